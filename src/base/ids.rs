@@ -1,0 +1,204 @@
+//! Identities of the domain, each its own type so that none is taken for another.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::error::{Error, Kind, Result};
+
+macro_rules! id128 {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u128);
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:032x})"), self.0)
+            }
+        }
+        impl FromStr for $name {
+            type Err = Error;
+            fn from_str(s: &str) -> Result<Self> {
+                let hex = s.len() == 32 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+                match u128::from_str_radix(s, 16) {
+                    Ok(n) if hex => Ok($name(n)),
+                    _ => Err(Error::new(Kind::Invalid, format!("{s:?} is not 32 lowercase hexadecimal digits"))),
+                }
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id128!(
+    /// A pool, drawn at its creation.
+    PoolId
+);
+id128!(
+    /// A volume, drawn at its creation and never used again; names live in the directory only.
+    VolumeId
+);
+id128!(
+    /// A register: a volume's id, or one of the pool's own.
+    RegisterId
+);
+id128!(
+    /// One life of a store's contents: a wiped and recreated store has another.
+    Incarnation
+);
+id128!(
+    /// One journal file set.
+    JournalId
+);
+id128!(
+    /// A state folder's host identity, drawn once a folder.
+    HostId
+);
+id128!(
+    /// Makes each claim, pin and put recognisable by its author.
+    Nonce
+);
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+        impl $name {
+            /// The one after this. Counters never come near the end of 64 bits.
+            #[must_use]
+            pub fn next(self) -> Self {
+                $name(self.0 + 1)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+counter!(
+    /// One process run's ownership of a volume. 0 is "nobody yet": the first owner claims 1.
+    Epoch
+);
+counter!(
+    /// A chunk's place in a volume's log; grows by one from chunk to chunk over all epochs, the first is 1.
+    Seq
+);
+counter!(
+    /// What snapshots and rollbacks count up, to tell whose a dead frame was. The first is 1.
+    Era
+);
+counter!(
+    /// A record's place in a volume's history; grows over the whole volume, the first is 1.
+    Lsn
+);
+counter!(
+    /// A pool's membership, counted up by replace and repair in place.
+    Generation
+);
+counter!(
+    /// A state of a volume (tip, snapshot or hidden), never used again.
+    StateId
+);
+
+/// One chunk of one volume's log. Never written with two contents.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct ChunkId {
+    pub volume: VolumeId,
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/c-{}-{}", self.volume, self.epoch, self.seq)
+    }
+}
+
+/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+impl Name {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let ok = s.len() <= 63
+            && s.bytes().next().is_some_and(word)
+            && s.bytes().all(|b| word(b) || matches!(b, b'.' | b'_' | b'-'));
+        if ok {
+            return Ok(Name(s.to_owned()));
+        }
+        Err(Error::new(
+            Kind::Usage,
+            format!(
+                "{s:?} is not a name: use 1 to 63 of a-z, 0-9, '.', '_', '-', the first a letter or digit"
+            ),
+        ))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "0", "vm-1.disk_2", &"a".repeat(63)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", ".a", "A", "a/b", "a@b", "a b", &"a".repeat(64), "ü"] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_print_and_parse() {
+        let id = VolumeId(0x00ab);
+        assert_eq!(id.to_string(), "000000000000000000000000000000ab");
+        assert_eq!(id.to_string().parse::<VolumeId>().unwrap(), id);
+        for bad in ["", "ab", "000000000000000000000000000000AB", "+00000000000000000000000000000ab"] {
+            assert!(bad.parse::<VolumeId>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What every layer may use: identities, sizes, errors, bounded codecs, records, and the runtime seams.
+
+pub mod codec;
+pub mod error;
+pub mod ids;
+pub mod record;
+pub mod rt;
+pub mod size;
+
+pub use error::{Error, Kind, Result, ResultExt};
+pub use ids::{
+    ChunkId, Epoch, Era, Generation, HostId, Incarnation, JournalId, Lsn, Name, Nonce, PoolId, RegisterId,
+    Seq, StateId, VolumeId,
+};
+
+/// A hash map whose order is the same in every run.
+pub type FastMap<K, V> =
+    std::collections::HashMap<K, V, std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>>;

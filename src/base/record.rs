@@ -1,0 +1,79 @@
+//! What a volume's history is made of: the records that journal and log both carry.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::codec::{Reader, Writer};
+use super::error::Result;
+use super::ids::{Lsn, Name, Nonce, StateId};
+use super::size::BLOCK;
+
+/// A snapshot's mark: everything before it belongs to the snapshot, nothing after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The state that this mark freezes (the tip's id before it).
+    pub state: StateId,
+    pub name: Name,
+    /// Members of one group share it; `group_size` tells whether all are there.
+    pub group: Nonce,
+    pub group_size: u32,
+    /// Wall clock, ms since 1970, for listings only.
+    pub created_ms: u64,
+}
+
+/// One change of a volume. Blocks are whole: partial writes were merged before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// `data` is a whole number of blocks, from `block` on.
+    Write {
+        block: u64,
+        data: Bytes,
+    },
+    /// These blocks read as zeros from now on (trim and write-zeroes alike).
+    Zero {
+        block: u64,
+        blocks: u64,
+    },
+    Mark(Mark),
+}
+
+/// One change and its place in history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub lsn: Lsn,
+    pub op: Op,
+}
+
+impl Op {
+    /// Blocks touched, as (first, count).
+    pub fn blocks(&self) -> (u64, u64) {
+        match self {
+            Op::Write { block, data } => (*block, data.len() as u64 / BLOCK),
+            Op::Zero { block, blocks } => (*block, *blocks),
+            Op::Mark(_) => (0, 0),
+        }
+    }
+    /// Bytes of user data carried.
+    pub fn payload(&self) -> &[u8] {
+        match self {
+            Op::Write { data, .. } => data,
+            _ => &[],
+        }
+    }
+}
+
+impl Mark {
+    /// Fixed fields, then the name.
+    pub fn encode(&self, w: &mut Writer) {
+        w.u64(self.state.0).u128(self.group.0).u32(self.group_size).u64(self.created_ms);
+        w.bytes(self.name.as_str().as_bytes());
+    }
+    pub fn decode(r: &mut Reader<'_>) -> Result<Mark> {
+        let state = StateId(r.u64()?);
+        let group = Nonce(r.u128()?);
+        let group_size = r.u32()?;
+        let created_ms = r.u64()?;
+        let name = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
+        Ok(Mark { state, group, group_size, created_ms, name: name.parse()? })
+    }
+}

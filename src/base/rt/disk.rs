@@ -1,0 +1,80 @@
+//! The local disk as a seam. What is promised: a write is durable after a sync of its file that began
+//! after it ended; a rename or creation after `sync_dir`. Everything else may be lost, torn or reordered by a crash.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenHow {
+    /// Must exist.
+    Read,
+    /// Read and write; must exist.
+    Write,
+    /// Read and write; made if absent.
+    Create,
+    /// Read and write; must not exist.
+    CreateNew,
+}
+
+#[async_trait]
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    async fn size(&self) -> io::Result<u64>;
+    /// Up to `len` bytes; fewer only at the end of the file.
+    async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// Writes the parts one after another from `offset` on; with `sync`, returns when they (and all written before) are durable.
+    async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()>;
+    async fn sync(&self) -> io::Result<()>;
+    /// Reserves space; the bytes read as zeros. Not durable before a sync.
+    async fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    async fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// Held while it lives.
+pub trait DiskLock: Send + Sync + fmt::Debug {}
+
+#[async_trait]
+pub trait Disk: Send + Sync + fmt::Debug {
+    async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    async fn remove(&self, path: &Path) -> io::Result<()>;
+    /// File and folder names in a folder, sorted; `NotFound` when it isn't there.
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// The folder and its parents, durable.
+    async fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// An exclusive lock on a file (made if absent); `WouldBlock` when another holds it. `note` is written into
+    /// it for people (pid).
+    async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>>;
+
+    /// The whole file, at most `max` bytes (`InvalidData` above).
+    async fn read(&self, path: &Path, max: usize) -> io::Result<Bytes> {
+        let file = self.open(path, OpenHow::Read).await?;
+        if file.size().await? > max as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is larger than {max} bytes", path.display()),
+            ));
+        }
+        file.pread(0, max).await
+    }
+
+    /// Replaces a file as one step, durable on return: temporary file, sync, rename, folder sync.
+    async fn write_atomic(&self, path: &Path, bytes: Bytes) -> io::Result<()> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
+        let temp = path.with_file_name(format!(".{name}.tmp"));
+        let file = self.open(&temp, OpenHow::Create).await?;
+        file.set_len(0).await?;
+        file.pwrite(0, vec![bytes], true).await?;
+        self.rename(&temp, path).await?;
+        match path.parent() {
+            Some(dir) => self.sync_dir(dir).await,
+            None => Ok(()),
+        }
+    }
+}

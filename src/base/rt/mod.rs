@@ -1,0 +1,164 @@
+//! The seams that the seeded simulation replaces: tasks, CPU work, time, randomness (`Rt`) and the local disk (`Disk`).
+//!
+//! Above this module only `tokio::sync` is used of tokio; clippy.toml bans the rest.
+
+pub mod disk;
+mod real;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::oneshot;
+
+use super::error::{Error, Kind, Result};
+
+pub use disk::{Disk, DiskFile, DiskLock, OpenHow};
+pub use real::{RealDisk, RealRuntime};
+
+/// Monotonic time since the runtime's start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Instant(pub Duration);
+
+impl Instant {
+    /// Zero when `earlier` is later.
+    pub fn since(self, earlier: Instant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl std::ops::Add<Duration> for Instant {
+    type Output = Instant;
+    fn add(self, d: Duration) -> Instant {
+        Instant(self.0 + d)
+    }
+}
+
+/// What a runtime provides; `Rt` wraps it with types.
+pub trait Runtime: Send + Sync + 'static {
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+    /// Runs `job` on a worker thread; inline in simulation.
+    fn cpu(&self, job: Box<dyn FnOnce() + Send>);
+    fn sleep(&self, d: Duration) -> BoxFuture<'static, ()>;
+    fn now(&self) -> Instant;
+    /// Milliseconds since 1970: for people, never for order.
+    fn wall_ms(&self) -> u64;
+    fn random(&self) -> u64;
+}
+
+/// A handle on the runtime; cheap to clone.
+#[derive(Clone)]
+pub struct Rt(Arc<dyn Runtime>);
+
+impl fmt::Debug for Rt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rt")
+    }
+}
+
+impl Rt {
+    pub fn new(runtime: Arc<dyn Runtime>) -> Rt {
+        Rt(runtime)
+    }
+
+    /// Starts a task; dropping the handle lets it run on.
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        let (tx, rx) = oneshot::channel();
+        let (abort, stopped) = oneshot::channel::<()>();
+        self.0.spawn(
+            async move {
+                // An abort handle that is dropped without a word means "run on".
+                let stop = async move {
+                    if stopped.await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                futures::pin_mut!(stop);
+                futures::pin_mut!(task);
+                if let futures::future::Either::Right((out, _)) = futures::future::select(stop, task).await {
+                    let _ = tx.send(out);
+                }
+            }
+            .boxed(),
+        );
+        Task { rx, abort: Some(abort) }
+    }
+
+    /// Runs CPU-bound work away from the event loop. A panic in it is `Kind::Internal`.
+    pub async fn cpu<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (tx, rx) = oneshot::channel();
+        self.0.cpu(Box::new(move || {
+            let _ = tx.send(job());
+        }));
+        rx.await.map_err(|_| Error::new(Kind::Internal, "a worker thread panicked; see the log"))
+    }
+
+    pub fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
+        self.0.sleep(d)
+    }
+
+    pub fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    pub fn wall_ms(&self) -> u64 {
+        self.0.wall_ms()
+    }
+
+    pub fn random(&self) -> u64 {
+        self.0.random()
+    }
+
+    pub fn random128(&self) -> u128 {
+        u128::from(self.random()) << 64 | u128::from(self.random())
+    }
+
+    /// A number below `n` (n > 0).
+    pub fn below(&self, n: u64) -> u64 {
+        ((u128::from(self.random()) * u128::from(n)) >> 64) as u64
+    }
+
+    /// `None` when `task` takes longer than `d`; the task is dropped then.
+    pub async fn timeout<T>(&self, d: Duration, task: impl Future<Output = T>) -> Option<T> {
+        let sleep = self.sleep(d);
+        futures::pin_mut!(task);
+        match futures::future::select(task, sleep).await {
+            futures::future::Either::Left((out, _)) => Some(out),
+            futures::future::Either::Right(_) => None,
+        }
+    }
+}
+
+/// A started task. Awaiting it gives its output, or `Kind::Internal` when it panicked or was aborted.
+#[must_use = "dropping a Task lets it run on; say so with detach()"]
+#[derive(Debug)]
+pub struct Task<T> {
+    rx: oneshot::Receiver<T>,
+    abort: Option<oneshot::Sender<()>>,
+}
+
+impl<T> Task<T> {
+    pub fn detach(self) {}
+
+    /// Drops the task at its next await.
+    pub fn abort(&mut self) {
+        if let Some(abort) = self.abort.take() {
+            let _ = abort.send(());
+        }
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        self.rx.poll_unpin(cx).map(|r| {
+            r.map_err(|_| {
+                Error::new(Kind::Internal, "a background task panicked or was stopped; see the log")
+            })
+        })
+    }
+}

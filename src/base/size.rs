@@ -1,0 +1,112 @@
+//! Sizes that several layers must agree on, each derived from the one it depends on, and how users write sizes.
+
+use super::error::{Error, Kind, Result};
+
+/// The unit that maps, journal, overlay and chunks track, in bytes.
+pub const BLOCK: u64 = 4096;
+/// Blocks a map leaf covers (1 MiB of disk).
+pub const LEAF_BLOCKS: u64 = 256;
+/// Blocks a frame holds at most; never across a leaf.
+pub const FRAME_BLOCKS: u64 = 16;
+/// Virtual bytes a data shard covers: shard i covers `[i * SHARD_SPAN, (i + 1) * SHARD_SPAN)`.
+pub const SHARD_SPAN: u64 = 16 << 20;
+/// Real bytes of a data shard under load.
+pub const SHARD_TARGET: u64 = 8 << 20;
+/// Payload bytes a chunk is cut at under load, whatever the layout.
+pub const CHUNK_TARGET: u64 = 32 << 20;
+/// Chunks that may be beyond the stored prefix; a constant of the format (takeover relies on it).
+pub const CHUNKS_AHEAD: u64 = 32;
+/// Chunks a walk probes at once.
+pub const WALK_WINDOW: u64 = 64;
+/// Largest volume, in bytes.
+pub const VOLUME_MAX: u64 = 64 << 40;
+/// Largest head, in bytes: refused above.
+pub const HEAD_MAX: usize = 256 << 10;
+/// Data and parity shards together, at most: a footer must fit 4 KiB.
+pub const SHARDS_MAX: usize = 64;
+
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+
+/// Reads `10G`, `512M`, `4k`, `1T`, `4096`; units are powers of 1024 with or without `iB`.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let bad = || {
+        Error::new(
+            Kind::Usage,
+            format!("{text:?} is not a size: write a number with K, M, G or T (powers of 1024)"),
+        )
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
+    let shift = match text[digits..].to_ascii_lowercase().trim_end_matches("ib") {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Prints bytes the way `parse_size` reads them back, exactly: `10G`, `1536M`, `1000`.
+pub fn show_size(bytes: u64) -> String {
+    for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
+        if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// Prints bytes for people, rounded: `1.4 GiB`.
+pub fn show_bytes(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes >= 1 << shift {
+            return format!("{:.1} {unit}", bytes as f64 / (1u64 << shift) as f64);
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Reads `5s`, `250ms`, `2m`, `1h`.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
+    let bad = || Error::new(Kind::Usage, format!("{text:?} is not a duration: write 250ms, 5s, 2m or 1h"));
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
+    let ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(ms).map(std::time::Duration::from_millis).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_trip() {
+        for (text, bytes) in
+            [("10G", 10 * GIB), ("1536M", 1536 * MIB), ("4K", 4096), ("1000", 1000), ("64T", VOLUME_MAX)]
+        {
+            assert_eq!(parse_size(text).unwrap(), bytes);
+            assert_eq!(show_size(bytes), text);
+        }
+        assert_eq!(parse_size("10GiB").unwrap(), 10 * GIB);
+        for bad in ["", "G", "1.5G", "-1", "10X", "99999999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_parse() {
+        assert_eq!(parse_duration("250ms").unwrap().as_millis(), 250);
+        assert_eq!(parse_duration("2m").unwrap().as_secs(), 120);
+        assert!(parse_duration("5").is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! The thin edge: everything is in the library.
+
+fn main() {}

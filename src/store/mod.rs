@@ -1,0 +1,202 @@
+//! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
+
+mod mem;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, Result};
+
+pub use mem::MemStore;
+
+/// Any kind of bucket, behind whatever decorators.
+pub type BucketRef = Arc<dyn Bucket>;
+
+/// Changes whenever an object's content does; compared for equality only. Kept without quotes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Etag(pub String);
+
+/// Which bytes a get wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ByteRange {
+    /// Everything; an object larger than `max` is `Kind::Invalid`, refused before its body is read.
+    Whole { max: u64 },
+    /// Fewer bytes come back (perhaps none) where the object ends earlier.
+    At { offset: u64, len: u64 },
+    /// The last bytes; the whole object when it is shorter.
+    Last(u64),
+}
+
+/// A put's precondition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum When {
+    Always,
+    /// The key has no object.
+    Absent,
+    /// The key's object has this etag.
+    Matches(Etag),
+}
+
+/// What became of a put. An `Err` beside it means: certainly not stored.
+#[derive(Debug)]
+pub enum Put {
+    Stored(Etag),
+    /// The precondition did not hold; nothing was stored by this attempt.
+    Refused,
+    /// No answer, or one that says nothing: it may have been stored, or may be later.
+    Unknown(Error),
+}
+
+/// Why a request is made; every request is counted under it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    Read,
+    Write,
+    Degraded,
+    Register,
+    Label,
+    Walk,
+    Repair,
+    Scrub,
+    Checkpoint,
+    Delete,
+    Probe,
+    File,
+}
+
+/// What an object carries beside its bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attrs {
+    pub content_type: Option<String>,
+    /// User metadata, names in lowercase without any `x-amz-meta-` prefix.
+    pub user: BTreeMap<String, String>,
+}
+
+/// An object's description.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    pub size: u64,
+    pub etag: Etag,
+    /// Milliseconds since 1970.
+    pub modified_ms: u64,
+    pub attrs: Attrs,
+}
+
+/// A get's answer: the asked-for bytes, and the whole object's description.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub body: Bytes,
+    /// Where `body` begins in the object.
+    pub offset: u64,
+    pub head: Head,
+}
+
+/// What to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct List {
+    pub prefix: String,
+    /// Names after this one (a key or a common prefix of the page before).
+    pub after: Option<String>,
+    /// Group what lies below the next `/` into `prefixes`.
+    pub delimited: bool,
+    /// At most this many names, 1..=1000.
+    pub max: usize,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    pub key: String,
+    pub size: u64,
+    pub etag: Etag,
+    pub modified_ms: u64,
+}
+
+/// One page of a listing, each part in byte order of its names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    pub objects: Vec<Listed>,
+    pub prefixes: Vec<String>,
+    /// Give this as `after` for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// A part of a multipart upload that is under way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    pub number: u32,
+    pub etag: Etag,
+}
+
+/// The verbs of a pool's store. Reads are strongly consistent after writes (probed when a pool is opened).
+/// Everything is safe to drop midway; a dropped put is one of unknown outcome.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// How users name this place; never holds secrets.
+    fn url(&self) -> &str;
+    /// `None`: the store says that there is no such object.
+    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>>;
+    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>>;
+    /// Atomic: the whole body or nothing is ever seen.
+    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put>;
+    /// Deleting what isn't there is no error.
+    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()>;
+    async fn list(&self, list: &List, cause: Cause) -> Result<Page>;
+}
+
+/// What a filesystem needs beside that.
+#[async_trait]
+pub trait Bucket: Store {
+    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put>;
+    /// Server-side copy; `from_match`: only if the source still has this etag (`Refused` otherwise, also when
+    /// `when` refuses). `attrs`: replaces the copy's, `None` keeps the source's. `NotFound` without a source.
+    async fn copy(
+        &self,
+        from: &str,
+        to: &str,
+        from_match: Option<&Etag>,
+        attrs: Option<&Attrs>,
+        when: When,
+        cause: Cause,
+    ) -> Result<Put>;
+    /// Begins a multipart upload and names it. Parts but the last are at least 5 MiB.
+    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String>;
+    async fn multipart_put(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        body: Bytes,
+        cause: Cause,
+    ) -> Result<Part>;
+    /// A part copied server-side from `len` bytes at `offset` of `from`.
+    #[allow(clippy::too_many_arguments)]
+    async fn multipart_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        from: &str,
+        from_match: Option<&Etag>,
+        offset: u64,
+        len: u64,
+        cause: Cause,
+    ) -> Result<Part>;
+    async fn multipart_complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        when: When,
+        cause: Cause,
+    ) -> Result<Put>;
+    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()>;
+    /// Uploads under way below a prefix, as (key, upload).
+    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>>;
+}
