@@ -1,4 +1,15 @@
 //! Windlass: object-storage buckets as POSIX-ish mounts and as thin NBD disks. docs/architecture.md draws the house.
 
 pub mod base;
+pub mod cache;
+pub mod cli;
+pub mod daemon;
+pub mod frame;
+pub mod fs;
+pub mod journal;
+pub mod log;
+pub mod map;
+pub mod nbd;
+pub mod pool;
 pub mod store;
+pub mod volume;

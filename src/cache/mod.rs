@@ -1,0 +1,1 @@
+//! Read cache: decoded frames in memory (later: frames as stored, on local disk).

@@ -1,0 +1,1 @@
+//! Local durability: segments, group commit, replay. Needs neither log nor map.

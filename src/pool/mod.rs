@@ -1,0 +1,1 @@
+//! Erasure coding over stores: layout, codec, membership, register, scrub, repair.

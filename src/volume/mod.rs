@@ -1,0 +1,1 @@
+//! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
