@@ -1,0 +1,268 @@
+//! One frame: made in two steps, since its place is known only once the lengths of those before it are.
+
+use bytes::Bytes;
+
+use crate::base::codec::{Reader, Writer};
+use crate::base::size::{BLOCK, FRAME_BLOCKS};
+use crate::base::{ChunkId, Error, Kind, Result};
+
+/// Bytes before a frame's body.
+pub const FRAME_HEADER: usize = 16;
+/// Contents of a frame, at most: a data frame holds 64 KiB, pages of maps and tables stay below this as well.
+pub const FRAME_MAX: usize = 1 << 20;
+
+const CHECKED: usize = 12;
+const PLACE: usize = 48;
+
+/// How a frame's contents are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Codec {
+    None = 0,
+    #[default]
+    Lz4 = 1,
+}
+
+/// What a frame holds; said in its header for those who read a chunk without its map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// Blocks of the disk.
+    Data = 0,
+    /// A page of a map.
+    Map = 1,
+    /// A page of the tables under the checkpoint.
+    Table = 2,
+}
+
+/// Where a frame is; its checksum binds it to this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub chunk: ChunkId,
+    /// Virtual offset in the chunk.
+    pub offset: u64,
+    /// First block of a data frame, page address of a map page.
+    pub address: u64,
+}
+
+impl Place {
+    fn bytes(&self) -> [u8; PLACE] {
+        let mut out = [0; PLACE];
+        out[..16].copy_from_slice(&self.chunk.volume.0.to_le_bytes());
+        let words = [self.chunk.epoch.0, self.chunk.seq.0, self.offset, self.address];
+        for (to, word) in out[16..].chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+}
+
+/// A compressed frame that has no place yet.
+#[derive(Clone, Debug)]
+pub struct Body {
+    codec: Codec,
+    kind: FrameKind,
+    raw_len: u32,
+    body: Bytes,
+}
+
+/// Compresses a frame's contents; keeps them as they are where that isn't smaller. `raw` is 1..=`FRAME_MAX` bytes,
+/// whole blocks (16 at most) for data.
+pub fn compress(codec: Codec, kind: FrameKind, raw: Bytes) -> Body {
+    assert!(!raw.is_empty() && raw.len() <= FRAME_MAX, "a frame of {} bytes", raw.len());
+    if kind == FrameKind::Data {
+        let len = raw.len() as u64;
+        assert!(len.is_multiple_of(BLOCK) && len <= FRAME_BLOCKS * BLOCK, "a data frame of {len} bytes");
+    }
+    let raw_len = raw.len() as u32;
+    let (codec, body) = match codec {
+        Codec::None => (Codec::None, raw),
+        Codec::Lz4 => match lz4_flex::block::compress(&raw) {
+            packed if packed.len() < raw.len() => (Codec::Lz4, packed.into()),
+            _ => (Codec::None, raw),
+        },
+    };
+    Body { codec, kind, raw_len, body }
+}
+
+impl Body {
+    /// Bytes that `finish` will append, the header among them.
+    pub fn stored_len(&self) -> usize {
+        FRAME_HEADER + self.body.len()
+    }
+
+    /// Appends the frame as stored at `place`.
+    pub fn finish(&self, place: &Place, out: &mut Vec<u8>) {
+        out.reserve(self.stored_len());
+        out.extend_from_slice(&self.header(place));
+        out.extend_from_slice(&self.body);
+    }
+
+    fn header(&self, place: &Place) -> [u8; FRAME_HEADER] {
+        let blocks = match self.kind {
+            FrameKind::Data => (u64::from(self.raw_len) / BLOCK) as u8,
+            FrameKind::Map | FrameKind::Table => 0,
+        };
+        let mut w = Writer::with_capacity(FRAME_HEADER);
+        w.u8(self.codec as u8).u8(0).u8(blocks).u8(self.kind as u8);
+        w.u32(self.body.len() as u32).u32(self.raw_len);
+        let sum = checksum(&w.buf, place, &self.body);
+        w.u32(sum);
+        w.buf.try_into().expect("the fields above are 16 bytes")
+    }
+}
+
+fn checksum(head: &[u8], place: &Place, body: &[u8]) -> u32 {
+    let sum = crc32c::crc32c(head);
+    let sum = crc32c::crc32c_append(sum, &place.bytes());
+    crc32c::crc32c_append(sum, body)
+}
+
+/// Whether these bytes are the frame of this place, whole and unchanged. Decompresses nothing.
+pub fn verify(stored: &[u8], place: &Place) -> bool {
+    let Some((header, body)) = stored.split_at_checked(FRAME_HEADER) else { return false };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    word(4) as usize == body.len() && word(CHECKED) == checksum(&header[..CHECKED], place, body)
+}
+
+/// A stored frame's contents, of at most `raw_max` bytes. Uncompressed ones are a slice of `stored`, not a copy.
+pub fn open(stored: &Bytes, place: &Place, raw_max: usize) -> Result<Bytes> {
+    let corrupt = |why: &str| {
+        let (chunk, offset) = (place.chunk, place.offset);
+        Error::new(Kind::Corrupt, format!("the data at offset {offset} of {chunk} are damaged: {why}"))
+    };
+    if !verify(stored, place) {
+        return Err(corrupt("their checksum is wrong; run `pool scrub`"));
+    }
+    let mut r = Reader::new(&stored[..FRAME_HEADER], "a frame");
+    let (codec, key, blocks, kind) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
+    let (_body_len, raw_len) = (r.u32()?, r.u32()? as usize);
+    if raw_len == 0 || raw_len > raw_max.min(FRAME_MAX) {
+        return Err(corrupt(&format!("{raw_len} bytes where at most {raw_max} belong")));
+    }
+    if kind == FrameKind::Data as u8 && raw_len as u64 != u64::from(blocks) * BLOCK {
+        return Err(corrupt("their length is not that of their blocks"));
+    }
+    let body = stored.slice(FRAME_HEADER..);
+    match (key, codec) {
+        (0, 0) if body.len() == raw_len => Ok(body),
+        (0, 0) => Err(corrupt("their length is wrong")),
+        (0, 1) => unpack(&body, raw_len).ok_or_else(|| corrupt("they do not decompress")),
+        _ => Err(Error::new(
+            Kind::Unsupported,
+            format!("{} was written by a newer version of windlass: use that one or newer", place.chunk),
+        )),
+    }
+}
+
+fn unpack(body: &[u8], raw_len: usize) -> Option<Bytes> {
+    let mut raw = vec![0; raw_len];
+    let n = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
+    (n == raw_len).then(|| raw.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::{Epoch, Seq, VolumeId};
+
+    fn place(offset: u64, address: u64) -> Place {
+        Place { chunk: ChunkId { volume: VolumeId(7), epoch: Epoch(2), seq: Seq(9) }, offset, address }
+    }
+
+    fn stored(codec: Codec, kind: FrameKind, raw: &[u8], at: &Place) -> Bytes {
+        let body = compress(codec, kind, Bytes::copy_from_slice(raw));
+        let mut out = vec![0xee; 3];
+        body.finish(at, &mut out);
+        assert_eq!(out.len(), 3 + body.stored_len());
+        Bytes::from(out).slice(3..)
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let at = place(16, 5);
+        let plain = stored(Codec::None, FrameKind::Map, b"windlass", &at);
+        assert_eq!(plain, &b"\0\0\0\x01\x08\0\0\0\x08\0\0\0\x86\x4e\xb6\xe6windlass"[..]);
+        // 4096 times 0x55, packed and summed by hand: one literal, one match, the last five literals.
+        let packed = "010001001a0000000010000069d2e7c71f550100fffffffffffffffffffffffffffffff6505555555555";
+        let digit = |at: usize| u8::from_str_radix(&packed[at..at + 2], 16).unwrap();
+        let packed: Vec<u8> = (0..packed.len()).step_by(2).map(digit).collect();
+        assert_eq!(open(&packed.into(), &at, 4096).unwrap(), vec![0x55; 4096]);
+        let ours = stored(Codec::Lz4, FrameKind::Data, &[0x55; 4096], &at);
+        assert_eq!(ours[..4], [1, 0, 1, 0]);
+        assert_eq!(ours[8..12], [0, 16, 0, 0]);
+    }
+
+    #[test]
+    fn newer_and_oversized_frames_are_refused() {
+        let at = place(0, 0);
+        let forge = |at_byte: usize, value: u8| {
+            let mut bytes = stored(Codec::None, FrameKind::Map, &[1; 64], &at).to_vec();
+            bytes[at_byte] = value;
+            let sum = checksum(&bytes[..12], &at, &bytes[16..]);
+            bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+            open(&bytes.into(), &at, 4096).map_err(|e| e.kind())
+        };
+        assert_eq!(forge(0, 2), Err(Kind::Unsupported));
+        assert_eq!(forge(1, 1), Err(Kind::Unsupported));
+        assert_eq!(forge(0, 1), Err(Kind::Corrupt));
+        for high in 8..12 {
+            assert_eq!(forge(high, 0xff), Err(Kind::Corrupt), "{high}");
+        }
+        assert_eq!(forge(3, 0), Err(Kind::Corrupt), "64 bytes are no blocks");
+        assert!(open(&Bytes::new(), &at, 4096).unwrap_err().is(Kind::Corrupt));
+        let page = stored(Codec::Lz4, FrameKind::Map, &[1; 64], &at);
+        assert!(open(&page, &at, 63).unwrap_err().is(Kind::Corrupt));
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back_and_damage_is_seen(
+            (blocks, fill, noise) in (1usize..=16, any::<u8>(), prop::collection::vec(any::<(u16, u8)>(), 0..2000)),
+            lz4: bool, offset: u64, address: u64, flip: prop::sample::Index, other in 1u64..,
+        ) {
+            let mut raw = vec![fill; blocks * 4096];
+            for (at, byte) in noise {
+                let at = at as usize % raw.len();
+                raw[at] = byte;
+            }
+            let at = place(offset, address);
+            let codec = if lz4 { Codec::Lz4 } else { Codec::None };
+            let good = stored(codec, FrameKind::Data, &raw, &at);
+            prop_assert!(good.len() <= FRAME_HEADER + raw.len());
+            prop_assert_eq!(&open(&good, &at, raw.len()).unwrap()[..], &raw[..]);
+
+            let mut bad = good.to_vec();
+            let bit = flip.index(bad.len() * 8);
+            bad[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(open(&bad.into(), &at, raw.len()).unwrap_err().is(Kind::Corrupt));
+            let cut = good.slice(..flip.index(good.len()));
+            prop_assert!(open(&cut, &at, raw.len()).unwrap_err().is(Kind::Corrupt));
+            for elsewhere in [place(offset ^ other, address), place(offset, address ^ other)] {
+                prop_assert!(!verify(&good, &elsewhere));
+                prop_assert!(open(&good, &elsewhere, raw.len()).unwrap_err().is(Kind::Corrupt));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let at = place(0, 0);
+            prop_assert!(open(&bytes.clone().into(), &at, 4096).is_err());
+            // With a right checksum, so that the decoder itself is reached.
+            if bytes.len() >= FRAME_HEADER {
+                let mut forged = bytes;
+                forged[..3].copy_from_slice(&[1, 0, 0]);
+                forged[3] = 1;
+                let len = (forged.len() - FRAME_HEADER) as u32;
+                forged[4..8].copy_from_slice(&len.to_le_bytes());
+                forged[10..12].fill(0);
+                let sum = checksum(&forged[..12], &at, &forged[16..]);
+                forged[12..16].copy_from_slice(&sum.to_le_bytes());
+                let _ = open(&forged.into(), &at, FRAME_MAX);
+            }
+        }
+    }
+}
