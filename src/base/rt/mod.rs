@@ -4,6 +4,7 @@
 
 pub mod disk;
 mod real;
+pub mod sim;
 
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,668 @@
+//! A disk that keeps no more than `base::rt::disk` promises.
+//!
+//! Every file has what is on the medium and what the running system sees; unsynced writes lie between. A loss of
+//! power keeps any subset of their 512-byte sectors, and any subset of the renames, creations and removals since
+//! their folder's sync. A failed sync loses what it should have written and the next one does not try again, as
+//! Linux does. Operations under way take effect at some time, before or after their caller is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::super::disk::{Disk, DiskFile, DiskLock, OpenHow};
+use super::World;
+
+const SECTOR: u64 = 512;
+const PAGE: u64 = 4096;
+
+/// What goes wrong and how slow things are; changed while a run goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskFaults {
+    /// Half of an operation's time: until its effect, and again until its answer.
+    pub latency: (Duration, Duration),
+    /// Syncs that fail, in 1000.
+    pub sync_fails: u32,
+    /// Reads that fail, in 1000.
+    pub read_fails: u32,
+    /// Bytes all files may have; `StorageFull` beyond.
+    pub capacity: u64,
+}
+
+impl Default for DiskFaults {
+    fn default() -> Self {
+        let latency = (Duration::from_micros(5), Duration::from_millis(2));
+        DiskFaults { latency, sync_fails: 0, read_fails: 0, capacity: u64::MAX }
+    }
+}
+
+/// A file's bytes; pages that were never written are zeros.
+#[derive(Clone, Default, Debug)]
+struct Image {
+    len: u64,
+    pages: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Image {
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + done as u64;
+            let (page, from) = (at / PAGE, (at % PAGE) as usize);
+            let n = (PAGE as usize - from).min(data.len() - done);
+            let bytes = self.pages.entry(page).or_insert_with(|| vec![0; PAGE as usize]);
+            bytes[from..from + n].copy_from_slice(&data[done..done + n]);
+            done += n;
+        }
+        self.len = self.len.max(offset + data.len() as u64);
+    }
+
+    fn read(&self, offset: u64, len: usize) -> Bytes {
+        let end = self.len.min(offset.saturating_add(len as u64));
+        let mut out = vec![0; end.saturating_sub(offset) as usize];
+        let mut done = 0;
+        while done < out.len() {
+            let at = offset + done as u64;
+            let (page, from) = (at / PAGE, (at % PAGE) as usize);
+            let n = (PAGE as usize - from).min(out.len() - done);
+            if let Some(bytes) = self.pages.get(&page) {
+                out[done..done + n].copy_from_slice(&bytes[from..from + n]);
+            }
+            done += n;
+        }
+        out.into()
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            self.pages.retain(|page, _| page * PAGE < len);
+            if let Some(bytes) = self.pages.get_mut(&(len / PAGE)) {
+                bytes[(len % PAGE) as usize..].fill(0);
+            }
+        }
+        self.len = len;
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Write(offset, data) => self.write(*offset, data),
+            Change::SetLen(len) => self.set_len(*len),
+        }
+    }
+
+    /// Applies a change as a loss of power leaves it: some of its sectors.
+    fn apply_torn(&mut self, change: &Change, world: &World) {
+        let Change::Write(offset, data) = change else {
+            return if world.per_mille(500) {
+                self.apply(change)
+            };
+        };
+        let mut at = 0;
+        while at < data.len() {
+            let n = (SECTOR - (offset + at as u64) % SECTOR).min((data.len() - at) as u64) as usize;
+            if world.per_mille(500) {
+                self.write(offset + at as u64, &data[at..at + n]);
+            }
+            at += n;
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, Bytes),
+    SetLen(u64),
+}
+
+#[derive(Default, Debug)]
+struct Inode {
+    medium: Image,
+    seen: Image,
+    /// Between medium and seen, oldest first, each with its number.
+    unsynced: Vec<(u64, Change)>,
+}
+
+#[derive(Clone, Default, Debug)]
+struct Names {
+    files: BTreeMap<PathBuf, u64>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Link(PathBuf, u64),
+    Move { from: PathBuf, to: PathBuf, inode: u64 },
+    MoveDir { from: PathBuf, to: PathBuf },
+    Unlink(PathBuf),
+}
+
+impl NameChange {
+    fn touches(&self, dir: &Path) -> bool {
+        let inside = |p: &PathBuf| p.parent() == Some(dir);
+        match self {
+            NameChange::Link(p, _) | NameChange::Unlink(p) => inside(p),
+            NameChange::Move { from, to, .. } | NameChange::MoveDir { from, to } => {
+                inside(from) || inside(to)
+            }
+        }
+    }
+}
+
+impl Names {
+    fn apply(&mut self, change: &NameChange) {
+        match change {
+            NameChange::Link(path, inode) => {
+                self.files.insert(path.clone(), *inode);
+            }
+            NameChange::Move { from, to, inode } => {
+                self.files.remove(from);
+                self.files.insert(to.clone(), *inode);
+            }
+            NameChange::MoveDir { from, to } => self.move_dir(from, to),
+            NameChange::Unlink(path) => {
+                self.files.remove(path);
+            }
+        }
+    }
+
+    fn move_dir(&mut self, from: &Path, to: &Path) {
+        let moved = |p: &PathBuf| match p.strip_prefix(from) {
+            Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+            Ok(rest) => to.join(rest),
+            Err(_) => p.clone(),
+        };
+        self.files = self.files.iter().map(|(p, inode)| (moved(p), *inode)).collect();
+        self.dirs = self.dirs.iter().map(moved).collect();
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    faults: DiskFaults,
+    /// Counts losses of power; what began before one ends without effect.
+    boot: u64,
+    inodes: BTreeMap<u64, Inode>,
+    made: u64,
+    medium: Names,
+    seen: Names,
+    unsynced: Vec<NameChange>,
+    locks: BTreeMap<PathBuf, (u64, String)>,
+    sync_failures: u64,
+}
+
+/// See the module. Clones are the same disk; it outlives the processes that use it.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    world: World,
+    state: Arc<Mutex<State>>,
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", path.display()))
+}
+
+fn no_power() -> io::Error {
+    io::Error::other("the simulated disk lost power")
+}
+
+impl State {
+    fn change_name(&mut self, change: NameChange) {
+        self.seen.apply(&change);
+        self.unsynced.push(change);
+    }
+
+    fn inode(&mut self, id: u64) -> io::Result<&mut Inode> {
+        self.inodes.get_mut(&id).ok_or_else(no_power)
+    }
+
+    fn used(&self) -> u64 {
+        self.seen.files.values().filter_map(|id| Some(self.inodes.get(id)?.seen.len)).sum()
+    }
+
+    fn change(&mut self, id: u64, change: Change) -> io::Result<()> {
+        let end = match &change {
+            Change::Write(offset, data) => offset + data.len() as u64,
+            Change::SetLen(len) => *len,
+        };
+        let more = end.saturating_sub(self.inode(id)?.seen.len);
+        if more > 0 && self.faults.capacity < u64::MAX && self.used() + more > self.faults.capacity {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the simulated disk is full"));
+        }
+        self.made += 1;
+        let number = self.made;
+        let inode = self.inode(id)?;
+        inode.seen.apply(&change);
+        inode.unsynced.push((number, change));
+        Ok(())
+    }
+
+    /// Ends a sync that began when `upto` changes were made.
+    fn sync(&mut self, id: u64, upto: u64, world: &World) -> io::Result<()> {
+        let fails = world.per_mille(self.faults.sync_fails);
+        self.sync_failures += u64::from(fails);
+        let inode = self.inode(id)?;
+        let later = inode.unsynced.split_off(inode.unsynced.partition_point(|(n, _)| *n <= upto));
+        for (_, change) in std::mem::replace(&mut inode.unsynced, later) {
+            if fails {
+                inode.medium.apply_torn(&change, world);
+            } else {
+                inode.medium.apply(&change);
+            }
+        }
+        if fails { Err(io::Error::other("the simulated disk failed to sync")) } else { Ok(()) }
+    }
+
+    fn open(&mut self, path: &Path, how: OpenHow) -> io::Result<u64> {
+        match (self.seen.files.get(path), how) {
+            (Some(_), OpenHow::CreateNew) => {
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())))
+            }
+            (Some(inode), _) => Ok(*inode),
+            (None, OpenHow::Read | OpenHow::Write) => Err(not_found(path)),
+            (None, _) if !path.parent().is_some_and(|dir| self.seen.dirs.contains(dir)) => {
+                Err(not_found(path))
+            }
+            (None, _) => {
+                self.made += 1;
+                let inode = self.made;
+                self.inodes.insert(inode, Inode::default());
+                self.change_name(NameChange::Link(path.to_owned(), inode));
+                Ok(inode)
+            }
+        }
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        if !to.parent().is_some_and(|dir| self.seen.dirs.contains(dir)) {
+            return Err(not_found(&to));
+        }
+        if self.seen.dirs.contains(&from) {
+            self.change_name(NameChange::MoveDir { from, to });
+        } else {
+            let inode = *self.seen.files.get(&from).ok_or_else(|| not_found(&from))?;
+            self.change_name(NameChange::Move { from, to, inode });
+        }
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        if !self.seen.dirs.contains(dir) {
+            return Err(not_found(dir));
+        }
+        let inside = |p: &&PathBuf| p.parent() == Some(dir);
+        let names = self.seen.files.keys().filter(inside).chain(self.seen.dirs.iter().filter(inside));
+        let mut names: Vec<_> =
+            names.filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.seen.dirs.contains(dir) {
+            return Err(not_found(dir));
+        }
+        for change in self.unsynced.extract_if(.., |c| c.touches(dir)) {
+            self.medium.apply(&change);
+        }
+        Ok(())
+    }
+
+    fn power_loss(&mut self, world: &World) {
+        self.boot += 1;
+        self.locks.clear();
+        // What a crash keeps: nothing, everything, or anything between.
+        let mood = world.below(4);
+        let kept = |one: bool| mood == 1 || mood >= 2 && one;
+        for change in std::mem::take(&mut self.unsynced) {
+            if kept(world.per_mille(500)) {
+                self.medium.apply(&change);
+            }
+        }
+        self.seen = self.medium.clone();
+        let linked: BTreeSet<u64> = self.seen.files.values().copied().collect();
+        self.inodes.retain(|id, _| linked.contains(id));
+        for inode in self.inodes.values_mut() {
+            for (_, change) in std::mem::take(&mut inode.unsynced) {
+                match mood {
+                    0 => {}
+                    1 => inode.medium.apply(&change),
+                    _ => inode.medium.apply_torn(&change, world),
+                }
+            }
+            inode.seen = inode.medium.clone();
+        }
+    }
+}
+
+impl SimDisk {
+    pub fn new(world: &World) -> SimDisk {
+        let root = Names { dirs: [PathBuf::from("/")].into(), ..Names::default() };
+        let state = State {
+            faults: DiskFaults::default(),
+            boot: 0,
+            inodes: BTreeMap::new(),
+            made: 0,
+            medium: root.clone(),
+            seen: root,
+            unsynced: Vec::new(),
+            locks: BTreeMap::new(),
+            sync_failures: 0,
+        };
+        SimDisk { world: world.clone(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub fn faults(&self, change: impl FnOnce(&mut DiskFaults)) {
+        change(&mut self.state.lock().faults);
+    }
+
+    /// The host's power fails now. Kill its processes with it: what they hold of this disk answers with errors.
+    pub fn power_loss(&self) {
+        self.state.lock().power_loss(&self.world);
+    }
+
+    /// Syncs that failed so far.
+    pub fn sync_failures(&self) -> u64 {
+        self.state.lock().sync_failures
+    }
+
+    /// Every file as the running system sees it, with its length.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let state = self.state.lock();
+        let len = |id: &u64| state.inodes.get(id).map_or(0, |i| i.seen.len);
+        state.seen.files.iter().map(|(path, id)| (path.clone(), len(id))).collect()
+    }
+
+    /// Changes bytes behind everyone's back, as rot does. False when the file isn't there.
+    pub fn rot(&self, path: &Path, offset: u64, bytes: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        let id = state.seen.files.get(path).copied();
+        let Some(inode) = id.and_then(|id| state.inodes.get_mut(&id)) else { return false };
+        inode.medium.write(offset, bytes);
+        inode.seen.write(offset, bytes);
+        true
+    }
+
+    /// Takes effect after some time and is answered after some more.
+    async fn act<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut State, &World) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (tx, rx) = oneshot::channel();
+        let (world, state) = (self.world.clone(), self.state.clone());
+        let (boot, (min, max)) = {
+            let state = state.lock();
+            (state.boot, state.faults.latency)
+        };
+        self.world.after(world.latency(min, max), move || {
+            let mut locked = state.lock();
+            // Its caller died: a real system may or may not have got to it.
+            let dropped = tx.is_closed() && world.per_mille(500);
+            if locked.boot == boot && !dropped {
+                let out = job(&mut locked, &world);
+                drop(locked);
+                let answer = world.latency(min, max);
+                world.after(answer, move || {
+                    if state.lock().boot == boot {
+                        let _ = tx.send(out);
+                    }
+                });
+            }
+        });
+        rx.await.unwrap_or_else(|_| Err(no_power()))
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    inode: u64,
+    boot: u64,
+    writable: bool,
+}
+
+impl SimFile {
+    async fn act<T: Send + 'static>(
+        &self,
+        writes: bool,
+        job: impl FnOnce(&mut State, &World, u64) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        if writes && !self.writable {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file was opened for reading"));
+        }
+        let (inode, boot) = (self.inode, self.boot);
+        let stale = move |s: &State| s.boot != boot;
+        self.disk.act(move |s, w| if stale(s) { Err(no_power()) } else { job(s, w, inode) }).await
+    }
+}
+
+#[async_trait]
+impl DiskFile for SimFile {
+    async fn size(&self) -> io::Result<u64> {
+        self.act(false, |s, _, id| Ok(s.inode(id)?.seen.len)).await
+    }
+    async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.act(false, move |s, w, id| {
+            if w.per_mille(s.faults.read_fails) {
+                return Err(io::Error::other("the simulated disk failed to read"));
+            }
+            Ok(s.inode(id)?.seen.read(offset, len))
+        })
+        .await
+    }
+    async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
+        self.act(true, move |s, _, id| s.change(id, Change::Write(offset, parts.concat().into()))).await?;
+        if sync { self.sync().await } else { Ok(()) }
+    }
+    async fn sync(&self) -> io::Result<()> {
+        let upto = self.disk.state.lock().made;
+        self.act(false, move |s, w, id| s.sync(id, upto, w)).await
+    }
+    async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset + len;
+        self.act(
+            true,
+            move |s, _, id| {
+                if s.inode(id)?.seen.len < end { s.change(id, Change::SetLen(end)) } else { Ok(()) }
+            },
+        )
+        .await
+    }
+    async fn set_len(&self, len: u64) -> io::Result<()> {
+        self.act(true, move |s, _, id| s.change(id, Change::SetLen(len))).await
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    disk: SimDisk,
+    path: PathBuf,
+    token: u64,
+}
+
+impl DiskLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.disk.state.lock();
+        if state.locks.get(&self.path).is_some_and(|(token, _)| *token == self.token) {
+            state.locks.remove(&self.path);
+        }
+    }
+}
+
+#[async_trait]
+impl Disk for SimDisk {
+    async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        let path = path.to_owned();
+        let (inode, boot) = self.act(move |s, _| Ok((s.open(&path, how)?, s.boot))).await?;
+        let writable = how != OpenHow::Read;
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, boot, writable }))
+    }
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.act(move |s, _| s.rename(&from, &to)).await
+    }
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.act(move |s, _| {
+            if !s.seen.files.contains_key(&path) {
+                return Err(not_found(&path));
+            }
+            s.change_name(NameChange::Unlink(path));
+            Ok(())
+        })
+        .await
+    }
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let dir = dir.to_owned();
+        self.act(move |s, _| s.list(&dir)).await
+    }
+    async fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_owned();
+        self.act(move |s, _| {
+            for parent in dir.ancestors() {
+                s.seen.dirs.insert(parent.to_owned());
+                s.medium.dirs.insert(parent.to_owned());
+            }
+            Ok(())
+        })
+        .await
+    }
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_owned();
+        self.act(move |s, _| s.sync_dir(&dir)).await
+    }
+    async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
+        let (at, note) = (path.to_owned(), note.to_owned());
+        let disk = self.clone();
+        // The lock travels as a value: a caller that dies before the answer lets go of it.
+        self.act(move |s, _| {
+            if let Some((_, holder)) = s.locks.get(&at) {
+                let why = format!("{} is held by {holder}", at.display());
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+            }
+            s.open(&at, OpenHow::Create)?;
+            s.made += 1;
+            let token = s.made;
+            s.locks.insert(at.clone(), (token, note));
+            Ok(Box::new(SimLock { disk, path: at, token }) as Box<dyn DiskLock>)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Sim;
+    use super::*;
+
+    /// Runs a scenario on a fresh disk, and what is left of it after a loss of power.
+    fn scenario<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        seed: u64,
+        run: impl FnOnce(SimDisk) -> F,
+    ) -> T {
+        let sim = Sim::new(seed);
+        let disk = SimDisk::new(&sim);
+        sim.run(run(disk)).unwrap()
+    }
+
+    #[test]
+    fn synced_bytes_survive_and_others_may_not() {
+        let mut kept = [0, 0, 0];
+        for seed in 0..200 {
+            let found = scenario(seed, |disk| async move {
+                disk.create_dir(Path::new("/d")).await.unwrap();
+                let file = disk.open(Path::new("/d/f"), OpenHow::Create).await.unwrap();
+                file.pwrite(0, vec![Bytes::from_static(&[1; 1024])], true).await.unwrap();
+                disk.sync_dir(Path::new("/d")).await.unwrap();
+                file.pwrite(0, vec![Bytes::from_static(&[2; 1024])], false).await.unwrap();
+                disk.power_loss();
+                assert!(file.pread(0, 1).await.is_err(), "handles die with the power");
+                disk.read(Path::new("/d/f"), 4096).await.unwrap()
+            });
+            assert_eq!(found.len(), 1024);
+            for sector in found.chunks(512) {
+                assert!(sector.iter().all(|b| *b == sector[0]), "sectors are atomic");
+            }
+            kept[match (found[0], found[1023]) {
+                (1, 1) => 0,
+                (2, 2) => 1,
+                _ => 2,
+            }] += 1;
+        }
+        assert!(kept.iter().all(|n| *n > 10), "{kept:?}");
+    }
+
+    #[test]
+    fn names_need_their_folder_synced() {
+        let mut lost = 0;
+        for seed in 0..100 {
+            lost += scenario(seed, |disk| async move {
+                let path = Path::new("/f");
+                disk.write_atomic(path, Bytes::from_static(b"one")).await.unwrap();
+                let file = disk.open(Path::new("/g"), OpenHow::CreateNew).await.unwrap();
+                file.pwrite(0, vec![Bytes::from_static(b"two")], true).await.unwrap();
+                disk.rename(Path::new("/g"), path).await.unwrap();
+                assert_eq!(disk.read(path, 9).await.unwrap(), "two");
+                disk.power_loss();
+                let left = disk.read(path, 9).await.unwrap();
+                assert!(left == "one" || left == "two");
+                u32::from(left == "one")
+            });
+        }
+        assert!((10..90).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn a_failed_sync_loses_and_the_next_does_not_repair() {
+        let mut lost = 0;
+        for seed in 0..100 {
+            lost += scenario(seed, |disk| async move {
+                let file = disk.open(Path::new("/f"), OpenHow::Create).await.unwrap();
+                disk.sync_dir(Path::new("/")).await.unwrap();
+                disk.faults(|f| f.sync_fails = 1000);
+                assert!(file.pwrite(0, vec![Bytes::from_static(b"x")], true).await.is_err());
+                disk.faults(|f| f.sync_fails = 0);
+                file.sync().await.unwrap();
+                assert_eq!(file.pread(0, 9).await.unwrap(), "x");
+                disk.power_loss();
+                u32::from(disk.read(Path::new("/f"), 9).await.unwrap().is_empty())
+            });
+        }
+        assert!((10..90).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn locks_space_and_folders() {
+        scenario(1, |disk| async move {
+            let (root, path) = (Path::new("/"), Path::new("/d/lock"));
+            assert!(disk.lock(path, "a").await.is_err(), "no folder yet");
+            disk.create_dir(Path::new("/d")).await.unwrap();
+            let held = disk.lock(path, "a").await.unwrap();
+            assert_eq!(disk.lock(path, "b").await.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            drop(held);
+            let _held = disk.lock(path, "b").await.unwrap();
+            disk.power_loss();
+            disk.lock(path, "c").await.unwrap();
+            disk.rename(Path::new("/d"), Path::new("/e")).await.unwrap();
+            assert_eq!(disk.list(root).await.unwrap(), ["e"]);
+            assert_eq!(disk.list(Path::new("/e")).await.unwrap(), ["lock"]);
+            assert!(disk.list(Path::new("/d")).await.is_err());
+            disk.faults(|f| f.capacity = 4096);
+            let file = disk.open(Path::new("/e/f"), OpenHow::CreateNew).await.unwrap();
+            file.allocate(0, 4096).await.unwrap();
+            let full = file.allocate(4096, 1).await.unwrap_err();
+            assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(file.pread(4000, 200).await.unwrap().len(), 96);
+            file.set_len(1).await.unwrap();
+            assert_eq!(file.size().await.unwrap(), 1);
+        });
+    }
+}

@@ -1,0 +1,512 @@
+//! The executor: tasks, processes, virtual time.
+//!
+//! One step polls one ready task, chosen by the seed, or fires the next timer when no task is ready (seldom, also
+//! when one is: a host may be slow). Processes are groups of tasks that a kill drops together, between two steps:
+//! at any await. What was already handed to a device (`World::after`) survives its process, as packets do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::super::{Instant, Rt, Runtime};
+use super::random::Random;
+
+/// Why a run can't go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stall {
+    /// No task is ready and no timer is set.
+    Deadlock { tasks: usize },
+    /// More steps than allowed: a livelock, or a run that is too long.
+    Steps(u64),
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stall::Deadlock { tasks } => write!(f, "deadlock: {tasks} tasks wait and no timer is set"),
+            Stall::Steps(n) => write!(f, "no end after {n} steps"),
+        }
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+type TimerKey = (Instant, u64, u64);
+
+enum Action {
+    Wake(Waker),
+    Run(Job),
+}
+
+#[derive(Default)]
+struct Clock {
+    now: Instant,
+    timers: BTreeMap<TimerKey, Action>,
+    made: u64,
+}
+
+struct TaskWaker {
+    slot: usize,
+    queued: AtomicBool,
+    ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            let ready = self.ready.clone();
+            ready.lock().push(self);
+        }
+    }
+}
+
+struct Slot {
+    waker: Arc<TaskWaker>,
+    process: usize,
+    /// Absent while it is polled.
+    future: Option<BoxFuture<'static, ()>>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    dead: Vec<bool>,
+    by_step: BTreeMap<u64, Vec<Job>>,
+}
+
+struct Core {
+    ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
+    clock: Mutex<Clock>,
+    tasks: Mutex<Tasks>,
+    random: Mutex<Random>,
+    steps: AtomicU64,
+    steps_max: AtomicU64,
+}
+
+/// A handle on the simulated world for its devices and for the scenario; cheap to clone.
+#[derive(Clone)]
+pub struct World(Arc<Core>);
+
+/// Owns a run: dropping it drops every task and timer.
+#[derive(Debug)]
+pub struct Sim(World);
+
+/// A group of tasks that die together: one daemon's life.
+#[derive(Clone, Debug)]
+pub struct Process {
+    world: World,
+    id: usize,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("World")
+    }
+}
+
+impl std::ops::Deref for Sim {
+    type Target = World;
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // Tasks hold runtimes that hold the core: break the circle.
+        let tasks = std::mem::take(&mut *self.0.0.tasks.lock());
+        let timers = std::mem::take(&mut self.0.0.clock.lock().timers);
+        drop((tasks, timers));
+        self.0.0.ready.lock().clear();
+        *self.0.0.tasks.lock() = Tasks::default();
+    }
+}
+
+impl Sim {
+    pub fn new(seed: u64) -> Sim {
+        let core = Core {
+            ready: Arc::default(),
+            clock: Mutex::default(),
+            tasks: Mutex::new(Tasks { dead: vec![false], ..Tasks::default() }),
+            random: Mutex::new(Random::new(seed)),
+            steps: AtomicU64::new(0),
+            steps_max: AtomicU64::new(5_000_000),
+        };
+        Sim(World(Arc::new(core)))
+    }
+
+    /// Runs until `main` ends; everything else stays as it is then.
+    pub fn run<T: Send + 'static>(&self, main: impl Future<Output = T> + Send + 'static) -> Result<T, Stall> {
+        let out = Arc::new(Mutex::new(None));
+        let sink = out.clone();
+        self.0.0.spawn(0, async move { *sink.lock() = Some(main.await) }.boxed());
+        loop {
+            if let Some(out) = out.lock().take() {
+                return Ok(out);
+            }
+            self.0.0.step()?;
+        }
+    }
+}
+
+impl World {
+    /// A runtime that no kill reaches: the scenario's own.
+    pub fn rt(&self) -> Rt {
+        Rt::new(Arc::new(SimRuntime { core: self.0.clone(), process: 0, skew_ms: 0 }))
+    }
+
+    pub fn process(&self) -> Process {
+        let mut tasks = self.0.tasks.lock();
+        tasks.dead.push(false);
+        Process { world: self.clone(), id: tasks.dead.len() - 1 }
+    }
+
+    /// Runs `job` at a later time, whatever happens to processes until then: what devices are made of.
+    pub fn after(&self, d: Duration, job: impl FnOnce() + Send + 'static) {
+        let at = self.0.clock.lock().now + d;
+        self.0.set_timer(at, Action::Run(Box::new(job)));
+    }
+
+    /// Runs `job` between two steps, `n` steps from now. Steps are finer than time: a kill here may hit any await.
+    pub fn after_steps(&self, n: u64, job: impl FnOnce() + Send + 'static) {
+        let at = self.steps() + n;
+        self.0.tasks.lock().by_step.entry(at).or_default().push(Box::new(job));
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.0.steps.load(Ordering::Relaxed)
+    }
+
+    pub fn limit_steps(&self, n: u64) {
+        self.0.steps_max.store(n, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> Instant {
+        self.0.clock.lock().now
+    }
+
+    pub fn random(&self) -> u64 {
+        self.0.random.lock().next()
+    }
+
+    /// A number below `n` (n > 0).
+    pub fn below(&self, n: u64) -> u64 {
+        self.0.random.lock().below(n)
+    }
+
+    /// True in `n` of 1000 cases.
+    pub fn per_mille(&self, n: u32) -> bool {
+        n > 0 && self.below(1000) < u64::from(n)
+    }
+
+    /// Between `min` and `max`, mostly near `min`, seldom far out, as latencies are.
+    pub fn latency(&self, min: Duration, max: Duration) -> Duration {
+        let span = max.saturating_sub(min).as_nanos() as u64 + 1;
+        let span = if self.below(16) == 0 { span } else { span / 8 + 1 };
+        min + Duration::from_nanos(self.below(span))
+    }
+}
+
+impl Process {
+    pub fn rt(&self) -> Rt {
+        // Clocks on different hosts disagree.
+        let skew_ms = self.world.below(7_200_000);
+        Rt::new(Arc::new(SimRuntime { core: self.world.0.clone(), process: self.id, skew_ms }))
+    }
+
+    /// Drops all its tasks; none starts any more.
+    pub fn kill(&self) {
+        let mut dropped = Vec::new();
+        {
+            let mut tasks = self.world.0.tasks.lock();
+            tasks.dead[self.id] = true;
+            for at in 0..tasks.slots.len() {
+                let ours = |s: &Slot| s.process == self.id && s.future.is_some();
+                if tasks.slots[at].as_ref().is_some_and(ours) {
+                    dropped.extend(tasks.slots[at].take());
+                    tasks.free.push(at);
+                }
+            }
+        }
+        // Their destructors wake others and ask for the lock.
+        drop(dropped);
+    }
+
+    pub fn alive(&self) -> bool {
+        !self.world.0.tasks.lock().dead[self.id]
+    }
+}
+
+impl Core {
+    fn spawn(&self, process: usize, future: BoxFuture<'static, ()>) {
+        let mut tasks = self.tasks.lock();
+        if tasks.dead.get(process).is_none_or(|dead| *dead) {
+            drop(tasks);
+            drop(future);
+            return;
+        }
+        let at = tasks.free.pop().unwrap_or_else(|| {
+            tasks.slots.push(None);
+            tasks.slots.len() - 1
+        });
+        let waker =
+            Arc::new(TaskWaker { slot: at, queued: AtomicBool::new(false), ready: self.ready.clone() });
+        tasks.slots[at] = Some(Slot { waker: waker.clone(), process, future: Some(future) });
+        waker.wake();
+    }
+
+    fn set_timer(&self, at: Instant, action: Action) -> TimerKey {
+        let tie = self.random.lock().next();
+        let mut clock = self.clock.lock();
+        clock.made += 1;
+        let key = (at, tie, clock.made);
+        clock.timers.insert(key, action);
+        key
+    }
+
+    fn step(&self) -> Result<(), Stall> {
+        let step = self.steps.fetch_add(1, Ordering::Relaxed);
+        if step >= self.steps_max.load(Ordering::Relaxed) {
+            return Err(Stall::Steps(step));
+        }
+        self.run_due_at(step);
+        match self.pick() {
+            Some(task) => {
+                self.poll(task);
+                Ok(())
+            }
+            None if self.fire() => Ok(()),
+            None if self.ready.lock().is_empty() => {
+                Err(Stall::Deadlock { tasks: self.tasks.lock().slots.iter().flatten().count() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn run_due_at(&self, step: u64) {
+        loop {
+            let jobs = {
+                let mut tasks = self.tasks.lock();
+                let due = tasks.by_step.first_entry().filter(|e| *e.key() <= step);
+                let Some(due) = due else { return };
+                due.remove()
+            };
+            for job in jobs {
+                job();
+            }
+        }
+    }
+
+    /// A ready task by the seed; none when there is none, or when time shall pass first.
+    fn pick(&self) -> Option<Arc<TaskWaker>> {
+        let mut ready = self.ready.lock();
+        let mut random = self.random.lock();
+        if ready.is_empty() || random.below(512) == 0 {
+            return None;
+        }
+        let at = random.below(ready.len() as u64) as usize;
+        Some(ready.swap_remove(at))
+    }
+
+    fn poll(&self, task: Arc<TaskWaker>) {
+        let at = task.slot;
+        task.queued.store(false, Ordering::Relaxed);
+        let taken = {
+            let mut tasks = self.tasks.lock();
+            let slot = tasks.slots[at].as_mut().filter(|s| Arc::ptr_eq(&s.waker, &task));
+            slot.and_then(|s| s.future.take())
+        };
+        let Some(mut future) = taken else { return };
+        let waker = Waker::from(task);
+        let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let mut tasks = self.tasks.lock();
+        let process = tasks.slots[at].as_ref().map_or(0, |s| s.process);
+        if done || tasks.dead[process] {
+            tasks.slots[at] = None;
+            tasks.free.push(at);
+            drop(tasks);
+            drop(future);
+        } else if let Some(slot) = &mut tasks.slots[at] {
+            slot.future = Some(future);
+        }
+    }
+
+    /// Advances to the next timer and fires it; false when there is none.
+    fn fire(&self) -> bool {
+        let action = {
+            let mut clock = self.clock.lock();
+            let Some(((at, _, _), action)) = clock.timers.pop_first() else { return false };
+            clock.now = clock.now.max(at);
+            action
+        };
+        match action {
+            Action::Wake(waker) => waker.wake(),
+            Action::Run(job) => job(),
+        }
+        true
+    }
+}
+
+/// One process's view of the world.
+struct SimRuntime {
+    core: Arc<Core>,
+    process: usize,
+    skew_ms: u64,
+}
+
+impl Runtime for SimRuntime {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.core.spawn(self.process, task);
+    }
+    fn cpu(&self, job: Job) {
+        job();
+    }
+    fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
+        let at = self.now() + d;
+        Sleep { core: self.core.clone(), at, timer: None }.boxed()
+    }
+    fn now(&self) -> Instant {
+        self.core.clock.lock().now
+    }
+    fn wall_ms(&self) -> u64 {
+        1_700_000_000_000 + self.skew_ms + self.now().0.as_millis() as u64
+    }
+    fn random(&self) -> u64 {
+        self.core.random.lock().next()
+    }
+}
+
+struct Sleep {
+    core: Arc<Core>,
+    at: Instant,
+    timer: Option<TimerKey>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.cancel();
+        if self.core.clock.lock().now >= self.at {
+            return Poll::Ready(());
+        }
+        self.timer = Some(self.core.set_timer(self.at, Action::Wake(cx.waker().clone())));
+        Poll::Pending
+    }
+}
+
+impl Sleep {
+    fn cancel(&mut self) {
+        if let Some(key) = self.timer.take() {
+            let removed = self.core.clock.lock().timers.remove(&key);
+            drop(removed);
+        }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace_of(seed: u64) -> Vec<u32> {
+        let sim = Sim::new(seed);
+        let rt = sim.rt();
+        let trace = Arc::new(Mutex::new(Vec::new()));
+        let seen = trace.clone();
+        sim.run(async move {
+            let tasks = (0..8).map(|n| {
+                let (rt, trace) = (rt.clone(), trace.clone());
+                rt.clone().spawn(async move {
+                    for round in 0..4 {
+                        rt.sleep(Duration::from_micros(rt.below(3))).await;
+                        trace.lock().push(n * 10 + round);
+                    }
+                })
+            });
+            futures::future::join_all(tasks.collect::<Vec<_>>()).await;
+        })
+        .unwrap();
+        let seen = seen.lock();
+        seen.clone()
+    }
+
+    #[test]
+    fn a_run_is_its_seed() {
+        assert_eq!(trace_of(1), trace_of(1));
+        assert_ne!(trace_of(1), trace_of(2));
+    }
+
+    #[test]
+    fn time_is_virtual_and_timeouts_work() {
+        let sim = Sim::new(1);
+        let rt = sim.rt();
+        let took = sim.run(async move {
+            let begun = rt.now();
+            assert!(rt.timeout(Duration::from_secs(60), std::future::pending::<()>()).await.is_none());
+            assert_eq!(rt.timeout(Duration::from_secs(60), async { 7 }).await, Some(7));
+            assert_eq!(rt.cpu(|| 8).await.unwrap(), 8);
+            rt.now().since(begun)
+        });
+        assert_eq!(took, Ok(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn deadlock_and_livelock_are_told() {
+        let sim = Sim::new(1);
+        assert!(matches!(sim.run(std::future::pending::<()>()), Err(Stall::Deadlock { .. })));
+        let sim = Sim::new(1);
+        sim.limit_steps(1000);
+        let rt = sim.rt();
+        let spin = async move {
+            loop {
+                rt.sleep(Duration::from_secs(1)).await;
+            }
+        };
+        assert_eq!(sim.run(spin), Err(Stall::Steps(1000)));
+    }
+
+    #[test]
+    fn a_kill_drops_tasks_at_an_await_and_none_starts_later() {
+        for seed in 0..50 {
+            let sim = Sim::new(seed);
+            let (process, world, rt) = (sim.process(), sim.rt(), sim.process().rt());
+            let victim = process.rt();
+            let count = Arc::new(AtomicU64::new(0));
+            let counted = count.clone();
+            let own = victim.clone();
+            victim
+                .spawn(async move {
+                    loop {
+                        own.sleep(Duration::from_millis(1)).await;
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+                .detach();
+            let killed = process.clone();
+            sim.after_steps(20, move || killed.kill());
+            let other = rt.spawn(async { 5 });
+            sim.run(async move {
+                world.sleep(Duration::from_secs(1)).await;
+                assert_eq!(other.await.unwrap(), 5);
+                assert!(victim.spawn(async {}).await.is_err());
+            })
+            .unwrap();
+            assert!(!process.alive());
+            assert!(count.load(Ordering::Relaxed) <= 20);
+        }
+    }
+}

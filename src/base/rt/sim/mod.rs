@@ -1,0 +1,11 @@
+//! The seeded simulation: the same code on virtual time, a simulated disk and one thread, so that a run is its seed.
+//!
+//! Part of the library, not of its tests, because every layer's tests (and those in `tests/`) stand on it.
+//! Nothing here is reachable from a daemon.
+
+mod disk;
+mod executor;
+mod random;
+
+pub use disk::{DiskFaults, SimDisk};
+pub use executor::{Process, Sim, Stall, World};
