@@ -1,0 +1,82 @@
+//! Where a server listens: `HOST:PORT` or `unix:PATH`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::base::{Error, Kind, Result};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// `HOST:PORT`; port 0 lets the system choose.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The NBD URI of one export here, as QEMU, libnbd and nbdkit take it.
+    pub fn uri(&self, export: &str) -> String {
+        const PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+            .remove(b'/')
+            .remove(b'-')
+            .remove(b'.')
+            .remove(b'_')
+            .remove(b'~')
+            .remove(b'@');
+        let name = percent_encoding::utf8_percent_encode(export, PLAIN);
+        match self {
+            Address::Tcp(host_port) => format!("nbd://{host_port}/{name}"),
+            Address::Unix(path) => {
+                let path = path.to_string_lossy();
+                format!("nbd+unix:///{name}?socket={}", percent_encoding::utf8_percent_encode(&path, PLAIN))
+            }
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Address> {
+        let bad = |why: &str| Error::new(Kind::Usage, format!("`{s}` is no address: {why}"));
+        if let Some(path) = s.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err(bad("unix: needs a path"))
+            } else {
+                Ok(Address::Unix(path.into()))
+            };
+        }
+        let (host, port) = s.rsplit_once(':').ok_or_else(|| bad("give HOST:PORT or unix:PATH"))?;
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(bad("give HOST:PORT or unix:PATH"));
+        }
+        Ok(Address::Tcp(s.to_string()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(host_port) => f.write_str(host_port),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_shown() {
+        for good in ["127.0.0.1:0", "[::1]:10809", "localhost:10809", "unix:/run/a b.sock"] {
+            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
+        }
+        for bad in ["", "unix:", "localhost", ":1", "h:99999", "h:"] {
+            assert_eq!(bad.parse::<Address>().unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+        let uri = |a: &str| a.parse::<Address>().unwrap().uri("pool/vol@snap");
+        assert_eq!(uri("h:1"), "nbd://h:1/pool/vol@snap");
+        assert_eq!(uri("unix:/a b?.sock"), "nbd+unix:///pool/vol@snap?socket=/a%20b%3F.sock");
+    }
+}

@@ -1,0 +1,72 @@
+//! What the NBD face asks of the house: names that can be opened, and a disk behind each.
+//!
+//! The daemon implements both over volumes and snapshots; this face never sees storage.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::Result;
+
+/// One line of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    pub name: String,
+    /// For people; may be empty.
+    pub text: String,
+}
+
+/// What a client is told about an export before and when it opens it. `Exports::describe` and the
+/// `Export::describe` of what `open` gives must agree: the protocol promises the same answer to INFO and GO.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    /// The canonical name (the empty name may stand for a default).
+    pub name: String,
+    /// For people; may be empty.
+    pub text: String,
+    pub size: u64,
+    pub read_only: bool,
+    /// Set only when a flush on any connection covers what was answered on every connection.
+    pub multi_conn: bool,
+    /// Set only when zeroing never costs what writing the zeros would.
+    pub fast_zero: bool,
+}
+
+#[async_trait]
+pub trait Exports: Send + Sync + 'static {
+    /// All that a client may open, in the order to show.
+    async fn list(&self) -> Result<Vec<Listed>>;
+
+    /// Describes without opening: nothing is claimed, nobody counts as a client. Unknown is `Kind::NotFound`.
+    async fn describe(&self, name: &str) -> Result<Description>;
+
+    /// Opens for one connection. Unknown is `Kind::NotFound`; a refusal (`Kind::Owned`, say) reaches the client
+    /// with its sentence. The handle is dropped when the client has gone and its work is done.
+    async fn open(&self, name: &str) -> Result<Arc<dyn Export>>;
+}
+
+/// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no order.
+/// A future given out here is driven to its end, whatever becomes of the connection; only a server that stops and
+/// has waited its full drain time drops one half-way.
+#[async_trait]
+pub trait Export: Send + Sync + 'static {
+    fn describe(&self) -> Description;
+
+    /// The size right now; may grow while clients are connected.
+    fn size(&self) -> u64;
+
+    /// Exactly `len` bytes.
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
+
+    /// The range reads as zeros from the answer on. `no_hole` asks to keep the space provisioned.
+    async fn zero(&self, offset: u64, len: u64, no_hole: bool) -> Result<()>;
+
+    /// A hint that the range's contents no longer matter.
+    async fn trim(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Makes durable all that was answered before, on every connection. A write with FUA is that write, then this.
+    async fn flush(&self) -> Result<()>;
+}
