@@ -1,1 +1,9 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
+
+mod info;
+mod settings;
+mod volumes;
+
+pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
+pub use settings::{FlushMode, Host, Settings};
+pub use volumes::{Deps, Memory, OpenMode, SnapshotView, Volume, Volumes, snapshot_group};

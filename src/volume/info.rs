@@ -1,0 +1,83 @@
+//! What is told about volumes and snapshots. Field names are a contract with scripts.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::settings::FlushMode;
+use crate::base::{Name, VolumeId};
+use crate::frame::Codec;
+
+/// A volume, as its head tells it, and what this engine knows beside that when it is open here.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct VolumeInfo {
+    pub name: Name,
+    pub id: VolumeId,
+    pub size: u64,
+    pub created_ms: u64,
+    pub flush: FlushMode,
+    /// What a flush means, as a sentence.
+    pub meaning: String,
+    pub compression: Codec,
+    pub max_tail_ms: u64,
+    pub journal_size: u64,
+    /// The host that owns it or was the last to; none before the first write.
+    pub owner: Option<String>,
+    pub owner_since_ms: u64,
+    /// Any host may open it.
+    pub released: bool,
+    /// This engine is the owner and has it open.
+    pub open_here: bool,
+    /// Writes are stored on fewer stores than usual, since too many are out.
+    pub degraded: bool,
+    /// Why I/O fails or waits, if it does.
+    pub trouble: Option<String>,
+    /// Bytes that read as data, by the last checkpoint and what came after it here.
+    pub mapped_bytes: u64,
+    /// Bytes of its own objects without parity; what clones share counts for the ancestor.
+    pub stored_bytes: u64,
+    /// Acknowledged here and not yet in the pool.
+    pub unsent_bytes: u64,
+    /// How long the oldest of those has waited.
+    pub unsent_age_ms: u64,
+    /// Local disk in use by the journal.
+    pub journal_bytes: u64,
+    /// Journals that could not be replayed, kept for `volume salvage`.
+    pub kept_journals: Vec<PathBuf>,
+    pub snapshots: u64,
+    pub clones: u64,
+    /// Where a clone comes from.
+    pub parent: Option<Parent>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Parent {
+    pub volume: VolumeId,
+    /// By its present name, when it can be told.
+    pub name: Option<Name>,
+    pub snapshot: Name,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SnapshotInfo {
+    pub name: Name,
+    pub size: u64,
+    pub created_ms: u64,
+    /// Its map is written: clones and exports need not wait.
+    pub ready: bool,
+    /// A member of a group that was never finished.
+    pub partial: bool,
+    /// Clones that pin it, by name where they have one.
+    pub clones: Vec<String>,
+}
+
+/// What `take_over` did, for the user.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct TakeOver {
+    /// It was released or already ours: nothing was forced.
+    pub already: bool,
+    /// Who was shut out.
+    pub from: Option<String>,
+    /// Whose tail may be lost, and where it lies; sentences.
+    pub notes: Vec<String>,
+}
