@@ -81,7 +81,17 @@ background() {
   shift
   "$@" >>"$LOGS/$name.log" 2>&1 &
   PID=$!
-  STARTED+=("$PID")
+  ours "$PID"
+}
+# ours PID: a child that cleanup ends. Waits until it is itself: a signal that meets the shell's copy between fork and
+# exec is lost, or runs the shell's traps.
+ours() {
+  local i
+  STARTED+=("$1")
+  for ((i = 0; i < 20; i++)); do
+    [[ $(readlink "/proc/$1/exe") == "$(readlink "/proc/$$/exe")" ]] || break
+    sleep 0.01
+  done
 }
 alive() { kill -0 "$1" 2>/dev/null; }
 # finish PID [SECONDS=30]: waits for a child of ours; its exit code, or 124 when it goes on.
@@ -119,6 +129,7 @@ at_exit() { AT_EXIT+=("$(printf '%q ' "$@")"); }
 cleanup() {
   local rc=$? i pid dir loop
   trap - EXIT
+  ((BASHPID == $$)) || exit "$rc"
   trap '' INT TERM
   set +e
   for ((i = ${#AT_EXIT[@]} - 1; i >= 0; i--)); do eval "${AT_EXIT[i]}" >>"$LOGS/cleanup.log" 2>&1; done
@@ -161,7 +172,7 @@ serve() {
   out=$LOGS/serve-$(basename "$WINDLASS_HOME").$SERVES
   "$WINDLASS" serve "$@" >"$out.out" 2>"$out.log" &
   SERVE=$!
-  STARTED+=("$SERVE")
+  ours "$SERVE"
   local limit=$((SECONDS + ${SERVE_SECONDS:-60}))
   until grep -qx ready "$out.out"; do
     alive "$SERVE" || fail "windlass serve ended before it was ready: $(tail -n 5 "$out.log")"
