@@ -1,0 +1,220 @@
+//! What users write behind `-o`: names as s3fs and mountpoint-s3 have them where those agree.
+
+use std::time::Duration;
+
+use crate::base::{Error, Kind, Result};
+
+/// How long what the store said about names and attributes is believed.
+const TTL: Duration = Duration::from_secs(5);
+const TTL_MAX: Duration = Duration::from_secs(3600);
+/// How long one operation may take before the process gets `ETIMEDOUT`.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Names that belong to the store's URL; they can be written behind `-o` as well (s3fs's names for them too).
+const STORE_OPTIONS: &[(&str, &str)] = &[
+    ("endpoint", "endpoint"),
+    ("endpoint-url", "endpoint"),
+    ("url", "endpoint"),
+    ("region", "region"),
+    ("profile", "profile"),
+    ("path_style", "path_style"),
+    ("use_path_request_style", "path_style"),
+    ("force-path-style", "path_style"),
+    ("sse", "sse"),
+    ("storage_class", "storage_class"),
+    ("storage-class", "storage_class"),
+    ("ca", "ca"),
+];
+
+/// What mount(8) hands to every helper and means nothing to us.
+const IGNORED: &[&str] = &["rw", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner"];
+
+/// How a mount behaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MountOptions {
+    pub read_only: bool,
+    /// Owner shown for objects that carry none.
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits shown for objects that carry none.
+    pub file_mode: u32,
+    pub dir_mode: u32,
+    /// Users beside the one who mounts may enter.
+    pub allow_other: bool,
+    pub ttl: Duration,
+    pub negative_ttl: Duration,
+    pub deadline: Duration,
+    /// How the mount is named in /proc/mounts; the store's URL when absent.
+    pub fsname: Option<String>,
+    /// Passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
+    pub kernel: Vec<KernelFlag>,
+}
+
+/// Mount flags that the kernel itself understands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KernelFlag {
+    NoExec,
+    NoSuid,
+    NoDev,
+    NoAtime,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions {
+            read_only: false,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            allow_other: false,
+            ttl: TTL,
+            negative_ttl: TTL,
+            deadline: DEADLINE,
+            fsname: None,
+            kernel: vec![KernelFlag::NoSuid, KernelFlag::NoDev],
+        }
+    }
+}
+
+fn usage(what: String) -> Error {
+    Error::new(Kind::Usage, what)
+}
+
+fn number(name: &str, value: Option<&str>) -> Result<u32> {
+    let value = value.unwrap_or_default();
+    value
+        .parse()
+        .map_err(|_| usage(format!("mount option {name}={value:?}: write a number, as in {name}=1000")))
+}
+
+fn octal(name: &str, value: Option<&str>) -> Result<u32> {
+    let value = value.unwrap_or_default();
+    let bits = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o7777);
+    bits.ok_or_else(|| {
+        usage(format!("mount option {name}={value:?}: write permission bits in octal, as in {name}=0640"))
+    })
+}
+
+fn seconds(name: &str, value: Option<&str>, max: Duration) -> Result<Duration> {
+    let value = value.unwrap_or_default();
+    let secs = value.parse::<f64>().ok().filter(|s| s.is_finite() && (0.0..=max.as_secs_f64()).contains(s));
+    let secs = secs.ok_or_else(|| {
+        usage(format!("mount option {name}={value:?}: write seconds from 0 to {}", max.as_secs()))
+    })?;
+    Ok(Duration::from_secs_f64(secs))
+}
+
+impl MountOptions {
+    /// Reads the text behind `-o` (commas between options; `\,` is a comma inside one). What belongs to the store
+    /// comes back beside it, under the names of a store URL's parameters.
+    pub fn parse(text: &str) -> Result<(MountOptions, Vec<(String, String)>)> {
+        let mut options = MountOptions::default();
+        let mut store = Vec::new();
+        let mut umask = None;
+        for option in split(text) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option.as_str(), None),
+            };
+            if name.is_empty() || IGNORED.contains(&name) || name.starts_with("x-") {
+                continue;
+            }
+            if let Some((_, canonical)) = STORE_OPTIONS.iter().find(|(n, _)| *n == name) {
+                store.push(((*canonical).to_owned(), value.unwrap_or("true").to_owned()));
+            } else if name == "umask" {
+                umask = Some(octal(name, value)?);
+            } else if !options.set(name, value)? {
+                return Err(usage(format!(
+                    "unknown mount option {name:?}: see windlass mount --help for those there are"
+                )));
+            }
+        }
+        if let Some(umask) = umask {
+            options.file_mode &= !umask;
+            options.dir_mode &= !umask;
+        }
+        Ok((options, store))
+    }
+
+    /// False for a name that isn't ours.
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool> {
+        match name {
+            "ro" | "read-only" => self.read_only = true,
+            "uid" => self.uid = number(name, value)?,
+            "gid" => self.gid = number(name, value)?,
+            "file_mode" | "file-mode" => self.file_mode = octal(name, value)?,
+            "dir_mode" | "dir-mode" => self.dir_mode = octal(name, value)?,
+            "allow_other" | "allow-other" => self.allow_other = true,
+            "metadata-ttl" | "metadata_ttl" | "stat_cache_expire" => {
+                self.ttl = seconds(name, value, TTL_MAX)?;
+                self.negative_ttl = self.ttl;
+            }
+            "negative-metadata-ttl" | "negative_metadata_ttl" => {
+                self.negative_ttl = seconds(name, value, TTL_MAX)?
+            }
+            "deadline" => {
+                self.deadline =
+                    seconds(name, value, Duration::from_secs(110))?.max(Duration::from_millis(100));
+            }
+            "fsname" => self.fsname = value.map(str::to_owned),
+            "noexec" => self.kernel.push(KernelFlag::NoExec),
+            "nosuid" => self.kernel.push(KernelFlag::NoSuid),
+            "nodev" => self.kernel.push(KernelFlag::NoDev),
+            "noatime" => self.kernel.push(KernelFlag::NoAtime),
+            "suid" => self.kernel.retain(|f| *f != KernelFlag::NoSuid),
+            "dev" => self.kernel.retain(|f| *f != KernelFlag::NoDev),
+            "exec" | "atime" | "relatime" | "async" | "default_permissions" => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// Splits at commas that no backslash protects.
+fn split(text: &str) -> Vec<String> {
+    let mut out = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            ',' => out.push(String::new()),
+            '\\' => out.last_mut().expect("never empty").push(chars.next().unwrap_or('\\')),
+            c => out.last_mut().expect("never empty").push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_unknown_ones_named() {
+        let (o, store) = MountOptions::parse(
+            "rw,_netdev,uid=7,gid=8,umask=027,file_mode=0666,allow_other,url=http://h:1,x-systemd.automount",
+        )
+        .unwrap();
+        assert_eq!((o.uid, o.gid, o.file_mode, o.dir_mode, o.allow_other), (7, 8, 0o640, 0o750, true));
+        assert_eq!(store, [("endpoint".to_owned(), "http://h:1".to_owned())]);
+        let (o, _) =
+            MountOptions::parse("ro,stat_cache_expire=1,negative_metadata_ttl=0.5,fsname=a\\,b").unwrap();
+        assert!(o.read_only);
+        assert_eq!((o.ttl.as_millis(), o.negative_ttl.as_millis()), (1000, 500));
+        assert_eq!(o.fsname.unwrap(), "a,b");
+        for bad in [
+            "nonsense",
+            "uid=x",
+            "umask=9",
+            "file_mode=77777",
+            "stat_cache_expire=-1",
+            "deadline=111",
+            "fmask=1",
+        ] {
+            let e = MountOptions::parse(bad).unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage, "{bad}");
+            assert!(e.to_string().contains(bad.split('=').next().unwrap()), "{e}");
+        }
+        assert_eq!(MountOptions::parse("").unwrap().0, MountOptions::default());
+    }
+}
