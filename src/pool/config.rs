@@ -1,0 +1,151 @@
+//! The pool register's value: who the members are, and the pool's settings.
+//!
+//! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
+//! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}}`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Layout, Zoning};
+use crate::base::{Error, Generation, Incarnation, Kind, Name, PoolId, RegisterId, Result};
+
+const FORMAT: u32 = 1;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoreEntry {
+    pub url: String,
+    pub zone: Option<String>,
+    pub incarnation: Incarnation,
+}
+
+/// What `pool create` fixes and `pool set` changes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Stored means: also with the largest zone lost.
+    pub ack_zone: bool,
+    /// How long too many stores must be out before fewer shards count as stored; `None` = never.
+    pub degrade_after_ms: Option<u64>,
+    /// How long a chunk that nobody needs is kept before it is deleted.
+    pub grace_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { ack_zone: false, degrade_after_ms: Some(3000), grace_ms: 30_000 }
+    }
+}
+
+impl Settings {
+    pub fn degrade_after(&self) -> Option<Duration> {
+        self.degrade_after_ms.map(Duration::from_millis)
+    }
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PoolConfig {
+    format: u32,
+    pub pool: PoolId,
+    pub name: Name,
+    pub layout: Layout,
+    /// Indices of the stores that hold registers; fixed at creation.
+    pub acceptors: Vec<usize>,
+    pub generation: Generation,
+    pub stores: Vec<StoreEntry>,
+    pub settings: Settings,
+}
+
+impl PoolConfig {
+    pub fn new(
+        pool: PoolId,
+        name: Name,
+        layout: Layout,
+        stores: Vec<StoreEntry>,
+        settings: Settings,
+    ) -> Result<PoolConfig> {
+        let mut config = PoolConfig {
+            format: FORMAT,
+            pool,
+            name,
+            layout,
+            acceptors: Vec::new(),
+            generation: Generation(0),
+            stores,
+            settings,
+        };
+        config.acceptors = config.zoning()?.acceptors();
+        Ok(config)
+    }
+
+    pub fn zoning(&self) -> Result<Zoning> {
+        let zones: Vec<_> = self.stores.iter().map(|s| s.zone.clone()).collect();
+        Zoning::new(self.layout, &zones)
+    }
+
+    /// Shards that make a chunk stored in this pool while it isn't degraded.
+    pub fn w(&self) -> usize {
+        match self.zoning() {
+            Ok(zoning) if self.settings.ack_zone => zoning.w_zone(),
+            _ => self.layout.w(),
+        }
+    }
+
+    /// The register that holds this value.
+    pub fn register(pool: PoolId) -> RegisterId {
+        RegisterId(pool.0)
+    }
+
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).expect("a pool's value has only string keys").into()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<PoolConfig> {
+        let bad =
+            |why: String| Error::new(Kind::Invalid, format!("the pool's description is malformed: {why}"));
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if version.format != FORMAT {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "the pool has format {}, this version knows {FORMAT}: use a newer windlass",
+                    version.format
+                ),
+            ));
+        }
+        let config: PoolConfig = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What every value must hold, whoever wrote it.
+    pub fn check(&self) -> Result<()> {
+        let bad =
+            |why: &str| Err(Error::new(Kind::Invalid, format!("the pool's description is malformed: {why}")));
+        if self.stores.len() != self.layout.n() {
+            return bad("the number of stores does not fit the layout");
+        }
+        let sorted = self.acceptors.windows(2).all(|p| p[0] < p[1]);
+        if !sorted
+            || self.acceptors.len() != self.layout.acceptors()
+            || self.acceptors.iter().any(|i| *i >= self.layout.n())
+        {
+            return bad("the list of stores that hold registers does not fit the layout");
+        }
+        let mut lives: Vec<_> = self.stores.iter().map(|s| s.incarnation).collect();
+        lives.sort_unstable();
+        lives.dedup();
+        if lives.len() != self.stores.len() {
+            return bad("two stores share one identity");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! What the stores hold of one chunk: counted for takeovers, fetched and completed.
+
+use bytes::Bytes;
+
+use super::chunk::{Chunk, ChunkKind};
+use crate::base::Era;
+
+/// What the stores answered about a chunk. `good + unknown + absent` = N.
+#[derive(Clone, Debug, Default)]
+pub struct Probe {
+    /// D: stores that are in and hold a shard whose footer is right.
+    pub good: usize,
+    /// Stores that are in, count as witnesses, and have none.
+    pub absent: usize,
+    /// U: no answer, out, not a witness, or an object that can't be read as the chunk's shard (it was written once).
+    pub unknown: usize,
+    /// From the footers, when there is a good one.
+    pub about: Option<About>,
+}
+
+/// What a footer says of its chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct About {
+    pub era: Era,
+    pub kind: ChunkKind,
+    pub lengths: Vec<u32>,
+    pub toc_offset: u64,
+    pub toc_len: u32,
+}
+
+/// A chunk's contents as the stores hold them, verified by the payload hash.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    pub chunk: Chunk,
+}
+
+impl Payload {
+    /// The bytes at a virtual offset, when the shard has them.
+    pub fn slice(&self, _offset: u64, _len: u32) -> Option<Bytes> {
+        None
+    }
+}
