@@ -1,6 +1,7 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
 mod mem;
+mod sim;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Error, Result};
 
 pub use mem::MemStore;
+pub use sim::{Reach, SimStore, StoreFaults};
 
 /// Any kind of bucket, behind whatever decorators.
 pub type BucketRef = Arc<dyn Bucket>;
