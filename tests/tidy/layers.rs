@@ -1,0 +1,278 @@
+//! The house: which layer may use which, and no ring of files inside one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::code::{self, Path};
+
+/// Each layer and what it may use, the lowest first: a layer names only layers above its own line's.
+pub const HOUSE: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("store", &["base"]),
+    ("frame", &["base"]),
+    ("pool", &["frame", "store", "base"]),
+    ("cache", &["frame", "store", "base"]),
+    ("journal", &["frame", "base"]),
+    ("log", &["cache", "pool", "frame", "store", "base"]),
+    ("map", &["log", "cache", "frame", "base"]),
+    ("volume", &["map", "log", "journal", "cache", "pool", "frame", "store", "base"]),
+    ("image", &["volume", "base"]),
+    ("fs", &["cache", "store", "base"]),
+    ("nbd", &["base"]),
+    (
+        "daemon",
+        &["nbd", "fs", "image", "volume", "map", "log", "journal", "cache", "pool", "frame", "store", "base"],
+    ),
+    (
+        "cli",
+        &[
+            "daemon", "nbd", "fs", "image", "volume", "map", "log", "journal", "cache", "pool", "frame",
+            "store", "base",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+/// One source file: its path below the root (`src/pool/mod.rs`) and its text.
+pub struct File {
+    pub path: String,
+    pub text: String,
+}
+
+impl File {
+    /// `src/pool/register.rs` → `["pool", "register"]`; the crate's root has none.
+    pub fn module(&self) -> Vec<String> {
+        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path).trim_end_matches(".rs");
+        let mut parts: Vec<_> = inner.split('/').map(String::from).collect();
+        if parts.last().is_some_and(|p| p == "mod" || p == "lib") {
+            parts.pop();
+        }
+        parts
+    }
+
+    fn paths(&self) -> Vec<Path> {
+        let split = code::split(&self.text);
+        code::paths(&code::tokens(&split.code), &["windlass"])
+    }
+}
+
+/// Where a path leads, as module names from the crate's root; `None` when it stays unclear.
+fn target(module: &[String], path: &Path) -> Option<Vec<String>> {
+    let mut at: Vec<String> = module.iter().chain(&path.inside).cloned().collect();
+    let mut rest = path.segments.as_slice();
+    match rest[0].as_str() {
+        "crate" | "windlass" => at.clear(),
+        "self" => {}
+        _ => {
+            let ups = rest.iter().take_while(|s| *s == "super").count();
+            at.truncate(at.len().checked_sub(ups)?);
+            rest = &rest[ups - 1..];
+        }
+    }
+    at.extend(rest[1..].iter().cloned());
+    Some(at)
+}
+
+/// Every arrow that the house doesn't have.
+pub fn arrows(files: &[File], house: &[(&str, &[&str])]) -> Vec<String> {
+    let mut bad = Vec::new();
+    for file in files {
+        let module = file.module();
+        let Some(layer) = module.first() else { continue };
+        let Some((_, allowed)) = house.iter().find(|(l, _)| l == layer) else {
+            bad.push(format!("{}: `{layer}` is no layer of the house", file.path));
+            continue;
+        };
+        for path in file.paths() {
+            let Some(to) = target(&module, &path) else { continue };
+            match to.first() {
+                Some(to) if to == layer || allowed.contains(&to.as_str()) => {}
+                Some(to) if house.iter().any(|(l, _)| l == to) => {
+                    bad.push(format!("{}:{}: {layer} may not use {to}", file.path, path.line));
+                }
+                // The root itself: a glob or a `self` would hide an arrow.
+                Some(other) if other == "*" => {
+                    bad.push(format!("{}:{}: takes the whole crate by `*`", file.path, path.line));
+                }
+                _ => {}
+            }
+        }
+    }
+    bad
+}
+
+/// Files of one layer that use each other in a ring. A parent may name its children, tests may name anything.
+pub fn rings(files: &[File]) -> Vec<String> {
+    let product: Vec<&File> = files.iter().filter(|f| !is_test(&f.path)).collect();
+    let known: BTreeSet<Vec<String>> = product.iter().map(|f| f.module()).collect();
+    let exports: BTreeMap<_, _> = product.iter().map(|f| (f.module(), reexports(f, &known))).collect();
+    let mut graph: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for file in &product {
+        let module = file.module();
+        let uses = graph.entry(module.clone()).or_default();
+        for path in outside_tests(file) {
+            let Some(to) = target(&module, &path) else { continue };
+            let Some(to) = resolve(&to, &known, &exports) else { continue };
+            if to.first() == module.first() && !to.starts_with(&module) && !module.is_empty() {
+                uses.insert(to);
+            }
+        }
+    }
+    components(&graph)
+}
+
+pub fn is_test(path: &str) -> bool {
+    path.ends_with("tests.rs") || path.contains("/tests/") || path.starts_with("tests/")
+}
+
+fn outside_tests(file: &File) -> Vec<Path> {
+    let split = code::split(&file.text);
+    let tests = code::test_modules(&code::tokens(&split.code));
+    let mut paths = file.paths();
+    paths.retain(|p| !tests.iter().any(|(first, last)| (*first..=*last).contains(&p.line)));
+    paths
+}
+
+/// Names that a module passes on from its children: name → child's module.
+fn reexports(file: &File, known: &BTreeSet<Vec<String>>) -> BTreeMap<String, Vec<String>> {
+    let module = file.module();
+    let split = code::split(&file.text);
+    let tokens = code::tokens(&split.code);
+    // A child's name isn't a keyword, so the children are given as roots.
+    let children: Vec<&str> = known
+        .iter()
+        .filter(|m| m.len() == module.len() + 1 && m.starts_with(&module))
+        .filter_map(|m| m.last().map(String::as_str))
+        .collect();
+    code::paths(&tokens, &children)
+        .into_iter()
+        .filter(|p| children.contains(&p.segments[0].as_str()) && p.segments.len() > 1)
+        .filter_map(|p| {
+            Some((p.segments.last()?.clone(), [module.clone(), vec![p.segments[0].clone()]].concat()))
+        })
+        .collect()
+}
+
+/// The file that a path means: the longest known module, followed through re-exports.
+fn resolve(
+    to: &[String],
+    known: &BTreeSet<Vec<String>>,
+    exports: &BTreeMap<Vec<String>, BTreeMap<String, Vec<String>>>,
+) -> Option<Vec<String>> {
+    let end = (1..=to.len()).rev().find(|n| known.contains(&to[..*n]))?;
+    let mut module = to[..end].to_vec();
+    // A child may pass the name on from its own child.
+    while let Some(next) = to.get(end).and_then(|name| exports.get(&module)?.get(name)) {
+        module.clone_from(next);
+    }
+    Some(module)
+}
+
+/// Strongly connected files, two or more.
+fn components(graph: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Vec<String> {
+    let reach: BTreeMap<_, _> = graph.keys().map(|from| (from, reachable(graph, from))).collect();
+    let mut rings = BTreeSet::new();
+    for (from, to) in &reach {
+        let ring: BTreeSet<_> =
+            to.iter().filter(|t| reach.get(*t).is_some_and(|back| back.contains(*from))).collect();
+        if ring.len() > 1 {
+            let names: Vec<_> = ring.iter().map(|m| m.join("::")).collect();
+            rings.insert(format!("these files use each other in a ring: {}", names.join(", ")));
+        }
+    }
+    rings.into_iter().collect()
+}
+
+fn reachable<'a>(
+    graph: &'a BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
+    from: &'a Vec<String>,
+) -> BTreeSet<&'a Vec<String>> {
+    let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(at) = next.pop() {
+        for to in graph.get(at).into_iter().flatten() {
+            if seen.insert(to) {
+                next.push(to);
+            }
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> File {
+        File { path: path.into(), text: text.into() }
+    }
+
+    fn judged(path: &str, text: &str) -> Vec<String> {
+        arrows(&[file(path, text)], HOUSE)
+    }
+
+    #[test]
+    fn the_house_has_no_ring() {
+        for (i, (layer, uses)) in HOUSE.iter().enumerate() {
+            for used in *uses {
+                assert!(
+                    HOUSE[..i].iter().any(|(l, _)| l == used),
+                    "{layer} uses {used}, which isn't below it"
+                );
+            }
+        }
+        for (face, other) in
+            [("nbd", "fs"), ("fs", "nbd"), ("pool", "cache"), ("journal", "log"), ("nbd", "volume")]
+        {
+            let (_, uses) = HOUSE.iter().find(|(l, _)| *l == face).unwrap();
+            assert!(!uses.contains(&other));
+        }
+    }
+
+    #[test]
+    fn arrows_down_pass() {
+        assert_eq!(
+            judged("src/pool/mod.rs", "use crate::store::Etag; use crate::pool::x; use super::frame::Place;"),
+            [""; 0]
+        );
+        assert_eq!(judged("src/main.rs", "fn main() { windlass::cli::main() }"), [""; 0]);
+        assert_eq!(judged("src/lib.rs", "pub mod fs; pub use crate::nbd::x;"), [""; 0]);
+        assert_eq!(
+            judged("src/nbd/server.rs", "// crate::fs::x\nconst S: &str = \"crate::fs::x\";"),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn arrows_up_and_across_fail() {
+        assert_eq!(
+            judged("src/nbd/server.rs", "\nuse crate::fs::x;"),
+            ["src/nbd/server.rs:2: nbd may not use fs"]
+        );
+        assert_eq!(
+            judged("src/nbd/mod.rs", "use super::volume::V;"),
+            ["src/nbd/mod.rs:1: nbd may not use volume"]
+        );
+        assert_eq!(judged("src/base/ids.rs", "use crate::{base::Error, store::S};").len(), 1);
+        assert_eq!(judged("src/pool/a.rs", "fn f() -> crate::cache::C { super::super::log::L }").len(), 2);
+        assert_eq!(judged("src/fs/a.rs", "mod m { use super::super::super::nbd::N; }").len(), 1);
+        assert_eq!(judged("src/journal/mod.rs", "use crate::store::Etag;").len(), 1);
+        assert_eq!(judged("src/main.rs", "use windlass::daemon::run;").len(), 1);
+        assert_eq!(judged("src/store/mod.rs", "use crate::*;").len(), 1);
+        assert_eq!(judged("src/attic/mod.rs", "").len(), 1);
+    }
+
+    #[test]
+    fn rings_of_files_are_found() {
+        let house = |b: &str| {
+            rings(&[
+                file("src/pool/mod.rs", "mod a; mod b; pub use a::A; pub use b::B; use a::X;"),
+                file("src/pool/a.rs", "use super::B;"),
+                file("src/pool/b.rs", b),
+            ])
+        };
+        assert_eq!(house("use crate::base::Error; use super::Own;"), [""; 0]);
+        assert_eq!(house("#[cfg(test)] mod tests { use super::super::A; }"), [""; 0]);
+        assert_eq!(house("use super::A;"), ["these files use each other in a ring: pool::a, pool::b"]);
+        assert_eq!(house("fn f() { crate::pool::a::g() }").len(), 1);
+        assert_eq!(house("use super::a::{A, g};").len(), 1);
+    }
+}

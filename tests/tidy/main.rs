@@ -1,0 +1,59 @@
+//! The house kept tidy: layer arrows, rings, sizes, unfinished work. Every rule has tests of its own beside it.
+
+mod code;
+mod layers;
+mod sizes;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use layers::File;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every `.rs` file below a folder of the repository.
+fn sources(folder: &str) -> Vec<File> {
+    let mut files = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository") {
+            let path: PathBuf = entry.expect("a readable folder").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("UTF-8 source");
+                let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+                files.push(File { path, text });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(!files.is_empty(), "no sources below {folder}");
+    files
+}
+
+fn nothing_wrong(found: &[String]) {
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn layers_use_only_layers_below() {
+    nothing_wrong(&layers::arrows(&sources("src"), layers::HOUSE));
+}
+
+#[test]
+fn no_files_of_a_layer_form_a_ring() {
+    nothing_wrong(&layers::rings(&sources("src")));
+}
+
+#[test]
+fn files_and_functions_are_small_documented_and_finished() {
+    let found: Vec<_> = ["src", "tests", "mount-helper/src"]
+        .iter()
+        .flat_map(|f| sources(f))
+        .flat_map(|f| sizes::judge(&f))
+        .collect();
+    nothing_wrong(&found);
+}
