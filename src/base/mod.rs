@@ -1,5 +1,6 @@
 //! What every layer may use: identities, sizes, errors, bounded codecs, records, and the runtime seams.
 
+pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod ids;

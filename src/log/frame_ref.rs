@@ -1,11 +1,13 @@
 //! Where a frame lies, as maps and tables write it down.
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::codec::{Reader, Writer};
 use crate::base::{Epoch, Result, Seq};
 
 /// A frame's address: the volume as an index into the root-first list of a volume's ancestors and itself, so that
 /// pages shared with clones keep their meaning; then chunk, virtual offset and stored length in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct FrameRef {
     pub volume: u16,
     pub epoch: Epoch,

@@ -1,5 +1,6 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
 
+pub mod head;
 mod info;
 mod settings;
 mod volumes;

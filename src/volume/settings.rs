@@ -99,3 +99,10 @@ pub struct Host {
     pub id: HostId,
     pub name: String,
 }
+
+impl Host {
+    /// For a head that names no owner.
+    pub fn unknown() -> Host {
+        Host { id: HostId(0), name: "another host".to_owned() }
+    }
+}

@@ -1,0 +1,609 @@
+//! The head: a volume's register value, and every change of it as a pure function.
+//!
+//! Owns the conditions of protocol.md §1 and §2.5: who may claim, when a record, a checkpoint or a release is allowed, what a
+//! standing claim freezes. Does no I/O and draws nothing: nonces and times come in as arguments. Each change recognises that it
+//! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
+//!
+//! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
+//! claim, pins and witnesses are anybody's. JSON with a `format` field; at most `HEAD_MAX` bytes.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::settings::{Host, Settings};
+use crate::base::clock;
+use crate::base::size::HEAD_MAX;
+use crate::base::{Epoch, Error, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId};
+use crate::log::FrameRef;
+
+const FORMAT: u32 = 1;
+
+/// A map's root page and the height of its tree (1: the root is a leaf).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RootRef {
+    pub frame: FrameRef,
+    pub height: u8,
+}
+
+/// Where a clone comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Base {
+    /// Whose frames the base's pages may name, oldest first; the parent is the last. This volume's own index follows.
+    pub ancestors: Vec<VolumeId>,
+    pub snapshot: StateId,
+    /// The snapshot's name when the clone was made, for people.
+    pub snapshot_name: Name,
+    /// `None`: the snapshot was empty.
+    pub root: Option<RootRef>,
+    /// The pin in the parent's head.
+    pub pin: Nonce,
+}
+
+/// The ownership in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Active {
+    pub epoch: Epoch,
+    /// The claim that became this ownership.
+    pub nonce: Nonce,
+    /// Shards that make one of its chunks stored.
+    pub w: u8,
+    /// Nobody before the first write.
+    pub owner: Option<Host>,
+    pub since_ms: u64,
+    pub released: bool,
+}
+
+/// An ended epoch: its last chunk, or that of the log before it when it wrote none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct End {
+    pub epoch: Epoch,
+    pub last: Seq,
+}
+
+/// What of the log the map holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last chunk merged; a walk begins behind it.
+    pub position: Seq,
+    /// The last chunk that its pages name.
+    pub top: Seq,
+    /// The position's last record.
+    pub last_lsn: Lsn,
+    /// The tables page: states and their roots. `None` before the first checkpoint.
+    pub tables: Option<FrameRef>,
+    /// Made by its author once, so that it recognises it.
+    pub nonce: Nonce,
+}
+
+/// The newest claim ever made; epochs are counted by it and never used again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    pub epoch: Epoch,
+    pub nonce: Nonce,
+    pub host: Host,
+    pub since_ms: u64,
+    pub withdrawn: bool,
+}
+
+/// A clone's hold on a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pin {
+    pub snapshot: StateId,
+    pub clone: VolumeId,
+    pub nonce: Nonce,
+}
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Head {
+    format: u32,
+    pub volume: VolumeId,
+    pub created_ms: u64,
+    pub size: u64,
+    pub base: Option<Base>,
+    /// Wrapped data keys, own and ancestors'; empty until encryption comes.
+    pub keys: Vec<serde_json::Value>,
+    pub settings: Settings,
+    pub active: Active,
+    /// Ends behind the checkpoint's position only, oldest first.
+    pub ends: Vec<End>,
+    pub checkpoint: Checkpoint,
+    pub claim: Option<Claim>,
+    pub pins: Vec<Pin>,
+    /// Stores whose absence of a chunk means that it isn't there.
+    pub witnesses: Vec<Incarnation>,
+    /// The volume is gone; its id is never used again.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+/// What a change comes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Move {
+    /// It has happened: nothing to write.
+    Already,
+    To(Box<Head>),
+}
+
+/// Who claims, and on what ground (protocol §1.8).
+#[derive(Clone, Debug)]
+pub struct Claimer<'a> {
+    pub host: &'a Host,
+    pub nonce: Nonce,
+    pub now_ms: u64,
+    /// Epochs that this state folder has owned.
+    pub lineage: &'a BTreeSet<Epoch>,
+    /// The active epoch that an inert session has read; its first write claims only over that one.
+    pub seen: Option<Epoch>,
+    /// The user takes over.
+    pub force: bool,
+}
+
+/// How an epoch is ended by its successor (protocol §1.6).
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// The claim's.
+    pub nonce: Nonce,
+    /// The old epoch's last chunk.
+    pub last: Seq,
+    /// Shards that make a chunk of the new epoch stored.
+    pub w: u8,
+    pub witnesses: Vec<Incarnation>,
+}
+
+impl Head {
+    /// A new volume, born released.
+    pub fn new(
+        volume: VolumeId,
+        created_ms: u64,
+        size: u64,
+        settings: Settings,
+        w: u8,
+        witnesses: Vec<Incarnation>,
+    ) -> Head {
+        let nobody =
+            Active { epoch: Epoch(0), nonce: Nonce(0), w, owner: None, since_ms: created_ms, released: true };
+        Head {
+            format: FORMAT,
+            volume,
+            created_ms,
+            size,
+            base: None,
+            keys: Vec::new(),
+            settings,
+            active: nobody,
+            ends: Vec::new(),
+            checkpoint: Checkpoint::default(),
+            claim: None,
+            pins: Vec::new(),
+            witnesses,
+            removed: false,
+        }
+    }
+
+    pub fn encode(&self) -> Result<Bytes> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|e| Error::new(Kind::Internal, "a head cannot be written").because(e))?;
+        if bytes.len() > HEAD_MAX {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the volume's description would grow over {} KiB: remove snapshots or clones first",
+                    HEAD_MAX >> 10
+                ),
+            ));
+        }
+        Ok(bytes.into())
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Head> {
+        let bad =
+            |why: String| Error::new(Kind::Invalid, format!("the volume's description is malformed: {why}"));
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        if bytes.len() > HEAD_MAX {
+            return Err(bad("it is too large".into()));
+        }
+        let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if version.format != FORMAT {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "the volume has format {}, this version knows {FORMAT}: use a newer windlass",
+                    version.format
+                ),
+            ));
+        }
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        head.check().map_err(|why| bad(why.to_owned()))?;
+        Ok(head)
+    }
+
+    /// What every head must hold; checked before each write too.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let grows = self.ends.windows(2).all(|e| e[0].epoch < e[1].epoch && e[0].last <= e[1].last);
+        if !grows
+            || self.ends.iter().any(|e| e.epoch >= self.active.epoch || e.last <= self.checkpoint.position)
+        {
+            return Err("the ended ownerships are out of order");
+        }
+        if self.claim.as_ref().map_or(Epoch(0), |c| c.epoch) < self.active.epoch {
+            return Err("the ownership was never claimed");
+        }
+        if self.checkpoint.top < self.checkpoint.position {
+            return Err("the checkpoint ends before it begins");
+        }
+        if self.active.epoch == Epoch(0) && !self.active.released {
+            return Err("nobody owns it and yet it is not released");
+        }
+        Ok(())
+    }
+
+    /// The claim that freezes the owner's part, if one stands.
+    pub fn standing(&self) -> Option<&Claim> {
+        self.claim.as_ref().filter(|c| c.epoch > self.active.epoch && !c.withdrawn)
+    }
+
+    /// The index that this volume's own frames carry.
+    pub fn own_index(&self) -> u16 {
+        let ancestors = self.base.as_ref().map_or(0, |b| b.ancestors.len());
+        u16::try_from(ancestors).expect("a head of 256 KiB holds fewer ancestors")
+    }
+
+    /// Whose frames an index names: ancestors, oldest first, then this volume.
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        let ancestors = self.base.iter().flat_map(|b| b.ancestors.iter().copied());
+        ancestors.chain([self.volume]).collect()
+    }
+
+    /// The epoch whose chunk has this sequence number, of those behind the checkpoint's position.
+    pub fn epoch_of(&self, seq: Seq) -> Epoch {
+        self.ends.iter().find(|e| e.last >= seq).map_or(self.active.epoch, |e| e.epoch)
+    }
+
+    /// The last chunk before the active epoch's first.
+    pub fn active_starts_after(&self) -> Seq {
+        self.ends.last().map_or(self.checkpoint.position, |e| e.last).max(self.checkpoint.position)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Head)) -> Result<Move> {
+        let mut head = self.clone();
+        change(&mut head);
+        head.check().map_err(|why| {
+            Error::new(Kind::Internal, format!("a change of the volume's description was stopped: {why}"))
+        })?;
+        Ok(Move::To(Box::new(head)))
+    }
+
+    fn owned_elsewhere(&self) -> Error {
+        let owner = self.active.owner.as_ref().map_or("another host", |h| h.name.as_str());
+        Error::new(
+            Kind::Owned,
+            format!(
+                "it is owned by {owner} since {}: stop it there (or `volume release`), or take it over with `volume take-over`",
+                clock::show(self.active.since_ms)
+            ),
+        )
+    }
+
+    fn gone(&self) -> Result<()> {
+        if self.removed {
+            return Err(Error::new(Kind::Removed, "the volume was removed"));
+        }
+        Ok(())
+    }
+
+    /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
+    pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
+        self.gone()?;
+        if who.seen.is_some_and(|seen| seen != self.active.epoch) && !who.force {
+            let by = self.active.owner.as_ref().map_or("another host", |h| h.name.as_str());
+            return Err(Error::new(
+                Kind::Fenced,
+                format!(
+                    "changed by {by} since it was opened (it had been taken {seen} times then): connect again"
+                ),
+            ));
+        }
+        if who.force || self.active.released || who.lineage.contains(&self.active.epoch) {
+            return Ok(());
+        }
+        Err(self.owned_elsewhere())
+    }
+
+    /// Claims the next epoch.
+    pub fn claim(&self, who: &Claimer<'_>) -> Result<Move> {
+        if self.claim.as_ref().is_some_and(|c| c.nonce == who.nonce) {
+            return Ok(Move::Already);
+        }
+        self.may_claim(who)?;
+        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next();
+        self.with(|h| {
+            h.claim = Some(Claim {
+                epoch,
+                nonce: who.nonce,
+                host: who.host.clone(),
+                since_ms: who.now_ms,
+                withdrawn: false,
+            });
+        })
+    }
+
+    /// The own claim, if it still stands; `Fenced` when another came after it.
+    pub fn my_claim(&self, nonce: Nonce) -> Result<&Claim> {
+        self.gone()?;
+        match &self.claim {
+            Some(claim) if claim.nonce == nonce && !claim.withdrawn && claim.epoch > self.active.epoch => {
+                Ok(claim)
+            }
+            Some(claim) => Err(fenced(&claim.host, claim.since_ms)),
+            None => Err(Error::new(Kind::Internal, "a claim vanished from the volume's description")),
+        }
+    }
+
+    /// Gives a claim up; its number stays used.
+    pub fn withdraw(&self, nonce: Nonce) -> Result<Move> {
+        match &self.claim {
+            Some(claim) if claim.nonce == nonce && !claim.withdrawn && claim.epoch > self.active.epoch => {
+                self.with(|h| h.claim.iter_mut().for_each(|c| c.withdrawn = true))
+            }
+            _ => Ok(Move::Already),
+        }
+    }
+
+    /// Ends the old epoch and makes the claim's the active one, only if the claim still stands.
+    pub fn record(&self, how: &Recording) -> Result<Move> {
+        if self.active.nonce == how.nonce {
+            return Ok(Move::Already);
+        }
+        let claim = self.my_claim(how.nonce)?.clone();
+        if how.last < self.checkpoint.top || how.last < self.active_starts_after() {
+            return Err(Error::new(Kind::Internal, "the log would end before what the volume's map names"));
+        }
+        self.with(|h| {
+            let ended = End { epoch: h.active.epoch, last: how.last };
+            // An epoch whose chunks the checkpoint covers needs no entry.
+            if ended.last > h.checkpoint.position {
+                h.ends.push(ended);
+            }
+            h.active = Active {
+                epoch: claim.epoch,
+                nonce: how.nonce,
+                w: how.w,
+                owner: Some(claim.host),
+                since_ms: claim.since_ms,
+                released: false,
+            };
+            h.witnesses = how.witnesses.clone();
+        })
+    }
+
+    /// Is this epoch in force and unclaimed? `Fenced` otherwise, by whom and when; a *withdrawn* claim is
+    /// `Refused`: the owner takes over from itself (§1.9).
+    pub fn owned(&self, epoch: Epoch) -> Result<()> {
+        self.gone()?;
+        if self.active.epoch != epoch {
+            let by = self.active.owner.clone().unwrap_or_else(Host::unknown);
+            return Err(fenced(&by, self.active.since_ms));
+        }
+        match &self.claim {
+            Some(c) if c.epoch > epoch && c.withdrawn => {
+                Err(Error::new(Kind::Refused, format!("{} began to take it over and gave up", c.host.name)))
+            }
+            Some(c) if c.epoch > epoch => Err(fenced(&c.host, c.since_ms)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The owner sets how many shards make its chunks stored.
+    pub fn set_w(&self, epoch: Epoch, w: u8) -> Result<Move> {
+        self.owned(epoch)?;
+        if self.active.w == w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
+    }
+
+    /// A taker lowers w of the epoch that it ends, while its claim stands.
+    pub fn lower_w(&self, claim: Nonce, w: u8) -> Result<Move> {
+        self.my_claim(claim)?;
+        if self.active.w <= w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
+    }
+
+    /// Publishes a checkpoint. `removes`: states that it drops; `Refused` when one of them is pinned now.
+    pub fn checkpoint(&self, epoch: Epoch, new: &Checkpoint, removes: &[StateId]) -> Result<Move> {
+        if self.checkpoint.nonce == new.nonce && self.active.epoch == epoch {
+            return Ok(Move::Already);
+        }
+        self.owned(epoch)?;
+        if let Some(pin) = self.pins.iter().find(|p| removes.contains(&p.snapshot)) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("the snapshot is needed by the clone {}", pin.clone),
+            ));
+        }
+        if new.position < self.checkpoint.position {
+            return Err(Error::new(Kind::Internal, "a checkpoint would go back"));
+        }
+        self.with(|h| {
+            h.checkpoint = *new;
+            h.ends.retain(|e| e.last > new.position);
+        })
+    }
+
+    /// The owner's last act.
+    pub fn release(&self, epoch: Epoch) -> Result<Move> {
+        if self.active.epoch == epoch && self.active.released {
+            return Ok(Move::Already);
+        }
+        self.owned(epoch)?;
+        self.with(|h| h.active.released = true)
+    }
+
+    /// Holds a snapshot for a clone. The caller has found the snapshot, with a root and not hidden, in the tables page
+    /// `judged`; another page by now is `Unavailable`: look again.
+    pub fn pin(&self, pin: Pin, judged: Option<FrameRef>) -> Result<Move> {
+        self.gone()?;
+        if self.pins.iter().any(|p| p.nonce == pin.nonce) {
+            return Ok(Move::Already);
+        }
+        if self.checkpoint.tables != judged {
+            return Err(Error::new(Kind::Unavailable, "the volume's snapshots changed meanwhile"));
+        }
+        self.with(|h| h.pins.push(pin))
+    }
+
+    pub fn unpin(&self, nonce: Nonce) -> Result<Move> {
+        if !self.pins.iter().any(|p| p.nonce == nonce) {
+            return Ok(Move::Already);
+        }
+        self.with(|h| h.pins.retain(|p| p.nonce != nonce))
+    }
+
+    /// Marks it removed: never while clones pin it, nor while another state folder owns it.
+    pub fn remove(&self, lineage: &BTreeSet<Epoch>) -> Result<Move> {
+        if self.removed {
+            return Ok(Move::Already);
+        }
+        if !self.pins.is_empty() {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{} clones need it: remove them first", self.pins.len()),
+            ));
+        }
+        if !self.active.released && !lineage.contains(&self.active.epoch) {
+            return Err(self.owned_elsewhere());
+        }
+        if let Some(claim) = self.standing() {
+            return Err(Error::new(Kind::Owned, format!("{} is taking it over", claim.host.name)));
+        }
+        self.with(|h| h.removed = true)
+    }
+}
+
+fn fenced(by: &Host, since_ms: u64) -> Error {
+    Error::new(Kind::Fenced, format!("fenced: {} took the volume over at {}", by.name, clock::show(since_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::HostId;
+
+    fn host(n: u128) -> Host {
+        Host { id: HostId(n), name: format!("host{n}") }
+    }
+
+    fn born() -> Head {
+        Head::new(VolumeId(7), 1_000, 1 << 30, Settings::default(), 5, vec![Incarnation(1)])
+    }
+
+    fn moved(step: Result<Move>) -> Head {
+        match step.unwrap() {
+            Move::To(head) => *head,
+            Move::Already => panic!("it has not happened yet"),
+        }
+    }
+
+    fn claimer<'a>(host: &'a Host, nonce: u128, lineage: &'a BTreeSet<Epoch>) -> Claimer<'a> {
+        Claimer { host, nonce: Nonce(nonce), now_ms: 2_000, lineage, seen: None, force: false }
+    }
+
+    fn recording(nonce: u128, last: u64) -> Recording {
+        Recording { nonce: Nonce(nonce), last: Seq(last), w: 5, witnesses: vec![Incarnation(1)] }
+    }
+
+    /// Owned by host 1 under epoch 1.
+    fn owned() -> Head {
+        let (h, none) = (host(1), BTreeSet::new());
+        let claimed = moved(born().claim(&claimer(&h, 11, &none)));
+        moved(claimed.record(&recording(11, 0)))
+    }
+
+    #[test]
+    fn a_head_survives_its_bytes_and_bad_bytes_are_errors() {
+        let head = owned();
+        let bytes = head.encode().unwrap();
+        assert_eq!(Head::decode(&bytes).unwrap(), head);
+        assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(Head::decode(br#"{"format":2}"#).unwrap_err().kind(), Kind::Unsupported);
+        for cut in (0..bytes.len()).step_by(7) {
+            assert!(Head::decode(&bytes[..cut]).is_err());
+        }
+        let mut wrong = head;
+        wrong.ends.push(End { epoch: Epoch(9), last: Seq(9) });
+        let bytes = serde_json::to_vec(&wrong).unwrap();
+        assert_eq!(Head::decode(&bytes).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn only_the_owners_folder_or_force_claims_what_is_not_released() {
+        let head = owned();
+        let (two, none, mine) = (host(2), BTreeSet::new(), BTreeSet::from([Epoch(1)]));
+        let refused = head.claim(&claimer(&two, 22, &none)).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Owned);
+        assert!(refused.to_string().contains("host1"));
+        moved(head.claim(&claimer(&two, 22, &mine)));
+        moved(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        let released = moved(head.release(Epoch(1)));
+        moved(released.claim(&claimer(&two, 22, &none)));
+        let stale = Claimer { seen: Some(Epoch(0)), ..claimer(&two, 22, &none) };
+        assert_eq!(released.claim(&stale).unwrap_err().kind(), Kind::Fenced);
+    }
+
+    #[test]
+    fn a_claim_freezes_the_owner_and_a_withdrawn_one_keeps_its_number() {
+        let (two, none) = (host(2), BTreeSet::new());
+        let force = Claimer { force: true, ..claimer(&two, 22, &none) };
+        let claimed = moved(owned().claim(&force));
+        assert_eq!(claimed.claim(&force).unwrap(), Move::Already);
+        assert_eq!(claimed.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
+        let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
+        assert!(claimed.checkpoint(Epoch(1), &new, &[]).is_err());
+        assert!(claimed.release(Epoch(1)).is_err());
+        let lowered = moved(claimed.lower_w(Nonce(22), 4));
+        assert_eq!(lowered.active.w, 4);
+        let withdrawn = moved(claimed.withdraw(Nonce(22)));
+        assert_eq!(withdrawn.owned(Epoch(1)).unwrap_err().kind(), Kind::Refused);
+        assert!(withdrawn.record(&recording(22, 0)).is_err());
+        let again = moved(withdrawn.claim(&Claimer { nonce: Nonce(33), ..force }));
+        assert_eq!(again.claim.unwrap().epoch, Epoch(3));
+    }
+
+    #[test]
+    fn a_record_needs_the_claim_and_keeps_the_ends_behind_the_checkpoint() {
+        let (two, none) = (host(2), BTreeSet::new());
+        let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
+        let head = moved(owned().checkpoint(Epoch(1), &new, &[]));
+        assert_eq!(head.checkpoint(Epoch(1), &new, &[]).unwrap(), Move::Already);
+        let claimed = moved(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        assert!(claimed.record(&recording(22, 3)).is_err(), "chunk 4 is named by the map");
+        assert!(claimed.record(&recording(99, 6)).is_err(), "not this claim");
+        let taken = moved(claimed.record(&recording(22, 6)));
+        assert_eq!(taken.record(&recording(22, 6)).unwrap(), Move::Already);
+        assert_eq!(taken.ends, [End { epoch: Epoch(1), last: Seq(6) }]);
+        assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (Epoch(1), Epoch(2)));
+        assert_eq!(taken.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
+        let later = Checkpoint { position: Seq(7), top: Seq(8), nonce: Nonce(6), ..Checkpoint::default() };
+        assert!(moved(taken.checkpoint(Epoch(2), &later, &[])).ends.is_empty());
+    }
+
+    #[test]
+    fn pins_hold_snapshots_and_volumes() {
+        let pin = Pin { snapshot: StateId(1), clone: VolumeId(8), nonce: Nonce(44) };
+        let elsewhere = FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(1), offset: 0, len: 1 };
+        let head = owned();
+        assert_eq!(head.pin(pin, Some(elsewhere)).unwrap_err().kind(), Kind::Unavailable);
+        let pinned = moved(head.pin(pin, None));
+        assert_eq!(pinned.pin(pin, None).unwrap(), Move::Already);
+        let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
+        assert_eq!(pinned.checkpoint(Epoch(1), &new, &[StateId(1)]).unwrap_err().kind(), Kind::Refused);
+        let mine = BTreeSet::from([Epoch(1)]);
+        assert_eq!(pinned.remove(&mine).unwrap_err().kind(), Kind::Refused);
+        let free = moved(pinned.unpin(Nonce(44)));
+        assert_eq!(free.remove(&BTreeSet::new()).unwrap_err().kind(), Kind::Owned);
+        let removed = moved(free.remove(&mine));
+        assert_eq!(removed.owned(Epoch(1)).unwrap_err().kind(), Kind::Removed);
+    }
+}
