@@ -304,9 +304,7 @@ impl Head {
             let by = self.active.owner.as_ref().map_or("another host", |h| h.name.as_str());
             return Err(Error::new(
                 Kind::Fenced,
-                format!(
-                    "changed by {by} since it was opened (it had been taken {seen} times then): connect again"
-                ),
+                format!("changed by {by} since it was opened: connect again"),
             ));
         }
         if who.force || self.active.released || who.lineage.contains(&self.active.epoch) {
