@@ -1,0 +1,74 @@
+//! One store as acceptor of one register: its verbs, and when an answer of it counts (protocol §1.7, §2.6).
+
+use std::sync::Arc;
+
+use super::object::{Acceptor, OBJECT_MAX, Place};
+use crate::base::{Error, Nonce, Result};
+use crate::pool::key::register_key;
+use crate::pool::member::Member;
+use crate::store::{ByteRange, Cause, Etag, Put, When};
+
+/// What an acceptor held when it was looked at. Only a put on its etag makes it more than a memory.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub etag: Option<Etag>,
+    pub state: Acceptor,
+}
+
+/// One acceptor. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    pub member: Arc<Member>,
+    pub place: Place,
+}
+
+impl Cell {
+    fn key(&self) -> String {
+        register_key(self.place.register)
+    }
+
+    fn trouble(&self, e: Error) -> Error {
+        if e.to_string().contains(self.member.url()) { e } else { e.context(self.member.url()) }
+    }
+
+    /// What it holds, by a store that attested afterwards that it is the listed one.
+    pub async fn look(&self) -> Result<Seen> {
+        let range = ByteRange::Whole { max: OBJECT_MAX };
+        let found =
+            self.member.get(&self.key(), range, Cause::Register).await.map_err(|e| self.trouble(e))?;
+        let seen = match found {
+            None => Seen { etag: None, state: Acceptor::default() },
+            Some(found) => {
+                let state = Acceptor::decode(&found.body, self.place).map_err(|e| self.trouble(e))?;
+                Seen { etag: Some(found.head.etag), state }
+            }
+        };
+        self.member.attest().await?;
+        Ok(seen)
+    }
+
+    /// Puts a state over what has this etag (`None`: over nothing). `Ok(None)`: another was there first. An error says
+    /// nothing about whether it was stored.
+    pub async fn write(&self, state: &Acceptor, over: Option<Etag>, nonce: Nonce) -> Result<Option<Etag>> {
+        let fresh = over.is_none();
+        let when = over.map_or(When::Absent, When::Matches);
+        let body = state.encode(self.place, nonce);
+        match self.member.put(&self.key(), body, when, Cause::Register).await {
+            Ok(Put::Stored(etag)) => {
+                if fresh {
+                    // A store that was emptied takes an if-absent put as well, and has forgotten its promises.
+                    self.member.attest().await?;
+                }
+                Ok(Some(etag))
+            }
+            Ok(Put::Refused) => Ok(None),
+            Ok(Put::Unknown(e)) | Err(e) => Err(self.trouble(e)),
+        }
+    }
+
+    /// Whether it still has this etag, the etag of a put of ours.
+    pub async fn still(&self, etag: &Etag) -> Result<bool> {
+        let head = self.member.head(&self.key(), Cause::Register).await.map_err(|e| self.trouble(e))?;
+        Ok(head.is_some_and(|head| head.etag == *etag))
+    }
+}

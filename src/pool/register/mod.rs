@@ -1,0 +1,23 @@
+//! The register: a small linearizable value kept by a majority of stores. CASPaxos with one object a store as
+//! acceptor, changed by conditional put on its etag; no server, no clock (protocol.md §2).
+//!
+//! Owns the acceptor object (`object`), one acceptor's verbs with what makes an answer count (`acceptor`), the
+//! rounds (`round`) and the register itself (`proposer`). A value is opaque here.
+//!
+//! Invariants, each found necessary by `register_model.py`:
+//! - A ballot is used by one attempt for one value: every attempt of two rounds draws a proposer id of its own.
+//! - Both rounds are puts; a get promises nothing. A put has a fresh nonce, so that an etag stands for one put.
+//! - An accept promises the next ballot to its own attempt. Only that ballot may skip the first round, only once, only
+//!   after the accept was known chosen, only on acceptors whose etag is the one which that accept's put returned.
+//! - After any other outcome the next attempt takes both rounds, above everything read.
+//! - What an acceptor shows (also: nothing) and what an if-absent put stored count only when the store attested
+//!   after it; an if-match that matched, or an own etag, needs nothing more.
+//!
+//! It does not know what a value means, does not change the membership, and never deletes an acceptor.
+
+mod acceptor;
+mod object;
+mod proposer;
+mod round;
+
+pub use proposer::{Change, Register};
