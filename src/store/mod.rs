@@ -1,7 +1,11 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
+mod file;
 mod mem;
+mod open;
+mod probe;
 mod sim;
+mod url;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Result};
 
+pub use file::FileStore;
 pub use mem::MemStore;
+pub use open::{create_root, open};
+pub use probe::probe;
 pub use sim::{Reach, SimStore, StoreFaults};
+pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 
 /// Any kind of bucket, behind whatever decorators.
 pub type BucketRef = Arc<dyn Bucket>;

@@ -1,0 +1,416 @@
+//! The store's folder: how paths in it are opened, made and made durable; temporary files; locks.
+//!
+//! Each operation opens the root by its path and goes on relative to it. So a folder that was moved away is
+//! "not there" and never "empty", and nothing makes the root by writing into it. Symbolic links below the root
+//! are neither followed nor objects.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fgetxattr, flock,
+    fstat, fsync, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
+};
+use rustix::io::Errno;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::key::{DISPLACED, HIDDEN, KeyPath};
+use super::stamp::Remembered;
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result};
+
+/// Temporary files that are older than this were left by a crash.
+const STALE_MS: u64 = 24 * 3600 * 1000;
+/// How often a put starts over because others made and removed its folders meanwhile.
+const TURNS: usize = 1000;
+const XATTR_PROBE: &str = "user.windlass.probe";
+
+/// A folder in one of its lives: a folder made anew under an old name has another time of birth.
+type DirLife = (u64, i64, u32);
+
+#[derive(Debug)]
+pub(super) struct Root {
+    dir: PathBuf,
+    pub url: String,
+    pub rt: Rt,
+    /// Folders whose own entry is known to survive a power cut.
+    durable: Mutex<lru::LruCache<DirLife, ()>>,
+    tidied: AtomicBool,
+    pub remembered: Remembered,
+}
+
+fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits)
+}
+
+/// Opens a path below the root, never through a symbolic link.
+pub(super) fn open_at(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), beneath)
+}
+
+pub(super) fn open_dir(root: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    open_at(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+pub(super) fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// What has a name in a folder, itself and not what it links to.
+fn kind_at(dir: impl AsFd, name: &str) -> rustix::io::Result<Option<FileType>> {
+    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Absence is fine; everything else that goes wrong is told.
+pub(super) fn absent_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match out {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn make_dir(root: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<()> {
+    match mkdirat(root, path, mode(0o777)) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// A file under `.%windlass/tmp`, gone again unless it was moved to its place.
+#[derive(Debug)]
+pub(super) struct Temp {
+    root: OwnedFd,
+    pub file: OwnedFd,
+    path: String,
+    moved: bool,
+}
+
+impl Temp {
+    /// Moves it to `name` in `dir`, over whatever file is there.
+    pub fn install(&mut self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
+        renameat(&self.root, self.path.as_str(), dir, name)?;
+        self.moved = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.moved {
+            // Left behind, it is removed as stale one day.
+            let _ = unlinkat(&self.root, self.path.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+/// A key's lock, shared with every other process that uses this folder.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: OwnedFd,
+}
+
+/// Where an object is to be put.
+#[derive(Debug)]
+pub(super) struct Spot {
+    pub dir: OwnedFd,
+    /// A folder has the object's name: it lives in `.%f`.
+    pub displaced: Option<OwnedFd>,
+}
+
+impl Spot {
+    pub fn dir_of_object(&self) -> &OwnedFd {
+        self.displaced.as_ref().unwrap_or(&self.dir)
+    }
+}
+
+impl Root {
+    pub fn new(rt: &Rt, dir: &Path, url: String) -> Root {
+        let room = |n| std::num::NonZeroUsize::new(n).expect("not zero");
+        Root {
+            dir: dir.to_owned(),
+            url,
+            rt: rt.clone(),
+            durable: Mutex::new(lru::LruCache::new(room(4096))),
+            tidied: AtomicBool::new(false),
+            remembered: Mutex::new(lru::LruCache::new(room(16 << 10))),
+        }
+    }
+
+    /// The folder itself; `NotFound` when it isn't there (an object that isn't there is never an error).
+    pub fn open(&self) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(rustix::fs::CWD, &self.dir, flags, Mode::empty()).map_err(|e| match e {
+            Errno::NOENT | Errno::NOTDIR => Error::new(
+                Kind::NotFound,
+                format!("the folder of store {} is not there; mount or restore it", self.url),
+            ),
+            e => self.failed("opening its folder", e),
+        })
+    }
+
+    /// An error of the filesystem, with what was being done.
+    pub fn failed(&self, doing: &str, e: Errno) -> Error {
+        if e == Errno::OPNOTSUPP {
+            return self.no_xattrs();
+        }
+        Error::from(std::io::Error::from(e)).context(format!("store {}: {doing}", self.url))
+    }
+
+    fn no_xattrs(&self) -> Error {
+        Error::new(
+            Kind::Unsupported,
+            format!(
+                "the filesystem that holds store {} keeps no user extended attributes; use ext4, xfs, btrfs or \
+                 another that does",
+                self.url
+            ),
+        )
+    }
+
+    /// Refuses a filesystem that can't keep metadata; writes nothing.
+    pub fn check(&self) -> Result<()> {
+        let root = self.open()?;
+        let dir = open_dir(&root, ".").map_err(|e| self.failed("opening its folder", e))?;
+        match fgetxattr(&dir, XATTR_PROBE, &mut [0u8; 16][..]) {
+            Ok(_) | Err(Errno::NODATA | Errno::RANGE) => Ok(()),
+            Err(e) => Err(self.failed("reading an extended attribute", e)),
+        }
+    }
+
+    /// Makes the folder itself, and makes that durable.
+    pub fn create(&self) -> Result<()> {
+        let go = || -> rustix::io::Result<()> {
+            make_dir(rustix::fs::CWD, &self.dir)?;
+            let above = self.dir.parent().unwrap_or(Path::new("/"));
+            fsync(openat(rustix::fs::CWD, above, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        };
+        go().map_err(|e| self.failed("making its folder", e))?;
+        self.check()
+    }
+
+    /// Runs `open` again after making the hidden folder `inner`, when that wasn't there.
+    fn in_hidden<T>(
+        &self,
+        root: &OwnedFd,
+        inner: &str,
+        open: impl Fn() -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        match open() {
+            Err(Errno::NOENT) => {
+                make_dir(root, HIDDEN)?;
+                make_dir(root, format!("{HIDDEN}/{inner}"))?;
+                open()
+            }
+            other => other,
+        }
+    }
+
+    pub fn temp(&self) -> Result<Temp> {
+        let root = self.open()?;
+        let path = format!("{HIDDEN}/tmp/{:032x}", self.rt.random128());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = self
+            .in_hidden(&root, "tmp", || openat(&root, path.as_str(), flags, mode(0o666)))
+            .map_err(|e| self.failed("making a temporary file", e))?;
+        self.tidy(&root);
+        Ok(Temp { root, file, path, moved: false })
+    }
+
+    /// Removes, once a process, the temporary files that a crash left. What can't be removed is only clutter.
+    fn tidy(&self, root: &OwnedFd) {
+        if self.tidied.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let Ok(names) = open_dir(root, &format!("{HIDDEN}/tmp")).and_then(Dir::new) else { return };
+        for entry in names.flatten() {
+            let path = format!("{HIDDEN}/tmp/{}", entry.file_name().to_string_lossy());
+            let Ok(stat) = statat(root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let age_ms = self.rt.wall_ms().saturating_sub(stat.st_mtime.max(0) as u64 * 1000);
+            if is_file(&stat) && age_ms > STALE_MS {
+                let _ = unlinkat(root, path.as_str(), AtFlags::empty());
+            }
+        }
+    }
+
+    /// Waits for the key's lock. Held for a few system calls only, never while data is written.
+    pub fn lock(&self, root: &OwnedFd, key: &str) -> Result<Lock> {
+        let path = format!("{HIDDEN}/locks/{:02x}", xxh3_64(key.as_bytes()) & 0xff);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let take = || -> rustix::io::Result<OwnedFd> {
+            loop {
+                let file =
+                    self.in_hidden(root, "locks", || openat(root, path.as_str(), flags, mode(0o666)))?;
+                match flock(&file, FlockOperation::LockExclusive) {
+                    Err(Errno::INTR) => continue,
+                    other => other?,
+                }
+                // A lock on a file that somebody removed meanwhile excludes nobody.
+                if fstat(&file)?.st_nlink > 0 {
+                    return Ok(file);
+                }
+            }
+        };
+        Ok(Lock { _file: take().map_err(|e| self.failed("taking a lock", e))? })
+    }
+
+    /// The folders on the way to an object, made where they are missing. An object that has the name of such a
+    /// folder moves aside.
+    fn make_folders(&self, root: &OwnedFd, path: &KeyPath) -> Result<()> {
+        let doing = || format!("making the folder of {:?}", path.key());
+        for (folder, key) in path.folders() {
+            match mkdirat(root, folder.as_str(), mode(0o777)) {
+                Ok(()) => continue,
+                // Removed meanwhile, or something that is no folder is on the way: the caller comes again.
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.failed(&doing(), e)),
+            }
+            match kind_at(root, &folder).map_err(|e| self.failed(&doing(), e))? {
+                Some(FileType::RegularFile) if key.is_some() => {
+                    let inner = KeyPath::of(key.expect("just seen"))?;
+                    self.displace(root, &inner).map_err(|e| e.context(doing()))?;
+                }
+                Some(FileType::Directory) | None => {}
+                Some(_) => return Err(self.foreign(&folder)),
+            }
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, path: &str) -> Error {
+        Error::new(
+            Kind::Refused,
+            format!("store {}: {path:?} is neither a plain file nor a folder; remove it first", self.url),
+        )
+    }
+
+    /// Moves the object aside and puts a folder in its place.
+    fn displace(&self, root: &OwnedFd, path: &KeyPath) -> Result<()> {
+        let _lock = self.lock(root, path.key())?;
+        let go = || -> rustix::io::Result<()> {
+            let dir = open_dir(root, &path.folder())?;
+            if kind_at(&dir, path.name())? != Some(FileType::RegularFile) {
+                return Ok(());
+            }
+            make_dir(&dir, DISPLACED)?;
+            let aside = open_dir(&dir, DISPLACED)?;
+            renameat(&dir, path.name(), &aside, path.name())?;
+            make_dir(&dir, path.name())?;
+            fsync(&aside)?;
+            fsync(&dir)
+        };
+        match go() {
+            // Removed or replaced meanwhile: the caller looks again.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::EXIST) => Ok(()),
+            Err(e) => Err(self.failed(&format!("moving {:?} aside", path.key()), e)),
+        }
+    }
+
+    /// Finds the place for an object, tells it to `put` under the key's lock, and makes it durable. `put` is called
+    /// again when the place has changed meanwhile; it answers `None` when nothing was put.
+    pub fn place<T>(
+        &self,
+        path: &KeyPath,
+        mut put: impl FnMut(&OwnedFd, &Spot) -> Result<Result<Option<T>, Errno>>,
+    ) -> Result<Option<(T, rustix::io::Result<()>)>> {
+        let root = self.open()?;
+        let doing = format!("writing {:?}", path.key());
+        let folder = path.folder();
+        for turn in 0..TURNS {
+            if turn > 0 {
+                self.make_folders(&root, path)?;
+            }
+            let lock = self.lock(&root, path.key())?;
+            let tried = match self.spot(&root, path, &folder)? {
+                Ok(spot) => put(&root, &spot)?.map(|out| out.map(|out| (out, spot))),
+                Err(e) => Err(e),
+            };
+            drop(lock);
+            match tried {
+                Ok(None) => return Ok(None),
+                Ok(Some((out, spot))) => return Ok(Some((out, self.settle(&root, &folder, &spot)))),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::EXIST) => {}
+                Err(e) => return Err(self.failed(&doing, e)),
+            }
+        }
+        Err(Error::new(
+            Kind::Unavailable,
+            format!("store {}: {doing}: other programs keep changing its folder", self.url),
+        ))
+    }
+
+    fn spot(&self, root: &OwnedFd, path: &KeyPath, folder: &str) -> Result<Result<Spot, Errno>> {
+        let find = || -> rustix::io::Result<(OwnedFd, Option<FileType>)> {
+            let dir = open_dir(root, folder)?;
+            let kind = kind_at(&dir, path.name())?;
+            Ok((dir, kind))
+        };
+        let (dir, kind) = match find() {
+            Ok(found) => found,
+            Err(e) => return Ok(Err(e)),
+        };
+        match kind {
+            None | Some(FileType::RegularFile) => Ok(Ok(Spot { dir, displaced: None })),
+            Some(FileType::Directory) => {
+                let aside = make_dir(&dir, DISPLACED).and_then(|()| open_dir(&dir, DISPLACED));
+                Ok(aside.map(|aside| Spot { dir, displaced: Some(aside) }))
+            }
+            Some(_) => Err(self.foreign(&path.path())),
+        }
+    }
+
+    /// Makes a new entry survive a power cut: the folder, and once in a folder's life those above it.
+    fn settle(&self, root: &OwnedFd, folder: &str, spot: &Spot) -> rustix::io::Result<()> {
+        if let Some(aside) = &spot.displaced {
+            fsync(aside)?;
+        }
+        fsync(&spot.dir)?;
+        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        let seen = statx(&spot.dir, "", AtFlags::EMPTY_PATH, wanted)?;
+        let life = (seen.stx_ino, seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec);
+        if self.durable.lock().get(&life).is_some() {
+            return Ok(());
+        }
+        if folder != "." {
+            let ends = folder.match_indices('/').map(|(at, _)| &folder[..at]);
+            for above in ends.chain(["."]) {
+                fsync(open_dir(root, above)?)?;
+            }
+        }
+        self.durable.lock().put(life, ());
+        Ok(())
+    }
+
+    /// Removes what has become empty on the way up from `folder`, and makes the removal durable.
+    pub fn prune(&self, root: &OwnedFd, folder: &str) -> rustix::io::Result<()> {
+        let mut at = folder;
+        loop {
+            let aside = if at == "." { DISPLACED.to_owned() } else { format!("{at}/{DISPLACED}") };
+            let _ = unlinkat(root, aside.as_str(), AtFlags::REMOVEDIR);
+            // Not empty, or gone already: both end the way up.
+            if at == "." || unlinkat(root, at, AtFlags::REMOVEDIR).is_err() {
+                break;
+            }
+            at = at.rsplit_once('/').map_or(".", |(above, _)| above);
+        }
+        match open_dir(root, at) {
+            Ok(dir) => fsync(dir),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens a file under the hidden folder, or makes that folder first.
+    pub fn hidden_dir(&self, root: &OwnedFd, inner: &str) -> Result<OwnedFd> {
+        let path = format!("{HIDDEN}/{inner}");
+        self.in_hidden(root, inner, || open_dir(root, &path))
+            .map_err(|e| self.failed("opening its hidden folder", e))
+    }
+}

@@ -1,0 +1,26 @@
+//! From a URL to a bucket that is ready for use: the place itself, counted, with retries.
+
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result};
+
+use super::{BucketRef, FileStore, StoreUrl};
+
+/// Opens a store. Nothing is written; a place that isn't there is an error that names it.
+pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
+    match url {
+        StoreUrl::File { dir } => Ok(FileStore::open(rt, dir).await?),
+        StoreUrl::S3(_) => Err(Error::new(Kind::Unsupported, format!("{url}: s3:// is not built yet"))),
+        StoreUrl::Mem { .. } => Err(Error::new(
+            Kind::Usage,
+            format!("{url} lives in one process and is gone with it: use a file:/// or s3:// store"),
+        )),
+    }
+}
+
+/// Makes the empty folder that a `file://` store needs; no other kind of store is made by us. Parents must exist.
+pub async fn create_root(rt: &Rt, url: &StoreUrl) -> Result<()> {
+    match url {
+        StoreUrl::File { dir } => FileStore::create_root(rt, dir).await,
+        _ => Ok(()),
+    }
+}

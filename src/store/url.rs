@@ -1,0 +1,352 @@
+//! How users name a store: `s3://bucket/prefix?endpoint=…`, `file:///dir`, `mem:NAME`, with `,zone=Z` behind it
+//! where a pool's stores are listed.
+//!
+//! A URL is kept in one canonical form, so that equal places compare equal. `%XX` is understood everywhere and
+//! written only where a character would otherwise be read as part of the grammar. A URL never holds secrets.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::base::{Error, Kind, Result};
+
+/// Where objects live.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum StoreUrl {
+    File { dir: PathBuf },
+    S3(S3Place),
+    Mem { name: String },
+}
+
+/// The parts of an `s3://` URL.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct S3Place {
+    pub bucket: String,
+    /// Without a slash at its end; empty for the whole bucket.
+    pub prefix: String,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub profile: Option<String>,
+    pub path_style: Option<bool>,
+    pub sse: Option<Sse>,
+    pub storage_class: Option<String>,
+    /// A PEM file of certificate authorities to trust beside the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Server-side encryption asked for with every write.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Sse {
+    /// `sse=s3`: keys held by the store.
+    S3,
+    /// `sse=kms` or `sse=kms:KEYID`.
+    Kms(Option<String>),
+    /// `sse=c:FILE`: 32 bytes from a file, sent with every request.
+    Customer(PathBuf),
+}
+
+/// A store as a pool lists it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreSpec {
+    pub url: StoreUrl,
+    /// What fails together: `,zone=Z` behind the URL.
+    pub zone: Option<String>,
+}
+
+fn usage(what: String) -> Error {
+    Error::new(Kind::Usage, what)
+}
+
+fn decoded(text: &str) -> Result<String> {
+    let out = percent_decode_str(text).decode_utf8();
+    let out =
+        out.map_err(|_| usage(format!("{text:?} in a store's URL is not UTF-8 once its %XX are read")))?;
+    if out.contains('\0') {
+        return Err(usage("a store's URL can't hold a zero byte".into()));
+    }
+    Ok(out.into_owned())
+}
+
+/// Writes `%XX` for what the grammar would read otherwise.
+fn encoded(text: &str, reserved: &[char]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '%' || c.is_control() || reserved.contains(&c) {
+            let mut buf = [0; 4];
+            for b in c.encode_utf8(&mut buf).bytes() {
+                out.push_str(&format!("%{b:02X}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out.replace(",zone=", "%2Czone=")
+}
+
+fn absolute(what: &str, path: &str) -> Result<PathBuf> {
+    if !path.starts_with('/') {
+        return Err(usage(format!("{what} {path:?} must be an absolute path")));
+    }
+    // Components drop doubled slashes, `.` and a slash at the end, so that one folder has one name.
+    Ok(Path::new(path).components().collect())
+}
+
+impl FromStr for Sse {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Sse> {
+        match s.split_once(':').map_or((s, None), |(a, b)| (a, Some(b))) {
+            ("s3", None) => Ok(Sse::S3),
+            ("kms", None) => Ok(Sse::Kms(None)),
+            ("kms", Some(key)) if !key.is_empty() => Ok(Sse::Kms(Some(key.to_owned()))),
+            ("c", Some(file)) => Ok(Sse::Customer(absolute("the key file of sse=c:", file)?)),
+            _ => Err(usage(format!("sse={s} is unknown: use s3, kms, kms:KEYID or c:/KEY/FILE"))),
+        }
+    }
+}
+
+impl fmt::Display for Sse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sse::S3 => f.write_str("s3"),
+            Sse::Kms(None) => f.write_str("kms"),
+            Sse::Kms(Some(key)) => write!(f, "kms:{key}"),
+            Sse::Customer(file) => write!(f, "c:{}", file.display()),
+        }
+    }
+}
+
+fn checked_endpoint(value: &str) -> Result<String> {
+    let rest = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
+    match rest {
+        Some(host) if !host.is_empty() && !host.contains(['@', '?', '#']) && !host.starts_with('/') => {
+            Ok(value.trim_end_matches('/').to_owned())
+        }
+        _ => Err(usage(format!("endpoint={value} is not a http:// or https:// address without a user"))),
+    }
+}
+
+impl S3Place {
+    /// Sets a parameter by its name in the URL.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        if value.is_empty() {
+            return Err(usage(format!("the store parameter {name}= has no value")));
+        }
+        match name {
+            "endpoint" => self.endpoint = Some(checked_endpoint(value)?),
+            "region" => self.region = Some(value.to_owned()),
+            "profile" => self.profile = Some(value.to_owned()),
+            "path_style" => {
+                self.path_style = Some(match value {
+                    "true" | "1" | "yes" => true,
+                    "false" | "0" | "no" => false,
+                    _ => return Err(usage(format!("path_style={value} must be true or false"))),
+                });
+            }
+            "sse" => self.sse = Some(value.parse()?),
+            "storage_class" => self.storage_class = Some(value.to_owned()),
+            "ca" => self.ca = Some(absolute("the file of ca=", value)?),
+            _ => {
+                return Err(usage(format!(
+                    "an s3:// store has no parameter {name:?}: endpoint, region, profile, path_style, sse, \
+                     storage_class and ca are known; credentials come from the profile or the environment"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn parse(rest: &str) -> Result<S3Place> {
+        let (place, query) = rest.split_once('?').map_or((rest, ""), |(a, b)| (a, b));
+        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        let bucket = decoded(bucket)?;
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if bucket.is_empty() || !bucket.chars().all(fine) {
+            return Err(usage(format!("s3://{place} does not name a bucket: write s3://BUCKET/PREFIX")));
+        }
+        let prefix = decoded(prefix.strip_suffix('/').unwrap_or(prefix))?;
+        let mut out = S3Place { bucket, prefix, ..S3Place::default() };
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| usage(format!("the store parameter {pair:?} must be NAME=VALUE")))?;
+            out.set(name, &decoded(value)?)?;
+        }
+        Ok(out)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let path = |p: &PathBuf| p.display().to_string();
+        let all = [
+            ("endpoint", self.endpoint.clone()),
+            ("region", self.region.clone()),
+            ("profile", self.profile.clone()),
+            ("path_style", self.path_style.map(|b| b.to_string())),
+            ("sse", self.sse.as_ref().map(Sse::to_string)),
+            ("storage_class", self.storage_class.clone()),
+            ("ca", self.ca.as_ref().map(path)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+impl StoreUrl {
+    /// Sets a parameter given apart from the URL (`-o NAME=VALUE`, a `[store.NAME]` section).
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        match self {
+            StoreUrl::S3(place) => place.set(name, value),
+            _ => Err(usage(format!("{self} takes no parameter {name:?}: only s3:// stores do"))),
+        }
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<StoreUrl> {
+        if let Some(rest) = s.strip_prefix("s3://") {
+            return Ok(StoreUrl::S3(S3Place::parse(rest)?));
+        }
+        if let Some(rest) = s.strip_prefix("file://") {
+            if rest.contains('?') {
+                return Err(usage(format!("{s} can't have parameters; write %3F for a question mark")));
+            }
+            let path = decoded(rest.strip_prefix("localhost").unwrap_or(rest))?;
+            let dir = absolute("the folder of a file:// store", &path)?;
+            return Ok(StoreUrl::File { dir });
+        }
+        if let Some(name) = s.strip_prefix("mem:") {
+            return Ok(StoreUrl::Mem { name: decoded(name)? });
+        }
+        Err(usage(format!("{s:?} is not a store: write s3://BUCKET/PREFIX?endpoint=… or file:///FOLDER")))
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreUrl::File { dir } => write!(f, "file://{}", encoded(&dir.display().to_string(), &['?'])),
+            StoreUrl::Mem { name } => write!(f, "mem:{}", encoded(name, &[])),
+            StoreUrl::S3(place) => {
+                write!(f, "s3://{}", place.bucket)?;
+                if !place.prefix.is_empty() {
+                    write!(f, "/{}", encoded(&place.prefix, &['?']))?;
+                    // A slash at the end is dropped when it is read: one more keeps one that is part of the prefix.
+                    f.write_str(if place.prefix.ends_with('/') { "/" } else { "" })?;
+                }
+                for (at, (name, value)) in place.parameters().iter().enumerate() {
+                    let mark = if at == 0 { '?' } else { '&' };
+                    write!(f, "{mark}{name}={}", encoded(value, &['&']))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Serialize for StoreUrl {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreUrl {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl FromStr for StoreSpec {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<StoreSpec> {
+        let (url, zone) = s.split_once(",zone=").map_or((s, None), |(a, b)| (a, Some(b)));
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if let Some(zone) = zone
+            && (zone.is_empty() || zone.len() > 63 || !zone.chars().all(fine))
+        {
+            return Err(usage(format!("zone={zone:?} must be 1 to 63 letters, digits, '.', '_' or '-'")));
+        }
+        Ok(StoreSpec { url: url.parse()?, zone: zone.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for StoreSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.url)?;
+        self.zone.as_ref().map_or(Ok(()), |zone| write!(f, ",zone={zone}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        let spec: StoreSpec =
+            "s3://b/a/b/?endpoint=http://127.0.0.1:8333/&region=r&path_style=false&sse=kms:k,zone=eu-1"
+                .parse()
+                .unwrap();
+        assert_eq!(spec.zone.as_deref(), Some("eu-1"));
+        let StoreUrl::S3(place) = &spec.url else { panic!() };
+        assert_eq!((place.bucket.as_str(), place.prefix.as_str()), ("b", "a/b"));
+        assert_eq!(place.endpoint.as_deref(), Some("http://127.0.0.1:8333"));
+        assert_eq!(place.path_style, Some(false));
+        assert_eq!(place.sse, Some(Sse::Kms(Some("k".into()))));
+        assert_eq!(
+            "file:///tmp//x/".parse::<StoreUrl>().unwrap(),
+            StoreUrl::File { dir: PathBuf::from("/tmp/x") }
+        );
+        assert_eq!("file:///tmp/x,zone=a".parse::<StoreSpec>().unwrap().zone.as_deref(), Some("a"));
+        assert_eq!("file:///a%20b".parse::<StoreUrl>().unwrap().to_string(), "file:///a b");
+    }
+
+    #[test]
+    fn what_is_no_url_says_so() {
+        for bad in [
+            "",
+            "http://x",
+            "file://x",
+            "file:///x?y=1",
+            "s3://",
+            "s3://b?access_key=k",
+            "s3://b?endpoint=ftp://x",
+            "s3://b?endpoint=http://user@x",
+            "s3://b?region=",
+            "s3://b?sse=x",
+            "s3://b?ca=rel",
+            "s3://b?path_style=maybe",
+            "s3://b,zone=",
+            "s3://b,zone=a/b",
+        ] {
+            assert_eq!(bad.parse::<StoreSpec>().unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn urls_print_as_they_read(
+            prefix in "[^\0]{0,12}",
+            region in proptest::option::of("[^\0]{1,12}"),
+            file in "/[^\0]{0,20}",
+            zone in proptest::option::of("[a-z0-9]{1,5}"),
+        ) {
+            let s3 = StoreUrl::S3(S3Place { bucket: "b".into(), prefix, region, ..S3Place::default() });
+            let file = StoreUrl::File { dir: absolute("", &file).unwrap() };
+            for url in [s3, file] {
+                let spec = StoreSpec { url, zone: zone.clone() };
+                prop_assert_eq!(spec.to_string().parse::<StoreSpec>().unwrap(), spec);
+            }
+        }
+
+        #[test]
+        fn no_text_breaks_the_parser(text in ".{0,60}") {
+            let _ = text.parse::<StoreSpec>();
+            let _ = format!("s3://b/{text}").parse::<StoreSpec>();
+            let _ = format!("file:///{text}").parse::<StoreSpec>();
+        }
+    }
+}

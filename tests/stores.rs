@@ -1,0 +1,26 @@
+//! Every kind of bucket does the same: one suite, run against each.
+#![allow(clippy::unwrap_used)] // tests may stop at what they don't expect
+
+mod support;
+
+use support::stores::conformance::Suite;
+use windlass::base::rt::{RealRuntime, Rt};
+use windlass::store::{FileStore, MemStore};
+
+fn rt() -> Rt {
+    Rt::new(RealRuntime::current())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mem_conforms() {
+    Suite { rt: rt(), bucket: MemStore::new("m"), prefix: "some/where/".into() }.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn file_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = FileStore::open(&rt(), dir.path()).await.unwrap();
+    Suite { rt: rt(), bucket, prefix: "some/where/".into() }.run().await;
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.len() == 2, "{left:?}");
+}
