@@ -1,13 +1,16 @@
 //! What every layer may use: identities, sizes, errors, bounded codecs, records, and the runtime seams.
 
+pub mod budget;
 pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod ids;
+pub mod interval;
 pub mod record;
 pub mod rt;
 pub mod size;
 
+pub use budget::{Budget, Held};
 pub use error::{Error, Kind, Result, ResultExt};
 pub use ids::{
     ChunkId, Epoch, Era, Generation, HostId, Incarnation, JournalId, Lsn, Name, Nonce, PoolId, RegisterId,

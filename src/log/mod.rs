@@ -1,5 +1,13 @@
 //! Chunks of a volume's log: cut, write, read, walk.
 
+mod draft;
 mod frame_ref;
+mod reader;
+mod toc;
+mod writer;
 
+pub use draft::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
 pub use frame_ref::FrameRef;
+pub use reader::{Reader, Want};
+pub use toc::{TOC_MAX, Toc, TocFrame};
+pub use writer::{Cutting, MapSink, Prefix, Stored, Writer, WriterConfig};

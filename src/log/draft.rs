@@ -1,0 +1,445 @@
+//! Cutting: records become frames, frames get their places, and a chunk is ready for the pool.
+//!
+//! Overwrites are absorbed inside one chunk only: dropping a write because a later chunk has its successor would break
+//! the prefix. Frames lie on a grid of 16 blocks, so that none crosses a leaf and rewriting the same area gives the same
+//! frames again.
+
+use bytes::{Bytes, BytesMut};
+
+use super::frame_ref::FrameRef;
+use super::toc::{Toc, TocFrame};
+use crate::base::interval::{Cut, Intervals};
+use crate::base::record::{Mark, Op, Record};
+use crate::base::size::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
+use crate::base::{ChunkId, Era, JournalId, Lsn};
+use crate::frame::{Body, Codec, FrameKind, Place, compress};
+use crate::pool::{Chunk, ChunkKind};
+
+/// Spare capacity that lets the pool append its footer without a copy.
+const FOOTER_ROOM: usize = 4 << 10;
+/// Records a chunk may hold: each adds two entries to the table of contents at most.
+const RECORDS_MAX: usize = 16 << 10;
+
+/// Payload bytes that a chunk over `k` data shards is cut at under load.
+pub fn chunk_target(k: usize) -> u64 {
+    (k as u64 * SHARD_TARGET).min(CHUNK_TARGET)
+}
+
+/// Records on their way into one chunk, in lsn order without gaps.
+#[derive(Debug, Default)]
+pub struct Draft {
+    records: Vec<Record>,
+    bytes: u64,
+}
+
+impl Draft {
+    /// Whether a record of this payload still fits; a mark ends its chunk.
+    pub fn takes(&self, payload: u64, k: usize) -> bool {
+        let marked = matches!(self.records.last(), Some(Record { op: Op::Mark(_), .. }));
+        let full = self.bytes + payload > chunk_target(k) || self.records.len() >= RECORDS_MAX;
+        !marked && (self.records.is_empty() || !full)
+    }
+
+    pub fn push(&mut self, record: Record) {
+        if let Some(before) = self.records.last() {
+            assert!(record.lsn > before.lsn, "records come in order");
+        }
+        self.bytes += record.op.payload().len() as u64;
+        self.records.push(record);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Payload before absorption.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Lsns of the first and last record.
+    pub fn span(&self) -> Option<(Lsn, Lsn)> {
+        Some((self.records.first()?.lsn, self.records.last()?.lsn))
+    }
+}
+
+/// What one chunk is told beside its records.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    pub id: ChunkId,
+    /// The own volume's index in the list of ancestors and itself.
+    pub volume: u16,
+    pub era: Era,
+    pub journal: JournalId,
+    /// Data shards.
+    pub k: usize,
+    pub codec: Codec,
+}
+
+impl Stamp {
+    fn frame_ref(&self, offset: u64, len: u32) -> FrameRef {
+        FrameRef { volume: self.volume, epoch: self.id.epoch, seq: self.id.seq, offset, len }
+    }
+}
+
+/// A run of blocks and the frame that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub block: u64,
+    pub count: u8,
+    pub at: FrameRef,
+}
+
+/// A chunk ready for the pool.
+#[derive(Debug)]
+pub struct Encoded {
+    pub chunk: Chunk,
+    pub placed: Vec<Placed>,
+    /// The contents of each, in the same order, each its own memory: for the cache.
+    pub raw: Vec<Bytes>,
+}
+
+impl Encoded {
+    /// Bytes stored, without parity and footers.
+    pub fn stored_bytes(&self) -> u64 {
+        self.chunk.shards.iter().map(|s| s.len() as u64).sum()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Data(Bytes),
+    Zero,
+}
+
+impl Cut for Content {
+    fn part(&self, skip: u64, count: u64) -> Self {
+        match self {
+            Content::Data(data) => {
+                Content::Data(data.slice((skip * BLOCK) as usize..((skip + count) * BLOCK) as usize))
+            }
+            Content::Zero => Content::Zero,
+        }
+    }
+    fn joins(&self, _count: u64, next: &Self) -> bool {
+        matches!((self, next), (Content::Zero, Content::Zero))
+    }
+}
+
+/// What is left after absorption.
+struct Plan {
+    frames: Vec<(u64, Bytes)>,
+    zeros: Vec<(u64, u64)>,
+    mark: Option<Mark>,
+}
+
+fn plan(records: Vec<Record>) -> Plan {
+    let mut contents = Intervals::default();
+    let mut mark = None;
+    for record in records {
+        let (block, count) = record.op.blocks();
+        match record.op {
+            Op::Write { data, .. } => contents.insert(block..block + count, Content::Data(data)),
+            Op::Zero { .. } => contents.insert(block..block + count, Content::Zero),
+            Op::Mark(m) => mark = Some(m),
+        }
+    }
+    let mut cells = Cells::default();
+    let mut zeros = Vec::new();
+    for (range, content) in contents.iter() {
+        match content {
+            Content::Data(data) => cells.add(range.start, data),
+            Content::Zero => zeros.push((range.start, range.end - range.start)),
+        }
+    }
+    Plan { frames: cells.finish(), zeros, mark }
+}
+
+/// Gathers neighbouring blocks into frames, one cell of the grid at most each.
+#[derive(Default)]
+struct Cells {
+    done: Vec<(u64, Bytes)>,
+    start: u64,
+    open: BytesMut,
+}
+
+impl Cells {
+    fn add(&mut self, mut block: u64, data: &Bytes) {
+        let mut rest = data.clone();
+        while !rest.is_empty() {
+            let end = self.start + self.open.len() as u64 / BLOCK;
+            if self.open.is_empty() || end != block || block.is_multiple_of(FRAME_BLOCKS) {
+                self.close();
+                self.start = block;
+            }
+            let room = (FRAME_BLOCKS - block % FRAME_BLOCKS) * BLOCK;
+            let part = rest.split_to(rest.len().min(room as usize));
+            block += part.len() as u64 / BLOCK;
+            self.open.extend_from_slice(&part);
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            // A copy of its own size: buffers of a writer are larger than what is kept of them.
+            self.done.push((self.start, Bytes::copy_from_slice(&self.open)));
+            self.open.clear();
+        }
+    }
+
+    fn finish(mut self) -> Vec<(u64, Bytes)> {
+        self.close();
+        self.done
+    }
+}
+
+/// Makes a data chunk. CPU-bound: compresses, copies, checksums.
+pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
+    let (first, last) = draft.span().expect("a chunk is cut of at least one record");
+    let Plan { frames, zeros, mark } = plan(draft.records);
+    let bodies: Vec<Body> =
+        frames.iter().map(|(_, raw)| compress(stamp.codec, FrameKind::Data, raw.clone())).collect();
+    let total: u64 = bodies.iter().map(|b| b.stored_len() as u64).sum();
+    // The table of contents goes to the last shard; ten bytes an entry is near enough to balance it.
+    let share = (total + 10 * (bodies.len() + zeros.len()) as u64).div_ceil(stamp.k as u64).max(1);
+    let mut shards: Vec<Vec<u8>> = (0..stamp.k).map(|_| Vec::new()).collect();
+    let mut toc_frames = Vec::with_capacity(bodies.len());
+    let mut placed = Vec::with_capacity(bodies.len());
+    let mut before = 0;
+    for ((block, raw), body) in frames.iter().zip(&bodies) {
+        let shard = ((before / share) as usize).min(stamp.k - 1);
+        before += body.stored_len() as u64;
+        let out = &mut shards[shard];
+        if out.capacity() == 0 {
+            out.reserve(share as usize + body.stored_len() + FOOTER_ROOM);
+        }
+        let offset = shard as u64 * SHARD_SPAN + out.len() as u64;
+        body.finish(&Place { chunk: stamp.id, offset, address: *block }, out);
+        let (count, len) = ((raw.len() as u64 / BLOCK) as u8, body.stored_len() as u32);
+        toc_frames.push(TocFrame { block: *block, count, offset, len });
+        placed.push(Placed { block: *block, count, at: stamp.frame_ref(offset, len) });
+    }
+    let toc = Toc {
+        kind: ChunkKind::Data,
+        epoch: stamp.id.epoch,
+        seq: stamp.id.seq,
+        era: stamp.era,
+        journal: stamp.journal,
+        first,
+        last,
+        frames: toc_frames,
+        zeros,
+        mark,
+    };
+    let raw = frames.into_iter().map(|(_, raw)| raw).collect();
+    Encoded { chunk: seal(stamp, &toc, shards), placed, raw }
+}
+
+/// The table of contents goes to the end of the last data shard.
+fn seal(stamp: &Stamp, toc: &Toc, mut shards: Vec<Vec<u8>>) -> Chunk {
+    let bytes = toc.encode();
+    let last = shards.last_mut().expect("a layout has a data shard");
+    let toc_offset = (stamp.k - 1) as u64 * SHARD_SPAN + last.len() as u64;
+    last.reserve(bytes.len() + FOOTER_ROOM);
+    last.extend_from_slice(&bytes);
+    for shard in &shards {
+        assert!(shard.len() as u64 <= SHARD_SPAN, "a shard of {} bytes", shard.len());
+    }
+    Chunk {
+        id: stamp.id,
+        era: stamp.era,
+        kind: toc.kind,
+        shards: shards.into_iter().map(Bytes::from).collect(),
+        toc_offset,
+        toc_len: bytes.len() as u32,
+    }
+}
+
+/// A map chunk that is being filled: each page's place is known as soon as it is in.
+#[derive(Debug)]
+pub struct MapDraft {
+    stamp: Stamp,
+    shards: Vec<Vec<u8>>,
+    frames: Vec<TocFrame>,
+    bytes: u64,
+}
+
+impl MapDraft {
+    pub fn new(stamp: Stamp) -> MapDraft {
+        let shards = (0..stamp.k).map(|_| Vec::new()).collect();
+        MapDraft { stamp, shards, frames: Vec::new(), bytes: 0 }
+    }
+
+    pub fn era(&self) -> Era {
+        self.stamp.era
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes >= chunk_target(self.stamp.k) / 2
+    }
+
+    /// Into the shard that has least.
+    pub fn append(&mut self, kind: FrameKind, address: u64, raw: Bytes) -> FrameRef {
+        let body = compress(self.stamp.codec, kind, raw);
+        let shards = self.shards.iter_mut().enumerate();
+        let (i, out) = shards.min_by_key(|(_, s)| s.len()).expect("a layout has a data shard");
+        let offset = i as u64 * SHARD_SPAN + out.len() as u64;
+        body.finish(&Place { chunk: self.stamp.id, offset, address }, out);
+        let len = body.stored_len() as u32;
+        self.bytes += u64::from(len);
+        self.frames.push(TocFrame { block: address, count: 0, offset, len });
+        self.stamp.frame_ref(offset, len)
+    }
+
+    /// `last`: the last lsn of the data chunks before this one.
+    pub fn finish(mut self, last: Lsn) -> Chunk {
+        self.frames.sort_by_key(|f| f.offset);
+        let toc = Toc {
+            kind: ChunkKind::Map,
+            epoch: self.stamp.id.epoch,
+            seq: self.stamp.id.seq,
+            era: self.stamp.era,
+            journal: self.stamp.journal,
+            first: last.next(),
+            last,
+            frames: self.frames,
+            zeros: Vec::new(),
+            mark: None,
+        };
+        seal(&self.stamp, &toc, self.shards)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::{Epoch, Seq, VolumeId};
+    use crate::frame;
+
+    fn stamp(k: usize) -> Stamp {
+        let id = ChunkId { volume: VolumeId(3), epoch: Epoch(1), seq: Seq(4) };
+        Stamp { id, volume: 2, era: Era(1), journal: JournalId(8), k, codec: Codec::Lz4 }
+    }
+
+    /// Bytes at a virtual offset.
+    fn at(chunk: &Chunk, offset: u64, len: u32) -> Bytes {
+        let shard = &chunk.shards[(offset / SHARD_SPAN) as usize];
+        let from = (offset % SHARD_SPAN) as usize;
+        shard.slice(from..from + len as usize)
+    }
+
+    /// What a reader of the chunk sees at each block.
+    fn contents(e: &Encoded) -> BTreeMap<u64, u8> {
+        let toc = Toc::decode(&at(&e.chunk, e.chunk.toc_offset, e.chunk.toc_len)).unwrap();
+        assert_eq!((toc.epoch, toc.seq), (e.chunk.id.epoch, e.chunk.id.seq));
+        let mut out = BTreeMap::new();
+        for (f, raw) in toc.frames.iter().zip(&e.raw) {
+            let place = Place { chunk: e.chunk.id, offset: f.offset, address: f.block };
+            let opened = frame::open(&at(&e.chunk, f.offset, f.len), &place, 64 << 10).unwrap();
+            assert_eq!(&opened, raw);
+            for i in 0..u64::from(f.count) {
+                let block = &opened[(i * BLOCK) as usize..((i + 1) * BLOCK) as usize];
+                assert!(block.iter().all(|b| *b == block[0]));
+                out.insert(f.block + i, block[0]);
+            }
+        }
+        for (first, count) in toc.zeros {
+            out.extend((first..first + count).map(|b| (b, 0)));
+        }
+        out
+    }
+
+    fn write(lsn: u64, block: u64, blocks: u64, fill: u8) -> Record {
+        let data = vec![fill; (blocks * BLOCK) as usize].into();
+        Record { lsn: Lsn(lsn), op: Op::Write { block, data } }
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_says_what_its_records_said(
+            k in 1usize..6,
+            steps in prop::collection::vec((0u64..600, 1u64..40, any::<u8>()), 1..40),
+        ) {
+            let mut draft = Draft::default();
+            let mut model = BTreeMap::new();
+            for (i, (block, blocks, fill)) in steps.into_iter().enumerate() {
+                let lsn = i as u64 + 1;
+                let record = match fill {
+                    0..64 => Record { lsn: Lsn(lsn), op: Op::Zero { block, blocks } },
+                    _ => write(lsn, block, blocks, fill),
+                };
+                model.extend((block..block + blocks).map(|b| (b, if fill < 64 { 0 } else { fill })));
+                draft.push(record);
+            }
+            let e = encode(&stamp(k), draft);
+            prop_assert_eq!(contents(&e), model);
+            prop_assert_eq!(e.chunk.shards.len(), k);
+            for p in &e.placed {
+                prop_assert_eq!(p.at.volume, 2);
+                prop_assert_eq!(p.block / FRAME_BLOCKS, (p.block + u64::from(p.count) - 1) / FRAME_BLOCKS);
+            }
+        }
+    }
+
+    #[test]
+    fn load_is_balanced_over_the_shards() {
+        let mut draft = Draft::default();
+        let mut noise = 1u64;
+        for i in 0..2048u64 {
+            let mut data = vec![0u8; 4096];
+            for b in &mut data {
+                noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *b = (noise >> 56) as u8;
+            }
+            assert!(draft.takes(BLOCK, 4));
+            draft.push(Record { lsn: Lsn(i + 1), op: Op::Write { block: i * 7, data: data.into() } });
+        }
+        let e = encode(&stamp(4), draft);
+        let lens: Vec<_> = e.chunk.shards.iter().map(|s| s.len()).collect();
+        let (min, max) = (lens.iter().min().unwrap(), lens.iter().max().unwrap());
+        assert!(max - min < 16 << 10, "{lens:?}");
+        assert!(e.chunk.shards.iter().all(|s| !s.is_empty()));
+    }
+
+    #[test]
+    fn a_draft_knows_when_it_is_full() {
+        let mut draft = Draft::default();
+        assert!(draft.takes(1 << 40, 1), "one record fits always");
+        draft.push(write(1, 0, 1024, 1));
+        assert!(draft.takes(4 << 20, 1));
+        assert!(!draft.takes((4 << 20) + 1, 1));
+        let mark = Mark {
+            state: crate::base::StateId(1),
+            name: "a".parse().unwrap(),
+            group: crate::base::Nonce(1),
+            group_size: 1,
+            created_ms: 0,
+        };
+        draft.push(Record { lsn: Lsn(2), op: Op::Mark(mark.clone()) });
+        assert!(!draft.takes(0, 1));
+        let e = encode(&stamp(1), draft);
+        let toc = Toc::decode(&at(&e.chunk, e.chunk.toc_offset, e.chunk.toc_len)).unwrap();
+        assert_eq!((toc.mark, toc.first, toc.last), (Some(mark), Lsn(1), Lsn(2)));
+    }
+
+    #[test]
+    fn pages_are_placed_at_once() {
+        let mut draft = MapDraft::new(stamp(3));
+        let mut places = Vec::new();
+        for i in 0..10u64 {
+            let raw = Bytes::from(vec![i as u8; 100 + 37 * i as usize]);
+            places.push((draft.append(FrameKind::Map, i << 40, raw.clone()), i << 40, raw));
+        }
+        let chunk = draft.finish(Lsn(9));
+        for (r, address, raw) in places {
+            let place = Place { chunk: chunk.id, offset: r.offset, address };
+            assert_eq!(frame::open(&at(&chunk, r.offset, r.len), &place, 1 << 20).unwrap(), raw);
+        }
+        let toc = Toc::decode(&at(&chunk, chunk.toc_offset, chunk.toc_len)).unwrap();
+        assert_eq!((toc.kind, toc.frames.len(), toc.first, toc.last), (ChunkKind::Map, 10, Lsn(10), Lsn(9)));
+    }
+}

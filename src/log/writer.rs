@@ -1,0 +1,432 @@
+//! One epoch's end of the log: gives chunks their numbers, puts several at a time, and knows how far the log is stored
+//! without a gap.
+//!
+//! Never more than `CHUNKS_AHEAD` chunks are beyond the stored prefix: a takeover relies on it. A map chunk takes its
+//! number when its first page comes, since pages name each other; it is sealed as soon as a later chunk takes the next
+//! number, so that an open one never holds the prefix up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::draft::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
+use super::frame_ref::FrameRef;
+use crate::base::rt::Rt;
+use crate::base::size::CHUNKS_AHEAD;
+use crate::base::{Budget, ChunkId, Epoch, Era, Error, Held, JournalId, Kind, Lsn, Result, Seq, VolumeId};
+use crate::cache::{FrameCache, FrameKey};
+use crate::frame::{Codec, FrameKind};
+use crate::pool::{Chunk, Pool, Upload};
+
+/// What a writer stands on.
+#[derive(Debug)]
+pub struct WriterConfig {
+    pub rt: Rt,
+    pub pool: Arc<Pool>,
+    pub cache: FrameCache,
+    /// Memory for chunks under way.
+    pub encode: Budget,
+    pub volume: VolumeId,
+    /// The volume's index in the list of its ancestors and itself.
+    pub index: u16,
+    pub epoch: Epoch,
+    pub codec: Codec,
+    /// Shards that make a chunk stored, now.
+    pub w: watch::Receiver<usize>,
+    /// Where the log stands: the last chunk before this epoch's first, and its last lsn.
+    pub start: Prefix,
+}
+
+/// How far the log is stored without a gap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Prefix {
+    pub seq: Seq,
+    pub lsn: Lsn,
+}
+
+/// A number in the log; whoever takes one must bring its chunk.
+#[derive(Debug)]
+pub struct Slot {
+    id: ChunkId,
+    last: Lsn,
+}
+
+impl Slot {
+    pub fn seq(&self) -> Seq {
+        self.id.seq
+    }
+}
+
+/// A data chunk that is stored, and not yet counted into the prefix.
+#[derive(Debug)]
+pub struct Stored {
+    slot: Slot,
+    pub first: Lsn,
+    pub last: Lsn,
+    pub placed: Vec<Placed>,
+}
+
+#[derive(Debug)]
+struct OpenMap {
+    draft: MapDraft,
+    slot: Slot,
+    held: Held,
+}
+
+#[derive(Debug)]
+struct State {
+    next: Seq,
+    /// Last lsn that has been given a chunk.
+    cut: Lsn,
+    prefix: Prefix,
+    /// Stored, with a gap before them.
+    beyond: BTreeMap<Seq, Lsn>,
+    map: Option<OpenMap>,
+    journal: JournalId,
+    /// Chunks that settled with fewer shards than the layout's w.
+    thin: BTreeMap<Seq, usize>,
+    uploads: usize,
+    stored_bytes: u64,
+    failed: Option<Error>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Writer {
+    config: WriterConfig,
+    state: Mutex<State>,
+    prefix: watch::Sender<Prefix>,
+}
+
+impl Writer {
+    pub fn new(config: WriterConfig, journal: JournalId) -> Arc<Writer> {
+        let start = config.start;
+        let state = State {
+            next: start.seq.next(),
+            cut: start.lsn,
+            prefix: start,
+            beyond: BTreeMap::new(),
+            map: None,
+            journal,
+            thin: BTreeMap::new(),
+            uploads: 0,
+            stored_bytes: 0,
+            failed: None,
+        };
+        Arc::new(Writer { config, state: Mutex::new(state), prefix: watch::Sender::new(start) })
+    }
+
+    pub fn k(&self) -> usize {
+        self.config.pool.layout().k()
+    }
+
+    pub fn prefix(&self) -> Prefix {
+        self.state.lock().prefix
+    }
+
+    /// Sees every step of the prefix, and that the writer failed.
+    pub fn watch(&self) -> watch::Receiver<Prefix> {
+        self.prefix.subscribe()
+    }
+
+    /// Bytes of chunks put by this writer, without parity.
+    pub fn stored_bytes(&self) -> u64 {
+        self.state.lock().stored_bytes
+    }
+
+    /// The journal was started anew: later chunks name it.
+    pub fn set_journal(&self, id: JournalId) {
+        self.state.lock().journal = id;
+    }
+
+    /// Chunks of this epoch that have fewer than `w` shards as far as is known.
+    pub fn below(&self, w: usize) -> Vec<ChunkId> {
+        let state = self.state.lock();
+        state.thin.iter().filter(|(_, n)| **n < w).map(|(s, _)| self.id(*s)).collect()
+    }
+
+    /// A chunk has been completed to so many shards.
+    pub fn completed(&self, id: &ChunkId, shards: usize) {
+        let mut state = self.state.lock();
+        if shards >= self.config.pool.w() {
+            state.thin.remove(&id.seq);
+        } else {
+            state.thin.insert(id.seq, shards);
+        }
+    }
+
+    /// Chunks that are being put.
+    pub fn under_way(&self) -> usize {
+        self.state.lock().uploads
+    }
+
+    fn id(&self, seq: Seq) -> ChunkId {
+        ChunkId { volume: self.config.volume, epoch: self.config.epoch, seq }
+    }
+
+    /// The next number for a chunk that ends the log at `last` (`None`: a map chunk, which adds no records). Waits while
+    /// too many are beyond the stored prefix. Numbers are given in the order of these calls' ends.
+    async fn slot(self: &Arc<Self>, last: Option<Lsn>) -> Result<Slot> {
+        let mut seen = self.prefix.subscribe();
+        loop {
+            self.seal_map();
+            seen.borrow_and_update();
+            {
+                let mut state = self.state.lock();
+                if let Some(e) = &state.failed {
+                    return Err(e.share());
+                }
+                if state.next.0 - state.prefix.seq.0 <= CHUNKS_AHEAD && state.map.is_none() {
+                    let id = self.id(state.next);
+                    state.next = id.seq.next();
+                    state.uploads += 1;
+                    state.cut = last.unwrap_or(state.cut);
+                    return Ok(Slot { id, last: state.cut });
+                }
+            }
+            if seen.changed().await.is_err() {
+                return Err(Error::new(Kind::Closed, "the log is closed"));
+            }
+        }
+    }
+
+    fn stamp(&self, slot: &Slot, era: Era, journal: JournalId) -> Stamp {
+        let WriterConfig { index, codec, .. } = self.config;
+        Stamp { id: slot.id, volume: index, era, journal, k: self.k(), codec }
+    }
+
+    /// Cuts one data chunk. Returns as soon as it has its number; `stored` resolves it. Call from one task only: the
+    /// order of the calls is the order of the log.
+    pub async fn cut(self: &Arc<Self>, draft: Draft, era: Era) -> Result<Cutting> {
+        let (_, last) = draft.span().expect("a chunk is cut of at least one record");
+        // Beside the payload: its frames and parity.
+        let layout = self.config.pool.layout();
+        let held =
+            self.config.encode.take(draft.bytes() * (1 + layout.n().div_ceil(layout.k()) as u64)).await;
+        let slot = self.slot(Some(last)).await?;
+        Ok(Cutting { writer: self.clone(), slot, draft, era, held })
+    }
+
+    /// Waits until the prefix reaches `seq`.
+    pub async fn wait_seq(&self, seq: Seq) -> Result<()> {
+        self.wait(|p| p.seq >= seq).await
+    }
+
+    /// Waits until all records up to `lsn` are stored.
+    pub async fn wait_lsn(&self, lsn: Lsn) -> Result<()> {
+        self.wait(|p| p.lsn >= lsn).await
+    }
+
+    async fn wait(&self, enough: impl Fn(&Prefix) -> bool) -> Result<()> {
+        let mut seen = self.prefix.subscribe();
+        loop {
+            let now = *seen.borrow_and_update();
+            if enough(&now) {
+                return Ok(());
+            }
+            if let Some(e) = &self.state.lock().failed {
+                return Err(e.share());
+            }
+            if seen.changed().await.is_err() {
+                return Err(Error::new(Kind::Closed, "the log is closed"));
+            }
+        }
+    }
+
+    /// Nothing more is stored; all who wait get the error.
+    pub fn fail(&self, error: Error) {
+        self.state.lock().failed.get_or_insert(error);
+        self.prefix.send_modify(|_| {});
+    }
+
+    pub fn failed(&self) -> Option<Error> {
+        self.state.lock().failed.as_ref().map(Error::share)
+    }
+
+    /// The chunk is stored: counts it, and those that waited for it.
+    fn landed(&self, slot: &Slot) {
+        let mut state = self.state.lock();
+        state.uploads -= 1;
+        state.beyond.insert(slot.id.seq, slot.last);
+        loop {
+            let next = state.prefix.seq.next();
+            let Some(lsn) = state.beyond.remove(&next) else { break };
+            state.prefix = Prefix { seq: next, lsn };
+        }
+        let prefix = state.prefix;
+        drop(state);
+        self.prefix.send_replace(prefix);
+    }
+
+    /// Puts a chunk until it is stored by the `w` of the moment.
+    async fn put(self: &Arc<Self>, chunk: Chunk, held: Held) -> Result<()> {
+        let (id, bytes) = (chunk.id, chunk.shards.iter().map(|s| s.len() as u64).sum::<u64>());
+        let upload = self.config.pool.put_chunk(chunk);
+        let mut w = self.config.w.clone();
+        loop {
+            let enough = *w.borrow_and_update();
+            let stored = {
+                let waiting = std::pin::pin!(upload.wait(enough));
+                let changed = std::pin::pin!(w.changed());
+                match select(waiting, changed).await {
+                    Either::Left((done, _)) => Some(done),
+                    Either::Right((Ok(()), _)) => None,
+                    Either::Right((Err(_), waiting)) => Some(waiting.await),
+                }
+            };
+            match stored {
+                Some(Ok(())) => break,
+                Some(Err(e)) => return Err(e),
+                None => {}
+            }
+        }
+        self.state.lock().stored_bytes += bytes;
+        self.watch_rest(id, upload, held);
+        Ok(())
+    }
+
+    /// The trailing shards go on by themselves; their memory stays accounted for.
+    fn watch_rest(self: &Arc<Self>, id: ChunkId, upload: Upload, held: Held) {
+        let full = self.config.pool.w();
+        if upload.stored() < full {
+            self.completed(&id, upload.stored());
+        }
+        let writer = self.clone();
+        self.config
+            .rt
+            .spawn(async move {
+                upload.settled().await;
+                drop(held);
+                if upload.stored() < full || writer.state.lock().thin.contains_key(&id.seq) {
+                    writer.completed(&id, upload.stored());
+                }
+            })
+            .detach();
+    }
+
+    /// Lets the open map chunk go, if there is one.
+    pub fn seal_map(self: &Arc<Self>) {
+        let Some(OpenMap { draft, slot, held }) = self.state.lock().map.take() else { return };
+        let writer = self.clone();
+        self.config
+            .rt
+            .spawn(async move {
+                let last = slot.last;
+                let stored = match writer.config.rt.cpu(move || draft.finish(last)).await {
+                    Ok(chunk) => writer.put(chunk, held).await,
+                    Err(e) => Err(e),
+                };
+                match stored {
+                    Ok(()) => writer.landed(&slot),
+                    Err(e) => writer.fail(e),
+                }
+            })
+            .detach();
+    }
+
+    /// Where a checkpoint's pages go; they are of one era.
+    pub fn pages(self: &Arc<Self>, era: Era) -> MapSink {
+        MapSink { writer: self.clone(), era, kind: FrameKind::Map }
+    }
+
+    /// Appends a page, if the open map chunk is there and takes it.
+    fn try_append(&self, sink: &MapSink, address: u64, raw: &Bytes) -> Option<FrameRef> {
+        let mut state = self.state.lock();
+        let map = state.map.as_mut()?;
+        (map.draft.era() == sink.era && !map.draft.is_full())
+            .then(|| map.draft.append(sink.kind, address, raw.clone()))
+    }
+
+    async fn append(self: &Arc<Self>, sink: &MapSink, address: u64, raw: Bytes) -> Result<FrameRef> {
+        loop {
+            if let Some(at) = self.try_append(sink, address, &raw) {
+                return Ok(at);
+            }
+            self.seal_map();
+            // For the worst case at once: a holder must not wait for more.
+            let held = self.config.encode.take(chunk_target(self.k())).await;
+            let slot = self.slot(None).await?;
+            let mut state = self.state.lock();
+            let draft = MapDraft::new(self.stamp(&slot, sink.era, state.journal));
+            assert!(state.map.is_none(), "one checkpoint at a time writes pages");
+            state.map = Some(OpenMap { draft, slot, held });
+        }
+    }
+}
+
+/// A data chunk that has its number.
+#[derive(Debug)]
+pub struct Cutting {
+    writer: Arc<Writer>,
+    slot: Slot,
+    draft: Draft,
+    era: Era,
+    held: Held,
+}
+
+impl Cutting {
+    pub fn seq(&self) -> Seq {
+        self.slot.seq()
+    }
+
+    /// Encodes and puts it; returns when it is stored. Then `Writer::count` it. A failure is the whole writer's.
+    pub async fn stored(self) -> Result<Stored> {
+        let Cutting { writer, slot, draft, era, held } = self;
+        let journal = writer.state.lock().journal;
+        let stamp = writer.stamp(&slot, era, journal);
+        let (first, last) = draft.span().expect("a chunk is cut of at least one record");
+        let done = match writer.config.rt.cpu(move || encode(&stamp, draft)).await {
+            Ok(Encoded { chunk, placed, raw }) => {
+                let id = chunk.id;
+                writer.put(chunk, held).await.map(|()| {
+                    for (p, raw) in placed.iter().zip(raw) {
+                        writer.config.cache.insert(FrameKey { chunk: id, offset: p.at.offset }, raw);
+                    }
+                    placed
+                })
+            }
+            Err(e) => Err(e),
+        };
+        match done {
+            Ok(placed) => Ok(Stored { slot, first, last, placed }),
+            Err(e) => {
+                writer.fail(e.share());
+                Err(e)
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// After the overlay knows where a stored chunk's blocks are: now the prefix may go over it.
+    pub fn count(&self, stored: &Stored) {
+        self.landed(&stored.slot);
+    }
+}
+
+/// See `Writer::pages`.
+#[derive(Debug)]
+pub struct MapSink {
+    writer: Arc<Writer>,
+    era: Era,
+    kind: FrameKind,
+}
+
+impl MapSink {
+    /// A page of a map.
+    pub async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
+        self.writer.clone().append(self, address, raw).await
+    }
+
+    /// A page of the tables.
+    pub async fn table(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
+        self.kind = FrameKind::Table;
+        let done = self.writer.clone().append(self, address, raw).await;
+        self.kind = FrameKind::Map;
+        done
+    }
+}
