@@ -72,12 +72,7 @@ impl Reader {
     }
 
     /// Takes what the cache has; the rest is fetched here or waited for.
-    fn sort(
-        &self,
-        wants: &[Want],
-        left: &[usize],
-        out: &mut [Bytes],
-    ) -> Result<(Vec<Fetch>, Vec<Waiting>)> {
+    fn sort(&self, wants: &[Want], left: &[usize], out: &mut [Bytes]) -> Result<(Vec<Fetch>, Vec<Waiting>)> {
         let (mut fetches, mut waiting) = (Vec::new(), Vec::new());
         for &index in left {
             let Want { at, block } = wants[index];

@@ -1,8 +1,10 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
 
+pub mod cell;
 pub mod head;
 mod info;
 mod settings;
+pub mod takeover;
 mod volumes;
 
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};

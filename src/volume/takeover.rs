@@ -1,0 +1,391 @@
+//! From a volume that somebody owned, or nobody, to one that this process owns (protocol.md §1.6, §1.8; models `takeover`,
+//! `restart`, `open`).
+//!
+//! Steps, by the models' names: *claim* the next epoch; *walk* the old log from the checkpoint in the value that the claim
+//! wrote; *adopt* each chunk, completed to w; *decide* where the log ends, or *withdraw*; *announce* the new epoch in the state
+//! folder; *record* both in one CAS that needs the claim to stand. Nothing of the new epoch is written before that.
+//!
+//! It does not replay the journal and builds no state: it returns the head and the adopted chunks' tables of contents.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cell::HeadCell;
+use super::head::{Claimer, Head, Recording};
+use super::settings::Host;
+use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
+use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
+use crate::log::Toc;
+use crate::pool::{Payload, Pool, Probe};
+use crate::store::Cause;
+
+/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between those.
+const AGAIN: Duration = Duration::from_millis(250);
+/// Probes of the first window; each next one is twice as wide, up to `WALK_WINDOW`.
+const FIRST_WINDOW: u64 = 4;
+
+/// What the state folder's journal can replay, should the log be ended early (§1.6, end).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cover {
+    /// The journal holds every record from this one on.
+    pub first: Lsn,
+    /// The highest record that was promised against the loss of this host.
+    pub mark: Lsn,
+}
+
+/// Who takes over, and how far it may go.
+#[derive(Clone, Debug)]
+pub struct How {
+    pub host: Host,
+    pub now_ms: u64,
+    /// Epochs that this state folder has owned.
+    pub lineage: BTreeSet<Epoch>,
+    /// The active epoch that an inert session has read.
+    pub seen: Option<Epoch>,
+    /// Also over an owner that has not released.
+    pub force: bool,
+    /// Also where it cannot be told what was acknowledged: the user accepts a guess.
+    pub accept_loss: bool,
+    /// Only when the journal may be replayed.
+    pub cover: Option<Cover>,
+    /// `None`: never store with fewer shards.
+    pub degrade_after: Option<Duration>,
+}
+
+/// One chunk behind the checkpoint that the log has.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub id: ChunkId,
+    pub toc: Toc,
+}
+
+/// Ownership, recorded.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub head: Head,
+    pub epoch: Epoch,
+    /// Behind the checkpoint's position up to the recorded end, in order.
+    pub adopted: Vec<Adopted>,
+    /// What the user must be told: guesses, and whom this shut out.
+    pub notes: Vec<String>,
+    pub leftovers: Leftovers,
+}
+
+/// Chunks past the recorded end: garbage with known ids (§1.10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leftovers {
+    epoch: Epoch,
+    after: Seq,
+    /// The end was decided before it was certain that nothing follows.
+    early: bool,
+}
+
+/// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably. Errors: `Owned` (another host
+/// has it), `Fenced` (another taker came in between), `Unavailable` (too few stores answer; the claim is withdrawn).
+pub async fn take<A>(
+    pool: &Arc<Pool>,
+    cell: &HeadCell,
+    how: &How,
+    announce: impl FnOnce(Epoch) -> A + Send,
+) -> Result<Taken>
+where
+    A: Future<Output = Result<()>> + Send,
+{
+    let nonce = Nonce(pool.rt().random128());
+    let claimed = claim(cell, how, nonce).await?;
+    let epoch = claimed.my_claim(nonce)?.epoch;
+    let mut walk = Walk {
+        pool,
+        cell,
+        how,
+        nonce,
+        head: claimed,
+        adopted: Vec::new(),
+        last_lsn: Lsn(0),
+        notes: Vec::new(),
+    };
+    let recorded = async {
+        let end = walk.run().await?;
+        announce(epoch).await?;
+        let recording =
+            Recording { nonce, last: end.last, w: walk.w_of_a_new_epoch(), witnesses: pool.incarnations() };
+        let head = cell.change(|h| h.record(&recording)).await?;
+        Ok((head, end))
+    }
+    .await;
+    match recorded {
+        Ok((head, end)) => {
+            let leftovers = Leftovers { epoch: walk.head.active.epoch, after: end.last, early: end.early };
+            Ok(Taken { head, epoch, adopted: walk.adopted, notes: walk.notes, leftovers })
+        }
+        Err(error) => {
+            give_up(cell, nonce).await;
+            Err(error)
+        }
+    }
+}
+
+async fn claim(cell: &HeadCell, how: &How, nonce: Nonce) -> Result<Head> {
+    let claimer = Claimer {
+        host: &how.host,
+        nonce,
+        now_ms: how.now_ms,
+        lineage: &how.lineage,
+        seen: how.seen,
+        force: how.force,
+    };
+    // Looking first spares owners a fright: a claim that is refused writes nothing, but its register rounds cost.
+    cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer))?;
+    cell.change(|head| head.claim(&claimer)).await
+}
+
+/// Withdraws, so that the owner can go on. When this fails too the claim stands until the next one.
+async fn give_up(cell: &HeadCell, nonce: Nonce) {
+    if let Err(error) = cell.change(|head| head.withdraw(nonce)).await {
+        tracing::warn!(%error, "a takeover that was given up could not be withdrawn");
+    }
+}
+
+struct Walk<'a> {
+    pool: &'a Arc<Pool>,
+    cell: &'a HeadCell,
+    how: &'a How,
+    nonce: Nonce,
+    /// As the claim's CAS (or a later lowering of w) wrote it.
+    head: Head,
+    adopted: Vec<Adopted>,
+    last_lsn: Lsn,
+    notes: Vec<String>,
+}
+
+struct Ending {
+    last: Seq,
+    early: bool,
+}
+
+/// What a probe comes to.
+enum Verdict {
+    /// Stored at w already.
+    Stored,
+    /// Readable, to be completed to w.
+    Readable,
+    /// Certainly never acknowledged.
+    Absent,
+    /// Too few stores answer.
+    Undecided,
+}
+
+impl Walk<'_> {
+    fn w(&self) -> usize {
+        usize::from(self.head.active.w)
+    }
+
+    /// Fewer when too many stores are out already: the first flush need not find that out again.
+    fn w_of_a_new_epoch(&self) -> u8 {
+        let (layout, full) = (self.pool.layout(), self.pool.w());
+        let spare = layout.n() - full;
+        let out = self.how.degrade_after.map_or(0, |d| self.pool.out_for(d));
+        let w = if out > spare { layout.k() } else { full };
+        u8::try_from(w).expect("a layout has at most 64 shards")
+    }
+
+    /// A chunk that the log has for certain: in an ended epoch, or named by the checkpoint's pages.
+    fn certain(&self, seq: Seq) -> bool {
+        seq <= self.head.checkpoint.top || self.head.ends.last().is_some_and(|e| seq <= e.last)
+    }
+
+    /// The last chunk that can exist, when that is known: nothing follows the checkpoint of a released volume.
+    fn limit(&self) -> Option<Seq> {
+        let known = self.head.active.released || self.head.active.epoch == Epoch(0);
+        known.then(|| self.head.checkpoint.top.max(self.head.active_starts_after()))
+    }
+
+    async fn run(&mut self) -> Result<Ending> {
+        self.last_lsn = self.head.checkpoint.last_lsn;
+        let mut next = self.head.checkpoint.position.next();
+        let mut width = FIRST_WINDOW;
+        loop {
+            let past = self.limit().map_or(next.0 + width, |limit| (limit.0 + 1).min(next.0 + width));
+            if past <= next.0 {
+                return Ok(Ending { last: Seq(next.0 - 1), early: false });
+            }
+            let window: Vec<ChunkId> = (next.0..past).map(|s| self.id(Seq(s))).collect();
+            let probes = window.iter().map(|id| self.pool.probe(id, &self.head.witnesses, Cause::Walk));
+            for (id, probe) in window.iter().zip(futures::future::join_all(probes).await) {
+                if let Some(ending) = self.decide(*id, probe).await? {
+                    return Ok(ending);
+                }
+            }
+            next = Seq(past);
+            width = (width * 2).min(WALK_WINDOW);
+        }
+    }
+
+    fn id(&self, seq: Seq) -> ChunkId {
+        ChunkId { volume: self.head.volume, epoch: self.head.epoch_of(seq), seq }
+    }
+
+    /// Adopts the chunk (`None`), or says that the log ends before it.
+    async fn decide(&mut self, id: ChunkId, mut probe: Probe) -> Result<Option<Ending>> {
+        let rt = self.pool.rt().clone();
+        let began = rt.now();
+        loop {
+            match self.judge(id, &probe) {
+                Verdict::Stored | Verdict::Readable => {
+                    self.adopt(id, &probe).await?;
+                    return Ok(None);
+                }
+                Verdict::Absent => return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: false })),
+                Verdict::Undecided if self.covered(id.seq) => {
+                    tracing::info!(chunk = %id, "not decidable now; its writes come again from the journal");
+                    return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
+                }
+                Verdict::Undecided if self.how.accept_loss && !self.certain(id.seq) => {
+                    self.notes.push(format!(
+                        "too few stores answered to tell whether the newest writes were acknowledged: what follows write {} is \
+                         taken for lost",
+                        self.last_lsn
+                    ));
+                    return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
+                }
+                Verdict::Undecided if rt.now().since(began) >= PATIENCE => {
+                    return Err(self.undecided(id, &probe));
+                }
+                Verdict::Undecided => {}
+            }
+            rt.sleep(AGAIN).await;
+            probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
+        }
+    }
+
+    fn judge(&self, id: ChunkId, probe: &Probe) -> Verdict {
+        let k = self.pool.layout().k();
+        if probe.good >= self.w() {
+            Verdict::Stored
+        } else if probe.good >= k {
+            Verdict::Readable
+        } else if probe.good + probe.unknown < self.w() && !self.certain(id.seq) {
+            Verdict::Absent
+        } else {
+            Verdict::Undecided
+        }
+    }
+
+    /// May the log end before this chunk because the journal brings its writes again, and nobody was promised more?
+    fn covered(&self, seq: Seq) -> bool {
+        let Some(cover) = self.how.cover else { return false };
+        !self.certain(seq) && cover.first <= self.last_lsn.next() && cover.mark <= self.last_lsn
+    }
+
+    fn undecided(&self, id: ChunkId, probe: &Probe) -> Error {
+        let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
+        if self.certain(id.seq) {
+            let gone = probe.good + probe.unknown < k;
+            let kind = if gone { Kind::Corrupt } else { Kind::Unavailable };
+            return Error::new(
+                kind,
+                format!(
+                    "too few stores answer: a part of the volume has {} readable shards of {n} and needs {k}; bring the \
+                     stores back (`windlass pool status` names them)",
+                    probe.good
+                ),
+            );
+        }
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "too few stores answer to tell whether the newest writes were acknowledged ({} of {n} have them, {} do not \
+                 answer): bring stores back (`windlass pool status` names them), or accept that they may be lost with \
+                 `windlass volume take-over --accept-loss`",
+                probe.good, probe.unknown
+            ),
+        )
+    }
+
+    async fn adopt(&mut self, id: ChunkId, probe: &Probe) -> Result<()> {
+        let toc = if matches!(self.judge(id, probe), Verdict::Stored) {
+            self.read_toc(id, probe).await?
+        } else {
+            let payload = self.pool.payload(&id, probe, Cause::Walk).await?;
+            self.complete(id, &payload).await?;
+            let chunk = &payload.chunk;
+            let bytes = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(|| unsound(id))?;
+            Toc::decode(&bytes)?
+        };
+        if toc.epoch != id.epoch || toc.seq != id.seq || toc.last < self.last_lsn {
+            return Err(unsound(id));
+        }
+        self.last_lsn = toc.last;
+        self.adopted.push(Adopted { id, toc });
+        Ok(())
+    }
+
+    async fn read_toc(&self, id: ChunkId, probe: &Probe) -> Result<Toc> {
+        let about = probe.about.as_ref().ok_or_else(|| unsound(id))?;
+        let sound = |bytes: &[u8]| Toc::decode(bytes).is_ok();
+        let bytes = self.pool.read(&id, about.toc_offset, about.toc_len, Cause::Walk, &sound).await?;
+        Toc::decode(&bytes)
+    }
+
+    /// Rebuilds what is missing until w shards are stored. Out of reach for long enough: w is lowered first (§1.2).
+    async fn complete(&mut self, id: ChunkId, payload: &Payload) -> Result<()> {
+        let upload = self.pool.complete(payload);
+        let rt = self.pool.rt().clone();
+        let patience = self.how.degrade_after.unwrap_or(PATIENCE);
+        if let Some(stored) = rt.timeout(patience, upload.wait(self.w())).await {
+            return stored;
+        }
+        let k = self.pool.layout().k();
+        if self.how.degrade_after.is_none() || self.w() == k {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "too few stores take writes to make the newest writes safe ({id}); bring stores back"
+                ),
+            ));
+        }
+        let (nonce, w) = (self.nonce, u8::try_from(k).expect("a layout has at most 64 shards"));
+        self.head = self.cell.change(move |head| head.lower_w(nonce, w)).await?;
+        match rt.timeout(PATIENCE, upload.wait(self.w())).await {
+            Some(stored) => stored,
+            None => Err(Error::new(Kind::Unavailable, "too few stores take writes; bring stores back")),
+        }
+    }
+}
+
+fn unsound(id: ChunkId) -> Error {
+    Error::new(
+        Kind::Corrupt,
+        format!("a part of the volume's log is not what was written ({id}): run `windlass pool scrub`"),
+    )
+}
+
+/// Deletes what the ended epoch may have left past its end. Ids past an end are never used again, so a late or repeated
+/// deletion harms nothing; shards that arrive later are found by scrub.
+pub async fn sweep(pool: &Arc<Pool>, head: &Head, left: Leftovers) -> Result<()> {
+    if left.epoch == Epoch(0) {
+        return Ok(());
+    }
+    let id = |n: u64| ChunkId { volume: head.volume, epoch: left.epoch, seq: Seq(left.after.0 + n) };
+    let ids: Vec<ChunkId> = (1..=CHUNKS_AHEAD).map(id).collect();
+    pool.delete(&ids).await?;
+    if !left.early {
+        return Ok(());
+    }
+    let mut from = CHUNKS_AHEAD + 1;
+    loop {
+        let ids: Vec<ChunkId> = (from..from + WALK_WINDOW).map(id).collect();
+        let probes = ids.iter().map(|id| pool.probe(id, &head.witnesses, Cause::Delete));
+        let found = futures::future::join_all(probes).await;
+        let there: Vec<ChunkId> =
+            ids.iter().zip(&found).filter(|(_, p)| p.good > 0).map(|(id, _)| *id).collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        pool.delete(&there).await?;
+        from += WALK_WINDOW;
+    }
+}
