@@ -63,6 +63,8 @@ exits() {
 }
 # says PATTERN: the last `exits` said so on stderr (extended regex, any case).
 says() { grep -qiE -- "$1" <<<"$ERR" || fail "stderr does not say '$1' but: $ERR"; }
+# long USUAL LONG: how much of it, usually and with `integration/run --long`.
+long() { if [[ -n ${WINDLASS_LONG:-} ]]; then echo "$2"; else echo "$1"; fi; }
 # wait_for SECONDS DESCRIPTION COMMAND...: until the command succeeds.
 wait_for() {
   local limit=$((SECONDS + $1)) what=$2
@@ -207,10 +209,58 @@ folder_stores() {
     STORES+=(--store "file://$1/s$i")
   done
 }
+# away DIR N... / back DIR N...: moves stores of `folder_stores` out of their place and into it again.
+away() { local dir=$1 n; shift; for n; do mv "$dir/s$n" "$dir/away-s$n"; done; }
+back() { local dir=$1 n; shift; for n; do mv "$dir/away-s$n" "$dir/s$n"; done; }
 pending() { wl pool status "$1" --json | jq -e .pending_shards; }
 nothing_pending() { [[ $(pending "$1") == 0 ]]; }
 # settled POOL [SECONDS=60]: waits until no shard is pending.
 settled() { wait_for "${2:-60}" "nothing pending in pool $1" nothing_pending "$1"; }
+
+# stamps ARGS...: the witness of integration/stamps.
+stamps() { "$ROOT/integration/stamps" "$@"; }
+# fio_verify URI NAME [ARGS...]: random writes over NBD, each block read back and compared; fio's report in $LOGS.
+fio_verify() {
+  local uri=$1 name=$2
+  shift 2
+  fio --name="$name" --ioengine=nbd --uri="$uri" --rw=randwrite --bsrange=4k-64k --iodepth=8 --verify=crc32c \
+    --verify_backlog=512 --verify_fatal=1 --randrepeat=0 --output="$LOGS/fio-$name.txt" "$@"
+}
+# file_tour DIR: what programs do with files, on a mounted bucket.
+file_tour() {
+  local d=$1/tour i
+  mkdir "$d" "$d/sub"
+  printf 'one\n' >"$d/a"
+  printf 'two\n' >>"$d/a"
+  equal "create and append" $'one\ntwo' "$(<"$d/a")"
+  printf 'new\n' >"$d/a"
+  equal "overwrite" new "$(<"$d/a")"
+  head -c 20000000 /dev/urandom >"$TMP/big"
+  cp "$TMP/big" "$d/sub/big"
+  check "20 MB compare equal" cmp "$TMP/big" "$d/sub/big"
+  check "a read in the middle" cmp <(tail -c +12345679 "$TMP/big" | head -c 70000) \
+    <(dd if="$d/sub/big" bs=1M iflag=skip_bytes,count_bytes skip=12345678 count=70000 status=none)
+  truncate -s 5000000 "$TMP/big" "$d/sub/big"
+  check "truncated" cmp "$TMP/big" "$d/sub/big"
+  printf 'patch' | tee >(dd of="$TMP/big" bs=1 seek=4000000 conv=notrunc status=none) |
+    dd of="$d/sub/big" bs=1 seek=4000000 conv=notrunc status=none
+  wait_for 5 "both are patched" cmp "$TMP/big" "$d/sub/big"
+  mv "$d/a" "$d/b"
+  equal "a file renamed" "b sub" "$(ls -m "$d" | tr -d ,)"
+  mv "$d/sub" "$d/dir"
+  check "a folder renamed" cmp "$TMP/big" "$d/dir/big"
+  exits 1 rmdir "$d/dir"
+  says "not empty"
+  for ((i = 0; i < 100; i++)); do echo "$i" >"$d/dir/f$i"; done
+  equal "100 files listed" 101 "$(ls "$d/dir" | wc -l)"
+  equal "size shown" 5000000 "$(stat -c %s "$d/dir/big")"
+  rm "$d/dir"/f*
+  rm "$d/dir/big"
+  rmdir "$d/dir"
+  exits 1 cat "$d/dir/big"
+  says "no such file"
+  equal "what is left" b "$(ls "$d")"
+}
 
 # ---- other parts --------------------------------------------------------------------------------------------------
 
