@@ -1,29 +1,17 @@
-//! The tree's surface.
-//!
-//! This first body keeps every leaf's extents in one list of pages; the paged tree comes next under the same surface.
+//! A tree as a value: its root, what lies at a block, and what is mapped at all.
 
+use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-
-use crate::base::{ChunkId, Error, Kind, Result};
+use super::cache::{PageCache, Pages};
+use super::page::{Entry, LEVEL_MAX, Page, address, span};
+use crate::base::codec::{Reader, Writer};
+use crate::base::{Error, Kind, Result};
 use crate::log::FrameRef;
 
-/// Where pages are read from: one volume's chunks and those of its ancestors.
-#[async_trait]
-pub trait Pages: Send + Sync {
-    /// The chunk that a frame lies in: resolves the volume index.
-    fn chunk(&self, at: &FrameRef) -> Result<ChunkId>;
-    /// The page's contents (a frame of kind `Map`, its place's address is `address`).
-    async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes>;
-}
-
-/// Where new pages go: the map chunks of a checkpoint.
-#[async_trait]
-pub trait PageSink: Send {
-    async fn append(&mut self, address: u64, raw: Vec<u8>) -> Result<FrameRef>;
-}
+/// Pages that a walk loads at once.
+const AHEAD: usize = 16;
 
 /// A tree's root page: a leaf at height 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,59 +43,176 @@ pub struct Extent {
     pub at: Option<Mapped>,
 }
 
-/// Decoded pages under a bound in bytes, shared by all volumes of a daemon.
-#[derive(Debug)]
-pub struct PageCache {}
-
-impl PageCache {
-    pub fn new(_bytes: usize) -> PageCache {
-        PageCache {}
+impl Extent {
+    pub fn end(&self) -> u64 {
+        self.block + self.count
     }
 }
 
-/// Mapped extents in order of their blocks.
-pub struct Walk<'a> {
-    _pages: &'a dyn Pages,
+/// What a walk meets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A page, before what lies below it.
+    Page { frame: FrameRef, address: u64 },
+    /// Mapped blocks, clipped to the walk's range.
+    Mapped(Extent),
 }
 
-fn soon<T>() -> Result<T> {
-    Err(Error::new(Kind::Unsupported, "maps are not built yet"))
+/// What is mapped, in order of its blocks. Holds one path of pages, and a few that were loaded ahead.
+pub struct Walk<'a> {
+    pages: &'a dyn Pages,
+    cache: &'a PageCache,
+    root: Option<Root>,
+    path: Vec<Level>,
+    blocks: Range<u64>,
+}
+
+struct Level {
+    page: Arc<Page>,
+    level: u8,
+    first: u64,
+    /// The next slot to look at.
+    slot: u16,
+    /// Children loaded ahead, by slot.
+    ahead: VecDeque<(u16, Arc<Page>)>,
+}
+
+impl Root {
+    /// Frame, then height.
+    pub fn encode(&self, w: &mut Writer) {
+        self.frame.encode(w);
+        w.u8(self.height);
+    }
+
+    pub fn decode(r: &mut Reader<'_>) -> Result<Root> {
+        let root = Root { frame: FrameRef::decode(r)?, height: r.u8()? };
+        if root.height > LEVEL_MAX {
+            return Err(r.bad("a map's root is too high"));
+        }
+        Ok(root)
+    }
 }
 
 impl Tree {
     /// What lies at these blocks, without gaps, in order.
     pub async fn lookup(
         &self,
-        _pages: &dyn Pages,
-        _cache: &PageCache,
+        pages: &dyn Pages,
+        cache: &PageCache,
         blocks: Range<u64>,
     ) -> Result<Vec<Extent>> {
-        match self.root {
-            None => Ok(vec![Extent { block: blocks.start, count: blocks.end - blocks.start, at: None }]),
-            Some(_) => soon(),
+        let mut out = Vec::new();
+        let mut walk = self.walk(pages, cache, blocks.clone());
+        let mut at = blocks.start;
+        while let Some(extent) = walk.next().await? {
+            if extent.block > at {
+                out.push(Extent { block: at, count: extent.block - at, at: None });
+            }
+            at = extent.end();
+            out.push(extent);
         }
-    }
-
-    /// The tree with `updates` applied: sorted, not overlapping; `at: None` unmaps. Mapped ones are within a frame and
-    /// a leaf. This tree stays as it is.
-    pub async fn merge(
-        &self,
-        _pages: &dyn Pages,
-        _cache: &PageCache,
-        _sink: &mut dyn PageSink,
-        mut updates: impl Iterator<Item = Extent> + Send,
-    ) -> Result<Tree> {
-        if updates.next().is_none() { Ok(*self) } else { soon() }
+        if at < blocks.end {
+            out.push(Extent { block: at, count: blocks.end - at, at: None });
+        }
+        Ok(out)
     }
 
     /// What is mapped within these blocks.
-    pub fn walk<'a>(&self, pages: &'a dyn Pages, _cache: &'a PageCache, _blocks: Range<u64>) -> Walk<'a> {
-        Walk { _pages: pages }
+    pub fn walk<'a>(&self, pages: &'a dyn Pages, cache: &'a PageCache, blocks: Range<u64>) -> Walk<'a> {
+        let root = self.root.filter(|_| !blocks.is_empty());
+        Walk { pages, cache, root, path: Vec::new(), blocks }
     }
 }
 
 impl Walk<'_> {
+    /// The next mapped extent.
     pub async fn next(&mut self) -> Result<Option<Extent>> {
+        loop {
+            match self.step().await? {
+                Some(Step::Mapped(extent)) => return Ok(Some(extent)),
+                Some(Step::Page { .. }) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The next mapped extent or page.
+    pub async fn step(&mut self) -> Result<Option<Step>> {
+        if let Some(root) = self.root.take() {
+            if root.height > LEVEL_MAX {
+                return Err(Error::new(Kind::Corrupt, "a map's root is too high"));
+            }
+            if self.blocks.start >= span(root.height) {
+                return Ok(None);
+            }
+            let page = self.cache.get(self.pages, &root.frame, root.height, 0).await?;
+            self.enter(page, root.height, 0);
+            return Ok(Some(Step::Page { frame: root.frame, address: address(root.height, 0) }));
+        }
+        while let Some(level) = self.path.last_mut() {
+            let entry =
+                level.page.entries(level.slot).next().filter(|e| level.begins_before(e, self.blocks.end));
+            let Some(entry) = entry else {
+                self.path.pop();
+                continue;
+            };
+            if level.level == 0 {
+                level.slot = entry.end();
+                return Ok(Some(Step::Mapped(clip(level.first, &entry, &self.blocks))));
+            }
+            return self.descend(entry).await.map(Some);
+        }
         Ok(None)
     }
+
+    async fn descend(&mut self, entry: Entry) -> Result<Step> {
+        let level = self.path.last_mut().expect("who descends stands on a page");
+        let (child, first) = (level.level - 1, level.first_of(entry.start));
+        if level.ahead.front().is_none_or(|(slot, _)| *slot != entry.start) {
+            level.load_ahead(self.pages, self.cache, entry.start, self.blocks.end).await?;
+        }
+        let (_, page) = level.ahead.pop_front().expect("the wanted page is loaded first");
+        // Only now: after a failed load the same child comes again.
+        level.slot = entry.end();
+        self.enter(page, child, first);
+        Ok(Step::Page { frame: entry.frame, address: address(child, first) })
+    }
+
+    fn enter(&mut self, page: Arc<Page>, level: u8, first: u64) {
+        let skipped = self.blocks.start.saturating_sub(first) / slot_span(level);
+        self.path.push(Level { page, level, first, slot: skipped as u16, ahead: VecDeque::new() });
+    }
+}
+
+/// Blocks that one slot of a page of this level covers.
+fn slot_span(level: u8) -> u64 {
+    if level == 0 { 1 } else { span(level - 1) }
+}
+
+impl Level {
+    fn first_of(&self, slot: u16) -> u64 {
+        self.first + u64::from(slot) * slot_span(self.level)
+    }
+
+    fn begins_before(&self, entry: &Entry, end: u64) -> bool {
+        self.first_of(entry.start) < end
+    }
+
+    async fn load_ahead(&mut self, pages: &dyn Pages, cache: &PageCache, slot: u16, end: u64) -> Result<()> {
+        let wanted = self.page.entries(slot).take_while(|e| self.begins_before(e, end)).take(AHEAD);
+        let loads = wanted.map(|e| {
+            let first = self.first_of(e.start);
+            let level = self.level - 1;
+            async move { Ok::<_, Error>((e.start, cache.get(pages, &e.frame, level, first).await?)) }
+        });
+        self.ahead = futures::future::try_join_all(loads).await?.into();
+        Ok(())
+    }
+}
+
+fn clip(first: u64, entry: &Entry, blocks: &Range<u64>) -> Extent {
+    let start = first + u64::from(entry.start);
+    let (from, to) = (start.max(blocks.start), (first + u64::from(entry.end())).min(blocks.end));
+    let skip = entry.skip + (from - start) as u8;
+    Extent { block: from, count: to - from, at: Some(Mapped { frame: entry.frame, skip }) }
 }

@@ -1,0 +1,315 @@
+//! A new tree from an old one and what changed since: streaming in block order, page by page from the leaves up.
+//!
+//! In memory at any time: one page's slots a level, the pages loaded ahead, and a bounded look at the updates to come.
+//! A page that doesn't change is not written, one without entries is dropped, and the tree grows at its root.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _, try_join_all};
+
+use super::cache::{PageCache, Pages};
+use super::page::{Entry, LEVEL_MAX, Page, SLOTS, address, encode, span};
+use super::tree::{Extent, Mapped, Root, Tree};
+use crate::base::size::FRAME_BLOCKS;
+use crate::base::{Error, Kind, Result};
+use crate::log::FrameRef;
+
+/// Updates looked at before they are applied, to load the pages they need together.
+const LOOK_AHEAD: usize = 4096;
+/// Pages that a merge loads at once.
+const AHEAD: usize = 32;
+
+/// Where new pages go: the map chunks of a checkpoint.
+#[async_trait]
+pub trait PageSink: Send {
+    async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef>;
+}
+
+/// The updates that are left, and a look at the first of them.
+struct Feed<I> {
+    rest: I,
+    next: VecDeque<Extent>,
+    /// Where the last one ended: they must not go back.
+    end: u64,
+}
+
+impl<I: Iterator<Item = Extent>> Feed<I> {
+    fn new(rest: I) -> Self {
+        Feed { rest, next: VecDeque::new(), end: 0 }
+    }
+
+    fn fill(&mut self, wanted: usize) -> Result<()> {
+        while self.next.len() < wanted {
+            let Some(extent) = self.rest.next() else { break };
+            self.check(&extent)?;
+            self.end = extent.end();
+            if extent.count > 0 {
+                self.next.push_back(extent);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, extent: &Extent) -> Result<()> {
+        let end = extent.block.checked_add(extent.count).filter(|end| *end <= span(LEVEL_MAX));
+        let fits = |end: u64, m: Mapped| {
+            let blocks = u64::from(m.skip) + extent.count;
+            extent.count > 0 && blocks <= FRAME_BLOCKS && extent.block / SLOTS == (end - 1) / SLOTS
+        };
+        if end.is_some_and(|end| extent.block >= self.end && extent.at.is_none_or(|m| fits(end, m))) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Internal, format!("a map was given an update that can't be: {extent:?}")))
+    }
+
+    fn peek(&mut self) -> Result<Option<Extent>> {
+        self.fill(1)?;
+        Ok(self.next.front().copied())
+    }
+
+    /// The next update's part before `limit`, which is taken away.
+    fn take_before(&mut self, limit: u64) -> Result<Option<Extent>> {
+        self.fill(1)?;
+        let Some(front) = self.next.front_mut().filter(|e| e.block < limit) else { return Ok(None) };
+        if front.end() <= limit {
+            return Ok(self.next.pop_front());
+        }
+        let part = Extent { count: limit - front.block, ..*front };
+        front.count -= part.count;
+        front.block = limit;
+        if let Some(at) = &mut front.at {
+            at.skip += part.count as u8;
+        }
+        Ok(Some(part))
+    }
+}
+
+struct Merge<'a, I> {
+    pages: &'a dyn Pages,
+    cache: &'a PageCache,
+    sink: &'a mut dyn PageSink,
+    feed: Feed<I>,
+}
+
+type Children = Vec<Option<FrameRef>>;
+
+impl Tree {
+    /// The tree with `updates` applied: sorted, not overlapping; `at: None` unmaps. Mapped ones lie within a frame and
+    /// a leaf. This tree stays as it is. After an error nothing refers to what was appended.
+    pub async fn merge(
+        &self,
+        pages: &dyn Pages,
+        cache: &PageCache,
+        sink: &mut dyn PageSink,
+        updates: impl Iterator<Item = Extent> + Send,
+    ) -> Result<Tree> {
+        let mut merge = Merge { pages, cache, sink, feed: Feed::new(updates) };
+        let mut height = self.root.map_or(0, |r| r.height);
+        let mut root = self.root.map(|r| r.frame);
+        if merge.feed.peek()?.is_some_and(|e| e.block < span(height)) {
+            let page = match &root {
+                Some(frame) => Some(cache.get(pages, frame, height, 0).await?),
+                None => None,
+            };
+            root = merge.node(height, 0, root, page).await?;
+        }
+        while merge.mapped_beyond(span(height))? {
+            height += 1;
+            let mut children = vec![None; SLOTS as usize];
+            children[0] = root;
+            merge.apply(height, 0, &mut children).await?;
+            root = merge.write_inner(height, 0, &children).await?;
+        }
+        Ok(Tree { root: root.map(|frame| Root { frame, height }) })
+    }
+}
+
+impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
+    /// Whether something is to be mapped from `limit` on; what would be unmapped there isn't mapped.
+    fn mapped_beyond(&mut self, limit: u64) -> Result<bool> {
+        while let Some(extent) = self.feed.peek()? {
+            debug_assert!(extent.block >= limit, "updates below {limit} are done: {extent:?}");
+            if extent.at.is_some() {
+                return Ok(true);
+            }
+            self.feed.next.pop_front();
+        }
+        Ok(false)
+    }
+
+    /// Applies the updates within one page's span, and gives its new frame: the old one when nothing changed, none
+    /// when nothing is left. `page` is the old frame's.
+    fn node(
+        &mut self,
+        level: u8,
+        first: u64,
+        old: Option<FrameRef>,
+        page: Option<Arc<Page>>,
+    ) -> BoxFuture<'_, Result<Option<FrameRef>>> {
+        async move {
+            if level == 0 {
+                return self.leaf(first, old, page).await;
+            }
+            let mut children = vec![None; SLOTS as usize];
+            for entry in page.iter().flat_map(|page| page.entries(0)) {
+                children[usize::from(entry.start)] = Some(entry.frame);
+            }
+            drop(page);
+            match self.apply(level, first, &mut children).await? {
+                true => self.write_inner(level, first, &children).await,
+                false => Ok(old),
+            }
+        }
+        .boxed()
+    }
+
+    /// Applies the updates to an inner page's children; whether any of them changed.
+    async fn apply(&mut self, level: u8, first: u64, children: &mut Children) -> Result<bool> {
+        let (child_span, end) = (span(level - 1), first + span(level));
+        let mut changed = false;
+        let mut ahead = VecDeque::new();
+        while let Some(update) = self.feed.peek()?.filter(|e| e.block < end) {
+            let slot = ((update.block - first) / child_span) as usize;
+            let from = first + slot as u64 * child_span;
+            let covered = update.block == from && update.end() >= from + child_span;
+            let old = children[slot];
+            let new = if update.at.is_none() && (covered || old.is_none()) {
+                // A subtree goes as one, unread.
+                self.feed.take_before(from + child_span)?;
+                None
+            } else {
+                let page = self.page_of(level, first, slot, children, &mut ahead).await?;
+                self.node(level - 1, from, old, page).await?
+            };
+            changed |= new != old;
+            children[slot] = new;
+        }
+        Ok(changed)
+    }
+
+    /// The page of the child at `slot`; what the next updates need is loaded along with it.
+    async fn page_of(
+        &mut self,
+        level: u8,
+        first: u64,
+        slot: usize,
+        children: &Children,
+        ahead: &mut VecDeque<(usize, Arc<Page>)>,
+    ) -> Result<Option<Arc<Page>>> {
+        if children[slot].is_none() {
+            return Ok(None);
+        }
+        ahead.retain(|(n, _)| *n >= slot);
+        if ahead.front().is_none_or(|(n, _)| *n != slot) {
+            let loads = self.wanted(level, first, slot, children)?.into_iter().map(|(n, frame)| {
+                let (pages, cache) = (self.pages, self.cache);
+                let child_first = first + n as u64 * span(level - 1);
+                async move { Ok::<_, Error>((n, cache.get(pages, &frame, level - 1, child_first).await?)) }
+            });
+            *ahead = try_join_all(loads).await?.into();
+        }
+        Ok(ahead.pop_front().map(|(_, page)| page))
+    }
+
+    /// Children from `slot` on that the updates in sight change in part, the nearest first.
+    fn wanted(
+        &mut self,
+        level: u8,
+        first: u64,
+        slot: usize,
+        children: &Children,
+    ) -> Result<Vec<(usize, FrameRef)>> {
+        self.feed.fill(LOOK_AHEAD)?;
+        let (child_span, end) = (span(level - 1), first + span(level));
+        let mut out: Vec<(usize, FrameRef)> = Vec::with_capacity(AHEAD);
+        for update in self.feed.next.iter().take_while(|e| e.block < end) {
+            for block in [update.block, update.end().min(end) - 1] {
+                let n = ((block - first) / child_span) as usize;
+                let from = first + n as u64 * child_span;
+                let covered =
+                    update.at.is_none() && update.block <= from && update.end() >= from + child_span;
+                let known = out.last().is_some_and(|(last, _)| *last >= n);
+                if let Some(frame) = children[n].filter(|_| n >= slot && !covered && !known) {
+                    out.push((n, frame));
+                }
+            }
+            if out.len() >= AHEAD {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    async fn leaf(
+        &mut self,
+        first: u64,
+        old: Option<FrameRef>,
+        page: Option<Arc<Page>>,
+    ) -> Result<Option<FrameRef>> {
+        let mut slots: Slots = vec![None; SLOTS as usize];
+        for entry in page.iter().flat_map(|page| page.entries(0)) {
+            fill(
+                &mut slots,
+                entry.start.into(),
+                entry.count.into(),
+                Some(Mapped { frame: entry.frame, skip: entry.skip }),
+            );
+        }
+        let before = slots.clone();
+        while let Some(update) = self.feed.take_before(first + SLOTS)? {
+            fill(&mut slots, (update.block - first) as usize, update.count as usize, update.at);
+        }
+        if slots == before {
+            return Ok(old);
+        }
+        self.write(0, first, &runs(&slots)).await
+    }
+
+    async fn write_inner(&mut self, level: u8, first: u64, children: &Children) -> Result<Option<FrameRef>> {
+        let entry = |(n, frame): (usize, &Option<FrameRef>)| {
+            frame.map(|frame| Entry { start: n as u16, count: 1, skip: 0, frame })
+        };
+        let entries: Vec<_> = children.iter().enumerate().filter_map(entry).collect();
+        self.write(level, first, &entries).await
+    }
+
+    async fn write(&mut self, level: u8, first: u64, entries: &[Entry]) -> Result<Option<FrameRef>> {
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let raw = Bytes::from(encode(level, entries));
+        let frame = self.sink.append(address(level, first), raw.clone()).await?;
+        self.cache.insert(self.pages, &frame, Arc::new(Page::decode(raw, level)?))?;
+        Ok(Some(frame))
+    }
+}
+
+type Slots = Vec<Option<Mapped>>;
+
+fn fill(slots: &mut Slots, start: usize, count: usize, at: Option<Mapped>) {
+    for n in 0..count {
+        slots[start + n] = at.map(|m| Mapped { skip: m.skip + n as u8, ..m });
+    }
+}
+
+/// A leaf's entries: neighbouring slots in neighbouring blocks of one frame are one.
+fn runs(slots: &Slots) -> Vec<Entry> {
+    let mut out: Vec<Entry> = Vec::new();
+    for (n, at) in slots.iter().enumerate() {
+        let Some(Mapped { frame, skip }) = *at else { continue };
+        match out.last_mut() {
+            Some(e)
+                if usize::from(e.end()) == n
+                    && e.frame == frame
+                    && u16::from(e.skip) + e.count == u16::from(skip) =>
+            {
+                e.count += 1;
+            }
+            _ => out.push(Entry { start: n as u16, count: 1, skip, frame }),
+        }
+    }
+    out
+}
