@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::chunk::{Chunk, ChunkKind};
-use crate::base::Era;
+use super::chunk::Chunk;
+use super::footer::About;
 
 /// What the stores answered about a chunk. `good + unknown + absent` = N.
 #[derive(Clone, Debug, Default)]
@@ -16,16 +16,6 @@ pub struct Probe {
     pub unknown: usize,
     /// From the footers, when there is a good one.
     pub about: Option<About>,
-}
-
-/// What a footer says of its chunk.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct About {
-    pub era: Era,
-    pub kind: ChunkKind,
-    pub lengths: Vec<u32>,
-    pub toc_offset: u64,
-    pub toc_len: u32,
 }
 
 /// A chunk's contents as the stores hold them, verified by the payload hash.

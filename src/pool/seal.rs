@@ -1,0 +1,98 @@
+//! From a chunk to the objects that are put: parity, hashes, footers.
+
+use bytes::{Bytes, BytesMut};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::chunk::Chunk;
+use super::codec::Codec;
+use super::footer::{About, Footer, checks};
+use super::mask::Mask;
+use crate::base::size::SHARD_SPAN;
+use crate::base::{Error, Kind, Result};
+
+/// A chunk's objects, in order of their shards; `None` where none was wanted.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) about: About,
+    pub(super) objects: Vec<Option<Bytes>>,
+}
+
+/// Encodes a chunk: CPU-bound, belongs on `Rt::cpu`.
+pub(super) fn seal(codec: &Codec, mut chunk: Chunk, wanted: Mask) -> Result<Sealed> {
+    let layout = codec.layout();
+    if chunk.shards.len() != layout.k() || chunk.shards.iter().any(|s| s.len() as u64 > SHARD_SPAN) {
+        let text = format!("chunk {} does not fit layout {layout}", chunk.id);
+        return Err(Error::new(Kind::Internal, text));
+    }
+    let hashes: Vec<u128> = chunk.shards.iter().map(|s| xxh3_128(s)).collect();
+    let about = About::of(&chunk, layout, &hashes);
+    let parity_wanted = (layout.k()..layout.n()).any(|i| wanted.has(i));
+    let parity =
+        if parity_wanted { codec.parity(&chunk.shards, super::footer::FOOTER_MAX) } else { Vec::new() };
+    let mut objects = Vec::with_capacity(layout.n());
+    for (index, shard) in std::mem::take(&mut chunk.shards).into_iter().enumerate() {
+        objects.push(wanted.has(index).then(|| with_footer(&about, index, hashes[index], shard)));
+    }
+    for (index, shard) in (layout.k()..).zip(parity) {
+        let hash = xxh3_128(&shard);
+        objects.push(wanted.has(index).then(|| with_footer(&about, index, hash, shard.into())));
+    }
+    objects.resize(layout.n(), None);
+    Ok(Sealed { about, objects })
+}
+
+fn with_footer(about: &About, index: usize, shard_hash: u128, shard: Bytes) -> Bytes {
+    let footer = Footer { about: about.clone(), index, shard_hash, checks: checks(&shard) }.encode();
+    // In place when the buffer is ours alone and was made with room; else the one copy.
+    let mut object = match shard.try_into_mut() {
+        Ok(own) => own,
+        Err(shared) => {
+            let mut copy = BytesMut::with_capacity(shared.len() + footer.len());
+            copy.extend_from_slice(&shared);
+            copy
+        }
+    };
+    object.extend_from_slice(&footer);
+    object.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chunk::ChunkKind;
+    use super::super::layout::Layout;
+    use super::*;
+    use crate::base::{ChunkId, Epoch, Era, Seq, VolumeId};
+
+    fn chunk(shards: Vec<Bytes>) -> Chunk {
+        let id = ChunkId { volume: VolumeId(1), epoch: Epoch(1), seq: Seq(1) };
+        Chunk { id, era: Era(1), kind: ChunkKind::Data, shards, toc_offset: 0, toc_len: 0 }
+    }
+
+    #[test]
+    fn every_object_says_what_it_is() {
+        let codec = Codec::new(Layout::new(2, 1).unwrap());
+        let data = vec![Bytes::from(vec![1; 100_000]), Bytes::from_static(b"xy")];
+        let sealed = seal(&codec, chunk(data.clone()), Mask::all(3)).unwrap();
+        for (index, object) in sealed.objects.iter().enumerate() {
+            let object = object.as_ref().unwrap();
+            let footer = Footer::decode(object, object.len() as u64).unwrap();
+            assert_eq!((footer.index, &footer.about), (index, &sealed.about));
+            let len = footer.about.shard_len(index);
+            assert!(footer.is_whole(&object[..len]));
+            assert!(!footer.is_whole(&object[..len - 1]));
+        }
+        let one = seal(&codec, chunk(data), Mask::default().with(2)).unwrap();
+        assert_eq!(one.objects, [None, None, sealed.objects[2].clone()]);
+        assert!(seal(&codec, chunk(vec![Bytes::new()]), Mask::all(3)).is_err());
+    }
+
+    #[test]
+    fn a_buffer_with_room_is_not_copied() {
+        let codec = Codec::new(Layout::new(1, 0).unwrap());
+        let mut buf = Vec::with_capacity(1000 + super::super::footer::FOOTER_MAX);
+        buf.resize(1000, 7);
+        let at = buf.as_ptr();
+        let sealed = seal(&codec, chunk(vec![buf.into()]), Mask::all(1)).unwrap();
+        assert_eq!(sealed.objects[0].as_ref().unwrap().as_ptr(), at);
+    }
+}
