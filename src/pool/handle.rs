@@ -4,17 +4,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::chunk::Chunk;
+use super::codec::Codec;
 use super::config::{PoolConfig, Settings};
-use super::layout::Layout;
+use super::footers::Footers;
+use super::hints::Hints;
+use super::key::{place, shard_key};
+use super::layout::{Layout, Zoning};
+use super::mask::Mask;
 use super::member::Member;
-use super::probe::{Payload, Probe};
-use super::upload::Upload;
+use super::register::Register;
+use super::upload::{Known, Upload};
 use crate::base::rt::{Disk, Rt};
-use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, Name, PoolId, Result, VolumeId};
+use crate::base::{ChunkId, Generation, Incarnation, Name, PoolId, RegisterId, Result};
 use crate::store::{BucketRef, Cause};
+
+/// Keys that one delete request names at most.
+const DELETE_MAX: usize = 1000;
 
 /// A store as the user names it.
 #[derive(Clone, Debug)]
@@ -33,13 +41,6 @@ pub struct PoolHost {
     pub folder: PathBuf,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct CreateOptions {
-    pub settings: Settings,
-    /// Also with a layout that the loss of one zone breaks.
-    pub force: bool,
-}
-
 /// The stores of one generation.
 #[derive(Debug)]
 pub struct Membership {
@@ -53,56 +54,71 @@ impl Membership {
     pub fn acceptor_members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.acceptors.iter().filter_map(|i| self.members.get(*i))
     }
-    /// Acceptors that decide.
-    pub fn majority(&self) -> usize {
-        self.acceptors.len() / 2 + 1
+
+    pub fn register(&self, rt: &Rt, id: RegisterId) -> Register {
+        let acceptors = self.acceptor_members().cloned().collect();
+        Register::new(rt.clone(), acceptors, self.generation, id)
     }
 }
 
 /// An open pool.
 #[derive(Debug)]
 pub struct Pool {
-    pub(super) host: PoolHost,
-    pub(super) config: PoolConfig,
-    pub(super) membership: Arc<Membership>,
-}
-
-fn not_yet<T>() -> Result<T> {
-    Err(Error::new(Kind::Unsupported, "not yet"))
+    host: PoolHost,
+    id: PoolId,
+    name: Name,
+    layout: Layout,
+    zoning: Zoning,
+    settings: Mutex<Settings>,
+    membership: Arc<Membership>,
+    /// The registers that map names to volumes.
+    directory: Vec<Register>,
+    codec: Arc<Codec>,
+    hints: Arc<Hints>,
+    footers: Footers,
 }
 
 impl Pool {
-    /// Makes a pool of stores whose places are empty.
-    pub async fn create(
-        _host: PoolHost,
-        _name: Name,
-        _layout: Layout,
-        _stores: Vec<StoreSpec>,
-        _options: CreateOptions,
+    pub(super) fn assemble(
+        host: PoolHost,
+        config: &PoolConfig,
+        membership: Arc<Membership>,
+        hints: Arc<Hints>,
     ) -> Result<Arc<Pool>> {
-        not_yet()
-    }
-
-    /// Opens a pool from its stores' labels.
-    pub async fn open(_host: PoolHost, _stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
-        not_yet()
+        let directory =
+            super::names::registers(config.pool).map(|id| membership.register(&host.rt, id)).collect();
+        let pool = Arc::new(Pool {
+            id: config.pool,
+            name: config.name.clone(),
+            layout: config.layout,
+            zoning: config.zoning()?,
+            settings: Mutex::new(config.settings.clone()),
+            membership,
+            directory,
+            codec: Arc::new(Codec::new(config.layout)),
+            hints,
+            footers: Footers::default(),
+            host,
+        });
+        super::mend::start(&pool);
+        Ok(pool)
     }
 
     pub fn id(&self) -> PoolId {
-        self.config.pool
+        self.id
     }
     pub fn name(&self) -> &Name {
-        &self.config.name
+        &self.name
     }
     pub fn layout(&self) -> Layout {
-        self.config.layout
+        self.layout
     }
-    pub fn settings(&self) -> &Settings {
-        &self.config.settings
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().clone()
     }
     /// Shards that make a chunk stored while the pool isn't degraded.
     pub fn w(&self) -> usize {
-        self.config.w()
+        if self.settings.lock().ack_zone { self.zoning.w_zone() } else { self.layout.w() }
     }
     pub fn membership(&self) -> Arc<Membership> {
         self.membership.clone()
@@ -114,46 +130,71 @@ impl Pool {
     pub fn incarnations(&self) -> Vec<Incarnation> {
         self.membership.members.iter().map(|m| m.incarnation()).collect()
     }
+    /// What the pool survives, for people, a line each.
+    pub fn survives(&self) -> Vec<String> {
+        self.zoning.survives(self.w())
+    }
     pub fn rt(&self) -> &Rt {
         &self.host.rt
     }
+    pub(super) fn zoning(&self) -> &Zoning {
+        &self.zoning
+    }
+    pub(super) fn codec(&self) -> &Arc<Codec> {
+        &self.codec
+    }
+    pub(super) fn hints(&self) -> &Arc<Hints> {
+        &self.hints
+    }
+    pub(super) fn footers(&self) -> &Footers {
+        &self.footers
+    }
+    pub(super) fn directory(&self) -> &[Register] {
+        &self.directory
+    }
+
+    /// The store that holds a chunk's shard.
+    pub(super) fn holder(&self, id: &ChunkId, shard: usize) -> Arc<Member> {
+        self.membership.members[place(id, shard, self.layout.n())].clone()
+    }
+
+    /// A handle on a register. Keep it: a handle that wrote last writes again in one round trip.
+    pub fn register(&self, id: RegisterId) -> Register {
+        self.membership.register(&self.host.rt, id)
+    }
+
+    /// Changes the settings for all hosts.
+    pub async fn set(&self, change: impl Fn(&mut Settings) + Send + Sync) -> Result<()> {
+        let register = self.register(PoolConfig::register(self.id));
+        let now = super::open::change_settings(&register, change).await?;
+        *self.settings.lock() = now;
+        Ok(())
+    }
 
     /// Begins to store a chunk; encoding and puts go on in the background.
-    pub fn put_chunk(&self, _chunk: Chunk) -> Upload {
-        Upload {}
+    pub fn put_chunk(self: &Arc<Self>, chunk: Chunk) -> Upload {
+        Upload::start(self, chunk, Known::default(), Cause::Write)
     }
 
-    /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
-    /// gone or rotten for sure; `Unavailable`: too few stores answer.
-    pub async fn read(
-        &self,
-        _id: &ChunkId,
-        _offset: u64,
-        _len: u32,
-        _cause: Cause,
-        _verify: &(dyn Fn(&[u8]) -> bool + Send + Sync),
-    ) -> Result<Bytes> {
-        not_yet()
-    }
-
-    /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
-    pub async fn probe(&self, _id: &ChunkId, _witnesses: &[Incarnation], _cause: Cause) -> Probe {
-        Probe::default()
-    }
-
-    /// Fetches and verifies the whole chunk.
-    pub async fn payload(&self, _id: &ChunkId, _probe: &Probe, _cause: Cause) -> Result<Payload> {
-        not_yet()
-    }
-
-    /// Puts what is missing or rotten of a chunk that was fetched; shards that are good already count as stored.
-    pub fn complete(&self, _payload: &Payload) -> Upload {
-        Upload {}
-    }
-
-    /// Deletes all shards of these chunks from the stores that are in; the others' are left to scrub.
-    pub async fn delete(&self, _ids: &[ChunkId]) -> Result<()> {
-        not_yet()
+    /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
+    pub async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
+        let n = self.layout.n();
+        for id in ids {
+            self.hints.remove(id, Mask::all(n));
+            self.footers.forget(id, n);
+        }
+        for part in ids.chunks(DELETE_MAX) {
+            let members = self.membership.members.iter().filter(|m| m.standing().usable());
+            let deletes = members.map(|member| async move {
+                let shard = |id: &ChunkId| super::key::shard_on(id, member.index(), n);
+                let keys: Vec<String> = part.iter().map(|id| shard_key(id, shard(id))).collect();
+                let out = member.delete(&keys, Cause::Delete).await;
+                // One that went away meanwhile is like one that was away before.
+                if member.standing().usable() { out } else { Ok(()) }
+            });
+            futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
+        }
+        Ok(())
     }
 
     /// Stores that have been failing for at least so long.
@@ -163,20 +204,20 @@ impl Pool {
         members.filter(|m| m.failing().is_some_and(|(since, _)| now.since(since) >= d)).count()
     }
 
-    /// The id of the volume of this name.
-    pub async fn lookup(&self, _name: &Name) -> Result<Option<VolumeId>> {
-        not_yet()
+    /// Shards that are known to be missing.
+    pub fn pending(&self) -> usize {
+        self.hints.pending().0
     }
-    /// Gives a volume a name; `Exists` when another has it, nothing when this one does.
-    pub async fn insert(&self, _name: &Name, _id: VolumeId) -> Result<()> {
-        not_yet()
+
+    /// Ends what runs in the background, after what is to be remembered is on disk.
+    pub async fn close(&self) {
+        self.hints.flushed().await;
+        self.hints.close();
     }
-    /// Takes a name from a volume; nothing when it isn't that volume's.
-    pub async fn remove(&self, _name: &Name, _id: VolumeId) -> Result<()> {
-        not_yet()
-    }
-    /// All names, sorted.
-    pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
-        not_yet()
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.hints.close();
     }
 }

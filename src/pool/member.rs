@@ -185,6 +185,12 @@ impl Member {
         })
     }
 
+    /// For those who didn't even ask.
+    pub(super) fn why_not_usable(&self) -> Error {
+        let why = self.state.with(|s| s.standing.reason().map(str::to_owned));
+        why.map_or_else(|| self.trouble("it is away"), |why| Error::new(Kind::Unavailable, why))
+    }
+
     /// Neither out nor down, and puts don't fail.
     pub fn well(&self) -> bool {
         self.failing().is_none()
@@ -329,7 +335,7 @@ impl Member {
     }
 
     /// Reads the label in the background.
-    fn suspect(&self) {
+    pub(super) fn suspect(&self) {
         if let Some(me) = self.me.upgrade() {
             self.rt
                 .spawn(async move {

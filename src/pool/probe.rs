@@ -1,32 +1,213 @@
-//! What the stores hold of one chunk: counted for takeovers, fetched and completed.
+//! What the stores hold of one chunk: counted for takeovers, fetched whole, completed.
+//!
+//! Counting is strict (protocol §1.6, §1.7): a good shard counts in D and an absence counts as none only when the store
+//! attests after it, and an absence only of a witness. An object that is there but can't be read as the chunk's shard
+//! counts in U, not as absent: something was written, and when in doubt a takeover refuses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::chunk::Chunk;
-use super::footer::About;
+use super::footer::{About, Footer};
+use super::handle::Pool;
+use super::layout::Layout;
+use super::mask::Mask;
+use super::read::Misses;
+use super::shard::{At, Miss};
+use super::upload::{Known, Upload};
+use crate::base::size::SHARD_SPAN;
+use crate::base::{ChunkId, Error, Incarnation, Kind, Result};
+use crate::store::Cause;
 
-/// What the stores answered about a chunk. `good + unknown + absent` = N.
+/// What the stores answered about a chunk. `good + absent + unknown` = N.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
     /// D: stores that are in and hold a shard whose footer is right.
     pub good: usize,
     /// Stores that are in, count as witnesses, and have none.
     pub absent: usize,
-    /// U: no answer, out, not a witness, or an object that can't be read as the chunk's shard (it was written once).
+    /// U: no answer, out, not a witness, or an object that is not the chunk's shard.
     pub unknown: usize,
     /// From the footers, when there is a good one.
     pub about: Option<About>,
+    good_mask: Mask,
+    rotten: Mask,
+}
+
+impl Probe {
+    /// As if all shards but these had been found good: which to fetch first.
+    pub(super) fn all_but(bad: Mask, layout: Layout) -> Probe {
+        Probe { good_mask: Mask::all(layout.n()).minus(bad), ..Probe::default() }
+    }
+}
+
+/// One store's answer.
+enum Seen {
+    Good(Box<Footer>),
+    Absent,
+    Bad,
+    Unknown,
 }
 
 /// A chunk's contents as the stores hold them, verified by the payload hash.
 #[derive(Clone, Debug)]
 pub struct Payload {
     pub chunk: Chunk,
+    pub about: About,
+    /// Shards that were good in the probe, without those found rotten when they were read.
+    good: Mask,
+    rotten: Mask,
 }
 
 impl Payload {
-    /// The bytes at a virtual offset, when the shard has them.
-    pub fn slice(&self, _offset: u64, _len: u32) -> Option<Bytes> {
-        None
+    /// The bytes at a virtual offset, when the chunk has them.
+    pub fn slice(&self, offset: u64, len: u32) -> Option<Bytes> {
+        let shard = self.chunk.shards.get((offset / SHARD_SPAN) as usize)?;
+        let at = (offset % SHARD_SPAN) as usize;
+        let end = at.checked_add(len as usize)?;
+        (end <= shard.len()).then(|| shard.slice(at..end))
     }
+}
+
+impl Pool {
+    /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
+    /// A store that is known to be away is not asked.
+    pub async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
+        let seen = (0..self.layout().n()).map(|index| self.look(id, index, witnesses, cause));
+        let seen = futures::future::join_all(seen).await;
+        let mut probe = Probe { about: commonest(&seen), ..Probe::default() };
+        for (index, seen) in seen.iter().enumerate() {
+            match seen {
+                Seen::Good(footer) if Some(&footer.about) == probe.about.as_ref() => {
+                    probe.good += 1;
+                    probe.good_mask = probe.good_mask.with(index);
+                }
+                Seen::Absent => probe.absent += 1,
+                Seen::Good(_) | Seen::Bad => {
+                    probe.unknown += 1;
+                    probe.rotten = probe.rotten.with(index);
+                }
+                Seen::Unknown => probe.unknown += 1,
+            }
+        }
+        debug_assert_eq!(probe.good + probe.absent + probe.unknown, self.layout().n());
+        probe
+    }
+
+    async fn look(&self, id: &ChunkId, index: usize, witnesses: &[Incarnation], cause: Cause) -> Seen {
+        let member = self.holder(id, index);
+        let seen = match (At { member: &member, id, index }).footer(cause).await {
+            Ok((footer, _)) if footer.about.layout == self.layout() => Seen::Good(Box::new(footer)),
+            Ok(_) | Err(Miss::Rot(_)) => Seen::Bad,
+            Err(Miss::Absent) if witnesses.contains(&member.incarnation()) => Seen::Absent,
+            Err(Miss::Absent | Miss::Silent(_)) => return Seen::Unknown,
+        };
+        if member.attest().await.is_ok() { seen } else { Seen::Unknown }
+    }
+
+    /// Fetches and verifies the whole chunk, first of all from the shards that the probe found good.
+    pub async fn payload(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Result<Payload> {
+        let (k, n) = (self.layout().k(), self.layout().n());
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by_key(|i| (!probe.good_mask.has(*i), !self.holder(id, *i).well()));
+        let mut order = order.into_iter();
+        let fetch = |index: usize| async move {
+            let member = self.holder(id, index);
+            (index, At { member: &member, id, index }.whole(cause).await)
+        };
+        let mut running: FuturesUnordered<_> = order.by_ref().take(k).map(fetch).collect();
+        let mut shards: Vec<(usize, Footer, Bytes)> = Vec::new();
+        let (mut misses, mut rotten) = (Misses::default(), probe.rotten);
+        while let Some((index, out)) = running.next().await {
+            match out {
+                Ok((footer, bytes, _)) => shards.push((index, footer, bytes)),
+                Err(miss) => {
+                    if matches!(miss, Miss::Rot(_)) {
+                        rotten = rotten.with(index);
+                    }
+                    misses.add(index, miss);
+                }
+            }
+            if let Some(same) = group(&mut shards, k) {
+                let good = probe.good_mask.minus(rotten);
+                return self.whole(same, good, rotten).await;
+            }
+            if running.is_empty() {
+                running.extend(order.by_ref().take(1).map(fetch));
+            }
+        }
+        Err(misses.verdict(self, id).await)
+    }
+
+    /// The data shards from any k, checked against the payload hash.
+    async fn whole(&self, from: Vec<(usize, Footer, Bytes)>, good: Mask, rotten: Mask) -> Result<Payload> {
+        let about = from[0].1.about.clone();
+        let codec = self.codec().clone();
+        let of = about.clone();
+        let shards = self.rt().cpu(move || rebuild_data(&codec, &of, &from)).await?;
+        let Some(shards) = shards else {
+            let text =
+                format!("chunk {} is damaged: its parts do not make the whole that was stored", about.id);
+            return Err(Error::new(Kind::Corrupt, text));
+        };
+        let chunk = Chunk {
+            id: about.id,
+            era: about.era,
+            kind: about.kind,
+            shards,
+            toc_offset: about.toc_offset,
+            toc_len: about.toc_len,
+        };
+        Ok(Payload { chunk, about, good, rotten })
+    }
+
+    /// Puts what is missing or rotten of a chunk that was fetched; shards that are good already count as stored.
+    pub fn complete(self: &Arc<Self>, payload: &Payload, cause: Cause) -> Upload {
+        let known = Known { stored: payload.good, rotten: payload.rotten, look: true };
+        Upload::start(self, payload.chunk.clone(), known, cause)
+    }
+}
+
+fn rebuild_data(
+    codec: &super::codec::Codec,
+    about: &About,
+    from: &[(usize, Footer, Bytes)],
+) -> Option<Vec<Bytes>> {
+    let k = codec.layout().k();
+    let all: Vec<(usize, &[u8])> = from.iter().map(|(i, _, bytes)| (*i, bytes.as_ref())).collect();
+    let shard = |index: usize| match from.iter().find(|(i, ..)| *i == index) {
+        Some((_, footer, bytes)) => (bytes.clone(), footer.shard_hash),
+        None => {
+            let bytes = codec.rebuild(index, about.shard_len(index), &all);
+            let hash = xxhash_rust::xxh3::xxh3_128(&bytes);
+            (bytes.into(), hash)
+        }
+    };
+    let (shards, hashes): (Vec<Bytes>, Vec<u128>) = (0..k).map(shard).unzip();
+    (about.hash(&hashes) == about.payload_hash).then_some(shards)
+}
+
+/// What most of the footers say; of equals, the one with the lowest hash.
+fn commonest(seen: &[Seen]) -> Option<About> {
+    let mut votes: BTreeMap<u128, (usize, &About)> = BTreeMap::new();
+    for one in seen {
+        if let Seen::Good(footer) = one {
+            votes.entry(footer.about.payload_hash).or_insert((0, &footer.about)).0 += 1;
+        }
+    }
+    let most = votes.values().map(|(n, _)| *n).max()?;
+    votes.values().find(|(n, _)| *n == most).map(|(_, about)| (*about).clone())
+}
+
+/// k shards of one content, taken out, when there are so many.
+fn group(shards: &mut Vec<(usize, Footer, Bytes)>, k: usize) -> Option<Vec<(usize, Footer, Bytes)>> {
+    let about = shards.last()?.1.about.clone();
+    if shards.iter().filter(|s| s.1.about == about).count() < k {
+        return None;
+    }
+    shards.retain(|s| s.1.about == about);
+    Some(std::mem::take(shards))
 }

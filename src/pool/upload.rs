@@ -1,23 +1,216 @@
-//! Putting a chunk's shards: all at once, until they are stored.
+//! Putting a chunk's shards: all at once, each again and again until it is stored.
+//!
+//! One task a shard, which waits while its store is out or down and never gives up by itself. When enough are stored
+//! and the others had their hedge delay, what is missing is noted for repair; what is under way on a store that seems
+//! well may still end, the rest is dropped, and with it its bytes.
 
-use crate::base::{Error, Kind, Result};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// A chunk on its way to the stores. Dropping it stops what is not stored yet.
+use bytes::Bytes;
+use futures::future::{Either, select};
+
+use super::chunk::Chunk;
+use super::footer::About;
+use super::handle::Pool;
+use super::mask::Mask;
+use super::seal::seal;
+use super::shard::{At, How};
+use super::watched::Watched;
+use crate::base::rt::Instant;
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::store::Cause;
+
+/// Shards that come later than the others are waited for as long again as the others took, within these bounds.
+const HEDGE_MIN: Duration = Duration::from_millis(50);
+const HEDGE_MAX: Duration = Duration::from_secs(2);
+/// How long a put that is under way may go on after that.
+const LINGER: Duration = Duration::from_secs(5);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+struct State {
+    stored: Mask,
+    /// Shards whose bytes are still held.
+    held: Mask,
+    failed: Option<Error>,
+    /// Enough are stored: the rest is repair's.
+    released: bool,
+    /// Nobody wants it any more.
+    dropped: bool,
+}
+
 #[derive(Debug)]
-pub struct Upload {}
+struct Shared {
+    pool: Arc<Pool>,
+    id: ChunkId,
+    cause: Cause,
+    state: Watched<State>,
+}
+
+/// A chunk on its way to the stores. Dropping it before `wait` returned stops what is not stored yet.
+#[derive(Debug)]
+pub struct Upload {
+    shared: Arc<Shared>,
+    begun: Instant,
+}
+
+/// What is known about a chunk's shards before it is put.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known {
+    /// Stored and attested already.
+    pub(super) stored: Mask,
+    /// There, but not what they should be.
+    pub(super) rotten: Mask,
+    /// Looked for before they are put: somebody may have put them.
+    pub(super) look: bool,
+}
 
 impl Upload {
+    pub(super) fn start(pool: &Arc<Pool>, chunk: Chunk, known: Known, cause: Cause) -> Upload {
+        let held = Mask::all(pool.layout().n()).minus(known.stored);
+        let state = State { stored: known.stored, held, ..State::default() };
+        let shared = Arc::new(Shared { pool: pool.clone(), id: chunk.id, cause, state: Watched::new(state) });
+        let upload = Upload { shared: shared.clone(), begun: pool.rt().now() };
+        pool.rt().spawn(shared.run(chunk, known, held)).detach();
+        upload
+    }
+
     /// Shards stored, each attested after its put.
     pub fn stored(&self) -> usize {
-        0
+        self.shared.state.with(|s| s.stored.count())
     }
 
     /// Returns when `w` shards are stored and the others had their hedge delay; never gives up by itself. An error
     /// says that it can't be stored (two contents under one id), not that stores are away.
-    pub async fn wait(&self, _w: usize) -> Result<()> {
-        Err(Error::new(Kind::Unsupported, "not yet"))
+    pub async fn wait(&self, w: usize) -> Result<()> {
+        let state = &self.shared.state;
+        let enough = |s: &mut State| match &s.failed {
+            Some(e) => Some(Err(e.share())),
+            None => (s.stored.count() >= w).then_some(Ok(())),
+        };
+        state.until(enough).await?;
+        let rt = self.shared.pool.rt();
+        let hedge = rt.now().since(self.begun).clamp(HEDGE_MIN, HEDGE_MAX);
+        // Stores that are known to be in trouble are not waited for.
+        let slow: Mask = state.with(|s| s.held).iter().filter(|i| self.shared.is_well(*i)).collect();
+        let all = state.until(|s| slow.minus(s.stored).is_empty().then_some(()));
+        futures::pin_mut!(all);
+        let _ = select(all, rt.sleep(hedge)).await;
+        self.shared.release();
+        Ok(())
     }
 
     /// Returns when the upload holds none of the chunk's bytes any more.
-    pub async fn settled(&self) {}
+    pub async fn settled(&self) {
+        self.shared.state.until(|s| s.held.is_empty().then_some(())).await;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.shared.state.update(|s| s.dropped = !s.released);
+    }
+}
+
+impl Shared {
+    async fn run(self: Arc<Self>, chunk: Chunk, known: Known, wanted: Mask) {
+        let codec = self.pool.codec().clone();
+        let sealed = self.pool.rt().cpu(move || seal(&codec, chunk, wanted)).await.and_then(|sealed| sealed);
+        let sealed = match sealed {
+            Ok(sealed) => sealed,
+            Err(e) => return self.fail(e),
+        };
+        let about = Arc::new(sealed.about);
+        for (index, object) in sealed.objects.into_iter().enumerate() {
+            let Some(object) = object else { continue };
+            let how = match (known.rotten.has(index), known.look) {
+                (true, _) => How::Verify,
+                (false, true) => How::Look,
+                (false, false) => How::Absent,
+            };
+            let shared = self.clone();
+            let about = about.clone();
+            self.pool.rt().spawn(async move { shared.shard(about, index, object, how).await }).detach();
+        }
+    }
+
+    fn fail(&self, e: Error) {
+        self.state.update(|s| {
+            s.failed.get_or_insert(e);
+            s.held = Mask::default();
+        });
+    }
+
+    fn is_well(&self, index: usize) -> bool {
+        self.pool.holder(&self.id, index).well()
+    }
+
+    /// From now on what is missing is repair's.
+    fn release(&self) {
+        let missing = self.state.update(|s| {
+            let first = !std::mem::replace(&mut s.released, true);
+            if first { Mask::all(self.pool.layout().n()).minus(s.stored) } else { Mask::default() }
+        });
+        self.pool.hints().add(self.id, missing);
+        // A shard that was stored between the two lines above has looked for its hint in vain.
+        let stored = self.state.with(|s| s.stored);
+        self.pool.hints().remove(&self.id, stored);
+    }
+
+    /// Puts one shard until it is stored, or until it isn't this upload's any more.
+    async fn shard(&self, about: Arc<About>, index: usize, object: Bytes, how: How) {
+        let out = {
+            let put = self.put(&about, index, object, how);
+            let stop = self.told_to_stop(index);
+            futures::pin_mut!(put, stop);
+            match select(stop, put).await {
+                Either::Left(_) => None,
+                Either::Right((out, _)) => Some(out),
+            }
+        };
+        // Its bytes are gone by now.
+        let released = self.state.update(|s| {
+            s.held = s.held.without(index);
+            match out {
+                Some(Ok(())) => s.stored = s.stored.with(index),
+                Some(Err(e)) => drop(s.failed.get_or_insert(e)),
+                None => {}
+            }
+            s.released && s.stored.has(index)
+        });
+        if released {
+            self.pool.hints().remove(&self.id, Mask::default().with(index));
+        }
+    }
+
+    async fn put(&self, about: &About, index: usize, object: Bytes, mut how: How) -> Result<()> {
+        let member = self.pool.holder(&self.id, index);
+        let at = At { member: &member, id: &self.id, index };
+        let rt = self.pool.rt();
+        let mut pause = RETRY_FIRST;
+        loop {
+            member.usable().await;
+            match at.store(about, &object, how, self.cause).await {
+                Ok(()) => return Ok(()),
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(e),
+                Err(e) => tracing::debug!("shard {}: {e}", at.key()),
+            }
+            if how == How::Absent {
+                how = How::Look;
+            }
+            rt.sleep(pause + Duration::from_millis(rt.below(pause.as_millis() as u64 / 2 + 1))).await;
+            pause = (pause * 2).min(RETRY_LAST);
+        }
+    }
+
+    async fn told_to_stop(&self, index: usize) {
+        let lingers = self.state.until(|s| {
+            if s.dropped || s.failed.is_some() { Some(false) } else { s.released.then_some(true) }
+        });
+        if lingers.await && self.is_well(index) {
+            self.pool.rt().sleep(LINGER).await;
+        }
+    }
 }

@@ -1,0 +1,252 @@
+//! Shards that were left out when their chunk was stored: remembered on the local disk, put when their store is back.
+//!
+//! A hint saves time, it is not the truth: scrub finds what is missing without it. File `pending` in the pool's folder:
+//!
+//! | at | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `WLHINTS1` |
+//! | 8 | 16 | pool id |
+//! | 24 | 1 | 1: more was left out than is written here, scrub finds it |
+//! | 25 | 4 | number of entries |
+//! | 29 | 40 each | volume id (16), epoch (8), sequence (8), bit set of missing shards (8) |
+//! | −4 | 4 | CRC32C of all before |
+//!
+//! All little-endian. Written as a whole, a moment after a change; a damaged file counts as "more was left out".
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crc32c::crc32c;
+
+use super::mask::Mask;
+use super::watched::Watched;
+use crate::base::codec::{Reader, Writer};
+use crate::base::rt::{Disk, Rt};
+use crate::base::{ChunkId, Epoch, PoolId, Result, Seq, VolumeId};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS1");
+/// Chunks remembered at most; 4 MB of file.
+const ENTRIES_MAX: usize = 100_000;
+const FILE_MAX: usize = 29 + 40 * ENTRIES_MAX + 4;
+/// Changes within this are written together.
+const GATHER: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Default)]
+struct State {
+    missing: BTreeMap<ChunkId, Mask>,
+    /// More is missing than is known here.
+    overflow: bool,
+    /// Counts changes, and which of them are on disk.
+    changes: u64,
+    written: u64,
+    closed: bool,
+}
+
+/// The hints of one pool on this host.
+#[derive(Debug)]
+pub(super) struct Hints {
+    pool: PoolId,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    state: Watched<State>,
+}
+
+impl Hints {
+    /// Reads what an earlier run left, and keeps the file up to date from now on.
+    pub(super) async fn open(
+        rt: &Rt,
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        pool: PoolId,
+    ) -> Result<Arc<Hints>> {
+        disk.create_dir(folder).await?;
+        let path = folder.join("pending");
+        let mut state = State::default();
+        match disk.read(&path, FILE_MAX).await {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() != std::io::ErrorKind::InvalidData => return Err(e.into()),
+            other => match other.map_err(Into::into).and_then(|bytes| decode(&bytes, pool)) {
+                Ok((missing, overflow)) => (state.missing, state.overflow) = (missing, overflow),
+                Err(e) => {
+                    tracing::warn!("{}: {e}; run `pool repair` to find what is missing", path.display());
+                    state.overflow = true;
+                }
+            },
+        }
+        let hints = Arc::new(Hints { pool, disk, path, state: Watched::new(state) });
+        rt.spawn(keep_written(rt.clone(), hints.clone())).detach();
+        Ok(hints)
+    }
+
+    pub(super) fn add(&self, id: ChunkId, shards: Mask) {
+        if shards.is_empty() {
+            return;
+        }
+        self.state.update(|s| {
+            if s.missing.len() >= ENTRIES_MAX && !s.missing.contains_key(&id) {
+                s.overflow = true;
+            } else {
+                let known = s.missing.entry(id).or_default();
+                *known = known.and(shards);
+            }
+            s.changes += 1;
+        });
+    }
+
+    pub(super) fn remove(&self, id: &ChunkId, shards: Mask) {
+        self.state.update(|s| {
+            let Some(known) = s.missing.get_mut(id) else { return };
+            *known = known.minus(shards);
+            if known.is_empty() {
+                s.missing.remove(id);
+            }
+            s.changes += 1;
+        });
+    }
+
+    /// Everything was looked at, and nothing is left.
+    pub(super) fn clear(&self) {
+        self.state.update(|s| {
+            s.missing.clear();
+            s.overflow = false;
+            s.changes += 1;
+        });
+    }
+
+    /// Shards known to be missing, and whether there are more.
+    pub(super) fn pending(&self) -> (usize, bool) {
+        self.state.with(|s| (s.missing.values().map(|m| m.count()).sum(), s.overflow))
+    }
+
+    /// The next chunks after this one, in order.
+    pub(super) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Mask)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.state.with(|s| {
+            let from = after.map_or(Unbounded, Excluded);
+            s.missing.range((from, Unbounded)).take(max).map(|(id, mask)| (*id, *mask)).collect()
+        })
+    }
+
+    /// Waits until something is missing; false when closed.
+    pub(super) async fn any(&self) -> bool {
+        self.state.until(|s| (s.closed || !s.missing.is_empty()).then_some(!s.closed)).await
+    }
+
+    /// Everything known now is on disk.
+    pub(super) async fn flushed(&self) {
+        let goal = self.state.with(|s| s.changes);
+        self.state.until(|s| (s.written >= goal || s.closed).then_some(())).await;
+    }
+
+    pub(super) fn close(&self) {
+        self.state.update(|s| s.closed = true);
+    }
+
+    pub(super) fn closed(&self) -> bool {
+        self.state.with(|s| s.closed)
+    }
+
+    fn encode(&self) -> (u64, Bytes) {
+        self.state.with(|s| {
+            let mut w = Writer::with_capacity(33 + 40 * s.missing.len());
+            w.u64(MAGIC).u128(self.pool.0).u8(s.overflow.into()).u32(s.missing.len() as u32);
+            for (id, mask) in &s.missing {
+                w.u128(id.volume.0).u64(id.epoch.0).u64(id.seq.0).u64(mask.0);
+            }
+            let check = crc32c(&w.buf);
+            w.u32(check);
+            (s.changes, w.buf.into())
+        })
+    }
+}
+
+fn decode(bytes: &[u8], pool: PoolId) -> Result<(BTreeMap<ChunkId, Mask>, bool)> {
+    let mut r = Reader::new(bytes, "the list of pending shards");
+    if bytes.len() < 4 || crc32c(&bytes[..bytes.len() - 4]).to_le_bytes() != bytes[bytes.len() - 4..] {
+        return Err(r.bad("its checksum is wrong"));
+    }
+    if r.u64()? != MAGIC || r.u128()? != pool.0 {
+        return Err(r.bad("it is another file"));
+    }
+    let overflow = r.u8()? != 0;
+    let count = r.u32()? as usize;
+    if count.checked_mul(40).and_then(|n| n.checked_add(4)) != Some(r.left()) {
+        return Err(r.bad("its length is wrong"));
+    }
+    let mut missing = BTreeMap::new();
+    for _ in 0..count {
+        let id = ChunkId { volume: VolumeId(r.u128()?), epoch: Epoch(r.u64()?), seq: Seq(r.u64()?) };
+        missing.insert(id, Mask(r.u64()?));
+    }
+    Ok((missing, overflow))
+}
+
+async fn keep_written(rt: Rt, hints: Arc<Hints>) {
+    loop {
+        let more = hints.state.until(|s| (s.closed || s.changes > s.written).then_some(!s.closed)).await;
+        if !more {
+            return;
+        }
+        rt.sleep(GATHER).await;
+        let (changes, bytes) = hints.encode();
+        match hints.disk.write_atomic(&hints.path, bytes).await {
+            Ok(()) => hints.state.update(|s| s.written = changes),
+            Err(e) => {
+                // Only time is lost: scrub finds what is missing.
+                tracing::warn!("{} can't be written: {e}", hints.path.display());
+                rt.sleep(Duration::from_secs(10)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::{RealDisk, RealRuntime};
+
+    fn id(seq: u64) -> ChunkId {
+        ChunkId { volume: VolumeId(7), epoch: Epoch(1), seq: Seq(seq) }
+    }
+
+    #[tokio::test]
+    async fn hints_survive_a_restart_and_a_damaged_file_says_scrub() {
+        let dir = tempfile::tempdir().unwrap();
+        let rt = Rt::new(RealRuntime::current());
+        let disk = RealDisk::start();
+        let open = || Hints::open(&rt, disk.clone(), dir.path(), PoolId(1));
+        let hints = open().await.unwrap();
+        hints.add(id(1), Mask::all(2));
+        hints.add(id(2), Mask::default().with(5));
+        hints.remove(&id(1), Mask::default().with(0));
+        hints.flushed().await;
+        hints.close();
+        let hints = open().await.unwrap();
+        assert_eq!(hints.pending(), (2, false));
+        assert_eq!(hints.after(Some(id(1)), 9), [(id(2), Mask::default().with(5))]);
+        hints.close();
+        let path = dir.path().join("pending");
+        let mut bytes = disk.read(&path, 1000).await.unwrap().to_vec();
+        bytes[40] ^= 1;
+        disk.write_atomic(&path, bytes.into()).await.unwrap();
+        assert_eq!(open().await.unwrap().pending(), (0, true));
+    }
+
+    #[test]
+    fn golden_bytes_and_bad_input() {
+        let mut w = Writer::default();
+        w.u64(MAGIC).u128(1).u8(0).u32(1).u128(7).u64(1).u64(2).u64(3);
+        let check = crc32c(&w.buf);
+        w.u32(check);
+        assert_eq!(w.buf.len(), 29 + 40 + 4);
+        let (missing, overflow) = decode(&w.buf, PoolId(1)).unwrap();
+        assert_eq!((missing[&id(2)], overflow), (Mask::all(2), false));
+        for cut in 0..w.buf.len() {
+            assert!(decode(&w.buf[..cut], PoolId(1)).is_err());
+        }
+        assert!(decode(&w.buf, PoolId(2)).is_err());
+    }
+}

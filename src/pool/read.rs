@@ -1,0 +1,298 @@
+//! Reading a part of a chunk: one ranged get, or the same range of k other shards, decoded.
+//!
+//! The quick way trusts the caller's `verify` alone. The other way verifies every piece by its shard's footer before it
+//! is used, and `verify` comes last. It starts at once when the shard's store is known to be away or its bytes are bad,
+//! and after the hedge delay when the store is slow. No more than the range's size is read of any object, whatever it
+//! claims to be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use super::footer::{About, CHECK_SPAN, Footer};
+use super::handle::Pool;
+use super::shard::{At, Miss};
+use crate::base::size::SHARD_SPAN;
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::store::Cause;
+
+/// The hedge delay: twice the time within which the pool's stores usually answer, within these bounds.
+const HEDGE_MIN: Duration = Duration::from_millis(20);
+const HEDGE_MAX: Duration = Duration::from_secs(2);
+const HEDGE_UNKNOWN: Duration = Duration::from_millis(500);
+/// Decoding less than this is done at once.
+const DECODE_INLINE: usize = 256 << 10;
+
+/// Judges bytes; the caller's own checksum.
+pub type Verify<'a> = &'a (dyn Fn(&[u8]) -> bool + Send + Sync);
+
+/// One part of one data shard.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    id: &'a ChunkId,
+    shard: usize,
+    /// In the shard.
+    at: u64,
+    len: u64,
+    cause: Cause,
+}
+
+struct Piece {
+    about: About,
+    shard: usize,
+    bytes: Bytes,
+}
+
+/// What is known of the shards that could not be used.
+#[derive(Debug, Default)]
+pub(super) struct Misses {
+    absent: Vec<usize>,
+    rotten: usize,
+    silent: Vec<Error>,
+}
+
+impl Misses {
+    pub(super) fn add(&mut self, shard: usize, miss: Miss) {
+        match miss {
+            Miss::Absent => self.absent.push(shard),
+            Miss::Rot(_) => self.rotten += 1,
+            Miss::Silent(e) => self.silent.push(e),
+        }
+    }
+
+    /// Why a chunk can't be read. Absences count where the store attests after them.
+    pub(super) async fn verdict(self, pool: &Pool, id: &ChunkId) -> Error {
+        let layout = pool.layout();
+        let asked = self.absent.iter().map(|shard| {
+            let member = pool.holder(id, *shard);
+            async move { member.attest().await }
+        });
+        let (mut gone, mut silent) = (0, self.silent);
+        for attested in futures::future::join_all(asked).await {
+            match attested {
+                Ok(()) => gone += 1,
+                Err(e) => silent.push(e),
+            }
+        }
+        if gone + self.rotten > layout.m() {
+            let (n, rotten) = (layout.n(), self.rotten);
+            return Error::new(
+                Kind::Corrupt,
+                format!(
+                    "chunk {id} is damaged: of its {n} shards {gone} are gone and {rotten} unreadable, more than {} can be made up for",
+                    layout.m()
+                ),
+            );
+        }
+        let mut reasons: Vec<String> = silent.iter().map(Error::to_string).collect();
+        reasons.sort();
+        reasons.dedup();
+        Error::new(
+            Kind::Unavailable,
+            format!("chunk {id} is out of reach until more stores answer: {}", reasons.join("; ")),
+        )
+    }
+}
+
+impl Pool {
+    /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
+    /// gone or unreadable for sure; `Unavailable`: too few stores answer.
+    pub async fn read(
+        &self,
+        id: &ChunkId,
+        offset: u64,
+        len: u32,
+        cause: Cause,
+        verify: Verify<'_>,
+    ) -> Result<Bytes> {
+        let (shard, at) = ((offset / SHARD_SPAN) as usize, offset % SHARD_SPAN);
+        let len = u64::from(len);
+        if shard >= self.layout().k() || at + len > SHARD_SPAN {
+            let text = format!("chunk {id} has no {len} bytes at {offset}");
+            return Err(Error::new(Kind::Corrupt, text));
+        }
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let part = Part { id, shard, at, len, cause };
+        let member = self.holder(id, shard);
+        if !member.standing().usable() {
+            let mut misses = Misses::default();
+            misses.add(shard, Miss::Silent(member.why_not_usable()));
+            return self.degraded(part, misses, verify).await;
+        }
+        let direct = self.direct(part, verify);
+        futures::pin_mut!(direct);
+        let late = match select(direct, self.rt().sleep(self.hedge())).await {
+            Either::Left((Ok(bytes), _)) => return Ok(bytes),
+            Either::Left((Err(miss), _)) => {
+                let mut misses = Misses::default();
+                misses.add(shard, miss);
+                return self.degraded(part, misses, verify).await;
+            }
+            Either::Right((_, late)) => late,
+        };
+        let degraded = self.degraded(part, Misses::default(), verify);
+        futures::pin_mut!(degraded);
+        let miss = match select(late, degraded).await {
+            Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => return Ok(bytes),
+            Either::Left((Err(miss), degraded)) => match degraded.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(_) => miss,
+            },
+            Either::Right((Err(_), late)) => match late.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(miss) => miss,
+            },
+        };
+        // Once more, knowing of both: only all misses together tell damaged from out of reach.
+        let mut misses = Misses::default();
+        misses.add(shard, miss);
+        self.degraded(part, misses, verify).await
+    }
+
+    /// How long an answer is waited for before others are asked as well.
+    pub(super) fn hedge(&self) -> Duration {
+        let membership = self.membership();
+        let mut usual: Vec<_> =
+            membership.members.iter().filter_map(|m| m.traffic().percentile(95)).collect();
+        usual.sort_unstable();
+        // The middle store's: a few slow ones don't make everybody wait.
+        let middle = usual.get(usual.len() / 2);
+        middle.map_or(HEDGE_UNKNOWN, |d| (*d * 2).clamp(HEDGE_MIN, HEDGE_MAX))
+    }
+
+    async fn direct(&self, part: Part<'_>, verify: Verify<'_>) -> Result<Bytes, Miss> {
+        let member = self.holder(part.id, part.shard);
+        let at = At { member: &member, id: part.id, index: part.shard };
+        let answer = at.range(part.at, part.len, part.cause).await;
+        if let Err(Miss::Absent) = answer {
+            // What should be there is not: perhaps the store was emptied.
+            member.suspect();
+        }
+        let (bytes, etag) = answer?;
+        if bytes.len() as u64 == part.len && verify(&bytes) { Ok(bytes) } else { Err(Miss::Rot(etag)) }
+    }
+
+    async fn degraded(&self, part: Part<'_>, mut misses: Misses, verify: Verify<'_>) -> Result<Bytes> {
+        let (k, n) = (self.layout().k(), self.layout().n());
+        // Stores in trouble come last, else in order.
+        let mut next: Vec<usize> = (0..n).filter(|i| *i != part.shard).collect();
+        next.sort_by_key(|i| !self.holder(part.id, *i).well());
+        let mut next = next.into_iter();
+        let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut hurry = self.rt().sleep(self.hedge());
+        let mut hurried = false;
+        while !running.is_empty() {
+            let (shard, piece) = if hurried {
+                running.next().await.expect("it is not empty")
+            } else {
+                match select(running.next(), &mut hurry).await {
+                    Either::Left((done, _)) => done.expect("it is not empty"),
+                    Either::Right(_) => {
+                        hurried = true;
+                        running.extend(next.by_ref().map(|i| self.piece(part, i)));
+                        continue;
+                    }
+                }
+            };
+            match piece {
+                Ok(piece) => pieces.push(piece),
+                Err(miss) => {
+                    misses.add(shard, miss);
+                    running.extend(next.by_ref().take(1).map(|i| self.piece(part, i)));
+                    continue;
+                }
+            }
+            if let Some(same) = enough(&mut pieces, k) {
+                return self.decode(part, same, verify).await;
+            }
+            if running.is_empty() {
+                // Pieces of different contents: ask who is left.
+                running.extend(next.by_ref().take(1).map(|i| self.piece(part, i)));
+            }
+        }
+        misses.rotten += strangers(&pieces);
+        Err(misses.verdict(self, part.id).await)
+    }
+
+    /// The same range of another shard, aligned, verified by its footer.
+    async fn piece(&self, part: Part<'_>, index: usize) -> (usize, Result<Piece, Miss>) {
+        let out = async {
+            let member = self.holder(part.id, index);
+            let at = At { member: &member, id: part.id, index };
+            let (from, to) = aligned(part);
+            let cause = if part.cause == Cause::Read { Cause::Degraded } else { part.cause };
+            let footer = self.footer(at, cause);
+            let range = at.range(from, to - from, cause);
+            let (footer, range) = futures::future::join(footer, range).await;
+            let (footer, (bytes, etag)) = (footer?, range?);
+            let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
+            if (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
+                return Err(Miss::Rot(etag));
+            }
+            Ok(Piece { about: footer.about.clone(), shard: index, bytes: bytes.slice(..len as usize) })
+        };
+        (index, out.await)
+    }
+
+    async fn footer(&self, at: At<'_>, cause: Cause) -> Result<Arc<Footer>, Miss> {
+        if let Some(footer) = self.footers().get(at.id, at.index) {
+            return Ok(footer);
+        }
+        let footer = Arc::new(at.footer(cause).await?.0);
+        self.footers().put(at.id, at.index, footer.clone());
+        Ok(footer)
+    }
+
+    async fn decode(&self, part: Part<'_>, pieces: Vec<Piece>, verify: Verify<'_>) -> Result<Bytes> {
+        let (from, to) = aligned(part);
+        let shard_len = pieces[0].about.shard_len(part.shard) as u64;
+        let damaged = |why: &str| {
+            let text = format!(
+                "chunk {} is damaged: {} bytes at {} of part {} {why}",
+                part.id, part.len, part.at, part.shard
+            );
+            Error::new(Kind::Corrupt, text)
+        };
+        if part.at + part.len > shard_len {
+            return Err(damaged("are past its end"));
+        }
+        let len = (to.min(shard_len) - from) as usize;
+        let codec = self.codec().clone();
+        let wanted = part.shard;
+        let job = move || {
+            let from: Vec<(usize, &[u8])> = pieces.iter().map(|p| (p.shard, p.bytes.as_ref())).collect();
+            Bytes::from(codec.rebuild(wanted, len, &from))
+        };
+        let bytes = if len <= DECODE_INLINE { job() } else { self.rt().cpu(job).await? };
+        let bytes = bytes.slice((part.at - from) as usize..(part.at + part.len - from) as usize);
+        if verify(&bytes) { Ok(bytes) } else { Err(damaged("do not verify")) }
+    }
+}
+
+fn aligned(part: Part<'_>) -> (u64, u64) {
+    let span = CHECK_SPAN as u64;
+    let from = part.at / span * span;
+    (from, (part.at + part.len).next_multiple_of(span).max(from + 1))
+}
+
+/// k pieces of one content, taken out, when there are so many.
+fn enough(pieces: &mut Vec<Piece>, k: usize) -> Option<Vec<Piece>> {
+    let hash = pieces.last()?.about.payload_hash;
+    if pieces.iter().filter(|p| p.about.payload_hash == hash).count() < k {
+        return None;
+    }
+    pieces.retain(|p| p.about.payload_hash == hash);
+    Some(std::mem::take(pieces))
+}
+
+/// Pieces that are not of the contents that most have.
+fn strangers(pieces: &[Piece]) -> usize {
+    let same = |p: &Piece| pieces.iter().filter(|q| q.about.payload_hash == p.about.payload_hash).count();
+    pieces.len() - pieces.iter().map(same).max().unwrap_or(0)
+}

@@ -1,0 +1,74 @@
+//! What `pool status` shows.
+
+use serde::Serialize;
+
+use super::handle::Pool;
+use super::member::{Member, Standing};
+use crate::base::rt::Instant;
+use crate::base::{Name, PoolId};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreStatus {
+    pub index: usize,
+    pub url: String,
+    pub zone: Option<String>,
+    /// `in`, `unknown` (not asked yet), `out`, `down` or `failing` (takes no writes).
+    pub state: &'static str,
+    /// Why it isn't `in`.
+    pub reason: Option<String>,
+    pub failing_ms: Option<u64>,
+    pub latency_ms_p99: Option<f64>,
+    pub requests: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolStatus {
+    pub name: Name,
+    pub id: PoolId,
+    pub layout: String,
+    /// Shards that make a chunk stored, while enough stores are there.
+    pub stored_at: usize,
+    pub survives: Vec<String>,
+    pub stores: Vec<StoreStatus>,
+    pub pending_shards: usize,
+    /// More may be missing than is counted: `pool repair` finds it.
+    pub pending_incomplete: bool,
+}
+
+impl Pool {
+    pub fn status(&self) -> PoolStatus {
+        let (pending_shards, pending_incomplete) = self.hints().pending();
+        let now = self.rt().now();
+        PoolStatus {
+            name: self.name().clone(),
+            id: self.id(),
+            layout: self.layout().to_string(),
+            stored_at: self.w(),
+            survives: self.survives(),
+            stores: self.membership().members.iter().map(|m| store(m, now)).collect(),
+            pending_shards,
+            pending_incomplete,
+        }
+    }
+}
+
+fn store(member: &Member, now: Instant) -> StoreStatus {
+    let failing = member.failing();
+    let state = match member.standing() {
+        Standing::Out(_) => "out",
+        Standing::Down(_) => "down",
+        Standing::Unknown => "unknown",
+        Standing::In if failing.is_some() => "failing",
+        Standing::In => "in",
+    };
+    StoreStatus {
+        index: member.index(),
+        url: member.url().to_owned(),
+        zone: member.zone().map(str::to_owned),
+        state,
+        failing_ms: failing.as_ref().map(|(since, _)| now.since(*since).as_millis() as u64),
+        reason: failing.map(|(_, why)| why),
+        latency_ms_p99: member.traffic().percentile(99).map(|d| d.as_micros() as f64 / 1000.0),
+        requests: member.traffic().requests(),
+    }
+}
