@@ -137,9 +137,6 @@ impl Pool {
     pub fn rt(&self) -> &Rt {
         &self.host.rt
     }
-    pub(super) fn zoning(&self) -> &Zoning {
-        &self.zoning
-    }
     pub(super) fn codec(&self) -> &Arc<Codec> {
         &self.codec
     }

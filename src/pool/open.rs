@@ -74,7 +74,7 @@ impl Pool {
         let labels = stores.iter().map(|s| read_label(&host.rt, s));
         let labels = futures::future::join_all(labels).await;
         let mut config = best_hint(&stores, &labels)?;
-        let seats = seat(&config, &stores, &labels);
+        let seats = seat(&config, &stores, &labels)?;
         loop {
             let membership = membership(&host.rt, &config, &stores, &seats);
             let register =
@@ -249,8 +249,13 @@ fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolConfig> {
     Err(Error::new(kind, format!("no store shows a pool: {}", why.join("; "))))
 }
 
-/// For each place in the pool, which of the given stores is meant: by label, else by URL, else by what is left over.
-fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Vec<Option<usize>> {
+/// For each place in the pool, which of the given stores is meant: by label and URL, by label, by URL, by what is left over.
+fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Result<Vec<Option<usize>>> {
+    let says = |place: usize, store: usize| {
+        matches!(&labels[store], Found::Label(l) if l.pool == config.pool && l.index == place
+            && l.incarnation == config.stores[place].incarnation)
+    };
+    let is_url = |place: usize, store: usize| stores[store].url == config.stores[place].url;
     let mut seats: Vec<Option<usize>> = vec![None; config.stores.len()];
     let mut free: Vec<usize> = (0..stores.len()).collect();
     let mut take = |seats: &mut Vec<Option<usize>>, fits: &dyn Fn(usize, usize) -> bool| {
@@ -259,14 +264,25 @@ fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Vec<Opti
                 *seat = Some(free.remove(at));
             }
         }
+        free.clone()
     };
-    take(&mut seats, &|place, store| {
-        matches!(&labels[store], Found::Label(l) if l.pool == config.pool && l.index == place
-            && l.incarnation == config.stores[place].incarnation)
-    });
-    take(&mut seats, &|place, store| stores[store].url == config.stores[place].url);
+    let free = take(&mut seats, &|place, store| says(place, store) && is_url(place, store));
+    for place in (0..seats.len()).filter(|place| seats[*place].is_none()) {
+        let claims: Vec<usize> = free.iter().copied().filter(|store| says(place, *store)).collect();
+        if let [one, other, ..] = claims[..] {
+            let (one, other) = (&stores[one].url, &stores[other].url);
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "stores {one} and {other} have the same label, one is a copy: give only the right one"
+                ),
+            ));
+        }
+    }
+    take(&mut seats, &says);
+    take(&mut seats, &is_url);
     take(&mut seats, &|_, _| true);
-    seats
+    Ok(seats)
 }
 
 fn membership(rt: &Rt, config: &PoolConfig, stores: &[StoreSpec], seats: &[Option<usize>]) -> Membership {

@@ -165,9 +165,9 @@ impl Pool {
     }
 
     /// Puts what is missing or rotten of a chunk that was fetched; shards that are good already count as stored.
-    pub fn complete(self: &Arc<Self>, payload: &Payload, cause: Cause) -> Upload {
+    pub fn complete(self: &Arc<Self>, payload: &Payload) -> Upload {
         let known = Known { stored: payload.good, rotten: payload.rotten, look: true };
-        Upload::start(self, payload.chunk.clone(), known, cause)
+        Upload::start(self, payload.chunk.clone(), known, Cause::Walk)
     }
 }
 

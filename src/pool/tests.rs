@@ -329,7 +329,7 @@ fn a_walk_counts_fetches_and_completes() {
         assert_eq!(payload.chunk.shards, one.shards);
         assert_eq!(payload.slice(3 * SHARD_SPAN, 5).unwrap(), one.shards[3][..5]);
         assert!(payload.slice(2 * SHARD_SPAN, 2).is_none());
-        let upload = pool.complete(&payload, W);
+        let upload = pool.complete(&payload);
         upload.wait(6).await.unwrap();
         let seen = pool.probe(&one.id, &pool.incarnations(), W).await;
         assert_eq!((seen.good, seen.about.unwrap().lengths), (6, LENS.map(|l| l as u32).to_vec()));
@@ -379,6 +379,15 @@ fn names_are_given_once() {
         assert_eq!(pool.lookup(&name("v1")).await.unwrap(), None);
         assert_eq!(pool.list().await.unwrap().len(), 39);
     });
+}
+
+#[test]
+fn a_pool_is_made_whatever_the_order_of_things() {
+    for seed in 0..200 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "4+2");
+        sim.run(async move { yard.create().await.unwrap_or_else(|e| panic!("seed {seed}: {e}")) }).unwrap();
+    }
 }
 
 proptest! {

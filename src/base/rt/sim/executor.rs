@@ -38,6 +38,9 @@ impl fmt::Display for Stall {
     }
 }
 
+/// How long a host may seem to stand still while tasks are ready.
+const HICCUP_MAX: Duration = Duration::from_millis(500);
+
 type Job = Box<dyn FnOnce() + Send>;
 type TimerKey = (Instant, u64, u64);
 
@@ -51,6 +54,14 @@ struct Clock {
     now: Instant,
     timers: BTreeMap<TimerKey, Action>,
     made: u64,
+}
+
+impl Clock {
+    /// Is the next timer so near that a slow host may reach it with work left to do? A longer freeze would be another
+    /// fault: every deadline passes at once.
+    fn soon(&self) -> bool {
+        self.timers.first_key_value().is_some_and(|((at, ..), _)| at.since(self.now) <= HICCUP_MAX)
+    }
 }
 
 struct TaskWaker {
@@ -308,9 +319,10 @@ impl Core {
 
     /// A ready task by the seed; none when there is none, or when time shall pass first.
     fn pick(&self) -> Option<Arc<TaskWaker>> {
+        let next = self.clock.lock().soon();
         let mut ready = self.ready.lock();
         let mut random = self.random.lock();
-        if ready.is_empty() || random.below(512) == 0 {
+        if ready.is_empty() || next && random.below(512) == 0 {
             return None;
         }
         let at = random.below(ready.len() as u64) as usize;
