@@ -4,6 +4,7 @@
 mod chunk;
 mod codec;
 mod config;
+mod fleet;
 mod footer;
 mod footers;
 mod handle;
@@ -31,13 +32,14 @@ mod tests;
 
 pub use chunk::{Chunk, ChunkKind, Fate, Inventory};
 pub use config::{PoolConfig, Settings, StoreEntry};
+pub use fleet::{Membership, PoolHost};
 pub use footer::{About, CHECK_SPAN, FOOTER_MAX};
-pub use handle::{Membership, Pool, PoolHost, StoreSpec};
+pub use handle::Pool;
 pub use key::{place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, Label};
 pub use layout::{Layout, Zoning};
 pub use member::{Member, Standing};
-pub use open::CreateOptions;
+pub use open::{CreateOptions, StoreSpec};
 pub use probe::{Payload, Probe};
 pub use read::Verify;
 pub use register::{Change, Register};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::handle::Pool;
+use super::config::PoolConfig;
 use super::register::{Change, Register};
 use crate::base::{Error, Kind, Name, PoolId, RegisterId, Result, VolumeId};
 
@@ -23,7 +23,7 @@ struct Names {
 }
 
 /// The directory's registers, in order.
-pub(super) fn registers(pool: PoolId) -> impl Iterator<Item = RegisterId> {
+fn registers(pool: PoolId) -> impl Iterator<Item = RegisterId> {
     (0..REGISTERS).map(move |i| {
         let text = [&b"windlass names"[..], &pool.0.to_le_bytes(), &[i]].concat();
         RegisterId(xxh3_128(&text))
@@ -51,25 +51,36 @@ fn encode(names: &Names) -> Bytes {
     serde_json::to_vec(names).expect("names are strings").into()
 }
 
-impl Pool {
-    fn directory_of(&self, name: &Name) -> &Register {
-        &self.directory()[(xxh3_64(name.as_str().as_bytes()) >> 60) as usize]
+/// The names of one pool's volumes.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pool: Name,
+    registers: Vec<Register>,
+}
+
+impl Directory {
+    pub(super) fn new(config: &PoolConfig, register: impl Fn(RegisterId) -> Register) -> Directory {
+        Directory { pool: config.name.clone(), registers: registers(config.pool).map(register).collect() }
+    }
+
+    fn of(&self, name: &Name) -> &Register {
+        &self.registers[(xxh3_64(name.as_str().as_bytes()) >> 60) as usize]
     }
 
     /// The id of the volume of this name.
-    pub async fn lookup(&self, name: &Name) -> Result<Option<VolumeId>> {
-        let value = self.directory_of(name).read().await?;
+    pub(super) async fn lookup(&self, name: &Name) -> Result<Option<VolumeId>> {
+        let value = self.of(name).read().await?;
         Ok(decode(value.as_ref())?.names.get(name).copied())
     }
 
     /// Gives a volume a name; `Exists` when another has it, nothing when this one does.
-    pub async fn insert(&self, name: &Name, id: VolumeId) -> Result<()> {
+    pub(super) async fn insert(&self, name: &Name, id: VolumeId) -> Result<()> {
         let change = |value: Option<&Bytes>| {
             let mut names = decode(value)?;
             // The id was drawn for this volume alone, so it also tells our own earlier success.
             match names.names.get(name) {
                 Some(other) if *other != id => {
-                    let text = format!("{}/{name} exists already: choose another name", self.name());
+                    let text = format!("{}/{name} exists already: choose another name", self.pool);
                     Err(Error::new(Kind::Exists, text))
                 }
                 Some(_) => Ok(Change::Keep(())),
@@ -79,11 +90,11 @@ impl Pool {
                 }
             }
         };
-        self.directory_of(name).change(change).await
+        self.of(name).change(change).await
     }
 
     /// Takes a name from a volume; nothing when it isn't that volume's.
-    pub async fn remove(&self, name: &Name, id: VolumeId) -> Result<()> {
+    pub(super) async fn remove(&self, name: &Name, id: VolumeId) -> Result<()> {
         let change = |value: Option<&Bytes>| {
             let mut names = decode(value)?;
             if names.names.get(name) != Some(&id) {
@@ -92,12 +103,12 @@ impl Pool {
             names.names.remove(name);
             Ok(Change::Put(encode(&names), ()))
         };
-        self.directory_of(name).change(change).await
+        self.of(name).change(change).await
     }
 
     /// All names, sorted.
-    pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
-        let reads = self.directory().iter().map(Register::read);
+    pub(super) async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
+        let reads = self.registers.iter().map(Register::read);
         let mut all = Vec::new();
         for value in futures::future::join_all(reads).await {
             all.extend(decode(value?.as_ref())?.names);

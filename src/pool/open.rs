@@ -3,23 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::config::{PoolConfig, Settings, StoreEntry};
-use super::handle::{Membership, Pool, PoolHost, StoreSpec};
+use super::fleet::{Fleet, Membership, PoolHost};
+use super::handle::Pool;
 use super::hints::Hints;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use super::layout::Layout;
 use super::member::Member;
-use super::register::{Change, Register};
+use super::register::Change;
 use crate::base::rt::Rt;
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
-use crate::store::{ByteRange, Cause, List, Put, When};
+use crate::store::{BucketRef, ByteRange, Cause, List, Put, When};
 
 /// A store whose label isn't read by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
 /// Opening says who does not answer after this.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+/// A store as the user names it.
+#[derive(Clone, Debug)]
+pub struct StoreSpec {
+    pub url: String,
+    pub zone: Option<String>,
+    pub bucket: BucketRef,
+}
 
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
@@ -95,7 +102,7 @@ impl Pool {
             let same = current.stores == config.stores && current.acceptors == config.acceptors;
             if same && current.generation == config.generation {
                 let hints = Hints::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
-                return Pool::assemble(host, &current, Arc::new(membership), hints);
+                return Pool::new(&current, Fleet::new(host.rt, current.layout, membership, hints));
             }
             if current.generation <= config.generation {
                 return Err(Error::new(
@@ -106,25 +113,6 @@ impl Pool {
             config = current;
         }
     }
-}
-
-/// Changes the pool's value under its register, and returns the settings that hold now.
-pub(super) async fn change_settings(
-    register: &Register,
-    change: impl Fn(&mut Settings) + Send + Sync,
-) -> Result<Settings> {
-    let step = |value: Option<&Bytes>| {
-        let missing = || Error::new(Kind::Corrupt, "the pool has lost its description");
-        let mut config = PoolConfig::decode(value.ok_or_else(missing)?)?;
-        let before = config.settings.clone();
-        change(&mut config.settings);
-        // Settings that hold already need no write, whoever wrote them.
-        if config.settings == before {
-            return Ok(Change::Keep(before));
-        }
-        Ok(Change::Put(config.encode(), config.settings))
-    };
-    register.change(step).await
 }
 
 async fn check_empty(store: &StoreSpec) -> Result<()> {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::chunk::Chunk;
+use super::fleet::Fleet;
 use super::footer::{About, Footer};
-use super::handle::Pool;
 use super::layout::Layout;
 use super::mask::Mask;
 use super::read::Misses;
@@ -70,12 +70,17 @@ impl Payload {
         let end = at.checked_add(len as usize)?;
         (end <= shard.len()).then(|| shard.slice(at..end))
     }
+
+    pub(super) fn complete(&self, fleet: &Arc<Fleet>) -> Upload {
+        let known = Known { stored: self.good, rotten: self.rotten, look: true };
+        Upload::start(fleet, self.chunk.clone(), known, Cause::Walk)
+    }
 }
 
-impl Pool {
+impl Fleet {
     /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
     /// A store that is known to be away is not asked.
-    pub async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
+    pub(super) async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
         let seen = (0..self.layout().n()).map(|index| self.look(id, index, witnesses, cause));
         let seen = futures::future::join_all(seen).await;
         let mut probe = Probe { about: commonest(&seen), ..Probe::default() };
@@ -109,7 +114,7 @@ impl Pool {
     }
 
     /// Fetches and verifies the whole chunk, first of all from the shards that the probe found good.
-    pub async fn payload(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Result<Payload> {
+    pub(super) async fn payload(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Result<Payload> {
         let (k, n) = (self.layout().k(), self.layout().n());
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_by_key(|i| (!probe.good_mask.has(*i), !self.holder(id, *i).well()));
@@ -162,12 +167,6 @@ impl Pool {
             toc_len: about.toc_len,
         };
         Ok(Payload { chunk, about, good, rotten })
-    }
-
-    /// Puts what is missing or rotten of a chunk that was fetched; shards that are good already count as stored.
-    pub fn complete(self: &Arc<Self>, payload: &Payload) -> Upload {
-        let known = Known { stored: payload.good, rotten: payload.rotten, look: true };
-        Upload::start(self, payload.chunk.clone(), known, Cause::Walk)
     }
 }
 

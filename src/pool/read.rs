@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use super::fleet::Fleet;
 use super::footer::{About, CHECK_SPAN, Footer};
-use super::handle::Pool;
 use super::shard::{At, Miss};
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
@@ -64,10 +64,10 @@ impl Misses {
     }
 
     /// Why a chunk can't be read. Absences count where the store attests after them.
-    pub(super) async fn verdict(self, pool: &Pool, id: &ChunkId) -> Error {
-        let layout = pool.layout();
+    pub(super) async fn verdict(self, fleet: &Fleet, id: &ChunkId) -> Error {
+        let layout = fleet.layout();
         let asked = self.absent.iter().map(|shard| {
-            let member = pool.holder(id, *shard);
+            let member = fleet.holder(id, *shard);
             async move { member.attest().await }
         });
         let (mut gone, mut silent) = (0, self.silent);
@@ -97,10 +97,10 @@ impl Misses {
     }
 }
 
-impl Pool {
+impl Fleet {
     /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
     /// gone or unreadable for sure; `Unavailable`: too few stores answer.
-    pub async fn read(
+    pub(super) async fn read(
         &self,
         id: &ChunkId,
         offset: u64,

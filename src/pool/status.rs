@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::handle::Pool;
+use super::fleet::Fleet;
 use super::member::{Member, Standing};
 use crate::base::rt::Instant;
 use crate::base::{Name, PoolId};
@@ -35,20 +35,18 @@ pub struct PoolStatus {
     pub pending_incomplete: bool,
 }
 
-impl Pool {
-    pub fn status(&self) -> PoolStatus {
-        let (pending_shards, pending_incomplete) = self.hints().pending();
-        let now = self.rt().now();
-        PoolStatus {
-            name: self.name().clone(),
-            id: self.id(),
-            layout: self.layout().to_string(),
-            stored_at: self.w(),
-            survives: self.survives(),
-            stores: self.membership().members.iter().map(|m| store(m, now)).collect(),
-            pending_shards,
-            pending_incomplete,
-        }
+pub(super) fn of(fleet: &Fleet, name: Name, id: PoolId, w: usize, survives: Vec<String>) -> PoolStatus {
+    let (pending_shards, pending_incomplete) = fleet.hints().pending();
+    let now = fleet.rt().now();
+    PoolStatus {
+        name,
+        id,
+        layout: fleet.layout().to_string(),
+        stored_at: w,
+        survives,
+        stores: fleet.members().iter().map(|m| store(m, now)).collect(),
+        pending_shards,
+        pending_incomplete,
     }
 }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 
 use super::chunk::Chunk;
+use super::fleet::Fleet;
 use super::footer::About;
-use super::handle::Pool;
 use super::mask::Mask;
 use super::seal::seal;
 use super::shard::{At, How};
@@ -43,7 +43,7 @@ struct State {
 
 #[derive(Debug)]
 struct Shared {
-    pool: Arc<Pool>,
+    fleet: Arc<Fleet>,
     id: ChunkId,
     cause: Cause,
     state: Watched<State>,
@@ -68,12 +68,13 @@ pub(super) struct Known {
 }
 
 impl Upload {
-    pub(super) fn start(pool: &Arc<Pool>, chunk: Chunk, known: Known, cause: Cause) -> Upload {
-        let held = Mask::all(pool.layout().n()).minus(known.stored);
+    pub(super) fn start(fleet: &Arc<Fleet>, chunk: Chunk, known: Known, cause: Cause) -> Upload {
+        let held = Mask::all(fleet.layout().n()).minus(known.stored);
         let state = State { stored: known.stored, held, ..State::default() };
-        let shared = Arc::new(Shared { pool: pool.clone(), id: chunk.id, cause, state: Watched::new(state) });
-        let upload = Upload { shared: shared.clone(), begun: pool.rt().now() };
-        pool.rt().spawn(shared.run(chunk, known, held)).detach();
+        let shared =
+            Arc::new(Shared { fleet: fleet.clone(), id: chunk.id, cause, state: Watched::new(state) });
+        let upload = Upload { shared: shared.clone(), begun: fleet.rt().now() };
+        fleet.rt().spawn(shared.run(chunk, known, held)).detach();
         upload
     }
 
@@ -91,7 +92,7 @@ impl Upload {
             None => (s.stored.count() >= w).then_some(Ok(())),
         };
         state.until(enough).await?;
-        let rt = self.shared.pool.rt();
+        let rt = self.shared.fleet.rt();
         let hedge = rt.now().since(self.begun).clamp(HEDGE_MIN, HEDGE_MAX);
         // Stores that are known to be in trouble are not waited for.
         let slow: Mask = state.with(|s| s.held).iter().filter(|i| self.shared.is_well(*i)).collect();
@@ -116,8 +117,8 @@ impl Drop for Upload {
 
 impl Shared {
     async fn run(self: Arc<Self>, chunk: Chunk, known: Known, wanted: Mask) {
-        let codec = self.pool.codec().clone();
-        let sealed = self.pool.rt().cpu(move || seal(&codec, chunk, wanted)).await.and_then(|sealed| sealed);
+        let codec = self.fleet.codec().clone();
+        let sealed = self.fleet.rt().cpu(move || seal(&codec, chunk, wanted)).await.and_then(|sealed| sealed);
         let sealed = match sealed {
             Ok(sealed) => sealed,
             Err(e) => return self.fail(e),
@@ -132,7 +133,7 @@ impl Shared {
             };
             let shared = self.clone();
             let about = about.clone();
-            self.pool.rt().spawn(async move { shared.shard(about, index, object, how).await }).detach();
+            self.fleet.rt().spawn(async move { shared.shard(about, index, object, how).await }).detach();
         }
     }
 
@@ -144,19 +145,19 @@ impl Shared {
     }
 
     fn is_well(&self, index: usize) -> bool {
-        self.pool.holder(&self.id, index).well()
+        self.fleet.holder(&self.id, index).well()
     }
 
     /// From now on what is missing is repair's.
     fn release(&self) {
         let missing = self.state.update(|s| {
             let first = !std::mem::replace(&mut s.released, true);
-            if first { Mask::all(self.pool.layout().n()).minus(s.stored) } else { Mask::default() }
+            if first { Mask::all(self.fleet.layout().n()).minus(s.stored) } else { Mask::default() }
         });
-        self.pool.hints().add(self.id, missing);
+        self.fleet.hints().add(self.id, missing);
         // A shard that was stored between the two lines above has looked for its hint in vain.
         let stored = self.state.with(|s| s.stored);
-        self.pool.hints().remove(&self.id, stored);
+        self.fleet.hints().remove(&self.id, stored);
     }
 
     /// Puts one shard until it is stored, or until it isn't this upload's any more.
@@ -181,14 +182,14 @@ impl Shared {
             s.released && s.stored.has(index)
         });
         if released {
-            self.pool.hints().remove(&self.id, Mask::default().with(index));
+            self.fleet.hints().remove(&self.id, Mask::default().with(index));
         }
     }
 
     async fn put(&self, about: &About, index: usize, object: Bytes, mut how: How) -> Result<()> {
-        let member = self.pool.holder(&self.id, index);
+        let member = self.fleet.holder(&self.id, index);
         let at = At { member: &member, id: &self.id, index };
-        let rt = self.pool.rt();
+        let rt = self.fleet.rt();
         let mut pause = RETRY_FIRST;
         loop {
             member.usable().await;
@@ -210,7 +211,7 @@ impl Shared {
             if s.dropped || s.failed.is_some() { Some(false) } else { s.released.then_some(true) }
         });
         if lingers.await && self.is_well(index) {
-            self.pool.rt().sleep(LINGER).await;
+            self.fleet.rt().sleep(LINGER).await;
         }
     }
 }

@@ -1,0 +1,138 @@
+//! The stores of an open pool and how chunks lie on them: what reading, putting, counting and mending share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::codec::Codec;
+use super::footers::Footers;
+use super::hints::Hints;
+use super::key::{place, shard_key, shard_on};
+use super::layout::Layout;
+use super::mask::Mask;
+use super::member::Member;
+use super::register::Register;
+use crate::base::rt::{Disk, Rt};
+use crate::base::{ChunkId, Generation, Incarnation, RegisterId, Result};
+use crate::store::Cause;
+
+/// Keys that one delete request names at most.
+const DELETE_MAX: usize = 1000;
+
+/// What a pool needs of its host.
+#[derive(Clone, Debug)]
+pub struct PoolHost {
+    pub rt: Rt,
+    pub disk: Arc<dyn Disk>,
+    /// A folder of this pool's own, made if absent: hints of shards that are still to be put.
+    pub folder: PathBuf,
+}
+
+/// The stores of one generation.
+#[derive(Debug)]
+pub struct Membership {
+    pub generation: Generation,
+    pub members: Vec<Arc<Member>>,
+    /// Indices of those that hold registers.
+    pub acceptors: Vec<usize>,
+}
+
+impl Membership {
+    pub fn acceptor_members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.acceptors.iter().filter_map(|i| self.members.get(*i))
+    }
+
+    pub fn register(&self, rt: &Rt, id: RegisterId) -> Register {
+        let acceptors = self.acceptor_members().cloned().collect();
+        Register::new(rt.clone(), acceptors, self.generation, id)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    rt: Rt,
+    layout: Layout,
+    membership: Arc<Membership>,
+    codec: Arc<Codec>,
+    hints: Arc<Hints>,
+    footers: Footers,
+}
+
+impl Fleet {
+    pub(super) fn new(rt: Rt, layout: Layout, membership: Membership, hints: Arc<Hints>) -> Arc<Fleet> {
+        Arc::new(Fleet {
+            rt,
+            layout,
+            membership: Arc::new(membership),
+            codec: Arc::new(Codec::new(layout)),
+            hints,
+            footers: Footers::default(),
+        })
+    }
+
+    pub(super) fn rt(&self) -> &Rt {
+        &self.rt
+    }
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+    pub(super) fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+    pub(super) fn members(&self) -> &[Arc<Member>] {
+        &self.membership.members
+    }
+    pub(super) fn codec(&self) -> &Arc<Codec> {
+        &self.codec
+    }
+    pub(super) fn hints(&self) -> &Arc<Hints> {
+        &self.hints
+    }
+    pub(super) fn footers(&self) -> &Footers {
+        &self.footers
+    }
+
+    /// The store that holds a chunk's shard.
+    pub(super) fn holder(&self, id: &ChunkId, shard: usize) -> Arc<Member> {
+        self.membership.members[place(id, shard, self.layout.n())].clone()
+    }
+
+    /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
+    pub(super) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
+        let n = self.layout.n();
+        for id in ids {
+            self.hints.remove(id, Mask::all(n));
+            self.footers.forget(id, n);
+        }
+        for part in ids.chunks(DELETE_MAX) {
+            let members = self.members().iter().filter(|m| m.standing().usable());
+            let deletes = members.map(|member| async move {
+                let keys = part.iter().map(|id| shard_key(id, shard_on(id, member.index(), n)));
+                let keys: Vec<String> = keys.collect();
+                let out = member.delete(&keys, Cause::Delete).await;
+                // One that went away meanwhile is like one that was away before.
+                if member.standing().usable() { out } else { Ok(()) }
+            });
+            futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
+        }
+        Ok(())
+    }
+
+    /// Stores that have been failing for at least so long.
+    pub(super) fn out_for(&self, d: Duration) -> usize {
+        let now = self.rt.now();
+        self.members().iter().filter(|m| m.failing().is_some_and(|(since, _)| now.since(since) >= d)).count()
+    }
+
+    /// The incarnations of this generation, by index.
+    pub(super) fn incarnations(&self) -> Vec<Incarnation> {
+        self.members().iter().map(|m| m.incarnation()).collect()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.hints.close();
+    }
+}
