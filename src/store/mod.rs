@@ -4,6 +4,7 @@ mod file;
 mod mem;
 mod open;
 mod probe;
+mod s3;
 mod sim;
 mod url;
 
@@ -21,6 +22,7 @@ pub use file::FileStore;
 pub use mem::MemStore;
 pub use open::{create_root, open};
 pub use probe::probe;
+pub use s3::S3Store;
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 

@@ -3,13 +3,13 @@
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-use super::{BucketRef, FileStore, StoreUrl};
+use super::{BucketRef, FileStore, S3Store, StoreUrl};
 
 /// Opens a store. Nothing is written; a place that isn't there is an error that names it.
 pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     match url {
-        StoreUrl::File { dir } => Ok(FileStore::open(rt, dir).await?),
-        StoreUrl::S3(_) => Err(Error::new(Kind::Unsupported, format!("{url}: s3:// is not built yet"))),
+        StoreUrl::File { dir } => FileStore::open(rt, dir).await,
+        StoreUrl::S3(place) => S3Store::open(rt, place).await,
         StoreUrl::Mem { .. } => Err(Error::new(
             Kind::Usage,
             format!("{url} lives in one process and is gone with it: use a file:/// or s3:// store"),

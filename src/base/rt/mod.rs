@@ -66,6 +66,11 @@ impl Rt {
         Rt(runtime)
     }
 
+    /// Whether both are handles on one runtime.
+    pub fn is(&self, other: &Rt) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Starts a task; dropping the handle lets it run on.
     pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Task<T> {
         let (tx, rx) = oneshot::channel();

@@ -1,8 +1,11 @@
 //! Every kind of bucket does the same: one suite, run against each.
 #![allow(clippy::unwrap_used)] // tests may stop at what they don't expect
 
+mod s3;
+#[path = "../support/mod.rs"]
 mod support;
 
+use support::s3_server::{Quirks, Server};
 use support::stores::conformance::Suite;
 use windlass::base::rt::{RealRuntime, Rt};
 use windlass::store::{FileStore, MemStore};
@@ -23,4 +26,12 @@ async fn file_conforms() {
     Suite { rt: rt(), bucket, prefix: "some/where/".into() }.run().await;
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.len() == 2, "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_conforms() {
+    let server = Server::start(Quirks::default()).await;
+    let bucket = server.open(&rt(), "pre/fix").await;
+    Suite { rt: rt(), bucket, prefix: "some/where/".into() }.run().await;
+    assert!(server.keys().iter().all(|key| key.starts_with("pre/fix/some/where/")));
 }

@@ -1,0 +1,159 @@
+//! From a URL to a client: credentials and region as the AWS chain gives them, one HTTP client for all stores of a
+//! process that trust the same authorities, no retries of the SDK's own.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{Credentials, Region, RequestChecksumCalculation, SharedHttpClient};
+use aws_sdk_s3::types::ServerSideEncryption;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use md5::{Digest as _, Md5};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+use crate::base::rt::{Disk, RealDisk, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::store::url::{S3Place, Sse};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// From the first byte sent to the first one received; our own limit (`mod.rs`) knows the body's size.
+const ANSWER: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(60);
+const FILE_MAX: usize = 1 << 20;
+
+/// An HTTP client with its pool of connections, and what it may be shared by.
+#[derive(Debug)]
+pub(super) struct Shared {
+    rt: Rt,
+    authorities: Option<Vec<u8>>,
+    http: SharedHttpClient,
+}
+
+/// Connections live on the runtime that made them: stores of another one (tests) get their own.
+static SHARED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<Shared>> {
+    let mut all = SHARED.lock();
+    all.retain(|weak| weak.strong_count() > 0);
+    let same = |s: &Arc<Shared>| s.rt.is(rt) && s.authorities == authorities;
+    if let Some(found) = all.iter().filter_map(Weak::upgrade).find(same) {
+        return Ok(found);
+    }
+    let mut trusted = TrustStore::default();
+    if let Some(pem) = &authorities {
+        trusted.add_pem_certificate(pem.clone());
+    }
+    let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|e| {
+        let ca = place.ca.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+        Error::new(Kind::Invalid, format!("the certificates in {ca} can't be used")).because(e)
+    })?;
+    let http = aws_smithy_http_client::Builder::new()
+        .pool_idle_timeout(IDLE)
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(context)
+        .build_https();
+    let new = Arc::new(Shared { rt: rt.clone(), authorities, http });
+    all.push(Arc::downgrade(&new));
+    Ok(new)
+}
+
+/// What every write asks the server to do with the bytes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seal {
+    pub sse: Option<ServerSideEncryption>,
+    pub kms_key: Option<String>,
+    /// SSE-C: algorithm, key and its MD5, sent with reads too.
+    pub algorithm: Option<String>,
+    pub key: Option<String>,
+    pub key_md5: Option<String>,
+}
+
+async fn seal_of(sse: Option<&Sse>) -> Result<Seal> {
+    Ok(match sse {
+        None => Seal::default(),
+        Some(Sse::S3) => Seal { sse: Some(ServerSideEncryption::Aes256), ..Seal::default() },
+        Some(Sse::Kms(key)) => {
+            Seal { sse: Some(ServerSideEncryption::AwsKms), kms_key: key.clone(), ..Seal::default() }
+        }
+        Some(Sse::Customer(file)) => {
+            let key = read_file(file).await?;
+            if key.len() != 32 {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("the key file {} must have 32 bytes; it has {}", file.display(), key.len()),
+                ));
+            }
+            Seal {
+                algorithm: Some("AES256".into()),
+                key: Some(aws_smithy_types::base64::encode(&key)),
+                key_md5: Some(aws_smithy_types::base64::encode(Md5::digest(&key))),
+                ..Seal::default()
+            }
+        }
+    })
+}
+
+async fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
+    let read = RealDisk::start().read(path, FILE_MAX).await;
+    read.map(|bytes| bytes.to_vec())
+        .map_err(|e| Error::from(e).context(format!("reading {}", path.display())))
+}
+
+/// The clients of one store.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Sends a checksum with every body.
+    pub checked: Client,
+    /// For servers that don't take that.
+    pub plain: Client,
+    pub seal: Seal,
+    _shared: Arc<Shared>,
+}
+
+pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>) -> Result<Connection> {
+    let authorities = match &place.ca {
+        Some(file) => Some(read_file(file).await?),
+        None => None,
+    };
+    let seal = seal_of(place.sse.as_ref()).await?;
+    let shared = shared(rt, authorities, place)?;
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(shared.http.clone())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts);
+    if let Some(profile) = &place.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(region) = &place.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(keys) = keys {
+        loader = loader.credentials_provider(keys);
+    }
+    let base = loader.load().await;
+    let mut config = aws_sdk_s3::config::Builder::from(&base);
+    if base.region().is_none() {
+        if place.endpoint.is_none() {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("s3://{} needs a region: add ?region=… or set AWS_REGION", place.bucket),
+            ));
+        }
+        config = config.region(Region::new("us-east-1"));
+    }
+    config.set_endpoint_url(place.endpoint.clone().or(base.endpoint_url().map(str::to_owned)));
+    let config = config.force_path_style(place.path_style.unwrap_or(place.endpoint.is_some()));
+    let plain = config.clone().request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
+    Ok(Connection {
+        checked: Client::from_conf(config.build()),
+        plain: Client::from_conf(plain.build()),
+        seal,
+        _shared: shared,
+    })
+}

@@ -1,0 +1,248 @@
+//! The `s3` store: a bucket, or what lies below a prefix of one, at any S3-compatible endpoint.
+//!
+//! It owns the translation between our verbs and S3's. Invariants:
+//! - one verb is one request (a few where S3 has no single one), sent once: repeating is the retry layer's;
+//! - a put's outcome is `Stored` or `Refused` only when the server's answer says so beyond doubt, an `Err` only when
+//!   it certainly was not stored, else `Unknown` (`trouble.rs`);
+//! - etags are kept without quotes.
+//!
+//! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at
+//! all is not judged here but by `probe`.
+
+mod connect;
+mod multipart;
+mod read;
+mod trouble;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use bytes::Bytes;
+
+use self::connect::{Connection, Seal, connect};
+use self::trouble::Trouble;
+use super::url::{S3Place, StoreUrl};
+use super::{
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Store, When,
+};
+use crate::base::Result;
+use crate::base::rt::Rt;
+
+/// Adds what reads of objects sealed with the customer's key need.
+macro_rules! read_sealed {
+    ($store:expr, $ask:expr) => {
+        $ask.set_sse_customer_algorithm($store.seal().algorithm.clone())
+            .set_sse_customer_key($store.seal().key.clone())
+            .set_sse_customer_key_md5($store.seal().key_md5.clone())
+    };
+}
+use read_sealed;
+
+/// Adds all that a new object is to have.
+macro_rules! sealed {
+    ($store:expr, $ask:expr) => {
+        crate::store::s3::read_sealed!($store, $ask)
+            .set_server_side_encryption($store.seal().sse.clone())
+            .set_ssekms_key_id($store.seal().kms_key.clone())
+            .set_storage_class($store.place.storage_class.as_deref().map(Into::into))
+    };
+}
+use sealed;
+
+/// How etags are sent in conditions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Quoting {
+    /// As the standard says.
+    Quoted,
+    /// As Ceph RGW 16 wants them.
+    Bare,
+}
+
+impl Quoting {
+    fn etag(self, etag: &Etag) -> String {
+        match self {
+            Quoting::Quoted => format!("\"{}\"", etag.0),
+            Quoting::Bare => etag.0.clone(),
+        }
+    }
+}
+
+const QUOTED_OR_OPEN: u8 = 0;
+const QUOTED: u8 = 1;
+const BARE: u8 = 2;
+
+/// See the module.
+#[derive(Debug)]
+pub struct S3Store {
+    url: String,
+    place: S3Place,
+    /// What every key begins with in the bucket: empty, or the prefix and a slash.
+    base: String,
+    connection: Connection,
+    /// This server doesn't take checksums.
+    plain: AtomicBool,
+    /// This server doesn't take DeleteObjects.
+    single_deletes: AtomicBool,
+    quoting: AtomicU8,
+    /// TLS protects the body: hashing all of it for the signature too would only cost time.
+    hides_payload: bool,
+}
+
+impl S3Store {
+    /// Opens with credentials as the AWS chain finds them. Nothing is sent yet.
+    pub async fn open(rt: &Rt, place: &S3Place) -> Result<BucketRef> {
+        Ok(S3Store::of(place, connect(rt, place, None).await?))
+    }
+
+    /// Opens with these keys instead, for tests.
+    pub async fn open_with_keys(rt: &Rt, place: &S3Place, id: &str, secret: &str) -> Result<BucketRef> {
+        let keys = Credentials::new(id, secret, None, None, "given");
+        Ok(S3Store::of(place, connect(rt, place, Some(keys)).await?))
+    }
+
+    fn of(place: &S3Place, connection: Connection) -> BucketRef {
+        let base = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
+        Arc::new(S3Store {
+            url: StoreUrl::S3(place.clone()).to_string(),
+            connection,
+            hides_payload: place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:")),
+            place: place.clone(),
+            base,
+            plain: AtomicBool::new(false),
+            single_deletes: AtomicBool::new(false),
+            quoting: AtomicU8::new(QUOTED_OR_OPEN),
+        })
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.base)
+    }
+
+    fn client(&self) -> Client {
+        let plain = self.plain.load(Ordering::Relaxed);
+        if plain { self.connection.plain.clone() } else { self.connection.checked.clone() }
+    }
+
+    /// The client that sends no checksums, unless that is in use already.
+    fn plain_client(&self) -> Option<Client> {
+        (!self.plain.load(Ordering::Relaxed)).then(|| self.connection.plain.clone())
+    }
+
+    fn learn_plain(&self, works: bool) {
+        self.plain.fetch_or(works, Ordering::Relaxed);
+    }
+
+    fn seal(&self) -> &Seal {
+        &self.connection.seal
+    }
+
+    fn quoting(&self) -> Quoting {
+        if self.quoting.load(Ordering::Relaxed) == BARE { Quoting::Bare } else { Quoting::Quoted }
+    }
+
+    fn quoting_is_open(&self) -> bool {
+        self.quoting.load(Ordering::Relaxed) == QUOTED_OR_OPEN
+    }
+
+    fn learn(&self, quoting: Quoting) {
+        self.quoting.store(if quoting == Quoting::Bare { BARE } else { QUOTED }, Ordering::Relaxed);
+    }
+
+    fn absent_or<T, E>(&self, doing: &str, e: SdkError<E, HttpResponse>) -> Result<Option<T>, Trouble>
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        match Trouble::of(&self.url, doing, e) {
+            t if t.is_absent() => Ok(None),
+            t => Err(t),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn url(&self) -> &str {
+        &self.url
+    }
+    async fn get(&self, key: &str, range: ByteRange, _: Cause) -> Result<Option<Found>> {
+        self.get_now(key, range).await
+    }
+    async fn head(&self, key: &str, _: Cause) -> Result<Option<Head>> {
+        self.head_now(key).await.map_err(|t| t.error)
+    }
+    async fn put(&self, key: &str, body: Bytes, when: When, _: Cause) -> Result<Put> {
+        self.put_now(key, body, &Attrs::default(), &when).await
+    }
+    async fn delete(&self, keys: &[String], _: Cause) -> Result<()> {
+        self.delete_now(keys).await
+    }
+    async fn list(&self, list: &List, _: Cause) -> Result<Page> {
+        self.list_now(list).await
+    }
+}
+
+#[async_trait]
+impl Bucket for S3Store {
+    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, _: Cause) -> Result<Put> {
+        self.put_now(key, body, attrs, &when).await
+    }
+    async fn copy(
+        &self,
+        from: &str,
+        to: &str,
+        from_match: Option<&Etag>,
+        attrs: Option<&Attrs>,
+        when: When,
+        _: Cause,
+    ) -> Result<Put> {
+        self.copy_now(from, to, from_match, attrs, &when).await
+    }
+    async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
+        self.create_now(key, attrs).await
+    }
+    async fn multipart_put(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        body: Bytes,
+        _: Cause,
+    ) -> Result<Part> {
+        self.part_now(key, upload, number, body).await
+    }
+    async fn multipart_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        from: &str,
+        from_match: Option<&Etag>,
+        offset: u64,
+        len: u64,
+        _: Cause,
+    ) -> Result<Part> {
+        self.part_copy_now(key, upload, number, (from, from_match), (offset, len)).await
+    }
+    async fn multipart_complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        when: When,
+        _: Cause,
+    ) -> Result<Put> {
+        self.complete_now(key, upload, parts, &when).await
+    }
+    async fn multipart_abort(&self, key: &str, upload: &str, _: Cause) -> Result<()> {
+        self.abort_now(key, upload).await
+    }
+    async fn multipart_list(&self, prefix: &str, _: Cause) -> Result<Vec<(String, String)>> {
+        self.uploads_now(prefix).await
+    }
+}

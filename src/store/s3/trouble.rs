@@ -1,0 +1,200 @@
+//! What a failed request means: whether it may have been acted upon, and what the user can do.
+
+use std::error::Error as StdError;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use crate::base::{Error, Kind, Result};
+use crate::store::{Put, When};
+
+/// A request that failed.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// 0 without an answer.
+    pub status: u16,
+    pub code: String,
+    /// False: it certainly never left.
+    pub sent: bool,
+    /// The answer came but made no sense.
+    pub garbled: bool,
+    pub error: Error,
+}
+
+fn sources<'a>(e: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(e), |e: &&'a (dyn StdError + 'static)| (*e).source())
+}
+
+/// The connection was never made, so nothing was sent.
+fn never_connected(e: &(dyn StdError + 'static)) -> bool {
+    sources(e).any(|e| {
+        e.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect())
+            || e.downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    })
+}
+
+fn kind_of(status: u16, code: &str) -> Kind {
+    match code {
+        "NoSuchBucket" | "NoSuchKey" | "NoSuchUpload" => return Kind::NotFound,
+        "RequestTimeout" => return Kind::Timeout,
+        "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "ServiceUnavailable"
+        | "Busy" => return Kind::Throttled,
+        "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage" => return Kind::NoSpace,
+        "NotImplemented" => return Kind::Unsupported,
+        "InvalidObjectState" => return Kind::Refused,
+        "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" => return Kind::Usage,
+        _ => {}
+    }
+    match status {
+        401 | 403 => Kind::Denied,
+        404 => Kind::NotFound,
+        // Another conditional write to the key is under way; this one was not stored.
+        409 | 429 | 503 => Kind::Throttled,
+        412 => Kind::Refused,
+        501 => Kind::Unsupported,
+        507 => Kind::NoSpace,
+        300..=399 => Kind::Usage,
+        400..=499 => Kind::Invalid,
+        _ => Kind::Unavailable,
+    }
+}
+
+fn advice(kind: Kind, code: &str) -> &'static str {
+    match (kind, code) {
+        (Kind::Denied, "RequestTimeTooSkewed") => "; set this host's clock",
+        (Kind::Denied, _) => "; check the credentials (profile=) and their rights",
+        (Kind::NotFound, "NoSuchBucket") => "; create the bucket or correct the URL",
+        (Kind::Usage, _) => "; check region= and endpoint=",
+        (Kind::Refused, "InvalidObjectState") => "; it is archived: restore it first",
+        (Kind::Throttled, _) => "; the store asks for fewer requests",
+        (Kind::Unavailable, _) => "; check the network and endpoint=",
+        _ => "",
+    }
+}
+
+impl Trouble {
+    pub fn of<E>(url: &str, doing: &str, e: SdkError<E, HttpResponse>) -> Trouble
+    where
+        E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let status = e.raw_response().map_or(0, |r| r.status().as_u16());
+        let code = e.code().unwrap_or_default().to_owned();
+        let text = format!("{}", DisplayErrorContext(&e));
+        let garbled = matches!(e, SdkError::ResponseError(_)) || (200..300).contains(&status);
+        let (kind, sent) = match &e {
+            SdkError::ConstructionFailure(_) => (Kind::Invalid, false),
+            SdkError::TimeoutError(_) => (Kind::Timeout, true),
+            SdkError::DispatchFailure(d) if d.is_timeout() => (Kind::Timeout, !never_connected(&e)),
+            SdkError::DispatchFailure(_) => (Kind::Unavailable, !never_connected(&e)),
+            SdkError::ResponseError(_) => (Kind::Unavailable, true),
+            _ => (kind_of(status, &code), true),
+        };
+        // The chain of credentials fails before anything is sent, in several shapes.
+        let keys = status == 0 && text.contains("redentials");
+        let (kind, sent) = if keys { (Kind::Denied, false) } else { (kind, sent) };
+        let what = match e.message() {
+            Some(message) if !message.is_empty() => format!("{message} ({code})"),
+            _ if !code.is_empty() => code.clone(),
+            _ if status != 0 && !garbled => format!("the store answered with status {status}"),
+            _ => innermost(&e),
+        };
+        let error = Error::new(kind, format!("{url}: {doing}: {what}{}", advice(kind, &code)));
+        Trouble { status, code, sent, garbled, error }
+    }
+
+    /// The failure of one key of a batch.
+    pub fn of_one(url: &str, e: &aws_sdk_s3::types::Error) -> Trouble {
+        let code = e.code().unwrap_or_default().to_owned();
+        let status = match code.as_str() {
+            "AccessDenied" => 403,
+            "SlowDown" | "ServiceUnavailable" => 503,
+            _ => 500,
+        };
+        let kind = kind_of(status, &code);
+        let (key, message) = (e.key().unwrap_or_default(), e.message().unwrap_or(&code));
+        let error = Error::new(kind, format!("{url}: deleting {key:?}: {message}{}", advice(kind, &code)));
+        Trouble { status, code, sent: true, garbled: false, error }
+    }
+
+    pub fn is_no_bucket(&self) -> bool {
+        self.code == "NoSuchBucket"
+    }
+
+    /// The store says that there is no such object.
+    pub fn is_absent(&self) -> bool {
+        self.status == 404 && !self.is_no_bucket()
+    }
+
+    /// The request itself certainly had no effect.
+    fn is_definite(&self) -> bool {
+        !self.sent || (300..500).contains(&self.status)
+    }
+
+    /// What became of a put that answered like this (docs/architecture.md, conditional puts).
+    pub fn put(self, when: &When) -> Result<Put> {
+        match self.status {
+            412 => Ok(Put::Refused),
+            404 if matches!(when, When::Matches(_))
+                && !self.is_no_bucket()
+                && self.code != "NoSuchUpload" =>
+            {
+                Ok(Put::Refused)
+            }
+            _ if self.is_definite() => Err(self.error),
+            _ => Ok(Put::Unknown(self.error)),
+        }
+    }
+
+    /// A server that doesn't take checksums in headers.
+    pub fn dislikes_checksums(&self) -> bool {
+        let codes = ["XAmzContentSHA256Mismatch", "InvalidArgument", "InvalidRequest", "NotImplemented"];
+        self.status == 400 && codes.contains(&self.code.as_str())
+    }
+}
+
+fn innermost(e: &(dyn StdError + 'static)) -> String {
+    sources(e).last().map_or_else(String::new, ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Etag;
+
+    fn trouble(status: u16, code: &str, sent: bool) -> Trouble {
+        let kind = kind_of(status, code);
+        let error = Error::new(kind, "x");
+        Trouble { status, code: code.into(), sent, garbled: false, error }
+    }
+
+    #[test]
+    fn a_put_is_unknown_unless_the_answer_is_sure() {
+        let matches = When::Matches(Etag("e".into()));
+        for (status, code, when, sent) in
+            [(412, "PreconditionFailed", &When::Absent, true), (404, "NoSuchKey", &matches, true)]
+        {
+            assert!(matches!(trouble(status, code, sent).put(when), Ok(Put::Refused)), "{status}");
+        }
+        for (status, code, kind) in [
+            (409, "ConditionalRequestConflict", Kind::Throttled),
+            (404, "NoSuchBucket", Kind::NotFound),
+            (403, "AccessDenied", Kind::Denied),
+            (400, "KeyTooLongError", Kind::Invalid),
+            (429, "", Kind::Throttled),
+            (301, "PermanentRedirect", Kind::Usage),
+        ] {
+            assert_eq!(trouble(status, code, true).put(&matches).unwrap_err().kind(), kind, "{status}");
+        }
+        assert!(trouble(404, "NoSuchKey", true).put(&When::Absent).is_err());
+        for status in [500, 501, 502, 503, 504, 200, 0] {
+            assert!(matches!(trouble(status, "", true).put(&When::Absent), Ok(Put::Unknown(_))), "{status}");
+        }
+        assert!(trouble(0, "", false).put(&When::Absent).is_err());
+    }
+}

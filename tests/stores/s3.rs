@@ -1,0 +1,144 @@
+//! What only the `s3` store has: answers that are lost or say no, servers with ways of their own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use windlass::base::Kind;
+use windlass::store::{Attrs, BucketRef, ByteRange, Cause, List, Put, StoreUrl, When, probe};
+
+use super::rt;
+use super::support::s3_server::{BUCKET, Fault, Quirks, SECRET, Server};
+use super::support::stores::conformance::{Suite, refused, stored};
+
+const WHY: Cause = Cause::Probe;
+
+async fn normal() -> (Server, BucketRef) {
+    let server = Server::start(Quirks::default()).await;
+    let bucket = server.open(&rt(), "").await;
+    (server, bucket)
+}
+
+async fn put(bucket: &BucketRef, key: &str) -> windlass::base::Result<Put> {
+    bucket.put(key, "x".into(), When::Absent, WHY).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_without_a_clear_answer_is_unknown() {
+    let (server, bucket) = normal().await;
+    let cases = [
+        (Fault::DropBefore, false),
+        (Fault::DropAfter, true),
+        (Fault::Status(500), false),
+        (Fault::StatusAfter(500), true),
+        (Fault::StatusAfter(503), true),
+        (Fault::Status(501), false),
+    ];
+    for (at, (fault, is_there)) in cases.into_iter().enumerate() {
+        let key = format!("k{at}");
+        stored(bucket.put("warm", "x".into(), When::Always, WHY).await);
+        server.faults.next([fault]);
+        let out = put(&bucket, &key).await.unwrap();
+        assert!(matches!(out, Put::Unknown(_)), "{fault:?}: {out:?}");
+        assert_eq!(bucket.head(&key, WHY).await.unwrap().is_some(), is_there, "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clear_no_is_an_error_with_its_kind() {
+    let (server, bucket) = normal().await;
+    for (status, kind) in [(409, Kind::Throttled), (429, Kind::Throttled), (403, Kind::Denied)] {
+        server.faults.next([Fault::Status(status)]);
+        assert_eq!(put(&bucket, "k").await.unwrap_err().kind(), kind, "{status}");
+    }
+    for (status, kind) in [(503, Kind::Throttled), (500, Kind::Unavailable), (403, Kind::Denied)] {
+        server.faults.next([Fault::Status(status)]);
+        let out = bucket.get("k", ByteRange::Last(1), WHY).await;
+        assert_eq!(out.unwrap_err().kind(), kind, "{status}");
+    }
+    server.faults.next([Fault::DropBefore]);
+    assert_eq!(bucket.list(&List::default(), WHY).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(server.keys(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_addresses_and_keys_say_what_to_do() {
+    let server = Server::start(Quirks::default()).await;
+    let open = async |url: String, secret: &str| {
+        let url: StoreUrl = url.parse().unwrap();
+        server.open_url(&rt(), &url, secret).await.unwrap()
+    };
+    let at = &server.endpoint;
+    let denied = open(format!("s3://{BUCKET}?endpoint={at}&region=r"), "wrong").await;
+    let e = put(&denied, "k").await.unwrap_err();
+    assert!(e.is(Kind::Denied) && e.to_string().contains("credentials"), "{e}");
+    let missing = open(format!("s3://nowhere?endpoint={at}&region=r"), SECRET).await;
+    for e in [
+        put(&missing, "k").await.unwrap_err(),
+        missing.get("k", ByteRange::Last(1), WHY).await.unwrap_err(),
+        missing
+            .put("k", "x".into(), When::Matches(windlass::store::Etag("e".into())), WHY)
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(e.is(Kind::NotFound) && e.to_string().contains("create the bucket"), "{e}");
+    }
+    // Nobody listens there: the request certainly had no effect.
+    let away = open(format!("s3://{BUCKET}?endpoint=http://127.0.0.1:1&region=r"), SECRET).await;
+    let e = put(&away, "k").await.unwrap_err();
+    assert!(e.is(Kind::Unavailable), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_with_ways_of_their_own_are_understood() {
+    let quirks = Quirks {
+        wants_bare_etags: true,
+        refuses_checksums: true,
+        no_batch_delete: true,
+        ..Quirks::default()
+    };
+    let server = Server::start(quirks).await;
+    let bucket = server.open(&rt(), "p").await;
+    Suite { rt: rt(), bucket, prefix: "q/".into() }.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ignores_conditions_is_refused_by_name() {
+    let server = Server::start(Quirks { ignores_conditions: true, ..Quirks::default() }).await;
+    let bucket = server.open(&rt(), "p").await;
+    let e = probe(&rt(), &*bucket, "x/").await.unwrap_err();
+    assert!(e.is(Kind::Refused) && e.to_string().contains(&server.endpoint), "{e}");
+    assert!(e.to_string().contains("overwrites"), "{e}");
+    assert_eq!(server.keys(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_xml_cannot_carry_are_listed_and_deleted() {
+    let (server, bucket) = normal().await;
+    let keys = ["a\u{1}b", "c\nd+ %", "e"].map(str::to_owned);
+    for key in &keys {
+        stored(put(&bucket, key).await);
+    }
+    let page = bucket.list(&List { max: 1000, ..List::default() }, WHY).await.unwrap();
+    assert_eq!(page.objects.iter().map(|o| o.key.clone()).collect::<Vec<_>>(), keys);
+    bucket.delete(&keys, WHY).await.unwrap();
+    assert_eq!(server.keys(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_headers_cannot_carry_are_refused() {
+    let (server, bucket) = normal().await;
+    for value in ["ü", "a\nb", " a"] {
+        let attrs = Attrs { user: BTreeMap::from([("k".to_owned(), value.to_owned())]), ..Attrs::default() };
+        let out = bucket.put_with("k", "x".into(), &attrs, When::Always, WHY).await;
+        assert_eq!(out.unwrap_err().kind(), Kind::Invalid, "{value:?}");
+    }
+    assert_eq!(server.faults.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_is_waited_for() {
+    let (server, bucket) = normal().await;
+    server.faults.next([Fault::Late(Duration::from_millis(300)), Fault::None]);
+    stored(put(&bucket, "k").await);
+    assert!(refused(put(&bucket, "k").await));
+}

@@ -1,0 +1,120 @@
+//! What goes wrong between client and server, decided request by request.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::service::Service;
+use parking_lot::Mutex;
+use s3s::service::S3Service;
+
+/// What happens to one request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    None,
+    /// The connection closes before the request takes effect.
+    DropBefore,
+    /// The connection closes after it took effect.
+    DropAfter,
+    /// The server answers with this status and does nothing.
+    Status(u16),
+    /// It takes effect, and the answer has this status.
+    StatusAfter(u16),
+    /// It takes effect after this time.
+    Late(Duration),
+}
+
+/// The faults of a server's next requests, and a count of all.
+#[derive(Debug, Default)]
+pub struct Faults {
+    next: Mutex<VecDeque<Fault>>,
+    requests: AtomicU64,
+}
+
+impl Faults {
+    /// The next requests meet these, in order of arrival; those after them none.
+    pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.next.lock().extend(faults);
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    fn draw(&self) -> Fault {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.next.lock().pop_front().unwrap_or(Fault::None)
+    }
+}
+
+/// Stands between hyper and the S3 service.
+#[derive(Clone)]
+pub struct Between {
+    inner: S3Service,
+    faults: Arc<Faults>,
+}
+
+impl Between {
+    pub fn new(inner: S3Service, faults: Arc<Faults>) -> Between {
+        Between { inner, faults }
+    }
+}
+
+type Request = hyper::Request<hyper::body::Incoming>;
+type Response = hyper::Response<s3s::Body>;
+type Answer = Pin<Box<dyn Future<Output = Result<Response, Cut>> + Send>>;
+
+/// Makes hyper close the connection.
+#[derive(Debug)]
+pub struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cut by a fault")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+fn status_only(status: u16) -> Response {
+    let code = match status {
+        503 => "SlowDown",
+        409 => "ConditionalRequestConflict",
+        403 => "AccessDenied",
+        _ => "InternalError",
+    };
+    let body = format!("<Error><Code>{code}</Code><Message>told to fail</Message></Error>");
+    let answer = hyper::Response::builder().status(status).header("content-type", "application/xml");
+    answer.body(s3s::Body::from(body)).unwrap()
+}
+
+impl Service<Request> for Between {
+    type Response = Response;
+    type Error = Cut;
+    type Future = Answer;
+
+    fn call(&self, request: Request) -> Answer {
+        let (inner, fault) = (self.inner.clone(), self.faults.draw());
+        Box::pin(async move {
+            match fault {
+                Fault::DropBefore => return Err(Cut),
+                Fault::Status(status) => return Ok(status_only(status)),
+                Fault::Late(after) => pause(after).await,
+                _ => {}
+            }
+            let answer = hyper::service::Service::call(&inner, request).await.map_err(|_| Cut)?;
+            match fault {
+                Fault::DropAfter => Err(Cut),
+                Fault::StatusAfter(status) => Ok(status_only(status)),
+                _ => Ok(answer),
+            }
+        })
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // real sockets wait in real time
+async fn pause(d: Duration) {
+    tokio::time::sleep(d).await;
+}

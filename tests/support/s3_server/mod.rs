@@ -1,0 +1,84 @@
+//! An S3 server inside the test's process: the `s3s` crate speaks the protocol, `objects.rs` holds the bucket,
+//! `service.rs` gives S3's verbs their meaning, `faults.rs` breaks things between it and the client.
+//!
+//! It is ours, so it shares our misreadings of S3: `integration/` runs the same suite against servers that
+//! nobody of us wrote.
+
+mod faults;
+mod objects;
+mod service;
+
+use std::sync::Arc;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+
+pub use faults::{Fault, Faults};
+use objects::Objects;
+pub use objects::Quirks;
+use windlass::base::Result;
+use windlass::base::rt::Rt;
+use windlass::store::{BucketRef, S3Store, StoreUrl};
+
+pub const KEY: &str = "testkey";
+pub const SECRET: &str = "testsecret123";
+pub const BUCKET: &str = "bucket";
+
+/// A running server. It ends with the test's runtime.
+pub struct Server {
+    pub endpoint: String,
+    pub faults: Arc<Faults>,
+    objects: Arc<Objects>,
+}
+
+impl Server {
+    pub async fn start(quirks: Quirks) -> Server {
+        let objects = Arc::new(Objects::new(quirks));
+        let mut service = S3ServiceBuilder::new(service::Service(objects.clone()));
+        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let service = service.build();
+        let faults = Arc::new(Faults::default());
+        #[allow(clippy::disallowed_types)] // a server of the test's own
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let between = faults.clone();
+        spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                socket.set_nodelay(true).unwrap();
+                let service = faults::Between::new(service.clone(), between.clone());
+                spawn(async move {
+                    let server = Builder::new(TokioExecutor::new());
+                    // A connection that a fault cut ends in an error.
+                    let _ = server.serve_connection(TokioIo::new(socket), service).await;
+                });
+            }
+        });
+        Server { endpoint, faults, objects }
+    }
+
+    pub fn url(&self, prefix: &str) -> StoreUrl {
+        format!("s3://{BUCKET}/{prefix}?endpoint={}&region=us-east-1", self.endpoint).parse().unwrap()
+    }
+
+    pub async fn open(&self, rt: &Rt, prefix: &str) -> BucketRef {
+        self.open_url(rt, &self.url(prefix), SECRET).await.unwrap()
+    }
+
+    pub async fn open_url(&self, rt: &Rt, url: &StoreUrl, secret: &str) -> Result<BucketRef> {
+        let StoreUrl::S3(place) = url else { panic!("{url} is not of S3") };
+        S3Store::open_with_keys(rt, place, KEY, secret).await
+    }
+
+    /// Every key in the bucket.
+    pub fn keys(&self) -> Vec<String> {
+        self.objects.keys()
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // the server's tasks are no part of what is tested
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    drop(tokio::spawn(task));
+}

@@ -1,0 +1,201 @@
+//! The bucket: everything happens at one instant under one lock.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use md5::{Digest as _, Md5};
+use parking_lot::Mutex;
+use s3s::dto::{ContentType, ETag, ETagCondition, Metadata};
+use s3s::{S3Result, s3_error};
+
+/// What other servers do differently.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quirks {
+    /// Conditions are accepted and ignored.
+    pub ignores_conditions: bool,
+    /// An etag in quotes never matches.
+    pub wants_bare_etags: bool,
+    /// Bodies with a checksum in a header are refused.
+    pub refuses_checksums: bool,
+    /// DeleteObjects isn't known.
+    pub no_batch_delete: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub body: Bytes,
+    pub etag: String,
+    pub about: About,
+    pub modified: SystemTime,
+}
+
+/// What an object carries beside its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    pub metadata: Option<Metadata>,
+    pub content_type: Option<ContentType>,
+    pub content_encoding: Option<String>,
+    pub cache_control: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Upload {
+    pub key: String,
+    pub about: About,
+    pub parts: BTreeMap<i32, (Bytes, String)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub objects: BTreeMap<String, Object>,
+    pub uploads: BTreeMap<String, Upload>,
+}
+
+#[derive(Debug)]
+pub struct Objects {
+    pub quirks: Quirks,
+    contents: Mutex<Contents>,
+    uploads: AtomicU64,
+}
+
+/// The conditions of one request.
+#[derive(Debug, Default)]
+pub struct Conditions {
+    pub if_match: Option<ETagCondition>,
+    pub if_none_match: Option<ETagCondition>,
+    /// The header as it was sent, for servers that care.
+    pub if_match_text: Option<String>,
+}
+
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().fold(String::new(), |mut out, b| {
+        write!(out, "{b:02x}").unwrap();
+        out
+    })
+}
+
+pub fn etag_of(body: &[u8]) -> String {
+    hex(Md5::digest(body))
+}
+
+pub fn strong(etag: &str) -> ETag {
+    ETag::Strong(etag.to_owned())
+}
+
+fn hits(condition: &ETagCondition, object: &Object) -> bool {
+    match condition {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(etag) => etag.value() == object.etag,
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // the server's clock is its own
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+impl Object {
+    pub fn new(body: Bytes, about: About) -> Object {
+        Object { etag: etag_of(&body), body, about, modified: now() }
+    }
+
+    pub fn check_source(&self, if_match: Option<&ETagCondition>) -> S3Result<()> {
+        match if_match {
+            Some(condition) if !hits(condition, self) => Err(s3_error!(PreconditionFailed)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Objects {
+    pub fn new(quirks: Quirks) -> Objects {
+        Objects { quirks, contents: Mutex::default(), uploads: AtomicU64::new(1) }
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        self.contents.lock().objects.keys().cloned().collect()
+    }
+
+    pub fn new_upload(&self) -> String {
+        format!("upload-{}", self.uploads.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn with<R>(&self, run: impl FnOnce(&mut Contents) -> S3Result<R>) -> S3Result<R> {
+        run(&mut self.contents.lock())
+    }
+
+    pub fn get(&self, key: &str) -> S3Result<Object> {
+        self.with(|c| c.objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey)))
+    }
+
+    /// The compare of compare-and-set; the caller holds the lock.
+    fn check(&self, current: Option<&Object>, conditions: &Conditions) -> S3Result<()> {
+        if self.quirks.ignores_conditions {
+            return Ok(());
+        }
+        if let Some(condition) = &conditions.if_match {
+            let quoted = conditions.if_match_text.as_ref().is_some_and(|t| t.starts_with('"'));
+            match current {
+                None => return Err(s3_error!(NoSuchKey)),
+                Some(_) if quoted && self.quirks.wants_bare_etags => {
+                    return Err(s3_error!(PreconditionFailed));
+                }
+                Some(object) if !hits(condition, object) => return Err(s3_error!(PreconditionFailed)),
+                Some(_) => {}
+            }
+        }
+        match (&conditions.if_none_match, current) {
+            (Some(condition), Some(object)) if hits(condition, object) => Err(s3_error!(PreconditionFailed)),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn put(&self, key: String, object: Object, conditions: &Conditions) -> S3Result<()> {
+        self.with(|contents| {
+            self.check(contents.objects.get(&key), conditions)?;
+            contents.objects.insert(key, object);
+            Ok(())
+        })
+    }
+
+    pub fn put_part(&self, key: &str, upload: &str, number: i32, body: Bytes) -> S3Result<String> {
+        self.with(|contents| {
+            let found = contents.uploads.get_mut(upload).filter(|u| u.key == key);
+            let etag = etag_of(&body);
+            found.ok_or_else(|| s3_error!(NoSuchUpload))?.parts.insert(number, (body, etag.clone()));
+            Ok(etag)
+        })
+    }
+
+    pub fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        wanted: &[(i32, String)],
+        conditions: &Conditions,
+    ) -> S3Result<String> {
+        self.with(|contents| {
+            let found = contents.uploads.get(upload).filter(|u| u.key == key);
+            let found = found.ok_or_else(|| s3_error!(NoSuchUpload))?;
+            let (mut body, mut sums) = (BytesMut::new(), Md5::new());
+            for (at, (number, etag)) in wanted.iter().enumerate() {
+                let part = found.parts.get(number).filter(|(_, e)| e == etag);
+                let (bytes, _) = part.ok_or_else(|| s3_error!(InvalidPart))?;
+                if at + 1 < wanted.len() && bytes.len() < 5 << 20 {
+                    return Err(s3_error!(EntityTooSmall));
+                }
+                body.extend_from_slice(bytes);
+                sums.update(Md5::digest(bytes));
+            }
+            self.check(contents.objects.get(key), conditions)?;
+            let upload = contents.uploads.remove(upload).unwrap();
+            let etag = format!("{}-{}", hex(sums.finalize()), wanted.len());
+            let object = Object { etag: etag.clone(), ..Object::new(body.freeze(), upload.about) };
+            contents.objects.insert(key.to_owned(), object);
+            Ok(etag)
+        })
+    }
+}
