@@ -1,9 +1,29 @@
 //! NBD, the block face: a server of `Exports` and a small client.
+//!
+//! Fixed newstyle. Options: EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED_REPLY. Commands: READ, WRITE, FLUSH,
+//! TRIM, WRITE_ZEROES, CACHE (accepted, a no-op), DISC, and FUA on all of them. Everything else is refused as the
+//! protocol says, and the connection lives on.
 
 mod address;
+mod client;
 mod export;
+mod handshake;
+mod intake;
+mod listener;
+mod memory;
+mod options;
+mod output;
 mod server;
+mod transmission;
+mod window;
+mod wire;
 
 pub use address::Address;
+pub use client::{Client, describe, list};
 pub use export::{Description, Export, Exports, Listed};
+pub use memory::{MemoryDisk, MemoryExports};
+pub use options::Info;
 pub use server::{Server, serve};
+
+#[cfg(test)]
+mod tests;

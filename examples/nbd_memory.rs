@@ -1,0 +1,28 @@
+//! The NBD face alone, over memory: `cargo run --release --example nbd_memory -- ADDR SIZE`.
+//! What it costs without any storage is measured against `nbdkit memory`.
+
+use windlass::base::rt::{RealRuntime, Rt};
+use windlass::base::size::parse_size;
+use windlass::nbd::{Address, Description, MemoryDisk, MemoryExports, serve};
+
+#[tokio::main]
+async fn main() -> windlass::base::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let address: Address = args.next().unwrap_or_else(|| "127.0.0.1:10809".into()).parse()?;
+    let size = parse_size(&args.next().unwrap_or_else(|| "1G".into()))?;
+    let rt = Rt::new(RealRuntime::current());
+    let disk = MemoryDisk::new(Description {
+        name: "memory".into(),
+        text: "gone when the server is".into(),
+        size,
+        read_only: false,
+        multi_conn: true,
+        fast_zero: true,
+    });
+    let stop = tokio_util::sync::CancellationToken::new();
+    let server = serve(&rt, &address, MemoryExports::new(vec![disk]), stop.clone()).await?;
+    println!("nbd {}", server.address());
+    let _ = tokio::signal::ctrl_c().await;
+    stop.cancel();
+    server.ended().await
+}

@@ -1,0 +1,393 @@
+//! A small client: enough for the tour, the tests and the tools. Any number of requests run at a time.
+//!
+//! One task writes what is asked, one reads what is answered; a request waits for its cookie. When the connection
+//! breaks, every request that waits fails, and so does every later one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::address::Address;
+use super::export::Listed;
+use super::options::{self, ClientFlags, Info, InfoRequest, ReplyHeader, info, option, reply};
+use super::output::Output;
+use super::window::Window;
+use super::wire::{Chunk, Command, Errno, PAYLOAD_MAX, Reply, Request, STRING_MAX, command_flag};
+use crate::base::rt::{Rt, Task};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A connection to one export.
+#[derive(Debug)]
+pub struct Client {
+    info: Info,
+    send: mpsc::Sender<(Request, Bytes)>,
+    waiting: Arc<Mutex<Waiting>>,
+    reader: Task<()>,
+}
+
+/// Requests that wait for their reply.
+#[derive(Debug, Default)]
+struct Waiting {
+    last_cookie: u64,
+    replies: BTreeMap<u64, Pending>,
+    broken: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    offset: u64,
+    /// What is to be read; 0 for all that isn't a read.
+    len: usize,
+    data: BytesMut,
+    /// Bytes of it that have come.
+    covered: usize,
+    error: Option<Error>,
+    tell: oneshot::Sender<Result<Bytes>>,
+}
+
+impl Client {
+    /// Connects and enters `export`.
+    pub async fn connect(rt: &Rt, address: &Address, export: &str) -> Result<Client> {
+        let opened = async { Client::enter(rt, connect(address).await?, export).await };
+        opened.await.context(|| format!("opening {}", address.uri(export)))
+    }
+
+    pub(super) async fn enter(rt: &Rt, stream: Box<dyn Stream>, export: &str) -> Result<Client> {
+        let mut haggler = Haggler::greet(stream).await?;
+        // A server that has no structured replies serves simple ones just as well.
+        let _ = haggler.ask(option::STRUCTURED_REPLY, &[]).await?;
+        let info = haggler.info(option::GO, export).await?;
+        let (receive, transmit) = tokio::io::split(haggler.stream);
+        let (send, requests) = mpsc::channel(64);
+        let waiting = Arc::new(Mutex::new(Waiting::default()));
+        rt.spawn(write_requests(transmit, requests, waiting.clone())).detach();
+        let reader = rt.spawn(read_replies(receive, haggler.window, waiting.clone()));
+        Ok(Client { info, send, waiting, reader })
+    }
+
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes> {
+        self.ask(Command::Read, 0, offset, len, Bytes::new()).await
+    }
+
+    /// With `fua` the answer says that it is durable.
+    pub async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<()> {
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        if len > PAYLOAD_MAX {
+            return Err(Error::new(Kind::Invalid, "a write is at most 32 MiB long: split it"));
+        }
+        self.ask(Command::Write, fua_flag(fua), offset, len, data).await.map(drop)
+    }
+
+    pub async fn flush(&self) -> Result<()> {
+        self.ask(Command::Flush, 0, 0, 0, Bytes::new()).await.map(drop)
+    }
+
+    pub async fn trim(&self, offset: u64, len: u32, fua: bool) -> Result<()> {
+        self.ask(Command::Trim, fua_flag(fua), offset, len, Bytes::new()).await.map(drop)
+    }
+
+    pub async fn write_zeroes(&self, offset: u64, len: u32, fua: bool, no_hole: bool) -> Result<()> {
+        let flags = fua_flag(fua) | if no_hole { command_flag::NO_HOLE } else { 0 };
+        self.ask(Command::WriteZeroes, flags, offset, len, Bytes::new()).await.map(drop)
+    }
+
+    /// Says goodbye and waits until the server has gone.
+    pub async fn close(self) -> Result<()> {
+        let bye = Request { flags: 0, command: Command::Disconnect, cookie: 0, offset: 0, len: 0 };
+        let _ = self.send.send((bye, Bytes::new())).await;
+        self.reader.await
+    }
+
+    async fn ask(&self, command: Command, flags: u16, offset: u64, len: u32, data: Bytes) -> Result<Bytes> {
+        let (tell, told) = oneshot::channel();
+        let read_len = if command == Command::Read { len as usize } else { 0 };
+        let cookie = {
+            let mut waiting = self.waiting.lock();
+            if let Some(e) = &waiting.broken {
+                return Err(e.share());
+            }
+            waiting.last_cookie += 1;
+            let cookie = waiting.last_cookie;
+            let pending =
+                Pending { offset, len: read_len, data: BytesMut::new(), covered: 0, error: None, tell };
+            waiting.replies.insert(cookie, pending);
+            cookie
+        };
+        let gone = || Error::new(Kind::Io, "the connection to the NBD server has ended");
+        self.send.send((Request { flags, command, cookie, offset, len }, data)).await.map_err(|_| gone())?;
+        told.await.map_err(|_| gone())?
+    }
+}
+
+fn fua_flag(fua: bool) -> u16 {
+    if fua { command_flag::FUA } else { 0 }
+}
+
+/// The exports that the server at `address` shows.
+pub async fn list(address: &Address) -> Result<Vec<Listed>> {
+    let doing = || format!("listing the exports at {address}");
+    let mut haggler = Haggler::connect(address).await.context(doing)?;
+    let replies = haggler.ask(option::LIST, &[]).await.context(doing)?.context(doing)?;
+    let listed = replies.iter().filter(|(kind, _)| *kind == reply::SERVER);
+    listed.map(|(_, data)| options::parse_listed(data)).collect()
+}
+
+/// What the server at `address` tells about an export, without opening it.
+pub async fn describe(address: &Address, export: &str) -> Result<Info> {
+    let doing = || format!("asking about {}", address.uri(export));
+    let mut haggler = Haggler::connect(address).await.context(doing)?;
+    haggler.info(option::INFO, export).await.context(doing)
+}
+
+/// Bytes of replies to one option.
+const REPLIES_MAX: usize = 16 << 20;
+
+async fn connect(address: &Address) -> Result<Box<dyn Stream>> {
+    Ok(match address {
+        Address::Tcp(host_port) => {
+            let stream = TcpStream::connect(host_port).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    })
+}
+
+/// The client's side of option haggling.
+struct Haggler {
+    stream: Box<dyn Stream>,
+    window: Window,
+}
+
+type Replies = Vec<(u32, Vec<u8>)>;
+
+impl Haggler {
+    async fn connect(address: &Address) -> Result<Haggler> {
+        Haggler::greet(connect(address).await?).await
+    }
+
+    async fn greet(mut stream: Box<dyn Stream>) -> Result<Haggler> {
+        let mut window = Window::new();
+        let no_zeroes = options::parse_greeting(&window.take(&mut stream).await?)?;
+        let mut out = Vec::new();
+        ClientFlags { fixed: true, no_zeroes }.put(&mut out);
+        stream.write_all(&out).await?;
+        Ok(Haggler { stream, window })
+    }
+
+    /// All replies before the ACK; the inner error is the server's refusal.
+    async fn ask(&mut self, option: u32, data: &[u8]) -> Result<Result<Replies>> {
+        let mut out = Vec::new();
+        options::put_option(&mut out, option, data);
+        self.stream.write_all(&out).await?;
+        let (mut replies, mut bytes) = (Vec::new(), 0);
+        loop {
+            let header = ReplyHeader::parse(&self.window.take(&mut self.stream).await?)?;
+            bytes += ReplyHeader::BYTES + header.len as usize;
+            if header.option != option || bytes > REPLIES_MAX {
+                return Err(Error::new(Kind::Invalid, "the server answers what was not asked"));
+            }
+            let mut data = Vec::with_capacity(header.len as usize);
+            while data.len() < header.len as usize {
+                self.window.fill(&mut self.stream, 1).await?;
+                let here = self.window.bytes();
+                let n = here.len().min(header.len as usize - data.len());
+                data.extend_from_slice(&here[..n]);
+                self.window.consume(n);
+            }
+            match header.reply {
+                reply::ACK => return Ok(Ok(replies)),
+                refusal if reply::is_error(refusal) => return Ok(Err(refused(refusal, &data))),
+                kind => replies.push((kind, data)),
+            }
+        }
+    }
+
+    async fn info(&mut self, option: u32, export: &str) -> Result<Info> {
+        let wants = vec![info::NAME, info::DESCRIPTION, info::BLOCK_SIZE];
+        let mut data = Vec::new();
+        InfoRequest { name: export.to_string(), wants }.put(&mut data);
+        let mut told = Info::default();
+        for (_, data) in self.ask(option, &data).await??.iter().filter(|(kind, _)| *kind == reply::INFO) {
+            told.take(data)?;
+        }
+        Ok(told)
+    }
+}
+
+fn refused(refusal: u32, data: &[u8]) -> Error {
+    let kind = match refusal {
+        reply::ERR_UNSUP => Kind::Unsupported,
+        reply::ERR_POLICY => Kind::Refused,
+        reply::ERR_UNKNOWN => Kind::NotFound,
+        reply::ERR_SHUTDOWN => Kind::Closed,
+        _ => Kind::Invalid,
+    };
+    let text = String::from_utf8_lossy(&data[..data.len().min(STRING_MAX)]);
+    Error::new(kind, if text.is_empty() { "the server refuses".into() } else { text })
+}
+
+/// Ends when the client is dropped or the socket breaks; then the server learns that nothing more comes.
+async fn write_requests(
+    mut stream: WriteHalf<Box<dyn Stream>>,
+    mut requests: mpsc::Receiver<(Request, Bytes)>,
+    waiting: Arc<Mutex<Waiting>>,
+) {
+    let mut output = Output::default();
+    while let Some(first) = requests.recv().await {
+        let mut next = Some(first);
+        while let Some((request, data)) = next {
+            output.header(|out| request.put(out));
+            output.data(data);
+            next = requests.try_recv().ok();
+        }
+        if let Err(e) = std::future::poll_fn(|cx| output.poll_write(cx, &mut stream)).await {
+            return waiting.lock().fail(&Error::from(e).context("sending to the NBD server"));
+        }
+    }
+    let _ = stream.shutdown().await;
+}
+
+async fn read_replies(
+    mut stream: ReadHalf<Box<dyn Stream>>,
+    mut window: Window,
+    waiting: Arc<Mutex<Waiting>>,
+) {
+    let error = loop {
+        if let Err(e) = read_reply(&mut stream, &mut window, &waiting).await {
+            break e;
+        }
+    };
+    waiting.lock().fail(&error.context("receiving from the NBD server"));
+}
+
+async fn read_reply(
+    stream: &mut ReadHalf<Box<dyn Stream>>,
+    window: &mut Window,
+    waiting: &Mutex<Waiting>,
+) -> Result<()> {
+    let header = loop {
+        match Reply::parse(window.bytes())? {
+            Some((header, n)) => {
+                window.consume(n);
+                break header;
+            }
+            None => window.fill(stream, window.bytes().len() + 1).await?,
+        }
+    };
+    match header {
+        Reply::Simple { cookie, errno } => {
+            let len = waiting.lock().get(cookie)?.len;
+            let data = match errno {
+                0 => receive(stream, window, len).await?,
+                _ => BytesMut::new(),
+            };
+            let mut waiting = waiting.lock();
+            let pending = waiting.get(cookie)?;
+            (pending.covered, pending.data) = (data.len(), data);
+            if errno != 0 {
+                pending.error = Some(failed(errno, ""));
+            }
+            waiting.finish(cookie)
+        }
+        Reply::Chunk { cookie, done, kind, len } => {
+            // Data with its offset, or an error with its text and offset: neither needs more.
+            let max = waiting.lock().get(cookie)?.len + STRING_MAX + 14;
+            if len as usize > max {
+                return Err(Error::new(Kind::Invalid, "a reply is longer than what was asked for"));
+            }
+            let payload = receive(stream, window, len as usize).await?;
+            let mut waiting = waiting.lock();
+            waiting.get(cookie)?.take(Chunk::parse(kind, &payload)?)?;
+            if done { waiting.finish(cookie) } else { Ok(()) }
+        }
+    }
+}
+
+async fn receive(
+    stream: &mut ReadHalf<Box<dyn Stream>>,
+    window: &mut Window,
+    len: usize,
+) -> Result<BytesMut> {
+    let mut data = BytesMut::with_capacity(len);
+    let here = window.bytes().len().min(len);
+    data.extend_from_slice(&window.bytes()[..here]);
+    window.consume(here);
+    while data.len() < len {
+        let missing = len - data.len();
+        if stream.read_buf(&mut (&mut data).limit(missing)).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    Ok(data)
+}
+
+fn failed(errno: u32, text: &str) -> Error {
+    let text =
+        if text.is_empty() { format!("the NBD server answers with error {errno}") } else { text.into() };
+    Error::new(Errno::kind(errno), text)
+}
+
+impl Pending {
+    fn take(&mut self, chunk: Chunk<'_>) -> Result<()> {
+        match chunk {
+            Chunk::None => {}
+            Chunk::Error { errno, text } => self.error = Some(failed(errno, &text)),
+            Chunk::Data { offset, data } => self.part(offset, data.len())?.copy_from_slice(data),
+            Chunk::Hole { offset, len } => self.part(offset, len as usize)?.fill(0),
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, offset: u64, len: usize) -> Result<&mut [u8]> {
+        let outside = || Error::new(Kind::Invalid, "a reply's data lies outside of what was asked for");
+        let start = offset.checked_sub(self.offset).ok_or_else(outside)?;
+        let start = usize::try_from(start).map_err(|_| outside())?;
+        self.covered += len;
+        if self.data.is_empty() {
+            self.data.resize(self.len, 0);
+        }
+        self.data.get_mut(start..).and_then(|rest| rest.get_mut(..len)).ok_or_else(outside)
+    }
+}
+
+impl Waiting {
+    fn get(&mut self, cookie: u64) -> Result<&mut Pending> {
+        self.replies
+            .get_mut(&cookie)
+            .ok_or_else(|| Error::new(Kind::Invalid, "the server answers what was not asked"))
+    }
+
+    fn finish(&mut self, cookie: u64) -> Result<()> {
+        let Some(pending) = self.replies.remove(&cookie) else { return Ok(()) };
+        let result = match pending.error {
+            Some(e) => Err(e),
+            None if pending.covered != pending.len => {
+                Err(Error::new(Kind::Invalid, "the reply does not cover what was asked for"))
+            }
+            None => Ok(pending.data.freeze()),
+        };
+        // Whoever asked may have stopped waiting.
+        let _ = pending.tell.send(result);
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &Error) {
+        for (_, pending) in std::mem::take(&mut self.replies) {
+            let _ = pending.tell.send(Err(error.share()));
+        }
+        self.broken.get_or_insert_with(|| error.share());
+    }
+}

@@ -1,0 +1,249 @@
+//! The server's side of option haggling: one answer an option, until the client enters an export or leaves.
+//!
+//! Nothing is kept for an option beyond its answer but whether structured replies were agreed. What isn't served is
+//! refused by the protocol's own means and the haggling goes on; the connection ends only where the protocol leaves
+//! no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::export::{Description, Export, Exports};
+use super::options::{self as wire, ClientFlags, InfoRequest, OptionHeader, option, reply};
+use super::window::Window;
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result, ResultExt as _};
+
+/// A client that says nothing for so long is dropped.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Data of a refused option that is passed over; more is an attack.
+const DRAIN_MAX: u32 = 32 << 20;
+
+/// What a successful handshake leads to.
+pub struct Session {
+    pub export: Arc<dyn Export>,
+    pub name: String,
+    pub flags: u16,
+    pub structured: bool,
+}
+
+pub struct Handshake<'a, S> {
+    pub rt: &'a Rt,
+    pub stream: &'a mut S,
+    pub window: &'a mut Window,
+    pub exports: &'a dyn Exports,
+    pub stop: &'a CancellationToken,
+}
+
+/// What was agreed so far.
+#[derive(Clone, Copy, Debug)]
+struct Agreed {
+    no_zeroes: bool,
+    structured: bool,
+}
+
+enum Next {
+    Option,
+    Enter(Session),
+    Leave,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
+    /// `None` when the client left.
+    pub async fn run(mut self) -> Result<Option<Session>> {
+        let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
+        wire::put_greeting(&mut greeting);
+        self.send(&greeting).await?;
+        let Some(flags) = self.receive().await? else { return Ok(None) };
+        let client = ClientFlags::parse(flags)?;
+        let mut agreed = Agreed { no_zeroes: client.no_zeroes, structured: false };
+        loop {
+            let Some(header) = self.receive().await? else { return Ok(None) };
+            let header = OptionHeader::parse(&header)?;
+            if !client.fixed && header.option != option::EXPORT_NAME {
+                return Err(Error::new(
+                    Kind::Invalid,
+                    "the client sent an option that only fixed newstyle has, but did not choose that",
+                ));
+            }
+            let mut out = Vec::new();
+            let next = self.answer(header, &mut agreed, &mut out).await?;
+            let sent = self.send(&out).await;
+            match next {
+                Next::Option => sent?,
+                Next::Enter(session) => return sent.map(|()| Some(session)),
+                // Many clients close without waiting for the answer to ABORT.
+                Next::Leave => return Ok(None),
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let sent = self.rt.timeout(SILENCE, self.stream.write_all(bytes)).await;
+        sent.ok_or_else(silent)?.context(|| "answering the client".into())
+    }
+
+    /// `None` when the client left.
+    async fn receive<const N: usize>(&mut self) -> Result<Option<[u8; N]>> {
+        match self.rt.timeout(SILENCE, self.window.take(self.stream)).await.ok_or_else(silent)? {
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
+    /// An option's data; `None`, and none of it kept, when there is more than we parse.
+    async fn data(&mut self, len: u32) -> Result<Option<Vec<u8>>> {
+        if len > DRAIN_MAX {
+            return Err(Error::new(Kind::Invalid, format!("the client sent an option of {len} bytes")));
+        }
+        let n = len as usize;
+        if n > wire::OPTION_DATA_MAX {
+            let drained = self.rt.timeout(SILENCE, self.window.drain(self.stream, len.into())).await;
+            drained.ok_or_else(silent)??;
+            return Ok(None);
+        }
+        self.rt.timeout(SILENCE, self.window.fill(self.stream, n)).await.ok_or_else(silent)??;
+        let data = self.window.bytes()[..n].to_vec();
+        self.window.consume(n);
+        Ok(Some(data))
+    }
+
+    async fn answer(&mut self, header: OptionHeader, agreed: &mut Agreed, out: &mut Vec<u8>) -> Result<Next> {
+        let data = self.data(header.len).await?;
+        let code = header.option;
+        match (code, data.as_deref()) {
+            (option::EXPORT_NAME, data) => return self.enter_by_name(data, *agreed, out).await,
+            (option::ABORT, _) => {
+                wire::put_reply(out, code, reply::ACK, &[]);
+                return Ok(Next::Leave);
+            }
+            _ if self.stop.is_cancelled() => {
+                wire::put_refusal(out, code, reply::ERR_SHUTDOWN, "the server is shutting down");
+            }
+            (option::LIST | option::STRUCTURED_REPLY | option::INFO | option::GO, None) => {
+                wire::put_refusal(out, code, reply::ERR_TOO_BIG, "the option's data is too long");
+            }
+            (option::LIST | option::STRUCTURED_REPLY | option::STARTTLS, Some([_, ..])) => {
+                wire::put_refusal(out, code, reply::ERR_INVALID, "the option takes no data");
+            }
+            (option::LIST, _) => self.list(out).await,
+            (option::STRUCTURED_REPLY, _) => {
+                agreed.structured = true;
+                wire::put_reply(out, code, reply::ACK, &[]);
+            }
+            (option::INFO, Some(data)) => self.inform(data, *agreed, out).await,
+            (option::GO, Some(data)) => return Ok(self.go(data, *agreed, out).await),
+            _ => {
+                wire::put_refusal(out, code, reply::ERR_UNSUP, "this server does not know the option");
+            }
+        }
+        Ok(Next::Option)
+    }
+
+    async fn list(&mut self, out: &mut Vec<u8>) {
+        match self.exports.list().await {
+            Ok(all) => {
+                all.iter().for_each(|listed| wire::put_listed(out, listed));
+                wire::put_reply(out, option::LIST, reply::ACK, &[]);
+            }
+            Err(e) => refuse(out, option::LIST, &e),
+        }
+    }
+
+    async fn inform(&mut self, data: &[u8], agreed: Agreed, out: &mut Vec<u8>) {
+        let described = async {
+            let request = parse_info(data)?;
+            Ok::<_, Refused>((self.exports.describe(&request.name).await?, request))
+        };
+        match described.await {
+            Ok((d, request)) => put_success(out, option::INFO, &d, agreed, &request.wants),
+            Err(refused) => refused.put(out, option::INFO),
+        }
+    }
+
+    async fn go(&mut self, data: &[u8], agreed: Agreed, out: &mut Vec<u8>) -> Next {
+        let opened = async {
+            let request = parse_info(data)?;
+            Ok::<_, Refused>((self.exports.open(&request.name).await?, request))
+        };
+        match opened.await {
+            Ok((export, request)) => {
+                let d = export.describe();
+                put_success(out, option::GO, &d, agreed, &request.wants);
+                Next::Enter(session(export, d, agreed))
+            }
+            Err(refused) => {
+                info!(reason = %refused.0, "an export was refused");
+                refused.put(out, option::GO);
+                Next::Option
+            }
+        }
+    }
+
+    /// The old way in has no answer but yes: whatever stands against it ends the connection.
+    async fn enter_by_name(
+        &mut self,
+        data: Option<&[u8]>,
+        agreed: Agreed,
+        out: &mut Vec<u8>,
+    ) -> Result<Next> {
+        if self.stop.is_cancelled() {
+            return Err(Error::new(Kind::Closed, "the server is shutting down"));
+        }
+        let name = wire::parse_name(data.unwrap_or(&[0; wire::OPTION_DATA_MAX]))?;
+        let export = self.exports.open(&name).await?;
+        let d = export.describe();
+        wire::put_old_answer(out, &d, agreed.structured, agreed.no_zeroes);
+        Ok(Next::Enter(session(export, d, agreed)))
+    }
+}
+
+fn session(export: Arc<dyn Export>, d: Description, agreed: Agreed) -> Session {
+    let flags = wire::flags_of(&d, agreed.structured);
+    Session { export, name: d.name, flags, structured: agreed.structured }
+}
+
+fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: Agreed, wants: &[u16]) {
+    wire::put_infos(out, code, d, agreed.structured, wants);
+    wire::put_reply(out, code, reply::ACK, &[]);
+}
+
+fn silent() -> Error {
+    Error::new(Kind::Timeout, format!("the client said nothing for {} s", SILENCE.as_secs()))
+}
+
+/// Why an export isn't had, and whether that is for the bytes of the request.
+struct Refused(Error, Option<u32>);
+
+impl From<Error> for Refused {
+    fn from(e: Error) -> Refused {
+        Refused(e, None)
+    }
+}
+
+impl Refused {
+    fn put(&self, out: &mut Vec<u8>, code: u32) {
+        match self.1 {
+            Some(rep) => wire::put_refusal(out, code, rep, &self.0.to_string()),
+            None => refuse(out, code, &self.0),
+        }
+    }
+}
+
+fn parse_info(data: &[u8]) -> std::result::Result<InfoRequest, Refused> {
+    InfoRequest::parse(data).map_err(|e| Refused(e, Some(reply::ERR_INVALID)))
+}
+
+fn refuse(out: &mut Vec<u8>, code: u32, e: &Error) {
+    let rep = match e.kind() {
+        // A name that can't be one isn't one.
+        Kind::NotFound | Kind::Removed | Kind::Invalid | Kind::Usage => reply::ERR_UNKNOWN,
+        Kind::Closed => reply::ERR_SHUTDOWN,
+        Kind::Unsupported => reply::ERR_UNSUP,
+        _ => reply::ERR_POLICY,
+    };
+    wire::put_refusal(out, code, rep, &e.to_string());
+}

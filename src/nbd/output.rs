@@ -1,0 +1,88 @@
+//! Replies on their way out: headers gathered, data by reference, several at a time in one vectored write.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+
+/// Slices in one write.
+const SLICES: usize = 64;
+/// Data so small is copied behind its header: less than a slice of its own costs.
+const COPIED: usize = 512;
+
+#[derive(Debug, Default)]
+pub struct Output {
+    whole: VecDeque<Bytes>,
+    /// Headers that no data has followed yet.
+    tail: BytesMut,
+    bytes: usize,
+}
+
+impl Output {
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds what `put` writes.
+    pub fn header(&mut self, put: impl FnOnce(&mut BytesMut)) {
+        let before = self.tail.len();
+        put(&mut self.tail);
+        self.bytes += self.tail.len() - before;
+    }
+
+    pub fn data(&mut self, data: Bytes) {
+        self.bytes += data.len();
+        if data.len() <= COPIED {
+            self.tail.extend_from_slice(&data);
+        } else {
+            self.close_tail();
+            self.whole.push_back(data);
+        }
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.whole.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// Writes until nothing is left or the peer takes no more; says whether any byte went out.
+    pub fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        self.close_tail();
+        while !self.whole.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = self.whole.iter().zip(&mut slices).map(|(b, s)| *s = IoSlice::new(b)).count();
+            match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..used]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.advance(n),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        self.bytes -= n;
+        while n > 0 {
+            let first = self.whole.front_mut().expect("no more was written than there is");
+            if n < first.len() {
+                first.advance(n);
+                return;
+            }
+            n -= first.len();
+            self.whole.pop_front();
+        }
+    }
+
+    /// The peer takes no more.
+    pub fn discard(&mut self) {
+        *self = Output::default();
+    }
+}

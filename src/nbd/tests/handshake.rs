@@ -1,0 +1,299 @@
+//! Every rule of option haggling that applies to this server.
+
+use super::*;
+
+const ACK: u32 = 1;
+const UNSUP: u32 = 1;
+const POLICY: u32 = 2;
+const INVALID: u32 = 3;
+const UNKNOWN: u32 = 6;
+const SHUTDOWN: u32 = 7;
+const TOO_BIG: u32 = 9;
+
+/// HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, CAN_MULTI_CONN, SEND_FAST_ZERO.
+const DISK_FLAGS: u16 = 0b1001_0110_1101;
+/// HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, CAN_MULTI_CONN.
+const SNAP_FLAGS: u16 = 0b1_0000_1111;
+const SEND_DF: u16 = 1 << 7;
+
+fn export_info(flags: u16) -> Vec<u8> {
+    [&[0, 0][..], &SIZE.to_be_bytes(), &flags.to_be_bytes()].concat()
+}
+
+async fn haggling(rt: &Rt) -> Peer {
+    let mut peer = connect(&House::new(rt), 64 << 10);
+    peer.greet().await;
+    peer
+}
+
+#[test]
+fn flags_that_were_not_offered_end_the_connection() {
+    for flags in [4u32, 0x8000_0003] {
+        simulate(move |rt| async move {
+            let mut peer = connect(&House::new(&rt), 64);
+            peer.receive(18).await;
+            peer.send(flags.to_be_bytes()).await;
+            peer.expect_end().await;
+        });
+    }
+}
+
+#[test]
+fn an_old_client_enters_by_name_and_has_its_zeroes() {
+    for (client_flags, zeroes) in [(0u32, 124), (1, 124), (2, 0), (3, 0)] {
+        simulate(move |rt| async move {
+            let mut peer = connect(&House::new(&rt), 64);
+            peer.receive(18).await;
+            peer.send(client_flags.to_be_bytes()).await;
+            peer.send(option(1, b"disk")).await;
+            peer.expect([&SIZE.to_be_bytes()[..], &DISK_FLAGS.to_be_bytes(), &vec![0; zeroes]].concat())
+                .await;
+            peer.send(request(0, READ, 7, 0, 3)).await;
+            peer.expect([simple(0, 7), vec![0; 3]].concat()).await;
+            peer.send(request(0, DISC, 0, 0, 0)).await;
+            peer.expect_end().await;
+        });
+    }
+}
+
+#[test]
+fn without_fixed_newstyle_only_the_name_is_legal() {
+    simulate(|rt| async move {
+        let mut peer = connect(&House::new(&rt), 64);
+        peer.receive(18).await;
+        peer.send([0, 0, 0, 0]).await;
+        peer.send(option(3, &[])).await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
+fn a_name_that_cannot_be_entered_ends_the_connection() {
+    let long = vec![b'a'; 5000];
+    for name in [&b"nothing"[..], b"owned", b"\xff", &long, &vec![b'a'; 40_000]] {
+        let name = name.to_vec();
+        simulate(move |rt| {
+            let name = name.clone();
+            async move {
+                let mut peer = haggling(&rt).await;
+                peer.send(option(1, &name)).await;
+                peer.expect_end().await;
+            }
+        });
+    }
+}
+
+#[test]
+fn unknown_options_are_refused_and_drained() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        // PEEK_EXPORT, STARTTLS, LIST and SET_META_CONTEXT, EXTENDED_HEADERS, and what nobody has defined.
+        for code in [0, 4, 5, 9, 10, 11, 12, 0xffff_ffff] {
+            peer.send(option(code, &[])).await;
+            assert_ne!(peer.refused(code, UNSUP).await, "");
+            if code != 5 {
+                for len in [1, 16 << 10, 100_000] {
+                    peer.send(option(code, &vec![b'I'; len])).await;
+                    peer.refused(code, UNSUP).await;
+                }
+            }
+        }
+        peer.go("disk").await;
+    });
+}
+
+#[test]
+fn options_without_data_refuse_data() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        for code in [3, 5, 8] {
+            peer.send(option(code, b"x")).await;
+            peer.refused(code, INVALID).await;
+        }
+        // Structured replies were not agreed by that.
+        peer.go("disk").await;
+        peer.send(request(0, READ, 1, 0, 1)).await;
+        peer.expect([simple(0, 1), vec![0]].concat()).await;
+    });
+}
+
+#[test]
+fn what_is_too_long_is_drained_or_ends_the_connection() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        for code in [3, 6, 7, 8] {
+            peer.send(option(code, &vec![b'I'; (16 << 10) + 1])).await;
+            peer.refused(code, TOO_BIG).await;
+        }
+        let mut endless = option(3, &[]);
+        endless[12..].copy_from_slice(&(33u32 << 20).to_be_bytes());
+        peer.send(endless).await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
+fn a_wrong_magic_ends_the_connection() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.send(b"IHAVEOPS\0\0\0\x03\0\0\0\0").await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
+fn abort_is_acknowledged_whatever_comes_with_it() {
+    for data in [&b""[..], b"bye", &[0; 50_000]] {
+        simulate(move |rt| async move {
+            let mut peer = haggling(&rt).await;
+            peer.send(option(2, data)).await;
+            peer.expect(reply(2, ACK, &[])).await;
+            peer.expect_end().await;
+        });
+        // And the client may be gone before the answer.
+        simulate(move |rt| async move {
+            let mut peer = haggling(&rt).await;
+            peer.send(option(2, data)).await;
+            drop(peer.io);
+            peer.server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn list_shows_names_with_their_texts() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.send(option(3, &[])).await;
+        peer.expect(reply(3, 2, b"\0\0\0\x04diskthe disk")).await;
+        peer.expect(reply(3, 2, b"\0\0\0\x04snapthe snap")).await;
+        peer.expect(reply(3, 2, b"\0\0\0\x05ownedthe owned")).await;
+        peer.expect(reply(3, ACK, &[])).await;
+    });
+}
+
+#[test]
+fn info_and_go_say_the_same_and_info_opens_nothing() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.structured().await;
+        for code in [6, 7] {
+            // NAME, an unknown one, BLOCK_SIZE, DESCRIPTION; the empty name is the default's.
+            peer.send(option(code, &info_data("", &[1, 77, 3, 2]))).await;
+            peer.expect(reply(code, 3, &export_info(DISK_FLAGS | SEND_DF))).await;
+            peer.expect(reply(code, 3, b"\0\x01disk")).await;
+            peer.expect(reply(code, 3, b"\0\x02the disk")).await;
+            peer.expect(reply(code, 3, b"\0\x03\0\0\x02\0\0\0\x10\0\x02\0\0\0")).await;
+            peer.expect(reply(code, ACK, &[])).await;
+            assert_eq!(peer.house.state.lock().open, usize::from(code == 7));
+        }
+        peer.send(request(0, DISC, 0, 0, 0)).await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
+fn a_snapshot_is_shown_as_read_only() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.send(option(7, &info_data("snap", &[]))).await;
+        peer.expect(reply(7, 3, &export_info(SNAP_FLAGS))).await;
+        peer.expect(reply(7, ACK, &[])).await;
+    });
+}
+
+#[test]
+fn an_export_that_cannot_be_had_is_refused_with_its_reason() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        for code in [6, 7] {
+            peer.send(option(code, &info_data("nothing", &[3]))).await;
+            assert_eq!(peer.refused(code, UNKNOWN).await, "there is no `nothing`");
+        }
+        peer.send(option(7, &info_data("owned", &[]))).await;
+        assert_eq!(peer.refused(7, POLICY).await, "host `b` has owned it since noon");
+        peer.send(option(6, &info_data("owned", &[]))).await;
+        assert_eq!((peer.answer(6).await.0, peer.answer(6).await.0), (3, ACK));
+        peer.go("disk").await;
+    });
+}
+
+#[test]
+fn lengths_that_do_not_add_up_are_invalid() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        let good = info_data("disk", &[3, 1]);
+        let mut bad: Vec<Vec<u8>> = (0..good.len()).map(|cut| good[..cut].to_vec()).collect();
+        bad.push([&good[..], b"\0"].concat());
+        bad.push(b"\xff\xff\xff\xffdisk\0\0".to_vec());
+        bad.push(b"\0\0\0\x01\xff\0\0".to_vec());
+        bad.push(info_data(&"a".repeat(4097), &[]));
+        for data in bad {
+            for code in [6, 7] {
+                peer.send(option(code, &data)).await;
+                peer.refused(code, INVALID).await;
+            }
+        }
+        peer.send(option(6, &info_data(&"a".repeat(4096), &[]))).await;
+        peer.refused(6, UNKNOWN).await;
+        peer.go("disk").await;
+    });
+}
+
+#[test]
+fn a_server_that_stops_refuses_options_and_takes_leave() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.stop.cancel();
+        for (code, data) in [(3, vec![]), (7, info_data("disk", &[])), (8, vec![]), (99, vec![1])] {
+            peer.send(option(code, &data)).await;
+            peer.refused(code, SHUTDOWN).await;
+        }
+        peer.send(option(2, &[])).await;
+        peer.expect(reply(2, ACK, &[])).await;
+        peer.expect_end().await;
+        // Who doesn't answer is not waited for.
+        let peer = haggling(&rt).await;
+        peer.stop.cancel();
+        let before = rt.now();
+        peer.expect_end().await;
+        assert!(rt.now().since(before) < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn a_client_that_says_nothing_is_dropped() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.send(&option(7, &info_data("disk", &[]))[..20]).await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
+fn bytes_may_come_one_by_one_and_ahead_of_answers() {
+    for buffer in [1, 7, 64 << 10] {
+        simulate(move |rt| async move {
+            let mut peer = connect(&House::new(&rt), buffer);
+            peer.greet().await;
+            let (mut theirs, mine) = tokio::io::split(peer.io);
+            let all = [
+                option(8, &[]),
+                option(7, &info_data("disk", &[])),
+                request(0, WRITE, 1, 5, 3),
+                b"abc".to_vec(),
+            ];
+            let sender = rt.spawn(async move {
+                let mut mine = mine;
+                mine.write_all(&all.concat()).await.unwrap();
+                mine
+            });
+            let mut seen = vec![0; 20 + 20 + 12 + 20 + 16];
+            theirs.read_exact(&mut seen).await.unwrap();
+            assert_eq!(seen[72..], simple(0, 1));
+            peer.io = theirs.unsplit(sender.await.unwrap());
+            peer.send(request(0, DISC, 0, 0, 0)).await;
+            peer.expect_end().await;
+        });
+    }
+}

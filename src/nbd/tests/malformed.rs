@@ -1,0 +1,164 @@
+//! Bytes from anywhere: no panic, no hang, no memory that was not asked for in good faith.
+
+use proptest::prelude::*;
+
+use super::super::intake::{Arrived, Facts, Intake};
+use super::super::options::{self, ClientFlags, Info, InfoRequest, OptionHeader, ReplyHeader};
+use super::super::window::Window;
+use super::super::wire::{Chunk, Command, Reply, Request};
+use super::*;
+
+/// Random bytes, and bytes that look like the protocol's with something wrong in them.
+fn almost_options() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40),
+        (0..13u32, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(code, data)| option(code, &data)),
+        (6..8u32, any::<bool>(), any::<u8>()).prop_map(|(code, known, flip)| {
+            let mut data = info_data(if known { "disk" } else { "nothing" }, &[3]);
+            let at = usize::from(flip) % data.len();
+            data[at] ^= flip;
+            option(code, &data)
+        }),
+    ];
+    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+fn almost_requests() -> impl Strategy<Value = Vec<u8>> {
+    let offset = prop_oneof![0..SIZE, any::<u64>()];
+    let len = prop_oneof![0..10_000u32, any::<u32>()];
+    let piece = prop_oneof![
+        1 => prop::collection::vec(any::<u8>(), 0..60),
+        8 => (0..32u16, 0..10u16, any::<u64>(), offset, len, any::<bool>()).prop_map(
+            |(flags, command, cookie, offset, len, whole)| {
+                let mut bytes = request(flags, command, cookie, offset, len);
+                if command == WRITE && whole {
+                    bytes.extend(vec![7; len.min(100_000) as usize]);
+                }
+                bytes
+            }
+        ),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+/// Sends it all, takes what comes until the end, which must come.
+fn survives(seed: u64, prefix: Vec<u8>, bytes: Vec<u8>) {
+    let sim = Sim::new(seed);
+    let rt = sim.rt();
+    tick(sim.rt());
+    let scenario = async move {
+        let house = House::new(&rt);
+        let peer = connect(&house, 4096);
+        let (mut theirs, mut mine) = tokio::io::split(peer.io);
+        rt.spawn(async move {
+            // The server may hang up at any point.
+            let _ = mine.write_all(&prefix).await;
+            let _ = mine.write_all(&bytes).await;
+            let _ = mine.shutdown().await;
+        })
+        .detach();
+        let _ = tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await;
+        peer.server.await.expect("no panic");
+        assert_eq!(house.state.lock().open, 0);
+    };
+    sim.run(scenario).unwrap_or_else(|stall| panic!("{stall}"));
+}
+
+proptest! {
+    #[test]
+    fn haggling_survives_anything(seed: u64, flags in 0..5u32, bytes in almost_options()) {
+        survives(seed, flags.to_be_bytes().into(), bytes);
+    }
+
+    #[test]
+    fn transmission_survives_anything(seed: u64, structured: bool, bytes in almost_requests()) {
+        let mut prefix = vec![0, 0, 0, 3];
+        if structured {
+            prefix.extend(option(8, &[]));
+        }
+        prefix.extend(option(7, &info_data("disk", &[])));
+        survives(seed, prefix, bytes);
+    }
+
+    #[test]
+    fn parsers_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), kind: u16) {
+        let _ = bytes.first_chunk().map(Request::parse);
+        let _ = bytes.first_chunk().map(OptionHeader::parse);
+        let _ = bytes.first_chunk().map(ReplyHeader::parse);
+        let _ = bytes.first_chunk().map(|b| ClientFlags::parse(*b));
+        let _ = bytes.first_chunk().map(options::parse_greeting);
+        let _ = InfoRequest::parse(&bytes);
+        let _ = options::parse_listed(&bytes);
+        let _ = options::parse_name(&bytes);
+        let _ = Info::default().take(&bytes);
+        let _ = Reply::parse(&bytes);
+        let _ = Chunk::parse(kind, &bytes);
+    }
+
+    #[test]
+    fn what_is_put_is_parsed(name in ".{0,40}", wants in prop::collection::vec(any::<u16>(), 0..9), text in ".{0,40}") {
+        let request = InfoRequest { name: name.clone(), wants };
+        let mut bytes = Vec::new();
+        request.put(&mut bytes);
+        prop_assert_eq!(InfoRequest::parse(&bytes).unwrap(), request);
+        let listed = Listed { name, text };
+        let mut bytes = Vec::new();
+        options::put_listed(&mut bytes, &listed);
+        prop_assert_eq!(options::parse_listed(&bytes[20..]).unwrap(), listed);
+    }
+
+    /// The same requests arrive, wherever receives cut them, and no payload is touched.
+    #[test]
+    fn requests_arrive_whole_however_they_are_cut(
+        writes in prop::collection::vec((0..50_000u32, any::<u8>(), any::<bool>()), 1..8),
+        cuts in prop::collection::vec(1..40_000usize, 1..20),
+    ) {
+        let mut bytes = Vec::new();
+        for (i, &(len, fill, good)) in writes.iter().enumerate() {
+            bytes.extend(request(if good { 0 } else { DF }, WRITE, i as u64, 0, len));
+            bytes.extend(vec![fill; len as usize]);
+        }
+        let facts = Facts { size: SIZE, flags: 0 };
+        let (mut intake, mut window) = (Intake::default(), Window::new());
+        let mut rest = &bytes[..];
+        let mut seen = 0;
+        for cut in cuts.into_iter().cycle() {
+            let (now, later) = rest.split_at(cut.min(rest.len()));
+            let mut now = now;
+            while !now.is_empty() {
+                let waker = futures::task::noop_waker();
+                let mut cx = std::task::Context::from_waker(&waker);
+                prop_assert!(window.poll_fill(&mut cx, &mut now).is_ready());
+                while let Some(arrived) = intake.next(&mut window, facts).unwrap() {
+                    let (len, fill, good) = writes[seen];
+                    match arrived {
+                        Arrived::Request { request, payload } => {
+                            prop_assert!(good);
+                            prop_assert_eq!((request.cookie, request.command), (seen as u64, Command::Write));
+                            prop_assert!(payload.len() == len as usize && payload.iter().all(|b| *b == fill));
+                        }
+                        Arrived::Refused { request, .. } => {
+                            prop_assert!(!good);
+                            prop_assert_eq!((request.cookie, request.len), (seen as u64, len));
+                        }
+                        Arrived::Disconnect => prop_assert!(false),
+                    }
+                    seen += 1;
+                }
+            }
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(seen, writes.len());
+        prop_assert!(!intake.under_way());
+    }
+}
+
+#[test]
+fn a_text_is_cut_at_a_character() {
+    let text = "ü".repeat(3000);
+    assert_eq!(super::super::wire::bounded(&text).len(), 4096);
+    assert_eq!(super::super::wire::bounded(&format!("a{text}")).len(), 4095);
+}

@@ -1,0 +1,324 @@
+//! The face against scripted bytes, on the simulation's virtual time: what hangs is a deadlock and fails.
+
+mod handshake;
+mod malformed;
+mod model;
+mod sockets;
+mod transmission;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio_util::sync::CancellationToken;
+
+use super::server::serve_stream;
+use super::{Description, Export, Exports, Listed, MemoryDisk};
+use crate::base::rt::sim::Sim;
+use crate::base::rt::{Rt, Task};
+use crate::base::{Error, Kind, Result};
+
+pub const SIZE: u64 = 1 << 20;
+
+/// Runs a scenario to its end for several orders of its tasks.
+pub fn simulate<F: Future<Output = ()> + Send + 'static>(scenario: impl Fn(Rt) -> F) {
+    for seed in 0..8 {
+        let sim = Sim::new(seed);
+        tick(sim.rt());
+        sim.run(scenario(sim.rt())).unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
+    }
+}
+
+/// The simulation may let the next timer fire early in a task's day, as a slow host would. With one a second, no
+/// client that goes on talking looks silent for minutes.
+pub fn tick(rt: Rt) {
+    let clock = rt.clone();
+    rt.spawn(async move {
+        loop {
+            clock.sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .detach();
+}
+
+/// `disk` (writable), `snap` (read-only), `owned` (refused), and no other.
+pub struct House {
+    pub rt: Rt,
+    disk: Arc<MemoryDisk>,
+    snap: Arc<MemoryDisk>,
+    pub state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub struct State {
+    /// What the exports were asked, in the order in which it began; `.` in front of its end.
+    pub log: Vec<String>,
+    /// Handles that are open.
+    pub open: usize,
+    /// Every operation takes so long.
+    pub delay: Duration,
+    /// Every operation fails so.
+    pub failing: Option<(Kind, &'static str)>,
+    /// Reads give a byte too few.
+    pub short_reads: bool,
+}
+
+fn description(name: &str, read_only: bool) -> Description {
+    Description {
+        name: name.into(),
+        text: format!("the {name}"),
+        size: SIZE,
+        read_only,
+        multi_conn: true,
+        fast_zero: true,
+    }
+}
+
+impl House {
+    pub fn new(rt: &Rt) -> Arc<House> {
+        let disk = MemoryDisk::new(description("disk", false));
+        let snap = MemoryDisk::new(description("snap", true));
+        Arc::new(House { rt: rt.clone(), disk, snap, state: Mutex::default() })
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().log)
+    }
+
+    fn find(&self, name: &str) -> Result<&Arc<MemoryDisk>> {
+        match name {
+            "disk" | "" => Ok(&self.disk),
+            "snap" => Ok(&self.snap),
+            _ => Err(Error::new(Kind::NotFound, format!("there is no `{name}`"))),
+        }
+    }
+}
+
+/// The exports of a house, as the server takes them.
+pub struct Shown(pub Arc<House>);
+
+#[async_trait]
+impl Exports for Shown {
+    async fn list(&self) -> Result<Vec<Listed>> {
+        let listed = |name: &str| Listed { name: name.into(), text: format!("the {name}") };
+        Ok(["disk", "snap", "owned"].map(listed).into())
+    }
+
+    async fn describe(&self, name: &str) -> Result<Description> {
+        if name == "owned" { Ok(description(name, false)) } else { Ok(self.0.find(name)?.describe()) }
+    }
+
+    async fn open(&self, name: &str) -> Result<Arc<dyn Export>> {
+        if name == "owned" {
+            return Err(Error::new(Kind::Owned, "host `b` has owned it since noon"));
+        }
+        let disk = self.0.find(name)?.clone();
+        self.0.state.lock().open += 1;
+        Ok(Arc::new(Handle { house: self.0.clone(), disk }))
+    }
+}
+
+/// Records what it is asked, and is slow or fails as told.
+struct Handle {
+    house: Arc<House>,
+    disk: Arc<MemoryDisk>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.house.state.lock().open -= 1;
+    }
+}
+
+impl Handle {
+    async fn enter<T>(&self, what: String, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let (delay, failing) = {
+            let mut state = self.house.state.lock();
+            state.log.push(what.clone());
+            (state.delay, state.failing)
+        };
+        if !delay.is_zero() {
+            self.house.rt.sleep(delay).await;
+        }
+        if let Some((kind, why)) = failing {
+            return Err(Error::new(kind, why));
+        }
+        let out = work.await;
+        self.house.state.lock().log.push(format!(".{what}"));
+        out
+    }
+}
+
+#[async_trait]
+impl Export for Handle {
+    fn describe(&self) -> Description {
+        self.disk.describe()
+    }
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let cut = usize::from(self.house.state.lock().short_reads);
+        self.enter(format!("read {offset}+{len}"), self.disk.read(offset, len - cut)).await
+    }
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.enter(format!("write {offset}+{}", data.len()), self.disk.write(offset, data)).await
+    }
+    async fn zero(&self, offset: u64, len: u64, no_hole: bool) -> Result<()> {
+        let what = format!("zero {offset}+{len}{}", if no_hole { " no hole" } else { "" });
+        self.enter(what, self.disk.zero(offset, len, no_hole)).await
+    }
+    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        self.enter(format!("trim {offset}+{len}"), self.disk.trim(offset, len)).await
+    }
+    async fn flush(&self) -> Result<()> {
+        self.enter("flush".into(), self.disk.flush()).await
+    }
+}
+
+/// A client that says exactly what the test says. Its numbers are written out here, not taken from the codec.
+pub struct Peer {
+    pub io: DuplexStream,
+    pub house: Arc<House>,
+    pub stop: CancellationToken,
+    pub server: Task<()>,
+}
+
+pub fn connect(house: &Arc<House>, buffer: usize) -> Peer {
+    let (io, theirs) = tokio::io::duplex(buffer);
+    let stop = CancellationToken::new();
+    let server = serve_stream(&house.rt, theirs, Arc::new(Shown(house.clone())), stop.clone());
+    Peer { io, house: house.clone(), stop, server }
+}
+
+pub fn option(code: u32, data: &[u8]) -> Vec<u8> {
+    [b"IHAVEOPT", &code.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
+}
+
+pub fn info_data(name: &str, wants: &[u16]) -> Vec<u8> {
+    let mut data = (name.len() as u32).to_be_bytes().to_vec();
+    data.extend(name.as_bytes());
+    data.extend((wants.len() as u16).to_be_bytes());
+    wants.iter().for_each(|w| data.extend(w.to_be_bytes()));
+    data
+}
+
+pub fn reply(code: u32, kind: u32, data: &[u8]) -> Vec<u8> {
+    let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
+    let len = (data.len() as u32).to_be_bytes();
+    [&magic[..], &code.to_be_bytes(), &kind.to_be_bytes(), &len, data].concat()
+}
+
+pub const READ: u16 = 0;
+pub const WRITE: u16 = 1;
+pub const DISC: u16 = 2;
+pub const FLUSH: u16 = 3;
+pub const TRIM: u16 = 4;
+pub const CACHE: u16 = 5;
+pub const ZEROES: u16 = 6;
+pub const FUA: u16 = 1;
+pub const NO_HOLE: u16 = 2;
+pub const DF: u16 = 4;
+pub const FAST_ZERO: u16 = 16;
+
+pub fn request(flags: u16, command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    let mut out = vec![0x25, 0x60, 0x95, 0x13];
+    out.extend(flags.to_be_bytes());
+    out.extend(command.to_be_bytes());
+    out.extend(cookie.to_be_bytes());
+    out.extend(offset.to_be_bytes());
+    out.extend(len.to_be_bytes());
+    out
+}
+
+pub fn simple(errno: u32, cookie: u64) -> Vec<u8> {
+    [&[0x67, 0x44, 0x66, 0x98][..], &errno.to_be_bytes(), &cookie.to_be_bytes()].concat()
+}
+
+pub fn chunk(kind: u16, cookie: u64, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_be_bytes();
+    let head = [0x66, 0x8e, 0x33, 0xef, 0, 1];
+    [&head[..], &kind.to_be_bytes(), &cookie.to_be_bytes(), &len, payload].concat()
+}
+
+impl Peer {
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.io.write_all(bytes.as_ref()).await.expect("the server takes bytes");
+    }
+
+    pub async fn receive(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        self.io.read_exact(&mut bytes).await.expect("the server answers");
+        bytes
+    }
+
+    pub async fn expect(&mut self, bytes: impl AsRef<[u8]>) {
+        assert_eq!(self.receive(bytes.as_ref().len()).await, bytes.as_ref());
+    }
+
+    /// The server hangs up and says nothing before.
+    pub async fn expect_end(mut self) {
+        let mut rest = Vec::new();
+        let _ = self.io.read_to_end(&mut rest).await;
+        assert_eq!(rest, b"");
+        self.server.await.expect("the connection ends in order");
+        assert_eq!(self.house.state.lock().open, 0);
+    }
+
+    /// Greeting and flags: FIXED_NEWSTYLE and NO_ZEROES.
+    pub async fn greet(&mut self) {
+        self.expect(b"NBDMAGICIHAVEOPT\0\x03").await;
+        self.send([0, 0, 0, 3]).await;
+    }
+
+    /// An option's reply: kind and data.
+    pub async fn answer(&mut self, code: u32) -> (u32, Vec<u8>) {
+        let head = self.receive(20).await;
+        let number = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
+        assert_eq!(head[..12], reply(code, 0, &[])[..12]);
+        (number(12), self.receive(number(16) as usize).await)
+    }
+
+    /// An option must be refused so; gives the reason.
+    pub async fn refused(&mut self, code: u32, kind: u32) -> String {
+        let (seen, data) = self.answer(code).await;
+        assert_eq!(seen, (1 << 31) + kind, "option {code}");
+        String::from_utf8(data).unwrap()
+    }
+
+    pub async fn structured(&mut self) {
+        self.send(option(8, &[])).await;
+        self.expect(reply(8, 1, &[])).await;
+    }
+
+    pub async fn go(&mut self, name: &str) {
+        self.send(option(7, &info_data(name, &[]))).await;
+        assert_eq!(self.answer(7).await.0, 3);
+        self.expect(reply(7, 1, &[])).await;
+    }
+
+    /// A structured error: its number and text.
+    pub async fn error_chunk(&mut self, cookie: u64) -> (u32, String) {
+        let head = self.receive(20).await;
+        assert_eq!(head[..16], chunk(0x8001, cookie, &[])[..16]);
+        let len = u32::from_be_bytes(head[16..].try_into().unwrap()) as usize;
+        let body = self.receive(len).await;
+        assert_eq!(usize::from(u16::from_be_bytes([body[4], body[5]])), len - 6);
+        let errno = u32::from_be_bytes(body[..4].try_into().unwrap());
+        (errno, String::from_utf8(body[6..].to_vec()).unwrap())
+    }
+}
+
+/// A client in the transmission phase of `name`.
+pub async fn entered(rt: &Rt, name: &str, structured: bool) -> Peer {
+    let mut peer = connect(&House::new(rt), 64 << 10);
+    peer.greet().await;
+    if structured {
+        peer.structured().await;
+    }
+    peer.go(name).await;
+    peer
+}

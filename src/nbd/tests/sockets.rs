@@ -1,0 +1,113 @@
+//! Real sockets: both kinds, stale files, and a client of another author.
+
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+
+use super::super::{Address, Client, MemoryExports, describe, list, serve};
+use super::*;
+use crate::base::rt::RealRuntime;
+
+fn real() -> Rt {
+    Rt::new(RealRuntime::current())
+}
+
+fn unix(dir: &tempfile::TempDir) -> Address {
+    Address::Unix(dir.path().join("s"))
+}
+
+#[tokio::test]
+async fn both_kinds_of_sockets_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let rt = real();
+    for address in [unix(&dir), "127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()] {
+        let stop = CancellationToken::new();
+        let shown = Arc::new(Shown(House::new(&rt)));
+        let server = match serve(&rt, &address, shown, stop.clone()).await {
+            // A host without IPv6 has nothing to show here.
+            Err(e) if address.to_string().starts_with('[') => return eprintln!("no IPv6: {e}"),
+            other => other.unwrap(),
+        };
+        let at = server.address().clone();
+        assert!(!at.to_string().ends_with(":0"));
+        assert_eq!(list(&at).await.unwrap()[1].name, "snap");
+        assert_eq!(describe(&at, "owned").await.unwrap().size, SIZE);
+        assert_eq!(describe(&at, "nothing").await.unwrap_err().kind(), Kind::NotFound);
+        let client = Client::connect(&rt, &at, "disk").await.unwrap();
+        let data = Bytes::from(vec![7; 300_000]);
+        client.write(5, data.clone(), true).await.unwrap();
+        assert_eq!(client.read(5, 300_000).await.unwrap(), data);
+        stop.cancel();
+        server.ended().await.unwrap();
+        assert!(client.flush().await.is_err());
+        assert!(Client::connect(&rt, &at, "disk").await.is_err());
+    }
+    assert!(!dir.path().join("s").exists());
+}
+
+#[tokio::test]
+async fn only_a_dead_socket_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let rt = real();
+    let (address, path) = (unix(&dir), dir.path().join("s"));
+    let listen = async |stop: &CancellationToken| {
+        serve(&rt, &address, Arc::new(Shown(House::new(&rt))), stop.clone()).await
+    };
+    // A socket file whose process is dead.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let first = CancellationToken::new();
+    let server = listen(&first).await.unwrap();
+    let busy = listen(&CancellationToken::new()).await.unwrap_err();
+    assert_eq!(busy.kind(), Kind::Owned);
+    assert_eq!(list(&address).await.unwrap().len(), 3);
+    // Somebody put another one in its place: that is not removed at the end.
+    std::fs::remove_file(&path).unwrap();
+    let second = CancellationToken::new();
+    let other = listen(&second).await.unwrap();
+    first.cancel();
+    server.ended().await.unwrap();
+    assert_eq!(list(&address).await.unwrap().len(), 3);
+    second.cancel();
+    other.ended().await.unwrap();
+    assert!(!path.exists());
+    std::fs::create_dir(&path).unwrap();
+    assert_eq!(listen(&CancellationToken::new()).await.unwrap_err().kind(), Kind::Exists);
+    let nowhere = Address::Unix(dir.path().join("no/where"));
+    let shown = Arc::new(Shown(House::new(&rt)));
+    assert!(serve(&rt, &nowhere, shown, CancellationToken::new()).await.is_err());
+}
+
+/// The `nbd` crate: EXPORT_NAME, simple replies, one request at a time, blocking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_another_author_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let rt = real();
+    let stop = CancellationToken::new();
+    let disk = MemoryDisk::new(description("disk", false));
+    let server = serve(&rt, &unix(&dir), MemoryExports::new(vec![disk]), stop.clone()).await.unwrap();
+    let path = dir.path().join("s");
+    let oracle = rt.cpu(move || {
+        let mut io = std::os::unix::net::UnixStream::connect(path).unwrap();
+        let export = nbd::client::handshake(&mut io, b"disk").unwrap();
+        assert_eq!((export.size, export.readonly, export.send_flush), (SIZE, false, true));
+        let mut client = nbd::client::NbdClient::new(&mut io, &export);
+        let mut model = vec![0u8; SIZE as usize];
+        for i in 0..200u64 {
+            let start = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % SIZE;
+            let len = (i * 977 % 70_000).min(SIZE - start) as usize;
+            let part = &mut model[start as usize..][..len];
+            client.seek(SeekFrom::Start(start)).unwrap();
+            if i % 3 < 2 {
+                part.fill(i as u8);
+                client.write_all(part).unwrap();
+                client.flush().unwrap();
+            } else {
+                let mut seen = vec![1; len];
+                client.read_exact(&mut seen).unwrap();
+                assert_eq!(seen, part);
+            }
+        }
+    });
+    oracle.await.unwrap();
+    stop.cancel();
+    server.ended().await.unwrap();
+}

@@ -1,0 +1,382 @@
+//! Every rule of the transmission phase that applies to this server.
+
+use super::*;
+
+const EPERM: u32 = 1;
+const EIO: u32 = 5;
+const EINVAL: u32 = 22;
+const ENOSPC: u32 = 28;
+const EOVERFLOW: u32 = 75;
+const ENOTSUP: u32 = 95;
+const ESHUTDOWN: u32 = 108;
+
+const OVER: u32 = (32 << 20) + 1;
+const END: u64 = SIZE;
+
+/// (flags, command, offset, len) and the error that is due; every one with its payload, the connection lives.
+const REFUSED: &[(u16, u16, u64, u32, u32)] = &[
+    // Ranges: what would grow the disk has no space, the rest is invalid.
+    (0, READ, END, 1, EINVAL),
+    (0, READ, u64::MAX, 2, EINVAL),
+    (0, WRITE, END - 1, 2, ENOSPC),
+    (FUA, WRITE, u64::MAX, 5, ENOSPC),
+    (0, ZEROES, END, 1, ENOSPC),
+    (0, TRIM, END - 511, 512, EINVAL),
+    (0, CACHE, END, 1, EINVAL),
+    (0, READ, END + 1, 0, EINVAL),
+    // Payloads over the limit.
+    (0, READ, 0, OVER, EINVAL),
+    (0, WRITE, 0, OVER, EINVAL),
+    // Flags that the command doesn't have; DF was not agreed.
+    (DF, READ, 0, 1, EINVAL),
+    (NO_HOLE, WRITE, 0, 3, EINVAL),
+    (FAST_ZERO, TRIM, 0, 1, EINVAL),
+    (NO_HOLE, CACHE, 0, 1, EINVAL),
+    (8, FLUSH, 0, 0, EINVAL),
+    (0x8000, READ, 0, 1, EINVAL),
+    (0, FLUSH, 1, 0, EINVAL),
+    (0, FLUSH, 0, 1, EINVAL),
+    // BLOCK_STATUS without a context, RESIZE, and what nobody has defined.
+    (0, 7, 0, 512, EINVAL),
+    (0, 8, 0, 512, EINVAL),
+    (FUA, 999, 0, u32::MAX, EINVAL),
+];
+
+fn payload(command: u16, len: u32) -> Vec<u8> {
+    // A payload that was not drained would be read as requests and end the connection.
+    if command == WRITE { vec![0xAA; len as usize] } else { Vec::new() }
+}
+
+#[test]
+fn bad_requests_are_refused_one_by_one() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        for (i, &(flags, command, offset, len, errno)) in REFUSED.iter().enumerate() {
+            peer.send(request(flags, command, i as u64, offset, len)).await;
+            peer.send(payload(command, len)).await;
+            peer.expect(simple(errno, i as u64)).await;
+        }
+        assert_eq!(peer.house.log(), [""; 0]);
+        peer.send(request(0, READ, 99, 0, 3)).await;
+        peer.expect([simple(0, 99), vec![0; 3]].concat()).await;
+    });
+}
+
+#[test]
+fn bad_requests_are_refused_with_reasons_when_replies_have_structure() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", true).await;
+        for (i, &(flags, command, offset, len, errno)) in REFUSED.iter().enumerate() {
+            if (flags, command) == (DF, READ) {
+                continue;
+            }
+            peer.send(request(flags, command, i as u64, offset, len)).await;
+            peer.send(payload(command, len)).await;
+            let (seen, why) = peer.error_chunk(i as u64).await;
+            let smaller_would_do = command == READ && len == OVER;
+            assert_eq!(seen, if smaller_would_do { EOVERFLOW } else { errno }, "{command} {flags} {len}");
+            assert_ne!(why, "");
+        }
+    });
+}
+
+#[test]
+fn writes_to_a_snapshot_are_not_permitted() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "snap", false).await;
+        for (flags, command) in [(0, WRITE), (FUA, WRITE), (0, TRIM), (0, ZEROES), (NO_HOLE, ZEROES)] {
+            peer.send(request(flags, command, 1, 0, 4096)).await;
+            peer.send(payload(command, 4096)).await;
+            peer.expect(simple(EPERM, 1)).await;
+        }
+        for (command, len) in [(FLUSH, 0), (CACHE, 512)] {
+            peer.send(request(0, command, 2, 0, len)).await;
+            peer.expect(simple(0, 2)).await;
+        }
+        peer.send(request(0, READ, 3, END - 4, 4)).await;
+        peer.expect([simple(0, 3), vec![0; 4]].concat()).await;
+        assert_eq!(peer.house.log(), ["flush", ".flush", "read 1048572+4", ".read 1048572+4"]);
+    });
+}
+
+#[test]
+fn data_is_written_read_zeroed_and_trimmed() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        peer.send([request(0, WRITE, 1, 1, 3), b"abc".to_vec()].concat()).await;
+        peer.expect(simple(0, 1)).await;
+        peer.send(request(0, READ, 2, 0, 5)).await;
+        peer.expect([simple(0, 2), b"\0abc\0".to_vec()].concat()).await;
+        peer.send(request(NO_HOLE, ZEROES, 3, 2, 1)).await;
+        peer.expect(simple(0, 3)).await;
+        peer.send(request(FAST_ZERO | FUA, ZEROES, 4, 3, 1)).await;
+        peer.expect(simple(0, 4)).await;
+        peer.send(request(0, READ, 5, 0, 5)).await;
+        peer.expect([simple(0, 5), b"\0a\0\0\0".to_vec()].concat()).await;
+        peer.send(request(0, TRIM, 6, 0, SIZE as u32)).await;
+        peer.expect(simple(0, 6)).await;
+        let log = peer.house.log();
+        assert!(log.contains(&"zero 2+1 no hole".to_string()), "{log:?}");
+        assert!(log.contains(&"trim 0+1048576".to_string()), "{log:?}");
+    });
+}
+
+#[test]
+fn fua_flushes_after_what_writes_and_is_taken_everywhere() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        for (command, len, flushes) in
+            [(WRITE, 2, true), (ZEROES, 2, true), (TRIM, 2, true), (READ, 2, false), (CACHE, 2, false)]
+        {
+            peer.send(request(FUA, command, 1, 0, len)).await;
+            peer.send(payload(command, len)).await;
+            peer.expect(simple(0, 1)).await;
+            if command == READ {
+                peer.receive(2).await;
+            }
+            let log = peer.house.log();
+            assert_eq!(log.len(), if flushes { 4 } else { 2 * usize::from(command == READ) });
+            // The flush begins when the write has ended.
+            assert!(!flushes || log[2..] == ["flush", ".flush"], "{log:?}");
+        }
+        peer.send(request(FUA, FLUSH, 2, 0, 0)).await;
+        peer.expect(simple(0, 2)).await;
+        assert_eq!(peer.house.log(), ["flush", ".flush"]);
+    });
+}
+
+#[test]
+fn empty_ranges_are_answered_and_do_nothing() {
+    simulate(|rt| async move {
+        for structured in [false, true] {
+            let mut peer = entered(&rt, "disk", structured).await;
+            for command in [READ, WRITE, TRIM, ZEROES, CACHE] {
+                for offset in [0, END] {
+                    peer.send(request(0, command, 1, offset, 0)).await;
+                    let none = structured && command == READ;
+                    peer.expect(if none { chunk(0, 1, &[]) } else { simple(0, 1) }).await;
+                }
+            }
+            assert_eq!(peer.house.log(), [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn structured_reads_are_one_chunk_with_its_offset() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", true).await;
+        peer.send([request(0, WRITE, 1, 512, 3), b"abc".to_vec()].concat()).await;
+        peer.expect(simple(0, 1)).await;
+        for flags in [0, DF, FUA | DF] {
+            peer.send(request(flags, READ, 2, 511, 5)).await;
+            peer.expect(chunk(1, 2, b"\0\0\0\0\0\0\x01\xff\0abc\0")).await;
+        }
+        let mut long = vec![0; 8 + 600_000];
+        long[8 + 512..8 + 515].copy_from_slice(b"abc");
+        peer.send(request(DF, READ, 3, 0, 600_000)).await;
+        peer.expect(chunk(1, 3, &long)).await;
+    });
+}
+
+#[test]
+fn failures_become_the_protocols_errors() {
+    let cases = [
+        (Kind::NoSpace, ENOSPC),
+        (Kind::ReadOnly, EPERM),
+        (Kind::Closed, ESHUTDOWN),
+        (Kind::Unavailable, EIO),
+        (Kind::Corrupt, EIO),
+        (Kind::Fenced, EIO),
+        (Kind::Unsupported, EINVAL),
+    ];
+    simulate(move |rt| async move {
+        for structured in [false, true] {
+            let mut peer = entered(&rt, "disk", structured).await;
+            for (kind, errno) in cases {
+                peer.house.state.lock().failing = Some((kind, "the reason"));
+                for (flags, command, len) in [(0, READ, 9), (FUA, WRITE, 9), (0, FLUSH, 0)] {
+                    peer.send([request(flags, command, 5, 0, len), payload(command, len)].concat()).await;
+                    match structured {
+                        true => assert_eq!(peer.error_chunk(5).await, (errno, "the reason".into())),
+                        false => peer.expect(simple(errno, 5)).await,
+                    }
+                }
+            }
+            // Only a fast zero may be answered with ENOTSUP.
+            for (flags, errno) in [(0, EINVAL), (FAST_ZERO, ENOTSUP)] {
+                peer.send(request(flags, ZEROES, 6, 0, 9)).await;
+                match structured {
+                    true => assert_eq!(peer.error_chunk(6).await.0, errno),
+                    false => peer.expect(simple(errno, 6)).await,
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_read_of_the_wrong_length_is_an_error_not_a_shifted_stream() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        peer.house.state.lock().short_reads = true;
+        peer.send(request(0, READ, 5, 0, 9)).await;
+        peer.expect(simple(EIO, 5)).await;
+    });
+}
+
+#[test]
+fn replies_come_in_the_order_in_which_work_ends() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        peer.house.state.lock().delay = Duration::from_secs(1);
+        peer.send(request(0, FLUSH, 1, 0, 0)).await;
+        while peer.house.state.lock().log.is_empty() {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        peer.house.state.lock().delay = Duration::ZERO;
+        peer.send([request(0, WRITE, 2, 0, 1), vec![1]].concat()).await;
+        peer.expect(simple(0, 2)).await;
+        peer.expect(simple(0, 1)).await;
+    });
+}
+
+/// However the client goes, what was begun is finished, then the handle is dropped.
+#[test]
+fn work_is_finished_when_the_client_goes() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Going {
+        Disc,
+        Eof,
+        Gone,
+        Garbage,
+    }
+    for going in [Going::Disc, Going::Eof, Going::Gone, Going::Garbage] {
+        simulate(move |rt| async move {
+            let mut peer = entered(&rt, "disk", false).await;
+            peer.house.state.lock().delay = Duration::from_secs(1);
+            peer.send([request(FUA, WRITE, 1, 0, 1), vec![1]].concat()).await;
+            peer.send(request(0, READ, 2, 4096, 4096)).await;
+            match going {
+                Going::Disc => peer.send(request(0, DISC, 0, 0, 0)).await,
+                Going::Eof => peer.io.shutdown().await.unwrap(),
+                Going::Garbage => peer.send([b'X'; 28]).await,
+                Going::Gone => {}
+            }
+            let mut seen = Vec::new();
+            if going != Going::Gone {
+                peer.io.read_to_end(&mut seen).await.unwrap();
+            }
+            drop(peer.io);
+            peer.server.await.unwrap();
+            if going != Going::Gone {
+                assert_eq!(seen, [simple(0, 2), vec![0; 4096], simple(0, 1)].concat());
+            }
+            let log = peer.house.log();
+            assert_eq!(log.last().unwrap(), ".flush", "{log:?}");
+            assert_eq!(peer.house.state.lock().open, 0);
+        });
+    }
+}
+
+#[test]
+fn a_client_that_takes_no_replies_is_not_read_any_further() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        let reads: Vec<u8> = (0..400).flat_map(|i| request(0, READ, i, 0, SIZE as u32)).collect();
+        peer.send(&reads).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        let begun = peer.house.log().len() / 2;
+        assert!((32..=34).contains(&begun), "{begun} MiB are held for a client that takes none");
+        for _ in 0..400 {
+            peer.receive(16 + SIZE as usize).await;
+        }
+        peer.send(request(0, DISC, 0, 0, 0)).await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
+fn requests_under_way_are_bounded() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        peer.house.state.lock().delay = Duration::from_secs(3);
+        peer.send((0..1000).flat_map(|i| request(0, FLUSH, i, 0, 0)).collect::<Vec<_>>()).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        assert_eq!(peer.house.log().len(), 256);
+        let mut seen: Vec<_> = Vec::new();
+        for _ in 0..1000 {
+            seen.push(peer.receive(16).await);
+        }
+        seen.sort();
+        assert!(seen.into_iter().eq((0..1000).map(|i| simple(0, i))));
+    });
+}
+
+#[test]
+fn the_largest_write_goes_through_in_pieces() {
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        let mut peer = connect(&house, 3000);
+        peer.greet().await;
+        peer.go("disk").await;
+        for len in [16 << 10, (16 << 10) + 1, 100_001, SIZE as u32] {
+            let data: Vec<u8> = (0..len).map(|i| (i / 7) as u8).collect();
+            // A small request right behind, so that its header shares a receive with the payload's end.
+            peer.send([request(0, WRITE, 1, 0, len), data.clone(), request(0, FLUSH, 2, 0, 0)].concat())
+                .await;
+            peer.expect([simple(0, 1), simple(0, 2)].concat()).await;
+            peer.send(request(0, READ, 3, 0, len)).await;
+            peer.expect([simple(0, 3), data].concat()).await;
+        }
+    });
+}
+
+#[test]
+fn a_server_that_stops_finishes_and_refuses() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        peer.house.state.lock().delay = Duration::from_secs(3);
+        peer.send([request(0, WRITE, 1, 0, 1), vec![1]].concat()).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        peer.stop.cancel();
+        peer.send([request(0, WRITE, 2, 0, 1), vec![2]].concat()).await;
+        peer.expect(simple(ESHUTDOWN, 2)).await;
+        peer.expect(simple(0, 1)).await;
+        let house = peer.house.clone();
+        peer.expect_end().await;
+        assert_eq!(house.log(), ["write 0+1", ".write 0+1"]);
+    });
+}
+
+#[test]
+fn a_server_that_stops_gives_up_what_does_not_end() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", true).await;
+        peer.house.state.lock().delay = Duration::from_secs(1_000_000);
+        peer.send(request(0, FLUSH, 1, 0, 0)).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        peer.stop.cancel();
+        assert_eq!(peer.error_chunk(1).await, (ESHUTDOWN, "the server is shutting down".into()));
+        let before = rt.now();
+        peer.expect_end().await;
+        assert!(rt.now().since(before) < Duration::from_secs(60));
+        // Nor does a client keep it that takes no replies, or has said goodbye already.
+        for goodbye in [vec![], request(0, DISC, 0, 0, 0)] {
+            let mut peer = entered(&rt, "disk", false).await;
+            peer.send([request(0, READ, 1, 0, SIZE as u32), goodbye].concat()).await;
+            rt.sleep(Duration::from_secs(1)).await;
+            peer.stop.cancel();
+            peer.server.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_idle_connection_ends_with_its_server() {
+    simulate(|rt| async move {
+        let peer = entered(&rt, "disk", true).await;
+        peer.stop.cancel();
+        peer.expect_end().await;
+    });
+}

@@ -1,0 +1,397 @@
+//! The server's side of the transmission phase: one task a connection, no lock, no channel.
+//!
+//! The task turns through four steps until none gets on: take requests out of the window and start them, collect
+//! those that finished, write replies, receive. A request is polled once where it is taken: one that needs no
+//! waiting (the usual case for a write, and for a read that a cache answers) costs neither a task nor a wake-up, and
+//! the replies of all that came in one receive leave in one write. What has to wait goes to a set and is answered
+//! in the order in which it finishes.
+//!
+//! Bounds: `JOBS` requests and about `HELD` bytes (their payloads and replies) a connection; at either, no further
+//! request is taken, and then nothing more is received. When all connections together hold more than `HELD_ALL`, a
+//! connection has one request at a time: slower, never stuck behind another's client.
+//!
+//! The end (DISC, the peer's end, a broken magic, a broken socket) stops the taking, never work that was begun:
+//! that is finished, and answered when there is still somebody to answer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::{debug, warn};
+
+use super::export::Export;
+use super::handshake::Session;
+use super::intake::{Arrived, Facts, Intake, Refusal};
+use super::output::Output;
+use super::window::{WINDOW, Window};
+use super::wire::{self, Command, Errno, Request, command_flag};
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result};
+
+/// Requests under way on a connection.
+const JOBS: usize = 256;
+/// Bytes at which a connection takes no further request; the last one taken may go past it by its own length.
+const HELD: u64 = 32 << 20;
+/// Bytes at which every connection is down to one request at a time.
+const HELD_ALL: u64 = 192 << 20;
+/// What a stopping server gives requests that are under way.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// What all connections hold together.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Arc<AtomicU64>);
+
+/// One connection's part of it.
+#[derive(Debug)]
+struct Share {
+    all: Held,
+    mine: u64,
+}
+
+impl Share {
+    fn set(&mut self, now: u64) {
+        if now != self.mine {
+            // Wraps on the way down, as two's complement does.
+            self.all.0.fetch_add(now.wrapping_sub(self.mine), Ordering::Relaxed);
+            self.mine = now;
+        }
+    }
+
+    fn room(&self, jobs: usize) -> bool {
+        let all = self.all.0.load(Ordering::Relaxed);
+        jobs < JOBS && (self.mine == 0 || (self.mine < HELD && all < HELD_ALL))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// What the work of a request comes to.
+enum Work<'e> {
+    Data(BoxFuture<'e, Result<Bytes>>),
+    Plain(BoxFuture<'e, Result<()>>),
+}
+
+struct Job<'e> {
+    request: Request,
+    work: Work<'e>,
+}
+
+/// Bytes that a request under way may hold.
+fn weight(request: &Request) -> u64 {
+    match request.command {
+        Command::Read | Command::Write => request.len.into(),
+        _ => 0,
+    }
+}
+
+impl Future for Job<'_> {
+    type Output = (Request, Result<Bytes>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = match &mut self.work {
+            Work::Data(read) => ready!(read.as_mut().poll(cx)),
+            Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Bytes::new()),
+        };
+        Poll::Ready((self.request, result))
+    }
+}
+
+fn start<'e>(export: &'e dyn Export, request: Request, payload: Bytes) -> Job<'e> {
+    let Request { offset, len, flags, .. } = request;
+    let long = u64::from(len);
+    let work = match request.command {
+        Command::Flush => Work::Plain(export.flush()),
+        // What a cache request asks for is only a hope; an empty range asks for nothing.
+        Command::Cache => Work::Plain(std::future::ready(Ok(())).boxed()),
+        _ if len == 0 => Work::Plain(std::future::ready(Ok(())).boxed()),
+        Command::Read => Work::Data(export.read(offset, len as usize)),
+        Command::Write => Work::Plain(export.write(offset, payload)),
+        Command::Trim => Work::Plain(export.trim(offset, long)),
+        Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
+        Command::Disconnect | Command::Unknown(_) => unreachable!("the intake lets none of these through"),
+    };
+    let writes = matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes);
+    let work = match work {
+        Work::Plain(write) if writes && flags & command_flag::FUA != 0 => Work::Plain(
+            async move {
+                write.await?;
+                export.flush().await
+            }
+            .boxed(),
+        ),
+        other => other,
+    };
+    Job { request, work }
+}
+
+struct Connection<'e, S> {
+    rt: Rt,
+    stream: S,
+    window: Window,
+    intake: Intake,
+    output: Output,
+    jobs: FuturesUnordered<Job<'e>>,
+    /// What the jobs weigh.
+    weight: u64,
+    share: Share,
+    export: &'e dyn Export,
+    name: String,
+    flags: u16,
+    structured: bool,
+    /// Requests are still taken.
+    taking: bool,
+    /// The socket takes nothing any more.
+    broken: bool,
+    /// For the log, which a client's misfortune must not fill.
+    failures: u64,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The server stops: what comes is answered with SHUTDOWN, and all is over when this time is.
+    drain: Option<BoxFuture<'static, ()>>,
+}
+
+/// Serves one export to one client, to the end.
+pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
+    rt: &Rt,
+    stream: S,
+    window: Window,
+    session: Session,
+    held: Held,
+    stop: CancellationToken,
+) {
+    let Session { export, name, flags, structured } = session;
+    let mut connection = Connection {
+        rt: rt.clone(),
+        stream,
+        window,
+        intake: Intake::default(),
+        output: Output::default(),
+        jobs: FuturesUnordered::new(),
+        weight: 0,
+        share: Share { all: held, mine: 0 },
+        export: &*export,
+        name,
+        flags,
+        structured,
+        taking: true,
+        broken: false,
+        failures: 0,
+        stop: Box::pin(stop.cancelled_owned()),
+        drain: None,
+    };
+    std::future::poll_fn(|cx| connection.poll(cx)).await;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_stop(cx);
+        loop {
+            let took = self.take_requests(cx);
+            let collected = self.collect(cx);
+            let wrote = self.poll_write(cx);
+            let received = self.poll_receive(cx);
+            self.share.set(self.holds());
+            if self.is_over() {
+                return Poll::Ready(());
+            }
+            if !(took || collected || wrote || received) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn holds(&self) -> u64 {
+        self.weight + (self.output.bytes() + self.intake.held()) as u64
+    }
+
+    fn is_over(&self) -> bool {
+        let idle = self.jobs.is_empty() && self.output.bytes() == 0;
+        idle && (!self.taking || self.drain.is_some())
+    }
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) {
+        if self.drain.is_none() && self.stop.as_mut().poll(cx).is_ready() {
+            self.drain = Some(self.rt.sleep(DRAIN));
+        }
+        if let Some(time) = &mut self.drain
+            && time.poll_unpin(cx).is_ready()
+        {
+            self.abandon();
+        }
+    }
+
+    /// The drain time is over: whoever still waits is told so, and their work is dropped.
+    fn abandon(&mut self) {
+        warn!(export = ?self.name, requests = self.jobs.len(), "requests were given up at shutdown");
+        let waiting: Vec<Request> = self.jobs.iter().map(|job| job.request).collect();
+        self.jobs.clear();
+        self.weight = 0;
+        for request in waiting {
+            self.reply_error(&request, Errno::Shutdown, SHUTDOWN);
+        }
+        // A peer that doesn't even take these keeps nobody here: one try, then the end.
+        self.taking = false;
+        let waker = futures::task::noop_waker();
+        let _ = self.output.poll_write(&mut Context::from_waker(&waker), &mut self.stream);
+        self.output.discard();
+    }
+
+    /// A request that has begun to arrive is always taken to its end.
+    fn may_take(&mut self) -> bool {
+        self.share.set(self.holds());
+        self.taking && (self.intake.under_way() || self.share.room(self.jobs.len()))
+    }
+
+    /// Starts what has arrived; says whether anything had.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while self.may_take() {
+            let facts = Facts { size: self.export.size(), flags: self.flags };
+            match self.intake.next(&mut self.window, facts) {
+                Ok(None) => break,
+                Ok(Some(arrived)) => self.take(arrived, cx),
+                Err(e) => {
+                    warn!(export = ?self.name, error = %e, "a client is dropped");
+                    self.taking = false;
+                }
+            }
+            any = true;
+        }
+        any
+    }
+
+    fn take(&mut self, arrived: Arrived, cx: &mut Context<'_>) {
+        match arrived {
+            Arrived::Disconnect => self.taking = false,
+            Arrived::Refused { request, refusal: Refusal { errno, why } } => {
+                debug!(export = ?self.name, ?request, why, "a request was refused");
+                self.reply_error(&request, errno, why);
+            }
+            Arrived::Request { request, .. } if self.drain.is_some() => {
+                self.reply_error(&request, Errno::Shutdown, SHUTDOWN);
+            }
+            Arrived::Request { request, payload } => {
+                let mut job = start(self.export, request, payload);
+                match Pin::new(&mut job).poll(cx) {
+                    Poll::Ready((request, result)) => self.reply(&request, result),
+                    Poll::Pending => {
+                        self.weight += weight(&job.request);
+                        self.jobs.push(job);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers what has finished; says whether anything had.
+    fn collect(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some((request, result))) = self.jobs.poll_next_unpin(cx) {
+            self.weight -= weight(&request);
+            self.reply(&request, result);
+            any = true;
+        }
+        any
+    }
+
+    fn reply(&mut self, request: &Request, result: Result<Bytes>) {
+        let reads = request.command == Command::Read;
+        let result = result.and_then(|data| {
+            if reads && data.len() != request.len as usize {
+                return Err(Error::new(Kind::Internal, "the read gave another length than was asked for"));
+            }
+            Ok(data)
+        });
+        match result {
+            Ok(data) => self.reply_done(request, reads, data),
+            Err(e) => {
+                self.log_failure(request, &e);
+                let fast = request.flags & command_flag::FAST_ZERO != 0 && e.is(Kind::Unsupported);
+                let errno = if fast { Errno::NotSup } else { Errno::of(e.kind()) };
+                self.reply_error(request, errno, &e.to_string());
+            }
+        }
+    }
+
+    fn log_failure(&mut self, request: &Request, error: &Error) {
+        self.failures += 1;
+        if self.failures.is_power_of_two() {
+            warn!(export = ?self.name, ?request, %error, failures = self.failures, "a request failed");
+        } else {
+            debug!(export = ?self.name, ?request, %error, "a request failed");
+        }
+    }
+
+    fn reply_done(&mut self, request: &Request, reads: bool, data: Bytes) {
+        let Request { cookie, offset, len, .. } = *request;
+        self.output.header(|out| match (reads && self.structured, len) {
+            (false, _) => wire::put_simple(out, cookie, None),
+            (true, 0) => wire::put_none_chunk(out, cookie),
+            (true, _) => wire::put_data_chunk(out, cookie, offset, len),
+        });
+        self.output.data(data);
+    }
+
+    fn reply_error(&mut self, request: &Request, errno: Errno, why: &str) {
+        let structured = self.structured;
+        self.output.header(|out| match structured {
+            true => wire::put_error_chunk(out, request.cookie, errno, why),
+            false => wire::put_simple(out, request.cookie, Some(errno)),
+        });
+    }
+
+    /// Says whether anything left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.output.bytes();
+        if before == 0 {
+            return false;
+        }
+        if self.broken {
+            self.output.discard();
+        } else if let Poll::Ready(Err(e)) = self.output.poll_write(cx, &mut self.stream) {
+            debug!(export = ?self.name, error = %e, "the client is gone");
+            (self.broken, self.taking) = (true, false);
+            self.output.discard();
+        }
+        self.output.bytes() < before
+    }
+
+    /// Says whether anything came; only as long as a request could be taken.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
+        // What fills the window waits for room, which another of the steps will make.
+        if !self.may_take() || self.window.bytes().len() > WINDOW / 2 {
+            return false;
+        }
+        let received = match self.intake.direct() {
+            Some(mut body) => {
+                let read = self.stream.read_buf(&mut body);
+                futures::pin_mut!(read);
+                read.poll(cx)
+            }
+            None => self.window.poll_fill(cx, &mut self.stream),
+        };
+        match received {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(0)) => self.taking = false,
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(e)) => {
+                debug!(export = ?self.name, error = %e, "the client is gone");
+                self.taking = false;
+            }
+        }
+        true
+    }
+}
+
+const SHUTDOWN: &str = "the server is shutting down";
