@@ -24,12 +24,14 @@ use tokio::sync::watch;
 
 use super::change::Changes;
 use super::core::{Entry, Fs, Invalidate};
-use super::dirs::Item;
 use super::errno::{Fail, Op};
-use super::files::{Caller, How, Opened};
-use super::inodes::{Facts, ROOT};
+use super::facts::Facts;
+use super::files::{Caller, Opened};
+use super::handles::How;
+use super::inodes::ROOT;
 use super::lookup::Looked;
 use super::meta::{Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
+use super::stream::Item;
 use crate::base::rt::Rt;
 
 /// Requests that the kernel may have under way in the background (readahead); its default of 12 starves a bucket.

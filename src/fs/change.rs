@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Op};
+use super::facts::Facts;
 use super::file::OpenFile;
 use super::files::Caller;
-use super::inodes::Facts;
+use super::handles::How;
 use super::lookup::{Place, Target, new_place, place};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
@@ -196,7 +197,7 @@ impl Fs {
             return self.truncate_handle(&handle, size).await;
         }
         // truncate(2) by name: its result is the upload's, so that it opens and closes by itself.
-        let how = super::files::How { write: true, ..Default::default() };
+        let how = How { write: true, ..Default::default() };
         let opened = self.open_file(ino, how).await?;
         let done = async {
             let handle = self.file(opened.handle)?;

@@ -14,18 +14,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
-use super::dirs::DirHandle;
+use super::engine::{Clock, Engine};
 use super::errno::{Errno, Fail, Op};
-use super::file::{Clock, Engine};
-use super::files::FileHandle;
-use super::inodes::{Facts, Inodes, Node};
+use super::facts::Facts;
+use super::handles::Handles;
+use super::inodes::{Inodes, Node};
 use super::known::Known;
 use super::meta::Ns;
 use super::options::MountOptions;
 use super::reader::{AHEAD_BUDGET, Ahead};
 use super::remote::Remote;
 use super::staging::{Staging, Unsent};
-use crate::base::FastMap;
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::BucketRef;
@@ -42,12 +41,6 @@ pub struct Entry {
 pub trait Invalidate: Send + Sync + 'static {
     /// The size and times; pages stay.
     fn attrs(&self, ino: u64);
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Handles {
-    pub files: FastMap<u64, Arc<FileHandle>>,
-    pub dirs: FastMap<u64, Arc<DirHandle>>,
 }
 
 /// A mount's state. See the module.

@@ -4,103 +4,22 @@
 //! makes it list anew. An object `a` and objects `a/…` may come pages apart: an object is shown once the listing is
 //! past `a/`, until when it waits (`waiting`, never more than a chain of names that begin with each other).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
-use super::inodes::Facts;
-use super::known::{LISTING_MAX, Seen, Ticket};
+use super::facts::Facts;
 use super::meta::{Ns, S_IFMT, S_IFREG};
 use super::names::{Shown, belongs, last, show, show_beside};
+use super::stream::{DirHandle, Item, Line, Metadata, Stream, in_key_order};
 use crate::base::Result;
-use crate::base::rt::Instant;
-use crate::store::{Listed, Page};
 
 const PAGE: usize = 1000;
-/// Entries handed out at once; more than fit a reply.
-const BATCH: usize = 512;
 /// Objects whose metadata is looked at to learn whether a directory's objects carry any.
 const SAMPLE: usize = 3;
 const HEADS_AT_ONCE: usize = 16;
-
-/// One name of a directory.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Item {
-    pub name: Vec<u8>,
-    pub key: String,
-    pub dir: bool,
-    pub facts: Facts,
-    pub until: Instant,
-}
-
-#[derive(Debug)]
-pub(super) struct DirHandle {
-    ino: u64,
-    prefix: String,
-    stream: tokio::sync::Mutex<Stream>,
-}
-
-/// Do this directory's objects carry metadata that a listing doesn't show?
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Metadata {
-    Unknown,
-    Plain,
-    Rich,
-}
-
-#[derive(Debug)]
-struct Stream {
-    after: Option<String>,
-    begun: bool,
-    ended: bool,
-    /// The first window entry's cookie.
-    base: u64,
-    window: VecDeque<Item>,
-    waiting: Vec<(String, Facts)>,
-    /// Local names that the listing has not shown.
-    local: BTreeSet<String>,
-    kept: BTreeSet<String>,
-    last_piece: Vec<u8>,
-    metadata: Metadata,
-    /// The whole directory, for `Known`, as long as it is small.
-    whole: Option<BTreeMap<String, Seen>>,
-    until: Instant,
-    ticket: Option<Ticket>,
-}
-
-impl Stream {
-    fn new() -> Stream {
-        Stream {
-            after: None,
-            begun: false,
-            ended: false,
-            base: 0,
-            window: VecDeque::new(),
-            waiting: Vec::new(),
-            local: BTreeSet::new(),
-            kept: BTreeSet::new(),
-            last_piece: Vec::new(),
-            metadata: Metadata::Unknown,
-            whole: Some(BTreeMap::new()),
-            until: Instant::default(),
-            ticket: None,
-        }
-    }
-
-    /// Entries from `cookie` on, if they are here.
-    fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
-        let skip = cookie.checked_sub(self.base)? as usize;
-        if skip > self.window.len() || skip == self.window.len() && !self.ended {
-            return None;
-        }
-        self.window.drain(..skip);
-        self.base = cookie;
-        Some(self.window.iter().take(BATCH).cloned().collect())
-    }
-}
 
 impl Fs {
     pub fn opendir(&self, ino: u64) -> Op<u64> {
@@ -321,36 +240,4 @@ impl Fs {
         let special = !item.dir && is.mode & S_IFMT != S_IFREG;
         Ok(special || (was.mode, was.uid, was.gid) != (is.mode, is.uid, is.gid))
     }
-}
-
-impl Stream {
-    fn remember(&mut self, component: &str, change: impl FnOnce(&mut Seen)) {
-        if let Some(whole) = &mut self.whole {
-            change(whole.entry(component.to_owned()).or_default());
-            if whole.len() > LISTING_MAX {
-                self.whole = None;
-            }
-        }
-    }
-}
-
-enum Line {
-    Object(Listed),
-    Prefix(String),
-}
-
-impl Line {
-    fn key(&self) -> &str {
-        match self {
-            Line::Object(o) => &o.key,
-            Line::Prefix(p) => p,
-        }
-    }
-}
-
-fn in_key_order(page: Page) -> Vec<Line> {
-    let mut lines: Vec<Line> = page.objects.into_iter().map(Line::Object).collect();
-    lines.extend(page.prefixes.into_iter().map(Line::Prefix));
-    lines.sort_by(|a, b| a.key().cmp(b.key()));
-    lines
 }

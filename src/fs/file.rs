@@ -8,50 +8,25 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
+use super::engine::Engine;
 use super::errno::{Errno, Op};
-use super::inodes::Facts;
+use super::facts::Facts;
 use super::meta::{Meta as _, Ns};
 use super::options::MountOptions;
 use super::ranges::Ranges;
-use super::reader::{Ahead, Reader};
-use super::remote::{Base, Remote};
-use super::staging::{Stage, Staging, read_staged};
-use super::upload;
-use crate::base::rt::Rt;
+use super::reader::Reader;
+use super::remote::Base;
+use super::staging::{Stage, read_staged};
+use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag};
 
 /// Largest file: what S3 takes in one object.
 pub const SIZE_MAX: u64 = 5 << 40;
-
-/// What files need of their mount.
-#[derive(Debug)]
-pub struct Engine {
-    pub rt: Rt,
-    pub remote: Remote,
-    pub staging: Staging,
-    pub ahead: Ahead,
-    pub options: MountOptions,
-    pub clock: Clock,
-}
-
-/// Wall time that never stands still nor goes back, so that two writes never carry one time.
-#[derive(Debug, Default)]
-pub struct Clock(AtomicI64);
-
-impl Engine {
-    pub fn now(&self) -> Ns {
-        let wall = Ns::from_ms(self.rt.wall_ms()).0;
-        let last =
-            self.clock.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(wall.max(last + 1)));
-        Ns(wall.max(last.expect("the update never declines") + 1))
-    }
-}
 
 #[derive(Debug)]
 struct State {
@@ -70,20 +45,6 @@ struct State {
     sent: u64,
     unlinked: bool,
     failed: Option<Error>,
-}
-
-/// A file's state at one instant, as an upload needs it.
-#[derive(Debug)]
-pub struct Snapshot {
-    pub key: String,
-    pub base: Option<Base>,
-    pub base_len: u64,
-    pub size: u64,
-    pub local: Ranges,
-    pub dirty: Ranges,
-    pub stage: Option<Stage>,
-    pub attrs: Attrs,
-    changes: u64,
 }
 
 #[derive(Debug)]

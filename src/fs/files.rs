@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Op};
+use super::facts::Facts;
 use super::file::OpenFile;
-use super::inodes::Facts;
+use super::handles::{FileHandle, How};
 use super::lookup::new_place;
 use super::meta::{Meta as _, Ns, S_IFREG};
 use super::reader::Reader;
@@ -22,32 +23,12 @@ const FIRST_READ: u64 = 128 << 10;
 /// An open file whose name is removed is fetched first, up to this size, so that its handles go on.
 const DETACH_MAX: u64 = 256 << 20;
 
-/// How a file is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct How {
-    pub read: bool,
-    pub write: bool,
-    pub append: bool,
-    pub truncate: bool,
-    pub exclusive: bool,
-}
-
 /// An answer to open(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
     pub handle: u64,
     /// The object is the one whose pages the kernel holds.
     pub keep_cache: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct FileHandle {
-    pub ino: u64,
-    pub file: Arc<OpenFile>,
-    pub how: How,
-    /// It wrote since its last flush; its close answers for that.
-    wrote: AtomicBool,
-    reader: Reader,
 }
 
 /// Who asks.

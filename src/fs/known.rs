@@ -12,7 +12,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::inodes::Facts;
+use super::facts::Facts;
 use crate::base::rt::Instant;
 
 const NAMES_MAX: usize = 1 << 16;

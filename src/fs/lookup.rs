@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
-use super::inodes::{Facts, ROOT};
+use super::facts::Facts;
+use super::inodes::ROOT;
 use super::known::{Seen, split};
 use super::names::{KEY_MAX, NAME_MAX, Wanted, belongs, want};
 use crate::base::Result;

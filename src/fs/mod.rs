@@ -6,6 +6,7 @@
 //! | `inodes` | the nodes that the kernel knows |
 //! | `known` | what the store lately said about names |
 //! | `core` with `lookup`, `dirs`, `files`, `change`, `rename` | the operations, without a kernel |
+//! | `handles`, `stream`, `facts`, `engine` | what those work on |
 //! | `file`, `ranges`, `staging`, `upload` | an open file's changes and their way into the bucket |
 //! | `reader` | reading ahead |
 //! | `meta` | metadata under s3fs's names |
@@ -17,9 +18,12 @@ mod adapter;
 mod change;
 mod core;
 mod dirs;
+mod engine;
 mod errno;
+mod facts;
 mod file;
 mod files;
+mod handles;
 mod inodes;
 mod known;
 mod lookup;
@@ -32,6 +36,7 @@ mod reader;
 mod remote;
 mod rename;
 mod staging;
+mod stream;
 mod upload;
 
 pub use mount::{Mounted, mount};

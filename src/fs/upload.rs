@@ -6,10 +6,12 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::file::{Engine, Snapshot};
-use super::staging::read_staged;
+use super::engine::Engine;
+use super::ranges::Ranges;
+use super::remote::Base;
+use super::staging::{Stage, read_staged};
 use crate::base::{Error, Kind, Result};
-use crate::store::{Etag, Part, When};
+use crate::store::{Attrs, Etag, Part, When};
 
 /// Files up to this size are one put.
 const WHOLE_MAX: u64 = 16 << 20;
@@ -17,6 +19,20 @@ const PART: u64 = 8 << 20;
 /// S3's limits: parts of one upload, and a part's smallest size but for the last.
 const PARTS_MAX: u64 = 10_000;
 const AT_ONCE: usize = 4;
+
+/// A file's state at one instant, as an upload needs it.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub key: String,
+    pub base: Option<Base>,
+    pub base_len: u64,
+    pub size: u64,
+    pub local: Ranges,
+    pub dirty: Ranges,
+    pub stage: Option<Stage>,
+    pub attrs: Attrs,
+    pub changes: u64,
+}
 
 /// The file's bytes in `range`, wherever they are.
 pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
