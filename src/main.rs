@@ -1,3 +1,5 @@
 //! The thin edge: everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    windlass::cli::main()
+}

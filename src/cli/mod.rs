@@ -1,1 +1,155 @@
-//! Commands, one file a noun.
+//! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
+
+mod clone;
+mod demo;
+mod mount;
+mod output;
+mod pool;
+mod reach;
+mod serve;
+mod snapshot;
+mod status;
+mod volume;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::base::{Error, Kind, Result, ResultExt};
+
+/// Buckets as filesystems and as virtual disks.
+#[derive(Parser, Debug)]
+#[command(name = "windlass", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(clap::Args, Debug, Clone)]
+struct Global {
+    /// Print listings and reports as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Read this file in place of windlass.toml in the state folder
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The memory budget, as 2G (else WINDLASS_MEMORY, else `memory` in windlass.toml)
+    #[arg(long, global = true, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
+    memory: Option<u64>,
+    /// Log more; twice: much more (RUST_LOG overrides)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// A tour on six local directories: pool, volume, snapshot, clone, lost stores, repair, mount
+    Demo(demo::Demo),
+    /// Run the daemon
+    Serve(serve::Serve),
+    /// Sets of stores with a redundancy
+    #[command(subcommand)]
+    Pool(pool::Pool),
+    /// Virtual disks
+    #[command(subcommand)]
+    Volume(volume::Volume),
+    /// Frozen states of volumes
+    #[command(subcommand, alias = "snap")]
+    Snapshot(snapshot::Snapshot),
+    /// Make a volume from a snapshot, sharing its data
+    Clone(clone::Clone),
+    /// Show a bucket as a filesystem
+    Mount(mount::Mount),
+    /// End a mount, after everything is uploaded
+    #[command(alias = "umount")]
+    Unmount(mount::Unmount),
+    /// What the daemon does now
+    Status(status::Status),
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.global.verbose);
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("windlass: {error}");
+            ExitCode::from(exit_code(error.kind()))
+        }
+    }
+}
+
+fn start_log(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info,windlass=debug",
+        _ => "debug,windlass=trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(|| "starting the runtime".into())?;
+    let code = runtime.block_on(dispatch(cli));
+    // Blocking jobs of dropped requests must not keep a finished command alive.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    code
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let global = cli.global;
+    match cli.command {
+        Command::Demo(args) => demo::run(&global, args).await,
+        Command::Serve(args) => serve::run(&global, args).await,
+        Command::Pool(args) => pool::run(&global, args).await,
+        Command::Volume(args) => volume::run(&global, args).await,
+        Command::Snapshot(args) => snapshot::run(&global, args).await,
+        Command::Clone(args) => clone::run(&global, args).await,
+        Command::Mount(args) => mount::run(&global, args).await,
+        Command::Unmount(args) => mount::unmount(&global, args).await,
+        Command::Status(args) => status::run(&global, args).await,
+    }
+}
+
+/// 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 owned elsewhere or busy, 6 refused, 7 degraded.
+fn exit_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Usage => 2,
+        Kind::NotFound | Kind::Removed => 3,
+        Kind::Exists => 4,
+        Kind::Owned | Kind::Fenced => 5,
+        Kind::Refused => 6,
+        _ => 1,
+    }
+}
+
+/// Done, but something needs attention.
+const DEGRADED: u8 = 7;
+
+/// The exit code of what was done.
+fn done(outcome: &crate::daemon::api::Outcome) -> ExitCode {
+    if outcome.degraded { ExitCode::from(DEGRADED) } else { ExitCode::SUCCESS }
+}
+
+/// `--if-absent` and `--if-exists` turn one kind of error into success.
+fn forgive(result: Result<ExitCode>, forgiven: Option<Kind>) -> Result<ExitCode> {
+    match result {
+        Err(e) if forgiven == Some(e.kind()) => Ok(ExitCode::SUCCESS),
+        other => other,
+    }
+}
+
+/// For values that clap reads through our own parsers.
+fn parse_duration_ms(text: &str) -> Result<u64, Error> {
+    crate::base::size::parse_duration(text).map(|d| d.as_millis() as u64)
+}

@@ -20,7 +20,7 @@ use crate::base::{Error, Result};
 
 pub use file::FileStore;
 pub use mem::MemStore;
-pub use open::{create_root, open};
+pub use open::{create_root, expect, open};
 pub use probe::probe;
 pub use s3::S3Store;
 pub use sim::{Reach, SimStore, StoreFaults};

@@ -17,6 +17,14 @@ pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     }
 }
 
+/// Opens a pool's store, which may be away: its operations say so until it is there.
+pub async fn expect(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
+    match url {
+        StoreUrl::File { dir } => Ok(FileStore::expected(rt, dir)),
+        _ => open(rt, url).await,
+    }
+}
+
 /// Makes the empty folder that a `file://` store needs; no other kind of store is made by us. Parents must exist.
 pub async fn create_root(rt: &Rt, url: &StoreUrl) -> Result<()> {
     match url {

@@ -59,6 +59,11 @@ impl FileStore {
         Ok(Arc::new(store))
     }
 
+    /// A folder that may be away now: each operation says so until it is there.
+    pub fn expected(rt: &Rt, dir: &Path) -> BucketRef {
+        Arc::new(FileStore::new(rt, dir))
+    }
+
     /// Makes the folder; its parent must exist. No error when it is there already.
     pub async fn create_root(rt: &Rt, dir: &Path) -> Result<()> {
         FileStore::new(rt, dir).run(|inner| inner.root.create()).await

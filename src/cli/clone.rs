@@ -1,0 +1,30 @@
+//! `windlass clone`.
+
+use std::process::ExitCode;
+
+use super::{Global, done, forgive, output, reach};
+use crate::base::{Kind, Result};
+use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+
+#[derive(clap::Args, Debug)]
+pub struct Clone {
+    /// POOL/VOLUME@SNAPSHOT
+    from: SnapshotPath,
+    /// POOL/NEW
+    to: VolumePath,
+    /// Succeed when the volume exists
+    #[arg(long)]
+    if_absent: bool,
+}
+
+pub async fn run(global: &Global, args: Clone) -> Result<ExitCode> {
+    let forgiven = args.if_absent.then_some(Kind::Exists);
+    forgive(make(global, args).await, forgiven)
+}
+
+pub async fn make(global: &Global, args: Clone) -> Result<ExitCode> {
+    let verb = Verb::Clone { from: args.from, to: args.to, if_absent: args.if_absent };
+    let outcome = reach::ask(global, verb).await?;
+    output::report(global, &outcome, |_| {});
+    Ok(done(&outcome))
+}

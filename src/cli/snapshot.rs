@@ -1,0 +1,71 @@
+//! `windlass snapshot …`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{Global, done, forgive, output, reach};
+use crate::base::{Kind, Result};
+use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+
+#[derive(Subcommand, Debug)]
+pub enum Snapshot {
+    /// Freeze one or several volumes at one instant
+    Create {
+        /// POOL/VOLUME@SNAPSHOT, several for one consistent group
+        #[arg(required = true)]
+        paths: Vec<SnapshotPath>,
+        /// Return when the snapshot is on this host's disk, before it is in the pool
+        #[arg(long)]
+        no_wait: bool,
+        /// Succeed when it exists
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// A volume's snapshots
+    #[command(alias = "ls")]
+    List { path: VolumePath },
+    /// Remove a snapshot that no clone needs
+    #[command(alias = "rm")]
+    Remove {
+        path: SnapshotPath,
+        /// Succeed when it does not exist
+        #[arg(long)]
+        if_exists: bool,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
+    let (verb, forgiven) = match args {
+        Snapshot::Create { paths, no_wait, if_absent } => {
+            (Verb::SnapshotCreate { paths, no_wait, if_absent }, if_absent.then_some(Kind::Exists))
+        }
+        Snapshot::List { path } => (Verb::SnapshotList { path }, None),
+        Snapshot::Remove { path, if_exists, dry_run } => {
+            (Verb::SnapshotRemove { path, if_exists, dry_run }, if_exists.then_some(Kind::NotFound))
+        }
+    };
+    forgive(ask(global, verb).await, forgiven)
+}
+
+async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
+    let listing = matches!(verb, Verb::SnapshotList { .. });
+    let outcome = reach::ask(global, verb).await?;
+    output::report(global, &outcome, |value| {
+        if listing {
+            let row = |v: &serde_json::Value| {
+                vec![
+                    output::text(v, "name"),
+                    output::size(v, "size"),
+                    output::text(v, "created"),
+                    output::text(v, "clones"),
+                ]
+            };
+            output::table(&["SNAPSHOT", "SIZE", "CREATED", "CLONES"], &output::rows(value, row));
+        }
+    });
+    Ok(done(&outcome))
+}

@@ -1,0 +1,36 @@
+//! `windlass status`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{Global, done, output, reach};
+use crate::base::Result;
+use crate::daemon::api::Verb;
+
+#[derive(clap::Args, Debug)]
+pub struct Status {}
+
+pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
+    let outcome = reach::ask(global, Verb::Status).await?;
+    output::report(global, &outcome, human);
+    Ok(done(&outcome))
+}
+
+fn human(value: &Value) {
+    output::line(&format!("state folder  {}", output::text(value, "home")));
+    output::line(&format!("host          {}", output::text(value, "host")));
+    let row = |v: &Value| {
+        vec![
+            output::text(v, "name"),
+            output::text(v, "layout"),
+            output::text(v, "stores"),
+            output::text(v, "state"),
+        ]
+    };
+    output::table(&["POOL", "LAYOUT", "STORES", "STATE"], &output::rows(&value["pools"], row));
+    let row = |v: &Value| vec![output::text(v, "path"), output::text(v, "clients"), output::text(v, "state")];
+    output::table(&["OPEN VOLUME", "CLIENTS", "STATE"], &output::rows(&value["volumes"], row));
+    let row = |v: &Value| vec![output::text(v, "dir"), output::text(v, "url")];
+    output::table(&["MOUNT", "OF"], &output::rows(&value["mounts"], row));
+}

@@ -1,0 +1,123 @@
+//! `windlass volume …`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::{Global, done, forgive, output, parse_duration_ms, reach};
+use crate::base::size::parse_size;
+use crate::base::{Kind, Name, Result};
+use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
+
+#[derive(Subcommand, Debug)]
+pub enum Volume {
+    /// Make an empty volume
+    Create {
+        /// POOL/VOLUME
+        path: VolumePath,
+        /// As 10G; a multiple of 512 bytes, at most 64T
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+        /// What a flush means: on this host's disk, or in the pool
+        #[arg(long, value_parser = ["local", "pool"])]
+        flush: Option<String>,
+        #[arg(long, value_parser = ["lz4", "none"])]
+        compression: Option<String>,
+        /// How much flushed data, in time, the loss of this host may cost (local)
+        #[arg(long, value_parser = parse_duration_ms, value_name = "TIME")]
+        max_tail: Option<u64>,
+        /// Local disk that unsent writes may take
+        #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+        journal_size: Option<u64>,
+        /// Succeed when it exists
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// The volumes of a pool, or of all
+    #[command(alias = "ls")]
+    List { pool: Option<Name> },
+    /// One volume: sizes, owner, what is not yet in the pool
+    Info { path: VolumePath },
+    /// Store everything and let any host open it
+    Release { path: VolumePath },
+    /// Become the owner; the other host is shut out
+    TakeOver {
+        path: VolumePath,
+        /// Also when it cannot be told whether the newest writes were acknowledged: they may be lost
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Remove a volume that no clone needs
+    #[command(alias = "rm")]
+    Remove {
+        path: VolumePath,
+        #[arg(long)]
+        if_exists: bool,
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make a volume from a snapshot (the same as `windlass clone`)
+    #[command(hide = true)]
+    Clone(super::clone::Clone),
+}
+
+pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
+    match args {
+        Volume::Create { path, size, flush, compression, max_tail, journal_size, if_absent } => {
+            let create = VolumeCreate {
+                path,
+                size,
+                flush,
+                compression,
+                max_tail_ms: max_tail,
+                journal_size,
+                if_absent,
+            };
+            let forgiven = if_absent.then_some(Kind::Exists);
+            forgive(show(global, Verb::VolumeCreate(create), |_| {}).await, forgiven)
+        }
+        Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
+        Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
+        Volume::Release { path } => show(global, Verb::VolumeRelease { path }, |_| {}).await,
+        Volume::TakeOver { path, accept_loss } => {
+            show(global, Verb::VolumeTakeOver { path, accept_loss }, |_| {}).await
+        }
+        Volume::Remove { path, if_exists, dry_run } => {
+            let forgiven = if_exists.then_some(Kind::NotFound);
+            forgive(show(global, Verb::VolumeRemove { path, if_exists, dry_run }, |_| {}).await, forgiven)
+        }
+        Volume::Clone(args) => super::clone::run(global, args).await,
+    }
+}
+
+async fn show(global: &Global, verb: Verb, human: fn(&Value)) -> Result<ExitCode> {
+    let outcome = reach::ask(global, verb).await?;
+    output::report(global, &outcome, human);
+    Ok(done(&outcome))
+}
+
+fn list(value: &Value) {
+    let row = |v: &Value| {
+        vec![
+            output::text(v, "path"),
+            output::size(v, "size"),
+            output::text(v, "owner"),
+            output::text(v, "state"),
+        ]
+    };
+    output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], &output::rows(value, row));
+}
+
+fn info(value: &Value) {
+    let Some(fields) = value.as_object() else { return };
+    for (name, field) in fields {
+        let shown = match name.strip_suffix("_bytes") {
+            Some(_) => output::bytes(value, name),
+            None if name == "size" => output::size(value, name),
+            None if field.is_array() || field.is_object() => continue,
+            None => output::text(value, name),
+        };
+        output::line(&format!("{:<18} {shown}", name.replace('_', " ")));
+    }
+}

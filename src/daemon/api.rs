@@ -1,0 +1,272 @@
+//! What a command asks of an engine and what it answers: one line of JSON each way over the control socket,
+//! or the same values by a call when the command runs the engine itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, Kind, Name, Result};
+
+/// Version of the control protocol, the `v` of every line.
+pub const VERSION: u32 = 1;
+/// Longest line that either side reads, in bytes.
+pub const LINE_MAX: usize = 4 << 20;
+
+/// `POOL/VOLUME`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumePath {
+    pub pool: Name,
+    pub volume: Name,
+}
+
+/// `POOL/VOLUME@SNAPSHOT`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotPath {
+    pub volume: VolumePath,
+    pub snapshot: Name,
+}
+
+impl std::str::FromStr for VolumePath {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        match s.split_once('/') {
+            Some((pool, volume)) => Ok(VolumePath { pool: pool.parse()?, volume: volume.parse()? }),
+            None => Err(Error::new(Kind::Usage, format!("{s:?} does not name a volume: write POOL/VOLUME"))),
+        }
+    }
+}
+
+impl std::str::FromStr for SnapshotPath {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        match s.split_once('@') {
+            Some((volume, snapshot)) => {
+                Ok(SnapshotPath { volume: volume.parse()?, snapshot: snapshot.parse()? })
+            }
+            None => Err(Error::new(
+                Kind::Usage,
+                format!("{s:?} does not name a snapshot: write POOL/VOLUME@SNAPSHOT"),
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for VolumePath {
+    type Error = Error;
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
+    }
+}
+
+impl TryFrom<String> for SnapshotPath {
+    type Error = Error;
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
+    }
+}
+
+impl std::fmt::Display for VolumePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.pool, self.volume)
+    }
+}
+
+impl std::fmt::Display for SnapshotPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.volume, self.snapshot)
+    }
+}
+
+impl From<VolumePath> for String {
+    fn from(p: VolumePath) -> String {
+        p.to_string()
+    }
+}
+
+impl From<SnapshotPath> for String {
+    fn from(p: SnapshotPath) -> String {
+        p.to_string()
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolCreate {
+    pub name: Name,
+    /// `URL[,zone=Z]` each.
+    pub stores: Vec<String>,
+    pub layout: Option<String>,
+    pub ack_zone: bool,
+    /// A duration or `never`.
+    pub degrade_after: Option<String>,
+    pub force: bool,
+    pub if_absent: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeCreate {
+    pub path: VolumePath,
+    pub size: u64,
+    pub flush: Option<String>,
+    pub compression: Option<String>,
+    pub max_tail_ms: Option<u64>,
+    pub journal_size: Option<u64>,
+    pub if_absent: bool,
+}
+
+/// Everything that can be asked of an engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", content = "args", rename_all = "kebab-case")]
+pub enum Verb {
+    PoolCreate(PoolCreate),
+    PoolAdd {
+        name: Name,
+        stores: Vec<String>,
+    },
+    PoolList,
+    PoolStatus {
+        name: Name,
+    },
+    PoolForget {
+        name: Name,
+        if_exists: bool,
+    },
+    PoolScrub {
+        name: Name,
+    },
+    PoolRepair {
+        name: Name,
+    },
+    VolumeCreate(VolumeCreate),
+    VolumeList {
+        pool: Option<Name>,
+    },
+    VolumeInfo {
+        path: VolumePath,
+    },
+    VolumeRelease {
+        path: VolumePath,
+    },
+    VolumeTakeOver {
+        path: VolumePath,
+        accept_loss: bool,
+    },
+    VolumeRemove {
+        path: VolumePath,
+        if_exists: bool,
+        dry_run: bool,
+    },
+    SnapshotCreate {
+        paths: Vec<SnapshotPath>,
+        no_wait: bool,
+        if_absent: bool,
+    },
+    SnapshotList {
+        path: VolumePath,
+    },
+    SnapshotRemove {
+        path: SnapshotPath,
+        if_exists: bool,
+        dry_run: bool,
+    },
+    Clone {
+        from: SnapshotPath,
+        to: VolumePath,
+        if_absent: bool,
+    },
+    Mount {
+        url: String,
+        dir: String,
+        options: Vec<String>,
+    },
+    Unmount {
+        dir: String,
+    },
+    /// Answers when the mount is gone.
+    MountEnded {
+        dir: String,
+    },
+    Status,
+}
+
+/// A request line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub v: u32,
+    #[serde(flatten)]
+    pub verb: Verb,
+}
+
+/// How far a long verb has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub doing: String,
+    pub done: u64,
+    /// 0: not known.
+    pub total: u64,
+}
+
+/// What a verb gave. `degraded`: done, but something needs attention (exit code 7).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    pub value: serde_json::Value,
+    /// Sentences for people.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    #[serde(default)]
+    pub degraded: bool,
+}
+
+impl Outcome {
+    pub fn of(value: &impl Serialize) -> Result<Outcome> {
+        let value = serde_json::to_value(value)
+            .map_err(|e| Error::new(Kind::Internal, "an answer cannot be written as JSON").because(e))?;
+        Ok(Outcome { value, ..Outcome::default() })
+    }
+
+    #[must_use]
+    pub fn note(mut self, sentence: impl Into<String>) -> Outcome {
+        self.notes.push(sentence.into());
+        self
+    }
+
+    #[must_use]
+    pub fn degraded(mut self, yes: bool) -> Outcome {
+        self.degraded = yes;
+        self
+    }
+}
+
+/// A reply line: any number of `progress`, then one of the others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Progress(Progress),
+    Result(Outcome),
+    Error { kind: Kind, message: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_parse_and_print() {
+        let path: SnapshotPath = "p/v@s".parse().unwrap();
+        assert_eq!(path.to_string(), "p/v@s");
+        for bad in ["p", "p/v", "p@s", "/v@s", "p/@s", "p/v@", "p/v/w@s"] {
+            assert!(bad.parse::<SnapshotPath>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn requests_have_the_shape_of_the_control_protocol() {
+        let verb = Verb::VolumeInfo { path: "p/v".parse().unwrap() };
+        let line = serde_json::to_string(&Request { v: VERSION, verb }).unwrap();
+        assert_eq!(line, r#"{"v":1,"verb":"volume-info","args":{"path":"p/v"}}"#);
+        let unit: Request = serde_json::from_str(r#"{"v":1,"verb":"status"}"#).unwrap();
+        assert!(matches!(unit.verb, Verb::Status));
+        assert!(
+            serde_json::from_str::<Request>(r#"{"v":1,"verb":"volume-info","args":{"path":"P/v"}}"#).is_err()
+        );
+    }
+}

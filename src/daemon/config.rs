@@ -1,0 +1,118 @@
+//! windlass.toml, and the environment over it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::base::rt::Disk;
+use crate::base::size::{GIB, parse_size};
+use crate::base::{Error, Kind, Result};
+
+/// Largest configuration file, in bytes.
+const FILE_MAX: usize = 1 << 20;
+/// Least budget that an engine works with, in bytes.
+const MEMORY_MIN: u64 = 64 << 20;
+
+/// The file as written; unknown keys are refused, since a misspelt one would silently do nothing.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The daemon's memory budget, as `2G`.
+    pub memory: Option<String>,
+    /// Addresses that `serve` listens on.
+    #[serde(default)]
+    pub nbd: Vec<String>,
+    /// Stores with a name, for `--store NAME`.
+    #[serde(default)]
+    pub store: BTreeMap<String, BTreeMap<String, toml::Value>>,
+}
+
+impl Config {
+    /// An absent default file is an empty configuration; an absent named one is an error.
+    pub async fn load(disk: &dyn Disk, path: &Path, named: bool) -> Result<Config> {
+        let bytes = match disk.read(path, FILE_MAX).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Config::default()),
+            Err(e) => return Err(Error::from(e).context(format!("configuration {}", path.display()))),
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|_| {
+            Error::new(Kind::Invalid, format!("configuration {} is not UTF-8", path.display()))
+        })?;
+        toml::from_str(text).map_err(|e| {
+            Error::new(
+                Kind::Invalid,
+                format!("configuration {}: {}", path.display(), e.to_string().trim_end()),
+            )
+        })
+    }
+
+    /// Bytes that the engine may use: the flag, else `WINDLASS_MEMORY`, else the file, else
+    /// min(a quarter of the machine's memory, 2 GiB).
+    pub fn memory(&self, flag: Option<u64>) -> Result<u64> {
+        let environment = std::env::var("WINDLASS_MEMORY").ok().filter(|v| !v.is_empty());
+        let written = environment.as_ref().or(self.memory.as_ref());
+        let bytes = match (flag, written) {
+            (Some(bytes), _) => bytes,
+            (None, Some(text)) => parse_size(text)?,
+            (None, None) => (rustix::system::sysinfo().totalram as u64 / 4).clamp(MEMORY_MIN, 2 * GIB),
+        };
+        if bytes < MEMORY_MIN {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("a memory budget of {bytes} bytes is too small: give at least 64M"),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// A store as users give it: a URL, or the name of a `[store.NAME]` section.
+    pub fn store_url(&self, given: &str) -> Result<String> {
+        let (name, zone) =
+            given.split_once(",zone=").map_or((given, None), |(name, zone)| (name, Some(zone)));
+        if name.contains(':') {
+            return Ok(given.to_owned());
+        }
+        let Some(section) = self.store.get(name) else {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "{name:?} is neither a store's URL (s3://…, file:///…) nor a [store.{name}] section of windlass.toml"
+                ),
+            ));
+        };
+        let text = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        let mut url = section.get("url").map(text).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("[store.{name}] of windlass.toml has no url"))
+        })?;
+        for (key, value) in section.iter().filter(|(k, _)| !matches!(k.as_str(), "url" | "zone")) {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(&format!("{key}={}", text(value)));
+        }
+        match zone.map(str::to_owned).or_else(|| section.get("zone").map(text)) {
+            Some(zone) => Ok(format!("{url},zone={zone}")),
+            None => Ok(url),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_by_name_become_urls() {
+        let text = "memory = '1G'\n[store.a]\nurl = 's3://b/p'\nendpoint = 'http://h:1'\npath_style = true\nzone = 'z'\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.store_url("a").unwrap(), "s3://b/p?endpoint=http://h:1&path_style=true,zone=z");
+        assert_eq!(
+            config.store_url("a,zone=y").unwrap(),
+            "s3://b/p?endpoint=http://h:1&path_style=true,zone=y"
+        );
+        assert_eq!(config.store_url("file:///d,zone=y").unwrap(), "file:///d,zone=y");
+        assert_eq!(config.store_url("b").unwrap_err().kind(), Kind::Usage);
+        assert_eq!(config.memory(Some(1 << 30)).unwrap(), GIB);
+        assert!(config.memory(Some(1)).is_err());
+        assert!(toml::from_str::<Config>("memroy = '1G'").is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! What a running engine has on its desk: the tables that verbs and faces work on. Its life is `engine`'s.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::config::Config;
+use super::home::Seat;
+use super::mounts::Mounts;
+use super::pools::Pools;
+use super::sessions::Sessions;
+use crate::nbd::Address;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Desk {
+    pub seat: Seat,
+    pub config: Config,
+    pub pools: Pools,
+    pub sessions: Arc<Sessions>,
+    pub mounts: Arc<Mounts>,
+    /// Where NBD clients connect, ports resolved.
+    pub nbd: Mutex<Vec<Address>>,
+}
+
+impl Desk {
+    pub fn nbd_addresses(&self) -> Vec<Address> {
+        self.nbd.lock().clone()
+    }
+}

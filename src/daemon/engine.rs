@@ -1,0 +1,234 @@
+//! The engine's life: it takes the state folder, opens what it must, serves, and ends in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{Outcome, Verb, VolumePath};
+use super::config::Config;
+use super::control::{self, Handler, ProgressSink};
+use super::desk::Desk;
+use super::exports::EngineExports;
+use super::home::{Home, Seat};
+use super::pools::Pools;
+use super::sessions::Sessions;
+use crate::base::rt::{Disk, DiskLock, Rt};
+use crate::base::{Error, Name, Result};
+use crate::nbd::{self, Address};
+use crate::volume::{Memory, OpenMode};
+
+/// How long the end waits for volumes to drain; what is not drained by then stays ours and is told.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long a pool that could not open waits before the next try.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What this run of the engine is for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Bytes of memory that caches and buffers may take together.
+    pub memory: u64,
+    /// Listen for NBD clients and open all known pools.
+    pub serve: bool,
+    /// Listen for commands.
+    pub control: bool,
+    pub nbd: Vec<String>,
+    /// Pools that must open.
+    pub pools: Vec<Name>,
+}
+
+/// See the module. Dropping it without `shutdown` is a crash: nothing is lost that was acknowledged.
+pub struct Engine {
+    desk: Arc<Desk>,
+    servers: parking_lot::Mutex<Vec<nbd::Server>>,
+    stop: CancellationToken,
+    _lock: Box<dyn DiskLock>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({})", self.desk.seat.home.root().display())
+    }
+}
+
+impl Engine {
+    /// `Kind::Owned` when another engine holds the state folder.
+    pub async fn start(
+        rt: Rt,
+        disk: Arc<dyn Disk>,
+        home: Home,
+        config: Config,
+        options: Options,
+    ) -> Result<Arc<Engine>> {
+        let lock = home.lock(&*disk).await?;
+        let host = home.host(&rt, &*disk).await?;
+        let seat = Seat { rt: rt.clone(), disk, home, host };
+        let desk = Desk {
+            pools: Pools::new(seat.clone(), Memory::new(options.memory)).await?,
+            sessions: Sessions::new(rt.clone()),
+            mounts: Arc::default(),
+            nbd: parking_lot::Mutex::default(),
+            seat,
+            config,
+        };
+        let engine = Arc::new(Engine {
+            desk: Arc::new(desk),
+            servers: parking_lot::Mutex::default(),
+            stop: CancellationToken::new(),
+            _lock: lock,
+        });
+        if options.control {
+            // First, so that commands meanwhile reach this engine rather than wait for its lock.
+            let handler = Arc::new(Commands(Arc::downgrade(&engine)));
+            control::serve(&rt, &engine.desk.seat.home.control()?, handler, engine.stop.clone())?;
+        }
+        if options.serve {
+            engine.open_pools(&options.pools).await?;
+            engine.listen(&options.nbd).await?;
+        }
+        Ok(engine)
+    }
+
+    /// Opens what is known; named pools must open, others are reported and tried again.
+    async fn open_pools(self: &Arc<Self>, must: &[Name]) -> Result<()> {
+        for name in must {
+            self.desk.pools.get(name).await?;
+            self.recover(name.clone());
+        }
+        if !must.is_empty() {
+            return Ok(());
+        }
+        for known in self.desk.pools.known() {
+            match self.desk.pools.get(&known.name).await {
+                Ok(_) => self.recover(known.name),
+                Err(error) => {
+                    tracing::error!(pool = %known.name, %error, "this pool cannot open now; it is tried again");
+                    self.clone().retry(known.name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what an earlier run of this state folder owned when it was cut off, so that its journals reach the pool
+    /// also when no client comes; each is released when nobody has used it for a while.
+    fn recover(self: &Arc<Self>, pool: Name) {
+        let engine = self.clone();
+        let work = async move {
+            let open = engine.desk.pools.get(&pool).await?;
+            for (volume, info) in open.volumes.list().await? {
+                let mine = info
+                    .is_ok_and(|i| !i.released && i.owner.as_deref() == Some(&engine.desk.seat.host.name));
+                if !mine {
+                    continue;
+                }
+                let path = VolumePath { pool: pool.clone(), volume };
+                let _session = engine.desk.sessions.enter(&path, &open.volumes);
+                if let Err(error) = open.volumes.open(&path.volume, OpenMode::Normal).await {
+                    tracing::warn!(volume = %path, %error, "cannot open now what was ours when we were cut off");
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        self.desk
+            .seat
+            .rt
+            .spawn(async move {
+                if let Err(error) = work.await {
+                    tracing::warn!(%error, "looking for volumes to recover");
+                }
+            })
+            .detach();
+    }
+
+    fn retry(self: Arc<Self>, name: Name) {
+        let (rt, stop) = (self.desk.seat.rt.clone(), self.stop.clone());
+        let weak = Arc::downgrade(&self);
+        let work = async move {
+            loop {
+                weak_sleep(&rt, &stop).await;
+                let Some(engine) = weak.upgrade().filter(|_| !stop.is_cancelled()) else { return };
+                match engine.desk.pools.get(&name).await {
+                    Ok(_) => {
+                        tracing::info!(pool = %name, "the pool is open now");
+                        return engine.recover(name);
+                    }
+                    Err(error) => tracing::debug!(pool = %name, %error, "the pool still cannot open"),
+                }
+            }
+        };
+        self.desk.seat.rt.spawn(work).detach();
+    }
+
+    async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {
+        let mut addresses = Vec::new();
+        let given = if flags.is_empty() { &self.desk.config.nbd } else { flags };
+        for text in given {
+            addresses.push(text.parse::<Address>()?);
+        }
+        if addresses.is_empty() {
+            addresses.push(Address::Unix(self.desk.seat.home.nbd()?));
+        }
+        for address in addresses {
+            let exports = Arc::new(EngineExports(Arc::downgrade(&self.desk)));
+            let server = nbd::serve(&self.desk.seat.rt, &address, exports, self.stop.clone()).await?;
+            self.desk.nbd.lock().push(server.address().clone());
+            self.servers.lock().push(server);
+        }
+        Ok(())
+    }
+
+    pub fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// Carries out one verb.
+    pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+        super::verbs::run(&self.desk, verb, progress).await
+    }
+
+    /// Returns when no mount is left.
+    pub async fn idle(&self) {
+        self.desk.mounts.ended(None).await;
+    }
+
+    /// Ends in order: no new work, mounts uploaded and gone, clients answered, volumes drained and released.
+    pub async fn shutdown(&self) -> Result<()> {
+        let unmounted = self.desk.mounts.shutdown().await;
+        self.stop.cancel();
+        let servers = std::mem::take(&mut *self.servers.lock());
+        for server in servers {
+            server.ended().await?;
+        }
+        for sentence in self.desk.pools.shutdown(DRAIN).await {
+            tracing::warn!("{sentence}");
+        }
+        remove_if_there(&*self.desk.seat.disk, &self.desk.seat.home.control()?).await;
+        unmounted
+    }
+}
+
+async fn weak_sleep(rt: &Rt, stop: &CancellationToken) {
+    let (sleep, stopped) = (rt.sleep(RETRY), stop.cancelled());
+    futures::pin_mut!(sleep, stopped);
+    futures::future::select(sleep, stopped).await;
+}
+
+async fn remove_if_there(disk: &dyn Disk, path: &Path) {
+    let _ = disk.remove(path).await;
+}
+
+/// The control socket's way in. Weak: a listening socket does not keep an engine alive.
+struct Commands(std::sync::Weak<Engine>);
+
+#[async_trait]
+impl Handler for Commands {
+    async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+        match self.0.upgrade() {
+            Some(engine) => engine.run(verb, progress).await,
+            None => Err(crate::base::Error::new(crate::base::Kind::Closed, "the daemon is shutting down")),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Volumes and snapshots as NBD exports.
+
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::api::{SnapshotPath, VolumePath};
+use super::desk::Desk;
+use super::sessions::Session;
+use crate::base::{Error, Kind, Result};
+use crate::nbd::{Description, Export, Exports, Listed};
+use crate::volume::{OpenMode, SnapshotView, Volume};
+
+/// What the NBD face sees of an engine. Weak: the face must not keep an engine that ends alive.
+pub struct EngineExports(pub Weak<Desk>);
+
+/// An export's name, read.
+enum Target {
+    Volume(VolumePath),
+    Snapshot(SnapshotPath),
+}
+
+fn target(name: &str) -> Result<Target> {
+    let parsed = if name.contains('@') {
+        name.parse().map(Target::Snapshot)
+    } else {
+        name.parse().map(Target::Volume)
+    };
+    parsed.map_err(|_| {
+        Error::new(
+            Kind::NotFound,
+            format!("there is no export {name:?}: exports are POOL/VOLUME and POOL/VOLUME@SNAPSHOT"),
+        )
+    })
+}
+
+impl EngineExports {
+    fn desk(&self) -> Result<Arc<Desk>> {
+        self.0.upgrade().ok_or_else(|| Error::new(Kind::Closed, "the daemon is shutting down"))
+    }
+}
+
+fn describe_volume(name: String, size: u64) -> Description {
+    Description { name, text: String::new(), size, read_only: false, multi_conn: true, fast_zero: true }
+}
+
+fn describe_snapshot(name: String, size: u64) -> Description {
+    Description { name, text: String::new(), size, read_only: true, multi_conn: true, fast_zero: false }
+}
+
+#[async_trait]
+impl Exports for EngineExports {
+    async fn list(&self) -> Result<Vec<Listed>> {
+        let mut all = Vec::new();
+        for (pool, open) in self.desk()?.pools.opened() {
+            for (volume, info) in open.volumes.list().await? {
+                let path = VolumePath { pool: pool.clone(), volume };
+                // A head that cannot be read now is not offered; opening it by name says why.
+                if info.is_err() {
+                    continue;
+                }
+                all.push(Listed { name: path.to_string(), text: String::new() });
+                for snapshot in open.volumes.snapshots(&path.volume).await.unwrap_or_default() {
+                    all.push(Listed { name: format!("{path}@{}", snapshot.name), text: String::new() });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    async fn describe(&self, name: &str) -> Result<Description> {
+        let desk = self.desk()?;
+        match target(name)? {
+            Target::Volume(path) => {
+                let info = desk.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
+                Ok(describe_volume(path.to_string(), info.size))
+            }
+            Target::Snapshot(path) => {
+                let open = desk.pools.get(&path.volume.pool).await?;
+                let all = open.volumes.snapshots(&path.volume.volume).await?;
+                let found = all.iter().find(|s| s.name == path.snapshot);
+                let found = found
+                    .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no snapshot {path}")))?;
+                Ok(describe_snapshot(path.to_string(), found.size))
+            }
+        }
+    }
+
+    async fn open(&self, name: &str) -> Result<Arc<dyn Export>> {
+        let desk = self.desk()?;
+        match target(name)? {
+            Target::Volume(path) => {
+                let open = desk.pools.get(&path.pool).await?;
+                let session = desk.sessions.enter(&path, &open.volumes);
+                let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
+                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, _session: session }))
+            }
+            Target::Snapshot(path) => {
+                let open = desk.pools.get(&path.volume.pool).await?;
+                let view = open.volumes.open_snapshot(&path.volume.volume, &path.snapshot).await?;
+                Ok(Arc::new(SnapshotExport { name: path.to_string(), view }))
+            }
+        }
+    }
+}
+
+struct VolumeExport {
+    name: String,
+    volume: Arc<Volume>,
+    _session: Session,
+}
+
+#[async_trait]
+impl Export for VolumeExport {
+    fn describe(&self) -> Description {
+        describe_volume(self.name.clone(), self.volume.size())
+    }
+    fn size(&self) -> u64 {
+        self.volume.size()
+    }
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.volume.read(offset, len as u64).await
+    }
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.volume.write(offset, data).await
+    }
+    async fn zero(&self, offset: u64, len: u64, _no_hole: bool) -> Result<()> {
+        self.volume.zero(offset, len).await
+    }
+    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        self.volume.zero(offset, len).await
+    }
+    async fn flush(&self) -> Result<()> {
+        self.volume.flush().await
+    }
+}
+
+struct SnapshotExport {
+    name: String,
+    view: Arc<SnapshotView>,
+}
+
+fn frozen(name: &str) -> Error {
+    Error::new(Kind::ReadOnly, format!("{name} is a snapshot and never changes: make a clone to write on"))
+}
+
+#[async_trait]
+impl Export for SnapshotExport {
+    fn describe(&self) -> Description {
+        describe_snapshot(self.name.clone(), self.view.size())
+    }
+    fn size(&self) -> u64 {
+        self.view.size()
+    }
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.view.read(offset, len as u64).await
+    }
+    async fn write(&self, _: u64, _: Bytes) -> Result<()> {
+        Err(frozen(&self.name))
+    }
+    async fn zero(&self, _: u64, _: u64, _: bool) -> Result<()> {
+        Err(frozen(&self.name))
+    }
+    async fn trim(&self, _: u64, _: u64) -> Result<()> {
+        Err(frozen(&self.name))
+    }
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}

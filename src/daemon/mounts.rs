@@ -1,0 +1,123 @@
+//! The mounts of one engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::home::Seat;
+use crate::base::{Error, Kind, Result};
+use crate::fs::{self, MountOptions, Mounted};
+use crate::store::{self, StoreUrl};
+
+/// One mount, as listings show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct MountInfo {
+    pub dir: String,
+    pub url: String,
+}
+
+#[derive(Debug)]
+struct Entry {
+    url: String,
+    mounted: Arc<Mounted>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Mounts {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// Counts changes, for those who wait for a mount's end.
+    changed: watch::Sender<u64>,
+}
+
+impl Mounts {
+    pub async fn add(self: &Arc<Self>, seat: &Seat, url: &str, dir: &str, options: &[String]) -> Result<()> {
+        if self.entries.lock().contains_key(dir) {
+            return Err(Error::new(Kind::Exists, format!("{dir} is a mount already: unmount it first")));
+        }
+        let mut parsed: StoreUrl = url.parse()?;
+        let (options, store_options) = MountOptions::parse(&options.join(","))?;
+        for (name, value) in &store_options {
+            parsed.set(name, value)?;
+        }
+        let bucket = store::open(&seat.rt, &parsed).await?;
+        // Unsent files of one bucket are found again at its next mount, wherever that is.
+        let name = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(parsed.to_string().as_bytes()));
+        let staging = seat.home.staging().join(name);
+        let mounted = fs::mount(
+            seat.rt.clone(),
+            seat.disk.clone(),
+            bucket,
+            PathBuf::from(dir).as_path(),
+            options,
+            staging,
+        )
+        .await?;
+        let mounted = Arc::new(mounted);
+        self.entries.lock().insert(dir.to_owned(), Entry { url: url.to_owned(), mounted: mounted.clone() });
+        self.tick();
+        let (this, dir) = (self.clone(), dir.to_owned());
+        seat.rt
+            .spawn(async move {
+                mounted.ended().await;
+                this.entries.lock().remove(&dir);
+                this.tick();
+            })
+            .detach();
+        Ok(())
+    }
+
+    fn tick(&self) {
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Waits for its uploads, then unmounts.
+    pub async fn remove(&self, dir: &str) -> Result<()> {
+        let mounted = self.entries.lock().get(dir).map(|e| e.mounted.clone());
+        let Some(mounted) = mounted else {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("{dir} is not a mount of this engine: `windlass status` lists them"),
+            ));
+        };
+        mounted.unmount().await?;
+        self.ended(Some(dir)).await;
+        Ok(())
+    }
+
+    /// Returns when the mount (or, without one, every mount) is gone.
+    pub async fn ended(&self, dir: Option<&str>) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let there = {
+                let entries = self.entries.lock();
+                dir.map_or(!entries.is_empty(), |d| entries.contains_key(d))
+            };
+            if !there || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub fn list(&self) -> Vec<MountInfo> {
+        let entries = self.entries.lock();
+        entries.iter().map(|(dir, e)| MountInfo { dir: dir.clone(), url: e.url.clone() }).collect()
+    }
+
+    /// Unmounts all; the first failure is told after all were tried.
+    pub async fn shutdown(&self) -> Result<()> {
+        let mut result = Ok(());
+        for mount in self.list() {
+            let ended = self.remove(&mount.dir).await;
+            if let Err(e) = ended {
+                tracing::error!(error = %e, dir = mount.dir, "could not unmount");
+                result = result.and(Err(e));
+            }
+        }
+        result
+    }
+}

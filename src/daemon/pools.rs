@@ -1,0 +1,207 @@
+//! The pools of one engine: those that this host knows, opened when first asked for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::home::{KnownPool, Seat};
+use crate::base::{Error, Kind, Name, Result};
+use crate::pool::{CreateOptions, Layout, Pool, PoolHost, StoreSpec};
+use crate::store;
+use crate::volume::{Deps, Memory, Volumes};
+
+/// A pool that is open here.
+#[derive(Debug)]
+pub struct OpenPool {
+    pub pool: Arc<Pool>,
+    pub volumes: Volumes,
+}
+
+/// One pool's place in the table: known, and perhaps open.
+#[derive(Debug)]
+struct Slot {
+    known: KnownPool,
+    /// Held while it opens, so that all who ask share one opening.
+    open: tokio::sync::Mutex<Option<Arc<OpenPool>>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pools {
+    seat: Seat,
+    memory: Memory,
+    slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
+    /// Held while the set of known pools changes.
+    change: tokio::sync::Mutex<()>,
+}
+
+/// What a store is given as, parsed.
+fn specs(stores: &[String]) -> Result<Vec<store::StoreSpec>> {
+    stores.iter().map(|s| s.parse()).collect()
+}
+
+impl Pools {
+    pub async fn new(seat: Seat, memory: Memory) -> Result<Pools> {
+        let known = seat.home.known_pools(&*seat.disk).await?;
+        let slots = known.into_iter().map(|k| (k.name.clone(), Slot::new(k))).collect();
+        Ok(Pools { seat, memory, slots: Mutex::new(slots), change: tokio::sync::Mutex::default() })
+    }
+
+    pub fn known(&self) -> Vec<KnownPool> {
+        self.slots.lock().values().map(|s| s.known.clone()).collect()
+    }
+
+    fn slot(&self, name: &Name) -> Result<Arc<Slot>> {
+        let found = self.slots.lock().get(name).cloned();
+        found.ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("this host knows no pool {name}: `windlass pool create` makes one, `windlass pool add` makes one known"),
+            )
+        })
+    }
+
+    /// The open pool; opens it when it isn't.
+    pub async fn get(&self, name: &Name) -> Result<Arc<OpenPool>> {
+        let slot = self.slot(name)?;
+        let mut open = slot.open.lock().await;
+        if let Some(open) = &*open {
+            return Ok(open.clone());
+        }
+        let stores = self.buckets(&slot.known.stores).await?;
+        let pool =
+            Pool::open(self.host(name), stores).await.map_err(|e| e.context(format!("pool {name}")))?;
+        if pool.name() != name {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "the stores known as pool {name} hold pool {}: forget it and add it under its name",
+                    pool.name()
+                ),
+            ));
+        }
+        Ok(open.insert(self.opened_as(pool)).clone())
+    }
+
+    /// Those that are open now.
+    pub fn opened(&self) -> Vec<(Name, Arc<OpenPool>)> {
+        let slots = self.slots.lock();
+        let open = |s: &Arc<Slot>| s.open.try_lock().ok().and_then(|o| o.clone());
+        slots.iter().filter_map(|(name, slot)| Some((name.clone(), open(slot)?))).collect()
+    }
+
+    fn host(&self, name: &Name) -> PoolHost {
+        let folder = self.seat.home.hints().join(name.as_str());
+        PoolHost { rt: self.seat.rt.clone(), disk: self.seat.disk.clone(), folder }
+    }
+
+    fn opened_as(&self, pool: Arc<Pool>) -> Arc<OpenPool> {
+        let dir: PathBuf = self.seat.home.volumes().join(pool.id().to_string());
+        let deps = Deps {
+            rt: self.seat.rt.clone(),
+            disk: self.seat.disk.clone(),
+            dir,
+            host: self.seat.host.clone(),
+            memory: self.memory.clone(),
+            degrade_after: pool.settings().degrade_after(),
+        };
+        Arc::new(OpenPool { volumes: Volumes::new(deps), pool })
+    }
+
+    async fn buckets(&self, stores: &[String]) -> Result<Vec<StoreSpec>> {
+        let mut buckets = Vec::new();
+        for spec in specs(stores)? {
+            let bucket = store::expect(&self.seat.rt, &spec.url).await?;
+            buckets.push(StoreSpec { url: spec.url.to_string(), zone: spec.zone, bucket });
+        }
+        Ok(buckets)
+    }
+
+    pub async fn create(
+        &self,
+        name: &Name,
+        layout: Option<Layout>,
+        stores: Vec<String>,
+        options: CreateOptions,
+    ) -> Result<Arc<OpenPool>> {
+        let _change = self.change.lock().await;
+        self.check_unknown(name)?;
+        let parsed = specs(&stores)?;
+        let layout = layout.map_or_else(|| Layout::for_stores(parsed.len()), Ok)?;
+        for spec in &parsed {
+            store::create_root(&self.seat.rt, &spec.url).await?;
+            // A place that can't be a store is told now, by name.
+            store::open(&self.seat.rt, &spec.url).await?;
+        }
+        let buckets = self.buckets(&stores).await?;
+        let pool = Pool::create(self.host(name), name.clone(), layout, buckets, options).await?;
+        self.learn(name, stores, pool).await
+    }
+
+    /// Makes an existing pool known here.
+    pub async fn add(&self, name: &Name, stores: Vec<String>) -> Result<Arc<OpenPool>> {
+        let _change = self.change.lock().await;
+        self.check_unknown(name)?;
+        let buckets = self.buckets(&stores).await?;
+        let pool = Pool::open(self.host(name), buckets).await?;
+        if pool.name() != name {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("these stores hold the pool {}, not {name}: add it under its own name", pool.name()),
+            ));
+        }
+        self.learn(name, stores, pool).await
+    }
+
+    fn check_unknown(&self, name: &Name) -> Result<()> {
+        if self.slots.lock().contains_key(name) {
+            return Err(Error::new(Kind::Exists, format!("this host knows a pool {name} already")));
+        }
+        Ok(())
+    }
+
+    async fn learn(&self, name: &Name, stores: Vec<String>, pool: Arc<Pool>) -> Result<Arc<OpenPool>> {
+        let known = KnownPool { format: 1, name: name.clone(), stores };
+        self.seat.home.remember(&*self.seat.disk, &known).await?;
+        let open = self.opened_as(pool);
+        let slot = Slot { known, open: tokio::sync::Mutex::new(Some(open.clone())) };
+        self.slots.lock().insert(name.clone(), Arc::new(slot));
+        Ok(open)
+    }
+
+    /// Forgets where it is; nothing in its stores changes.
+    pub async fn forget(&self, name: &Name) -> Result<()> {
+        let _change = self.change.lock().await;
+        let slot = self.slot(name)?;
+        if let Some(open) = slot.open.lock().await.take() {
+            let stuck = open.volumes.shutdown(Duration::from_secs(30)).await;
+            if let Some(sentence) = stuck.first() {
+                return Err(Error::new(Kind::Owned, format!("pool {name} is not forgotten: {sentence}")));
+            }
+            open.pool.close().await;
+        }
+        self.seat.home.forget(&*self.seat.disk, name).await?;
+        self.slots.lock().remove(name);
+        Ok(())
+    }
+
+    /// Releases all volumes, all pools at once; the sentences name what stays ours.
+    pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
+        let open = self.opened();
+        let ends = open.iter().map(|(_, open)| async {
+            let stuck = open.volumes.shutdown(drain).await;
+            open.pool.close().await;
+            stuck
+        });
+        futures::future::join_all(ends).await.concat()
+    }
+}
+
+impl Slot {
+    fn new(known: KnownPool) -> Arc<Slot> {
+        Arc::new(Slot { known, open: tokio::sync::Mutex::default() })
+    }
+}

@@ -1,0 +1,115 @@
+//! Verbs of pools.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::base::size::parse_duration;
+use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::api::{Outcome, PoolCreate};
+use crate::daemon::control::ProgressSink;
+use crate::daemon::desk::Desk;
+use crate::pool::{CreateOptions, Settings};
+
+/// How long `pool status` waits for a store's answer.
+const ASK: Duration = Duration::from_secs(3);
+
+/// A pool as listings show it.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    name: Name,
+    layout: Option<String>,
+    stores: usize,
+    state: &'static str,
+}
+
+pub fn lines(desk: &Desk) -> Vec<Line> {
+    let opened = desk.pools.opened();
+    let line = |known: crate::daemon::KnownPool| {
+        let open = opened.iter().find(|(name, _)| *name == known.name);
+        Line {
+            layout: open.map(|(_, o)| o.pool.layout().to_string()),
+            stores: known.stores.len(),
+            state: if open.is_some() { "open" } else { "closed" },
+            name: known.name,
+        }
+    };
+    desk.pools.known().into_iter().map(line).collect()
+}
+
+fn settings(args: &PoolCreate) -> Result<Settings> {
+    let mut settings = Settings { ack_zone: args.ack_zone, ..Settings::default() };
+    match args.degrade_after.as_deref() {
+        None => {}
+        Some("never") => settings.degrade_after_ms = None,
+        Some(time) => settings.degrade_after_ms = Some(parse_duration(time)?.as_millis() as u64),
+    }
+    Ok(settings)
+}
+
+pub async fn create(desk: &Desk, args: PoolCreate) -> Result<Outcome> {
+    let options = CreateOptions { settings: settings(&args)?, force: args.force };
+    let layout = args.layout.as_deref().map(str::parse).transpose()?;
+    let stores = urls(desk, &args.stores)?;
+    let open = desk.pools.create(&args.name, layout, stores, options).await?;
+    let mut outcome = Outcome::of(&serde_json::json!({
+        "name": args.name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
+    }))?;
+    for sentence in open.pool.survives() {
+        outcome = outcome.note(sentence);
+    }
+    Ok(outcome)
+}
+
+fn urls(desk: &Desk, given: &[String]) -> Result<Vec<String>> {
+    given.iter().map(|s| desk.config.store_url(s)).collect()
+}
+
+pub async fn add(desk: &Desk, name: Name, stores: &[String]) -> Result<Outcome> {
+    let open = desk.pools.add(&name, urls(desk, stores)?).await?;
+    Ok(Outcome::default().note(format!("pool {name}, {}, is known here now", open.pool.layout())))
+}
+
+pub async fn list(desk: &Desk) -> Result<Outcome> {
+    for known in desk.pools.known() {
+        if let Err(error) = desk.pools.get(&known.name).await {
+            tracing::warn!(pool = %known.name, %error, "cannot open");
+        }
+    }
+    let lines = lines(desk);
+    let closed = lines.iter().any(|l| l.state == "closed");
+    Ok(Outcome::of(&lines)?.degraded(closed))
+}
+
+pub async fn forget(desk: &Desk, name: &Name) -> Result<Outcome> {
+    let used = desk.sessions.list().into_iter().find(|s| s.path.pool == *name && s.clients > 0);
+    if let Some(used) = used {
+        return Err(Error::new(
+            Kind::Owned,
+            format!("{} has clients connected: disconnect them first", used.path),
+        ));
+    }
+    desk.pools.forget(name).await?;
+    Ok(Outcome::default().note(format!("pool {name} is forgotten here; its stores keep everything")))
+}
+
+pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
+    let pool = desk.pools.get(name).await?.pool.clone();
+    // Asked now: what a quiet pool knows of its stores may be old.
+    let members = pool.membership().members.clone();
+    let asked = members.iter().map(|m| pool.rt().timeout(ASK, m.attest()));
+    futures::future::join_all(asked).await;
+    let status = pool.status();
+    let attention = status.pending_shards > 0 || status.stores.iter().any(|s| s.state != "in");
+    Ok(Outcome::of(&status)?.degraded(attention))
+}
+
+pub async fn scrub(desk: &Desk, name: &Name, _progress: &ProgressSink) -> Result<Outcome> {
+    let _open = desk.pools.get(name).await?;
+    Err(Error::new(Kind::Unsupported, "not yet"))
+}
+
+pub async fn repair(desk: &Desk, name: &Name, _progress: &ProgressSink) -> Result<Outcome> {
+    let _open = desk.pools.get(name).await?;
+    Err(Error::new(Kind::Unsupported, "not yet"))
+}
