@@ -1,7 +1,44 @@
 //! The file face: a bucket as a FUSE filesystem, objects 1:1 visible as files.
+//!
+//! | room | what it owns |
+//! |---|---|
+//! | `names` | keys as file names and back |
+//! | `inodes` | the nodes that the kernel knows |
+//! | `known` | what the store lately said about names |
+//! | `core` with `lookup`, `dirs`, `files`, `change`, `rename` | the operations, without a kernel |
+//! | `handles`, `stream`, `facts`, `engine` | what those work on |
+//! | `file`, `ranges`, `staging`, `upload` | an open file's changes and their way into the bucket |
+//! | `reader` | reading ahead |
+//! | `meta` | metadata under s3fs's names |
+//! | `remote` | the bucket with deadlines and settled outcomes |
+//! | `adapter` | the only place that knows fuser |
+//! | `mount` | a mount's life |
 
+mod adapter;
+mod change;
+mod core;
+mod dirs;
+mod engine;
+mod errno;
+mod facts;
+mod file;
+mod files;
+mod handles;
+mod inodes;
+mod known;
+mod lookup;
+mod meta;
 mod mount;
+mod names;
 mod options;
+mod ranges;
+mod reader;
+mod remote;
+mod rename;
+mod staging;
+mod stream;
+mod upload;
 
-pub use mount::{Mounted, Unsent, mount};
+pub use mount::{Mounted, mount};
 pub use options::{KernelFlag, MountOptions};
+pub use staging::Unsent;

@@ -2,40 +2,138 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::options::MountOptions;
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use tokio::sync::watch;
+
+use super::adapter::Face;
+use super::core::Fs;
+use super::options::{KernelFlag, MountOptions};
+use super::staging::Unsent;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::BucketRef;
 
-/// Writes that an earlier run could not send; the file is kept until the user takes it away.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unsent {
-    pub path: PathBuf,
-    pub key: String,
-    pub bytes: u64,
-}
+const DEVICE: &str = "/dev/fuse";
+/// fuser's event loops: enough that one never waits for the other, as none of them blocks.
+const THREADS: usize = 2;
+/// statfs(2)'s type of every FUSE filesystem.
+const FUSE_MAGIC: i64 = 0x6573_5546;
+
+/// How often and how long unmounting waits for those who are about to leave.
+const PATIENCE: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A mount that is up. Dropping it unmounts without waiting.
 #[derive(Debug)]
 pub struct Mounted {
+    rt: Rt,
+    fs: Arc<Fs>,
     dir: PathBuf,
     unsent: Vec<Unsent>,
+    session: Mutex<Option<BackgroundSession>>,
+    ended: watch::Receiver<bool>,
 }
 
 /// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which belongs to this mount alone.
 pub async fn mount(
-    _rt: Rt,
-    _disk: Arc<dyn Disk>,
+    rt: Rt,
+    disk: Arc<dyn Disk>,
     bucket: BucketRef,
     dir: &Path,
-    _options: MountOptions,
-    _staging: PathBuf,
+    options: MountOptions,
+    staging: PathBuf,
 ) -> Result<Mounted> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("{} can't be mounted at {}: not in this version", bucket.url(), dir.display()),
-    ))
+    let place = dir.to_owned();
+    let dir = rt.cpu(move || ready(&place)).await??;
+    let config = config(&options, bucket.url());
+    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options, staging).await?;
+    let (face, ended) = Face::new(fs.clone(), rt.clone());
+    let at = dir.clone();
+    let session = rt.cpu(move || {
+        let session = Session::new(face, &at, &config)?;
+        let notifier = session.notifier();
+        Ok((session.spawn()?, notifier))
+    });
+    let (session, notifier) = session.await?.map_err(|why: std::io::Error| failed(&dir, why))?;
+    fs.set_kernel(Box::new(notifier));
+    Ok(Mounted { rt, fs, dir, unsent, session: Mutex::new(Some(session)), ended })
+}
+
+fn failed(dir: &Path, why: std::io::Error) -> Error {
+    let hint = match why.kind() {
+        std::io::ErrorKind::PermissionDenied => " (be root, or install fusermount3)",
+        _ => "",
+    };
+    Error::from(why).context(format_args!("mounting at {}{hint}", dir.display()))
+}
+
+/// The mount point, with what a killed daemon left there taken away.
+fn ready(dir: &Path) -> Result<PathBuf> {
+    if rustix::fs::stat(DEVICE).is_err() {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("this machine has no {DEVICE}: load the fuse module, or give the container that device"),
+        ));
+    }
+    let refuse = |kind, what: &str| Err(Error::new(kind, format!("{} {what}", dir.display())));
+    let stat = match rustix::fs::stat(dir) {
+        Err(Errno::NOTCONN) => {
+            tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
+            rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
+                Error::from(std::io::Error::from(e))
+                    .context(format_args!("unmounting what is left at {}", dir.display()))
+            })?;
+            rustix::fs::stat(dir)
+        }
+        other => other,
+    };
+    let stat = match stat {
+        Err(Errno::NOENT) => {
+            return refuse(Kind::NotFound, "is not there: make the folder to mount at first");
+        }
+        other => other.map_err(|e| Error::from(std::io::Error::from(e)).context(dir.display()))?,
+    };
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        return refuse(Kind::Usage, "is not a folder: name one to mount at");
+    }
+    let dir = dir.canonicalize()?;
+    let parent = dir.parent().and_then(|p| rustix::fs::stat(p).ok());
+    let is_fuse = rustix::fs::statfs(&dir).is_ok_and(|s| s.f_type == FUSE_MAGIC);
+    if is_fuse && parent.is_some_and(|p| p.st_dev != stat.st_dev) {
+        return refuse(Kind::Exists, "has a filesystem mounted already: unmount it first");
+    }
+    Ok(dir)
+}
+
+fn config(options: &MountOptions, url: &str) -> Config {
+    let mut config = Config::default();
+    let name = options.fsname.clone().unwrap_or_else(|| url.to_owned());
+    // The kernel's option string ends at a comma.
+    let name = name.replace(',', "%2C");
+    config.mount_options = vec![
+        MountOption::FSName(name),
+        MountOption::Subtype("windlass".into()),
+        MountOption::DefaultPermissions,
+    ];
+    config.mount_options.extend(options.kernel.iter().map(|flag| match flag {
+        KernelFlag::NoExec => MountOption::NoExec,
+        KernelFlag::NoSuid => MountOption::NoSuid,
+        KernelFlag::NoDev => MountOption::NoDev,
+        KernelFlag::NoAtime => MountOption::NoAtime,
+    }));
+    config.mount_options.dedup();
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(THREADS);
+    config.clone_fd = true;
+    config
 }
 
 impl Mounted {
@@ -50,9 +148,83 @@ impl Mounted {
 
     /// Waits for uploads, then unmounts. `Owned` while processes have files open or stand in it.
     pub async fn unmount(&self) -> Result<()> {
+        self.fs.idle().await;
+        self.take_out(UnmountFlags::empty()).await
+    }
+
+    /// Takes the mount out of the tree though processes use it; what they have written is sent first.
+    pub async fn detach(&self) -> Result<()> {
+        self.fs.send_all().await;
+        let place = self.dir.clone();
+        let out = self.rt.cpu(move || rustix::mount::unmount(&place, UnmountFlags::DETACH)).await?;
+        self.taken_out(out)
+    }
+
+    fn taken_out(&self, out: Result<(), Errno>) -> Result<()> {
+        match out {
+            // Somebody else has unmounted it.
+            Ok(()) | Err(Errno::INVAL) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::BUSY) => Err(Error::new(
+                Kind::Owned,
+                format!(
+                    "{} is in use: close its files and leave its folders, then unmount again",
+                    self.dir.display()
+                ),
+            )),
+            Err(e) => Err(Error::from(std::io::Error::from(e))
+                .context(format_args!("unmounting {}", self.dir.display()))),
+        }
+    }
+
+    async fn take_out(&self, flags: UnmountFlags) -> Result<()> {
+        if !*self.ended.borrow() {
+            let out = self.leave(flags).await?;
+            if out == Err(Errno::PERM) {
+                // Not root: fuser asks fusermount3, which detaches.
+                let session = self.session.lock().take();
+                self.rt.cpu(move || session.map(BackgroundSession::umount_and_join)).await?.transpose()?;
+            } else {
+                self.taken_out(out)?;
+            }
+        }
+        self.ended().await;
         Ok(())
     }
 
-    /// Returns when the mount is gone, whoever took it away.
-    pub async fn ended(&self) {}
+    /// Whoever has just closed a file, or forked, holds the mount a moment longer.
+    async fn leave(&self, flags: UnmountFlags) -> Result<Result<(), Errno>> {
+        for _ in 0..PATIENCE {
+            let place = self.dir.clone();
+            let out = self.rt.cpu(move || rustix::mount::unmount(&place, flags)).await?;
+            if out != Err(Errno::BUSY) {
+                return Ok(out);
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Ok(Err(Errno::BUSY))
+    }
+
+    /// Returns when the mount is gone, whoever took it away, and everything written is sent or kept.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // An error means that the session's end of the channel is gone, and the session with it.
+        let _ = ended.wait_for(|ended| *ended).await;
+        let session = self.session.lock().take();
+        if let Some(Err(why)) =
+            self.rt.cpu(move || session.map(BackgroundSession::join)).await.unwrap_or(None)
+        {
+            tracing::warn!(dir = %self.dir.display(), %why, "the kernel's connection ended with an error");
+        }
+        self.fs.finish().await;
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !*self.ended.borrow() {
+            let _ = rustix::mount::unmount(&self.dir, UnmountFlags::DETACH);
+        }
+        // Its own drop would wait for nobody; detached, the threads end with the last open file.
+        drop(self.session.lock().take());
+    }
 }

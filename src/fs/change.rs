@@ -1,0 +1,376 @@
+//! Making and removing names, and changing what a file has beside its bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::core::{Entry, Fs, fail};
+use super::errno::{Errno, Op};
+use super::facts::Facts;
+use super::file::OpenFile;
+use super::files::Caller;
+use super::handles::How;
+use super::lookup::{Place, Target, new_place, place};
+use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
+use super::remote::Base;
+use crate::base::Kind;
+use crate::store::{Attrs, Head, When};
+
+/// What s3fs and the S3 console call a marker.
+const DIRECTORY_TYPE: &str = "application/x-directory";
+/// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
+const META_MAX: usize = 2048;
+
+/// What setattr(2) changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<Ns>,
+    pub mtime: Option<Ns>,
+}
+
+impl Changes {
+    fn touch_attrs(&self) -> bool {
+        let Changes { mode, uid, gid, size: _, atime, mtime } = self;
+        mode.is_some() || uid.is_some() || gid.is_some() || atime.is_some() || mtime.is_some()
+    }
+
+    fn apply(&self, attrs: &mut Attrs, now: Facts, at: Ns) {
+        attrs.set_mode(now.mode & S_IFMT | self.mode.unwrap_or(now.mode) & 0o7777);
+        attrs.set_id("uid", self.uid.unwrap_or(now.uid));
+        attrs.set_id("gid", self.gid.unwrap_or(now.gid));
+        attrs.set_time("mtime", self.mtime.unwrap_or(now.mtime));
+        attrs.set_time("atime", self.atime.unwrap_or(now.atime));
+        attrs.set_time("ctime", at);
+    }
+}
+
+/// A change to an object's metadata, given what it shows now.
+type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
+
+impl Fs {
+    /// Puts a small object that must not be there yet, and makes a node of it.
+    async fn make(&self, place: &Place, dir: bool, body: Bytes, attrs: Attrs) -> Op<Entry> {
+        let key = if dir { place.prefix() } else { place.stem.clone() };
+        let size = body.len() as u64;
+        let asked = self.now();
+        let etag = match self.engine.remote.put(&key, body, &attrs, &When::Absent).await {
+            Ok(etag) => etag,
+            Err(why) => {
+                self.doubt(&place.stem);
+                let exists = why.is(Kind::Refused);
+                return Err(if exists { Errno::EXIST.into() } else { why.into() });
+            }
+        };
+        let until = self.until(asked);
+        let facts = Facts::of(self.options(), dir, size, Some(etag), self.engine.now(), &attrs);
+        self.known.changed(&place.stem, until, |seen| match dir {
+            true => seen.dir = Some(facts.clone()),
+            false => seen.object = Some(facts.clone()),
+        });
+        let entry = self.adopt_listed(&key, dir, facts, until);
+        self.looked_up(entry.ino);
+        Ok(entry)
+    }
+
+    /// `EEXIST` when the name stands for something.
+    async fn vacant(&self, parent: u64, name: &[u8]) -> Op<Place> {
+        self.writable()?;
+        let place = new_place(&self.prefix(parent)?, name)?;
+        match self.target(&place).await? {
+            (None, _) => Ok(place),
+            (Some(_), _) => Err(Errno::EXIST.into()),
+        }
+    }
+
+    pub async fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Op<Entry> {
+        let place = self.vacant(parent, name).await?;
+        let mut attrs = self.new_attrs(S_IFDIR | mode & 0o7777, caller, self.engine.now());
+        attrs.content_type = Some(DIRECTORY_TYPE.into());
+        let prefix = place.prefix();
+        let asked = self.now();
+        let entry = self.make(&place, true, Bytes::new(), attrs).await?;
+        // Nobody else had the marker, so nothing is known to be below it.
+        let ticket = self.known.ticket(&prefix);
+        self.known.learn_listing(&prefix, BTreeMap::new(), self.until(asked), true, ticket);
+        Ok(entry)
+    }
+
+    pub async fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Op<Entry> {
+        let place = self.vacant(parent, name).await?;
+        let attrs = self.new_attrs(S_IFLNK | 0o777, caller, self.engine.now());
+        self.make(&place, false, Bytes::copy_from_slice(target), attrs).await
+    }
+
+    /// Empty files, and the pipes and sockets that a mode is enough for.
+    pub async fn mknod(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Op<Entry> {
+        if ![S_IFREG, S_IFIFO, S_IFSOCK].contains(&(mode & S_IFMT)) {
+            return Err(Errno::PERM.into());
+        }
+        let place = self.vacant(parent, name).await?;
+        let attrs = self.new_attrs(mode & (S_IFMT | 0o7777), caller, self.engine.now());
+        self.make(&place, false, Bytes::new(), attrs).await
+    }
+
+    pub(super) async fn existing(&self, parent: u64, name: &[u8]) -> Op<(Place, Target)> {
+        let place = place(&self.prefix(parent)?, name)?;
+        match self.target(&place).await? {
+            (Some(target), _) => Ok((place, target)),
+            (None, _) => Err(Errno::NOENT.into()),
+        }
+    }
+
+    pub async fn unlink(&self, parent: u64, name: &[u8]) -> Op<()> {
+        self.writable()?;
+        let (_, target) = self.existing(parent, name).await?;
+        if target.dir {
+            return Err(Errno::ISDIR.into());
+        }
+        self.detach(&target.key).await?;
+        let file = self.inodes.lock().at(&target.key, false).and_then(|n| n.file.clone());
+        if !file.as_ref().is_some_and(|f| f.is_local()) {
+            let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
+            deleted.inspect_err(|_| self.doubt(&target.key))?;
+        }
+        self.dropped(&target.key, file.as_deref());
+        self.keep_parent(&target.key);
+        Ok(())
+    }
+
+    /// An object's name is gone, by our hand.
+    pub(super) fn dropped(&self, key: &str, file: Option<&OpenFile>) {
+        if let Some(file) = file {
+            file.unlink();
+        }
+        self.inodes.lock().remove(key, false);
+        self.known.changed(key, self.now() + self.options().negative_ttl, |seen| seen.object = None);
+    }
+
+    /// Whether nothing but its marker stands below a prefix; and whether there is a marker.
+    pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, bool)> {
+        let page = self.engine.remote.list(prefix, None, false, 2).await?;
+        let marker = page.objects.iter().any(|o| o.key == prefix);
+        let others = page.objects.len() > usize::from(marker);
+        Ok((!others && self.inodes.lock().local_below(prefix).is_empty(), marker))
+    }
+
+    pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Op<()> {
+        self.writable()?;
+        let (place, target) = self.existing(parent, name).await?;
+        if !target.dir {
+            return Err(Errno::NOTDIR.into());
+        }
+        let (empty, marker) = self.emptiness(&target.key).await?;
+        if !empty {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        if marker {
+            let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
+            deleted.inspect_err(|_| self.doubt(&place.stem))?;
+        }
+        self.known.forget_below(&target.key);
+        self.inodes.lock().remove(&target.key, true);
+        self.known.changed(&place.stem, self.now() + self.options().negative_ttl, |seen| seen.dir = None);
+        self.keep_parent(&place.stem);
+        Ok(())
+    }
+
+    pub async fn setattr(self: &Arc<Self>, ino: u64, changes: Changes, handle: Option<u64>) -> Op<Entry> {
+        self.writable()?;
+        if let Some(size) = changes.size {
+            self.set_size(ino, size, handle).await?;
+        }
+        if changes.touch_attrs() {
+            let at = self.engine.now();
+            self.change_attrs(ino, &move |attrs, facts| changes.apply(attrs, facts, at)).await?;
+        }
+        self.getattr(ino).await
+    }
+
+    async fn set_size(self: &Arc<Self>, ino: u64, size: u64, handle: Option<u64>) -> Op<()> {
+        let handle = handle.and_then(|h| self.file(h).ok()).filter(|h| h.how.write);
+        if let Some(handle) = handle {
+            return self.truncate_handle(&handle, size).await;
+        }
+        // truncate(2) by name: its result is the upload's, so that it opens and closes by itself.
+        let how = How { write: true, ..Default::default() };
+        let opened = self.open_file(ino, how).await?;
+        let done = async {
+            let handle = self.file(opened.handle)?;
+            self.truncate_handle(&handle, size).await?;
+            self.flush(opened.handle).await
+        };
+        let done = done.await;
+        self.release(opened.handle).await;
+        done
+    }
+
+    /// Changes metadata: with the next upload when one is due, at once otherwise.
+    async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
+        let (key, dir, file) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            let file = node.file.clone().filter(|f| f.is_dirty() || f.is_local() || node.gone);
+            (node.key.clone(), node.dir, file)
+        };
+        if let Some(file) = file {
+            let facts = file.facts(self.options());
+            file.change_attrs(|attrs| change(attrs, facts));
+            return Ok(());
+        }
+        if key.is_empty() || dir && !key.ends_with('/') {
+            // The mount's own directory has no object that could carry it.
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let asked = self.now();
+        let head = self.engine.remote.head(&key).await?;
+        let changed = match &head {
+            Some(head) => self.change_object(&key, dir, head, change).await,
+            None if dir => self.change_implied(&key, change).await,
+            None => return Err(Errno::NOENT.into()),
+        };
+        let stem = key.strip_suffix('/').filter(|_| dir).unwrap_or(&key);
+        let (base, attrs, modified) = changed.inspect_err(|_| self.doubt(stem))?;
+        let until = self.until(asked);
+        let facts = Facts::of(self.options(), dir, base.size, Some(base.etag.clone()), modified, &attrs);
+        self.known.changed(stem, until, |seen| match dir {
+            true => seen.dir = Some(facts.clone()),
+            false => seen.object = Some(facts.clone()),
+        });
+        let mut inodes = self.inodes.lock();
+        if let Some(node) = inodes.get_mut(ino).filter(|n| n.key == key) {
+            (node.facts, node.until) = (facts, until);
+            if let Some(file) = &node.file {
+                file.refresh(base.clone(), attrs, modified);
+            }
+            // The bytes are the same, whatever became of the etag.
+            node.cached = node.cached.take().map(|_| base.etag);
+        }
+        Ok(())
+    }
+
+    async fn change_object(
+        &self,
+        key: &str,
+        dir: bool,
+        head: &Head,
+        change: Change<'_>,
+    ) -> Op<(Base, Attrs, Ns)> {
+        let base = Base { etag: head.etag.clone(), size: head.size };
+        let mut attrs = head.attrs.clone();
+        change(&mut attrs, Facts::of_head(self.options(), dir, head));
+        check_size(key, &attrs)?;
+        let etag = self.engine.remote.put_attrs(key, &base, &attrs).await?;
+        Ok((Base { etag, size: base.size }, attrs, Ns::from_ms(head.modified_ms)))
+    }
+
+    /// A directory without a marker gets one to carry its metadata.
+    async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
+        let now = self.engine.now();
+        let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
+        change(&mut attrs, self.default_facts(true));
+        attrs.set_time("ctime", now);
+        if attrs.time("mtime").is_none() {
+            attrs.set_time("mtime", now);
+        }
+        check_size(key, &attrs)?;
+        let etag = self.engine.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
+        Ok((Base { etag, size: 0 }, attrs, now))
+    }
+
+    /// A directory without a marker gets a plain one, if nobody else gives it one.
+    pub(super) async fn put_marker(&self, key: &str) -> Op<()> {
+        let at = self.engine.now();
+        let change = move |attrs: &mut Attrs, facts: Facts| Changes::default().apply(attrs, facts, at);
+        match self.change_implied(key, &change).await {
+            Err(fail) if fail.errno == Errno::STALE => Ok(()),
+            made => made.map(|_| ()),
+        }
+    }
+
+    async fn xattrs(&self, ino: u64) -> Op<BTreeMap<String, Vec<u8>>> {
+        let (key, none, file) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            let none = node.facts.exact && !node.facts.xattrs && node.until > self.now();
+            (node.key.clone(), none, node.file.clone().filter(|f| f.is_dirty() || f.is_local()))
+        };
+        if let Some(file) = file {
+            return Ok(file.attrs().xattrs());
+        }
+        if none || key.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let head = self.engine.remote.head(&key).await?;
+        Ok(head.map(|h| h.attrs.xattrs()).unwrap_or_default())
+    }
+
+    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Op<Vec<u8>> {
+        let name = xattr_name(name)?;
+        self.xattrs(ino).await?.remove(name).ok_or_else(|| Errno::NODATA.into())
+    }
+
+    pub async fn listxattr(&self, ino: u64) -> Op<Vec<u8>> {
+        let mut out = Vec::new();
+        for name in self.xattrs(ino).await?.into_keys() {
+            out.extend_from_slice(name.as_bytes());
+            out.push(0);
+        }
+        Ok(out)
+    }
+
+    /// `value` none: remove it. `create`, `replace`: as setxattr(2).
+    pub async fn setxattr(
+        &self,
+        ino: u64,
+        name: &[u8],
+        value: Option<&[u8]>,
+        create: bool,
+        replace: bool,
+    ) -> Op<()> {
+        self.writable()?;
+        let name = xattr_name(name)?;
+        let all = self.xattrs(ino).await?;
+        match all.contains_key(name) {
+            true if create => return Err(Errno::EXIST.into()),
+            false if replace || value.is_none() => return Err(Errno::NODATA.into()),
+            _ => {}
+        }
+        let at = self.engine.now();
+        self.change_attrs(ino, &|attrs, facts| {
+            let mut all = attrs.xattrs();
+            match value {
+                Some(value) => all.insert(name.to_owned(), value.to_vec()),
+                None => all.remove(name),
+            };
+            Changes::default().apply(attrs, facts, at);
+            attrs.set_xattrs(&all);
+        })
+        .await
+    }
+}
+
+/// Only names that users set; the kernel asks for its own at every turn.
+pub(super) fn xattr_name(name: &[u8]) -> Op<&str> {
+    let text = std::str::from_utf8(name).map_err(|_| Errno::OPNOTSUPP)?;
+    if text.starts_with("user.") || text.starts_with("trusted.") {
+        Ok(text)
+    } else {
+        Err(Errno::OPNOTSUPP.into())
+    }
+}
+
+fn check_size(key: &str, attrs: &Attrs) -> Op<()> {
+    let bytes: usize = attrs.user.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > META_MAX {
+        return Err(fail(
+            Kind::NoSpace,
+            format!("{key} would have {bytes} bytes of metadata: objects hold {META_MAX}"),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! The filesystem without a kernel: nodes, handles and what is known of names, with one method an operation (in the
+//! files beside this one). A face calls the `…_now` form first, which answers from memory or not at all, and hands
+//! what is left to the runtime.
+//!
+//! Invariants: no lock is held while the store or the disk is asked; whatever changes the bucket enters the change in
+//! `Known` and in the node table when it is done, or makes both forget when the outcome is in doubt.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use super::engine::{Clock, Engine};
+use super::errno::{Errno, Fail, Op};
+use super::facts::Facts;
+use super::handles::Handles;
+use super::inodes::{Inodes, Node};
+use super::known::Known;
+use super::meta::Ns;
+use super::options::MountOptions;
+use super::reader::{AHEAD_BUDGET, Ahead};
+use super::remote::Remote;
+use super::staging::{Staging, Unsent};
+use crate::base::rt::{Disk, Instant, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::store::BucketRef;
+
+/// A node's number and facts, and for how long the kernel may believe them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub ino: u64,
+    pub facts: Facts,
+    pub ttl: Duration,
+}
+
+/// Tells the kernel that what it holds of a node is out of date.
+pub trait Invalidate: Send + Sync + 'static {
+    /// The size and times; pages stay.
+    fn attrs(&self, ino: u64);
+}
+
+/// A mount's state. See the module.
+pub struct Fs {
+    pub(super) engine: Engine,
+    pub(super) inodes: Mutex<Inodes>,
+    pub(super) known: Known,
+    pub(super) handles: Mutex<Handles>,
+    next_handle: AtomicU64,
+    /// Releases under way; unmount waits for them.
+    busy: AtomicUsize,
+    idle: Notify,
+    pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
+    since: Ns,
+}
+
+impl std::fmt::Debug for Fs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fs({})", self.engine.remote.url())
+    }
+}
+
+/// Work that unmount waits for.
+pub(super) struct Busy(Arc<Fs>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+impl Fs {
+    /// Looks at the bucket (a pool's is refused) and at what an earlier run left unsent.
+    pub async fn open(
+        rt: Rt,
+        disk: Arc<dyn Disk>,
+        bucket: BucketRef,
+        options: MountOptions,
+        staging: PathBuf,
+    ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
+        let remote = Remote::new(rt.clone(), bucket, options.deadline);
+        remote.refuse_pool().await?;
+        let (staging, unsent) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
+        staging.sweep().await?;
+        for left in &unsent {
+            let (path, key, bytes) = (left.path.display(), &left.key, left.bytes);
+            tracing::warn!(%path, key, bytes, "an earlier mount could not store this file: it is kept here");
+        }
+        let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
+        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), budget };
+        let since = Ns::from_ms(rt.wall_ms());
+        let root = Facts::listed(&options, true, 4096, None, since);
+        let engine = Engine { rt, remote, staging, ahead, options, clock: Clock::default() };
+        let fs = Fs {
+            engine,
+            inodes: Mutex::new(Inodes::new(root)),
+            known: Known::new(),
+            handles: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            busy: AtomicUsize::new(0),
+            idle: Notify::new(),
+            kernel: Mutex::new(None),
+            since,
+        };
+        Ok((Arc::new(fs), unsent))
+    }
+
+    pub fn options(&self) -> &MountOptions {
+        &self.engine.options
+    }
+
+    pub fn set_kernel(&self, kernel: Box<dyn Invalidate>) {
+        *self.kernel.lock() = Some(kernel);
+    }
+
+    pub(super) fn handle(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(self.clone())
+    }
+
+    /// Waits for the releases under way.
+    pub async fn idle(&self) {
+        loop {
+            let woken = self.idle.notified();
+            if self.busy.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            woken.await;
+        }
+    }
+
+    /// Runs an operation that is a few requests; a process never waits longer for it.
+    pub async fn bounded<T>(&self, op: impl Future<Output = Op<T>>) -> Op<T> {
+        // A single request's deadline, and room for the ones that follow it.
+        let limit = self.options().deadline * 11 / 6;
+        match self.engine.rt.timeout(limit, op).await {
+            Some(done) => done,
+            None => Err(Error::new(
+                Kind::Timeout,
+                format!("{} did not answer within {} s", self.engine.remote.url(), limit.as_secs_f64()),
+            )
+            .into()),
+        }
+    }
+
+    pub(super) fn writable(&self) -> Op<()> {
+        if self.options().read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.engine.rt.now()
+    }
+
+    /// When an answer to a question asked at `asked` stops being believed.
+    pub(super) fn until(&self, asked: Instant) -> Instant {
+        asked + self.options().ttl
+    }
+
+    pub(super) fn default_facts(&self, dir: bool) -> Facts {
+        Facts::listed(self.options(), dir, if dir { 4096 } else { 0 }, None, self.since)
+    }
+
+    /// What to tell of a node: an open file that has changes knows better than the table.
+    pub(super) fn entry(&self, node: &Node) -> Entry {
+        match &node.file {
+            Some(file) if file.is_dirty() || node.gone || file.is_local() => {
+                Entry { ino: node.ino, facts: file.facts(self.options()), ttl: Duration::ZERO }
+            }
+            _ => Entry { ino: node.ino, facts: node.facts.clone(), ttl: node.until.since(self.now()) },
+        }
+    }
+
+    /// A directory's prefix; `ENOTDIR` or `ESTALE` otherwise.
+    pub(super) fn prefix(&self, ino: u64) -> Op<String> {
+        let inodes = self.inodes.lock();
+        match inodes.get(ino) {
+            Some(node) if node.gone => Err(Errno::NOENT.into()),
+            Some(node) if node.dir => Ok(node.key.clone()),
+            Some(_) => Err(Errno::NOTDIR.into()),
+            None => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// What the log calls a node.
+    pub fn called(&self, ino: u64) -> String {
+        self.inodes.lock().get(ino).map_or_else(|| format!("node {ino}"), |n| format!("{:?}", n.key))
+    }
+
+    pub fn forget(&self, ino: u64, times: u64) {
+        self.inodes.lock().forget(ino, times);
+    }
+
+    /// The kernel was handed this node once more.
+    pub fn looked_up(&self, ino: u64) {
+        self.inodes.lock().looked_up(ino);
+    }
+
+    /// The mount is gone: sends what handles that were never released still hold.
+    pub async fn finish(self: &Arc<Self>) {
+        self.idle().await;
+        let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
+        for handle in left {
+            self.release(handle).await;
+        }
+        self.engine.staging.close();
+    }
+
+    /// Sends every open file's changes; what can't be sent is kept and named in the log.
+    pub async fn send_all(self: &Arc<Self>) {
+        for (ino, file) in self.open_below("") {
+            if let Err(why) = self.send(ino, &file).await {
+                file.keep(&self.engine, &why).await;
+            }
+        }
+    }
+
+    /// Believes nothing any more of a name.
+    pub(super) fn doubt(&self, stem: &str) {
+        self.known.forget(stem);
+        let mut inodes = self.inodes.lock();
+        for dir in [false, true] {
+            let key = if dir { format!("{stem}/") } else { stem.to_owned() };
+            if let Some(node) = inodes.at_mut(&key, dir) {
+                node.until = Instant::default();
+            }
+        }
+    }
+}
+
+pub(super) fn fail(kind: Kind, what: String) -> Fail {
+    Error::new(kind, what).into()
+}

@@ -1,0 +1,243 @@
+//! Listing a directory as a stream: a page of the bucket's listing at a time, whatever the directory's size.
+//!
+//! An entry's cookie is its place in the stream. A handle holds only what was listed and not yet read; who seeks back
+//! makes it list anew. An object `a` and objects `a/…` may come pages apart: an object is shown once the listing is
+//! past `a/`, until when it waits (`waiting`, never more than a chain of names that begin with each other).
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+
+use super::core::{Entry, Fs};
+use super::errno::{Errno, Op};
+use super::facts::Facts;
+use super::meta::{Ns, S_IFMT, S_IFREG};
+use super::names::{Shown, belongs, last, show, show_beside};
+use super::stream::{DirHandle, Item, Line, Metadata, Stream, in_key_order};
+use crate::base::Result;
+
+const PAGE: usize = 1000;
+/// Objects whose metadata is looked at to learn whether a directory's objects carry any.
+const SAMPLE: usize = 3;
+const HEADS_AT_ONCE: usize = 16;
+
+impl Fs {
+    pub fn opendir(&self, ino: u64) -> Op<u64> {
+        let prefix = self.prefix(ino)?;
+        let handle = self.handle();
+        let dir = DirHandle { ino, prefix, stream: tokio::sync::Mutex::new(Stream::new()) };
+        self.inodes.lock().opened(ino);
+        self.handles.lock().dirs.insert(handle, Arc::new(dir));
+        Ok(handle)
+    }
+
+    pub fn releasedir(&self, handle: u64) {
+        let dir = self.handles.lock().dirs.remove(&handle);
+        if let Some(dir) = dir {
+            self.inodes.lock().closed(dir.ino);
+        }
+    }
+
+    fn dir(&self, handle: u64) -> Op<Arc<DirHandle>> {
+        self.handles.lock().dirs.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
+    }
+
+    /// Entries from `cookie` on, none at the end; without `.` and `..`. Their facts are exact if `plus` asks for them
+    /// and the directory's objects carry metadata.
+    pub async fn readdir(&self, handle: u64, cookie: u64, plus: bool) -> Op<Vec<Item>> {
+        let dir = self.dir(handle)?;
+        let mut stream = dir.stream.lock().await;
+        if cookie < stream.base || cookie == 0 && stream.base == 0 && stream.ended {
+            *stream = Stream::new();
+        }
+        loop {
+            if let Some(mut batch) = stream.batch(cookie) {
+                if plus {
+                    self.enrich(&mut stream, &mut batch).await?;
+                }
+                return Ok(batch);
+            }
+            if stream.ended {
+                return Ok(Vec::new());
+            }
+            // Entries before a cookie that was sought to are dropped page by page.
+            let gone = (stream.window.len() as u64).min(cookie - stream.base);
+            stream.window.drain(..gone as usize);
+            stream.base += gone;
+            self.next_page(&dir.prefix, &mut stream).await?;
+        }
+    }
+
+    /// The same, if the entries are here and need no look at their metadata.
+    pub fn readdir_now(&self, handle: u64, cookie: u64, plus: bool) -> Option<Vec<Item>> {
+        let dir = self.dir(handle).ok()?;
+        let mut stream = dir.stream.try_lock().ok()?;
+        if cookie == 0 || plus && stream.metadata != Metadata::Plain {
+            return None;
+        }
+        stream.batch(cookie)
+    }
+
+    /// A listed name becomes a node that the kernel may be told of.
+    pub fn adopt_item(&self, item: &Item) -> Entry {
+        self.adopt_listed(&item.key, item.dir, item.facts.clone(), item.until)
+    }
+
+    fn begin(&self, prefix: &str, stream: &mut Stream) {
+        stream.begun = true;
+        stream.ticket = Some(self.known.ticket(prefix));
+        stream.until = self.until(self.now());
+        let inodes = self.inodes.lock();
+        let direct = |key: &str| Some(key[prefix.len()..].to_owned()).filter(|c| !c.contains('/'));
+        stream.local = inodes.local_below(prefix).iter().filter_map(|(key, _)| direct(key)).collect();
+        stream.kept = inodes.kept_in(prefix, self.now()).into_iter().collect();
+    }
+
+    async fn next_page(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
+        if !stream.begun {
+            self.begin(prefix, stream);
+        }
+        let page = self.engine.remote.list(prefix, stream.after.clone(), true, PAGE).await?;
+        stream.after = page.next.clone();
+        for listed in in_key_order(page) {
+            let name = &listed.key()[prefix.len()..];
+            // Waiting objects whose directory, if there were one, would have come by now.
+            while stream.waiting.first().is_some_and(|(c, _)| *name > *format!("{c}/")) {
+                let (component, facts) = stream.waiting.remove(0);
+                self.show_object(prefix, stream, component, facts, false);
+            }
+            self.take(prefix, stream, listed);
+        }
+        if stream.after.is_none() {
+            self.end(prefix, stream);
+        }
+        Ok(())
+    }
+
+    fn take(&self, prefix: &str, stream: &mut Stream, listed: Line) {
+        match listed {
+            // A marker of no bytes is the directory itself.
+            Line::Object(o) if o.key == prefix && o.size == 0 => {}
+            Line::Object(o) => {
+                let component = o.key[prefix.len()..].to_owned();
+                let modified = Ns::from_ms(o.modified_ms);
+                let mut facts = Facts::listed(self.options(), false, o.size, Some(o.etag), modified);
+                facts.stored = Some(modified);
+                stream.local.remove(&component);
+                stream.waiting.push((component, facts));
+            }
+            Line::Prefix(p) => {
+                let component = p[prefix.len()..p.len() - 1].to_owned();
+                stream.kept.remove(&component);
+                if let Some(at) = stream.waiting.iter().position(|(c, _)| *c == component) {
+                    let (component, facts) = stream.waiting.remove(at);
+                    self.show_object(prefix, stream, component, facts, true);
+                }
+                self.show_dir(prefix, stream, component);
+            }
+        }
+    }
+
+    fn end(&self, prefix: &str, stream: &mut Stream) {
+        for (component, facts) in std::mem::take(&mut stream.waiting) {
+            self.show_object(prefix, stream, component, facts, false);
+        }
+        for component in std::mem::take(&mut stream.local) {
+            let key = format!("{prefix}{component}");
+            let facts = self.inodes.lock().at(&key, false).map(|n| self.entry(n).facts);
+            if let Some(facts) = facts {
+                self.show_object(prefix, stream, component, facts, false);
+            }
+        }
+        for component in std::mem::take(&mut stream.kept) {
+            self.show_dir(prefix, stream, component);
+        }
+        stream.ended = true;
+        if let (Some(whole), Some(ticket)) = (stream.whole.take(), stream.ticket)
+            && last(prefix).is_empty()
+        {
+            let light = stream.metadata == Metadata::Plain;
+            self.known.learn_listing(prefix, whole, stream.until, light, ticket);
+        }
+    }
+
+    fn show_object(&self, prefix: &str, stream: &mut Stream, component: String, facts: Facts, beside: bool) {
+        stream.remember(&component, |seen| seen.object = Some(facts.clone()));
+        let (key, dir, until) = (format!("{prefix}{component}"), false, stream.until);
+        match if beside { show_beside(&component).map(Shown::Name) } else { Some(show(&component)) } {
+            Some(Shown::Name(name)) if belongs(prefix, &component) => {
+                stream.window.push_back(Item { name, key, dir, facts, until });
+            }
+            Some(Shown::Name(_)) => {}
+            Some(Shown::Piece { name, len }) => self.show_piece(prefix, stream, &component[..len], name),
+            None => {
+                let key = format!("{prefix}{component}");
+                tracing::warn!(key, "an object beside a directory of the same long name can't be shown");
+            }
+        }
+    }
+
+    fn show_dir(&self, prefix: &str, stream: &mut Stream, component: String) {
+        let facts = self.default_facts(true);
+        stream.remember(&component, |seen| seen.dir = Some(facts.clone()));
+        let (key, dir, until) = (format!("{prefix}{component}/"), true, stream.until);
+        match show(&component) {
+            Shown::Name(name) if belongs(prefix, &component) => {
+                stream.window.push_back(Item { name, key, dir, facts, until });
+            }
+            Shown::Name(_) => {}
+            Shown::Piece { name, len } => self.show_piece(prefix, stream, &component[..len], name),
+        }
+    }
+
+    fn show_piece(&self, prefix: &str, stream: &mut Stream, piece: &str, name: Vec<u8>) {
+        // All that begin with one piece come one after another.
+        if stream.last_piece == name {
+            return;
+        }
+        stream.last_piece.clone_from(&name);
+        let (key, facts) = (format!("{prefix}{piece}"), self.default_facts(true));
+        stream.window.push_back(Item { name, key, dir: true, facts, until: stream.until });
+    }
+
+    /// Looks at a few objects' metadata, and at all if those carry any that a listing doesn't show.
+    async fn enrich(&self, stream: &mut Stream, batch: &mut [Item]) -> Op<()> {
+        for item in batch.iter_mut().filter(|i| !i.facts.exact) {
+            let inodes = self.inodes.lock();
+            if let Some(node) = inodes.at(&item.key, item.dir).filter(|n| n.facts.outlives(&item.facts)) {
+                item.facts = Facts { stored: item.facts.stored, ..node.facts.clone() };
+            }
+        }
+        let mut vague: Vec<&mut Item> = batch.iter_mut().filter(|i| !i.facts.exact).collect();
+        if stream.metadata == Metadata::Unknown && !vague.is_empty() {
+            let sample = vague.len().min(SAMPLE);
+            let rest = vague.split_off(sample);
+            let rich = self.look_at(vague).await?;
+            stream.metadata = if rich { Metadata::Rich } else { Metadata::Plain };
+            vague = rest;
+        }
+        if stream.metadata == Metadata::Rich {
+            self.look_at(vague).await?;
+        }
+        Ok(())
+    }
+
+    /// Fills in the items' metadata; true when any differs from the mount's defaults.
+    async fn look_at(&self, items: Vec<&mut Item>) -> Result<bool> {
+        let mut looks = Vec::with_capacity(items.len());
+        for item in items {
+            looks.push(self.look(item).boxed());
+        }
+        let looks: Vec<bool> = futures::stream::iter(looks).buffered(HEADS_AT_ONCE).try_collect().await?;
+        Ok(looks.contains(&true))
+    }
+
+    async fn look(&self, item: &mut Item) -> Result<bool> {
+        let Some(head) = self.engine.remote.head(&item.key).await? else { return Ok(false) };
+        let facts = Facts::of_head(self.options(), item.dir, &head);
+        let listed = std::mem::replace(&mut item.facts, facts);
+        let (was, is) = (&listed, &item.facts);
+        let special = !item.dir && is.mode & S_IFMT != S_IFREG;
+        Ok(special || (was.mode, was.uid, was.gid) != (is.mode, is.uid, is.gid))
+    }
+}

@@ -1,0 +1,60 @@
+//! What a process is told when an operation fails: one errno per kind of error, and the error itself for the log.
+
+pub use rustix::io::Errno;
+
+use crate::base::{Error, Kind};
+
+/// A failed operation. `why` is absent where the errno is the plain answer (`ENOENT` for a missing name).
+#[derive(Debug)]
+pub struct Fail {
+    pub errno: Errno,
+    pub why: Option<Error>,
+}
+
+pub type Op<T> = Result<T, Fail>;
+
+impl From<Errno> for Fail {
+    fn from(errno: Errno) -> Fail {
+        Fail { errno, why: None }
+    }
+}
+
+impl From<Error> for Fail {
+    fn from(why: Error) -> Fail {
+        Fail { errno: errno_of(why.kind()), why: Some(why) }
+    }
+}
+
+/// The errno of docs/semantics.md for each kind.
+fn errno_of(kind: Kind) -> Errno {
+    match kind {
+        Kind::Usage | Kind::Invalid => Errno::INVAL,
+        Kind::NotFound => Errno::NOENT,
+        Kind::Exists => Errno::EXIST,
+        Kind::Owned | Kind::Throttled => Errno::BUSY,
+        // Another client changed the object: the file that was opened is not there any more.
+        Kind::Refused | Kind::Fenced | Kind::Removed => Errno::STALE,
+        Kind::Timeout => Errno::TIMEDOUT,
+        Kind::Denied => Errno::ACCESS,
+        Kind::NoSpace => Errno::NOSPC,
+        Kind::ReadOnly => Errno::ROFS,
+        Kind::Unsupported => Errno::OPNOTSUPP,
+        Kind::Closed => Errno::NOTCONN,
+        Kind::Unavailable | Kind::Corrupt | Kind::Io | Kind::Internal => Errno::IO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_readable_errnos() {
+        let fail = |kind| Fail::from(Error::new(kind, "x")).errno;
+        assert_eq!(fail(Kind::Timeout), Errno::TIMEDOUT);
+        assert_eq!(fail(Kind::Refused), Errno::STALE);
+        assert_eq!(fail(Kind::Denied), Errno::ACCESS);
+        assert_eq!(fail(Kind::Unavailable), Errno::IO);
+        assert!(Fail::from(Errno::NOENT).why.is_none());
+    }
+}

@@ -1,0 +1,101 @@
+//! What stat(2) shows of an object, from its listing or its metadata.
+
+use super::meta::{Meta as _, Ns, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use super::options::MountOptions;
+use crate::store::{Attrs, Etag, Head};
+
+/// What stat(2) shows, but for the number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    pub size: u64,
+    /// With the file type.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Ns,
+    pub ctime: Ns,
+    pub atime: Ns,
+    pub etag: Option<Etag>,
+    /// The store's own modification time; metadata changes it, where the etag stays. Unknown after a write of ours.
+    pub stored: Option<Ns>,
+    /// The object's metadata was read; otherwise mode, owner and times are the mount's defaults.
+    pub exact: bool,
+    pub xattrs: bool,
+}
+
+impl Facts {
+    pub fn is_dir(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+
+    pub fn is_link(&self) -> bool {
+        self.mode & S_IFMT == S_IFLNK
+    }
+
+    /// What a listing tells.
+    pub fn listed(options: &MountOptions, dir: bool, size: u64, etag: Option<Etag>, modified: Ns) -> Facts {
+        let mode = if dir { S_IFDIR | options.dir_mode } else { S_IFREG | options.file_mode };
+        let (uid, gid) = (options.uid, options.gid);
+        let (mtime, ctime, atime) = (modified, modified, modified);
+        Facts { size, mode, uid, gid, mtime, ctime, atime, etag, stored: None, exact: false, xattrs: false }
+    }
+
+    /// What an object's metadata tells. An object without any gets the mount's defaults, never mode 0.
+    pub fn of(
+        options: &MountOptions,
+        dir: bool,
+        size: u64,
+        etag: Option<Etag>,
+        modified: Ns,
+        attrs: &Attrs,
+    ) -> Facts {
+        let mut facts = Facts::listed(options, dir, size, etag, modified);
+        let kind = facts.mode & S_IFMT;
+        if let Some(mode) = attrs.mode() {
+            // A directory's marker is a directory whatever it says, and no object without a slash is one.
+            let said = mode & S_IFMT;
+            let kind = if dir || said == 0 || said == S_IFDIR { kind } else { said };
+            facts.mode = kind | mode & 0o7777;
+        }
+        facts.uid = attrs.id("uid").unwrap_or(facts.uid);
+        facts.gid = attrs.id("gid").unwrap_or(facts.gid);
+        facts.mtime = attrs.time("mtime").unwrap_or(modified);
+        facts.ctime = attrs.time("ctime").unwrap_or(facts.mtime);
+        facts.atime = attrs.time("atime").unwrap_or(facts.mtime);
+        facts.exact = true;
+        facts.xattrs = attrs.user.contains_key("xattr");
+        if dir {
+            facts.size = 4096;
+        }
+        facts
+    }
+
+    pub fn of_head(options: &MountOptions, dir: bool, head: &Head) -> Facts {
+        let modified = Ns::from_ms(head.modified_ms);
+        let mut facts = Facts::of(options, dir, head.size, Some(head.etag.clone()), modified, &head.attrs);
+        facts.stored = Some(modified);
+        facts
+    }
+
+    /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.
+    pub fn outlives(&self, listed: &Facts) -> bool {
+        let same = self.is_dir()
+            || self.etag == listed.etag && (self.stored.is_none() || self.stored == listed.stored);
+        self.exact && !listed.exact && self.is_dir() == listed.is_dir() && same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_made_elsewhere_get_default_modes() {
+        let options = MountOptions { file_mode: 0o640, uid: 5, ..MountOptions::default() };
+        let facts = Facts::of(&options, false, 3, None, Ns(7), &Attrs::default());
+        assert_eq!((facts.mode, facts.uid, facts.mtime), (S_IFREG | 0o640, 5, Ns(7)));
+        let mut attrs = Attrs::default();
+        attrs.set_mode(S_IFDIR | 0o700);
+        assert_eq!(Facts::of(&options, false, 3, None, Ns(7), &attrs).mode, S_IFREG | 0o700);
+    }
+}

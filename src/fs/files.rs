@@ -1,0 +1,347 @@
+//! Open files: create, open, read, write, flush, fsync, release.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::core::{Entry, Fs, fail};
+use super::errno::{Errno, Op};
+use super::facts::Facts;
+use super::file::OpenFile;
+use super::handles::{FileHandle, How};
+use super::lookup::new_place;
+use super::meta::{Meta as _, Ns, S_IFREG};
+use super::reader::Reader;
+use super::remote::Base;
+use super::staging::Stage;
+use crate::base::{Kind, Result};
+use crate::store::{Attrs, Etag, Head};
+
+/// What comes with the answer to open(2): a whole small file, or a large one's beginning.
+const FIRST_READ: u64 = 128 << 10;
+/// An open file whose name is removed is fetched first, up to this size, so that its handles go on.
+const DETACH_MAX: u64 = 256 << 20;
+
+/// An answer to open(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    pub handle: u64,
+    /// The object is the one whose pages the kernel holds.
+    pub keep_cache: bool,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Fs {
+    pub(super) fn file(&self, handle: u64) -> Op<Arc<FileHandle>> {
+        self.handles.lock().files.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
+    }
+
+    fn add_handle(&self, ino: u64, file: Arc<OpenFile>, how: How, reader: Reader) -> u64 {
+        let handle = self.handle();
+        // A new or truncated file is a change of this handle's, whether it writes or not.
+        let wrote = AtomicBool::new(how.truncate || how.exclusive);
+        self.inodes.lock().opened(ino);
+        self.handles.lock().files.insert(handle, Arc::new(FileHandle { ino, file, how, wrote, reader }));
+        handle
+    }
+
+    pub(super) fn new_attrs(&self, mode: u32, caller: Caller, now: Ns) -> Attrs {
+        let mut attrs = Attrs::default();
+        attrs.set_mode(mode);
+        attrs.set_id("uid", caller.uid);
+        attrs.set_id("gid", caller.gid);
+        for which in ["mtime", "ctime", "atime"] {
+            attrs.set_time(which, now);
+        }
+        attrs
+    }
+
+    /// Makes a file that no one has yet, or opens the one that is there. The object comes with the first close.
+    pub async fn create(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        caller: Caller,
+        how: How,
+    ) -> Op<(Entry, Opened)> {
+        self.writable()?;
+        let place = new_place(&self.prefix(parent)?, name)?;
+        if let (Some(target), _) = self.target(&place).await? {
+            if how.exclusive {
+                return Err(Errno::EXIST.into());
+            }
+            if target.dir {
+                return Err(Errno::ISDIR.into());
+            }
+            let entry = self.adopt_listed(&target.key, false, target.facts, target.until);
+            let opened = self.open_file(entry.ino, how).await?;
+            self.looked_up(entry.ino);
+            return Ok((self.getattr_now(entry.ino).unwrap_or(Ok(entry))?, opened));
+        }
+        let now = self.engine.now();
+        let attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
+        let file = OpenFile::fresh(&place.stem, attrs, now);
+        let entry = {
+            let mut inodes = self.inodes.lock();
+            let facts = file.facts(self.options());
+            let node = inodes.learn(&place.stem, false, facts, self.until(self.now()));
+            // Another process may have made it while we asked.
+            if let Some(there) = &node.file {
+                if how.exclusive {
+                    return Err(Errno::EXIST.into());
+                }
+                let (ino, there) = (node.ino, there.clone());
+                let entry = self.entry(node);
+                drop(inodes);
+                self.looked_up(ino);
+                let handle = self.add_handle(ino, there, how, Reader::default());
+                return Ok((entry, Opened { handle, keep_cache: true }));
+            }
+            node.file = Some(file.clone());
+            self.entry(node)
+        };
+        self.looked_up(entry.ino);
+        let how = How { exclusive: true, ..how };
+        let handle = self.add_handle(entry.ino, file, how, Reader::default());
+        Ok((entry, Opened { handle, keep_cache: false }))
+    }
+
+    pub async fn open_file(&self, ino: u64, how: How) -> Op<Opened> {
+        if how.write || how.truncate {
+            self.writable()?;
+        }
+        let (key, live, cached) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            if node.dir {
+                return Err(Errno::ISDIR.into());
+            }
+            let live = node.file.clone().filter(|f| f.is_dirty() || f.is_local() || node.gone);
+            (node.key.clone(), live, node.cached.clone())
+        };
+        let reader = Reader::default();
+        let (file, keep_cache) = match live {
+            // Our own changes are newer than anything the store could say.
+            Some(file) => (file, true),
+            None => self.open_object(ino, &key, cached.as_ref(), how, &reader).await?,
+        };
+        if how.truncate {
+            file.truncate(&self.engine, 0).await?;
+        }
+        let handle = self.add_handle(ino, file, how, reader);
+        Ok(Opened { handle, keep_cache: keep_cache && !how.truncate })
+    }
+
+    /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
+    async fn open_object(
+        &self,
+        ino: u64,
+        key: &str,
+        cached: Option<&Etag>,
+        how: How,
+        reader: &Reader,
+    ) -> Op<(Arc<OpenFile>, bool)> {
+        let asked = self.now();
+        let reads = how.read && !how.write && cached.is_none();
+        let head =
+            if reads { self.first_read(key, reader).await? } else { self.engine.remote.head(key).await? };
+        let Some(head) = head else {
+            self.doubt(key);
+            return Err(Errno::STALE.into());
+        };
+        let base = Base { etag: head.etag.clone(), size: head.size };
+        let modified = Ns::from_ms(head.modified_ms);
+        let facts = Facts::of_head(self.options(), false, &head);
+        let mut inodes = self.inodes.lock();
+        let until = self.until(asked);
+        let node = inodes.get_mut(ino).filter(|n| n.key == key).ok_or(Errno::STALE)?;
+        let changed = node.facts.etag.as_ref() != Some(&head.etag) || node.facts.size != head.size;
+        let keep_cache = node.cached.as_ref() == Some(&head.etag);
+        let file = match &node.file {
+            Some(file) => {
+                file.refresh(base, head.attrs, modified);
+                file.clone()
+            }
+            None => OpenFile::of(key, base, head.attrs, modified),
+        };
+        node.file = Some(file.clone());
+        node.cached = Some(head.etag);
+        if until >= node.until {
+            (node.facts, node.until) = (facts, until);
+        }
+        drop(inodes);
+        if changed && let Some(kernel) = &*self.kernel.lock() {
+            kernel.attrs(ino);
+        }
+        Ok((file, keep_cache))
+    }
+
+    async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {
+        let Some(found) = self.engine.remote.get(key, 0, FIRST_READ).await? else { return Ok(None) };
+        let base = Base { etag: found.head.etag.clone(), size: found.head.size };
+        reader.prime(&base, 0, found.body);
+        Ok(Some(found.head))
+    }
+
+    pub fn read_now(&self, handle: u64, offset: u64, len: u64) -> Option<Op<Bytes>> {
+        match self.file(handle) {
+            Ok(h) => h.file.read_now(&self.engine, &h.reader, offset, len).map(Ok),
+            Err(fail) => Some(Err(fail)),
+        }
+    }
+
+    pub async fn read(&self, handle: u64, offset: u64, len: u64) -> Op<Bytes> {
+        let h = self.file(handle)?;
+        h.file.read(&self.engine, &h.reader, offset, len).await
+    }
+
+    pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
+        let h = self.file(handle)?;
+        if !h.how.write {
+            return Err(Errno::BADF.into());
+        }
+        h.wrote.store(true, Ordering::Release);
+        h.file.write(&self.engine, (!h.how.append).then_some(offset), data).await
+    }
+
+    /// fallocate(2): longer, or a hole, or zeros.
+    pub async fn allocate(&self, handle: u64, offset: u64, len: u64, zero: bool, keep_size: bool) -> Op<()> {
+        let h = self.file(handle)?;
+        if !h.how.write {
+            return Err(Errno::BADF.into());
+        }
+        h.wrote.store(true, Ordering::Release);
+        let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
+        if zero {
+            h.file.zero(&self.engine, offset..end).await?;
+        }
+        let size = h.file.facts(self.options()).size;
+        if !keep_size && end > size {
+            h.file.truncate(&self.engine, end).await?;
+        }
+        Ok(())
+    }
+
+    /// ftruncate(2): the handle's close answers for it.
+    pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
+        handle.wrote.store(true, Ordering::Release);
+        handle.file.truncate(&self.engine, size).await
+    }
+
+    /// True when close(2) has something to wait for.
+    pub fn flush_needed(&self, handle: u64) -> bool {
+        self.file(handle).is_ok_and(|h| h.wrote.load(Ordering::Acquire) && h.file.is_dirty())
+    }
+
+    /// close(2) and fsync(2): returns when the object is stored, or why it isn't.
+    pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {
+        if !self.flush_needed(handle) {
+            return Ok(());
+        }
+        let h = self.file(handle)?;
+        self.send(h.ino, &h.file).await?;
+        h.wrote.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// fsync(2) answers for whatever was written, by whomever.
+    pub async fn fsync(self: &Arc<Self>, handle: u64) -> Op<()> {
+        let h = self.file(handle)?;
+        self.send(h.ino, &h.file).await?;
+        Ok(())
+    }
+
+    pub(super) async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
+        if !file.is_dirty() {
+            return Ok(());
+        }
+        // An upload goes on and is entered in the tables though the waiting process was told that it is late.
+        let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
+        let sending = self.engine.rt.spawn(async move {
+            let sent = file.send(&fs.engine).await;
+            match &sent {
+                Ok(()) => fs.stored(ino),
+                Err(_) => fs.doubt(&file.key()),
+            }
+            drop(busy);
+            sent
+        });
+        sending.await?
+    }
+
+    /// The handle is gone. What its close could not store is tried once more; then it is kept.
+    pub async fn release(self: &Arc<Self>, handle: u64) {
+        let _busy = self.busy();
+        let Some(h) = self.handles.lock().files.remove(&handle) else { return };
+        let last = self.inodes.lock().opens(h.ino) <= 1;
+        if last
+            && h.file.is_dirty()
+            && let Err(why) = self.send(h.ino, &h.file).await
+            && !why.is(Kind::Refused)
+        {
+            h.file.keep(&self.engine, &why).await;
+        }
+        if let Some(stage) = self.closed(h.ino) {
+            self.engine.staging.done(stage).await;
+        }
+    }
+
+    /// One handle less; after the last one what was staged may go.
+    fn closed(&self, ino: u64) -> Option<Stage> {
+        let mut inodes = self.inodes.lock();
+        let alone = inodes.opens(ino) <= 1;
+        let mut stage = None;
+        if let Some(node) = inodes.get_mut(ino).filter(|_| alone)
+            && let Some(file) = node.file.take()
+        {
+            stage = file.take_stage();
+            if file.is_dirty() {
+                // What the bucket has is shown from now on.
+                node.until = Default::default();
+                node.cached = None;
+            }
+        }
+        inodes.closed(ino);
+        stage
+    }
+
+    /// Before a file's name goes: its handles will need what is still only in the object.
+    pub(super) async fn detach(&self, key: &str) -> Op<()> {
+        let file = {
+            let inodes = self.inodes.lock();
+            let node = inodes.at(key, false).filter(|n| inodes.opens(n.ino) > 0);
+            node.and_then(|n| n.file.clone())
+        };
+        let Some(file) = file else { return Ok(()) };
+        if file.is_local() || file.facts(self.options()).size > DETACH_MAX {
+            return Ok(());
+        }
+        file.detach(&self.engine).await
+    }
+
+    /// A symbolic link's target.
+    pub async fn readlink(&self, ino: u64) -> Op<Bytes> {
+        const TARGET_MAX: u64 = 4096;
+        let (key, facts) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            (node.key.clone(), node.facts.clone())
+        };
+        if !facts.is_link() {
+            return Err(Errno::INVAL.into());
+        }
+        match self.engine.remote.get(&key, 0, TARGET_MAX).await? {
+            Some(found) if !found.body.is_empty() => Ok(found.body),
+            Some(_) => Err(fail(Kind::Invalid, format!("{key} is a symbolic link without a target"))),
+            None => Err(Errno::NOENT.into()),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! From a name to a node: what is known answers, otherwise one listing, and one look at the object's metadata.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::{Entry, Fs};
+use super::errno::{Errno, Op};
+use super::facts::Facts;
+use super::inodes::ROOT;
+use super::known::{Seen, split};
+use super::names::{KEY_MAX, NAME_MAX, Wanted, belongs, want};
+use crate::base::Result;
+use crate::base::rt::Instant;
+
+/// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
+const NEIGHBOURS: usize = 8;
+
+/// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
+/// back for it.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// An answer to lookup(2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Looked {
+    Found(Entry),
+    /// Believed for so long.
+    Absent(Duration),
+}
+
+/// What a name leads to.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub key: String,
+    pub dir: bool,
+    pub facts: Facts,
+    pub until: Instant,
+}
+
+/// A name in a directory, as keys.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub wanted: Wanted,
+    /// The key of the object of this name.
+    pub stem: String,
+}
+
+impl Place {
+    /// The prefix of the directory of this name.
+    pub fn prefix(&self) -> String {
+        match self.wanted {
+            Wanted::Piece(_) => self.stem.clone(),
+            _ => format!("{}/", self.stem),
+        }
+    }
+}
+
+/// `ENOENT` for names that no key is shown as, `ENAMETOOLONG` for what no key can hold.
+pub(super) fn place(prefix: &str, name: &[u8]) -> Op<Place> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::NAMETOOLONG.into());
+    }
+    let wanted = want(name).ok_or(Errno::NOENT)?;
+    let (Wanted::Any(component) | Wanted::Object(component) | Wanted::Piece(component)) = &wanted;
+    let stem = format!("{prefix}{component}");
+    if stem.len() > KEY_MAX {
+        return Err(Errno::NAMETOOLONG.into());
+    }
+    if !matches!(wanted, Wanted::Piece(_)) && !belongs(prefix, component) {
+        return Err(Errno::NOENT.into());
+    }
+    Ok(Place { wanted, stem })
+}
+
+/// The same for a name that is to be made: `EINVAL` for what would be shown otherwise.
+pub(super) fn new_place(prefix: &str, name: &[u8]) -> Op<Place> {
+    let place =
+        place(prefix, name).map_err(|f| if f.errno == Errno::NOENT { Errno::INVAL.into() } else { f })?;
+    match place.wanted {
+        Wanted::Any(_) => Ok(place),
+        _ => Err(Errno::INVAL.into()),
+    }
+}
+
+impl Fs {
+    /// What is known of a place without asking; `Some(None)`: known to be absent.
+    pub(super) fn target_now(&self, place: &Place) -> Option<(Option<Target>, Instant)> {
+        let now = self.now();
+        let prefix = place.prefix();
+        {
+            let inodes = self.inodes.lock();
+            let dir = inodes.at(&prefix, true).filter(|_| !matches!(place.wanted, Wanted::Object(_)));
+            let file = inodes.at(&place.stem, false).filter(|_| !matches!(place.wanted, Wanted::Piece(_)));
+            for node in [dir, file].into_iter().flatten() {
+                let local = node.file.as_ref().is_some_and(|f| f.is_local() || f.is_dirty());
+                if local || node.until > now {
+                    let (key, until) = (node.key.clone(), node.until.max(now));
+                    let target = Target { key, dir: node.dir, facts: self.entry(node).facts, until };
+                    return Some((Some(target), until));
+                }
+            }
+        }
+        let (seen, until, light) = self.known.get(&place.stem, now)?;
+        let target = choose(place, &seen, until);
+        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light);
+        // A listing's facts are not enough for lookup(2), and a directory that only we still show must be asked for.
+        let kept = target.as_ref().is_none_or(|t| !t.dir) && self.is_kept(&prefix);
+        if vague || kept || matches!(place.wanted, Wanted::Piece(_)) {
+            return None;
+        }
+        Some((target, until))
+    }
+
+    fn is_kept(&self, prefix: &str) -> bool {
+        let now = self.now();
+        self.inodes.lock().at(prefix, true).is_some_and(|n| n.kept > now)
+    }
+
+    /// What a place leads to.
+    pub(super) async fn target(&self, place: &Place) -> Op<(Option<Target>, Instant)> {
+        if let Some(known) = self.target_now(place) {
+            return Ok(known);
+        }
+        let asked = self.now();
+        let until = self.until(asked);
+        if let Wanted::Piece(_) = place.wanted {
+            let there = !self.engine.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
+            let facts = self.default_facts(true);
+            let target = there.then(|| Target { key: place.stem.clone(), dir: true, facts, until });
+            return Ok((target, until));
+        }
+        let ticket = self.known.ticket(&place.stem);
+        let (seen, neighbour) = self.ask(place).await?;
+        let mut target = choose(place, &seen, until);
+        let absent_until = asked + self.options().negative_ttl;
+        let believed = if target.is_some() { until } else { absent_until };
+        // An object that a directory hides was not looked at: the answer is good for this question only.
+        if !neighbour {
+            self.known.learn(&place.stem, seen, believed, ticket);
+        }
+        let means_dir = matches!(place.wanted, Wanted::Any(_)) && target.as_ref().is_none_or(|t| !t.dir);
+        if means_dir && self.is_kept(&place.prefix()) {
+            target = Some(Target { key: place.prefix(), dir: true, facts: self.default_facts(true), until });
+        }
+        Ok((target, believed))
+    }
+
+    /// Asks the store for a name; true when there may be an object beside the directory.
+    async fn ask(&self, place: &Place) -> Result<(Seen, bool)> {
+        let remote = &self.engine.remote;
+        let dir = place.prefix();
+        let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
+        let listed = page.objects.iter().find(|o| o.key == place.stem);
+        let mut is_dir = page.prefixes.contains(&dir);
+        if !is_dir && page.next.as_ref().is_some_and(|next| *next < dir) {
+            is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
+        }
+        let mut seen = Seen::default();
+        if is_dir {
+            let marker = remote.head(&dir).await?;
+            let facts = marker.map(|h| Facts::of_head(self.options(), true, &h));
+            seen.dir = Some(facts.unwrap_or_else(|| Facts { exact: true, ..self.default_facts(true) }));
+        }
+        let hidden = is_dir && listed.is_some() && !matches!(place.wanted, Wanted::Object(_));
+        if let Some(listed) = listed.filter(|_| !hidden) {
+            let head = remote.head(&listed.key).await?;
+            seen.object = head.map(|h| Facts::of_head(self.options(), false, &h));
+        }
+        Ok((seen, hidden))
+    }
+
+    fn adopt(&self, target: Target) -> Entry {
+        let mut inodes = self.inodes.lock();
+        let node = inodes.learn(&target.key, target.dir, target.facts, target.until);
+        self.entry(node)
+    }
+
+    fn looked(&self, found: (Option<Target>, Instant)) -> Looked {
+        match found {
+            (Some(target), _) => {
+                let entry = self.adopt(target);
+                self.looked_up(entry.ino);
+                Looked::Found(entry)
+            }
+            (None, until) => Looked::Absent(until.since(self.now())),
+        }
+    }
+
+    /// Answers from memory, counting the lookup, or not at all.
+    pub fn lookup_now(&self, parent: u64, name: &[u8]) -> Option<Op<Looked>> {
+        let place = match self.prefix(parent).and_then(|prefix| place(&prefix, name)) {
+            Ok(place) => place,
+            Err(f) if f.errno == Errno::NOENT => return Some(Ok(Looked::Absent(Duration::ZERO))),
+            Err(fail) => return Some(Err(fail)),
+        };
+        Some(Ok(self.looked(self.target_now(&place)?)))
+    }
+
+    pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
+        let place = place(&self.prefix(parent)?, name)?;
+        Ok(self.looked(self.target(&place).await?))
+    }
+
+    /// A directory's entry becomes a node; the kernel's count is the caller's to raise.
+    pub(super) fn adopt_listed(&self, key: &str, dir: bool, facts: Facts, until: Instant) -> Entry {
+        self.adopt(Target { key: key.to_owned(), dir, facts, until })
+    }
+
+    pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
+        let inodes = self.inodes.lock();
+        let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
+        let known = node.gone
+            || node.kept > self.now()
+            || node.until > self.now()
+            || node.file.as_ref().is_some_and(|f| f.is_dirty() || f.is_local());
+        known.then(|| Ok(self.entry(node)))
+    }
+
+    pub async fn getattr(&self, ino: u64) -> Op<Entry> {
+        if let Some(known) = self.getattr_now(ino) {
+            return known;
+        }
+        let (key, dir) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            (node.key.clone(), node.dir)
+        };
+        let asked = self.now();
+        let until = self.until(asked);
+        let head = if key.is_empty() { None } else { self.engine.remote.head(&key).await? };
+        let facts = match head {
+            Some(head) => Facts::of_head(self.options(), dir, &head),
+            None if ino == ROOT || dir && self.has_children(&key).await? => {
+                Facts { exact: true, ..self.default_facts(true) }
+            }
+            None => return self.vanished(ino),
+        };
+        let mut inodes = self.inodes.lock();
+        // Somebody here may have renamed or removed it while we asked.
+        let unchanged = inodes.get(ino).is_some_and(|n| n.key == key && !n.gone);
+        if unchanged {
+            inodes.learn(&key, dir, facts, until);
+        }
+        inodes.get(ino).map(|n| self.entry(n)).ok_or_else(|| Errno::STALE.into())
+    }
+
+    async fn has_children(&self, prefix: &str) -> Result<bool> {
+        Ok(!self.engine.remote.list(prefix, None, false, 1).await?.objects.is_empty()
+            || !self.inodes.lock().local_below(prefix).is_empty())
+    }
+
+    /// Removed elsewhere: who holds it open still sees what it was.
+    fn vanished(&self, ino: u64) -> Op<Entry> {
+        let inodes = self.inodes.lock();
+        let node = inodes.get(ino).ok_or(Errno::STALE)?;
+        match inodes.opens(ino) {
+            0 => Err(Errno::NOENT.into()),
+            _ => Ok(Entry { ttl: Duration::ZERO, ..self.entry(node) }),
+        }
+    }
+
+    /// A file's object is now what the file is: tables and the kernel's pages follow.
+    pub(super) fn stored(self: &Arc<Self>, ino: u64) {
+        let mut inodes = self.inodes.lock();
+        let Some(node) = inodes.get_mut(ino) else { return };
+        let Some(file) = &node.file else { return };
+        let until = self.until(self.now());
+        node.facts = file.facts(self.options());
+        node.until = until;
+        node.cached = node.facts.etag.clone();
+        let (key, facts, gone) = (node.key.clone(), node.facts.clone(), node.gone);
+        drop(inodes);
+        if !gone {
+            self.known.changed(&key, until, |seen| seen.object = Some(facts.clone()));
+        }
+    }
+
+    /// The last name of something in `stem`'s directory may be gone: an implied directory stays visible here.
+    pub(super) fn keep_parent(&self, stem: &str) {
+        let (prefix, _) = split(stem);
+        let until = self.now() + self.options().ttl.max(KEPT);
+        if let Some(node) = self.inodes.lock().at_mut(prefix, true) {
+            node.kept = until;
+        }
+    }
+}
+
+/// A directory wins over an object of its name, unless the object is meant.
+fn choose(place: &Place, seen: &Seen, until: Instant) -> Option<Target> {
+    let object = || {
+        let facts = seen.object.clone()?;
+        Some(Target { key: place.stem.clone(), dir: false, facts, until })
+    };
+    match (&place.wanted, &seen.dir) {
+        (Wanted::Any(_), Some(facts)) => {
+            Some(Target { key: place.prefix(), dir: true, facts: facts.clone(), until })
+        }
+        (Wanted::Any(_) | Wanted::Object(_), _) => object(),
+        (Wanted::Piece(_), _) => None,
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading an object ahead: who reads on gets ever larger parts fetched before they are asked for; who jumps about
+//! gets exactly what is asked.
+//!
+//! One reader a handle. All readers of a mount share a budget for what is fetched ahead.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::remote::{Base, Remote};
+use crate::base::rt::Rt;
+use crate::base::{Error, Result};
+
+/// The first part that is read ahead; each next one doubles.
+const FIRST: u64 = 256 << 10;
+const LARGEST: u64 = 8 << 20;
+/// Parts fetched at once for one reader.
+const PARTS: usize = 4;
+/// The kernel's own readahead comes out of order by so much.
+const BEHIND: u64 = 1 << 20;
+/// Bytes that all readers of a mount may hold beyond what is asked for.
+pub const AHEAD_BUDGET: usize = 256 << 20;
+
+type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
+
+#[derive(Clone)]
+struct Part {
+    range: Range<u64>,
+    fetch: Fetch,
+    _held: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+#[derive(Default)]
+struct Window {
+    base: Option<Base>,
+    parts: VecDeque<Part>,
+    /// The next part's size; 0 while nothing shows that the reader goes on in order.
+    ahead: u64,
+    /// Where the last request ended.
+    end: u64,
+}
+
+/// What every reader needs of its mount.
+#[derive(Clone, Debug)]
+pub struct Ahead {
+    pub rt: Rt,
+    pub remote: Remote,
+    pub budget: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+pub struct Reader(Mutex<Window>);
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl Ahead {
+    fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<OwnedSemaphorePermit>) -> Part {
+        let (remote, key, base) = (self.remote.clone(), key.to_owned(), base.clone());
+        let (offset, len) = (range.start, range.end - range.start);
+        let task = self.rt.spawn(async move { remote.get_of(&key, &base, offset, len).await });
+        let fetch = async move { task.await.flatten().map_err(Arc::new) }.boxed().shared();
+        Part { range, fetch, _held: held.map(Arc::new) }
+    }
+}
+
+impl Reader {
+    /// Gives the reader bytes that came with the answer to open(2).
+    pub fn prime(&self, base: &Base, offset: u64, bytes: Bytes) {
+        let range = offset..offset + bytes.len() as u64;
+        let fetch = futures::future::ready(Ok(bytes)).boxed().shared();
+        let parts = VecDeque::from([Part { range, fetch, _held: None }]);
+        *self.0.lock() = Window { base: Some(base.clone()), parts, ahead: 0, end: 0 };
+    }
+
+    /// The bytes of `range`, which lies within the object.
+    pub async fn read(&self, ahead: &Ahead, key: &str, base: &Base, range: Range<u64>) -> Result<Bytes> {
+        let parts = self.0.lock().plan(ahead, key, base, &range);
+        match collect(&parts, &range).await {
+            Err(why) => {
+                // The next attempt asks the store again.
+                *self.0.lock() = Window::default();
+                Err(why.share())
+            }
+            Ok(bytes) => Ok(bytes),
+        }
+    }
+
+    /// The same, if all of it is here already.
+    pub fn read_now(&self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) -> Option<Bytes> {
+        let mut window = self.0.lock();
+        if window.base.as_ref() != Some(base) {
+            return None;
+        }
+        let part = window.parts.iter().find(|p| p.range.start <= range.start && range.end <= p.range.end)?;
+        let bytes = part.fetch.peek()?.as_ref().ok()?;
+        let at = (range.start - part.range.start) as usize;
+        let bytes = bytes.slice(at..at + (range.end - range.start) as usize);
+        window.plan(ahead, key, base, range);
+        Some(bytes)
+    }
+}
+
+async fn collect(parts: &[Part], range: &Range<u64>) -> Result<Bytes, Arc<Error>> {
+    let mut out = BytesMut::new();
+    for part in parts {
+        let bytes = part.fetch.clone().await?;
+        let from = range.start.max(part.range.start) - part.range.start;
+        let to = range.end.min(part.range.end) - part.range.start;
+        let slice = bytes.slice(from as usize..to as usize);
+        if parts.len() == 1 {
+            return Ok(slice);
+        }
+        out.extend_from_slice(&slice);
+    }
+    Ok(out.freeze())
+}
+
+impl Window {
+    /// The parts that together hold `range`, fetched from here on if need be; and what is worth fetching after them.
+    fn plan(&mut self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) -> Vec<Part> {
+        if self.base.as_ref() != Some(base) {
+            *self = Window { base: Some(base.clone()), ..Window::default() };
+        }
+        let first = self.parts.front().map_or(self.end, |p| p.range.start);
+        let last = self.parts.back().map_or(self.end, |p| p.range.end);
+        let goes_on = range.start >= first.min(self.end) && range.start <= last.max(self.end) + BEHIND;
+        if !goes_on {
+            *self = Window { base: self.base.take(), end: range.end, ..Window::default() };
+            let part = ahead.start(key, base, range.clone(), None);
+            self.parts.push_back(part.clone());
+            return vec![part];
+        }
+        if range.end > self.end {
+            self.ahead = self.ahead.max(FIRST);
+            self.end = range.end;
+        }
+        self.cover(ahead, key, base, range);
+        self.fetch_ahead(ahead, key, base);
+        let out: Vec<_> = self
+            .parts
+            .iter()
+            .filter(|p| p.range.start < range.end && range.start < p.range.end)
+            .cloned()
+            .collect();
+        let keep_from = self.end.saturating_sub(BEHIND);
+        while self.parts.front().is_some_and(|p| p.range.end < keep_from) {
+            self.parts.pop_front();
+        }
+        out
+    }
+
+    /// Parts lie one behind the other without gaps; what is asked for is appended to them.
+    fn cover(&mut self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) {
+        if self.parts.front().is_none_or(|p| p.range.start > range.start) {
+            self.parts.clear();
+        }
+        let from = self.parts.back().map_or(range.start, |p| p.range.end);
+        if from < range.end {
+            let to = range.end.max(from + self.ahead).min(base.size).max(range.end);
+            self.parts.push_back(ahead.start(key, base, from..to, None));
+        }
+    }
+
+    fn fetch_ahead(&mut self, ahead: &Ahead, key: &str, base: &Base) {
+        loop {
+            let from = self.parts.back().map_or(self.end, |p| p.range.end);
+            let waiting = self.parts.iter().filter(|p| p.range.end > self.end).count();
+            if self.ahead == 0 || from >= base.size || waiting >= PARTS || from > self.end + 2 * self.ahead {
+                return;
+            }
+            let to = base.size.min(from + self.ahead);
+            let Ok(held) = ahead.budget.clone().try_acquire_many_owned((to - from) as u32) else { return };
+            self.parts.push_back(ahead.start(key, base, from..to, Some(held)));
+            self.ahead = (self.ahead * 2).min(LARGEST);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
+//!
+//! Owns no state. A put whose answer was lost is looked up by what only we can have written: the object's size and
+//! its `mtime` and `ctime` to the nanosecond.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result};
+use crate::store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, When};
+
+/// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
+const COPY_MAX: u64 = 4 << 30;
+const COPY_PART: u64 = 512 << 20;
+/// Attempts at a put whose outcome stays unknown.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
+/// What tells one of our puts from anybody else's.
+const SIGNATURE: [&str; 2] = ["mtime", "ctime"];
+/// A pool's store says so in this object.
+const LABEL: &str = "label";
+const LABEL_MAX: u64 = 256 << 10;
+
+#[derive(Clone, Debug)]
+pub struct Remote {
+    rt: Rt,
+    bucket: BucketRef,
+    deadline: Duration,
+}
+
+/// An object as it was when last looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Base {
+    pub etag: Etag,
+    pub size: u64,
+}
+
+fn changed(key: &str) -> Error {
+    Error::new(Kind::Refused, format!("object {key} was changed by somebody else since it was opened here"))
+}
+
+impl Remote {
+    pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
+        Remote { rt, bucket, deadline }
+    }
+
+    pub fn url(&self) -> &str {
+        self.bucket.url()
+    }
+
+    fn late(&self, doing: &str, key: &str) -> Error {
+        let secs = self.deadline.as_secs_f64();
+        Error::new(
+            Kind::Timeout,
+            format!("{doing} {key}: {} gave no answer within {secs} s", self.bucket.url()),
+        )
+    }
+
+    async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.rt.timeout(self.deadline, request).await {
+            Some(answer) => answer.map_err(|e| e.context(format_args!("{doing} {key}"))),
+            None => Err(self.late(doing, key)),
+        }
+    }
+
+    /// As `ask`; but a put that gave no answer may have happened.
+    async fn try_put(&self, key: &str, request: impl Future<Output = Result<Put>>) -> Result<Put> {
+        match self.rt.timeout(self.deadline, request).await {
+            Some(answer) => answer.map_err(|e| e.context(format_args!("writing {key}"))),
+            None => Ok(Put::Unknown(self.late("writing", key))),
+        }
+    }
+
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<String>,
+        delimited: bool,
+        max: usize,
+    ) -> Result<Page> {
+        let list = List { prefix: prefix.to_owned(), after, delimited, max };
+        self.ask("listing", prefix, self.bucket.list(&list, Cause::File)).await
+    }
+
+    pub async fn head(&self, key: &str) -> Result<Option<Head>> {
+        self.ask("looking at", key, self.bucket.head(key, Cause::File)).await
+    }
+
+    pub async fn get(&self, key: &str, offset: u64, len: u64) -> Result<Option<Found>> {
+        self.ask("reading", key, self.bucket.get(key, ByteRange::At { offset, len }, Cause::File)).await
+    }
+
+    /// Exactly these bytes of the object with this etag; `Refused` when it is another one now.
+    pub async fn get_of(&self, key: &str, base: &Base, offset: u64, len: u64) -> Result<Bytes> {
+        match self.get(key, offset, len).await? {
+            Some(found) if found.head.etag == base.etag && found.body.len() as u64 == len => Ok(found.body),
+            Some(found) if found.head.etag == base.etag => {
+                Err(Error::new(Kind::Corrupt, format!("reading {key}: fewer bytes came than the object has")))
+            }
+            _ => Err(changed(key)),
+        }
+    }
+
+    pub async fn delete(&self, keys: &[String]) -> Result<()> {
+        let first = keys.first().map_or("", String::as_str);
+        self.ask("deleting", first, self.bucket.delete(keys, Cause::File)).await
+    }
+
+    /// Is the object at `key` what we have just tried to write?
+    async fn is_ours(&self, key: &str, attrs: &Attrs, size: u64) -> Result<Option<Etag>> {
+        let Some(head) = self.head(key).await? else { return Ok(None) };
+        let signed = SIGNATURE
+            .iter()
+            .all(|name| attrs.user.get(*name).is_some_and(|ours| head.attrs.user.get(*name) == Some(ours)));
+        Ok((signed && head.size == size).then_some(head.etag))
+    }
+
+    /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold.
+    async fn settle<F: Future<Output = Result<Put>>>(
+        &self,
+        key: &str,
+        attrs: &Attrs,
+        size: u64,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<Etag> {
+        let mut doubt = None;
+        for _ in 0..ATTEMPTS {
+            let refused = match self.try_put(key, attempt()).await {
+                Ok(Put::Stored(etag)) => return Ok(etag),
+                Ok(Put::Refused) if doubt.is_none() => return Err(changed(key)),
+                Ok(Put::Refused) => true,
+                Ok(Put::Unknown(why)) => {
+                    doubt = Some(why);
+                    false
+                }
+                // A repeated completion of an upload that an earlier attempt completed is an error, not a refusal.
+                Err(why) if doubt.is_none() => return Err(why),
+                Err(_) => false,
+            };
+            if let Some(etag) = self.is_ours(key, attrs, size).await? {
+                return Ok(etag);
+            }
+            if refused {
+                return Err(changed(key));
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Err(doubt.unwrap_or_else(|| self.late("writing", key)))
+    }
+
+    /// Stores an object. `attrs` must carry fresh `mtime` and `ctime`.
+    pub async fn put(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Etag> {
+        let size = body.len() as u64;
+        self.settle(key, attrs, size, || {
+            self.bucket.put_with(key, body.clone(), attrs, when.clone(), Cause::File)
+        })
+        .await
+    }
+
+    /// Replaces an object's metadata, if it still is that object.
+    pub async fn put_attrs(&self, key: &str, base: &Base, attrs: &Attrs) -> Result<Etag> {
+        if base.size > COPY_MAX {
+            return self.copy_parts(key, key, base, attrs, &When::Matches(base.etag.clone())).await;
+        }
+        let from = Some(&base.etag);
+        self.settle(key, attrs, base.size, || {
+            self.bucket.copy(key, key, from, Some(attrs), When::Always, Cause::File)
+        })
+        .await
+    }
+
+    /// Copies an object server-side and makes sure that the copy is whole. `Refused` when the source is another by
+    /// now, `Exists` when `when` is `Absent` and there is an object already.
+    pub async fn copy(&self, from: &str, to: &str, base: &Base, when: &When) -> Result<Etag> {
+        if base.size > COPY_MAX {
+            let head = self.head(from).await?.ok_or_else(|| changed(from))?;
+            return self.copy_parts(from, to, base, &head.attrs, when).await;
+        }
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let request = self.bucket.copy(from, to, Some(&base.etag), None, when.clone(), Cause::File);
+            match self.try_put(to, request).await? {
+                Put::Stored(etag) if etag == base.etag => return Ok(etag),
+                Put::Stored(etag) => return self.verified(to, &etag, base).await,
+                Put::Refused if *when == When::Absent && last.is_none() && self.head(to).await?.is_some() => {
+                    return Err(Error::new(Kind::Exists, format!("object {to} is there already")));
+                }
+                Put::Refused => return Err(changed(from)),
+                Put::Unknown(why) => last = Some(why),
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Err(last.unwrap_or_else(|| self.late("copying to", to)))
+    }
+
+    async fn verified(&self, to: &str, etag: &Etag, base: &Base) -> Result<Etag> {
+        match self.head(to).await? {
+            Some(head) if head.etag == *etag && head.size == base.size => Ok(head.etag),
+            Some(head) if head.etag == *etag => Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "the copy {to} has {} bytes instead of {}: nothing was deleted",
+                    head.size, base.size
+                ),
+            )),
+            _ => Err(changed(to)),
+        }
+    }
+
+    async fn copy_parts(
+        &self,
+        from: &str,
+        to: &str,
+        base: &Base,
+        attrs: &Attrs,
+        when: &When,
+    ) -> Result<Etag> {
+        let upload = self.begin(to, attrs).await?;
+        let mut parts = Vec::new();
+        let mut offset = 0;
+        while offset < base.size {
+            let len = COPY_PART.min(base.size - offset);
+            let number = parts.len() as u32 + 1;
+            match self.part_copy(to, &upload, number, from, base, offset, len).await {
+                Ok(part) => parts.push(part),
+                Err(why) => {
+                    self.abort(to, &upload).await;
+                    return Err(why);
+                }
+            }
+            offset += len;
+        }
+        let etag = self.complete(to, &upload, &parts, attrs, base.size, when).await?;
+        self.verified(to, &etag, base).await
+    }
+
+    pub async fn begin(&self, key: &str, attrs: &Attrs) -> Result<String> {
+        self.ask("beginning to write", key, self.bucket.multipart_create(key, attrs, Cause::File)).await
+    }
+
+    pub async fn part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Part> {
+        let request = self.bucket.multipart_put(key, upload, number, body, Cause::File);
+        self.ask("writing a part of", key, request).await
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub async fn part_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        from: &str,
+        base: &Base,
+        offset: u64,
+        len: u64,
+    ) -> Result<Part> {
+        let etag = Some(&base.etag);
+        let request = self.bucket.multipart_copy(key, upload, number, from, etag, offset, len, Cause::File);
+        self.ask("copying a part of", key, request).await
+    }
+
+    pub async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        attrs: &Attrs,
+        size: u64,
+        when: &When,
+    ) -> Result<Etag> {
+        let done = self
+            .settle(key, attrs, size, || {
+                self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
+            })
+            .await;
+        if done.is_err() {
+            self.abort(key, upload).await;
+        }
+        done
+    }
+
+    pub async fn abort(&self, key: &str, upload: &str) {
+        let request = self.bucket.multipart_abort(key, upload, Cause::File);
+        if let Err(why) = self.ask("giving up the upload of", key, request).await {
+            tracing::warn!(key, upload, %why, "an unfinished upload stays in the bucket");
+        }
+    }
+
+    /// A prefix that holds a pool is no filesystem: one wrong `rm` would cost disks.
+    pub async fn refuse_pool(&self) -> Result<()> {
+        let Some(found) = self.get(LABEL, 0, LABEL_MAX).await? else { return Ok(()) };
+        let label = serde_json::from_slice::<serde_json::Value>(&found.body).unwrap_or_default();
+        if ["format", "pool", "incarnation"].iter().all(|field| label.get(field).is_some()) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "{} holds a windlass pool and can't be mounted: mount another prefix, or use its volumes",
+                    self.url()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

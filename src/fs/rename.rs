@@ -1,0 +1,175 @@
+//! Renaming: copied server-side, each copy verified, and only then is the old name deleted.
+//!
+//! Not atomic, as the bucket knows no rename: whoever looks in between sees both. When anything fails, the old names
+//! are all still there; the log says which copies were made.
+
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::core::{Fs, fail};
+use super::errno::{Errno, Op};
+use super::lookup::{Place, Target, new_place};
+use super::remote::Base;
+use crate::base::Kind;
+use crate::store::{Etag, Listed, When};
+
+const PAGE: usize = 1000;
+const COPIES_AT_ONCE: usize = 16;
+
+impl Fs {
+    pub async fn rename(
+        self: &Arc<Self>,
+        parent: u64,
+        name: &[u8],
+        new_parent: u64,
+        new_name: &[u8],
+        no_replace: bool,
+    ) -> Op<()> {
+        self.writable()?;
+        let (from, source) = self.existing(parent, name).await?;
+        let to = new_place(&self.prefix(new_parent)?, new_name)?;
+        let (there, _) = self.target(&to).await?;
+        if no_replace && there.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        match (&there, source.dir) {
+            (Some(t), _) if t.key == source.key => return Ok(()),
+            (Some(t), true) if !t.dir => return Err(Errno::NOTDIR.into()),
+            (Some(t), false) if t.dir => return Err(Errno::ISDIR.into()),
+            _ => {}
+        }
+        match source.dir {
+            true => self.rename_dir(&from, &to, there).await,
+            false => self.rename_file(&source, &to, there, no_replace).await,
+        }
+    }
+
+    async fn rename_file(
+        self: &Arc<Self>,
+        source: &Target,
+        to: &Place,
+        there: Option<Target>,
+        no_replace: bool,
+    ) -> Op<()> {
+        let (old, new) = (&source.key, &to.stem);
+        let node = self.inodes.lock().at(old, false).and_then(|n| Some((n.ino, n.file.clone()?)));
+        if let Some((ino, file)) = node {
+            // What was written goes first: then the copy is the whole file.
+            self.send(ino, &file).await?;
+        }
+        if there.is_some() {
+            self.detach(new).await?;
+        }
+        let facts =
+            self.inodes.lock().at(old, false).map_or_else(|| source.facts.clone(), |n| n.facts.clone());
+        let base = match facts.etag {
+            Some(etag) => Base { etag, size: facts.size },
+            None => return Err(Errno::STALE.into()),
+        };
+        let when = if no_replace { When::Absent } else { When::Always };
+        let copied = self.engine.remote.copy(old, new, &base, &when).await;
+        let etag = copied.inspect_err(|_| {
+            self.doubt(old);
+            self.doubt(new);
+        })?;
+        let replaced = self.inodes.lock().at(new, false).and_then(|n| n.file.clone());
+        self.dropped(new, replaced.as_deref());
+        let until = self.until(self.now());
+        let mut facts = source.facts.clone();
+        (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);
+        self.known.changed(new, until, |seen| seen.object = Some(facts.clone()));
+        let deleted = self.engine.remote.delete(std::slice::from_ref(old)).await;
+        deleted.inspect_err(|_| self.doubt(old))?;
+        self.known.changed(old, self.now() + self.options().negative_ttl, |seen| seen.object = None);
+        let mut inodes = self.inodes.lock();
+        inodes.rename(old, new, false);
+        inodes.moved(new, &etag);
+        drop(inodes);
+        self.keep_parent(old);
+        Ok(())
+    }
+
+    async fn rename_dir(self: &Arc<Self>, from: &Place, to: &Place, there: Option<Target>) -> Op<()> {
+        let (old, new) = (from.prefix(), to.prefix());
+        if !old.ends_with('/') {
+            return Err(Errno::PERM.into());
+        }
+        if new.starts_with(&old) {
+            return Err(Errno::INVAL.into());
+        }
+        if there.is_some() && !self.emptiness(&new).await?.0 {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        for (ino, file) in self.open_below(&old) {
+            self.send(ino, &file).await?;
+        }
+        let done = self.move_all(&old, &new).await;
+        self.known.forget_below(&old);
+        self.known.forget_below(&new);
+        self.doubt(&from.stem);
+        self.doubt(&to.stem);
+        let moved = done?;
+        let mut inodes = self.inodes.lock();
+        inodes.rename(&old, &new, true);
+        for (key, etag) in &moved {
+            inodes.moved(&format!("{new}{}", &key[old.len()..]), etag);
+        }
+        drop(inodes);
+        self.keep_parent(&from.stem);
+        Ok(())
+    }
+
+    pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<super::file::OpenFile>)> {
+        let inodes = self.inodes.lock();
+        let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
+        nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).filter(|(_, f)| f.is_dirty()).collect()
+    }
+
+    /// Copies all, then deletes what was copied, and nothing else.
+    async fn move_all(&self, old: &str, new: &str) -> Op<Vec<(String, Etag)>> {
+        let remote = &self.engine.remote;
+        let (mut moved, mut after) = (Vec::new(), None);
+        loop {
+            let page = remote.list(old, after, false, PAGE).await?;
+            let copies = page.objects.into_iter().map(|o| self.copy_one(o, old, new));
+            let copied: Op<Vec<(String, Etag)>> =
+                futures::stream::iter(copies).buffer_unordered(COPIES_AT_ONCE).try_collect().await;
+            match copied {
+                Ok(keys) => moved.extend(keys),
+                Err(why) => {
+                    tracing::warn!(
+                        from = old,
+                        to = new,
+                        copied = moved.len(),
+                        "a directory's rename failed: nothing was removed, copies stay"
+                    );
+                    return Err(why);
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if moved.is_empty() {
+            // A directory that only this mount still showed: its new name must be in the bucket.
+            self.put_marker(new).await?;
+        }
+        for moved in moved.chunks(PAGE) {
+            let keys: Vec<String> = moved.iter().map(|(key, _)| key.clone()).collect();
+            remote.delete(&keys).await?;
+        }
+        Ok(moved)
+    }
+
+    async fn copy_one(&self, object: Listed, old: &str, new: &str) -> Op<(String, Etag)> {
+        let to = format!("{new}{}", &object.key[old.len()..]);
+        if to.len() > super::names::KEY_MAX {
+            return Err(fail(Kind::Usage, format!("{to} would be longer than a key can be")));
+        }
+        let base = Base { etag: object.etag, size: object.size };
+        let etag = self.engine.remote.copy(&object.key, &to, &base, &When::Always).await?;
+        Ok((object.key, etag))
+    }
+}

@@ -1,0 +1,119 @@
+//! A directory's listing on its way to a reader: what was listed and not yet read.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::facts::Facts;
+use super::known::{LISTING_MAX, Seen, Ticket};
+use crate::base::rt::Instant;
+use crate::store::{Listed, Page};
+
+/// Entries handed out at once; more than fit a reply.
+const BATCH: usize = 512;
+
+/// One name of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    pub name: Vec<u8>,
+    pub key: String,
+    pub dir: bool,
+    pub facts: Facts,
+    pub until: Instant,
+}
+
+#[derive(Debug)]
+pub struct DirHandle {
+    pub ino: u64,
+    pub prefix: String,
+    pub stream: tokio::sync::Mutex<Stream>,
+}
+
+/// Do this directory's objects carry metadata that a listing doesn't show?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Metadata {
+    Unknown,
+    Plain,
+    Rich,
+}
+
+#[derive(Debug)]
+pub struct Stream {
+    pub after: Option<String>,
+    pub begun: bool,
+    pub ended: bool,
+    /// The first window entry's cookie.
+    pub base: u64,
+    pub window: VecDeque<Item>,
+    pub waiting: Vec<(String, Facts)>,
+    /// Local names that the listing has not shown.
+    pub local: BTreeSet<String>,
+    pub kept: BTreeSet<String>,
+    pub last_piece: Vec<u8>,
+    pub metadata: Metadata,
+    /// The whole directory, for `Known`, as long as it is small.
+    pub whole: Option<BTreeMap<String, Seen>>,
+    pub until: Instant,
+    pub ticket: Option<Ticket>,
+}
+
+impl Stream {
+    pub fn new() -> Stream {
+        Stream {
+            after: None,
+            begun: false,
+            ended: false,
+            base: 0,
+            window: VecDeque::new(),
+            waiting: Vec::new(),
+            local: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            last_piece: Vec::new(),
+            metadata: Metadata::Unknown,
+            whole: Some(BTreeMap::new()),
+            until: Instant::default(),
+            ticket: None,
+        }
+    }
+
+    /// Entries from `cookie` on, if they are here.
+    pub fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
+        let skip = cookie.checked_sub(self.base)? as usize;
+        if skip > self.window.len() || skip == self.window.len() && !self.ended {
+            return None;
+        }
+        self.window.drain(..skip);
+        self.base = cookie;
+        Some(self.window.iter().take(BATCH).cloned().collect())
+    }
+}
+
+impl Stream {
+    pub fn remember(&mut self, component: &str, change: impl FnOnce(&mut Seen)) {
+        if let Some(whole) = &mut self.whole {
+            change(whole.entry(component.to_owned()).or_default());
+            if whole.len() > LISTING_MAX {
+                self.whole = None;
+            }
+        }
+    }
+}
+
+pub enum Line {
+    Object(Listed),
+    Prefix(String),
+}
+
+impl Line {
+    pub fn key(&self) -> &str {
+        match self {
+            Line::Object(o) => &o.key,
+            Line::Prefix(p) => p,
+        }
+    }
+}
+
+pub fn in_key_order(page: Page) -> Vec<Line> {
+    let mut lines: Vec<Line> = page.objects.into_iter().map(Line::Object).collect();
+    lines.extend(page.prefixes.into_iter().map(Line::Prefix));
+    lines.sort_by(|a, b| a.key().cmp(b.key()));
+    lines
+}

@@ -1,0 +1,119 @@
+//! From a file's state to the next object: one put, or a multipart upload in which unchanged parts are copied
+//! server-side.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::engine::Engine;
+use super::ranges::Ranges;
+use super::remote::Base;
+use super::staging::{Stage, read_staged};
+use crate::base::{Error, Kind, Result};
+use crate::store::{Attrs, Etag, Part, When};
+
+/// Files up to this size are one put.
+const WHOLE_MAX: u64 = 16 << 20;
+const PART: u64 = 8 << 20;
+/// S3's limits: parts of one upload, and a part's smallest size but for the last.
+const PARTS_MAX: u64 = 10_000;
+const AT_ONCE: usize = 4;
+
+/// A file's state at one instant, as an upload needs it.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub key: String,
+    pub base: Option<Base>,
+    pub base_len: u64,
+    pub size: u64,
+    pub local: Ranges,
+    pub dirty: Ranges,
+    pub stage: Option<Stage>,
+    pub attrs: Attrs,
+    pub changes: u64,
+}
+
+/// The file's bytes in `range`, wherever they are.
+pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
+    let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+    for (piece, local) in file.local.split(range) {
+        let len = piece.end - piece.start;
+        if local {
+            out.extend_from_slice(&read_staged(file.stage.as_ref(), piece.start, len as usize).await?);
+        } else {
+            let base = file.base.as_ref().filter(|_| piece.end <= file.base_len).ok_or_else(|| {
+                Error::new(
+                    Kind::Internal,
+                    format!("{}: bytes that are neither staged nor in the object", file.key),
+                )
+            })?;
+            out.extend_from_slice(&e.remote.get_of(&file.key, base, piece.start, len).await?);
+        }
+    }
+    Ok(out.freeze())
+}
+
+/// Stores the file, if the object is still the one it was opened as. `Refused` otherwise.
+pub async fn upload(e: &Engine, file: &Snapshot) -> Result<Etag> {
+    let when = match &file.base {
+        None => When::Absent,
+        Some(base) => When::Matches(base.etag.clone()),
+    };
+    match &file.base {
+        Some(base) if file.dirty.is_empty() && file.base_len == file.size && base.size == file.size => {
+            e.remote.put_attrs(&file.key, base, &file.attrs).await
+        }
+        _ if file.size <= WHOLE_MAX => {
+            let body = bytes(e, file, 0..file.size).await?;
+            e.remote.put(&file.key, body, &file.attrs, &when).await
+        }
+        _ => in_parts(e, file, &when).await,
+    }
+}
+
+/// Parts of equal size, few enough for S3.
+fn part_size(size: u64) -> u64 {
+    size.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART)
+}
+
+async fn in_parts(e: &Engine, file: &Snapshot, when: &When) -> Result<Etag> {
+    let upload = e.remote.begin(&file.key, &file.attrs).await?;
+    let len = part_size(file.size);
+    let numbers = 0..file.size.div_ceil(len);
+    let parts = futures::stream::iter(numbers.map(|at| {
+        let range = at * len..((at + 1) * len).min(file.size);
+        part(e, file, &upload, at as u32 + 1, range)
+    }));
+    let parts: Result<Vec<Part>> = parts.buffered(AT_ONCE).try_collect().await;
+    match parts {
+        Ok(parts) => e.remote.complete(&file.key, &upload, &parts, &file.attrs, file.size, when).await,
+        Err(why) => {
+            e.remote.abort(&file.key, &upload).await;
+            Err(why)
+        }
+    }
+}
+
+async fn part(e: &Engine, file: &Snapshot, upload: &str, number: u32, range: Range<u64>) -> Result<Part> {
+    let untouched = range.end <= file.base_len && !file.dirty.touches(&range);
+    if let Some(base) = file.base.as_ref().filter(|_| untouched) {
+        let len = range.end - range.start;
+        return e.remote.part_copy(&file.key, upload, number, &file.key, base, range.start, len).await;
+    }
+    let body = bytes(e, file, range).await?;
+    e.remote.part(&file.key, upload, number, body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_few_enough() {
+        for size in [17 << 20, 80_000 << 20, 5 << 40] {
+            let len = part_size(size);
+            assert!(len >= 5 << 20 && size.div_ceil(len) <= PARTS_MAX && len <= 5 << 30);
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A real mount, through the kernel: what programs do with files must do the same on a bucket.
+//!
+//! Needs /dev/fuse; without it each test says so and passes.
+
+// A test outside of the program: its files are real ones, and a failed step is a failed test.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use windlass::base::rt::{RealDisk, RealRuntime, Rt};
+use windlass::base::{Kind, Result};
+use windlass::fs::{MountOptions, Mounted, mount};
+use windlass::store::{BucketRef, MemStore};
+
+/// A mount and everything under it; dropped, also by a panic, it unmounts.
+struct Bench {
+    mounted: Option<Mounted>,
+    runtime: tokio::runtime::Runtime,
+    dir: tempfile::TempDir,
+}
+
+fn absent() -> bool {
+    let absent = !Path::new("/dev/fuse").exists();
+    if absent {
+        eprintln!("skipped: this machine has no /dev/fuse");
+    }
+    absent
+}
+
+impl Bench {
+    fn try_new(bucket: BucketRef, options: &str) -> Result<Bench> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("mnt")).unwrap();
+        fs::create_dir(dir.path().join("other")).unwrap();
+        let mut bench = Bench { mounted: None, runtime, dir };
+        bench.mounted = Some(bench.mount(bucket, options, "mnt")?);
+        Ok(bench)
+    }
+
+    fn mount(&self, bucket: BucketRef, options: &str, at: &str) -> Result<Mounted> {
+        let options = MountOptions::parse(options).unwrap().0;
+        let (at, staging) = (self.dir.path().join(at), self.dir.path().join("staging"));
+        self.runtime.block_on(async {
+            mount(Rt::new(RealRuntime::current()), RealDisk::start(), bucket, &at, options, staging).await
+        })
+    }
+
+    fn new(bucket: &Arc<MemStore>) -> Bench {
+        Bench::try_new(bucket.clone(), "").unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("mnt").join(name)
+    }
+
+    fn sh(&self, script: &str) -> String {
+        let out = Command::new("sh").arg("-ec").arg(script).current_dir(self.path("")).output().unwrap();
+        assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn unmount(mut self) {
+        let mounted = self.mounted.take().unwrap();
+        self.runtime.block_on(mounted.unmount()).unwrap();
+        let staged = fs::read_dir(self.dir.path().join("staging")).unwrap();
+        let left: Vec<_> = staged.map(|e| e.unwrap().file_name()).filter(|n| n != "lock").collect();
+        assert!(left.is_empty(), "staged files are left: {left:?}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        drop(self.mounted.take());
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed | 1;
+    let mut step = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x as u8
+    };
+    (0..len).map(|_| step()).collect()
+}
+
+#[test]
+fn files_are_written_read_and_changed() {
+    if absent() {
+        return;
+    }
+    let store = MemStore::new("k");
+    let b = Bench::new(&store);
+    fs::write(b.path("hello"), "hello, bucket").unwrap();
+    assert_eq!(store.keys(), ["hello"]);
+    assert_eq!(fs::read_to_string(b.path("hello")).unwrap(), "hello, bucket");
+    fs::OpenOptions::new().append(true).open(b.path("hello")).unwrap().write_all(b"!").unwrap();
+    assert_eq!(fs::read_to_string(b.path("hello")).unwrap(), "hello, bucket!");
+
+    let big = noise(20 << 20, 7);
+    fs::write(b.path("big"), &big).unwrap();
+    assert!(fs::read(b.path("big")).unwrap() == big);
+    let file = fs::OpenOptions::new().read(true).write(true).open(b.path("big")).unwrap();
+    file.write_all_at(b"edited", 9 << 20).unwrap();
+    let mut around = [0; 8];
+    file.read_exact_at(&mut around, (9 << 20) - 1).unwrap();
+    assert_eq!(&around[1..7], b"edited");
+    file.set_len(18 << 20).unwrap();
+    file.set_len(19 << 20).unwrap();
+    drop(file);
+    let mut want = big;
+    want.truncate(18 << 20);
+    want.resize(19 << 20, 0);
+    want[9 << 20..(9 << 20) + 6].copy_from_slice(b"edited");
+    assert!(fs::read(b.path("big")).unwrap() == want);
+    let mut tail = Vec::new();
+    let mut file = fs::File::open(b.path("big")).unwrap();
+    file.seek(SeekFrom::Start((18 << 20) - 3)).unwrap();
+    file.read_to_end(&mut tail).unwrap();
+    assert!(tail == want[(18 << 20) - 3..]);
+    drop(file);
+    fs::File::options().write(true).open(b.path("hello")).unwrap().set_len(5).unwrap();
+    assert_eq!(fs::read_to_string(b.path("hello")).unwrap(), "hello");
+    b.unmount();
+}
+
+#[test]
+fn names_are_made_listed_moved_and_removed() {
+    if absent() {
+        return;
+    }
+    let store = MemStore::new("k");
+    let b = Bench::new(&store);
+    fs::create_dir_all(b.path("a/b/c")).unwrap();
+    for i in 0..30 {
+        fs::write(b.path(&format!("a/b/f{i}")), format!("{i}")).unwrap();
+    }
+    let mut names: Vec<_> =
+        fs::read_dir(b.path("a/b")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names.len(), 31);
+    assert_eq!(fs::rename(b.path("a"), b.path("a/b/x")).unwrap_err().raw_os_error(), Some(22));
+    fs::rename(b.path("a/b"), b.path("moved")).unwrap();
+    assert_eq!(fs::read_to_string(b.path("moved/f7")).unwrap(), "7");
+    assert!(!b.path("a/b").exists());
+    fs::rename(b.path("moved/f7"), b.path("moved/f8")).unwrap();
+    assert_eq!(fs::read_to_string(b.path("moved/f8")).unwrap(), "7");
+    assert!(fs::remove_dir(b.path("moved")).is_err());
+    std::os::unix::fs::symlink("moved/f8", b.path("link")).unwrap();
+    assert_eq!(fs::read_to_string(b.path("link")).unwrap(), "7");
+    fs::set_permissions(b.path("moved/f8"), fs::Permissions::from_mode(0o751)).unwrap();
+    assert_eq!(fs::metadata(b.path("moved/f8")).unwrap().mode(), 0o100751);
+    fs::remove_dir_all(b.path("moved")).unwrap();
+    fs::remove_file(b.path("link")).unwrap();
+    fs::remove_dir(b.path("a")).unwrap();
+    assert_eq!(store.keys(), [""; 0]);
+    assert!(fs::read_dir(b.path("")).unwrap().next().is_none());
+    b.unmount();
+}
+
+#[test]
+fn shell_tools_work_side_by_side() {
+    if absent() {
+        return;
+    }
+    let store = MemStore::new("k");
+    let b = Bench::new(&store);
+    let local = b.dir.path().join("local");
+    fs::create_dir_all(local.join("sub/deep")).unwrap();
+    for i in 0..40 {
+        fs::write(local.join(format!("sub/f{i}")), noise(i * 997, i as u64)).unwrap();
+    }
+    fs::write(local.join("sub/deep/run.sh"), "#!/bin/sh\necho ran\n").unwrap();
+    fs::set_permissions(local.join("sub/deep/run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    b.sh("cp -a ../local/sub one & (tar -C ../local -cf - sub | tar xf -) & wait");
+    b.sh("diff -r ../local/sub one; diff -r ../local/sub sub");
+    assert_eq!(b.sh("./one/deep/run.sh"), "ran\n");
+    b.sh("dd if=/dev/urandom of=dd bs=64k count=200 conv=fsync status=none; cp dd dd2; cmp dd dd2; rm dd");
+    assert_eq!(
+        b.sh("printf 'one\\ntwo\\n' > t; sed -i s/two/2/ t; echo 3 >> t; cat t; mv t u; cat u"),
+        "one\n2\n3\none\n2\n3\n"
+    );
+    b.sh("mv sub two; test ! -e sub; diff -r ../local/sub two; mv -n dd2 u; cmp dd2 ../local/x 2>/dev/null || test -e dd2");
+    b.sh("for i in 1 2 3 4; do (for j in 1 2 3 4 5; do echo $i >> p$i; done) & done; wait; for i in 1 2 3 4; do test $(wc -l < p$i) = 5; done");
+    b.sh("find . -type f | wc -l; du -s . > /dev/null; df . > /dev/null");
+    b.sh("rm -r one two; rm -f p? u dd2");
+    assert_eq!(b.sh("ls -A"), "");
+    b.unmount();
+}
+
+#[test]
+fn what_others_put_is_seen_with_sane_modes() {
+    if absent() {
+        return;
+    }
+    use windlass::store::{Cause, Store as _, When};
+    let store = MemStore::new("k");
+    let b = Bench::try_new(store.clone(), "metadata_ttl=0,umask=027").unwrap();
+    let put = |key: &str, body: &'static str| {
+        b.runtime.block_on(store.put(key, body.into(), When::Always, Cause::File)).unwrap();
+    };
+    put("plain", "1");
+    put("dir/below/file", "2");
+    put("both", "object");
+    put("both/x", "below");
+    put("a//b", "3");
+    assert_eq!(fs::metadata(b.path("plain")).unwrap().mode(), 0o100640);
+    assert_eq!(fs::metadata(b.path("dir/below")).unwrap().mode(), 0o040750);
+    assert_eq!(fs::read_to_string(b.path("dir/below/file")).unwrap(), "2");
+    assert_eq!(fs::read_to_string(b.path("both/x")).unwrap(), "below");
+    assert_eq!(fs::read_to_string(b.path("%~both%!")).unwrap(), "object");
+    assert_eq!(fs::read_to_string(b.path("a/%~/b")).unwrap(), "3");
+    assert_eq!(b.sh("ls"), "%~both%!\na\nboth\ndir\nplain\n");
+    // Close-to-open: the next open sees another's object, and not the pages of the last one.
+    assert_eq!(fs::read_to_string(b.path("plain")).unwrap(), "1");
+    put("plain", "changed elsewhere");
+    assert_eq!(fs::read_to_string(b.path("plain")).unwrap(), "changed elsewhere");
+    b.sh("rm -r dir both a");
+    b.unmount();
+}
+
+#[test]
+fn an_update_made_elsewhere_is_never_overwritten() {
+    if absent() {
+        return;
+    }
+    use windlass::store::{Cause, Store as _, When};
+    let store = MemStore::new("k");
+    let b = Bench::new(&store);
+    fs::write(b.path("f"), "mine").unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(b.path("f")).unwrap();
+    file.write_all(b"ours").unwrap();
+    b.runtime.block_on(store.put("f", "theirs".into(), When::Always, Cause::File)).unwrap();
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(116), "ESTALE");
+    drop(file);
+    assert_eq!(fs::read_to_string(b.path("f")).unwrap(), "theirs");
+    let kept: Vec<_> = fs::read_dir(b.dir.path().join("staging"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "data"))
+        .collect();
+    assert_eq!(fs::read(&kept[0]).unwrap(), b"ours");
+    // The next mount says so too, and keeps it.
+    let mut b = b;
+    assert_eq!(
+        b.mount(store.clone(), "", "other").unwrap_err().kind(),
+        Kind::Owned,
+        "a folder serves one mount"
+    );
+    let first = b.mounted.take().unwrap();
+    b.runtime.block_on(first.unmount()).unwrap();
+    let second = b.mount(store, "", "mnt").unwrap();
+    let [unsent] = second.unsent() else { panic!("{:?}", second.unsent()) };
+    assert_eq!((&unsent.path, unsent.key.as_str(), unsent.bytes), (&kept[0], "f", 4));
+    b.runtime.block_on(second.unmount()).unwrap();
+    assert!(kept[0].exists());
+}
+
+#[test]
+fn mounting_says_what_is_wrong() {
+    if absent() {
+        return;
+    }
+    use windlass::store::{Cause, Store as _, When};
+    let store = MemStore::new("k");
+    let b = Bench::new(&store);
+    let busy = fs::File::create(b.path("open")).unwrap();
+    let why = b.runtime.block_on(b.mounted.as_ref().unwrap().unmount()).unwrap_err();
+    assert_eq!(why.kind(), Kind::Owned, "{why}");
+    drop(busy);
+    b.unmount();
+    let label = r#"{"format":1,"pool":"00","index":0,"incarnation":"00"}"#;
+    let put = store.put("label", label.into(), When::Always, Cause::File);
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
+    let why = Bench::try_new(store, "").err().unwrap();
+    assert_eq!(why.kind(), Kind::Refused, "{why}");
+    let b = Bench::try_new(MemStore::new("r"), "ro").unwrap();
+    assert_eq!(fs::write(b.path("x"), "x").unwrap_err().raw_os_error(), Some(30));
+    b.unmount();
+}
