@@ -1,15 +1,27 @@
 //! The journal's surface.
-//!
-//! This first body keeps records in memory only: the segments come next under the same surface.
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
+use super::format::{ALIGN, Entry, Header, LINEAGE_MAX};
+use super::recover::{read_header, recover};
+use super::replay::Replay;
+use super::ring::{Granted, Live, Ring, Segment};
+use super::segment::make_segment;
+use super::writer::{Shared, prepare, write_loop};
 use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
+use crate::base::size::MIB;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, ResultExt as _, VolumeId};
+
+/// Segments are this large, or a sixteenth of the journal where that is less.
+const SEGMENT_TARGET: u64 = 64 * MIB;
+const SEGMENT_MIN: u64 = 8 * ALIGN;
 
 /// Where a volume's journal lies and how large it may get.
 #[derive(Clone, Debug)]
@@ -53,28 +65,34 @@ pub struct Usage {
 /// A volume's write-ahead log. Shared by reference; all of it may be called at once.
 #[derive(Debug)]
 pub struct Journal {
-    config: JournalConfig,
-    disk: Arc<dyn Disk>,
-    state: Mutex<State>,
-    _lock: Box<dyn DiskLock>,
-}
-
-#[derive(Debug)]
-struct State {
-    found: Recovered,
-    records: Vec<Record>,
+    shared: Arc<Shared>,
+    /// What was here at the start, for replays.
+    opened: Mutex<VecDeque<Live>>,
 }
 
 /// A promise of room for records; what isn't used returns when it is dropped.
 #[derive(Debug)]
 pub struct Room<'a> {
-    _journal: &'a Journal,
+    shared: Arc<Shared>,
+    granted: Granted,
+    journal: PhantomData<&'a Journal>,
 }
 
-/// Records in lsn order, read piece by piece.
-#[derive(Debug)]
-pub struct Replay {
-    records: std::vec::IntoIter<Record>,
+impl JournalConfig {
+    fn segment(&self) -> u64 {
+        let usual = (self.size / 16 / MIB * MIB).clamp(MIB, SEGMENT_TARGET);
+        (self.segment.unwrap_or(usual) / ALIGN * ALIGN).max(SEGMENT_MIN)
+    }
+
+    fn segments_max(&self, segment: u64) -> usize {
+        ((self.size / segment) as usize).max(2)
+    }
+}
+
+async fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
+    disk.lock(&dir.join("lock"), &format!("process {}", std::process::id()))
+        .await
+        .context(|| format!("locking the journal in {}", dir.display()))
 }
 
 impl Journal {
@@ -87,124 +105,279 @@ impl Journal {
         lineage: Vec<Epoch>,
         first_lsn: Lsn,
     ) -> Result<Journal> {
-        disk.create_dir(&config.dir).await.context(|| format!("making {}", config.dir.display()))?;
-        let lock = disk.lock(&config.dir.join("lock"), &format!("process {}", std::process::id())).await?;
-        let before = Lsn(first_lsn.0 - 1);
+        let dir = &config.dir;
+        disk.create_dir(dir).await.context(|| format!("making {}", dir.display()))?;
+        let held = lock(&*disk, dir).await?;
+        if disk.list(dir).await?.iter().any(|name| name == "header") {
+            return Err(Error::new(Kind::Exists, format!("{} has a journal already", dir.display())));
+        }
+        let segment = config.segment();
+        let first = make_segment(&*disk, dir, 1, segment).await?;
+        let mark = Lsn(first_lsn.0 - 1);
         let journal = JournalId(rt.random128());
-        let found = Recovered { volume, journal, lineage, first_lsn, mark: before, end: before };
-        let state = Mutex::new(State { found, records: Vec::new() });
-        Ok(Journal { config, disk, state, _lock: lock })
+        let header = Header { volume, journal, first_lsn, mark, segment, lineage };
+        let mut ring = Ring::new(journal, segment, config.segments_max(segment), first_lsn, mark);
+        ring.fresh.push(first);
+        let journal = Self::start(rt, disk, config.dir, ring, header, 2, held);
+        let header = journal.shared.header.lock().await.clone();
+        journal.shared.write_header(&header).await?;
+        Ok(journal)
     }
 
     /// `None` when the folder has no journal. `Owned` when another process has it, `Corrupt` (with the path; nothing
     /// is changed) when bytes that were synced are damaged.
     pub async fn open(
-        _rt: Rt,
-        _disk: Arc<dyn Disk>,
-        _config: JournalConfig,
+        rt: Rt,
+        disk: Arc<dyn Disk>,
+        config: JournalConfig,
     ) -> Result<Option<(Journal, Recovered)>> {
-        Ok(None)
+        if read_header(&*disk, &config.dir).await?.is_none() {
+            return Ok(None);
+        }
+        let held = lock(&*disk, &config.dir).await?;
+        let Some(header) = read_header(&*disk, &config.dir).await? else { return Ok(None) };
+        let found = recover(&*disk, config.dir.clone(), header).await?;
+        let header = found.header;
+        let first_lsn = found.live.front().map_or(header.first_lsn, |l| l.head.before.next());
+        let recovered = Recovered {
+            volume: header.volume,
+            journal: header.journal,
+            lineage: header.lineage.clone(),
+            first_lsn,
+            mark: found.mark,
+            end: found.end,
+        };
+        let segments_max = config.segments_max(header.segment);
+        let mut ring = Ring::new(header.journal, header.segment, segments_max, first_lsn, found.mark);
+        ring.fresh = found.fresh;
+        ring.resume(found.live.clone(), found.end, found.mark);
+        let journal = Self::start(rt, disk, config.dir, ring, header, found.next_number, held);
+        *journal.opened.lock() = found.live;
+        Ok(Some((journal, recovered)))
+    }
+
+    fn start(
+        rt: Rt,
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        ring: Ring,
+        header: Header,
+        next_number: u64,
+        held: Box<dyn DiskLock>,
+    ) -> Journal {
+        let shared = Arc::new(Shared {
+            rt,
+            disk,
+            dir,
+            ring: Mutex::new(ring),
+            header: tokio::sync::Mutex::new(header),
+            work: Notify::new(),
+            next_number: Mutex::new(next_number),
+            ended: watch::Sender::new(false),
+            lock: Mutex::new(Some(held)),
+        });
+        shared.rt.spawn(write_loop(shared.clone())).detach();
+        Journal { shared, opened: Mutex::default() }
     }
 
     pub fn id(&self) -> JournalId {
-        self.state.lock().found.journal
+        self.shared.ring.lock().journal
     }
 
     /// Highest lsn durably promised against loss of the host.
     pub fn mark(&self) -> Lsn {
-        self.state.lock().found.mark
+        self.shared.ring.lock().mark()
     }
 
     /// Last appended lsn.
     pub fn end(&self) -> Lsn {
-        self.state.lock().found.end
+        self.shared.ring.lock().appended()
     }
 
-    /// Everything after `after` that was here when the journal was opened. `Corrupt` when records are missing.
+    /// Everything after `after` that was here when the journal was opened. Before anything is trimmed.
     pub fn replay(&self, after: Lsn) -> Replay {
-        let records = self.state.lock().records.clone();
-        let records: Vec<_> = records.into_iter().filter(|r| r.lsn > after).collect();
-        Replay { records: records.into_iter() }
+        let (id, first) = {
+            let ring = self.shared.ring.lock();
+            (ring.journal, ring.first_lsn)
+        };
+        Replay::new(self.shared.dir.clone(), id, after, first, self.opened.lock().clone())
     }
 
     /// The largest `Write` payload that one record may have, in bytes; longer writes are several records.
     pub fn record_max(&self) -> u64 {
-        4 << 20
+        Ring::record_max(self.shared.ring.lock().segment)
     }
 
     /// Bytes of room that a record with this payload needs.
     pub fn cost(&self, payload: u64) -> u64 {
-        payload.next_multiple_of(4096) + 4096
+        Ring::cost(payload)
     }
 
-    /// Waits for room for records of these costs together (first come, first served); dropping it while it waits is harmless.
-    pub async fn reserve(&self, _cost: u64) -> Result<Room<'_>> {
-        Ok(Room { _journal: self })
+    /// Waits for room for records of these costs together, which a segment must have when it is empty (first come,
+    /// first served). Dropping it while it waits is harmless.
+    pub async fn reserve(&self, cost: u64) -> Result<Room<'_>> {
+        let asked = self.shared.ring.lock().reserve(cost)?;
+        let granted = match asked {
+            Ok(granted) => granted,
+            Err(wait) => {
+                let mut wait = Waiting { shared: &self.shared, answer: wait };
+                (&mut wait.answer).await.map_err(|_| closed())??
+            }
+        };
+        Ok(Room { shared: self.shared.clone(), granted, journal: PhantomData })
     }
 
     /// Takes a record in, to be written with the next group; no I/O. Callers append in lsn order, greater than all before.
-    pub fn append(&self, _room: &mut Room<'_>, record: &Record) -> Result<()> {
-        let mut state = self.state.lock();
-        assert!(record.lsn > state.found.end, "records come in order");
-        state.found.end = record.lsn;
-        state.records.push(record.clone());
+    pub fn append(&self, room: &mut Room<'_>, record: &Record) -> Result<()> {
+        let entry = Entry::of(record);
+        let cost = Ring::cost(entry.body.len() as u64);
+        if cost > room.granted.cost || entry.body.len() as u64 > self.record_max() {
+            let why = format!("record {} of {} bytes has no room", record.lsn, entry.body.len());
+            return Err(Error::new(Kind::Internal, why));
+        }
+        let write_out = self.shared.ring.lock().append(entry, room.granted.generation)?;
+        room.granted.cost -= cost;
+        if write_out {
+            self.shared.work.notify_one();
+        }
         Ok(())
     }
 
     /// Returns when all that was appended before, and the mark (at least), are durable. One fdatasync serves all waiters.
     pub async fn sync(&self, mark: Option<Lsn>) -> Result<()> {
-        let mut state = self.state.lock();
-        state.found.mark = state.found.mark.max(mark.unwrap_or_default());
-        Ok(())
+        let Some(done) = self.shared.ring.lock().sync(mark)? else { return Ok(()) };
+        self.shared.work.notify_one();
+        done.await.map_err(|_| closed())?
     }
 
     /// Records up to here are stored and confirmed: their room is free.
     pub fn trim(&self, upto: Lsn) {
-        self.state.lock().records.retain(|r| r.lsn > upto);
+        self.shared.ring.lock().trim(upto);
+        self.opened.lock().retain(|l| l.last > upto);
     }
 
     /// "Continues as `next`", durable on return: before the takeover's record. Epochs before `active` are forgotten.
     pub async fn announce(&self, active: Epoch, next: Epoch) -> Result<()> {
-        let lineage = &mut self.state.lock().found.lineage;
-        lineage.retain(|e| *e >= active && *e != next);
-        lineage.push(next);
-        Ok(())
+        let change = |header: &mut Header| {
+            header.lineage.retain(|e| *e >= active && *e != next);
+            header.lineage.push(next);
+            if header.lineage.len() > LINEAGE_MAX {
+                let why = "this volume was opened too often without success: see the log for why";
+                return Err(Error::new(Kind::Refused, why));
+            }
+            Ok(())
+        };
+        self.shared.change_header(change).await
     }
 
-    /// After a failure: starts anew on fresh files, with another id. All before `first_lsn` must be stored and confirmed.
+    /// After a failure: starts anew on fresh files, with another id. All before `first_lsn` must be stored and
+    /// confirmed; `mark` is what was promised so far.
     pub async fn restart(&self, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
-        let mut state = self.state.lock();
-        state.records.clear();
-        state.found.first_lsn = first_lsn;
-        state.found.mark = mark;
-        Ok(state.found.journal)
+        let shared = &self.shared;
+        let mut header = shared.header.lock().await;
+        if self.failed().is_none() {
+            return Err(Error::new(Kind::Internal, "a journal that works is not started anew"));
+        }
+        let segment = make_segment(&*shared.disk, &shared.dir, shared.take_number(), header.segment).await?;
+        let id = JournalId(shared.rt.random128());
+        let new = Header { journal: id, first_lsn, mark, ..header.clone() };
+        shared.write_header(&new).await?;
+        *header = new;
+        let old = shared.ring.lock().begin_anew(id, segment, first_lsn, mark);
+        self.opened.lock().clear();
+        for Segment { name, .. } in old {
+            // All in it is stored; a file that stays takes space until the next start that reuses it.
+            let _ = shared.disk.remove(&shared.dir.join(name)).await;
+        }
+        shared.work.notify_one();
+        prepare(shared);
+        Ok(id)
     }
 
     /// Why it failed, if it did: nothing is taken or synced until `restart`.
     pub fn failed(&self) -> Option<Error> {
-        None::<Error>.filter(|e| e.is(Kind::Io))
+        self.shared.ring.lock().failed.as_ref().map(Error::share)
     }
 
     pub fn usage(&self) -> Usage {
-        Usage { size: self.config.size, ..Usage::default() }
+        let ring = self.shared.ring.lock();
+        Usage {
+            size: ring.segments_max as u64 * ring.segment,
+            used: ring.used(),
+            allocated: ring.created() as u64 * ring.segment,
+            buffered: ring.buffered(),
+        }
     }
 
     /// Writes out and syncs all, and lets go of the folder; nothing can be done with it afterwards.
     pub async fn close(&self) -> Result<()> {
-        self.sync(None).await
+        let result = self.sync(None).await;
+        self.stop().await;
+        let note = self.shared.ring.lock().closing_note();
+        if let Some(note) = note {
+            // Says that what came before was synced. It is only a help to whoever looks for damage.
+            let _ = note.file.pwrite(note.offset, note.parts, true).await;
+        }
+        self.shared.lock.lock().take();
+        result
+    }
+
+    async fn stop(&self) {
+        self.shared.ring.lock().close(closed);
+        self.shared.work.notify_one();
+        // The sender lives as long as we do.
+        let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// Renames the folder to a place beside it that names `why`, and says where. Nothing is deleted.
     pub async fn set_aside(&self, why: &str) -> Result<PathBuf> {
-        let name = self.config.dir.file_name().and_then(|n| n.to_str()).unwrap_or("journal").to_owned();
-        let kept = self.config.dir.with_file_name(format!("{name}.{why}.{}", self.id()));
-        self.disk.rename(&self.config.dir, &kept).await?;
+        // What can't be written is what couldn't be kept anyway; what is there is kept.
+        let _ = self.sync(None).await;
+        self.stop().await;
+        let dir = &self.shared.dir;
+        let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or("journal");
+        let kept = dir.with_file_name(format!("{name}.{why}.{}", self.id()));
+        let doing = || format!("keeping {} as {}", dir.display(), kept.display());
+        self.shared.disk.rename(dir, &kept).await.context(doing)?;
+        if let Some(parent) = dir.parent() {
+            self.shared.disk.sync_dir(parent).await.context(doing)?;
+        }
+        self.shared.lock.lock().take();
         Ok(kept)
     }
 }
 
-impl Replay {
-    pub async fn next(&mut self) -> Result<Option<Record>> {
-        Ok(self.records.next())
+fn closed() -> Error {
+    Error::new(Kind::Closed, "the journal is closed")
+}
+
+/// Someone in the queue for room, who may go away between being let in and hearing of it.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    answer: tokio::sync::oneshot::Receiver<Result<Granted>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.answer.close();
+        if let Ok(Ok(granted)) = self.answer.try_recv() {
+            self.shared.give_back(&granted);
+        }
+        // Whoever waits behind may be let in now.
+        self.shared.ring.lock().admit();
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.shared.give_back(&self.granted);
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Without a close this is a crash: what isn't written yet is lost.
+        self.shared.ring.lock().close(closed);
+        self.shared.work.notify_one();
     }
 }

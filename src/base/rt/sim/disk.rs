@@ -542,6 +542,13 @@ impl Disk for SimDisk {
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
         let (at, note) = (path.to_owned(), note.to_owned());
         let disk = self.clone();
+        // A killed process holds its locks until the writes it was in have ended: whoever gets one sees them all.
+        let (ended, all_ended) = oneshot::channel();
+        let longest = self.state.lock().faults.latency.1;
+        self.world.after(longest, move || {
+            let _ = ended.send(());
+        });
+        let _ = all_ended.await;
         // The lock travels as a value: a caller that dies before the answer lets go of it.
         self.act(move |s, _| {
             if let Some((_, holder)) = s.locks.get(&at) {

@@ -1,0 +1,277 @@
+//! The bytes of a journal: its header file, segment heads, batches and records. See the module for the tables.
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::base::codec::{Reader, Writer};
+use crate::base::record::{Mark, Op, Record};
+use crate::base::size::BLOCK;
+use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, VolumeId};
+
+/// What all places in a segment are multiples of: a batch never shares a page with one that was synced before.
+pub const ALIGN: u64 = 4096;
+/// Bytes before a segment's first batch.
+pub const SEGMENT_HEAD: u64 = ALIGN;
+pub const BATCH_HEAD: usize = 64;
+pub const RECORD_HEAD: usize = 40;
+/// Records of a batch, at most.
+pub const BATCH_RECORDS: usize = 4096;
+/// Bytes of the header file, at most.
+pub const HEADER_MAX: usize = 64 << 10;
+/// Epochs a lineage may list; starts that fail again and again before they record end here.
+pub const LINEAGE_MAX: usize = 4096;
+
+const FORMAT: u16 = 1;
+const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"wlJh");
+const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"wlJs");
+const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"wlJb");
+
+/// The header file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    pub volume: VolumeId,
+    pub journal: JournalId,
+    pub first_lsn: Lsn,
+    pub mark: Lsn,
+    /// Bytes of each segment.
+    pub segment: u64,
+    pub lineage: Vec<Epoch>,
+}
+
+/// The first block of a segment in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHead {
+    /// Which use of a segment this is, counted over all segments from 1 on.
+    pub lap: u64,
+    /// Random; what an earlier use left behind never verifies.
+    pub salt: u64,
+    /// Last lsn before this segment.
+    pub before: Lsn,
+    /// Where the segment of the lap before ends, 0 for the first lap.
+    pub before_end: u64,
+    pub mark: Lsn,
+}
+
+/// What precedes the records of one write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchHead {
+    pub lap: u64,
+    pub salt: u64,
+    pub records: u16,
+    pub body: u32,
+    /// Last lsn before this batch.
+    pub before: Lsn,
+    /// Last lsn known to be durable when this was written.
+    pub synced: Lsn,
+    pub mark: Lsn,
+}
+
+/// One record without its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHead {
+    pub lsn: Lsn,
+    pub block: u64,
+    pub blocks: u64,
+    pub len: u32,
+    pub kind: u8,
+    /// Of the body.
+    pub hash: u64,
+}
+
+/// A record as it is written.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub head: RecordHead,
+    pub body: Bytes,
+}
+
+impl Header {
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::with_capacity(80 + self.lineage.len() * 8);
+        w.u32(HEADER_MAGIC).u16(FORMAT).u16(0).u128(self.volume.0).u128(self.journal.0);
+        w.u64(self.first_lsn.0).u64(self.mark.0).u64(self.segment).u32(self.lineage.len() as u32);
+        for epoch in &self.lineage {
+            w.u64(epoch.0);
+        }
+        let hash = xxh3_64(&w.buf);
+        w.u64(hash);
+        w.buf.into()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Header> {
+        let mut r = Reader::new(bytes, "a journal's header");
+        let sum_at = bytes.len().checked_sub(8).ok_or_else(|| r.bad("it is too short"))?;
+        if r.u32()? != HEADER_MAGIC {
+            return Err(r.bad("it is none"));
+        }
+        let (format, key) = (r.u16()?, r.u16()?);
+        let stored = u64::from_le_bytes(bytes[sum_at..].try_into().expect("8 bytes"));
+        if xxh3_64(&bytes[..sum_at]) != stored {
+            return Err(r.bad("its checksum is wrong"));
+        }
+        if (format, key) != (FORMAT, 0) {
+            let why = "the journal was written by a newer version of windlass: use that one or newer";
+            return Err(Error::new(Kind::Unsupported, why));
+        }
+        let (volume, journal) = (VolumeId(r.u128()?), JournalId(r.u128()?));
+        let (first_lsn, mark, segment) = (Lsn(r.u64()?), Lsn(r.u64()?), r.u64()?);
+        let count = r.u32()? as usize;
+        if count > LINEAGE_MAX || first_lsn.0 == 0 || segment < 2 * ALIGN || segment % ALIGN != 0 {
+            return Err(r.bad("a field is out of its range"));
+        }
+        let lineage = (0..count).map(|_| Ok(Epoch(r.u64()?))).collect::<Result<_>>()?;
+        r.u64()?;
+        r.end()?;
+        Ok(Header { volume, journal, first_lsn, mark, segment, lineage })
+    }
+}
+
+impl SegmentHead {
+    /// The whole first block.
+    pub fn encode(&self, journal: JournalId, w: &mut Writer) {
+        let start = w.buf.len();
+        w.u32(SEGMENT_MAGIC).u16(FORMAT).u16(0).u128(journal.0).u64(self.lap).u64(self.salt);
+        w.u64(self.before.0).u64(self.before_end).u64(self.mark.0);
+        let hash = xxh3_64(&w.buf[start..]);
+        w.u64(hash);
+        w.buf.resize(start + SEGMENT_HEAD as usize, 0);
+    }
+
+    /// `None`: this is no head of a segment of this journal.
+    pub fn decode(bytes: &[u8], journal: JournalId) -> Option<SegmentHead> {
+        let mut r = Reader::new(bytes, "a segment's head");
+        let start = (r.u32().ok()?, r.u16().ok()?, r.u16().ok()?, r.u128().ok()?);
+        let mut word = || r.u64().ok();
+        let (lap, salt, before, before_end) = (word()?, word()?, Lsn(word()?), word()?);
+        let (mark, hash) = (Lsn(word()?), word()?);
+        let ours = start == (SEGMENT_MAGIC, FORMAT, 0, journal.0) && xxh3_64(&bytes[..64]) == hash;
+        ours.then_some(SegmentHead { lap, salt, before, before_end, mark })
+    }
+}
+
+impl BatchHead {
+    /// Bytes of the heads: the batch's and its records'.
+    pub fn heads(&self) -> usize {
+        BATCH_HEAD + usize::from(self.records) * RECORD_HEAD
+    }
+
+    /// Bytes on the disk.
+    pub fn size(&self) -> u64 {
+        (self.heads() as u64 + u64::from(self.body)).next_multiple_of(ALIGN)
+    }
+
+    /// The heads of a batch that lies at `offset` of its segment.
+    pub fn encode<'a>(
+        &self,
+        journal: JournalId,
+        offset: u64,
+        records: impl Iterator<Item = &'a RecordHead>,
+        w: &mut Writer,
+    ) {
+        let start = w.buf.len();
+        w.u32(BATCH_MAGIC).u32(self.heads() as u32).u32(self.body).u16(self.records).u16(0);
+        w.u64(self.lap).u64(self.salt).u64(self.before.0).u64(self.synced.0).u64(self.mark.0).u64(0);
+        for r in records {
+            w.u64(r.lsn.0).u64(r.block).u64(r.blocks).u32(r.len).u32(r.kind.into()).u64(r.hash);
+        }
+        debug_assert_eq!(w.buf.len() - start, self.heads());
+        let hash = batch_hash(&w.buf[start..], journal, offset, self.salt);
+        w.buf[start + 56..start + 64].copy_from_slice(&hash.to_le_bytes());
+    }
+
+    /// How many bytes of heads a batch claims to have, if one may begin here.
+    pub fn claims(first: &[u8]) -> Option<usize> {
+        let word = |at: usize| Some(u32::from_le_bytes(first.get(at..at + 4)?.try_into().ok()?));
+        let heads = word(4)? as usize;
+        let shape = heads.checked_sub(BATCH_HEAD)?;
+        let ok = word(0)? == BATCH_MAGIC && shape % RECORD_HEAD == 0 && shape / RECORD_HEAD <= BATCH_RECORDS;
+        ok.then_some(heads)
+    }
+
+    /// A batch's heads; `None`: no batch of this journal was written here.
+    pub fn decode(bytes: &[u8], journal: JournalId, offset: u64) -> Option<(BatchHead, Vec<RecordHead>)> {
+        let heads = Self::claims(bytes)?;
+        let bytes = bytes.get(..heads)?;
+        let mut r = Reader::new(bytes, "a batch");
+        let (_, _, body, records, key) =
+            (r.u32().ok()?, r.u32().ok()?, r.u32().ok()?, r.u16().ok()?, r.u16().ok()?);
+        let mut word = || r.u64().ok();
+        let (lap, salt, before) = (word()?, word()?, Lsn(word()?));
+        let (synced, mark, hash) = (Lsn(word()?), Lsn(word()?), word()?);
+        let head = BatchHead { lap, salt, records, body, before, synced, mark };
+        if head.heads() != heads || key != 0 || batch_hash(bytes, journal, offset, salt) != hash {
+            return None;
+        }
+        let mut list = Vec::with_capacity(records.into());
+        for _ in 0..records {
+            list.push(RecordHead::decode(&mut r).ok()?);
+        }
+        Some((head, list))
+    }
+}
+
+/// Over everything that says where and when this is, and all heads but the hash itself. Seeded with the salt, so that
+/// no guest can write bytes that look like a batch.
+fn batch_hash(heads: &[u8], journal: JournalId, offset: u64, salt: u64) -> u64 {
+    let mut hash = Xxh3::with_seed(salt);
+    hash.update(&journal.0.to_le_bytes());
+    hash.update(&offset.to_le_bytes());
+    hash.update(&heads[..56]);
+    hash.update(&heads[64..]);
+    hash.digest()
+}
+
+impl RecordHead {
+    fn decode(r: &mut Reader<'_>) -> Result<RecordHead> {
+        let (lsn, block, blocks, len) = (Lsn(r.u64()?), r.u64()?, r.u64()?, r.u32()?);
+        let kind = u8::try_from(r.u32()?).map_err(|_| r.bad("a record's kind is unknown"))?;
+        Ok(RecordHead { lsn, block, blocks, len, kind, hash: r.u64()? })
+    }
+}
+
+impl Entry {
+    /// Hashes the body: the caller's work, done outside of any lock.
+    pub fn of(record: &Record) -> Entry {
+        let (block, blocks) = record.op.blocks();
+        let (kind, body) = match &record.op {
+            Op::Write { data, .. } => {
+                assert!(
+                    !data.is_empty() && (data.len() as u64).is_multiple_of(BLOCK),
+                    "{} bytes",
+                    data.len()
+                );
+                (1, data.clone())
+            }
+            Op::Zero { .. } => (2, Bytes::new()),
+            Op::Mark(mark) => {
+                let mut w = Writer::default();
+                mark.encode(&mut w);
+                (3, w.buf.into())
+            }
+        };
+        let (len, hash) = (body.len() as u32, xxh3_64(&body));
+        Entry { head: RecordHead { lsn: record.lsn, block, blocks, len, kind, hash }, body }
+    }
+
+    /// `None`: the body isn't what was written.
+    pub fn record(&self) -> Option<Record> {
+        let Entry { head, body } = self;
+        if xxh3_64(body) != head.hash {
+            return None;
+        }
+        let op = match head.kind {
+            1 if head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
+                Op::Write { block: head.block, data: body.clone() }
+            }
+            2 if body.is_empty() => Op::Zero { block: head.block, blocks: head.blocks },
+            3 => {
+                let mut r = Reader::new(body, "a mark");
+                let mark = Mark::decode(&mut r).ok()?;
+                r.end().ok()?;
+                Op::Mark(mark)
+            }
+            _ => return None,
+        };
+        Some(Record { lsn: head.lsn, op })
+    }
+}

@@ -1,0 +1,224 @@
+//! Opening: which segments are in use, where the records end, and whether that end is a torn tail or damage.
+//!
+//! Only the last segment can have a tail: the one before was synced before it was begun. Its batches are read until
+//! one isn't right. If anything behind says that this or a later lsn was synced, bytes were damaged and nothing is
+//! changed; else what follows was never promised, and it is zeroed so that no leftover can ever follow a new batch.
+//! What no batch says was synced is written once more: a page that an earlier, failed sync dropped still reads well
+//! until the power goes.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::format::{ALIGN, HEADER_MAX, Header, SEGMENT_HEAD, SegmentHead};
+use super::ring::{Live, Segment};
+use super::segment::{Batch, Window, next_used, segment_number, zero};
+use crate::base::rt::{Disk, OpenHow};
+use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
+
+/// What the folder holds.
+#[derive(Debug)]
+pub struct Found {
+    pub header: Header,
+    pub live: VecDeque<Live>,
+    pub fresh: Vec<Segment>,
+    /// The number of the next new segment.
+    pub next_number: u64,
+    pub end: Lsn,
+    pub mark: Lsn,
+}
+
+struct Tail {
+    end: u64,
+    last: Lsn,
+    mark: Lsn,
+    /// From here on no batch says that it was synced.
+    unsure: u64,
+}
+
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    dir: PathBuf,
+    header: Header,
+}
+
+/// The header; `None` when there is no journal.
+pub async fn read_header(disk: &dyn Disk, dir: &std::path::Path) -> Result<Option<Header>> {
+    let path = dir.join("header");
+    let bytes = match disk.read(&path, HEADER_MAX).await {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.context(|| format!("reading {}", path.display()))?,
+    };
+    let damaged = |e: Error| match e.kind() {
+        Kind::Unsupported => e,
+        _ => Error::new(Kind::Corrupt, format!("{} is damaged ({e}). {STAYS}", path.display())),
+    };
+    Header::decode(&bytes).map(Some).map_err(damaged)
+}
+
+const STAYS: &str = "It was left as it is: bring back an intact copy, or move the journal's folder away to open the \
+                     volume as the pool has it, without the last writes";
+
+pub fn damaged(path: &std::path::Path, offset: u64) -> Error {
+    let why = format!("the journal is damaged at byte {offset} of {}. {STAYS}", path.display());
+    Error::new(Kind::Corrupt, why)
+}
+
+/// Finds everything out; makes the tail safe to append to.
+pub async fn recover(disk: &dyn Disk, dir: PathBuf, header: Header) -> Result<Found> {
+    let doing = || format!("opening the journal in {}", dir.display());
+    Recovery { disk, dir: dir.clone(), header }.run().await.map_err(|e| e.context(doing()))
+}
+
+impl Recovery<'_> {
+    async fn run(self) -> Result<Found> {
+        let mut used = Vec::new();
+        let mut unused = Vec::new();
+        let mut next_number = 1;
+        for name in self.disk.list(&self.dir).await? {
+            let Some(number) = segment_number(&name) else { continue };
+            next_number = next_number.max(number + 1);
+            match self.open_segment(name).await? {
+                Some((segment, Some(head))) => used.push((segment, head)),
+                Some((segment, None)) => unused.push(segment),
+                None => {}
+            }
+        }
+        used.sort_by_key(|(_, head)| head.lap);
+        // Laps are overwritten oldest first: in use is what follows each other up to the last.
+        let run = used.windows(2).rposition(|pair| pair[0].1.lap + 1 != pair[1].1.lap).map_or(0, |n| n + 1);
+        let fresh: Vec<Segment> = used.drain(..run).map(|(segment, _)| segment).collect();
+        let mut live = VecDeque::new();
+        let mut used = used.into_iter().peekable();
+        while let Some((segment, head)) = used.next() {
+            let (end, last) =
+                used.peek().map_or((SEGMENT_HEAD, head.before), |(_, n)| (n.before_end, n.before));
+            live.push_back(Live { segment, head, end, last });
+        }
+        let mut end = Lsn(self.header.first_lsn.0 - 1);
+        let mut mark = self.header.mark;
+        if let Some(current) = live.back_mut() {
+            let tail = self.scan(current).await?;
+            self.refuse_evidence(&unused, tail.last).await?;
+            self.settle(current, &tail).await?;
+            (current.end, current.last) = (tail.end, tail.last);
+            (end, mark) = (tail.last, mark.max(tail.mark));
+        } else {
+            self.refuse_evidence(&unused, end).await?;
+        }
+        unused.extend(fresh);
+        Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark })
+    }
+
+    /// `None`: half made, and removed.
+    async fn open_segment(&self, name: String) -> Result<Option<(Segment, Option<SegmentHead>)>> {
+        let path = self.dir.join(&name);
+        let doing = || format!("opening {}", path.display());
+        let file = self.disk.open(&path, OpenHow::Write).await.context(doing)?;
+        let first = file.pread(0, ALIGN as usize).await.context(doing)?;
+        let head = SegmentHead::decode(&first, self.header.journal);
+        if file.size().await.context(doing)? < self.header.segment {
+            if head.is_some() {
+                return Err(damaged(&path, self.header.segment));
+            }
+            self.disk.remove(&path).await.context(doing)?;
+            return Ok(None);
+        }
+        Ok(Some((Segment { name, file }, head)))
+    }
+
+    /// Reads the last segment's batches up to the first that isn't right, and looks for words of what is lost behind.
+    async fn scan(&self, live: &Live) -> Result<Tail> {
+        let path = self.dir.join(&live.segment.name);
+        let doing = || format!("reading {}", path.display());
+        let mut window = Window::new(live.segment.file.clone());
+        let mut tail =
+            Tail { end: SEGMENT_HEAD, last: live.head.before, mark: live.head.mark, unsure: SEGMENT_HEAD };
+        // Where batches end, and with which lsn.
+        let mut ends: VecDeque<(u64, Lsn)> = VecDeque::new();
+        let mut synced = live.head.before;
+        while let Some(batch) = self.good_batch(&mut window, live, &tail).await.context(doing)? {
+            (tail.end, tail.last, tail.mark) = (batch.end(), batch.last(), tail.mark.max(batch.head.mark));
+            synced = synced.max(batch.head.synced);
+            ends.push_back((tail.end, tail.last));
+            while ends.front().is_some_and(|(_, last)| *last <= synced) {
+                tail.unsure = ends.pop_front().map_or(tail.unsure, |(end, _)| end);
+            }
+        }
+        self.refuse_words(&mut window, tail.end, tail.last, &path).await?;
+        Ok(tail)
+    }
+
+    async fn good_batch(
+        &self,
+        window: &mut Window,
+        live: &Live,
+        tail: &Tail,
+    ) -> std::io::Result<Option<Batch>> {
+        if tail.end + ALIGN > self.header.segment {
+            return Ok(None);
+        }
+        let Some(batch) = Batch::at(window, self.header.journal, tail.end).await? else { return Ok(None) };
+        let head = &batch.head;
+        let here = (head.lap, head.salt, head.before) == (live.head.lap, live.head.salt, tail.last);
+        if !here || batch.end() > self.header.segment || !batch.is_ordered() {
+            return Ok(None);
+        }
+        let entries = batch.entries(window).await?;
+        Ok(entries.filter(|list| list.iter().all(|e| e.record().is_some())).map(|_| batch))
+    }
+
+    /// Refuses when a batch from `from` on says that more than `last` was synced.
+    async fn refuse_words(
+        &self,
+        window: &mut Window,
+        from: u64,
+        last: Lsn,
+        path: &std::path::Path,
+    ) -> Result<()> {
+        let doing = || format!("reading {}", path.display());
+        let mut at = from;
+        while let Some(page) = next_used(window, at, self.header.segment).await.context(doing)? {
+            let batch = Batch::at(window, self.header.journal, page).await.context(doing)?;
+            if batch.is_some_and(|b| b.head.synced > last) {
+                return Err(damaged(path, from));
+            }
+            at = page + ALIGN;
+        }
+        Ok(())
+    }
+
+    /// A segment whose head is damaged looks unused, but its batches still speak.
+    async fn refuse_evidence(&self, unused: &[Segment], last: Lsn) -> Result<()> {
+        for segment in unused {
+            let mut window = Window::new(Arc::clone(&segment.file));
+            self.refuse_words(&mut window, 0, last, &self.dir.join(&segment.name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was found durable and what follows empty.
+    async fn settle(&self, live: &Live, tail: &Tail) -> Result<()> {
+        let path = self.dir.join(&live.segment.name);
+        let doing = || format!("writing {}", path.display());
+        let file = &live.segment.file;
+        let mut window = Window::new(file.clone());
+        let mut at = if tail.unsure == SEGMENT_HEAD { 0 } else { tail.unsure };
+        while at < tail.end {
+            let len = (tail.end - at).min(1 << 20);
+            let bytes = window.read(at, len).await.context(doing)?;
+            file.pwrite(at, vec![bytes], false).await.context(doing)?;
+            at += len;
+        }
+        file.sync().await.context(doing)?;
+        let (mut from, mut to) = (None, tail.end);
+        while let Some(page) = next_used(&mut window, to, self.header.segment).await.context(doing)? {
+            from = from.or(Some(page));
+            to = page + ALIGN;
+        }
+        if let Some(from) = from {
+            zero(&**file, from, to).await.context(doing)?;
+        }
+        Ok(())
+    }
+}

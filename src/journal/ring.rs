@@ -1,0 +1,508 @@
+//! What a journal knows without asking the disk: its segments, what waits to be written, who waits for what, and how
+//! much room is promised. Everything here is quick and under one lock; the writer does what `next_job` says.
+//!
+//! Invariants: segments in use have laps that follow each other, and only the last has bytes that aren't synced.
+//! What is promised (rooms, and records not yet written) always fits into segments that exist, however it falls
+//! into batches: that is why a segment counts for less than its size.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::format::{
+    ALIGN, BATCH_HEAD, BATCH_RECORDS, BatchHead, Entry, RECORD_HEAD, SEGMENT_HEAD, SegmentHead,
+};
+use crate::base::codec::Writer;
+use crate::base::rt::DiskFile;
+use crate::base::{Error, JournalId, Kind, Lsn, Result};
+
+/// Body bytes of a batch, at most (one record may be more).
+pub const BATCH_BYTES: u64 = 4 << 20;
+/// Appended bytes that are written out without waiting for a sync.
+const WRITE_OUT: u64 = 1 << 20;
+/// Bytes in memory that aren't written yet, at most.
+const BUFFER_MAX: u64 = 16 << 20;
+
+/// Bytes of zeros, to fill pages up.
+pub const ZEROS: &[u8] = &[0; 64 << 10];
+
+/// A segment file.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub name: String,
+    pub file: Arc<dyn DiskFile>,
+}
+
+/// A segment in use.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub segment: Segment,
+    pub head: SegmentHead,
+    /// Where the next batch goes.
+    pub end: u64,
+    /// Last lsn in it (or before it).
+    pub last: Lsn,
+}
+
+/// What the writer has to do next.
+#[derive(Debug)]
+pub enum Job {
+    Idle,
+    Write(Write),
+    Sync(Arc<dyn DiskFile>),
+    /// The mark goes into the header file: the segments have no room for it.
+    Header(Lsn),
+    Stop,
+}
+
+#[derive(Debug)]
+pub struct Write {
+    pub file: Arc<dyn DiskFile>,
+    pub offset: u64,
+    pub parts: Vec<Bytes>,
+    pub sync: bool,
+}
+
+#[derive(Debug)]
+struct SyncWaiter {
+    goal: Lsn,
+    mark: Lsn,
+    done: oneshot::Sender<Result<()>>,
+}
+
+#[derive(Debug)]
+struct RoomWaiter {
+    cost: u64,
+    done: oneshot::Sender<Result<Granted>>,
+}
+
+/// Room that was set aside for a waiter. Nobody returns it but who receives it, or `admit` when nobody does.
+#[derive(Debug)]
+pub struct Granted {
+    pub cost: u64,
+    pub generation: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ring {
+    pub journal: JournalId,
+    /// Bytes a segment has.
+    pub segment: u64,
+    /// Segments it may have.
+    pub segments_max: usize,
+    pub live: VecDeque<Live>,
+    /// Trimmed, in the order of their laps.
+    pub spent: VecDeque<Segment>,
+    /// Never used, or of unknown contents.
+    pub fresh: Vec<Segment>,
+    pub first_lsn: Lsn,
+    trimmed: Lsn,
+    /// Counts restarts: rooms of an earlier one are void.
+    pub generation: u64,
+    pub failed: Option<Error>,
+    pub closing: bool,
+    /// A task is making a segment.
+    pub preparing: bool,
+
+    pending: VecDeque<Entry>,
+    /// What the pending records take at worst, and their bytes.
+    pending_cost: u64,
+    pending_bytes: u64,
+    /// Bytes of the write under way.
+    writing_bytes: u64,
+    /// Costs of the rooms given and not used.
+    reserved: u64,
+    appended: Lsn,
+    written: Lsn,
+    synced: Lsn,
+    /// The last synced lsn that a batch says.
+    noted: Lsn,
+    dirty: bool,
+    mark_wanted: Lsn,
+    mark_written: Lsn,
+    mark_synced: Lsn,
+    syncs: Vec<SyncWaiter>,
+    rooms: VecDeque<RoomWaiter>,
+}
+
+impl Ring {
+    pub fn new(journal: JournalId, segment: u64, segments_max: usize, first_lsn: Lsn, mark: Lsn) -> Ring {
+        let before = Lsn(first_lsn.0 - 1);
+        Ring {
+            journal,
+            segment,
+            segments_max,
+            live: VecDeque::new(),
+            spent: VecDeque::new(),
+            fresh: Vec::new(),
+            first_lsn,
+            trimmed: before,
+            generation: 0,
+            failed: None,
+            closing: false,
+            preparing: false,
+            pending: VecDeque::new(),
+            pending_cost: 0,
+            pending_bytes: 0,
+            writing_bytes: 0,
+            reserved: 0,
+            appended: before,
+            written: before,
+            synced: before,
+            noted: before,
+            dirty: false,
+            mark_wanted: mark,
+            mark_written: mark,
+            mark_synced: mark,
+            syncs: Vec::new(),
+            rooms: VecDeque::new(),
+        }
+    }
+
+    /// After recovery: all of this is on the disk and synced.
+    pub fn resume(&mut self, live: VecDeque<Live>, end: Lsn, mark: Lsn) {
+        self.live = live;
+        for lsn in [&mut self.appended, &mut self.written, &mut self.synced] {
+            *lsn = end;
+        }
+        for lsn in [&mut self.mark_wanted, &mut self.mark_written, &mut self.mark_synced] {
+            *lsn = mark;
+        }
+    }
+
+    pub fn appended(&self) -> Lsn {
+        self.appended
+    }
+
+    pub fn mark(&self) -> Lsn {
+        self.mark_synced
+    }
+
+    pub fn buffered(&self) -> u64 {
+        self.pending_bytes + self.writing_bytes
+    }
+
+    pub fn used(&self) -> u64 {
+        let live: u64 = self.live.iter().map(|l| l.end).sum();
+        live + self.pending_cost + self.reserved
+    }
+
+    pub fn created(&self) -> usize {
+        self.live.len() + self.spent.len() + self.fresh.len()
+    }
+
+    /// Whether another segment should be made now.
+    pub fn wants_segment(&self) -> bool {
+        let none_free = self.spent.is_empty() && self.fresh.is_empty();
+        none_free
+            && !self.preparing
+            && !self.closing
+            && self.failed.is_none()
+            && self.created() < self.segments_max
+    }
+
+    /// What a record of this many body bytes takes at worst: alone in a batch.
+    pub fn cost(body: u64) -> u64 {
+        (BATCH_HEAD as u64 + RECORD_HEAD as u64 + body).next_multiple_of(ALIGN)
+    }
+
+    /// Body bytes of the largest record: a quarter of a segment, 4 MiB at most.
+    pub fn record_max(segment: u64) -> u64 {
+        let quarter = (segment - SEGMENT_HEAD) / 4 / ALIGN * ALIGN;
+        quarter.saturating_sub(ALIGN).clamp(ALIGN, BATCH_BYTES)
+    }
+
+    /// What an empty segment holds for certain: at its end, the next record may just not fit.
+    fn segment_room(&self) -> u64 {
+        self.segment - SEGMENT_HEAD - Self::cost(Self::record_max(self.segment))
+    }
+
+    fn available(&self) -> u64 {
+        let waste = Self::cost(Self::record_max(self.segment));
+        let current = self.live.back().map_or(0, |l| (self.segment - l.end).saturating_sub(waste));
+        current + (self.spent.len() + self.fresh.len()) as u64 * self.segment_room()
+    }
+
+    fn fits(&self, cost: u64) -> bool {
+        self.pending_cost + self.reserved + cost <= self.available()
+    }
+
+    /// Sets room aside, or queues for it.
+    pub fn reserve(&mut self, cost: u64) -> Result<Result<Granted, oneshot::Receiver<Result<Granted>>>> {
+        self.check()?;
+        if cost > self.segment_room() {
+            let why =
+                format!("a journal with segments of {} bytes was asked for {cost} at once", self.segment);
+            return Err(Error::new(Kind::Internal, why));
+        }
+        if self.rooms.is_empty() && self.may_enter(cost) {
+            self.reserved += cost;
+            return Ok(Ok(Granted { cost, generation: self.generation }));
+        }
+        let (done, rx) = oneshot::channel();
+        self.rooms.push_back(RoomWaiter { cost, done });
+        Ok(Err(rx))
+    }
+
+    fn may_enter(&self, cost: u64) -> bool {
+        let buffered = self.buffered() + self.reserved;
+        self.fits(cost) && (buffered == 0 || buffered + cost <= BUFFER_MAX)
+    }
+
+    /// Lets in who waits for room, in order.
+    pub fn admit(&mut self) {
+        while let Some(next) = self.rooms.front() {
+            if !next.done.is_closed() && !self.may_enter(next.cost) {
+                return;
+            }
+            let Some(RoomWaiter { cost, done }) = self.rooms.pop_front() else { return };
+            if done.send(Ok(Granted { cost, generation: self.generation })).is_ok() {
+                self.reserved += cost;
+            }
+        }
+    }
+
+    pub fn give_back(&mut self, cost: u64, generation: u64) {
+        if generation == self.generation {
+            self.reserved -= cost;
+            self.admit();
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(error) => Err(error.share()),
+            None if self.closing => Err(Error::new(Kind::Closed, "the journal is closed")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it should be written out now.
+    pub fn append(&mut self, entry: Entry, generation: u64) -> Result<bool> {
+        self.check()?;
+        if generation != self.generation {
+            return Err(Error::new(Kind::Closed, "the journal was started anew"));
+        }
+        let lsn = entry.head.lsn;
+        if lsn <= self.appended {
+            let why = format!("record {lsn} came after record {}", self.appended);
+            return Err(Error::new(Kind::Internal, why));
+        }
+        let cost = Self::cost(entry.body.len() as u64);
+        self.appended = lsn;
+        self.reserved -= cost;
+        self.pending_cost += cost;
+        self.pending_bytes += entry.body.len() as u64;
+        self.pending.push_back(entry);
+        Ok(self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS)
+    }
+
+    /// `None`: all of this is durable already.
+    pub fn sync(&mut self, mark: Option<Lsn>) -> Result<Option<oneshot::Receiver<Result<()>>>> {
+        self.check()?;
+        let (goal, mark) = (self.appended, mark.unwrap_or(self.mark_synced));
+        self.mark_wanted = self.mark_wanted.max(mark);
+        if goal <= self.synced && mark <= self.mark_synced {
+            return Ok(None);
+        }
+        let (done, rx) = oneshot::channel();
+        self.syncs.push(SyncWaiter { goal, mark, done });
+        Ok(Some(rx))
+    }
+
+    pub fn trim(&mut self, upto: Lsn) {
+        self.trimmed = self.trimmed.max(upto);
+        while self.live.len() > 1 && self.live[0].last <= self.trimmed {
+            let Some(done) = self.live.pop_front() else { break };
+            self.spent.push_back(done.segment);
+        }
+        self.admit();
+    }
+
+    /// Nothing is trusted any more: all who wait learn why.
+    pub fn fail(&mut self, error: Error) {
+        for waiter in self.syncs.drain(..) {
+            let _ = waiter.done.send(Err(error.share()));
+        }
+        for waiter in self.rooms.drain(..) {
+            let _ = waiter.done.send(Err(error.share()));
+        }
+        self.pending.clear();
+        (self.pending_bytes, self.pending_cost, self.writing_bytes) = (0, 0, 0);
+        self.failed = Some(error);
+    }
+
+    /// Nothing more is taken in; who waits learns so.
+    pub fn close(&mut self, why: fn() -> Error) {
+        self.closing = true;
+        self.pending.clear();
+        for waiter in self.syncs.drain(..) {
+            let _ = waiter.done.send(Err(why()));
+        }
+        for waiter in self.rooms.drain(..) {
+            let _ = waiter.done.send(Err(why()));
+        }
+    }
+
+    /// What is to be written or synced next. `salt` is for a segment that may be begun.
+    pub fn next_job(&mut self, salt: u64) -> Job {
+        if self.failed.is_some() {
+            return if self.closing { Job::Stop } else { Job::Idle };
+        }
+        let syncing = !self.syncs.is_empty();
+        let much = self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS;
+        if !self.pending.is_empty() && (syncing || much) {
+            return self.write_job(salt);
+        }
+        if !syncing {
+            return if self.closing { Job::Stop } else { Job::Idle };
+        }
+        let mark = self.mark_wanted;
+        let current = self.live.back();
+        let has_page = current.is_some_and(|l| l.end + ALIGN <= self.segment) && self.fits(ALIGN);
+        match current {
+            Some(l) if mark <= self.mark_written && self.dirty => Job::Sync(l.segment.file.clone()),
+            _ if mark <= self.mark_written => {
+                self.synced_now();
+                Job::Idle
+            }
+            Some(_) if has_page => Job::Write(self.batch(Vec::new(), None)),
+            _ => Job::Header(mark),
+        }
+    }
+
+    fn write_job(&mut self, salt: u64) -> Job {
+        let need = self.pending.front().map_or(0, |e| Self::cost(e.body.len() as u64));
+        let left = self.live.back().map_or(0, |l| self.segment - l.end);
+        if left >= need {
+            let entries = self.take_entries(left);
+            return Job::Write(self.batch(entries, None));
+        }
+        if let Some(current) = self.live.back().filter(|_| self.dirty) {
+            return Job::Sync(current.segment.file.clone());
+        }
+        let Some(segment) = self.spent.pop_front().or_else(|| self.fresh.pop()) else {
+            self.fail(Error::new(Kind::Internal, "the journal promised more room than it has"));
+            return Job::Idle;
+        };
+        let old = self.live.back();
+        let head = SegmentHead {
+            lap: old.map_or(0, |l| l.head.lap) + 1,
+            salt,
+            before: old.map_or(Lsn(self.first_lsn.0 - 1), |l| l.last),
+            before_end: old.map_or(0, |l| l.end),
+            mark: self.mark_wanted,
+        };
+        self.live.push_back(Live { segment, head, end: SEGMENT_HEAD, last: head.before });
+        let entries = self.take_entries(self.segment - SEGMENT_HEAD);
+        let job = self.batch(entries, Some(head));
+        // What was trimmed may have been the segment before.
+        self.trim(self.trimmed);
+        Job::Write(job)
+    }
+
+    fn take_entries(&mut self, room: u64) -> Vec<Entry> {
+        let mut bytes = BATCH_HEAD as u64;
+        let fits = |e: &Entry, bytes: &mut u64, n: usize| {
+            *bytes += RECORD_HEAD as u64 + e.body.len() as u64;
+            n < BATCH_RECORDS && *bytes <= room && (n == 0 || *bytes <= BATCH_BYTES)
+        };
+        let count = self.pending.iter().enumerate().take_while(|(n, e)| fits(e, &mut bytes, *n)).count();
+        self.pending.drain(..count).collect()
+    }
+
+    /// One write: perhaps a segment's head, a batch's heads, the bodies, zeros up to the page's end.
+    fn batch(&mut self, entries: Vec<Entry>, head: Option<SegmentHead>) -> Write {
+        let body: u64 = entries.iter().map(|e| e.body.len() as u64).sum();
+        let cost: u64 = entries.iter().map(|e| Self::cost(e.body.len() as u64)).sum();
+        let last = entries.last().map_or(self.written, |e| e.head.lsn);
+        let live = self.live.back_mut().expect("a batch goes into a segment");
+        let batch = BatchHead {
+            lap: live.head.lap,
+            salt: live.head.salt,
+            records: entries.len() as u16,
+            body: body as u32,
+            before: live.last,
+            synced: self.synced,
+            mark: self.mark_wanted,
+        };
+        let mut w =
+            Writer::with_capacity(batch.heads() + if head.is_some() { SEGMENT_HEAD as usize } else { 0 });
+        if let Some(head) = head {
+            head.encode(self.journal, &mut w);
+        }
+        let offset = live.end - w.buf.len() as u64;
+        batch.encode(self.journal, live.end, entries.iter().map(|e| &e.head), &mut w);
+        let mut parts = Vec::with_capacity(entries.len() + 2);
+        parts.push(Bytes::from(w.buf));
+        parts.extend(entries.into_iter().map(|e| e.body).filter(|b| !b.is_empty()));
+        let pad = batch.size() - batch.heads() as u64 - body;
+        parts.push(Bytes::from_static(&ZEROS[..pad as usize]));
+        live.end += batch.size();
+        live.last = last;
+        self.pending_bytes -= body;
+        self.pending_cost -= cost;
+        self.writing_bytes = body;
+        self.written = last;
+        self.noted = self.synced;
+        self.mark_written = self.mark_wanted;
+        self.dirty = true;
+        let sync = self.syncs.iter().any(|w| w.goal <= last && w.mark <= self.mark_written);
+        Write { file: live.segment.file.clone(), offset, parts, sync }
+    }
+
+    /// A write or sync ended well.
+    pub fn wrote(&mut self, synced: bool) {
+        self.writing_bytes = 0;
+        if synced {
+            self.synced_now();
+        }
+        self.admit();
+    }
+
+    /// The header file has this mark.
+    pub fn header_has(&mut self, mark: Lsn) {
+        self.mark_written = self.mark_written.max(mark);
+        if !self.dirty {
+            self.synced_now();
+        }
+    }
+
+    fn synced_now(&mut self) {
+        (self.synced, self.mark_synced, self.dirty) = (self.written, self.mark_written, false);
+        let (synced, mark) = (self.synced, self.mark_synced);
+        for waiter in self.syncs.extract_if(.., |w| w.goal <= synced && w.mark <= mark) {
+            let _ = waiter.done.send(Ok(()));
+        }
+    }
+
+    /// A last batch would say more about what is synced than those before.
+    pub fn closing_note(&mut self) -> Option<Write> {
+        let current = self.live.back()?;
+        let has_page = current.end + ALIGN <= self.segment && self.fits(ALIGN);
+        let news = self.noted < self.synced && self.failed.is_none();
+        (news && has_page).then(|| self.batch(Vec::new(), None))
+    }
+
+    /// Starts anew with another id and one segment; the old segments are returned.
+    pub fn begin_anew(
+        &mut self,
+        journal: JournalId,
+        first: Segment,
+        first_lsn: Lsn,
+        mark: Lsn,
+    ) -> Vec<Segment> {
+        let mut old: Vec<Segment> = self.live.drain(..).map(|l| l.segment).collect();
+        old.extend(self.spent.drain(..).chain(self.fresh.drain(..)));
+        let mut new = Ring::new(journal, self.segment, self.segments_max, first_lsn, mark);
+        new.generation = self.generation + 1;
+        new.preparing = self.preparing;
+        new.closing = self.closing;
+        new.fresh.push(first);
+        *self = new;
+        old
+    }
+}
