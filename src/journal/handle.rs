@@ -220,6 +220,7 @@ impl Journal {
         let granted = match asked {
             Ok(granted) => granted,
             Err(wait) => {
+                self.shared.work.notify_one();
                 let mut wait = Waiting { shared: &self.shared, answer: wait };
                 (&mut wait.answer).await.map_err(|_| closed())??
             }

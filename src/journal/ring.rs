@@ -353,7 +353,9 @@ impl Ring {
             return if self.closing { Job::Stop } else { Job::Idle };
         }
         let syncing = !self.syncs.is_empty();
-        let much = self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS;
+        // What is written takes less than was promised for it: that may let someone in.
+        let short = !self.rooms.is_empty();
+        let much = self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS || short;
         if !self.pending.is_empty() && (syncing || much) {
             return self.write_job(salt);
         }

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,7 +210,7 @@ fn crash_run(seed: u64) -> (u64, u64) {
     let world = (*sim).clone();
     let disk = SimDisk::new(&world);
     let model = Shared::default();
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         disk.faults(|f| f.sync_fails = 15);
     }
     let m = model.clone();
@@ -248,4 +248,279 @@ fn whatever_was_synced_comes_back_as_a_prefix() {
         restarts += r;
     }
     assert!(lives > 600 && restarts > 20, "{lives} lives, {restarts} restarts");
+}
+
+fn run<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    seed: u64,
+    main: impl FnOnce(Rt, SimDisk) -> F,
+) -> T {
+    let sim = Sim::new(seed);
+    let disk = SimDisk::new(&sim);
+    sim.run(main(sim.rt(), disk)).unwrap()
+}
+
+#[test]
+fn golden_bytes() {
+    use super::format::*;
+    use crate::base::JournalId;
+    use crate::base::codec::Writer;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let lineage = vec![Epoch(3), Epoch(4)];
+    let header = Header {
+        volume: VolumeId(0x11),
+        journal: JournalId(0x22),
+        first_lsn: Lsn(5),
+        mark: Lsn(4),
+        segment: 1 << 20,
+        lineage,
+    };
+    let golden = "776c4a680100000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+                  0400000000000000000010000000000002000000030000000000000004000000000000005065c705d248e13b";
+    assert_eq!(hex(&header.encode()), golden);
+    assert_eq!(Header::decode(&header.encode()).unwrap(), header);
+
+    let segment = SegmentHead { lap: 7, salt: 0x5a17, before: Lsn(9), before_end: 8192, mark: Lsn(8) };
+    let mut w = Writer::default();
+    segment.encode(JournalId(0x22), &mut w);
+    let golden = "776c4a7301000000220000000000000000000000000000000700000000000000175a000000000000\
+                  09000000000000000020000000000000080000000000000067dc6aa66238a42e";
+    assert_eq!((hex(&w.buf[..72]).as_str(), w.buf.len()), (golden, 4096));
+    assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x22)), Some(segment));
+    assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x23)), None);
+
+    let entry = Entry::of(&write(10));
+    let batch = BatchHead {
+        lap: 7,
+        salt: 0x5a17,
+        records: 1,
+        body: 4096,
+        before: Lsn(9),
+        synced: Lsn(6),
+        mark: Lsn(8),
+    };
+    let mut w = Writer::default();
+    batch.encode(JournalId(0x22), 4096, [&entry.head].into_iter(), &mut w);
+    let golden = "776c4a626800000000100000010000000700000000000000175a0000000000000900000000000000\
+                  060000000000000008000000000000006ed83a97e4bf58eb\
+                  0a000000000000000a0000000000000001000000000000000010000001000000516575365b4dba18";
+    assert_eq!(hex(&w.buf), golden);
+    assert_eq!(BatchHead::decode(&w.buf, JournalId(0x22), 4096), Some((batch, vec![entry.head])));
+    assert_eq!(BatchHead::decode(&w.buf, JournalId(0x22), 8192), None);
+    assert_eq!(BatchHead::decode(&w.buf, JournalId(0x23), 4096), None);
+}
+
+#[test]
+fn damage_is_seen_and_nothing_is_changed() {
+    let mut refused = 0;
+    for seed in 0..120 {
+        refused += run(seed, move |rt, disk| async move {
+            let journal = create(rt.clone(), &disk).await;
+            for lsn in 1..=60 {
+                put(&journal, &write(lsn)).await.unwrap();
+                if lsn % 3 == 0 {
+                    journal.sync(None).await.unwrap();
+                }
+            }
+            drop(journal);
+            rt.sleep(Duration::from_millis(10)).await;
+            let files: Vec<_> = disk.files().into_iter().filter(|(p, _)| !p.ends_with("lock")).collect();
+            let (path, len) = files[rt.below(files.len() as u64) as usize].clone();
+            let at = rt.below(len);
+            let old = disk.read(&path, 1 << 20).await.unwrap();
+            assert!(disk.rot(&path, at, &[old[at as usize] ^ 1 << rt.below(8)]));
+            let before = disk.read(&path, 1 << 20).await.unwrap();
+            let all = match open(rt.clone(), &disk).await {
+                Ok(found) => replayed(&found.unwrap().0, 0).await,
+                Err(e) => Err(e),
+            };
+            match all {
+                // Damage where nothing lies, or in the last group: no later one says that it was synced.
+                Ok(all) => {
+                    assert!(all.len() == 60 || all.len() == 57, "{} records at {at} of {path:?}", all.len());
+                    assert!(all.iter().zip(1..).all(|(r, lsn)| *r == write(lsn)));
+                    0
+                }
+                Err(e) => {
+                    assert!(e.is(Kind::Corrupt) && e.to_string().contains(path.to_str().unwrap()), "{e}");
+                    assert_eq!(disk.read(&path, 1 << 20).await.unwrap(), before);
+                    1
+                }
+            }
+        });
+    }
+    assert!((60..118).contains(&refused), "{refused}");
+}
+
+#[test]
+fn a_clean_close_leaves_no_doubt_about_the_end() {
+    run(1, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        put(&journal, &write(1)).await.unwrap();
+        journal.close().await.unwrap();
+        assert!(journal.sync(None).await.unwrap_err().is(Kind::Closed));
+        let (path, _) = disk.files().into_iter().find(|(p, _)| p.ends_with("segment-00000001")).unwrap();
+        assert!(disk.rot(&path, 4096 + 300, &[9]));
+        assert!(open(rt, &disk).await.unwrap_err().is(Kind::Corrupt));
+    });
+}
+
+#[test]
+fn a_missing_file_is_seen() {
+    run(2, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        for lsn in 1..=30 {
+            put(&journal, &write(lsn)).await.unwrap();
+            journal.sync(None).await.unwrap();
+        }
+        journal.close().await.unwrap();
+        disk.remove(&config().dir.join("segment-00000002")).await.unwrap();
+        let (journal, found) = open(rt, &disk).await.unwrap().unwrap();
+        assert!(found.first_lsn > Lsn(12));
+        assert_eq!(
+            replayed(&journal, found.first_lsn.0 - 1).await.unwrap().len() as u64,
+            31 - found.first_lsn.0
+        );
+        assert!(replayed(&journal, 3).await.unwrap_err().is(Kind::Corrupt));
+    });
+}
+
+#[test]
+fn full_means_waiting_and_trimming_lets_in() {
+    run(3, |rt, disk| async move {
+        let journal = Arc::new(create(rt.clone(), &disk).await);
+        let (writer, rt2) = (journal.clone(), rt.clone());
+        let task = rt.spawn(async move {
+            for lsn in 1..=400 {
+                put(&writer, &write(lsn)).await.unwrap();
+                if rt2.below(3) == 0 {
+                    writer.sync(Some(Lsn(lsn - 1))).await.unwrap();
+                }
+            }
+        });
+        rt.sleep(Duration::from_secs(5)).await;
+        let (stuck, usage) = (journal.end(), journal.usage());
+        assert!((20..110).contains(&stuck.0), "{stuck} writes of 8 KiB fit");
+        assert!(
+            usage.used <= usage.size && usage.used > usage.size / 2 && usage.allocated == usage.size,
+            "{usage:?}"
+        );
+        journal.sync(Some(stuck)).await.unwrap();
+        for _ in 0..3 {
+            // Whoever gives up waiting takes nothing along.
+            assert!(rt.timeout(Duration::from_millis(1), journal.reserve(8192)).await.is_none());
+        }
+        let trimmer = journal.clone();
+        let rt2 = rt.clone();
+        rt.spawn(async move {
+            loop {
+                rt2.sleep(Duration::from_millis(5)).await;
+                trimmer.trim(trimmer.end());
+            }
+        })
+        .detach();
+        task.await.unwrap();
+        journal.sync(None).await.unwrap();
+        let files = disk.files().iter().filter(|(p, _)| p.to_string_lossy().contains("segment-")).count();
+        assert_eq!(files, 5, "laps, not new files");
+        assert!(journal.reserve(1 << 20).await.unwrap_err().is(Kind::Internal), "it could never fit");
+    });
+}
+
+#[test]
+fn one_sync_serves_all_who_wait() {
+    run(4, |rt, disk| async move {
+        disk.faults(|f| f.latency = (Duration::from_millis(1), Duration::from_millis(1)));
+        let journal = Arc::new(create(rt.clone(), &disk).await);
+        let start = rt.now();
+        let mut tasks = Vec::new();
+        for lsn in 1..=64 {
+            put(&journal, &write(lsn)).await.unwrap();
+            let journal = journal.clone();
+            tasks.push(rt.spawn(async move { journal.sync(None).await }));
+        }
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        let took = rt.now().since(start);
+        assert!(took < Duration::from_millis(100), "64 groups of their own would take 256 ms: {took:?}");
+        assert_eq!(journal.sync(None).await.map(|()| rt.now().since(start)).unwrap(), took, "nothing to do");
+    });
+}
+
+#[test]
+fn a_failed_sync_is_final_until_a_new_start() {
+    run(5, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        let id = journal.id();
+        put(&journal, &write(1)).await.unwrap();
+        journal.sync(Some(Lsn(1))).await.unwrap();
+        assert!(journal.restart(Lsn(2), Lsn(1)).await.unwrap_err().is(Kind::Internal));
+        put(&journal, &write(2)).await.unwrap();
+        disk.faults(|f| f.sync_fails = 1000);
+        let mut room = journal.reserve(8192).await.unwrap();
+        let error = journal.sync(None).await.unwrap_err();
+        assert!(error.is(Kind::Io) && error.to_string().contains(DIR), "{error}");
+        disk.faults(|f| f.sync_fails = 0);
+        assert!(journal.sync(None).await.is_err() && journal.reserve(1).await.is_err());
+        assert!(journal.append(&mut room, &write(3)).is_err());
+        assert!(journal.failed().is_some());
+        assert_ne!(journal.restart(Lsn(3), Lsn(2)).await.unwrap(), id);
+        assert!(journal.append(&mut room, &write(3)).unwrap_err().is(Kind::Closed), "room of the old file");
+        drop(room);
+        put(&journal, &write(3)).await.unwrap();
+        journal.sync(None).await.unwrap();
+        journal.close().await.unwrap();
+        let (journal, found) = open(rt, &disk).await.unwrap().unwrap();
+        assert_eq!((found.first_lsn, found.mark, found.end), (Lsn(3), Lsn(2), Lsn(3)));
+        assert_eq!(replayed(&journal, 2).await.unwrap(), [write(3)]);
+        assert!(replayed(&journal, 1).await.unwrap_err().is(Kind::Corrupt));
+    });
+}
+
+#[test]
+fn locked_announced_and_kept_aside() {
+    run(6, |rt, disk| async move {
+        assert!(open(rt.clone(), &disk).await.unwrap().is_none());
+        let journal = create(rt.clone(), &disk).await;
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let again = Journal::create(rt.clone(), shared, config(), VolumeId(9), vec![], Lsn(1)).await;
+        assert!(again.unwrap_err().is(Kind::Owned));
+        let error = open(rt.clone(), &disk).await.unwrap_err();
+        assert!(error.is(Kind::Owned) && error.to_string().contains("process"), "{error}");
+        put(&journal, &write(1)).await.unwrap();
+        journal.announce(Epoch(1), Epoch(2)).await.unwrap();
+        journal.announce(Epoch(2), Epoch(5)).await.unwrap();
+        journal.sync(Some(Lsn(1))).await.unwrap();
+        drop(journal);
+        rt.sleep(Duration::from_millis(10)).await;
+        let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
+        assert_eq!((found.lineage.as_slice(), found.mark), (&[Epoch(2), Epoch(5)][..], Lsn(1)));
+        put(&journal, &write(2)).await.unwrap();
+        let kept = journal.set_aside("not-ours").await.unwrap();
+        assert!(kept.to_string_lossy().starts_with("/state/journals/v.not-ours."), "{kept:?}");
+        assert!(open(rt.clone(), &disk).await.unwrap().is_none());
+        let config = JournalConfig { dir: kept, ..config() };
+        let (kept, _) = Journal::open(rt, Arc::new(disk), config).await.unwrap().unwrap();
+        assert_eq!(replayed(&kept, 0).await.unwrap(), [write(1), write(2)]);
+    });
+}
+
+#[test]
+fn no_space_for_more_segments_is_less_room_not_an_error() {
+    run(7, |rt, disk| async move {
+        disk.faults(|f| f.capacity = 250 << 10);
+        let journal = Arc::new(create(rt.clone(), &disk).await);
+        let writer = journal.clone();
+        let task = rt.spawn(async move {
+            for lsn in 1..=100 {
+                put(&writer, &write(lsn)).await.unwrap();
+                writer.sync(None).await.unwrap();
+                if lsn % 4 == 0 {
+                    writer.trim(Lsn(lsn));
+                }
+            }
+        });
+        task.await.unwrap();
+        assert!(journal.usage().allocated < journal.usage().size);
+    });
 }
