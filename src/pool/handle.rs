@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Inventory};
 use super::config::{PoolConfig, Settings};
 use super::fleet::{Fleet, Membership};
 use super::layout::{Layout, Zoning};
@@ -15,6 +15,8 @@ use super::names::Directory;
 use super::probe::{Payload, Probe};
 use super::read::Verify;
 use super::register::{Change, Register};
+use super::repair::{self, RepairReport};
+use super::scrub::{self, ScrubReport, Watch};
 use super::status::{self, PoolStatus};
 use super::upload::{Known, Upload};
 use crate::base::rt::Rt;
@@ -157,6 +159,16 @@ impl Pool {
     /// Shards that are known to be missing.
     pub fn pending(&self) -> usize {
         self.fleet.hints().pending().0
+    }
+
+    /// Looks through all stores. Changes nothing.
+    pub async fn scrub(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<ScrubReport> {
+        scrub::scrub(&self.fleet, inventory, watch).await
+    }
+
+    /// Mends everything that a scrub finds.
+    pub async fn repair(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<RepairReport> {
+        repair::repair(&self.fleet, inventory, watch).await
     }
 
     /// The id of the volume of this name.

@@ -37,8 +37,9 @@ const GATHER: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<ChunkId, Mask>,
-    /// More is missing than is known here.
+    /// More is missing than is known here; and as of which change.
     overflow: bool,
+    overflowed: u64,
     /// Counts changes, and which of them are on disk.
     changes: u64,
     written: u64,
@@ -87,7 +88,7 @@ impl Hints {
         }
         self.state.update(|s| {
             if s.missing.len() >= ENTRIES_MAX && !s.missing.contains_key(&id) {
-                s.overflow = true;
+                (s.overflow, s.overflowed) = (true, s.changes + 1);
             } else {
                 let known = s.missing.entry(id).or_default();
                 *known = known.and(shards);
@@ -107,11 +108,18 @@ impl Hints {
         });
     }
 
-    /// Everything was looked at, and nothing is left.
-    pub(super) fn clear(&self) {
+    /// Grows with every change.
+    pub(super) fn changes(&self) -> u64 {
+        self.state.with(|s| s.changes)
+    }
+
+    /// Everything was looked at since the count of changes was this one, and nothing is left.
+    pub(super) fn clear_if(&self, changes: u64) {
         self.state.update(|s| {
-            s.missing.clear();
-            s.overflow = false;
+            s.overflow &= s.overflowed > changes;
+            if s.changes == changes {
+                s.missing.clear();
+            }
             s.changes += 1;
         });
     }

@@ -17,7 +17,7 @@ use crate::base::{ChunkId, Kind, Result};
 use crate::store::Cause;
 
 /// Chunks mended at a time: each is held in memory whole, with its parity.
-const AT_ONCE: usize = 2;
+pub(super) const AT_ONCE: usize = 2;
 const BATCH: usize = 64;
 /// Pause after a pass over all hints that could do nothing.
 const IDLE: Duration = Duration::from_secs(1);

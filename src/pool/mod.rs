@@ -1,5 +1,4 @@
 //! Erasure coding over stores: layout, codec, membership, registers, repair, scrub.
-#![allow(dead_code)] // Scrub and repair, which use the rest, come with the next commit.
 
 mod chunk;
 mod codec;
@@ -20,6 +19,8 @@ mod open;
 mod probe;
 mod read;
 mod register;
+mod repair;
+mod scrub;
 mod seal;
 mod shard;
 mod status;
@@ -43,5 +44,7 @@ pub use open::{CreateOptions, StoreSpec};
 pub use probe::{Payload, Probe};
 pub use read::Verify;
 pub use register::{Change, Register};
+pub use repair::RepairReport;
+pub use scrub::{Finding, Progress, ScrubReport, Watch};
 pub use status::{PoolStatus, StoreStatus};
 pub use upload::Upload;

@@ -42,7 +42,13 @@ pub(super) fn seal(codec: &Codec, mut chunk: Chunk, wanted: Mask) -> Result<Seal
 }
 
 fn with_footer(about: &About, index: usize, shard_hash: u128, shard: Bytes) -> Bytes {
-    let footer = Footer { about: about.clone(), index, shard_hash, checks: checks(&shard) }.encode();
+    let footer = Footer { about: about.clone(), index, shard_hash, checks: checks(&shard) };
+    with_footer_of(&footer, shard)
+}
+
+/// The object of a shard that was verified by this footer.
+pub(super) fn with_footer_of(footer: &Footer, shard: Bytes) -> Bytes {
+    let footer = footer.encode();
     // In place when the buffer is ours alone and was made with room; else the one copy.
     let mut object = match shard.try_into_mut() {
         Ok(own) => own,

@@ -1,0 +1,195 @@
+//! Mending what a scrub finds: shards rebuilt, moved to their stores, or deleted when nobody needs them.
+//!
+//! Nothing is deleted but shards: of chunks that are dead for ever, and misplaced ones whose own place is right again.
+//! Objects that aren't the pool's are moved below `aside/` in their store, never deleted: they may be somebody's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::stream;
+use serde::Serialize;
+
+use super::chunk::{Fate, Inventory};
+use super::fleet::Fleet;
+use super::key::ASIDE;
+use super::mask::Mask;
+use super::mend::{AT_ONCE, put_back};
+use super::scrub::{Finding, Progress, ScrubReport, Watch, scrub};
+use super::seal::with_footer_of;
+use super::shard::{At, How};
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::store::{Cause, Put, When};
+
+/// What was mended, and what is left.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RepairReport {
+    /// Shards rebuilt in their places.
+    pub rebuilt: u64,
+    /// Shards moved to their own store, or deleted from a wrong one.
+    pub moved: u64,
+    /// Shards deleted that nobody needs.
+    pub deleted: u64,
+    /// Objects that aren't the pool's, moved below `aside/`.
+    pub set_aside: u64,
+    /// What is still wrong, and stores that could not be looked through.
+    pub left: ScrubReport,
+    /// Why, a sentence for each different reason.
+    pub reasons: Vec<String>,
+}
+
+pub(super) async fn repair(
+    fleet: &Arc<Fleet>,
+    inventory: &dyn Inventory,
+    watch: Watch<'_>,
+) -> Result<RepairReport> {
+    // Hints that come while it runs are not known to be mended.
+    let hinted = fleet.hints().changes();
+    let found = scrub(fleet, inventory, watch).await?;
+    let mut done = RepairReport::default();
+    done.left.unreachable = found.unreachable;
+    done.left.checked_shards = found.checked_shards;
+    done.left.checked_bytes = found.checked_bytes;
+    for misplaced in found.misplaced {
+        match put_in_place(fleet, &misplaced).await {
+            Ok(()) => done.moved += 1,
+            Err(e) => done.leave(|left| left.misplaced.push(misplaced), &e),
+        }
+    }
+    rebuild(fleet, inventory, found.missing, found.rotten, watch, &mut done).await?;
+    for orphan in found.orphans {
+        match drop_orphan(fleet, inventory, &orphan).await {
+            Ok(()) => done.deleted += 1,
+            Err(e) => done.leave(|left| left.orphans.push(orphan), &e),
+        }
+    }
+    for foreign in found.foreign {
+        match set_aside(fleet, &foreign).await {
+            Ok(()) => done.set_aside += 1,
+            Err(e) => done.leave(|left| left.foreign.push(foreign), &e),
+        }
+    }
+    if done.left.is_complete_and_clean() {
+        fleet.hints().clear_if(hinted);
+    }
+    Ok(done)
+}
+
+impl RepairReport {
+    fn leave(&mut self, put: impl FnOnce(&mut ScrubReport), why: &Error) {
+        put(&mut self.left);
+        let why = why.to_string();
+        if !self.reasons.contains(&why) && self.reasons.len() < 100 {
+            self.reasons.push(why);
+        }
+    }
+}
+
+/// A shard on a wrong store: to its own, if that hasn't it, and away from here.
+async fn put_in_place(fleet: &Arc<Fleet>, misplaced: &Finding) -> Result<()> {
+    let (id, index) = misplaced.shard.expect("what is misplaced is a shard");
+    let wrong = &fleet.members()[misplaced.store];
+    let right = fleet.holder(&id, index);
+    let own = At { member: &right, id: &id, index };
+    if own.whole(Cause::Repair).await.is_err() {
+        let here = At { member: wrong, id: &id, index }.whole(Cause::Repair).await;
+        let Ok((footer, bytes, _)) = here else {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("{} on store {} is damaged", misplaced.key, misplaced.url),
+            ));
+        };
+        let object = with_footer_of(&footer, bytes);
+        own.store(&footer.about, &object, How::Verify, Cause::Repair).await?;
+    }
+    wrong.delete(std::slice::from_ref(&misplaced.key), Cause::Repair).await
+}
+
+/// What is missing or rotten, a chunk at a time.
+async fn rebuild(
+    fleet: &Arc<Fleet>,
+    inventory: &dyn Inventory,
+    missing: Vec<Finding>,
+    rotten: Vec<Finding>,
+    watch: Watch<'_>,
+    done: &mut RepairReport,
+) -> Result<()> {
+    let mut chunks: BTreeMap<ChunkId, (Mask, Mask)> = BTreeMap::new();
+    let mut places: BTreeMap<(ChunkId, usize), (Finding, bool)> = BTreeMap::new();
+    let both = missing.into_iter().map(|f| (f, false)).chain(rotten.into_iter().map(|f| (f, true)));
+    for (finding, rot) in both {
+        let (id, index) = finding.shard.expect("what is missing or rotten is a shard");
+        let (all, bad) = chunks.entry(id).or_default();
+        *all = all.with(index);
+        if rot {
+            *bad = bad.with(index);
+        }
+        places.insert((id, index), (finding, rot));
+    }
+    let mut progress = Progress { done: 0, of: places.len() as u64 };
+    let jobs = stream::iter(chunks)
+        .map(|(id, (all, bad))| async move { (id, all, one_chunk(fleet, inventory, &id, all, bad).await) });
+    let mut jobs = jobs.buffer_unordered(AT_ONCE);
+    while let Some((id, all, outcome)) = jobs.next().await {
+        let (stored, why) = match outcome {
+            Ok(stored) => (stored, Error::new(Kind::Unavailable, "some stores did not take their shards")),
+            Err(e) => (Mask::default(), e),
+        };
+        done.rebuilt += stored.count() as u64;
+        fleet.hints().remove(&id, stored);
+        for index in all.minus(stored).iter() {
+            if let Some((finding, rot)) = places.remove(&(id, index)) {
+                done.leave(
+                    |left| if rot { left.rotten.push(finding) } else { left.missing.push(finding) },
+                    &why,
+                );
+            }
+        }
+        progress.done += all.count() as u64;
+        watch(progress);
+    }
+    Ok(())
+}
+
+/// The shards that are right now; all of them when the chunk is not needed any more.
+async fn one_chunk(
+    fleet: &Arc<Fleet>,
+    inventory: &dyn Inventory,
+    id: &ChunkId,
+    all: Mask,
+    bad: Mask,
+) -> Result<Mask> {
+    match put_back(fleet, id, all, bad, Cause::Repair).await {
+        Err(e) if inventory.fate(*id).await? == Fate::Dead => {
+            tracing::debug!("not mended, not needed any more: {e}");
+            Ok(all)
+        }
+        other => other,
+    }
+}
+
+async fn drop_orphan(fleet: &Arc<Fleet>, inventory: &dyn Inventory, orphan: &Finding) -> Result<()> {
+    let (id, _) = orphan.shard.expect("an orphan is a shard");
+    if inventory.fate(id).await? != Fate::Dead {
+        return Err(Error::new(Kind::Refused, format!("{} may be needed after all", orphan.key)));
+    }
+    fleet.members()[orphan.store].delete(std::slice::from_ref(&orphan.key), Cause::Repair).await
+}
+
+async fn set_aside(fleet: &Arc<Fleet>, foreign: &Finding) -> Result<()> {
+    let member = &fleet.members()[foreign.store];
+    member.attest().await?;
+    let bucket = member.raw().expect("a store that was listed is known");
+    let to = format!("{ASIDE}{}", foreign.key);
+    let kept = |why: &str| {
+        let text =
+            format!("{} on store {} is not the pool's and can't be moved: {why}", foreign.key, foreign.url);
+        Error::new(Kind::Refused, text)
+    };
+    match bucket.copy(&foreign.key, &to, None, None, When::Absent, Cause::Repair).await? {
+        Put::Stored(_) => {}
+        Put::Refused => return Err(kept(&format!("{to} exists already"))),
+        Put::Unknown(e) => return Err(kept(&e.to_string())),
+    }
+    bucket.delete(std::slice::from_ref(&foreign.key), Cause::Repair).await
+}
