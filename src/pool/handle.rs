@@ -25,6 +25,8 @@ use crate::base::{
 };
 use crate::store::Cause;
 
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
 /// An open pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -86,6 +88,13 @@ impl Pool {
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
         status::of(&self.fleet, name, id, self.w(), self.survives())
+    }
+
+    /// Checks by behaviour what the stores that are in promise; one that breaks a promise is out from now on. Puts and
+    /// deletes a few small objects on each: for daemons, not for every command. The errors of those that failed.
+    pub async fn check_promises(&self) -> Vec<Error> {
+        let checks = self.fleet.members().iter().map(|m| m.check_promises());
+        futures::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
     }
 
     /// A handle on a register. Keep it: a handle that wrote last writes again in one round trip.
@@ -190,7 +199,8 @@ impl Pool {
 
     /// Ends what runs in the background, after what is to be remembered is on disk.
     pub async fn close(&self) {
-        self.fleet.hints().flushed().await;
+        // A disk that fails must not hold up the end; scrub knows without hints.
+        let _ = self.rt().timeout(CLOSE_WAIT, self.fleet.hints().flushed()).await;
         self.fleet.hints().close();
     }
 }

@@ -1,6 +1,6 @@
 //! Names of a pool's objects, and which store a shard belongs on (protocol §6.4).
 //!
-//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`. `hh` = the first (most
+//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`, `probe/…`. `hh` = the first (most
 //! significant) byte of xxh3-64 of the rest, two hexadecimal digits; numbers are decimal, the volume id 32 digits.
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -10,6 +10,8 @@ use crate::base::{ChunkId, Epoch, RegisterId, Seq, VolumeId};
 
 /// Where `repair` moves objects that aren't the pool's.
 pub(super) const ASIDE: &str = "aside/";
+/// Where stores are tried out.
+pub(super) const PROBES: &str = "probe/";
 const REGISTERS: &str = "reg/";
 
 /// The key of a chunk's shard.
@@ -48,7 +50,7 @@ pub(super) enum Named {
 
 /// Reads a key; only the very spelling that `shard_key` gives is a shard's.
 pub(super) fn parse(key: &str) -> Named {
-    if key == LABEL_KEY || key.starts_with(ASIDE) {
+    if key == LABEL_KEY || key.starts_with(ASIDE) || key.starts_with(PROBES) {
         return Named::Other;
     }
     if let Some(id) = key.strip_prefix(REGISTERS) {

@@ -204,10 +204,13 @@ impl Zoning {
             ));
         }
         lines.push(match w.saturating_sub(layout.k()) {
-            spare if spare >= layout.m() => "at any instant, also while shards are on their way".to_owned(),
-            0 => "while shards are on their way, the newest data survive no lost store".to_owned(),
+            spare if spare >= layout.m() => "that holds at any instant, for the newest data too".to_owned(),
+            0 => "until all shards of the newest data are there, those survive no lost store".to_owned(),
             spare => {
-                format!("while shards are on their way, the newest data survive the loss of {}", any(spare))
+                format!(
+                    "until all shards of the newest data are there, those survive the loss of {}",
+                    any(spare)
+                )
             }
         });
         lines
@@ -263,7 +266,7 @@ mod tests {
     fn survival_is_told() {
         let text = |l: &str, z: &str, w| zoning(l, z).survives(w).join("; ");
         assert!(text("4+2", "aabbcc", 5).starts_with("survives the loss of any 2 stores, any 1 zone"));
-        assert!(text("4+2", "------", 5).contains("newest data survive the loss of any 1 store"));
+        assert!(text("4+2", "------", 5).contains("those survive the loss of any 1 store"));
         assert!(text("1+1", "--", 2).contains("force-recover"));
         assert!(text("1+0", "-", 1).contains("no redundancy"));
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{Either, select};
 
+use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use super::traffic::Traffic;
 use super::watched::Watched;
@@ -76,6 +77,8 @@ struct State {
     silent: Option<String>,
     rechecking: bool,
     last_answer: Instant,
+    /// It breaks a promise: out, whatever its label says.
+    barred: Option<String>,
 }
 
 /// One store of a pool. Kept in an `Arc`: its background tasks hold it weakly.
@@ -96,12 +99,15 @@ pub struct Member {
 
 /// Tells an answer from none, where the type of a success says it.
 trait Answer {
+    const READ: bool = false;
     fn trouble(&self) -> Option<&Error> {
         None
     }
 }
 
-impl Answer for Option<Found> {}
+impl Answer for Option<Found> {
+    const READ: bool = true;
+}
 impl Answer for Option<Head> {}
 impl Answer for Page {}
 impl Answer for () {}
@@ -141,6 +147,7 @@ impl Member {
             silent: None,
             rechecking: false,
             last_answer: rt.now(),
+            barred: None,
         };
         Arc::new_cyclic(|me| Member {
             me: me.clone(),
@@ -244,7 +251,7 @@ impl Member {
         let get = bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label);
         let start = self.rt.now();
         let found = self.rt.timeout(LABEL_WAIT, get).await;
-        self.traffic.count(self.rt.now().since(start), 0);
+        self.traffic.count(self.rt.now().since(start), false);
         match found {
             None => Verdict::Silent(self.trouble("it does not answer")),
             Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
@@ -282,6 +289,10 @@ impl Member {
         let recheck = self.state.update(|s| {
             s.ended = s.begun;
             s.silent = None;
+            let verdict = match (&s.barred, verdict) {
+                (Some(why), Verdict::Ours) => Verdict::Foreign(why.clone()),
+                (_, verdict) => verdict,
+            };
             match verdict {
                 Verdict::Ours => {
                     if s.standing != Standing::In {
@@ -322,6 +333,18 @@ impl Member {
                 tracing::info!("store {} is back", self.url)
             }
             _ => {}
+        }
+    }
+
+    /// Checks by behaviour what the store promises (`store::probe`). One that breaks a promise is out from now on.
+    pub(super) async fn check_promises(&self) -> Result<()> {
+        self.attest().await?;
+        match crate::store::probe(&self.rt, &**self.bucket()?, PROBES).await {
+            Err(e) if e.is(Kind::Refused) => {
+                self.state.update(|s| s.barred = Some(e.to_string()));
+                self.attest().await
+            }
+            out => out,
         }
     }
 
@@ -377,7 +400,7 @@ impl Member {
             Either::Right((e, _)) => return Err(e),
         };
         let now = self.rt.now();
-        self.traffic.count(now.since(start), bytes);
+        self.traffic.count(now.since(start), T::READ);
         match out.as_ref().map_or_else(Some, T::trouble) {
             None => self.state.with(|s| s.last_answer = now),
             Some(e) if is_trouble(e) => self.suspect(),

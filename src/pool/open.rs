@@ -7,6 +7,7 @@ use super::config::{PoolConfig, Settings, StoreEntry};
 use super::fleet::{Fleet, Membership, PoolHost};
 use super::handle::Pool;
 use super::hints::Hints;
+use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use super::layout::Layout;
 use super::member::Member;
@@ -55,10 +56,13 @@ impl Pool {
         if !options.force {
             config.zoning()?.check()?;
         }
+        if config.settings.ack_zone && stores.iter().any(|s| s.zone.is_none()) {
+            return Err(Error::new(Kind::Usage, "--ack zone needs a zone for every store (URL,zone=NAME)"));
+        }
         for outcome in futures::future::join_all(stores.iter().map(check_empty)).await {
             outcome?;
         }
-        let probes = stores.iter().map(|s| crate::store::probe(&rt, &*s.bucket, ""));
+        let probes = stores.iter().map(|s| crate::store::probe(&rt, &*s.bucket, PROBES));
         for outcome in futures::future::join_all(probes).await {
             outcome?;
         }
@@ -72,7 +76,8 @@ impl Pool {
             withdraw_labels(&stores, &config).await;
             return Err(e.context(format!("pool {} was not created", config.name)));
         }
-        Pool::open(host, stores).await
+        let opened = Pool::open(host, stores).await;
+        opened.map_err(|e| e.context(format!("pool {} is made, but can't be opened yet", config.name)))
     }
 
     /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a

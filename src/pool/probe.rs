@@ -121,14 +121,23 @@ impl Fleet {
         let mut order = order.into_iter();
         let fetch = |index: usize| async move {
             let member = self.holder(id, index);
-            (index, At { member: &member, id, index }.whole(cause).await)
+            let whole = At { member: &member, id, index }.whole(cause).await;
+            let ours = |footer: &Footer| footer.about.layout == self.layout();
+            (
+                index,
+                whole.and_then(
+                    |(footer, bytes, etag)| {
+                        if ours(&footer) { Ok((footer, bytes)) } else { Err(Miss::Rot(etag)) }
+                    },
+                ),
+            )
         };
         let mut running: FuturesUnordered<_> = order.by_ref().take(k).map(fetch).collect();
         let mut shards: Vec<(usize, Footer, Bytes)> = Vec::new();
         let (mut misses, mut rotten) = (Misses::default(), probe.rotten);
         while let Some((index, out)) = running.next().await {
             match out {
-                Ok((footer, bytes, _)) => shards.push((index, footer, bytes)),
+                Ok((footer, bytes)) => shards.push((index, footer, bytes)),
                 Err(miss) => {
                     if matches!(miss, Miss::Rot(_)) {
                         rotten = rotten.with(index);

@@ -158,7 +158,7 @@ impl Fleet {
     pub(super) fn hedge(&self) -> Duration {
         let membership = self.membership();
         let mut usual: Vec<_> =
-            membership.members.iter().filter_map(|m| m.traffic().percentile(95)).collect();
+            membership.members.iter().filter_map(|m| m.traffic().reads_percentile(95)).collect();
         usual.sort_unstable();
         // The middle store's: a few slow ones don't make everybody wait.
         let middle = usual.get(usual.len() / 2);
@@ -232,7 +232,8 @@ impl Fleet {
             let (footer, range) = futures::future::join(footer, range).await;
             let (footer, (bytes, etag)) = (footer?, range?);
             let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
-            if (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
+            let ours = footer.about.layout == self.layout();
+            if !ours || (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
                 return Err(Miss::Rot(etag));
             }
             Ok(Piece { about: footer.about.clone(), shard: index, bytes: bytes.slice(..len as usize) })

@@ -12,38 +12,54 @@ struct Ring {
     micros: Vec<u32>,
     next: usize,
     requests: u64,
-    bytes: u64,
 }
 
 /// Latencies of the last answers, and totals.
 #[derive(Debug, Default)]
-pub struct Traffic(Mutex<Ring>);
+pub struct Traffic {
+    all: Mutex<Ring>,
+    /// Gets of data alone: puts and labels would blur what a read may take.
+    reads: Mutex<Ring>,
+}
 
-impl Traffic {
-    pub(super) fn count(&self, took: Duration, bytes: u64) {
-        let mut ring = self.0.lock();
-        ring.requests += 1;
-        ring.bytes += bytes;
+impl Ring {
+    fn count(&mut self, took: Duration) {
+        self.requests += 1;
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let at = ring.next;
-        if ring.micros.len() < RING {
-            ring.micros.push(micros);
+        let at = self.next;
+        if self.micros.len() < RING {
+            self.micros.push(micros);
         } else {
-            ring.micros[at] = micros;
+            self.micros[at] = micros;
         }
-        ring.next = (at + 1) % RING;
-    }
-
-    pub(super) fn requests(&self) -> u64 {
-        self.0.lock().requests
+        self.next = (at + 1) % RING;
     }
 
     /// The time within which `percent` of the last answers came; `None` before the first.
-    pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
-        let mut sorted = self.0.lock().micros.clone();
+    fn percentile(&self, percent: usize) -> Option<Duration> {
+        let mut sorted = self.micros.clone();
         sorted.sort_unstable();
         let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
         sorted.get(at).map(|m| Duration::from_micros((*m).into()))
+    }
+}
+
+impl Traffic {
+    pub(super) fn count(&self, took: Duration, read: bool) {
+        self.all.lock().count(took);
+        if read {
+            self.reads.lock().count(took);
+        }
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.all.lock().requests
+    }
+    pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
+        self.all.lock().percentile(percent)
+    }
+    pub(super) fn reads_percentile(&self, percent: usize) -> Option<Duration> {
+        self.reads.lock().percentile(percent)
     }
 }
 
@@ -56,10 +72,11 @@ mod tests {
         let traffic = Traffic::default();
         assert_eq!(traffic.percentile(99), None);
         for n in 1..=1000u64 {
-            traffic.count(Duration::from_micros(n), 0);
+            traffic.count(Duration::from_micros(n), n % 2 == 0);
         }
         assert_eq!(traffic.requests(), 1000);
         assert_eq!(traffic.percentile(100), Some(Duration::from_micros(1000)));
         assert_eq!(traffic.percentile(50), Some(Duration::from_micros(936)));
+        assert_eq!(traffic.reads_percentile(50), Some(Duration::from_micros(872)));
     }
 }
