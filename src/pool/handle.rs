@@ -85,6 +85,11 @@ impl Pool {
     pub fn rt(&self) -> &Rt {
         self.fleet.rt()
     }
+    /// Reads every store's label, so that `status` tells the present. Takes some seconds at most.
+    pub async fn look(&self) {
+        futures::future::join_all(self.fleet.members().iter().map(|m| m.attest())).await;
+    }
+    /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
         status::of(&self.fleet, name, id, self.w(), self.survives())

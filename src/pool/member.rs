@@ -26,8 +26,11 @@ use crate::store::{BucketRef, ByteRange, Cause, Found, Head, List, Page, Put, Wh
 
 /// A request without an answer for so long makes the label be read.
 const SUSPECT: Duration = Duration::from_secs(1);
-/// A label that isn't read within this says: down.
-const LABEL_WAIT: Duration = Duration::from_secs(2);
+/// A label that isn't read within this says: down. Where answers usually take long, twice that, within these bounds.
+const LABEL_WAIT_MIN: Duration = Duration::from_secs(2);
+const LABEL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Before a put that could land on whatever is there, the label was read within this.
+const LABEL_FRESH: Duration = Duration::from_secs(5);
 /// A down store's label is read again after this, then after ever longer pauses.
 const RECHECK_FIRST: Duration = Duration::from_millis(200);
 const RECHECK_LAST: Duration = Duration::from_secs(5);
@@ -77,6 +80,8 @@ struct State {
     silent: Option<String>,
     rechecking: bool,
     last_answer: Instant,
+    /// When the last label get began that showed the listed incarnation.
+    attested: Instant,
     /// It breaks a promise: out, whatever its label says.
     barred: Option<String>,
 }
@@ -147,6 +152,7 @@ impl Member {
             silent: None,
             rechecking: false,
             last_answer: rt.now(),
+            attested: rt.now(),
             barred: None,
         };
         Arc::new_cyclic(|me| Member {
@@ -250,7 +256,8 @@ impl Member {
         };
         let get = bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label);
         let start = self.rt.now();
-        let found = self.rt.timeout(LABEL_WAIT, get).await;
+        let usual = self.traffic.percentile(95).unwrap_or_default();
+        let found = self.rt.timeout((usual * 2).clamp(LABEL_WAIT_MIN, LABEL_WAIT_MAX), get).await;
         self.traffic.count(self.rt.now().since(start), false);
         match found {
             None => Verdict::Silent(self.trouble("it does not answer")),
@@ -301,6 +308,7 @@ impl Member {
                     s.standing = Standing::In;
                     s.failing = None;
                     s.last_answer = self.rt.now();
+                    s.attested = start;
                 }
                 Verdict::Foreign(why) => {
                     s.standing = Standing::Out(format!("store {} is out: {why}", self.url))
@@ -433,14 +441,15 @@ impl Member {
     }
 
     pub async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        self.attested().await?;
+        self.attested(true).await?;
         self.ask(0, self.bucket()?.delete(keys, cause)).await?
     }
 
     /// A conditional put. Reads the label first where it was not read yet; an `Err` is certainly not stored.
     /// `Stored` of an if-absent put counts when the store attests after it.
     pub async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        self.attested().await?;
+        // A put with an etag can only land on what was read.
+        self.attested(!matches!(when, When::Matches(_))).await?;
         let bucket = self.bucket()?;
         let bytes = body.len() as u64;
         let start = self.rt.now();
@@ -461,12 +470,14 @@ impl Member {
         out
     }
 
-    /// `Ok` when the label was read since the store was last out or down.
-    async fn attested(&self) -> Result<()> {
-        match self.standing() {
-            Standing::Unknown => self.attest().await,
-            _ => Ok(()),
-        }
+    /// `Ok` when the label was read since the store was last out or down, and `fresh`ly.
+    async fn attested(&self, fresh: bool) -> Result<()> {
+        let now = self.rt.now();
+        let read = self.state.with(|s| match s.standing {
+            Standing::Unknown => false,
+            _ => !fresh || now.since(s.attested) <= LABEL_FRESH,
+        });
+        if read { Ok(()) } else { self.attest().await }
     }
 
     /// The bucket itself, for what needs no breaker: moving foreign objects aside.
@@ -477,7 +488,7 @@ impl Member {
 
 /// Does this error say that something is wrong with the store (and not with the request)?
 fn is_trouble(e: &Error) -> bool {
-    !matches!(e.kind(), Kind::Throttled | Kind::Invalid | Kind::NotFound | Kind::Exists | Kind::Refused)
+    !matches!(e.kind(), Kind::Throttled | Kind::Invalid | Kind::Exists | Kind::Refused)
 }
 
 async fn recheck_until_well(rt: Rt, member: Weak<Member>) {
