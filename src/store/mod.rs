@@ -1,9 +1,12 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
+mod counted;
+mod faulty;
 mod file;
 mod mem;
 mod open;
 mod probe;
+mod retry;
 mod s3;
 mod sim;
 mod url;
@@ -18,10 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Result};
 
+pub use counted::{Counted, Counters, Line, Verb};
+pub use faulty::{Fate, Faulty};
 pub use file::FileStore;
 pub use mem::MemStore;
 pub use open::{create_root, expect, open};
 pub use probe::probe;
+pub use retry::{Patience, Retrying};
 pub use s3::S3Store;
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
@@ -152,6 +158,10 @@ pub struct Part {
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// How users name this place; never holds secrets.
     fn url(&self) -> &str;
+    /// What was asked of it so far, where that is counted (every store that `open` opens).
+    fn counters(&self) -> Option<&Counters> {
+        None
+    }
     /// `None`: the store says that there is no such object.
     async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>>;
     async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>>;

@@ -143,14 +143,18 @@ impl Root {
         }
     }
 
-    /// The folder itself; `NotFound` when it isn't there (an object that isn't there is never an error).
+    /// The folder itself. That it isn't there is an error; that an object isn't is none.
     pub fn open(&self) -> Result<OwnedFd> {
+        self.open_or(Kind::Unavailable)
+    }
+
+    fn open_or(&self, kind: Kind) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(rustix::fs::CWD, &self.dir, flags, Mode::empty()).map_err(|e| match e {
-            Errno::NOENT | Errno::NOTDIR => Error::new(
-                Kind::NotFound,
-                format!("the folder of store {} is not there; mount or restore it", self.url),
-            ),
+            Errno::NOENT | Errno::NOTDIR => {
+                let what = format!("the folder of store {} is not there; mount or restore it", self.url);
+                Error::new(kind, what)
+            }
             e => self.failed("opening its folder", e),
         })
     }
@@ -176,7 +180,7 @@ impl Root {
 
     /// Refuses a filesystem that can't keep metadata; writes nothing.
     pub fn check(&self) -> Result<()> {
-        let root = self.open()?;
+        let root = self.open_or(Kind::NotFound)?;
         let dir = open_dir(&root, ".").map_err(|e| self.failed("opening its folder", e))?;
         match fgetxattr(&dir, XATTR_PROBE, &mut [0u8; 16][..]) {
             Ok(_) | Err(Errno::NODATA | Errno::RANGE) => Ok(()),

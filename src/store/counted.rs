@@ -1,0 +1,431 @@
+//! Counts every request: by verb and cause, with its bytes, outcome and latency.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::{
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Store, When,
+};
+use crate::base::rt::{Instant, Rt};
+use crate::base::{Kind, Result};
+
+/// What was asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    Get,
+    Head,
+    Put,
+    Delete,
+    List,
+    Copy,
+    MultipartCreate,
+    MultipartPut,
+    MultipartCopy,
+    MultipartComplete,
+    MultipartAbort,
+    MultipartList,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Outcome {
+    Done,
+    /// The store says that there is no such object.
+    Absent,
+    /// A precondition did not hold.
+    Refused,
+    Unknown,
+    Failed(Kind),
+    /// The asker stopped waiting.
+    Dropped,
+}
+
+/// Latencies in buckets that grow by a quarter of a doubling: a percentile is right to about 20 %.
+#[derive(Clone, Debug)]
+struct Latencies {
+    buckets: [u64; BUCKETS],
+    max: Duration,
+}
+
+/// Up to 2^32 µs, over an hour.
+const BUCKETS: usize = 4 * 32;
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Latencies { buckets: [0; BUCKETS], max: Duration::ZERO }
+    }
+}
+
+impl Latencies {
+    fn bucket(d: Duration) -> usize {
+        let us = u64::try_from(d.as_micros()).unwrap_or(u64::MAX).max(4);
+        let log = us.ilog2() as usize;
+        let quarter = (us >> (log - 2)) as usize & 3;
+        (4 * log + quarter).min(BUCKETS - 1)
+    }
+
+    /// The upper end of a bucket.
+    fn bound(bucket: usize) -> Duration {
+        let (log, quarter) = (bucket / 4, bucket as u64 % 4);
+        Duration::from_micros(((5 + quarter) << log) >> 2)
+    }
+
+    fn add(&mut self, d: Duration) {
+        self.buckets[Self::bucket(d)] += 1;
+        self.max = self.max.max(d);
+    }
+
+    fn merge(&mut self, other: &Latencies) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+            *mine += theirs;
+        }
+        self.max = self.max.max(other.max);
+    }
+
+    fn percentile(&self, percent: u64) -> Option<Duration> {
+        let total: u64 = self.buckets.iter().sum();
+        let rank = (total * percent).div_ceil(100).max(1);
+        let mut seen = 0;
+        let at = self.buckets.iter().position(|n| {
+            seen += n;
+            seen >= rank
+        })?;
+        Some(Self::bound(at).min(self.max))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    requests: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    outcomes: BTreeMap<Outcome, u64>,
+    latencies: Latencies,
+}
+
+/// A store's counts since it was opened.
+#[derive(Debug, Default)]
+pub struct Counters(Mutex<BTreeMap<(Verb, Cause), Tally>>);
+
+/// The counts of one verb for one cause.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Line {
+    pub verb: Verb,
+    pub cause: Cause,
+    pub requests: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub absent: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub dropped: u64,
+    /// By the error's kind.
+    pub failed: BTreeMap<Kind, u64>,
+    pub latency_ms_p50: f64,
+    pub latency_ms_p99: f64,
+    pub latency_ms_max: f64,
+}
+
+fn ms(d: Option<Duration>) -> f64 {
+    d.unwrap_or_default().as_micros() as f64 / 1000.0
+}
+
+impl Counters {
+    pub fn requests(&self) -> u64 {
+        self.0.lock().values().map(|t| t.requests).sum()
+    }
+
+    /// Over all requests; `None` before the first one ended.
+    pub fn latency(&self, percent: u64) -> Option<Duration> {
+        let mut all = Latencies::default();
+        for tally in self.0.lock().values() {
+            all.merge(&tally.latencies);
+        }
+        all.percentile(percent)
+    }
+
+    pub fn snapshot(&self) -> Vec<Line> {
+        self.0.lock().iter().map(|((verb, cause), tally)| line(*verb, *cause, tally)).collect()
+    }
+
+    fn count(&self, verb: Verb, cause: Cause, took: Duration, bytes: (u64, u64), outcome: Outcome) {
+        let mut table = self.0.lock();
+        let tally = table.entry((verb, cause)).or_default();
+        tally.requests += 1;
+        tally.bytes_sent += bytes.0;
+        tally.bytes_received += bytes.1;
+        *tally.outcomes.entry(outcome).or_default() += 1;
+        tally.latencies.add(took);
+    }
+}
+
+fn line(verb: Verb, cause: Cause, tally: &Tally) -> Line {
+    let of = |outcome: Outcome| tally.outcomes.get(&outcome).copied().unwrap_or(0);
+    let mut failed = BTreeMap::new();
+    for (outcome, n) in &tally.outcomes {
+        if let Outcome::Failed(kind) = outcome {
+            failed.insert(*kind, *n);
+        }
+    }
+    Line {
+        verb,
+        cause,
+        requests: tally.requests,
+        bytes_sent: tally.bytes_sent,
+        bytes_received: tally.bytes_received,
+        absent: of(Outcome::Absent),
+        refused: of(Outcome::Refused),
+        unknown: of(Outcome::Unknown),
+        dropped: of(Outcome::Dropped),
+        failed,
+        latency_ms_p50: ms(tally.latencies.percentile(50)),
+        latency_ms_p99: ms(tally.latencies.percentile(99)),
+        latency_ms_max: ms(Some(tally.latencies.max)),
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Counted {
+    rt: Rt,
+    inner: BucketRef,
+    counters: Counters,
+}
+
+/// A request under way; counted when it ends, however it does.
+struct Running<'a> {
+    of: &'a Counted,
+    verb: Verb,
+    cause: Cause,
+    start: Instant,
+    sent: u64,
+    received: u64,
+    outcome: Outcome,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let took = self.of.rt.now().since(self.start);
+        self.of.counters.count(self.verb, self.cause, took, (self.sent, self.received), self.outcome);
+    }
+}
+
+/// What an answer says of its outcome, and how many bytes it brought.
+trait Answer {
+    fn outcome(&self) -> Outcome {
+        Outcome::Done
+    }
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Answer for () {}
+impl Answer for String {}
+impl Answer for Page {}
+impl Answer for Part {}
+impl Answer for Vec<(String, String)> {}
+impl Answer for Option<Head> {
+    fn outcome(&self) -> Outcome {
+        if self.is_some() { Outcome::Done } else { Outcome::Absent }
+    }
+}
+impl Answer for Option<Found> {
+    fn outcome(&self) -> Outcome {
+        if self.is_some() { Outcome::Done } else { Outcome::Absent }
+    }
+    fn bytes(&self) -> u64 {
+        self.as_ref().map_or(0, |found| found.body.len() as u64)
+    }
+}
+impl Answer for Put {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Put::Stored(_) => Outcome::Done,
+            Put::Refused => Outcome::Refused,
+            Put::Unknown(_) => Outcome::Unknown,
+        }
+    }
+}
+
+impl Counted {
+    pub fn new(rt: &Rt, inner: BucketRef) -> Arc<Counted> {
+        Arc::new(Counted { rt: rt.clone(), inner, counters: Counters::default() })
+    }
+
+    async fn run<T: Answer>(
+        &self,
+        verb: Verb,
+        cause: Cause,
+        sent: u64,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let start = self.rt.now();
+        let mut running =
+            Running { of: self, verb, cause, start, sent, received: 0, outcome: Outcome::Dropped };
+        let out = request.await;
+        running.received = out.as_ref().map_or(0, Answer::bytes);
+        running.outcome = match &out {
+            Ok(answer) => answer.outcome(),
+            Err(e) => Outcome::Failed(e.kind()),
+        };
+        out
+    }
+}
+
+#[async_trait]
+impl Store for Counted {
+    fn url(&self) -> &str {
+        self.inner.url()
+    }
+    fn counters(&self) -> Option<&Counters> {
+        Some(&self.counters)
+    }
+    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
+        self.run(Verb::Get, cause, 0, self.inner.get(key, range, cause)).await
+    }
+    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
+        self.run(Verb::Head, cause, 0, self.inner.head(key, cause)).await
+    }
+    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
+        let sent = body.len() as u64;
+        self.run(Verb::Put, cause, sent, self.inner.put(key, body, when, cause)).await
+    }
+    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
+        self.run(Verb::Delete, cause, 0, self.inner.delete(keys, cause)).await
+    }
+    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
+        self.run(Verb::List, cause, 0, self.inner.list(list, cause)).await
+    }
+}
+
+#[async_trait]
+impl Bucket for Counted {
+    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
+        let sent = body.len() as u64;
+        self.run(Verb::Put, cause, sent, self.inner.put_with(key, body, attrs, when, cause)).await
+    }
+    async fn copy(
+        &self,
+        from: &str,
+        to: &str,
+        from_match: Option<&Etag>,
+        attrs: Option<&Attrs>,
+        when: When,
+        cause: Cause,
+    ) -> Result<Put> {
+        self.run(Verb::Copy, cause, 0, self.inner.copy(from, to, from_match, attrs, when, cause)).await
+    }
+    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
+        self.run(Verb::MultipartCreate, cause, 0, self.inner.multipart_create(key, attrs, cause)).await
+    }
+    async fn multipart_put(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        body: Bytes,
+        cause: Cause,
+    ) -> Result<Part> {
+        let sent = body.len() as u64;
+        let request = self.inner.multipart_put(key, upload, number, body, cause);
+        self.run(Verb::MultipartPut, cause, sent, request).await
+    }
+    async fn multipart_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        from: &str,
+        from_match: Option<&Etag>,
+        offset: u64,
+        len: u64,
+        cause: Cause,
+    ) -> Result<Part> {
+        let request = self.inner.multipart_copy(key, upload, number, from, from_match, offset, len, cause);
+        self.run(Verb::MultipartCopy, cause, 0, request).await
+    }
+    async fn multipart_complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        when: When,
+        cause: Cause,
+    ) -> Result<Put> {
+        let request = self.inner.multipart_complete(key, upload, parts, when, cause);
+        self.run(Verb::MultipartComplete, cause, 0, request).await
+    }
+    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
+        self.run(Verb::MultipartAbort, cause, 0, self.inner.multipart_abort(key, upload, cause)).await
+    }
+    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
+        self.run(Verb::MultipartList, cause, 0, self.inner.multipart_list(prefix, cause)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::sim::Sim;
+    use crate::store::SimStore;
+
+    #[test]
+    fn latencies_fall_into_buckets_that_hold_them() {
+        for us in [0, 1, 4, 5, 7, 8, 999, 1000, 12_345, 1 << 31, u64::MAX] {
+            let d = Duration::from_micros(us);
+            let bucket = Latencies::bucket(d);
+            assert!(bucket == BUCKETS - 1 || d <= Latencies::bound(bucket), "{us}");
+            assert!(
+                us < 8
+                    || bucket == BUCKETS - 1
+                    || Latencies::bound(bucket) <= d * 5 / 4 + Duration::from_micros(1),
+                "{us}"
+            );
+        }
+        let mut some = Latencies::default();
+        assert_eq!(some.percentile(99), None);
+        for ms in 1..=100 {
+            some.add(Duration::from_millis(ms));
+        }
+        let (p50, p99) = (ms(some.percentile(50)), ms(some.percentile(99)));
+        assert!((50.0..=63.0).contains(&p50) && (99.0..=100.0).contains(&p99), "{p50} {p99}");
+    }
+
+    #[test]
+    fn every_request_is_counted_however_it_ends() {
+        let sim = Sim::new(3);
+        let (rt, store) = (sim.rt(), SimStore::new(&sim, "s"));
+        store.faults(|f| f.latency = (Duration::from_millis(5), Duration::from_millis(5)));
+        sim.run(async move {
+            let bucket = Counted::new(&rt, store.clone());
+            let put = |when| bucket.put("k", Bytes::from_static(b"abc"), when, Cause::Write);
+            put(When::Absent).await.unwrap();
+            put(When::Absent).await.unwrap();
+            assert!(rt.timeout(Duration::from_millis(1), put(When::Always)).await.is_none());
+            bucket.get("k", ByteRange::Last(2), Cause::Read).await.unwrap();
+            bucket.get("none", ByteRange::Last(2), Cause::Read).await.unwrap();
+            store.faults(|f| f.reach = crate::store::Reach::Refuses);
+            bucket.get("k", ByteRange::Last(2), Cause::Read).await.unwrap_err();
+            let lines = bucket.counters().unwrap().snapshot();
+            assert_eq!(lines.len(), 2);
+            let (get, put) = (&lines[0], &lines[1]);
+            assert_eq!(
+                (get.verb, get.cause, get.requests, get.bytes_received),
+                (Verb::Get, Cause::Read, 3, 2)
+            );
+            assert_eq!((get.absent, get.failed[&Kind::Unavailable]), (1, 1));
+            assert_eq!((put.requests, put.bytes_sent, put.refused, put.dropped), (3, 9, 1, 1));
+            assert!((9.0..13.0).contains(&put.latency_ms_p99), "{put:?}");
+            assert_eq!(bucket.counters().unwrap().requests(), 6);
+        })
+        .unwrap();
+    }
+}
