@@ -151,7 +151,10 @@ impl Fs {
         let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
         let listed = page.objects.iter().find(|o| o.key == place.stem);
         let mut is_dir = page.prefixes.contains(&dir);
-        if !is_dir && page.next.as_ref().is_some_and(|next| *next < dir) {
+        let reached = |dir: &String| {
+            page.objects.last().is_some_and(|o| o.key > *dir) || page.prefixes.last() > Some(dir)
+        };
+        if !is_dir && page.next.is_some() && !reached(&dir) {
             is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
         }
         let mut seen = Seen::default();

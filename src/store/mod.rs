@@ -120,7 +120,7 @@ pub struct Found {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct List {
     pub prefix: String,
-    /// Names after this one (a key or a common prefix of the page before).
+    /// Names after this one, or what the page before gave as `next`.
     pub after: Option<String>,
     /// Group what lies below the next `/` into `prefixes`.
     pub delimited: bool,
@@ -136,12 +136,13 @@ pub struct Listed {
     pub modified_ms: u64,
 }
 
-/// One page of a listing, each part in byte order of its names.
+/// One page of a listing, each part in byte order of its names. From page to page the order is the server's own:
+/// that of bytes, or (SeaweedFS) of a tree, where `a/b` comes before `a-`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
     pub objects: Vec<Listed>,
     pub prefixes: Vec<String>,
-    /// Give this as `after` for the next page; `None` at the end.
+    /// Give this as `after` for the next page; `None` at the end. It need not be a name.
     pub next: Option<String>,
 }
 

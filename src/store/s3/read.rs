@@ -16,6 +16,11 @@ use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page};
 /// Offsets beyond this are out of every object, and no number to some servers.
 const FARTHEST: u64 = i64::MAX as u64;
 
+/// Marks a page's `next` that is the server's own word for where to go on. No name begins so.
+///
+/// Going on behind the last name instead loses names on servers that list in the order of a tree.
+const TOKEN: char = '\0';
+
 /// Quotes are of the transport, not of the etag.
 pub(super) fn etag_in(text: Option<&str>) -> Etag {
     let text = text.unwrap_or_default();
@@ -185,13 +190,15 @@ impl S3Store {
 
     async fn list_page(&self, list: &List, encoded: bool) -> Result<Page, Trouble> {
         let max = list.max.clamp(1, 1000);
+        let token = list.after.as_deref().and_then(|after| after.strip_prefix(TOKEN));
         let ask = self
             .client()
             .list_objects_v2()
             .bucket(&self.place.bucket)
             .prefix(self.full(&list.prefix))
             .set_delimiter(list.delimited.then(|| "/".to_owned()))
-            .set_start_after(self.start_after(list))
+            .set_start_after(token.is_none().then(|| self.start_after(list)).flatten())
+            .set_continuation_token(token.map(str::to_owned))
             .set_encoding_type(encoded.then_some(EncodingType::Url))
             .max_keys(max as i32);
         let doing = format!("listing {:?}", list.prefix);
@@ -204,7 +211,7 @@ impl S3Store {
                 text.to_owned()
             };
             let key = text.strip_prefix(&self.base)?;
-            (list.after.as_deref().is_none_or(|after| key > after)).then(|| key.to_owned())
+            (token.is_some() || list.after.as_deref().is_none_or(|after| key > after)).then(|| key.to_owned())
         };
         let mut page = Page::default();
         for object in out.contents() {
@@ -214,9 +221,12 @@ impl S3Store {
             page.objects.push(Listed { key, size, etag, modified_ms });
         }
         page.prefixes.extend(out.common_prefixes().iter().filter_map(|p| p.prefix().and_then(name)));
+        page.objects.sort_by(|a, b| a.key.cmp(&b.key));
+        page.prefixes.sort();
         if out.is_truncated() == Some(true) {
             let last = page.objects.last().map(|o| &o.key).max(page.prefixes.last());
-            page.next = last.cloned();
+            let token = out.next_continuation_token().map(|token| format!("{TOKEN}{token}"));
+            page.next = token.or(last.cloned());
         }
         Ok(page)
     }

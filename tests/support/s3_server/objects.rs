@@ -22,6 +22,8 @@ pub struct Quirks {
     pub refuses_checksums: bool,
     /// DeleteObjects isn't known.
     pub no_batch_delete: bool,
+    /// Listings come in the order of a tree: `a/b` before `a-`.
+    pub lists_as_tree: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -72,7 +72,7 @@ struct Listing {
     next: Option<String>,
 }
 
-fn list(contents: &Contents, input: &ListObjectsV2Input) -> Listing {
+fn list(contents: &Contents, input: &ListObjectsV2Input, as_tree: bool) -> Listing {
     let prefix = input.prefix.clone().unwrap_or_default();
     let max = input.max_keys.unwrap_or(1000).clamp(0, 1000) as usize;
     let after = input.continuation_token.clone().or(input.start_after.clone()).unwrap_or_default();
@@ -83,14 +83,18 @@ fn list(contents: &Contents, input: &ListObjectsV2Input) -> Listing {
     };
     let mut out = Listing { objects: vec![], groups: vec![], next: None };
     let mut last = String::new();
-    for (key, object) in contents.objects.range(prefix.clone()..) {
-        let Some(tail) = key.strip_prefix(&prefix) else { break };
+    let place = |name: &str| if as_tree { name.replace('/', "\0") } else { name.to_owned() };
+    let mut names: Vec<_> = contents.objects.range(prefix.clone()..).collect();
+    names.retain(|(key, _)| key.starts_with(&prefix));
+    names.sort_by_key(|(key, _)| place(key));
+    for (key, object) in names {
+        let tail = &key[prefix.len()..];
         let delimiter = input.delimiter.as_deref().filter(|d| !d.is_empty());
         let group = delimiter.and_then(|d| tail.find(d).map(|at| &key[..prefix.len() + at + d.len()]));
         let ended = input.continuation_token.as_deref();
         let is_seen = group.is_some_and(|group| group == last || Some(group) == ended);
         // As S3 does: keys behind `after` still show the group that they are in.
-        if key.as_str() <= after.as_str() || is_seen {
+        if place(key) <= place(&after) || is_seen {
             continue;
         }
         if out.objects.len() + out.groups.len() == max {
@@ -205,7 +209,7 @@ impl S3 for Service {
     async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> Out<ListObjectsV2Output> {
         let input = request.input;
         in_bucket(&input.bucket)?;
-        let page = self.0.with(|contents| Ok(list(contents, &input)))?;
+        let page = self.0.with(|contents| Ok(list(contents, &input, self.0.quirks.lists_as_tree)))?;
         done(ListObjectsV2Output {
             name: Some(input.bucket),
             key_count: Some((page.objects.len() + page.groups.len()) as i32),
