@@ -37,6 +37,8 @@ const GATHER: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<ChunkId, Mask>,
+    /// Puts that still go on though their chunk is stored: written down like the missing, but not mended yet.
+    under_way: BTreeMap<ChunkId, Mask>,
     /// More is missing than is known here; and as of which change.
     overflow: bool,
     overflowed: u64,
@@ -82,29 +84,36 @@ impl Hints {
         Ok(hints)
     }
 
-    pub(super) fn add(&self, id: ChunkId, shards: Mask) {
-        if shards.is_empty() {
-            return;
+    /// These shards are not stored yet; each is reported by `remove` or `left` later.
+    pub(super) fn add_under_way(&self, id: ChunkId, shards: Mask) {
+        if !shards.is_empty() {
+            self.state.update(|s| {
+                s.under_way.insert(id, shards);
+                s.changes += 1;
+            });
         }
+    }
+
+    /// A shard's upload was given up: from now on it is for mending.
+    pub(super) fn left(&self, id: ChunkId, shard: usize) {
         self.state.update(|s| {
+            take(&mut s.under_way, &id, Mask::default().with(shard));
+            s.changes += 1;
             if s.missing.len() >= ENTRIES_MAX && !s.missing.contains_key(&id) {
-                (s.overflow, s.overflowed) = (true, s.changes + 1);
+                (s.overflow, s.overflowed) = (true, s.changes);
             } else {
                 let known = s.missing.entry(id).or_default();
-                *known = known.and(shards);
+                *known = known.with(shard);
             }
-            s.changes += 1;
         });
     }
 
+    /// These shards are stored, or not wanted any more.
     pub(super) fn remove(&self, id: &ChunkId, shards: Mask) {
         self.state.update(|s| {
-            let Some(known) = s.missing.get_mut(id) else { return };
-            *known = known.minus(shards);
-            if known.is_empty() {
-                s.missing.remove(id);
+            if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) {
+                s.changes += 1;
             }
-            s.changes += 1;
         });
     }
 
@@ -126,7 +135,10 @@ impl Hints {
 
     /// Shards known to be missing, and whether there are more.
     pub(super) fn pending(&self) -> (usize, bool) {
-        self.state.with(|s| (s.missing.values().map(|m| m.count()).sum(), s.overflow))
+        self.state.with(|s| {
+            let all = s.missing.values().chain(s.under_way.values());
+            (all.map(|mask| mask.count()).sum(), s.overflow)
+        })
     }
 
     /// The next chunks after this one, in order.
@@ -159,9 +171,17 @@ impl Hints {
 
     fn encode(&self) -> (u64, Bytes) {
         self.state.with(|s| {
-            let mut w = Writer::with_capacity(33 + 40 * s.missing.len());
-            w.u64(MAGIC).u128(self.pool.0).u8(s.overflow.into()).u32(s.missing.len() as u32);
-            for (id, mask) in &s.missing {
+            let mut all = s.missing.clone();
+            for (id, mask) in &s.under_way {
+                let known = all.entry(*id).or_default();
+                *known = known.and(*mask);
+            }
+            // What is under way is little; a list that is full anyway says so.
+            let overflow = s.overflow || all.len() > ENTRIES_MAX;
+            let count = all.len().min(ENTRIES_MAX);
+            let mut w = Writer::with_capacity(33 + 40 * count);
+            w.u64(MAGIC).u128(self.pool.0).u8(overflow.into()).u32(count as u32);
+            for (id, mask) in all.iter().take(count) {
                 w.u128(id.volume.0).u64(id.epoch.0).u64(id.seq.0).u64(mask.0);
             }
             let check = crc32c(&w.buf);
@@ -169,6 +189,18 @@ impl Hints {
             (s.changes, w.buf.into())
         })
     }
+}
+
+/// Takes shards out of an entry; was one of them there?
+fn take(from: &mut BTreeMap<ChunkId, Mask>, id: &ChunkId, shards: Mask) -> bool {
+    let Some(known) = from.get_mut(id) else { return false };
+    let left = known.minus(shards);
+    let changed = left != *known;
+    *known = left;
+    if left.is_empty() {
+        from.remove(id);
+    }
+    changed
 }
 
 fn decode(bytes: &[u8], pool: PoolId) -> Result<(BTreeMap<ChunkId, Mask>, bool)> {
@@ -227,9 +259,12 @@ mod tests {
         let disk = RealDisk::start();
         let open = || Hints::open(&rt, disk.clone(), dir.path(), PoolId(1));
         let hints = open().await.unwrap();
-        hints.add(id(1), Mask::all(2));
-        hints.add(id(2), Mask::default().with(5));
+        hints.add_under_way(id(1), Mask::all(2));
+        hints.add_under_way(id(2), Mask::default().with(5));
+        assert!(hints.after(None, 9).is_empty(), "what is under way is not mended");
+        hints.left(id(2), 5);
         hints.remove(&id(1), Mask::default().with(0));
+        assert_eq!(hints.pending(), (2, false));
         hints.flushed().await;
         hints.close();
         let hints = open().await.unwrap();

@@ -3,9 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream;
-
 use super::fleet::Fleet;
 use super::hints::Hints;
 use super::mask::Mask;
@@ -18,9 +15,10 @@ use crate::store::Cause;
 
 /// Chunks mended at a time: each is held in memory whole, with its parity.
 pub(super) const AT_ONCE: usize = 2;
-const BATCH: usize = 64;
-/// Pause after a pass over all hints that could do nothing.
+/// Pause after a pass over all hints that found nothing to try.
 const IDLE: Duration = Duration::from_secs(1);
+/// Pause after one that tried and could do nothing; doubled each time.
+const FAILED_MAX: Duration = Duration::from_secs(30);
 
 /// Mends in the background as long as the pool lives.
 pub(super) fn start(fleet: &Arc<Fleet>) {
@@ -29,52 +27,73 @@ pub(super) fn start(fleet: &Arc<Fleet>) {
 }
 
 async fn run(rt: Rt, fleet: Weak<Fleet>, hints: Arc<Hints>) {
+    let mut pause = IDLE;
     while hints.any().await {
         let Some(fleet) = fleet.upgrade() else { return };
-        let mended = pass(&fleet).await;
+        let pass = pass(&fleet).await;
         drop(fleet);
-        if mended == 0 {
-            rt.sleep(IDLE).await;
-        }
+        pause = match (pass.tried, pass.put) {
+            (_, 1..) => continue,
+            (0, 0) => IDLE,
+            _ => (pause * 2).min(FAILED_MAX),
+        };
+        rt.sleep(pause).await;
     }
 }
 
-/// One look at every hint whose store is well; how many shards were put.
-async fn pass(fleet: &Arc<Fleet>) -> usize {
-    let (mut after, mut mended) = (None, 0);
+/// What one look at all hints did, in shards.
+#[derive(Default)]
+struct Pass {
+    tried: usize,
+    put: usize,
+    /// Stores that did not take a shard: not tried again in this pass, since each try reads a whole chunk.
+    failing: Mask,
+}
+
+async fn pass(fleet: &Arc<Fleet>) -> Pass {
+    let (mut after, mut pass) = (None, Pass::default());
     loop {
-        let batch = fleet.hints().after(after, BATCH);
-        let Some((last, _)) = batch.last() else { return mended };
+        let batch = fleet.hints().after(after, AT_ONCE);
+        let Some((last, _)) = batch.last() else { return pass };
         after = Some(*last);
         let ready = batch.into_iter().filter_map(|(id, mask)| {
-            let well: Mask = mask.iter().filter(|i| fleet.holder(&id, *i).standing().usable()).collect();
-            (!well.is_empty()).then_some((id, well))
+            let open = |i: &usize| {
+                let holder = fleet.holder(&id, *i);
+                holder.standing().usable() && !pass.failing.has(holder.index())
+            };
+            let mask: Mask = mask.iter().filter(open).collect();
+            (!mask.is_empty()).then_some((id, mask))
         });
-        let done = stream::iter(ready).map(|(id, mask)| hinted(fleet, id, mask)).buffer_unordered(AT_ONCE);
-        mended += done.fold(0, |sum, n| async move { sum + n }).await;
+        let ready: Vec<_> = ready.collect();
+        let tries = ready.iter().map(|(id, mask)| hinted(fleet, *id, *mask));
+        for ((id, mask), put) in ready.iter().zip(futures::future::join_all(tries).await) {
+            let left = mask.minus(put);
+            pass.tried += mask.count();
+            pass.put += put.count();
+            pass.failing = left.iter().fold(pass.failing, |all, i| all.with(fleet.holder(id, i).index()));
+        }
         if fleet.hints().closed() {
-            return mended;
+            return pass;
         }
     }
 }
 
-async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> usize {
-    match put_back(fleet, &id, mask, Mask::default(), Cause::Repair).await {
-        Ok(put) => {
-            fleet.hints().remove(&id, put);
-            put.count()
-        }
+/// The shards that need no more mending.
+async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
+    let done = match put_back(fleet, &id, mask, Mask::default(), Cause::Repair).await {
+        Ok(put) => put,
         // Deleted meanwhile, most likely; if it is damaged, scrub says so.
         Err(e) if e.is(Kind::Corrupt) => {
             tracing::debug!("no longer mended: {e}");
-            fleet.hints().remove(&id, mask);
-            0
+            mask
         }
         Err(e) => {
             tracing::debug!("mending waits: {e}");
-            0
+            Mask::default()
         }
-    }
+    };
+    fleet.hints().remove(&id, done);
+    done
 }
 
 /// Rebuilds and puts these shards of a chunk, one attempt each; the ones that are stored now. `verify`: those of which

@@ -148,16 +148,14 @@ impl Shared {
         self.fleet.holder(&self.id, index).well()
     }
 
-    /// From now on what is missing is repair's.
+    /// From now on what is missing is repair's. Under one lock with the shards' ends, so that none is forgotten.
     fn release(&self) {
-        let missing = self.state.update(|s| {
-            let first = !std::mem::replace(&mut s.released, true);
-            if first { Mask::all(self.fleet.layout().n()).minus(s.stored) } else { Mask::default() }
+        self.state.update(|s| {
+            if !std::mem::replace(&mut s.released, true) {
+                let missing = Mask::all(self.fleet.layout().n()).minus(s.stored);
+                self.fleet.hints().add_under_way(self.id, missing);
+            }
         });
-        self.fleet.hints().add(self.id, missing);
-        // A shard that was stored between the two lines above has looked for its hint in vain.
-        let stored = self.state.with(|s| s.stored);
-        self.fleet.hints().remove(&self.id, stored);
     }
 
     /// Puts one shard until it is stored, or until it isn't this upload's any more.
@@ -172,18 +170,20 @@ impl Shared {
             }
         };
         // Its bytes are gone by now.
-        let released = self.state.update(|s| {
+        self.state.update(|s| {
             s.held = s.held.without(index);
+            let stored = matches!(out, Some(Ok(())));
             match out {
                 Some(Ok(())) => s.stored = s.stored.with(index),
                 Some(Err(e)) => drop(s.failed.get_or_insert(e)),
                 None => {}
             }
-            s.released && s.stored.has(index)
+            match (s.released, stored) {
+                (false, _) => {}
+                (true, true) => self.fleet.hints().remove(&self.id, Mask::default().with(index)),
+                (true, false) => self.fleet.hints().left(self.id, index),
+            }
         });
-        if released {
-            self.fleet.hints().remove(&self.id, Mask::default().with(index));
-        }
     }
 
     async fn put(&self, about: &About, index: usize, object: Bytes, mut how: How) -> Result<()> {
