@@ -1,4 +1,4 @@
-//! The NBD face alone, over memory: `cargo run --release --example nbd_memory -- ADDR SIZE`.
+//! The NBD face alone, over memory: `cargo run --release --example nbd_memory -- ADDR SIZE [NAME]...`.
 //! What it costs without any storage is measured against `nbdkit memory`.
 
 use windlass::base::rt::{RealRuntime, Rt};
@@ -11,16 +11,17 @@ async fn main() -> windlass::base::Result<()> {
     let address: Address = args.next().unwrap_or_else(|| "127.0.0.1:10809".into()).parse()?;
     let size = parse_size(&args.next().unwrap_or_else(|| "1G".into()))?;
     let rt = Rt::new(RealRuntime::current());
-    let disk = MemoryDisk::new(Description {
-        name: "memory".into(),
-        text: "gone when the server is".into(),
-        size,
-        read_only: false,
-        multi_conn: true,
-        fast_zero: true,
-    });
+    let mut names: Vec<String> = args.collect();
+    if names.is_empty() {
+        names.push("memory".into());
+    }
+    let disk = |name: String| {
+        let text = "gone when the server is".into();
+        MemoryDisk::new(Description { name, text, size, read_only: false, multi_conn: true, fast_zero: true })
+    };
+    let exports = MemoryExports::new(names.into_iter().map(disk).collect());
     let stop = tokio_util::sync::CancellationToken::new();
-    let server = serve(&rt, &address, MemoryExports::new(vec![disk]), stop.clone()).await?;
+    let server = serve(&rt, &address, exports, stop.clone()).await?;
     println!("nbd {}", server.address());
     let _ = tokio::signal::ctrl_c().await;
     stop.cancel();
