@@ -224,7 +224,7 @@ fio_verify() {
   local uri=$1 name=$2
   shift 2
   fio --name="$name" --ioengine=nbd --uri="$uri" --rw=randwrite --bsrange=4k-64k --iodepth=8 --verify=crc32c \
-    --verify_backlog=512 --verify_fatal=1 --randrepeat=0 --output="$LOGS/fio-$name.txt" "$@"
+    --verify_backlog=512 --verify_fatal=1 --verify_state_save=0 --randrepeat=0 --output="$LOGS/fio-$name.txt" "$@"
 }
 # file_tour DIR: what programs do with files, on a mounted bucket.
 file_tour() {
