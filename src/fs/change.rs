@@ -68,11 +68,11 @@ impl Fs {
         };
         let until = self.until(asked);
         let facts = Facts::of(self.options(), dir, size, Some(etag), self.engine.now(), &attrs);
-        self.known.changed(&place.stem, until, |seen| match dir {
+        self.known.changed(&place.stem, self.now(), until, |seen| match dir {
             true => seen.dir = Some(facts.clone()),
             false => seen.object = Some(facts.clone()),
         });
-        let entry = self.adopt_listed(&key, dir, facts, until);
+        let entry = self.adopt(Target { key, dir, beside: false, facts, until });
         self.looked_up(entry.ino);
         Ok(entry)
     }
@@ -147,7 +147,8 @@ impl Fs {
             file.unlink();
         }
         self.inodes.lock().remove(key, false);
-        self.known.changed(key, self.now() + self.options().negative_ttl, |seen| seen.object = None);
+        self.known
+            .changed(key, self.now(), self.now() + self.options().negative_ttl, |seen| seen.object = None);
     }
 
     /// Whether nothing but its marker stands below a prefix; and whether there is a marker.
@@ -174,7 +175,9 @@ impl Fs {
         }
         self.known.forget_below(&target.key);
         self.inodes.lock().remove(&target.key, true);
-        self.known.changed(&place.stem, self.now() + self.options().negative_ttl, |seen| seen.dir = None);
+        self.known.changed(&place.stem, self.now(), self.now() + self.options().negative_ttl, |seen| {
+            seen.dir = None
+        });
         self.keep_parent(&place.stem);
         Ok(())
     }
@@ -237,7 +240,7 @@ impl Fs {
         let (base, attrs, modified) = changed.inspect_err(|_| self.doubt(stem))?;
         let until = self.until(asked);
         let facts = Facts::of(self.options(), dir, base.size, Some(base.etag.clone()), modified, &attrs);
-        self.known.changed(stem, until, |seen| match dir {
+        self.known.changed(stem, self.now(), until, |seen| match dir {
             true => seen.dir = Some(facts.clone()),
             false => seen.object = Some(facts.clone()),
         });

@@ -204,6 +204,11 @@ impl Fs {
         self.inodes.lock().looked_up(ino);
     }
 
+    #[cfg(test)]
+    pub fn nodes(&self) -> usize {
+        self.inodes.lock().len()
+    }
+
     /// The mount is gone: sends what handles that were never released still hold.
     pub async fn finish(self: &Arc<Self>) {
         self.idle().await;

@@ -11,8 +11,9 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
 use super::facts::Facts;
+use super::lookup::Target;
 use super::meta::{Ns, S_IFMT, S_IFREG};
-use super::names::{Shown, belongs, last, show, show_beside};
+use super::names::{Shown, Wanted, belongs, last, show, show_beside, want};
 use super::stream::{DirHandle, Item, Line, Metadata, Stream, in_key_order};
 use crate::base::Result;
 
@@ -80,7 +81,9 @@ impl Fs {
 
     /// A listed name becomes a node that the kernel may be told of.
     pub fn adopt_item(&self, item: &Item) -> Entry {
-        self.adopt_listed(&item.key, item.dir, item.facts.clone(), item.until)
+        let beside = !item.dir && matches!(want(&item.name), Some(Wanted::Object(_)));
+        let (key, facts) = (item.key.clone(), item.facts.clone());
+        self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until })
     }
 
     fn begin(&self, prefix: &str, stream: &mut Stream) {

@@ -81,7 +81,7 @@ impl Fs {
             if target.dir {
                 return Err(Errno::ISDIR.into());
             }
-            let entry = self.adopt_listed(&target.key, false, target.facts, target.until);
+            let entry = self.adopt(target);
             let opened = self.open_file(entry.ino, how).await?;
             self.looked_up(entry.ino);
             return Ok((self.getattr_now(entry.ino).unwrap_or(Ok(entry))?, opened));

@@ -23,6 +23,8 @@ pub struct Node {
     /// An object's key, or a directory's prefix (empty, or with a slash at its end unless it is a piece).
     pub key: String,
     pub dir: bool,
+    /// An object whose name a directory has: only its other name leads to it.
+    pub beside: bool,
     /// Removed here: no name leads to it any more.
     pub gone: bool,
     /// A directory that stays visible here until then though nothing in the bucket shows it any more.
@@ -57,7 +59,20 @@ impl Inodes {
     fn insert(&mut self, ino: u64, key: String, dir: bool, facts: Facts, until: Instant) {
         let place = (key.clone(), dir);
         let (gone, kept, lookups, opens) = (false, Instant::default(), 0, 0);
-        let node = Node { ino, key, dir, gone, kept, lookups, opens, facts, until, file: None, cached: None };
+        let node = Node {
+            ino,
+            key,
+            dir,
+            beside: false,
+            gone,
+            kept,
+            lookups,
+            opens,
+            facts,
+            until,
+            file: None,
+            cached: None,
+        };
         self.by_ino.insert(ino, node);
         self.by_place.insert(place, ino);
     }

@@ -119,22 +119,29 @@ impl Known {
         }
     }
 
-    /// We changed what stands at `stem`.
-    pub fn changed(&self, stem: &str, until: Instant, change: impl Fn(&mut Seen)) {
+    /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
+    pub fn changed(&self, stem: &str, now: Instant, until: Instant, change: impl Fn(&mut Seen)) {
         let mut inner = self.0.lock();
         inner.changes[stripe(stem)] += 1;
         let (prefix, component) = split(stem);
-        let mut seen = inner.names.pop(stem).map(|(seen, _)| seen).unwrap_or_default();
-        if let Some(listing) = inner.listings.get_mut(prefix) {
-            let fresh = !listing.entries.contains_key(component);
+        let named = inner.names.pop(stem).filter(|(_, until)| *until > now).map(|(seen, _)| seen);
+        let mut fresh = None;
+        if let Some(listing) = inner.listings.get_mut(prefix).filter(|l| l.until > now) {
+            let new = !listing.entries.contains_key(component);
             let entry = listing.entries.entry(component.to_owned()).or_default();
             change(entry);
-            seen = entry.clone();
-            inner.entries += usize::from(fresh);
-        } else {
-            change(&mut seen);
+            fresh = Some(entry.clone());
+            inner.entries += usize::from(new);
+        } else if let Some(old) = inner.listings.pop(prefix) {
+            inner.entries -= old.entries.len();
         }
-        inner.names.put(stem.to_owned(), (seen, until));
+        let known = fresh.is_some() || named.is_some();
+        let mut seen = fresh.or(named).unwrap_or_default();
+        change(&mut seen);
+        // That nothing is left is not known of a name that we knew nothing of: something may have been hidden.
+        if known || seen != Seen::default() {
+            inner.names.put(stem.to_owned(), (seen, until));
+        }
     }
 
     /// Something happened that leaves us in doubt: the store is asked next time.
@@ -189,7 +196,7 @@ mod tests {
     fn answers_asked_before_a_change_are_not_believed_after_it() {
         let known = Known::new();
         let ticket = known.ticket("d/a");
-        known.changed("d/a", at(5), |s| *s = object());
+        known.changed("d/a", at(1), at(5), |s| *s = object());
         known.learn("d/a", Seen::default(), at(5), ticket);
         known.learn_listing("d/", BTreeMap::new(), at(5), false, ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
@@ -204,7 +211,7 @@ mod tests {
         known.learn_listing("d/", BTreeMap::from([("a".to_owned(), object())]), at(5), true, ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap(), (object(), at(5), true));
         assert_eq!(known.get("d/b", at(1)).unwrap().0, Seen::default());
-        known.changed("d/b", at(6), |s| *s = object());
+        known.changed("d/b", at(1), at(6), |s| *s = object());
         assert_eq!(known.get("d/b", at(1)).unwrap().0, object());
         known.forget_below("d/");
         assert!(known.get("d/a", at(1)).is_none() && known.get("d/b", at(1)).is_none());

@@ -32,6 +32,8 @@ pub enum Looked {
 pub(super) struct Target {
     pub key: String,
     pub dir: bool,
+    /// An object whose name a directory has.
+    pub beside: bool,
     pub facts: Facts,
     pub until: Instant,
 }
@@ -89,12 +91,17 @@ impl Fs {
         {
             let inodes = self.inodes.lock();
             let dir = inodes.at(&prefix, true).filter(|_| !matches!(place.wanted, Wanted::Object(_)));
-            let file = inodes.at(&place.stem, false).filter(|_| !matches!(place.wanted, Wanted::Piece(_)));
+            let file = inodes.at(&place.stem, false).filter(|n| match place.wanted {
+                Wanted::Any(_) => !n.beside,
+                Wanted::Object(_) => true,
+                Wanted::Piece(_) => false,
+            });
             for node in [dir, file].into_iter().flatten() {
                 let local = node.file.as_ref().is_some_and(|f| f.is_local() || f.is_dirty());
                 if local || node.until > now {
                     let (key, until) = (node.key.clone(), node.until.max(now));
-                    let target = Target { key, dir: node.dir, facts: self.entry(node).facts, until };
+                    let (dir, beside) = (node.dir, node.beside);
+                    let target = Target { key, dir, beside, facts: self.entry(node).facts, until };
                     return Some((Some(target), until));
                 }
             }
@@ -125,7 +132,8 @@ impl Fs {
         if let Wanted::Piece(_) = place.wanted {
             let there = !self.engine.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
             let facts = self.default_facts(true);
-            let target = there.then(|| Target { key: place.stem.clone(), dir: true, facts, until });
+            let target =
+                there.then(|| Target { key: place.stem.clone(), dir: true, beside: false, facts, until });
             return Ok((target, until));
         }
         let ticket = self.known.ticket(&place.stem);
@@ -139,7 +147,8 @@ impl Fs {
         }
         let means_dir = matches!(place.wanted, Wanted::Any(_)) && target.as_ref().is_none_or(|t| !t.dir);
         if means_dir && self.is_kept(&place.prefix()) {
-            target = Some(Target { key: place.prefix(), dir: true, facts: self.default_facts(true), until });
+            let facts = self.default_facts(true);
+            target = Some(Target { key: place.prefix(), dir: true, beside: false, facts, until });
         }
         Ok((target, believed))
     }
@@ -171,9 +180,11 @@ impl Fs {
         Ok((seen, hidden))
     }
 
-    fn adopt(&self, target: Target) -> Entry {
+    /// What was found becomes a node; the kernel's count is the caller's to raise.
+    pub(super) fn adopt(&self, target: Target) -> Entry {
         let mut inodes = self.inodes.lock();
         let node = inodes.learn(&target.key, target.dir, target.facts, target.until);
+        node.beside = target.beside;
         self.entry(node)
     }
 
@@ -201,11 +212,6 @@ impl Fs {
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
         let place = place(&self.prefix(parent)?, name)?;
         Ok(self.looked(self.target(&place).await?))
-    }
-
-    /// A directory's entry becomes a node; the kernel's count is the caller's to raise.
-    pub(super) fn adopt_listed(&self, key: &str, dir: bool, facts: Facts, until: Instant) -> Entry {
-        self.adopt(Target { key: key.to_owned(), dir, facts, until })
     }
 
     pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
@@ -273,7 +279,7 @@ impl Fs {
         let (key, facts, gone) = (node.key.clone(), node.facts.clone(), node.gone);
         drop(inodes);
         if !gone {
-            self.known.changed(&key, until, |seen| seen.object = Some(facts.clone()));
+            self.known.changed(&key, self.now(), until, |seen| seen.object = Some(facts.clone()));
         }
     }
 
@@ -291,11 +297,11 @@ impl Fs {
 fn choose(place: &Place, seen: &Seen, until: Instant) -> Option<Target> {
     let object = || {
         let facts = seen.object.clone()?;
-        Some(Target { key: place.stem.clone(), dir: false, facts, until })
+        Some(Target { key: place.stem.clone(), dir: false, beside: seen.dir.is_some(), facts, until })
     };
     match (&place.wanted, &seen.dir) {
         (Wanted::Any(_), Some(facts)) => {
-            Some(Target { key: place.prefix(), dir: true, facts: facts.clone(), until })
+            Some(Target { key: place.prefix(), dir: true, beside: false, facts: facts.clone(), until })
         }
         (Wanted::Any(_) | Wanted::Object(_), _) => object(),
         (Wanted::Piece(_), _) => None,

@@ -37,6 +37,8 @@ mod remote;
 mod rename;
 mod staging;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 pub use mount::{Mounted, mount};

@@ -78,10 +78,11 @@ impl Fs {
         let until = self.until(self.now());
         let mut facts = source.facts.clone();
         (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);
-        self.known.changed(new, until, |seen| seen.object = Some(facts.clone()));
+        self.known.changed(new, self.now(), until, |seen| seen.object = Some(facts.clone()));
         let deleted = self.engine.remote.delete(std::slice::from_ref(old)).await;
         deleted.inspect_err(|_| self.doubt(old))?;
-        self.known.changed(old, self.now() + self.options().negative_ttl, |seen| seen.object = None);
+        self.known
+            .changed(old, self.now(), self.now() + self.options().negative_ttl, |seen| seen.object = None);
         let mut inodes = self.inodes.lock();
         inodes.rename(old, new, false);
         inodes.moved(new, &etag);

@@ -1,0 +1,6 @@
+//! The filesystem without a kernel: against a reference model, by two mounts, under faults and crashes; and how many
+//! requests each operation costs.
+
+mod keys;
+mod model;
+mod user;
