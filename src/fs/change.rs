@@ -11,7 +11,7 @@ use super::facts::Facts;
 use super::file::OpenFile;
 use super::files::Caller;
 use super::handles::How;
-use super::lookup::{Place, Target, new_place, place};
+use super::lookup::{Need, Place, Target, new_place, place};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
 use crate::base::Kind;
@@ -81,7 +81,7 @@ impl Fs {
     async fn vacant(&self, parent: u64, name: &[u8]) -> Op<Place> {
         self.writable()?;
         let place = new_place(&self.prefix(parent)?, name)?;
-        match self.target(&place).await? {
+        match self.target(&place, Need::Presence).await? {
             (None, _) => Ok(place),
             (Some(_), _) => Err(Errno::EXIST.into()),
         }
@@ -118,7 +118,7 @@ impl Fs {
 
     pub(super) async fn existing(&self, parent: u64, name: &[u8]) -> Op<(Place, Target)> {
         let place = place(&self.prefix(parent)?, name)?;
-        match self.target(&place).await? {
+        match self.target(&place, Need::Presence).await? {
             (Some(target), _) => Ok((place, target)),
             (None, _) => Err(Errno::NOENT.into()),
         }

@@ -10,7 +10,7 @@ use super::errno::{Errno, Op};
 use super::facts::Facts;
 use super::file::OpenFile;
 use super::handles::{FileHandle, How};
-use super::lookup::new_place;
+use super::lookup::{Need, new_place};
 use super::meta::{Meta as _, Ns, S_IFREG};
 use super::reader::Reader;
 use super::remote::Base;
@@ -74,7 +74,7 @@ impl Fs {
     ) -> Op<(Entry, Opened)> {
         self.writable()?;
         let place = new_place(&self.prefix(parent)?, name)?;
-        if let (Some(target), _) = self.target(&place).await? {
+        if let (Some(target), _) = self.target(&place, Need::Facts).await? {
             if how.exclusive {
                 return Err(Errno::EXIST.into());
             }

@@ -38,6 +38,15 @@ pub(super) struct Target {
     pub until: Instant,
 }
 
+/// What an answer is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Need {
+    /// stat(2): mode and times as the object's metadata has them.
+    Facts,
+    /// Whether it is there, what it is, how long.
+    Presence,
+}
+
 /// A name in a directory, as keys.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -85,7 +94,7 @@ pub(super) fn new_place(prefix: &str, name: &[u8]) -> Op<Place> {
 
 impl Fs {
     /// What is known of a place without asking; `Some(None)`: known to be absent.
-    pub(super) fn target_now(&self, place: &Place) -> Option<(Option<Target>, Instant)> {
+    pub(super) fn target_now(&self, place: &Place, need: Need) -> Option<(Option<Target>, Instant)> {
         let now = self.now();
         let prefix = place.prefix();
         {
@@ -108,7 +117,7 @@ impl Fs {
         }
         let (seen, until, light) = self.known.get(&place.stem, now)?;
         let target = choose(place, &seen, until);
-        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light);
+        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light && need == Need::Facts);
         // A listing's facts are not enough for lookup(2), and a directory that only we still show must be asked for.
         let kept = target.as_ref().is_none_or(|t| !t.dir) && self.is_kept(&prefix);
         if vague || kept || matches!(place.wanted, Wanted::Piece(_)) {
@@ -123,8 +132,8 @@ impl Fs {
     }
 
     /// What a place leads to.
-    pub(super) async fn target(&self, place: &Place) -> Op<(Option<Target>, Instant)> {
-        if let Some(known) = self.target_now(place) {
+    pub(super) async fn target(&self, place: &Place, need: Need) -> Op<(Option<Target>, Instant)> {
+        if let Some(known) = self.target_now(place, need) {
             return Ok(known);
         }
         let asked = self.now();
@@ -153,12 +162,16 @@ impl Fs {
         Ok((target, believed))
     }
 
-    /// Asks the store for a name; true when there may be an object beside the directory.
-    async fn ask(&self, place: &Place) -> Result<(Seen, bool)> {
-        let remote = &self.engine.remote;
-        let dir = place.prefix();
+    /// What stands at a place: a fresh listing of its directory knows, or one of its own tells.
+    async fn present(&self, place: &Place) -> Result<(bool, bool)> {
+        if let Some((seen, ..)) = self.known.get(&place.stem, self.now())
+            && seen != Seen::default()
+        {
+            return Ok((seen.dir.is_some(), seen.object.is_some()));
+        }
+        let (remote, dir) = (&self.engine.remote, place.prefix());
         let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
-        let listed = page.objects.iter().find(|o| o.key == place.stem);
+        let object = page.objects.iter().any(|o| o.key == place.stem);
         let mut is_dir = page.prefixes.contains(&dir);
         let reached = |dir: &String| {
             page.objects.last().is_some_and(|o| o.key > *dir) || page.prefixes.last() > Some(dir)
@@ -166,15 +179,22 @@ impl Fs {
         if !is_dir && page.next.is_some() && !reached(&dir) {
             is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
         }
+        Ok((is_dir, object))
+    }
+
+    /// Asks the store for a name; true when there is an object that a directory hides.
+    async fn ask(&self, place: &Place) -> Result<(Seen, bool)> {
+        let (is_dir, is_object) = self.present(place).await?;
+        let remote = &self.engine.remote;
         let mut seen = Seen::default();
         if is_dir {
-            let marker = remote.head(&dir).await?;
+            let marker = remote.head(&place.prefix()).await?;
             let facts = marker.map(|h| Facts::of_head(self.options(), true, &h));
             seen.dir = Some(facts.unwrap_or_else(|| Facts { exact: true, ..self.default_facts(true) }));
         }
-        let hidden = is_dir && listed.is_some() && !matches!(place.wanted, Wanted::Object(_));
-        if let Some(listed) = listed.filter(|_| !hidden) {
-            let head = remote.head(&listed.key).await?;
+        let hidden = is_dir && is_object && !matches!(place.wanted, Wanted::Object(_));
+        if is_object && !hidden {
+            let head = remote.head(&place.stem).await?;
             seen.object = head.map(|h| Facts::of_head(self.options(), false, &h));
         }
         Ok((seen, hidden))
@@ -206,12 +226,12 @@ impl Fs {
             Err(f) if f.errno == Errno::NOENT => return Some(Ok(Looked::Absent(Duration::ZERO))),
             Err(fail) => return Some(Err(fail)),
         };
-        Some(Ok(self.looked(self.target_now(&place)?)))
+        Some(Ok(self.looked(self.target_now(&place, Need::Facts)?)))
     }
 
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
         let place = place(&self.prefix(parent)?, name)?;
-        Ok(self.looked(self.target(&place).await?))
+        Ok(self.looked(self.target(&place, Need::Facts).await?))
     }
 
     pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {

@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::core::{Fs, fail};
 use super::errno::{Errno, Op};
-use super::lookup::{Place, Target, new_place};
+use super::lookup::{Need, Place, Target, new_place};
 use super::remote::Base;
 use crate::base::Kind;
 use crate::store::{Etag, Listed, When};
@@ -29,7 +29,7 @@ impl Fs {
         self.writable()?;
         let (from, source) = self.existing(parent, name).await?;
         let to = new_place(&self.prefix(new_parent)?, new_name)?;
-        let (there, _) = self.target(&to).await?;
+        let (there, _) = self.target(&to, Need::Presence).await?;
         if no_replace && there.is_some() {
             return Err(Errno::EXIST.into());
         }

@@ -18,6 +18,8 @@ const WHOLE_MAX: u64 = 16 << 20;
 const PART: u64 = 8 << 20;
 /// S3's limits: parts of one upload, and a part's smallest size but for the last.
 const PARTS_MAX: u64 = 10_000;
+/// One request copies no more: S3 allows 5 GiB, but shorter ones go side by side.
+const COPY_MAX: u64 = 1 << 30;
 const AT_ONCE: usize = 4;
 
 /// A file's state at one instant, as an upload needs it.
@@ -72,19 +74,41 @@ pub async fn upload(e: &Engine, file: &Snapshot) -> Result<Etag> {
     }
 }
 
-/// Parts of equal size, few enough for S3.
+/// The size of parts that are sent; few enough of them for S3.
 fn part_size(size: u64) -> u64 {
     size.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART)
 }
 
+/// One part of an upload: its bytes, and whether the object has them all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Piece {
+    range: Range<u64>,
+    copied: bool,
+}
+
+/// Parts to send, and between them as few and as long parts to copy as can be.
+fn plan(file: &Snapshot) -> Vec<Piece> {
+    let len = part_size(file.size);
+    let mut plan: Vec<Piece> = Vec::new();
+    let mut at = 0;
+    while at < file.size {
+        let range = at..(at + len).min(file.size);
+        at = range.end;
+        let copied = range.end <= file.base_len && !file.dirty.touches(&range);
+        match plan.last_mut() {
+            Some(last) if copied && last.copied && range.end - last.range.start <= COPY_MAX => {
+                last.range.end = range.end;
+            }
+            _ => plan.push(Piece { range, copied }),
+        }
+    }
+    plan
+}
+
 async fn in_parts(e: &Engine, file: &Snapshot, when: &When) -> Result<Etag> {
     let upload = e.remote.begin(&file.key, &file.attrs).await?;
-    let len = part_size(file.size);
-    let numbers = 0..file.size.div_ceil(len);
-    let parts = futures::stream::iter(numbers.map(|at| {
-        let range = at * len..((at + 1) * len).min(file.size);
-        part(e, file, &upload, at as u32 + 1, range)
-    }));
+    let pieces = plan(file).into_iter().enumerate();
+    let parts = futures::stream::iter(pieces.map(|(at, piece)| part(e, file, &upload, at as u32 + 1, piece)));
     let parts: Result<Vec<Part>> = parts.buffered(AT_ONCE).try_collect().await;
     match parts {
         Ok(parts) => e.remote.complete(&file.key, &upload, &parts, &file.attrs, file.size, when).await,
@@ -95,13 +119,12 @@ async fn in_parts(e: &Engine, file: &Snapshot, when: &When) -> Result<Etag> {
     }
 }
 
-async fn part(e: &Engine, file: &Snapshot, upload: &str, number: u32, range: Range<u64>) -> Result<Part> {
-    let untouched = range.end <= file.base_len && !file.dirty.touches(&range);
-    if let Some(base) = file.base.as_ref().filter(|_| untouched) {
-        let len = range.end - range.start;
-        return e.remote.part_copy(&file.key, upload, number, &file.key, base, range.start, len).await;
+async fn part(e: &Engine, file: &Snapshot, upload: &str, number: u32, piece: Piece) -> Result<Part> {
+    let Range { start, end } = piece.range;
+    if let Some(base) = file.base.as_ref().filter(|_| piece.copied) {
+        return e.remote.part_copy(&file.key, upload, number, &file.key, base, start, end - start).await;
     }
-    let body = bytes(e, file, range).await?;
+    let body = bytes(e, file, start..end).await?;
     e.remote.part(&file.key, upload, number, body).await
 }
 
@@ -115,5 +138,17 @@ mod tests {
             let len = part_size(size);
             assert!(len >= 5 << 20 && size.div_ceil(len) <= PARTS_MAX && len <= 5 << 30);
         }
+    }
+
+    #[test]
+    fn what_is_unchanged_is_copied_in_one_piece() {
+        let (mut dirty, size) = (Ranges::default(), 1 << 30);
+        dirty.insert((500 << 20) + 1..(500 << 20) + 4097);
+        let base = Some(Base { etag: Etag("e".into()), size });
+        let (key, local, attrs) = ("f".to_owned(), dirty.clone(), Attrs::default());
+        let file = Snapshot { key, base, base_len: size, size, local, dirty, stage: None, attrs, changes: 1 };
+        let plan: Vec<_> =
+            plan(&file).into_iter().map(|p| (p.range.start >> 20, p.range.end >> 20, p.copied)).collect();
+        assert_eq!(plan, [(0, 496, true), (496, 504, false), (504, 1024, true)]);
     }
 }

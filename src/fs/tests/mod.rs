@@ -1,6 +1,8 @@
 //! The filesystem without a kernel: against a reference model, by two mounts, under faults and crashes; and how many
 //! requests each operation costs.
 
+mod faults;
 mod keys;
 mod model;
+mod requests;
 mod user;

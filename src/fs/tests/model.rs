@@ -427,16 +427,21 @@ fn run(seed: u64, mounts: usize, steps: u64) {
     assert!(left.is_empty(), "seed {seed}: staged files are left: {left:?}");
 }
 
+/// As many as the machine's patience allows: `WINDLASS_SEEDS=1000 cargo test fs::tests`.
+fn seeds(some: u64) -> u64 {
+    std::env::var("WINDLASS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(some)
+}
+
 #[test]
 fn one_mount_is_a_filesystem() {
-    for seed in 0..40 {
+    for seed in 0..seeds(40) {
         run(seed, 1, 250);
     }
 }
 
 #[test]
 fn two_mounts_in_turn_are_one_filesystem() {
-    for seed in 0..40 {
+    for seed in 0..seeds(40) {
         run(1000 + seed, 2, 200);
     }
 }

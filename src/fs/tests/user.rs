@@ -159,6 +159,12 @@ impl User {
             }
         };
         self.fs.releasedir(handle);
+        // The kernel takes over what comes with readdirplus.
+        for item in all.iter().flatten().filter(|_| plus) {
+            let entry = self.fs.adopt_item(item);
+            self.fs.looked_up(entry.ino);
+            self.looked.lock().push(entry.ino);
+        }
         all
     }
 

@@ -1,0 +1,300 @@
+//! How many requests each operation costs: counted at the store, compared with what is meant.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::user::{READ, User, WRITE};
+use crate::base::Result;
+use crate::base::rt::Rt;
+use crate::base::rt::sim::Sim;
+use crate::fs::change::Changes;
+use crate::fs::errno::Errno;
+use crate::fs::handles::How;
+use crate::store::{
+    Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
+};
+
+/// Counts verbs on the way to a memory store.
+#[derive(Debug)]
+struct Counted {
+    inner: Arc<MemStore>,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Counted {
+    fn note(&self, verb: &'static str) {
+        *self.counts.lock().entry(verb).or_default() += 1;
+    }
+
+    /// What was counted since the last time, as `2 head 1 put`.
+    fn take(&self) -> String {
+        let mut out = String::new();
+        for (verb, n) in std::mem::take(&mut *self.counts.lock()) {
+            write!(out, "{}{n} {verb}", if out.is_empty() { "" } else { " " }).unwrap();
+        }
+        out
+    }
+}
+
+#[async_trait]
+impl Store for Counted {
+    fn url(&self) -> &str {
+        self.inner.url()
+    }
+    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
+        self.note("get");
+        self.inner.get(key, range, cause).await
+    }
+    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
+        self.note("head");
+        self.inner.head(key, cause).await
+    }
+    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
+        self.note("put");
+        self.inner.put(key, body, when, cause).await
+    }
+    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
+        self.note("delete");
+        self.inner.delete(keys, cause).await
+    }
+    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
+        self.note("list");
+        self.inner.list(list, cause).await
+    }
+}
+
+#[async_trait]
+impl Bucket for Counted {
+    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
+        self.note("put");
+        self.inner.put_with(key, body, attrs, when, cause).await
+    }
+    async fn copy(
+        &self,
+        from: &str,
+        to: &str,
+        from_match: Option<&Etag>,
+        attrs: Option<&Attrs>,
+        when: When,
+        cause: Cause,
+    ) -> Result<Put> {
+        self.note("copy");
+        self.inner.copy(from, to, from_match, attrs, when, cause).await
+    }
+    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
+        self.note("begin");
+        self.inner.multipart_create(key, attrs, cause).await
+    }
+    async fn multipart_put(
+        &self,
+        key: &str,
+        upload: &str,
+        n: u32,
+        body: Bytes,
+        cause: Cause,
+    ) -> Result<Part> {
+        self.note("part");
+        self.inner.multipart_put(key, upload, n, body, cause).await
+    }
+    async fn multipart_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        n: u32,
+        from: &str,
+        from_match: Option<&Etag>,
+        offset: u64,
+        len: u64,
+        cause: Cause,
+    ) -> Result<Part> {
+        self.note("part-copy");
+        self.inner.multipart_copy(key, upload, n, from, from_match, offset, len, cause).await
+    }
+    async fn multipart_complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        when: When,
+        cause: Cause,
+    ) -> Result<Put> {
+        self.note("complete");
+        self.inner.multipart_complete(key, upload, parts, when, cause).await
+    }
+    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
+        self.note("abort");
+        self.inner.multipart_abort(key, upload, cause).await
+    }
+    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
+        self.note("uploads");
+        self.inner.multipart_list(prefix, cause).await
+    }
+}
+
+struct Table {
+    store: Arc<Counted>,
+    user: User,
+    rt: Rt,
+    rows: Vec<(&'static str, String)>,
+}
+
+impl Table {
+    /// What has been asked since the last row is this row's.
+    fn row(&mut self, operation: &'static str) {
+        self.user.forget_all();
+        self.rows.push((operation, self.store.take()));
+    }
+
+    async fn later(&self) {
+        self.rt.sleep(Duration::from_secs(20)).await;
+    }
+}
+
+async fn files(t: &mut Table) {
+    let user = t.user.clone();
+    user.put("f", b"hello").await.unwrap();
+    t.row("create");
+    user.get("f").await.unwrap();
+    t.row("read what was just written");
+    t.later().await;
+    user.stat("f").await.unwrap();
+    t.row("stat, later");
+    user.stat("f").await.unwrap();
+    t.row("stat again");
+    t.later().await;
+    user.get("f").await.unwrap();
+    t.row("open and read, later");
+    t.later().await;
+    for _ in 0..2 {
+        assert_eq!(user.stat("none").await.unwrap_err().errno, Errno::NOENT);
+    }
+    t.row("stat a missing name twice");
+    let ino = user.walk("f").await.unwrap();
+    t.store.take();
+    let changes = Changes { mode: Some(0o600), ..Changes::default() };
+    user.fs.setattr(ino, changes, None).await.unwrap();
+    t.row("chmod");
+    let handle = user.open("c", How { truncate: true, ..WRITE }, true).await.unwrap();
+    user.fs.write(handle, 0, Bytes::from_static(b"x")).await.unwrap();
+    let ino = user.walk("c").await.unwrap();
+    user.fs.setattr(ino, changes, Some(handle)).await.unwrap();
+    user.close(handle).await.unwrap();
+    t.row("create, write, chmod, close");
+    user.rename("f", "g", false).await.unwrap();
+    t.row("rename");
+    user.unlink("g").await.unwrap();
+    t.row("unlink");
+}
+
+async fn folders(t: &mut Table) {
+    let user = t.user.clone();
+    user.mkdir("d").await.unwrap();
+    t.row("mkdir");
+    for i in 0..100 {
+        user.put(&format!("d/f{i:02}"), b"hello").await.unwrap();
+    }
+    t.row("create 100 in it");
+    t.later().await;
+    user.walk("d").await.unwrap();
+    t.store.take();
+    for item in user.list("d", true).await.unwrap() {
+        user.stat(&format!("d/{}", String::from_utf8(item.name).unwrap())).await.unwrap();
+    }
+    t.row("ls -l of 100, later");
+    t.later().await;
+    user.walk("d").await.unwrap();
+    t.store.take();
+    user.rename("d", "e", false).await.unwrap();
+    t.row("rename a directory of 100");
+    let items = user.list("e", false).await.unwrap();
+    for item in items {
+        user.unlink(&format!("e/{}", String::from_utf8(item.name).unwrap())).await.unwrap();
+    }
+    user.rmdir("e").await.unwrap();
+    t.row("rm -r of 100");
+}
+
+async fn large(t: &mut Table) {
+    let user = t.user.clone();
+    let handle = user.open("big", How { truncate: true, ..WRITE }, true).await.unwrap();
+    for i in 0..64 {
+        user.fs.write(handle, i << 20, Bytes::from(vec![i as u8; 1 << 20])).await.unwrap();
+    }
+    user.close(handle).await.unwrap();
+    t.row("write 64 MiB");
+    let handle = user.open("big", WRITE, false).await.unwrap();
+    user.fs.write(handle, 30 << 20, Bytes::from(vec![0xee; 4096])).await.unwrap();
+    user.close(handle).await.unwrap();
+    t.row("change 4 KiB in 64 MiB");
+    let handle = user.open("big", How { append: true, ..WRITE }, false).await.unwrap();
+    user.fs.write(handle, 0, Bytes::from_static(b"end")).await.unwrap();
+    user.close(handle).await.unwrap();
+    t.row("append to 64 MiB");
+    let handle = user.open("big", READ, false).await.unwrap();
+    for at in 0..512 {
+        let bytes = user.read(handle, at << 17, 1 << 17).await.unwrap();
+        let want = if at == 240 { 0xee } else { (at >> 3) as u8 };
+        assert_eq!((bytes[0], bytes.len()), (want, 1 << 17), "at {at}");
+    }
+    user.close(handle).await.unwrap();
+    t.row("read 64 MiB in order");
+    let handle = user.open("big", READ, false).await.unwrap();
+    for at in [50u64, 3, 40, 11, 29, 60] {
+        user.read(handle, at << 20, 1 << 17).await.unwrap();
+    }
+    user.close(handle).await.unwrap();
+    t.row("6 random reads");
+    t.later().await;
+}
+
+#[test]
+fn requests_per_operation() {
+    let sim = Sim::new(1);
+    let world = sim.clone();
+    let rows = sim.run(async move {
+        let store = Arc::new(Counted { inner: MemStore::new("counted"), counts: Mutex::default() });
+        let user = User::simulated(&world, store.clone(), "").await;
+        let mut t = Table { store, user, rt: world.rt(), rows: Vec::new() };
+        t.row("mount");
+        files(&mut t).await;
+        folders(&mut t).await;
+        large(&mut t).await;
+        t.rows
+    });
+    let rows = rows.unwrap();
+    let mut shown = String::new();
+    for (operation, cost) in &rows {
+        writeln!(shown, "{operation:<32}{cost}").unwrap();
+    }
+    assert_eq!(shown, MEANT, "\n{shown}");
+}
+
+const MEANT: &str = "\
+mount                           1 get
+create                          1 list 1 put
+read what was just written      1 get
+stat, later                     1 head 1 list
+stat again                      \n\
+open and read, later            1 get 1 head 1 list
+stat a missing name twice       1 list
+chmod                           1 copy 1 head
+create, write, chmod, close     1 list 1 put
+rename                          1 copy 1 delete 1 list
+unlink                          1 delete
+mkdir                           1 list 1 put
+create 100 in it                100 put
+ls -l of 100, later             100 head 1 list
+rename a directory of 100       101 copy 1 delete 2 list
+rm -r of 100                    101 delete 1 head 3 list
+write 64 MiB                    1 begin 1 complete 1 list 8 part
+change 4 KiB in 64 MiB          1 begin 1 complete 2 get 1 head 1 part 2 part-copy
+append to 64 MiB                1 begin 1 complete 1 head 1 part 1 part-copy
+read 64 MiB in order            14 get
+6 random reads                  7 get
+";
