@@ -106,7 +106,7 @@ impl Pools {
             dir,
             host: self.seat.host.clone(),
             memory: self.memory.clone(),
-            degrade_after: pool.settings().degrade_after(),
+            pool: pool.clone(),
         };
         Arc::new(OpenPool { volumes: Volumes::new(deps), pool })
     }

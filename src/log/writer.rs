@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::draft::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
 use super::frame_ref::FrameRef;
@@ -100,6 +100,8 @@ pub struct Writer {
     config: WriterConfig,
     state: Mutex<State>,
     prefix: watch::Sender<Prefix>,
+    /// A chunk began to be put.
+    pub busy: Notify,
 }
 
 impl Writer {
@@ -117,7 +119,12 @@ impl Writer {
             stored_bytes: 0,
             failed: None,
         };
-        Arc::new(Writer { config, state: Mutex::new(state), prefix: watch::Sender::new(start) })
+        Arc::new(Writer {
+            config,
+            state: Mutex::new(state),
+            prefix: watch::Sender::new(start),
+            busy: Notify::new(),
+        })
     }
 
     pub fn k(&self) -> usize {
@@ -159,6 +166,11 @@ impl Writer {
         }
     }
 
+    /// The last number that was given.
+    pub fn given(&self) -> Seq {
+        Seq(self.state.lock().next.0 - 1)
+    }
+
     /// Chunks that are being put.
     pub fn under_way(&self) -> usize {
         self.state.lock().uploads
@@ -184,6 +196,7 @@ impl Writer {
                     let id = self.id(state.next);
                     state.next = id.seq.next();
                     state.uploads += 1;
+                    self.busy.notify_one();
                     state.cut = last.unwrap_or(state.cut);
                     return Ok(Slot { id, last: state.cut });
                 }

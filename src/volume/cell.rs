@@ -60,4 +60,16 @@ impl HeadCell {
         };
         self.register.change(apply).await
     }
+
+    /// Makes sure that the volume is never created. False: it exists.
+    pub async fn cancel(&self, head: &Head) -> Result<bool> {
+        let mut gone = head.clone();
+        gone.removed = true;
+        let bytes = gone.encode()?;
+        let apply = |value: Option<&Bytes>| match value {
+            None => Ok(Change::Put(bytes.clone(), true)),
+            Some(there) => Ok(Change::Keep(Head::decode(there)?.removed)),
+        };
+        self.register.change(apply).await
+    }
 }

@@ -1,12 +1,40 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
 
 pub mod cell;
+mod checkpoint;
+mod confirm;
+mod cutter;
+mod degrade;
+mod deps;
+mod family;
+mod group;
+mod handle;
 pub mod head;
 mod info;
+mod inventory;
+mod open;
+mod overlay;
+mod pending;
+mod ranges;
+mod release;
+mod report;
+mod rounds;
+mod session;
 mod settings;
+mod snapshot;
+mod states;
+mod stop;
 pub mod takeover;
+#[cfg(test)]
+mod tests;
+mod tip;
+mod view;
 mod volumes;
+mod write;
 
+pub use deps::{Deps, Memory};
+pub use group::snapshot_group;
+pub use handle::Volume;
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use settings::{FlushMode, Host, Settings};
-pub use volumes::{Deps, Memory, OpenMode, SnapshotView, Volume, Volumes, snapshot_group};
+pub use volumes::{OpenMode, SnapshotView, Volumes};

@@ -62,6 +62,13 @@ pub struct Adopted {
     pub toc: Toc,
 }
 
+impl Adopted {
+    /// Bytes of its frames.
+    pub fn bytes(&self) -> u64 {
+        self.toc.frames.iter().map(|f| u64::from(f.len)).sum()
+    }
+}
+
 /// Ownership, recorded.
 #[derive(Clone, Debug)]
 pub struct Taken {
@@ -83,13 +90,24 @@ pub struct Leftovers {
     early: bool,
 }
 
+/// What the state folder writes down before the record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Announce {
+    /// The epoch that ends.
+    pub active: Epoch,
+    /// The claim's.
+    pub next: Epoch,
+    /// The adopted log's last record.
+    pub last_lsn: Lsn,
+}
+
 /// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably. Errors: `Owned` (another host
 /// has it), `Fenced` (another taker came in between), `Unavailable` (too few stores answer; the claim is withdrawn).
 pub async fn take<A>(
     pool: &Arc<Pool>,
     cell: &HeadCell,
     how: &How,
-    announce: impl FnOnce(Epoch) -> A + Send,
+    announce: impl FnOnce(Announce) -> A + Send,
 ) -> Result<Taken>
 where
     A: Future<Output = Result<()>> + Send,
@@ -109,7 +127,8 @@ where
     };
     let recorded = async {
         let end = walk.run().await?;
-        announce(epoch).await?;
+        let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
+        announce(Announce { active, next: epoch, last_lsn }).await?;
         let recording =
             Recording { nonce, last: end.last, w: walk.w_of_a_new_epoch(), witnesses: pool.incarnations() };
         let head = cell.change(|h| h.record(&recording)).await?;
@@ -277,7 +296,9 @@ impl Walk<'_> {
     /// May the log end before this chunk because the journal brings its writes again, and nobody was promised more?
     fn covered(&self, seq: Seq) -> bool {
         let Some(cover) = self.how.cover else { return false };
-        !self.certain(seq) && cover.first <= self.last_lsn.next() && cover.mark <= self.last_lsn
+        // Judged on the value that the claim replaced: meanwhile another may have owned the volume.
+        let replayable = self.how.lineage.contains(&self.head.active.epoch);
+        replayable && !self.certain(seq) && cover.first <= self.last_lsn.next() && cover.mark <= self.last_lsn
     }
 
     fn undecided(&self, id: ChunkId, probe: &Probe) -> Error {

@@ -1,44 +1,22 @@
 //! A pool's volumes, by name.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
+use parking_lot::Mutex;
 
-use super::info::{SnapshotInfo, TakeOver, VolumeInfo};
-use super::settings::{Host, Settings};
-use crate::base::rt::{Disk, Rt};
+use super::deps::{Deps, Ground};
+use super::handle::{Known, Volume};
+use super::head::Head;
+use super::info::TakeOver;
+use super::snapshot::no_snapshot;
+use super::states::Tables;
+use super::view::{View, blocks_of};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
-
-/// The daemon's one memory budget, split (design.md §2); shared by all its volumes.
-#[derive(Clone, Debug)]
-pub struct Memory {
-    total: u64,
-}
-
-impl Memory {
-    /// A quarter each for writes under way and for encoding, the rest for caches.
-    pub fn new(total: u64) -> Memory {
-        Memory { total }
-    }
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-}
-
-/// What a pool's volumes stand on.
-#[derive(Clone, Debug)]
-pub struct Deps {
-    pub rt: Rt,
-    pub disk: Arc<dyn Disk>,
-    /// A folder of the state folder, of this pool's volumes alone: journals, one folder a volume.
-    pub dir: PathBuf,
-    pub host: Host,
-    pub memory: Memory,
-    /// How long more than N-w stores must be out before writes go on with fewer; `None`: never.
-    pub degrade_after: Option<Duration>,
-}
+use crate::map::Tree;
 
 /// How a volume is opened for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,143 +29,209 @@ pub enum OpenMode {
     TakeOver { accept_loss: bool },
 }
 
+/// One volume's place in this engine.
+#[derive(Debug, Default)]
+struct Seat {
+    /// One opening at a time.
+    turn: tokio::sync::Mutex<()>,
+    volume: Mutex<Option<Arc<Volume>>>,
+}
+
 /// All volumes of one pool in one engine; one `Volume` a volume, shared by its sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Volumes {
-    deps: Arc<Deps>,
-}
-
-fn soon<T>() -> Result<T> {
-    Err(Error::new(Kind::Unsupported, "volumes are not there yet"))
+    pub(super) deps: Arc<Deps>,
+    seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
 }
 
 impl Volumes {
     pub fn new(deps: Deps) -> Volumes {
-        Volumes { deps: Arc::new(deps) }
+        Volumes { deps: Arc::new(deps), seats: Arc::default() }
     }
 
     pub fn deps(&self) -> &Deps {
         &self.deps
     }
 
-    /// A new empty volume, born released. `Exists` when the name is taken.
-    pub async fn create(&self, _name: &Name, _size: u64, _settings: Settings) -> Result<VolumeInfo> {
-        soon()
+    fn seat(&self, id: VolumeId) -> Arc<Seat> {
+        self.seats.lock().entry(id).or_default().clone()
     }
 
-    /// All volumes in order of their names, by their heads; opens nothing. `Err` beside a name: its head cannot be read.
-    pub async fn list(&self) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
-        soon()
+    /// The volume, if it is open in this engine.
+    pub(super) fn here(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        let seat = self.seats.lock().get(&id).cloned()?;
+        seat.volume.lock().clone()
     }
 
-    pub async fn info(&self, _name: &Name) -> Result<VolumeInfo> {
-        soon()
+    pub(super) fn forget(&self, id: VolumeId) {
+        self.seats.lock().remove(&id);
+    }
+
+    pub(super) async fn id(&self, name: &Name) -> Result<VolumeId> {
+        match self.deps.pool.lookup(name).await? {
+            Some(id) => Ok(id),
+            None => Err(Error::new(Kind::NotFound, format!("there is no volume {name}"))),
+        }
+    }
+
+    /// The head of a volume that exists.
+    pub(super) async fn head(&self, name: &Name, id: VolumeId) -> Result<Head> {
+        match self.deps.cell(id).read().await? {
+            Some(head) if head.removed => {
+                Err(Error::new(Kind::NotFound, format!("volume {name} was removed")))
+            }
+            Some(head) => Ok(head),
+            None => Err(Error::new(
+                Kind::NotFound,
+                format!("volume {name} is not there: it is being created, or its creation was broken off"),
+            )),
+        }
     }
 
     /// The one `Volume` of this engine; a session that failed before is replaced by a new one.
-    pub async fn open(&self, _name: &Name, _mode: OpenMode) -> Result<Arc<Volume>> {
-        soon()
+    pub async fn open(&self, name: &Name, mode: OpenMode) -> Result<Arc<Volume>> {
+        let id = self.id(name).await?;
+        let seat = self.seat(id);
+        let _turn = seat.turn.lock().await;
+        let open = seat.volume.lock().clone().filter(|v| !v.is_failed());
+        let volume = match open {
+            Some(volume) => volume,
+            None => {
+                // The old one's tasks must be over before its journal is opened again.
+                let before = seat.volume.lock().take();
+                if let Some(before) = before {
+                    before.let_go().await;
+                }
+                Arc::new(self.begin(name, id).await?)
+            }
+        };
+        match (volume.known(), mode) {
+            (Known::Nothing, OpenMode::Normal) => volume.own(false, false).await?,
+            (Known::Nothing, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await?,
+            _ => {}
+        }
+        *seat.volume.lock() = Some(volume.clone());
+        Ok(volume)
     }
 
-    /// A snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner; when another
-    /// is and the map isn't written yet: `Unavailable`.
-    pub async fn open_snapshot(&self, _volume: &Name, _snapshot: &Name) -> Result<Arc<SnapshotView>> {
-        soon()
+    async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
+        let head = self.head(name, id).await?;
+        let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
+        if !head.active.released {
+            return Ok(Volume::unowned(ground));
+        }
+        let tables = ground.view.tables(&head).await?;
+        Ok(Volume::inert(ground, &head, tables))
     }
 
-    pub async fn snapshots(&self, _volume: &Name) -> Result<Vec<SnapshotInfo>> {
-        soon()
-    }
-
-    /// `Refused` while a clone needs it.
-    pub async fn remove_snapshot(&self, _volume: &Name, _snapshot: &Name) -> Result<()> {
-        soon()
-    }
-
-    /// A new volume whose contents are the snapshot's: O(1) in time and bytes.
-    pub async fn clone_snapshot(&self, _volume: &Name, _snapshot: &Name, _new: &Name) -> Result<VolumeInfo> {
-        soon()
-    }
-
-    /// This engine becomes the owner now.
-    pub async fn take_over(&self, _name: &Name, _accept_loss: bool) -> Result<TakeOver> {
-        soon()
+    /// This engine becomes the owner now, unless nobody else is.
+    pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
+        let id = self.id(name).await?;
+        let head = self.head(name, id).await?;
+        let mine = self.here(id).is_some_and(|v| matches!(v.known(), Known::Live(_)));
+        if head.active.released || mine {
+            return Ok(TakeOver { already: true, ..TakeOver::default() });
+        }
+        let from = head.active.owner.clone().filter(|h| h.id != self.deps.host.id);
+        let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
+        let mut done =
+            TakeOver { already: from.is_none(), notes: volume.take_notes(), ..TakeOver::default() };
+        if let Some(host) = from {
+            done.notes.push(match head.settings.flush {
+                super::FlushMode::Local => format!(
+                    "what {} acknowledged and had not yet stored in the pool is not in the volume; it is kept there, in \
+                     its journal. Until {} notices (within 5 s, if it reaches the stores) its clients may still be \
+                     answered from its disk",
+                    host.name, host.name
+                ),
+                super::FlushMode::Pool => {
+                    format!("all flushed writes of {} are in the volume; its clients get errors from now on", host.name)
+                }
+            });
+            done.from = Some(host.name);
+        }
+        Ok(done)
     }
 
     /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.
-    pub async fn release(&self, _name: &Name) -> Result<()> {
-        soon()
-    }
-
-    /// `Refused` while clones need it, `Owned` when another host does. With its snapshots.
-    pub async fn remove(&self, _name: &Name) -> Result<()> {
-        soon()
-    }
-
-    /// What `remove` would refuse, without doing it.
-    pub async fn check_remove(&self, _name: &Name) -> Result<()> {
-        soon()
+    pub async fn release(&self, name: &Name) -> Result<()> {
+        let id = self.id(name).await?;
+        if self.here(id).is_none() {
+            let head = self.head(name, id).await?;
+            if head.active.released {
+                return Ok(());
+            }
+        }
+        self.open(name, OpenMode::Normal).await?.release().await
     }
 
     /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.
-    pub async fn shutdown(&self, _drain: Duration) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-/// An open virtual disk. Any offset and length inside its size may be read and written, concurrently.
-#[derive(Debug)]
-pub struct Volume {
-    id: VolumeId,
-}
-
-impl Volume {
-    pub fn id(&self) -> VolumeId {
-        self.id
+    pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
+        let seats: Vec<_> = self.seats.lock().values().cloned().collect();
+        let open: Vec<_> = seats.iter().filter_map(|s| s.volume.lock().clone()).collect();
+        let released = open.iter().map(|v| async {
+            let done = match self.deps.rt.timeout(drain, v.release()).await {
+                Some(done) => done,
+                None => Err(Error::new(Kind::Timeout, "its writes could not all be stored in time")),
+            };
+            v.let_go().await;
+            done.err().map(|e| format!("volume {} stays owned by this host: {e}", v.name()))
+        });
+        join_all(released).await.into_iter().flatten().collect()
     }
 
-    pub fn size(&self) -> u64 {
-        0
+    /// A snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner; when another
+    /// is and the map isn't written yet it is not found.
+    pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
+        let id = self.id(volume).await?;
+        let (head, tables) = self.tables_with(volume, id, snapshot).await?;
+        let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(volume, snapshot))?;
+        Ok(Arc::new(SnapshotView { view: self.deps.view(&head), tree: state.tree, size: state.size }))
     }
 
-    pub async fn read(&self, _offset: u64, _len: u64) -> Result<Bytes> {
-        soon()
+    /// The head and its tables, in which the snapshot is, if this engine can bring it there.
+    pub(super) async fn tables_with(
+        &self,
+        volume: &Name,
+        id: VolumeId,
+        snapshot: &Name,
+    ) -> Result<(Head, Tables)> {
+        if let Some(open) = self.here(id)
+            && let Known::Live(session) = open.known()
+        {
+            session.build_snapshot(snapshot).await.map_err(|s| s.error())?;
+        }
+        let (head, tables) = self.recorded(volume, id).await?;
+        if tables.snapshot(snapshot).is_some() || head.active.released || !self.deps.host_owns(&head) {
+            return Ok((head, tables));
+        }
+        // Owned by this folder and not open: its log may have a mark that no checkpoint has built.
+        let open = self.open(volume, OpenMode::Normal).await?;
+        open.session().await?.build_snapshot(snapshot).await.map_err(|s| s.error())?;
+        self.recorded(volume, id).await
     }
 
-    /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last.
-    pub async fn write(&self, _offset: u64, _data: Bytes) -> Result<()> {
-        soon()
+    /// The head, and the tables under its checkpoint.
+    pub(super) async fn recorded(&self, name: &Name, id: VolumeId) -> Result<(Head, Tables)> {
+        let head = self.head(name, id).await?;
+        let tables = self.deps.view(&head).tables(&head).await?;
+        Ok((head, tables))
     }
 
-    /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
-    pub async fn zero(&self, _offset: u64, _len: u64) -> Result<()> {
-        soon()
+    /// `Refused` while a clone needs it.
+    pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+        let id = self.id(volume).await?;
+        self.drop_dangling_pins(id).await?;
+        let open = self.open(volume, OpenMode::Normal).await?;
+        open.session().await?.remove_snapshot(snapshot).await.map_err(|s| s.error())
     }
-
-    /// What was acknowledged before this call survives what the volume's `FlushMode` says.
-    pub async fn flush(&self) -> Result<()> {
-        soon()
-    }
-
-    pub async fn info(&self) -> Result<VolumeInfo> {
-        soon()
-    }
-
-    /// Stores everything, lets go of the volume; the next write claims it again.
-    pub async fn release(&self) -> Result<()> {
-        soon()
-    }
-}
-
-/// Freezes volumes at one instant (of any pools of this engine). With `wait` it returns when all marks are stored and
-/// confirmed, else when they are in the journals.
-pub async fn snapshot_group(_marks: &[(Arc<Volume>, Name)], _wait: bool) -> Result<Vec<SnapshotInfo>> {
-    soon()
 }
 
 /// A snapshot's contents; they never change.
 #[derive(Debug)]
 pub struct SnapshotView {
+    view: View,
+    tree: Tree,
     size: u64,
 }
 
@@ -196,7 +240,16 @@ impl SnapshotView {
         self.size
     }
 
-    pub async fn read(&self, _offset: u64, _len: u64) -> Result<Bytes> {
-        soon()
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        if offset.checked_add(len).is_none_or(|end| end > self.size) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{len} bytes at {offset} are beyond the snapshot's end"),
+            ));
+        }
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await
     }
 }

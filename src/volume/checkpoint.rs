@@ -1,0 +1,274 @@
+//! Checkpoints: the overlay's frozen layers become map pages in the same log, then one CAS of the head publishes them
+//! (protocol.md §5.6). I/O goes on meanwhile; recovery replays only what came after.
+//!
+//! The layers are frozen where a chunk ends, so that the position is a chunk. Each layer is merged into the tree of the
+//! state that was the tip when it was written: the roots of snapshots are made on the way. The CAS comes only after every
+//! chunk up to the last page is stored. A crash before it leaves the old tables; the pages are garbage of the log then.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::head::{Checkpoint, Head};
+use super::overlay::{Frozen, Layer, Piece};
+use super::session::Session;
+use super::states::{TABLE_ADDRESS, Tables};
+use super::stop::Stop;
+use crate::base::rt::Instant;
+use crate::base::size::LEAF_BLOCKS;
+use crate::base::{Era, Error, Kind, Lsn, Nonce, Result, StateId};
+use crate::log::{FrameRef, MapSink, Prefix};
+use crate::map::{Extent, Mapped, PageSink, Tree};
+
+/// Frozen layers that force a checkpoint.
+const LAYERS_MAX: usize = 8;
+/// Entries of all layers that force one.
+const ENTRIES_MAX: usize = 1 << 20;
+/// Bytes of log since the last one that force one: recovery reads their tables of contents.
+const LOG_MAX: u64 = 1 << 30;
+/// Without writes for so long, one is made.
+const IDLE: Duration = Duration::from_secs(60);
+/// After one that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What a checkpoint merges, taken at one instant.
+struct Plan {
+    frozen: Vec<Frozen>,
+    tables: Tables,
+    last: Lsn,
+    removes: Vec<StateId>,
+}
+
+/// What it has become.
+struct Built {
+    tables: Tables,
+    table: FrameRef,
+    /// The last chunk merged and its last lsn.
+    position: Prefix,
+}
+
+struct Sink(MapSink);
+
+#[async_trait]
+impl PageSink for Sink {
+    async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
+        self.0.append(address, raw).await
+    }
+}
+
+fn updates(layer: &Layer) -> impl Iterator<Item = Extent> + Send + '_ {
+    layer.iter().map(|(range, piece)| {
+        let at = match piece {
+            Piece::Frame { at, index } => Some(Mapped { frame: *at, skip: *index }),
+            Piece::Zero => None,
+            Piece::Memory { .. } => unreachable!("all of a merged layer is stored"),
+        };
+        Extent { block: range.start, count: range.end - range.start, at }
+    })
+}
+
+impl Session {
+    pub async fn checkpointer(self: Arc<Session>) {
+        loop {
+            self.wait_until_ripe().await;
+            if let Err(stop) = self.checkpoint(&[]).await {
+                tracing::warn!(volume = %self.ground.name, error = %stop.error(), "no checkpoint now");
+                self.ground.rt().sleep(AGAIN).await;
+            }
+        }
+    }
+
+    async fn wait_until_ripe(&self) {
+        loop {
+            let ripe = self.ripe.notified();
+            let now = self.ground.rt().now();
+            match self.ripe_at() {
+                Some(at) if at <= now => return,
+                Some(at) => {
+                    self.ground.rt().timeout(at.since(now), ripe).await;
+                }
+                None => ripe.await,
+            }
+        }
+    }
+
+    /// When a checkpoint is due, as things stand.
+    fn ripe_at(&self) -> Option<Instant> {
+        let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
+        let tip = self.tip.lock();
+        if tip.overlay.frozen.is_empty() && tip.overlay.active.is_empty() {
+            return None;
+        }
+        let many = tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
+        Some(if many || log > LOG_MAX { Instant::default() } else { tip.last_write + IDLE })
+    }
+
+    /// Merges all that was written before this call. `removes`: snapshots that go with it.
+    pub async fn checkpoint(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+        let _one = self.checkpointing.lock().await;
+        let Some(plan) = self.plan(removes)? else { return Ok(()) };
+        let log = self.writer.stored_bytes();
+        self.store(plan.last).await?;
+        let merged = plan.frozen.len();
+        let removes = plan.removes.clone();
+        let built = match self.or_end(self.build(plan)).await? {
+            Ok(built) => built,
+            Err(e) => return Err(self.explain(e)),
+        };
+        self.publish(&built, &removes).await?;
+        self.adopt_tables(built.tables, merged, &removes);
+        self.count_merged(log);
+        Ok(())
+    }
+
+    fn plan(&self, removes: &[StateId]) -> Result<Option<Plan>, Stop> {
+        let mut tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        if !tip.overlay.active.is_empty() {
+            tip.freeze();
+        }
+        let frozen = tip.overlay.frozen.clone();
+        if frozen.is_empty() && removes.is_empty() {
+            return Ok(None);
+        }
+        let last = frozen.last().map_or(Lsn(0), |f| f.last);
+        Ok(Some(Plan { frozen, tables: tip.tables.clone(), last, removes: removes.to_vec() }))
+    }
+
+    async fn build(&self, plan: Plan) -> Result<Built> {
+        let Plan { mut frozen, mut tables, last, removes } = plan;
+        let mut tree = None;
+        for (at, frozen) in frozen.iter_mut().enumerate() {
+            // It is complete by now: the copy of before it was stored is not.
+            *frozen = self.stored_layer(at, last)?;
+            let Frozen { layer, state, era, .. } = &*frozen;
+            let base = match tree {
+                Some(tree) => tree,
+                None => tables.states.get(state).map_or_else(Tree::default, |s| s.tree),
+            };
+            let merged = self.merge_layer(base, layer, *era, &mut tables.mapped_blocks).await?;
+            if let Some(s) = tables.states.get_mut(state) {
+                (s.tree, s.built) = (merged, true);
+            }
+            tree = Some(merged);
+        }
+        if let Some(tree) = tree {
+            // States after the last layer begin as it ended.
+            for s in tables.states.values_mut().filter(|s| !s.built) {
+                (s.tree, s.built) = (tree, true);
+            }
+        }
+        for id in removes {
+            tables.remove(id);
+        }
+        let head = self.head.lock().clone();
+        let position = match frozen.last() {
+            Some(f) => Prefix { seq: f.seq.ok_or_else(unnumbered)?, lsn: f.last },
+            None => Prefix { seq: head.checkpoint.position, lsn: head.checkpoint.last_lsn },
+        };
+        tables.remember(head.ends.iter().filter(|e| e.last <= position.seq).copied());
+        tables.stored_bytes = self.stored_bytes();
+        let table = self.writer.pages(tables.tip().era).table(TABLE_ADDRESS, tables.encode()).await?;
+        self.writer.seal_map();
+        self.writer.wait_seq(table.seq).await?;
+        Ok(Built { tables, table, position })
+    }
+
+    /// The frozen layer as it is now that its chunks are stored.
+    fn stored_layer(&self, at: usize, last: Lsn) -> Result<Frozen> {
+        let tip = self.tip.lock();
+        match tip.overlay.frozen.get(at).filter(|f| f.last <= last) {
+            Some(f) => Ok(f.clone()),
+            None => Err(Error::new(Kind::Internal, "a layer vanished while it was merged")),
+        }
+    }
+
+    async fn merge_layer(&self, tree: Tree, layer: &Layer, era: Era, mapped: &mut u64) -> Result<Tree> {
+        let view = &self.ground.view;
+        let before = self.mapped_under(&tree, layer).await?;
+        let after: u64 = updates(layer).filter(|e| e.at.is_some()).map(|e| e.count).sum();
+        let mut sink = Sink(self.writer.pages(era));
+        let merged = tree.merge(view.pages(), view.page_cache(), &mut sink, updates(layer)).await?;
+        *mapped = (*mapped + after).saturating_sub(before);
+        Ok(merged)
+    }
+
+    /// Blocks that the tree maps where the layer has something.
+    async fn mapped_under(&self, tree: &Tree, layer: &Layer) -> Result<u64> {
+        if tree.root.is_none() {
+            return Ok(0);
+        }
+        let mut mapped = 0;
+        let mut near: Vec<Range<u64>> = Vec::new();
+        for (range, _) in layer.iter() {
+            let leaf = range.start / LEAF_BLOCKS;
+            if near.first().is_some_and(|first| first.start / LEAF_BLOCKS != leaf) {
+                mapped += self.mapped_within(tree, &std::mem::take(&mut near)).await?;
+            }
+            near.push(range);
+        }
+        mapped += self.mapped_within(tree, &near).await?;
+        Ok(mapped)
+    }
+
+    /// Of ranges in order.
+    async fn mapped_within(&self, tree: &Tree, ranges: &[Range<u64>]) -> Result<u64> {
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(0) };
+        let view = &self.ground.view;
+        let mut walk = tree.walk(view.pages(), view.page_cache(), first.start..last.end);
+        let (mut mapped, mut at) = (0, 0);
+        while let Some(e) = walk.next().await? {
+            while ranges.get(at).is_some_and(|r| r.end <= e.block) {
+                at += 1;
+            }
+            for r in ranges[at..].iter().take_while(|r| r.start < e.end()) {
+                mapped += r.end.min(e.end()).saturating_sub(r.start.max(e.block));
+            }
+        }
+        Ok(mapped)
+    }
+
+    async fn publish(self: &Arc<Self>, built: &Built, removes: &[StateId]) -> Result<(), Stop> {
+        let nonce = Nonce(self.ground.rt().random128());
+        let Prefix { seq, lsn } = built.position;
+        let new = Checkpoint {
+            position: seq,
+            top: built.table.seq,
+            last_lsn: lsn,
+            tables: Some(built.table),
+            nonce,
+        };
+        let (epoch, removes) = (self.epoch, removes.to_vec());
+        self.change(move |head: &Head| head.checkpoint(epoch, &new, &removes)).await.map(|_| ())
+    }
+
+    /// The layers that the tables now hold are dropped.
+    fn adopt_tables(&self, built: Tables, merged: usize, removes: &[StateId]) {
+        let mut tip = self.tip.lock();
+        tip.overlay.frozen.drain(..merged);
+        for id in removes {
+            tip.tables.remove(*id);
+        }
+        let tables = &mut tip.tables;
+        tables.ends = built.ends.clone();
+        tables.mapped_blocks = built.mapped_blocks;
+        let newest = built.tip().tree;
+        let tip_now = tables.tip;
+        for s in tables.states.values_mut() {
+            match built.states.get(&s.id) {
+                Some(b) if b.id != built.tip => (s.tree, s.built) = (b.tree, true),
+                // Still the tip, or marked since: then layers above this tree belong to it.
+                _ => (s.tree, s.built) = (newest, s.id == tip_now),
+            }
+        }
+    }
+}
+
+fn unnumbered() -> Error {
+    Error::new(Kind::Internal, "a stored layer's last chunk has no number")
+}

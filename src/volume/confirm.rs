@@ -1,0 +1,173 @@
+//! Confirm reads (protocol.md §1.5), and the promises that stand on them: flushes, and the journal that failed.
+//!
+//! Is this epoch still the owner, judged by a register read that began after what is to be promised was stored. One
+//! read serves all who wait.
+
+use std::sync::Arc;
+
+use super::session::Session;
+use super::settings::FlushMode;
+use super::stop::Stop;
+use crate::base::Lsn;
+
+impl Session {
+    /// Still the owner, seen by a register read that began after this call.
+    pub async fn confirm(&self) -> Result<(), Stop> {
+        let round = self.rounds.ask();
+        self.or_end(self.rounds.wait(round)).await
+    }
+
+    /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
+    pub async fn confirm_rounds(self: Arc<Session>) {
+        loop {
+            self.wait_for_round().await;
+            let (round, dirty) = self.rounds.begin();
+            let stored = self.writer.prefix().lsn;
+            let seen = self.ground.cell.confirm().await;
+            match seen.and_then(|head| head.owned(self.epoch).map(|()| head)) {
+                Ok(head) => {
+                    *self.head.lock() = head;
+                    self.rounds.succeeded(round);
+                    self.journal.trim(stored);
+                    // What was stored meanwhile, or is under way, is trimmed by a later round.
+                    if self.tip.lock().lsn > stored {
+                        self.rounds.dirty(self.ground.rt().now());
+                    }
+                }
+                Err(error) => {
+                    self.rounds.failed(dirty);
+                    tracing::debug!(volume = %self.ground.name, %error, "not confirmed");
+                    self.lost(error).await;
+                    self.ground.rt().sleep(self.pause()).await;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_round(&self) {
+        loop {
+            let news = self.rounds.news();
+            let now = self.ground.rt().now();
+            match self.rounds.due() {
+                Some(at) if at <= now => return,
+                Some(at) => {
+                    self.ground.rt().timeout(at.since(now), news).await;
+                }
+                None => news.await,
+            }
+        }
+    }
+
+    /// What the volume's flush promises for all that was acknowledged before.
+    pub async fn flush(&self) -> Result<(), Stop> {
+        match self.ground.settings.flush {
+            FlushMode::Local => self.sync_journal(None).await,
+            FlushMode::Pool => {
+                let upto = self.tip.lock().lsn;
+                if self.journal.mark() >= upto && self.closed().is_none() {
+                    return Ok(());
+                }
+                self.promise(upto).await
+            }
+        }
+    }
+
+    /// Stored, then confirmed, then the mark in the journal: survives the loss of this host (§1.5, §3.2).
+    pub async fn promise(&self, upto: Lsn) -> Result<(), Stop> {
+        self.store(upto).await?;
+        self.confirm().await?;
+        self.sync_journal(Some(upto)).await
+    }
+
+    /// Cuts and waits until all up to here is stored.
+    pub async fn store(&self, upto: Lsn) -> Result<(), Stop> {
+        {
+            let mut tip = self.tip.lock();
+            if let Some(stop) = &tip.closed {
+                return Err(stop.share());
+            }
+            tip.pending.want(upto);
+        }
+        self.work.notify_one();
+        match self.or_end(self.writer.wait_lsn(upto)).await? {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.explain(e)),
+        }
+    }
+
+    /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun.
+    pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
+        loop {
+            let news = self.journal_news.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            match self.or_end(self.journal.sync(mark)).await? {
+                Ok(()) => return Ok(()),
+                Err(error) if self.journal.failed().is_some() => {
+                    tracing::warn!(volume = %self.ground.name, %error, "flushes wait until all is in the pool");
+                    self.mend.notify_one();
+                    self.or_end(news).await?;
+                }
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+    }
+
+    /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins.
+    pub async fn mend_journal(self: Arc<Session>) {
+        loop {
+            self.mend.notified().await;
+            while self.journal.failed().is_some() {
+                if let Err(stop) = self.mend_once().await {
+                    tracing::warn!(volume = %self.ground.name, error = %stop.error(), "the journal is not mended yet");
+                    self.ground.rt().sleep(self.pause()).await;
+                }
+            }
+            self.journal_news.notify_waiters();
+        }
+    }
+
+    async fn mend_once(&self) -> Result<(), Stop> {
+        // Most of it while writes go on; the rest while they wait.
+        let upto = self.tip.lock().lsn;
+        self.store(upto).await?;
+        let _barrier = self.close_gate().await;
+        let upto = self.tip.lock().lsn;
+        self.store(upto).await?;
+        self.confirm().await?;
+        let id = self.journal.restart(upto.next(), upto).await?;
+        self.writer.set_journal(id);
+        tracing::info!(volume = %self.ground.name, "the journal was begun anew");
+        Ok(())
+    }
+
+    /// Writes wait from here on, until the gate is dropped. One at a time.
+    pub async fn close_gate(&self) -> Gate<'_> {
+        loop {
+            let opened = self.opened.notified();
+            let mut opened = std::pin::pin!(opened);
+            opened.as_mut().enable();
+            {
+                let mut tip = self.tip.lock();
+                if !tip.barrier {
+                    tip.barrier = true;
+                    return Gate { session: self };
+                }
+            }
+            opened.await;
+        }
+    }
+}
+
+/// While it lives no write is taken in.
+#[derive(Debug)]
+pub struct Gate<'a> {
+    session: &'a Session,
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.session.tip.lock().barrier = false;
+        self.session.opened.notify_waiters();
+    }
+}

@@ -1,0 +1,72 @@
+//! The task that cuts pending records into chunks, and what happens when one is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pending::Taken;
+use super::session::Session;
+use crate::base::Held;
+use crate::log::{Cutting, Prefix};
+
+impl Session {
+    /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
+    pub fn cut_age(&self) -> Duration {
+        self.ground.settings.max_tail() / 2
+    }
+
+    /// The one that cuts: the order of its calls is the order of the log.
+    pub async fn cutter(self: Arc<Session>) {
+        loop {
+            self.wait_for_work().await;
+            let taken = self.tip.lock().pending.take(self.writer.k());
+            let Some(Taken { draft, era, held, oldest }) = taken else { continue };
+            let Some((_, last)) = draft.span() else { continue };
+            let bytes = draft.bytes();
+            match self.writer.cut(draft, era).await {
+                Ok(cutting) => {
+                    self.tip.lock().was_cut(Prefix { seq: cutting.seq(), lsn: last }, oldest, bytes);
+                    self.run(|session| session.store_chunk(cutting, held));
+                }
+                Err(error) => {
+                    tracing::error!(volume = %self.ground.name, %error, "writes can't be stored any more");
+                    self.stop(super::stop::Stop::Failed(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_work(&self) {
+        loop {
+            let work = self.work.notified();
+            let now = self.ground.rt().now();
+            let due = self.tip.lock().pending.due(self.writer.k(), self.cut_age());
+            match due {
+                Some(at) if at <= now || self.ground.deps.memory.overlay.is_short() => return,
+                Some(at) => {
+                    self.ground.rt().timeout(at.since(now), work).await;
+                }
+                None => work.await,
+            }
+        }
+    }
+
+    /// Puts one chunk; when it is stored the tip's entries point to it, their memory is free, the prefix goes on.
+    async fn store_chunk(self: Arc<Session>, cutting: Cutting, held: Vec<Held>) {
+        let id = cutting.seq();
+        match cutting.stored().await {
+            Ok(stored) => {
+                self.tip.lock().place(&stored);
+                self.writer.count(&stored);
+                let upto = self.writer.prefix().lsn;
+                self.tip.lock().stored_upto(upto);
+                drop(held);
+                self.ripe.notify_one();
+            }
+            Err(error) => {
+                tracing::error!(volume = %self.ground.name, chunk = %id, %error, "a chunk can't be stored");
+                self.stop(super::stop::Stop::Failed(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Fewer shards count as stored while too many stores are out (protocol.md §1.2): `w` is lowered in the head before it
+//! is counted with, and raised again only when every chunk of the epoch has the full one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::session::Session;
+use super::stop::Stop;
+use crate::base::{Error, Kind};
+use crate::store::Cause;
+
+/// How often stores are looked at, while something is under way or `w` is low.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long one attempt to raise `w` may take before chunks count with the low one again.
+const RAISE_MAX: Duration = Duration::from_secs(30);
+
+impl Session {
+    pub async fn watch_stores(self: Arc<Session>) {
+        loop {
+            let low = *self.w.borrow() < self.full_w();
+            if !low && self.writer.under_way() == 0 {
+                self.writer.busy.notified().await;
+            }
+            self.ground.rt().sleep(LOOK_EVERY).await;
+            let done = if low { self.raise().await } else { self.lower().await };
+            if let Err(stop) = done {
+                tracing::warn!(volume = %self.ground.name, error = %stop.error(), "how many shards count as stored stays as it is");
+                self.ground.rt().sleep(self.pause()).await;
+            }
+        }
+    }
+
+    pub fn full_w(&self) -> usize {
+        self.ground.deps.pool.w()
+    }
+
+    fn spare(&self) -> usize {
+        self.ground.deps.pool.layout().n() - self.full_w()
+    }
+
+    async fn lower(self: &Arc<Self>) -> Result<(), Stop> {
+        let (pool, k) = (&self.ground.deps.pool, self.writer.k());
+        let Some(after) = pool.settings().degrade_after() else { return Ok(()) };
+        let out = pool.out_for(after);
+        if k == self.full_w() || out <= self.spare() || self.writer.under_way() == 0 {
+            return Ok(());
+        }
+        self.write_w(k).await?;
+        tracing::warn!(volume = %self.ground.name, "{out} stores are out: writes are stored on {k} stores from now on");
+        self.w.send_replace(k);
+        Ok(())
+    }
+
+    async fn write_w(self: &Arc<Self>, w: usize) -> Result<(), Stop> {
+        let w = u8::try_from(w).map_err(|_| Error::new(Kind::Internal, "a layout has at most 64 shards"))?;
+        let epoch = self.epoch;
+        self.change(move |head| head.set_w(epoch, w)).await.map(|_| ())
+    }
+
+    /// From now on chunks wait for the full number; those that have fewer are completed; then the head says so.
+    async fn raise(self: &Arc<Self>) -> Result<(), Stop> {
+        let (pool, full) = (&self.ground.deps.pool, self.full_w());
+        if pool.out_for(Duration::ZERO) > self.spare() {
+            return Ok(());
+        }
+        let low = *self.w.borrow();
+        self.w.send_replace(full);
+        let raised = match self.ground.rt().timeout(RAISE_MAX, self.complete_all()).await {
+            Some(done) => done,
+            None => Err(Error::new(Kind::Timeout, "stores went away again").into()),
+        };
+        if let Err(stop) = raised {
+            self.w.send_replace(low);
+            return Err(stop);
+        }
+        // Completed to the full number by then, whether or not the head learns of it.
+        self.write_w(full).await?;
+        tracing::info!(volume = %self.ground.name, "the stores are back: writes are stored on {full} of them again");
+        Ok(())
+    }
+
+    async fn complete_all(&self) -> Result<(), Stop> {
+        let (pool, full) = (&self.ground.deps.pool, self.full_w());
+        // Those under way may have been counted with the low number while this began.
+        let upto = self.writer.given();
+        self.writer.wait_seq(upto).await?;
+        for id in self.writer.below(full) {
+            let witnesses = self.head.lock().witnesses.clone();
+            let probe = pool.probe(&id, &witnesses, Cause::Repair).await;
+            if probe.good < full {
+                let payload = pool.payload(&id, &probe, Cause::Repair).await?;
+                pool.complete(&payload).wait(full).await?;
+            }
+            self.writer.completed(&id, full);
+        }
+        Ok(())
+    }
+}

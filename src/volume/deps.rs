@@ -1,0 +1,110 @@
+//! What volumes stand on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::cell::HeadCell;
+use super::head::Head;
+use super::settings::{Host, Settings};
+use super::view::View;
+use crate::base::rt::{Disk, Rt};
+use crate::base::{Budget, Name, RegisterId, VolumeId};
+use crate::cache::FrameCache;
+use crate::journal::JournalConfig;
+use crate::log::Reader;
+use crate::map::PageCache;
+use crate::pool::Pool;
+
+/// The daemon's one memory budget, split (design.md §2); shared by all its volumes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    total: u64,
+    /// Writes that are not yet stored.
+    pub overlay: Budget,
+    /// Chunks under way.
+    pub encode: Budget,
+    pub frames: FrameCache,
+    pub pages: Arc<PageCache>,
+}
+
+impl Memory {
+    /// A quarter each for writes under way and for encoding, the rest for caches: of that a quarter for map pages.
+    pub fn new(total: u64) -> Memory {
+        let (quarter, caches) = (total / 4, total / 2);
+        Memory {
+            total,
+            overlay: Budget::new(quarter),
+            encode: Budget::new(quarter),
+            frames: FrameCache::new(caches - caches / 4),
+            pages: Arc::new(PageCache::new((caches / 4) as usize)),
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+/// What a pool's volumes stand on.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    pub rt: Rt,
+    pub disk: Arc<dyn Disk>,
+    pub pool: Arc<Pool>,
+    /// A folder of the state folder, of this pool's volumes alone: journals, one folder a volume.
+    pub dir: PathBuf,
+    pub host: Host,
+    pub memory: Memory,
+}
+
+impl Deps {
+    /// A volume's head.
+    pub fn cell(&self, id: VolumeId) -> HeadCell {
+        HeadCell::new(self.pool.register(RegisterId(id.0)))
+    }
+
+    /// What can be read of a volume.
+    pub fn view(&self, head: &Head) -> View {
+        let reader = Reader::new(self.pool.clone(), self.memory.frames.clone(), head.volumes());
+        View::new(reader, self.memory.pages.clone())
+    }
+
+    /// This state folder was the last to own the volume.
+    pub fn host_owns(&self, head: &Head) -> bool {
+        head.active.owner.as_ref().is_some_and(|h| h.id == self.host.id)
+    }
+
+    /// A volume's local folder.
+    pub fn folder(&self, id: VolumeId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    pub fn journal(&self, id: VolumeId, settings: &Settings) -> JournalConfig {
+        JournalConfig { dir: self.folder(id).join("journal"), size: settings.journal_size, segment: None }
+    }
+}
+
+/// What all of one open volume stands on.
+#[derive(Debug)]
+pub struct Ground {
+    pub deps: Arc<Deps>,
+    pub id: VolumeId,
+    /// As it was opened, for messages.
+    pub name: Name,
+    pub cell: HeadCell,
+    pub view: View,
+    pub size: u64,
+    pub settings: Settings,
+}
+
+impl Ground {
+    pub fn new(deps: Arc<Deps>, name: Name, head: &Head, cell: HeadCell) -> Arc<Ground> {
+        let view = deps.view(head);
+        let (id, size, settings) = (head.volume, head.size, head.settings.clone());
+        Arc::new(Ground { deps, id, name, cell, view, size, settings })
+    }
+
+    pub fn rt(&self) -> &Rt {
+        &self.deps.rt
+    }
+}

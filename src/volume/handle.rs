@@ -1,0 +1,355 @@
+//! An open volume: inert, owned, or failed; and the way from one to the next.
+//!
+//! Operations go to the session of the moment and are asked again when that has ended without a reason of its own (a
+//! withdrawn claim, a release). Transitions take turns and run to their end even if nobody waits any more: a claim that
+//! was recorded must not lose its session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::deps::Ground;
+use super::head::Head;
+use super::open::{Grounds, own};
+use super::release::Released;
+use super::session::Session;
+use super::settings::Settings;
+use super::states::Tables;
+use super::stop::Stop;
+use super::view::blocks_of;
+use crate::base::{Epoch, Error, Kind, Name, Result, VolumeId};
+
+/// Pause between attempts to become the owner for a write that waits.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A released volume as it was when it was opened.
+#[derive(Debug)]
+pub struct Inert {
+    /// The epoch that was active.
+    pub seen: Epoch,
+    pub tables: Tables,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Inert(Arc<Inert>),
+    Live(Arc<Session>),
+    /// The last session is over: the next use claims again.
+    Ended,
+    /// For good; opening the volume anew makes another `Volume`. With the session that is to be let go.
+    Failed(Arc<Error>, Option<Arc<Session>>),
+}
+
+#[derive(Debug)]
+struct Inner {
+    ground: Arc<Ground>,
+    state: Mutex<State>,
+    /// One transition at a time.
+    turn: tokio::sync::Mutex<()>,
+    /// Why I/O waits, if it does.
+    trouble: Mutex<Option<String>>,
+    /// For the user, of the last takeover.
+    notes: Mutex<Vec<String>>,
+}
+
+/// An open virtual disk. Any offset and length inside its size may be read and written, concurrently.
+#[derive(Debug)]
+pub struct Volume {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if let State::Live(session) = &*self.inner.state.lock() {
+            session.stop(Stop::Again);
+        }
+    }
+}
+
+/// What an open volume knows beside its head.
+pub enum Known {
+    Live(Arc<Session>),
+    Inert,
+    Nothing,
+}
+
+impl Volume {
+    /// Opens a released volume: reads only, until the first write.
+    pub fn inert(ground: Arc<Ground>, head: &Head, tables: Tables) -> Volume {
+        Volume::with(ground, State::Inert(Arc::new(Inert { seen: head.active.epoch, tables })))
+    }
+
+    /// To be claimed by the first use; `take` does it at once.
+    pub fn unowned(ground: Arc<Ground>) -> Volume {
+        Volume::with(ground, State::Ended)
+    }
+
+    fn with(ground: Arc<Ground>, state: State) -> Volume {
+        let (turn, trouble, notes) = Default::default();
+        Volume { inner: Arc::new(Inner { ground, state: Mutex::new(state), turn, trouble, notes }) }
+    }
+
+    pub fn id(&self) -> VolumeId {
+        self.inner.ground.id
+    }
+
+    pub fn size(&self) -> u64 {
+        self.inner.ground.size
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.inner.ground.settings
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.inner.ground.name
+    }
+
+    /// It will not work any more.
+    pub(super) fn is_failed(&self) -> bool {
+        match &*self.inner.state.lock() {
+            State::Failed(..) => true,
+            State::Live(session) => matches!(session.closed(), Some(Stop::Failed(_))),
+            _ => false,
+        }
+    }
+
+    pub(super) fn known(&self) -> Known {
+        match &*self.inner.state.lock() {
+            State::Live(session) if session.closed().is_none() => Known::Live(session.clone()),
+            State::Inert(_) => Known::Inert,
+            _ => Known::Nothing,
+        }
+    }
+
+    /// Why I/O fails or waits.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match &*self.inner.state.lock() {
+            State::Failed(e, _) => Some(e.to_string()),
+            State::Live(session) => match session.closed() {
+                Some(Stop::Failed(e)) => Some(e.to_string()),
+                _ => self.inner.trouble.lock().clone(),
+            },
+            _ => self.inner.trouble.lock().clone(),
+        }
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
+            return Ok(());
+        }
+        let (name, size) = (self.name(), self.size());
+        Err(Error::new(
+            Kind::Invalid,
+            format!("{len} bytes at {offset} are beyond the end of volume {name} ({size} bytes)"),
+        ))
+    }
+
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        self.check(offset, len)?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        loop {
+            let state = self.inner.state.lock().clone();
+            let session = match state {
+                State::Inert(inert) => {
+                    let tree = inert.tables.tip().tree;
+                    let found = vec![(blocks_of(offset, len), None)];
+                    return self.inner.ground.view.read(found, &tree, offset, len).await;
+                }
+                _ => self.session().await?,
+            };
+            match session.read(offset, len).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last.
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.check(offset, data.len() as u64)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        loop {
+            match self.session().await?.write(offset, data.clone()).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
+    pub async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            match self.session().await?.zero(offset, len).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// What was acknowledged before this call survives what the volume's `FlushMode` says.
+    pub async fn flush(&self) -> Result<()> {
+        loop {
+            if let State::Inert(_) = &*self.inner.state.lock() {
+                return Ok(());
+            }
+            match self.session().await?.flush().await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// The session that owns the volume; becomes the owner first where that is allowed. An outage holds: it waits.
+    pub(super) async fn session(&self) -> Result<Arc<Session>> {
+        loop {
+            if let State::Live(session) = &*self.inner.state.lock()
+                && !matches!(session.closed(), Some(Stop::Again))
+            {
+                return Ok(session.clone());
+            }
+            match self.own(false, false).await {
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled) => {
+                    tracing::warn!(volume = %self.name(), "I/O waits: {e}");
+                    *self.inner.trouble.lock() = Some(format!("I/O waits: {e}"));
+                    self.inner.ground.rt().sleep(AGAIN).await;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Becomes the owner, unless it is already. Goes on to its end if this is dropped.
+    pub(super) async fn own(&self, force: bool, accept_loss: bool) -> Result<()> {
+        let inner = self.inner.clone();
+        self.inner.ground.rt().spawn(async move { inner.own(force, accept_loss).await }).await?
+    }
+
+    /// Stores everything, lets go of the volume; the next write claims it again.
+    pub async fn release(&self) -> Result<()> {
+        let inner = self.inner.clone();
+        self.inner.ground.rt().spawn(async move { inner.release().await }).await?
+    }
+
+    /// Stops without draining; what is acknowledged stays in the journal.
+    pub(super) async fn let_go(&self) {
+        let inner = self.inner.clone();
+        // An error says that the runtime has ended: then nothing runs anyway.
+        let _ = self.inner.ground.rt().spawn(async move { inner.let_go().await }).await;
+    }
+
+    /// What the last takeover had to say.
+    pub(super) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.inner.notes.lock())
+    }
+
+    /// The volume is gone: all I/O fails.
+    pub(super) fn removed(&self) {
+        self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.name())));
+    }
+}
+
+impl Inner {
+    fn fail(&self, error: Error) {
+        let mut state = self.state.lock();
+        let session = match &*state {
+            State::Live(session) => Some(session.clone()),
+            _ => None,
+        };
+        if let Some(session) = &session {
+            session.stop(Stop::Failed(error.share()));
+        }
+        *state = State::Failed(Arc::new(error), session);
+    }
+
+    /// Stops what runs, and lets go of the journal.
+    async fn let_go(self: Arc<Inner>) {
+        let _turn = self.turn.lock().await;
+        let session = match &*self.state.lock() {
+            State::Live(session) => Some(session.clone()),
+            State::Failed(_, session) => session.clone(),
+            _ => None,
+        };
+        let Some(session) = session else { return };
+        session.stop(Stop::Again);
+        if let Err(error) = session.journal.close().await {
+            tracing::debug!(volume = %self.ground.name, %error, "closing the journal");
+        }
+        let mut state = self.state.lock();
+        *state = match &*state {
+            State::Failed(e, _) => State::Failed(e.clone(), None),
+            _ => State::Ended,
+        };
+    }
+
+    async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let state = self.state.lock().clone();
+        let seen = match state {
+            State::Failed(e, _) => return Err(e.share()),
+            State::Inert(inert) => Some(inert.seen),
+            State::Ended => None,
+            State::Live(session) => match session.closed() {
+                None => return Ok(()),
+                Some(Stop::Failed(e)) => return Err(e),
+                Some(Stop::Again) => {
+                    // Its journal is opened again by the next session. What it can't write out any more, a restart
+                    // would not have either.
+                    if let Err(error) = session.journal.close().await {
+                        tracing::warn!(volume = %self.ground.name, %error, "closing the journal");
+                    }
+                    *self.state.lock() = State::Ended;
+                    None
+                }
+            },
+        };
+        match own(&self.ground, Grounds { seen, force, accept_loss }).await {
+            Ok(owned) => {
+                *self.state.lock() = State::Live(owned.session);
+                *self.trouble.lock() = None;
+                *self.notes.lock() = owned.notes;
+                Ok(())
+            }
+            Err(e) => {
+                let e = e.context(format!("volume {}", self.ground.name));
+                // Whoever asks again gets the same answer, until the volume is opened anew.
+                if matches!(e.kind(), Kind::Owned | Kind::Fenced | Kind::Removed) {
+                    self.fail(e.share());
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn release(self: Arc<Inner>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let state = self.state.lock().clone();
+        let State::Live(session) = state else { return Ok(()) };
+        match session.release().await {
+            Released::Done(head) => {
+                let tables = self.ground.view.tables(&head).await;
+                *self.state.lock() = match tables {
+                    Ok(tables) => State::Inert(Arc::new(Inert { seen: head.active.epoch, tables })),
+                    Err(_) => State::Ended,
+                };
+                Ok(())
+            }
+            Released::NotYet(stop) => Err(stop.error()),
+            Released::Unknown(stop) => {
+                *self.state.lock() = State::Ended;
+                Err(stop.error())
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Records that no chunk holds yet, in lsn order.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::base::record::{Op, Record};
+use crate::base::rt::Instant;
+use crate::base::{Era, Held, Lsn};
+use crate::log::{Draft, chunk_target};
+
+#[derive(Debug)]
+struct Item {
+    record: Record,
+    /// Of the state that was the tip when it was taken.
+    era: Era,
+    /// Memory that is given back when its chunk is stored.
+    held: Option<Held>,
+    at: Instant,
+    /// A chunk ends after it.
+    ends: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pending {
+    items: VecDeque<Item>,
+    bytes: u64,
+    /// Among the items: places where a chunk must end.
+    ends: usize,
+    /// Everything up to here is to be cut at once.
+    wanted: Lsn,
+}
+
+/// One chunk's records.
+#[derive(Debug)]
+pub struct Taken {
+    pub draft: Draft,
+    pub era: Era,
+    pub held: Vec<Held>,
+    /// When the first of them was taken in.
+    pub oldest: Instant,
+}
+
+impl Pending {
+    pub fn push(&mut self, record: Record, era: Era, held: Option<Held>, at: Instant) {
+        self.bytes += record.op.payload().len() as u64;
+        let ends = matches!(record.op, Op::Mark(_));
+        self.ends += usize::from(ends);
+        self.items.push_back(Item { record, era, held, at, ends });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When the oldest was taken in.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.items.front().map(|i| i.at)
+    }
+
+    /// A chunk ends after the newest record.
+    pub fn end_here(&mut self) {
+        if let Some(last) = self.items.back_mut().filter(|i| !i.ends) {
+            last.ends = true;
+            self.ends += 1;
+        }
+    }
+
+    /// Cut all up to here without waiting for more.
+    pub fn want(&mut self, upto: Lsn) {
+        self.wanted = self.wanted.max(upto);
+    }
+
+    /// When a chunk is to be cut; `None`: when there is more.
+    pub fn due(&self, k: usize, age_max: Duration) -> Option<Instant> {
+        let front = self.items.front()?;
+        let now = self.bytes >= chunk_target(k) || self.ends > 0 || self.wanted >= front.record.lsn;
+        Some(if now { Instant::default() } else { front.at + age_max })
+    }
+
+    /// The records of the next chunk.
+    pub fn take(&mut self, k: usize) -> Option<Taken> {
+        let (era, oldest) = self.items.front().map(|i| (i.era, i.at))?;
+        let mut taken = Taken { draft: Draft::default(), era, held: Vec::new(), oldest };
+        while let Some(item) = self.items.front() {
+            if !taken.draft.takes(item.record.op.payload().len() as u64, k) {
+                break;
+            }
+            let item = self.items.pop_front().expect("it was just seen");
+            assert!(item.era == era, "a mark ends its chunk, and only marks raise the era");
+            self.bytes -= item.record.op.payload().len() as u64;
+            taken.draft.push(item.record);
+            taken.held.extend(item.held);
+            if item.ends {
+                self.ends -= 1;
+                break;
+            }
+        }
+        Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::size::BLOCK;
+
+    fn write(lsn: u64, blocks: u64) -> Record {
+        let data = vec![1; (blocks * BLOCK) as usize].into();
+        Record { lsn: Lsn(lsn), op: Op::Write { block: 0, data } }
+    }
+
+    #[test]
+    fn chunks_end_where_they_must() {
+        let (mut p, age) = (Pending::default(), Duration::from_secs(2));
+        let at = |s| Instant(Duration::from_secs(s));
+        assert!(p.due(1, age).is_none() && p.take(1).is_none());
+        p.push(write(1, 1), Era(1), None, at(5));
+        p.push(write(2, 1), Era(1), None, at(6));
+        assert_eq!((p.due(1, age), p.oldest()), (Some(at(7)), Some(at(5))));
+        p.want(Lsn(1));
+        assert_eq!(p.due(1, age), Some(at(0)));
+        p.end_here();
+        p.push(write(3, 1), Era(1), None, at(6));
+        assert_eq!(p.take(1).unwrap().draft.span(), Some((Lsn(1), Lsn(2))));
+        assert_eq!((p.bytes(), p.due(1, age)), (BLOCK, Some(at(8))));
+        for lsn in 4..8 {
+            p.push(write(lsn, 600), Era(1), None, at(9));
+        }
+        assert_eq!(p.due(1, age), Some(at(0)), "more than 8 MiB");
+        assert_eq!(p.take(1).unwrap().draft.span(), Some((Lsn(3), Lsn(6))));
+        assert_eq!(p.take(1).unwrap().draft.span(), Some((Lsn(7), Lsn(7))));
+        assert!(p.is_empty() && p.bytes() == 0);
+    }
+}

@@ -1,0 +1,56 @@
+//! Letting go of a volume: everything stored, confirmed, in the checkpoint, then one CAS, which is the epoch's last act.
+
+use std::sync::Arc;
+
+use super::head::Head;
+use super::session::Session;
+use super::stop::Stop;
+
+/// What a release came to.
+#[derive(Debug)]
+pub enum Released {
+    /// Any host may open it now.
+    Done(Box<Head>),
+    /// The session goes on: it did not come to the CAS.
+    NotYet(Stop),
+    /// The session is over, and it is not known whether the CAS happened.
+    Unknown(Stop),
+}
+
+impl Session {
+    /// Writes wait from the beginning; a drop before the last act lets them go on.
+    pub async fn release(self: &Arc<Self>) -> Released {
+        let gate = self.close_gate().await;
+        if let Err(stop) = self.drain().await {
+            return Released::NotYet(stop);
+        }
+        let epoch = self.epoch;
+        let done = self.change(move |head| head.release(epoch)).await;
+        let upto = self.tip.lock().lsn;
+        if done.is_ok() {
+            // Nothing in it is needed any more, wherever the volume is opened next.
+            self.journal.trim(upto);
+        }
+        self.stop(Stop::Again);
+        if let Err(error) = self.journal.close().await {
+            tracing::debug!(volume = %self.ground.name, %error, "closing the journal");
+        }
+        drop(gate);
+        match done {
+            Ok(head) => Released::Done(Box::new(head)),
+            Err(stop) => Released::Unknown(stop),
+        }
+    }
+
+    /// With the gate closed.
+    async fn drain(self: &Arc<Self>) -> Result<(), Stop> {
+        let upto = self.tip.lock().lsn;
+        self.store(upto).await?;
+        self.checkpoint(&[]).await?;
+        let given = self.writer.given();
+        if let Err(e) = self.writer.wait_seq(given).await {
+            return Err(self.explain(e));
+        }
+        self.confirm().await
+    }
+}

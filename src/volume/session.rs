@@ -1,0 +1,300 @@
+//! One epoch of a volume in this process: from the record of its takeover to its release, or to the moment when another
+//! owner shows.
+//!
+//! Owns the tip, the journal, the log's writer and the tasks that go with them: cutter, confirmer, checkpointer and the
+//! watch over stores that are out. A session never changes its epoch; when a claim on its volume was withdrawn it ends
+//! with `Stop::Again`, and the volume takes over from itself.
+//!
+//! Order that everything here keeps: journal before acknowledgement; stored before confirmed; confirmed before the
+//! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::deps::Ground;
+use super::head::Head;
+use super::ranges::Ranges;
+use super::rounds::Rounds;
+use super::states::Tables;
+use super::stop::Stop;
+use super::takeover::Taken;
+use super::tip::Tip;
+use super::view::{Found, blocks_of};
+use crate::base::{Epoch, Error, Kind, Result};
+use crate::journal::Journal;
+use crate::log::{Prefix, Writer, WriterConfig};
+use crate::map::Tree;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    pub ground: Arc<Ground>,
+    pub epoch: Epoch,
+    pub tip: Mutex<Tip>,
+    pub ranges: Ranges,
+    pub journal: Journal,
+    pub writer: Arc<Writer>,
+    /// Shards that make a chunk stored, now.
+    pub w: watch::Sender<usize>,
+    pub rounds: Rounds,
+    /// The head as this session last saw or wrote it.
+    pub head: Mutex<Head>,
+    /// Bytes of the log when the last checkpoint began.
+    merged_bytes: AtomicU64,
+    /// Bytes of own chunks before this epoch.
+    stored_before: u64,
+    /// One checkpoint at a time.
+    pub checkpointing: tokio::sync::Mutex<()>,
+    /// Something to cut.
+    pub work: Notify,
+    /// A checkpoint may be due.
+    pub ripe: Notify,
+    /// The barrier was lifted, or the session has ended.
+    pub opened: Notify,
+    /// The journal failed: it is to be mended.
+    pub mend: Notify,
+    /// The journal was started anew.
+    pub journal_news: Notify,
+    ended: watch::Sender<bool>,
+}
+
+impl Session {
+    /// Builds the tip from what was adopted, starts the tasks, replays the journal. `tables`: those under the head's
+    /// checkpoint.
+    pub async fn start(
+        ground: Arc<Ground>,
+        taken: Taken,
+        journal: Journal,
+        tables: Tables,
+    ) -> Result<Arc<Session>> {
+        let Taken { head, epoch, adopted, .. } = taken;
+        let now = ground.rt().now();
+        let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
+        let start = Prefix { seq: head.active_starts_after(), lsn };
+        let position = Prefix { seq: head.checkpoint.position, lsn: head.checkpoint.last_lsn };
+        let mut tip = Tip::new(tables, position, now);
+        for chunk in &adopted {
+            tip.adopt(head.own_index(), chunk)?;
+        }
+        let stored_before = tip.tables.stored_bytes + adopted.iter().map(|a| a.bytes()).sum::<u64>();
+        let (w, seen) = watch::channel(usize::from(head.active.w));
+        let deps = &ground.deps;
+        let config = WriterConfig {
+            rt: deps.rt.clone(),
+            pool: deps.pool.clone(),
+            cache: deps.memory.frames.clone(),
+            encode: deps.memory.encode.clone(),
+            volume: ground.id,
+            index: head.own_index(),
+            epoch,
+            codec: ground.settings.compression,
+            w: seen,
+            start,
+        };
+        let session = Arc::new(Session {
+            writer: Writer::new(config, journal.id()),
+            epoch,
+            tip: Mutex::new(tip),
+            ranges: Ranges::default(),
+            journal,
+            w,
+            rounds: Rounds::default(),
+            head: Mutex::new(head),
+            merged_bytes: AtomicU64::new(0),
+            stored_before,
+            checkpointing: tokio::sync::Mutex::default(),
+            work: Notify::new(),
+            ripe: Notify::new(),
+            opened: Notify::new(),
+            mend: Notify::new(),
+            journal_news: Notify::new(),
+            ended: watch::Sender::new(false),
+            ground,
+        });
+        session.run(Session::cutter);
+        session.run(Session::confirm_rounds);
+        session.run(Session::checkpointer);
+        session.run(Session::watch_stores);
+        session.run(Session::mend_journal);
+        match session.replay(lsn).await {
+            Ok(()) => Ok(session),
+            Err(stop) => {
+                session.stop(Stop::Again);
+                Err(stop.error())
+            }
+        }
+    }
+
+    /// A task that ends with the session.
+    pub fn run<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Session>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = task(self.clone());
+        let session = self.clone();
+        let rt = self.ground.rt();
+        rt.spawn(async move {
+            let ended = std::pin::pin!(session.ended());
+            let task = std::pin::pin!(task);
+            select(ended, task).await;
+        })
+        .detach();
+    }
+
+    async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        while !*ended.borrow_and_update() {
+            if ended.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for `work`, or until the session ends, whose reason is the error then.
+    pub async fn or_end<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let work = std::pin::pin!(work);
+        let ended = std::pin::pin!(self.ended());
+        match select(work, ended).await {
+            Either::Left((out, _)) => Ok(out),
+            Either::Right(_) => Err(self.closed().unwrap_or(Stop::Again)),
+        }
+    }
+
+    /// Why nothing is done any more, if so.
+    pub fn closed(&self) -> Option<Stop> {
+        self.tip.lock().closed.as_ref().map(Stop::share)
+    }
+
+    /// Ends the session; the first reason counts.
+    pub fn stop(&self, why: Stop) {
+        let writer = match &why {
+            Stop::Again => Error::new(Kind::Closed, "the volume was let go"),
+            Stop::Failed(e) => e.share(),
+        };
+        self.tip.lock().closed.get_or_insert(why);
+        self.end(writer);
+    }
+
+    /// An error of a part below: the session's own end explains more, when there is one.
+    pub fn explain(&self, error: Error) -> Stop {
+        self.closed().unwrap_or(Stop::Failed(error))
+    }
+
+    /// A change of the head. What it says about the owner is acted on.
+    pub async fn change(
+        self: &Arc<Self>,
+        step: impl FnMut(&Head) -> Result<super::head::Move> + Send,
+    ) -> Result<Head, Stop> {
+        match self.ground.cell.change(step).await {
+            Ok(head) => {
+                *self.head.lock() = head.clone();
+                Ok(head)
+            }
+            Err(e) => Err(self.lost(e).await),
+        }
+    }
+
+    /// Acts on an error that may say that this epoch is over.
+    pub async fn lost(self: &Arc<Self>, error: Error) -> Stop {
+        match error.kind() {
+            Kind::Fenced | Kind::Removed => self.fence(&error).await,
+            // Only a withdrawn claim is told this way, see `Head::owned`.
+            Kind::Refused if self.withdrawn().await => {
+                tracing::info!(volume = %self.ground.name, "{error}; going on under a new claim");
+                self.stop(Stop::Again);
+            }
+            _ => {}
+        }
+        self.explain(error)
+    }
+
+    /// `Refused` has other meanings too (pins): look whether it was a withdrawn claim.
+    async fn withdrawn(&self) -> bool {
+        match self.ground.cell.confirm().await {
+            Ok(head) => head.owned(self.epoch).is_err(),
+            Err(_) => false,
+        }
+    }
+
+    /// Another owner shows: I/O fails from now on, and what is not in the pool is kept. Not dropped midway.
+    async fn fence(self: &Arc<Self>, error: &Error) {
+        let (session, error) = (self.clone(), error.share());
+        let task = self.ground.rt().spawn(async move { session.fence_now(error).await });
+        // A task that was dropped with the runtime leaves nobody who waits.
+        let _ = task.await;
+    }
+
+    async fn fence_now(&self, error: Error) {
+        let say = |rest: &str| {
+            let why = format!("volume {}: {error}{rest}", self.ground.name);
+            Stop::Failed(Error::new(Kind::Fenced, why))
+        };
+        {
+            // Nothing more may reach the journal while it is put aside.
+            let mut tip = self.tip.lock();
+            if tip.closed.is_some() {
+                return;
+            }
+            tip.closed = Some(say("; writes that were not in the pool are kept"));
+        }
+        let config = self.ground.deps.journal(self.ground.id, &self.ground.settings);
+        let head = self.ground.cell.confirm().await;
+        // Under a claim that may yet be withdrawn the journal stays: the next open here replays it then.
+        let over = head.is_ok_and(|h| h.active.epoch != self.epoch || h.removed);
+        let kept = match over {
+            true => self.journal.set_aside("kept").await.unwrap_or(config.dir),
+            false => config.dir,
+        };
+        let why = say(&format!("; writes that were not in the pool are kept in {}", kept.display()));
+        tracing::warn!("{}", why.share().error());
+        self.tip.lock().closed = Some(why);
+        self.end(error);
+    }
+
+    fn end(&self, writer: Error) {
+        self.writer.fail(writer);
+        self.ended.send_replace(true);
+        self.opened.notify_waiters();
+    }
+
+    /// Where these blocks lie at this instant.
+    fn lookup(&self, offset: u64, len: u64) -> Result<(Vec<Found>, Tree), Stop> {
+        let tip = self.tip.lock();
+        match &tip.closed {
+            Some(stop) => Err(stop.share()),
+            None => Ok(tip.lookup(blocks_of(offset, len))),
+        }
+    }
+
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes, Stop> {
+        let (found, tree) = self.lookup(offset, len)?;
+        match self.ground.view.read(found, &tree, offset, len).await {
+            Ok(data) => Ok(data),
+            Err(e) => Err(self.explain(e)),
+        }
+    }
+
+    /// Bytes of log that the last checkpoint merged.
+    pub fn merged_bytes(&self) -> u64 {
+        self.merged_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn count_merged(&self, bytes: u64) {
+        self.merged_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of own chunks, without parity.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_before + self.writer.stored_bytes()
+    }
+
+    pub fn pause(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+}

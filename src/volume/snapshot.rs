@@ -1,0 +1,91 @@
+//! Snapshots: a mark in the log that freezes the overlay where it stands (protocol.md §4.2, §4.3).
+
+use std::sync::Arc;
+
+use super::session::Session;
+use super::stop::Stop;
+use crate::base::record::{Mark, Op, Record};
+use crate::base::{Error, Kind, Lsn, Name, Nonce};
+
+/// What all marks of one command share.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    pub id: Nonce,
+    /// Members in the same pool.
+    pub size: u32,
+    pub created_ms: u64,
+}
+
+impl Session {
+    /// Sets the mark. The caller holds the gate, so that all members of a group are marked at one instant, and has made
+    /// `room` for it.
+    pub fn mark(
+        &self,
+        name: &Name,
+        group: Group,
+        room: &mut Option<crate::journal::Room<'_>>,
+    ) -> Result<Lsn, Stop> {
+        let mut tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        tip.tables.check_new(name).map_err(|e| e.context(&self.ground.name))?;
+        let mark = Mark {
+            state: tip.tables.tip,
+            name: name.clone(),
+            group: group.id,
+            group_size: group.size,
+            created_ms: group.created_ms,
+        };
+        let record = Record { lsn: tip.lsn.next(), op: Op::Mark(mark) };
+        self.log_locally(room, &record);
+        let (lsn, now) = (record.lsn, self.ground.rt().now());
+        tip.take(record, None, now)?;
+        drop(tip);
+        self.work.notify_one();
+        self.ripe.notify_one();
+        self.rounds.dirty(now);
+        Ok(lsn)
+    }
+
+    /// Room for a mark.
+    pub async fn mark_room(&self) -> Result<Option<crate::journal::Room<'_>>, Stop> {
+        self.room(&[Op::Zero { block: 0, blocks: 1 }]).await
+    }
+
+    /// Waits until the snapshot is promised: in the pool and confirmed, or only in the journal.
+    pub async fn promise_mark(&self, lsn: Lsn, wait: bool) -> Result<(), Stop> {
+        if wait { self.promise(lsn).await } else { self.sync_journal(None).await }
+    }
+
+    /// Whether the snapshot is there, and has its map.
+    pub fn snapshot_ready(&self, name: &Name) -> Result<bool, Stop> {
+        let tip = self.tip.lock();
+        match tip.tables.snapshot(name) {
+            Some(state) => Ok(state.built),
+            None => Err(Stop::Failed(no_snapshot(&self.ground.name, name))),
+        }
+    }
+
+    /// Gives a snapshot its map, if it has none yet.
+    pub async fn build_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
+        while !self.snapshot_ready(name)? {
+            self.checkpoint(&[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it.
+    pub async fn remove_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
+        self.build_snapshot(name).await?;
+        let id = self.tip.lock().tables.snapshot(name).map(|s| s.id);
+        match id {
+            Some(id) => self.checkpoint(&[id]).await,
+            None => Err(Stop::Failed(no_snapshot(&self.ground.name, name))),
+        }
+    }
+}
+
+pub fn no_snapshot(volume: &Name, name: &Name) -> Error {
+    Error::new(Kind::NotFound, format!("volume {volume} has no snapshot {name}"))
+}

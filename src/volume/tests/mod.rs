@@ -1,0 +1,127 @@
+//! Whole volumes in the simulated world.
+
+mod site;
+mod states;
+mod takeovers;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::base::rt::Rt;
+use crate::base::size::MIB;
+use crate::base::{Kind, Name};
+use crate::store::Reach;
+use site::{Life, name, run};
+
+fn bytes(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len);
+    while out.len() < len {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        out.push((state >> 56) as u8);
+    }
+    out.into()
+}
+
+fn small(flush: FlushMode) -> Settings {
+    Settings { flush, journal_size: Settings::JOURNAL_MIN, ..Settings::default() }
+}
+
+async fn volume(life: &Life, flush: FlushMode) -> std::sync::Arc<Volume> {
+    life.volumes.create(&name("v"), 64 * MIB, small(flush)).await.unwrap();
+    life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap()
+}
+
+#[test]
+fn what_is_written_is_read_at_any_offset() {
+    run(1, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        assert_eq!(v.read(0, 8192).await.unwrap(), vec![0; 8192]);
+        assert!(life.volumes.info(&name("v")).await.unwrap().released, "reading claims nothing");
+        let mut model = vec![0u8; 8 * MIB as usize];
+        let world = site.world.clone();
+        for i in 0..200u64 {
+            let len = 1 + world.below(100_000) as usize;
+            let at = world.below(model.len() as u64 - len as u64) as usize;
+            if world.below(4) == 0 {
+                v.zero(at as u64, len as u64).await.unwrap();
+                model[at..at + len].fill(0);
+            } else {
+                let data = bytes(i, len);
+                model[at..at + len].copy_from_slice(&data);
+                v.write(at as u64, data).await.unwrap();
+            }
+            if i % 50 == 49 {
+                v.flush().await.unwrap();
+                life.sleep(8_000).await;
+            }
+        }
+        assert!(v.read(0, model.len() as u64).await.unwrap() == model);
+        for _ in 0..50 {
+            let len = 1 + world.below(200_000) as usize;
+            let at = world.below(model.len() as u64 - len as u64) as usize;
+            assert!(v.read(at as u64, len as u64).await.unwrap() == model[at..at + len]);
+        }
+        life.sleep(70_000).await;
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert_eq!((info.unsent_bytes, info.unsent_age_ms), (0, 0));
+        assert!(info.journal_bytes < MIB, "trimmed but for the group that is being filled: {info:?}");
+        assert!(info.mapped_bytes > 0 && info.stored_bytes > 0 && info.open_here, "{info:?}");
+        assert!(v.read(0, model.len() as u64).await.unwrap() == model);
+        assert!(v.read(64 * MIB - 1, 2).await.unwrap_err().is(Kind::Invalid));
+    });
+}
+
+#[test]
+fn a_released_volume_opens_elsewhere_with_everything() {
+    run(2, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        let data = bytes(1, 3 * MIB as usize);
+        v.write(1000, data.clone()).await.unwrap();
+        v.release().await.unwrap();
+        assert!(v.read(1000, data.len() as u64).await.unwrap() == data, "inert again");
+        let other = site.machine(2).start().await;
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.read(1000, data.len() as u64).await.unwrap() == data);
+        w.write(0, Bytes::from_static(b"second")).await.unwrap();
+        w.flush().await.unwrap();
+        // The first has read an older state: its session must not write on it.
+        let refused = v.write(0, Bytes::from_static(b"first")).await.unwrap_err();
+        assert!(refused.is(Kind::Fenced) && refused.to_string().contains("host2"), "{refused}");
+        let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+        assert!(refused.is(Kind::Owned) && refused.to_string().contains("host2"), "{refused}");
+        other.volumes.release(&name("v")).await.unwrap();
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert_eq!(v.read(0, 6).await.unwrap(), "second");
+        v.write(0, Bytes::from_static(b"first!")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_crash_keeps_what_was_flushed_locally() {
+    for seed in 0..5 {
+        run(seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            let data = bytes(1, 5 * MIB as usize);
+            v.write(777, data.clone()).await.unwrap();
+            v.flush().await.unwrap();
+            if seed % 2 == 0 {
+                life.sleep(3_000).await;
+            }
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(777, data.len() as u64).await.unwrap() == data);
+            v.write(0, Bytes::from_static(b"again")).await.unwrap();
+            v.flush().await.unwrap();
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert_eq!(v.read(0, 5).await.unwrap(), "again");
+            assert!(v.read(777, data.len() as u64).await.unwrap() == data);
+        });
+    }
+}

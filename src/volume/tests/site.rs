@@ -1,0 +1,118 @@
+//! A simulated site: stores, hosts with a disk each, a daemon's life on a host.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::base::HostId;
+use crate::base::rt::sim::{Process, Sim, SimDisk, World};
+use crate::pool::{CreateOptions, Layout, Pool, PoolHost, StoreSpec};
+use crate::store::{Reach, SimStore, Store as _};
+
+#[derive(Clone)]
+pub struct Site {
+    pub world: World,
+    pub stores: Vec<Arc<SimStore>>,
+    layout: Layout,
+}
+
+/// A machine: its disk outlives the processes.
+#[derive(Clone)]
+pub struct Machine {
+    site: Site,
+    pub disk: Arc<SimDisk>,
+    host: Host,
+}
+
+/// One run of a daemon.
+pub struct Life {
+    pub process: Process,
+    pub rt: Rt,
+    pub volumes: Volumes,
+    pub machine: Machine,
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Runs a scenario in the simulated world.
+pub fn run<F>(seed: u64, layout: &str, scenario: impl FnOnce(Site) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let sim = Sim::new(seed);
+    sim.limit_steps(20_000_000);
+    let layout: Layout = layout.parse().unwrap();
+    let world: &World = &sim;
+    let stores = (0..layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
+    let site = Site { world: world.clone(), stores, layout };
+    sim.run(scenario(site)).unwrap();
+}
+
+impl Site {
+    pub fn machine(&self, id: u128) -> Machine {
+        let host = Host { id: HostId(id), name: format!("host{id}") };
+        Machine { site: self.clone(), disk: Arc::new(SimDisk::new(&self.world)), host }
+    }
+
+    fn specs(&self) -> Vec<StoreSpec> {
+        let spec = |s: &Arc<SimStore>| StoreSpec { url: s.url().to_owned(), zone: None, bucket: s.clone() };
+        self.stores.iter().map(spec).collect()
+    }
+
+    pub fn reach(&self, stores: std::ops::Range<usize>, reach: Reach) {
+        for s in &self.stores[stores] {
+            s.faults(|f| f.reach = reach);
+        }
+    }
+}
+
+impl Machine {
+    /// Makes the pool, then lives on it.
+    pub async fn found(&self) -> Life {
+        let (process, rt, host) = self.process();
+        let options = CreateOptions::default();
+        let pool =
+            Pool::create(host, name("tank"), self.site.layout, self.site.specs(), options).await.unwrap();
+        self.live(process, rt, pool)
+    }
+
+    pub async fn start(&self) -> Life {
+        let (process, rt, host) = self.process();
+        let pool = Pool::open(host, self.site.specs()).await.unwrap();
+        self.live(process, rt, pool)
+    }
+
+    fn process(&self) -> (Process, Rt, PoolHost) {
+        let process = self.site.world.process();
+        let rt = process.rt();
+        let folder = Path::new("/home/pool").to_owned();
+        (process, rt.clone(), PoolHost { rt, disk: self.disk.clone(), folder })
+    }
+
+    fn live(&self, process: Process, rt: Rt, pool: Arc<Pool>) -> Life {
+        let deps = Deps {
+            rt: rt.clone(),
+            disk: self.disk.clone(),
+            pool,
+            dir: Path::new("/home/volumes").to_owned(),
+            host: self.host.clone(),
+            memory: Memory::new(256 << 20),
+        };
+        Life { process, rt, volumes: Volumes::new(deps), machine: self.clone() }
+    }
+}
+
+impl Life {
+    /// The process dies; what the disk was not asked to sync may be lost with the power.
+    pub fn crash(self) -> Machine {
+        self.process.kill();
+        self.machine.disk.power_loss();
+        self.machine
+    }
+
+    pub async fn sleep(&self, ms: u64) {
+        self.rt.sleep(Duration::from_millis(ms)).await;
+    }
+}

@@ -1,0 +1,135 @@
+//! Snapshots and clones.
+
+use std::sync::Arc;
+
+use super::*;
+
+async fn snap(v: &Arc<Volume>, s: &str) {
+    snapshot_group(&[(v.clone(), name(s))], true).await.unwrap();
+}
+
+#[test]
+fn snapshots_and_clones_never_change() {
+    run(10, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        let first = bytes(1, MIB as usize);
+        v.write(0, first.clone()).await.unwrap();
+        snap(&v, "a").await;
+        v.write(4096, bytes(2, 8192)).await.unwrap();
+        snap(&v, "b").await;
+        v.zero(0, 4096).await.unwrap();
+        let again = snapshot_group(&[(v.clone(), name("a"))], true).await.unwrap_err();
+        assert!(again.is(Kind::Exists), "{again}");
+        let a = life.volumes.open_snapshot(&name("v"), &name("a")).await.unwrap();
+        assert!(a.read(0, MIB).await.unwrap() == first);
+        life.volumes.clone_snapshot(&name("v"), &name("b"), &name("c")).await.unwrap();
+        let c = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
+        assert!(c.read(0, 4096).await.unwrap() == first[..4096]);
+        assert!(c.read(4096, 8192).await.unwrap() == bytes(2, 8192));
+        c.write(0, bytes(3, 4096)).await.unwrap();
+        snap(&c, "x").await;
+        // A clone of a clone, on another host.
+        life.volumes.release(&name("c")).await.unwrap();
+        let other = site.machine(2).start().await;
+        other.volumes.clone_snapshot(&name("c"), &name("x"), &name("d")).await.unwrap();
+        let d = other.volumes.open(&name("d"), OpenMode::Normal).await.unwrap();
+        assert!(d.read(0, 4096).await.unwrap() == bytes(3, 4096));
+        assert!(d.read(4096, 8192).await.unwrap() == bytes(2, 8192));
+        assert!(d.read(12288, 4096).await.unwrap() == first[12288..16384]);
+        d.write(8192, bytes(4, 4096)).await.unwrap();
+        other.volumes.release(&name("d")).await.unwrap();
+        assert!(d.read(8192, 4096).await.unwrap() == bytes(4, 4096));
+        // The parents have not changed.
+        assert!(a.read(0, MIB).await.unwrap() == first);
+        assert_eq!(v.read(0, 4096).await.unwrap(), vec![0; 4096]);
+        let list = life.volumes.snapshots(&name("v")).await.unwrap();
+        let shape: Vec<_> = list.iter().map(|s| (s.name.as_str(), s.ready, s.clones.len())).collect();
+        assert_eq!(shape, [("a", true, 0), ("b", true, 1)]);
+    });
+}
+
+#[test]
+fn pins_hold_and_removal_goes_bottom_up() {
+    run(11, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        snap(&v, "a").await;
+        life.volumes.clone_snapshot(&name("v"), &name("a"), &name("c")).await.unwrap();
+        let taken = life.volumes.clone_snapshot(&name("v"), &name("a"), &name("c")).await.unwrap_err();
+        assert!(taken.is(Kind::Exists), "{taken}");
+        let refused = life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        assert!(refused.is(Kind::Refused), "{refused}");
+        assert!(life.volumes.remove(&name("v")).await.unwrap_err().is(Kind::Refused));
+        assert!(v.read(0, 4096).await.unwrap() == bytes(1, 4096), "still there");
+        life.volumes.remove(&name("c")).await.unwrap();
+        assert!(life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap_err().is(Kind::NotFound));
+        life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap();
+        assert!(life.volumes.snapshots(&name("v")).await.unwrap().is_empty());
+        assert!(life.volumes.open_snapshot(&name("v"), &name("a")).await.unwrap_err().is(Kind::NotFound));
+        snap(&v, "a").await;
+        life.volumes.remove(&name("v")).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap_err().is(Kind::Removed));
+        assert!(life.volumes.list().await.unwrap().is_empty());
+        life.sleep(20_000).await;
+        let left: Vec<_> =
+            site.stores.iter().flat_map(|s| s.contents().keys()).filter(|k| k.contains("/c-")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        life.volumes.create(&name("v"), MIB, Settings::default()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_mark_survives_a_crash_before_its_checkpoint() {
+    for seed in 20..24 {
+        run(seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(1, 40_960)).await.unwrap();
+            snapshot_group(&[(v.clone(), name("a"))], seed % 2 == 0).await.unwrap();
+            v.write(0, bytes(2, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let life = life.crash().start().await;
+            let a = life.volumes.open_snapshot(&name("v"), &name("a")).await.unwrap();
+            assert!(a.read(0, 40_960).await.unwrap() == bytes(1, 40_960));
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
+        });
+    }
+}
+
+#[test]
+fn a_group_is_one_instant() {
+    run(30, "1+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let a = volume(&life, FlushMode::Local).await;
+        life.volumes.create(&name("w"), MIB, Settings::default()).await.unwrap();
+        let b = life.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        // A counter goes to `a` first, then to `b`: at no instant is b ahead of a.
+        let (va, vb) = (a.clone(), b.clone());
+        let writer = life.rt.spawn(async move {
+            for i in 1..200u64 {
+                va.write(0, Bytes::copy_from_slice(&i.to_le_bytes())).await.unwrap();
+                vb.write(0, Bytes::copy_from_slice(&i.to_le_bytes())).await.unwrap();
+                va.flush().await.unwrap();
+            }
+        });
+        for i in 0..5 {
+            life.sleep(100).await;
+            let s = name(&format!("s{i}"));
+            let marks = [(a.clone(), s.clone()), (b.clone(), s.clone())];
+            let infos = snapshot_group(&marks, true).await.unwrap();
+            assert_eq!(infos.len(), 2);
+            let mut seen = Vec::new();
+            for volume in ["v", "w"] {
+                let view = life.volumes.open_snapshot(&name(volume), &s).await.unwrap();
+                let bytes = view.read(0, 8).await.unwrap();
+                seen.push(u64::from_le_bytes(bytes[..].try_into().unwrap()));
+            }
+            assert!(seen[0] == seen[1] || seen[0] == seen[1] + 1, "{seen:?}");
+        }
+        writer.await.unwrap();
+        assert!(life.volumes.snapshots(&name("v")).await.unwrap().iter().all(|s| !s.partial));
+    });
+}

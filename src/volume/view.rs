@@ -1,0 +1,172 @@
+//! Reading a view: the pieces of a range as they lay at one instant, then their data without any lock.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::overlay::Piece;
+use super::states::{TABLE_ADDRESS, Tables};
+use crate::base::size::BLOCK;
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::log::{FrameRef, Reader, Want};
+use crate::map::{PageCache, Pages, Tree};
+use crate::store::Cause;
+use crate::volume::head::Head;
+
+/// A range of blocks and where its newest contents are; `None`: no layer has it, the tree says.
+pub type Found = (Range<u64>, Option<Piece>);
+
+/// Reads map pages for a volume and its ancestors.
+#[derive(Clone, Debug)]
+struct PageReader(Reader);
+
+#[async_trait]
+impl Pages for PageReader {
+    fn chunk(&self, at: &FrameRef) -> Result<ChunkId> {
+        self.0.chunk(at)
+    }
+    async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
+        self.0.page(at, address, Cause::Read).await
+    }
+}
+
+/// What can be read of a volume: its frames, its map's pages. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct View {
+    reader: Reader,
+    pages: PageReader,
+    cache: Arc<PageCache>,
+}
+
+/// The blocks that these bytes touch.
+pub fn blocks_of(offset: u64, len: u64) -> Range<u64> {
+    offset / BLOCK..(offset + len).div_ceil(BLOCK)
+}
+
+impl View {
+    pub fn new(reader: Reader, cache: Arc<PageCache>) -> View {
+        View { pages: PageReader(reader.clone()), reader, cache }
+    }
+
+    pub fn pages(&self) -> &dyn Pages {
+        &self.pages
+    }
+
+    pub fn page_cache(&self) -> &PageCache {
+        &self.cache
+    }
+
+    /// The tables under a head's checkpoint.
+    pub async fn tables(&self, head: &Head) -> Result<Tables> {
+        match &head.checkpoint.tables {
+            None => Ok(Tables::born(head)),
+            Some(at) => Tables::decode(&self.reader.page(at, TABLE_ADDRESS, Cause::Checkpoint).await?),
+        }
+    }
+
+    /// The bytes at `offset`, given where their blocks lie.
+    pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
+        let pieces = self.resolve(found, tree).await?;
+        let mut wants: Vec<Want> = Vec::new();
+        for (range, piece) in &pieces {
+            if let Piece::Frame { at, index } = piece {
+                let want = Want { at: *at, block: range.start - u64::from(*index) };
+                if wants.last() != Some(&want) {
+                    wants.push(want);
+                }
+            }
+        }
+        let frames = self.reader.frames(&wants).await?;
+        assemble(&pieces, &wants, &frames, offset, len)
+    }
+
+    /// What no layer has is looked up in the tree.
+    async fn resolve(&self, found: Vec<Found>, tree: &Tree) -> Result<Vec<(Range<u64>, Piece)>> {
+        let mut pieces = Vec::with_capacity(found.len());
+        for (range, piece) in found {
+            if let Some(piece) = piece {
+                pieces.push((range, piece));
+                continue;
+            }
+            for e in tree.lookup(&self.pages, &self.cache, range).await? {
+                let piece = match e.at {
+                    None => Piece::Zero,
+                    Some(m) => Piece::Frame { at: m.frame, index: m.skip },
+                };
+                pieces.push((e.block..e.block + e.count, piece));
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+fn assemble(
+    pieces: &[(Range<u64>, Piece)],
+    wants: &[Want],
+    frames: &[Bytes],
+    offset: u64,
+    len: u64,
+) -> Result<Bytes> {
+    let mut out = Vec::new();
+    let mut fetched = wants.iter().zip(frames).peekable();
+    for (range, piece) in pieces {
+        let data = match piece {
+            Piece::Memory { data, .. } => Some(data.clone()),
+            Piece::Zero => None,
+            Piece::Frame { at, index } => {
+                while fetched
+                    .next_if(|(w, _)| w.at != *at || w.block != range.start - u64::from(*index))
+                    .is_some()
+                {}
+                let (_, frame) = fetched.peek().expect("every frame was asked for, in this order");
+                let from = u64::from(*index) * BLOCK;
+                let to = from + (range.end - range.start) * BLOCK;
+                if to > frame.len() as u64 {
+                    let why = "the volume's map names more of a frame than it has: run `windlass pool scrub`";
+                    return Err(Error::new(Kind::Corrupt, why));
+                }
+                Some(frame.slice(from as usize..to as usize))
+            }
+        };
+        let start = range.start * BLOCK;
+        let from = offset.max(start);
+        let to = (offset + len).min(range.end * BLOCK);
+        let part = |d: Bytes| d.slice((from - start) as usize..(to - start) as usize);
+        match data {
+            // One piece has it all: no copy.
+            Some(d) if from == offset && to == offset + len => return Ok(part(d)),
+            Some(d) => out.extend_from_slice(&part(d)),
+            None => out.resize(out.len() + (to - from) as usize, 0),
+        }
+        if out.capacity() < len as usize {
+            out.reserve_exact(len as usize - out.len());
+        }
+    }
+    debug_assert_eq!(out.len() as u64, len, "the pieces cover the range");
+    Ok(out.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Lsn;
+
+    fn memory(fill: u8, blocks: u64) -> Piece {
+        Piece::Memory { data: vec![fill; (blocks * BLOCK) as usize].into(), lsn: Lsn(1) }
+    }
+
+    #[test]
+    fn pieces_are_put_together_at_any_offset() {
+        let pieces = [(2..4, memory(7, 2)), (4..5, Piece::Zero), (5..6, memory(9, 1))];
+        let all = assemble(&pieces, &[], &[], 2 * BLOCK, 4 * BLOCK).unwrap();
+        assert_eq!(all.len() as u64, 4 * BLOCK);
+        let part = assemble(&pieces, &[], &[], 2 * BLOCK + 4000, 8500).unwrap();
+        assert_eq!(part, all.slice(4000..12500));
+        let one = assemble(&pieces[..1], &[], &[], 2 * BLOCK + 10, 5000).unwrap();
+        assert_eq!(one, vec![7; 5000]);
+        assert_eq!(blocks_of(4095, 2), 0..2);
+        assert_eq!(blocks_of(4096, 4096), 1..2);
+    }
+}

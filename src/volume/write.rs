@@ -1,0 +1,278 @@
+//! Taking writes in: whole blocks into the journal's buffer and the tip, then the acknowledgement.
+//!
+//! Memory and room in the journal are waited for before the tip is locked, so that an outage slows writes down and never
+//! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::ranges::Guard;
+use super::session::Session;
+use super::stop::Stop;
+use super::view::blocks_of;
+use crate::base::record::{Op, Record};
+use crate::base::size::BLOCK;
+use crate::base::{Error, Held, Kind, Lsn};
+use crate::journal::Room;
+
+/// Payload taken in at once; a longer write is several steps, each atomic.
+const STEP: u64 = 1 << 20;
+/// Records taken in at once.
+const STEP_RECORDS: usize = 512;
+/// Counted for a record beside its payload: its entry in the layer and in the queue.
+const RECORD_COST: u64 = 256;
+
+static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+
+fn is_zero(block: &[u8]) -> bool {
+    block == &ZEROS[..block.len()]
+}
+
+/// The changes that write `data` at `block`: runs that hold something, runs of zero blocks.
+fn changes(block: u64, data: Bytes, record_max: u64) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mut rest = data;
+    let mut block = block;
+    while !rest.is_empty() {
+        let zero = is_zero(&rest[..BLOCK as usize]);
+        let run = rest.chunks(BLOCK as usize).take_while(|b| is_zero(b) == zero).count() as u64;
+        let run = if zero { run } else { run.min(record_max / BLOCK) };
+        let part = rest.split_to((run * BLOCK) as usize);
+        ops.push(if zero { Op::Zero { block, blocks: run } } else { Op::Write { block, data: part } });
+        block += run;
+    }
+    ops
+}
+
+fn payload(ops: &[Op]) -> u64 {
+    ops.iter().map(|op| op.payload().len() as u64).sum()
+}
+
+/// The first so many that make one step.
+fn step(ops: &[Op]) -> usize {
+    let mut bytes = 0;
+    let fits = |op: &&Op| {
+        bytes += op.payload().len() as u64;
+        bytes <= STEP
+    };
+    ops.iter().take(STEP_RECORDS).take_while(fits).count().max(1)
+}
+
+fn span(ops: &[Op]) -> Range<u64> {
+    let start = ops.iter().map(|op| op.blocks().0).min().unwrap_or(0);
+    let end = ops.iter().map(|op| op.blocks().0 + op.blocks().1).max().unwrap_or(0);
+    start..end
+}
+
+impl Session {
+    /// The payload that one record may have.
+    fn record_max(&self) -> u64 {
+        (self.journal.record_max().min(STEP) / BLOCK * BLOCK).max(BLOCK)
+    }
+
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), Stop> {
+        let len = data.len() as u64;
+        let blocks = blocks_of(offset, len);
+        if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) {
+            return self.apply(changes(blocks.start, data, self.record_max()), None).await;
+        }
+        let guard = self.ranges.lock(blocks.clone()).await;
+        let whole = self.merge(&blocks, offset, &data).await?;
+        self.apply(changes(blocks.start, whole, self.record_max()), Some(&guard)).await
+    }
+
+    /// These blocks with `data` laid over them.
+    async fn merge(&self, blocks: &Range<u64>, offset: u64, data: &[u8]) -> Result<Bytes, Stop> {
+        let (first, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
+        let (head, tail) = (offset - first, end - offset - data.len() as u64);
+        let mut whole = BytesMut::with_capacity((end - first) as usize);
+        if head > 0 {
+            whole.extend_from_slice(&self.read(first, head).await?);
+        }
+        whole.extend_from_slice(data);
+        if tail > 0 {
+            whole.extend_from_slice(&self.read(end - tail, tail).await?);
+        }
+        Ok(whole.freeze())
+    }
+
+    pub async fn zero(&self, offset: u64, len: u64) -> Result<(), Stop> {
+        let blocks = blocks_of(offset, len);
+        let (from, to) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
+        if blocks.start == from && blocks.end == to {
+            return self.apply(vec![Op::Zero { block: from, blocks: to - from }], None).await;
+        }
+        let guard = self.ranges.lock(blocks.clone()).await;
+        let mut ops = Vec::new();
+        if from > to || blocks.end - blocks.start == 1 {
+            let whole = self.merge(&blocks, offset, &vec![0; len as usize]).await?;
+            ops.extend(changes(blocks.start, whole, self.record_max()));
+        } else {
+            if blocks.start < from {
+                let part = vec![0; (from * BLOCK - offset) as usize];
+                let whole = self.merge(&(blocks.start..from), offset, &part).await?;
+                ops.extend(changes(blocks.start, whole, self.record_max()));
+            }
+            if from < to {
+                ops.push(Op::Zero { block: from, blocks: to - from });
+            }
+            if to < blocks.end {
+                let part = vec![0; (offset + len - to * BLOCK) as usize];
+                let whole = self.merge(&(to..blocks.end), to * BLOCK, &part).await?;
+                ops.extend(changes(to, whole, self.record_max()));
+            }
+        }
+        self.apply(ops, Some(&guard)).await
+    }
+
+    /// `mine`: the caller's lock on all these blocks.
+    async fn apply(&self, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
+        let mut rest = &ops[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(step(rest));
+            self.admit(now, mine).await?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
+        let held = self.memory(payload(ops) + RECORD_COST * ops.len() as u64).await?;
+        let mut room = self.room(ops).await?;
+        let range = span(ops);
+        let mut held = Some(held);
+        loop {
+            if mine.is_none() {
+                self.or_end(self.ranges.free(&range)).await?;
+            }
+            let waiting = self.opened.notified();
+            let mut waiting = std::pin::pin!(waiting);
+            waiting.as_mut().enable();
+            {
+                let mut tip = self.tip.lock();
+                if let Some(stop) = &tip.closed {
+                    return Err(stop.share());
+                }
+                if !tip.barrier {
+                    // Looked at under the lock: a merge that began later will read what is taken in now.
+                    if mine.is_none() && self.ranges.is_held(&range) {
+                        continue;
+                    }
+                    let now = self.ground.rt().now();
+                    let first = tip.pending.is_empty();
+                    let many = ops.len();
+                    for (i, op) in ops.iter().enumerate() {
+                        let record = Record { lsn: tip.lsn.next(), op: op.clone() };
+                        self.log_locally(&mut room, &record);
+                        let held = if i + 1 == many { held.take() } else { None };
+                        tip.take(record, held, now)?;
+                    }
+                    let full = tip.pending.due(self.writer.k(), self.cut_age()).is_some_and(|at| at <= now);
+                    drop(tip);
+                    if first || full {
+                        self.work.notify_one();
+                    }
+                    self.rounds.dirty(now);
+                    return Ok(());
+                }
+            }
+            self.or_end(waiting).await?;
+        }
+    }
+
+    /// Into the journal's buffer. A journal that failed takes nothing: flushes wait until it is mended.
+    pub fn log_locally(&self, room: &mut Option<Room<'_>>, record: &Record) {
+        if let Some(room) = room
+            && let Err(error) = self.journal.append(room, record)
+        {
+            tracing::warn!(volume = %self.ground.name, %error, "the journal takes no more writes");
+            self.mend.notify_one();
+        }
+    }
+
+    /// Memory for writes; those that have it are hurried when there is none.
+    pub async fn memory(&self, bytes: u64) -> Result<Held, Stop> {
+        let budget = &self.ground.deps.memory.overlay;
+        if let Some(held) = budget.try_take(bytes) {
+            return Ok(held);
+        }
+        self.hurry();
+        self.or_end(budget.take(bytes)).await
+    }
+
+    /// Cut what there is now.
+    pub fn hurry(&self) {
+        let mut tip = self.tip.lock();
+        let upto = tip.lsn;
+        tip.pending.want(upto);
+        drop(tip);
+        self.work.notify_one();
+    }
+
+    /// Room in the journal; `None` while it is broken.
+    pub async fn room(&self, ops: &[Op]) -> Result<Option<Room<'_>>, Stop> {
+        let cost: u64 = ops.iter().map(|op| self.journal.cost(op.payload().len() as u64)).sum();
+        if self.journal.failed().is_some() {
+            return Ok(None);
+        }
+        let usage = self.journal.usage();
+        if usage.used + cost > usage.size / 2 {
+            // Room comes from what is stored and confirmed.
+            self.hurry();
+            self.rounds.ask();
+        }
+        match self.or_end(self.journal.reserve(cost)).await? {
+            Ok(room) => Ok(Some(room)),
+            Err(_) if self.journal.failed().is_some() => Ok(None),
+            Err(e) => Err(self.explain(e)),
+        }
+    }
+
+    /// Records of the journal that the adopted log doesn't have come again.
+    pub async fn replay(self: &Arc<Self>, after: Lsn) -> Result<(), Stop> {
+        let mut records = self.journal.replay(after);
+        while let Some(record) = records.next().await? {
+            let held = self.memory(record.op.payload().len() as u64 + RECORD_COST).await?;
+            let mut tip = self.tip.lock();
+            if record.lsn <= tip.lsn {
+                return Err(Error::new(Kind::Internal, "the journal's records are out of order").into());
+            }
+            let now = self.ground.rt().now();
+            tip.take(record, Some(held), now)?;
+            drop(tip);
+            self.work.notify_one();
+            self.rounds.dirty(now);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_blocks_become_zero_changes() {
+        let mut data = vec![0u8; 6 * BLOCK as usize];
+        data[BLOCK as usize..3 * BLOCK as usize].fill(7);
+        data[5 * BLOCK as usize] = 1;
+        let ops = changes(10, data.into(), BLOCK);
+        let shape: Vec<_> = ops.iter().map(|op| (op.blocks(), !op.payload().is_empty())).collect();
+        assert_eq!(
+            shape,
+            [((10, 1), false), ((11, 1), true), ((12, 1), true), ((13, 2), false), ((15, 1), true)]
+        );
+        assert_eq!(span(&ops), 10..16);
+    }
+
+    #[test]
+    fn steps_are_bounded() {
+        let ops = changes(0, vec![1; 3 << 20].into(), STEP);
+        assert_eq!(ops.len(), 3);
+        assert_eq!(step(&ops), 1);
+        let small: Vec<Op> = (0..2000).map(|block| Op::Zero { block, blocks: 1 }).collect();
+        assert_eq!(step(&small), STEP_RECORDS);
+    }
+}
