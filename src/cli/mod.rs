@@ -11,6 +11,7 @@ mod snapshot;
 mod status;
 mod volume;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +75,7 @@ enum Command {
 /// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.global.verbose);
+    start_log(&cli);
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -84,15 +85,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_log(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info,windlass=debug",
+fn start_log(cli: &Cli) {
+    // The tour takes stores away on purpose; fuser warns when the kernel was quicker than it to unmount.
+    let default = match (cli.global.verbose, &cli.command) {
+        (0, Command::Demo(_)) => "error",
+        (0, _) => "warn,fuser=error",
+        (1, _) => "info,windlass=debug",
         _ => "debug,windlass=trace",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

@@ -44,7 +44,8 @@ pub struct Engine {
     desk: Arc<Desk>,
     servers: parking_lot::Mutex<Vec<nbd::Server>>,
     stop: CancellationToken,
-    _lock: Box<dyn DiskLock>,
+    /// The state folder's; given up at the end.
+    lock: parking_lot::Mutex<Option<Box<dyn DiskLock>>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -77,7 +78,7 @@ impl Engine {
             desk: Arc::new(desk),
             servers: parking_lot::Mutex::default(),
             stop: CancellationToken::new(),
-            _lock: lock,
+            lock: parking_lot::Mutex::new(Some(lock)),
         });
         if options.control {
             // First, so that commands meanwhile reach this engine rather than wait for its lock.
@@ -206,6 +207,7 @@ impl Engine {
             tracing::warn!("{sentence}");
         }
         remove_if_there(&*self.desk.seat.disk, &self.desk.seat.home.control()?).await;
+        self.lock.lock().take();
         unmounted
     }
 }

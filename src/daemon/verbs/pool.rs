@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::size::parse_duration;
+use crate::base::size::{parse_duration, show_bytes};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, PoolCreate};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
-use crate::pool::{CreateOptions, Settings};
+use crate::pool::{CreateOptions, Progress, Settings};
 
 /// How long `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
@@ -104,12 +104,32 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
     Ok(Outcome::of(&status)?.degraded(attention))
 }
 
-pub async fn scrub(desk: &Desk, name: &Name, _progress: &ProgressSink) -> Result<Outcome> {
-    let _open = desk.pools.get(name).await?;
-    Err(Error::new(Kind::Unsupported, "not yet"))
+pub async fn scrub(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<Outcome> {
+    let open = desk.pools.get(name).await?;
+    let watch = |step: Progress| progress.tell("scrubbing", step.done, step.of);
+    let found = open.pool.scrub(&open.volumes, &watch).await?;
+    let mut outcome = Outcome::of(&found)?.degraded(!found.is_complete_and_clean());
+    for store in &found.unreachable {
+        outcome = outcome.note(format!("not looked through: {store}"));
+    }
+    let (shards, bytes) = (found.checked_shards, show_bytes(found.checked_bytes));
+    Ok(outcome.note(format!("{shards} shards verified, {bytes}")))
 }
 
-pub async fn repair(desk: &Desk, name: &Name, _progress: &ProgressSink) -> Result<Outcome> {
-    let _open = desk.pools.get(name).await?;
-    Err(Error::new(Kind::Unsupported, "not yet"))
+/// Done only when nothing is left: anything else needs attention.
+pub async fn repair(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<Outcome> {
+    let open = desk.pools.get(name).await?;
+    let watch = |step: Progress| progress.tell("repairing", step.done, step.of);
+    let done = open.pool.repair(&open.volumes, &watch).await?;
+    let mut outcome = Outcome::of(&done)?.degraded(!done.left.is_complete_and_clean());
+    for store in &done.left.unreachable {
+        outcome = outcome.note(format!("not looked through: {store}"));
+    }
+    for reason in &done.reasons {
+        outcome = outcome.note(reason.clone());
+    }
+    Ok(outcome.note(format!(
+        "{} shards rebuilt, {} moved, {} deleted, {} objects set aside",
+        done.rebuilt, done.moved, done.deleted, done.set_aside
+    )))
 }
