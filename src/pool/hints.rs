@@ -285,6 +285,15 @@ mod tests {
         let check = crc32c(&w.buf);
         w.u32(check);
         assert_eq!(w.buf.len(), 29 + 40 + 4);
+        let hex: String = w.buf.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            concat!(
+                "574c48494e5453310100000000000000000000000000000000010000",
+                "0007000000000000000000000000000000010000000000000002000000000000000300000000000000",
+                "3cfc1e88"
+            )
+        );
         let (missing, overflow) = decode(&w.buf, PoolId(1)).unwrap();
         assert_eq!((missing[&id(2)], overflow), (Mask::all(2), false));
         for cut in 0..w.buf.len() {

@@ -53,3 +53,58 @@ impl Label {
         serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{Settings, StoreEntry};
+    use super::*;
+
+    fn sample() -> Label {
+        let store = |n: u128, zone: Option<&str>| StoreEntry {
+            url: format!("file:///s{n}"),
+            zone: zone.map(str::to_owned),
+            incarnation: Incarnation(n),
+        };
+        let name = "tank".parse().unwrap();
+        let stores = vec![store(1, Some("a")), store(2, None)];
+        let hint = PoolConfig::new(PoolId(7), name, "1+1".parse().unwrap(), stores, Settings::default());
+        Label::new(PoolId(7), 1, Incarnation(2), hint.unwrap())
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let text = concat!(
+            r#"{"format":1,"pool":"00000000000000000000000000000007","index":1,"#,
+            r#""incarnation":"00000000000000000000000000000002","hint":{"format":1,"#,
+            r#""pool":"00000000000000000000000000000007","name":"tank","layout":"1+1","acceptors":[0,1],"#,
+            r#""generation":0,"stores":[{"url":"file:///s1","zone":"a","#,
+            r#""incarnation":"00000000000000000000000000000001"},{"url":"file:///s2","zone":null,"#,
+            r#""incarnation":"00000000000000000000000000000002"}],"#,
+            r#""settings":{"ack_zone":false,"degrade_after_ms":3000,"grace_ms":30000}}}"#,
+        );
+        assert_eq!(sample().encode(), text.as_bytes());
+        assert_eq!(Label::decode(text.as_bytes()).unwrap(), sample());
+        assert_eq!(PoolConfig::decode(&sample().hint.encode()).unwrap(), sample().hint);
+    }
+
+    #[test]
+    fn other_bytes_are_errors() {
+        let text = String::from_utf8(sample().encode().to_vec()).unwrap();
+        for cut in 0..text.len() {
+            assert!(Label::decode(&text.as_bytes()[..cut]).unwrap_err().is(Kind::Invalid));
+        }
+        let newer = text.replace("\"format\":1", "\"format\":2");
+        assert!(Label::decode(newer.as_bytes()).unwrap_err().is(Kind::Unsupported));
+        let config = String::from_utf8(sample().hint.encode().to_vec()).unwrap();
+        for (from, to) in [
+            ("[0,1]", "[0]"),
+            ("[0,1]", "[1,0]"),
+            ("[0,1]", "[0,9]"),
+            ("1+1", "2+1"),
+            ("1+1", "0+2"),
+            ("0002", "0001"),
+        ] {
+            assert!(PoolConfig::decode(config.replace(from, to).as_bytes()).is_err(), "{from} {to}");
+        }
+    }
+}

@@ -227,6 +227,29 @@ fn an_emptied_or_foreign_store_is_out_by_name_and_the_pool_goes_on() {
     });
 }
 
+/// Emptied a moment ago, with a label that was read a moment before: what it says does not count (protocol §1.7).
+#[test]
+fn what_an_emptied_store_says_does_not_count() {
+    run("1+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        pool.look().await;
+        yard.stores[1].contents().wipe();
+        let seen = pool.probe(&id(9), &pool.incarnations(), W).await;
+        assert_eq!((seen.good, seen.absent, seen.unknown), (0, 2, 1));
+        drop(pool);
+        let pool = yard.open().await.unwrap();
+        yard.settle(3000).await;
+        pool.look().await;
+        yard.stores[2].contents().wipe();
+        let upload = pool.put_chunk(chunk(1, &LENS[..1]));
+        let both = yard.rt.timeout(Duration::from_secs(60), upload.wait(2)).await;
+        assert!(both.is_none(), "one store is left");
+        assert_eq!(upload.stored(), 1);
+        let (contents, _) = yard.shard(&id(1), 0);
+        assert!(!contents.keys().is_empty());
+    });
+}
+
 #[test]
 fn an_outage_of_too_many_stores_holds_and_heals() {
     run("4+2", |yard| async move {
