@@ -51,7 +51,9 @@ fn formats_md_says_what_the_modules_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = root.join("docs/formats.md");
     let book = fs::read_to_string(&path).unwrap();
-    let wanted = rewritten(&book, |file| fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}")));
+    let wanted = rewritten(&book, |file| {
+        fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+    });
     if std::env::var_os("WRITE_DOCS").is_some() {
         fs::write(&path, &wanted).unwrap();
     } else {
