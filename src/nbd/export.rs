@@ -43,6 +43,7 @@ pub trait Exports: Send + Sync + 'static {
 
     /// Opens for one connection. Unknown is `Kind::NotFound`; a refusal (`Kind::Owned`, say) reaches the client
     /// with its sentence. The handle is dropped when the client has gone and its work is done.
+    /// Driven to its end, but for a server that stops.
     async fn open(&self, name: &str) -> Result<Arc<dyn Export>>;
 }
 

@@ -242,7 +242,7 @@ fn refuse(out: &mut Vec<u8>, code: u32, e: &Error) {
         // A name that can't be one isn't one.
         Kind::NotFound | Kind::Removed | Kind::Invalid | Kind::Usage => reply::ERR_UNKNOWN,
         Kind::Closed => reply::ERR_SHUTDOWN,
-        Kind::Unsupported => reply::ERR_UNSUP,
+        // Never UNSUP: clients take that for a server without GO and try the old way in, which tells no reason.
         _ => reply::ERR_POLICY,
     };
     wire::put_refusal(out, code, rep, &e.to_string());

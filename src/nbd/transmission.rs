@@ -202,7 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             let wrote = self.poll_write(cx);
             let received = self.poll_receive(cx);
             self.share.set(self.holds());
-            if self.is_over() {
+            // What has just come is owed an answer, be it that the server stops.
+            if self.is_over() && !(received && self.taking) {
                 return Poll::Ready(());
             }
             if !(took || collected || wrote || received) {

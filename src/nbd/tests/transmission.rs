@@ -373,6 +373,18 @@ fn a_server_that_stops_gives_up_what_does_not_end() {
 }
 
 #[test]
+fn requests_that_meet_the_stop_are_answered() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        // Both are there before the server's task runs again.
+        peer.stop.cancel();
+        peer.send((0..50).flat_map(|i| request(0, READ, i, 0, 512)).collect::<Vec<_>>()).await;
+        peer.expect((0..50).flat_map(|i| simple(ESHUTDOWN, i)).collect::<Vec<_>>()).await;
+        peer.expect_end().await;
+    });
+}
+
+#[test]
 fn an_idle_connection_ends_with_its_server() {
     simulate(|rt| async move {
         let peer = entered(&rt, "disk", true).await;
