@@ -1,4 +1,8 @@
-//! The journal's surface.
+//! The journal's surface: what a volume calls. It turns calls into changes of the ring and waits for their outcome;
+//! the disk work is the writer's, except for what happens once (create, open, restart, set aside).
+//!
+//! Dropping any future midway is harmless: room comes back, a sync goes on for the others. Dropping the journal without
+//! `close` is a crash: what was not synced may be lost.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
