@@ -352,6 +352,72 @@ fn damage_is_seen_and_nothing_is_changed() {
 }
 
 #[test]
+fn leftovers_of_a_torn_tail_never_follow_new_records() {
+    run(8, |rt, disk| async move {
+        let config = JournalConfig { segment: Some(4 << 20), size: 16 << 20, ..config() };
+        let big = |lsn: u64, fill: u8| {
+            let data = Bytes::from(vec![fill; 128 << 10]);
+            Record { lsn: Lsn(lsn), op: Op::Write { block: lsn * 32, data } }
+        };
+        let open = async || {
+            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            Journal::open(rt.clone(), disk, config.clone()).await.unwrap().unwrap()
+        };
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let journal =
+            Journal::create(rt.clone(), shared, config.clone(), VolumeId(9), vec![], Lsn(1)).await.unwrap();
+        put(&journal, &big(1, 1)).await.unwrap();
+        journal.sync(None).await.unwrap();
+        // Two groups that are written out for their size, not synced.
+        for lsn in 2..18 {
+            put(&journal, &big(lsn, 1)).await.unwrap();
+            rt.sleep(Duration::from_millis(20)).await;
+        }
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let path = config.dir.join("segment-00000001");
+        assert!(disk.rot(&path, 300 << 10, &[9]), "in the first of them");
+        let (journal, found) = open().await;
+        assert_eq!(found.end, Lsn(1));
+        for lsn in 2..10 {
+            put(&journal, &big(lsn, 2)).await.unwrap();
+        }
+        journal.sync(None).await.unwrap();
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let (journal, found) = open().await;
+        assert_eq!(found.end, Lsn(9));
+        let expected: Vec<_> = (1..10).map(|lsn| big(lsn, if lsn == 1 { 1 } else { 2 })).collect();
+        assert!(replayed(&journal, 0).await.unwrap() == expected);
+    });
+}
+
+#[test]
+fn what_a_failed_sync_dropped_is_not_believed_because_it_reads_well() {
+    for seed in 0..20 {
+        run(seed, |rt, disk| async move {
+            let journal = create(rt.clone(), &disk).await;
+            put(&journal, &write(1)).await.unwrap();
+            journal.sync(None).await.unwrap();
+            put(&journal, &write(2)).await.unwrap();
+            disk.faults(|f| f.sync_fails = 1000);
+            assert!(journal.sync(None).await.is_err());
+            disk.faults(|f| f.sync_fails = 0);
+            drop(journal);
+            rt.sleep(Duration::from_millis(20)).await;
+            let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
+            assert_eq!(found.end, Lsn(2), "the page cache still has it");
+            journal.sync(None).await.unwrap();
+            drop(journal);
+            disk.power_loss();
+            let (journal, found) = open(rt, &disk).await.unwrap().unwrap();
+            assert_eq!(found.end, Lsn(2));
+            assert_eq!(replayed(&journal, 0).await.unwrap(), [write(1), write(2)]);
+        });
+    }
+}
+
+#[test]
 fn a_clean_close_leaves_no_doubt_about_the_end() {
     run(1, |rt, disk| async move {
         let journal = create(rt.clone(), &disk).await;
