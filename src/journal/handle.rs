@@ -176,6 +176,7 @@ impl Journal {
             ring: Mutex::new(ring),
             header: tokio::sync::Mutex::new(header),
             work: Notify::new(),
+            making: tokio::sync::Mutex::default(),
             next_number: Mutex::new(next_number),
             ended: watch::Sender::new(false),
             lock: Mutex::new(Some(held)),
@@ -332,6 +333,7 @@ impl Journal {
         self.shared.work.notify_one();
         // The sender lives as long as we do.
         let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
+        drop(self.shared.making.lock().await);
     }
 
     /// Renames the folder to a place beside it that names `why`, and says where. Nothing is deleted.

@@ -404,11 +404,12 @@ fn what_a_failed_sync_dropped_is_not_believed_because_it_reads_well() {
             assert!(journal.sync(None).await.is_err());
             disk.faults(|f| f.sync_fails = 0);
             drop(journal);
-            rt.sleep(Duration::from_millis(20)).await;
+            rt.sleep(Duration::from_millis(200)).await;
             let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
             assert_eq!(found.end, Lsn(2), "the page cache still has it");
             journal.sync(None).await.unwrap();
             drop(journal);
+            rt.sleep(Duration::from_millis(200)).await;
             disk.power_loss();
             let (journal, found) = open(rt, &disk).await.unwrap().unwrap();
             assert_eq!(found.end, Lsn(2));
