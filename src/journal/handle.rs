@@ -1,4 +1,8 @@
-//! The journal's surface.
+//! The journal's surface: what a volume calls. It turns calls into changes of the ring and waits for their outcome;
+//! the disk work is the writer's, except for what happens once (create, open, restart, set aside).
+//!
+//! Dropping any future midway is harmless: room comes back, a sync goes on for the others. Dropping the journal without
+//! `close` is a crash: what was not synced may be lost.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -172,6 +176,7 @@ impl Journal {
             ring: Mutex::new(ring),
             header: tokio::sync::Mutex::new(header),
             work: Notify::new(),
+            making: tokio::sync::Mutex::default(),
             next_number: Mutex::new(next_number),
             ended: watch::Sender::new(false),
             lock: Mutex::new(Some(held)),
@@ -328,6 +333,7 @@ impl Journal {
         self.shared.work.notify_one();
         // The sender lives as long as we do.
         let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
+        drop(self.shared.making.lock().await);
     }
 
     /// Renames the folder to a place beside it that names `why`, and says where. Nothing is deleted.

@@ -1,4 +1,94 @@
-//! Local durability: segments, group commit, replay. Needs neither log nor map.
+//! Local durability: a volume's write-ahead log on this host's disk. Needs neither log nor map.
+//!
+//! It owns one folder a volume. What is appended is written in groups; what is synced comes back after any crash, as a
+//! prefix, in order; what was trimmed makes room for more. It does not know what records mean, when they are stored, or
+//! who owns the volume: the caller says so (`trim`, `announce`, marks), and decides by the lineage whether to replay.
+//!
+//! - `append` is a push into memory, `sync` one write and one fdatasync for all who wait (`writer`, `ring`).
+//! - Room is promised before it is used (`reserve`), and what is promised always fits: no append ever finds it full.
+//! - After a failed write or sync nothing is trusted until `restart` begins anew, on other files and with another id.
+//! - Opening tells a torn tail (cut) from damage (refused, nothing changed): `recover`.
+//!
+//! # Files
+//!
+//! `lock` is held while the journal is open; the process is named in it. `header` is replaced as one step. `segment-N`
+//! are of equal size, written with zeros before their first use, used again when all their records are trimmed, the
+//! longest unused first. A *lap* is one use of a segment, counted over all segments; the laps on the disk follow each
+//! other. A lap begins only after the one before is synced, so that only the last can have a torn tail. All numbers are
+//! little-endian, hashes xxh3-64. A folder that was kept aside has the same files.
+//!
+//! ## `header`
+//!
+//! | at | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 4 | magic `wlJh` |
+//! | 4 | 2 | format, 1 |
+//! | 6 | 2 | key slot: 0, not encrypted |
+//! | 8 | 16 | volume id |
+//! | 24 | 16 | journal id, another after each `restart` |
+//! | 40 | 8 | first lsn of this journal id |
+//! | 48 | 8 | mark: highest lsn promised against loss of the host, if no later batch has one |
+//! | 56 | 8 | bytes of a segment |
+//! | 64 | 4 | epochs in the lineage, at most 4096 |
+//! | 68 | 8 each | the lineage, oldest first |
+//! | … | 8 | hash of all before |
+//!
+//! ## Segment: its first 4096 bytes
+//!
+//! | at | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 4 | magic `wlJs` |
+//! | 4 | 2 | format, 1 |
+//! | 6 | 2 | key slot: 0 |
+//! | 8 | 16 | journal id |
+//! | 24 | 8 | lap, 1.. |
+//! | 32 | 8 | salt, random: what an earlier lap left in this file never verifies |
+//! | 40 | 8 | last lsn before this segment |
+//! | 48 | 8 | where the segment of the lap before ends; 0 in lap 1 |
+//! | 56 | 8 | mark |
+//! | 64 | 8 | hash of all before |
+//! | 72 | | zeros |
+//!
+//! ## Batch: one write, at a multiple of 4096, up to a multiple of 4096
+//!
+//! | at | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 4 | magic `wlJb` |
+//! | 4 | 4 | bytes of heads: 64 + 40 a record |
+//! | 8 | 4 | bytes of bodies |
+//! | 12 | 2 | records, 0..=4096 (0: it only carries a mark or the synced lsn) |
+//! | 14 | 2 | key slot: 0 |
+//! | 16 | 8 | lap |
+//! | 24 | 8 | salt |
+//! | 32 | 8 | last lsn before this batch |
+//! | 40 | 8 | last lsn known to be synced when this was written |
+//! | 48 | 8 | mark |
+//! | 56 | 8 | hash, seeded with the salt, of journal id, offset in the segment (8 bytes), bytes 0..56 and 64.. of the heads |
+//! | 64 | 40 each | record heads |
+//! | … | | bodies in the order of the records, then zeros |
+//!
+//! Record head:
+//!
+//! | at | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 8 | lsn |
+//! | 8 | 8 | first block |
+//! | 16 | 8 | blocks |
+//! | 24 | 4 | bytes of the body |
+//! | 28 | 4 | kind: 1 write (body: the blocks), 2 zeros (no body), 3 mark (below) |
+//! | 32 | 8 | hash of the body |
+//!
+//! A mark's body (a snapshot, see `base::record`): state id (8), group (16), members of the group (4), wall clock in ms
+//! since 1970 (8), length of the name (4), name.
+//!
+//! A batch counts as a whole. Lsns grow within a segment and from segment to segment; there may be gaps (writes that
+//! were stored and then lost here). Synced pages are never written again before their segment's next lap.
+//!
+//! # What the disk is assumed to do
+//!
+//! What was written and then synced without an error stays. Until then any 512-byte sectors of a write may be there or
+//! not, whatever the order. A sync that failed may have dropped what it was to write, and later ones may claim success:
+//! that is why a failure is final, and why opening writes once more what no later batch says was synced.
 
 mod format;
 mod handle;

@@ -352,6 +352,73 @@ fn damage_is_seen_and_nothing_is_changed() {
 }
 
 #[test]
+fn leftovers_of_a_torn_tail_never_follow_new_records() {
+    run(8, |rt, disk| async move {
+        let config = JournalConfig { segment: Some(4 << 20), size: 16 << 20, ..config() };
+        let big = |lsn: u64, fill: u8| {
+            let data = Bytes::from(vec![fill; 128 << 10]);
+            Record { lsn: Lsn(lsn), op: Op::Write { block: lsn * 32, data } }
+        };
+        let open = async || {
+            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            Journal::open(rt.clone(), disk, config.clone()).await.unwrap().unwrap()
+        };
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let journal =
+            Journal::create(rt.clone(), shared, config.clone(), VolumeId(9), vec![], Lsn(1)).await.unwrap();
+        put(&journal, &big(1, 1)).await.unwrap();
+        journal.sync(None).await.unwrap();
+        // Two groups that are written out for their size, not synced.
+        for lsn in 2..18 {
+            put(&journal, &big(lsn, 1)).await.unwrap();
+            rt.sleep(Duration::from_millis(20)).await;
+        }
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let path = config.dir.join("segment-00000001");
+        assert!(disk.rot(&path, 300 << 10, &[9]), "in the first of them");
+        let (journal, found) = open().await;
+        assert_eq!(found.end, Lsn(1));
+        for lsn in 2..10 {
+            put(&journal, &big(lsn, 2)).await.unwrap();
+        }
+        journal.sync(None).await.unwrap();
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let (journal, found) = open().await;
+        assert_eq!(found.end, Lsn(9));
+        let expected: Vec<_> = (1..10).map(|lsn| big(lsn, if lsn == 1 { 1 } else { 2 })).collect();
+        assert!(replayed(&journal, 0).await.unwrap() == expected);
+    });
+}
+
+#[test]
+fn what_a_failed_sync_dropped_is_not_believed_because_it_reads_well() {
+    for seed in 0..20 {
+        run(seed, |rt, disk| async move {
+            let journal = create(rt.clone(), &disk).await;
+            put(&journal, &write(1)).await.unwrap();
+            journal.sync(None).await.unwrap();
+            put(&journal, &write(2)).await.unwrap();
+            disk.faults(|f| f.sync_fails = 1000);
+            assert!(journal.sync(None).await.is_err());
+            disk.faults(|f| f.sync_fails = 0);
+            drop(journal);
+            rt.sleep(Duration::from_millis(200)).await;
+            let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
+            assert_eq!(found.end, Lsn(2), "the page cache still has it");
+            journal.sync(None).await.unwrap();
+            drop(journal);
+            rt.sleep(Duration::from_millis(200)).await;
+            disk.power_loss();
+            let (journal, found) = open(rt, &disk).await.unwrap().unwrap();
+            assert_eq!(found.end, Lsn(2));
+            assert_eq!(replayed(&journal, 0).await.unwrap(), [write(1), write(2)]);
+        });
+    }
+}
+
+#[test]
 fn a_clean_close_leaves_no_doubt_about_the_end() {
     run(1, |rt, disk| async move {
         let journal = create(rt.clone(), &disk).await;
@@ -523,4 +590,69 @@ fn no_space_for_more_segments_is_less_room_not_an_error() {
         task.await.unwrap();
         assert!(journal.usage().allocated < journal.usage().size);
     });
+}
+
+/// `write + flush` figures of this machine's disk (or of `WINDLASS_BENCH_DIR`).
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a benchmark: cargo test --release --lib journal::tests::bench -- --ignored --nocapture"]
+async fn bench() {
+    let dir = tempfile::tempdir_in(std::env::var("WINDLASS_BENCH_DIR").unwrap_or(".".into())).unwrap();
+    let rt = Rt::new(RealRuntime::current());
+    let config = JournalConfig { dir: dir.path().join("j"), size: 1 << 30, segment: None };
+    let start = rt.now();
+    let disk = RealDisk::start();
+    let journal =
+        Journal::create(rt.clone(), disk.clone(), config.clone(), VolumeId(1), vec![], Lsn(1)).await.unwrap();
+    println!("create: {:?}", rt.now().since(start));
+    let journal = Arc::new(journal);
+    let next = Arc::new(tokio::sync::Mutex::new(1u64));
+    for (depth, blocks, flush, seconds) in
+        [(1, 1, true, 3), (32, 1, true, 3), (32, 1, false, 3), (8, 256, false, 3), (1, 1, true, 3)]
+    {
+        let start = rt.now();
+        let tasks: Vec<_> = (0..depth)
+            .map(|_| {
+                let (journal, next, rt2) = (journal.clone(), next.clone(), rt.clone());
+                let data = Bytes::from(vec![7; 4096 * blocks]);
+                rt.spawn(async move {
+                    let mut done = 0u64;
+                    while rt2.now().since(start) < Duration::from_secs(seconds) {
+                        let mut room = journal.reserve(journal.cost(data.len() as u64)).await.unwrap();
+                        {
+                            let mut next = next.lock().await;
+                            let op = Op::Write { block: *next, data: data.clone() };
+                            journal.append(&mut room, &Record { lsn: Lsn(*next), op }).unwrap();
+                            journal.trim(Lsn(next.saturating_sub(4096)));
+                            *next += 1;
+                        }
+                        if flush {
+                            journal.sync(None).await.unwrap();
+                        }
+                        done += 1;
+                    }
+                    done
+                })
+            })
+            .collect();
+        let mut done = 0;
+        for task in tasks {
+            done += task.await.unwrap();
+        }
+        journal.sync(None).await.unwrap();
+        let rate = done as f64 / rt.now().since(start).as_secs_f64();
+        println!(
+            "depth {depth}, {blocks} blocks, flush {flush}: {rate:.0}/s, {:.0} MB/s, {:?}",
+            rate * blocks as f64 * 4096.0 / 1e6,
+            journal.usage()
+        );
+    }
+    let end = *next.lock().await;
+    drop(journal);
+    rt.sleep(Duration::from_millis(200)).await;
+    let start = rt.now();
+    let (journal, found) = Journal::open(rt.clone(), disk, config).await.unwrap().unwrap();
+    println!("open: {:?}, {} to {} of {end}", rt.now().since(start), found.first_lsn, found.end);
+    let start = rt.now();
+    let records = replayed(&journal, found.first_lsn.0 - 1).await.unwrap();
+    println!("replay of {}: {:?}", records.len(), rt.now().since(start));
 }

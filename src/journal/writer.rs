@@ -29,6 +29,8 @@ pub struct Shared {
     /// As on the disk; held across its rewriting.
     pub header: tokio::sync::Mutex<Header>,
     pub work: Notify,
+    /// Held while a segment is made: who lets go of the folder waits for it.
+    pub making: tokio::sync::Mutex<()>,
     /// Numbers for new segment files.
     pub next_number: Mutex<u64>,
     /// The writer has ended.
@@ -120,35 +122,43 @@ pub fn prepare(shared: &Arc<Shared>) {
     let (generation, bytes) = (ring.generation, ring.segment);
     drop(ring);
     let task = shared.clone();
-    shared.rt.spawn(async move { make_ahead(&task, generation, bytes).await }).detach();
+    shared.rt.spawn(make_ahead(task, generation, bytes)).detach();
 }
 
-async fn make_ahead(shared: &Arc<Shared>, generation: u64, bytes: u64) {
+async fn make_ahead(shared: Arc<Shared>, generation: u64, bytes: u64) {
+    let making = shared.making.lock().await;
+    if shared.ring.lock().closing {
+        return;
+    }
     let number = shared.take_number();
     let made = make_segment(&*shared.disk, &shared.dir, number, bytes).await;
-    let made = match made {
-        Ok(segment) => Some(segment),
-        Err(error) => {
-            tracing::warn!("{error}; the journal goes on with less space");
-            shared.rt.sleep(SPACE_RETRY).await;
-            None
-        }
-    };
+    let failed = made.as_ref().err().map(Error::share);
     let unwanted = {
         let mut ring = shared.ring.lock();
-        ring.preparing = false;
-        let wanted = generation == ring.generation && ring.failed.is_none() && !ring.closing;
-        if wanted {
-            ring.fresh.extend(made);
-            ring.admit();
-            None
-        } else {
-            made
+        match made.ok() {
+            Some(segment) if generation == ring.generation && ring.failed.is_none() => {
+                ring.fresh.push(segment);
+                ring.admit();
+                None
+            }
+            other => other,
         }
     };
     if let Some(segment) = unwanted {
         // It only takes space; the next start uses it.
         let _ = shared.disk.remove(&shared.dir.join(segment.name)).await;
     }
-    prepare(shared);
+    drop(making);
+    if let Some(error) = failed {
+        tracing::warn!("{error}; the journal goes on with less space");
+        // Nothing is held meanwhile: the journal may be closed and opened again.
+        let (rt, weak) = (shared.rt.clone(), Arc::downgrade(&shared));
+        drop(shared);
+        rt.sleep(SPACE_RETRY).await;
+        let Some(shared) = weak.upgrade() else { return };
+        shared.ring.lock().preparing = false;
+        return prepare(&shared);
+    }
+    shared.ring.lock().preparing = false;
+    prepare(&shared);
 }

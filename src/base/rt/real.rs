@@ -104,10 +104,26 @@ struct RealFile {
     writer: mpsc::Sender<Job>,
 }
 
+/// Parts handed to one system call (IOV_MAX).
+const PARTS_MAX: usize = 1024;
+
 fn write_parts(file: &File, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
-    for part in parts {
-        file.write_all_at(part, offset)?;
-        offset += part.len() as u64;
+    for some in parts.chunks(PARTS_MAX) {
+        let mut slices: Vec<io::IoSlice<'_>> = some.iter().map(|p| io::IoSlice::new(p)).collect();
+        let mut left = &mut slices[..];
+        // Empty parts would look like a disk that takes nothing.
+        io::IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match rustix::io::pwritev(file, left, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    offset += n as u64;
+                    io::IoSlice::advance_slices(&mut left, n);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
     Ok(())
 }
@@ -280,6 +296,10 @@ mod tests {
         disk.write_atomic(&path, Bytes::from_static(b"hello")).await.unwrap();
         assert_eq!(disk.read(&path, 5).await.unwrap(), "hello");
         assert!(disk.read(&path, 4).await.is_err());
+        let file = disk.open(&path, OpenHow::Write).await.unwrap();
+        let parts = (0..2500).map(|n| Bytes::from(vec![n as u8; n % 3])).collect::<Vec<_>>();
+        file.pwrite(3, parts.clone(), true).await.unwrap();
+        assert_eq!(file.pread(0, 9999).await.unwrap(), [b"hel".to_vec(), parts.concat()].concat());
         assert_eq!(disk.list(&sub).await.unwrap(), ["f"]);
         let held = disk.lock(&sub.join("lock"), "pid 1").await.unwrap();
         let again = disk.lock(&sub.join("lock"), "pid 2").await.unwrap_err();
