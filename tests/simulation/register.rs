@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, Sim, World};
+use windlass::base::size::HEAD_MAX;
 use windlass::base::{Error, Generation, Incarnation, Kind, PoolId, RegisterId};
 use windlass::pool::{Change, LABEL_KEY, Label, Member, PoolConfig, Register, Settings, StoreEntry};
 use windlass::store::{Cause, Reach, SimStore, Store, When};
@@ -336,4 +337,98 @@ fn three_acceptors_are_a_register() {
 #[test]
 fn five_acceptors_are_a_register() {
     each_seed("register::five_acceptors_are_a_register", 150, |seed| run(seed, 5));
+}
+
+/// Runs a scenario on stores that are well until it says otherwise.
+fn scenario<F: Future<Output = ()> + Send + 'static>(n: usize, run: impl FnOnce(World, Arc<Stores>) -> F) {
+    let sim = Sim::new(1);
+    let world: World = (*sim).clone();
+    let stores = Arc::new(Stores::new(&sim, n));
+    let run = run(world, stores.clone());
+    sim.run(async move {
+        stores.label().await;
+        run.await;
+    })
+    .unwrap();
+}
+
+async fn put(register: &Register, value: &'static [u8]) -> windlass::base::Result<()> {
+    register.change(|_| Ok(Change::Put(Bytes::from_static(value), ()))).await
+}
+
+#[test]
+fn a_stable_owner_writes_and_confirms_in_one_round_trip() {
+    scenario(3, |world, stores| async move {
+        let register = stores.register(&world.rt(), 1);
+        let requests = || stores.stores.iter().map(|s| s.requests()).sum::<u64>();
+        assert_eq!(register.read().await.unwrap(), None);
+        put(&register, b"one").await.unwrap();
+        for value in [b"two".as_slice(), b"three", b"four"] {
+            // Acceptors that the write before missed are caught up with meanwhile.
+            world.rt().sleep(Duration::from_secs(3)).await;
+            let before = requests();
+            put(&register, value).await.unwrap();
+            world.rt().sleep(Duration::from_secs(3)).await;
+            assert_eq!(requests() - before, 3, "one put an acceptor");
+            assert_eq!(register.confirm().await.unwrap().unwrap(), value);
+            world.rt().sleep(Duration::from_secs(3)).await;
+            assert_eq!(requests() - before, 6, "one head an acceptor");
+        }
+        let other = stores.register(&world.rt(), 1);
+        assert_eq!(other.read().await.unwrap().unwrap(), "four");
+        assert_eq!(stores.register(&world.rt(), 2).read().await.unwrap(), None);
+    });
+}
+
+#[test]
+fn without_a_majority_it_says_which_stores_are_out() {
+    scenario(3, |world, stores| async move {
+        let register = stores.register(&world.rt(), 1).with_deadline(Duration::from_secs(10));
+        put(&register, b"one").await.unwrap();
+        stores.stores[0].faults(|f| f.reach = Reach::Refuses);
+        put(&register, b"two").await.unwrap();
+        stores.stores[2].contents().wipe();
+        let begun = world.now();
+        for error in [put(&register, b"three").await.unwrap_err(), register.confirm().await.unwrap_err()] {
+            assert!(error.is(Kind::Unavailable));
+            let text = error.to_string();
+            assert!(text.contains("mem:s0") && text.contains("mem:s2") && !text.contains("mem:s1"), "{text}");
+        }
+        assert_eq!(world.now().since(begun), Duration::from_secs(20));
+        stores.stores[0].faults(|f| f.reach = Reach::Up);
+        put(&register, b"four").await.unwrap();
+        assert_eq!(register.read().await.unwrap().unwrap(), "four");
+    });
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_and_changes_nothing() {
+    scenario(1, |world, stores| async move {
+        let register = stores.register(&world.rt(), 1);
+        put(&register, b"one").await.unwrap();
+        let large = Bytes::from(vec![0; HEAD_MAX + 1]);
+        let refused = register.change(|_| Ok(Change::Put(large.clone(), ()))).await.unwrap_err();
+        assert!(refused.is(Kind::Refused));
+        assert_eq!(register.read().await.unwrap().unwrap(), "one");
+        let most = Bytes::from(vec![0; HEAD_MAX]);
+        register.change(|_| Ok(Change::Put(most.clone(), ()))).await.unwrap();
+        let other = stores.register(&world.rt(), 1);
+        assert_eq!(other.read().await.unwrap().unwrap(), most);
+    });
+}
+
+#[test]
+fn a_rotten_acceptor_does_not_count() {
+    scenario(3, |world, stores| async move {
+        put(&stores.register(&world.rt(), 1), b"one").await.unwrap();
+        world.rt().sleep(Duration::from_secs(1)).await;
+        let key = windlass::pool::register_key(RegisterId(1));
+        assert!(stores.stores[0].contents().rot(&key, |bytes| bytes[110] ^= 1));
+        let register = stores.register(&world.rt(), 1).with_deadline(Duration::from_secs(10));
+        assert_eq!(register.read().await.unwrap().unwrap(), "one");
+        put(&register, b"two").await.unwrap();
+        stores.stores[1].faults(|f| f.reach = Reach::Refuses);
+        let text = register.read().await.unwrap_err().to_string();
+        assert!(text.contains("mem:s0") && text.contains("checksum"), "{text}");
+    });
 }
