@@ -5,6 +5,7 @@
 //! `Unknown`, whichever of these became of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -65,6 +66,7 @@ pub struct SimStore {
     world: World,
     contents: Arc<MemStore>,
     faults: Arc<Mutex<StoreFaults>>,
+    requests: Arc<AtomicU64>,
 }
 
 /// What becomes of a request, drawn when it is sent.
@@ -96,7 +98,12 @@ where
 impl SimStore {
     pub fn new(world: &World, name: &str) -> Arc<SimStore> {
         let contents = MemStore::new(name);
-        Arc::new(SimStore { world: world.clone(), contents, faults: Arc::default() })
+        Arc::new(SimStore {
+            world: world.clone(),
+            contents,
+            faults: Arc::default(),
+            requests: Arc::default(),
+        })
     }
 
     pub fn faults(&self, change: impl FnOnce(&mut StoreFaults)) {
@@ -106,6 +113,11 @@ impl SimStore {
     /// The contents without the network, for tests that look from outside.
     pub fn contents(&self) -> &Arc<MemStore> {
         &self.contents
+    }
+
+    /// Requests sent so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     fn draw(&self, faults: &StoreFaults) -> Fate {
@@ -129,6 +141,7 @@ impl SimStore {
     }
 
     async fn ask<T: Send + 'static>(&self, run: Effect<T>) -> Reply<T> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let faults = *self.faults.lock();
         let url = self.contents.url();
         let pause = || self.world.latency(faults.latency.0, faults.latency.1);

@@ -9,6 +9,8 @@
 //! - Both rounds are puts; a get promises nothing. A put has a fresh nonce, so that an etag stands for one put.
 //! - An accept promises the next ballot to its own attempt. Only that ballot may skip the first round, only once, only
 //!   after the accept was known chosen, only on acceptors whose etag is the one which that accept's put returned.
+//! - A chosen write may be put on acceptors that took no part in its first round, where a look, and the put's
+//!   if-match, show no promise above it.
 //! - After any other outcome the next attempt takes both rounds, above everything read.
 //! - What an acceptor shows (also: nothing) and what an if-absent put stored count only when the store attested
 //!   after it; an if-match that matched, or an own etag, needs nothing more.

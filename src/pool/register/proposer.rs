@@ -20,6 +20,8 @@ use crate::store::Etag;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Pauses between attempts grow up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Acceptors that a write did not reach by then are caught up with.
+const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
 /// Looks at acceptors that are being changed before a reader settles the value itself.
 const GLANCES: u32 = 3;
 
@@ -321,9 +323,39 @@ impl Shared {
         let done = |took: &[()]| took.len() >= self.majority;
         let chosen = done(&gather(&self.rt, asks, self.majority, done).await);
         if chosen {
-            *self.held.lock() = Some(accepted);
+            *self.held.lock() = Some(accepted.clone());
+            self.rt.spawn(self.clone().catch_up(ballot, accepted)).detach();
         }
         chosen
+    }
+
+    /// Brings a chosen write to the acceptors that missed it and promised nothing above it; without that, each slow
+    /// answer would leave one more behind until every write needs all that are left.
+    async fn catch_up(self: Arc<Self>, ballot: Ballot, accepted: Arc<Accepted>) {
+        self.rt.sleep(CATCH_UP_AFTER).await;
+        let current = || self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, &accepted));
+        for index in 0..self.cells.len() {
+            if !current() {
+                return;
+            }
+            if accepted.etags.lock().contains_key(&index) {
+                continue;
+            }
+            let (accepted, nonce) = (accepted.clone(), Nonce(self.rt.random128()));
+            let ask = self.ask(index, move |cell| async move {
+                let seen = cell.look().await?;
+                if seen.state.promised > ballot && seen.state.promised != accepted.next {
+                    return Err(taken());
+                }
+                let state =
+                    Acceptor { promised: accepted.next, accepted: ballot, value: accepted.value.clone() };
+                let etag = cell.write(&state, seen.etag, nonce).await?.ok_or_else(taken)?;
+                accepted.etags.lock().insert(index, etag);
+                Ok(())
+            });
+            // Whoever is still out is caught up with after the next write.
+            let _ = ask.await;
+        }
     }
 
     fn unavailable(&self, deadline: Duration, after: &str) -> Error {

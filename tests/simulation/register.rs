@@ -1,0 +1,434 @@
+//! The register under everything that may happen to its clients and stores: is every recorded history linearizable?
+//!
+//! The value is the list of all changes' tags, so what anyone was ever told must be prefixes of one list, in an order
+//! that agrees with time; a change that was acknowledged is in it once, one that was not at most once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use windlass::base::rt::Rt;
+use windlass::base::rt::sim::{Process, Sim, World};
+use windlass::base::size::HEAD_MAX;
+use windlass::base::{Error, Generation, Incarnation, Kind, PoolId, RegisterId};
+use windlass::pool::{Change, LABEL_KEY, Label, Member, PoolConfig, Register, Settings, StoreEntry};
+use windlass::store::{Cause, Reach, SimStore, Store, When};
+
+use crate::seeds::each_seed;
+
+const POOL: PoolId = PoolId(1);
+
+/// The stores of a pool whose every store holds registers.
+pub struct Stores {
+    pub stores: Vec<Arc<SimStore>>,
+}
+
+fn incarnation(index: usize) -> Incarnation {
+    Incarnation(100 + index as u128)
+}
+
+impl Stores {
+    fn new(world: &World, n: usize) -> Stores {
+        let stores: Vec<_> = (0..n).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
+        Stores { stores }
+    }
+
+    /// Labels them; afterwards they are members.
+    async fn label(&self) {
+        let n = self.stores.len();
+        let entry = |i| StoreEntry { url: format!("mem:s{i}"), zone: None, incarnation: incarnation(i) };
+        let layout = format!("1+{}", n - 1).parse().unwrap();
+        let entries = (0..n).map(entry).collect();
+        let config =
+            PoolConfig::new(POOL, "p".parse().unwrap(), layout, entries, Settings::default()).unwrap();
+        for (i, store) in self.stores.iter().enumerate() {
+            let label = Label::new(POOL, i, incarnation(i), config.clone()).encode();
+            store.contents().put(LABEL_KEY, label, When::Absent, Cause::Label).await.unwrap();
+        }
+    }
+
+    /// A process's own view of them.
+    fn register(&self, rt: &Rt, id: u128) -> Register {
+        let member = |(i, store): (usize, &Arc<SimStore>)| {
+            let (url, bucket) = (store.url().to_owned(), store.clone() as _);
+            Member::new(rt.clone(), POOL, i, incarnation(i), None, url, Some(bucket))
+        };
+        let members = self.stores.iter().enumerate().map(member).collect();
+        Register::new(rt.clone(), members, Generation(0), RegisterId(id))
+    }
+}
+
+type Tags = Vec<u32>;
+
+fn encode(tags: &[u32]) -> Bytes {
+    tags.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<_>>().into()
+}
+
+fn decode(value: Option<&Bytes>) -> Tags {
+    let bytes = value.map(|v| v.as_ref()).unwrap_or_default();
+    bytes.chunks(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// One operation as its caller saw it.
+struct Op {
+    begun: usize,
+    /// The tag that it adds.
+    tag: Option<u32>,
+    /// When it was told which value; absent when it failed or its process died.
+    told: Option<(usize, Tags)>,
+}
+
+#[derive(Default)]
+struct History {
+    clock: usize,
+    ops: Vec<Op>,
+}
+
+impl History {
+    fn begin(&mut self, tag: Option<u32>) -> usize {
+        self.clock += 1;
+        self.ops.push(Op { begun: self.clock, tag, told: None });
+        self.ops.len() - 1
+    }
+
+    fn end(&mut self, op: usize, value: Tags) {
+        self.clock += 1;
+        self.ops[op].told = Some((self.clock, value));
+    }
+
+    fn check(&self) {
+        let told: Vec<_> = self.ops.iter().filter_map(|op| Some((op, op.told.as_ref()?))).collect();
+        let empty = Tags::new();
+        let longest = told.iter().map(|(_, (_, value))| value).max_by_key(|v| v.len()).unwrap_or(&empty);
+        let distinct: BTreeSet<_> = longest.iter().collect();
+        assert_eq!(distinct.len(), longest.len(), "a change was applied twice: {longest:?}");
+        for (op, (ended, value)) in &told {
+            assert!(longest.starts_with(value), "{value:?} and {longest:?} are not one chain");
+            let known = told.iter().filter(|(_, (end, _))| *end < op.begun).map(|(_, (_, v))| v.len());
+            let known = known.max().unwrap_or(0);
+            assert!(value.len() >= known, "told {value:?} at {ended}, but {known} changes were known before");
+            if let Some(tag) = op.tag {
+                let at = value.iter().position(|t| *t == tag);
+                let at = at.unwrap_or_else(|| panic!("{tag} was acknowledged but isn't in {value:?}"));
+                assert!(at >= known, "{tag} is at {at} of {value:?}, before what was known when it began");
+            }
+        }
+        for op in &self.ops {
+            let early = |(_, (end, value)): &&(&Op, &(usize, Tags))| {
+                *end < op.begun && op.tag.is_some_and(|tag| value.contains(&tag))
+            };
+            assert!(told.iter().find(early).is_none(), "a change was seen before it began");
+        }
+    }
+}
+
+/// One register's clients, over several lives of their processes.
+struct Client {
+    rt: Rt,
+    register: Register,
+    history: Arc<Mutex<History>>,
+}
+
+impl Client {
+    async fn work(self) {
+        // Most clients collide now and then, some all the time.
+        let pause = 20 << self.rt.below(8);
+        loop {
+            self.rt.sleep(Duration::from_millis(self.rt.below(pause))).await;
+            let patient = self.register.with_deadline(Duration::from_secs(1 + self.rt.below(20)));
+            match self.rt.below(8) {
+                0 => self.read(patient.read()).await,
+                1 | 2 => self.read(patient.confirm()).await,
+                3 => self.refuse(&patient).await,
+                _ => drop(self.append(&patient).await),
+            }
+        }
+    }
+
+    async fn read(&self, read: impl Future<Output = windlass::base::Result<Option<Bytes>>>) {
+        let op = self.history.lock().begin(None);
+        if let Ok(value) = read.await {
+            self.history.lock().end(op, decode(value.as_ref()));
+        }
+    }
+
+    /// A change that turns out to be none: its error is as good as a read.
+    async fn refuse(&self, register: &Register) {
+        let op = self.history.lock().begin(None);
+        let mut judged = Tags::new();
+        let out: Result<(), Error> = register
+            .change(|current| {
+                judged = decode(current);
+                Err(Error::new(Kind::Exists, "judged"))
+            })
+            .await;
+        if out.unwrap_err().is(Kind::Exists) {
+            self.history.lock().end(op, judged);
+        }
+    }
+
+    async fn append(&self, register: &Register) -> windlass::base::Result<()> {
+        let (op, tag) = {
+            let mut history = self.history.lock();
+            let tag = history.ops.len() as u32;
+            (history.begin(Some(tag)), tag)
+        };
+        let change = register.change(|current| {
+            let mut tags = decode(current);
+            if tags.contains(&tag) {
+                return Ok(Change::Keep(tags));
+            }
+            tags.push(tag);
+            Ok(Change::Put(encode(&tags), tags))
+        });
+        let value = change.await?;
+        self.history.lock().end(op, value);
+        Ok(())
+    }
+}
+
+/// The processes that run now.
+#[derive(Default)]
+struct Hosts {
+    running: Mutex<Vec<Process>>,
+    /// No more restarts.
+    over: AtomicBool,
+}
+
+/// Everything that goes wrong, by the seed.
+struct Director {
+    world: World,
+    stores: Arc<Stores>,
+    histories: Vec<Arc<Mutex<History>>>,
+    hosts: Arc<Hosts>,
+    wiped: usize,
+}
+
+impl Director {
+    fn start(&self, host: usize) {
+        start(&self.world, &self.stores, &self.histories, &self.hosts, host);
+    }
+
+    fn any_store(&self) -> &SimStore {
+        &self.stores.stores[self.world.below(self.stores.stores.len() as u64) as usize]
+    }
+
+    fn act(&mut self) {
+        let minority = (self.stores.stores.len() - 1) / 2;
+        match self.world.below(8) {
+            0..=2 => self.crash_soon(),
+            3 => self.any_store().faults(|f| f.reach = Reach::Refuses),
+            4 => self.any_store().faults(|f| f.reach = Reach::Silent),
+            5 | 6 => self.stores.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)),
+            _ if self.wiped < minority => {
+                // Only stores that are still whole count against the minority.
+                self.stores.stores[self.wiped].contents().wipe();
+                self.wiped += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Kills a host's process within the next steps, and starts it anew.
+    fn crash_soon(&self) {
+        let host = self.world.below(self.hosts.running.lock().len() as u64) as usize;
+        let (world, stores, histories, hosts) =
+            (self.world.clone(), self.stores.clone(), self.histories.clone(), self.hosts.clone());
+        self.world.after_steps(self.world.below(300), move || {
+            if hosts.over.load(Ordering::Relaxed) {
+                return;
+            }
+            hosts.running.lock()[host].kill();
+            start(&world, &stores, &histories, &hosts, host);
+        });
+    }
+}
+
+fn start(world: &World, stores: &Stores, histories: &[Arc<Mutex<History>>], hosts: &Hosts, host: usize) {
+    let process = world.process();
+    let rt = process.rt();
+    for (id, history) in histories.iter().enumerate() {
+        let register = stores.register(&rt, id as u128);
+        // Tasks of one process share a register.
+        for _ in 0..1 + world.below(2) {
+            let client = Client { rt: rt.clone(), register: register.clone(), history: history.clone() };
+            rt.spawn(client.work()).detach();
+        }
+    }
+    let mut hosts = hosts.running.lock();
+    if host == hosts.len() {
+        hosts.push(process);
+    } else {
+        hosts[host] = process;
+    }
+}
+
+fn run(seed: u64, n: usize) {
+    let sim = Sim::new(seed);
+    let world: World = (*sim).clone();
+    let stores = Arc::new(Stores::new(&sim, n));
+    let histories: Vec<Arc<Mutex<History>>> = (0..1 + sim.below(2)).map(|_| Arc::default()).collect();
+    let kept = histories.clone();
+    let out = sim.run(async move {
+        stores.label().await;
+        for store in &stores.stores {
+            let (errors, lost) = (world.below(60) as u32, world.below(100) as u32);
+            store.faults(|f| (f.errors, f.lost) = (errors, lost));
+        }
+        let mut director =
+            Director { world: world.clone(), stores, histories, hosts: Arc::default(), wiped: 0 };
+        for host in 0..1 + world.below(3) as usize {
+            director.start(host);
+        }
+        let rt = world.rt();
+        for _ in 0..10 {
+            rt.sleep(Duration::from_millis(world.below(2000))).await;
+            director.act();
+        }
+        settle(&director, &rt).await;
+    });
+    out.unwrap();
+    if std::env::var_os("WINDLASS_SEED").is_some() {
+        let count = |h: &Arc<Mutex<History>>| {
+            let ops = &h.lock().ops;
+            (ops.len(), ops.iter().filter(|op| op.told.is_some()).count())
+        };
+        let ops: Vec<_> = kept.iter().map(count).collect();
+        println!("{} steps, {:?} simulated, operations begun and told {ops:?}", sim.steps(), sim.now().0);
+    }
+    for history in kept {
+        history.lock().check();
+    }
+}
+
+/// All comes back but what was wiped: now everything must work, and show what was acknowledged.
+async fn settle(director: &Director, rt: &Rt) {
+    director.hosts.over.store(true, Ordering::Relaxed);
+    for host in director.hosts.running.lock().iter() {
+        host.kill();
+    }
+    for store in &director.stores.stores {
+        store.faults(|f| (f.reach, f.errors, f.lost) = (Reach::Up, 0, 0));
+    }
+    for (id, history) in director.histories.iter().enumerate() {
+        for _ in 0..2 {
+            let register = director.stores.register(rt, id as u128);
+            let client = Client { rt: rt.clone(), register: register.clone(), history: history.clone() };
+            client.append(&register).await.unwrap();
+            client.read(register.confirm()).await;
+            rt.sleep(Duration::from_secs(40)).await;
+        }
+    }
+}
+
+#[test]
+fn one_acceptor_is_a_register() {
+    each_seed("register::one_acceptor_is_a_register", 100, |seed| run(seed, 1));
+}
+
+#[test]
+fn three_acceptors_are_a_register() {
+    each_seed("register::three_acceptors_are_a_register", 500, |seed| run(seed, 3));
+}
+
+#[test]
+fn five_acceptors_are_a_register() {
+    each_seed("register::five_acceptors_are_a_register", 150, |seed| run(seed, 5));
+}
+
+/// Runs a scenario on stores that are well until it says otherwise.
+fn scenario<F: Future<Output = ()> + Send + 'static>(n: usize, run: impl FnOnce(World, Arc<Stores>) -> F) {
+    let sim = Sim::new(1);
+    let world: World = (*sim).clone();
+    let stores = Arc::new(Stores::new(&sim, n));
+    let run = run(world, stores.clone());
+    sim.run(async move {
+        stores.label().await;
+        run.await;
+    })
+    .unwrap();
+}
+
+async fn put(register: &Register, value: &'static [u8]) -> windlass::base::Result<()> {
+    register.change(|_| Ok(Change::Put(Bytes::from_static(value), ()))).await
+}
+
+#[test]
+fn a_stable_owner_writes_and_confirms_in_one_round_trip() {
+    scenario(3, |world, stores| async move {
+        let register = stores.register(&world.rt(), 1);
+        let requests = || stores.stores.iter().map(|s| s.requests()).sum::<u64>();
+        assert_eq!(register.read().await.unwrap(), None);
+        put(&register, b"one").await.unwrap();
+        for value in [b"two".as_slice(), b"three", b"four"] {
+            // Acceptors that the write before missed are caught up with meanwhile.
+            world.rt().sleep(Duration::from_secs(3)).await;
+            let before = requests();
+            put(&register, value).await.unwrap();
+            world.rt().sleep(Duration::from_secs(3)).await;
+            assert_eq!(requests() - before, 3, "one put an acceptor");
+            assert_eq!(register.confirm().await.unwrap().unwrap(), value);
+            world.rt().sleep(Duration::from_secs(3)).await;
+            assert_eq!(requests() - before, 6, "one head an acceptor");
+        }
+        let other = stores.register(&world.rt(), 1);
+        assert_eq!(other.read().await.unwrap().unwrap(), "four");
+        assert_eq!(stores.register(&world.rt(), 2).read().await.unwrap(), None);
+    });
+}
+
+#[test]
+fn without_a_majority_it_says_which_stores_are_out() {
+    scenario(3, |world, stores| async move {
+        let register = stores.register(&world.rt(), 1).with_deadline(Duration::from_secs(10));
+        put(&register, b"one").await.unwrap();
+        stores.stores[0].faults(|f| f.reach = Reach::Refuses);
+        put(&register, b"two").await.unwrap();
+        stores.stores[2].contents().wipe();
+        let begun = world.now();
+        for error in [put(&register, b"three").await.unwrap_err(), register.confirm().await.unwrap_err()] {
+            assert!(error.is(Kind::Unavailable));
+            let text = error.to_string();
+            assert!(text.contains("mem:s0") && text.contains("mem:s2") && !text.contains("mem:s1"), "{text}");
+        }
+        assert_eq!(world.now().since(begun), Duration::from_secs(20));
+        stores.stores[0].faults(|f| f.reach = Reach::Up);
+        put(&register, b"four").await.unwrap();
+        assert_eq!(register.read().await.unwrap().unwrap(), "four");
+    });
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_and_changes_nothing() {
+    scenario(1, |world, stores| async move {
+        let register = stores.register(&world.rt(), 1);
+        put(&register, b"one").await.unwrap();
+        let large = Bytes::from(vec![0; HEAD_MAX + 1]);
+        let refused = register.change(|_| Ok(Change::Put(large.clone(), ()))).await.unwrap_err();
+        assert!(refused.is(Kind::Refused));
+        assert_eq!(register.read().await.unwrap().unwrap(), "one");
+        let most = Bytes::from(vec![0; HEAD_MAX]);
+        register.change(|_| Ok(Change::Put(most.clone(), ()))).await.unwrap();
+        let other = stores.register(&world.rt(), 1);
+        assert_eq!(other.read().await.unwrap().unwrap(), most);
+    });
+}
+
+#[test]
+fn a_rotten_acceptor_does_not_count() {
+    scenario(3, |world, stores| async move {
+        put(&stores.register(&world.rt(), 1), b"one").await.unwrap();
+        world.rt().sleep(Duration::from_secs(1)).await;
+        let key = windlass::pool::register_key(RegisterId(1));
+        assert!(stores.stores[0].contents().rot(&key, |bytes| bytes[110] ^= 1));
+        let register = stores.register(&world.rt(), 1).with_deadline(Duration::from_secs(10));
+        assert_eq!(register.read().await.unwrap().unwrap(), "one");
+        put(&register, b"two").await.unwrap();
+        stores.stores[1].faults(|f| f.reach = Reach::Refuses);
+        let text = register.read().await.unwrap_err().to_string();
+        assert!(text.contains("mem:s0") && text.contains("checksum"), "{text}");
+    });
+}
