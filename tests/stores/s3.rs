@@ -165,6 +165,17 @@ async fn attributes_that_headers_cannot_carry_are_refused() {
     assert_eq!(server.faults.requests(), 0);
 }
 
+#[tokio::test]
+async fn certificates_that_are_none_are_told_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for bytes in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        std::io::Write::write_all(&mut file.as_file(), bytes.as_bytes()).unwrap();
+        let url = format!("s3://b?endpoint=https://127.0.0.1:1&region=r&ca={}", file.path().display());
+        let e = windlass::store::open(&rt(), &url.parse().unwrap()).await.unwrap_err();
+        assert!(e.is(Kind::Usage) && e.to_string().contains("ca="), "{e}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_answer_is_waited_for() {
     let (server, bucket) = normal().await;

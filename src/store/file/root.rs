@@ -6,14 +6,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fgetxattr, flock,
     fstat, fsync, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::thread::{Timespec, nanosleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::{DISPLACED, HIDDEN, KeyPath};
@@ -23,6 +25,8 @@ use crate::base::{Error, Kind, Result};
 
 /// Temporary files that are older than this were left by a crash.
 const STALE_MS: u64 = 24 * 3600 * 1000;
+/// Holders need microseconds; one that is suspended must not take all worker threads with it.
+const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// How often a put starts over because others made and removed its folders meanwhile.
 const TURNS: usize = 1000;
 const XATTR_PROBE: &str = "user.windlass.probe";
@@ -38,6 +42,8 @@ pub(super) struct Root {
     /// Folders whose own entry is known to survive a power cut.
     durable: Mutex<lru::LruCache<DirLife, ()>>,
     tidied: AtomicBool,
+    /// One a lock file.
+    turns: Vec<Mutex<()>>,
     pub remembered: Remembered,
 }
 
@@ -112,8 +118,10 @@ impl Drop for Temp {
 
 /// A key's lock, shared with every other process that uses this folder.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(super) struct Lock<'a> {
+    // Let go of in this order.
     _file: OwnedFd,
+    _turn: MutexGuard<'a, ()>,
 }
 
 /// Where an object is to be put.
@@ -139,6 +147,7 @@ impl Root {
             rt: rt.clone(),
             durable: Mutex::new(lru::LruCache::new(room(4096))),
             tidied: AtomicBool::new(false),
+            turns: (0..=u8::MAX).map(|_| Mutex::new(())).collect(),
             remembered: Mutex::new(lru::LruCache::new(room(16 << 10))),
         }
     }
@@ -244,24 +253,50 @@ impl Root {
     }
 
     /// Waits for the key's lock. Held for a few system calls only, never while data is written.
-    pub fn lock(&self, root: &OwnedFd, key: &str) -> Result<Lock> {
-        let path = format!("{HIDDEN}/locks/{:02x}", xxh3_64(key.as_bytes()) & 0xff);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let take = || -> rustix::io::Result<OwnedFd> {
-            loop {
-                let file =
-                    self.in_hidden(root, "locks", || openat(root, path.as_str(), flags, mode(0o666)))?;
-                match flock(&file, FlockOperation::LockExclusive) {
-                    Err(Errno::INTR) => continue,
-                    other => other?,
-                }
-                // A lock on a file that somebody removed meanwhile excludes nobody.
-                if fstat(&file)?.st_nlink > 0 {
-                    return Ok(file);
-                }
-            }
+    pub fn lock(&self, root: &OwnedFd, key: &str) -> Result<Lock<'_>> {
+        let at = xxh3_64(key.as_bytes()) as u8;
+        let path = format!("{HIDDEN}/locks/{at:02x}");
+        let held = || {
+            Error::new(
+                Kind::Unavailable,
+                format!(
+                    "store {}: another process holds {path} for {LOCK_WAIT:?}; is it suspended?",
+                    self.url
+                ),
+            )
         };
-        Ok(Lock { _file: take().map_err(|e| self.failed("taking a lock", e))? })
+        // In turn within this process: only the first asks the system.
+        let turn = self.turns[usize::from(at)].try_lock_for(LOCK_WAIT).ok_or_else(held)?;
+        let start = self.rt.now();
+        let mut pause_ns = 50_000;
+        loop {
+            if let Some(file) = self.try_flock(root, &path).map_err(|e| self.failed("taking a lock", e))? {
+                return Ok(Lock { _file: file, _turn: turn });
+            }
+            if self.rt.now().since(start) > LOCK_WAIT {
+                return Err(held());
+            }
+            // Cut short by a signal it only looks sooner.
+            let _ = nanosleep(&Timespec { tv_sec: 0, tv_nsec: pause_ns });
+            pause_ns = (pause_ns * 2).min(5_000_000);
+        }
+    }
+
+    /// `None` while another process has it.
+    fn try_flock(&self, root: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let file = self.in_hidden(root, "locks", || openat(root, path, flags, mode(0o666)))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                other => other?,
+            }
+            // A lock on a file that somebody removed meanwhile excludes nobody.
+            if fstat(&file)?.st_nlink > 0 {
+                return Ok(Some(file));
+            }
+        }
     }
 
     /// The folders on the way to an object, made where they are missing. An object that has the name of such a
@@ -341,6 +376,7 @@ impl Root {
                 Ok(None) => return Ok(None),
                 Ok(Some((out, spot))) => return Ok(Some((out, self.settle(&root, &folder, &spot)))),
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::EXIST) => {}
+                Err(Errno::LOOP) => return Err(self.foreign(&folder)),
                 Err(e) => return Err(self.failed(&doing, e)),
             }
         }
@@ -385,7 +421,12 @@ impl Root {
         if folder != "." {
             let ends = folder.match_indices('/').map(|(at, _)| &folder[..at]);
             for above in ends.chain(["."]) {
-                fsync(open_dir(root, above)?)?;
+                match open_dir(root, above) {
+                    Ok(dir) => fsync(dir)?,
+                    // Another has deleted the object since, and its folders with it.
+                    Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                    Err(e) => return Err(e),
+                }
             }
         }
         self.durable.lock().put(life, ());
@@ -394,20 +435,24 @@ impl Root {
 
     /// Removes what has become empty on the way up from `folder`, and makes the removal durable.
     pub fn prune(&self, root: &OwnedFd, folder: &str) -> rustix::io::Result<()> {
-        let mut at = folder;
+        let above = |at: &str| at.rsplit_once('/').map_or(".", |(above, _)| above).to_owned();
+        let mut at = folder.to_owned();
         loop {
             let aside = if at == "." { DISPLACED.to_owned() } else { format!("{at}/{DISPLACED}") };
             let _ = unlinkat(root, aside.as_str(), AtFlags::REMOVEDIR);
             // Not empty, or gone already: both end the way up.
-            if at == "." || unlinkat(root, at, AtFlags::REMOVEDIR).is_err() {
+            if at == "." || unlinkat(root, at.as_str(), AtFlags::REMOVEDIR).is_err() {
                 break;
             }
-            at = at.rsplit_once('/').map_or(".", |(above, _)| above);
+            at = above(&at);
         }
-        match open_dir(root, at) {
-            Ok(dir) => fsync(dir),
-            Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e),
+        loop {
+            match open_dir(root, &at) {
+                Ok(dir) => return fsync(dir),
+                // Another has removed it too.
+                Err(Errno::NOENT | Errno::NOTDIR) if at != "." => at = above(&at),
+                Err(e) => return Err(e),
+            }
         }
     }
 

@@ -14,6 +14,9 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use std::sync::Arc;
 
 use crate::base::rt::{Disk, RealDisk, Rt};
@@ -46,12 +49,14 @@ fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<
     }
     let mut trusted = TrustStore::default();
     if let Some(pem) = &authorities {
+        check_authorities(pem).map_err(|why| {
+            let file = place.ca.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+            Error::new(Kind::Usage, format!("ca={file} is not a file of certificates in PEM form: {why}"))
+        })?;
         trusted.add_pem_certificate(pem.clone());
     }
-    let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|e| {
-        let ca = place.ca.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-        Error::new(Kind::Invalid, format!("the certificates in {ca} can't be used")).because(e)
-    })?;
+    let context = TlsContext::builder().with_trust_store(trusted).build();
+    let context = context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))?;
     let http = aws_smithy_http_client::Builder::new()
         .pool_idle_timeout(IDLE)
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
@@ -60,6 +65,15 @@ fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<
     let new = Arc::new(Shared { rt: rt.clone(), authorities, http });
     all.push(Arc::downgrade(&new));
     Ok(new)
+}
+
+/// The SDK panics on certificates that it can't read, when the first request is made: they are read here first.
+fn check_authorities(pem: &[u8]) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    for der in CertificateDer::pem_slice_iter(pem) {
+        roots.add(der.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    }
+    if roots.is_empty() { Err("it holds none".into()) } else { Ok(()) }
 }
 
 /// What every write asks the server to do with the bytes.
