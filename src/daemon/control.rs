@@ -4,12 +4,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{LINE_MAX, Outcome, Progress, Reply, Request, VERSION, Verb};
@@ -46,14 +47,27 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome>;
 }
 
+/// The answers under way: each holds it shared until its last byte is written.
+#[derive(Clone, Debug, Default)]
+pub struct Answers(Arc<RwLock<()>>);
+
+impl Answers {
+    /// Waits until nobody waits for an answer any more, but not longer than `limit`.
+    pub async fn sent(&self, rt: &Rt, limit: Duration) {
+        let _ = rt.timeout(limit, self.0.write()).await;
+    }
+}
+
 /// Listens until `stop`; the socket file is replaced, since the caller holds the state folder's lock.
-pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<()> {
+pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).context(|| format!("control socket {}", path.display()))?;
     // The socket gives all that the daemon may do: only its own user may connect.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, mode).context(|| format!("control socket {}", path.display()))?;
     let (rt2, path) = (rt.clone(), path.to_owned());
+    let answers = Answers::default();
+    let under_way = answers.clone();
     rt.spawn(async move {
         loop {
             let accepted = futures::select_biased! {
@@ -61,7 +75,10 @@ pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: Cancellation
                 accepted = listener.accept().fuse() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => rt2.spawn(connection(rt2.clone(), stream, handler.clone())).detach(),
+                Ok((stream, _)) => {
+                    let serving = connection(rt2.clone(), stream, handler.clone(), under_way.clone());
+                    rt2.spawn(serving).detach();
+                }
                 Err(error) => {
                     tracing::warn!(%error, "control socket: accept failed");
                     rt2.sleep(std::time::Duration::from_millis(100)).await;
@@ -71,10 +88,10 @@ pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: Cancellation
         let _ = std::fs::remove_file(&path);
     })
     .detach();
-    Ok(())
+    Ok(answers)
 }
 
-async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>) {
+async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>, under_way: Answers) {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
@@ -83,6 +100,7 @@ async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>) {
             Ok(None) => return,
             Err(error) => Err(error),
         };
+        let _under_way = under_way.0.read().await;
         let stop = request.as_ref().is_err_and(|e| e.is(Kind::Io));
         let done = match request {
             Ok(verb) => answer(&rt, verb, &handler, &mut write).await,
@@ -249,5 +267,32 @@ mod tests {
             assert!(line.contains(r#""kind":"usage""#), "{line}");
         }
         stop.cancel();
+    }
+
+    /// Answers `Status` late, as an unmount does.
+    struct Slow(Rt);
+
+    #[async_trait]
+    impl Handler for Slow {
+        async fn handle(&self, _verb: Verb, _progress: ProgressSink) -> Result<Outcome> {
+            self.0.sleep(Duration::from_millis(200)).await;
+            Outcome::of(&"late")
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_under_way_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.sock");
+        let rt = Rt::new(RealRuntime::current());
+        let answers = serve(&rt, &path, Arc::new(Slow(rt.clone())), CancellationToken::new()).unwrap();
+        answers.sent(&rt, Duration::from_secs(5)).await;
+        let mut client = Client::connect(&path).await.unwrap().unwrap();
+        let asked = rt.spawn(async move { client.call(Verb::Status, |_| {}).await });
+        rt.sleep(Duration::from_millis(50)).await;
+        let began = rt.now();
+        answers.sent(&rt, Duration::from_secs(5)).await;
+        assert!(rt.now().since(began) >= Duration::from_millis(100));
+        assert_eq!(asked.await.unwrap().unwrap().value, serde_json::json!("late"));
     }
 }

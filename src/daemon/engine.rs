@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{Outcome, Verb, VolumePath};
 use super::config::Config;
-use super::control::{self, Handler, ProgressSink};
+use super::control::{self, Answers, Handler, ProgressSink};
 use super::desk::Desk;
 use super::exports::EngineExports;
 use super::home::{Home, Seat};
@@ -22,6 +22,8 @@ use crate::volume::{Memory, OpenMode};
 
 /// How long the end waits for volumes to drain; what is not drained by then stays ours and is told.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long commands that still wait for an answer are waited for at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -44,6 +46,7 @@ pub struct Engine {
     desk: Arc<Desk>,
     servers: parking_lot::Mutex<Vec<nbd::Server>>,
     stop: CancellationToken,
+    answers: parking_lot::Mutex<Answers>,
     /// The state folder's; given up at the end.
     lock: parking_lot::Mutex<Option<Box<dyn DiskLock>>>,
 }
@@ -78,12 +81,14 @@ impl Engine {
             desk: Arc::new(desk),
             servers: parking_lot::Mutex::default(),
             stop: CancellationToken::new(),
+            answers: parking_lot::Mutex::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
         });
         if options.control {
             // First, so that commands meanwhile reach this engine rather than wait for its lock.
             let handler = Arc::new(Commands(Arc::downgrade(&engine)));
-            control::serve(&rt, &engine.desk.seat.home.control()?, handler, engine.stop.clone())?;
+            let path = engine.desk.seat.home.control()?;
+            *engine.answers.lock() = control::serve(&rt, &path, handler, engine.stop.clone())?;
         }
         if options.serve {
             engine.open_pools(&options.pools).await?;
@@ -206,6 +211,9 @@ impl Engine {
         for sentence in self.desk.pools.shutdown(DRAIN).await {
             tracing::warn!("{sentence}");
         }
+        // A command may be what ends this engine: it gets its answer.
+        let answers = self.answers.lock().clone();
+        answers.sent(&self.desk.seat.rt, LAST_ANSWERS).await;
         remove_if_there(&*self.desk.seat.disk, &self.desk.seat.home.control()?).await;
         self.lock.lock().take();
         unmounted
