@@ -126,8 +126,7 @@ proptest! {
             let (now, later) = rest.split_at(cut.min(rest.len()));
             let mut now = now;
             while !now.is_empty() {
-                let waker = futures::task::noop_waker();
-                let mut cx = std::task::Context::from_waker(&waker);
+                let mut cx = std::task::Context::from_waker(futures::task::noop_waker_ref());
                 prop_assert!(window.poll_fill(&mut cx, &mut now).is_ready());
                 while let Some(arrived) = intake.next(&mut window, facts).unwrap() {
                     let (len, fill, good) = writes[seen];
@@ -154,6 +153,24 @@ proptest! {
         prop_assert_eq!(seen, writes.len());
         prop_assert!(!intake.under_way());
     }
+}
+
+/// Full windows end within a header, which moves to the front.
+#[test]
+fn headers_are_whole_across_windows() {
+    let bytes: Vec<u8> = (0..20_000).flat_map(|i| request(0, FLUSH, i, 0, 0)).collect();
+    let facts = Facts { size: SIZE, flags: 0 };
+    let (mut intake, mut window) = (Intake::default(), Window::new());
+    let (mut rest, mut seen) = (&bytes[..], 0);
+    while !rest.is_empty() {
+        let mut cx = std::task::Context::from_waker(futures::task::noop_waker_ref());
+        assert!(window.poll_fill(&mut cx, &mut rest).is_ready());
+        while let Some(Arrived::Request { request, .. }) = intake.next(&mut window, facts).unwrap() {
+            assert_eq!((request.cookie, request.command), (seen, Command::Flush));
+            seen += 1;
+        }
+    }
+    assert_eq!((seen, window.bytes().len()), (20_000, 0));
 }
 
 #[test]
