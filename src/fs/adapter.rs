@@ -97,7 +97,8 @@ fn attr(ino: u64, f: &Facts) -> FileAttr {
         crtime: time(f.ctime),
         kind: file_type(f.mode),
         perm: (f.mode & 0o7777) as u16,
-        nlink: if f.is_dir() { 2 } else { 1 },
+        // A directory's 1 says that its folders were not counted.
+        nlink: 1,
         uid: f.uid,
         gid: f.gid,
         rdev: 0,
@@ -199,6 +200,13 @@ impl Face {
     /// What is known at once; a panic in it is taken for "nothing".
     fn known<T>(&self, ask: impl FnOnce(&Fs) -> Option<T>) -> Option<T> {
         catch_unwind(AssertUnwindSafe(|| ask(&self.fs))).unwrap_or(None)
+    }
+
+    /// What needs no answer from elsewhere; a panic in it drops the reply, which answers `EIO`.
+    fn guarded(&self, act: impl FnOnce(&Fs)) {
+        if catch_unwind(AssertUnwindSafe(|| act(&self.fs))).is_err() {
+            tracing::error!("an operation panicked; the mount goes on");
+        }
     }
 
     /// Hands an operation and its reply to the runtime; says in the log what failed and for which object.
@@ -316,7 +324,7 @@ impl Filesystem for Face {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, times: u64) {
-        self.fs.forget(ino.0, times);
+        self.guarded(|fs| fs.forget(ino.0, times));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -495,7 +503,7 @@ impl Filesystem for Face {
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        if !self.fs.flush_needed(handle.0) {
+        if self.known(|fs| Some(fs.flush_needed(handle.0))) == Some(false) {
             return reply.ok();
         }
         let fs = self.fs.clone();
@@ -531,16 +539,16 @@ impl Filesystem for Face {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(ino.0) {
+        self.guarded(|fs| match fs.opendir(ino.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(f) => reply.error(errno(&f)),
-        }
+        });
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let cookie = offset.saturating_sub(2);
         if let Some(known) = self.known(|fs| fs.readdir_now(handle.0, cookie, false)) {
-            return reply_dir(&self.fs, ino, offset, reply, Ok(known));
+            return self.guarded(|fs| reply_dir(fs, ino, offset, reply, Ok(known)));
         }
         let fs = self.fs.clone();
         let work = move |fs: Arc<Fs>| async move { fs.readdir(handle.0, cookie, false).await };
@@ -557,7 +565,7 @@ impl Filesystem for Face {
     ) {
         let cookie = offset.saturating_sub(2);
         if let Some(known) = self.known(|fs| fs.readdir_now(handle.0, cookie, true)) {
-            return reply_dir_plus(&self.fs, ino, offset, reply, Ok(known));
+            return self.guarded(|fs| reply_dir_plus(fs, ino, offset, reply, Ok(known)));
         }
         let fs = self.fs.clone();
         let work = move |fs: Arc<Fs>| async move { fs.readdir(handle.0, cookie, true).await };
@@ -565,7 +573,7 @@ impl Filesystem for Face {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.fs.releasedir(handle.0);
+        self.guarded(|fs| fs.releasedir(handle.0));
         reply.ok();
     }
 

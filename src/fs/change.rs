@@ -132,9 +132,18 @@ impl Fs {
         }
         self.detach(&target.key).await?;
         let file = self.inodes.lock().at(&target.key, false).and_then(|n| n.file.clone());
-        if !file.as_ref().is_some_and(|f| f.is_local()) {
+        if let Some(file) = &file {
+            // What is on its way arrives first; nothing sets out after it.
+            let _held = file.hold().await;
+            file.unlink();
+        }
+        if file.as_ref().is_none_or(|f| f.base().is_some()) {
             let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
-            deleted.inspect_err(|_| self.doubt(&target.key))?;
+            if let Err(why) = deleted {
+                file.inspect(|f| f.relink());
+                self.doubt(&target.key);
+                return Err(why.into());
+            }
         }
         self.dropped(&target.key, file.as_deref());
         self.keep_parent(&target.key);

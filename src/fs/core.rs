@@ -86,7 +86,6 @@ impl Fs {
         let remote = Remote::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
         let (staging, unsent) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
-        staging.sweep().await?;
         for left in &unsent {
             let (path, key, bytes) = (left.path.display(), &left.key, left.bytes);
             tracing::warn!(%path, key, bytes, "an earlier mount could not store this file: it is kept here");

@@ -6,21 +6,24 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
 use super::facts::Facts;
 use super::lookup::Target;
-use super::meta::{Ns, S_IFMT, S_IFREG};
+use super::meta::{Meta as _, Ns, S_IFMT, S_IFREG};
 use super::names::{Shown, Wanted, belongs, last, show, show_beside, want};
 use super::stream::{DirHandle, Item, Line, Metadata, Stream, in_key_order};
-use crate::base::Result;
 
 const PAGE: usize = 1000;
 /// Objects whose metadata is looked at to learn whether a directory's objects carry any.
 const SAMPLE: usize = 3;
 const HEADS_AT_ONCE: usize = 16;
+/// A symbolic link's target is no longer.
+const LINK_MAX: u64 = 4095;
+/// An `mtime` so near to the store's own time says nothing that a listing doesn't.
+const SAME_TIME_NS: u64 = 2_000_000_000;
 
 impl Fs {
     pub fn opendir(&self, ino: u64) -> Op<u64> {
@@ -73,7 +76,7 @@ impl Fs {
     pub fn readdir_now(&self, handle: u64, cookie: u64, plus: bool) -> Option<Vec<Item>> {
         let dir = self.dir(handle).ok()?;
         let mut stream = dir.stream.try_lock().ok()?;
-        if cookie == 0 || plus && stream.metadata != Metadata::Plain {
+        if cookie == 0 || plus && stream.metadata != Metadata::None {
             return None;
         }
         stream.batch(cookie)
@@ -159,7 +162,7 @@ impl Fs {
         if let (Some(whole), Some(ticket)) = (stream.whole.take(), stream.ticket)
             && last(prefix).is_empty()
         {
-            let light = stream.metadata == Metadata::Plain;
+            let light = stream.metadata == Metadata::None;
             self.known.learn_listing(prefix, whole, stream.until, light, ticket);
         }
     }
@@ -203,7 +206,7 @@ impl Fs {
         stream.window.push_back(Item { name, key, dir: true, facts, until: stream.until });
     }
 
-    /// Looks at a few objects' metadata, and at all if those carry any that a listing doesn't show.
+    /// Fills in what a listing doesn't show, as far as this directory's objects carry it.
     async fn enrich(&self, stream: &mut Stream, batch: &mut [Item]) -> Op<()> {
         for item in batch.iter_mut().filter(|i| !i.facts.exact) {
             let inodes = self.inodes.lock();
@@ -213,34 +216,49 @@ impl Fs {
         }
         let mut vague: Vec<&mut Item> = batch.iter_mut().filter(|i| !i.facts.exact).collect();
         if stream.metadata == Metadata::Unknown && !vague.is_empty() {
-            let sample = vague.len().min(SAMPLE);
-            let rest = vague.split_off(sample);
-            let rich = self.look_at(vague).await?;
-            stream.metadata = if rich { Metadata::Rich } else { Metadata::Plain };
+            // Small ones first: they may be links.
+            vague.sort_by_key(|i| (i.facts.size, i.key.clone()));
+            let rest = vague.split_off(vague.len().min(SAMPLE));
+            stream.metadata = self.look_at(vague).await;
             vague = rest;
         }
-        if stream.metadata == Metadata::Rich {
-            self.look_at(vague).await?;
+        match stream.metadata {
+            Metadata::Unknown | Metadata::None => {}
+            Metadata::Defaults => {
+                vague.retain(|i| i.dir || i.facts.size <= LINK_MAX);
+                self.look_at(vague).await;
+            }
+            Metadata::Rich => {
+                self.look_at(vague).await;
+            }
         }
         Ok(())
     }
 
-    /// Fills in the items' metadata; true when any differs from the mount's defaults.
-    async fn look_at(&self, items: Vec<&mut Item>) -> Result<bool> {
+    /// Fills in the items' metadata and says what kind of metadata it is.
+    async fn look_at(&self, items: Vec<&mut Item>) -> Metadata {
         let mut looks = Vec::with_capacity(items.len());
         for item in items {
             looks.push(self.look(item).boxed());
         }
-        let looks: Vec<bool> = futures::stream::iter(looks).buffered(HEADS_AT_ONCE).try_collect().await?;
-        Ok(looks.contains(&true))
+        let looks: Vec<Metadata> = futures::stream::iter(looks).buffered(HEADS_AT_ONCE).collect().await;
+        looks.into_iter().max().unwrap_or(Metadata::None)
     }
 
-    async fn look(&self, item: &mut Item) -> Result<bool> {
-        let Some(head) = self.engine.remote.head(&item.key).await? else { return Ok(false) };
+    /// An object that can't be looked at is shown as the listing has it; who opens it is told why.
+    async fn look(&self, item: &mut Item) -> Metadata {
+        let Ok(Some(head)) = self.engine.remote.head(&item.key).await else { return Metadata::None };
         let facts = Facts::of_head(self.options(), item.dir, &head);
         let listed = std::mem::replace(&mut item.facts, facts);
         let (was, is) = (&listed, &item.facts);
         let special = !item.dir && is.mode & S_IFMT != S_IFREG;
-        Ok(special || (was.mode, was.uid, was.gid) != (is.mode, is.uid, is.gid))
+        let dated = !item.dir && was.mtime.0.abs_diff(is.mtime.0) > SAME_TIME_NS;
+        if special || dated || (was.mode, was.uid, was.gid) != (is.mode, is.uid, is.gid) {
+            Metadata::Rich
+        } else if head.attrs.mode().is_some() {
+            Metadata::Defaults
+        } else {
+            Metadata::None
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
 
 use super::engine::Engine;
 use super::errno::{Errno, Op};
@@ -53,7 +54,7 @@ pub struct OpenFile {
     /// Held while staged bytes change: appends and truncations come one after another.
     writing: tokio::sync::Mutex<()>,
     /// Held while the file is sent: one upload at a time.
-    sending: tokio::sync::Mutex<()>,
+    sending: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl OpenFile {
@@ -101,6 +102,11 @@ impl OpenFile {
 
     pub fn set_key(&self, key: &str) {
         self.state.lock().key = key.to_owned();
+    }
+
+    /// The object as it was opened or last sent.
+    pub fn base(&self) -> Option<Base> {
+        self.state.lock().base.clone()
     }
 
     /// The object has this etag now, and the same bytes.
@@ -277,7 +283,7 @@ impl OpenFile {
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
     pub async fn detach(&self, e: &Engine) -> Op<()> {
         let _one = self.writing.lock().await;
-        let snapshot = self.snapshot(e.now());
+        let snapshot = self.snapshot(&e.options, e.now());
         let missing = snapshot.local.split(0..snapshot.size);
         for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
             let stage = self.stage(e).await?;
@@ -298,12 +304,29 @@ impl OpenFile {
         self.state.lock().unlinked = true;
     }
 
-    fn snapshot(&self, now: Ns) -> Snapshot {
+    /// Its name was not removed after all.
+    pub fn relink(&self) {
+        self.state.lock().unlinked = false;
+    }
+
+    /// While this is held nothing is sent, and what was being sent has arrived.
+    pub async fn hold(&self) -> OwnedMutexGuard<()> {
+        self.sending.clone().lock_owned().await
+    }
+
+    fn snapshot(&self, options: &MountOptions, now: Ns) -> Snapshot {
         let s = self.state.lock();
         let mut attrs = s.attrs.clone();
         attrs.set_time("ctime", now);
         if attrs.time("mtime").is_none() {
             attrs.set_time("mtime", s.modified);
+        }
+        if attrs.mode().is_none() {
+            // Others take metadata without a mode for mode 0.
+            let shown = Facts::of(options, false, s.size, None, s.modified, &s.attrs);
+            attrs.set_mode(shown.mode);
+            attrs.set_id("uid", shown.uid);
+            attrs.set_id("gid", shown.gid);
         }
         Snapshot {
             key: s.key.clone(),
@@ -327,7 +350,7 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why);
         }
-        let snapshot = self.snapshot(e.now());
+        let snapshot = self.snapshot(&e.options, e.now());
         match upload::upload(e, &snapshot).await {
             Ok(etag) => {
                 self.arrived(snapshot, etag);
@@ -355,8 +378,7 @@ impl OpenFile {
 
     /// Says where bytes lie that the bucket doesn't have.
     pub async fn keep(&self, e: &Engine, why: &Error) {
-        let now = e.now();
-        let snapshot = self.snapshot(now);
+        let snapshot = self.snapshot(&e.options, e.now());
         let here = snapshot.local.split(0..snapshot.size).into_iter().filter(|(_, local)| *local);
         let here = here.map(|(r, _)| (r.start, r.end)).collect();
         let Some(stage) = &snapshot.stage else {
@@ -379,8 +401,12 @@ impl OpenFile {
     /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
     pub fn take_stage(&self) -> Option<Stage> {
         let mut s = self.state.lock();
-        let needed = !s.unlinked && (s.failed.is_some() || s.changes != s.sent);
-        if needed { None } else { s.stage.take() }
+        if !s.unlinked && (s.failed.is_some() || s.changes != s.sent) {
+            return None;
+        }
+        // The object has it all now.
+        s.local.clear();
+        s.stage.take()
     }
 }
 

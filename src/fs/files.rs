@@ -10,6 +10,7 @@ use super::errno::{Errno, Op};
 use super::facts::Facts;
 use super::file::OpenFile;
 use super::handles::{FileHandle, How};
+use super::inodes::Inodes;
 use super::lookup::{Need, new_place};
 use super::meta::{Meta as _, Ns, S_IFREG};
 use super::reader::Reader;
@@ -21,7 +22,7 @@ use crate::store::{Attrs, Etag, Head};
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
 const FIRST_READ: u64 = 128 << 10;
 /// An open file whose name is removed is fetched first, up to this size, so that its handles go on.
-const DETACH_MAX: u64 = 256 << 20;
+const DETACH_MAX: u64 = 64 << 20;
 
 /// An answer to open(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,18 +39,47 @@ pub struct Caller {
     pub gid: u32,
 }
 
+/// An open under way: it counts from its first look at the node, so that no release in between takes the file
+/// away; dropped midway it lets go again.
+struct Opening {
+    fs: Arc<Fs>,
+    ino: u64,
+    done: bool,
+}
+
+impl Opening {
+    /// `Inodes::opened` was called under the lock that gave the caller what it knows of the node.
+    fn counted(fs: &Arc<Fs>, ino: u64) -> Opening {
+        Opening { fs: fs.clone(), ino, done: false }
+    }
+
+    fn finish(mut self, file: Arc<OpenFile>, how: How, reader: Reader) -> u64 {
+        self.done = true;
+        let handle = self.fs.handle();
+        // A new or truncated file is a change of this handle's, whether it writes or not.
+        let wrote = AtomicBool::new(how.truncate || how.exclusive);
+        let opened = FileHandle { ino: self.ino, file, how, wrote, reader };
+        self.fs.handles.lock().files.insert(handle, Arc::new(opened));
+        handle
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.done {
+            let (fs, ino, busy) = (self.fs.clone(), self.ino, self.fs.busy());
+            let leave = async move {
+                fs.leave(ino).await;
+                drop(busy);
+            };
+            self.fs.engine.rt.spawn(leave).detach();
+        }
+    }
+}
+
 impl Fs {
     pub(super) fn file(&self, handle: u64) -> Op<Arc<FileHandle>> {
         self.handles.lock().files.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
-    }
-
-    fn add_handle(&self, ino: u64, file: Arc<OpenFile>, how: How, reader: Reader) -> u64 {
-        let handle = self.handle();
-        // A new or truncated file is a change of this handle's, whether it writes or not.
-        let wrote = AtomicBool::new(how.truncate || how.exclusive);
-        self.inodes.lock().opened(ino);
-        self.handles.lock().files.insert(handle, Arc::new(FileHandle { ino, file, how, wrote, reader }));
-        handle
     }
 
     pub(super) fn new_attrs(&self, mode: u32, caller: Caller, now: Ns) -> Attrs {
@@ -65,7 +95,7 @@ impl Fs {
 
     /// Makes a file that no one has yet, or opens the one that is there. The object comes with the first close.
     pub async fn create(
-        &self,
+        self: &Arc<Self>,
         parent: u64,
         name: &[u8],
         mode: u32,
@@ -89,45 +119,41 @@ impl Fs {
         let now = self.engine.now();
         let attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
         let file = OpenFile::fresh(&place.stem, attrs, now);
-        let entry = {
+        let (entry, file, made) = {
             let mut inodes = self.inodes.lock();
-            let facts = file.facts(self.options());
-            let node = inodes.learn(&place.stem, false, facts, self.until(self.now()));
+            let node = inodes.learn(&place.stem, false, file.facts(self.options()), self.until(self.now()));
             // Another process may have made it while we asked.
-            if let Some(there) = &node.file {
-                if how.exclusive {
-                    return Err(Errno::EXIST.into());
-                }
-                let (ino, there) = (node.ino, there.clone());
-                let entry = self.entry(node);
-                drop(inodes);
-                self.looked_up(ino);
-                let handle = self.add_handle(ino, there, how, Reader::default());
-                return Ok((entry, Opened { handle, keep_cache: true }));
+            let made = node.file.is_none();
+            if !made && how.exclusive {
+                return Err(Errno::EXIST.into());
             }
-            node.file = Some(file.clone());
-            self.entry(node)
+            let file = node.file.get_or_insert(file).clone();
+            let entry = self.entry(node);
+            inodes.opened(entry.ino);
+            inodes.looked_up(entry.ino);
+            (entry, file, made)
         };
-        self.looked_up(entry.ino);
-        let how = How { exclusive: true, ..how };
-        let handle = self.add_handle(entry.ino, file, how, Reader::default());
-        Ok((entry, Opened { handle, keep_cache: false }))
+        let how = How { exclusive: made, ..how };
+        let handle = Opening::counted(self, entry.ino).finish(file, how, Reader::default());
+        Ok((entry, Opened { handle, keep_cache: !made }))
     }
 
-    pub async fn open_file(&self, ino: u64, how: How) -> Op<Opened> {
+    pub async fn open_file(self: &Arc<Self>, ino: u64, how: How) -> Op<Opened> {
         if how.write || how.truncate {
             self.writable()?;
         }
         let (key, live, cached) = {
-            let inodes = self.inodes.lock();
+            let mut inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             if node.dir {
                 return Err(Errno::ISDIR.into());
             }
             let live = node.file.clone().filter(|f| f.is_dirty() || f.is_local() || node.gone);
-            (node.key.clone(), live, node.cached.clone())
+            let found = (node.key.clone(), live, node.cached.clone());
+            inodes.opened(ino);
+            found
         };
-        let reader = Reader::default();
+        let (opening, reader) = (Opening::counted(self, ino), Reader::default());
         let (file, keep_cache) = match live {
             // Our own changes are newer than anything the store could say.
             Some(file) => (file, true),
@@ -136,8 +162,8 @@ impl Fs {
         if how.truncate {
             file.truncate(&self.engine, 0).await?;
         }
-        let handle = self.add_handle(ino, file, how, reader);
-        Ok(Opened { handle, keep_cache: keep_cache && !how.truncate })
+        let how = How { exclusive: false, ..how };
+        Ok(Opened { handle: opening.finish(file, how, reader), keep_cache: keep_cache && !how.truncate })
     }
 
     /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
@@ -277,40 +303,39 @@ impl Fs {
         sending.await?
     }
 
-    /// The handle is gone. What its close could not store is tried once more; then it is kept.
+    /// The handle is gone.
     pub async fn release(self: &Arc<Self>, handle: u64) {
         let _busy = self.busy();
-        let Some(h) = self.handles.lock().files.remove(&handle) else { return };
-        let last = self.inodes.lock().opens(h.ino) <= 1;
-        if last
-            && h.file.is_dirty()
-            && let Err(why) = self.send(h.ino, &h.file).await
-            && !why.is(Kind::Refused)
-        {
-            h.file.keep(&self.engine, &why).await;
-        }
-        if let Some(stage) = self.closed(h.ino) {
-            self.engine.staging.done(stage).await;
+        let gone = self.handles.lock().files.remove(&handle);
+        if let Some(gone) = gone {
+            self.leave(gone.ino).await;
         }
     }
 
-    /// One handle less; after the last one what was staged may go.
-    fn closed(&self, ino: u64) -> Option<Stage> {
-        let mut inodes = self.inodes.lock();
-        let alone = inodes.opens(ino) <= 1;
-        let mut stage = None;
-        if let Some(node) = inodes.get_mut(ino).filter(|_| alone)
-            && let Some(file) = node.file.take()
-        {
-            stage = file.take_stage();
-            if file.is_dirty() {
-                // What the bucket has is shown from now on.
-                node.until = Default::default();
-                node.cached = None;
+    /// One handle less. Before the last one goes, what its close could not store, or what was written through a
+    /// mapping after it, is sent once more; what can't be sent is kept.
+    async fn leave(self: &Arc<Self>, ino: u64) {
+        let mut tried = false;
+        let stage = loop {
+            let unsent = {
+                let mut inodes = self.inodes.lock();
+                let last = inodes.opens(ino) <= 1;
+                let file = inodes.get(ino).filter(|_| last).and_then(|n| n.file.clone());
+                match file.filter(|f| f.is_dirty() && !tried) {
+                    Some(file) => file,
+                    None => break closed(&mut inodes, ino, last),
+                }
+            };
+            tried = true;
+            if let Err(why) = self.send(ino, &unsent).await
+                && !why.is(Kind::Refused)
+            {
+                unsent.keep(&self.engine, &why).await;
             }
+        };
+        if let Some(stage) = stage {
+            self.engine.staging.done(stage).await;
         }
-        inodes.closed(ino);
-        stage
     }
 
     /// Before a file's name goes: its handles will need what is still only in the object.
@@ -344,4 +369,21 @@ impl Fs {
             None => Err(Errno::NOENT.into()),
         }
     }
+}
+
+/// Counts a handle less; after the last one the file's state goes, and with it what was staged and is stored.
+fn closed(inodes: &mut Inodes, ino: u64, last: bool) -> Option<Stage> {
+    let mut stage = None;
+    if let Some(node) = inodes.get_mut(ino).filter(|_| last)
+        && let Some(file) = node.file.take()
+    {
+        stage = file.take_stage();
+        if file.is_dirty() {
+            // What the bucket has is shown from now on.
+            node.until = Default::default();
+            node.cached = None;
+        }
+    }
+    inodes.closed(ino);
+    stage
 }

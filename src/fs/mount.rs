@@ -39,7 +39,7 @@ pub struct Mounted {
     ended: watch::Receiver<bool>,
 }
 
-/// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which belongs to this mount alone.
+/// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which mounts of this bucket may share.
 pub async fn mount(
     rt: Rt,
     disk: Arc<dyn Disk>,

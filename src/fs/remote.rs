@@ -67,8 +67,13 @@ impl Remote {
     }
 
     /// As `ask`; but a put that gave no answer may have happened.
-    async fn try_put(&self, key: &str, request: impl Future<Output = Result<Put>>) -> Result<Put> {
-        match self.rt.timeout(self.deadline, request).await {
+    async fn try_put(
+        &self,
+        key: &str,
+        limit: Duration,
+        request: impl Future<Output = Result<Put>>,
+    ) -> Result<Put> {
+        match self.rt.timeout(limit, request).await {
             Some(answer) => answer.map_err(|e| e.context(format_args!("writing {key}"))),
             None => Ok(Put::Unknown(self.late("writing", key))),
         }
@@ -127,8 +132,13 @@ impl Remote {
         mut attempt: impl FnMut() -> F,
     ) -> Result<Etag> {
         let mut doubt = None;
+        let until = self.rt.now() + self.deadline * 11 / 6;
         for _ in 0..ATTEMPTS {
-            let refused = match self.try_put(key, attempt()).await {
+            let left = until.since(self.rt.now());
+            if left.is_zero() {
+                break;
+            }
+            let refused = match self.try_put(key, left.min(self.deadline), attempt()).await {
                 Ok(Put::Stored(etag)) => return Ok(etag),
                 Ok(Put::Refused) if doubt.is_none() => return Err(changed(key)),
                 Ok(Put::Refused) => true,
@@ -140,8 +150,14 @@ impl Remote {
                 Err(why) if doubt.is_none() => return Err(why),
                 Err(_) => false,
             };
-            if let Some(etag) = self.is_ours(key, attrs, size).await? {
-                return Ok(etag);
+            let left = until.since(self.rt.now());
+            match self.rt.timeout(left, self.is_ours(key, attrs, size)).await {
+                Some(ours) => {
+                    if let Some(etag) = ours? {
+                        return Ok(etag);
+                    }
+                }
+                None => break,
             }
             if refused {
                 return Err(changed(key));
@@ -182,7 +198,7 @@ impl Remote {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let request = self.bucket.copy(from, to, Some(&base.etag), None, when.clone(), Cause::File);
-            match self.try_put(to, request).await? {
+            match self.try_put(to, self.deadline, request).await? {
                 Put::Stored(etag) if etag == base.etag => return Ok(etag),
                 Put::Stored(etag) => return self.verified(to, &etag, base).await,
                 Put::Refused if *when == When::Absent && last.is_none() && self.head(to).await?.is_some() => {

@@ -53,26 +53,30 @@ impl Fs {
         no_replace: bool,
     ) -> Op<()> {
         let (old, new) = (&source.key, &to.stem);
-        let node = self.inodes.lock().at(old, false).and_then(|n| Some((n.ino, n.file.clone()?)));
-        if let Some((ino, file)) = node {
-            // What was written goes first: then the copy is the whole file.
-            self.send(ino, &file).await?;
-        }
+        let file = self.inodes.lock().at(old, false).and_then(|n| Some((n.ino, n.file.clone()?)));
+        // What was written goes first; then nothing is sent to the old name until the new one stands.
+        let held = match &file {
+            Some((ino, file)) => {
+                self.send(*ino, file).await?;
+                Some(file.hold().await)
+            }
+            None => None,
+        };
         if there.is_some() {
             self.detach(new).await?;
         }
-        let facts =
-            self.inodes.lock().at(old, false).map_or_else(|| source.facts.clone(), |n| n.facts.clone());
-        let base = match facts.etag {
-            Some(etag) => Base { etag, size: facts.size },
-            None => return Err(Errno::STALE.into()),
+        let last_seen = match &file {
+            Some((_, file)) => file.base(),
+            None => source.facts.etag.clone().map(|etag| Base { etag, size: source.facts.size }),
         };
-        let when = if no_replace { When::Absent } else { When::Always };
-        let copied = self.engine.remote.copy(old, new, &base, &when).await;
-        let etag = copied.inspect_err(|_| {
-            self.doubt(old);
-            self.doubt(new);
-        })?;
+        let (base, etag) = match self.copy_file(old, new, last_seen, no_replace).await {
+            Ok(copied) => copied,
+            Err(fail) => {
+                self.doubt(old);
+                self.doubt(new);
+                return Err(fail);
+            }
+        };
         let replaced = self.inodes.lock().at(new, false).and_then(|n| n.file.clone());
         self.dropped(new, replaced.as_deref());
         let until = self.until(self.now());
@@ -87,8 +91,32 @@ impl Fs {
         inodes.rename(old, new, false);
         inodes.moved(new, &etag);
         drop(inodes);
+        drop(held);
         self.keep_parent(old);
         Ok(())
+    }
+
+    /// Copies what the source is now: if it isn't what we last saw, it is looked at again.
+    async fn copy_file(
+        &self,
+        old: &str,
+        new: &str,
+        last_seen: Option<Base>,
+        no_replace: bool,
+    ) -> Op<(Base, Etag)> {
+        let remote = &self.engine.remote;
+        let when = if no_replace { When::Absent } else { When::Always };
+        if let Some(base) = last_seen {
+            match remote.copy(old, new, &base, &when).await {
+                Ok(etag) => return Ok((base, etag)),
+                Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+        let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
+        let base = Base { etag: head.etag, size: head.size };
+        let etag = remote.copy(old, new, &base, &when).await?;
+        Ok((base, etag))
     }
 
     async fn rename_dir(self: &Arc<Self>, from: &Place, to: &Place, there: Option<Target>) -> Op<()> {
@@ -102,8 +130,10 @@ impl Fs {
         if there.is_some() && !self.emptiness(&new).await?.0 {
             return Err(Errno::NOTEMPTY.into());
         }
+        let mut held = Vec::new();
         for (ino, file) in self.open_below(&old) {
             self.send(ino, &file).await?;
+            held.push(file.hold().await);
         }
         let done = self.move_all(&old, &new).await;
         self.known.forget_below(&old);
@@ -117,14 +147,16 @@ impl Fs {
             inodes.moved(&format!("{new}{}", &key[old.len()..]), etag);
         }
         drop(inodes);
+        drop(held);
         self.keep_parent(&from.stem);
         Ok(())
     }
 
+    /// Every open file below a prefix, in the order of their keys.
     pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<super::file::OpenFile>)> {
         let inodes = self.inodes.lock();
         let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
-        nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).filter(|(_, f)| f.is_dirty()).collect()
+        nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).collect()
     }
 
     /// Copies all, then deletes what was copied, and nothing else.

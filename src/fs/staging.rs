@@ -1,6 +1,6 @@
 //! The folder where written bytes wait until the bucket has them.
 //!
-//! `ID.data` holds a file's bytes at their places (sparse where the object's own still count), `ID.json` says whose
+//! Each mount has a slot of its own in it, held by a lock. There `ID.data` holds a file's bytes at their places (sparse where the object's own still count), `ID.json` says whose
 //! they are. Both go when the object is stored. What cannot be stored stays, is named in the log, and is reported at
 //! the next mount: nothing here deletes bytes that are nowhere else.
 
@@ -19,6 +19,8 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 const FORMAT: u32 = 1;
 const NOTE_MAX: usize = 1 << 20;
 const LOCK: &str = "lock";
+/// Mounts of one bucket at a time.
+const SLOTS: usize = 64;
 
 /// Writes that an earlier run could not send; the file is kept until the user takes it away.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,20 +79,39 @@ impl fmt::Debug for Stage {
 }
 
 impl Staging {
-    /// Opens the folder for this mount alone, and says what an earlier one left in it.
+    /// Takes the first free slot of the folder (mounts of one bucket live side by side), and says what earlier mounts
+    /// left in it and in the other slots that nobody uses.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
-        dir: PathBuf,
+        folder: PathBuf,
         url: &str,
     ) -> Result<(Staging, Vec<Unsent>)> {
-        let doing = || format!("preparing the staging folder {}", dir.display());
-        disk.create_dir(&dir).await.context(doing)?;
-        let lock = disk.lock(&dir.join(LOCK), url).await.context(doing)?;
-        let staging =
-            Staging { rt, disk, dir: dir.clone(), url: url.to_owned(), lock: Mutex::new(Some(lock)) };
-        let left = staging.left().await.context(doing)?;
-        Ok((staging, left))
+        let (mut mine, mut left) = (None, Vec::new());
+        for slot in 0..SLOTS {
+            let dir = folder.join(slot.to_string());
+            let doing = || format!("preparing the staging folder {}", dir.display());
+            if mine.is_some() && disk.list(&dir).await.is_err() {
+                break;
+            }
+            disk.create_dir(&dir).await.context(doing)?;
+            let lock = match disk.lock(&dir.join(LOCK), url).await {
+                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
+                lock => Mutex::new(Some(lock.context(doing)?)),
+            };
+            let (rt, disk, url) = (rt.clone(), disk.clone(), url.to_owned());
+            let staging = Staging { rt, disk, dir: dir.clone(), url, lock };
+            staging.sweep().await.context(doing)?;
+            left.extend(staging.left().await.context(doing)?);
+            mine = mine.or(Some(staging));
+        }
+        let mine = mine.ok_or_else(|| {
+            Error::new(
+                Kind::Owned,
+                format!("{url} is mounted {SLOTS} times already with {}", folder.display()),
+            )
+        })?;
+        Ok((mine, left))
     }
 
     /// The mount is over: another may have the folder.
@@ -165,7 +186,7 @@ impl Staging {
     }
 
     /// Notes whose data is gone: a crash between the two removals.
-    pub async fn sweep(&self) -> Result<()> {
+    async fn sweep(&self) -> Result<()> {
         let names = self.disk.list(&self.dir).await?;
         for id in names.iter().filter_map(|n| n.strip_suffix(".json")) {
             if !names.contains(&format!("{id}.data")) {

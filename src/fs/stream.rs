@@ -27,11 +27,15 @@ pub struct DirHandle {
     pub stream: tokio::sync::Mutex<Stream>,
 }
 
-/// Do this directory's objects carry metadata that a listing doesn't show?
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What metadata this directory's objects carry that a listing doesn't show, as far as a sample tells.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Metadata {
     Unknown,
-    Plain,
+    /// None: other tools put them. Nobody needs to look at them one by one.
+    None,
+    /// Ours or s3fs's, and all as the mount shows it anyway; but links among them can't be told from small files.
+    Defaults,
+    /// Modes, owners or times of their own, or links.
     Rich,
 }
 

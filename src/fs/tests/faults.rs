@@ -66,7 +66,7 @@ fn no_update_is_lost_silently() {
         let kept: Vec<_> =
             files.files().into_iter().filter(|(p, _)| p.extension().is_some_and(|e| e == "data")).collect();
         assert_eq!(kept.len(), 1, "seed {seed}: the loser's bytes are kept");
-        assert!(kept[0].0.starts_with(format!("{STAGING}{}", failed[0])));
+        assert!(kept[0].0.starts_with(format!("{STAGING}{}/0", failed[0])));
     }
 }
 
@@ -212,4 +212,72 @@ fn a_reader_never_sees_two_objects_as_one() {
         assert_eq!(user.get("f").await.unwrap(), vec![2; 4 << 20]);
     })
     .unwrap();
+}
+
+/// A file is renamed to and fro while it is written and synced: whatever was synced last is in the bucket, once.
+#[test]
+fn a_rename_loses_nothing_that_is_being_sent() {
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside) = (sim.clone(), store.clone());
+        sim.run(async move {
+            let user = User::simulated(&world, inside.clone(), "").await;
+            let folders = seed % 2 == 0;
+            user.mkdir("d").await.unwrap();
+            let handle = user.open("d/f", How { truncate: true, ..WRITE }, true).await.unwrap();
+            let (mover, rt) = (user.clone(), world.rt());
+            let moving = rt.spawn(async move {
+                for i in 0..6 {
+                    let (from, to) = if i % 2 == 0 { ("d", "e") } else { ("e", "d") };
+                    let done = match folders {
+                        true => mover.rename(from, to, false).await,
+                        false => {
+                            mover
+                                .rename(
+                                    &format!("d/{}", if i % 2 == 0 { "f" } else { "g" }),
+                                    &format!("d/{}", if i % 2 == 0 { "g" } else { "f" }),
+                                    false,
+                                )
+                                .await
+                        }
+                    };
+                    done.unwrap();
+                }
+            });
+            for i in 0..20u8 {
+                user.fs.write(handle, 0, Bytes::from(vec![i; 2000])).await.unwrap();
+                user.fs.fsync(handle).await.unwrap();
+            }
+            moving.await.unwrap();
+            user.close(handle).await.unwrap();
+            let keys: Vec<_> = inside.contents().keys().into_iter().filter(|k| !k.ends_with('/')).collect();
+            assert_eq!(keys, ["d/f"], "seed {seed}");
+            assert_eq!(body(inside.contents(), "d/f").await.unwrap(), vec![19; 2000], "seed {seed}");
+        })
+        .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
+    }
+}
+
+/// A file that was removed while it was being sent does not come back.
+#[test]
+fn what_was_removed_stays_removed() {
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside) = (sim.clone(), store.clone());
+        sim.run(async move {
+            let user = User::simulated(&world, inside.clone(), "").await;
+            let handle = user.open("f", How { truncate: true, ..WRITE }, true).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"x")).await.unwrap();
+            let closer = user.clone();
+            let closing = world.rt().spawn(async move { closer.close(handle).await.map_err(|f| f.errno) });
+            world.rt().sleep(Duration::from_millis(world.below(40))).await;
+            user.unlink("f").await.unwrap();
+            closing.await.unwrap().unwrap();
+            world.rt().sleep(Duration::from_secs(60)).await;
+            assert_eq!(inside.contents().keys(), [""; 0], "seed {seed}");
+        })
+        .unwrap();
+    }
 }
