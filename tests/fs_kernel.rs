@@ -15,7 +15,7 @@ use std::sync::Arc;
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
 use windlass::base::{Kind, Result};
 use windlass::fs::{MountOptions, Mounted, mount};
-use windlass::store::{BucketRef, MemStore};
+use windlass::store::{BucketRef, FileStore, MemStore};
 
 /// A mount and everything under it; dropped, also by a panic, it unmounts.
 struct Bench {
@@ -76,7 +76,7 @@ impl Bench {
     fn unmount(mut self) {
         let mounted = self.mounted.take().unwrap();
         self.runtime.block_on(mounted.unmount()).unwrap();
-        assert_eq!(self.staged(), [PathBuf::new(); 0], "staged files are left");
+        assert_eq!(self.staged(), Vec::<PathBuf>::new(), "staged files are left");
     }
 }
 
@@ -173,11 +173,27 @@ fn names_are_made_listed_moved_and_removed() {
 
 #[test]
 fn shell_tools_work_side_by_side() {
+    if !absent() {
+        shell_tools(Bench::new(&MemStore::new("k")));
+    }
+}
+
+#[test]
+fn shell_tools_work_on_a_folder_as_bucket() {
     if absent() {
         return;
     }
-    let store = MemStore::new("k");
-    let b = Bench::new(&store);
+    let root = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let rt = runtime.block_on(async { Rt::new(RealRuntime::current()) });
+    let bucket = match runtime.block_on(FileStore::open(&rt, root.path())) {
+        Ok(bucket) => bucket,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    shell_tools(Bench::try_new(bucket, "").unwrap());
+}
+
+fn shell_tools(b: Bench) {
     let local = b.dir.path().join("local");
     fs::create_dir_all(local.join("sub/deep")).unwrap();
     for i in 0..40 {
@@ -285,5 +301,55 @@ fn mounting_says_what_is_wrong() {
     assert_eq!(why.kind(), Kind::Refused, "{why}");
     let b = Bench::try_new(MemStore::new("r"), "ro").unwrap();
     assert_eq!(fs::write(b.path("x"), "x").unwrap_err().raw_os_error(), Some(30));
+    b.unmount();
+}
+
+#[test]
+fn calls_beyond_the_standard_library() {
+    use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags, renameat_with};
+    if absent() {
+        return;
+    }
+    let b = Bench::new(&MemStore::new("k"));
+    fs::write(b.path("a"), "aaaa").unwrap();
+    fs::write(b.path("b"), "b").unwrap();
+    let rename = |flags| renameat_with(CWD, b.path("a"), CWD, b.path("b"), flags);
+    assert_eq!(rename(RenameFlags::NOREPLACE), Err(rustix::io::Errno::EXIST));
+    assert_eq!(rename(RenameFlags::EXCHANGE), Err(rustix::io::Errno::INVAL));
+    assert_eq!(rustix::fs::link(b.path("a"), b.path("c")), Err(rustix::io::Errno::PERM));
+
+    let mut value = [0; 16];
+    rustix::fs::setxattr(b.path("a"), "user.colour", b"blue", XattrFlags::empty()).unwrap();
+    assert_eq!(rustix::fs::getxattr(b.path("a"), "user.colour", &mut value), Ok(4));
+    assert_eq!(&value[..4], b"blue");
+    rustix::fs::removexattr(b.path("a"), "user.colour").unwrap();
+    let gone = rustix::fs::getxattr(b.path("a"), "user.colour", &mut value);
+    assert_eq!(gone, Err(rustix::io::Errno::NODATA));
+
+    // A file whose name is gone goes on for those who have it open.
+    let mut open = fs::OpenOptions::new().read(true).write(true).open(b.path("a")).unwrap();
+    fs::rename(b.path("b"), b.path("a")).unwrap();
+    open.seek(SeekFrom::End(0)).unwrap();
+    open.write_all(b"more").unwrap();
+    open.seek(SeekFrom::Start(0)).unwrap();
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "aaaamore");
+    drop(open);
+    assert_eq!(fs::read_to_string(b.path("a")).unwrap(), "b");
+
+    let file =
+        fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(b.path("h")).unwrap();
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 10_000).unwrap();
+    file.write_all_at(&[7; 10_000], 0).unwrap();
+    rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 1000, 2000).unwrap();
+    drop(file);
+    let bytes = fs::read(b.path("h")).unwrap();
+    assert_eq!((bytes.len(), bytes[999], bytes[1000], bytes[2999], bytes[3000]), (10_000, 7, 0, 0, 7));
+
+    b.sh("touch -d '2001-02-03 04:05:06.789 UTC' a");
+    let at = fs::metadata(b.path("a")).unwrap();
+    assert_eq!((at.mtime(), at.mtime_nsec()), (981_173_106, 789_000_000));
+    assert_eq!(fs::metadata(b.path(&"x".repeat(256))).unwrap_err().raw_os_error(), Some(36));
     b.unmount();
 }
