@@ -17,7 +17,7 @@ use super::recover::{read_header, recover};
 use super::replay::Replay;
 use super::ring::{Granted, Live, Ring, Segment};
 use super::segment::make_segment;
-use super::writer::{Shared, prepare, write_loop};
+use super::writer::{Shared, prepare, write_header, write_loop};
 use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::size::MIB;
@@ -122,10 +122,8 @@ impl Journal {
         let header = Header { volume, journal, first_lsn, mark, segment, lineage };
         let mut ring = Ring::new(journal, segment, config.segments_max(segment), first_lsn, mark);
         ring.fresh.push(first);
-        let journal = Self::start(rt, disk, config.dir, ring, header, 2, held);
-        let header = journal.shared.header.lock().await.clone();
-        journal.shared.write_header(&header).await?;
-        Ok(journal)
+        write_header(&*disk, dir, &header).await?;
+        Ok(Self::start(rt, disk, config.dir, ring, header, 2, held))
     }
 
     /// `None` when the folder has no journal. `Owned` when another process has it, `Corrupt` (with the path; nothing
@@ -154,6 +152,11 @@ impl Journal {
         let segments_max = config.segments_max(header.segment);
         let mut ring = Ring::new(header.journal, header.segment, segments_max, first_lsn, found.mark);
         ring.fresh = found.fresh;
+        while found.live.len() + ring.fresh.len() > segments_max.max(found.live.len() + 1) {
+            let Some(Segment { name, .. }) = ring.fresh.pop() else { break };
+            let path = config.dir.join(name);
+            disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
+        }
         ring.resume(found.live.clone(), found.end, found.mark);
         let journal = Self::start(rt, disk, config.dir, ring, header, found.next_number, held);
         *journal.opened.lock() = found.live;
@@ -237,7 +240,7 @@ impl Journal {
     pub fn append(&self, room: &mut Room<'_>, record: &Record) -> Result<()> {
         let entry = Entry::of(record);
         let cost = Ring::cost(entry.body.len() as u64);
-        if cost > room.granted.cost || entry.body.len() as u64 > self.record_max() {
+        if cost > room.granted.cost {
             let why = format!("record {} of {} bytes has no room", record.lsn, entry.body.len());
             return Err(Error::new(Kind::Internal, why));
         }
@@ -287,7 +290,7 @@ impl Journal {
         let segment = make_segment(&*shared.disk, &shared.dir, shared.take_number(), header.segment).await?;
         let id = JournalId(shared.rt.random128());
         let new = Header { journal: id, first_lsn, mark, ..header.clone() };
-        shared.write_header(&new).await?;
+        write_header(&*shared.disk, &shared.dir, &new).await?;
         *header = new;
         let old = shared.ring.lock().begin_anew(id, segment, first_lsn, mark);
         self.opened.lock().clear();

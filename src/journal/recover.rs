@@ -140,7 +140,10 @@ impl Recovery<'_> {
         while let Some(batch) = self.good_batch(&mut window, live, &tail).await.context(doing)? {
             (tail.end, tail.last, tail.mark) = (batch.end(), batch.last(), tail.mark.max(batch.head.mark));
             synced = synced.max(batch.head.synced);
-            ends.push_back((tail.end, tail.last));
+            // A batch without records is proven by the next with some, whose sync covers it.
+            if batch.head.records > 0 {
+                ends.push_back((tail.end, tail.last));
+            }
             while ends.front().is_some_and(|(_, last)| *last <= synced) {
                 tail.unsure = ends.pop_front().map_or(tail.unsure, |(end, _)| end);
             }

@@ -280,15 +280,15 @@ impl Ring {
         }
     }
 
-    /// Whether it should be written out now.
+    /// Takes a record in, whose cost is part of a room of this generation. Whether it should be written out now.
     pub fn append(&mut self, entry: Entry, generation: u64) -> Result<bool> {
         self.check()?;
         if generation != self.generation {
             return Err(Error::new(Kind::Closed, "the journal was started anew"));
         }
-        let lsn = entry.head.lsn;
-        if lsn <= self.appended {
-            let why = format!("record {lsn} came after record {}", self.appended);
+        let (lsn, body) = (entry.head.lsn, entry.body.len() as u64);
+        if lsn <= self.appended || body > Self::record_max(self.segment) {
+            let why = format!("record {lsn} of {body} bytes can't come after record {}", self.appended);
             return Err(Error::new(Kind::Internal, why));
         }
         let cost = Self::cost(entry.body.len() as u64);
@@ -348,7 +348,7 @@ impl Ring {
     }
 
     /// What is to be written or synced next. `salt` is for a segment that may be begun.
-    pub fn next_job(&mut self, salt: u64) -> Job {
+    pub fn next_job(&mut self, salt: impl FnOnce() -> u64) -> Job {
         if self.failed.is_some() {
             return if self.closing { Job::Stop } else { Job::Idle };
         }
@@ -376,7 +376,7 @@ impl Ring {
         }
     }
 
-    fn write_job(&mut self, salt: u64) -> Job {
+    fn write_job(&mut self, salt: impl FnOnce() -> u64) -> Job {
         let need = self.pending.front().map_or(0, |e| Self::cost(e.body.len() as u64));
         let left = self.live.back().map_or(0, |l| self.segment - l.end);
         if left >= need {
@@ -393,7 +393,7 @@ impl Ring {
         let old = self.live.back();
         let head = SegmentHead {
             lap: old.map_or(0, |l| l.head.lap) + 1,
-            salt,
+            salt: salt(),
             before: old.map_or(Lsn(self.first_lsn.0 - 1), |l| l.last),
             before_end: old.map_or(0, |l| l.end),
             mark: self.mark_wanted,

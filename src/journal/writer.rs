@@ -3,7 +3,7 @@
 //! A task of its own, so that a caller that goes away midway leaves nothing half done, and so that whoever comes while
 //! a sync is under way shares the next one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,14 +44,9 @@ impl Shared {
         let mut header = self.header.lock().await;
         let mut new = header.clone();
         change(&mut new)?;
-        self.write_header(&new).await?;
+        write_header(&*self.disk, &self.dir, &new).await?;
         *header = new;
         Ok(())
-    }
-
-    pub async fn write_header(&self, header: &Header) -> Result<()> {
-        let path = self.dir.join("header");
-        self.disk.write_atomic(&path, header.encode()).await.context(|| format!("writing {}", path.display()))
     }
 
     pub fn take_number(&self) -> u64 {
@@ -74,11 +69,15 @@ impl Shared {
     }
 }
 
+pub async fn write_header(disk: &dyn Disk, dir: &Path, header: &Header) -> Result<()> {
+    let path = dir.join("header");
+    disk.write_atomic(&path, header.encode()).await.context(|| format!("writing {}", path.display()))
+}
+
 /// Runs until the ring says stop.
 pub async fn write_loop(shared: Arc<Shared>) {
     loop {
-        let salt = shared.rt.random();
-        let job = shared.ring.lock().next_job(salt);
+        let job = shared.ring.lock().next_job(|| shared.rt.random());
         prepare(&shared);
         let result = match job {
             Job::Stop => break,

@@ -32,7 +32,8 @@ pub struct CacheStats {
     pub bytes: usize,
 }
 
-type Key = (ChunkId, u64);
+/// Chunk, offset, address: a page asked for at another place of a tree is not found, and does not verify when loaded.
+type Key = (ChunkId, u64, u64);
 type Hasher = std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>;
 type Waiter = oneshot::Sender<Result<Arc<Page>>>;
 
@@ -92,7 +93,7 @@ impl PageCache {
         level: u8,
         first: u64,
     ) -> Result<Arc<Page>> {
-        let key = (pages.chunk(at)?, at.offset);
+        let key = (pages.chunk(at)?, at.offset, address(level, first));
         loop {
             match self.role(key) {
                 Role::Have(page) => return Ok(page),
@@ -111,8 +112,14 @@ impl PageCache {
     }
 
     /// Takes in a page that was just written.
-    pub(super) fn insert(&self, pages: &dyn Pages, at: &FrameRef, page: Arc<Page>) -> Result<()> {
-        let key = (pages.chunk(at)?, at.offset);
+    pub(super) fn insert(
+        &self,
+        pages: &dyn Pages,
+        at: &FrameRef,
+        address: u64,
+        page: Arc<Page>,
+    ) -> Result<()> {
+        let key = (pages.chunk(at)?, at.offset, address);
         self.state.lock().insert(key, page);
         Ok(())
     }

@@ -22,7 +22,8 @@ const LOOK_AHEAD: usize = 4096;
 /// Pages that a merge loads at once.
 const AHEAD: usize = 32;
 
-/// Where new pages go: the map chunks of a checkpoint.
+/// Where new pages go: the map chunks of a checkpoint. What it returns is never given out again for other contents, also
+/// when the merge fails or its tree is thrown away: pages are cached as soon as they are appended.
 #[async_trait]
 pub trait PageSink: Send {
     async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef>;
@@ -282,7 +283,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         }
         let raw = Bytes::from(encode(level, entries));
         let frame = self.sink.append(address(level, first), raw.clone()).await?;
-        self.cache.insert(self.pages, &frame, Arc::new(Page::decode(raw, level)?))?;
+        self.cache.insert(self.pages, &frame, address(level, first), Arc::new(Page::decode(raw, level)?))?;
         Ok(Some(frame))
     }
 }

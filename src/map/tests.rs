@@ -118,6 +118,36 @@ fn golden_bytes() {
 }
 
 #[test]
+fn entries_are_as_short_as_the_module_says() {
+    let mut n = 1u64;
+    let mut random = |below: u64| {
+        n = n.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (n >> 33) % below
+    };
+    let mut frame = |offset| FrameRef {
+        volume: 0,
+        epoch: Epoch(40),
+        seq: Seq(100_000 + random(50_000)),
+        offset: random(32 << 20).min(offset),
+        len: 2000 + random(2000) as u32,
+    };
+    let scattered: Vec<_> =
+        (0..256).map(|n| Entry { start: n, count: 1, skip: 0, frame: frame(u64::MAX) }).collect();
+    let bytes = encode(0, &scattered).len();
+    assert!((9 * 256..11 * 256).contains(&bytes), "{bytes}");
+    let mut at = frame(0);
+    let in_a_row: Vec<_> = (0..16)
+        .map(|n| {
+            at.offset += u64::from(at.len);
+            at.len = 30_000 + u32::from(n);
+            Entry { start: n * 16, count: 16, skip: 0, frame: at }
+        })
+        .collect();
+    let bytes = encode(0, &in_a_row).len();
+    assert!(bytes < 6 * 16, "{bytes}");
+}
+
+#[test]
 fn a_tree_grows_shares_and_prunes() {
     let (shelf, cache) = (Shelf::default(), PageCache::new(1 << 20));
     let pages = || shelf.pages.lock().len();
