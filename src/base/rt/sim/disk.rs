@@ -89,25 +89,41 @@ impl Image {
         self.len = len;
     }
 
+    /// Pages that were never written stay away: journals zero large files.
+    fn zero(&mut self, offset: u64, len: u64) {
+        let end = offset + len;
+        for (page, bytes) in self.pages.range_mut(offset / PAGE..end.div_ceil(PAGE)) {
+            let start = page * PAGE;
+            let from = offset.max(start) - start;
+            bytes[from as usize..(end.min(start + PAGE) - start) as usize].fill(0);
+        }
+        self.len = self.len.max(end);
+    }
+
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Write(offset, data) => self.write(*offset, data),
+            Change::Zero(offset, len) => self.zero(*offset, *len),
             Change::SetLen(len) => self.set_len(*len),
         }
     }
 
     /// Applies a change as a loss of power leaves it: some of its sectors.
     fn apply_torn(&mut self, change: &Change, world: &World) {
-        let Change::Write(offset, data) = change else {
-            return if world.per_mille(500) {
-                self.apply(change)
-            };
+        let (offset, len) = match change {
+            Change::Write(offset, data) => (*offset, data.len() as u64),
+            Change::Zero(offset, len) => (*offset, *len),
+            Change::SetLen(_) if world.per_mille(500) => return self.apply(change),
+            Change::SetLen(_) => return,
         };
         let mut at = 0;
-        while at < data.len() {
-            let n = (SECTOR - (offset + at as u64) % SECTOR).min((data.len() - at) as u64) as usize;
+        while at < len {
+            let n = (SECTOR - (offset + at) % SECTOR).min(len - at);
             if world.per_mille(500) {
-                self.write(offset + at as u64, &data[at..at + n]);
+                match change {
+                    Change::Write(_, data) => self.write(offset + at, &data[at as usize..(at + n) as usize]),
+                    _ => self.zero(offset + at, n),
+                }
             }
             at += n;
         }
@@ -117,6 +133,7 @@ impl Image {
 #[derive(Clone, Debug)]
 enum Change {
     Write(u64, Bytes),
+    Zero(u64, u64),
     SetLen(u64),
 }
 
@@ -203,6 +220,12 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// By whole pages: simulations run without optimisation.
+fn is_zero(bytes: &Bytes) -> bool {
+    static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    bytes.chunks(PAGE as usize).all(|part| part == &ZEROS[..part.len()])
+}
+
 fn not_found(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", path.display()))
 }
@@ -228,6 +251,7 @@ impl State {
     fn change(&mut self, id: u64, change: Change) -> io::Result<()> {
         let end = match &change {
             Change::Write(offset, data) => offset + data.len() as u64,
+            Change::Zero(offset, len) => offset + len,
             Change::SetLen(len) => *len,
         };
         let more = end.saturating_sub(self.inode(id)?.seen.len);
@@ -457,7 +481,13 @@ impl DiskFile for SimFile {
         .await
     }
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
-        self.act(true, move |s, _, id| s.change(id, Change::Write(offset, parts.concat().into()))).await?;
+        let zeros = parts.iter().all(is_zero);
+        let change = match &parts[..] {
+            parts if zeros => Change::Zero(offset, parts.iter().map(|p| p.len() as u64).sum()),
+            [one] => Change::Write(offset, one.clone()),
+            parts => Change::Write(offset, parts.concat().into()),
+        };
+        self.act(true, move |s, _, id| s.change(id, change)).await?;
         if sync { self.sync().await } else { Ok(()) }
     }
     async fn sync(&self) -> io::Result<()> {

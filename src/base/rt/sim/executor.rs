@@ -66,6 +66,8 @@ impl Clock {
 
 struct TaskWaker {
     slot: usize,
+    /// In the order of their starts.
+    number: u64,
     queued: AtomicBool,
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
 }
@@ -88,6 +90,7 @@ struct Slot {
 
 #[derive(Default)]
 struct Tasks {
+    started: u64,
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
     dead: Vec<bool>,
@@ -269,8 +272,9 @@ impl Core {
             tasks.slots.push(None);
             tasks.slots.len() - 1
         });
-        let waker =
-            Arc::new(TaskWaker { slot: at, queued: AtomicBool::new(false), ready: self.ready.clone() });
+        tasks.started += 1;
+        let (number, ready) = (tasks.started, self.ready.clone());
+        let waker = Arc::new(TaskWaker { slot: at, number, queued: AtomicBool::new(false), ready });
         tasks.slots[at] = Some(Slot { waker: waker.clone(), process, future: Some(future) });
         waker.wake();
     }
@@ -325,7 +329,10 @@ impl Core {
         if ready.is_empty() || next && random.below(512) == 0 {
             return None;
         }
-        let at = random.below(ready.len() as u64) as usize;
+        // By a draw over the tasks' numbers: in which order they were woken must not matter, since tokio's `watch`
+        // wakes its waiters in a random one.
+        let salt = random.next() | 1;
+        let at = (0..ready.len()).min_by_key(|at| ready[*at].number.wrapping_mul(salt))?;
         Some(ready.swap_remove(at))
     }
 
