@@ -190,14 +190,15 @@ pub async fn remove_snapshot(desk: &Desk, path: &SnapshotPath, dry_run: bool) ->
     let Some(found) = all.iter().find(|s| s.name == path.snapshot) else {
         return Err(Error::new(Kind::NotFound, format!("there is no snapshot {path}")));
     };
+    // Said here with their names; the volume itself refuses again if one comes meanwhile.
+    if !found.clones.is_empty() {
+        let clones = found.clones.join(", ");
+        return Err(Error::new(
+            Kind::Refused,
+            format!("{path} is needed by its clones: {clones}; remove them first"),
+        ));
+    }
     if dry_run {
-        if !found.clones.is_empty() {
-            let clones = found.clones.join(", ");
-            return Err(Error::new(
-                Kind::Refused,
-                format!("{path} is needed by its clones: {clones}; remove them first"),
-            ));
-        }
         return Ok(Outcome::default().note(format!("{path} would be removed")));
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
