@@ -339,6 +339,23 @@ impl Journal {
         drop(self.shared.making.lock().await);
     }
 
+    /// Lets go of the folder and deletes the journal in it: when nobody will ever need one of its records.
+    pub async fn discard(&self) -> Result<()> {
+        self.stop().await;
+        let (disk, dir) = (&self.shared.disk, &self.shared.dir);
+        let doing = || format!("deleting the journal in {}", dir.display());
+        // Without its header it is none, whatever a crash leaves of the rest.
+        disk.remove(&dir.join("header")).await.context(doing)?;
+        disk.sync_dir(dir).await.context(doing)?;
+        for name in disk.list(dir).await.context(doing)? {
+            if name != "lock" {
+                disk.remove(&dir.join(name)).await.context(doing)?;
+            }
+        }
+        self.shared.lock.lock().take();
+        Ok(())
+    }
+
     /// Renames the folder to a place beside it that names `why`, and says where. Nothing is deleted.
     pub async fn set_aside(&self, why: &str) -> Result<PathBuf> {
         // What can't be written is what couldn't be kept anyway; what is there is kept.

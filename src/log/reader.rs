@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::stream::{self, StreamExt as _};
 
 use super::frame_ref::FrameRef;
 use crate::base::size::{BLOCK, FRAME_BLOCKS, SHARD_SPAN};
@@ -17,6 +17,8 @@ use crate::store::Cause;
 const GAP_MAX: u64 = 32 << 10;
 /// Bytes one ranged get asks for, at most.
 const GET_MAX: u64 = 4 << 20;
+/// Gets of one read that are under way at once.
+const GETS_MAX: usize = 32;
 
 /// A data frame that a read needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +59,9 @@ impl Reader {
         let mut left: Vec<usize> = (0..wants.len()).collect();
         while !left.is_empty() {
             let (fetches, waiting) = self.sort(wants, &left, &mut out)?;
-            for done in join_all(groups(fetches).into_iter().map(|g| self.fetch(g))).await {
+            let mut gets =
+                stream::iter(groups(fetches).into_iter().map(|g| self.fetch(g))).buffer_unordered(GETS_MAX);
+            while let Some(done) = gets.next().await {
                 for (index, frame) in done? {
                     out[index] = frame;
                 }

@@ -180,27 +180,31 @@ impl Writer {
         ChunkId { volume: self.config.volume, epoch: self.config.epoch, seq }
     }
 
-    /// The next number for a chunk that ends the log at `last` (`None`: a map chunk, which adds no records). Waits while
-    /// too many are beyond the stored prefix. Numbers are given in the order of these calls' ends.
-    async fn slot(self: &Arc<Self>, last: Option<Lsn>) -> Result<Slot> {
+    /// The next number, given inside `take`, which runs under the lock: a chunk's number and what it means become known at
+    /// once. Waits while too many chunks are beyond the stored prefix. The open map chunk is sealed first.
+    async fn slot<T>(self: &Arc<Self>, mut take: impl FnMut(&mut State, ChunkId) -> T) -> Result<T> {
         let mut seen = self.prefix.subscribe();
         loop {
-            self.seal_map();
             seen.borrow_and_update();
-            {
+            let sealed = {
                 let mut state = self.state.lock();
                 if let Some(e) = &state.failed {
                     return Err(e.share());
                 }
-                if state.next.0 - state.prefix.seq.0 <= CHUNKS_AHEAD && state.map.is_none() {
+                let sealed = state.map.take();
+                if state.next.0 - state.prefix.seq.0 <= CHUNKS_AHEAD {
                     let id = self.id(state.next);
                     state.next = id.seq.next();
                     state.uploads += 1;
                     self.busy.notify_one();
-                    state.cut = last.unwrap_or(state.cut);
-                    return Ok(Slot { id, last: state.cut });
+                    let taken = take(&mut state, id);
+                    drop(state);
+                    self.seal(sealed);
+                    return Ok(taken);
                 }
-            }
+                sealed
+            };
+            self.seal(sealed);
             if seen.changed().await.is_err() {
                 return Err(Error::new(Kind::Closed, "the log is closed"));
             }
@@ -220,7 +224,12 @@ impl Writer {
         let layout = self.config.pool.layout();
         let held =
             self.config.encode.take(draft.bytes() * (1 + layout.n().div_ceil(layout.k()) as u64)).await;
-        let slot = self.slot(Some(last)).await?;
+        let slot = self
+            .slot(|state, id| {
+                state.cut = last;
+                Slot { id, last }
+            })
+            .await?;
         Ok(Cutting { writer: self.clone(), slot, draft, era, held })
     }
 
@@ -323,7 +332,12 @@ impl Writer {
 
     /// Lets the open map chunk go, if there is one.
     pub fn seal_map(self: &Arc<Self>) {
-        let Some(OpenMap { draft, slot, held }) = self.state.lock().map.take() else { return };
+        let open = self.state.lock().map.take();
+        self.seal(open);
+    }
+
+    fn seal(self: &Arc<Self>, open: Option<OpenMap>) {
+        let Some(OpenMap { draft, slot, held }) = open else { return };
         let writer = self.clone();
         self.config
             .rt
@@ -361,12 +375,13 @@ impl Writer {
             }
             self.seal_map();
             // For the worst case at once: a holder must not wait for more.
-            let held = self.config.encode.take(chunk_target(self.k())).await;
-            let slot = self.slot(None).await?;
-            let mut state = self.state.lock();
-            let draft = MapDraft::new(self.stamp(&slot, sink.era, state.journal));
-            assert!(state.map.is_none(), "one checkpoint at a time writes pages");
-            state.map = Some(OpenMap { draft, slot, held });
+            let mut held = Some(self.config.encode.take(chunk_target(self.k())).await);
+            self.slot(|state, id| {
+                let slot = Slot { id, last: state.cut };
+                let draft = MapDraft::new(self.stamp(&slot, sink.era, state.journal));
+                state.map = held.take().map(|held| OpenMap { draft, slot, held });
+            })
+            .await?;
         }
     }
 }

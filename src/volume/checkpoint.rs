@@ -36,7 +36,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// What a checkpoint merges, taken at one instant.
 struct Plan {
-    frozen: Vec<Frozen>,
+    /// So many of the oldest layers.
+    layers: usize,
     tables: Tables,
     last: Lsn,
     removes: Vec<StateId>,
@@ -112,7 +113,7 @@ impl Session {
         let Some(plan) = self.plan(removes)? else { return Ok(()) };
         let log = self.writer.stored_bytes();
         self.store(plan.last).await?;
-        let merged = plan.frozen.len();
+        let merged = plan.layers;
         let removes = plan.removes.clone();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
@@ -132,42 +133,43 @@ impl Session {
         if !tip.overlay.active.is_empty() {
             tip.freeze();
         }
-        let frozen = tip.overlay.frozen.clone();
-        if frozen.is_empty() && removes.is_empty() {
+        let layers = tip.overlay.frozen.len();
+        if layers == 0 && removes.is_empty() {
             return Ok(None);
         }
-        let last = frozen.last().map_or(Lsn(0), |f| f.last);
-        Ok(Some(Plan { frozen, tables: tip.tables.clone(), last, removes: removes.to_vec() }))
+        let last = tip.overlay.frozen.last().map_or(Lsn(0), |f| f.last);
+        Ok(Some(Plan { layers, tables: tip.tables.clone(), last, removes: removes.to_vec() }))
     }
 
     async fn build(&self, plan: Plan) -> Result<Built> {
-        let Plan { mut frozen, mut tables, last, removes } = plan;
-        let mut tree = None;
-        for (at, frozen) in frozen.iter_mut().enumerate() {
-            // It is complete by now: the copy of before it was stored is not.
-            *frozen = self.stored_layer(at, last)?;
-            let Frozen { layer, state, era, .. } = &*frozen;
-            let base = match tree {
-                Some(tree) => tree,
-                None => tables.states.get(state).map_or_else(Tree::default, |s| s.tree),
+        let Plan { layers, mut tables, removes, .. } = plan;
+        let (mut tree, mut newest) = (None, None);
+        for at in 0..layers {
+            let frozen = self.stored_layer(at)?;
+            let Frozen { layer, state, era, .. } = &frozen;
+            let (base, mut mapped) = match tree {
+                Some(built) => built,
+                None => tables.states.get(state).map_or_else(Default::default, |s| (s.tree, s.mapped)),
             };
-            let merged = self.merge_layer(base, layer, *era, &mut tables.mapped_blocks).await?;
+            let merged = self.merge_layer(base, layer, *era, &mut mapped).await?;
+            let merged = (merged, mapped);
             if let Some(s) = tables.states.get_mut(state) {
-                (s.tree, s.built) = (merged, true);
+                (s.tree, s.mapped, s.built) = (merged.0, mapped, true);
             }
             tree = Some(merged);
+            newest = Some(frozen);
         }
-        if let Some(tree) = tree {
+        if let Some((tree, mapped)) = tree {
             // States after the last layer begin as it ended.
             for s in tables.states.values_mut().filter(|s| !s.built) {
-                (s.tree, s.built) = (tree, true);
+                (s.tree, s.mapped, s.built) = (tree, mapped, true);
             }
         }
         for id in removes {
             tables.remove(id);
         }
         let head = self.head.lock().clone();
-        let position = match frozen.last() {
+        let position = match newest {
             Some(f) => Prefix { seq: f.seq.ok_or_else(unnumbered)?, lsn: f.last },
             None => Prefix { seq: head.checkpoint.position, lsn: head.checkpoint.last_lsn },
         };
@@ -180,9 +182,9 @@ impl Session {
     }
 
     /// The frozen layer as it is now that its chunks are stored.
-    fn stored_layer(&self, at: usize, last: Lsn) -> Result<Frozen> {
+    fn stored_layer(&self, at: usize) -> Result<Frozen> {
         let tip = self.tip.lock();
-        match tip.overlay.frozen.get(at).filter(|f| f.last <= last) {
+        match tip.overlay.frozen.get(at) {
             Some(f) => Ok(f.clone()),
             None => Err(Error::new(Kind::Internal, "a layer vanished while it was merged")),
         }
@@ -256,14 +258,13 @@ impl Session {
         }
         let tables = &mut tip.tables;
         tables.ends = built.ends.clone();
-        tables.mapped_blocks = built.mapped_blocks;
-        let newest = built.tip().tree;
+        let (newest, mapped) = (built.tip().tree, built.tip().mapped);
         let tip_now = tables.tip;
         for s in tables.states.values_mut() {
             match built.states.get(&s.id) {
-                Some(b) if b.id != built.tip => (s.tree, s.built) = (b.tree, true),
+                Some(b) if b.id != built.tip => (s.tree, s.mapped, s.built) = (b.tree, b.mapped, true),
                 // Still the tip, or marked since: then layers above this tree belong to it.
-                _ => (s.tree, s.built) = (newest, s.id == tip_now),
+                _ => (s.tree, s.mapped, s.built) = (newest, mapped, s.id == tip_now),
             }
         }
     }

@@ -66,7 +66,7 @@ impl Deps {
     /// What can be read of a volume.
     pub fn view(&self, head: &Head) -> View {
         let reader = Reader::new(self.pool.clone(), self.memory.frames.clone(), head.volumes());
-        View::new(reader, self.memory.pages.clone())
+        View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
     }
 
     /// This state folder was the last to own the volume.

@@ -157,6 +157,7 @@ impl Volumes {
                 snapshot: state.id,
                 snapshot_name: snapshot.clone(),
                 root: root_ref(&state.tree),
+                mapped_blocks: state.mapped,
                 pin: nonce,
             });
             return Ok(new);

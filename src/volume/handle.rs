@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::deps::Ground;
 use super::head::Head;
-use super::open::{Grounds, own};
+use super::open::{Failed, Grounds, own};
 use super::release::Released;
 use super::session::Session;
 use super::settings::Settings;
@@ -71,7 +71,8 @@ impl Drop for Volume {
 /// What an open volume knows beside its head.
 pub enum Known {
     Live(Arc<Session>),
-    Inert,
+    /// Opened when this epoch was the active one, and released.
+    Inert(Epoch),
     Nothing,
 }
 
@@ -119,7 +120,7 @@ impl Volume {
     pub(super) fn known(&self) -> Known {
         match &*self.inner.state.lock() {
             State::Live(session) if session.closed().is_none() => Known::Live(session.clone()),
-            State::Inert(_) => Known::Inert,
+            State::Inert(inert) => Known::Inert(inert.seen),
             _ => Known::Nothing,
         }
     }
@@ -316,13 +317,17 @@ impl Inner {
         };
         match own(&self.ground, Grounds { seen, force, accept_loss }).await {
             Ok(owned) => {
-                *self.state.lock() = State::Live(owned.session);
+                *self.state.lock() = State::Live(owned.session.clone());
                 *self.trouble.lock() = None;
+                self.revive_after(owned.session);
                 *self.notes.lock() = owned.notes;
                 Ok(())
             }
-            Err(e) => {
-                let e = e.context(format!("volume {}", self.ground.name));
+            Err(Failed { error, recorded }) => {
+                let e = error.context(format!("volume {}", self.ground.name));
+                if recorded {
+                    *self.state.lock() = State::Ended;
+                }
                 // Whoever asks again gets the same answer, until the volume is opened anew.
                 if matches!(e.kind(), Kind::Owned | Kind::Fenced | Kind::Removed) {
                     self.fail(e.share());
@@ -330,6 +335,26 @@ impl Inner {
                 Err(e)
             }
         }
+    }
+
+    /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what
+    /// it has acknowledged is to reach the pool.
+    fn revive_after(self: &Arc<Inner>, session: Arc<Session>) {
+        let (inner, rt) = (Arc::downgrade(self), self.ground.rt().clone());
+        let again = rt.clone();
+        rt.spawn(async move {
+            session.ended().await;
+            while session.goes_on() {
+                let Some(inner) = inner.upgrade() else { return };
+                match inner.own(false, false).await {
+                    Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled) => {
+                        again.sleep(AGAIN).await;
+                    }
+                    _ => return,
+                }
+            }
+        })
+        .detach();
     }
 
     async fn release(self: Arc<Inner>) -> Result<()> {

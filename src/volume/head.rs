@@ -37,6 +37,9 @@ pub struct Base {
     pub snapshot_name: Name,
     /// `None`: the snapshot was empty.
     pub root: Option<RootRef>,
+    /// Blocks that the snapshot maps, for reports.
+    #[serde(default)]
+    pub mapped_blocks: u64,
     /// The pin in the parent's head.
     pub pin: Nonce,
 }

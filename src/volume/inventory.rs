@@ -1,94 +1,45 @@
 //! What scrub and repair ask about chunks, answered from heads (protocol.md §5.7). Deaths are not recorded yet, so a chunk
 //! of a log is live as long as its volume is there.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::handle::Known;
-use super::head::{End, Head};
-use super::states::Tables;
+use super::logbook::Logbook;
 use super::volumes::Volumes;
-use crate::base::{ChunkId, Epoch, Result, Seq, VolumeId};
+use crate::base::{ChunkId, Result, Seq, VolumeId};
 use crate::pool::{Fate, Inventory};
 
-/// The chunks of one volume, by the epoch that wrote them.
-#[derive(Debug)]
-struct Logbook {
-    /// Epochs whose ends are recorded, oldest first.
-    ends: Vec<End>,
-    active: Epoch,
-    /// Everything of the active epoch up to here is stored for certain.
-    stored: Seq,
-    /// Nothing of the active epoch follows.
-    closed: bool,
-    removed: bool,
-}
-
-impl Logbook {
-    fn new(head: &Head, tables: Option<&Tables>, stored: Option<Seq>) -> Logbook {
-        let mut ends = tables.map(|t| t.ends.clone()).unwrap_or_default();
-        let known = ends.last().map_or(Seq(0), |e| e.last);
-        ends.extend(head.ends.iter().filter(|e| e.last > known));
-        Logbook {
-            ends,
-            active: head.active.epoch,
-            stored: stored.unwrap_or_default().max(head.checkpoint.top),
-            closed: head.active.released,
-            removed: head.removed,
-        }
-    }
-
-    fn fate(&self, epoch: Epoch, seq: Seq) -> Fate {
-        if self.removed {
-            return Fate::Dead;
-        }
-        let mut first = Seq(1);
-        for end in &self.ends {
-            if end.epoch == epoch {
-                return if (first..=end.last).contains(&seq) { Fate::Live } else { Fate::Dead };
-            }
-            if end.last >= seq && end.epoch > epoch {
-                // That place in the log is another epoch's.
-                return Fate::Dead;
-            }
-            first = end.last.next();
-        }
-        match epoch.cmp(&self.active) {
-            // It is in no list: it wrote nothing that counts, or so long ago that it was forgotten.
-            std::cmp::Ordering::Less if seq >= first => Fate::Dead,
-            std::cmp::Ordering::Equal if seq >= first && seq <= self.stored => Fate::Live,
-            std::cmp::Ordering::Equal if self.closed && seq > self.stored => Fate::Dead,
-            _ => Fate::Unknown,
-        }
-    }
-
-    /// Live chunks after this place.
-    fn live_after(&self, volume: VolumeId, after: Seq, max: usize) -> Vec<ChunkId> {
-        let mut live = Vec::new();
-        let mut first = Seq(1);
-        let active = End { epoch: self.active, last: self.stored };
-        for end in self.ends.iter().chain([&active]) {
-            let from = first.max(after.next());
-            live.extend((from.0..=end.last.0).take(max - live.len()).map(|seq| ChunkId {
-                volume,
-                epoch: end.epoch,
-                seq: Seq(seq),
-            }));
-            first = first.max(end.last.next());
-        }
-        if self.removed { Vec::new() } else { live }
-    }
-}
+/// How long an answer counts: a scrub asks about thousands of chunks of one volume.
+const LOGBOOK_AGE: Duration = Duration::from_secs(5);
 
 impl Volumes {
     async fn logbook(&self, id: VolumeId) -> Result<Option<Logbook>> {
         let stored = match self.here(id).map(|v| v.known()) {
-            Some(Known::Live(session)) => Some(session.writer.prefix().seq),
+            Some(Known::Live(session)) => Some((session.epoch, session.writer.prefix().seq)),
             _ => None,
         };
-        let Some(head) = self.deps.cell(id).read().await? else { return Ok(None) };
-        let tables = if head.removed { None } else { Some(self.deps.view(&head).tables(&head).await?) };
-        let stored = stored.filter(|_| self.deps.host_owns(&head));
-        Ok(Some(Logbook::new(&head, tables.as_ref(), stored)))
+        let now = self.deps.rt.now();
+        // Dead stays dead, and what was live or unknown a moment ago may still be treated so.
+        let known = self.logbooks.lock().get(&id).filter(|(at, _)| now.since(*at) < LOGBOOK_AGE).cloned();
+        let mut book = match known {
+            Some((_, book)) => book,
+            None => {
+                let Some(head) = self.deps.cell(id).read().await? else { return Ok(None) };
+                let tables =
+                    if head.removed { None } else { Some(self.deps.view(&head).tables(&head).await?) };
+                let book = Logbook::new(&head, tables.as_ref());
+                let mut books = self.logbooks.lock();
+                books.retain(|_, (at, _)| now.since(*at) < LOGBOOK_AGE);
+                books.insert(id, (now, book.clone()));
+                book
+            }
+        };
+        if let Some((_, stored)) = stored.filter(|(epoch, _)| *epoch == book.active) {
+            book.stored = book.stored.max(stored);
+        }
+        Ok(Some(book))
     }
 }
 
@@ -112,45 +63,5 @@ impl Inventory for Volumes {
             }
         }
         Ok(live)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn book() -> Logbook {
-        let end = |epoch, last| End { epoch: Epoch(epoch), last: Seq(last) };
-        Logbook {
-            ends: vec![end(1, 10), end(3, 15)],
-            active: Epoch(5),
-            stored: Seq(20),
-            closed: false,
-            removed: false,
-        }
-    }
-
-    #[test]
-    fn fates_follow_the_ends() {
-        let b = book();
-        let fate = |e, s| b.fate(Epoch(e), Seq(s));
-        assert_eq!((fate(1, 1), fate(1, 10), fate(1, 11)), (Fate::Live, Fate::Live, Fate::Dead));
-        assert_eq!((fate(3, 10), fate(3, 11), fate(3, 16)), (Fate::Dead, Fate::Live, Fate::Dead));
-        assert_eq!((fate(2, 9), fate(2, 12), fate(4, 16)), (Fate::Dead, Fate::Dead, Fate::Dead));
-        assert_eq!((fate(5, 16), fate(5, 20), fate(5, 21)), (Fate::Live, Fate::Live, Fate::Unknown));
-        assert_eq!(fate(6, 21), Fate::Unknown);
-        assert_eq!(Logbook { closed: true, ..book() }.fate(Epoch(5), Seq(21)), Fate::Dead);
-        assert_eq!(Logbook { removed: true, ..book() }.fate(Epoch(5), Seq(1)), Fate::Dead);
-    }
-
-    #[test]
-    fn live_chunks_are_listed_in_order() {
-        let all = book().live_after(VolumeId(1), Seq(0), 100);
-        let shape: Vec<_> = all.iter().map(|c| (c.epoch.0, c.seq.0)).collect();
-        let expect =
-            (1..=10).map(|s| (1, s)).chain((11..=15).map(|s| (3, s))).chain((16..=20).map(|s| (5, s)));
-        assert_eq!(shape, expect.collect::<Vec<_>>());
-        let some = book().live_after(VolumeId(1), Seq(9), 3);
-        assert_eq!(some.iter().map(|c| c.seq.0).collect::<Vec<_>>(), [10, 11, 12]);
     }
 }

@@ -12,6 +12,7 @@ mod handle;
 pub mod head;
 mod info;
 mod inventory;
+mod logbook;
 mod open;
 mod overlay;
 mod pending;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::deps::Ground;
+use super::head::Claimer;
 use super::session::Session;
 use super::takeover::{self, Announce, Cover, How, Taken};
-use crate::base::{Epoch, Error, Kind, Result};
+use crate::base::{Epoch, Error, Kind, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 
 /// On what grounds.
@@ -27,6 +28,20 @@ pub struct Owned {
     pub session: Arc<Session>,
     /// For the user.
     pub notes: Vec<String>,
+}
+
+/// Why it did not.
+#[derive(Debug)]
+pub struct Failed {
+    pub error: Error,
+    /// This process became the owner all the same: what it had read before counts no more, it may claim again.
+    pub recorded: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, recorded: false }
+    }
 }
 
 /// The journal while ownership is sought.
@@ -61,7 +76,20 @@ async fn find(ground: &Ground) -> Result<Option<(Journal, Recovered)>> {
 }
 
 /// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed.
-pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned> {
+pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed> {
+    if let Some(seen) = grounds.seen {
+        // The claim asks again. Asked before the journal is, which a newer session of this engine may hold by now.
+        let nobody = BTreeSet::new();
+        let how = Claimer {
+            host: &ground.deps.host,
+            nonce: Nonce(0),
+            now_ms: 0,
+            lineage: &nobody,
+            seen: Some(seen),
+            force: false,
+        };
+        ground.cell.read().await?.map_or(Ok(()), |head| head.may_claim(&how))?;
+    }
     let found = find(ground).await?;
     let recovered = found.as_ref().map(|(_, r)| r.clone());
     let how = How {
@@ -84,7 +112,7 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned> {
             if let Some((journal, _)) = journal {
                 journal.close().await?;
             }
-            return Err(error);
+            return Err(error.into());
         }
     };
     let (journal, _) = journal.ok_or_else(|| Error::new(Kind::Internal, "ownership without a journal"))?;
@@ -95,7 +123,7 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned> {
             path.display()
         )
     }));
-    begin(ground, taken, journal, notes).await
+    begin(ground, taken, journal, notes).await.map_err(|error| Failed { error, recorded: true })
 }
 
 async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, notes: Vec<String>) -> Result<Owned> {
@@ -130,9 +158,9 @@ async fn announce(ground: &Arc<Ground>, local: &Mutex<Local>, a: Announce) -> Re
         }
         // Nothing in it that could be lost.
         Some((journal, Some(r))) if r.end < r.first_lsn => {
-            journal.restart(a.last_lsn.next(), a.last_lsn).await?;
-            journal.announce(a.active, a.next).await?;
-            (journal, None)
+            journal.discard().await?;
+            drop(journal);
+            (create(ground, a).await?, None)
         }
         Some((journal, _)) => {
             let kept = journal.set_aside("kept").await?;

@@ -26,14 +26,11 @@ impl Session {
         }
         let epoch = self.epoch;
         let done = self.change(move |head| head.release(epoch)).await;
-        let upto = self.tip.lock().lsn;
-        if done.is_ok() {
-            // Nothing in it is needed any more, wherever the volume is opened next.
-            self.journal.trim(upto);
-        }
         self.stop(Stop::Again);
-        if let Err(error) = self.journal.close().await {
-            tracing::debug!(volume = %self.ground.name, %error, "closing the journal");
+        // Released, nothing in the journal is needed any more, wherever the volume is opened next.
+        let over = if done.is_ok() { self.journal.discard().await } else { self.journal.close().await };
+        if let Err(error) = over {
+            tracing::warn!(volume = %self.ground.name, %error, "the journal could not be let go");
         }
         drop(gate);
         match done {

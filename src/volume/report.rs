@@ -32,7 +32,7 @@ impl VolumeInfo {
             open_here: false,
             degraded: false,
             trouble: None,
-            mapped_bytes: tables.mapped_blocks * BLOCK,
+            mapped_bytes: tables.tip().mapped * BLOCK,
             stored_bytes: tables.stored_bytes,
             unsent_bytes: 0,
             unsent_age_ms: 0,

@@ -9,7 +9,7 @@
 //! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub struct Session {
     /// The journal was started anew.
     pub journal_news: Notify,
     ended: watch::Sender<bool>,
+    /// It ended because of a withdrawn claim: another is to follow.
+    goes_on: AtomicBool,
 }
 
 impl Session {
@@ -115,6 +117,7 @@ impl Session {
             mend: Notify::new(),
             journal_news: Notify::new(),
             ended: watch::Sender::new(false),
+            goes_on: AtomicBool::new(false),
             ground,
         });
         session.run(Session::cutter);
@@ -147,7 +150,8 @@ impl Session {
         .detach();
     }
 
-    async fn ended(&self) {
+    /// Returns when the session has ended.
+    pub async fn ended(&self) {
         let mut ended = self.ended.subscribe();
         while !*ended.borrow_and_update() {
             if ended.changed().await.is_err() {
@@ -164,6 +168,11 @@ impl Session {
             Either::Left((out, _)) => Ok(out),
             Either::Right(_) => Err(self.closed().unwrap_or(Stop::Again)),
         }
+    }
+
+    /// Whether the volume is to take over from itself.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on.load(Ordering::Relaxed)
     }
 
     /// Why nothing is done any more, if so.
@@ -207,6 +216,7 @@ impl Session {
             // Only a withdrawn claim is told this way, see `Head::owned`.
             Kind::Refused if self.withdrawn().await => {
                 tracing::info!(volume = %self.ground.name, "{error}; going on under a new claim");
+                self.goes_on.store(true, Ordering::Relaxed);
                 self.stop(Stop::Again);
             }
             _ => {}

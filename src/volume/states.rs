@@ -14,13 +14,12 @@
 //! | 8 | 8 | id of the tip |
 //! | 16 | 8 | next id of a state |
 //! | 24 | 8 | bytes of own chunks so far, without parity |
-//! | 32 | 8 | blocks that the tip maps |
-//! | 40 | 4 | number of states |
-//! | 44 | 4 | number of ended epochs |
-//! | 48 | … | states, in order of their ids; ended epochs, oldest first |
+//! | 32 | 4 | number of states |
+//! | 36 | 4 | number of ended epochs |
+//! | 40 | … | states, in order of their ids; ended epochs, oldest first |
 //!
-//! A state: id (8), parent (8, 0: none), era (8), size (8), flags (1: named 1, hidden 2, mapped 4), created ms (8), group
-//! (16), group size (4), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
+//! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4), created
+//! ms (8), group (16), group size (4), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
 //! epoch: epoch and its last sequence number, as varints; the oldest ones may have been forgotten. The page is a frame of
 //! kind table with address 0: the frame's checksum covers it.
 
@@ -57,6 +56,8 @@ pub struct State {
     pub parent: Option<StateId>,
     pub era: Era,
     pub tree: Tree,
+    /// Blocks that the tree maps, as far as it is built.
+    pub mapped: u64,
     pub size: u64,
     pub hidden: bool,
     pub created_ms: u64,
@@ -75,7 +76,6 @@ pub struct Tables {
     /// Of all epochs that wrote something up to the checkpoint, as far as they are remembered.
     pub ends: Vec<End>,
     pub stored_bytes: u64,
-    pub mapped_blocks: u64,
 }
 
 pub fn root_ref(tree: &Tree) -> Option<RootRef> {
@@ -95,6 +95,7 @@ impl Tables {
             parent: None,
             era: Era(1),
             tree: tree_of(head.base.as_ref().and_then(|b| b.root)),
+            mapped: head.base.as_ref().map_or(0, |b| b.mapped_blocks),
             size: head.size,
             hidden: false,
             created_ms: head.created_ms,
@@ -108,7 +109,6 @@ impl Tables {
             states: BTreeMap::from([(tip.id, tip)]),
             ends: Vec::new(),
             stored_bytes: 0,
-            mapped_blocks: 0,
         }
     }
 
@@ -202,14 +202,14 @@ impl Tables {
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::with_capacity(64 + 160 * self.states.len());
         w.u32(MAGIC).u16(VERSION).u16(0).u64(self.tip.0).u64(self.next.0);
-        w.u64(self.stored_bytes).u64(self.mapped_blocks);
+        w.u64(self.stored_bytes);
         w.u32(self.states.len() as u32).u32(self.ends.len() as u32);
         for s in self.states.values() {
             assert!(s.built, "a table is written when its states are built");
             let flag = |on: bool, bit: u8| if on { bit } else { 0 };
             let flags =
                 flag(s.name.is_some(), NAMED) | flag(s.hidden, HIDDEN) | flag(s.tree.root.is_some(), MAPPED);
-            w.u64(s.id.0).u64(s.parent.map_or(0, |p| p.0)).u64(s.era.0).u64(s.size).u8(flags);
+            w.u64(s.id.0).u64(s.parent.map_or(0, |p| p.0)).u64(s.era.0).u64(s.size).u64(s.mapped).u8(flags);
             w.u64(s.created_ms).u128(s.group.0).u32(s.group_size);
             w.bytes(s.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
             if let Some(root) = s.tree.root {
@@ -229,7 +229,7 @@ impl Tables {
             return Err(r.bad("it is of another kind or version"));
         }
         let (tip, next) = (StateId(r.u64()?), StateId(r.u64()?));
-        let (stored_bytes, mapped_blocks) = (r.u64()?, r.u64()?);
+        let stored_bytes = r.u64()?;
         let (n, ended) = (r.u32()?, r.u32()?);
         let mut states = BTreeMap::new();
         for _ in 0..n {
@@ -246,13 +246,13 @@ impl Tables {
         if states.get(&tip).is_none_or(|t| t.name.is_some() || t.hidden) {
             return Err(r.bad("it has no tip"));
         }
-        Ok(Tables { tip, next, states, ends, stored_bytes, mapped_blocks })
+        Ok(Tables { tip, next, states, ends, stored_bytes })
     }
 }
 
 fn decode_state(r: &mut Reader<'_>) -> Result<State> {
     let (id, parent, era, size) = (StateId(r.u64()?), r.u64()?, Era(r.u64()?), r.u64()?);
-    let flags = r.u8()?;
+    let (mapped, flags) = (r.u64()?, r.u8()?);
     let (created_ms, group, group_size) = (r.u64()?, Nonce(r.u128()?), r.u32()?);
     let text = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
     let name = if flags & NAMED != 0 { Some(text.parse()?) } else { None };
@@ -269,6 +269,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<State> {
         parent: (parent != 0).then_some(StateId(parent)),
         era,
         tree: Tree { root },
+        mapped,
         size,
         hidden: flags & HIDDEN != 0,
         created_ms,
@@ -345,11 +346,11 @@ mod tests {
         let bytes = t.encode();
         assert_eq!(Tables::decode(&bytes).unwrap(), t);
         assert_eq!(&bytes[..8], b"WLTB\x01\0\0\0");
-        assert_eq!(bytes[40..48], [2, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[80], NAMED);
         assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
         assert_eq!(bytes[bytes.len() - 5..], [1, 4, 3, 0xac, 2]);
-        assert_eq!(bytes.len(), 48 + (61 + 4 + 4) + (61 + 4) + 6 + 5);
+        assert_eq!(bytes.len(), 40 + (69 + 4 + 4) + (69 + 4) + 6 + 5);
         for cut in 0..bytes.len() {
             assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
         }
@@ -358,9 +359,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            if bytes.len() > 48 {
+            if bytes.len() > 40 {
                 bytes[..8].copy_from_slice(b"WLTB\x01\0\0\0");
-                bytes[41..44].fill(0);
+                bytes[33..36].fill(0);
             }
             let _ = Tables::decode(&bytes);
         }

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::cell::HeadCell;
 use super::overlay::Piece;
 use super::states::{TABLE_ADDRESS, Tables};
+use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::log::{FrameRef, Reader, Want};
@@ -17,6 +20,13 @@ use crate::volume::head::Head;
 
 /// A range of blocks and where its newest contents are; `None`: no layer has it, the tree says.
 pub type Found = (Range<u64>, Option<Piece>);
+
+/// How long a read waits for stores before it fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn passes(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled)
+}
 
 /// Reads map pages for a volume and its ancestors.
 #[derive(Clone, Debug)]
@@ -38,6 +48,8 @@ pub struct View {
     reader: Reader,
     pages: PageReader,
     cache: Arc<PageCache>,
+    rt: Rt,
+    cell: HeadCell,
 }
 
 /// The blocks that these bytes touch.
@@ -46,8 +58,8 @@ pub fn blocks_of(offset: u64, len: u64) -> Range<u64> {
 }
 
 impl View {
-    pub fn new(reader: Reader, cache: Arc<PageCache>) -> View {
-        View { pages: PageReader(reader.clone()), reader, cache }
+    pub fn new(rt: Rt, reader: Reader, cache: Arc<PageCache>, cell: HeadCell) -> View {
+        View { pages: PageReader(reader.clone()), reader, cache, rt, cell }
     }
 
     pub fn pages(&self) -> &dyn Pages {
@@ -62,12 +74,47 @@ impl View {
     pub async fn tables(&self, head: &Head) -> Result<Tables> {
         match &head.checkpoint.tables {
             None => Ok(Tables::born(head)),
-            Some(at) => Tables::decode(&self.reader.page(at, TABLE_ADDRESS, Cause::Checkpoint).await?),
+            Some(at) => {
+                let page = || self.reader.page(at, TABLE_ADDRESS, Cause::Checkpoint);
+                Tables::decode(&self.patiently(page).await?)
+            }
+        }
+    }
+
+    /// An outage holds: what too few stores answer for is asked again for a while.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let began = self.rt.now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match ask().await {
+                Err(e) if passes(&e) && self.rt.now().since(began) < PATIENCE => {
+                    tracing::debug!("a read is tried again: {e}");
+                    self.rt.sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                Err(e) if e.is(Kind::Corrupt) => return Err(self.explain(e).await),
+                done => return done,
+            }
+        }
+    }
+
+    /// Chunks of a volume that was removed are gone: that is no damage.
+    async fn explain(&self, error: Error) -> Error {
+        match self.cell.read().await {
+            Ok(Some(head)) if head.removed => Error::new(Kind::Removed, "the volume was removed"),
+            _ => error,
         }
     }
 
     /// The bytes at `offset`, given where their blocks lie.
     pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
+        self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
+    }
+
+    async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
         let pieces = self.resolve(found, tree).await?;
         let mut wants: Vec<Want> = Vec::new();
         for (range, piece) in &pieces {

@@ -12,11 +12,16 @@ use super::deps::{Deps, Ground};
 use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::TakeOver;
+use super::logbook::Logbook;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
 use super::view::{View, blocks_of};
+use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::map::Tree;
+
+/// How long opening a volume that is open here looks whether it is still ours.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 
 /// How a volume is opened for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,11 +47,13 @@ struct Seat {
 pub struct Volumes {
     pub(super) deps: Arc<Deps>,
     seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
+    /// What was told of chunks a moment ago.
+    pub(super) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Logbook)>>>,
 }
 
 impl Volumes {
     pub fn new(deps: Deps) -> Volumes {
-        Volumes { deps: Arc::new(deps), seats: Arc::default() }
+        Volumes { deps: Arc::new(deps), seats: Arc::default(), logbooks: Arc::default() }
     }
 
     pub fn deps(&self) -> &Deps {
@@ -93,9 +100,16 @@ impl Volumes {
         let id = self.id(name).await?;
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
-        let open = seat.volume.lock().clone().filter(|v| !v.is_failed());
+        let open = seat.volume.lock().clone();
+        if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
+            // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
+            let _ = self.deps.rt.timeout(LOOK_MAX, session.confirm()).await;
+        }
+        let open = open.filter(|v| !v.is_failed());
         let volume = match open {
-            Some(volume) => volume,
+            Some(volume) if self.is_current(name, &volume).await? => volume,
+            // Others have written since: sessions that read the older state keep theirs, new ones see the new one.
+            Some(_) => Arc::new(self.begin(name, id).await?),
             None => {
                 // The old one's tasks must be over before its journal is opened again.
                 let before = seat.volume.lock().take();
@@ -112,6 +126,13 @@ impl Volumes {
         }
         *seat.volume.lock() = Some(volume.clone());
         Ok(volume)
+    }
+
+    /// An inert volume shows what it was opened on; is that still the newest?
+    async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
+        let Known::Inert(seen) = volume.known() else { return Ok(true) };
+        let head = self.head(name, volume.id()).await?;
+        Ok(head.active.released && head.active.epoch == seen)
     }
 
     async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {

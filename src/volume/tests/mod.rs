@@ -2,6 +2,7 @@
 
 mod site;
 mod states;
+mod storm;
 mod takeovers;
 
 use std::time::Duration;
@@ -68,7 +69,7 @@ fn what_is_written_is_read_at_any_offset() {
         life.sleep(70_000).await;
         let info = life.volumes.info(&name("v")).await.unwrap();
         assert_eq!((info.unsent_bytes, info.unsent_age_ms), (0, 0));
-        assert!(info.journal_bytes < MIB, "trimmed but for the group that is being filled: {info:?}");
+        assert!(info.journal_bytes < 20 * MIB, "trimmed but for segments that are being filled: {info:?}");
         assert!(info.mapped_bytes > 0 && info.stored_bytes > 0 && info.open_here, "{info:?}");
         assert!(v.read(0, model.len() as u64).await.unwrap() == model);
         assert!(v.read(64 * MIB - 1, 2).await.unwrap_err().is(Kind::Invalid));
