@@ -645,7 +645,7 @@ async fn bench() {
                             let mut next = next.lock().await;
                             let op = Op::Write { block: *next, data: data.clone() };
                             journal.append(&mut room, &Record { lsn: Lsn(*next), op }).unwrap();
-                            journal.trim(Lsn(next.saturating_sub(4096)));
+                            journal.trim(Lsn(next.saturating_sub(4096 / blocks as u64)));
                             *next += 1;
                         }
                         if flush {

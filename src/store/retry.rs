@@ -189,8 +189,8 @@ impl Store for Retrying {
             ByteRange::Whole { max } => max,
             ByteRange::At { len, .. } | ByteRange::Last(len) => len,
         };
-        // Nobody waits for years because a reader allows for any size.
-        self.again(bytes.min(1 << 30), || self.inner.get(key, range, cause)).await
+        // A reader that allows for any size doesn't mean to wait for ever.
+        self.again(bytes.min(64 << 20), || self.inner.get(key, range, cause)).await
     }
     async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
         self.again(0, || self.inner.head(key, cause)).await

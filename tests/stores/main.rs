@@ -1,6 +1,7 @@
 //! Every kind of bucket does the same: one suite, run against each.
 #![allow(clippy::unwrap_used)] // tests may stop at what they don't expect
 
+mod model;
 mod s3;
 #[path = "../support/mod.rs"]
 mod support;

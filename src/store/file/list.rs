@@ -132,12 +132,16 @@ impl Lister<'_> {
 
     /// Whether any object lies below: empty folders are not shown.
     fn has_any(&self, path: &str, key: &str) -> Result<bool> {
-        let mut entries = Vec::new();
-        self.gather(path, key, &Begun::default(), &mut |entry| entries.push(entry))?;
-        if entries.iter().any(|e| !e.is_folder) {
+        let mut folders = Vec::new();
+        let no_file = self.gather(path, key, &Begun::default(), &mut |entry| {
+            let go_on = entry.is_folder;
+            folders.push(entry);
+            go_on
+        })?;
+        if !no_file {
             return Ok(true);
         }
-        for folder in entries {
+        for folder in folders {
             if self.has_any(&folder.path, &folder.key)? {
                 return Ok(true);
             }
@@ -161,10 +165,11 @@ impl Lister<'_> {
         let limit = self.max + 1;
         let mut keep = |entry: Entry| {
             if !self.wants(&entry) {
-                return;
+                return true;
             }
             if entry.is_folder {
-                return folders.push(entry);
+                folders.push(entry);
+                return true;
             }
             files.push(entry);
             // No page has more than these; an object and its stale twin aside count twice.
@@ -172,6 +177,7 @@ impl Lister<'_> {
                 files.select_nth_unstable_by(2 * limit, |a, b| a.key.cmp(&b.key));
                 files.truncate(2 * limit);
             }
+            true
         };
         self.gather(path, key, &Begun::default(), &mut keep)?;
         // The plain path is shorter than the one aside: where both are there, it is the object.
@@ -182,37 +188,36 @@ impl Lister<'_> {
         Ok(folders)
     }
 
-    /// Reads a folder, into long names and what stands aside too.
-    fn gather(&self, path: &str, key: &str, begun: &Begun, keep: &mut dyn FnMut(Entry)) -> Result<()> {
-        for (name, kind) in self.names(path)? {
-            let at = below(path, &name);
+    /// Reads a folder, into long names and what stands aside too, until `keep` says no; then it is false.
+    fn gather(&self, path: &str, key: &str, begun: &Begun, keep: Keep<'_>) -> Result<bool> {
+        self.each_name(path, &mut |name, kind| {
+            let at = below(path, name);
             let is_folder = kind == FileType::Directory;
             if name == DISPLACED && is_folder {
-                for (name, kind) in self.names(&at)? {
-                    if kind == FileType::RegularFile {
-                        keep_named(begun, key, &name, below(&at, &name), false, keep);
-                    }
-                }
-            } else if is_folder && let Some(Named::Start(text)) = read_name(&name) {
+                return self.each_name(&at, &mut |name, kind| {
+                    let is_file = kind == FileType::RegularFile;
+                    Ok(!is_file || keep_named(begun, key, name, below(&at, name), false, keep))
+                });
+            }
+            if is_folder && let Some(Named::Start(text)) = read_name(name) {
                 let mut longer = begun.clone();
                 longer.text.push_str(&text);
-                longer.names.push(name);
-                self.gather(&at, key, &longer, keep)?;
-            } else if is_folder || kind == FileType::RegularFile {
-                keep_named(begun, key, &name, at, is_folder, keep);
+                longer.names.push(name.to_owned());
+                return self.gather(&at, key, &longer, keep);
             }
-        }
-        Ok(())
+            let is_ours = is_folder || kind == FileType::RegularFile;
+            Ok(!is_ours || keep_named(begun, key, name, at, is_folder, keep))
+        })
     }
 
-    fn names(&self, path: &str) -> Result<Vec<(String, FileType)>> {
+    /// Reads a folder's names until `take` says no; then it is false.
+    fn each_name(&self, path: &str, take: &mut dyn FnMut(&str, FileType) -> Result<bool>) -> Result<bool> {
         let dir = match open_dir(self.root, path).and_then(Dir::new) {
             Ok(dir) => dir,
             // Removed meanwhile, or never there: nothing to list.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => return Ok(Vec::new()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => return Ok(true),
             Err(e) => return Err(self.failed(e)),
         };
-        let mut names = Vec::new();
         for entry in dir {
             let entry = entry.map_err(|e| self.failed(e))?;
             // A name that isn't UTF-8 is no key.
@@ -229,28 +234,26 @@ impl Lister<'_> {
                     Err(e) => return Err(self.failed(e)),
                 }
             }
-            names.push((name.to_owned(), kind));
+            if !take(name, kind)? {
+                return Ok(false);
+            }
         }
-        Ok(names)
+        Ok(true)
     }
 }
 
-fn keep_named(
-    begun: &Begun,
-    key: &str,
-    name: &str,
-    path: String,
-    is_folder: bool,
-    keep: &mut dyn FnMut(Entry),
-) {
-    let Some(Named::Component(text)) = read_name(name) else { return };
+/// Takes an entry; false when that was enough.
+type Keep<'a> = &'a mut dyn FnMut(Entry) -> bool;
+
+fn keep_named(begun: &Begun, key: &str, name: &str, path: String, is_folder: bool, keep: Keep<'_>) -> bool {
+    let Some(Named::Component(text)) = read_name(name) else { return true };
     let whole = format!("{}{text}", begun.text);
     let mut names = begun.names.clone();
     names.push(name.to_owned());
     // A name made by hand that only looks like one of ours: no key leads to it.
     if !is_canonical(&whole, &names) {
-        return;
+        return true;
     }
     let slash = if is_folder { "/" } else { "" };
-    keep(Entry { key: format!("{key}{whole}{slash}"), path, is_folder });
+    keep(Entry { key: format!("{key}{whole}{slash}"), path, is_folder })
 }

@@ -1,4 +1,11 @@
-//! Multipart uploads: a folder each under `.%windlass/uploads`, with a file a part and one that says what it is for.
+//! Multipart uploads: a folder each under `.%windlass/uploads`, named by 32 random hex digits. In it:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `about` | JSON `{"format":1,"key":…,"content_type":…,"user":{…}}`: what the upload is for |
+//! | `1` … `10000` | the bytes of that part, with its etag as every object has it |
+//!
+//! Parts are not synced one by one: only the object that they become is durable.
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, mkdirat, unlinkat};

@@ -96,7 +96,12 @@ impl Trouble {
             _ => (kind_of(status, &code), true),
         };
         // The chain of credentials fails before anything is sent, in several shapes.
-        let keys = status == 0 && text.contains("redentials");
+        let before_sending = match &e {
+            SdkError::ConstructionFailure(_) => true,
+            SdkError::DispatchFailure(d) => !d.is_io() && !d.is_timeout(),
+            _ => false,
+        };
+        let keys = before_sending && text.contains("redentials");
         let (kind, sent) = if keys { (Kind::Denied, false) } else { (kind, sent) };
         let what = match e.message() {
             Some(message) if !message.is_empty() => format!("{message} ({code})"),
