@@ -21,7 +21,7 @@ use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::map::Tree;
 
 /// How long opening a volume that is open here looks whether it is still ours.
-const LOOK_MAX: Duration = Duration::from_secs(3);
+const LOOK_MAX: Duration = Duration::from_secs(6);
 
 /// How a volume is opened for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -103,7 +103,13 @@ impl Volumes {
         let open = seat.volume.lock().clone();
         if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
             // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
-            let _ = self.deps.rt.timeout(LOOK_MAX, session.confirm()).await;
+            let confirmed = self.deps.rt.timeout(LOOK_MAX, session.confirm()).await;
+            if confirmed.is_none() && mode != OpenMode::Normal {
+                let why = format!(
+                    "too few stores answer to tell whether volume {name} is still this host's: try again"
+                );
+                return Err(Error::new(Kind::Unavailable, why));
+            }
         }
         let open = open.filter(|v| !v.is_failed());
         let volume = match open {

@@ -62,6 +62,14 @@ impl History {
         while image != seen || !marked(n) {
             if n == self.steps.len() {
                 let fits: Vec<_> = (0..=n).filter(|n| self.image(*n) == seen).collect();
+                let per_block: Vec<Vec<usize>> = (0..BLOCKS as usize)
+                    .map(|b| {
+                        (0..=n)
+                            .filter(|k| self.image(*k)[b * 4096..][..4096] == seen[b * 4096..][..4096])
+                            .collect()
+                    })
+                    .collect();
+                eprintln!("{:#?}\n{per_block:?}", self.steps);
                 panic!("{trace}: none of {n} steps from {least} on fits, but {fits:?}; snapshots {names:?}");
             }
             apply(&mut image, &self.steps[n]);
@@ -147,6 +155,8 @@ impl Storm {
         let v = self.open(force).await;
         let trace = format!("{:#?}", self.trace);
         let seen = v.read(0, SIZE).await.unwrap();
+        // Listings do not wait as I/O does.
+        self.calm();
         let life = self.lives[self.owner].as_ref().unwrap();
         let names: Vec<_> = life
             .volumes
@@ -252,11 +262,11 @@ async fn storm(site: Site, flush: FlushMode) {
                 storm.owner = 1 - storm.owner;
                 storm.note("takeover".into());
                 let head = storm.lives[storm.owner].as_ref().unwrap();
-                let released = head.volumes.info(&name("v")).await.is_ok_and(|i| i.released);
+                let owned = head.volumes.info(&name("v")).await.is_ok_and(|i| !i.released);
                 let next = storm.recover(true, least).await;
                 storm.h.local = storm.h.pool;
                 // One that was shut out: nothing it promises from now on may be true.
-                if !released {
+                if owned {
                     let early = v.write(0, bytes(9, 4096)).await;
                     if flush == FlushMode::Pool && early.is_ok() {
                         assert!(v.flush().await.is_err(), "{:#?}", storm.trace);
