@@ -102,9 +102,8 @@ impl At<'_> {
             },
         };
         let mut answer = self.member.put(&self.key(), object.clone(), when, cause).await?;
-        if let Put::Refused = answer
-            && let How::Absent = how
-        {
+        if let Put::Refused = answer {
+            // Another repair, or a put of an upload that was given up, may have come in between.
             answer = match self.present(about, how, cause).await? {
                 Present::Same => return self.member.attest().await,
                 Present::Other(etag) => {

@@ -673,6 +673,35 @@ fn scrub_finds_and_repair_mends() {
 }
 
 #[test]
+fn repairs_at_one_time_do_not_stand_in_each_others_way() {
+    for seed in 0..8 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "4+2");
+        sim.run(repairs_at_one_time(yard)).unwrap();
+    }
+}
+
+async fn repairs_at_one_time(yard: Yard) {
+    let pool = yard.create().await.unwrap();
+    let known = Counted { dead: 0, live: 12 };
+    for seq in 1..=12 {
+        store(&pool, &chunk(seq, &LENS)).await;
+    }
+    yard.settle(1000).await;
+    for seq in 1..=12 {
+        let (contents, key) = yard.shard(&id(seq), seq as usize % 6);
+        contents.delete(&[key], W).await.unwrap();
+    }
+    let quiet = |_: Progress| {};
+    let (one, other) = futures::join!(pool.repair(&known, &quiet), pool.repair(&known, &quiet));
+    for done in [one.unwrap(), other.unwrap()] {
+        assert!(done.left.is_complete_and_clean(), "{done:?}");
+    }
+    let report = pool.scrub(&known, &quiet).await.unwrap();
+    assert!(report.is_complete_and_clean(), "{report:?}");
+}
+
+#[test]
 fn scrub_says_what_it_could_not_see_and_what_is_lost() {
     run("4+2", |yard| async move {
         let pool = yard.create().await.unwrap();
