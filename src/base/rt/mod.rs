@@ -97,7 +97,9 @@ impl Rt {
     /// Runs CPU-bound work away from the event loop. A panic in it is `Kind::Internal`.
     pub async fn cpu<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let (tx, rx) = oneshot::channel();
+        let answer = Answer(Some(tx));
         self.0.cpu(Box::new(move || {
+            let tx = answer.begin();
             let _ = tx.send(job());
         }));
         rx.await.map_err(|_| Error::new(Kind::Internal, "a worker thread panicked; see the log"))
@@ -136,6 +138,22 @@ impl Rt {
             futures::future::Either::Left((out, _)) => Some(out),
             futures::future::Either::Right(_) => None,
         }
+    }
+}
+
+/// The answer of a job that has not begun. A runtime that ends drops such jobs: nobody is to take that for a panic, so
+/// whoever waits waits on until it is dropped as well.
+struct Answer<T>(Option<oneshot::Sender<T>>);
+
+impl<T> Answer<T> {
+    fn begin(mut self) -> oneshot::Sender<T> {
+        self.0.take().expect("taken here only, and by drop")
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
     }
 }
 

@@ -284,7 +284,9 @@ impl Disk for RealDisk {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Rt;
     use super::*;
+    use crate::base::Kind;
 
     #[tokio::test]
     async fn files_are_written_read_and_locked() {
@@ -318,5 +320,34 @@ mod tests {
         assert_eq!(rt.spawn(async { 7 }).await.unwrap(), 7);
         assert!(rt.timeout(Duration::from_millis(5), std::future::pending::<()>()).await.is_none());
         assert_eq!(rt.cpu(|| 6 * 7).await.unwrap(), 42);
+    }
+
+    /// A job dropped by a runtime that ends never looks like a panic; a panic does.
+    #[tokio::test]
+    async fn a_dropped_job_has_no_answer_and_a_panic_has_one() {
+        struct Ending;
+        impl Runtime for Ending {
+            fn spawn(&self, _task: BoxFuture<'static, ()>) {}
+            fn cpu(&self, job: Box<dyn FnOnce() + Send>) {
+                drop(job);
+            }
+            fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
+                tokio::time::sleep(d).boxed()
+            }
+            fn now(&self) -> Instant {
+                Instant::default()
+            }
+            fn wall_ms(&self) -> u64 {
+                0
+            }
+            fn random(&self) -> u64 {
+                0
+            }
+        }
+        let ending = Rt::new(Arc::new(Ending));
+        assert!(ending.timeout(Duration::from_millis(50), ending.cpu(|| 1)).await.is_none());
+        let real = Rt::new(RealRuntime::current());
+        let panicked = real.cpu(|| std::panic::resume_unwind(Box::new("told"))).await;
+        assert!(matches!(panicked, Err::<(), _>(e) if e.is(Kind::Internal)));
     }
 }
