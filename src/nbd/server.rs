@@ -44,8 +44,8 @@ impl Server {
     }
 }
 
-/// Binds `address` and serves every client until `stop`. From then on nobody is accepted, requests under way are
-/// finished and answered within `transmission::DRAIN`, and what still comes is answered with SHUTDOWN.
+/// Binds `address` and serves every client until `stop`. From then on nobody is accepted, no request is taken, and
+/// those under way are finished and answered within `transmission::DRAIN`.
 pub async fn serve(
     rt: &Rt,
     address: &Address,

@@ -10,8 +10,11 @@
 //! request is taken, and then nothing more is received. When all connections together hold more than `HELD_ALL`, a
 //! connection has one request at a time: slower, never stuck behind another's client.
 //!
-//! The end (DISC, the peer's end, a broken magic, a broken socket) stops the taking, never work that was begun:
-//! that is finished, and answered when there is still somebody to answer.
+//! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking, never work
+//! that was begun: that is finished, and answered when there is still somebody to answer. A server that stops gives
+//! this `DRAIN`, then hangs up. It answers nothing with ESHUTDOWN, which the protocol would allow: a client that
+//! reconnects (QEMU's reconnect-delay, the kernel's with persist) sends again what a connection lost, but hands an
+//! error on to its guest, whose filesystem ends there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{debug, warn};
 
@@ -44,6 +47,8 @@ const HELD: u64 = 32 << 20;
 const HELD_ALL: u64 = 192 << 20;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// What a client gets to hear the end.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What all connections hold together.
 #[derive(Clone, Debug, Default)]
@@ -146,10 +151,8 @@ struct Connection<'e, S> {
     /// What the jobs weigh.
     weight: u64,
     share: Share,
+    session: &'e Session,
     export: &'e dyn Export,
-    name: String,
-    flags: u16,
-    structured: bool,
     /// Requests are still taken.
     taking: bool,
     /// The socket takes nothing any more.
@@ -157,7 +160,7 @@ struct Connection<'e, S> {
     /// For the log, which a client's misfortune must not fill.
     failures: u64,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The server stops: what comes is answered with SHUTDOWN, and all is over when this time is.
+    /// The server stops: all is over when this time is.
     drain: Option<BoxFuture<'static, ()>>,
 }
 
@@ -170,7 +173,23 @@ pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
     held: Held,
     stop: CancellationToken,
 ) {
-    let Session { export, name, flags, structured } = session;
+    let rest = converse(rt, stream, window, &session, held, stop).await;
+    // The client counts as gone before it has noticed.
+    drop(session);
+    if let Some(stream) = rest {
+        rt.timeout(LINGER, hang_up(stream)).await;
+    }
+}
+
+/// Gives the stream back when the client can still hear.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    rt: &Rt,
+    stream: S,
+    window: Window,
+    session: &Session,
+    held: Held,
+    stop: CancellationToken,
+) -> Option<S> {
     let mut connection = Connection {
         rt: rt.clone(),
         stream,
@@ -180,10 +199,8 @@ pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
         jobs: FuturesUnordered::new(),
         weight: 0,
         share: Share { all: held, mine: 0 },
-        export: &*export,
-        name,
-        flags,
-        structured,
+        session,
+        export: &*session.export,
         taking: true,
         broken: false,
         failures: 0,
@@ -191,6 +208,16 @@ pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
         drain: None,
     };
     std::future::poll_fn(|cx| connection.poll(cx)).await;
+    (!connection.broken).then_some(connection.stream)
+}
+
+/// Closing a socket with unread bytes in it throws away replies that are still on their way: end our direction, then
+/// wait for the client's end.
+async fn hang_up(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    if stream.shutdown().await.is_ok() {
+        let mut rest = [0; 4096];
+        while stream.read(&mut rest).await.is_ok_and(|n| n > 0) {}
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
@@ -202,8 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             let wrote = self.poll_write(cx);
             let received = self.poll_receive(cx);
             self.share.set(self.holds());
-            // What has just come is owed an answer, be it that the server stops.
-            if self.is_over() && !(received && self.taking) {
+            if self.is_over() {
                 return Poll::Ready(());
             }
             if !(took || collected || wrote || received) {
@@ -217,35 +243,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 
     fn is_over(&self) -> bool {
-        let idle = self.jobs.is_empty() && self.output.bytes() == 0;
-        idle && (!self.taking || self.drain.is_some())
+        !self.taking && self.jobs.is_empty() && self.output.bytes() == 0
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
         if self.drain.is_none() && self.stop.as_mut().poll(cx).is_ready() {
             self.drain = Some(self.rt.sleep(DRAIN));
+            self.taking = false;
         }
         if let Some(time) = &mut self.drain
             && time.poll_unpin(cx).is_ready()
         {
-            self.abandon();
+            warn!(export = ?self.session.name, requests = self.jobs.len(), "requests were given up at shutdown");
+            self.jobs.clear();
+            self.output.discard();
+            self.broken = true;
         }
-    }
-
-    /// The drain time is over: whoever still waits is told so, and their work is dropped.
-    fn abandon(&mut self) {
-        warn!(export = ?self.name, requests = self.jobs.len(), "requests were given up at shutdown");
-        let waiting: Vec<Request> = self.jobs.iter().map(|job| job.request).collect();
-        self.jobs.clear();
-        self.weight = 0;
-        for request in waiting {
-            self.reply_error(&request, Errno::Shutdown, SHUTDOWN);
-        }
-        // A peer that doesn't even take these keeps nobody here: one try, then the end.
-        self.taking = false;
-        let waker = futures::task::noop_waker();
-        let _ = self.output.poll_write(&mut Context::from_waker(&waker), &mut self.stream);
-        self.output.discard();
     }
 
     /// A request that has begun to arrive is always taken to its end.
@@ -258,12 +271,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
         while self.may_take() {
-            let facts = Facts { size: self.export.size(), flags: self.flags };
+            let facts = Facts { size: self.export.size(), flags: self.session.flags };
             match self.intake.next(&mut self.window, facts) {
                 Ok(None) => break,
                 Ok(Some(arrived)) => self.take(arrived, cx),
                 Err(e) => {
-                    warn!(export = ?self.name, error = %e, "a client is dropped");
+                    warn!(export = ?self.session.name, error = %e, "a client is dropped");
                     self.taking = false;
                 }
             }
@@ -276,11 +289,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         match arrived {
             Arrived::Disconnect => self.taking = false,
             Arrived::Refused { request, refusal: Refusal { errno, why } } => {
-                debug!(export = ?self.name, ?request, why, "a request was refused");
+                debug!(export = ?self.session.name, ?request, why, "a request was refused");
                 self.reply_error(&request, errno, why);
-            }
-            Arrived::Request { request, .. } if self.drain.is_some() => {
-                self.reply_error(&request, Errno::Shutdown, SHUTDOWN);
             }
             Arrived::Request { request, payload } => {
                 let mut job = start(self.export, request, payload);
@@ -328,15 +338,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn log_failure(&mut self, request: &Request, error: &Error) {
         self.failures += 1;
         if self.failures.is_power_of_two() {
-            warn!(export = ?self.name, ?request, %error, failures = self.failures, "a request failed");
+            warn!(export = ?self.session.name, ?request, %error, failures = self.failures, "a request failed");
         } else {
-            debug!(export = ?self.name, ?request, %error, "a request failed");
+            debug!(export = ?self.session.name, ?request, %error, "a request failed");
         }
     }
 
     fn reply_done(&mut self, request: &Request, reads: bool, data: Bytes) {
         let Request { cookie, offset, len, .. } = *request;
-        self.output.header(|out| match (reads && self.structured, len) {
+        self.output.header(|out| match (reads && self.session.structured, len) {
             (false, _) => wire::put_simple(out, cookie, None),
             (true, 0) => wire::put_none_chunk(out, cookie),
             (true, _) => wire::put_data_chunk(out, cookie, offset, len),
@@ -345,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 
     fn reply_error(&mut self, request: &Request, errno: Errno, why: &str) {
-        let structured = self.structured;
+        let structured = self.session.structured;
         self.output.header(|out| match structured {
             true => wire::put_error_chunk(out, request.cookie, errno, why),
             false => wire::put_simple(out, request.cookie, Some(errno)),
@@ -361,7 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if self.broken {
             self.output.discard();
         } else if let Poll::Ready(Err(e)) = self.output.poll_write(cx, &mut self.stream) {
-            debug!(export = ?self.name, error = %e, "the client is gone");
+            debug!(export = ?self.session.name, error = %e, "the client is gone");
             (self.broken, self.taking) = (true, false);
             self.output.discard();
         }
@@ -387,12 +397,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             Poll::Ready(Ok(0)) => self.taking = false,
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(e)) => {
-                debug!(export = ?self.name, error = %e, "the client is gone");
+                debug!(export = ?self.session.name, error = %e, "the client is gone");
                 self.taking = false;
             }
         }
         true
     }
 }
-
-const SHUTDOWN: &str = "the server is shutting down";

@@ -333,15 +333,15 @@ fn the_largest_write_goes_through_in_pieces() {
 }
 
 #[test]
-fn a_server_that_stops_finishes_and_refuses() {
+fn a_server_that_stops_finishes_and_hangs_up() {
     simulate(|rt| async move {
         let mut peer = entered(&rt, "disk", false).await;
         peer.house.state.lock().delay = Duration::from_secs(3);
         peer.send([request(0, WRITE, 1, 0, 1), vec![1]].concat()).await;
         rt.sleep(Duration::from_secs(1)).await;
         peer.stop.cancel();
+        // An error would reach a guest; what is not answered is sent again to the next server.
         peer.send([request(0, WRITE, 2, 0, 1), vec![2]].concat()).await;
-        peer.expect(simple(ESHUTDOWN, 2)).await;
         peer.expect(simple(0, 1)).await;
         let house = peer.house.clone();
         peer.expect_end().await;
@@ -352,15 +352,13 @@ fn a_server_that_stops_finishes_and_refuses() {
 #[test]
 fn a_server_that_stops_gives_up_what_does_not_end() {
     simulate(|rt| async move {
+        let before = rt.now();
         let mut peer = entered(&rt, "disk", true).await;
         peer.house.state.lock().delay = Duration::from_secs(1_000_000);
         peer.send(request(0, FLUSH, 1, 0, 0)).await;
         rt.sleep(Duration::from_secs(1)).await;
         peer.stop.cancel();
-        assert_eq!(peer.error_chunk(1).await, (ESHUTDOWN, "the server is shutting down".into()));
-        let before = rt.now();
         peer.expect_end().await;
-        assert!(rt.now().since(before) < Duration::from_secs(60));
         // Nor does a client keep it that takes no replies, or has said goodbye already.
         for goodbye in [vec![], request(0, DISC, 0, 0, 0)] {
             let mut peer = entered(&rt, "disk", false).await;
@@ -368,19 +366,9 @@ fn a_server_that_stops_gives_up_what_does_not_end() {
             rt.sleep(Duration::from_secs(1)).await;
             peer.stop.cancel();
             peer.server.await.unwrap();
+            assert_eq!(peer.house.state.lock().open, 0);
         }
-    });
-}
-
-#[test]
-fn requests_that_meet_the_stop_are_answered() {
-    simulate(|rt| async move {
-        let mut peer = entered(&rt, "disk", false).await;
-        // Both are there before the server's task runs again.
-        peer.stop.cancel();
-        peer.send((0..50).flat_map(|i| request(0, READ, i, 0, 512)).collect::<Vec<_>>()).await;
-        peer.expect((0..50).flat_map(|i| simple(ESHUTDOWN, i)).collect::<Vec<_>>()).await;
-        peer.expect_end().await;
+        assert!(rt.now().since(before) < Duration::from_secs(120));
     });
 }
 
@@ -390,5 +378,12 @@ fn an_idle_connection_ends_with_its_server() {
         let peer = entered(&rt, "disk", true).await;
         peer.stop.cancel();
         peer.expect_end().await;
+        // And one whose client doesn't notice.
+        let before = rt.now();
+        let peer = entered(&rt, "disk", true).await;
+        peer.stop.cancel();
+        peer.server.await.unwrap();
+        assert!(rt.now().since(before) < Duration::from_secs(30));
+        drop(peer.io);
     });
 }
