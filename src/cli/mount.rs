@@ -130,6 +130,9 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
     let dir = absolute(&args.dir)?;
     let home = Home::locate()?;
     let Some(mut client) = Client::connect(&home.control()?).await? else {
+        if crate::fs::clear_dead(Path::new(&dir))? {
+            return Ok(ExitCode::SUCCESS);
+        }
         return Err(Error::new(
             Kind::NotFound,
             format!("{dir} is not a mount of ours: nothing runs on {}", home.root().display()),

@@ -24,6 +24,8 @@ use crate::volume::{Memory, OpenMode};
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long commands that still wait for an answer are waited for at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// What letting go may take beside the draining.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -206,10 +208,17 @@ impl Engine {
         self.stop.cancel();
         let servers = std::mem::take(&mut *self.servers.lock());
         for server in servers {
-            server.ended().await?;
+            if self.desk.seat.rt.timeout(DRAIN, server.ended()).await.is_none() {
+                tracing::warn!("some clients' requests still wait for stores and get no answer");
+            }
         }
-        for sentence in self.desk.pools.shutdown(DRAIN).await {
-            tracing::warn!("{sentence}");
+        // Bounded whatever the stores do: what is not drained by then is in the journals, and stays ours.
+        match self.desk.seat.rt.timeout(DRAIN + GRACE, self.desk.pools.shutdown(DRAIN)).await {
+            Some(sentences) => sentences.iter().for_each(|sentence| tracing::warn!("{sentence}")),
+            None => tracing::warn!(
+                "too few stores answer to let go of all volumes: those stay owned by this host, and what is not in \
+                 the pool yet is on this host's disk"
+            ),
         }
         // A command may be what ends this engine: it gets its answer.
         let answers = self.answers.lock().clone();

@@ -1,7 +1,7 @@
 //! The mounts of one engine.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -79,9 +79,12 @@ impl Mounts {
     pub async fn remove(&self, dir: &str) -> Result<()> {
         let mounted = self.entries.lock().get(dir).map(|e| e.mounted.clone());
         let Some(mounted) = mounted else {
+            if fs::clear_dead(Path::new(dir))? {
+                return Ok(());
+            }
             return Err(Error::new(
                 Kind::NotFound,
-                format!("{dir} is not a mount of this engine: `windlass status` lists them"),
+                format!("{dir} is not a mount of this daemon: `windlass status` lists them"),
             ));
         };
         mounted.unmount().await?;

@@ -41,6 +41,6 @@ mod stream;
 mod tests;
 mod upload;
 
-pub use mount::{Mounted, mount};
+pub use mount::{Mounted, clear_dead, mount};
 pub use options::{KernelFlag, MountOptions};
 pub use staging::Unsent;

@@ -228,3 +228,22 @@ impl Drop for Mounted {
         drop(self.session.lock().take());
     }
 }
+
+/// Takes away a mount whose process has died (`Transport endpoint is not connected`). False: it is none.
+pub fn clear_dead(dir: &Path) -> Result<bool> {
+    let dead = std::fs::metadata(dir)
+        .is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+    if !dead {
+        return Ok(false);
+    }
+    rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).map_err(|e| {
+        Error::new(
+            Kind::Denied,
+            format!(
+                "{} is a mount whose process has died; clear it with `fusermount3 -u {0}` ({e})",
+                dir.display()
+            ),
+        )
+    })?;
+    Ok(true)
+}

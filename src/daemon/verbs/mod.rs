@@ -4,6 +4,8 @@ mod mount;
 mod pool;
 mod volume;
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::api::{Outcome, Verb};
@@ -11,10 +13,33 @@ use super::control::ProgressSink;
 use super::desk::Desk;
 use super::mounts::MountInfo;
 use super::sessions::SessionInfo;
-use crate::base::Result;
+use crate::base::{Error, Kind, Result};
 
-/// Runs one verb to its end.
+/// How long a verb that only looks waits for the stores.
+const LOOK: Duration = Duration::from_secs(20);
+
+/// Runs one verb to its end. One that only looks gives up when the stores do not answer; one that changes something
+/// waits for them, since what it began must not be left half done.
 pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+    let looks = matches!(
+        verb,
+        Verb::PoolList | Verb::VolumeList { .. } | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. }
+    );
+    if !looks {
+        return carry_out(desk, verb, progress).await;
+    }
+    match desk.seat.rt.timeout(LOOK, carry_out(desk, verb, progress)).await {
+        Some(done) => done,
+        None => Err(Error::new(
+            Kind::Unavailable,
+            format!(
+                "too few stores answered within {LOOK:?}: `windlass pool status POOL` names those that are out"
+            ),
+        )),
+    }
+}
+
+async fn carry_out(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::PoolCreate(args) => pool::create(desk, args).await,
         Verb::PoolAdd { name, stores } => pool::add(desk, name, &stores).await,
