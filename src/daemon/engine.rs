@@ -16,7 +16,7 @@ use super::home::{Home, Seat};
 use super::pools::Pools;
 use super::sessions::Sessions;
 use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::{Error, Name, Result};
+use crate::base::{Error, Kind, Name, Result};
 use crate::nbd::{self, Address};
 use crate::volume::{Memory, OpenMode};
 
@@ -134,7 +134,11 @@ impl Engine {
                 }
                 let path = VolumePath { pool: pool.clone(), volume };
                 let _session = engine.desk.sessions.enter(&path, &open.volumes);
-                if let Err(error) = open.volumes.open(&path.volume, OpenMode::Normal).await {
+                // Hosts may share a name: what another one owns is none of ours.
+                let opened = open.volumes.open(&path.volume, OpenMode::Normal).await;
+                if let Err(error) =
+                    opened.map(|_| ()).or_else(|e| if e.is(Kind::Owned) { Ok(()) } else { Err(e) })
+                {
                     tracing::warn!(volume = %path, %error, "cannot open now what was ours when we were cut off");
                 }
             }

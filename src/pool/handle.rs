@@ -38,6 +38,9 @@ pub struct Pool {
     fleet: Arc<Fleet>,
 }
 
+/// How long the list of missing shards may take to be written.
+const WRITTEN_WAIT: Duration = Duration::from_secs(5);
+
 impl Pool {
     /// From what its register says, on these stores.
     pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
@@ -173,6 +176,22 @@ impl Pool {
     /// Shards that are known to be missing.
     pub fn pending(&self) -> usize {
         self.fleet.hints().pending().0
+    }
+
+    /// Remembers the shards that a probe did not find, so that they are put when their stores are back. A process that
+    /// was killed may have known of them and not have written it down.
+    pub fn remember_missing(&self, id: ChunkId, probe: &Probe) {
+        self.fleet.hints().found(id, probe.not_good(self.layout()));
+    }
+
+    /// Returns when what is known to be missing is written down on this host (or that takes too long: scrub finds it).
+    pub async fn missing_written(&self) {
+        if self.rt().timeout(WRITTEN_WAIT, self.fleet.hints().flushed()).await.is_none() {
+            tracing::warn!(
+                "pool {}: the list of missing shards can't be written; `pool repair` finds them",
+                self.name()
+            );
+        }
     }
 
     /// Looks through all stores. Changes nothing.

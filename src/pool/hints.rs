@@ -94,6 +94,11 @@ impl Hints {
         }
     }
 
+    /// These shards were found missing: they are for mending.
+    pub(super) fn found(&self, id: ChunkId, shards: Mask) {
+        shards.iter().for_each(|shard| self.left(id, shard));
+    }
+
     /// A shard's upload was given up: from now on it is for mending.
     pub(super) fn left(&self, id: ChunkId, shard: usize) {
         self.state.update(|s| {
@@ -174,7 +179,7 @@ impl Hints {
             let mut all = s.missing.clone();
             for (id, mask) in &s.under_way {
                 let known = all.entry(*id).or_default();
-                *known = known.and(*mask);
+                *known = known.or(*mask);
             }
             // What is under way is little; a list that is full anyway says so.
             let overflow = s.overflow || all.len() > ENTRIES_MAX;

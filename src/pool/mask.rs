@@ -25,7 +25,7 @@ impl Mask {
     pub(super) fn minus(self, other: Mask) -> Mask {
         Mask(self.0 & !other.0)
     }
-    pub(super) fn and(self, other: Mask) -> Mask {
+    pub(super) fn or(self, other: Mask) -> Mask {
         Mask(self.0 | other.0)
     }
     pub(super) fn has(self, i: usize) -> bool {

@@ -44,6 +44,13 @@ impl Probe {
     }
 }
 
+impl Probe {
+    /// Shards that are not there, or not known to be.
+    pub(super) fn not_good(&self, layout: Layout) -> Mask {
+        Mask::all(layout.n()).minus(self.good_mask)
+    }
+}
+
 /// One store's answer.
 enum Seen {
     Good(Box<Footer>),

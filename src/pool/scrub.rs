@@ -153,7 +153,7 @@ async fn list_all(fleet: &Arc<Fleet>) -> Listing {
         }
         for (id, mask) in listing.present {
             let known = all.present.entry(id).or_default();
-            *known = known.and(mask);
+            *known = known.or(mask);
         }
         all.misplaced.extend(listing.misplaced);
         all.foreign.extend(listing.foreign);

@@ -236,6 +236,8 @@ impl Session {
     }
 
     async fn publish(self: &Arc<Self>, built: &Built, removes: &[StateId]) -> Result<(), Stop> {
+        // A walk meets no chunk behind the position any more: what it lacks must be known without one.
+        self.ground.deps.pool.missing_written().await;
         let nonce = Nonce(self.ground.rt().random128());
         let Prefix { seq, lsn } = built.position;
         let new = Checkpoint {

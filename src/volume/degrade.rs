@@ -45,6 +45,10 @@ impl Session {
         if k == self.full_w() || out <= self.spare() || self.writer.under_way() == 0 {
             return Ok(());
         }
+        // Fewer than k are left: nothing can be stored whatever the number, so it stays.
+        if out > pool.layout().m() {
+            return Ok(());
+        }
         self.write_w(k).await?;
         tracing::warn!(volume = %self.ground.name, "{out} stores are out: writes are stored on {k} stores from now on");
         self.w.send_replace(k);

@@ -328,6 +328,9 @@ impl Walk<'_> {
 
     async fn adopt(&mut self, id: ChunkId, probe: &Probe) -> Result<()> {
         let toc = if matches!(self.judge(id, probe), Verdict::Stored) {
+            if probe.good < self.pool.layout().n() {
+                self.pool.remember_missing(id, probe);
+            }
             self.read_toc(id, probe).await?
         } else {
             let payload = self.pool.payload(&id, probe, Cause::Walk).await?;

@@ -73,6 +73,32 @@ fn writes_go_on_with_a_store_away_and_come_back_to_full() {
 }
 
 #[test]
+fn what_a_killed_process_left_short_is_mended() {
+    for seed in 0..10 {
+        run(seed, "4+2", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 100_000)).await.unwrap();
+            v.flush().await.unwrap();
+            site.reach(0..1, Reach::Refuses);
+            v.write(0, bytes(2, 100_000)).await.unwrap();
+            v.flush().await.unwrap();
+            // Killed before it could write down what that store lacks.
+            let machine = life.crash();
+            site.reach(0..1, Reach::Up);
+            let life = machine.start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            v.write(0, bytes(3, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.sleep(60_000).await;
+            assert_eq!(life.pool.pending(), 0);
+            let found = life.pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+            assert!(found.missing.is_empty(), "nothing pending, and yet: {found:?}");
+        });
+    }
+}
+
+#[test]
 fn an_outage_holds_and_nothing_fails() {
     run(6, "2+1", |site| async move {
         let life = site.machine(1).found().await;
