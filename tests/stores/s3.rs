@@ -131,6 +131,22 @@ async fn no_name_is_lost_on_a_server_that_lists_as_a_tree() {
     }
 }
 
+/// As on SeaweedFS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_is_copied_where_the_server_does_not() {
+    let server = Server::start(Quirks { copies_no_markers: true, ..Quirks::default() }).await;
+    let bucket = server.open(&rt(), "p").await;
+    let attrs = Attrs { user: BTreeMap::from([("mode".to_owned(), "1".to_owned())]), ..Attrs::default() };
+    let etag = stored(bucket.put_with("d/", "".into(), &attrs, When::Always, WHY).await);
+    stored(bucket.copy("d/", "e/", Some(&etag), None, When::Absent, WHY).await);
+    assert_eq!(bucket.head("e/", WHY).await.unwrap().unwrap().attrs.user, attrs.user);
+    assert!(refused(bucket.copy("d/", "e/", Some(&etag), None, When::Absent, WHY).await));
+    let other = windlass::store::Etag("00000000000000000000000000000000".into());
+    assert!(refused(bucket.copy("d/", "f/", Some(&other), None, When::Always, WHY).await));
+    let none = bucket.copy("gone/", "f/", None, None, When::Always, WHY).await;
+    assert_eq!(none.unwrap_err().kind(), Kind::NotFound);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_conditions_is_refused_by_name() {
     let server = Server::start(Quirks { ignores_conditions: true, ..Quirks::default() }).await;

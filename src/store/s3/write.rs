@@ -195,19 +195,32 @@ impl S3Store {
         match ask.send().await {
             Ok(out) => Ok(Put::Stored(etag_in(out.copy_object_result().and_then(|r| r.e_tag())))),
             Err(e) => match Trouble::of(&self.url, &format!("copying {from:?} to {to:?}"), e) {
-                t if t.status == 404 && !t.is_no_bucket() => self.missing(from, when, t).await,
+                t if t.status == 404 && !t.is_no_bucket() => self.missing(from, to, how, when, t).await,
                 t if t.status == 400 => self.copy_large(from, to, how, when, t).await,
                 t => t.put(when),
             },
         }
     }
 
-    /// A copy that found something missing: its source, or the object that it was to replace?
-    async fn missing(&self, from: &str, when: &When, t: Trouble) -> Result<Put> {
-        if matches!(when, When::Matches(_)) && self.head_now(from).await.map_err(|t| t.error)?.is_some() {
-            return Ok(Put::Refused);
+    /// A copy that found something missing: its source, or the object that it was to replace? Or is the source there
+    /// and a directory's marker, which SeaweedFS doesn't copy? It holds nothing, so it is put anew.
+    async fn missing(
+        &self,
+        from: &str,
+        to: &str,
+        how: (Option<&Etag>, Option<&Attrs>),
+        when: &When,
+        t: Trouble,
+    ) -> Result<Put> {
+        let Some(head) = self.head_now(from).await.map_err(|t| t.error)? else { return Err(t.error) };
+        if from.ends_with('/') && head.size == 0 {
+            if how.0.is_some_and(|etag| *etag != head.etag) {
+                return Ok(Put::Refused);
+            }
+            let attrs = how.1.unwrap_or(&head.attrs);
+            return self.put_now(to, Bytes::new(), attrs, when).await;
         }
-        Err(t.error)
+        if matches!(when, When::Matches(_)) { Ok(Put::Refused) } else { Err(t.error) }
     }
 
     /// What one CopyObject refused for its size is copied in parts.

@@ -24,6 +24,8 @@ pub struct Quirks {
     pub no_batch_delete: bool,
     /// Listings come in the order of a tree: `a/b` before `a-`.
     pub lists_as_tree: bool,
+    /// Objects whose name ends with a slash can't be copied.
+    pub copies_no_markers: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -227,7 +227,11 @@ impl S3 for Service {
         let conditions = conditions(&request);
         let input = request.input;
         in_bucket(&input.bucket)?;
-        let mut object = self.0.get(source_of(&input.copy_source)?)?;
+        let source = source_of(&input.copy_source)?;
+        if self.0.quirks.copies_no_markers && source.ends_with('/') {
+            return Err(s3_error!(NoSuchKey));
+        }
+        let mut object = self.0.get(source)?;
         object.check_source(input.copy_source_if_match.as_ref())?;
         if input.metadata_directive.is_some_and(|d| d.as_str() == "REPLACE") {
             object.about = About {
