@@ -30,6 +30,14 @@ pub struct Inert {
     /// The epoch that was active.
     pub seen: Epoch,
     pub tables: Tables,
+    /// Own claims since, of which it is not known whether they were recorded.
+    tried: Mutex<Vec<Epoch>>,
+}
+
+impl Inert {
+    fn new(head: &Head, tables: Tables) -> Arc<Inert> {
+        Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +87,7 @@ pub enum Known {
 impl Volume {
     /// Opens a released volume: reads only, until the first write.
     pub fn inert(ground: Arc<Ground>, head: &Head, tables: Tables) -> Volume {
-        Volume::with(ground, State::Inert(Arc::new(Inert { seen: head.active.epoch, tables })))
+        Volume::with(ground, State::Inert(Inert::new(head, tables)))
     }
 
     /// To be claimed by the first use; `take` does it at once.
@@ -170,18 +178,27 @@ impl Volume {
         }
     }
 
+    /// Does `work` with the session that owns the volume, again with the next one when that ended meanwhile.
+    pub(super) async fn ask<T, F>(&self, work: impl Fn(Arc<Session>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Stop>>,
+    {
+        loop {
+            match work(self.session().await?).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
     /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(());
         }
-        loop {
-            match self.session().await?.write(offset, data.clone()).await {
-                Err(Stop::Again) => continue,
-                done => return done.map_err(Stop::error),
-            }
-        }
+        let data = &data;
+        self.ask(|session| async move { session.write(offset, data.clone()).await }).await
     }
 
     /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
@@ -190,12 +207,7 @@ impl Volume {
         if len == 0 {
             return Ok(());
         }
-        loop {
-            match self.session().await?.zero(offset, len).await {
-                Err(Stop::Again) => continue,
-                done => return done.map_err(Stop::error),
-            }
-        }
+        self.ask(|session| async move { session.zero(offset, len).await }).await
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.
@@ -239,8 +251,14 @@ impl Volume {
 
     /// Stores everything, lets go of the volume; the next write claims it again.
     pub async fn release(&self) -> Result<()> {
-        let inner = self.inner.clone();
-        self.inner.ground.rt().spawn(async move { inner.release().await }).await?
+        loop {
+            let inner = self.inner.clone();
+            match self.inner.ground.rt().spawn(async move { inner.release().await }).await? {
+                // A claim came in between and was withdrawn: the next session has what this one had.
+                Err(Stop::Again) => drop(self.session().await?),
+                done => return done.map_err(Stop::error),
+            }
+        }
     }
 
     /// Stops without draining; what is acknowledged stays in the journal.
@@ -297,9 +315,9 @@ impl Inner {
     async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
-        let seen = match state {
+        let inert = match state {
             State::Failed(e, _) => return Err(e.share()),
-            State::Inert(inert) => Some(inert.seen),
+            State::Inert(inert) => Some(inert),
             State::Ended => None,
             State::Live(session) => match session.closed() {
                 None => return Ok(()),
@@ -315,7 +333,9 @@ impl Inner {
                 }
             },
         };
-        match own(&self.ground, Grounds { seen, force, accept_loss }).await {
+        let seen = inert.as_ref().map(|i| i.seen);
+        let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
+        match own(&self.ground, Grounds { seen, tried, force, accept_loss }).await {
             Ok(owned) => {
                 *self.state.lock() = State::Live(owned.session.clone());
                 *self.trouble.lock() = None;
@@ -323,10 +343,10 @@ impl Inner {
                 *self.notes.lock() = owned.notes;
                 Ok(())
             }
-            Err(Failed { error, recorded }) => {
+            Err(Failed { error, tried }) => {
                 let e = error.context(format!("volume {}", self.ground.name));
-                if recorded {
-                    *self.state.lock() = State::Ended;
+                if let Some(inert) = inert {
+                    inert.tried.lock().extend(tried);
                 }
                 // Whoever asks again gets the same answer, until the volume is opened anew.
                 if matches!(e.kind(), Kind::Owned | Kind::Fenced | Kind::Removed) {
@@ -357,7 +377,7 @@ impl Inner {
         .detach();
     }
 
-    async fn release(self: Arc<Inner>) -> Result<()> {
+    async fn release(self: Arc<Inner>) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
         let State::Live(session) = state else { return Ok(()) };
@@ -365,15 +385,15 @@ impl Inner {
             Released::Done(head) => {
                 let tables = self.ground.view.tables(&head).await;
                 *self.state.lock() = match tables {
-                    Ok(tables) => State::Inert(Arc::new(Inert { seen: head.active.epoch, tables })),
+                    Ok(tables) => State::Inert(Inert::new(&head, tables)),
                     Err(_) => State::Ended,
                 };
                 Ok(())
             }
-            Released::NotYet(stop) => Err(stop.error()),
+            Released::NotYet(stop) => Err(stop),
             Released::Unknown(stop) => {
                 *self.state.lock() = State::Ended;
-                Err(stop.error())
+                Err(stop)
             }
         }
     }
