@@ -91,8 +91,8 @@ fn what_a_killed_process_left_short_is_mended() {
             v.write(0, bytes(3, 4096)).await.unwrap();
             v.flush().await.unwrap();
             life.sleep(60_000).await;
-            assert_eq!(life.pool.pending(), 0);
-            let found = life.pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+            assert_eq!(life.volumes.deps().pool.pending(), 0);
+            let found = life.volumes.deps().pool.scrub(&life.volumes, &|_| {}).await.unwrap();
             assert!(found.missing.is_empty(), "nothing pending, and yet: {found:?}");
         });
     }
