@@ -7,14 +7,14 @@
 //! in the order in which it finishes.
 //!
 //! Bounds: `JOBS` requests and about `HELD` bytes (their payloads and replies) a connection; at either, no further
-//! request is taken, and then nothing more is received. When all connections together hold more than `HELD_ALL`, a
-//! connection has one request at a time: slower, never stuck behind another's client.
+//! request is taken, and then nothing more is received. When all connections of a listener hold more than `HELD_ALL`,
+//! each has one request at a time: slower, never stuck behind another's client.
 //!
 //! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking, never work
 //! that was begun: that is finished, and answered when there is still somebody to answer. A server that stops gives
 //! this `DRAIN`, then hangs up. It answers nothing with ESHUTDOWN, which the protocol would allow: a client that
-//! reconnects (QEMU's reconnect-delay, the kernel's with persist) sends again what a connection lost, but hands an
-//! error on to its guest, whose filesystem ends there.
+//! reconnects (QEMU's reconnect-delay) sends again what a connection lost, but hands an error on to its guest, whose
+//! filesystem ends there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -43,14 +43,14 @@ use crate::base::{Error, Kind, Result};
 const JOBS: usize = 256;
 /// Bytes at which a connection takes no further request; the last one taken may go past it by its own length.
 const HELD: u64 = 32 << 20;
-/// Bytes at which every connection is down to one request at a time.
+/// Bytes at which every connection of the listener is down to one request at a time.
 const HELD_ALL: u64 = 192 << 20;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// What a client gets to hear the end.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What all connections hold together.
+/// What all connections of a listener hold together.
 #[derive(Clone, Debug, Default)]
 pub struct Held(Arc<AtomicU64>);
 
