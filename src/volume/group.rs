@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 
-use super::handle::Volume;
+use super::handle::{Known, Volume};
 use super::info::SnapshotInfo;
 use super::session::Session;
-use super::snapshot::Group;
+use super::snapshot::{Group, no_snapshot};
 use super::stop::Stop;
-use crate::base::{Error, Kind, Lsn, Name, Nonce, Result};
+use crate::base::{Error, Kind, Name, Nonce, Result};
 
 /// Freezes volumes at one instant (of any pools of this engine). With `wait` it returns when all marks are stored and
 /// confirmed, else when they are in the journals.
@@ -23,30 +23,47 @@ pub async fn snapshot_group(marks: &[(Arc<Volume>, Name)], wait: bool) -> Result
     }
     loop {
         let sessions = try_join_all(members.iter().map(|(volume, _)| volume.session())).await?;
-        let done = match set_marks(&members, &sessions).await {
-            Ok(lsns) => promise(&sessions, &lsns, wait).await,
-            Err(stop) => Err(stop),
-        };
-        match done {
-            Ok(()) => return Ok(marks.iter().map(|(volume, name)| told(volume, name, &sessions)).collect()),
-            // Not promised; a mark that is set already is met again by the session that comes.
-            Err(Stop::Again) if !any_marked(&members).await => {}
+        match set_marks(&members, &sessions).await {
+            Ok(group) => {
+                try_join_all(members.iter().map(|(volume, name)| promise(volume, name, group, wait))).await?;
+                return Ok(marks
+                    .iter()
+                    .map(|(volume, name)| told(volume, name).unwrap_or(new_one(volume, name)))
+                    .collect());
+            }
+            // A session ended before its mark was set; members that have theirs show as an unfinished group.
+            Err(Stop::Again) if !any_marked(&members) => {}
             Err(stop) => return Err(stop.error()),
         }
     }
 }
 
-async fn any_marked(members: &[&(Arc<Volume>, Name)]) -> bool {
-    for (volume, name) in members {
-        if volume.session().await.is_ok_and(|s| s.tip.lock().tables.snapshot(name).is_some()) {
-            return true;
-        }
-    }
-    false
+fn any_marked(members: &[&(Arc<Volume>, Name)]) -> bool {
+    members.iter().any(|(volume, name)| told(volume, name).is_ok())
 }
 
-async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) -> Result<Vec<Lsn>, Stop> {
-    let Some(first) = sessions.first() else { return Ok(Vec::new()) };
+/// Waits for the promise, in the next session if need be: it has met the mark in the journal.
+async fn promise(volume: &Volume, name: &Name, group: Nonce, wait: bool) -> Result<()> {
+    volume
+        .ask(|session| async move {
+            let (lsn, marked) = {
+                let tip = session.tip.lock();
+                (tip.lsn, tip.tables.snapshot(name).is_some_and(|s| s.group == group))
+            };
+            if !marked {
+                let why = format!(
+                    "snapshot {name} of volume {} was lost with its journal: try again",
+                    volume.name()
+                );
+                return Err(Error::new(Kind::Unavailable, why).into());
+            }
+            session.promise_mark(lsn, wait).await
+        })
+        .await
+}
+
+async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) -> Result<Nonce, Stop> {
+    let Some(first) = sessions.first() else { return Ok(Nonce(0)) };
     let mut same_pool = BTreeMap::new();
     for session in sessions {
         *same_pool.entry(session.ground.deps.pool.id()).or_insert(0) += 1;
@@ -69,28 +86,31 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
             .check_new(name)
             .map_err(|e| e.context(format!("volume {}", session.ground.name)))?;
     }
-    let mut lsns = Vec::with_capacity(sessions.len());
     for (((_, name), session), room) in members.iter().zip(sessions).zip(&mut rooms) {
         let size = same_pool.get(&session.ground.deps.pool.id()).copied().unwrap_or(1);
-        lsns.push(session.mark(name, Group { id, size, created_ms }, room)?);
+        session.mark(name, Group { id, size, created_ms }, room)?;
     }
-    Ok(lsns)
+    Ok(id)
 }
 
-async fn promise(sessions: &[Arc<Session>], lsns: &[Lsn], wait: bool) -> Result<(), Stop> {
-    let all = sessions.iter().zip(lsns).map(|(session, lsn)| session.promise_mark(*lsn, wait));
-    try_join_all(all).await.map(|_| ())
+/// When its session ended just now.
+fn new_one(volume: &Volume, name: &Name) -> SnapshotInfo {
+    let (name, size, clones) = (name.clone(), volume.size(), Vec::new());
+    SnapshotInfo { name, size, created_ms: 0, ready: false, partial: false, clones }
 }
 
-fn told(volume: &Volume, name: &Name, sessions: &[Arc<Session>]) -> SnapshotInfo {
-    let session = sessions.iter().find(|s| s.ground.id == volume.id());
-    let state = session.and_then(|s| s.tip.lock().tables.snapshot(name).cloned());
-    SnapshotInfo {
+fn told(volume: &Volume, name: &Name) -> Result<SnapshotInfo> {
+    let Known::Live(session) = volume.known() else {
+        return Err(Error::new(Kind::Unavailable, format!("volume {} is being opened anew", volume.name())));
+    };
+    let tip = session.tip.lock();
+    let state = tip.tables.snapshot(name).ok_or_else(|| no_snapshot(volume.name(), name))?;
+    Ok(SnapshotInfo {
         name: name.clone(),
-        size: volume.size(),
-        created_ms: state.as_ref().map_or(0, |s| s.created_ms),
-        ready: state.is_some_and(|s| s.built),
+        size: state.size,
+        created_ms: state.created_ms,
+        ready: state.built,
         partial: false,
         clones: Vec::new(),
-    }
+    })
 }

@@ -170,18 +170,27 @@ impl Volume {
         }
     }
 
+    /// Does `work` with the session that owns the volume, again with the next one when that ended meanwhile.
+    pub(super) async fn ask<T, F>(&self, work: impl Fn(Arc<Session>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Stop>>,
+    {
+        loop {
+            match work(self.session().await?).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
     /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(());
         }
-        loop {
-            match self.session().await?.write(offset, data.clone()).await {
-                Err(Stop::Again) => continue,
-                done => return done.map_err(Stop::error),
-            }
-        }
+        let data = &data;
+        self.ask(|session| async move { session.write(offset, data.clone()).await }).await
     }
 
     /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
@@ -190,12 +199,7 @@ impl Volume {
         if len == 0 {
             return Ok(());
         }
-        loop {
-            match self.session().await?.zero(offset, len).await {
-                Err(Stop::Again) => continue,
-                done => return done.map_err(Stop::error),
-            }
-        }
+        self.ask(|session| async move { session.zero(offset, len).await }).await
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.
@@ -239,8 +243,14 @@ impl Volume {
 
     /// Stores everything, lets go of the volume; the next write claims it again.
     pub async fn release(&self) -> Result<()> {
-        let inner = self.inner.clone();
-        self.inner.ground.rt().spawn(async move { inner.release().await }).await?
+        loop {
+            let inner = self.inner.clone();
+            match self.inner.ground.rt().spawn(async move { inner.release().await }).await? {
+                // A claim came in between and was withdrawn: the next session has what this one had.
+                Err(Stop::Again) => drop(self.session().await?),
+                done => return done.map_err(Stop::error),
+            }
+        }
     }
 
     /// Stops without draining; what is acknowledged stays in the journal.
@@ -357,7 +367,7 @@ impl Inner {
         .detach();
     }
 
-    async fn release(self: Arc<Inner>) -> Result<()> {
+    async fn release(self: Arc<Inner>) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
         let State::Live(session) = state else { return Ok(()) };
@@ -370,10 +380,10 @@ impl Inner {
                 };
                 Ok(())
             }
-            Released::NotYet(stop) => Err(stop.error()),
+            Released::NotYet(stop) => Err(stop),
             Released::Unknown(stop) => {
                 *self.state.lock() = State::Ended;
-                Err(stop.error())
+                Err(stop)
             }
         }
     }

@@ -224,9 +224,9 @@ impl Volumes {
         snapshot: &Name,
     ) -> Result<(Head, Tables)> {
         if let Some(open) = self.here(id)
-            && let Known::Live(session) = open.known()
+            && let Known::Live(_) = open.known()
         {
-            session.build_snapshot(snapshot).await.map_err(|s| s.error())?;
+            open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
         }
         let (head, tables) = self.recorded(volume, id).await?;
         if tables.snapshot(snapshot).is_some() || head.active.released || !self.deps.host_owns(&head) {
@@ -234,7 +234,7 @@ impl Volumes {
         }
         // Owned by this folder and not open: its log may have a mark that no checkpoint has built.
         let open = self.open(volume, OpenMode::Normal).await?;
-        open.session().await?.build_snapshot(snapshot).await.map_err(|s| s.error())?;
+        open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
         self.recorded(volume, id).await
     }
 
@@ -250,7 +250,7 @@ impl Volumes {
         let id = self.id(volume).await?;
         self.drop_dangling_pins(id).await?;
         let open = self.open(volume, OpenMode::Normal).await?;
-        open.session().await?.remove_snapshot(snapshot).await.map_err(|s| s.error())
+        open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await
     }
 }
 

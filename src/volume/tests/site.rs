@@ -107,8 +107,10 @@ impl Machine {
 impl Life {
     /// The process dies; what the disk was not asked to sync may be lost with the power.
     pub fn crash(self) -> Machine {
-        self.process.kill();
-        self.machine.disk.power_loss();
+        if self.process.alive() {
+            self.process.kill();
+            self.machine.disk.power_loss();
+        }
         self.machine
     }
 
