@@ -30,6 +30,14 @@ pub struct Inert {
     /// The epoch that was active.
     pub seen: Epoch,
     pub tables: Tables,
+    /// Own claims since, of which it is not known whether they were recorded.
+    tried: Mutex<Vec<Epoch>>,
+}
+
+impl Inert {
+    fn new(head: &Head, tables: Tables) -> Arc<Inert> {
+        Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +87,7 @@ pub enum Known {
 impl Volume {
     /// Opens a released volume: reads only, until the first write.
     pub fn inert(ground: Arc<Ground>, head: &Head, tables: Tables) -> Volume {
-        Volume::with(ground, State::Inert(Arc::new(Inert { seen: head.active.epoch, tables })))
+        Volume::with(ground, State::Inert(Inert::new(head, tables)))
     }
 
     /// To be claimed by the first use; `take` does it at once.
@@ -307,9 +315,9 @@ impl Inner {
     async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
-        let seen = match state {
+        let inert = match state {
             State::Failed(e, _) => return Err(e.share()),
-            State::Inert(inert) => Some(inert.seen),
+            State::Inert(inert) => Some(inert),
             State::Ended => None,
             State::Live(session) => match session.closed() {
                 None => return Ok(()),
@@ -325,7 +333,9 @@ impl Inner {
                 }
             },
         };
-        match own(&self.ground, Grounds { seen, force, accept_loss }).await {
+        let seen = inert.as_ref().map(|i| i.seen);
+        let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
+        match own(&self.ground, Grounds { seen, tried, force, accept_loss }).await {
             Ok(owned) => {
                 *self.state.lock() = State::Live(owned.session.clone());
                 *self.trouble.lock() = None;
@@ -333,10 +343,10 @@ impl Inner {
                 *self.notes.lock() = owned.notes;
                 Ok(())
             }
-            Err(Failed { error, recorded }) => {
+            Err(Failed { error, tried }) => {
                 let e = error.context(format!("volume {}", self.ground.name));
-                if recorded {
-                    *self.state.lock() = State::Ended;
+                if let Some(inert) = inert {
+                    inert.tried.lock().extend(tried);
                 }
                 // Whoever asks again gets the same answer, until the volume is opened anew.
                 if matches!(e.kind(), Kind::Owned | Kind::Fenced | Kind::Removed) {
@@ -375,7 +385,7 @@ impl Inner {
             Released::Done(head) => {
                 let tables = self.ground.view.tables(&head).await;
                 *self.state.lock() = match tables {
-                    Ok(tables) => State::Inert(Arc::new(Inert { seen: head.active.epoch, tables })),
+                    Ok(tables) => State::Inert(Inert::new(&head, tables)),
                     Err(_) => State::Ended,
                 };
                 Ok(())

@@ -14,10 +14,12 @@ use crate::base::{Epoch, Error, Kind, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 
 /// On what grounds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Grounds {
     /// The active epoch that was read when the volume was opened inertly.
     pub seen: Option<Epoch>,
+    /// Own claims since then of which it is not known whether they were recorded: what was read then counts under them.
+    pub tried: Vec<Epoch>,
     pub force: bool,
     pub accept_loss: bool,
 }
@@ -34,21 +36,24 @@ pub struct Owned {
 #[derive(Debug)]
 pub struct Failed {
     pub error: Error,
-    /// This process became the owner all the same: what it had read before counts no more, it may claim again.
-    pub recorded: bool,
+    /// The claim that may have been recorded all the same.
+    pub tried: Option<Epoch>,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
-        Failed { error, recorded: false }
+        Failed { error, tried: None }
     }
 }
 
 /// The journal while ownership is sought.
 #[derive(Debug)]
 struct Local {
-    journal: Option<(Journal, Option<Recovered>)>,
+    journal: Option<Journal>,
+    found: Option<Recovered>,
     kept: Option<PathBuf>,
+    /// The claim that was written down.
+    announced: Option<Epoch>,
 }
 
 /// Epochs that this folder has owned, as its journal says.
@@ -77,45 +82,50 @@ async fn find(ground: &Ground) -> Result<Option<(Journal, Recovered)>> {
 
 /// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed.
 pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed> {
-    if let Some(seen) = grounds.seen {
-        // The claim asks again. Asked before the journal is, which a newer session of this engine may hold by now.
-        let nobody = BTreeSet::new();
-        let how = Claimer {
-            host: &ground.deps.host,
-            nonce: Nonce(0),
-            now_ms: 0,
-            lineage: &nobody,
-            seen: Some(seen),
-            force: false,
-        };
-        ground.cell.read().await?.map_or(Ok(()), |head| head.may_claim(&how))?;
-    }
+    let seen = look(ground, &grounds).await?;
     let found = find(ground).await?;
-    let recovered = found.as_ref().map(|(_, r)| r.clone());
+    let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
     let how = How {
         host: ground.deps.host.clone(),
         now_ms: ground.rt().wall_ms(),
-        lineage: recovered.iter().flat_map(|r| r.lineage.iter().copied()).collect(),
-        seen: grounds.seen,
+        lineage: found.iter().flat_map(|r| r.lineage.iter().copied()).collect(),
+        seen,
         force: grounds.force,
         accept_loss: grounds.accept_loss,
-        cover: recovered.as_ref().map(|r| Cover { first: r.first_lsn, mark: r.mark }),
+        cover: found.as_ref().map(|r| Cover { first: r.first_lsn, mark: r.mark }),
         degrade_after: ground.deps.pool.settings().degrade_after(),
     };
-    let local = Mutex::new(Local { journal: found.map(|(j, r)| (j, Some(r))), kept: None });
+    let local = Mutex::new(Local { journal, found, kept: None, announced: None });
     let announce = |a: Announce| announce(ground, &local, a);
     let taken = takeover::take(&ground.deps.pool, &ground.cell, &how, announce).await;
-    let Local { journal, kept } = local.into_inner();
-    let taken = match (taken, &journal) {
-        (Ok(taken), _) => taken,
-        (Err(error), journal) => {
-            if let Some((journal, _)) = journal {
-                journal.close().await?;
-            }
-            return Err(error.into());
+    let Local { journal, kept, announced, .. } = local.into_inner();
+    let failed = |error| Failed { error, tried: announced };
+    match (taken, journal) {
+        (Ok(taken), Some(journal)) => begin(ground, taken, journal, kept).await.map_err(failed),
+        (Ok(_), None) => Err(failed(Error::new(Kind::Internal, "ownership without a journal"))),
+        (Err(error), Some(journal)) => {
+            close(ground, &journal).await;
+            Err(failed(error))
         }
-    };
-    let (journal, _) = journal.ok_or_else(|| Error::new(Kind::Internal, "ownership without a journal"))?;
+        (Err(error), None) => Err(failed(error)),
+    }
+}
+
+/// The epoch that must still be active when the claim is made, for a session that has read. Asked here before the journal
+/// is, which a newer session of this engine may hold by now; the claim asks again.
+async fn look(ground: &Arc<Ground>, grounds: &Grounds) -> Result<Option<Epoch>> {
+    let Some(seen) = grounds.seen else { return Ok(None) };
+    let Some(head) = ground.cell.read().await? else { return Ok(Some(seen)) };
+    if grounds.tried.contains(&head.active.epoch) {
+        return Ok(Some(head.active.epoch));
+    }
+    let (host, lineage) = (&ground.deps.host, BTreeSet::new());
+    let seen = Some(seen);
+    head.may_claim(&Claimer { host, nonce: Nonce(0), now_ms: 0, lineage: &lineage, seen, force: false })?;
+    Ok(seen)
+}
+
+async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, kept: Option<PathBuf>) -> Result<Owned> {
     let mut notes = taken.notes.clone();
     notes.extend(kept.map(|path| {
         format!(
@@ -123,17 +133,26 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
             path.display()
         )
     }));
-    begin(ground, taken, journal, notes).await.map_err(|error| Failed { error, recorded: true })
-}
-
-async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, notes: Vec<String>) -> Result<Owned> {
     for note in &notes {
         tracing::warn!(volume = %ground.name, "{note}");
     }
-    let tables = ground.view.tables(&taken.head).await?;
-    sweep(ground, &taken);
-    let session = Session::start(ground.clone(), taken, journal, tables).await?;
-    Ok(Owned { session, notes })
+    match ground.view.tables(&taken.head).await {
+        Ok(tables) => {
+            sweep(ground, &taken);
+            let session = Session::start(ground.clone(), taken, journal, tables).await?;
+            Ok(Owned { session, notes })
+        }
+        Err(error) => {
+            close(ground, &journal).await;
+            Err(error)
+        }
+    }
+}
+
+async fn close(ground: &Ground, journal: &Journal) {
+    if let Err(error) = journal.close().await {
+        tracing::debug!(volume = %ground.name, %error, "closing the journal");
+    }
 }
 
 /// What the ended epoch left past its end is deleted in the background; scrub finds what this misses.
@@ -150,27 +169,51 @@ fn sweep(ground: &Arc<Ground>, taken: &Taken) {
 
 /// Makes the new epoch part of the folder's history, durably, before the record.
 async fn announce(ground: &Arc<Ground>, local: &Mutex<Local>, a: Announce) -> Result<()> {
-    let found = local.lock().journal.take();
-    let (journal, kept) = match found {
-        Some((journal, Some(r))) if r.lineage.contains(&a.active) => {
-            journal.announce(a.active, a.next).await?;
-            (journal, None)
-        }
-        // Nothing in it that could be lost.
-        Some((journal, Some(r))) if r.end < r.first_lsn => {
-            journal.discard().await?;
-            drop(journal);
-            (create(ground, a).await?, None)
-        }
-        Some((journal, _)) => {
-            let kept = journal.set_aside("kept").await?;
-            drop(journal);
-            (create(ground, a).await?, Some(kept))
-        }
-        None => (create(ground, a).await?, None),
+    let (journal, found) = {
+        let mut local = local.lock();
+        (local.journal.take(), local.found.take())
     };
-    *local.lock() = Local { journal: Some((journal, None)), kept };
-    Ok(())
+    let (done, kept) = match (journal, found) {
+        (Some(journal), Some(found)) => hand_on(ground, journal, &found, a).await,
+        _ => (create(ground, a).await.map_err(|e| (None, e)), None),
+    };
+    let mut local = local.lock();
+    local.kept = kept;
+    match done {
+        Ok(journal) => {
+            (local.journal, local.announced) = (Some(journal), Some(a.next));
+            Ok(())
+        }
+        Err((journal, error)) => {
+            local.journal = journal;
+            Err(error)
+        }
+    }
+}
+
+/// The journal that goes on, or the old one with the error; and where one is that can't be replayed.
+type HandedOn = (Result<Journal, (Option<Journal>, Error)>, Option<PathBuf>);
+
+async fn hand_on(ground: &Arc<Ground>, journal: Journal, found: &Recovered, a: Announce) -> HandedOn {
+    if found.lineage.contains(&a.active) {
+        return match journal.announce(a.active, a.next).await {
+            Ok(()) => (Ok(journal), None),
+            Err(e) => (Err((Some(journal), e)), None),
+        };
+    }
+    // With nothing in it nothing can be lost.
+    let gone = if found.end < found.first_lsn {
+        journal.discard().await.map(|()| None)
+    } else {
+        journal.set_aside("kept").await.map(Some)
+    };
+    match gone {
+        Ok(kept) => {
+            drop(journal);
+            (create(ground, a).await.map_err(|e| (None, e)), kept)
+        }
+        Err(e) => (Err((Some(journal), e)), None),
+    }
 }
 
 async fn create(ground: &Arc<Ground>, a: Announce) -> Result<Journal> {

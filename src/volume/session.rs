@@ -129,6 +129,8 @@ impl Session {
             Ok(()) => Ok(session),
             Err(stop) => {
                 session.stop(Stop::Again);
+                // The next attempt opens it again.
+                let _ = session.journal.close().await;
                 Err(stop.error())
             }
         }
