@@ -142,7 +142,7 @@ pub async fn next_used(window: &mut Window, mut at: u64, end: u64) -> std::io::R
         if page.is_empty() {
             break;
         }
-        if page.iter().any(|b| *b != 0) {
+        if page != ZEROS[..page.len()] {
             return Ok(Some(at));
         }
         at += ALIGN;

@@ -7,3 +7,4 @@
 
 mod register;
 mod seeds;
+mod volume;

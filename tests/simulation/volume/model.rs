@@ -1,0 +1,397 @@
+//! What a volume must show, told only what its users saw.
+//!
+//! The volume's sectors are shared out to lanes. In each lane one user writes one operation after another, so a lane's
+//! history is a line and a volume's state is a number of operations in each lane: a *cut*. What a successor shows must
+//! be a cut of what its predecessor took in: whole operations, none without those that were acknowledged before it
+//! began, and at least what was promised. Each operation writes a tag of its own into all its sectors.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use windlass::base::rt::Instant;
+
+pub const SECTOR: u64 = 512;
+/// What sectors hold: the operation that wrote it, 0 for zeros.
+pub type Tag = u32;
+pub type Tags = Vec<Tag>;
+
+/// The bytes of a sector.
+pub fn fill(tag: Tag, sector: u64) -> Vec<u8> {
+    let word = if tag == 0 { 0 } else { u64::from(tag) << 32 | (sector & 0xffff_ffff) };
+    word.to_le_bytes().repeat(SECTOR as usize / 8)
+}
+
+/// Reads whole sectors back, from `first` on. Anything that no operation can have written is a failure.
+pub fn tags(first: u64, bytes: &[u8]) -> Tags {
+    assert_eq!(bytes.len() as u64 % SECTOR, 0);
+    let one = |(at, sector): (usize, &[u8])| {
+        let word = u64::from_le_bytes(sector[..8].try_into().unwrap());
+        let tag = (word >> 32) as Tag;
+        let whole = sector == fill(tag, first + at as u64);
+        assert!(
+            whole,
+            "sector {} holds bytes that nobody wrote there: {:x?}",
+            first + at as u64,
+            &sector[..16]
+        );
+        tag
+    };
+    bytes.chunks_exact(SECTOR as usize).enumerate().map(one).collect()
+}
+
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub sectors: Range<u64>,
+    /// 0: zeros.
+    pub tag: Tag,
+    begun: u64,
+    ended: Option<(u64, Instant)>,
+}
+
+/// A part of the volume, and the operations on it since the session began.
+#[derive(Clone, Debug)]
+struct Lane {
+    sectors: Range<u64>,
+    ops: Vec<Operation>,
+}
+
+impl Lane {
+    fn ended(&self) -> usize {
+        self.ops.iter().take_while(|op| op.ended.is_some()).count()
+    }
+
+    /// Its sectors after so many operations.
+    fn state(&self, base: &[Tag], n: usize) -> Tags {
+        let start = self.sectors.start;
+        let mut state = base[start as usize..self.sectors.end as usize].to_vec();
+        for op in &self.ops[..n] {
+            state[(op.sectors.start - start) as usize..(op.sectors.end - start) as usize].fill(op.tag);
+        }
+        state
+    }
+
+    /// The numbers of operations after which its sectors are `seen`, of those in `range`.
+    fn matches(&self, base: &[Tag], seen: &[Tag], range: Range<usize>) -> Vec<usize> {
+        let start = self.sectors.start as usize;
+        let seen = &seen[start..self.sectors.end as usize];
+        let mut state = self.state(base, range.start);
+        let mut wrong = state.iter().zip(seen).filter(|(a, b)| a != b).count();
+        let mut found = Vec::new();
+        for n in range.clone() {
+            if wrong == 0 {
+                found.push(n);
+            }
+            let Some(op) = self.ops.get(n) else { break };
+            for at in op.sectors.start as usize - start..op.sectors.end as usize - start {
+                wrong -= usize::from(state[at] != seen[at]);
+                state[at] = op.tag;
+                wrong += usize::from(state[at] != seen[at]);
+            }
+        }
+        found
+    }
+}
+
+/// A number of operations in each lane.
+pub type Cut = Vec<usize>;
+
+/// One owner's time with the volume, from the first look that its user had.
+#[derive(Debug)]
+pub struct Session {
+    pub number: usize,
+    pub host: usize,
+    base: Tags,
+    lanes: Vec<Lane>,
+    /// Promised against a crash of this host, and against its loss.
+    local: Cut,
+    pool: Cut,
+    /// What the successor showed of it.
+    cut: Option<Cut>,
+    released: bool,
+    /// When its process was killed.
+    pub killed: Option<Instant>,
+    /// Another host has begun to take it over, and nobody has looked since.
+    contested: bool,
+}
+
+/// A snapshot as its maker knows it.
+#[derive(Debug)]
+pub struct Snapshot {
+    session: Arc<Mutex<Session>>,
+    /// What it must hold at least, and at most.
+    least: Cut,
+    most: Option<Cut>,
+    /// Promised to survive the loss of the host.
+    pub promised: bool,
+    /// As it was first seen.
+    content: Option<Tags>,
+}
+
+/// The whole of what users know of one volume.
+#[derive(Debug)]
+pub struct Model {
+    clock: u64,
+    tag: Tag,
+    numbers: usize,
+    current: Arc<Mutex<Session>>,
+    pub snapshots: BTreeMap<String, Snapshot>,
+}
+
+/// What the next owner must show of the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coming {
+    pub host: usize,
+    /// It took over by force.
+    pub force: bool,
+    /// What is older must have reached the pool, if stores were well all the time.
+    pub tail_ms: Option<u64>,
+    pub now: Instant,
+}
+
+impl Model {
+    pub fn new(lanes: &[Range<u64>]) -> Model {
+        let lanes = lanes.iter().map(|l| Lane { sectors: l.clone(), ops: Vec::new() }).collect::<Vec<_>>();
+        let sectors = lanes.iter().map(|l| l.sectors.end).max().unwrap();
+        // A new volume is born released.
+        let first = session(0, usize::MAX, vec![0; sectors as usize], lanes, true);
+        Model {
+            clock: 0,
+            tag: 0,
+            numbers: 0,
+            current: Arc::new(Mutex::new(first)),
+            snapshots: BTreeMap::new(),
+        }
+    }
+
+    pub fn current(&self) -> Arc<Mutex<Session>> {
+        self.current.clone()
+    }
+
+    pub fn fresh_tag(&mut self) -> Tag {
+        self.tag += 1;
+        self.tag
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    pub fn begin(&mut self, session: &Mutex<Session>, lane: usize, sectors: Range<u64>, tag: Tag) {
+        let begun = self.tick();
+        session.lock().lanes[lane].ops.push(Operation { sectors, tag, begun, ended: None });
+    }
+
+    pub fn end(&mut self, session: &Mutex<Session>, lane: usize, now: Instant) {
+        let at = self.tick();
+        session.lock().lanes[lane].ops.last_mut().unwrap().ended = Some((at, now));
+    }
+
+    /// All that was promised of the last session before anyone could look: it was released.
+    pub fn released(&self, session: &Mutex<Session>) {
+        let mut session = session.lock();
+        let all = session.lanes.iter().map(|l| l.ops.len()).collect();
+        assert_eq!(session.ended(), all, "a release comes after all operations");
+        session.promise(&all, true);
+        session.released = true;
+    }
+
+    /// A new owner's user has looked at everything.
+    pub fn observe(&mut self, seen: Tags, coming: Coming) -> Arc<Mutex<Session>> {
+        let lanes = {
+            let mut last = self.current.lock();
+            let cut = last.successor(&seen, coming);
+            last.cut = Some(cut);
+            last.lanes.iter().map(|l| Lane { sectors: l.sectors.clone(), ops: Vec::new() }).collect()
+        };
+        self.numbers += 1;
+        self.current = Arc::new(Mutex::new(session(self.numbers, coming.host, seen, lanes, false)));
+        self.current.clone()
+    }
+
+    pub fn snapshot_begins(&mut self, name: &str, of: &Arc<Mutex<Session>>) {
+        let least = of.lock().ended();
+        let new = Snapshot { session: of.clone(), least, most: None, promised: false, content: None };
+        self.snapshots.insert(name.to_owned(), new);
+    }
+
+    /// The command succeeded; `waited`: also for the pool.
+    pub fn snapshot_made(&mut self, name: &str, waited: bool) {
+        let snapshot = self.snapshots.get_mut(name).unwrap();
+        let mut session = snapshot.session.lock();
+        snapshot.most = Some(session.begun());
+        let least = snapshot.least.clone();
+        session.promise(&least, waited);
+        drop(session);
+        snapshot.promised |= waited;
+    }
+
+    /// Somebody read all of a snapshot.
+    pub fn snapshot_seen(&mut self, name: &str, seen: Tags) {
+        let snapshot = self.snapshots.get_mut(name).unwrap_or_else(|| panic!("nobody made snapshot {name}"));
+        match &snapshot.content {
+            Some(content) => assert!(*content == seen, "snapshot {name} has changed"),
+            None => {
+                let session = snapshot.session.lock();
+                let most = snapshot.most.clone().unwrap_or_else(|| session.begun());
+                session.cut_of(&seen, &snapshot.least, &most).unwrap_or_else(|why| {
+                    panic!("snapshot {name} is no state that the volume ever had: {why}")
+                });
+                drop(session);
+                snapshot.content = Some(seen);
+            }
+        }
+    }
+}
+
+fn session(number: usize, host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session {
+    let nothing = vec![0; lanes.len()];
+    Session {
+        number,
+        host,
+        base,
+        lanes,
+        local: nothing.clone(),
+        pool: nothing,
+        cut: None,
+        released,
+        killed: None,
+        contested: false,
+    }
+}
+
+impl Session {
+    /// Acknowledged so far.
+    pub fn ended(&self) -> Cut {
+        self.lanes.iter().map(Lane::ended).collect()
+    }
+
+    pub fn begun(&self) -> Cut {
+        self.lanes.iter().map(|l| l.ops.len()).collect()
+    }
+
+    /// Somebody begins to open the volume.
+    pub fn tried_by(&mut self, host: usize) {
+        self.contested |= self.host != host;
+    }
+
+    pub fn operations(&self) -> usize {
+        self.lanes.iter().map(|l| l.ops.len()).sum()
+    }
+
+    /// A flush of what had ended when it began has succeeded.
+    pub fn promise(&mut self, upto: &Cut, pool: bool) {
+        raise(&mut self.local, upto);
+        if !pool {
+            return;
+        }
+        raise(&mut self.pool, upto);
+        if let Some(cut) = &self.cut {
+            let within = upto.iter().zip(cut).all(|(n, end)| n <= end);
+            let number = self.number;
+            assert!(
+                within,
+                "session {number} acknowledged {upto:?} to the pool, but its successor began at {cut:?}"
+            );
+        }
+    }
+
+    /// Checks a read that began when `least` had ended and ended when `most` had begun.
+    pub fn check_read(&self, first: u64, seen: &[Tag], least: &Cut, most: &Cut) {
+        for (lane, (least, most)) in self.lanes.iter().zip(least.iter().zip(most)) {
+            let before = lane.state(&self.base, *least);
+            let during = &lane.ops[*least..*most];
+            for sector in lane.sectors.start.max(first)..lane.sectors.end.min(first + seen.len() as u64) {
+                let (tag, before) =
+                    (seen[(sector - first) as usize], before[(sector - lane.sectors.start) as usize]);
+                let fits =
+                    tag == before || during.iter().any(|op| op.sectors.contains(&sector) && op.tag == tag);
+                assert!(fits, "sector {sector} shows {tag}, but {before} was written last");
+            }
+        }
+    }
+
+    /// The largest cut that is `seen`, if there is one that keeps the order of what was acknowledged.
+    fn cut_of(&self, seen: &[Tag], least: &Cut, most: &Cut) -> Result<Cut, String> {
+        let mut small = Cut::new();
+        let mut large = Cut::new();
+        for (at, lane) in self.lanes.iter().enumerate() {
+            let found = lane.matches(&self.base, seen, 0..most[at] + 1);
+            let (Some(low), Some(high)) = (found.first(), found.last()) else {
+                return Err(self.mismatch(at, seen));
+            };
+            if *high < least[at] {
+                let n = lane.ops.len();
+                return Err(format!("lane {at} shows {high} of {n} operations, {} were promised", least[at]));
+            }
+            small.push(*low);
+            large.push(*high);
+        }
+        // Nothing is there without what was acknowledged before it began.
+        let newest = self.lanes.iter().zip(&small).filter_map(|(lane, n)| Some(lane.ops[..*n].last()?.begun));
+        let newest = newest.max().unwrap_or(0);
+        for (at, (lane, n)) in self.lanes.iter().zip(&large).enumerate() {
+            let missing = lane.ops.get(*n).and_then(|op| op.ended).filter(|(ended, _)| *ended < newest);
+            if missing.is_some() {
+                return Err(format!(
+                    "lane {at} ends at {n}, but operations that began after its next are there"
+                ));
+            }
+        }
+        Ok(large)
+    }
+
+    fn mismatch(&self, lane: usize, seen: &[Tag]) -> String {
+        let Lane { sectors, ops } = &self.lanes[lane];
+        let n = ops.len();
+        let last = self.lanes[lane].state(&self.base, n);
+        let differ = |(at, tag): (usize, &Tag)| {
+            let sector = sectors.start + at as u64;
+            let shown = seen[sector as usize];
+            (shown != *tag).then(|| format!("sector {sector}: {shown}, not {tag}"))
+        };
+        let first: Vec<_> = last.iter().enumerate().filter_map(differ).take(5).collect();
+        format!("lane {lane} is no state after any of its {n} operations; beside the last it has {first:?}")
+    }
+
+    fn successor(&mut self, seen: &[Tag], coming: Coming) -> Cut {
+        let mut least = self.pool.clone();
+        // Another host's record may have come between, unseen: then the journal is set aside.
+        if coming.host == self.host && !(coming.force && self.contested) {
+            raise(&mut least, &self.local.clone());
+        }
+        if let (Some(tail), Some(killed)) = (coming.tail_ms, self.killed) {
+            raise(&mut least, &self.older_than(killed, tail));
+        }
+        let (number, host) = (self.number, self.host);
+        self.cut_of(seen, &least, &self.begun()).unwrap_or_else(|why| {
+            let Session { local, pool, released, contested, .. } = self;
+            panic!(
+                "{coming:?} came after session {number} of host {host} (promised {local:?} here and {pool:?} in the pool, \
+                 released {released}, contested {contested}): {why}"
+            )
+        })
+    }
+
+    fn older_than(&self, killed: Instant, tail_ms: u64) -> Cut {
+        let old =
+            |op: &&Operation| op.ended.is_some_and(|(_, at)| killed.since(at).as_millis() as u64 >= tail_ms);
+        self.lanes.iter().map(|l| l.ops.iter().take_while(old).count()).collect()
+    }
+}
+
+fn raise(cut: &mut Cut, to: &Cut) {
+    for (have, want) in cut.iter_mut().zip(to) {
+        *have = (*have).max(*want);
+    }
+}
+
+/// The bytes that write one tag into these sectors.
+pub fn written(sectors: &Range<u64>, tag: Tag) -> Bytes {
+    let mut out = Vec::with_capacity(((sectors.end - sectors.start) * SECTOR) as usize);
+    sectors.clone().for_each(|s| out.extend_from_slice(&fill(tag, s)));
+    out.into()
+}

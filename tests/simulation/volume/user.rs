@@ -1,0 +1,356 @@
+//! A host's users: they open the volume, work on it in several tasks at once, and tell the model what they were told.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use windlass::base::rt::Rt;
+use windlass::base::{Error, Kind, Result};
+use windlass::volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
+
+use super::model::{Coming, Session, tags, written};
+use super::site::{LANES, SIZE, Site, name};
+
+/// Longer than any confirm: a held operation may take it during an outage.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// Of one lane, in one go.
+const OPERATIONS: u64 = 100;
+/// Half of max-tail and what puts may take when nothing is wrong.
+const TAIL_SLACK_MS: u64 = 2_000;
+
+/// One life of a host.
+#[derive(Clone)]
+pub struct User {
+    pub site: Arc<Site>,
+    pub host: usize,
+    pub rt: Rt,
+}
+
+type Owned = (Arc<Volume>, Arc<Mutex<Session>>);
+
+/// What came of opening the volume.
+pub enum Look {
+    Owner(Owned),
+    Refused,
+    /// It may be the owner, and could not look.
+    Unclear,
+}
+
+/// What came of working on it.
+enum After {
+    /// Still the owner, as far as it knows.
+    Goes(Owned),
+    Over,
+    Unclear,
+}
+
+/// What its tasks share while it is the owner.
+#[derive(Clone)]
+struct Owner {
+    user: User,
+    volume: Arc<Volume>,
+    session: Arc<Mutex<Session>>,
+    stop: Arc<AtomicBool>,
+    /// The volume said that it won't work any more.
+    shut_out: Arc<AtomicBool>,
+    /// Operations come this close after each other, in ms.
+    pause_ms: u64,
+}
+
+/// An error that the volume may give when nothing is broken but what the run broke.
+fn expected(site: &Site, what: &str, error: &Error) {
+    let disk = site.plan.sync_fails > 0 && error.is(Kind::Io);
+    let fine = disk
+        || matches!(
+            error.kind(),
+            Kind::Fenced
+                | Kind::Owned
+                | Kind::Unavailable
+                | Kind::Timeout
+                | Kind::Closed
+                | Kind::NotFound
+                | Kind::Exists
+        );
+    assert!(fine, "{what}: {:?}: {error}", error.kind());
+}
+
+impl User {
+    fn note(&self, what: impl FnOnce() -> String) {
+        self.site.note(|| format!("host{}: {}", self.host, what()));
+    }
+
+    async fn sleep(&self, ms: u64) {
+        self.rt.sleep(Duration::from_millis(self.rt.below(ms.max(1)))).await;
+    }
+
+    /// Until it is killed.
+    pub async fn live(self) {
+        let volumes = loop {
+            match self.site.open(&self.rt, self.host).await {
+                Ok(volumes) => break volumes,
+                Err(error) => {
+                    self.note(|| format!("no pool: {error}"));
+                    expected(&self.site, "opening the pool", &error);
+                }
+            }
+            self.sleep(1_000).await;
+        };
+        let mut held = None;
+        loop {
+            if held.is_none() {
+                match self.become_owner(&volumes, self.site.plan.force).await {
+                    Look::Owner(owned) => held = Some(owned),
+                    Look::Refused => {}
+                    Look::Unclear => return self.give_up(),
+                }
+            }
+            if let Some((volume, session)) = held.take() {
+                match self.work(&volumes, volume, session).await {
+                    After::Goes(owned) => held = Some(owned),
+                    After::Over => {}
+                    After::Unclear => return self.give_up(),
+                }
+            }
+            self.look_at_a_snapshot(&volumes).await;
+            self.sleep(4_000).await;
+        }
+    }
+
+    /// Whether this process owns the volume can't be told from outside: only its end makes that clear.
+    fn give_up(&self) {
+        self.note(|| "gives up".to_owned());
+        self.site.unclear.lock().push(self.host);
+    }
+
+    /// Opens the volume, writes its first block to own it, reads all.
+    pub async fn become_owner(&self, volumes: &Volumes, force: u32) -> Look {
+        let _turn = self.site.opening.lock().await;
+        let (current, world) = (self.site.model.lock().current(), &self.site.world);
+        current.lock().tried_by(self.host);
+        let (forced, opened) = match volumes.open(&name("v"), OpenMode::Normal).await {
+            Err(e) if e.is(Kind::Owned) && world.per_mille(force) => {
+                self.note(|| format!("refused: {e}; takes over"));
+                let mode = OpenMode::TakeOver { accept_loss: false };
+                (true, volumes.open(&name("v"), mode).await)
+            }
+            other => (false, other),
+        };
+        let volume = match opened {
+            Ok(volume) => volume,
+            Err(e) => {
+                self.refused("opening", &e);
+                return Look::Refused;
+            }
+        };
+        let tag = self.site.model.lock().fresh_tag();
+        let hello = volume.write(0, written(&(0..8), tag));
+        let all = async {
+            hello.await?;
+            volume.read(0, SIZE).await
+        };
+        let seen = match self.rt.timeout(PATIENCE, all).await {
+            Some(Ok(seen)) => tags(0, &seen),
+            Some(Err(e)) => {
+                self.refused("first look", &e);
+                let failed = matches!(e.kind(), Kind::Fenced | Kind::Owned);
+                return if failed { Look::Refused } else { Look::Unclear };
+            }
+            None => return Look::Unclear,
+        };
+        assert_eq!(seen[..8], [tag; 8], "the owner's own write");
+        let plan = &self.site.plan;
+        let tail_ms = plan.calm.then_some(plan.max_tail_ms + TAIL_SLACK_MS);
+        let coming = Coming { host: self.host, force: forced, tail_ms, now: self.rt.now() };
+        let session = self.site.model.lock().observe(seen, coming);
+        self.note(|| format!("is session {} (force {forced})", session.lock().number));
+        Look::Owner((volume, session))
+    }
+
+    fn refused(&self, what: &str, error: &Error) {
+        self.note(|| format!("{what}: {:?} {error}", error.kind()));
+        expected(&self.site, what, error);
+    }
+
+    async fn work(&self, volumes: &Volumes, volume: Arc<Volume>, session: Arc<Mutex<Session>>) -> After {
+        let pause_ms = 4 << self.rt.below(9);
+        let (stop, shut_out) = Default::default();
+        let owner = Owner { user: self.clone(), volume, session, stop, shut_out, pause_ms };
+        let mut tasks: Vec<_> =
+            (0..LANES.len()).map(|lane| self.rt.spawn(owner.clone().write(lane))).collect();
+        tasks.push(self.rt.spawn(owner.clone().flush()));
+        tasks.push(self.rt.spawn(owner.clone().read()));
+        tasks.push(self.rt.spawn(owner.clone().snapshot(volumes.clone())));
+        for _ in 0..self.rt.below(20) {
+            self.sleep(2_000).await;
+            if owner.stopped() {
+                break;
+            }
+        }
+        let over = owner.stop.swap(true, Ordering::Relaxed);
+        for done in join_all(tasks).await {
+            done.unwrap();
+        }
+        self.note(|| {
+            let session = owner.session.lock();
+            format!("pauses session {} after {} operations", session.number, session.operations())
+        });
+        match () {
+            () if owner.shut_out.load(Ordering::Relaxed) => After::Over,
+            () if over => After::Unclear,
+            () if self.rt.below(2) == 0 => owner.release().await,
+            () => After::Goes((owner.volume, owner.session)),
+        }
+    }
+
+    pub async fn look_at_a_snapshot(&self, volumes: &Volumes) {
+        let names: Vec<String> = self.site.model.lock().snapshots.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let which = &names[self.rt.below(names.len() as u64) as usize];
+        match self.rt.timeout(PATIENCE, self.read_snapshot(volumes, which)).await {
+            Some(Ok(())) | None => {}
+            Some(Err(error)) => self.refused(&format!("looking at snapshot {which}"), &error),
+        }
+    }
+
+    pub async fn read_snapshot(&self, volumes: &Volumes, which: &str) -> Result<()> {
+        let view = volumes.open_snapshot(&name("v"), &name(which)).await?;
+        assert_eq!(view.size(), SIZE);
+        let seen = tags(0, &view.read(0, SIZE).await?);
+        self.note(|| format!("reads snapshot {which}"));
+        self.site.model.lock().snapshot_seen(which, seen);
+        Ok(())
+    }
+}
+
+impl Owner {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, what: &str, error: &Error) {
+        self.user.note(|| format!("{what}: {:?} {error}", error.kind()));
+        expected(&self.user.site, what, error);
+        self.stop.store(true, Ordering::Relaxed);
+        if matches!(error.kind(), Kind::Fenced | Kind::Owned) {
+            self.shut_out.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn pause(&self, times: u64) {
+        self.user.sleep(self.pause_ms * times).await;
+    }
+
+    fn begins(&self, lane: usize, sectors: Range<u64>, zero: bool) -> u32 {
+        let mut model = self.user.site.model.lock();
+        let tag = if zero { 0 } else { model.fresh_tag() };
+        model.begin(&self.session, lane, sectors, tag);
+        tag
+    }
+
+    /// Zeros are whole blocks or within one: anything else is several changes, not one.
+    fn draw(&self, lane: usize) -> (Range<u64>, bool) {
+        let rt = &self.user.rt;
+        let Range { start, end } = LANES[lane].clone();
+        let zero = rt.below(5) == 0;
+        let most = [1, 8, 40, 300][rt.below(4) as usize];
+        let len = 1 + rt.below(most);
+        let at = start + rt.below(end - start - len);
+        let within = (at + len).min((at / 8 + 1) * 8);
+        let (first, last) = (at.next_multiple_of(8), (at + len) / 8 * 8);
+        match zero {
+            true if rt.below(2) == 0 => (at..within, true),
+            true if first < last => (first..last, true),
+            _ => (at..at + len, false),
+        }
+    }
+
+    async fn write(self, lane: usize) {
+        let rt = &self.user.rt;
+        for _ in 0..OPERATIONS {
+            self.pause(1).await;
+            if self.stopped() {
+                return;
+            }
+            let (sectors, zero) = self.draw(lane);
+            let (offset, len) = (sectors.start * 512, (sectors.end - sectors.start) * 512);
+            let tag = self.begins(lane, sectors.clone(), zero);
+            let done = match zero {
+                true => self.volume.zero(offset, len).await,
+                false => self.volume.write(offset, written(&sectors, tag)).await,
+            };
+            match done {
+                Ok(()) => self.user.site.model.lock().end(&self.session, lane, rt.now()),
+                Err(e) => return self.failed("write", &e),
+            }
+        }
+    }
+
+    async fn flush(self) {
+        let pool = self.user.site.plan.flush == FlushMode::Pool;
+        while !self.stopped() {
+            self.pause(3).await;
+            let upto = self.session.lock().ended();
+            match self.volume.flush().await {
+                Ok(()) => self.session.lock().promise(&upto, pool),
+                Err(e) => return self.failed("flush", &e),
+            }
+        }
+    }
+
+    async fn read(self) {
+        let rt = &self.user.rt;
+        while !self.stopped() {
+            self.pause(3).await;
+            let first = rt.below(SIZE / 512 - 1);
+            let len = (1 + rt.below(400)).min(SIZE / 512 - first);
+            let least = self.session.lock().ended();
+            match self.volume.read(first * 512, len * 512).await {
+                Ok(data) => {
+                    let session = self.session.lock();
+                    session.check_read(first, &tags(first, &data), &least, &session.begun());
+                }
+                Err(e) => return self.failed("read", &e),
+            }
+        }
+    }
+
+    async fn snapshot(self, volumes: Volumes) {
+        let rt = &self.user.rt;
+        while !self.stopped() {
+            self.pause(40).await;
+            let which = format!("s{}", self.user.site.model.lock().fresh_tag());
+            let waits = rt.below(3) > 0;
+            self.user.site.model.lock().snapshot_begins(&which, &self.session);
+            match snapshot_group(&[(self.volume.clone(), name(&which))], waits).await {
+                Ok(_) => self.user.site.model.lock().snapshot_made(&which, waits),
+                Err(e) => return self.failed("snapshot", &e),
+            }
+            self.user.note(|| format!("made snapshot {which}, waited {waits}"));
+            if rt.below(2) == 0 {
+                match self.user.read_snapshot(&volumes, &which).await {
+                    Ok(()) => {}
+                    Err(e) => return self.failed("reading a snapshot", &e),
+                }
+            }
+        }
+    }
+
+    async fn release(&self) -> After {
+        match self.volume.release().await {
+            Ok(()) => {
+                self.user.note(|| "released".to_owned());
+                self.user.site.model.lock().released(&self.session);
+                After::Over
+            }
+            Err(e) => {
+                self.failed("release", &e);
+                After::Unclear
+            }
+        }
+    }
+}
