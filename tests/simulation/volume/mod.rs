@@ -15,11 +15,11 @@ use windlass::base::rt::sim::{Process, Sim};
 use windlass::store::Reach;
 
 use crate::seeds::each_seed;
-use site::{Plan, SIZE, Site, name};
-use user::{Look, User};
+use site::{Plan, Site, name};
+use user::{Look, User, look};
 
 /// Times that something goes wrong in a run.
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 7;
 
 type Running = Arc<Mutex<Vec<Process>>>;
 
@@ -82,7 +82,7 @@ async fn direct(site: Arc<Site>) {
         start(&site, &running, host);
     }
     for _ in 0..ROUNDS {
-        rt.sleep(Duration::from_millis(site.world.below(10_000))).await;
+        rt.sleep(Duration::from_millis(site.world.below(7_000))).await;
         let unclear = site.unclear.lock().pop();
         if let Some(host) = unclear {
             crash_soon(&site, &running, host);
@@ -126,13 +126,13 @@ async fn settle(site: Arc<Site>, rt: windlass::base::rt::Rt) {
             _ => {}
         }
     }
-    let before = volume.read(0, SIZE).await.unwrap();
+    let before = look(&volume).await.unwrap();
     volume.release().await.unwrap();
     drop(session);
     let other = (host + 1) % (site.plan.hosts + 1);
     let volumes = site.open(&rt, other).await.unwrap();
     let volume = volumes.open(&name("v"), windlass::volume::OpenMode::Normal).await.unwrap();
-    assert!(volume.read(0, SIZE).await.unwrap() == before, "what was released is what the next host reads");
+    assert!(look(&volume).await.unwrap() == before, "what was released is what the next host reads");
 }
 
 fn run(seed: u64, layouts: &[&str]) {

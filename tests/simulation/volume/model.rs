@@ -111,8 +111,8 @@ pub struct Session {
     /// What the successor showed of it.
     cut: Option<Cut>,
     released: bool,
-    /// When its process was killed.
-    pub killed: Option<Instant>,
+    /// When its process was killed, or another host began to take over by force.
+    disturbed: Option<Instant>,
     /// Another host has begun to take it over, and nobody has looked since.
     contested: bool,
 }
@@ -156,7 +156,7 @@ impl Model {
         let lanes = lanes.iter().map(|l| Lane { sectors: l.clone(), ops: Vec::new() }).collect::<Vec<_>>();
         let sectors = lanes.iter().map(|l| l.sectors.end).max().unwrap();
         // A new volume is born released.
-        let first = session(0, usize::MAX, vec![0; sectors as usize], lanes, true);
+        let first = session(usize::MAX, vec![0; sectors as usize], lanes, true);
         Model {
             clock: 0,
             tag: 0,
@@ -201,14 +201,22 @@ impl Model {
 
     /// A new owner's user has looked at everything.
     pub fn observe(&mut self, seen: Tags, coming: Coming) -> Arc<Mutex<Session>> {
-        let lanes = {
+        let now = self.tick();
+        let next = {
             let mut last = self.current.lock();
             let cut = last.successor(&seen, coming);
-            last.cut = Some(cut);
-            last.lanes.iter().map(|l| Lane { sectors: l.sectors.clone(), ops: Vec::new() }).collect()
+            last.cut = Some(cut.clone());
+            match coming.host == last.host {
+                // What was replayed may still be on this host only.
+                true => last.goes_on(&cut, (now, coming.now)),
+                false => {
+                    let empty = |l: &Lane| Lane { sectors: l.sectors.clone(), ops: Vec::new() };
+                    session(coming.host, seen, last.lanes.iter().map(empty).collect(), false)
+                }
+            }
         };
         self.numbers += 1;
-        self.current = Arc::new(Mutex::new(session(self.numbers, coming.host, seen, lanes, false)));
+        self.current = Arc::new(Mutex::new(Session { number: self.numbers, ..next }));
         self.current.clone()
     }
 
@@ -247,10 +255,10 @@ impl Model {
     }
 }
 
-fn session(number: usize, host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session {
+fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session {
     let nothing = vec![0; lanes.len()];
     Session {
-        number,
+        number: 0,
         host,
         base,
         lanes,
@@ -258,12 +266,26 @@ fn session(number: usize, host: usize, base: Tags, lanes: Vec<Lane>, released: b
         pool: nothing,
         cut: None,
         released,
-        killed: None,
+        disturbed: None,
         contested: false,
     }
 }
 
 impl Session {
+    /// The same host's next session, which has shown this much. It must not lose that again.
+    fn goes_on(&self, cut: &Cut, seen: (u64, Instant)) -> Session {
+        let lane = |(lane, n): (&Lane, &usize)| {
+            let again = |op: &Operation| {
+                let ended = op.ended.map_or(seen.0, |(at, _)| at);
+                Operation { ended: Some((ended, seen.1)), ..op.clone() }
+            };
+            Lane { sectors: lane.sectors.clone(), ops: lane.ops[..*n].iter().map(again).collect() }
+        };
+        let lanes = self.lanes.iter().zip(cut).map(lane).collect();
+        let next = session(self.host, self.base.clone(), lanes, false);
+        Session { local: cut.clone(), pool: self.pool.clone(), ..next }
+    }
+
     /// Acknowledged so far.
     pub fn ended(&self) -> Cut {
         self.lanes.iter().map(Lane::ended).collect()
@@ -276,6 +298,11 @@ impl Session {
     /// Somebody begins to open the volume.
     pub fn tried_by(&mut self, host: usize) {
         self.contested |= self.host != host;
+    }
+
+    /// From now on it may not get on with its work.
+    pub fn disturb(&mut self, now: Instant) {
+        self.disturbed.get_or_insert(now);
     }
 
     pub fn operations(&self) -> usize {
@@ -363,8 +390,8 @@ impl Session {
         if coming.host == self.host && !(coming.force && self.contested) {
             raise(&mut least, &self.local.clone());
         }
-        if let (Some(tail), Some(killed)) = (coming.tail_ms, self.killed) {
-            raise(&mut least, &self.older_than(killed, tail));
+        if let (Some(tail), Some(at)) = (coming.tail_ms, self.disturbed) {
+            raise(&mut least, &self.older_than(at, tail));
         }
         let (number, host) = (self.number, self.host);
         self.cut_of(seen, &least, &self.begun()).unwrap_or_else(|why| {
@@ -376,9 +403,9 @@ impl Session {
         })
     }
 
-    fn older_than(&self, killed: Instant, tail_ms: u64) -> Cut {
+    fn older_than(&self, end: Instant, tail_ms: u64) -> Cut {
         let old =
-            |op: &&Operation| op.ended.is_some_and(|(_, at)| killed.since(at).as_millis() as u64 >= tail_ms);
+            |op: &&Operation| op.ended.is_some_and(|(_, at)| end.since(at).as_millis() as u64 >= tail_ms);
         self.lanes.iter().map(|l| l.ops.iter().take_while(old).count()).collect()
     }
 }

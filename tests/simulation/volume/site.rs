@@ -14,11 +14,17 @@ use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Volumes};
 
 use super::model::Model;
 
-/// Blocks of the volume: two map leaves. The first is written by whoever becomes the owner, to become it.
-pub const BLOCKS: u64 = 300;
-pub const SIZE: u64 = BLOCKS * 4096;
-/// The lanes meet within a block, so that both merge into it.
-pub const LANES: [Range<u64>; 2] = [8..150 * 8 + 3, 150 * 8 + 3..BLOCKS * 8];
+/// The volume has two map leaves. Its first block is written by whoever becomes the owner, to become it.
+pub const SIZE: u64 = 320 * 4096;
+/// The bytes that are written and looked at: some of both leaves.
+pub const SPAN: Range<u64> = 224 * 4096..296 * 4096;
+/// The lanes, as sectors of the span. They meet within a block, so that both merge into it.
+pub const LANES: [Range<u64>; 2] = [0..30 * 8 + 3, 30 * 8 + 3..72 * 8];
+
+/// The byte where a sector of the span begins.
+pub fn at(sector: u64) -> u64 {
+    SPAN.start + sector * 512
+}
 
 pub fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -154,7 +160,7 @@ impl Site {
         let current = self.model.lock().current();
         let mut session = current.lock();
         if session.host == host {
-            session.killed.get_or_insert(self.world.now());
+            session.disturb(self.world.now());
         }
     }
 

@@ -11,13 +11,13 @@ use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind, Result};
 use windlass::volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
 
-use super::model::{Coming, Session, tags, written};
-use super::site::{LANES, SIZE, Site, name};
+use super::model::{Coming, Session, Tags, tags, written};
+use super::site::{LANES, SIZE, SPAN, Site, at, name};
 
 /// Longer than any confirm: a held operation may take it during an outage.
 const PATIENCE: Duration = Duration::from_secs(100);
 /// Of one lane, in one go.
-const OPERATIONS: u64 = 100;
+const OPERATIONS: u64 = 40;
 /// Half of max-tail and what puts may take when nothing is wrong.
 const TAIL_SLACK_MS: u64 = 2_000;
 
@@ -58,6 +58,11 @@ struct Owner {
     shut_out: Arc<AtomicBool>,
     /// Operations come this close after each other, in ms.
     pause_ms: u64,
+}
+
+/// All that the model knows of.
+pub async fn look(volume: &Volume) -> Result<Tags> {
+    Ok(tags(0, &volume.read(SPAN.start, SPAN.end - SPAN.start).await?))
 }
 
 /// An error that the volume may give when nothing is broken but what the run broke.
@@ -115,7 +120,7 @@ impl User {
                 }
             }
             self.look_at_a_snapshot(&volumes).await;
-            self.sleep(4_000).await;
+            self.sleep(3_000).await;
         }
     }
 
@@ -133,6 +138,7 @@ impl User {
         let (forced, opened) = match volumes.open(&name("v"), OpenMode::Normal).await {
             Err(e) if e.is(Kind::Owned) && world.per_mille(force) => {
                 self.note(|| format!("refused: {e}; takes over"));
+                current.lock().disturb(self.rt.now());
                 let mode = OpenMode::TakeOver { accept_loss: false };
                 (true, volumes.open(&name("v"), mode).await)
             }
@@ -149,10 +155,12 @@ impl User {
         let hello = volume.write(0, written(&(0..8), tag));
         let all = async {
             hello.await?;
-            volume.read(0, SIZE).await
+            let own = volume.read(0, 4096).await?;
+            assert_eq!(tags(0, &own), [tag; 8], "the owner's own write");
+            look(&volume).await
         };
         let seen = match self.rt.timeout(PATIENCE, all).await {
-            Some(Ok(seen)) => tags(0, &seen),
+            Some(Ok(seen)) => seen,
             Some(Err(e)) => {
                 self.refused("first look", &e);
                 let failed = matches!(e.kind(), Kind::Fenced | Kind::Owned);
@@ -160,7 +168,6 @@ impl User {
             }
             None => return Look::Unclear,
         };
-        assert_eq!(seen[..8], [tag; 8], "the owner's own write");
         let plan = &self.site.plan;
         let tail_ms = plan.calm.then_some(plan.max_tail_ms + TAIL_SLACK_MS);
         let coming = Coming { host: self.host, force: forced, tail_ms, now: self.rt.now() };
@@ -175,7 +182,7 @@ impl User {
     }
 
     async fn work(&self, volumes: &Volumes, volume: Arc<Volume>, session: Arc<Mutex<Session>>) -> After {
-        let pause_ms = 4 << self.rt.below(9);
+        let pause_ms = 8 << self.rt.below(8);
         let (stop, shut_out) = Default::default();
         let owner = Owner { user: self.clone(), volume, session, stop, shut_out, pause_ms };
         let mut tasks: Vec<_> =
@@ -183,7 +190,7 @@ impl User {
         tasks.push(self.rt.spawn(owner.clone().flush()));
         tasks.push(self.rt.spawn(owner.clone().read()));
         tasks.push(self.rt.spawn(owner.clone().snapshot(volumes.clone())));
-        for _ in 0..self.rt.below(20) {
+        for _ in 0..self.rt.below(8) {
             self.sleep(2_000).await;
             if owner.stopped() {
                 break;
@@ -220,7 +227,7 @@ impl User {
     pub async fn read_snapshot(&self, volumes: &Volumes, which: &str) -> Result<()> {
         let view = volumes.open_snapshot(&name("v"), &name(which)).await?;
         assert_eq!(view.size(), SIZE);
-        let seen = tags(0, &view.read(0, SIZE).await?);
+        let seen = tags(0, &view.read(SPAN.start, SPAN.end - SPAN.start).await?);
         self.note(|| format!("reads snapshot {which}"));
         self.site.model.lock().snapshot_seen(which, seen);
         Ok(())
@@ -257,15 +264,15 @@ impl Owner {
         let rt = &self.user.rt;
         let Range { start, end } = LANES[lane].clone();
         let zero = rt.below(5) == 0;
-        let most = [1, 8, 40, 300][rt.below(4) as usize];
+        let most = [1, 8, 40, 200][rt.below(4) as usize];
         let len = 1 + rt.below(most);
-        let at = start + rt.below(end - start - len);
-        let within = (at + len).min((at / 8 + 1) * 8);
-        let (first, last) = (at.next_multiple_of(8), (at + len) / 8 * 8);
+        let from = start + rt.below(end - start - len);
+        let within = (from + len).min((from / 8 + 1) * 8);
+        let (first, last) = (from.next_multiple_of(8), (from + len) / 8 * 8);
         match zero {
-            true if rt.below(2) == 0 => (at..within, true),
+            true if rt.below(2) == 0 => (from..within, true),
             true if first < last => (first..last, true),
-            _ => (at..at + len, false),
+            _ => (from..from + len, false),
         }
     }
 
@@ -277,7 +284,7 @@ impl Owner {
                 return;
             }
             let (sectors, zero) = self.draw(lane);
-            let (offset, len) = (sectors.start * 512, (sectors.end - sectors.start) * 512);
+            let (offset, len) = (at(sectors.start), (sectors.end - sectors.start) * 512);
             let tag = self.begins(lane, sectors.clone(), zero);
             let done = match zero {
                 true => self.volume.zero(offset, len).await,
@@ -306,10 +313,11 @@ impl Owner {
         let rt = &self.user.rt;
         while !self.stopped() {
             self.pause(3).await;
-            let first = rt.below(SIZE / 512 - 1);
-            let len = (1 + rt.below(400)).min(SIZE / 512 - first);
+            let last = (SPAN.end - SPAN.start) / 512;
+            let first = rt.below(last);
+            let len = (1 + rt.below(400)).min(last - first);
             let least = self.session.lock().ended();
-            match self.volume.read(first * 512, len * 512).await {
+            match self.volume.read(at(first), len * 512).await {
                 Ok(data) => {
                     let session = self.session.lock();
                     session.check_read(first, &tags(first, &data), &least, &session.begun());
