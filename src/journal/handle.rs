@@ -236,6 +236,13 @@ impl Journal {
         Ok(Room { shared: self.shared.clone(), granted, journal: PhantomData })
     }
 
+    /// Whether `append` takes what this room was made for, or else nothing at all because the journal has failed. `false`:
+    /// the journal was started anew since, and would miss the record for good.
+    pub fn is_current(&self, room: Option<&Room<'_>>) -> bool {
+        let ring = self.shared.ring.lock();
+        ring.failed.is_some() || room.is_some_and(|room| room.granted.generation == ring.generation)
+    }
+
     /// Takes a record in, to be written with the next group; no I/O. Callers append in lsn order, greater than all before.
     pub fn append(&self, room: &mut Room<'_>, record: &Record) -> Result<()> {
         let entry = Entry::of(record);

@@ -78,6 +78,12 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
     for session in sessions {
         gates.push(session.or_end(session.close_gate()).await?);
     }
+    for (session, room) in sessions.iter().zip(&mut rooms) {
+        // Behind a closed gate no journal is started anew, before it may have been.
+        if !session.journal.is_current(room.as_ref()) {
+            *room = session.mark_room().await?;
+        }
+    }
     for ((_, name), session) in members.iter().zip(sessions) {
         session
             .tip

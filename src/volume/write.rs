@@ -155,7 +155,7 @@ impl Session {
                 if let Some(stop) = &tip.closed {
                     return Err(stop.share());
                 }
-                if !tip.barrier {
+                if !tip.barrier && self.journal.is_current(room.as_ref()) {
                     // Looked at under the lock: a merge that began later will read what is taken in now.
                     if mine.is_none() && self.ranges.is_held(&range) {
                         continue;
@@ -177,6 +177,11 @@ impl Session {
                     self.rounds.dirty(now);
                     return Ok(());
                 }
+            }
+            if !self.journal.is_current(room.as_ref()) {
+                // Mended while this waited: its records must not be missing from the new one.
+                room = self.room(ops).await?;
+                continue;
             }
             self.or_end(waiting).await?;
         }

@@ -81,14 +81,17 @@ async fn direct(site: Arc<Site>) {
     for host in 0..site.plan.hosts {
         start(&site, &running, host);
     }
-    for _ in 0..ROUNDS {
+    let wipe = site.plan.wipe.then(|| site.world.below(ROUNDS));
+    for round in 0..ROUNDS {
         rt.sleep(Duration::from_millis(site.world.below(7_000))).await;
         let unclear = site.unclear.lock().pop();
         if let Some(host) = unclear {
             crash_soon(&site, &running, host);
         } else if site.world.per_mille(400) {
             crash_soon(&site, &running, site.world.below(site.plan.hosts as u64) as usize);
-        } else if !site.plan.calm {
+        } else if wipe == Some(round) {
+            site.wipe();
+        } else if !site.plan.calm && wipe.is_none() {
             trouble(&site);
         }
     }

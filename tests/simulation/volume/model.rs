@@ -371,17 +371,29 @@ impl Session {
         Ok(large)
     }
 
+    /// What comes closest, for whoever looks for the reason.
     fn mismatch(&self, lane: usize, seen: &[Tag]) -> String {
         let Lane { sectors, ops } = &self.lanes[lane];
-        let n = ops.len();
-        let last = self.lanes[lane].state(&self.base, n);
-        let differ = |(at, tag): (usize, &Tag)| {
-            let sector = sectors.start + at as u64;
-            let shown = seen[sector as usize];
-            (shown != *tag).then(|| format!("sector {sector}: {shown}, not {tag}"))
+        let shown = &seen[sectors.start as usize..sectors.end as usize];
+        let wrong = |n: usize| {
+            let state = self.lanes[lane].state(&self.base, n);
+            let differ = |(at, tag): (usize, &Tag)| {
+                (shown[at] != *tag).then(|| (sectors.start + at as u64, shown[at], *tag))
+            };
+            state.iter().enumerate().filter_map(differ).collect::<Vec<_>>()
         };
-        let first: Vec<_> = last.iter().enumerate().filter_map(differ).take(5).collect();
-        format!("lane {lane} is no state after any of its {n} operations; beside the last it has {first:?}")
+        let best = (0..ops.len() + 1).min_by_key(|n| wrong(*n).len()).unwrap_or(0);
+        let mut first = wrong(best);
+        let n = first.len();
+        first.truncate(8);
+        let block = first.first().map_or(0, |(sector, ..)| sector / 8 * 8);
+        let near = |op: &&Operation| op.sectors.start < block + 8 && block < op.sectors.end;
+        let near: Vec<_> = ops.iter().filter(near).map(|op| (op.tag, op.sectors.clone())).collect();
+        format!(
+            "lane {lane} is no state after any of its {} operations; that after {best} comes closest, with {n} sectors \
+             (number, tag seen, tag written) wrong: {first:?}; on that block {near:?}",
+            ops.len()
+        )
     }
 
     fn successor(&mut self, seen: &[Tag], coming: Coming) -> Cut {

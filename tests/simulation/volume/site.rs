@@ -38,6 +38,8 @@ pub struct Plan {
     pub max_tail_ms: u64,
     /// Nothing goes wrong but that processes are killed: then more is promised.
     pub calm: bool,
+    /// Instead of outages and lost requests a store loses its contents for good, once.
+    pub wipe: bool,
     /// Chance of a forced takeover when another host owns the volume, in 1000.
     pub force: u32,
     /// Chance of a sync to fail, in 1000, at times.
@@ -48,8 +50,11 @@ pub struct Plan {
 impl Plan {
     pub fn draw(world: &World, layouts: &[&str]) -> Plan {
         let pick = |n: usize| world.below(n as u64) as usize;
+        let layout: Layout = layouts[pick(layouts.len())].parse().unwrap();
         Plan {
-            layout: layouts[pick(layouts.len())].parse().unwrap(),
+            layout,
+            // What was stored survives w-k lost stores at any instant; opening needs a majority.
+            wipe: layout.w() > layout.k() && layout.survives_open() > 0 && world.per_mille(300),
             flush: [FlushMode::Local, FlushMode::Pool][pick(2)],
             max_tail_ms: [500, 5000][pick(2)],
             calm: world.per_mille(150),
@@ -162,6 +167,13 @@ impl Site {
         if session.host == host {
             session.disturb(self.world.now());
         }
+    }
+
+    /// A store's contents are gone for good.
+    pub fn wipe(&self) {
+        let index = self.world.below(self.stores.len() as u64) as usize;
+        self.note(|| format!("store s{index} is wiped"));
+        self.stores[index].contents().wipe();
     }
 
     /// Everything works from now on.

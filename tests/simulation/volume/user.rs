@@ -169,7 +169,7 @@ impl User {
             None => return Look::Unclear,
         };
         let plan = &self.site.plan;
-        let tail_ms = plan.calm.then_some(plan.max_tail_ms + TAIL_SLACK_MS);
+        let tail_ms = (plan.calm && !plan.wipe).then_some(plan.max_tail_ms + TAIL_SLACK_MS);
         let coming = Coming { host: self.host, force: forced, tail_ms, now: self.rt.now() };
         let session = self.site.model.lock().observe(seen, coming);
         self.note(|| format!("is session {} (force {forced})", session.lock().number));
