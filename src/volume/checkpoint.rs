@@ -29,6 +29,8 @@ const LAYERS_MAX: usize = 8;
 const ENTRIES_MAX: usize = 1 << 20;
 /// Bytes of log since the last one that force one: recovery reads their tables of contents.
 const LOG_MAX: u64 = 1 << 30;
+/// Chunks since the last one that force one: small flushes make small chunks.
+const CHUNKS_MAX: u64 = 2048;
 /// Without writes for so long, one is made.
 const IDLE: Duration = Duration::from_secs(60);
 /// After one that failed.
@@ -99,12 +101,17 @@ impl Session {
     /// When a checkpoint is due, as things stand.
     fn ripe_at(&self) -> Option<Instant> {
         let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
+        let chunks = self.writer.prefix().seq.0.saturating_sub(self.head.lock().checkpoint.top.0);
         let tip = self.tip.lock();
         if tip.overlay.frozen.is_empty() && tip.overlay.active.is_empty() {
             return None;
         }
         let many = tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
-        Some(if many || log > LOG_MAX { Instant::default() } else { tip.last_write + IDLE })
+        Some(if many || log > LOG_MAX || chunks > CHUNKS_MAX {
+            Instant::default()
+        } else {
+            tip.last_write + IDLE
+        })
     }
 
     /// Merges all that was written before this call. `removes`: snapshots that go with it.

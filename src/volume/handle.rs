@@ -294,6 +294,10 @@ impl Inner {
 
     /// Stops what runs, and lets go of the journal.
     async fn let_go(self: Arc<Inner>) {
+        // A release that waits for stores has the turn: this ends it.
+        if let State::Live(session) = &*self.state.lock() {
+            session.stop(Stop::Again);
+        }
         let _turn = self.turn.lock().await;
         let session = match &*self.state.lock() {
             State::Live(session) => Some(session.clone()),

@@ -47,6 +47,16 @@ impl VolumeInfo {
         }
     }
 
+    /// Says so when the stores don't keep up; `full`: how much of the journal is used, in percent.
+    fn add_backlog(&mut self, full: u64) {
+        if self.trouble.is_none() && self.unsent_age_ms > 2 * self.max_tail_ms {
+            self.trouble = Some(format!(
+                "the stores do not keep up: the oldest unsent write is {} s old, the journal is {full} % full",
+                self.unsent_age_ms / 1000
+            ));
+        }
+    }
+
     fn add_open(&mut self, volume: &Volume, full_w: usize) {
         self.trouble = volume.trouble();
         let Known::Live(session) = volume.known() else { return };
@@ -57,7 +67,8 @@ impl VolumeInfo {
     fn add_session(&mut self, session: &Session, full_w: usize) {
         self.degraded = *session.w.borrow() < full_w;
         self.stored_bytes = session.stored_bytes();
-        self.journal_bytes = session.journal.usage().used;
+        let usage = session.journal.usage();
+        self.journal_bytes = usage.used;
         let tip = session.tip.lock();
         self.snapshots = tip.tables.snapshots().count() as u64;
         (self.unsent_bytes, self.unsent_age_ms) = {
@@ -65,6 +76,8 @@ impl VolumeInfo {
             let now = session.ground.rt().now();
             (bytes, oldest.map_or(0, |at| now.since(at).as_millis() as u64))
         };
+        drop(tip);
+        self.add_backlog(usage.used * 100 / usage.size.max(1));
     }
 }
 

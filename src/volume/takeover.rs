@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
+
 use super::cell::HeadCell;
 use super::head::{Claimer, Head, Recording};
 use super::settings::Host;
@@ -232,9 +234,9 @@ impl Walk<'_> {
                 return Ok(Ending { last: Seq(next.0 - 1), early: false });
             }
             let window: Vec<ChunkId> = (next.0..past).map(|s| self.id(Seq(s))).collect();
-            let probes = window.iter().map(|id| self.pool.probe(id, &self.head.witnesses, Cause::Walk));
-            for (id, probe) in window.iter().zip(futures::future::join_all(probes).await) {
-                if let Some(ending) = self.decide(*id, probe).await? {
+            let looks = join_all(window.iter().map(|id| self.look(*id))).await;
+            for (id, (probe, toc)) in window.iter().zip(looks) {
+                if let Some(ending) = self.decide(*id, probe, toc).await? {
                     return Ok(ending);
                 }
             }
@@ -243,18 +245,28 @@ impl Walk<'_> {
         }
     }
 
+    /// What the stores say of a chunk, and its table of contents when it is stored: those of a window come together.
+    async fn look(&self, id: ChunkId) -> (Probe, Option<Toc>) {
+        let probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
+        let toc = match self.judge(id, &probe) {
+            Verdict::Stored => self.read_toc(id, &probe).await.ok(),
+            _ => None,
+        };
+        (probe, toc)
+    }
+
     fn id(&self, seq: Seq) -> ChunkId {
         ChunkId { volume: self.head.volume, epoch: self.head.epoch_of(seq), seq }
     }
 
     /// Adopts the chunk (`None`), or says that the log ends before it.
-    async fn decide(&mut self, id: ChunkId, mut probe: Probe) -> Result<Option<Ending>> {
+    async fn decide(&mut self, id: ChunkId, mut probe: Probe, toc: Option<Toc>) -> Result<Option<Ending>> {
         let rt = self.pool.rt().clone();
         let began = rt.now();
         loop {
             match self.judge(id, &probe) {
                 Verdict::Stored | Verdict::Readable => {
-                    self.adopt(id, &probe).await?;
+                    self.adopt(id, &probe, toc).await?;
                     return Ok(None);
                 }
                 Verdict::Absent => return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: false })),
@@ -326,18 +338,20 @@ impl Walk<'_> {
         )
     }
 
-    async fn adopt(&mut self, id: ChunkId, probe: &Probe) -> Result<()> {
-        let toc = if matches!(self.judge(id, probe), Verdict::Stored) {
-            if probe.good < self.pool.layout().n() {
-                self.pool.remember_missing(id, probe);
+    async fn adopt(&mut self, id: ChunkId, probe: &Probe, toc: Option<Toc>) -> Result<()> {
+        if matches!(self.judge(id, probe), Verdict::Stored) && probe.good < self.pool.layout().n() {
+            self.pool.remember_missing(id, probe);
+        }
+        let toc = match (toc, self.judge(id, probe)) {
+            (Some(toc), _) => toc,
+            (None, Verdict::Stored) => self.patiently(|| self.read_toc(id, probe)).await?,
+            (None, _) => {
+                let payload = self.patiently(|| self.pool.payload(&id, probe, Cause::Walk)).await?;
+                self.complete(id, &payload).await?;
+                let chunk = &payload.chunk;
+                let bytes = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(|| unsound(id))?;
+                Toc::decode(&bytes)?
             }
-            self.read_toc(id, probe).await?
-        } else {
-            let payload = self.pool.payload(&id, probe, Cause::Walk).await?;
-            self.complete(id, &payload).await?;
-            let chunk = &payload.chunk;
-            let bytes = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(|| unsound(id))?;
-            Toc::decode(&bytes)?
         };
         if toc.epoch != id.epoch || toc.seq != id.seq || toc.last < self.last_lsn {
             return Err(unsound(id));
@@ -345,6 +359,23 @@ impl Walk<'_> {
         self.last_lsn = toc.last;
         self.adopted.push(Adopted { id, toc });
         Ok(())
+    }
+
+    /// What too few stores answer for is asked again for a while.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let rt = self.pool.rt();
+        let began = rt.now();
+        loop {
+            match ask().await {
+                Err(e) if e.is(Kind::Unavailable) && rt.now().since(began) < PATIENCE => {
+                    rt.sleep(AGAIN).await
+                }
+                done => return done,
+            }
+        }
     }
 
     async fn read_toc(&self, id: ChunkId, probe: &Probe) -> Result<Toc> {
@@ -403,7 +434,7 @@ pub async fn sweep(pool: &Arc<Pool>, head: &Head, left: Leftovers) -> Result<()>
     loop {
         let ids: Vec<ChunkId> = (from..from + WALK_WINDOW).map(id).collect();
         let probes = ids.iter().map(|id| pool.probe(id, &head.witnesses, Cause::Delete));
-        let found = futures::future::join_all(probes).await;
+        let found = join_all(probes).await;
         let there: Vec<ChunkId> =
             ids.iter().zip(&found).filter(|(_, p)| p.good > 0).map(|(id, _)| *id).collect();
         if there.is_empty() {

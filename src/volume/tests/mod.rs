@@ -1,6 +1,7 @@
 //! Whole volumes in the simulated world.
 
 mod site;
+mod speed;
 mod states;
 mod storm;
 mod takeovers;
