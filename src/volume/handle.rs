@@ -306,9 +306,7 @@ impl Inner {
         };
         let Some(session) = session else { return };
         session.stop(Stop::Again);
-        if let Err(error) = session.journal.close().await {
-            tracing::debug!(volume = %self.ground.name, %error, "closing the journal");
-        }
+        session.leave_journal().await;
         let mut state = self.state.lock();
         *state = match &*state {
             State::Failed(e, _) => State::Failed(e.clone(), None),
@@ -329,9 +327,7 @@ impl Inner {
                 Some(Stop::Again) => {
                     // Its journal is opened again by the next session. What it can't write out any more, a restart
                     // would not have either.
-                    if let Err(error) = session.journal.close().await {
-                        tracing::warn!(volume = %self.ground.name, %error, "closing the journal");
-                    }
+                    session.leave_journal().await;
                     *self.state.lock() = State::Ended;
                     None
                 }

@@ -28,8 +28,9 @@ impl Session {
         let done = self.change(move |head| head.release(epoch)).await;
         self.stop(Stop::Again);
         // Released, nothing in the journal is needed any more, wherever the volume is opened next.
-        let over = if done.is_ok() { self.journal.discard().await } else { self.journal.close().await };
-        if let Err(error) = over {
+        if done.is_err() {
+            self.leave_journal().await;
+        } else if let Err(error) = self.journal.discard().await {
             tracing::warn!(volume = %self.ground.name, %error, "the journal could not be let go");
         }
         drop(gate);

@@ -62,6 +62,8 @@ pub struct Session {
     /// The journal was started anew.
     pub journal_news: Notify,
     ended: watch::Sender<bool>,
+    /// Held while the journal is let go: another session must not open it meanwhile.
+    leaving: tokio::sync::Mutex<()>,
     /// It ended because of a withdrawn claim: another is to follow.
     goes_on: AtomicBool,
 }
@@ -117,6 +119,7 @@ impl Session {
             mend: Notify::new(),
             journal_news: Notify::new(),
             ended: watch::Sender::new(false),
+            leaving: tokio::sync::Mutex::default(),
             goes_on: AtomicBool::new(false),
             ground,
         });
@@ -130,7 +133,7 @@ impl Session {
             Err(stop) => {
                 session.stop(Stop::Again);
                 // The next attempt opens it again.
-                let _ = session.journal.close().await;
+                session.leave_journal().await;
                 Err(stop.error())
             }
         }
@@ -243,6 +246,7 @@ impl Session {
     }
 
     async fn fence_now(&self, error: Error) {
+        let _journal = self.leaving.lock().await;
         let say = |rest: &str| {
             let why = format!("volume {}: {error}{rest}", self.ground.name);
             Stop::Failed(Error::new(Kind::Fenced, why))
@@ -267,6 +271,14 @@ impl Session {
         tracing::warn!("{}", why.share().error());
         self.tip.lock().closed = Some(why);
         self.end(error);
+    }
+
+    /// Writes the journal out and lets go of it, unless it is put aside already. For a session that was stopped.
+    pub async fn leave_journal(&self) {
+        let _journal = self.leaving.lock().await;
+        if let Err(error) = self.journal.close().await {
+            tracing::debug!(volume = %self.ground.name, %error, "closing the journal");
+        }
     }
 
     fn end(&self, writer: Error) {
