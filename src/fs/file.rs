@@ -4,7 +4,8 @@
 //! Invariants: every byte from `base_len` to `size` is in `local`; `dirty` is a part of `local`; the stage holds the
 //! bytes of `local` (zeros where it ends early). `changes` counts what `sent` has to catch up with. Once an upload was
 //! refused because somebody else changed the object, the file is `failed`: its bytes stay in the stage, every further
-//! write, flush and fsync fails, and the next open after the last close sees the other's object.
+//! read, write, flush and fsync of its handles fails (the kernel keeps pages by inode: a read of ours would be shown
+//! to others), and whoever opens the name from then on sees the other's object.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -158,6 +159,9 @@ impl OpenFile {
     pub async fn read(&self, e: &Engine, reader: &Reader, offset: u64, len: u64) -> Op<Bytes> {
         let (key, base, stage, pieces) = {
             let s = self.state.lock();
+            if let Some(why) = &s.failed {
+                return Err(why.share().into());
+            }
             let end = offset.saturating_add(len).min(s.size);
             (s.key.clone(), s.base.clone(), s.stage.clone(), s.local.split(offset.min(end)..end))
         };
@@ -185,6 +189,9 @@ impl OpenFile {
             let s = self.state.lock();
             let end = offset.saturating_add(len).min(s.size);
             let range = offset.min(end)..end;
+            if s.failed.is_some() {
+                return None;
+            }
             if range.is_empty() {
                 return Some(Bytes::new());
             }

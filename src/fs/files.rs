@@ -295,7 +295,12 @@ impl Fs {
             let sent = file.send(&fs.engine).await;
             match &sent {
                 Ok(()) => fs.stored(ino),
-                Err(_) => fs.doubt(&file.key()),
+                Err(why) => {
+                    if why.is(Kind::Refused) {
+                        abandoned(&mut fs.inodes.lock(), ino, &file);
+                    }
+                    fs.doubt(&file.key());
+                }
             }
             drop(busy);
             sent
@@ -368,6 +373,17 @@ impl Fs {
             Some(_) => Err(fail(Kind::Invalid, format!("{key} is a symbolic link without a target"))),
             None => Err(Errno::NOENT.into()),
         }
+    }
+}
+
+/// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
+fn abandoned(inodes: &mut Inodes, ino: u64, file: &Arc<OpenFile>) {
+    if let Some(node) = inodes.get_mut(ino)
+        && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
+    {
+        node.file = None;
+        node.until = Default::default();
+        node.cached = None;
     }
 }
 
