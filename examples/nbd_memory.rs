@@ -21,7 +21,7 @@ async fn main() -> windlass::base::Result<()> {
     };
     let exports = MemoryExports::new(names.into_iter().map(disk).collect());
     let stop = tokio_util::sync::CancellationToken::new();
-    let server = serve(&rt, &address, exports, stop.clone()).await?;
+    let server = serve(&rt, &address, exports, windlass::base::Budget::new(256 << 20), stop.clone()).await?;
     println!("nbd {}", server.address());
     let _ = tokio::signal::ctrl_c().await;
     stop.cancel();

@@ -185,7 +185,8 @@ impl Engine {
         }
         for address in addresses {
             let exports = Arc::new(EngineExports(Arc::downgrade(&self.desk)));
-            let server = nbd::serve(&self.desk.seat.rt, &address, exports, self.stop.clone()).await?;
+            let (rt, memory) = (&self.desk.seat.rt, self.desk.pools.memory().requests.clone());
+            let server = nbd::serve(rt, &address, exports, memory, self.stop.clone()).await?;
             self.desk.nbd.lock().push(server.address().clone());
             self.servers.lock().push(server);
         }

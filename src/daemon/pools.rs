@@ -44,6 +44,10 @@ fn specs(stores: &[String]) -> Result<Vec<store::StoreSpec>> {
 }
 
 impl Pools {
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     pub async fn new(seat: Seat, memory: Memory) -> Result<Pools> {
         let known = seat.home.known_pools(&*seat.disk).await?;
         let slots = known.into_iter().map(|k| (k.name.clone(), Slot::new(k))).collect();

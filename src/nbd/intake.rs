@@ -75,6 +75,12 @@ impl Intake {
         Ok(self.receive(window))
     }
 
+    /// Bytes that the request whose header waits in the window will hold; 0 while there is none.
+    pub fn wants(&self, window: &Window) -> u64 {
+        let header = window.peek().filter(|_| !self.under_way());
+        header.and_then(|h| Request::parse(h).ok()).map_or(0, |r| r.weight())
+    }
+
     /// Where the rest of a large payload goes, once the window is empty.
     pub fn direct(&mut self) -> Option<Limit<&mut BytesMut>> {
         let State::Payload(request, body) = &mut self.state else { return None };

@@ -14,6 +14,7 @@ mod memory;
 mod options;
 mod output;
 mod server;
+mod share;
 mod transmission;
 mod window;
 mod wire;

@@ -13,10 +13,10 @@ use super::address::Address;
 use super::export::Exports;
 use super::handshake::{Handshake, Session};
 use super::listener::{Listener, Socket};
-use super::transmission::{Held, transmit};
+use super::transmission::transmit;
 use super::window::Window;
-use crate::base::Result;
 use crate::base::rt::{Rt, Task};
+use crate::base::{Budget, Result};
 
 /// Clients at a time; beyond that a new one is turned away.
 const CLIENTS: usize = 512;
@@ -44,17 +44,18 @@ impl Server {
     }
 }
 
-/// Binds `address` and serves every client until `stop`. From then on nobody is accepted, no request is taken, and
+/// Binds `address` and serves every client until `stop`, with `memory` for what requests hold. From then on nobody is accepted, no request is taken, and
 /// those under way are finished and answered within `transmission::DRAIN`.
 pub async fn serve(
     rt: &Rt,
     address: &Address,
     exports: Arc<dyn Exports>,
+    memory: Budget,
     stop: CancellationToken,
 ) -> Result<Server> {
     let (listener, address) = Listener::bind(address).await?;
     let (alive, mut all_gone) = mpsc::channel(1);
-    let house = House { rt: rt.clone(), exports, stop, held: Held::default(), alive };
+    let house = House { rt: rt.clone(), exports, stop, memory, alive };
     let all_gone = rt.spawn(async move {
         house.accept_all(listener).await;
         // Every connection holds a sender: nothing is ever sent, and the last one gone ends this.
@@ -69,7 +70,7 @@ struct House {
     rt: Rt,
     exports: Arc<dyn Exports>,
     stop: CancellationToken,
-    held: Held,
+    memory: Budget,
     alive: mpsc::Sender<()>,
 }
 
@@ -108,7 +109,7 @@ impl House {
         let Some(session) = self.handshake(&mut stream, &mut window, &peer).await else { return };
         let name = session.name.clone();
         info!(peer, export = ?name, "a client is connected");
-        transmit(&self.rt, stream, window, session, self.held, self.stop).await;
+        transmit(&self.rt, stream, window, session, self.memory, self.stop).await;
         info!(peer, export = ?name, "a client is gone");
     }
 
@@ -145,8 +146,9 @@ pub fn serve_stream(
     rt: &Rt,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     exports: Arc<dyn Exports>,
+    memory: Budget,
     stop: CancellationToken,
 ) -> Task<()> {
-    let house = House { rt: rt.clone(), exports, stop, held: Held::default(), alive: mpsc::channel(1).0 };
+    let house = House { rt: rt.clone(), exports, stop, memory, alive: mpsc::channel(1).0 };
     rt.spawn(house.serve_client(stream, "test".into()))
 }

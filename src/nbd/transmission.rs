@@ -7,8 +7,9 @@
 //! in the order in which it finishes.
 //!
 //! Bounds: `JOBS` requests and about `HELD` bytes (their payloads and replies) a connection; at either, no further
-//! request is taken, and then nothing more is received. When all connections of a listener hold more than `HELD_ALL`,
-//! each has one request at a time: slower, never stuck behind another's client.
+//! request is taken, and then nothing more is received. What a connection holds above `share::FLOOR` comes out of the
+//! daemon's memory for requests, first come, first served; a client that moves no byte for `share::STALL` while others
+//! wait for memory that it holds is hung up on, so that nobody is stuck behind another's client.
 //!
 //! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking, never work
 //! that was begun: that is finished, and answered when there is still somebody to answer. A server that stops gives
@@ -18,8 +19,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,53 +33,20 @@ use super::export::Export;
 use super::handshake::Session;
 use super::intake::{Arrived, Facts, Intake, Refusal};
 use super::output::Output;
+use super::share::Share;
 use super::window::{WINDOW, Window};
 use super::wire::{self, Command, Errno, Request, command_flag};
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Budget, Error, Kind, Result};
 
 /// Requests under way on a connection.
 const JOBS: usize = 256;
 /// Bytes at which a connection takes no further request; the last one taken may go past it by its own length.
 const HELD: u64 = 32 << 20;
-/// Bytes at which every connection of the listener is down to one request at a time.
-const HELD_ALL: u64 = 192 << 20;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// What a client gets to hear the end.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What all connections of a listener hold together.
-#[derive(Clone, Debug, Default)]
-pub struct Held(Arc<AtomicU64>);
-
-/// One connection's part of it.
-#[derive(Debug)]
-struct Share {
-    all: Held,
-    mine: u64,
-}
-
-impl Share {
-    fn set(&mut self, now: u64) {
-        if now != self.mine {
-            // Wraps on the way down, as two's complement does.
-            self.all.0.fetch_add(now.wrapping_sub(self.mine), Ordering::Relaxed);
-            self.mine = now;
-        }
-    }
-
-    fn room(&self, jobs: usize) -> bool {
-        let all = self.all.0.load(Ordering::Relaxed);
-        jobs < JOBS && (self.mine == 0 || (self.mine < HELD && all < HELD_ALL))
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
 
 /// What the work of a request comes to.
 enum Work<'e> {
@@ -91,14 +57,6 @@ enum Work<'e> {
 struct Job<'e> {
     request: Request,
     work: Work<'e>,
-}
-
-/// Bytes that a request under way may hold.
-fn weight(request: &Request) -> u64 {
-    match request.command {
-        Command::Read | Command::Write => request.len.into(),
-        _ => 0,
-    }
 }
 
 impl Future for Job<'_> {
@@ -170,10 +128,10 @@ pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     window: Window,
     session: Session,
-    held: Held,
+    memory: Budget,
     stop: CancellationToken,
 ) {
-    let rest = converse(rt, stream, window, &session, held, stop).await;
+    let rest = converse(rt, stream, window, &session, memory, stop).await;
     // The client counts as gone before it has noticed.
     drop(session);
     if let Some(stream) = rest {
@@ -187,7 +145,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     window: Window,
     session: &Session,
-    held: Held,
+    memory: Budget,
     stop: CancellationToken,
 ) -> Option<S> {
     let mut connection = Connection {
@@ -198,7 +156,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         output: Output::default(),
         jobs: FuturesUnordered::new(),
         weight: 0,
-        share: Share { all: held, mine: 0 },
+        share: Share::new(memory),
         session,
         export: &*session.export,
         taking: true,
@@ -228,14 +186,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             let collected = self.collect(cx);
             let wrote = self.poll_write(cx);
             let received = self.poll_receive(cx);
-            self.share.set(self.holds());
+            self.share.holds(self.holds());
+            if wrote || received {
+                self.share.moved();
+            }
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if !(took || collected || wrote || received) {
+            if !(took || collected || wrote || received || self.poll_stall(cx)) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The client keeps what others wait for: says whether it was hung up on.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> bool {
+        let waits = !self.broken && (self.output.bytes() > 0 || self.intake.under_way());
+        let stalled = waits && self.share.poll_stall(&self.rt, cx);
+        if stalled {
+            let (export, bytes) = (&self.session.name, self.holds());
+            warn!(
+                ?export,
+                bytes, "a client is dropped: it moved nothing while others wait for the memory it holds"
+            );
+            (self.broken, self.taking) = (true, false);
+            self.output.discard();
+        }
+        stalled
     }
 
     fn holds(&self) -> u64 {
@@ -262,15 +239,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 
     /// A request that has begun to arrive is always taken to its end.
-    fn may_take(&mut self) -> bool {
-        self.share.set(self.holds());
-        self.taking && (self.intake.under_way() || self.share.room(self.jobs.len()))
+    fn may_take(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.taking || self.intake.under_way() {
+            return self.taking;
+        }
+        let holds = self.holds();
+        self.jobs.len() < JOBS
+            && holds < HELD
+            && self.share.reserve(holds, self.intake.wants(&self.window), cx)
     }
 
     /// Starts what has arrived; says whether anything had.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while self.may_take() {
+        while self.may_take(cx) {
             let facts = Facts { size: self.export.size(), flags: self.session.flags };
             match self.intake.next(&mut self.window, facts) {
                 Ok(None) => break,
@@ -297,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 match Pin::new(&mut job).poll(cx) {
                     Poll::Ready((request, result)) => self.reply(&request, result),
                     Poll::Pending => {
-                        self.weight += weight(&job.request);
+                        self.weight += job.request.weight();
                         self.jobs.push(job);
                     }
                 }
@@ -309,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn collect(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
         while let Poll::Ready(Some((request, result))) = self.jobs.poll_next_unpin(cx) {
-            self.weight -= weight(&request);
+            self.weight -= request.weight();
             self.reply(&request, result);
             any = true;
         }
@@ -381,7 +363,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     /// Says whether anything came; only as long as a request could be taken.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
         // What fills the window waits for room, which another of the steps will make.
-        if !self.may_take() || self.window.bytes().len() > WINDOW / 2 {
+        if !self.may_take(cx) || self.window.bytes().len() > WINDOW / 2 {
             return false;
         }
         let received = match self.intake.direct() {

@@ -137,6 +137,14 @@ pub struct Request {
 impl Request {
     pub const BYTES: usize = 28;
 
+    /// Bytes that it holds while it is under way; none where it will be refused for its length.
+    pub fn weight(&self) -> u64 {
+        match self.command {
+            Command::Read | Command::Write if self.len <= PAYLOAD_MAX => self.len.into(),
+            _ => 0,
+        }
+    }
+
     /// An error here is the end of the connection: what follows can't be told apart any more.
     pub fn parse(b: &[u8; Request::BYTES]) -> Result<Request> {
         let mut b = &b[..];

@@ -23,18 +23,22 @@ pub struct Memory {
     pub overlay: Budget,
     /// Chunks under way.
     pub encode: Budget,
+    /// Requests of block clients: payloads that arrive and replies on their way out.
+    pub requests: Budget,
     pub frames: FrameCache,
     pub pages: Arc<PageCache>,
 }
 
 impl Memory {
-    /// A quarter each for writes under way and for encoding, the rest for caches: of that a quarter for map pages.
+    /// A quarter each for writes under way and for encoding, an eighth for requests, the rest for caches: of that a
+    /// quarter for map pages.
     pub fn new(total: u64) -> Memory {
-        let (quarter, caches) = (total / 4, total / 2);
+        let (quarter, caches) = (total / 4, total / 8 * 3);
         Memory {
             total,
             overlay: Budget::new(quarter),
             encode: Budget::new(quarter),
+            requests: Budget::new(total / 8),
             frames: FrameCache::new(caches - caches / 4),
             pages: Arc::new(PageCache::new((caches / 4) as usize)),
         }

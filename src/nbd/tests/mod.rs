@@ -19,7 +19,7 @@ use super::server::serve_stream;
 use super::{Description, Export, Exports, Listed, MemoryDisk};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Rt, Task};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Budget, Error, Kind, Result};
 
 pub const SIZE: u64 = 1 << 20;
 
@@ -50,6 +50,8 @@ pub struct House {
     disk: Arc<MemoryDisk>,
     snap: Arc<MemoryDisk>,
     pub state: Mutex<State>,
+    /// What its clients' requests may hold: two whole disks.
+    pub memory: Budget,
 }
 
 #[derive(Default)]
@@ -81,7 +83,7 @@ impl House {
     pub fn new(rt: &Rt) -> Arc<House> {
         let disk = MemoryDisk::new(description("disk", false));
         let snap = MemoryDisk::new(description("snap", true));
-        Arc::new(House { rt: rt.clone(), disk, snap, state: Mutex::default() })
+        Arc::new(House { rt: rt.clone(), disk, snap, state: Mutex::default(), memory: Budget::new(2 * SIZE) })
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -190,7 +192,8 @@ pub struct Peer {
 pub fn connect(house: &Arc<House>, buffer: usize) -> Peer {
     let (io, theirs) = tokio::io::duplex(buffer);
     let stop = CancellationToken::new();
-    let server = serve_stream(&house.rt, theirs, Arc::new(Shown(house.clone())), stop.clone());
+    let exports = Arc::new(Shown(house.clone()));
+    let server = serve_stream(&house.rt, theirs, exports, house.memory.clone(), stop.clone());
     Peer { io, house: house.clone(), stop, server }
 }
 
@@ -314,7 +317,12 @@ impl Peer {
 
 /// A client in the transmission phase of `name`.
 pub async fn entered(rt: &Rt, name: &str, structured: bool) -> Peer {
-    let mut peer = connect(&House::new(rt), 64 << 10);
+    entered_at(&House::new(rt), name, structured).await
+}
+
+/// The same in a house that others are in.
+pub async fn entered_at(house: &Arc<House>, name: &str, structured: bool) -> Peer {
+    let mut peer = connect(house, 64 << 10);
     peer.greet().await;
     if structured {
         peer.structured().await;

@@ -9,7 +9,8 @@ use crate::base::rt::sim::World;
 async fn open(house: &Arc<House>, name: &str) -> (Client, CancellationToken) {
     let (io, theirs) = tokio::io::duplex(10_000);
     let stop = CancellationToken::new();
-    serve_stream(&house.rt, theirs, Arc::new(Shown(house.clone())), stop.clone()).detach();
+    let exports = Arc::new(Shown(house.clone()));
+    serve_stream(&house.rt, theirs, exports, house.memory.clone(), stop.clone()).detach();
     (Client::enter(&house.rt, Box::new(io), name).await.unwrap(), stop)
 }
 
@@ -94,7 +95,8 @@ fn the_client_says_what_the_server_says() {
     simulate(|rt| async move {
         let house = House::new(&rt);
         let (io, theirs) = tokio::io::duplex(1000);
-        serve_stream(&rt, theirs, Arc::new(Shown(house)), CancellationToken::new()).detach();
+        let memory = house.memory.clone();
+        serve_stream(&rt, theirs, Arc::new(Shown(house)), memory, CancellationToken::new()).detach();
         let refused = Client::enter(&rt, Box::new(io), "owned").await.unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("since noon")), (Kind::Refused, true));
     });

@@ -21,7 +21,7 @@ async fn both_kinds_of_sockets_are_served() {
     for address in [unix(&dir), "127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()] {
         let stop = CancellationToken::new();
         let shown = Arc::new(Shown(House::new(&rt)));
-        let server = match serve(&rt, &address, shown, stop.clone()).await {
+        let server = match serve(&rt, &address, shown, Budget::new(SIZE), stop.clone()).await {
             // A host without IPv6 has nothing to show here.
             Err(e) if address.to_string().starts_with('[') => return eprintln!("no IPv6: {e}"),
             other => other.unwrap(),
@@ -49,7 +49,7 @@ async fn only_a_dead_socket_is_replaced() {
     let rt = real();
     let (address, path) = (unix(&dir), dir.path().join("s"));
     let listen = async |stop: &CancellationToken| {
-        serve(&rt, &address, Arc::new(Shown(House::new(&rt))), stop.clone()).await
+        serve(&rt, &address, Arc::new(Shown(House::new(&rt))), Budget::new(SIZE), stop.clone()).await
     };
     // A socket file whose process is dead.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -73,7 +73,7 @@ async fn only_a_dead_socket_is_replaced() {
     assert_eq!(listen(&CancellationToken::new()).await.unwrap_err().kind(), Kind::Exists);
     let nowhere = Address::Unix(dir.path().join("no/where"));
     let shown = Arc::new(Shown(House::new(&rt)));
-    assert!(serve(&rt, &nowhere, shown, CancellationToken::new()).await.is_err());
+    assert!(serve(&rt, &nowhere, shown, Budget::new(SIZE), CancellationToken::new()).await.is_err());
 }
 
 /// The `nbd` crate: EXPORT_NAME, simple replies, one request at a time, blocking.
@@ -83,7 +83,9 @@ async fn a_client_of_another_author_agrees() {
     let rt = real();
     let stop = CancellationToken::new();
     let disk = MemoryDisk::new(description("disk", false));
-    let server = serve(&rt, &unix(&dir), MemoryExports::new(vec![disk]), stop.clone()).await.unwrap();
+    let server = serve(&rt, &unix(&dir), MemoryExports::new(vec![disk]), Budget::new(SIZE), stop.clone())
+        .await
+        .unwrap();
     let path = dir.path().join("s");
     let oracle = rt.cpu(move || {
         let mut io = std::os::unix::net::UnixStream::connect(path).unwrap();

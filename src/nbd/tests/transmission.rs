@@ -1,6 +1,7 @@
 //! Every rule of the transmission phase that applies to this server.
 
 use super::*;
+use crate::nbd::share::STALL;
 
 const EPERM: u32 = 1;
 const EIO: u32 = 5;
@@ -310,6 +311,34 @@ fn requests_under_way_are_bounded() {
         }
         seen.sort();
         assert!(seen.into_iter().eq((0..1000).map(|i| simple(0, i))));
+    });
+}
+
+#[test]
+fn a_client_that_keeps_what_others_wait_for_is_dropped() {
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        let mut deaf = entered_at(&house, "disk", false).await;
+        for cookie in 0..2 {
+            deaf.send(request(0, READ, cookie, 0, SIZE as u32)).await;
+        }
+        let mut mute = entered_at(&house, "disk", false).await;
+        mute.send(request(0, WRITE, 3, 0, 300 << 10)).await;
+        // Somebody who talks on is none of these, however long he waits, and small requests are not held up.
+        let mut third = entered_at(&house, "disk", false).await;
+        third.send(request(0, READ, 4, 0, 1 << 20)).await;
+        let mut fourth = entered_at(&house, "disk", false).await;
+        let start = rt.now();
+        for cookie in 10..20 {
+            fourth.send(request(0, READ, cookie, 0, 64 << 10)).await;
+            fourth.receive(16 + (64 << 10)).await;
+        }
+        assert!(rt.now().since(start) < STALL);
+        third.receive(16 + (1 << 20)).await;
+        assert!(rt.now().since(start) >= STALL);
+        let mut rest = Vec::new();
+        deaf.io.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.len() < 1 << 20, "only what had left already");
     });
 }
 
