@@ -87,7 +87,7 @@ impl Mutation {
         let run = Command::new(env!("CARGO"))
             .args(["test", "--test", "simulation", &self.test])
             .current_dir(tree)
-            // Shares the dependencies; the crate itself is another, by its path.
+            // Shares the dependencies; the crate itself is another, by its version.
             .env("CARGO_TARGET_DIR", root().join("target"))
             .env("RUST_BACKTRACE", "0")
             .output()
@@ -97,6 +97,21 @@ impl Mutation {
         }
         let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
         (text.into_owned(), !run.status.success())
+    }
+}
+
+/// A copy of the tree under another version: with the same one cargo would take its builds for those of the real tree.
+fn copy_crate(tree: &Path) {
+    copy_tree(root(), tree);
+    let version = env!("CARGO_PKG_VERSION");
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let ours = |line: &str| line == format!("version = \"{version}\"");
+        let other = |line: &str| match ours(line) {
+            true => format!("version = \"{version}-mutation\"\n"),
+            false => format!("{line}\n"),
+        };
+        std::fs::write(tree.join(file), text.lines().map(other).collect::<String>()).unwrap();
     }
 }
 
@@ -129,7 +144,7 @@ fn patches_apply() {
 #[ignore = "builds the crate once a bug"]
 fn the_simulation_finds_each_bug() {
     let tree = root().join("target/mutations");
-    copy_tree(root(), &tree);
+    copy_crate(&tree);
     let mut missed = Vec::new();
     for mutation in all() {
         let (text, failed) = mutation.run(&tree);
