@@ -89,3 +89,68 @@ fn links_lead_somewhere() {
         }
     }
 }
+
+/// Every file below a folder.
+fn below(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() { below(&entry.path(), out) } else { out.push(entry.path()) }
+    }
+}
+
+/// The promises that tests carry in their docs (`/// Promise: …`, to the sentence's end), by the test's name.
+fn promised(source: &str) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    let mut lines = source.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let Some(first) = line.strip_prefix("/// Promise: ") else { continue };
+        let mut told = vec![first.to_owned()];
+        for line in lines.by_ref() {
+            if let Some(more) = line.strip_prefix("/// ") {
+                match more.strip_prefix("Promise: ") {
+                    Some(another) => told.push(another.to_owned()),
+                    None => *told.last_mut().unwrap() += &format!(" {more}"),
+                }
+            } else if let Some(name) = line.strip_prefix("fn ").and_then(|l| l.split('(').next()) {
+                out.extend(told.into_iter().map(|t| (t, name.to_owned())));
+                break;
+            }
+        }
+    }
+    out.sort();
+    out
+}
+
+/// The page's paragraphs that begin in bold: their first words, and the tests named at their ends.
+fn promises(page: &str) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for paragraph in page.split("\n\n").filter(|p| p.starts_with("**")) {
+        let text = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        let bold = text[2..].split("**").next().unwrap().to_owned();
+        let tests = text
+            .rsplit_once('(')
+            .filter(|(_, t)| t.ends_with("`)"))
+            .unwrap_or_else(|| panic!("{bold}: no test is named"))
+            .1;
+        out.extend(
+            tests[..tests.len() - 1].split(", ").map(|t| (bold.clone(), t.trim_matches('`').to_owned())),
+        );
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn semantics_md_and_the_tests_say_the_same() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = vec![root.join("tests/fs_kernel.rs")];
+    below(&root.join("src/fs"), &mut sources);
+    let carried: Vec<_> = sources.iter().flat_map(|p| promised(&fs::read_to_string(p).unwrap())).collect();
+    let page = promises(&fs::read_to_string(root.join("docs/semantics.md")).unwrap());
+    for promise in &page {
+        assert!(carried.contains(promise), "no test {} says \"Promise: {}\"", promise.1, promise.0);
+    }
+    for promise in &carried {
+        assert!(page.contains(promise), "docs/semantics.md doesn't say {:?} by {}", promise.0, promise.1);
+    }
+    assert!(page.len() > 10);
+}

@@ -147,6 +147,9 @@ impl Fs {
         }
         self.dropped(&target.key, file.as_deref());
         self.keep_parent(&target.key);
+        if let Some(file) = file {
+            file.disown().await;
+        }
         Ok(())
     }
 
@@ -253,14 +256,17 @@ impl Fs {
             true => seen.dir = Some(facts.clone()),
             false => seen.object = Some(facts.clone()),
         });
-        let mut inodes = self.inodes.lock();
-        if let Some(node) = inodes.get_mut(ino).filter(|n| n.key == key) {
+        let mut old = None;
+        if let Some(node) = self.inodes.lock().get_mut(ino).filter(|n| n.key == key) {
             (node.facts, node.until) = (facts, until);
             if let Some(file) = &node.file {
-                file.refresh(base.clone(), attrs, modified);
+                old = file.refresh(base.clone(), attrs, modified);
             }
             // The bytes are the same, whatever became of the etag.
             node.cached = node.cached.take().map(|_| base.etag);
+        }
+        if let Some(old) = old {
+            self.engine.staging.done(old).await;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::inodes::{Inodes, Node};
 use super::known::Known;
 use super::meta::Ns;
 use super::options::MountOptions;
+use super::queue::Behind;
 use super::reader::{AHEAD_BUDGET, Ahead};
 use super::remote::Remote;
 use super::staging::{Staging, Unsent};
@@ -55,6 +56,7 @@ pub struct Fs {
     idle: Notify,
     pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
     since: Ns,
+    pub(super) behind: Behind,
 }
 
 impl std::fmt::Debug for Fs {
@@ -75,7 +77,8 @@ impl Drop for Busy {
 }
 
 impl Fs {
-    /// Looks at the bucket (a pool's is refused) and at what an earlier run left unsent.
+    /// Looks at the bucket (a pool's is refused) and takes up what an earlier mount left unsent; what of that can't
+    /// be sent is told.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -85,11 +88,7 @@ impl Fs {
     ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
         let remote = Remote::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
-        let (staging, unsent) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
-        for left in &unsent {
-            let (path, key, bytes) = (left.path.display(), &left.key, left.bytes);
-            tracing::warn!(%path, key, bytes, "an earlier mount could not store this file: it is kept here");
-        }
+        let (staging, left, mut unsent) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
         let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
         let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), budget };
         let since = Ns::from_ms(rt.wall_ms());
@@ -105,8 +104,11 @@ impl Fs {
             idle: Notify::new(),
             kernel: Mutex::new(None),
             since,
+            behind: Behind::new(),
         };
-        Ok((Arc::new(fs), unsent))
+        let fs = Arc::new(fs);
+        unsent.extend(fs.take_up(left).await);
+        Ok((fs, unsent))
     }
 
     pub fn options(&self) -> &MountOptions {
@@ -208,21 +210,22 @@ impl Fs {
         self.inodes.lock().len()
     }
 
-    /// The mount is gone: sends what handles that were never released still hold.
+    /// The mount is gone: sends what handles that were never released still hold, and what waits.
     pub async fn finish(self: &Arc<Self>) {
-        self.idle().await;
         let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
         for handle in left {
             self.release(handle).await;
         }
+        self.leave_off();
+        self.idle().await;
         self.engine.staging.close();
     }
 
-    /// Sends every open file's changes; what can't be sent is kept and named in the log.
+    /// Sends every open file's changes; what can't be sent stays staged.
     pub async fn send_all(self: &Arc<Self>) {
         for (ino, file) in self.open_below("") {
             if let Err(why) = self.send(ino, &file).await {
-                file.keep(&self.engine, &why).await;
+                tracing::error!(key = file.key(), %why, "not stored");
             }
         }
     }

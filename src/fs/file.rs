@@ -2,10 +2,12 @@
 //! and how the two become the next object.
 //!
 //! Invariants: every byte from `base_len` to `size` is in `local`; `dirty` is a part of `local`; the stage holds the
-//! bytes of `local` (zeros where it ends early). `changes` counts what `sent` has to catch up with. Once an upload was
-//! refused because somebody else changed the object, the file is `failed`: its bytes stay in the stage, every further
-//! read, write, flush and fsync of its handles fails (the kernel keeps pages by inode: a read of ours would be shown
-//! to others), and whoever opens the name from then on sees the other's object.
+//! bytes of `local` (zeros where it ends early), and its note says on disk what of that is closed, sent or neither.
+//! `changes` counts what `sent` has to catch up with; `asked` is where it was when a close or fsync last asked for
+//! that. Once an upload was refused because somebody else changed the object, the file is `failed`: what was written
+//! is stored beside the object, every further read, write, flush and fsync of its handles fails (the kernel keeps
+//! pages by inode: a read of ours would be shown to others), and whoever opens the name from then on sees the other's
+//! object.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
+use super::beside;
 use super::engine::Engine;
 use super::errno::{Errno, Op};
 use super::facts::Facts;
@@ -22,10 +25,11 @@ use super::options::MountOptions;
 use super::ranges::Ranges;
 use super::reader::Reader;
 use super::remote::Base;
-use super::staging::{Stage, read_staged};
-use super::upload::{self, Snapshot};
+use super::stage::{Edits, FORMAT, Mark, Note, Signature, Stage};
+use super::staging::Left;
+use super::upload::{self, Snapshot, Source};
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, Etag};
+use crate::store::{Attrs, Etag, When};
 
 /// Largest file: what S3 takes in one object.
 pub const SIZE_MAX: u64 = 5 << 40;
@@ -45,13 +49,24 @@ struct State {
     modified: Ns,
     changes: u64,
     sent: u64,
+    asked: u64,
+    /// The metadata that a send gives the object, and at which change: a repeated one gives the same.
+    signed: Option<(u64, Attrs)>,
+    /// What the store may know the last send by, until another has arrived.
+    sending: Option<Signature>,
+    /// What the stage's note says.
+    noted: Option<Mark>,
     unlinked: bool,
     failed: Option<Error>,
+    /// The object in which a failed file's bytes are.
+    kept: Option<String>,
 }
 
 #[derive(Debug)]
 pub struct OpenFile {
     state: Mutex<State>,
+    /// Held while the stage's note is written.
+    noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
     writing: tokio::sync::Mutex<()>,
     /// Held while the file is sent: one upload at a time.
@@ -90,11 +105,41 @@ impl OpenFile {
             modified,
             changes,
             sent: 0,
+            asked: 0,
+            signed: None,
+            sending: None,
+            noted: None,
             unlinked: false,
             failed: None,
+            kept: None,
         };
-        let (writing, sending) = Default::default();
-        Arc::new(OpenFile { state: Mutex::new(state), writing, sending })
+        let (noting, writing, sending) = Default::default();
+        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, sending })
+    }
+
+    /// A file that an earlier mount staged and the bucket may not have.
+    pub fn left(left: Left, modified: Ns) -> Arc<OpenFile> {
+        let Left { stage, note, edits } = left;
+        let modified = note.attrs().time("mtime").unwrap_or(modified);
+        let file = Self::new(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
+        let mut s = file.state.lock();
+        s.base_len = edits.base_len;
+        s.dirty = edits.local.clone();
+        s.local = edits.local;
+        s.stage = Some(stage);
+        s.asked = 1;
+        s.noted = Some(note.mark);
+        if note.mark == Mark::Closed {
+            s.signed = Some((1, note.attrs()));
+        }
+        s.sending = note.sending;
+        drop(s);
+        file
+    }
+
+    /// The object is this now, put there by a send of ours that was never answered.
+    pub fn rebase(&self, base: Base) {
+        self.state.lock().base = Some(base);
     }
 
     pub fn key(&self) -> String {
@@ -137,18 +182,34 @@ impl OpenFile {
         Facts::of(options, false, s.size, s.base.as_ref().map(|b| b.etag.clone()), s.modified, &s.attrs)
     }
 
-    /// What the store says at another open: taken over unless there are changes of ours.
-    pub fn refresh(&self, base: Base, attrs: Attrs, modified: Ns) {
+    /// A close or fsync asked for what the bucket does not have yet.
+    pub fn owes(&self) -> bool {
+        let s = self.state.lock();
+        s.asked > s.sent && !s.unlinked && s.failed.is_none()
+    }
+
+    /// Where the bytes of a failed file are, when they are in the bucket.
+    pub fn kept(&self) -> Option<String> {
+        self.state.lock().kept.clone()
+    }
+
+    /// What the store says at another open: taken over unless there are changes of ours. What was staged over an
+    /// object that is gone is of no use to anybody then.
+    #[must_use]
+    pub fn refresh(&self, base: Base, attrs: Attrs, modified: Ns) -> Option<Stage> {
         let mut s = self.state.lock();
         if s.changes != s.sent || s.unlinked || s.failed.is_some() {
-            return;
+            return None;
         }
+        let mut old = None;
         if s.base.as_ref() != Some(&base) {
             (s.base_len, s.size) = (base.size, base.size);
             s.local.clear();
             s.base = Some(base);
+            old = s.stage.take();
         }
         (s.attrs, s.modified) = (attrs, modified);
+        old
     }
 
     fn failure(&self) -> Option<Error> {
@@ -170,7 +231,7 @@ impl OpenFile {
         for (piece, local) in pieces {
             let bytes = match &base {
                 _ if local => {
-                    read_staged(stage.as_ref(), piece.start, (piece.end - piece.start) as usize).await?
+                    upload::staged(stage.as_ref(), piece.start, (piece.end - piece.start) as usize).await?
                 }
                 Some(base) => reader.read(&e.ahead, &key, base, piece).await?,
                 None => return Err(lost(&key).into()),
@@ -203,17 +264,37 @@ impl OpenFile {
         reader.read_now(&e.ahead, &key, &base, &range)
     }
 
+    /// Where the file's bytes are staged; made with the first change. `writing` or `sending` is held.
     async fn stage(&self, e: &Engine) -> Result<Stage> {
-        let (key, base) = {
+        let _one = self.noting.lock().await;
+        let (note, edits) = {
             let s = self.state.lock();
             if let Some(stage) = &s.stage {
                 return Ok(stage.clone());
             }
-            (s.key.clone(), s.base.clone())
+            let (local, base_len, size) = (s.local.clone(), s.base_len, s.size);
+            let edits = (base_len > 0).then_some(Edits { local, base_len, size });
+            (s.note(e.staging.url(), edits.is_some()), edits)
         };
-        let stage = e.staging.stage(&key, base.as_ref()).await?;
-        self.state.lock().stage = Some(stage.clone());
+        let stage = e.staging.stage(&note, edits.as_ref()).await?;
+        let mut s = self.state.lock();
+        s.stage = Some(stage.clone());
+        s.noted = Some(note.mark);
         Ok(stage)
+    }
+
+    /// Brings the stage's note up to date.
+    async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
+        let _one = self.noting.lock().await;
+        let (stage, note) = {
+            let s = self.state.lock();
+            let Some(stage) = s.stage.clone().filter(|_| !s.unlinked) else { return Ok(()) };
+            let note = s.note(e.staging.url(), stage.partly());
+            (stage, note)
+        };
+        stage.note(&note, durable).await.map_err(|w| staging_failed(&stage, w))?;
+        self.state.lock().noted = Some(note.mark);
+        Ok(())
     }
 
     /// Writes at `offset`, or at the end.
@@ -228,16 +309,22 @@ impl OpenFile {
             return Err(Errno::FBIG.into());
         }
         let stage = self.stage(e).await?;
-        stage.file.pwrite(offset, vec![data], false).await.map_err(|w| staging_failed(&stage, w))?;
+        stage.write(offset, data).await.map_err(|w| staging_failed(&stage, w))?;
         let now = e.now();
-        let mut s = self.state.lock();
-        let hole = s.size..offset;
-        s.local.insert(hole.clone());
-        s.dirty.insert(hole);
-        s.local.insert(offset..end);
-        s.dirty.insert(offset..end);
-        s.size = s.size.max(end);
-        s.touch(now);
+        let stale = {
+            let mut s = self.state.lock();
+            let hole = s.size..offset;
+            s.local.insert(hole.clone());
+            s.dirty.insert(hole);
+            s.local.insert(offset..end);
+            s.dirty.insert(offset..end);
+            s.size = s.size.max(end);
+            s.touch(now);
+            s.noted != Some(Mark::Open)
+        };
+        if stale {
+            self.note(e, false).await?;
+        }
         Ok(())
     }
 
@@ -265,19 +352,21 @@ impl OpenFile {
         }
         let stage = self.state.lock().stage.clone();
         if let Some(stage) = stage {
-            stage.file.set_len(size).await.map_err(|w| staging_failed(&stage, w))?;
+            stage.cut(size).await.map_err(|w| staging_failed(&stage, w))?;
         }
         let now = e.now();
-        let mut s = self.state.lock();
-        let grown = s.size..size;
-        s.local.cut(size);
-        s.dirty.cut(size);
-        s.local.insert(grown.clone());
-        s.dirty.insert(grown);
-        s.base_len = s.base_len.min(size);
-        s.size = size;
-        s.touch(now);
-        Ok(())
+        {
+            let mut s = self.state.lock();
+            let grown = s.size..size;
+            s.local.cut(size);
+            s.dirty.cut(size);
+            s.local.insert(grown.clone());
+            s.dirty.insert(grown);
+            s.base_len = s.base_len.min(size);
+            s.size = size;
+            s.touch(now);
+        }
+        Ok(self.note(e, false).await?)
     }
 
     /// Changes metadata that goes with the next upload.
@@ -295,11 +384,7 @@ impl OpenFile {
         for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
             let stage = self.stage(e).await?;
             let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
-            stage
-                .file
-                .pwrite(range.start, vec![bytes], false)
-                .await
-                .map_err(|w| staging_failed(&stage, w))?;
+            stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
             self.state.lock().local.insert(range);
         }
         self.state.lock().base_len = 0;
@@ -309,6 +394,17 @@ impl OpenFile {
     /// Its name is gone: nothing of it is ever sent again.
     pub fn unlink(&self) {
         self.state.lock().unlinked = true;
+    }
+
+    /// The same is true after a crash.
+    pub async fn disown(&self) {
+        let _one = self.noting.lock().await;
+        let stage = self.state.lock().stage.clone();
+        if let Some(stage) = stage
+            && let Err(why) = stage.forget().await
+        {
+            tracing::warn!(path = %stage.path().display(), %why, "a removed file's staged bytes can't be removed");
+        }
     }
 
     /// Its name was not removed after all.
@@ -335,9 +431,14 @@ impl OpenFile {
             attrs.set_id("uid", shown.uid);
             attrs.set_id("gid", shown.gid);
         }
+        if let Some((_, signed)) = s.signed.as_ref().filter(|(at, _)| *at == s.changes) {
+            attrs = signed.clone();
+        }
+        let when = s.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()));
         Snapshot {
             key: s.key.clone(),
-            base: s.base.clone(),
+            when,
+            source: s.base.clone().map(|base| Source { key: s.key.clone(), base }),
             base_len: s.base_len,
             size: s.size,
             local: s.local.clone(),
@@ -345,6 +446,50 @@ impl OpenFile {
             stage: s.stage.clone(),
             attrs,
             changes: s.changes,
+        }
+    }
+
+    /// The state that is to be the next object, which is written down as closed (and, with `sends`, on its way).
+    async fn sign(&self, e: &Engine, durable: bool, sends: bool) -> Result<Snapshot> {
+        let snapshot = self.snapshot(&e.options, e.now());
+        {
+            let mut s = self.state.lock();
+            s.asked = snapshot.changes;
+            s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
+            if sends {
+                s.sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
+            }
+        }
+        self.note(e, durable).await?;
+        Ok(snapshot)
+    }
+
+    /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
+    pub async fn seal(&self, e: &Engine, durable: bool) -> Result<()> {
+        let _one = self.writing.lock().await;
+        if let Some(why) = self.failure() {
+            return Err(why);
+        }
+        let done = {
+            let s = self.state.lock();
+            s.unlinked || s.changes == s.sent || s.asked == s.changes && !durable
+        };
+        if done {
+            return Ok(());
+        }
+        self.stage(e).await?;
+        self.sign(e, durable, false).await.map(|_| ())
+    }
+
+    /// Where its bytes are on this host.
+    pub fn staged_at(&self) -> Option<String> {
+        self.state.lock().stage.as_ref().map(|stage| stage.path().display().to_string())
+    }
+
+    /// Nobody has it open: its stage needs no file descriptor until it is sent.
+    pub fn rest(&self) {
+        if let Some(stage) = &self.state.lock().stage {
+            stage.rest();
         }
     }
 
@@ -357,17 +502,16 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why);
         }
-        let snapshot = self.snapshot(&e.options, e.now());
+        let snapshot = self.sign(e, false, true).await?;
         match upload::upload(e, &snapshot).await {
             Ok(etag) => {
                 self.arrived(snapshot, etag);
+                if let Err(why) = self.note(e, false).await {
+                    tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
+                }
                 Ok(())
             }
-            Err(why) if why.is(Kind::Refused) => {
-                self.state.lock().failed = Some(why.share());
-                self.keep(e, &why).await;
-                Err(why)
-            }
+            Err(why) if why.is(Kind::Refused) => Err(self.lost(e, snapshot, why).await),
             Err(why) => Err(why),
         }
     }
@@ -376,6 +520,7 @@ impl OpenFile {
         let mut s = self.state.lock();
         s.base = Some(Base { etag, size: snapshot.size });
         s.sent = snapshot.changes;
+        s.sending = None;
         if s.changes == snapshot.changes {
             s.base_len = s.size;
             s.dirty.clear();
@@ -383,32 +528,49 @@ impl OpenFile {
         }
     }
 
-    /// Says where bytes lie that the bucket doesn't have.
-    pub async fn keep(&self, e: &Engine, why: &Error) {
-        let snapshot = self.snapshot(&e.options, e.now());
-        let here = snapshot.local.split(0..snapshot.size).into_iter().filter(|(_, local)| *local);
-        let here = here.map(|(r, _)| (r.start, r.end)).collect();
-        let Some(stage) = &snapshot.stage else {
-            tracing::error!(key = snapshot.key, %why, "a change of the file's length or attributes was not stored");
-            return;
+    /// Somebody else's object has the name: ours is stored beside it.
+    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
+        let kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+        let (why, stage) = {
+            let mut s = self.state.lock();
+            let (why, stage) = match kept {
+                Ok(Some(name)) => {
+                    let why = why.context(format_args!("what was written here is kept as {name}"));
+                    s.kept = Some(name);
+                    (why, s.stage.take())
+                }
+                Ok(None) => (why, s.stage.take()),
+                Err(also) => {
+                    let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
+                    tracing::error!(key = s.key, at, %also, "a conflict can't be stored yet: the next mount tries again");
+                    (why, None)
+                }
+            };
+            s.failed = Some(why.share());
+            (why, stage)
         };
-        let base = snapshot.base.as_ref();
-        let kept = e.staging.keep(stage, &snapshot.key, base, &why.to_string(), snapshot.size, here).await;
-        let path = stage.data.display();
-        match kept {
-            Ok(()) => {
-                tracing::error!(key = snapshot.key, kept = %path, %why, "not stored: what was written is kept")
-            }
-            Err(also) => {
-                tracing::error!(key = snapshot.key, kept = %path, %why, %also, "not stored: what was written is kept, perhaps not durably")
-            }
+        if let Some(stage) = stage {
+            e.staging.done(stage).await;
         }
+        why
+    }
+
+    /// Stores what is staged beside the object instead of as it.
+    pub async fn rescue(&self, e: &Engine) -> Result<Option<String>> {
+        let _one = self.sending.lock().await;
+        let snapshot = self.snapshot(&e.options, e.now());
+        let kept = beside::keep(e, &snapshot, beside::UNFINISHED).await?;
+        let stage = self.state.lock().stage.take();
+        if let Some(stage) = stage {
+            e.staging.done(stage).await;
+        }
+        Ok(kept)
     }
 
     /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
     pub fn take_stage(&self) -> Option<Stage> {
         let mut s = self.state.lock();
-        if !s.unlinked && (s.failed.is_some() || s.changes != s.sent) {
+        if !s.unlinked && s.changes != s.sent {
             return None;
         }
         // The object has it all now.
@@ -418,6 +580,32 @@ impl OpenFile {
 }
 
 impl State {
+    fn mark(&self) -> Mark {
+        match self.changes {
+            changes if changes == self.sent => Mark::Sent,
+            changes if changes == self.asked => Mark::Closed,
+            _ => Mark::Open,
+        }
+    }
+
+    fn note(&self, url: &str, partly: bool) -> Note {
+        let signed = self.signed.as_ref().filter(|(at, _)| *at == self.changes);
+        let attrs = signed.map_or(&self.attrs, |(_, attrs)| attrs);
+        Note {
+            format: FORMAT,
+            url: url.to_owned(),
+            key: self.key.clone(),
+            base: self.base.clone(),
+            size: self.size,
+            partly,
+            mark: self.mark(),
+            owed: self.asked > self.sent,
+            sending: self.sending.clone(),
+            content_type: attrs.content_type.clone(),
+            user: attrs.user.clone(),
+        }
+    }
+
     fn touch(&mut self, now: Ns) {
         self.changes += 1;
         self.modified = now;
@@ -426,8 +614,8 @@ impl State {
     }
 }
 
-fn staging_failed(stage: &Stage, why: std::io::Error) -> Error {
-    Error::from(why).context(format_args!("staging at {}", stage.data.display()))
+fn staging_failed(stage: &Stage, why: Error) -> Error {
+    why.context(format_args!("staging at {}", stage.path().display()))
 }
 
 fn lost(key: &str) -> Error {

@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::core::{Entry, Fs, fail};
-use super::errno::{Errno, Op};
+use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
 use super::file::OpenFile;
 use super::handles::{FileHandle, How};
 use super::inodes::Inodes;
 use super::lookup::{Need, new_place};
 use super::meta::{Meta as _, Ns, S_IFREG};
+use super::options::Flush;
 use super::reader::Reader;
 use super::remote::Base;
-use super::staging::Stage;
-use crate::base::{Kind, Result};
+use super::stage::Stage;
+use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Head};
 
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
@@ -69,7 +70,7 @@ impl Drop for Opening {
         if !self.done {
             let (fs, ino, busy) = (self.fs.clone(), self.ino, self.fs.busy());
             let leave = async move {
-                fs.leave(ino).await;
+                fs.left(ino, false).await;
                 drop(busy);
             };
             self.fs.engine.rt.spawn(leave).detach();
@@ -186,24 +187,26 @@ impl Fs {
         let base = Base { etag: head.etag.clone(), size: head.size };
         let modified = Ns::from_ms(head.modified_ms);
         let facts = Facts::of_head(self.options(), false, &head);
-        let mut inodes = self.inodes.lock();
-        let until = self.until(asked);
-        let node = inodes.get_mut(ino).filter(|n| n.key == key).ok_or(Errno::STALE)?;
-        let changed = node.facts.etag.as_ref() != Some(&head.etag) || node.facts.size != head.size;
-        let keep_cache = node.cached.as_ref() == Some(&head.etag);
-        let file = match &node.file {
-            Some(file) => {
-                file.refresh(base, head.attrs, modified);
-                file.clone()
+        let (file, old, changed, keep_cache) = {
+            let mut inodes = self.inodes.lock();
+            let until = self.until(asked);
+            let node = inodes.get_mut(ino).filter(|n| n.key == key).ok_or(Errno::STALE)?;
+            let changed = node.facts.etag.as_ref() != Some(&head.etag) || node.facts.size != head.size;
+            let keep_cache = node.cached.as_ref() == Some(&head.etag);
+            let (file, old) = match &node.file {
+                Some(file) => (file.clone(), file.refresh(base, head.attrs, modified)),
+                None => (OpenFile::of(key, base, head.attrs, modified), None),
+            };
+            node.file = Some(file.clone());
+            node.cached = Some(head.etag);
+            if until >= node.until {
+                (node.facts, node.until) = (facts, until);
             }
-            None => OpenFile::of(key, base, head.attrs, modified),
+            (file, old, changed, keep_cache)
         };
-        node.file = Some(file.clone());
-        node.cached = Some(head.etag);
-        if until >= node.until {
-            (node.facts, node.until) = (facts, until);
+        if let Some(old) = old {
+            self.engine.staging.done(old).await;
         }
-        drop(inodes);
         if changed && let Some(kernel) = &*self.kernel.lock() {
             kernel.attrs(ino);
         }
@@ -267,13 +270,19 @@ impl Fs {
         self.file(handle).is_ok_and(|h| h.wrote.load(Ordering::Acquire) && h.file.is_dirty())
     }
 
-    /// close(2) and fsync(2): returns when the object is stored, or why it isn't.
+    /// close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {
         if !self.flush_needed(handle) {
             return Ok(());
         }
         let h = self.file(handle)?;
-        self.send(h.ino, &h.file).await?;
+        match self.options().flush {
+            Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
+            Flush::Local => {
+                h.file.seal(&self.engine, false).await.map_err(close_failed)?;
+                self.send_behind(h.ino, &h.file);
+            }
+        }
         h.wrote.store(false, Ordering::Release);
         Ok(())
     }
@@ -281,7 +290,14 @@ impl Fs {
     /// fsync(2) answers for whatever was written, by whomever.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> Op<()> {
         let h = self.file(handle)?;
-        self.send(h.ino, &h.file).await?;
+        match self.options().flush {
+            Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
+            Flush::Local if h.file.is_dirty() => {
+                h.file.seal(&self.engine, true).await.map_err(close_failed)?;
+                self.send_behind(h.ino, &h.file);
+            }
+            Flush::Local => {}
+        }
         Ok(())
     }
 
@@ -298,6 +314,7 @@ impl Fs {
                 Err(why) => {
                     if why.is(Kind::Refused) {
                         abandoned(&mut fs.inodes.lock(), ino, &file);
+                        file.kept().inspect(|kept| fs.doubt(kept));
                     }
                     fs.doubt(&file.key());
                 }
@@ -313,29 +330,38 @@ impl Fs {
         let _busy = self.busy();
         let gone = self.handles.lock().files.remove(&handle);
         if let Some(gone) = gone {
-            self.leave(gone.ino).await;
+            self.left(gone.ino, false).await;
         }
     }
 
     /// One handle less. Before the last one goes, what its close could not store, or what was written through a
-    /// mapping after it, is sent once more; what can't be sent is kept.
-    async fn leave(self: &Arc<Self>, ino: u64) {
-        let mut tried = false;
+    /// mapping after it, is sent once more; what can't be sent now is the queue's. `give_up`: what isn't sent stays
+    /// staged.
+    pub(super) async fn left(self: &Arc<Self>, ino: u64, mut give_up: bool) {
+        let mut tried = self.options().flush == Flush::Local;
         let stage = loop {
             let unsent = {
                 let mut inodes = self.inodes.lock();
                 let last = inodes.opens(ino) <= 1;
                 let file = inodes.get(ino).filter(|_| last).and_then(|n| n.file.clone());
-                match file.filter(|f| f.is_dirty() && !tried) {
+                match file.filter(|f| f.is_dirty() && !give_up) {
                     Some(file) => file,
                     None => break closed(&mut inodes, ino, last),
                 }
             };
-            tried = true;
-            if let Err(why) = self.send(ino, &unsent).await
-                && !why.is(Kind::Refused)
-            {
-                unsent.keep(&self.engine, &why).await;
+            if !tried {
+                tried = true;
+                if let Err(why) = self.send(ino, &unsent).await {
+                    tracing::warn!(key = unsent.key(), %why, "a file that was closed is not stored yet");
+                }
+                continue;
+            }
+            match unsent.seal(&self.engine, false).await {
+                Ok(()) => self.send_behind(ino, &unsent),
+                Err(why) => {
+                    tracing::error!(key = unsent.key(), %why, "a file that was closed can't be staged");
+                    give_up = true;
+                }
             }
         };
         if let Some(stage) = stage {
@@ -376,6 +402,14 @@ impl Fs {
     }
 }
 
+/// What close(2) and fsync(2) say of a bucket that fails, whatever its reason: `EIO`, which the log explains.
+fn close_failed(why: Error) -> Fail {
+    match why.kind() {
+        Kind::Refused | Kind::NoSpace | Kind::ReadOnly => why.into(),
+        _ => Fail { errno: Errno::IO, why: Some(why) },
+    }
+}
+
 /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
 fn abandoned(inodes: &mut Inodes, ino: u64, file: &Arc<OpenFile>) {
     if let Some(node) = inodes.get_mut(ino)
@@ -390,6 +424,12 @@ fn abandoned(inodes: &mut Inodes, ino: u64, file: &Arc<OpenFile>) {
 /// Counts a handle less; after the last one the file's state goes, and with it what was staged and is stored.
 fn closed(inodes: &mut Inodes, ino: u64, last: bool) -> Option<Stage> {
     let mut stage = None;
+    if inodes.opens(ino) == 2
+        && let Some(file) = inodes.get(ino).and_then(|n| n.file.as_ref()).filter(|f| f.owes())
+    {
+        // The queue alone has it open.
+        file.rest();
+    }
     if let Some(node) = inodes.get_mut(ino).filter(|_| last)
         && let Some(file) = node.file.take()
     {

@@ -7,7 +7,8 @@
 //! | `known` | what the store lately said about names |
 //! | `core` with `lookup`, `dirs`, `files`, `change`, `rename` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
-//! | `file`, `ranges`, `staging`, `upload` | an open file's changes and their way into the bucket |
+//! | `file`, `ranges`, `stage`, `staging`, `upload` | an open file's changes and their way into the bucket |
+//! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
 //! | `reader` | reading ahead |
 //! | `meta` | metadata under s3fs's names |
 //! | `remote` | the bucket with deadlines and settled outcomes |
@@ -15,6 +16,8 @@
 //! | `mount` | a mount's life |
 
 mod adapter;
+mod behind;
+mod beside;
 mod change;
 mod core;
 mod dirs;
@@ -31,10 +34,12 @@ mod meta;
 mod mount;
 mod names;
 mod options;
+mod queue;
 mod ranges;
 mod reader;
 mod remote;
 mod rename;
+mod stage;
 mod staging;
 mod stream;
 #[cfg(test)]
@@ -42,5 +47,6 @@ mod tests;
 mod upload;
 
 pub use mount::{Mounted, clear_dead, mount};
-pub use options::{KernelFlag, MountOptions};
+pub use options::{Flush, KernelFlag, MountOptions};
+pub use queue::Pending;
 pub use staging::Unsent;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::adapter::Face;
 use super::core::Fs;
 use super::options::{KernelFlag, MountOptions};
+use super::queue::Pending;
 use super::staging::Unsent;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
@@ -27,6 +28,9 @@ const FUSE_MAGIC: i64 = 0x6573_5546;
 /// How often and how long unmounting waits for those who are about to leave.
 const PATIENCE: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Mounting waits so long for what an earlier mount left to be sent.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A mount that is up. Dropping it unmounts without waiting.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub async fn mount(
     let dir = rt.cpu(move || ready(&place)).await??;
     let config = config(&options, bucket.url());
     let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options, staging).await?;
+    // What an earlier mount left is soon in the bucket, or goes on being sent behind.
+    let _ = rt.timeout(CATCH_UP, fs.idle()).await;
     let (face, ended) = Face::new(fs.clone(), rt.clone());
     let at = dir.clone();
     let session = rt.cpu(move || {
@@ -141,14 +147,19 @@ impl Mounted {
         &self.dir
     }
 
-    /// What earlier runs left unsent in the staging folder.
+    /// What earlier mounts left in the staging folder and can't be sent.
     pub fn unsent(&self) -> &[Unsent] {
         &self.unsent
     }
 
-    /// Waits for uploads, then unmounts. `Owned` while processes have files open or stand in it.
+    /// What is still to be sent.
+    pub fn pending(&self) -> Pending {
+        self.fs.pending()
+    }
+
+    /// Unmounts, then waits until everything is sent or known to stay staged. `Owned` while processes have files open
+    /// or stand in it.
     pub async fn unmount(&self) -> Result<()> {
-        self.fs.idle().await;
         self.take_out(UnmountFlags::empty()).await
     }
 

@@ -29,10 +29,21 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
 /// What mount(8) hands to every helper and means nothing to us.
 const IGNORED: &[&str] = &["rw", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner"];
 
+/// What close(2) and fsync(2) wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Flush {
+    /// The object is stored.
+    #[default]
+    Bucket,
+    /// The bytes are on this host's disk; they are sent behind.
+    Local,
+}
+
 /// How a mount behaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
     pub read_only: bool,
+    pub flush: Flush,
     /// Owner shown for objects that carry none.
     pub uid: u32,
     pub gid: u32,
@@ -63,6 +74,7 @@ impl Default for MountOptions {
     fn default() -> Self {
         MountOptions {
             read_only: false,
+            flush: Flush::Bucket,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             file_mode: 0o644,
@@ -105,6 +117,17 @@ fn seconds(name: &str, value: Option<&str>, max: Duration) -> Result<Duration> {
     Ok(Duration::from_secs_f64(secs))
 }
 
+fn flush(value: Option<&str>) -> Result<Flush> {
+    match value {
+        Some("bucket") => Ok(Flush::Bucket),
+        Some("local") => Ok(Flush::Local),
+        _ => Err(usage(format!(
+            "mount option flush={:?}: write flush=bucket or flush=local",
+            value.unwrap_or_default()
+        ))),
+    }
+}
+
 impl MountOptions {
     /// Reads the text behind `-o` (commas between options; `\,` is a comma inside one). What belongs to the store
     /// comes back beside it, under the names of a store URL's parameters.
@@ -141,6 +164,7 @@ impl MountOptions {
     fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool> {
         match name {
             "ro" | "read-only" => self.read_only = true,
+            "flush" => self.flush = flush(value)?,
             "uid" => self.uid = number(name, value)?,
             "gid" => self.gid = number(name, value)?,
             "file_mode" | "file-mode" => self.file_mode = octal(name, value)?,
@@ -210,6 +234,7 @@ mod tests {
             "stat_cache_expire=-1",
             "deadline=111",
             "fmask=1",
+            "flush=never",
         ] {
             let e = MountOptions::parse(bad).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage, "{bad}");

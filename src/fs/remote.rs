@@ -7,6 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -32,7 +33,7 @@ pub struct Remote {
 }
 
 /// An object as it was when last looked at.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Base {
     pub etag: Etag,
     pub size: u64,

@@ -79,6 +79,9 @@ impl Fs {
         };
         let replaced = self.inodes.lock().at(new, false).and_then(|n| n.file.clone());
         self.dropped(new, replaced.as_deref());
+        if let Some(replaced) = replaced {
+            replaced.disown().await;
+        }
         let until = self.until(self.now());
         let mut facts = source.facts.clone();
         (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);

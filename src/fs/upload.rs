@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::engine::Engine;
 use super::ranges::Ranges;
 use super::remote::Base;
-use super::staging::{Stage, read_staged};
+use super::stage::Stage;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Part, When};
 
@@ -22,11 +22,21 @@ const PARTS_MAX: u64 = 10_000;
 const COPY_MAX: u64 = 1 << 30;
 const AT_ONCE: usize = 4;
 
+/// An object that has bytes of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub key: String,
+    pub base: Base,
+}
+
 /// A file's state at one instant, as an upload needs it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     pub key: String,
-    pub base: Option<Base>,
+    /// What must hold of the object at `key` for this to replace it.
+    pub when: When,
+    /// Whose bytes are the file's below `base_len`, but for those in `local`.
+    pub source: Option<Source>,
     pub base_len: u64,
     pub size: u64,
     pub local: Ranges,
@@ -42,35 +52,46 @@ pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Byt
     for (piece, local) in file.local.split(range) {
         let len = piece.end - piece.start;
         if local {
-            out.extend_from_slice(&read_staged(file.stage.as_ref(), piece.start, len as usize).await?);
+            out.extend_from_slice(&staged(file.stage.as_ref(), piece.start, len as usize).await?);
         } else {
-            let base = file.base.as_ref().filter(|_| piece.end <= file.base_len).ok_or_else(|| {
+            let source = file.source.as_ref().filter(|_| piece.end <= file.base_len).ok_or_else(|| {
                 Error::new(
                     Kind::Internal,
                     format!("{}: bytes that are neither staged nor in the object", file.key),
                 )
             })?;
-            out.extend_from_slice(&e.remote.get_of(&file.key, base, piece.start, len).await?);
+            out.extend_from_slice(&e.remote.get_of(&source.key, &source.base, piece.start, len).await?);
         }
     }
     Ok(out.freeze())
 }
 
+/// `len` staged bytes; zeros where nothing was.
+pub async fn staged(stage: Option<&Stage>, offset: u64, len: usize) -> Result<Bytes> {
+    match stage {
+        Some(stage) => stage.read(offset, len).await,
+        None => Ok(vec![0; len].into()),
+    }
+}
+
 /// Stores the file, if the object is still the one it was opened as. `Refused` otherwise.
 pub async fn upload(e: &Engine, file: &Snapshot) -> Result<Etag> {
-    let when = match &file.base {
-        None => When::Absent,
-        Some(base) => When::Matches(base.etag.clone()),
-    };
-    match &file.base {
-        Some(base) if file.dirty.is_empty() && file.base_len == file.size && base.size == file.size => {
-            e.remote.put_attrs(&file.key, base, &file.attrs).await
+    match &file.source {
+        Some(source) if source.key == file.key && file.is_as(&source.base) => {
+            e.remote.put_attrs(&file.key, &source.base, &file.attrs).await
         }
         _ if file.size <= WHOLE_MAX => {
             let body = bytes(e, file, 0..file.size).await?;
-            e.remote.put(&file.key, body, &file.attrs, &when).await
+            e.remote.put(&file.key, body, &file.attrs, &file.when).await
         }
-        _ => in_parts(e, file, &when).await,
+        _ => in_parts(e, file, &file.when).await,
+    }
+}
+
+impl Snapshot {
+    /// Not a byte of the object has changed.
+    fn is_as(&self, base: &Base) -> bool {
+        self.dirty.is_empty() && self.base_len == self.size && base.size == self.size
     }
 }
 
@@ -121,8 +142,8 @@ async fn in_parts(e: &Engine, file: &Snapshot, when: &When) -> Result<Etag> {
 
 async fn part(e: &Engine, file: &Snapshot, upload: &str, number: u32, piece: Piece) -> Result<Part> {
     let Range { start, end } = piece.range;
-    if let Some(base) = file.base.as_ref().filter(|_| piece.copied) {
-        return e.remote.part_copy(&file.key, upload, number, &file.key, base, start, end - start).await;
+    if let Some(Source { key, base }) = file.source.as_ref().filter(|_| piece.copied) {
+        return e.remote.part_copy(&file.key, upload, number, key, base, start, end - start).await;
     }
     let body = bytes(e, file, start..end).await?;
     e.remote.part(&file.key, upload, number, body).await
@@ -144,9 +165,21 @@ mod tests {
     fn what_is_unchanged_is_copied_in_one_piece() {
         let (mut dirty, size) = (Ranges::default(), 1 << 30);
         dirty.insert((500 << 20) + 1..(500 << 20) + 4097);
-        let base = Some(Base { etag: Etag("e".into()), size });
-        let (key, local, attrs) = ("f".to_owned(), dirty.clone(), Attrs::default());
-        let file = Snapshot { key, base, base_len: size, size, local, dirty, stage: None, attrs, changes: 1 };
+        let base = Base { etag: Etag("e".into()), size };
+        let (key, local, attrs, when) = ("f".to_owned(), dirty.clone(), Attrs::default(), When::Always);
+        let source = Some(Source { key: key.clone(), base });
+        let file = Snapshot {
+            key,
+            when,
+            source,
+            base_len: size,
+            size,
+            local,
+            dirty,
+            stage: None,
+            attrs,
+            changes: 1,
+        };
         let plan: Vec<_> =
             plan(&file).into_iter().map(|p| (p.range.start >> 20, p.range.end >> 20, p.copied)).collect();
         assert_eq!(plan, [(0, 496, true), (496, 504, false), (504, 1024, true)]);

@@ -79,6 +79,7 @@ fn component() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    /// Promise: Every object has exactly one name.
     #[test]
     fn every_object_has_one_name(
         keys in proptest::collection::vec(proptest::collection::vec(component(), 1..4), 0..14),

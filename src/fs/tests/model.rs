@@ -428,10 +428,11 @@ fn run(seed: u64, mounts: usize, steps: u64) {
 }
 
 /// As many as the machine's patience allows: `WINDLASS_SEEDS=1000 cargo test fs::tests`.
-fn seeds(some: u64) -> u64 {
+pub fn seeds(some: u64) -> u64 {
     std::env::var("WINDLASS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(some)
 }
 
+/// Promise: When close or fsync returns success, the object is stored and is the file.
 #[test]
 fn one_mount_is_a_filesystem() {
     for seed in 0..seeds(40) {
@@ -439,6 +440,7 @@ fn one_mount_is_a_filesystem() {
     }
 }
 
+/// Promise: An open sees what was closed before it, on whichever mount.
 #[test]
 fn two_mounts_in_turn_are_one_filesystem() {
     for seed in 0..seeds(40) {

@@ -1,0 +1,152 @@
+//! What is sent without anybody waiting: files that are closed on this host's disk (`flush=local`), files whose close
+//! failed, and what an earlier mount left.
+//!
+//! Each such file is held open by the queue, which tries until the bucket has it, or somebody else's object has its
+//! name, or the mount ends: then its stage stays for the next mount.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Fs;
+use super::facts::Facts;
+use super::file::OpenFile;
+use super::meta::Ns;
+use super::queue::Pending;
+use super::remote::Base;
+use super::stage::{Mark, Signature};
+use super::staging::{Left, Unsent};
+use crate::base::{Kind, Result};
+use crate::store::Head;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Fs {
+    pub fn pending(&self) -> Pending {
+        let queued = self.behind.queued.lock();
+        let bytes = queued.values().map(|file| file.facts(self.options()).size).sum();
+        Pending { files: queued.len() as u64, bytes }
+    }
+
+    /// The mount ends: what can't be sent at once stays staged.
+    pub(super) fn leave_off(&self) {
+        self.behind.leaving.send_replace(true);
+    }
+
+    /// Sends the file when its turn comes. Its changes are closed (`OpenFile::owes`).
+    pub(super) fn send_behind(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) {
+        {
+            let mut queued = self.behind.queued.lock();
+            if queued.contains_key(&ino) {
+                return;
+            }
+            queued.insert(ino, file.clone());
+            self.inodes.lock().opened(ino);
+        }
+        let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
+        let work = async move {
+            while !fs.send_owed(ino, &file).await {}
+            let give_up = *fs.behind.leaving.borrow();
+            fs.left(ino, give_up).await;
+            drop(busy);
+        };
+        self.engine.rt.spawn(work).detach();
+    }
+
+    /// Tries until nothing is owed or nothing can be done; true when the file is out of the queue.
+    async fn send_owed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> bool {
+        let mut pause = FIRST_PAUSE;
+        while file.owes() {
+            let sent = {
+                let _turn = self.behind.permits.acquire().await;
+                self.send(ino, file).await
+            };
+            let why = match sent {
+                Ok(()) => continue,
+                Err(why) => why,
+            };
+            let at = file.staged_at();
+            if why.is(Kind::Refused) {
+                tracing::error!(key = file.key(), %why, "somebody else changed this object");
+                break;
+            }
+            if *self.behind.leaving.borrow() {
+                tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount");
+                break;
+            }
+            tracing::warn!(key = file.key(), kept = at, %why, "not stored yet: trying again");
+            let mut leaving = self.behind.leaving.subscribe();
+            let _ = self.engine.rt.timeout(pause, leaving.wait_for(|leaving| *leaving)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        let mut queued = self.behind.queued.lock();
+        // A close in between found it in the queue.
+        if file.owes() && !*self.behind.leaving.borrow() {
+            return false;
+        }
+        queued.remove(&ino);
+        true
+    }
+
+    /// Takes up what an earlier mount left staged; what can't be is named.
+    pub(super) async fn take_up(self: &Arc<Self>, all: Vec<Left>) -> Vec<Unsent> {
+        let mut unsent = Vec::new();
+        for left in all {
+            let (path, key, bytes) = (left.stage.path().to_owned(), left.note.key.clone(), left.edits.size);
+            if self.options().read_only {
+                unsent.push(Unsent { path, key, bytes });
+            } else if let Err(why) = self.take_up_one(left).await {
+                tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
+                unsent.push(Unsent { path, key, bytes });
+            }
+        }
+        unsent
+    }
+
+    async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
+        let head = self.engine.remote.head(&left.note.key).await?;
+        let came = head.as_ref().filter(|h| arrived(&left, h));
+        let signed = Signature::of(&left.note.attrs(), left.note.size);
+        let whole = left.note.mark == Mark::Closed && left.note.sending.as_ref() == Some(&signed);
+        if left.note.mark == Mark::Sent || came.is_some() && whole {
+            self.engine.staging.done(left.stage).await;
+            return Ok(());
+        }
+        let rewritten = left.note.base.is_some() && left.edits.base_len == 0;
+        let beside = rewritten && left.note.mark == Mark::Open && !left.note.owed;
+        let key = left.note.key.clone();
+        let file = OpenFile::left(left, Ns::from_ms(self.engine.rt.wall_ms()));
+        if let Some(head) = came {
+            file.rebase(Base { etag: head.etag.clone(), size: head.size });
+        }
+        let taken = self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
+        if beside || taken {
+            let kept = file.rescue(&self.engine).await?;
+            tracing::warn!(
+                key,
+                kept,
+                "an earlier mount ended while this was being written: it is kept beside"
+            );
+            return Ok(());
+        }
+        tracing::info!(
+            key,
+            bytes = file.facts(self.options()).size,
+            "sending what an earlier mount could not"
+        );
+        let ino = {
+            let facts = Facts { exact: true, ..file.facts(self.options()) };
+            let mut inodes = self.inodes.lock();
+            let node = inodes.learn(&key, false, facts, self.now());
+            node.file = Some(file.clone());
+            node.ino
+        };
+        self.send_behind(ino, &file);
+        Ok(())
+    }
+}
+
+/// The store got the last send, though nobody was told.
+fn arrived(left: &Left, head: &Head) -> bool {
+    left.note.sending.as_ref() == Some(&Signature::of(&head.attrs, head.size))
+}

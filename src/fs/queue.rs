@@ -1,0 +1,35 @@
+//! Which files wait to be sent without anybody waiting for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+use super::file::OpenFile;
+
+/// Files sent at once.
+const AT_ONCE: usize = 32;
+
+#[derive(Debug)]
+pub struct Behind {
+    /// By their nodes.
+    pub queued: Mutex<BTreeMap<u64, Arc<OpenFile>>>,
+    pub permits: Arc<Semaphore>,
+    /// The mount ends.
+    pub leaving: watch::Sender<bool>,
+}
+
+/// What a mount still has to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pending {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Behind {
+    pub fn new() -> Behind {
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        Behind { queued: Mutex::default(), permits, leaving: watch::Sender::new(false) }
+    }
+}
