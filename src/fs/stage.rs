@@ -438,7 +438,7 @@ mod tests {
             assert_eq!(unslot(&bad), None, "byte {at}");
             assert_eq!(unslot(&bytes[..at]), None);
         }
-        assert_eq!(word(&record(1, 2, 3), 16), 0);
+        assert_eq!(word(&record(1, 2, 3), 16), 8_964_613_590_703_056_768);
     }
 
     #[test]
