@@ -77,6 +77,13 @@ impl MemStore {
         Arc::new(MemStore { url: format!("mem:{name}"), state: Mutex::default(), changes: AtomicU64::new(1) })
     }
 
+    /// The two change places, as two folders that are renamed.
+    pub fn swap(&self, other: &MemStore) {
+        let theirs = std::mem::take(&mut *other.state.lock());
+        let ours = std::mem::replace(&mut *self.state.lock(), theirs);
+        *other.state.lock() = ours;
+    }
+
     /// Forgets everything, as a wiped bucket would.
     pub fn wipe(&self) {
         *self.state.lock() = State::default();

@@ -94,6 +94,12 @@ impl Inner {
     fn get(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
         let path = KeyPath::of(key)?;
         let Some(object) = self.root.open_object(&self.root.open()?, &path)? else { return Ok(None) };
+        // Before its etag is asked for: that may mean to read it.
+        if let ByteRange::Whole { max } = range
+            && object.size() > max
+        {
+            return Err(too_large(key, object.size(), max));
+        }
         let head = self.root.describe(&object, key)?;
         let size = head.size;
         let (from, to) = match range {

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The etag is the xxh3-128 of the contents. It counts only while size, mtime and inode are those of the file:
-//! other programs may edit, replace or copy files, attribute and all. Then it is computed anew and kept.
+//! other programs may edit, replace or copy files, attribute and all. Then it is computed anew and kept. A file of
+//! others that is larger than `HASH_MAX` is not read for that: its etag is the hash of what tells it from its other
+//! states, its change time among it, which nobody can set back.
 
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, OwnedFd};
@@ -14,7 +16,7 @@ use rustix::fs::{OFlags, Stat, XattrFlags, fgetxattr, fsetxattr, fstat};
 use rustix::io::{Errno, pread, pwrite};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::key::KeyPath;
 use super::root::{Root, is_file, open_at};
@@ -26,11 +28,19 @@ const XATTR: &str = "user.windlass.object";
 const BUFFER: usize = 1 << 20;
 /// A file changed this recently may change again without its mtime moving; its etag isn't kept yet.
 const RACY_MS: u64 = 2000;
+/// Larger files of other programs are not read for their etag.
+const HASH_MAX: u64 = 64 << 20;
 /// How often a file that changes under us is read anew.
 const TRIES: usize = 3;
 
 pub(super) fn etag_of(hash: u128) -> Etag {
     Etag(format!("{hash:032x}"))
+}
+
+/// Of a file too large to be read for it.
+fn etag_of_state(stat: &Stat) -> Etag {
+    let changed = (stat.st_ctime, stat.st_ctime_nsec);
+    etag_of(xxh3_128(format!("{:?} {changed:?} {}", Stamp::of(stat), stat.st_dev).as_bytes()))
 }
 
 /// The attributes' form on disk.
@@ -234,7 +244,11 @@ impl Root {
     fn compute(&self, object: &Object, key: &str) -> Result<(Stamp, Etag)> {
         let failed = |e| self.failed(&format!("reading {key:?}"), e);
         for _ in 0..TRIES {
-            let before = Stamp::of(&fstat(&object.file).map_err(failed)?);
+            let stat = fstat(&object.file).map_err(failed)?;
+            let before = Stamp::of(&stat);
+            if before.size > HASH_MAX {
+                return Ok((before, etag_of_state(&stat)));
+            }
             let mut hash = Xxh3::new();
             let add = |piece: &[u8]| {
                 hash.update(piece);

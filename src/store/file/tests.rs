@@ -309,3 +309,46 @@ async fn processes_agree_on_conditions() {
     }
     assert_eq!(yard.body("number").await.unwrap(), "300");
 }
+
+#[tokio::test]
+async fn whatever_else_lies_under_a_key_neither_hangs_nor_is_read_whole() {
+    let yard = yard().await;
+    fs::create_dir_all(yard.path("d/dir/inside")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", yard.path("d/link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        yard.path("d/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    for key in ["d/dir", "d/link", "d/pipe"] {
+        assert_eq!(yard.body(key).await, None, "{key}");
+        assert!(yard.bucket.head(key, WHY).await.unwrap().is_none());
+    }
+    for key in ["d/link", "d/pipe"] {
+        let e = yard.put(key, "x", When::Absent).await.unwrap_err();
+        assert!(e.is(Kind::Refused) && e.to_string().contains(key), "{e}");
+    }
+    yard.store("d/dir", "beside").await;
+    assert_eq!(yard.body("d/dir").await.unwrap(), "beside");
+    // A terabyte of nothing: told apart by its state, replaced by its etag, never read.
+    let huge = fs::File::create(yard.path("huge")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    let began = std::time::Instant::now();
+    let first = yard.etag("huge").await;
+    assert_eq!(yard.bucket.get("huge", WHOLE, WHY).await.unwrap_err().kind(), Kind::Invalid);
+    let part = ByteRange::At { offset: 1 << 30, len: 10 };
+    let found = yard.bucket.get("huge", part, WHY).await.unwrap().unwrap();
+    assert_eq!((found.body.len(), found.head.size), (10, 1 << 40));
+    assert_eq!(yard.etag("huge").await, first);
+    std::thread::sleep(Duration::from_millis(20));
+    huge.set_len((1 << 40) + 1).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    let second = yard.etag("huge").await;
+    assert_ne!(second, first);
+    assert!(matches!(yard.put("huge", "x", When::Matches(first)).await, Ok(Put::Refused)));
+    assert!(matches!(yard.put("huge", "x", When::Matches(second)).await, Ok(Put::Stored(_))));
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
