@@ -125,9 +125,8 @@ fn status(value: &Value) {
 }
 
 fn scrub(value: &Value) {
-    for kind in ["rotten", "missing", "misplaced", "foreign", "orphans"] {
-        for key in value[kind].as_array().into_iter().flatten() {
-            output::line(&format!("{kind}: {}", key.as_str().unwrap_or_default()));
-        }
+    for found in value["findings"].as_array().into_iter().flatten() {
+        let text = |name| output::text(found, name);
+        output::line(&format!("{}: {} on {}", text("what"), text("key"), text("store")));
     }
 }

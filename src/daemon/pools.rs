@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::home::{KnownPool, Seat};
+use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{CreateOptions, Layout, Pool, PoolHost, StoreSpec};
-use crate::store;
+use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
+use crate::store::{self, BucketRef};
 use crate::volume::{Deps, Memory, Volumes};
 
 /// A pool that is open here.
@@ -36,6 +38,17 @@ pub struct Pools {
     slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
     /// Held while the set of known pools changes.
     change: tokio::sync::Mutex<()>,
+}
+
+/// Opens stores that a pool lists by the URL that it lists.
+#[derive(Debug)]
+struct Doors(Rt);
+
+#[async_trait]
+impl Opener for Doors {
+    async fn open(&self, url: &str) -> Result<BucketRef> {
+        store::expect(&self.0, &url.parse()?).await
+    }
 }
 
 /// What a store is given as, parsed.
@@ -99,7 +112,8 @@ impl Pools {
 
     fn host(&self, name: &Name) -> PoolHost {
         let folder = self.seat.home.hints().join(name.as_str());
-        PoolHost { rt: self.seat.rt.clone(), disk: self.seat.disk.clone(), folder }
+        let rt = self.seat.rt.clone();
+        PoolHost { opener: Arc::new(Doors(rt.clone())), rt, disk: self.seat.disk.clone(), folder }
     }
 
     fn opened_as(&self, pool: Arc<Pool>) -> Arc<OpenPool> {

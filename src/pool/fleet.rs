@@ -1,6 +1,5 @@
 //! The stores of an open pool and how chunks lie on them: what reading, putting, counting and mending share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,59 +11,31 @@ use super::layout::Layout;
 use super::mask::Mask;
 use super::member::Member;
 use super::register::Register;
-use crate::base::rt::{Disk, Rt};
-use crate::base::{ChunkId, Generation, Incarnation, RegisterId, Result};
+use super::roster::{Membership, Roster};
+use crate::base::rt::Rt;
+use crate::base::{ChunkId, Incarnation, RegisterId, Result};
 use crate::store::Cause;
 
 /// Keys that one delete request names at most.
 const DELETE_MAX: usize = 1000;
-
-/// What a pool needs of its host.
-#[derive(Clone, Debug)]
-pub struct PoolHost {
-    pub rt: Rt,
-    pub disk: Arc<dyn Disk>,
-    /// A folder of this pool's own, made if absent: hints of shards that are still to be put.
-    pub folder: PathBuf,
-}
-
-/// The stores of one generation.
-#[derive(Debug)]
-pub struct Membership {
-    pub generation: Generation,
-    pub members: Vec<Arc<Member>>,
-    /// Indices of those that hold registers.
-    pub acceptors: Vec<usize>,
-}
-
-impl Membership {
-    pub fn acceptor_members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.acceptors.iter().filter_map(|i| self.members.get(*i))
-    }
-
-    pub fn register(&self, rt: &Rt, id: RegisterId) -> Register {
-        let acceptors = self.acceptor_members().cloned().collect();
-        Register::new(rt.clone(), acceptors, self.generation, id)
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fleet {
     rt: Rt,
     layout: Layout,
-    membership: Arc<Membership>,
+    roster: Arc<Roster>,
     codec: Arc<Codec>,
     hints: Arc<Hints>,
     footers: Footers,
 }
 
 impl Fleet {
-    pub(super) fn new(rt: Rt, layout: Layout, membership: Membership, hints: Arc<Hints>) -> Arc<Fleet> {
+    pub(super) fn new(rt: Rt, layout: Layout, roster: Arc<Roster>, hints: Arc<Hints>) -> Arc<Fleet> {
         Arc::new(Fleet {
             rt,
             layout,
-            membership: Arc::new(membership),
+            roster,
             codec: Arc::new(Codec::new(layout)),
             hints,
             footers: Footers::default(),
@@ -77,11 +48,15 @@ impl Fleet {
     pub(super) fn layout(&self) -> Layout {
         self.layout
     }
-    pub(super) fn membership(&self) -> &Arc<Membership> {
-        &self.membership
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
-    pub(super) fn members(&self) -> &[Arc<Member>] {
-        &self.membership.members
+    /// As of now: ask again for each operation.
+    pub(super) fn membership(&self) -> Arc<Membership> {
+        self.roster.current()
+    }
+    pub(super) fn members(&self) -> Vec<Arc<Member>> {
+        self.membership().members.clone()
     }
     pub(super) fn codec(&self) -> &Arc<Codec> {
         &self.codec
@@ -93,9 +68,13 @@ impl Fleet {
         &self.footers
     }
 
+    pub(super) fn register(&self, id: RegisterId) -> Register {
+        Register::new(self.rt.clone(), self.roster.clone(), id)
+    }
+
     /// The store that holds a chunk's shard.
     pub(super) fn holder(&self, id: &ChunkId, shard: usize) -> Arc<Member> {
-        self.membership.members[place(id, shard, self.layout.n())].clone()
+        self.membership().members[place(id, shard, self.layout.n())].clone()
     }
 
     /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
@@ -106,7 +85,7 @@ impl Fleet {
             self.footers.forget(id, n);
         }
         for part in ids.chunks(DELETE_MAX) {
-            let members = self.members().iter().filter(|m| m.standing().usable());
+            let members = self.members().into_iter().filter(|m| m.standing().usable());
             let deletes = members.map(|member| async move {
                 let keys = part.iter().map(|id| shard_key(id, shard_on(id, member.index(), n)));
                 let keys: Vec<String> = keys.collect();

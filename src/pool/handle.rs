@@ -8,15 +8,17 @@ use parking_lot::Mutex;
 
 use super::chunk::{Chunk, Inventory};
 use super::config::{PoolConfig, Settings};
-use super::fleet::{Fleet, Membership};
+use super::fleet::Fleet;
 use super::layout::{Layout, Zoning};
 use super::mend;
 use super::names::Directory;
 use super::probe::{Payload, Probe};
 use super::read::Verify;
 use super::register::{Change, Register};
-use super::repair::{self, RepairReport};
-use super::scrub::{self, ScrubReport, Watch};
+use super::repair;
+use super::report::{RepairReport, ScrubReport, Watch};
+use super::roster::Membership;
+use super::scrub;
 use super::status::{self, PoolStatus};
 use super::upload::{Known, Upload};
 use crate::base::rt::Rt;
@@ -26,6 +28,7 @@ use crate::base::{
 use crate::store::Cause;
 
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+const IDLE_WAIT: Duration = Duration::from_secs(2);
 
 /// An open pool.
 #[derive(Debug)]
@@ -45,12 +48,13 @@ impl Pool {
     /// From what its register says, on these stores.
     pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
         mend::start(&fleet);
+        fleet.roster().keep_looking();
         Ok(Arc::new(Pool {
             id: config.pool,
             name: config.name.clone(),
             zoning: config.zoning()?,
             settings: Mutex::new(config.settings.clone()),
-            directory: Directory::new(config, |id| fleet.membership().register(fleet.rt(), id)),
+            directory: Directory::new(config, |id| fleet.register(id)),
             fleet,
         }))
     }
@@ -72,7 +76,7 @@ impl Pool {
         if self.settings.lock().ack_zone { self.zoning.w_zone() } else { self.layout().w() }
     }
     pub fn membership(&self) -> Arc<Membership> {
-        self.fleet.membership().clone()
+        self.fleet.membership()
     }
     pub fn generation(&self) -> Generation {
         self.fleet.membership().generation
@@ -90,7 +94,8 @@ impl Pool {
     }
     /// Reads every store's label, so that `status` tells the present. Takes some seconds at most.
     pub async fn look(&self) {
-        futures::future::join_all(self.fleet.members().iter().map(|m| m.attest())).await;
+        let members = self.fleet.members();
+        futures::future::join_all(members.iter().map(|m| m.attest())).await;
     }
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
@@ -101,13 +106,14 @@ impl Pool {
     /// Checks by behaviour what the stores that are in promise; one that breaks a promise is out from now on. Puts and
     /// deletes a few small objects on each: for daemons, not for every command. The errors of those that failed.
     pub async fn check_promises(&self) -> Vec<Error> {
-        let checks = self.fleet.members().iter().map(|m| m.check_promises());
+        let members = self.fleet.members();
+        let checks = members.iter().map(|m| m.check_promises());
         futures::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
     }
 
     /// A handle on a register. Keep it: a handle that wrote last writes again in one round trip.
     pub fn register(&self, id: RegisterId) -> Register {
-        self.fleet.membership().register(self.rt(), id)
+        self.fleet.register(id)
     }
 
     /// Changes the settings for all hosts.
@@ -223,6 +229,8 @@ impl Pool {
 
     /// Ends what runs in the background, after what is to be remembered is on disk.
     pub async fn close(&self) {
+        // A register's copy that is missing would only be one more thing to repair.
+        let _ = self.rt().timeout(IDLE_WAIT, self.fleet.roster().idle()).await;
         // A disk that fails must not hold up the end; scrub knows without hints.
         let _ = self.rt().timeout(CLOSE_WAIT, self.fleet.hints().flushed()).await;
         self.fleet.hints().close();

@@ -43,7 +43,8 @@ pub fn shard_on(id: &ChunkId, index: usize, n: usize) -> usize {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Named {
     Shard(ChunkId, usize),
-    /// A label, a register, a packed chunk's shard, or what was moved aside.
+    Register(RegisterId),
+    /// A label, a packed chunk's shard, or what was moved aside.
     Other,
     Foreign,
 }
@@ -54,7 +55,7 @@ pub(super) fn parse(key: &str) -> Named {
         return Named::Other;
     }
     if let Some(id) = key.strip_prefix(REGISTERS) {
-        return if id.parse::<RegisterId>().is_ok() { Named::Other } else { Named::Foreign };
+        return id.parse().map_or(Named::Foreign, Named::Register);
     }
     match parse_shard(key) {
         Some((true, id, shard)) if shard_key(&id, shard) == key => Named::Shard(id, shard),
@@ -118,7 +119,8 @@ mod tests {
             assert_eq!(parse(&bad), Named::Foreign, "{bad}");
         }
         let pack = with_prefix("00000000000000000123456789abcdef/p-1-2.0".to_owned());
-        for ours in ["label", "reg/00000000000000000000000000000007", "aside/x", &pack] {
+        assert_eq!(parse("reg/00000000000000000000000000000007"), Named::Register(RegisterId(7)));
+        for ours in ["label", "aside/x", &pack] {
             assert_eq!(parse(ours), Named::Other, "{ours}");
         }
     }

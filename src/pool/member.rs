@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
+use tokio::sync::Notify;
 
 use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
@@ -33,7 +34,7 @@ const LABEL_WAIT_MAX: Duration = Duration::from_secs(10);
 const LABEL_FRESH: Duration = Duration::from_secs(5);
 /// A down store's label is read again after this, then after ever longer pauses.
 const RECHECK_FIRST: Duration = Duration::from_millis(200);
-const RECHECK_LAST: Duration = Duration::from_secs(5);
+const RECHECK_LAST: Duration = Duration::from_secs(1);
 /// No answer to a request for so long, though the label answers: given up.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// And so much longer for each byte sent: 128 KiB/s is the slowest link that works.
@@ -84,6 +85,10 @@ struct State {
     attested: Instant,
     /// It breaks a promise: out, whatever its label says.
     barred: Option<String>,
+    /// Another member stands for the store now.
+    retired: bool,
+    /// Rung when the label is another's.
+    bell: Option<Arc<Notify>>,
 }
 
 /// One store of a pool. Kept in an `Arc`: its background tasks hold it weakly.
@@ -154,6 +159,8 @@ impl Member {
             last_answer: rt.now(),
             attested: rt.now(),
             barred: None,
+            retired: false,
+            bell: None,
         };
         Arc::new_cyclic(|me| Member {
             me: me.clone(),
@@ -311,7 +318,10 @@ impl Member {
                     s.attested = start;
                 }
                 Verdict::Foreign(why) => {
-                    s.standing = Standing::Out(format!("store {} is out: {why}", self.url))
+                    s.standing = Standing::Out(format!("store {} is out: {why}", self.url));
+                    if let Some(bell) = &s.bell {
+                        bell.notify_one();
+                    }
                 }
                 Verdict::Silent(e) => {
                     let why = format!("store {} is down: {e}", self.url);
@@ -325,7 +335,7 @@ impl Member {
             if !s.standing.usable() {
                 s.failing.get_or_insert(start);
             }
-            !s.standing.usable() && !std::mem::replace(&mut s.rechecking, true)
+            !s.standing.usable() && !s.retired && !std::mem::replace(&mut s.rechecking, true)
         });
         self.tell(&before);
         if recheck {
@@ -356,9 +366,33 @@ impl Member {
         }
     }
 
-    /// Returns when requests may be made again.
+    /// Returns when requests may be made again, or when another member stands for the store.
     pub async fn usable(&self) {
-        self.state.until(|s| s.standing.usable().then_some(())).await;
+        self.state.until(|s| (s.standing.usable() || s.retired).then_some(())).await;
+    }
+
+    pub(super) fn ring_when_out(&self, bell: &Arc<Notify>) {
+        self.state.with(|s| s.bell = Some(bell.clone()));
+    }
+
+    /// Is this the bucket that it asks?
+    pub(super) fn is_at(&self, bucket: &BucketRef) -> bool {
+        self.bucket.as_ref().is_some_and(|own| Arc::ptr_eq(own, bucket))
+    }
+
+    /// The same store in another place.
+    pub(super) fn moved_to(&self, url: String, bucket: BucketRef) -> Arc<Member> {
+        let (rt, zone) = (self.rt.clone(), self.zone.clone());
+        Member::new(rt, self.pool, self.index, self.incarnation, zone, url, Some(bucket))
+    }
+
+    /// Never asked again: another member stands for the store.
+    pub(super) fn retire(&self, why: &str) {
+        self.state.update(|s| {
+            s.retired = true;
+            s.barred = Some(why.to_owned());
+            s.standing = Standing::Out(why.to_owned());
+        });
     }
 
     fn trouble(&self, what: &str) -> Error {
@@ -501,7 +535,7 @@ async fn recheck_until_well(rt: Rt, member: Weak<Member>) {
         let Some(member) = member.upgrade() else { return };
         let _ = member.attest().await;
         let done = member.state.with(|s| {
-            s.rechecking = !s.standing.usable();
+            s.rechecking = !s.standing.usable() && !s.retired;
             !s.rechecking
         });
         if done {

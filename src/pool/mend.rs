@@ -10,7 +10,7 @@ use super::probe::Probe;
 use super::seal::seal;
 use super::shard::{At, How};
 use crate::base::rt::Rt;
-use crate::base::{ChunkId, Kind, Result};
+use crate::base::{ChunkId, Error, Kind, Result};
 use crate::store::Cause;
 
 /// Chunks mended at a time: each is held in memory whole, with its parity.
@@ -81,7 +81,7 @@ async fn pass(fleet: &Arc<Fleet>) -> Pass {
 /// The shards that need no more mending.
 async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
     let done = match put_back(fleet, &id, mask, Mask::default(), Cause::Repair).await {
-        Ok(put) => put,
+        Ok((put, _)) => put,
         // Deleted meanwhile, most likely; if it is damaged, scrub says so.
         Err(e) if e.is(Kind::Corrupt) => {
             tracing::debug!("no longer mended: {e}");
@@ -96,7 +96,7 @@ async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
     done
 }
 
-/// Rebuilds and puts these shards of a chunk, one attempt each; the ones that are stored now. `verify`: those of which
+/// Rebuilds and puts these shards of a chunk, one attempt each; the ones that are stored now, and why others are not. `verify`: those of which
 /// every byte is looked at, because the footer may be right and the rest not.
 pub(super) async fn put_back(
     fleet: &Arc<Fleet>,
@@ -104,7 +104,7 @@ pub(super) async fn put_back(
     mask: Mask,
     verify: Mask,
     cause: Cause,
-) -> Result<Mask> {
+) -> Result<(Mask, Vec<Error>)> {
     let payload = fleet.payload(id, &Probe::all_but(mask, fleet.layout()), cause).await?;
     let codec = fleet.codec().clone();
     let sealed = fleet.rt().cpu(move || seal(&codec, payload.chunk, mask)).await??;
@@ -117,12 +117,15 @@ pub(super) async fn put_back(
         let out = At { member: &member, id, index }.store(about, object, how, cause).await;
         (index, out)
     });
-    let mut stored = Mask::default();
+    let (mut stored, mut refusals) = (Mask::default(), Vec::new());
     for (index, out) in futures::future::join_all(puts).await {
         match out {
             Ok(()) => stored = stored.with(index),
-            Err(e) => tracing::debug!("shard {index} of {id} is not mended yet: {e}"),
+            Err(e) => {
+                tracing::debug!("shard {index} of {id} is not mended yet: {e}");
+                refusals.push(e);
+            }
         }
     }
-    Ok(stored)
+    Ok((stored, refusals))
 }

@@ -4,30 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{PoolConfig, Settings, StoreEntry};
-use super::fleet::{Fleet, Membership, PoolHost};
+use super::fleet::Fleet;
 use super::handle::Pool;
 use super::hints::Hints;
+use super::host::{PoolHost, StoreSpec};
 use super::key::PROBES;
-use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use super::label::{LABEL_KEY, Label};
 use super::layout::Layout;
-use super::member::Member;
-use super::register::Change;
-use crate::base::rt::Rt;
+use super::register::{Change, Register};
+use super::roster::Roster;
+use super::seats::{best_hint, find_all, labelled, read_label};
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
-use crate::store::{BucketRef, ByteRange, Cause, List, Put, When};
+use crate::store::{Cause, List, Put, When};
 
-/// A store whose label isn't read by then counts as away when a pool is opened.
-const LABEL_WAIT: Duration = Duration::from_secs(2);
+/// How long the first value may take to be in every store.
+const EVERYWHERE: Duration = Duration::from_secs(2);
 /// Opening says who does not answer after this.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
-
-/// A store as the user names it.
-#[derive(Clone, Debug)]
-pub struct StoreSpec {
-    pub url: String,
-    pub zone: Option<String>,
-    pub bucket: BucketRef,
-}
 
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
@@ -82,15 +75,15 @@ impl Pool {
 
     /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a
     /// majority of those that hold registers answer.
-    pub async fn open(host: PoolHost, stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
+    pub async fn open(host: PoolHost, mut stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
         let labels = stores.iter().map(|s| read_label(&host.rt, s));
-        let labels = futures::future::join_all(labels).await;
+        let mut labels = futures::future::join_all(labels).await;
         let mut config = best_hint(&stores, &labels)?;
-        let seats = seat(&config, &stores, &labels)?;
         loop {
-            let membership = membership(&host.rt, &config, &stores, &seats);
-            let register =
-                membership.register(&host.rt, PoolConfig::register(config.pool)).with_deadline(OPEN_WAIT);
+            let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
+            let roster = Roster::new(&host.rt, &config, stores.clone(), &seats);
+            let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool))
+                .with_deadline(OPEN_WAIT);
             let Some(value) = register.read().await? else {
                 return Err(Error::new(
                     Kind::Invalid,
@@ -107,7 +100,7 @@ impl Pool {
             let same = current.stores == config.stores && current.acceptors == config.acceptors;
             if same && current.generation == config.generation {
                 let hints = Hints::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
-                return Pool::new(&current, Fleet::new(host.rt, current.layout, membership, hints));
+                return Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints));
             }
             if current.generation <= config.generation {
                 return Err(Error::new(
@@ -155,25 +148,23 @@ async fn put_label(store: &StoreSpec, index: usize, config: &PoolConfig) -> Resu
     }
 }
 
-async fn labelled(store: &StoreSpec) -> Result<Option<Label>> {
-    let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
-    found.map(|f| Label::decode(&f.body)).transpose()
-}
-
 /// Writes the pool's first value, once every store shows its label.
 async fn found(host: &PoolHost, stores: &[StoreSpec], config: &PoolConfig) -> Result<()> {
     let seats: Vec<Option<usize>> = (0..stores.len()).map(Some).collect();
-    let membership = membership(&host.rt, config, stores, &seats);
+    let roster = Roster::new(&host.rt, config, stores.to_vec(), &seats);
+    let membership = roster.current();
     for attested in futures::future::join_all(membership.members.iter().map(|m| m.attest())).await {
         attested?;
     }
-    let register = membership.register(&host.rt, PoolConfig::register(config.pool));
+    let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
     let value = config.encode();
     register
         .change(|current| {
             Ok(if current.is_none() { Change::Put(value.clone(), ()) } else { Change::Keep(()) })
         })
-        .await
+        .await?;
+    let _ = host.rt.timeout(EVERYWHERE, roster.idle()).await;
+    Ok(())
 }
 
 /// Takes back the labels of a pool that could not be made. What fails here is left: the next attempt names it.
@@ -184,110 +175,5 @@ async fn withdraw_labels(stores: &[StoreSpec], config: &PoolConfig) {
         if ours && let Err(e) = store.bucket.delete(&keys, Cause::Label).await {
             tracing::warn!("store {} keeps the label of a pool that was not made: {e}", store.url);
         }
-    }
-}
-
-/// What a store says about itself when a pool is opened.
-enum Found {
-    Label(Box<Label>),
-    /// No label, or not one of ours.
-    Other(Error),
-    Silent(Error),
-}
-
-async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
-    match rt.timeout(LABEL_WAIT, labelled(store)).await {
-        Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
-            Found::Label(Box::new(label))
-        }
-        Some(Ok(Some(_))) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
-        Some(Ok(None)) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
-        Some(Err(e)) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported) => Found::Other(e),
-        Some(Err(e)) => Found::Silent(e),
-        None => Found::Silent(Error::new(Kind::Timeout, "it does not answer")),
-    }
-}
-
-/// The newest description of the pool that most stores belong to.
-fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolConfig> {
-    let known = || labels.iter().filter_map(|l| if let Found::Label(l) = l { Some(l) } else { None });
-    let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
-    let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
-    if let Some(best) = best {
-        if known().any(|l| l.pool != best.pool && votes(l.pool) == votes(best.pool)) {
-            return Err(Error::new(
-                Kind::Refused,
-                "the stores are of different pools: give the stores of one",
-            ));
-        }
-        return Ok(best.hint.clone());
-    }
-    let mut why: Vec<String> = Vec::new();
-    let mut kind = Kind::NotFound;
-    for (store, label) in stores.iter().zip(labels) {
-        match label {
-            Found::Silent(e) => {
-                kind = Kind::Unavailable;
-                why.push(format!("{}: {e}", store.url));
-            }
-            Found::Other(e) => {
-                if e.is(Kind::Unsupported) {
-                    kind = Kind::Unsupported;
-                }
-                why.push(format!("{}: {e}", store.url));
-            }
-            Found::Label(_) => {}
-        }
-    }
-    Err(Error::new(kind, format!("no store shows a pool: {}", why.join("; "))))
-}
-
-/// For each place in the pool, which of the given stores is meant: by label and URL, by label, by URL, by what is left over.
-fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Result<Vec<Option<usize>>> {
-    let says = |place: usize, store: usize| {
-        matches!(&labels[store], Found::Label(l) if l.pool == config.pool && l.index == place
-            && l.incarnation == config.stores[place].incarnation)
-    };
-    let is_url = |place: usize, store: usize| stores[store].url == config.stores[place].url;
-    let mut seats: Vec<Option<usize>> = vec![None; config.stores.len()];
-    let mut free: Vec<usize> = (0..stores.len()).collect();
-    let mut take = |seats: &mut Vec<Option<usize>>, fits: &dyn Fn(usize, usize) -> bool| {
-        for (place, seat) in seats.iter_mut().enumerate().filter(|(_, seat)| seat.is_none()) {
-            if let Some(at) = free.iter().position(|store| fits(place, *store)) {
-                *seat = Some(free.remove(at));
-            }
-        }
-        free.clone()
-    };
-    let free = take(&mut seats, &|place, store| says(place, store) && is_url(place, store));
-    for place in (0..seats.len()).filter(|place| seats[*place].is_none()) {
-        let claims: Vec<usize> = free.iter().copied().filter(|store| says(place, *store)).collect();
-        if let [one, other, ..] = claims[..] {
-            let (one, other) = (&stores[one].url, &stores[other].url);
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "stores {one} and {other} have the same label, one is a copy: give only the right one"
-                ),
-            ));
-        }
-    }
-    take(&mut seats, &says);
-    take(&mut seats, &is_url);
-    take(&mut seats, &|_, _| true);
-    Ok(seats)
-}
-
-fn membership(rt: &Rt, config: &PoolConfig, stores: &[StoreSpec], seats: &[Option<usize>]) -> Membership {
-    let members = config.stores.iter().zip(seats).enumerate().map(|(index, (entry, seat))| {
-        let spec = seat.and_then(|at| stores.get(at));
-        let url = spec.map_or(&entry.url, |s| &s.url).clone();
-        let bucket = spec.map(|s| s.bucket.clone());
-        Member::new(rt.clone(), config.pool, index, entry.incarnation, entry.zone.clone(), url, bucket)
-    });
-    Membership {
-        generation: config.generation,
-        members: members.collect(),
-        acceptors: config.acceptors.clone(),
     }
 }

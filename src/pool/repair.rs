@@ -6,37 +6,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
-use futures::stream;
-use serde::Serialize;
-
 use super::chunk::{Fate, Inventory};
 use super::fleet::Fleet;
 use super::key::ASIDE;
 use super::mask::Mask;
 use super::mend::{AT_ONCE, put_back};
-use super::scrub::{Finding, Progress, ScrubReport, Watch, scrub};
+use super::records;
+use super::report::{Finding, Progress, RepairReport, Watch};
+use super::scrub::scrub;
 use super::seal::with_footer_of;
 use super::shard::{At, How};
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::store::{Cause, Put, When};
-
-/// What was mended, and what is left.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct RepairReport {
-    /// Shards rebuilt in their places.
-    pub rebuilt: u64,
-    /// Shards moved to their own store, or deleted from a wrong one.
-    pub moved: u64,
-    /// Shards deleted that nobody needs.
-    pub deleted: u64,
-    /// Objects that aren't the pool's, moved below `aside/`.
-    pub set_aside: u64,
-    /// What is still wrong, and stores that could not be looked through.
-    pub left: ScrubReport,
-    /// Why, a sentence for each different reason.
-    pub reasons: Vec<String>,
-}
+use futures::StreamExt as _;
+use futures::stream;
 
 pub(super) async fn repair(
     fleet: &Arc<Fleet>,
@@ -45,11 +28,13 @@ pub(super) async fn repair(
 ) -> Result<RepairReport> {
     // Hints that come while it runs are not known to be mended.
     let hinted = fleet.hints().changes();
-    let found = scrub(fleet, inventory, watch).await?;
+    let mut found = scrub(fleet, inventory, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
     done.left.checked_shards = found.checked_shards;
     done.left.checked_bytes = found.checked_bytes;
+    done.left.checked_registers = found.checked_registers;
+    records::mend(fleet, &mut found.missing, &mut found.rotten, &mut done).await;
     for misplaced in found.misplaced {
         match put_in_place(fleet, &misplaced).await {
             Ok(()) => done.moved += 1,
@@ -69,20 +54,11 @@ pub(super) async fn repair(
             Err(e) => done.leave(|left| left.foreign.push(foreign), &e),
         }
     }
+    done.left.sort();
     if done.left.is_complete_and_clean() {
         fleet.hints().clear_if(hinted);
     }
     Ok(done)
-}
-
-impl RepairReport {
-    fn leave(&mut self, put: impl FnOnce(&mut ScrubReport), why: &Error) {
-        put(&mut self.left);
-        let why = why.to_string();
-        if !self.reasons.contains(&why) && self.reasons.len() < 100 {
-            self.reasons.push(why);
-        }
-    }
 }
 
 /// A shard on a wrong store: to its own, if that hasn't it, and away from here.
@@ -131,10 +107,12 @@ async fn rebuild(
         .map(|(id, (all, bad))| async move { (id, all, one_chunk(fleet, inventory, &id, all, bad).await) });
     let mut jobs = jobs.buffer_unordered(AT_ONCE);
     while let Some((id, all, outcome)) = jobs.next().await {
-        let (stored, why) = match outcome {
-            Ok(stored) => (stored, Error::new(Kind::Unavailable, "some stores did not take their shards")),
-            Err(e) => (Mask::default(), e),
+        let (stored, refusals) = match outcome {
+            Ok(done) => done,
+            Err(e) => (Mask::default(), vec![e]),
         };
+        let silent = || Error::new(Kind::Unavailable, "some stores did not take their shards");
+        let why = refusals.first().map_or_else(silent, Error::share);
         done.rebuilt += stored.count() as u64;
         fleet.hints().remove(&id, stored);
         for index in all.minus(stored).iter() {
@@ -151,18 +129,18 @@ async fn rebuild(
     Ok(())
 }
 
-/// The shards that are right now; all of them when the chunk is not needed any more.
+/// The shards that are right now, all of them when the chunk is not needed any more; and why others are not.
 async fn one_chunk(
     fleet: &Arc<Fleet>,
     inventory: &dyn Inventory,
     id: &ChunkId,
     all: Mask,
     bad: Mask,
-) -> Result<Mask> {
+) -> Result<(Mask, Vec<Error>)> {
     match put_back(fleet, id, all, bad, Cause::Repair).await {
         Err(e) if inventory.fate(*id).await? == Fate::Dead => {
             tracing::debug!("not mended, not needed any more: {e}");
-            Ok(all)
+            Ok((all, Vec::new()))
         }
         other => other,
     }

@@ -4,20 +4,21 @@
 //! shard whole. What looks missing is looked for again before it is said, because chunks come and go meanwhile. Memory:
 //! a few words a chunk, and the shards under way (`AT_ONCE`).
 //!
-//! It changes nothing, and knows nothing of volumes. Labels and registers look after themselves.
+//! It changes nothing, and knows nothing of volumes. Labels look after themselves; copies of registers are `records`'.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream;
-use serde::{Serialize, Serializer};
 
 use super::chunk::{Fate, Inventory};
 use super::fleet::Fleet;
 use super::key::{Named, parse, place, shard_key};
 use super::mask::Mask;
 use super::member::Member;
+use super::records::{self, Listed};
+use super::report::{Finding, Progress, ScrubReport, Watch};
 use super::shard::{At, Miss};
 use crate::base::{ChunkId, Result};
 use crate::store::{Cause, List};
@@ -28,78 +29,12 @@ const AT_ONCE: usize = 6;
 const PAGE: usize = 1000;
 const LIVE_PAGE: usize = 1024;
 
-/// One object, or the place of one that isn't there. Shown as its key.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Finding {
-    pub key: String,
-    /// The store's index and URL.
-    pub store: usize,
-    pub url: String,
-    pub(super) shard: Option<(ChunkId, usize)>,
-}
-
-impl Serialize for Finding {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.key)
-    }
-}
-
-/// What a scrub found wrong; all empty when nothing is.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct ScrubReport {
-    /// There, but not what was stored.
-    pub rotten: Vec<Finding>,
-    pub missing: Vec<Finding>,
-    /// A shard on another store than its own.
-    pub misplaced: Vec<Finding>,
-    /// Not the pool's.
-    pub foreign: Vec<Finding>,
-    /// Shards of chunks that nobody needs.
-    pub orphans: Vec<Finding>,
-    /// Stores that could not be looked through, and why: nothing is said about their shards.
-    pub unreachable: Vec<String>,
-    /// Shards read and verified, and their bytes.
-    pub checked_shards: u64,
-    pub checked_bytes: u64,
-}
-
-impl ScrubReport {
-    /// Nothing is wrong, as far as stores could be looked through.
-    pub fn is_clean(&self) -> bool {
-        let all = [&self.rotten, &self.missing, &self.misplaced, &self.foreign, &self.orphans];
-        all.iter().all(|found| found.is_empty())
-    }
-    /// Nothing is wrong, and everything was looked at.
-    pub fn is_complete_and_clean(&self) -> bool {
-        self.is_clean() && self.unreachable.is_empty()
-    }
-
-    fn sort(&mut self) {
-        let all =
-            [&mut self.rotten, &mut self.missing, &mut self.misplaced, &mut self.foreign, &mut self.orphans];
-        for found in all {
-            found.sort();
-            found.dedup();
-        }
-        self.unreachable.sort();
-        self.unreachable.dedup();
-    }
-}
-
-/// How far a scrub or repair is, in shards.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Progress {
-    pub done: u64,
-    pub of: u64,
-}
-
-pub type Watch<'a> = &'a (dyn Fn(Progress) + Send + Sync);
-
 /// What the listings show.
 #[derive(Default)]
 struct Listing {
     /// Shards in their places.
     present: BTreeMap<ChunkId, Mask>,
+    registers: Listed,
     /// Stores (indices) whose listing is complete.
     complete: Mask,
     misplaced: Vec<Finding>,
@@ -131,6 +66,7 @@ pub(super) async fn scrub(
             Fate::Unknown => {}
         }
     }
+    records::look(fleet, &listing.registers, listing.complete, &mut report).await;
     let (verify, absent) =
         sort_out(fleet, inventory, &listing.present, listing.complete, &mut report).await?;
     let gone = read_all(fleet, verify, watch, &mut report).await;
@@ -145,7 +81,7 @@ async fn list_all(fleet: &Arc<Fleet>) -> Listing {
     let n = fleet.layout().n();
     let mut all = Listing::default();
     let lists =
-        fleet.members().iter().map(|member| async move { (member.index(), list_one(member, n).await) });
+        fleet.members().into_iter().map(|member| async move { (member.index(), list_one(&member, n).await) });
     for (index, (listing, ended)) in futures::future::join_all(lists).await {
         match ended {
             Ok(()) => all.complete = all.complete.with(index),
@@ -153,6 +89,10 @@ async fn list_all(fleet: &Arc<Fleet>) -> Listing {
         }
         for (id, mask) in listing.present {
             let known = all.present.entry(id).or_default();
+            *known = known.or(mask);
+        }
+        for (id, mask) in listing.registers {
+            let known = all.registers.entry(id).or_default();
             *known = known.or(mask);
         }
         all.misplaced.extend(listing.misplaced);
@@ -185,10 +125,19 @@ async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>) {
 
 impl Listing {
     fn sort_in(&mut self, member: &Member, n: usize, key: String) {
-        let finding =
-            |key, shard| Finding { key, store: member.index(), url: member.url().to_owned(), shard };
+        let finding = |key, shard| Finding {
+            key,
+            store: member.index(),
+            url: member.url().to_owned(),
+            shard,
+            register: None,
+        };
         match parse(&key) {
             Named::Other => {}
+            Named::Register(id) => {
+                let known = self.registers.entry(id).or_default();
+                *known = known.with(member.index());
+            }
             Named::Shard(id, shard) if shard < n && place(&id, shard, n) == member.index() => {
                 let known = self.present.entry(id).or_default();
                 *known = known.with(shard);
@@ -244,6 +193,7 @@ fn finding(fleet: &Fleet, id: &ChunkId, shard: usize) -> Finding {
         store: member.index(),
         url: member.url().to_owned(),
         shard: Some((*id, shard)),
+        register: None,
     }
 }
 

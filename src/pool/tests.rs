@@ -13,13 +13,13 @@ use super::*;
 use crate::base::rt::Rt;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::size::SHARD_SPAN;
-use crate::base::{ChunkId, Epoch, Era, Kind, Name, Result, Seq, VolumeId};
-use crate::store::{Cause, MemStore, Reach, SimStore, Store as _, When};
+use crate::base::{ChunkId, Epoch, Era, Error, Kind, Name, Result, Seq, VolumeId};
+use crate::store::{BucketRef, Cause, MemStore, Reach, SimStore, Store as _, When};
 
 const W: Cause = Cause::Walk;
 
 /// Stores, a disk, and a way to open the pool on them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Yard {
     pub(super) rt: Rt,
     disk: Arc<SimDisk>,
@@ -35,11 +35,16 @@ impl Yard {
         Yard { rt: sim.rt(), disk: Arc::new(SimDisk::new(sim)), stores, layout, zones: None }
     }
 
-    fn host(&self) -> PoolHost {
-        PoolHost { rt: self.rt.clone(), disk: self.disk.clone(), folder: Path::new("/home/pool").into() }
+    pub(super) fn host(&self) -> PoolHost {
+        PoolHost {
+            rt: self.rt.clone(),
+            disk: self.disk.clone(),
+            folder: Path::new("/home/pool").into(),
+            opener: Arc::new(self.clone()),
+        }
     }
 
-    fn specs(&self) -> Vec<StoreSpec> {
+    pub(super) fn specs(&self) -> Vec<StoreSpec> {
         let zone = |i: usize| self.zones.map(|z| z[i..=i].to_owned());
         let spec = |(i, s): (usize, &Arc<SimStore>)| StoreSpec {
             url: s.url().to_owned(),
@@ -74,6 +79,16 @@ impl Yard {
 
     pub(super) async fn settle(&self, ms: u64) {
         self.rt.sleep(Duration::from_millis(ms)).await;
+    }
+}
+
+#[async_trait]
+impl Opener for Yard {
+    async fn open(&self, url: &str) -> Result<BucketRef> {
+        let found = self.stores.iter().find(|s| s.url() == url);
+        found
+            .map(|s| s.clone() as BucketRef)
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("no store {url}")))
     }
 }
 
@@ -542,7 +557,12 @@ async fn folders_come_and_go() {
         }
         specs
     };
-    let host = || PoolHost { rt: rt.clone(), disk: disk.clone(), folder: dir.path().join("home") };
+    let host = || PoolHost {
+        rt: rt.clone(),
+        disk: disk.clone(),
+        folder: dir.path().join("home"),
+        opener: Arc::new(OnlyNamed),
+    };
     let rename = |from: std::path::PathBuf, to: std::path::PathBuf| {
         let disk = disk.clone();
         async move { crate::base::rt::Disk::rename(&*disk, &from, &to).await.unwrap() }
@@ -593,9 +613,9 @@ async fn folders_come_and_go() {
 }
 
 /// Chunks up to `dead` are dead, then live up to `live`, then nobody knows.
-struct Counted {
-    dead: u64,
-    live: u64,
+pub(super) struct Counted {
+    pub(super) dead: u64,
+    pub(super) live: u64,
 }
 
 #[async_trait]

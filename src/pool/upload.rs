@@ -187,11 +187,11 @@ impl Shared {
     }
 
     async fn put(&self, about: &About, index: usize, object: Bytes, mut how: How) -> Result<()> {
-        let member = self.fleet.holder(&self.id, index);
-        let at = At { member: &member, id: &self.id, index };
         let rt = self.fleet.rt();
         let mut pause = RETRY_FIRST;
         loop {
+            let member = self.fleet.holder(&self.id, index);
+            let at = At { member: &member, id: &self.id, index };
             member.usable().await;
             match at.store(about, &object, how, self.cause).await {
                 Ok(()) => return Ok(()),

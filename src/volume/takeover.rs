@@ -22,7 +22,9 @@ use crate::log::Toc;
 use crate::pool::{Payload, Pool, Probe};
 use crate::store::Cause;
 
-/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn.
+/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn: whoever opens the volume waits.
+const DECIDE: Duration = Duration::from_secs(3);
+/// How long one that can be read may take to be read and completed.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between those.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -282,7 +284,7 @@ impl Walk<'_> {
                     ));
                     return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
                 }
-                Verdict::Undecided if rt.now().since(began) >= PATIENCE => {
+                Verdict::Undecided if rt.now().since(began) >= DECIDE => {
                     return Err(self.undecided(id, &probe));
                 }
                 Verdict::Undecided => {}

@@ -23,6 +23,8 @@ pub type Found = (Range<u64>, Option<Piece>);
 
 /// How long a read waits for stores before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for what is read when a volume is opened: whoever opens it learns why not, and may ask again.
+const OPENING: Duration = Duration::from_secs(3);
 
 fn passes(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled)
@@ -76,13 +78,13 @@ impl View {
             None => Ok(Tables::born(head)),
             Some(at) => {
                 let page = || self.reader.page(at, TABLE_ADDRESS, Cause::Checkpoint);
-                Tables::decode(&self.patiently(page).await?)
+                Tables::decode(&self.patiently(OPENING, page).await?)
             }
         }
     }
 
     /// An outage holds: what too few stores answer for is asked again for a while.
-    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
+    async fn patiently<T, F>(&self, patience: Duration, ask: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -90,10 +92,10 @@ impl View {
         let mut pause = Duration::from_millis(50);
         loop {
             match ask().await {
-                Err(e) if passes(&e) && self.rt.now().since(began) < PATIENCE => {
+                Err(e) if passes(&e) && self.rt.now().since(began) < patience => {
                     tracing::debug!("a read is tried again: {e}");
                     self.rt.sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
+                    pause = (pause * 2).min(Duration::from_secs(1));
                 }
                 Err(e) if e.is(Kind::Corrupt) => return Err(self.explain(e).await),
                 done => return done,
@@ -111,7 +113,7 @@ impl View {
 
     /// The bytes at `offset`, given where their blocks lie.
     pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
-        self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
+        self.patiently(PATIENCE, || self.read_once(found.clone(), tree, offset, len)).await
     }
 
     async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {

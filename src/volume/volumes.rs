@@ -21,7 +21,7 @@ use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::map::Tree;
 
 /// How long opening a volume that is open here looks whether it is still ours.
-const LOOK_MAX: Duration = Duration::from_secs(6);
+const LOOK_MAX: Duration = Duration::from_secs(3);
 
 /// How a volume is opened for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::object::{Acceptor, OBJECT_MAX, Place};
-use crate::base::{Error, Nonce, Result};
+use crate::base::{Error, Kind, Nonce, Result};
 use crate::pool::key::register_key;
 use crate::pool::member::Member;
 use crate::store::{ByteRange, Cause, Etag, Put, When};
@@ -13,6 +13,15 @@ use crate::store::{ByteRange, Cause, Etag, Put, When};
 pub(super) struct Seen {
     pub etag: Option<Etag>,
     pub state: Acceptor,
+}
+
+/// An acceptor, whatever is there.
+#[derive(Debug)]
+pub(super) enum Shown {
+    /// Its object, or nothing.
+    Good(Seen),
+    /// An object that is not the acceptor's, and why.
+    Damaged(Etag, Error),
 }
 
 /// One acceptor. Cheap to clone.
@@ -33,18 +42,41 @@ impl Cell {
 
     /// What it holds, by a store that attested afterwards that it is the listed one.
     pub async fn look(&self) -> Result<Seen> {
-        let range = ByteRange::Whole { max: OBJECT_MAX };
-        let found =
-            self.member.get(&self.key(), range, Cause::Register).await.map_err(|e| self.trouble(e))?;
-        let seen = match found {
-            None => Seen { etag: None, state: Acceptor::default() },
-            Some(found) => {
-                let state = Acceptor::decode(&found.body, self.place).map_err(|e| self.trouble(e))?;
-                Seen { etag: Some(found.head.etag), state }
-            }
-        };
+        match self.inspect().await? {
+            Shown::Good(seen) => Ok(seen),
+            Shown::Damaged(_, e) => Err(e),
+        }
+    }
+
+    /// The same, telling damage from silence.
+    pub async fn inspect(&self) -> Result<Shown> {
+        let seen = self.shown().await.map_err(|e| self.trouble(e))?;
         self.member.attest().await?;
         Ok(seen)
+    }
+
+    async fn shown(&self) -> Result<Shown> {
+        let range = ByteRange::Whole { max: OBJECT_MAX };
+        let found = match self.member.get(&self.key(), range, Cause::Register).await {
+            Ok(found) => found,
+            // Larger than any of ours.
+            Err(e) if e.is(Kind::Invalid) => {
+                let head = self.member.head(&self.key(), Cause::Register).await?;
+                return head.map_or(Err(e.share()), |head| Ok(Shown::Damaged(head.etag, self.trouble(e))));
+            }
+            Err(e) => return Err(e),
+        };
+        let Some(found) = found else {
+            return Ok(Shown::Good(Seen { etag: None, state: Acceptor::default() }));
+        };
+        let etag = found.head.etag;
+        match Acceptor::decode(&found.body, self.place) {
+            Ok(state) => Ok(Shown::Good(Seen { etag: Some(etag), state })),
+            Err(e) if matches!(e.kind(), Kind::Invalid | Kind::Corrupt) => {
+                Ok(Shown::Damaged(etag, self.trouble(e)))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Puts a state over what has this etag (`None`: over nothing). `Ok(None)`: another was there first. An error says

@@ -11,6 +11,7 @@
 //!   after the accept was known chosen, only on acceptors whose etag is the one which that accept's put returned.
 //! - A chosen write may be put on acceptors that took no part in its first round, where a look, and the put's
 //!   if-match, show no promise above it.
+//! - What can't be read counts for nothing; it is replaced only by a value known chosen without it (`mending`).
 //! - After any other outcome the next attempt takes both rounds, above everything read.
 //! - What an acceptor shows (also: nothing) and what an if-absent put stored count only when the store attested
 //!   after it; an if-match that matched, or an own etag, needs nothing more.
@@ -18,8 +19,10 @@
 //! It does not know what a value means, does not change the membership, and never deletes an acceptor.
 
 mod acceptor;
+mod mending;
 mod object;
 mod proposer;
 mod round;
 
+pub(in crate::pool) use mending::Copy;
 pub use proposer::{Change, Register};

@@ -80,13 +80,14 @@ impl Acceptor {
             return Err(r.bad("it is not one of ours"));
         }
         let format = r.u32()?;
-        if format != FORMAT {
-            let why = format!("the object has format {format}, this version knows {FORMAT}");
-            return Err(Error::new(Kind::Unsupported, why));
-        }
+        // All formats end in the checksum, so that a flipped bit doesn't look like a newer one.
         let body = bytes.len().saturating_sub(CHECKSUM);
         if xxh3_64(&bytes[..body]).to_le_bytes() != bytes[body..] {
             return Err(Error::new(Kind::Corrupt, "the object's checksum does not match"));
+        }
+        if format != FORMAT {
+            let why = format!("the object has format {format}, this version knows {FORMAT}");
+            return Err(Error::new(Kind::Unsupported, why));
         }
         if RegisterId(r.u128()?) != place.register {
             return Err(r.bad("it belongs under another key"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::HostId;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
-use crate::pool::{CreateOptions, Layout, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
 use crate::store::{Reach, SimStore, Store as _};
 
 #[derive(Clone)]
@@ -88,7 +88,7 @@ impl Machine {
         let process = self.site.world.process();
         let rt = process.rt();
         let folder = Path::new("/home/pool").to_owned();
-        (process, rt.clone(), PoolHost { rt, disk: self.disk.clone(), folder })
+        (process, rt.clone(), PoolHost { rt, disk: self.disk.clone(), folder, opener: Arc::new(OnlyNamed) })
     }
 
     fn live(&self, process: Process, rt: Rt, pool: Arc<Pool>) -> Life {

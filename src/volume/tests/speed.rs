@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::HostId;
 use crate::base::rt::{RealDisk, RealRuntime};
-use crate::pool::{CreateOptions, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, StoreSpec};
 use crate::store::{MemStore, Store as _};
 
 async fn life(dir: &Path, layout: &str) -> Volumes {
@@ -17,7 +17,12 @@ async fn life(dir: &Path, layout: &str) -> Volumes {
         let bucket = MemStore::new(&format!("s{i}"));
         StoreSpec { url: bucket.url().to_owned(), zone: None, bucket }
     };
-    let host = PoolHost { rt: rt.clone(), disk: disk.clone(), folder: dir.join("pool") };
+    let host = PoolHost {
+        rt: rt.clone(),
+        disk: disk.clone(),
+        folder: dir.join("pool"),
+        opener: Arc::new(OnlyNamed),
+    };
     let specs = (0..layout.n()).map(spec).collect();
     let pool = Pool::create(host, name("tank"), layout, specs, CreateOptions::default()).await.unwrap();
     let host = Host { id: HostId(1), name: "host".into() };

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, SimDisk, World};
 use windlass::base::{HostId, Name};
-use windlass::pool::{CreateOptions, Layout, Pool, PoolHost, StoreSpec};
+use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
 use windlass::store::{Reach, SimStore, Store as _};
 use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Volumes};
 
@@ -116,7 +116,12 @@ impl Site {
 
     fn host(&self, rt: &Rt, host: usize) -> PoolHost {
         let disk = Arc::new(self.disks[host].clone());
-        PoolHost { rt: rt.clone(), disk, folder: Path::new("/home/pool").to_owned() }
+        PoolHost {
+            rt: rt.clone(),
+            disk,
+            folder: Path::new("/home/pool").to_owned(),
+            opener: Arc::new(OnlyNamed),
+        }
     }
 
     /// Makes the pool and the volume, before anything goes wrong.

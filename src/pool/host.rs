@@ -1,0 +1,46 @@
+//! What a pool is given by the host that opens it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::base::rt::{Disk, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::store::BucketRef;
+
+/// What a pool needs of its host.
+#[derive(Clone, Debug)]
+pub struct PoolHost {
+    pub rt: Rt,
+    pub disk: Arc<dyn Disk>,
+    /// A folder of this pool's own, made if absent: hints of shards that are still to be put.
+    pub folder: PathBuf,
+    /// For stores that the pool lists and nobody named here.
+    pub opener: Arc<dyn Opener>,
+}
+
+/// A store as the user names it.
+#[derive(Clone, Debug)]
+pub struct StoreSpec {
+    pub url: String,
+    pub zone: Option<String>,
+    pub bucket: BucketRef,
+}
+
+/// Opens a store that the pool lists and nobody named on this host.
+#[async_trait]
+pub trait Opener: std::fmt::Debug + Send + Sync {
+    async fn open(&self, url: &str) -> Result<BucketRef>;
+}
+
+/// For pools whose every store is named: opens none.
+#[derive(Debug)]
+pub struct OnlyNamed;
+
+#[async_trait]
+impl Opener for OnlyNamed {
+    async fn open(&self, _: &str) -> Result<BucketRef> {
+        Err(Error::new(Kind::NotFound, "this host was not told how to reach it"))
+    }
+}

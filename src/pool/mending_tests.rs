@@ -1,0 +1,143 @@
+//! Copies of registers that are damaged or gone, stores that changed places, things under a shard's key.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::tests::{Counted, Yard, check, chunk, store};
+use super::*;
+use crate::base::rt::sim::Sim;
+use crate::base::{Kind, RegisterId};
+use crate::store::{ByteRange, Cause, Reach, Store as _, When};
+
+const W: Cause = Cause::Walk;
+
+fn run<F: Future<Output = ()> + Send + 'static>(layout: &str, test: impl FnOnce(Yard) -> F) {
+    let sim = Sim::new(11);
+    let yard = Yard::new(&sim, layout);
+    sim.run(test(yard)).unwrap();
+}
+
+fn put(value: &'static [u8]) -> impl FnMut(Option<&Bytes>) -> crate::base::Result<Change<()>> + Send {
+    move |_| Ok(Change::Put(Bytes::from_static(value), ()))
+}
+
+async fn flip(yard: &Yard, store: usize, key: &str) {
+    let contents = yard.stores[store].contents();
+    let found = contents.get(key, ByteRange::Whole { max: 1 << 20 }, W).await.unwrap().unwrap();
+    let mut bytes = found.body.to_vec();
+    bytes[40] ^= 4;
+    contents.put(key, bytes.into(), When::Always, W).await.unwrap();
+}
+
+#[test]
+fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let id = RegisterId(77);
+        pool.register(id).change(put(b"one")).await.unwrap();
+        yard.settle(3000).await;
+        let everything = Counted { dead: 0, live: 0 };
+        assert!(pool.scrub(&everything, &|_| {}).await.unwrap().is_complete_and_clean());
+        let key = register_key(id);
+        let [lost, bad] = [pool.membership().acceptors[0], pool.membership().acceptors[1]];
+        yard.stores[lost].contents().delete(std::slice::from_ref(&key), W).await.unwrap();
+        flip(&yard, bad, &key).await;
+        let found = pool.scrub(&everything, &|_| {}).await.unwrap();
+        let named: Vec<_> = found.findings.iter().map(|f| (f.what, f.key.clone(), f.store.clone())).collect();
+        let url = |i: usize| yard.stores[i].url().to_owned();
+        assert_eq!(named, [("rotten", key.clone(), url(bad)), ("missing", key.clone(), url(lost))]);
+        // The owner goes on meanwhile.
+        let owner = pool.register(id);
+        owner.change(put(b"two")).await.unwrap();
+        let done = pool.repair(&everything, &|_| {}).await.unwrap();
+        assert!(done.left.is_complete_and_clean(), "{done:?}");
+        assert!(pool.scrub(&everything, &|_| {}).await.unwrap().is_complete_and_clean());
+        owner.change(put(b"three")).await.unwrap();
+        // What was mended decides: the two others are away now.
+        let away: Vec<_> = pool.membership().acceptors[2..4].to_vec();
+        away.iter().for_each(|i| yard.reach(*i, Reach::Refuses));
+        let other = yard.open().await.unwrap();
+        assert_eq!(other.register(id).read().await.unwrap().unwrap(), "three");
+    });
+}
+
+#[test]
+fn too_few_readable_copies_are_not_guessed_from() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let id = RegisterId(78);
+        pool.register(id).change(put(b"one")).await.unwrap();
+        yard.settle(3000).await;
+        for store in [0, 1] {
+            flip(&yard, store, &register_key(id)).await;
+        }
+        let everything = Counted { dead: 0, live: 0 };
+        let done = pool.repair(&everything, &|_| {}).await.unwrap();
+        assert_eq!(done.left.rotten.len(), 2);
+        assert!(done.reasons[0].contains("can be read"), "{:?}", done.reasons);
+    });
+}
+
+#[test]
+fn stores_that_change_places_are_found_again_while_the_pool_is_open() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let chunk = chunk(1, &[200_000, 65_536, 1, 90_000]);
+        store(&pool, &chunk).await;
+        yard.settle(1000).await;
+        pool.close().await;
+        drop(pool);
+        // Two folders are exchanged, and the pool is opened on them.
+        let swap = |yard: &Yard| yard.stores[1].contents().swap(yard.stores[4].contents());
+        swap(&yard);
+        let pool = yard.open().await.unwrap();
+        check(&pool, &chunk).await;
+        pool.look().await;
+        assert!(pool.status().stores.iter().all(|s| s.state == "in"), "{:?}", pool.status());
+        // Put back while it lives: each member finds its store again.
+        swap(&yard);
+        pool.look().await;
+        yard.settle(2500).await;
+        assert!(pool.status().stores.iter().all(|s| s.state == "in"), "{:?}", pool.status());
+        check(&pool, &chunk).await;
+        pool.set(|s| s.grace_ms = 5).await.unwrap();
+    });
+}
+
+#[test]
+fn one_store_is_enough_to_find_a_pool_and_an_unknown_rest_is_told_at_once() {
+    run("4+2", |yard| async move {
+        drop(yard.create().await.unwrap());
+        let began = yard.rt.now();
+        let pool = Pool::open(yard.host(), yard.specs()[2..3].to_vec()).await.unwrap();
+        assert_eq!(pool.membership().members.len(), 6);
+        let alone = PoolHost { opener: std::sync::Arc::new(OnlyNamed), ..yard.host() };
+        let e = Pool::open(alone, yard.specs()[2..3].to_vec()).await.unwrap_err();
+        assert!(e.is(Kind::Usage) && e.to_string().contains("mem:s0"), "{e}");
+        assert!(yard.rt.now().since(began) < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn too_few_stores_are_told_soon_and_their_return_is_noticed_soon() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let register = pool.register(RegisterId(5));
+        register.change(put(b"one")).await.unwrap();
+        [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Refuses));
+        pool.look().await;
+        for _ in 0..5 {
+            let began = yard.rt.now();
+            assert!(register.read().await.unwrap_err().is(Kind::Unavailable));
+            let took = yard.rt.now().since(began);
+            assert!(took < Duration::from_secs(4), "{took:?}");
+        }
+        yard.settle(60_000).await;
+        [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Up));
+        let back = yard.rt.now();
+        while register.read().await.is_err() {}
+        let took = yard.rt.now().since(back);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+}

@@ -1,0 +1,110 @@
+//! Acceptors that are damaged or gone: found, and made whole by consensus, never by copying another's bytes.
+//!
+//! A damaged acceptor has forgotten what it promised and accepted. So the value is first chosen anew by a majority of
+//! all acceptors, of which only those count that can be read: any earlier majority had one of them. Only then is it put on
+//! the others, over the etag that was seen, so that whoever was promised something there before can't use it.
+
+use super::acceptor::Shown;
+use super::object::Ballot;
+use super::proposer::{Pauses, Register, Shared};
+use crate::base::{Error, Kind, Result};
+use std::sync::Arc;
+
+/// What is in an acceptor's place, for those that look after registers.
+#[derive(Debug)]
+pub enum Copy {
+    /// An object that can be read; whether a value was ever accepted there.
+    Sound {
+        has_value: bool,
+    },
+    Absent,
+    Damaged,
+    Silent(Error),
+}
+
+impl Register {
+    /// Every acceptor's copy, by the index of its store.
+    pub(in crate::pool) async fn copies(&self) -> Vec<(usize, Copy)> {
+        let bench = self.shared.bench();
+        let looks = bench.cells.iter().map(|cell| async move {
+            let copy = match cell.inspect().await {
+                Ok(Shown::Good(seen)) if seen.etag.is_none() => Copy::Absent,
+                Ok(Shown::Good(seen)) => Copy::Sound { has_value: seen.state.accepted != Ballot::default() },
+                Ok(Shown::Damaged(..)) => Copy::Damaged,
+                Err(e) => Copy::Silent(e),
+            };
+            (cell.member.index(), copy)
+        });
+        futures::future::join_all(looks).await
+    }
+
+    /// Chooses the current value anew and puts it where it is damaged or gone. Says for each store where that failed why.
+    pub(in crate::pool) async fn mend(&self) -> Result<Vec<(usize, Error)>> {
+        let run = async {
+            let _turn = self.shared.turn.lock().await;
+            let mut pauses = Pauses::new(&self.shared.rt);
+            loop {
+                if let Some(left) = self.shared.mend_once().await? {
+                    return Ok(left);
+                }
+                pauses.pause().await;
+            }
+        };
+        self.by_deadline(run, "").await
+    }
+}
+
+impl Shared {
+    /// `None`: others came in between.
+    async fn mend_once(self: &Arc<Self>) -> Result<Option<Vec<(usize, Error)>>> {
+        self.held.lock().take();
+        let bench = self.bench();
+        let looks = (0..bench.cells.len())
+            .map(|i| self.ask(&bench, i, move |cell| async move { Ok((i, cell.inspect().await?)) }));
+        let shown = futures::future::join_all(looks).await;
+        let sound: Vec<_> = shown
+            .into_iter()
+            .filter_map(|out| match out.and_then(|out| out) {
+                Ok((i, Shown::Good(seen))) if seen.etag.is_some() => Some((i, seen)),
+                _ => None,
+            })
+            .collect();
+        if sound.len() < bench.majority {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "of its {} copies only {} can be read, fewer than the {} that decide: bring stores back",
+                    bench.cells.len(),
+                    sound.len(),
+                    bench.majority
+                ),
+            ));
+        }
+        let number = sound.iter().map(|(_, s)| s.state.promised.max(s.state.accepted).number).max();
+        let ballot = Ballot { number: number.unwrap_or(0) + 1, proposer: self.rt.random128() };
+        let promises = self.prepare(&bench, ballot, sound).await;
+        if promises.len() < bench.majority {
+            return Ok(None);
+        }
+        let newest = promises.iter().map(|(_, _, state)| state).max_by_key(|state| state.accepted);
+        let value = newest.and_then(|state| state.value.clone());
+        let over = promises.into_iter().map(|(index, etag, _)| (index, Some(etag)));
+        if !self.accept(&bench, ballot, value, over).await {
+            return Ok(None);
+        }
+        let Some(accepted) = self.held.lock().clone() else { return Ok(None) };
+        let mut left = Vec::new();
+        for index in 0..bench.cells.len() {
+            // An answer of the second round may still be under way; then the etag refuses this one, which is fine.
+            if accepted.etags.lock().contains_key(&index) {
+                continue;
+            }
+            let done = self.bring_up(&bench, index, accepted.clone()).await;
+            let lost = done.and_then(|done| done).err();
+            if let Some(e) = lost.filter(|_| !accepted.etags.lock().contains_key(&index)) {
+                left.push((bench.cells[index].member.index(), e));
+            }
+        }
+        Ok(Some(left))
+    }
+}

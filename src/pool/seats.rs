@@ -1,0 +1,154 @@
+//! Which of the places that this host knows is which store of the pool: by their labels.
+
+use std::time::Duration;
+
+use super::config::PoolConfig;
+use super::host::{PoolHost, StoreSpec};
+use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, PoolId, Result};
+use crate::store::{ByteRange, Cause};
+
+/// A store whose label isn't read by then counts as away when a pool is opened.
+const LABEL_WAIT: Duration = Duration::from_secs(2);
+
+pub(super) async fn labelled(store: &StoreSpec) -> Result<Option<Label>> {
+    let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
+    found.map(|f| Label::decode(&f.body)).transpose()
+}
+
+/// What a store says about itself when a pool is opened.
+#[derive(Debug)]
+pub(super) enum Found {
+    Label(Box<Label>),
+    /// No label, or not one of ours.
+    Other(Error),
+    Silent(Error),
+}
+
+pub(super) async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
+    match rt.timeout(LABEL_WAIT, labelled(store)).await {
+        Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
+            Found::Label(Box::new(label))
+        }
+        Some(Ok(Some(_))) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
+        Some(Ok(None)) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
+        Some(Err(e)) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported) => Found::Other(e),
+        Some(Err(e)) => Found::Silent(e),
+        None => Found::Silent(Error::new(Kind::Timeout, "it does not answer")),
+    }
+}
+
+/// The newest description of the pool that most stores belong to.
+pub(super) fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolConfig> {
+    let known = || labels.iter().filter_map(|l| if let Found::Label(l) = l { Some(l) } else { None });
+    let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
+    let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
+    if let Some(best) = best {
+        if known().any(|l| l.pool != best.pool && votes(l.pool) == votes(best.pool)) {
+            return Err(Error::new(
+                Kind::Refused,
+                "the stores are of different pools: give the stores of one",
+            ));
+        }
+        return Ok(best.hint.clone());
+    }
+    let mut why: Vec<String> = Vec::new();
+    let mut kind = Kind::NotFound;
+    for (store, label) in stores.iter().zip(labels) {
+        match label {
+            Found::Silent(e) => {
+                kind = Kind::Unavailable;
+                why.push(format!("{}: {e}", store.url));
+            }
+            Found::Other(e) => {
+                if e.is(Kind::Unsupported) {
+                    kind = Kind::Unsupported;
+                }
+                why.push(format!("{}: {e}", store.url));
+            }
+            Found::Label(_) => {}
+        }
+    }
+    Err(Error::new(kind, format!("no store shows a pool: {}", why.join("; "))))
+}
+
+/// For each place in the pool, which of the given stores is meant: by label and URL, by label, by URL, by what is left over.
+pub(super) fn seat(
+    config: &PoolConfig,
+    stores: &[StoreSpec],
+    labels: &[Found],
+) -> Result<Vec<Option<usize>>> {
+    let says = |place: usize, store: usize| {
+        matches!(&labels[store], Found::Label(l) if l.pool == config.pool && l.index == place
+            && l.incarnation == config.stores[place].incarnation)
+    };
+    let is_url = |place: usize, store: usize| stores[store].url == config.stores[place].url;
+    let mut seats: Vec<Option<usize>> = vec![None; config.stores.len()];
+    let mut free: Vec<usize> = (0..stores.len()).collect();
+    let mut take = |seats: &mut Vec<Option<usize>>, fits: &dyn Fn(usize, usize) -> bool| {
+        for (place, seat) in seats.iter_mut().enumerate().filter(|(_, seat)| seat.is_none()) {
+            if let Some(at) = free.iter().position(|store| fits(place, *store)) {
+                *seat = Some(free.remove(at));
+            }
+        }
+        free.clone()
+    };
+    let free = take(&mut seats, &|place, store| says(place, store) && is_url(place, store));
+    for place in (0..seats.len()).filter(|place| seats[*place].is_none()) {
+        let claims: Vec<usize> = free.iter().copied().filter(|store| says(place, *store)).collect();
+        if let [one, other, ..] = claims[..] {
+            let (one, other) = (&stores[one].url, &stores[other].url);
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "stores {one} and {other} have the same label, one is a copy: give only the right one"
+                ),
+            ));
+        }
+    }
+    take(&mut seats, &says);
+    take(&mut seats, &is_url);
+    take(&mut seats, &|_, _| true);
+    Ok(seats)
+}
+
+/// Where each of the pool's stores is: those that nobody named here are opened as the pool lists them.
+pub(super) async fn find_all(
+    host: &PoolHost,
+    config: &PoolConfig,
+    stores: &mut Vec<StoreSpec>,
+    labels: &mut Vec<Found>,
+) -> Result<Vec<Option<usize>>> {
+    let seats = seat(config, stores, labels)?;
+    let mut why = Vec::new();
+    for (entry, place) in config.stores.iter().zip(&seats) {
+        let settled = place.is_some_and(|at| !matches!(labels[at], Found::Other(_)));
+        if settled || stores.iter().any(|s| s.url == entry.url) {
+            continue;
+        }
+        match host.opener.open(&entry.url).await {
+            Ok(bucket) => {
+                let spec = StoreSpec { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
+                labels.push(read_label(&host.rt, &spec).await);
+                stores.push(spec);
+            }
+            Err(e) => why.push(format!("{}: {e}", entry.url)),
+        }
+    }
+    let seats = seat(config, stores, labels)?;
+    let known = config.acceptors.iter().filter(|i| seats[**i].is_some()).count();
+    let needed = config.acceptors.len() / 2 + 1;
+    if known < needed {
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "too few stores of pool {} can be found from those that are given: give --store for each of its {} ({})",
+                config.name,
+                config.stores.len(),
+                why.join("; ")
+            ),
+        ));
+    }
+    Ok(seats)
+}
