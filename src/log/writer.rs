@@ -357,7 +357,7 @@ impl Writer {
 
     /// Where a checkpoint's pages go; they are of one era.
     pub fn pages(self: &Arc<Self>, era: Era) -> MapSink {
-        MapSink { writer: self.clone(), era, kind: FrameKind::Map }
+        MapSink { writer: self.clone(), era, kind: FrameKind::Map, begun: Vec::new() }
     }
 
     /// Appends a page, if the open map chunk is there and takes it.
@@ -368,7 +368,7 @@ impl Writer {
             .then(|| map.draft.append(sink.kind, address, raw.clone()))
     }
 
-    async fn append(self: &Arc<Self>, sink: &MapSink, address: u64, raw: Bytes) -> Result<FrameRef> {
+    async fn append(self: &Arc<Self>, sink: &mut MapSink, address: u64, raw: Bytes) -> Result<FrameRef> {
         loop {
             if let Some(at) = self.try_append(sink, address, &raw) {
                 return Ok(at);
@@ -376,12 +376,14 @@ impl Writer {
             self.seal_map();
             // For the worst case at once: a holder must not wait for more.
             let mut held = Some(self.config.encode.take(chunk_target(self.k())).await);
-            self.slot(|state, id| {
+            let era = sink.era;
+            let begun = self.slot(|state, id| {
                 let slot = Slot { id, last: state.cut };
-                let draft = MapDraft::new(self.stamp(&slot, sink.era, state.journal));
+                let draft = MapDraft::new(self.stamp(&slot, era, state.journal));
                 state.map = held.take().map(|held| OpenMap { draft, slot, held });
-            })
-            .await?;
+                id
+            });
+            sink.begun.push(begun.await?);
         }
     }
 }
@@ -442,9 +444,15 @@ pub struct MapSink {
     writer: Arc<Writer>,
     era: Era,
     kind: FrameKind,
+    begun: Vec<ChunkId>,
 }
 
 impl MapSink {
+    /// Chunks that were begun for it since the last call; one may have been sealed before a page came into it.
+    pub fn begun(&mut self) -> Vec<ChunkId> {
+        std::mem::take(&mut self.begun)
+    }
+
     /// A page of a map.
     pub async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
         self.writer.clone().append(self, address, raw).await

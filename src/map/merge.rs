@@ -27,6 +27,10 @@ const AHEAD: usize = 32;
 #[async_trait]
 pub trait PageSink: Send {
     async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef>;
+
+    /// The new tree does not hold this frame any more, which the old one (or an earlier version of this merge's) held:
+    /// a page, or data of which no block is left. Each is told once.
+    fn died(&mut self, frame: &FrameRef);
 }
 
 /// The updates that are left, and a look at the first of them.
@@ -160,9 +164,39 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
             }
             drop(page);
             match self.apply(level, first, &mut children).await? {
-                true => self.write_inner(level, first, &children).await,
+                true => {
+                    old.iter().for_each(|old| self.sink.died(old));
+                    self.write_inner(level, first, &children).await
+                }
                 false => Ok(old),
             }
+        }
+        .boxed()
+    }
+
+    /// A subtree goes as one: its page and all below are told to have died.
+    fn discard(&mut self, level: u8, first: u64, page: FrameRef) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let entries: Vec<Entry> =
+                self.cache.get(self.pages, &page, level, first).await?.entries(0).collect();
+            self.sink.died(&page);
+            if level == 0 {
+                frames_of(entries.iter().map(|e| e.frame)).iter().for_each(|frame| self.sink.died(frame));
+                return Ok(());
+            }
+            for some in entries.chunks(AHEAD) {
+                let loads = some.iter().map(|e| {
+                    let child_first = first + u64::from(e.start) * span(level - 1);
+                    self.cache.get(self.pages, &e.frame, level - 1, child_first)
+                });
+                // So that they come together; what doesn't stay in the cache comes again one by one.
+                try_join_all(loads).await?;
+                for e in some {
+                    let child_first = first + u64::from(e.start) * span(level - 1);
+                    self.discard(level - 1, child_first, e.frame).await?;
+                }
+            }
+            Ok(())
         }
         .boxed()
     }
@@ -178,8 +212,10 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
             let covered = update.block == from && update.end() >= from + child_span;
             let old = children[slot];
             let new = if update.at.is_none() && (covered || old.is_none()) {
-                // A subtree goes as one, unread.
                 self.feed.take_before(from + child_span)?;
+                if let Some(old) = old {
+                    self.discard(level - 1, from, old).await?;
+                }
                 None
             } else {
                 let page = self.page_of(level, first, slot, children, &mut ahead).await?;
@@ -266,6 +302,13 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         if slots == before {
             return Ok(old);
         }
+        old.iter().for_each(|old| self.sink.died(old));
+        let left = frames_of(slots.iter().flatten().map(|m| m.frame));
+        for frame in frames_of(before.iter().flatten().map(|m| m.frame)) {
+            if left.binary_search(&frame).is_err() {
+                self.sink.died(&frame);
+            }
+        }
         self.write(0, first, &runs(&slots)).await
     }
 
@@ -289,6 +332,14 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
 }
 
 type Slots = Vec<Option<Mapped>>;
+
+/// Each once, sorted.
+fn frames_of(frames: impl Iterator<Item = FrameRef>) -> Vec<FrameRef> {
+    let mut frames: Vec<_> = frames.collect();
+    frames.sort_unstable();
+    frames.dedup();
+    frames
+}
 
 fn fill(slots: &mut Slots, start: usize, count: usize, at: Option<Mapped>) {
     for n in 0..count {

@@ -9,18 +9,17 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-
+use super::build::Build;
 use super::head::{Checkpoint, Head};
 use super::overlay::{Frozen, Layer, Piece};
 use super::session::Session;
-use super::states::{TABLE_ADDRESS, Tables};
+use super::space::Ledger;
+use super::states::Tables;
 use super::stop::Stop;
 use crate::base::rt::Instant;
 use crate::base::size::LEAF_BLOCKS;
-use crate::base::{Era, Error, Kind, Lsn, Nonce, Result, StateId};
-use crate::log::{FrameRef, MapSink, Prefix};
+use crate::base::{Error, Kind, Lsn, Nonce, Result, StateId};
+use crate::log::{FrameRef, Prefix};
 use crate::map::{Extent, Mapped, PageSink, Tree};
 
 /// Frozen layers that force a checkpoint.
@@ -48,18 +47,11 @@ struct Plan {
 /// What it has become.
 struct Built {
     tables: Tables,
+    ledger: Ledger,
+    attempt: u64,
     table: FrameRef,
     /// The last chunk merged and its last lsn.
     position: Prefix,
-}
-
-struct Sink(MapSink);
-
-#[async_trait]
-impl PageSink for Sink {
-    async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
-        self.0.append(address, raw).await
-    }
 }
 
 fn updates(layer: &Layer) -> impl Iterator<Item = Extent> + Send + '_ {
@@ -127,7 +119,10 @@ impl Session {
             Err(e) => return Err(self.explain(e)),
         };
         self.publish(&built, &removes).await?;
-        self.adopt_tables(built.tables, merged, &removes);
+        let Built { tables, ledger, attempt, position, .. } = built;
+        self.births.lock().recorded(attempt, position.seq);
+        *self.ledger.lock() = Arc::new(ledger);
+        self.adopt_tables(tables, merged, &removes);
         self.count_merged(log);
         Ok(())
     }
@@ -149,43 +144,41 @@ impl Session {
     }
 
     async fn build(&self, plan: Plan) -> Result<Built> {
-        let Plan { layers, mut tables, removes, .. } = plan;
-        let (mut tree, mut newest) = (None, None);
+        let Plan { layers, tables, removes, .. } = plan;
+        let mut build = Build::begin(self, tables);
+        let mut tree = None;
         for at in 0..layers {
             let frozen = self.stored_layer(at)?;
-            let Frozen { layer, state, era, .. } = &frozen;
+            let state = frozen.state;
             let (base, mut mapped) = match tree {
                 Some(built) => built,
-                None => tables.states.get(state).map_or_else(Default::default, |s| (s.tree, s.mapped)),
+                None => build.tables.states.get(&state).map_or_else(Default::default, |s| (s.tree, s.mapped)),
             };
-            let merged = self.merge_layer(base, layer, *era, &mut mapped).await?;
-            let merged = (merged, mapped);
-            if let Some(s) = tables.states.get_mut(state) {
-                (s.tree, s.mapped, s.built) = (merged.0, mapped, true);
+            let merged = build.merge(base, &frozen, &mut mapped).await?;
+            if let Some(s) = build.tables.states.get_mut(&state) {
+                (s.tree, s.mapped, s.built) = (merged, mapped, true);
             }
-            tree = Some(merged);
-            newest = Some(frozen);
+            tree = Some((merged, mapped));
         }
         if let Some((tree, mapped)) = tree {
             // States after the last layer begin as it ended.
-            for s in tables.states.values_mut().filter(|s| !s.built) {
+            for s in build.tables.states.values_mut().filter(|s| !s.built) {
                 (s.tree, s.mapped, s.built) = (tree, mapped, true);
             }
         }
+        build.record().await?;
         for id in removes {
-            tables.remove(id);
+            build.remove(id).await?;
         }
-        let head = self.head.lock().clone();
-        let position = match newest {
-            Some(f) => Prefix { seq: f.seq.ok_or_else(unnumbered)?, lsn: f.last },
-            None => Prefix { seq: head.checkpoint.position, lsn: head.checkpoint.last_lsn },
-        };
-        tables.remember(head.ends.iter().filter(|e| e.last <= position.seq).copied());
-        tables.stored_bytes = self.stored_bytes();
-        let table = self.writer.pages(tables.tip().era).table(TABLE_ADDRESS, tables.encode()).await?;
-        self.writer.seal_map();
+        build.settle().await?;
+        let position = build.position();
+        let ends = self.head.lock().ends.clone();
+        build.tables.remember(ends.into_iter().filter(|e| e.last <= position.seq));
+        let table = build.write().await?;
         self.writer.wait_seq(table.seq).await?;
-        Ok(Built { tables, table, position })
+        let attempt = build.attempt();
+        let Build { tables, ledger, .. } = build;
+        Ok(Built { tables, ledger, table, position, attempt })
     }
 
     /// The frozen layer as it is now that its chunks are stored.
@@ -197,12 +190,17 @@ impl Session {
         }
     }
 
-    async fn merge_layer(&self, tree: Tree, layer: &Layer, era: Era, mapped: &mut u64) -> Result<Tree> {
+    pub async fn merge_layer(
+        &self,
+        tree: Tree,
+        layer: &Layer,
+        sink: &mut dyn PageSink,
+        mapped: &mut u64,
+    ) -> Result<Tree> {
         let view = &self.ground.view;
         let before = self.mapped_under(&tree, layer).await?;
         let after: u64 = updates(layer).filter(|e| e.at.is_some()).map(|e| e.count).sum();
-        let mut sink = Sink(self.writer.pages(era));
-        let merged = tree.merge(view.pages(), view.page_cache(), &mut sink, updates(layer)).await?;
+        let merged = tree.merge(view.pages(), view.page_cache(), sink, updates(layer)).await?;
         *mapped = (*mapped + after).saturating_sub(before);
         Ok(merged)
     }
@@ -277,8 +275,4 @@ impl Session {
             }
         }
     }
-}
-
-fn unnumbered() -> Error {
-    Error::new(Kind::Internal, "a stored layer's last chunk has no number")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::pending::Taken;
 use super::session::Session;
-use crate::base::Held;
+use crate::base::{Era, Held};
 use crate::log::{Cutting, Prefix};
 
 impl Session {
@@ -25,7 +25,7 @@ impl Session {
             match self.writer.cut(draft, era).await {
                 Ok(cutting) => {
                     self.tip.lock().was_cut(Prefix { seq: cutting.seq(), lsn: last }, oldest, bytes);
-                    self.run(|session| session.store_chunk(cutting, held));
+                    self.run(|session| session.store_chunk(cutting, era, held));
                 }
                 Err(error) => {
                     tracing::error!(volume = %self.ground.name, %error, "writes can't be stored any more");
@@ -52,10 +52,12 @@ impl Session {
     }
 
     /// Puts one chunk; when it is stored the tip's entries point to it, their memory is free, the prefix goes on.
-    async fn store_chunk(self: Arc<Session>, cutting: Cutting, held: Vec<Held>) {
+    async fn store_chunk(self: Arc<Session>, cutting: Cutting, era: Era, held: Vec<Held>) {
         let id = cutting.seq();
         match cutting.stored().await {
             Ok(stored) => {
+                let frames = stored.placed.iter().map(|p| (p.at.offset, p.at.len));
+                self.births.lock().data(self.epoch, id, era, frames);
                 self.tip.lock().place(&stored);
                 self.writer.count(&stored);
                 let upto = self.writer.prefix().lsn;

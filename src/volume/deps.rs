@@ -98,6 +98,8 @@ pub struct Ground {
     pub cell: HeadCell,
     pub view: View,
     pub size: u64,
+    /// The volume's own, in the list of its ancestors and itself.
+    pub index: u16,
     pub settings: Settings,
 }
 
@@ -105,7 +107,8 @@ impl Ground {
     pub fn new(deps: Arc<Deps>, name: Name, head: &Head, cell: HeadCell) -> Arc<Ground> {
         let view = deps.view(head);
         let (id, size, settings) = (head.volume, head.size, head.settings.clone());
-        Arc::new(Ground { deps, id, name, cell, view, size, settings })
+        let index = head.own_index();
+        Arc::new(Ground { deps, id, name, cell, view, size, index, settings })
     }
 
     pub fn rt(&self) -> &Rt {

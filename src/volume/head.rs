@@ -16,7 +16,7 @@ use super::settings::{Host, Settings};
 use crate::base::clock;
 use crate::base::size::HEAD_MAX;
 use crate::base::{Epoch, Error, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId};
-use crate::log::FrameRef;
+use crate::log::{FrameRef, Prefix};
 
 const FORMAT: u32 = 1;
 
@@ -78,6 +78,13 @@ pub struct Checkpoint {
     pub tables: Option<FrameRef>,
     /// Made by its author once, so that it recognises it.
     pub nonce: Nonce,
+}
+
+impl Checkpoint {
+    /// Where it stands in the log.
+    pub fn place(&self) -> Prefix {
+        Prefix { seq: self.position, lsn: self.last_lsn }
+    }
 }
 
 /// The newest claim ever made; epochs are counted by it and never used again.

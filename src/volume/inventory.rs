@@ -1,5 +1,5 @@
-//! What scrub and repair ask about chunks, answered from heads (protocol.md §5.7). Deaths are not recorded yet, so a chunk
-//! of a log is live as long as its volume is there.
+//! What scrub and repair ask about chunks, answered from heads (protocol.md §5.7). Nothing is
+//! collected yet, so a chunk of a log is live as long as its volume is there.
 
 use std::time::Duration;
 

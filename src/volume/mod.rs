@@ -1,6 +1,8 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
 
+mod build;
 pub mod cell;
+mod check;
 mod checkpoint;
 mod confirm;
 mod cutter;
@@ -23,6 +25,7 @@ mod rounds;
 mod session;
 mod settings;
 mod snapshot;
+mod space;
 mod states;
 mod stop;
 pub mod takeover;
@@ -33,6 +36,7 @@ mod view;
 mod volumes;
 mod write;
 
+pub use check::CheckReport;
 pub use deps::{Deps, Memory};
 pub use group::snapshot_group;
 pub use handle::Volume;

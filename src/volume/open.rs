@@ -136,10 +136,10 @@ async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, kept: Optio
     for note in &notes {
         tracing::warn!(volume = %ground.name, "{note}");
     }
-    match ground.view.tables(&taken.head).await {
-        Ok(tables) => {
+    match ground.view.books(&taken.head).await {
+        Ok(books) => {
             sweep(ground, &taken);
-            let session = Session::start(ground.clone(), taken, journal, tables).await?;
+            let session = Session::start(ground.clone(), taken, journal, books).await?;
             Ok(Owned { session, notes })
         }
         Err(error) => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use futures::future::join_all;
 
+use super::check::{CheckReport, check};
 use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::{Parent, SnapshotInfo, VolumeInfo};
@@ -136,6 +137,24 @@ impl Volumes {
     async fn name_of(&self, id: VolumeId) -> Option<Name> {
         let names = self.deps.pool.list().await.ok()?;
         names.into_iter().find(|(_, other)| *other == id).map(|(name, _)| name)
+    }
+
+    /// Recomputes from the recorded maps what is needed and compares it with the chunk table.
+    pub async fn check(&self, name: &Name) -> Result<CheckReport> {
+        let id = self.id(name).await?;
+        // No checkpoint of this engine comes in between.
+        let session = match self.here(id).map(|v| v.known()) {
+            Some(Known::Live(session)) => Some(session),
+            _ => None,
+        };
+        let _still = match &session {
+            Some(session) => Some(session.checkpointing.lock().await),
+            None => None,
+        };
+        let head = self.head(name, id).await?;
+        let view = self.deps.view(&head);
+        let (tables, ledger) = view.books(&head).await?;
+        check(&view, head.own_index(), &tables, &ledger).await
     }
 
     /// A volume's snapshots, oldest first.

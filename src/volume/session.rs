@@ -21,6 +21,7 @@ use super::deps::Ground;
 use super::head::Head;
 use super::ranges::Ranges;
 use super::rounds::Rounds;
+use super::space::{Births, Ledger};
 use super::states::Tables;
 use super::stop::Stop;
 use super::takeover::Taken;
@@ -49,6 +50,9 @@ pub struct Session {
     merged_bytes: AtomicU64,
     /// Bytes of own chunks before this epoch.
     stored_before: u64,
+    /// As it was last published.
+    pub ledger: Mutex<Arc<Ledger>>,
+    pub births: Mutex<Births>,
     /// One checkpoint at a time.
     pub checkpointing: tokio::sync::Mutex<()>,
     /// Something to cut.
@@ -69,25 +73,26 @@ pub struct Session {
 }
 
 impl Session {
-    /// Builds the tip from what was adopted, starts the tasks, replays the journal. `tables`: those under the head's
-    /// checkpoint.
+    /// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the ledger are
+    /// those under the head's checkpoint.
     pub async fn start(
         ground: Arc<Ground>,
         taken: Taken,
         journal: Journal,
-        tables: Tables,
+        (tables, ledger): (Tables, Ledger),
     ) -> Result<Arc<Session>> {
         let Taken { head, epoch, adopted, .. } = taken;
         let now = ground.rt().now();
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
-        let position = Prefix { seq: head.checkpoint.position, lsn: head.checkpoint.last_lsn };
-        let mut tip = Tip::new(tables, position, now);
+        let mut tip = Tip::new(tables, head.checkpoint.place(), now);
+        let mut births = Births::default();
         for chunk in &adopted {
             tip.adopt(head.own_index(), chunk)?;
+            chunk.born(&mut births, &ledger);
         }
         let stored_before = tip.tables.stored_bytes + adopted.iter().map(|a| a.bytes()).sum::<u64>();
-        let (w, seen) = watch::channel(usize::from(head.active.w));
+        let (w, seen) = watch::channel(head.active.w.into());
         let deps = &ground.deps;
         let config = WriterConfig {
             rt: deps.rt.clone(),
@@ -112,6 +117,8 @@ impl Session {
             head: Mutex::new(head),
             merged_bytes: AtomicU64::new(0),
             stored_before,
+            ledger: Mutex::new(Arc::new(ledger)),
+            births: Mutex::new(births),
             checkpointing: tokio::sync::Mutex::default(),
             work: Notify::new(),
             ripe: Notify::new(),

@@ -1,7 +1,6 @@
 //! The states of a volume: its tip, its snapshots, what is kept hidden; and the table of them under each checkpoint.
 //!
-//! A state knows its parent and its era, so that it can be told later whose a dead frame was; deaths themselves are not
-//! recorded yet. A mark in the log turns the tip into a snapshot and begins a new tip as its child; the snapshot's map is
+//! A state knows its parent and its era, by which it is told whose a dead frame was (see `space`). A mark in the log turns the tip into a snapshot and begins a new tip as its child; the snapshot's map is
 //! built by the next checkpoint. A table that is written down holds built states only.
 //!
 //! # Bytes of the table page
@@ -9,25 +8,30 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `WLTB` |
-//! | 4 | 2 | version: 1 |
+//! | 4 | 2 | version: 2 |
 //! | 6 | 2 | 0 |
 //! | 8 | 8 | id of the tip |
 //! | 16 | 8 | next id of a state |
-//! | 24 | 8 | bytes of own chunks so far, without parity |
+//! | 24 | 8 | bytes of own chunks that the chunk table counts, without parity |
 //! | 32 | 4 | number of states |
 //! | 36 | 4 | number of ended epochs |
-//! | 40 | … | states, in order of their ids; ended epochs, oldest first |
+//! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
 //! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4), created
 //! ms (8), group (16), group size (4), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
 //! epoch: epoch and its last sequence number, as varints; the oldest ones may have been forgotten. The page is a frame of
 //! kind table with address 0: the frame's checksum covers it.
+//!
+//! What is needed of chunks, all varints, each list behind its length: pages of the chunk table (number, frame); states
+//! with deaths (id, list of parts); free parts; folded parts (each with the number and the bytes of its deaths); retired
+//! objects (epoch, sequence number). A part: the frame of a run's index, first and last era.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::head::{End, Head, RootRef};
+use super::space::{Ledger, SlabPlaces};
 use crate::base::codec::{Reader, Writer};
 use crate::base::record::Mark;
 use crate::base::{Epoch, Era, Error, Kind, Name, Nonce, Result, Seq, StateId};
@@ -42,7 +46,7 @@ const ENDS_MAX: usize = 8192;
 pub const TABLE_ADDRESS: u64 = 0;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"WLTB");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const NAMED: u8 = 1;
 const HIDDEN: u8 = 2;
 const MAPPED: u8 = 4;
@@ -76,6 +80,17 @@ pub struct Tables {
     /// Of all epochs that wrote something up to the checkpoint, as far as they are remembered.
     pub ends: Vec<End>,
     pub stored_bytes: u64,
+}
+
+/// A state that is no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone {
+    pub id: StateId,
+    /// Who stands in its place; it had one child at most.
+    pub child: Option<StateId>,
+    /// Of its parent.
+    pub parent_era: Era,
+    pub tree: Tree,
 }
 
 pub fn root_ref(tree: &Tree) -> Option<RootRef> {
@@ -171,21 +186,26 @@ impl Tables {
         Ok(())
     }
 
-    /// Removes a snapshot. One with several children is only hidden, until one is left (protocol.md §4.4 of states).
-    pub fn remove(&mut self, id: StateId) {
+    /// Removes a snapshot. One with several children is only hidden, until one is left (protocol.md §5.4). What has gone,
+    /// in order.
+    pub fn remove(&mut self, id: StateId) -> Vec<Gone> {
         assert!(id != self.tip, "the tip is never removed");
         if let Some(state) = self.states.get_mut(&id) {
             state.hidden = true;
         }
         let children = |t: &Tables, id| t.states.values().filter(|s| s.parent == Some(id)).count();
-        while let Some(gone) =
-            self.states.values().find(|s| s.hidden && children(self, s.id) < 2).map(|s| s.id)
+        let mut gone = Vec::new();
+        while let Some(id) = self.states.values().find(|s| s.hidden && children(self, s.id) < 2).map(|s| s.id)
         {
-            let parent = self.states.remove(&gone).and_then(|s| s.parent);
-            for child in self.states.values_mut().filter(|s| s.parent == Some(gone)) {
+            let Some(State { parent, tree, .. }) = self.states.remove(&id) else { break };
+            let parent_era = parent.and_then(|p| self.states.get(&p)).map_or(Era(0), |p| p.era);
+            let child = self.states.values_mut().find(|s| s.parent == Some(id)).map(|child| {
                 child.parent = parent;
-            }
+                child.id
+            });
+            gone.push(Gone { id, child, parent_era, tree });
         }
+        gone
     }
 
     /// Epochs whose last chunk the checkpoint covers.
@@ -199,7 +219,7 @@ impl Tables {
         self.ends.drain(..surplus);
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self, ledger: &Ledger) -> Bytes {
         let mut w = Writer::with_capacity(64 + 160 * self.states.len());
         w.u32(MAGIC).u16(VERSION).u16(0).u64(self.tip.0).u64(self.next.0);
         w.u64(self.stored_bytes);
@@ -220,10 +240,12 @@ impl Tables {
         for e in &self.ends {
             w.varint(e.epoch.0).varint(e.last.0);
         }
+        ledger.encode(&mut w);
         w.buf.into()
     }
 
-    pub fn decode(bytes: &[u8]) -> Result<Tables> {
+    /// With the chunk table's pages, which are yet to be read: number and frame of each.
+    pub fn decode(bytes: &[u8]) -> Result<(Tables, Ledger, SlabPlaces)> {
         let mut r = Reader::new(bytes, "a volume's table of states");
         if r.u32()? != MAGIC || r.u16()? != VERSION || r.u16()? != 0 {
             return Err(r.bad("it is of another kind or version"));
@@ -242,11 +264,12 @@ impl Tables {
         for _ in 0..ended {
             ends.push(End { epoch: Epoch(r.varint()?), last: Seq(r.varint()?) });
         }
+        let (ledger, pages) = Ledger::decode(&mut r)?;
         r.end()?;
         if states.get(&tip).is_none_or(|t| t.name.is_some() || t.hidden) {
             return Err(r.bad("it has no tip"));
         }
-        Ok(Tables { tip, next, states, ends, stored_bytes })
+        Ok((Tables { tip, next, states, ends, stored_bytes }, ledger, pages))
     }
 }
 
@@ -343,14 +366,14 @@ mod tests {
         t.mark(&mark(1, "snap")).unwrap();
         let mut t = built(t);
         t.remember([End { epoch: Epoch(1), last: Seq(4) }, End { epoch: Epoch(3), last: Seq(300) }]);
-        let bytes = t.encode();
-        assert_eq!(Tables::decode(&bytes).unwrap(), t);
-        assert_eq!(&bytes[..8], b"WLTB\x01\0\0\0");
+        let bytes = t.encode(&Ledger::default());
+        assert_eq!(Tables::decode(&bytes).unwrap().0, t);
+        assert_eq!(&bytes[..8], b"WLTB\x02\0\0\0");
         assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[80], NAMED);
         assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
-        assert_eq!(bytes[bytes.len() - 5..], [1, 4, 3, 0xac, 2]);
-        assert_eq!(bytes.len(), 40 + (69 + 4 + 4) + (69 + 4) + 6 + 5);
+        assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes.len(), 40 + (69 + 4 + 4) + (69 + 4) + 6 + 5 + 5);
         for cut in 0..bytes.len() {
             assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
         }
@@ -360,7 +383,7 @@ mod tests {
         #[test]
         fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if bytes.len() > 40 {
-                bytes[..8].copy_from_slice(b"WLTB\x01\0\0\0");
+                bytes[..8].copy_from_slice(b"WLTB\x02\0\0\0");
                 bytes[33..36].fill(0);
             }
             let _ = Tables::decode(&bytes);

@@ -16,10 +16,11 @@ use futures::future::join_all;
 use super::cell::HeadCell;
 use super::head::{Claimer, Head, Recording};
 use super::settings::Host;
+use super::space::{Births, Ledger};
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
 use crate::log::Toc;
-use crate::pool::{Payload, Pool, Probe};
+use crate::pool::{ChunkKind, Payload, Pool, Probe};
 use crate::store::Cause;
 
 /// How long a chunk that cannot be decided is asked for again before the claim is withdrawn: whoever opens the volume waits.
@@ -70,6 +71,17 @@ impl Adopted {
     /// Bytes of its frames.
     pub fn bytes(&self) -> u64 {
         self.toc.frames.iter().map(|f| u64::from(f.len)).sum()
+    }
+
+    /// Makes it known to the next checkpoint. The table knows which map chunks are of recorded checkpoints.
+    pub fn born(&self, births: &mut Births, ledger: &Ledger) {
+        let (ChunkId { epoch, seq, .. }, era) = (self.id, self.toc.era);
+        match self.toc.kind {
+            ChunkKind::Data => {
+                births.data(epoch, seq, era, self.toc.frames.iter().map(|f| (f.offset, f.len)))
+            }
+            ChunkKind::Map => births.found_map(epoch, seq, era, self.bytes(), ledger.entry(seq).is_some()),
+        }
     }
 }
 

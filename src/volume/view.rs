@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::cell::HeadCell;
 use super::overlay::Piece;
+use super::space::Ledger;
 use super::states::{TABLE_ADDRESS, Tables};
 use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
@@ -76,11 +77,28 @@ impl View {
     pub async fn tables(&self, head: &Head) -> Result<Tables> {
         match &head.checkpoint.tables {
             None => Ok(Tables::born(head)),
-            Some(at) => {
-                let page = || self.reader.page(at, TABLE_ADDRESS, Cause::Checkpoint);
-                Tables::decode(&self.patiently(OPENING, page).await?)
+            Some(at) => Ok(Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?.0),
+        }
+    }
+
+    /// The tables with what is needed of which chunk.
+    pub async fn books(&self, head: &Head) -> Result<(Tables, Ledger)> {
+        let Some(at) = &head.checkpoint.tables else { return Ok((Tables::born(head), Ledger::default())) };
+        let (tables, mut ledger, pages) = Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?;
+        for some in pages.chunks(16) {
+            let loads = some.iter().map(|(n, at)| self.table(at, Ledger::slab_address(*n)));
+            for ((n, at), page) in some.iter().zip(futures::future::try_join_all(loads).await?) {
+                ledger.add_page(*n, *at, &page)?;
             }
         }
+        ledger.root = Some(*at);
+        ledger.position = head.checkpoint.place();
+        ledger.add_direct(tables.tip().era);
+        Ok((tables, ledger))
+    }
+
+    async fn table(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
+        self.patiently(OPENING, || self.reader.page(at, address, Cause::Checkpoint)).await
     }
 
     /// An outage holds: what too few stores answer for is asked again for a while.

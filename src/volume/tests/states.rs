@@ -133,3 +133,61 @@ fn a_group_is_one_instant() {
         assert!(life.volumes.snapshots(&name("v")).await.unwrap().iter().all(|s| !s.partial));
     });
 }
+
+async fn checked(life: &Life, volume: &str) -> CheckReport {
+    let report = life.volumes.check(&name(volume)).await.unwrap();
+    assert!(report.wrong.is_empty(), "{report:#?}");
+    report
+}
+
+/// What the table counts is what the maps say, whatever happens to snapshots.
+#[test]
+fn deaths_are_exact() {
+    for seed in 40..80 {
+        run(seed, "2+1", |site| async move {
+            let world = site.world.clone();
+            let mut life = site.machine(1).found().await;
+            let mut v = volume(&life, FlushMode::Local).await;
+            let mut snaps: Vec<String> = Vec::new();
+            for step in 0..60u64 {
+                match world.below(10) {
+                    0 => {
+                        snaps.push(format!("s{step}"));
+                        snap(&v, &format!("s{step}")).await;
+                    }
+                    1 if !snaps.is_empty() => {
+                        let gone = snaps.remove(world.below(snaps.len() as u64) as usize);
+                        life.volumes.remove_snapshot(&name("v"), &name(&gone)).await.unwrap();
+                    }
+                    2 => {
+                        v.zero(world.below(500) * 4096, (1 + world.below(700)) * 4096).await.unwrap();
+                    }
+                    3 if world.below(3) == 0 => {
+                        v.flush().await.unwrap();
+                        if world.below(2) == 0 {
+                            life.sleep(world.below(8_000)).await;
+                        }
+                        drop(v);
+                        life = life.crash().start().await;
+                        v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+                    }
+                    4 => {
+                        v.release().await.unwrap();
+                        checked(&life, "v").await;
+                    }
+                    5 => life.sleep(world.below(90_000)).await,
+                    _ => {
+                        let len = (1 + world.below(40)) * 4096;
+                        v.write(world.below(1200) * 4096, bytes(step, len as usize)).await.unwrap();
+                    }
+                }
+            }
+            v.release().await.unwrap();
+            checked(&life, "v").await;
+            for gone in snaps {
+                life.volumes.remove_snapshot(&name("v"), &name(&gone)).await.unwrap();
+                checked(&life, "v").await;
+            }
+        });
+    }
+}

@@ -127,6 +127,16 @@ impl Storm {
         calm(&self.site.stores);
     }
 
+    /// What the newest checkpoint counts must be what its maps say.
+    async fn check_books(&mut self) {
+        let Some(life) = self.lives[self.owner].as_ref().filter(|l| l.process.alive()) else { return };
+        // While stores fail it may not come to an end.
+        let checked = life.rt.timeout(Duration::from_secs(20), life.volumes.check(&name("v"))).await;
+        if let Some(Ok(report)) = checked {
+            assert!(report.wrong.is_empty(), "{report:#?} {:#?}", self.trace);
+        }
+    }
+
     async fn open(&mut self, force: bool) -> Arc<Volume> {
         let mode = if force { OpenMode::TakeOver { accept_loss: false } } else { OpenMode::Normal };
         for tries in 0.. {
@@ -397,6 +407,9 @@ async fn storm(site: Site, flush: FlushMode) {
     storm.recover(false, 0).await;
     for i in 0..120 {
         let was = storm.h.steps.len();
+        if i % 8 == 0 {
+            storm.check_books().await;
+        }
         if let Err(e) = storm.act(i).await {
             storm.note(format!("step {i} ({was} before): {e}"));
             if storm.lives[storm.owner].as_ref().unwrap().process.alive() {

@@ -136,6 +136,8 @@ async fn settle(site: Arc<Site>, rt: windlass::base::rt::Rt) {
     let volumes = site.open(&rt, other).await.unwrap();
     let volume = volumes.open(&name("v"), windlass::volume::OpenMode::Normal).await.unwrap();
     assert!(look(&volume).await.unwrap() == before, "what was released is what the next host reads");
+    let books = volumes.check(&name("v")).await.unwrap();
+    assert!(books.wrong.is_empty(), "{books:#?}");
 }
 
 fn run(seed: u64, layouts: &[&str]) {

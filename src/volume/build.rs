@@ -1,0 +1,495 @@
+//! What a checkpoint builds before its CAS: the trees of states, what died on the way, the chunk table, the page that names
+//! it all (protocol.md §5).
+//!
+//! Works on copies: an attempt that fails leaves nothing but map chunks that no table names, which count as dead once the
+//! position has passed them. An attempt begins its own map chunks, and the chunk table's pages lie in chunks of their own:
+//! those are found without the table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::overlay::{Frozen, Layer, Piece};
+use super::session::Session;
+use super::space::{
+    Birth, Cursor, Death, Folded, Ledger, Object, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE,
+    RunIndex, RunPage, encode_deaths,
+};
+use super::states::{Gone, TABLE_ADDRESS, Tables};
+use super::view::View;
+use crate::base::{ChunkId, Era, Error, Kind, Result, Seq, StateId};
+use crate::frame::FRAME_MAX;
+use crate::log::{FrameRef, MapSink, Prefix};
+use crate::map::{PageSink, Pages, Step, Tree};
+use crate::pool::ChunkKind;
+
+/// Deaths that are sorted at once.
+const SORT_MAX: usize = 1 << 20;
+/// Parts of a state's list before they become one run.
+const PARTS_MAX: usize = 64;
+/// Folded deaths of chunks that are gone are dropped when they are more than those that count, and than this.
+const FOLDED_SLACK: u64 = 1 << 20;
+
+/// One attempt. See the module.
+pub struct Build<'a> {
+    session: &'a Session,
+    attempt: u64,
+    /// The last chunk that was given a number before it began.
+    given: Seq,
+    index: u16,
+    pub tables: Tables,
+    pub ledger: Ledger,
+    /// Runs that were named when it began, or written since.
+    runs: BTreeSet<FrameRef>,
+    /// What died while a state was built.
+    dying: Vec<(StateId, Vec<FrameRef>)>,
+    position: Prefix,
+    /// Frames of the runs that it wrote: their chunks are not stored yet.
+    fresh: Fresh,
+}
+
+#[derive(Default)]
+struct Fresh(BTreeMap<(Seq, u64), Bytes>);
+
+/// Reads runs, also those that were written just now.
+struct Runs<'a> {
+    view: &'a View,
+    fresh: &'a Fresh,
+}
+
+#[async_trait]
+impl Pages for Runs<'_> {
+    fn chunk(&self, at: &FrameRef) -> Result<ChunkId> {
+        self.view.pages().chunk(at)
+    }
+
+    async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
+        match self.fresh.0.get(&(at.seq, at.offset)) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.view.pages().load(at, address).await,
+        }
+    }
+}
+
+struct Sink<'a> {
+    session: &'a Session,
+    attempt: u64,
+    era: Era,
+    pages: MapSink,
+    index: u16,
+    died: Vec<FrameRef>,
+    /// Keeps what it writes, if wanted.
+    fresh: Option<Fresh>,
+}
+
+#[async_trait]
+impl PageSink for Sink<'_> {
+    async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
+        let at = self.pages.append(address, raw).await?;
+        self.born(&at);
+        Ok(at)
+    }
+
+    fn died(&mut self, frame: &FrameRef) {
+        // Ancestors' frames are held by their pins.
+        if frame.volume == self.index {
+            self.died.push(*frame);
+        }
+    }
+}
+
+impl Sink<'_> {
+    fn born(&mut self, at: &FrameRef) {
+        let mut births = self.session.births.lock();
+        for chunk in self.pages.begun() {
+            births.map(self.attempt, chunk.epoch, chunk.seq, self.era);
+        }
+        births.page(self.attempt, at);
+    }
+
+    async fn table(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
+        let at = self.pages.table(address, raw.clone()).await?;
+        self.born(&at);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.0.insert((at.seq, at.offset), raw);
+        }
+        Ok(at)
+    }
+}
+
+/// Writes one run.
+struct RunWriter {
+    page: Vec<Death>,
+    index: RunIndex,
+    deaths: u64,
+    bytes: u64,
+}
+
+impl RunWriter {
+    fn new() -> RunWriter {
+        RunWriter { page: Vec::new(), index: RunIndex::default(), deaths: 0, bytes: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.index.pages.len() >= PAGES_MAX
+    }
+
+    async fn push(&mut self, sink: &mut Sink<'_>, death: Death) -> Result<()> {
+        self.index.add(&death);
+        self.deaths += 1;
+        self.bytes += u64::from(death.len);
+        self.page.push(death);
+        if self.page.len() >= PAGE_DEATHS { self.flush(sink).await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        let Some(first) = self.page.first() else { return Ok(()) };
+        let (era, seq) = (first.era, first.seq);
+        let at = sink.table(RUN_PAGE, encode_deaths(&self.page)).await?;
+        self.index.pages.push(RunPage { at, era, seq });
+        self.page.clear();
+        Ok(())
+    }
+
+    async fn finish(mut self, sink: &mut Sink<'_>) -> Result<Option<(FrameRef, Folded)>> {
+        self.flush(sink).await?;
+        if self.deaths == 0 {
+            return Ok(None);
+        }
+        let run = sink.table(RUN_INDEX, self.index.encode()).await?;
+        Ok(Some((run, Folded { part: Part::whole(run), deaths: self.deaths, bytes: self.bytes })))
+    }
+}
+
+impl<'a> Build<'a> {
+    pub fn begin(session: &'a Session, tables: Tables) -> Build<'a> {
+        session.writer.seal_map();
+        let attempt = session.births.lock().attempt();
+        let ledger = Ledger::clone(&session.ledger.lock());
+        Build {
+            attempt,
+            given: session.writer.given(),
+            index: session.ground.index,
+            tables,
+            runs: ledger.runs(),
+            dying: Vec::new(),
+            position: ledger.position,
+            ledger,
+            fresh: Fresh::default(),
+            session,
+        }
+    }
+
+    pub fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
+    pub fn position(&self) -> Prefix {
+        self.position
+    }
+
+    fn sink(&self, era: Era) -> Sink<'a> {
+        let Build { session, attempt, index, .. } = *self;
+        Sink { session, attempt, era, pages: session.writer.pages(era), index, died: Vec::new(), fresh: None }
+    }
+
+    /// Gives the next frozen layer to its state.
+    pub async fn merge(&mut self, tree: Tree, frozen: &Frozen, mapped: &mut u64) -> Result<Tree> {
+        let Frozen { layer, state, era, last, seq } = frozen;
+        let seq = seq.ok_or_else(|| internal("a stored layer's last chunk has no number"))?;
+        let mut sink = self.sink(*era);
+        let merged = self.session.merge_layer(tree, layer, &mut sink, mapped).await?;
+        let before = self.position.seq;
+        let chunks = self.session.births.lock().range(before.next()..=seq);
+        let mut died = sink.died;
+        died.extend(overwritten(self.index, layer, &chunks));
+        self.dying.push((*state, died));
+        if seq > before {
+            self.position = Prefix { seq, lsn: *last };
+        }
+        Ok(merged)
+    }
+
+    /// After all merges: the position goes on over map chunks, the table takes in all up to it, deaths are recorded.
+    pub async fn record(&mut self) -> Result<()> {
+        let mut next = self.ledger.position.seq.next();
+        let births = self.session.births.lock().range(next..=self.given);
+        for (seq, birth) in births {
+            if seq != next || (seq > self.position.seq && birth.kind != ChunkKind::Map) {
+                break;
+            }
+            self.position.seq = self.position.seq.max(seq);
+            self.count(seq, &birth);
+            next = seq.next();
+        }
+        if next <= self.position.seq {
+            return Err(internal("a chunk that a checkpoint has merged is not known"));
+        }
+        for (state, died) in take(&mut self.dying) {
+            self.bury(Some(state), died).await?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, seq: Seq, birth: &Birth) {
+        if birth.recorded && birth.bytes > 0 {
+            self.ledger.count(seq, birth);
+        } else {
+            // Nothing in it was ever named.
+            self.ledger.remove(seq);
+            self.ledger.retired.insert(Object { epoch: birth.epoch, seq });
+        }
+    }
+
+    fn era_of(&self, seq: Seq) -> Result<Era> {
+        let born = self.session.births.lock().get(seq).map(|b| b.era);
+        let era = born.or_else(|| self.ledger.entry(seq).map(|e| e.era));
+        era.ok_or_else(|| internal("something died in a part of the volume that nobody knows"))
+    }
+
+    /// Deaths while this state was built; without one: what nobody holds.
+    async fn bury(&mut self, state: Option<StateId>, frames: Vec<FrameRef>) -> Result<()> {
+        let parent = state.and_then(|s| self.tables.states.get(&s)).and_then(|s| s.parent);
+        let parent_era = parent.and_then(|p| self.tables.states.get(&p)).map_or(Era(0), |p| p.era);
+        for some in frames.chunks(SORT_MAX) {
+            let mut deaths = Vec::with_capacity(some.len());
+            for f in some {
+                deaths.push(Death { era: self.era_of(f.seq)?, seq: f.seq, offset: f.offset, len: f.len });
+            }
+            deaths.sort_unstable();
+            if deaths.windows(2).any(|d| d[0] == d[1]) {
+                return Err(internal("something died twice"));
+            }
+            self.bury_sorted(state, parent_era, &deaths).await?;
+        }
+        Ok(())
+    }
+
+    async fn bury_sorted(&mut self, state: Option<StateId>, parent_era: Era, deaths: &[Death]) -> Result<()> {
+        let mut sink = self.sink(self.tables.tip().era);
+        sink.fresh = Some(Fresh::default());
+        let mut run = RunWriter::new();
+        for d in deaths {
+            run.push(&mut sink, *d).await?;
+        }
+        let Some((at, _)) = run.finish(&mut sink).await? else { return Ok(()) };
+        self.fresh.0.extend(sink.fresh.take().unwrap_or_default().0);
+        self.runs.insert(at);
+        let (old, new) = Part::whole(at).split(parent_era);
+        let held = deaths.partition_point(|d| d.era <= parent_era);
+        if let (Some(state), Some(old)) = (state, old.filter(|_| held > 0)) {
+            self.ledger.deaths.entry(state).or_default().push(old);
+        }
+        let free = &deaths[held..];
+        if let Some(part) = new.filter(|_| !free.is_empty()) {
+            let mut bytes = 0;
+            for d in free {
+                self.fold(d)?;
+                bytes += u64::from(d.len);
+            }
+            self.ledger.folded.push(Folded { part, deaths: free.len() as u64, bytes });
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, death: &Death) -> Result<()> {
+        if self.ledger.entry(death.seq).is_none() {
+            // Written by this very attempt.
+            let birth = self.session.births.lock().get(death.seq).map(Ledger::young);
+            birth.into_iter().for_each(|young| self.ledger.insert(death.seq, young));
+        }
+        self.ledger.bury(death)
+    }
+
+    /// Removes a state from the tables; what only it held becomes free.
+    pub async fn remove(&mut self, id: StateId) -> Result<()> {
+        for gone in self.tables.remove(id) {
+            match gone.child {
+                Some(child) => self.ledger.inherit(gone.id, child, gone.parent_era),
+                None => {
+                    self.ledger.deaths.remove(&gone.id);
+                    let freed = self.held_alone(&gone).await?;
+                    self.bury(None, freed).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a state without children: all that is newer than its parent.
+    async fn held_alone(&self, gone: &Gone) -> Result<Vec<FrameRef>> {
+        let view = &self.session.ground.view;
+        let mut walk = gone.tree.walk(view.pages(), view.page_cache(), 0..u64::MAX);
+        let mut all = BTreeSet::new();
+        while let Some(step) = walk.step().await? {
+            let frame = match step {
+                Step::Page { frame, .. } => frame,
+                Step::Mapped(extent) => extent.at.expect("a walk shows what is mapped").frame,
+            };
+            if frame.volume == self.index && self.era_of(frame.seq)? > gone.parent_era {
+                all.insert(frame);
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// What became free by removals is counted in the table; lists of many runs become short; runs that nobody names die.
+    pub async fn settle(&mut self) -> Result<()> {
+        for part in take(&mut self.ledger.free) {
+            let (mut deaths, mut bytes) = (0, 0);
+            let fresh = take(&mut self.fresh);
+            let pages = Runs { view: &self.session.ground.view, fresh: &fresh };
+            let mut cursor = Cursor::open(&pages, part).await?;
+            while let Some(d) = cursor.next().await? {
+                self.fold(&d)?;
+                (deaths, bytes) = (deaths + 1, bytes + u64::from(d.len));
+            }
+            self.fresh = fresh;
+            if deaths > 0 {
+                self.ledger.folded.push(Folded { part, deaths, bytes });
+            }
+        }
+        self.shorten_folded().await?;
+        self.shorten_lists().await?;
+        let kept = self.ledger.runs();
+        let mut gone = Vec::new();
+        let pages = Runs { view: &self.session.ground.view, fresh: &take(&mut self.fresh) };
+        for run in take(&mut self.runs) {
+            if !kept.contains(&run) {
+                let index = RunIndex::load(&pages, &run).await?;
+                gone.extend(index.pages.iter().map(|p| p.at).chain([run]));
+            }
+        }
+        self.bury(None, gone).await
+    }
+
+    /// Neighbours of like size become one; all do when most of what they name is gone.
+    async fn shorten_folded(&mut self) -> Result<()> {
+        let folded = &self.ledger.folded;
+        let bytes: u64 = folded.iter().map(|f| f.bytes).sum();
+        let counted: u64 = self.ledger.entries().map(|(_, e)| e.dead).sum();
+        let mut first = folded.len();
+        let mut sum = 0;
+        while first > 0 && (folded[first - 1].deaths <= 2 * sum || first == folded.len()) {
+            first -= 1;
+            sum += folded[first].deaths;
+        }
+        if bytes > 2 * counted + FOLDED_SLACK {
+            first = 0;
+        } else if folded.len() - first < 4 {
+            return Ok(());
+        }
+        let parts: Vec<Part> = self.ledger.folded.drain(first..).map(|f| f.part).collect();
+        let joined = self.join(&parts, true).await?;
+        self.ledger.folded.extend(joined);
+        Ok(())
+    }
+
+    async fn shorten_lists(&mut self) -> Result<()> {
+        let long: Vec<StateId> =
+            self.ledger.deaths.iter().filter(|(_, l)| l.len() > PARTS_MAX).map(|(s, _)| *s).collect();
+        for state in long {
+            let parts = self.ledger.deaths.remove(&state).unwrap_or_default();
+            let joined = self.join(&parts, false).await?;
+            self.ledger.deaths.insert(state, joined.into_iter().map(|f| f.part).collect());
+        }
+        Ok(())
+    }
+
+    /// One run (or a few long ones) of several parts. `known`: only deaths in chunks that the table has.
+    async fn join(&mut self, parts: &[Part], known: bool) -> Result<Vec<Folded>> {
+        let pages = Runs { view: &self.session.ground.view, fresh: &self.fresh };
+        let mut heads = Vec::new();
+        for part in parts {
+            let mut cursor = Cursor::open(&pages, *part).await?;
+            if let Some(death) = cursor.next().await? {
+                heads.push((death, cursor));
+            }
+        }
+        let mut sink = self.sink(self.tables.tip().era);
+        let (mut run, mut done) = (RunWriter::new(), Vec::new());
+        while let Some(at) = (0..heads.len()).min_by_key(|i| heads[*i].0) {
+            let death = heads[at].0;
+            match heads[at].1.next().await? {
+                Some(next) => heads[at].0 = next,
+                None => drop(heads.swap_remove(at)),
+            }
+            if known && self.ledger.entry(death.seq).is_none() {
+                continue;
+            }
+            run.push(&mut sink, death).await?;
+            if run.is_full() {
+                done.extend(std::mem::replace(&mut run, RunWriter::new()).finish(&mut sink).await?);
+            }
+        }
+        done.extend(run.finish(&mut sink).await?);
+        drop(heads);
+        self.runs.extend(done.iter().map(|(at, _)| *at));
+        Ok(done.into_iter().map(|(_, folded)| folded).collect())
+    }
+
+    /// Writes the table's pages that changed, and the page that names everything; returns that.
+    pub async fn write(&mut self) -> Result<FrameRef> {
+        let mine: Vec<_> =
+            self.session.births.lock().of(self.attempt).map(|(seq, b)| (seq, Ledger::young(b))).collect();
+        for (seq, young) in mine {
+            if self.ledger.entry(seq).is_none() {
+                self.ledger.insert(seq, young);
+            }
+        }
+        self.ledger.retire();
+        let mut stale: Vec<FrameRef> = self.ledger.root.take().into_iter().collect();
+        while !stale.is_empty() {
+            for at in &stale {
+                self.ledger.bury_bytes(at.seq, at.len.into())?;
+            }
+            stale = self.ledger.take_stale();
+        }
+        self.session.writer.seal_map();
+        let era = self.tables.tip().era;
+        let mut sink = self.sink(era);
+        for (n, bytes) in self.ledger.changed() {
+            let at = sink.table(Ledger::slab_address(n), bytes).await?;
+            self.ledger.written(n, at);
+        }
+        self.tables.stored_bytes = self.ledger.space().0;
+        let page = self.tables.encode(&self.ledger);
+        if page.len() > FRAME_MAX {
+            let why = "a volume's tables are too large: remove snapshots";
+            return Err(Error::new(Kind::Refused, why));
+        }
+        let root = sink.table(TABLE_ADDRESS, page).await?;
+        self.ledger.root = Some(root);
+        self.ledger.position = self.position;
+        self.ledger.add_direct(era);
+        self.session.writer.seal_map();
+        Ok(root)
+    }
+}
+
+/// Frames of a layer's chunks of which nothing is left in it: overwritten before any map named them.
+fn overwritten(index: u16, layer: &Layer, chunks: &[(Seq, Birth)]) -> Vec<FrameRef> {
+    let mut named: Vec<(Seq, u64)> = layer
+        .iter()
+        .filter_map(|(_, piece)| match piece {
+            Piece::Frame { at, .. } => Some((at.seq, at.offset)),
+            _ => None,
+        })
+        .collect();
+    named.sort_unstable();
+    let mut died = Vec::new();
+    for (seq, birth) in chunks.iter().filter(|(_, b)| b.kind == ChunkKind::Data) {
+        for &(offset, len) in birth.frames.iter() {
+            if named.binary_search(&(*seq, offset)).is_err() {
+                died.push(FrameRef { volume: index, epoch: birth.epoch, seq: *seq, offset, len });
+            }
+        }
+    }
+    died
+}
+
+fn internal(why: &'static str) -> Error {
+    Error::new(Kind::Internal, why)
+}

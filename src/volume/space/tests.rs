@@ -1,0 +1,162 @@
+use futures::executor::block_on;
+use proptest::prelude::*;
+
+use super::ledger::{Entry, Home};
+use super::runs::decode_deaths;
+use super::*;
+use crate::base::codec::{Reader, Writer};
+use crate::base::{ChunkId, Epoch, Era, Kind, Result, Seq, StateId, VolumeId};
+use crate::log::FrameRef;
+use crate::map::Pages;
+use crate::pool::ChunkKind;
+
+fn frame(seq: u64, offset: u64) -> FrameRef {
+    FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(seq), offset, len: 10 }
+}
+
+fn death(era: u64, seq: u64, offset: u64, len: u32) -> Death {
+    Death { era: Era(era), seq: Seq(seq), offset, len }
+}
+
+fn entry(total: u64, dead: u64, home: Home) -> Entry {
+    let kind = ChunkKind::Data;
+    Entry { epoch: Epoch(2), era: Era(3), kind, counted: true, total, dead, home }
+}
+
+#[test]
+fn golden_bytes_of_runs() {
+    let deaths = [death(1, 300, 0, 70), death(1, 300, 200, 5), death(1, 301, 9, 5), death(4, 2, 1, 1)];
+    let bytes = encode_deaths(&deaths);
+    let expect = [1, 4, 1, 0xac, 2, 0, 70, 0, 0, 0xc8, 1, 5, 0, 1, 9, 5, 3, 2, 1, 1];
+    assert_eq!(bytes[..], expect);
+    assert_eq!(decode_deaths(&bytes).unwrap(), deaths);
+    let mut index = RunIndex::default();
+    deaths.iter().for_each(|d| index.add(d));
+    index.pages.push(RunPage { at: frame(7, 300), era: Era(1), seq: Seq(300) });
+    let bytes = index.encode();
+    assert_eq!(bytes[..], [1, 2, 1, 80, 4, 1, 1, 0, 1, 7, 0xac, 2, 10, 1, 0xac, 2]);
+    assert_eq!(RunIndex::decode(&bytes).unwrap(), index);
+}
+
+#[test]
+fn golden_bytes_of_the_table() {
+    let mut ledger = Ledger::default();
+    ledger.insert(Seq(4100), entry(300, 5, Home::Own));
+    let pack = Object { epoch: Epoch(9), seq: Seq(2) };
+    ledger.insert(Seq(4102), entry(7, 0, Home::Pack { pack, slice: 6 }));
+    let young = Entry { counted: false, kind: ChunkKind::Map, ..entry(0, 1, Home::Own) };
+    ledger.insert(Seq(4103), young);
+    let pages = ledger.changed();
+    let bytes = [1, 3, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 1, 2, 3, 1, 1];
+    assert_eq!(pages.iter().map(|(n, b)| (*n, &b[..])).collect::<Vec<_>>(), [(1, &bytes[..])]);
+    ledger.written(1, frame(5, 1));
+    ledger.deaths.insert(StateId(3), vec![Part { run: frame(1, 2), from: Era(1), to: Era(4) }]);
+    ledger.folded.push(Folded { part: Part::whole(frame(1, 3)), deaths: 2, bytes: 9 });
+    ledger.retired.insert(Object { epoch: Epoch(1), seq: Seq(8) });
+    let mut w = Writer::default();
+    ledger.encode(&mut w);
+    let mut whole = vec![1, 1, 0, 1, 5, 1, 10, 1, 3, 1, 0, 1, 1, 2, 10, 1, 4, 0, 1, 0, 1, 1, 3, 10, 1];
+    whole.extend([0xff; 9]);
+    whole.extend([1, 2, 9, 1, 1, 8]);
+    assert_eq!(w.buf, whole);
+    let mut r = Reader::new(&w.buf, "a test");
+    let (mut again, slabs) = Ledger::decode(&mut r).unwrap();
+    assert_eq!((r.left(), &slabs[..]), (0, &[(1, frame(5, 1))][..]));
+    again.add_page(1, frame(5, 1), &bytes).unwrap();
+    assert!(again.entries().eq(ledger.entries()));
+    assert_eq!((&again.deaths, &again.folded), (&ledger.deaths, &ledger.folded));
+    for cut in 0..bytes.len() {
+        assert!(again.add_page(1, frame(5, 1), &bytes[..cut]).unwrap_err().is(Kind::Corrupt));
+    }
+}
+
+#[test]
+fn what_is_dead_retires_and_a_miscount_does_not() {
+    let mut ledger = Ledger::default();
+    let pack = Object { epoch: Epoch(9), seq: Seq(2) };
+    let packed = |slice| Home::Pack { pack, slice };
+    ledger.insert(Seq(1), entry(10, 10, Home::Own));
+    ledger.insert(Seq(2), entry(10, 9, Home::Own));
+    ledger.insert(Seq(3), entry(10, 11, Home::Own));
+    ledger.insert(Seq(4), entry(5, 5, packed(0)));
+    ledger.insert(Seq(5), entry(5, 4, packed(1)));
+    ledger.insert(Seq(6), Entry { counted: false, ..entry(0, 0, Home::Own) });
+    ledger.retire();
+    assert_eq!(ledger.retired, [Object { epoch: Epoch(2), seq: Seq(1) }].into());
+    assert_eq!(ledger.entries().map(|(s, _)| s.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    assert_eq!(ledger.objects()[&pack], (10, 1));
+    ledger.bury(&death(3, 5, 0, 1)).unwrap();
+    ledger.retire();
+    assert!(ledger.retired.contains(&pack) && ledger.entry(Seq(4)).is_none());
+    assert!(ledger.bury(&death(3, 5, 0, 1)).is_err(), "it is gone");
+}
+
+#[test]
+fn removing_a_state_moves_its_lists() {
+    let part = |n, from, to| Part { run: frame(n, 0), from: Era(from), to: Era(to) };
+    let mut ledger = Ledger::default();
+    ledger.deaths.insert(StateId(2), vec![part(1, 1, 3)]);
+    ledger.deaths.insert(StateId(3), vec![part(2, 1, 9), part(3, 4, 9), part(4, 1, 2)]);
+    ledger.inherit(StateId(2), StateId(3), Era(3));
+    assert_eq!(ledger.free, [part(2, 4, 9), part(3, 4, 9)]);
+    assert_eq!(ledger.deaths[&StateId(3)], [part(2, 1, 3), part(4, 1, 2), part(1, 1, 3)]);
+    ledger.inherit(StateId(9), StateId(3), Era(0));
+    assert!(!ledger.deaths.contains_key(&StateId(3)) && ledger.free.len() == 5);
+}
+
+/// Pages by their offset.
+struct Shelf(Vec<bytes::Bytes>);
+
+#[async_trait::async_trait]
+impl Pages for Shelf {
+    fn chunk(&self, at: &FrameRef) -> Result<ChunkId> {
+        Ok(ChunkId { volume: VolumeId(1), epoch: at.epoch, seq: at.seq })
+    }
+    async fn load(&self, at: &FrameRef, _address: u64) -> Result<bytes::Bytes> {
+        Ok(self.0[at.offset as usize].clone())
+    }
+}
+
+proptest! {
+    #[test]
+    fn parts_of_runs_read_back(
+        mut deaths in prop::collection::vec((1..6u64, 0..20u64, 0..1000u64, 1..9u32), 1..200),
+        (from, to, page) in (0..7u64, 0..7u64, 1..50usize),
+    ) {
+        deaths.sort_unstable();
+        let deaths: Vec<Death> = deaths.into_iter().map(|(e, s, o, l)| death(e, s, o, l)).collect();
+        let mut shelf = Shelf(Vec::new());
+        let mut index = RunIndex::default();
+        deaths.iter().for_each(|d| index.add(d));
+        for some in deaths.chunks(page) {
+            let at = frame(1, shelf.0.len() as u64);
+            index.pages.push(RunPage { at, era: some[0].era, seq: some[0].seq });
+            shelf.0.push(encode_deaths(some));
+        }
+        shelf.0.push(index.encode());
+        let part = Part { run: frame(1, shelf.0.len() as u64 - 1), from: Era(from), to: Era(to) };
+        let read = |mut cursor: Cursor<'_>| {
+            let mut all = Vec::new();
+            while let Some(d) = block_on(cursor.next()).unwrap() {
+                all.push(d);
+            }
+            all
+        };
+        let inside = |d: &&Death| (Era(from)..=Era(to)).contains(&d.era);
+        let wanted: Vec<Death> = deaths.iter().filter(inside).copied().collect();
+        prop_assert_eq!(read(block_on(Cursor::open(&shelf, part)).unwrap()), wanted);
+        for d in &deaths {
+            let near = read(Cursor::of_chunk(&shelf, Part::whole(part.run), &index, d.era, d.seq));
+            let of = |all: &[Death]| all.iter().filter(|o| o.seq == d.seq && o.era == d.era).count();
+            prop_assert_eq!(of(&near), of(&deaths));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_deaths(&bytes);
+        let _ = RunIndex::decode(&bytes);
+        let _ = Ledger::decode(&mut Reader::new(&bytes, "a test"));
+        let _ = Ledger::default().add_page(0, frame(1, 1), &bytes);
+    }
+}
