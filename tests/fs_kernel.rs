@@ -11,11 +11,12 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
 use windlass::base::{Kind, Result};
 use windlass::fs::{MountOptions, Mounted, mount};
-use windlass::store::{BucketRef, Faulty, FileStore, MemStore, Reach};
+use windlass::store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach, Store};
 
 /// A mount and everything under it; dropped, also by a panic, it unmounts.
 struct Bench {
@@ -215,6 +216,103 @@ fn shell_tools(b: Bench) {
     b.sh("rm -r one two; rm -f p? u dd2");
     assert_eq!(b.sh("ls -A"), "");
     b.unmount();
+}
+
+/// True, and a word about it, when a program isn't there.
+fn lacks(program: &str) -> bool {
+    let lacks = Command::new(program).arg("--version").output().is_err();
+    if lacks {
+        eprintln!("skipped: this machine has no {program}");
+    }
+    lacks
+}
+
+/// Promise: Programs that write a temporary file and rename it, and those that lock, edit and sync in place, work.
+#[test]
+fn programs_keep_their_files_here() {
+    if absent() {
+        return;
+    }
+    for options in ["", "flush=local"] {
+        let store = MemStore::new("k");
+        let b = Bench::try_new(store.clone(), options).unwrap();
+        b.sh("printf 'x = 1\\n' > conf.toml; cp conf.toml .conf.toml.swp; echo 'y = 2' >> .conf.toml.swp; sync .conf.toml.swp; mv .conf.toml.swp conf.toml");
+        assert_eq!(fs::read_to_string(b.path("conf.toml")).unwrap(), "x = 1\ny = 2\n");
+        b.sh("mkdir t; seq 1000 > t/n; tar cf t.tar t; tar -C t -xf t.tar; cmp t/n t/t/n; tar tf t.tar > /dev/null");
+        if !lacks("git") {
+            let git = "git -c init.defaultBranch=main -c user.name=a -c user.email=a@example.com -c safe.directory='*'";
+            b.sh(&format!("mkdir repo; cd repo; {git} init -q .; cp ../t/n .; {git} add .; {git} commit -qm one; seq 9 > n; {git} commit -qam two; {git} gc -q; {git} fsck --strict; {git} checkout -q HEAD~1; test $(wc -l < n) = 1000"));
+        }
+        if !lacks("sqlite3") {
+            for mode in ["delete", "wal"] {
+                let sql = format!(
+                    "pragma journal_mode={mode}; create table t_{mode}(a, b); with recursive n(i) as (select 1 union all select i+1 from n where i<2000) insert into t_{mode} select i, hex(randomblob(40)) from n; update t_{mode} set b='x' where a%3=0; delete from t_{mode} where a%5=0; pragma integrity_check; select count(*) from t_{mode};"
+                );
+                let said = b.sh(&format!("sqlite3 base.sqlite \"{sql}\""));
+                assert!(said.ends_with("ok\n1600\n"), "{mode}: {said}");
+            }
+        }
+        b.unmount();
+        assert!(store.keys().contains(&"conf.toml".to_owned()), "{options}");
+        let again = Bench::new(&store);
+        again.sh("cmp t/n t/t/n; test ! -e base.sqlite || test $(sqlite3 base.sqlite 'select count(*) from t_wal') = 1600");
+        again.unmount();
+    }
+}
+
+/// Promise: cp of a large file within a mount is one request of the store.
+#[test]
+fn copies_within_a_mount_move_no_bytes() {
+    use windlass::store::{Store as _, Verb};
+    if absent() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let counted =
+        Counted::new(&runtime.block_on(async { Rt::new(RealRuntime::current()) }), MemStore::new("k"));
+    let b = Bench::try_new(counted.clone(), "").unwrap();
+    let big = noise(40 << 20, 3);
+    fs::write(b.path("big"), &big).unwrap();
+    b.sh("cp big copy");
+    assert!(fs::read(b.path("copy")).unwrap() == big);
+    b.unmount();
+    let lines = counted.counters().unwrap().snapshot();
+    let sent: u64 = lines.iter().map(|l| l.bytes_sent).sum();
+    let copies: u64 = lines.iter().filter(|l| l.verb == Verb::Copy).map(|l| l.requests).sum();
+    assert_eq!((sent, copies), (40 << 20, 1), "{lines:?}");
+}
+
+fn slow_requests(counted: &Counted) -> String {
+    let lines = Store::counters(counted).unwrap().snapshot();
+    lines.iter().map(|l| format!("{:?} {} ", l.verb, l.requests)).collect()
+}
+
+/// Promise: With `flush=local`, small files are closed at the speed of this host.
+#[test]
+fn small_files_are_closed_at_once_and_sent_behind() {
+    if absent() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let rt = runtime.block_on(async { Rt::new(RealRuntime::current()) });
+    let store = MemStore::new("k");
+    let slow = Faulty::new(&rt, store.clone());
+    slow.faults(|f| f.latency = (Duration::from_millis(50), Duration::from_millis(60)));
+    let counted = Counted::new(&rt, slow.clone());
+    let b = Bench::try_new(counted.clone(), "flush=local").unwrap();
+    let local = b.dir.path().join("local");
+    fs::create_dir(&local).unwrap();
+    for i in 0..300 {
+        fs::write(local.join(format!("f{i:03}")), noise(i * 13, i as u64)).unwrap();
+    }
+    let began = std::time::Instant::now();
+    b.sh("tar -C .. -cf ../local.tar local; tar -xf ../local.tar");
+    let took = began.elapsed();
+    let requests = slow_requests(&counted);
+    assert!(took < Duration::from_secs(4), "300 files at 100 ms a request took {took:?}: {requests}");
+    b.sh("test $(ls local | wc -l) = 300; cmp local/f299 ../local/f299");
+    b.unmount();
+    assert_eq!(store.keys().len(), 301);
 }
 
 #[test]

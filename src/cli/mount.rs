@@ -138,7 +138,8 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
             format!("{dir} is not a mount of ours: nothing runs on {}", home.root().display()),
         ));
     };
-    let outcome = client.call(Verb::Unmount { dir }, |_| {}).await?;
+    let mut bar = reach::Bar::default();
+    let outcome = client.call(Verb::Unmount { dir }, |step| bar.show(&step)).await?;
     output::report(global, &outcome, |_| {});
     Ok(done(&outcome))
 }

@@ -59,10 +59,10 @@ pub async fn start(global: &Global, home: Home, options: Options) -> Result<Arc<
 
 /// A progress bar on a terminal's stderr, from the second on which a verb takes longer than one.
 #[derive(Default)]
-struct Bar(Option<ProgressBar>);
+pub(super) struct Bar(Option<ProgressBar>);
 
 impl Bar {
-    fn show(&mut self, step: &Progress) {
+    pub(super) fn show(&mut self, step: &Progress) {
         let bar = self.0.get_or_insert_with(|| {
             let bar = ProgressBar::new(step.total);
             let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {eta}");

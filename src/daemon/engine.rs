@@ -209,7 +209,7 @@ impl Engine {
 
     /// Ends in order: no new work, mounts uploaded and gone, clients answered, volumes drained and released.
     pub async fn shutdown(&self) -> Result<()> {
-        let unmounted = self.desk.mounts.shutdown().await;
+        let unmounted = self.desk.mounts.shutdown(&self.desk.seat).await;
         self.stop.cancel();
         let servers = std::mem::take(&mut *self.servers.lock());
         for server in servers {

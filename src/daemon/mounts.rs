@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -13,11 +15,17 @@ use crate::base::{Error, Kind, Result};
 use crate::fs::{self, MountOptions, Mounted};
 use crate::store::{self, StoreUrl};
 
+/// How often an unmount says how far it is.
+const TELL: Duration = Duration::from_millis(500);
+
 /// One mount, as listings show it.
 #[derive(Clone, Debug, Serialize)]
 pub struct MountInfo {
     pub dir: String,
     pub url: String,
+    /// Files that are closed here and not stored yet, and their bytes.
+    pub unsent_files: u64,
+    pub unsent_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -75,8 +83,13 @@ impl Mounts {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Waits for its uploads, then unmounts.
-    pub async fn remove(&self, dir: &str) -> Result<()> {
+    /// Unmounts and waits for its uploads, telling how far they are (done and of how many bytes).
+    pub async fn remove(
+        &self,
+        seat: &Seat,
+        dir: &str,
+        tell: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<()> {
         let mounted = self.entries.lock().get(dir).map(|e| e.mounted.clone());
         let Some(mounted) = mounted else {
             if fs::clear_dead(Path::new(dir))? {
@@ -87,8 +100,29 @@ impl Mounts {
                 format!("{dir} is not a mount of this daemon: `windlass status` lists them"),
             ));
         };
-        mounted.unmount().await?;
+        let leaving = mounted.unmount().fuse();
+        futures::pin_mut!(leaving);
+        let total = mounted.pending().bytes;
+        let left = loop {
+            match seat.rt.timeout(TELL, &mut leaving).await {
+                Some(left) => break left?,
+                None => {
+                    let left = mounted.pending().bytes;
+                    tell(total.saturating_sub(left), total.max(left));
+                }
+            }
+        };
         self.ended(Some(dir)).await;
+        if left.files > 0 {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "{dir} is unmounted, but {} files ({} bytes) could not be sent: they are kept on this host, mount \
+                     the bucket again to send them",
+                    left.files, left.bytes
+                ),
+            ));
+        }
         Ok(())
     }
 
@@ -108,14 +142,23 @@ impl Mounts {
 
     pub fn list(&self) -> Vec<MountInfo> {
         let entries = self.entries.lock();
-        entries.iter().map(|(dir, e)| MountInfo { dir: dir.clone(), url: e.url.clone() }).collect()
+        let info = |(dir, e): (&String, &Entry)| {
+            let unsent = e.mounted.pending();
+            MountInfo {
+                dir: dir.clone(),
+                url: e.url.clone(),
+                unsent_files: unsent.files,
+                unsent_bytes: unsent.bytes,
+            }
+        };
+        entries.iter().map(info).collect()
     }
 
     /// Unmounts all; the first failure is told after all were tried.
-    pub async fn shutdown(&self) -> Result<()> {
+    pub async fn shutdown(&self, seat: &Seat) -> Result<()> {
         let mut result = Ok(());
         for mount in self.list() {
-            let ended = self.remove(&mount.dir).await;
+            let ended = self.remove(seat, &mount.dir, &|_, _| ()).await;
             if let Err(e) = ended {
                 tracing::error!(error = %e, dir = mount.dir, "could not unmount");
                 result = result.and(Err(e));

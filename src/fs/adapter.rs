@@ -656,17 +656,21 @@ impl Filesystem for Face {
         &self,
         _: &Request,
         _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
+        from: FileHandle,
+        from_at: u64,
+        ino: INodeNo,
+        to: FileHandle,
+        to_at: u64,
+        len: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        reply.error(fuser::Errno::ENOSYS);
+        let len = len.min(u64::from(u32::MAX));
+        let work = move |fs: Arc<Fs>| async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
+        self.soon("copy_file_range", ino, work, move |out| match out {
+            Ok(size) => reply.written(size as u32),
+            Err(f) => reply.error(errno(&f)),
+        });
     }
 }
 

@@ -28,6 +28,11 @@ impl Fs {
         Pending { files: queued.len() as u64, bytes }
     }
 
+    /// What the mount's end left staged.
+    pub fn kept(&self) -> Pending {
+        *self.behind.kept.lock()
+    }
+
     /// The mount ends: what can't be sent at once stays staged.
     pub(super) fn leave_off(&self) {
         self.behind.leaving.send_replace(true);
@@ -72,6 +77,9 @@ impl Fs {
             }
             if *self.behind.leaving.borrow() {
                 tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount");
+                let mut kept = self.behind.kept.lock();
+                kept.files += 1;
+                kept.bytes += file.facts(self.options()).size;
                 break;
             }
             tracing::warn!(key = file.key(), kept = at, %why, "not stored yet: trying again");
@@ -104,6 +112,10 @@ impl Fs {
     }
 
     async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
+        if let Some(upload) = &left.note.upload {
+            // Completed, it is not there any more; otherwise its parts cost money.
+            self.engine.remote.abort(&left.note.key, upload).await;
+        }
         let head = self.engine.remote.head(&left.note.key).await?;
         let came = head.as_ref().filter(|h| arrived(&left, h));
         let signed = Signature::of(&left.note.attrs(), left.note.size);

@@ -10,8 +10,8 @@ use std::ops::Range;
 use super::engine::Engine;
 use super::names::KEY_MAX;
 use super::ranges::Ranges;
-use super::remote::Base;
-use super::upload::{Snapshot, Source, upload};
+use super::remote::{Base, Source};
+use super::upload::{Snapshot, upload};
 use crate::base::{Error, Kind, Result, clock};
 use crate::store::When;
 
@@ -74,7 +74,7 @@ pub async fn keep(e: &Engine, file: &Snapshot, word: &str) -> Result<Option<Stri
             kept.base_len = theirs;
         }
         kept.dirty = kept.local.clone();
-        match upload(e, &kept).await {
+        match upload(e, &kept, None).await {
             Ok(_) => return Ok(Some(name)),
             // Theirs was changed again.
             Err(why) if why.is(Kind::Refused) && !whole => last = Some(why),

@@ -124,12 +124,13 @@ impl Fs {
         }
     }
 
-    pub async fn unlink(&self, parent: u64, name: &[u8]) -> Op<()> {
+    pub async fn unlink(self: &Arc<Self>, parent: u64, name: &[u8]) -> Op<()> {
         self.writable()?;
         let (_, target) = self.existing(parent, name).await?;
         if target.dir {
             return Err(Errno::ISDIR.into());
         }
+        self.repay(&target.key).await?;
         self.detach(&target.key).await?;
         let file = self.inodes.lock().at(&target.key, false).and_then(|n| n.file.clone());
         if let Some(file) = &file {
@@ -148,7 +149,7 @@ impl Fs {
         self.dropped(&target.key, file.as_deref());
         self.keep_parent(&target.key);
         if let Some(file) = file {
-            file.disown().await;
+            file.disown(&self.engine).await;
         }
         Ok(())
     }

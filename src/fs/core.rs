@@ -8,13 +8,13 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
-use super::engine::{Clock, Engine};
+use super::engine::{Clock, Engine, Memory};
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
 use super::handles::Handles;
@@ -57,6 +57,8 @@ pub struct Fs {
     pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
     since: Ns,
     pub(super) behind: Behind,
+    /// A file has borrowed another's bytes, some time.
+    pub(super) borrowed: AtomicBool,
 }
 
 impl std::fmt::Debug for Fs {
@@ -93,7 +95,8 @@ impl Fs {
         let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), budget };
         let since = Ns::from_ms(rt.wall_ms());
         let root = Facts::listed(&options, true, 4096, None, since);
-        let engine = Engine { rt, remote, staging, ahead, options, clock: Clock::default() };
+        let (clock, memory) = (Clock::default(), Memory::new());
+        let engine = Engine { rt, remote, staging, ahead, options, clock, memory };
         let fs = Fs {
             engine,
             inodes: Mutex::new(Inodes::new(root)),
@@ -105,6 +108,7 @@ impl Fs {
             kernel: Mutex::new(None),
             since,
             behind: Behind::new(),
+            borrowed: AtomicBool::new(false),
         };
         let fs = Arc::new(fs);
         unsent.extend(fs.take_up(left).await);

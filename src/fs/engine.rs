@@ -1,6 +1,9 @@
 //! What files need of their mount: the bucket, the staging folder, the clock.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::meta::Ns;
 use super::options::MountOptions;
@@ -18,6 +21,27 @@ pub struct Engine {
     pub ahead: Ahead,
     pub options: MountOptions,
     pub clock: Clock,
+    pub memory: Memory,
+}
+
+/// What uploads of one mount may hold in memory.
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Semaphore>);
+
+/// In pages, as permits are counted in 32 bits.
+const PAGE: u64 = 4096;
+const MEMORY_MAX: u64 = 128 << 20;
+
+impl Memory {
+    pub fn new() -> Memory {
+        Memory(Arc::new(Semaphore::new((MEMORY_MAX / PAGE) as usize)))
+    }
+
+    /// Waits for room; more than all of it is as much as there is.
+    pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let pages = bytes.min(MEMORY_MAX).div_ceil(PAGE) as u32;
+        self.0.clone().acquire_many_owned(pages).await.ok()
+    }
 }
 
 /// Wall time that never stands still nor goes back, so that two writes never carry one time.

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use super::beside;
+use super::early::{BEGIN, Early};
 use super::engine::Engine;
 use super::errno::{Errno, Op};
 use super::facts::Facts;
@@ -24,10 +25,10 @@ use super::meta::{Meta as _, Ns};
 use super::options::MountOptions;
 use super::ranges::Ranges;
 use super::reader::Reader;
-use super::remote::Base;
+use super::remote::{Base, Source};
 use super::stage::{Edits, FORMAT, Mark, Note, Signature, Stage};
 use super::staging::Left;
-use super::upload::{self, Snapshot, Source};
+use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, When};
 
@@ -39,7 +40,9 @@ struct State {
     key: String,
     /// The object as it was opened or last sent; none while there is no object.
     base: Option<Base>,
-    /// So many of the base's bytes still count.
+    /// Whose bytes the file has instead, copied and not yet sent.
+    borrowed: Option<Source>,
+    /// So many of their bytes still count.
     base_len: u64,
     size: u64,
     local: Ranges,
@@ -47,6 +50,8 @@ struct State {
     stage: Option<Stage>,
     attrs: Attrs,
     modified: Ns,
+    /// Somebody set the times, after the last write.
+    dated: bool,
     changes: u64,
     sent: u64,
     asked: u64,
@@ -56,6 +61,10 @@ struct State {
     sending: Option<Signature>,
     /// What the stage's note says.
     noted: Option<Mark>,
+    /// The parts that left before the end.
+    early: Option<Early>,
+    /// The multipart upload that is under way.
+    upload: Option<String>,
     unlinked: bool,
     failed: Option<Error>,
     /// The object in which a failed file's bytes are.
@@ -96,6 +105,7 @@ impl OpenFile {
         let state = State {
             key: key.to_owned(),
             base,
+            borrowed: None,
             base_len: size,
             size,
             local: Ranges::default(),
@@ -103,12 +113,15 @@ impl OpenFile {
             stage: None,
             attrs,
             modified,
+            dated: false,
             changes,
             sent: 0,
             asked: 0,
             signed: None,
             sending: None,
             noted: None,
+            early: None,
+            upload: None,
             unlinked: false,
             failed: None,
             kept: None,
@@ -123,6 +136,7 @@ impl OpenFile {
         let modified = note.attrs().time("mtime").unwrap_or(modified);
         let file = Self::new(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
         let mut s = file.state.lock();
+        s.borrowed = note.borrowed.clone();
         s.base_len = edits.base_len;
         s.dirty = edits.local.clone();
         s.local = edits.local;
@@ -218,23 +232,23 @@ impl OpenFile {
 
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
     pub async fn read(&self, e: &Engine, reader: &Reader, offset: u64, len: u64) -> Op<Bytes> {
-        let (key, base, stage, pieces) = {
+        let (source, stage, pieces) = {
             let s = self.state.lock();
             if let Some(why) = &s.failed {
                 return Err(why.share().into());
             }
             let end = offset.saturating_add(len).min(s.size);
-            (s.key.clone(), s.base.clone(), s.stage.clone(), s.local.split(offset.min(end)..end))
+            (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end))
         };
         let mut out = BytesMut::new();
         let only = pieces.len() == 1;
         for (piece, local) in pieces {
-            let bytes = match &base {
+            let bytes = match &source {
                 _ if local => {
                     upload::staged(stage.as_ref(), piece.start, (piece.end - piece.start) as usize).await?
                 }
-                Some(base) => reader.read(&e.ahead, &key, base, piece).await?,
-                None => return Err(lost(&key).into()),
+                Some(Source { key, base }) => reader.read(&e.ahead, key, base, piece).await?,
+                None => return Err(lost(&self.key()).into()),
             };
             if only {
                 return Ok(bytes);
@@ -246,7 +260,7 @@ impl OpenFile {
 
     /// The same without waiting, where all of it has been fetched.
     pub fn read_now(&self, e: &Engine, reader: &Reader, offset: u64, len: u64) -> Option<Bytes> {
-        let (key, base, range) = {
+        let (Source { key, base }, range) = {
             let s = self.state.lock();
             let end = offset.saturating_add(len).min(s.size);
             let range = offset.min(end)..end;
@@ -259,7 +273,7 @@ impl OpenFile {
             if s.local.touches(&range) {
                 return None;
             }
-            (s.key.clone(), s.base.clone()?, range)
+            (s.source()?, range)
         };
         reader.read_now(&e.ahead, &key, &base, &range)
     }
@@ -311,7 +325,7 @@ impl OpenFile {
         let stage = self.stage(e).await?;
         stage.write(offset, data).await.map_err(|w| staging_failed(&stage, w))?;
         let now = e.now();
-        let stale = {
+        let (stale, begins) = {
             let mut s = self.state.lock();
             let hole = s.size..offset;
             s.local.insert(hole.clone());
@@ -320,12 +334,29 @@ impl OpenFile {
             s.dirty.insert(offset..end);
             s.size = s.size.max(end);
             s.touch(now);
-            s.noted != Some(Mark::Open)
+            let begins = s.streams(e, &stage, offset..end);
+            (s.noted != Some(Mark::Open), begins)
         };
-        if stale {
+        if begins {
+            self.begin_early(e).await;
+        }
+        if stale || begins {
             self.note(e, false).await?;
         }
         Ok(())
+    }
+
+    /// A large new file begins to leave. Failing costs nothing: it leaves at its end.
+    async fn begin_early(&self, e: &Engine) {
+        let (key, attrs) = {
+            let snapshot = self.snapshot(&e.options, e.now());
+            (snapshot.key, snapshot.attrs)
+        };
+        if let Ok(early) = Early::begin(e, &key, attrs).await {
+            let mut s = self.state.lock();
+            s.upload = Some(early.upload.clone());
+            s.early = Some(early);
+        }
     }
 
     /// Makes a range read as zeros without changing the file's length.
@@ -365,6 +396,9 @@ impl OpenFile {
             s.base_len = s.base_len.min(size);
             s.size = size;
             s.touch(now);
+            if let Some(early) = &mut s.early {
+                early.spoil(&(size..u64::MAX));
+            }
         }
         Ok(self.note(e, false).await?)
     }
@@ -372,8 +406,40 @@ impl OpenFile {
     /// Changes metadata that goes with the next upload.
     pub fn change_attrs(&self, change: impl FnOnce(&mut Attrs)) {
         let mut s = self.state.lock();
+        let before = (s.attrs.time("mtime"), s.attrs.time("atime"));
         change(&mut s.attrs);
+        s.dated |= before != (s.attrs.time("mtime"), s.attrs.time("atime"));
         s.changes += 1;
+    }
+
+    /// What the object has, as long as nothing here differs from it.
+    pub fn clean(&self) -> Option<Source> {
+        let s = self.state.lock();
+        (s.changes == s.sent && !s.unlinked && s.failed.is_none()).then(|| s.source()).flatten()
+    }
+
+    /// Takes `len` bytes at `offset` of another object for the same bytes of this file, which ends there and has
+    /// nothing else. False: that isn't so.
+    pub async fn borrow(&self, e: &Engine, from: &Source, offset: u64, len: u64) -> Op<bool> {
+        let _one = self.writing.lock().await;
+        if let Some(why) = self.failure() {
+            return Err(why.into());
+        }
+        let now = e.now();
+        let mut s = self.state.lock();
+        let goes_on = s.borrowed.as_ref() == Some(from) && s.base_len == s.size;
+        if offset != s.size || !(s.size == 0 || goes_on) || s.stage.is_some() || s.unlinked {
+            return Ok(false);
+        }
+        s.borrowed = Some(from.clone());
+        (s.base_len, s.size) = (offset + len, offset + len);
+        s.touch(now);
+        Ok(true)
+    }
+
+    /// The object whose bytes it has borrowed.
+    pub fn borrows(&self, key: &str) -> bool {
+        self.state.lock().borrowed.as_ref().is_some_and(|from| from.key == key)
     }
 
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
@@ -387,7 +453,9 @@ impl OpenFile {
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
             self.state.lock().local.insert(range);
         }
-        self.state.lock().base_len = 0;
+        let mut s = self.state.lock();
+        s.base_len = 0;
+        s.borrowed = None;
         Ok(())
     }
 
@@ -396,8 +464,15 @@ impl OpenFile {
         self.state.lock().unlinked = true;
     }
 
-    /// The same is true after a crash.
-    pub async fn disown(&self) {
+    /// The same is true after a crash, and of what had left early.
+    pub async fn disown(&self, e: &Engine) {
+        let upload = {
+            let mut s = self.state.lock();
+            s.early.take().and(s.upload.take())
+        };
+        if let Some(upload) = upload {
+            e.remote.abort(&self.key(), &upload).await;
+        }
         let _one = self.noting.lock().await;
         let stage = self.state.lock().stage.clone();
         if let Some(stage) = stage
@@ -438,7 +513,7 @@ impl OpenFile {
         Snapshot {
             key: s.key.clone(),
             when,
-            source: s.base.clone().map(|base| Source { key: s.key.clone(), base }),
+            source: s.source(),
             base_len: s.base_len,
             size: s.size,
             local: s.local.clone(),
@@ -449,19 +524,42 @@ impl OpenFile {
         }
     }
 
-    /// The state that is to be the next object, which is written down as closed (and, with `sends`, on its way).
-    async fn sign(&self, e: &Engine, durable: bool, sends: bool) -> Result<Snapshot> {
+    /// The state that is to be the next object, which is written down as closed.
+    async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
         let snapshot = self.snapshot(&e.options, e.now());
         {
             let mut s = self.state.lock();
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
-            if sends {
-                s.sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
-            }
         }
         self.note(e, durable).await?;
         Ok(snapshot)
+    }
+
+    /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
+    async fn set_out(&self, e: &Engine) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
+        let mut snapshot = self.snapshot(&e.options, e.now());
+        let (mut early, dated) = {
+            let mut s = self.state.lock();
+            (s.early.take(), s.dated)
+        };
+        if early.is_none() && snapshot.in_parts() {
+            early = Some(Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
+        }
+        let mut newer = None;
+        if let Some(early) = &early {
+            let old = std::mem::replace(&mut snapshot.attrs, early.attrs.clone());
+            newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &early.attrs));
+        }
+        {
+            let mut s = self.state.lock();
+            s.upload = early.as_ref().map(|early| early.upload.clone());
+            s.sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
+            s.asked = snapshot.changes;
+            s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
+        }
+        self.note(e, false).await?;
+        Ok((snapshot, early, newer))
     }
 
     /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
@@ -478,7 +576,7 @@ impl OpenFile {
             return Ok(());
         }
         self.stage(e).await?;
-        self.sign(e, durable, false).await.map(|_| ())
+        self.sign(e, durable).await.map(|_| ())
     }
 
     /// Where its bytes are on this host.
@@ -502,28 +600,52 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why);
         }
-        let snapshot = self.sign(e, false, true).await?;
-        match upload::upload(e, &snapshot).await {
-            Ok(etag) => {
-                self.arrived(snapshot, etag);
-                if let Err(why) = self.note(e, false).await {
-                    tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
-                }
-                Ok(())
-            }
-            Err(why) if why.is(Kind::Refused) => Err(self.lost(e, snapshot, why).await),
-            Err(why) => Err(why),
+        let (mut snapshot, early, newer) = self.set_out(e).await?;
+        let stored = match upload::upload(e, &snapshot, early).await {
+            Err(why) if why.is(Kind::Refused) => match self.came(e, &snapshot).await {
+                Some(etag) => Ok(etag),
+                None => return Err(self.lost(e, snapshot, why).await),
+            },
+            other => other,
+        };
+        self.stored(&snapshot, stored?);
+        if let Some(newer) = newer {
+            let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
+            let etag = e.remote.put_attrs(&snapshot.key, &base, &newer).await?;
+            snapshot.attrs = newer;
+            self.stored(&snapshot, etag);
         }
+        self.arrived(snapshot);
+        if let Err(why) = self.note(e, false).await {
+            tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
+        }
+        Ok(())
     }
 
-    fn arrived(&self, snapshot: Snapshot, etag: Etag) {
+    /// The object that refused ours is ours: an earlier send's answer was lost with the mount that sent it.
+    async fn came(&self, e: &Engine, snapshot: &Snapshot) -> Option<Etag> {
+        let head = e.remote.head(&snapshot.key).await.ok()??;
+        let ours = Signature::of(&snapshot.attrs, snapshot.size) == Signature::of(&head.attrs, head.size);
+        ours.then_some(head.etag)
+    }
+
+    /// The object has the snapshot's bytes.
+    fn stored(&self, snapshot: &Snapshot, etag: Etag) {
         let mut s = self.state.lock();
         s.base = Some(Base { etag, size: snapshot.size });
-        s.sent = snapshot.changes;
-        s.sending = None;
+        (s.sending, s.upload) = (None, None);
         if s.changes == snapshot.changes {
             s.base_len = s.size;
             s.dirty.clear();
+        }
+        // Its bytes are the object's own now.
+        s.borrowed = None;
+    }
+
+    fn arrived(&self, snapshot: Snapshot) {
+        let mut s = self.state.lock();
+        s.sent = snapshot.changes;
+        if s.changes == snapshot.changes {
             s.attrs = snapshot.attrs;
         }
     }
@@ -588,6 +710,23 @@ impl State {
         }
     }
 
+    /// Whose bytes the file's are, but for those in `local`.
+    fn source(&self) -> Option<Source> {
+        let own = || self.base.clone().map(|base| Source { key: self.key.clone(), base });
+        self.borrowed.clone().or_else(own)
+    }
+
+    /// Sends what is whole of a new file; true when it is time to begin with that.
+    fn streams(&mut self, e: &Engine, stage: &Stage, written: Range<u64>) -> bool {
+        let (key, size) = (&self.key, self.size);
+        let Some(early) = &mut self.early else {
+            return self.base_len == 0 && size >= BEGIN && !self.unlinked && self.upload.is_none();
+        };
+        early.spoil(&written);
+        early.advance(e, key, stage, size);
+        false
+    }
+
     fn note(&self, url: &str, partly: bool) -> Note {
         let signed = self.signed.as_ref().filter(|(at, _)| *at == self.changes);
         let attrs = signed.map_or(&self.attrs, |(_, attrs)| attrs);
@@ -596,6 +735,8 @@ impl State {
             url: url.to_owned(),
             key: self.key.clone(),
             base: self.base.clone(),
+            borrowed: self.borrowed.clone(),
+            upload: self.upload.clone(),
             size: self.size,
             partly,
             mark: self.mark(),
@@ -608,10 +749,20 @@ impl State {
 
     fn touch(&mut self, now: Ns) {
         self.changes += 1;
+        self.dated = false;
         self.modified = now;
         self.attrs.set_time("mtime", now);
         self.attrs.set_time("ctime", now);
     }
+}
+
+fn differ_in_time_only(a: &Attrs, b: &Attrs) -> bool {
+    let timeless = |attrs: &Attrs| {
+        let mut attrs = attrs.clone();
+        attrs.user.retain(|name, _| !matches!(name.as_str(), "mtime" | "ctime" | "atime"));
+        attrs
+    };
+    timeless(a) == timeless(b)
 }
 
 fn staging_failed(stage: &Stage, why: Error) -> Error {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use super::content::type_of;
 use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
@@ -118,7 +119,8 @@ impl Fs {
             return Ok((self.getattr_now(entry.ino).unwrap_or(Ok(entry))?, opened));
         }
         let now = self.engine.now();
-        let attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
+        let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
+        attrs.content_type = type_of(&place.stem).map(str::to_owned);
         let file = OpenFile::fresh(&place.stem, attrs, now);
         let (entry, file, made) = {
             let mut inodes = self.inodes.lock();
@@ -259,6 +261,42 @@ impl Fs {
         Ok(())
     }
 
+    /// copy_file_range(2) of what lies at the same place in both files: not a byte moves. `EOPNOTSUPP` otherwise, and
+    /// the kernel reads and writes.
+    pub async fn copy_range(&self, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
+        let (from, to) = (self.file(from)?, self.file(to)?);
+        if !to.how.write || !from.how.read {
+            return Err(Errno::BADF.into());
+        }
+        let source = from.file.clean().filter(|_| at.0 == at.1 && !Arc::ptr_eq(&from.file, &to.file));
+        let Some(source) = source else { return Err(Errno::OPNOTSUPP.into()) };
+        let len = len.min(source.base.size.saturating_sub(at.0));
+        if len == 0 {
+            return Ok(0);
+        }
+        if !to.file.borrow(&self.engine, &source, at.1, len).await? {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        self.borrowed.store(true, Ordering::Release);
+        to.wrote.store(true, Ordering::Release);
+        Ok(len)
+    }
+
+    /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
+    pub(super) async fn repay(self: &Arc<Self>, key: &str) -> Op<()> {
+        if !self.borrowed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
+            if file.facts(self.options()).size > DETACH_MAX {
+                self.send(ino, &file).await?;
+            } else {
+                file.detach(&self.engine).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// ftruncate(2): the handle's close answers for it.
     pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
         handle.wrote.store(true, Ordering::Release);
@@ -305,6 +343,9 @@ impl Fs {
         if !file.is_dirty() {
             return Ok(());
         }
+        Box::pin(self.repay(&file.key())).await.map_err(|f| {
+            f.why.unwrap_or_else(|| Error::new(Kind::Io, format!("copying from {}: {}", file.key(), f.errno)))
+        })?;
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
         let sending = self.engine.rt.spawn(async move {

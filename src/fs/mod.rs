@@ -7,10 +7,10 @@
 //! | `known` | what the store lately said about names |
 //! | `core` with `lookup`, `dirs`, `files`, `change`, `rename` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
-//! | `file`, `ranges`, `stage`, `staging`, `upload` | an open file's changes and their way into the bucket |
+//! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
 //! | `reader` | reading ahead |
-//! | `meta` | metadata under s3fs's names |
+//! | `meta`, `content` | metadata under s3fs's names; types |
 //! | `remote` | the bucket with deadlines and settled outcomes |
 //! | `adapter` | the only place that knows fuser |
 //! | `mount` | a mount's life |
@@ -19,8 +19,10 @@ mod adapter;
 mod behind;
 mod beside;
 mod change;
+mod content;
 mod core;
 mod dirs;
+mod early;
 mod engine;
 mod errno;
 mod facts;
@@ -34,6 +36,7 @@ mod meta;
 mod mount;
 mod names;
 mod options;
+mod parts;
 mod queue;
 mod ranges;
 mod reader;

@@ -159,8 +159,9 @@ impl Mounted {
 
     /// Unmounts, then waits until everything is sent or known to stay staged. `Owned` while processes have files open
     /// or stand in it.
-    pub async fn unmount(&self) -> Result<()> {
-        self.take_out(UnmountFlags::empty()).await
+    pub async fn unmount(&self) -> Result<Pending> {
+        self.take_out(UnmountFlags::empty()).await?;
+        Ok(self.fs.kept())
     }
 
     /// Takes the mount out of the tree though processes use it; what they have written is sent first.

@@ -16,6 +16,8 @@ pub struct Behind {
     /// By their nodes.
     pub queued: Mutex<BTreeMap<u64, Arc<OpenFile>>>,
     pub permits: Arc<Semaphore>,
+    /// What the mount's end left staged.
+    pub kept: Mutex<Pending>,
     /// The mount ends.
     pub leaving: watch::Sender<bool>,
 }
@@ -30,6 +32,11 @@ pub struct Pending {
 impl Behind {
     pub fn new() -> Behind {
         let permits = Arc::new(Semaphore::new(AT_ONCE));
-        Behind { queued: Mutex::default(), permits, leaving: watch::Sender::new(false) }
+        Behind {
+            queued: Mutex::default(),
+            permits,
+            kept: Mutex::default(),
+            leaving: watch::Sender::new(false),
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::base::rt::Rt;
@@ -15,7 +16,8 @@ use crate::store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, 
 
 /// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
 const COPY_MAX: u64 = 4 << 30;
-const COPY_PART: u64 = 512 << 20;
+const COPY_PART: u64 = 1 << 30;
+const COPIES_AT_ONCE: usize = 8;
 /// Attempts at a put whose outcome stays unknown.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -37,6 +39,13 @@ pub struct Remote {
 pub struct Base {
     pub etag: Etag,
     pub size: u64,
+}
+
+/// An object that has bytes of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    pub key: String,
+    pub base: Base,
 }
 
 fn changed(key: &str) -> Error {
@@ -189,6 +198,21 @@ impl Remote {
         .await
     }
 
+    /// Stores an object's bytes under another key with metadata of their own. `Refused` when either is another by now.
+    pub async fn copy_with(
+        &self,
+        from: &str,
+        to: &str,
+        base: &Base,
+        attrs: &Attrs,
+        when: &When,
+    ) -> Result<Etag> {
+        self.settle(to, attrs, base.size, || {
+            self.bucket.copy(from, to, Some(&base.etag), Some(attrs), when.clone(), Cause::File)
+        })
+        .await
+    }
+
     /// Copies an object server-side and makes sure that the copy is whole. `Refused` when the source is another by
     /// now, `Exists` when `when` is `Absent` and there is an object already.
     pub async fn copy(&self, from: &str, to: &str, base: &Base, when: &When) -> Result<Etag> {
@@ -236,20 +260,19 @@ impl Remote {
         when: &When,
     ) -> Result<Etag> {
         let upload = self.begin(to, attrs).await?;
-        let mut parts = Vec::new();
-        let mut offset = 0;
-        while offset < base.size {
+        let one = |at: u64| {
+            let (offset, number) = (at * COPY_PART, at as u32 + 1);
             let len = COPY_PART.min(base.size - offset);
-            let number = parts.len() as u32 + 1;
-            match self.part_copy(to, &upload, number, from, base, offset, len).await {
-                Ok(part) => parts.push(part),
-                Err(why) => {
-                    self.abort(to, &upload).await;
-                    return Err(why);
-                }
+            self.part_copy(to, &upload, number, from, base, offset, len).boxed()
+        };
+        let copies = futures::stream::iter((0..base.size.div_ceil(COPY_PART)).map(one));
+        let parts: Vec<Part> = match copies.buffered(COPIES_AT_ONCE).try_collect().await {
+            Ok(parts) => parts,
+            Err(why) => {
+                self.abort(to, &upload).await;
+                return Err(why);
             }
-            offset += len;
-        }
+        };
         let etag = self.complete(to, &upload, &parts, attrs, base.size, when).await?;
         self.verified(to, &etag, base).await
     }

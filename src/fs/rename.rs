@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::content::type_of;
 use super::core::{Fs, fail};
 use super::errno::{Errno, Op};
 use super::lookup::{Need, Place, Target, new_place};
+use super::meta::Meta as _;
 use super::remote::Base;
 use crate::base::Kind;
 use crate::store::{Etag, Listed, When};
@@ -53,6 +55,8 @@ impl Fs {
         no_replace: bool,
     ) -> Op<()> {
         let (old, new) = (&source.key, &to.stem);
+        self.repay(old).await?;
+        self.repay(new).await?;
         let file = self.inodes.lock().at(old, false).and_then(|n| Some((n.ino, n.file.clone()?)));
         // What was written goes first; then nothing is sent to the old name until the new one stands.
         let held = match &file {
@@ -80,7 +84,7 @@ impl Fs {
         let replaced = self.inodes.lock().at(new, false).and_then(|n| n.file.clone());
         self.dropped(new, replaced.as_deref());
         if let Some(replaced) = replaced {
-            replaced.disown().await;
+            replaced.disown(&self.engine).await;
         }
         let until = self.until(self.now());
         let mut facts = source.facts.clone();
@@ -109,6 +113,9 @@ impl Fs {
     ) -> Op<(Base, Etag)> {
         let remote = &self.engine.remote;
         let when = if no_replace { When::Absent } else { When::Always };
+        if type_of(old) != type_of(new) {
+            return self.copy_retyped(old, new, &when).await;
+        }
         if let Some(base) = last_seen {
             match remote.copy(old, new, &base, &when).await {
                 Ok(etag) => return Ok((base, etag)),
@@ -120,6 +127,27 @@ impl Fs {
         let base = Base { etag: head.etag, size: head.size };
         let etag = remote.copy(old, new, &base, &when).await?;
         Ok((base, etag))
+    }
+
+    /// A name that says another type gives it to the object: `page.html.tmp` becomes `page.html`. A type that its old
+    /// name does not say was somebody's own choice, and stays.
+    async fn copy_retyped(&self, old: &str, new: &str, when: &When) -> Op<(Base, Etag)> {
+        let remote = &self.engine.remote;
+        let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
+        let base = Base { etag: head.etag, size: head.size };
+        let mut attrs = head.attrs;
+        let plain = [None, type_of(old), Some("application/octet-stream"), Some("binary/octet-stream")];
+        if !plain.contains(&attrs.content_type.as_deref()) || attrs.mode().is_none() {
+            let etag = remote.copy(old, new, &base, when).await?;
+            return Ok((base, etag));
+        }
+        attrs.content_type = type_of(new).map(str::to_owned);
+        attrs.set_time("ctime", self.engine.now());
+        match remote.copy_with(old, new, &base, &attrs, when).await {
+            Ok(etag) => Ok((base, etag)),
+            Err(why) if why.is(Kind::Refused) && *when == When::Absent => Err(Errno::EXIST.into()),
+            Err(why) => Err(why.into()),
+        }
     }
 
     async fn rename_dir(self: &Arc<Self>, from: &Place, to: &Place, there: Option<Target>) -> Op<()> {
@@ -134,6 +162,9 @@ impl Fs {
             return Err(Errno::NOTEMPTY.into());
         }
         let mut held = Vec::new();
+        for (_, file) in self.open_below(&old) {
+            self.repay(&file.key()).await?;
+        }
         for (ino, file) in self.open_below(&old) {
             self.send(ino, &file).await?;
             held.push(file.hold().await);

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ranges::Ranges;
-use super::remote::Base;
+use super::remote::{Base, Source};
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::store::Attrs;
@@ -89,6 +89,12 @@ pub struct Note {
     pub key: String,
     /// The object that they change; none for a new one.
     pub base: Option<Base>,
+    /// Another object, whose bytes count instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowed: Option<Source>,
+    /// The multipart upload that has parts of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
     pub size: u64,
     /// Bytes of the object still count: the edits stand beside.
     pub partly: bool,
@@ -265,7 +271,8 @@ impl Stage {
         if note.partly != log.is_some() {
             return Ok(None);
         }
-        let size = note.base.as_ref().map_or(0, |b| b.size);
+        let base = note.borrowed.as_ref().map(|s| &s.base).or(note.base.as_ref());
+        let size = base.map_or(0, |b| b.size);
         let mut edits = Edits { local: Ranges::default(), base_len: size, size };
         let mut records = 0;
         match &log {
@@ -411,6 +418,8 @@ mod tests {
             url: "mem:x".into(),
             key: "k".into(),
             base: None,
+            borrowed: None,
+            upload: None,
             size: 0,
             partly: false,
             mark: Mark::Open,

@@ -2,6 +2,7 @@
 
 use crate::base::Result;
 use crate::daemon::api::Outcome;
+use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
 
 pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
@@ -10,8 +11,9 @@ pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Res
     Ok(Outcome::default())
 }
 
-pub async fn unmount(desk: &Desk, dir: &str) -> Result<Outcome> {
-    desk.mounts.remove(dir).await?;
+pub async fn unmount(desk: &Desk, dir: &str, progress: &ProgressSink) -> Result<Outcome> {
+    let watch = |done, of| progress.tell("uploading", done, of);
+    desk.mounts.remove(&desk.seat, dir, &watch).await?;
     Ok(Outcome::default())
 }
 

@@ -3,6 +3,7 @@
 
 mod faults;
 mod keys;
+mod large;
 mod model;
 mod requests;
 mod user;

@@ -137,6 +137,8 @@ impl Bucket for Counted {
     }
 }
 
+const NEW: How = How { truncate: true, ..WRITE };
+
 struct Table {
     store: Arc<Counted>,
     user: User,
@@ -236,6 +238,15 @@ async fn large(t: &mut Table) {
     user.fs.write(handle, 0, Bytes::from_static(b"end")).await.unwrap();
     user.close(handle).await.unwrap();
     t.row("append to 64 MiB");
+    let (from, to) =
+        (user.open("big", READ, false).await.unwrap(), user.open("copy", NEW, true).await.unwrap());
+    t.store.take();
+    assert_eq!(user.fs.copy_range(from, to, (0, 0), 1 << 40).await.unwrap(), (64 << 20) + 3);
+    user.close(to).await.unwrap();
+    user.close(from).await.unwrap();
+    t.row("copy_file_range of 64 MiB");
+    user.unlink("copy").await.unwrap();
+    t.store.take();
     let handle = user.open("big", READ, false).await.unwrap();
     for at in 0..512 {
         let bytes = user.read(handle, at << 17, 1 << 17).await.unwrap();
@@ -253,6 +264,7 @@ async fn large(t: &mut Table) {
     t.later().await;
 }
 
+/// Promise: A change of a large file sends what changed.
 #[test]
 fn requests_per_operation() {
     let sim = Sim::new(1);
@@ -293,8 +305,9 @@ ls -l of 100, later             100 head 1 list
 rename a directory of 100       101 copy 1 delete 2 list
 rm -r of 100                    101 delete 1 head 3 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
-change 4 KiB in 64 MiB          1 begin 1 complete 2 get 1 head 1 part 2 part-copy
+change 4 KiB in 64 MiB          1 begin 1 complete 1 get 1 head 1 part 2 part-copy
 append to 64 MiB                1 begin 1 complete 1 head 1 part 1 part-copy
+copy_file_range of 64 MiB       1 copy
 read 64 MiB in order            14 get
 6 random reads                  7 get
 ";
