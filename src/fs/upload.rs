@@ -44,7 +44,7 @@ pub struct Snapshot {
 pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
     let pieces = file.local.split(range.clone());
     let away = || pieces.iter().filter(|(_, local)| !local).map(|(piece, _)| piece);
-    let hull = away().next().map_or(0, |p| p.start)..away().last().map_or(0, |p| p.end);
+    let hull = away().next().map_or(0, |p| p.start)..away().next_back().map_or(0, |p| p.end);
     let together = away().count() > 1 && hull.end - hull.start <= FETCH_MAX;
     let fetched = if together { fetch(e, file, &hull).await? } else { Bytes::new() };
     let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
