@@ -17,12 +17,23 @@ pub fn show(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}Z", day / 3600, day / 60 % 60, day % 60)
 }
 
+/// The same as a part of a name: `20261120-091500`.
+pub fn compact(ms: u64) -> String {
+    show(ms)
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .replace('T', "-")
+        .replace('Z', "")
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn times_are_shown_in_utc() {
         assert_eq!(super::show(0), "1970-01-01T00:00:00Z");
         assert_eq!(super::show(951_782_400_000), "2000-02-29T00:00:00Z");
+        assert_eq!(super::compact(1_795_166_100_999), "20261120-091500");
         assert_eq!(super::show(1_795_166_100_999), "2026-11-20T09:15:00Z");
     }
 }

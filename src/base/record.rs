@@ -14,7 +14,8 @@ pub struct Mark {
     /// The state that this mark freezes (the tip's id before it).
     pub state: StateId,
     pub name: Name,
-    /// Members of one group share it; `group_size` tells whether all are there.
+    /// Members of one group share it; `group_size` tells whether all are there. 0 members: set by a take-over, see
+    /// `volume::snapshot`.
     pub group: Nonce,
     pub group_size: u32,
     /// Wall clock, ms since 1970, for listings only.

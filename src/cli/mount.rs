@@ -145,7 +145,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
 }
 
 /// Absolute without touching the folder itself, which may be a mount that hangs.
-fn absolute(dir: &Path) -> Result<String> {
+pub(super) fn absolute(dir: &Path) -> Result<String> {
     let path = std::path::absolute(dir).context(|| format!("folder {}", dir.display()))?;
     let text =
         path.to_str().ok_or_else(|| Error::new(Kind::Usage, format!("{} is not UTF-8", path.display())))?;

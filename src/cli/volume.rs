@@ -1,5 +1,6 @@
 //! `windlass volume …`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -48,6 +49,17 @@ pub enum Volume {
         #[arg(long)]
         accept_loss: bool,
     },
+    /// Make a volume of a journal that was put aside when another host took the volume over
+    Salvage {
+        /// The journal's folder, as the message or `volume info` names it
+        #[arg(value_name = "JOURNAL")]
+        journal: PathBuf,
+        #[arg(value_name = "POOL/NEW")]
+        to: VolumePath,
+        /// Also where only the journal's own blocks can be had
+        #[arg(long)]
+        force: bool,
+    },
     /// Remove a volume that no clone needs
     #[command(alias = "rm")]
     Remove {
@@ -82,6 +94,10 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Release { path } => show(global, Verb::VolumeRelease { path }, |_| {}).await,
         Volume::TakeOver { path, accept_loss } => {
             show(global, Verb::VolumeTakeOver { path, accept_loss }, |_| {}).await
+        }
+        Volume::Salvage { journal, to, force } => {
+            let journal = super::mount::absolute(&journal)?;
+            show(global, Verb::VolumeSalvage { journal, to, force }, |_| {}).await
         }
         Volume::Remove { path, if_exists, dry_run } => {
             let forgiven = if_exists.then_some(Kind::NotFound);

@@ -150,6 +150,11 @@ pub enum Verb {
         path: VolumePath,
         accept_loss: bool,
     },
+    VolumeSalvage {
+        journal: String,
+        to: VolumePath,
+        force: bool,
+    },
     VolumeRemove {
         path: VolumePath,
         if_exists: bool,

@@ -10,7 +10,7 @@ use super::deps::Ground;
 use super::head::Claimer;
 use super::session::Session;
 use super::takeover::{self, Announce, Cover, How, Taken};
-use crate::base::{Epoch, Error, Kind, Nonce, Result};
+use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 
 /// On what grounds.
@@ -53,7 +53,9 @@ struct Local {
     found: Option<Recovered>,
     kept: Option<PathBuf>,
     /// The claim that was written down.
-    announced: Option<Epoch>,
+    announced: Option<Announce>,
+    /// The epoch that ends was never this folder's.
+    others: bool,
 }
 
 /// Epochs that this folder has owned, as its journal says.
@@ -95,19 +97,55 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
         cover: found.as_ref().map(|r| Cover { first: r.first_lsn, mark: r.mark }),
         degrade_after: ground.deps.pool.settings().degrade_after(),
     };
-    let local = Mutex::new(Local { journal, found, kept: None, announced: None });
+    let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });
     let announce = |a: Announce| announce(ground, &local, a);
     let taken = takeover::take(&ground.deps.pool, &ground.cell, &how, announce).await;
-    let Local { journal, kept, announced, .. } = local.into_inner();
-    let failed = |error| Failed { error, tried: announced };
+    let Local { journal, found, kept, announced, others } = local.into_inner();
+    let failed = |error| Failed { error, tried: announced.map(|a| a.next) };
     match (taken, journal) {
-        (Ok(taken), Some(journal)) => begin(ground, taken, journal, kept).await.map_err(failed),
+        (Ok(taken), Some(journal)) => {
+            let mut owned = begin(ground, taken, journal, kept).await.map_err(failed)?;
+            if let Some(a) = announced.filter(|_| grounds.force && others) {
+                owned.notes.extend(remember(ground, &owned.session, a).await);
+            }
+            Ok(owned)
+        }
         (Ok(_), None) => Err(failed(Error::new(Kind::Internal, "ownership without a journal"))),
         (Err(error), Some(journal)) => {
+            let error = match found {
+                Some(found) if error.is(Kind::Owned) => stale(ground, &journal, &found, error).await,
+                _ => error,
+            };
             close(ground, &journal).await;
             Err(failed(error))
         }
         (Err(error), None) => Err(failed(error)),
+    }
+}
+
+/// Another host has the volume. If it ended an epoch of this folder, the journal can't be replayed any more: it is put aside
+/// now, and the error says where.
+async fn stale(ground: &Ground, journal: &Journal, found: &Recovered, error: Error) -> Error {
+    let over = match ground.cell.read().await {
+        Ok(Some(head)) => !found.lineage.contains(&head.active.epoch),
+        _ => false,
+    };
+    if !over || found.end < found.first_lsn {
+        return error;
+    }
+    match journal.set_aside("kept").await {
+        Ok(path) => Error::new(
+            error.kind(),
+            format!(
+                "{error}. What this host had not stored by then is kept in {} (`windlass volume \
+             salvage` makes a volume of it)",
+                path.display()
+            ),
+        ),
+        Err(why) => {
+            tracing::warn!(volume = %ground.name, %why, "a journal that can't be replayed any more is not put aside yet");
+            error
+        }
     }
 }
 
@@ -149,6 +187,36 @@ async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, kept: Optio
     }
 }
 
+/// Somebody was shut out, and may hold writes that the volume doesn't have: what they were made on is kept as a snapshot, so
+/// that `salvage` can put them where they belong. Nobody has written yet.
+async fn remember(ground: &Ground, session: &Arc<Session>, a: Announce) -> Option<String> {
+    let marked = session.mark_taken_over(a.active, a.last_lsn).await;
+    match marked {
+        Ok(name) => {
+            let (built, note) = (name.clone(), kept_as(ground, &name));
+            // Whoever was shut out can use it only when its map is in the pool.
+            session.run(async move |s| {
+                if let Err(stop) = s.build_snapshot(&built).await {
+                    tracing::debug!(volume = %s.ground.name, error = %stop.error(), "a snapshot's map is written later");
+                }
+            });
+            Some(note)
+        }
+        Err(stop) => {
+            tracing::warn!(volume = %ground.name, error = %stop.error(), "no snapshot of the moment of the take-over");
+            None
+        }
+    }
+}
+
+fn kept_as(ground: &Ground, name: &Name) -> String {
+    format!(
+        "snapshot {}@{name} keeps what the volume was at that moment; it may be removed when no kept journal is to be \
+             salvaged",
+        ground.name
+    )
+}
+
 async fn close(ground: &Ground, journal: &Journal) {
     if let Err(error) = journal.close().await {
         tracing::debug!(volume = %ground.name, %error, "closing the journal");
@@ -171,6 +239,7 @@ fn sweep(ground: &Arc<Ground>, taken: &Taken) {
 async fn announce(ground: &Arc<Ground>, local: &Mutex<Local>, a: Announce) -> Result<()> {
     let (journal, found) = {
         let mut local = local.lock();
+        local.others = !local.found.as_ref().is_some_and(|f| f.lineage.contains(&a.active));
         (local.journal.take(), local.found.take())
     };
     let (done, kept) = match (journal, found) {
@@ -181,7 +250,7 @@ async fn announce(ground: &Arc<Ground>, local: &Mutex<Local>, a: Announce) -> Re
     local.kept = kept;
     match done {
         Ok(journal) => {
-            (local.journal, local.announced) = (Some(journal), Some(a.next));
+            (local.journal, local.announced) = (Some(journal), Some(a));
             Ok(())
         }
         Err((journal, error)) => {

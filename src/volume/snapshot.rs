@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::session::Session;
+use super::states::State;
 use super::stop::Stop;
 use crate::base::record::{Mark, Op, Record};
-use crate::base::{Error, Kind, Lsn, Name, Nonce};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, clock};
 
 /// What all marks of one command share.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,27 @@ pub struct Group {
     pub created_ms: u64,
 }
 
+/// Of a mark that a take-over sets: it has no other members, and says which epoch ended and with which write.
+fn taken_over(ended: Epoch, last: Lsn, created_ms: u64) -> Group {
+    Group { id: Nonce(u128::from(ended.0) << 64 | u128::from(last.0)), size: 0, created_ms }
+}
+
+/// The epoch at whose end this state was frozen by a take-over, and its last write.
+pub fn frozen_by_take_over(state: &State) -> Option<(Epoch, Lsn)> {
+    let made = state.name.is_some() && state.group_size == 0;
+    made.then_some((Epoch((state.group.0 >> 64) as u64), Lsn(state.group.0 as u64)))
+}
+
 impl Session {
+    /// Freezes the state as another owner left it. Before this session's first write.
+    pub async fn mark_taken_over(&self, ended: Epoch, last: Lsn) -> Result<Name, Stop> {
+        let now = self.ground.rt().wall_ms();
+        let name = format!("taken-over-{}", clock::compact(now)).parse::<Name>()?;
+        let mut room = self.mark_room().await?;
+        self.mark(&name, taken_over(ended, last, now), &mut room)?;
+        Ok(name)
+    }
+
     /// Sets the mark. The caller holds the gate, so that all members of a group are marked at one instant, and has made
     /// `room` for it.
     pub fn mark(

@@ -18,7 +18,8 @@
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
 //! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4), created
-//! ms (8), group (16), group size (4), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
+//! ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group is the epoch that ended
+//! there, above, and its last write), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
 //! epoch: epoch and its last sequence number, as varints; the oldest ones may have been forgotten. The page is a frame of
 //! kind table with address 0: the frame's checksum covers it.
 //!

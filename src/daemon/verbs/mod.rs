@@ -53,6 +53,7 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Ou
         Verb::VolumeInfo { path } => volume::info(desk, &path).await,
         Verb::VolumeRelease { path } => volume::release(desk, &path).await,
         Verb::VolumeTakeOver { path, accept_loss } => volume::take_over(desk, &path, accept_loss).await,
+        Verb::VolumeSalvage { journal, to, force } => volume::salvage(desk, &journal, &to, force).await,
         Verb::VolumeRemove { path, dry_run, .. } => volume::remove(desk, &path, dry_run).await,
         Verb::SnapshotCreate { paths, no_wait, if_absent } => {
             volume::snapshot(desk, &paths, !no_wait, if_absent).await

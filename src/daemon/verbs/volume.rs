@@ -1,5 +1,6 @@
 //! Verbs of volumes, snapshots and clones.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -123,6 +124,21 @@ pub async fn take_over(desk: &Desk, path: &VolumePath, accept_loss: bool) -> Res
         outcome = outcome.note(note.clone());
     }
     Ok(outcome)
+}
+
+pub async fn salvage(desk: &Desk, journal: &str, to: &VolumePath, force: bool) -> Result<Outcome> {
+    let volumes = &desk.pools.get(&to.pool).await?.volumes;
+    let done = volumes.salvage(Path::new(journal), &to.volume, force).await?;
+    let on = match &done.base {
+        Some((volume, snapshot)) => format!("on what {}/{volume}@{snapshot} keeps", to.pool),
+        None => "on nothing: all else reads as zeros".into(),
+    };
+    let outcome = Outcome::of(&done)?;
+    Ok(outcome.note(format!(
+        "{to} holds {} writes ({} bytes) of the journal, {on}. The journal stays in {journal}: delete the folder when it is \
+         not needed any more",
+        done.records, done.bytes
+    )))
 }
 
 pub async fn remove(desk: &Desk, path: &VolumePath, dry_run: bool) -> Result<Outcome> {

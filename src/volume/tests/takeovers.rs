@@ -123,3 +123,51 @@ fn an_outage_holds_and_nothing_fails() {
         }
     });
 }
+
+#[test]
+fn what_a_host_that_was_shut_out_had_not_stored_is_salvaged() {
+    run(7, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 100_000)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(20_000).await;
+        site.reach(0..3, Reach::Silent);
+        v.write(50_000, bytes(2, 100_000)).await.unwrap();
+        v.zero(0, 8192).await.unwrap();
+        v.flush().await.unwrap();
+        let shown = v.read(0, MIB).await.unwrap();
+        let machine = life.crash();
+        site.reach(0..3, Reach::Up);
+        let other = site.machine(2).start().await;
+        let taken = other.volumes.take_over(&name("v"), false).await.unwrap();
+        assert!(taken.notes.iter().any(|n| n.contains("v@taken-over-")), "{taken:?}");
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.read(0, 100_000).await.unwrap() == bytes(1, 100_000));
+        w.write(0, bytes(3, 300_000)).await.unwrap();
+        w.flush().await.unwrap();
+        other.sleep(20_000).await;
+        // The first host comes back, is told where its writes lie, and makes a volume of them.
+        let life = machine.start().await;
+        let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+        assert!(refused.is(Kind::Owned) && refused.to_string().contains("journal.kept."), "{refused}");
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        let [kept] = &info.kept_journals[..] else { panic!("{info:?}") };
+        assert!(refused.to_string().contains(kept.to_str().unwrap()), "{refused}");
+        let done = life.volumes.salvage(kept, &name("mine"), false).await.unwrap();
+        assert_eq!(done.base.map(|(volume, _)| volume), Some(name("v")));
+        let mine = life.volumes.open(&name("mine"), OpenMode::Normal).await.unwrap();
+        assert!(mine.read(0, MIB).await.unwrap() == shown);
+        assert!(w.read(0, 300_000).await.unwrap() == bytes(3, 300_000));
+        // Again without the snapshot that it stands on: only when told, and then the journal's blocks alone.
+        let snapshots = other.volumes.snapshots(&name("v")).await.unwrap();
+        life.volumes.remove(&name("mine")).await.unwrap();
+        other.volumes.remove_snapshot(&name("v"), &snapshots[0].name).await.unwrap();
+        let refused = life.volumes.salvage(kept, &name("mine"), false).await.unwrap_err();
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("--force"), "{refused}");
+        let done = life.volumes.salvage(kept, &name("mine"), true).await.unwrap();
+        assert_eq!(done.base, None);
+        let mine = life.volumes.open(&name("mine"), OpenMode::Normal).await.unwrap();
+        assert!(mine.read(50_000, 90_000).await.unwrap() == bytes(2, 100_000).slice(..90_000));
+    });
+}
