@@ -270,8 +270,8 @@ impl Session {
         for s in tables.states.values_mut() {
             match built.states.get(&s.id) {
                 Some(b) if b.id != built.tip => (s.tree, s.mapped, s.built) = (b.tree, b.mapped, true),
-                // Still the tip, or marked since: then layers above this tree belong to it.
-                _ => (s.tree, s.mapped, s.built) = (newest, mapped, s.id == tip_now),
+                // Still the tip, or marked since, or a later tip: then layers above this tree belong to it or to a parent.
+                _ => (s.tree, s.mapped, s.built) = (newest, mapped, tip_now == built.tip),
             }
         }
     }

@@ -191,3 +191,28 @@ fn deaths_are_exact() {
         });
     }
 }
+
+/// A snapshot taken while a checkpoint runs: the tip stands on it, not on what that checkpoint merged.
+#[test]
+fn a_snapshot_amid_a_checkpoint_is_under_the_tip() {
+    for seed in 0..40 {
+        run(seed, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(1, 100_000)).await.unwrap();
+            snap(&v, "a").await;
+            let (a, building) = (name("a"), name("v"));
+            let checkpoint = life.volumes.open_snapshot(&building, &a);
+            let amid = async {
+                life.sleep(seed).await;
+                v.write(4096, bytes(2, 50_000)).await.unwrap();
+                snap(&v, "b").await;
+            };
+            let (a, ()) = futures::join!(checkpoint, amid);
+            assert!(a.unwrap().read(0, 100_000).await.unwrap() == bytes(1, 100_000));
+            let b = life.volumes.open_snapshot(&name("v"), &name("b")).await.unwrap();
+            assert!(b.read(4096, 50_000).await.unwrap() == bytes(2, 50_000));
+            assert!(v.read(4096, 50_000).await.unwrap() == bytes(2, 50_000), "seed {seed}");
+        });
+    }
+}
