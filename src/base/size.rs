@@ -70,6 +70,17 @@ pub fn show_bytes(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// Prints a time for people, rounded down: `250 ms`, `34 s`, `3 min`, `2 h`, `5 days`.
+pub fn show_time(ms: u64) -> String {
+    match ms / 1000 {
+        0 => format!("{ms} ms"),
+        s @ 1..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
 /// Reads `5s`, `250ms`, `2m`, `1h`.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
     let bad = || Error::new(Kind::Usage, format!("{text:?} is not a duration: write 250ms, 5s, 2m or 1h"));
@@ -101,6 +112,15 @@ mod tests {
         for bad in ["", "G", "1.5G", "-1", "10X", "99999999999T"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn times_are_rounded() {
+        let all = [(0, "0 ms"), (999, "999 ms"), (34_999, "34 s"), (180_000, "3 min"), (7_200_000, "2 h")];
+        for (ms, text) in all {
+            assert_eq!(show_time(ms), text);
+        }
+        assert_eq!(show_time(5 * 86_400_000), "5 days");
     }
 
     #[test]

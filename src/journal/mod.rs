@@ -92,6 +92,7 @@
 
 mod format;
 mod handle;
+mod peek;
 mod recover;
 mod replay;
 mod ring;
@@ -101,4 +102,5 @@ mod tests;
 mod writer;
 
 pub use handle::{Journal, JournalConfig, Recovered, Room, Usage};
+pub use peek::{Peek, peek};
 pub use replay::Replay;

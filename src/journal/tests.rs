@@ -85,6 +85,8 @@ type Shared = Arc<Mutex<Model>>;
 
 /// Opens (or makes) the journal and checks what it says against the model.
 async fn begin(rt: &Rt, disk: &SimDisk, model: &Shared) -> crate::base::Result<Journal> {
+    let stored = Lsn(model.lock().log_end);
+    let seen = peek(disk, &config().dir, stored).await;
     let (journal, found) = match open(rt.clone(), disk).await? {
         Some(found) => found,
         None => {
@@ -108,6 +110,10 @@ async fn begin(rt: &Rt, disk: &SimDisk, model: &Shared) -> crate::base::Result<J
     m.records.split_off(&(end + 1));
     let expected: Vec<_> = m.records.range(after + 1..).map(|(_, r)| r.clone()).collect();
     assert_eq!(records, expected, "a prefix, and all of it");
+    let seen = seen.unwrap().expect("a look sees the journal that opening finds");
+    assert!(seen.any_after || records.is_empty(), "a look misses no record");
+    let payload: u64 = records.iter().map(|r| r.op.payload().len() as u64).sum();
+    assert!(seen.after >= payload && seen.used >= seen.after, "{seen:?}, {payload}");
     m.synced = m.synced.min(end);
     m.lives += 1;
     Ok(journal)

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::chunk::{Chunk, Inventory};
+use super::condition::{self, Condition, Need};
 use super::config::{PoolConfig, Settings};
 use super::fleet::Fleet;
 use super::layout::{Layout, Zoning};
@@ -27,6 +28,8 @@ use crate::base::{
 };
 use crate::store::Cause;
 
+/// Pause between looks at stores of which too few answer.
+const READY_AGAIN: Duration = Duration::from_millis(500);
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const IDLE_WAIT: Duration = Duration::from_secs(2);
 
@@ -85,7 +88,7 @@ impl Pool {
     pub fn incarnations(&self) -> Vec<Incarnation> {
         self.fleet.incarnations()
     }
-    /// What the pool survives, for people, a line each.
+    /// What the pool survives when every store is there, for people, a line each.
     pub fn survives(&self) -> Vec<String> {
         self.zoning.survives(self.w())
     }
@@ -100,7 +103,28 @@ impl Pool {
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
-        status::of(&self.fleet, name, id, self.w(), self.survives())
+        status::of(&self.fleet, name, id, self.w(), self.condition().survives(self.survives()))
+    }
+
+    /// What it can do now, by what is known; asks nobody.
+    pub fn condition(&self) -> Condition {
+        let missing = self.fleet.hints().after(None, usize::MAX);
+        Condition::of(&self.membership(), self.layout(), self.stored_at(), &missing)
+    }
+
+    /// Stores that must take a chunk's shards, however long one waits.
+    fn stored_at(&self) -> usize {
+        match self.settings().degrade_after() {
+            Some(_) => self.layout().k(),
+            None => self.w(),
+        }
+    }
+
+    /// Returns when enough stores have shown, since this call, that they are there.
+    pub async fn ready(&self, need: Need) {
+        while !condition::there(&self.membership(), self.stored_at(), need).await {
+            self.rt().sleep(READY_AGAIN).await;
+        }
     }
 
     /// Checks by behaviour what the stores that are in promise; one that breaks a promise is out from now on. Puts and

@@ -2,6 +2,7 @@
 
 mod chunk;
 mod codec;
+mod condition;
 mod config;
 mod fleet;
 mod footer;
@@ -39,6 +40,7 @@ mod mending_tests;
 mod tests;
 
 pub use chunk::{Chunk, ChunkKind, Fate, Inventory};
+pub use condition::{Away, Condition, Need};
 pub use config::{PoolConfig, Settings, StoreEntry};
 pub use footer::{About, CHECK_SPAN, FOOTER_MAX};
 pub use handle::Pool;

@@ -28,6 +28,7 @@ pub struct PoolStatus {
     pub layout: String,
     /// Shards that make a chunk stored, while enough stores are there.
     pub stored_at: usize,
+    /// What is true of it now, for people.
     pub survives: Vec<String>,
     pub stores: Vec<StoreStatus>,
     pub pending_shards: usize,

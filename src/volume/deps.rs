@@ -62,6 +62,11 @@ pub struct Deps {
 }
 
 impl Deps {
+    /// How users name a volume.
+    pub fn title(&self, name: &Name) -> String {
+        format!("{}/{name}", self.pool.name())
+    }
+
     /// A volume's head.
     pub fn cell(&self, id: VolumeId) -> HeadCell {
         HeadCell::new(self.pool.register(RegisterId(id.0)))
@@ -113,5 +118,10 @@ impl Ground {
 
     pub fn rt(&self) -> &Rt {
         &self.deps.rt
+    }
+
+    /// How users name it.
+    pub fn title(&self) -> String {
+        self.deps.title(&self.name)
     }
 }

@@ -42,7 +42,7 @@ impl Volumes {
         let head = self.new_head(id, size, settings)?;
         if let Err(e) = self.deps.cell(id).create(&head).await {
             self.give_up_creation(name, &head).await;
-            return Err(e.context(format!("creating volume {name}")));
+            return Err(e.context(format!("creating volume {}", self.deps.title(name))));
         }
         self.info(name).await
     }
@@ -61,7 +61,7 @@ impl Volumes {
             Err(e) if e.is(Kind::Exists) => pool.lookup(name).await?,
             done => return done,
         };
-        let exists = || Error::new(Kind::Exists, format!("volume {name} exists"));
+        let exists = || Error::new(Kind::Exists, format!("volume {} exists", self.deps.title(name)));
         let Some(other) = taken else { return pool.insert(name, id).await };
         let cell = self.deps.cell(other);
         if cell.read().await?.is_none() {
@@ -100,7 +100,7 @@ impl Volumes {
     pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
         let parent = self.id(volume).await?;
         let (_, tables) = self.tables_with(volume, parent, snapshot).await?;
-        tables.snapshot(snapshot).ok_or_else(|| no_snapshot(volume, snapshot))?;
+        tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
         let id = VolumeId(self.deps.rt.random128());
         self.claim_name(new, id).await?;
         let pin = Nonce(self.deps.rt.random128());
@@ -113,7 +113,7 @@ impl Volumes {
         if let Err(e) = made.await {
             self.drop_pin_of(parent, &cancelled, pin).await;
             self.give_up_creation(new, &cancelled).await;
-            return Err(e.context(format!("cloning {volume}@{snapshot}")));
+            return Err(e.context(format!("cloning {}@{snapshot}", self.deps.title(volume))));
         }
         self.info(new).await
     }
@@ -142,7 +142,8 @@ impl Volumes {
     ) -> Result<Head> {
         for _ in 0..PIN_TRIES {
             let (head, tables) = self.recorded(volume, parent).await?;
-            let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(volume, snapshot))?;
+            let state =
+                tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
             let pin = Pin { snapshot: state.id, clone, nonce };
             let judged = head.checkpoint.tables;
             match self.deps.cell(parent).change(move |h| h.pin(pin, judged)).await {
@@ -164,7 +165,7 @@ impl Volumes {
         }
         Err(Error::new(
             Kind::Unavailable,
-            format!("volume {volume} changes too fast to be cloned now: try again"),
+            format!("volume {} changes too fast to be cloned now: try again", self.deps.title(volume)),
         ))
     }
 
@@ -194,7 +195,7 @@ impl Volumes {
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
         let lineage = self.lineage(name, &head).await?;
-        head.remove(&lineage).map(|_| ()).map_err(|e| e.context(format!("volume {name}")))
+        head.remove(&lineage).map(|_| ()).map_err(|e| e.context(format!("volume {}", self.deps.title(name))))
     }
 
     /// The epochs that this folder may speak for.
@@ -218,7 +219,9 @@ impl Volumes {
             Some(head) if !head.removed => {
                 self.drop_dangling_pins(id).await?;
                 let lineage = self.lineage(name, &head).await?;
-                cell.change(|h| h.remove(&lineage)).await.map_err(|e| e.context(format!("volume {name}")))?;
+                cell.change(|h| h.remove(&lineage))
+                    .await
+                    .map_err(|e| e.context(format!("volume {}", self.deps.title(name))))?;
             }
             // Broken off, or removed by another just now.
             Some(_) => {}

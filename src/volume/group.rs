@@ -53,7 +53,7 @@ async fn promise(volume: &Volume, name: &Name, group: Nonce, wait: bool) -> Resu
             if !marked {
                 let why = format!(
                     "snapshot {name} of volume {} was lost with its journal: try again",
-                    volume.name()
+                    volume.title()
                 );
                 return Err(Error::new(Kind::Unavailable, why).into());
             }
@@ -90,7 +90,7 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
             .lock()
             .tables
             .check_new(name)
-            .map_err(|e| e.context(format!("volume {}", session.ground.name)))?;
+            .map_err(|e| e.context(format!("volume {}", session.ground.title())))?;
     }
     for (((_, name), session), room) in members.iter().zip(sessions).zip(&mut rooms) {
         let size = same_pool.get(&session.ground.deps.pool.id()).copied().unwrap_or(1);
@@ -107,10 +107,10 @@ fn new_one(volume: &Volume, name: &Name) -> SnapshotInfo {
 
 fn told(volume: &Volume, name: &Name) -> Result<SnapshotInfo> {
     let Known::Live(session) = volume.known() else {
-        return Err(Error::new(Kind::Unavailable, format!("volume {} is being opened anew", volume.name())));
+        return Err(Error::new(Kind::Unavailable, format!("volume {} is being opened anew", volume.title())));
     };
     let tip = session.tip.lock();
-    let state = tip.tables.snapshot(name).ok_or_else(|| no_snapshot(volume.name(), name))?;
+    let state = tip.tables.snapshot(name).ok_or_else(|| no_snapshot(&volume.title(), name))?;
     Ok(SnapshotInfo {
         name: name.clone(),
         size: state.size,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::deps::Ground;
 use super::head::Head;
@@ -19,6 +20,7 @@ use super::settings::Settings;
 use super::states::Tables;
 use super::stop::Stop;
 use super::view::blocks_of;
+use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Result, VolumeId};
 
 /// Pause between attempts to become the owner for a write that waits.
@@ -56,8 +58,8 @@ struct Inner {
     state: Mutex<State>,
     /// One transition at a time.
     turn: tokio::sync::Mutex<()>,
-    /// Why I/O waits, if it does.
-    trouble: Mutex<Option<String>>,
+    /// Since when and why I/O waits, if it does.
+    trouble: Mutex<Option<(Instant, String)>>,
     /// For the user, of the last takeover.
     notes: Mutex<Vec<String>>,
 }
@@ -116,6 +118,10 @@ impl Volume {
         &self.inner.ground.name
     }
 
+    pub(super) fn title(&self) -> String {
+        self.inner.ground.title()
+    }
+
     /// It will not work any more.
     pub(super) fn is_failed(&self) -> bool {
         match &*self.inner.state.lock() {
@@ -133,15 +139,20 @@ impl Volume {
         }
     }
 
-    /// Why I/O fails or waits.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn now(&self) -> Instant {
+        self.inner.ground.rt().now()
+    }
+
+    /// Why I/O fails or waits, and since when it waits.
+    pub(super) fn trouble(&self) -> Option<(Option<Instant>, String)> {
+        let waits = || self.inner.trouble.lock().clone().map(|(since, why)| (Some(since), why));
         match &*self.inner.state.lock() {
-            State::Failed(e, _) => Some(e.to_string()),
+            State::Failed(e, _) => Some((None, e.to_string())),
             State::Live(session) => match session.closed() {
-                Some(Stop::Failed(e)) => Some(e.to_string()),
-                _ => self.inner.trouble.lock().clone(),
+                Some(Stop::Failed(e)) => Some((None, e.to_string())),
+                _ => waits(),
             },
-            _ => self.inner.trouble.lock().clone(),
+            _ => waits(),
         }
     }
 
@@ -149,7 +160,7 @@ impl Volume {
         if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
             return Ok(());
         }
-        let (name, size) = (self.name(), self.size());
+        let (name, size) = (self.title(), self.size());
         Err(Error::new(
             Kind::Invalid,
             format!("{len} bytes at {offset} are beyond the end of volume {name} ({size} bytes)"),
@@ -234,8 +245,19 @@ impl Volume {
             match self.own(false, false).await {
                 Ok(_) => {}
                 Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled) => {
-                    tracing::warn!(volume = %self.name(), "I/O waits: {e}");
-                    *self.inner.trouble.lock() = Some(format!("I/O waits: {e}"));
+                    let why = format!("I/O waits: {e}");
+                    let began = {
+                        let mut trouble = self.inner.trouble.lock();
+                        let since = trouble.take().map(|(since, _)| since);
+                        *trouble = Some((since.unwrap_or(self.now()), why.clone()));
+                        since.is_none()
+                    };
+                    // Said once; the rest is for those who look closely.
+                    if began {
+                        tracing::warn!(volume = %self.name(), "{why}");
+                    } else {
+                        tracing::debug!(volume = %self.name(), "{why}");
+                    }
                     self.inner.ground.rt().sleep(AGAIN).await;
                 }
                 Err(e) => return Err(e),
@@ -249,11 +271,14 @@ impl Volume {
         self.inner.ground.rt().spawn(async move { inner.own(force, accept_loss).await }).await?
     }
 
-    /// Stores everything, lets go of the volume; the next write claims it again.
+    /// Stores everything, lets go of the volume; the next write claims it again. Dropped before its last act it is not
+    /// done, and writes go on.
     pub async fn release(&self) -> Result<()> {
         loop {
-            let inner = self.inner.clone();
-            match self.inner.ground.rt().spawn(async move { inner.release().await }).await? {
+            let (inner, given_up) = (self.inner.clone(), CancellationToken::new());
+            let _dropped = given_up.clone().drop_guard();
+            let task = self.inner.ground.rt().spawn(async move { inner.release(&given_up).await });
+            match task.await? {
                 // A claim came in between and was withdrawn: the next session has what this one had.
                 Err(Stop::Again) => drop(self.session().await?),
                 done => return done.map_err(Stop::error),
@@ -275,7 +300,7 @@ impl Volume {
 
     /// The volume is gone: all I/O fails.
     pub(super) fn removed(&self) {
-        self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.name())));
+        self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.title())));
     }
 }
 
@@ -344,7 +369,7 @@ impl Inner {
                 Ok(())
             }
             Err(Failed { error, tried }) => {
-                let e = error.context(format!("volume {}", self.ground.name));
+                let e = error.context(format!("volume {}", self.ground.title()));
                 if let Some(inert) = inert {
                     inert.tried.lock().extend(tried);
                 }
@@ -377,11 +402,11 @@ impl Inner {
         .detach();
     }
 
-    async fn release(self: Arc<Inner>) -> Result<(), Stop> {
+    async fn release(self: Arc<Inner>, given_up: &CancellationToken) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
         let State::Live(session) = state else { return Ok(()) };
-        match session.release().await {
+        match session.release(given_up).await {
             Released::Done(head) => {
                 let tables = self.ground.view.tables(&head).await;
                 *self.state.lock() = match tables {

@@ -290,7 +290,7 @@ impl Head {
     }
 
     fn owned_elsewhere(&self) -> Error {
-        let owner = self.active.owner.as_ref().map_or("another host", |h| h.name.as_str());
+        let owner = self.active.owner.clone().unwrap_or_else(Host::unknown);
         Error::new(
             Kind::Owned,
             format!(
@@ -311,7 +311,7 @@ impl Head {
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
         if who.seen.is_some_and(|seen| seen != self.active.epoch) && !who.force {
-            let by = self.active.owner.as_ref().map_or("another host", |h| h.name.as_str());
+            let by = self.active.owner.clone().unwrap_or_else(Host::unknown);
             return Err(Error::new(
                 Kind::Fenced,
                 format!("changed by {by} since it was opened: connect again"),
@@ -400,7 +400,7 @@ impl Head {
         }
         match &self.claim {
             Some(c) if c.epoch > epoch && c.withdrawn => {
-                Err(Error::new(Kind::Refused, format!("{} began to take it over and gave up", c.host.name)))
+                Err(Error::new(Kind::Refused, format!("{} began to take it over and gave up", c.host)))
             }
             Some(c) if c.epoch > epoch => Err(fenced(&c.host, c.since_ms)),
             _ => Ok(()),
@@ -491,7 +491,7 @@ impl Head {
 }
 
 fn fenced(by: &Host, since_ms: u64) -> Error {
-    Error::new(Kind::Fenced, format!("fenced: {} took the volume over at {}", by.name, clock::show(since_ms)))
+    Error::new(Kind::Fenced, format!("fenced: {by} took the volume over at {}", clock::show(since_ms)))
 }
 
 #[cfg(test)]

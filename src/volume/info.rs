@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::settings::FlushMode;
-use crate::base::{Name, VolumeId};
+use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
 
 /// A volume, as its head tells it, and what this engine knows beside that when it is open here.
@@ -23,6 +23,8 @@ pub struct VolumeInfo {
     pub journal_size: u64,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
+    /// Tells hosts of one name apart.
+    pub owner_id: Option<HostId>,
     pub owner_since_ms: u64,
     /// Any host may open it.
     pub released: bool,
@@ -30,18 +32,25 @@ pub struct VolumeInfo {
     pub open_here: bool,
     /// Writes are stored on fewer stores than usual, since too many are out.
     pub degraded: bool,
-    /// Why I/O fails or waits, if it does.
+    /// Why I/O fails, waits or soon will, if so.
     pub trouble: Option<String>,
+    /// For how long, when that is known.
+    pub trouble_ms: Option<u64>,
     /// Bytes that read as data, by the last checkpoint and what came after it here.
     pub mapped_bytes: u64,
     /// Bytes of its own objects without parity; what clones share counts for the ancestor.
     pub stored_bytes: u64,
-    /// Acknowledged here and not yet in the pool.
+    /// Acknowledged here and not yet in the pool. Of a volume that isn't open, what its journal holds behind the last
+    /// checkpoint: at most so much.
     pub unsent_bytes: u64,
-    /// How long the oldest of those has waited.
-    pub unsent_age_ms: u64,
+    /// How long the oldest of those has waited; none when the volume isn't open and has some.
+    pub unsent_age_ms: Option<u64>,
     /// Local disk in use by the journal.
     pub journal_bytes: u64,
+    /// What can be written before writes wait for the stores: room in the journal, or in memory where that is less.
+    pub room_bytes: Option<u64>,
+    /// When that will be so, at the pace at which unsent writes have grown; none while the stores keep up.
+    pub full_in_ms: Option<u64>,
     /// Journals that could not be replayed, kept for `volume salvage`.
     pub kept_journals: Vec<PathBuf>,
     pub snapshots: u64,
@@ -78,6 +87,8 @@ pub struct TakeOver {
     pub already: bool,
     /// Who was shut out.
     pub from: Option<String>,
+    /// How long it took.
+    pub took_ms: u64,
     /// Whose tail may be lost, and where it lies; sentences.
     pub notes: Vec<String>,
 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use futures::future::{Either, select};
+use tokio_util::sync::CancellationToken;
+
 use super::head::Head;
 use super::session::Session;
 use super::stop::Stop;
+use crate::base::{Error, Kind};
 
 /// What a release came to.
 #[derive(Debug)]
@@ -18,12 +22,21 @@ pub enum Released {
 }
 
 impl Session {
-    /// Writes wait from the beginning; a drop before the last act lets them go on.
-    pub async fn release(self: &Arc<Self>) -> Released {
-        let gate = self.close_gate().await;
-        if let Err(stop) = self.drain().await {
-            return Released::NotYet(stop);
-        }
+    /// Writes wait from the beginning; given up before the last act they go on.
+    pub async fn release(self: &Arc<Self>, given_up: &CancellationToken) -> Released {
+        let drained = async {
+            let gate = self.close_gate().await;
+            self.drain().await.map(|()| gate)
+        };
+        let drained = std::pin::pin!(drained);
+        let given_up = std::pin::pin!(given_up.cancelled());
+        let gate = match select(drained, given_up).await {
+            Either::Left((Ok(gate), _)) => gate,
+            Either::Left((Err(stop), _)) => return Released::NotYet(stop),
+            Either::Right(_) => {
+                return Released::NotYet(Error::new(Kind::Closed, "not released: given up").into());
+            }
+        };
         let epoch = self.epoch;
         let done = self.change(move |head| head.release(epoch)).await;
         self.stop(Stop::Again);

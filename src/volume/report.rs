@@ -10,9 +10,18 @@ use super::head::Head;
 use super::info::{Parent, SnapshotInfo, VolumeInfo};
 use super::session::Session;
 use super::states::{State, Tables};
+use super::view::passes;
 use super::volumes::Volumes;
-use crate::base::size::BLOCK;
+use crate::base::rt::Instant;
+use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
 use crate::base::{Kind, Name, Nonce, Result, VolumeId};
+use crate::journal::{Peek, peek};
+use crate::pool::Condition;
+
+/// The pace of what has waited for less than this says little.
+const PACE_OVER_MS: u64 = 5_000;
+/// With less room than this writes wait.
+const ROOM_LEAST: u64 = MIB;
 
 impl VolumeInfo {
     fn of(name: &Name, head: &Head, tables: &Tables) -> VolumeInfo {
@@ -28,16 +37,20 @@ impl VolumeInfo {
             max_tail_ms: settings.max_tail_ms,
             journal_size: settings.journal_size,
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
+            owner_id: head.active.owner.as_ref().map(|h| h.id),
             owner_since_ms: head.active.since_ms,
             released: head.active.released,
             open_here: false,
             degraded: false,
             trouble: None,
+            trouble_ms: None,
             mapped_bytes: tables.tip().mapped * BLOCK,
             stored_bytes: tables.stored_bytes,
             unsent_bytes: 0,
-            unsent_age_ms: 0,
+            unsent_age_ms: Some(0),
             journal_bytes: 0,
+            room_bytes: None,
+            full_in_ms: None,
             kept_journals: Vec::new(),
             snapshots: tables.snapshots().count() as u64,
             clones: head.pins.len() as u64,
@@ -48,18 +61,55 @@ impl VolumeInfo {
         }
     }
 
-    /// Says so when the stores don't keep up; `full`: how much of the journal is used, in percent.
-    fn add_backlog(&mut self, full: u64) {
-        if self.trouble.is_none() && self.unsent_age_ms > 2 * self.max_tail_ms {
+    /// What the stores mean for this volume, now.
+    fn add_pool(&mut self, condition: &Condition, now: Instant) {
+        let slow = self.unsent_age_ms.is_some_and(|age| age > 2 * self.max_tail_ms);
+        let stuck = condition.trouble();
+        if slow || stuck.is_some() {
+            self.full_in_ms = self.full_in();
+        }
+        if self.trouble.is_some() {
+            return;
+        }
+        if let Some((since, why)) = stuck {
+            let ms = now.since(since).as_millis() as u64;
+            self.trouble_ms = Some(ms);
+            self.trouble = Some(format!("{why} for {}{}", show_time(ms), self.outlook()));
+        } else if slow {
+            let age = show_time(self.unsent_age_ms.unwrap_or(0));
             self.trouble = Some(format!(
-                "the stores do not keep up: the oldest unsent write is {} s old, the journal is {full} % full",
-                self.unsent_age_ms / 1000
+                "the stores do not keep up: the oldest unsent write is {age} old{}",
+                self.outlook()
             ));
         }
     }
 
+    /// Room divided by the pace at which unsent writes have grown.
+    fn full_in(&self) -> Option<u64> {
+        let (room, age) = (self.room_bytes?, self.unsent_age_ms?);
+        (self.unsent_bytes > 0).then(|| {
+            let ms = u128::from(room) * u128::from(age.max(PACE_OVER_MS)) / u128::from(self.unsent_bytes);
+            u64::try_from(ms).unwrap_or(u64::MAX)
+        })
+    }
+
+    fn outlook(&self) -> String {
+        let Some(room) = self.room_bytes else { return String::new() };
+        let unsent = format!("; {} are not in the pool", show_bytes(self.unsent_bytes));
+        match self.full_in_ms {
+            _ if room < ROOM_LEAST => format!("{unsent}, and writes wait, as there is no room for more"),
+            Some(ms) => {
+                format!("{unsent}, writes wait in about {}, after {} more", show_time(ms), show_bytes(room))
+            }
+            None => format!("{unsent}, writes wait after {}", show_bytes(room)),
+        }
+    }
+
     fn add_open(&mut self, volume: &Volume, full_w: usize) {
-        self.trouble = volume.trouble();
+        if let Some((since, why)) = volume.trouble() {
+            self.trouble_ms = since.map(|at| volume.now().since(at).as_millis() as u64);
+            self.trouble = Some(why);
+        }
         let Known::Live(session) = volume.known() else { return };
         self.open_here = true;
         self.add_session(&session, full_w);
@@ -72,13 +122,34 @@ impl VolumeInfo {
         self.journal_bytes = usage.used;
         let tip = session.tip.lock();
         self.snapshots = tip.tables.snapshots().count() as u64;
-        (self.unsent_bytes, self.unsent_age_ms) = {
-            let (bytes, oldest) = tip.unsent();
-            let now = session.ground.rt().now();
-            (bytes, oldest.map_or(0, |at| now.since(at).as_millis() as u64))
-        };
+        let (bytes, oldest) = tip.unsent();
         drop(tip);
-        self.add_backlog(usage.used * 100 / usage.size.max(1));
+        let now = session.ground.rt().now();
+        self.unsent_bytes = bytes;
+        self.unsent_age_ms = Some(oldest.map_or(0, |at| now.since(at).as_millis() as u64));
+        let overlay = &session.ground.deps.memory.overlay;
+        let memory = overlay.total() - overlay.used();
+        self.room_bytes = Some(memory);
+        match session.journal.failed() {
+            Some(error) => {
+                self.trouble.get_or_insert(format!("{error}; flushes wait until all is in the pool"));
+            }
+            None => self.room_bytes = Some(memory.min(usage.size.saturating_sub(usage.used))),
+        }
+    }
+
+    /// Of a volume that isn't open: what this host's journal of it holds. `kept`: it can't be replayed.
+    fn add_journal(&mut self, head: &Head, dir: PathBuf, peek: &Peek) {
+        self.journal_bytes = peek.used;
+        if !peek.any_after || head.active.released {
+            return;
+        }
+        if peek.lineage.contains(&head.active.epoch) {
+            (self.unsent_bytes, self.unsent_age_ms) = (peek.after, None);
+        } else {
+            // Its writes are another owner's past: the next opening here puts it aside.
+            self.kept_journals.push(dir);
+        }
     }
 }
 
@@ -109,9 +180,37 @@ impl Volumes {
         Ok(all)
     }
 
+    /// When the stores don't answer and the volume is open here, what is known here.
     pub async fn info(&self, name: &Name) -> Result<VolumeInfo> {
-        let id = self.id(name).await?;
-        self.info_of(name, id).await
+        let asked = async {
+            let id = self.id(name).await?;
+            self.info_of(name, id).await
+        };
+        let Some(known) = self.glance(name) else { return asked.await };
+        match self.unless_away(asked).await {
+            Some(Err(e)) if !passes(&e) => Err(e),
+            Some(Ok(info)) => Ok(info),
+            None | Some(Err(_)) => {
+                Ok(VolumeInfo { kept_journals: self.kept_journals(known.id).await, ..known })
+            }
+        }
+    }
+
+    /// What this engine knows of a volume that it has open; asks nobody.
+    pub fn glance(&self, name: &Name) -> Option<VolumeInfo> {
+        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        let Known::Live(session) = volume.known() else { return None };
+        let head = session.head.lock().clone();
+        let mut info = VolumeInfo::of(name, &head, &session.tip.lock().tables);
+        info.add_open(&volume, self.deps.pool.w());
+        info.add_pool(&self.deps.pool.condition(), self.deps.rt.now());
+        Some(info)
+    }
+
+    /// Why I/O on a volume that this engine has open fails or waits.
+    pub fn failure(&self, name: &Name) -> Option<String> {
+        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        volume.trouble().map(|(_, why)| why)
     }
 
     /// Its name may be taken by another meanwhile: the id counts.
@@ -122,12 +221,22 @@ impl Volumes {
             info.add_open(&open, self.deps.pool.w());
         }
         info.kept_journals = self.kept_journals(id).await;
+        if !info.open_here {
+            let dir = self.deps.journal(id, &head.settings).dir;
+            match peek(&*self.deps.disk, &dir, head.checkpoint.last_lsn).await {
+                Ok(Some(found)) => info.add_journal(&head, dir, &found),
+                Ok(None) => {}
+                Err(error) => info.trouble = info.trouble.or(Some(error.to_string())),
+            }
+        }
+        info.add_pool(&self.deps.pool.condition(), self.deps.rt.now());
         if let Some(parent) = &mut info.parent {
             parent.name = self.name_of(parent.volume).await;
         }
         Ok(info)
     }
 
+    /// Journals of the volume that were put aside on this host.
     async fn kept_journals(&self, id: VolumeId) -> Vec<PathBuf> {
         let dir = self.deps.folder(id);
         let names = self.deps.disk.list(&dir).await.unwrap_or_default();

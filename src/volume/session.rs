@@ -255,7 +255,7 @@ impl Session {
     async fn fence_now(&self, error: Error) {
         let _journal = self.leaving.lock().await;
         let say = |rest: &str| {
-            let why = format!("volume {}: {error}{rest}", self.ground.name);
+            let why = format!("volume {}: {error}{rest}", self.ground.title());
             Stop::Failed(Error::new(Kind::Fenced, why))
         };
         {
@@ -274,7 +274,8 @@ impl Session {
             true => self.journal.set_aside("kept").await.unwrap_or(config.dir),
             false => config.dir,
         };
-        let why = say(&format!("; writes that were not in the pool are kept in {}", kept.display()));
+        let moves = if over { "" } else { "; `volume info` says where when they are moved" };
+        let why = say(&format!("; writes that were not in the pool are kept in {}{moves}", kept.display()));
         tracing::warn!("{}", why.share().error());
         self.tip.lock().closed = Some(why);
         self.end(error);

@@ -100,6 +100,17 @@ pub struct Host {
     pub name: String,
 }
 
+/// By name, and by the start of its id: several may have one name.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.id == HostId(0) {
+            return Ok(());
+        }
+        write!(f, " (host id {})", &self.id.to_string()[..8])
+    }
+}
+
 impl Host {
     /// For a head that names no owner.
     pub fn unknown() -> Host {

@@ -50,7 +50,7 @@ impl Session {
         if let Some(stop) = &tip.closed {
             return Err(stop.share());
         }
-        tip.tables.check_new(name).map_err(|e| e.context(&self.ground.name))?;
+        tip.tables.check_new(name).map_err(|e| e.context(self.ground.title()))?;
         let mark = Mark {
             state: tip.tables.tip,
             name: name.clone(),
@@ -84,7 +84,7 @@ impl Session {
         let tip = self.tip.lock();
         match tip.tables.snapshot(name) {
             Some(state) => Ok(state.built),
-            None => Err(Stop::Failed(no_snapshot(&self.ground.name, name))),
+            None => Err(Stop::Failed(no_snapshot(&self.ground.title(), name))),
         }
     }
 
@@ -102,11 +102,11 @@ impl Session {
         let id = self.tip.lock().tables.snapshot(name).map(|s| s.id);
         match id {
             Some(id) => self.checkpoint(&[id]).await,
-            None => Err(Stop::Failed(no_snapshot(&self.ground.name, name))),
+            None => Err(Stop::Failed(no_snapshot(&self.ground.title(), name))),
         }
     }
 }
 
-pub fn no_snapshot(volume: &Name, name: &Name) -> Error {
+pub fn no_snapshot(volume: &str, name: &Name) -> Error {
     Error::new(Kind::NotFound, format!("volume {volume} has no snapshot {name}"))
 }

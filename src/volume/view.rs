@@ -27,7 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The same for what is read when a volume is opened: whoever opens it learns why not, and may ask again.
 const OPENING: Duration = Duration::from_secs(3);
 
-fn passes(error: &Error) -> bool {
+/// Whether trying later may help.
+pub fn passes(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled)
 }
 

@@ -15,12 +15,13 @@ use super::info::TakeOver;
 use super::logbook::Logbook;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
-use super::view::{View, blocks_of};
+use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::map::Tree;
+use crate::pool::Need;
 
-/// How long opening a volume that is open here looks whether it is still ours.
+/// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
 /// How a volume is opened for writing.
@@ -70,6 +71,12 @@ impl Volumes {
         seat.volume.lock().clone()
     }
 
+    /// All that are open in this engine, in no order that means anything.
+    pub(super) fn open_now(&self) -> Vec<Arc<Volume>> {
+        let seats: Vec<_> = self.seats.lock().values().cloned().collect();
+        seats.iter().filter_map(|s| s.volume.lock().clone()).collect()
+    }
+
     pub(super) fn forget(&self, id: VolumeId) {
         self.seats.lock().remove(&id);
     }
@@ -77,36 +84,60 @@ impl Volumes {
     pub(super) async fn id(&self, name: &Name) -> Result<VolumeId> {
         match self.deps.pool.lookup(name).await? {
             Some(id) => Ok(id),
-            None => Err(Error::new(Kind::NotFound, format!("there is no volume {name}"))),
+            None => Err(Error::new(Kind::NotFound, format!("there is no volume {}", self.deps.title(name)))),
         }
+    }
+
+    /// The same; when the stores don't answer, of the volume that is open here under this name. A session that isn't the
+    /// owner any more finds that out by itself.
+    async fn id_in_an_outage(&self, name: &Name) -> Result<VolumeId> {
+        let live = |v: &Arc<Volume>| v.name() == name && matches!(v.known(), Known::Live(_));
+        let Some(here) = self.open_now().into_iter().find(live) else { return self.id(name).await };
+        match self.unless_away(self.id(name)).await {
+            Some(Err(e)) if !passes(&e) => Err(e),
+            Some(Ok(id)) => Ok(id),
+            None | Some(Err(_)) => Ok(here.id()),
+        }
+    }
+
+    /// For those who can do without an answer: `None` when too few stores answer, at once when that is known.
+    pub(super) async fn unless_away<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        if self.deps.pool.condition().lacks(Need::Decide) {
+            return None;
+        }
+        self.deps.rt.timeout(LOOK_MAX, work).await
     }
 
     /// The head of a volume that exists.
     pub(super) async fn head(&self, name: &Name, id: VolumeId) -> Result<Head> {
         match self.deps.cell(id).read().await? {
             Some(head) if head.removed => {
-                Err(Error::new(Kind::NotFound, format!("volume {name} was removed")))
+                Err(Error::new(Kind::NotFound, format!("volume {} was removed", self.deps.title(name))))
             }
             Some(head) => Ok(head),
             None => Err(Error::new(
                 Kind::NotFound,
-                format!("volume {name} is not there: it is being created, or its creation was broken off"),
+                format!(
+                    "volume {} is not there: it is being created, or its creation was broken off",
+                    self.deps.title(name)
+                ),
             )),
         }
     }
 
     /// The one `Volume` of this engine; a session that failed before is replaced by a new one.
     pub async fn open(&self, name: &Name, mode: OpenMode) -> Result<Arc<Volume>> {
-        let id = self.id(name).await?;
+        let id = self.id_in_an_outage(name).await?;
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
         let open = seat.volume.lock().clone();
         if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
             // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
-            let confirmed = self.deps.rt.timeout(LOOK_MAX, session.confirm()).await;
+            let confirmed = self.unless_away(session.confirm()).await;
             if confirmed.is_none() && mode != OpenMode::Normal {
                 let why = format!(
-                    "too few stores answer to tell whether volume {name} is still this host's: try again"
+                    "too few stores answer to tell whether volume {} is still this host's: try again",
+                    self.deps.title(name)
                 );
                 return Err(Error::new(Kind::Unavailable, why));
             }
@@ -153,6 +184,7 @@ impl Volumes {
 
     /// This engine becomes the owner now, unless nobody else is.
     pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
+        let began = self.deps.rt.now();
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
         let mine = self.here(id).is_some_and(|v| matches!(v.known(), Known::Live(_)));
@@ -177,6 +209,7 @@ impl Volumes {
             });
             done.from = Some(host.name);
         }
+        done.took_ms = self.deps.rt.now().since(began).as_millis() as u64;
         Ok(done)
     }
 
@@ -194,15 +227,17 @@ impl Volumes {
 
     /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.
     pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
-        let seats: Vec<_> = self.seats.lock().values().cloned().collect();
-        let open: Vec<_> = seats.iter().filter_map(|s| s.volume.lock().clone()).collect();
+        let open = self.open_now();
         let released = open.iter().map(|v| async {
             let done = match self.deps.rt.timeout(drain, v.release()).await {
                 Some(done) => done,
                 None => Err(Error::new(Kind::Timeout, "its writes could not all be stored in time")),
             };
             v.let_go().await;
-            done.err().map(|e| format!("volume {} stays owned by this host: {e}", v.name()))
+            // One that another host has taken, or that is gone, was told of when that showed.
+            let stays =
+                done.err().filter(|e| !matches!(e.kind(), Kind::Fenced | Kind::Removed | Kind::Owned));
+            stays.map(|e| format!("volume {} stays owned by this host: {e}", v.title()))
         });
         join_all(released).await.into_iter().flatten().collect()
     }
@@ -212,7 +247,8 @@ impl Volumes {
     pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
         let id = self.id(volume).await?;
         let (head, tables) = self.tables_with(volume, id, snapshot).await?;
-        let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(volume, snapshot))?;
+        let state =
+            tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
         Ok(Arc::new(SnapshotView { view: self.deps.view(&head), tree: state.tree, size: state.size }))
     }
 

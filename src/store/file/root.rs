@@ -204,7 +204,18 @@ impl Root {
             let above = self.dir.parent().unwrap_or(Path::new("/"));
             fsync(openat(rustix::fs::CWD, above, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
         };
-        go().map_err(|e| self.failed("making its folder", e))?;
+        go().map_err(|e| match e {
+            // A whole path is not made: a misspelt one would look like an empty store.
+            Errno::NOENT => Error::new(
+                Kind::NotFound,
+                format!(
+                    "store {}: the folder above it is not there: make {} first, or correct the path",
+                    self.url,
+                    self.dir.parent().unwrap_or(Path::new("/")).display()
+                ),
+            ),
+            e => self.failed("making its folder", e),
+        })?;
         self.check()
     }
 

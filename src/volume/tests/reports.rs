@@ -1,0 +1,92 @@
+//! What is told of a volume while something is wrong.
+
+use super::*;
+
+#[test]
+fn an_outage_shows_with_its_age_and_what_is_left_of_the_journal() {
+    run(31, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(30_000).await;
+        assert_eq!(life.volumes.info(&name("v")).await.unwrap().trouble, None);
+        site.reach(0..3, Reach::Silent);
+        v.write(0, bytes(2, 16 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(40_000).await;
+        let began = life.rt.now();
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert!(life.rt.now().since(began) < Duration::from_secs(5), "known here, so it is told soon");
+        let why = info.trouble.unwrap();
+        assert!(why.starts_with("nothing can be stored: 3 of 3 stores are away"), "{why}");
+        assert!(info.trouble_ms.unwrap() >= 30_000, "{info:?}", info = info.trouble_ms);
+        assert_eq!(info.unsent_bytes, 16 * MIB);
+        let (room, full) = (info.room_bytes.unwrap(), info.full_in_ms.unwrap());
+        // The overlay's quarter of 256 MiB is less than the journal.
+        assert!(room <= 48 * MIB && room > 40 * MIB, "{room}");
+        let pace = (16 * MIB) as f64 / info.unsent_age_ms.unwrap() as f64;
+        assert!((full as f64 * pace / room as f64 - 1.0).abs() < 0.01, "{full}");
+        // A client that comes now is served as well.
+        let again = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(again.read(0, 4096).await.unwrap() == bytes(2, 4096));
+        site.reach(0..3, Reach::Up);
+        life.sleep(60_000).await;
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert_eq!((info.unsent_bytes, info.trouble, info.full_in_ms), (0, None, None));
+    });
+}
+
+#[test]
+fn a_volume_that_is_not_open_shows_what_its_journal_holds() {
+    run(32, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(30_000).await;
+        site.reach(0..3, Reach::Refuses);
+        v.write(0, bytes(2, 3 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        let machine = life.crash();
+        site.reach(0..3, Reach::Up);
+        let life = machine.start().await;
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert!(!info.open_here && info.kept_journals.is_empty());
+        assert!(info.unsent_bytes >= 3 * MIB && info.journal_bytes >= 3 * MIB, "{info:?}");
+        assert_eq!(info.unsent_age_ms, None);
+        // Another takes it over: those writes are in no volume, and lie where they are until it is opened here.
+        let other = site.machine(2).start().await;
+        let taken = other.volumes.take_over(&name("v"), true).await.unwrap();
+        assert!(taken.took_ms > 0);
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert_eq!((info.unsent_bytes, info.kept_journals.len()), (0, 1), "{info:?}");
+        assert!(info.kept_journals[0].ends_with("journal"));
+        other.volumes.release(&name("v")).await.unwrap();
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        v.write(0, bytes(3, 4096)).await.unwrap();
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        let kept = info.kept_journals[0].file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(info.kept_journals.len() == 1 && kept.starts_with("journal.kept."), "{kept}");
+    });
+}
+
+#[test]
+fn a_release_that_is_given_up_lets_writes_go_on() {
+    run(33, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        site.reach(0..3, Reach::Refuses);
+        assert!(life.rt.timeout(Duration::from_secs(5), v.release()).await.is_none());
+        let write = v.write(4096, bytes(2, 4096));
+        life.rt.timeout(Duration::from_secs(1), write).await.expect("writes go on").unwrap();
+        v.flush().await.unwrap();
+        site.reach(0..3, Reach::Up);
+        life.sleep(60_000).await;
+        assert!(!life.volumes.info(&name("v")).await.unwrap().released, "nothing of it is done later");
+        v.release().await.unwrap();
+        assert!(life.volumes.info(&name("v")).await.unwrap().released);
+        assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
