@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{Global, done, forgive, output, reach};
-use crate::base::{Kind, Result};
+use super::{Global, done, output, reach};
+use crate::base::Result;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 
 #[derive(clap::Args, Debug)]
@@ -12,17 +12,12 @@ pub struct Clone {
     from: SnapshotPath,
     /// POOL/NEW
     to: VolumePath,
-    /// Succeed when the volume exists
+    /// Succeed when the volume exists and is a clone of that snapshot
     #[arg(long)]
     if_absent: bool,
 }
 
 pub async fn run(global: &Global, args: Clone) -> Result<ExitCode> {
-    let forgiven = args.if_absent.then_some(Kind::Exists);
-    forgive(make(global, args).await, forgiven)
-}
-
-pub async fn make(global: &Global, args: Clone) -> Result<ExitCode> {
     let verb = Verb::Clone { from: args.from, to: args.to, if_absent: args.if_absent };
     let outcome = reach::ask(global, verb).await?;
     output::report(global, &outcome, |_| {});

@@ -2,6 +2,7 @@
 
 mod clone;
 mod demo;
+mod log;
 mod mount;
 mod output;
 mod pool;
@@ -11,7 +12,6 @@ mod snapshot;
 mod status;
 mod volume;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,7 +80,8 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("windlass: {error}");
-            ExitCode::from(exit_code(error.kind()))
+            let code = if reach::was_interrupted() { INTERRUPTED } else { exit_code(error.kind()) };
+            ExitCode::from(code)
         }
     }
 }
@@ -93,13 +94,7 @@ fn start_log(cli: &Cli) {
         (1, _) => "info,windlass=debug",
         _ => "debug,windlass=trace",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log::start(default);
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
@@ -139,6 +134,9 @@ fn exit_code(kind: Kind) -> u8 {
         _ => 1,
     }
 }
+
+/// Ended by a signal, as shells say it.
+const INTERRUPTED: u8 = 130;
 
 /// Done, but something needs attention.
 const DEGRADED: u8 = 7;

@@ -40,9 +40,9 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
     let verb = Verb::Mount { url: args.url.clone(), dir: dir.clone(), options };
     let home = Home::locate()?;
     if let Some(mut client) = Client::connect(&home.control()?).await? {
-        let outcome = client.call(verb, |_| {}).await?;
+        let outcome = reach::through(&mut client, verb).await?;
         if args.foreground {
-            client.call(Verb::MountEnded { dir }, |_| {}).await?;
+            reach::through(&mut client, Verb::MountEnded { dir }).await?;
         }
         output::report(global, &outcome, |_| {});
         return Ok(done(&outcome));
@@ -138,8 +138,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
             format!("{dir} is not a mount of ours: nothing runs on {}", home.root().display()),
         ));
     };
-    let mut bar = reach::Bar::default();
-    let outcome = client.call(Verb::Unmount { dir }, |step| bar.show(&step)).await?;
+    let outcome = reach::through(&mut client, Verb::Unmount { dir }).await?;
     output::report(global, &outcome, |_| {});
     Ok(done(&outcome))
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde_json::Value;
 
 use super::Global;
-use crate::base::size::{show_bytes, show_size};
+use crate::base::size::{show_bytes, show_size, show_time};
 use crate::daemon::api::Outcome;
 
 /// Prints to stdout; a reader that went away (`| head`) is no error of ours.
@@ -52,6 +52,25 @@ pub fn text(value: &Value, field: &str) -> String {
         Value::Bool(false) => "no".into(),
         other => other.to_string(),
     }
+}
+
+/// A field as its name says: sizes, times and moments for people.
+pub fn field(value: &Value, field: &str) -> String {
+    let moment = ["created_ms", "owner_since_ms"].contains(&field);
+    match value[field].as_u64() {
+        Some(ms) if moment => crate::base::clock::show(ms),
+        Some(ms) if field.ends_with("_ms") => show_time(ms),
+        Some(bytes) if field == "size" || field == "journal_size" => show_size(bytes),
+        Some(bytes) if field.ends_with("_bytes") => show_bytes(bytes),
+        _ => text(value, field),
+    }
+}
+
+/// A field that lists names.
+pub fn names(value: &Value, field: &str) -> String {
+    let all = value[field].as_array().into_iter().flatten();
+    let all: Vec<&str> = all.filter_map(Value::as_str).collect();
+    if all.is_empty() { "-".into() } else { all.join(", ") }
 }
 
 /// A field of bytes, exact.

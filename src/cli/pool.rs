@@ -29,7 +29,7 @@ pub enum Pool {
         /// Also with a layout that losing a zone would break
         #[arg(long)]
         force: bool,
-        /// Succeed when this host knows a pool of that name
+        /// Succeed when this host knows that pool already
         #[arg(long)]
         if_absent: bool,
     },
@@ -61,8 +61,7 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
         Pool::Create { name, stores, layout, ack, degrade_after, force, if_absent } => {
             let ack_zone = ack.is_some();
             let create = PoolCreate { name, stores, layout, ack_zone, degrade_after, force, if_absent };
-            let forgiven = if_absent.then_some(Kind::Exists);
-            forgive(plain(global, Verb::PoolCreate(create)).await, forgiven)
+            plain(global, Verb::PoolCreate(create)).await
         }
         Pool::Add { name, stores } => plain(global, Verb::PoolAdd { name, stores }).await,
         Pool::List => show(global, Verb::PoolList, list).await,

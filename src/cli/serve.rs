@@ -1,9 +1,12 @@
 //! `windlass serve`: the daemon.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Global, output, reach};
-use crate::base::{Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::api::Verb;
+use crate::daemon::control::Client;
 use crate::daemon::{Home, Options};
 
 #[derive(clap::Args, Debug)]
@@ -21,10 +24,10 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let control = home.control()?;
     let options =
         Options { serve: true, control: true, nbd: args.nbd, pools: args.pool, ..Options::default() };
-    let engine = reach::start(global, home, options).await.map_err(|e| match e.kind() {
-        Kind::Owned => e.context("the daemon cannot start"),
-        _ => e,
-    })?;
+    let engine = match reach::start(global, home, options).await {
+        Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
+        started => started?,
+    };
     for address in engine.desk().nbd_addresses() {
         output::line(&format!("nbd {address}"));
     }
@@ -33,4 +36,23 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     crate::daemon::signals::terminated().await;
     engine.shutdown().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why another engine has the state folder, if it says so: a mount that was made without a daemon looks like one.
+async fn taken(error: Error, control: &Path) -> Error {
+    let error = error.context("the daemon cannot start");
+    let Ok(Some(mut client)) = Client::connect(control).await else { return error };
+    let Ok(status) = reach::through(&mut client, Verb::Status).await else { return error };
+    let mounts: Vec<String> = match status.value["mounts"].as_array() {
+        Some(all) if status.value["nbd"].as_array().is_some_and(Vec::is_empty) => {
+            all.iter().map(|m| output::text(m, "dir")).collect()
+        }
+        _ => return error,
+    };
+    let dirs = mounts.join(", ");
+    let why = format!(
+        "{error}. It is `windlass mount`, which runs its own engine while there is no daemon, and serves {dirs}: \
+         `windlass unmount` that, start the daemon, then mount again through it"
+    );
+    Error::new(Kind::Owned, why)
 }

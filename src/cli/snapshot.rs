@@ -61,7 +61,7 @@ async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
                     output::text(v, "name"),
                     output::size(v, "size"),
                     output::text(v, "created"),
-                    output::text(v, "clones"),
+                    output::names(v, "clones"),
                 ]
             };
             output::table(&["SNAPSHOT", "SIZE", "CREATED", "CLONES"], &output::rows(value, row));

@@ -19,7 +19,11 @@ pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
 
 fn human(value: &Value) {
     output::line(&format!("state folder  {}", output::text(value, "home")));
-    output::line(&format!("host          {}", output::text(value, "host")));
+    output::line(&format!(
+        "host          {} (id {})",
+        output::text(value, "host"),
+        output::text(value, "host_id")
+    ));
     let row = |v: &Value| {
         vec![
             output::text(v, "name"),
@@ -29,8 +33,15 @@ fn human(value: &Value) {
         ]
     };
     output::table(&["POOL", "LAYOUT", "STORES", "STATE"], &output::rows(&value["pools"], row));
-    let row = |v: &Value| vec![output::text(v, "path"), output::text(v, "clients"), output::text(v, "state")];
-    output::table(&["OPEN VOLUME", "CLIENTS", "STATE"], &output::rows(&value["volumes"], row));
+    let row = |v: &Value| {
+        vec![
+            output::text(v, "path"),
+            output::text(v, "clients"),
+            output::text(v, "state"),
+            output::bytes(v, "unsent_bytes"),
+        ]
+    };
+    output::table(&["OPEN VOLUME", "CLIENTS", "STATE", "UNSENT"], &output::rows(&value["volumes"], row));
     let row = |v: &Value| vec![output::text(v, "dir"), output::text(v, "url")];
     output::table(&["MOUNT", "OF"], &output::rows(&value["mounts"], row));
 }

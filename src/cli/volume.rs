@@ -31,7 +31,7 @@ pub enum Volume {
         /// Local disk that unsent writes may take
         #[arg(long, value_parser = parse_size, value_name = "SIZE")]
         journal_size: Option<u64>,
-        /// Succeed when it exists
+        /// Succeed when it exists, with this size and what else is given
         #[arg(long)]
         if_absent: bool,
     },
@@ -86,8 +86,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
                 journal_size,
                 if_absent,
             };
-            let forgiven = if_absent.then_some(Kind::Exists);
-            forgive(show(global, Verb::VolumeCreate(create), |_| {}).await, forgiven)
+            show(global, Verb::VolumeCreate(create), |_| {}).await
         }
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
@@ -125,15 +124,41 @@ fn list(value: &Value) {
     output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], &output::rows(value, row));
 }
 
+/// What people look for first, in this order; then the rest.
+const FIRST: [&str; 12] = [
+    "path",
+    "state",
+    "trouble",
+    "size",
+    "flush",
+    "meaning",
+    "owner",
+    "owner_id",
+    "owner_since_ms",
+    "clients",
+    "unsent_bytes",
+    "unsent_age_ms",
+];
+/// Said by another field, or by a note.
+const LEFT_OUT: [&str; 3] = ["name", "trouble_ms", "kept_journals"];
+
 fn info(value: &Value) {
     let Some(fields) = value.as_object() else { return };
-    for (name, field) in fields {
-        let shown = match name.strip_suffix("_bytes") {
-            Some(_) => output::bytes(value, name),
-            None if name == "size" => output::size(value, name),
-            None if field.is_array() || field.is_object() => continue,
-            None => output::text(value, name),
+    let rest = fields.keys().map(String::as_str).filter(|f| !FIRST.contains(f) && !LEFT_OUT.contains(f));
+    for field in FIRST.into_iter().chain(rest) {
+        let shown = match (field, &value[field]) {
+            ("trouble", Value::Null) => continue,
+            ("parent", Value::Object(parent)) => of_parent(parent),
+            (_, Value::Array(_) | Value::Object(_)) => continue,
+            _ => output::field(value, field),
         };
-        output::line(&format!("{:<18} {shown}", name.replace('_', " ")));
+        let name = field.trim_end_matches("_bytes").trim_end_matches("_ms").replace('_', " ");
+        output::line(&format!("{name:<14} {shown}"));
     }
+}
+
+fn of_parent(parent: &serde_json::Map<String, Value>) -> String {
+    let text = |field: &str| parent.get(field).and_then(Value::as_str).map(str::to_owned);
+    let volume = text("name").or_else(|| text("volume")).unwrap_or_default();
+    format!("{volume}@{}", text("snapshot").unwrap_or_default())
 }

@@ -241,13 +241,18 @@ impl Outcome {
     }
 }
 
-/// A reply line: any number of `progress`, then one of the others.
+/// A reply line: any number of `progress` and `says`, then one of the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     Progress(Progress),
+    /// A sentence for people while it goes on.
+    Says(String),
     Result(Outcome),
-    Error { kind: Kind, message: String },
+    Error {
+        kind: Kind,
+        message: String,
+    },
 }
 
 #[cfg(test)]

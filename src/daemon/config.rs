@@ -34,16 +34,17 @@ impl Config {
         let bytes = match disk.read(path, FILE_MAX).await {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Config::default()),
-            Err(e) => return Err(Error::from(e).context(format!("configuration {}", path.display()))),
+            Err(e) => {
+                let why = format!("configuration {}: {e}", path.display());
+                return Err(Error::new(Kind::Usage, why));
+            }
         };
-        let text = std::str::from_utf8(&bytes).map_err(|_| {
-            Error::new(Kind::Invalid, format!("configuration {} is not UTF-8", path.display()))
-        })?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| Error::new(Kind::Usage, format!("configuration {} is not UTF-8", path.display())))?;
         toml::from_str(text).map_err(|e| {
-            Error::new(
-                Kind::Invalid,
-                format!("configuration {}: {}", path.display(), e.to_string().trim_end()),
-            )
+            let line = e.span().map_or(0, |at| text[..at.start.min(text.len())].matches('\n').count() + 1);
+            let why = e.message().lines().collect::<Vec<_>>().join(", ");
+            Error::new(Kind::Usage, format!("configuration {}, line {line}: {why}", path.display()))
         })
     }
 
@@ -82,9 +83,10 @@ impl Config {
             ));
         };
         let text = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        let mut url = section.get("url").map(text).ok_or_else(|| {
-            Error::new(Kind::Invalid, format!("[store.{name}] of windlass.toml has no url"))
-        })?;
+        let mut url = section
+            .get("url")
+            .map(text)
+            .ok_or_else(|| Error::new(Kind::Usage, format!("[store.{name}] of windlass.toml has no url")))?;
         for (key, value) in section.iter().filter(|(k, _)| !matches!(k.as_str(), "url" | "zone")) {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(&format!("{key}={}", text(value)));

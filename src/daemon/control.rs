@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use futures::future::{Either, select};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{RwLock, mpsc};
@@ -17,29 +18,56 @@ use super::api::{LINE_MAX, Outcome, Progress, Reply, Request, VERSION, Verb};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 
-/// Progress lines that may wait for a slow reader; more are dropped, the next ones tell more anyway.
+/// Lines that may wait for a slow reader; more are dropped, the next ones tell more anyway.
 const PROGRESS_QUEUE: usize = 16;
 
-/// Where a verb says how far it is.
+/// What is told while a verb goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    Progress(Progress),
+    /// A sentence for people.
+    Says(String),
+}
+
+/// Where a verb says how far it is, and hears when nobody waits for it any more.
 #[derive(Clone, Debug, Default)]
-pub struct ProgressSink(Option<mpsc::Sender<Progress>>);
+pub struct ProgressSink {
+    steps: Option<mpsc::Sender<Step>>,
+    given_up: CancellationToken,
+}
 
 impl ProgressSink {
     pub fn none() -> ProgressSink {
-        ProgressSink(None)
+        ProgressSink::default()
     }
 
-    pub fn channel() -> (ProgressSink, mpsc::Receiver<Progress>) {
+    pub fn channel() -> (ProgressSink, mpsc::Receiver<Step>) {
         let (tx, rx) = mpsc::channel(PROGRESS_QUEUE);
-        (ProgressSink(Some(tx)), rx)
+        (ProgressSink { steps: Some(tx), ..ProgressSink::default() }, rx)
     }
 
     pub fn tell(&self, doing: &str, done: u64, total: u64) {
-        if let Some(tx) = &self.0 {
-            let _ = tx.try_send(Progress { doing: doing.to_owned(), done, total });
+        self.step(Step::Progress(Progress { doing: doing.to_owned(), done, total }));
+    }
+
+    pub fn say(&self, sentence: impl Into<String>) {
+        self.step(Step::Says(sentence.into()));
+    }
+
+    fn step(&self, step: Step) {
+        if let Some(tx) = &self.steps {
+            let _ = tx.try_send(step);
         }
     }
+
+    /// Cancelled when whoever asked gives up or is gone.
+    pub fn given_up(&self) -> &CancellationToken {
+        &self.given_up
+    }
 }
+
+/// How long a command that gave up waits to hear how far the daemon came.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Who carries verbs out.
 #[async_trait]
@@ -103,7 +131,7 @@ async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>, under
         let _under_way = under_way.0.read().await;
         let stop = request.as_ref().is_err_and(|e| e.is(Kind::Io));
         let done = match request {
-            Ok(verb) => answer(&rt, verb, &handler, &mut write).await,
+            Ok(verb) => answer(&rt, verb, &handler, &mut lines, &mut write).await,
             Err(error) => send(&mut write, &failure(&error)).await,
         };
         if stop || done.is_err() {
@@ -113,21 +141,33 @@ async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>, under
 }
 
 fn parse(line: &str) -> Result<Verb> {
-    let request: Request = serde_json::from_str(line).map_err(|e| {
-        Error::new(
-            Kind::Usage,
-            format!("this daemon does not understand the request ({e}): is it of another version?"),
-        )
-    })?;
-    if request.v != VERSION {
-        return Err(Error::new(
-            Kind::Usage,
-            format!(
-                "the daemon speaks version {VERSION} of the control protocol, the command version {}: use the same build",
-                request.v
-            ),
-        ));
+    let foreign = |what: &str| {
+        let why = format!("this daemon does not understand the request: {what}");
+        Error::new(Kind::Usage, why)
+    };
+    let value: serde_json::Value =
+        serde_json::from_str(line).map_err(|_| foreign("it is not a line of JSON"))?;
+    let v = value["v"].as_u64().ok_or_else(|| foreign("it names no version, `v`"))?;
+    if v != u64::from(VERSION) {
+        let why = format!(
+            "the daemon speaks version {VERSION} of the control protocol, the command version {v}: use the same build"
+        );
+        return Err(Error::new(Kind::Usage, why));
     }
+    let verb = value["verb"].as_str().unwrap_or_default().to_owned();
+    let request: Request = serde_json::from_value(value).map_err(|e| {
+        // What our own parsers say of a name is worth telling; what the decoder says of its types is not.
+        let why = e.to_string();
+        match why.strip_suffix(')').unwrap_or(&why) {
+            _ if why.starts_with("unknown variant") || verb.is_empty() => {
+                foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
+            }
+            _ if why.contains("write ") || why.contains("name") => foreign(&format!("{verb}: {why}")),
+            _ => foreign(&format!(
+                "the arguments of {verb} are not those that it takes; is it of another version?"
+            )),
+        }
+    })?;
     Ok(request.verb)
 }
 
@@ -139,24 +179,44 @@ async fn answer(
     rt: &Rt,
     verb: Verb,
     handler: &Arc<dyn Handler>,
+    lines: &mut (impl tokio::io::AsyncBufRead + Unpin),
     write: &mut (impl tokio::io::AsyncWrite + Unpin),
 ) -> Result<()> {
-    let (sink, mut progress) = ProgressSink::channel();
-    let handler = handler.clone();
-    // A task of its own: the verb runs to its end also when the client goes away.
-    let mut work = rt.spawn(async move { handler.handle(verb, sink).await });
+    let (sink, mut steps) = ProgressSink::channel();
+    let (handler, given_up) = (handler.clone(), sink.given_up().clone());
+    // A task of its own: where it stops when the client goes away is for the verb to say.
+    let mut work = rt.spawn(async move { handler.handle(verb, sink).await }).fuse();
+    let mut left = std::pin::pin!(gone(lines).fuse());
+    let mut told = true;
     let result = loop {
         futures::select_biased! {
-            step = progress.recv().fuse() => match step {
-                Some(step) => send(write, &Reply::Progress(step)).await?,
-                None => break (&mut work).await,
-            },
-            result = (&mut work).fuse() => break result,
+            step = steps.recv().fuse() => {
+                let Some(step) = step else { break (&mut work).await };
+                let reply = match step {
+                    Step::Progress(progress) => Reply::Progress(progress),
+                    Step::Says(sentence) => Reply::Says(sentence),
+                };
+                // Nobody reads any more: the verb is to know, and its end is waited for all the same.
+                if told && send(write, &reply).await.is_err() {
+                    told = false;
+                    given_up.cancel();
+                }
+            }
+            () = left => given_up.cancel(),
+            result = work => break result,
         }
     };
     match result.and_then(|r| r) {
         Ok(outcome) => send(write, &Reply::Result(outcome)).await,
         Err(error) => send(write, &failure(&error)).await,
+    }
+}
+
+/// Returns when the other side has closed its end; never when it has sent more than one request ahead.
+async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
+    match lines.fill_buf().await {
+        Ok(more) if !more.is_empty() => std::future::pending().await,
+        _ => {}
     }
 }
 
@@ -170,7 +230,12 @@ async fn send(write: &mut (impl tokio::io::AsyncWrite + Unpin), reply: &Reply) -
 async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<Option<String>> {
     let mut line = Vec::new();
     let read = (&mut *lines).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut line).await?;
-    if read == 0 {
+    whole(line, read)
+}
+
+/// A line without its end missing; `None` when the other side has closed.
+fn whole(line: Vec<u8>, read: usize) -> Result<Option<String>> {
+    if read == 0 && line.is_empty() {
         return Ok(None);
     }
     if line.last() != Some(&b'\n') {
@@ -183,13 +248,15 @@ async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
+    /// What has come of the next line.
+    partial: Vec<u8>,
 }
 
 impl Client {
     /// `None` when nobody listens there.
     pub async fn connect(path: &Path) -> Result<Option<Client>> {
         match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Some(Client { stream: BufReader::new(stream) })),
+            Ok(stream) => Ok(Some(Client { stream: BufReader::new(stream), partial: Vec::new() })),
             Err(e)
                 if matches!(
                     e.kind(),
@@ -202,35 +269,66 @@ impl Client {
         }
     }
 
-    /// Runs one verb; `progress` is called as it goes.
-    pub async fn call(&mut self, verb: Verb, mut progress: impl FnMut(Progress)) -> Result<Outcome> {
-        let mut line = serde_json::to_vec(&Request { v: VERSION, verb })
-            .map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+    /// Runs one verb; `told` is called as it goes. When `give_up` ends, the daemon is asked to stop, and its answer is
+    /// waited for no longer than `PATIENCE`.
+    pub async fn call(
+        &mut self,
+        rt: &Rt,
+        verb: Verb,
+        mut told: impl FnMut(Step),
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Outcome> {
+        let line = serde_json::to_vec(&Request { v: VERSION, verb });
+        let mut line = line.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
         line.push(b'\n');
         self.stream.write_all(&line).await.context(|| "asking the daemon".into())?;
+        {
+            let answer = std::pin::pin!(self.answer(&mut told));
+            let give_up = std::pin::pin!(give_up);
+            if let Either::Left((answer, _)) = select(answer, give_up).await {
+                return answer;
+            }
+        }
+        self.stream.get_mut().shutdown().await.context(|| "telling the daemon to stop".into())?;
+        match rt.timeout(PATIENCE, self.answer(&mut told)).await {
+            Some(answer) => answer,
+            None => Err(Error::new(Kind::Closed, "given up; the daemon goes on with what was asked")),
+        }
+    }
+
+    /// Safe to drop only when nothing more is read: a line may be lost with it.
+    async fn answer(&mut self, told: &mut impl FnMut(Step)) -> Result<Outcome> {
         loop {
-            let line =
-                read_line(&mut self.stream).await.context(|| "waiting for the daemon's answer".into())?;
+            let line = self.line().await.context(|| "waiting for the daemon's answer".into())?;
             let Some(line) = line else {
-                return Err(Error::new(Kind::Io, "the daemon ended before it answered; see its log"));
+                let why =
+                    "the daemon ended before it answered: it is not known whether this was done; see its log";
+                return Err(Error::new(Kind::Io, why));
             };
-            let reply = serde_json::from_str(&line).map_err(|e| {
-                Error::new(
-                    Kind::Invalid,
-                    format!("the daemon's answer is not understood ({e}): is it of another version?"),
-                )
+            let reply = serde_json::from_str(&line).map_err(|_| {
+                Error::new(Kind::Invalid, "the daemon's answer is not understood: is it of another version?")
             })?;
             match reply {
-                Reply::Progress(step) => progress(step),
+                Reply::Progress(step) => told(Step::Progress(step)),
+                Reply::Says(sentence) => told(Step::Says(sentence)),
                 Reply::Result(outcome) => return Ok(outcome),
                 Reply::Error { kind, message } => return Err(Error::new(kind, message)),
             }
         }
     }
+
+    /// The next line; what has come of it is kept when this is dropped.
+    async fn line(&mut self) -> Result<Option<String>> {
+        let read = (&mut self.stream).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut self.partial).await?;
+        let line = std::mem::take(&mut self.partial);
+        whole(line, read)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use super::*;
     use crate::base::rt::RealRuntime;
 
@@ -257,9 +355,10 @@ mod tests {
         serve(&rt, &path, Arc::new(Echo), stop.clone()).unwrap();
         let mut client = Client::connect(&path).await.unwrap().unwrap();
         let mut steps = Vec::new();
-        let out = client.call(Verb::Status, |p| steps.push(p.doing)).await.unwrap();
-        assert_eq!((out.value, steps), (serde_json::json!("fine"), vec!["half".to_owned()]));
-        let err = client.call(Verb::PoolList, |_| {}).await.unwrap_err();
+        let out = client.call(&rt, Verb::Status, |step| steps.push(step), pending()).await.unwrap();
+        let half = Progress { doing: "half".to_owned(), done: 1, total: 2 };
+        assert_eq!((out.value, steps), (serde_json::json!("fine"), vec![Step::Progress(half)]));
+        let err = client.call(&rt, Verb::PoolList, |_| {}, pending()).await.unwrap_err();
         assert_eq!((err.kind(), err.to_string().as_str()), (Kind::NotFound, "no such thing"));
         client.stream.write_all(b"{\"v\":9,\"verb\":\"status\"}\nnonsense\n").await.unwrap();
         for _ in 0..2 {
@@ -267,6 +366,47 @@ mod tests {
             assert!(line.contains(r#""kind":"usage""#), "{line}");
         }
         stop.cancel();
+    }
+
+    /// Goes on until whoever asked gives up.
+    struct Patient;
+
+    #[async_trait]
+    impl Handler for Patient {
+        async fn handle(&self, _verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+            progress.say("waiting");
+            progress.given_up().cancelled().await;
+            Err(Error::new(Kind::Closed, "given up: nothing was changed"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verb_hears_that_it_is_given_up_and_what_it_says_arrives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.sock");
+        let rt = Rt::new(RealRuntime::current());
+        let answers = serve(&rt, &path, Arc::new(Patient), CancellationToken::new()).unwrap();
+        let mut client = Client::connect(&path).await.unwrap().unwrap();
+        let told = Arc::new(tokio::sync::Notify::new());
+        let heard = told.clone();
+        let give_up = async move { heard.notified().await };
+        let said = |step| {
+            assert_eq!(step, Step::Says("waiting".into()));
+            told.notify_one();
+        };
+        let error = client.call(&rt, Verb::PoolList, said, give_up).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (Kind::Closed, "given up: nothing was changed")
+        );
+        // One that is simply gone is noticed as well.
+        let mut client = Client::connect(&path).await.unwrap().unwrap();
+        let asked = client.call(&rt, Verb::PoolList, |_| {}, pending());
+        assert!(rt.timeout(Duration::from_millis(100), asked).await.is_none());
+        drop(client);
+        assert!(
+            rt.timeout(Duration::from_secs(5), answers.sent(&rt, Duration::from_secs(60))).await.is_some()
+        );
     }
 
     /// Answers `Status` late, as an unmount does.
@@ -288,7 +428,10 @@ mod tests {
         let answers = serve(&rt, &path, Arc::new(Slow(rt.clone())), CancellationToken::new()).unwrap();
         answers.sent(&rt, Duration::from_secs(5)).await;
         let mut client = Client::connect(&path).await.unwrap().unwrap();
-        let asked = rt.spawn(async move { client.call(Verb::Status, |_| {}).await });
+        let asked = rt.spawn({
+            let rt = rt.clone();
+            async move { client.call(&rt, Verb::Status, |_| {}, pending()).await }
+        });
         rt.sleep(Duration::from_millis(50)).await;
         let began = rt.now();
         answers.sent(&rt, Duration::from_secs(5)).await;

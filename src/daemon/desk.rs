@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::home::Seat;
@@ -21,6 +22,8 @@ pub struct Desk {
     pub mounts: Arc<Mounts>,
     /// Where NBD clients connect, ports resolved.
     pub nbd: Mutex<Vec<Address>>,
+    /// Cancelled when the engine ends.
+    pub stop: CancellationToken,
 }
 
 impl Desk {

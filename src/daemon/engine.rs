@@ -71,7 +71,9 @@ impl Engine {
         let lock = home.lock(&*disk).await?;
         let host = home.host(&rt, &*disk).await?;
         let seat = Seat { rt: rt.clone(), disk, home, host };
+        let stop = CancellationToken::new();
         let desk = Desk {
+            stop: stop.clone(),
             pools: Pools::new(seat.clone(), Memory::new(options.memory)).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
@@ -82,7 +84,7 @@ impl Engine {
         let engine = Arc::new(Engine {
             desk: Arc::new(desk),
             servers: parking_lot::Mutex::default(),
-            stop: CancellationToken::new(),
+            stop,
             answers: parking_lot::Mutex::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
         });
@@ -92,11 +94,20 @@ impl Engine {
             let path = engine.desk.seat.home.control()?;
             *engine.answers.lock() = control::serve(&rt, &path, handler, engine.stop.clone())?;
         }
-        if options.serve {
-            engine.open_pools(&options.pools).await?;
-            engine.listen(&options.nbd).await?;
+        if options.serve
+            && let Err(error) = engine.begin(&options).await
+        {
+            if let Err(also) = engine.shutdown().await {
+                tracing::warn!(error = %also, "ending after a start that failed");
+            }
+            return Err(error);
         }
         Ok(engine)
+    }
+
+    async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
+        self.open_pools(&options.pools).await?;
+        self.listen(&options.nbd).await
     }
 
     /// Opens what is known; named pools must open, others are reported and tried again.
@@ -127,14 +138,13 @@ impl Engine {
         let work = async move {
             let open = engine.desk.pools.get(&pool).await?;
             for (volume, info) in open.volumes.list().await? {
-                let mine = info
-                    .is_ok_and(|i| !i.released && i.owner.as_deref() == Some(&engine.desk.seat.host.name));
+                let mine = info.is_ok_and(|i| !i.released && i.owner_id == Some(engine.desk.seat.host.id));
                 if !mine {
                     continue;
                 }
                 let path = VolumePath { pool: pool.clone(), volume };
                 let _session = engine.desk.sessions.enter(&path, &open.volumes);
-                // Hosts may share a name: what another one owns is none of ours.
+                // Another host may take it over meanwhile.
                 let opened = open.volumes.open(&path.volume, OpenMode::Normal).await;
                 if let Err(error) =
                     opened.map(|_| ()).or_else(|e| if e.is(Kind::Owned) { Ok(()) } else { Err(e) })

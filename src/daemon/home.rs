@@ -151,6 +151,24 @@ impl Home {
         Ok(known)
     }
 
+    /// Journals that were put aside, of volumes that may be gone.
+    pub async fn kept_journals(&self, disk: &dyn Disk) -> Vec<PathBuf> {
+        let mut kept = Vec::new();
+        let all = |dir: PathBuf| async move {
+            let names = disk.list(&dir).await.unwrap_or_default();
+            names.into_iter().map(move |name| dir.join(name)).collect::<Vec<_>>()
+        };
+        for pool in all(self.volumes()).await {
+            for volume in all(pool).await {
+                let is_kept = |path: &PathBuf| {
+                    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("journal."))
+                };
+                kept.extend(all(volume).await.into_iter().filter(is_kept));
+            }
+        }
+        kept
+    }
+
     pub async fn remember(&self, disk: &dyn Disk, pool: &KnownPool) -> Result<()> {
         disk.create_dir(&self.pools()).await.context(|| format!("making {}", self.pools().display()))?;
         write_json(disk, &self.pool_file(&pool.name), pool).await

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use super::fleet::Membership;
 use super::key::place;
 use super::layout::Layout;
 use super::mask::Mask;
 use super::member::{Member, Standing};
+use super::roster::Membership;
 use crate::base::ChunkId;
 use crate::base::rt::Instant;
 

@@ -3,51 +3,54 @@
 mod mount;
 mod pool;
 mod volume;
+mod waiting;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use self::waiting::Manner;
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
 use super::desk::Desk;
 use super::mounts::MountInfo;
-use super::sessions::SessionInfo;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, HostId, Kind, Result};
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
 
 /// Runs one verb to its end. One that only looks gives up when the stores do not answer; one that changes something
-/// waits for them, since what it began must not be left half done.
+/// waits for them, and says so, until whoever asked gives up.
 pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
     let looks = matches!(
         verb,
         Verb::PoolList | Verb::VolumeList { .. } | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. }
     );
+    let manner = Manner::of(desk, &verb);
+    let work = manner.carry(desk, &progress, carry_out(desk, verb, &progress));
     if !looks {
-        return carry_out(desk, verb, progress).await;
+        return work.await;
     }
-    match desk.seat.rt.timeout(LOOK, carry_out(desk, verb, progress)).await {
+    match desk.seat.rt.timeout(LOOK, work).await {
         Some(done) => done,
-        None => Err(Error::new(
-            Kind::Unavailable,
-            format!(
-                "too few stores answered within {LOOK:?}: `windlass pool status POOL` names those that are out"
-            ),
-        )),
+        None => {
+            let waits = manner.waits(desk).join("; ");
+            let why = format!("too few stores answered within {LOOK:?}: {waits}");
+            Err(Error::new(Kind::Unavailable, why.trim_end_matches(": ")))
+        }
     }
 }
 
-async fn carry_out(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::PoolCreate(args) => pool::create(desk, args).await,
         Verb::PoolAdd { name, stores } => pool::add(desk, name, &stores).await,
         Verb::PoolList => pool::list(desk).await,
         Verb::PoolStatus { name } => pool::status(desk, &name).await,
         Verb::PoolForget { name, .. } => pool::forget(desk, &name).await,
-        Verb::PoolScrub { name } => pool::scrub(desk, &name, &progress).await,
-        Verb::PoolRepair { name } => pool::repair(desk, &name, &progress).await,
+        Verb::PoolScrub { name } => pool::scrub(desk, &name, progress).await,
+        Verb::PoolRepair { name } => pool::repair(desk, &name, progress).await,
         Verb::VolumeCreate(args) => volume::create(desk, args).await,
         Verb::VolumeList { pool } => volume::list(desk, pool.as_ref()).await,
         Verb::VolumeInfo { path } => volume::info(desk, &path).await,
@@ -60,7 +63,7 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Ou
         }
         Verb::SnapshotList { path } => volume::snapshots(desk, &path).await,
         Verb::SnapshotRemove { path, dry_run, .. } => volume::remove_snapshot(desk, &path, dry_run).await,
-        Verb::Clone { from, to, .. } => volume::clone(desk, &from, &to).await,
+        Verb::Clone { from, to, if_absent } => volume::clone(desk, &from, &to, if_absent).await,
         Verb::Mount { url, dir, options } => mount::mount(desk, &url, &dir, &options).await,
         Verb::Unmount { dir } => mount::unmount(desk, &dir, &progress).await,
         Verb::MountEnded { dir } => mount::ended(desk, &dir).await,
@@ -72,19 +75,38 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Ou
 struct Status {
     home: String,
     host: String,
+    host_id: HostId,
     nbd: Vec<String>,
     pools: Vec<pool::Line>,
-    volumes: Vec<SessionInfo>,
+    volumes: Vec<volume::InUse>,
     mounts: Vec<MountInfo>,
+    kept_journals: Vec<PathBuf>,
 }
 
+/// What is known here; asks no store.
 async fn status(desk: &Desk) -> Result<Outcome> {
-    Outcome::of(&Status {
-        home: desk.seat.home.root().display().to_string(),
-        host: desk.seat.host.name.clone(),
+    let seat = &desk.seat;
+    let status = Status {
+        home: seat.home.root().display().to_string(),
+        host: seat.host.name.clone(),
+        host_id: seat.host.id,
         nbd: desk.nbd_addresses().iter().map(ToString::to_string).collect(),
         pools: pool::lines(desk),
-        volumes: desk.sessions.list(),
+        volumes: volume::in_use(desk),
         mounts: desk.mounts.list(),
-    })
+        kept_journals: seat.home.kept_journals(&*seat.disk).await,
+    };
+    let mut outcome = Outcome::of(&status)?;
+    for pool in &status.pools {
+        outcome =
+            pool.trouble().iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name())));
+    }
+    for volume in &status.volumes {
+        outcome = volume.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", volume.path)));
+    }
+    for journal in &status.kept_journals {
+        let kept = format!("writes that are in no volume are kept in {}", journal.display());
+        outcome = outcome.note(kept);
+    }
+    Ok(outcome)
 }

@@ -9,7 +9,8 @@ use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, PoolCreate};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
-use crate::pool::{CreateOptions, Progress, Settings};
+use crate::pool::{CreateOptions, Layout, Progress, Settings};
+use crate::store::StoreSpec;
 
 /// How long `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
@@ -21,6 +22,18 @@ pub struct Line {
     layout: Option<String>,
     stores: usize,
     state: &'static str,
+    /// Why nothing can be stored, if so.
+    trouble: Option<String>,
+}
+
+impl Line {
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub fn trouble(&self) -> &Option<String> {
+        &self.trouble
+    }
 }
 
 pub fn lines(desk: &Desk) -> Vec<Line> {
@@ -31,6 +44,7 @@ pub fn lines(desk: &Desk) -> Vec<Line> {
             layout: open.map(|(_, o)| o.pool.layout().to_string()),
             stores: known.stores.len(),
             state: if open.is_some() { "open" } else { "closed" },
+            trouble: open.and_then(|(_, o)| o.pool.condition().trouble()).map(|(_, why)| why),
             name: known.name,
         }
     };
@@ -51,6 +65,11 @@ pub async fn create(desk: &Desk, args: PoolCreate) -> Result<Outcome> {
     let options = CreateOptions { settings: settings(&args)?, force: args.force };
     let layout = args.layout.as_deref().map(str::parse).transpose()?;
     let stores = urls(desk, &args.stores)?;
+    if args.if_absent
+        && let Some(known) = desk.pools.known().into_iter().find(|k| k.name == args.name)
+    {
+        return same_pool(desk, &known, layout, &stores).await;
+    }
     let open = desk.pools.create(&args.name, layout, stores, options).await?;
     let mut outcome = Outcome::of(&serde_json::json!({
         "name": args.name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
@@ -61,13 +80,46 @@ pub async fn create(desk: &Desk, args: PoolCreate) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// `--if-absent` is content only with the pool that was asked for.
+async fn same_pool(
+    desk: &Desk,
+    known: &crate::daemon::KnownPool,
+    layout: Option<Layout>,
+    stores: &[String],
+) -> Result<Outcome> {
+    let name = &known.name;
+    let canonical = |all: &[String]| -> Result<Vec<String>> {
+        let mut all =
+            all.iter().map(|s| Ok(s.parse::<StoreSpec>()?.to_string())).collect::<Result<Vec<_>>>()?;
+        all.sort();
+        Ok(all)
+    };
+    if canonical(&known.stores)? != canonical(stores)? {
+        let why = format!("this host knows a pool {name}, but with other stores: {}", known.stores.join(" "));
+        return Err(Error::new(Kind::Exists, why));
+    }
+    let pool = desk.pools.get(name).await?.pool.clone();
+    if let Some(asked) = layout.filter(|l| *l != pool.layout()) {
+        let why = format!("pool {name} exists, but with layout {}, not {asked}", pool.layout());
+        return Err(Error::new(Kind::Exists, why));
+    }
+    let value = serde_json::json!({
+        "name": name, "id": pool.id().to_string(), "layout": pool.layout().to_string(),
+    });
+    Ok(Outcome { value, ..Outcome::default() }.note(format!("pool {name} exists already")))
+}
+
 fn urls(desk: &Desk, given: &[String]) -> Result<Vec<String>> {
     given.iter().map(|s| desk.config.store_url(s)).collect()
 }
 
 pub async fn add(desk: &Desk, name: Name, stores: &[String]) -> Result<Outcome> {
     let open = desk.pools.add(&name, urls(desk, stores)?).await?;
-    Ok(Outcome::default().note(format!("pool {name}, {}, is known here now", open.pool.layout())))
+    let value = serde_json::json!({
+        "name": name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
+    });
+    let note = format!("pool {name}, {}, is known here now", open.pool.layout());
+    Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
 pub async fn list(desk: &Desk) -> Result<Outcome> {
@@ -90,7 +142,9 @@ pub async fn forget(desk: &Desk, name: &Name) -> Result<Outcome> {
         ));
     }
     desk.pools.forget(name).await?;
-    Ok(Outcome::default().note(format!("pool {name} is forgotten here; its stores keep everything")))
+    let value = serde_json::json!({"name": name, "forgotten": true});
+    let note = format!("pool {name} is forgotten here; its stores keep everything");
+    Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
 pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {

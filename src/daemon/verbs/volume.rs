@@ -6,12 +6,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::base::size::{show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::desk::Desk;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::sessions::SessionInfo;
 use crate::frame::Codec;
-use crate::volume::{FlushMode, OpenMode, Settings, SnapshotInfo, Volume, VolumeInfo, snapshot_group};
+use crate::volume::{
+    FlushMode, OpenMode, Settings, SnapshotInfo, Volume, VolumeInfo, Volumes, snapshot_group,
+};
 
 fn settings(args: &VolumeCreate) -> Result<Settings> {
     let mut settings = Settings::default();
@@ -54,23 +58,85 @@ fn shown(desk: &Desk, path: &VolumePath, info: &VolumeInfo) -> Result<Value> {
     Ok(value)
 }
 
-fn state(info: &VolumeInfo) -> String {
+fn state(info: &VolumeInfo) -> &'static str {
     match (&info.trouble, info.degraded, info.open_here, info.released) {
-        (Some(trouble), ..) => trouble.clone(),
-        (None, true, ..) => "degraded".into(),
-        (None, _, true, false) => "open".into(),
-        (None, _, _, true) => "released".into(),
-        (None, _, false, false) => "owned".into(),
+        (Some(_), ..) => "trouble",
+        (None, true, ..) => "degraded",
+        (None, _, true, false) => "open",
+        (None, _, _, true) => "released",
+        (None, _, false, false) => "owned",
     }
+}
+
+/// A volume in use here, as `status` shows it.
+#[derive(Debug, Serialize)]
+pub struct InUse {
+    pub path: VolumePath,
+    clients: u64,
+    state: &'static str,
+    unsent_bytes: u64,
+    pub trouble: Option<String>,
+}
+
+pub fn in_use(desk: &Desk) -> Vec<InUse> {
+    let opened = desk.pools.opened();
+    let one = |used: SessionInfo| {
+        let open = opened.iter().find(|(name, _)| *name == used.path.pool).map(|(_, open)| &open.volumes);
+        let info = open.and_then(|volumes| volumes.glance(&used.path.volume));
+        let failure = || open.and_then(|volumes| volumes.failure(&used.path.volume));
+        InUse {
+            state: info.as_ref().map_or(if failure().is_some() { "trouble" } else { "idle" }, state),
+            unsent_bytes: info.as_ref().map_or(0, |i| i.unsent_bytes),
+            trouble: info.map_or_else(failure, |i| i.trouble),
+            clients: used.clients,
+            path: used.path,
+        }
+    };
+    desk.sessions.list().into_iter().map(one).collect()
 }
 
 pub async fn create(desk: &Desk, args: VolumeCreate) -> Result<Outcome> {
     let settings = settings(&args)?;
     settings.check()?;
     let open = desk.pools.get(&args.path.pool).await?;
-    let info = open.volumes.create(&args.path.volume, args.size, settings).await?;
+    let info = match open.volumes.create(&args.path.volume, args.size, settings).await {
+        Err(e) if e.is(Kind::Exists) && args.if_absent => {
+            let info = open.volumes.info(&args.path.volume).await?;
+            check_same(&args, &info)?;
+            let shown = Outcome { value: shown(desk, &args.path, &info)?, ..Outcome::default() };
+            return Ok(shown.note(format!("{} exists already", args.path)));
+        }
+        done => done?,
+    };
     let outcome = Outcome { value: shown(desk, &args.path, &info)?, ..Outcome::default() };
     Ok(outcome.note(format!("a flush {}", info.meaning)))
+}
+
+/// `--if-absent` is content only with a volume as it was asked for.
+fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
+    let wanted = settings(args)?;
+    let flush = |mode| match mode {
+        FlushMode::Local => "local",
+        FlushMode::Pool => "pool",
+    };
+    let mut differs = Vec::new();
+    let mut compare = |given: bool, what: &str, has: String, asked: String| {
+        if given && has != asked {
+            differs.push(format!("{what} {has}, not {asked}"));
+        }
+    };
+    compare(true, "size", show_size(info.size), show_size(args.size));
+    compare(args.flush.is_some(), "--flush", flush(info.flush).into(), flush(wanted.flush).into());
+    let codec = |codec: Codec| format!("{codec:?}").to_lowercase();
+    compare(args.compression.is_some(), "--compression", codec(info.compression), codec(wanted.compression));
+    let ms = |ms: u64| format!("{ms}ms");
+    compare(args.max_tail_ms.is_some(), "--max-tail", ms(info.max_tail_ms), ms(wanted.max_tail_ms));
+    let (has, asked) = (show_size(info.journal_size), show_size(wanted.journal_size));
+    compare(args.journal_size.is_some(), "--journal-size", has, asked);
+    if differs.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Exists, format!("volume {} exists, but with {}", args.path, differs.join(", "))))
 }
 
 pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
@@ -84,10 +150,15 @@ pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
         for (volume, info) in open.volumes.list().await? {
             let path = VolumePath { pool: pool.clone(), volume };
             match info {
-                Ok(info) => rows.push(shown(desk, &path, &info)?),
+                Ok(info) => {
+                    if let Some(trouble) = &info.trouble {
+                        outcome = outcome.note(format!("{path}: {trouble}"));
+                    }
+                    rows.push(shown(desk, &path, &info)?);
+                }
                 Err(error) => {
-                    rows.push(json!({"path": path.to_string(), "state": error.to_string()}));
-                    outcome.degraded = true;
+                    rows.push(json!({"path": path.to_string(), "state": "unknown"}));
+                    outcome = outcome.note(format!("{path}: {error}")).degraded(true);
                 }
             }
         }
@@ -101,14 +172,15 @@ pub async fn info(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     let mut outcome = Outcome { value: shown(desk, path, &info)?, ..Outcome::default() };
     for journal in &info.kept_journals {
         outcome =
-            outcome.note(format!("writes that could not be replayed are kept in {}", journal.display()));
+            outcome.note(format!("writes that are not in the volume are kept in {}", journal.display()));
     }
     Ok(outcome.degraded(info.degraded || info.trouble.is_some()))
 }
 
 pub async fn release(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     desk.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
-    Ok(Outcome::default().note(format!("{path} is released: any host may open it")))
+    let value = json!({"path": path.to_string(), "released": true});
+    Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
 }
 
 pub async fn take_over(desk: &Desk, path: &VolumePath, accept_loss: bool) -> Result<Outcome> {
@@ -117,8 +189,10 @@ pub async fn take_over(desk: &Desk, path: &VolumePath, accept_loss: bool) -> Res
     let mut outcome = Outcome::of(&taken)?;
     outcome = match (&taken.from, taken.already) {
         (_, true) => outcome.note(format!("{path} was free or ours already")),
-        (Some(host), _) => outcome.note(format!("{path} was taken over from {host}")),
-        (None, _) => outcome.note(format!("{path} was taken over")),
+        (Some(host), _) => {
+            outcome.note(format!("{path} was taken over from {host} in {}", show_time(taken.took_ms)))
+        }
+        (None, _) => outcome.note(format!("{path} was taken over in {}", show_time(taken.took_ms))),
     };
     for note in &taken.notes {
         outcome = outcome.note(note.clone());
@@ -150,12 +224,41 @@ pub async fn remove(desk: &Desk, path: &VolumePath, dry_run: bool) -> Result<Out
         ));
     }
     let volumes = &desk.pools.get(&path.pool).await?.volumes;
+    // A volume whose creation was broken off has nothing to tell.
+    let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
-        volumes.check_remove(&path.volume).await?;
-        return Ok(Outcome::default().note(format!("{path} would be removed, with its snapshots")));
+        let fine = volumes.check_remove(&path.volume).await;
+        clones_named(volumes, path, fine).await?;
+        return removed(path, true, &format!("{path} would be removed, with its snapshots"));
     }
-    volumes.remove(&path.volume).await?;
-    Ok(Outcome::default().note(format!("{path} is removed")))
+    let done = volumes.remove(&path.volume).await;
+    clones_named(volumes, path, done).await?;
+    let mut outcome = removed(path, false, &format!("{path} is removed"))?;
+    for journal in kept.iter().filter(|j| j.file_name().is_some_and(|n| n != "journal")) {
+        outcome = outcome.note(format!("writes that never reached it stay kept in {}", journal.display()));
+    }
+    Ok(outcome)
+}
+
+/// A refusal names the clones that are its reason.
+async fn clones_named(volumes: &Volumes, path: &VolumePath, done: Result<()>) -> Result<()> {
+    let Err(error) = done else { return Ok(()) };
+    if !error.is(Kind::Refused) {
+        return Err(error);
+    }
+    let snapshots = volumes.snapshots(&path.volume).await.unwrap_or_default();
+    let clones: Vec<String> =
+        snapshots.iter().flat_map(|s| &s.clones).map(|c| format!("{}/{c}", path.pool)).collect();
+    if clones.is_empty() {
+        return Err(error);
+    }
+    let why = format!("volume {path} is needed by its clones: {}; remove them first", clones.join(", "));
+    Err(Error::new(Kind::Refused, why))
+}
+
+fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<Outcome> {
+    let value = json!({"path": path.to_string(), "removed": !dry_run, "dry_run": dry_run});
+    Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
 #[derive(Serialize)]
@@ -215,13 +318,13 @@ pub async fn remove_snapshot(desk: &Desk, path: &SnapshotPath, dry_run: bool) ->
         ));
     }
     if dry_run {
-        return Ok(Outcome::default().note(format!("{path} would be removed")));
+        return removed(path, true, &format!("{path} would be removed"));
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
-    Ok(Outcome::default().note(format!("{path} is removed")))
+    removed(path, false, &format!("{path} is removed"))
 }
 
-pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath) -> Result<Outcome> {
+pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath, if_absent: bool) -> Result<Outcome> {
     if from.volume.pool != to.pool {
         return Err(Error::new(
             Kind::Usage,
@@ -232,6 +335,22 @@ pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath) -> Result<
         ));
     }
     let volumes = &desk.pools.get(&to.pool).await?.volumes;
-    let info = volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await?;
+    let info = match volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await {
+        Err(e) if e.is(Kind::Exists) && if_absent => {
+            let info = volumes.info(&to.volume).await?;
+            let same = info
+                .parent
+                .as_ref()
+                .is_some_and(|p| p.name.as_ref() == Some(&from.volume.volume) && p.snapshot == from.snapshot);
+            if !same {
+                return Err(Error::new(
+                    Kind::Exists,
+                    format!("volume {to} exists, but is no clone of {from}"),
+                ));
+            }
+            info
+        }
+        done => done?,
+    };
     Ok(Outcome { value: shown(desk, to, &info)?, ..Outcome::default() })
 }

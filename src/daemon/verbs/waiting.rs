@@ -1,0 +1,207 @@
+//! Verbs that wait for stores: what is waited for is told, and whoever gives up is told what has become of it.
+//!
+//! A verb that changes something begins only when enough stores answer: given up before that it is not done, for
+//! certain. Given up later it is dropped where that harms nothing, and its outcome is unknown; what must not be left half
+//! done (making a pool, mounts) goes on to its end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::join_all;
+
+use crate::base::size::show_bytes;
+use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::api::{Outcome, Verb, VolumePath};
+use crate::daemon::control::ProgressSink;
+use crate::daemon::desk::Desk;
+use crate::pool::Need;
+
+/// A wait that is longer than this is told, and again after each `AGAIN`.
+const FIRST: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What a verb stands on, and how it may end early.
+pub struct Manner {
+    /// Pools that it waits for, and for what.
+    pools: BTreeSet<Name>,
+    need: Option<Need>,
+    /// Whose unsent writes it may wait for.
+    volumes: Vec<VolumePath>,
+    end: End,
+}
+
+enum End {
+    /// It only looks: nothing is left undone.
+    Looks,
+    /// Dropped; what it is not known whether it was done, and the command that shows it.
+    Unknown(String, String),
+    /// It goes on.
+    Finishes,
+}
+
+fn changes(paths: &[&VolumePath], need: Need, what: String, show: String) -> Manner {
+    let pools = paths.iter().map(|p| p.pool.clone()).collect();
+    let volumes = paths.iter().map(|p| (*p).clone()).collect();
+    Manner { pools, need: Some(need), volumes, end: End::Unknown(what, show) }
+}
+
+fn looks(pools: impl IntoIterator<Item = Name>) -> Manner {
+    Manner { pools: pools.into_iter().collect(), need: None, volumes: Vec::new(), end: End::Looks }
+}
+
+impl Manner {
+    pub fn of(desk: &Desk, verb: &Verb) -> Manner {
+        let info = |path: &VolumePath| format!("windlass volume info {path}");
+        match verb {
+            Verb::VolumeRemove { path, dry_run: true, .. } => looks([path.pool.clone()]),
+            Verb::SnapshotRemove { path, dry_run: true, .. } => looks([path.volume.pool.clone()]),
+            Verb::VolumeCreate(args) => {
+                changes(&[&args.path], Need::Decide, format!("{} was made", args.path), info(&args.path))
+            }
+            Verb::VolumeRelease { path } => {
+                changes(&[path], Need::Store, format!("{path} was released"), info(path))
+            }
+            Verb::VolumeTakeOver { path, .. } => {
+                changes(&[path], Need::Decide, format!("{path} was taken over"), info(path))
+            }
+            Verb::VolumeRemove { path, .. } => {
+                changes(&[path], Need::Decide, format!("{path} was removed"), info(path))
+            }
+            Verb::SnapshotCreate { paths, .. } => {
+                let of: Vec<&VolumePath> = paths.iter().map(|p| &p.volume).collect();
+                let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
+                let show = of.first().map_or_else(String::new, |p| format!("windlass snapshot list {p}"));
+                changes(&of, Need::Store, format!("{} was made", names.join(", ")), show)
+            }
+            Verb::SnapshotRemove { path, .. } => {
+                let show = format!("windlass snapshot list {}", path.volume);
+                changes(&[&path.volume], Need::Store, format!("{path} was removed"), show)
+            }
+            Verb::Clone { from, to, .. } => {
+                changes(&[to, &from.volume], Need::Store, format!("{to} was made"), info(to))
+            }
+            Verb::PoolRepair { name } => Manner {
+                end: End::Unknown("everything was mended".into(), format!("windlass pool scrub {name}")),
+                ..looks([name.clone()])
+            },
+            Verb::PoolStatus { name } | Verb::PoolScrub { name } => looks([name.clone()]),
+            Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
+            Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
+            Verb::VolumeList { pool: None } | Verb::PoolList => {
+                looks(desk.pools.known().into_iter().map(|k| k.name))
+            }
+            Verb::MountEnded { .. } | Verb::Status => looks([]),
+            Verb::PoolCreate(_)
+            | Verb::PoolAdd { .. }
+            | Verb::PoolForget { .. }
+            | Verb::Mount { .. }
+            | Verb::Unmount { .. } => Manner { end: End::Finishes, ..looks([]) },
+        }
+    }
+
+    /// Carries `work` out as the module says.
+    pub async fn carry(
+        &self,
+        desk: &Desk,
+        progress: &ProgressSink,
+        work: impl Future<Output = Result<Outcome>>,
+    ) -> Result<Outcome> {
+        let mut told = std::pin::pin!(self.tell(desk, progress).fuse());
+        let mut given_up = std::pin::pin!(
+            async {
+                match self.end {
+                    End::Finishes => std::future::pending().await,
+                    _ => progress.given_up().cancelled().await,
+                }
+            }
+            .fuse()
+        );
+        let mut stopped = std::pin::pin!(desk.stop.cancelled().fuse());
+        let mut ready = std::pin::pin!(self.ready(desk).fuse());
+        futures::select_biased! {
+            () = ready => {}
+            () = told => {}
+            () = given_up => return Err(self.not_begun("given up")),
+            () = stopped => return Err(self.not_begun("the daemon is shutting down")),
+        }
+        let mut work = std::pin::pin!(work.fuse());
+        futures::select_biased! {
+            done = work => done,
+            () = told => Err(Error::new(Kind::Internal, "telling what is waited for has ended")),
+            () = given_up => Err(self.broken_off()),
+        }
+    }
+
+    /// Returns when enough stores answer, or when that can't be told: then the verb itself says why.
+    async fn ready(&self, desk: &Desk) {
+        let Some(need) = self.need else { return };
+        join_all(self.pools.iter().map(|name| async {
+            if let Ok(open) = desk.pools.get(name).await {
+                open.pool.ready(need).await;
+            }
+        }))
+        .await;
+    }
+
+    fn not_begun(&self, why: &str) -> Error {
+        let what = if self.need.is_some() { ": nothing was changed" } else { "" };
+        Error::new(Kind::Closed, format!("{why}{what}"))
+    }
+
+    fn broken_off(&self) -> Error {
+        match &self.end {
+            End::Unknown(what, show) => Error::new(
+                Kind::Closed,
+                format!("given up midway: it is not known whether {what}; `{show}` shows it"),
+            ),
+            _ => self.not_begun("given up"),
+        }
+    }
+
+    /// Goes on for ever.
+    async fn tell(&self, desk: &Desk, progress: &ProgressSink) {
+        let rt = &desk.seat.rt;
+        let began = rt.now();
+        rt.sleep(FIRST).await;
+        loop {
+            let seconds = rt.now().since(began).as_secs();
+            for sentence in self.waits(desk) {
+                progress.say(format!("{sentence} ({seconds} s)"));
+            }
+            rt.sleep(AGAIN).await;
+        }
+    }
+
+    /// What is waited for now, as far as it can be told.
+    pub fn waits(&self, desk: &Desk) -> Vec<String> {
+        let opened = desk.pools.opened();
+        let mut said = Vec::new();
+        for name in &self.pools {
+            let Some((_, open)) = opened.iter().find(|(n, _)| n == name) else {
+                said.push(format!(
+                    "waiting for pool {name} to open: too few of its stores have answered yet"
+                ));
+                continue;
+            };
+            let condition = open.pool.condition();
+            if condition.lacks(self.need.unwrap_or(Need::Decide)) {
+                said.push(format!("waiting for pool {name}: {}", condition.sentence()));
+            }
+        }
+        if said.is_empty() {
+            for path in &self.volumes {
+                let open = opened.iter().find(|(n, _)| *n == path.pool);
+                let unsent =
+                    open.and_then(|(_, o)| o.volumes.glance(&path.volume)).map_or(0, |i| i.unsent_bytes);
+                if unsent > 0 {
+                    said.push(format!(
+                        "waiting for {path}: {} are on their way to the pool",
+                        show_bytes(unsent)
+                    ));
+                }
+            }
+        }
+        said
+    }
+}
