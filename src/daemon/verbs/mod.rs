@@ -65,7 +65,7 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::SnapshotRemove { path, dry_run, .. } => volume::remove_snapshot(desk, &path, dry_run).await,
         Verb::Clone { from, to, if_absent } => volume::clone(desk, &from, &to, if_absent).await,
         Verb::Mount { url, dir, options } => mount::mount(desk, &url, &dir, &options).await,
-        Verb::Unmount { dir } => mount::unmount(desk, &dir, &progress).await,
+        Verb::Unmount { dir } => mount::unmount(desk, &dir, progress).await,
         Verb::MountEnded { dir } => mount::ended(desk, &dir).await,
         Verb::Status => status(desk).await,
     }
