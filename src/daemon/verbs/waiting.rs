@@ -59,6 +59,7 @@ impl Manner {
             Verb::VolumeCreate(args) => {
                 changes(&[&args.path], Need::Decide, format!("{} was made", args.path), info(&args.path))
             }
+            Verb::VolumeSalvage { to, .. } => changes(&[to], Need::Store, format!("{to} was made"), info(to)),
             Verb::VolumeRelease { path } => {
                 changes(&[path], Need::Store, format!("{path} was released"), info(path))
             }
