@@ -577,9 +577,10 @@ impl Filesystem for Face {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        // Names are in the bucket when the call that made them returns.
-        reply.ok();
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // Names are in the bucket when the call that made them returns; removed ones a moment later.
+        let work = move |fs: Arc<Fs>| async move { fs.fsync_dir(ino.0).await };
+        self.soon("fsyncdir", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,6 +12,7 @@ use super::facts::Facts;
 use super::file::OpenFile;
 use super::files::Caller;
 use super::handles::How;
+use super::known::split;
 use super::lookup::{Need, Place, Target, new_place, place};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
@@ -21,6 +23,9 @@ use crate::store::{Attrs, Head, When};
 const DIRECTORY_TYPE: &str = "application/x-directory";
 /// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
 const META_MAX: usize = 2048;
+
+/// Names that are removed nearer to each other than this go together.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// What setattr(2) changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -138,7 +143,9 @@ impl Fs {
             let _held = file.hold().await;
             file.unlink();
         }
-        if file.as_ref().is_none_or(|f| f.base().is_some()) {
+        if file.is_none() && self.removes_on(&target.key) {
+            self.engine.remote.delete_soon(&target.key);
+        } else if file.as_ref().is_none_or(|f| f.base().is_some()) {
             let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
             if let Err(why) = deleted {
                 file.inspect(|f| f.relink());
@@ -152,6 +159,19 @@ impl Fs {
             file.disown(&self.engine).await;
         }
         Ok(())
+    }
+
+    /// True for the third and later of names that are removed from one directory without a pause: `rm -r`.
+    fn removes_on(&self, key: &str) -> bool {
+        let (prefix, now) = (split(key).0, self.now());
+        let mut removing = self.removing.lock();
+        let goes_on = removing.prefix == prefix && now.since(removing.last) < PAUSE;
+        removing.count = if goes_on { removing.count + 1 } else { 0 };
+        if !goes_on {
+            removing.prefix = prefix.to_owned();
+        }
+        removing.last = now;
+        removing.count >= 2
     }
 
     /// An object's name is gone, by our hand.

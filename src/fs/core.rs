@@ -59,6 +59,15 @@ pub struct Fs {
     pub(super) behind: Behind,
     /// A file has borrowed another's bytes, some time.
     pub(super) borrowed: AtomicBool,
+    pub(super) removing: Mutex<Removing>,
+}
+
+/// Who removes names one after another.
+#[derive(Debug, Default)]
+pub(super) struct Removing {
+    pub prefix: String,
+    pub count: u32,
+    pub last: Instant,
 }
 
 impl std::fmt::Debug for Fs {
@@ -90,7 +99,7 @@ impl Fs {
     ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
         let remote = Remote::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
-        let (staging, left, mut unsent) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
+        let (staging, found) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
         let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
         let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), budget };
         let since = Ns::from_ms(rt.wall_ms());
@@ -109,9 +118,14 @@ impl Fs {
             since,
             behind: Behind::new(),
             borrowed: AtomicBool::new(false),
+            removing: Mutex::default(),
         };
         let fs = Arc::new(fs);
-        unsent.extend(fs.take_up(left).await);
+        let mut unsent = found.unsent;
+        if !fs.options().read_only {
+            fs.take_up_moves(found.moves).await;
+        }
+        unsent.extend(fs.take_up(found.left).await);
         Ok((fs, unsent))
     }
 
@@ -222,6 +236,7 @@ impl Fs {
         }
         self.leave_off();
         self.idle().await;
+        self.engine.remote.deleted("").await;
         self.engine.staging.close();
     }
 

@@ -42,6 +42,13 @@ impl Fs {
         }
     }
 
+    /// fsync(2) of a directory: the names that are gone here are gone in the bucket.
+    pub async fn fsync_dir(&self, ino: u64) -> Op<()> {
+        let prefix = self.prefix(ino)?;
+        self.engine.remote.deleted(&prefix).await;
+        Ok(())
+    }
+
     fn dir(&self, handle: u64) -> Op<Arc<DirHandle>> {
         self.handles.lock().dirs.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
     }

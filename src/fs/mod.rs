@@ -5,13 +5,13 @@
 //! | `names` | keys as file names and back |
 //! | `inodes` | the nodes that the kernel knows |
 //! | `known` | what the store lately said about names |
-//! | `core` with `lookup`, `dirs`, `files`, `change`, `rename` | the operations, without a kernel |
+//! | `core` with `lookup`, `dirs`, `files`, `change`, `rename`, `moves` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
 //! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
 //! | `reader` | reading ahead |
 //! | `meta`, `content` | metadata under s3fs's names; types |
-//! | `remote` | the bucket with deadlines and settled outcomes |
+//! | `remote`, `deletes` | the bucket with deadlines and settled outcomes |
 //! | `adapter` | the only place that knows fuser |
 //! | `mount` | a mount's life |
 
@@ -21,6 +21,7 @@ mod beside;
 mod change;
 mod content;
 mod core;
+mod deletes;
 mod dirs;
 mod early;
 mod engine;
@@ -30,10 +31,12 @@ mod file;
 mod files;
 mod handles;
 mod inodes;
+mod intent;
 mod known;
 mod lookup;
 mod meta;
 mod mount;
+mod moves;
 mod names;
 mod options;
 mod parts;

@@ -4,12 +4,14 @@
 //! its `mtime` and `ctime` to the nanosecond.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
+use super::deletes::Deletes;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, When};
@@ -32,6 +34,7 @@ pub struct Remote {
     rt: Rt,
     bucket: BucketRef,
     deadline: Duration,
+    deletes: Arc<Deletes>,
 }
 
 /// An object as it was when last looked at.
@@ -54,7 +57,8 @@ fn changed(key: &str) -> Error {
 
 impl Remote {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
-        Remote { rt, bucket, deadline }
+        let deletes = Deletes::new(rt.clone(), bucket.clone());
+        Remote { rt, bucket, deadline, deletes }
     }
 
     pub fn url(&self) -> &str {
@@ -69,7 +73,18 @@ impl Remote {
         )
     }
 
+    /// Deletes an object soon, together with others. Whoever asks about it is held until then.
+    pub fn delete_soon(&self, key: &str) {
+        self.deletes.add(key);
+    }
+
+    /// Nothing below the prefix waits to be deleted any more.
+    pub async fn deleted(&self, prefix: &str) {
+        self.deletes.settled_below(prefix).await;
+    }
+
     async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
+        self.deletes.settled(key).await;
         match self.rt.timeout(self.deadline, request).await {
             Some(answer) => answer.map_err(|e| e.context(format_args!("{doing} {key}"))),
             None => Err(self.late(doing, key)),
@@ -83,6 +98,7 @@ impl Remote {
         limit: Duration,
         request: impl Future<Output = Result<Put>>,
     ) -> Result<Put> {
+        self.deletes.settled(key).await;
         match self.rt.timeout(limit, request).await {
             Some(answer) => answer.map_err(|e| e.context(format_args!("writing {key}"))),
             None => Ok(Put::Unknown(self.late("writing", key))),
@@ -96,6 +112,7 @@ impl Remote {
         delimited: bool,
         max: usize,
     ) -> Result<Page> {
+        self.deletes.settled_below(prefix).await;
         let list = List { prefix: prefix.to_owned(), after, delimited, max };
         self.ask("listing", prefix, self.bucket.list(&list, Cause::File)).await
     }
@@ -207,6 +224,9 @@ impl Remote {
         attrs: &Attrs,
         when: &When,
     ) -> Result<Etag> {
+        if base.size > COPY_MAX {
+            return self.copy_parts(from, to, base, attrs, when).await;
+        }
         self.settle(to, attrs, base.size, || {
             self.bucket.copy(from, to, Some(&base.etag), Some(attrs), when.clone(), Cause::File)
         })

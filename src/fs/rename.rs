@@ -1,23 +1,18 @@
 //! Renaming: copied server-side, each copy verified, and only then is the old name deleted.
 //!
-//! Not atomic, as the bucket knows no rename: whoever looks in between sees both. When anything fails, the old names
-//! are all still there; the log says which copies were made.
+//! Not atomic, as the bucket knows no rename: whoever looks in between sees both. When a copy fails, the old names
+//! are all still there and the copies are taken away again.
 
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _};
-
 use super::content::type_of;
-use super::core::{Fs, fail};
+use super::core::Fs;
 use super::errno::{Errno, Op};
 use super::lookup::{Need, Place, Target, new_place};
 use super::meta::Meta as _;
 use super::remote::Base;
 use crate::base::Kind;
-use crate::store::{Etag, Listed, When};
-
-const PAGE: usize = 1000;
-const COPIES_AT_ONCE: usize = 16;
+use crate::store::{Etag, When};
 
 impl Fs {
     pub async fn rename(
@@ -191,52 +186,5 @@ impl Fs {
         let inodes = self.inodes.lock();
         let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
         nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).collect()
-    }
-
-    /// Copies all, then deletes what was copied, and nothing else.
-    async fn move_all(&self, old: &str, new: &str) -> Op<Vec<(String, Etag)>> {
-        let remote = &self.engine.remote;
-        let (mut moved, mut after) = (Vec::new(), None);
-        loop {
-            let page = remote.list(old, after, false, PAGE).await?;
-            let copies = page.objects.into_iter().map(|o| self.copy_one(o, old, new));
-            let copied: Op<Vec<(String, Etag)>> =
-                futures::stream::iter(copies).buffer_unordered(COPIES_AT_ONCE).try_collect().await;
-            match copied {
-                Ok(keys) => moved.extend(keys),
-                Err(why) => {
-                    tracing::warn!(
-                        from = old,
-                        to = new,
-                        copied = moved.len(),
-                        "a directory's rename failed: nothing was removed, copies stay"
-                    );
-                    return Err(why);
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        if moved.is_empty() {
-            // A directory that only this mount still showed: its new name must be in the bucket.
-            self.put_marker(new).await?;
-        }
-        for moved in moved.chunks(PAGE) {
-            let keys: Vec<String> = moved.iter().map(|(key, _)| key.clone()).collect();
-            remote.delete(&keys).await?;
-        }
-        Ok(moved)
-    }
-
-    async fn copy_one(&self, object: Listed, old: &str, new: &str) -> Op<(String, Etag)> {
-        let to = format!("{new}{}", &object.key[old.len()..]);
-        if to.len() > super::names::KEY_MAX {
-            return Err(fail(Kind::Usage, format!("{to} would be longer than a key can be")));
-        }
-        let base = Base { etag: object.etag, size: object.size };
-        let etag = self.engine.remote.copy(&object.key, &to, &base, &When::Always).await?;
-        Ok((object.key, etag))
     }
 }

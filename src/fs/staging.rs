@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::intent::Move;
 use super::stage::{Edits, Note, Stage};
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -18,6 +19,8 @@ const LOCK: &str = "lock";
 const SLOTS: usize = 64;
 const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
+const MOVE: &str = ".move";
+const MOVE_MAX: usize = 1 << 16;
 
 /// Writes that could not be sent; they stay where they are and are tried again at the next mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,10 +47,12 @@ pub struct Staging {
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
 }
 
+/// What earlier mounts left.
 #[derive(Default)]
-struct Found {
-    left: Vec<Left>,
-    unsent: Vec<Unsent>,
+pub struct Found {
+    pub left: Vec<Left>,
+    pub unsent: Vec<Unsent>,
+    pub moves: Vec<(PathBuf, Move)>,
 }
 
 impl Found {
@@ -60,7 +65,17 @@ impl Found {
                 disk.remove(&dir.join(format!("{id}{EDITS}"))).await?;
             }
         }
-        let before = self.left.len() + self.unsent.len();
+        let before = self.count();
+        for name in names.iter().filter(|n| n.ends_with(MOVE) && !n.starts_with('.')) {
+            let path = dir.join(name);
+            let text = disk.read(&path, MOVE_MAX).await?;
+            match serde_json::from_slice(&text) {
+                Ok(intent) => self.moves.push((path, intent)),
+                Err(why) => {
+                    tracing::warn!(path = %path.display(), %why, "this note of a rename can't be read")
+                }
+            }
+        }
         for name in names.iter().filter(|n| n.ends_with(STAGE)) {
             let path = dir.join(name);
             match Stage::open(disk, path.clone()).await? {
@@ -72,19 +87,18 @@ impl Found {
                 }
             }
         }
-        Ok(self.left.len() + self.unsent.len() > before)
+        Ok(self.count() > before)
+    }
+
+    fn count(&self) -> usize {
+        self.left.len() + self.unsent.len() + self.moves.len()
     }
 }
 
 impl Staging {
     /// Takes the first free slot of the folder (mounts of one bucket live side by side), and says what earlier mounts
     /// left in it and in the other slots that nobody uses.
-    pub async fn open(
-        rt: Rt,
-        disk: Arc<dyn Disk>,
-        folder: PathBuf,
-        url: &str,
-    ) -> Result<(Staging, Vec<Left>, Vec<Unsent>)> {
+    pub async fn open(rt: Rt, disk: Arc<dyn Disk>, folder: PathBuf, url: &str) -> Result<(Staging, Found)> {
         let (mut mine, mut locks, mut found) = (None, Vec::new(), Found::default());
         for slot in 0..SLOTS {
             let dir = folder.join(slot.to_string());
@@ -110,7 +124,7 @@ impl Staging {
             )
         })?;
         let staging = Staging { rt, disk, dir, url: url.to_owned(), locks: Mutex::new(locks) };
-        Ok((staging, found.left, found.unsent))
+        Ok((staging, found))
     }
 
     /// The mount is over: another may have the folder.
@@ -126,6 +140,26 @@ impl Staging {
     pub async fn stage(&self, note: &Note, edits: Option<&Edits>) -> Result<Stage> {
         let id = format!("{:016x}", self.rt.random());
         Stage::create(&self.disk, self.dir.join(format!("{id}{STAGE}")), note, edits).await
+    }
+
+    /// Writes down a directory's rename before it begins, durably; and where.
+    pub async fn intend(&self, intent: &Move) -> Result<PathBuf> {
+        let path = self.dir.join(format!("{:016x}{MOVE}", self.rt.random()));
+        self.intend_otherwise(&path, intent).await?;
+        Ok(path)
+    }
+
+    pub async fn intend_otherwise(&self, path: &Path, intent: &Move) -> Result<()> {
+        let text = serde_json::to_vec(intent).expect("an intent has only string keys");
+        let doing = || format!("writing down a rename at {}", path.display());
+        self.disk.write_atomic(path, text.into()).await.context(doing)
+    }
+
+    /// It is done, or undone.
+    pub async fn settled(&self, path: &Path) {
+        if let Err(why) = self.disk.remove(path).await {
+            tracing::warn!(path = %path.display(), %why, "a finished rename's note can't be removed");
+        }
     }
 
     /// The bucket has the bytes, or nobody wants them.

@@ -442,3 +442,140 @@ fn what_was_removed_stays_removed() {
         .unwrap();
     }
 }
+
+/// Promise: A directory's rename that a crash cut off is finished by the next mount.
+#[test]
+fn a_directory_is_renamed_whole_or_not_at_all() {
+    const FILES: usize = 40;
+    let (mut old_names, mut new_names) = (0, 0);
+    for seed in 0..super::model::seeds(50) {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        let (inside, again, files) = (store.clone(), disk.clone(), disk.clone());
+        sim.run(async move {
+            let contents = inside.contents().clone();
+            for i in 0..FILES {
+                let (key, body) = (format!("a/x/f{i}"), Bytes::from(format!("is {i}")));
+                contents.put(&key, body, When::Always, Cause::File).await.unwrap();
+            }
+            inside.faults(|f| f.latency = (Duration::from_millis(1), Duration::from_millis(10)));
+            let process = world.process();
+            let (rt, bucket, disk) = (process.rt(), inside.clone(), disk.clone());
+            process
+                .rt()
+                .spawn(async move {
+                    let user = User::mount(rt, disk, bucket, "", STAGING).await;
+                    user.rename("a", "b", false).await.unwrap();
+                    std::future::pending::<()>().await;
+                })
+                .detach();
+            world.rt().sleep(Duration::from_millis(world.below(160))).await;
+            process.kill();
+            world.rt().sleep(Duration::from_secs(1)).await;
+            if seed % 3 == 0 {
+                // Somebody else's, at an old name and at a new one.
+                let theirs = || Bytes::from_static(b"theirs");
+                contents.put("a/x/f3", theirs(), When::Always, Cause::File).await.unwrap();
+                contents.put("b/x/f5", theirs(), When::Always, Cause::File).await.unwrap();
+            }
+            let options = MountOptions::default();
+            let (fs, _) = Fs::open(world.rt(), again, inside.clone(), options, STAGING.into()).await.unwrap();
+            fs.finish().await;
+        })
+        .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
+        let keys: Vec<_> = store.contents().keys().into_iter().filter(|k| !k.ends_with('/')).collect();
+        let (old, new) = (keys.iter().filter(|k| k.starts_with("a/")).count(), keys.len());
+        if seed % 3 == 0 {
+            assert!(["a/x/f3", "b/x/f5"].iter().any(|k| read(&store, k).is_some_and(|b| b == "theirs")));
+            for i in (0..FILES).filter(|i| *i != 3 && *i != 5) {
+                let found = [format!("a/x/f{i}"), format!("b/x/f{i}")].map(|k| read(&store, &k));
+                assert!(found.iter().flatten().all(|b| *b == format!("is {i}")), "seed {seed}: f{i}");
+                assert!(found.iter().flatten().count() == 1, "seed {seed}: f{i} {found:?}");
+            }
+        } else {
+            assert!(new == FILES && (old == 0 || old == FILES), "seed {seed}: {keys:?}");
+            let folder = if old == 0 { "b" } else { "a" };
+            for i in 0..FILES {
+                assert_eq!(read(&store, &format!("{folder}/x/f{i}")).unwrap(), format!("is {i}"));
+            }
+            if old == 0 { new_names += 1 } else { old_names += 1 }
+        }
+        assert_eq!(staged(&files), [""; 0], "seed {seed}");
+    }
+    assert!(old_names > 0 && new_names > 5, "{old_names} kept, {new_names} renamed: the kills are no test");
+}
+
+/// Promise: A directory's rename that fails leaves all of it at its old name.
+#[test]
+fn a_failed_rename_is_undone() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+        let files = disk.clone();
+        let renamed = sim.run(async move {
+            let user = User::mount(world.rt(), disk.clone(), inside.clone(), "deadline=2", STAGING).await;
+            for i in 0..30 {
+                let key = format!("a/f{i}");
+                inside
+                    .contents()
+                    .put(&key, Bytes::from(key.clone()), When::Always, Cause::File)
+                    .await
+                    .unwrap();
+            }
+            user.walk("a").await.unwrap();
+            inside.faults(|f| f.errors = 60);
+            let renamed = user.rename("a", "b", false).await;
+            inside.faults(|f| f.errors = 0);
+            user.fs.finish().await;
+            // What even the undoing could not do, the next mount does.
+            let options = MountOptions::default();
+            let (fs, _) = Fs::open(world.rt(), disk, inside.clone(), options, STAGING.into()).await.unwrap();
+            fs.finish().await;
+            renamed.is_ok()
+        });
+        let renamed = renamed.unwrap();
+        let keys = store.contents().keys();
+        let folder = if keys.iter().all(|k| k.starts_with("b/")) { "b/" } else { "a/" };
+        assert!(keys.len() == 30 && keys.iter().all(|k| k.starts_with(folder)), "seed {seed}: {keys:?}");
+        assert!(!renamed || folder == "b/", "seed {seed}");
+        assert_eq!(staged(&files), [""; 0], "seed {seed}");
+    }
+}
+
+/// Promise: Names that are removed one after another are deleted together.
+#[test]
+fn removed_names_never_show_again() {
+    for seed in 0..40 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside) = (sim.clone(), store.clone());
+        sim.run(async move {
+            let user = User::simulated(&world, inside.clone(), "").await;
+            user.mkdir("d").await.unwrap();
+            for i in 0..20 {
+                user.put(&format!("d/f{i}"), b"x").await.unwrap();
+            }
+            user.forget_all();
+            for i in 0..20 {
+                user.unlink(&format!("d/f{i}")).await.unwrap();
+                match world.below(6) {
+                    0 => assert_eq!(user.list("d", true).await.unwrap().len(), 19 - i),
+                    1 => assert_eq!(user.stat(&format!("d/f{i}")).await.unwrap_err().errno, Errno::NOENT),
+                    2 => {
+                        user.put(&format!("d/f{i}"), b"again").await.unwrap();
+                        assert_eq!(user.get(&format!("d/f{i}")).await.unwrap(), b"again");
+                        user.unlink(&format!("d/f{i}")).await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            user.rmdir("d").await.unwrap();
+            user.forget_all();
+            user.fs.finish().await;
+            assert_eq!(inside.contents().keys(), [""; 0], "seed {seed}");
+        })
+        .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
+    }
+}

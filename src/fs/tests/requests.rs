@@ -302,8 +302,8 @@ unlink                          1 delete
 mkdir                           1 list 1 put
 create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
-rename a directory of 100       101 copy 1 delete 2 list
-rm -r of 100                    101 delete 1 head 3 list
+rename a directory of 100       101 copy 1 delete 3 list
+rm -r of 100                    4 delete 1 head 3 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
 change 4 KiB in 64 MiB          1 begin 1 complete 1 get 1 head 1 part 2 part-copy
 append to 64 MiB                1 begin 1 complete 1 head 1 part 1 part-copy
