@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::frame_ref::FrameRef;
-use super::toc::{Toc, TocFrame};
+use super::toc::{TOC_ITEMS_MAX, Toc, TocFrame};
 use crate::base::interval::{Cut, Intervals};
 use crate::base::record::{Mark, Op, Record};
 use crate::base::size::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
@@ -274,8 +274,9 @@ impl MapDraft {
         self.stamp.era
     }
 
+    /// By its bytes, or by its pages: the map of scattered single blocks has tiny ones.
     pub fn is_full(&self) -> bool {
-        self.bytes >= chunk_target(self.stamp.k) / 2
+        self.bytes >= chunk_target(self.stamp.k) / 2 || self.frames.len() >= TOC_ITEMS_MAX
     }
 
     /// Into the shard that has least.
@@ -424,6 +425,19 @@ mod tests {
         let e = encode(&stamp(1), draft);
         let toc = Toc::decode(&at(&e.chunk, e.chunk.toc_offset, e.chunk.toc_len)).unwrap();
         assert_eq!((toc.mark, toc.first, toc.last), (Some(mark), Lsn(1), Lsn(2)));
+    }
+
+    #[test]
+    fn a_chunk_of_tiny_pages_has_a_table_that_can_be_read() {
+        let mut draft = MapDraft::new(stamp(1));
+        let mut pages = 0u64;
+        while !draft.is_full() {
+            draft.append(FrameKind::Map, u64::MAX >> 8 | pages, Bytes::from(vec![7; 20]));
+            pages += 1;
+        }
+        let chunk = draft.finish(Lsn(9));
+        let toc = Toc::decode(&at(&chunk, chunk.toc_offset, chunk.toc_len)).unwrap();
+        assert_eq!(toc.frames.len() as u64, pages);
     }
 
     #[test]
