@@ -121,7 +121,7 @@ counter!(
     StateId
 );
 
-/// One chunk of one volume's log. Never written with two contents.
+/// One chunk of one volume's log, or a pack of what is left of several. Never written with two contents.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkId {
     pub volume: VolumeId,
@@ -129,9 +129,28 @@ pub struct ChunkId {
     pub seq: Seq,
 }
 
+impl Seq {
+    /// Set in the number of a pack, which counts by itself.
+    const PACK: u64 = 1 << 63;
+
+    /// The number of an epoch's n-th pack.
+    pub fn pack(n: u64) -> Seq {
+        debug_assert!(n < Seq::PACK);
+        Seq(n | Seq::PACK)
+    }
+
+    /// Which pack this is; `None`: it is a chunk of the log.
+    pub fn as_pack(self) -> Option<u64> {
+        (self.0 & Seq::PACK != 0).then_some(self.0 & !Seq::PACK)
+    }
+}
+
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/c-{}-{}", self.volume, self.epoch, self.seq)
+        match self.seq.as_pack() {
+            Some(n) => write!(f, "{}/p-{}-{n}", self.volume, self.epoch),
+            None => write!(f, "{}/c-{}-{}", self.volume, self.epoch, self.seq),
+        }
     }
 }
 

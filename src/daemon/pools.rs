@@ -13,7 +13,7 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
 use crate::store::{self, BucketRef};
-use crate::volume::{Deps, Memory, Volumes};
+use crate::volume::{Deps, Memory, Tuning, Volumes};
 
 /// A pool that is open here.
 #[derive(Debug)]
@@ -125,6 +125,7 @@ impl Pools {
             host: self.seat.host.clone(),
             memory: self.memory.clone(),
             pool: pool.clone(),
+            tuning: Tuning::default(),
         };
         Arc::new(OpenPool { volumes: Volumes::new(deps), pool })
     }

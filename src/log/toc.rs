@@ -81,7 +81,7 @@ impl Toc {
         for f in &self.frames {
             match self.kind {
                 ChunkKind::Data => w.varint(f.block - block),
-                ChunkKind::Map => w.varint(f.block),
+                _ => w.varint(f.block),
             };
             w.varint(f.count.into()).varint(f.offset - offset).varint(f.len.into());
             block = f.block + u64::from(f.count);
@@ -145,6 +145,7 @@ impl Toc {
         let empty = self.frames.is_empty() && self.zeros.is_empty() && self.mark.is_none();
         match self.kind {
             ChunkKind::Map => self.zeros.is_empty() && self.mark.is_none() && self.first.0 == self.last.0 + 1,
+            ChunkKind::Pack => false,
             ChunkKind::Data => empty == (self.first.0 > self.last.0) && disjoint(&self.frames, &self.zeros),
         }
     }
@@ -179,7 +180,7 @@ fn decode_frames(r: &mut Reader<'_>, kind: ChunkKind, n: usize) -> Result<Vec<To
         }
         let block = match kind {
             ChunkKind::Data => end.checked_add(gap).filter(|&b| b < BLOCKS_MAX),
-            ChunkKind::Map => Some(gap),
+            _ => Some(gap),
         };
         let Some(block) = block else { return Err(r.bad("a frame's block is impossible")) };
         match kind {

@@ -166,6 +166,13 @@ impl Writer {
         }
     }
 
+    /// The chunk was deleted: nothing of it is to be completed.
+    pub fn forget(&self, id: &ChunkId) {
+        if id.epoch == self.config.epoch {
+            self.state.lock().thin.remove(&id.seq);
+        }
+    }
+
     /// The last number that was given.
     pub fn given(&self) -> Seq {
         Seq(self.state.lock().next.0 - 1)

@@ -10,6 +10,8 @@ use crate::base::{ChunkId, Era, Result};
 pub enum ChunkKind {
     Data = 0,
     Map = 1,
+    /// What is left of several chunks: not part of the log.
+    Pack = 2,
 }
 
 /// A chunk, cut into data shards at frame boundaries: shard i holds the virtual bytes from `i * SHARD_SPAN` on.

@@ -3,14 +3,14 @@
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 2 | version (1) |
-//! | 2 | 1 | kind: 0 data, 1 map |
+//! | 2 | 1 | kind: 0 data, 1 map, 2 pack |
 //! | 3 | 1 | k |
 //! | 4 | 1 | m |
 //! | 5 | 1 | this shard's index, data shards first |
 //! | 6 | 2 | 0 |
 //! | 8 | 16 | volume id |
 //! | 24 | 8 | epoch |
-//! | 32 | 8 | sequence |
+//! | 32 | 8 | sequence; of a pack its number and the highest bit |
 //! | 40 | 8 | era |
 //! | 48 | 8 | table of contents: virtual offset |
 //! | 56 | 4 | table of contents: length |
@@ -174,6 +174,7 @@ impl Footer {
         let kind = match r.u8()? {
             0 => ChunkKind::Data,
             1 => ChunkKind::Map,
+            2 => ChunkKind::Pack,
             _ => return Err(r.bad("its kind is unknown")),
         };
         let layout = Layout::new(r.u8()?.into(), r.u8()?.into())?;

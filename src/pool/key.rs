@@ -58,30 +58,26 @@ pub(super) fn parse(key: &str) -> Named {
         return id.parse().map_or(Named::Foreign, Named::Register);
     }
     match parse_shard(key) {
-        Some((true, id, shard)) if shard_key(&id, shard) == key => Named::Shard(id, shard),
-        Some((false, id, shard)) => {
-            let rest = format!("{}/p-{}-{}.{shard}", id.volume, id.epoch, id.seq);
-            if with_prefix(rest) == key { Named::Other } else { Named::Foreign }
-        }
+        Some((id, shard)) if shard_key(&id, shard) == key => Named::Shard(id, shard),
         _ => Named::Foreign,
     }
 }
 
-/// (is it a chunk and not a pack, its id, shard)
-fn parse_shard(key: &str) -> Option<(bool, ChunkId, usize)> {
+fn parse_shard(key: &str) -> Option<(ChunkId, usize)> {
     let (_, rest) = key.split_once('/')?;
     let (volume, name) = rest.split_once('/')?;
     let volume: VolumeId = volume.parse().ok()?;
     let (kind, numbers) = name.split_once('-')?;
     let (epoch, rest) = numbers.split_once('-')?;
     let (seq, shard) = rest.split_once('.')?;
-    let chunk = match kind {
-        "c" => true,
-        "p" => false,
+    let n = seq.parse().ok()?;
+    let seq = match kind {
+        "c" if Seq(n).as_pack().is_none() => Seq(n),
+        "p" if Seq(n).as_pack().is_none() => Seq::pack(n),
         _ => return None,
     };
-    let id = ChunkId { volume, epoch: Epoch(epoch.parse().ok()?), seq: Seq(seq.parse().ok()?) };
-    Some((chunk, id, shard.parse().ok()?))
+    let id = ChunkId { volume, epoch: Epoch(epoch.parse().ok()?), seq };
+    Some((id, shard.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -101,7 +97,7 @@ mod tests {
 
     #[test]
     fn keys_parse_back_in_one_spelling() {
-        for seq in [1, 9, 10, u64::MAX] {
+        for seq in [1, 9, 10, u64::MAX / 2, Seq::pack(1).0, u64::MAX] {
             for shard in [0, 13] {
                 assert_eq!(parse(&shard_key(&id(seq), shard)), Named::Shard(id(seq), shard));
             }

@@ -167,7 +167,8 @@ impl<'a> Build<'a> {
     pub fn begin(session: &'a Session, tables: Tables) -> Build<'a> {
         session.writer.seal_map();
         let attempt = session.births.lock().attempt();
-        let ledger = Ledger::clone(&session.ledger.lock());
+        let mut ledger = Ledger::clone(&session.ledger.lock());
+        session.retired.lock().forget_in(&mut ledger);
         Build {
             attempt,
             given: session.writer.given(),

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::build::Build;
@@ -16,6 +17,7 @@ use super::session::Session;
 use super::space::Ledger;
 use super::states::Tables;
 use super::stop::Stop;
+use super::view::passes;
 use crate::base::rt::Instant;
 use crate::base::size::LEAF_BLOCKS;
 use crate::base::{Error, Kind, Lsn, Nonce, Result, StateId};
@@ -26,10 +28,6 @@ use crate::map::{Extent, Mapped, PageSink, Tree};
 const LAYERS_MAX: usize = 8;
 /// Entries of all layers that force one.
 const ENTRIES_MAX: usize = 1 << 20;
-/// Bytes of log since the last one that force one: recovery reads their tables of contents.
-const LOG_MAX: u64 = 1 << 30;
-/// Chunks since the last one that force one: small flushes make small chunks.
-const CHUNKS_MAX: u64 = 2048;
 /// Without writes for so long, one is made.
 const IDLE: Duration = Duration::from_secs(60);
 /// After one that failed.
@@ -99,7 +97,11 @@ impl Session {
             return None;
         }
         let many = tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
-        Some(if many || log > LOG_MAX || chunks > CHUNKS_MAX {
+        // Recovery reads the log's tables of contents; and what died in it is not known until it is merged.
+        let tuning = &self.ground.deps.tuning;
+        let log_max =
+            (self.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max);
+        Some(if many || log > log_max || chunks > tuning.chunks_max {
             Instant::default()
         } else {
             tip.last_write + IDLE
@@ -116,15 +118,28 @@ impl Session {
         let removes = plan.removes.clone();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
-            Err(e) => return Err(self.explain(e)),
+            Err(e) => return Err(self.explain_absence(e).await),
         };
         self.publish(&built, &removes).await?;
         let Built { tables, ledger, attempt, position, .. } = built;
         self.births.lock().recorded(attempt, position.seq);
-        *self.ledger.lock() = Arc::new(ledger);
+        self.recorded(ledger);
         self.adopt_tables(tables, merged, &removes);
         self.count_merged(log);
         Ok(())
+    }
+
+    /// As `checkpoint`; an outage holds.
+    pub async fn checkpoint_surely(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+        loop {
+            match self.checkpoint(removes).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    tracing::warn!(volume = %self.ground.name, error = %e, "a checkpoint waits");
+                    self.or_end(self.ground.rt().sleep(AGAIN)).await?;
+                }
+                done => return done,
+            }
+        }
     }
 
     fn plan(&self, removes: &[StateId]) -> Result<Option<Plan>, Stop> {

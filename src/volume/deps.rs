@@ -6,9 +6,11 @@ use std::sync::Arc;
 use super::cell::HeadCell;
 use super::head::Head;
 use super::settings::{Host, Settings};
+use super::space::Ledger;
+use super::states::Tables;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Budget, Name, RegisterId, VolumeId};
+use crate::base::{Budget, Kind, Name, RegisterId, Result, VolumeId};
 use crate::cache::FrameCache;
 use crate::journal::JournalConfig;
 use crate::log::Reader;
@@ -59,6 +61,24 @@ pub struct Deps {
     pub dir: PathBuf,
     pub host: Host,
     pub memory: Memory,
+    pub tuning: Tuning,
+}
+
+/// When checkpoints and collection are due. The defaults are for use, others for tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Bytes of log that force a checkpoint: a share of what is live, within bounds.
+    pub log_min: u64,
+    pub log_max: u64,
+    pub log_share: u64,
+    /// Chunks since the last one that force one: small flushes make small chunks.
+    pub chunks_max: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { log_min: 16 << 20, log_max: 1 << 30, log_share: 32, chunks_max: 2048 }
+    }
 }
 
 impl Deps {
@@ -76,6 +96,43 @@ impl Deps {
     pub fn view(&self, head: &Head) -> View {
         let reader = Reader::new(self.pool.clone(), self.memory.frames.clone(), head.volumes());
         View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
+    }
+
+    /// The newest head, with the tables under it; none: there is no such volume. What another owner replaces while it is
+    /// being read is read again.
+    pub async fn newest(&self, id: VolumeId) -> Result<Option<(Head, Tables)>> {
+        self.consistent(id, async |view, head| view.tables(head).await).await
+    }
+
+    /// The newest head with its ledger; an empty one of a volume that was removed.
+    pub async fn ledger(&self, id: VolumeId) -> Result<Option<(Head, Ledger)>> {
+        let look = async |view: &View, head: &Head| match head.removed {
+            true => Ok(Ledger::default()),
+            false => Ok(view.books(head).await?.1),
+        };
+        self.consistent(id, look).await
+    }
+
+    async fn consistent<T>(
+        &self,
+        id: VolumeId,
+        look: impl AsyncFn(&View, &Head) -> Result<T>,
+    ) -> Result<Option<(Head, T)>> {
+        let cell = self.cell(id);
+        let mut head = cell.read().await?;
+        loop {
+            let Some(now) = head else { return Ok(None) };
+            let error = match look(&self.view(&now), &now).await {
+                Ok(seen) => return Ok(Some((now, seen))),
+                Err(e) if e.is(Kind::Corrupt) => e,
+                Err(e) => return Err(e),
+            };
+            // Deleted, because another checkpoint is recorded by now?
+            head = cell.read().await?;
+            if head.as_ref().is_some_and(|h| h.checkpoint.nonce == now.checkpoint.nonce) {
+                return Err(error);
+            }
+        }
     }
 
     /// This state folder was the last to own the volume.

@@ -5,6 +5,7 @@
 //! removed) before it drops the pin. What is broken off leaves a name or a pin without a volume: whoever meets one cancels
 //! the register first, too.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::handle::Known;
@@ -12,6 +13,7 @@ use super::head::{Base, Head, Pin};
 use super::info::VolumeInfo;
 use super::settings::Settings;
 use super::snapshot::no_snapshot;
+use super::space::Object;
 use super::states::root_ref;
 use super::volumes::Volumes;
 use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW};
@@ -199,7 +201,7 @@ impl Volumes {
     }
 
     /// The epochs that this folder may speak for.
-    async fn lineage(&self, name: &Name, head: &Head) -> Result<std::collections::BTreeSet<Epoch>> {
+    async fn lineage(&self, name: &Name, head: &Head) -> Result<BTreeSet<Epoch>> {
         match self.here(head.volume).map(|v| v.known()) {
             Some(Known::Live(session)) => Ok([session.epoch].into()),
             _ if head.active.released => Ok(Default::default()),
@@ -254,14 +256,19 @@ impl Volumes {
         }
     }
 
-    /// All chunks whose ids can be told; scrub finds others.
+    /// All objects whose ids can be told; scrub finds others.
     async fn delete_chunks(&self, head: &Head) -> Result<()> {
         let pool = &self.deps.pool;
-        let mut from = Seq(1);
-        let mut ends = self.deps.view(head).tables(head).await.map(|t| t.ends).unwrap_or_default();
-        ends.extend(head.ends.iter().copied());
+        let ledger = self.deps.view(head).books(head).await.map(|b| b.1).unwrap_or_default();
+        let named: BTreeSet<Object> = ledger.entries().map(|(seq, e)| e.object(seq)).collect();
+        let all: Vec<ChunkId> = named.union(&ledger.retired).map(|o| o.of(head.volume)).collect();
+        for some in all.chunks(256) {
+            pool.delete(some).await?;
+        }
+        // If the table can't be read, scrub must find what it names.
+        let mut from = head.checkpoint.position.next();
         let id = |epoch, seq| ChunkId { volume: head.volume, epoch, seq: Seq(seq) };
-        for end in ends {
+        for end in &head.ends {
             for first in (from.0..=end.last.0).step_by(256) {
                 let ids: Vec<_> = (first..=end.last.0.min(first + 255)).map(|s| id(end.epoch, s)).collect();
                 pool.delete(&ids).await?;

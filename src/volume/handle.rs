@@ -178,7 +178,10 @@ impl Volume {
                 State::Inert(inert) => {
                     let tree = inert.tables.tip().tree;
                     let found = vec![(blocks_of(offset, len), None)];
-                    return self.inner.ground.view.read(found, &tree, offset, len).await;
+                    return match self.inner.ground.view.read(found, &tree, offset, len).await {
+                        Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                        done => done,
+                    };
                 }
                 _ => self.session().await?,
             };
@@ -187,6 +190,12 @@ impl Volume {
                 done => return done.map_err(Stop::error),
             }
         }
+    }
+
+    /// What a released volume showed may be collected when others have written since.
+    async fn superseded(&self, seen: Epoch) -> Option<Error> {
+        let head = self.inner.ground.cell.read().await.ok()??;
+        head.changed_since(seen).err().map(|e| e.context(format!("volume {}", self.name())))
     }
 
     /// Does `work` with the session that owns the volume, again with the next one when that ended meanwhile.

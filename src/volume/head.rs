@@ -307,15 +307,20 @@ impl Head {
         Ok(())
     }
 
+    /// `Fenced`: another epoch is active than the one that was.
+    pub fn changed_since(&self, seen: Epoch) -> Result<()> {
+        if seen == self.active.epoch {
+            return Ok(());
+        }
+        let by = self.active.owner.clone().unwrap_or_else(Host::unknown);
+        Err(Error::new(Kind::Fenced, format!("changed by {by} since it was opened: connect again")))
+    }
+
     /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
-        if who.seen.is_some_and(|seen| seen != self.active.epoch) && !who.force {
-            let by = self.active.owner.clone().unwrap_or_else(Host::unknown);
-            return Err(Error::new(
-                Kind::Fenced,
-                format!("changed by {by} since it was opened: connect again"),
-            ));
+        if let Some(seen) = who.seen.filter(|_| !who.force) {
+            self.changed_since(seen)?;
         }
         if who.force || self.active.released || who.lineage.contains(&self.active.epoch) {
             return Ok(());

@@ -1,5 +1,4 @@
-//! What scrub and repair ask about chunks, answered from heads (protocol.md §5.7). Nothing is
-//! collected yet, so a chunk of a log is live as long as its volume is there.
+//! What scrub and repair ask about chunks, answered from heads and chunk tables (protocol.md §5.7).
 
 use std::time::Duration;
 
@@ -7,11 +6,12 @@ use async_trait::async_trait;
 
 use super::handle::Known;
 use super::logbook::Logbook;
+use super::space::Object;
 use super::volumes::Volumes;
-use crate::base::{ChunkId, Result, Seq, VolumeId};
+use crate::base::{ChunkId, Result, VolumeId};
 use crate::pool::{Fate, Inventory};
 
-/// How long an answer counts: a scrub asks about thousands of chunks of one volume.
+/// How long an answer counts, or half the grace period: a scrub asks about thousands of chunks of one volume.
 const LOGBOOK_AGE: Duration = Duration::from_secs(5);
 
 impl Volumes {
@@ -20,16 +20,14 @@ impl Volumes {
             Some(Known::Live(session)) => Some((session.epoch, session.writer.prefix().seq)),
             _ => None,
         };
-        let now = self.deps.rt.now();
+        let (now, age) = (self.deps.rt.now(), LOGBOOK_AGE.min(self.deps.pool.settings().grace() / 2));
         // Dead stays dead, and what was live or unknown a moment ago may still be treated so.
-        let known = self.logbooks.lock().get(&id).filter(|(at, _)| now.since(*at) < LOGBOOK_AGE).cloned();
+        let known = self.logbooks.lock().get(&id).filter(|(at, _)| now.since(*at) < age).cloned();
         let mut book = match known {
             Some((_, book)) => book,
             None => {
-                let Some(head) = self.deps.cell(id).read().await? else { return Ok(None) };
-                let tables =
-                    if head.removed { None } else { Some(self.deps.view(&head).tables(&head).await?) };
-                let book = Logbook::new(&head, tables.as_ref());
+                let Some((head, ledger)) = self.deps.ledger(id).await? else { return Ok(None) };
+                let book = Logbook::new(&head, &ledger);
                 let mut books = self.logbooks.lock();
                 books.retain(|_, (at, _)| now.since(*at) < LOGBOOK_AGE);
                 books.insert(id, (now, book.clone()));
@@ -56,7 +54,7 @@ impl Inventory for Volumes {
         let mut live = Vec::new();
         for id in ids.into_iter().filter(|id| after.is_none_or(|a| *id >= a.volume)) {
             let Some(book) = self.logbook(id).await? else { continue };
-            let from = after.filter(|a| a.volume == id).map_or(Seq(0), |a| a.seq);
+            let from = after.filter(|a| a.volume == id).map(|a| Object { epoch: a.epoch, seq: a.seq });
             live.extend(book.live_after(id, from, max - live.len()));
             if live.len() >= max {
                 break;

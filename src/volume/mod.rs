@@ -4,6 +4,7 @@ mod build;
 pub mod cell;
 mod check;
 mod checkpoint;
+mod collect;
 mod confirm;
 mod cutter;
 mod degrade;
@@ -38,7 +39,7 @@ mod volumes;
 mod write;
 
 pub use check::CheckReport;
-pub use deps::{Deps, Memory};
+pub use deps::{Deps, Memory, Tuning};
 pub use group::snapshot_group;
 pub use handle::Volume;
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};

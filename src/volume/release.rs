@@ -57,7 +57,7 @@ impl Session {
     async fn drain(self: &Arc<Self>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
         self.store(upto).await?;
-        self.checkpoint(&[]).await?;
+        self.checkpoint_surely(&[]).await?;
         let given = self.writer.given();
         if let Err(e) = self.writer.wait_seq(given).await {
             return Err(self.explain(e));

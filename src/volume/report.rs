@@ -276,7 +276,7 @@ impl Volumes {
         let head = self.head(volume, id).await?;
         let tables = match self.here(id).map(|v| v.known()) {
             Some(Known::Live(session)) => session.tip.lock().tables.clone(),
-            _ => self.deps.view(&head).tables(&head).await?,
+            _ => self.recorded(volume, id).await?.1,
         };
         let mut all = Vec::new();
         for (name, state) in tables.snapshots() {

@@ -21,7 +21,7 @@ use super::deps::Ground;
 use super::head::Head;
 use super::ranges::Ranges;
 use super::rounds::Rounds;
-use super::space::{Births, Ledger};
+use super::space::{Births, Ledger, Retired};
 use super::states::Tables;
 use super::stop::Stop;
 use super::takeover::Taken;
@@ -48,13 +48,16 @@ pub struct Session {
     pub head: Mutex<Head>,
     /// Bytes of the log when the last checkpoint began.
     merged_bytes: AtomicU64,
-    /// Bytes of own chunks before this epoch.
-    stored_before: u64,
+    /// Bytes that somebody needs, by the table.
+    pub live: AtomicU64,
     /// As it was last published.
     pub ledger: Mutex<Arc<Ledger>>,
     pub births: Mutex<Births>,
     /// One checkpoint at a time.
     pub checkpointing: tokio::sync::Mutex<()>,
+    pub retired: Mutex<Retired>,
+    /// The table changed, or something was deleted.
+    pub collect: Notify,
     /// Something to cut.
     pub work: Notify,
     /// A checkpoint may be due.
@@ -91,7 +94,6 @@ impl Session {
             tip.adopt(head.own_index(), chunk)?;
             chunk.born(&mut births, &ledger);
         }
-        let stored_before = tip.tables.stored_bytes + adopted.iter().map(|a| a.bytes()).sum::<u64>();
         let (w, seen) = watch::channel(head.active.w.into());
         let deps = &ground.deps;
         let config = WriterConfig {
@@ -116,10 +118,12 @@ impl Session {
             rounds: Rounds::default(),
             head: Mutex::new(head),
             merged_bytes: AtomicU64::new(0),
-            stored_before,
+            live: AtomicU64::new(0),
             ledger: Mutex::new(Arc::new(ledger)),
             births: Mutex::new(births),
             checkpointing: tokio::sync::Mutex::default(),
+            retired: Mutex::default(),
+            collect: Notify::new(),
             work: Notify::new(),
             ripe: Notify::new(),
             opened: Notify::new(),
@@ -130,11 +134,7 @@ impl Session {
             goes_on: AtomicBool::new(false),
             ground,
         });
-        session.run(Session::cutter);
-        session.run(Session::confirm_rounds);
-        session.run(Session::checkpointer);
-        session.run(Session::watch_stores);
-        session.run(Session::mend_journal);
+        session.begin();
         match session.replay(lsn).await {
             Ok(()) => Ok(session),
             Err(stop) => {
@@ -144,6 +144,18 @@ impl Session {
                 Err(stop.error())
             }
         }
+    }
+
+    /// Starts the tasks.
+    fn begin(self: &Arc<Self>) {
+        self.run(Session::cutter);
+        self.run(Session::confirm_rounds);
+        self.run(Session::checkpointer);
+        self.run(Session::watch_stores);
+        self.run(Session::mend_journal);
+        let ledger = Ledger::clone(&self.ledger.lock());
+        self.recorded(ledger);
+        self.run(Session::deleter);
     }
 
     /// A task that ends with the session.
@@ -205,6 +217,18 @@ impl Session {
     /// An error of a part below: the session's own end explains more, when there is one.
     pub fn explain(&self, error: Error) -> Stop {
         self.closed().unwrap_or(Stop::Failed(error))
+    }
+
+    /// What an owner that was shut out still looks for, the new one may have collected.
+    pub async fn explain_absence(&self, error: Error) -> Stop {
+        if error.is(Kind::Corrupt)
+            && let Ok(head) = self.ground.cell.confirm().await
+            && head.active.epoch != self.epoch
+            && let Err(fenced) = head.owned(self.epoch)
+        {
+            return self.explain(fenced.context(format!("volume {}", self.ground.name)));
+        }
+        self.explain(error)
     }
 
     /// A change of the head. What it says about the owner is acted on.
@@ -305,10 +329,15 @@ impl Session {
     }
 
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes, Stop> {
-        let (found, tree) = self.lookup(offset, len)?;
-        match self.ground.view.read(found, &tree, offset, len).await {
-            Ok(data) => Ok(data),
-            Err(e) => Err(self.explain(e)),
+        loop {
+            let recorded = self.ledger.lock().root;
+            let (found, tree) = self.lookup(offset, len)?;
+            match self.ground.view.read(found, &tree, offset, len).await {
+                Ok(data) => return Ok(data),
+                // What was looked up was collected meanwhile: it is elsewhere by now.
+                Err(e) if e.is(Kind::Corrupt) && self.ledger.lock().root != recorded => {}
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
         }
     }
 
@@ -323,7 +352,7 @@ impl Session {
 
     /// Bytes of own chunks, without parity.
     pub fn stored_bytes(&self) -> u64 {
-        self.stored_before + self.writer.stored_bytes()
+        self.ledger.lock().space().0 + self.births.lock().bytes()
     }
 
     pub fn pause(&self) -> Duration {

@@ -91,7 +91,7 @@ impl Session {
     /// Gives a snapshot its map, if it has none yet.
     pub async fn build_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
         while !self.snapshot_ready(name)? {
-            self.checkpoint(&[]).await?;
+            self.checkpoint_surely(&[]).await?;
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Session {
         self.build_snapshot(name).await?;
         let id = self.tip.lock().tables.snapshot(name).map(|s| s.id);
         match id {
-            Some(id) => self.checkpoint(&[id]).await,
+            Some(id) => self.checkpoint_surely(&[id]).await,
             None => Err(Stop::Failed(no_snapshot(&self.ground.title(), name))),
         }
     }

@@ -80,7 +80,7 @@ impl Adopted {
             ChunkKind::Data => {
                 births.data(epoch, seq, era, self.toc.frames.iter().map(|f| (f.offset, f.len)))
             }
-            ChunkKind::Map => births.found_map(epoch, seq, era, self.bytes(), ledger.entry(seq).is_some()),
+            _ => births.found_map(epoch, seq, era, self.bytes(), ledger.entry(seq).is_some()),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::snapshot::no_snapshot;
 use super::states::Tables;
 use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Name, Result, VolumeId};
+use crate::base::{Error, Kind, Name, Result, StateId, VolumeId};
 use crate::map::Tree;
 use crate::pool::Need;
 
@@ -174,12 +174,13 @@ impl Volumes {
 
     async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
         let head = self.head(name, id).await?;
-        let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
         if !head.active.released {
+            let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
             return Ok(Volume::unowned(ground));
         }
-        let tables = ground.view.tables(&head).await?;
-        Ok(Volume::inert(ground, &head, tables))
+        let (head, tables) = self.recorded(name, id).await?;
+        let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
+        Ok(if head.active.released { Volume::inert(ground, &head, tables) } else { Volume::unowned(ground) })
     }
 
     /// This engine becomes the owner now, unless nobody else is.
@@ -249,7 +250,15 @@ impl Volumes {
         let (head, tables) = self.tables_with(volume, id, snapshot).await?;
         let state =
             tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
-        Ok(Arc::new(SnapshotView { view: self.deps.view(&head), tree: state.tree, size: state.size }))
+        Ok(Arc::new(SnapshotView {
+            deps: self.deps.clone(),
+            volume: id,
+            name: format!("{volume}@{snapshot}"),
+            state: state.id,
+            view: self.deps.view(&head),
+            tree: state.tree,
+            size: state.size,
+        }))
     }
 
     /// The head and its tables, in which the snapshot is, if this engine can bring it there.
@@ -277,8 +286,11 @@ impl Volumes {
     /// The head, and the tables under its checkpoint.
     pub(super) async fn recorded(&self, name: &Name, id: VolumeId) -> Result<(Head, Tables)> {
         let head = self.head(name, id).await?;
-        let tables = self.deps.view(&head).tables(&head).await?;
-        Ok((head, tables))
+        match self.deps.newest(id).await? {
+            Some(newest) if !newest.0.removed => Ok(newest),
+            // Removed just now: as it was a moment ago.
+            _ => Ok((head.clone(), self.deps.view(&head).tables(&head).await?)),
+        }
     }
 
     /// `Refused` while a clone needs it.
@@ -293,6 +305,12 @@ impl Volumes {
 /// A snapshot's contents; they never change.
 #[derive(Debug)]
 pub struct SnapshotView {
+    deps: Arc<Deps>,
+    volume: VolumeId,
+    /// For messages.
+    name: String,
+    /// Never its name: that may be another's by now.
+    state: StateId,
     view: View,
     tree: Tree,
     size: u64,
@@ -313,6 +331,17 @@ impl SnapshotView {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await
+        match self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await {
+            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+            done => done,
+        }
+    }
+
+    async fn removed(&self) -> Option<Error> {
+        let newest = self.deps.newest(self.volume).await.ok()?;
+        let gone = newest.is_none_or(|(head, tables)| {
+            head.removed || tables.states.get(&self.state).is_none_or(|s| s.hidden)
+        });
+        gone.then(|| Error::new(Kind::Removed, format!("snapshot {} was removed", self.name)))
     }
 }

@@ -45,12 +45,14 @@
 
 mod births;
 mod ledger;
+mod retired;
 mod runs;
 #[cfg(test)]
 mod tests;
 
 pub use births::{Birth, Births};
 pub use ledger::{Folded, Ledger, Object, SlabPlaces};
+pub use retired::Retired;
 pub use runs::{
     Cursor, Death, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE, RunIndex, RunPage, encode_deaths,
 };

@@ -14,6 +14,8 @@ pub struct Site {
     pub world: World,
     pub stores: Vec<Arc<SimStore>>,
     layout: Layout,
+    pub tuning: Tuning,
+    pub grace_ms: u64,
 }
 
 /// A machine: its disk outlives the processes.
@@ -46,11 +48,20 @@ where
     let layout: Layout = layout.parse().unwrap();
     let world: &World = &sim;
     let stores = (0..layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
-    let site = Site { world: world.clone(), stores, layout };
+    let site = Site { world: world.clone(), stores, layout, tuning: Tuning::default(), grace_ms: 30_000 };
     sim.run(scenario(site)).unwrap();
 }
 
 impl Site {
+    /// Checkpoints and collection all the time.
+    pub fn eager(mut self) -> Site {
+        let world = &self.world;
+        let log_max = [20_000, 100_000, 1 << 20][world.below(3) as usize];
+        self.tuning = Tuning { log_min: 0, log_max, log_share: 1, chunks_max: 1 + world.below(6) };
+        self.grace_ms = world.below(3_000);
+        self
+    }
+
     pub fn machine(&self, id: u128) -> Machine {
         let host = Host { id: HostId(id), name: format!("host{id}") };
         Machine { site: self.clone(), disk: Arc::new(SimDisk::new(&self.world)), host }
@@ -72,7 +83,8 @@ impl Machine {
     /// Makes the pool, then lives on it.
     pub async fn found(&self) -> Life {
         let (process, rt, host) = self.process();
-        let options = CreateOptions::default();
+        let mut options = CreateOptions::default();
+        options.settings.grace_ms = self.site.grace_ms;
         let pool =
             Pool::create(host, name("tank"), self.site.layout, self.site.specs(), options).await.unwrap();
         self.live(process, rt, pool)
@@ -99,6 +111,7 @@ impl Machine {
             dir: Path::new("/home/volumes").to_owned(),
             host: self.host.clone(),
             memory: Memory::new(256 << 20),
+            tuning: self.site.tuning,
         };
         Life { process, rt, volumes: Volumes::new(deps), machine: self.clone() }
     }

@@ -26,7 +26,8 @@ async fn life(dir: &Path, layout: &str) -> Volumes {
     let specs = (0..layout.n()).map(spec).collect();
     let pool = Pool::create(host, name("tank"), layout, specs, CreateOptions::default()).await.unwrap();
     let host = Host { id: HostId(1), name: "host".into() };
-    Volumes::new(Deps { rt, disk, pool, dir: dir.join("volumes"), host, memory: Memory::new(1 << 30) })
+    let (dir, memory, tuning) = (dir.join("volumes"), Memory::new(1 << 30), Tuning::default());
+    Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning })
 }
 
 fn told(what: &str, bytes: u64, count: u64, began: std::time::Duration) {

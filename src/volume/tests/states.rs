@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::store::SimStore;
+
 use super::*;
 
 async fn snap(v: &Arc<Volume>, s: &str) {
@@ -145,6 +147,7 @@ async fn checked(life: &Life, volume: &str) -> CheckReport {
 fn deaths_are_exact() {
     for seed in 40..80 {
         run(seed, "2+1", |site| async move {
+            let site = if seed % 4 > 0 { site.eager() } else { site };
             let world = site.world.clone();
             let mut life = site.machine(1).found().await;
             let mut v = volume(&life, FlushMode::Local).await;
@@ -213,6 +216,67 @@ fn a_snapshot_amid_a_checkpoint_is_under_the_tip() {
             let b = life.volumes.open_snapshot(&name("v"), &name("b")).await.unwrap();
             assert!(b.read(4096, 50_000).await.unwrap() == bytes(2, 50_000));
             assert!(v.read(4096, 50_000).await.unwrap() == bytes(2, 50_000), "seed {seed}");
+        });
+    }
+}
+
+/// What is written over, trimmed, or only in removed snapshots goes away; scrub agrees all the time.
+#[test]
+fn space_follows_overwrites_trims_and_removals() {
+    for seed in 0..6 {
+        run(seed, ["2+1", "1+2"][seed as usize % 2], |site| async move {
+            let site = site.eager();
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            let stored = || -> usize {
+                let size = |s: &Arc<SimStore>| -> usize {
+                    let keys =
+                        s.contents().keys().into_iter().filter(|k| k.contains("/c-") || k.contains("/p-"));
+                    let len = |k: String| {
+                        let mut len = 0;
+                        s.contents().rot(&k, |bytes| len = bytes.len());
+                        len
+                    };
+                    keys.map(len).sum()
+                };
+                site.stores.iter().map(size).sum()
+            };
+            for round in 0..30 {
+                v.write(0, bytes(round, MIB as usize)).await.unwrap();
+                v.flush().await.unwrap();
+                life.sleep(3_000).await;
+                if round == 10 {
+                    snap(&v, "a").await;
+                }
+                if round % 10 == 5 {
+                    let report = life.volumes.deps().pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+                    assert!(report.missing.is_empty() && report.rotten.is_empty(), "{report:?}");
+                    checked(&life, "v").await;
+                }
+            }
+            let a = life.volumes.open_snapshot(&name("v"), &name("a")).await.unwrap();
+            assert!(a.read(0, MIB).await.unwrap() == bytes(10, MIB as usize));
+            let elsewhere = site.machine(3).start().await.volumes;
+            let b = elsewhere.open_snapshot(&name("v"), &name("a")).await.unwrap();
+            let with = stored();
+            life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap();
+            v.zero(0, MIB).await.unwrap();
+            for i in 0..4 {
+                life.sleep(70_000).await;
+                v.write(4096 * i, bytes(i, 4096)).await.unwrap();
+            }
+            life.sleep(70_000).await;
+            let without = stored();
+            assert!(with > 2 << 20 && without < 300_000, "{with} bytes before, {without} after");
+            let a = site.machine(2).start().await.volumes.open_snapshot(&name("v"), &name("a")).await;
+            let gone = b.read(0, MIB).await.unwrap_err();
+            assert!(gone.is(Kind::Removed), "{gone}");
+            assert!(a.is_err_and(|e| e.is(Kind::NotFound)));
+            assert!(v.read(MIB / 2, 100_000).await.unwrap().iter().all(|b| *b == 0));
+            v.release().await.unwrap();
+            let report = life.volumes.deps().pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+            assert!(report.is_complete_and_clean(), "{report:?}");
+            checked(&life, "v").await;
         });
     }
 }

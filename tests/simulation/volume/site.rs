@@ -10,7 +10,7 @@ use windlass::base::rt::sim::{Process, SimDisk, World};
 use windlass::base::{HostId, Name};
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
 use windlass::store::{Reach, SimStore, Store as _};
-use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Volumes};
+use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Tuning, Volumes};
 
 use super::model::Model;
 
@@ -45,6 +45,9 @@ pub struct Plan {
     /// Chance of a sync to fail, in 1000, at times.
     pub sync_fails: u32,
     pub hosts: usize,
+    /// Small, so that there are checkpoints and collection all the time.
+    pub tuning: Tuning,
+    pub grace_ms: u64,
 }
 
 impl Plan {
@@ -61,6 +64,13 @@ impl Plan {
             force: [0, 300, 800][pick(3)],
             sync_fails: [0, 0, 0, 100][pick(4)],
             hosts: 2,
+            tuning: Tuning {
+                log_min: 0,
+                log_max: [20_000, 200_000, 1 << 30][pick(3)],
+                log_share: 1,
+                chunks_max: [3, 12, 2048][pick(3)],
+            },
+            grace_ms: [0, 500, 5_000][pick(3)],
         }
     }
 }
@@ -127,13 +137,9 @@ impl Site {
     /// Makes the pool and the volume, before anything goes wrong.
     pub async fn found(&self) {
         let rt = self.world.rt();
-        let pool = Pool::create(
-            self.host(&rt, 0),
-            name("tank"),
-            self.plan.layout,
-            self.specs(),
-            CreateOptions::default(),
-        );
+        let mut options = CreateOptions::default();
+        options.settings.grace_ms = self.plan.grace_ms;
+        let pool = Pool::create(self.host(&rt, 0), name("tank"), self.plan.layout, self.specs(), options);
         let volumes = self.volumes(&rt, 0, pool.await.unwrap());
         let settings = Settings {
             flush: self.plan.flush,
@@ -158,6 +164,7 @@ impl Site {
             dir: Path::new("/home/volumes").to_owned(),
             host: Host { id: HostId(host as u128 + 1), name: format!("host{host}") },
             memory: Memory::new(64 << 20),
+            tuning: self.plan.tuning,
         })
     }
 

@@ -1,0 +1,65 @@
+//! Objects that nobody needs are deleted: after the checkpoint that says so is known to be recorded, and a grace period
+//! (protocol.md §5.7).
+//!
+//! What is dead under one recorded head is dead for ever, so a deletion may come late, twice, or from an owner that was shut
+//! out meanwhile; the grace only spares readers a second look. An object stays in the table's list of retired ones until
+//! a checkpoint after its deletion, so that the next owner deletes what this one left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::session::Session;
+use super::space::{Ledger, Object};
+use crate::base::ChunkId;
+
+/// After a deletion that failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// A table is known to be recorded: what it lists as retired will be deleted.
+    pub fn recorded(&self, ledger: Ledger) {
+        self.live.store(ledger.space().1, Ordering::Relaxed);
+        self.retired.lock().recorded(&ledger, self.ground.rt().now());
+        *self.ledger.lock() = Arc::new(ledger);
+        self.collect.notify_waiters();
+    }
+
+    /// Deletes what is retired.
+    pub async fn deleter(self: Arc<Session>) {
+        loop {
+            let objects = self.deletable().await;
+            let ids: Vec<ChunkId> = objects.iter().map(|o| o.of(self.ground.id)).collect();
+            match self.ground.deps.pool.delete(&ids).await {
+                Ok(()) => {
+                    ids.iter().for_each(|id| self.writer.forget(id));
+                    self.retired.lock().deleted(&objects);
+                    self.collect.notify_waiters();
+                }
+                Err(error) => {
+                    tracing::debug!(volume = %self.ground.name, %error, "dead objects stay for now");
+                    self.ground.rt().sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn deletable(&self) -> Vec<Object> {
+        loop {
+            let news = self.collect.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            let (now, grace) = (self.ground.rt().now(), self.ground.deps.pool.settings().grace());
+            let (objects, next) = self.retired.lock().due(now, grace);
+            if !objects.is_empty() {
+                return objects;
+            }
+            match next {
+                Some(at) => {
+                    self.ground.rt().timeout(at.since(now), news).await;
+                }
+                None => news.await,
+            }
+        }
+    }
+}
