@@ -14,6 +14,9 @@ pub struct Serve {
     /// Where NBD clients connect: HOST:PORT or unix:PATH (unix:$WINDLASS_HOME/nbd.sock without any)
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<String>,
+    /// Where metrics are read over HTTP, at /metrics: HOST:PORT or unix:PATH (nowhere without any)
+    #[arg(long, value_name = "ADDR")]
+    metrics: Vec<String>,
     /// A pool that must open; without any, every known pool is served and one that cannot open is tried again
     #[arg(long, value_name = "POOL")]
     pool: Vec<Name>,
@@ -22,14 +25,23 @@ pub struct Serve {
 pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let home = Home::locate()?;
     let control = home.control()?;
-    let options =
-        Options { serve: true, control: true, nbd: args.nbd, pools: args.pool, ..Options::default() };
+    let options = Options {
+        serve: true,
+        control: true,
+        nbd: args.nbd,
+        metrics: args.metrics,
+        pools: args.pool,
+        ..Options::default()
+    };
     let engine = match reach::start(global, home, options).await {
         Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
         started => started?,
     };
     for address in engine.desk().nbd_addresses() {
         output::line(&format!("nbd {address}"));
+    }
+    for address in engine.desk().metrics_addresses() {
+        output::line(&format!("metrics {address}"));
     }
     output::line(&format!("control {}", control.display()));
     output::line("ready");

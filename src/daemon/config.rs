@@ -23,6 +23,9 @@ pub struct Config {
     /// Addresses that `serve` listens on.
     #[serde(default)]
     pub nbd: Vec<String>,
+    /// Addresses where `serve` shows its metrics.
+    #[serde(default)]
+    pub metrics: Vec<String>,
     /// Stores with a name, for `--store NAME`.
     #[serde(default)]
     pub store: BTreeMap<String, BTreeMap<String, toml::Value>>,

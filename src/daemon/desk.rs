@@ -10,6 +10,7 @@ use super::home::Seat;
 use super::mounts::Mounts;
 use super::pools::Pools;
 use super::sessions::Sessions;
+use crate::base::rt::Instant;
 use crate::nbd::Address;
 
 /// See the module.
@@ -22,11 +23,19 @@ pub struct Desk {
     pub mounts: Arc<Mounts>,
     /// Where NBD clients connect, ports resolved.
     pub nbd: Mutex<Vec<Address>>,
+    /// Where the metrics are read.
+    pub metrics: Mutex<Vec<Address>>,
+    /// When the engine started.
+    pub began: Instant,
     /// Cancelled when the engine ends.
     pub stop: CancellationToken,
 }
 
 impl Desk {
+    pub fn metrics_addresses(&self) -> Vec<Address> {
+        self.metrics.lock().clone()
+    }
+
     pub fn nbd_addresses(&self) -> Vec<Address> {
         self.nbd.lock().clone()
     }

@@ -13,6 +13,7 @@ use super::control::{self, Answers, Handler, ProgressSink};
 use super::desk::Desk;
 use super::exports::EngineExports;
 use super::home::{Home, Seat};
+use super::http;
 use super::pools::Pools;
 use super::sessions::Sessions;
 use crate::base::rt::{Disk, DiskLock, Rt};
@@ -39,6 +40,8 @@ pub struct Options {
     /// Listen for commands.
     pub control: bool,
     pub nbd: Vec<String>,
+    /// Where to serve metrics.
+    pub metrics: Vec<String>,
     /// Pools that must open.
     pub pools: Vec<Name>,
 }
@@ -78,6 +81,8 @@ impl Engine {
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
             nbd: parking_lot::Mutex::default(),
+            metrics: parking_lot::Mutex::default(),
+            began: rt.now(),
             seat,
             config,
         };
@@ -106,8 +111,20 @@ impl Engine {
     }
 
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
+        self.serve_metrics(&options.metrics).await?;
         self.open_pools(&options.pools).await?;
         self.listen(&options.nbd).await
+    }
+
+    /// First of all: a start that takes long shows there.
+    async fn serve_metrics(&self, flags: &[String]) -> Result<()> {
+        let given = if flags.is_empty() { &self.desk.config.metrics } else { flags };
+        for text in given {
+            let (rt, desk) = (&self.desk.seat.rt, Arc::downgrade(&self.desk));
+            let bound = http::serve(rt, &text.parse()?, desk, self.stop.clone()).await?;
+            self.desk.metrics.lock().push(bound);
+        }
+        Ok(())
     }
 
     /// Opens what is known; named pools must open, others are reported and tried again.

@@ -7,6 +7,8 @@ mod desk;
 mod engine;
 mod exports;
 mod home;
+mod http;
+mod metrics;
 mod mounts;
 mod pools;
 mod sessions;

@@ -294,7 +294,7 @@ impl Journal {
         if self.failed().is_none() {
             return Err(Error::new(Kind::Internal, "a journal that works is not started anew"));
         }
-        let segment = make_segment(&*shared.disk, &shared.dir, shared.take_number(), header.segment).await?;
+        let segment = shared.new_segment(header.segment).await?;
         let id = JournalId(shared.rt.random128());
         let new = Header { journal: id, first_lsn, mark, ..header.clone() };
         write_header(&*shared.disk, &shared.dir, &new).await?;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::format::Header;
-use super::ring::{Granted, Job, Ring};
+use super::ring::{Granted, Job, Ring, Segment};
 use super::segment::make_segment;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
@@ -49,10 +49,24 @@ impl Shared {
         Ok(())
     }
 
-    pub fn take_number(&self) -> u64 {
+    fn take_number(&self) -> u64 {
         let mut next = self.next_number.lock();
         *next += 1;
         *next - 1
+    }
+
+    /// A segment of the next number. One that can't be made leaves its number to the next attempt, which then fails in
+    /// the same words.
+    pub async fn new_segment(&self, bytes: u64) -> Result<Segment> {
+        let number = self.take_number();
+        let made = make_segment(&*self.disk, &self.dir, number, bytes).await;
+        if made.is_err() {
+            let mut next = self.next_number.lock();
+            if *next == number + 1 {
+                *next = number;
+            }
+        }
+        made
     }
 
     pub fn give_back(&self, room: &Granted) {
@@ -129,8 +143,7 @@ async fn make_ahead(shared: Arc<Shared>, generation: u64, bytes: u64) {
     if shared.ring.lock().closing {
         return;
     }
-    let number = shared.take_number();
-    let made = make_segment(&*shared.disk, &shared.dir, number, bytes).await;
+    let made = shared.new_segment(bytes).await;
     let failed = made.as_ref().err().map(Error::share);
     let unwanted = {
         let mut ring = shared.ring.lock();

@@ -22,7 +22,7 @@ pub enum Socket {
 pub enum Listener {
     Tcp(TcpListener),
     /// In the order of their end: a file removed after the listening has stopped could be the next server's.
-    Unix(#[expect(dead_code, reason = "held for its Drop")] SocketFile, UnixListener),
+    Unix(SocketFile, UnixListener),
 }
 
 /// Removed when the listener is, if it is still the one that we made.

@@ -22,6 +22,7 @@ mod wire;
 pub use address::Address;
 pub use client::{Client, describe, list};
 pub use export::{Description, Export, Exports, Listed};
+pub use listener::{Listener, Socket};
 pub use memory::{MemoryDisk, MemoryExports};
 pub use options::Info;
 pub use server::{Server, serve};

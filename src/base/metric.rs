@@ -1,0 +1,109 @@
+//! Every metric: its name, what it measures, in which unit. Names are a contract like the JSON fields: they stay, and
+//! `docs/reference.md` lists them (a test compares).
+
+/// How a metric moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moves {
+    /// Up and down.
+    Gauge,
+    /// Only up, from the start of the process on.
+    Counter,
+}
+
+/// One metric; the unit is the last part of its name, or it is a plain number.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub moves: Moves,
+    /// Of each sample, in this order.
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, moves: Moves::Gauge, labels, help }
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, moves: Moves::Counter, labels, help }
+}
+
+const BUDGET: &[&str] = &["part"];
+const POOL: &[&str] = &["pool"];
+const STORE: &[&str] = &["pool", "store"];
+const VOLUME: &[&str] = &["volume"];
+const MOUNT: &[&str] = &["dir"];
+
+pub const UP_SECONDS: Metric =
+    counter("windlass_up_seconds_total", &[], "how long the daemon has been running");
+pub const MEMORY_BYTES: Metric =
+    gauge("windlass_memory_bytes", BUDGET, "memory in use, of each part of the budget");
+pub const MEMORY_LIMIT_BYTES: Metric = gauge("windlass_memory_limit_bytes", BUDGET, "what that part may use");
+pub const MEMORY_SHORT: Metric =
+    gauge("windlass_memory_short", BUDGET, "1: somebody waits for memory of that part");
+
+pub const POOL_STORABLE: Metric =
+    gauge("windlass_pool_storable", POOL, "1: enough stores answer for new data to be stored");
+pub const POOL_DECIDABLE: Metric =
+    gauge("windlass_pool_decidable", POOL, "1: enough stores answer for volumes to be opened and changed");
+pub const POOL_PENDING_SHARDS: Metric =
+    gauge("windlass_pool_pending_shards", POOL, "shards known to be missing, which repair will put");
+pub const STORE_IN: Metric =
+    gauge("windlass_store_in", STORE, "1: the store is in use, 0: it is down, out or takes no writes");
+pub const STORE_REQUESTS: Metric =
+    counter("windlass_store_requests_total", STORE, "requests since the pool was opened");
+pub const STORE_LATENCY_SECONDS: Metric =
+    gauge("windlass_store_latency_p99_seconds", STORE, "99 % of the last requests took no longer");
+
+pub const VOLUME_CLIENTS: Metric = gauge("windlass_volume_clients", VOLUME, "block clients connected");
+pub const VOLUME_TROUBLE: Metric =
+    gauge("windlass_volume_trouble", VOLUME, "1: I/O fails, waits or soon will");
+pub const VOLUME_DEGRADED: Metric =
+    gauge("windlass_volume_degraded", VOLUME, "1: writes are stored on fewer stores than usual");
+pub const VOLUME_UNSENT_BYTES: Metric =
+    gauge("windlass_volume_unsent_bytes", VOLUME, "acknowledged here and not yet in the pool");
+pub const VOLUME_UNSENT_SECONDS: Metric =
+    gauge("windlass_volume_unsent_age_seconds", VOLUME, "age of the oldest of those");
+pub const VOLUME_JOURNAL_BYTES: Metric =
+    gauge("windlass_volume_journal_bytes", VOLUME, "local disk in use by the journal");
+pub const VOLUME_JOURNAL_LIMIT_BYTES: Metric =
+    gauge("windlass_volume_journal_limit_bytes", VOLUME, "what the journal may use");
+pub const VOLUME_ROOM_BYTES: Metric =
+    gauge("windlass_volume_room_bytes", VOLUME, "what can be written before writes wait for the stores");
+pub const VOLUME_FULL_SECONDS: Metric = gauge(
+    "windlass_volume_full_in_seconds",
+    VOLUME,
+    "until then, at the pace at which unsent writes grow; absent while the stores keep up",
+);
+pub const VOLUME_STORED_BYTES: Metric =
+    gauge("windlass_volume_stored_bytes", VOLUME, "bytes of its own objects, without parity");
+
+pub const MOUNT_UNSENT_FILES: Metric =
+    gauge("windlass_mount_unsent_files", MOUNT, "files closed here and not stored yet");
+pub const MOUNT_UNSENT_BYTES: Metric = gauge("windlass_mount_unsent_bytes", MOUNT, "their bytes");
+
+/// All of them, in the order in which they are shown.
+pub const ALL: &[Metric] = &[
+    UP_SECONDS,
+    MEMORY_BYTES,
+    MEMORY_LIMIT_BYTES,
+    MEMORY_SHORT,
+    POOL_STORABLE,
+    POOL_DECIDABLE,
+    POOL_PENDING_SHARDS,
+    STORE_IN,
+    STORE_REQUESTS,
+    STORE_LATENCY_SECONDS,
+    VOLUME_CLIENTS,
+    VOLUME_TROUBLE,
+    VOLUME_DEGRADED,
+    VOLUME_UNSENT_BYTES,
+    VOLUME_UNSENT_SECONDS,
+    VOLUME_JOURNAL_BYTES,
+    VOLUME_JOURNAL_LIMIT_BYTES,
+    VOLUME_ROOM_BYTES,
+    VOLUME_FULL_SECONDS,
+    VOLUME_STORED_BYTES,
+    MOUNT_UNSENT_FILES,
+    MOUNT_UNSENT_BYTES,
+];
