@@ -102,7 +102,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context(|| "starting the runtime".into())?;
-    let code = runtime.block_on(dispatch(cli));
+    let code = runtime.block_on(Box::pin(dispatch(cli)));
     // Blocking jobs of dropped requests must not keep a finished command alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     code
@@ -111,15 +111,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
 async fn dispatch(cli: Cli) -> Result<ExitCode> {
     let global = cli.global;
     match cli.command {
-        Command::Demo(args) => demo::run(&global, args).await,
-        Command::Serve(args) => serve::run(&global, args).await,
-        Command::Pool(args) => pool::run(&global, args).await,
-        Command::Volume(args) => volume::run(&global, args).await,
-        Command::Snapshot(args) => snapshot::run(&global, args).await,
-        Command::Clone(args) => clone::run(&global, args).await,
-        Command::Mount(args) => mount::run(&global, args).await,
-        Command::Unmount(args) => mount::unmount(&global, args).await,
-        Command::Status(args) => status::run(&global, args).await,
+        Command::Demo(args) => Box::pin(demo::run(&global, args)).await,
+        Command::Serve(args) => Box::pin(serve::run(&global, args)).await,
+        Command::Pool(args) => Box::pin(pool::run(&global, args)).await,
+        Command::Volume(args) => Box::pin(volume::run(&global, args)).await,
+        Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
+        Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
+        Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
+        Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
+        Command::Status(args) => Box::pin(status::run(&global, args)).await,
     }
 }
 

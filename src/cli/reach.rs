@@ -56,7 +56,7 @@ pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
                 rt.sleep(std::time::Duration::from_millis(100)).await;
             }
             Err(e) => return Err(e),
-            Ok(engine) => return unless_twice(in_process(engine, verb)).await,
+            Ok(engine) => return unless_twice(Box::pin(in_process(engine, verb))).await,
         }
     }
     unreachable!("the last attempt returns")

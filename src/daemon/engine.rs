@@ -226,7 +226,8 @@ impl Engine {
 
     /// Carries out one verb.
     pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
-        super::verbs::run(&self.desk, verb, progress).await
+        // On the heap, as below: what all verbs together need is too much for a thread's stack.
+        Box::pin(super::verbs::run(&self.desk, verb, progress)).await
     }
 
     /// Returns when no mount is left.

@@ -28,7 +28,7 @@ pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outc
         Verb::PoolList | Verb::VolumeList { .. } | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. }
     );
     let manner = Manner::of(desk, &verb);
-    let work = manner.carry(desk, &progress, carry_out(desk, verb, &progress));
+    let work = Box::pin(manner.carry(desk, &progress, Box::pin(carry_out(desk, verb, &progress))));
     if !looks {
         return work.await;
     }
@@ -44,29 +44,35 @@ pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outc
 
 async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
-        Verb::PoolCreate(args) => pool::create(desk, args).await,
-        Verb::PoolAdd { name, stores } => pool::add(desk, name, &stores).await,
-        Verb::PoolList => pool::list(desk).await,
-        Verb::PoolStatus { name } => pool::status(desk, &name).await,
-        Verb::PoolForget { name, .. } => pool::forget(desk, &name).await,
-        Verb::PoolScrub { name } => pool::scrub(desk, &name, progress).await,
-        Verb::PoolRepair { name } => pool::repair(desk, &name, progress).await,
-        Verb::VolumeCreate(args) => volume::create(desk, args).await,
-        Verb::VolumeList { pool } => volume::list(desk, pool.as_ref()).await,
-        Verb::VolumeInfo { path } => volume::info(desk, &path).await,
-        Verb::VolumeRelease { path } => volume::release(desk, &path).await,
-        Verb::VolumeTakeOver { path, accept_loss } => volume::take_over(desk, &path, accept_loss).await,
-        Verb::VolumeSalvage { journal, to, force } => volume::salvage(desk, &journal, &to, force).await,
-        Verb::VolumeRemove { path, dry_run, .. } => volume::remove(desk, &path, dry_run).await,
-        Verb::SnapshotCreate { paths, no_wait, if_absent } => {
-            volume::snapshot(desk, &paths, !no_wait, if_absent).await
+        Verb::PoolCreate(args) => Box::pin(pool::create(desk, args)).await,
+        Verb::PoolAdd { name, stores } => Box::pin(pool::add(desk, name, &stores)).await,
+        Verb::PoolList => Box::pin(pool::list(desk)).await,
+        Verb::PoolStatus { name } => Box::pin(pool::status(desk, &name)).await,
+        Verb::PoolForget { name, .. } => Box::pin(pool::forget(desk, &name)).await,
+        Verb::PoolScrub { name } => Box::pin(pool::scrub(desk, &name, progress)).await,
+        Verb::PoolRepair { name } => Box::pin(pool::repair(desk, &name, progress)).await,
+        Verb::VolumeCreate(args) => Box::pin(volume::create(desk, args)).await,
+        Verb::VolumeList { pool } => Box::pin(volume::list(desk, pool.as_ref())).await,
+        Verb::VolumeInfo { path } => Box::pin(volume::info(desk, &path)).await,
+        Verb::VolumeRelease { path } => Box::pin(volume::release(desk, &path)).await,
+        Verb::VolumeTakeOver { path, accept_loss } => {
+            Box::pin(volume::take_over(desk, &path, accept_loss)).await
         }
-        Verb::SnapshotList { path } => volume::snapshots(desk, &path).await,
-        Verb::SnapshotRemove { path, dry_run, .. } => volume::remove_snapshot(desk, &path, dry_run).await,
-        Verb::Clone { from, to, if_absent } => volume::clone(desk, &from, &to, if_absent).await,
-        Verb::Mount { url, dir, options } => mount::mount(desk, &url, &dir, &options).await,
-        Verb::Unmount { dir } => mount::unmount(desk, &dir, progress).await,
-        Verb::MountEnded { dir } => mount::ended(desk, &dir).await,
+        Verb::VolumeSalvage { journal, to, force } => {
+            Box::pin(volume::salvage(desk, &journal, &to, force)).await
+        }
+        Verb::VolumeRemove { path, dry_run, .. } => Box::pin(volume::remove(desk, &path, dry_run)).await,
+        Verb::SnapshotCreate { paths, no_wait, if_absent } => {
+            Box::pin(volume::snapshot(desk, &paths, !no_wait, if_absent)).await
+        }
+        Verb::SnapshotList { path } => Box::pin(volume::snapshots(desk, &path)).await,
+        Verb::SnapshotRemove { path, dry_run, .. } => {
+            Box::pin(volume::remove_snapshot(desk, &path, dry_run)).await
+        }
+        Verb::Clone { from, to, if_absent } => Box::pin(volume::clone(desk, &from, &to, if_absent)).await,
+        Verb::Mount { url, dir, options } => Box::pin(mount::mount(desk, &url, &dir, &options)).await,
+        Verb::Unmount { dir } => Box::pin(mount::unmount(desk, &dir, progress)).await,
+        Verb::MountEnded { dir } => Box::pin(mount::ended(desk, &dir)).await,
         Verb::Status => status(desk).await,
     }
 }
