@@ -1,5 +1,6 @@
 //! Whole volumes in the simulated world.
 
+mod huge;
 mod reports;
 mod site;
 mod speed;
