@@ -37,10 +37,9 @@ impl Ring {
 
     /// The time within which `percent` of the last answers came; `None` before the first.
     fn percentile(&self, percent: usize) -> Option<Duration> {
-        let mut sorted = self.micros.clone();
-        sorted.sort_unstable();
-        let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-        sorted.get(at).map(|m| Duration::from_micros((*m).into()))
+        let mut micros = self.micros.clone();
+        let at = (micros.len() * percent).div_ceil(100).saturating_sub(1);
+        (at < micros.len()).then(|| Duration::from_micros((*micros.select_nth_unstable(at).1).into()))
     }
 }
 

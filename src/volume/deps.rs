@@ -64,7 +64,7 @@ pub struct Deps {
     pub tuning: Tuning,
 }
 
-/// When checkpoints and collection are due. The defaults are for use, others for tests.
+/// When checkpoints and collection are due, and how large journals are. The defaults are for use, others for tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
     /// Bytes of log that force a checkpoint: a share of what is live, within bounds.
@@ -73,11 +73,13 @@ pub struct Tuning {
     pub log_share: u64,
     /// Chunks since the last one that force one: small flushes make small chunks.
     pub chunks_max: u64,
+    /// Bytes of a journal and of its segments, if not what the volume's settings say.
+    pub journal: Option<(u64, u64)>,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { log_min: 16 << 20, log_max: 1 << 30, log_share: 32, chunks_max: 2048 }
+        Tuning { log_min: 16 << 20, log_max: 1 << 30, log_share: 32, chunks_max: 2048, journal: None }
     }
 }
 
@@ -146,7 +148,11 @@ impl Deps {
     }
 
     pub fn journal(&self, id: VolumeId, settings: &Settings) -> JournalConfig {
-        JournalConfig { dir: self.folder(id).join("journal"), size: settings.journal_size, segment: None }
+        let dir = self.folder(id).join("journal");
+        match self.tuning.journal {
+            Some((size, segment)) => JournalConfig { dir, size, segment: Some(segment) },
+            None => JournalConfig { dir, size: settings.journal_size, segment: None },
+        }
     }
 }
 

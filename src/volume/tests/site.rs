@@ -57,7 +57,8 @@ impl Site {
     pub fn eager(mut self) -> Site {
         let world = &self.world;
         let log_max = [20_000, 100_000, 1 << 20][world.below(3) as usize];
-        self.tuning = Tuning { log_min: 0, log_max, log_share: 1, chunks_max: 1 + world.below(6) };
+        self.tuning =
+            Tuning { log_min: 0, log_max, log_share: 1, chunks_max: 1 + world.below(6), journal: None };
         self.grace_ms = world.below(3_000);
         self
     }

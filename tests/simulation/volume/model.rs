@@ -18,25 +18,20 @@ pub const SECTOR: u64 = 512;
 pub type Tag = u32;
 pub type Tags = Vec<Tag>;
 
-/// The bytes of a sector.
-pub fn fill(tag: Tag, sector: u64) -> Vec<u8> {
-    let word = if tag == 0 { 0 } else { u64::from(tag) << 32 | (sector & 0xffff_ffff) };
-    word.to_le_bytes().repeat(SECTOR as usize / 8)
+/// What every word of a sector is.
+fn word(tag: Tag, sector: u64) -> [u8; 8] {
+    (if tag == 0 { 0 } else { u64::from(tag) << 32 | (sector & 0xffff_ffff) }).to_le_bytes()
 }
 
 /// Reads whole sectors back, from `first` on. Anything that no operation can have written is a failure.
 pub fn tags(first: u64, bytes: &[u8]) -> Tags {
     assert_eq!(bytes.len() as u64 % SECTOR, 0);
     let one = |(at, sector): (usize, &[u8])| {
-        let word = u64::from_le_bytes(sector[..8].try_into().unwrap());
-        let tag = (word >> 32) as Tag;
-        let whole = sector == fill(tag, first + at as u64);
-        assert!(
-            whole,
-            "sector {} holds bytes that nobody wrote there: {:x?}",
-            first + at as u64,
-            &sector[..16]
-        );
+        let number = first + at as u64;
+        let head: [u8; 8] = sector[..8].try_into().unwrap();
+        let tag = (u64::from_le_bytes(head) >> 32) as Tag;
+        let whole = head == word(tag, number) && sector[8..] == sector[..SECTOR as usize - 8];
+        assert!(whole, "sector {number} holds bytes that nobody wrote there: {:x?}", &sector[..16]);
         tag
     };
     bytes.chunks_exact(SECTOR as usize).enumerate().map(one).collect()
@@ -148,6 +143,8 @@ pub struct Coming {
     pub force: bool,
     /// What is older must have reached the pool, if stores were well all the time.
     pub tail_ms: Option<u64>,
+    /// It was told to take for lost what can't be decided: then nothing is promised but the order.
+    pub guess: bool,
     pub now: Instant,
 }
 
@@ -205,7 +202,7 @@ impl Model {
         let next = {
             let mut last = self.current.lock();
             let cut = last.successor(&seen, coming);
-            last.cut = Some(cut.clone());
+            last.cut = (!coming.guess).then(|| cut.clone());
             match coming.host == last.host {
                 // What was replayed may still be on this host only.
                 true => last.goes_on(&cut, (now, coming.now)),
@@ -235,6 +232,11 @@ impl Model {
         session.promise(&least, waited);
         drop(session);
         snapshot.promised |= waited;
+    }
+
+    /// All snapshots that there may be, and whether they must be.
+    pub fn snapshots_promised(&self) -> Vec<(String, bool)> {
+        self.snapshots.iter().map(|(name, s)| (name.clone(), s.promised)).collect()
     }
 
     /// Somebody read all of a snapshot.
@@ -397,12 +399,12 @@ impl Session {
     }
 
     fn successor(&mut self, seen: &[Tag], coming: Coming) -> Cut {
-        let mut least = self.pool.clone();
+        let mut least = if coming.guess { vec![0; self.pool.len()] } else { self.pool.clone() };
         // Another host's record may have come between, unseen: then the journal is set aside.
-        if coming.host == self.host && !(coming.force && self.contested) {
+        if coming.host == self.host && !coming.guess && !(coming.force && self.contested) {
             raise(&mut least, &self.local.clone());
         }
-        if let (Some(tail), Some(at)) = (coming.tail_ms, self.disturbed) {
+        if let (Some(tail), Some(at), false) = (coming.tail_ms, self.disturbed, coming.guess) {
             raise(&mut least, &self.older_than(at, tail));
         }
         let (number, host) = (self.number, self.host);
@@ -431,6 +433,6 @@ fn raise(cut: &mut Cut, to: &Cut) {
 /// The bytes that write one tag into these sectors.
 pub fn written(sectors: &Range<u64>, tag: Tag) -> Bytes {
     let mut out = Vec::with_capacity(((sectors.end - sectors.start) * SECTOR) as usize);
-    sectors.clone().for_each(|s| out.extend_from_slice(&fill(tag, s)));
+    sectors.clone().for_each(|s| out.extend_from_slice(&word(tag, s).repeat(SECTOR as usize / 8)));
     out.into()
 }

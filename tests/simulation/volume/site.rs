@@ -1,25 +1,34 @@
 //! The world of a run: stores, hosts with a disk each, and what all users know together.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, SimDisk, World};
+use windlass::base::rt::{Instant, Rt};
 use windlass::base::{HostId, Name};
+use windlass::frame::Codec;
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
-use windlass::store::{Reach, SimStore, Store as _};
+use windlass::store::{SimStore, Store as _, StoreFaults};
 use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Tuning, Volumes};
 
 use super::model::Model;
+use crate::seeds::is_replay;
+
+/// How long after the last trouble everything that waited must be done.
+const RESUMES: Duration = Duration::from_secs(60);
 
 /// The volume has two map leaves. Its first block is written by whoever becomes the owner, to become it.
 pub const SIZE: u64 = 320 * 4096;
 /// The bytes that are written and looked at: some of both leaves.
-pub const SPAN: Range<u64> = 224 * 4096..296 * 4096;
-/// The lanes, as sectors of the span. They meet within a block, so that both merge into it.
-pub const LANES: [Range<u64>; 2] = [0..30 * 8 + 3, 30 * 8 + 3..72 * 8];
+pub const SPAN: Range<u64> = 236 * 4096..280 * 4096;
+/// The lanes, as sectors of the span. They meet within blocks, so that both merge into them.
+pub const LANES: [Range<u64>; 4] =
+    [0..10 * 8 + 3, 10 * 8 + 3..22 * 8 + 5, 22 * 8 + 5..33 * 8 + 2, 33 * 8 + 2..44 * 8];
 
 /// The byte where a sector of the span begins.
 pub fn at(sector: u64) -> u64 {
@@ -30,48 +39,87 @@ pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+/// The kind of trouble that a run has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hazard {
+    /// Nothing but to hosts: then more is promised.
+    Calm,
+    /// Stores and requests.
+    Outages,
+    /// One store loses its contents for good.
+    Wipe,
+    /// Shards in one store go bad.
+    Rot,
+}
+
 /// What a seed draws for its run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub layout: Layout,
     pub flush: FlushMode,
     pub max_tail_ms: u64,
-    /// Nothing goes wrong but that processes are killed: then more is promised.
-    pub calm: bool,
-    /// Instead of outages and lost requests a store loses its contents for good, once.
-    pub wipe: bool,
-    /// Chance of a forced takeover when another host owns the volume, in 1000.
-    pub force: u32,
-    /// Chance of a sync to fail, in 1000, at times.
-    pub sync_fails: u32,
-    pub hosts: usize,
-    /// Small, so that there are checkpoints and collection all the time.
+    pub codec: Codec,
+    /// Small, so that there are checkpoints and collection all the time, and journals are full and used again.
     pub tuning: Tuning,
     pub grace_ms: u64,
+    pub hazard: Hazard,
+    pub degrade_after: Option<u64>,
+    /// Chance of a forced takeover when another host owns the volume, in 1000.
+    pub force: u32,
+    pub bad_disks: bool,
+    pub hosts: usize,
 }
 
 impl Plan {
     pub fn draw(world: &World, layouts: &[&str]) -> Plan {
         let pick = |n: usize| world.below(n as u64) as usize;
         let layout: Layout = layouts[pick(layouts.len())].parse().unwrap();
+        let mut hazard = [
+            Hazard::Calm,
+            Hazard::Outages,
+            Hazard::Outages,
+            Hazard::Outages,
+            Hazard::Outages,
+            Hazard::Wipe,
+            Hazard::Rot,
+        ][pick(7)];
+        // What was stored survives w-k lost stores at any instant; opening needs a majority.
+        if layout.w() == layout.k() && matches!(hazard, Hazard::Wipe | Hazard::Rot)
+            || layout.survives_open() == 0 && hazard == Hazard::Wipe
+        {
+            hazard = Hazard::Outages;
+        }
+        // Without the lost store w can't be had where w = N.
+        let must_degrade = hazard == Hazard::Wipe && layout.w() == layout.n();
         Plan {
             layout,
-            // What was stored survives w-k lost stores at any instant; opening needs a majority.
-            wipe: layout.w() > layout.k() && layout.survives_open() > 0 && world.per_mille(300),
+            hazard,
             flush: [FlushMode::Local, FlushMode::Pool][pick(2)],
             max_tail_ms: [500, 5000][pick(2)],
-            calm: world.per_mille(150),
-            force: [0, 300, 800][pick(3)],
-            sync_fails: [0, 0, 0, 100][pick(4)],
-            hosts: 2,
             tuning: Tuning {
                 log_min: 0,
                 log_max: [20_000, 200_000, 1 << 30][pick(3)],
                 log_share: 1,
                 chunks_max: [3, 12, 2048][pick(3)],
+                journal: [Some(1), Some(4), None][pick(3)].map(|mib: u64| (mib << 20, 256 << 10)),
             },
             grace_ms: [0, 500, 5_000][pick(3)],
+            codec: [Codec::None, Codec::None, Codec::Lz4][pick(3)],
+            degrade_after: (must_degrade || pick(3) > 0).then_some(3_000),
+            force: [0, 300, 800][pick(3)],
+            bad_disks: pick(3) == 0,
+            hosts: 2,
         }
+    }
+
+    /// Shards that count as stored at the end.
+    pub fn w(&self) -> usize {
+        if self.degrade_after.is_some() { self.layout.k() } else { self.layout.w() }
+    }
+
+    /// Whether it may be unknown for good what was acknowledged: fewer shards counted, and one of them is lost.
+    pub fn undecidable(&self) -> bool {
+        self.hazard == Hazard::Wipe && self.degrade_after.is_some()
     }
 }
 
@@ -80,38 +128,63 @@ pub struct Site {
     pub world: World,
     pub plan: Plan,
     pub stores: Vec<Arc<SimStore>>,
-    disks: Vec<SimDisk>,
+    /// The store that `Hazard::Wipe` and `Hazard::Rot` befall.
+    victim: usize,
+    hosts: Vec<Machine>,
     pub model: Mutex<Model>,
     /// One host after another looks who owns the volume: so that the model knows whom each follows.
     pub opening: tokio::sync::Mutex<()>,
     pub over: Mutex<bool>,
     /// Hosts whose process is to be started anew.
     pub unclear: Mutex<Vec<usize>>,
-    trace: Mutex<Vec<String>>,
+    waiting: Arc<Mutex<BTreeMap<u64, (Instant, String)>>>,
+    waits: AtomicU64,
+    wiped: AtomicBool,
+}
+
+/// A host's place.
+struct Machine {
+    disk: SimDisk,
+    /// Hosts that were lost here before.
+    lost: AtomicUsize,
+}
+
+/// A user's request under way.
+pub struct Waiting {
+    all: Arc<Mutex<BTreeMap<u64, (Instant, String)>>>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.number);
+    }
 }
 
 impl Site {
     pub fn new(world: &World, plan: Plan) -> Arc<Site> {
-        let stores = (0..plan.layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
+        let stores: Vec<_> = (0..plan.layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
+        let machine = |_| Machine { disk: SimDisk::new(world), lost: AtomicUsize::new(0) };
         Arc::new(Site {
             world: world.clone(),
+            victim: world.below(stores.len() as u64) as usize,
             stores,
-            disks: (0..plan.hosts + 1).map(|_| SimDisk::new(world)).collect(),
+            hosts: (0..plan.hosts + 1).map(machine).collect(),
             model: Mutex::new(Model::new(&LANES)),
             opening: tokio::sync::Mutex::default(),
             over: Mutex::new(false),
             unclear: Mutex::default(),
-            trace: Mutex::default(),
+            waiting: Arc::default(),
+            waits: AtomicU64::new(0),
+            wiped: AtomicBool::new(false),
             plan,
         })
     }
 
     /// For whoever replays a seed.
     pub fn note(&self, what: impl FnOnce() -> String) {
-        if std::env::var_os("WINDLASS_SEED").is_some() {
-            let line = format!("{:>14?} {}", self.world.now().0, what());
-            eprintln!("{line}");
-            self.trace.lock().push(line);
+        if is_replay() {
+            eprintln!("{:>14?} {}", self.world.now().0, what());
         }
     }
 
@@ -121,14 +194,23 @@ impl Site {
     }
 
     pub fn disk(&self, host: usize) -> &SimDisk {
-        &self.disks[host]
+        &self.hosts[host].disk
+    }
+
+    /// Whom the model takes for one host: what stands in a lost host's place is another.
+    pub fn key(&self, host: usize) -> usize {
+        host + self.hosts.len() * self.hosts[host].lost.load(Ordering::Relaxed)
+    }
+
+    /// Where the host of that key is, if it is still there.
+    pub fn host_of(&self, key: usize) -> Option<usize> {
+        (0..self.plan.hosts).find(|host| self.key(*host) == key)
     }
 
     fn host(&self, rt: &Rt, host: usize) -> PoolHost {
-        let disk = Arc::new(self.disks[host].clone());
         PoolHost {
             rt: rt.clone(),
-            disk,
+            disk: Arc::new(self.disk(host).clone()),
             folder: Path::new("/home/pool").to_owned(),
             opener: Arc::new(OnlyNamed),
         }
@@ -139,13 +221,14 @@ impl Site {
         let rt = self.world.rt();
         let mut options = CreateOptions::default();
         options.settings.grace_ms = self.plan.grace_ms;
+        options.settings.degrade_after_ms = self.plan.degrade_after;
         let pool = Pool::create(self.host(&rt, 0), name("tank"), self.plan.layout, self.specs(), options);
         let volumes = self.volumes(&rt, 0, pool.await.unwrap());
         let settings = Settings {
             flush: self.plan.flush,
             max_tail_ms: self.plan.max_tail_ms,
+            compression: self.plan.codec,
             journal_size: Settings::JOURNAL_MIN,
-            ..Settings::default()
         };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
         volumes.deps().pool.close().await;
@@ -159,10 +242,10 @@ impl Site {
     fn volumes(&self, rt: &Rt, host: usize, pool: Arc<Pool>) -> Volumes {
         Volumes::new(Deps {
             rt: rt.clone(),
-            disk: Arc::new(self.disks[host].clone()),
+            disk: Arc::new(self.disk(host).clone()),
             pool,
             dir: Path::new("/home/volumes").to_owned(),
-            host: Host { id: HostId(host as u128 + 1), name: format!("host{host}") },
+            host: Host { id: HostId(self.key(host) as u128 + 1), name: format!("host{host}") },
             memory: Memory::new(64 << 20),
             tuning: self.plan.tuning,
         })
@@ -172,29 +255,96 @@ impl Site {
     pub fn crash(&self, process: &Process, host: usize, power: bool) {
         process.kill();
         if power {
-            self.disks[host].power_loss();
+            self.disk(host).power_loss();
         }
+        self.disturb(host);
+    }
+
+    /// A host that is the owner can't be expected to store what it holds in time.
+    pub fn disturb(&self, host: usize) {
         let current = self.model.lock().current();
         let mut session = current.lock();
-        if session.host == host {
+        if session.host == self.key(host) {
             session.disturb(self.world.now());
         }
     }
 
-    /// A store's contents are gone for good.
-    pub fn wipe(&self) {
-        let index = self.world.below(self.stores.len() as u64) as usize;
-        self.note(|| format!("store s{index} is wiped"));
-        self.stores[index].contents().wipe();
+    /// A host that does not run is lost for good, with its state folder.
+    pub fn lose(&self, host: usize) {
+        self.disk(host).replace();
+        self.hosts[host].lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the hazard does to the store that it befalls.
+    pub fn damage(&self) {
+        let (contents, world) = (self.stores[self.victim].contents(), &self.world);
+        if self.plan.hazard == Hazard::Wipe {
+            self.note(|| format!("store s{} is wiped", self.victim));
+            self.wiped.store(true, Ordering::Relaxed);
+            return contents.wipe();
+        }
+        let share = [100, 1000][world.below(2) as usize];
+        for key in contents.keys().iter().filter(|key| key.contains("/c-")) {
+            if world.per_mille(share) {
+                self.note(|| format!("{key} in s{} goes bad", self.victim));
+                contents.rot(key, |bytes| rot(bytes, world));
+            }
+        }
+    }
+
+    pub fn wiped(&self) -> bool {
+        self.wiped.load(Ordering::Relaxed)
+    }
+
+    /// So many stores lose their contents; a rotten one among them.
+    pub fn wipe_some(&self, n: usize) -> usize {
+        let first = if self.plan.hazard == Hazard::Rot { self.victim as u64 } else { self.world.below(64) };
+        for at in 0..n {
+            let index = (first as usize + at) % self.stores.len();
+            self.note(|| format!("store s{index} is wiped"));
+            self.stores[index].contents().wipe();
+        }
+        n
+    }
+
+    pub fn usual_latency(&self) {
+        let usual = StoreFaults::default().latency;
+        self.stores.iter().for_each(|s| s.faults(|f| f.latency = usual));
     }
 
     /// Everything works from now on.
     pub fn heal(&self) {
+        self.note(|| "stores and disks work again".to_owned());
         for store in &self.stores {
-            store.faults(|f| (f.reach, f.errors, f.lost) = (Reach::Up, 0, 0));
+            store.faults(|f| *f = StoreFaults::default());
         }
-        for disk in &self.disks {
-            disk.faults(|f| f.sync_fails = 0);
+        for host in 0..self.hosts.len() {
+            self.disk(host).faults(|f| (f.sync_fails, f.read_fails) = (0, 0));
         }
+    }
+
+    /// A request of a user that must not wait for ever.
+    pub fn waits(&self, what: String) -> Waiting {
+        let number = self.waits.fetch_add(1, Ordering::Relaxed);
+        self.waiting.lock().insert(number, (self.world.now(), what));
+        Waiting { all: self.waiting.clone(), number }
+    }
+
+    /// Everything works: whatever waited for that must end, of itself.
+    pub async fn goes_on(&self, rt: &Rt) {
+        let since = self.world.now();
+        rt.sleep(RESUMES).await;
+        let old: Vec<_> =
+            self.waiting.lock().values().filter(|(began, _)| *began <= since).cloned().collect();
+        assert!(old.is_empty(), "these still wait {RESUMES:?} after all is well: {old:?}");
+    }
+}
+
+fn rot(bytes: &mut Vec<u8>, world: &World) {
+    let at = world.below(bytes.len().max(1) as u64) as usize;
+    match world.below(4) {
+        0 => bytes.truncate(at),
+        1 => bytes[at..].fill(0),
+        _ => bytes.iter_mut().skip(at).take(1).for_each(|b| *b ^= 1 << world.below(8)),
     }
 }

@@ -11,13 +11,14 @@ use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind, Result};
 use windlass::volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
 
-use super::model::{Coming, Session, Tags, tags, written};
-use super::site::{LANES, SIZE, SPAN, Site, at, name};
+pub use super::model::written;
+use super::model::{Coming, Session, Tags, tags};
+use super::site::{Hazard, LANES, SIZE, SPAN, Site, Waiting, at, name};
 
 /// Longer than any confirm: a held operation may take it during an outage.
 const PATIENCE: Duration = Duration::from_secs(100);
 /// Of one lane, in one go.
-const OPERATIONS: u64 = 40;
+const OPERATIONS: u64 = 25;
 /// Half of max-tail and what puts may take when nothing is wrong.
 const TAIL_SLACK_MS: u64 = 2_000;
 
@@ -29,7 +30,17 @@ pub struct User {
     pub rt: Rt,
 }
 
-type Owned = (Arc<Volume>, Arc<Mutex<Session>>);
+pub type Owned = (Arc<Volume>, Arc<Mutex<Session>>);
+
+/// What to do about a volume that another host owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Force {
+    /// Take it at times.
+    Sometimes,
+    Always,
+    /// Also when it can't be told what was acknowledged.
+    AcceptLoss,
+}
 
 /// What came of opening the volume.
 pub enum Look {
@@ -67,7 +78,7 @@ pub async fn look(volume: &Volume) -> Result<Tags> {
 
 /// An error that the volume may give when nothing is broken but what the run broke.
 fn expected(site: &Site, what: &str, error: &Error) {
-    let disk = site.plan.sync_fails > 0 && error.is(Kind::Io);
+    let disk = site.plan.bad_disks && error.is(Kind::Io);
     let fine = disk
         || matches!(
             error.kind(),
@@ -106,7 +117,7 @@ impl User {
         let mut held = None;
         loop {
             if held.is_none() {
-                match self.become_owner(&volumes, self.site.plan.force).await {
+                match self.become_owner(&volumes, Force::Sometimes).await {
                     Look::Owner(owned) => held = Some(owned),
                     Look::Refused => {}
                     Look::Unclear => return self.give_up(),
@@ -131,15 +142,18 @@ impl User {
     }
 
     /// Opens the volume, writes its first block to own it, reads all.
-    pub async fn become_owner(&self, volumes: &Volumes, force: u32) -> Look {
+    pub async fn become_owner(&self, volumes: &Volumes, force: Force) -> Look {
         let _turn = self.site.opening.lock().await;
         let (current, world) = (self.site.model.lock().current(), &self.site.world);
-        current.lock().tried_by(self.host);
+        let key = self.site.key(self.host);
+        current.lock().tried_by(key);
+        let chance = if force == Force::Sometimes { self.site.plan.force } else { 1000 };
+        let guess = force == Force::AcceptLoss;
         let (forced, opened) = match volumes.open(&name("v"), OpenMode::Normal).await {
-            Err(e) if e.is(Kind::Owned) && world.per_mille(force) => {
+            Err(e) if (e.is(Kind::Owned) || guess) && world.per_mille(chance) => {
                 self.note(|| format!("refused: {e}; takes over"));
                 current.lock().disturb(self.rt.now());
-                let mode = OpenMode::TakeOver { accept_loss: false };
+                let mode = OpenMode::TakeOver { accept_loss: guess };
                 (true, volumes.open(&name("v"), mode).await)
             }
             other => (false, other),
@@ -169,8 +183,8 @@ impl User {
             None => return Look::Unclear,
         };
         let plan = &self.site.plan;
-        let tail_ms = (plan.calm && !plan.wipe).then_some(plan.max_tail_ms + TAIL_SLACK_MS);
-        let coming = Coming { host: self.host, force: forced, tail_ms, now: self.rt.now() };
+        let tail_ms = (plan.hazard == Hazard::Calm).then_some(plan.max_tail_ms + TAIL_SLACK_MS);
+        let coming = Coming { host: key, force: forced, tail_ms, guess, now: self.rt.now() };
         let session = self.site.model.lock().observe(seen, coming);
         self.note(|| format!("is session {} (force {forced})", session.lock().number));
         Look::Owner((volume, session))
@@ -248,6 +262,11 @@ impl Owner {
         }
     }
 
+    fn waits(&self, what: &str) -> Waiting {
+        let (host, number) = (self.user.host, self.session.lock().number);
+        self.user.site.waits(format!("{what} of host{host}, session {number}"))
+    }
+
     async fn pause(&self, times: u64) {
         self.user.sleep(self.pause_ms * times).await;
     }
@@ -264,9 +283,14 @@ impl Owner {
         let rt = &self.user.rt;
         let Range { start, end } = LANES[lane].clone();
         let zero = rt.below(5) == 0;
-        let most = [1, 8, 40, 200][rt.below(4) as usize];
+        let most = [1, 8, 24, 60][rt.below(4) as usize];
         let len = 1 + rt.below(most);
-        let from = start + rt.below(end - start - len);
+        // Often in the blocks that two lanes share.
+        let from = match rt.below(6) {
+            0 => start,
+            1 => end - len,
+            _ => start + rt.below(end - start - len),
+        };
         let within = (from + len).min((from / 8 + 1) * 8);
         let (first, last) = (from.next_multiple_of(8), (from + len) / 8 * 8);
         match zero {
@@ -286,6 +310,7 @@ impl Owner {
             let (sectors, zero) = self.draw(lane);
             let (offset, len) = (at(sectors.start), (sectors.end - sectors.start) * 512);
             let tag = self.begins(lane, sectors.clone(), zero);
+            let _waits = self.waits("write");
             let done = match zero {
                 true => self.volume.zero(offset, len).await,
                 false => self.volume.write(offset, written(&sectors, tag)).await,
@@ -302,6 +327,7 @@ impl Owner {
         while !self.stopped() {
             self.pause(3).await;
             let upto = self.session.lock().ended();
+            let _waits = self.waits("flush");
             match self.volume.flush().await {
                 Ok(()) => self.session.lock().promise(&upto, pool),
                 Err(e) => return self.failed("flush", &e),
@@ -315,8 +341,9 @@ impl Owner {
             self.pause(3).await;
             let last = (SPAN.end - SPAN.start) / 512;
             let first = rt.below(last);
-            let len = (1 + rt.below(400)).min(last - first);
+            let len = (1 + rt.below(200)).min(last - first);
             let least = self.session.lock().ended();
+            let _waits = self.waits("read");
             match self.volume.read(at(first), len * 512).await {
                 Ok(data) => {
                     let session = self.session.lock();
@@ -334,6 +361,7 @@ impl Owner {
             let which = format!("s{}", self.user.site.model.lock().fresh_tag());
             let waits = rt.below(3) > 0;
             self.user.site.model.lock().snapshot_begins(&which, &self.session);
+            let _waits = self.waits("snapshot");
             match snapshot_group(&[(self.volume.clone(), name(&which))], waits).await {
                 Ok(_) => self.user.site.model.lock().snapshot_made(&which, waits),
                 Err(e) => return self.failed("snapshot", &e),

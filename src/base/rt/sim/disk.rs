@@ -235,6 +235,21 @@ fn no_power() -> io::Error {
 }
 
 impl State {
+    fn empty() -> State {
+        let root = Names { dirs: [PathBuf::from("/")].into(), ..Names::default() };
+        State {
+            faults: DiskFaults::default(),
+            boot: 0,
+            inodes: BTreeMap::new(),
+            made: 0,
+            medium: root.clone(),
+            seen: root,
+            unsynced: Vec::new(),
+            locks: BTreeMap::new(),
+            sync_failures: 0,
+        }
+    }
+
     fn change_name(&mut self, change: NameChange) {
         self.seen.apply(&change);
         self.unsynced.push(change);
@@ -367,19 +382,7 @@ impl State {
 
 impl SimDisk {
     pub fn new(world: &World) -> SimDisk {
-        let root = Names { dirs: [PathBuf::from("/")].into(), ..Names::default() };
-        let state = State {
-            faults: DiskFaults::default(),
-            boot: 0,
-            inodes: BTreeMap::new(),
-            made: 0,
-            medium: root.clone(),
-            seen: root,
-            unsynced: Vec::new(),
-            locks: BTreeMap::new(),
-            sync_failures: 0,
-        };
-        SimDisk { world: world.clone(), state: Arc::new(Mutex::new(state)) }
+        SimDisk { world: world.clone(), state: Arc::new(Mutex::new(State::empty())) }
     }
 
     pub fn faults(&self, change: impl FnOnce(&mut DiskFaults)) {
@@ -389,6 +392,13 @@ impl SimDisk {
     /// The host's power fails now. Kill its processes with it: what they hold of this disk answers with errors.
     pub fn power_loss(&self) {
         self.state.lock().power_loss(&self.world);
+    }
+
+    /// The host is lost: another, empty disk is in its place. Kill its processes with it.
+    pub fn replace(&self) {
+        let mut state = self.state.lock();
+        let boot = state.boot + 1;
+        *state = State { boot, made: state.made, faults: state.faults, ..State::empty() };
     }
 
     /// Syncs that failed so far.

@@ -4,7 +4,7 @@
 //! when one is: a host may be slow). Processes are groups of tasks that a kill drops together, between two steps:
 //! at any await. What was already handed to a device (`World::after`) survives its process, as packets do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -41,6 +41,9 @@ impl fmt::Display for Stall {
 /// How long a host may seem to stand still while tasks are ready.
 const HICCUP_MAX: Duration = Duration::from_millis(500);
 
+/// By how much wall clocks may be wrong.
+const SKEW_MAX_MS: u64 = 7_200_000;
+
 type Job = Box<dyn FnOnce() + Send>;
 type TimerKey = (Instant, u64, u64);
 
@@ -66,6 +69,7 @@ impl Clock {
 
 struct TaskWaker {
     slot: usize,
+    process: usize,
     /// In the order of their starts.
     number: u64,
     queued: AtomicBool,
@@ -101,6 +105,8 @@ struct Core {
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
     clock: Mutex<Clock>,
     tasks: Mutex<Tasks>,
+    /// Processes that stand still.
+    frozen: Mutex<BTreeSet<usize>>,
     random: Mutex<Random>,
     steps: AtomicU64,
     steps_max: AtomicU64,
@@ -119,6 +125,7 @@ pub struct Sim(World);
 pub struct Process {
     world: World,
     id: usize,
+    skew_ms: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for World {
@@ -151,6 +158,7 @@ impl Sim {
             ready: Arc::default(),
             clock: Mutex::default(),
             tasks: Mutex::new(Tasks { dead: vec![false], ..Tasks::default() }),
+            frozen: Mutex::default(),
             random: Mutex::new(Random::new(seed)),
             steps: AtomicU64::new(0),
             steps_max: AtomicU64::new(5_000_000),
@@ -175,13 +183,15 @@ impl Sim {
 impl World {
     /// A runtime that no kill reaches: the scenario's own.
     pub fn rt(&self) -> Rt {
-        Rt::new(Arc::new(SimRuntime { core: self.0.clone(), process: 0, skew_ms: 0 }))
+        Rt::new(Arc::new(SimRuntime { core: self.0.clone(), process: 0, skew_ms: Arc::default() }))
     }
 
     pub fn process(&self) -> Process {
+        // Clocks on different hosts disagree.
+        let skew_ms = Arc::new(self.below(SKEW_MAX_MS).into());
         let mut tasks = self.0.tasks.lock();
         tasks.dead.push(false);
-        Process { world: self.clone(), id: tasks.dead.len() - 1 }
+        Process { world: self.clone(), id: tasks.dead.len() - 1, skew_ms }
     }
 
     /// Runs `job` at a later time, whatever happens to processes until then: what devices are made of.
@@ -232,9 +242,22 @@ impl World {
 
 impl Process {
     pub fn rt(&self) -> Rt {
-        // Clocks on different hosts disagree.
-        let skew_ms = self.world.below(7_200_000);
-        Rt::new(Arc::new(SimRuntime { core: self.world.0.clone(), process: self.id, skew_ms }))
+        let (core, skew_ms) = (self.world.0.clone(), self.skew_ms.clone());
+        Rt::new(Arc::new(SimRuntime { core, process: self.id, skew_ms }))
+    }
+
+    /// The host's clock is set to another time, before or after.
+    pub fn jump_clock(&self) {
+        self.skew_ms.store(self.world.below(SKEW_MAX_MS), Ordering::Relaxed);
+    }
+
+    /// None of its tasks runs for so long, and then it finds that time has passed and others have acted.
+    pub fn freeze(&self, d: Duration) {
+        let (world, id) = (self.world.clone(), self.id);
+        world.0.frozen.lock().insert(id);
+        self.world.after(d, move || {
+            world.0.frozen.lock().remove(&id);
+        });
     }
 
     /// Drops all its tasks; none starts any more.
@@ -274,7 +297,7 @@ impl Core {
         });
         tasks.started += 1;
         let (number, ready) = (tasks.started, self.ready.clone());
-        let waker = Arc::new(TaskWaker { slot: at, number, queued: AtomicBool::new(false), ready });
+        let waker = Arc::new(TaskWaker { slot: at, process, number, queued: AtomicBool::new(false), ready });
         tasks.slots[at] = Some(Slot { waker: waker.clone(), process, future: Some(future) });
         waker.wake();
     }
@@ -332,7 +355,9 @@ impl Core {
         // By a draw over the tasks' numbers: in which order they were woken must not matter, since tokio's `watch`
         // wakes its waiters in a random one.
         let salt = random.next() | 1;
-        let at = (0..ready.len()).min_by_key(|at| ready[*at].number.wrapping_mul(salt))?;
+        let frozen = self.frozen.lock();
+        let runs = |at: &usize| !frozen.contains(&ready[*at].process);
+        let at = (0..ready.len()).filter(runs).min_by_key(|at| ready[*at].number.wrapping_mul(salt))?;
         Some(ready.swap_remove(at))
     }
 
@@ -379,7 +404,7 @@ impl Core {
 struct SimRuntime {
     core: Arc<Core>,
     process: usize,
-    skew_ms: u64,
+    skew_ms: Arc<AtomicU64>,
 }
 
 impl Runtime for SimRuntime {
@@ -397,7 +422,7 @@ impl Runtime for SimRuntime {
         self.core.clock.lock().now
     }
     fn wall_ms(&self) -> u64 {
-        1_700_000_000_000 + self.skew_ms + self.now().0.as_millis() as u64
+        1_700_000_000_000 + self.skew_ms.load(Ordering::Relaxed) + self.now().0.as_millis() as u64
     }
     fn random(&self) -> u64 {
         self.core.random.lock().next()
@@ -496,6 +521,30 @@ mod tests {
             }
         };
         assert_eq!(sim.run(spin), Err(Stall::Steps(1000)));
+    }
+
+    #[test]
+    fn a_frozen_process_goes_on_later_by_another_clock() {
+        let sim = Sim::new(1);
+        let (process, rt) = (sim.process(), sim.rt());
+        let own = process.rt();
+        let sleeper = own.clone().spawn(async move {
+            own.sleep(Duration::from_secs(1)).await;
+            (own.now().0, own.wall_ms())
+        });
+        let wall_ms = process.rt().wall_ms();
+        sim.after(Duration::from_millis(500), move || {
+            process.freeze(Duration::from_secs(5));
+            process.jump_clock();
+        });
+        let (woken, later_ms) = sim
+            .run(async move {
+                rt.sleep(Duration::from_secs(60)).await;
+                sleeper.await.unwrap()
+            })
+            .unwrap();
+        assert_eq!(woken, Duration::from_millis(5_500));
+        assert_ne!(later_ms, wall_ms + woken.as_millis() as u64);
     }
 
     #[test]

@@ -1,0 +1,268 @@
+//! What goes wrong, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use windlass::base::rt::sim::Process;
+use windlass::store::Reach;
+
+use super::settle::settle;
+use super::site::{Hazard, Site};
+use super::user::User;
+
+/// Times that something goes wrong in a run.
+const ROUNDS: u64 = 7;
+
+/// The hosts' processes, and the hand that strikes them.
+#[derive(Clone)]
+pub struct Director {
+    pub site: Arc<Site>,
+    running: Arc<Mutex<Vec<Process>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Nothing,
+    /// A process is killed at some step, with or without the host's power.
+    Kill,
+    /// A host is gone for good, its state folder with it; another comes in its place.
+    HostLoss,
+    /// A process stands still for a while.
+    Freeze,
+    ClockJump,
+    StoreAway,
+    StoresBack,
+    /// Requests fail, or their answers are lost.
+    Requests,
+    /// For a few seconds most of them do.
+    Storm,
+    /// A store takes seconds to answer.
+    Slow,
+    /// The power fails, and as the host comes back stores are away.
+    Blackout,
+    /// Syncs and reads of a disk fail.
+    BadDisk,
+    /// The store that is to be lost loses its contents, or some of them go bad.
+    Damage,
+}
+
+const CALM: &[Event] = &[
+    Event::Nothing,
+    Event::Kill,
+    Event::Kill,
+    Event::Kill,
+    Event::HostLoss,
+    Event::Freeze,
+    Event::ClockJump,
+];
+
+const OUTAGES: &[Event] = &[
+    Event::Nothing,
+    Event::Kill,
+    Event::Kill,
+    Event::Kill,
+    Event::Kill,
+    Event::Kill,
+    Event::HostLoss,
+    Event::Freeze,
+    Event::StoreAway,
+    Event::StoreAway,
+    Event::StoreAway,
+    Event::StoresBack,
+    Event::StoresBack,
+    Event::Requests,
+    Event::Requests,
+    Event::Storm,
+    Event::Slow,
+    Event::Blackout,
+    Event::Blackout,
+    Event::BadDisk,
+    Event::BadDisk,
+];
+
+const DAMAGE: &[Event] = &[
+    Event::Nothing,
+    Event::Kill,
+    Event::Kill,
+    Event::Kill,
+    Event::Kill,
+    Event::HostLoss,
+    Event::Requests,
+    Event::Damage,
+    Event::Damage,
+];
+
+/// A whole run.
+pub async fn direct(site: Arc<Site>) {
+    site.found().await;
+    let rt = site.world.rt();
+    let director = Director { site: site.clone(), running: Arc::default() };
+    for host in 0..site.plan.hosts {
+        director.start(host);
+    }
+    for _ in 0..ROUNDS {
+        rt.sleep(Duration::from_millis(site.world.below(7_000))).await;
+        let unclear = site.unclear.lock().pop();
+        match unclear {
+            Some(host) => director.crash_soon(host, site.world.per_mille(600)),
+            None => director.happens(director.draw()),
+        }
+    }
+    *site.over.lock() = true;
+    if site.world.per_mille(300) {
+        site.heal();
+        site.goes_on(&rt).await;
+    }
+    for (host, process) in director.running.lock().iter().enumerate() {
+        site.crash(process, host, site.world.per_mille(500));
+    }
+    site.heal();
+    settle(site, rt).await;
+}
+
+impl Director {
+    fn start(&self, host: usize) {
+        let process = self.site.world.process();
+        let user = User { site: self.site.clone(), host, rt: process.rt() };
+        let rt = user.rt.clone();
+        let mut running = self.running.lock();
+        match running.get_mut(host) {
+            Some(before) => *before = process,
+            None => running.push(process),
+        }
+        drop(running);
+        rt.spawn(user.live()).detach();
+    }
+
+    fn draw(&self) -> Event {
+        let events = match self.site.plan.hazard {
+            Hazard::Calm => CALM,
+            Hazard::Outages => OUTAGES,
+            Hazard::Wipe | Hazard::Rot => DAMAGE,
+        };
+        events[self.site.world.below(events.len() as u64) as usize]
+    }
+
+    fn some_host(&self) -> usize {
+        self.site.world.below(self.site.plan.hosts as u64) as usize
+    }
+
+    fn happens(&self, event: Event) {
+        let (site, world) = (&self.site, &self.site.world);
+        let host = self.some_host();
+        site.note(|| format!("{event:?}"));
+        let n = site.stores.len() as u64;
+        let store = &site.stores[world.below(n) as usize];
+        match event {
+            Event::Nothing => {}
+            Event::Kill => self.crash_soon(host, world.per_mille(600)),
+            Event::HostLoss => self.lose(host),
+            Event::Freeze => self.freeze(host),
+            Event::ClockJump => self.running.lock()[host].jump_clock(),
+            Event::StoreAway if world.per_mille(500) => store.faults(|f| f.reach = Reach::Refuses),
+            Event::StoreAway => store.faults(|f| f.reach = Reach::Silent),
+            Event::StoresBack => site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)),
+            Event::Requests => {
+                let (errors, lost) = (world.below(80) as u32, world.below(80) as u32);
+                site.stores.iter().for_each(|s| s.faults(|f| (f.errors, f.lost) = (errors, lost)));
+            }
+            Event::Storm => self.storm(),
+            Event::Slow => {
+                let to = Duration::from_millis(100 << world.below(6));
+                store.faults(|f| f.latency = (to / 4, to));
+                self.later(15_000, |site| site.usual_latency());
+            }
+            Event::Blackout => self.blackout(),
+            Event::BadDisk => self.bad_disk(host),
+            Event::Damage => site.damage(),
+        }
+    }
+
+    fn later(&self, within_ms: u64, job: impl FnOnce(&Site) + Send + 'static) {
+        let site = self.site.clone();
+        let after = Duration::from_millis(site.world.below(within_ms));
+        self.site.world.after(after, move || job(&site));
+    }
+
+    /// Kills a host's process within the next steps; it starts again after a while.
+    fn crash_soon(&self, host: usize, power: bool) {
+        let pause = Duration::from_millis(self.site.world.below(8_000));
+        let (director, steps) = (self.clone(), self.site.world.below(600));
+        self.site.world.after_steps(steps, move || director.crash(host, power, pause));
+    }
+
+    fn crash(&self, host: usize, power: bool, pause: Duration) {
+        let process = self.running.lock()[host].clone();
+        if *self.site.over.lock() || !process.alive() {
+            return;
+        }
+        self.site.note(|| format!("host{host} is killed, power {power}"));
+        self.site.crash(&process, host, power);
+        self.start_after(host, pause);
+    }
+
+    fn start_after(&self, host: usize, pause: Duration) {
+        let director = self.clone();
+        self.site.world.after(pause, move || {
+            if !*director.site.over.lock() {
+                director.site.note(|| format!("host{host} starts"));
+                director.start(host);
+            }
+        });
+    }
+
+    fn lose(&self, host: usize) {
+        let process = self.running.lock()[host].clone();
+        if process.alive() {
+            self.site.crash(&process, host, true);
+            self.start_after(host, Duration::from_millis(self.site.world.below(8_000)));
+        }
+        // One that is down may be lost, too.
+        self.site.lose(host);
+    }
+
+    fn freeze(&self, host: usize) {
+        let world = &self.site.world;
+        self.site.disturb(host);
+        self.running.lock()[host].freeze(Duration::from_millis(1 << world.below(15)));
+    }
+
+    fn storm(&self) {
+        let world = &self.site.world;
+        let (errors, lost) = (world.below(700) as u32, world.below(300) as u32);
+        self.site.stores.iter().for_each(|s| s.faults(|f| (f.errors, f.lost) = (errors, lost)));
+        self.later(6_000, |site| site.stores.iter().for_each(|s| s.faults(|f| (f.errors, f.lost) = (0, 0))));
+    }
+
+    fn blackout(&self) {
+        let (site, world) = (&self.site, &self.site.world);
+        let away = 1 + world.below(site.plan.layout.m().max(1) as u64);
+        for _ in 0..away {
+            let store = &site.stores[world.below(site.stores.len() as u64) as usize];
+            let reach = [Reach::Refuses, Reach::Silent][world.below(2) as usize];
+            store.faults(|f| f.reach = reach);
+        }
+        let owner = site.model.lock().current().lock().host;
+        let host = site.host_of(owner).unwrap_or_else(|| self.some_host());
+        let (director, pause) = (self.clone(), Duration::from_millis(world.below(2_000)));
+        let power = world.per_mille(800);
+        world.after_steps(world.below(300), move || director.crash(host, power, pause));
+        self.later(20_000, |site| site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)));
+    }
+
+    /// It is often followed by the end: a disk that fails once fails again.
+    fn bad_disk(&self, host: usize) {
+        let (site, world) = (&self.site, &self.site.world);
+        if !site.plan.bad_disks {
+            return;
+        }
+        let (sync_fails, read_fails) = (50 + world.below(400) as u32, world.below(2) as u32 * 50);
+        site.disk(host).faults(|f| (f.sync_fails, f.read_fails) = (sync_fails, read_fails));
+        self.later(4_000, move |site| site.disk(host).faults(|f| (f.sync_fails, f.read_fails) = (0, 0)));
+        if world.per_mille(500) {
+            let (director, power) = (self.clone(), world.per_mille(500));
+            self.later(5_000, move |_| director.crash_soon(host, power));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! All is well again: the volume must open, show every promise, and work; then what may be lost without loss is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use windlass::base::rt::Rt;
+use windlass::base::{Error, Kind};
+use windlass::volume::{OpenMode, Volume, Volumes};
+
+use super::model::Tags;
+use super::name;
+use super::site::{Hazard, Site, at};
+use super::user::{Force, Look, Owned, User, look, written};
+
+/// Later than any request may land.
+const LATE: Duration = Duration::from_secs(40);
+
+pub async fn settle(site: Arc<Site>, rt: Rt) {
+    // One of the hosts that were there, or one that knows nothing.
+    let host = site.world.below(site.plan.hosts as u64 + 1) as usize;
+    site.note(|| format!("all is well; host{host} looks"));
+    let user = User { site: site.clone(), host, rt: rt.clone() };
+    let volumes = site.open(&rt, host).await.unwrap();
+    let (volume, session) = owned(&user, &volumes).await;
+    volume.flush().await.unwrap();
+    snapshots(&user, &volumes).await;
+    let before = look(&volume).await.unwrap();
+    volume.release().await.unwrap();
+    site.model.lock().released(&session);
+    let lost = lose_what_may_be_lost(&user, &volumes).await;
+    volumes.deps().pool.close().await;
+
+    let other = (host + 1) % (site.plan.hosts + 1);
+    site.note(|| format!("host{other} looks, {lost} stores are lost"));
+    let user = User { site: site.clone(), host: other, rt: rt.clone() };
+    let volumes = site.open(&rt, other).await.unwrap();
+    let volume = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+    assert!(look(&volume).await.unwrap() == before, "what was released is what the next host reads");
+    snapshots(&user, &volumes).await;
+    let books = volumes.check(&name("v")).await.unwrap();
+    assert!(books.wrong.is_empty(), "{books:#?}");
+    if site.plan.layout.n() - lost >= site.plan.w() {
+        still_works(&site, &volume, before).await;
+    }
+}
+
+async fn owned(user: &User, volumes: &Volumes) -> Owned {
+    let wait = async {
+        let mut tries = 0;
+        loop {
+            let guess = user.site.plan.undecidable() && tries >= 5;
+            let force = if guess { Force::AcceptLoss } else { Force::Always };
+            match user.become_owner(volumes, force).await {
+                Look::Owner(owned) => return Ok(owned),
+                Look::Unclear => return Err("it is unclear who owns the volume"),
+                Look::Refused => user.rt.sleep(Duration::from_secs(1)).await,
+            }
+            tries += 1;
+        }
+    };
+    let owned =
+        user.rt.timeout(Duration::from_secs(300), wait).await.expect("the volume opens when all is well");
+    owned.unwrap_or_else(|why| panic!("all is well, and yet {why}"))
+}
+
+/// Those that were promised are there; none has changed.
+async fn snapshots(user: &User, volumes: &Volumes) {
+    let known = user.site.model.lock().snapshots_promised();
+    for (which, promised) in known {
+        match user.read_snapshot(volumes, &which).await {
+            Err(e) if promised => panic!("snapshot {which} was promised, but: {e}"),
+            _ => {}
+        }
+    }
+}
+
+/// Stores lose their contents, as many as the pool promises to survive; how many that were.
+async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> usize {
+    let (site, layout) = (&user.site, user.site.plan.layout);
+    if site.plan.hazard == Hazard::Wipe {
+        return usize::from(site.wiped());
+    }
+    // At any instant, or once everything is mended (protocol.md §1.1).
+    let at_once = (layout.w() - layout.k()).min(layout.survives_open());
+    if site.plan.degrade_after.is_none() && at_once > 0 && site.world.per_mille(500) {
+        return site.wipe_some(at_once);
+    }
+    mended(user, volumes).await;
+    site.wipe_some(layout.m().min(layout.survives_open()))
+}
+
+/// Repairs until a scrub is content.
+async fn mended(user: &User, volumes: &Volumes) {
+    user.rt.sleep(LATE).await;
+    let pool = &volumes.deps().pool;
+    let mut last = String::new();
+    for _ in 0..10 {
+        let done: Result<bool, Error> = async {
+            let repaired = pool.repair(volumes, &|_| {}).await?;
+            let found = pool.scrub(volumes, &|_| {}).await?;
+            last = format!("{repaired:?}, {found:?}");
+            Ok(found.is_complete_and_clean())
+        }
+        .await;
+        match done {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(e) => assert!(matches!(e.kind(), Kind::Unavailable | Kind::Timeout), "repair: {e}"),
+        }
+        user.rt.sleep(Duration::from_secs(5)).await;
+    }
+    panic!("all is well, and yet repair does not get the pool right: {last}");
+}
+
+/// A write, a flush, and what is read then.
+async fn still_works(site: &Site, volume: &Volume, before: Tags) {
+    let tag = site.model.lock().fresh_tag();
+    let (sectors, mut now) = (3..21, before);
+    volume.write(at(sectors.start), written(&sectors, tag)).await.unwrap();
+    volume.flush().await.unwrap();
+    now[sectors.start as usize..sectors.end as usize].fill(tag);
+    assert!(look(volume).await.unwrap() == now, "the volume works");
+    volume.release().await.unwrap();
+}
