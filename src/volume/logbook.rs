@@ -16,6 +16,8 @@ use crate::pool::Fate;
 pub struct Logbook {
     /// What the chunk table names.
     named: Arc<BTreeSet<Object>>,
+    /// What the owner deletes when their time has come: neither needed nor left over.
+    retired: Arc<BTreeSet<Object>>,
     /// Up to here the table is complete.
     position: Seq,
     /// Epochs whose ends behind the position are recorded, oldest first.
@@ -34,6 +36,7 @@ impl Logbook {
         let counted = ledger.entries().filter(|(seq, _)| *seq <= position);
         Logbook {
             named: Arc::new(counted.map(|(seq, e)| e.object(seq)).collect()),
+            retired: Arc::new(ledger.retired.clone()),
             position,
             ends: head.ends.clone(),
             active: head.active.epoch,
@@ -49,6 +52,9 @@ impl Logbook {
         }
         if self.named.contains(&Object { epoch, seq }) {
             return Fate::Live;
+        }
+        if self.retired.contains(&Object { epoch, seq }) {
+            return Fate::Unknown;
         }
         if seq.as_pack().is_some() {
             return if epoch < self.active { Fate::Dead } else { Fate::Unknown };
@@ -110,6 +116,7 @@ mod tests {
         let named = [object(1, Seq(2)), object(1, Seq(7)), object(3, Seq::pack(1))];
         Logbook {
             named: Arc::new(named.into()),
+            retired: Arc::new([object(1, Seq(4))].into()),
             position: Seq(8),
             ends: vec![end(1, 10), end(3, 15)],
             active: Epoch(5),
@@ -127,6 +134,7 @@ mod tests {
             (fate(1, 2), fate(1, 3), fate(2, 2), fate(1, 8)),
             (Fate::Live, Fate::Dead, Fate::Dead, Fate::Dead)
         );
+        assert_eq!(fate(1, 4), Fate::Unknown, "retired");
         assert_eq!((fate(1, 9), fate(1, 10), fate(1, 11)), (Fate::Live, Fate::Live, Fate::Dead));
         assert_eq!((fate(3, 10), fate(3, 11), fate(3, 16)), (Fate::Dead, Fate::Live, Fate::Dead));
         assert_eq!((fate(2, 9), fate(2, 12), fate(4, 16)), (Fate::Dead, Fate::Dead, Fate::Dead));
