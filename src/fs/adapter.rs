@@ -606,7 +606,7 @@ impl Filesystem for Face {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         // The kernel asks for its own attributes at every turn.
-        if let Err(f) = super::change::xattr_name(name.as_bytes()) {
+        if let Err(f) = super::xattrs::readable(name.as_bytes()) {
             return reply.error(errno(&f));
         }
         let name = name.as_bytes().to_vec();

@@ -64,12 +64,13 @@ impl Fs {
         while file.owes() {
             let sent = {
                 let _turn = self.behind.permits.acquire().await;
-                self.send(ino, file).await
+                self.send_for(ino, file, false).await
             };
             let why = match sent {
                 Ok(()) => continue,
                 Err(why) => why,
             };
+            file.rest();
             let at = file.staged_at();
             if why.is(Kind::Refused) {
                 tracing::error!(key = file.key(), %why, "somebody else changed this object");
@@ -112,6 +113,10 @@ impl Fs {
     }
 
     async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
+        if left.note.mark == Mark::Sent {
+            self.engine.staging.done(left.stage).await;
+            return Ok(());
+        }
         if let Some(upload) = &left.note.upload {
             // Completed, it is not there any more; otherwise its parts cost money.
             self.engine.remote.abort(&left.note.key, upload).await;
@@ -120,7 +125,7 @@ impl Fs {
         let came = head.as_ref().filter(|h| arrived(&left, h));
         let signed = Signature::of(&left.note.attrs(), left.note.size);
         let whole = left.note.mark == Mark::Closed && left.note.sending.as_ref() == Some(&signed);
-        if left.note.mark == Mark::Sent || came.is_some() && whole {
+        if came.is_some() && whole {
             self.engine.staging.done(left.stage).await;
             return Ok(());
         }

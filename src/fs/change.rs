@@ -12,6 +12,7 @@ use super::facts::Facts;
 use super::file::OpenFile;
 use super::files::Caller;
 use super::handles::How;
+use super::inodes::ROOT;
 use super::known::split;
 use super::lookup::{Need, Place, Target, new_place, place};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
@@ -44,7 +45,7 @@ impl Changes {
         mode.is_some() || uid.is_some() || gid.is_some() || atime.is_some() || mtime.is_some()
     }
 
-    fn apply(&self, attrs: &mut Attrs, now: Facts, at: Ns) {
+    pub(super) fn apply(&self, attrs: &mut Attrs, now: Facts, at: Ns) {
         attrs.set_mode(now.mode & S_IFMT | self.mode.unwrap_or(now.mode) & 0o7777);
         attrs.set_id("uid", self.uid.unwrap_or(now.uid));
         attrs.set_id("gid", self.gid.unwrap_or(now.gid));
@@ -55,7 +56,7 @@ impl Changes {
 }
 
 /// A change to an object's metadata, given what it shows now.
-type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
+pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
 
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
@@ -246,7 +247,7 @@ impl Fs {
     }
 
     /// Changes metadata: with the next upload when one is due, at once otherwise.
-    async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
+    pub(super) async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
         let (key, dir, file) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
@@ -258,8 +259,10 @@ impl Fs {
             file.change_attrs(|attrs| change(attrs, facts));
             return Ok(());
         }
-        if key.is_empty() || dir && !key.ends_with('/') {
-            // The mount's own directory has no object that could carry it.
+        if key.is_empty() {
+            return self.change_root(change);
+        }
+        if dir && !key.ends_with('/') {
             return Err(Errno::OPNOTSUPP.into());
         }
         let asked = self.now();
@@ -288,6 +291,22 @@ impl Fs {
         }
         if let Some(old) = old {
             self.engine.staging.done(old).await;
+        }
+        Ok(())
+    }
+
+    /// The mount's own directory has no object that could carry it: it is so until the mount ends.
+    fn change_root(&self, change: Change<'_>) -> Op<()> {
+        let mut attrs = Attrs::default();
+        let facts = self.root.lock().clone();
+        change(&mut attrs, facts);
+        if !attrs.xattrs().is_empty() {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let facts = Facts::of(self.options(), true, 4096, None, self.engine.now(), &attrs);
+        *self.root.lock() = facts.clone();
+        if let Some(node) = self.inodes.lock().get_mut(ROOT) {
+            node.facts = facts;
         }
         Ok(())
     }
@@ -329,77 +348,6 @@ impl Fs {
             Err(fail) if fail.errno == Errno::STALE => Ok(()),
             made => made.map(|_| ()),
         }
-    }
-
-    async fn xattrs(&self, ino: u64) -> Op<BTreeMap<String, Vec<u8>>> {
-        let (key, none, file) = {
-            let inodes = self.inodes.lock();
-            let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            let none = node.facts.exact && !node.facts.xattrs && node.until > self.now();
-            (node.key.clone(), none, node.file.clone().filter(|f| f.is_dirty() || f.is_local()))
-        };
-        if let Some(file) = file {
-            return Ok(file.attrs().xattrs());
-        }
-        if none || key.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let head = self.engine.remote.head(&key).await?;
-        Ok(head.map(|h| h.attrs.xattrs()).unwrap_or_default())
-    }
-
-    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Op<Vec<u8>> {
-        let name = xattr_name(name)?;
-        self.xattrs(ino).await?.remove(name).ok_or_else(|| Errno::NODATA.into())
-    }
-
-    pub async fn listxattr(&self, ino: u64) -> Op<Vec<u8>> {
-        let mut out = Vec::new();
-        for name in self.xattrs(ino).await?.into_keys() {
-            out.extend_from_slice(name.as_bytes());
-            out.push(0);
-        }
-        Ok(out)
-    }
-
-    /// `value` none: remove it. `create`, `replace`: as setxattr(2).
-    pub async fn setxattr(
-        &self,
-        ino: u64,
-        name: &[u8],
-        value: Option<&[u8]>,
-        create: bool,
-        replace: bool,
-    ) -> Op<()> {
-        self.writable()?;
-        let name = xattr_name(name)?;
-        let all = self.xattrs(ino).await?;
-        match all.contains_key(name) {
-            true if create => return Err(Errno::EXIST.into()),
-            false if replace || value.is_none() => return Err(Errno::NODATA.into()),
-            _ => {}
-        }
-        let at = self.engine.now();
-        self.change_attrs(ino, &|attrs, facts| {
-            let mut all = attrs.xattrs();
-            match value {
-                Some(value) => all.insert(name.to_owned(), value.to_vec()),
-                None => all.remove(name),
-            };
-            Changes::default().apply(attrs, facts, at);
-            attrs.set_xattrs(&all);
-        })
-        .await
-    }
-}
-
-/// Only names that users set; the kernel asks for its own at every turn.
-pub(super) fn xattr_name(name: &[u8]) -> Op<&str> {
-    let text = std::str::from_utf8(name).map_err(|_| Errno::OPNOTSUPP)?;
-    if text.starts_with("user.") || text.starts_with("trusted.") {
-        Ok(text)
-    } else {
-        Err(Errno::OPNOTSUPP.into())
     }
 }
 

@@ -5,10 +5,11 @@
 //! Invariants: no lock is held while the store or the disk is asked; whatever changes the bucket enters the change in
 //! `Known` and in the node table when it is done, or makes both forget when the outcome is in doubt.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -57,8 +58,10 @@ pub struct Fs {
     pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
     since: Ns,
     pub(super) behind: Behind,
-    /// A file has borrowed another's bytes, some time.
-    pub(super) borrowed: AtomicBool,
+    /// What the mount's own directory shows.
+    pub(super) root: Mutex<Facts>,
+    /// Objects whose bytes a file has borrowed, some time.
+    pub(super) lenders: Mutex<BTreeSet<String>>,
     pub(super) removing: Mutex<Removing>,
 }
 
@@ -108,7 +111,8 @@ impl Fs {
         let engine = Engine { rt, remote, staging, ahead, options, clock, memory };
         let fs = Fs {
             engine,
-            inodes: Mutex::new(Inodes::new(root)),
+            inodes: Mutex::new(Inodes::new(root.clone())),
+            root: Mutex::new(Facts { exact: true, ..root }),
             known: Known::new(),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
@@ -117,7 +121,7 @@ impl Fs {
             kernel: Mutex::new(None),
             since,
             behind: Behind::new(),
-            borrowed: AtomicBool::new(false),
+            lenders: Mutex::default(),
             removing: Mutex::default(),
         };
         let fs = Arc::new(fs);
@@ -237,7 +241,7 @@ impl Fs {
         self.leave_off();
         self.idle().await;
         self.engine.remote.deleted("").await;
-        self.engine.staging.close();
+        self.engine.staging.close().await;
     }
 
     /// Sends every open file's changes; what can't be sent stays staged.

@@ -89,6 +89,7 @@ impl Facts {
 mod tests {
     use super::*;
 
+    /// Promise: Mode, owner, times, links and xattrs are kept under the names that s3fs uses.
     #[test]
     fn objects_made_elsewhere_get_default_modes() {
         let options = MountOptions { file_mode: 0o640, uid: 5, ..MountOptions::default() };

@@ -531,6 +531,10 @@ impl OpenFile {
             let mut s = self.state.lock();
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
+            if s.early.is_none() && s.upload.is_none() {
+                // What the send will be known by: its own note need not be written then.
+                s.sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
+            }
         }
         self.note(e, durable).await?;
         Ok(snapshot)
@@ -551,15 +555,29 @@ impl OpenFile {
             let old = std::mem::replace(&mut snapshot.attrs, early.attrs.clone());
             newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &early.attrs));
         }
-        {
+        let told = {
             let mut s = self.state.lock();
             s.upload = early.as_ref().map(|early| early.upload.clone());
-            s.sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
+            let sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
+            let told = s.noted == Some(Mark::Closed) && s.sending == sending && s.upload.is_none();
+            s.sending = sending;
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
+            told && s.changes == snapshot.changes
+        };
+        if !told {
+            self.note(e, false).await?;
         }
-        self.note(e, false).await?;
         Ok((snapshot, early, newer))
+    }
+
+    /// Its stage says what of it was sent, before its name changes.
+    pub async fn settle(&self, e: &Engine) -> Result<()> {
+        let stale = {
+            let s = self.state.lock();
+            s.noted.is_some_and(|noted| noted != s.mark())
+        };
+        if stale { self.note(e, false).await } else { Ok(()) }
     }
 
     /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
@@ -591,8 +609,9 @@ impl OpenFile {
         }
     }
 
-    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't.
-    pub async fn send(&self, e: &Engine) -> Result<()> {
+    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `goes_on`: the file will
+    /// be held open, so that its stage must say that it was sent.
+    pub async fn send(&self, e: &Engine, goes_on: bool) -> Result<()> {
         let _one = self.sending.lock().await;
         if !self.is_dirty() {
             return Ok(());
@@ -616,7 +635,7 @@ impl OpenFile {
             self.stored(&snapshot, etag);
         }
         self.arrived(snapshot);
-        if let Err(why) = self.note(e, false).await {
+        if goes_on && let Err(why) = self.note(e, false).await {
             tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
         }
         Ok(())

@@ -277,21 +277,34 @@ impl Fs {
         if !to.file.borrow(&self.engine, &source, at.1, len).await? {
             return Err(Errno::OPNOTSUPP.into());
         }
-        self.borrowed.store(true, Ordering::Release);
+        self.lends(source.key);
         to.wrote.store(true, Ordering::Release);
         Ok(len)
     }
 
+    fn lends(&self, key: String) {
+        const MANY: usize = 1000;
+        let mut lenders = self.lenders.lock();
+        if lenders.len() >= MANY {
+            let open = self.open_below("");
+            lenders.retain(|key| open.iter().any(|(_, file)| file.borrows(key)));
+        }
+        lenders.insert(key);
+    }
+
     /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
     pub(super) async fn repay(self: &Arc<Self>, key: &str) -> Op<()> {
-        if !self.borrowed.load(Ordering::Acquire) {
+        if !self.lenders.lock().remove(key) {
             return Ok(());
         }
         for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
-            if file.facts(self.options()).size > DETACH_MAX {
-                self.send(ino, &file).await?;
-            } else {
-                file.detach(&self.engine).await?;
+            let repaid = match file.facts(self.options()).size {
+                ..=DETACH_MAX => file.detach(&self.engine).await,
+                _ => self.send(ino, &file).await.map_err(Fail::from),
+            };
+            if let Err(why) = repaid {
+                self.lends(key.to_owned());
+                return Err(why);
             }
         }
         Ok(())
@@ -315,7 +328,7 @@ impl Fs {
         }
         let h = self.file(handle)?;
         match self.options().flush {
-            Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
+            Flush::Bucket => self.send_for(h.ino, &h.file, false).await.map_err(close_failed)?,
             Flush::Local => {
                 h.file.seal(&self.engine, false).await.map_err(close_failed)?;
                 self.send_behind(h.ino, &h.file);
@@ -339,7 +352,18 @@ impl Fs {
         Ok(())
     }
 
+    /// Makes the object what the file is.
     pub(super) async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
+        self.send_for(ino, file, true).await
+    }
+
+    /// The same; `goes_on` is false for a close.
+    pub(super) async fn send_for(
+        self: &Arc<Self>,
+        ino: u64,
+        file: &Arc<OpenFile>,
+        goes_on: bool,
+    ) -> Result<()> {
         if !file.is_dirty() {
             return Ok(());
         }
@@ -349,7 +373,7 @@ impl Fs {
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
         let sending = self.engine.rt.spawn(async move {
-            let sent = file.send(&fs.engine).await;
+            let sent = file.send(&fs.engine, goes_on).await;
             match &sent {
                 Ok(()) => fs.stored(ino),
                 Err(why) => {
@@ -392,7 +416,7 @@ impl Fs {
             };
             if !tried {
                 tried = true;
-                if let Err(why) = self.send(ino, &unsent).await {
+                if let Err(why) = self.send_for(ino, &unsent, false).await {
                     tracing::warn!(key = unsent.key(), %why, "a file that was closed is not stored yet");
                 }
                 continue;

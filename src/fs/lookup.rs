@@ -184,6 +184,9 @@ impl Fs {
 
     /// Asks the store for a name; true when there is an object that a directory hides.
     async fn ask(&self, place: &Place) -> Result<(Seen, bool)> {
+        if let Some(seen) = self.still(place).await? {
+            return Ok((seen, false));
+        }
         let (is_dir, is_object) = self.present(place).await?;
         let remote = &self.engine.remote;
         let mut seen = Seen::default();
@@ -198,6 +201,18 @@ impl Fs {
             seen.object = head.map(|h| Facts::of_head(self.options(), false, &h));
         }
         Ok((seen, hidden))
+    }
+
+    /// A file that the kernel knows is looked at again: one request, unless it is gone.
+    async fn still(&self, place: &Place) -> Result<Option<Seen>> {
+        let known = {
+            let inodes = self.inodes.lock();
+            let file = inodes.at(&place.stem, false).is_some_and(|n| !n.beside && !n.gone);
+            matches!(place.wanted, Wanted::Any(_)) && file && inodes.at(&place.prefix(), true).is_none()
+        };
+        let head = if known { self.engine.remote.head(&place.stem).await? } else { None };
+        let facts = head.map(|h| Facts::of_head(self.options(), false, &h));
+        Ok(facts.map(|facts| Seen { dir: None, object: Some(facts) }))
     }
 
     /// What was found becomes a node; the kernel's count is the caller's to raise.
@@ -258,7 +273,8 @@ impl Fs {
         let head = if key.is_empty() { None } else { self.engine.remote.head(&key).await? };
         let facts = match head {
             Some(head) => Facts::of_head(self.options(), dir, &head),
-            None if ino == ROOT || dir && self.has_children(&key).await? => {
+            None if ino == ROOT => self.root.lock().clone(),
+            None if dir && self.has_children(&key).await? => {
                 Facts { exact: true, ..self.default_facts(true) }
             }
             None => return self.vanished(ino),

@@ -136,6 +136,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Promise: Mode, owner, times, links and xattrs are kept under the names that s3fs uses.
     #[test]
     fn s3fs_headers_are_read_and_written() {
         let mut attrs = Attrs::default();

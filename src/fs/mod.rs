@@ -5,7 +5,7 @@
 //! | `names` | keys as file names and back |
 //! | `inodes` | the nodes that the kernel knows |
 //! | `known` | what the store lately said about names |
-//! | `core` with `lookup`, `dirs`, `files`, `change`, `rename`, `moves` | the operations, without a kernel |
+//! | `core` with `lookup`, `dirs`, `files`, `change`, `xattrs`, `rename`, `moves` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
 //! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
@@ -51,6 +51,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod xattrs;
 
 pub use mount::{Mounted, clear_dead, mount};
 pub use options::{Flush, KernelFlag, MountOptions};

@@ -20,6 +20,9 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
     ("path_style", "path_style"),
     ("use_path_request_style", "path_style"),
     ("force-path-style", "path_style"),
+    ("anonymous", "anonymous"),
+    ("public_bucket", "anonymous"),
+    ("no-sign-request", "anonymous"),
     ("sse", "sse"),
     ("storage_class", "storage_class"),
     ("storage-class", "storage_class"),
@@ -188,6 +191,8 @@ impl MountOptions {
             "noatime" => self.kernel.push(KernelFlag::NoAtime),
             "suid" => self.kernel.retain(|f| *f != KernelFlag::NoSuid),
             "dev" => self.kernel.retain(|f| *f != KernelFlag::NoDev),
+            // mountpoint-s3 wants these said; here they always hold.
+            "allow-delete" | "allow-overwrite" => {}
             "exec" | "atime" | "relatime" | "async" | "default_permissions" => {}
             _ => return Ok(false),
         }

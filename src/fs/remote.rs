@@ -78,6 +78,10 @@ impl Remote {
         self.deletes.add(key);
     }
 
+    pub async fn link(&self, key: &str, valid: Duration) -> Result<String> {
+        self.ask("making a link to", key, self.bucket.presign(key, valid)).await
+    }
+
     /// Nothing below the prefix waits to be deleted any more.
     pub async fn deleted(&self, prefix: &str) {
         self.deletes.settled_below(prefix).await;

@@ -57,7 +57,9 @@ impl Fs {
         let held = match &file {
             Some((ino, file)) => {
                 self.send(*ino, file).await?;
-                Some(file.hold().await)
+                let held = file.hold().await;
+                file.settle(&self.engine).await?;
+                Some(held)
             }
             None => None,
         };
@@ -163,6 +165,7 @@ impl Fs {
         for (ino, file) in self.open_below(&old) {
             self.send(ino, &file).await?;
             held.push(file.hold().await);
+            file.settle(&self.engine).await?;
         }
         let done = self.move_all(&old, &new).await;
         self.known.forget_below(&old);

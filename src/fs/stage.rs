@@ -110,6 +110,25 @@ pub struct Note {
 }
 
 impl Note {
+    /// Of a stage that waits for a file.
+    pub fn nobody(url: &str) -> Note {
+        Note {
+            format: FORMAT,
+            url: url.to_owned(),
+            key: String::new(),
+            base: None,
+            borrowed: None,
+            upload: None,
+            size: 0,
+            partly: false,
+            mark: Mark::Sent,
+            owed: false,
+            sending: None,
+            content_type: None,
+            user: BTreeMap::new(),
+        }
+    }
+
     pub fn attrs(&self) -> Attrs {
         Attrs { content_type: self.content_type.clone(), user: self.user.clone() }
     }
@@ -154,7 +173,10 @@ struct Inner {
     /// None: every byte of the stage is the file's.
     log: Option<tokio::sync::Mutex<Log>>,
     number: AtomicU64,
+    /// Its name in the folder is durable.
     named: AtomicBool,
+    /// Its names were taken out of the folder.
+    nameless: AtomicBool,
 }
 
 /// See the module. Clones are the same staged file.
@@ -216,8 +238,9 @@ impl Stage {
     fn new(disk: &Arc<dyn Disk>, data: PathBuf, logged: bool, number: u64) -> Stage {
         let edits = data.with_extension("edits");
         let log = logged.then(tokio::sync::Mutex::default);
-        let (number, named) = (AtomicU64::new(number), AtomicBool::new(false));
-        Stage(Arc::new(Inner { disk: disk.clone(), data, edits, file: Mutex::default(), log, number, named }))
+        let (number, file, disk) = (AtomicU64::new(number), Mutex::default(), disk.clone());
+        let (named, nameless) = (AtomicBool::new(false), AtomicBool::new(false));
+        Stage(Arc::new(Inner { disk, data, edits, file, log, number, named, nameless }))
     }
 
     /// Edits stand beside it.
@@ -375,8 +398,31 @@ impl Stage {
         Ok(())
     }
 
+    /// Empties it for another file's bytes. Until that has written its note, it is nobody's.
+    pub async fn clear(&self, nobody: &Note) -> Result<()> {
+        assert!(
+            nobody.mark == Mark::Sent && !self.partly(),
+            "only a whole stage serves again, and a free one is sent"
+        );
+        self.note(nobody, false).await?;
+        Ok(self.file().await?.set_len(DATA).await?)
+    }
+
+    /// It still has its name in the folder.
+    pub fn is_named(&self) -> bool {
+        !self.0.nameless.load(Ordering::Acquire)
+    }
+
+    /// Holds bytes that nobody else has a hand on.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Takes its names out of the folder; who holds it goes on.
     pub async fn forget(&self) -> Result<()> {
+        if self.0.nameless.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.file().await?;
         // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
         self.0.disk.remove(&self.0.data).await?;
@@ -413,21 +459,7 @@ mod tests {
     use crate::store::Etag;
 
     fn note() -> Note {
-        Note {
-            format: FORMAT,
-            url: "mem:x".into(),
-            key: "k".into(),
-            base: None,
-            borrowed: None,
-            upload: None,
-            size: 0,
-            partly: false,
-            mark: Mark::Open,
-            owed: false,
-            sending: None,
-            content_type: None,
-            user: BTreeMap::new(),
-        }
+        Note { key: "k".into(), mark: Mark::Open, ..Note::nobody("mem:x") }
     }
 
     #[test]

@@ -21,6 +21,7 @@ const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
 const MOVE: &str = ".move";
 const MOVE_MAX: usize = 1 << 16;
+const FREE_MAX: usize = 64;
 
 /// Writes that could not be sent; they stay where they are and are tried again at the next mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +46,8 @@ pub struct Staging {
     dir: PathBuf,
     url: String,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
+    /// Emptied stages for the next files: some filesystems are slow at making and removing many.
+    free: Mutex<Vec<Stage>>,
 }
 
 /// What earlier mounts left.
@@ -123,12 +126,19 @@ impl Staging {
                 format!("{url} is mounted {SLOTS} times already with {}", folder.display()),
             )
         })?;
-        let staging = Staging { rt, disk, dir, url: url.to_owned(), locks: Mutex::new(locks) };
+        let staging =
+            Staging { rt, disk, dir, url: url.to_owned(), locks: Mutex::new(locks), free: Mutex::default() };
         Ok((staging, found))
     }
 
     /// The mount is over: another may have the folder.
-    pub fn close(&self) {
+    pub async fn close(&self) {
+        let free = std::mem::take(&mut *self.free.lock());
+        for stage in free {
+            if let Err(why) = stage.forget().await {
+                tracing::warn!(path = %stage.path().display(), %why, "a free stage can't be removed");
+            }
+        }
         self.locks.lock().clear();
     }
 
@@ -138,6 +148,13 @@ impl Staging {
 
     /// A new place for a file's bytes.
     pub async fn stage(&self, note: &Note, edits: Option<&Edits>) -> Result<Stage> {
+        if edits.is_none() && note.size == 0 {
+            let free = self.free.lock().pop();
+            if let Some(stage) = free {
+                stage.note(note, false).await?;
+                return Ok(stage);
+            }
+        }
         let id = format!("{:016x}", self.rt.random());
         Stage::create(&self.disk, self.dir.join(format!("{id}{STAGE}")), note, edits).await
     }
@@ -164,6 +181,13 @@ impl Staging {
 
     /// The bucket has the bytes, or nobody wants them.
     pub async fn done(&self, stage: Stage) {
+        if !stage.partly() && stage.is_alone() && stage.is_named() && self.free.lock().len() < FREE_MAX {
+            let cleared = stage.clear(&Note::nobody(&self.url)).await;
+            if cleared.is_ok() {
+                self.free.lock().push(stage);
+                return;
+            }
+        }
         if let Err(why) = stage.forget().await {
             tracing::warn!(path = %stage.path().display(), %why, "a staged file that was sent can't be removed");
         }

@@ -366,6 +366,9 @@ impl Bucket for Counted {
     async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
         self.run(Verb::MultipartAbort, cause, 0, self.inner.multipart_abort(key, upload, cause)).await
     }
+    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
+        self.inner.presign(key, valid).await
+    }
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
         self.run(Verb::MultipartList, cause, 0, self.inner.multipart_list(prefix, cause)).await
     }

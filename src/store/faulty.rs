@@ -242,6 +242,9 @@ impl Bucket for Faulty {
         let (inner, key, upload) = (self.inner.clone(), key.to_owned(), upload.to_owned());
         self.verb(async move { inner.multipart_abort(&key, &upload, cause).await }.boxed()).await
     }
+    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
+        self.inner.presign(key, valid).await
+    }
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
         let (inner, prefix) = (self.inner.clone(), prefix.to_owned());
         self.verb(async move { inner.multipart_list(&prefix, cause).await }.boxed()).await

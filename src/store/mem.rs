@@ -115,6 +115,8 @@ impl MemStore {
             etag: etag.clone(),
             modified_ms: self.changes.fetch_add(1, Ordering::Relaxed),
             attrs: attrs.clone(),
+            version: None,
+            storage_class: None,
         };
         state.objects.insert(key.to_owned(), Object { body, head });
         Put::Stored(etag)

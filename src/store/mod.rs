@@ -14,12 +14,13 @@ mod url;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 
 pub use counted::{Counted, Counters, Line, Verb};
 pub use faulty::{Fate, Faulty};
@@ -105,6 +106,10 @@ pub struct Head {
     /// Milliseconds since 1970.
     pub modified_ms: u64,
     pub attrs: Attrs,
+    /// Of a versioned bucket.
+    pub version: Option<String>,
+    /// Where it isn't the standard one.
+    pub storage_class: Option<String>,
 }
 
 /// A get's answer: the asked-for bytes, and the whole object's description.
@@ -220,6 +225,11 @@ pub trait Bucket: Store {
         cause: Cause,
     ) -> Result<Put>;
     async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()>;
+    /// A link by which anybody can get the object for so long.
+    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
+        let _ = valid;
+        Err(Error::new(Kind::Unsupported, format!("{} makes no links to {key:?}: S3 stores do", self.url())))
+    }
     /// Uploads under way below a prefix, as (key, upload).
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>>;
 }

@@ -274,6 +274,9 @@ impl Bucket for Retrying {
     async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
         self.again(0, || self.inner.multipart_abort(key, upload, cause)).await
     }
+    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
+        self.inner.presign(key, valid).await
+    }
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
         self.again(0, || self.inner.multipart_list(prefix, cause)).await
     }

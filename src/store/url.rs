@@ -31,6 +31,8 @@ pub struct S3Place {
     pub region: Option<String>,
     pub profile: Option<String>,
     pub path_style: Option<bool>,
+    /// Requests are not signed: for public buckets.
+    pub anonymous: Option<bool>,
     pub sse: Option<Sse>,
     pub storage_class: Option<String>,
     /// A PEM file of certificate authorities to trust beside the system's.
@@ -128,6 +130,14 @@ fn checked_endpoint(value: &str) -> Result<String> {
     }
 }
 
+fn boolean(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err(usage(format!("{name}={value} must be true or false"))),
+    }
+}
+
 impl S3Place {
     /// Sets a parameter by its name in the URL.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -138,20 +148,15 @@ impl S3Place {
             "endpoint" => self.endpoint = Some(checked_endpoint(value)?),
             "region" => self.region = Some(value.to_owned()),
             "profile" => self.profile = Some(value.to_owned()),
-            "path_style" => {
-                self.path_style = Some(match value {
-                    "true" | "1" | "yes" => true,
-                    "false" | "0" | "no" => false,
-                    _ => return Err(usage(format!("path_style={value} must be true or false"))),
-                });
-            }
+            "path_style" => self.path_style = Some(boolean(name, value)?),
+            "anonymous" => self.anonymous = Some(boolean(name, value)?),
             "sse" => self.sse = Some(value.parse()?),
             "storage_class" => self.storage_class = Some(value.to_owned()),
             "ca" => self.ca = Some(absolute("the file of ca=", value)?),
             _ => {
                 return Err(usage(format!(
-                    "an s3:// store has no parameter {name:?}: endpoint, region, profile, path_style, sse, \
-                     storage_class and ca are known; credentials come from the profile or the environment"
+                    "an s3:// store has no parameter {name:?}: endpoint, region, profile, path_style, anonymous, \
+                     sse, storage_class and ca are known; credentials come from the profile or the environment"
                 )));
             }
         }
@@ -184,6 +189,7 @@ impl S3Place {
             ("region", self.region.clone()),
             ("profile", self.profile.clone()),
             ("path_style", self.path_style.map(|b| b.to_string())),
+            ("anonymous", self.anonymous.map(|b| b.to_string())),
             ("sse", self.sse.as_ref().map(Sse::to_string)),
             ("storage_class", self.storage_class.clone()),
             ("ca", self.ca.as_ref().map(path)),
@@ -319,6 +325,7 @@ mod tests {
             "s3://b?sse=x",
             "s3://b?ca=rel",
             "s3://b?path_style=maybe",
+            "s3://b?anonymous=maybe",
             "s3://b,zone=",
             "s3://b,zone=a/b",
         ] {

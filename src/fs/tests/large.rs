@@ -231,6 +231,34 @@ fn types_come_from_names() {
     .unwrap();
 }
 
+/// Promise: The store's own facts are read as xattrs.
+#[test]
+fn the_store_is_read_by_xattrs() {
+    let sim = Sim::new(6);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside) = (sim.clone(), store.clone());
+    sim.run(async move {
+        let user = User::simulated(&world, inside.clone(), "").await;
+        user.put("a.html", b"x").await.unwrap();
+        let ino = user.walk("a.html").await.unwrap();
+        let etag = inside.contents().head("a.html", Cause::File).await.unwrap().unwrap().etag.0;
+        assert_eq!(user.fs.getxattr(ino, b"s3.etag").await.unwrap(), etag.into_bytes());
+        assert_eq!(user.fs.getxattr(ino, b"s3.content-type").await.unwrap(), b"text/html");
+        assert_eq!(user.fs.getxattr(ino, b"s3.storage-class").await.unwrap(), b"STANDARD");
+        let errno = |name: &'static [u8]| {
+            let user = user.clone();
+            async move { user.fs.getxattr(ino, name).await.unwrap_err().errno }
+        };
+        assert_eq!(errno(b"s3.version-id").await, Errno::NODATA);
+        assert_eq!(errno(b"s3.url").await, Errno::OPNOTSUPP);
+        assert_eq!(errno(b"s3.other").await, Errno::OPNOTSUPP);
+        assert!(user.fs.listxattr(ino).await.unwrap().is_empty());
+        let set = user.fs.setxattr(ino, b"s3.etag", Some(b"x"), false, false).await;
+        assert_eq!(set.unwrap_err().errno, Errno::OPNOTSUPP);
+    })
+    .unwrap();
+}
+
 /// A bucket that fails while a large file is written costs nothing but time.
 #[test]
 fn parts_that_fail_early_are_sent_at_the_end() {

@@ -400,14 +400,13 @@ fn run(seed: u64, mounts: usize, steps: u64) {
     let (world, contents) = (sim.clone(), store.contents().clone());
     let disk = Arc::new(SimDisk::new(&sim));
     let files = disk.clone();
+    let options = if seed % 3 == 2 { "metadata_ttl=2,flush=local" } else { "metadata_ttl=2" };
     let ran = sim.run(async move {
         let mut users = Vec::new();
         for i in 0..mounts {
             let staging = format!("{STAGING}{i}");
             let process = world.process();
-            users.push(
-                User::mount(process.rt(), disk.clone(), store.clone(), "metadata_ttl=2", &staging).await,
-            );
+            users.push(User::mount(process.rt(), disk.clone(), store.clone(), options, &staging).await);
         }
         let (at, model, held) = (0, Model::default(), Vec::new());
         let mut run = Run { world, users, at, model, held, seed, step: 0 };

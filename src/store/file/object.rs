@@ -238,7 +238,14 @@ impl Root {
                 etag
             }
         };
-        Ok(Head { size: stamp.size, etag, modified_ms: stamp.modified_ms(), attrs })
+        Ok(Head {
+            size: stamp.size,
+            etag,
+            modified_ms: stamp.modified_ms(),
+            attrs,
+            version: None,
+            storage_class: None,
+        })
     }
 
     fn compute(&self, object: &Object, key: &str) -> Result<(Stamp, Etag)> {

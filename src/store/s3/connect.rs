@@ -148,7 +148,9 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     if let Some(region) = &place.region {
         loader = loader.region(Region::new(region.clone()));
     }
-    if let Some(keys) = keys {
+    if place.anonymous == Some(true) {
+        loader = loader.no_credentials();
+    } else if let Some(keys) = keys {
         loader = loader.credentials_provider(keys);
     }
     let base = loader.load().await;

@@ -17,6 +17,7 @@ mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -241,6 +242,9 @@ impl Bucket for S3Store {
     }
     async fn multipart_abort(&self, key: &str, upload: &str, _: Cause) -> Result<()> {
         self.abort_now(key, upload).await
+    }
+    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
+        self.presign_now(key, valid).await
     }
     async fn multipart_list(&self, prefix: &str, _: Cause) -> Result<Vec<(String, String)>> {
         self.uploads_now(prefix).await

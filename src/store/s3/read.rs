@@ -1,11 +1,13 @@
 //! Get, head and list.
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::EncodingType;
 use bytes::{Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::trouble::Trouble;
 use super::{S3Store, read_sealed};
@@ -66,9 +68,21 @@ impl S3Store {
                 etag: etag_in(out.e_tag()),
                 modified_ms: millis(out.last_modified()),
                 attrs: attrs_in(out.content_type(), out.metadata()),
+                version: out.version_id().map(str::to_owned),
+                storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
             })),
             Err(e) => self.absent_or(&format!("looking at {key:?}"), e),
         }
+    }
+
+    /// Made here: the server isn't asked.
+    pub(super) async fn presign_now(&self, key: &str, valid: Duration) -> Result<String> {
+        let doing = format!("making a link to {key:?}");
+        let how = PresigningConfig::expires_in(valid)
+            .map_err(|e| Error::new(Kind::Invalid, doing.clone()).because(e))?;
+        let ask = self.client().get_object().bucket(&self.place.bucket).key(self.full(key));
+        let link = ask.presigned(how).await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
+        Ok(link.uri().to_owned())
     }
 
     pub(super) async fn get_now(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
@@ -126,6 +140,8 @@ impl S3Store {
             etag: etag_in(out.e_tag()),
             modified_ms: millis(out.last_modified()),
             attrs: attrs_in(out.content_type(), out.metadata()),
+            version: out.version_id().map(str::to_owned),
+            storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
         };
         let whole = out.content_range().is_none();
         let body = self.collect(key, out, length).await?;

@@ -1,0 +1,119 @@
+//! Extended attributes: what users keep with a file, and what the store says of its object.
+//!
+//! | name | what |
+//! |---|---|
+//! | `user.*`, `trusted.*` | kept in the object's metadata as s3fs does; listed, set and removed |
+//! | `s3.etag`, `s3.version-id`, `s3.storage-class`, `s3.content-type` | the object as the store has it now; read only, not listed (`cp -a` would try to set them elsewhere) |
+//! | `s3.url` | a link by which anybody can get the object for a day |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::change::Changes;
+use super::core::Fs;
+use super::errno::{Errno, Op};
+use super::meta::Meta as _;
+
+const TOLD: [&str; 5] = ["s3.etag", "s3.version-id", "s3.storage-class", "s3.content-type", "s3.url"];
+/// How long a link is good.
+const LINK: Duration = Duration::from_secs(24 * 3600);
+
+impl Fs {
+    /// What the store says of an object.
+    async fn told(&self, ino: u64, name: &str) -> Op<Vec<u8>> {
+        let key = self.inodes.lock().get(ino).map(|n| n.key.clone()).ok_or(Errno::STALE)?;
+        if key.is_empty() {
+            return Err(Errno::NODATA.into());
+        }
+        let head = self.engine.remote.head(&key).await?.ok_or(Errno::NODATA)?;
+        let text = match name {
+            "s3.etag" => Some(head.etag.0),
+            "s3.version-id" => head.version,
+            "s3.storage-class" => Some(head.storage_class.unwrap_or_else(|| "STANDARD".to_owned())),
+            "s3.content-type" => head.attrs.content_type,
+            _ => Some(self.engine.remote.link(&key, LINK).await?),
+        };
+        Ok(text.ok_or(Errno::NODATA)?.into_bytes())
+    }
+
+    async fn xattrs(&self, ino: u64) -> Op<BTreeMap<String, Vec<u8>>> {
+        let (key, none, file) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            let none = node.facts.exact && !node.facts.xattrs && node.until > self.now();
+            (node.key.clone(), none, node.file.clone().filter(|f| f.is_dirty() || f.is_local()))
+        };
+        if let Some(file) = file {
+            return Ok(file.attrs().xattrs());
+        }
+        if none || key.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let head = self.engine.remote.head(&key).await?;
+        Ok(head.map(|h| h.attrs.xattrs()).unwrap_or_default())
+    }
+
+    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Op<Vec<u8>> {
+        let name = readable(name)?;
+        if TOLD.contains(&name) {
+            return self.told(ino, name).await;
+        }
+        self.xattrs(ino).await?.remove(name).ok_or_else(|| Errno::NODATA.into())
+    }
+
+    pub async fn listxattr(&self, ino: u64) -> Op<Vec<u8>> {
+        let mut out = Vec::new();
+        for name in self.xattrs(ino).await?.into_keys() {
+            out.extend_from_slice(name.as_bytes());
+            out.push(0);
+        }
+        Ok(out)
+    }
+
+    /// `value` none: remove it. `create`, `replace`: as setxattr(2).
+    pub async fn setxattr(
+        &self,
+        ino: u64,
+        name: &[u8],
+        value: Option<&[u8]>,
+        create: bool,
+        replace: bool,
+    ) -> Op<()> {
+        self.writable()?;
+        let name = writable(name)?;
+        let all = self.xattrs(ino).await?;
+        match all.contains_key(name) {
+            true if create => return Err(Errno::EXIST.into()),
+            false if replace || value.is_none() => return Err(Errno::NODATA.into()),
+            _ => {}
+        }
+        let at = self.engine.now();
+        self.change_attrs(ino, &|attrs, facts| {
+            let mut all = attrs.xattrs();
+            match value {
+                Some(value) => all.insert(name.to_owned(), value.to_vec()),
+                None => all.remove(name),
+            };
+            Changes::default().apply(attrs, facts, at);
+            attrs.set_xattrs(&all);
+        })
+        .await
+    }
+}
+
+/// Names that users set, and those that tell of the object; the kernel asks for its own at every turn.
+pub(super) fn readable(name: &[u8]) -> Op<&str> {
+    match std::str::from_utf8(name) {
+        Ok(text) if TOLD.contains(&text) => Ok(text),
+        _ => writable(name),
+    }
+}
+
+fn writable(name: &[u8]) -> Op<&str> {
+    let text = std::str::from_utf8(name).map_err(|_| Errno::OPNOTSUPP)?;
+    if text.starts_with("user.") || text.starts_with("trusted.") {
+        Ok(text)
+    } else {
+        Err(Errno::OPNOTSUPP.into())
+    }
+}
