@@ -57,8 +57,8 @@ struct State {
     asked: u64,
     /// The metadata that a send gives the object, and at which change: a repeated one gives the same.
     signed: Option<(u64, Attrs)>,
-    /// What the store may know the last send by, until another has arrived.
-    sending: Option<Signature>,
+    /// What the store may know sends by whose answer has not come, the latest last.
+    sending: Vec<Signature>,
     /// What the stage's note says.
     noted: Option<Mark>,
     /// The parts that left before the end.
@@ -118,7 +118,7 @@ impl OpenFile {
             sent: 0,
             asked: 0,
             signed: None,
-            sending: None,
+            sending: Vec::new(),
             noted: None,
             early: None,
             upload: None,
@@ -533,7 +533,7 @@ impl OpenFile {
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
             if s.early.is_none() && s.upload.is_none() {
                 // What the send will be known by: its own note need not be written then.
-                s.sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
+                s.sets_out(Signature::of(&snapshot.attrs, snapshot.size));
             }
         }
         self.note(e, durable).await?;
@@ -558,9 +558,9 @@ impl OpenFile {
         let told = {
             let mut s = self.state.lock();
             s.upload = early.as_ref().map(|early| early.upload.clone());
-            let sending = Some(Signature::of(&snapshot.attrs, snapshot.size));
-            let told = s.noted == Some(Mark::Closed) && s.sending == sending && s.upload.is_none();
-            s.sending = sending;
+            let sending = Signature::of(&snapshot.attrs, snapshot.size);
+            let told = s.noted == Some(Mark::Closed) && s.sending.contains(&sending) && s.upload.is_none();
+            s.sets_out(sending);
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
             told && s.changes == snapshot.changes
@@ -620,13 +620,20 @@ impl OpenFile {
             return Err(why);
         }
         let (mut snapshot, early, newer) = self.set_out(e).await?;
-        let stored = match upload::upload(e, &snapshot, early).await {
-            Err(why) if why.is(Kind::Refused) => match self.came(e, &snapshot).await {
-                Some(etag) => Ok(etag),
-                None => return Err(self.lost(e, snapshot, why).await),
-            },
-            other => other,
-        };
+        let mut stored = upload::upload(e, &snapshot, early).await;
+        if stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+            stored = match self.came(e, &mut snapshot).await {
+                Some(Came::This(etag)) => Ok(etag),
+                Some(Came::Before) => upload::upload(e, &snapshot, None).await,
+                None => stored,
+            };
+        }
+        if let Err(why) = stored.as_ref()
+            && why.is(Kind::Refused)
+        {
+            let why = why.share();
+            return Err(self.lost(e, snapshot, why).await);
+        }
         self.stored(&snapshot, stored?);
         if let Some(newer) = newer {
             let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
@@ -641,18 +648,32 @@ impl OpenFile {
         Ok(())
     }
 
-    /// The object that refused ours is ours: an earlier send's answer was lost with the mount that sent it.
-    async fn came(&self, e: &Engine, snapshot: &Snapshot) -> Option<Etag> {
+    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
+    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Option<Came> {
         let head = e.remote.head(&snapshot.key).await.ok()??;
-        let ours = Signature::of(&snapshot.attrs, snapshot.size) == Signature::of(&head.attrs, head.size);
-        ours.then_some(head.etag)
+        let there = Signature::of(&head.attrs, head.size);
+        if there == Signature::of(&snapshot.attrs, snapshot.size) {
+            return Some(Came::This(head.etag));
+        }
+        let base = Base { etag: head.etag, size: head.size };
+        let mut s = self.state.lock();
+        if !s.sending.contains(&there) || base.size < snapshot.base_len {
+            return None;
+        }
+        s.base = Some(base.clone());
+        snapshot.when = When::Matches(base.etag.clone());
+        if s.borrowed.is_none() {
+            snapshot.source = Some(Source { key: snapshot.key.clone(), base });
+        }
+        Some(Came::Before)
     }
 
     /// The object has the snapshot's bytes.
     fn stored(&self, snapshot: &Snapshot, etag: Etag) {
         let mut s = self.state.lock();
         s.base = Some(Base { etag, size: snapshot.size });
-        (s.sending, s.upload) = (None, None);
+        s.sending.clear();
+        s.upload = None;
         if s.changes == snapshot.changes {
             s.base_len = s.size;
             s.dirty.clear();
@@ -720,7 +741,25 @@ impl OpenFile {
     }
 }
 
+/// A send of ours that arrived unheard.
+enum Came {
+    /// This one.
+    This(Etag),
+    /// One of an earlier state of the file.
+    Before,
+}
+
+/// Sends that are remembered by their signatures.
+const SENDS: usize = 8;
+
 impl State {
+    fn sets_out(&mut self, sending: Signature) {
+        self.sending.retain(|other| *other != sending);
+        self.sending.push(sending);
+        let many = self.sending.len().saturating_sub(SENDS);
+        self.sending.drain(..many);
+    }
+
     fn mark(&self) -> Mark {
         match self.changes {
             changes if changes == self.sent => Mark::Sent,

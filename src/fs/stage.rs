@@ -101,9 +101,9 @@ pub struct Note {
     pub mark: Mark,
     /// A close or fsync since the bucket last had it was answered, or is being.
     pub owed: bool,
-    /// The last send, whose answer had not come when this was written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sending: Option<Signature>,
+    /// What may have been sent since `base` was the object, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sending: Vec<Signature>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub user: BTreeMap<String, String>,
@@ -123,7 +123,7 @@ impl Note {
             partly: false,
             mark: Mark::Sent,
             owed: false,
-            sending: None,
+            sending: Vec::new(),
             content_type: None,
             user: BTreeMap::new(),
         }

@@ -44,6 +44,7 @@ fn no_update_is_lost_silently() {
                 world.rt().sleep(Duration::from_secs(20)).await;
             }
             let mut open = Vec::new();
+            let mounts: Vec<_> = users.iter().map(|user| user.fs.clone()).collect();
             for (i, user) in users.into_iter().enumerate() {
                 let handle = user.open("f", How { truncate: i == 1, ..WRITE }, true).await.unwrap();
                 let bytes = Bytes::from(format!("written by {i}"));
@@ -65,6 +66,9 @@ fn no_update_is_lost_silently() {
                         failed.push(i);
                     }
                 }
+            }
+            for fs in mounts {
+                fs.finish().await;
             }
             failed
         });
@@ -326,6 +330,7 @@ fn kills_at_any_moment_lose_nothing_closed() {
                 process.kill();
                 world.rt().sleep(Duration::from_secs(1)).await;
             }
+            world.rt().sleep(Duration::from_secs(1)).await;
             inside.faults(|f| f.lost = 0);
             let options = MountOptions::default();
             let (fs, unsent) =
