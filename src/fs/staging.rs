@@ -69,6 +69,10 @@ impl Found {
             }
         }
         let before = self.count();
+        for name in names.iter().filter(|n| n.starts_with('.') && n.ends_with(".tmp")) {
+            // A note that was being written when the crash came: the one before it counts.
+            disk.remove(&dir.join(name)).await?;
+        }
         for name in names.iter().filter(|n| n.ends_with(MOVE) && !n.starts_with('.')) {
             let path = dir.join(name);
             let text = disk.read(&path, MOVE_MAX).await?;
