@@ -122,10 +122,10 @@ impl Fs {
             self.engine.remote.abort(&left.note.key, upload).await;
         }
         let head = self.engine.remote.head(&left.note.key).await?;
-        let came = head.as_ref().filter(|h| arrived(&left, h));
         let signed = Signature::of(&left.note.attrs(), left.note.size);
-        let is_it = |h: &Head| Signature::of(&h.attrs, h.size) == signed;
-        let whole = left.note.mark == Mark::Closed && head.as_ref().is_some_and(is_it);
+        let is_it = |h: &Head| left.note.mark == Mark::Closed && Signature::of(&h.attrs, h.size) == signed;
+        let whole = head.as_ref().is_some_and(is_it);
+        let came = head.as_ref().filter(|h| whole || arrived(&left, h));
         if came.is_some() && whole {
             self.engine.staging.done(left.stage).await;
             return Ok(());

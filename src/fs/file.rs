@@ -531,10 +531,6 @@ impl OpenFile {
             let mut s = self.state.lock();
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
-            if s.early.is_none() && s.upload.is_none() {
-                // What the send will be known by: its own note need not be written then.
-                s.sets_out(Signature::of(&snapshot.attrs, snapshot.size));
-            }
         }
         self.note(e, durable).await?;
         Ok(snapshot)
@@ -558,9 +554,10 @@ impl OpenFile {
         let told = {
             let mut s = self.state.lock();
             s.upload = early.as_ref().map(|early| early.upload.clone());
-            let sending = Signature::of(&snapshot.attrs, snapshot.size);
-            let told = s.noted == Some(Mark::Closed) && s.sending.contains(&sending) && s.upload.is_none();
-            s.sets_out(sending);
+            // A note that says what is closed says by what it is known.
+            let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
+            let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
+            s.sets_out(Signature::of(&snapshot.attrs, snapshot.size));
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
             told && s.changes == snapshot.changes

@@ -312,6 +312,12 @@ impl Stage {
         Ok(Some((stage, note, edits)))
     }
 
+    /// It was made when the crash came: bytes come after the first note, so that it has none.
+    pub async fn is_unborn(disk: &Arc<dyn Disk>, data: &Path) -> Result<bool> {
+        let head = disk.open(data, OpenHow::Read).await?.pread(0, DATA as usize).await?;
+        Ok(head.iter().all(|byte| *byte == 0))
+    }
+
     async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
         if let Some(file) = &*self.0.file.lock() {
             return Ok(file.clone());

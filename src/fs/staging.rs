@@ -87,7 +87,14 @@ impl Found {
             let path = dir.join(name);
             match Stage::open(disk, path.clone()).await? {
                 Some((stage, note, edits)) => self.left.push(Left { stage, note, edits }),
-                // Made when the crash came, or the disk has lost its beginning.
+                None if Stage::is_unborn(disk, &path).await? => {
+                    disk.remove(&path).await?;
+                    let edits = path.with_extension("edits");
+                    if disk.open(&edits, OpenHow::Read).await.is_ok() {
+                        disk.remove(&edits).await?;
+                    }
+                }
+                // The disk has lost its beginning.
                 None => {
                     let bytes = disk.open(&path, OpenHow::Read).await?.size().await?;
                     self.unsent.push(Unsent { path, key: "(unknown)".to_owned(), bytes });
