@@ -16,7 +16,6 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-use super::beside;
 use super::early::{BEGIN, Early};
 use super::engine::Engine;
 use super::errno::{Errno, Op};
@@ -36,50 +35,50 @@ use crate::store::{Attrs, Etag, When};
 pub const SIZE_MAX: u64 = 5 << 40;
 
 #[derive(Debug)]
-struct State {
-    key: String,
+pub(super) struct State {
+    pub(super) key: String,
     /// The object as it was opened or last sent; none while there is no object.
-    base: Option<Base>,
+    pub(super) base: Option<Base>,
     /// Whose bytes the file has instead, copied and not yet sent.
-    borrowed: Option<Source>,
+    pub(super) borrowed: Option<Source>,
     /// So many of their bytes still count.
-    base_len: u64,
-    size: u64,
-    local: Ranges,
-    dirty: Ranges,
-    stage: Option<Stage>,
-    attrs: Attrs,
-    modified: Ns,
+    pub(super) base_len: u64,
+    pub(super) size: u64,
+    pub(super) local: Ranges,
+    pub(super) dirty: Ranges,
+    pub(super) stage: Option<Stage>,
+    pub(super) attrs: Attrs,
+    pub(super) modified: Ns,
     /// Somebody set the times, after the last write.
-    dated: bool,
-    changes: u64,
-    sent: u64,
-    asked: u64,
+    pub(super) dated: bool,
+    pub(super) changes: u64,
+    pub(super) sent: u64,
+    pub(super) asked: u64,
     /// The metadata that a send gives the object, and at which change: a repeated one gives the same.
-    signed: Option<(u64, Attrs)>,
+    pub(super) signed: Option<(u64, Attrs)>,
     /// What the store may know sends by whose answer has not come, the latest last.
-    sending: Vec<Signature>,
+    pub(super) sending: Vec<Signature>,
     /// What the stage's note says.
-    noted: Option<Mark>,
+    pub(super) noted: Option<Mark>,
     /// The parts that left before the end.
-    early: Option<Early>,
+    pub(super) early: Option<Early>,
     /// The multipart upload that is under way.
-    upload: Option<String>,
-    unlinked: bool,
-    failed: Option<Error>,
+    pub(super) upload: Option<String>,
+    pub(super) unlinked: bool,
+    pub(super) failed: Option<Error>,
     /// The object in which a failed file's bytes are.
-    kept: Option<String>,
+    pub(super) kept: Option<String>,
 }
 
 #[derive(Debug)]
 pub struct OpenFile {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Held while the stage's note is written.
-    noting: tokio::sync::Mutex<()>,
+    pub(super) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
-    writing: tokio::sync::Mutex<()>,
+    pub(super) writing: tokio::sync::Mutex<()>,
     /// Held while the file is sent: one upload at a time.
-    sending: Arc<tokio::sync::Mutex<()>>,
+    pub(super) sending: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl OpenFile {
@@ -226,7 +225,7 @@ impl OpenFile {
         old
     }
 
-    fn failure(&self) -> Option<Error> {
+    pub(super) fn failure(&self) -> Option<Error> {
         self.state.lock().failed.as_ref().map(Error::share)
     }
 
@@ -279,7 +278,7 @@ impl OpenFile {
     }
 
     /// Where the file's bytes are staged; made with the first change. `writing` or `sending` is held.
-    async fn stage(&self, e: &Engine) -> Result<Stage> {
+    pub(super) async fn stage(&self, e: &Engine) -> Result<Stage> {
         let _one = self.noting.lock().await;
         let (note, edits) = {
             let s = self.state.lock();
@@ -298,7 +297,7 @@ impl OpenFile {
     }
 
     /// Brings the stage's note up to date.
-    async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
+    pub(super) async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
         let _one = self.noting.lock().await;
         let (stage, note) = {
             let s = self.state.lock();
@@ -492,7 +491,7 @@ impl OpenFile {
         self.sending.clone().lock_owned().await
     }
 
-    fn snapshot(&self, options: &MountOptions, now: Ns) -> Snapshot {
+    pub(super) fn snapshot(&self, options: &MountOptions, now: Ns) -> Snapshot {
         let s = self.state.lock();
         let mut attrs = s.attrs.clone();
         attrs.set_time("ctime", now);
@@ -524,208 +523,6 @@ impl OpenFile {
         }
     }
 
-    /// The state that is to be the next object, which is written down as closed.
-    async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
-        let snapshot = self.snapshot(&e.options, e.now());
-        {
-            let mut s = self.state.lock();
-            s.asked = snapshot.changes;
-            s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
-        }
-        self.note(e, durable).await?;
-        Ok(snapshot)
-    }
-
-    /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
-    async fn set_out(&self, e: &Engine) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
-        let mut snapshot = self.snapshot(&e.options, e.now());
-        let (mut early, dated) = {
-            let mut s = self.state.lock();
-            (s.early.take(), s.dated)
-        };
-        if early.is_none() && snapshot.in_parts() {
-            early = Some(Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
-        }
-        let mut newer = None;
-        if let Some(early) = &early {
-            let old = std::mem::replace(&mut snapshot.attrs, early.attrs.clone());
-            newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &early.attrs));
-        }
-        let told = {
-            let mut s = self.state.lock();
-            s.upload = early.as_ref().map(|early| early.upload.clone());
-            // A note that says what is closed says by what it is known.
-            let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
-            let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
-            s.sets_out(Signature::of(&snapshot.attrs, snapshot.size));
-            s.asked = snapshot.changes;
-            s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
-            told && s.changes == snapshot.changes
-        };
-        if !told {
-            self.note(e, false).await?;
-        }
-        Ok((snapshot, early, newer))
-    }
-
-    /// Its stage says what of it was sent, before its name changes.
-    pub async fn settle(&self, e: &Engine) -> Result<()> {
-        let stale = {
-            let s = self.state.lock();
-            s.noted.is_some_and(|noted| noted != s.mark())
-        };
-        if stale { self.note(e, false).await } else { Ok(()) }
-    }
-
-    /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
-    pub async fn seal(&self, e: &Engine, durable: bool) -> Result<()> {
-        let _one = self.writing.lock().await;
-        if let Some(why) = self.failure() {
-            return Err(why);
-        }
-        let done = {
-            let s = self.state.lock();
-            s.unlinked || s.changes == s.sent || s.asked == s.changes && !durable
-        };
-        if done {
-            return Ok(());
-        }
-        self.stage(e).await?;
-        self.sign(e, durable).await.map(|_| ())
-    }
-
-    /// Where its bytes are on this host.
-    pub fn staged_at(&self) -> Option<String> {
-        self.state.lock().stage.as_ref().map(|stage| stage.path().display().to_string())
-    }
-
-    /// Nobody has it open: its stage needs no file descriptor until it is sent.
-    pub fn rest(&self) {
-        if let Some(stage) = &self.state.lock().stage {
-            stage.rest();
-        }
-    }
-
-    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `goes_on`: the file will
-    /// be held open, so that its stage must say that it was sent.
-    pub async fn send(&self, e: &Engine, goes_on: bool) -> Result<()> {
-        let _one = self.sending.lock().await;
-        if !self.is_dirty() {
-            return Ok(());
-        }
-        if let Some(why) = self.failure() {
-            return Err(why);
-        }
-        let (mut snapshot, early, newer) = self.set_out(e).await?;
-        let mut stored = upload::upload(e, &snapshot, early).await;
-        if stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
-            stored = match self.came(e, &mut snapshot).await {
-                Some(Came::This(etag)) => Ok(etag),
-                Some(Came::Before) => upload::upload(e, &snapshot, None).await,
-                None => stored,
-            };
-        }
-        if let Err(why) = stored.as_ref()
-            && why.is(Kind::Refused)
-        {
-            let why = why.share();
-            return Err(self.lost(e, snapshot, why).await);
-        }
-        self.stored(&snapshot, stored?);
-        if let Some(newer) = newer {
-            let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
-            let etag = e.remote.put_attrs(&snapshot.key, &base, &newer).await?;
-            snapshot.attrs = newer;
-            self.stored(&snapshot, etag);
-        }
-        self.arrived(snapshot);
-        if goes_on && let Err(why) = self.note(e, false).await {
-            tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
-        }
-        Ok(())
-    }
-
-    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
-    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Option<Came> {
-        let head = e.remote.head(&snapshot.key).await.ok()??;
-        let there = Signature::of(&head.attrs, head.size);
-        if there == Signature::of(&snapshot.attrs, snapshot.size) {
-            return Some(Came::This(head.etag));
-        }
-        let base = Base { etag: head.etag, size: head.size };
-        let mut s = self.state.lock();
-        if !s.sending.contains(&there) || base.size < snapshot.base_len {
-            return None;
-        }
-        s.base = Some(base.clone());
-        snapshot.when = When::Matches(base.etag.clone());
-        if s.borrowed.is_none() {
-            snapshot.source = Some(Source { key: snapshot.key.clone(), base });
-        }
-        Some(Came::Before)
-    }
-
-    /// The object has the snapshot's bytes.
-    fn stored(&self, snapshot: &Snapshot, etag: Etag) {
-        let mut s = self.state.lock();
-        s.base = Some(Base { etag, size: snapshot.size });
-        s.sending.clear();
-        s.upload = None;
-        if s.changes == snapshot.changes {
-            s.base_len = s.size;
-            s.dirty.clear();
-        }
-        // Its bytes are the object's own now.
-        s.borrowed = None;
-    }
-
-    fn arrived(&self, snapshot: Snapshot) {
-        let mut s = self.state.lock();
-        s.sent = snapshot.changes;
-        if s.changes == snapshot.changes {
-            s.attrs = snapshot.attrs;
-        }
-    }
-
-    /// Somebody else's object has the name: ours is stored beside it.
-    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
-        let kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
-        let (why, stage) = {
-            let mut s = self.state.lock();
-            let (why, stage) = match kept {
-                Ok(Some(name)) => {
-                    let why = why.context(format_args!("what was written here is kept as {name}"));
-                    s.kept = Some(name);
-                    (why, s.stage.take())
-                }
-                Ok(None) => (why, s.stage.take()),
-                Err(also) => {
-                    let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
-                    tracing::error!(key = s.key, at, %also, "a conflict can't be stored yet: the next mount tries again");
-                    (why, None)
-                }
-            };
-            s.failed = Some(why.share());
-            (why, stage)
-        };
-        if let Some(stage) = stage {
-            e.staging.done(stage).await;
-        }
-        why
-    }
-
-    /// Stores what is staged beside the object instead of as it.
-    pub async fn rescue(&self, e: &Engine) -> Result<Option<String>> {
-        let _one = self.sending.lock().await;
-        let snapshot = self.snapshot(&e.options, e.now());
-        let kept = beside::keep(e, &snapshot, beside::UNFINISHED).await?;
-        let stage = self.state.lock().stage.take();
-        if let Some(stage) = stage {
-            e.staging.done(stage).await;
-        }
-        Ok(kept)
-    }
-
     /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
     pub fn take_stage(&self) -> Option<Stage> {
         let mut s = self.state.lock();
@@ -738,26 +535,18 @@ impl OpenFile {
     }
 }
 
-/// A send of ours that arrived unheard.
-enum Came {
-    /// This one.
-    This(Etag),
-    /// One of an earlier state of the file.
-    Before,
-}
-
 /// Sends that are remembered by their signatures.
 const SENDS: usize = 8;
 
 impl State {
-    fn sets_out(&mut self, sending: Signature) {
+    pub(super) fn sets_out(&mut self, sending: Signature) {
         self.sending.retain(|other| *other != sending);
         self.sending.push(sending);
         let many = self.sending.len().saturating_sub(SENDS);
         self.sending.drain(..many);
     }
 
-    fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> Mark {
         match self.changes {
             changes if changes == self.sent => Mark::Sent,
             changes if changes == self.asked => Mark::Closed,
@@ -811,19 +600,10 @@ impl State {
     }
 }
 
-fn differ_in_time_only(a: &Attrs, b: &Attrs) -> bool {
-    let timeless = |attrs: &Attrs| {
-        let mut attrs = attrs.clone();
-        attrs.user.retain(|name, _| !matches!(name.as_str(), "mtime" | "ctime" | "atime"));
-        attrs
-    };
-    timeless(a) == timeless(b)
-}
-
 fn staging_failed(stage: &Stage, why: Error) -> Error {
     why.context(format_args!("staging at {}", stage.path().display()))
 }
 
-fn lost(key: &str) -> Error {
+pub(super) fn lost(key: &str) -> Error {
     Error::new(Kind::Internal, format!("{key}: bytes that are neither staged nor in the object"))
 }

@@ -7,7 +7,7 @@
 //! | `known` | what the store lately said about names |
 //! | `core` with `lookup`, `dirs`, `files`, `change`, `xattrs`, `rename`, `moves` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
-//! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload` | an open file's changes and their way into the bucket |
+//! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload`, `send` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
 //! | `reader` | reading ahead |
 //! | `meta`, `content` | metadata under s3fs's names; types |
@@ -45,6 +45,7 @@ mod ranges;
 mod reader;
 mod remote;
 mod rename;
+mod send;
 mod stage;
 mod staging;
 mod stream;

@@ -1,0 +1,233 @@
+//! A file's way into the bucket: what it is now becomes the object, once, and whose the object is afterwards is known
+//! whatever became of the answer.
+
+use super::beside;
+use super::early::Early;
+use super::engine::Engine;
+use super::file::{OpenFile, lost};
+use super::remote::{Base, Source};
+use super::stage::{Mark, Signature};
+use super::upload::{self, Snapshot};
+use crate::base::{Error, Kind, Result};
+use crate::store::{Attrs, Etag, When};
+
+/// A send of ours that arrived unheard.
+enum Came {
+    /// This one.
+    This(Etag),
+    /// One of an earlier state of the file.
+    Before,
+}
+
+impl OpenFile {
+    /// The state that is to be the next object, which is written down as closed.
+    async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
+        let snapshot = self.snapshot(&e.options, e.now());
+        {
+            let mut s = self.state.lock();
+            s.asked = snapshot.changes;
+            s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
+        }
+        self.note(e, durable).await?;
+        Ok(snapshot)
+    }
+
+    /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
+    async fn set_out(&self, e: &Engine) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
+        let mut snapshot = self.snapshot(&e.options, e.now());
+        let (mut early, dated) = {
+            let mut s = self.state.lock();
+            (s.early.take(), s.dated)
+        };
+        if early.is_none() && snapshot.in_parts() {
+            early = Some(Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
+        }
+        let mut newer = None;
+        if let Some(early) = &early {
+            let old = std::mem::replace(&mut snapshot.attrs, early.attrs.clone());
+            newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &early.attrs));
+        }
+        let told = {
+            let mut s = self.state.lock();
+            s.upload = early.as_ref().map(|early| early.upload.clone());
+            // A note that says what is closed says by what it is known.
+            let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
+            let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
+            s.sets_out(Signature::of(&snapshot.attrs, snapshot.size));
+            s.asked = snapshot.changes;
+            s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
+            told && s.changes == snapshot.changes
+        };
+        if !told {
+            self.note(e, false).await?;
+        }
+        Ok((snapshot, early, newer))
+    }
+
+    /// Its stage says what of it was sent, before its name changes.
+    pub async fn settle(&self, e: &Engine) -> Result<()> {
+        let stale = {
+            let s = self.state.lock();
+            s.noted.is_some_and(|noted| noted != s.mark())
+        };
+        if stale { self.note(e, false).await } else { Ok(()) }
+    }
+
+    /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
+    pub async fn seal(&self, e: &Engine, durable: bool) -> Result<()> {
+        let _one = self.writing.lock().await;
+        if let Some(why) = self.failure() {
+            return Err(why);
+        }
+        let done = {
+            let s = self.state.lock();
+            s.unlinked || s.changes == s.sent || s.asked == s.changes && !durable
+        };
+        if done {
+            return Ok(());
+        }
+        self.stage(e).await?;
+        self.sign(e, durable).await.map(|_| ())
+    }
+
+    /// Where its bytes are on this host.
+    pub fn staged_at(&self) -> Option<String> {
+        self.state.lock().stage.as_ref().map(|stage| stage.path().display().to_string())
+    }
+
+    /// Nobody has it open: its stage needs no file descriptor until it is sent.
+    pub fn rest(&self) {
+        if let Some(stage) = &self.state.lock().stage {
+            stage.rest();
+        }
+    }
+
+    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `goes_on`: the file will
+    /// be held open, so that its stage must say that it was sent.
+    pub async fn send(&self, e: &Engine, goes_on: bool) -> Result<()> {
+        let _one = self.sending.lock().await;
+        if !self.is_dirty() {
+            return Ok(());
+        }
+        if let Some(why) = self.failure() {
+            return Err(why);
+        }
+        let (mut snapshot, early, newer) = self.set_out(e).await?;
+        let mut stored = upload::upload(e, &snapshot, early).await;
+        if stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+            stored = match self.came(e, &mut snapshot).await {
+                Some(Came::This(etag)) => Ok(etag),
+                Some(Came::Before) => upload::upload(e, &snapshot, None).await,
+                None => stored,
+            };
+        }
+        if let Err(why) = stored.as_ref()
+            && why.is(Kind::Refused)
+        {
+            let why = why.share();
+            return Err(self.lost(e, snapshot, why).await);
+        }
+        self.stored(&snapshot, stored?);
+        if let Some(newer) = newer {
+            let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
+            let etag = e.remote.put_attrs(&snapshot.key, &base, &newer).await?;
+            snapshot.attrs = newer;
+            self.stored(&snapshot, etag);
+        }
+        self.arrived(snapshot);
+        if goes_on && let Err(why) = self.note(e, false).await {
+            tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
+        }
+        Ok(())
+    }
+
+    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
+    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Option<Came> {
+        let head = e.remote.head(&snapshot.key).await.ok()??;
+        let there = Signature::of(&head.attrs, head.size);
+        if there == Signature::of(&snapshot.attrs, snapshot.size) {
+            return Some(Came::This(head.etag));
+        }
+        let base = Base { etag: head.etag, size: head.size };
+        let mut s = self.state.lock();
+        if !s.sending.contains(&there) || base.size < snapshot.base_len {
+            return None;
+        }
+        s.base = Some(base.clone());
+        snapshot.when = When::Matches(base.etag.clone());
+        if s.borrowed.is_none() {
+            snapshot.source = Some(Source { key: snapshot.key.clone(), base });
+        }
+        Some(Came::Before)
+    }
+
+    /// The object has the snapshot's bytes.
+    fn stored(&self, snapshot: &Snapshot, etag: Etag) {
+        let mut s = self.state.lock();
+        s.base = Some(Base { etag, size: snapshot.size });
+        s.sending.clear();
+        s.upload = None;
+        if s.changes == snapshot.changes {
+            s.base_len = s.size;
+            s.dirty.clear();
+        }
+        // Its bytes are the object's own now.
+        s.borrowed = None;
+    }
+
+    fn arrived(&self, snapshot: Snapshot) {
+        let mut s = self.state.lock();
+        s.sent = snapshot.changes;
+        if s.changes == snapshot.changes {
+            s.attrs = snapshot.attrs;
+        }
+    }
+
+    /// Somebody else's object has the name: ours is stored beside it.
+    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
+        let kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+        let (why, stage) = {
+            let mut s = self.state.lock();
+            let (why, stage) = match kept {
+                Ok(Some(name)) => {
+                    let why = why.context(format_args!("what was written here is kept as {name}"));
+                    s.kept = Some(name);
+                    (why, s.stage.take())
+                }
+                Ok(None) => (why, s.stage.take()),
+                Err(also) => {
+                    let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
+                    tracing::error!(key = s.key, at, %also, "a conflict can't be stored yet: the next mount tries again");
+                    (why, None)
+                }
+            };
+            s.failed = Some(why.share());
+            (why, stage)
+        };
+        if let Some(stage) = stage {
+            e.staging.done(stage).await;
+        }
+        why
+    }
+
+    /// Stores what is staged beside the object instead of as it.
+    pub async fn rescue(&self, e: &Engine) -> Result<Option<String>> {
+        let _one = self.sending.lock().await;
+        let snapshot = self.snapshot(&e.options, e.now());
+        let kept = beside::keep(e, &snapshot, beside::UNFINISHED).await?;
+        let stage = self.state.lock().stage.take();
+        if let Some(stage) = stage {
+            e.staging.done(stage).await;
+        }
+        Ok(kept)
+    }
+}
+
+fn differ_in_time_only(a: &Attrs, b: &Attrs) -> bool {
+    let timeless = |attrs: &Attrs| {
+        let mut attrs = attrs.clone();
+        attrs.user.retain(|name, _| !matches!(name.as_str(), "mtime" | "ctime" | "atime"));
+        attrs
+    };
+    timeless(a) == timeless(b)
+}
