@@ -90,10 +90,19 @@ impl FileStore {
     }
 }
 
+/// Is more than a user's answer made of what is read: a promise, a count of what is stored?
+fn builds_on(cause: Cause) -> bool {
+    matches!(cause, Cause::Register | Cause::Label | Cause::Walk | Cause::Repair | Cause::Write)
+}
+
 impl Inner {
-    fn get(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
+    fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
         let path = KeyPath::of(key)?;
-        let Some(object) = self.root.open_object(&self.root.open()?, &path)? else { return Ok(None) };
+        let root = self.root.open()?;
+        let Some(object) = self.root.open_object(&root, &path)? else { return Ok(None) };
+        if builds_on(cause) {
+            self.root.settle_what_was_read(&root, &object, &path)?;
+        }
         // Before its etag is asked for: that may mean to read it.
         if let ByteRange::Whole { max } = range
             && object.size() > max
@@ -119,10 +128,14 @@ impl Inner {
         Ok(Some(Found { body: body.into(), offset: from, head }))
     }
 
-    fn head(&self, key: &str) -> Result<Option<Head>> {
+    fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
         let path = KeyPath::of(key)?;
-        let found = self.root.open_object(&self.root.open()?, &path)?;
-        found.map(|object| self.root.describe(&object, key)).transpose()
+        let root = self.root.open()?;
+        let Some(object) = self.root.open_object(&root, &path)? else { return Ok(None) };
+        if builds_on(cause) {
+            self.root.settle_what_was_read(&root, &object, &path)?;
+        }
+        self.root.describe(&object, key).map(Some)
     }
 }
 
@@ -131,13 +144,13 @@ impl Store for FileStore {
     fn url(&self) -> &str {
         &self.inner.root.url
     }
-    async fn get(&self, key: &str, range: ByteRange, _: Cause) -> Result<Option<Found>> {
+    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
         let key = key.to_owned();
-        self.run(move |inner| inner.get(&key, range)).await
+        self.run(move |inner| inner.get(&key, range, cause)).await
     }
-    async fn head(&self, key: &str, _: Cause) -> Result<Option<Head>> {
+    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
         let key = key.to_owned();
-        self.run(move |inner| inner.head(&key)).await
+        self.run(move |inner| inner.head(&key, cause)).await
     }
     async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
         self.put_with(key, body, &Attrs::default(), when, cause).await

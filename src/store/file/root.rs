@@ -19,6 +19,7 @@ use rustix::thread::{Timespec, nanosleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::{DISPLACED, HIDDEN, KeyPath};
+use super::object::Object;
 use super::stamp::Remembered;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -34,6 +35,16 @@ const XATTR_PROBE: &str = "user.windlass.probe";
 /// A folder in one of its lives: a folder made anew under an old name has another time of birth.
 type DirLife = (u64, i64, u32);
 
+/// A file in one of its states: inode and change time.
+type FileLife = (u64, i64, i64);
+
+/// What was changed longer ago survives a power cut: the system writes everything out within half of this.
+const YOUNG_MS: u64 = 60_000;
+
+fn life(stat: &Stat) -> FileLife {
+    (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64)
+}
+
 #[derive(Debug)]
 pub(super) struct Root {
     dir: PathBuf,
@@ -41,6 +52,8 @@ pub(super) struct Root {
     pub rt: Rt,
     /// Folders whose own entry is known to survive a power cut.
     durable: Mutex<lru::LruCache<DirLife, ()>>,
+    /// Young objects that are known to survive one.
+    settled: Mutex<lru::LruCache<FileLife, ()>>,
     tidied: AtomicBool,
     /// One a lock file.
     turns: Vec<Mutex<()>>,
@@ -146,6 +159,7 @@ impl Root {
             url,
             rt: rt.clone(),
             durable: Mutex::new(lru::LruCache::new(room(4096))),
+            settled: Mutex::new(lru::LruCache::new(room(16 << 10))),
             tidied: AtomicBool::new(false),
             turns: (0..=u8::MAX).map(|_| Mutex::new(())).collect(),
             remembered: Mutex::new(lru::LruCache::new(room(16 << 10))),
@@ -442,6 +456,39 @@ impl Root {
         }
         self.durable.lock().put(life, ());
         Ok(())
+    }
+
+    /// A file that was just put here, durably.
+    pub fn note_settled(&self, file: &OwnedFd) {
+        if let Ok(stat) = fstat(file) {
+            self.settled.lock().put(life(&stat), ());
+        }
+    }
+
+    /// Another process may have moved an object to its place and not made that durable yet. Whoever builds on what he
+    /// reads (a register's majority, a takeover's count) needs that it stays.
+    pub fn settle_what_was_read(&self, root: &OwnedFd, object: &Object, path: &KeyPath) -> Result<()> {
+        let changed_ms = u64::try_from(object.stat.st_ctime).unwrap_or(0) * 1000;
+        if self.rt.wall_ms().saturating_sub(changed_ms) > YOUNG_MS
+            || self.settled.lock().get(&life(&object.stat)).is_some()
+        {
+            return Ok(());
+        }
+        let folder = path.folder();
+        let go = || -> rustix::io::Result<()> {
+            rustix::fs::fdatasync(&object.file)?;
+            let dir = open_dir(root, &folder)?;
+            let displaced = open_dir(&dir, DISPLACED).ok();
+            self.settle(root, &folder, &Spot { dir, displaced })
+        };
+        match go() {
+            // Deleted meanwhile: what was read was there.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {
+                self.settled.lock().put(life(&object.stat), ());
+                Ok(())
+            }
+            Err(e) => Err(self.failed(&format!("making {:?} durable", path.key()), e)),
+        }
     }
 
     /// Removes what has become empty on the way up from `folder`, and makes the removal durable.

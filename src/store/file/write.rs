@@ -1,7 +1,8 @@
 //! What changes objects: put, copy, delete. Bytes are written and made durable under a temporary name; then, under
 //! the key's lock, the condition is judged and the file moved to its place.
 //!
-//! A reader can see an object some milliseconds before it would survive a power cut; the put's answer comes after.
+//! A reader can see an object some milliseconds before it would survive a power cut; the put's answer comes after. A
+//! pool's reader that builds on what it sees makes that durable first.
 
 use std::collections::BTreeSet;
 
@@ -70,7 +71,10 @@ impl Inner {
         };
         match self.root.place(path, put)? {
             None => Ok(Put::Refused),
-            Some(((), Ok(()))) => Ok(Put::Stored(etag)),
+            Some(((), Ok(()))) => {
+                self.root.note_settled(&temp.file);
+                Ok(Put::Stored(etag))
+            }
             Some(((), Err(e))) => Ok(Put::Unknown(self.unwritten(path.key(), e))),
         }
     }
