@@ -52,8 +52,20 @@ pub enum Pool {
     },
     /// Verify every shard in every store
     Scrub { name: Name },
-    /// Rebuild what is missing or rotten
+    /// Rebuild what is missing or rotten, finish what was begun, take emptied stores in again
     Repair { name: Name },
+    /// Put a new store in an old one's place; with the same URL twice, take an emptied store in again
+    Replace {
+        name: Name,
+        #[arg(long, value_name = "URL")]
+        old: String,
+        /// URL[,zone=Z]; without a zone it takes over the old one's
+        #[arg(long, value_name = "URL")]
+        new: String,
+        /// Also where losing a zone would break the layout then
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
@@ -72,6 +84,9 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
         }
         Pool::Scrub { name } => show(global, Verb::PoolScrub { name }, scrub).await,
         Pool::Repair { name } => plain(global, Verb::PoolRepair { name }).await,
+        Pool::Replace { name, old, new, force } => {
+            plain(global, Verb::PoolReplace { name, old, new, force }).await
+        }
     }
 }
 

@@ -136,6 +136,13 @@ pub enum Verb {
     PoolRepair {
         name: Name,
     },
+    PoolReplace {
+        name: Name,
+        old: String,
+        /// `URL[,zone=Z]`.
+        new: String,
+        force: bool,
+    },
     VolumeCreate(VolumeCreate),
     VolumeList {
         pool: Option<Name>,

@@ -25,7 +25,7 @@ pub struct OpenPool {
 /// One pool's place in the table: known, and perhaps open.
 #[derive(Debug)]
 struct Slot {
-    known: KnownPool,
+    known: Mutex<KnownPool>,
     /// Held while it opens, so that all who ask share one opening.
     open: tokio::sync::Mutex<Option<Arc<OpenPool>>>,
 }
@@ -68,7 +68,7 @@ impl Pools {
     }
 
     pub fn known(&self) -> Vec<KnownPool> {
-        self.slots.lock().values().map(|s| s.known.clone()).collect()
+        self.slots.lock().values().map(|s| s.known.lock().clone()).collect()
     }
 
     fn slot(&self, name: &Name) -> Result<Arc<Slot>> {
@@ -88,7 +88,8 @@ impl Pools {
         if let Some(open) = &*open {
             return Ok(open.clone());
         }
-        let stores = self.buckets(&slot.known.stores).await?;
+        let known = slot.known.lock().stores.clone();
+        let stores = self.buckets(&known).await?;
         let pool =
             Pool::open(self.host(name), stores).await.map_err(|e| e.context(format!("pool {name}")))?;
         if pool.name() != name {
@@ -100,7 +101,12 @@ impl Pools {
                 ),
             ));
         }
-        Ok(open.insert(self.opened_as(pool)).clone())
+        let opened = open.insert(self.opened_as(pool)).clone();
+        drop(open);
+        if let Err(error) = self.remember_places(name, &opened).await {
+            tracing::warn!(pool = %name, %error, "where its stores are is not remembered");
+        }
+        Ok(opened)
     }
 
     /// Those that are open now.
@@ -162,7 +168,7 @@ impl Pools {
 
     /// Makes an existing pool known here.
     pub async fn add(&self, name: &Name, stores: Vec<String>) -> Result<Arc<OpenPool>> {
-        let _change = self.change.lock().await;
+        let change = self.change.lock().await;
         self.check_unknown(name)?;
         let buckets = self.buckets(&stores).await?;
         let pool = Pool::open(self.host(name), buckets).await?;
@@ -172,7 +178,10 @@ impl Pools {
                 format!("these stores hold the pool {}, not {name}: add it under its own name", pool.name()),
             ));
         }
-        self.learn(name, stores, pool).await
+        let open = self.learn(name, stores, pool).await?;
+        drop(change);
+        self.remember_places(name, &open).await?;
+        Ok(open)
     }
 
     fn check_unknown(&self, name: &Name) -> Result<()> {
@@ -186,9 +195,41 @@ impl Pools {
         let known = KnownPool { format: 1, name: name.clone(), stores };
         self.seat.home.remember(&*self.seat.disk, &known).await?;
         let open = self.opened_as(pool);
-        let slot = Slot { known, open: tokio::sync::Mutex::new(Some(open.clone())) };
+        let slot = Slot { known: Mutex::new(known), open: tokio::sync::Mutex::new(Some(open.clone())) };
         self.slots.lock().insert(name.clone(), Arc::new(slot));
         Ok(open)
+    }
+
+    /// How the pool lists the store of this URL.
+    pub fn url_of(&self, given: &str) -> Result<String> {
+        Ok(given.parse::<store::StoreSpec>()?.url.to_string())
+    }
+
+    /// A place for a store that is to join a pool; its folder is made.
+    pub async fn new_store(&self, given: &str) -> Result<StoreSpec> {
+        let spec: store::StoreSpec = given.parse()?;
+        store::create_root(&self.seat.rt, &spec.url).await?;
+        let mut buckets = self.buckets(&[given.to_owned()]).await?;
+        store::open(&self.seat.rt, &spec.url).await?;
+        buckets.pop().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))
+    }
+
+    /// The next start looks for the pool where it is now.
+    pub async fn remember_places(&self, name: &Name, open: &OpenPool) -> Result<()> {
+        let _change = self.change.lock().await;
+        let slot = self.slot(name)?;
+        let members = open.pool.membership().members.clone();
+        let place = |m: &Arc<crate::pool::Member>| match m.zone() {
+            Some(zone) => format!("{},zone={zone}", m.url()),
+            None => m.url().to_owned(),
+        };
+        let stores: Vec<String> = members.iter().map(place).collect();
+        let known = KnownPool { stores, ..slot.known.lock().clone() };
+        if known.stores != slot.known.lock().stores {
+            self.seat.home.remember(&*self.seat.disk, &known).await?;
+            *slot.known.lock() = known;
+        }
+        Ok(())
     }
 
     /// Forgets where it is; nothing in its stores changes.
@@ -221,6 +262,6 @@ impl Pools {
 
 impl Slot {
     fn new(known: KnownPool) -> Arc<Slot> {
-        Arc::new(Slot { known, open: tokio::sync::Mutex::default() })
+        Arc::new(Slot { known: Mutex::new(known), open: tokio::sync::Mutex::default() })
     }
 }

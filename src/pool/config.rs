@@ -1,7 +1,8 @@
 //! The pool register's value: who the members are, and the pool's settings.
 //!
 //! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
-//! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}}`.
+//! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
+//! before, only while a replacement is under way]}`.
 
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ pub struct PoolConfig {
     pub generation: Generation,
     pub stores: Vec<StoreEntry>,
     pub settings: Settings,
+    /// The stores of the generation before, while not everything that they held has come along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Vec<StoreEntry>>,
 }
 
 impl PoolConfig {
@@ -77,6 +81,7 @@ impl PoolConfig {
             generation: Generation(0),
             stores,
             settings,
+            before: None,
         };
         config.acceptors = config.zoning()?.acceptors();
         Ok(config)
@@ -93,6 +98,22 @@ impl PoolConfig {
             Ok(zoning) if self.settings.ack_zone => zoning.w_zone(),
             _ => self.layout.w(),
         }
+    }
+
+    /// The next generation, in which one store is another.
+    pub fn with_store(&self, index: usize, entry: StoreEntry) -> PoolConfig {
+        let mut next = self.clone();
+        next.before = Some(std::mem::replace(&mut next.stores, self.stores.clone()));
+        next.stores[index] = entry;
+        next.generation = Generation(self.generation.0 + 1);
+        next
+    }
+
+    /// The generation before, as far as it matters while that one is left.
+    pub fn predecessor(&self) -> Option<PoolConfig> {
+        let stores = self.before.clone()?;
+        let generation = Generation(self.generation.0.checked_sub(1)?);
+        Some(PoolConfig { stores, generation, before: None, ..self.clone() })
     }
 
     /// The register that holds this value.
@@ -130,7 +151,8 @@ impl PoolConfig {
     pub fn check(&self) -> Result<()> {
         let bad =
             |why: &str| Err(Error::new(Kind::Invalid, format!("the pool's description is malformed: {why}")));
-        if self.stores.len() != self.layout.n() {
+        let before = self.before.as_ref().map_or(self.stores.len(), Vec::len);
+        if self.stores.len() != self.layout.n() || before != self.stores.len() {
             return bad("the number of stores does not fit the layout");
         }
         let sorted = self.acceptors.windows(2).all(|p| p[0] < p[1]);

@@ -77,6 +77,13 @@ impl Fleet {
         self.membership().members[place(id, shard, self.layout.n())].clone()
     }
 
+    /// The store that held it before, while not all has come along from there; none that is away.
+    pub(super) fn former_holder(&self, id: &ChunkId, shard: usize) -> Option<Arc<Member>> {
+        let now = self.membership();
+        let old = now.predecessor(place(id, shard, self.layout.n()))?;
+        old.standing().usable().then(|| old.clone())
+    }
+
     /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
     pub(super) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let n = self.layout.n();

@@ -13,6 +13,7 @@ use super::fleet::Fleet;
 use super::layout::{Layout, Zoning};
 use super::mend;
 use super::names::Directory;
+use super::news;
 use super::probe::{Payload, Probe};
 use super::read::Verify;
 use super::register::{Change, Register};
@@ -51,6 +52,7 @@ impl Pool {
     /// From what its register says, on these stores.
     pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
         mend::start(&fleet);
+        news::keep_up(&fleet, config.pool);
         fleet.roster().keep_looking();
         Ok(Arc::new(Pool {
             id: config.pool,
@@ -62,6 +64,9 @@ impl Pool {
         }))
     }
 
+    pub(super) fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
     pub fn id(&self) -> PoolId {
         self.id
     }

@@ -17,12 +17,14 @@ mod mask;
 mod member;
 mod mend;
 mod names;
+mod news;
 mod open;
 mod probe;
 mod read;
 mod records;
 mod register;
 mod repair;
+mod replace;
 mod report;
 mod roster;
 mod scrub;
@@ -36,6 +38,8 @@ mod watched;
 
 #[cfg(test)]
 mod mending_tests;
+#[cfg(test)]
+mod replace_tests;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +57,7 @@ pub use open::CreateOptions;
 pub use probe::{Payload, Probe};
 pub use read::Verify;
 pub use register::{Change, Register};
+pub use replace::Replacement;
 pub use report::{Finding, Located, Progress, RepairReport, ScrubReport, Watch};
 pub use roster::{Membership, Roster};
 pub use status::{PoolStatus, StoreStatus};

@@ -23,7 +23,7 @@ struct Names {
 }
 
 /// The directory's registers, in order.
-fn registers(pool: PoolId) -> impl Iterator<Item = RegisterId> {
+pub(super) fn registers(pool: PoolId) -> impl Iterator<Item = RegisterId> {
     (0..REGISTERS).map(move |i| {
         let text = [&b"windlass names"[..], &pool.0.to_le_bytes(), &[i]].concat();
         RegisterId(xxh3_128(&text))

@@ -78,38 +78,28 @@ impl Pool {
     pub async fn open(host: PoolHost, mut stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
         let labels = stores.iter().map(|s| read_label(&host.rt, s));
         let mut labels = futures::future::join_all(labels).await;
-        let mut config = best_hint(&stores, &labels)?;
-        loop {
-            let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
-            let roster = Roster::new(&host.rt, &config, stores.clone(), &seats);
-            let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool))
-                .with_deadline(OPEN_WAIT);
-            let Some(value) = register.read().await? else {
-                return Err(Error::new(
-                    Kind::Invalid,
-                    format!(
-                        "pool {} was never finished: empty the stores' places and create it again",
-                        config.name
-                    ),
-                ));
-            };
-            let current = PoolConfig::decode(&value)?;
-            if current.pool != config.pool {
-                return Err(Error::new(Kind::Corrupt, "the stores disagree about which pool they are of"));
-            }
-            let same = current.stores == config.stores && current.acceptors == config.acceptors;
-            if same && current.generation == config.generation {
-                let hints = Hints::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
-                return Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints));
-            }
-            if current.generation <= config.generation {
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    "the stores' labels and the pool's description disagree",
-                ));
-            }
-            config = current;
+        let hint = best_hint(&stores, &labels)?;
+        // While a replacement is under way registers may still be where they were before.
+        let config = hint.predecessor().unwrap_or(hint);
+        let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
+        let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores, &seats);
+        let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
+        let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "pool {} was never finished: empty the stores' places and create it again",
+                    config.name
+                ),
+            ));
+        };
+        let current = PoolConfig::decode(&value)?;
+        roster.learn(&value).await?;
+        if roster.current().generation != current.generation {
+            return Err(Error::new(Kind::Corrupt, "the stores' labels and the pool's description disagree"));
         }
+        let hints = Hints::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
+        Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints))
     }
 }
 
@@ -151,7 +141,7 @@ async fn put_label(store: &StoreSpec, index: usize, config: &PoolConfig) -> Resu
 /// Writes the pool's first value, once every store shows its label.
 async fn found(host: &PoolHost, stores: &[StoreSpec], config: &PoolConfig) -> Result<()> {
     let seats: Vec<Option<usize>> = (0..stores.len()).map(Some).collect();
-    let roster = Roster::new(&host.rt, config, stores.to_vec(), &seats);
+    let roster = Roster::new(&host.rt, config, host.opener.clone(), stores.to_vec(), &seats);
     let membership = roster.current();
     for attested in futures::future::join_all(membership.members.iter().map(|m| m.attest())).await {
         attested?;

@@ -128,7 +128,10 @@ impl Fleet {
         let mut order = order.into_iter();
         let fetch = |index: usize| async move {
             let member = self.holder(id, index);
-            let whole = At { member: &member, id, index }.whole(cause).await;
+            let mut whole = At { member: &member, id, index }.whole(cause).await;
+            if let (Err(Miss::Absent), Some(old)) = (&whole, self.former_holder(id, index)) {
+                whole = At { member: &old, id, index }.whole(cause).await;
+            }
             let ours = |footer: &Footer| footer.about.layout == self.layout();
             (
                 index,

@@ -14,6 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::fleet::Fleet;
 use super::footer::{About, CHECK_SPAN, Footer};
+use super::member::Member;
 use super::shard::{At, Miss};
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
@@ -168,8 +169,11 @@ impl Fleet {
     async fn direct(&self, part: Part<'_>, verify: Verify<'_>) -> Result<Bytes, Miss> {
         let member = self.holder(part.id, part.shard);
         let at = At { member: &member, id: part.id, index: part.shard };
-        let answer = at.range(part.at, part.len, part.cause).await;
-        if let Err(Miss::Absent) = answer {
+        let mut answer = at.range(part.at, part.len, part.cause).await;
+        if let (Err(Miss::Absent), Some(old)) = (&answer, self.former_holder(part.id, part.shard)) {
+            let at = At { member: &old, id: part.id, index: part.shard };
+            answer = at.range(part.at, part.len, part.cause).await;
+        } else if let Err(Miss::Absent) = answer {
             // What should be there is not: perhaps the store was emptied.
             member.suspect();
         }
@@ -222,23 +226,27 @@ impl Fleet {
 
     /// The same range of another shard, aligned, verified by its footer.
     async fn piece(&self, part: Part<'_>, index: usize) -> (usize, Result<Piece, Miss>) {
-        let out = async {
-            let member = self.holder(part.id, index);
-            let at = At { member: &member, id: part.id, index };
-            let (from, to) = aligned(part);
-            let cause = if part.cause == Cause::Read { Cause::Degraded } else { part.cause };
-            let footer = self.footer(at, cause);
-            let range = at.range(from, to - from, cause);
-            let (footer, range) = futures::future::join(footer, range).await;
-            let (footer, (bytes, etag)) = (footer?, range?);
-            let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
-            let ours = footer.about.layout == self.layout();
-            if !ours || (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
-                return Err(Miss::Rot(etag));
-            }
-            Ok(Piece { about: footer.about.clone(), shard: index, bytes: bytes.slice(..len as usize) })
-        };
-        (index, out.await)
+        let out = self.piece_on(part, index, self.holder(part.id, index)).await;
+        match (&out, self.former_holder(part.id, index)) {
+            (Err(Miss::Absent), Some(old)) => (index, self.piece_on(part, index, old).await),
+            _ => (index, out),
+        }
+    }
+
+    async fn piece_on(&self, part: Part<'_>, index: usize, member: Arc<Member>) -> Result<Piece, Miss> {
+        let at = At { member: &member, id: part.id, index };
+        let (from, to) = aligned(part);
+        let cause = if part.cause == Cause::Read { Cause::Degraded } else { part.cause };
+        let footer = self.footer(at, cause);
+        let range = at.range(from, to - from, cause);
+        let (footer, range) = futures::future::join(footer, range).await;
+        let (footer, (bytes, etag)) = (footer?, range?);
+        let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
+        let ours = footer.about.layout == self.layout();
+        if !ours || (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
+            return Err(Miss::Rot(etag));
+        }
+        Ok(Piece { about: footer.about.clone(), shard: index, bytes: bytes.slice(..len as usize) })
     }
 
     async fn footer(&self, at: At<'_>, cause: Cause) -> Result<Arc<Footer>, Miss> {

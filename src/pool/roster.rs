@@ -11,31 +11,47 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::config::PoolConfig;
-use super::host::StoreSpec;
+use super::config::{PoolConfig, StoreEntry};
+use super::host::{OnlyNamed, Opener, StoreSpec};
 use super::label::Label;
 use super::member::Member;
 use super::seats::{Found, read_label};
 use super::watched::Watched;
 use crate::base::rt::Rt;
-use crate::base::{Generation, PoolId};
+use crate::base::{Error, Generation, Kind, PoolId, Result};
 
 /// Between two looks for stores that are out.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The stores of one generation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Membership {
     pub generation: Generation,
     pub members: Vec<Arc<Member>>,
     /// Indices of those that hold registers.
     pub acceptors: Vec<usize>,
+    /// What the pool register says, or said when this generation began.
+    pub description: Bytes,
+    /// The generation before, while registers and shards may still be there only.
+    pub before: Option<Arc<Membership>>,
 }
 
 impl Membership {
+    /// Of a pool that never changed.
+    pub fn first(members: Vec<Arc<Member>>, acceptors: Vec<usize>) -> Membership {
+        Membership { generation: Generation(0), members, acceptors, description: Bytes::new(), before: None }
+    }
+
+    /// The store that had this place before, while not all of its shards have come along.
+    pub(super) fn predecessor(&self, index: usize) -> Option<&Arc<Member>> {
+        let old = self.before.as_ref()?.members.get(index)?;
+        (old.incarnation() != self.members[index].incarnation()).then_some(old)
+    }
+
     pub fn acceptor_members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.acceptors.iter().filter_map(|i| self.members.get(*i))
     }
@@ -46,6 +62,9 @@ impl Membership {
 pub struct Roster {
     rt: Rt,
     pool: PoolId,
+    opener: Arc<dyn Opener>,
+    /// Held while another generation is learned of.
+    learning: tokio::sync::Mutex<()>,
     /// Places that this host knows of; grows as the pool lists others.
     places: Mutex<Vec<StoreSpec>>,
     current: Mutex<Arc<Membership>>,
@@ -69,35 +88,28 @@ impl Roster {
     pub(super) fn new(
         rt: &Rt,
         config: &PoolConfig,
+        opener: Arc<dyn Opener>,
         places: Vec<StoreSpec>,
         seats: &[Option<usize>],
     ) -> Arc<Roster> {
         let bell = Arc::new(Notify::new());
         let members = config.stores.iter().zip(seats).enumerate().map(|(index, (entry, seat))| {
-            let spec = seat.and_then(|at| places.get(at));
-            let url = spec.map_or(&entry.url, |s| &s.url).clone();
-            let bucket = spec.map(|s| s.bucket.clone());
-            let member = Member::new(
-                rt.clone(),
-                config.pool,
-                index,
-                entry.incarnation,
-                entry.zone.clone(),
-                url,
-                bucket,
-            );
-            member.ring_when_out(&bell);
-            member
+            let place = seat.and_then(|at| places.get(at));
+            member_at(rt, config.pool, index, entry, place, &bell)
         });
         let membership = Membership {
             generation: config.generation,
             members: members.collect(),
             acceptors: config.acceptors.clone(),
+            description: config.encode(),
+            before: None,
         };
         Arc::new(Roster {
             rt: rt.clone(),
             pool: config.pool,
+            opener,
             places: Mutex::new(places),
+            learning: tokio::sync::Mutex::default(),
             current: Mutex::new(Arc::new(membership)),
             bell,
             busy: Arc::default(),
@@ -109,7 +121,9 @@ impl Roster {
         Arc::new(Roster {
             rt: rt.clone(),
             pool,
+            opener: Arc::new(OnlyNamed),
             places: Mutex::default(),
+            learning: tokio::sync::Mutex::default(),
             current: Mutex::new(Arc::new(membership)),
             bell: Arc::default(),
             busy: Arc::default(),
@@ -118,6 +132,91 @@ impl Roster {
 
     pub fn current(&self) -> Arc<Membership> {
         self.current.lock().clone()
+    }
+
+    /// Another place, which the pool may come to list.
+    pub(super) fn know(&self, place: &StoreSpec) {
+        let mut places = self.places.lock();
+        if places.iter().all(|p| p.url != place.url) {
+            places.push(place.clone());
+        }
+    }
+
+    /// Goes on to what a description of the pool says, unless that is known already.
+    pub async fn learn(&self, description: &Bytes) -> Result<()> {
+        self.learn_of(description).await.map(|_| ())
+    }
+
+    /// The same; the description's generation.
+    pub async fn learn_of(&self, description: &Bytes) -> Result<Generation> {
+        let config = PoolConfig::decode(description)?;
+        let _turn = self.learning.lock().await;
+        let now = self.current();
+        if config.pool != self.pool {
+            return Err(Error::new(Kind::Corrupt, "a register names another pool's stores"));
+        }
+        // A generation that is through is never left behind again, whatever older objects say.
+        let through = config.generation == now.generation && config.before.is_none() && now.before.is_some();
+        if config.generation <= now.generation && !through {
+            return Ok(config.generation);
+        }
+        let before = match config.predecessor() {
+            None => None,
+            Some(before) => Some(Arc::new(self.seated(&before, &now, None).await)),
+        };
+        let next = self.seated(&config, &now, before).await;
+        if config.generation > now.generation {
+            tracing::info!("the pool's stores have changed");
+        }
+        *self.current.lock() = Arc::new(next);
+        Ok(config.generation)
+    }
+
+    /// The members of a generation: those that are known already as they are.
+    async fn seated(
+        &self,
+        config: &PoolConfig,
+        now: &Membership,
+        before: Option<Arc<Membership>>,
+    ) -> Membership {
+        let olds = [Some(now), now.before.as_deref(), before.as_deref()];
+        let mut members = Vec::new();
+        for (index, entry) in config.stores.iter().enumerate() {
+            let known = olds.iter().flatten().filter_map(|m| m.members.get(index));
+            let known = known.into_iter().find(|m| m.incarnation() == entry.incarnation);
+            members.push(match known {
+                Some(member) => member.clone(),
+                None => {
+                    let place = self.place(entry).await;
+                    member_at(&self.rt, self.pool, index, entry, place.as_ref(), &self.bell)
+                }
+            });
+        }
+        Membership {
+            generation: config.generation,
+            members,
+            acceptors: config.acceptors.clone(),
+            description: config.encode(),
+            before,
+        }
+    }
+
+    async fn place(&self, entry: &StoreEntry) -> Option<StoreSpec> {
+        let known = self.places.lock().iter().find(|p| p.url == entry.url).cloned();
+        if known.is_some() {
+            return known;
+        }
+        match self.opener.open(&entry.url).await {
+            Ok(bucket) => {
+                let place = StoreSpec { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
+                self.places.lock().push(place.clone());
+                Some(place)
+            }
+            Err(e) => {
+                tracing::warn!("store {} can't be reached from this host: {e}", entry.url);
+                None
+            }
+        }
     }
 
     pub(super) fn busy(&self) -> Busy {
@@ -177,10 +276,24 @@ impl Roster {
             members[*index] = new;
         }
         if !moved.is_empty() {
-            let (generation, acceptors) = (current.generation, current.acceptors.clone());
-            *current = Arc::new(Membership { generation, members, acceptors });
+            *current = Arc::new(Membership { members, ..Membership::clone(&current) });
         }
     }
+}
+
+fn member_at(
+    rt: &Rt,
+    pool: PoolId,
+    index: usize,
+    entry: &StoreEntry,
+    place: Option<&StoreSpec>,
+    bell: &Arc<Notify>,
+) -> Arc<Member> {
+    let url = place.map_or(&entry.url, |s| &s.url).clone();
+    let bucket = place.map(|s| s.bucket.clone());
+    let member = Member::new(rt.clone(), pool, index, entry.incarnation, entry.zone.clone(), url, bucket);
+    member.ring_when_out(bell);
+    member
 }
 
 impl Drop for Roster {

@@ -31,6 +31,8 @@ pub struct PoolStatus {
     /// What is true of it now, for people.
     pub survives: Vec<String>,
     pub stores: Vec<StoreStatus>,
+    /// Replacements under way, `OLD by NEW` each: `pool repair` or `pool replace` finishes them.
+    pub replacing: Vec<String>,
     pub pending_shards: usize,
     /// More may be missing than is counted: `pool repair` finds it.
     pub pending_incomplete: bool,
@@ -46,9 +48,16 @@ pub(super) fn of(fleet: &Fleet, name: Name, id: PoolId, w: usize, survives: Vec<
         stored_at: w,
         survives,
         stores: fleet.members().iter().map(|m| store(m, now)).collect(),
+        replacing: replacing(fleet),
         pending_shards,
         pending_incomplete,
     }
+}
+
+fn replacing(fleet: &Fleet) -> Vec<String> {
+    let now = fleet.membership();
+    let pairs = now.members.iter().filter_map(|new| Some((now.predecessor(new.index())?, new)));
+    pairs.map(|(old, new)| format!("{} by {}", old.url(), new.url())).collect()
 }
 
 fn store(member: &Member, now: Instant) -> StoreStatus {

@@ -24,6 +24,7 @@ pub(super) struct Yard {
     pub(super) rt: Rt,
     disk: Arc<SimDisk>,
     pub(super) stores: Vec<Arc<SimStore>>,
+    pub(super) spares: Vec<Arc<SimStore>>,
     layout: Layout,
     zones: Option<&'static str>,
 }
@@ -32,7 +33,19 @@ impl Yard {
     pub(super) fn new(sim: &Sim, layout: &str) -> Yard {
         let layout: Layout = layout.parse().unwrap();
         let stores = (0..layout.n()).map(|i| SimStore::new(sim, &format!("s{i}"))).collect();
-        Yard { rt: sim.rt(), disk: Arc::new(SimDisk::new(sim)), stores, layout, zones: None }
+        Yard {
+            rt: sim.rt(),
+            disk: Arc::new(SimDisk::new(sim)),
+            stores,
+            spares: Vec::new(),
+            layout,
+            zones: None,
+        }
+    }
+
+    /// The same, seen by another process.
+    pub(super) fn on(&self, rt: &Rt) -> Yard {
+        Yard { rt: rt.clone(), ..self.clone() }
     }
 
     pub(super) fn host(&self) -> PoolHost {
@@ -85,7 +98,7 @@ impl Yard {
 #[async_trait]
 impl Opener for Yard {
     async fn open(&self, url: &str) -> Result<BucketRef> {
-        let found = self.stores.iter().find(|s| s.url() == url);
+        let found = self.stores.iter().chain(&self.spares).find(|s| s.url() == url);
         found
             .map(|s| s.clone() as BucketRef)
             .ok_or_else(|| Error::new(Kind::NotFound, format!("no store {url}")))

@@ -5,10 +5,18 @@
 
 use std::sync::Arc;
 
+use super::head::Head;
 use super::session::Session;
 use super::settings::FlushMode;
 use super::stop::Stop;
-use crate::base::Lsn;
+use crate::base::{ChunkId, Generation, Lsn, Result, Seq};
+use crate::store::Cause;
+
+/// Chunks up to here are confirmed; what is stored was counted on the stores of this generation.
+struct Counted {
+    generation: Generation,
+    upto: Seq,
+}
 
 impl Session {
     /// Still the owner, seen by a register read that began after this call.
@@ -19,13 +27,16 @@ impl Session {
 
     /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
     pub async fn confirm_rounds(self: Arc<Session>) {
+        let mut counted = Counted { generation: self.generation(), upto: self.writer.prefix().seq };
         loop {
             self.wait_for_round().await;
             let (round, dirty) = self.rounds.begin();
-            let stored = self.writer.prefix().lsn;
-            let seen = self.ground.cell.confirm().await;
+            let prefix = self.writer.prefix();
+            let stored = prefix.lsn;
+            let seen = self.confirmed_as_counted(&mut counted).await;
             match seen.and_then(|head| head.owned(self.epoch).map(|()| head)) {
                 Ok(head) => {
+                    counted.upto = counted.upto.max(prefix.seq);
                     *self.head.lock() = head;
                     self.rounds.succeeded(round);
                     self.journal.trim(stored);
@@ -42,6 +53,42 @@ impl Session {
                 }
             }
         }
+    }
+
+    fn generation(&self) -> Generation {
+        self.ground.deps.pool.generation()
+    }
+
+    /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted: what
+    /// lay on a store that was replaced is void (§1.5).
+    async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
+        loop {
+            let head = self.ground.cell.confirm().await?;
+            let now = self.generation();
+            if now == counted.generation {
+                return Ok(head);
+            }
+            self.count_again(counted.upto, &head).await?;
+            counted.generation = now;
+        }
+    }
+
+    /// Every chunk that no confirm has covered is completed on the stores of now.
+    async fn count_again(&self, after: Seq, head: &Head) -> Result<()> {
+        let pool = &self.ground.deps.pool;
+        let upto = self.writer.given();
+        self.writer.wait_seq(upto).await?;
+        for seq in after.0 + 1..=upto.0 {
+            let id = ChunkId { volume: self.ground.id, epoch: self.epoch, seq: Seq(seq) };
+            let w = *self.w.borrow();
+            let probe = pool.probe(&id, &head.witnesses, Cause::Repair).await;
+            if probe.good < w {
+                let payload = pool.payload(&id, &probe, Cause::Repair).await?;
+                pool.complete(&payload).wait(w).await?;
+            }
+            pool.remember_missing(id, &probe);
+        }
+        Ok(())
     }
 
     async fn wait_for_round(&self) {

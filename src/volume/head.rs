@@ -395,6 +395,15 @@ impl Head {
         })
     }
 
+    /// These stores were in the pool while the whole log was walked: their absences count from now on.
+    pub fn join(&self, stores: &[Incarnation]) -> Result<Move> {
+        self.gone()?;
+        if self.witnesses == stores {
+            return Ok(Move::Already);
+        }
+        self.with(|h| h.witnesses = stores.to_vec())
+    }
+
     /// Is this epoch in force and unclaimed? `Fenced` otherwise, by whom and when; a *withdrawn* claim is
     /// `Refused`: the owner takes over from itself (§1.9).
     pub fn owned(&self, epoch: Epoch) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
 
+mod admit;
 mod build;
 pub mod cell;
 mod check;

@@ -129,6 +129,8 @@ where
     A: Future<Output = Result<()>> + Send,
 {
     let nonce = Nonce(pool.rt().random128());
+    // The stores that the walk counts with; those that come in meanwhile are admitted by who brings them.
+    let (generation, witnesses) = (pool.generation(), pool.incarnations());
     let claimed = claim(cell, how, nonce).await?;
     let epoch = claimed.my_claim(nonce)?.epoch;
     let mut walk = Walk {
@@ -143,10 +145,12 @@ where
     };
     let recorded = async {
         let end = walk.run().await?;
+        if pool.generation() != generation {
+            return Err(Error::new(Kind::Unavailable, "the pool's stores were changed meanwhile: try again"));
+        }
         let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
         announce(Announce { active, next: epoch, last_lsn }).await?;
-        let recording =
-            Recording { nonce, last: end.last, w: walk.w_of_a_new_epoch(), witnesses: pool.incarnations() };
+        let recording = Recording { nonce, last: end.last, w: walk.w_of_a_new_epoch(), witnesses };
         let head = cell.change(|h| h.record(&recording)).await?;
         Ok((head, end))
     }

@@ -24,8 +24,6 @@ pub type Found = (Range<u64>, Option<Piece>);
 
 /// How long a read waits for stores before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The same for what is read when a volume is opened: whoever opens it learns why not, and may ask again.
-const OPENING: Duration = Duration::from_secs(3);
 
 /// Whether trying later may help.
 pub fn passes(error: &Error) -> bool {
@@ -99,11 +97,11 @@ impl View {
     }
 
     async fn table(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
-        self.patiently(OPENING, || self.reader.page(at, address, Cause::Checkpoint)).await
+        self.patiently(|| self.reader.page(at, address, Cause::Checkpoint)).await
     }
 
     /// An outage holds: what too few stores answer for is asked again for a while.
-    async fn patiently<T, F>(&self, patience: Duration, ask: impl Fn() -> F) -> Result<T>
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -111,7 +109,7 @@ impl View {
         let mut pause = Duration::from_millis(50);
         loop {
             match ask().await {
-                Err(e) if passes(&e) && self.rt.now().since(began) < patience => {
+                Err(e) if passes(&e) && self.rt.now().since(began) < PATIENCE => {
                     tracing::debug!("a read is tried again: {e}");
                     self.rt.sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
@@ -132,7 +130,7 @@ impl View {
 
     /// The bytes at `offset`, given where their blocks lie.
     pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
-        self.patiently(PATIENCE, || self.read_once(found.clone(), tree, offset, len)).await
+        self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
     }
 
     async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {

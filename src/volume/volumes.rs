@@ -24,6 +24,9 @@ use crate::pool::Need;
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
+/// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
+const OPENING: Duration = Duration::from_secs(4);
+
 /// How a volume is opened for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OpenMode {
@@ -178,7 +181,15 @@ impl Volumes {
             let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
             return Ok(Volume::unowned(ground));
         }
-        let (head, tables) = self.recorded(name, id).await?;
+        let Some(recorded) = self.deps.rt.timeout(OPENING, self.recorded(name, id)).await else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "too few stores answer to read what volume {name} holds: `windlass pool status` names them"
+                ),
+            ));
+        };
+        let (head, tables) = recorded?;
         let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
         Ok(if head.active.released { Volume::inert(ground, &head, tables) } else { Volume::unowned(ground) })
     }

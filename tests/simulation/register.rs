@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, Sim, World};
 use windlass::base::size::HEAD_MAX;
-use windlass::base::{Error, Generation, Incarnation, Kind, PoolId, RegisterId};
+use windlass::base::{Error, Incarnation, Kind, PoolId, RegisterId};
 use windlass::pool::{
     Change, LABEL_KEY, Label, Member, Membership, PoolConfig, Register, Roster, Settings, StoreEntry,
 };
@@ -60,7 +60,7 @@ impl Stores {
         };
         let members = self.stores.iter().enumerate().map(member).collect();
         let acceptors = (0..self.stores.len()).collect();
-        let membership = Membership { generation: Generation(0), members, acceptors };
+        let membership = Membership::first(members, acceptors);
         Register::new(rt.clone(), Roster::fixed(rt, POOL, membership), RegisterId(id))
     }
 }

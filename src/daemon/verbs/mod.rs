@@ -2,6 +2,7 @@
 
 mod mount;
 mod pool;
+mod replace;
 mod volume;
 mod waiting;
 
@@ -51,6 +52,9 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(desk, &name)).await,
         Verb::PoolScrub { name } => Box::pin(pool::scrub(desk, &name, progress)).await,
         Verb::PoolRepair { name } => Box::pin(pool::repair(desk, &name, progress)).await,
+        Verb::PoolReplace { name, old, new, force } => {
+            Box::pin(replace::replace(desk, &name, (&old, &new), force, progress)).await
+        }
         Verb::VolumeCreate(args) => Box::pin(volume::create(desk, args)).await,
         Verb::VolumeList { pool } => Box::pin(volume::list(desk, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(desk, &path)).await,

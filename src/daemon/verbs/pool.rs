@@ -154,7 +154,9 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
     let asked = members.iter().map(|m| pool.rt().timeout(ASK, m.attest()));
     futures::future::join_all(asked).await;
     let status = pool.status();
-    let attention = status.pending_shards > 0 || status.stores.iter().any(|s| s.state != "in");
+    let attention = status.pending_shards > 0
+        || !status.replacing.is_empty()
+        || status.stores.iter().any(|s| s.state != "in");
     Ok(Outcome::of(&status)?.degraded(attention))
 }
 
@@ -172,10 +174,12 @@ pub async fn scrub(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<
 
 /// Done only when nothing is left: anything else needs attention.
 pub async fn repair(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<Outcome> {
+    let before = Box::pin(super::replace::before_repair(desk, name, progress)).await?;
     let open = desk.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("repairing", step.done, step.of);
     let done = open.pool.repair(&open.volumes, &watch).await?;
     let mut outcome = Outcome::of(&done)?.degraded(!done.left.is_complete_and_clean());
+    outcome.notes.extend(before);
     for store in &done.left.unreachable {
         outcome = outcome.note(format!("not looked through: {store}"));
     }

@@ -86,6 +86,10 @@ impl Manner {
                 end: End::Unknown("everything was mended".into(), format!("windlass pool scrub {name}")),
                 ..looks([name.clone()])
             },
+            Verb::PoolReplace { name, .. } => Manner {
+                end: End::Unknown("the store was replaced".into(), format!("windlass pool status {name}")),
+                ..looks([name.clone()])
+            },
             Verb::PoolStatus { name } | Verb::PoolScrub { name } => looks([name.clone()]),
             Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
             Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),

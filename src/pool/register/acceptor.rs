@@ -2,38 +2,56 @@
 
 use std::sync::Arc;
 
-use super::object::{Acceptor, OBJECT_MAX, Place};
-use crate::base::{Error, Kind, Nonce, Result};
+use super::object::{Acceptor, OBJECT_MAX, Object, Opening};
+use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
 use crate::pool::key::register_key;
 use crate::pool::member::Member;
 use crate::store::{ByteRange, Cause, Etag, Put, When};
+
+/// One generation of one register.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Stage {
+    pub generation: Generation,
+    pub opening: Opening,
+}
 
 /// What an acceptor held when it was looked at. Only a put on its etag makes it more than a memory.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub etag: Option<Etag>,
     pub state: Acceptor,
+    /// There is an object, and it is of this generation.
+    pub own: bool,
 }
 
 /// An acceptor, whatever is there.
 #[derive(Debug)]
 pub(super) enum Shown {
-    /// Its object, or nothing.
+    /// Its object, one of an earlier generation, or nothing.
     Good(Seen),
+    /// It is in a later generation.
+    Newer(Box<Object>),
     /// An object that is not the acceptor's, and why.
     Damaged(Etag, Error),
+}
+
+impl Shown {
+    pub fn good(&self) -> Option<&Seen> {
+        if let Shown::Good(seen) = self { Some(seen) } else { None }
+    }
 }
 
 /// One acceptor. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     pub member: Arc<Member>,
-    pub place: Place,
+    pub register: RegisterId,
+    pub stage: Arc<Stage>,
 }
 
 impl Cell {
     fn key(&self) -> String {
-        register_key(self.place.register)
+        register_key(self.register)
     }
 
     fn trouble(&self, e: Error) -> Error {
@@ -41,10 +59,10 @@ impl Cell {
     }
 
     /// What it holds, by a store that attested afterwards that it is the listed one.
-    pub async fn look(&self) -> Result<Seen> {
+    pub async fn look(&self) -> Result<Shown> {
         match self.inspect().await? {
-            Shown::Good(seen) => Ok(seen),
             Shown::Damaged(_, e) => Err(e),
+            seen => Ok(seen),
         }
     }
 
@@ -66,12 +84,17 @@ impl Cell {
             }
             Err(e) => return Err(e),
         };
-        let Some(found) = found else {
-            return Ok(Shown::Good(Seen { etag: None, state: Acceptor::default() }));
-        };
+        let not_yet = |etag| Shown::Good(Seen { etag, state: self.stage.opening.acceptor(), own: false });
+        let Some(found) = found else { return Ok(not_yet(None)) };
         let etag = found.head.etag;
-        match Acceptor::decode(&found.body, self.place) {
-            Ok(state) => Ok(Shown::Good(Seen { etag: Some(etag), state })),
+        match Object::decode(&found.body, self.register) {
+            Ok(object) => Ok(match object.generation.cmp(&self.stage.generation) {
+                std::cmp::Ordering::Less => not_yet(Some(etag)),
+                std::cmp::Ordering::Equal => {
+                    Shown::Good(Seen { etag: Some(etag), state: object.state, own: true })
+                }
+                std::cmp::Ordering::Greater => Shown::Newer(Box::new(object)),
+            }),
             Err(e) if matches!(e.kind(), Kind::Invalid | Kind::Corrupt) => {
                 Ok(Shown::Damaged(etag, self.trouble(e)))
             }
@@ -79,12 +102,24 @@ impl Cell {
         }
     }
 
+    /// Its object, of whatever generation; counted like `look`.
+    pub async fn object(&self) -> Result<Option<Object>> {
+        let range = ByteRange::Whole { max: OBJECT_MAX };
+        let found =
+            self.member.get(&self.key(), range, Cause::Register).await.map_err(|e| self.trouble(e))?;
+        let object = found.map(|found| Object::decode(&found.body, self.register)).transpose();
+        let object = object.map_err(|e| self.trouble(e))?;
+        self.member.attest().await?;
+        Ok(object)
+    }
+
     /// Puts a state over what has this etag (`None`: over nothing). `Ok(None)`: another was there first. An error says
     /// nothing about whether it was stored.
     pub async fn write(&self, state: &Acceptor, over: Option<Etag>, nonce: Nonce) -> Result<Option<Etag>> {
         let fresh = over.is_none();
         let when = over.map_or(When::Absent, When::Matches);
-        let body = state.encode(self.place, nonce);
+        let Stage { generation, opening } = Stage::clone(&self.stage);
+        let body = Object { generation, opening, state: state.clone() }.encode(self.register, nonce);
         match self.member.put(&self.key(), body, when, Cause::Register).await {
             Ok(Put::Stored(etag)) => {
                 if fresh {

@@ -6,7 +6,7 @@
 
 use super::acceptor::Shown;
 use super::object::Ballot;
-use super::proposer::{Pauses, Register, Shared};
+use super::proposer::{Outcome, Pauses, Register, Shared};
 use crate::base::{Error, Kind, Result};
 use std::sync::Arc;
 
@@ -25,10 +25,11 @@ pub enum Copy {
 impl Register {
     /// Every acceptor's copy, by the index of its store.
     pub(in crate::pool) async fn copies(&self) -> Vec<(usize, Copy)> {
-        let bench = self.shared.bench();
+        let Ok(Some(bench)) = self.shared.bench().await else { return Vec::new() };
         let looks = bench.cells.iter().map(|cell| async move {
             let copy = match cell.inspect().await {
-                Ok(Shown::Good(seen)) if seen.etag.is_none() => Copy::Absent,
+                Ok(Shown::Good(seen)) if !seen.own => Copy::Absent,
+                Ok(Shown::Newer(_)) => Copy::Sound { has_value: true },
                 Ok(Shown::Good(seen)) => Copy::Sound { has_value: seen.state.accepted != Ballot::default() },
                 Ok(Shown::Damaged(..)) => Copy::Damaged,
                 Err(e) => Copy::Silent(e),
@@ -58,17 +59,16 @@ impl Shared {
     /// `None`: others came in between.
     async fn mend_once(self: &Arc<Self>) -> Result<Option<Vec<(usize, Error)>>> {
         self.held.lock().take();
-        let bench = self.bench();
+        let Some(bench) = self.bench().await? else { return Ok(None) };
         let looks = (0..bench.cells.len())
             .map(|i| self.ask(&bench, i, move |cell| async move { Ok((i, cell.inspect().await?)) }));
         let shown = futures::future::join_all(looks).await;
-        let sound: Vec<_> = shown
-            .into_iter()
-            .filter_map(|out| match out.and_then(|out| out) {
-                Ok((i, Shown::Good(seen))) if seen.etag.is_some() => Some((i, seen)),
-                _ => None,
-            })
-            .collect();
+        let shown: Vec<_> = shown.into_iter().filter_map(|out| out.and_then(|out| out).ok()).collect();
+        if self.meets_newer(&shown).await? {
+            return Ok(None);
+        }
+        let own = |(i, s): &(usize, Shown)| s.good().filter(|s| s.own).map(|s| (*i, s.clone()));
+        let sound: Vec<_> = shown.iter().filter_map(own).collect();
         if sound.len() < bench.majority {
             return Err(Error::new(
                 Kind::Refused,
@@ -80,18 +80,9 @@ impl Shared {
                 ),
             ));
         }
-        let number = sound.iter().map(|(_, s)| s.state.promised.max(s.state.accepted).number).max();
-        let ballot = Ballot { number: number.unwrap_or(0) + 1, proposer: self.rt.random128() };
-        let promises = self.prepare(&bench, ballot, sound).await;
-        if promises.len() < bench.majority {
+        let Outcome::Done(()) = self.rounds_over(&bench, sound, |value| (value, ())).await? else {
             return Ok(None);
-        }
-        let newest = promises.iter().map(|(_, _, state)| state).max_by_key(|state| state.accepted);
-        let value = newest.and_then(|state| state.value.clone());
-        let over = promises.into_iter().map(|(index, etag, _)| (index, Some(etag)));
-        if !self.accept(&bench, ballot, value, over).await {
-            return Ok(None);
-        }
+        };
         let Some(accepted) = self.held.lock().clone() else { return Ok(None) };
         let mut left = Vec::new();
         for index in 0..bench.cells.len() {

@@ -16,6 +16,9 @@
 //! - What an acceptor shows (also: nothing) and what an if-absent put stored count only when the store attested
 //!   after it; an if-match that matched, or an own etag, needs nothing more.
 //!
+//! - A generation of the pool's membership ends a register's with a seal, a change like any other: who meets one gets it
+//!   known chosen, then goes on among the stores that it lists, beginning with its value (`stage`).
+//!
 //! It does not know what a value means, does not change the membership, and never deletes an acceptor.
 
 mod acceptor;
@@ -23,6 +26,7 @@ mod mending;
 mod object;
 mod proposer;
 mod round;
+mod stage;
 
 pub(in crate::pool) use mending::Copy;
 pub use proposer::{Change, Register};

@@ -12,9 +12,15 @@
 //! | 100 | 1 | 1: a value follows; 0: accepted was "no value" |
 //! | 101 | 4 | the value's length, at most 256 KiB |
 //! | 105 | | the value |
+//! | | 4, … | seal: length, and the pool's description of the next generation; length 0: the value is not sealed |
+//! | | 4, … | members: length, and the pool's description of this generation; length 0 in generation 0 |
+//! | | 1 | 1: a base follows |
+//! | | 4, … | base: length, and the value with which this generation began |
 //! | end − 8 | 8 | xxh3-64 of all before |
 //!
-//! Little-endian. An absent object is an acceptor that promised and accepted nothing.
+//! Little-endian. An absent object is an acceptor that promised nothing and accepted its generation's base; so is one of
+//! an earlier generation. A sealed value is its generation's last: the register goes on among the stores that the seal
+//! lists, and every object there says who they are.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,11 +30,13 @@ use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
 
 const MAGIC: &[u8; 8] = b"WLREGIST";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const BEFORE_VALUE: usize = 105;
 const CHECKSUM: usize = 8;
+/// A pool's description is no longer.
+const MEMBERS_MAX: usize = 64 << 10;
 /// No acceptor object is larger.
-pub(super) const OBJECT_MAX: u64 = (BEFORE_VALUE + HEAD_MAX + CHECKSUM) as u64;
+pub(super) const OBJECT_MAX: u64 = (BEFORE_VALUE + 2 * HEAD_MAX + 2 * MEMBERS_MAX + 13 + CHECKSUM) as u64;
 
 /// Orders attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -44,37 +52,71 @@ impl Ballot {
     }
 }
 
+/// What a register holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Value {
+    pub bytes: Option<Bytes>,
+    /// The next generation's description: no change comes after this value in its generation.
+    pub seal: Option<Bytes>,
+}
+
 /// An acceptor's state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Acceptor {
     pub promised: Ballot,
     pub accepted: Ballot,
-    pub value: Option<Bytes>,
+    pub value: Value,
 }
 
-/// Whose acceptor an object is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    pub register: RegisterId,
+/// How a generation of a register began.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Opening {
+    /// The pool's description; empty in generation 0.
+    pub members: Bytes,
+    pub base: Option<Bytes>,
+}
+
+impl Opening {
+    /// The acceptor that is not there yet.
+    pub fn acceptor(&self) -> Acceptor {
+        Acceptor { value: Value { bytes: self.base.clone(), seal: None }, ..Acceptor::default() }
+    }
+}
+
+/// An acceptor's object: its state, and in which generation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Object {
     pub generation: Generation,
+    pub opening: Opening,
+    pub state: Acceptor,
 }
 
-impl Acceptor {
-    pub fn encode(&self, place: Place, nonce: Nonce) -> Bytes {
-        let value = self.value.as_deref().unwrap_or_default();
-        let mut w = Writer::with_capacity(BEFORE_VALUE + value.len() + CHECKSUM);
-        w.raw(MAGIC).u32(FORMAT).u128(place.register.0).u64(place.generation.0);
-        for ballot in [self.promised, self.accepted] {
+fn optional(w: &mut Writer, bytes: Option<&Bytes>) {
+    w.u8(bytes.is_some().into()).bytes(bytes.map(|b| b.as_ref()).unwrap_or_default());
+}
+
+impl Object {
+    pub fn encode(&self, register: RegisterId, nonce: Nonce) -> Bytes {
+        let (state, opening) = (&self.state, &self.opening);
+        let long = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
+        let room =
+            long(&state.value.bytes) + long(&state.value.seal) + opening.members.len() + long(&opening.base);
+        let mut w = Writer::with_capacity(BEFORE_VALUE + room + 13 + CHECKSUM);
+        w.raw(MAGIC).u32(FORMAT).u128(register.0).u64(self.generation.0);
+        for ballot in [state.promised, state.accepted] {
             w.u64(ballot.number).u128(ballot.proposer);
         }
-        w.u128(nonce.0).u8(self.value.is_some().into()).bytes(value);
+        w.u128(nonce.0);
+        optional(&mut w, state.value.bytes.as_ref());
+        w.bytes(state.value.seal.as_deref().unwrap_or_default());
+        w.bytes(&opening.members);
+        optional(&mut w, opening.base.as_ref());
         let sum = xxh3_64(&w.buf);
         w.u64(sum);
         w.buf.into()
     }
 
-    /// The state as seen from `place`. An object of an earlier generation is as good as none.
-    pub fn decode(bytes: &Bytes, place: Place) -> Result<Acceptor> {
+    pub fn decode(bytes: &Bytes, register: RegisterId) -> Result<Object> {
         let mut r = Reader::new(bytes, "the object");
         if r.raw(MAGIC.len())? != MAGIC {
             return Err(r.bad("it is not one of ours"));
@@ -89,27 +131,28 @@ impl Acceptor {
             let why = format!("the object has format {format}, this version knows {FORMAT}");
             return Err(Error::new(Kind::Unsupported, why));
         }
-        if RegisterId(r.u128()?) != place.register {
+        if RegisterId(r.u128()?) != register {
             return Err(r.bad("it belongs under another key"));
         }
         let generation = Generation(r.u64()?);
         let mut ballot = || Ok::<_, Error>(Ballot { number: r.u64()?, proposer: r.u128()? });
         let (promised, accepted) = (ballot()?, ballot()?);
         let _nonce = r.u128()?;
-        let has_value = r.u8()? == 1;
-        let value = r.bytes(HEAD_MAX)?;
-        let value = has_value.then(|| bytes.slice_ref(value));
+        let value = read_optional(&mut r, bytes)?;
+        let seal = Some(bytes.slice_ref(r.bytes(MEMBERS_MAX)?)).filter(|seal| !seal.is_empty());
+        let members = bytes.slice_ref(r.bytes(MEMBERS_MAX)?);
+        let base = read_optional(&mut r, bytes)?;
         r.raw(CHECKSUM)?;
         r.end()?;
-        match generation.cmp(&place.generation) {
-            std::cmp::Ordering::Less => Ok(Acceptor::default()),
-            std::cmp::Ordering::Equal => Ok(Acceptor { promised, accepted, value }),
-            std::cmp::Ordering::Greater => Err(Error::new(
-                Kind::Unavailable,
-                "the pool's stores were changed since this process read their list: start it again",
-            )),
-        }
+        let state = Acceptor { promised, accepted, value: Value { bytes: value, seal } };
+        Ok(Object { generation, opening: Opening { members, base }, state })
     }
+}
+
+fn read_optional(r: &mut Reader<'_>, whole: &Bytes) -> Result<Option<Bytes>> {
+    let there = r.u8()? == 1;
+    let bytes = r.bytes(HEAD_MAX)?;
+    Ok(there.then(|| whole.slice_ref(bytes)))
 }
 
 #[cfg(test)]
@@ -118,14 +161,17 @@ mod tests {
 
     use super::*;
 
-    const HERE: Place = Place { register: RegisterId(7), generation: Generation(2) };
+    const HERE: RegisterId = RegisterId(7);
 
-    fn sample() -> Acceptor {
-        Acceptor {
+    fn sample() -> Object {
+        let value = Value { bytes: Some(Bytes::from_static(b"v")), seal: Some(Bytes::from_static(b"s")) };
+        let state = Acceptor {
             promised: Ballot { number: 3, proposer: 9 },
             accepted: Ballot { number: 2, proposer: 9 },
-            value: Some(Bytes::from_static(b"v")),
-        }
+            value,
+        };
+        let opening = Opening { members: Bytes::from_static(b"m"), base: Some(Bytes::from_static(b"b")) };
+        Object { generation: Generation(2), opening, state }
     }
 
     #[test]
@@ -134,30 +180,31 @@ mod tests {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "574c52454749535401000000\
+            "574c52454749535402000000\
              07000000000000000000000000000000\
              0200000000000000\
              030000000000000009000000000000000000000000000000\
              020000000000000009000000000000000000000000000000\
              bc0a0000000000000000000000000000\
              010100000076\
-             7ef74aa67eafef4f"
+             0100000073\
+             010000006d\
+             010100000062\
+             0350d03c1921f791"
         );
     }
 
     #[test]
-    fn generations_and_places_are_told_apart() {
+    fn what_is_written_is_read_and_places_are_told_apart() {
         let bytes = sample().encode(HERE, Nonce(1));
-        assert_eq!(Acceptor::decode(&bytes, HERE).unwrap(), sample());
-        let at = |generation| Place { generation: Generation(generation), ..HERE };
-        assert_eq!(Acceptor::decode(&bytes, at(3)).unwrap(), Acceptor::default());
-        assert!(Acceptor::decode(&bytes, at(1)).unwrap_err().is(Kind::Unavailable));
-        let elsewhere = Place { register: RegisterId(8), ..HERE };
-        assert!(Acceptor::decode(&bytes, elsewhere).unwrap_err().is(Kind::Invalid));
-        let empty = Acceptor { value: Some(Bytes::new()), ..sample() };
-        assert_eq!(Acceptor::decode(&empty.encode(HERE, Nonce(1)), HERE).unwrap(), empty);
-        let none = Acceptor { value: None, ..sample() };
-        assert_eq!(Acceptor::decode(&none.encode(HERE, Nonce(1)), HERE).unwrap(), none);
+        assert_eq!(Object::decode(&bytes, HERE).unwrap(), sample());
+        assert!(Object::decode(&bytes, RegisterId(8)).unwrap_err().is(Kind::Invalid));
+        for value in [None, Some(Bytes::new())] {
+            let mut object = Object { opening: Opening::default(), ..sample() };
+            object.state.value = Value { bytes: value, seal: None };
+            assert_eq!(Object::decode(&object.encode(HERE, Nonce(1)), HERE).unwrap(), object);
+        }
+        assert!(bytes.len() as u64 <= OBJECT_MAX);
     }
 
     #[test]
@@ -166,17 +213,17 @@ mod tests {
         for at in 0..bytes.len() * 8 {
             let mut bad = bytes.to_vec();
             bad[at / 8] ^= 1 << (at % 8);
-            assert!(Acceptor::decode(&bad.into(), HERE).is_err(), "bit {at}");
+            assert!(Object::decode(&bad.into(), HERE).is_err(), "bit {at}");
         }
         for cut in 0..bytes.len() {
-            assert!(Acceptor::decode(&bytes.slice(..cut), HERE).is_err(), "{cut}");
+            assert!(Object::decode(&bytes.slice(..cut), HERE).is_err(), "{cut}");
         }
     }
 
     proptest! {
         #[test]
         fn foreign_bytes_are_errors(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(Acceptor::decode(&bytes.into(), HERE).is_err());
+            prop_assert!(Object::decode(&bytes.into(), HERE).is_err());
         }
     }
 }

@@ -8,13 +8,12 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use parking_lot::Mutex;
 
-use super::acceptor::{Cell, Seen, Shown};
-use super::object::{Acceptor, Ballot, Place};
+use super::acceptor::{Cell, Seen, Shown, Stage};
+use super::object::{Acceptor, Ballot, Value};
 use super::round::gather;
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
-use crate::base::{Error, Kind, Nonce, RegisterId, Result};
-use crate::pool::member::Member;
+use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
 use crate::pool::roster::Roster;
 use crate::store::Etag;
 
@@ -43,7 +42,8 @@ pub enum Change<T> {
 /// An accept under way or done: the value, and the acceptors whose put was answered.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub value: Option<Bytes>,
+    pub stage: Arc<Stage>,
+    pub value: Value,
     pub ballot: Ballot,
     /// What it promised to itself on every acceptor that took it.
     pub next: Ballot,
@@ -54,15 +54,29 @@ pub(super) struct Accepted {
 /// The acceptors as one attempt asks them.
 #[derive(Debug)]
 pub(super) struct Bench {
+    pub stage: Arc<Stage>,
     pub cells: Vec<Cell>,
     pub majority: usize,
+    /// The pool is a generation ahead: before anything is changed here the register is sealed.
+    pub behind: bool,
+}
+
+/// What became of two rounds.
+pub(super) enum Outcome<T> {
+    Done(T),
+    /// The register is in another generation now.
+    WentOn,
+    /// Others were there, or the outcome is unknown.
+    Lost,
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub rt: Rt,
-    id: RegisterId,
-    roster: Arc<Roster>,
+    pub id: RegisterId,
+    pub roster: Arc<Roster>,
+    /// The generation that the register was seen in last.
+    pub stage: Mutex<Option<Arc<Stage>>>,
     /// One change at a time: a second one would only fight the first for the same etags.
     pub turn: tokio::sync::Mutex<()>,
     /// Our last write, when it was the last thing we did and known chosen.
@@ -86,6 +100,7 @@ impl Register {
             rt,
             id,
             roster,
+            stage: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             held: Mutex::default(),
             troubles: Mutex::default(),
@@ -106,8 +121,9 @@ impl Register {
 
     /// The value as of a moment after this call: what a flush waits for (protocol §1.5). Costs one small request to each
     /// acceptor while they still have what we wrote, and is a read otherwise.
+    /// Where the pool has another generation by now, the register is there too afterwards.
     pub async fn confirm(&self) -> Result<Option<Bytes>> {
-        self.read().await
+        self.by_deadline(self.shared.confirm(), "").await
     }
 
     /// Replaces the value by a function of itself. `f` is called again, with the value current then, whenever an attempt
@@ -120,7 +136,7 @@ impl Register {
     ) -> Result<T> {
         let run = async {
             let _turn = self.shared.turn.lock().await;
-            self.shared.change(&mut f).await
+            self.shared.change(&mut f, false).await
         };
         self.by_deadline(run, "; whether the change was made shows when they answer").await
     }
@@ -131,7 +147,8 @@ impl Register {
         after: &str,
     ) -> Result<T> {
         let begun = self.shared.rt.now();
-        let run = self.shared.rt.timeout(self.deadline, run);
+        // Boxed: whoever asks a register is deep already, and the type of all that together is too long for the compiler.
+        let run = self.shared.rt.timeout(self.deadline, Box::pin(run));
         let away = self.shared.away();
         futures::pin_mut!(run, away);
         match select(run, away).await {
@@ -142,23 +159,14 @@ impl Register {
 }
 
 impl Shared {
-    /// Those that hold the register now.
-    pub fn bench(&self) -> Bench {
-        let membership = self.roster.current();
-        let place = Place { register: self.id, generation: membership.generation };
-        let cell = |member: &Arc<Member>| Cell { member: member.clone(), place };
-        let cells: Vec<Cell> = membership.acceptor_members().map(cell).collect();
-        Bench { majority: cells.len() / 2 + 1, cells }
-    }
-
     /// Ends when too few stores have been there for a while: who waits longer learns nothing more.
     async fn away(&self) {
         let mut since = None;
         loop {
             self.rt.sleep(LOOK_EVERY).await;
-            let bench = self.bench();
-            let there = bench.cells.iter().filter(|c| c.member.standing().usable()).count();
-            if there >= bench.majority {
+            let membership = self.roster.current();
+            let there = membership.acceptor_members().filter(|m| m.standing().usable()).count();
+            if there > membership.acceptors.len() / 2 {
                 since = None;
                 continue;
             }
@@ -203,25 +211,52 @@ impl Shared {
             return Ok(value);
         }
         let mut value = None;
-        self.change(&mut |current| {
-            value = current.cloned();
-            Ok(Change::Keep(()))
-        })
+        self.change(
+            &mut |current| {
+                value = current.cloned();
+                Ok(Change::Keep(()))
+            },
+            false,
+        )
         .await?;
         Ok(value)
     }
 
+    /// A read; of a register that a seal of the pool's has not reached, it is more.
+    async fn confirm(self: &Arc<Self>) -> Result<Option<Bytes>> {
+        loop {
+            let before = self.roster.current().generation;
+            let value = self.read().await?;
+            let now = self.stage.lock().as_ref().map_or(Generation(0), |stage| stage.generation);
+            if now >= before {
+                return Ok(value);
+            }
+            let _turn = self.turn.lock().await;
+            self.change(&mut |_| Ok(Change::Keep(())), false).await?;
+        }
+    }
+
     /// The value, when that can be told without a put.
     async fn glance(self: &Arc<Self>) -> Result<Option<Option<Bytes>>> {
-        let bench = self.bench();
         let held = self.held.lock().clone();
         if let Some(held) = held
+            && let Some(bench) = self.bench_of(&held.stage)
             && self.unchanged(&bench, &held).await
         {
-            return Ok(Some(held.value.clone()));
+            return Ok(Some(held.value.bytes.clone()));
         }
+        let Some(bench) = self.bench().await? else { return Ok(None) };
         let seen = self.look(&bench, |seen| bench.agreed(seen).is_some()).await?;
-        Ok(bench.agreed(&seen).map(|state| state.value.clone()))
+        if self.meets_newer(&seen).await? {
+            return Ok(None);
+        }
+        match bench.agreed(&seen) {
+            Some(state) if state.value.seal.is_some() => {
+                self.go_on(&state.value).await?;
+                Ok(None)
+            }
+            agreed => Ok(agreed.map(|state| state.value.bytes.clone())),
+        }
     }
 
     /// Do a majority of acceptors still have what this write put there?
@@ -246,31 +281,36 @@ impl Shared {
     async fn look(
         self: &Arc<Self>,
         bench: &Bench,
-        done: impl Fn(&[(usize, Seen)]) -> bool,
-    ) -> Result<Vec<(usize, Seen)>> {
+        done: impl Fn(&[(usize, Shown)]) -> bool,
+    ) -> Result<Vec<(usize, Shown)>> {
         let asks = (0..bench.cells.len())
             .map(|index| self.ask(bench, index, move |cell| async move { Ok((index, cell.look().await?)) }));
         let asks: Vec<_> = asks.collect();
-        Ok(gather(&self.rt, asks, bench.majority, done).await)
+        let enough = |seen: &[(usize, Shown)]| seen.iter().any(|(_, s)| s.good().is_none()) || done(seen);
+        Ok(gather(&self.rt, asks, bench.majority, enough).await)
     }
 
-    async fn change<T: Send>(
+    /// `seals`: what is put is the pool's description of its next generation, and the last value of this one.
+    pub async fn change<T: Send>(
         self: &Arc<Self>,
         f: &mut (impl FnMut(Option<&Bytes>) -> Result<Change<T>> + Send),
+        seals: bool,
     ) -> Result<T> {
         // Gone until the end is known: if this is dropped midway, the next change takes both rounds.
         let held = self.held.lock().take();
         if let Some(held) = held
+            && !seals
             && let Some(out) = self.change_at_once(held, f).await
         {
             return out;
         }
         let mut pauses = Pauses::new(&self.rt);
         loop {
-            if let Some(out) = self.change_in_two_rounds(f).await? {
-                return out;
+            match self.change_in_two_rounds(f, seals).await? {
+                Outcome::Done(out) => return out,
+                Outcome::WentOn => {}
+                Outcome::Lost => pauses.pause().await,
             }
-            pauses.pause().await;
         }
     }
 
@@ -280,12 +320,13 @@ impl Shared {
         held: Arc<Accepted>,
         f: &mut impl FnMut(Option<&Bytes>) -> Result<Change<T>>,
     ) -> Option<Result<T>> {
-        let bench = self.bench();
-        match call(f, held.value.as_ref()) {
+        let bench = self.bench_of(&held.stage)?;
+        match call(f, held.value.bytes.as_ref()) {
             Ok(Change::Put(value, out)) => {
                 let over = held.etags.lock().clone();
                 let over = over.into_iter().map(|(index, etag)| (index, Some(etag)));
-                self.accept(&bench, held.next, Some(value), over).await.then_some(Ok(out))
+                let value = Value { bytes: Some(value), seal: None };
+                self.accept(&bench, held.next, value, over).await.then_some(Ok(out))
             }
             // Judged by what we wrote last: fine if that is still the value.
             kept => {
@@ -298,33 +339,84 @@ impl Shared {
         }
     }
 
-    /// Prepare and accept, both as puts, above everything read. `None`: lost, or of unknown outcome.
     async fn change_in_two_rounds<T>(
         self: &Arc<Self>,
         f: &mut impl FnMut(Option<&Bytes>) -> Result<Change<T>>,
-    ) -> Result<Option<Result<T>>> {
-        let bench = self.bench();
-        let seen = self.look(&bench, |_| false).await?;
+        seals: bool,
+    ) -> Result<Outcome<Result<T>>> {
+        let Some(bench) = self.bench().await? else { return Ok(Outcome::Lost) };
+        if bench.behind {
+            // Sealed by whoever comes first, always to what the pool register says.
+            let seal = self.roster.current().description.clone();
+            let decide = |current: Value| (Value { seal: Some(seal), ..current }, ());
+            return Ok(match self.two_rounds(&bench, decide).await? {
+                Outcome::Done(()) => Outcome::WentOn,
+                Outcome::WentOn => Outcome::WentOn,
+                Outcome::Lost => Outcome::Lost,
+            });
+        }
+        let decide = |current: Value| {
+            let wanted = call(f, current.bytes.as_ref());
+            // Also what is kept is put: an answer must not rest on a value that is yet to be chosen.
+            let value = match &wanted {
+                Ok(Change::Put(value, _)) => {
+                    Value { bytes: Some(value.clone()), seal: seals.then(|| value.clone()) }
+                }
+                _ => current,
+            };
+            (value, wanted.map(Change::into_inner))
+        };
+        self.two_rounds(&bench, decide).await
+    }
+
+    /// Prepare and accept, both as puts, above everything read. A value that ends in a seal is chosen as it is.
+    async fn two_rounds<T>(
+        self: &Arc<Self>,
+        bench: &Bench,
+        decide: impl FnOnce(Value) -> (Value, T),
+    ) -> Result<Outcome<T>> {
+        let seen = self.look(bench, |_| false).await?;
+        if self.meets_newer(&seen).await? {
+            return Ok(Outcome::WentOn);
+        }
+        let seen = seen.into_iter().filter_map(|(index, shown)| Some((index, shown.good()?.clone())));
+        self.rounds_over(bench, seen.collect(), decide).await
+    }
+
+    pub async fn rounds_over<T>(
+        self: &Arc<Self>,
+        bench: &Bench,
+        seen: Vec<(usize, Seen)>,
+        decide: impl FnOnce(Value) -> (Value, T),
+    ) -> Result<Outcome<T>> {
         let Some(number) = seen.iter().map(|(_, s)| s.state.promised.max(s.state.accepted).number).max()
         else {
-            return Ok(None);
+            return Ok(Outcome::Lost);
         };
         let ballot = Ballot { number: number + 1, proposer: self.rt.random128() };
-        let promises = self.prepare(&bench, ballot, seen).await;
+        let promises = self.prepare(bench, ballot, seen).await;
         if promises.len() < bench.majority {
-            return Ok(None);
+            return Ok(Outcome::Lost);
         }
         let newest = promises.iter().map(|(_, _, state)| state).max_by_key(|state| state.accepted);
-        let current = newest.and_then(|state| state.value.clone());
-        let wanted = call(f, current.as_ref());
-        // Also what is kept is put: an answer must not rest on a value that is yet to be chosen.
-        let value = match &wanted {
-            Ok(Change::Put(value, _)) => Some(value.clone()),
-            _ => current,
+        let current = newest.map(|state| state.value.clone()).unwrap_or_default();
+        let (value, out) = match current.seal.is_some() {
+            true => (current, None),
+            false => {
+                let (value, out) = decide(current);
+                (value, Some(out))
+            }
         };
         let over = promises.into_iter().map(|(index, etag, _)| (index, Some(etag)));
-        let chosen = self.accept(&bench, ballot, value, over).await;
-        Ok(chosen.then(|| wanted.map(Change::into_inner)))
+        let chosen = self.accept(bench, ballot, value.clone(), over).await;
+        if chosen && value.seal.is_some() {
+            self.go_on(&value).await?;
+        }
+        Ok(match out {
+            _ if !chosen => Outcome::Lost,
+            Some(out) => Outcome::Done(out),
+            None => Outcome::WentOn,
+        })
     }
 
     /// First round: each acceptor that promises, with its etag and the state that its promise covers.
@@ -351,12 +443,13 @@ impl Shared {
         self: &Arc<Self>,
         bench: &Bench,
         ballot: Ballot,
-        value: Option<Bytes>,
+        value: Value,
         over: impl IntoIterator<Item = (usize, Option<Etag>)>,
     ) -> bool {
         let next = ballot.next();
         let state = Acceptor { promised: next, accepted: ballot, value: value.clone() };
-        let accepted = Arc::new(Accepted { value, ballot, next, etags: Mutex::default() });
+        let accepted =
+            Arc::new(Accepted { stage: bench.stage.clone(), value, ballot, next, etags: Mutex::default() });
         let asks = over.into_iter().map(|(index, over)| {
             let (state, accepted, nonce) = (state.clone(), accepted.clone(), Nonce(self.rt.random128()));
             self.ask(bench, index, move |cell| async move {
@@ -379,7 +472,7 @@ impl Shared {
     /// answer would leave one more behind until every write needs all that are left.
     async fn catch_up(self: Arc<Self>, accepted: Arc<Accepted>) {
         let _busy = self.roster.busy();
-        let bench = self.bench();
+        let Some(bench) = self.bench_of(&accepted.stage) else { return };
         let current = || self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, &accepted));
         let everywhere = || accepted.etags.lock().len() == bench.cells.len();
         // Late answers come by themselves.
@@ -413,6 +506,7 @@ impl Shared {
                 Shown::Good(seen) => (seen.etag, seen.state.promised),
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
                 Shown::Damaged(etag, _) => (Some(etag), Ballot::default()),
+                Shown::Newer(_) => return Err(taken()),
             };
             if promised > accepted.ballot && promised != accepted.next {
                 return Err(taken());
@@ -427,15 +521,14 @@ impl Shared {
 
     fn unavailable(&self, waited: Duration, after: &str) -> Error {
         let troubles = self.troubles.lock();
-        let bench = self.bench();
-        let all = bench.cells.len();
+        let membership = self.roster.current();
+        let all = membership.acceptors.len();
         let waited = Duration::from_secs(waited.as_secs().max(1));
-        let out: Vec<String> = bench
-            .cells
-            .iter()
+        let out: Vec<String> = membership
+            .acceptor_members()
             .enumerate()
-            .filter_map(|(index, cell)| {
-                cell.member.failing().map(|(_, why)| why).or_else(|| troubles.get(&index).cloned())
+            .filter_map(|(index, m)| {
+                m.failing().map(|(_, why)| why).or_else(|| troubles.get(&index).cloned())
             })
             .collect();
         let why = if out.is_empty() {
@@ -445,7 +538,7 @@ impl Shared {
         } else {
             format!(
                 "too few of the {all} stores that decide answered within {waited:?} ({} needed): {}",
-                bench.majority,
+                all / 2 + 1,
                 out.join("; ")
             )
         };
@@ -455,13 +548,12 @@ impl Shared {
 
 impl Bench {
     /// The state that a majority holds, with no promise above it but its own.
-    fn agreed<'a>(&self, seen: &'a [(usize, Seen)]) -> Option<&'a Acceptor> {
+    fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();
-        let same = |a: &Acceptor| {
-            let equal = |(_, s): &&(usize, Seen)| s.state.accepted == a.accepted && calm(&s.state);
-            seen.iter().filter(equal).count() >= self.majority
-        };
-        seen.iter().map(|(_, s)| &s.state).find(|state| same(state))
+        let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
+        let same =
+            |a: &Acceptor| states().filter(|s| s.accepted == a.accepted && calm(s)).count() >= self.majority;
+        states().find(|state| same(state))
     }
 }
 

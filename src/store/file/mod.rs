@@ -101,7 +101,7 @@ impl Inner {
         let root = self.root.open()?;
         let Some(object) = self.root.open_object(&root, &path)? else { return Ok(None) };
         if builds_on(cause) {
-            self.root.settle_what_was_read(&root, &object, &path)?;
+            self.root.settle_what_was_read(&root, (&object.file, &object.stat), &path)?;
         }
         // Before its etag is asked for: that may mean to read it.
         if let ByteRange::Whole { max } = range
@@ -133,7 +133,7 @@ impl Inner {
         let root = self.root.open()?;
         let Some(object) = self.root.open_object(&root, &path)? else { return Ok(None) };
         if builds_on(cause) {
-            self.root.settle_what_was_read(&root, &object, &path)?;
+            self.root.settle_what_was_read(&root, (&object.file, &object.stat), &path)?;
         }
         self.root.describe(&object, key).map(Some)
     }

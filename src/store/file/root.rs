@@ -19,7 +19,6 @@ use rustix::thread::{Timespec, nanosleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::{DISPLACED, HIDDEN, KeyPath};
-use super::object::Object;
 use super::stamp::Remembered;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -467,16 +466,21 @@ impl Root {
 
     /// Another process may have moved an object to its place and not made that durable yet. Whoever builds on what he
     /// reads (a register's majority, a takeover's count) needs that it stays.
-    pub fn settle_what_was_read(&self, root: &OwnedFd, object: &Object, path: &KeyPath) -> Result<()> {
-        let changed_ms = u64::try_from(object.stat.st_ctime).unwrap_or(0) * 1000;
+    pub fn settle_what_was_read(
+        &self,
+        root: &OwnedFd,
+        (file, stat): (&OwnedFd, &Stat),
+        path: &KeyPath,
+    ) -> Result<()> {
+        let changed_ms = u64::try_from(stat.st_ctime).unwrap_or(0) * 1000;
         if self.rt.wall_ms().saturating_sub(changed_ms) > YOUNG_MS
-            || self.settled.lock().get(&life(&object.stat)).is_some()
+            || self.settled.lock().get(&life(stat)).is_some()
         {
             return Ok(());
         }
         let folder = path.folder();
         let go = || -> rustix::io::Result<()> {
-            rustix::fs::fdatasync(&object.file)?;
+            rustix::fs::fdatasync(file)?;
             let dir = open_dir(root, &folder)?;
             let displaced = open_dir(&dir, DISPLACED).ok();
             self.settle(root, &folder, &Spot { dir, displaced })
@@ -484,7 +488,7 @@ impl Root {
         match go() {
             // Deleted meanwhile: what was read was there.
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {
-                self.settled.lock().put(life(&object.stat), ());
+                self.settled.lock().put(life(stat), ());
                 Ok(())
             }
             Err(e) => Err(self.failed(&format!("making {:?} durable", path.key()), e)),

@@ -1,6 +1,7 @@
 //! Whole volumes in the simulated world.
 
 mod huge;
+mod moves;
 mod reports;
 mod site;
 mod speed;

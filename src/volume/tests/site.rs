@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::base::HostId;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
-use crate::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
-use crate::store::{Reach, SimStore, Store as _};
+use crate::base::{Error, HostId, Result};
+use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
+use crate::store::{BucketRef, Reach, SimStore, Store as _};
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Site {
     pub world: World,
     pub stores: Vec<Arc<SimStore>>,
+    /// To put in the place of others.
+    pub spare: Arc<SimStore>,
     layout: Layout,
     pub tuning: Tuning,
     pub grace_ms: u64,
@@ -48,8 +50,19 @@ where
     let layout: Layout = layout.parse().unwrap();
     let world: &World = &sim;
     let stores = (0..layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
-    let site = Site { world: world.clone(), stores, layout, tuning: Tuning::default(), grace_ms: 30_000 };
+    let spare = SimStore::new(world, "spare");
+    let (tuning, grace_ms) = (Tuning::default(), 30_000);
+    let site = Site { world: world.clone(), stores, spare, layout, tuning, grace_ms };
     sim.run(scenario(site)).unwrap();
+}
+
+#[async_trait::async_trait]
+impl Opener for Site {
+    async fn open(&self, url: &str) -> Result<BucketRef> {
+        let all = self.stores.iter().chain([&self.spare]);
+        let found = all.into_iter().find(|s| s.url() == url).map(|s| s.clone() as BucketRef);
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("no store {url}")))
+    }
 }
 
 impl Site {
@@ -61,6 +74,10 @@ impl Site {
             Tuning { log_min: 0, log_max, log_share: 1, chunks_max: 1 + world.below(6), journal: None };
         self.grace_ms = world.below(3_000);
         self
+    }
+
+    pub fn spare_spec(&self) -> StoreSpec {
+        StoreSpec { url: self.spare.url().to_owned(), zone: None, bucket: self.spare.clone() }
     }
 
     pub fn machine(&self, id: u128) -> Machine {
@@ -101,7 +118,11 @@ impl Machine {
         let process = self.site.world.process();
         let rt = process.rt();
         let folder = Path::new("/home/pool").to_owned();
-        (process, rt.clone(), PoolHost { rt, disk: self.disk.clone(), folder, opener: Arc::new(OnlyNamed) })
+        (
+            process,
+            rt.clone(),
+            PoolHost { rt, disk: self.disk.clone(), folder, opener: Arc::new(self.site.clone()) },
+        )
     }
 
     fn live(&self, process: Process, rt: Rt, pool: Arc<Pool>) -> Life {

@@ -1,0 +1,161 @@
+//! Which generation of the pool's membership a register is in (protocol §2.8, model `generation`).
+//!
+//! The pool register goes first; every other register follows when it is next changed, or when the plan that made the
+//! generation comes to it. Until that plan is through, a register is in the pool's generation or in the one before. It is
+//! in the pool's as soon as one of its objects there says so, since nobody writes such an object before the seal is known
+//! chosen.
+//!
+//! Invariants: an object of an earlier generation counts as absent, and is replaced on its etag; a change in the generation
+//! before is a seal or nothing; where a register goes on it begins with the sealed value.
+
+use std::sync::Arc;
+
+use super::acceptor::{Cell, Shown, Stage};
+use super::object::{Object, Opening, Value};
+use super::proposer::{Bench, Change, Register, Shared};
+use super::round::gather;
+use crate::base::{Generation, Result};
+use crate::pool::roster::Membership;
+
+/// What the acceptors of a generation say about a register.
+enum Survey {
+    /// An object of this generation or a later one.
+    There(Box<Object>),
+    /// A majority has none.
+    Nothing,
+    /// Too few answer.
+    Unclear,
+}
+
+impl Register {
+    /// Makes sure that the register is in the pool's generation, with its value known chosen there.
+    pub(in crate::pool) async fn bring(&self) -> Result<()> {
+        self.change(|_| Ok(Change::Keep(()))).await
+    }
+
+    /// The pool register's way into the next generation: what `f` puts is the new description, and seals this one.
+    pub(in crate::pool) async fn seal<T: Send>(
+        &self,
+        mut f: impl FnMut(Option<&bytes::Bytes>) -> Result<Change<T>> + Send,
+    ) -> Result<T> {
+        let run = async {
+            let _turn = self.shared.turn.lock().await;
+            self.shared.change(&mut f, true).await
+        };
+        self.by_deadline(run, "; whether the change was made shows when they answer").await
+    }
+}
+
+impl Shared {
+    fn bench_on(&self, membership: &Membership, stage: Arc<Stage>, behind: bool) -> Bench {
+        let cell =
+            |member: &Arc<_>| Cell { member: Arc::clone(member), register: self.id, stage: stage.clone() };
+        let cells: Vec<Cell> = membership.acceptor_members().map(cell).collect();
+        Bench { majority: cells.len() / 2 + 1, cells, stage, behind }
+    }
+
+    /// The acceptors of the generation that something was done in, while it is the pool's.
+    pub fn bench_of(&self, stage: &Arc<Stage>) -> Option<Bench> {
+        let now = self.roster.current();
+        (now.generation == stage.generation).then(|| self.bench_on(&now, stage.clone(), false))
+    }
+
+    /// Those that hold the register now. `None`: too few answer to tell.
+    pub async fn bench(self: &Arc<Self>) -> Result<Option<Bench>> {
+        loop {
+            let now = self.roster.current();
+            let known = self.stage.lock().clone();
+            if let Some(stage) = known
+                && stage.generation == now.generation
+            {
+                return Ok(Some(self.bench_on(&now, stage, false)));
+            }
+            if now.generation == Generation(0) {
+                return Ok(Some(self.begin(&now, Opening::default())));
+            }
+            match self.survey(&now).await {
+                Survey::Unclear => return Ok(None),
+                Survey::There(object) if object.generation == now.generation => {
+                    return Ok(Some(self.begin(&now, object.opening)));
+                }
+                Survey::There(object) => self.roster.learn(&object.opening.members).await?,
+                Survey::Nothing => {
+                    let Some(before) = &now.before else {
+                        // All registers that there were have come along: this one is new.
+                        let members = now.description.clone();
+                        return Ok(Some(self.begin(&now, Opening { members, base: None })));
+                    };
+                    return self.bench_before(before).await;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, now: &Membership, opening: Opening) -> Bench {
+        let stage = Arc::new(Stage { generation: now.generation, opening });
+        *self.stage.lock() = Some(stage.clone());
+        self.bench_on(now, stage, false)
+    }
+
+    /// The pool is a generation ahead of the register.
+    async fn bench_before(self: &Arc<Self>, before: &Membership) -> Result<Option<Bench>> {
+        let opening = match before.generation {
+            Generation(0) => Opening::default(),
+            _ => match self.survey(before).await {
+                Survey::Unclear => return Ok(None),
+                Survey::There(object) if object.generation > before.generation => {
+                    self.roster.learn(&object.opening.members).await?;
+                    return Ok(None);
+                }
+                Survey::There(object) => object.opening,
+                Survey::Nothing => Opening { members: before.description.clone(), base: None },
+            },
+        };
+        let stage = Arc::new(Stage { generation: before.generation, opening });
+        Ok(Some(self.bench_on(before, stage, true)))
+    }
+
+    async fn survey(self: &Arc<Self>, membership: &Membership) -> Survey {
+        let generation = membership.generation;
+        let bench = self.bench_on(membership, Arc::default(), false);
+        let asks: Vec<_> = (0..bench.cells.len())
+            .map(|index| self.ask(&bench, index, |cell| async move { cell.object().await }))
+            .collect();
+        let there = |object: &Option<Object>| object.as_ref().is_some_and(|o| o.generation >= generation);
+        let answers = gather(&self.rt, asks, bench.majority, |all| all.iter().any(there)).await;
+        let enough = answers.len() >= bench.majority;
+        match answers.into_iter().find(there).flatten() {
+            Some(object) => Survey::There(Box::new(object)),
+            None if enough => Survey::Nothing,
+            None => Survey::Unclear,
+        }
+    }
+
+    /// One of those asked is in a later generation than was asked for: from now on so is this.
+    pub async fn meets_newer(&self, seen: &[(usize, Shown)]) -> Result<bool> {
+        let newer = seen.iter().find_map(|(_, shown)| match shown {
+            Shown::Newer(object) => Some(object),
+            _ => None,
+        });
+        let Some(object) = newer else { return Ok(false) };
+        self.roster.learn(&object.opening.members).await?;
+        self.enter(object.generation, object.opening.clone());
+        Ok(true)
+    }
+
+    /// A sealed value is known chosen: the register goes on where the seal says.
+    pub async fn go_on(&self, sealed: &Value) -> Result<()> {
+        let members = sealed.seal.clone().unwrap_or_default();
+        let generation = self.roster.learn_of(&members).await?;
+        self.enter(generation, Opening { members, base: sealed.bytes.clone() });
+        Ok(())
+    }
+
+    fn enter(&self, generation: Generation, opening: Opening) {
+        let mut stage = self.stage.lock();
+        if stage.as_ref().is_none_or(|s| s.generation < generation) {
+            *stage = Some(Arc::new(Stage { generation, opening }));
+            self.held.lock().take();
+        }
+    }
+}

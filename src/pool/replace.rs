@@ -1,0 +1,336 @@
+//! Another store in a member's place, or the same place made anew (protocol §1.7, §2.8; models `generation`, `repair`).
+//!
+//! Steps, each done by whoever comes, again after a kill: *label* (a fresh incarnation, put once by the process that drew
+//! it and seen by a get), *seal* of the pool register (the first plan wins), *follow*: every other register is sealed and
+//! its value known chosen in the new generation; then the volumes *admit* the store (their walks, in `volume`); *fill*:
+//! its shards, from the old store or from the others; *labels* of the others say whom to ask; *settle*: the pool register
+//! says that nothing is left in the generation before. Until then reads look at the new place, then at the old one.
+//!
+//! The next plan begins only when one is settled, so no register is ever more than one generation behind.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::stream;
+
+use super::chunk::{Fate, Inventory};
+use super::config::{PoolConfig, StoreEntry};
+use super::handle::Pool;
+use super::host::StoreSpec;
+use super::key::{Named, PROBES, parse, place, shard_on};
+use super::label::{LABEL_KEY, Label};
+use super::mask::Mask;
+use super::member::Member;
+use super::mend::put_back;
+use super::names::registers;
+use super::register::Change;
+use super::report::{Progress, Watch};
+use super::seal::with_footer_of;
+use super::seats::labelled;
+use super::shard::{At, How};
+use crate::base::{ChunkId, Error, Incarnation, Kind, RegisterId, Result};
+use crate::store::{Cause, List, Put, When};
+
+/// Shards brought at a time: each is held in memory whole.
+const AT_ONCE: usize = 3;
+const LIVE_PAGE: usize = 1024;
+const LIST_PAGE: usize = 1000;
+/// Registers brought at a time.
+const REGISTERS_AT_ONCE: usize = 8;
+
+/// How a replacement stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replacement {
+    /// Nothing is to be done: the new store is the pool's already.
+    Done,
+    /// It is the pool's plan now: it is to be finished.
+    Planned,
+    /// Another is under way, which must be finished first.
+    Other,
+}
+
+impl Pool {
+    /// A replacement is under way: some of what its stores held has not come along yet.
+    pub fn is_moving(&self) -> bool {
+        self.fleet().membership().before.is_some()
+    }
+
+    async fn description(&self) -> Result<PoolConfig> {
+        let value = self.register(PoolConfig::register(self.id())).confirm().await?;
+        let lost = || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name()));
+        let value = value.ok_or_else(lost)?;
+        self.fleet().roster().learn(&value).await?;
+        PoolConfig::decode(&value)
+    }
+
+    /// Makes `new` the pool's store in the place of `old` (by their URLs, which may be the same: a place that was emptied).
+    pub async fn plan_replacement(&self, old: &str, new: &StoreSpec, force: bool) -> Result<Replacement> {
+        self.fleet().roster().know(new);
+        let now = self.description().await?;
+        if let Some(before) = &now.before {
+            let ours = |(was, is): (&StoreEntry, &StoreEntry)| {
+                was.url == old && is.url == new.url && was.incarnation != is.incarnation
+            };
+            let ours = before.iter().zip(&now.stores).any(ours);
+            return Ok(if ours { Replacement::Planned } else { Replacement::Other });
+        }
+        let Some(index) = now.stores.iter().position(|s| s.url == old) else {
+            return match now.stores.iter().any(|s| s.url == new.url) {
+                true => Ok(Replacement::Done),
+                false => Err(unknown_store(&now, old)),
+            };
+        };
+        if now.stores.iter().enumerate().any(|(i, s)| i != index && s.url == new.url) {
+            let text = format!("store {} is one of the pool's already: give an empty one", new.url);
+            return Err(Error::new(Kind::Refused, text));
+        }
+        let incarnation = Incarnation(self.rt().random128());
+        let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
+        let next = now.with_store(index, StoreEntry { url: new.url.clone(), zone, incarnation });
+        if !force {
+            next.zoning()?.check()?;
+        }
+        if !self.put_first_label(new, index, &now, &next).await? {
+            return Ok(Replacement::Done);
+        }
+        self.seal(&now, &next, incarnation).await
+    }
+
+    /// False: the place holds the listed store, nothing is to be replaced.
+    async fn put_first_label(
+        &self,
+        new: &StoreSpec,
+        index: usize,
+        now: &PoolConfig,
+        next: &PoolConfig,
+    ) -> Result<bool> {
+        let found = new.bucket.head(LABEL_KEY, Cause::Label).await?;
+        let label = labelled(new).await?;
+        let when = match (found, label) {
+            (Some(head), Some(label)) if label.pool == self.id() && label.index == index => {
+                if label.incarnation == now.stores[index].incarnation {
+                    if now.stores[index].url == new.url {
+                        return Ok(false);
+                    }
+                    let text = format!("store {} is the one to be replaced, under another name", new.url);
+                    return Err(Error::new(Kind::Refused, text));
+                }
+                // Left by a plan that came to nothing; its incarnation may not be used by us.
+                When::Matches(head.etag)
+            }
+            (Some(_), _) => {
+                let text = format!("store {} belongs to a pool, or is not empty: give an empty one", new.url);
+                return Err(Error::new(Kind::Refused, text));
+            }
+            (None, _) => {
+                check_free(new, now.stores[index].url == new.url).await?;
+                When::Absent
+            }
+        };
+        crate::store::probe(self.rt(), &*new.bucket, PROBES).await?;
+        let label = Label::new(self.id(), index, next.stores[index].incarnation, next.clone());
+        let put = new.bucket.put(LABEL_KEY, label.encode(), when, Cause::Label).await?;
+        match labelled(new).await? {
+            Some(seen) if seen.incarnation == label.incarnation => Ok(true),
+            _ => Err(match put {
+                Put::Unknown(e) => e,
+                _ => Error::new(Kind::Owned, format!("store {} was taken by another: try again", new.url)),
+            }),
+        }
+    }
+
+    async fn seal(&self, now: &PoolConfig, next: &PoolConfig, mine: Incarnation) -> Result<Replacement> {
+        let register = self.register(PoolConfig::register(self.id()));
+        register
+            .seal(|current| {
+                let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
+                if current.stores.iter().any(|s| s.incarnation == mine) {
+                    return Ok(Change::Keep(Replacement::Planned));
+                }
+                if current.generation != now.generation || current.before.is_some() {
+                    return Ok(Change::Keep(Replacement::Other));
+                }
+                // Settings may have been changed since they were read.
+                let mut next = next.clone();
+                next.settings = current.settings.clone();
+                Ok(Change::Put(next.encode(), Replacement::Planned))
+            })
+            .await
+    }
+
+    /// Every register comes along into the pool's generation.
+    pub async fn follow(&self) -> Result<()> {
+        self.register(PoolConfig::register(self.id())).bring().await?;
+        let mut ids: BTreeSet<RegisterId> = registers(self.id()).collect();
+        for id in &ids {
+            self.register(*id).bring().await?;
+        }
+        ids.extend(self.list().await?.into_iter().map(|(_, volume)| RegisterId(volume.0)));
+        // Also those that have no name any more: what is removed must stay so.
+        let now = self.fleet().membership();
+        let both = now.members.iter().chain(now.before.iter().flat_map(|b| &b.members));
+        let lists = futures::future::join_all(both.map(list_registers)).await;
+        ids.extend(lists.into_iter().flatten());
+        let brought = stream::iter(ids).map(|id| async move { self.register(id).bring().await });
+        let mut brought = brought.buffer_unordered(REGISTERS_AT_ONCE);
+        while let Some(done) = brought.next().await {
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Brings every shard that belongs on a new store there. Says how many could not be brought.
+    pub async fn fill(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<u64> {
+        let (mut after, mut left, mut progress) = (None, 0, Progress { done: 0, of: 0 });
+        loop {
+            let page = inventory.live_after(after, LIVE_PAGE).await?;
+            let ended = page.len() < LIVE_PAGE;
+            after = page.last().copied();
+            progress.of += page.len() as u64;
+            let jobs = stream::iter(page).map(|id| async move { (id, self.fill_chunk(&id).await) });
+            let mut jobs = jobs.buffer_unordered(AT_ONCE);
+            while let Some((id, out)) = jobs.next().await {
+                if let Err(e) = out
+                    && inventory.fate(id).await? != Fate::Dead
+                {
+                    tracing::warn!("a part of {id} did not come along: {e}");
+                    // What is damaged for good holds nothing up: scrub names it.
+                    left += u64::from(!e.is(Kind::Corrupt));
+                }
+                progress.done += 1;
+                watch(progress);
+            }
+            if ended {
+                return Ok(left);
+            }
+        }
+    }
+
+    async fn fill_chunk(&self, id: &ChunkId) -> Result<()> {
+        let (fleet, now) = (self.fleet(), self.fleet().membership());
+        let n = fleet.layout().n();
+        for (store, new) in now.members.iter().enumerate() {
+            let Some(old) = now.predecessor(store) else { continue };
+            let index = shard_on(id, store, n);
+            debug_assert_eq!(place(id, index, n), store);
+            let there = At { member: new, id, index };
+            if let Ok((_, _)) = there.footer(Cause::Repair).await {
+                continue;
+            }
+            if old.standing().usable()
+                && let Ok((footer, bytes, _)) = (At { member: old, id, index }).whole(Cause::Repair).await
+            {
+                let object = with_footer_of(&footer, bytes);
+                there.store(&footer.about, &object, How::Look, Cause::Repair).await?;
+                continue;
+            }
+            let wanted = Mask::default().with(index);
+            let (stored, mut refusals) = put_back(fleet, id, wanted, Mask::default(), Cause::Repair).await?;
+            if stored.is_empty() {
+                let silent = || Error::new(Kind::Unavailable, format!("store {} did not take it", new.url()));
+                return Err(refusals.pop().unwrap_or_else(silent));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is left in the generation before: labels say so to those who know nothing, then the pool register does.
+    pub async fn settle(&self) -> Result<()> {
+        let now = self.description().await?;
+        if now.before.is_none() {
+            return Ok(());
+        }
+        let mut settled = now.clone();
+        settled.before = None;
+        let members = self.fleet().members();
+        let labels = members.iter().map(|member| update_label(member, &settled));
+        for out in futures::future::join_all(labels).await {
+            // A hint only; its store is away, or another wrote a newer one.
+            if let Err(e) = out {
+                tracing::debug!("a label stays as it is: {e}");
+            }
+        }
+        let step = |current: Option<&bytes::Bytes>| {
+            let mut current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
+            if current.generation != now.generation || current.before.is_none() {
+                return Ok(Change::Keep(current));
+            }
+            current.before = None;
+            Ok(Change::Put(current.encode(), current))
+        };
+        let current = self.register(PoolConfig::register(self.id())).change(step).await?;
+        self.fleet().roster().learn(&current.encode()).await
+    }
+
+    /// Stores (by URL) whose place was emptied, or never became the pool's store again: out, and free to be taken in anew.
+    pub async fn emptied(&self) -> Vec<StoreSpec> {
+        let mut free = Vec::new();
+        for member in self.fleet().members() {
+            let (super::member::Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else {
+                continue;
+            };
+            let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
+            let spec = StoreSpec { url, zone, bucket: bucket.clone() };
+            let ours = match labelled(&spec).await {
+                Ok(None) => check_free(&spec, true).await.is_ok(),
+                Ok(Some(label)) => {
+                    label.pool == self.id()
+                        && label.index == member.index()
+                        && label.incarnation != member.incarnation()
+                }
+                Err(_) => false,
+            };
+            if ours {
+                free.push(spec);
+            }
+        }
+        free
+    }
+}
+
+fn unknown_store(now: &PoolConfig, old: &str) -> Error {
+    let urls: Vec<&str> = now.stores.iter().map(|s| s.url.as_str()).collect();
+    let text = format!("{old} is no store of pool {}, whose stores are {}", now.name, urls.join(", "));
+    Error::new(Kind::NotFound, text)
+}
+
+/// Nothing is there, or (`own`: where the pool's store was) only what the pool itself put there before or since.
+async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
+    let list = List { max: LIST_PAGE, ..List::default() };
+    let page = store.bucket.list(&list, Cause::Probe).await?;
+    let foreign = |key: &str| !own || parse(key) == Named::Foreign;
+    match page.objects.iter().find(|o| foreign(&o.key)) {
+        None => Ok(()),
+        Some(object) => Err(Error::new(
+            Kind::Refused,
+            format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),
+        )),
+    }
+}
+
+/// What could be listed; a store that is away has told a majority of others.
+async fn list_registers(member: &Arc<Member>) -> Vec<RegisterId> {
+    let mut list = List { prefix: "reg/".to_owned(), max: LIST_PAGE, ..List::default() };
+    let mut ids = Vec::new();
+    while let Ok(page) = member.list(&list, Cause::Register).await {
+        ids.extend(page.objects.iter().filter_map(|o| match parse(&o.key) {
+            Named::Register(id) => Some(id),
+            _ => None,
+        }));
+        list.after = page.next;
+        if list.after.is_none() {
+            break;
+        }
+    }
+    ids
+}
+
+async fn update_label(member: &Arc<Member>, settled: &PoolConfig) -> Result<()> {
+    let (Some(bucket), true) = (member.raw(), member.standing().usable()) else { return Ok(()) };
+    let Some(head) = bucket.head(LABEL_KEY, Cause::Label).await? else { return Ok(()) };
+    member.attest().await?;
+    let label = Label::new(settled.pool, member.index(), member.incarnation(), settled.clone());
+    bucket.put(LABEL_KEY, label.encode(), When::Matches(head.etag), Cause::Label).await?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Stores replaced and taken in again: whoever does it, however often it is broken off, whatever else goes on.
+
+use bytes::Bytes;
+
+use super::tests::{Counted, Yard, check, chunk, store};
+use super::*;
+use crate::base::rt::sim::{Sim, World};
+use crate::base::{Generation, Kind, RegisterId};
+use crate::store::{SimStore, Store as _};
+
+fn run<F: Future<Output = ()> + Send + 'static>(
+    seed: u64,
+    layout: &str,
+    test: impl FnOnce(World, Yard) -> F,
+) {
+    let sim = Sim::new(seed);
+    let mut yard = Yard::new(&sim, layout);
+    // Two more than the layout needs, to put in others' places.
+    let spare = |i: usize| SimStore::new(&sim, &format!("spare{i}"));
+    yard.spares = (0..2).map(spare).collect();
+    let run = test(sim.clone(), yard);
+    sim.run(run).unwrap();
+}
+
+fn spare(yard: &Yard, i: usize) -> StoreSpec {
+    let bucket = yard.spares[i].clone();
+    StoreSpec { url: bucket.url().to_owned(), zone: None, bucket }
+}
+
+async fn finish(pool: &Pool, inventory: &Counted) -> crate::base::Result<()> {
+    pool.follow().await?;
+    assert_eq!(pool.fill(inventory, &|_| {}).await?, 0);
+    pool.settle().await
+}
+
+async fn add(register: &Register, byte: u8) -> crate::base::Result<()> {
+    register
+        .change(|current| {
+            let mut all = current.map(|b| b.to_vec()).unwrap_or_default();
+            if all.contains(&byte) {
+                return Ok(Change::Keep(()));
+            }
+            all.push(byte);
+            Ok(Change::Put(all.into(), ()))
+        })
+        .await
+}
+
+#[test]
+fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
+    for (seed, layout, lens) in [(1, "4+2", &[9000, 65_536, 1, 70_000][..]), (2, "2+1", &[9000, 80_000][..])]
+    {
+        run(seed, layout, |_, yard| async move {
+            let pool = yard.create().await.unwrap();
+            let other = yard.open().await.unwrap();
+            let (kept, theirs) = (pool.register(RegisterId(1)), other.register(RegisterId(1)));
+            add(&kept, 1).await.unwrap();
+            let chunks: Vec<_> = (1..=5).map(|seq| chunk(seq, lens)).collect();
+            for chunk in &chunks {
+                store(&pool, chunk).await;
+            }
+            yard.settle(3000).await;
+            let live = Counted { dead: 0, live: 5 };
+            let old = yard.stores[1].url().to_owned();
+            assert_eq!(
+                pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap(),
+                Replacement::Planned
+            );
+            // Under way: reads find what has not come along, and others are told to finish it first.
+            for chunk in &chunks {
+                check(&pool, chunk).await;
+            }
+            assert_eq!(
+                pool.plan_replacement(yard.stores[0].url(), &spare(&yard, 1), false).await.unwrap(),
+                Replacement::Other
+            );
+            add(&kept, 2).await.unwrap();
+            finish(&pool, &live).await.unwrap();
+            assert_eq!(
+                pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap(),
+                Replacement::Done
+            );
+            yard.stores[1].contents().wipe();
+            assert!(pool.scrub(&live, &|_| {}).await.unwrap().is_complete_and_clean());
+            // Who knew nothing of it goes on with its own handle.
+            add(&theirs, 3).await.unwrap();
+            assert_eq!(other.generation(), Generation(1));
+            assert_eq!(kept.read().await.unwrap().unwrap().as_ref(), [1, 2, 3]);
+            for chunk in &chunks {
+                check(&other, chunk).await;
+            }
+            // One of the old stores is enough to find the pool.
+            let fresh = Pool::open(yard.host(), yard.specs()[..1].to_vec()).await.unwrap();
+            assert_eq!(fresh.generation(), Generation(1));
+            assert_eq!(fresh.register(RegisterId(1)).read().await.unwrap().unwrap().as_ref(), [1, 2, 3]);
+            assert_eq!(fresh.register(RegisterId(9)).read().await.unwrap(), None);
+            add(&fresh.register(RegisterId(9)), 9).await.unwrap();
+            assert_eq!(other.register(RegisterId(9)).read().await.unwrap().unwrap().as_ref(), [9]);
+        });
+    }
+}
+
+#[test]
+fn an_emptied_store_is_taken_in_again_and_again() {
+    run(3, "4+2", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        let register = pool.register(RegisterId(1));
+        let live = Counted { dead: 0, live: 3 };
+        for seq in 1..=3 {
+            store(&pool, &chunk(seq, &[9000, 65_536, 1, 70_000])).await;
+        }
+        yard.settle(2000).await;
+        for round in 0..3u8 {
+            add(&register, round).await.unwrap();
+            let lost = usize::from(round) * 2 % 6;
+            yard.stores[lost].contents().wipe();
+            pool.look().await;
+            let free = pool.emptied().await;
+            assert_eq!(free.len(), 1);
+            let url = free[0].url.clone();
+            assert_eq!(pool.plan_replacement(&url, &free[0], false).await.unwrap(), Replacement::Planned);
+            finish(&pool, &live).await.unwrap();
+            pool.look().await;
+            let found = pool.scrub(&live, &|_| {}).await.unwrap();
+            assert!(found.is_complete_and_clean(), "{found:?}");
+            assert_eq!(pool.generation(), Generation(u64::from(round) + 1));
+        }
+        assert_eq!(register.read().await.unwrap().unwrap().as_ref(), [0, 1, 2]);
+    });
+}
+
+#[test]
+fn whoever_is_killed_at_whatever_step_another_finishes() {
+    for seed in 0..24 {
+        run(seed, ["2+1", "4+2"][seed as usize % 2], move |sim, yard| async move {
+            let pool = yard.create().await.unwrap();
+            let live = Counted { dead: 0, live: 4 };
+            let lens: &[usize] = if seed % 2 == 0 { &[9000, 8000] } else { &[9000, 6000, 1, 7000] };
+            for seq in 1..=4 {
+                store(&pool, &chunk(seq, lens)).await;
+            }
+            let register = pool.register(RegisterId(1));
+            add(&register, 1).await.unwrap();
+            yard.settle(2000).await;
+            let old = yard.stores[1].url().to_owned();
+            // Another process begins, and dies at some step.
+            let process = sim.process();
+            let theirs = yard.on(&process.rt());
+            let (from, new) = (old.clone(), spare(&yard, 0));
+            process
+                .rt()
+                .spawn(async move {
+                    let pool = theirs.open().await.unwrap();
+                    if pool.plan_replacement(&from, &new, false).await.unwrap() == Replacement::Planned {
+                        let _ = finish(&pool, &Counted { dead: 0, live: 4 }).await;
+                    }
+                })
+                .detach();
+            yard.settle(sim.below(2500)).await;
+            process.kill();
+            add(&register, 2).await.unwrap();
+            // Two others at once, with different plans for the same store.
+            let second = yard.open().await.unwrap();
+            let plans = [(&pool, 0), (&second, 1)].map(|(pool, i)| {
+                let (old, new, live) = (&old, spare(&yard, i), &live);
+                async move {
+                    for _ in 0..20 {
+                        match pool.plan_replacement(old, &new, false).await {
+                            Ok(Replacement::Done) => return true,
+                            Ok(Replacement::Planned) => {
+                                if finish(pool, live).await.is_ok() {
+                                    return true;
+                                }
+                            }
+                            Ok(Replacement::Other) => drop(finish(pool, live).await),
+                            // The other's store has its place.
+                            Err(e) if e.is(Kind::NotFound) || e.is(Kind::Refused) => return false,
+                            Err(_) => {}
+                        }
+                    }
+                    panic!("no end");
+                }
+            });
+            let won = futures::future::join_all(plans).await;
+            assert_eq!(won.iter().filter(|w| **w).count(), 1, "one wins: {won:?}");
+            add(&second.register(RegisterId(1)), 3).await.unwrap();
+            yard.stores[1].contents().wipe();
+            yard.settle(3000).await;
+            let fresh = yard.open().await.unwrap();
+            assert!(!fresh.is_moving());
+            let found = fresh.scrub(&live, &|_| {}).await.unwrap();
+            assert!(found.is_complete_and_clean(), "{found:?}");
+            let value: Bytes = fresh.register(RegisterId(1)).read().await.unwrap().unwrap();
+            assert_eq!(value.as_ref(), [1, 2, 3]);
+            for seq in 1..=4 {
+                check(&fresh, &chunk(seq, lens)).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_place_that_is_not_free_is_refused() {
+    run(5, "2+1", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        let old = yard.stores[1].url().to_owned();
+        yard.spares[0]
+            .contents()
+            .put("x", Bytes::new(), crate::store::When::Always, crate::store::Cause::Walk)
+            .await
+            .unwrap();
+        for (new, word) in [(spare(&yard, 0), "not empty"), (yard.specs()[2].clone(), "already")] {
+            let e = pool.plan_replacement(&old, &new, false).await.unwrap_err();
+            assert!(e.is(Kind::Refused) && e.to_string().contains(word), "{e}");
+        }
+        let e = pool.plan_replacement("mem:nobody", &spare(&yard, 1), false).await.unwrap_err();
+        assert!(e.is(Kind::NotFound) && e.to_string().contains("mem:s0"), "{e}");
+        assert!(pool.emptied().await.is_empty());
+        assert_eq!(pool.generation(), Generation(0));
+    });
+}

@@ -1,0 +1,137 @@
+//! Stores replaced, and emptied ones taken in again, under a volume that is written to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::site::Site;
+use super::*;
+use crate::base::Error;
+use crate::pool::Replacement;
+use crate::store::Store as _;
+
+const BLOCK: u64 = 4096;
+
+/// Brings a replacement to its end, whatever comes in between.
+async fn replace(life: &Life, old: &str, new: &crate::pool::StoreSpec) {
+    let pool = life.volumes.deps().pool.clone();
+    for _ in 0..60 {
+        let out = async {
+            if pool.plan_replacement(old, new, false).await? == Replacement::Done {
+                return Ok(true);
+            }
+            pool.follow().await?;
+            life.volumes.admit_stores().await?;
+            if pool.fill(&life.volumes, &|_| {}).await? == 0 {
+                pool.settle().await?;
+            }
+            Ok::<_, Error>(false)
+        };
+        match out.await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(_) => life.sleep(300).await,
+        }
+    }
+    panic!("{:?}", pool.status());
+}
+
+/// Writes block after block, each flushed; the number of those that were acknowledged.
+fn keep_writing(life: &Life, v: Arc<Volume>, acked: Arc<AtomicU64>) {
+    let rt = life.rt.clone();
+    let pause = rt.clone();
+    rt.spawn(async move {
+        for n in 0..200 {
+            let written = v.write(n * BLOCK, bytes(n + 1, BLOCK as usize)).await;
+            if written.is_err() || v.flush().await.is_err() {
+                return;
+            }
+            acked.store(n + 1, Ordering::Relaxed);
+            pause.sleep(Duration::from_millis(pause.below(80))).await;
+        }
+    })
+    .detach();
+}
+
+async fn moved(site: Site, wiped: bool) {
+    let owner = site.machine(1).found().await;
+    let admin = site.machine(2).start().await;
+    let v = volume(&owner, FlushMode::Pool).await;
+    let acked = Arc::new(AtomicU64::new(0));
+    keep_writing(&owner, v.clone(), acked.clone());
+    owner.sleep(site.world.below(2000)).await;
+    let old = site.stores[1].url().to_owned();
+    if wiped {
+        site.stores[1].contents().wipe();
+        admin.volumes.deps().pool.look().await;
+        owner.sleep(site.world.below(3000)).await;
+        let free = admin.volumes.deps().pool.emptied().await;
+        replace(&admin, &old, &free[0]).await;
+    } else {
+        replace(&admin, &old, &site.spare_spec()).await;
+        site.stores[1].contents().wipe();
+    }
+    if site.world.below(2) == 0 {
+        owner.sleep(site.world.below(4000)).await;
+    }
+    // The owner's host is lost, and whatever m allows with it.
+    let least = acked.load(Ordering::Relaxed);
+    drop(owner.crash());
+    if site.stores.len() > 3 {
+        site.reach(3..4, Reach::Refuses);
+    }
+    let heir = site.machine(3).start().await;
+    let (mut tries, w) = (0, name("v"));
+    while let Err(e) = heir.volumes.take_over(&w, false).await {
+        tries += 1;
+        assert!(tries < 20, "{e}");
+        heir.sleep(500).await;
+    }
+    let w = heir.volumes.open(&w, OpenMode::Normal).await.unwrap();
+    for n in 0..least {
+        assert!(
+            w.read(n * BLOCK, BLOCK).await.unwrap() == bytes(n + 1, BLOCK as usize),
+            "block {n} of {least}"
+        );
+    }
+    w.write(0, bytes(77, 4096)).await.unwrap();
+    w.flush().await.unwrap();
+}
+
+#[test]
+fn what_was_flushed_survives_a_replaced_store_and_the_loss_of_the_owner() {
+    for seed in 0..12 {
+        run(seed, ["4+2", "2+1"][seed as usize % 2], |site| moved(site, false));
+    }
+}
+
+#[test]
+fn what_was_flushed_survives_an_emptied_store_taken_in_again() {
+    for seed in 0..12 {
+        run(100 + seed, "4+2", |site| moved(site, true));
+    }
+}
+
+#[test]
+fn an_owner_goes_on_while_a_store_is_replaced_and_nothing_is_left_over() {
+    run(7, "4+2", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 3 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        let old = site.stores[4].url().to_owned();
+        replace(&life, &old, &site.spare_spec()).await;
+        v.write(MIB, bytes(2, MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(40_000).await;
+        assert!(v.read(MIB, MIB).await.unwrap() == bytes(2, MIB as usize));
+        site.stores[4].contents().wipe();
+        let pool = &life.volumes.deps().pool;
+        assert_eq!(pool.pending(), 0);
+        let found = pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+        assert!(found.is_complete_and_clean(), "{found:?}");
+        life.volumes.release(&name("v")).await.unwrap();
+        let other = site.machine(2).start().await;
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.read(MIB, MIB).await.unwrap() == bytes(2, MIB as usize));
+    });
+}
