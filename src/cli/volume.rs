@@ -42,6 +42,11 @@ pub enum Volume {
     Info { path: VolumePath },
     /// Store everything and let any host open it
     Release { path: VolumePath },
+    /// Find what each object is needed for by walking all maps, and compare that with what collection counts
+    Check { path: VolumePath },
+    /// Free what nobody needs now, and wait for it (the grace period included)
+    #[command(alias = "gc")]
+    Collect { path: VolumePath },
     /// Become the owner; the other host is shut out
     TakeOver {
         path: VolumePath,
@@ -91,6 +96,8 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Release { path } => show(global, Verb::VolumeRelease { path }, |_| {}).await,
+        Volume::Check { path } => show(global, Verb::VolumeCheck { path }, |_| {}).await,
+        Volume::Collect { path } => show(global, Verb::VolumeCollect { path }, |_| {}).await,
         Volume::TakeOver { path, accept_loss } => {
             show(global, Verb::VolumeTakeOver { path, accept_loss }, |_| {}).await
         }

@@ -153,6 +153,12 @@ pub enum Verb {
     VolumeRelease {
         path: VolumePath,
     },
+    VolumeCheck {
+        path: VolumePath,
+    },
+    VolumeCollect {
+        path: VolumePath,
+    },
     VolumeTakeOver {
         path: VolumePath,
         accept_loss: bool,

@@ -15,7 +15,7 @@ use super::overlay::{Frozen, Layer, Piece};
 use super::session::Session;
 use super::space::{
     Birth, Cursor, Death, Folded, Ledger, Object, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE,
-    RunIndex, RunPage, encode_deaths,
+    Repacked, RunIndex, RunPage, encode_deaths,
 };
 use super::states::{Gone, TABLE_ADDRESS, Tables};
 use super::view::View;
@@ -211,6 +211,11 @@ impl<'a> Build<'a> {
             self.position = Prefix { seq, lsn: *last };
         }
         Ok(merged)
+    }
+
+    /// What packs hold from now on. Before deaths are recorded: they count in the new homes.
+    pub fn adopt(&mut self, packs: &[Repacked]) -> Result<()> {
+        packs.iter().try_for_each(|moved| self.ledger.adopt(moved))
     }
 
     /// After all merges: the position goes on over map chunks, the table takes in all up to it, deaths are recorded.

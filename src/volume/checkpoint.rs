@@ -14,7 +14,7 @@ use super::build::Build;
 use super::head::{Checkpoint, Head};
 use super::overlay::{Frozen, Layer, Piece};
 use super::session::Session;
-use super::space::Ledger;
+use super::space::{Ledger, Repacked};
 use super::states::Tables;
 use super::stop::Stop;
 use super::view::passes;
@@ -40,6 +40,7 @@ struct Plan {
     tables: Tables,
     last: Lsn,
     removes: Vec<StateId>,
+    packs: Vec<Repacked>,
 }
 
 /// What it has become.
@@ -114,6 +115,37 @@ impl Session {
         let Some(plan) = self.plan(removes)? else { return Ok(()) };
         let log = self.writer.stored_bytes();
         self.store(plan.last).await?;
+        self.carry_out(plan).await?;
+        self.count_merged(log);
+        Ok(())
+    }
+
+    /// A checkpoint of the chunk table alone: packs take over from their sources. An outage holds.
+    pub async fn publish_pack(self: &Arc<Self>, moved: Repacked) -> Result<(), Stop> {
+        loop {
+            // What was marked and has no map yet must be built with it.
+            let unbuilt = self.tip.lock().tables.states.values().any(|s| !s.built);
+            if unbuilt {
+                self.checkpoint_surely(&[]).await?;
+            }
+            let one = self.checkpointing.lock().await;
+            let tables = self.tip.lock().tables.clone();
+            if tables.states.values().any(|s| !s.built) {
+                continue;
+            }
+            let packs = vec![moved.clone()];
+            let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs };
+            match self.carry_out(plan).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    drop(one);
+                    self.or_end(self.ground.rt().sleep(AGAIN)).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<(), Stop> {
         let merged = plan.layers;
         let removes = plan.removes.clone();
         let built = match self.or_end(self.build(plan)).await? {
@@ -125,7 +157,6 @@ impl Session {
         self.births.lock().recorded(attempt, position.seq);
         self.recorded(ledger);
         self.adopt_tables(tables, merged, &removes);
-        self.count_merged(log);
         Ok(())
     }
 
@@ -155,11 +186,17 @@ impl Session {
             return Ok(None);
         }
         let last = tip.overlay.frozen.last().map_or(Lsn(0), |f| f.last);
-        Ok(Some(Plan { layers, tables: tip.tables.clone(), last, removes: removes.to_vec() }))
+        Ok(Some(Plan {
+            layers,
+            tables: tip.tables.clone(),
+            last,
+            removes: removes.to_vec(),
+            packs: Vec::new(),
+        }))
     }
 
     async fn build(&self, plan: Plan) -> Result<Built> {
-        let Plan { layers, tables, removes, .. } = plan;
+        let Plan { layers, tables, removes, packs, .. } = plan;
         let mut build = Build::begin(self, tables);
         let mut tree = None;
         for at in 0..layers {
@@ -181,6 +218,7 @@ impl Session {
                 (s.tree, s.mapped, s.built) = (tree, mapped, true);
             }
         }
+        build.adopt(&packs)?;
         build.record().await?;
         for id in removes {
             build.remove(id).await?;

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use super::session::Session;
 use super::space::{Ledger, Object};
+use super::stop::Stop;
 use crate::base::ChunkId;
 
+/// How often it is looked whether all is collected.
+const LOOK: Duration = Duration::from_millis(100);
 /// After a deletion that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -21,7 +24,10 @@ impl Session {
     pub fn recorded(&self, ledger: Ledger) {
         self.live.store(ledger.space().1, Ordering::Relaxed);
         self.retired.lock().recorded(&ledger, self.ground.rt().now());
+        let packed = ledger.packed(self.ground.id);
+        self.ground.deps.memory.places.know(self.ground.id, packed);
         *self.ledger.lock() = Arc::new(ledger);
+        self.packing.store(true, Ordering::Relaxed);
         self.collect.notify_waiters();
     }
 
@@ -60,6 +66,17 @@ impl Session {
                 }
                 None => news.await,
             }
+        }
+    }
+
+    /// Returns when nothing is left to pack or to delete, grace period included.
+    pub async fn collect_all(self: &Arc<Self>) -> Result<(), Stop> {
+        self.checkpoint_surely(&[]).await?;
+        loop {
+            if self.settled() && self.retired.lock().waiting() == 0 {
+                return Ok(());
+            }
+            self.or_end(self.ground.rt().sleep(LOOK)).await?;
         }
     }
 }

@@ -81,6 +81,9 @@ impl Session {
         for seq in after.0 + 1..=upto.0 {
             let id = ChunkId { volume: self.ground.id, epoch: self.epoch, seq: Seq(seq) };
             let w = *self.w.borrow();
+            if self.ledger.lock().has_left(id.seq) {
+                continue;
+            }
             let probe = pool.probe(&id, &head.witnesses, Cause::Repair).await;
             if probe.good < w {
                 let payload = pool.payload(&id, &probe, Cause::Repair).await?;

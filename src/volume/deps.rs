@@ -3,17 +3,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use super::cell::HeadCell;
 use super::head::Head;
+use super::places::PlaceBook;
 use super::settings::{Host, Settings};
 use super::space::Ledger;
 use super::states::Tables;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Budget, Kind, Name, RegisterId, Result, VolumeId};
+use crate::base::{Budget, ChunkId, Kind, Name, RegisterId, Result, VolumeId};
 use crate::cache::FrameCache;
 use crate::journal::JournalConfig;
-use crate::log::Reader;
+use crate::log::{InPack, Places, Reader};
 use crate::map::PageCache;
 use crate::pool::Pool;
 
@@ -29,6 +32,7 @@ pub struct Memory {
     pub requests: Budget,
     pub frames: FrameCache,
     pub pages: Arc<PageCache>,
+    pub places: PlaceBook,
 }
 
 impl Memory {
@@ -43,6 +47,7 @@ impl Memory {
             requests: Budget::new(total / 8),
             frames: FrameCache::new(caches - caches / 4),
             pages: Arc::new(PageCache::new((caches / 4) as usize)),
+            places: PlaceBook::default(),
         }
     }
 
@@ -75,11 +80,26 @@ pub struct Tuning {
     pub chunks_max: u64,
     /// Bytes of a journal and of its segments, if not what the volume's settings say.
     pub journal: Option<(u64, u64)>,
+    /// Bytes of what is left of others that go into one object, at most.
+    pub pack_max: u64,
+    /// Per mille of what is live that objects may take: when what was packed is far colder, and when all is alike.
+    pub space_max: (u64, u64),
+    /// Bytes that a pack must free at least: its checkpoint takes some itself.
+    pub gain_min: u64,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { log_min: 16 << 20, log_max: 1 << 30, log_share: 32, chunks_max: 2048, journal: None }
+        Tuning {
+            log_min: 16 << 20,
+            log_max: 1 << 30,
+            log_share: 32,
+            chunks_max: 2048,
+            pack_max: u64::MAX,
+            space_max: (1280, 1430),
+            gain_min: 1 << 20,
+            journal: None,
+        }
     }
 }
 
@@ -96,7 +116,9 @@ impl Deps {
 
     /// What can be read of a volume.
     pub fn view(&self, head: &Head) -> View {
-        let reader = Reader::new(self.pool.clone(), self.memory.frames.clone(), head.volumes());
+        let (pool, frames, slices) =
+            (self.pool.clone(), self.memory.frames.clone(), self.memory.places.slices.clone());
+        let reader = Reader::new(pool, frames, head.volumes(), Arc::new(Newest(self.clone())), slices);
         View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
     }
 
@@ -126,7 +148,7 @@ impl Deps {
             let Some(now) = head else { return Ok(None) };
             let error = match look(&self.view(&now), &now).await {
                 Ok(seen) => return Ok(Some((now, seen))),
-                Err(e) if e.is(Kind::Corrupt) => e,
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unavailable) => e,
                 Err(e) => return Err(e),
             };
             // Deleted, because another checkpoint is recorded by now?
@@ -186,5 +208,27 @@ impl Ground {
     /// How users name it.
     pub fn title(&self) -> String {
         self.deps.title(&self.name)
+    }
+}
+
+/// Looks into the newest tables.
+#[derive(Debug)]
+struct Newest(Deps);
+
+#[async_trait]
+impl Places for Newest {
+    fn find(&self, chunk: &ChunkId) -> Option<InPack> {
+        self.0.memory.places.find(chunk)
+    }
+
+    async fn look_again(&self, chunk: &ChunkId, was: Option<InPack>) -> Result<bool> {
+        let places = &self.0.memory.places;
+        if places.find(chunk) != was {
+            return Ok(true);
+        }
+        if let Some((_, ledger)) = self.0.ledger(chunk.volume).await? {
+            places.know(chunk.volume, ledger.packed(chunk.volume));
+        }
+        Ok(places.find(chunk) != was)
     }
 }

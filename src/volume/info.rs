@@ -40,6 +40,12 @@ pub struct VolumeInfo {
     pub mapped_bytes: u64,
     /// Bytes of its own objects without parity; what clones share counts for the ancestor.
     pub stored_bytes: u64,
+    /// Bytes of those that the volume or a snapshot needs, by the last checkpoint; told when it is open here.
+    pub live_bytes: Option<u64>,
+    /// Bytes that collection wrote again since the volume was opened here.
+    pub packed_bytes: u64,
+    /// Objects that nobody needs any more and that wait for the grace period, or for stores.
+    pub retired_objects: u64,
     /// Acknowledged here and not yet in the pool. Of a volume that isn't open, what its journal holds behind the last
     /// checkpoint: at most so much.
     pub unsent_bytes: u64,

@@ -26,12 +26,15 @@ impl Session {
     pub async fn release(self: &Arc<Self>, given_up: &CancellationToken) -> Released {
         let drained = async {
             let gate = self.close_gate().await;
-            self.drain().await.map(|()| gate)
+            self.drain().await?;
+            // It is the last act: no checkpoint comes after it.
+            let one = self.checkpointing.lock().await;
+            self.settle().await.map(|()| (gate, one))
         };
         let drained = std::pin::pin!(drained);
         let given_up = std::pin::pin!(given_up.cancelled());
-        let gate = match select(drained, given_up).await {
-            Either::Left((Ok(gate), _)) => gate,
+        let (gate, _one) = match select(drained, given_up).await {
+            Either::Left((Ok(held), _)) => held,
             Either::Left((Err(stop), _)) => return Released::NotYet(stop),
             Either::Right(_) => {
                 return Released::NotYet(Error::new(Kind::Closed, "not released: given up").into());
@@ -57,7 +60,11 @@ impl Session {
     async fn drain(self: &Arc<Self>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
         self.store(upto).await?;
-        self.checkpoint_surely(&[]).await?;
+        self.checkpoint_surely(&[]).await
+    }
+
+    /// All that was given a number is stored, and the volume still this session's.
+    async fn settle(self: &Arc<Self>) -> Result<(), Stop> {
         let given = self.writer.given();
         if let Err(e) = self.writer.wait_seq(given).await {
             return Err(self.explain(e));

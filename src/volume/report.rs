@@ -1,6 +1,7 @@
 //! Filling in what is told about volumes and snapshots: from heads and tables, and from the sessions of this engine.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 
@@ -46,6 +47,9 @@ impl VolumeInfo {
             trouble_ms: None,
             mapped_bytes: tables.tip().mapped * BLOCK,
             stored_bytes: tables.stored_bytes,
+            live_bytes: None,
+            packed_bytes: 0,
+            retired_objects: 0,
             unsent_bytes: 0,
             unsent_age_ms: Some(0),
             journal_bytes: 0,
@@ -118,6 +122,9 @@ impl VolumeInfo {
     fn add_session(&mut self, session: &Session, full_w: usize) {
         self.degraded = *session.w.borrow() < full_w;
         self.stored_bytes = session.stored_bytes();
+        self.live_bytes = Some(session.live.load(Ordering::Relaxed));
+        self.packed_bytes = session.packed_bytes.load(Ordering::Relaxed);
+        self.retired_objects = session.retired.lock().waiting() as u64;
         let usage = session.journal.usage();
         self.journal_bytes = usage.used;
         let tip = session.tip.lock();

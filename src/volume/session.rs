@@ -56,6 +56,11 @@ pub struct Session {
     /// One checkpoint at a time.
     pub checkpointing: tokio::sync::Mutex<()>,
     pub retired: Mutex<Retired>,
+    /// Packs that were given a number, and the bytes of what they took.
+    pub packs: AtomicU64,
+    pub packed_bytes: AtomicU64,
+    /// A table was recorded that the packer has not looked at to its end.
+    pub packing: AtomicBool,
     /// The table changed, or something was deleted.
     pub collect: Notify,
     /// Something to cut.
@@ -123,6 +128,9 @@ impl Session {
             births: Mutex::new(births),
             checkpointing: tokio::sync::Mutex::default(),
             retired: Mutex::default(),
+            packs: AtomicU64::new(0),
+            packed_bytes: AtomicU64::new(0),
+            packing: AtomicBool::new(true),
             collect: Notify::new(),
             work: Notify::new(),
             ripe: Notify::new(),
@@ -156,6 +164,7 @@ impl Session {
         let ledger = Ledger::clone(&self.ledger.lock());
         self.recorded(ledger);
         self.run(Session::deleter);
+        self.run(Session::packer);
     }
 
     /// A task that ends with the session.

@@ -97,7 +97,7 @@ impl View {
     }
 
     async fn table(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
-        self.patiently(|| self.reader.page(at, address, Cause::Checkpoint)).await
+        self.patiently(|| self.reader.table_page(at, address, Cause::Checkpoint)).await
     }
 
     /// An outage holds: what too few stores answer for is asked again for a while.

@@ -304,6 +304,12 @@ impl Volumes {
         }
     }
 
+    /// Frees what nobody needs, and returns when that is done.
+    pub async fn collect(&self, volume: &Name) -> Result<()> {
+        let open = self.open(volume, OpenMode::Normal).await?;
+        open.ask(|session| async move { session.collect_all().await }).await
+    }
+
     /// `Refused` while a clone needs it.
     pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         let id = self.id(volume).await?;

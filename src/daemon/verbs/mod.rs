@@ -59,6 +59,8 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::VolumeList { pool } => Box::pin(volume::list(desk, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(desk, &path)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(desk, &path)).await,
+        Verb::VolumeCheck { path } => Box::pin(volume::check(desk, &path)).await,
+        Verb::VolumeCollect { path } => Box::pin(volume::collect(desk, &path)).await,
         Verb::VolumeTakeOver { path, accept_loss } => {
             Box::pin(volume::take_over(desk, &path, accept_loss)).await
         }

@@ -183,6 +183,35 @@ pub async fn release(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
 }
 
+/// What the maps need, beside what the table of objects says; a scrub that reads nothing finds objects without an owner.
+pub async fn check(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
+    let open = desk.pools.get(&path.pool).await?;
+    let report = open.volumes.check(&path.volume).await?;
+    let bad = !report.wrong.is_empty();
+    let note = match report.wrong.len() {
+        0 => format!("{path}: what is stored and what is needed agree"),
+        n => format!("{path}: {n} contradictions; nothing that they touch is collected"),
+    };
+    let mut outcome = Outcome::of(&report)?.note(note);
+    for wrong in report.wrong.iter().take(10) {
+        outcome = outcome.note(wrong.clone());
+    }
+    Ok(outcome.degraded(bad))
+}
+
+pub async fn collect(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
+    let open = desk.pools.get(&path.pool).await?;
+    let before = open.volumes.info(&path.volume).await?.stored_bytes;
+    open.volumes.collect(&path.volume).await?;
+    let info = open.volumes.info(&path.volume).await?;
+    let freed = before.saturating_sub(info.stored_bytes);
+    let value = json!({
+        "path": path.to_string(), "freed_bytes": freed, "stored_bytes": info.stored_bytes, "live_bytes": info.live_bytes,
+    });
+    let note = format!("{path}: {} freed, {} left", show_size(freed), show_size(info.stored_bytes));
+    Ok(Outcome { value, ..Outcome::default() }.note(note))
+}
+
 pub async fn take_over(desk: &Desk, path: &VolumePath, accept_loss: bool) -> Result<Outcome> {
     let open = desk.pools.get(&path.pool).await?;
     let taken = open.volumes.take_over(&path.volume, accept_loss).await?;

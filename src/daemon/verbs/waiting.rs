@@ -63,6 +63,10 @@ impl Manner {
             Verb::VolumeRelease { path } => {
                 changes(&[path], Need::Store, format!("{path} was released"), info(path))
             }
+            Verb::VolumeCollect { path } => {
+                changes(&[path], Need::Store, format!("{path} was collected"), info(path))
+            }
+            Verb::VolumeCheck { path } => looks([path.pool.clone()]),
             Verb::VolumeTakeOver { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was taken over"), info(path))
             }

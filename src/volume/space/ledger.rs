@@ -13,7 +13,7 @@ use super::births::Birth;
 use super::runs::{Death, Part};
 use crate::base::codec::{Reader, Writer};
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, StateId, VolumeId};
-use crate::log::{FrameRef, Prefix};
+use crate::log::{FrameRef, InPack, Prefix};
 use crate::pool::ChunkKind;
 
 /// Sequence numbers a page of the table covers.
@@ -41,9 +41,13 @@ impl Object {
 pub enum Home {
     /// In the chunk's own object.
     Own,
-    /// Those that were live then, in a slice of a pack.
-    Pack { pack: Object, slice: u32 },
+    /// Those that were live then, in a slice of a pack: where its index lies there.
+    Pack { pack: Object, at: u64, len: u32, packed: Packings },
 }
+
+/// How often what is left of a chunk has been packed, `PACKINGS_MAX` at most: what is still there then is cold.
+pub type Packings = u8;
+pub const PACKINGS_MAX: Packings = 2;
 
 /// A chunk that somebody needs, or that waits behind the position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,9 +71,38 @@ impl Entry {
         }
     }
 
+    pub fn packings(&self) -> Packings {
+        match self.home {
+            Home::Own => 0,
+            Home::Pack { packed, .. } => packed,
+        }
+    }
+
     pub fn live(&self) -> u64 {
         self.total.saturating_sub(self.dead)
     }
+}
+
+/// A pack that is stored, and what it holds.
+#[derive(Clone, Debug)]
+pub struct Repacked {
+    pub pack: Object,
+    /// Whose survivors are in it, all of them.
+    pub sources: BTreeSet<Object>,
+    pub chunks: Vec<Survivors>,
+}
+
+/// What was left of one chunk when it was packed.
+#[derive(Clone, Copy, Debug)]
+pub struct Survivors {
+    pub seq: Seq,
+    /// Its index in the pack.
+    pub at: u64,
+    pub len: u32,
+    /// Of its frames.
+    pub bytes: u64,
+    /// Dead bytes that its entry counted then.
+    pub dead: u64,
 }
 
 /// A part that is counted in the chunk table.
@@ -199,6 +232,41 @@ impl Ledger {
         if !kept.is_empty() {
             self.deaths.insert(child, kept);
         }
+    }
+
+    /// What was packed, and where it is.
+    pub fn packed(&self, volume: VolumeId) -> BTreeMap<Seq, InPack> {
+        let place = |(seq, e): (Seq, &Entry)| match e.home {
+            Home::Pack { pack, at, len, .. } => Some((seq, InPack { pack: pack.of(volume), at, len })),
+            Home::Own => None,
+        };
+        self.entries().filter_map(place).collect()
+    }
+
+    /// Gives what is left of chunks its new home. What died since the pack was made is dead there too.
+    pub fn adopt(&mut self, moved: &Repacked) -> Result<()> {
+        let mut used = false;
+        for m in &moved.chunks {
+            // It may have died altogether meanwhile.
+            let here = self.entry(m.seq).filter(|e| e.counted && moved.sources.contains(&e.object(m.seq)));
+            let Some(packed) = here.map(|e| PACKINGS_MAX.min(e.packings() + 1)) else { continue };
+            let Some(entry) = self.change(m.seq) else { continue };
+            let Some(dead) = entry.dead.checked_sub(m.dead) else {
+                return Err(Error::new(Kind::Internal, format!("chunk {} lost what was dead in it", m.seq)));
+            };
+            let home = Home::Pack { pack: moved.pack, at: m.at, len: m.len, packed };
+            (entry.total, entry.dead, entry.home) = (m.bytes, dead, home);
+            used = true;
+        }
+        let left: BTreeSet<Object> = self.entries().map(|(seq, e)| e.object(seq)).collect();
+        let all = moved.sources.iter().chain((!used).then_some(&moved.pack));
+        self.retired.extend(all.filter(|o| !left.contains(o)));
+        Ok(())
+    }
+
+    /// The chunk's own object is not needed any more.
+    pub fn has_left(&self, seq: Seq) -> bool {
+        seq <= self.position.seq && self.entry(seq).is_none_or(|e| e.home != Home::Own)
     }
 
     /// All runs that a list names.
@@ -334,8 +402,8 @@ fn encode_slab(n: u64, entries: &BTreeMap<Seq, Entry>) -> Bytes {
             w.varint(e.total);
         }
         w.varint(e.dead);
-        if let Home::Pack { pack, slice } = e.home {
-            w.varint(pack.epoch.0).varint(pack.seq.0).varint(slice.into());
+        if let Home::Pack { pack, at, len, packed } = e.home {
+            w.varint(pack.epoch.0).varint(pack.seq.0).varint(at).varint(len.into()).varint(packed.into());
         }
         last = seq.0;
     }
@@ -359,8 +427,12 @@ fn decode_slab(n: u64, bytes: &[u8]) -> Result<BTreeMap<Seq, Entry>> {
             0 => Home::Own,
             _ => {
                 let pack = Object { epoch: Epoch(r.varint()?), seq: Seq(r.varint()?) };
-                let slice = u32::try_from(r.varint()?).map_err(|_| r.bad("an entry is impossible"))?;
-                Home::Pack { pack, slice }
+                let (at, len) = (r.varint()?, u32::try_from(r.varint()?).ok());
+                let packed = Packings::try_from(r.varint()?).ok().filter(|p| *p <= PACKINGS_MAX);
+                let (Some(len), Some(packed)) = (len, packed) else {
+                    return Err(r.bad("an entry is impossible"));
+                };
+                Home::Pack { pack, at, len, packed }
             }
         };
         let kind = if flags & MAP != 0 { ChunkKind::Map } else { ChunkKind::Data };

@@ -41,7 +41,8 @@
 //!
 //! An entry, as varints: sequence number less n × 4096 or less that of the entry before; epoch; era; flags (map 1, counted
 //! 2, in a pack 4); bytes of its frames (when counted), bytes of those that are dead; and in a pack: the pack's epoch,
-//! number, and which of its slices. Not counted: a map chunk behind the checkpoint's position.
+//! number with the highest bit set, place and
+//! length of the slice's index in it, how often it was packed (1 or 2). Not counted: a map chunk behind the checkpoint's position.
 
 mod births;
 mod ledger;
@@ -51,7 +52,7 @@ mod runs;
 mod tests;
 
 pub use births::{Birth, Births};
-pub use ledger::{Folded, Ledger, Object, SlabPlaces};
+pub use ledger::{Entry, Folded, Home, Ledger, Object, PACKINGS_MAX, Repacked, SlabPlaces, Survivors};
 pub use retired::Retired;
 pub use runs::{
     Cursor, Death, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE, RunIndex, RunPage, encode_deaths,

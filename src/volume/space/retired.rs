@@ -45,4 +45,9 @@ impl Retired {
     pub fn forget_in(&self, ledger: &mut Ledger) {
         ledger.retired.retain(|o| !self.gone.contains(o));
     }
+
+    /// Objects that wait to be deleted.
+    pub fn waiting(&self) -> usize {
+        self.since.len()
+    }
 }

@@ -191,7 +191,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// Only the deaths of one chunk, and perhaps a few others.
-    #[cfg_attr(not(test), expect(dead_code, reason = "packs are to use it"))]
     pub fn of_chunk(pages: &'a dyn Pages, part: Part, index: &RunIndex, era: Era, seq: Seq) -> Cursor<'a> {
         let key = (era, seq);
         let end = index.pages.partition_point(|p| (p.era, p.seq) <= key);

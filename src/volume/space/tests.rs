@@ -43,11 +43,11 @@ fn golden_bytes_of_the_table() {
     let mut ledger = Ledger::default();
     ledger.insert(Seq(4100), entry(300, 5, Home::Own));
     let pack = Object { epoch: Epoch(9), seq: Seq(2) };
-    ledger.insert(Seq(4102), entry(7, 0, Home::Pack { pack, slice: 6 }));
+    ledger.insert(Seq(4102), entry(7, 0, Home::Pack { pack, at: 6, len: 7, packed: 1 }));
     let young = Entry { counted: false, kind: ChunkKind::Map, ..entry(0, 1, Home::Own) };
     ledger.insert(Seq(4103), young);
     let pages = ledger.changed();
-    let bytes = [1, 3, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 1, 2, 3, 1, 1];
+    let bytes = [1, 3, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 7, 1, 1, 2, 3, 1, 1];
     assert_eq!(pages.iter().map(|(n, b)| (*n, &b[..])).collect::<Vec<_>>(), [(1, &bytes[..])]);
     ledger.written(1, frame(5, 1));
     ledger.deaths.insert(StateId(3), vec![Part { run: frame(1, 2), from: Era(1), to: Era(4) }]);
@@ -74,7 +74,7 @@ fn golden_bytes_of_the_table() {
 fn what_is_dead_retires_and_a_miscount_does_not() {
     let mut ledger = Ledger::default();
     let pack = Object { epoch: Epoch(9), seq: Seq(2) };
-    let packed = |slice| Home::Pack { pack, slice };
+    let packed = |at| Home::Pack { pack, at, len: 1, packed: 1 };
     ledger.insert(Seq(1), entry(10, 10, Home::Own));
     ledger.insert(Seq(2), entry(10, 9, Home::Own));
     ledger.insert(Seq(3), entry(10, 11, Home::Own));
@@ -89,6 +89,27 @@ fn what_is_dead_retires_and_a_miscount_does_not() {
     ledger.retire();
     assert!(ledger.retired.contains(&pack) && ledger.entry(Seq(4)).is_none());
     assert!(ledger.bury(&death(3, 5, 0, 1)).is_err(), "it is gone");
+}
+
+#[test]
+fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
+    let mut ledger = Ledger::default();
+    let (one, two) = (Object { epoch: Epoch(2), seq: Seq(1) }, Object { epoch: Epoch(2), seq: Seq(2) });
+    ledger.insert(Seq(1), entry(10, 6, Home::Own));
+    ledger.insert(Seq(2), entry(10, 7, Home::Own));
+    let pack = Object { epoch: Epoch(2), seq: Seq::pack(1) };
+    let chunk = |seq, bytes, dead| Survivors { seq: Seq(seq), at: 0, len: 9, bytes, dead };
+    // Of the first chunk a byte died while it was packed; the third is gone by now.
+    let chunks = vec![chunk(1, 5, 5), chunk(2, 3, 7), chunk(3, 1, 0)];
+    let moved = Repacked { pack, sources: [one, two].into(), chunks };
+    ledger.adopt(&moved).unwrap();
+    let seen: Vec<_> = ledger.entries().map(|(_, e)| (e.total, e.dead, e.packings())).collect();
+    assert_eq!(seen, [(5, 1, 1), (3, 0, 1)]);
+    assert_eq!(ledger.retired, [one, two].into());
+    assert_eq!(ledger.objects()[&pack], (8, 7));
+    let none = Repacked { pack: two, sources: [one].into(), chunks: vec![chunk(3, 1, 0)] };
+    ledger.adopt(&none).unwrap();
+    assert!(ledger.retired.contains(&two), "nothing in it counts");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod huge;
 mod moves;
+mod overwritten;
 mod reports;
 mod site;
 mod speed;

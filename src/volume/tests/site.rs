@@ -70,8 +70,18 @@ impl Site {
     pub fn eager(mut self) -> Site {
         let world = &self.world;
         let log_max = [20_000, 100_000, 1 << 20][world.below(3) as usize];
-        self.tuning =
-            Tuning { log_min: 0, log_max, log_share: 1, chunks_max: 1 + world.below(6), journal: None };
+        let (pack_max, space_max) = (2_000 + world.below(300_000), (1_050, 1_050 + world.below(400)));
+        let chunks_max = 1 + world.below(6);
+        self.tuning = Tuning {
+            log_min: 0,
+            log_max,
+            log_share: 1,
+            chunks_max,
+            pack_max,
+            space_max,
+            gain_min: 3_000,
+            journal: None,
+        };
         self.grace_ms = world.below(3_000);
         self
     }

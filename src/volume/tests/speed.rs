@@ -10,7 +10,7 @@ use crate::base::rt::{RealDisk, RealRuntime};
 use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, StoreSpec};
 use crate::store::{MemStore, Store as _};
 
-async fn life(dir: &Path, layout: &str) -> Volumes {
+pub async fn life(dir: &Path, layout: &str) -> Volumes {
     let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
     let layout: crate::pool::Layout = layout.parse().unwrap();
     let spec = |i: usize| {

@@ -1,0 +1,255 @@
+//! Packs: what is left of several chunks in one object, each frame as it was, found by its old place (protocol.md §5.5).
+//!
+//! A *slice* is what is left of one chunk: an index, then the frames in order of their old offsets. Frames keep the place
+//! that their checksum binds, so that a reader verifies them as if they had never moved.
+//!
+//! # Bytes of a slice's index
+//!
+//! | at | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 4 | magic `WLSL` |
+//! | 4 | 8 | epoch of the chunk |
+//! | 12 | 8 | its sequence number |
+//! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2 |
+//! | end−4 | 4 | CRC32C of all before |
+//!
+//! The first frame follows the index (or begins the next data shard), each other one the frame before it. The pack's
+//! table of contents: magic `WLPK`, number of slices (varint), then each: epoch, sequence number, place and length of its
+//! index (varints); CRC32C of all before.
+
+use bytes::Bytes;
+
+use crate::base::codec::{Reader, Writer};
+use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
+use crate::base::{ChunkId, Epoch, Era, Result, Seq};
+use crate::pool::{Chunk, ChunkKind};
+
+const SLICE: u32 = u32::from_le_bytes(*b"WLSL");
+const PACK: u32 = u32::from_le_bytes(*b"WLPK");
+/// Spare capacity that lets the pool append its footer without a copy.
+const FOOTER_ROOM: usize = 4 << 10;
+
+/// Where one frame was and is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// Virtual offsets, in the chunk and in the pack.
+    pub from: u64,
+    pub to: u64,
+    pub len: u32,
+}
+
+/// What is left of one chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slice {
+    pub epoch: Epoch,
+    pub seq: Seq,
+    /// In order of their places in the chunk, and in the pack.
+    pub frames: Vec<Moved>,
+}
+
+impl Slice {
+    /// Where a frame lies in the pack.
+    pub fn find(&self, from: u64) -> Option<&Moved> {
+        let at = self.frames.binary_search_by_key(&from, |m| m.from).ok()?;
+        self.frames.get(at)
+    }
+
+    /// `at`: where the index lies in the pack.
+    pub fn decode(bytes: &[u8], at: u64) -> Result<Slice> {
+        const WHAT: &str = "the index of a pack";
+        let mut r = Reader::new(bytes, WHAT);
+        let Some(body) = bytes.len().checked_sub(4).map(|n| &bytes[..n]) else {
+            return Err(r.bad("it is too short"));
+        };
+        if crc32c::crc32c(body).to_le_bytes() != bytes[body.len()..] {
+            return Err(r.bad("its checksum is wrong"));
+        }
+        r = Reader::new(body, WHAT);
+        if r.u32()? != SLICE {
+            return Err(r.bad("it is of another kind"));
+        }
+        let (epoch, seq, n) = (Epoch(r.u64()?), Seq(r.u64()?), r.varint()?);
+        if n > (r.left() / 2) as u64 {
+            return Err(r.bad("it names too many frames"));
+        }
+        let mut frames = Vec::with_capacity(n as usize);
+        let (mut from, mut to) = (0u64, at + bytes.len() as u64);
+        for _ in 0..n {
+            let (gap, len) = (r.varint()?, r.varint()?);
+            if len & 1 == 1 {
+                to = (to / SHARD_SPAN + 1) * SHARD_SPAN;
+            }
+            let len = u32::try_from(len >> 1).map_err(|_| r.bad("a length is impossible"))?;
+            let begin = from.checked_add(gap).filter(|b| *b < SHARDS_MAX as u64 * SHARD_SPAN);
+            let Some(begin) = begin.filter(|_| to < SHARDS_MAX as u64 * SHARD_SPAN) else {
+                return Err(r.bad("a place is impossible"));
+            };
+            frames.push(Moved { from: begin, to, len });
+            (from, to) = (begin + u64::from(len), to + u64::from(len));
+        }
+        r.end()?;
+        Ok(Slice { epoch, seq, frames })
+    }
+}
+
+/// Where a slice's index lies in its pack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placing {
+    pub epoch: Epoch,
+    pub seq: Seq,
+    pub at: u64,
+    pub len: u32,
+    /// Of its frames.
+    pub bytes: u64,
+}
+
+/// A pack that is being filled, slice by slice.
+#[derive(Debug)]
+pub struct PackDraft {
+    id: ChunkId,
+    shards: Vec<Vec<u8>>,
+    /// The shard that is being filled, and how full each is to get.
+    current: usize,
+    share: u64,
+    slices: Vec<Placing>,
+}
+
+impl PackDraft {
+    /// `bytes`: of all frames that will come.
+    pub fn new(id: ChunkId, k: usize, bytes: u64) -> PackDraft {
+        let share = bytes.div_ceil(k as u64).max(1);
+        let shards = (0..k).map(|_| Vec::with_capacity(share as usize + FOOTER_ROOM)).collect();
+        PackDraft { id, shards, current: 0, share, slices: Vec::new() }
+    }
+
+    /// What is left of a chunk: its frames in order of their offsets in it.
+    pub fn add(&mut self, epoch: Epoch, seq: Seq, frames: &[(u64, Bytes)]) -> Placing {
+        // Which frames begin a shard is decided by the frames alone: the index says it, and comes before them.
+        let (mut shard, mut fill) = (self.current, self.shards[self.current].len() as u64);
+        let mut w = Writer::with_capacity(32 + 5 * frames.len());
+        w.u32(SLICE).u64(epoch.0).u64(seq.0).varint(frames.len() as u64);
+        let mut end = 0;
+        let mut turns = Vec::with_capacity(frames.len());
+        for (from, data) in frames {
+            let turn = fill >= self.share && shard + 1 < self.shards.len();
+            if turn {
+                (shard, fill) = (shard + 1, 0);
+            }
+            fill += data.len() as u64;
+            turns.push(turn);
+            w.varint(from - end).varint((data.len() as u64) << 1 | u64::from(turn));
+            end = from + data.len() as u64;
+        }
+        let sum = crc32c::crc32c(&w.buf);
+        w.u32(sum);
+        let at = self.current as u64 * SHARD_SPAN + self.shards[self.current].len() as u64;
+        let placing = Placing {
+            epoch,
+            seq,
+            at,
+            len: w.buf.len() as u32,
+            bytes: frames.iter().map(|(_, data)| data.len() as u64).sum(),
+        };
+        self.shards[self.current].extend_from_slice(&w.buf);
+        for ((_, data), turn) in frames.iter().zip(turns) {
+            self.current += usize::from(turn);
+            self.shards[self.current].extend_from_slice(data);
+        }
+        self.slices.push(placing);
+        placing
+    }
+
+    pub fn finish(mut self, era: Era) -> Chunk {
+        let mut w = Writer::with_capacity(16 + 24 * self.slices.len());
+        w.u32(PACK).varint(self.slices.len() as u64);
+        for s in &self.slices {
+            w.varint(s.epoch.0).varint(s.seq.0).varint(s.at).varint(s.len.into());
+        }
+        let sum = crc32c::crc32c(&w.buf);
+        w.u32(sum);
+        let k = self.shards.len();
+        let last = self.shards.last_mut().expect("a layout has a data shard");
+        let toc_offset = (k - 1) as u64 * SHARD_SPAN + last.len() as u64;
+        last.extend_from_slice(&w.buf);
+        for shard in &self.shards {
+            assert!(shard.len() as u64 <= SHARD_SPAN, "a shard of {} bytes", shard.len());
+        }
+        let shards = self.shards.into_iter().map(Bytes::from).collect();
+        Chunk { id: self.id, era, kind: ChunkKind::Pack, shards, toc_offset, toc_len: w.buf.len() as u32 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::VolumeId;
+
+    fn id() -> ChunkId {
+        ChunkId { volume: VolumeId(3), epoch: Epoch(2), seq: Seq::pack(5) }
+    }
+
+    fn at(chunk: &Chunk, offset: u64, len: u32) -> Bytes {
+        let start = (offset % SHARD_SPAN) as usize;
+        chunk.shards[(offset / SHARD_SPAN) as usize].slice(start..start + len as usize)
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let mut draft = PackDraft::new(id(), 2, 6);
+        let frame = |from, data: &'static [u8]| (from, Bytes::from_static(data));
+        let placing = draft.add(Epoch(1), Seq(9), &[frame(300, b"abc"), frame(400, b"d"), frame(401, b"ef")]);
+        let chunk = draft.finish(Era(4));
+        let index = b"WLSL\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x03\xac\x02\x06\x61\x03\0\x04";
+        assert_eq!((placing.at, placing.len, placing.bytes), (0, index.len() as u32 + 4, 6));
+        assert_eq!(&chunk.shards[0][..index.len()], index);
+        assert_eq!(&chunk.shards[0][index.len() + 4..], b"abc");
+        let toc = b"defWLPK\x01\x01\x09\0\x20";
+        assert_eq!((&chunk.shards[1][..toc.len()], chunk.toc_len), (&toc[..], toc.len() as u32 + 1));
+        assert_eq!((chunk.toc_offset, chunk.kind), (SHARD_SPAN + 3, ChunkKind::Pack));
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_found(
+            (k, share) in (1..5usize, 1..3000u64),
+            slices in prop::collection::vec(prop::collection::vec((0..5000u64, 1..300usize), 1..20), 1..8),
+        ) {
+            let mut draft = PackDraft::new(id(), k, share * k as u64);
+            let mut wanted = Vec::new();
+            for (n, gaps) in slices.into_iter().enumerate() {
+                let mut end = 0;
+                let mut frames = Vec::new();
+                for (gap, len) in gaps {
+                    let data: Bytes = vec![(end + len as u64) as u8; len].into();
+                    frames.push((end + gap, data));
+                    end += gap + len as u64;
+                }
+                wanted.push((draft.add(Epoch(1), Seq(n as u64), &frames), frames));
+            }
+            let chunk = draft.finish(Era(1));
+            for (placing, frames) in wanted {
+                let index = at(&chunk, placing.at, placing.len);
+                let slice = Slice::decode(&index, placing.at).unwrap();
+                prop_assert_eq!((slice.seq, slice.frames.len()), (placing.seq, frames.len()));
+                for (from, data) in &frames {
+                    let moved = slice.find(*from).unwrap();
+                    prop_assert_eq!(&at(&chunk, moved.to, moved.len), data);
+                }
+                for cut in 0..index.len() {
+                    prop_assert!(Slice::decode(&index[..cut], placing.at).is_err());
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 24..100), at in 0..1u64 << 40) {
+            bytes[..4].copy_from_slice(b"WLSL");
+            let n = bytes.len() - 4;
+            let sum = crc32c::crc32c(&bytes[..n]);
+            bytes[n..].copy_from_slice(&sum.to_le_bytes());
+            let _ = Slice::decode(&bytes, at);
+        }
+    }
+}

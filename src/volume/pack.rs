@@ -1,0 +1,355 @@
+//! What is left of objects that are mostly dead is packed: several into one, when a volume takes more space than it should
+//! (protocol.md §5.5; which ones: docs/decisions.md).
+//!
+//! Objects with the fewest survivors come first; those that were packed before hold what is cold, and a share is added for
+//! that, as far as it shows: by how much more slowly they die. What a pack takes was live by the recorded table; what
+//! dies meanwhile is dead in it. Its sources are retired by the checkpoint that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::session::Session;
+use super::space::{Cursor, Entry, Home, Ledger, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors};
+use super::stop::Stop;
+use crate::base::{ChunkId, Error, Kind, Result, Seq};
+use crate::log::{FrameRef, PackDraft, Slice, Toc, chunk_target};
+use crate::map::Pages;
+use crate::pool::Payload;
+use crate::store::Cause;
+
+/// After one that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How long the stores are waited for before w is looked at again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Added to the share of survivors when objects of an age die e times more slowly than new ones.
+const COLDER: f64 = 0.15;
+const COLDER_MAX: f64 = 0.45;
+/// Of what was seen to die before, so much counts when more is seen.
+const FADE: f64 = 0.9;
+
+/// How fast objects die, by how often they were packed.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Dead bytes counted last, by object.
+    seen: BTreeMap<Object, u64>,
+    died: [f64; PACKINGS_MAX as usize + 1],
+    colder: [f64; PACKINGS_MAX as usize + 1],
+}
+
+/// An object, as a source of a pack.
+#[derive(Clone, Copy, Debug, Default)]
+struct Source {
+    total: u64,
+    live: u64,
+    packings: usize,
+}
+
+fn sources(ledger: &Ledger) -> BTreeMap<Object, Source> {
+    let direct: BTreeSet<Seq> = ledger.own_pages().iter().map(|at| at.seq).collect();
+    let mut all: BTreeMap<Object, Source> = BTreeMap::new();
+    for (seq, e) in ledger.entries().filter(|(seq, e)| e.counted && !direct.contains(seq)) {
+        let source = all.entry(e.object(seq)).or_default();
+        source.total += e.total;
+        source.live += e.live();
+        source.packings = source.packings.max(e.packings().into());
+    }
+    all
+}
+
+impl Pace {
+    /// Looks at what died since the last table.
+    fn look(&mut self, all: &BTreeMap<Object, Source>) {
+        let mut live = [0.0; PACKINGS_MAX as usize + 1];
+        self.died.iter_mut().for_each(|d| *d *= FADE);
+        for (object, s) in all {
+            let dead = s.total - s.live.min(s.total);
+            live[s.packings] += s.live as f64;
+            // What is seen first died before its pace was watched.
+            let before = self.seen.get(object).copied().unwrap_or(dead);
+            self.died[s.packings] += dead.saturating_sub(before) as f64;
+        }
+        self.seen = all.iter().map(|(o, s)| (*o, s.total - s.live.min(s.total))).collect();
+        let pace = |n: usize| (self.died[n] / live[n]).max(1e-9);
+        let all: f64 = live.iter().sum();
+        for n in 1..self.colder.len() {
+            // Of little, little is known.
+            let known = self.died[0] > 0.0 && live[0] > 0.02 * all && live[n] > 0.02 * all;
+            let slower = if known { (pace(0) / pace(n)).max(1.0).ln() } else { 0.0 };
+            self.colder[n] = (COLDER * slower).min(COLDER_MAX);
+        }
+    }
+
+    fn score(&self, s: &Source) -> f64 {
+        s.live as f64 / s.total.max(1) as f64 - self.colder[s.packings]
+    }
+
+    /// Per mille of what is live that all objects may take: the more, the less of it a pack could spare.
+    fn space_max(&self, (skewed, even): (u64, u64)) -> u64 {
+        let skew = self.colder.iter().fold(0.0, |a: f64, b| a.max(*b)) / COLDER_MAX;
+        even - ((even - skewed) as f64 * skew) as u64
+    }
+
+    /// The sources of one pack, best first; none when there is space enough.
+    fn choose(
+        &self,
+        all: &BTreeMap<Object, Source>,
+        (space, space_max): (u64, u64),
+        room: u64,
+        gain_min: u64,
+    ) -> BTreeSet<Object> {
+        let live: u64 = all.values().map(|s| s.live).sum();
+        if u128::from(space) * 1000 <= u128::from(live) * u128::from(space_max) {
+            return BTreeSet::new();
+        }
+        let mut best: Vec<_> = all.iter().filter(|(_, s)| s.live < s.total).collect();
+        best.sort_by(|a, b| self.score(a.1).total_cmp(&self.score(b.1)).then(a.0.cmp(b.0)));
+        let Some(alike) = best.first().map(|(_, s)| s.packings) else { return BTreeSet::new() };
+        let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
+        for (object, s) in best.into_iter().filter(|(_, s)| s.packings == alike) {
+            if bytes + s.live > room && !taken.is_empty() {
+                break;
+            }
+            bytes += s.live;
+            gain += s.total - s.live;
+            taken.insert(*object);
+        }
+        // Else packing would go on for ever about what it writes itself.
+        if gain >= gain_min.max(bytes / 20) { taken } else { BTreeSet::new() }
+    }
+}
+
+/// Runs' pages, each read once a pack.
+struct Memo<'a> {
+    pages: &'a dyn Pages,
+    read: Mutex<BTreeMap<FrameRef, Bytes>>,
+}
+
+#[async_trait]
+impl Pages for Memo<'_> {
+    fn chunk(&self, at: &FrameRef) -> Result<ChunkId> {
+        self.pages.chunk(at)
+    }
+
+    async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
+        let known = self.read.lock().get(at).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let bytes = self.pages.load(at, address).await?;
+        self.read.lock().insert(*at, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+type Frames = Vec<(u64, Bytes)>;
+
+impl Session {
+    /// Packs while the volume takes more space than it should.
+    pub async fn packer(self: Arc<Session>) {
+        let mut pace = Pace::default();
+        loop {
+            let news = self.collect.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            match self.pack_once(&mut pace).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.packing.store(false, Ordering::Relaxed);
+                    news.await;
+                }
+                Err(stop) => {
+                    tracing::warn!(volume = %self.ground.name, error = %stop.error(), "nothing is packed now");
+                    self.ground.rt().sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// As far as the recorded table tells there is nothing to pack.
+    pub fn settled(&self) -> bool {
+        !self.packing.load(Ordering::Relaxed)
+    }
+
+    /// Whether there was something to pack.
+    async fn pack_once(self: &Arc<Self>, pace: &mut Pace) -> Result<bool, Stop> {
+        let ledger = self.ledger.lock().clone();
+        let all = sources(&ledger);
+        pace.look(&all);
+        let space = ledger.space().0 + self.births.lock().bytes();
+        let tuning = &self.ground.deps.tuning;
+        let room = chunk_target(self.writer.k()).min(tuning.pack_max);
+        let taken = pace.choose(&all, (space, pace.space_max(tuning.space_max)), room, tuning.gain_min);
+        if taken.is_empty() {
+            return Ok(false);
+        }
+        let moved = match self.or_end(self.repack(&ledger, taken)).await? {
+            Ok(moved) => moved,
+            Err(e) => return Err(self.explain_absence(e).await),
+        };
+        self.publish_pack(moved).await?;
+        Ok(true)
+    }
+
+    async fn repack(&self, ledger: &Ledger, sources: BTreeSet<Object>) -> Result<Repacked> {
+        let mut inside: BTreeMap<Object, Vec<(Seq, Entry)>> = BTreeMap::new();
+        for (seq, e) in ledger.entries().filter(|(seq, e)| sources.contains(&e.object(*seq)) && e.live() > 0)
+        {
+            inside.entry(e.object(seq)).or_default().push((seq, *e));
+        }
+        let live: u64 = inside.values().flatten().map(|(_, e)| e.live()).sum();
+        // Beside what is left: one source at a time, whole, and parity.
+        let k = self.writer.k();
+        let held = self.ground.deps.memory.encode.take((2 * chunk_target(k)).max(2 * live)).await;
+        let dead = self.dead(ledger, inside.values().flatten()).await?;
+        let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
+        let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
+        let mut draft = PackDraft::new(pack.of(self.ground.id), k, live);
+        let mut chunks = Vec::new();
+        for (object, entries) in &inside {
+            let payload = self.whole(*object).await?;
+            for (seq, entry) in entries {
+                let frames = survivors(&payload, *seq, entry, dead.get(seq))?;
+                let placing = draft.add(entry.epoch, *seq, &frames);
+                let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
+                chunks.push(Survivors { seq: *seq, at, len, bytes, dead: entry.dead });
+            }
+        }
+        if !chunks.is_empty() {
+            let era = chunks.iter().filter_map(|c| ledger.entry(c.seq)).map(|e| e.era).max();
+            let chunk = draft.finish(era.unwrap_or_default());
+            self.packed_bytes.fetch_add(live, Ordering::Relaxed);
+            self.put_pack(chunk).await?;
+        }
+        drop(held);
+        Ok(Repacked { pack, sources, chunks })
+    }
+
+    async fn put_pack(&self, chunk: crate::pool::Chunk) -> Result<()> {
+        let (pool, rt, id) = (&self.ground.deps.pool, self.ground.rt(), chunk.id);
+        let upload = pool.put_chunk(chunk);
+        loop {
+            let w = *self.w.borrow();
+            if let Some(stored) = rt.timeout(PATIENCE, upload.wait(w)).await {
+                stored?;
+                break;
+            }
+        }
+        if upload.stored() < pool.w() {
+            // Completed with the chunks when stores are back.
+            self.writer.completed(&id, upload.stored());
+        }
+        Ok(())
+    }
+
+    async fn whole(&self, object: Object) -> Result<Payload> {
+        let pool = &self.ground.deps.pool;
+        let witnesses = self.head.lock().witnesses.clone();
+        let id = object.of(self.ground.id);
+        let probe = pool.probe(&id, &witnesses, Cause::Checkpoint).await;
+        pool.payload(&id, &probe, Cause::Checkpoint).await
+    }
+
+    /// The offsets of these chunks' dead frames.
+    async fn dead(
+        &self,
+        ledger: &Ledger,
+        entries: impl Iterator<Item = &(Seq, Entry)>,
+    ) -> Result<BTreeMap<Seq, BTreeSet<u64>>> {
+        let memo = Memo { pages: self.ground.view.pages(), read: Mutex::default() };
+        let wanted: Vec<(Seq, Entry)> = entries.copied().collect();
+        let mut dead: BTreeMap<Seq, BTreeSet<u64>> = BTreeMap::new();
+        for folded in &ledger.folded {
+            let index = RunIndex::load(&memo, &folded.part.run).await?;
+            for (seq, entry) in &wanted {
+                let mut cursor = Cursor::of_chunk(&memo, folded.part, &index, entry.era, *seq);
+                while let Some(d) = cursor.next().await? {
+                    if d.seq == *seq {
+                        dead.entry(*seq).or_default().insert(d.offset);
+                    }
+                }
+            }
+        }
+        Ok(dead)
+    }
+}
+
+/// A chunk's live frames, as they are stored. They must be what the table counts.
+fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<u64>>) -> Result<Frames> {
+    let unsound = || {
+        let why =
+            format!("chunk {seq} does not hold what the volume's table counts: run `windlass volume check`");
+        Error::new(Kind::Corrupt, why)
+    };
+    let lies = |offset: u64| dead.is_some_and(|d| d.contains(&offset));
+    let mut frames = Frames::new();
+    match entry.home {
+        Home::Own => {
+            let chunk = &payload.chunk;
+            let toc = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(unsound)?;
+            for f in Toc::decode(&toc)?.frames.iter().filter(|f| !lies(f.offset)) {
+                frames.push((f.offset, payload.slice(f.offset, f.len).ok_or_else(unsound)?));
+            }
+        }
+        Home::Pack { at, len, .. } => {
+            let slice = Slice::decode(&payload.slice(at, len).ok_or_else(unsound)?, at)?;
+            for f in slice.frames.iter().filter(|f| slice.seq == seq && !lies(f.from)) {
+                frames.push((f.from, payload.slice(f.to, f.len).ok_or_else(unsound)?));
+            }
+        }
+    }
+    frames.sort_by_key(|(offset, _)| *offset);
+    let bytes: u64 = frames.iter().map(|(_, data)| data.len() as u64).sum();
+    if bytes == entry.live() { Ok(frames) } else { Err(unsound()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Epoch;
+
+    fn object(n: u64) -> Object {
+        Object { epoch: Epoch(1), seq: Seq(n) }
+    }
+
+    #[test]
+    fn the_emptiest_of_one_age_are_taken_until_a_pack_is_full() {
+        let source = |total, live, packings| Source { total, live, packings };
+        let all: BTreeMap<_, _> = [
+            (object(1), source(100, 90, 0)),
+            (object(2), source(100, 20, 0)),
+            (object(3), source(100, 10, 1)),
+            (object(4), source(100, 30, 0)),
+            (object(5), source(100, 5, 0)),
+        ]
+        .into();
+        let pace = Pace::default();
+        assert_eq!(pace.choose(&all, (500, 1450), 60, 0), [object(5), object(2), object(4)].into());
+        assert_eq!(pace.choose(&all, (500, 1450), 25, 0), [object(5), object(2)].into());
+        assert_eq!(pace.choose(&all, (500, 1450), 1, 0), [object(5)].into(), "one at least");
+        assert!(pace.choose(&all, (220, 1450), 60, 0).is_empty(), "space enough");
+        assert!(pace.choose(&all, (500, 1450), 60, 1000).is_empty(), "it would free too little");
+    }
+
+    #[test]
+    fn what_is_colder_is_packed_earlier_and_skew_makes_it_tighter() {
+        let source = |live, packings| Source { total: 1000, live, packings };
+        let mut pace = Pace::default();
+        let at = |new, cold| -> BTreeMap<_, _> {
+            [(object(1), source(new, 0)), (object(2), source(cold, 1))].into()
+        };
+        pace.look(&at(1000, 1000));
+        pace.look(&at(700, 700));
+        assert_eq!((pace.colder[1], pace.space_max((1300, 1450))), (0.0, 1450), "all die alike");
+        let mut pace = Pace::default();
+        pace.look(&at(1000, 1000));
+        pace.look(&at(700, 990));
+        assert!(pace.colder[1] > 0.4 && pace.space_max((1300, 1450)) < 1320, "{pace:?}");
+        assert_eq!(pace.choose(&at(700, 300), (2000, 1000), 10, 0), [object(2)].into());
+    }
+}
