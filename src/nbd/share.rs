@@ -47,23 +47,24 @@ impl Share {
     pub fn reserve(&mut self, holds: u64, more: u64, cx: &mut Context<'_>) -> bool {
         // A request above the whole budget has it when it has all of it.
         let needs = (holds + more).saturating_sub(FLOOR).min(self.memory.total());
-        if more == 0 || self.has() >= needs {
-            self.waiting = None;
-            return true;
-        }
-        if self.waiting.is_none() {
+        // What is held may have grown since the wait began (a reply is longer than its data): then for the rest again,
+        // since no one would wake a task that waits for nothing.
+        while more > 0 && self.has() < needs {
             let missing = needs - self.has();
-            if let Some(more) = self.memory.try_take(missing) {
+            if self.waiting.is_none()
+                && let Some(more) = self.memory.try_take(missing)
+            {
                 self.join(more);
-                return true;
+                continue;
             }
             let memory = self.memory.clone();
-            self.waiting = Some(async move { memory.take(missing).await }.boxed());
+            let wait = self.waiting.get_or_insert_with(|| async move { memory.take(missing).await }.boxed());
+            let Poll::Ready(more) = wait.poll_unpin(cx) else { return false };
+            self.waiting = None;
+            self.join(more);
         }
-        let Some(Poll::Ready(more)) = self.waiting.as_mut().map(|w| w.poll_unpin(cx)) else { return false };
         self.waiting = None;
-        self.join(more);
-        self.has() >= needs
+        true
     }
 
     fn join(&mut self, more: Held) {
@@ -94,5 +95,29 @@ impl Share {
                 return true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_needs_more_by_the_time_it_is_served_is_not_forgotten() {
+        let memory = Budget::new(1 << 20);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let others = memory.try_take(1 << 20).unwrap();
+        let mut share = Share::new(memory.clone());
+        assert!(share.reserve(0, FLOOR, &mut cx), "the floor is its own");
+        assert!(!share.reserve(FLOOR, 10 << 10, &mut cx));
+        assert!(memory.is_short());
+        drop(others);
+        // A reply's header came to what it holds meanwhile.
+        assert!(share.reserve(FLOOR + 16, 10 << 10, &mut cx));
+        share.holds(FLOOR);
+        assert_eq!(memory.used(), 0);
+        // More than there is: all of it will do.
+        assert!(share.reserve(FLOOR, 1 << 30, &mut cx));
+        assert_eq!(memory.used(), memory.total());
     }
 }

@@ -73,8 +73,18 @@ impl Volumes {
             Some(g) => self.clone_snapshot(&g.volume, &g.snapshot, new).await?,
             None => self.create(new, extent(journal, after).await?, Settings::default()).await?,
         };
+        let base = ground.map(|g| (g.volume, g.snapshot));
+        let filled = self.fill(journal, after, new).await.map_err(|e| {
+            let new = self.deps.title(new);
+            e.context(format!("{new} has only a part of the journal: remove it, then try again"))
+        });
+        filled.map(|(records, bytes)| Salvaged { base, records, bytes })
+    }
+
+    /// Replays the journal onto `new` and stores it; says how many records and bytes that were.
+    async fn fill(&self, journal: &Journal, after: Lsn, new: &Name) -> Result<(u64, u64)> {
         let volume = self.open(new, OpenMode::Normal).await?;
-        let mut done = Salvaged { base: ground.map(|g| (g.volume, g.snapshot)), records: 0, bytes: 0 };
+        let (mut records, mut bytes) = (0, 0);
         let mut replay = journal.replay(after);
         while let Some(record) = replay.next().await? {
             let (start, end) = bytes_of(&record);
@@ -87,11 +97,11 @@ impl Volumes {
                 Op::Zero { .. } => volume.zero(start, end - start).await?,
                 Op::Mark(_) => continue,
             }
-            done.records += 1;
-            done.bytes += end - start;
+            records += 1;
+            bytes += end - start;
         }
         volume.release().await?;
-        Ok(done)
+        Ok((records, bytes))
     }
 
     /// Finds the snapshot that was frozen when the journal's last owner was shut out.
