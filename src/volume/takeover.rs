@@ -161,9 +161,21 @@ where
             Ok(Taken { head, epoch, adopted: walk.adopted, notes: walk.notes, leftovers })
         }
         Err(error) => {
+            let error = explained(cell, nonce, error).await;
             give_up(cell, nonce).await;
             Err(error)
         }
+    }
+}
+
+/// What a walk under a claim that another has overtaken does not find, the newer owner may have collected.
+async fn explained(cell: &HeadCell, nonce: Nonce, error: Error) -> Error {
+    if !error.is(Kind::Corrupt) {
+        return error;
+    }
+    match cell.confirm().await {
+        Ok(head) => head.my_claim(nonce).err().unwrap_or(error),
+        Err(unknown) => unknown.context(error),
     }
 }
 
