@@ -1,5 +1,6 @@
 //! How quickly a store answers: what the hedge delay and the status line are made of.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -9,8 +10,9 @@ const RING: usize = 128;
 
 #[derive(Debug, Default)]
 struct Ring {
-    micros: Vec<u32>,
-    next: usize,
+    micros: VecDeque<u32>,
+    /// The same, in order: asked for before every request.
+    sorted: Vec<u32>,
     requests: u64,
 }
 
@@ -25,21 +27,22 @@ pub struct Traffic {
 impl Ring {
     fn count(&mut self, took: Duration) {
         self.requests += 1;
-        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let at = self.next;
-        if self.micros.len() < RING {
-            self.micros.push(micros);
-        } else {
-            self.micros[at] = micros;
+        if self.micros.len() == RING
+            && let Some(oldest) = self.micros.pop_front()
+            && let Ok(at) = self.sorted.binary_search(&oldest)
+        {
+            self.sorted.remove(at);
         }
-        self.next = (at + 1) % RING;
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        self.micros.push_back(micros);
+        let at = self.sorted.binary_search(&micros).unwrap_or_else(|at| at);
+        self.sorted.insert(at, micros);
     }
 
     /// The time within which `percent` of the last answers came; `None` before the first.
     fn percentile(&self, percent: usize) -> Option<Duration> {
-        let mut micros = self.micros.clone();
-        let at = (micros.len() * percent).div_ceil(100).saturating_sub(1);
-        (at < micros.len()).then(|| Duration::from_micros((*micros.select_nth_unstable(at).1).into()))
+        let at = (self.sorted.len() * percent).div_ceil(100).saturating_sub(1);
+        self.sorted.get(at).map(|m| Duration::from_micros((*m).into()))
     }
 }
 

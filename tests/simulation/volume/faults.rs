@@ -43,6 +43,7 @@ enum Event {
     Blackout,
     /// Syncs and reads of a disk fail.
     BadDisk,
+    FullDisk,
     /// The store that is to be lost loses its contents, or some of them go bad.
     Damage,
 }
@@ -77,8 +78,21 @@ const OUTAGES: &[Event] = &[
     Event::Slow,
     Event::Blackout,
     Event::Blackout,
+];
+
+const DISKS: &[Event] = &[
+    Event::Kill,
+    Event::Kill,
+    Event::Freeze,
+    Event::StoreAway,
+    Event::StoresBack,
+    Event::Requests,
     Event::BadDisk,
     Event::BadDisk,
+    Event::BadDisk,
+    Event::BadDisk,
+    Event::FullDisk,
+    Event::FullDisk,
 ];
 
 const DAMAGE: &[Event] = &[
@@ -139,6 +153,7 @@ impl Director {
         let events = match self.site.plan.hazard {
             Hazard::Calm => CALM,
             Hazard::Outages => OUTAGES,
+            Hazard::Disks => DISKS,
             Hazard::Wipe | Hazard::Rot => DAMAGE,
         };
         events[self.site.world.below(events.len() as u64) as usize]
@@ -146,6 +161,12 @@ impl Director {
 
     fn some_host(&self) -> usize {
         self.site.world.below(self.site.plan.hosts as u64) as usize
+    }
+
+    /// Where the volume's last owner is, if it is still there.
+    fn owner(&self) -> usize {
+        let key = self.site.model.lock().current().lock().host;
+        self.site.host_of(key).unwrap_or_else(|| self.some_host())
     }
 
     fn happens(&self, event: Event) {
@@ -174,7 +195,13 @@ impl Director {
                 self.later(15_000, |site| site.usual_latency());
             }
             Event::Blackout => self.blackout(),
-            Event::BadDisk => self.bad_disk(host),
+            Event::BadDisk => self.bad_disk(self.owner()),
+            Event::FullDisk => {
+                let disk = site.disk(host);
+                let used: u64 = disk.files().iter().map(|(_, len)| len).sum();
+                disk.faults(|f| f.capacity = used + world.below(1 << 20));
+                self.later(8_000, move |site| site.disk(host).faults(|f| f.capacity = u64::MAX));
+            }
             Event::Damage => site.damage(),
         }
     }
@@ -237,32 +264,40 @@ impl Director {
 
     fn blackout(&self) {
         let (site, world) = (&self.site, &self.site.world);
-        let away = 1 + world.below(site.plan.layout.m().max(1) as u64);
+        let away = 1 + world.below(site.plan.layout.m() as u64 + 1);
         for _ in 0..away {
             let store = &site.stores[world.below(site.stores.len() as u64) as usize];
             let reach = [Reach::Refuses, Reach::Silent][world.below(2) as usize];
             store.faults(|f| f.reach = reach);
         }
-        let owner = site.model.lock().current().lock().host;
-        let host = site.host_of(owner).unwrap_or_else(|| self.some_host());
+        let host = self.owner();
         let (director, pause) = (self.clone(), Duration::from_millis(world.below(2_000)));
         let power = world.per_mille(800);
         world.after_steps(world.below(300), move || director.crash(host, power, pause));
         self.later(20_000, |site| site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)));
     }
 
-    /// It is often followed by the end: a disk that fails once fails again.
+    /// Often the host comes to its end soon after: what was mended meanwhile must be right.
     fn bad_disk(&self, host: usize) {
         let (site, world) = (&self.site, &self.site.world);
-        if !site.plan.bad_disks {
-            return;
-        }
         let (sync_fails, read_fails) = (50 + world.below(400) as u32, world.below(2) as u32 * 50);
-        site.disk(host).faults(|f| (f.sync_fails, f.read_fails) = (sync_fails, read_fails));
-        self.later(4_000, move |site| site.disk(host).faults(|f| (f.sync_fails, f.read_fails) = (0, 0)));
-        if world.per_mille(500) {
-            let (director, power) = (self.clone(), world.per_mille(500));
-            self.later(5_000, move |_| director.crash_soon(host, power));
-        }
+        let disk = site.disk(host).clone();
+        disk.faults(|f| (f.sync_fails, f.read_fails) = (sync_fails, read_fails));
+        let (director, rt, failures) = (self.clone(), world.rt(), disk.sync_failures());
+        let (end, power) = (world.per_mille(700), world.per_mille(500));
+        let task = async move {
+            for _ in 0..40 {
+                rt.sleep(Duration::from_millis(100)).await;
+                if disk.sync_failures() > failures && rt.below(3) == 0 {
+                    break;
+                }
+            }
+            disk.faults(|f| (f.sync_fails, f.read_fails) = (0, 0));
+            if end {
+                rt.sleep(Duration::from_millis(1 << rt.below(12))).await;
+                director.crash(host, power, Duration::from_millis(rt.below(2_000)));
+            }
+        };
+        world.rt().spawn(task).detach();
     }
 }

@@ -3,6 +3,7 @@
 //! Two hosts share a volume and take it from each other, while `faults` does to them and to the stores what may happen.
 //! `model` says what must be seen, `user` looks, `site` is the world, `settle` judges what is there at the end.
 
+mod family;
 mod faults;
 mod model;
 mod settle;
@@ -39,5 +40,5 @@ fn mirrors() {
 
 #[test]
 fn parity() {
-    each_seed("volume::parity", 1000, |seed| run(seed, &["2+1", "2+1", "3+2", "4+2"]));
+    each_seed("volume::parity", 1000, |seed| run(seed, &["2+1", "2+1", "3+1", "4+1", "3+2", "4+2"]));
 }

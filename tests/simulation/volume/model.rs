@@ -123,6 +123,8 @@ pub struct Snapshot {
     pub promised: bool,
     /// As it was first seen.
     content: Option<Tags>,
+    /// It was removed.
+    gone: bool,
 }
 
 /// The whole of what users know of one volume.
@@ -212,6 +214,9 @@ impl Model {
                 }
             }
         };
+        if coming.guess {
+            self.snapshots.values_mut().for_each(|s| s.promised = false);
+        }
         self.numbers += 1;
         self.current = Arc::new(Mutex::new(Session { number: self.numbers, ..next }));
         self.current.clone()
@@ -219,7 +224,8 @@ impl Model {
 
     pub fn snapshot_begins(&mut self, name: &str, of: &Arc<Mutex<Session>>) {
         let least = of.lock().ended();
-        let new = Snapshot { session: of.clone(), least, most: None, promised: false, content: None };
+        let new =
+            Snapshot { session: of.clone(), least, most: None, promised: false, content: None, gone: false };
         self.snapshots.insert(name.to_owned(), new);
     }
 
@@ -231,7 +237,29 @@ impl Model {
         let least = snapshot.least.clone();
         session.promise(&least, waited);
         drop(session);
-        snapshot.promised |= waited;
+        snapshot.promised |= waited && !snapshot.gone;
+    }
+
+    /// Somebody begins to remove it.
+    pub fn snapshot_goes(&mut self, name: &str) {
+        self.snapshots.get_mut(name).unwrap().promised = false;
+    }
+
+    pub fn snapshot_is_gone(&mut self, name: &str) {
+        self.snapshots.get_mut(name).unwrap().gone = true;
+    }
+
+    /// Whether it was removed; then it must never be seen again.
+    pub fn snapshot_gone(&self, name: &str) -> bool {
+        self.snapshots.get(name).is_some_and(|s| s.gone)
+    }
+
+    /// One whose contents are known.
+    pub fn some_snapshot(&self, below: impl Fn(u64) -> u64) -> Option<(String, Tags)> {
+        let known: Vec<_> =
+            self.snapshots.iter().filter_map(|(n, s)| Some((n, s.content.as_ref()?))).collect();
+        let at = below(known.len().max(1) as u64) as usize;
+        known.get(at).map(|(name, content)| ((*name).clone(), (*content).clone()))
     }
 
     /// All snapshots that there may be, and whether they must be.

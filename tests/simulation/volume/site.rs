@@ -16,6 +16,7 @@ use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec
 use windlass::store::{SimStore, Store as _, StoreFaults};
 use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Tuning, Volumes};
 
+use super::family::Cloned;
 use super::model::Model;
 use crate::seeds::is_replay;
 
@@ -46,6 +47,8 @@ pub enum Hazard {
     Calm,
     /// Stores and requests.
     Outages,
+    /// Disks fail and are full.
+    Disks,
     /// One store loses its contents for good.
     Wipe,
     /// Shards in one store go bad.
@@ -59,6 +62,7 @@ pub struct Plan {
     pub flush: FlushMode,
     pub max_tail_ms: u64,
     pub codec: Codec,
+    pub memory: u64,
     /// Small, so that there are checkpoints and collection all the time, and journals are full and used again.
     pub tuning: Tuning,
     pub grace_ms: u64,
@@ -66,7 +70,6 @@ pub struct Plan {
     pub degrade_after: Option<u64>,
     /// Chance of a forced takeover when another host owns the volume, in 1000.
     pub force: u32,
-    pub bad_disks: bool,
     pub hosts: usize,
 }
 
@@ -79,10 +82,11 @@ impl Plan {
             Hazard::Outages,
             Hazard::Outages,
             Hazard::Outages,
-            Hazard::Outages,
+            Hazard::Disks,
+            Hazard::Disks,
             Hazard::Wipe,
             Hazard::Rot,
-        ][pick(7)];
+        ][pick(8)];
         // What was stored survives w-k lost stores at any instant; opening needs a majority.
         if layout.w() == layout.k() && matches!(hazard, Hazard::Wipe | Hazard::Rot)
             || layout.survives_open() == 0 && hazard == Hazard::Wipe
@@ -101,16 +105,16 @@ impl Plan {
                 log_max: [20_000, 200_000, 1 << 30][pick(3)],
                 log_share: 1,
                 chunks_max: [3, 12, 2048][pick(3)],
-                journal: [Some(1), Some(4), None][pick(3)].map(|mib: u64| (mib << 20, 256 << 10)),
+                journal: [Some(512), Some(4096), None][pick(3)].map(|kib: u64| (kib << 10, 128 << 10)),
                 pack_max: [3_000, 20_000, 1 << 20][pick(3)],
                 space_max: [(1_020, 1_020), (1_300, 1_450)][pick(2)],
                 gain_min: 3_000,
             },
             grace_ms: [0, 500, 5_000][pick(3)],
+            memory: [4 << 20, 64 << 20][pick(2)],
             codec: [Codec::None, Codec::None, Codec::Lz4][pick(3)],
             degrade_after: (must_degrade || pick(3) > 0).then_some(3_000),
             force: [0, 300, 800][pick(3)],
-            bad_disks: pick(3) == 0,
             hosts: 2,
         }
     }
@@ -135,6 +139,7 @@ pub struct Site {
     victim: usize,
     hosts: Vec<Machine>,
     pub model: Mutex<Model>,
+    pub clones: Mutex<Vec<Cloned>>,
     /// One host after another looks who owns the volume: so that the model knows whom each follows.
     pub opening: tokio::sync::Mutex<()>,
     pub over: Mutex<bool>,
@@ -174,6 +179,7 @@ impl Site {
             stores,
             hosts: (0..plan.hosts + 1).map(machine).collect(),
             model: Mutex::new(Model::new(&LANES)),
+            clones: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             over: Mutex::new(false),
             unclear: Mutex::default(),
@@ -249,7 +255,7 @@ impl Site {
             pool,
             dir: Path::new("/home/volumes").to_owned(),
             host: Host { id: HostId(self.key(host) as u128 + 1), name: format!("host{host}") },
-            memory: Memory::new(64 << 20),
+            memory: Memory::new(self.plan.memory),
             tuning: self.plan.tuning,
         })
     }
@@ -322,7 +328,7 @@ impl Site {
             store.faults(|f| *f = StoreFaults::default());
         }
         for host in 0..self.hosts.len() {
-            self.disk(host).faults(|f| (f.sync_fails, f.read_fails) = (0, 0));
+            self.disk(host).faults(|f| (f.sync_fails, f.read_fails, f.capacity) = (0, 0, u64::MAX));
         }
     }
 

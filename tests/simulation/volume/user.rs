@@ -16,7 +16,7 @@ use super::model::{Coming, Session, Tags, tags};
 use super::site::{Hazard, LANES, SIZE, SPAN, Site, Waiting, at, name};
 
 /// Longer than any confirm: a held operation may take it during an outage.
-const PATIENCE: Duration = Duration::from_secs(100);
+pub const PATIENCE: Duration = Duration::from_secs(100);
 /// Of one lane, in one go.
 const OPERATIONS: u64 = 25;
 /// Half of max-tail and what puts may take when nothing is wrong.
@@ -78,7 +78,7 @@ pub async fn look(volume: &Volume) -> Result<Tags> {
 
 /// An error that the volume may give when nothing is broken but what the run broke.
 fn expected(site: &Site, what: &str, error: &Error) {
-    let disk = site.plan.bad_disks && error.is(Kind::Io);
+    let disk = site.plan.hazard == Hazard::Disks && matches!(error.kind(), Kind::Io | Kind::NoSpace);
     let fine = disk
         || matches!(
             error.kind(),
@@ -89,12 +89,13 @@ fn expected(site: &Site, what: &str, error: &Error) {
                 | Kind::Closed
                 | Kind::NotFound
                 | Kind::Exists
+                | Kind::Removed
         );
     assert!(fine, "{what}: {:?}: {error}", error.kind());
 }
 
 impl User {
-    fn note(&self, what: impl FnOnce() -> String) {
+    pub fn note(&self, what: impl FnOnce() -> String) {
         self.site.note(|| format!("host{}: {}", self.host, what()));
     }
 
@@ -131,6 +132,9 @@ impl User {
                 }
             }
             self.look_at_a_snapshot(&volumes).await;
+            if self.rt.below(6) == 0 {
+                self.clone_one(&volumes).await;
+            }
             self.sleep(3_000).await;
         }
     }
@@ -190,7 +194,7 @@ impl User {
         Look::Owner((volume, session))
     }
 
-    fn refused(&self, what: &str, error: &Error) {
+    pub fn refused(&self, what: &str, error: &Error) {
         self.note(|| format!("{what}: {:?} {error}", error.kind()));
         expected(&self.site, what, error);
     }
@@ -239,7 +243,9 @@ impl User {
     }
 
     pub async fn read_snapshot(&self, volumes: &Volumes, which: &str) -> Result<()> {
+        let gone = self.site.model.lock().snapshot_gone(which);
         let view = volumes.open_snapshot(&name("v"), &name(which)).await?;
+        assert!(!gone, "snapshot {which} was removed and is there");
         assert_eq!(view.size(), SIZE);
         let seen = tags(0, &view.read(SPAN.start, SPAN.end - SPAN.start).await?);
         self.note(|| format!("reads snapshot {which}"));
@@ -357,7 +363,7 @@ impl Owner {
     async fn snapshot(self, volumes: Volumes) {
         let rt = &self.user.rt;
         while !self.stopped() {
-            self.pause(40).await;
+            self.pause(50).await;
             let which = format!("s{}", self.user.site.model.lock().fresh_tag());
             let waits = rt.below(3) > 0;
             self.user.site.model.lock().snapshot_begins(&which, &self.session);
@@ -367,6 +373,11 @@ impl Owner {
                 Err(e) => return self.failed("snapshot", &e),
             }
             self.user.note(|| format!("made snapshot {which}, waited {waits}"));
+            if rt.below(4) == 0
+                && let Err(e) = self.user.remove_one(&volumes).await
+            {
+                return self.failed("removing a snapshot", &e);
+            }
             if rt.below(2) == 0 {
                 match self.user.read_snapshot(&volumes, &which).await {
                     Ok(()) => {}
