@@ -183,6 +183,13 @@ impl Writer {
         self.state.lock().uploads
     }
 
+    /// Something else of this epoch is being put: it counts as under way while this lives.
+    pub fn puts(self: &Arc<Self>) -> Putting {
+        self.state.lock().uploads += 1;
+        self.busy.notify_one();
+        Putting(self.clone())
+    }
+
     fn id(&self, seq: Seq) -> ChunkId {
         ChunkId { volume: self.config.volume, epoch: self.config.epoch, seq }
     }
@@ -392,6 +399,16 @@ impl Writer {
             });
             sink.begun.push(begun.await?);
         }
+    }
+}
+
+/// See `Writer::puts`.
+#[derive(Debug)]
+pub struct Putting(Arc<Writer>);
+
+impl Drop for Putting {
+    fn drop(&mut self) {
+        self.0.state.lock().uploads -= 1;
     }
 }
 

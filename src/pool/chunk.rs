@@ -35,8 +35,17 @@ pub enum Fate {
     Live,
     /// No recorded state needs it or ever will.
     Dead,
-    /// Not decided: of an epoch that nobody closed yet, of a volume that can't be read now, or waiting for its grace.
+    /// The same, but readers may still come for it: its volume's owner deletes it when its grace is over.
+    Leaving,
+    /// Not decided: of an epoch that nobody closed yet, or of a volume that can't be read now.
     Unknown,
+}
+
+impl Fate {
+    /// What is missing of it is no loss.
+    pub fn is_over(self) -> bool {
+        matches!(self, Fate::Dead | Fate::Leaving)
+    }
 }
 
 /// What scrub and repair ask about chunks; whoever knows the volumes answers.

@@ -188,6 +188,11 @@ impl Pool {
         self.fleet.probe(id, witnesses, cause).await
     }
 
+    /// What a probe found, after a look at every byte of the shards whose footers are right.
+    pub async fn verified(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Probe {
+        self.fleet.verified(id, probe, cause).await
+    }
+
     /// Fetches and verifies the whole chunk, first of all from the shards that the probe found good.
     pub async fn payload(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Result<Payload> {
         self.fleet.payload(id, probe, cause).await

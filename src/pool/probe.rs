@@ -120,6 +120,23 @@ impl Fleet {
         if member.attest().await.is_ok() { seen } else { Seen::Unknown }
     }
 
+    /// The same answers after a look at every byte: a shard whose footer alone is right is one that can't be read.
+    pub(super) async fn verified(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Probe {
+        let mut seen = probe.clone();
+        // One at a time: a shard may have 16 MiB.
+        for index in probe.good_mask.iter() {
+            let member = self.holder(id, index);
+            match (At { member: &member, id, index }).whole(cause).await {
+                Ok((footer, ..)) if Some(&footer.about) == probe.about.as_ref() => continue,
+                Ok(_) | Err(Miss::Rot(_)) => seen.rotten = seen.rotten.with(index),
+                Err(Miss::Absent | Miss::Silent(_)) => {}
+            }
+            seen.good_mask = seen.good_mask.without(index);
+            (seen.good, seen.unknown) = (seen.good - 1, seen.unknown + 1);
+        }
+        seen
+    }
+
     /// Fetches and verifies the whole chunk, first of all from the shards that the probe found good.
     pub(super) async fn payload(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Result<Payload> {
         let (k, n) = (self.layout().k(), self.layout().n());

@@ -138,7 +138,7 @@ async fn one_chunk(
     bad: Mask,
 ) -> Result<(Mask, Vec<Error>)> {
     match put_back(fleet, id, all, bad, Cause::Repair).await {
-        Err(e) if inventory.fate(*id).await? == Fate::Dead => {
+        Err(e) if inventory.fate(*id).await?.is_over() => {
             tracing::debug!("not mended, not needed any more: {e}");
             Ok((all, Vec::new()))
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::chunk::{Fate, Inventory};
+use super::chunk::Inventory;
 use super::config::{PoolConfig, StoreEntry};
 use super::handle::Pool;
 use super::host::StoreSpec;
@@ -192,7 +192,7 @@ impl Pool {
             let mut jobs = jobs.buffer_unordered(AT_ONCE);
             while let Some((id, out)) = jobs.next().await {
                 if let Err(e) = out
-                    && inventory.fate(id).await? != Fate::Dead
+                    && !inventory.fate(id).await?.is_over()
                 {
                     tracing::warn!("a part of {id} did not come along: {e}");
                     // What is damaged for good holds nothing up: scrub names it.

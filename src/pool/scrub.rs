@@ -63,7 +63,7 @@ pub(super) async fn scrub(
         match inventory.fate(id).await? {
             Fate::Live => report.misplaced.push(finding),
             Fate::Dead => report.orphans.push(finding),
-            Fate::Unknown => {}
+            Fate::Leaving | Fate::Unknown => {}
         }
     }
     records::look(fleet, &listing.registers, listing.complete, &mut report).await;
@@ -163,6 +163,7 @@ async fn sort_out(
     for (id, mask) in present {
         match inventory.fate(*id).await? {
             Fate::Dead => report.orphans.extend(mask.iter().map(|shard| finding(fleet, id, shard))),
+            Fate::Leaving => {}
             Fate::Unknown => verify.push((*id, *mask)),
             Fate::Live => {
                 verify.push((*id, *mask));

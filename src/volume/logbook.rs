@@ -54,7 +54,7 @@ impl Logbook {
             return Fate::Live;
         }
         if self.retired.contains(&Object { epoch, seq }) {
-            return Fate::Unknown;
+            return Fate::Leaving;
         }
         if seq.as_pack().is_some() {
             return if epoch < self.active { Fate::Dead } else { Fate::Unknown };
@@ -134,7 +134,7 @@ mod tests {
             (fate(1, 2), fate(1, 3), fate(2, 2), fate(1, 8)),
             (Fate::Live, Fate::Dead, Fate::Dead, Fate::Dead)
         );
-        assert_eq!(fate(1, 4), Fate::Unknown, "retired");
+        assert_eq!(fate(1, 4), Fate::Leaving);
         assert_eq!((fate(1, 9), fate(1, 10), fate(1, 11)), (Fate::Live, Fate::Live, Fate::Dead));
         assert_eq!((fate(3, 10), fate(3, 11), fate(3, 16)), (Fate::Dead, Fate::Live, Fate::Dead));
         assert_eq!((fate(2, 9), fate(2, 12), fate(4, 16)), (Fate::Dead, Fate::Dead, Fate::Dead));

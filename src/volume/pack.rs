@@ -232,6 +232,8 @@ impl Session {
 
     async fn put_pack(&self, chunk: crate::pool::Chunk) -> Result<()> {
         let (pool, rt, id) = (&self.ground.deps.pool, self.ground.rt(), chunk.id);
+        // With too few stores for w somebody must find out, also while nothing is written.
+        let _putting = self.writer.puts();
         let upload = pool.put_chunk(chunk);
         loop {
             let w = *self.w.borrow();

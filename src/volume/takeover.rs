@@ -290,15 +290,27 @@ impl Walk<'_> {
     }
 
     /// Adopts the chunk (`None`), or says that the log ends before it.
-    async fn decide(&mut self, id: ChunkId, mut probe: Probe, toc: Option<Toc>) -> Result<Option<Ending>> {
+    async fn decide(
+        &mut self,
+        id: ChunkId,
+        mut probe: Probe,
+        mut toc: Option<Toc>,
+    ) -> Result<Option<Ending>> {
         let rt = self.pool.rt().clone();
         let began = rt.now();
+        let mut every_byte = false;
         loop {
             match self.judge(id, &probe) {
-                Verdict::Stored | Verdict::Readable => {
-                    self.adopt(id, &probe, toc).await?;
-                    return Ok(None);
-                }
+                Verdict::Stored | Verdict::Readable => match self.adopt(id, &probe, toc.take()).await {
+                    // Footers are right and the rest is not: what was never acknowledged must not refuse for ever.
+                    Err(e) if e.is(Kind::Corrupt) && !every_byte && !self.certain(id.seq) => {
+                        tracing::warn!(chunk = %id, "counted again by every byte: {e}");
+                        probe = self.pool.verified(&id, &probe, Cause::Walk).await;
+                        every_byte = true;
+                        continue;
+                    }
+                    done => return done.map(|()| None),
+                },
                 Verdict::Absent => return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: false })),
                 Verdict::Undecided if self.covered(id.seq) => {
                     tracing::info!(chunk = %id, "not decidable now; its writes come again from the journal");
@@ -319,6 +331,7 @@ impl Walk<'_> {
             }
             rt.sleep(AGAIN).await;
             probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
+            every_byte = false;
         }
     }
 

@@ -51,6 +51,16 @@ pub fn each_seed(test: &str, usual: u64, run: impl Fn(u64) + Sync) {
         (Some(seed), _) => seed..seed + 1,
         (None, seeds) => first..first + seeds.unwrap_or(usual),
     };
+    if is_replay() {
+        let filter = tracing_subscriber::EnvFilter::from_env("WINDLASS_LOG");
+        // Another test may have done so.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .without_time()
+            .with_writer(std::io::stderr)
+            .try_init();
+    }
+    let goes_on = std::env::var_os("WINDLASS_ALL").is_some();
     let (next, stop) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let failures: Mutex<Vec<(u64, Box<dyn Any + Send>)>> = Mutex::default();
     let work = |at_work: Sender<u64>| {
@@ -60,7 +70,7 @@ pub fn each_seed(test: &str, usual: u64, run: impl Fn(u64) + Sync) {
                 return;
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
-                stop.store(true, Ordering::Relaxed);
+                stop.store(!goes_on, Ordering::Relaxed);
                 failures.lock().push((seed, panic));
             }
         }

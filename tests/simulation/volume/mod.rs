@@ -24,7 +24,8 @@ fn run(seed: u64, layouts: &[&str]) {
     let plan = Plan::draw(&sim, layouts);
     let site = Site::new(&sim, plan);
     site.note(|| format!("{:?}", site.plan));
-    sim.run(faults::direct(site.clone())).unwrap();
+    let done = sim.run(faults::direct(site.clone()));
+    done.unwrap_or_else(|stall| panic!("{stall}, at {:?} of virtual time", sim.now().0));
     site.note(|| format!("{} steps", sim.steps()));
 }
 

@@ -117,18 +117,21 @@ impl User {
         };
         let mut held = None;
         loop {
+            if *self.site.over.lock() {
+                return;
+            }
             if held.is_none() {
                 match self.become_owner(&volumes, Force::Sometimes).await {
                     Look::Owner(owned) => held = Some(owned),
                     Look::Refused => {}
-                    Look::Unclear => return self.give_up(),
+                    Look::Unclear => return self.give_up().await,
                 }
             }
             if let Some((volume, session)) = held.take() {
                 match self.work(&volumes, volume, session).await {
                     After::Goes(owned) => held = Some(owned),
                     After::Over => {}
-                    After::Unclear => return self.give_up(),
+                    After::Unclear => return self.give_up().await,
                 }
             }
             self.look_at_a_snapshot(&volumes).await;
@@ -140,9 +143,10 @@ impl User {
     }
 
     /// Whether this process owns the volume can't be told from outside: only its end makes that clear.
-    fn give_up(&self) {
+    async fn give_up(&self) {
         self.note(|| "gives up".to_owned());
         self.site.unclear.lock().push(self.host);
+        std::future::pending().await
     }
 
     /// Opens the volume, writes its first block to own it, reads all.
@@ -256,7 +260,7 @@ impl User {
 
 impl Owner {
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || *self.user.site.over.lock()
     }
 
     fn failed(&self, what: &str, error: &Error) {
@@ -378,7 +382,7 @@ impl Owner {
             {
                 return self.failed("removing a snapshot", &e);
             }
-            if rt.below(2) == 0 {
+            if rt.below(2) == 0 && !self.user.site.model.lock().snapshot_gone(&which) {
                 match self.user.read_snapshot(&volumes, &which).await {
                     Ok(()) => {}
                     Err(e) => return self.failed("reading a snapshot", &e),
@@ -388,6 +392,7 @@ impl Owner {
     }
 
     async fn release(&self) -> After {
+        let _waits = self.waits("release");
         match self.volume.release().await {
             Ok(()) => {
                 self.user.note(|| "released".to_owned());
