@@ -3,7 +3,8 @@
 //! The volume's sectors are shared out to lanes. In each lane one user writes one operation after another, so a lane's
 //! history is a line and a volume's state is a number of operations in each lane: a *cut*. What a successor shows must
 //! be a cut of what its predecessor took in: whole operations, none without those that were acknowledged before it
-//! began, and at least what was promised. Each operation writes a tag of its own into all its sectors.
+//! began, and at least what was promised. After a crash the first operation that is not there may be torn, between
+//! blocks. Each operation writes a tag of its own into all its sectors.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +15,8 @@ use parking_lot::Mutex;
 use windlass::base::rt::Instant;
 
 pub const SECTOR: u64 = 512;
+/// Sectors that are written together or not at all.
+const BLOCK: u64 = 8;
 /// What sectors hold: the operation that wrote it, 0 for zeros.
 pub type Tag = u32;
 pub type Tags = Vec<Tag>;
@@ -88,10 +91,31 @@ impl Lane {
         }
         found
     }
+
+    /// The operation of which only the first blocks are there: a write is torn between blocks, never within one.
+    fn torn(&self, base: &[Tag], seen: &[Tag], range: Range<usize>) -> Option<(usize, Range<u64>)> {
+        let seen = &seen[self.sectors.start as usize..self.sectors.end as usize];
+        for n in range {
+            let (mut state, op) = (self.state(base, n), self.ops.get(n)?);
+            for sector in op.sectors.clone() {
+                if sector > op.sectors.start && sector.is_multiple_of(BLOCK) && state == seen {
+                    return Some((n, op.sectors.start..sector));
+                }
+                state[(sector - self.sectors.start) as usize] = op.tag;
+            }
+        }
+        None
+    }
 }
 
 /// A number of operations in each lane.
 pub type Cut = Vec<usize>;
+
+/// What there is of a session: so many operations in each lane, and the first blocks of the next.
+struct Shown {
+    cut: Cut,
+    torn: Vec<Option<Range<u64>>>,
+}
 
 /// One owner's time with the volume, from the first look that its user had.
 #[derive(Debug)]
@@ -203,11 +227,11 @@ impl Model {
         let now = self.tick();
         let next = {
             let mut last = self.current.lock();
-            let cut = last.successor(&seen, coming);
-            last.cut = (!coming.guess).then(|| cut.clone());
+            let shown = last.successor(&seen, coming);
+            last.cut = (!coming.guess).then(|| shown.cut.clone());
             match coming.host == last.host {
                 // What was replayed may still be on this host only.
-                true => last.goes_on(&cut, (now, coming.now)),
+                true => last.goes_on(&shown, (now, coming.now)),
                 false => {
                     let empty = |l: &Lane| Lane { sectors: l.sectors.clone(), ops: Vec::new() };
                     session(coming.host, seen, last.lanes.iter().map(empty).collect(), false)
@@ -275,7 +299,7 @@ impl Model {
             None => {
                 let session = snapshot.session.lock();
                 let most = snapshot.most.clone().unwrap_or_else(|| session.begun());
-                session.cut_of(&seen, &snapshot.least, &most).unwrap_or_else(|why| {
+                session.cut_of(&seen, &snapshot.least, &most, false).unwrap_or_else(|why| {
                     panic!("snapshot {name} is no state that the volume ever had: {why}")
                 });
                 drop(session);
@@ -303,17 +327,22 @@ fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session
 
 impl Session {
     /// The same host's next session, which has shown this much. It must not lose that again.
-    fn goes_on(&self, cut: &Cut, seen: (u64, Instant)) -> Session {
-        let lane = |(lane, n): (&Lane, &usize)| {
+    fn goes_on(&self, Shown { cut, torn }: &Shown, seen: (u64, Instant)) -> Session {
+        let lane = |((lane, n), torn): ((&Lane, &usize), &Option<Range<u64>>)| {
             let again = |op: &Operation| {
                 let ended = op.ended.map_or(seen.0, |(at, _)| at);
                 Operation { ended: Some((ended, seen.1)), ..op.clone() }
             };
-            Lane { sectors: lane.sectors.clone(), ops: lane.ops[..*n].iter().map(again).collect() }
+            let mut ops: Vec<Operation> = lane.ops[..*n].iter().map(again).collect();
+            ops.extend(
+                torn.iter().map(|part| again(&Operation { sectors: part.clone(), ..lane.ops[*n].clone() })),
+            );
+            Lane { sectors: lane.sectors.clone(), ops }
         };
-        let lanes = self.lanes.iter().zip(cut).map(lane).collect();
+        let lanes: Vec<Lane> = self.lanes.iter().zip(cut).zip(torn).map(lane).collect();
+        let local = lanes.iter().map(|l| l.ops.len()).collect();
         let next = session(self.host, self.base.clone(), lanes, false);
-        Session { local: cut.clone(), pool: self.pool.clone(), ..next }
+        Session { local, pool: self.pool.clone(), ..next }
     }
 
     /// Acknowledged so far.
@@ -371,12 +400,20 @@ impl Session {
         }
     }
 
-    /// The largest cut that is `seen`, if there is one that keeps the order of what was acknowledged.
-    fn cut_of(&self, seen: &[Tag], least: &Cut, most: &Cut) -> Result<Cut, String> {
+    /// The largest cut that is `seen`, if there is one that keeps the order of what was acknowledged. `crashed`: what was
+    /// not promised may be torn.
+    fn cut_of(&self, seen: &[Tag], least: &Cut, most: &Cut, crashed: bool) -> Result<Shown, String> {
         let mut small = Cut::new();
         let mut large = Cut::new();
+        let mut torn = Vec::new();
         for (at, lane) in self.lanes.iter().enumerate() {
-            let found = lane.matches(&self.base, seen, 0..most[at] + 1);
+            let mut found = lane.matches(&self.base, seen, 0..most[at] + 1);
+            let part = match found.is_empty() && crashed {
+                true => lane.torn(&self.base, seen, 0..most[at]),
+                false => None,
+            };
+            found.extend(part.as_ref().map(|(n, _)| *n));
+            torn.push(part.map(|(_, sectors)| sectors));
             let (Some(low), Some(high)) = (found.first(), found.last()) else {
                 return Err(self.mismatch(at, seen));
             };
@@ -398,7 +435,7 @@ impl Session {
                 ));
             }
         }
-        Ok(large)
+        Ok(Shown { cut: large, torn })
     }
 
     /// What comes closest, for whoever looks for the reason.
@@ -426,7 +463,7 @@ impl Session {
         )
     }
 
-    fn successor(&mut self, seen: &[Tag], coming: Coming) -> Cut {
+    fn successor(&mut self, seen: &[Tag], coming: Coming) -> Shown {
         let mut least = if coming.guess { vec![0; self.pool.len()] } else { self.pool.clone() };
         // Another host's record may have come between, unseen: then the journal is set aside.
         if coming.host == self.host && !coming.guess && !(coming.force && self.contested) {
@@ -436,7 +473,7 @@ impl Session {
             raise(&mut least, &self.older_than(at, tail));
         }
         let (number, host) = (self.number, self.host);
-        self.cut_of(seen, &least, &self.begun()).unwrap_or_else(|why| {
+        self.cut_of(seen, &least, &self.begun(), !self.released).unwrap_or_else(|why| {
             let Session { local, pool, released, contested, .. } = self;
             panic!(
                 "{coming:?} came after session {number} of host {host} (promised {local:?} here and {pool:?} in the pool, \
