@@ -344,6 +344,18 @@ impl Writer {
             .detach();
     }
 
+    /// A checkpoint that is given up midway leaves its open map chunk: others wait for its place and its memory. Let go
+    /// of when this is dropped.
+    pub fn seal_at_last(self: &Arc<Self>) -> impl Drop + use<> {
+        struct AtLast(Arc<Writer>);
+        impl Drop for AtLast {
+            fn drop(&mut self) {
+                self.0.seal_map();
+            }
+        }
+        AtLast(self.clone())
+    }
+
     /// Lets the open map chunk go, if there is one.
     pub fn seal_map(self: &Arc<Self>) {
         let open = self.state.lock().map.take();

@@ -197,6 +197,7 @@ impl Session {
 
     async fn build(&self, plan: Plan) -> Result<Built> {
         let Plan { layers, tables, removes, packs, .. } = plan;
+        let _seal = self.writer.seal_at_last();
         let mut build = Build::begin(self, tables);
         let mut tree = None;
         for at in 0..layers {
