@@ -79,6 +79,11 @@ impl Error {
         self.kind == kind
     }
 
+    /// Whether trying later may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable | Kind::Timeout | Kind::Throttled)
+    }
+
     /// A second copy for another waiter of the same operation; the cause becomes text.
     #[must_use]
     pub fn share(&self) -> Self {

@@ -2,4 +2,4 @@
 
 mod memory;
 
-pub use memory::{Flight, FrameCache, FrameKey, Lookup, Waiter};
+pub use memory::{Flight, FrameCache, FrameKey, Lookup, MemoryStats, Waiter};

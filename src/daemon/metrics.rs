@@ -66,8 +66,12 @@ pub fn page(desk: &Desk) -> String {
 
 fn memory(page: &mut Page, desk: &Desk) {
     let memory = desk.pools.memory();
-    let parts: [(&str, &Budget); 3] =
-        [("writes", &memory.overlay), ("encoding", &memory.encode), ("requests", &memory.requests)];
+    let parts: [(&str, &Budget); 4] = [
+        ("writes", &memory.overlay),
+        ("encoding", &memory.encode),
+        ("requests", &memory.requests),
+        ("readahead", &memory.ahead.budget),
+    ];
     for (part, budget) in parts {
         page.add(metric::MEMORY_BYTES, &[part], budget.used() as f64);
         page.add(metric::MEMORY_LIMIT_BYTES, &[part], budget.total() as f64);

@@ -5,6 +5,7 @@ mod frame_ref;
 mod pack;
 mod places;
 mod reader;
+mod source;
 mod toc;
 mod writer;
 

@@ -1,29 +1,23 @@
-//! Reading frames: from the cache, else by one ranged get for neighbours, each frame fetched once whoever wants it.
+//! Reading frames and pages: from the cache, else from where they are stored, each fetched once whoever wants it.
 //!
-//! What was packed is looked for in its pack, and what isn't where it should be by a newer table: collection goes on
-//! while others read.
+//! Who finds a frame being fetched waits for that, and shares what comes of it: the frame, or that stores are away. What
+//! else went wrong may be the other reader's own trouble, and one that was stopped midway leaves nothing: then it is
+//! fetched anew.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt as _};
 
 use super::frame_ref::FrameRef;
-use super::pack::Slice;
-use super::places::{InPack, Places, Slices};
-use crate::base::size::{BLOCK, FRAME_BLOCKS, SHARD_SPAN};
+use super::places::{Places, Slices};
+use super::source::{Ask, Source};
+use crate::base::rt::Rt;
+use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{ChunkId, Error, Kind, Result, VolumeId};
 use crate::cache::{Flight, FrameCache, FrameKey, Lookup, Waiter};
 use crate::frame::{self, FRAME_MAX, Place};
 use crate::pool::Pool;
 use crate::store::Cause;
-
-/// Bytes between two wanted frames that are rather read than left out by a second get.
-const GAP_MAX: u64 = 32 << 10;
-/// Bytes one ranged get asks for, at most.
-const GET_MAX: u64 = 4 << 20;
-/// Gets of one read that are under way at once.
-const GETS_MAX: usize = 32;
 
 /// A data frame that a read needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,37 +30,28 @@ pub struct Want {
 /// Reads one volume's frames and its ancestors'. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    pool: Arc<Pool>,
+    source: Source,
     cache: FrameCache,
     /// Oldest ancestor first, the volume last.
     family: Arc<[VolumeId]>,
-    places: Arc<dyn Places>,
-    slices: Slices,
-}
-
-/// A frame that this read fetches, and where in the answer it belongs.
-struct Fetch {
-    flight: Flight,
-    /// The object that has it by now, and where.
-    object: ChunkId,
-    at: u64,
-    len: u32,
-    block: u64,
-    index: usize,
 }
 
 /// A frame that another read fetches, by its index in the answer.
 type Waiting = (usize, Waiter);
+/// A frame that this read fetches, and where in the answer it belongs.
+type Fetch = (usize, Flight);
 
 impl Reader {
     pub fn new(
+        rt: Rt,
         pool: Arc<Pool>,
         cache: FrameCache,
         family: Vec<VolumeId>,
         places: Arc<dyn Places>,
         slices: Slices,
     ) -> Reader {
-        Reader { pool, cache, family: family.into(), places, slices }
+        let source = Source { rt, pool, places, slices };
+        Reader { source, cache, family: family.into() }
     }
 
     /// The contents of these frames, in order.
@@ -74,161 +59,104 @@ impl Reader {
         let mut out = vec![Bytes::new(); wants.len()];
         let mut left: Vec<usize> = (0..wants.len()).collect();
         while !left.is_empty() {
-            let (mut fetches, waiting) = self.sort(wants, &left, &mut out)?;
-            for fetch in &mut fetches {
-                let key = *fetch.flight.key();
-                if let Some(packed) = self.places.find(&key.chunk) {
-                    (fetch.object, fetch.at) = self.unpack(packed, &key.chunk, key.offset).await?;
-                }
-            }
-            let mut gets =
-                stream::iter(groups(fetches).into_iter().map(|g| self.fetch(g))).buffer_unordered(GETS_MAX);
-            while let Some(done) = gets.next().await {
-                for (index, frame) in done? {
-                    out[index] = frame;
-                }
-            }
+            let (fetches, waiting) = self.sort(wants, &left, &mut out)?;
+            self.fetch(wants, fetches, &mut out).await?;
             left.clear();
             for (index, waiter) in waiting {
-                waiter.landed().await;
-                left.push(index);
+                match waiter.landed().await {
+                    Some(Ok(frame)) => out[index] = frame,
+                    Some(Err(e)) if e.is_transient() => return Err(e),
+                    Some(Err(_)) | None => left.push(index),
+                }
             }
         }
         Ok(out)
+    }
+
+    /// Those of these frames that are neither here nor on their way.
+    pub fn missing(&self, wants: &[Want]) -> Result<Vec<Want>> {
+        let mut missing = Vec::new();
+        for want in wants {
+            if !self.cache.expects(&self.key(&want.at)?) {
+                missing.push(*want);
+            }
+        }
+        Ok(missing)
+    }
+
+    fn key(&self, at: &FrameRef) -> Result<FrameKey> {
+        Ok(FrameKey { chunk: self.chunk(at)?, offset: at.offset })
     }
 
     /// Takes what the cache has; the rest is fetched here or waited for.
     fn sort(&self, wants: &[Want], left: &[usize], out: &mut [Bytes]) -> Result<(Vec<Fetch>, Vec<Waiting>)> {
         let (mut fetches, mut waiting) = (Vec::new(), Vec::new());
         for &index in left {
-            let Want { at, block } = wants[index];
-            let key = FrameKey { chunk: self.chunk(&at)?, offset: at.offset };
-            match self.cache.lookup(key) {
+            match self.cache.lookup(self.key(&wants[index].at)?) {
                 Lookup::Hit(frame) => out[index] = frame,
                 Lookup::Wait(waiter) => waiting.push((index, waiter)),
-                Lookup::Fetch(flight) => {
-                    let (object, offset) = (key.chunk, key.offset);
-                    fetches.push(Fetch { flight, object, at: offset, len: at.len, block, index });
-                }
+                Lookup::Fetch(flight) => fetches.push((index, flight)),
             }
         }
         Ok((fetches, waiting))
     }
 
-    /// Where a chunk's frame lies in a pack, or in the chunk if another has found it packed anew meanwhile.
-    async fn unpack(&self, mut packed: InPack, chunk: &ChunkId, offset: u64) -> Result<(ChunkId, u64)> {
-        loop {
-            let slice = match self.slices.get(&packed) {
-                Some(slice) => Ok(slice),
-                None => self.slice(&packed).await,
-            };
-            match slice {
-                Ok(slice) => {
-                    let missing = || {
-                        let why = format!(
-                            "a part of {chunk} is not in {}: run `windlass volume check`",
-                            packed.pack
-                        );
-                        Error::new(Kind::Corrupt, why)
-                    };
-                    let moved =
-                        slice.find(offset).filter(|_| (slice.epoch, slice.seq) == (chunk.epoch, chunk.seq));
-                    return Ok((packed.pack, moved.ok_or_else(missing)?.to));
-                }
-                Err(e) if lacks(&e) && self.places.look_again(chunk, Some(packed)).await? => {
-                    match self.places.find(chunk) {
-                        Some(newer) => packed = newer,
-                        None => return Ok((*chunk, offset)),
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    async fn slice(&self, packed: &InPack) -> Result<Arc<Slice>> {
-        let InPack { pack, at, len } = *packed;
-        let sound = |bytes: &[u8]| Slice::decode(bytes, at).is_ok();
-        let bytes = self.pool.read(&pack, at, len, Cause::Read, &sound).await?;
-        let slice = Arc::new(Slice::decode(&bytes, at)?);
-        self.slices.put(*packed, slice.clone());
-        Ok(slice)
-    }
-
-    /// One frame's stored bytes, wherever it is.
-    async fn stored(&self, place: &Place, len: u32, cause: Cause) -> Result<Bytes> {
-        let verify = |bytes: &[u8]| frame::verify(bytes, place);
-        loop {
-            let was = self.places.find(&place.chunk);
-            let (object, at) = match was {
-                Some(packed) => self.unpack(packed, &place.chunk, place.offset).await?,
-                None => (place.chunk, place.offset),
-            };
-            match self.pool.read(&object, at, len, cause, &verify).await {
-                Err(e) if lacks(&e) && self.places.look_again(&place.chunk, was).await? => {}
-                done => return done,
-            }
-        }
-    }
-
-    /// One ranged get over neighbours of one shard.
-    async fn fetch(&self, group: Vec<Fetch>) -> Result<Vec<(usize, Bytes)>> {
-        let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(Vec::new()) };
-        let (object, from) = (first.object, first.at);
-        let len = last.at + u64::from(last.len) - from;
-        let places: Vec<(usize, usize, Place)> = group
-            .iter()
-            .map(|f| {
-                let FrameKey { chunk, offset } = *f.flight.key();
-                let at = (f.at - from) as usize;
-                (at, at + f.len as usize, Place { chunk, offset, address: f.block })
-            })
-            .collect();
-        let verify = |bytes: &[u8]| {
-            places.iter().all(|(a, b, place)| bytes.get(*a..*b).is_some_and(|f| frame::verify(f, place)))
+    /// All are tried, whatever becomes of some.
+    async fn fetch(&self, wants: &[Want], fetches: Vec<Fetch>, out: &mut [Bytes]) -> Result<()> {
+        let ask = |(index, flight): &Fetch| {
+            let Want { at, block } = wants[*index];
+            let FrameKey { chunk, offset } = *flight.key();
+            let place = Place { chunk, offset, address: block };
+            Ask { place, len: at.len, raw_max: (FRAME_BLOCKS * BLOCK) as usize }
         };
-        let bytes = match self.pool.read(&object, from, len as u32, Cause::Read, &verify).await {
-            // Perhaps collected meanwhile: each is looked for by itself.
-            Err(e) if lacks(&e) => return self.fetch_each(group, &places).await,
-            done => done?,
+        let asks: Vec<Ask> = fetches.iter().map(ask).collect();
+        let mut fetches: Vec<Option<Fetch>> = fetches.into_iter().map(Some).collect();
+        let mut failed = None;
+        let take = |n: usize, frame: Result<Bytes>| match (fetches[n].take(), frame) {
+            (Some((index, flight)), Ok(frame)) => {
+                out[index] = frame.clone();
+                flight.land(frame);
+            }
+            (Some((_, flight)), Err(e)) => {
+                flight.fail(&e);
+                failed.get_or_insert(e);
+            }
+            (None, _) => {}
         };
-        let mut out = Vec::with_capacity(group.len());
-        for (fetch, (a, b, place)) in group.into_iter().zip(&places) {
-            let raw = frame::open(&bytes.slice(*a..*b), place, (FRAME_BLOCKS * BLOCK) as usize)?;
-            // An uncompressed frame is a slice of the whole answer, which the cache must not keep.
-            let raw = if raw.len() < bytes.len() / 2 { Bytes::copy_from_slice(&raw) } else { raw };
-            out.push((fetch.index, raw.clone()));
-            fetch.flight.land(raw);
-        }
-        Ok(out)
-    }
-
-    async fn fetch_each(
-        &self,
-        group: Vec<Fetch>,
-        places: &[(usize, usize, Place)],
-    ) -> Result<Vec<(usize, Bytes)>> {
-        let mut out = Vec::with_capacity(group.len());
-        for (fetch, (.., place)) in group.into_iter().zip(places) {
-            let stored = self.stored(place, fetch.len, Cause::Read).await?;
-            let raw = frame::open(&stored, place, (FRAME_BLOCKS * BLOCK) as usize)?;
-            out.push((fetch.index, raw.clone()));
-            fetch.flight.land(raw);
-        }
-        Ok(out)
+        self.source.fetch(&asks, Cause::Read, take).await;
+        failed.map_or(Ok(()), Err)
     }
 
     /// A page of a map or table, not cached here.
     pub async fn page(&self, at: &FrameRef, address: u64, cause: Cause) -> Result<Bytes> {
-        let place = self.page_place(at, address)?;
-        frame::open(&self.stored(&place, at.len, cause).await?, &place, FRAME_MAX)
+        let mut pages = self.pages(&[(*at, address)], cause).await;
+        pages.pop().expect("as many answers as pages")
+    }
+
+    /// Pages of a map or table, each with its address, in order: neighbours take one request. Not cached here.
+    pub async fn pages(&self, wanted: &[(FrameRef, u64)], cause: Cause) -> Vec<Result<Bytes>> {
+        let missing = || Error::new(Kind::Internal, "a page was not looked for");
+        let mut out: Vec<Result<Bytes>> = wanted.iter().map(|_| Err(missing())).collect();
+        let mut asks = Vec::with_capacity(wanted.len());
+        let mut indexes = Vec::with_capacity(wanted.len());
+        for (index, (at, address)) in wanted.iter().enumerate() {
+            match self.page_place(at, *address) {
+                Ok(place) => {
+                    asks.push(Ask { place, len: at.len, raw_max: FRAME_MAX });
+                    indexes.push(index);
+                }
+                Err(e) => out[index] = Err(e),
+            }
+        }
+        self.source.fetch(&asks, cause, |n, page| out[indexes[n]] = page).await;
+        out
     }
 
     /// A page of the chunk table, which is never packed: the table tells where others are.
     pub async fn table_page(&self, at: &FrameRef, address: u64, cause: Cause) -> Result<Bytes> {
         let place = self.page_place(at, address)?;
         let verify = |bytes: &[u8]| frame::verify(bytes, &place);
-        let stored = self.pool.read(&place.chunk, at.offset, at.len, cause, &verify).await?;
+        let stored = self.source.pool.read(&place.chunk, at.offset, at.len, cause, &verify).await?;
         frame::open(&stored, &place, FRAME_MAX)
     }
 
@@ -246,29 +174,4 @@ impl Reader {
             None => Err(Error::new(Kind::Corrupt, "a map names an ancestor that the volume doesn't have")),
         }
     }
-}
-
-/// Fewer than k shards were found. With a store away that may be an outage, or an object that was collected.
-fn lacks(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Corrupt | Kind::Unavailable)
-}
-
-/// Neighbours together: same object, same shard, little between them.
-fn groups(mut fetches: Vec<Fetch>) -> Vec<Vec<Fetch>> {
-    fetches.sort_by_key(|f| (f.object, f.at));
-    let mut groups: Vec<Vec<Fetch>> = Vec::new();
-    for fetch in fetches {
-        let end = fetch.at + u64::from(fetch.len);
-        let joins = groups.last().and_then(|g| Some((g.first()?, g.last()?))).is_some_and(|(first, last)| {
-            first.object == fetch.object
-                && first.at / SHARD_SPAN == (end - 1) / SHARD_SPAN
-                && fetch.at <= last.at + u64::from(last.len) + GAP_MAX
-                && end - first.at <= GET_MAX
-        });
-        match groups.last_mut() {
-            Some(group) if joins => group.push(fetch),
-            _ => groups.push(vec![fetch]),
-        }
-    }
-    groups
 }

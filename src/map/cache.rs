@@ -21,6 +21,11 @@ pub trait Pages: Send + Sync {
     fn chunk(&self, at: &FrameRef) -> Result<ChunkId>;
     /// The page's contents (a frame of kind `Map`, its place's address is `address`).
     async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes>;
+    /// Several pages, each with its address, in order; those that lie together by one request.
+    async fn load_many(&self, wanted: &[(FrameRef, u64)]) -> Vec<Result<Bytes>> {
+        let loads = wanted.iter().map(|(at, address)| self.load(at, *address));
+        futures::future::join_all(loads).await
+    }
 }
 
 /// What became of look-ups so far, and what is held.
@@ -109,6 +114,44 @@ impl PageCache {
                 }
             }
         }
+    }
+
+    /// Pages of one level, each with its first block, in order. What is missing is loaded at once.
+    pub(super) async fn get_many(
+        &self,
+        pages: &dyn Pages,
+        level: u8,
+        wanted: &[(FrameRef, u64)],
+    ) -> Result<Vec<Arc<Page>>> {
+        let mut out: Vec<Option<Result<Arc<Page>>>> = wanted.iter().map(|_| None).collect();
+        let (mut loading, mut waiting) = (Vec::new(), Vec::new());
+        for (index, (at, first)) in wanted.iter().enumerate() {
+            let key = (pages.chunk(at)?, at.offset, address(level, *first));
+            match self.role(key) {
+                Role::Have(page) => out[index] = Some(Ok(page)),
+                Role::Wait(answer) => waiting.push((index, answer)),
+                Role::Load => loading.push((index, Loading { cache: self, key })),
+            }
+        }
+        let missing: Vec<_> =
+            loading.iter().map(|(i, _)| (wanted[*i].0, address(level, wanted[*i].1))).collect();
+        let loaded = match &missing[..] {
+            [] => Vec::new(),
+            some => pages.load_many(some).await,
+        };
+        for ((index, loading), bytes) in loading.into_iter().zip(loaded) {
+            let page = bytes.and_then(|bytes| Ok(Arc::new(Page::decode(bytes, level)?)));
+            out[index] = Some(loading.finish(page));
+        }
+        for (index, answer) in waiting {
+            let (at, first) = &wanted[index];
+            out[index] = Some(match answer.await {
+                Ok(page) => page,
+                // Whoever loaded it was stopped midway.
+                Err(_) => self.get(pages, at, level, *first).await,
+            });
+        }
+        out.into_iter().map(|page| page.expect("each was found, loaded or waited for")).collect()
     }
 
     /// Takes in a page that was just written.

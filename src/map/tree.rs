@@ -199,13 +199,11 @@ impl Level {
     }
 
     async fn load_ahead(&mut self, pages: &dyn Pages, cache: &PageCache, slot: u16, end: u64) -> Result<()> {
-        let wanted = self.page.entries(slot).take_while(|e| self.begins_before(e, end)).take(AHEAD);
-        let loads = wanted.map(|e| {
-            let first = self.first_of(e.start);
-            let level = self.level - 1;
-            async move { Ok::<_, Error>((e.start, cache.get(pages, &e.frame, level, first).await?)) }
-        });
-        self.ahead = futures::future::try_join_all(loads).await?.into();
+        let entries = self.page.entries(slot).take_while(|e| self.begins_before(e, end)).take(AHEAD);
+        let (slots, wanted): (Vec<u16>, Vec<_>) =
+            entries.map(|e| (e.start, (e.frame, self.first_of(e.start)))).unzip();
+        let loaded = cache.get_many(pages, self.level - 1, &wanted).await?;
+        self.ahead = slots.into_iter().zip(loaded).collect();
         Ok(())
     }
 }

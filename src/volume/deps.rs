@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::ahead::Ahead;
 use super::cell::HeadCell;
 use super::head::Head;
 use super::places::PlaceBook;
@@ -31,13 +32,15 @@ pub struct Memory {
     /// Requests of block clients: payloads that arrive and replies on their way out.
     pub requests: Budget,
     pub frames: FrameCache,
+    /// What is read ahead.
+    pub ahead: Ahead,
     pub pages: Arc<PageCache>,
     pub places: PlaceBook,
 }
 
 impl Memory {
     /// A quarter each for writes under way and for encoding, an eighth for requests, the rest for caches: of that a
-    /// quarter for map pages.
+    /// quarter for map pages, and a sixth for what is on its way into the cache before it is asked for.
     pub fn new(total: u64) -> Memory {
         let (quarter, caches) = (total / 4, total / 8 * 3);
         Memory {
@@ -45,7 +48,8 @@ impl Memory {
             overlay: Budget::new(quarter),
             encode: Budget::new(quarter),
             requests: Budget::new(total / 8),
-            frames: FrameCache::new(caches - caches / 4),
+            frames: FrameCache::new(caches - caches / 4 - caches / 6),
+            ahead: Ahead::new(caches / 6),
             pages: Arc::new(PageCache::new((caches / 4) as usize)),
             places: PlaceBook::default(),
         }
@@ -118,7 +122,14 @@ impl Deps {
     pub fn view(&self, head: &Head) -> View {
         let (pool, frames, slices) =
             (self.pool.clone(), self.memory.frames.clone(), self.memory.places.slices.clone());
-        let reader = Reader::new(pool, frames, head.volumes(), Arc::new(Newest(self.clone())), slices);
+        let reader = Reader::new(
+            self.rt.clone(),
+            pool,
+            frames,
+            head.volumes(),
+            Arc::new(Newest(self.clone())),
+            slices,
+        );
         View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
     }
 

@@ -4,6 +4,7 @@
 //! withdrawn claim, a release). Transitions take turns and run to their end even if nobody waits any more: a claim that
 //! was recorded must not lose its session.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Trail;
 use super::deps::Ground;
 use super::head::Head;
 use super::open::{Failed, Grounds, own};
@@ -19,7 +21,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::states::Tables;
 use super::stop::Stop;
-use super::view::blocks_of;
+use super::view::{blocks_of, parts};
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Result, VolumeId};
 
@@ -62,6 +64,7 @@ struct Inner {
     trouble: Mutex<Option<(Instant, String)>>,
     /// For the user, of the last takeover.
     notes: Mutex<Vec<String>>,
+    trail: Trail,
 }
 
 /// An open virtual disk. Any offset and length inside its size may be read and written, concurrently.
@@ -99,7 +102,9 @@ impl Volume {
 
     fn with(ground: Arc<Ground>, state: State) -> Volume {
         let (turn, trouble, notes) = Default::default();
-        Volume { inner: Arc::new(Inner { ground, state: Mutex::new(state), turn, trouble, notes }) }
+        let trail = ground.deps.memory.ahead.trail();
+        let state = Mutex::new(state);
+        Volume { inner: Arc::new(Inner { ground, state, turn, trouble, notes, trail }) }
     }
 
     pub fn id(&self) -> VolumeId {
@@ -172,6 +177,7 @@ impl Volume {
         if len == 0 {
             return Ok(Bytes::new());
         }
+        self.read_ahead(offset, len);
         loop {
             let state = self.inner.state.lock().clone();
             let session = match state {
@@ -189,6 +195,25 @@ impl Volume {
                 Err(Stop::Again) => continue,
                 done => return done.map_err(Stop::error),
             }
+        }
+    }
+
+    /// Begins to fetch what will be read next, if that can be told.
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let rt = self.inner.ground.rt();
+        let Some(fetch) = self.inner.trail.step(offset..offset + len, self.size(), rt.now()) else { return };
+        if let Some(map) = fetch.map.clone() {
+            let inner = self.inner.clone();
+            rt.spawn(async move { inner.prefetch_map(blocks_of(map.start, map.end - map.start)).await })
+                .detach();
+        }
+        for blocks in parts(fetch.range.clone()) {
+            let (inner, fetch) = (self.inner.clone(), fetch.clone());
+            rt.spawn(async move {
+                inner.prefetch(blocks).await;
+                drop(fetch);
+            })
+            .detach();
         }
     }
 
@@ -314,6 +339,27 @@ impl Volume {
 }
 
 impl Inner {
+    async fn prefetch_map(&self, blocks: Range<u64>) {
+        let state = self.state.lock().clone();
+        let tree = match state {
+            State::Inert(inert) => inert.tables.tip().tree,
+            State::Live(session) => session.tip.lock().tables.tip().tree,
+            State::Ended | State::Failed(..) => return,
+        };
+        self.ground.view.prefetch_map(&tree, blocks).await;
+    }
+
+    async fn prefetch(&self, blocks: Range<u64>) {
+        let state = self.state.lock().clone();
+        match state {
+            State::Inert(inert) => {
+                self.ground.view.prefetch(vec![(blocks, None)], &inert.tables.tip().tree).await;
+            }
+            State::Live(session) => session.prefetch(blocks).await,
+            State::Ended | State::Failed(..) => {}
+        }
+    }
+
     fn fail(&self, error: Error) {
         let mut state = self.state.lock();
         let session = match &*state {

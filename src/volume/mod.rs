@@ -1,6 +1,7 @@
 //! The virtual disk: head, takeover, view and tip, checkpoint, states, snapshots, clones.
 
 mod admit;
+mod ahead;
 mod build;
 pub mod cell;
 mod check;

@@ -8,6 +8,7 @@
 //! Order that everything here keeps: journal before acknowledgement; stored before confirmed; confirmed before the
 //! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -348,6 +349,18 @@ impl Session {
                 Err(e) => return Err(self.explain_absence(e).await),
             }
         }
+    }
+
+    /// Brings blocks into the cache.
+    pub async fn prefetch(&self, blocks: Range<u64>) {
+        let found = {
+            let tip = self.tip.lock();
+            if tip.closed.is_some() {
+                return;
+            }
+            tip.lookup(blocks)
+        };
+        self.ground.view.prefetch(found.0, &found.1).await;
     }
 
     /// Bytes of log that the last checkpoint merged.

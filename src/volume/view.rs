@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether trying later may help.
 pub fn passes(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled)
+    error.is_transient()
 }
 
 /// Reads map pages for a volume and its ancestors.
@@ -42,6 +42,9 @@ impl Pages for PageReader {
     async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
         self.0.page(at, address, Cause::Read).await
     }
+    async fn load_many(&self, wanted: &[(FrameRef, u64)]) -> Vec<Result<Bytes>> {
+        self.0.pages(wanted, Cause::Read).await
+    }
 }
 
 /// What can be read of a volume: its frames, its map's pages. Cheap to clone.
@@ -52,6 +55,15 @@ pub struct View {
     cache: Arc<PageCache>,
     rt: Rt,
     cell: HeadCell,
+}
+
+/// Bytes that are fetched ahead as one.
+const PART: u64 = 4 << 20;
+
+/// What is to be fetched ahead, in parts that are looked up and fetched at once.
+pub fn parts(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range.step_by(PART as usize).map(move |at| blocks_of(at, PART.min(end - at)))
 }
 
 /// The blocks that these bytes touch.
@@ -133,17 +145,28 @@ impl View {
         self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
     }
 
+    /// Brings into the cache what it lacks of these blocks. What fails is asked for again by who reads it.
+    pub async fn prefetch(&self, found: Vec<Found>, tree: &Tree) {
+        let fetch = async {
+            let wants = wants(&self.resolve(found, tree).await?);
+            let missing = self.reader.missing(&wants)?;
+            self.reader.frames(&missing).await
+        };
+        if let Err(e) = fetch.await {
+            tracing::debug!("reading ahead: {e}");
+        }
+    }
+
+    /// Brings the map of these blocks into memory.
+    pub async fn prefetch_map(&self, tree: &Tree, blocks: Range<u64>) {
+        if let Err(e) = tree.lookup(&self.pages, &self.cache, blocks).await {
+            tracing::debug!("reading the map ahead: {e}");
+        }
+    }
+
     async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
         let pieces = self.resolve(found, tree).await?;
-        let mut wants: Vec<Want> = Vec::new();
-        for (range, piece) in &pieces {
-            if let Piece::Frame { at, index } = piece {
-                let want = Want { at: *at, block: range.start - u64::from(*index) };
-                if wants.last() != Some(&want) {
-                    wants.push(want);
-                }
-            }
-        }
+        let wants = wants(&pieces);
         let frames = self.reader.frames(&wants).await?;
         assemble(&pieces, &wants, &frames, offset, len)
     }
@@ -166,6 +189,20 @@ impl View {
         }
         Ok(pieces)
     }
+}
+
+/// The frames that these pieces lie in.
+fn wants(pieces: &[(Range<u64>, Piece)]) -> Vec<Want> {
+    let mut wants: Vec<Want> = Vec::new();
+    for (range, piece) in pieces {
+        if let Piece::Frame { at, index } = piece {
+            let want = Want { at: *at, block: range.start - u64::from(*index) };
+            if wants.last() != Some(&want) {
+                wants.push(want);
+            }
+        }
+    }
+    wants
 }
 
 fn assemble(

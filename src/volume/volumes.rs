@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::Mutex;
 
+use super::ahead::Trail;
 use super::deps::{Deps, Ground};
 use super::handle::{Known, Volume};
 use super::head::Head;
@@ -15,7 +16,7 @@ use super::info::TakeOver;
 use super::logbook::Logbook;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
-use super::view::{View, blocks_of, passes};
+use super::view::{View, blocks_of, parts, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Result, StateId, VolumeId};
 use crate::map::Tree;
@@ -269,6 +270,7 @@ impl Volumes {
             view: self.deps.view(&head),
             tree: state.tree,
             size: state.size,
+            trail: self.deps.memory.ahead.trail(),
         }))
     }
 
@@ -331,6 +333,7 @@ pub struct SnapshotView {
     view: View,
     tree: Tree,
     size: u64,
+    trail: Trail,
 }
 
 impl SnapshotView {
@@ -348,9 +351,28 @@ impl SnapshotView {
         if len == 0 {
             return Ok(Bytes::new());
         }
+        self.read_ahead(offset, len);
         match self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await {
             Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
             done => done,
+        }
+    }
+
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let rt = &self.deps.rt;
+        let Some(fetch) = self.trail.step(offset..offset + len, self.size, rt.now()) else { return };
+        if let Some(map) = fetch.map.clone() {
+            let (view, tree, blocks) =
+                (self.view.clone(), self.tree, blocks_of(map.start, map.end - map.start));
+            rt.spawn(async move { view.prefetch_map(&tree, blocks).await }).detach();
+        }
+        for blocks in parts(fetch.range.clone()) {
+            let (view, tree, fetch) = (self.view.clone(), self.tree, fetch.clone());
+            rt.spawn(async move {
+                view.prefetch(vec![(blocks, None)], &tree).await;
+                drop(fetch);
+            })
+            .detach();
         }
     }
 

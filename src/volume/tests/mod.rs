@@ -3,6 +3,7 @@
 mod huge;
 mod moves;
 mod overwritten;
+mod reading;
 mod reports;
 mod site;
 mod speed;

@@ -1,0 +1,247 @@
+//! Fetching stored frames: where each lies by now, and neighbours by one ranged get.
+//!
+//! What was packed is looked for in its pack, and what isn't where it should be by a newer table: collection goes on
+//! while others read.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::stream::{self, StreamExt as _};
+
+use super::pack::Slice;
+use super::places::{InPack, Places, Slices};
+use crate::base::rt::Rt;
+use crate::base::size::SHARD_SPAN;
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::frame::{self, Place};
+use crate::pool::Pool;
+use crate::store::Cause;
+
+/// Bytes between two wanted frames that are rather read than left out by a second get.
+const GAP_MAX: u64 = 32 << 10;
+/// Bytes one ranged get asks for, at most.
+const GET_MAX: u64 = 4 << 20;
+/// Gets of one read that are under way at once.
+const GETS_MAX: usize = 32;
+/// Opening less than this is done at once.
+const OPEN_INLINE: usize = 256 << 10;
+
+/// A frame that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub place: Place,
+    /// Bytes as stored.
+    pub len: u32,
+    /// Bytes of its contents, at most.
+    pub raw_max: usize,
+}
+
+/// Where frames come from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub rt: Rt,
+    pub pool: Arc<Pool>,
+    pub places: Arc<dyn Places>,
+    pub slices: Slices,
+}
+
+/// Where a frame lies by now.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Spot {
+    object: ChunkId,
+    at: u64,
+    len: u32,
+    /// Of what was asked for.
+    index: usize,
+}
+
+/// What became of each that was asked for.
+type Opened = Vec<(usize, Result<Bytes>)>;
+
+impl Source {
+    /// Fetches all of these; `take` is given each one's contents, or why there are none, as they come.
+    pub async fn fetch(&self, asks: &[Ask], cause: Cause, mut take: impl FnMut(usize, Result<Bytes>)) {
+        self.load_slices(asks).await;
+        let mut spots = Vec::with_capacity(asks.len());
+        for (index, ask) in asks.iter().enumerate() {
+            match self.locate(&ask.place).await {
+                Ok((object, at)) => spots.push(Spot { object, at, len: ask.len, index }),
+                Err(e) => take(index, Err(e)),
+            }
+        }
+        let gets: Vec<_> =
+            groups(spots).into_iter().map(|group| self.get(asks, group, cause).boxed()).collect();
+        let mut gets = stream::iter(gets).buffer_unordered(GETS_MAX);
+        while let Some(done) = gets.next().await {
+            done.into_iter().for_each(|(index, frame)| take(index, frame));
+        }
+    }
+
+    /// The indexes of all packs that are needed, at once. What fails is met again by who needs it.
+    async fn load_slices(&self, asks: &[Ask]) {
+        let chunks: BTreeSet<ChunkId> = asks.iter().map(|a| a.place.chunk).collect();
+        let packed: BTreeSet<InPack> = chunks.iter().filter_map(|c| self.places.find(c)).collect();
+        let unknown: Vec<InPack> = packed.into_iter().filter(|p| self.slices.get(p).is_none()).collect();
+        if unknown.len() > 1 {
+            let loads: Vec<_> = unknown.into_iter().map(|packed| self.slice(packed).boxed()).collect();
+            let _ = stream::iter(loads).buffer_unordered(GETS_MAX).collect::<Vec<_>>().await;
+        }
+    }
+
+    /// The object that has the frame by now, and where.
+    async fn locate(&self, place: &Place) -> Result<(ChunkId, u64)> {
+        match self.places.find(&place.chunk) {
+            Some(packed) => self.unpack(packed, &place.chunk, place.offset).await,
+            None => Ok((place.chunk, place.offset)),
+        }
+    }
+
+    /// Where a chunk's frame lies in a pack, or in the chunk if another has found it packed anew meanwhile.
+    async fn unpack(&self, mut packed: InPack, chunk: &ChunkId, offset: u64) -> Result<(ChunkId, u64)> {
+        loop {
+            let slice = match self.slices.get(&packed) {
+                Some(slice) => Ok(slice),
+                None => self.slice(packed).await,
+            };
+            match slice {
+                Ok(slice) => {
+                    let missing = || {
+                        let why = format!(
+                            "a part of {chunk} is not in {}: run `windlass volume check`",
+                            packed.pack
+                        );
+                        Error::new(Kind::Corrupt, why)
+                    };
+                    let moved =
+                        slice.find(offset).filter(|_| (slice.epoch, slice.seq) == (chunk.epoch, chunk.seq));
+                    return Ok((packed.pack, moved.ok_or_else(missing)?.to));
+                }
+                Err(e) if lacks(&e) && self.places.look_again(chunk, Some(packed)).await? => {
+                    match self.places.find(chunk) {
+                        Some(newer) => packed = newer,
+                        None => return Ok((*chunk, offset)),
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    async fn slice(&self, packed: InPack) -> Result<Arc<Slice>> {
+        let InPack { pack, at, len } = packed;
+        let sound = |bytes: &[u8]| Slice::decode(bytes, at).is_ok();
+        let bytes = self.pool.read(&pack, at, len, Cause::Read, &sound).await?;
+        let slice = Arc::new(Slice::decode(&bytes, at)?);
+        self.slices.put(packed, slice.clone());
+        Ok(slice)
+    }
+
+    /// One frame's stored bytes, wherever it is.
+    async fn stored(&self, ask: &Ask, cause: Cause) -> Result<Bytes> {
+        let chunk = &ask.place.chunk;
+        let verify = |bytes: &[u8]| frame::verify(bytes, &ask.place);
+        loop {
+            let was = self.places.find(chunk);
+            let (object, at) = match was {
+                Some(packed) => self.unpack(packed, chunk, ask.place.offset).await?,
+                None => (*chunk, ask.place.offset),
+            };
+            match self.pool.read(&object, at, ask.len, cause, &verify).await {
+                Err(e) if lacks(&e) && self.places.look_again(chunk, was).await? => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// One ranged get over neighbours of one shard.
+    async fn get(&self, asks: &[Ask], group: Vec<Spot>, cause: Cause) -> Opened {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { return Vec::new() };
+        let (object, from) = (first.object, first.at);
+        let len = last.at - from + u64::from(last.len);
+        let part = |s: &Spot| (s.at - from) as usize..(s.at - from) as usize + s.len as usize;
+        let verify = |bytes: &[u8]| {
+            let sound = |s: &Spot| bytes.get(part(s)).is_some_and(|f| frame::verify(f, &asks[s.index].place));
+            group.iter().all(sound)
+        };
+        match self.pool.read(&object, from, len as u32, cause, &verify).await {
+            Ok(bytes) => {
+                let frames = group.iter().map(|s| (s.index, asks[s.index], bytes.slice(part(s)))).collect();
+                self.open(frames, bytes.len()).await
+            }
+            // Perhaps collected meanwhile, or one of them is damaged: each is looked for by itself.
+            Err(e) if lacks(&e) => self.each(asks, &group, cause).await,
+            Err(e) => group.iter().map(|s| (s.index, Err(e.share()))).collect(),
+        }
+    }
+
+    /// Each by itself. The first tells whether the stores are away: then the others need not be tried.
+    async fn each(&self, asks: &[Ask], group: &[Spot], cause: Cause) -> Opened {
+        let Some((first, rest)) = group.split_first() else { return Vec::new() };
+        let first = self.one(first.index, asks[first.index], cause).await;
+        let mut out: Opened = match &first.1 {
+            Err(e) if e.is_transient() => rest.iter().map(|s| (s.index, Err(e.share()))).collect(),
+            _ => {
+                let others: Vec<_> =
+                    rest.iter().map(|s| self.one(s.index, asks[s.index], cause).boxed()).collect();
+                stream::iter(others).buffer_unordered(GETS_MAX).collect().await
+            }
+        };
+        out.push(first);
+        out
+    }
+
+    async fn one(&self, index: usize, ask: Ask, cause: Cause) -> (usize, Result<Bytes>) {
+        let stored = self.stored(&ask, cause).await;
+        (index, stored.and_then(|stored| frame::open(&stored, &ask.place, ask.raw_max)))
+    }
+
+    /// Contents of frames that came in one answer of so many bytes.
+    async fn open(&self, frames: Vec<(usize, Ask, Bytes)>, answer: usize) -> Opened {
+        let indexes: Vec<usize> = frames.iter().map(|(index, ..)| *index).collect();
+        let job = move || -> Opened {
+            let open = |(index, ask, stored): (usize, Ask, Bytes)| {
+                let raw = frame::open(&stored, &ask.place, ask.raw_max);
+                // An uncompressed frame is a slice of the whole answer, which a cache must not keep.
+                let own =
+                    |raw: Bytes| if raw.len() < answer / 2 { Bytes::copy_from_slice(&raw) } else { raw };
+                (index, raw.map(own))
+            };
+            frames.into_iter().map(open).collect()
+        };
+        if answer <= OPEN_INLINE {
+            return job();
+        }
+        match self.rt.cpu(job).await {
+            Ok(opened) => opened,
+            Err(e) => indexes.into_iter().map(|index| (index, Err(e.share()))).collect(),
+        }
+    }
+}
+
+/// Fewer than k shards were found. With a store away that may be an outage, or an object that was collected.
+fn lacks(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Unavailable)
+}
+
+/// Neighbours together: same object, same shard, little between them.
+fn groups(mut spots: Vec<Spot>) -> Vec<Vec<Spot>> {
+    spots.sort();
+    let mut groups: Vec<Vec<Spot>> = Vec::new();
+    for spot in spots {
+        // A damaged map may name any place: what no shard has is refused by the pool.
+        let end = spot.at.saturating_add(spot.len.into());
+        let joins = groups.last().and_then(|g| Some((g.first()?, g.last()?))).is_some_and(|(first, last)| {
+            first.object == spot.object
+                && first.at / SHARD_SPAN == end.saturating_sub(1) / SHARD_SPAN
+                && spot.at <= last.at.saturating_add(u64::from(last.len) + GAP_MAX)
+                && end - first.at <= GET_MAX
+        });
+        match groups.last_mut() {
+            Some(group) if joins => group.push(spot),
+            _ => groups.push(vec![spot]),
+        }
+    }
+    groups
+}

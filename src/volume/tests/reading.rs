@@ -1,0 +1,147 @@
+//! What reads ask of the stores: how many requests, and what becomes of those who wait for others.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use super::site::Site;
+use super::*;
+
+const SIZE: u64 = 32 * MIB;
+
+/// Requests that the stores have seen.
+fn requests(site: &Site) -> u64 {
+    site.stores.iter().map(|s| s.requests()).sum()
+}
+
+/// A volume that another host has written from end to end, a snapshot of it, and a clone; all of it cold here.
+async fn cold(site: &Site) -> (Life, Arc<Volume>) {
+    let writer = site.machine(1).found().await;
+    let v = volume(&writer, FlushMode::Local).await;
+    for i in 0..SIZE / MIB {
+        v.write(i * MIB, bytes(i, MIB as usize)).await.unwrap();
+    }
+    snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+    writer.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await.unwrap();
+    v.release().await.unwrap();
+    let life = site.machine(2).start().await;
+    let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+    (life, v)
+}
+
+/// Reads one block of each MiB, so that the map is known.
+async fn warm_map(v: &Volume) {
+    for i in 0..SIZE / MIB {
+        v.read(i * MIB + 512 * 1024, 4096).await.unwrap();
+    }
+}
+
+#[test]
+fn a_cold_block_is_one_ranged_get() {
+    run(1, "2+1", |site| async move {
+        let (life, v) = cold(&site).await;
+        // Slow answers would be hedged.
+        let always = Duration::from_millis(10);
+        site.stores.iter().for_each(|s| s.faults(|f| f.latency = (always, always)));
+        warm_map(&v).await;
+        // Frames in no order, none of them twice, none that warmed the map.
+        for i in 0..60 {
+            let at = (i * 13 % 32) * MIB + (i % 7) * 65536 + 8192;
+            let before = requests(&site);
+            let got = v.read(at, 4096).await.unwrap();
+            assert_eq!(requests(&site) - before, 1, "at {at}");
+            let from = (at % MIB) as usize;
+            assert!(got == bytes(at / MIB, MIB as usize).slice(from..from + 4096));
+        }
+        let ahead = life.volumes.deps().memory.ahead.budget.used();
+        assert_eq!(ahead, 0, "nothing was fetched ahead");
+    });
+}
+
+#[test]
+fn readers_of_one_frame_share_one_request_whatever_they_read() {
+    run(2, "2+1", |site| async move {
+        let (life, v) = cold(&site).await;
+        let snapshot = life.volumes.open_snapshot(&name("v"), &name("s")).await.unwrap();
+        let clone = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
+        warm_map(&v).await;
+        let expected = bytes(7, MIB as usize).slice(4096..8192);
+        let at = 7 * MIB + 4096;
+        let before = requests(&site);
+        let reads = (0..24).map(|i| {
+            let (v, snapshot, clone) = (&v, &snapshot, &clone);
+            async move {
+                match i % 3 {
+                    0 => v.read(at, 4096).await,
+                    1 => snapshot.read(at, 4096).await,
+                    _ => clone.read(at, 4096).await,
+                }
+            }
+        });
+        for got in join_all(reads).await {
+            assert!(got.unwrap() == expected);
+        }
+        assert_eq!(requests(&site) - before, 1);
+    });
+}
+
+#[test]
+fn who_waits_for_a_reader_that_is_stopped_reads_itself() {
+    for seed in 0..20 {
+        run(seed, "2+1", |site| async move {
+            let (life, v) = cold(&site).await;
+            warm_map(&v).await;
+            let expected = bytes(3, MIB as usize).slice(..4096);
+            // Each is stopped at some time; the last one is not.
+            let reads = (0..10).map(|i| {
+                let (v, rt) = (&v, life.rt.clone());
+                let patience = if i == 9 { 600_000 } else { site.world.below(60) };
+                async move { rt.timeout(Duration::from_millis(patience), v.read(3 * MIB, 4096)).await }
+            });
+            let got = join_all(reads).await;
+            assert!(got.iter().flatten().all(|r| r.as_ref().unwrap() == expected.as_ref()));
+            assert!(got[9].is_some());
+        });
+    }
+}
+
+#[test]
+fn who_waits_for_a_reader_that_fails_waits_no_longer_than_that() {
+    run(5, "2+1", |site| async move {
+        let (life, v) = cold(&site).await;
+        warm_map(&v).await;
+        site.reach(0..3, Reach::Silent);
+        let began = life.rt.now();
+        let reads = (0..40).map(|_| v.read(5 * MIB, 4096));
+        for failed in join_all(reads).await {
+            assert!(failed.unwrap_err().is_transient());
+        }
+        let took = life.rt.now().since(began);
+        assert!(took < Duration::from_secs(60), "one after another would take minutes: {took:?}");
+        // An outage that ends is none for those who wait.
+        let healed = async {
+            life.sleep(5_000).await;
+            site.reach(0..3, Reach::Up);
+        };
+        let reads = join_all((0..40).map(|_| v.read(5 * MIB, 4096)));
+        let (got, ()) = futures::future::join(reads, healed).await;
+        assert!(got.into_iter().all(|r| r.is_ok()));
+    });
+}
+
+#[test]
+fn who_reads_on_is_read_ahead_by_few_requests() {
+    run(6, "2+1", |site| async move {
+        let (life, v) = cold(&site).await;
+        let (before, began) = (requests(&site), life.rt.now());
+        for i in 0..SIZE / MIB * 8 {
+            let got = v.read(i * (MIB / 8), MIB / 8).await.unwrap();
+            let from = (i % 8 * (MIB / 8)) as usize;
+            assert!(got == bytes(i / 8, MIB as usize).slice(from..from + (MIB / 8) as usize), "piece {i}");
+        }
+        let (asked, took) = (requests(&site) - before, life.rt.now().since(began));
+        println!("{asked} requests, {took:?}");
+        assert!(asked < 80, "{asked} requests for 256 reads");
+        assert!(took < Duration::from_secs(2), "a request takes about 50 ms: {took:?}");
+    });
+}
