@@ -16,7 +16,7 @@ use std::time::Duration;
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
 use windlass::base::{Kind, Result};
 use windlass::fs::{MountOptions, Mounted, mount};
-use windlass::store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach, Store};
+use windlass::store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach};
 
 /// A mount and everything under it; dropped, also by a panic, it unmounts.
 struct Bench {
@@ -76,7 +76,13 @@ impl Bench {
 
     fn unmount(mut self) {
         let mounted = self.mounted.take().unwrap();
-        self.runtime.block_on(mounted.unmount()).unwrap();
+        self.runtime.block_on(async {
+            // A program that another test is just starting has our files open until it runs.
+            while let Err(why) = mounted.unmount().await {
+                assert_eq!(why.kind(), Kind::Owned, "{why}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
         assert_eq!(self.staged(), Vec::<PathBuf>::new(), "staged files are left");
     }
 }
@@ -282,11 +288,6 @@ fn copies_within_a_mount_move_no_bytes() {
     assert_eq!((sent, copies), (40 << 20, 1), "{lines:?}");
 }
 
-fn slow_requests(counted: &Counted) -> String {
-    let lines = Store::counters(counted).unwrap().snapshot();
-    lines.iter().map(|l| format!("{:?} {} ", l.verb, l.requests)).collect()
-}
-
 /// Promise: With `flush=local`, small files are closed at the speed of this host.
 #[test]
 fn small_files_are_closed_at_once_and_sent_behind() {
@@ -296,21 +297,22 @@ fn small_files_are_closed_at_once_and_sent_behind() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let rt = runtime.block_on(async { Rt::new(RealRuntime::current()) });
     let store = MemStore::new("k");
-    let slow = Faulty::new(&rt, store.clone());
-    slow.faults(|f| f.latency = (Duration::from_millis(50), Duration::from_millis(60)));
-    let counted = Counted::new(&rt, slow.clone());
-    let b = Bench::try_new(counted.clone(), "flush=local").unwrap();
+    let faulty = Faulty::new(&rt, store.clone());
+    // What is known of the new directory is believed however slow this machine is.
+    let b = Bench::try_new(faulty.clone(), "flush=local,metadata_ttl=600").unwrap();
     let local = b.dir.path().join("local");
     fs::create_dir(&local).unwrap();
     for i in 0..300 {
         fs::write(local.join(format!("f{i:03}")), noise(i * 13, i as u64)).unwrap();
     }
-    let began = std::time::Instant::now();
-    b.sh("tar -C .. -cf ../local.tar local; tar -xf ../local.tar");
-    let took = began.elapsed();
-    let requests = slow_requests(&counted);
-    assert!(took < Duration::from_secs(4), "300 files at 100 ms a request took {took:?}: {requests}");
-    b.sh("test $(ls local | wc -l) = 300; cmp local/f299 ../local/f299");
+    b.sh("cd ../local; tar -cf ../local.tar *");
+    fs::create_dir(b.path("local")).unwrap();
+    // Nothing is answered while the files are made: no request stands between a write and its close.
+    faulty.faults(|f| f.reach = Reach::Refuses);
+    b.sh("tar -C local -xf ../local.tar; cmp local/f299 ../local/f299");
+    assert_eq!(store.keys(), ["local/"]);
+    faulty.faults(|f| f.reach = Reach::Up);
+    b.sh("test $(ls local | wc -l) = 300; cmp local/f298 ../local/f298");
     b.unmount();
     assert_eq!(store.keys().len(), 301);
 }
@@ -380,7 +382,7 @@ fn what_could_not_be_sent_is_sent_by_the_next_mount() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let rt = runtime.block_on(async { Rt::new(RealRuntime::current()) });
     let faulty = Faulty::new(&rt, store.clone());
-    let mut b = Bench::try_new(faulty.clone(), "deadline=1").unwrap();
+    let mut b = Bench::try_new(faulty.clone(), "").unwrap();
     let mut file = fs::File::create(b.path("f")).unwrap();
     file.write_all(b"precious").unwrap();
     faulty.faults(|f| f.reach = Reach::Refuses);
@@ -393,8 +395,8 @@ fn what_could_not_be_sent_is_sent_by_the_next_mount() {
     faulty.faults(|f| f.reach = Reach::Up);
     b.mounted = Some(b.mount(faulty, "", "mnt").unwrap());
     assert_eq!(fs::read_to_string(b.path("f")).unwrap(), "precious");
-    assert_eq!(store.keys(), ["f"]);
     b.unmount();
+    assert_eq!(store.keys(), ["f"]);
 }
 
 #[test]

@@ -260,7 +260,7 @@ fn reply_dir(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectory, out:
         let entry = fs.adopt_item(item);
         at += 1;
         full = reply.add(INodeNo(entry.ino), at, file_type(entry.facts.mode), OsStr::from_bytes(&item.name));
-        fs.forget(entry.ino, 0);
+        fs.forget(entry.ino, 1);
     }
     reply.ok();
 }
@@ -284,7 +284,9 @@ fn reply_dir_plus(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryP
         let name = OsStr::from_bytes(&item.name);
         full = reply.add(INodeNo(e.ino), at, name, &e.ttl, &attr(e.ino, &e.facts), none);
         // The kernel counts each entry that it is given as a lookup.
-        if full { fs.forget(e.ino, 0) } else { fs.looked_up(e.ino) }
+        if full {
+            fs.forget(e.ino, 1);
+        }
     }
     reply.ok();
 }

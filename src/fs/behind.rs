@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Fs;
-use super::facts::Facts;
 use super::file::OpenFile;
 use super::meta::Ns;
 use super::queue::Pending;
@@ -133,12 +132,17 @@ impl Fs {
         let rewritten = left.note.base.is_some() && left.edits.base_len == 0;
         let beside = rewritten && left.note.mark == Mark::Open && !left.note.owed;
         let key = left.note.key.clone();
-        let file = OpenFile::left(left, Ns::from_ms(self.engine.rt.wall_ms()));
+        let taken = self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
+        let aside = beside || taken;
+        let changing = match aside {
+            true => Arc::default(),
+            false => self.inodes.lock().meet(&key, false, &self.default_facts(false)).changing.clone(),
+        };
+        let file = OpenFile::left(left, Ns::from_ms(self.engine.rt.wall_ms()), changing);
         if let Some(head) = came {
             file.rebase(Base { etag: head.etag.clone(), size: head.size });
         }
-        let taken = self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
-        if beside || taken {
+        if aside {
             let kept = file.rescue(&self.engine).await?;
             tracing::warn!(
                 key,
@@ -153,9 +157,8 @@ impl Fs {
             "sending what an earlier mount could not"
         );
         let ino = {
-            let facts = Facts { exact: true, ..file.facts(self.options()) };
             let mut inodes = self.inodes.lock();
-            let node = inodes.learn(&key, false, facts, self.now());
+            let node = inodes.meet(&key, false, &file.facts(self.options()));
             node.file = Some(file.clone());
             node.ino
         };

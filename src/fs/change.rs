@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
 
 use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Op};
 use super::facts::Facts;
-use super::file::OpenFile;
+use super::file::{OpenFile, Stood};
 use super::files::Caller;
 use super::handles::How;
 use super::inodes::ROOT;
 use super::known::split;
-use super::lookup::{Need, Place, Target, new_place, place};
+use super::lookup::{Need, Place, Target, new_place, place, stem_of};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
+use super::stage::Stage;
 use crate::base::Kind;
-use crate::store::{Attrs, Head, When};
+use crate::store::{Attrs, Etag, Head, When};
 
 /// What s3fs and the S3 console call a marker.
 const DIRECTORY_TYPE: &str = "application/x-directory";
@@ -74,12 +76,15 @@ impl Fs {
         };
         let until = self.until(asked);
         let facts = Facts::of(self.options(), dir, size, Some(etag), self.engine.now(), &attrs);
+        let mut inodes = self.inodes.lock();
         self.known.changed(&place.stem, self.now(), until, |seen| match dir {
             true => seen.dir = Some(facts.clone()),
             false => seen.object = Some(facts.clone()),
         });
-        let entry = self.adopt(Target { key, dir, beside: false, facts, until });
-        self.looked_up(entry.ino);
+        let node = inodes.learn(&key, dir, facts, until);
+        node.beside = false;
+        let entry = self.entry(node);
+        inodes.looked_up(entry.ino);
         Ok(entry)
     }
 
@@ -98,10 +103,9 @@ impl Fs {
         let mut attrs = self.new_attrs(S_IFDIR | mode & 0o7777, caller, self.engine.now());
         attrs.content_type = Some(DIRECTORY_TYPE.into());
         let prefix = place.prefix();
-        let asked = self.now();
+        let (asked, ticket) = (self.now(), self.known.ticket());
         let entry = self.make(&place, true, Bytes::new(), attrs).await?;
         // Nobody else had the marker, so nothing is known to be below it.
-        let ticket = self.known.ticket(&prefix);
         self.known.learn_listing(&prefix, BTreeMap::new(), self.until(asked), true, ticket);
         Ok(entry)
     }
@@ -137,11 +141,14 @@ impl Fs {
             return Err(Errno::ISDIR.into());
         }
         self.repay(&target.key).await?;
-        self.detach(&target.key).await?;
-        let file = self.inodes.lock().at(&target.key, false).and_then(|n| n.file.clone());
+        let open = self.open_at(&target.key);
+        let file = open.as_ref().map(|(_, _, file)| file.clone());
         if let Some(file) = &file {
-            // What is on its way arrives first; nothing sets out after it.
-            let _held = file.hold().await;
+            self.detach(file).await?;
+        }
+        // What is on its way arrives first; nothing sets out after it.
+        let _held = self.hold(&target.key).await;
+        if let Some(file) = &file {
             file.unlink();
         }
         if file.is_none() && self.removes_on(&target.key) {
@@ -154,12 +161,18 @@ impl Fs {
                 return Err(why.into());
             }
         }
-        self.dropped(&target.key, file.as_deref());
+        let file = self.dropped(&target.key, None);
         self.keep_parent(&target.key);
         if let Some(file) = file {
             file.disown(&self.engine).await;
         }
         Ok(())
+    }
+
+    /// While this is held nobody here changes the object under a name; what was being sent there has arrived.
+    pub(super) async fn hold(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
+        let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone())?;
+        Some(changing.lock_owned().await)
     }
 
     /// True for the third and later of names that are removed from one directory without a pause: `rm -r`.
@@ -175,14 +188,17 @@ impl Fs {
         removing.count >= 2
     }
 
-    /// An object's name is gone, by our hand.
-    pub(super) fn dropped(&self, key: &str, file: Option<&OpenFile>) {
-        if let Some(file) = file {
-            file.unlink();
-        }
-        self.inodes.lock().remove(key, false);
-        self.known
-            .changed(key, self.now(), self.now() + self.options().negative_ttl, |seen| seen.object = None);
+    /// An object is gone, by our hand, or another has its name now. The file that was open under it has nowhere to be
+    /// sent to.
+    pub(super) fn dropped(&self, key: &str, other: Option<&Facts>) -> Option<Arc<OpenFile>> {
+        let mut inodes = self.inodes.lock();
+        let file = inodes.at(key, false).and_then(|n| n.file.clone());
+        file.as_ref().inspect(|file| file.unlink());
+        inodes.remove(key, false);
+        let (now, ttl) = (self.now(), self.options().negative_ttl);
+        let until = if other.is_some() { self.until(now) } else { now + ttl };
+        self.known.changed(key, now, until, |seen| seen.object = other.cloned());
+        file
     }
 
     /// Whether nothing but its marker stands below a prefix; and whether there is a marker.
@@ -207,11 +223,12 @@ impl Fs {
             let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
             deleted.inspect_err(|_| self.doubt(&place.stem))?;
         }
+        let until = self.now() + self.options().negative_ttl;
+        let mut inodes = self.inodes.lock();
         self.known.forget_below(&target.key);
-        self.inodes.lock().remove(&target.key, true);
-        self.known.changed(&place.stem, self.now(), self.now() + self.options().negative_ttl, |seen| {
-            seen.dir = None
-        });
+        inodes.remove(&target.key, true);
+        self.known.changed(&place.stem, self.now(), until, |seen| seen.dir = None);
+        drop(inodes);
         self.keep_parent(&place.stem);
         Ok(())
     }
@@ -248,17 +265,20 @@ impl Fs {
 
     /// Changes metadata: with the next upload when one is due, at once otherwise.
     pub(super) async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
-        let (key, dir, file) = {
-            let inodes = self.inodes.lock();
-            let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            let file = node.file.clone().filter(|f| f.is_dirty() || f.is_local() || node.gone);
-            (node.key.clone(), node.dir, file)
-        };
-        if let Some(file) = file {
-            let facts = file.facts(self.options());
-            file.change_attrs(|attrs| change(attrs, facts));
+        let changing = self.inodes.lock().get(ino).ok_or(Errno::STALE)?.changing.clone();
+        if self.change_file(ino, change)? {
             return Ok(());
         }
+        // What is on its way arrives first, and finds no other object there than it knows of.
+        let _held = changing.lock_owned().await;
+        if self.change_file(ino, change)? {
+            return Ok(());
+        }
+        let (key, dir) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            (node.key.clone(), node.dir)
+        };
         if key.is_empty() {
             return self.change_root(change);
         }
@@ -272,27 +292,58 @@ impl Fs {
             None if dir => self.change_implied(&key, change).await,
             None => return Err(Errno::NOENT.into()),
         };
-        let stem = key.strip_suffix('/').filter(|_| dir).unwrap_or(&key);
-        let (base, attrs, modified) = changed.inspect_err(|_| self.doubt(stem))?;
-        let until = self.until(asked);
-        let facts = Facts::of(self.options(), dir, base.size, Some(base.etag.clone()), modified, &attrs);
-        self.known.changed(stem, self.now(), until, |seen| match dir {
-            true => seen.dir = Some(facts.clone()),
-            false => seen.object = Some(facts.clone()),
-        });
-        let mut old = None;
-        if let Some(node) = self.inodes.lock().get_mut(ino).filter(|n| n.key == key) {
-            (node.facts, node.until) = (facts, until);
-            if let Some(file) = &node.file {
-                old = file.refresh(base.clone(), attrs, modified);
-            }
-            // The bytes are the same, whatever became of the etag.
-            node.cached = node.cached.take().map(|_| base.etag);
-        }
-        if let Some(old) = old {
+        let (base, attrs, modified) = changed.inspect_err(|_| self.doubt(stem_of(&key, dir)))?;
+        let was = head.map(|head| head.etag);
+        let stood = Stood { base, attrs, modified, asked };
+        if let Some(old) = self.changed_object(ino, (&key, dir), was, stood, change) {
             self.engine.staging.done(old).await;
         }
         Ok(())
+    }
+
+    /// Changes a file's metadata if it will be sent, or never will. False: its object's must be.
+    fn change_file(&self, ino: u64, change: Change<'_>) -> Op<bool> {
+        // Under the lock, so that no last close takes the file away.
+        let inodes = self.inodes.lock();
+        let node = inodes.get(ino).ok_or(Errno::STALE)?;
+        let Some(file) = node.file.as_ref().filter(|f| node.gone || f.speaks()) else { return Ok(false) };
+        let facts = file.facts(self.options());
+        file.change_attrs(|attrs| change(attrs, facts));
+        Ok(true)
+    }
+
+    /// The object has other metadata now, by our hand: so does everything that is known of it.
+    fn changed_object(
+        &self,
+        ino: u64,
+        (key, dir): (&str, bool),
+        was: Option<Etag>,
+        stood: Stood,
+        change: Change<'_>,
+    ) -> Option<Stage> {
+        let Stood { base, attrs, modified, asked } = &stood;
+        let (etag, until, now) = (base.etag.clone(), self.until(*asked), self.now());
+        let facts = Facts::of(self.options(), dir, base.size, Some(etag.clone()), *modified, attrs);
+        let mut inodes = self.inodes.lock();
+        self.known.changed(stem_of(key, dir), now, until, |seen| match dir {
+            true => seen.dir = Some(facts.clone()),
+            false => seen.object = Some(facts.clone()),
+        });
+        let node = inodes.get_mut(ino).filter(|n| n.key == key)?;
+        (node.facts, node.until) = (facts, until);
+        // The bytes are the same, whatever became of the etag.
+        node.cached = node.cached.take().map(|_| etag.clone());
+        let file = node.file.as_ref()?;
+        if !file.speaks() {
+            return file.refresh(Stood { asked: now, ..stood });
+        }
+        // It was written to meanwhile.
+        if file.base().map(|base| base.etag) == was {
+            file.moved(&etag, now);
+        }
+        let facts = file.facts(self.options());
+        file.change_attrs(|attrs| change(attrs, facts));
+        None
     }
 
     /// The mount's own directory has no object that could carry it: it is so until the mount ends.

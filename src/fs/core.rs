@@ -3,7 +3,10 @@
 //! what is left to the runtime.
 //!
 //! Invariants: no lock is held while the store or the disk is asked; whatever changes the bucket enters the change in
-//! `Known` and in the node table when it is done, or makes both forget when the outcome is in doubt.
+//! `Known` and in the node table when it is done, in one step under the table's lock, or makes both forget when the
+//! outcome is in doubt. A file that the bucket doesn't have as it is answers for itself; it becomes clean in the same
+//! step in which the tables learn what the object shows. An answer that was asked for before a change of ours was
+//! entered is not believed (`Ticket`).
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -195,7 +198,7 @@ impl Fs {
     /// What to tell of a node: an open file that has changes knows better than the table.
     pub(super) fn entry(&self, node: &Node) -> Entry {
         match &node.file {
-            Some(file) if file.is_dirty() || node.gone || file.is_local() => {
+            Some(file) if node.gone || file.speaks() => {
                 Entry { ino: node.ino, facts: file.facts(self.options()), ttl: Duration::ZERO }
             }
             _ => Entry { ino: node.ino, facts: node.facts.clone(), ttl: node.until.since(self.now()) },
@@ -220,11 +223,6 @@ impl Fs {
 
     pub fn forget(&self, ino: u64, times: u64) {
         self.inodes.lock().forget(ino, times);
-    }
-
-    /// The kernel was handed this node once more.
-    pub fn looked_up(&self, ino: u64) {
-        self.inodes.lock().looked_up(ino);
     }
 
     #[cfg(test)]
@@ -255,8 +253,8 @@ impl Fs {
 
     /// Believes nothing any more of a name.
     pub(super) fn doubt(&self, stem: &str) {
-        self.known.forget(stem);
         let mut inodes = self.inodes.lock();
+        self.known.forget(stem);
         for dir in [false, true] {
             let key = if dir { format!("{stem}/") } else { stem.to_owned() };
             if let Some(node) = inodes.at_mut(&key, dir) {

@@ -89,20 +89,21 @@ impl Fs {
         stream.batch(cookie)
     }
 
-    /// A listed name becomes a node that the kernel may be told of.
+    /// A listed name becomes a node that the kernel is told of, which is counted: `forget` it if that isn't done.
     pub fn adopt_item(&self, item: &Item) -> Entry {
         let beside = !item.dir && matches!(want(&item.name), Some(Wanted::Object(_)));
         let (key, facts) = (item.key.clone(), item.facts.clone());
-        self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until })
+        self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until, ticket: item.ticket })
     }
 
     fn begin(&self, prefix: &str, stream: &mut Stream) {
         stream.begun = true;
-        stream.ticket = Some(self.known.ticket(prefix));
+        stream.ticket = Some(self.known.ticket());
         stream.until = self.until(self.now());
         let inodes = self.inodes.lock();
         let direct = |key: &str| Some(key[prefix.len()..].to_owned()).filter(|c| !c.contains('/'));
-        stream.local = inodes.local_below(prefix).iter().filter_map(|(key, _)| direct(key)).collect();
+        let local = inodes.local_below(prefix).into_iter();
+        stream.local = local.filter_map(|(key, file)| Some((direct(&key)?, file))).collect();
         stream.kept = inodes.kept_in(prefix, self.now()).into_iter().collect();
     }
 
@@ -122,7 +123,7 @@ impl Fs {
             self.take(prefix, stream, listed);
         }
         if stream.after.is_none() {
-            self.end(prefix, stream);
+            self.end(prefix, stream).await?;
         }
         Ok(())
     }
@@ -151,15 +152,23 @@ impl Fs {
         }
     }
 
-    fn end(&self, prefix: &str, stream: &mut Stream) {
+    async fn end(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
         for (component, facts) in std::mem::take(&mut stream.waiting) {
             self.show_object(prefix, stream, component, facts, false);
         }
-        for component in std::mem::take(&mut stream.local) {
+        for (component, file) in std::mem::take(&mut stream.local) {
             let key = format!("{prefix}{component}");
-            let facts = self.inodes.lock().at(&key, false).map(|n| self.entry(n).facts);
-            if let Some(facts) = facts {
-                self.show_object(prefix, stream, component, facts, false);
+            let facts = if file.key() == key && !file.is_unlinked() {
+                Some(file.facts(self.options()))
+            } else {
+                // Removed since the listing began; or another has its name, which came too late for the listing.
+                let head = self.engine.remote.head(&key).await?;
+                head.map(|head| Facts::of_head(self.options(), false, &head))
+            };
+            // Its node tells, now and later: what it is while it is written is not remembered.
+            if let (Some(facts), Shown::Name(name)) = (facts, show(&component)) {
+                let (until, ticket) = (stream.until, None);
+                stream.window.push_back(Item { name, key, dir: false, facts, until, ticket });
             }
         }
         for component in std::mem::take(&mut stream.kept) {
@@ -172,14 +181,15 @@ impl Fs {
             let light = stream.metadata == Metadata::None;
             self.known.learn_listing(prefix, whole, stream.until, light, ticket);
         }
+        Ok(())
     }
 
     fn show_object(&self, prefix: &str, stream: &mut Stream, component: String, facts: Facts, beside: bool) {
         stream.remember(&component, |seen| seen.object = Some(facts.clone()));
-        let (key, dir, until) = (format!("{prefix}{component}"), false, stream.until);
+        let (key, dir, until, ticket) = (format!("{prefix}{component}"), false, stream.until, stream.ticket);
         match if beside { show_beside(&component).map(Shown::Name) } else { Some(show(&component)) } {
             Some(Shown::Name(name)) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, facts, until });
+                stream.window.push_back(Item { name, key, dir, facts, until, ticket });
             }
             Some(Shown::Name(_)) => {}
             Some(Shown::Piece { name, len }) => self.show_piece(prefix, stream, &component[..len], name),
@@ -193,10 +203,10 @@ impl Fs {
     fn show_dir(&self, prefix: &str, stream: &mut Stream, component: String) {
         let facts = self.default_facts(true);
         stream.remember(&component, |seen| seen.dir = Some(facts.clone()));
-        let (key, dir, until) = (format!("{prefix}{component}/"), true, stream.until);
+        let (key, dir, until, ticket) = (format!("{prefix}{component}/"), true, stream.until, stream.ticket);
         match show(&component) {
             Shown::Name(name) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, facts, until });
+                stream.window.push_back(Item { name, key, dir, facts, until, ticket });
             }
             Shown::Name(_) => {}
             Shown::Piece { name, len } => self.show_piece(prefix, stream, &component[..len], name),
@@ -210,7 +220,8 @@ impl Fs {
         }
         stream.last_piece.clone_from(&name);
         let (key, facts) = (format!("{prefix}{piece}"), self.default_facts(true));
-        stream.window.push_back(Item { name, key, dir: true, facts, until: stream.until });
+        let (until, ticket) = (stream.until, stream.ticket);
+        stream.window.push_back(Item { name, key, dir: true, facts, until, ticket });
     }
 
     /// Fills in what a listing doesn't show, as far as this directory's objects carry it.
@@ -230,8 +241,9 @@ impl Fs {
             vague = rest;
         }
         match stream.metadata {
-            Metadata::Unknown | Metadata::None => {}
-            Metadata::Defaults => {
+            Metadata::None => {}
+            // None of the sample could be looked at.
+            Metadata::Unknown | Metadata::Defaults => {
                 vague.retain(|i| i.dir || i.facts.size <= LINK_MAX);
                 self.look_at(vague).await;
             }
@@ -249,12 +261,16 @@ impl Fs {
             looks.push(self.look(item).boxed());
         }
         let looks: Vec<Metadata> = futures::stream::iter(looks).buffered(HEADS_AT_ONCE).collect().await;
-        looks.into_iter().max().unwrap_or(Metadata::None)
+        looks.into_iter().max().unwrap_or(Metadata::Unknown)
     }
 
-    /// An object that can't be looked at is shown as the listing has it; who opens it is told why.
+    /// An object that can't be looked at is shown as the listing has it, to be believed for no time; who opens it is
+    /// told why.
     async fn look(&self, item: &mut Item) -> Metadata {
-        let Ok(Some(head)) = self.engine.remote.head(&item.key).await else { return Metadata::None };
+        let Ok(Some(head)) = self.engine.remote.head(&item.key).await else {
+            item.ticket = None;
+            return Metadata::Unknown;
+        };
         let facts = Facts::of_head(self.options(), item.dir, &head);
         let listed = std::mem::replace(&mut item.facts, facts);
         let (was, is) = (&listed, &item.facts);

@@ -28,6 +28,7 @@ use super::remote::{Base, Source};
 use super::stage::{Edits, FORMAT, Mark, Note, Signature, Stage};
 use super::staging::Left;
 use super::upload::{self, Snapshot};
+use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, When};
 
@@ -49,6 +50,8 @@ pub(super) struct State {
     pub(super) stage: Option<Stage>,
     pub(super) attrs: Attrs,
     pub(super) modified: Ns,
+    /// When the store was asked for `base`, or took it.
+    pub(super) as_of: Instant,
     /// Somebody set the times, after the last write.
     pub(super) dated: bool,
     pub(super) changes: u64,
@@ -77,31 +80,41 @@ pub struct OpenFile {
     pub(super) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
     pub(super) writing: tokio::sync::Mutex<()>,
-    /// Held while the file is sent: one upload at a time.
+    /// Its node's (`Node::changing`). Held while the file is sent: one upload at a time.
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// An object as the store said it is.
+#[derive(Clone, Debug)]
+pub struct Stood {
+    pub base: Base,
+    pub attrs: Attrs,
+    pub modified: Ns,
+    /// When it was asked.
+    pub asked: Instant,
 }
 
 impl OpenFile {
     /// A file that is an object.
-    pub fn of(key: &str, base: Base, attrs: Attrs, modified: Ns) -> Arc<OpenFile> {
+    pub fn of(key: &str, stood: Stood, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+        let Stood { base, attrs, modified, asked } = stood;
         let size = base.size;
-        Self::new(key, Some(base), size, attrs, modified, 0)
+        let state = State { as_of: asked, ..Self::state(key, Some(base), size, attrs, modified, 0) };
+        Self::new(state, changing)
     }
 
     /// A file that is no object yet.
-    pub fn fresh(key: &str, attrs: Attrs, now: Ns) -> Arc<OpenFile> {
-        Self::new(key, None, 0, attrs, now, 1)
+    pub fn fresh(key: &str, attrs: Attrs, now: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+        Self::new(Self::state(key, None, 0, attrs, now, 1), changing)
     }
 
-    fn new(
-        key: &str,
-        base: Option<Base>,
-        size: u64,
-        attrs: Attrs,
-        modified: Ns,
-        changes: u64,
-    ) -> Arc<OpenFile> {
-        let state = State {
+    fn new(state: State, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+        let (noting, writing) = Default::default();
+        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, sending })
+    }
+
+    fn state(key: &str, base: Option<Base>, size: u64, attrs: Attrs, modified: Ns, changes: u64) -> State {
+        State {
             key: key.to_owned(),
             base,
             borrowed: None,
@@ -112,6 +125,7 @@ impl OpenFile {
             stage: None,
             attrs,
             modified,
+            as_of: Instant::default(),
             dated: false,
             changes,
             sent: 0,
@@ -124,16 +138,15 @@ impl OpenFile {
             unlinked: false,
             failed: None,
             kept: None,
-        };
-        let (noting, writing, sending) = Default::default();
-        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, sending })
+        }
     }
 
     /// A file that an earlier mount staged and the bucket may not have.
-    pub fn left(left: Left, modified: Ns) -> Arc<OpenFile> {
+    pub fn left(left: Left, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let Left { stage, note, edits } = left;
         let modified = note.attrs().time("mtime").unwrap_or(modified);
-        let file = Self::new(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
+        let state = Self::state(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
+        let file = Self::new(state, changing);
         let mut s = file.state.lock();
         s.borrowed = note.borrowed.clone();
         s.base_len = edits.base_len;
@@ -169,10 +182,17 @@ impl OpenFile {
     }
 
     /// The object has this etag now, and the same bytes.
-    pub fn moved(&self, etag: &Etag) {
-        if let Some(base) = &mut self.state.lock().base {
+    pub fn moved(&self, etag: &Etag, now: Instant) {
+        let mut s = self.state.lock();
+        if let Some(base) = &mut s.base {
             base.etag = etag.clone();
+            s.as_of = now;
         }
+    }
+
+    /// The object is known as it was then, or later.
+    pub fn is_as_of(&self, asked: Instant) -> bool {
+        self.state.lock().as_of >= asked
     }
 
     pub fn attrs(&self) -> Attrs {
@@ -182,6 +202,17 @@ impl OpenFile {
     pub fn is_dirty(&self) -> bool {
         let s = self.state.lock();
         s.changes != s.sent && !s.unlinked
+    }
+
+    /// What the file is has not reached the tables yet: it answers for itself.
+    pub fn speaks(&self) -> bool {
+        let s = self.state.lock();
+        s.changes != s.sent || s.base.is_none() || s.unlinked
+    }
+
+    /// The same of a file that has its name.
+    pub fn is_ahead(&self) -> bool {
+        self.is_dirty() || self.is_local()
     }
 
     /// No object yet, and a name here: only this mount knows the file.
@@ -206,14 +237,16 @@ impl OpenFile {
         self.state.lock().kept.clone()
     }
 
-    /// What the store says at another open: taken over unless there are changes of ours. What was staged over an
-    /// object that is gone is of no use to anybody then.
+    /// What the store says at another open: taken over unless there are changes of ours, or more is known. What was
+    /// staged over an object that is gone is of no use to anybody then.
     #[must_use]
-    pub fn refresh(&self, base: Base, attrs: Attrs, modified: Ns) -> Option<Stage> {
+    pub fn refresh(&self, stood: Stood) -> Option<Stage> {
         let mut s = self.state.lock();
-        if s.changes != s.sent || s.unlinked || s.failed.is_some() {
+        let Stood { base, attrs, modified, asked } = stood;
+        if s.changes != s.sent || s.unlinked || s.failed.is_some() || asked < s.as_of {
             return None;
         }
+        s.as_of = asked;
         let mut old = None;
         if s.base.as_ref() != Some(&base) {
             (s.base_len, s.size) = (base.size, base.size);
@@ -231,6 +264,11 @@ impl OpenFile {
 
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
     pub async fn read(&self, e: &Engine, reader: &Reader, offset: u64, len: u64) -> Op<Bytes> {
+        const TRIES: u32 = 8;
+        self.read_again(e, reader, offset, len, TRIES).await
+    }
+
+    async fn read_again(&self, e: &Engine, reader: &Reader, offset: u64, len: u64, tries: u32) -> Op<Bytes> {
         let (source, stage, pieces) = {
             let s = self.state.lock();
             if let Some(why) = &s.failed {
@@ -239,6 +277,34 @@ impl OpenFile {
             let end = offset.saturating_add(len).min(s.size);
             (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end))
         };
+        let was = self.stands();
+        match self.collect(e, reader, source, stage, pieces).await {
+            Err(why) if why.errno == Errno::STALE && tries > 0 => {
+                // Perhaps a send of ours has replaced the object while it was read.
+                drop(self.sending.lock().await);
+                if self.stands() == was {
+                    return Err(why);
+                }
+                Box::pin(self.read_again(e, reader, offset, len, tries - 1)).await
+            }
+            done => done,
+        }
+    }
+
+    /// What changes when the file or its object does.
+    fn stands(&self) -> (u64, Option<Base>) {
+        let s = self.state.lock();
+        (s.changes, s.base.clone())
+    }
+
+    async fn collect(
+        &self,
+        e: &Engine,
+        reader: &Reader,
+        source: Option<Source>,
+        stage: Option<Stage>,
+        pieces: Vec<(Range<u64>, bool)>,
+    ) -> Op<Bytes> {
         let mut out = BytesMut::new();
         let only = pieces.len() == 1;
         for (piece, local) in pieces {
@@ -463,6 +529,10 @@ impl OpenFile {
         self.state.lock().unlinked = true;
     }
 
+    pub fn is_unlinked(&self) -> bool {
+        self.state.lock().unlinked
+    }
+
     /// The same is true after a crash, and of what had left early.
     pub async fn disown(&self, e: &Engine) {
         let upload = {
@@ -494,7 +564,10 @@ impl OpenFile {
     pub(super) fn snapshot(&self, options: &MountOptions, now: Ns) -> Snapshot {
         let s = self.state.lock();
         let mut attrs = s.attrs.clone();
-        attrs.set_time("ctime", now);
+        // Every change has set it; whoever looks must not see it change again because the file is sent.
+        if attrs.time("ctime").is_none() {
+            attrs.set_time("ctime", now);
+        }
         if attrs.time("mtime").is_none() {
             attrs.set_time("mtime", s.modified);
         }

@@ -9,17 +9,19 @@ use super::content::type_of;
 use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
-use super::file::OpenFile;
+use super::file::{OpenFile, Stood};
 use super::handles::{FileHandle, How};
 use super::inodes::Inodes;
-use super::lookup::{Need, new_place};
+use super::known::Ticket;
+use super::lookup::{Need, ROUNDS, new_place};
 use super::meta::{Meta as _, Ns, S_IFREG};
 use super::options::Flush;
 use super::reader::Reader;
 use super::remote::Base;
 use super::stage::Stage;
+use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, Etag, Head};
+use crate::store::{Attrs, Head};
 
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
 const FIRST_READ: u64 = 128 << 10;
@@ -41,9 +43,9 @@ pub struct Caller {
     pub gid: u32,
 }
 
-/// An open under way: it counts from its first look at the node, so that no release in between takes the file
-/// away; dropped midway it lets go again.
-struct Opening {
+/// An open under way, or a change of the file by its name: it counts from its first look at the node, so that no
+/// release in between takes the file away; dropped midway it lets go again.
+pub(super) struct Opening {
     fs: Arc<Fs>,
     ino: u64,
     done: bool,
@@ -64,6 +66,16 @@ impl Opening {
         self.fs.handles.lock().files.insert(handle, Arc::new(opened));
         handle
     }
+}
+
+/// What the store's answer to an open made of the node.
+struct ObjectOpened {
+    file: Arc<OpenFile>,
+    /// What was staged over an object that is gone.
+    old: Option<Stage>,
+    /// The kernel's size and times are those of another object.
+    changed: bool,
+    keep_cache: bool,
 }
 
 impl Drop for Opening {
@@ -106,62 +118,68 @@ impl Fs {
     ) -> Op<(Entry, Opened)> {
         self.writable()?;
         let place = new_place(&self.prefix(parent)?, name)?;
-        if let (Some(target), _) = self.target(&place, Need::Facts).await? {
-            if how.exclusive {
-                return Err(Errno::EXIST.into());
+        for _ in 0..ROUNDS {
+            let ticket = self.known.ticket();
+            if let (Some(target), _) = self.target(&place, Need::Facts).await? {
+                if how.exclusive {
+                    return Err(Errno::EXIST.into());
+                }
+                if target.dir {
+                    return Err(Errno::ISDIR.into());
+                }
+                let entry = self.adopt(target);
+                let opened = self.open_file(entry.ino, how).await;
+                let opened = opened.inspect_err(|_| self.forget(entry.ino, 1))?;
+                return Ok((self.getattr_now(entry.ino).unwrap_or(Ok(entry))?, opened));
             }
-            if target.dir {
-                return Err(Errno::ISDIR.into());
+            let now = self.engine.now();
+            let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
+            attrs.content_type = type_of(&place.stem).map(str::to_owned);
+            if let Some((entry, file)) = self.create_new(&place.stem, ticket, attrs, now) {
+                let how = How { exclusive: true, ..how };
+                let handle = Opening::counted(self, entry.ino).finish(file, how, Reader::default());
+                return Ok((entry, Opened { handle, keep_cache: false }));
             }
-            let entry = self.adopt(target);
-            let opened = self.open_file(entry.ino, how).await?;
-            self.looked_up(entry.ino);
-            return Ok((self.getattr_now(entry.ino).unwrap_or(Ok(entry))?, opened));
         }
-        let now = self.engine.now();
-        let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
-        attrs.content_type = type_of(&place.stem).map(str::to_owned);
-        let file = OpenFile::fresh(&place.stem, attrs, now);
-        let (entry, file, made) = {
-            let mut inodes = self.inodes.lock();
-            let node = inodes.learn(&place.stem, false, file.facts(self.options()), self.until(self.now()));
-            // Another process may have made it while we asked.
-            let made = node.file.is_none();
-            if !made && how.exclusive {
-                return Err(Errno::EXIST.into());
-            }
-            let file = node.file.get_or_insert(file).clone();
-            let entry = self.entry(node);
-            inodes.opened(entry.ino);
-            inodes.looked_up(entry.ino);
-            (entry, file, made)
-        };
-        let how = How { exclusive: made, ..how };
-        let handle = Opening::counted(self, entry.ino).finish(file, how, Reader::default());
-        Ok((entry, Opened { handle, keep_cache: !made }))
+        Err(Errno::STALE.into())
+    }
+
+    /// A node with a file that is no object yet; none if the name was made here since `ticket`.
+    fn create_new(&self, key: &str, ticket: Ticket, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
+        let mut inodes = self.inodes.lock();
+        let open = inodes.at(key, false).and_then(|n| n.file.as_ref());
+        if !self.known.holds(key, ticket) || open.is_some_and(|file| file.is_ahead()) {
+            return None;
+        }
+        if open.is_some() {
+            // Its object was removed elsewhere: who has it open goes on with what it was.
+            inodes.remove(key, false);
+        }
+        self.known.touched(key);
+        let node = inodes.meet(key, false, &self.default_facts(false));
+        (node.until, node.cached) = (Default::default(), None);
+        let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
+        node.file = Some(file.clone());
+        let entry = self.entry(node);
+        inodes.opened(entry.ino);
+        inodes.looked_up(entry.ino);
+        Some((entry, file))
     }
 
     pub async fn open_file(self: &Arc<Self>, ino: u64, how: How) -> Op<Opened> {
         if how.write || how.truncate {
             self.writable()?;
         }
-        let (key, live, cached) = {
+        {
             let mut inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             if node.dir {
                 return Err(Errno::ISDIR.into());
             }
-            let live = node.file.clone().filter(|f| f.is_dirty() || f.is_local() || node.gone);
-            let found = (node.key.clone(), live, node.cached.clone());
             inodes.opened(ino);
-            found
-        };
+        }
         let (opening, reader) = (Opening::counted(self, ino), Reader::default());
-        let (file, keep_cache) = match live {
-            // Our own changes are newer than anything the store could say.
-            Some(file) => (file, true),
-            None => self.open_object(ino, &key, cached.as_ref(), how, &reader).await?,
-        };
+        let (file, keep_cache) = self.open_object(ino, how, &reader).await?;
         if how.truncate {
             file.truncate(&self.engine, 0).await?;
         }
@@ -170,49 +188,84 @@ impl Fs {
     }
 
     /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
-    async fn open_object(
+    async fn open_object(&self, ino: u64, how: How, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
+        for _ in 0..ROUNDS {
+            let (key, cached) = {
+                let inodes = self.inodes.lock();
+                let node = inodes.get(ino).ok_or(Errno::STALE)?;
+                // Our own changes are newer than anything the store could say.
+                if let Some(file) = node.file.clone().filter(|f| f.is_ahead() || node.gone) {
+                    return Ok((file, true));
+                }
+                if node.gone {
+                    return Err(Errno::STALE.into());
+                }
+                (node.key.clone(), node.cached.is_some())
+            };
+            let (asked, ticket) = (self.now(), self.known.ticket());
+            let reads = how.read && !how.write && !cached;
+            let head = match reads {
+                true => self.first_read(&key, reader).await?,
+                false => self.engine.remote.head(&key).await?,
+            };
+            if let Some(opened) = self.object_opened(ino, &key, head, asked, ticket)? {
+                if let Some(old) = opened.old {
+                    self.engine.staging.done(old).await;
+                }
+                if opened.changed
+                    && let Some(kernel) = &*self.kernel.lock()
+                {
+                    kernel.attrs(ino);
+                }
+                return Ok((opened.file, opened.keep_cache));
+            }
+        }
+        Err(Errno::STALE.into())
+    }
+
+    /// The store's answer becomes the node's file; none when it was overtaken by a change of ours.
+    fn object_opened(
         &self,
         ino: u64,
         key: &str,
-        cached: Option<&Etag>,
-        how: How,
-        reader: &Reader,
-    ) -> Op<(Arc<OpenFile>, bool)> {
-        let asked = self.now();
-        let reads = how.read && !how.write && cached.is_none();
-        let head =
-            if reads { self.first_read(key, reader).await? } else { self.engine.remote.head(key).await? };
-        let Some(head) = head else {
-            self.doubt(key);
-            return Err(Errno::STALE.into());
-        };
-        let base = Base { etag: head.etag.clone(), size: head.size };
-        let modified = Ns::from_ms(head.modified_ms);
-        let facts = Facts::of_head(self.options(), false, &head);
-        let (file, old, changed, keep_cache) = {
-            let mut inodes = self.inodes.lock();
-            let until = self.until(asked);
-            let node = inodes.get_mut(ino).filter(|n| n.key == key).ok_or(Errno::STALE)?;
-            let changed = node.facts.etag.as_ref() != Some(&head.etag) || node.facts.size != head.size;
-            let keep_cache = node.cached.as_ref() == Some(&head.etag);
-            let (file, old) = match &node.file {
-                Some(file) => (file.clone(), file.refresh(base, head.attrs, modified)),
-                None => (OpenFile::of(key, base, head.attrs, modified), None),
-            };
-            node.file = Some(file.clone());
-            node.cached = Some(head.etag);
-            if until >= node.until {
-                (node.facts, node.until) = (facts, until);
+        head: Option<Head>,
+        asked: Instant,
+        ticket: Ticket,
+    ) -> Op<Option<ObjectOpened>> {
+        let mut inodes = self.inodes.lock();
+        let holds = self.known.holds(key, ticket);
+        let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
+        let overtaken = !holds || node.key != key || node.gone;
+        let shown = (node.facts.etag.clone(), node.facts.size);
+        let (file, old) = match (node.file.clone(), head) {
+            // What a change of ours made of it after the store was asked is as good an answer.
+            (Some(file), _) if overtaken && file.is_as_of(asked) => (file, None),
+            _ if overtaken => return Ok(None),
+            (_, None) => {
+                drop(inodes);
+                self.doubt(key);
+                return Err(Errno::STALE.into());
             }
-            (file, old, changed, keep_cache)
+            (file, Some(head)) => {
+                let until = self.until(asked);
+                if until >= node.until {
+                    let facts = Facts::of_head(self.options(), false, &head);
+                    (node.facts, node.until) = (facts, until);
+                }
+                let base = Base { etag: head.etag, size: head.size };
+                let modified = Ns::from_ms(head.modified_ms);
+                let stood = Stood { base, attrs: head.attrs, modified, asked };
+                match file {
+                    Some(file) => (file.clone(), file.refresh(stood)),
+                    None => (OpenFile::of(key, stood, node.changing.clone()), None),
+                }
+            }
         };
-        if let Some(old) = old {
-            self.engine.staging.done(old).await;
-        }
-        if changed && let Some(kernel) = &*self.kernel.lock() {
-            kernel.attrs(ino);
-        }
-        Ok((file, keep_cache))
+        let etag = file.base().map(|base| base.etag);
+        let keep_cache = etag.is_some() && node.cached == etag;
+        (node.file, node.cached) = (Some(file.clone()), etag);
+        let changed = shown != (node.facts.etag.clone(), node.facts.size);
+        Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
     }
 
     async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {
@@ -298,6 +351,7 @@ impl Fs {
             return Ok(());
         }
         for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
+            let Some(_pin) = self.pin(ino, &file) else { continue };
             let repaid = match file.facts(self.options()).size {
                 ..=DETACH_MAX => file.detach(&self.engine).await,
                 _ => self.send(ino, &file).await.map_err(Fail::from),
@@ -373,21 +427,31 @@ impl Fs {
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
         let sending = self.engine.rt.spawn(async move {
-            let sent = file.send(&fs.engine, goes_on).await;
-            match &sent {
-                Ok(()) => fs.stored(ino),
-                Err(why) => {
-                    if why.is(Kind::Refused) {
-                        abandoned(&mut fs.inodes.lock(), ino, &file);
-                        file.kept().inspect(|kept| fs.doubt(kept));
-                    }
-                    fs.doubt(&file.key());
+            let sent = file.send(&fs.engine, goes_on, |arrive| fs.stored(ino, &file, arrive)).await;
+            if let Err(why) = &sent {
+                if why.is(Kind::Refused) {
+                    fs.abandoned(ino, &file);
+                    file.kept().inspect(|kept| fs.doubt(kept));
                 }
+                fs.doubt(&file.key());
             }
             drop(busy);
             sent
         });
         sending.await?
+    }
+
+    /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
+    fn abandoned(&self, ino: u64, file: &Arc<OpenFile>) {
+        let mut inodes = self.inodes.lock();
+        self.known.forget(&file.key());
+        if let Some(node) = inodes.get_mut(ino)
+            && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
+        {
+            node.file = None;
+            node.until = Default::default();
+            node.cached = None;
+        }
     }
 
     /// The handle is gone.
@@ -434,14 +498,26 @@ impl Fs {
         }
     }
 
-    /// Before a file's name goes: its handles will need what is still only in the object.
-    pub(super) async fn detach(&self, key: &str) -> Op<()> {
-        let file = {
+    /// Counts as an open of the file, if its node has it still: until this is dropped, it and its stage stay.
+    pub(super) fn pin(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Option<Opening> {
+        let mut inodes = self.inodes.lock();
+        inodes.get(ino)?.file.as_ref().filter(|its| Arc::ptr_eq(its, file))?;
+        inodes.opened(ino);
+        Some(Opening::counted(self, ino))
+    }
+
+    /// The file that is open under a name, which stays so until this is dropped.
+    pub(super) fn open_at(self: &Arc<Self>, key: &str) -> Option<(Opening, u64, Arc<OpenFile>)> {
+        let (ino, file) = {
             let inodes = self.inodes.lock();
-            let node = inodes.at(key, false).filter(|n| inodes.opens(n.ino) > 0);
-            node.and_then(|n| n.file.clone())
+            let node = inodes.at(key, false)?;
+            (node.ino, node.file.clone()?)
         };
-        let Some(file) = file else { return Ok(()) };
+        Some((self.pin(ino, &file)?, ino, file))
+    }
+
+    /// Before a file's name goes: its handles will need what is still only in the object. The file is pinned.
+    pub(super) async fn detach(&self, file: &OpenFile) -> Op<()> {
         if file.is_local() || file.facts(self.options()).size > DETACH_MAX {
             return Ok(());
         }
@@ -472,17 +548,6 @@ fn close_failed(why: Error) -> Fail {
     match why.kind() {
         Kind::Refused | Kind::NoSpace | Kind::ReadOnly => why.into(),
         _ => Fail { errno: Errno::IO, why: Some(why) },
-    }
-}
-
-/// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
-fn abandoned(inodes: &mut Inodes, ino: u64, file: &Arc<OpenFile>) {
-    if let Some(node) = inodes.get_mut(ino)
-        && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
-    {
-        node.file = None;
-        node.until = Default::default();
-        node.cached = None;
     }
 }
 

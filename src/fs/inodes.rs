@@ -38,6 +38,9 @@ pub struct Node {
     pub file: Option<Arc<OpenFile>>,
     /// The object whose pages the kernel may hold.
     pub cached: Option<Etag>,
+    /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. A file that
+    /// is opened has the same one.
+    pub changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 type Place = (String, bool);
@@ -72,6 +75,7 @@ impl Inodes {
             until,
             file: None,
             cached: None,
+            changing: Arc::default(),
         };
         self.by_ino.insert(ino, node);
         self.by_place.insert(place, ino);
@@ -98,18 +102,24 @@ impl Inodes {
         self.by_ino.len()
     }
 
-    /// Finds or makes the node; newer facts replace older ones.
-    pub fn learn(&mut self, key: &str, dir: bool, facts: Facts, until: Instant) -> &mut Node {
+    /// Finds the node, or makes one of which nothing is believed.
+    pub fn meet(&mut self, key: &str, dir: bool, facts: &Facts) -> &mut Node {
         let place = (key.to_owned(), dir);
         let ino = match self.by_place.get(&place) {
             Some(ino) => *ino,
             None => {
                 let ino = self.free_number(key, dir);
-                self.insert(ino, place.0, dir, facts.clone(), until);
+                self.insert(ino, place.0, dir, facts.clone(), Instant::default());
                 ino
             }
         };
-        let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
+        self.by_ino.get_mut(&ino).expect("each place's node is in the table")
+    }
+
+    /// Finds or makes the node; what was asked for later replaces what was asked for before. The caller knows that
+    /// nothing was changed here since.
+    pub fn learn(&mut self, key: &str, dir: bool, facts: Facts, until: Instant) -> &mut Node {
+        let node = self.meet(key, dir, &facts);
         if node.facts.outlives(&facts) {
             // A listing says nothing of a directory's metadata: what is known of it grows no younger.
             if !dir {
@@ -205,12 +215,12 @@ impl Inodes {
     }
 
     /// The object at `key` is the copy of what the node was: the same bytes under this etag.
-    pub fn moved(&mut self, key: &str, etag: &Etag) {
+    pub fn moved(&mut self, key: &str, etag: &Etag, now: Instant) {
         if let Some(node) = self.at_mut(key, false) {
             node.cached = node.cached.take().map(|_| etag.clone());
             (node.facts.etag, node.facts.stored) = (Some(etag.clone()), None);
             if let Some(file) = &node.file {
-                file.moved(etag);
+                file.moved(etag, now);
             }
         }
     }

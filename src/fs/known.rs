@@ -1,10 +1,12 @@
 //! What the store lately said about names: single ones, present or absent, and whole directories. Bounded, and
 //! believed for the mount's TTL only; own changes are entered as they happen.
 //!
-//! An answer that was asked for before an own change of that directory is not entered after it: each directory has a
-//! count of changes, and an answer carries the count it began with (`Ticket`).
+//! An answer that was asked for before an own change is not believed after it: own changes are counted, each name's
+//! and each directory's last one is remembered, and an answer carries the count it began with (`Ticket`). The node
+//! table's answers are checked by the same tickets. Whoever changes the bucket enters that here and in the node table
+//! in one step, under the node table's lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::num::NonZeroUsize;
 
@@ -20,7 +22,10 @@ const NAMES_MAX: usize = 1 << 16;
 const ENTRIES_MAX: usize = 200_000;
 /// A larger directory is not remembered as a whole.
 pub const LISTING_MAX: usize = 50_000;
-const STRIPES: usize = 1024;
+/// Names and directories share their last changes by hash: a collision costs a question.
+const STRIPES: usize = 1 << 15;
+/// Directories that went away lately, each for itself; of older ones only that there were any.
+const MOVED: usize = 64;
 
 /// What stands at a component: a directory, an object, both or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,9 +42,57 @@ struct Listing {
     light: bool,
 }
 
-/// A directory's count of changes when a question was asked.
-#[derive(Clone, Copy, Debug)]
+/// How many own changes there were when a question was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket(u64);
+
+/// Own changes, counted.
+#[derive(Debug)]
+struct Changes {
+    count: u64,
+    /// The last one of each name.
+    names: Vec<u64>,
+    /// The last one of each directory's entries.
+    dirs: Vec<u64>,
+    /// Directories that went away or moved, the latest last.
+    below: VecDeque<(String, u64)>,
+    /// The last one of those that `below` has no room for.
+    anywhere: u64,
+}
+
+fn stripe(text: &str) -> usize {
+    xxh3_64(text.as_bytes()) as usize % STRIPES
+}
+
+impl Changes {
+    fn name(&mut self, stem: &str) {
+        self.count += 1;
+        self.names[stripe(stem)] = self.count;
+        self.dirs[stripe(split(stem).0)] = self.count;
+    }
+
+    fn below(&mut self, prefix: &str) {
+        self.count += 1;
+        self.below.push_back((prefix.to_owned(), self.count));
+        if self.below.len() > MOVED {
+            self.anywhere = self.below.pop_front().map_or(self.anywhere, |(_, at)| at);
+        }
+    }
+
+    /// Nothing above `key` went away since.
+    fn stayed(&self, key: &str, since: Ticket) -> bool {
+        let mut later = self.below.iter().rev().take_while(|(_, at)| *at > since.0);
+        self.anywhere <= since.0 && !later.any(|(prefix, _)| key.starts_with(prefix))
+    }
+
+    fn name_holds(&self, stem: &str, since: Ticket) -> bool {
+        self.names[stripe(stem)] <= since.0 && self.stayed(stem, since)
+    }
+
+    fn dir_holds(&self, prefix: &str, since: Ticket) -> bool {
+        self.dirs[stripe(prefix)] <= since.0 && self.stayed(prefix, since)
+    }
+}
 
 type Lru<V> = LruCache<String, V, BuildHasherDefault<Xxh3Default>>;
 
@@ -50,7 +103,7 @@ struct Inner {
     /// By prefix.
     listings: Lru<Listing>,
     entries: usize,
-    changes: Vec<u64>,
+    changes: Changes,
 }
 
 #[derive(Debug)]
@@ -61,21 +114,30 @@ pub fn split(stem: &str) -> (&str, &str) {
     stem.split_at(stem.rfind('/').map_or(0, |at| at + 1))
 }
 
-fn stripe(stem: &str) -> usize {
-    xxh3_64(split(stem).0.as_bytes()) as usize % STRIPES
-}
-
 impl Known {
     pub fn new() -> Known {
         let names =
             LruCache::with_hasher(NonZeroUsize::new(NAMES_MAX).expect("not zero"), Default::default());
         let listings = LruCache::unbounded_with_hasher(Default::default());
-        Known(Mutex::new(Inner { names, listings, entries: 0, changes: vec![0; STRIPES] }))
+        let (count, below, anywhere) = (0, VecDeque::new(), 0);
+        let changes = Changes { count, names: vec![0; STRIPES], dirs: vec![0; STRIPES], below, anywhere };
+        Known(Mutex::new(Inner { names, listings, entries: 0, changes }))
     }
 
-    /// Before asking the store about a name at `stem` (or a directory, given its prefix).
-    pub fn ticket(&self, stem: &str) -> Ticket {
-        Ticket(self.0.lock().changes[stripe(stem)])
+    /// Before asking the store.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.0.lock().changes.count)
+    }
+
+    /// Whether an answer about a name that was asked for at `since` is still to be believed: nothing was changed
+    /// here since then.
+    pub fn holds(&self, stem: &str, since: Ticket) -> bool {
+        self.0.lock().changes.name_holds(stem, since)
+    }
+
+    /// A name stands here for what the store knows nothing of yet.
+    pub fn touched(&self, stem: &str) {
+        self.0.lock().changes.name(stem);
     }
 
     /// What is known of a name, until when, and whether a listing's facts are good enough.
@@ -92,7 +154,7 @@ impl Known {
 
     pub fn learn(&self, stem: &str, seen: Seen, until: Instant, ticket: Ticket) {
         let mut inner = self.0.lock();
-        if inner.changes[stripe(stem)] == ticket.0 {
+        if inner.changes.name_holds(stem, ticket) {
             inner.names.put(stem.to_owned(), (seen, until));
         }
     }
@@ -107,7 +169,7 @@ impl Known {
         ticket: Ticket,
     ) {
         let mut inner = self.0.lock();
-        if inner.changes[stripe(prefix)] != ticket.0 || entries.len() > LISTING_MAX {
+        if !inner.changes.dir_holds(prefix, ticket) || entries.len() > LISTING_MAX {
             return;
         }
         inner.entries += entries.len();
@@ -122,7 +184,7 @@ impl Known {
     /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
     pub fn changed(&self, stem: &str, now: Instant, until: Instant, change: impl Fn(&mut Seen)) {
         let mut inner = self.0.lock();
-        inner.changes[stripe(stem)] += 1;
+        inner.changes.name(stem);
         let (prefix, component) = split(stem);
         let named = inner.names.pop(stem).filter(|(_, until)| *until > now).map(|(seen, _)| seen);
         let mut fresh = None;
@@ -147,7 +209,7 @@ impl Known {
     /// Something happened that leaves us in doubt: the store is asked next time.
     pub fn forget(&self, stem: &str) {
         let mut inner = self.0.lock();
-        inner.changes[stripe(stem)] += 1;
+        inner.changes.name(stem);
         inner.names.pop(stem);
         if let Some(old) = inner.listings.pop(split(stem).0) {
             inner.entries -= old.entries.len();
@@ -157,9 +219,7 @@ impl Known {
     /// A directory went away or moved: nothing below it is believed.
     pub fn forget_below(&self, prefix: &str) {
         let mut inner = self.0.lock();
-        for count in &mut inner.changes {
-            *count += 1;
-        }
+        inner.changes.below(prefix);
         let below = |(key, _): &(&String, _)| key.starts_with(prefix);
         let names: Vec<String> =
             inner.names.iter().map(|(k, v)| (k, v.1)).filter(below).map(|(k, _)| k.clone()).collect();
@@ -195,8 +255,11 @@ mod tests {
     #[test]
     fn answers_asked_before_a_change_are_not_believed_after_it() {
         let known = Known::new();
-        let ticket = known.ticket("d/a");
+        let ticket = known.ticket();
         known.changed("d/a", at(1), at(5), |s| *s = object());
+        assert!(
+            !known.holds("d/a", ticket) && known.holds("d/b", ticket) && known.holds("d/a", known.ticket())
+        );
         known.learn("d/a", Seen::default(), at(5), ticket);
         known.learn_listing("d/", BTreeMap::new(), at(5), false, ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
@@ -207,7 +270,7 @@ mod tests {
     #[test]
     fn a_listing_answers_for_absent_names_too() {
         let known = Known::new();
-        let ticket = known.ticket("d/");
+        let ticket = known.ticket();
         known.learn_listing("d/", BTreeMap::from([("a".to_owned(), object())]), at(5), true, ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap(), (object(), at(5), true));
         assert_eq!(known.get("d/b", at(1)).unwrap().0, Seen::default());
@@ -215,5 +278,10 @@ mod tests {
         assert_eq!(known.get("d/b", at(1)).unwrap().0, object());
         known.forget_below("d/");
         assert!(known.get("d/a", at(1)).is_none() && known.get("d/b", at(1)).is_none());
+        assert!(!known.holds("d/x", ticket) && known.holds("e/x", ticket));
+        for i in 0..=MOVED {
+            known.forget_below(&format!("m{i}/"));
+        }
+        assert!(!known.holds("e/x", ticket), "what is not remembered may have been anywhere");
     }
 }

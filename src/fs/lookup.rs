@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
 use super::facts::Facts;
-use super::inodes::ROOT;
-use super::known::{Seen, split};
+use super::file::OpenFile;
+use super::inodes::{Inodes, Node, ROOT};
+use super::known::{Seen, Ticket, split};
 use super::names::{KEY_MAX, NAME_MAX, Wanted, belongs, want};
 use crate::base::Result;
 use crate::base::rt::Instant;
@@ -18,6 +19,9 @@ const NEIGHBOURS: usize = 8;
 /// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
 /// back for it.
 const KEPT: Duration = Duration::from_secs(5);
+
+/// Names may change here faster than the store answers; then its last answer is told, and believed for no time.
+pub(super) const ROUNDS: usize = 8;
 
 /// An answer to lookup(2).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +40,8 @@ pub(super) struct Target {
     pub beside: bool,
     pub facts: Facts,
     pub until: Instant,
+    /// When that was asked; none when the node itself tells.
+    pub ticket: Option<Ticket>,
 }
 
 /// What an answer is wanted for.
@@ -106,17 +112,18 @@ impl Fs {
                 Wanted::Piece(_) => false,
             });
             for node in [dir, file].into_iter().flatten() {
-                let local = node.file.as_ref().is_some_and(|f| f.is_local() || f.is_dirty());
+                let local = node.file.as_ref().is_some_and(|f| f.is_ahead());
                 if local || node.until > now {
                     let (key, until) = (node.key.clone(), node.until.max(now));
-                    let (dir, beside) = (node.dir, node.beside);
-                    let target = Target { key, dir, beside, facts: self.entry(node).facts, until };
+                    let (dir, beside, ticket) = (node.dir, node.beside, None);
+                    let target = Target { key, dir, beside, facts: self.entry(node).facts, until, ticket };
                     return Some((Some(target), until));
                 }
             }
         }
+        let ticket = self.known.ticket();
         let (seen, until, light) = self.known.get(&place.stem, now)?;
-        let target = choose(place, &seen, until);
+        let target = choose(place, &seen, until, ticket);
         let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light && need == Need::Facts);
         // A listing's facts are not enough for lookup(2), and a directory that only we still show must be asked for.
         let kept = target.as_ref().is_none_or(|t| !t.dir) && self.is_kept(&prefix);
@@ -133,21 +140,39 @@ impl Fs {
 
     /// What a place leads to.
     pub(super) async fn target(&self, place: &Place, need: Need) -> Op<(Option<Target>, Instant)> {
-        if let Some(known) = self.target_now(place, need) {
-            return Ok(known);
+        let mut last = None;
+        for _ in 0..ROUNDS {
+            if let Some(known) = self.target_now(place, need) {
+                return Ok(known);
+            }
+            let ticket = self.known.ticket();
+            let found = self.target_asked(place, ticket).await?;
+            if self.known.holds(&place.stem, ticket) {
+                return Ok(found);
+            }
+            last = found.0;
         }
+        let now = self.now();
+        Ok((last.map(|target| Target { until: now, ..target }), now))
+    }
+
+    async fn target_asked(&self, place: &Place, ticket: Ticket) -> Op<(Option<Target>, Instant)> {
         let asked = self.now();
         let until = self.until(asked);
+        let dir = |key: &str| Target {
+            key: key.to_owned(),
+            dir: true,
+            beside: false,
+            facts: self.default_facts(true),
+            until,
+            ticket: Some(ticket),
+        };
         if let Wanted::Piece(_) = place.wanted {
             let there = !self.engine.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
-            let facts = self.default_facts(true);
-            let target =
-                there.then(|| Target { key: place.stem.clone(), dir: true, beside: false, facts, until });
-            return Ok((target, until));
+            return Ok((there.then(|| dir(&place.stem)), until));
         }
-        let ticket = self.known.ticket(&place.stem);
         let (seen, neighbour) = self.ask(place).await?;
-        let mut target = choose(place, &seen, until);
+        let mut target = choose(place, &seen, until, ticket);
         let absent_until = asked + self.options().negative_ttl;
         let believed = if target.is_some() { until } else { absent_until };
         // An object that a directory hides was not looked at: the answer is good for this question only.
@@ -156,8 +181,7 @@ impl Fs {
         }
         let means_dir = matches!(place.wanted, Wanted::Any(_)) && target.as_ref().is_none_or(|t| !t.dir);
         if means_dir && self.is_kept(&place.prefix()) {
-            let facts = self.default_facts(true);
-            target = Some(Target { key: place.prefix(), dir: true, beside: false, facts, until });
+            target = Some(dir(&place.prefix()));
         }
         Ok((target, believed))
     }
@@ -215,21 +239,26 @@ impl Fs {
         Ok(facts.map(|facts| Seen { dir: None, object: Some(facts) }))
     }
 
-    /// What was found becomes a node; the kernel's count is the caller's to raise.
+    /// What was found becomes a node, which the kernel is told of: that is counted. What was changed here since the
+    /// store was asked is not overwritten; a name that is new to us then is believed for no time.
     pub(super) fn adopt(&self, target: Target) -> Entry {
         let mut inodes = self.inodes.lock();
-        let node = inodes.learn(&target.key, target.dir, target.facts, target.until);
-        node.beside = target.beside;
-        self.entry(node)
+        let Target { key, dir, beside, facts, until, ticket } = target;
+        let node = match ticket {
+            Some(ticket) if self.known.holds(stem_of(&key, dir), ticket) => {
+                inodes.learn(&key, dir, facts, until)
+            }
+            _ => inodes.meet(&key, dir, &facts),
+        };
+        node.beside = beside;
+        let entry = self.entry(node);
+        inodes.looked_up(entry.ino);
+        entry
     }
 
     fn looked(&self, found: (Option<Target>, Instant)) -> Looked {
         match found {
-            (Some(target), _) => {
-                let entry = self.adopt(target);
-                self.looked_up(entry.ino);
-                Looked::Found(entry)
-            }
+            (Some(target), _) => Looked::Found(self.adopt(target)),
             (None, until) => Looked::Absent(until.since(self.now())),
         }
     }
@@ -255,37 +284,46 @@ impl Fs {
         let known = node.gone
             || node.kept > self.now()
             || node.until > self.now()
-            || node.file.as_ref().is_some_and(|f| f.is_dirty() || f.is_local());
+            || node.file.as_ref().is_some_and(|f| f.speaks());
         known.then(|| Ok(self.entry(node)))
     }
 
     pub async fn getattr(&self, ino: u64) -> Op<Entry> {
-        if let Some(known) = self.getattr_now(ino) {
-            return known;
-        }
-        let (key, dir) = {
-            let inodes = self.inodes.lock();
-            let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.key.clone(), node.dir)
-        };
-        let asked = self.now();
-        let until = self.until(asked);
-        let head = if key.is_empty() { None } else { self.engine.remote.head(&key).await? };
-        let facts = match head {
-            Some(head) => Facts::of_head(self.options(), dir, &head),
-            None if ino == ROOT => self.root.lock().clone(),
-            None if dir && self.has_children(&key).await? => {
-                Facts { exact: true, ..self.default_facts(true) }
+        for _ in 0..ROUNDS {
+            if let Some(known) = self.getattr_now(ino) {
+                return known;
             }
-            None => return self.vanished(ino),
-        };
-        let mut inodes = self.inodes.lock();
-        // Somebody here may have renamed or removed it while we asked.
-        let unchanged = inodes.get(ino).is_some_and(|n| n.key == key && !n.gone);
-        if unchanged {
-            inodes.learn(&key, dir, facts, until);
+            let (key, dir) = {
+                let inodes = self.inodes.lock();
+                let node = inodes.get(ino).ok_or(Errno::STALE)?;
+                (node.key.clone(), node.dir)
+            };
+            let (ticket, until) = (self.known.ticket(), self.until(self.now()));
+            let facts = self.facts_of(ino, &key, dir).await?;
+            let mut inodes = self.inodes.lock();
+            // Somebody here may have changed, renamed or removed it while we asked.
+            let unchanged = inodes.get(ino).is_some_and(|n| n.key == key && !n.gone);
+            if !unchanged || !self.known.holds(stem_of(&key, dir), ticket) {
+                continue;
+            }
+            let Some(facts) = facts else { return Self::vanished(&inodes, ino, |n| self.entry(n)) };
+            return Ok(self.entry(inodes.learn(&key, dir, facts, until)));
         }
+        let inodes = self.inodes.lock();
         inodes.get(ino).map(|n| self.entry(n)).ok_or_else(|| Errno::STALE.into())
+    }
+
+    /// What the store says of a node; none: it has nothing of that name.
+    async fn facts_of(&self, ino: u64, key: &str, dir: bool) -> Op<Option<Facts>> {
+        let head = if key.is_empty() { None } else { self.engine.remote.head(key).await? };
+        Ok(match head {
+            Some(head) => Some(Facts::of_head(self.options(), dir, &head)),
+            None if ino == ROOT => Some(self.root.lock().clone()),
+            None if dir && self.has_children(key).await? => {
+                Some(Facts { exact: true, ..self.default_facts(true) })
+            }
+            None => None,
+        })
     }
 
     async fn has_children(&self, prefix: &str) -> Result<bool> {
@@ -294,27 +332,25 @@ impl Fs {
     }
 
     /// Removed elsewhere: who holds it open still sees what it was.
-    fn vanished(&self, ino: u64) -> Op<Entry> {
-        let inodes = self.inodes.lock();
+    fn vanished(inodes: &Inodes, ino: u64, entry: impl Fn(&Node) -> Entry) -> Op<Entry> {
         let node = inodes.get(ino).ok_or(Errno::STALE)?;
         match inodes.opens(ino) {
             0 => Err(Errno::NOENT.into()),
-            _ => Ok(Entry { ttl: Duration::ZERO, ..self.entry(node) }),
+            _ => Ok(Entry { ttl: Duration::ZERO, ..entry(node) }),
         }
     }
 
-    /// A file's object is now what the file is: tables and the kernel's pages follow.
-    pub(super) fn stored(self: &Arc<Self>, ino: u64) {
+    /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
+    /// and says what the object shows: from that moment on the tables answer.
+    pub(super) fn stored(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Facts) {
         let mut inodes = self.inodes.lock();
-        let Some(node) = inodes.get_mut(ino) else { return };
-        let Some(file) = &node.file else { return };
-        let until = self.until(self.now());
-        node.facts = file.facts(self.options());
+        let (facts, until, key) = (arrive(), self.until(self.now()), file.key());
+        let its = |n: &&mut Node| n.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file));
+        let Some(node) = inodes.get_mut(ino).filter(its) else { return self.known.forget(&key) };
         node.until = until;
-        node.cached = node.facts.etag.clone();
-        let (key, facts, gone) = (node.key.clone(), node.facts.clone(), node.gone);
-        drop(inodes);
-        if !gone {
+        node.facts = facts.clone();
+        node.cached = facts.etag.clone();
+        if !node.gone {
             self.known.changed(&key, self.now(), until, |seen| seen.object = Some(facts.clone()));
         }
     }
@@ -329,15 +365,22 @@ impl Fs {
     }
 }
 
+/// The name, as a key, of a node that isn't a piece.
+pub(super) fn stem_of(key: &str, dir: bool) -> &str {
+    key.strip_suffix('/').filter(|_| dir).unwrap_or(key)
+}
+
 /// A directory wins over an object of its name, unless the object is meant.
-fn choose(place: &Place, seen: &Seen, until: Instant) -> Option<Target> {
+fn choose(place: &Place, seen: &Seen, until: Instant, ticket: Ticket) -> Option<Target> {
+    let ticket = Some(ticket);
     let object = || {
-        let facts = seen.object.clone()?;
-        Some(Target { key: place.stem.clone(), dir: false, beside: seen.dir.is_some(), facts, until })
+        let (key, beside, facts) = (place.stem.clone(), seen.dir.is_some(), seen.object.clone()?);
+        Some(Target { key, dir: false, beside, facts, until, ticket })
     };
     match (&place.wanted, &seen.dir) {
         (Wanted::Any(_), Some(facts)) => {
-            Some(Target { key: place.prefix(), dir: true, beside: false, facts: facts.clone(), until })
+            let (key, facts) = (place.prefix(), facts.clone());
+            Some(Target { key, dir: true, beside: false, facts, until, ticket })
         }
         (Wanted::Any(_) | Wanted::Object(_), _) => object(),
         (Wanted::Piece(_), _) => None,

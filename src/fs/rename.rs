@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::content::type_of;
 use super::core::Fs;
 use super::errno::{Errno, Op};
@@ -52,22 +54,21 @@ impl Fs {
         let (old, new) = (&source.key, &to.stem);
         self.repay(old).await?;
         self.repay(new).await?;
-        let file = self.inodes.lock().at(old, false).and_then(|n| Some((n.ino, n.file.clone()?)));
         // What was written goes first; then nothing is sent to the old name until the new one stands.
-        let held = match &file {
-            Some((ino, file)) => {
-                self.send(*ino, file).await?;
-                let held = file.hold().await;
-                file.settle(&self.engine).await?;
-                Some(held)
-            }
-            None => None,
-        };
-        if there.is_some() {
-            self.detach(new).await?;
+        let file = self.open_at(old);
+        if let Some((_, ino, file)) = &file {
+            self.send(*ino, file).await?;
+        }
+        let held = self.hold_both(old, new).await;
+        if let Some((.., file)) = &file {
+            file.settle(&self.engine).await?;
+        }
+        let replaced = self.open_at(new).filter(|_| there.is_some());
+        if let Some((.., replaced)) = &replaced {
+            self.detach(replaced).await?;
         }
         let last_seen = match &file {
-            Some((_, file)) => file.base(),
+            Some((.., file)) => file.base(),
             None => source.facts.etag.clone().map(|etag| Base { etag, size: source.facts.size }),
         };
         let (base, etag) = match self.copy_file(old, new, last_seen, no_replace).await {
@@ -78,26 +79,30 @@ impl Fs {
                 return Err(fail);
             }
         };
-        let replaced = self.inodes.lock().at(new, false).and_then(|n| n.file.clone());
-        self.dropped(new, replaced.as_deref());
-        if let Some(replaced) = replaced {
-            replaced.disown(&self.engine).await;
-        }
-        let until = self.until(self.now());
         let mut facts = source.facts.clone();
         (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);
-        self.known.changed(new, self.now(), until, |seen| seen.object = Some(facts.clone()));
+        if let Some(replaced) = self.dropped(new, Some(&facts)) {
+            replaced.disown(&self.engine).await;
+        }
         let deleted = self.engine.remote.delete(std::slice::from_ref(old)).await;
         deleted.inspect_err(|_| self.doubt(old))?;
-        self.known
-            .changed(old, self.now(), self.now() + self.options().negative_ttl, |seen| seen.object = None);
-        let mut inodes = self.inodes.lock();
-        inodes.rename(old, new, false);
-        inodes.moved(new, &etag);
-        drop(inodes);
+        {
+            let mut inodes = self.inodes.lock();
+            let now = self.now();
+            self.known.changed(old, now, now + self.options().negative_ttl, |seen| seen.object = None);
+            self.known.changed(new, now, self.until(now), |seen| seen.object = Some(facts.clone()));
+            inodes.rename(old, new, false);
+            inodes.moved(new, &etag, now);
+        }
         drop(held);
         self.keep_parent(old);
         Ok(())
+    }
+
+    /// Holds two names, in an order that everybody keeps: what is on its way to either arrives first.
+    async fn hold_both(&self, a: &str, b: &str) -> [Option<OwnedMutexGuard<()>>; 2] {
+        let first = self.hold(a.min(b)).await;
+        [first, self.hold(a.max(b)).await]
     }
 
     /// Copies what the source is now: if it isn't what we last saw, it is looked at again.
@@ -163,22 +168,24 @@ impl Fs {
             self.repay(&file.key()).await?;
         }
         for (ino, file) in self.open_below(&old) {
+            let Some(pin) = self.pin(ino, &file) else { continue };
             self.send(ino, &file).await?;
-            held.push(file.hold().await);
+            held.push((file.hold().await, pin));
             file.settle(&self.engine).await?;
         }
         let done = self.move_all(&old, &new).await;
-        self.known.forget_below(&old);
-        self.known.forget_below(&new);
         self.doubt(&from.stem);
         self.doubt(&to.stem);
-        let moved = done?;
-        let mut inodes = self.inodes.lock();
-        inodes.rename(&old, &new, true);
-        for (key, etag) in &moved {
-            inodes.moved(&format!("{new}{}", &key[old.len()..]), etag);
+        {
+            let mut inodes = self.inodes.lock();
+            self.known.forget_below(&old);
+            self.known.forget_below(&new);
+            let moved = done?;
+            inodes.rename(&old, &new, true);
+            for (key, etag) in &moved {
+                inodes.moved(&format!("{new}{}", &key[old.len()..]), etag, self.now());
+            }
         }
-        drop(inodes);
         drop(held);
         self.keep_parent(&from.stem);
         Ok(())

@@ -4,6 +4,7 @@
 use super::beside;
 use super::early::Early;
 use super::engine::Engine;
+use super::facts::Facts;
 use super::file::{OpenFile, lost};
 use super::remote::{Base, Source};
 use super::stage::{Mark, Signature};
@@ -103,8 +104,14 @@ impl OpenFile {
     }
 
     /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `goes_on`: the file will
-    /// be held open, so that its stage must say that it was sent.
-    pub async fn send(&self, e: &Engine, goes_on: bool) -> Result<()> {
+    /// be held open, so that its stage must say that it was sent. `publish` calls what it is given, which makes the
+    /// file clean and says what the object shows: from then on the tables answer for it, so that both are one step.
+    pub async fn send(
+        &self,
+        e: &Engine,
+        goes_on: bool,
+        publish: impl FnOnce(&dyn Fn() -> Facts),
+    ) -> Result<()> {
         let _one = self.sending.lock().await;
         if !self.is_dirty() {
             return Ok(());
@@ -134,7 +141,7 @@ impl OpenFile {
             snapshot.attrs = newer;
             self.stored(&snapshot, etag);
         }
-        self.arrived(snapshot);
+        publish(&|| self.arrived(e, &snapshot));
         if goes_on && let Err(why) = self.note(e, false).await {
             tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
         }
@@ -175,12 +182,15 @@ impl OpenFile {
         s.borrowed = None;
     }
 
-    fn arrived(&self, snapshot: Snapshot) {
+    fn arrived(&self, e: &Engine, snapshot: &Snapshot) -> Facts {
         let mut s = self.state.lock();
         s.sent = snapshot.changes;
+        s.as_of = e.rt.now();
         if s.changes == snapshot.changes {
-            s.attrs = snapshot.attrs;
+            s.attrs = snapshot.attrs.clone();
         }
+        let etag = s.base.as_ref().map(|base| base.etag.clone());
+        Facts::of(&e.options, false, snapshot.size, etag, s.modified, &snapshot.attrs)
     }
 
     /// Somebody else's object has the name: ours is stored beside it.

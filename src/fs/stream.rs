@@ -1,8 +1,10 @@
 //! A directory's listing on its way to a reader: what was listed and not yet read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::facts::Facts;
+use super::file::OpenFile;
 use super::known::{LISTING_MAX, Seen, Ticket};
 use crate::base::rt::Instant;
 use crate::store::{Listed, Page};
@@ -18,6 +20,8 @@ pub struct Item {
     pub dir: bool,
     pub facts: Facts,
     pub until: Instant,
+    /// When the listing began.
+    pub ticket: Option<Ticket>,
 }
 
 #[derive(Debug)]
@@ -49,7 +53,7 @@ pub struct Stream {
     pub window: VecDeque<Item>,
     pub waiting: Vec<(String, Facts)>,
     /// Local names that the listing has not shown.
-    pub local: BTreeSet<String>,
+    pub local: BTreeMap<String, Arc<OpenFile>>,
     pub kept: BTreeSet<String>,
     pub last_piece: Vec<u8>,
     pub metadata: Metadata,
@@ -68,7 +72,7 @@ impl Stream {
             base: 0,
             window: VecDeque::new(),
             waiting: Vec::new(),
-            local: BTreeSet::new(),
+            local: BTreeMap::new(),
             kept: BTreeSet::new(),
             last_piece: Vec::new(),
             metadata: Metadata::Unknown,

@@ -13,12 +13,12 @@ use crate::fs::handles::How;
 use crate::fs::options::MountOptions;
 use crate::store::{ByteRange, Cause, MemStore, Reach, SimStore, Store as _, When};
 
-async fn body(store: &MemStore, key: &str) -> Option<Bytes> {
+pub(super) async fn body(store: &MemStore, key: &str) -> Option<Bytes> {
     store.get(key, ByteRange::Whole { max: 1 << 30 }, Cause::File).await.unwrap().map(|f| f.body)
 }
 
 /// Files that wait in the staging folders.
-fn staged(disk: &SimDisk) -> Vec<String> {
+pub(super) fn staged(disk: &SimDisk) -> Vec<String> {
     let names = disk.files().into_iter().map(|(p, _)| p.display().to_string());
     names.filter(|p| !p.ends_with("lock")).collect()
 }

@@ -5,5 +5,6 @@ mod faults;
 mod keys;
 mod large;
 mod model;
+mod races;
 mod requests;
 mod user;

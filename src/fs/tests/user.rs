@@ -46,6 +46,11 @@ impl User {
         User::mount(world.rt(), disk, bucket, options, STAGING).await
     }
 
+    /// Another process on the same mount.
+    pub fn another(&self) -> User {
+        User { fs: self.fs.clone(), looked: Arc::default() }
+    }
+
     /// A name's entry, as the kernel asks for it.
     pub async fn step(&self, parent: u64, name: &[u8]) -> Op<Entry> {
         let looked = match self.fs.lookup_now(parent, name) {
@@ -162,7 +167,6 @@ impl User {
         // The kernel takes over what comes with readdirplus.
         for item in all.iter().flatten().filter(|_| plus) {
             let entry = self.fs.adopt_item(item);
-            self.fs.looked_up(entry.ino);
             self.looked.lock().push(entry.ino);
         }
         all
