@@ -6,7 +6,7 @@
 //! table's answers are checked by the same tickets. Whoever changes the bucket enters that here and in the node table
 //! in one step, under the node table's lock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::num::NonZeroUsize;
 
@@ -22,6 +22,8 @@ const NAMES_MAX: usize = 1 << 16;
 const ENTRIES_MAX: usize = 200_000;
 /// A larger directory is not remembered as a whole.
 pub const LISTING_MAX: usize = 50_000;
+/// A listing that says nothing of more names than this is forgotten.
+const DOUBTED_MAX: usize = 10_000;
 /// Names and directories share their last changes by hash: a collision costs a question.
 const STRIPES: usize = 1 << 15;
 /// Directories that went away lately, each for itself; of older ones only that there were any.
@@ -37,6 +39,8 @@ pub struct Seen {
 #[derive(Debug)]
 struct Listing {
     entries: BTreeMap<String, Seen>,
+    /// Names of which it says nothing any more.
+    doubted: BTreeSet<String>,
     until: Instant,
     /// A sample showed that its objects carry nothing but defaults: a listing's facts are good enough.
     light: bool,
@@ -147,7 +151,8 @@ impl Known {
             return Some((seen.clone(), *until, false));
         }
         let (prefix, component) = split(stem);
-        let listing = inner.listings.get(prefix).filter(|l| l.until > now)?;
+        let listing =
+            inner.listings.get(prefix).filter(|l| l.until > now && !l.doubted.contains(component))?;
         let seen = listing.entries.get(component).cloned().unwrap_or_default();
         Some((seen, listing.until, listing.light))
     }
@@ -173,7 +178,9 @@ impl Known {
             return;
         }
         inner.entries += entries.len();
-        let old = inner.listings.put(prefix.to_owned(), Listing { entries, until, light });
+        let old = inner
+            .listings
+            .put(prefix.to_owned(), Listing { entries, doubted: BTreeSet::new(), until, light });
         inner.entries -= old.map_or(0, |l| l.entries.len());
         while inner.entries > ENTRIES_MAX {
             let Some((_, old)) = inner.listings.pop_lru() else { break };
@@ -189,11 +196,13 @@ impl Known {
         let named = inner.names.pop(stem).filter(|(_, until)| *until > now).map(|(seen, _)| seen);
         let mut fresh = None;
         if let Some(listing) = inner.listings.get_mut(prefix).filter(|l| l.until > now) {
-            let new = !listing.entries.contains_key(component);
-            let entry = listing.entries.entry(component.to_owned()).or_default();
-            change(entry);
-            fresh = Some(entry.clone());
-            inner.entries += usize::from(new);
+            if !listing.doubted.contains(component) {
+                let new = !listing.entries.contains_key(component);
+                let entry = listing.entries.entry(component.to_owned()).or_default();
+                change(entry);
+                fresh = Some(entry.clone());
+                inner.entries += usize::from(new);
+            }
         } else if let Some(old) = inner.listings.pop(prefix) {
             inner.entries -= old.entries.len();
         }
@@ -211,7 +220,12 @@ impl Known {
         let mut inner = self.0.lock();
         inner.changes.name(stem);
         inner.names.pop(stem);
-        if let Some(old) = inner.listings.pop(split(stem).0) {
+        let (prefix, component) = split(stem);
+        if let Some(listing) = inner.listings.get_mut(prefix)
+            && listing.doubted.len() < DOUBTED_MAX
+        {
+            listing.doubted.insert(component.to_owned());
+        } else if let Some(old) = inner.listings.pop(prefix) {
             inner.entries -= old.entries.len();
         }
     }
@@ -276,6 +290,9 @@ mod tests {
         assert_eq!(known.get("d/b", at(1)).unwrap().0, Seen::default());
         known.changed("d/b", at(1), at(6), |s| *s = object());
         assert_eq!(known.get("d/b", at(1)).unwrap().0, object());
+        known.forget("d/b");
+        assert!(known.get("d/b", at(1)).is_none(), "of that one nothing is known");
+        assert_eq!(known.get("d/c", at(1)).unwrap().0, Seen::default(), "of its neighbours what was");
         known.forget_below("d/");
         assert!(known.get("d/a", at(1)).is_none() && known.get("d/b", at(1)).is_none());
         assert!(!known.holds("d/x", ticket) && known.holds("e/x", ticket));
