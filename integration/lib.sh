@@ -17,7 +17,7 @@ LOGS=${WINDLASS_LOGS:-$TMP/logs}
 mkdir -p "$LOGS"
 export WINDLASS_HOME=$TMP/home
 # What the user's shell may hold must not reach a check.
-unset WINDLASS_MEMORY AWS_PROFILE AWS_REGION AWS_ENDPOINT_URL http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
+unset WINDLASS_MEMORY WINDLASS_CACHE AWS_PROFILE AWS_REGION AWS_ENDPOINT_URL http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 exec </dev/null
 
 STARTED=()  # process ids that cleanup ends

@@ -29,6 +29,7 @@ const fn counter(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 const BUDGET: &[&str] = &["part"];
+const TIER: &[&str] = &["tier"];
 const POOL: &[&str] = &["pool"];
 const STORE: &[&str] = &["pool", "store"];
 const VOLUME: &[&str] = &["volume"];
@@ -41,6 +42,13 @@ pub const MEMORY_BYTES: Metric =
 pub const MEMORY_LIMIT_BYTES: Metric = gauge("windlass_memory_limit_bytes", BUDGET, "what that part may use");
 pub const MEMORY_SHORT: Metric =
     gauge("windlass_memory_short", BUDGET, "1: somebody waits for memory of that part");
+
+pub const CACHE_BYTES: Metric = gauge("windlass_cache_bytes", TIER, "what that part of the cache holds");
+pub const CACHE_LIMIT_BYTES: Metric = gauge("windlass_cache_limit_bytes", TIER, "what it may hold");
+pub const CACHE_HITS: Metric = counter("windlass_cache_hits_total", TIER, "parts of volumes found there");
+pub const CACHE_MISSES: Metric = counter("windlass_cache_misses_total", TIER, "parts not found there");
+pub const CACHE_OFF: Metric =
+    gauge("windlass_cache_off", &[], "1: the cache on disk failed and is off until the next start");
 
 pub const POOL_STORABLE: Metric =
     gauge("windlass_pool_storable", POOL, "1: enough stores answer for new data to be stored");
@@ -88,6 +96,11 @@ pub const ALL: &[Metric] = &[
     MEMORY_BYTES,
     MEMORY_LIMIT_BYTES,
     MEMORY_SHORT,
+    CACHE_BYTES,
+    CACHE_LIMIT_BYTES,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_OFF,
     POOL_STORABLE,
     POOL_DECIDABLE,
     POOL_PENDING_SHARDS,

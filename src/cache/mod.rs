@@ -1,5 +1,7 @@
-//! Read cache: decoded frames in memory (later: frames as stored, on local disk).
+//! Read cache: decoded frames in memory, below them frames as stored on local disk.
 
+mod disk;
 mod memory;
 
+pub use disk::{DiskCache, DiskCacheConfig, DiskStats};
 pub use memory::{Flight, FrameCache, FrameKey, Lookup, MemoryStats, Waiter};

@@ -88,7 +88,7 @@ fn store_dir(dir: &Path, index: usize) -> PathBuf {
 async fn start(global: &Global, dir: &Path) -> Result<Arc<Engine>> {
     // TCP: a deep --dir would make the path of a unix socket too long.
     let options = Options { serve: true, nbd: vec!["127.0.0.1:0".into()], ..Options::default() };
-    reach::start(global, Home::at(dir.join("home")), options).await
+    reach::start(global, Home::at(dir.join("home")), options, Some(0)).await
 }
 
 fn seconds(rt: &Rt, since: Instant) -> f64 {

@@ -58,7 +58,7 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
 async fn stay(global: &Global, home: Home, verb: Verb, dir: String, detached: bool) -> Result<ExitCode> {
     let log = home.root().join("mount.log");
     let options = Options { control: true, ..Options::default() };
-    let engine = reach::start(global, home, options).await?;
+    let engine = reach::start(global, home, options, None).await?;
     let mounted = engine.run(verb, ProgressSink::none()).await;
     if mounted.is_ok() && detached {
         let_go(&log)?;

@@ -7,7 +7,7 @@ use futures::future::{Either, select};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
+use crate::base::rt::{Disk, RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{Outcome, Progress, Verb};
 use crate::daemon::control::{Client, ProgressSink, Step};
@@ -51,7 +51,7 @@ pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
         if let Some(mut client) = Client::connect(&home.control()?).await? {
             return through(&mut client, verb).await;
         }
-        match start(global, home.clone(), Options::default()).await {
+        match start(global, home.clone(), Options::default(), None).await {
             Err(e) if e.is(Kind::Owned) && attempt < 19 => {
                 rt.sleep(std::time::Duration::from_millis(100)).await;
             }
@@ -95,13 +95,16 @@ async fn in_process(engine: Arc<Engine>, verb: Verb) -> Result<Outcome> {
 }
 
 /// Starts an engine in this process; `Kind::Owned` when another one runs on the state folder.
-pub async fn start(global: &Global, home: Home, options: Options) -> Result<Arc<Engine>> {
+pub async fn start(global: &Global, home: Home, options: Options, cache: Option<u64>) -> Result<Arc<Engine>> {
     let rt = Rt::new(RealRuntime::current());
     let disk = RealDisk::start();
     let file = global.config.clone().unwrap_or_else(|| home.config());
     let config = Config::load(&*disk, &file, global.config.is_some()).await?;
     let memory = config.memory(global.memory)?;
-    Engine::start(rt, disk, home, config, Options { memory, ..options }).await
+    // Commands that run the engine themselves read too little to be worth one.
+    let cache = if options.serve { config.cache(cache, &home.cache())? } else { 0 };
+    let cache_disk = (cache > 0).then(|| RealDisk::start() as Arc<dyn Disk>);
+    Engine::start(rt, disk, home, config, Options { memory, cache, cache_disk, ..options }).await
 }
 
 /// What stderr shows while a verb goes on: sentences, and on a terminal a progress bar.

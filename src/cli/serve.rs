@@ -17,6 +17,10 @@ pub struct Serve {
     /// Where metrics are read over HTTP, at /metrics: HOST:PORT or unix:PATH (nowhere without any)
     #[arg(long, value_name = "ADDR")]
     metrics: Vec<String>,
+    /// Local disk for what is read, as 10G, 0 for none (else WINDLASS_CACHE, else `cache` in windlass.toml, else a tenth of
+    /// what is free, 10G at most)
+    #[arg(long, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
+    cache: Option<u64>,
     /// A pool that must open; without any, every known pool is served and one that cannot open is tried again
     #[arg(long, value_name = "POOL")]
     pool: Vec<Name>,
@@ -33,7 +37,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         pools: args.pool,
         ..Options::default()
     };
-    let engine = match reach::start(global, home, options).await {
+    let engine = match reach::start(global, home, options, args.cache).await {
         Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
         started => started?,
     };

@@ -24,6 +24,15 @@ fn human(value: &Value) {
         output::text(value, "host"),
         output::text(value, "host_id")
     ));
+    for tier in ["memory", "disk"] {
+        let held = &value["cache"][tier];
+        if held.is_object() {
+            let part = format!("{} of {}", output::bytes(held, "bytes"), output::bytes(held, "bytes_max"));
+            let asked = format!("{} found, {} not", output::text(held, "hits"), output::text(held, "misses"));
+            let off = if held["on"] == Value::Bool(false) { ", off" } else { "" };
+            output::line(&format!("{:13} {part}; {asked}{off}", format!("cache, {tier}")));
+        }
+    }
     let row = |v: &Value| {
         vec![
             output::text(v, "name"),

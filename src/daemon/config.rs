@@ -1,6 +1,7 @@
 //! windlass.toml, and the environment over it.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -13,6 +14,9 @@ use crate::base::{Error, Kind, Result};
 const FILE_MAX: usize = 1 << 20;
 /// Least budget that an engine works with, in bytes.
 const MEMORY_MIN: u64 = 64 << 20;
+/// Least block cache on disk, and the largest that nobody asked for.
+const CACHE_MIN: u64 = 64 << 20;
+const CACHE_MAX: u64 = 10 * GIB;
 
 /// The file as written; unknown keys are refused, since a misspelt one would silently do nothing.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -20,6 +24,8 @@ const MEMORY_MIN: u64 = 64 << 20;
 pub struct Config {
     /// The daemon's memory budget, as `2G`.
     pub memory: Option<String>,
+    /// Local disk that `serve` may use for what it reads, as `10G`; 0: none.
+    pub cache: Option<String>,
     /// Addresses that `serve` listens on.
     #[serde(default)]
     pub nbd: Vec<String>,
@@ -70,6 +76,28 @@ impl Config {
         Ok(bytes)
     }
 
+    /// Bytes of local disk for the cache of `serve`: the flag, else `WINDLASS_CACHE`, else the file, else a tenth of what
+    /// is free there beside what it has already, 10 GiB at most. Less than what is worth having is none.
+    pub fn cache(&self, flag: Option<u64>, dir: &Path) -> Result<u64> {
+        let environment = std::env::var("WINDLASS_CACHE").ok().filter(|v| !v.is_empty());
+        let written = environment.as_ref().or(self.cache.as_ref());
+        let bytes = match (flag, written) {
+            (Some(bytes), _) => bytes,
+            (None, Some(text)) => parse_size(text)?,
+            (None, None) => (room(dir) / 10).min(CACHE_MAX),
+        };
+        match bytes {
+            0 => Ok(0),
+            CACHE_MIN.. => Ok(bytes),
+            _ if flag.or(written.map(|_| 0)).is_none() => Ok(0),
+            _ => {
+                let why =
+                    format!("a block cache of {bytes} bytes is too small: give at least 64M, or 0 for none");
+                Err(Error::new(Kind::Usage, why))
+            }
+        }
+    }
+
     /// A store as users give it: a URL, or the name of a `[store.NAME]` section.
     pub fn store_url(&self, given: &str) -> Result<String> {
         let (name, zone) =
@@ -101,6 +129,13 @@ impl Config {
     }
 }
 
+/// What is free around a folder that may not be there yet, and what a file in it has.
+fn room(dir: &Path) -> u64 {
+    let free = |dir: &Path| rustix::fs::statvfs(dir).ok().map(|s| s.f_bavail * s.f_frsize);
+    let has = std::fs::metadata(dir.join("frames")).map_or(0, |m| m.blocks() * 512);
+    dir.ancestors().find_map(free).unwrap_or(0) + has
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +153,9 @@ mod tests {
         assert_eq!(config.store_url("b").unwrap_err().kind(), Kind::Usage);
         assert_eq!(config.memory(Some(1 << 30)).unwrap(), GIB);
         assert!(config.memory(Some(1)).is_err());
+        let dir = Path::new("/nowhere/at/all");
+        assert_eq!((config.cache(Some(GIB), dir).unwrap(), config.cache(Some(0), dir).unwrap()), (GIB, 0));
+        assert!(config.cache(Some(1), dir).is_err() && config.cache(None, dir).unwrap() <= CACHE_MAX);
         assert!(toml::from_str::<Config>("memroy = '1G'").is_err());
     }
 }

@@ -18,6 +18,7 @@ use super::pools::Pools;
 use super::sessions::Sessions;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
+use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address};
 use crate::volume::{Memory, OpenMode};
 
@@ -35,6 +36,10 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Bytes of memory that caches and buffers may take together.
     pub memory: u64,
+    /// Bytes of local disk for what is read; 0: none.
+    pub cache: u64,
+    /// What its file is on: writing to it must not hold up journals. Else the engine's disk.
+    pub cache_disk: Option<Arc<dyn Disk>>,
     /// Listen for NBD clients and open all known pools.
     pub serve: bool,
     /// Listen for commands.
@@ -44,6 +49,19 @@ pub struct Options {
     pub metrics: Vec<String>,
     /// Pools that must open.
     pub pools: Vec<Name>,
+}
+
+/// The budget, and the cache on disk below it.
+fn memory(seat: &Seat, options: &Options) -> Memory {
+    let share = Memory::disk_share(options.memory, options.cache);
+    let disk = options.cache_disk.clone().unwrap_or_else(|| seat.disk.clone());
+    let config = DiskCacheConfig {
+        dir: seat.home.cache(),
+        bytes_max: options.cache,
+        memory_max: share,
+        segment: None,
+    };
+    Memory::with_disk(options.memory, DiskCache::start(&seat.rt, disk, config), share)
 }
 
 /// See the module. Dropping it without `shutdown` is a crash: nothing is lost that was acknowledged.
@@ -77,7 +95,7 @@ impl Engine {
         let stop = CancellationToken::new();
         let desk = Desk {
             stop: stop.clone(),
-            pools: Pools::new(seat.clone(), Memory::new(options.memory)).await?,
+            pools: Pools::new(seat.clone(), memory(&seat, &options)).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
             nbd: parking_lot::Mutex::default(),

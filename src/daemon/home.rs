@@ -72,6 +72,11 @@ impl Home {
         self.root.join("hints")
     }
 
+    /// Of the cache alone.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }

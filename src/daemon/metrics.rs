@@ -78,6 +78,17 @@ fn memory(page: &mut Page, desk: &Desk) {
         page.add(metric::MEMORY_SHORT, &[part], f64::from(u8::from(budget.is_short())));
     }
     page.add(metric::MEMORY_BYTES, &["cache"], memory.frames.bytes() as f64);
+    let mut tier = |tier, held: [u64; 4]| {
+        let metrics =
+            [metric::CACHE_BYTES, metric::CACHE_LIMIT_BYTES, metric::CACHE_HITS, metric::CACHE_MISSES];
+        metrics.into_iter().zip(held).for_each(|(metric, n)| page.add(metric, &[tier], n as f64));
+    };
+    let frames = memory.frames.stats();
+    tier("memory", [frames.bytes, frames.bytes_max, frames.hits, frames.misses]);
+    if let Some(disk) = memory.disk.stats() {
+        tier("disk", [disk.bytes, disk.bytes_max, disk.hits, disk.misses]);
+        page.add(metric::CACHE_OFF, &[], f64::from(u8::from(!disk.on)));
+    }
 }
 
 fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {

@@ -13,6 +13,6 @@ pub use draft::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
 pub use frame_ref::FrameRef;
 pub use pack::{PackDraft, Placing, Slice};
 pub use places::{InPack, Places, Slices};
-pub use reader::{Reader, Want};
+pub use reader::{ReadCounts, Reader, Want};
 pub use toc::{TOC_MAX, Toc, TocFrame};
 pub use writer::{Cutting, MapSink, Prefix, Stored, Writer, WriterConfig};

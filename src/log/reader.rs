@@ -5,16 +5,17 @@
 //! fetched anew.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::frame_ref::FrameRef;
 use super::places::{Places, Slices};
-use super::source::{Ask, Source};
+use super::source::{Ask, Counts, Source};
 use crate::base::rt::Rt;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{ChunkId, Error, Kind, Result, VolumeId};
-use crate::cache::{Flight, FrameCache, FrameKey, Lookup, Waiter};
+use crate::cache::{DiskCache, Flight, FrameCache, FrameKey, Lookup, Waiter};
 use crate::frame::{self, FRAME_MAX, Place};
 use crate::pool::Pool;
 use crate::store::Cause;
@@ -25,6 +26,14 @@ pub struct Want {
     pub at: FrameRef,
     /// Its first block.
     pub block: u64,
+}
+
+/// Frames and map pages that reads found in memory (frames alone), on the local disk, and asked stores for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct ReadCounts {
+    pub memory: u64,
+    pub disk: u64,
+    pub stores: u64,
 }
 
 /// Reads one volume's frames and its ancestors'. Cheap to clone.
@@ -45,12 +54,13 @@ impl Reader {
     pub fn new(
         rt: Rt,
         pool: Arc<Pool>,
-        cache: FrameCache,
+        (cache, disk): (FrameCache, DiskCache),
         family: Vec<VolumeId>,
         places: Arc<dyn Places>,
         slices: Slices,
     ) -> Reader {
-        let source = Source { rt, pool, places, slices };
+        let counts = Arc::new(Counts::default());
+        let source = Source { rt, pool, places, slices, disk, counts };
         Reader { source, cache, family: family.into() }
     }
 
@@ -98,7 +108,16 @@ impl Reader {
                 Lookup::Fetch(flight) => fetches.push((index, flight)),
             }
         }
+        let known = left.len() - fetches.len();
+        self.source.counts.memory.fetch_add(known as u64, Ordering::Relaxed);
         Ok((fetches, waiting))
+    }
+
+    /// What came from where since it was opened.
+    pub fn counts(&self) -> ReadCounts {
+        let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let Counts { memory, disk, stores } = &*self.source.counts;
+        ReadCounts { memory: count(memory), disk: count(disk), stores: count(stores) }
     }
 
     /// All are tried, whatever becomes of some.

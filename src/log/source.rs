@@ -1,10 +1,11 @@
-//! Fetching stored frames: where each lies by now, and neighbours by one ranged get.
+//! Fetching stored frames: from the local disk, else from where each lies by now, neighbours by one ranged get.
 //!
 //! What was packed is looked for in its pack, and what isn't where it should be by a newer table: collection goes on
 //! while others read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -15,6 +16,7 @@ use super::places::{InPack, Places, Slices};
 use crate::base::rt::Rt;
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
+use crate::cache::{DiskCache, FrameKey};
 use crate::frame::{self, Place};
 use crate::pool::Pool;
 use crate::store::Cause;
@@ -38,13 +40,29 @@ pub(super) struct Ask {
     pub raw_max: usize,
 }
 
-/// Where frames come from. Cheap to clone.
+impl Ask {
+    fn key(&self) -> FrameKey {
+        FrameKey { chunk: self.place.chunk, offset: self.place.offset }
+    }
+}
+
+/// Where frames come from: the local disk, else the stores. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub rt: Rt,
     pub pool: Arc<Pool>,
     pub places: Arc<dyn Places>,
     pub slices: Slices,
+    pub disk: DiskCache,
+    pub counts: Arc<Counts>,
+}
+
+/// Where frames came from.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub memory: AtomicU64,
+    pub disk: AtomicU64,
+    pub stores: AtomicU64,
 }
 
 /// Where a frame lies by now.
@@ -63,9 +81,12 @@ type Opened = Vec<(usize, Result<Bytes>)>;
 impl Source {
     /// Fetches all of these; `take` is given each one's contents, or why there are none, as they come.
     pub async fn fetch(&self, asks: &[Ask], cause: Cause, mut take: impl FnMut(usize, Result<Bytes>)) {
-        self.load_slices(asks).await;
-        let mut spots = Vec::with_capacity(asks.len());
-        for (index, ask) in asks.iter().enumerate() {
+        let left = self.look_here(asks, &mut take).await;
+        self.counts.stores.fetch_add(left.len() as u64, Ordering::Relaxed);
+        self.load_slices(asks, &left).await;
+        let mut spots = Vec::with_capacity(left.len());
+        for index in left {
+            let ask = &asks[index];
             match self.locate(&ask.place).await {
                 Ok((object, at)) => spots.push(Spot { object, at, len: ask.len, index }),
                 Err(e) => take(index, Err(e)),
@@ -79,9 +100,45 @@ impl Source {
         }
     }
 
+    /// Takes what the local disk has; the indexes of the rest.
+    async fn look_here(&self, asks: &[Ask], take: &mut impl FnMut(usize, Result<Bytes>)) -> Vec<usize> {
+        let (here, mut left): (Vec<usize>, Vec<usize>) =
+            (0..asks.len()).partition(|index| self.disk.has(&asks[*index].key()));
+        let reads: Vec<_> = here.into_iter().map(|index| self.one_here(index, asks[index]).boxed()).collect();
+        let mut reads = stream::iter(reads).buffer_unordered(GETS_MAX);
+        while let Some((index, frame)) = reads.next().await {
+            match frame {
+                Some(frame) => take(index, Ok(frame)),
+                None => left.push(index),
+            }
+        }
+        left
+    }
+
+    async fn one_here(&self, index: usize, ask: Ask) -> (usize, Option<Bytes>) {
+        let Some(stored) = self.disk.get(&ask.key()).await else { return (index, None) };
+        match frame::open(&stored, &ask.place, ask.raw_max) {
+            Ok(frame) => {
+                self.counts.disk.fetch_add(1, Ordering::Relaxed);
+                (index, Some(frame))
+            }
+            Err(_) => {
+                self.disk.forget(&ask.key());
+                (index, None)
+            }
+        }
+    }
+
+    /// What was read for a user is kept on the local disk.
+    fn keep(&self, ask: &Ask, stored: &[u8], cause: Cause) {
+        if cause == Cause::Read {
+            self.disk.put(&ask.key(), stored);
+        }
+    }
+
     /// The indexes of all packs that are needed, at once. What fails is met again by who needs it.
-    async fn load_slices(&self, asks: &[Ask]) {
-        let chunks: BTreeSet<ChunkId> = asks.iter().map(|a| a.place.chunk).collect();
+    async fn load_slices(&self, asks: &[Ask], left: &[usize]) {
+        let chunks: BTreeSet<ChunkId> = left.iter().map(|i| asks[*i].place.chunk).collect();
         let packed: BTreeSet<InPack> = chunks.iter().filter_map(|c| self.places.find(c)).collect();
         let unknown: Vec<InPack> = packed.into_iter().filter(|p| self.slices.get(p).is_none()).collect();
         if unknown.len() > 1 {
@@ -167,6 +224,7 @@ impl Source {
         };
         match self.pool.read(&object, from, len as u32, cause, &verify).await {
             Ok(bytes) => {
+                group.iter().for_each(|s| self.keep(&asks[s.index], &bytes[part(s)], cause));
                 let frames = group.iter().map(|s| (s.index, asks[s.index], bytes.slice(part(s)))).collect();
                 self.open(frames, bytes.len()).await
             }
@@ -194,6 +252,9 @@ impl Source {
 
     async fn one(&self, index: usize, ask: Ask, cause: Cause) -> (usize, Result<Bytes>) {
         let stored = self.stored(&ask, cause).await;
+        if let Ok(stored) = &stored {
+            self.keep(&ask, stored, cause);
+        }
         (index, stored.and_then(|stored| frame::open(&stored, &ask.place, ask.raw_max)))
     }
 

@@ -15,7 +15,7 @@ use super::states::Tables;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Budget, ChunkId, Kind, Name, RegisterId, Result, VolumeId};
-use crate::cache::FrameCache;
+use crate::cache::{DiskCache, DiskCacheConfig, FrameCache};
 use crate::journal::JournalConfig;
 use crate::log::{InPack, Places, Reader};
 use crate::map::PageCache;
@@ -32,23 +32,40 @@ pub struct Memory {
     /// Requests of block clients: payloads that arrive and replies on their way out.
     pub requests: Budget,
     pub frames: FrameCache,
+    /// Below them: frames on the local disk.
+    pub disk: DiskCache,
     /// What is read ahead.
     pub ahead: Ahead,
     pub pages: Arc<PageCache>,
     pub places: PlaceBook,
 }
 
+fn caches_of(total: u64) -> u64 {
+    total / 8 * 3
+}
+
 impl Memory {
     /// A quarter each for writes under way and for encoding, an eighth for requests, the rest for caches: of that a
     /// quarter for map pages, and a sixth for what is on its way into the cache before it is asked for.
     pub fn new(total: u64) -> Memory {
-        let (quarter, caches) = (total / 4, total / 8 * 3);
+        Memory::with_disk(total, DiskCache::off(), 0)
+    }
+
+    /// What a cache of so many bytes on disk may take of the memory for frames.
+    pub fn disk_share(total: u64, disk_bytes: u64) -> u64 {
+        DiskCacheConfig::memory_for(disk_bytes).min(caches_of(total) / 8)
+    }
+
+    /// With frames on the local disk, which takes so much of it.
+    pub fn with_disk(total: u64, disk: DiskCache, share: u64) -> Memory {
+        let (quarter, caches) = (total / 4, caches_of(total));
         Memory {
             total,
             overlay: Budget::new(quarter),
             encode: Budget::new(quarter),
             requests: Budget::new(total / 8),
-            frames: FrameCache::new(caches - caches / 4 - caches / 6),
+            frames: FrameCache::new(caches - caches / 4 - caches / 6 - share),
+            disk,
             ahead: Ahead::new(caches / 6),
             pages: Arc::new(PageCache::new((caches / 4) as usize)),
             places: PlaceBook::default(),
@@ -120,8 +137,8 @@ impl Deps {
 
     /// What can be read of a volume.
     pub fn view(&self, head: &Head) -> View {
-        let (pool, frames, slices) =
-            (self.pool.clone(), self.memory.frames.clone(), self.memory.places.slices.clone());
+        let (pool, slices) = (self.pool.clone(), self.memory.places.slices.clone());
+        let frames = (self.memory.frames.clone(), self.memory.disk.clone());
         let reader = Reader::new(
             self.rt.clone(),
             pool,

@@ -24,6 +24,7 @@ use super::stop::Stop;
 use super::view::{blocks_of, parts};
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Result, VolumeId};
+use crate::log::ReadCounts;
 
 /// Pause between attempts to become the owner for a write that waits.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -142,6 +143,11 @@ impl Volume {
             State::Inert(inert) => Known::Inert(inert.seen),
             _ => Known::Nothing,
         }
+    }
+
+    /// Where what it read came from.
+    pub(super) fn reads(&self) -> ReadCounts {
+        self.inner.ground.view.reads()
     }
 
     pub(super) fn now(&self) -> Instant {

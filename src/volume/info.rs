@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::settings::FlushMode;
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
+use crate::log::ReadCounts;
 
 /// A volume, as its head tells it, and what this engine knows beside that when it is open here.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -57,6 +58,8 @@ pub struct VolumeInfo {
     pub room_bytes: Option<u64>,
     /// When that will be so, at the pace at which unsent writes have grown; none while the stores keep up.
     pub full_in_ms: Option<u64>,
+    /// Parts of it that reads found in memory, found on the local disk, and asked stores for, since it was opened here.
+    pub reads: ReadCounts,
     /// Journals that could not be replayed, kept for `volume salvage`.
     pub kept_journals: Vec<PathBuf>,
     pub snapshots: u64,

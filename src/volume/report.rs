@@ -55,6 +55,7 @@ impl VolumeInfo {
             journal_bytes: 0,
             room_bytes: None,
             full_in_ms: None,
+            reads: Default::default(),
             kept_journals: Vec::new(),
             snapshots: tables.snapshots().count() as u64,
             clones: head.pins.len() as u64,
@@ -114,6 +115,7 @@ impl VolumeInfo {
             self.trouble_ms = since.map(|at| volume.now().since(at).as_millis() as u64);
             self.trouble = Some(why);
         }
+        self.reads = volume.reads();
         let Known::Live(session) = volume.known() else { return };
         self.open_here = true;
         self.add_session(&session, full_w);

@@ -14,7 +14,7 @@ use super::states::{TABLE_ADDRESS, Tables};
 use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{ChunkId, Error, Kind, Result};
-use crate::log::{FrameRef, Reader, Want};
+use crate::log::{FrameRef, ReadCounts, Reader, Want};
 use crate::map::{PageCache, Pages, Tree};
 use crate::store::Cause;
 use crate::volume::head::Head;
@@ -74,6 +74,10 @@ pub fn blocks_of(offset: u64, len: u64) -> Range<u64> {
 impl View {
     pub fn new(rt: Rt, reader: Reader, cache: Arc<PageCache>, cell: HeadCell) -> View {
         View { pages: PageReader(reader.clone()), reader, cache, rt, cell }
+    }
+
+    pub fn reads(&self) -> ReadCounts {
+        self.reader.counts()
     }
 
     pub fn pages(&self) -> &dyn Pages {

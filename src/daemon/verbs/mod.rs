@@ -17,6 +17,7 @@ use super::control::ProgressSink;
 use super::desk::Desk;
 use super::mounts::MountInfo;
 use crate::base::{Error, HostId, Kind, Result};
+use crate::cache::{DiskStats, MemoryStats};
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
@@ -93,6 +94,15 @@ struct Status {
     volumes: Vec<volume::InUse>,
     mounts: Vec<MountInfo>,
     kept_journals: Vec<PathBuf>,
+    cache: Caches,
+}
+
+/// The cache of what is read.
+#[derive(Serialize)]
+struct Caches {
+    memory: MemoryStats,
+    /// None: there is none on disk.
+    disk: Option<DiskStats>,
 }
 
 /// What is known here; asks no store.
@@ -107,6 +117,7 @@ async fn status(desk: &Desk) -> Result<Outcome> {
         volumes: volume::in_use(desk),
         mounts: desk.mounts.list(),
         kept_journals: seat.home.kept_journals(&*seat.disk).await,
+        cache: Caches { memory: desk.pools.memory().frames.stats(), disk: desk.pools.memory().disk.stats() },
     };
     let mut outcome = Outcome::of(&status)?;
     for pool in &status.pools {
@@ -115,6 +126,9 @@ async fn status(desk: &Desk) -> Result<Outcome> {
     }
     for volume in &status.volumes {
         outcome = volume.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", volume.path)));
+    }
+    if let Some(trouble) = status.cache.disk.as_ref().and_then(|disk| disk.trouble.as_ref()) {
+        outcome = outcome.note(trouble.clone());
     }
     for journal in &status.kept_journals {
         let kept = format!("writes that are in no volume are kept in {}", journal.display());

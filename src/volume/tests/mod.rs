@@ -1,5 +1,6 @@
 //! Whole volumes in the simulated world.
 
+mod figures;
 mod huge;
 mod moves;
 mod overwritten;

@@ -6,6 +6,7 @@ use futures::future::join_all;
 
 use super::site::Site;
 use super::*;
+use crate::cache::{DiskCache, DiskCacheConfig};
 
 const SIZE: u64 = 32 * MIB;
 
@@ -143,5 +144,63 @@ fn who_reads_on_is_read_ahead_by_few_requests() {
         println!("{asked} requests, {took:?}");
         assert!(asked < 80, "{asked} requests for 256 reads");
         assert!(took < Duration::from_secs(2), "a request takes about 50 ms: {took:?}");
+    });
+}
+
+/// A daemon whose cache on disk is on its machine's.
+async fn caching(life: Life, size: u64) -> Life {
+    let deps = life.volumes.deps();
+    let (dir, memory_max) = ("/home/cache".into(), Memory::disk_share(256 * MIB, size));
+    let config = DiskCacheConfig { dir, bytes_max: size, memory_max, segment: Some(4 * MIB) };
+    let disk = DiskCache::start(&life.rt, life.machine.disk.clone(), config);
+    let memory = Memory::with_disk(256 * MIB, disk, memory_max);
+    let volumes = Volumes::new(Deps { memory, ..Deps::clone(deps) });
+    let life = Life { volumes, ..life };
+    // What it has is found again meanwhile.
+    life.sleep(2_000).await;
+    life
+}
+
+#[test]
+fn what_was_read_is_on_the_local_disk_after_a_restart_for_clones_as_well() {
+    run(7, "2+1", |site| async move {
+        let (life, _) = cold(&site).await;
+        let machine = life.crash();
+        let read_all = async |v: &Volume| {
+            for i in 0..SIZE / MIB {
+                assert!(v.read(i * MIB, MIB).await.unwrap() == bytes(i, MIB as usize), "MiB {i}");
+            }
+        };
+        let life = caching(machine.start().await, 64 * MIB).await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        read_all(&v).await;
+        life.sleep(2_000).await;
+        let stats = life.volumes.deps().memory.disk.stats().unwrap();
+        assert!(stats.on && stats.bytes > SIZE && stats.skipped == 0, "{stats:?}");
+        life.process.kill();
+
+        let life = caching(machine.start().await, 64 * MIB).await;
+        let clone = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
+        let before = requests(&site);
+        read_all(&clone).await;
+        assert_eq!(requests(&site) - before, 0);
+        let reads = life.volumes.deps().memory.disk.stats().unwrap();
+        assert!(reads.hits >= 512 && reads.damaged == 0, "{reads:?}");
+
+        // Rotten all over, then failing: nobody notices but the stores.
+        life.process.kill();
+        for at in (0..64 * MIB).step_by(50_000) {
+            machine.disk.rot(std::path::Path::new("/home/cache/frames"), at, b"rotten");
+        }
+        let life = caching(machine.start().await, 64 * MIB).await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        read_all(&v).await;
+        assert!(life.volumes.deps().memory.disk.stats().unwrap().damaged > 0);
+        life.process.kill();
+        let life = caching(machine.start().await, 64 * MIB).await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        machine.disk.faults(|f| f.read_fails = 1000);
+        read_all(&v).await;
+        assert!(!life.volumes.deps().memory.disk.stats().unwrap().on);
     });
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use windlass::base::rt::sim::{Process, SimDisk, World};
 use windlass::base::rt::{Instant, Rt};
 use windlass::base::{HostId, Name};
+use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
 use windlass::store::{SimStore, Store as _, StoreFaults};
@@ -22,6 +23,10 @@ use crate::seeds::is_replay;
 
 /// How long after the last trouble everything that waited must be done.
 const RESUMES: Duration = Duration::from_secs(60);
+
+/// Where a host's cache is, and bytes of its parts.
+const CACHE: &str = "/home/cache";
+const CACHE_SEGMENT: u64 = 64 << 10;
 
 /// The volume has two map leaves. Its first block is written by whoever becomes the owner, to become it.
 pub const SIZE: u64 = 320 * 4096;
@@ -63,6 +68,8 @@ pub struct Plan {
     pub max_tail_ms: u64,
     pub codec: Codec,
     pub memory: u64,
+    /// Bytes of the cache on a host's disk: none, too little for the volume, or enough.
+    pub cache: u64,
     /// Small, so that there are checkpoints and collection all the time, and journals are full and used again.
     pub tuning: Tuning,
     pub grace_ms: u64,
@@ -116,6 +123,7 @@ impl Plan {
             degrade_after: (must_degrade || pick(3) > 0).then_some(3_000),
             force: [0, 300, 800][pick(3)],
             hosts: 2,
+            cache: [0, 5, 32][pick(3)] * CACHE_SEGMENT,
         }
     }
 
@@ -248,6 +256,16 @@ impl Site {
         Ok(self.volumes(rt, host, pool))
     }
 
+    /// What it read before is still there, if the disk is.
+    fn memory(&self, rt: &Rt, host: usize) -> Memory {
+        let Plan { cache, memory, .. } = self.plan;
+        let memory_max = Memory::disk_share(memory, cache);
+        let (dir, segment) = (Path::new(CACHE).to_owned(), Some(CACHE_SEGMENT));
+        let config = DiskCacheConfig { dir, bytes_max: cache, memory_max, segment };
+        let disk = DiskCache::start(rt, Arc::new(self.disk(host).clone()), config);
+        Memory::with_disk(memory, disk, memory_max)
+    }
+
     fn volumes(&self, rt: &Rt, host: usize, pool: Arc<Pool>) -> Volumes {
         Volumes::new(Deps {
             rt: rt.clone(),
@@ -255,7 +273,7 @@ impl Site {
             pool,
             dir: Path::new("/home/volumes").to_owned(),
             host: Host { id: HostId(self.key(host) as u128 + 1), name: format!("host{host}") },
-            memory: Memory::new(self.plan.memory),
+            memory: self.memory(rt, host),
             tuning: self.plan.tuning,
         })
     }
@@ -263,10 +281,22 @@ impl Site {
     /// A host's process ends, at once.
     pub fn crash(&self, process: &Process, host: usize, power: bool) {
         process.kill();
+        self.harm_cache(host);
         if power {
             self.disk(host).power_loss();
         }
         self.disturb(host);
+    }
+
+    /// What lies in a cache is nobody's promise: sometimes it rots, and nobody may notice.
+    fn harm_cache(&self, host: usize) {
+        let (world, file) = (&self.world, Path::new(CACHE).join("frames"));
+        if self.plan.cache > 0 && world.per_mille(500) {
+            for _ in 0..1 + world.below(40) {
+                let (at, byte) = (world.below(self.plan.cache), world.below(256) as u8);
+                self.disk(host).rot(&file, at, &[byte; 40]);
+            }
+        }
     }
 
     /// A host that is the owner can't be expected to store what it holds in time.

@@ -1,0 +1,12 @@
+//! Frames on local disk: see `format` for the bytes, `handle` for what is promised.
+
+mod format;
+mod handle;
+mod index;
+mod segments;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+pub use handle::{DiskCache, DiskCacheConfig};
+pub use shared::DiskStats;
