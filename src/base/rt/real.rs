@@ -192,10 +192,17 @@ impl DiskFile for RealFile {
 
 #[derive(Debug)]
 struct RealLock {
-    _file: File,
+    file: File,
 }
 
 impl DiskLock for RealLock {}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being started holds the file too until its program runs.
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
+    }
+}
 
 fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
     let mut options = OpenOptions::new();
@@ -276,7 +283,7 @@ impl Disk for RealDisk {
             }
             file.set_len(0)?;
             file.write_all(note.as_bytes())?;
-            Ok(Box::new(RealLock { _file: file }) as Box<dyn DiskLock>)
+            Ok(Box::new(RealLock { file }) as Box<dyn DiskLock>)
         })
         .await
     }
@@ -309,6 +316,14 @@ mod tests {
         assert!(again.to_string().contains("pid 1"));
         drop(held);
         disk.lock(&sub.join("lock"), "pid 3").await.unwrap();
+        let file = File::open(sub.join("lock")).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let also = file.try_clone().unwrap();
+        drop(RealLock { file });
+        disk.lock(&sub.join("lock"), "pid 4")
+            .await
+            .expect("whoever else has the file open does not hold the lock");
+        drop(also);
     }
 
     #[tokio::test]
