@@ -23,6 +23,8 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
     ("anonymous", "anonymous"),
     ("public_bucket", "anonymous"),
     ("no-sign-request", "anonymous"),
+    ("requester_pays", "requester_pays"),
+    ("requester-pays", "requester_pays"),
     ("sse", "sse"),
     ("storage_class", "storage_class"),
     ("storage-class", "storage_class"),

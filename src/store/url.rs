@@ -33,6 +33,8 @@ pub struct S3Place {
     pub path_style: Option<bool>,
     /// Requests are not signed: for public buckets.
     pub anonymous: Option<bool>,
+    /// Each request says that who sends it pays for it: for buckets that bill their readers.
+    pub requester_pays: Option<bool>,
     pub sse: Option<Sse>,
     pub storage_class: Option<String>,
     /// A PEM file of certificate authorities to trust beside the system's.
@@ -150,13 +152,14 @@ impl S3Place {
             "profile" => self.profile = Some(value.to_owned()),
             "path_style" => self.path_style = Some(boolean(name, value)?),
             "anonymous" => self.anonymous = Some(boolean(name, value)?),
+            "requester_pays" => self.requester_pays = Some(boolean(name, value)?),
             "sse" => self.sse = Some(value.parse()?),
             "storage_class" => self.storage_class = Some(value.to_owned()),
             "ca" => self.ca = Some(absolute("the file of ca=", value)?),
             _ => {
                 return Err(usage(format!(
                     "an s3:// store has no parameter {name:?}: endpoint, region, profile, path_style, anonymous, \
-                     sse, storage_class and ca are known; credentials come from the profile or the environment"
+                     requester_pays, sse, storage_class and ca are known; credentials come from the profile or the environment"
                 )));
             }
         }
@@ -190,6 +193,7 @@ impl S3Place {
             ("profile", self.profile.clone()),
             ("path_style", self.path_style.map(|b| b.to_string())),
             ("anonymous", self.anonymous.map(|b| b.to_string())),
+            ("requester_pays", self.requester_pays.map(|b| b.to_string())),
             ("sse", self.sse.as_ref().map(Sse::to_string)),
             ("storage_class", self.storage_class.clone()),
             ("ca", self.ca.as_ref().map(path)),
@@ -326,6 +330,7 @@ mod tests {
             "s3://b?ca=rel",
             "s3://b?path_style=maybe",
             "s3://b?anonymous=maybe",
+            "s3://b?requester_pays=maybe",
             "s3://b,zone=",
             "s3://b,zone=a/b",
         ] {

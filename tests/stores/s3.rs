@@ -22,6 +22,22 @@ async fn put(bucket: &BucketRef, key: &str) -> windlass::base::Result<Put> {
     bucket.put(key, "x".into(), When::Absent, WHY).await
 }
 
+/// A bucket that bills whoever reads it: each request says so, under its signature.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_pays_where_that_is_asked_for() {
+    let (server, bucket) = normal().await;
+    server.faults.requester_pays();
+    assert_eq!(bucket.head("k", WHY).await.unwrap_err().kind(), Kind::Denied);
+    let StoreUrl::S3(mut place) = server.url("pre") else { panic!("it is of S3") };
+    place.set("requester_pays", "true").unwrap();
+    let url = StoreUrl::S3(place);
+    assert!(url.to_string().contains("requester_pays=true"), "{url}");
+    let bucket = server.open_url(&rt(), &url, SECRET).await.unwrap();
+    Suite { rt: rt(), bucket: bucket.clone(), prefix: "x/".into(), exact: true }.run().await;
+    let why = bucket.presign("k", Duration::from_secs(60)).await.unwrap_err();
+    assert_eq!(why.kind(), Kind::Unsupported, "{why}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_without_a_clear_answer_is_unknown() {
     let (server, bucket) = normal().await;

@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Credentials, Region, RequestChecksumCalculation, SharedHttpClient};
+use aws_sdk_s3::config::{
+    ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation, RuntimeComponents,
+    SharedHttpClient,
+};
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::ServerSideEncryption;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -130,6 +135,26 @@ pub(super) struct Connection {
     _shared: Arc<Shared>,
 }
 
+/// Says in each request that who sends it pays for it.
+#[derive(Debug)]
+struct Payer;
+
+impl Intercept for Payer {
+    fn name(&self) -> &'static str {
+        "Payer"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        context.request_mut().headers_mut().insert("x-amz-request-payer", "requester");
+        Ok(())
+    }
+}
+
 pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>) -> Result<Connection> {
     let authorities = match &place.ca {
         Some(file) => Some(read_file(file).await?),
@@ -165,6 +190,9 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         config = config.region(Region::new("us-east-1"));
     }
     config.set_endpoint_url(place.endpoint.clone().or(base.endpoint_url().map(str::to_owned)));
+    if place.requester_pays == Some(true) {
+        config = config.interceptor(Payer);
+    }
     let config = config.force_path_style(place.path_style.unwrap_or(place.endpoint.is_some()));
     let plain = config.clone().request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
     Ok(Connection {

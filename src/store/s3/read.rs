@@ -78,6 +78,10 @@ impl S3Store {
     /// Made here: the server isn't asked.
     pub(super) async fn presign_now(&self, key: &str, valid: Duration) -> Result<String> {
         let doing = format!("making a link to {key:?}");
+        if self.place.requester_pays == Some(true) {
+            let why = "a link can't make whoever follows it pay, as this bucket's readers do";
+            return Err(Error::new(Kind::Unsupported, format!("{doing}: {why}")));
+        }
         let how = PresigningConfig::expires_in(valid)
             .map_err(|e| Error::new(Kind::Invalid, doing.clone()).because(e))?;
         let ask = self.client().get_object().bucket(&self.place.bucket).key(self.full(key));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::service::Service;
@@ -31,6 +31,7 @@ pub enum Fault {
 pub struct Faults {
     next: Mutex<VecDeque<Fault>>,
     requests: AtomicU64,
+    requester_pays: AtomicBool,
 }
 
 impl Faults {
@@ -41,6 +42,18 @@ impl Faults {
 
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Who doesn't say, under their signature, that they pay is refused from now on.
+    pub fn requester_pays(&self) {
+        self.requester_pays.store(true, Ordering::Relaxed);
+    }
+
+    fn refuses(&self, request: &Request) -> bool {
+        const PAYER: &str = "x-amz-request-payer";
+        let header = |name| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let pays = header(PAYER) == "requester" && header("authorization").contains(PAYER);
+        self.requester_pays.load(Ordering::Relaxed) && !pays
     }
 
     fn draw(&self) -> Fault {
@@ -96,7 +109,10 @@ impl Service<Request> for Between {
     type Future = Answer;
 
     fn call(&self, request: Request) -> Answer {
-        let (inner, fault) = (self.inner.clone(), self.faults.draw());
+        let (inner, mut fault) = (self.inner.clone(), self.faults.draw());
+        if self.faults.refuses(&request) {
+            fault = Fault::Status(403);
+        }
         Box::pin(async move {
             match fault {
                 Fault::DropBefore => return Err(Cut),
