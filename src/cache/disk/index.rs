@@ -92,7 +92,8 @@ impl Index {
 
     /// False when there is no room for it.
     pub fn insert(&mut self, hash: u64, spot: Spot) -> bool {
-        if self.is_full() && !self.has(hash) {
+        // A length of what was never verified may be anything.
+        if spot.len as usize > FRAME_LEN_MAX || self.is_full() && !self.has(hash) {
             return false;
         }
         self.bytes += u64::from(spot.len);
@@ -164,6 +165,7 @@ mod tests {
         let spot = |segment| Spot { segment, at: 64, len: 10, uses: 0 };
         assert!(index.insert(1, spot(1)) && index.insert(2, spot(1)) && index.insert(3, spot(2)));
         assert!(!index.insert(4, spot(1)), "full");
+        assert!(!index.insert(3, Spot { len: FRAME_LEN_MAX as u32 + 1, ..spot(1) }), "no frame is so long");
         assert!(index.insert(3, spot(3)), "replaced");
         assert_eq!((index.len(), index.bytes()), (3, 30));
         assert_eq!((0..9).filter_map(|_| index.used(1)).last().unwrap().uses, 3);

@@ -204,3 +204,25 @@ fn what_was_read_is_on_the_local_disk_after_a_restart_for_clones_as_well() {
         assert!(!life.volumes.deps().memory.disk.stats().unwrap().on);
     });
 }
+
+#[test]
+fn what_was_written_here_is_asked_of_no_store_whatever_became_of_it_meanwhile() {
+    run(8, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        for i in 0..16 {
+            v.write(i * MIB, bytes(i, MIB as usize)).await.unwrap();
+        }
+        // In the journal, being stored, stored, under a checkpoint.
+        for pause in [0, 100, 1_000, 10_000, 70_000] {
+            life.sleep(pause).await;
+            let before = requests(&site);
+            for i in 0..16 {
+                assert!(v.read(i * MIB, MIB).await.unwrap() == bytes(i, MIB as usize));
+            }
+            assert_eq!(requests(&site) - before, 0, "after {pause} ms");
+        }
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert!(info.unsent_bytes == 0 && info.reads.stores == 0 && info.reads.memory > 0, "{info:?}");
+    });
+}
