@@ -1,10 +1,11 @@
-//! Copies of registers that are damaged or gone, stores that changed places, things under a shard's key.
+//! What scrub finds and repair mends: shards, copies of registers that are damaged or gone, stores that changed places,
+//! things under a shard's key.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::tests::{Counted, Yard, check, chunk, store};
+use super::tests::{Counted, LENS, Yard, check, chunk, id, store};
 use super::*;
 use crate::base::rt::sim::Sim;
 use crate::base::{Kind, RegisterId};
@@ -139,5 +140,113 @@ fn too_few_stores_are_told_soon_and_their_return_is_noticed_soon() {
         while register.read().await.is_err() {}
         let took = yard.rt.now().since(back);
         assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+}
+
+fn counts(r: &ScrubReport) -> [usize; 6] {
+    [&r.rotten, &r.missing, &r.misplaced, &r.foreign, &r.orphans]
+        .map(Vec::len)
+        .iter()
+        .copied()
+        .chain([r.unreachable.len()])
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap()
+}
+
+#[test]
+fn scrub_finds_and_repair_mends() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let known = Counted { dead: 2, live: 5 };
+        let chunks: Vec<Chunk> = (1..8).map(|seq| chunk(seq, &LENS)).collect();
+        for chunk in &chunks {
+            let upload = pool.put_chunk(chunk.clone());
+            upload.wait(6).await.unwrap();
+        }
+        let quiet = |_: Progress| {};
+        pool.delete(&[id(1), id(2)]).await.unwrap();
+        let report = pool.scrub(&known, &quiet).await.unwrap();
+        assert!(report.is_complete_and_clean(), "{report:?}");
+        assert_eq!(report.checked_shards, 30);
+        // One of each kind.
+        store(&pool, &chunks[1]).await;
+        let (contents, key) = yard.shard(&id(3), 2);
+        contents.rot(&key, |b| b[0] ^= 1);
+        let (contents, key) = yard.shard(&id(4), 1);
+        let object = contents.get(&key, crate::store::ByteRange::Last(1 << 20), W).await.unwrap().unwrap();
+        contents.delete(std::slice::from_ref(&key), W).await.unwrap();
+        let wrong = yard.shard(&id(4), 5).0;
+        wrong.put(&key, object.body, When::Absent, W).await.unwrap();
+        let (contents, lost) = yard.shard(&id(5), 0);
+        contents.delete(std::slice::from_ref(&lost), W).await.unwrap();
+        contents.put("notes.txt", Bytes::from_static(b"mine"), When::Absent, W).await.unwrap();
+        // Of a chunk that nobody decided on, shards may be missing.
+        let (contents, open) = yard.shard(&id(7), 0);
+        contents.delete(&[open], W).await.unwrap();
+        let report = pool.scrub(&known, &quiet).await.unwrap();
+        assert_eq!(counts(&report), [1, 2, 1, 1, 6, 0], "{report:?}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["misplaced"], serde_json::json!([key]));
+        assert_eq!(json["foreign"], serde_json::json!(["notes.txt"]));
+        let done = pool.repair(&known, &quiet).await.unwrap();
+        assert!(done.left.is_complete_and_clean(), "{done:?}");
+        assert_eq!((done.deleted, done.set_aside, done.moved), (6, 1, 1));
+        let report = pool.scrub(&known, &quiet).await.unwrap();
+        assert!(report.is_complete_and_clean(), "{report:?}");
+        assert!(yard.stores.iter().any(|s| s.contents().keys().contains(&"aside/notes.txt".to_owned())));
+        for chunk in &chunks[2..] {
+            check(&pool, chunk).await;
+        }
+        assert!((0..6).all(|i| !yard.has(&id(2), i)));
+    });
+}
+
+#[test]
+fn repairs_at_one_time_do_not_stand_in_each_others_way() {
+    for seed in 0..8 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "4+2");
+        sim.run(repairs_at_one_time(yard)).unwrap();
+    }
+}
+
+async fn repairs_at_one_time(yard: Yard) {
+    let pool = yard.create().await.unwrap();
+    let known = Counted { dead: 0, live: 12 };
+    for seq in 1..=12 {
+        store(&pool, &chunk(seq, &LENS)).await;
+    }
+    yard.settle(1000).await;
+    for seq in 1..=12 {
+        let (contents, key) = yard.shard(&id(seq), seq as usize % 6);
+        contents.delete(&[key], W).await.unwrap();
+    }
+    let quiet = |_: Progress| {};
+    let (one, other) = futures::join!(pool.repair(&known, &quiet), pool.repair(&known, &quiet));
+    for done in [one.unwrap(), other.unwrap()] {
+        assert!(done.left.is_complete_and_clean(), "{done:?}");
+    }
+    let report = pool.scrub(&known, &quiet).await.unwrap();
+    assert!(report.is_complete_and_clean(), "{report:?}");
+}
+
+#[test]
+fn scrub_says_what_it_could_not_see_and_what_is_lost() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let known = Counted { dead: 0, live: 2 };
+        store(&pool, &chunk(1, &LENS)).await;
+        yard.settle(1000).await;
+        let quiet = |_: Progress| {};
+        let report = pool.scrub(&known, &quiet).await.unwrap();
+        assert_eq!(counts(&report), [0, 6, 0, 0, 0, 0], "chunk 2 was never there: {report:?}");
+        let done = pool.repair(&known, &quiet).await.unwrap();
+        assert_eq!(done.left.missing.len(), 6);
+        assert!(done.reasons[0].contains("damaged"), "{done:?}");
+        yard.reach(0, Reach::Refuses);
+        let report = pool.scrub(&Counted { dead: 0, live: 1 }, &quiet).await.unwrap();
+        assert_eq!(counts(&report), [0, 0, 0, 0, 0, 1], "{report:?}");
+        assert!(!report.is_complete_and_clean() && report.unreachable[0].contains("mem:s0"));
     });
 }

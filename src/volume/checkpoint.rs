@@ -89,6 +89,12 @@ impl Session {
         }
     }
 
+    /// Bytes of log that force a checkpoint.
+    pub fn unmerged_max(&self) -> u64 {
+        let tuning = &self.ground.deps.tuning;
+        (self.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
+    }
+
     /// When a checkpoint is due, as things stand.
     fn ripe_at(&self) -> Option<Instant> {
         let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
@@ -99,10 +105,8 @@ impl Session {
         }
         let many = tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
         // Recovery reads the log's tables of contents; and what died in it is not known until it is merged.
-        let tuning = &self.ground.deps.tuning;
-        let log_max =
-            (self.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max);
-        Some(if many || log > log_max || chunks > tuning.chunks_max {
+        let chunks_max = self.ground.deps.tuning.chunks_max;
+        Some(if many || log > self.unmerged_max() || chunks > chunks_max {
             Instant::default()
         } else {
             tip.last_write + IDLE
@@ -120,8 +124,9 @@ impl Session {
         Ok(())
     }
 
-    /// A checkpoint of the chunk table alone: packs take over from their sources. An outage holds.
-    pub async fn publish_pack(self: &Arc<Self>, moved: Repacked) -> Result<(), Stop> {
+    /// Packs take over from their sources: with the next checkpoint, or one of the chunk table alone. An outage holds.
+    pub async fn publish_packs(self: &Arc<Self>, moved: Vec<Repacked>) -> Result<(), Stop> {
+        self.packed.lock().extend(moved);
         loop {
             // What was marked and has no map yet must be built with it.
             let unbuilt = self.tip.lock().tables.states.values().any(|s| !s.built);
@@ -129,11 +134,14 @@ impl Session {
                 self.checkpoint_surely(&[]).await?;
             }
             let one = self.checkpointing.lock().await;
+            let packs = self.packed.lock().clone();
+            if packs.is_empty() {
+                return Ok(());
+            }
             let tables = self.tip.lock().tables.clone();
             if tables.states.values().any(|s| !s.built) {
                 continue;
             }
-            let packs = vec![moved.clone()];
             let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs };
             match self.carry_out(plan).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
@@ -148,6 +156,7 @@ impl Session {
     async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<(), Stop> {
         let merged = plan.layers;
         let removes = plan.removes.clone();
+        let packs = plan.packs.len();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
             Err(e) => return Err(self.explain_absence(e).await),
@@ -155,6 +164,8 @@ impl Session {
         self.publish(&built, &removes).await?;
         let Built { tables, ledger, attempt, position, .. } = built;
         self.births.lock().recorded(attempt, position.seq);
+        // Others are added at the end, and one checkpoint is made at a time.
+        self.packed.lock().drain(..packs);
         self.recorded(ledger);
         self.adopt_tables(tables, merged, &removes);
         Ok(())
@@ -191,7 +202,7 @@ impl Session {
             tables: tip.tables.clone(),
             last,
             removes: removes.to_vec(),
-            packs: Vec::new(),
+            packs: self.packed.lock().clone(),
         }))
     }
 

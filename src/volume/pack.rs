@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use parking_lot::Mutex;
 
 use super::session::Session;
@@ -25,6 +26,8 @@ use crate::store::Cause;
 
 /// After one that failed.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Packs made at the same time.
+const AT_ONCE: usize = 4;
 /// How long the stores are waited for before w is looked at again.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Added to the share of survivors when objects of an age die e times more slowly than new ones.
@@ -95,32 +98,37 @@ impl Pace {
         even - ((even - skewed) as f64 * skew) as u64
     }
 
-    /// The sources of one pack, best first; none when there is space enough.
+    /// The sources of the next packs, best first; none when there is space enough.
     fn choose(
         &self,
         all: &BTreeMap<Object, Source>,
         (space, space_max): (u64, u64),
         room: u64,
         gain_min: u64,
-    ) -> BTreeSet<Object> {
+    ) -> Vec<BTreeSet<Object>> {
         let live: u64 = all.values().map(|s| s.live).sum();
-        if u128::from(space) * 1000 <= u128::from(live) * u128::from(space_max) {
-            return BTreeSet::new();
-        }
+        let enough = u64::try_from(u128::from(live) * u128::from(space_max) / 1000).unwrap_or(u64::MAX);
+        let mut excess = space.saturating_sub(enough);
         let mut best: Vec<_> = all.iter().filter(|(_, s)| s.live < s.total).collect();
         best.sort_by(|a, b| self.score(a.1).total_cmp(&self.score(b.1)).then(a.0.cmp(b.0)));
-        let Some(alike) = best.first().map(|(_, s)| s.packings) else { return BTreeSet::new() };
-        let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
-        for (object, s) in best.into_iter().filter(|(_, s)| s.packings == alike) {
-            if bytes + s.live > room && !taken.is_empty() {
+        let Some(alike) = best.first().map(|(_, s)| s.packings) else { return Vec::new() };
+        let mut best = best.into_iter().filter(|(_, s)| s.packings == alike).peekable();
+        let mut packs = Vec::new();
+        while excess > 0 && packs.len() < AT_ONCE {
+            let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
+            while let Some((object, s)) = best.next_if(|(_, s)| bytes + s.live <= room || taken.is_empty()) {
+                bytes += s.live;
+                gain += s.total - s.live;
+                taken.insert(*object);
+            }
+            // Else packing would go on for ever about what it writes itself.
+            if gain < gain_min.max(bytes / 20) || taken.is_empty() {
                 break;
             }
-            bytes += s.live;
-            gain += s.total - s.live;
-            taken.insert(*object);
+            excess = excess.saturating_sub(gain);
+            packs.push(taken);
         }
-        // Else packing would go on for ever about what it writes itself.
-        if gain >= gain_min.max(bytes / 20) { taken } else { BTreeSet::new() }
+        packs
     }
 }
 
@@ -184,16 +192,22 @@ impl Session {
         let space = ledger.space().0 + self.births.lock().bytes();
         let tuning = &self.ground.deps.tuning;
         let room = chunk_target(self.writer.k()).min(tuning.pack_max);
-        let taken = pace.choose(&all, (space, pace.space_max(tuning.space_max)), room, tuning.gain_min);
-        if taken.is_empty() {
+        let chosen = pace.choose(&all, (space, pace.space_max(tuning.space_max)), room, tuning.gain_min);
+        if chosen.is_empty() {
             return Ok(false);
         }
-        let moved = match self.or_end(self.repack(&ledger, taken)).await? {
-            Ok(moved) => moved,
-            Err(e) => return Err(self.explain_absence(e).await),
-        };
-        self.publish_pack(moved).await?;
-        Ok(true)
+        let packs = join_all(chosen.into_iter().map(|sources| self.repack(&ledger, sources)));
+        let (mut moved, mut failed) = (Vec::new(), None);
+        for pack in self.or_end(packs).await? {
+            pack.map_or_else(|e| failed = Some(e), |pack| moved.push(pack));
+        }
+        if !moved.is_empty() {
+            self.publish_packs(moved).await?;
+        }
+        match failed {
+            Some(e) => Err(self.explain_absence(e).await),
+            None => Ok(true),
+        }
     }
 
     async fn repack(&self, ledger: &Ledger, sources: BTreeSet<Object>) -> Result<Repacked> {
@@ -331,9 +345,14 @@ mod tests {
         ]
         .into();
         let pace = Pace::default();
-        assert_eq!(pace.choose(&all, (500, 1450), 60, 0), [object(5), object(2), object(4)].into());
-        assert_eq!(pace.choose(&all, (500, 1450), 25, 0), [object(5), object(2)].into());
-        assert_eq!(pace.choose(&all, (500, 1450), 1, 0), [object(5)].into(), "one at least");
+        let (five, two, four) = (object(5), object(2), object(4));
+        assert_eq!(pace.choose(&all, (500, 1450), 60, 0), [[five, two, four].into(), [object(1)].into()]);
+        assert_eq!(
+            pace.choose(&all, (500, 1450), 25, 0),
+            [[five, two].into(), [four].into(), [object(1)].into()]
+        );
+        assert_eq!(pace.choose(&all, (350, 1450), 25, 0), [[five, two].into()], "no more than needed");
+        assert_eq!(pace.choose(&all, (300, 1450), 1, 0), [[five].into()], "one at least");
         assert!(pace.choose(&all, (220, 1450), 60, 0).is_empty(), "space enough");
         assert!(pace.choose(&all, (500, 1450), 60, 1000).is_empty(), "it would free too little");
     }
@@ -352,6 +371,6 @@ mod tests {
         pace.look(&at(1000, 1000));
         pace.look(&at(700, 990));
         assert!(pace.colder[1] > 0.4 && pace.space_max((1300, 1450)) < 1320, "{pace:?}");
-        assert_eq!(pace.choose(&at(700, 300), (2000, 1000), 10, 0), [object(2)].into());
+        assert_eq!(pace.choose(&at(700, 300), (2000, 1000), 10, 0), [[object(2)].into()]);
     }
 }

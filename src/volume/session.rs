@@ -22,7 +22,7 @@ use super::deps::Ground;
 use super::head::Head;
 use super::ranges::Ranges;
 use super::rounds::Rounds;
-use super::space::{Births, Ledger, Retired};
+use super::space::{Births, Ledger, Repacked, Retired};
 use super::states::Tables;
 use super::stop::Stop;
 use super::takeover::Taken;
@@ -59,6 +59,8 @@ pub struct Session {
     pub retired: Mutex<Retired>,
     /// Packs that were given a number, and the bytes of what they took.
     pub packs: AtomicU64,
+    /// Packs that are stored, for the next checkpoint.
+    pub packed: Mutex<Vec<Repacked>>,
     pub packed_bytes: AtomicU64,
     /// A table was recorded that the packer has not looked at to its end.
     pub packing: AtomicBool,
@@ -130,6 +132,7 @@ impl Session {
             checkpointing: tokio::sync::Mutex::default(),
             retired: Mutex::default(),
             packs: AtomicU64::new(0),
+            packed: Mutex::default(),
             packed_bytes: AtomicU64::new(0),
             packing: AtomicBool::new(true),
             collect: Notify::new(),
