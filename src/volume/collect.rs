@@ -22,12 +22,15 @@ const AGAIN: Duration = Duration::from_secs(5);
 impl Session {
     /// A table is known to be recorded: what it lists as retired will be deleted.
     pub fn recorded(&self, ledger: Ledger) {
-        self.live.store(ledger.space().1, Ordering::Relaxed);
+        let (counted, live) = ledger.space();
+        self.counted.store(counted, Ordering::Relaxed);
+        self.live.store(live, Ordering::Relaxed);
         self.retired.lock().recorded(&ledger, self.ground.rt().now());
         let packed = ledger.packed(self.ground.id);
         self.ground.deps.memory.places.know(self.ground.id, packed);
         *self.ledger.lock() = Arc::new(ledger);
         self.packing.store(true, Ordering::Relaxed);
+        self.set_pace();
         self.collect.notify_waiters();
     }
 

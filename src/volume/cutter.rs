@@ -1,19 +1,12 @@
 //! The task that cuts pending records into chunks, and what happens when one is stored.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::pending::Taken;
 use super::session::Session;
 use crate::base::{Era, Held};
-use crate::log::{Cutting, Prefix, chunk_target};
-
-/// A whole chunk waits no longer than this for collection.
-const SLOWEST: Duration = Duration::from_millis(800);
-/// Per mille of what is live: more than what collection aims at before writes are slowed, and before they are at their
-/// slowest.
-const CROWDED: (u64, u64) = (20, 120);
+use crate::log::{Cutting, Prefix};
 
 impl Session {
     /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
@@ -33,7 +26,6 @@ impl Session {
                 Ok(cutting) => {
                     self.tip.lock().was_cut(Prefix { seq: cutting.seq(), lsn: last }, oldest, bytes);
                     self.run(|session| session.store_chunk(cutting, era, held));
-                    self.keep_pace(bytes).await;
                 }
                 Err(error) => {
                     tracing::error!(volume = %self.ground.name, %error, "writes can't be stored any more");
@@ -42,36 +34,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// Collection is behind when objects take more space than it aims at and it still finds work: writes go on the slower
-    /// the more it is behind, so that space stays bounded and latency rises smoothly.
-    async fn keep_pace(&self, bytes: u64) {
-        let share = bytes as f64 / chunk_target(self.writer.k()) as f64;
-        let began = self.ground.rt().now();
-        loop {
-            let news = self.collect.notified();
-            let until = began + SLOWEST.mul_f64(share.min(1.0) * self.crowding());
-            let now = self.ground.rt().now();
-            if until <= now {
-                return;
-            }
-            self.ground.rt().timeout(until.since(now), news).await;
-        }
-    }
-
-    /// From 0, there is space enough, to 1, writes are at their slowest.
-    fn crowding(&self) -> f64 {
-        if self.settled() {
-            return 0.0;
-        }
-        let live = self.live.load(Ordering::Relaxed);
-        let tuning = &self.ground.deps.tuning;
-        // What is not merged yet has died, too, and nobody has counted it.
-        let aim = live / 1000 * tuning.space_max.1 + self.unmerged_max() + 2 * chunk_target(self.writer.k());
-        let above = self.stored_bytes().saturating_sub(aim) as f64 * 1000.0 / live.max(1) as f64;
-        let (from, to) = (CROWDED.0 as f64, CROWDED.1 as f64);
-        ((above - from) / (to - from)).clamp(0.0, 1.0)
     }
 
     async fn wait_for_work(&self) {
@@ -96,6 +58,7 @@ impl Session {
             Ok(stored) => {
                 let frames = stored.placed.iter().map(|p| (p.at.offset, p.at.len));
                 self.births.lock().data(self.epoch, id, era, frames);
+                self.set_pace();
                 self.tip.lock().place(&stored);
                 self.writer.count(&stored);
                 let upto = self.writer.prefix().lsn;

@@ -20,6 +20,7 @@ mod inventory;
 mod logbook;
 mod open;
 mod overlay;
+mod pace;
 mod pack;
 mod pending;
 mod places;

@@ -169,6 +169,7 @@ impl Session {
                 Ok(true) => {}
                 Ok(false) => {
                     self.packing.store(false, Ordering::Relaxed);
+                    self.set_pace();
                     news.await;
                 }
                 Err(stop) => {
@@ -189,7 +190,7 @@ impl Session {
         let ledger = self.ledger.lock().clone();
         let all = sources(&ledger);
         pace.look(&all);
-        let space = ledger.space().0 + self.births.lock().bytes();
+        let space = self.stored_bytes();
         let tuning = &self.ground.deps.tuning;
         let room = chunk_target(self.writer.k()).min(tuning.pack_max);
         let chosen = pace.choose(&all, (space, pace.space_max(tuning.space_max)), room, tuning.gain_min);

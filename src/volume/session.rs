@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use super::deps::Ground;
 use super::head::Head;
+use super::pace::Pace;
 use super::ranges::Ranges;
 use super::rounds::Rounds;
 use super::space::{Births, Ledger, Repacked, Retired};
@@ -49,8 +50,10 @@ pub struct Session {
     pub head: Mutex<Head>,
     /// Bytes of the log when the last checkpoint began.
     merged_bytes: AtomicU64,
-    /// Bytes that somebody needs, by the table.
+    /// By the table: bytes that somebody needs, and those of all objects.
     pub live: AtomicU64,
+    pub counted: AtomicU64,
+    pub pace: Pace,
     /// As it was last published.
     pub ledger: Mutex<Arc<Ledger>>,
     pub births: Mutex<Births>,
@@ -127,6 +130,8 @@ impl Session {
             head: Mutex::new(head),
             merged_bytes: AtomicU64::new(0),
             live: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            pace: Pace::default(),
             ledger: Mutex::new(Arc::new(ledger)),
             births: Mutex::new(births),
             checkpointing: tokio::sync::Mutex::default(),
@@ -377,7 +382,7 @@ impl Session {
 
     /// Bytes of own chunks, without parity.
     pub fn stored_bytes(&self) -> u64 {
-        self.ledger.lock().space().0 + self.births.lock().bytes()
+        self.counted.load(Ordering::Relaxed) + self.births.lock().bytes()
     }
 
     pub fn pause(&self) -> Duration {

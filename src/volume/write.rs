@@ -139,7 +139,9 @@ impl Session {
     }
 
     async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
-        let held = self.memory(payload(ops) + RECORD_COST * ops.len() as u64).await?;
+        let bytes = payload(ops);
+        self.keep_pace(bytes).await?;
+        let held = self.memory(bytes + RECORD_COST * ops.len() as u64).await?;
         let mut room = self.room(ops).await?;
         let range = span(ops);
         let mut held = Some(held);

@@ -1,0 +1,99 @@
+//! Writes are slowed while collection is behind (docs/decisions.md): when objects take more space than it aims at and it
+//! still finds work, each write waits its turn, the longer the more it is behind. So space stays bounded, latency rises
+//! smoothly, and nothing waits in memory that a checkpoint must store first.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::session::Session;
+use super::stop::Stop;
+use crate::base::rt::Instant;
+use crate::log::chunk_target;
+
+const MIB: u64 = 1 << 20;
+/// Per mille of what is live above the aim: here writes begin to be slowed, and so much further they take `STEP` more.
+const BEGINS: u64 = 20;
+const WIDTH: u64 = 100;
+/// What a MiB of writes takes more for each `WIDTH`, with one data shard a chunk; with more the stores take more at once.
+const STEP: Duration = Duration::from_millis(80);
+const SLOWEST: Duration = Duration::from_millis(400);
+/// No write waits longer for this.
+const LONGEST: Duration = Duration::from_millis(900);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// What a MiB takes, in ns; 0: writes are free.
+    mib: AtomicU64,
+    /// When the next write may go.
+    turn: Mutex<Instant>,
+}
+
+impl Pace {
+    /// `above`: per mille of what is live that objects take above the aim.
+    fn set(&self, above: u64, k: usize) {
+        let steps = above.saturating_sub(BEGINS) as f64 / WIDTH as f64;
+        let mib = STEP.mul_f64(steps).min(SLOWEST) / k as u32;
+        self.mib.store(mib.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// When a write of so many bytes may go.
+    fn turn(&self, now: Instant, bytes: u64) -> Instant {
+        let mib = self.mib.load(Ordering::Relaxed);
+        if mib == 0 {
+            return now;
+        }
+        let takes = Duration::from_nanos((u128::from(bytes) * u128::from(mib) / u128::from(MIB)) as u64);
+        let mut turn = self.turn.lock();
+        let mine = (*turn).max(now);
+        *turn = (mine + takes).min(now + LONGEST);
+        mine
+    }
+}
+
+impl Session {
+    /// After what takes space or gives it back.
+    pub fn set_pace(&self) {
+        let k = self.writer.k();
+        let live = self.live.load(Ordering::Relaxed);
+        let space = self.counted.load(Ordering::Relaxed) + self.births.lock().bytes();
+        // What is not merged yet has died too, and nobody has counted it.
+        let unmerged = self.unmerged_max() + 2 * chunk_target(k);
+        let aim = live / 1000 * self.ground.deps.tuning.space_max.1 + unmerged;
+        let above = if self.settled() { 0 } else { space.saturating_sub(aim) };
+        self.pace
+            .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
+    }
+
+    /// Waits until a write of so many bytes is due.
+    pub async fn keep_pace(&self, bytes: u64) -> Result<(), Stop> {
+        let rt = self.ground.rt();
+        let now = rt.now();
+        let turn = self.pace.turn(now, bytes);
+        if turn > now { self.or_end(rt.sleep(turn.since(now))).await } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_take_turns_when_collection_is_behind() {
+        let (pace, now) = (Pace::default(), Instant(Duration::from_secs(7)));
+        assert_eq!((pace.turn(now, 9 * MIB), pace.turn(now, MIB)), (now, now));
+        pace.set(BEGINS + WIDTH, 1);
+        assert_eq!(pace.turn(now, 4 * MIB), now, "the first finds the way free");
+        assert_eq!(pace.turn(now, MIB / 2).since(now), STEP * 4);
+        assert_eq!(pace.turn(now, MIB).since(now), STEP * 9 / 2);
+        for _ in 0..100 {
+            assert!(pace.turn(now, MIB).since(now) <= LONGEST);
+        }
+        pace.set(u64::MAX, 4);
+        assert_eq!(pace.mib.load(Ordering::Relaxed), 100_000_000);
+        pace.set(BEGINS, 1);
+        assert_eq!(pace.turn(now, MIB), now);
+    }
+}
