@@ -394,8 +394,10 @@ impl Inner {
         session.stop(Stop::Again);
         session.leave_journal().await;
         let mut state = self.state.lock();
-        *state = match &*state {
-            State::Failed(e, _) => State::Failed(e.clone(), None),
+        // Who was shut out stays so: what its clients wrote is not in what another owner left.
+        *state = match (&*state, session.closed()) {
+            (State::Failed(e, _), _) => State::Failed(e.clone(), None),
+            (_, Some(Stop::Failed(e))) => State::Failed(Arc::new(e), None),
             _ => State::Ended,
         };
     }

@@ -48,6 +48,25 @@ fn a_local_owner_notices_within_its_confirm_time() {
     });
 }
 
+/// Another takes the volume over and releases it again: whoever had it open must not go on as if nothing had been lost.
+#[test]
+fn who_was_shut_out_stays_so_when_the_volume_is_opened_anew() {
+    run(6, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        w.release().await.unwrap();
+        let again = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        again.write(8192, bytes(2, 4096)).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap_err().is(Kind::Fenced));
+        assert!(v.write(0, bytes(3, 4096)).await.unwrap_err().is(Kind::Fenced));
+        assert!(again.read(0, 4096).await.unwrap().iter().all(|b| *b == 0));
+    });
+}
+
 #[test]
 fn writes_go_on_with_a_store_away_and_come_back_to_full() {
     run(5, "2+1", |site| async move {
