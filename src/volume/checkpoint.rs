@@ -92,7 +92,7 @@ impl Session {
     /// Bytes of log that force a checkpoint.
     pub fn unmerged_max(&self) -> u64 {
         let tuning = &self.ground.deps.tuning;
-        (self.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
+        (self.pace.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
     }
 
     /// When a checkpoint is due, as things stand.

@@ -13,6 +13,7 @@ use super::session::Session;
 use super::space::{Ledger, Object};
 use super::stop::Stop;
 use crate::base::ChunkId;
+use crate::log::chunk_target;
 
 /// How often it is looked whether all is collected.
 const LOOK: Duration = Duration::from_millis(100);
@@ -23,8 +24,8 @@ impl Session {
     /// A table is known to be recorded: what it lists as retired will be deleted.
     pub fn recorded(&self, ledger: Ledger) {
         let (counted, live) = ledger.space();
-        self.counted.store(counted, Ordering::Relaxed);
-        self.live.store(live, Ordering::Relaxed);
+        self.pace.counted.store(counted, Ordering::Relaxed);
+        self.pace.live.store(live, Ordering::Relaxed);
         self.retired.lock().recorded(&ledger, self.ground.rt().now());
         let packed = ledger.packed(self.ground.id);
         self.ground.deps.memory.places.know(self.ground.id, packed);
@@ -32,6 +33,18 @@ impl Session {
         self.packing.store(true, Ordering::Relaxed);
         self.set_pace();
         self.collect.notify_waiters();
+    }
+
+    /// After what takes space or gives it back.
+    pub fn set_pace(&self) {
+        let k = self.writer.k();
+        let live = self.pace.live.load(Ordering::Relaxed);
+        // What is not merged yet has died too, and nobody has counted it.
+        let unmerged = self.unmerged_max() + 2 * chunk_target(k);
+        let aim = live / 1000 * self.ground.deps.tuning.space_max.1 + unmerged;
+        let above = if self.settled() { 0 } else { self.stored_bytes().saturating_sub(aim) };
+        self.pace
+            .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
     }
 
     /// Deletes what is retired.

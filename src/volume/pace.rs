@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::session::Session;
-use super::stop::Stop;
 use crate::base::rt::Instant;
-use crate::log::chunk_target;
 
 const MIB: u64 = 1 << 20;
 /// Per mille of what is live above the aim: here writes begin to be slowed, and so much further they take `STEP` more.
@@ -25,6 +22,9 @@ const LONGEST: Duration = Duration::from_millis(900);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pace {
+    /// By the recorded table: bytes that somebody needs, and those of all objects.
+    pub live: AtomicU64,
+    pub counted: AtomicU64,
     /// What a MiB takes, in ns; 0: writes are free.
     mib: AtomicU64,
     /// When the next write may go.
@@ -33,14 +33,14 @@ pub struct Pace {
 
 impl Pace {
     /// `above`: per mille of what is live that objects take above the aim.
-    fn set(&self, above: u64, k: usize) {
+    pub fn set(&self, above: u64, k: usize) {
         let steps = above.saturating_sub(BEGINS) as f64 / WIDTH as f64;
         let mib = STEP.mul_f64(steps).min(SLOWEST) / k as u32;
         self.mib.store(mib.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// When a write of so many bytes may go.
-    fn turn(&self, now: Instant, bytes: u64) -> Instant {
+    pub fn turn(&self, now: Instant, bytes: u64) -> Instant {
         let mib = self.mib.load(Ordering::Relaxed);
         if mib == 0 {
             return now;
@@ -50,29 +50,6 @@ impl Pace {
         let mine = (*turn).max(now);
         *turn = (mine + takes).min(now + LONGEST);
         mine
-    }
-}
-
-impl Session {
-    /// After what takes space or gives it back.
-    pub fn set_pace(&self) {
-        let k = self.writer.k();
-        let live = self.live.load(Ordering::Relaxed);
-        let space = self.counted.load(Ordering::Relaxed) + self.births.lock().bytes();
-        // What is not merged yet has died too, and nobody has counted it.
-        let unmerged = self.unmerged_max() + 2 * chunk_target(k);
-        let aim = live / 1000 * self.ground.deps.tuning.space_max.1 + unmerged;
-        let above = if self.settled() { 0 } else { space.saturating_sub(aim) };
-        self.pace
-            .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
-    }
-
-    /// Waits until a write of so many bytes is due.
-    pub async fn keep_pace(&self, bytes: u64) -> Result<(), Stop> {
-        let rt = self.ground.rt();
-        let now = rt.now();
-        let turn = self.pace.turn(now, bytes);
-        if turn > now { self.or_end(rt.sleep(turn.since(now))).await } else { Ok(()) }
     }
 }
 

@@ -124,7 +124,7 @@ impl VolumeInfo {
     fn add_session(&mut self, session: &Session, full_w: usize) {
         self.degraded = *session.w.borrow() < full_w;
         self.stored_bytes = session.stored_bytes();
-        self.live_bytes = Some(session.live.load(Ordering::Relaxed));
+        self.live_bytes = Some(session.pace.live.load(Ordering::Relaxed));
         self.packed_bytes = session.packed_bytes.load(Ordering::Relaxed);
         self.retired_objects = session.retired.lock().waiting() as u64;
         let usage = session.journal.usage();

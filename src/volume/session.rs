@@ -50,9 +50,6 @@ pub struct Session {
     pub head: Mutex<Head>,
     /// Bytes of the log when the last checkpoint began.
     merged_bytes: AtomicU64,
-    /// By the table: bytes that somebody needs, and those of all objects.
-    pub live: AtomicU64,
-    pub counted: AtomicU64,
     pub pace: Pace,
     /// As it was last published.
     pub ledger: Mutex<Arc<Ledger>>,
@@ -96,10 +93,9 @@ impl Session {
         (tables, ledger): (Tables, Ledger),
     ) -> Result<Arc<Session>> {
         let Taken { head, epoch, adopted, .. } = taken;
-        let now = ground.rt().now();
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
-        let mut tip = Tip::new(tables, head.checkpoint.place(), now);
+        let mut tip = Tip::new(tables, head.checkpoint.place(), ground.rt().now());
         let mut births = Births::default();
         for chunk in &adopted {
             tip.adopt(head.own_index(), chunk)?;
@@ -129,8 +125,6 @@ impl Session {
             rounds: Rounds::default(),
             head: Mutex::new(head),
             merged_bytes: AtomicU64::new(0),
-            live: AtomicU64::new(0),
-            counted: AtomicU64::new(0),
             pace: Pace::default(),
             ledger: Mutex::new(Arc::new(ledger)),
             births: Mutex::new(births),
@@ -382,7 +376,7 @@ impl Session {
 
     /// Bytes of own chunks, without parity.
     pub fn stored_bytes(&self) -> u64 {
-        self.counted.load(Ordering::Relaxed) + self.births.lock().bytes()
+        self.pace.counted.load(Ordering::Relaxed) + self.births.lock().bytes()
     }
 
     pub fn pause(&self) -> Duration {

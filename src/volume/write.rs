@@ -127,6 +127,14 @@ impl Session {
         self.apply(ops, Some(&guard)).await
     }
 
+    /// Waits until a write of so many bytes is due.
+    async fn keep_pace(&self, bytes: u64) -> Result<(), Stop> {
+        let rt = self.ground.rt();
+        let now = rt.now();
+        let turn = self.pace.turn(now, bytes);
+        if turn > now { self.or_end(rt.sleep(turn.since(now))).await } else { Ok(()) }
+    }
+
     /// `mine`: the caller's lock on all these blocks.
     async fn apply(&self, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
         let mut rest = &ops[..];
