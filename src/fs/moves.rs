@@ -4,6 +4,7 @@
 //! An object is deleted at its old name only when its copy was verified and it is still what was copied; after a
 //! crash, when the object at the new name is that copy. What somebody else put at either name meanwhile stays.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +22,8 @@ use crate::store::{Etag, Head, Listed, When};
 
 const PAGE: usize = 1000;
 const AT_ONCE: usize = 32;
+/// Attempts at an object that others change meanwhile.
+const COPIES: usize = 5;
 
 /// Objects by key and etag.
 #[derive(Default)]
@@ -47,8 +50,14 @@ struct Copied {
 }
 
 impl Fs {
-    /// Moves every object below `old` to `new`. The etags of those that nodes know come back.
-    pub(super) async fn move_all(&self, old: &str, new: &str) -> Op<Vec<(String, Etag)>> {
+    /// Moves every object below `old` to `new`. The etags of those that nodes know come back. `held`: names that the
+    /// caller holds.
+    pub(super) async fn move_all(
+        &self,
+        old: &str,
+        new: &str,
+        held: &BTreeSet<String>,
+    ) -> Op<Vec<(String, Etag)>> {
         let mut intent = Move { format: FORMAT, from: old.to_owned(), to: new.to_owned(), back: false };
         let staging = &self.engine.staging;
         let path = staging.intend(&intent).await?;
@@ -66,7 +75,8 @@ impl Fs {
                     stop.store(true, Ordering::Relaxed);
                     failed = failed.or(Some(why));
                 }
-                Ok(one) => {
+                Ok(None) => {}
+                Ok(Some(one)) => {
                     copied.add(&one.old.key, &one.old.etag);
                     if self.inodes.lock().at(&one.old.key, false).is_some() {
                         known.push((one.old.key, one.new_etag));
@@ -88,7 +98,7 @@ impl Fs {
             // A directory that only this mount still showed: its new name must be in the bucket.
             self.put_marker(new).await?;
         }
-        self.delete_seen(old, &copied).await?;
+        self.delete_seen(old, &copied, held).await?;
         staging.settled(&path).await;
         Ok(known)
     }
@@ -103,28 +113,62 @@ impl Fs {
         pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
 
-    async fn copy_one(&self, old: Listed, from: &str, to: &str) -> Op<Copied> {
+    /// None: it is gone. What somebody changed since it was listed is copied as it is now.
+    async fn copy_one(&self, mut old: Listed, from: &str, to: &str) -> Op<Option<Copied>> {
         let new_key = format!("{to}{}", &old.key[from.len()..]);
         if new_key.len() > super::names::KEY_MAX {
             return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
-        let base = Base { etag: old.etag.clone(), size: old.size };
-        let new_etag = self.engine.remote.copy(&old.key, &new_key, &base, &When::Always).await?;
-        Ok(Copied { old, new_etag })
+        for _ in 0..COPIES {
+            let base = Base { etag: old.etag.clone(), size: old.size };
+            match self.engine.remote.copy(&old.key, &new_key, &base, &When::Always).await {
+                Ok(new_etag) => return Ok(Some(Copied { old, new_etag })),
+                Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
+                Err(why) => return Err(why.into()),
+            }
+            let Some(head) = self.engine.remote.head(&old.key).await? else { return Ok(None) };
+            (old.etag, old.size) = (head.etag, head.size);
+        }
+        Err(fail(Kind::Refused, format!("{} changes all the time: it can't be moved now", old.key)))
     }
 
     /// Deletes what is below a prefix and still as it was seen.
-    async fn delete_seen(&self, prefix: &str, seen: &Seen) -> Op<()> {
+    async fn delete_seen(&self, prefix: &str, seen: &Seen, held: &BTreeSet<String>) -> Op<()> {
         if seen.0.is_empty() {
             return Ok(());
         }
         let mut batches =
             self.all_below(prefix).try_filter(|o| futures::future::ready(seen.has(o))).try_chunks(PAGE);
         while let Some(batch) = batches.next().await {
-            let keys: Vec<String> = batch.map_err(|e| e.1)?.into_iter().map(|o| o.key).collect();
-            self.engine.remote.delete(&keys).await?;
+            let (mut keys, mut holds) = (Vec::new(), Vec::new());
+            for object in batch.map_err(|e| e.1)? {
+                if !held.contains(&object.key) {
+                    holds.extend(self.hold(&object.key).await);
+                    if !self.is_still(&object).await? {
+                        continue;
+                    }
+                }
+                keys.push(object.key);
+            }
+            if !keys.is_empty() {
+                self.engine.remote.delete(&keys).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether the object is what was listed, and not what somebody here wrote and closed since. Its name is held.
+    async fn is_still(&self, object: &Listed) -> Op<bool> {
+        let other = {
+            let inodes = self.inodes.lock();
+            let node = inodes.at(&object.key, false);
+            node.is_some_and(|n| n.facts.etag.as_ref().is_some_and(|etag| *etag != object.etag))
+        };
+        if !other {
+            return Ok(true);
+        }
+        let head = self.engine.remote.head(&object.key).await?;
+        Ok(head.is_some_and(|head| head.etag == object.etag))
     }
 
     /// Ends the renames that an earlier mount began.

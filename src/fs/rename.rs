@@ -3,6 +3,7 @@
 //! Not atomic, as the bucket knows no rename: whoever looks in between sees both. When a copy fails, the old names
 //! are all still there and the copies are taken away again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
@@ -163,7 +164,7 @@ impl Fs {
         if there.is_some() && !self.emptiness(&new).await?.0 {
             return Err(Errno::NOTEMPTY.into());
         }
-        let mut held = Vec::new();
+        let (mut held, mut names) = (Vec::new(), BTreeSet::new());
         for (_, file) in self.open_below(&old) {
             self.repay(&file.key()).await?;
         }
@@ -171,9 +172,10 @@ impl Fs {
             let Some(pin) = self.pin(ino, &file) else { continue };
             self.send(ino, &file).await?;
             held.push((file.hold().await, pin));
+            names.insert(file.key());
             file.settle(&self.engine).await?;
         }
-        let done = self.move_all(&old, &new).await;
+        let done = self.move_all(&old, &new, &names).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
         {

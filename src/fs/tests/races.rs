@@ -393,3 +393,34 @@ fn a_name_that_goes_leaves_nothing_staged() {
         assert_eq!(staged(&files), [""; 0], "closed after {delay} ms");
     }
 }
+
+/// A file is written and closed while its directory is renamed: it is at the old name or at the new one.
+/// Promise: Who looks at a file while another process here changes it sees it before or after.
+#[test]
+fn what_is_written_while_its_directory_moves_is_not_lost() {
+    for seed in 0..200 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+        sim.run(async move {
+            let user = User::mount(world.rt(), disk, inside, "", STAGING).await;
+            user.mkdir("d").await.unwrap();
+            for n in 0..5 {
+                user.put(&format!("d/f{n}"), &[1; 100]).await.unwrap();
+            }
+            let moving = {
+                let user = user.clone();
+                world.rt().spawn(async move { user.rename("d", "e", false).await })
+            };
+            world.rt().sleep(Duration::from_millis(seed)).await;
+            let written = user.put("d/f3", &[2; 200]).await;
+            moving.await.unwrap().unwrap();
+            user.fs.finish().await;
+            let user = User::simulated(&world, store, "").await;
+            let (old, new) = (user.get("d/f3").await, user.get("e/f3").await);
+            let kept = [old, new].into_iter().flatten().any(|bytes| bytes == [2; 200]);
+            assert!(kept || written.is_err(), "written {seed} ms after the rename began");
+        })
+        .unwrap();
+    }
+}
