@@ -1,5 +1,9 @@
 //! The thin edge: everything is in the library.
 
+/// The system's allocator keeps several times what the memory budget allows (docs/decisions.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     windlass::cli::main()
 }

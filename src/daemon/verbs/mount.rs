@@ -45,6 +45,27 @@ async fn apart_from_pools(desk: &Desk, url: &StoreUrl) -> Result<()> {
     Ok(())
 }
 
+/// A mount over a folder that this daemon reads, or above one, would answer the daemon's own requests: it would wait for
+/// itself for ever, and all else on the same disk with it. One inside a folder of objects would hide some of them.
+fn beside_its_folders(desk: &Desk, url: &StoreUrl, at: &str) -> Result<()> {
+    let at = StoreUrl::File { dir: Path::new(at).to_owned() };
+    let refused = |what: String| {
+        let why =
+            format!("can't mount at {at}: it is, or lies in or above, {what}; choose another directory");
+        Err(Error::new(Kind::Refused, why))
+    };
+    if overlap(url, &at) {
+        return refused("the bucket's own folder".to_owned());
+    }
+    for known in desk.pools.known() {
+        let specs = known.stores.iter().filter_map(|store| store.parse::<StoreSpec>().ok());
+        if specs.into_iter().any(|spec| overlap(&spec.url, &at)) {
+            return refused(format!("a store's folder of pool {}", known.name));
+        }
+    }
+    Ok(())
+}
+
 /// One contains the other, or they are the same.
 fn overlap(a: &StoreUrl, b: &StoreUrl) -> bool {
     match (a, b) {
@@ -74,6 +95,7 @@ pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Res
         place.set(name, value)?;
     }
     apart_from_pools(desk, &place).await?;
+    beside_its_folders(desk, &place, dir)?;
     desk.mounts.add(&desk.seat, &url, dir, options).await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), ..Outcome::default() })
 }
