@@ -1,5 +1,7 @@
 //! Stores replaced and taken in again: whoever does it, however often it is broken off, whatever else goes on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::tests::{Counted, Yard, check, chunk, store};
@@ -126,6 +128,23 @@ fn an_emptied_store_is_taken_in_again_and_again() {
             assert_eq!(pool.generation(), Generation(u64::from(round) + 1));
         }
         assert_eq!(register.read().await.unwrap().unwrap().as_ref(), [0, 1, 2]);
+    });
+}
+
+#[test]
+fn what_waits_for_an_emptied_store_goes_to_the_one_in_its_place() {
+    run(4, "2+1", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        yard.stores[1].contents().wipe();
+        pool.look().await;
+        let upload = pool.put_chunk(chunk(1, &[9000, 8000]));
+        yard.settle(1000).await;
+        assert_eq!(upload.stored(), 2);
+        let free = pool.emptied().await;
+        pool.plan_replacement(&free[0].url.clone(), &free[0], false).await.unwrap();
+        finish(&pool, &Counted { dead: 0, live: 0 }).await.unwrap();
+        let stored = pool.rt().timeout(Duration::from_secs(30), upload.wait(3)).await;
+        stored.expect("it is stored without anybody's help").unwrap();
     });
 }
 

@@ -192,7 +192,10 @@ impl Shared {
         loop {
             let member = self.fleet.holder(&self.id, index);
             let at = At { member: &member, id: &self.id, index };
-            member.usable().await;
+            // Another store may have taken its place by then.
+            if rt.timeout(RETRY_LAST, member.usable()).await.is_none() {
+                continue;
+            }
             match at.store(about, &object, how, self.cause).await {
                 Ok(()) => return Ok(()),
                 Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(e),
