@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, TryLockError};
 
 use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Op};
@@ -173,6 +173,12 @@ impl Fs {
     pub(super) async fn hold(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
         let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone())?;
         Some(changing.lock_owned().await)
+    }
+
+    /// The same, unless somebody changes it.
+    pub(super) fn hold_now(&self, key: &str) -> Result<Option<OwnedMutexGuard<()>>, TryLockError> {
+        let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone());
+        changing.map(|changing| changing.try_lock_owned()).transpose()
     }
 
     /// True for the third and later of names that are removed from one directory without a pause: `rm -r`.

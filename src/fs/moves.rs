@@ -143,7 +143,10 @@ impl Fs {
             let (mut keys, mut holds) = (Vec::new(), Vec::new());
             for object in batch.map_err(|e| e.1)? {
                 if !held.contains(&object.key) {
-                    holds.extend(self.hold(&object.key).await);
+                    // Not waited for: whoever has the name may wait for one that this rename holds. What is being
+                    // changed stays.
+                    let Ok(hold) = self.hold_now(&object.key) else { continue };
+                    holds.extend(hold);
                     if !self.is_still(&object).await? {
                         continue;
                     }

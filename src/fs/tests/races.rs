@@ -424,3 +424,32 @@ fn what_is_written_while_its_directory_moves_is_not_lost() {
         .unwrap();
     }
 }
+
+/// A directory that has an open file is renamed while another of its files is renamed onto that one.
+#[test]
+fn renames_of_a_directory_and_within_it_do_not_wait_for_each_other() {
+    for seed in 0..200 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        sim.run(async move {
+            let user = User::mount(world.rt(), disk, store, "", STAGING).await;
+            user.mkdir("d").await.unwrap();
+            for n in 0..3 {
+                user.put(&format!("d/f{n}"), &[n; 100]).await.unwrap();
+            }
+            let handle = user.open("d/f2", WRITE, false).await.unwrap();
+            let moving = {
+                let user = user.clone();
+                world.rt().spawn(async move { user.rename("d", "e", false).await })
+            };
+            world.rt().sleep(Duration::from_millis(seed)).await;
+            // Whether it comes before, after or too late: it ends.
+            let _ = user.rename("d/f0", "d/f2", false).await;
+            let _ = moving.await.unwrap();
+            user.close(handle).await.ok();
+            user.fs.finish().await;
+        })
+        .unwrap();
+    }
+}
