@@ -300,7 +300,7 @@ fn copies_within_a_mount_move_no_bytes() {
     assert!(fs::read(b.path("copy")).unwrap() == big);
     b.unmount();
     let lines = counted.counters().unwrap().snapshot();
-    let sent: u64 = lines.iter().map(|l| l.bytes_sent).sum();
+    let sent: u64 = lines.iter().map(|l| l.sent_bytes).sum();
     let copies: u64 = lines.iter().filter(|l| l.verb == Verb::Copy).map(|l| l.requests).sum();
     assert_eq!((sent, copies), (40 << 20, 1), "{lines:?}");
 }

@@ -163,7 +163,7 @@ fn reply_looked(reply: ReplyEntry, out: Op<Looked>) {
 
 fn reply_attr(reply: ReplyAttr, out: Op<Entry>) {
     match out {
-        Ok(e) => reply.attr(&e.ttl, &attr(e.ino, &e.facts)),
+        Ok(e) => reply.attr(&e.ttl, &FileAttr { nlink: u32::from(!e.gone), ..attr(e.ino, &e.facts) }),
         Err(f) => reply.error(errno(&f)),
     }
 }

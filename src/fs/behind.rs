@@ -4,6 +4,7 @@
 //! Each such file is held open by the queue, which tries until the bucket has it, or somebody else's object has its
 //! name, or the mount ends: then its stage stays for the next mount.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use super::file::OpenFile;
 use super::meta::Ns;
 use super::queue::Pending;
 use super::remote::Base;
-use super::stage::{Mark, Signature};
+use super::send::Purpose;
+use super::signature::Signature;
+use super::stage::{Mark, Note};
 use super::staging::{Left, Unsent};
 use crate::base::{Kind, Result};
 use crate::store::Head;
@@ -63,7 +66,7 @@ impl Fs {
         while file.owes() {
             let sent = {
                 let _turn = self.behind.permits.acquire().await;
-                self.send_for(ino, file, false).await
+                self.send_for(ino, file, Purpose::Owed).await
             };
             let why = match sent {
                 Ok(()) => continue,
@@ -99,7 +102,14 @@ impl Fs {
     /// Takes up what an earlier mount left staged; what can't be is named.
     pub(super) async fn take_up(self: &Arc<Self>, all: Vec<Left>) -> Vec<Unsent> {
         let mut unsent = Vec::new();
-        for left in all {
+        let mut over: BTreeSet<String> = BTreeSet::new();
+        // A version that was closed later stands on this disk.
+        let closed = |note: &Note| note.mark != Mark::Open || note.owed;
+        over.extend(all.iter().filter(|left| closed(&left.note)).filter_map(|left| left.note.over.clone()));
+        for mut left in all {
+            if over.contains(&left.stage.id()) {
+                left.note.mark = Mark::Sent;
+            }
             let (path, key, bytes) = (left.stage.path().to_owned(), left.note.key.clone(), left.edits.size);
             if self.options().read_only {
                 unsent.push(Unsent { path, key, bytes });
@@ -112,24 +122,27 @@ impl Fs {
     }
 
     async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
-        if left.note.mark == Mark::Sent {
-            self.engine.staging.done(left.stage).await;
-            return Ok(());
-        }
         if let Some(upload) = &left.note.upload {
             // Completed, it is not there any more; otherwise its parts cost money.
             self.engine.remote.abort(&left.note.key, upload).await;
         }
+        if left.note.mark == Mark::Sent {
+            self.engine.staging.done(left.stage).await;
+            return Ok(());
+        }
         let head = self.engine.remote.head(&left.note.key).await?;
         let signed = Signature::of(&left.note.attrs(), left.note.size);
-        let is_it = |h: &Head| left.note.mark == Mark::Closed && Signature::of(&h.attrs, h.size) == signed;
+        let is_it = |h: &Head| {
+            left.note.mark == Mark::Closed && signed.is_some() && Signature::of(&h.attrs, h.size) == signed
+        };
         let whole = head.as_ref().is_some_and(is_it);
         let came = head.as_ref().filter(|h| whole || arrived(&left, h));
         if came.is_some() && whole {
             self.engine.staging.done(left.stage).await;
             return Ok(());
         }
-        let rewritten = left.note.base.is_some() && left.edits.base_len == 0;
+        let was = left.note.base.is_some() || left.note.over.is_some();
+        let rewritten = was && left.edits.base_len == 0;
         let beside = rewritten && left.note.mark == Mark::Open && !left.note.owed;
         let key = left.note.key.clone();
         let taken = self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
@@ -169,5 +182,5 @@ impl Fs {
 
 /// The store got one of the last sends, though nobody was told.
 fn arrived(left: &Left, head: &Head) -> bool {
-    left.note.sending.contains(&Signature::of(&head.attrs, head.size))
+    Signature::of(&head.attrs, head.size).is_some_and(|signature| left.note.sending.contains(&signature))
 }

@@ -18,6 +18,7 @@ use super::known::split;
 use super::lookup::{Need, Place, Target, new_place, place, stem_of};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
+use super::signature::sign;
 use super::stage::Stage;
 use crate::base::Kind;
 use crate::store::{Attrs, Etag, Head, When};
@@ -62,7 +63,8 @@ pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
 
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
-    async fn make(&self, place: &Place, dir: bool, body: Bytes, attrs: Attrs) -> Op<Entry> {
+    async fn make(&self, place: &Place, dir: bool, body: Bytes, mut attrs: Attrs) -> Op<Entry> {
+        sign(&self.engine.rt, &mut attrs);
         let key = if dir { place.prefix() } else { place.stem.clone() };
         let size = body.len() as u64;
         let asked = self.now();
@@ -378,6 +380,7 @@ impl Fs {
         let base = Base { etag: head.etag.clone(), size: head.size };
         let mut attrs = head.attrs.clone();
         change(&mut attrs, Facts::of_head(self.options(), dir, head));
+        sign(&self.engine.rt, &mut attrs);
         check_size(key, &attrs)?;
         let etag = self.engine.remote.put_attrs(key, &base, &attrs).await?;
         Ok((Base { etag, size: base.size }, attrs, Ns::from_ms(head.modified_ms)))
@@ -392,6 +395,7 @@ impl Fs {
         if attrs.time("mtime").is_none() {
             attrs.set_time("mtime", now);
         }
+        sign(&self.engine.rt, &mut attrs);
         check_size(key, &attrs)?;
         let etag = self.engine.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
         Ok((Base { etag, size: 0 }, attrs, now))

@@ -38,6 +38,8 @@ use crate::store::BucketRef;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub ino: u64,
+    /// No name leads to it any more.
+    pub gone: bool,
     pub facts: Facts,
     pub ttl: Duration,
 }
@@ -197,12 +199,11 @@ impl Fs {
 
     /// What to tell of a node: an open file that has changes knows better than the table.
     pub(super) fn entry(&self, node: &Node) -> Entry {
-        match &node.file {
-            Some(file) if node.gone || file.speaks() => {
-                Entry { ino: node.ino, facts: file.facts(self.options()), ttl: Duration::ZERO }
-            }
-            _ => Entry { ino: node.ino, facts: node.facts.clone(), ttl: node.until.since(self.now()) },
-        }
+        let (facts, ttl) = match &node.file {
+            Some(file) if node.gone || file.speaks() => (file.facts(self.options()), Duration::ZERO),
+            _ => (node.facts.clone(), node.until.since(self.now())),
+        };
+        Entry { ino: node.ino, gone: node.gone, facts, ttl }
     }
 
     /// A directory's prefix; `ENOTDIR` or `ESTALE` otherwise.

@@ -49,10 +49,8 @@ impl Memory {
 pub struct Clock(AtomicI64);
 
 impl Engine {
-    /// Below a millisecond it is drawn: what a store is sent is known by its times (`stage::Signature`), and two mounts
-    /// that write in one millisecond must not take each other's object for their own.
     pub fn now(&self) -> Ns {
-        let wall = Ns::from_ms(self.rt.wall_ms()).0 + self.rt.below(1_000_000) as i64;
+        let wall = Ns::from_ms(self.rt.wall_ms()).0;
         let last =
             self.clock.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(wall.max(last + 1)));
         Ns(wall.max(last.expect("the update never declines") + 1))

@@ -16,16 +16,18 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
+use super::earlier::{Earlier, remove};
 use super::early::{BEGIN, Early};
 use super::engine::Engine;
-use super::errno::{Errno, Op};
+use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
 use super::meta::{Meta as _, Ns};
 use super::options::MountOptions;
 use super::ranges::Ranges;
 use super::reader::Reader;
 use super::remote::{Base, Source};
-use super::stage::{Edits, FORMAT, Mark, Note, Signature, Stage};
+use super::signature::{Signature, sign};
+use super::stage::{Edits, FORMAT, Mark, Note, Stage};
 use super::staging::Left;
 use super::upload::{self, Snapshot};
 use crate::base::rt::Instant;
@@ -34,6 +36,9 @@ use crate::store::{Attrs, Etag, When};
 
 /// Largest file: what S3 takes in one object.
 pub const SIZE_MAX: u64 = 5 << 40;
+
+/// Longest hole that one call makes: its zeros are sent when the file is closed.
+pub const HOLE_MAX: u64 = 64 << 30;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -48,6 +53,8 @@ pub(super) struct State {
     pub(super) local: Ranges,
     pub(super) dirty: Ranges,
     pub(super) stage: Option<Stage>,
+    /// What was closed before the file was begun anew.
+    pub(super) earlier: Option<Earlier>,
     pub(super) attrs: Attrs,
     pub(super) modified: Ns,
     /// When the store was asked for `base`, or took it.
@@ -123,6 +130,7 @@ impl OpenFile {
             local: Ranges::default(),
             dirty: Ranges::default(),
             stage: None,
+            earlier: None,
             attrs,
             modified,
             as_of: Instant::default(),
@@ -173,7 +181,11 @@ impl OpenFile {
     }
 
     pub fn set_key(&self, key: &str) {
-        self.state.lock().key = key.to_owned();
+        let mut s = self.state.lock();
+        s.key = key.to_owned();
+        if let Some(earlier) = &mut s.earlier {
+            earlier.set_key(key);
+        }
     }
 
     /// The object as it was opened or last sent.
@@ -384,9 +396,7 @@ impl OpenFile {
         }
         let offset = offset.unwrap_or_else(|| self.state.lock().size);
         let end = offset + data.len() as u64;
-        if end > SIZE_MAX {
-            return Err(Errno::FBIG.into());
-        }
+        self.may_reach(offset, end)?;
         let stage = self.stage(e).await?;
         stage.write(offset, data).await.map_err(|w| staging_failed(&stage, w))?;
         let now = e.now();
@@ -411,10 +421,23 @@ impl OpenFile {
         Ok(())
     }
 
+    /// `EFBIG` for a file that would be too long, or get too long a hole where it ends now.
+    fn may_reach(&self, start: u64, end: u64) -> Op<()> {
+        let s = self.state.lock();
+        let hole = start.saturating_sub(s.size);
+        let (bytes, what, limit) = match (end > SIZE_MAX, hole > HOLE_MAX) {
+            (true, _) => (end, "long", SIZE_MAX),
+            (_, true) => (hole, "of zeros longer, which an object holds like any bytes", HOLE_MAX),
+            _ => return Ok(()),
+        };
+        let said = format!("{} would be {} GiB {what}: at most {} GiB", s.key, bytes >> 30, limit >> 30);
+        Err(Fail { errno: Errno::FBIG, why: Some(Error::new(Kind::Usage, said)) })
+    }
+
     /// A large new file begins to leave. Failing costs nothing: it leaves at its end.
     async fn begin_early(&self, e: &Engine) {
         let (key, attrs) = {
-            let snapshot = self.snapshot(&e.options, e.now());
+            let snapshot = self.snapshot(e);
             (snapshot.key, snapshot.attrs)
         };
         if let Ok(early) = Early::begin(e, &key, attrs).await {
@@ -443,16 +466,16 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why.into());
         }
-        if size > SIZE_MAX {
-            return Err(Errno::FBIG.into());
-        }
+        self.may_reach(size, size)?;
+        let anew = if size == 0 { self.anew(e).await? } else { None };
         let stage = self.state.lock().stage.clone();
-        if let Some(stage) = stage {
+        if let Some(stage) = stage.filter(|_| anew.is_none()) {
             stage.cut(size).await.map_err(|w| staging_failed(&stage, w))?;
         }
         let now = e.now();
-        {
+        let useless = {
             let mut s = self.state.lock();
+            let useless = anew.and_then(|anew| s.step_aside(e, anew));
             let grown = s.size..size;
             s.local.cut(size);
             s.dirty.cut(size);
@@ -464,8 +487,13 @@ impl OpenFile {
             if let Some(early) = &mut s.early {
                 early.spoil(&(size..u64::MAX));
             }
+            useless
+        };
+        self.note(e, false).await?;
+        if let Some(useless) = useless {
+            remove(&useless).await;
         }
-        Ok(self.note(e, false).await?)
+        Ok(())
     }
 
     /// Changes metadata that goes with the next upload.
@@ -504,13 +532,15 @@ impl OpenFile {
 
     /// The object whose bytes it has borrowed.
     pub fn borrows(&self, key: &str) -> bool {
-        self.state.lock().borrowed.as_ref().is_some_and(|from| from.key == key)
+        let s = self.state.lock();
+        let before = s.earlier.as_ref().is_some_and(|earlier| earlier.borrows(key));
+        before || s.borrowed.as_ref().is_some_and(|from| from.key == key)
     }
 
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
     pub async fn detach(&self, e: &Engine) -> Op<()> {
         let _one = self.writing.lock().await;
-        let snapshot = self.snapshot(&e.options, e.now());
+        let snapshot = self.snapshot(e);
         let missing = snapshot.local.split(0..snapshot.size);
         for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
             let stage = self.stage(e).await?;
@@ -543,11 +573,12 @@ impl OpenFile {
             e.remote.abort(&self.key(), &upload).await;
         }
         let _one = self.noting.lock().await;
-        let stage = self.state.lock().stage.clone();
-        if let Some(stage) = stage
-            && let Err(why) = stage.forget().await
-        {
-            tracing::warn!(path = %stage.path().display(), %why, "a removed file's staged bytes can't be removed");
+        let stages = {
+            let mut s = self.state.lock();
+            [s.stage.clone(), s.earlier.take().map(|earlier| earlier.stage)]
+        };
+        for stage in stages.iter().flatten() {
+            remove(stage).await;
         }
     }
 
@@ -561,39 +592,8 @@ impl OpenFile {
         self.sending.clone().lock_owned().await
     }
 
-    pub(super) fn snapshot(&self, options: &MountOptions, now: Ns) -> Snapshot {
-        let s = self.state.lock();
-        let mut attrs = s.attrs.clone();
-        // Every change has set it; whoever looks must not see it change again because the file is sent.
-        if attrs.time("ctime").is_none() {
-            attrs.set_time("ctime", now);
-        }
-        if attrs.time("mtime").is_none() {
-            attrs.set_time("mtime", s.modified);
-        }
-        if attrs.mode().is_none() {
-            // Others take metadata without a mode for mode 0.
-            let shown = Facts::of(options, false, s.size, None, s.modified, &s.attrs);
-            attrs.set_mode(shown.mode);
-            attrs.set_id("uid", shown.uid);
-            attrs.set_id("gid", shown.gid);
-        }
-        if let Some((_, signed)) = s.signed.as_ref().filter(|(at, _)| *at == s.changes) {
-            attrs = signed.clone();
-        }
-        let when = s.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()));
-        Snapshot {
-            key: s.key.clone(),
-            when,
-            source: s.source(),
-            base_len: s.base_len,
-            size: s.size,
-            local: s.local.clone(),
-            dirty: s.dirty.clone(),
-            stage: s.stage.clone(),
-            attrs,
-            changes: s.changes,
-        }
+    pub(super) fn snapshot(&self, e: &Engine) -> Snapshot {
+        self.state.lock().snapshot(e)
     }
 
     /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
@@ -612,7 +612,8 @@ impl OpenFile {
 const SENDS: usize = 8;
 
 impl State {
-    pub(super) fn sets_out(&mut self, sending: Signature) {
+    pub(super) fn sets_out(&mut self, snapshot: &Snapshot) {
+        let Some(sending) = Signature::of(&snapshot.attrs, snapshot.size) else { return };
         self.sending.retain(|other| *other != sending);
         self.sending.push(sending);
         let many = self.sending.len().saturating_sub(SENDS);
@@ -627,10 +628,53 @@ impl State {
         }
     }
 
+    pub(super) fn snapshot(&self, e: &Engine) -> Snapshot {
+        let (options, now) = (&e.options, e.now());
+        let mut attrs = self.attrs.clone();
+        sign(&e.rt, &mut attrs);
+        // Every change has set it; whoever looks must not see it change again because the file is sent.
+        if attrs.time("ctime").is_none() {
+            attrs.set_time("ctime", now);
+        }
+        if attrs.time("mtime").is_none() {
+            attrs.set_time("mtime", self.modified);
+        }
+        if attrs.mode().is_none() {
+            // Others take metadata without a mode for mode 0.
+            let shown = Facts::of(options, false, self.size, None, self.modified, &self.attrs);
+            attrs.set_mode(shown.mode);
+            attrs.set_id("uid", shown.uid);
+            attrs.set_id("gid", shown.gid);
+        }
+        if let Some((_, signed)) = self.signed.as_ref().filter(|(at, _)| *at == self.changes) {
+            attrs = signed.clone();
+        }
+        Snapshot {
+            key: self.key.clone(),
+            when: self.when(),
+            source: self.source(),
+            base_len: self.base_len,
+            size: self.size,
+            local: self.local.clone(),
+            dirty: self.dirty.clone(),
+            stage: self.stage.clone(),
+            attrs,
+            changes: self.changes,
+        }
+    }
+
+    /// What must hold of the object for the file to replace it.
+    pub(super) fn when(&self) -> When {
+        self.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()))
+    }
+
     /// Whose bytes the file's are, but for those in `local`.
     fn source(&self) -> Option<Source> {
-        let own = || self.base.clone().map(|base| Source { key: self.key.clone(), base });
-        self.borrowed.clone().or_else(own)
+        self.borrowed.clone().or_else(|| self.own())
+    }
+
+    pub(super) fn own(&self) -> Option<Source> {
+        self.base.clone().map(|base| Source { key: self.key.clone(), base })
     }
 
     /// Sends what is whole of a new file; true when it is time to begin with that.
@@ -644,7 +688,7 @@ impl State {
         false
     }
 
-    fn note(&self, url: &str, partly: bool) -> Note {
+    pub(super) fn note(&self, url: &str, partly: bool) -> Note {
         let signed = self.signed.as_ref().filter(|(at, _)| *at == self.changes);
         let attrs = signed.map_or(&self.attrs, |(_, attrs)| attrs);
         Note {
@@ -657,7 +701,8 @@ impl State {
             size: self.size,
             partly,
             mark: self.mark(),
-            owed: self.asked > self.sent,
+            owed: self.asked > self.earlier.as_ref().map_or(self.sent, Earlier::changes),
+            over: self.earlier.as_ref().map(|earlier| earlier.stage.id()),
             sending: self.sending.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),

@@ -18,6 +18,7 @@ use super::meta::{Meta as _, Ns, S_IFREG};
 use super::options::Flush;
 use super::reader::Reader;
 use super::remote::Base;
+use super::send::Purpose;
 use super::stage::Stage;
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
@@ -353,6 +354,7 @@ impl Fs {
         for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
             let Some(_pin) = self.pin(ino, &file) else { continue };
             let repaid = match file.facts(self.options()).size {
+                _ if file.is_anew() => self.send_for(ino, &file, Purpose::Owed).await.map_err(Fail::from),
                 ..=DETACH_MAX => file.detach(&self.engine).await,
                 _ => self.send(ino, &file).await.map_err(Fail::from),
             };
@@ -382,7 +384,7 @@ impl Fs {
         }
         let h = self.file(handle)?;
         match self.options().flush {
-            Flush::Bucket => self.send_for(h.ino, &h.file, false).await.map_err(close_failed)?,
+            Flush::Bucket => self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?,
             Flush::Local => {
                 h.file.seal(&self.engine, false).await.map_err(close_failed)?;
                 self.send_behind(h.ino, &h.file);
@@ -408,15 +410,14 @@ impl Fs {
 
     /// Makes the object what the file is.
     pub(super) async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
-        self.send_for(ino, file, true).await
+        self.send_for(ino, file, Purpose::Sync).await
     }
 
-    /// The same; `goes_on` is false for a close.
     pub(super) async fn send_for(
         self: &Arc<Self>,
         ino: u64,
         file: &Arc<OpenFile>,
-        goes_on: bool,
+        purpose: Purpose,
     ) -> Result<()> {
         if !file.is_dirty() {
             return Ok(());
@@ -427,7 +428,7 @@ impl Fs {
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
         let sending = self.engine.rt.spawn(async move {
-            let sent = file.send(&fs.engine, goes_on, |arrive| fs.stored(ino, &file, arrive)).await;
+            let sent = file.send(&fs.engine, purpose, |arrive| fs.stored(ino, &file, arrive)).await;
             if let Err(why) = &sent {
                 if why.is(Kind::Refused) {
                     fs.abandoned(ino, &file);
@@ -480,7 +481,7 @@ impl Fs {
             };
             if !tried {
                 tried = true;
-                if let Err(why) = self.send_for(ino, &unsent, false).await {
+                if let Err(why) = self.send_for(ino, &unsent, Purpose::Close).await {
                     tracing::warn!(key = unsent.key(), %why, "a file that was closed is not stored yet");
                 }
                 continue;

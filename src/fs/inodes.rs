@@ -214,12 +214,16 @@ impl Inodes {
         }
     }
 
-    /// The object at `key` is the copy of what the node was: the same bytes under this etag.
-    pub fn moved(&mut self, key: &str, etag: &Etag, now: Instant) {
+    /// The object at `key` is the copy of what the node was (of `from`, where that is told): the same bytes under this
+    /// etag.
+    pub fn moved(&mut self, key: &str, from: Option<&Etag>, etag: &Etag, now: Instant) {
+        let same = |was: Option<&Etag>| from.is_none() || was == from;
         if let Some(node) = self.at_mut(key, false) {
-            node.cached = node.cached.take().map(|_| etag.clone());
-            (node.facts.etag, node.facts.stored) = (Some(etag.clone()), None);
-            if let Some(file) = &node.file {
+            node.cached = node.cached.take().filter(|was| same(Some(was))).map(|_| etag.clone());
+            if same(node.facts.etag.as_ref()) {
+                (node.facts.etag, node.facts.stored) = (Some(etag.clone()), None);
+            }
+            if let Some(file) = node.file.as_ref().filter(|f| same(f.base().map(|b| b.etag).as_ref())) {
                 file.moved(etag, now);
             }
         }

@@ -16,6 +16,7 @@
 //! | `mount` | a mount's life |
 
 mod adapter;
+mod anew;
 mod behind;
 mod beside;
 mod change;
@@ -23,6 +24,7 @@ mod content;
 mod core;
 mod deletes;
 mod dirs;
+mod earlier;
 mod early;
 mod engine;
 mod errno;
@@ -46,6 +48,7 @@ mod reader;
 mod remote;
 mod rename;
 mod send;
+mod signature;
 mod stage;
 mod staging;
 mod stream;

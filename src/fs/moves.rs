@@ -1,22 +1,27 @@
 //! A directory's rename on its way: written down on this host before the first copy, so that a crash leaves neither
 //! half of it for ever. The next mount finishes it, or undoes the one that was being undone.
 //!
-//! An object is deleted at its old name only when its copy was verified and it is still what was copied; after a
-//! crash, when the object at the new name is that copy. What somebody else put at either name meanwhile stays.
+//! An object is deleted at its old name only when its copy was verified and a listing just before shows that it is
+//! still what was copied; after a crash, when the object at the new name is that copy. What was changed or made at the
+//! old name meanwhile is copied too. What somebody else put at the new name stays, and so does what wanted it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use tokio::sync::OwnedMutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::core::{Fs, fail};
 use super::errno::Op;
 use super::intent::{FORMAT, Move};
+use super::known::Ticket;
 use super::remote::Base;
-use super::stage::Signature;
+use super::signature::Signature;
 use crate::base::{FastMap, Kind, Result};
 use crate::store::{Etag, Head, Listed, When};
 
@@ -25,21 +30,27 @@ const AT_ONCE: usize = 32;
 /// Attempts at an object that others change meanwhile.
 const COPIES: usize = 5;
 
-/// Objects by key and etag.
+/// Looks at the old name, after all was copied, at what was changed meanwhile.
+const ROUNDS: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Between attempts to end a rename that failed.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Which state of each key was copied.
 #[derive(Default)]
-struct Seen(FastMap<u64, ()>);
+struct Seen(FastMap<u64, u64>);
 
 impl Seen {
-    fn of(key: &str, etag: &Etag) -> u64 {
-        xxh3_64(format!("{key}\0{}", etag.0).as_bytes())
+    fn add(&mut self, key: &str, etag: &Etag) {
+        self.0.insert(xxh3_64(key.as_bytes()), xxh3_64(etag.0.as_bytes()));
     }
 
-    fn add(&mut self, key: &str, etag: &Etag) {
-        self.0.insert(Self::of(key, etag), ());
+    fn has_key(&self, key: &str) -> bool {
+        self.0.contains_key(&xxh3_64(key.as_bytes()))
     }
 
     fn has(&self, object: &Listed) -> bool {
-        self.0.contains_key(&Self::of(&object.key, &object.etag))
+        self.0.get(&xxh3_64(object.key.as_bytes())) == Some(&xxh3_64(object.etag.0.as_bytes()))
     }
 }
 
@@ -49,58 +60,217 @@ struct Copied {
     new_etag: Etag,
 }
 
-impl Fs {
-    /// Moves every object below `old` to `new`. The etags of those that nodes know come back. `held`: names that the
-    /// caller holds.
-    pub(super) async fn move_all(
-        &self,
-        old: &str,
-        new: &str,
-        held: &BTreeSet<String>,
-    ) -> Op<Vec<(String, Etag)>> {
-        let mut intent = Move { format: FORMAT, from: old.to_owned(), to: new.to_owned(), back: false };
-        let staging = &self.engine.staging;
-        let path = staging.intend(&intent).await?;
-        let (mut copied, mut known) = (Seen::default(), Vec::new());
+/// What became of an object that was to be copied.
+enum Fate {
+    Copied(Copied),
+    Gone,
+    /// Somebody else's object has the new name.
+    Stays(String),
+}
+
+/// An object that nodes know: its old key, its etag there and at its new name.
+pub(super) struct Known {
+    pub key: String,
+    pub old: Etag,
+    pub new: Etag,
+}
+
+/// A directory's rename under way.
+struct Moving<'a> {
+    fs: &'a Fs,
+    old: &'a str,
+    new: &'a str,
+    copied: Seen,
+    known: Vec<Known>,
+    /// Names that nobody here may change until the nodes have their new keys.
+    held: BTreeSet<String>,
+    holds: Vec<OwnedMutexGuard<()>>,
+    /// What can't be moved.
+    stays: BTreeSet<String>,
+    deleted: bool,
+}
+
+/// What the caller has to know of a rename, and hold until its nodes have their new keys.
+pub(super) struct Moved {
+    pub known: Vec<Known>,
+    _holds: Vec<OwnedMutexGuard<()>>,
+}
+
+impl Moving<'_> {
+    /// Copies all that there is. Copies under way when one fails are awaited: they would land behind the undoing.
+    async fn copy_all(&mut self) -> Op<()> {
         let stop = AtomicBool::new(false);
         let goes_on = |_: &_| futures::future::ready(!stop.load(Ordering::Relaxed));
-        let objects = self.all_below(old).take_while(goes_on);
-        let copies = objects.map_ok(|object| self.copy_one(object, old, new).boxed());
+        let (fs, old, new) = (self.fs, self.old, self.new);
+        let objects = fs.all_below(old).take_while(goes_on);
+        let copies = objects.map_ok(|object| fs.copy_one(object, old, new, &When::Absent).boxed());
         let mut copies = copies.try_buffer_unordered(AT_ONCE);
         let mut failed = None;
-        // Copies under way when one fails are awaited: they would land behind the undoing.
         while let Some(copy) = copies.next().await {
             match copy {
+                Ok(fate) => self.note(fate),
                 Err(why) => {
                     stop.store(true, Ordering::Relaxed);
                     failed = failed.or(Some(why));
                 }
-                Ok(None) => {}
-                Ok(Some(one)) => {
-                    copied.add(&one.old.key, &one.old.etag);
-                    if self.inodes.lock().at(&one.old.key, false).is_some() {
-                        known.push((one.old.key, one.new_etag));
-                    }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn note(&mut self, fate: Fate) {
+        match fate {
+            Fate::Gone => {}
+            Fate::Stays(key) => drop(self.stays.insert(key)),
+            Fate::Copied(Copied { old, new_etag }) => {
+                self.copied.add(&old.key, &old.etag);
+                if self.fs.inodes.lock().at(&old.key, false).is_some() {
+                    self.known.push(Known { key: old.key, old: old.etag, new: new_etag });
                 }
             }
         }
-        drop(copies);
-        if let Some(why) = failed {
-            intent.back = true;
-            let noted = staging.intend_otherwise(&path, &intent).await;
-            if noted.is_ok() && self.end_move(new, old, true).await.is_ok() {
-                staging.settled(&path).await;
+    }
+
+    /// Deletes at the old name what was copied, and copies what was changed since, until nothing is left.
+    async fn sweep_all(&mut self) -> Op<()> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..ROUNDS {
+            if self.sweep().await? {
+                return Ok(());
             }
-            tracing::warn!(from = old, to = new, "a directory's rename failed: all of it is at its old name");
+            self.fs.engine.rt.sleep(pause).await;
+            pause *= 2;
+        }
+        tracing::warn!(from = self.old, to = self.new, "what is changed all the time stays at its old name");
+        Ok(())
+    }
+
+    /// One look at what is left at the old name; true when nothing is.
+    async fn sweep(&mut self) -> Op<bool> {
+        let (mut all, mut after) = (true, None);
+        loop {
+            let ticket = self.fs.known.ticket();
+            let page = self.fs.engine.remote.list(self.old, after, false, PAGE).await?;
+            let (mut same, mut changed) = (Vec::new(), Vec::new());
+            for object in page.objects {
+                if self.stays.contains(&object.key) {
+                    continue;
+                }
+                if !self.hold(&object.key, ticket) {
+                    all = false;
+                } else if self.copied.has(&object) {
+                    same.push((object.key, object.etag));
+                } else {
+                    changed.push(object);
+                }
+            }
+            if !same.is_empty() {
+                self.know_opened(&same).await?;
+                self.deleted = true;
+                all &= self.fs.engine.remote.delete_same(&same).await?;
+            }
+            all &= changed.is_empty();
+            for object in changed {
+                let when = if self.copied.has_key(&object.key) { When::Always } else { When::Absent };
+                let fate = self.fs.copy_one(object, self.old, self.new, &when).await?;
+                self.note(fate);
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Nobody here changes the object from now on. False: somebody is at it, or has changed it since it was listed.
+    /// That is not waited for: who has the name may wait for one that this rename holds.
+    fn hold(&mut self, key: &str, listed: Ticket) -> bool {
+        if !self.held.contains(key) {
+            match self.fs.hold_now(key) {
+                Err(_) => return false,
+                Ok(None) => {}
+                Ok(Some(hold)) => {
+                    self.holds.push(hold);
+                    self.held.insert(key.to_owned());
+                }
+            }
+        }
+        self.fs.known.holds(key, listed)
+    }
+
+    /// Files that were opened after they were copied go on with the copies.
+    async fn know_opened(&mut self, objects: &[(String, Etag)]) -> Op<()> {
+        for (key, etag) in objects {
+            let open = self.fs.inodes.lock().at(key, false).is_some_and(|n| n.file.is_some());
+            if open && !self.known.iter().any(|known| known.key == *key && known.old == *etag) {
+                let there = format!("{}{}", self.new, &key[self.old.len()..]);
+                let head = self.fs.engine.remote.head(&there).await?;
+                let known = head.map(|h| Known { key: key.clone(), old: etag.clone(), new: h.etag });
+                self.known.extend(known);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fs {
+    /// Moves every object below `old` to `new`. `held`: names that the caller holds.
+    pub(super) async fn move_all(
+        self: &Arc<Self>,
+        old: &str,
+        new: &str,
+        held: BTreeSet<String>,
+    ) -> Op<Moved> {
+        let mut intent = Move { format: FORMAT, from: old.to_owned(), to: new.to_owned(), back: false };
+        let staging = &self.engine.staging;
+        let path = staging.intend(&intent).await?;
+        let (copied, known, holds, stays) = Default::default();
+        let mut moving = Moving { fs: self, old, new, copied, known, held, holds, stays, deleted: false };
+        let mut done = moving.copy_all().await;
+        if done.is_ok() {
+            if moving.copied.0.is_empty() {
+                // A directory that only this mount still showed: its new name must be in the bucket.
+                done = self.put_marker(new).await;
+            }
+            done = done.and(moving.sweep_all().await);
+        }
+        let Moving { known, holds, deleted, .. } = moving;
+        if let Err(why) = done {
+            let (have, lack) = if deleted { (old, new) } else { (new, old) };
+            if !deleted {
+                intent.back = true;
+                staging.intend_otherwise(&path, &intent).await?;
+            }
+            tracing::warn!(
+                from = old,
+                to = new,
+                finished = deleted,
+                "a directory's rename failed: it is ended behind"
+            );
+            self.end_behind(path, have, lack).await;
             return Err(why);
         }
-        if copied.0.is_empty() {
-            // A directory that only this mount still showed: its new name must be in the bucket.
-            self.put_marker(new).await?;
-        }
-        self.delete_seen(old, &copied, held).await?;
         staging.settled(&path).await;
-        Ok(known)
+        Ok(Moved { known, _holds: holds })
+    }
+
+    /// Deletes what is below `have` and also below `lack`: at once if the store can, or when it can again.
+    async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str) {
+        if self.end_move(have, lack, true).await.is_ok() {
+            return self.engine.staging.settled(&path).await;
+        }
+        let (fs, busy, have, lack) = (self.clone(), self.busy(), have.to_owned(), lack.to_owned());
+        let work = async move {
+            let mut leaving = fs.behind.leaving.subscribe();
+            while fs.engine.rt.timeout(PAUSE, leaving.wait_for(|leaving| *leaving)).await.is_none() {
+                if fs.end_move(&have, &lack, true).await.is_ok() {
+                    fs.engine.staging.settled(&path).await;
+                    break;
+                }
+            }
+            drop(busy);
+        };
+        self.engine.rt.spawn(work).detach();
     }
 
     fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
@@ -113,65 +283,36 @@ impl Fs {
         pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
 
-    /// None: it is gone. What somebody changed since it was listed is copied as it is now.
-    async fn copy_one(&self, mut old: Listed, from: &str, to: &str) -> Op<Option<Copied>> {
+    /// What somebody changed since it was listed is copied as it is now.
+    async fn copy_one(&self, mut old: Listed, from: &str, to: &str, when: &When) -> Op<Fate> {
         let new_key = format!("{to}{}", &old.key[from.len()..]);
         if new_key.len() > super::names::KEY_MAX {
             return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
         for _ in 0..COPIES {
             let base = Base { etag: old.etag.clone(), size: old.size };
-            match self.engine.remote.copy(&old.key, &new_key, &base, &When::Always).await {
-                Ok(new_etag) => return Ok(Some(Copied { old, new_etag })),
+            match self.engine.remote.copy(&old.key, &new_key, &base, when).await {
+                Ok(new_etag) => return Ok(Fate::Copied(Copied { old, new_etag })),
+                Err(why) if why.is(Kind::Exists) => return self.copied_before(old, &new_key).await,
                 Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
                 Err(why) => return Err(why.into()),
             }
-            let Some(head) = self.engine.remote.head(&old.key).await? else { return Ok(None) };
+            let Some(head) = self.engine.remote.head(&old.key).await? else { return Ok(Fate::Gone) };
             (old.etag, old.size) = (head.etag, head.size);
         }
         Err(fail(Kind::Refused, format!("{} changes all the time: it can't be moved now", old.key)))
     }
 
-    /// Deletes what is below a prefix and still as it was seen.
-    async fn delete_seen(&self, prefix: &str, seen: &Seen, held: &BTreeSet<String>) -> Op<()> {
-        if seen.0.is_empty() {
-            return Ok(());
+    /// The new name is taken: by a copy whose answer was lost, or by somebody else's object.
+    async fn copied_before(&self, old: Listed, new_key: &str) -> Op<Fate> {
+        let head = self.engine.remote.head(new_key).await?;
+        if let Some(head) = head
+            && self.is_copy(&old, &head).await?
+        {
+            return Ok(Fate::Copied(Copied { old, new_etag: head.etag }));
         }
-        let mut batches =
-            self.all_below(prefix).try_filter(|o| futures::future::ready(seen.has(o))).try_chunks(PAGE);
-        while let Some(batch) = batches.next().await {
-            let (mut keys, mut holds) = (Vec::new(), Vec::new());
-            for object in batch.map_err(|e| e.1)? {
-                if !held.contains(&object.key) {
-                    // Not waited for: whoever has the name may wait for one that this rename holds. What is being
-                    // changed stays.
-                    let Ok(hold) = self.hold_now(&object.key) else { continue };
-                    holds.extend(hold);
-                    if !self.is_still(&object).await? {
-                        continue;
-                    }
-                }
-                keys.push(object.key);
-            }
-            if !keys.is_empty() {
-                self.engine.remote.delete(&keys).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the object is what was listed, and not what somebody here wrote and closed since. Its name is held.
-    async fn is_still(&self, object: &Listed) -> Op<bool> {
-        let other = {
-            let inodes = self.inodes.lock();
-            let node = inodes.at(&object.key, false);
-            node.is_some_and(|n| n.facts.etag.as_ref().is_some_and(|etag| *etag != object.etag))
-        };
-        if !other {
-            return Ok(true);
-        }
-        let head = self.engine.remote.head(&object.key).await?;
-        Ok(head.is_some_and(|head| head.etag == object.etag))
+        tracing::warn!(key = old.key, also = new_key, "two objects want one name: both stay");
+        Ok(Fate::Stays(old.key))
     }
 
     /// Ends the renames that an earlier mount began.
@@ -189,9 +330,9 @@ impl Fs {
         }
     }
 
-    /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless that would be undoing.
-    async fn end_move(&self, have: &str, lack: &str, back: bool) -> Op<()> {
-        let ends = self.all_below(have).map_ok(|object| self.end_one(object, have, lack, back).boxed());
+    /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless `only_same`.
+    async fn end_move(&self, have: &str, lack: &str, only_same: bool) -> Op<()> {
+        let ends = self.all_below(have).map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
         let mut ends =
             ends.try_buffer_unordered(AT_ONCE).try_filter_map(|key| futures::future::ready(Ok(key)));
         let mut done = Vec::new();
@@ -199,21 +340,27 @@ impl Fs {
             done.push(key?);
         }
         drop(ends);
-        for keys in done.chunks(PAGE) {
-            self.engine.remote.delete(keys).await?;
+        for objects in done.chunks(PAGE) {
+            self.engine.remote.delete_same(objects).await?;
         }
         Ok(())
     }
 
-    /// The key, if the object may be deleted there.
-    async fn end_one(&self, object: Listed, have: &str, lack: &str, back: bool) -> Op<Option<String>> {
+    /// The object, if it may be deleted.
+    async fn end_one(
+        &self,
+        object: Listed,
+        have: &str,
+        lack: &str,
+        only_same: bool,
+    ) -> Op<Option<(String, Etag)>> {
         let remote = &self.engine.remote;
         let there = format!("{lack}{}", &object.key[have.len()..]);
         let base = Base { etag: object.etag.clone(), size: object.size };
         match remote.head(&there).await? {
-            None if back => Ok(None),
+            None if only_same => Ok(None),
             None => match remote.copy(&object.key, &there, &base, &When::Absent).await {
-                Ok(_) => Ok(Some(object.key)),
+                Ok(_) => Ok(Some((object.key, object.etag))),
                 Err(why) if why.is(Kind::Exists) || why.is(Kind::Refused) => Ok(None),
                 Err(why) => Err(why.into()),
             },
@@ -222,7 +369,7 @@ impl Fs {
                 if !same {
                     tracing::warn!(key = object.key, also = there, "two objects want one name: both stay");
                 }
-                Ok(same.then_some(object.key))
+                Ok(same.then_some((object.key, object.etag)))
             }
         }
     }
@@ -234,9 +381,9 @@ impl Fs {
         if object.etag == there.etag {
             return Ok(true);
         }
-        // Copies in parts have other etags; what we wrote carries times that nothing else does.
+        // Copies in parts have other etags; what we wrote is signed.
         let Some(head) = self.engine.remote.head(&object.key).await? else { return Ok(false) };
         let (a, b) = (Signature::of(&head.attrs, head.size), Signature::of(&there.attrs, there.size));
-        Ok(a == b && !a.mtime.is_empty() && head.etag == object.etag)
+        Ok(a.is_some() && a == b && head.etag == object.etag)
     }
 }

@@ -1,7 +1,6 @@
 //! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
 //!
-//! Owns no state. A put whose answer was lost is looked up by what only we can have written: the object's size and
-//! its `mtime` and `ctime` to the nanosecond.
+//! Owns no state. A put whose answer was lost is looked up by its signature.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::deletes::Deletes;
+use super::signature::Signature;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, When};
@@ -23,8 +23,6 @@ const COPIES_AT_ONCE: usize = 8;
 /// Attempts at a put whose outcome stays unknown.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
-/// What tells one of our puts from anybody else's.
-const SIGNATURE: [&str; 2] = ["mtime", "ctime"];
 /// A pool's store says so in this object.
 const LABEL: &str = "label";
 const LABEL_MAX: u64 = 256 << 10;
@@ -145,13 +143,17 @@ impl Remote {
         self.ask("deleting", first, self.bucket.delete(keys, Cause::File)).await
     }
 
+    /// Deletes the objects that still have these etags, as far as the store can tell. False: some stay.
+    pub async fn delete_same(&self, objects: &[(String, Etag)]) -> Result<bool> {
+        let first = objects.first().map_or("", |(key, _)| key.as_str());
+        self.ask("deleting", first, self.bucket.delete_same(objects, Cause::File)).await
+    }
+
     /// Is the object at `key` what we have just tried to write?
     async fn is_ours(&self, key: &str, attrs: &Attrs, size: u64) -> Result<Option<Etag>> {
         let Some(head) = self.head(key).await? else { return Ok(None) };
-        let signed = SIGNATURE
-            .iter()
-            .all(|name| attrs.user.get(*name).is_some_and(|ours| head.attrs.user.get(*name) == Some(ours)));
-        Ok((signed && head.size == size).then_some(head.etag))
+        let ours = Signature::of(attrs, size);
+        Ok((ours.is_some() && Signature::of(&head.attrs, head.size) == ours).then_some(head.etag))
     }
 
     /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold.
@@ -198,7 +200,7 @@ impl Remote {
         Err(doubt.unwrap_or_else(|| self.late("writing", key)))
     }
 
-    /// Stores an object. `attrs` must carry fresh `mtime` and `ctime`.
+    /// Stores an object. `attrs` must be signed.
     pub async fn put(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Etag> {
         let size = body.len() as u64;
         self.settle(key, attrs, size, || {
@@ -207,7 +209,7 @@ impl Remote {
         .await
     }
 
-    /// Replaces an object's metadata, if it still is that object.
+    /// Replaces an object's metadata by signed ones, if it still is that object.
     pub async fn put_attrs(&self, key: &str, base: &Base, attrs: &Attrs) -> Result<Etag> {
         if base.size > COPY_MAX {
             return self.copy_parts(key, key, base, attrs, &When::Matches(base.etag.clone())).await;
@@ -219,7 +221,7 @@ impl Remote {
         .await
     }
 
-    /// Stores an object's bytes under another key with metadata of their own. `Refused` when either is another by now.
+    /// Stores an object's bytes under another key with signed metadata of their own. `Refused` when either is another by now.
     pub async fn copy_with(
         &self,
         from: &str,

@@ -13,7 +13,9 @@ use super::core::Fs;
 use super::errno::{Errno, Op};
 use super::lookup::{Need, Place, Target, new_place};
 use super::meta::Meta as _;
+use super::moves::Known;
 use super::remote::Base;
+use super::signature::sign;
 use crate::base::Kind;
 use crate::store::{Etag, When};
 
@@ -93,7 +95,7 @@ impl Fs {
             self.known.changed(old, now, now + self.options().negative_ttl, |seen| seen.object = None);
             self.known.changed(new, now, self.until(now), |seen| seen.object = Some(facts.clone()));
             inodes.rename(old, new, false);
-            inodes.moved(new, &etag, now);
+            inodes.moved(new, None, &etag, now);
         }
         drop(held);
         self.keep_parent(old);
@@ -146,6 +148,7 @@ impl Fs {
         }
         attrs.content_type = type_of(new).map(str::to_owned);
         attrs.set_time("ctime", self.engine.now());
+        sign(&self.engine.rt, &mut attrs);
         match remote.copy_with(old, new, &base, &attrs, when).await {
             Ok(etag) => Ok((base, etag)),
             Err(why) if why.is(Kind::Refused) && *when == When::Absent => Err(Errno::EXIST.into()),
@@ -175,7 +178,7 @@ impl Fs {
             names.insert(file.key());
             file.settle(&self.engine).await?;
         }
-        let done = self.move_all(&old, &new, &names).await;
+        let done = self.move_all(&old, &new, names).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
         {
@@ -184,8 +187,8 @@ impl Fs {
             self.known.forget_below(&new);
             let moved = done?;
             inodes.rename(&old, &new, true);
-            for (key, etag) in &moved {
-                inodes.moved(&format!("{new}{}", &key[old.len()..]), etag, self.now());
+            for Known { key, old: from, new: to } in &moved.known {
+                inodes.moved(&format!("{new}{}", &key[old.len()..]), Some(from), to, self.now());
             }
         }
         drop(held);

@@ -7,10 +7,22 @@ use super::engine::Engine;
 use super::facts::Facts;
 use super::file::{OpenFile, lost};
 use super::remote::{Base, Source};
-use super::stage::{Mark, Signature};
+use super::signature::{Signature, differ_in_time_only};
+use super::stage::Mark;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, When};
+
+/// What a send is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A close.
+    Close,
+    /// The file will be held open, so that its stage must say that it was sent.
+    Sync,
+    /// What was closed or synced: a version that is being written anew since then waits for its own close.
+    Owed,
+}
 
 /// A send of ours that arrived unheard.
 enum Came {
@@ -23,19 +35,20 @@ enum Came {
 impl OpenFile {
     /// The state that is to be the next object, which is written down as closed.
     async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
-        let snapshot = self.snapshot(&e.options, e.now());
+        let snapshot = self.snapshot(e);
         {
             let mut s = self.state.lock();
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
         }
         self.note(e, durable).await?;
+        self.retire().await;
         Ok(snapshot)
     }
 
     /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
     async fn set_out(&self, e: &Engine) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
-        let mut snapshot = self.snapshot(&e.options, e.now());
+        let mut snapshot = self.snapshot(e);
         let (mut early, dated) = {
             let mut s = self.state.lock();
             (s.early.take(), s.dated)
@@ -54,7 +67,7 @@ impl OpenFile {
             // A note that says what is closed says by what it is known.
             let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
             let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
-            s.sets_out(Signature::of(&snapshot.attrs, snapshot.size));
+            s.sets_out(&snapshot);
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
             told && s.changes == snapshot.changes
@@ -98,18 +111,19 @@ impl OpenFile {
 
     /// Nobody has it open: its stage needs no file descriptor until it is sent.
     pub fn rest(&self) {
-        if let Some(stage) = &self.state.lock().stage {
+        let s = self.state.lock();
+        for stage in s.stage.iter().chain(s.earlier.as_ref().map(|earlier| &earlier.stage)) {
             stage.rest();
         }
     }
 
-    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `goes_on`: the file will
-    /// be held open, so that its stage must say that it was sent. `publish` calls what it is given, which makes the
-    /// file clean and says what the object shows: from then on the tables answer for it, so that both are one step.
+    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `publish` calls what it is
+    /// given, which makes the file clean and says what the object shows: from then on the tables answer for it, so
+    /// that both are one step.
     pub async fn send(
         &self,
         e: &Engine,
-        goes_on: bool,
+        purpose: Purpose,
         publish: impl FnOnce(&dyn Fn() -> Facts),
     ) -> Result<()> {
         let _one = self.sending.lock().await;
@@ -119,15 +133,13 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why);
         }
-        let (mut snapshot, early, newer) = self.set_out(e).await?;
-        let mut stored = upload::upload(e, &snapshot, early).await;
-        if stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
-            stored = match self.came(e, &mut snapshot).await {
-                Some(Came::This(etag)) => Ok(etag),
-                Some(Came::Before) => upload::upload(e, &snapshot, None).await,
-                None => stored,
-            };
+        if purpose == Purpose::Owed
+            && let Some(earlier) = self.owed_before()
+        {
+            return self.send_before(e, earlier, publish).await;
         }
+        let (mut snapshot, early, newer) = self.set_out(e).await?;
+        let stored = self.deliver(e, &mut snapshot, early).await;
         if let Err(why) = stored.as_ref()
             && why.is(Kind::Refused)
         {
@@ -135,6 +147,7 @@ impl OpenFile {
             return Err(self.lost(e, snapshot, why).await);
         }
         self.stored(&snapshot, stored?);
+        self.state.lock().upload = None;
         if let Some(newer) = newer {
             let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
             let etag = e.remote.put_attrs(&snapshot.key, &base, &newer).await?;
@@ -142,17 +155,38 @@ impl OpenFile {
             self.stored(&snapshot, etag);
         }
         publish(&|| self.arrived(e, &snapshot));
-        if goes_on && let Err(why) = self.note(e, false).await {
+        self.retire().await;
+        if purpose == Purpose::Sync
+            && let Err(why) = self.note(e, false).await
+        {
             tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
         }
         Ok(())
     }
 
+    /// Stores the snapshot, if the object is still what the file was made of, or an earlier send of ours.
+    pub(super) async fn deliver(
+        &self,
+        e: &Engine,
+        snapshot: &mut Snapshot,
+        early: Option<Early>,
+    ) -> Result<Etag> {
+        let stored = upload::upload(e, snapshot, early).await;
+        if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+            return stored;
+        }
+        match self.came(e, snapshot).await {
+            Some(Came::This(etag)) => Ok(etag),
+            Some(Came::Before) => upload::upload(e, snapshot, None).await,
+            None => stored,
+        }
+    }
+
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
     async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Option<Came> {
         let head = e.remote.head(&snapshot.key).await.ok()??;
-        let there = Signature::of(&head.attrs, head.size);
-        if there == Signature::of(&snapshot.attrs, snapshot.size) {
+        let there = Signature::of(&head.attrs, head.size)?;
+        if Some(&there) == Signature::of(&snapshot.attrs, snapshot.size).as_ref() {
             return Some(Came::This(head.etag));
         }
         let base = Base { etag: head.etag, size: head.size };
@@ -169,11 +203,10 @@ impl OpenFile {
     }
 
     /// The object has the snapshot's bytes.
-    fn stored(&self, snapshot: &Snapshot, etag: Etag) {
+    pub(super) fn stored(&self, snapshot: &Snapshot, etag: Etag) {
         let mut s = self.state.lock();
         s.base = Some(Base { etag, size: snapshot.size });
         s.sending.clear();
-        s.upload = None;
         if s.changes == snapshot.changes {
             s.base_len = s.size;
             s.dirty.clear();
@@ -182,7 +215,7 @@ impl OpenFile {
         s.borrowed = None;
     }
 
-    fn arrived(&self, e: &Engine, snapshot: &Snapshot) -> Facts {
+    pub(super) fn arrived(&self, e: &Engine, snapshot: &Snapshot) -> Facts {
         let mut s = self.state.lock();
         s.sent = snapshot.changes;
         s.as_of = e.rt.now();
@@ -217,13 +250,14 @@ impl OpenFile {
         if let Some(stage) = stage {
             e.staging.done(stage).await;
         }
+        self.retire().await;
         why
     }
 
     /// Stores what is staged beside the object instead of as it.
     pub async fn rescue(&self, e: &Engine) -> Result<Option<String>> {
         let _one = self.sending.lock().await;
-        let snapshot = self.snapshot(&e.options, e.now());
+        let snapshot = self.snapshot(e);
         let kept = beside::keep(e, &snapshot, beside::UNFINISHED).await?;
         let stage = self.state.lock().stage.take();
         if let Some(stage) = stage {
@@ -231,13 +265,4 @@ impl OpenFile {
         }
         Ok(kept)
     }
-}
-
-fn differ_in_time_only(a: &Attrs, b: &Attrs) -> bool {
-    let timeless = |attrs: &Attrs| {
-        let mut attrs = attrs.clone();
-        attrs.user.retain(|name, _| !matches!(name.as_str(), "mtime" | "ctime" | "atime"));
-        attrs
-    };
-    timeless(a) == timeless(b)
 }

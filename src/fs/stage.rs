@@ -40,6 +40,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ranges::Ranges;
 use super::remote::{Base, Source};
+use super::signature::Signature;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::store::Attrs;
@@ -52,7 +53,7 @@ const RECORD: usize = 24;
 const CUT: u64 = u64::MAX;
 /// Edits are read in pieces of so many bytes.
 const PIECE: usize = RECORD << 12;
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -64,21 +65,6 @@ pub enum Mark {
     Closed,
     /// The bucket has it.
     Sent,
-}
-
-/// What only we can have written: the object's size, and its times to the nanosecond.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Signature {
-    pub size: u64,
-    pub mtime: String,
-    pub ctime: String,
-}
-
-impl Signature {
-    pub fn of(attrs: &Attrs, size: u64) -> Signature {
-        let time = |name| attrs.user.get(name).cloned().unwrap_or_default();
-        Signature { size, mtime: time("mtime"), ctime: time("ctime") }
-    }
 }
 
 /// Whose bytes are staged, and what for.
@@ -101,6 +87,9 @@ pub struct Note {
     pub mark: Mark,
     /// A close or fsync since the bucket last had it was answered, or is being.
     pub owed: bool,
+    /// The stage of a version that was closed, over which this one was begun anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
     /// What may have been sent since `base` was the object, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sending: Vec<Signature>,
@@ -123,6 +112,7 @@ impl Note {
             partly: false,
             mark: Mark::Sent,
             owed: false,
+            over: None,
             sending: Vec::new(),
             content_type: None,
             user: BTreeMap::new(),
@@ -250,6 +240,11 @@ impl Stage {
 
     pub fn path(&self) -> &Path {
         &self.0.data
+    }
+
+    /// What notes call it.
+    pub fn id(&self) -> String {
+        self.0.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// A new one at `data` (`….stage`). `edits`: what of the file is staged, where not all of it will be.
@@ -470,14 +465,14 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":1,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"user":{}}"#;
+        let body = br#"{"format":2,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"user":{}}"#;
         let bytes = slot(3, &note()).unwrap();
         assert_eq!(
             &bytes[..24],
             [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
         );
         assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 128_383_004_146_890_307);
+        assert_eq!(word(&bytes, 24), 13_357_802_529_577_690_139);
         assert_eq!(unslot(&bytes), Some((3, note())));
         for at in 0..bytes.len() {
             let mut bad = bytes.to_vec();

@@ -281,3 +281,25 @@ fn parts_that_fail_early_are_sent_at_the_end() {
     })
     .unwrap();
 }
+
+/// Zeros are sent like any bytes: nobody gets a terabyte of them by one call.
+/// Promise: A hole is stored as zeros, and one of more than 64 GiB is refused.
+#[test]
+fn endless_holes_are_refused() {
+    let sim = Sim::new(1);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside) = (sim.clone(), store.clone());
+    sim.run(async move {
+        let user = User::simulated(&world, inside.clone(), "").await;
+        let handle = user.open("f", NEW, true).await.unwrap();
+        let byte = || Bytes::from_static(b"x");
+        assert_eq!(user.fs.write(handle, 1 << 40, byte()).await.unwrap_err().errno, Errno::FBIG);
+        let grown = user.fs.allocate(handle, 0, 1 << 40, false, false).await;
+        assert_eq!(grown.unwrap_err().errno, Errno::FBIG);
+        user.fs.write(handle, 10_000, byte()).await.unwrap();
+        user.close(handle).await.unwrap();
+        let body = body(inside.contents(), "f").await;
+        assert!(body.len() == 10_001 && body[..10_000].iter().all(|b| *b == 0) && body[10_000] == b'x');
+    })
+    .unwrap();
+}

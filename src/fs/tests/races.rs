@@ -22,7 +22,7 @@ use crate::fs::facts::Facts;
 use crate::fs::handles::How;
 use crate::fs::inodes::ROOT;
 use crate::fs::meta::{Ns, S_IFMT};
-use crate::store::SimStore;
+use crate::store::{Cause, SimStore, Store as _, When};
 
 const DIR: &str = "d";
 
@@ -394,7 +394,7 @@ fn a_name_that_goes_leaves_nothing_staged() {
     }
 }
 
-/// A file is written and closed while its directory is renamed: it is at the old name or at the new one.
+/// A file is written and closed while its directory is renamed: it is at the new name as it was written.
 /// Promise: Who looks at a file while another process here changes it sees it before or after.
 #[test]
 fn what_is_written_while_its_directory_moves_is_not_lost() {
@@ -418,11 +418,47 @@ fn what_is_written_while_its_directory_moves_is_not_lost() {
             user.fs.finish().await;
             let user = User::simulated(&world, store, "").await;
             let (old, new) = (user.get("d/f3").await, user.get("e/f3").await);
-            let kept = [old, new].into_iter().flatten().any(|bytes| bytes == [2; 200]);
-            assert!(kept || written.is_err(), "written {seed} ms after the rename began");
+            assert!(old.is_err(), "written {seed} ms after the rename began: it is at the old name");
+            assert!(new.unwrap() == [2; 200] || written.is_err(), "written {seed} ms after the rename began");
         })
         .unwrap();
     }
+}
+
+/// Another client changes a file or makes one while its directory is renamed: it is at the new name, or stays.
+/// Promise: A directory's rename that a crash cut off is finished by the next mount.
+#[test]
+fn what_others_put_while_a_directory_moves_is_not_lost() {
+    let mut moved = 0;
+    for seed in 0..200 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+        let key = if seed % 2 == 0 { "d/f3" } else { "d/g" };
+        sim.run(async move {
+            let user = User::mount(world.rt(), disk, inside.clone(), "", STAGING).await;
+            user.mkdir("d").await.unwrap();
+            for n in 0..5 {
+                user.put(&format!("d/f{n}"), &[1; 100]).await.unwrap();
+            }
+            let moving = {
+                let user = user.clone();
+                world.rt().spawn(async move { user.rename("d", "e", false).await })
+            };
+            world.rt().sleep(Duration::from_millis(seed)).await;
+            let theirs = Bytes::from_static(b"theirs");
+            inside.contents().put(key, theirs, When::Always, Cause::File).await.unwrap();
+            moving.await.unwrap().unwrap();
+            user.fs.finish().await;
+        })
+        .unwrap();
+        let at = |key: &str| futures::executor::block_on(body(store.contents(), key));
+        let (old, new) = (at(key), at(&key.replace("d/", "e/")));
+        let theirs = |body: &Option<Bytes>| body.as_ref().is_some_and(|body| body == "theirs");
+        assert!(theirs(&old) || theirs(&new), "{key} was put {seed} ms after the rename began");
+        moved += u32::from(theirs(&new));
+    }
+    assert!((20..180).contains(&moved), "{moved} were moved: the moments are no test");
 }
 
 /// A directory that has an open file is renamed while another of its files is renamed onto that one.
