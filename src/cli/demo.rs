@@ -12,7 +12,7 @@ use super::{Global, output, reach};
 use crate::base::rt::{Instant, RealRuntime, Rt};
 use crate::base::size::MIB;
 use crate::base::{Error, Kind, Result, ResultExt};
-use crate::daemon::api::{Outcome, PoolCreate, Verb, VolumeCreate};
+use crate::daemon::api::{Outcome, PoolCreate, Tempo, Verb, VolumeCreate};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::{Engine, Home, Options};
 use crate::nbd;
@@ -242,7 +242,7 @@ impl Tour<'_> {
     }
 
     async fn lose_two_stores(&mut self) -> Result<()> {
-        self.ask(Verb::PoolRepair { name: "demo".parse()? }).await?;
+        self.ask(Verb::PoolRepair { name: "demo".parse()?, tempo: Tempo::default() }).await?;
         self.engine.shutdown().await?;
         self.move_stores(true).await?;
         let began = self.rt.now();
@@ -283,11 +283,11 @@ impl Tour<'_> {
     async fn heal(&mut self) -> Result<()> {
         self.move_stores(false).await?;
         let began = self.rt.now();
-        self.ask(Verb::PoolRepair { name: "demo".parse()? }).await?;
+        self.ask(Verb::PoolRepair { name: "demo".parse()?, tempo: Tempo::default() }).await?;
         let took = seconds(&self.rt, began) * 1e3;
         self.step("folders back; repaired", format!("{took:.0} ms"));
         let began = self.rt.now();
-        let scrub = self.ask(Verb::PoolScrub { name: "demo".parse()? }).await?;
+        let scrub = self.ask(Verb::PoolScrub { name: "demo".parse()?, tempo: Tempo::default() }).await?;
         let found: usize = scrub
             .value
             .as_object()

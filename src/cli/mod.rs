@@ -5,6 +5,7 @@ mod demo;
 mod log;
 mod mount;
 mod output;
+mod policy;
 mod pool;
 mod reach;
 mod serve;
@@ -68,6 +69,8 @@ enum Command {
     /// End a mount, after everything is uploaded
     #[command(alias = "umount")]
     Unmount(mount::Unmount),
+    /// Print the least IAM policy for stores or a mount
+    Policy(policy::Policy),
     /// What the daemon does now
     Status(status::Status),
 }
@@ -119,6 +122,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
+        Command::Policy(args) => Box::pin(policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
     }
 }

@@ -1,13 +1,15 @@
 //! `windlass pool …`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::{Global, done, forgive, output, reach};
+use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Kind, Name, Result};
-use crate::daemon::api::{PoolCreate, Verb};
+use crate::daemon::api::{self, PoolCreate, Verb};
 
 #[derive(Subcommand, Debug)]
 pub enum Pool {
@@ -44,16 +46,30 @@ pub enum Pool {
     List,
     /// A pool's stores and what needs attention
     Status { name: Name },
+    /// Change settings for all hosts: ack=zone|none, degrade-after=TIME|never, grace=TIME
+    Set {
+        name: Name,
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        assignments: Vec<String>,
+    },
     /// Make this host forget a pool; its stores keep everything
     Forget {
         name: Name,
         #[arg(long)]
         if_exists: bool,
     },
-    /// Verify every shard in every store
-    Scrub { name: Name },
+    /// Verify every shard in every store; goes on where an earlier one was cut off
+    Scrub {
+        name: Name,
+        #[command(flatten)]
+        tempo: Tempo,
+    },
     /// Rebuild what is missing or rotten, finish what was begun, take emptied stores in again
-    Repair { name: Name },
+    Repair {
+        name: Name,
+        #[command(flatten)]
+        tempo: Tempo,
+    },
     /// Put a new store in an old one's place; with the same URL twice, take an emptied store in again
     Replace {
         name: Name,
@@ -62,10 +78,27 @@ pub enum Pool {
         /// URL[,zone=Z]; without a zone it takes over the old one's
         #[arg(long, value_name = "URL")]
         new: String,
-        /// Also where losing a zone would break the layout then
+        /// Also where losing a zone would break the layout then, or while another store is away
         #[arg(long)]
         force: bool,
     },
+}
+
+/// How fast stores are read.
+#[derive(clap::Args, Debug)]
+pub struct Tempo {
+    /// Bytes read a second at most, as 100M; 0: as fast as it goes
+    #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = crate::base::size::parse_size)]
+    rate: u64,
+    /// Begin at the beginning, also where an earlier one was cut off
+    #[arg(long)]
+    restart: bool,
+}
+
+impl Tempo {
+    fn asked(&self) -> api::Tempo {
+        api::Tempo { rate: self.rate, restart: self.restart }
+    }
 }
 
 pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
@@ -78,12 +111,15 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
         Pool::Add { name, stores } => plain(global, Verb::PoolAdd { name, stores }).await,
         Pool::List => show(global, Verb::PoolList, list).await,
         Pool::Status { name } => show(global, Verb::PoolStatus { name }, status).await,
+        Pool::Set { name, assignments } => show(global, Verb::PoolSet { name, assignments }, settings).await,
         Pool::Forget { name, if_exists } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
             forgive(plain(global, Verb::PoolForget { name, if_exists }).await, forgiven)
         }
-        Pool::Scrub { name } => show(global, Verb::PoolScrub { name }, scrub).await,
-        Pool::Repair { name } => plain(global, Verb::PoolRepair { name }).await,
+        Pool::Scrub { name, tempo } => {
+            show(global, Verb::PoolScrub { name, tempo: tempo.asked() }, scrub).await
+        }
+        Pool::Repair { name, tempo } => plain(global, Verb::PoolRepair { name, tempo: tempo.asked() }).await,
         Pool::Replace { name, old, new, force } => {
             plain(global, Verb::PoolReplace { name, old, new, force }).await
         }
@@ -112,15 +148,37 @@ fn list(value: &Value) {
     output::table(&["POOL", "LAYOUT", "STORES", "STATE"], &output::rows(value, row));
 }
 
+fn settings(value: &Value) {
+    let time = |field: &str| value[field].as_u64().map_or_else(|| "never".to_owned(), show_time);
+    let ack = if value["ack_zone"] == true { "zone" } else { "none" };
+    let (degrade, grace) = (time("degrade_after_ms"), time("grace_ms"));
+    output::line(&format!("settings: ack {ack}, degrade-after {degrade}, grace {grace}"));
+}
+
 fn status(value: &Value) {
+    let number = |v: &Value, field: &str| v[field].as_u64().unwrap_or(0);
     output::line(&format!(
-        "pool {}, {}: {} shards pending",
+        "pool {}, {}: {} pending",
         output::text(value, "name"),
         output::text(value, "layout"),
-        output::text(value, "pending_shards")
+        show_count(number(value, "pending_shards"), "shard"),
     ));
     for sentence in value["survives"].as_array().into_iter().flatten() {
         output::line(sentence.as_str().unwrap_or_default());
+    }
+    settings(&value["settings"]);
+    for store in value["stores"].as_array().into_iter().flatten().filter(|s| number(s, "undeleted") > 0) {
+        let (kept, url) = (show_count(number(store, "undeleted"), "object"), output::text(store, "url"));
+        output::line(&format!("{kept} that nobody needs stay in {url}: it does not let this host delete"));
+    }
+    for risk in value["at_risk"].as_array().into_iter().flatten() {
+        let (chunks, shards) = (number(risk, "chunks"), number(risk, "missing_shards"));
+        let (chunks, shards) = (show_count(chunks, "object"), show_count(shards, "shard"));
+        output::line(&format!("at risk: {chunks} short of {shards} each"));
+    }
+    for replacement in value["replacing"].as_array().into_iter().flatten() {
+        let which = replacement.as_str().unwrap_or_default();
+        output::line(&format!("being replaced: {which}; `windlass pool repair` finishes it"));
     }
     let row = |v: &Value| {
         vec![
@@ -128,14 +186,34 @@ fn status(value: &Value) {
             output::text(v, "zone"),
             output::text(v, "state"),
             output::text(v, "latency_ms_p99"),
+            format!("{:.1} %", 100.0 * v["error_rate"].as_f64().unwrap_or(0.0)),
             output::text(v, "requests"),
             output::text(v, "reason"),
         ]
     };
     output::table(
-        &["STORE", "ZONE", "STATE", "P99 MS", "REQUESTS", "REASON"],
+        &["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "REASON"],
         &output::rows(&value["stores"], row),
     );
+    traffic(&value["stores"]);
+}
+
+/// What all stores were asked, by why and what.
+fn traffic(stores: &Value) {
+    let mut sums: BTreeMap<[String; 2], [u64; 4]> = BTreeMap::new();
+    let lines = stores.as_array().into_iter().flatten().filter_map(|s| s["traffic"].as_array());
+    for line in lines.flatten() {
+        let sum = sums.entry(["cause", "verb"].map(|field| output::text(line, field))).or_default();
+        for (sum, field) in sum.iter_mut().zip(["requests", "failed", "sent_bytes", "received_bytes"]) {
+            *sum += line[field].as_u64().unwrap_or(0);
+        }
+    }
+    let row = |([cause, verb], [requests, failed, sent, received]): (&[String; 2], &[u64; 4])| {
+        let (sent, received) = (show_bytes(*sent), show_bytes(*received));
+        vec![cause.clone(), verb.clone(), requests.to_string(), failed.to_string(), sent, received]
+    };
+    let rows: Vec<_> = sums.iter().map(row).collect();
+    output::table(&["WHY", "WHAT", "REQUESTS", "FAILED", "SENT", "RECEIVED"], &rows);
 }
 
 fn scrub(value: &Value) {

@@ -94,6 +94,15 @@ async fn in_process(engine: Arc<Engine>, verb: Verb) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// windlass.toml, for what needs no engine.
+pub async fn config(global: &Global) -> Result<Config> {
+    let file = match &global.config {
+        Some(file) => file.clone(),
+        None => Home::locate()?.config(),
+    };
+    Config::load(&*RealDisk::start(), &file, global.config.is_some()).await
+}
+
 /// Starts an engine in this process; `Kind::Owned` when another one runs on the state folder.
 pub async fn start(global: &Global, home: Home, options: Options, cache: Option<u64>) -> Result<Arc<Engine>> {
     let rt = Rt::new(RealRuntime::current());

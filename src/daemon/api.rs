@@ -113,6 +113,15 @@ pub struct VolumeCreate {
     pub if_absent: bool,
 }
 
+/// How fast a scrub or repair reads the stores.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Tempo {
+    /// Bytes a second; 0: as fast as it goes.
+    pub rate: u64,
+    /// From the beginning, also where an earlier one was cut off.
+    pub restart: bool,
+}
+
 /// Everything that can be asked of an engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", content = "args", rename_all = "kebab-case")]
@@ -126,15 +135,22 @@ pub enum Verb {
     PoolStatus {
         name: Name,
     },
+    PoolSet {
+        name: Name,
+        /// `KEY=VALUE` each.
+        assignments: Vec<String>,
+    },
     PoolForget {
         name: Name,
         if_exists: bool,
     },
     PoolScrub {
         name: Name,
+        tempo: Tempo,
     },
     PoolRepair {
         name: Name,
+        tempo: Tempo,
     },
     PoolReplace {
         name: Name,

@@ -328,6 +328,9 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::base::rt::RealRuntime;
@@ -410,12 +413,18 @@ mod tests {
     }
 
     /// Answers `Status` late, as an unmount does.
-    struct Slow(Rt);
+    struct Slow {
+        rt: Rt,
+        began: Notify,
+        done: AtomicBool,
+    }
 
     #[async_trait]
     impl Handler for Slow {
         async fn handle(&self, _verb: Verb, _progress: ProgressSink) -> Result<Outcome> {
-            self.0.sleep(Duration::from_millis(200)).await;
+            self.began.notify_one();
+            self.rt.sleep(Duration::from_millis(200)).await;
+            self.done.store(true, Ordering::Relaxed);
             Outcome::of(&"late")
         }
     }
@@ -425,17 +434,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.sock");
         let rt = Rt::new(RealRuntime::current());
-        let answers = serve(&rt, &path, Arc::new(Slow(rt.clone())), CancellationToken::new()).unwrap();
+        let slow = Arc::new(Slow { rt: rt.clone(), began: Notify::new(), done: AtomicBool::new(false) });
+        let answers = serve(&rt, &path, slow.clone(), CancellationToken::new()).unwrap();
         answers.sent(&rt, Duration::from_secs(5)).await;
         let mut client = Client::connect(&path).await.unwrap().unwrap();
         let asked = rt.spawn({
             let rt = rt.clone();
             async move { client.call(&rt, Verb::Status, |_| {}, pending()).await }
         });
-        rt.sleep(Duration::from_millis(50)).await;
-        let began = rt.now();
-        answers.sent(&rt, Duration::from_secs(5)).await;
-        assert!(rt.now().since(began) >= Duration::from_millis(100));
+        slow.began.notified().await;
+        answers.sent(&rt, Duration::from_secs(60)).await;
+        assert!(slow.done.load(Ordering::Relaxed));
         assert_eq!(asked.await.unwrap().unwrap().value, serde_json::json!("late"));
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::desk::Desk;
 use super::pools::OpenPool;
 use crate::base::metric::{self, Metric, Moves};
@@ -100,11 +102,23 @@ fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {
     for store in &status.stores {
         let labels = [name, store.url.as_str()];
         page.add(metric::STORE_IN, &labels, flag(matches!(store.state, "in" | "unknown")));
-        page.add(metric::STORE_REQUESTS, &labels, store.requests as f64);
+        for line in &store.traffic {
+            let labels = [name, &store.url, &word(&line.verb), &word(&line.cause)];
+            page.add(metric::STORE_REQUESTS, &labels, line.requests as f64);
+            page.add(metric::STORE_FAILED, &labels, line.failed as f64);
+            page.add(metric::STORE_SENT_BYTES, &labels, line.sent_bytes as f64);
+            page.add(metric::STORE_RECEIVED_BYTES, &labels, line.received_bytes as f64);
+        }
         if let Some(ms) = store.latency_ms_p99 {
             page.add(metric::STORE_LATENCY_SECONDS, &labels, ms / 1000.0);
         }
     }
+}
+
+/// An enum's value as JSON writes it.
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn volumes(page: &mut Page, desk: &Desk, opened: &[(Name, Arc<OpenPool>)]) {

@@ -157,9 +157,8 @@ impl Pools {
         let parsed = specs(&stores)?;
         let layout = layout.map_or_else(|| Layout::for_stores(parsed.len()), Ok)?;
         for spec in &parsed {
-            store::create_root(&self.seat.rt, &spec.url).await?;
             // A place that can't be a store is told now, by name.
-            store::open(&self.seat.rt, &spec.url).await?;
+            store::adopt(&self.seat.rt, &spec.url).await?;
         }
         let buckets = self.buckets(&stores).await?;
         let pool = Pool::create(self.host(name), name.clone(), layout, buckets, options).await?;
@@ -205,12 +204,11 @@ impl Pools {
         Ok(given.parse::<store::StoreSpec>()?.url.to_string())
     }
 
-    /// A place for a store that is to join a pool; its folder is made.
+    /// A place for a store that is to join a pool.
     pub async fn new_store(&self, given: &str) -> Result<StoreSpec> {
         let spec: store::StoreSpec = given.parse()?;
-        store::create_root(&self.seat.rt, &spec.url).await?;
+        store::adopt(&self.seat.rt, &spec.url).await?;
         let mut buckets = self.buckets(&[given.to_owned()]).await?;
-        store::open(&self.seat.rt, &spec.url).await?;
         buckets.pop().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))
     }
 

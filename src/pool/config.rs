@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, Zoning};
+use crate::base::size::parse_duration;
 use crate::base::{Error, Generation, Incarnation, Kind, Name, PoolId, RegisterId, Result};
 
 const FORMAT: u32 = 1;
@@ -21,7 +22,7 @@ pub struct StoreEntry {
     pub incarnation: Incarnation,
 }
 
-/// What `pool create` fixes and `pool set` changes.
+/// What `pool create` and `pool set` say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -40,6 +41,25 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Sets one by the name that users know it by.
+    pub fn assign(&mut self, assignment: &str) -> Result<()> {
+        let bad = |why: String| Error::new(Kind::Usage, why);
+        let known = "use ack=zone|none, degrade-after=TIME|never or grace=TIME";
+        let (key, value) = assignment
+            .split_once('=')
+            .ok_or_else(|| bad(format!("{assignment:?} is no KEY=VALUE: {known}")))?;
+        let ms = || parse_duration(value).map(|d| d.as_millis() as u64);
+        match (key, value) {
+            ("ack", "zone") => self.ack_zone = true,
+            ("ack", "none") => self.ack_zone = false,
+            ("degrade-after", "never") => self.degrade_after_ms = None,
+            ("degrade-after", _) => self.degrade_after_ms = Some(ms()?),
+            ("grace", _) => self.grace_ms = ms()?,
+            _ => return Err(bad(format!("a pool has no setting {assignment:?}: {known}"))),
+        }
+        Ok(())
+    }
+
     pub fn degrade_after(&self) -> Option<Duration> {
         self.degrade_after_ms.map(Duration::from_millis)
     }
@@ -98,6 +118,17 @@ impl PoolConfig {
             Ok(zoning) if self.settings.ack_zone => zoning.w_zone(),
             _ => self.layout.w(),
         }
+    }
+
+    /// Settings that need something of the stores.
+    pub fn check_settings(&self) -> Result<()> {
+        if self.settings.ack_zone && self.stores.iter().any(|s| s.zone.is_none()) {
+            return Err(Error::new(
+                Kind::Usage,
+                "to acknowledge by zone every store needs one (URL,zone=NAME)",
+            ));
+        }
+        Ok(())
     }
 
     /// The next generation, in which one store is another.
@@ -169,5 +200,27 @@ impl PoolConfig {
             return bad("two stores share one identity");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_assigned_by_name() {
+        let mut settings = Settings::default();
+        for text in ["ack=zone", "degrade-after=never", "grace=2m"] {
+            settings.assign(text).unwrap();
+        }
+        assert_eq!(settings, Settings { ack_zone: true, degrade_after_ms: None, grace_ms: 120_000 });
+        for text in ["ack=none", "degrade-after=3s", "grace=30s"] {
+            settings.assign(text).unwrap();
+        }
+        assert_eq!(settings, Settings::default());
+        for bad in ["", "ack", "ack=", "ack=all", "grace=never", "degrade-after=3", "colour=blue"] {
+            assert!(settings.assign(bad).unwrap_err().is(Kind::Usage), "{bad}");
+        }
+        assert_eq!(settings, Settings::default());
     }
 }

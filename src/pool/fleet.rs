@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bookmark::Bookmark;
 use super::codec::Codec;
 use super::footers::Footers;
+use super::hedge::Hedges;
 use super::hints::Hints;
 use super::key::{place, shard_key, shard_on};
 use super::layout::Layout;
@@ -13,7 +15,7 @@ use super::member::Member;
 use super::register::Register;
 use super::roster::{Membership, Roster};
 use crate::base::rt::Rt;
-use crate::base::{ChunkId, Incarnation, RegisterId, Result};
+use crate::base::{ChunkId, Incarnation, Kind, RegisterId, Result};
 use crate::store::Cause;
 
 /// Keys that one delete request names at most.
@@ -27,18 +29,28 @@ pub(super) struct Fleet {
     roster: Arc<Roster>,
     codec: Arc<Codec>,
     hints: Arc<Hints>,
+    bookmark: Bookmark,
     footers: Footers,
+    hedges: Hedges,
 }
 
 impl Fleet {
-    pub(super) fn new(rt: Rt, layout: Layout, roster: Arc<Roster>, hints: Arc<Hints>) -> Arc<Fleet> {
+    pub(super) fn new(
+        rt: Rt,
+        layout: Layout,
+        roster: Arc<Roster>,
+        hints: Arc<Hints>,
+        bookmark: Bookmark,
+    ) -> Arc<Fleet> {
         Arc::new(Fleet {
             rt,
             layout,
             roster,
             codec: Arc::new(Codec::new(layout)),
             hints,
+            bookmark,
             footers: Footers::default(),
+            hedges: Hedges::default(),
         })
     }
 
@@ -64,6 +76,12 @@ impl Fleet {
     pub(super) fn hints(&self) -> &Arc<Hints> {
         &self.hints
     }
+    pub(super) fn bookmark(&self) -> &Bookmark {
+        &self.bookmark
+    }
+    pub(super) fn hedges(&self) -> &Hedges {
+        &self.hedges
+    }
     pub(super) fn footers(&self) -> &Footers {
         &self.footers
     }
@@ -84,7 +102,7 @@ impl Fleet {
         old.standing().usable().then(|| old.clone())
     }
 
-    /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
+    /// Deletes all shards of these chunks from the stores that answer and let us; what others keep is left to scrub.
     pub(super) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let n = self.layout.n();
         for id in ids {
@@ -96,9 +114,18 @@ impl Fleet {
             let deletes = members.map(|member| async move {
                 let keys = part.iter().map(|id| shard_key(id, shard_on(id, member.index(), n)));
                 let keys: Vec<String> = keys.collect();
-                let out = member.delete(&keys, Cause::Delete).await;
-                // One that went away meanwhile is like one that was away before.
-                if member.standing().usable() { out } else { Ok(()) }
+                match member.delete(&keys, Cause::Delete).await {
+                    // One that went away meanwhile is like one that was away before.
+                    Err(_) if !member.standing().usable() => Ok(()),
+                    // Who may not delete can do all else: what stays is told, and scrub finds it.
+                    Err(e) if e.is(Kind::Denied) => {
+                        if member.traffic().not_deleted(keys.len() as u64) {
+                            tracing::warn!("what nobody needs piles up: {e}");
+                        }
+                        Ok(())
+                    }
+                    out => out,
+                }
             });
             futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
         }

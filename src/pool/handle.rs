@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::chunk::{Chunk, Inventory};
+use super::chunk::{Chunk, ChunkKind, Inventory};
 use super::condition::{self, Condition, Need};
 use super::config::{PoolConfig, Settings};
 use super::fleet::Fleet;
@@ -18,7 +18,7 @@ use super::probe::{Payload, Probe};
 use super::read::Verify;
 use super::register::{Change, Register};
 use super::repair;
-use super::report::{RepairReport, ScrubReport, Watch};
+use super::report::{RepairReport, ScrubReport, Tempo, Watch};
 use super::roster::Membership;
 use super::scrub;
 use super::status::{self, PoolStatus};
@@ -108,7 +108,8 @@ impl Pool {
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
-        status::of(&self.fleet, name, id, self.w(), self.condition().survives(self.survives()))
+        let survives = self.condition().survives(self.survives());
+        status::of(&self.fleet, name, id, self.w(), self.settings(), survives)
     }
 
     /// What it can do now, by what is known; asks nobody.
@@ -146,13 +147,14 @@ impl Pool {
     }
 
     /// Changes the settings for all hosts.
-    pub async fn set(&self, change: impl Fn(&mut Settings) + Send + Sync) -> Result<()> {
+    pub async fn set(&self, change: impl Fn(&mut Settings) -> Result<()> + Send + Sync) -> Result<()> {
         let step = |value: Option<&Bytes>| {
             let missing =
                 || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name));
             let mut config = PoolConfig::decode(value.ok_or_else(missing)?)?;
             let before = config.settings.clone();
-            change(&mut config.settings);
+            change(&mut config.settings)?;
+            config.check_settings()?;
             // Settings that hold already need no write, whoever wrote them.
             if config.settings == before {
                 return Ok(Change::Keep(before));
@@ -166,7 +168,11 @@ impl Pool {
 
     /// Begins to store a chunk; encoding and puts go on in the background.
     pub fn put_chunk(&self, chunk: Chunk) -> Upload {
-        Upload::start(&self.fleet, chunk, Known::default(), Cause::Write)
+        let cause = match chunk.kind {
+            ChunkKind::Data => Cause::Write,
+            ChunkKind::Map | ChunkKind::Pack => Cause::Checkpoint,
+        };
+        Upload::start(&self.fleet, chunk, Known::default(), cause)
     }
 
     /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
@@ -218,6 +224,14 @@ impl Pool {
         self.fleet.hints().pending().0
     }
 
+    /// Waits for what is known to be missing to be put, so long at most; how many shards still are.
+    pub async fn settled(&self, patience: Duration) -> usize {
+        match self.rt().timeout(patience, self.fleet.hints().none()).await {
+            Some(()) => 0,
+            None => self.pending(),
+        }
+    }
+
     /// Remembers the shards that a probe did not find, so that they are put when their stores are back. A process that
     /// was killed may have known of them and not have written it down.
     pub fn remember_missing(&self, id: ChunkId, probe: &Probe) {
@@ -235,13 +249,23 @@ impl Pool {
     }
 
     /// Looks through all stores. Changes nothing.
-    pub async fn scrub(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<ScrubReport> {
-        scrub::scrub(&self.fleet, inventory, watch).await
+    pub async fn scrub(
+        &self,
+        inventory: &dyn Inventory,
+        tempo: Tempo,
+        watch: Watch<'_>,
+    ) -> Result<ScrubReport> {
+        scrub::scrub(&self.fleet, inventory, tempo, watch).await
     }
 
     /// Mends everything that a scrub finds.
-    pub async fn repair(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<RepairReport> {
-        repair::repair(&self.fleet, inventory, watch).await
+    pub async fn repair(
+        &self,
+        inventory: &dyn Inventory,
+        tempo: Tempo,
+        watch: Watch<'_>,
+    ) -> Result<RepairReport> {
+        repair::repair(&self.fleet, inventory, tempo, watch).await
     }
 
     /// The id of the volume of this name.

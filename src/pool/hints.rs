@@ -146,6 +146,25 @@ impl Hints {
         })
     }
 
+    /// Waits until nothing is known to be missing.
+    pub(super) async fn none(&self) {
+        self.state.until(|s| (s.missing.is_empty() && s.under_way.is_empty()).then_some(())).await;
+    }
+
+    /// How many chunks lack how many shards, as far as is known.
+    pub(super) fn lacking(&self) -> BTreeMap<usize, u64> {
+        self.state.with(|s| {
+            let mut masks = s.missing.clone();
+            for (id, mask) in &s.under_way {
+                let known = masks.entry(*id).or_default();
+                *known = known.or(*mask);
+            }
+            let mut lacking = BTreeMap::new();
+            masks.values().for_each(|mask| *lacking.entry(mask.count()).or_default() += 1);
+            lacking
+        })
+    }
+
     /// The next chunks after this one, in order.
     pub(super) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Mask)> {
         use std::ops::Bound::{Excluded, Unbounded};
@@ -270,6 +289,7 @@ mod tests {
         hints.left(id(2), 5);
         hints.remove(&id(1), Mask::default().with(0));
         assert_eq!(hints.pending(), (2, false));
+        assert_eq!(hints.lacking(), [(1, 2)].into());
         hints.flushed().await;
         hints.close();
         let hints = open().await.unwrap();

@@ -109,6 +109,22 @@ pub struct Member {
     traffic: Traffic,
 }
 
+/// A request under way. One that nobody waits for any more took at least as long: left out, a store would look the
+/// quicker the more often others are asked in its stead.
+struct Timed<'a> {
+    member: &'a Member,
+    start: Instant,
+    read: bool,
+    failed: bool,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        let took = self.member.rt.now().since(self.start);
+        self.member.traffic.count(took, self.read, self.failed);
+    }
+}
+
 /// Tells an answer from none, where the type of a success says it.
 trait Answer {
     const READ: bool = false;
@@ -268,7 +284,8 @@ impl Member {
         let start = self.rt.now();
         let usual = self.traffic.percentile(95).unwrap_or_default();
         let found = self.rt.timeout((usual * 2).clamp(LABEL_WAIT_MIN, LABEL_WAIT_MAX), get).await;
-        self.traffic.count(self.rt.now().since(start), false);
+        let failed = !matches!(&found, Some(Ok(_)));
+        self.traffic.count(self.rt.now().since(start), false, failed);
         match found {
             None => Verdict::Silent(self.trouble("it does not answer")),
             Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
@@ -354,8 +371,9 @@ impl Member {
         let now = self.standing();
         match (&now, before) {
             (Standing::Out(why) | Standing::Down(why), before) if before.usable() => tracing::warn!("{why}"),
+            // As loud as its going was.
             (Standing::In, Standing::Out(_) | Standing::Down(_)) => {
-                tracing::info!("store {} is back", self.url)
+                tracing::warn!("store {} is back", self.url)
             }
             _ => {}
         }
@@ -441,17 +459,20 @@ impl Member {
         bytes: u64,
         request: impl Future<Output = Result<T>>,
     ) -> Result<Result<T>> {
-        let start = self.rt.now();
+        let mut timed = Timed { member: self, start: self.rt.now(), read: T::READ, failed: false };
         let patience = self.lost_patience(bytes);
         futures::pin_mut!(request, patience);
         let out = match select(request, patience).await {
             Either::Left((out, _)) => out,
-            Either::Right((e, _)) => return Err(e),
+            Either::Right((e, _)) => {
+                timed.failed = true;
+                return Err(e);
+            }
         };
-        let now = self.rt.now();
-        self.traffic.count(now.since(start), T::READ);
-        match out.as_ref().map_or_else(Some, T::trouble) {
-            None => self.state.with(|s| s.last_answer = now),
+        let trouble = out.as_ref().map_or_else(Some, T::trouble);
+        timed.failed = trouble.is_some_and(|e| e.is(Kind::Throttled) || is_trouble(e));
+        match trouble {
+            None => self.state.with(|s| s.last_answer = self.rt.now()),
             Some(e) if is_trouble(e) => self.suspect(),
             Some(_) => {}
         }

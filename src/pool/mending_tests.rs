@@ -39,21 +39,21 @@ fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
         pool.register(id).change(put(b"one")).await.unwrap();
         yard.settle(3000).await;
         let everything = Counted { dead: 0, live: 0 };
-        assert!(pool.scrub(&everything, &|_| {}).await.unwrap().is_complete_and_clean());
+        assert!(pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
         let key = register_key(id);
         let [lost, bad] = [pool.membership().acceptors[0], pool.membership().acceptors[1]];
         yard.stores[lost].contents().delete(std::slice::from_ref(&key), W).await.unwrap();
         flip(&yard, bad, &key).await;
-        let found = pool.scrub(&everything, &|_| {}).await.unwrap();
+        let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
         let named: Vec<_> = found.findings.iter().map(|f| (f.what, f.key.clone(), f.store.clone())).collect();
         let url = |i: usize| yard.stores[i].url().to_owned();
         assert_eq!(named, [("rotten", key.clone(), url(bad)), ("missing", key.clone(), url(lost))]);
         // The owner goes on meanwhile.
         let owner = pool.register(id);
         owner.change(put(b"two")).await.unwrap();
-        let done = pool.repair(&everything, &|_| {}).await.unwrap();
+        let done = pool.repair(&everything, Tempo::default(), &|_| {}).await.unwrap();
         assert!(done.left.is_complete_and_clean(), "{done:?}");
-        assert!(pool.scrub(&everything, &|_| {}).await.unwrap().is_complete_and_clean());
+        assert!(pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
         owner.change(put(b"three")).await.unwrap();
         // What was mended decides: the two others are away now.
         let away: Vec<_> = pool.membership().acceptors[2..4].to_vec();
@@ -74,7 +74,7 @@ fn too_few_readable_copies_are_not_guessed_from() {
             flip(&yard, store, &register_key(id)).await;
         }
         let everything = Counted { dead: 0, live: 0 };
-        let done = pool.repair(&everything, &|_| {}).await.unwrap();
+        let done = pool.repair(&everything, Tempo::default(), &|_| {}).await.unwrap();
         assert_eq!(done.left.rotten.len(), 2);
         assert!(done.reasons[0].contains("can be read"), "{:?}", done.reasons);
     });
@@ -102,7 +102,7 @@ fn stores_that_change_places_are_found_again_while_the_pool_is_open() {
         yard.settle(2500).await;
         assert!(pool.status().stores.iter().all(|s| s.state == "in"), "{:?}", pool.status());
         check(&pool, &chunk).await;
-        pool.set(|s| s.grace_ms = 5).await.unwrap();
+        pool.set(|s| s.assign("grace=5ms")).await.unwrap();
     });
 }
 
@@ -166,7 +166,7 @@ fn scrub_finds_and_repair_mends() {
         }
         let quiet = |_: Progress| {};
         pool.delete(&[id(1), id(2)]).await.unwrap();
-        let report = pool.scrub(&known, &quiet).await.unwrap();
+        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
         assert!(report.is_complete_and_clean(), "{report:?}");
         assert_eq!(report.checked_shards, 30);
         // One of each kind.
@@ -184,15 +184,15 @@ fn scrub_finds_and_repair_mends() {
         // Of a chunk that nobody decided on, shards may be missing.
         let (contents, open) = yard.shard(&id(7), 0);
         contents.delete(&[open], W).await.unwrap();
-        let report = pool.scrub(&known, &quiet).await.unwrap();
+        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [1, 2, 1, 1, 6, 0], "{report:?}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["misplaced"], serde_json::json!([key]));
         assert_eq!(json["foreign"], serde_json::json!(["notes.txt"]));
-        let done = pool.repair(&known, &quiet).await.unwrap();
+        let done = pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
         assert!(done.left.is_complete_and_clean(), "{done:?}");
         assert_eq!((done.deleted, done.set_aside, done.moved), (6, 1, 1));
-        let report = pool.scrub(&known, &quiet).await.unwrap();
+        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
         assert!(report.is_complete_and_clean(), "{report:?}");
         assert!(yard.stores.iter().any(|s| s.contents().keys().contains(&"aside/notes.txt".to_owned())));
         for chunk in &chunks[2..] {
@@ -223,11 +223,14 @@ async fn repairs_at_one_time(yard: Yard) {
         contents.delete(&[key], W).await.unwrap();
     }
     let quiet = |_: Progress| {};
-    let (one, other) = futures::join!(pool.repair(&known, &quiet), pool.repair(&known, &quiet));
+    let (one, other) = futures::join!(
+        pool.repair(&known, Tempo::default(), &quiet),
+        pool.repair(&known, Tempo::default(), &quiet)
+    );
     for done in [one.unwrap(), other.unwrap()] {
         assert!(done.left.is_complete_and_clean(), "{done:?}");
     }
-    let report = pool.scrub(&known, &quiet).await.unwrap();
+    let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
     assert!(report.is_complete_and_clean(), "{report:?}");
 }
 
@@ -239,14 +242,59 @@ fn scrub_says_what_it_could_not_see_and_what_is_lost() {
         store(&pool, &chunk(1, &LENS)).await;
         yard.settle(1000).await;
         let quiet = |_: Progress| {};
-        let report = pool.scrub(&known, &quiet).await.unwrap();
+        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [0, 6, 0, 0, 0, 0], "chunk 2 was never there: {report:?}");
-        let done = pool.repair(&known, &quiet).await.unwrap();
+        let done = pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
         assert_eq!(done.left.missing.len(), 6);
         assert!(done.reasons[0].contains("damaged"), "{done:?}");
         yard.reach(0, Reach::Refuses);
-        let report = pool.scrub(&Counted { dead: 0, live: 1 }, &quiet).await.unwrap();
+        let report = pool.scrub(&Counted { dead: 0, live: 1 }, Tempo::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [0, 0, 0, 0, 0, 1], "{report:?}");
         assert!(!report.is_complete_and_clean() && report.unreachable[0].contains("mem:s0"));
     });
+}
+
+#[test]
+fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
+    let sim = Sim::new(5);
+    let yard = Yard::new(&sim, "2+1");
+    let world = sim.clone();
+    sim.run(async move {
+        let pool = yard.create().await.unwrap();
+        for seq in 1..=40 {
+            store(&pool, &chunk(seq, &[50_000, 50_000])).await;
+        }
+        yard.settle(2000).await;
+        for seq in [2, 39] {
+            let (contents, key) = yard.shard(&id(seq), 0);
+            contents.put(&key, Bytes::from_static(b"rot"), When::Always, Cause::Walk).await.unwrap();
+        }
+        let live = Counted { dead: 0, live: 40 };
+        // 120 shards of 50 kB at 200 kB/s: half a minute.
+        let tempo = Tempo { rate: Some(200_000), resume: true };
+        let process = world.process();
+        let theirs = yard.on(&process.rt());
+        let begun = yard.rt.now();
+        process
+            .rt()
+            .spawn(async move {
+                let pool = theirs.open().await.unwrap();
+                pool.scrub(&live, tempo, &|_| {}).await.unwrap();
+            })
+            .detach();
+        yard.settle(20_000).await;
+        process.kill();
+        let resumed = yard.rt.now();
+        let live = Counted { dead: 0, live: 40 };
+        let found = pool.scrub(&live, tempo, &|_| {}).await.unwrap();
+        let took = yard.rt.now().since(resumed).as_secs();
+        assert!((8..20).contains(&took), "the rest of it: {took} s");
+        assert_eq!(found.rotten.iter().map(|f| f.shard.unwrap().0.seq.0).collect::<Vec<_>>(), [2, 39]);
+        assert_eq!(found.checked_shards, 118);
+        // Done: the next one reads all, at its rate.
+        let anew = yard.rt.now();
+        assert_eq!(pool.scrub(&live, tempo, &|_| {}).await.unwrap().rotten.len(), 2);
+        assert!(yard.rt.now().since(anew).as_secs() >= 25, "{:?}", yard.rt.now().since(begun));
+    })
+    .unwrap();
 }

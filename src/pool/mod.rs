@@ -1,13 +1,17 @@
 //! Erasure coding over stores: layout, codec, membership, registers, repair, scrub.
 
+mod bookmark;
 mod chunk;
 mod codec;
 mod condition;
 mod config;
+#[cfg(test)]
+mod figures;
 mod fleet;
 mod footer;
 mod footers;
 mod handle;
+mod hedge;
 mod hints;
 mod host;
 mod key;
@@ -57,8 +61,8 @@ pub use open::CreateOptions;
 pub use probe::{Payload, Probe};
 pub use read::Verify;
 pub use register::{Change, Register};
-pub use replace::Replacement;
-pub use report::{Finding, Located, Progress, RepairReport, ScrubReport, Watch};
+pub use replace::{Filled, Replacement};
+pub use report::{Finding, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
 pub use roster::{Membership, Roster};
 pub use status::{PoolStatus, StoreStatus};
 pub use upload::Upload;

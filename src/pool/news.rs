@@ -7,10 +7,11 @@ use super::config::PoolConfig;
 use super::fleet::Fleet;
 use crate::base::PoolId;
 
-/// How often a host looks for news while a store is away.
+/// How often a host looks for news while a store is away or a replacement is under way.
 const KEEP_UP: Duration = Duration::from_secs(15);
 
-/// Other hosts may have replaced a store that is out or down here: looks now and then, as long as the pool lives.
+/// Other hosts may have replaced a store that is out or down here, or have finished to replace one: looks now and then, as
+/// long as the pool lives.
 pub(super) fn keep_up(fleet: &Arc<Fleet>, pool: PoolId) {
     let (rt, fleet) = (fleet.rt().clone(), Arc::downgrade(fleet));
     let looking = rt.clone();
@@ -18,7 +19,8 @@ pub(super) fn keep_up(fleet: &Arc<Fleet>, pool: PoolId) {
         loop {
             looking.sleep(KEEP_UP).await;
             let Some(fleet) = fleet.upgrade() else { return };
-            if fleet.members().iter().all(|m| m.standing().usable()) {
+            let now = fleet.membership();
+            if now.before.is_none() && now.members.iter().all(|m| m.standing().usable()) {
                 continue;
             }
             if let Ok(Some(value)) = fleet.register(PoolConfig::register(pool)).read().await

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bookmark::Bookmark;
 use super::config::{PoolConfig, Settings, StoreEntry};
 use super::fleet::Fleet;
 use super::handle::Pool;
@@ -38,6 +39,12 @@ impl Pool {
         stores: Vec<StoreSpec>,
         options: CreateOptions,
     ) -> Result<Arc<Pool>> {
+        for (at, store) in stores.iter().enumerate() {
+            if stores[..at].iter().any(|s| s.url == store.url) {
+                let text = format!("store {} is given twice: give each store once", store.url);
+                return Err(Error::new(Kind::Usage, text));
+            }
+        }
         let rt = host.rt.clone();
         let entries = stores.iter().map(|s| StoreEntry {
             url: s.url.clone(),
@@ -49,9 +56,7 @@ impl Pool {
         if !options.force {
             config.zoning()?.check()?;
         }
-        if config.settings.ack_zone && stores.iter().any(|s| s.zone.is_none()) {
-            return Err(Error::new(Kind::Usage, "--ack zone needs a zone for every store (URL,zone=NAME)"));
-        }
+        config.check_settings()?;
         for outcome in futures::future::join_all(stores.iter().map(check_empty)).await {
             outcome?;
         }
@@ -99,7 +104,8 @@ impl Pool {
             return Err(Error::new(Kind::Corrupt, "the stores' labels and the pool's description disagree"));
         }
         let hints = Hints::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
-        Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints))
+        let bookmark = Bookmark::new(host.disk.clone(), &host.folder, current.pool);
+        Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints, bookmark))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The quick way trusts the caller's `verify` alone. The other way verifies every piece by its shard's footer before it
 //! is used, and `verify` comes last. It starts at once when the shard's store is known to be away or its bytes are bad,
-//! and after the hedge delay when the store is slow. No more than the range's size is read of any object, whatever it
-//! claims to be.
+//! and after the hedge delay when the store is slow (`hedge`). No more than the range's size is read of any object, whatever
+//! it claims to be.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,13 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::fleet::Fleet;
 use super::footer::{About, CHECK_SPAN, Footer};
+use super::hedge;
 use super::member::Member;
 use super::shard::{At, Miss};
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::store::Cause;
 
-/// The hedge delay: twice the time within which the pool's stores usually answer, within these bounds.
-const HEDGE_MIN: Duration = Duration::from_millis(20);
-const HEDGE_MAX: Duration = Duration::from_secs(2);
-const HEDGE_UNKNOWN: Duration = Duration::from_millis(500);
 /// Decoding less than this is done at once.
 const DECODE_INLINE: usize = 256 << 10;
 
@@ -125,9 +122,11 @@ impl Fleet {
             misses.add(shard, Miss::Silent(member.why_not_usable()));
             return self.degraded(part, misses, verify).await;
         }
+        self.hedges().asked(self.layout());
         let direct = self.direct(part, verify);
-        futures::pin_mut!(direct);
-        let late = match select(direct, self.rt().sleep(self.hedge())).await {
+        let slow = self.late(&member);
+        futures::pin_mut!(direct, slow);
+        let late = match select(direct, slow).await {
             Either::Left((Ok(bytes), _)) => return Ok(bytes),
             Either::Left((Err(miss), _)) => {
                 let mut misses = Misses::default();
@@ -136,7 +135,8 @@ impl Fleet {
             }
             Either::Right((_, late)) => late,
         };
-        let degraded = self.degraded(part, Misses::default(), verify);
+        let cause = if cause == Cause::Read { Cause::Hedge } else { cause };
+        let degraded = self.degraded(Part { cause, ..part }, Misses::default(), verify);
         futures::pin_mut!(degraded);
         let miss = match select(late, degraded).await {
             Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => return Ok(bytes),
@@ -155,15 +155,22 @@ impl Fleet {
         self.degraded(part, misses, verify).await
     }
 
-    /// How long an answer is waited for before others are asked as well.
-    pub(super) fn hedge(&self) -> Duration {
+    /// The time within which the middle store answers 95 % of its reads: a few slow ones don't make everybody wait.
+    pub(super) fn usual(&self) -> Option<Duration> {
         let membership = self.membership();
-        let mut usual: Vec<_> =
-            membership.members.iter().filter_map(|m| m.traffic().reads_percentile(95)).collect();
-        usual.sort_unstable();
-        // The middle store's: a few slow ones don't make everybody wait.
-        let middle = usual.get(usual.len() / 2);
-        middle.map_or(HEDGE_UNKNOWN, |d| (*d * 2).clamp(HEDGE_MIN, HEDGE_MAX))
+        let times = membership.members.iter().filter_map(|m| m.traffic().reads_percentile(95));
+        let mut times: Vec<Duration> = times.collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+
+    /// Ends when others are to be asked as well.
+    pub(super) async fn late(&self, member: &Arc<Member>) {
+        let first = hedge::delay(member.traffic().reads_percentile(95), self.usual());
+        self.rt().sleep(first).await;
+        if !self.hedges().spend() {
+            self.rt().sleep(hedge::DELAY_MAX.saturating_sub(first)).await;
+        }
     }
 
     async fn direct(&self, part: Part<'_>, verify: Verify<'_>) -> Result<Bytes, Miss> {
@@ -183,13 +190,17 @@ impl Fleet {
 
     async fn degraded(&self, part: Part<'_>, mut misses: Misses, verify: Verify<'_>) -> Result<Bytes> {
         let (k, n) = (self.layout().k(), self.layout().n());
-        // Stores in trouble come last, else in order.
+        // Stores in trouble come last, slow ones before them, else in order.
         let mut next: Vec<usize> = (0..n).filter(|i| *i != part.shard).collect();
-        next.sort_by_key(|i| !self.holder(part.id, *i).well());
+        let usual = self.usual();
+        next.sort_by_cached_key(|i| {
+            let member = self.holder(part.id, *i);
+            (!member.well(), hedge::is_slow(&member, usual))
+        });
         let mut next = next.into_iter();
         let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();
         let mut pieces: Vec<Piece> = Vec::new();
-        let mut hurry = self.rt().sleep(self.hedge());
+        let mut hurry = self.rt().sleep(hedge::delay(None, usual));
         let mut hurried = false;
         while !running.is_empty() {
             let (shard, piece) = if hurried {

@@ -12,7 +12,7 @@ use super::key::ASIDE;
 use super::mask::Mask;
 use super::mend::{AT_ONCE, put_back};
 use super::records;
-use super::report::{Finding, Progress, RepairReport, Watch};
+use super::report::{Finding, Progress, RepairReport, Tempo, Watch};
 use super::scrub::scrub;
 use super::seal::with_footer_of;
 use super::shard::{At, How};
@@ -24,11 +24,12 @@ use futures::stream;
 pub(super) async fn repair(
     fleet: &Arc<Fleet>,
     inventory: &dyn Inventory,
+    tempo: Tempo,
     watch: Watch<'_>,
 ) -> Result<RepairReport> {
     // Hints that come while it runs are not known to be mended.
     let hinted = fleet.hints().changes();
-    let mut found = scrub(fleet, inventory, watch).await?;
+    let mut found = scrub(fleet, inventory, tempo, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
     done.left.checked_shards = found.checked_shards;

@@ -29,8 +29,18 @@ use super::report::{Progress, Watch};
 use super::seal::with_footer_of;
 use super::seats::labelled;
 use super::shard::{At, How};
+use crate::base::size::show_count;
 use crate::base::{ChunkId, Error, Incarnation, Kind, RegisterId, Result};
 use crate::store::{Cause, List, Put, When};
+
+/// What has come to a new store, in shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Filled {
+    /// There, whoever brought them.
+    pub there: u64,
+    /// Could not be brought yet.
+    pub left: u64,
+}
 
 /// Shards brought at a time: each is held in memory whole.
 const AT_ONCE: usize = 3;
@@ -54,6 +64,11 @@ impl Pool {
     /// A replacement is under way: some of what its stores held has not come along yet.
     pub fn is_moving(&self) -> bool {
         self.fleet().membership().before.is_some()
+    }
+
+    /// Learns what other hosts have made of the pool's stores.
+    pub async fn hear(&self) -> Result<()> {
+        self.description().await.map(|_| ())
     }
 
     async fn description(&self) -> Result<PoolConfig> {
@@ -90,11 +105,32 @@ impl Pool {
         let next = now.with_store(index, StoreEntry { url: new.url.clone(), zone, incarnation });
         if !force {
             next.zoning()?.check()?;
+            self.check_spare(index).await?;
         }
         if !self.put_first_label(new, index, &now, &next).await? {
             return Ok(Replacement::Done);
         }
         self.seal(&now, &next, incarnation).await
+    }
+
+    /// A store that is well is one more away until its shards have come along: not while others are.
+    async fn check_spare(&self, index: usize) -> Result<()> {
+        self.look().await;
+        let (condition, old) = (self.condition(), self.membership().members[index].clone());
+        if condition.away.is_empty() || !old.well() {
+            return Ok(());
+        }
+        let risk = match self.layout().m().checked_sub(condition.away.len() + 1) {
+            None => "volumes of a host that dies meanwhile can't be opened before stores are back".to_owned(),
+            Some(0) => "no store more may be lost meanwhile".to_owned(),
+            Some(n) => format!("only {} more may be lost meanwhile", show_count(n as u64, "store")),
+        };
+        let text = format!(
+            "{}, and {} is well: bring back or replace what is away first. Until its shards have come along, a store              that is replaced counts as away too: {risk}; --force does it all the same",
+            condition.sentence(),
+            old.url()
+        );
+        Err(Error::new(Kind::Refused, text))
     }
 
     /// False: the place holds the listed store, nothing is to be replaced.
@@ -180,9 +216,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Brings every shard that belongs on a new store there. Says how many could not be brought.
-    pub async fn fill(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<u64> {
-        let (mut after, mut left, mut progress) = (None, 0, Progress { done: 0, of: 0 });
+    /// Brings every shard that belongs on a new store there.
+    pub async fn fill(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<Filled> {
+        let (mut after, mut filled, mut progress) = (None, Filled::default(), Progress { done: 0, of: 0 });
         loop {
             let page = inventory.live_after(after, LIVE_PAGE).await?;
             let ended = page.len() < LIVE_PAGE;
@@ -191,18 +227,20 @@ impl Pool {
             let jobs = stream::iter(page).map(|id| async move { (id, self.fill_chunk(&id).await) });
             let mut jobs = jobs.buffer_unordered(AT_ONCE);
             while let Some((id, out)) = jobs.next().await {
-                if let Err(e) = out
-                    && !inventory.fate(id).await?.is_over()
-                {
-                    tracing::warn!("a part of {id} did not come along: {e}");
-                    // What is damaged for good holds nothing up: scrub names it.
-                    left += u64::from(!e.is(Kind::Corrupt));
+                match out {
+                    Ok(()) => filled.there += 1,
+                    Err(_) if inventory.fate(id).await?.is_over() => {}
+                    Err(e) => {
+                        tracing::warn!("a part of {id} did not come along: {e}");
+                        // What is damaged for good holds nothing up: scrub names it.
+                        filled.left += u64::from(!e.is(Kind::Corrupt));
+                    }
                 }
                 progress.done += 1;
                 watch(progress);
             }
             if ended {
-                return Ok(left);
+                return Ok(filled);
             }
         }
     }

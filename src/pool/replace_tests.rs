@@ -31,7 +31,7 @@ fn spare(yard: &Yard, i: usize) -> StoreSpec {
 
 async fn finish(pool: &Pool, inventory: &Counted) -> crate::base::Result<()> {
     pool.follow().await?;
-    assert_eq!(pool.fill(inventory, &|_| {}).await?, 0);
+    assert_eq!(pool.fill(inventory, &|_| {}).await?.left, 0);
     pool.settle().await
 }
 
@@ -64,6 +64,14 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
             yard.settle(3000).await;
             let live = Counted { dead: 0, live: 5 };
             let old = yard.stores[1].url().to_owned();
+            // It is well: not while another is away, unless that is meant.
+            yard.reach(0, crate::store::Reach::Refuses);
+            let e = pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap_err();
+            let risk = if layout == "4+2" { "no store more may be lost" } else { "can't be opened" };
+            assert!(e.is(Kind::Refused) && e.to_string().contains(risk), "{e}");
+            assert!(!pool.is_moving() && yard.spares[0].contents().keys().is_empty());
+            yard.reach(0, crate::store::Reach::Up);
+            yard.settle(3000).await;
             assert_eq!(
                 pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap(),
                 Replacement::Planned
@@ -83,10 +91,12 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
                 Replacement::Done
             );
             yard.stores[1].contents().wipe();
-            assert!(pool.scrub(&live, &|_| {}).await.unwrap().is_complete_and_clean());
+            assert!(pool.scrub(&live, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
             // Who knew nothing of it goes on with its own handle.
             add(&theirs, 3).await.unwrap();
             assert_eq!(other.generation(), Generation(1));
+            yard.settle(20_000).await;
+            assert!(!other.is_moving(), "it hears that all has come along");
             assert_eq!(kept.read().await.unwrap().unwrap().as_ref(), [1, 2, 3]);
             for chunk in &chunks {
                 check(&other, chunk).await;
@@ -100,6 +110,28 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
             assert_eq!(other.register(RegisterId(9)).read().await.unwrap().unwrap().as_ref(), [9]);
         });
     }
+}
+
+#[test]
+fn what_is_away_is_replaced_and_a_store_that_is_well_only_by_force() {
+    run(6, "4+2", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        store(&pool, &chunk(1, &[9000, 65_536, 1, 70_000])).await;
+        yard.settle(2000).await;
+        let url = |i: usize| yard.stores[i].url().to_owned();
+        yard.reach(0, crate::store::Reach::Refuses);
+        yard.reach(3, crate::store::Reach::Refuses);
+        let live = Counted { dead: 0, live: 1 };
+        let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), false).await;
+        assert_eq!(plan.unwrap(), Replacement::Planned);
+        pool.follow().await.unwrap();
+        assert_eq!(pool.fill(&live, &|_| {}).await.unwrap(), Filled { there: 1, left: 0 });
+        pool.settle().await.unwrap();
+        let well = pool.plan_replacement(&url(1), &spare(&yard, 1), false).await;
+        assert!(well.unwrap_err().is(Kind::Refused));
+        let forced = pool.plan_replacement(&url(1), &spare(&yard, 1), true).await;
+        assert_eq!(forced.unwrap(), Replacement::Planned);
+    });
 }
 
 #[test]
@@ -123,7 +155,7 @@ fn an_emptied_store_is_taken_in_again_and_again() {
             assert_eq!(pool.plan_replacement(&url, &free[0], false).await.unwrap(), Replacement::Planned);
             finish(&pool, &live).await.unwrap();
             pool.look().await;
-            let found = pool.scrub(&live, &|_| {}).await.unwrap();
+            let found = pool.scrub(&live, Tempo::default(), &|_| {}).await.unwrap();
             assert!(found.is_complete_and_clean(), "{found:?}");
             assert_eq!(pool.generation(), Generation(u64::from(round) + 1));
         }
@@ -207,7 +239,7 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
             yard.settle(3000).await;
             let fresh = yard.open().await.unwrap();
             assert!(!fresh.is_moving());
-            let found = fresh.scrub(&live, &|_| {}).await.unwrap();
+            let found = fresh.scrub(&live, Tempo::default(), &|_| {}).await.unwrap();
             assert!(found.is_complete_and_clean(), "{found:?}");
             let value: Bytes = fresh.register(RegisterId(1)).read().await.unwrap().unwrap();
             assert_eq!(value.as_ref(), [1, 2, 3]);

@@ -1,16 +1,19 @@
 //! Looking through all stores: is every shard there that should be, right in every byte, and nothing else?
 //!
 //! Lists every store, asks the inventory about every chunk met and for every chunk that must be there, and reads every
-//! shard whole. What looks missing is looked for again before it is said, because chunks come and go meanwhile. Memory:
-//! a few words a chunk, and the shards under way (`AT_ONCE`).
+//! shard whole. What looks missing, or needed by nobody, is looked for again before it is said, because chunks come and go
+//! meanwhile. Memory: a few words a chunk, and the shards under way (`AT_ONCE`). One that is cut off leaves a bookmark, by
+//! which the next one need not read again what was right.
 //!
 //! It changes nothing, and knows nothing of volumes. Labels look after themselves; copies of registers are `records`'.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
+use parking_lot::Mutex;
 
 use super::chunk::{Fate, Inventory};
 use super::fleet::Fleet;
@@ -18,8 +21,9 @@ use super::key::{Named, parse, place, shard_key};
 use super::mask::Mask;
 use super::member::Member;
 use super::records::{self, Listed};
-use super::report::{Finding, Progress, ScrubReport, Watch};
+use super::report::{Finding, Progress, ScrubReport, Tempo, Watch};
 use super::shard::{At, Miss};
+use crate::base::rt::{Instant, Rt};
 use crate::base::{ChunkId, Result};
 use crate::store::{Cause, List};
 
@@ -28,6 +32,10 @@ const AT_ONCE: usize = 6;
 /// Names a page.
 const PAGE: usize = 1000;
 const LIVE_PAGE: usize = 1024;
+/// Between two bookmarks.
+const MARK_EVERY: Duration = Duration::from_secs(5);
+/// What nobody needs may be on its way out: whoever took a volume over deletes what its owner left.
+const GOING: Duration = Duration::from_secs(3);
 
 /// What the listings show.
 #[derive(Default)]
@@ -53,6 +61,7 @@ enum Shown {
 pub(super) async fn scrub(
     fleet: &Arc<Fleet>,
     inventory: &dyn Inventory,
+    tempo: Tempo,
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
     let listing = list_all(fleet).await;
@@ -69,11 +78,13 @@ pub(super) async fn scrub(
     records::look(fleet, &listing.registers, listing.complete, &mut report).await;
     let (verify, absent) =
         sort_out(fleet, inventory, &listing.present, listing.complete, &mut report).await?;
-    let gone = read_all(fleet, verify, watch, &mut report).await;
+    let gone = read_all(fleet, verify, tempo, watch, &mut report).await;
     for (id, mask) in absent.into_iter().chain(gone) {
         confirm_missing(fleet, inventory, id, mask, &mut report).await?;
     }
+    confirm_orphans(fleet, &mut report).await;
     report.sort();
+    fleet.bookmark().clear().await;
     Ok(report)
 }
 
@@ -198,18 +209,59 @@ fn finding(fleet: &Fleet, id: &ChunkId, shard: usize) -> Finding {
     }
 }
 
+/// Takes off what an earlier scrub found right.
+async fn take_up(fleet: &Fleet, verify: &mut Shards, progress: &mut Progress, report: &mut ScrubReport) {
+    let Some(mark) = fleet.bookmark().load(fleet.membership().generation).await else { return };
+    for (id, mask) in verify.iter_mut().take_while(|(id, _)| *id <= mark.after) {
+        let doubtful = mask.iter().filter(|shard| mark.doubtful.contains(&(*id, *shard))).collect();
+        progress.done += mask.minus(doubtful).count() as u64;
+        *mask = doubtful;
+    }
+    (report.checked_shards, report.checked_bytes) = (mark.shards, mark.bytes);
+}
+
 /// Reads and judges shards; those that are gone meanwhile come back.
-async fn read_all(fleet: &Arc<Fleet>, verify: Shards, watch: Watch<'_>, report: &mut ScrubReport) -> Shards {
+async fn read_all(
+    fleet: &Arc<Fleet>,
+    mut verify: Shards,
+    tempo: Tempo,
+    watch: Watch<'_>,
+    report: &mut ScrubReport,
+) -> Shards {
     let of = verify.iter().map(|(_, mask)| mask.count() as u64).sum();
     let mut progress = Progress { done: 0, of };
+    if tempo.resume {
+        take_up(fleet, &mut verify, &mut progress, report).await;
+    }
     let shards = verify
         .into_iter()
         .flat_map(|(id, mask)| mask.iter().collect::<Vec<_>>().into_iter().map(move |i| (id, i)));
-    let reads =
-        stream::iter(shards).map(|(id, shard)| async move { (id, shard, read_one(fleet, &id, shard).await) });
-    let mut reads = reads.buffer_unordered(AT_ONCE);
-    let mut gone = Vec::new();
+    let pace = Pace { rt: fleet.rt(), rate: tempo.rate, next: Mutex::new(fleet.rt().now()) };
+    let pace = &pace;
+    let reads = stream::iter(shards).map(|(id, shard)| async move {
+        let shown = read_one(fleet, &id, shard).await;
+        if let Shown::Good(bytes) = shown {
+            pace.spent(bytes).await;
+        }
+        (id, shard, shown)
+    });
+    // In order, so that a bookmark says what all is behind it.
+    let mut reads = reads.buffered(AT_ONCE);
+    let (generation, mut marked) = (fleet.membership().generation, fleet.rt().now());
+    let (mut gone, mut doubtful, mut at) = (Vec::new(), Vec::new(), None);
     while let Some((id, shard, shown)) = reads.next().await {
+        if let Some(done) = at.replace(id).filter(|done| *done != id)
+            && fleet.rt().now().since(marked) >= MARK_EVERY
+        {
+            marked = fleet.rt().now();
+            let counts = (report.checked_shards, report.checked_bytes);
+            if let Err(error) = fleet.bookmark().save(generation, done, &doubtful, counts).await {
+                tracing::debug!(%error, "how far the scrub is can't be written down");
+            }
+        }
+        if !matches!(shown, Shown::Good(_)) {
+            doubtful.push((id, shard));
+        }
         match shown {
             Shown::Good(bytes) => {
                 report.checked_shards += 1;
@@ -223,6 +275,41 @@ async fn read_all(fleet: &Arc<Fleet>, verify: Shards, watch: Watch<'_>, report: 
         watch(progress);
     }
     gone
+}
+
+/// Keeps to a rate.
+struct Pace<'a> {
+    rt: &'a Rt,
+    rate: Option<u64>,
+    next: Mutex<Instant>,
+}
+
+impl Pace<'_> {
+    /// Returns when the next read may begin.
+    async fn spent(&self, bytes: u64) {
+        let Some(rate) = self.rate else { return };
+        let until = {
+            let mut next = self.next.lock();
+            *next = (*next).max(self.rt.now()) + Duration::from_micros(bytes * 1_000_000 / rate.max(1));
+            *next
+        };
+        self.rt.sleep(until.since(self.rt.now())).await;
+    }
+}
+
+/// Looks again for what nobody needs, when whoever is about to delete it has had time.
+async fn confirm_orphans(fleet: &Arc<Fleet>, report: &mut ScrubReport) {
+    if report.orphans.is_empty() {
+        return;
+    }
+    fleet.rt().sleep(GOING).await;
+    let looks = stream::iter(std::mem::take(&mut report.orphans)).map(|orphan| async move {
+        let (id, index) = orphan.shard.expect("an orphan is a shard");
+        let member = &fleet.members()[orphan.store];
+        let seen = At { member, id: &id, index }.footer(Cause::Scrub).await;
+        (!matches!(seen, Err(Miss::Absent))).then_some(orphan)
+    });
+    report.orphans = looks.buffered(AT_ONCE).filter_map(|orphan| async { orphan }).collect().await;
 }
 
 async fn read_one(fleet: &Fleet, id: &ChunkId, shard: usize) -> Shown {

@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
+use super::config::Settings;
 use super::fleet::Fleet;
 use super::member::{Member, Standing};
 use crate::base::rt::Instant;
 use crate::base::{Name, PoolId};
+use crate::store::Line;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreStatus {
@@ -18,7 +20,20 @@ pub struct StoreStatus {
     pub reason: Option<String>,
     pub failing_ms: Option<u64>,
     pub latency_ms_p99: Option<f64>,
+    /// The share of the last requests that failed.
+    pub error_rate: f64,
     pub requests: u64,
+    /// Objects that nobody needs and that the store does not let us delete.
+    pub undeleted: u64,
+    /// The requests made there, by what was asked and why.
+    pub traffic: Vec<Line>,
+}
+
+/// Chunks that lack as many shards, besides what lies on stores that are away.
+#[derive(Clone, Debug, Serialize)]
+pub struct AtRisk {
+    pub missing_shards: usize,
+    pub chunks: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -28,17 +43,29 @@ pub struct PoolStatus {
     pub layout: String,
     /// Shards that make a chunk stored, while enough stores are there.
     pub stored_at: usize,
+    pub settings: Settings,
     /// What is true of it now, for people.
     pub survives: Vec<String>,
+    /// How long a read waits for its store before it asks others too.
+    pub hedge_ms: f64,
     pub stores: Vec<StoreStatus>,
     /// Replacements under way, `OLD by NEW` each: `pool repair` or `pool replace` finishes them.
     pub replacing: Vec<String>,
     pub pending_shards: usize,
+    /// The chunks that those belong to, the worst first.
+    pub at_risk: Vec<AtRisk>,
     /// More may be missing than is counted: `pool repair` finds it.
     pub pending_incomplete: bool,
 }
 
-pub(super) fn of(fleet: &Fleet, name: Name, id: PoolId, w: usize, survives: Vec<String>) -> PoolStatus {
+pub(super) fn of(
+    fleet: &Fleet,
+    name: Name,
+    id: PoolId,
+    w: usize,
+    settings: Settings,
+    survives: Vec<String>,
+) -> PoolStatus {
     let (pending_shards, pending_incomplete) = fleet.hints().pending();
     let now = fleet.rt().now();
     PoolStatus {
@@ -46,12 +73,20 @@ pub(super) fn of(fleet: &Fleet, name: Name, id: PoolId, w: usize, survives: Vec<
         id,
         layout: fleet.layout().to_string(),
         stored_at: w,
+        settings,
         survives,
+        hedge_ms: super::hedge::delay(None, fleet.usual()).as_micros() as f64 / 1000.0,
         stores: fleet.members().iter().map(|m| store(m, now)).collect(),
         replacing: replacing(fleet),
         pending_shards,
+        at_risk: at_risk(fleet),
         pending_incomplete,
     }
+}
+
+fn at_risk(fleet: &Fleet) -> Vec<AtRisk> {
+    let lacking = fleet.hints().lacking().into_iter().rev();
+    lacking.map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()
 }
 
 fn replacing(fleet: &Fleet) -> Vec<String> {
@@ -77,6 +112,9 @@ fn store(member: &Member, now: Instant) -> StoreStatus {
         failing_ms: failing.as_ref().map(|(since, _)| now.since(*since).as_millis() as u64),
         reason: failing.map(|(_, why)| why),
         latency_ms_p99: member.traffic().percentile(99).map(|d| d.as_micros() as f64 / 1000.0),
+        error_rate: member.traffic().error_rate(),
         requests: member.traffic().requests(),
+        undeleted: member.traffic().undeleted(),
+        traffic: member.raw().and_then(|b| b.counters()).map(|c| c.snapshot()).unwrap_or_default(),
     }
 }

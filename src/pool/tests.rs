@@ -202,7 +202,9 @@ fn opening_needs_a_majority_and_finds_stores_by_label() {
     run("4+2", |mut yard| async move {
         let pool = yard.create().await.unwrap();
         let made = (pool.id(), pool.incarnations());
-        pool.set(|s| s.grace_ms = 1).await.unwrap();
+        pool.set(|s| s.assign("grace=1ms")).await.unwrap();
+        let zones = pool.set(|s| s.assign("ack=zone")).await.unwrap_err();
+        assert!(zones.is(Kind::Usage) && !pool.settings().ack_zone, "{zones}");
         pool.close().await;
         drop(pool);
         yard.stores.rotate_left(2);
@@ -252,6 +254,95 @@ fn an_emptied_or_foreign_store_is_out_by_name_and_the_pool_goes_on() {
         drop(pool);
         let pool = yard.open().await.unwrap();
         check(&pool, &second).await;
+    });
+}
+
+#[test]
+fn who_may_not_delete_goes_on_and_is_told_what_piles_up() {
+    run("4+2", |yard| async move {
+        yard.stores[1].faults(|f| f.keeps = true);
+        let pool = yard.create().await.unwrap();
+        let chunks = [1, 2].map(|seq| chunk(seq, &LENS));
+        for chunk in &chunks {
+            store(&pool, chunk).await;
+        }
+        yard.settle(1000).await;
+        assert!(pool.check_promises().await.is_empty());
+        pool.delete(&chunks.map(|c| c.id)).await.unwrap();
+        let kept: Vec<u64> = pool.status().stores.iter().map(|s| s.undeleted).collect();
+        assert_eq!(kept, [0, 2, 0, 0, 0, 0]);
+        assert_eq!(pool.status().stores[1].state, "in");
+        let found = pool.scrub(&Counted { dead: 2, live: 0 }, Tempo::default(), &|_| {}).await.unwrap();
+        assert_eq!(found.orphans.len(), 2);
+        assert!(found.orphans.iter().all(|o| o.store == 1), "{found:?}");
+    });
+}
+
+#[test]
+fn a_store_whose_credentials_expire_is_down_by_name_and_taken_back() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        store(&pool, &chunk(1, &LENS)).await;
+        yard.settle(1000).await;
+        yard.reach(2, Reach::Denies);
+        check(&pool, &chunk(1, &LENS)).await;
+        let upload = pool.put_chunk(chunk(2, &LENS));
+        upload.wait(5).await.unwrap();
+        let status = &pool.status().stores[2];
+        let reason = status.reason.as_deref().unwrap_or_default();
+        assert_eq!(status.state, "down", "{reason}");
+        assert!(reason.contains("mem:s2") && reason.contains("check the credentials"), "{reason}");
+        check(&pool, &chunk(2, &LENS)).await;
+        yard.reach(2, Reach::Up);
+        yard.settle(20_000).await;
+        assert_eq!((pool.pending(), pool.status().stores[2].state), (0, "in"));
+    });
+}
+
+/// Times in ms of reads of single blocks, one after another, sorted.
+async fn read_times(yard: &Yard, pool: &Pool, chunks: &[Chunk], count: usize) -> Vec<u64> {
+    let mut times = Vec::new();
+    for n in 0..count {
+        let chunk = &chunks[n % chunks.len()];
+        let shard = n / chunks.len() % 4;
+        let want = chunk.shards[shard].slice(..4096);
+        let begun = yard.rt.now();
+        let offset = shard as u64 * SHARD_SPAN;
+        let got = pool.read(&chunk.id, offset, 4096, Cause::Read, &|b| b == want).await;
+        assert_eq!(got.unwrap(), want);
+        times.push(yard.rt.now().since(begun).as_millis() as u64);
+    }
+    times.sort_unstable();
+    times
+}
+
+#[test]
+fn a_store_that_is_slow_costs_its_readers_one_hedge_delay() {
+    run("4+2", |yard| async move {
+        for store in &yard.stores {
+            store.faults(|f| f.latency = (Duration::from_millis(2), Duration::from_millis(10)));
+        }
+        let pool = yard.create().await.unwrap();
+        let chunks: Vec<Chunk> = (1..=6).map(|seq| chunk(seq, &[70_000; 4])).collect();
+        for chunk in &chunks {
+            store(&pool, chunk).await;
+        }
+        let p99 = |times: &[u64]| times[times.len() * 99 / 100];
+        read_times(&yard, &pool, &chunks, 300).await;
+        let healthy = p99(&read_times(&yard, &pool, &chunks, 1200).await);
+        let slow = Duration::from_millis(100);
+        yard.stores[2].faults(|f| f.latency = (slow, slow));
+        read_times(&yard, &pool, &chunks, 300).await;
+        let before: u64 = yard.stores.iter().map(|s| s.requests()).sum();
+        let times = read_times(&yard, &pool, &chunks, 1200).await;
+        let delay = pool.status().hedge_ms as u64;
+        assert!((20..=40).contains(&delay), "{delay}");
+        let asked: u64 = yard.stores.iter().map(|s| s.requests()).sum::<u64>() - before;
+        assert!(p99(&times) <= healthy * 3 / 2 + delay, "{} of {healthy}", p99(&times));
+        // Each sixth read asks four more stores, whose footers are known.
+        assert!(asked <= 1200 + 1200 / 6 * 5 / 4 * 4 + 16 * 4 + 20, "{asked}");
+        let p99_seen = pool.status().stores[2].latency_ms_p99.unwrap();
+        assert!(p99_seen >= 20.0, "it shows as slow: {p99_seen}");
     });
 }
 
@@ -612,8 +703,19 @@ async fn folders_come_and_go() {
     }
     until(&pool, |p| p.pending() == 0 && p.out_for(Duration::ZERO) == 0).await;
     let known = Counted { dead: 0, live: 2 };
-    let report = pool.scrub(&known, &|_| {}).await.unwrap();
+    let report = pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
     assert!(report.is_complete_and_clean(), "{report:?}");
+    // Something else under two shards' keys: nothing, and 5 GiB of it.
+    for (shard, len) in [(0, 0), (1, 5 << 30)] {
+        let at = path(place(&id(1), shard, 6)).join(shard_key(&id(1), shard));
+        #[allow(clippy::disallowed_types)] // on a real folder
+        std::fs::File::create(at).unwrap().set_len(len).unwrap();
+    }
+    check(&pool, &chunk(1, &LENS)).await;
+    let report = pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+    assert_eq!((report.rotten.len(), report.findings.len()), (2, 2), "{report:?}");
+    let done = pool.repair(&known, Tempo::default(), &|_| {}).await.unwrap();
+    assert!(done.left.is_complete_and_clean() && done.rebuilt == 2, "{done:?}");
     rename(path(3), dir.path().join("gone")).await;
     std::fs::create_dir(path(3)).unwrap();
     pool.look().await;

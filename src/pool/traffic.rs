@@ -1,6 +1,7 @@
-//! How quickly a store answers: what the hedge delay and the status line are made of.
+//! How quickly a store answers, and how often it fails: what the hedge delay and the status line are made of.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +15,9 @@ struct Ring {
     /// The same, in order: asked for before every request.
     sorted: Vec<u32>,
     requests: u64,
+    /// Of the last requests, in order: did it fail? And how many did.
+    failures: VecDeque<bool>,
+    failed: usize,
 }
 
 /// Latencies of the last answers, and totals.
@@ -22,11 +26,18 @@ pub struct Traffic {
     all: Mutex<Ring>,
     /// Gets of data alone: puts and labels would blur what a read may take.
     reads: Mutex<Ring>,
+    /// Objects that it does not let us delete.
+    undeleted: AtomicU64,
 }
 
 impl Ring {
-    fn count(&mut self, took: Duration) {
+    fn count(&mut self, took: Duration, failed: bool) {
         self.requests += 1;
+        if self.failures.len() == RING && self.failures.pop_front() == Some(true) {
+            self.failed -= 1;
+        }
+        self.failures.push_back(failed);
+        self.failed += usize::from(failed);
         if self.micros.len() == RING
             && let Some(oldest) = self.micros.pop_front()
             && let Ok(at) = self.sorted.binary_search(&oldest)
@@ -47,11 +58,26 @@ impl Ring {
 }
 
 impl Traffic {
-    pub(super) fn count(&self, took: Duration, read: bool) {
-        self.all.lock().count(took);
-        if read {
-            self.reads.lock().count(took);
+    pub(super) fn count(&self, took: Duration, read: bool, failed: bool) {
+        self.all.lock().count(took, failed);
+        // One that failed says nothing about how long a read takes.
+        if read && !failed {
+            self.reads.lock().count(took, false);
         }
+    }
+
+    /// The share of the last requests that failed.
+    pub(super) fn error_rate(&self) -> f64 {
+        let all = self.all.lock();
+        all.failed as f64 / all.failures.len().max(1) as f64
+    }
+
+    /// So many objects stay for want of rights; true the first time.
+    pub(super) fn not_deleted(&self, objects: u64) -> bool {
+        self.undeleted.fetch_add(objects, Ordering::Relaxed) == 0
+    }
+    pub(super) fn undeleted(&self) -> u64 {
+        self.undeleted.load(Ordering::Relaxed)
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -74,11 +100,18 @@ mod tests {
         let traffic = Traffic::default();
         assert_eq!(traffic.percentile(99), None);
         for n in 1..=1000u64 {
-            traffic.count(Duration::from_micros(n), n % 2 == 0);
+            traffic.count(Duration::from_micros(n), n % 2 == 0, false);
         }
         assert_eq!(traffic.requests(), 1000);
         assert_eq!(traffic.percentile(100), Some(Duration::from_micros(1000)));
         assert_eq!(traffic.percentile(50), Some(Duration::from_micros(936)));
         assert_eq!(traffic.reads_percentile(50), Some(Duration::from_micros(872)));
+        assert_eq!(traffic.error_rate(), 0.0);
+        for n in 0..RING {
+            traffic.count(Duration::from_secs(1), true, n % 4 == 0);
+        }
+        assert_eq!(traffic.error_rate(), 0.25);
+        (0..RING).for_each(|_| traffic.count(Duration::from_secs(1), true, false));
+        assert_eq!(traffic.error_rate(), 0.0);
     }
 }

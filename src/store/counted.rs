@@ -104,8 +104,8 @@ impl Latencies {
 #[derive(Clone, Debug, Default)]
 struct Tally {
     requests: u64,
-    bytes_sent: u64,
-    bytes_received: u64,
+    sent_bytes: u64,
+    received_bytes: u64,
     outcomes: BTreeMap<Outcome, u64>,
     latencies: Latencies,
 }
@@ -120,14 +120,15 @@ pub struct Line {
     pub verb: Verb,
     pub cause: Cause,
     pub requests: u64,
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
     pub absent: u64,
     pub refused: u64,
-    pub unknown: u64,
     pub dropped: u64,
-    /// By the error's kind.
-    pub failed: BTreeMap<Kind, u64>,
+    /// Ended with an error, or without an answer that says what became of it.
+    pub failed: u64,
+    /// Those by the error's kind.
+    pub failed_by: BTreeMap<Kind, u64>,
     pub latency_ms_p50: f64,
     pub latency_ms_p99: f64,
     pub latency_ms_max: f64,
@@ -159,8 +160,8 @@ impl Counters {
         let mut table = self.0.lock();
         let tally = table.entry((verb, cause)).or_default();
         tally.requests += 1;
-        tally.bytes_sent += bytes.0;
-        tally.bytes_received += bytes.1;
+        tally.sent_bytes += bytes.0;
+        tally.received_bytes += bytes.1;
         *tally.outcomes.entry(outcome).or_default() += 1;
         tally.latencies.add(took);
     }
@@ -168,23 +169,22 @@ impl Counters {
 
 fn line(verb: Verb, cause: Cause, tally: &Tally) -> Line {
     let of = |outcome: Outcome| tally.outcomes.get(&outcome).copied().unwrap_or(0);
-    let mut failed = BTreeMap::new();
-    for (outcome, n) in &tally.outcomes {
-        if let Outcome::Failed(kind) = outcome {
-            failed.insert(*kind, *n);
-        }
-    }
+    let kinds = tally.outcomes.iter().filter_map(|(outcome, n)| match outcome {
+        Outcome::Failed(kind) => Some((*kind, *n)),
+        _ => None,
+    });
+    let failed_by: BTreeMap<Kind, u64> = kinds.collect();
     Line {
         verb,
         cause,
         requests: tally.requests,
-        bytes_sent: tally.bytes_sent,
-        bytes_received: tally.bytes_received,
+        sent_bytes: tally.sent_bytes,
+        received_bytes: tally.received_bytes,
         absent: of(Outcome::Absent),
         refused: of(Outcome::Refused),
-        unknown: of(Outcome::Unknown),
         dropped: of(Outcome::Dropped),
-        failed,
+        failed: of(Outcome::Unknown) + failed_by.values().sum::<u64>(),
+        failed_by,
         latency_ms_p50: ms(tally.latencies.percentile(50)),
         latency_ms_p99: ms(tally.latencies.percentile(99)),
         latency_ms_max: ms(Some(tally.latencies.max)),
@@ -228,6 +228,7 @@ trait Answer {
 }
 
 impl Answer for () {}
+impl Answer for bool {}
 impl Answer for String {}
 impl Answer for Page {}
 impl Answer for Part {}
@@ -322,6 +323,9 @@ impl Bucket for Counted {
         cause: Cause,
     ) -> Result<Put> {
         self.run(Verb::Copy, cause, 0, self.inner.copy(from, to, from_match, attrs, when, cause)).await
+    }
+    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
+        self.run(Verb::Delete, cause, 0, self.inner.delete_same(objects, cause)).await
     }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
         self.run(Verb::MultipartCreate, cause, 0, self.inner.multipart_create(key, attrs, cause)).await
@@ -421,11 +425,11 @@ mod tests {
             assert_eq!(lines.len(), 2);
             let (get, put) = (&lines[0], &lines[1]);
             assert_eq!(
-                (get.verb, get.cause, get.requests, get.bytes_received),
+                (get.verb, get.cause, get.requests, get.received_bytes),
                 (Verb::Get, Cause::Read, 3, 2)
             );
-            assert_eq!((get.absent, get.failed[&Kind::Unavailable]), (1, 1));
-            assert_eq!((put.requests, put.bytes_sent, put.refused, put.dropped), (3, 9, 1, 1));
+            assert_eq!((get.absent, get.failed, get.failed_by[&Kind::Unavailable]), (1, 1, 1));
+            assert_eq!((put.requests, put.sent_bytes, put.refused, put.dropped), (3, 9, 1, 1));
             assert!((9.0..13.0).contains(&put.latency_ms_p99), "{put:?}");
             assert_eq!(bucket.counters().unwrap().requests(), 6);
         })

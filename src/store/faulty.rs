@@ -80,6 +80,7 @@ impl Faulty {
         match faults.reach {
             Reach::Up => {}
             Reach::Refuses => return Fate::Failed(Kind::Unavailable),
+            Reach::Denies => return Fate::Failed(Kind::Denied),
             Reach::Silent => return Fate::Lost(None),
         }
         if self.per_mille(faults.errors) {
@@ -191,6 +192,10 @@ impl Bucket for Faulty {
         let run =
             async move { inner.copy(&from, &to, from_match.as_ref(), attrs.as_ref(), when, cause).await };
         self.putting(run.boxed()).await
+    }
+    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
+        let (inner, objects) = (self.inner.clone(), objects.to_vec());
+        self.verb(async move { inner.delete_same(&objects, cause).await }.boxed()).await
     }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
         let (inner, key, attrs) = (self.inner.clone(), key.to_owned(), attrs.clone());

@@ -200,6 +200,17 @@ impl Bucket for MemStore {
         }
         Ok(self.store(&mut state, to, source.body, attrs.unwrap_or(&source.head.attrs), &when))
     }
+    async fn delete_same(&self, objects: &[(String, Etag)], _: Cause) -> Result<bool> {
+        let mut state = self.state.lock();
+        let mut all = true;
+        for (key, etag) in objects {
+            match state.objects.get(key) {
+                Some(object) if object.head.etag != *etag => all = false,
+                _ => drop(state.objects.remove(key)),
+            }
+        }
+        Ok(all)
+    }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
         let id = format!("u{:08}", self.changes.fetch_add(1, Ordering::Relaxed));
         let upload = Upload { key: key.to_owned(), attrs: attrs.clone(), parts: BTreeMap::new() };

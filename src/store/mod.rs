@@ -26,7 +26,7 @@ pub use counted::{Counted, Counters, Line, Verb};
 pub use faulty::{Fate, Faulty};
 pub use file::FileStore;
 pub use mem::MemStore;
-pub use open::{create_root, expect, open};
+pub use open::{adopt, expect, open};
 pub use probe::probe;
 pub use retry::{Patience, Retrying};
 pub use s3::S3Store;
@@ -78,6 +78,9 @@ pub enum Put {
 pub enum Cause {
     Read,
     Write,
+    /// A read that others are asked for, because the store asked first is slow.
+    Hedge,
+    /// The same, because that store is away or its bytes are bad.
     Degraded,
     Register,
     Label,
@@ -193,6 +196,12 @@ pub trait Bucket: Store {
         when: When,
         cause: Cause,
     ) -> Result<Put>;
+    /// Deletes the objects that still have these etags. False: some have others, and stay. A store that can't delete
+    /// on a condition (S3 servers differ) deletes whatever is there: who cares has listed just before.
+    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
+        let keys: Vec<String> = objects.iter().map(|(key, _)| key.clone()).collect();
+        self.delete(&keys, cause).await.map(|()| true)
+    }
     /// Begins a multipart upload and names it. Parts but the last are at least 5 MiB.
     async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String>;
     async fn multipart_put(

@@ -20,18 +20,19 @@ pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     Ok(Retrying::new(rt, Counted::new(rt, bucket), Patience::default()))
 }
 
-/// Opens a pool's store, which may be away: its operations say so until it is there.
-pub async fn expect(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
+/// Looks at a place that is to become a pool's store: it must be there. Nothing is written.
+pub async fn adopt(rt: &Rt, url: &StoreUrl) -> Result<()> {
     match url {
-        StoreUrl::File { dir } => Ok(FileStore::expected(rt, dir)),
-        _ => open(rt, url).await,
+        StoreUrl::File { dir } => FileStore::adopt(rt, dir).await,
+        _ => open(rt, url).await.map(|_| ()),
     }
 }
 
-/// Makes the empty folder that a `file://` store needs; no other kind of store is made by us. Parents must exist.
-pub async fn create_root(rt: &Rt, url: &StoreUrl) -> Result<()> {
+/// Opens a pool's store, which may be away: its operations say so until it is there.
+pub async fn expect(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     match url {
-        StoreUrl::File { dir } => FileStore::create_root(rt, dir).await,
-        _ => Ok(()),
+        // What fails in a folder fails again at once: nothing is repeated.
+        StoreUrl::File { dir } => Ok(Counted::new(rt, FileStore::expected(rt, dir))),
+        _ => open(rt, url).await,
     }
 }

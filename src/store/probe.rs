@@ -15,7 +15,11 @@ pub async fn probe(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<()> {
     let key = format!("{prefix}windlass-probe-{:032x}", rt.random128());
     let run = Probe { bucket, key: &key };
     let out = run.all().await;
-    let cleaned = bucket.delete(std::slice::from_ref(&key), Cause::Probe).await;
+    let cleaned = match bucket.delete(std::slice::from_ref(&key), Cause::Probe).await {
+        // No promise that a pool stands on: without that right its objects pile up, this one too.
+        Err(e) if e.is(Kind::Denied) => Ok(()),
+        cleaned => cleaned,
+    };
     out.and(cleaned).map_err(|e| match e.kind() {
         // The sentence already names the store.
         Kind::Refused => e,

@@ -230,6 +230,9 @@ impl Bucket for Retrying {
         // The size isn't known here; a server copies about as fast as it reads.
         self.put_again(1 << 30, once, run).await
     }
+    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
+        self.again(objects.len() as u64 * 1024, || self.inner.delete_same(objects, cause)).await
+    }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
         // A lost answer leaves an upload that nobody knows; lists show it, and lifecycle rules end it.
         self.again(0, || self.inner.multipart_create(key, attrs, cause)).await

@@ -27,6 +27,8 @@ pub enum Reach {
     Up,
     /// Nothing arrives, and the client is told at once.
     Refuses,
+    /// Every request is refused for want of rights.
+    Denies,
     /// Nothing arrives, and the client gives up after `patience`.
     Silent,
 }
@@ -45,6 +47,8 @@ pub struct StoreFaults {
     pub late: Duration,
     /// When a client gives up waiting.
     pub patience: Duration,
+    /// Whoever asks may not delete.
+    pub keeps: bool,
 }
 
 impl Default for StoreFaults {
@@ -56,6 +60,7 @@ impl Default for StoreFaults {
             lost: 0,
             late: Duration::from_secs(30),
             patience: Duration::from_secs(5),
+            keeps: false,
         }
     }
 }
@@ -124,7 +129,7 @@ impl SimStore {
         let world = &self.world;
         match faults.reach {
             Reach::Up => {}
-            Reach::Refuses => return Fate::Failed,
+            Reach::Refuses | Reach::Denies => return Fate::Failed,
             Reach::Silent => return Fate::Lost(None),
         }
         if world.per_mille(faults.errors) {
@@ -149,8 +154,15 @@ impl SimStore {
             Fate::Answered => self.deliver(run, faults).await,
             Fate::Failed => {
                 self.wait(pause()).await;
-                let why = format!("{url} can't be reached; check the network and the endpoint");
-                Reply::Failed(Error::new(Kind::Unavailable, why))
+                Reply::Failed(match faults.reach {
+                    Reach::Denies => {
+                        Error::new(Kind::Denied, format!("{url}: access denied; check the credentials"))
+                    }
+                    _ => {
+                        let why = format!("{url} can't be reached; check the network and the endpoint");
+                        Error::new(Kind::Unavailable, why)
+                    }
+                })
             }
             Fate::Lost(landing) => {
                 if let Some(after) = landing {
@@ -228,6 +240,9 @@ impl Store for SimStore {
     }
     async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
         let keys = keys.to_vec();
+        if self.faults.lock().keeps {
+            return Err(Error::new(Kind::Denied, format!("{}: deleting is not allowed", self.url())));
+        }
         self.verb(effect(move |c| async move { c.delete(&keys, cause).await })).await
     }
     async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
@@ -257,6 +272,10 @@ impl Bucket for SimStore {
             c.copy(&from, &to, from_match.as_ref(), attrs.as_ref(), when, cause).await
         }))
         .await
+    }
+    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
+        let objects = objects.to_vec();
+        self.verb(effect(move |c| async move { c.delete_same(&objects, cause).await })).await
     }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
         let (key, attrs) = (key.to_owned(), attrs.clone());

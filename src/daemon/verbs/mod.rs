@@ -21,6 +21,8 @@ use crate::cache::{DiskStats, MemoryStats};
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
+/// And for one pool, where it looks at several.
+const LOOK_ONE: Duration = Duration::from_secs(15);
 
 /// Runs one verb to its end. One that only looks gives up when the stores do not answer; one that changes something
 /// waits for them, and says so, until whoever asked gives up.
@@ -50,9 +52,10 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::PoolAdd { name, stores } => Box::pin(pool::add(desk, name, &stores)).await,
         Verb::PoolList => Box::pin(pool::list(desk)).await,
         Verb::PoolStatus { name } => Box::pin(pool::status(desk, &name)).await,
+        Verb::PoolSet { name, assignments } => Box::pin(pool::set(desk, &name, &assignments)).await,
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(desk, &name)).await,
-        Verb::PoolScrub { name } => Box::pin(pool::scrub(desk, &name, progress)).await,
-        Verb::PoolRepair { name } => Box::pin(pool::repair(desk, &name, progress)).await,
+        Verb::PoolScrub { name, tempo } => Box::pin(pool::scrub(desk, &name, tempo, progress)).await,
+        Verb::PoolRepair { name, tempo } => Box::pin(pool::repair(desk, &name, tempo, progress)).await,
         Verb::PoolReplace { name, old, new, force } => {
             Box::pin(replace::replace(desk, &name, (&old, &new), force, progress)).await
         }

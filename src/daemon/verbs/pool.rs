@@ -1,15 +1,17 @@
 //! Verbs of pools.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde::Serialize;
 
-use crate::base::size::{parse_duration, show_bytes};
+use crate::base::size::{show_bytes, show_count};
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::api::{Outcome, PoolCreate};
+use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
-use crate::pool::{CreateOptions, Layout, Progress, Settings};
+use crate::pool::{CreateOptions, Layout, Pool, Progress, Settings};
 use crate::store::StoreSpec;
 
 /// How long `pool status` waits for a store's answer.
@@ -22,7 +24,7 @@ pub struct Line {
     layout: Option<String>,
     stores: usize,
     state: &'static str,
-    /// Why nothing can be stored, if so.
+    /// Why nothing can be stored, or why it can't be opened.
     trouble: Option<String>,
 }
 
@@ -40,23 +42,36 @@ pub fn lines(desk: &Desk) -> Vec<Line> {
     let opened = desk.pools.opened();
     let line = |known: crate::daemon::KnownPool| {
         let open = opened.iter().find(|(name, _)| *name == known.name);
+        let trouble = open.and_then(|(_, o)| o.pool.condition().trouble()).map(|(_, why)| why);
         Line {
             layout: open.map(|(_, o)| o.pool.layout().to_string()),
             stores: known.stores.len(),
-            state: if open.is_some() { "open" } else { "closed" },
-            trouble: open.and_then(|(_, o)| o.pool.condition().trouble()).map(|(_, why)| why),
+            state: match (open, &trouble) {
+                (None, _) => "closed",
+                (Some(_), Some(_)) => "stalled",
+                (Some(_), None) => "open",
+            },
+            trouble,
             name: known.name,
         }
     };
     desk.pools.known().into_iter().map(line).collect()
 }
 
+/// Asks every store: what a quiet pool knows of them may be old.
+async fn ask(pool: &Pool) {
+    let members = pool.membership().members.clone();
+    join_all(members.iter().map(|m| pool.rt().timeout(ASK, m.attest()))).await;
+    // Another host may have finished it; unless that can be told, what is known here is shown.
+    if pool.is_moving() {
+        let _ = pool.rt().timeout(ASK, pool.hear()).await;
+    }
+}
+
 fn settings(args: &PoolCreate) -> Result<Settings> {
     let mut settings = Settings { ack_zone: args.ack_zone, ..Settings::default() };
-    match args.degrade_after.as_deref() {
-        None => {}
-        Some("never") => settings.degrade_after_ms = None,
-        Some(time) => settings.degrade_after_ms = Some(parse_duration(time)?.as_millis() as u64),
+    if let Some(time) = &args.degrade_after {
+        settings.assign(&format!("degrade-after={time}"))?;
     }
     Ok(settings)
 }
@@ -122,15 +137,37 @@ pub async fn add(desk: &Desk, name: Name, stores: &[String]) -> Result<Outcome> 
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
+pub async fn set(desk: &Desk, name: &Name, assignments: &[String]) -> Result<Outcome> {
+    // Before any store is asked: a misspelt one is told at once.
+    assignments.iter().try_for_each(|text| Settings::default().assign(text))?;
+    let pool = desk.pools.get(name).await?.pool.clone();
+    let change = |settings: &mut Settings| assignments.iter().try_for_each(|text| settings.assign(text));
+    pool.set(change).await?;
+    let outcome = Outcome::of(&pool.settings())?;
+    Ok(outcome.note("other hosts follow when they open the pool the next time"))
+}
+
 pub async fn list(desk: &Desk) -> Result<Outcome> {
-    for known in desk.pools.known() {
-        if let Err(error) = desk.pools.get(&known.name).await {
-            tracing::warn!(pool = %known.name, %error, "cannot open");
+    let looks = desk.pools.known().into_iter().map(|known| async move {
+        match desk.pools.get(&known.name).await {
+            Ok(open) => {
+                ask(&open.pool).await;
+                None
+            }
+            Err(error) => Some((known.name, error.to_string())),
         }
+    });
+    let mut closed: BTreeMap<Name, String> = join_all(looks).await.into_iter().flatten().collect();
+    let mut lines = lines(desk);
+    for line in &mut lines {
+        line.trouble = line.trouble.take().or_else(|| closed.remove(&line.name));
     }
-    let lines = lines(desk);
-    let closed = lines.iter().any(|l| l.state == "closed");
-    Ok(Outcome::of(&lines)?.degraded(closed))
+    let attention = lines.iter().any(|l| l.state != "open");
+    let mut outcome = Outcome::of(&lines)?.degraded(attention);
+    for line in lines {
+        outcome.notes.extend(line.trouble.map(|why| format!("pool {}: {why}", line.name)));
+    }
+    Ok(outcome)
 }
 
 pub async fn forget(desk: &Desk, name: &Name) -> Result<Outcome> {
@@ -149,10 +186,7 @@ pub async fn forget(desk: &Desk, name: &Name) -> Result<Outcome> {
 
 pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
     let pool = desk.pools.get(name).await?.pool.clone();
-    // Asked now: what a quiet pool knows of its stores may be old.
-    let members = pool.membership().members.clone();
-    let asked = members.iter().map(|m| pool.rt().timeout(ASK, m.attest()));
-    futures::future::join_all(asked).await;
+    ask(&pool).await;
     let status = pool.status();
     let attention = status.pending_shards > 0
         || !status.replacing.is_empty()
@@ -160,24 +194,30 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
     Ok(Outcome::of(&status)?.degraded(attention))
 }
 
-pub async fn scrub(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<Outcome> {
+/// As the pool understands it.
+fn tempo(asked: Tempo) -> crate::pool::Tempo {
+    crate::pool::Tempo { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
+}
+
+pub async fn scrub(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSink) -> Result<Outcome> {
     let open = desk.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("scrubbing", step.done, step.of);
-    let found = open.pool.scrub(&open.volumes, &watch).await?;
+    let found = open.pool.scrub(&open.volumes, tempo(asked), &watch).await?;
     let mut outcome = Outcome::of(&found)?.degraded(!found.is_complete_and_clean());
     for store in &found.unreachable {
         outcome = outcome.note(format!("not looked through: {store}"));
     }
-    let (shards, bytes) = (found.checked_shards, show_bytes(found.checked_bytes));
-    Ok(outcome.note(format!("{shards} shards verified, {bytes}")))
+    let (shards, bytes) = (show_count(found.checked_shards, "shard"), show_bytes(found.checked_bytes));
+    Ok(outcome.note(format!("{shards} verified, {bytes}")))
 }
 
 /// Done only when nothing is left: anything else needs attention.
-pub async fn repair(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<Outcome> {
-    let before = Box::pin(super::replace::before_repair(desk, name, progress)).await?;
+pub async fn repair(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSink) -> Result<Outcome> {
+    let (brought, before) = Box::pin(super::replace::before_repair(desk, name, progress)).await?;
     let open = desk.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("repairing", step.done, step.of);
-    let done = open.pool.repair(&open.volumes, &watch).await?;
+    let mut done = open.pool.repair(&open.volumes, tempo(asked), &watch).await?;
+    done.rebuilt += brought;
     let mut outcome = Outcome::of(&done)?.degraded(!done.left.is_complete_and_clean());
     outcome.notes.extend(before);
     for store in &done.left.unreachable {
@@ -187,7 +227,10 @@ pub async fn repair(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result
         outcome = outcome.note(reason.clone());
     }
     Ok(outcome.note(format!(
-        "{} shards rebuilt, {} moved, {} deleted, {} objects set aside",
-        done.rebuilt, done.moved, done.deleted, done.set_aside
+        "{} rebuilt, {} moved, {} deleted, {} set aside",
+        show_count(done.rebuilt, "shard"),
+        done.moved,
+        done.deleted,
+        show_count(done.set_aside, "object")
     )))
 }

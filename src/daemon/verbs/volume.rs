@@ -144,10 +144,24 @@ pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
         Some(name) => vec![name.clone()],
         None => desk.pools.known().into_iter().map(|k| k.name).collect(),
     };
+    let looks = names.iter().map(|pool| async move {
+        let list = async { desk.pools.get(pool).await?.volumes.list().await };
+        let late = || Error::new(Kind::Unavailable, format!("pool {pool}: too few stores answer"));
+        desk.seat.rt.timeout(super::LOOK_ONE, list).await.unwrap_or_else(|| Err(late()))
+    });
+    let lists = futures::future::join_all(looks).await;
+    let all_away = lists.iter().all(Result::is_err);
     let (mut rows, mut outcome) = (Vec::new(), Outcome::default());
-    for pool in names {
-        let open = desk.pools.get(&pool).await?;
-        for (volume, info) in open.volumes.list().await? {
+    for (pool, list) in names.iter().zip(lists) {
+        let volumes = match list {
+            Ok(volumes) => volumes,
+            Err(e) if all_away => return Err(e),
+            Err(e) => {
+                outcome = outcome.note(format!("not listed: {e}")).degraded(true);
+                continue;
+            }
+        };
+        for (volume, info) in volumes {
             let path = VolumePath { pool: pool.clone(), volume };
             match info {
                 Ok(info) => {

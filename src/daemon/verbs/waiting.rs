@@ -86,7 +86,7 @@ impl Manner {
             Verb::Clone { from, to, .. } => {
                 changes(&[to, &from.volume], Need::Store, format!("{to} was made"), info(to))
             }
-            Verb::PoolRepair { name } => Manner {
+            Verb::PoolRepair { name, .. } => Manner {
                 end: End::Unknown("everything was mended".into(), format!("windlass pool scrub {name}")),
                 ..looks([name.clone()])
             },
@@ -94,7 +94,12 @@ impl Manner {
                 end: End::Unknown("the store was replaced".into(), format!("windlass pool status {name}")),
                 ..looks([name.clone()])
             },
-            Verb::PoolStatus { name } | Verb::PoolScrub { name } => looks([name.clone()]),
+            Verb::PoolSet { name, .. } => Manner {
+                need: Some(Need::Decide),
+                end: End::Unknown("the settings were changed".into(), format!("windlass pool status {name}")),
+                ..looks([name.clone()])
+            },
+            Verb::PoolStatus { name } | Verb::PoolScrub { name, .. } => looks([name.clone()]),
             Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
             Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
             Verb::VolumeList { pool: None } | Verb::PoolList => {

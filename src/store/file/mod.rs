@@ -11,7 +11,8 @@
 //! takes them along), show what is neither a plain file nor a folder, or names that aren't UTF-8.
 //!
 //! This is the one part above `base::rt` that calls the filesystem itself: the `Disk` seam has neither extended
-//! attributes nor shared locks, and the simulation uses `MemStore` instead. All calls run on worker threads.
+//! attributes nor shared locks, and the simulation uses `MemStore` instead. All calls run on worker threads, so many at a
+//! time that a folder which hangs (a network filesystem without its server) leaves enough of them to the others.
 
 mod key;
 mod list;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::key::KeyPath;
 use self::object::read_at;
@@ -40,10 +42,14 @@ use super::{
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
+/// Calls under way at a time; the process has 512 worker threads for all that it does.
+const AT_ONCE: usize = 32;
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct FileStore {
     inner: Arc<Inner>,
+    room: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -59,40 +65,52 @@ impl FileStore {
         Ok(Arc::new(store))
     }
 
+    /// The same for one that is to become a store from now on: it survives a power cut.
+    pub async fn adopt(rt: &Rt, dir: &Path) -> Result<()> {
+        FileStore::new(rt, dir).run(|inner| inner.root.adopt()).await
+    }
+
     /// A folder that may be away now: each operation says so until it is there.
     pub fn expected(rt: &Rt, dir: &Path) -> BucketRef {
         Arc::new(FileStore::new(rt, dir))
     }
 
-    /// Makes the folder; its parent must exist. No error when it is there already.
-    pub async fn create_root(rt: &Rt, dir: &Path) -> Result<()> {
-        FileStore::new(rt, dir).run(|inner| inner.root.create()).await
-    }
-
     fn new(rt: &Rt, dir: &Path) -> FileStore {
         let url = StoreUrl::File { dir: dir.to_owned() }.to_string();
-        FileStore { inner: Arc::new(Inner { root: Root::new(rt, dir, url) }) }
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        FileStore { inner: Arc::new(Inner { root: Root::new(rt, dir, url) }), room }
     }
 
-    /// Runs on a worker thread. Goes on to its end when the caller is dropped.
+    /// Held by the call itself, also when nobody waits for it any more.
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        self.room.clone().acquire_owned().await.expect("it is never closed")
+    }
+
+    /// Runs on a worker thread. Once begun, goes on to its end when the caller is dropped.
     async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let inner = self.inner.clone();
-        self.inner.root.rt.cpu(move || job(&inner)).await?
+        let (inner, turn) = (self.inner.clone(), self.turn().await);
+        let job = move || {
+            let _turn = turn;
+            job(&inner)
+        };
+        self.inner.root.rt.cpu(job).await?
     }
 
     /// The same for puts, of which a broken worker leaves the outcome open.
     async fn run_put(&self, job: impl FnOnce(&Inner) -> Result<Put> + Send + 'static) -> Result<Put> {
-        let inner = self.inner.clone();
-        self.inner.root.rt.cpu(move || job(&inner)).await.unwrap_or_else(|e| Ok(Put::Unknown(e)))
+        self.run(move |inner| Ok(job(inner))).await.unwrap_or_else(|e| Ok(Put::Unknown(e)))
     }
 }
 
 /// Is more than a user's answer made of what is read: a promise, a count of what is stored?
 fn builds_on(cause: Cause) -> bool {
-    matches!(cause, Cause::Register | Cause::Label | Cause::Walk | Cause::Repair | Cause::Write)
+    matches!(
+        cause,
+        Cause::Register | Cause::Label | Cause::Walk | Cause::Repair | Cause::Write | Cause::Checkpoint
+    )
 }
 
 impl Inner {
@@ -183,6 +201,10 @@ impl Bucket for FileStore {
         let (from, to, from_match) = (from.to_owned(), to.to_owned(), from_match.cloned());
         let attrs = attrs.cloned();
         self.run_put(move |inner| inner.copy(&from, &to, from_match.as_ref(), attrs.as_ref(), &when)).await
+    }
+    async fn delete_same(&self, objects: &[(String, Etag)], _: Cause) -> Result<bool> {
+        let objects = objects.to_vec();
+        self.run(move |inner| inner.delete_same(&objects)).await
     }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
         let (key, attrs) = (key.to_owned(), attrs.clone());

@@ -210,26 +210,23 @@ impl Root {
         }
     }
 
-    /// Makes the folder itself, and makes that durable.
-    pub fn create(&self) -> Result<()> {
-        let go = || -> rustix::io::Result<()> {
-            make_dir(rustix::fs::CWD, &self.dir)?;
-            let above = self.dir.parent().unwrap_or(Path::new("/"));
-            fsync(openat(rustix::fs::CWD, above, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
-        };
-        go().map_err(|e| match e {
-            // A whole path is not made: a misspelt one would look like an empty store.
-            Errno::NOENT => Error::new(
-                Kind::NotFound,
-                format!(
-                    "store {}: the folder above it is not there: make {} first, or correct the path",
-                    self.url,
-                    self.dir.parent().unwrap_or(Path::new("/")).display()
-                ),
-            ),
-            e => self.failed("making its folder", e),
+    /// For a place that is to become a store: it must be there, and survive a power cut. It is not made: a misspelt path
+    /// would become a store.
+    pub fn adopt(&self) -> Result<()> {
+        self.check().map_err(|e| match e.kind() {
+            Kind::NotFound => {
+                let (url, dir) = (&self.url, self.dir.display());
+                Error::new(
+                    Kind::NotFound,
+                    format!("store {url}: its folder is not there: correct the path, or make {dir} first"),
+                )
+            }
+            _ => e,
         })?;
-        self.check()
+        let above = self.dir.parent().unwrap_or(Path::new("/"));
+        openat(rustix::fs::CWD, above, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(fsync)
+            .map_err(|e| self.failed("making its folder durable", e))
     }
 
     /// Runs `open` again after making the hidden folder `inner`, when that wasn't there.

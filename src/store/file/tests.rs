@@ -134,11 +134,31 @@ async fn reading_and_opening_leave_no_trace() {
     assert!(matches!(yard.put("a", "x", When::Matches(Etag("e".into()))).await, Ok(Put::Refused)));
     yard.bucket.multipart_list("", WHY).await.unwrap();
     assert_eq!(fs::read_dir(yard.dir.path()).unwrap().count(), 0);
-    let inner = yard.path("made");
-    FileStore::create_root(&yard.rt, &inner).await.unwrap();
-    FileStore::create_root(&yard.rt, &inner).await.unwrap();
-    assert!(FileStore::create_root(&yard.rt, &yard.path("no/parent")).await.is_err());
-    FileStore::open(&yard.rt, &inner).await.unwrap();
+    FileStore::adopt(&yard.rt, yard.dir.path()).await.unwrap();
+    let e = FileStore::adopt(&yard.rt, &yard.path("typo")).await.unwrap_err();
+    assert!(e.is(Kind::NotFound) && e.to_string().contains("/typo first"), "{e}");
+    assert_eq!(fs::read_dir(yard.dir.path()).unwrap().count(), 0);
+}
+
+/// As a folder on a network filesystem whose server is gone: its calls never come back.
+#[tokio::test]
+async fn a_folder_that_hangs_leaves_worker_threads_to_the_others() {
+    let (hung, well) = (FileStore::new(&yard().await.rt, std::path::Path::new("/")), yard().await);
+    let (free, wait) = std::sync::mpsc::channel::<()>();
+    let wait = Arc::new(parking_lot::Mutex::new(wait));
+    let calls: Vec<_> = (0..600)
+        .map(|_| {
+            let (hung, wait) = (hung.clone(), wait.clone());
+            tokio::spawn(async move { hung.run(move |_| Ok(wait.lock().recv().is_err())).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let put = tokio::time::timeout(Duration::from_secs(5), well.put("a", "x", When::Absent)).await;
+    drop(free);
+    put.expect("it does not wait for the folder that hangs").unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
@@ -380,4 +400,16 @@ async fn what_a_small_put_costs() {
             println!("{what}, {at_once} at once, new folder each: {fresh}: {ms:.2} ms a put");
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_changed_since_it_was_seen_is_not_deleted() {
+    let yard = yard().await;
+    let (seen, same) = (yard.store("a/b", "old").await, yard.store("a/c", "same").await);
+    yard.store("a/b", "new").await;
+    let gone = ("none".to_owned(), seen.clone());
+    let objects = [("a/b".to_owned(), seen), ("a/c".to_owned(), same), gone];
+    assert!(!yard.bucket.delete_same(&objects, WHY).await.unwrap());
+    assert_eq!((yard.body("a/b").await.unwrap(), yard.body("a/c").await), ("new".into(), None));
+    assert!(yard.bucket.delete_same(&objects[1..], WHY).await.unwrap());
 }

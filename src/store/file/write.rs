@@ -120,9 +120,19 @@ impl Inner {
     }
 
     pub(super) fn delete(&self, keys: &[String]) -> Result<()> {
+        self.delete_if(keys.iter().map(|key| (key, When::Always))).map(|_| ())
+    }
+
+    /// False: some have other etags.
+    pub(super) fn delete_same(&self, objects: &[(String, Etag)]) -> Result<bool> {
+        self.delete_if(objects.iter().map(|(key, etag)| (key, When::Matches(etag.clone()))))
+    }
+
+    fn delete_if<'a>(&self, objects: impl Iterator<Item = (&'a String, When)>) -> Result<bool> {
         let root = self.root.open()?;
         let mut folders = BTreeSet::new();
-        for key in keys {
+        let mut all = true;
+        for (key, when) in objects {
             let path = KeyPath::of(key)?;
             let failed = |e| self.root.failed(&format!("deleting {key:?}"), e);
             let there = [path.displaced(), path.path()].map(|place| self.root.has_file(&root, &place));
@@ -131,6 +141,10 @@ impl Inner {
                 continue;
             }
             let _lock = self.root.lock(&root, key)?;
+            if !self.allows(&root, &path, &when)? {
+                all &= self.root.open_object(&root, &path)?.is_none();
+                continue;
+            }
             self.remove(&root, &path).map_err(failed)?;
             folders.insert(path.folder());
         }
@@ -138,7 +152,7 @@ impl Inner {
         for folder in folders.iter().rev() {
             self.root.prune(&root, folder).map_err(|e| self.root.failed("deleting", e))?;
         }
-        Ok(())
+        Ok(all)
     }
 
     fn remove(&self, root: &OwnedFd, path: &KeyPath) -> rustix::io::Result<()> {
