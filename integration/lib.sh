@@ -288,11 +288,10 @@ s3_bucket() { s3 -o "$LOGS/s3.log" -X PUT "$S3_ENDPOINT/$1"; }
 # s3_query: what a store's URL needs after its prefix.
 s3_query() { printf 'endpoint=%s&region=us-east-1\n' "$S3_ENDPOINT"; }
 
-# seaweed [DIR=$TMP/weed]: starts SeaweedFS with data in DIR; $S3_ENDPOINT, credentials in the environment, $WEED its id.
+# seaweed [DIR=$TMP/weed]: starts SeaweedFS with data in DIR; $S3_ENDPOINT, credentials in the environment, $WEED its id,
+# $WEED_PORTS what `seaweed_start` needs to start it once more.
 seaweed() {
-  local dir=${1:-$TMP/weed} weed ports=()
-  weed=${WEED_BIN:-$ROOT/target/venv/bin/weed}
-  [[ -x $weed ]] || weed=$(command -v weed) || skip "SeaweedFS is not installed (integration/run does)"
+  local dir=${1:-$TMP/weed}
   export AWS_ACCESS_KEY_ID=testkey AWS_SECRET_ACCESS_KEY=testsecret123 AWS_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true
   mkdir -p "$dir"
   cat >"$dir.json" <<JSON
@@ -300,12 +299,19 @@ seaweed() {
 "actions":["Admin","Read","Write","List","Tagging"]}]}
 JSON
   # Each port has a gRPC twin 10,000 above it.
-  while ((${#ports[@]} < 4)); do ports+=("$(free_port 10000)"); done
-  background seaweed "$weed" server -dir="$dir" -ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.config="$dir.json" \
-    -master.port="${ports[0]}" -volume.port="${ports[1]}" -filer.port="${ports[2]}" -s3.port="${ports[3]}" \
-    -s3.port.iceberg=0 -s3.port.lance=0 -volume.max=0 -master.volumeSizeLimitMB=256 -master.electionTimeout=1s
-  WEED=$PID
-  export S3_ENDPOINT=http://127.0.0.1:${ports[3]}
+  WEED_PORTS=()
+  while ((${#WEED_PORTS[@]} < 4)); do WEED_PORTS+=("$(free_port 10000)"); done
+  seaweed_start "$dir" "${WEED_PORTS[@]}"
+  export S3_ENDPOINT=http://127.0.0.1:${WEED_PORTS[3]}
   wait_for 60 "SeaweedFS takes a bucket" s3_bucket ready
   wait_for 60 "SeaweedFS takes an object" s3 -X PUT --data-binary ready "$S3_ENDPOINT/ready/object"
+}
+# seaweed_start DIR PORT...: the server alone.
+seaweed_start() {
+  local weed=${WEED_BIN:-$ROOT/target/venv/bin/weed}
+  [[ -x $weed ]] || weed=$(command -v weed) || skip "SeaweedFS is not installed (integration/run does)"
+  background seaweed "$weed" server -dir="$1" -ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.config="$1.json" \
+    -master.port="$2" -volume.port="$3" -filer.port="$4" -s3.port="$5" \
+    -s3.port.iceberg=0 -s3.port.lance=0 -volume.max=0 -master.volumeSizeLimitMB=256 -master.electionTimeout=1s
+  WEED=$PID
 }

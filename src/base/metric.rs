@@ -32,6 +32,7 @@ const BUDGET: &[&str] = &["part"];
 const TIER: &[&str] = &["tier"];
 const POOL: &[&str] = &["pool"];
 const STORE: &[&str] = &["pool", "store"];
+const TRAFFIC: &[&str] = &["pool", "store", "verb", "cause"];
 const VOLUME: &[&str] = &["volume"];
 const MOUNT: &[&str] = &["dir"];
 
@@ -59,7 +60,13 @@ pub const POOL_PENDING_SHARDS: Metric =
 pub const STORE_IN: Metric =
     gauge("windlass_store_in", STORE, "1: the store is in use, 0: it is down, out or takes no writes");
 pub const STORE_REQUESTS: Metric =
-    counter("windlass_store_requests_total", STORE, "requests since the pool was opened");
+    counter("windlass_store_requests_total", TRAFFIC, "requests since the pool was opened");
+pub const STORE_FAILED: Metric =
+    counter("windlass_store_failed_total", TRAFFIC, "those of them that failed, or whose outcome is unknown");
+pub const STORE_SENT_BYTES: Metric =
+    counter("windlass_store_sent_bytes_total", TRAFFIC, "bytes sent to the store");
+pub const STORE_RECEIVED_BYTES: Metric =
+    counter("windlass_store_received_bytes_total", TRAFFIC, "bytes received from it");
 pub const STORE_LATENCY_SECONDS: Metric =
     gauge("windlass_store_latency_p99_seconds", STORE, "99 % of the last requests took no longer");
 
@@ -106,6 +113,9 @@ pub const ALL: &[Metric] = &[
     POOL_PENDING_SHARDS,
     STORE_IN,
     STORE_REQUESTS,
+    STORE_FAILED,
+    STORE_SENT_BYTES,
+    STORE_RECEIVED_BYTES,
     STORE_LATENCY_SECONDS,
     VOLUME_CLIENTS,
     VOLUME_TROUBLE,

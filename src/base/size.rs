@@ -60,6 +60,11 @@ pub fn show_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// "1 shard", "2 shards".
+pub fn show_count(n: u64, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Prints bytes for people, rounded: `1.4 GiB`.
 pub fn show_bytes(bytes: u64) -> String {
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
@@ -121,6 +126,7 @@ mod tests {
             assert_eq!(show_time(ms), text);
         }
         assert_eq!(show_time(5 * 86_400_000), "5 days");
+        assert_eq!([0, 1, 2].map(|n| show_count(n, "shard")), ["0 shards", "1 shard", "2 shards"]);
     }
 
     #[test]

@@ -33,10 +33,10 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Whether a record of this payload still fits; a mark ends its chunk.
-    pub fn takes(&self, payload: u64, k: usize) -> bool {
+    /// Whether a record of this payload still fits a chunk that is cut at `target` bytes; a mark ends its chunk.
+    pub fn takes(&self, payload: u64, target: u64) -> bool {
         let marked = matches!(self.records.last(), Some(Record { op: Op::Mark(_), .. }));
-        let full = self.bytes + payload > chunk_target(k) || self.records.len() >= RECORDS_MAX;
+        let full = self.bytes + payload > target || self.records.len() >= RECORDS_MAX;
         !marked && (self.records.is_empty() || !full)
     }
 
@@ -275,8 +275,8 @@ impl MapDraft {
     }
 
     /// By its bytes, or by its pages: the map of scattered single blocks has tiny ones.
-    pub fn is_full(&self) -> bool {
-        self.bytes >= chunk_target(self.stamp.k) / 2 || self.frames.len() >= TOC_ITEMS_MAX
+    pub fn is_full(&self, target: u64) -> bool {
+        self.bytes >= target / 2 || self.frames.len() >= TOC_ITEMS_MAX
     }
 
     /// Into the shard that has least.
@@ -396,7 +396,7 @@ mod tests {
                 noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 *b = (noise >> 56) as u8;
             }
-            assert!(draft.takes(BLOCK, 4));
+            assert!(draft.takes(BLOCK, chunk_target(4)));
             draft.push(Record { lsn: Lsn(i + 1), op: Op::Write { block: i * 7, data: data.into() } });
         }
         let e = encode(&stamp(4), draft);
@@ -408,11 +408,12 @@ mod tests {
 
     #[test]
     fn a_draft_knows_when_it_is_full() {
+        let target = chunk_target(1);
         let mut draft = Draft::default();
-        assert!(draft.takes(1 << 40, 1), "one record fits always");
+        assert!(draft.takes(1 << 40, target), "one record fits always");
         draft.push(write(1, 0, 1024, 1));
-        assert!(draft.takes(4 << 20, 1));
-        assert!(!draft.takes((4 << 20) + 1, 1));
+        assert!(draft.takes(4 << 20, target));
+        assert!(!draft.takes((4 << 20) + 1, target));
         let mark = Mark {
             state: crate::base::StateId(1),
             name: "a".parse().unwrap(),
@@ -421,7 +422,7 @@ mod tests {
             created_ms: 0,
         };
         draft.push(Record { lsn: Lsn(2), op: Op::Mark(mark.clone()) });
-        assert!(!draft.takes(0, 1));
+        assert!(!draft.takes(0, target));
         let e = encode(&stamp(1), draft);
         let toc = Toc::decode(&at(&e.chunk, e.chunk.toc_offset, e.chunk.toc_len)).unwrap();
         assert_eq!((toc.mark, toc.first, toc.last), (Some(mark), Lsn(1), Lsn(2)));
@@ -431,7 +432,7 @@ mod tests {
     fn a_chunk_of_tiny_pages_has_a_table_that_can_be_read() {
         let mut draft = MapDraft::new(stamp(1));
         let mut pages = 0u64;
-        while !draft.is_full() {
+        while !draft.is_full(chunk_target(2)) {
             draft.append(FrameKind::Map, u64::MAX >> 8 | pages, Bytes::from(vec![7; 20]));
             pages += 1;
         }

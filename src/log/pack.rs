@@ -22,6 +22,7 @@ use bytes::Bytes;
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::{ChunkId, Epoch, Era, Result, Seq};
+use crate::frame::FRAME_MAX;
 use crate::pool::{Chunk, ChunkKind};
 
 const SLICE: u32 = u32::from_le_bytes(*b"WLSL");
@@ -118,7 +119,9 @@ impl PackDraft {
     /// `bytes`: of all frames that will come.
     pub fn new(id: ChunkId, k: usize, bytes: u64) -> PackDraft {
         let share = bytes.div_ceil(k as u64).max(1);
-        let shards = (0..k).map(|_| Vec::with_capacity(share as usize + FOOTER_ROOM)).collect();
+        // Indexes and the frame that goes over its share come on top; a vector that grows would hold all twice.
+        let room = share as usize + share as usize / 8 + FRAME_MAX + FOOTER_ROOM;
+        let shards = (0..k).map(|_| Vec::with_capacity(room)).collect();
         PackDraft { id, shards, current: 0, share, slices: Vec::new() }
     }
 

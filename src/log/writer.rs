@@ -20,7 +20,12 @@ use crate::base::size::CHUNKS_AHEAD;
 use crate::base::{Budget, ChunkId, Epoch, Era, Error, Held, JournalId, Kind, Lsn, Result, Seq, VolumeId};
 use crate::cache::{FrameCache, FrameKey};
 use crate::frame::{Codec, FrameKind};
-use crate::pool::{Chunk, Pool, Upload};
+use crate::pool::{Chunk, ChunkKind, Pool, Upload};
+
+/// Of the largest size.
+const CHUNKS_IN_MEMORY: u64 = 4;
+/// However little memory there is.
+const CHUNK_MIN: u64 = 1 << 20;
 
 /// What a writer stands on.
 #[derive(Debug)]
@@ -91,6 +96,8 @@ struct State {
     thin: BTreeMap<Seq, usize>,
     uploads: usize,
     stored_bytes: u64,
+    /// Of those, what map chunks have.
+    map_bytes: u64,
     failed: Option<Error>,
 }
 
@@ -117,6 +124,7 @@ impl Writer {
             thin: BTreeMap::new(),
             uploads: 0,
             stored_bytes: 0,
+            map_bytes: 0,
             failed: None,
         };
         Arc::new(Writer {
@@ -131,6 +139,11 @@ impl Writer {
         self.config.pool.layout().k()
     }
 
+    /// Payload bytes that a chunk is cut at under load: less than usual where several would not fit the memory for them.
+    pub fn chunk_target(&self) -> u64 {
+        chunk_target(self.k()).min((self.config.encode.total() / CHUNKS_IN_MEMORY).max(CHUNK_MIN))
+    }
+
     pub fn prefix(&self) -> Prefix {
         self.state.lock().prefix
     }
@@ -143,6 +156,11 @@ impl Writer {
     /// Bytes of chunks put by this writer, without parity.
     pub fn stored_bytes(&self) -> u64 {
         self.state.lock().stored_bytes
+    }
+
+    /// Of those, what maps and tables took.
+    pub fn map_bytes(&self) -> u64 {
+        self.state.lock().map_bytes
     }
 
     /// The journal was started anew: later chunks name it.
@@ -301,6 +319,7 @@ impl Writer {
     /// Puts a chunk until it is stored by the `w` of the moment.
     async fn put(self: &Arc<Self>, chunk: Chunk, held: Held) -> Result<()> {
         let (id, bytes) = (chunk.id, chunk.shards.iter().map(|s| s.len() as u64).sum::<u64>());
+        let of_map = if chunk.kind == ChunkKind::Map { bytes } else { 0 };
         let upload = self.config.pool.put_chunk(chunk);
         let mut w = self.config.w.clone();
         loop {
@@ -320,7 +339,11 @@ impl Writer {
                 None => {}
             }
         }
-        self.state.lock().stored_bytes += bytes;
+        {
+            let mut state = self.state.lock();
+            state.stored_bytes += bytes;
+            state.map_bytes += of_map;
+        }
         self.watch_rest(id, upload, held);
         Ok(())
     }
@@ -388,9 +411,10 @@ impl Writer {
 
     /// Appends a page, if the open map chunk is there and takes it.
     fn try_append(&self, sink: &MapSink, address: u64, raw: &Bytes) -> Option<FrameRef> {
+        let target = self.chunk_target();
         let mut state = self.state.lock();
         let map = state.map.as_mut()?;
-        (map.draft.era() == sink.era && !map.draft.is_full())
+        (map.draft.era() == sink.era && !map.draft.is_full(target))
             .then(|| map.draft.append(sink.kind, address, raw.clone()))
     }
 
@@ -401,7 +425,7 @@ impl Writer {
             }
             self.seal_map();
             // For the worst case at once: a holder must not wait for more.
-            let mut held = Some(self.config.encode.take(chunk_target(self.k())).await);
+            let mut held = Some(self.config.encode.take(self.chunk_target()).await);
             let era = sink.era;
             let begun = self.slot(|state, id| {
                 let slot = Slot { id, last: state.cut };

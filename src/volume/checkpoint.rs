@@ -115,9 +115,14 @@ impl Session {
 
     /// Merges all that was written before this call. `removes`: snapshots that go with it.
     pub async fn checkpoint(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+        // Packs need not wait for the stores as well.
+        if let Some(last) = self.freeze()? {
+            self.store(last).await?;
+        }
         let _one = self.checkpointing.lock().await;
         let Some(plan) = self.plan(removes)? else { return Ok(()) };
         let log = self.writer.stored_bytes();
+        // A snapshot may have been taken meanwhile, and another layer frozen for it.
         self.store(plan.last).await?;
         self.carry_out(plan).await?;
         self.count_merged(log);
@@ -184,13 +189,22 @@ impl Session {
         }
     }
 
-    fn plan(&self, removes: &[StateId]) -> Result<Option<Plan>, Stop> {
+    /// Makes what was written so far a layer; returns the last record of those that wait to be merged.
+    fn freeze(&self) -> Result<Option<Lsn>, Stop> {
         let mut tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
             return Err(stop.share());
         }
         if !tip.overlay.active.is_empty() {
             tip.freeze();
+        }
+        Ok(tip.overlay.frozen.last().map(|f| f.last))
+    }
+
+    fn plan(&self, removes: &[StateId]) -> Result<Option<Plan>, Stop> {
+        let tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
         }
         let layers = tip.overlay.frozen.len();
         if layers == 0 && removes.is_empty() {

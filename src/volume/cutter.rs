@@ -18,7 +18,7 @@ impl Session {
     pub async fn cutter(self: Arc<Session>) {
         loop {
             self.wait_for_work().await;
-            let taken = self.tip.lock().pending.take(self.writer.k());
+            let taken = self.tip.lock().pending.take(self.writer.chunk_target());
             let Some(Taken { draft, era, held, oldest }) = taken else { continue };
             let Some((_, last)) = draft.span() else { continue };
             let bytes = draft.bytes();
@@ -40,7 +40,7 @@ impl Session {
         loop {
             let work = self.work.notified();
             let now = self.ground.rt().now();
-            let due = self.tip.lock().pending.due(self.writer.k(), self.cut_age());
+            let due = self.tip.lock().pending.due(self.writer.chunk_target(), self.cut_age());
             match due {
                 Some(at) if at <= now || self.ground.deps.memory.overlay.is_short() => return,
                 Some(at) => {

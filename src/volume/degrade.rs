@@ -71,7 +71,7 @@ impl Session {
         self.w.send_replace(full);
         let raised = match self.ground.rt().timeout(RAISE_MAX, self.complete_all()).await {
             Some(done) => done,
-            None => Err(Error::new(Kind::Timeout, "stores went away again").into()),
+            None => Err(self.not_raised().into()),
         };
         if let Err(stop) = raised {
             self.w.send_replace(low);
@@ -79,8 +79,19 @@ impl Session {
         }
         // Completed to the full number by then, whether or not the head learns of it.
         self.write_w(full).await?;
-        tracing::info!(volume = %self.ground.name, "the stores are back: writes are stored on {full} of them again");
+        // As loud as its beginning was.
+        tracing::warn!(volume = %self.ground.name, "the stores are back: writes are stored on {full} of them again");
         Ok(())
+    }
+
+    /// Why it took too long: the next attempt goes on from where this one came to.
+    fn not_raised(&self) -> Error {
+        let condition = self.ground.deps.pool.condition();
+        let why = match condition.away.is_empty() {
+            true => format!("bringing the rest to the stores that are back takes longer than {RAISE_MAX:?}"),
+            false => condition.sentence(),
+        };
+        Error::new(Kind::Timeout, format!("{why}; it goes on"))
     }
 
     async fn complete_all(&self) -> Result<(), Stop> {

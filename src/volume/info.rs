@@ -43,6 +43,10 @@ pub struct VolumeInfo {
     pub stored_bytes: u64,
     /// Bytes of those that the volume or a snapshot needs, by the last checkpoint; told when it is open here.
     pub live_bytes: Option<u64>,
+    /// Bytes of objects that writes became since the volume was opened here, without parity.
+    pub logged_bytes: u64,
+    /// Bytes that its maps and tables took beside them.
+    pub map_bytes: u64,
     /// Bytes that collection wrote again since the volume was opened here.
     pub packed_bytes: u64,
     /// Objects that nobody needs any more and that wait for the grace period, or for stores.

@@ -192,7 +192,7 @@ impl Session {
         pace.look(&all);
         let space = self.stored_bytes();
         let tuning = &self.ground.deps.tuning;
-        let room = chunk_target(self.writer.k()).min(tuning.pack_max);
+        let room = self.writer.chunk_target().min(tuning.pack_max);
         let chosen = pace.choose(&all, (space, pace.space_max(tuning.space_max)), room, tuning.gain_min);
         if chosen.is_empty() {
             return Ok(false);
@@ -218,9 +218,9 @@ impl Session {
             inside.entry(e.object(seq)).or_default().push((seq, *e));
         }
         let live: u64 = inside.values().flatten().map(|(_, e)| e.live()).sum();
-        // Beside what is left: one source at a time, whole, and parity.
-        let k = self.writer.k();
-        let held = self.ground.deps.memory.encode.take((2 * chunk_target(k)).max(2 * live)).await;
+        // Beside what is left and its parity: one source at a time, whole.
+        let (k, n) = (self.writer.k(), self.ground.deps.pool.layout().n());
+        let held = self.ground.deps.memory.encode.take(chunk_target(k) + live * n.div_ceil(k) as u64).await;
         let dead = self.dead(ledger, inside.values().flatten()).await?;
         let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };

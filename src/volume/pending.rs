@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::record::{Op, Record};
 use crate::base::rt::Instant;
 use crate::base::{Era, Held, Lsn};
-use crate::log::{Draft, chunk_target};
+use crate::log::Draft;
 
 #[derive(Debug)]
 struct Item {
@@ -75,19 +75,19 @@ impl Pending {
         self.wanted = self.wanted.max(upto);
     }
 
-    /// When a chunk is to be cut; `None`: when there is more.
-    pub fn due(&self, k: usize, age_max: Duration) -> Option<Instant> {
+    /// When a chunk of `target` bytes is to be cut; `None`: when there is more.
+    pub fn due(&self, target: u64, age_max: Duration) -> Option<Instant> {
         let front = self.items.front()?;
-        let now = self.bytes >= chunk_target(k) || self.ends > 0 || self.wanted >= front.record.lsn;
+        let now = self.bytes >= target || self.ends > 0 || self.wanted >= front.record.lsn;
         Some(if now { Instant::default() } else { front.at + age_max })
     }
 
-    /// The records of the next chunk.
-    pub fn take(&mut self, k: usize) -> Option<Taken> {
+    /// The records of the next chunk, of `target` bytes at most.
+    pub fn take(&mut self, target: u64) -> Option<Taken> {
         let (era, oldest) = self.items.front().map(|i| (i.era, i.at))?;
         let mut taken = Taken { draft: Draft::default(), era, held: Vec::new(), oldest };
         while let Some(item) = self.items.front() {
-            if !taken.draft.takes(item.record.op.payload().len() as u64, k) {
+            if !taken.draft.takes(item.record.op.payload().len() as u64, target) {
                 break;
             }
             let item = self.items.pop_front().expect("it was just seen");
@@ -109,6 +109,8 @@ mod tests {
     use super::*;
     use crate::base::size::BLOCK;
 
+    const MAX: u64 = 8 << 20;
+
     fn write(lsn: u64, blocks: u64) -> Record {
         let data = vec![1; (blocks * BLOCK) as usize].into();
         Record { lsn: Lsn(lsn), op: Op::Write { block: 0, data } }
@@ -118,22 +120,22 @@ mod tests {
     fn chunks_end_where_they_must() {
         let (mut p, age) = (Pending::default(), Duration::from_secs(2));
         let at = |s| Instant(Duration::from_secs(s));
-        assert!(p.due(1, age).is_none() && p.take(1).is_none());
+        assert!(p.due(MAX, age).is_none() && p.take(MAX).is_none());
         p.push(write(1, 1), Era(1), None, at(5));
         p.push(write(2, 1), Era(1), None, at(6));
-        assert_eq!((p.due(1, age), p.oldest()), (Some(at(7)), Some(at(5))));
+        assert_eq!((p.due(MAX, age), p.oldest()), (Some(at(7)), Some(at(5))));
         p.want(Lsn(1));
-        assert_eq!(p.due(1, age), Some(at(0)));
+        assert_eq!(p.due(MAX, age), Some(at(0)));
         p.end_here();
         p.push(write(3, 1), Era(1), None, at(6));
-        assert_eq!(p.take(1).unwrap().draft.span(), Some((Lsn(1), Lsn(2))));
-        assert_eq!((p.bytes(), p.due(1, age)), (BLOCK, Some(at(8))));
+        assert_eq!(p.take(MAX).unwrap().draft.span(), Some((Lsn(1), Lsn(2))));
+        assert_eq!((p.bytes(), p.due(MAX, age)), (BLOCK, Some(at(8))));
         for lsn in 4..8 {
             p.push(write(lsn, 600), Era(1), None, at(9));
         }
-        assert_eq!(p.due(1, age), Some(at(0)), "more than 8 MiB");
-        assert_eq!(p.take(1).unwrap().draft.span(), Some((Lsn(3), Lsn(6))));
-        assert_eq!(p.take(1).unwrap().draft.span(), Some((Lsn(7), Lsn(7))));
+        assert_eq!(p.due(MAX, age), Some(at(0)), "more than 8 MiB");
+        assert_eq!(p.take(MAX).unwrap().draft.span(), Some((Lsn(3), Lsn(6))));
+        assert_eq!(p.take(MAX).unwrap().draft.span(), Some((Lsn(7), Lsn(7))));
         assert!(p.is_empty() && p.bytes() == 0);
     }
 }

@@ -48,6 +48,8 @@ impl VolumeInfo {
             mapped_bytes: tables.tip().mapped * BLOCK,
             stored_bytes: tables.stored_bytes,
             live_bytes: None,
+            logged_bytes: 0,
+            map_bytes: 0,
             packed_bytes: 0,
             retired_objects: 0,
             unsent_bytes: 0,
@@ -125,6 +127,8 @@ impl VolumeInfo {
         self.degraded = *session.w.borrow() < full_w;
         self.stored_bytes = session.stored_bytes();
         self.live_bytes = Some(session.pace.live.load(Ordering::Relaxed));
+        self.map_bytes = session.writer.map_bytes();
+        self.logged_bytes = session.writer.stored_bytes() - self.map_bytes;
         self.packed_bytes = session.packed_bytes.load(Ordering::Relaxed);
         self.retired_objects = session.retired.lock().waiting() as u64;
         let usage = session.journal.usage();

@@ -74,6 +74,8 @@ impl Session {
 
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), Stop> {
         let len = data.len() as u64;
+        // Not while a range is locked: those who wait for it would wait their own turns after this one.
+        self.keep_pace(len).await?;
         let blocks = blocks_of(offset, len);
         if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) {
             return self.apply(changes(blocks.start, data, self.record_max()), None).await;
@@ -99,6 +101,7 @@ impl Session {
     }
 
     pub async fn zero(&self, offset: u64, len: u64) -> Result<(), Stop> {
+        self.keep_pace(0).await?;
         let blocks = blocks_of(offset, len);
         let (from, to) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
         if blocks.start == from && blocks.end == to {
@@ -148,7 +151,6 @@ impl Session {
 
     async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
         let bytes = payload(ops);
-        self.keep_pace(bytes).await?;
         let held = self.memory(bytes + RECORD_COST * ops.len() as u64).await?;
         let mut room = self.room(ops).await?;
         let range = span(ops);
@@ -179,7 +181,10 @@ impl Session {
                         let held = if i + 1 == many { held.take() } else { None };
                         tip.take(record, held, now)?;
                     }
-                    let full = tip.pending.due(self.writer.k(), self.cut_age()).is_some_and(|at| at <= now);
+                    let full = tip
+                        .pending
+                        .due(self.writer.chunk_target(), self.cut_age())
+                        .is_some_and(|at| at <= now);
                     drop(tip);
                     if first || full {
                         self.work.notify_one();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::site::Site;
 use super::*;
 use crate::base::Error;
-use crate::pool::Replacement;
+use crate::pool::{Replacement, Tempo};
 use crate::store::Store as _;
 
 const BLOCK: u64 = 4096;
@@ -21,7 +21,7 @@ async fn replace(life: &Life, old: &str, new: &crate::pool::StoreSpec) {
             }
             pool.follow().await?;
             life.volumes.admit_stores().await?;
-            if pool.fill(&life.volumes, &|_| {}).await? == 0 {
+            if pool.fill(&life.volumes, &|_| {}).await?.left == 0 {
                 pool.settle().await?;
             }
             Ok::<_, Error>(false)
@@ -127,7 +127,7 @@ fn an_owner_goes_on_while_a_store_is_replaced_and_nothing_is_left_over() {
         site.stores[4].contents().wipe();
         let pool = &life.volumes.deps().pool;
         assert_eq!(pool.pending(), 0);
-        let found = pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+        let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
         assert!(found.is_complete_and_clean(), "{found:?}");
         life.volumes.release(&name("v")).await.unwrap();
         let other = site.machine(2).start().await;

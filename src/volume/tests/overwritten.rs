@@ -61,7 +61,7 @@ fn space_and_amplification() {
         let dir = tempfile::tempdir().unwrap();
         tokio.block_on(async {
             let volumes = super::speed::life(dir.path(), "1+0").await;
-            volumes.deps().pool.set(|s| s.grace_ms = 100).await.unwrap();
+            volumes.deps().pool.set(|s| s.assign("grace=100ms")).await.unwrap();
             let rt = volumes.deps().rt.clone();
             volumes.create(&name("v"), size, Settings::default()).await.unwrap();
             let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::store::SimStore;
 
 use super::*;
+use crate::pool::Tempo;
 
 async fn snap(v: &Arc<Volume>, s: &str) {
     snapshot_group(&[(v.clone(), name(s))], true).await.unwrap();
@@ -249,7 +250,13 @@ fn space_follows_overwrites_trims_and_removals() {
                     snap(&v, "a").await;
                 }
                 if round % 10 == 5 {
-                    let report = life.volumes.deps().pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+                    let report = life
+                        .volumes
+                        .deps()
+                        .pool
+                        .scrub(&life.volumes, Tempo::default(), &|_| {})
+                        .await
+                        .unwrap();
                     assert!(report.missing.is_empty() && report.rotten.is_empty(), "{report:?}");
                     checked(&life, "v").await;
                 }
@@ -274,7 +281,8 @@ fn space_follows_overwrites_trims_and_removals() {
             assert!(a.is_err_and(|e| e.is(Kind::NotFound)));
             assert!(v.read(MIB / 2, 100_000).await.unwrap().iter().all(|b| *b == 0));
             v.release().await.unwrap();
-            let report = life.volumes.deps().pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+            let report =
+                life.volumes.deps().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
             assert!(report.is_complete_and_clean(), "{report:?}");
             checked(&life, "v").await;
         });

@@ -1,6 +1,7 @@
 //! Owners that end, are shut out, or come back.
 
 use super::*;
+use crate::pool::Tempo;
 
 #[test]
 fn a_pool_flush_survives_the_loss_of_the_host() {
@@ -112,7 +113,8 @@ fn what_a_killed_process_left_short_is_mended() {
             // Before the checkpoint of an idle volume puts new chunks.
             life.sleep(50_000).await;
             assert_eq!(life.volumes.deps().pool.pending(), 0);
-            let found = life.volumes.deps().pool.scrub(&life.volumes, &|_| {}).await.unwrap();
+            let found =
+                life.volumes.deps().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
             // A register's copy that the killed process still owed is repair's.
             let shards = found.missing.iter().filter(|f| !f.key.starts_with("reg/"));
             assert_eq!(shards.count(), 0, "nothing pending, and yet: {found:?}");

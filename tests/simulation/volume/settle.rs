@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind};
+use windlass::pool::Tempo;
 use windlass::volume::{OpenMode, Volume, Volumes};
 
 use super::model::Tags;
@@ -101,8 +102,8 @@ async fn mended(user: &User, volumes: &Volumes) {
     let mut last = String::new();
     for _ in 0..10 {
         let done: Result<bool, Error> = async {
-            let repaired = pool.repair(volumes, &|_| {}).await?;
-            let found = pool.scrub(volumes, &|_| {}).await?;
+            let repaired = pool.repair(volumes, Tempo::default(), &|_| {}).await?;
+            let found = pool.scrub(volumes, Tempo::default(), &|_| {}).await?;
             last = format!("{repaired:?}, {found:?}");
             Ok(found.is_complete_and_clean())
         }
