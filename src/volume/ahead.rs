@@ -55,6 +55,9 @@ pub struct Ahead {
 struct Run {
     reader: u64,
     read: Range<u64>,
+    /// Bytes asked for in it. Not its length: a run that chance began would grow with every request that happens to fall
+    /// near it.
+    asked: u64,
     /// Where the next fetch begins.
     fetched: u64,
     /// Where the map is known, or will be.
@@ -115,7 +118,7 @@ impl Ahead {
     /// What the run at `index` should have next, if anything.
     fn plan(&self, runs: &mut VecDeque<Run>, index: usize, size: u64, now: Instant) -> Option<Fetch> {
         let run = &mut runs[index];
-        let window = (2 * (run.read.end - run.read.start)).clamp(WINDOW_MIN, WINDOW_MAX).min(self.window_max);
+        let window = (2 * run.asked).clamp(WINDOW_MIN, WINDOW_MAX).min(self.window_max);
         let from = run.fetched.max(run.read.end);
         let to = (run.read.end + window).next_multiple_of(GRID).min(size);
         if from - run.read.end > window / 2 || to <= from {
@@ -131,8 +134,7 @@ impl Ahead {
 
 impl Run {
     fn has(&self, at: u64) -> bool {
-        let early = (self.read.end - self.read.start).min(STRAY);
-        at <= self.fetched.max(self.read.end) + early
+        at <= self.fetched.max(self.read.end) + self.asked.min(STRAY)
             && at >= self.read.end.saturating_sub(STRAY).max(self.read.start)
     }
 
@@ -149,6 +151,7 @@ impl Run {
     /// Takes in another run of the same reader that it has met.
     fn absorb(&mut self, other: Run) {
         self.read = self.read.start.min(other.read.start)..self.read.end.max(other.read.end);
+        self.asked += other.asked;
         (self.fetched, self.mapped) = (self.fetched.max(other.fetched), self.mapped.max(other.mapped));
         self.held.extend(other.held);
         self.held.make_contiguous().sort_by_key(|(to, _)| *to);
@@ -159,8 +162,9 @@ impl Run {
         self.reader == other.reader && self.read.start <= reach(other) && other.read.start <= reach(self)
     }
 
-    fn goes_to(&mut self, end: u64, now: Instant) {
-        self.read.end = self.read.end.max(end);
+    fn goes_on(&mut self, read: Range<u64>, now: Instant) {
+        self.asked += read.end - read.start;
+        self.read.end = self.read.end.max(read.end);
         self.used = now;
         while self.held.front().is_some_and(|(to, _)| *to <= self.read.end) {
             self.held.pop_front();
@@ -174,12 +178,12 @@ impl Trail {
         let mut runs = self.ahead.runs.lock();
         if let Some(at) = runs.iter().position(|r| r.reader == self.reader && r.has(read.start)) {
             let mut run = runs.remove(at)?;
-            run.goes_to(read.end, now);
+            run.goes_on(read, now);
             runs.push_back(run);
         } else {
             let read = self.joined(read)?;
-            let (fetched, held) = (read.end, VecDeque::new());
-            let mut run = Run { reader: self.reader, read, fetched, mapped: 0, used: now, held };
+            let (fetched, asked, held) = (read.end, read.end - read.start, VecDeque::new());
+            let mut run = Run { reader: self.reader, read, asked, fetched, mapped: 0, used: now, held };
             while let Some(at) = runs.iter().position(|r| r.meets(&run)) {
                 run.absorb(runs.remove(at)?);
             }
