@@ -72,6 +72,8 @@ pub struct Journal {
     shared: Arc<Shared>,
     /// What was here at the start, for replays.
     opened: Mutex<VecDeque<Live>>,
+    /// Where the segment before was damaged then.
+    spoilt: Option<(PathBuf, u64)>,
 }
 
 /// A promise of room for records; what isn't used returns when it is dropped.
@@ -152,14 +154,17 @@ impl Journal {
         let segments_max = config.segments_max(header.segment);
         let mut ring = Ring::new(header.journal, header.segment, segments_max, first_lsn, found.mark);
         ring.fresh = found.fresh;
-        while found.live.len() + ring.fresh.len() > segments_max.max(found.live.len() + 1) {
+        // What is damaged stays for whoever may yet need it.
+        let most = if found.spoilt.is_some() { usize::MAX } else { segments_max.max(found.live.len() + 1) };
+        while found.live.len() + ring.fresh.len() > most {
             let Some(Segment { name, .. }) = ring.fresh.pop() else { break };
             let path = config.dir.join(name);
             disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
         }
         ring.resume(found.live.clone(), found.end, found.mark);
-        let journal = Self::start(rt, disk, config.dir, ring, header, found.next_number, held);
+        let mut journal = Self::start(rt, disk, config.dir, ring, header, found.next_number, held);
         *journal.opened.lock() = found.live;
+        journal.spoilt = found.spoilt;
         Ok(Some((journal, recovered)))
     }
 
@@ -185,7 +190,7 @@ impl Journal {
             lock: Mutex::new(Some(held)),
         });
         shared.rt.spawn(write_loop(shared.clone())).detach();
-        Journal { shared, opened: Mutex::default() }
+        Journal { shared, opened: Mutex::default(), spoilt: None }
     }
 
     pub fn id(&self) -> JournalId {
@@ -208,7 +213,8 @@ impl Journal {
             let ring = self.shared.ring.lock();
             (ring.journal, ring.first_lsn)
         };
-        Replay::new(self.shared.dir.clone(), id, after, first, self.opened.lock().clone())
+        let (spoilt, live) = (self.spoilt.clone(), self.opened.lock().clone());
+        Replay::new(self.shared.dir.clone(), id, after, first, spoilt, live)
     }
 
     /// The largest `Write` payload that one record may have, in bytes; longer writes are several records.

@@ -5,6 +5,9 @@
 //! changed; else what follows was never promised, and it is zeroed so that no leftover can ever follow a new batch.
 //! What no batch says was synced is written once more: a page that an earlier, failed sync dropped still reads well
 //! until the power goes.
+//!
+//! The first segment may be all trimmed and half overwritten: when the power went while its next lap was begun, its old
+//! head can be there and other pages not. So it counts only when all of it is right.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -26,6 +29,8 @@ pub struct Found {
     pub next_number: u64,
     pub end: Lsn,
     pub mark: Lsn,
+    /// Where the first segment is not right, so that the records of before are not here.
+    pub spoilt: Option<(PathBuf, u64)>,
 }
 
 struct Tail {
@@ -34,6 +39,13 @@ struct Tail {
     mark: Lsn,
     /// From here on no batch says that it was synced.
     unsure: u64,
+}
+
+impl Tail {
+    /// Of a segment none of whose batches has been looked at.
+    fn of(live: &Live) -> Tail {
+        Tail { end: SEGMENT_HEAD, last: live.head.before, mark: live.head.mark, unsure: SEGMENT_HEAD }
+    }
 }
 
 struct Recovery<'a> {
@@ -106,8 +118,29 @@ impl Recovery<'_> {
         } else {
             self.refuse_evidence(&unused, end).await?;
         }
+        let mut spoilt = None;
+        if live.len() > 1
+            && let Some(at) = self.spoilt_at(&live[0]).await?
+            && let Some(first) = live.pop_front()
+        {
+            spoilt = Some((self.dir.join(&first.segment.name), at));
+            unused.push(first.segment);
+        }
         unused.extend(fresh);
-        Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark })
+        Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark, spoilt })
+    }
+
+    /// Where a segment that others follow is not as it was when they were begun.
+    async fn spoilt_at(&self, live: &Live) -> Result<Option<u64>> {
+        let doing = || format!("reading {}", self.dir.join(&live.segment.name).display());
+        let mut window = Window::new(live.segment.file.clone());
+        let mut tail = Tail::of(live);
+        while tail.end < live.end {
+            let batch = self.good_batch(&mut window, live, &tail).await.context(doing)?;
+            let Some(batch) = batch.filter(|b| b.end() <= live.end) else { return Ok(Some(tail.end)) };
+            (tail.end, tail.last) = (batch.end(), batch.last());
+        }
+        Ok((tail.last != live.last).then_some(tail.end))
     }
 
     /// `None`: half made, and removed.
@@ -132,8 +165,7 @@ impl Recovery<'_> {
         let path = self.dir.join(&live.segment.name);
         let doing = || format!("reading {}", path.display());
         let mut window = Window::new(live.segment.file.clone());
-        let mut tail =
-            Tail { end: SEGMENT_HEAD, last: live.head.before, mark: live.head.mark, unsure: SEGMENT_HEAD };
+        let mut tail = Tail::of(live);
         // Where batches end, and with which lsn.
         let mut ends: VecDeque<(u64, Lsn)> = VecDeque::new();
         let mut synced = live.head.before;

@@ -16,6 +16,8 @@ pub struct Replay {
     journal: JournalId,
     after: Lsn,
     first: Lsn,
+    /// Where the file is damaged that held what came before.
+    spoilt: Option<(PathBuf, u64)>,
     segments: VecDeque<Live>,
     reading: Option<Reading>,
     records: VecDeque<Record>,
@@ -34,15 +36,19 @@ impl Replay {
         journal: JournalId,
         after: Lsn,
         first: Lsn,
+        spoilt: Option<(PathBuf, u64)>,
         live: VecDeque<Live>,
     ) -> Replay {
         let segments = live.into_iter().filter(|l| l.last > after).collect();
-        Replay { dir, journal, after, first, segments, reading: None, records: VecDeque::new() }
+        Replay { dir, journal, after, first, spoilt, segments, reading: None, records: VecDeque::new() }
     }
 
     /// `Corrupt` when a record that belongs here is damaged or missing; what came before is right.
     pub async fn next(&mut self) -> Result<Option<Record>> {
         if self.after.next() < self.first {
+            if let Some((path, at)) = &self.spoilt {
+                return Err(damaged(path, *at));
+            }
             let why = format!(
                 "the journal in {} begins at write {}, but those after {} are needed: it is not this volume's \
                  latest, or one of its files is missing",
