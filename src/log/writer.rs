@@ -316,28 +316,28 @@ impl Writer {
         self.prefix.send_replace(prefix);
     }
 
-    /// Puts a chunk until it is stored by the `w` of the moment.
+    /// Returns, with the reason, when nothing more is to be stored.
+    async fn over(&self) -> Error {
+        let mut seen = self.prefix.subscribe();
+        loop {
+            seen.borrow_and_update();
+            if let Some(e) = self.failed() {
+                return e;
+            }
+            seen.changed().await.expect("the sender is ours");
+        }
+    }
+
+    /// Puts a chunk until it is stored by the `w` of the moment. When the writer fails meanwhile, what is under way is
+    /// dropped: its stores may be away for ever, and its memory is the whole daemon's.
     async fn put(self: &Arc<Self>, chunk: Chunk, held: Held) -> Result<()> {
         let (id, bytes) = (chunk.id, chunk.shards.iter().map(|s| s.len() as u64).sum::<u64>());
         let of_map = if chunk.kind == ChunkKind::Map { bytes } else { 0 };
         let upload = self.config.pool.put_chunk(chunk);
-        let mut w = self.config.w.clone();
-        loop {
-            let enough = *w.borrow_and_update();
-            let stored = {
-                let waiting = std::pin::pin!(upload.wait(enough));
-                let changed = std::pin::pin!(w.changed());
-                match select(waiting, changed).await {
-                    Either::Left((done, _)) => Some(done),
-                    Either::Right((Ok(()), _)) => None,
-                    Either::Right((Err(_), waiting)) => Some(waiting.await),
-                }
-            };
-            match stored {
-                Some(Ok(())) => break,
-                Some(Err(e)) => return Err(e),
-                None => {}
-            }
+        let over = std::pin::pin!(self.over());
+        match select(std::pin::pin!(self.is_stored(&upload)), over).await {
+            Either::Left((stored, _)) => stored?,
+            Either::Right((e, _)) => return Err(e),
         }
         {
             let mut state = self.state.lock();
@@ -346,6 +346,21 @@ impl Writer {
         }
         self.watch_rest(id, upload, held);
         Ok(())
+    }
+
+    /// Waits until enough shards are stored; how many are enough may change meanwhile.
+    async fn is_stored(&self, upload: &Upload) -> Result<()> {
+        let mut w = self.config.w.clone();
+        loop {
+            let enough = *w.borrow_and_update();
+            let waiting = std::pin::pin!(upload.wait(enough));
+            let changed = std::pin::pin!(w.changed());
+            match select(waiting, changed).await {
+                Either::Left((done, _)) => return done,
+                Either::Right((Ok(()), _)) => {}
+                Either::Right((Err(_), waiting)) => return waiting.await,
+            }
+        }
     }
 
     /// The trailing shards go on by themselves; their memory stays accounted for.

@@ -468,7 +468,12 @@ impl Inner {
     async fn release(self: Arc<Inner>, given_up: &CancellationToken) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
-        let State::Live(session) = state else { return Ok(()) };
+        let session = match state {
+            State::Live(session) => session,
+            State::Inert(_) | State::Ended => return Ok(()),
+            // Not as if all that was written were in the pool.
+            State::Failed(error, _) => return Err(Stop::Failed(error.share())),
+        };
         match session.release(given_up).await {
             Released::Done(head) => {
                 let tables = self.ground.view.tables(&head).await;

@@ -65,6 +65,31 @@ fn who_was_shut_out_stays_so_when_the_volume_is_opened_anew() {
         assert!(v.read(0, 4096).await.unwrap_err().is(Kind::Fenced));
         assert!(v.write(0, bytes(3, 4096)).await.unwrap_err().is(Kind::Fenced));
         assert!(again.read(0, 4096).await.unwrap().iter().all(|b| *b == 0));
+        assert!(v.release().await.unwrap_err().is(Kind::Fenced), "its write is in no pool");
+        again.release().await.unwrap();
+    });
+}
+
+/// Its map could not be stored while a store was away, and never will be: the memory is the whole daemon's.
+#[test]
+fn who_is_shut_out_gives_its_memory_back() {
+    run(6, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 100_000)).await.unwrap();
+        v.flush().await.unwrap();
+        site.reach(0..1, Reach::Refuses);
+        let encode = life.volumes.deps().memory.encode.clone();
+        let (releasing, rt) = (v.clone(), life.volumes.deps().rt.clone());
+        let released = rt.spawn(async move { releasing.release().await });
+        while encode.used() == 0 {
+            life.sleep(10).await;
+        }
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        assert!(released.await.unwrap().unwrap_err().is(Kind::Fenced));
+        life.sleep(10_000).await;
+        assert_eq!(encode.used(), 0);
     });
 }
 
