@@ -364,6 +364,11 @@ impl Session {
         self.disturbed.get_or_insert(now);
     }
 
+    /// Another host has it, as far as anyone knows.
+    pub fn is_of_others(&self, host: usize) -> bool {
+        self.host != host && !self.released
+    }
+
     pub fn operations(&self) -> usize {
         self.lanes.iter().map(|l| l.ops.len()).sum()
     }

@@ -22,7 +22,7 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     site.note(|| format!("all is well; host{host} looks"));
     let user = User { site: site.clone(), host, rt: rt.clone() };
     let volumes = site.open(&rt, host).await.unwrap();
-    let (volume, session) = owned(&user, &volumes).await;
+    let Some((volume, session)) = owned(&user, &volumes).await else { return };
     volume.flush().await.unwrap();
     snapshots(&user, &volumes, 8).await;
     user.look_at_clones(&volumes).await;
@@ -47,7 +47,9 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     }
 }
 
-async fn owned(user: &User, volumes: &Volumes) -> Owned {
+/// `None`: while fewer shards counted, a part of the volume was stored on the store that is lost now. That was not
+/// promised to survive; refusing to open is right.
+async fn owned(user: &User, volumes: &Volumes) -> Option<Owned> {
     let wait = async {
         let mut tries = 0;
         loop {
@@ -61,9 +63,17 @@ async fn owned(user: &User, volumes: &Volumes) -> Owned {
             tries += 1;
         }
     };
-    let owned =
-        user.rt.timeout(Duration::from_secs(300), wait).await.expect("the volume opens when all is well");
-    owned.unwrap_or_else(|why| panic!("all is well, and yet {why}"))
+    match user.rt.timeout(Duration::from_secs(300), wait).await {
+        Some(owned) => Some(owned.unwrap_or_else(|why| panic!("all is well, and yet {why}"))),
+        None if user.site.plan.undecidable() && user.site.wiped() && is_lost(&user.site.refused.lock()) => {
+            None
+        }
+        None => panic!("the volume opens when all is well: {}", user.site.refused.lock()),
+    }
+}
+
+fn is_lost(why: &str) -> bool {
+    why.contains("a part of the volume has") && why.contains("readable shards")
 }
 
 /// Those that were promised are there; none has changed. So many of them are looked at.

@@ -153,6 +153,8 @@ pub struct Site {
     pub over: Mutex<bool>,
     /// Hosts whose process is to be started anew.
     pub unclear: Mutex<Vec<usize>>,
+    /// Why the volume could not be opened, the last time.
+    pub refused: Mutex<String>,
     waiting: Arc<Mutex<BTreeMap<u64, (Instant, String)>>>,
     waits: AtomicU64,
     wiped: AtomicBool,
@@ -191,6 +193,7 @@ impl Site {
             opening: tokio::sync::Mutex::default(),
             over: Mutex::new(false),
             unclear: Mutex::default(),
+            refused: Mutex::default(),
             waiting: Arc::default(),
             waits: AtomicU64::new(0),
             wiped: AtomicBool::new(false),

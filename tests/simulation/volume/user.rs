@@ -9,6 +9,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind, Result};
+use windlass::pool::Need;
 use windlass::volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
 
 pub use super::model::written;
@@ -17,6 +18,9 @@ use super::site::{Hazard, LANES, SIZE, SPAN, Site, Waiting, at, name};
 
 /// Longer than any confirm: a held operation may take it during an outage.
 pub const PATIENCE: Duration = Duration::from_secs(100);
+/// How long a volume that is opened once more asks whether this is still the owner: an outage must not stop it, so it may
+/// go on, and show what it had, after another host has taken it over.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 /// Of one lane, in one go.
 const OPERATIONS: u64 = 25;
 /// Half of max-tail and what puts may take when nothing is wrong.
@@ -118,7 +122,8 @@ impl User {
         let mut held = None;
         loop {
             if *self.site.over.lock() {
-                return;
+                // The engine goes on: what its tasks still do is waited for.
+                return std::future::pending().await;
             }
             if held.is_none() {
                 match self.become_owner(&volumes, Force::Sometimes).await {
@@ -153,6 +158,7 @@ impl User {
     pub async fn become_owner(&self, volumes: &Volumes, force: Force) -> Look {
         let _turn = self.site.opening.lock().await;
         let (current, world) = (self.site.model.lock().current(), &self.site.world);
+        let (began, away) = (self.rt.now(), volumes.deps().pool.condition().lacks(Need::Decide));
         let key = self.site.key(self.host);
         current.lock().tried_by(key);
         let chance = if force == Force::Sometimes { self.site.plan.force } else { 1000 };
@@ -190,6 +196,11 @@ impl User {
             }
             None => return Look::Unclear,
         };
+        let others = { current.lock().is_of_others(key) } && !forced;
+        if others && (away || self.rt.now().since(began) >= LOOK_MAX) {
+            self.note(|| "goes on in an outage, and may have been shut out".to_owned());
+            return Look::Refused;
+        }
         let plan = &self.site.plan;
         let tail_ms = (plan.hazard == Hazard::Calm).then_some(plan.max_tail_ms + TAIL_SLACK_MS);
         let coming = Coming { host: key, force: forced, tail_ms, guess, now: self.rt.now() };
@@ -200,6 +211,7 @@ impl User {
 
     pub fn refused(&self, what: &str, error: &Error) {
         self.note(|| format!("{what}: {:?} {error}", error.kind()));
+        *self.site.refused.lock() = error.to_string();
         expected(&self.site, what, error);
     }
 
