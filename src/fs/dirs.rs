@@ -6,15 +6,20 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
 use super::facts::Facts;
+use super::feed::{Feed, Line, Pages};
 use super::lookup::Target;
 use super::meta::{Meta as _, Ns, S_IFMT, S_IFREG};
 use super::names::{Shown, Wanted, belongs, last, show, show_beside, want};
-use super::stream::{DirHandle, Item, Line, Metadata, Stream, in_key_order};
+use super::remote::Remote;
+use super::stream::{DirHandle, Item, Metadata, Stream};
+use crate::base::Result;
+use crate::store::Page;
 
 const PAGE: usize = 1000;
 /// Objects whose metadata is looked at to learn whether a directory's objects carry any.
@@ -24,6 +29,25 @@ const HEADS_AT_ONCE: usize = 16;
 const LINK_MAX: u64 = 4095;
 /// An `mtime` so near to the store's own time says nothing that a listing doesn't.
 const SAME_TIME_NS: u64 = 2_000_000_000;
+
+/// A directory's pages, asked of the store.
+struct Directory {
+    remote: Remote,
+    prefix: String,
+}
+
+#[async_trait]
+impl Pages for Directory {
+    async fn page(&self, after: Option<String>) -> Result<Page> {
+        self.remote.list(&self.prefix, after, true, PAGE).await
+    }
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+    fn most(&self) -> u64 {
+        PAGE as u64
+    }
+}
 
 impl Fs {
     pub fn opendir(&self, ino: u64) -> Op<u64> {
@@ -96,8 +120,7 @@ impl Fs {
         self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until, ticket: item.ticket })
     }
 
-    fn begin(&self, prefix: &str, stream: &mut Stream) {
-        stream.begun = true;
+    fn begin(&self, prefix: &str, stream: &mut Stream) -> Feed {
         stream.ticket = Some(self.known.ticket());
         stream.until = self.until(self.now());
         let inodes = self.inodes.lock();
@@ -105,15 +128,17 @@ impl Fs {
         let local = inodes.local_below(prefix).into_iter();
         stream.local = local.filter_map(|(key, file)| Some((direct(&key)?, file))).collect();
         stream.kept = inodes.kept_in(prefix, self.now()).into_iter().collect();
+        let directory = Directory { remote: self.engine.remote.clone(), prefix: prefix.to_owned() };
+        Feed::new(self.engine.rt.clone(), Arc::new(directory))
     }
 
     async fn next_page(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
-        if !stream.begun {
-            self.begin(prefix, stream);
+        if stream.feed.is_none() {
+            stream.feed = Some(self.begin(prefix, stream));
         }
-        let page = self.engine.remote.list(prefix, stream.after.clone(), true, PAGE).await?;
-        stream.after = page.next.clone();
-        for listed in in_key_order(page) {
+        let feed = stream.feed.as_mut().expect("made above");
+        let (lines, ended) = feed.next().await?;
+        for listed in lines {
             let name = &listed.key()[prefix.len()..];
             // Waiting objects whose directory, if there were one, would have come by now.
             while stream.waiting.first().is_some_and(|(c, _)| *name > *format!("{c}/")) {
@@ -122,7 +147,7 @@ impl Fs {
             }
             self.take(prefix, stream, listed);
         }
-        if stream.after.is_none() {
+        if ended {
             self.end(prefix, stream).await?;
         }
         Ok(())

@@ -10,6 +10,7 @@
 //! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload`, `send` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
 //! | `reader` | reading ahead |
+//! | `feed`, `scale` | a directory's names page by page, many of them over ranges at once |
 //! | `meta`, `content` | metadata under s3fs's names; types |
 //! | `remote`, `deletes` | the bucket with deadlines and settled outcomes |
 //! | `adapter` | the only place that knows fuser |
@@ -29,6 +30,7 @@ mod early;
 mod engine;
 mod errno;
 mod facts;
+mod feed;
 mod file;
 mod files;
 mod handles;
@@ -47,6 +49,7 @@ mod ranges;
 mod reader;
 mod remote;
 mod rename;
+mod scale;
 mod send;
 mod signature;
 mod stage;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::facts::Facts;
+use super::feed::Feed;
 use super::file::OpenFile;
 use super::known::{LISTING_MAX, Seen, Ticket};
 use crate::base::rt::Instant;
-use crate::store::{Listed, Page};
 
 /// Entries handed out at once; more than fit a reply.
 const BATCH: usize = 512;
@@ -45,8 +45,8 @@ pub enum Metadata {
 
 #[derive(Debug)]
 pub struct Stream {
-    pub after: Option<String>,
-    pub begun: bool,
+    /// Once it has begun.
+    pub feed: Option<Feed>,
     pub ended: bool,
     /// The first window entry's cookie.
     pub base: u64,
@@ -66,8 +66,7 @@ pub struct Stream {
 impl Stream {
     pub fn new() -> Stream {
         Stream {
-            after: None,
-            begun: false,
+            feed: None,
             ended: false,
             base: 0,
             window: VecDeque::new(),
@@ -103,25 +102,4 @@ impl Stream {
             }
         }
     }
-}
-
-pub enum Line {
-    Object(Listed),
-    Prefix(String),
-}
-
-impl Line {
-    pub fn key(&self) -> &str {
-        match self {
-            Line::Object(o) => &o.key,
-            Line::Prefix(p) => p,
-        }
-    }
-}
-
-pub fn in_key_order(page: Page) -> Vec<Line> {
-    let mut lines: Vec<Line> = page.objects.into_iter().map(Line::Object).collect();
-    lines.extend(page.prefixes.into_iter().map(Line::Prefix));
-    lines.sort_by(|a, b| a.key().cmp(b.key()));
-    lines
 }

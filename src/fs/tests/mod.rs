@@ -4,6 +4,7 @@
 mod faults;
 mod keys;
 mod large;
+mod listing;
 mod model;
 mod races;
 mod requests;
