@@ -190,11 +190,10 @@ fn what_was_read_is_on_the_local_disk_after_a_restart_for_clones_as_well() {
 
         let life = caching(machine.start().await, 64 * MIB).await;
         let clone = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
-        let before = requests(&site);
         read_all(&clone).await;
-        assert_eq!(requests(&site) - before, 0);
+        // Not counted at the stores: a daemon asks them for other things now and then.
         let reads = life.volumes.deps().memory.disk.stats().unwrap();
-        assert!(reads.hits >= 512 && reads.damaged == 0, "{reads:?}");
+        assert!(reads.hits >= 512 && reads.misses == 0 && reads.damaged == 0, "{reads:?}");
 
         // Rotten all over, then failing: nobody notices but the stores.
         life.process.kill();
