@@ -372,7 +372,7 @@ pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath, if_absent:
         return Err(Error::new(
             Kind::Usage,
             format!(
-                "a clone stays in its pool: name it {}/{}, or export and import it",
+                "a clone shares its parent's objects, so it stays in its pool: name it {}/{}",
                 from.volume.pool, to.volume
             ),
         ));
