@@ -20,16 +20,30 @@ use crate::store::{
     Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
 };
 
-/// Counts verbs on the way to a memory store.
+/// Counts verbs on the way to a memory store, whose objects have the times at which they were put, as elsewhere.
 #[derive(Debug)]
 struct Counted {
     inner: Arc<MemStore>,
+    rt: Rt,
+    times: Mutex<BTreeMap<Etag, u64>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     fn note(&self, verb: &'static str) {
         *self.counts.lock().entry(verb).or_default() += 1;
+    }
+
+    fn dated(&self, put: Result<Put>) -> Result<Put> {
+        if let Ok(Put::Stored(etag)) = &put {
+            self.times.lock().insert(etag.clone(), self.rt.wall_ms());
+        }
+        put
+    }
+
+    /// When what has this etag was put last.
+    fn date(&self, etag: &Etag, modified_ms: &mut u64) {
+        *modified_ms = *self.times.lock().get(etag).unwrap_or(modified_ms);
     }
 
     /// What was counted since the last time, as `2 head 1 put`.
@@ -53,7 +67,9 @@ impl Store for Counted {
     }
     async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
         self.note("head");
-        self.inner.head(key, cause).await
+        let mut head = self.inner.head(key, cause).await?;
+        head.iter_mut().for_each(|h| self.date(&h.etag, &mut h.modified_ms));
+        Ok(head)
     }
     async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
         self.note("put");
@@ -65,7 +81,9 @@ impl Store for Counted {
     }
     async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
         self.note("list");
-        self.inner.list(list, cause).await
+        let mut page = self.inner.list(list, cause).await?;
+        page.objects.iter_mut().for_each(|o| self.date(&o.etag, &mut o.modified_ms));
+        Ok(page)
     }
 }
 
@@ -73,7 +91,7 @@ impl Store for Counted {
 impl Bucket for Counted {
     async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
         self.note("put");
-        self.inner.put_with(key, body, attrs, when, cause).await
+        self.dated(self.inner.put_with(key, body, attrs, when, cause).await)
     }
     async fn copy(
         &self,
@@ -222,6 +240,58 @@ async fn folders(t: &mut Table) {
     t.row("rm -r of 100");
 }
 
+/// Directories of more names than a page has, made by other tools; and files of ours as the mount shows them anyway.
+async fn many(t: &mut Table) {
+    for i in 0..2500 {
+        let (key, body) = (format!("m/f{i:04}"), Bytes::from_static(b"hello"));
+        t.store.inner.put(&key, body, When::Always, Cause::File).await.unwrap();
+    }
+    let user = t.user.clone();
+    user.walk("m").await.unwrap();
+    t.store.take();
+    for item in user.list("m", true).await.unwrap() {
+        user.stat(&format!("m/{}", String::from_utf8(item.name).unwrap())).await.unwrap();
+    }
+    t.row("ls -l of 2,500 made elsewhere");
+    t.later().await;
+    for _ in 0..3 {
+        for _ in 0..4 {
+            assert_eq!(user.stat("none").await.unwrap_err().errno, Errno::NOENT);
+        }
+        t.later().await;
+    }
+    t.row("a missing name in 3 TTLs");
+    user.walk("m").await.unwrap();
+    t.store.take();
+    user.rename("m", "n", false).await.unwrap();
+    t.row("rename a directory of 2,500");
+    t.later().await;
+    user.walk("n").await.unwrap();
+    t.store.take();
+    for item in user.list("n", false).await.unwrap() {
+        user.unlink(&format!("n/{}", String::from_utf8(item.name).unwrap())).await.unwrap();
+    }
+    user.fs.fsync_dir(user.walk("n").await.unwrap()).await.unwrap();
+    t.row("rm of these 2,500");
+}
+
+/// Files of ours that are as the mount shows all: its own user's, written now, and larger than a link.
+async fn plain(t: &mut Table) {
+    let user = t.user.clone();
+    user.mkdir("p").await.unwrap();
+    for i in 0..100 {
+        user.put(&format!("p/f{i:02}"), &[b'x'; 5000]).await.unwrap();
+    }
+    t.row("mkdir, create 100 as the owner");
+    t.later().await;
+    user.walk("p").await.unwrap();
+    t.store.take();
+    for item in user.list("p", true).await.unwrap() {
+        user.stat(&format!("p/{}", String::from_utf8(item.name).unwrap())).await.unwrap();
+    }
+    t.row("ls -l of these 100, later");
+}
+
 async fn large(t: &mut Table) {
     let user = t.user.clone();
     let handle = user.open("big", How { truncate: true, ..WRITE }, true).await.unwrap();
@@ -270,13 +340,22 @@ fn requests_per_operation() {
     let sim = Sim::new(1);
     let world = sim.clone();
     let rows = sim.run(async move {
-        let store = Arc::new(Counted { inner: MemStore::new("counted"), counts: Mutex::default() });
+        let store = Arc::new(Counted {
+            inner: MemStore::new("counted"),
+            rt: world.rt(),
+            times: Mutex::default(),
+            counts: Mutex::default(),
+        });
         let user = User::simulated(&world, store.clone(), "").await;
         let mut t = Table { store, user, rt: world.rt(), rows: Vec::new() };
         t.row("mount");
         files(&mut t).await;
         folders(&mut t).await;
+        many(&mut t).await;
         large(&mut t).await;
+        t.user = User::simulated(&world, t.store.clone(), "uid=1000,gid=1000").await;
+        t.row("mount as the owner");
+        plain(&mut t).await;
         t.rows
     });
     let rows = rows.unwrap();
@@ -304,10 +383,17 @@ create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
 rename a directory of 100       101 copy 1 delete 3 list
 rm -r of 100                    4 delete 1 head 3 list
+ls -l of 2,500 made elsewhere   3 head 4 list
+a missing name in 3 TTLs        3 list
+rename a directory of 2,500     2500 copy 3 delete 7 list
+rm of these 2,500               5 delete 4 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
 change 4 KiB in 64 MiB          1 begin 1 complete 1 get 1 head 1 part 2 part-copy
 append to 64 MiB                1 begin 1 complete 1 head 1 part 1 part-copy
 copy_file_range of 64 MiB       1 copy
 read 64 MiB in order            14 get
 6 random reads                  7 get
+mount as the owner              1 get
+mkdir, create 100 as the owner  1 list 101 put
+ls -l of these 100, later       3 head 1 list
 ";
