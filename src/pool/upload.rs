@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::chunk::Chunk;
 use super::fleet::Fleet;
@@ -21,6 +22,8 @@ use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::store::Cause;
 
+/// Until labels are read again that were not what they should be.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Shards that come later than the others are waited for as long again as the others took, within these bounds.
 const HEDGE_MIN: Duration = Duration::from_millis(50);
 const HEDGE_MAX: Duration = Duration::from_secs(2);
@@ -85,14 +88,22 @@ impl Upload {
 
     /// Returns when `w` shards are stored and the others had their hedge delay; never gives up by itself. An error
     /// says that it can't be stored (two contents under one id), not that stores are away.
+    ///
+    /// With k, all of them must be there at one instant: w was lowered because a store is out, and what another had taken
+    /// before may be lost with it. So their stores' labels are read once more when the last is stored.
     pub async fn wait(&self, w: usize) -> Result<()> {
-        let state = &self.shared.state;
-        let enough = |s: &mut State| match &s.failed {
-            Some(e) => Some(Err(e.share())),
-            None => (s.stored.count() >= w).then_some(Ok(())),
-        };
-        state.until(enough).await?;
-        let rt = self.shared.fleet.rt();
+        let (state, rt, layout) = (&self.shared.state, self.shared.fleet.rt(), self.shared.fleet.layout());
+        loop {
+            let enough = |s: &mut State| match &s.failed {
+                Some(e) => Some(Err(e.share())),
+                None => (s.stored.count() >= w).then_some(Ok(s.stored)),
+            };
+            let stored = state.until(enough).await?;
+            if w > layout.k() || layout.m() == 0 || self.shared.are_there(stored, w).await {
+                break;
+            }
+            rt.sleep(LOOK_EVERY).await;
+        }
         let hedge = rt.now().since(self.begun).clamp(HEDGE_MIN, HEDGE_MAX);
         // Stores that are known to be in trouble are not waited for.
         let slow: Mask = state.with(|s| s.held).iter().filter(|i| self.shared.is_well(*i)).collect();
@@ -142,6 +153,16 @@ impl Shared {
             s.failed.get_or_insert(e);
             s.held = Mask::default();
         });
+    }
+
+    /// Whether so many of them are on stores that are what they were.
+    async fn are_there(&self, stored: Mask, w: usize) -> bool {
+        let attest = |index| {
+            let member = self.fleet.holder(&self.id, index);
+            async move { member.attest().await.is_ok() }
+        };
+        let attested: FuturesUnordered<_> = stored.iter().map(attest).collect();
+        attested.filter(|there| std::future::ready(*there)).take(w).count().await >= w
     }
 
     fn is_well(&self, index: usize) -> bool {

@@ -117,6 +117,39 @@ fn writes_go_on_with_a_store_away_and_come_back_to_full() {
     });
 }
 
+/// A store is emptied, and so fewer shards count: but not what that store had taken before.
+#[test]
+fn what_the_lost_store_had_taken_counts_no_more_when_fewer_shards_do() {
+    for seed in 0..10 {
+        run(seed, "3+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let before = site.stores[1].contents().keys().len();
+            // The fourth has not taken it yet when fewer shards count for the second's sake. It holds no registers.
+            site.reach(3..4, Reach::Silent);
+            v.write(4096, bytes(2, 4096)).await.unwrap();
+            let (flushing, rt) = (v.clone(), life.volumes.deps().rt.clone());
+            let flushed = rt.spawn(async move { flushing.flush().await });
+            while site.stores[1].contents().keys().len() == before {
+                life.sleep(10).await;
+            }
+            site.stores[1].contents().wipe();
+            life.sleep(20_000).await;
+            let slow = Duration::from_secs(2);
+            site.stores[3].faults(|f| (f.reach, f.latency) = (Reach::Up, (slow, slow)));
+            flushed.await.unwrap().unwrap();
+            life.crash();
+            site.stores[3].faults(|f| *f = crate::store::StoreFaults::default());
+            let other = site.machine(2).start().await;
+            other.volumes.take_over(&name("v"), false).await.unwrap();
+            let v = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096), "seed {seed}");
+        });
+    }
+}
+
 #[test]
 fn what_a_killed_process_left_short_is_mended() {
     for seed in 0..10 {
