@@ -100,6 +100,11 @@ impl Deletes {
         self.gone(prefix, false).await;
     }
 
+    /// Whether nothing that waits begins so.
+    pub fn is_settled_below(&self, prefix: &str) -> bool {
+        !self.state.lock().has(prefix, false)
+    }
+
     async fn gone(&self, prefix: &str, exact: bool) {
         loop {
             let done = self.done.notified();

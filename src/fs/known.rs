@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -26,6 +27,11 @@ pub const LISTING_MAX: usize = 50_000;
 const DOUBTED_MAX: usize = 10_000;
 /// Names and directories share their last changes by hash: a collision costs a question.
 const STRIPES: usize = 1 << 15;
+/// Names of one directory that are asked for within `CROWD_TIME` before all of them are.
+const CROWD: u32 = 3;
+const CROWD_TIME: Duration = Duration::from_secs(5);
+/// Directories of which that is counted.
+const CROWDS: usize = 1024;
 /// Directories that went away lately, each for itself; of older ones only that there were any.
 const MOVED: usize = 64;
 
@@ -42,6 +48,8 @@ struct Listing {
     /// Names of which it says nothing any more.
     doubted: BTreeSet<String>,
     until: Instant,
+    /// What it doesn't show is absent.
+    whole: bool,
     /// A sample showed that its objects carry nothing but defaults: a listing's facts are good enough.
     light: bool,
 }
@@ -108,6 +116,8 @@ struct Inner {
     listings: Lru<Listing>,
     entries: usize,
     changes: Changes,
+    /// How often the store was asked for names of a directory, and since when.
+    crowds: Lru<(u32, Instant)>,
 }
 
 #[derive(Debug)]
@@ -125,7 +135,20 @@ impl Known {
         let listings = LruCache::unbounded_with_hasher(Default::default());
         let (count, below, anywhere) = (0, VecDeque::new(), 0);
         let changes = Changes { count, names: vec![0; STRIPES], dirs: vec![0; STRIPES], below, anywhere };
-        Known(Mutex::new(Inner { names, listings, entries: 0, changes }))
+        let crowds = LruCache::with_hasher(NonZeroUsize::new(CROWDS).expect("not zero"), Default::default());
+        Known(Mutex::new(Inner { names, listings, entries: 0, changes, crowds }))
+    }
+
+    /// Counts that the store is asked for a name of this directory. True once in a while: so many were that it is
+    /// cheaper to ask for all.
+    pub fn crowded(&self, prefix: &str, now: Instant) -> bool {
+        let mut inner = self.0.lock();
+        let (count, since) = inner.crowds.get_or_insert_mut(prefix.to_owned(), || (0, now));
+        if now.since(*since) > CROWD_TIME {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        *count == CROWD
     }
 
     /// Before asking the store.
@@ -153,7 +176,11 @@ impl Known {
         let (prefix, component) = split(stem);
         let listing =
             inner.listings.get(prefix).filter(|l| l.until > now && !l.doubted.contains(component))?;
-        let seen = listing.entries.get(component).cloned().unwrap_or_default();
+        let seen = match listing.entries.get(component) {
+            Some(seen) => seen.clone(),
+            None if listing.whole => Seen::default(),
+            None => return None,
+        };
         Some((seen, listing.until, listing.light))
     }
 
@@ -173,14 +200,29 @@ impl Known {
         light: bool,
         ticket: Ticket,
     ) {
+        let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: true, light };
+        self.enter(prefix, listing, ticket);
+    }
+
+    /// These names stand in a directory. Nothing is said of others: nobody asked for them.
+    pub fn learn_present(
+        &self,
+        prefix: &str,
+        entries: BTreeMap<String, Seen>,
+        until: Instant,
+        ticket: Ticket,
+    ) {
+        let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: false, light: false };
+        self.enter(prefix, listing, ticket);
+    }
+
+    fn enter(&self, prefix: &str, listing: Listing, ticket: Ticket) {
         let mut inner = self.0.lock();
-        if !inner.changes.dir_holds(prefix, ticket) || entries.len() > LISTING_MAX {
+        if !inner.changes.dir_holds(prefix, ticket) || listing.entries.len() > LISTING_MAX {
             return;
         }
-        inner.entries += entries.len();
-        let old = inner
-            .listings
-            .put(prefix.to_owned(), Listing { entries, doubted: BTreeSet::new(), until, light });
+        inner.entries += listing.entries.len();
+        let old = inner.listings.put(prefix.to_owned(), listing);
         inner.entries -= old.map_or(0, |l| l.entries.len());
         while inner.entries > ENTRIES_MAX {
             let Some((_, old)) = inner.listings.pop_lru() else { break };
@@ -196,7 +238,8 @@ impl Known {
         let named = inner.names.pop(stem).filter(|(_, until)| *until > now).map(|(seen, _)| seen);
         let mut fresh = None;
         if let Some(listing) = inner.listings.get_mut(prefix).filter(|l| l.until > now) {
-            if !listing.doubted.contains(component) {
+            let told = listing.whole || listing.entries.contains_key(component);
+            if told && !listing.doubted.contains(component) {
                 let new = !listing.entries.contains_key(component);
                 let entry = listing.entries.entry(component.to_owned()).or_default();
                 change(entry);
@@ -251,8 +294,6 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::fs::meta::Ns;
     use crate::fs::options::MountOptions;
@@ -279,6 +320,21 @@ mod tests {
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert!(known.get("d/b", at(1)).is_none());
         assert!(known.get("d/a", at(5)).is_none(), "nothing is believed past its time");
+    }
+
+    #[test]
+    fn names_that_were_not_asked_for_are_not_absent() {
+        let known = Known::new();
+        let ticket = known.ticket();
+        known.learn_present("d/", BTreeMap::from([("a".to_owned(), object())]), at(5), ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        assert_eq!(known.get("d/b", at(1)), None);
+        known.changed("d/b", at(1), at(6), |seen| seen.object = None);
+        assert_eq!(known.get("d/b", at(2)), None, "a directory of that name may be hidden");
+        known.changed("d/a", at(1), at(6), |seen| seen.object = None);
+        assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
+        let crowded: Vec<bool> = (0..5).map(|_| known.crowded("d/", at(1))).collect();
+        assert_eq!(crowded, [false, false, true, false, false]);
     }
 
     #[test]

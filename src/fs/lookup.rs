@@ -1,5 +1,6 @@
 //! From a name to a node: what is known answers, otherwise one listing, and one look at the object's metadata.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,15 @@ use super::facts::Facts;
 use super::file::OpenFile;
 use super::inodes::{Inodes, Node, ROOT};
 use super::known::{Seen, Ticket, split};
+use super::meta::Ns;
 use super::names::{KEY_MAX, NAME_MAX, Wanted, belongs, want};
 use crate::base::Result;
 use crate::base::rt::Instant;
 
 /// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
 const NEIGHBOURS: usize = 8;
+/// Names of a directory that are asked for at once.
+const ALL: usize = 1000;
 
 /// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
 /// back for it.
@@ -193,6 +197,9 @@ impl Fs {
         {
             return Ok((seen.dir.is_some(), seen.object.is_some()));
         }
+        if let Some(present) = self.among_all(place).await? {
+            return Ok(present);
+        }
         let (remote, dir) = (&self.engine.remote, place.prefix());
         let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
         let object = page.objects.iter().any(|o| o.key == place.stem);
@@ -204,6 +211,36 @@ impl Fs {
             is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
         }
         Ok((is_dir, object))
+    }
+
+    /// The same from a listing of the whole directory, where several of its names were asked for lately and one page
+    /// has all of them: the next ones are known then.
+    async fn among_all(&self, place: &Place) -> Result<Option<(bool, bool)>> {
+        let ((prefix, component), asked) = (split(&place.stem), self.now());
+        let remote = &self.engine.remote;
+        let soon = self.options().ttl > Duration::ZERO && remote.is_settled_below(prefix);
+        if !soon || !self.known.crowded(prefix, asked) {
+            return Ok(None);
+        }
+        let ticket = self.known.ticket();
+        let page = remote.list(prefix, None, true, ALL).await?;
+        if page.next.is_some() {
+            return Ok(None);
+        }
+        let mut all: BTreeMap<String, Seen> = BTreeMap::new();
+        for object in page.objects.into_iter().filter(|o| o.key != prefix || o.size > 0) {
+            let modified = Ns::from_ms(object.modified_ms);
+            let mut facts = Facts::listed(self.options(), false, object.size, Some(object.etag), modified);
+            facts.stored = Some(modified);
+            all.entry(object.key[prefix.len()..].to_owned()).or_default().object = Some(facts);
+        }
+        for group in page.prefixes {
+            let component = group[prefix.len()..group.len() - 1].to_owned();
+            all.entry(component).or_default().dir = Some(self.default_facts(true));
+        }
+        let present = all.get(component).map_or((false, false), |s| (s.dir.is_some(), s.object.is_some()));
+        self.known.learn_present(prefix, all, self.until(asked), ticket);
+        Ok(Some(present))
     }
 
     /// Asks the store for a name; true when there is an object that a directory hides.

@@ -85,6 +85,11 @@ impl Remote {
         self.deletes.settled_below(prefix).await;
     }
 
+    /// A listing of the prefix would wait for no deletion.
+    pub fn is_settled_below(&self, prefix: &str) -> bool {
+        self.deletes.is_settled_below(prefix)
+    }
+
     async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
         self.deletes.settled(key).await;
         match self.rt.timeout(self.deadline, request).await {

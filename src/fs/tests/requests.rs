@@ -290,6 +290,13 @@ async fn plain(t: &mut Table) {
         user.stat(&format!("p/{}", String::from_utf8(item.name).unwrap())).await.unwrap();
     }
     t.row("ls -l of these 100, later");
+    t.later().await;
+    user.walk("p").await.unwrap();
+    t.store.take();
+    for i in 0..100 {
+        user.stat(&format!("p/f{i:02}")).await.unwrap();
+    }
+    t.row("stat of these 100, later");
 }
 
 async fn large(t: &mut Table) {
@@ -396,4 +403,5 @@ read 64 MiB in order            14 get
 mount as the owner              1 get
 mkdir, create 100 as the owner  1 list 101 put
 ls -l of these 100, later       3 head 1 list
+stat of these 100, later        100 head 3 list
 ";
