@@ -1,11 +1,12 @@
 //! All is well again: the volume must open, show every promise, and work; then what may be lost without loss is lost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind};
-use windlass::pool::Tempo;
+use windlass::pool::{ScrubReport, Tempo};
 use windlass::volume::{OpenMode, Volume, Volumes};
 
 use super::model::Tags;
@@ -29,7 +30,7 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     let before = look(&volume).await.unwrap();
     volume.release().await.unwrap();
     site.model.lock().released(&session);
-    let lost = lose_what_may_be_lost(&user, &volumes).await;
+    let Some(lost) = lose_what_may_be_lost(&user, &volumes).await else { return };
     volumes.deps().pool.close().await;
 
     let other = (host + 1) % (site.plan.hosts + 1);
@@ -90,42 +91,57 @@ async fn snapshots(user: &User, volumes: &Volumes, most: usize) {
     }
 }
 
-/// Stores lose their contents, as many as the pool promises to survive; how many that were.
-async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> usize {
+/// Stores lose their contents, as many as the pool promises to survive; how many that were. `None`: see `mended`.
+async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> Option<usize> {
     let (site, layout) = (&user.site, user.site.plan.layout);
     if site.plan.hazard == Hazard::Wipe {
-        return usize::from(site.wiped());
+        return Some(usize::from(site.wiped()));
     }
     // At any instant, or once everything is mended (protocol.md §1.1).
     let at_once = (layout.w() - layout.k()).min(layout.survives_open());
     if site.plan.degrade_after.is_none() && at_once > 0 && site.world.per_mille(500) {
-        return site.wipe_some(at_once);
+        return Some(site.wipe_some(at_once));
     }
-    mended(user, volumes).await;
-    site.wipe_some(layout.m().min(layout.survives_open()))
+    let whole = mended(user, volumes).await;
+    whole.then(|| site.wipe_some(layout.m().min(layout.survives_open())))
 }
 
-/// Repairs until a scrub is content.
-async fn mended(user: &User, volumes: &Volumes) {
+/// Repairs until a scrub is content. `false`: of what was stored while fewer shards counted, too many have gone bad since.
+/// That was not promised to survive.
+async fn mended(user: &User, volumes: &Volumes) -> bool {
     user.rt.sleep(LATE).await;
-    let pool = &volumes.deps().pool;
+    let (pool, plan) = (&volumes.deps().pool, &user.site.plan);
+    let thin = plan.hazard == Hazard::Rot && plan.degrade_after.is_some();
     let mut last = String::new();
     for _ in 0..10 {
-        let done: Result<bool, Error> = async {
+        let done: Result<ScrubReport, Error> = async {
             let repaired = pool.repair(volumes, Tempo::default(), &|_| {}).await?;
             let found = pool.scrub(volumes, Tempo::default(), &|_| {}).await?;
             last = format!("{repaired:?}, {found:?}");
-            Ok(found.is_complete_and_clean())
+            Ok(found)
         }
         .await;
         match done {
-            Ok(true) => return,
-            Ok(false) => {}
+            Ok(found) if found.is_complete_and_clean() => return true,
+            Ok(found) if thin && is_beyond_repair(&found, plan.layout.m()) => return false,
+            Ok(_) => {}
             Err(e) => assert!(matches!(e.kind(), Kind::Unavailable | Kind::Timeout), "repair: {e}"),
         }
         user.rt.sleep(Duration::from_secs(5)).await;
     }
     panic!("all is well, and yet repair does not get the pool right: {last}");
+}
+
+/// Nothing is wrong but chunks that lack more than `m` shards.
+fn is_beyond_repair(found: &ScrubReport, m: usize) -> bool {
+    let mut lacks: BTreeMap<&str, usize> = BTreeMap::new();
+    for finding in found.rotten.iter().chain(&found.missing) {
+        // HH/VOLUME/c-EPOCH-SEQ.SHARD
+        let (object, _) = finding.key.rsplit_once('.').unwrap_or((&finding.key, ""));
+        *lacks.entry(object.split_once('/').map_or(object, |(_, chunk)| chunk)).or_default() += 1;
+    }
+    let others = found.misplaced.len() + found.foreign.len() + found.orphans.len() + found.unreachable.len();
+    others == 0 && !lacks.is_empty() && lacks.values().all(|n| *n > m)
 }
 
 /// A write, a flush, and what is read then.
