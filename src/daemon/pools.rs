@@ -1,7 +1,7 @@
 //! The pools of one engine: those that this host knows, opened when first asked for.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::home::{KnownPool, Seat};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
-use crate::store::{self, BucketRef};
+use crate::store::{self, BucketRef, StoreUrl};
 use crate::volume::{Deps, Memory, Tuning, Volumes};
 
 /// A pool that is open here.
@@ -48,6 +48,15 @@ struct Doors(Rt);
 impl Opener for Doors {
     async fn open(&self, url: &str) -> Result<BucketRef> {
         store::expect(&self.0, &url.parse()?).await
+    }
+}
+
+/// Whether a store is a folder on the same disk as this one.
+fn is_on_disk_of(dir: &Path, url: &str) -> bool {
+    let disk = |path: &Path| rustix::fs::stat(path).ok().map(|s| s.st_dev);
+    match url.parse() {
+        Ok(StoreUrl::File { dir: store }) => disk(&store).is_some_and(|it| disk(dir) == Some(it)),
+        _ => false,
     }
 }
 
@@ -122,6 +131,13 @@ impl Pools {
         PoolHost { opener: Arc::new(Doors(rt.clone())), rt, disk: self.seat.disk.clone(), folder }
     }
 
+    /// What its volumes share with all others; without the cache on disk where all that it could keep is on that disk.
+    fn memory_for(&self, pool: &Pool) -> Memory {
+        let here = self.seat.home.root();
+        let near = pool.membership().members.iter().all(|m| is_on_disk_of(here, m.url()));
+        if near { self.memory.without_disk() } else { self.memory.clone() }
+    }
+
     fn opened_as(&self, pool: Arc<Pool>) -> Arc<OpenPool> {
         let dir: PathBuf = self.seat.home.volumes().join(pool.id().to_string());
         let deps = Deps {
@@ -129,7 +145,7 @@ impl Pools {
             disk: self.seat.disk.clone(),
             dir,
             host: self.seat.host.clone(),
-            memory: self.memory.clone(),
+            memory: self.memory_for(&pool),
             pool: pool.clone(),
             tuning: Tuning::default(),
         };

@@ -1,6 +1,7 @@
 //! One frame: made in two steps, since its place is known only once the lengths of those before it are.
 
 use bytes::Bytes;
+use lz4_flex::block::{CompressTable, compress_into_with_table};
 
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
@@ -67,23 +68,70 @@ pub struct Body {
     body: Bytes,
 }
 
-/// Compresses a frame's contents; keeps them as they are where that isn't smaller. `raw` is 1..=`FRAME_MAX` bytes,
-/// whole blocks (16 at most) for data.
-pub fn compress(codec: Codec, kind: FrameKind, raw: Bytes) -> Body {
-    assert!(!raw.is_empty() && raw.len() <= FRAME_MAX, "a frame of {} bytes", raw.len());
-    if kind == FrameKind::Data {
-        let len = raw.len() as u64;
-        assert!(len.is_multiple_of(BLOCK) && len <= FRAME_BLOCKS * BLOCK, "a data frame of {len} bytes");
+/// Frames in a row that compression gained little on before most of the next ones are not tried, and how many of these
+/// there are to each that is: media, archives and encrypted disks would cost its time for nothing.
+const FUTILE: u32 = 4;
+const UNTRIED: u32 = 7;
+
+/// What compression must gain at least, as a part of the frame: less is not worth decompressing it at each read.
+const GAIN: usize = 16;
+
+/// Makes frames, one after another.
+pub struct Packer {
+    codec: Codec,
+    out: Vec<u8>,
+    /// For inputs of less than 64 KiB, and for all.
+    tables: [CompressTable; 2],
+    /// Frames in a row that it gained little on, or that were not tried.
+    futile: u32,
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer").field("codec", &self.codec).finish_non_exhaustive()
     }
-    let raw_len = raw.len() as u32;
-    let (codec, body) = match codec {
-        Codec::None => (Codec::None, raw),
-        Codec::Lz4 => match lz4_flex::block::compress(&raw) {
-            packed if packed.len() < raw.len() => (Codec::Lz4, packed.into()),
-            _ => (Codec::None, raw),
-        },
-    };
-    Body { codec, kind, raw_len, body }
+}
+
+impl Packer {
+    pub fn new(codec: Codec) -> Packer {
+        let tables = [CompressTable::small(), CompressTable::large()];
+        Packer { codec, out: Vec::new(), tables, futile: 0 }
+    }
+
+    /// Compresses a frame's contents; keeps them as they are where that gains little, or did for those before. `raw`
+    /// is 1..=`FRAME_MAX` bytes, whole blocks (16 at most) for data.
+    pub fn pack(&mut self, kind: FrameKind, raw: Bytes) -> Body {
+        assert!(!raw.is_empty() && raw.len() <= FRAME_MAX, "a frame of {} bytes", raw.len());
+        if kind == FrameKind::Data {
+            let len = raw.len() as u64;
+            assert!(len.is_multiple_of(BLOCK) && len <= FRAME_BLOCKS * BLOCK, "a data frame of {len} bytes");
+        }
+        let raw_len = raw.len() as u32;
+        let (codec, body) = match self.smaller(&raw) {
+            Some(packed) => (Codec::Lz4, packed),
+            None => (Codec::None, raw),
+        };
+        Body { codec, kind, raw_len, body }
+    }
+
+    fn smaller(&mut self, raw: &[u8]) -> Option<Bytes> {
+        if self.codec == Codec::None {
+            return None;
+        }
+        self.futile = self.futile.saturating_add(1);
+        if self.futile > FUTILE && !(self.futile - FUTILE).is_multiple_of(UNTRIED + 1) {
+            return None;
+        }
+        let most = lz4_flex::block::get_maximum_output_size(raw.len());
+        if self.out.len() < most {
+            self.out.resize(most, 0);
+        }
+        let table = &mut self.tables[usize::from(raw.len() >= usize::from(u16::MAX))];
+        let len = compress_into_with_table(raw, &mut self.out, table).expect("there is room for the worst case");
+        let packed = (len <= raw.len() - raw.len() / GAIN).then(|| Bytes::copy_from_slice(&self.out[..len]))?;
+        self.futile = 0;
+        Some(packed)
+    }
 }
 
 impl Body {
@@ -174,7 +222,7 @@ mod tests {
     }
 
     fn stored(codec: Codec, kind: FrameKind, raw: &[u8], at: &Place) -> Bytes {
-        let body = compress(codec, kind, Bytes::copy_from_slice(raw));
+        let body = Packer::new(codec).pack(kind, Bytes::copy_from_slice(raw));
         let mut out = vec![0xee; 3];
         body.finish(at, &mut out);
         assert_eq!(out.len(), 3 + body.stored_len());
@@ -194,6 +242,30 @@ mod tests {
         let ours = stored(Codec::Lz4, FrameKind::Data, &[0x55; 4096], &at);
         assert_eq!(ours[..4], [1, 0, 1, 0]);
         assert_eq!(ours[8..12], [0, 16, 0, 0]);
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_seldom_tried_and_what_does_is_soon_found() {
+        let mut state = 1u64;
+        let mut noise = || -> Bytes {
+            let step = |_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 56) as u8
+            };
+            (0..4096).map(step).collect()
+        };
+        let mut packer = Packer::new(Codec::Lz4);
+        for _ in 0..100 {
+            assert_eq!(packer.pack(FrameKind::Data, noise()).codec, Codec::None);
+        }
+        let mut text = || packer.pack(FrameKind::Data, vec![7; 4096].into()).codec;
+        let found = (0..UNTRIED + 1).position(|_| text() == Codec::Lz4);
+        assert!(found.is_some_and(|n| n > 0), "{found:?}");
+        assert!((0..100).all(|_| text() == Codec::Lz4));
+        for _ in 0..FUTILE - 1 {
+            assert_eq!(packer.pack(FrameKind::Data, noise()).codec, Codec::None);
+        }
+        assert_eq!(packer.pack(FrameKind::Data, vec![7; 4096].into()).codec, Codec::Lz4);
     }
 
     #[test]

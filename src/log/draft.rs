@@ -4,7 +4,7 @@
 //! the prefix. Frames lie on a grid of 16 blocks, so that none crosses a leaf and rewriting the same area gives the same
 //! frames again.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::frame_ref::FrameRef;
 use super::toc::{TOC_ITEMS_MAX, Toc, TocFrame};
@@ -12,7 +12,7 @@ use crate::base::interval::{Cut, Intervals};
 use crate::base::record::{Mark, Op, Record};
 use crate::base::size::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Era, JournalId, Lsn};
-use crate::frame::{Body, Codec, FrameKind, Place, compress};
+use crate::frame::{Body, Codec, FrameKind, Packer, Place};
 use crate::pool::{Chunk, ChunkKind};
 
 /// Spare capacity that lets the pool append its footer without a copy.
@@ -160,30 +160,34 @@ fn plan(records: Vec<Record>) -> Plan {
 struct Cells {
     done: Vec<(u64, Bytes)>,
     start: u64,
-    open: BytesMut,
+    /// What lies in the open one, in order.
+    open: Vec<Bytes>,
+    blocks: u64,
 }
 
 impl Cells {
     fn add(&mut self, mut block: u64, data: &Bytes) {
         let mut rest = data.clone();
         while !rest.is_empty() {
-            let end = self.start + self.open.len() as u64 / BLOCK;
-            if self.open.is_empty() || end != block || block.is_multiple_of(FRAME_BLOCKS) {
+            if self.start + self.blocks != block || block.is_multiple_of(FRAME_BLOCKS) {
                 self.close();
                 self.start = block;
             }
             let room = (FRAME_BLOCKS - block % FRAME_BLOCKS) * BLOCK;
             let part = rest.split_to(rest.len().min(room as usize));
-            block += part.len() as u64 / BLOCK;
-            self.open.extend_from_slice(&part);
+            let blocks = part.len() as u64 / BLOCK;
+            block += blocks;
+            self.blocks += blocks;
+            self.open.push(part);
         }
     }
 
     fn close(&mut self) {
-        if !self.open.is_empty() {
+        if self.blocks > 0 {
             // A copy of its own size: buffers of a writer are larger than what is kept of them.
-            self.done.push((self.start, Bytes::copy_from_slice(&self.open)));
+            self.done.push((self.start, self.open.concat().into()));
             self.open.clear();
+            self.blocks = 0;
         }
     }
 
@@ -197,8 +201,9 @@ impl Cells {
 pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
     let (first, last) = draft.span().expect("a chunk is cut of at least one record");
     let Plan { frames, zeros, mark } = plan(draft.records);
+    let mut packer = Packer::new(stamp.codec);
     let bodies: Vec<Body> =
-        frames.iter().map(|(_, raw)| compress(stamp.codec, FrameKind::Data, raw.clone())).collect();
+        frames.iter().map(|(_, raw)| packer.pack(FrameKind::Data, raw.clone())).collect();
     let total: u64 = bodies.iter().map(|b| b.stored_len() as u64).sum();
     // The table of contents goes to the last shard; ten bytes an entry is near enough to balance it.
     let share = (total + 10 * (bodies.len() + zeros.len()) as u64).div_ceil(stamp.k as u64).max(1);
@@ -259,6 +264,7 @@ fn seal(stamp: &Stamp, toc: &Toc, mut shards: Vec<Vec<u8>>) -> Chunk {
 #[derive(Debug)]
 pub struct MapDraft {
     stamp: Stamp,
+    packer: Packer,
     shards: Vec<Vec<u8>>,
     frames: Vec<TocFrame>,
     bytes: u64,
@@ -267,7 +273,7 @@ pub struct MapDraft {
 impl MapDraft {
     pub fn new(stamp: Stamp) -> MapDraft {
         let shards = (0..stamp.k).map(|_| Vec::new()).collect();
-        MapDraft { stamp, shards, frames: Vec::new(), bytes: 0 }
+        MapDraft { stamp, packer: Packer::new(stamp.codec), shards, frames: Vec::new(), bytes: 0 }
     }
 
     pub fn era(&self) -> Era {
@@ -281,7 +287,7 @@ impl MapDraft {
 
     /// Into the shard that has least.
     pub fn append(&mut self, kind: FrameKind, address: u64, raw: Bytes) -> FrameRef {
-        let body = compress(self.stamp.codec, kind, raw);
+        let body = self.packer.pack(kind, raw);
         let shards = self.shards.iter_mut().enumerate();
         let (i, out) = shards.min_by_key(|(_, s)| s.len()).expect("a layout has a data shard");
         let offset = i as u64 * SHARD_SPAN + out.len() as u64;

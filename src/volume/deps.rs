@@ -72,6 +72,11 @@ impl Memory {
         }
     }
 
+    /// The same, for volumes whose frames the disk does not keep.
+    pub fn without_disk(&self) -> Memory {
+        Memory { disk: DiskCache::off(), ..self.clone() }
+    }
+
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -41,6 +41,11 @@ pub trait DiskLock: Send + Sync + fmt::Debug {}
 #[async_trait]
 pub trait Disk: Send + Sync + fmt::Debug {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
+    /// The same, for a file that is written and hardly ever read: writes of whole pages go past the page cache where
+    /// the filesystem lets them.
+    async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path, how).await
+    }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     async fn remove(&self, path: &Path) -> io::Result<()>;
     /// File and folder names in a folder, sorted; `NotFound` when it isn't there.

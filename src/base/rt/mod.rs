@@ -2,6 +2,7 @@
 //!
 //! Above this module only `tokio::sync` is used of tokio; clippy.toml bans the rest.
 
+pub mod direct;
 pub mod disk;
 mod real;
 pub mod sim;

@@ -3,9 +3,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +16,9 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_64;
 
+use super::direct;
 use super::disk::{Disk, DiskFile, DiskLock, OpenHow};
 use super::{Instant, Runtime};
 
@@ -59,24 +63,36 @@ impl Runtime for RealRuntime {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The local disk. All appends and syncs go through one thread, so that an event loop never waits for the disk.
-#[derive(Debug, Clone)]
+/// Threads that write: a sync of one file is waited for by those that share its thread.
+const WRITERS: usize = 4;
+
+/// The local disk. Appends and syncs go through threads of their own, so that an event loop never waits for the disk; all
+/// of one path through the same one: what nobody waits for any more never comes after what is written later.
+#[derive(Debug)]
 pub struct RealDisk {
-    writer: mpsc::Sender<Job>,
+    writers: [mpsc::Sender<Job>; WRITERS],
+}
+
+fn start_writer() -> mpsc::Sender<Job> {
+    let (writer, jobs) = mpsc::channel::<Job>();
+    std::thread::Builder::new()
+        .name("disk".into())
+        .spawn(move || {
+            for job in jobs {
+                job();
+            }
+        })
+        .expect("the operating system starts a thread");
+    writer
 }
 
 impl RealDisk {
     pub fn start() -> Arc<RealDisk> {
-        let (writer, jobs) = mpsc::channel::<Job>();
-        std::thread::Builder::new()
-            .name("disk".into())
-            .spawn(move || {
-                for job in jobs {
-                    job();
-                }
-            })
-            .expect("the operating system starts a thread");
-        Arc::new(RealDisk { writer })
+        Arc::new(RealDisk { writers: std::array::from_fn(|_| start_writer()) })
+    }
+
+    fn writer(&self, path: &Path) -> &mpsc::Sender<Job> {
+        &self.writers[xxh3_64(path.as_os_str().as_bytes()) as usize % WRITERS]
     }
 }
 
@@ -101,7 +117,39 @@ async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send 
 #[derive(Debug)]
 struct RealFile {
     file: Arc<File>,
+    /// The same file, for writes past the page cache.
+    direct: Option<Arc<Direct>>,
     writer: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Direct {
+    file: File,
+    refused: AtomicBool,
+}
+
+impl Direct {
+    /// None where the filesystem has no such thing.
+    fn open(path: &Path) -> Option<Direct> {
+        let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+        let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
+        Some(Direct { file, refused: AtomicBool::new(false) })
+    }
+
+    /// False: it must be written otherwise.
+    fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<bool> {
+        if self.refused.load(Ordering::Relaxed) || !direct::fits(offset, parts) {
+            return Ok(false);
+        }
+        match direct::write(&self.file, offset, parts) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::INVAL) => {
+                self.refused.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
 }
 
 /// Parts handed to one system call (IOV_MAX).
@@ -153,9 +201,12 @@ impl DiskFile for RealFile {
         .await
     }
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
-        let file = self.file.clone();
+        let (file, direct) = (self.file.clone(), self.direct.clone());
         ordered(&self.writer, move || {
-            write_parts(&file, offset, &parts)?;
+            let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;
+            if !written {
+                write_parts(&file, offset, &parts)?;
+            }
             if sync { file.sync_data() } else { Ok(()) }
         })
         .await
@@ -219,17 +270,27 @@ fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
 #[async_trait]
 impl Disk for RealDisk {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        let writer = self.writer(path).clone();
         let path = path.to_owned();
         let file = blocking(move || open_real(&path, how)).await?;
-        Ok(Arc::new(RealFile { file: Arc::new(file), writer: self.writer.clone() }))
+        Ok(Arc::new(RealFile { file: Arc::new(file), direct: None, writer }))
+    }
+    async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        let writer = self.writer(path).clone();
+        let path = path.to_owned();
+        let open = move || Ok((open_real(&path, how)?, Direct::open(&path).map(Arc::new)));
+        let (file, direct) = blocking(open).await?;
+        Ok(Arc::new(RealFile { file: Arc::new(file), direct, writer }))
     }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let writer = self.writer(from);
         let (from, to) = (from.to_owned(), to.to_owned());
-        ordered(&self.writer, move || std::fs::rename(from, to)).await
+        ordered(writer, move || std::fs::rename(from, to)).await
     }
     async fn remove(&self, path: &Path) -> io::Result<()> {
+        let writer = self.writer(path);
         let path = path.to_owned();
-        ordered(&self.writer, move || std::fs::remove_file(path)).await
+        ordered(writer, move || std::fs::remove_file(path)).await
     }
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = dir.to_owned();

@@ -12,7 +12,7 @@
 
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{OFlags, Stat, XattrFlags, fgetxattr, fsetxattr, fstat};
+use rustix::fs::{OFlags, Stat, XattrFlags, fcntl_getfl, fcntl_setfl, fgetxattr, fsetxattr, fstat};
 use rustix::io::{Errno, pread, pwrite};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,11 +21,14 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::key::KeyPath;
 use super::root::{Root, is_file, open_at};
 use super::stamp::Stamp;
+use crate::base::rt::direct;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Head};
 
 const XATTR: &str = "user.windlass.object";
 const BUFFER: usize = 1 << 20;
+/// Bytes of a body from which on it is written past the page cache.
+const DIRECT_MIN: usize = 1 << 20;
 /// A file changed this recently may change again without its mtime moving; its etag isn't kept yet.
 const RACY_MS: u64 = 2000;
 /// Larger files of other programs are not read for their etag.
@@ -129,6 +132,28 @@ pub(super) fn write_at(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> ru
         }
     }
     Ok(())
+}
+
+/// Writes a new file's contents, large ones past the page cache: who put an object seldom reads it from here soon.
+pub(super) fn write_body(file: &OwnedFd, body: &[u8]) -> rustix::io::Result<()> {
+    let whole = if body.len() < DIRECT_MIN { 0 } else { body.len() / direct::ALIGN * direct::ALIGN };
+    let written = if whole > 0 { write_direct(file, &body[..whole])? } else { 0 };
+    write_at(file, &body[written..], written as u64)
+}
+
+/// How many bytes were written: none where the filesystem refuses.
+fn write_direct(file: &OwnedFd, pages: &[u8]) -> rustix::io::Result<usize> {
+    let flags = fcntl_getfl(file)?;
+    if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return Ok(0);
+    }
+    let done = direct::write(file, 0, &[pages]);
+    fcntl_setfl(file, flags)?;
+    match done {
+        Ok(()) => Ok(pages.len()),
+        Err(Errno::INVAL) => Ok(0),
+        Err(e) => Err(e),
+    }
 }
 
 /// Hands the bytes of a range to `take`, piece by piece.

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::Inner;
 use super::key::{HIDDEN, KeyPath};
-use super::object::{Object, each_piece, etag_of, read_at, write_at, write_note};
+use super::object::{Object, each_piece, etag_of, read_at, write_at, write_body, write_note};
 use super::root::{absent_ok, open_at, open_dir};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Part, Put, When};
@@ -109,7 +109,7 @@ impl Inner {
         let mut temp = self.root.temp()?;
         let etag = etag_of(xxh3_128(body));
         let mut go = || -> rustix::io::Result<()> {
-            write_at(&temp.file, body, 0)?;
+            write_body(&temp.file, body)?;
             write_note(&temp.file, &etag, &Attrs::default())?;
             let dir = open_dir(&root, &folder(upload))?;
             temp.install(dir, &number.to_string())

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::Inner;
 use super::key::KeyPath;
-use super::object::{Object, each_piece, etag_of, write_at};
+use super::object::{Object, each_piece, etag_of, write_at, write_body};
 use super::root::{Spot, Temp, absent_ok};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Put, When};
@@ -49,7 +49,7 @@ impl Inner {
         }
         let temp = self.root.temp()?;
         let etag = etag_of(xxh3_128(body));
-        write_at(&temp.file, body, 0)
+        write_body(&temp.file, body)
             .and_then(|()| self.root.seal(&temp.file, &etag, attrs))
             .map_err(|e| self.unwritten(key, e))?;
         self.commit(&path, temp, etag, when)
