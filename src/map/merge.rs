@@ -92,11 +92,20 @@ impl<I: Iterator<Item = Extent>> Feed<I> {
     }
 }
 
+/// What a merge makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Merged {
+    pub tree: Tree,
+    /// Blocks that it maps less those that the old tree mapped.
+    pub gained: i64,
+}
+
 struct Merge<'a, I> {
     pages: &'a dyn Pages,
     cache: &'a PageCache,
     sink: &'a mut dyn PageSink,
     feed: Feed<I>,
+    gained: i64,
 }
 
 type Children = Vec<Option<FrameRef>>;
@@ -110,8 +119,8 @@ impl Tree {
         cache: &PageCache,
         sink: &mut dyn PageSink,
         updates: impl Iterator<Item = Extent> + Send,
-    ) -> Result<Tree> {
-        let mut merge = Merge { pages, cache, sink, feed: Feed::new(updates) };
+    ) -> Result<Merged> {
+        let mut merge = Merge { pages, cache, sink, feed: Feed::new(updates), gained: 0 };
         let mut height = self.root.map_or(0, |r| r.height);
         let mut root = self.root.map(|r| r.frame);
         if merge.feed.peek()?.is_some_and(|e| e.block < span(height)) {
@@ -128,7 +137,8 @@ impl Tree {
             merge.apply(height, 0, &mut children).await?;
             root = merge.write_inner(height, 0, &children).await?;
         }
-        Ok(Tree { root: root.map(|frame| Root { frame, height }) })
+        let tree = Tree { root: root.map(|frame| Root { frame, height }) };
+        Ok(Merged { tree, gained: merge.gained })
     }
 }
 
@@ -181,6 +191,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
                 self.cache.get(self.pages, &page, level, first).await?.entries(0).collect();
             self.sink.died(&page);
             if level == 0 {
+                self.gained -= entries.iter().map(|e| i64::from(e.count)).sum::<i64>();
                 frames_of(entries.iter().map(|e| e.frame)).iter().for_each(|frame| self.sink.died(frame));
                 return Ok(());
             }
@@ -302,6 +313,8 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         if slots == before {
             return Ok(old);
         }
+        let mapped = |slots: &Slots| slots.iter().flatten().count() as i64;
+        self.gained += mapped(&slots) - mapped(&before);
         old.iter().for_each(|old| self.sink.died(old));
         let left = frames_of(slots.iter().flatten().map(|m| m.frame));
         for frame in frames_of(before.iter().flatten().map(|m| m.frame)) {
@@ -336,6 +349,8 @@ type Slots = Vec<Option<Mapped>>;
 /// Each once, sorted.
 fn frames_of(frames: impl Iterator<Item = FrameRef>) -> Vec<FrameRef> {
     let mut frames: Vec<_> = frames.collect();
+    // Neighbours mostly lie in one.
+    frames.dedup();
     frames.sort_unstable();
     frames.dedup();
     frames

@@ -51,7 +51,7 @@ mod tests;
 mod tree;
 
 pub use cache::{CacheStats, PageCache, Pages};
-pub use merge::PageSink;
+pub use merge::{Merged, PageSink};
 pub use page::PAGE_MAX;
 pub use table::{decode_table, encode_table};
 pub use tree::{Extent, Mapped, Root, Step, Tree, Walk};

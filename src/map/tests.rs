@@ -79,8 +79,12 @@ fn merge_telling(
     updates: Vec<Extent>,
 ) -> (Tree, Vec<FrameRef>) {
     let mut sink = Appender(shelf, Vec::new());
-    let tree = block_on(tree.merge(shelf, cache, &mut sink, updates.into_iter())).unwrap();
-    (tree, sink.1)
+    let merged = block_on(tree.merge(shelf, cache, &mut sink, updates.into_iter())).unwrap();
+    let loads = *shelf.loads.lock();
+    let blocks = |tree| all(tree, shelf, cache).len() as i64;
+    assert_eq!(merged.gained, blocks(merged.tree) - blocks(tree));
+    *shelf.loads.lock() = loads;
+    (merged.tree, sink.1)
 }
 
 /// All frames of a tree: its pages, and what they map.

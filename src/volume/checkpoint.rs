@@ -5,7 +5,6 @@
 //! state that was the tip when it was written: the roots of snapshots are made on the way. The CAS comes only after every
 //! chunk up to the last page is stored. A crash before it leaves the old tables; the pages are garbage of the log then.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +18,6 @@ use super::states::Tables;
 use super::stop::Stop;
 use super::view::passes;
 use crate::base::rt::Instant;
-use crate::base::size::LEAF_BLOCKS;
 use crate::base::{Error, Kind, Lsn, Nonce, Result, StateId};
 use crate::log::{FrameRef, Prefix};
 use crate::map::{Extent, Mapped, PageSink, Tree};
@@ -277,46 +275,9 @@ impl Session {
         mapped: &mut u64,
     ) -> Result<Tree> {
         let view = &self.ground.view;
-        let before = self.mapped_under(&tree, layer).await?;
-        let after: u64 = updates(layer).filter(|e| e.at.is_some()).map(|e| e.count).sum();
         let merged = tree.merge(view.pages(), view.page_cache(), sink, updates(layer)).await?;
-        *mapped = (*mapped + after).saturating_sub(before);
-        Ok(merged)
-    }
-
-    /// Blocks that the tree maps where the layer has something.
-    async fn mapped_under(&self, tree: &Tree, layer: &Layer) -> Result<u64> {
-        if tree.root.is_none() {
-            return Ok(0);
-        }
-        let mut mapped = 0;
-        let mut near: Vec<Range<u64>> = Vec::new();
-        for (range, _) in layer.iter() {
-            let leaf = range.start / LEAF_BLOCKS;
-            if near.first().is_some_and(|first| first.start / LEAF_BLOCKS != leaf) {
-                mapped += self.mapped_within(tree, &std::mem::take(&mut near)).await?;
-            }
-            near.push(range);
-        }
-        mapped += self.mapped_within(tree, &near).await?;
-        Ok(mapped)
-    }
-
-    /// Of ranges in order.
-    async fn mapped_within(&self, tree: &Tree, ranges: &[Range<u64>]) -> Result<u64> {
-        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(0) };
-        let view = &self.ground.view;
-        let mut walk = tree.walk(view.pages(), view.page_cache(), first.start..last.end);
-        let (mut mapped, mut at) = (0, 0);
-        while let Some(e) = walk.next().await? {
-            while ranges.get(at).is_some_and(|r| r.end <= e.block) {
-                at += 1;
-            }
-            for r in ranges[at..].iter().take_while(|r| r.start < e.end()) {
-                mapped += r.end.min(e.end()).saturating_sub(r.start.max(e.block));
-            }
-        }
-        Ok(mapped)
+        *mapped = mapped.saturating_add_signed(merged.gained);
+        Ok(merged.tree)
     }
 
     async fn publish(self: &Arc<Self>, built: &Built, removes: &[StateId]) -> Result<(), Stop> {
