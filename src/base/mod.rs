@@ -8,6 +8,7 @@ pub mod ids;
 pub mod interval;
 pub mod metric;
 pub mod record;
+pub mod rope;
 pub mod rt;
 pub mod size;
 
@@ -17,6 +18,7 @@ pub use ids::{
     ChunkId, Epoch, Era, Generation, HostId, Incarnation, JournalId, Lsn, Name, Nonce, PoolId, RegisterId,
     Seq, StateId, VolumeId,
 };
+pub use rope::Rope;
 
 /// A hash map whose order is the same in every run.
 pub type FastMap<K, V> =

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::api::{SnapshotPath, VolumePath};
 use super::desk::Desk;
 use super::sessions::Session;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, Rope};
 use crate::nbd::{Description, Export, Exports, Listed};
 use crate::volume::{OpenMode, SnapshotView, Volume};
 
@@ -119,8 +119,8 @@ impl Export for VolumeExport {
     fn size(&self) -> u64 {
         self.volume.size()
     }
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        self.volume.read(offset, len as u64).await
+    async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
+        self.volume.read_parts(offset, len as u64).await
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.volume.write(offset, data).await
@@ -153,8 +153,8 @@ impl Export for SnapshotExport {
     fn size(&self) -> u64 {
         self.view.size()
     }
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        self.view.read(offset, len as u64).await
+    async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
+        self.view.read_parts(offset, len as u64).await
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {
         Err(frozen(&self.name))

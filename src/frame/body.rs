@@ -127,8 +127,10 @@ impl Packer {
             self.out.resize(most, 0);
         }
         let table = &mut self.tables[usize::from(raw.len() >= usize::from(u16::MAX))];
-        let len = compress_into_with_table(raw, &mut self.out, table).expect("there is room for the worst case");
-        let packed = (len <= raw.len() - raw.len() / GAIN).then(|| Bytes::copy_from_slice(&self.out[..len]))?;
+        let len =
+            compress_into_with_table(raw, &mut self.out, table).expect("there is room for the worst case");
+        let packed =
+            (len <= raw.len() - raw.len() / GAIN).then(|| Bytes::copy_from_slice(&self.out[..len]))?;
         self.futile = 0;
         Some(packed)
     }

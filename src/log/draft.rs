@@ -202,8 +202,7 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
     let (first, last) = draft.span().expect("a chunk is cut of at least one record");
     let Plan { frames, zeros, mark } = plan(draft.records);
     let mut packer = Packer::new(stamp.codec);
-    let bodies: Vec<Body> =
-        frames.iter().map(|(_, raw)| packer.pack(FrameKind::Data, raw.clone())).collect();
+    let bodies: Vec<Body> = frames.iter().map(|(_, raw)| packer.pack(FrameKind::Data, raw.clone())).collect();
     let total: u64 = bodies.iter().map(|b| b.stored_len() as u64).sum();
     // The table of contents goes to the last shard; ten bytes an entry is near enough to balance it.
     let share = (total + 10 * (bodies.len() + zeros.len()) as u64).div_ceil(stamp.k as u64).max(1);

@@ -14,7 +14,7 @@ use futures::stream::{self, StreamExt as _};
 use super::pack::Slice;
 use super::places::{InPack, Places, Slices};
 use crate::base::rt::Rt;
-use crate::base::size::SHARD_SPAN;
+use crate::base::size::{SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::cache::{DiskCache, FrameKey};
 use crate::frame::{self, Place};
@@ -23,8 +23,8 @@ use crate::store::Cause;
 
 /// Bytes between two wanted frames that are rather read than left out by a second get.
 const GAP_MAX: u64 = 32 << 10;
-/// Bytes one ranged get asks for, at most.
-const GET_MAX: u64 = 4 << 20;
+/// Bytes one ranged get asks for, at most: about a whole shard.
+const GET_MAX: u64 = SHARD_TARGET + (128 << 10);
 /// Gets of one read that are under way at once.
 const GETS_MAX: usize = 32;
 /// Opening less than this is done at once.

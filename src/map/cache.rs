@@ -122,7 +122,7 @@ impl PageCache {
         pages: &dyn Pages,
         level: u8,
         wanted: &[(FrameRef, u64)],
-    ) -> Result<Vec<Arc<Page>>> {
+    ) -> Result<Vec<Result<Arc<Page>>>> {
         let mut out: Vec<Option<Result<Arc<Page>>>> = wanted.iter().map(|_| None).collect();
         let (mut loading, mut waiting) = (Vec::new(), Vec::new());
         for (index, (at, first)) in wanted.iter().enumerate() {
@@ -151,7 +151,20 @@ impl PageCache {
                 Err(_) => self.get(pages, at, level, *first).await,
             });
         }
-        out.into_iter().map(|page| page.expect("each was found, loaded or waited for")).collect()
+        Ok(out.into_iter().map(|page| page.expect("each was found, loaded or waited for")).collect())
+    }
+
+    /// Whether the page is neither here nor on its way.
+    pub(super) fn lacks(&self, pages: &dyn Pages, at: &FrameRef, level: u8, first: u64) -> Result<bool> {
+        let key = (pages.chunk(at)?, at.offset, address(level, first));
+        let state = self.state.lock();
+        Ok(!state.pages.contains(&key) && !state.loading.contains_key(&key))
+    }
+
+    /// Whether what nobody asked for yet would push out nothing, now and for a while.
+    pub(super) fn is_roomy(&self) -> bool {
+        let state = self.state.lock();
+        state.stats.bytes < state.bytes_max / 2
     }
 
     /// Takes in a page that was just written.

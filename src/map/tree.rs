@@ -49,6 +49,10 @@ impl Extent {
     }
 }
 
+/// Bytes before and behind a page of which other pages are loaded along with it: those of neighbouring blocks mostly
+/// were written together, and a request costs its latency whatever its length.
+const NEAR: u64 = 32 << 10;
+
 /// What a walk meets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
@@ -200,10 +204,37 @@ impl Level {
 
     async fn load_ahead(&mut self, pages: &dyn Pages, cache: &PageCache, slot: u16, end: u64) -> Result<()> {
         let entries = self.page.entries(slot).take_while(|e| self.begins_before(e, end)).take(AHEAD);
-        let (slots, wanted): (Vec<u16>, Vec<_>) =
+        let (slots, mut wanted): (Vec<u16>, Vec<_>) =
             entries.map(|e| (e.start, (e.frame, self.first_of(e.start)))).unzip();
+        self.add_near(pages, cache, &slots, &mut wanted)?;
         let loaded = cache.get_many(pages, self.level - 1, &wanted).await?;
+        // What lies near is for others: nothing here fails for want of it.
+        let loaded = loaded.into_iter().take(slots.len()).collect::<Result<Vec<_>>>()?;
         self.ahead = slots.into_iter().zip(loaded).collect();
+        Ok(())
+    }
+
+    /// Pages that a request for the first of these brings along at no cost, while the cache has room for them.
+    fn add_near(
+        &self,
+        pages: &dyn Pages,
+        cache: &PageCache,
+        slots: &[u16],
+        wanted: &mut Vec<(FrameRef, u64)>,
+    ) -> Result<()> {
+        let Some(&(at, first)) = wanted.first() else { return Ok(()) };
+        let level = self.level - 1;
+        if !cache.is_roomy() || !cache.lacks(pages, &at, level, first)? {
+            return Ok(());
+        }
+        let chunk = |f: &FrameRef| (f.volume, f.epoch, f.seq);
+        for entry in self.page.entries(0) {
+            let (frame, first) = (entry.frame, self.first_of(entry.start));
+            let near = chunk(&frame) == chunk(&at) && frame.offset.abs_diff(at.offset) <= NEAR;
+            if near && !slots.contains(&entry.start) && cache.lacks(pages, &frame, level, first)? {
+                wanted.push((frame, first));
+            }
+        }
         Ok(())
     }
 }

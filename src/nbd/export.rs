@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::base::Result;
+use crate::base::{Result, Rope};
 
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,7 +58,7 @@ pub trait Export: Send + Sync + 'static {
     fn size(&self) -> u64;
 
     /// Exactly `len` bytes.
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
+    async fn read(&self, offset: u64, len: usize) -> Result<Rope>;
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
 

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
 use super::export::{Description, Export, Exports, Listed};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, Rope};
 
 /// Bytes under one lock.
 const PIECE: usize = 1 << 20;
@@ -91,7 +91,7 @@ impl Export for MemoryDisk {
         self.description.size
     }
 
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+    async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         let mut out = BytesMut::with_capacity(len);
         self.each(offset, len as u64, |piece, start, part| {
             let n = (part.end - part.start) as usize;
@@ -100,7 +100,7 @@ impl Export for MemoryDisk {
                 None => out.resize(out.len() + n, 0),
             }
         });
-        Ok(out.freeze())
+        Ok(out.freeze().into())
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {

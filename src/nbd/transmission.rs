@@ -37,7 +37,7 @@ use super::share::Share;
 use super::window::{WINDOW, Window};
 use super::wire::{self, Command, Errno, Request, command_flag};
 use crate::base::rt::Rt;
-use crate::base::{Budget, Error, Kind, Result};
+use crate::base::{Budget, Error, Kind, Result, Rope};
 
 /// Requests under way on a connection.
 const JOBS: usize = 256;
@@ -50,7 +50,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// What the work of a request comes to.
 enum Work<'e> {
-    Data(BoxFuture<'e, Result<Bytes>>),
+    Data(BoxFuture<'e, Result<Rope>>),
     Plain(BoxFuture<'e, Result<()>>),
 }
 
@@ -60,12 +60,12 @@ struct Job<'e> {
 }
 
 impl Future for Job<'_> {
-    type Output = (Request, Result<Bytes>);
+    type Output = (Request, Result<Rope>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.work {
             Work::Data(read) => ready!(read.as_mut().poll(cx)),
-            Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Bytes::new()),
+            Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Rope::default()),
         };
         Poll::Ready((self.request, result))
     }
@@ -298,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         any
     }
 
-    fn reply(&mut self, request: &Request, result: Result<Bytes>) {
+    fn reply(&mut self, request: &Request, result: Result<Rope>) {
         let reads = request.command == Command::Read;
         let result = result.and_then(|data| {
             if reads && data.len() != request.len as usize {
@@ -326,14 +326,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
     }
 
-    fn reply_done(&mut self, request: &Request, reads: bool, data: Bytes) {
+    fn reply_done(&mut self, request: &Request, reads: bool, data: Rope) {
         let Request { cookie, offset, len, .. } = *request;
         self.output.header(|out| match (reads && self.session.structured, len) {
             (false, _) => wire::put_simple(out, cookie, None),
             (true, 0) => wire::put_none_chunk(out, cookie),
             (true, _) => wire::put_data_chunk(out, cookie, offset, len),
         });
-        self.output.data(data);
+        data.into_iter().for_each(|piece| self.output.data(piece));
     }
 
     fn reply_error(&mut self, request: &Request, errno: Errno, why: &str) {

@@ -23,7 +23,7 @@ use super::states::Tables;
 use super::stop::Stop;
 use super::view::{blocks_of, parts};
 use crate::base::rt::Instant;
-use crate::base::{Epoch, Error, Kind, Name, Result, VolumeId};
+use crate::base::{Epoch, Error, Kind, Name, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 
 /// Pause between attempts to become the owner for a write that waits.
@@ -178,10 +178,16 @@ impl Volume {
         ))
     }
 
+    /// As `read_parts`, in one.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        Ok(self.read_parts(offset, len).await?.into_bytes())
+    }
+
+    /// What is there now; large parts lie in memory that the cache has too.
+    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
         self.check(offset, len)?;
         if len == 0 {
-            return Ok(Bytes::new());
+            return Ok(Rope::default());
         }
         self.read_ahead(offset, len);
         loop {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -29,7 +28,7 @@ use super::stop::Stop;
 use super::takeover::Taken;
 use super::tip::Tip;
 use super::view::{Found, blocks_of};
-use crate::base::{Epoch, Error, Kind, Result};
+use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::{Prefix, Writer, WriterConfig};
 use crate::map::Tree;
@@ -340,7 +339,7 @@ impl Session {
         }
     }
 
-    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes, Stop> {
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Rope, Stop> {
         loop {
             let recorded = self.ledger.lock().root;
             let (found, tree) = self.lookup(offset, len)?;

@@ -13,7 +13,7 @@ use super::space::Ledger;
 use super::states::{TABLE_ADDRESS, Tables};
 use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
-use crate::base::{ChunkId, Error, Kind, Result};
+use crate::base::{ChunkId, Error, Kind, Result, Rope};
 use crate::log::{FrameRef, ReadCounts, Reader, Want};
 use crate::map::{PageCache, Pages, Tree};
 use crate::store::Cause;
@@ -58,7 +58,7 @@ pub struct View {
 }
 
 /// Bytes that are fetched ahead as one.
-const PART: u64 = 4 << 20;
+const PART: u64 = 32 << 20;
 
 /// What is to be fetched ahead, in parts that are looked up and fetched at once.
 pub fn parts(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
@@ -145,7 +145,7 @@ impl View {
     }
 
     /// The bytes at `offset`, given where their blocks lie.
-    pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
+    pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Rope> {
         self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
     }
 
@@ -168,7 +168,7 @@ impl View {
         }
     }
 
-    async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Bytes> {
+    async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Rope> {
         let pieces = self.resolve(found, tree).await?;
         let wants = wants(&pieces);
         let frames = self.reader.frames(&wants).await?;
@@ -215,44 +215,43 @@ fn assemble(
     frames: &[Bytes],
     offset: u64,
     len: u64,
-) -> Result<Bytes> {
-    let mut out = Vec::new();
+) -> Result<Rope> {
+    let mut out = Rope::default();
     let mut fetched = wants.iter().zip(frames).peekable();
     for (range, piece) in pieces {
-        let data = match piece {
-            Piece::Memory { data, .. } => Some(data.clone()),
-            Piece::Zero => None,
+        let start = range.start * BLOCK;
+        let from = offset.max(start);
+        let to = (offset + len).min(range.end * BLOCK);
+        let part = (from - start) as usize..(to - start) as usize;
+        match piece {
+            Piece::Memory { data, .. } => out.push(data.slice(part)),
+            Piece::Zero => out.push_zeros(part.len()),
             Piece::Frame { at, index } => {
                 while fetched
                     .next_if(|(w, _)| w.at != *at || w.block != range.start - u64::from(*index))
                     .is_some()
                 {}
                 let (_, frame) = fetched.peek().expect("every frame was asked for, in this order");
-                let from = u64::from(*index) * BLOCK;
-                let to = from + (range.end - range.start) * BLOCK;
-                if to > frame.len() as u64 {
+                let skip = (u64::from(*index) * BLOCK) as usize;
+                if skip + ((range.end - range.start) * BLOCK) as usize > frame.len() {
                     let why = "the volume's map names more of a frame than it has: run `windlass pool scrub`";
                     return Err(Error::new(Kind::Corrupt, why));
                 }
-                Some(frame.slice(from as usize..to as usize))
+                out.push(piece_of(frame, skip + part.start..skip + part.end));
             }
-        };
-        let start = range.start * BLOCK;
-        let from = offset.max(start);
-        let to = (offset + len).min(range.end * BLOCK);
-        let part = |d: Bytes| d.slice((from - start) as usize..(to - start) as usize);
-        match data {
-            // One piece has it all: no copy.
-            Some(d) if from == offset && to == offset + len => return Ok(part(d)),
-            Some(d) => out.extend_from_slice(&part(d)),
-            None => out.resize(out.len() + (to - from) as usize, 0),
-        }
-        if out.capacity() < len as usize {
-            out.reserve_exact(len as usize - out.len());
         }
     }
     debug_assert_eq!(out.len() as u64, len, "the pieces cover the range");
-    Ok(out.into())
+    Ok(out)
+}
+
+/// Most of a frame is handed on as it is. A small part is copied: it may wait long for a client to take it, and would
+/// hold on to all of the frame.
+fn piece_of(frame: &Bytes, part: Range<usize>) -> Bytes {
+    match part.len() < frame.len() / 2 {
+        true => Bytes::copy_from_slice(&frame[part]),
+        false => frame.slice(part),
+    }
 }
 
 #[cfg(test)]
@@ -267,11 +266,12 @@ mod tests {
     #[test]
     fn pieces_are_put_together_at_any_offset() {
         let pieces = [(2..4, memory(7, 2)), (4..5, Piece::Zero), (5..6, memory(9, 1))];
-        let all = assemble(&pieces, &[], &[], 2 * BLOCK, 4 * BLOCK).unwrap();
+        let read = |pieces: &[_], offset, len| assemble(pieces, &[], &[], offset, len).unwrap().into_bytes();
+        let all = read(&pieces, 2 * BLOCK, 4 * BLOCK);
         assert_eq!(all.len() as u64, 4 * BLOCK);
-        let part = assemble(&pieces, &[], &[], 2 * BLOCK + 4000, 8500).unwrap();
+        let part = read(&pieces, 2 * BLOCK + 4000, 8500);
         assert_eq!(part, all.slice(4000..12500));
-        let one = assemble(&pieces[..1], &[], &[], 2 * BLOCK + 10, 5000).unwrap();
+        let one = read(&pieces[..1], 2 * BLOCK + 10, 5000);
         assert_eq!(one, vec![7; 5000]);
         assert_eq!(blocks_of(4095, 2), 0..2);
         assert_eq!(blocks_of(4096, 4096), 1..2);

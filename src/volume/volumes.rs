@@ -18,7 +18,7 @@ use super::snapshot::no_snapshot;
 use super::states::Tables;
 use super::view::{View, blocks_of, parts, passes};
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Name, Result, StateId, VolumeId};
+use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
 use crate::map::Tree;
 use crate::pool::Need;
 
@@ -341,7 +341,12 @@ impl SnapshotView {
         self.size
     }
 
+    /// As `read_parts`, in one.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        Ok(self.read_parts(offset, len).await?.into_bytes())
+    }
+
+    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
         if offset.checked_add(len).is_none_or(|end| end > self.size) {
             return Err(Error::new(
                 Kind::Invalid,
@@ -349,7 +354,7 @@ impl SnapshotView {
             ));
         }
         if len == 0 {
-            return Ok(Bytes::new());
+            return Ok(Rope::default());
         }
         self.read_ahead(offset, len);
         match self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await {

@@ -91,11 +91,11 @@ impl Session {
         let (head, tail) = (offset - first, end - offset - data.len() as u64);
         let mut whole = BytesMut::with_capacity((end - first) as usize);
         if head > 0 {
-            whole.extend_from_slice(&self.read(first, head).await?);
+            whole.extend_from_slice(&self.read(first, head).await?.into_bytes());
         }
         whole.extend_from_slice(data);
         if tail > 0 {
-            whole.extend_from_slice(&self.read(end - tail, tail).await?);
+            whole.extend_from_slice(&self.read(end - tail, tail).await?.into_bytes());
         }
         Ok(whole.freeze())
     }

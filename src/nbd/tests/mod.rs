@@ -19,7 +19,7 @@ use super::server::serve_stream;
 use super::{Description, Export, Exports, Listed, MemoryDisk};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Rt, Task};
-use crate::base::{Budget, Error, Kind, Result};
+use crate::base::{Budget, Error, Kind, Result, Rope};
 
 pub const SIZE: u64 = 1 << 20;
 
@@ -162,7 +162,7 @@ impl Export for Handle {
     fn size(&self) -> u64 {
         self.disk.size()
     }
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+    async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         let cut = usize::from(self.house.state.lock().short_reads);
         self.enter(format!("read {offset}+{len}"), self.disk.read(offset, len - cut)).await
     }

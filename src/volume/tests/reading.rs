@@ -30,10 +30,10 @@ async fn cold(site: &Site) -> (Life, Arc<Volume>) {
     (life, v)
 }
 
-/// Reads one block of each MiB, so that the map is known.
+/// Reads some blocks of each MiB, so that the map is known, and how long stores take.
 async fn warm_map(v: &Volume) {
-    for i in 0..SIZE / MIB {
-        v.read(i * MIB + 512 * 1024, 4096).await.unwrap();
+    for i in 0..SIZE / MIB * 3 {
+        v.read(i / 3 * MIB + (8 + i % 3) * 65536, 4096).await.unwrap();
     }
 }
 
@@ -60,6 +60,20 @@ fn a_cold_block_is_one_ranged_get() {
         }
         let ahead = life.volumes.deps().memory.ahead.budget.used();
         assert_eq!(ahead, 0, "nothing was fetched ahead");
+    });
+}
+
+#[test]
+fn a_cold_map_comes_by_neighbourhoods() {
+    run(1, "2+1", |site| async move {
+        let (_life, v) = cold(&site).await;
+        let before = requests(&site);
+        for i in 0..SIZE / MIB {
+            v.read(i * MIB, 4096).await.unwrap();
+        }
+        let map = requests(&site) - before - SIZE / MIB;
+        // A few checkpoints wrote it; and some requests are asked twice, as long as the stores are new.
+        assert!(map < SIZE / MIB / 2, "{map} requests for the map of {} leaves", SIZE / MIB);
     });
 }
 
