@@ -374,7 +374,7 @@ impl Walk<'_> {
             Kind::Unavailable,
             format!(
                 "too few stores answer to tell whether the newest writes were acknowledged ({} of {n} have them, {} do not \
-                 answer): bring stores back (`windlass pool status` names them), or accept that they may be lost with \
+                 answer or show damage): bring stores back (`windlass pool status` names them), or accept that they may be lost with \
                  `windlass volume take-over --accept-loss`",
                 probe.good, probe.unknown
             ),

@@ -66,7 +66,10 @@ async fn owned(user: &User, volumes: &Volumes) -> Option<Owned> {
     };
     match user.rt.timeout(Duration::from_secs(300), wait).await {
         Some(owned) => Some(owned.unwrap_or_else(|why| panic!("all is well, and yet {why}"))),
-        None if user.site.plan.undecidable() && user.site.wiped() && is_lost(&user.site.refused.lock()) => {
+        None if user.site.plan.undecidable()
+            && user.site.lost_some()
+            && is_lost(&user.site.refused.lock()) =>
+        {
             None
         }
         None => panic!("the volume opens when all is well: {}", user.site.refused.lock()),

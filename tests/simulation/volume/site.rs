@@ -132,9 +132,9 @@ impl Plan {
         if self.degrade_after.is_some() { self.layout.k() } else { self.layout.w() }
     }
 
-    /// Whether it may be unknown for good what was acknowledged: fewer shards counted, and one of them is lost.
+    /// Whether it may be unknown for good what was acknowledged: fewer shards counted, and one of them is lost or bad.
     pub fn undecidable(&self) -> bool {
-        self.hazard == Hazard::Wipe && self.degrade_after.is_some()
+        matches!(self.hazard, Hazard::Wipe | Hazard::Rot) && self.degrade_after.is_some()
     }
 }
 
@@ -336,6 +336,11 @@ impl Site {
 
     pub fn wiped(&self) -> bool {
         self.wiped.load(Ordering::Relaxed)
+    }
+
+    /// Whether a store has lost what it had, or some of it.
+    pub fn lost_some(&self) -> bool {
+        self.wiped() || self.plan.hazard == Hazard::Rot
     }
 
     /// So many stores lose their contents; a rotten one among them.
