@@ -387,6 +387,32 @@ mod tests {
         drop(also);
     }
 
+    /// Whole pages go past the page cache where the filesystem lets them, all else through it: both see each other.
+    #[tokio::test]
+    async fn a_log_is_what_was_written_to_it_by_either_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::start();
+        let file = disk.open_log(&dir.path().join("log"), OpenHow::Create).await.unwrap();
+        let mut expected = vec![0; 8 << 20];
+        file.allocate(0, expected.len() as u64).await.unwrap();
+        for n in 0..40usize {
+            let lens: &[usize] = match n % 4 {
+                // More than a buffer holds, in parts that don't end with pages.
+                0 => &[1, (1 << 20) + 4095, 700_000, (2 << 20) - 4096 - 700_000],
+                1 => &[4096],
+                2 => &[64, 40, 3992, 0, 8192],
+                _ => &[17, 5000],
+            };
+            let parts: Vec<Bytes> = lens.iter().map(|len| vec![n as u8 + 1; *len].into()).collect();
+            let offset = (n * 37 % 1000) * if n % 4 == 3 { 1111 } else { 4096 };
+            assert_eq!(direct::fits(offset as u64, &parts), n % 4 != 3);
+            let all = parts.concat();
+            expected[offset..offset + all.len()].copy_from_slice(&all);
+            file.pwrite(offset as u64, parts, n % 5 == 0).await.unwrap();
+            assert!(file.pread(0, 8 << 20).await.unwrap() == expected, "after write {n}");
+        }
+    }
+
     #[tokio::test]
     async fn tasks_abort_and_time_out() {
         let rt = super::super::Rt::new(RealRuntime::current());

@@ -413,3 +413,18 @@ async fn what_was_changed_since_it_was_seen_is_not_deleted() {
     assert_eq!((yard.body("a/b").await.unwrap(), yard.body("a/c").await), ("new".into(), None));
     assert!(yard.bucket.delete_same(&objects[1..], WHY).await.unwrap());
 }
+
+/// Large ones go past the page cache, but for their last bytes.
+#[tokio::test]
+async fn objects_of_any_length_are_whole() {
+    let yard = yard().await;
+    let mib = 1 << 20;
+    for len in [0, 1, 4096, mib - 1, mib, mib + 1, mib + 4095, mib + 4096, 3 * mib + 5000] {
+        let body: Bytes = (0..len as u32).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect();
+        yard.bucket.put("a/b", body.clone(), When::Always, WHY).await.unwrap();
+        assert!(fs::read(yard.path("a/b")).unwrap() == body, "{len} bytes");
+        let whole = ByteRange::Whole { max: len as u64 };
+        let found = yard.bucket.get("a/b", whole, WHY).await.unwrap().unwrap();
+        assert!(found.body == body && found.head.size == len as u64, "{len} bytes");
+    }
+}
