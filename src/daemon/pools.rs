@@ -279,3 +279,20 @@ impl Slot {
         Arc::new(Slot { known: Mutex::new(known), open: tokio::sync::Mutex::default() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_folder_on_this_very_disk_needs_no_cache_here() {
+        let home = tempfile::tempdir().unwrap();
+        let store = home.path().join("store");
+        rustix::fs::mkdir(&store, rustix::fs::Mode::RWXU).unwrap();
+        let near = |url: &str| is_on_disk_of(home.path(), url);
+        assert!(near(&format!("file://{}", store.display())));
+        for other in ["file:///proc", "file:///none/such", "s3://bucket/prefix", "mem:a", "no url"] {
+            assert!(!near(other), "{other}");
+        }
+    }
+}
