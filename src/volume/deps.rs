@@ -122,7 +122,7 @@ impl Default for Tuning {
             log_share: 32,
             chunks_max: 2048,
             pack_max: u64::MAX,
-            space_max: (1280, 1430),
+            space_max: (1280, 1400),
             gain_min: 1 << 20,
             journal: None,
         }
