@@ -63,11 +63,11 @@ impl Runtime for RealRuntime {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that write: a sync of one file is waited for by those that share its thread.
+/// Threads that write: a sync in one folder is waited for by those that share its thread.
 const WRITERS: usize = 4;
 
 /// The local disk. Appends and syncs go through threads of their own, so that an event loop never waits for the disk; all
-/// of one path through the same one: what nobody waits for any more never comes after what is written later.
+/// of one folder through the same one: what nobody waits for any more never comes after what is done there later.
 #[derive(Debug)]
 pub struct RealDisk {
     writers: [mpsc::Sender<Job>; WRITERS],
@@ -92,7 +92,8 @@ impl RealDisk {
     }
 
     fn writer(&self, path: &Path) -> &mpsc::Sender<Job> {
-        &self.writers[xxh3_64(path.as_os_str().as_bytes()) as usize % WRITERS]
+        let folder = path.parent().unwrap_or(path);
+        &self.writers[xxh3_64(folder.as_os_str().as_bytes()) as usize % WRITERS]
     }
 }
 
