@@ -224,7 +224,7 @@ fn assemble(
         let to = (offset + len).min(range.end * BLOCK);
         let part = (from - start) as usize..(to - start) as usize;
         match piece {
-            Piece::Memory { data, .. } => out.push(data.slice(part)),
+            Piece::Memory { data, .. } => out.push(piece_of(data, part)),
             Piece::Zero => out.push_zeros(part.len()),
             Piece::Frame { at, index } => {
                 while fetched
@@ -245,12 +245,12 @@ fn assemble(
     Ok(out)
 }
 
-/// Most of a frame is handed on as it is. A small part is copied: it may wait long for a client to take it, and would
-/// hold on to all of the frame.
-fn piece_of(frame: &Bytes, part: Range<usize>) -> Bytes {
-    match part.len() < frame.len() / 2 {
-        true => Bytes::copy_from_slice(&frame[part]),
-        false => frame.slice(part),
+/// Most of a frame, or of what was written, is handed on as it is. A small part is copied: it may wait long for a client to
+/// take it, and would hold on to all of it.
+fn piece_of(whole: &Bytes, part: Range<usize>) -> Bytes {
+    match part.len() < whole.len() / 2 {
+        true => Bytes::copy_from_slice(&whole[part]),
+        false => whole.slice(part),
     }
 }
 
@@ -271,6 +271,9 @@ mod tests {
         assert_eq!(all.len() as u64, 4 * BLOCK);
         let part = read(&pieces, 2 * BLOCK + 4000, 8500);
         assert_eq!(part, all.slice(4000..12500));
+        let small = read(&pieces[..1], 2 * BLOCK, 100);
+        let Piece::Memory { data, .. } = &pieces[0].1 else { unreachable!("it was made above") };
+        assert!(small.as_ptr() != data.as_ptr(), "a small part holds on to nothing");
         let one = read(&pieces[..1], 2 * BLOCK + 10, 5000);
         assert_eq!(one, vec![7; 5000]);
         assert_eq!(blocks_of(4095, 2), 0..2);
