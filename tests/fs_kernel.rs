@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
 use windlass::base::{Kind, Result};
+use windlass::cache::DiskCache;
 use windlass::fs::{MountOptions, Mounted, mount};
 use windlass::store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach};
 
@@ -65,7 +66,16 @@ impl Bench {
         let options = MountOptions::parse(options).unwrap().0;
         let (at, staging) = (self.dir.path().join(at), self.dir.path().join("staging"));
         self.runtime.block_on(async {
-            mount(Rt::new(RealRuntime::current()), RealDisk::start(), bucket, &at, options, staging).await
+            mount(
+                Rt::new(RealRuntime::current()),
+                RealDisk::start(),
+                bucket,
+                &at,
+                options,
+                staging,
+                DiskCache::off(),
+            )
+            .await
         })
     }
 

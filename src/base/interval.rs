@@ -41,7 +41,10 @@ impl<V: Cut> Intervals<V> {
     /// `value` for the whole range; what was there before is cut away.
     pub fn insert(&mut self, range: Range<u64>, value: V) {
         debug_assert!(range.start < range.end, "an empty range has no value");
-        self.clear(range.clone());
+        // The last one that begins before its end is the only one that can reach into it, if anything lies there.
+        if self.spans.range(..range.end).next_back().is_some_and(|(_, span)| span.end > range.start) {
+            self.clear(range.clone());
+        }
         self.add(range, value);
     }
 
@@ -62,11 +65,39 @@ impl<V: Cut> Intervals<V> {
 
     /// Replaces each part inside the range by `f` of it; neighbours that join become one.
     pub fn change(&mut self, range: Range<u64>, mut f: impl FnMut(Range<u64>, V) -> V) {
+        // Most ranges are just what was inserted.
+        if let Some(span) = self.spans.get_mut(&range.start).filter(|span| span.end == range.end) {
+            span.value = f(range.clone(), span.value.clone());
+            return self.join(range);
+        }
         let parts: Vec<_> = self.overlaps(range.clone()).collect();
         self.clear(range);
         for (at, value) in parts {
             let value = f(at.clone(), value);
             self.add(at, value);
+        }
+    }
+
+    /// Makes one entry of this one and the neighbours that it joins.
+    fn join(&mut self, Range { mut start, mut end }: Range<u64>) {
+        let Some(span) = self.spans.get(&start) else { return };
+        let next = self.spans.get(&end).filter(|next| span.value.joins(end - start, &next.value));
+        let next = next.map(|next| next.end);
+        let joins_before =
+            |&(before, it): &(&u64, &Span<V>)| it.end == start && it.value.joins(start - before, &span.value);
+        let before = self.spans.range(..start).next_back().filter(joins_before).map(|(before, _)| *before);
+        if let Some(next_end) = next {
+            self.spans.remove(&end);
+            end = next_end;
+        }
+        if let Some(before) = before {
+            self.spans.remove(&start);
+            start = before;
+        }
+        if (next.is_some() || before.is_some())
+            && let Some(span) = self.spans.get_mut(&start)
+        {
+            span.end = end;
         }
     }
 

@@ -10,6 +10,7 @@ use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::control::{Client, ProgressSink};
 use crate::daemon::{Home, Options, signals};
+use crate::fs::{Cache, MountOptions};
 
 #[derive(clap::Args, Debug)]
 pub struct Mount {
@@ -48,17 +49,28 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
         return Ok(done(&outcome));
     }
     if args.foreground || args.detached {
-        stay(global, home, verb, dir, args.detached).await
+        let cache = match MountOptions::parse(&args.o.join(","))?.0.cache {
+            Cache::Off => Some(0),
+            Cache::On => None,
+            Cache::Bytes(bytes) => Some(bytes),
+        };
+        stay(global, home, verb, dir, cache, args.detached).await
     } else {
         leave_behind().await
     }
 }
 
-/// Runs the engine here until the mount ends or a signal comes.
-async fn stay(global: &Global, home: Home, verb: Verb, dir: String, detached: bool) -> Result<ExitCode> {
+/// Runs the engine here until the mount ends or a signal comes; `cache`: bytes for what is read, if said.
+async fn stay(
+    global: &Global,
+    home: Home,
+    verb: Verb,
+    dir: String,
+    cache: Option<u64>,
+    detached: bool,
+) -> Result<ExitCode> {
     let log = home.root().join("mount.log");
-    let options = Options { control: true, ..Options::default() };
-    let engine = reach::start(global, home, options, None).await?;
+    let engine = reach::start(global, home, Options { control: true, ..Options::default() }, cache).await?;
     let mounted = engine.run(verb, ProgressSink::none()).await;
     if mounted.is_ok() && detached {
         let_go(&log)?;

@@ -110,8 +110,8 @@ pub async fn start(global: &Global, home: Home, options: Options, cache: Option<
     let file = global.config.clone().unwrap_or_else(|| home.config());
     let config = Config::load(&*disk, &file, global.config.is_some()).await?;
     let memory = config.memory(global.memory)?;
-    // Commands that run the engine themselves read too little to be worth one.
-    let cache = if options.serve { config.cache(cache, &home.cache())? } else { 0 };
+    // Commands that run the engine themselves, and end with it, read too little to be worth one.
+    let cache = if options.serve || options.control { config.cache(cache, &home.cache())? } else { 0 };
     let cache_disk = (cache > 0).then(|| RealDisk::start() as Arc<dyn Disk>);
     Engine::start(rt, disk, home, config, Options { memory, cache, cache_disk, ..options }).await
 }

@@ -11,8 +11,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::home::Seat;
+use super::pools::is_on_disk_of;
 use crate::base::{Error, Kind, Result};
-use crate::fs::{self, MountOptions, Mounted};
+use crate::cache::DiskCache;
+use crate::fs::{self, Cache, MountOptions, Mounted};
 use crate::store::{self, StoreUrl};
 
 /// How often an unmount says how far it is.
@@ -43,7 +45,15 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    pub async fn add(self: &Arc<Self>, seat: &Seat, url: &str, dir: &str, options: &[String]) -> Result<()> {
+    /// `cache`: what is read may be kept there.
+    pub async fn add(
+        self: &Arc<Self>,
+        seat: &Seat,
+        url: &str,
+        dir: &str,
+        options: &[String],
+        cache: &DiskCache,
+    ) -> Result<()> {
         if self.entries.lock().contains_key(dir) {
             return Err(Error::new(Kind::Exists, format!("{dir} is a mount already: unmount it first")));
         }
@@ -56,6 +66,9 @@ impl Mounts {
         // Unsent files of one bucket are found again at its next mount, wherever that is.
         let name = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(parsed.to_string().as_bytes()));
         let staging = seat.home.staging().join(name);
+        // A copy beside the original gains nothing.
+        let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
+        let keeps = options.cache != Cache::Off && !near;
         let mounted = fs::mount(
             seat.rt.clone(),
             seat.disk.clone(),
@@ -63,6 +76,7 @@ impl Mounts {
             PathBuf::from(dir).as_path(),
             options,
             staging,
+            if keeps { cache.clone() } else { DiskCache::off() },
         )
         .await?;
         let mounted = Arc::new(mounted);

@@ -52,7 +52,7 @@ impl Opener for Doors {
 }
 
 /// Whether a store is a folder on the same disk as this one.
-fn is_on_disk_of(dir: &Path, url: &str) -> bool {
+pub(super) fn is_on_disk_of(dir: &Path, url: &str) -> bool {
     let disk = |path: &Path| rustix::fs::stat(path).ok().map(|s| s.st_dev);
     match url.parse() {
         Ok(StoreUrl::File { dir: store }) => disk(&store).is_some_and(|it| disk(dir) == Some(it)),

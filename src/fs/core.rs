@@ -18,6 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use super::blocks::Blocks;
 use super::engine::{Clock, Engine, Memory};
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
@@ -32,6 +33,7 @@ use super::remote::Remote;
 use super::staging::{Staging, Unsent};
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
+use crate::cache::DiskCache;
 use crate::store::BucketRef;
 
 /// A node's number and facts, and for how long the kernel may believe them.
@@ -97,19 +99,21 @@ impl Drop for Busy {
 
 impl Fs {
     /// Looks at the bucket (a pool's is refused) and takes up what an earlier mount left unsent; what of that can't
-    /// be sent is told.
+    /// be sent is told. What is read is kept in `cache`.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
         bucket: BucketRef,
         options: MountOptions,
         staging: PathBuf,
+        cache: DiskCache,
     ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
         let remote = Remote::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
         let (staging, found) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
         let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
-        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), budget };
+        let blocks = Blocks::new(cache, remote.url());
+        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), blocks, budget };
         let since = Ns::from_ms(rt.wall_ms());
         let root = Facts::listed(&options, true, 4096, None, since);
         let (clock, memory) = (Clock::default(), Memory::new());

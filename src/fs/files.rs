@@ -22,7 +22,7 @@ use super::send::Purpose;
 use super::stage::Stage;
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, Head};
+use crate::store::{Attrs, Etag, Head};
 
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
 const FIRST_READ: u64 = 128 << 10;
@@ -201,7 +201,7 @@ impl Fs {
                 if node.gone {
                     return Err(Errno::STALE.into());
                 }
-                (node.key.clone(), node.cached.is_some())
+                (node.key.clone(), node.cached.is_some() || self.has_first(&node.key, &node.facts))
             };
             let (asked, ticket) = (self.now(), self.known.ticket());
             let reads = how.read && !how.write && !cached;
@@ -272,8 +272,15 @@ impl Fs {
     async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {
         let Some(found) = self.engine.remote.get(key, 0, FIRST_READ).await? else { return Ok(None) };
         let base = Base { etag: found.head.etag.clone(), size: found.head.size };
+        self.engine.ahead.blocks.put(key, &base, 0, &found.body);
         reader.prime(&base, 0, found.body);
         Ok(Some(found.head))
+    }
+
+    /// The object that the name stood for lately begins with what is on the local disk.
+    fn has_first(&self, key: &str, facts: &Facts) -> bool {
+        let base = |etag: &Etag| Base { etag: etag.clone(), size: facts.size };
+        facts.etag.as_ref().is_some_and(|etag| self.engine.ahead.blocks.has_first(key, &base(etag)))
     }
 
     pub fn read_now(&self, handle: u64, offset: u64, len: u64) -> Option<Op<Bytes>> {

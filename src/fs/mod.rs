@@ -9,7 +9,7 @@
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
 //! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload`, `send` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
-//! | `reader` | reading ahead |
+//! | `reader`, `blocks` | reading ahead; what was read, on the local disk |
 //! | `feed`, `scale` | a directory's names page by page, many of them over ranges at once |
 //! | `meta`, `content` | metadata under s3fs's names; types |
 //! | `remote`, `deletes` | the bucket with deadlines and settled outcomes |
@@ -20,6 +20,7 @@ mod adapter;
 mod anew;
 mod behind;
 mod beside;
+mod blocks;
 mod change;
 mod content;
 mod core;
@@ -61,6 +62,6 @@ mod upload;
 mod xattrs;
 
 pub use mount::{Mounted, clear_dead, mount};
-pub use options::{Flush, KernelFlag, MountOptions};
+pub use options::{Cache, Flush, KernelFlag, MountOptions};
 pub use queue::Pending;
 pub use staging::Unsent;

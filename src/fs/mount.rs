@@ -17,6 +17,7 @@ use super::queue::Pending;
 use super::staging::Unsent;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
+use crate::cache::DiskCache;
 use crate::store::BucketRef;
 
 const DEVICE: &str = "/dev/fuse";
@@ -43,7 +44,8 @@ pub struct Mounted {
     ended: watch::Receiver<bool>,
 }
 
-/// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which mounts of this bucket may share.
+/// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which mounts of this bucket may share; what is
+/// read is kept in `cache`.
 pub async fn mount(
     rt: Rt,
     disk: Arc<dyn Disk>,
@@ -51,11 +53,12 @@ pub async fn mount(
     dir: &Path,
     options: MountOptions,
     staging: PathBuf,
+    cache: DiskCache,
 ) -> Result<Mounted> {
     let place = dir.to_owned();
     let dir = rt.cpu(move || ready(&place)).await??;
     let config = config(&options, bucket.url());
-    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options, staging).await?;
+    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options, staging, cache).await?;
     // What an earlier mount left is soon in the bucket, or goes on being sent behind.
     let _ = rt.timeout(CATCH_UP, fs.idle()).await;
     let (face, ended) = Face::new(fs.clone(), rt.clone());

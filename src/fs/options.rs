@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::base::size::parse_size;
 use crate::base::{Error, Kind, Result};
 
 /// How long what the store said about names and attributes is believed.
@@ -44,6 +45,17 @@ pub enum Flush {
     Local,
 }
 
+/// Whether what is read is kept on this host's disk, by etag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Cache {
+    #[default]
+    Off,
+    /// As large as the daemon's is.
+    On,
+    /// So many bytes, if no daemon with a cache of another size serves the mount.
+    Bytes(u64),
+}
+
 /// How a mount behaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
@@ -60,6 +72,7 @@ pub struct MountOptions {
     pub ttl: Duration,
     pub negative_ttl: Duration,
     pub deadline: Duration,
+    pub cache: Cache,
     /// How the mount is named in /proc/mounts; the store's URL when absent.
     pub fsname: Option<String>,
     /// Passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
@@ -88,6 +101,7 @@ impl Default for MountOptions {
             ttl: TTL,
             negative_ttl: TTL,
             deadline: DEADLINE,
+            cache: Cache::Off,
             fsname: None,
             kernel: vec![KernelFlag::NoSuid, KernelFlag::NoDev],
         }
@@ -130,6 +144,16 @@ fn flush(value: Option<&str>) -> Result<Flush> {
             "mount option flush={:?}: write flush=bucket or flush=local",
             value.unwrap_or_default()
         ))),
+    }
+}
+
+fn cache(value: Option<&str>) -> Result<Cache> {
+    match value {
+        None | Some("on") => Ok(Cache::On),
+        Some("off") => Ok(Cache::Off),
+        Some(size) => Ok(parse_size(size)
+            .map_err(|e| e.context("mount option cache"))
+            .map(|n| if n == 0 { Cache::Off } else { Cache::Bytes(n) })?),
     }
 }
 
@@ -186,6 +210,7 @@ impl MountOptions {
                 self.deadline =
                     seconds(name, value, Duration::from_secs(110))?.max(Duration::from_millis(100));
             }
+            "cache" => self.cache = cache(value)?,
             "fsname" => self.fsname = value.map(str::to_owned),
             "noexec" => self.kernel.push(KernelFlag::NoExec),
             "nosuid" => self.kernel.push(KernelFlag::NoSuid),

@@ -13,6 +13,7 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::blocks::Blocks;
 use super::remote::{Base, Remote};
 use crate::base::rt::Rt;
 use crate::base::{Error, Result};
@@ -51,6 +52,7 @@ struct Window {
 pub struct Ahead {
     pub rt: Rt,
     pub remote: Remote,
+    pub blocks: Blocks,
     pub budget: Arc<Semaphore>,
 }
 
@@ -65,9 +67,10 @@ impl std::fmt::Debug for Reader {
 
 impl Ahead {
     fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<OwnedSemaphorePermit>) -> Part {
-        let (remote, key, base) = (self.remote.clone(), key.to_owned(), base.clone());
+        let (remote, blocks) = (self.remote.clone(), self.blocks.clone());
+        let (key, base) = (key.to_owned(), base.clone());
         let (offset, len) = (range.start, range.end - range.start);
-        let task = self.rt.spawn(async move { remote.get_of(&key, &base, offset, len).await });
+        let task = self.rt.spawn(async move { blocks.get_of(&remote, &key, &base, offset, len).await });
         let fetch = async move { task.await.flatten().map_err(Arc::new) }.boxed().shared();
         Part { range, fetch, _held: held.map(Arc::new) }
     }

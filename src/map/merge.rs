@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, try_join_all};
 
 use super::cache::{PageCache, Pages};
+use super::leaf;
 use super::page::{Entry, LEVEL_MAX, Page, SLOTS, address, encode, span};
 use super::tree::{Extent, Mapped, Root, Tree};
 use crate::base::size::FRAME_BLOCKS;
@@ -192,7 +193,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
             self.sink.died(&page);
             if level == 0 {
                 self.gained -= entries.iter().map(|e| i64::from(e.count)).sum::<i64>();
-                frames_of(entries.iter().map(|e| e.frame)).iter().for_each(|frame| self.sink.died(frame));
+                leaf::frames(entries.iter().map(|e| e.frame)).iter().for_each(|frame| self.sink.died(frame));
                 return Ok(());
             }
             for some in entries.chunks(AHEAD) {
@@ -297,32 +298,15 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         old: Option<FrameRef>,
         page: Option<Arc<Page>>,
     ) -> Result<Option<FrameRef>> {
-        let mut slots: Slots = vec![None; SLOTS as usize];
-        for entry in page.iter().flat_map(|page| page.entries(0)) {
-            fill(
-                &mut slots,
-                entry.start.into(),
-                entry.count.into(),
-                Some(Mapped { frame: entry.frame, skip: entry.skip }),
-            );
-        }
-        let before = slots.clone();
+        let mut updates = Vec::new();
         while let Some(update) = self.feed.take_before(first + SLOTS)? {
-            fill(&mut slots, (update.block - first) as usize, update.count as usize, update.at);
+            updates.push(update);
         }
-        if slots == before {
-            return Ok(old);
-        }
-        let mapped = |slots: &Slots| slots.iter().flatten().count() as i64;
-        self.gained += mapped(&slots) - mapped(&before);
-        old.iter().for_each(|old| self.sink.died(old));
-        let left = frames_of(slots.iter().flatten().map(|m| m.frame));
-        for frame in frames_of(before.iter().flatten().map(|m| m.frame)) {
-            if left.binary_search(&frame).is_err() {
-                self.sink.died(&frame);
-            }
-        }
-        self.write(0, first, &runs(&slots)).await
+        let entries: Vec<Entry> = page.iter().flat_map(|page| page.entries(0)).collect();
+        let Some(change) = leaf::change(&entries, first, &updates) else { return Ok(old) };
+        self.gained += change.gained;
+        old.iter().chain(&change.died).for_each(|frame| self.sink.died(frame));
+        self.write(0, first, &change.entries).await
     }
 
     async fn write_inner(&mut self, level: u8, first: u64, children: &Children) -> Result<Option<FrameRef>> {
@@ -337,46 +321,9 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         if entries.is_empty() {
             return Ok(None);
         }
-        let raw = Bytes::from(encode(level, entries));
-        let frame = self.sink.append(address(level, first), raw.clone()).await?;
-        self.cache.insert(self.pages, &frame, address(level, first), Arc::new(Page::decode(raw, level)?))?;
+        let (page, raw) = encode(level, entries);
+        let frame = self.sink.append(address(level, first), raw).await?;
+        self.cache.insert(self.pages, &frame, address(level, first), Arc::new(page))?;
         Ok(Some(frame))
     }
-}
-
-type Slots = Vec<Option<Mapped>>;
-
-/// Each once, sorted.
-fn frames_of(frames: impl Iterator<Item = FrameRef>) -> Vec<FrameRef> {
-    let mut frames: Vec<_> = frames.collect();
-    // Neighbours mostly lie in one.
-    frames.dedup();
-    frames.sort_unstable();
-    frames.dedup();
-    frames
-}
-
-fn fill(slots: &mut Slots, start: usize, count: usize, at: Option<Mapped>) {
-    for n in 0..count {
-        slots[start + n] = at.map(|m| Mapped { skip: m.skip + n as u8, ..m });
-    }
-}
-
-/// A leaf's entries: neighbouring slots in neighbouring blocks of one frame are one.
-fn runs(slots: &Slots) -> Vec<Entry> {
-    let mut out: Vec<Entry> = Vec::new();
-    for (n, at) in slots.iter().enumerate() {
-        let Some(Mapped { frame, skip }) = *at else { continue };
-        match out.last_mut() {
-            Some(e)
-                if usize::from(e.end()) == n
-                    && e.frame == frame
-                    && u16::from(e.skip) + e.count == u16::from(skip) =>
-            {
-                e.count += 1;
-            }
-            _ => out.push(Entry { start: n as u16, count: 1, skip, frame }),
-        }
-    }
-    out
 }

@@ -20,6 +20,8 @@ pub const PAGE_MAX: usize = 16 << 10;
 pub const LEVEL_MAX: u8 = 6;
 
 const FORMAT: u8 = 1;
+/// Format, level, number of entries.
+const HEADER: usize = 4;
 const MARK_EVERY: usize = 16;
 
 const GAP: u8 = 1;
@@ -57,7 +59,7 @@ impl Entry {
 }
 
 /// What an entry is decoded against: the one before it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Before {
     at: usize,
     end: u16,
@@ -68,7 +70,7 @@ const NOTHING: Before =
     Before { at: 0, end: 0, frame: FrameRef { volume: 0, epoch: Epoch(0), seq: Seq(0), offset: 0, len: 0 } };
 
 /// A checked page.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Page {
     body: Bytes,
     marks: Box<[Before]>,
@@ -81,20 +83,27 @@ pub struct Entries<'a> {
     before: Before,
 }
 
-/// The bytes of a page with these entries: in order, not overlapping, at least one.
-pub fn encode(level: u8, entries: &[Entry]) -> Vec<u8> {
+/// A page with these entries (in order, not overlapping, at least one), and its bytes.
+pub fn encode(level: u8, entries: &[Entry]) -> (Page, Bytes) {
     assert!(!entries.is_empty() && entries.len() <= SLOTS as usize, "{} entries", entries.len());
-    let mut w = Writer::with_capacity(4 + entries.len() * 12);
+    let mut w = Writer::with_capacity(HEADER + entries.len() * 12);
     w.u8(FORMAT).u8(level).u16(entries.len() as u16);
+    let mut marks = Vec::with_capacity(entries.len().div_ceil(MARK_EVERY));
     let mut before = NOTHING;
-    for entry in entries {
+    for (n, entry) in entries.iter().enumerate() {
         assert!(entry.start >= before.end, "entries out of order: {entry:?}");
         check(entry, level).unwrap_or_else(|why| panic!("{why}: {entry:?}"));
+        before.at = w.buf.len() - HEADER;
+        if n.is_multiple_of(MARK_EVERY) {
+            marks.push(before);
+        }
         put(&mut w, &before, entry);
-        before = Before { at: 0, end: entry.end(), frame: entry.frame };
+        (before.end, before.frame) = (entry.end(), entry.frame);
     }
     assert!(w.buf.len() <= PAGE_MAX, "a page of {} bytes", w.buf.len());
-    w.buf
+    // A page is kept for long: no room beyond its end.
+    let bytes = Bytes::from(w.buf.into_boxed_slice());
+    (Page { body: bytes.slice(HEADER..), marks: marks.into() }, bytes)
 }
 
 /// Where a frame begins that follows directly on another.
@@ -184,7 +193,7 @@ impl Page {
         if found != level || count == 0 || count > SLOTS as usize {
             return Err(r.bad("its level or count is wrong"));
         }
-        let body = bytes.slice(4..);
+        let body = bytes.slice(HEADER..);
         let mut marks = Vec::with_capacity(count.div_ceil(MARK_EVERY));
         let mut before = NOTHING;
         for n in 0..count {

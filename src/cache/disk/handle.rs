@@ -95,6 +95,11 @@ impl DiskCache {
         self.0.as_ref().map(|owner| &owner.0)
     }
 
+    /// False: it keeps nothing and costs nothing.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether it may have the frame.
     pub fn has(&self, key: &FrameKey) -> bool {
         self.shared().is_some_and(|s| s.has(key))

@@ -96,7 +96,7 @@ pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Res
     }
     apart_from_pools(desk, &place).await?;
     beside_its_folders(desk, &place, dir)?;
-    desk.mounts.add(&desk.seat, &url, dir, options).await?;
+    desk.mounts.add(&desk.seat, &url, dir, options, &desk.pools.memory().disk).await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), ..Outcome::default() })
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk};
+use crate::cache::DiskCache;
 use crate::fs::core::Fs;
 use crate::fs::errno::Errno;
 use crate::fs::handles::How;
@@ -222,7 +223,8 @@ fn two_lives<A: Future<Output = ()> + Send + 'static, B: Future<Output = ()> + S
         inside.faults(|f| f.reach = Reach::Up);
         between(inside.clone()).await;
         let (bucket, options) = (inside.clone(), MountOptions::parse(options).unwrap().0);
-        let (fs, unsent) = Fs::open(rt.clone(), again, bucket, options, STAGING.into()).await.unwrap();
+        let (fs, unsent) =
+            Fs::open(rt.clone(), again, bucket, options, STAGING.into(), DiskCache::off()).await.unwrap();
         assert_eq!(unsent, []);
         fs.idle().await;
         fs.finish().await;
@@ -423,8 +425,16 @@ fn kills_at_any_moment_lose_nothing_closed() {
             world.rt().sleep(Duration::from_secs(1)).await;
             inside.faults(|f| f.lost = 0);
             let options = MountOptions::default();
-            let (fs, unsent) =
-                Fs::open(world.rt(), again.clone(), inside.clone(), options, STAGING.into()).await.unwrap();
+            let (fs, unsent) = Fs::open(
+                world.rt(),
+                again.clone(),
+                inside.clone(),
+                options,
+                STAGING.into(),
+                DiskCache::off(),
+            )
+            .await
+            .unwrap();
             assert_eq!(unsent, [], "seed {seed}");
             fs.idle().await;
             fs.finish().await;
@@ -573,7 +583,10 @@ fn a_directory_is_renamed_whole_or_not_at_all() {
                 contents.put("b/x/f5", theirs(), When::Always, Cause::File).await.unwrap();
             }
             let options = MountOptions::default();
-            let (fs, _) = Fs::open(world.rt(), again, inside.clone(), options, STAGING.into()).await.unwrap();
+            let (fs, _) =
+                Fs::open(world.rt(), again, inside.clone(), options, STAGING.into(), DiskCache::off())
+                    .await
+                    .unwrap();
             fs.finish().await;
         })
         .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
@@ -624,7 +637,10 @@ fn a_failed_rename_is_undone() {
             user.fs.finish().await;
             // What even the undoing could not do, the next mount does.
             let options = MountOptions::default();
-            let (fs, _) = Fs::open(world.rt(), disk, inside.clone(), options, STAGING.into()).await.unwrap();
+            let (fs, _) =
+                Fs::open(world.rt(), disk, inside.clone(), options, STAGING.into(), DiskCache::off())
+                    .await
+                    .unwrap();
             fs.finish().await;
             renamed.is_ok()
         });

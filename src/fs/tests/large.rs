@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
+use crate::cache::DiskCache;
 use crate::fs::change::Changes;
 use crate::fs::core::Fs;
 use crate::fs::errno::Errno;
@@ -148,7 +149,10 @@ fn uploads_cut_off_are_given_up() {
         let contents = inside.contents();
         assert_eq!(contents.multipart_list("", Cause::File).await.unwrap().len(), 1);
         let options = MountOptions::default();
-        let (fs, unsent) = Fs::open(world.rt(), disk, inside.clone(), options, STAGING.into()).await.unwrap();
+        let (fs, unsent) =
+            Fs::open(world.rt(), disk, inside.clone(), options, STAGING.into(), DiskCache::off())
+                .await
+                .unwrap();
         assert_eq!(unsent, []);
         fs.idle().await;
         fs.finish().await;

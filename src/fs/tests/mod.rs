@@ -1,6 +1,7 @@
 //! The filesystem without a kernel: against a reference model, by two mounts, under faults and crashes; and how many
 //! requests each operation costs.
 
+mod caching;
 mod faults;
 mod keys;
 mod large;

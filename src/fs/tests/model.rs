@@ -5,6 +5,7 @@
 //! A failing seed is printed by the assertion and replays alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -400,13 +401,15 @@ fn run(seed: u64, mounts: usize, steps: u64) {
     let (world, contents) = (sim.clone(), store.contents().clone());
     let disk = Arc::new(SimDisk::new(&sim));
     let files = disk.clone();
-    let options = if seed % 3 == 2 { "metadata_ttl=2,flush=local" } else { "metadata_ttl=2" };
+    let flush = if seed % 3 == 2 { "local" } else { "bucket" };
+    let cache = if seed % 4 == 1 { "8M" } else { "off" };
+    let options = format!("metadata_ttl=2,flush={flush},cache={cache}");
     let ran = sim.run(async move {
         let mut users = Vec::new();
         for i in 0..mounts {
             let staging = format!("{STAGING}{i}");
             let process = world.process();
-            users.push(User::mount(process.rt(), disk.clone(), store.clone(), options, &staging).await);
+            users.push(User::mount(process.rt(), disk.clone(), store.clone(), &options, &staging).await);
         }
         let (at, model, held) = (0, Model::default(), Vec::new());
         let mut run = Run { world, users, at, model, held, seed, step: 0 };
@@ -422,7 +425,9 @@ fn run(seed: u64, mounts: usize, steps: u64) {
         run.finish(&contents).await;
     });
     ran.unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
-    let left: Vec<_> = files.files().into_iter().filter(|(p, _)| !p.ends_with("lock")).collect();
+    let left: Vec<_> = files.files().into_iter().collect();
+    let kept = |p: &Path| p.ends_with("lock") || p.ends_with("frames");
+    let left: Vec<_> = left.into_iter().filter(|(p, _)| !kept(p)).collect();
     assert!(left.is_empty(), "seed {seed}: staged files are left: {left:?}");
 }
 

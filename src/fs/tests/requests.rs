@@ -22,7 +22,7 @@ use crate::store::{
 
 /// Counts verbs on the way to a memory store, whose objects have the times at which they were put, as elsewhere.
 #[derive(Debug)]
-struct Counted {
+pub struct Counted {
     inner: Arc<MemStore>,
     rt: Rt,
     times: Mutex<BTreeMap<Etag, u64>>,
@@ -30,6 +30,11 @@ struct Counted {
 }
 
 impl Counted {
+    pub fn new(rt: &Rt) -> Arc<Counted> {
+        let (times, counts) = Default::default();
+        Arc::new(Counted { inner: MemStore::new("counted"), rt: rt.clone(), times, counts })
+    }
+
     fn note(&self, verb: &'static str) {
         *self.counts.lock().entry(verb).or_default() += 1;
     }
@@ -47,7 +52,7 @@ impl Counted {
     }
 
     /// What was counted since the last time, as `2 head 1 put`.
-    fn take(&self) -> String {
+    pub fn take(&self) -> String {
         let mut out = String::new();
         for (verb, n) in std::mem::take(&mut *self.counts.lock()) {
             write!(out, "{}{n} {verb}", if out.is_empty() { "" } else { " " }).unwrap();
@@ -347,12 +352,7 @@ fn requests_per_operation() {
     let sim = Sim::new(1);
     let world = sim.clone();
     let rows = sim.run(async move {
-        let store = Arc::new(Counted {
-            inner: MemStore::new("counted"),
-            rt: world.rt(),
-            times: Mutex::default(),
-            counts: Mutex::default(),
-        });
+        let store = Counted::new(&world.rt());
         let user = User::simulated(&world, store.clone(), "").await;
         let mut t = Table { store, user, rt: world.rt(), rows: Vec::new() };
         t.row("mount");

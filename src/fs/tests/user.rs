@@ -7,13 +7,14 @@ use bytes::Bytes;
 
 use crate::base::rt::sim::{SimDisk, World};
 use crate::base::rt::{Disk, Rt};
+use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::fs::core::{Entry, Fs};
 use crate::fs::errno::{Errno, Op};
 use crate::fs::files::Caller;
 use crate::fs::handles::How;
 use crate::fs::inodes::ROOT;
 use crate::fs::lookup::Looked;
-use crate::fs::options::MountOptions;
+use crate::fs::options::{Cache, MountOptions};
 use crate::fs::stream::Item;
 use crate::store::BucketRef;
 
@@ -34,10 +35,19 @@ pub fn parts(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
+/// Of the size that the options say, beside the staged files.
+fn cache(rt: &Rt, disk: &Arc<dyn Disk>, options: &MountOptions, staging: &str) -> DiskCache {
+    let Cache::Bytes(bytes_max) = options.cache else { return DiskCache::off() };
+    let dir = format!("{staging}-cache").into();
+    let config = DiskCacheConfig { dir, bytes_max, memory_max: 16 << 20, segment: Some(1 << 20) };
+    DiskCache::start(rt, disk.clone(), config)
+}
+
 impl User {
     pub async fn mount(rt: Rt, disk: Arc<dyn Disk>, bucket: BucketRef, options: &str, staging: &str) -> User {
         let options = MountOptions::parse(options).unwrap().0;
-        let (fs, _) = Fs::open(rt, disk, bucket, options, PathBuf::from(staging)).await.unwrap();
+        let cache = cache(&rt, &disk, &options, staging);
+        let (fs, _) = Fs::open(rt, disk, bucket, options, PathBuf::from(staging), cache).await.unwrap();
         User { fs, looked: Arc::default() }
     }
 
