@@ -64,6 +64,9 @@ impl Op {
 }
 
 impl Mark {
+    /// What `encode` makes of one, at most.
+    pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 4 + 63;
+
     /// Fixed fields, then the name.
     pub fn encode(&self, w: &mut Writer) {
         w.u64(self.state.0).u128(self.group.0).u32(self.group_size).u64(self.created_ms);

@@ -1,9 +1,11 @@
 //! One frame: made in two steps, since its place is known only once the lengths of those before it are.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use lz4_flex::block::{CompressTable, compress_into_with_table};
 
-use crate::base::codec::{Reader, Writer};
+use crate::base::codec::Reader;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{ChunkId, Error, Kind, Result};
 
@@ -59,13 +61,20 @@ impl Place {
     }
 }
 
-/// A compressed frame that has no place yet.
+/// A frame that has no place yet; its packer has its bytes.
 #[derive(Clone, Debug)]
 pub struct Body {
-    codec: Codec,
     kind: FrameKind,
     raw_len: u32,
-    body: Bytes,
+    body: Kept,
+}
+
+/// Where a body is.
+#[derive(Clone, Debug)]
+enum Kept {
+    Raw(Bytes),
+    /// In its packer's buffer.
+    Packed(Range<usize>),
 }
 
 /// Frames in a row that compression gained little on before most of the next ones are not tried, and how many of these
@@ -76,10 +85,15 @@ const UNTRIED: u32 = 7;
 /// What compression must gain at least, as a part of the frame: less is not worth decompressing it at each read.
 const GAIN: usize = 16;
 
+/// The packer's buffer grows by so much: what was just zeroed is still in the processor's cache when it is written.
+const GROWTH: usize = 64 << 10;
+
 /// Makes frames, one after another.
 pub struct Packer {
     codec: Codec,
-    out: Vec<u8>,
+    /// What was compressed, up to `used`, and room behind it.
+    packed: Vec<u8>,
+    used: usize,
     /// For inputs of less than 64 KiB, and for all.
     tables: [CompressTable; 2],
     /// Frames in a row that it gained little on, or that were not tried.
@@ -95,7 +109,19 @@ impl std::fmt::Debug for Packer {
 impl Packer {
     pub fn new(codec: Codec) -> Packer {
         let tables = [CompressTable::small(), CompressTable::large()];
-        Packer { codec, out: Vec::new(), tables, futile: 0 }
+        Packer { codec, packed: Vec::new(), used: 0, tables, futile: 0 }
+    }
+
+    /// Makes room for so many bytes of contents, whose bodies are all kept until they have their places.
+    pub fn reserve(&mut self, raw: usize) {
+        if self.codec != Codec::None {
+            self.packed.reserve(raw + GROWTH);
+        }
+    }
+
+    /// Bodies made so far have their places: their bytes are dropped.
+    pub fn clear(&mut self) {
+        self.used = 0;
     }
 
     /// Compresses a frame's contents; keeps them as they are where that gains little, or did for those before. `raw`
@@ -107,14 +133,11 @@ impl Packer {
             assert!(len.is_multiple_of(BLOCK) && len <= FRAME_BLOCKS * BLOCK, "a data frame of {len} bytes");
         }
         let raw_len = raw.len() as u32;
-        let (codec, body) = match self.smaller(&raw) {
-            Some(packed) => (Codec::Lz4, packed),
-            None => (Codec::None, raw),
-        };
-        Body { codec, kind, raw_len, body }
+        let body = self.smaller(&raw).map_or(Kept::Raw(raw), Kept::Packed);
+        Body { kind, raw_len, body }
     }
 
-    fn smaller(&mut self, raw: &[u8]) -> Option<Bytes> {
+    fn smaller(&mut self, raw: &[u8]) -> Option<Range<usize>> {
         if self.codec == Codec::None {
             return None;
         }
@@ -123,43 +146,61 @@ impl Packer {
             return None;
         }
         let most = lz4_flex::block::get_maximum_output_size(raw.len());
-        if self.out.len() < most {
-            self.out.resize(most, 0);
+        if self.packed.len() - self.used < most {
+            self.packed.resize(self.used + most.max(GROWTH), 0);
         }
         let table = &mut self.tables[usize::from(raw.len() >= usize::from(u16::MAX))];
-        let len =
-            compress_into_with_table(raw, &mut self.out, table).expect("there is room for the worst case");
-        let packed =
-            (len <= raw.len() - raw.len() / GAIN).then(|| Bytes::copy_from_slice(&self.out[..len]))?;
+        let len = compress_into_with_table(raw, &mut self.packed[self.used..], table)
+            .expect("there is room for the worst case");
+        if len > raw.len() - raw.len() / GAIN {
+            return None;
+        }
         self.futile = 0;
-        Some(packed)
+        self.used += len;
+        Some(self.used - len..self.used)
+    }
+
+    /// Appends a frame of its own, made since it was cleared, as stored at `place`.
+    pub fn finish(&self, frame: &Body, place: &Place, out: &mut Vec<u8>) {
+        let body = match &frame.body {
+            Kept::Raw(raw) => &raw[..],
+            Kept::Packed(range) => &self.packed[range.clone()],
+        };
+        out.reserve(FRAME_HEADER + body.len());
+        out.extend_from_slice(&frame.header(place, body));
+        out.extend_from_slice(body);
     }
 }
 
 impl Body {
-    /// Bytes that `finish` will append, the header among them.
+    fn codec(&self) -> Codec {
+        match self.body {
+            Kept::Raw(_) => Codec::None,
+            Kept::Packed(_) => Codec::Lz4,
+        }
+    }
+
+    /// Bytes that the frame will have, the header among them.
     pub fn stored_len(&self) -> usize {
-        FRAME_HEADER + self.body.len()
+        FRAME_HEADER
+            + match &self.body {
+                Kept::Raw(raw) => raw.len(),
+                Kept::Packed(range) => range.len(),
+            }
     }
 
-    /// Appends the frame as stored at `place`.
-    pub fn finish(&self, place: &Place, out: &mut Vec<u8>) {
-        out.reserve(self.stored_len());
-        out.extend_from_slice(&self.header(place));
-        out.extend_from_slice(&self.body);
-    }
-
-    fn header(&self, place: &Place) -> [u8; FRAME_HEADER] {
+    fn header(&self, place: &Place, body: &[u8]) -> [u8; FRAME_HEADER] {
         let blocks = match self.kind {
             FrameKind::Data => (u64::from(self.raw_len) / BLOCK) as u8,
             FrameKind::Map | FrameKind::Table => 0,
         };
-        let mut w = Writer::with_capacity(FRAME_HEADER);
-        w.u8(self.codec as u8).u8(0).u8(blocks).u8(self.kind as u8);
-        w.u32(self.body.len() as u32).u32(self.raw_len);
-        let sum = checksum(&w.buf, place, &self.body);
-        w.u32(sum);
-        w.buf.try_into().expect("the fields above are 16 bytes")
+        let mut head = [0; FRAME_HEADER];
+        head[..4].copy_from_slice(&[self.codec() as u8, 0, blocks, self.kind as u8]);
+        head[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        head[8..CHECKED].copy_from_slice(&self.raw_len.to_le_bytes());
+        let sum = checksum(&head[..CHECKED], place, body);
+        head[CHECKED..].copy_from_slice(&sum.to_le_bytes());
+        head
     }
 }
 
@@ -224,9 +265,10 @@ mod tests {
     }
 
     fn stored(codec: Codec, kind: FrameKind, raw: &[u8], at: &Place) -> Bytes {
-        let body = Packer::new(codec).pack(kind, Bytes::copy_from_slice(raw));
+        let mut packer = Packer::new(codec);
+        let body = packer.pack(kind, Bytes::copy_from_slice(raw));
         let mut out = vec![0xee; 3];
-        body.finish(at, &mut out);
+        packer.finish(&body, at, &mut out);
         assert_eq!(out.len(), 3 + body.stored_len());
         Bytes::from(out).slice(3..)
     }
@@ -258,16 +300,16 @@ mod tests {
         };
         let mut packer = Packer::new(Codec::Lz4);
         for _ in 0..100 {
-            assert_eq!(packer.pack(FrameKind::Data, noise()).codec, Codec::None);
+            assert_eq!(packer.pack(FrameKind::Data, noise()).codec(), Codec::None);
         }
-        let mut text = || packer.pack(FrameKind::Data, vec![7; 4096].into()).codec;
+        let mut text = || packer.pack(FrameKind::Data, vec![7; 4096].into()).codec();
         let found = (0..UNTRIED + 1).position(|_| text() == Codec::Lz4);
         assert!(found.is_some_and(|n| n > 0), "{found:?}");
         assert!((0..100).all(|_| text() == Codec::Lz4));
         for _ in 0..FUTILE - 1 {
-            assert_eq!(packer.pack(FrameKind::Data, noise()).codec, Codec::None);
+            assert_eq!(packer.pack(FrameKind::Data, noise()).codec(), Codec::None);
         }
-        assert_eq!(packer.pack(FrameKind::Data, vec![7; 4096].into()).codec, Codec::Lz4);
+        assert_eq!(packer.pack(FrameKind::Data, vec![7; 4096].into()).codec(), Codec::Lz4);
     }
 
     #[test]

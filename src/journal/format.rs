@@ -21,7 +21,7 @@ pub const HEADER_MAX: usize = 64 << 10;
 /// Epochs a lineage may list; starts that fail again and again before they record end here.
 pub const LINEAGE_MAX: usize = 4096;
 
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"wlJh");
 const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"wlJs");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"wlJb");
@@ -110,7 +110,7 @@ impl Header {
             return Err(r.bad("its checksum is wrong"));
         }
         if (format, key) != (FORMAT, 0) {
-            let why = "the journal was written by a newer version of windlass: use that one or newer";
+            let why = "the journal was written by another version of windlass: use that one";
             return Err(Error::new(Kind::Unsupported, why));
         }
         let (volume, journal) = (VolumeId(r.u128()?), JournalId(r.u128()?));
@@ -155,9 +155,20 @@ impl BatchHead {
         BATCH_HEAD + usize::from(self.records) * RECORD_HEAD
     }
 
+    /// Bytes on the disk of one with so many records and bytes of bodies.
+    pub fn size_of(records: usize, body: u64) -> u64 {
+        let heads = (BATCH_HEAD + records * RECORD_HEAD) as u64;
+        heads.next_multiple_of(ALIGN) + body.next_multiple_of(ALIGN)
+    }
+
+    /// Where the bodies begin: on a page of their own, so that disks take blocks from where they lie in memory.
+    pub fn bodies(&self) -> u64 {
+        (self.heads() as u64).next_multiple_of(ALIGN)
+    }
+
     /// Bytes on the disk.
     pub fn size(&self) -> u64 {
-        (self.heads() as u64 + u64::from(self.body)).next_multiple_of(ALIGN)
+        Self::size_of(self.records.into(), self.body.into())
     }
 
     /// The heads of a batch that lies at `offset` of its segment.

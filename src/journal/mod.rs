@@ -22,7 +22,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
-//! | 4 | 2 | format, 1 |
+//! | 4 | 2 | format, 2 |
 //! | 6 | 2 | key slot: 0, not encrypted |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
@@ -38,7 +38,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJs` |
-//! | 4 | 2 | format, 1 |
+//! | 4 | 2 | format, 2 |
 //! | 6 | 2 | key slot: 0 |
 //! | 8 | 16 | journal id |
 //! | 24 | 8 | lap, 1.. |
@@ -65,7 +65,7 @@
 //! | 48 | 8 | mark |
 //! | 56 | 8 | hash, seeded with the salt, of journal id, offset in the segment (8 bytes), bytes 0..56 and 64.. of the heads |
 //! | 64 | 40 each | record heads |
-//! | … | | bodies in the order of the records, then zeros |
+//! | … | | zeros up to a multiple of 4096, bodies in the order of the records, zeros up to one again |
 //!
 //! Record head:
 //!

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use super::format::SEGMENT_HEAD;
+use bytes::Bytes;
+
+use super::format::{Entry, SEGMENT_HEAD};
 use super::recover::damaged;
 use super::ring::Live;
 use super::segment::{Batch, Window};
@@ -99,7 +101,9 @@ impl Reading {
         }
         let Some(entries) = batch.entries(&mut self.window).await? else { return Ok(None) };
         (self.at, self.last) = (batch.end(), batch.last());
-        Ok(entries.iter().map(|e| e.record()).collect())
+        // Memory of its own: one read brings many, and what is kept of them would keep all.
+        let own = |e: Entry| Entry { body: Bytes::copy_from_slice(&e.body), ..e };
+        Ok(entries.into_iter().map(|e| own(e).record()).collect())
     }
 }
 

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::format::{
-    ALIGN, BATCH_HEAD, BATCH_RECORDS, BatchHead, Entry, RECORD_HEAD, SEGMENT_HEAD, SegmentHead,
-};
+use super::format::{ALIGN, BATCH_RECORDS, BatchHead, Entry, SEGMENT_HEAD, SegmentHead};
 use crate::base::codec::Writer;
 use crate::base::rt::DiskFile;
 use crate::base::{Error, JournalId, Kind, Lsn, Result};
@@ -206,7 +204,7 @@ impl Ring {
 
     /// What a record of this many body bytes takes at worst: alone in a batch.
     pub fn cost(body: u64) -> u64 {
-        (BATCH_HEAD as u64 + RECORD_HEAD as u64 + body).next_multiple_of(ALIGN)
+        ALIGN + body.next_multiple_of(ALIGN)
     }
 
     /// Body bytes of the largest record: a quarter of a segment, 4 MiB at most.
@@ -407,12 +405,13 @@ impl Ring {
     }
 
     fn take_entries(&mut self, room: u64) -> Vec<Entry> {
-        let mut bytes = BATCH_HEAD as u64;
-        let fits = |e: &Entry, bytes: &mut u64, n: usize| {
-            *bytes += RECORD_HEAD as u64 + e.body.len() as u64;
-            n < BATCH_RECORDS && *bytes <= room && (n == 0 || *bytes <= BATCH_BYTES)
+        let mut body = 0;
+        let fits = |e: &Entry, body: &mut u64, n: usize| {
+            *body += e.body.len() as u64;
+            let bytes = BatchHead::size_of(n + 1, *body);
+            n < BATCH_RECORDS && bytes <= room && (n == 0 || bytes <= BATCH_BYTES)
         };
-        let count = self.pending.iter().enumerate().take_while(|(n, e)| fits(e, &mut bytes, *n)).count();
+        let count = self.pending.iter().enumerate().take_while(|(n, e)| fits(e, &mut body, *n)).count();
         self.pending.drain(..count).collect()
     }
 
@@ -431,17 +430,18 @@ impl Ring {
             synced: self.synced,
             mark: self.mark_wanted,
         };
-        let mut w =
-            Writer::with_capacity(batch.heads() + if head.is_some() { SEGMENT_HEAD as usize } else { 0 });
+        let begins = if head.is_some() { SEGMENT_HEAD } else { 0 };
+        let mut w = Writer::with_capacity((begins + batch.bodies()) as usize);
         if let Some(head) = head {
             head.encode(self.journal, &mut w);
         }
-        let offset = live.end - w.buf.len() as u64;
+        let offset = live.end - begins;
         batch.encode(self.journal, live.end, entries.iter().map(|e| &e.head), &mut w);
+        w.buf.resize((begins + batch.bodies()) as usize, 0);
         let mut parts = Vec::with_capacity(entries.len() + 2);
         parts.push(Bytes::from(w.buf));
         parts.extend(entries.into_iter().map(|e| e.body).filter(|b| !b.is_empty()));
-        let pad = batch.size() - batch.heads() as u64 - body;
+        let pad = batch.size() - batch.bodies() - body;
         parts.push(Bytes::from_static(&ZEROS[..pad as usize]));
         live.end += batch.size();
         live.last = last;

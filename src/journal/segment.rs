@@ -109,7 +109,7 @@ impl Batch {
 
     /// Its records with their bodies; `None` when these aren't what was written.
     pub async fn entries(&self, window: &mut Window) -> std::io::Result<Option<Vec<Entry>>> {
-        let from = self.at + self.head.heads() as u64;
+        let from = self.at + self.head.bodies();
         let body = window.read(from, self.head.body.into()).await?;
         let mut at = 0usize;
         let mut out = Vec::with_capacity(self.records.len());

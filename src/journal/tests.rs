@@ -285,16 +285,16 @@ fn golden_bytes() {
         segment: 1 << 20,
         lineage,
     };
-    let golden = "776c4a680100000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
-                  0400000000000000000010000000000002000000030000000000000004000000000000005065c705d248e13b";
+    let golden = "776c4a680200000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+                  04000000000000000000100000000000020000000300000000000000040000000000000022195264c2ff21bb";
     assert_eq!(hex(&header.encode()), golden);
     assert_eq!(Header::decode(&header.encode()).unwrap(), header);
 
     let segment = SegmentHead { lap: 7, salt: 0x5a17, before: Lsn(9), before_end: 8192, mark: Lsn(8) };
     let mut w = Writer::default();
     segment.encode(JournalId(0x22), &mut w);
-    let golden = "776c4a7301000000220000000000000000000000000000000700000000000000175a000000000000\
-                  09000000000000000020000000000000080000000000000067dc6aa66238a42e";
+    let golden = "776c4a7302000000220000000000000000000000000000000700000000000000175a000000000000\
+                  09000000000000000020000000000000080000000000000013637426e338bc0a";
     assert_eq!((hex(&w.buf[..72]).as_str(), w.buf.len()), (golden, 4096));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x22)), Some(segment));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x23)), None);
@@ -460,7 +460,7 @@ fn a_clean_close_leaves_no_doubt_about_the_end() {
         journal.close().await.unwrap();
         assert!(journal.sync(None).await.unwrap_err().is(Kind::Closed));
         let (path, _) = disk.files().into_iter().find(|(p, _)| p.ends_with("segment-00000001")).unwrap();
-        assert!(disk.rot(&path, 4096 + 300, &[9]));
+        assert!(disk.rot(&path, 8192 + 300, &[9]));
         assert!(open(rt, &disk).await.unwrap_err().is(Kind::Corrupt));
     });
 }

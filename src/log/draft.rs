@@ -108,15 +108,20 @@ impl Encoded {
 
 #[derive(Clone, Debug)]
 enum Content {
-    Data(Bytes),
+    /// `whole`: all that its record wrote.
+    Data {
+        data: Bytes,
+        whole: bool,
+    },
     Zero,
 }
 
 impl Cut for Content {
     fn part(&self, skip: u64, count: u64) -> Self {
         match self {
-            Content::Data(data) => {
-                Content::Data(data.slice((skip * BLOCK) as usize..((skip + count) * BLOCK) as usize))
+            Content::Data { data, whole } => {
+                let (from, to) = ((skip * BLOCK) as usize, ((skip + count) * BLOCK) as usize);
+                Content::Data { data: data.slice(from..to), whole: *whole && to - from == data.len() }
             }
             Content::Zero => Content::Zero,
         }
@@ -139,7 +144,9 @@ fn plan(records: Vec<Record>) -> Plan {
     for record in records {
         let (block, count) = record.op.blocks();
         match record.op {
-            Op::Write { data, .. } => contents.insert(block..block + count, Content::Data(data)),
+            Op::Write { data, .. } => {
+                contents.insert(block..block + count, Content::Data { data, whole: true })
+            }
             Op::Zero { .. } => contents.insert(block..block + count, Content::Zero),
             Op::Mark(m) => mark = Some(m),
         }
@@ -148,7 +155,7 @@ fn plan(records: Vec<Record>) -> Plan {
     let mut zeros = Vec::new();
     for (range, content) in contents.iter() {
         match content {
-            Content::Data(data) => cells.add(range.start, data),
+            Content::Data { data, whole } => cells.add(range.start, data, *whole),
             Content::Zero => zeros.push((range.start, range.end - range.start)),
         }
     }
@@ -162,11 +169,13 @@ struct Cells {
     start: u64,
     /// What lies in the open one, in order.
     open: Vec<Bytes>,
+    /// It is a record as it was written.
+    whole: bool,
     blocks: u64,
 }
 
 impl Cells {
-    fn add(&mut self, mut block: u64, data: &Bytes) {
+    fn add(&mut self, mut block: u64, data: &Bytes, whole: bool) {
         let mut rest = data.clone();
         while !rest.is_empty() {
             if self.start + self.blocks != block || block.is_multiple_of(FRAME_BLOCKS) {
@@ -178,14 +187,19 @@ impl Cells {
             let blocks = part.len() as u64 / BLOCK;
             block += blocks;
             self.blocks += blocks;
+            self.whole = whole && self.open.is_empty() && part.len() == data.len();
             self.open.push(part);
         }
     }
 
     fn close(&mut self) {
         if self.blocks > 0 {
-            // A copy of its own size: buffers of a writer are larger than what is kept of them.
-            self.done.push((self.start, self.open.concat().into()));
+            // Parts are copied: buffers of a writer are larger than what is kept of them.
+            let frame = match (self.whole, &self.open[..]) {
+                (true, [record]) => record.clone(),
+                (_, parts) => parts.concat().into(),
+            };
+            self.done.push((self.start, frame));
             self.open.clear();
             self.blocks = 0;
         }
@@ -202,6 +216,7 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
     let (first, last) = draft.span().expect("a chunk is cut of at least one record");
     let Plan { frames, zeros, mark } = plan(draft.records);
     let mut packer = Packer::new(stamp.codec);
+    packer.reserve(frames.iter().map(|(_, raw)| raw.len()).sum());
     let bodies: Vec<Body> = frames.iter().map(|(_, raw)| packer.pack(FrameKind::Data, raw.clone())).collect();
     let total: u64 = bodies.iter().map(|b| b.stored_len() as u64).sum();
     // The table of contents goes to the last shard; ten bytes an entry is near enough to balance it.
@@ -218,7 +233,7 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
             out.reserve(share as usize + body.stored_len() + FOOTER_ROOM);
         }
         let offset = shard as u64 * SHARD_SPAN + out.len() as u64;
-        body.finish(&Place { chunk: stamp.id, offset, address: *block }, out);
+        packer.finish(body, &Place { chunk: stamp.id, offset, address: *block }, out);
         let (count, len) = ((raw.len() as u64 / BLOCK) as u8, body.stored_len() as u32);
         toc_frames.push(TocFrame { block: *block, count, offset, len });
         placed.push(Placed { block: *block, count, at: stamp.frame_ref(offset, len) });
@@ -290,7 +305,8 @@ impl MapDraft {
         let shards = self.shards.iter_mut().enumerate();
         let (i, out) = shards.min_by_key(|(_, s)| s.len()).expect("a layout has a data shard");
         let offset = i as u64 * SHARD_SPAN + out.len() as u64;
-        body.finish(&Place { chunk: self.stamp.id, offset, address }, out);
+        self.packer.finish(&body, &Place { chunk: self.stamp.id, offset, address }, out);
+        self.packer.clear();
         let len = body.stored_len() as u32;
         self.bytes += u64::from(len);
         self.frames.push(TocFrame { block: address, count: 0, offset, len });

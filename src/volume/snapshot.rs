@@ -71,7 +71,7 @@ impl Session {
 
     /// Room for a mark.
     pub async fn mark_room(&self) -> Result<Option<crate::journal::Room<'_>>, Stop> {
-        self.room(&[Op::Zero { block: 0, blocks: 1 }]).await
+        self.room(self.journal.cost(Mark::BYTES_MAX)).await
     }
 
     /// Waits until the snapshot is promised: in the pool and confirmed, or only in the journal.

@@ -13,7 +13,7 @@ use super::session::Session;
 use super::stop::Stop;
 use super::view::blocks_of;
 use crate::base::record::{Op, Record};
-use crate::base::size::BLOCK;
+use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{Error, Held, Kind, Lsn};
 use crate::journal::Room;
 
@@ -30,8 +30,10 @@ fn is_zero(block: &[u8]) -> bool {
     block == &ZEROS[..block.len()]
 }
 
-/// The changes that write `data` at `block`: runs that hold something, runs of zero blocks.
+/// The changes that write `data` at `block`: runs that hold something, runs of zero blocks. What fits a frame is memory of
+/// its own, since caches keep it as it is.
 fn changes(block: u64, data: Bytes, record_max: u64) -> Vec<Op> {
+    let len = data.len() as u64;
     let mut ops = Vec::new();
     let mut rest = data;
     let mut block = block;
@@ -39,7 +41,10 @@ fn changes(block: u64, data: Bytes, record_max: u64) -> Vec<Op> {
         let zero = is_zero(&rest[..BLOCK as usize]);
         let run = rest.chunks(BLOCK as usize).take_while(|b| is_zero(b) == zero).count() as u64;
         let run = if zero { run } else { run.min(record_max / BLOCK) };
-        let part = rest.split_to((run * BLOCK) as usize);
+        let mut part = rest.split_to((run * BLOCK) as usize);
+        if run <= FRAME_BLOCKS && (part.len() as u64) < len {
+            part = Bytes::copy_from_slice(&part);
+        }
         ops.push(if zero { Op::Zero { block, blocks: run } } else { Op::Write { block, data: part } });
         block += run;
     }
@@ -152,7 +157,8 @@ impl Session {
     async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
         let bytes = payload(ops);
         let held = self.memory(bytes + RECORD_COST * ops.len() as u64).await?;
-        let mut room = self.room(ops).await?;
+        let cost = ops.iter().map(|op| self.journal.cost(op.payload().len() as u64)).sum();
+        let mut room = self.room(cost).await?;
         let range = span(ops);
         let mut held = Some(held);
         loop {
@@ -195,7 +201,7 @@ impl Session {
             }
             if !self.journal.is_current(room.as_ref()) {
                 // Mended while this waited: its records must not be missing from the new one.
-                room = self.room(ops).await?;
+                room = self.room(cost).await?;
                 continue;
             }
             self.or_end(waiting).await?;
@@ -231,9 +237,8 @@ impl Session {
         self.work.notify_one();
     }
 
-    /// Room in the journal; `None` while it is broken.
-    pub async fn room(&self, ops: &[Op]) -> Result<Option<Room<'_>>, Stop> {
-        let cost: u64 = ops.iter().map(|op| self.journal.cost(op.payload().len() as u64)).sum();
+    /// So many bytes of room in the journal; `None` while it is broken.
+    pub async fn room(&self, cost: u64) -> Result<Option<Room<'_>>, Stop> {
         if self.journal.failed().is_some() {
             return Ok(None);
         }
