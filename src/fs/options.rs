@@ -60,6 +60,8 @@ pub struct MountOptions {
     pub ttl: Duration,
     pub negative_ttl: Duration,
     pub deadline: Duration,
+    /// Earlier versions are shown below `.versions` in each directory.
+    pub versions: bool,
     /// How the mount is named in /proc/mounts; the store's URL when absent.
     pub fsname: Option<String>,
     /// Passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
@@ -88,6 +90,7 @@ impl Default for MountOptions {
             ttl: TTL,
             negative_ttl: TTL,
             deadline: DEADLINE,
+            versions: false,
             fsname: None,
             kernel: vec![KernelFlag::NoSuid, KernelFlag::NoDev],
         }
@@ -186,6 +189,7 @@ impl MountOptions {
                 self.deadline =
                     seconds(name, value, Duration::from_secs(110))?.max(Duration::from_millis(100));
             }
+            "versions" => self.versions = true,
             "fsname" => self.fsname = value.map(str::to_owned),
             "noexec" => self.kernel.push(KernelFlag::NoExec),
             "nosuid" => self.kernel.push(KernelFlag::NoSuid),

@@ -52,6 +52,8 @@ pub struct Ahead {
     pub rt: Rt,
     pub remote: Remote,
     pub budget: Arc<Semaphore>,
+    /// Which version is read; none: the object.
+    pub version: Option<String>,
 }
 
 #[derive(Default)]
@@ -66,8 +68,10 @@ impl std::fmt::Debug for Reader {
 impl Ahead {
     fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<OwnedSemaphorePermit>) -> Part {
         let (remote, key, base) = (self.remote.clone(), key.to_owned(), base.clone());
+        let version = self.version.clone();
         let (offset, len) = (range.start, range.end - range.start);
-        let task = self.rt.spawn(async move { remote.get_of(&key, &base, offset, len).await });
+        let task =
+            self.rt.spawn(async move { remote.get_of((&key, version.as_deref()), &base, offset, len).await });
         let fetch = async move { task.await.flatten().map_err(Arc::new) }.boxed().shared();
         Part { range, fetch, _held: held.map(Arc::new) }
     }

@@ -3,12 +3,13 @@
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use bytes::{Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::past::{checksum_in, restored_in};
 use super::trouble::Trouble;
 use super::{S3Store, read_sealed};
 use crate::base::{Error, Kind, Result};
@@ -23,13 +24,24 @@ const FARTHEST: u64 = i64::MAX as u64;
 /// Going on behind the last name instead loses names on servers that list in the order of a tree.
 const TOKEN: char = '\0';
 
+/// An object, or one version of it.
+pub(super) type Versioned<'a> = (&'a str, Option<&'a str>);
+
+/// What is being done, for messages.
+pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
+    match version {
+        Some(version) => format!("{what} version {version:?} of {key:?}"),
+        None => format!("{what} {key:?}"),
+    }
+}
+
 /// Quotes are of the transport, not of the etag.
 pub(super) fn etag_in(text: Option<&str>) -> Etag {
     let text = text.unwrap_or_default();
     Etag(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text).to_owned())
 }
 
-fn millis(time: Option<&DateTime>) -> u64 {
+pub(super) fn millis(time: Option<&DateTime>) -> u64 {
     time.and_then(|t| t.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0)
 }
 
@@ -60,8 +72,21 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 
 impl S3Store {
     pub(super) async fn head_now(&self, key: &str) -> Result<Option<Head>, Trouble> {
-        let ask =
-            read_sealed!(self, self.client().head_object()).bucket(&self.place.bucket).key(self.full(key));
+        self.head_of((key, None), false).await
+    }
+
+    /// An object or one of its versions.
+    pub(super) async fn head_of(
+        &self,
+        what: Versioned<'_>,
+        checksums: bool,
+    ) -> Result<Option<Head>, Trouble> {
+        let (key, version) = what;
+        let ask = read_sealed!(self, self.client().head_object())
+            .bucket(&self.place.bucket)
+            .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
+            .set_checksum_mode(checksums.then_some(ChecksumMode::Enabled));
         match ask.send().await {
             Ok(out) => Ok(Some(Head {
                 size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
@@ -70,14 +95,24 @@ impl S3Store {
                 attrs: attrs_in(out.content_type(), out.metadata()),
                 version: out.version_id().map(str::to_owned),
                 storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
+                restored: out.restore().and_then(restored_in),
+                checksum: checksum_in(&out),
             })),
-            Err(e) => self.absent_or(&format!("looking at {key:?}"), e),
+            Err(e) => match Trouble::of(&self.url, &doing("looking at", what), e) {
+                t if t.is_absent() || version.is_some() && t.is_no_version() => Ok(None),
+                t => Err(t),
+            },
         }
     }
 
     /// Made here: the server isn't asked.
-    pub(super) async fn presign_now(&self, key: &str, valid: Duration) -> Result<String> {
-        let doing = format!("making a link to {key:?}");
+    pub(super) async fn presign_now(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        valid: Duration,
+    ) -> Result<String> {
+        let doing = doing("making a link to", (key, version));
         if self.place.requester_pays == Some(true) {
             let why = "a link can't make whoever follows it pay, as this bucket's readers do";
             return Err(Error::new(Kind::Unsupported, format!("{doing}: {why}")));
@@ -85,38 +120,40 @@ impl S3Store {
         let how = PresigningConfig::expires_in(valid)
             .map_err(|e| Error::new(Kind::Invalid, doing.clone()).because(e))?;
         let ask = self.client().get_object().bucket(&self.place.bucket).key(self.full(key));
+        let ask = ask.set_version_id(version.map(str::to_owned));
         let link = ask.presigned(how).await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
         Ok(link.uri().to_owned())
     }
 
-    pub(super) async fn get_now(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
+    pub(super) async fn get_now(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
+        let (key, version) = what;
         let nothing = match range {
             ByteRange::At { offset, len } => len == 0 || offset >= FARTHEST,
             ByteRange::Last(n) => n == 0,
             ByteRange::Whole { .. } => false,
         };
         if nothing {
-            return self.nothing_of(key, range).await;
+            return self.nothing_of(what, range).await;
         }
         let ask = read_sealed!(self, self.client().get_object())
             .bucket(&self.place.bucket)
             .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
             .set_range(range_header(range));
-        let doing = format!("reading {key:?}");
         match ask.send().await {
             Ok(out) => self.body_of(key, range, out).await.map(Some),
-            Err(e) => match Trouble::of(&self.url, &doing, e) {
+            Err(e) => match Trouble::of(&self.url, &doing("reading", what), e) {
                 // The range lies behind the end.
-                t if t.status == 416 => self.nothing_of(key, range).await,
-                t if t.is_absent() => Ok(None),
+                t if t.status == 416 => self.nothing_of(what, range).await,
+                t if t.is_absent() || version.is_some() && t.is_no_version() => Ok(None),
                 t => Err(t.error),
             },
         }
     }
 
     /// The answer where no bytes are to be had.
-    async fn nothing_of(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
-        let head = self.head_now(key).await.map_err(|t| t.error)?;
+    async fn nothing_of(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
+        let head = self.head_of(what, false).await.map_err(|t| t.error)?;
         Ok(head.map(|head| {
             let offset = match range {
                 ByteRange::At { offset, .. } => offset.min(head.size),
@@ -146,6 +183,8 @@ impl S3Store {
             attrs: attrs_in(out.content_type(), out.metadata()),
             version: out.version_id().map(str::to_owned),
             storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
+            restored: out.restore().and_then(restored_in),
+            checksum: None,
         };
         let whole = out.content_range().is_none();
         let body = self.collect(key, out, length).await?;
