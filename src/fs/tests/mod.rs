@@ -9,3 +9,4 @@ mod model;
 mod races;
 mod requests;
 mod user;
+mod versions;
