@@ -237,6 +237,7 @@ mod tests {
         assert!(o.read_only);
         assert_eq!((o.ttl.as_millis(), o.negative_ttl.as_millis()), (1000, 500));
         assert_eq!(o.fsname.unwrap(), "a,b");
+        assert!(!o.versions && MountOptions::parse("versions").unwrap().0.versions);
         for bad in [
             "nonsense",
             "uid=x",

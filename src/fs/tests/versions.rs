@@ -105,7 +105,7 @@ fn earlier_versions_are_files() {
     });
 }
 
-/// A version is read in ranges, ahead of who reads on, whatever the key shows meanwhile.
+/// Promise: With `-o versions`, earlier versions are files.
 #[test]
 fn a_large_version_is_read_as_it_was() {
     told(|_, store, _, user| async move {
@@ -357,7 +357,7 @@ fn checksums_are_asked_for_by_their_xattr_only() {
     });
 }
 
-/// Promise: An archived object can be restored here.
+/// Promise: An archived object says EREMOTE until it is restored, which an xattr asks for.
 #[test]
 fn archived_objects_are_restored_by_an_xattr() {
     told(|world, store, _, user| async move {
@@ -397,7 +397,7 @@ fn archived_objects_are_restored_by_an_xattr() {
     });
 }
 
-/// An archive is slow for who reads: who lists and looks asks no more than of any other object, and may replace it.
+/// Promise: An archived object says EREMOTE until it is restored, which an xattr asks for.
 #[test]
 fn archived_objects_are_listed_and_replaced_as_any() {
     told(|world, store, counted, _| async move {

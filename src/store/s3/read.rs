@@ -1,20 +1,20 @@
 //! Get, head and list.
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
-use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use bytes::{Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::past::{checksum_in, restored_in};
 use super::trouble::Trouble;
 use super::{S3Store, read_sealed};
 use crate::base::{Error, Kind, Result};
 use crate::store::mem::too_large;
-use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page};
+use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page, Restored};
 
 /// Offsets beyond this are out of every object, and no number to some servers.
 const FARTHEST: u64 = i64::MAX as u64;
@@ -52,6 +52,39 @@ fn attrs_in(content_type: Option<&str>, user: Option<&HashMap<String, String>>) 
         content_type: content_type.map(str::to_owned),
         user: user.into_iter().flatten().map(lower).collect(),
     }
+}
+
+/// `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
+fn restored_in(text: &str) -> Option<Restored> {
+    let field =
+        |name: &str| text.split_once(name)?.1.strip_prefix("=\"")?.split_once('"').map(|(value, _)| value);
+    match field("ongoing-request")? {
+        "true" => Some(Restored::Underway),
+        _ => {
+            let until = DateTime::from_str(field("expiry-date")?, DateTimeFormat::HttpDate).ok()?;
+            Some(Restored::Until(millis(Some(&until))))
+        }
+    }
+}
+
+/// Every checksum that came with an answer. That of an upload in parts may be one of the parts' checksums: it ends in
+/// `-` and their number.
+fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
+    let all = [
+        ("CRC64NVME", out.checksum_crc64_nvme()),
+        ("CRC32C", out.checksum_crc32_c()),
+        ("CRC32", out.checksum_crc32()),
+        ("SHA256", out.checksum_sha256()),
+        ("SHA1", out.checksum_sha1()),
+        ("SHA512", out.checksum_sha512()),
+        ("MD5", out.checksum_md5()),
+        ("XXHASH64", out.checksum_xxhash64()),
+        ("XXHASH3", out.checksum_xxhash3()),
+        ("XXHASH128", out.checksum_xxhash128()),
+    ];
+    let told = all.iter().filter_map(|(name, value)| Some(format!("{name}:{}", (*value)?)));
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join(" "))
 }
 
 fn range_header(range: ByteRange) -> Option<String> {
@@ -306,5 +339,20 @@ mod tests {
         assert_eq!(range_header(ByteRange::At { offset: 5, len: 5 }).unwrap(), "bytes=5-9");
         let far = ByteRange::At { offset: 7, len: u64::MAX };
         assert_eq!(range_header(far).unwrap(), format!("bytes=7-{FARTHEST}"));
+    }
+
+    #[test]
+    fn the_state_of_a_restore_is_read() {
+        assert_eq!(restored_in(r#"ongoing-request="true""#), Some(Restored::Underway));
+        let done = r#"ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT""#;
+        assert_eq!(restored_in(done), Some(Restored::Until(1_356_048_000_000)));
+        for bad in [
+            "",
+            "ongoing-request",
+            r#"ongoing-request="false""#,
+            r#"ongoing-request="false", expiry-date="x""#,
+        ] {
+            assert_eq!(restored_in(bad), None, "{bad}");
+        }
     }
 }
