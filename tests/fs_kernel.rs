@@ -524,3 +524,23 @@ fn versions_are_copied_out_by_shell_tools() {
     assert_eq!(b.sh("ls d/.versions/f | wc -l").trim(), "5", "and the copy");
     b.unmount();
 }
+
+/// Promise: A store that keeps no versions says so.
+#[test]
+fn a_folder_has_no_versions() {
+    if absent() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let rt = runtime.block_on(async { Rt::new(RealRuntime::current()) });
+    let bucket = match runtime.block_on(FileStore::open(&rt, root.path())) {
+        Ok(bucket) => bucket,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let b = Bench::try_new(bucket, "versions").unwrap();
+    fs::write(b.path("f"), "x").unwrap();
+    assert_eq!(fs::read_dir(b.path(".versions")).unwrap_err().raw_os_error(), Some(95));
+    assert_eq!(fs::read_dir(b.path("")).unwrap().count(), 1);
+    b.unmount();
+}

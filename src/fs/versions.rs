@@ -146,7 +146,12 @@ impl Fs {
 
     /// A directory, by the marker that it has or last had; a piece has none.
     async fn past_directory(&self, prefix: &str) -> Op<Option<Facts>> {
-        let known = self.inodes.lock().at(prefix, true).filter(|n| !n.gone).map(|n| n.facts.clone());
+        let now = self.now();
+        let known = {
+            let inodes = self.inodes.lock();
+            let node = inodes.at(prefix, true).filter(|n| n.facts.exact && n.until > now);
+            node.map(|n| n.facts.clone())
+        };
         if known.is_some() {
             return Ok(Some(self.past_dir_facts(known)));
         }

@@ -481,3 +481,47 @@ impl Bucket for MemStore {
         Ok(new || head.restored != Some(Restored::Underway))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::sim::Sim;
+
+    /// Pages of any size hold the same, each version and each group once.
+    #[test]
+    fn versions_are_paged_as_elsewhere() {
+        Sim::new(1)
+            .run(async {
+                let store = MemStore::new("paged");
+                store.put("d/a", "before".into(), When::Always, Cause::Probe).await.unwrap();
+                assert!(store.list_versions(&VersionList::default(), Cause::Probe).await.is_err());
+                store.keep_versions();
+                for key in ["d/a", "d/a/x", "d/a/y", "d/a-", "e", "d/b"] {
+                    store.put(key, "1".into(), When::Always, Cause::Probe).await.unwrap();
+                    store.put(key, "2".into(), When::Always, Cause::Probe).await.unwrap();
+                    store.delete(&[key.to_owned()], Cause::Probe).await.unwrap();
+                }
+                for (delimited, want) in [(false, 3 * 5 + 1), (true, 3 * 3 + 1 + 1)] {
+                    for max in 1..=17 {
+                        let mut list = VersionList { prefix: "d/".into(), after: None, delimited, max };
+                        let mut seen = Vec::new();
+                        loop {
+                            let page = store.list_versions(&list, Cause::Probe).await.unwrap();
+                            assert!((1..=max).contains(&(page.versions.len() + page.prefixes.len())));
+                            seen.extend(page.versions.into_iter().map(|v| (v.key, v.id)));
+                            seen.extend(page.prefixes.into_iter().map(|p| (p, String::new())));
+                            list.after = page.next;
+                            if list.after.is_none() {
+                                break;
+                            }
+                        }
+                        let all = seen.len();
+                        seen.sort();
+                        seen.dedup();
+                        assert_eq!((all, seen.len()), (want, want), "by {max}, delimited {delimited}");
+                    }
+                }
+            })
+            .unwrap();
+    }
+}
