@@ -502,3 +502,55 @@ fn calls_beyond_the_standard_library() {
     assert_eq!(fs::metadata(b.path(&"x".repeat(256))).unwrap_err().raw_os_error(), Some(36));
     b.unmount();
 }
+
+/// Promise: With `-o versions`, earlier versions are files.
+#[test]
+fn versions_are_copied_out_by_shell_tools() {
+    if absent() {
+        return;
+    }
+    let store = MemStore::new("k");
+    store.keep_versions();
+    let b = Bench::try_new(store.clone(), "versions").unwrap();
+    fs::create_dir(b.path("d")).unwrap();
+    fs::write(b.path("d/f"), "one\n").unwrap();
+    fs::write(b.path("d/f"), "two\n").unwrap();
+    b.sh("chmod 600 d/f; rm d/f; mkdir d/sub; echo x > d/sub/x; rm -r d/sub");
+    assert_eq!(b.sh("ls -a d | wc -l").trim(), "2", "`.versions` is found, not listed");
+    assert_eq!(
+        b.sh("ls d/.versions; ls d/.versions/sub/.versions").split_whitespace().collect::<Vec<_>>(),
+        ["f", "sub", "x"]
+    );
+    // 1970: the store in memory counts its milliseconds from there.
+    let long = b.sh("ls -l d/.versions/f | grep -v total | cut -c1-10");
+    assert_eq!(long, "-r--r--r--\n-r--r--r--\n-r--------\n-r--r--r--\n");
+    b.sh("cp \"$(ls -d d/.versions/f/* | head -n 1)\" d/f");
+    assert_eq!(fs::read_to_string(b.path("d/f")).unwrap(), "one\n");
+    assert_eq!(b.sh("cat d/.versions/f/*-deleted | wc -c").trim(), "0");
+    b.sh("find . d/.versions d/.versions/*/ -type f -print0 | xargs -0 cat > /dev/null");
+    b.sh("! echo x > d/.versions/f/new; ! rm -r d/.versions/f 2>/dev/null; ! mv d d/.versions/g 2>/dev/null; ! rmdir d/.versions");
+    let written = fs::write(b.path("d/.versions/x"), "x").unwrap_err();
+    assert_eq!(written.raw_os_error(), Some(30));
+    assert_eq!(b.sh("ls d/.versions/f | wc -l").trim(), "5", "and the copy");
+    b.unmount();
+}
+
+/// Promise: A store that keeps no versions says so.
+#[test]
+fn a_folder_has_no_versions() {
+    if absent() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let rt = runtime.block_on(async { Rt::new(RealRuntime::current()) });
+    let bucket = match runtime.block_on(FileStore::open(&rt, root.path())) {
+        Ok(bucket) => bucket,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let b = Bench::try_new(bucket, "versions").unwrap();
+    fs::write(b.path("f"), "x").unwrap();
+    assert_eq!(fs::read_dir(b.path(".versions")).unwrap_err().raw_os_error(), Some(95));
+    assert_eq!(fs::read_dir(b.path("")).unwrap().count(), 1);
+    b.unmount();
+}

@@ -17,6 +17,29 @@ pub fn show(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}Z", day / 3600, day / 60 % 60, day % 60)
 }
 
+/// UTC, to the millisecond: `2026-11-20T09:15:00.123Z`. Up to the year 9999 the order of texts is that of times.
+pub fn show_ms(ms: u64) -> String {
+    format!("{}.{:03}Z", show(ms).trim_end_matches('Z'), ms % 1000)
+}
+
+/// What `show_ms` shows, and nothing else, in milliseconds since 1970.
+pub fn read_ms(text: &str) -> Option<u64> {
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    if !(1..=12).contains(&month) || year < 1970 {
+        return None;
+    }
+    // Days before a civil date, by the same author.
+    let y = year - i64::from(month <= 2);
+    let (era, mp) = (y.div_euclid(400), (month + 9) % 12);
+    let yoe = y.rem_euclid(400);
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + (153 * mp + 2) / 5 + day - 1;
+    let days = era * 146_097 + doe - 719_468;
+    let seconds = days * 86_400 + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
+    let ms = u64::try_from(seconds * 1000 + number(20, 23)?).ok()?;
+    (show_ms(ms) == text).then_some(ms)
+}
+
 /// The same as a part of a name: `20261120-091500`.
 pub fn compact(ms: u64) -> String {
     show(ms)
@@ -35,5 +58,25 @@ mod tests {
         assert_eq!(super::show(951_782_400_000), "2000-02-29T00:00:00Z");
         assert_eq!(super::compact(1_795_166_100_999), "20261120-091500");
         assert_eq!(super::show(1_795_166_100_999), "2026-11-20T09:15:00Z");
+        assert_eq!(super::show_ms(1_795_166_100_009), "2026-11-20T09:15:00.009Z");
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_shown() {
+        for ms in [0, 1, 951_782_399_999, 951_782_400_000, 1_795_166_100_009, 253_402_300_799_999] {
+            assert_eq!(super::read_ms(&super::show_ms(ms)), Some(ms), "{ms}");
+        }
+        for bad in [
+            "",
+            "2026-11-20T09:15:00Z",
+            "2026-13-20T09:15:00.000Z",
+            "2026-02-30T09:15:00.000Z",
+            "2026-11-20T24:15:00.000Z",
+            "1969-11-20T09:15:00.000Z",
+            "+026-11-20T09:15:00.000Z",
+            "2026-11-20T09:15:00.000é",
+        ] {
+            assert_eq!(super::read_ms(bad), None, "{bad}");
+        }
     }
 }

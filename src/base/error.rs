@@ -35,6 +35,8 @@ pub enum Kind {
     NoSpace,
     ReadOnly,
     Unsupported,
+    /// The bytes are in an archive: they must be restored before they can be read.
+    Archived,
     /// A local disk or socket failed.
     Io,
     /// A snapshot or volume that was there is gone.

@@ -70,23 +70,23 @@ impl Blocks {
     pub async fn get_of(
         &self,
         remote: &Remote,
-        key: &str,
+        object: (&str, Option<&str>),
         base: &Base,
         offset: u64,
         len: u64,
     ) -> Result<Bytes> {
         if !self.disk.is_on() {
-            return remote.get_of(key, base, offset, len).await;
+            return remote.get_of(object, base, offset, len).await;
         }
-        let (object, wanted) = (self.of(key, base), offset..offset + len);
-        let here = join_all(blocks(&wanted, base.size).map(|block| self.look(object, block))).await;
+        let (id, wanted) = (self.of(object.0, base), offset..offset + len);
+        let here = join_all(blocks(&wanted, base.size).map(|block| self.look(id, block))).await;
         let mut gaps = gaps(&wanted, here.iter().flatten().map(|(block, _)| block.clone()));
         if gaps.len() > GAPS_MAX {
             gaps = vec![wanted.clone()];
         }
         let fetch = |gap: Range<u64>| async move {
-            let bytes = remote.get_of(key, base, gap.start, gap.end - gap.start).await?;
-            self.take_in(object, base, gap.start, &bytes);
+            let bytes = remote.get_of(object, base, gap.start, gap.end - gap.start).await?;
+            self.take_in(id, base, gap.start, &bytes);
             Ok::<_, Error>((gap, bytes))
         };
         let mut fetched = try_join_all(gaps.into_iter().map(fetch)).await?;

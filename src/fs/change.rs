@@ -15,7 +15,7 @@ use super::files::Caller;
 use super::handles::How;
 use super::inodes::ROOT;
 use super::known::split;
-use super::lookup::{Need, Place, Target, new_place, place, stem_of};
+use super::lookup::{Need, Place, Target, stem_of};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
 use super::signature::sign;
@@ -92,8 +92,8 @@ impl Fs {
 
     /// `EEXIST` when the name stands for something.
     async fn vacant(&self, parent: u64, name: &[u8]) -> Op<Place> {
-        self.writable()?;
-        let place = new_place(&self.prefix(parent)?, name)?;
+        self.writable_in(parent, name)?;
+        let place = self.new_place(parent, name)?;
         match self.target(&place, Need::Presence).await? {
             (None, _) => Ok(place),
             (Some(_), _) => Err(Errno::EXIST.into()),
@@ -129,7 +129,7 @@ impl Fs {
     }
 
     pub(super) async fn existing(&self, parent: u64, name: &[u8]) -> Op<(Place, Target)> {
-        let place = place(&self.prefix(parent)?, name)?;
+        let place = self.place(parent, name)?;
         match self.target(&place, Need::Presence).await? {
             (Some(target), _) => Ok((place, target)),
             (None, _) => Err(Errno::NOENT.into()),
@@ -137,7 +137,7 @@ impl Fs {
     }
 
     pub async fn unlink(self: &Arc<Self>, parent: u64, name: &[u8]) -> Op<()> {
-        self.writable()?;
+        self.writable_in(parent, name)?;
         let (_, target) = self.existing(parent, name).await?;
         if target.dir {
             return Err(Errno::ISDIR.into());
@@ -218,7 +218,7 @@ impl Fs {
     }
 
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Op<()> {
-        self.writable()?;
+        self.writable_in(parent, name)?;
         let (place, target) = self.existing(parent, name).await?;
         if !target.dir {
             return Err(Errno::NOTDIR.into());
@@ -242,7 +242,7 @@ impl Fs {
     }
 
     pub async fn setattr(self: &Arc<Self>, ino: u64, changes: Changes, handle: Option<u64>) -> Op<Entry> {
-        self.writable()?;
+        self.writable_at(ino)?;
         if let Some(size) = changes.size {
             self.set_size(ino, size, handle).await?;
         }

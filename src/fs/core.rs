@@ -27,6 +27,7 @@ use super::inodes::{Inodes, Node};
 use super::known::Known;
 use super::meta::Ns;
 use super::options::MountOptions;
+use super::past::{Past, PastPlace, is_past};
 use super::queue::Behind;
 use super::reader::{AHEAD_BUDGET, Ahead};
 use super::remote::Remote;
@@ -70,6 +71,7 @@ pub struct Fs {
     /// Objects whose bytes a file has borrowed, some time.
     pub(super) lenders: Mutex<BTreeSet<String>>,
     pub(super) removing: Mutex<Removing>,
+    pub(super) past: Past,
 }
 
 /// Who removes names one after another.
@@ -113,7 +115,7 @@ impl Fs {
         let (staging, found) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
         let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
         let blocks = Blocks::new(cache, remote.url());
-        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), blocks, budget };
+        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };
         let since = Ns::from_ms(rt.wall_ms());
         let root = Facts::listed(&options, true, 4096, None, since);
         let (clock, memory) = (Clock::default(), Memory::new());
@@ -132,6 +134,7 @@ impl Fs {
             behind: Behind::new(),
             lenders: Mutex::default(),
             removing: Mutex::default(),
+            past: Past::default(),
         };
         let fs = Arc::new(fs);
         let mut unsent = found.unsent;
@@ -188,6 +191,16 @@ impl Fs {
         if self.options().read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
     }
 
+    /// The same for changes of what a node is.
+    pub(super) fn writable_at(&self, ino: u64) -> Op<()> {
+        if is_past(ino) { Err(Errno::ROFS.into()) } else { self.writable() }
+    }
+
+    /// The same for changes of a directory's names: those of earlier versions never change.
+    pub(super) fn writable_in(&self, parent: u64, name: &[u8]) -> Op<()> {
+        if self.is_versions(name) { Err(Errno::ROFS.into()) } else { self.writable_at(parent) }
+    }
+
     pub(super) fn now(&self) -> Instant {
         self.engine.rt.now()
     }
@@ -223,16 +236,26 @@ impl Fs {
 
     /// What the log calls a node.
     pub fn called(&self, ino: u64) -> String {
+        if let Some(node) = self.past.nodes.lock().get(ino) {
+            return match &node.place {
+                PastPlace::Names(prefix) => format!("versions below {prefix:?}"),
+                PastPlace::Versions(key) => format!("versions of {key:?}"),
+                PastPlace::One { key, name } => format!("version {:?} of {key:?}", name.id),
+            };
+        }
         self.inodes.lock().get(ino).map_or_else(|| format!("node {ino}"), |n| format!("{:?}", n.key))
     }
 
     pub fn forget(&self, ino: u64, times: u64) {
-        self.inodes.lock().forget(ino, times);
+        match is_past(ino) {
+            true => self.past.nodes.lock().forget(ino, times),
+            false => self.inodes.lock().forget(ino, times),
+        }
     }
 
     #[cfg(test)]
     pub fn nodes(&self) -> usize {
-        self.inodes.lock().len()
+        self.inodes.lock().len() + self.past.nodes.lock().len()
     }
 
     /// The mount is gone: sends what handles that were never released still hold, and what waits.

@@ -15,7 +15,8 @@ use super::facts::Facts;
 use super::feed::{Feed, Line, Pages};
 use super::lookup::Target;
 use super::meta::{Meta as _, Ns, S_IFMT, S_IFREG};
-use super::names::{Shown, Wanted, belongs, last, show, show_beside, want};
+use super::names::{Shown, Wanted, belongs, last, show_beside, want};
+use super::past::is_past;
 use super::remote::Remote;
 use super::stream::{DirHandle, Item, Metadata, Stream};
 use crate::base::Result;
@@ -51,6 +52,9 @@ impl Pages for Directory {
 
 impl Fs {
     pub fn opendir(&self, ino: u64) -> Op<u64> {
+        if is_past(ino) {
+            return self.past_opendir(ino);
+        }
         let prefix = self.prefix(ino)?;
         let handle = self.handle();
         let dir = DirHandle { ino, prefix, stream: tokio::sync::Mutex::new(Stream::new()) };
@@ -60,7 +64,11 @@ impl Fs {
     }
 
     pub fn releasedir(&self, handle: u64) {
-        let dir = self.handles.lock().dirs.remove(&handle);
+        let dir = {
+            let mut handles = self.handles.lock();
+            handles.past_dirs.remove(&handle);
+            handles.dirs.remove(&handle)
+        };
         if let Some(dir) = dir {
             self.inodes.lock().closed(dir.ino);
         }
@@ -68,6 +76,9 @@ impl Fs {
 
     /// fsync(2) of a directory: the names that are gone here are gone in the bucket.
     pub async fn fsync_dir(&self, ino: u64) -> Op<()> {
+        if is_past(ino) {
+            return Ok(());
+        }
         let prefix = self.prefix(ino)?;
         self.engine.remote.deleted(&prefix).await;
         Ok(())
@@ -80,6 +91,9 @@ impl Fs {
     /// Entries from `cookie` on, none at the end; without `.` and `..`. Their facts are exact if `plus` asks for them
     /// and the directory's objects carry metadata.
     pub async fn readdir(&self, handle: u64, cookie: u64, plus: bool) -> Op<Vec<Item>> {
+        if let Some(past) = self.past_dir(handle) {
+            return self.past_readdir(&past, cookie).await;
+        }
         let dir = self.dir(handle)?;
         let mut stream = dir.stream.lock().await;
         if cookie < stream.base || cookie == 0 && stream.base == 0 && stream.ended {
@@ -115,6 +129,9 @@ impl Fs {
 
     /// A listed name becomes a node that the kernel is told of, which is counted: `forget` it if that isn't done.
     pub fn adopt_item(&self, item: &Item) -> Entry {
+        if let Some(place) = &item.past {
+            return self.past_adopt(place, &item.facts);
+        }
         let beside = !item.dir && matches!(want(&item.name), Some(Wanted::Object(_)));
         let (key, facts) = (item.key.clone(), item.facts.clone());
         self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until, ticket: item.ticket })
@@ -191,9 +208,9 @@ impl Fs {
                 head.map(|head| Facts::of_head(self.options(), false, &head))
             };
             // Its node tells, now and later: what it is while it is written is not remembered.
-            if let (Some(facts), Shown::Name(name)) = (facts, show(&component)) {
+            if let (Some(facts), Shown::Name(name)) = (facts, self.naming().show(&component)) {
                 let (until, ticket) = (stream.until, None);
-                stream.window.push_back(Item { name, key, dir: false, facts, until, ticket });
+                stream.window.push_back(Item { name, key, dir: false, facts, until, ticket, past: None });
             }
         }
         for component in std::mem::take(&mut stream.kept) {
@@ -212,9 +229,13 @@ impl Fs {
     fn show_object(&self, prefix: &str, stream: &mut Stream, component: String, facts: Facts, beside: bool) {
         stream.remember(&component, |seen| seen.object = Some(facts.clone()));
         let (key, dir, until, ticket) = (format!("{prefix}{component}"), false, stream.until, stream.ticket);
-        match if beside { show_beside(&component).map(Shown::Name) } else { Some(show(&component)) } {
+        match if beside {
+            show_beside(&component).map(Shown::Name)
+        } else {
+            Some(self.naming().show(&component))
+        } {
             Some(Shown::Name(name)) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, facts, until, ticket });
+                stream.window.push_back(Item { name, key, dir, facts, until, ticket, past: None });
             }
             Some(Shown::Name(_)) => {}
             Some(Shown::Piece { name, len }) => self.show_piece(prefix, stream, &component[..len], name),
@@ -229,9 +250,9 @@ impl Fs {
         let facts = self.default_facts(true);
         stream.remember(&component, |seen| seen.dir = Some(facts.clone()));
         let (key, dir, until, ticket) = (format!("{prefix}{component}/"), true, stream.until, stream.ticket);
-        match show(&component) {
+        match self.naming().show(&component) {
             Shown::Name(name) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, facts, until, ticket });
+                stream.window.push_back(Item { name, key, dir, facts, until, ticket, past: None });
             }
             Shown::Name(_) => {}
             Shown::Piece { name, len } => self.show_piece(prefix, stream, &component[..len], name),
@@ -246,7 +267,7 @@ impl Fs {
         stream.last_piece.clone_from(&name);
         let (key, facts) = (format!("{prefix}{piece}"), self.default_facts(true));
         let (until, ticket) = (stream.until, stream.ticket);
-        stream.window.push_back(Item { name, key, dir: true, facts, until, ticket });
+        stream.window.push_back(Item { name, key, dir: true, facts, until, ticket, past: None });
     }
 
     /// Fills in what a listing doesn't show, as far as this directory's objects carry it.

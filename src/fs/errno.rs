@@ -36,6 +36,8 @@ fn errno_of(kind: Kind) -> Errno {
         Kind::Refused | Kind::Fenced | Kind::Removed => Errno::STALE,
         Kind::Timeout => Errno::TIMEDOUT,
         Kind::Denied => Errno::ACCESS,
+        // As s3fs has it: the bytes are elsewhere, whatever the rights to them.
+        Kind::Archived => Errno::REMOTE,
         Kind::NoSpace => Errno::NOSPC,
         Kind::ReadOnly => Errno::ROFS,
         Kind::Unsupported => Errno::OPNOTSUPP,

@@ -13,9 +13,10 @@ use super::file::{OpenFile, Stood};
 use super::handles::{FileHandle, How};
 use super::inodes::Inodes;
 use super::known::Ticket;
-use super::lookup::{Need, ROUNDS, new_place};
+use super::lookup::{Need, ROUNDS};
 use super::meta::{Meta as _, Ns, S_IFREG};
 use super::options::Flush;
+use super::past::is_past;
 use super::reader::Reader;
 use super::remote::Base;
 use super::send::Purpose;
@@ -117,8 +118,8 @@ impl Fs {
         caller: Caller,
         how: How,
     ) -> Op<(Entry, Opened)> {
-        self.writable()?;
-        let place = new_place(&self.prefix(parent)?, name)?;
+        self.writable_in(parent, name)?;
+        let place = self.new_place(parent, name)?;
         for _ in 0..ROUNDS {
             let ticket = self.known.ticket();
             if let (Some(target), _) = self.target(&place, Need::Facts).await? {
@@ -168,6 +169,9 @@ impl Fs {
     }
 
     pub async fn open_file(self: &Arc<Self>, ino: u64, how: How) -> Op<Opened> {
+        if is_past(ino) {
+            return self.past_open(ino, how).await;
+        }
         if how.write || how.truncate {
             self.writable()?;
         }
@@ -284,6 +288,9 @@ impl Fs {
     }
 
     pub fn read_now(&self, handle: u64, offset: u64, len: u64) -> Option<Op<Bytes>> {
+        if let Some(past) = self.past_file(handle) {
+            return past.read_now(offset, len).map(Ok);
+        }
         match self.file(handle) {
             Ok(h) => h.file.read_now(&self.engine, &h.reader, offset, len).map(Ok),
             Err(fail) => Some(Err(fail)),
@@ -291,6 +298,9 @@ impl Fs {
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: u64) -> Op<Bytes> {
+        if let Some(past) = self.past_file(handle) {
+            return past.read(offset, len).await;
+        }
         let h = self.file(handle)?;
         h.file.read(&self.engine, &h.reader, offset, len).await
     }
@@ -325,6 +335,9 @@ impl Fs {
     /// copy_file_range(2) of what lies at the same place in both files: not a byte moves. `EOPNOTSUPP` otherwise, and
     /// the kernel reads and writes.
     pub async fn copy_range(&self, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
+        if self.past_file(from).is_some() {
+            return Err(Errno::OPNOTSUPP.into());
+        }
         let (from, to) = (self.file(from)?, self.file(to)?);
         if !to.how.write || !from.how.read {
             return Err(Errno::BADF.into());
@@ -403,6 +416,9 @@ impl Fs {
 
     /// fsync(2) answers for whatever was written, by whomever.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> Op<()> {
+        if self.past_file(handle).is_some() {
+            return Ok(());
+        }
         let h = self.file(handle)?;
         match self.options().flush {
             Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
@@ -465,7 +481,11 @@ impl Fs {
     /// The handle is gone.
     pub async fn release(self: &Arc<Self>, handle: u64) {
         let _busy = self.busy();
-        let gone = self.handles.lock().files.remove(&handle);
+        let gone = {
+            let mut handles = self.handles.lock();
+            handles.past_files.remove(&handle);
+            handles.files.remove(&handle)
+        };
         if let Some(gone) = gone {
             self.left(gone.ino, false).await;
         }
@@ -554,7 +574,7 @@ impl Fs {
 /// What close(2) and fsync(2) say of a bucket that fails, whatever its reason: `EIO`, which the log explains.
 fn close_failed(why: Error) -> Fail {
     match why.kind() {
-        Kind::Refused | Kind::NoSpace | Kind::ReadOnly => why.into(),
+        Kind::Refused | Kind::NoSpace | Kind::ReadOnly | Kind::Archived => why.into(),
         _ => Fail { errno: Errno::IO, why: Some(why) },
     }
 }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::file::OpenFile;
-use super::reader::Reader;
-use super::stream::DirHandle;
+use super::past::PastPlace;
+use super::reader::{Ahead, Reader};
+use super::remote::Base;
+use super::stream::{DirHandle, Stream};
 use crate::base::FastMap;
+use crate::store::VersionMark;
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,8 +31,35 @@ pub struct FileHandle {
     pub reader: Reader,
 }
 
+/// A version that is open for reading.
+#[derive(Debug)]
+pub struct PastFile {
+    pub key: String,
+    /// None of a mark that the object was deleted.
+    pub base: Option<Base>,
+    pub reader: Reader,
+    pub ahead: Ahead,
+}
+
+/// A directory of versions that is being listed.
+#[derive(Debug)]
+pub struct PastDir {
+    pub place: PastPlace,
+    pub stream: tokio::sync::Mutex<PastStream>,
+}
+
+#[derive(Debug, Default)]
+pub struct PastStream {
+    pub stream: Stream,
+    pub after: Option<VersionMark>,
+    /// Names listed that may come again.
+    pub shown: Vec<String>,
+}
+
 #[derive(Debug, Default)]
 pub struct Handles {
     pub files: FastMap<u64, Arc<FileHandle>>,
     pub dirs: FastMap<u64, Arc<DirHandle>>,
+    pub past_files: FastMap<u64, Arc<PastFile>>,
+    pub past_dirs: FastMap<u64, Arc<PastDir>>,
 }

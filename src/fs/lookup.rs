@@ -11,7 +11,8 @@ use super::file::OpenFile;
 use super::inodes::{Inodes, Node, ROOT};
 use super::known::{Seen, Ticket, split};
 use super::meta::Ns;
-use super::names::{KEY_MAX, NAME_MAX, Wanted, belongs, want};
+use super::names::{KEY_MAX, NAME_MAX, Naming, Wanted, belongs};
+use super::past::is_past;
 use crate::base::Result;
 use crate::base::rt::Instant;
 
@@ -76,11 +77,11 @@ impl Place {
 }
 
 /// `ENOENT` for names that no key is shown as, `ENAMETOOLONG` for what no key can hold.
-pub(super) fn place(prefix: &str, name: &[u8]) -> Op<Place> {
+pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<Place> {
     if name.len() > NAME_MAX {
         return Err(Errno::NAMETOOLONG.into());
     }
-    let wanted = want(name).ok_or(Errno::NOENT)?;
+    let wanted = naming.want(name).ok_or(Errno::NOENT)?;
     let (Wanted::Any(component) | Wanted::Object(component) | Wanted::Piece(component)) = &wanted;
     let stem = format!("{prefix}{component}");
     if stem.len() > KEY_MAX {
@@ -92,17 +93,27 @@ pub(super) fn place(prefix: &str, name: &[u8]) -> Op<Place> {
     Ok(Place { wanted, stem })
 }
 
-/// The same for a name that is to be made: `EINVAL` for what would be shown otherwise.
-pub(super) fn new_place(prefix: &str, name: &[u8]) -> Op<Place> {
-    let place =
-        place(prefix, name).map_err(|f| if f.errno == Errno::NOENT { Errno::INVAL.into() } else { f })?;
-    match place.wanted {
-        Wanted::Any(_) => Ok(place),
-        _ => Err(Errno::INVAL.into()),
-    }
-}
-
 impl Fs {
+    pub(super) fn naming(&self) -> Naming {
+        Naming { versions: self.options().versions }
+    }
+
+    /// As `place_among`, in a directory.
+    pub(super) fn place(&self, parent: u64, name: &[u8]) -> Op<Place> {
+        place_among(self.naming(), &self.prefix(parent)?, name)
+    }
+
+    /// The same for a name that is to be made: `EINVAL` for what would be shown otherwise.
+    pub(super) fn new_place(&self, parent: u64, name: &[u8]) -> Op<Place> {
+        let prefix = self.prefix(parent)?;
+        let place = place_among(self.naming(), &prefix, name);
+        let place = place.map_err(|f| if f.errno == Errno::NOENT { Errno::INVAL.into() } else { f })?;
+        match place.wanted {
+            Wanted::Any(_) => Ok(place),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
     /// What is known of a place without asking; `Some(None)`: known to be absent.
     pub(super) fn target_now(&self, place: &Place, need: Need) -> Option<(Option<Target>, Instant)> {
         let now = self.now();
@@ -302,7 +313,10 @@ impl Fs {
 
     /// Answers from memory, counting the lookup, or not at all.
     pub fn lookup_now(&self, parent: u64, name: &[u8]) -> Option<Op<Looked>> {
-        let place = match self.prefix(parent).and_then(|prefix| place(&prefix, name)) {
+        if is_past(parent) || self.is_versions(name) {
+            return self.past_lookup_now(parent);
+        }
+        let place = match self.place(parent, name) {
             Ok(place) => place,
             Err(f) if f.errno == Errno::NOENT => return Some(Ok(Looked::Absent(Duration::ZERO))),
             Err(fail) => return Some(Err(fail)),
@@ -311,11 +325,17 @@ impl Fs {
     }
 
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
-        let place = place(&self.prefix(parent)?, name)?;
+        if is_past(parent) || self.is_versions(name) {
+            return self.past_lookup(parent, name).await;
+        }
+        let place = self.place(parent, name)?;
         Ok(self.looked(self.target(&place, Need::Facts).await?))
     }
 
     pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
+        if is_past(ino) {
+            return self.past_getattr_now(ino);
+        }
         let inodes = self.inodes.lock();
         let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
         let known = node.gone
@@ -326,6 +346,9 @@ impl Fs {
     }
 
     pub async fn getattr(&self, ino: u64) -> Op<Entry> {
+        if is_past(ino) {
+            return self.past_getattr(ino).await;
+        }
         for _ in 0..ROUNDS {
             if let Some(known) = self.getattr_now(ino) {
                 return known;

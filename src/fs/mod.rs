@@ -13,6 +13,7 @@
 //! | `feed`, `scale` | a directory's names page by page, many of them over ranges at once |
 //! | `meta`, `content` | metadata under s3fs's names; types |
 //! | `remote`, `deletes` | the bucket with deadlines and settled outcomes |
+//! | `past`, `versions`, `version_dirs`, `version_name` | earlier versions of objects, a tree of their own |
 //! | `adapter` | the only place that knows fuser |
 //! | `mount` | a mount's life |
 
@@ -45,6 +46,7 @@ mod moves;
 mod names;
 mod options;
 mod parts;
+mod past;
 mod queue;
 mod ranges;
 mod reader;
@@ -59,6 +61,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod version_dirs;
+mod version_name;
+mod versions;
 mod xattrs;
 
 pub use mount::{Mounted, clear_dead, mount};

@@ -11,6 +11,7 @@
 //! | one that begins with `%~` | `%~%25~…` |
 //! | object `a` beside objects `a/…` | `%~a%!` (the directory is called `a`) |
 //! | longer than 255 bytes | a directory `%~FIRST-PIECE%+` holding the rest |
+//! | `.versions`, on mounts that show earlier versions under that name | `%~%2Eversions` |
 //!
 //! The other way round, a file name that isn't UTF-8 becomes the component `%~` with each byte that isn't as `%XX`.
 
@@ -19,7 +20,12 @@ pub const NAME_MAX: usize = 255;
 /// S3's longest key.
 pub const KEY_MAX: usize = 1024;
 
-const MARK: &str = "%~";
+/// The directory of earlier versions, on mounts that show them.
+pub const VERSIONS: &str = ".versions";
+/// How a key's component of that name is shown there.
+const VERSIONS_KEY: &str = "%~%2Eversions";
+
+pub const MARK: &str = "%~";
 const FILE_END: &str = "%!";
 const PIECE_END: &str = "%+";
 
@@ -49,6 +55,15 @@ fn hex(out: &mut Vec<u8>, byte: u8) {
     out.extend_from_slice(format!("%{byte:02X}").as_bytes());
 }
 
+/// A word of which every byte but letters and digits is written as `%XX`.
+pub fn spelled(word: &str) -> String {
+    let mut out = Vec::new();
+    for byte in word.bytes() {
+        if byte.is_ascii_alphanumeric() { out.push(byte) } else { hex(&mut out, byte) }
+    }
+    String::from_utf8(out).expect("what isn't ASCII was escaped")
+}
+
 fn escaped(component: &str) -> Vec<u8> {
     let mut out = MARK.as_bytes().to_vec();
     let dots = component == "." || component == "..";
@@ -63,7 +78,7 @@ fn escaped(component: &str) -> Vec<u8> {
 }
 
 /// Undoes `%XX`; `None` when a `%` is followed by anything else than two uppercase digits.
-fn unescaped(text: &str) -> Option<Vec<u8>> {
+pub fn unescaped(text: &str) -> Option<Vec<u8>> {
     let digit = |b: &u8| match b {
         b'0'..=b'9' => Some(b - b'0'),
         b'A'..=b'F' => Some(b - b'A' + 10),
@@ -168,6 +183,33 @@ pub fn want(name: &[u8]) -> Option<Wanted> {
     }
 }
 
+/// Which names a mount keeps for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Naming {
+    /// `.versions` is no key's.
+    pub versions: bool,
+}
+
+impl Naming {
+    /// The name under which a component is seen.
+    pub fn show(self, component: &str) -> Shown {
+        match component {
+            VERSIONS if self.versions => Shown::Name(VERSIONS_KEY.into()),
+            _ => show(component),
+        }
+    }
+
+    /// What a name stands for among keys; `None` when none is ever shown so.
+    pub fn want(self, name: &[u8]) -> Option<Wanted> {
+        match name {
+            _ if !self.versions => want(name),
+            _ if name == VERSIONS.as_bytes() => None,
+            _ if name == VERSIONS_KEY.as_bytes() => Some(Wanted::Any(VERSIONS.to_owned())),
+            _ => want(name),
+        }
+    }
+}
+
 /// A key's last component, and a directory prefix's unfinished one (empty unless it is a piece).
 pub fn last(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or(key)
@@ -225,6 +267,19 @@ mod tests {
         assert!(belongs(&prefix, &long[len..]));
         assert!(!belongs(&prefix, "x") && belongs("dir/", "x"));
         assert_eq!(want(&[b'a'; 256]), None);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_escaped() {
+        let (taken, free) = (Naming { versions: true }, Naming { versions: false });
+        assert_eq!(taken.show(VERSIONS), Shown::Name(VERSIONS_KEY.into()));
+        assert_eq!(taken.want(VERSIONS_KEY.as_bytes()), Some(Wanted::Any(VERSIONS.into())));
+        assert_eq!(taken.want(VERSIONS.as_bytes()), None);
+        assert_eq!(free.show(VERSIONS), Shown::Name(VERSIONS.into()));
+        assert_eq!(free.want(VERSIONS.as_bytes()), Some(Wanted::Any(VERSIONS.into())));
+        assert_eq!(free.want(VERSIONS_KEY.as_bytes()), None);
+        // A key that is named like the escape.
+        assert_eq!(taken.show(VERSIONS_KEY), Shown::Name(b"%~%25~%252Eversions".to_vec()));
     }
 
     proptest! {

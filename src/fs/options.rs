@@ -73,6 +73,8 @@ pub struct MountOptions {
     pub negative_ttl: Duration,
     pub deadline: Duration,
     pub cache: Cache,
+    /// Earlier versions are shown below `.versions` in each directory.
+    pub versions: bool,
     /// How the mount is named in /proc/mounts; the store's URL when absent.
     pub fsname: Option<String>,
     /// Passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
@@ -102,6 +104,7 @@ impl Default for MountOptions {
             negative_ttl: TTL,
             deadline: DEADLINE,
             cache: Cache::Off,
+            versions: false,
             fsname: None,
             kernel: vec![KernelFlag::NoSuid, KernelFlag::NoDev],
         }
@@ -211,6 +214,7 @@ impl MountOptions {
                     seconds(name, value, Duration::from_secs(110))?.max(Duration::from_millis(100));
             }
             "cache" => self.cache = cache(value)?,
+            "versions" => self.versions = true,
             "fsname" => self.fsname = value.map(str::to_owned),
             "noexec" => self.kernel.push(KernelFlag::NoExec),
             "nosuid" => self.kernel.push(KernelFlag::NoSuid),
@@ -258,6 +262,7 @@ mod tests {
         assert!(o.read_only);
         assert_eq!((o.ttl.as_millis(), o.negative_ttl.as_millis()), (1000, 500));
         assert_eq!(o.fsname.unwrap(), "a,b");
+        assert!(!o.versions && MountOptions::parse("versions").unwrap().0.versions);
         for bad in [
             "nonsense",
             "uid=x",

@@ -54,6 +54,8 @@ pub struct Ahead {
     pub remote: Remote,
     pub blocks: Blocks,
     pub budget: Arc<Semaphore>,
+    /// Which version is read; none: the object.
+    pub version: Option<String>,
 }
 
 #[derive(Default)]
@@ -67,10 +69,12 @@ impl std::fmt::Debug for Reader {
 
 impl Ahead {
     fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<OwnedSemaphorePermit>) -> Part {
-        let (remote, blocks) = (self.remote.clone(), self.blocks.clone());
+        let (remote, blocks, version) = (self.remote.clone(), self.blocks.clone(), self.version.clone());
         let (key, base) = (key.to_owned(), base.clone());
         let (offset, len) = (range.start, range.end - range.start);
-        let task = self.rt.spawn(async move { blocks.get_of(&remote, &key, &base, offset, len).await });
+        let fetch =
+            async move { blocks.get_of(&remote, (&key, version.as_deref()), &base, offset, len).await };
+        let task = self.rt.spawn(fetch);
         let fetch = async move { task.await.flatten().map_err(Arc::new) }.boxed().shared();
         Part { range, fetch, _held: held.map(Arc::new) }
     }

@@ -14,7 +14,10 @@ use super::deletes::Deletes;
 use super::signature::Signature;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, When};
+use crate::store::{
+    Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, VersionList,
+    VersionMark, VersionPage, When,
+};
 
 /// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
 const COPY_MAX: u64 = 4 << 30;
@@ -53,6 +56,15 @@ fn changed(key: &str) -> Error {
     Error::new(Kind::Refused, format!("object {key} was changed by somebody else since it was opened here"))
 }
 
+/// An error with what was being done, and with what can be done about it here.
+fn told(e: Error, doing: &str, key: &str) -> Error {
+    let e = e.context(format_args!("{doing} {key}"));
+    if e.is(Kind::Archived) {
+        return Error::new(e.kind(), format!("{e}, with `setfattr -n s3.restore -v DAYS FILE`"));
+    }
+    e
+}
+
 impl Remote {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
         let deletes = Deletes::new(rt.clone(), bucket.clone());
@@ -76,8 +88,9 @@ impl Remote {
         self.deletes.add(key);
     }
 
-    pub async fn link(&self, key: &str, valid: Duration) -> Result<String> {
-        self.ask("making a link to", key, self.bucket.presign(key, valid)).await
+    /// A link to an object, or to one of its versions.
+    pub async fn link(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        self.ask("making a link to", key, self.bucket.presign(key, version, valid)).await
     }
 
     /// Nothing below the prefix waits to be deleted any more.
@@ -93,7 +106,7 @@ impl Remote {
     async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
         self.deletes.settled(key).await;
         match self.rt.timeout(self.deadline, request).await {
-            Some(answer) => answer.map_err(|e| e.context(format_args!("{doing} {key}"))),
+            Some(answer) => answer.map_err(|e| told(e, doing, key)),
             None => Err(self.late(doing, key)),
         }
     }
@@ -107,7 +120,7 @@ impl Remote {
     ) -> Result<Put> {
         self.deletes.settled(key).await;
         match self.rt.timeout(limit, request).await {
-            Some(answer) => answer.map_err(|e| e.context(format_args!("writing {key}"))),
+            Some(answer) => answer.map_err(|e| told(e, "writing", key)),
             None => Ok(Put::Unknown(self.late("writing", key))),
         }
     }
@@ -132,9 +145,63 @@ impl Remote {
         self.ask("reading", key, self.bucket.get(key, ByteRange::At { offset, len }, Cause::File)).await
     }
 
-    /// Exactly these bytes of the object with this etag; `Refused` when it is another one now.
-    pub async fn get_of(&self, key: &str, base: &Base, offset: u64, len: u64) -> Result<Bytes> {
-        match self.get(key, offset, len).await? {
+    pub async fn versioned(&self) -> Result<bool> {
+        self.ask("looking for versions in", self.url(), self.bucket.versioned(Cause::File)).await
+    }
+
+    /// A page of the versions below a prefix.
+    pub async fn versions(
+        &self,
+        prefix: &str,
+        after: Option<VersionMark>,
+        delimited: bool,
+        max: usize,
+    ) -> Result<VersionPage> {
+        self.deletes.settled_below(prefix).await;
+        let list = VersionList { prefix: prefix.to_owned(), after, delimited, max };
+        self.ask("listing versions of", prefix, self.bucket.list_versions(&list, Cause::File)).await
+    }
+
+    /// An object, or one of its versions.
+    pub async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+    ) -> Result<Option<Head>> {
+        let request = self.bucket.head_version(key, version, checksums, Cause::File);
+        self.ask("looking at", key, request).await
+    }
+
+    pub async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Found>> {
+        let range = ByteRange::At { offset, len };
+        self.ask("reading", key, self.bucket.get_version(key, version, range, Cause::File)).await
+    }
+
+    /// Asks for a readable copy of an archived object. False: one is on its way already.
+    pub async fn restore(&self, key: &str, version: Option<&str>, how: Restore) -> Result<bool> {
+        self.ask("restoring", key, self.bucket.restore(key, version, how, Cause::File)).await
+    }
+
+    /// Exactly these bytes of the object, or of its version, with this etag; `Refused` when it is another one now.
+    pub async fn get_of(
+        &self,
+        (key, version): (&str, Option<&str>),
+        base: &Base,
+        offset: u64,
+        len: u64,
+    ) -> Result<Bytes> {
+        let found = match version {
+            Some(version) => self.get_version(key, version, offset, len).await?,
+            None => self.get(key, offset, len).await?,
+        };
+        match found {
             Some(found) if found.head.etag == base.etag && found.body.len() as u64 == len => Ok(found.body),
             Some(found) if found.head.etag == base.etag => {
                 Err(Error::new(Kind::Corrupt, format!("reading {key}: fewer bytes came than the object has")))

@@ -11,7 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::content::type_of;
 use super::core::Fs;
 use super::errno::{Errno, Op};
-use super::lookup::{Need, Place, Target, new_place};
+use super::lookup::{Need, Place, Target};
 use super::meta::Meta as _;
 use super::moves::Known;
 use super::remote::Base;
@@ -28,9 +28,10 @@ impl Fs {
         new_name: &[u8],
         no_replace: bool,
     ) -> Op<()> {
-        self.writable()?;
+        self.writable_in(parent, name)?;
+        self.writable_in(new_parent, new_name)?;
         let (from, source) = self.existing(parent, name).await?;
-        let to = new_place(&self.prefix(new_parent)?, new_name)?;
+        let to = self.new_place(new_parent, new_name)?;
         let (there, _) = self.target(&to, Need::Presence).await?;
         if no_replace && there.is_some() {
             return Err(Errno::EXIST.into());

@@ -7,6 +7,7 @@ use super::facts::Facts;
 use super::feed::Feed;
 use super::file::OpenFile;
 use super::known::{LISTING_MAX, Seen, Ticket};
+use super::past::PastPlace;
 use crate::base::rt::Instant;
 
 /// Entries handed out at once; more than fit a reply.
@@ -22,6 +23,8 @@ pub struct Item {
     pub until: Instant,
     /// When the listing began.
     pub ticket: Option<Ticket>,
+    /// Of earlier versions.
+    pub past: Option<PastPlace>,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,12 @@ pub struct Stream {
     pub whole: Option<BTreeMap<String, Seen>>,
     pub until: Instant,
     pub ticket: Option<Ticket>,
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        Stream::new()
+    }
 }
 
 impl Stream {

@@ -66,7 +66,7 @@ async fn fetch(e: &Engine, file: &Snapshot, range: &Range<u64>) -> Result<Bytes>
     let source = file.source.as_ref().filter(|_| range.end <= file.base_len).ok_or_else(|| {
         Error::new(Kind::Internal, format!("{}: bytes that are neither staged nor in the object", file.key))
     })?;
-    e.remote.get_of(&source.key, &source.base, range.start, range.end - range.start).await
+    e.remote.get_of((&source.key, None), &source.base, range.start, range.end - range.start).await
 }
 
 /// `len` staged bytes; zeros where nothing was.

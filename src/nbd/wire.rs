@@ -64,6 +64,7 @@ impl Errno {
             | Kind::Throttled
             | Kind::Fenced
             | Kind::Corrupt
+            | Kind::Archived
             | Kind::Io
             | Kind::Removed
             | Kind::Internal => Errno::Io,

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Store, When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, Store,
+    VersionList, VersionPage, When,
 };
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Kind, Result};
@@ -31,6 +32,9 @@ pub enum Verb {
     MultipartComplete,
     MultipartAbort,
     MultipartList,
+    /// A listing of versions, or whether there are any.
+    Versions,
+    Restore,
 }
 
 /// How it ended.
@@ -231,6 +235,7 @@ impl Answer for () {}
 impl Answer for bool {}
 impl Answer for String {}
 impl Answer for Page {}
+impl Answer for VersionPage {}
 impl Answer for Part {}
 impl Answer for Vec<(String, String)> {}
 impl Answer for Option<Head> {
@@ -370,8 +375,35 @@ impl Bucket for Counted {
     async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
         self.run(Verb::MultipartAbort, cause, 0, self.inner.multipart_abort(key, upload, cause)).await
     }
-    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
-        self.inner.presign(key, valid).await
+    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        self.inner.presign(key, version, valid).await
+    }
+    async fn versioned(&self, cause: Cause) -> Result<bool> {
+        self.run(Verb::Versions, cause, 0, self.inner.versioned(cause)).await
+    }
+    async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
+        self.run(Verb::Versions, cause, 0, self.inner.list_versions(list, cause)).await
+    }
+    async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        range: ByteRange,
+        cause: Cause,
+    ) -> Result<Option<Found>> {
+        self.run(Verb::Get, cause, 0, self.inner.get_version(key, version, range, cause)).await
+    }
+    async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+        cause: Cause,
+    ) -> Result<Option<Head>> {
+        self.run(Verb::Head, cause, 0, self.inner.head_version(key, version, checksums, cause)).await
+    }
+    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
+        self.run(Verb::Restore, cause, 0, self.inner.restore(key, version, how, cause)).await
     }
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
         self.run(Verb::MultipartList, cause, 0, self.inner.multipart_list(prefix, cause)).await

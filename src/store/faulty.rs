@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 
 use super::sim::{Reach, StoreFaults};
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Counters, Etag, Found, Head, List, Page, Part, Put, Store,
-    When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Counters, Etag, Found, Head, List, Page, Part, Put, Restore,
+    Store, VersionList, VersionPage, When,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -247,8 +247,41 @@ impl Bucket for Faulty {
         let (inner, key, upload) = (self.inner.clone(), key.to_owned(), upload.to_owned());
         self.verb(async move { inner.multipart_abort(&key, &upload, cause).await }.boxed()).await
     }
-    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
-        self.inner.presign(key, valid).await
+    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        self.inner.presign(key, version, valid).await
+    }
+    async fn versioned(&self, cause: Cause) -> Result<bool> {
+        let inner = self.inner.clone();
+        self.verb(async move { inner.versioned(cause).await }.boxed()).await
+    }
+    async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
+        let (inner, list) = (self.inner.clone(), list.clone());
+        self.verb(async move { inner.list_versions(&list, cause).await }.boxed()).await
+    }
+    async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        range: ByteRange,
+        cause: Cause,
+    ) -> Result<Option<Found>> {
+        let (inner, key, version) = (self.inner.clone(), key.to_owned(), version.to_owned());
+        self.verb(async move { inner.get_version(&key, &version, range, cause).await }.boxed()).await
+    }
+    async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+        cause: Cause,
+    ) -> Result<Option<Head>> {
+        let (inner, key, version) = (self.inner.clone(), key.to_owned(), version.map(str::to_owned));
+        let run = async move { inner.head_version(&key, version.as_deref(), checksums, cause).await };
+        self.verb(run.boxed()).await
+    }
+    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
+        let (inner, key, version) = (self.inner.clone(), key.to_owned(), version.map(str::to_owned));
+        self.verb(async move { inner.restore(&key, version.as_deref(), how, cause).await }.boxed()).await
     }
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
         let (inner, prefix) = (self.inner.clone(), prefix.to_owned());

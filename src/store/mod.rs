@@ -5,6 +5,7 @@ mod faulty;
 mod file;
 mod mem;
 mod open;
+mod past;
 mod probe;
 mod retry;
 mod s3;
@@ -27,6 +28,7 @@ pub use faulty::{Fate, Faulty};
 pub use file::FileStore;
 pub use mem::MemStore;
 pub use open::{adopt, expect, open};
+pub use past::{Restore, Restored, Tier, Version, VersionList, VersionMark, VersionPage};
 pub use probe::probe;
 pub use retry::{Patience, Retrying};
 pub use s3::S3Store;
@@ -113,6 +115,10 @@ pub struct Head {
     pub version: Option<String>,
     /// Where it isn't the standard one.
     pub storage_class: Option<String>,
+    /// Of an archived object that is being restored, or was.
+    pub restored: Option<Restored>,
+    /// As `ALGORITHM:VALUE`, several with a space between. Only where it was asked for.
+    pub checksum: Option<String>,
 }
 
 /// A get's answer: the asked-for bytes, and the whole object's description.
@@ -234,11 +240,60 @@ pub trait Bucket: Store {
         cause: Cause,
     ) -> Result<Put>;
     async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()>;
-    /// A link by which anybody can get the object for so long.
-    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
-        let _ = valid;
+    /// A link by which anybody can get the object, or one of its versions, for so long.
+    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        let _ = (version, valid);
         Err(Error::new(Kind::Unsupported, format!("{} makes no links to {key:?}: S3 stores do", self.url())))
+    }
+    /// Whether what is overwritten or deleted is kept as a version. True also where that can't be asked: the listing
+    /// tells then.
+    async fn versioned(&self, cause: Cause) -> Result<bool> {
+        let _ = cause;
+        Ok(false)
+    }
+    /// `Unsupported` where there are none.
+    async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
+        let _ = (list, cause);
+        Err(no_versions(self.url()))
+    }
+    /// `None`: there is no such version, or it marks that the object was deleted.
+    async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        range: ByteRange,
+        cause: Cause,
+    ) -> Result<Option<Found>> {
+        let _ = (key, version, range, cause);
+        Err(no_versions(self.url()))
+    }
+    /// An object or one of its versions, with its checksums if they are asked for and the store has any.
+    async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+        cause: Cause,
+    ) -> Result<Option<Head>> {
+        let _ = checksums;
+        match version {
+            Some(_) => Err(no_versions(self.url())),
+            None => self.head(key, cause).await,
+        }
+    }
+    /// Asks for a readable copy of an archived object, or for longer of one that is there. False: one is on its way.
+    /// `Invalid` for what isn't archived.
+    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
+        let _ = (version, how, cause);
+        Err(Error::new(
+            Kind::Unsupported,
+            format!("{} archives nothing, so {key:?} needs no restoring", self.url()),
+        ))
     }
     /// Uploads under way below a prefix, as (key, upload).
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>>;
+}
+
+fn no_versions(url: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{url} keeps no versions of its objects"))
 }

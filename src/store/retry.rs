@@ -19,8 +19,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Counters, Etag, Found, Head, List, Page, Part, Put, Store,
-    When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Counters, Etag, Found, Head, List, Page, Part, Put, Restore,
+    Store, VersionList, VersionPage, When,
 };
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
@@ -176,6 +176,15 @@ impl Retrying {
     }
 }
 
+/// How many bytes an answer is given time for: a reader that allows for any size doesn't mean to wait for ever.
+fn expected(range: ByteRange) -> u64 {
+    let bytes = match range {
+        ByteRange::Whole { max } => max,
+        ByteRange::At { len, .. } | ByteRange::Last(len) => len,
+    };
+    bytes.min(64 << 20)
+}
+
 #[async_trait]
 impl Store for Retrying {
     fn url(&self) -> &str {
@@ -185,12 +194,7 @@ impl Store for Retrying {
         self.inner.counters()
     }
     async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        let bytes = match range {
-            ByteRange::Whole { max } => max,
-            ByteRange::At { len, .. } | ByteRange::Last(len) => len,
-        };
-        // A reader that allows for any size doesn't mean to wait for ever.
-        self.again(bytes.min(64 << 20), || self.inner.get(key, range, cause)).await
+        self.again(expected(range), || self.inner.get(key, range, cause)).await
     }
     async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
         self.again(0, || self.inner.head(key, cause)).await
@@ -277,8 +281,36 @@ impl Bucket for Retrying {
     async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
         self.again(0, || self.inner.multipart_abort(key, upload, cause)).await
     }
-    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
-        self.inner.presign(key, valid).await
+    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        self.inner.presign(key, version, valid).await
+    }
+    async fn versioned(&self, cause: Cause) -> Result<bool> {
+        self.again(0, || self.inner.versioned(cause)).await
+    }
+    async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
+        self.again(0, || self.inner.list_versions(list, cause)).await
+    }
+    async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        range: ByteRange,
+        cause: Cause,
+    ) -> Result<Option<Found>> {
+        self.again(expected(range), || self.inner.get_version(key, version, range, cause)).await
+    }
+    async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+        cause: Cause,
+    ) -> Result<Option<Head>> {
+        self.again(0, || self.inner.head_version(key, version, checksums, cause)).await
+    }
+    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
+        // Asked for twice it is still one; the second answer says that it is under way.
+        self.again(0, || self.inner.restore(key, version, how, cause)).await
     }
     async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
         self.again(0, || self.inner.multipart_list(prefix, cause)).await

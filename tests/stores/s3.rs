@@ -34,7 +34,7 @@ async fn who_asks_pays_where_that_is_asked_for() {
     assert!(url.to_string().contains("requester_pays=true"), "{url}");
     let bucket = server.open_url(&rt(), &url, SECRET).await.unwrap();
     Suite { rt: rt(), bucket: bucket.clone(), prefix: "x/".into(), exact: true }.run().await;
-    let why = bucket.presign("k", Duration::from_secs(60)).await.unwrap_err();
+    let why = bucket.presign("k", None, Duration::from_secs(60)).await.unwrap_err();
     assert_eq!(why.kind(), Kind::Unsupported, "{why}");
 }
 

@@ -10,3 +10,4 @@ mod model;
 mod races;
 mod requests;
 mod user;
+mod versions;

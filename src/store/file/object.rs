@@ -270,6 +270,8 @@ impl Root {
             attrs,
             version: None,
             storage_class: None,
+            restored: None,
+            checksum: None,
         })
     }
 

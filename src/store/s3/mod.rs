@@ -11,6 +11,7 @@
 
 mod connect;
 mod multipart;
+mod past;
 mod read;
 mod trouble;
 mod write;
@@ -22,15 +23,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
-use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use bytes::Bytes;
 
 use self::connect::{Connection, Seal, connect};
-use self::trouble::Trouble;
 use super::url::{S3Place, StoreUrl};
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Store, When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, Store,
+    VersionList, VersionPage, When,
 };
 use crate::base::Result;
 use crate::base::rt::Rt;
@@ -154,16 +153,6 @@ impl S3Store {
     fn learn(&self, quoting: Quoting) {
         self.quoting.store(if quoting == Quoting::Bare { BARE } else { QUOTED }, Ordering::Relaxed);
     }
-
-    fn absent_or<T, E>(&self, doing: &str, e: SdkError<E, HttpResponse>) -> Result<Option<T>, Trouble>
-    where
-        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
-    {
-        match Trouble::of(&self.url, doing, e) {
-            t if t.is_absent() => Ok(None),
-            t => Err(t),
-        }
-    }
 }
 
 #[async_trait]
@@ -172,7 +161,7 @@ impl Store for S3Store {
         &self.url
     }
     async fn get(&self, key: &str, range: ByteRange, _: Cause) -> Result<Option<Found>> {
-        self.get_now(key, range).await
+        self.get_now((key, None), range).await
     }
     async fn head(&self, key: &str, _: Cause) -> Result<Option<Head>> {
         self.head_now(key).await.map_err(|t| t.error)
@@ -243,8 +232,35 @@ impl Bucket for S3Store {
     async fn multipart_abort(&self, key: &str, upload: &str, _: Cause) -> Result<()> {
         self.abort_now(key, upload).await
     }
-    async fn presign(&self, key: &str, valid: Duration) -> Result<String> {
-        self.presign_now(key, valid).await
+    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        self.presign_now(key, version, valid).await
+    }
+    async fn versioned(&self, _: Cause) -> Result<bool> {
+        self.versioned_now().await
+    }
+    async fn list_versions(&self, list: &VersionList, _: Cause) -> Result<VersionPage> {
+        self.versions_now(list).await
+    }
+    async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        range: ByteRange,
+        _: Cause,
+    ) -> Result<Option<Found>> {
+        self.get_now((key, Some(version)), range).await
+    }
+    async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+        _: Cause,
+    ) -> Result<Option<Head>> {
+        self.head_of((key, version), checksums).await.map_err(|t| t.error)
+    }
+    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, _: Cause) -> Result<bool> {
+        self.restore_now(key, version, how).await
     }
     async fn multipart_list(&self, prefix: &str, _: Cause) -> Result<Vec<(String, String)>> {
         self.uploads_now(prefix).await

@@ -1,9 +1,10 @@
 //! Get, head and list.
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
-use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use bytes::{Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use super::trouble::Trouble;
 use super::{S3Store, read_sealed};
 use crate::base::{Error, Kind, Result};
 use crate::store::mem::too_large;
-use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page};
+use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page, Restored};
 
 /// Offsets beyond this are out of every object, and no number to some servers.
 const FARTHEST: u64 = i64::MAX as u64;
@@ -23,13 +24,24 @@ const FARTHEST: u64 = i64::MAX as u64;
 /// Going on behind the last name instead loses names on servers that list in the order of a tree.
 const TOKEN: char = '\0';
 
+/// An object, or one version of it.
+pub(super) type Versioned<'a> = (&'a str, Option<&'a str>);
+
+/// What is being done, for messages.
+pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
+    match version {
+        Some(version) => format!("{what} version {version:?} of {key:?}"),
+        None => format!("{what} {key:?}"),
+    }
+}
+
 /// Quotes are of the transport, not of the etag.
 pub(super) fn etag_in(text: Option<&str>) -> Etag {
     let text = text.unwrap_or_default();
     Etag(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text).to_owned())
 }
 
-fn millis(time: Option<&DateTime>) -> u64 {
+pub(super) fn millis(time: Option<&DateTime>) -> u64 {
     time.and_then(|t| t.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0)
 }
 
@@ -40,6 +52,39 @@ fn attrs_in(content_type: Option<&str>, user: Option<&HashMap<String, String>>) 
         content_type: content_type.map(str::to_owned),
         user: user.into_iter().flatten().map(lower).collect(),
     }
+}
+
+/// `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
+fn restored_in(text: &str) -> Option<Restored> {
+    let field =
+        |name: &str| text.split_once(name)?.1.strip_prefix("=\"")?.split_once('"').map(|(value, _)| value);
+    match field("ongoing-request")? {
+        "true" => Some(Restored::Underway),
+        _ => {
+            let until = DateTime::from_str(field("expiry-date")?, DateTimeFormat::HttpDate).ok()?;
+            Some(Restored::Until(millis(Some(&until))))
+        }
+    }
+}
+
+/// Every checksum that came with an answer. That of an upload in parts may be one of the parts' checksums: it ends in
+/// `-` and their number.
+fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
+    let all = [
+        ("CRC64NVME", out.checksum_crc64_nvme()),
+        ("CRC32C", out.checksum_crc32_c()),
+        ("CRC32", out.checksum_crc32()),
+        ("SHA256", out.checksum_sha256()),
+        ("SHA1", out.checksum_sha1()),
+        ("SHA512", out.checksum_sha512()),
+        ("MD5", out.checksum_md5()),
+        ("XXHASH64", out.checksum_xxhash64()),
+        ("XXHASH3", out.checksum_xxhash3()),
+        ("XXHASH128", out.checksum_xxhash128()),
+    ];
+    let told = all.iter().filter_map(|(name, value)| Some(format!("{name}:{}", (*value)?)));
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join(" "))
 }
 
 fn range_header(range: ByteRange) -> Option<String> {
@@ -60,8 +105,21 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 
 impl S3Store {
     pub(super) async fn head_now(&self, key: &str) -> Result<Option<Head>, Trouble> {
-        let ask =
-            read_sealed!(self, self.client().head_object()).bucket(&self.place.bucket).key(self.full(key));
+        self.head_of((key, None), false).await
+    }
+
+    /// An object or one of its versions.
+    pub(super) async fn head_of(
+        &self,
+        what: Versioned<'_>,
+        checksums: bool,
+    ) -> Result<Option<Head>, Trouble> {
+        let (key, version) = what;
+        let ask = read_sealed!(self, self.client().head_object())
+            .bucket(&self.place.bucket)
+            .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
+            .set_checksum_mode(checksums.then_some(ChecksumMode::Enabled));
         match ask.send().await {
             Ok(out) => Ok(Some(Head {
                 size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
@@ -70,14 +128,24 @@ impl S3Store {
                 attrs: attrs_in(out.content_type(), out.metadata()),
                 version: out.version_id().map(str::to_owned),
                 storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
+                restored: out.restore().and_then(restored_in),
+                checksum: checksum_in(&out),
             })),
-            Err(e) => self.absent_or(&format!("looking at {key:?}"), e),
+            Err(e) => match Trouble::of(&self.url, &doing("looking at", what), e) {
+                t if t.is_absent() || version.is_some() && t.is_no_version() => Ok(None),
+                t => Err(t),
+            },
         }
     }
 
     /// Made here: the server isn't asked.
-    pub(super) async fn presign_now(&self, key: &str, valid: Duration) -> Result<String> {
-        let doing = format!("making a link to {key:?}");
+    pub(super) async fn presign_now(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        valid: Duration,
+    ) -> Result<String> {
+        let doing = doing("making a link to", (key, version));
         if self.place.requester_pays == Some(true) {
             let why = "a link can't make whoever follows it pay, as this bucket's readers do";
             return Err(Error::new(Kind::Unsupported, format!("{doing}: {why}")));
@@ -85,38 +153,40 @@ impl S3Store {
         let how = PresigningConfig::expires_in(valid)
             .map_err(|e| Error::new(Kind::Invalid, doing.clone()).because(e))?;
         let ask = self.client().get_object().bucket(&self.place.bucket).key(self.full(key));
+        let ask = ask.set_version_id(version.map(str::to_owned));
         let link = ask.presigned(how).await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
         Ok(link.uri().to_owned())
     }
 
-    pub(super) async fn get_now(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
+    pub(super) async fn get_now(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
+        let (key, version) = what;
         let nothing = match range {
             ByteRange::At { offset, len } => len == 0 || offset >= FARTHEST,
             ByteRange::Last(n) => n == 0,
             ByteRange::Whole { .. } => false,
         };
         if nothing {
-            return self.nothing_of(key, range).await;
+            return self.nothing_of(what, range).await;
         }
         let ask = read_sealed!(self, self.client().get_object())
             .bucket(&self.place.bucket)
             .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
             .set_range(range_header(range));
-        let doing = format!("reading {key:?}");
         match ask.send().await {
             Ok(out) => self.body_of(key, range, out).await.map(Some),
-            Err(e) => match Trouble::of(&self.url, &doing, e) {
+            Err(e) => match Trouble::of(&self.url, &doing("reading", what), e) {
                 // The range lies behind the end.
-                t if t.status == 416 => self.nothing_of(key, range).await,
-                t if t.is_absent() => Ok(None),
+                t if t.status == 416 => self.nothing_of(what, range).await,
+                t if t.is_absent() || version.is_some() && t.is_no_version() => Ok(None),
                 t => Err(t.error),
             },
         }
     }
 
     /// The answer where no bytes are to be had.
-    async fn nothing_of(&self, key: &str, range: ByteRange) -> Result<Option<Found>> {
-        let head = self.head_now(key).await.map_err(|t| t.error)?;
+    async fn nothing_of(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
+        let head = self.head_of(what, false).await.map_err(|t| t.error)?;
         Ok(head.map(|head| {
             let offset = match range {
                 ByteRange::At { offset, .. } => offset.min(head.size),
@@ -146,6 +216,8 @@ impl S3Store {
             attrs: attrs_in(out.content_type(), out.metadata()),
             version: out.version_id().map(str::to_owned),
             storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
+            restored: out.restore().and_then(restored_in),
+            checksum: None,
         };
         let whole = out.content_range().is_none();
         let body = self.collect(key, out, length).await?;
@@ -267,5 +339,20 @@ mod tests {
         assert_eq!(range_header(ByteRange::At { offset: 5, len: 5 }).unwrap(), "bytes=5-9");
         let far = ByteRange::At { offset: 7, len: u64::MAX };
         assert_eq!(range_header(far).unwrap(), format!("bytes=7-{FARTHEST}"));
+    }
+
+    #[test]
+    fn the_state_of_a_restore_is_read() {
+        assert_eq!(restored_in(r#"ongoing-request="true""#), Some(Restored::Underway));
+        let done = r#"ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT""#;
+        assert_eq!(restored_in(done), Some(Restored::Until(1_356_048_000_000)));
+        for bad in [
+            "",
+            "ongoing-request",
+            r#"ongoing-request="false""#,
+            r#"ongoing-request="false", expiry-date="x""#,
+        ] {
+            assert_eq!(restored_in(bad), None, "{bad}");
+        }
     }
 }

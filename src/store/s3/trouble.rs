@@ -47,7 +47,7 @@ fn kind_of(status: u16, code: &str) -> Kind {
         | "Busy" => return Kind::Throttled,
         "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage" => return Kind::NoSpace,
         "NotImplemented" => return Kind::Unsupported,
-        "InvalidObjectState" => return Kind::Refused,
+        "InvalidObjectState" => return Kind::Archived,
         "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" => return Kind::Usage,
         _ => {}
     }
@@ -71,7 +71,7 @@ fn advice(kind: Kind, code: &str) -> &'static str {
         (Kind::Denied, _) => "; check the credentials (profile=) and their rights",
         (Kind::NotFound, "NoSuchBucket") => "; create the bucket or correct the URL",
         (Kind::Usage, _) => "; check region= and endpoint=",
-        (Kind::Refused, "InvalidObjectState") => "; it is archived: restore it first",
+        (Kind::Archived, _) => "; it is archived: restore it first",
         (Kind::Throttled, _) => "; the store asks for fewer requests",
         (Kind::Unavailable, _) => "; check the network and endpoint=",
         _ => "",
@@ -136,6 +136,13 @@ impl Trouble {
         self.status == 404 && !self.is_no_bucket()
     }
 
+    /// The same of one of its versions: that is named wrongly, or marks that the object was deleted.
+    pub fn is_no_version(&self) -> bool {
+        // An answer to HEAD has no body that could say more.
+        let named_wrongly = || ["", "InvalidArgument", "NoSuchVersion"].contains(&self.code.as_str());
+        self.is_absent() || self.status == 405 || self.status == 400 && named_wrongly()
+    }
+
     /// The request itself certainly had no effect.
     fn is_definite(&self) -> bool {
         !self.sent || (300..500).contains(&self.status)
@@ -193,6 +200,7 @@ mod tests {
             (400, "KeyTooLongError", Kind::Invalid),
             (429, "", Kind::Throttled),
             (301, "PermanentRedirect", Kind::Usage),
+            (403, "InvalidObjectState", Kind::Archived),
         ] {
             assert_eq!(trouble(status, code, true).put(&matches).unwrap_err().kind(), kind, "{status}");
         }

@@ -24,6 +24,16 @@ pub enum Fault {
     StatusAfter(u16),
     /// It takes effect after this time.
     Late(Duration),
+    /// Nothing takes effect; the answer is this one, as another server gave it.
+    Says(&'static Said),
+}
+
+/// An answer word for word.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Said {
+    pub status: u16,
+    pub headers: &'static [(&'static str, &'static str)],
+    pub body: &'static str,
 }
 
 /// The faults of a server's next requests, and a count of all.
@@ -32,6 +42,7 @@ pub struct Faults {
     next: Mutex<VecDeque<Fault>>,
     requests: AtomicU64,
     requester_pays: AtomicBool,
+    last: Mutex<String>,
 }
 
 impl Faults {
@@ -42,6 +53,11 @@ impl Faults {
 
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// The last request's verb and where it went.
+    pub fn last(&self) -> String {
+        self.last.lock().clone()
     }
 
     /// Who doesn't say, under their signature, that they pay is refused from now on.
@@ -103,6 +119,12 @@ fn status_only(status: u16) -> Response {
     answer.body(s3s::Body::from(body)).unwrap()
 }
 
+fn word_for_word(said: &Said) -> Response {
+    let answer = hyper::Response::builder().status(said.status);
+    let answer = said.headers.iter().fold(answer, |answer, (name, value)| answer.header(*name, *value));
+    answer.body(s3s::Body::from(said.body.to_owned())).unwrap()
+}
+
 impl Service<Request> for Between {
     type Response = Response;
     type Error = Cut;
@@ -110,6 +132,7 @@ impl Service<Request> for Between {
 
     fn call(&self, request: Request) -> Answer {
         let (inner, mut fault) = (self.inner.clone(), self.faults.draw());
+        *self.faults.last.lock() = format!("{} {}", request.method(), request.uri());
         if self.faults.refuses(&request) {
             fault = Fault::Status(403);
         }
@@ -117,6 +140,7 @@ impl Service<Request> for Between {
             match fault {
                 Fault::DropBefore => return Err(Cut),
                 Fault::Status(status) => return Ok(status_only(status)),
+                Fault::Says(said) => return Ok(word_for_word(said)),
                 Fault::Late(after) => pause(after).await,
                 _ => {}
             }

@@ -15,7 +15,7 @@ use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
-pub use faults::{Fault, Faults};
+pub use faults::{Fault, Faults, Said};
 use objects::Objects;
 pub use objects::Quirks;
 use windlass::base::Result;

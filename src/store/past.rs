@@ -1,0 +1,119 @@
+//! What stores keep beside the objects that they show: earlier versions, archived bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Etag;
+use crate::base::{Error, Kind};
+
+/// A version of an object, or the mark that it was deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    pub key: String,
+    /// Opaque; `null` of what was put before the bucket kept versions.
+    pub id: String,
+    /// In bytes; 0 of a mark.
+    pub size: u64,
+    /// None of a mark.
+    pub etag: Option<Etag>,
+    /// When it became the object. Milliseconds since 1970; some stores tell whole seconds only.
+    pub modified_ms: u64,
+    /// It is what the key shows now.
+    pub latest: bool,
+    /// The object was deleted: there are no bytes.
+    pub deleted: bool,
+}
+
+/// Where a listing of versions goes on, in the store's own words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VersionMark {
+    pub key: String,
+    pub version: Option<String>,
+}
+
+/// Which versions to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VersionList {
+    pub prefix: String,
+    /// What the page before gave as `next`.
+    pub after: Option<VersionMark>,
+    /// Group what lies below the next `/` into `prefixes`.
+    pub delimited: bool,
+    /// At most this many versions and groups, 1..=1000.
+    pub max: usize,
+}
+
+/// One page: versions by key, those of a key newest first; groups by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VersionPage {
+    pub versions: Vec<Version>,
+    pub prefixes: Vec<String>,
+    pub next: Option<VersionMark>,
+}
+
+/// The readable copy of an archived object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restored {
+    Underway,
+    /// There until then, in milliseconds since 1970.
+    Until(u64),
+}
+
+/// How soon an archived object is wanted, which decides what that costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    Expedited,
+    Standard,
+    Bulk,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What to make readable, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restore {
+    pub days: u16,
+    /// The store's default where absent.
+    pub tier: Option<Tier>,
+}
+
+/// `DAYS` or `DAYS:TIER`, the tier in any case.
+impl FromStr for Restore {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Restore, Error> {
+        let (days, tier) = text.split_once(':').map_or((text, None), |(days, tier)| (days, Some(tier)));
+        let tiers = [Tier::Expedited, Tier::Standard, Tier::Bulk];
+        let named = |name: &str| tiers.into_iter().find(|t| t.to_string().eq_ignore_ascii_case(name));
+        let days = days.parse::<u16>().ok().filter(|days| *days > 0);
+        match (days, tier, tier.and_then(named)) {
+            (Some(days), None, _) => Ok(Restore { days, tier: None }),
+            (Some(days), Some(_), Some(tier)) => Ok(Restore { days, tier: Some(tier) }),
+            _ => Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "{text:?} doesn't say for how long: write DAYS or DAYS:TIER, as in 7 or 7:Bulk; \
+                     tiers are Expedited, Standard, Bulk"
+                ),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_restore_is_read() {
+        assert_eq!("7".parse::<Restore>().unwrap(), Restore { days: 7, tier: None });
+        assert_eq!("30:bulk".parse::<Restore>().unwrap(), Restore { days: 30, tier: Some(Tier::Bulk) });
+        for bad in ["", "0", "-1", "7d", "7:", "7:Fast", ":Bulk", "99999"] {
+            assert!(bad.parse::<Restore>().unwrap_err().is(Kind::Invalid), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Earlier versions and archived objects.
+
+use std::cmp::Reverse;
+
+use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
+use aws_sdk_s3::types::{EncodingType, GlacierJobParameters, RestoreRequest};
+use percent_encoding::percent_decode_str;
+
+use super::S3Store;
+use super::read::{doing, etag_in, millis};
+use super::trouble::Trouble;
+use crate::base::{Error, Kind, Result};
+use crate::store::{Restore, Version, VersionList, VersionMark, VersionPage};
+
+impl S3Store {
+    pub(super) async fn versioned_now(&self) -> Result<bool> {
+        let ask = self.client().get_bucket_versioning().bucket(&self.place.bucket);
+        match ask.send().await {
+            // Suspended, it keeps what it had. One that never kept any has no status.
+            Ok(out) => Ok(out.status().is_some()),
+            Err(e) => match Trouble::of(&self.url, "asking whether versions are kept", e) {
+                // Who may list versions need not have the right to ask this; and moto says no in words of its own.
+                t if t.error.is(Kind::Denied) || t.garbled && t.status == 200 => Ok(true),
+                t if t.error.is(Kind::Unsupported) || t.status == 405 => Ok(false),
+                t => Err(t.error),
+            },
+        }
+    }
+
+    pub(super) async fn versions_now(&self, list: &VersionList) -> Result<VersionPage> {
+        let page = match self.versions_page(list, false).await {
+            // Control characters in keys are no XML: ask for them in a form that is.
+            Err(t) if t.garbled => self.versions_page(list, true).await,
+            other => other,
+        };
+        let page = page.map_err(|t| t.error)?;
+        if page.next.is_some() && page.next == list.after {
+            let what =
+                format!("{}: listing versions of {:?}: the store does not go on", self.url, list.prefix);
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        Ok(page)
+    }
+
+    async fn versions_page(&self, list: &VersionList, encoded: bool) -> Result<VersionPage, Trouble> {
+        let after = list.after.as_ref();
+        let ask = self
+            .client()
+            .list_object_versions()
+            .bucket(&self.place.bucket)
+            .prefix(self.full(&list.prefix))
+            .set_delimiter(list.delimited.then(|| "/".to_owned()))
+            .set_key_marker(after.map(|mark| mark.key.clone()))
+            .set_version_id_marker(after.and_then(|mark| mark.version.clone()))
+            .set_encoding_type(encoded.then_some(EncodingType::Url))
+            .max_keys(list.max.clamp(1, 1000) as i32);
+        let doing = format!("listing versions of {:?}", list.prefix);
+        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        Ok(self.page_of(&out))
+    }
+
+    fn page_of(&self, out: &ListObjectVersionsOutput) -> VersionPage {
+        let decodes = out.encoding_type() == Some(&EncodingType::Url);
+        let decode = |text: &str| match decodes {
+            true => percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned(),
+            false => text.to_owned(),
+        };
+        let key = |text: Option<&str>| Some(decode(text?).strip_prefix(&self.base)?.to_owned());
+        let objects = out.versions().iter().filter_map(|v| {
+            Some(Version {
+                key: key(v.key())?,
+                id: v.version_id().unwrap_or("null").to_owned(),
+                size: u64::try_from(v.size().unwrap_or(0)).unwrap_or(0),
+                etag: Some(etag_in(v.e_tag())),
+                modified_ms: millis(v.last_modified()),
+                latest: v.is_latest() == Some(true),
+                deleted: false,
+            })
+        });
+        let marks = out.delete_markers().iter().filter_map(|m| {
+            Some(Version {
+                key: key(m.key())?,
+                id: m.version_id().unwrap_or("null").to_owned(),
+                size: 0,
+                etag: None,
+                modified_ms: millis(m.last_modified()),
+                latest: m.is_latest() == Some(true),
+                deleted: true,
+            })
+        });
+        let mut versions: Vec<Version> = objects.chain(marks).collect();
+        // They come in two lists, whose times say how they lay between each other.
+        versions.sort_by(|a, b| {
+            a.key.cmp(&b.key).then_with(|| {
+                (Reverse(a.latest), Reverse(a.modified_ms)).cmp(&(Reverse(b.latest), Reverse(b.modified_ms)))
+            })
+        });
+        let prefixes = out.common_prefixes().iter().filter_map(|p| key(p.prefix())).collect();
+        let last = |v: &Version| VersionMark { key: self.full(&v.key), version: Some(v.id.clone()) };
+        let told = out.next_key_marker().map(|key| VersionMark {
+            key: decode(key),
+            version: out.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned),
+        });
+        let mark = told.or_else(|| versions.last().map(last));
+        VersionPage { versions, prefixes, next: mark.filter(|_| out.is_truncated() == Some(true)) }
+    }
+
+    pub(super) async fn restore_now(&self, key: &str, version: Option<&str>, how: Restore) -> Result<bool> {
+        let tier = how.tier.map(|tier| tier.to_string().as_str().into());
+        let job = tier.map(|tier| GlacierJobParameters::builder().tier(tier).build().expect("it has a tier"));
+        let request =
+            RestoreRequest::builder().days(i32::from(how.days)).set_glacier_job_parameters(job).build();
+        let ask = self
+            .client()
+            .restore_object()
+            .bucket(&self.place.bucket)
+            .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
+            .restore_request(request);
+        let Err(e) = ask.send().await else { return Ok(true) };
+        let t = Trouble::of(&self.url, &doing("restoring", (key, version)), e);
+        let said =
+            |kind, what: &str| Err(Error::new(kind, format!("{}: restoring {key:?}: {what}", self.url)));
+        match t.code.as_str() {
+            "RestoreAlreadyInProgress" => Ok(false),
+            "InvalidObjectState" | "ObjectAlreadyInActiveTierError" => {
+                said(Kind::Invalid, "it isn't archived: there is nothing to restore")
+            }
+            "GlacierExpeditedRetrievalNotAvailable" => {
+                said(Kind::Owned, "the store is too busy to do it at once: name another tier, or try later")
+            }
+            _ => Err(t.error),
+        }
+    }
+}
