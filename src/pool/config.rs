@@ -2,8 +2,10 @@
 //!
 //! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
 //! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
-//! before, only while a replacement is under way]}`.
+//! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…]}}`, the last only beside `before`,
+//! when `force-recover` made the generation: which one was before, and which of its acceptors were given up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +84,27 @@ pub struct PoolConfig {
     /// The stores of the generation before, while not everything that they held has come along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Vec<StoreEntry>>,
+    /// The generation before had lost its majority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Forced>,
+}
+
+/// How a generation began for which no majority of the one before was left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forced {
+    /// The generation before.
+    pub from: Generation,
+    /// Its acceptors that are not asked any more, by index.
+    pub lost: BTreeSet<usize>,
+}
+
+/// Generations of one guess: where registers were decided by guess, whatever the stores that were given up hold is of
+/// a lower generation for ever.
+const GUESS: u32 = 16;
+
+/// How often the pool's registers were decided by guess.
+pub fn guesses(generation: Generation) -> u64 {
+    generation.0 >> GUESS
 }
 
 impl PoolConfig {
@@ -102,6 +125,7 @@ impl PoolConfig {
             stores,
             settings,
             before: None,
+            forced: None,
         };
         config.acceptors = config.zoning()?.acceptors();
         Ok(config)
@@ -140,11 +164,36 @@ impl PoolConfig {
         next
     }
 
+    /// The next generation, in which some stores are others, when of this one's acceptors `lost` are given up.
+    pub fn with_forced(&self, stores: Vec<StoreEntry>, lost: BTreeSet<usize>, guess: bool) -> PoolConfig {
+        let mut next = self.clone();
+        next.before = Some(std::mem::replace(&mut next.stores, stores));
+        next.generation = match guess {
+            true => Generation((guesses(self.generation) + 1) << GUESS),
+            false => Generation(self.generation.0 + 1),
+        };
+        next.forced = Some(Forced { from: self.generation, lost });
+        next
+    }
+
+    /// Nothing is left in the generation before.
+    pub fn settled(&self) -> PoolConfig {
+        PoolConfig { before: None, forced: None, ..self.clone() }
+    }
+
+    /// The acceptors of the generation before that are not asked any more.
+    pub fn given_up(&self) -> BTreeSet<usize> {
+        self.forced.as_ref().map(|f| f.lost.clone()).unwrap_or_default()
+    }
+
     /// The generation before, as far as it matters while that one is left.
     pub fn predecessor(&self) -> Option<PoolConfig> {
         let stores = self.before.clone()?;
-        let generation = Generation(self.generation.0.checked_sub(1)?);
-        Some(PoolConfig { stores, generation, before: None, ..self.clone() })
+        let generation = match &self.forced {
+            Some(forced) => forced.from,
+            None => Generation(self.generation.0.checked_sub(1)?),
+        };
+        Some(PoolConfig { stores, generation, ..self.settled() })
     }
 
     /// The register that holds this value.
@@ -192,6 +241,13 @@ impl PoolConfig {
             || self.acceptors.iter().any(|i| *i >= self.layout.n())
         {
             return bad("the list of stores that hold registers does not fit the layout");
+        }
+        if let Some(forced) = &self.forced {
+            let known = |i: &usize| self.acceptors.contains(i);
+            let some_left = forced.lost.len() < self.acceptors.len() && forced.lost.iter().all(known);
+            if self.before.is_none() || forced.from >= self.generation || !some_left {
+                return bad("what it says of stores that were given up does not fit");
+            }
         }
         let mut lives: Vec<_> = self.stores.iter().map(|s| s.incarnation).collect();
         lives.sort_unstable();

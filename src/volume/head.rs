@@ -149,6 +149,8 @@ pub struct Claimer<'a> {
     pub seen: Option<Epoch>,
     /// The user takes over.
     pub force: bool,
+    /// Epochs below it may have been used by claims that the pool has forgotten.
+    pub floor: Epoch,
 }
 
 /// How an epoch is ended by its successor (protocol §1.6).
@@ -334,7 +336,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.may_claim(who)?;
-        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next();
+        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next().max(who.floor);
         self.with(|h| {
             h.claim = Some(Claim {
                 epoch,
@@ -529,7 +531,15 @@ mod tests {
     }
 
     fn claimer<'a>(host: &'a Host, nonce: u128, lineage: &'a BTreeSet<Epoch>) -> Claimer<'a> {
-        Claimer { host, nonce: Nonce(nonce), now_ms: 2_000, lineage, seen: None, force: false }
+        Claimer {
+            host,
+            nonce: Nonce(nonce),
+            now_ms: 2_000,
+            lineage,
+            seen: None,
+            force: false,
+            floor: Epoch(0),
+        }
     }
 
     fn recording(nonce: u128, last: u64) -> Recording {
