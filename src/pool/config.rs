@@ -2,8 +2,9 @@
 //!
 //! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
 //! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
-//! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…]}}`, the last only beside `before`,
-//! when `force-recover` made the generation: which one was before, and which of its acceptors were given up.
+//! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…], "unfilled": [INDEX…]}}`, the last
+//! only beside `before`, when `force-recover` made the generation: which one was before, which of its acceptors were given
+//! up, and to which stores, new already then, not all had come along.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -96,6 +97,8 @@ pub struct Forced {
     pub from: Generation,
     /// Its acceptors that are not asked any more, by index.
     pub lost: BTreeSet<usize>,
+    /// Stores that were new already in that generation, and to which not all had come along.
+    pub unfilled: BTreeSet<usize>,
 }
 
 /// Generations of one guess: where registers were decided by guess, whatever the stores that were given up hold is of
@@ -168,12 +171,24 @@ impl PoolConfig {
     pub fn with_forced(&self, stores: Vec<StoreEntry>, lost: BTreeSet<usize>, guess: bool) -> PoolConfig {
         let mut next = self.clone();
         next.before = Some(std::mem::replace(&mut next.stores, stores));
+        let unfilled = (0..self.stores.len()).filter(|i| self.is_unfilled(*i)).collect();
         next.generation = match guess {
             true => Generation((guesses(self.generation) + 1) << GUESS),
             false => Generation(self.generation.0 + 1),
         };
-        next.forced = Some(Forced { from: self.generation, lost });
+        next.forced = Some(Forced { from: self.generation, lost, unfilled });
         next
+    }
+
+    /// Whether all that belongs on a store may not have come along to it.
+    fn is_unfilled(&self, index: usize) -> bool {
+        let is_new = |before: &Vec<StoreEntry>| before[index].incarnation != self.stores[index].incarnation;
+        self.before.as_ref().is_some_and(is_new) || self.unfilled().contains(&index)
+    }
+
+    /// Stores that are to be filled though they were the pool's in the generation before.
+    pub fn unfilled(&self) -> BTreeSet<usize> {
+        self.forced.as_ref().map(|f| f.unfilled.clone()).unwrap_or_default()
     }
 
     /// Nothing is left in the generation before.

@@ -256,7 +256,7 @@ impl Wreck {
 
 /// A store that was to take another's place was lost before all had come along to it: what was begun never ends.
 fn is_stuck(now: &Membership, takers: &BTreeMap<usize, StoreSpec>) -> bool {
-    takers.keys().any(|index| now.predecessor(*index).is_some())
+    takers.keys().any(|index| now.is_new(*index))
 }
 
 /// Its stores that are not the listed ones, or don't answer, by labels read after this call.

@@ -250,14 +250,16 @@ impl Pool {
         let (fleet, now) = (self.fleet(), self.fleet().membership());
         let n = fleet.layout().n();
         for (store, new) in now.members.iter().enumerate() {
-            let Some(old) = now.predecessor(store) else { continue };
+            if !now.is_new(store) {
+                continue;
+            }
             let index = shard_on(id, store, n);
             debug_assert_eq!(place(id, index, n), store);
             let there = At { member: new, id, index };
             if let Ok((_, _)) = there.footer(Cause::Repair).await {
                 continue;
             }
-            if old.standing().usable()
+            if let Some(old) = now.predecessor(store).filter(|old| old.standing().usable())
                 && let Ok((footer, bytes, _)) = (At { member: old, id, index }).whole(Cause::Repair).await
             {
                 let object = with_footer_of(&footer, bytes);

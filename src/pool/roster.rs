@@ -40,19 +40,33 @@ pub struct Membership {
     pub before: Option<Arc<Membership>>,
     /// Of the acceptors, those that are not asked any more: lost for good, with so many that no majority is left.
     pub given_up: BTreeSet<usize>,
+    /// Stores that are to be filled like new ones, though the generation before has them.
+    pub unfilled: BTreeSet<usize>,
 }
 
 impl Membership {
     /// Of a pool that never changed.
     pub fn first(members: Vec<Arc<Member>>, acceptors: Vec<usize>) -> Membership {
-        let (description, given_up) = Default::default();
-        Membership { generation: Generation(0), members, acceptors, description, before: None, given_up }
+        Membership {
+            generation: Generation(0),
+            members,
+            acceptors,
+            description: Bytes::new(),
+            before: None,
+            given_up: BTreeSet::new(),
+            unfilled: BTreeSet::new(),
+        }
     }
 
     /// The store that had this place before, while not all of its shards have come along.
     pub(super) fn predecessor(&self, index: usize) -> Option<&Arc<Member>> {
         let old = self.before.as_ref()?.members.get(index)?;
         (old.incarnation() != self.members[index].incarnation()).then_some(old)
+    }
+
+    /// Whether all that belongs on a store has yet to come along to it.
+    pub(super) fn is_new(&self, index: usize) -> bool {
+        self.predecessor(index).is_some() || self.unfilled.contains(&index)
     }
 
     pub fn acceptor_members(&self) -> impl Iterator<Item = &Arc<Member>> {
@@ -139,6 +153,7 @@ impl Roster {
             description: config.encode(),
             before: None,
             given_up: BTreeSet::new(),
+            unfilled: BTreeSet::new(),
         };
         Arc::new(Roster {
             rt: rt.clone(),
@@ -242,6 +257,7 @@ impl Roster {
             description: config.encode(),
             before,
             given_up: BTreeSet::new(),
+            unfilled: config.unfilled(),
         }
     }
 
