@@ -94,7 +94,7 @@ impl Wreck {
         let mut given_up = Vec::new();
         for membership in hopeless {
             let lost = membership.hopeless().await;
-            given_up.push((lost.len() >= membership.acceptors.len() / 2 + 1, lost != membership.given_up));
+            given_up.push((lost.len() > membership.acceptors.len() / 2, lost != membership.given_up));
         }
         let mut wreck = Wreck {
             lost: Vec::new(),
@@ -106,11 +106,12 @@ impl Wreck {
             config,
             swaps,
         };
-        let takers = wreck.takers(&now).await?;
+        let takers = wreck.takers(&now).await;
         if given_up.iter().all(|(_, more)| !more) && !is_stuck(&now, &takers) {
             return Ok(None);
         }
         wreck.look(&now, &takers).await;
+        wreck.check_swaps(&now)?;
         Ok(Some(wreck))
     }
 
@@ -148,7 +149,7 @@ impl Wreck {
             pool.follow().await?;
         }
         let membership = self.roster.current();
-        let takers = self.takers(&membership).await?;
+        let takers = self.takers(&membership).await;
         if membership.given_up.is_empty() && !is_stuck(&membership, &takers) {
             return Ok(());
         }
@@ -186,38 +187,40 @@ impl Wreck {
     }
 
     /// For each place that is lost, what is there for it.
-    async fn takers(&self, now: &Membership) -> Result<BTreeMap<usize, StoreSpec>> {
+    async fn takers(&self, now: &Membership) -> BTreeMap<usize, StoreSpec> {
         let mut takers = BTreeMap::new();
-        let away = away(now).await;
-        for member in &away {
+        for member in away(now).await {
             let swap = self.swaps.iter().find(|swap| swap.old == member.url());
             let taker = match swap {
                 Some(swap) => Some(swap.new.clone()),
-                None => free_place(self.config.pool, member).await,
+                None => free_place(self.config.pool, &member).await,
             };
             takers.extend(taker.map(|spec| (member.index(), spec)));
         }
-        for swap in &self.swaps {
-            let listed = |url: &str| now.members.iter().find(|m| m.url() == url);
-            let refused = match (listed(&swap.old), listed(&swap.new.url)) {
-                _ if swap.old == swap.new.url => continue,
-                (Some(old), _) if !away.iter().any(|m| m.index() == old.index()) => format!(
-                    "store {} answers: it is replaced with `windlass pool replace` once the pool is recovered",
-                    swap.old
+        takers
+    }
+
+    /// Each swap is of a store that is lost, for one that is none of the pool's; or was made already.
+    fn check_swaps(&self, now: &Membership) -> Result<()> {
+        let listed = |url: &str| now.members.iter().any(|m| m.url() == url);
+        for Swap { old, new } in self.swaps.iter().filter(|swap| swap.old != swap.new.url) {
+            let refused = match (listed(old), listed(&new.url)) {
+                (true, false) if self.lost.iter().all(|lost| lost.url != *old) => format!(
+                    "store {old} answers: it is replaced with `windlass pool replace` once the pool is recovered"
                 ),
-                (Some(_), Some(_)) => {
-                    format!("store {} is one of the pool's already: give an empty one", swap.new.url)
+                (true, true) => {
+                    format!("store {} is one of the pool's already: give an empty one", new.url)
                 }
-                (None, None) => {
+                (false, false) => {
                     let urls: Vec<&str> = now.members.iter().map(|m| m.url()).collect();
-                    let (old, name) = (&swap.old, &self.config.name);
+                    let name = &self.config.name;
                     format!("{old} is no store of pool {name}, whose stores are {}", urls.join(", "))
                 }
                 _ => continue,
             };
             return Err(Error::new(Kind::Refused, refused));
         }
-        Ok(takers)
+        Ok(())
     }
 
     fn plan(
@@ -238,7 +241,7 @@ impl Wreck {
             return Err(nothing_in_place(away, now));
         }
         let lost = membership.given_up.clone();
-        let guess = self.guess || lost.len() >= now.acceptors.len() / 2 + 1;
+        let guess = self.guess || lost.len() > now.acceptors.len() / 2;
         Ok(now.with_forced(stores, lost, guess))
     }
 
@@ -250,7 +253,7 @@ impl Wreck {
             return Ok(());
         }
         let away = away(&now).await.iter().map(|m| m.index()).collect();
-        self.plan(&self.config, &now, &self.takers(&now).await?, &away).map(|_| ())
+        self.plan(&self.config, &now, &self.takers(&now).await, &away).map(|_| ())
     }
 }
 

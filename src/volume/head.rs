@@ -599,8 +599,12 @@ mod tests {
         let withdrawn = moved(claimed.withdraw(Nonce(22)));
         assert_eq!(withdrawn.owned(Epoch(1)).unwrap_err().kind(), Kind::Refused);
         assert!(withdrawn.record(&recording(22, 0)).is_err());
-        let again = moved(withdrawn.claim(&Claimer { nonce: Nonce(33), ..force }));
-        assert_eq!(again.claim.unwrap().epoch, Epoch(3));
+        let again = Claimer { nonce: Nonce(33), ..force };
+        assert_eq!(moved(withdrawn.claim(&again)).claim.unwrap().epoch, Epoch(3));
+        let above = Claimer { floor: Epoch(9), ..again.clone() };
+        assert_eq!(moved(withdrawn.claim(&above)).claim.unwrap().epoch, Epoch(9));
+        let below = Claimer { floor: Epoch(2), ..again };
+        assert_eq!(moved(withdrawn.claim(&below)).claim.unwrap().epoch, Epoch(3));
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub async fn force_recover(desk: &Desk, args: ForceRecover, progress: &ProgressS
 /// The pool opens now; what is left is a replacement's.
 async fn finished(desk: &Desk, name: &Name, wreck: &Wreck, progress: &ProgressSink) -> Result<Outcome> {
     let open = desk.pools.get(name).await?;
+    open.pool.hear().await?;
     desk.pools.remember_places(name, &open).await?;
     let brought = Box::pin(finish(&open, progress)).await;
     let shards = *brought.as_ref().unwrap_or(&0);
