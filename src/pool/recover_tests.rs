@@ -247,7 +247,7 @@ fn whoever_reached_the_lost_stores_learns_that_they_were_given_up() {
 
 #[test]
 fn whoever_is_killed_at_whatever_step_another_goes_on_and_two_at_once_agree() {
-    for seed in 0..300 {
+    for seed in 0..40 {
         let layout = ["1+1", "1+2", "2+2"][seed as usize % 3];
         run(100 + seed, layout, move |sim, yard| async move {
             let lens: &[usize] = if layout == "2+2" { &[9000, 8000] } else { &[9000] };

@@ -63,7 +63,7 @@ async fn finished(desk: &Desk, name: &Name, wreck: &Wreck, progress: &ProgressSi
         Ok(shards) => outcome.note(format!("{} brought", show_count(shards, "shard"))),
         Err(e) => outcome
             .note(format!(
-                "pool {name} opens again, but is not whole yet: {e}; then `windlass pool repair {name}`"
+                "pool {name} opens again, but is not whole yet (`windlass pool repair {name}` goes on): {e}"
             ))
             .degraded(true),
     })
