@@ -278,6 +278,45 @@ impl PoolConfig {
 mod tests {
     use super::*;
 
+    fn mirror() -> PoolConfig {
+        let store =
+            |n: u128| StoreEntry { url: format!("file:///s{n}"), zone: None, incarnation: Incarnation(n) };
+        let (name, layout) = ("tank".parse().unwrap(), "1+1".parse().unwrap());
+        PoolConfig::new(PoolId(7), name, layout, vec![store(1), store(2)], Settings::default()).unwrap()
+    }
+
+    #[test]
+    fn a_forced_generation_says_what_was_before_and_counts_above_every_guess() {
+        let first = mirror();
+        let mut stores = first.stores.clone();
+        stores[1].incarnation = Incarnation(3);
+        let certain = first.with_forced(stores.clone(), BTreeSet::from([1]), false);
+        assert_eq!((certain.generation, guesses(certain.generation)), (Generation(1), 0));
+        assert_eq!(
+            (certain.predecessor().unwrap(), certain.given_up()),
+            (first.clone(), BTreeSet::from([1]))
+        );
+        assert_eq!(PoolConfig::decode(&certain.encode()).unwrap(), certain);
+        // Broken off and forced again: what store 1 lacks is not forgotten.
+        stores[0].incarnation = Incarnation(4);
+        let guess = certain.with_forced(stores, BTreeSet::from([0]), true);
+        assert_eq!((guess.generation, guesses(guess.generation)), (Generation(1 << 16), 1));
+        assert_eq!(
+            (guess.predecessor().unwrap(), guess.unfilled()),
+            (certain.settled(), BTreeSet::from([1]))
+        );
+        assert_eq!(guess.settled().predecessor(), None);
+        let text = String::from_utf8(guess.encode().to_vec()).unwrap();
+        for (good, bad) in [
+            (r#""lost":[0]"#, r#""lost":[0,1]"#),
+            (r#""lost":[0]"#, r#""lost":[5]"#),
+            (r#""from":1,"#, r#""from":65536,"#),
+        ] {
+            assert!(text.contains(good), "{text}");
+            assert!(PoolConfig::decode(text.replace(good, bad).as_bytes()).unwrap_err().is(Kind::Invalid));
+        }
+    }
+
     #[test]
     fn settings_are_assigned_by_name() {
         let mut settings = Settings::default();
