@@ -178,6 +178,14 @@ impl Wreck {
             let before = pool.generation();
             check_loss(&self.roster.current(), &self.config).await?;
             self.roster.give_up().await;
+            let now = self.roster.current();
+            let guess = [Some(&now), now.before.as_ref()].into_iter().flatten().any(|m| m.is_guess());
+            if guess && !self.guess {
+                // Who asked for it was told that nothing would be guessed.
+                let why =
+                    "another store went away meanwhile, and nothing was decided: look again with --dry-run";
+                return Err(Error::new(Kind::Unavailable, why));
+            }
             register.bring().await?;
             if pool.generation() == before {
                 return Ok(());
@@ -241,8 +249,7 @@ impl Wreck {
             return Err(nothing_in_place(away, now));
         }
         let lost = membership.given_up.clone();
-        let guess = self.guess || lost.len() > now.acceptors.len() / 2;
-        Ok(now.with_forced(stores, lost, guess))
+        Ok(now.with_forced(stores, lost, self.guess || membership.is_guess()))
     }
 
     /// Whether it could be done as things are; the error says what to do first.

@@ -87,6 +87,11 @@ impl Membership {
         }
     }
 
+    /// Whether a majority was given up: those that are left may not know what was chosen without them.
+    pub(super) fn is_guess(&self) -> bool {
+        self.given_up.len() > self.acceptors.len() / 2
+    }
+
     /// Acceptors that don't show their label now.
     async fn silent(&self) -> BTreeSet<usize> {
         let asks = self.acceptor_members().map(|m| async move { (m.index(), m.attest().await.is_err()) });
