@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Global, done, forgive, output, reach};
 use crate::base::size::{show_bytes, show_count, show_time};
-use crate::base::{Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{self, PoolCreate, Verb};
 
 #[derive(Subcommand, Debug)]
@@ -82,6 +82,22 @@ pub enum Pool {
         #[arg(long)]
         force: bool,
     },
+    /// Decide a pool by the stores that are left when most of those that hold registers are lost for good
+    ForceRecover {
+        name: Name,
+        /// A store that is lost and has no empty place at its URL
+        #[arg(long, value_name = "URL")]
+        old: Vec<String>,
+        /// URL[,zone=Z] of the empty one in its place; in the order of --old
+        #[arg(long, value_name = "URL")]
+        new: Vec<String>,
+        /// Do it: what only the lost stores know is given up
+        #[arg(long)]
+        force: bool,
+        /// Say what it would do
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// How fast stores are read.
@@ -122,6 +138,14 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
         Pool::Repair { name, tempo } => plain(global, Verb::PoolRepair { name, tempo: tempo.asked() }).await,
         Pool::Replace { name, old, new, force } => {
             plain(global, Verb::PoolReplace { name, old, new, force }).await
+        }
+        Pool::ForceRecover { name, old, new, force, dry_run } => {
+            if old.len() != new.len() {
+                return Err(Error::new(Kind::Usage, "give one --new for each --old"));
+            }
+            let swaps = old.into_iter().zip(new).collect();
+            let recover = api::ForceRecover { name, swaps, force, dry_run };
+            plain(global, Verb::PoolForceRecover(recover)).await
         }
     }
 }

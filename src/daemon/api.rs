@@ -103,6 +103,15 @@ pub struct PoolCreate {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForceRecover {
+    pub name: Name,
+    /// What is lost, and `URL[,zone=Z]` of what takes its place.
+    pub swaps: Vec<(String, String)>,
+    pub force: bool,
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeCreate {
     pub path: VolumePath,
     pub size: u64,
@@ -159,6 +168,7 @@ pub enum Verb {
         new: String,
         force: bool,
     },
+    PoolForceRecover(ForceRecover),
     VolumeCreate(VolumeCreate),
     VolumeList {
         pool: Option<Name>,

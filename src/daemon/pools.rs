@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::home::{KnownPool, Seat};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec, Swap, Wreck};
 use crate::store::{self, BucketRef, StoreUrl};
 use crate::volume::{Deps, Memory, Tuning, Volumes};
 
@@ -244,6 +244,14 @@ impl Pools {
             *slot.known.lock() = known;
         }
         Ok(())
+    }
+
+    /// What is lost of a pool that too few of its stores can decide; `None`: enough answer. Changes nothing.
+    pub async fn wreck(&self, name: &Name, swaps: Vec<Swap>) -> Result<Option<Wreck>> {
+        let known = self.slot(name)?.known.lock().stores.clone();
+        let stores = self.buckets(&known).await?;
+        let found = Wreck::find(self.host(name), stores, swaps).await;
+        found.map_err(|e| e.context(format!("pool {name}")))
     }
 
     /// Forgets where it is; nothing in its stores changes.

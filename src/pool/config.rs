@@ -2,8 +2,11 @@
 //!
 //! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
 //! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
-//! before, only while a replacement is under way]}`.
+//! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…], "unfilled": [INDEX…]}}`, the last
+//! only beside `before`, when `force-recover` made the generation: which one was before, which of its acceptors were given
+//! up, and to which stores, new already then, not all had come along.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +85,29 @@ pub struct PoolConfig {
     /// The stores of the generation before, while not everything that they held has come along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Vec<StoreEntry>>,
+    /// The generation before had lost its majority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Forced>,
+}
+
+/// How a generation began for which no majority of the one before was left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forced {
+    /// The generation before.
+    pub from: Generation,
+    /// Its acceptors that are not asked any more, by index.
+    pub lost: BTreeSet<usize>,
+    /// Stores that were new already in that generation, and to which not all had come along.
+    pub unfilled: BTreeSet<usize>,
+}
+
+/// Generations of one guess: where registers were decided by guess, whatever the stores that were given up hold is of
+/// a lower generation for ever.
+const GUESS: u32 = 16;
+
+/// How often the pool's registers were decided by guess.
+pub fn guesses(generation: Generation) -> u64 {
+    generation.0 >> GUESS
 }
 
 impl PoolConfig {
@@ -102,6 +128,7 @@ impl PoolConfig {
             stores,
             settings,
             before: None,
+            forced: None,
         };
         config.acceptors = config.zoning()?.acceptors();
         Ok(config)
@@ -140,11 +167,48 @@ impl PoolConfig {
         next
     }
 
+    /// The next generation, in which some stores are others, when of this one's acceptors `lost` are given up.
+    pub fn with_forced(&self, stores: Vec<StoreEntry>, lost: BTreeSet<usize>, guess: bool) -> PoolConfig {
+        let mut next = self.clone();
+        next.before = Some(std::mem::replace(&mut next.stores, stores));
+        let unfilled = (0..self.stores.len()).filter(|i| self.is_unfilled(*i)).collect();
+        next.generation = match guess {
+            true => Generation((guesses(self.generation) + 1) << GUESS),
+            false => Generation(self.generation.0 + 1),
+        };
+        next.forced = Some(Forced { from: self.generation, lost, unfilled });
+        next
+    }
+
+    /// Whether all that belongs on a store may not have come along to it.
+    fn is_unfilled(&self, index: usize) -> bool {
+        let is_new = |before: &Vec<StoreEntry>| before[index].incarnation != self.stores[index].incarnation;
+        self.before.as_ref().is_some_and(is_new) || self.unfilled().contains(&index)
+    }
+
+    /// Stores that are to be filled though they were the pool's in the generation before.
+    pub fn unfilled(&self) -> BTreeSet<usize> {
+        self.forced.as_ref().map(|f| f.unfilled.clone()).unwrap_or_default()
+    }
+
+    /// Nothing is left in the generation before.
+    pub fn settled(&self) -> PoolConfig {
+        PoolConfig { before: None, forced: None, ..self.clone() }
+    }
+
+    /// The acceptors of the generation before that are not asked any more.
+    pub fn given_up(&self) -> BTreeSet<usize> {
+        self.forced.as_ref().map(|f| f.lost.clone()).unwrap_or_default()
+    }
+
     /// The generation before, as far as it matters while that one is left.
     pub fn predecessor(&self) -> Option<PoolConfig> {
         let stores = self.before.clone()?;
-        let generation = Generation(self.generation.0.checked_sub(1)?);
-        Some(PoolConfig { stores, generation, before: None, ..self.clone() })
+        let generation = match &self.forced {
+            Some(forced) => forced.from,
+            None => Generation(self.generation.0.checked_sub(1)?),
+        };
+        Some(PoolConfig { stores, generation, ..self.settled() })
     }
 
     /// The register that holds this value.
@@ -193,6 +257,13 @@ impl PoolConfig {
         {
             return bad("the list of stores that hold registers does not fit the layout");
         }
+        if let Some(forced) = &self.forced {
+            let known = |i: &usize| self.acceptors.contains(i);
+            let some_left = forced.lost.len() < self.acceptors.len() && forced.lost.iter().all(known);
+            if self.before.is_none() || forced.from >= self.generation || !some_left {
+                return bad("what it says of stores that were given up does not fit");
+            }
+        }
         let mut lives: Vec<_> = self.stores.iter().map(|s| s.incarnation).collect();
         lives.sort_unstable();
         lives.dedup();
@@ -206,6 +277,45 @@ impl PoolConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mirror() -> PoolConfig {
+        let store =
+            |n: u128| StoreEntry { url: format!("file:///s{n}"), zone: None, incarnation: Incarnation(n) };
+        let (name, layout) = ("tank".parse().unwrap(), "1+1".parse().unwrap());
+        PoolConfig::new(PoolId(7), name, layout, vec![store(1), store(2)], Settings::default()).unwrap()
+    }
+
+    #[test]
+    fn a_forced_generation_says_what_was_before_and_counts_above_every_guess() {
+        let first = mirror();
+        let mut stores = first.stores.clone();
+        stores[1].incarnation = Incarnation(3);
+        let certain = first.with_forced(stores.clone(), BTreeSet::from([1]), false);
+        assert_eq!((certain.generation, guesses(certain.generation)), (Generation(1), 0));
+        assert_eq!(
+            (certain.predecessor().unwrap(), certain.given_up()),
+            (first.clone(), BTreeSet::from([1]))
+        );
+        assert_eq!(PoolConfig::decode(&certain.encode()).unwrap(), certain);
+        // Broken off and forced again: what store 1 lacks is not forgotten.
+        stores[0].incarnation = Incarnation(4);
+        let guess = certain.with_forced(stores, BTreeSet::from([0]), true);
+        assert_eq!((guess.generation, guesses(guess.generation)), (Generation(1 << 16), 1));
+        assert_eq!(
+            (guess.predecessor().unwrap(), guess.unfilled()),
+            (certain.settled(), BTreeSet::from([1]))
+        );
+        assert_eq!(guess.settled().predecessor(), None);
+        let text = String::from_utf8(guess.encode().to_vec()).unwrap();
+        for (good, bad) in [
+            (r#""lost":[0]"#, r#""lost":[0,1]"#),
+            (r#""lost":[0]"#, r#""lost":[5]"#),
+            (r#""from":1,"#, r#""from":65536,"#),
+        ] {
+            assert!(text.contains(good), "{text}");
+            assert!(PoolConfig::decode(text.replace(good, bad).as_bytes()).unwrap_err().is(Kind::Invalid));
+        }
+    }
 
     #[test]
     fn settings_are_assigned_by_name() {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::chunk::{Chunk, ChunkKind, Inventory};
 use super::condition::{self, Condition, Need};
-use super::config::{PoolConfig, Settings};
+use super::config::{PoolConfig, Settings, guesses};
 use super::fleet::Fleet;
 use super::layout::{Layout, Zoning};
 use super::mend;
@@ -51,9 +51,15 @@ const WRITTEN_WAIT: Duration = Duration::from_secs(5);
 impl Pool {
     /// From what its register says, on these stores.
     pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
-        mend::start(&fleet);
-        news::keep_up(&fleet, config.pool);
-        fleet.roster().keep_looking();
+        let pool = Pool::still(config, fleet)?;
+        mend::start(&pool.fleet);
+        news::keep_up(&pool.fleet, config.pool);
+        pool.fleet.roster().keep_looking();
+        Ok(pool)
+    }
+
+    /// The same without anything that goes on by itself.
+    pub(super) fn still(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
         Ok(Arc::new(Pool {
             id: config.pool,
             name: config.name.clone(),
@@ -88,6 +94,10 @@ impl Pool {
     }
     pub fn generation(&self) -> Generation {
         self.fleet.membership().generation
+    }
+    /// How often `force-recover` has decided its registers by guess.
+    pub fn guesses(&self) -> u64 {
+        guesses(self.generation())
     }
     /// The incarnations of this generation, by index: the witnesses of what is recorded in it.
     pub fn incarnations(&self) -> Vec<Incarnation> {

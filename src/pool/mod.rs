@@ -26,6 +26,7 @@ mod open;
 mod probe;
 mod read;
 mod records;
+mod recover;
 mod register;
 mod repair;
 mod replace;
@@ -42,6 +43,8 @@ mod watched;
 
 #[cfg(test)]
 mod mending_tests;
+#[cfg(test)]
+mod recover_tests;
 #[cfg(test)]
 mod replace_tests;
 #[cfg(test)]
@@ -60,6 +63,7 @@ pub use member::{Member, Standing};
 pub use open::CreateOptions;
 pub use probe::{Payload, Probe};
 pub use read::Verify;
+pub use recover::{Lost, Swap, Wreck};
 pub use register::{Change, Register};
 pub use replace::{Filled, Replacement};
 pub use report::{Finding, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};

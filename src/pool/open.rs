@@ -85,9 +85,13 @@ impl Pool {
         let mut labels = futures::future::join_all(labels).await;
         let hint = best_hint(&stores, &labels)?;
         // While a replacement is under way registers may still be where they were before.
-        let config = hint.predecessor().unwrap_or(hint);
+        let config = hint.predecessor().unwrap_or_else(|| hint.clone());
         let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
         let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores, &seats);
+        if hint.forced.is_some() {
+            // Written after that generation was known chosen. The stores that it gave up may be back and tell another story.
+            roster.learn(&hint.encode()).await?;
+        }
         let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
         let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
             return Err(Error::new(

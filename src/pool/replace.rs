@@ -21,7 +21,7 @@ use super::host::StoreSpec;
 use super::key::{Named, PROBES, parse, place, shard_on};
 use super::label::{LABEL_KEY, Label};
 use super::mask::Mask;
-use super::member::Member;
+use super::member::{Member, Standing};
 use super::mend::put_back;
 use super::names::registers;
 use super::register::Change;
@@ -30,7 +30,7 @@ use super::seal::with_footer_of;
 use super::seats::labelled;
 use super::shard::{At, How};
 use crate::base::size::show_count;
-use crate::base::{ChunkId, Error, Incarnation, Kind, RegisterId, Result};
+use crate::base::{ChunkId, Error, Incarnation, Kind, PoolId, RegisterId, Result};
 use crate::store::{Cause, List, Put, When};
 
 /// What has come to a new store, in shards.
@@ -71,7 +71,7 @@ impl Pool {
         self.description().await.map(|_| ())
     }
 
-    async fn description(&self) -> Result<PoolConfig> {
+    pub(super) async fn description(&self) -> Result<PoolConfig> {
         let value = self.register(PoolConfig::register(self.id())).confirm().await?;
         let lost = || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name()));
         let value = value.ok_or_else(lost)?;
@@ -107,10 +107,10 @@ impl Pool {
             next.zoning()?.check()?;
             self.check_spare(index).await?;
         }
-        if !self.put_first_label(new, index, &now, &next).await? {
+        if !self.put_first_label(new, index, (&now, &next), &next).await? {
             return Ok(Replacement::Done);
         }
-        self.seal(&now, &next, incarnation).await
+        self.seal(&now, &next).await
     }
 
     /// A store that is well is one more away until its shards have come along: not while others are.
@@ -134,12 +134,12 @@ impl Pool {
     }
 
     /// False: the place holds the listed store, nothing is to be replaced.
-    async fn put_first_label(
+    pub(super) async fn put_first_label(
         &self,
         new: &StoreSpec,
         index: usize,
-        now: &PoolConfig,
-        next: &PoolConfig,
+        (now, next): (&PoolConfig, &PoolConfig),
+        hint: &PoolConfig,
     ) -> Result<bool> {
         let found = new.bucket.head(LABEL_KEY, Cause::Label).await?;
         let label = labelled(new).await?;
@@ -165,7 +165,7 @@ impl Pool {
             }
         };
         crate::store::probe(self.rt(), &*new.bucket, PROBES).await?;
-        let label = Label::new(self.id(), index, next.stores[index].incarnation, next.clone());
+        let label = Label::new(self.id(), index, next.stores[index].incarnation, hint.clone());
         let put = new.bucket.put(LABEL_KEY, label.encode(), when, Cause::Label).await?;
         match labelled(new).await? {
             Some(seen) if seen.incarnation == label.incarnation => Ok(true),
@@ -176,15 +176,16 @@ impl Pool {
         }
     }
 
-    async fn seal(&self, now: &PoolConfig, next: &PoolConfig, mine: Incarnation) -> Result<Replacement> {
+    /// Makes this plan the pool's, unless another was first.
+    pub(super) async fn seal(&self, now: &PoolConfig, next: &PoolConfig) -> Result<Replacement> {
         let register = self.register(PoolConfig::register(self.id()));
         register
             .seal(|current| {
                 let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
-                if current.stores.iter().any(|s| s.incarnation == mine) {
+                if current.generation == next.generation && current.stores == next.stores {
                     return Ok(Change::Keep(Replacement::Planned));
                 }
-                if current.generation != now.generation || current.before.is_some() {
+                if current.generation != now.generation || current.before != now.before {
                     return Ok(Change::Keep(Replacement::Other));
                 }
                 // Settings may have been changed since they were read.
@@ -249,14 +250,16 @@ impl Pool {
         let (fleet, now) = (self.fleet(), self.fleet().membership());
         let n = fleet.layout().n();
         for (store, new) in now.members.iter().enumerate() {
-            let Some(old) = now.predecessor(store) else { continue };
+            if !now.is_new(store) {
+                continue;
+            }
             let index = shard_on(id, store, n);
             debug_assert_eq!(place(id, index, n), store);
             let there = At { member: new, id, index };
             if let Ok((_, _)) = there.footer(Cause::Repair).await {
                 continue;
             }
-            if old.standing().usable()
+            if let Some(old) = now.predecessor(store).filter(|old| old.standing().usable())
                 && let Ok((footer, bytes, _)) = (At { member: old, id, index }).whole(Cause::Repair).await
             {
                 let object = with_footer_of(&footer, bytes);
@@ -279,52 +282,54 @@ impl Pool {
         if now.before.is_none() {
             return Ok(());
         }
-        let mut settled = now.clone();
-        settled.before = None;
+        let settled = now.settled();
+        self.update_labels(&settled).await;
+        let step = |current: Option<&bytes::Bytes>| {
+            let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
+            if current.generation != now.generation || current.before.is_none() {
+                return Ok(Change::Keep(current));
+            }
+            let settled = current.settled();
+            Ok(Change::Put(settled.encode(), settled))
+        };
+        let current = self.register(PoolConfig::register(self.id())).change(step).await?;
+        self.fleet().roster().learn(&current.encode()).await
+    }
+
+    pub(super) async fn update_labels(&self, hint: &PoolConfig) {
         let members = self.fleet().members();
-        let labels = members.iter().map(|member| update_label(member, &settled));
+        let labels = members.iter().map(|member| update_label(member, hint));
         for out in futures::future::join_all(labels).await {
             // A hint only; its store is away, or another wrote a newer one.
             if let Err(e) = out {
                 tracing::debug!("a label stays as it is: {e}");
             }
         }
-        let step = |current: Option<&bytes::Bytes>| {
-            let mut current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
-            if current.generation != now.generation || current.before.is_none() {
-                return Ok(Change::Keep(current));
-            }
-            current.before = None;
-            Ok(Change::Put(current.encode(), current))
-        };
-        let current = self.register(PoolConfig::register(self.id())).change(step).await?;
-        self.fleet().roster().learn(&current.encode()).await
     }
 
     /// Stores (by URL) whose place was emptied, or never became the pool's store again: out, and free to be taken in anew.
     pub async fn emptied(&self) -> Vec<StoreSpec> {
         let mut free = Vec::new();
         for member in self.fleet().members() {
-            let (super::member::Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else {
-                continue;
-            };
-            let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
-            let spec = StoreSpec { url, zone, bucket: bucket.clone() };
-            let ours = match labelled(&spec).await {
-                Ok(None) => check_free(&spec, true).await.is_ok(),
-                Ok(Some(label)) => {
-                    label.pool == self.id()
-                        && label.index == member.index()
-                        && label.incarnation != member.incarnation()
-                }
-                Err(_) => false,
-            };
-            if ours {
-                free.push(spec);
-            }
+            free.extend(free_place(self.id(), &member).await);
         }
         free
     }
+}
+
+/// The place of a store that is out, when it was emptied or never became the pool's store again.
+pub(super) async fn free_place(pool: PoolId, member: &Member) -> Option<StoreSpec> {
+    let (Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else { return None };
+    let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
+    let spec = StoreSpec { url, zone, bucket: bucket.clone() };
+    let ours = match labelled(&spec).await {
+        Ok(None) => check_free(&spec, true).await.is_ok(),
+        Ok(Some(label)) => {
+            label.pool == pool && label.index == member.index() && label.incarnation != member.incarnation()
+        }
+        Err(_) => false,
+    };
+    ours.then_some(spec)
 }
 
 fn unknown_store(now: &PoolConfig, old: &str) -> Error {
@@ -348,7 +353,7 @@ async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
 }
 
 /// What could be listed; a store that is away has told a majority of others.
-async fn list_registers(member: &Arc<Member>) -> Vec<RegisterId> {
+pub(super) async fn list_registers(member: &Arc<Member>) -> Vec<RegisterId> {
     let mut list = List { prefix: "reg/".to_owned(), max: LIST_PAGE, ..List::default() };
     let mut ids = Vec::new();
     while let Ok(page) = member.list(&list, Cause::Register).await {
@@ -364,11 +369,11 @@ async fn list_registers(member: &Arc<Member>) -> Vec<RegisterId> {
     ids
 }
 
-async fn update_label(member: &Arc<Member>, settled: &PoolConfig) -> Result<()> {
+async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
     let (Some(bucket), true) = (member.raw(), member.standing().usable()) else { return Ok(()) };
     let Some(head) = bucket.head(LABEL_KEY, Cause::Label).await? else { return Ok(()) };
     member.attest().await?;
-    let label = Label::new(settled.pool, member.index(), member.incarnation(), settled.clone());
+    let label = Label::new(hint.pool, member.index(), member.incarnation(), hint.clone());
     bucket.put(LABEL_KEY, label.encode(), When::Matches(head.etag), Cause::Label).await?;
     Ok(())
 }

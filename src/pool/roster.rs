@@ -7,7 +7,7 @@
 //! Two folders or buckets that were exchanged are each out, because a label says which store of the pool it belongs to.
 //! While a store is out by its label, the places that this host knows are looked through again for its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -38,12 +38,24 @@ pub struct Membership {
     pub description: Bytes,
     /// The generation before, while registers and shards may still be there only.
     pub before: Option<Arc<Membership>>,
+    /// Of the acceptors, those that are not asked any more: lost for good, with so many that no majority is left.
+    pub given_up: BTreeSet<usize>,
+    /// Stores that are to be filled like new ones, though the generation before has them.
+    pub unfilled: BTreeSet<usize>,
 }
 
 impl Membership {
     /// Of a pool that never changed.
     pub fn first(members: Vec<Arc<Member>>, acceptors: Vec<usize>) -> Membership {
-        Membership { generation: Generation(0), members, acceptors, description: Bytes::new(), before: None }
+        Membership {
+            generation: Generation(0),
+            members,
+            acceptors,
+            description: Bytes::new(),
+            before: None,
+            given_up: BTreeSet::new(),
+            unfilled: BTreeSet::new(),
+        }
     }
 
     /// The store that had this place before, while not all of its shards have come along.
@@ -52,8 +64,50 @@ impl Membership {
         (old.incarnation() != self.members[index].incarnation()).then_some(old)
     }
 
+    /// Whether all that belongs on a store has yet to come along to it.
+    pub(super) fn is_new(&self, index: usize) -> bool {
+        self.predecessor(index).is_some() || self.unfilled.contains(&index)
+    }
+
     pub fn acceptor_members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.acceptors.iter().filter_map(|i| self.members.get(*i))
+    }
+
+    /// The acceptors that are asked.
+    pub fn deciding(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.acceptor_members().filter(|m| !self.given_up.contains(&m.index()))
+    }
+
+    /// How many of those decide: all, once some were given up. A majority of what is left would not meet every majority
+    /// that there was before.
+    pub fn majority(&self) -> usize {
+        match self.given_up.is_empty() {
+            true => self.acceptors.len() / 2 + 1,
+            false => self.deciding().count(),
+        }
+    }
+
+    /// Whether a majority was given up: those that are left may not know what was chosen without them.
+    pub(super) fn is_guess(&self) -> bool {
+        self.given_up.len() > self.acceptors.len() / 2
+    }
+
+    /// Acceptors that don't show their label now.
+    async fn silent(&self) -> BTreeSet<usize> {
+        let asks = self.acceptor_members().map(|m| async move { (m.index(), m.attest().await.is_err()) });
+        let asked = futures::future::join_all(asks).await;
+        asked.into_iter().filter(|(_, silent)| *silent).map(|(index, _)| index).collect()
+    }
+
+    /// The acceptors that are to be given up for its registers to be decided; none while a majority answers.
+    pub(super) async fn hopeless(&self) -> BTreeSet<usize> {
+        let silent = self.silent().await;
+        let given_up: BTreeSet<usize> = silent.union(&self.given_up).copied().collect();
+        let enough = match self.given_up.is_empty() {
+            true => self.acceptors.len() - silent.len() >= self.majority(),
+            false => given_up == self.given_up,
+        };
+        if enough { self.given_up.clone() } else { given_up }
     }
 }
 
@@ -103,6 +157,8 @@ impl Roster {
             acceptors: config.acceptors.clone(),
             description: config.encode(),
             before: None,
+            given_up: BTreeSet::new(),
+            unfilled: BTreeSet::new(),
         };
         Arc::new(Roster {
             rt: rt.clone(),
@@ -162,9 +218,16 @@ impl Roster {
         }
         let before = match config.predecessor() {
             None => None,
-            Some(before) => Some(Arc::new(self.seated(&before, &now, None).await)),
+            Some(before) => {
+                let mut before = self.seated(&before, &now, None).await;
+                before.given_up = config.given_up();
+                Some(Arc::new(before))
+            }
         };
-        let next = self.seated(&config, &now, before).await;
+        let mut next = self.seated(&config, &now, before).await;
+        if next.generation == now.generation {
+            next.given_up = now.given_up.clone();
+        }
         if config.generation > now.generation {
             tracing::info!("the pool's stores have changed");
         }
@@ -198,7 +261,22 @@ impl Roster {
             acceptors: config.acceptors.clone(),
             description: config.encode(),
             before,
+            given_up: BTreeSet::new(),
+            unfilled: config.unfilled(),
         }
+    }
+
+    /// From now on this process asks no acceptor any more that doesn't answer, in generations whose majority is lost. For
+    /// `force-recover` alone, before it uses a register.
+    pub(super) async fn give_up(&self) {
+        let _turn = self.learning.lock().await;
+        let now = self.current();
+        let mut next = Membership { given_up: now.hopeless().await, ..Membership::clone(&now) };
+        if let Some(before) = &now.before {
+            let given_up = before.hopeless().await;
+            next.before = Some(Arc::new(Membership { given_up, ..Membership::clone(before) }));
+        }
+        *self.current.lock() = Arc::new(next);
     }
 
     async fn place(&self, entry: &StoreEntry) -> Option<StoreSpec> {

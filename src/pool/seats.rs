@@ -113,17 +113,23 @@ pub(super) fn seat(
     Ok(seats)
 }
 
-/// Where each of the pool's stores is: those that nobody named here are opened as the pool lists them.
-pub(super) async fn find_all(
+/// Where each of the pool's stores is, and why others can't be opened: those that nobody named here are opened as the pool
+/// lists them.
+pub(super) async fn find(
     host: &PoolHost,
     config: &PoolConfig,
     stores: &mut Vec<StoreSpec>,
     labels: &mut Vec<Found>,
-) -> Result<Vec<Option<usize>>> {
+) -> Result<(Vec<Option<usize>>, Vec<String>)> {
     let seats = seat(config, stores, labels)?;
     let mut why = Vec::new();
     for (entry, place) in config.stores.iter().zip(&seats) {
-        let settled = place.is_some_and(|at| !matches!(labels[at], Found::Other(_)));
+        // One that has another label than the listed one is only what was left over: a store that was replaced, perhaps.
+        let settled = place.is_some_and(|at| match &labels[at] {
+            Found::Label(label) => label.incarnation == entry.incarnation,
+            Found::Other(_) => false,
+            Found::Silent(_) => true,
+        });
         if settled || stores.iter().any(|s| s.url == entry.url) {
             continue;
         }
@@ -136,7 +142,17 @@ pub(super) async fn find_all(
             Err(e) => why.push(format!("{}: {e}", entry.url)),
         }
     }
-    let seats = seat(config, stores, labels)?;
+    Ok((seat(config, stores, labels)?, why))
+}
+
+/// Those of a pool that is to be opened.
+pub(super) async fn find_all(
+    host: &PoolHost,
+    config: &PoolConfig,
+    stores: &mut Vec<StoreSpec>,
+    labels: &mut Vec<Found>,
+) -> Result<Vec<Option<usize>>> {
+    let (seats, why) = find(host, config, stores, labels).await?;
     let known = config.acceptors.iter().filter(|i| seats[**i].is_some()).count();
     let needed = config.acceptors.len() / 2 + 1;
     if known < needed {

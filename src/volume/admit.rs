@@ -112,7 +112,8 @@ impl Volumes {
             if rt.now().since(began) >= PATIENCE {
                 return Err(Error::new(
                     Kind::Unavailable,
-                    "too few stores answer to look through its newest writes: bring stores back, then repair again",
+                    "too few stores answer to look through its newest writes: bring stores back, or, where they are gone \
+                     for good, use `windlass volume take-over --accept-loss`; then repair again",
                 ));
             }
             rt.sleep(AGAIN).await;

@@ -149,6 +149,8 @@ pub struct Claimer<'a> {
     pub seen: Option<Epoch>,
     /// The user takes over.
     pub force: bool,
+    /// Epochs below it may have been used by claims that the pool has forgotten.
+    pub floor: Epoch,
 }
 
 /// How an epoch is ended by its successor (protocol §1.6).
@@ -334,7 +336,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.may_claim(who)?;
-        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next();
+        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next().max(who.floor);
         self.with(|h| {
             h.claim = Some(Claim {
                 epoch,
@@ -529,7 +531,15 @@ mod tests {
     }
 
     fn claimer<'a>(host: &'a Host, nonce: u128, lineage: &'a BTreeSet<Epoch>) -> Claimer<'a> {
-        Claimer { host, nonce: Nonce(nonce), now_ms: 2_000, lineage, seen: None, force: false }
+        Claimer {
+            host,
+            nonce: Nonce(nonce),
+            now_ms: 2_000,
+            lineage,
+            seen: None,
+            force: false,
+            floor: Epoch(0),
+        }
     }
 
     fn recording(nonce: u128, last: u64) -> Recording {
@@ -589,8 +599,12 @@ mod tests {
         let withdrawn = moved(claimed.withdraw(Nonce(22)));
         assert_eq!(withdrawn.owned(Epoch(1)).unwrap_err().kind(), Kind::Refused);
         assert!(withdrawn.record(&recording(22, 0)).is_err());
-        let again = moved(withdrawn.claim(&Claimer { nonce: Nonce(33), ..force }));
-        assert_eq!(again.claim.unwrap().epoch, Epoch(3));
+        let again = Claimer { nonce: Nonce(33), ..force };
+        assert_eq!(moved(withdrawn.claim(&again)).claim.unwrap().epoch, Epoch(3));
+        let above = Claimer { floor: Epoch(9), ..again.clone() };
+        assert_eq!(moved(withdrawn.claim(&above)).claim.unwrap().epoch, Epoch(9));
+        let below = Claimer { floor: Epoch(2), ..again };
+        assert_eq!(moved(withdrawn.claim(&below)).claim.unwrap().epoch, Epoch(3));
     }
 
     #[test]

@@ -158,8 +158,8 @@ async fn look(ground: &Arc<Ground>, grounds: &Grounds) -> Result<Option<Epoch>> 
         return Ok(Some(head.active.epoch));
     }
     let (host, lineage) = (&ground.deps.host, BTreeSet::new());
-    let seen = Some(seen);
-    head.may_claim(&Claimer { host, nonce: Nonce(0), now_ms: 0, lineage: &lineage, seen, force: false })?;
+    let (seen, nonce, floor) = (Some(seen), Nonce(0), Epoch(0));
+    head.may_claim(&Claimer { host, nonce, now_ms: 0, lineage: &lineage, seen, force: false, floor })?;
     Ok(seen)
 }
 

@@ -29,6 +29,8 @@ const DECIDE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between those.
 const AGAIN: Duration = Duration::from_millis(250);
+/// Where `pool force-recover` took an older head, claims are numbered beyond any that were forgotten.
+const EPOCHS_A_GUESS: u32 = 32;
 /// Probes of the first window; each next one is twice as wide, up to `WALK_WINDOW`.
 const FIRST_WINDOW: u64 = 4;
 
@@ -131,7 +133,7 @@ where
     let nonce = Nonce(pool.rt().random128());
     // The stores that the walk counts with; those that come in meanwhile are admitted by who brings them.
     let (generation, witnesses) = (pool.generation(), pool.incarnations());
-    let claimed = claim(cell, how, nonce).await?;
+    let claimed = claim(pool, cell, how, nonce).await?;
     let epoch = claimed.my_claim(nonce)?.epoch;
     let mut walk = Walk {
         pool,
@@ -179,18 +181,20 @@ async fn explained(cell: &HeadCell, nonce: Nonce, error: Error) -> Error {
     }
 }
 
-async fn claim(cell: &HeadCell, how: &How, nonce: Nonce) -> Result<Head> {
-    let claimer = Claimer {
+async fn claim(pool: &Pool, cell: &HeadCell, how: &How, nonce: Nonce) -> Result<Head> {
+    // As of the value that is judged: the register may have come to another generation of the pool on the way.
+    let claimer = || Claimer {
         host: &how.host,
         nonce,
         now_ms: how.now_ms,
         lineage: &how.lineage,
         seen: how.seen,
         force: how.force,
+        floor: Epoch(pool.guesses() << EPOCHS_A_GUESS),
     };
     // Looking first spares owners a fright: a claim that is refused writes nothing, but its register rounds cost.
-    cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer))?;
-    cell.change(|head| head.claim(&claimer)).await
+    cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer()))?;
+    cell.change(|head| head.claim(&claimer())).await
 }
 
 /// Withdraws, so that the owner can go on. When this fails too the claim stands until the next one.

@@ -2,6 +2,7 @@
 
 mod mount;
 mod pool;
+mod recover;
 mod replace;
 mod volume;
 mod waiting;
@@ -59,6 +60,7 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::PoolReplace { name, old, new, force } => {
             Box::pin(replace::replace(desk, &name, (&old, &new), force, progress)).await
         }
+        Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(desk, args, progress)).await,
         Verb::VolumeCreate(args) => Box::pin(volume::create(desk, args)).await,
         Verb::VolumeList { pool } => Box::pin(volume::list(desk, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(desk, &path)).await,

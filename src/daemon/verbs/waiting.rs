@@ -94,6 +94,14 @@ impl Manner {
                 end: End::Unknown("the store was replaced".into(), format!("windlass pool status {name}")),
                 ..looks([name.clone()])
             },
+            // It opens what can't be opened: nothing is waited for. Cut off, it is run again.
+            Verb::PoolForceRecover(args) => Manner {
+                end: End::Unknown(
+                    format!("pool {} was recovered", args.name),
+                    format!("windlass pool force-recover {} --dry-run", args.name),
+                ),
+                ..looks([])
+            },
             Verb::PoolSet { name, .. } => Manner {
                 need: Some(Need::Decide),
                 end: End::Unknown("the settings were changed".into(), format!("windlass pool status {name}")),

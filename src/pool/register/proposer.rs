@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::acceptor::{Cell, Seen, Shown, Stage};
 use super::object::{Acceptor, Ballot, Value};
-use super::round::gather;
+use super::round::{gather, gather_news};
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
@@ -165,8 +165,8 @@ impl Shared {
         loop {
             self.rt.sleep(LOOK_EVERY).await;
             let membership = self.roster.current();
-            let there = membership.acceptor_members().filter(|m| m.standing().usable()).count();
-            if there > membership.acceptors.len() / 2 {
+            let there = membership.deciding().filter(|m| m.standing().usable()).count();
+            if there >= membership.majority() {
                 since = None;
                 continue;
             }
@@ -287,7 +287,7 @@ impl Shared {
             .map(|index| self.ask(bench, index, move |cell| async move { Ok((index, cell.look().await?)) }));
         let asks: Vec<_> = asks.collect();
         let enough = |seen: &[(usize, Shown)]| seen.iter().any(|(_, s)| s.good().is_none()) || done(seen);
-        Ok(gather(&self.rt, asks, bench.majority, enough).await)
+        Ok(gather_news(&self.rt, asks, bench.majority, enough).await)
     }
 
     /// `seals`: what is put is the pool's description of its next generation, and the last value of this one.
@@ -501,12 +501,17 @@ impl Shared {
         accepted: Arc<Accepted>,
     ) -> Task<Result<()>> {
         let nonce = Nonce(self.rt.random128());
+        let me = self.clone();
         self.ask(bench, index, move |cell| async move {
             let (etag, promised) = match cell.inspect().await? {
                 Shown::Good(seen) => (seen.etag, seen.state.promised),
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
                 Shown::Damaged(etag, _) => (Some(etag), Ballot::default()),
-                Shown::Newer(_) => return Err(taken()),
+                // What was chosen here without it was chosen by stores that the pool has given up.
+                Shown::Newer(object) => {
+                    me.learn_newer(&object).await?;
+                    return Err(taken());
+                }
             };
             if promised > accepted.ballot && promised != accepted.next {
                 return Err(taken());
@@ -522,10 +527,10 @@ impl Shared {
     fn unavailable(&self, waited: Duration, after: &str) -> Error {
         let troubles = self.troubles.lock();
         let membership = self.roster.current();
-        let all = membership.acceptors.len();
+        let all = membership.deciding().count();
         let waited = Duration::from_secs(waited.as_secs().max(1));
         let out: Vec<String> = membership
-            .acceptor_members()
+            .deciding()
             .enumerate()
             .filter_map(|(index, m)| {
                 m.failing().map(|(_, why)| why).or_else(|| troubles.get(&index).cloned())
@@ -538,7 +543,7 @@ impl Shared {
         } else {
             format!(
                 "too few of the {all} stores that decide answered within {waited:?} ({} needed): {}",
-                all / 2 + 1,
+                membership.majority(),
                 out.join("; ")
             )
         };

@@ -3,7 +3,10 @@
 //! The pool register goes first; every other register follows when it is next changed, or when the plan that made the
 //! generation comes to it. Until that plan is through, a register is in the pool's generation or in the one before. It is
 //! in the pool's as soon as one of its objects there says so, since nobody writes such an object before the seal is known
-//! chosen.
+//! chosen. Therefore one acceptor's answer is waited for even where too few can come to decide.
+//!
+//! Where the pool's description says that stores of the generation before were given up (`force-recover`), those are not
+//! asked there: all that are left must agree, one by one, which any two such rounds have in common.
 //!
 //! Invariants: an object of an earlier generation counts as absent, and is replaced on its etag; a change in the generation
 //! before is a seal or nothing; where a register goes on it begins with the sealed value.
@@ -13,8 +16,9 @@ use std::sync::Arc;
 use super::acceptor::{Cell, Shown, Stage};
 use super::object::{Object, Opening, Value};
 use super::proposer::{Bench, Change, Register, Shared};
-use super::round::gather;
+use super::round::gather_news;
 use crate::base::{Generation, Result};
+use crate::pool::config::PoolConfig;
 use crate::pool::roster::Membership;
 
 /// What the acceptors of a generation say about a register.
@@ -28,6 +32,27 @@ enum Survey {
 }
 
 impl Register {
+    /// The pool's description by which the newest generation began that any acceptor shows, or as it was changed since; of
+    /// those acceptors that answer, decided by nobody. Changes nothing. For the pool register.
+    pub(in crate::pool) async fn newest_description(&self) -> Result<Option<PoolConfig>> {
+        let now = self.shared.roster.current();
+        let stage = Arc::new(Stage::default());
+        let cell =
+            |m: &Arc<_>| Cell { member: Arc::clone(m), register: self.shared.id, stage: stage.clone() };
+        let looks = now.acceptor_members().map(|m| {
+            let cell = cell(m);
+            async move { cell.object().await }
+        });
+        let shown = futures::future::join_all(looks).await;
+        let newest = shown.into_iter().filter_map(|out| out.ok().flatten());
+        let newest = newest.max_by_key(|object| (object.generation, object.state.accepted));
+        let Some(object) = newest else { return Ok(None) };
+        let Some(value) = &object.state.value.bytes else { return Ok(None) };
+        let config = PoolConfig::decode(value)?;
+        // A seal is the next generation's.
+        Ok(if config.generation > object.generation { config.predecessor() } else { Some(config) })
+    }
+
     /// Makes sure that the register is in the pool's generation, with its value known chosen there.
     pub(in crate::pool) async fn bring(&self) -> Result<()> {
         self.change(|_| Ok(Change::Keep(()))).await
@@ -50,8 +75,8 @@ impl Shared {
     fn bench_on(&self, membership: &Membership, stage: Arc<Stage>, behind: bool) -> Bench {
         let cell =
             |member: &Arc<_>| Cell { member: Arc::clone(member), register: self.id, stage: stage.clone() };
-        let cells: Vec<Cell> = membership.acceptor_members().map(cell).collect();
-        Bench { majority: cells.len() / 2 + 1, cells, stage, behind }
+        let cells: Vec<Cell> = membership.deciding().map(cell).collect();
+        Bench { majority: membership.majority(), cells, stage, behind }
     }
 
     /// The acceptors of the generation that something was done in, while it is the pool's.
@@ -122,7 +147,7 @@ impl Shared {
             .map(|index| self.ask(&bench, index, |cell| async move { cell.object().await }))
             .collect();
         let there = |object: &Option<Object>| object.as_ref().is_some_and(|o| o.generation >= generation);
-        let answers = gather(&self.rt, asks, bench.majority, |all| all.iter().any(there)).await;
+        let answers = gather_news(&self.rt, asks, bench.majority, |all| all.iter().any(there)).await;
         let enough = answers.len() >= bench.majority;
         match answers.into_iter().find(there).flatten() {
             Some(object) => Survey::There(Box::new(object)),
@@ -138,9 +163,13 @@ impl Shared {
             _ => None,
         });
         let Some(object) = newer else { return Ok(false) };
+        self.learn_newer(object).await.map(|()| true)
+    }
+
+    pub async fn learn_newer(&self, object: &Object) -> Result<()> {
         self.roster.learn(&object.opening.members).await?;
         self.enter(object.generation, object.opening.clone());
-        Ok(true)
+        Ok(())
     }
 
     /// A sealed value is known chosen: the register goes on where the seal says.

@@ -111,6 +111,127 @@ fn what_was_flushed_survives_an_emptied_store_taken_in_again() {
     }
 }
 
+/// Brings what a recovery began to its end; false: a volume's newest writes can't be told.
+async fn finished(life: &Life) -> bool {
+    let pool = life.volumes.deps().pool.clone();
+    pool.follow().await.unwrap();
+    if life.volumes.admit_stores().await.is_err() {
+        return false;
+    }
+    assert_eq!(pool.fill(&life.volumes, &|_| {}).await.unwrap().left, 0);
+    pool.settle().await.unwrap();
+    true
+}
+
+#[test]
+fn half_of_a_mirror_and_its_owner_are_lost_and_nothing_that_was_flushed() {
+    for seed in 0..8 {
+        run(200 + seed, "1+1", |site| async move {
+            let owner = site.machine(1).found().await;
+            let v = volume(&owner, FlushMode::Pool).await;
+            let acked = Arc::new(AtomicU64::new(0));
+            keep_writing(&owner, v.clone(), acked.clone());
+            owner.sleep(site.world.below(3000)).await;
+            // Before writes go on with one store alone, which nobody could tell from nothing.
+            site.stores[1].contents().wipe();
+            owner.sleep(site.world.below(1000)).await;
+            let least = acked.load(Ordering::Relaxed);
+            drop(owner.crash());
+            let heir = site.machine(3);
+            heir.force_recover(vec![]).await.unwrap();
+            let heir = heir.start().await;
+            assert!(finished(&heir).await);
+            heir.volumes.take_over(&name("v"), false).await.unwrap();
+            let w = heir.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for n in 0..least {
+                assert!(
+                    w.read(n * BLOCK, BLOCK).await.unwrap() == bytes(n + 1, BLOCK as usize),
+                    "{n} of {least}"
+                );
+            }
+            w.write(0, bytes(77, 4096)).await.unwrap();
+            w.flush().await.unwrap();
+            let pool = &heir.volumes.deps().pool;
+            heir.sleep(5000).await;
+            let found = pool.scrub(&heir.volumes, Tempo::default(), &|_| {}).await.unwrap();
+            assert!(found.rotten.is_empty() && found.missing.is_empty(), "{found:?}");
+        });
+    }
+}
+
+#[test]
+fn an_owner_goes_on_after_a_recovery_and_is_shut_out_by_a_take_over_as_ever() {
+    for (seed, layout) in [(1, "1+1"), (2, "1+1"), (3, "2+2"), (4, "2+2")] {
+        run(300 + seed, layout, |site| async move {
+            let owner = site.machine(1).found().await;
+            let v = volume(&owner, FlushMode::Pool).await;
+            let acked = Arc::new(AtomicU64::new(0));
+            keep_writing(&owner, v.clone(), acked.clone());
+            owner.sleep(1000 + site.world.below(2000)).await;
+            let lost = site.stores.len() / 2..site.stores.len();
+            lost.for_each(|i| site.stores[i].contents().wipe());
+            owner.sleep(site.world.below(10_000)).await;
+            let admin = site.machine(2);
+            admin.force_recover(vec![]).await.unwrap();
+            let admin = admin.start().await;
+            while !finished(&admin).await {
+                admin.sleep(1000).await;
+            }
+            owner.sleep(20_000).await;
+            let before = acked.load(Ordering::Relaxed);
+            owner.sleep(2000).await;
+            assert!(before == 200 || acked.load(Ordering::Relaxed) > before, "its writes are taken again");
+            admin.volumes.take_over(&name("v"), false).await.unwrap();
+            let least = acked.load(Ordering::Relaxed);
+            let w = admin.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for n in 0..least {
+                assert!(
+                    w.read(n * BLOCK, BLOCK).await.unwrap() == bytes(n + 1, BLOCK as usize),
+                    "{n} of {least}"
+                );
+            }
+            let shut_out = async {
+                v.write(0, bytes(5, 4096)).await?;
+                v.flush().await
+            };
+            assert!(shut_out.await.is_err());
+            assert!(w.read(0, BLOCK).await.unwrap() == bytes(1, BLOCK as usize));
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_told_after_a_guess_is_ended_by_one_and_numbered_above_all_that_was() {
+    run(400, "1+2", |site| async move {
+        let owner = site.machine(1).found().await;
+        let v = volume(&owner, FlushMode::Pool).await;
+        v.write(0, bytes(1, 3 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        owner.sleep(5000).await;
+        drop(owner.crash());
+        site.stores[1].contents().wipe();
+        site.stores[2].contents().wipe();
+        let heir = site.machine(3);
+        heir.force_recover(vec![]).await.unwrap();
+        let heir = heir.start().await;
+        let pool = heir.volumes.deps().pool.clone();
+        assert_eq!(pool.guesses(), 1);
+        assert!(!finished(&heir).await, "two stores could have taken a write that nobody else has");
+        let e = heir.volumes.take_over(&name("v"), false).await.unwrap_err();
+        assert!(e.is(Kind::Unavailable) && e.to_string().contains("--accept-loss"), "{e}");
+        heir.volumes.take_over(&name("v"), true).await.unwrap();
+        assert!(finished(&heir).await);
+        let w = heir.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.read(0, 3 * MIB).await.unwrap() == bytes(1, 3 * MIB as usize));
+        w.write(0, bytes(2, 4096)).await.unwrap();
+        w.flush().await.unwrap();
+        let far = |key: &str| {
+            key.contains(&format!("c-{}-", (1u64 << 32) + 1)) || key.contains(&format!("c-{}-", 1u64 << 32))
+        };
+        assert!(site.stores[0].contents().keys().iter().any(|key| far(key)));
+    });
+}
+
 #[test]
 fn an_owner_goes_on_while_a_store_is_replaced_and_nothing_is_left_over() {
     run(7, "4+2", |site| async move {

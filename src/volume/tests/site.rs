@@ -124,6 +124,16 @@ impl Machine {
         self.live(process, rt, pool)
     }
 
+    /// Decides the pool by what is left of it; the lost have these in their places.
+    pub async fn force_recover(&self, swaps: Vec<crate::pool::Swap>) -> Result<()> {
+        let (_, _, host) = self.process();
+        if let Some(wreck) = crate::pool::Wreck::find(host, self.site.specs(), swaps).await? {
+            wreck.check().await?;
+            wreck.recover().await?;
+        }
+        Ok(())
+    }
+
     fn process(&self) -> (Process, Rt, PoolHost) {
         let process = self.site.world.process();
         let rt = process.rt();

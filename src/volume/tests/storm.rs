@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::site::{Machine, Site};
 use super::*;
+use crate::base::Epoch;
 use crate::base::rt::sim::World;
 use crate::store::SimStore;
 
@@ -234,7 +235,9 @@ impl Storm {
         let Ok(id) = id else { return };
         let (host, nobody) = (life.volumes.deps().host.clone(), Default::default());
         let nonce = crate::base::Nonce(life.rt.random128());
-        let who = head::Claimer { host: &host, nonce, now_ms: 0, lineage: &nobody, seen: None, force: true };
+        let floor = Epoch(0);
+        let who =
+            head::Claimer { host: &host, nonce, now_ms: 0, lineage: &nobody, seen: None, force: true, floor };
         let cell = life.volumes.deps().cell(id);
         if cell.change(|h| h.claim(&who)).await.is_ok() {
             while cell.change(|h| h.withdraw(nonce)).await.is_err() {}

@@ -1,0 +1,151 @@
+//! A pool that too few of its stores can decide, decided by those that are left.
+
+use serde_json::{Value, json};
+
+use super::replace::finish;
+use crate::base::size::show_count;
+use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::api::{ForceRecover, Outcome};
+use crate::daemon::control::ProgressSink;
+use crate::daemon::desk::Desk;
+use crate::pool::{Swap, Wreck};
+
+pub async fn force_recover(desk: &Desk, args: ForceRecover, progress: &ProgressSink) -> Result<Outcome> {
+    let name = &args.name;
+    let mut swaps = Vec::new();
+    for (old, new) in &args.swaps {
+        let old = desk.pools.url_of(&desk.config.store_url(old)?)?;
+        let new = desk.pools.new_store(&desk.config.store_url(new)?).await?;
+        swaps.push(Swap { old, new });
+    }
+    let Some(wreck) = Box::pin(desk.pools.wreck(name, swaps.clone())).await? else {
+        return nothing_lost(desk, name, &swaps, args.dry_run, progress).await;
+    };
+    let feasible = wreck.check().await;
+    let sentences = what_it_means(name, &wreck);
+    if args.dry_run {
+        feasible?;
+        let mut outcome = Outcome::of(&report(name, &wreck, false, 0))?;
+        outcome.notes = sentences;
+        return Ok(outcome);
+    }
+    if !args.force {
+        // Also where nothing could be done yet: what is to be done first is not the whole price.
+        let mut why = sentences.join("; ");
+        if let Err(e) = feasible {
+            why = format!("{e}; and then: {why}");
+        }
+        let why = format!("{why}; bring stores back if that is possible at all, else add --force");
+        return Err(Error::new(Kind::Refused, why));
+    }
+    feasible?;
+    let known = wreck.registers as u64;
+    progress.tell("deciding registers", 0, known);
+    Box::pin(wreck.recover()).await.map_err(|e| e.context(format!("pool {name}")))?;
+    finished(desk, name, &wreck, progress).await
+}
+
+/// The pool opens now; what is left is a replacement's.
+async fn finished(desk: &Desk, name: &Name, wreck: &Wreck, progress: &ProgressSink) -> Result<Outcome> {
+    let open = desk.pools.get(name).await?;
+    open.pool.hear().await?;
+    desk.pools.remember_places(name, &open).await?;
+    let brought = Box::pin(finish(&open, progress)).await;
+    let shards = *brought.as_ref().unwrap_or(&0);
+    let mut outcome = Outcome::of(&report(name, wreck, true, shards))?;
+    outcome.notes = wreck.lost.iter().map(|l| given_up(l, true)).collect();
+    if wreck.guess {
+        let registers = show_count(wreck.registers as u64, "register");
+        outcome =
+            outcome.note(format!("{registers} decided by guess: compare what you find with what you know"));
+    }
+    Ok(match brought {
+        Ok(shards) => outcome.note(format!("{} brought", show_count(shards, "shard"))),
+        Err(e) => outcome
+            .note(format!(
+                "pool {name} opens again, but is not whole yet (`windlass pool repair {name}` goes on): {e}"
+            ))
+            .degraded(true),
+    })
+}
+
+/// A majority answers: an earlier run's rest is done, else nothing.
+async fn nothing_lost(
+    desk: &Desk,
+    name: &Name,
+    swaps: &[Swap],
+    dry_run: bool,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let open = desk.pools.get(name).await?;
+    open.pool.hear().await?;
+    let urls: Vec<String> = open.pool.membership().members.iter().map(|m| m.url().to_owned()).collect();
+    if let Some(swap) = swaps.iter().find(|swap| !urls.contains(&swap.new.url)) {
+        let text = format!(
+            "pool {name} needs no force: enough of its stores answer; use `windlass pool replace {name} --old {} --new {}`",
+            swap.old, swap.new.url
+        );
+        return Err(Error::new(Kind::Refused, text));
+    }
+    let moving = open.pool.is_moving();
+    let shards = if moving && !dry_run { Box::pin(finish(&open, progress)).await? } else { 0 };
+    desk.pools.remember_places(name, &open).await?;
+    let value = json!({
+        "name": name, "recovered": moving && !dry_run, "given_up": [], "replaced": [], "registers": 0, "guessed": 0,
+        "shards": shards,
+    });
+    let note = match (moving, dry_run) {
+        (true, false) => {
+            format!("what was begun in pool {name} is finished, {} brought", show_count(shards, "shard"))
+        }
+        (true, true) => format!("what was begun in pool {name} would be finished"),
+        (false, _) => format!("enough stores of pool {name} answer: there is nothing to recover"),
+    };
+    Ok(Outcome { value, ..Outcome::default() }.note(note))
+}
+
+fn report(name: &Name, wreck: &Wreck, recovered: bool, shards: u64) -> Value {
+    let urls: Vec<&String> = wreck.lost.iter().map(|l| &l.url).collect();
+    let replaced = wreck.lost.iter().filter_map(|l| Some(json!({"old": l.url, "new": l.new.as_ref()?})));
+    json!({
+        "name": name, "recovered": recovered, "given_up": urls, "replaced": replaced.collect::<Vec<_>>(),
+        "registers": wreck.registers, "guessed": if wreck.guess { wreck.registers } else { 0 }, "shards": shards,
+    })
+}
+
+fn given_up(lost: &crate::pool::Lost, done: bool) -> String {
+    let is = if done { "is" } else { "would be" };
+    match &lost.new {
+        Some(new) if *new == lost.url => format!("{new} {is} taken in anew, empty as it is"),
+        Some(new) => format!("{} {is} given up for {new}", lost.url),
+        None => format!("{} {is} given up; it stays listed, for `windlass pool replace`", lost.url),
+    }
+}
+
+/// What it would do, and what it costs.
+fn what_it_means(name: &Name, wreck: &Wreck) -> Vec<String> {
+    let mut said: Vec<String> = wreck.lost.iter().map(|l| given_up(l, false)).collect();
+    let registers = show_count(wreck.registers as u64, "register");
+    said.push(match wreck.guess {
+        true => format!(
+            "{registers} of pool {name} would be decided by guess: what only the stores given up know is lost, also what was \
+             acknowledged and flushed (newest writes, volumes and snapshots made or removed last)"
+        ),
+        false => format!(
+            "{registers} of pool {name} would be decided by the stores that are left, which know all that was acknowledged"
+        ),
+    });
+    if wreck.unfinished {
+        said.push(
+            "a replacement was under way: what has not come along yet and lies on no store that is left is lost".into(),
+        );
+    }
+    let hosts = match wreck.guess {
+        true => {
+            "a host that still reaches the stores given up goes on with them, and loses what it writes: stop it"
+        }
+        false => "a host that still reaches the stores given up is told to use the others",
+    };
+    said.push(format!("{hosts}; never recover from two hosts that see different stores"));
+    said
+}

@@ -1,0 +1,313 @@
+//! Pools whose majority is gone, decided by what is left: whoever does it, wherever it is broken off, and what becomes of
+//! those that come back.
+
+use super::recover::{Swap, Wreck};
+use super::tests::{Counted, Yard, check, chunk, store};
+use super::*;
+use crate::base::rt::sim::{Sim, World};
+use crate::base::{Error, Generation, Kind, RegisterId, Result};
+use crate::store::{Reach, SimStore, Store as _};
+
+const KEPT: RegisterId = RegisterId(1);
+
+fn run<F: Future<Output = ()> + Send + 'static>(
+    seed: u64,
+    layout: &str,
+    test: impl FnOnce(World, Yard) -> F,
+) {
+    let sim = Sim::new(seed);
+    let mut yard = Yard::new(&sim, layout);
+    yard.spares = (0..3).map(|i| SimStore::new(&sim, &format!("spare{i}"))).collect();
+    let run = test(sim.clone(), yard);
+    sim.run(run).unwrap();
+}
+
+fn swap(yard: &Yard, lost: usize, spare: usize) -> Swap {
+    let bucket = yard.spares[spare].clone();
+    let new = StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
+    Swap { old: yard.stores[lost].url().to_owned(), new }
+}
+
+async fn find(yard: &Yard, swaps: Vec<Swap>) -> Result<Option<Wreck>> {
+    Wreck::find(yard.host(), yard.specs(), swaps).await
+}
+
+async fn wreck(yard: &Yard, swaps: Vec<Swap>) -> Wreck {
+    find(yard, swaps).await.unwrap().expect("it is one")
+}
+
+/// Decides by force, opens the pool and brings everything to its end.
+async fn recover(yard: &Yard, swaps: Vec<Swap>, live: u64) -> Result<std::sync::Arc<Pool>> {
+    if let Some(wreck) = find(yard, swaps).await? {
+        wreck.check().await?;
+        wreck.recover().await?;
+    }
+    let pool = yard.open().await?;
+    pool.follow().await?;
+    if pool.fill(&Counted { dead: 0, live }, &|_| {}).await?.left > 0 {
+        return Err(Error::new(Kind::Unavailable, "not all has come along"));
+    }
+    pool.settle().await?;
+    Ok(pool)
+}
+
+async fn add(register: &Register, byte: u8) -> Result<()> {
+    register
+        .change(|current| {
+            let mut all = current.map(|b| b.to_vec()).unwrap_or_default();
+            if all.contains(&byte) {
+                return Ok(Change::Keep(()));
+            }
+            all.push(byte);
+            Ok(Change::Put(all.into(), ()))
+        })
+        .await
+}
+
+async fn value(pool: &Pool) -> Vec<u8> {
+    pool.register(KEPT).read().await.unwrap().unwrap_or_default().to_vec()
+}
+
+/// A pool with four chunks and a register, after what is under way has come everywhere.
+async fn stocked(yard: &Yard, lens: &[usize]) -> std::sync::Arc<Pool> {
+    let pool = yard.create().await.unwrap();
+    for seq in 1..=4 {
+        store(&pool, &chunk(seq, lens)).await;
+    }
+    pool.insert(&"v".parse().unwrap(), crate::base::VolumeId(0xabc)).await.unwrap();
+    add(&pool.register(KEPT), 1).await.unwrap();
+    yard.settle(3000).await;
+    pool
+}
+
+/// Everything is there, readable, whole, and can be changed.
+async fn sound(yard: &Yard, pool: &std::sync::Arc<Pool>, lens: &[usize], expected: &[u8]) {
+    assert_eq!(value(pool).await, expected);
+    assert_eq!(pool.list().await.unwrap().len(), 1);
+    for seq in 1..=4 {
+        check(pool, &chunk(seq, lens)).await;
+    }
+    add(&pool.register(KEPT), 99).await.unwrap();
+    store(pool, &chunk(5, lens)).await;
+    pool.look().await;
+    yard.settle(3000).await;
+    let found = pool.scrub(&Counted { dead: 0, live: 5 }, Tempo::default(), &|_| {}).await.unwrap();
+    assert!(found.is_complete_and_clean(), "{found:?}");
+}
+
+#[test]
+fn a_mirror_whose_other_half_was_emptied_goes_on_with_all_that_was_chosen() {
+    run(1, "1+1", |_, yard| async move {
+        let lens: &[usize] = &[9000];
+        drop(stocked(&yard, lens).await);
+        yard.stores[1].contents().wipe();
+        assert!(yard.open().await.unwrap_err().is(Kind::Unavailable));
+        let wreck = wreck(&yard, vec![]).await;
+        assert!(!wreck.guess && !wreck.unfinished, "a majority had both");
+        // The pool's own, the directory that names the volume, and the one that was put.
+        assert_eq!(wreck.registers, 3);
+        let lost = &wreck.lost[..];
+        assert_eq!((lost.len(), lost[0].new.as_deref()), (1, Some(yard.stores[1].url())));
+        assert!(lost[0].why.contains("emptied"), "{lost:?}");
+        wreck.check().await.unwrap();
+        assert!(yard.stores[1].contents().keys().is_empty(), "a look changes nothing");
+        let pool = recover(&yard, vec![], 4).await.unwrap();
+        assert_eq!((pool.generation(), pool.guesses()), (Generation(1), 0));
+        sound(&yard, &pool, lens, &[1]).await;
+        assert!(find(&yard, vec![]).await.unwrap().is_none(), "once is enough");
+        assert!(!yard.open().await.unwrap().is_moving());
+    });
+}
+
+#[test]
+fn a_store_that_does_not_answer_needs_another_in_its_place() {
+    run(2, "1+1", |_, yard| async move {
+        let lens: &[usize] = &[9000];
+        drop(stocked(&yard, lens).await);
+        yard.reach(0, Reach::Refuses);
+        let e = wreck(&yard, vec![]).await.check().await.unwrap_err();
+        assert!(e.is(Kind::Refused) && e.to_string().contains("--old URL --new URL"), "{e}");
+        let answers = Swap { old: yard.stores[1].url().to_owned(), ..swap(&yard, 0, 0) };
+        let e = find(&yard, vec![answers]).await.unwrap_err();
+        assert!(e.is(Kind::Refused) && e.to_string().contains("answers"), "{e}");
+        let pool = recover(&yard, vec![swap(&yard, 0, 0)], 4).await.unwrap();
+        sound(&yard, &pool, lens, &[1]).await;
+    });
+}
+
+#[test]
+fn nothing_is_decided_by_force_while_a_majority_answers_or_nothing_could_be_read() {
+    run(3, "2+1", |_, yard| async move {
+        stocked(&yard, &[9000, 8000]).await;
+        assert!(find(&yard, vec![]).await.unwrap().is_none());
+        yard.stores[1].contents().wipe();
+        assert!(find(&yard, vec![]).await.unwrap().is_none());
+        yard.stores[2].contents().wipe();
+        let wreck = wreck(&yard, vec![]).await;
+        for e in [wreck.check().await.unwrap_err(), wreck.recover().await.unwrap_err()] {
+            assert!(e.is(Kind::Refused) && e.to_string().contains("no data could be read"), "{e}");
+        }
+        assert!(yard.stores[2].contents().keys().is_empty());
+    });
+}
+
+#[test]
+fn a_guess_takes_the_newest_that_is_left_and_counts_above_all_that_was_forgotten() {
+    run(4, "2+3", |_, yard| async move {
+        let lens: &[usize] = &[9000, 8000];
+        let pool = stocked(&yard, lens).await;
+        yard.reach(1, Reach::Refuses);
+        pool.look().await;
+        add(&pool.register(KEPT), 2).await.unwrap();
+        yard.settle(3000).await;
+        yard.reach(0, Reach::Refuses);
+        pool.look().await;
+        add(&pool.register(KEPT), 3).await.unwrap();
+        yard.settle(3000).await;
+        pool.close().await;
+        drop(pool);
+        for lost in 2..5 {
+            yard.stores[lost].contents().wipe();
+        }
+        yard.reach(0, Reach::Up);
+        yard.reach(1, Reach::Up);
+        let found = wreck(&yard, vec![]).await;
+        assert!(found.guess && found.lost.len() == 3);
+        let pool = recover(&yard, vec![], 4).await.unwrap();
+        assert_eq!((pool.generation(), pool.guesses()), (Generation(1 << 16), 1));
+        // 3 was known to lost stores alone.
+        sound(&yard, &pool, lens, &[1, 2]).await;
+    });
+}
+
+#[test]
+fn what_has_nobody_in_its_place_stays_listed_and_may_come_back() {
+    run(5, "1+2", |_, yard| async move {
+        let lens: &[usize] = &[9000];
+        let pool = stocked(&yard, lens).await;
+        pool.close().await;
+        drop(pool);
+        yard.reach(1, Reach::Refuses);
+        yard.stores[2].contents().wipe();
+        let found = wreck(&yard, vec![]).await;
+        assert!(found.guess);
+        let stays: Vec<bool> = found.lost.iter().map(|l| l.new.is_none()).collect();
+        assert_eq!(stays, [true, false]);
+        let pool = recover(&yard, vec![], 4).await.unwrap();
+        add(&pool.register(KEPT), 2).await.unwrap();
+        yard.reach(1, Reach::Up);
+        yard.settle(5000).await;
+        let mended = pool.repair(&Counted { dead: 0, live: 4 }, Tempo::default(), &|_| {}).await.unwrap();
+        assert!(mended.left.is_complete_and_clean(), "{mended:?}");
+        sound(&yard, &pool, lens, &[1, 2]).await;
+    });
+}
+
+#[test]
+fn whoever_reached_the_lost_stores_learns_that_they_were_given_up() {
+    for (seed, layout) in [(6, "1+1"), (7, "1+2")] {
+        run(seed, layout, move |_, yard| async move {
+            let lens: &[usize] = &[9000];
+            let pool = stocked(&yard, lens).await;
+            let theirs = pool.register(KEPT);
+            add(&theirs, 2).await.unwrap();
+            yard.settle(3000).await;
+            // They are lost to us alone.
+            let lost: Vec<usize> = (1..yard.stores.len()).collect();
+            let swaps: Vec<Swap> = lost.iter().map(|i| swap(&yard, *i, i - 1)).collect();
+            lost.iter().for_each(|i| yard.reach(*i, Reach::Refuses));
+            let ours = recover(&yard, swaps, 4).await.unwrap();
+            add(&ours.register(KEPT), 3).await.unwrap();
+            // They come back as they were.
+            lost.iter().for_each(|i| yard.reach(*i, Reach::Up));
+            yard.settle(3000).await;
+            if layout == "1+1" {
+                // Nothing was ever chosen without a store that is left: the first change meets the seal.
+                add(&theirs, 4).await.unwrap();
+                assert_eq!(value(&ours).await, [1, 2, 3, 4]);
+            } else {
+                // A guess: lost stores are a majority, and take one more change that nobody else will see.
+                add(&theirs, 4).await.unwrap();
+                yard.settle(5000).await;
+                assert_eq!(value(&ours).await, [1, 2, 3]);
+                add(&theirs, 5).await.unwrap();
+                assert_eq!(value(&ours).await, [1, 2, 3, 5]);
+            }
+            assert_eq!(pool.generation(), ours.generation());
+            // Nor is anybody who comes new led astray by them.
+            let fresh = yard.open().await.unwrap();
+            assert_eq!(fresh.generation(), ours.generation());
+            assert_eq!(value(&fresh).await, value(&ours).await);
+            for seq in 1..=4 {
+                check(&fresh, &chunk(seq, lens)).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn whoever_is_killed_at_whatever_step_another_goes_on_and_two_at_once_agree() {
+    for seed in 0..40 {
+        let layout = ["1+1", "1+2", "2+2"][seed as usize % 3];
+        run(100 + seed, layout, move |sim, yard| async move {
+            let lens: &[usize] = if layout == "2+2" { &[9000, 8000] } else { &[9000] };
+            let pool = stocked(&yard, lens).await;
+            pool.close().await;
+            drop(pool);
+            let m = yard.stores.len() - lens.len();
+            (1..=m).for_each(|lost| yard.stores[lost].contents().wipe());
+            // Another process begins, and dies at some step.
+            let process = sim.process();
+            let theirs = yard.on(&process.rt());
+            process.rt().spawn(async move { drop(recover(&theirs, vec![], 4).await) }).detach();
+            yard.settle(sim.below(1500)).await;
+            process.kill();
+            if seed % 4 == 0 {
+                // What had come to a new store is lost again.
+                yard.stores[1].contents().wipe();
+            }
+            let tries = [&yard, &yard].map(|yard| async move {
+                for _ in 0..20 {
+                    match recover(yard, vec![], 4).await {
+                        Ok(pool) => return pool,
+                        Err(e) => assert!(
+                            [Kind::Owned, Kind::Unavailable, Kind::Refused].contains(&e.kind()),
+                            "{e}"
+                        ),
+                    }
+                    yard.settle(300).await;
+                }
+                panic!("no end");
+            });
+            futures::future::join_all(tries).await;
+            let fresh = recover(&yard, vec![], 4).await.unwrap();
+            assert!(!fresh.is_moving());
+            sound(&yard, &fresh, lens, &[1]).await;
+        });
+    }
+}
+
+#[test]
+fn a_replacement_that_was_under_way_is_brought_along() {
+    for (seed, lost_again) in [(8, true), (9, false)] {
+        run(seed, "1+1", move |_, yard| async move {
+            let lens: &[usize] = &[9000];
+            let pool = stocked(&yard, lens).await;
+            let plan = swap(&yard, 1, 0);
+            pool.plan_replacement(&plan.old, &plan.new, false).await.unwrap();
+            pool.register(PoolConfig::register(pool.id())).bring().await.unwrap();
+            yard.settle(1000).await;
+            pool.close().await;
+            drop(pool);
+            // Other registers are still where they were, on a store that goes away; perhaps its successor does so too.
+            yard.reach(1, Reach::Refuses);
+            if lost_again {
+                yard.spares[0].contents().wipe();
+            }
+            let found = wreck(&yard, vec![]).await;
+            assert!(found.unfinished && !found.guess);
+            let pool = recover(&yard, vec![], 4).await.unwrap();
+            sound(&yard, &pool, lens, &[1]).await;
+        });
+    }
+}
