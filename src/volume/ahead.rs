@@ -27,7 +27,10 @@ const REQUESTS_MIN: u32 = 3;
 const BYTES_MIN: u64 = 512 << 10;
 /// Bytes ahead of one run.
 const WINDOW_MIN: u64 = 128 << 10;
-const WINDOW_MAX: u64 = 32 * MIB;
+const WINDOW_MAX: u64 = 64 * MIB;
+/// What is ahead is filled up when such a part of it has been read: rarely enough for large requests, often enough that
+/// the stores always have most of it to do.
+const REFILL: u64 = 4;
 /// Bytes that a request of a run may be late or early.
 const STRAY: u64 = 4 * MIB;
 /// Pieces of one reader that may yet become runs; runs of a daemon.
@@ -121,7 +124,7 @@ impl Ahead {
         let window = (2 * run.asked).clamp(WINDOW_MIN, WINDOW_MAX).min(self.window_max);
         let from = run.fetched.max(run.read.end);
         let to = (run.read.end + window).next_multiple_of(GRID).min(size);
-        if from - run.read.end > window / 2 || to <= from {
+        if from - run.read.end > window / REFILL * (REFILL - 1) || to <= from {
             return None;
         }
         let held = Arc::new(self.take(runs, to - from, now)?);
