@@ -107,6 +107,7 @@ impl User {
             return Ok(());
         }
         let which = &names[self.rt.below(names.len() as u64) as usize];
+        self.note(|| format!("removes snapshot {which}"));
         self.site.model.lock().snapshot_goes(which);
         match volumes.remove_snapshot(&name("v"), &name(which)).await {
             Ok(()) => {

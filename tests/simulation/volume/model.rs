@@ -269,8 +269,10 @@ impl Model {
         self.snapshots.get_mut(name).unwrap().promised = false;
     }
 
+    /// It is removed, whether whoever made it knew already that it was made or not.
     pub fn snapshot_is_gone(&mut self, name: &str) {
-        self.snapshots.get_mut(name).unwrap().gone = true;
+        let snapshot = self.snapshots.get_mut(name).unwrap();
+        (snapshot.promised, snapshot.gone) = (false, true);
     }
 
     /// Whether it was removed; then it must never be seen again.
