@@ -45,7 +45,7 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// `cache`: what is read may be kept there.
+    /// `cache`: what is read may be kept there. What is not as it was asked for is told.
     pub async fn add(
         self: &Arc<Self>,
         seat: &Seat,
@@ -53,7 +53,7 @@ impl Mounts {
         dir: &str,
         options: &[String],
         cache: &DiskCache,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         if self.entries.lock().contains_key(dir) {
             return Err(Error::new(Kind::Exists, format!("{dir} is a mount already: unmount it first")));
         }
@@ -69,6 +69,13 @@ impl Mounts {
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
+        let mut notes = Vec::new();
+        if keeps && !cache.is_on() {
+            let why =
+                "what is read is not kept on disk: the daemon runs without a cache (see `serve --cache`)";
+            tracing::warn!(dir, "{why}");
+            notes.push(why.to_owned());
+        }
         let mounted = fs::mount(
             seat.rt.clone(),
             seat.disk.clone(),
@@ -90,7 +97,7 @@ impl Mounts {
                 this.tick();
             })
             .detach();
-        Ok(())
+        Ok(notes)
     }
 
     fn tick(&self) {

@@ -5,19 +5,17 @@
 //! buffers and blocks do, with our allocator) goes as it is, all else through a buffer of ours. A filesystem that refuses is
 //! written to as usual.
 
-use std::io::IoSlice;
 use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::io::Errno;
+
+use super::parts::write_parts;
 
 /// What offsets and lengths are multiples of. Devices have blocks of 512 or 4096 bytes.
 pub const ALIGN: usize = 4096;
 /// Bytes of one write.
 const BUFFER: usize = 1 << 20;
-/// Parts handed to one system call (IOV_MAX).
-const PARTS_MAX: usize = 1024;
 /// Buffers that wait for the next writer, at most.
 const SPARE_MAX: usize = 8;
 
@@ -52,7 +50,8 @@ impl Buffer {
     /// Writes and empties it.
     fn flush(&mut self, file: impl AsFd, offset: &mut u64) -> rustix::io::Result<()> {
         let all = &self.bytes[self.start..self.start + self.len];
-        write_all(file, offset, &mut [IoSlice::new(all)])?;
+        write_parts(file, *offset, &[all])?;
+        *offset += self.len as u64;
         self.len = 0;
         Ok(())
     }
@@ -73,23 +72,6 @@ pub fn fits(offset: u64, parts: &[Bytes]) -> bool {
     offset.is_multiple_of(ALIGN as u64) && len.is_multiple_of(ALIGN) && len > 0
 }
 
-fn write_all(file: impl AsFd, offset: &mut u64, mut left: &mut [IoSlice<'_>]) -> rustix::io::Result<()> {
-    // Empty parts would look like a disk that takes nothing.
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        match rustix::io::pwritev(&file, left, *offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(n) => {
-                *offset += n as u64;
-                IoSlice::advance_slices(&mut left, n);
-            }
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
 /// Whether a device can read it where it lies.
 fn is_aligned(part: &[u8]) -> bool {
     part.is_empty() || part.as_ptr().addr().is_multiple_of(ALIGN) && part.len().is_multiple_of(ALIGN)
@@ -98,11 +80,7 @@ fn is_aligned(part: &[u8]) -> bool {
 /// Writes the parts, one after another, to a file that was opened with `O_DIRECT`. They `fits`.
 pub fn write(file: impl AsFd, mut offset: u64, parts: &[impl AsRef<[u8]>]) -> rustix::io::Result<()> {
     if parts.iter().all(|part| is_aligned(part.as_ref())) {
-        for some in parts.chunks(PARTS_MAX) {
-            let mut slices: Vec<IoSlice<'_>> = some.iter().map(|p| IoSlice::new(p.as_ref())).collect();
-            write_all(&file, &mut offset, &mut slices)?;
-        }
-        return Ok(());
+        return write_parts(file, offset, parts);
     }
     let mut buffer = Buffer::take();
     for part in parts {

@@ -4,6 +4,7 @@
 
 pub mod direct;
 pub mod disk;
+mod parts;
 mod real;
 pub mod sim;
 

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::direct;
 use super::disk::{Disk, DiskFile, DiskLock, OpenHow};
+use super::parts::write_parts;
 use super::{Instant, Runtime};
 
 /// Runs on the tokio runtime that it was made in.
@@ -153,30 +154,6 @@ impl Direct {
     }
 }
 
-/// Parts handed to one system call (IOV_MAX).
-const PARTS_MAX: usize = 1024;
-
-fn write_parts(file: &File, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
-    for some in parts.chunks(PARTS_MAX) {
-        let mut slices: Vec<io::IoSlice<'_>> = some.iter().map(|p| io::IoSlice::new(p)).collect();
-        let mut left = &mut slices[..];
-        // Empty parts would look like a disk that takes nothing.
-        io::IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match rustix::io::pwritev(file, left, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    offset += n as u64;
-                    io::IoSlice::advance_slices(&mut left, n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl DiskFile for RealFile {
     async fn size(&self) -> io::Result<u64> {
@@ -206,7 +183,7 @@ impl DiskFile for RealFile {
         ordered(&self.writer, move || {
             let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;
             if !written {
-                write_parts(&file, offset, &parts)?;
+                write_parts(&*file, offset, &parts)?;
             }
             if sync { file.sync_data() } else { Ok(()) }
         })

@@ -96,8 +96,8 @@ pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Res
     }
     apart_from_pools(desk, &place).await?;
     beside_its_folders(desk, &place, dir)?;
-    desk.mounts.add(&desk.seat, &url, dir, options, &desk.pools.memory().disk).await?;
-    Ok(Outcome { value: json!({"url": url, "dir": dir}), ..Outcome::default() })
+    let notes = desk.mounts.add(&desk.seat, &url, dir, options, &desk.pools.memory().disk).await?;
+    Ok(Outcome { value: json!({"url": url, "dir": dir}), notes, ..Outcome::default() })
 }
 
 pub async fn unmount(desk: &Desk, dir: &str, progress: &ProgressSink) -> Result<Outcome> {
