@@ -217,16 +217,23 @@ pub fn verify(stored: &[u8], place: &Place) -> bool {
     word(4) as usize == body.len() && word(CHECKED) == checksum(&header[..CHECKED], place, body)
 }
 
+fn corrupt(place: &Place, why: &str) -> Error {
+    let (chunk, offset) = (place.chunk, place.offset);
+    Error::new(Kind::Corrupt, format!("the data at offset {offset} of {chunk} are damaged: {why}"))
+}
+
 /// A stored frame's contents, of at most `raw_max` bytes. Uncompressed ones are a slice of `stored`, not a copy.
 pub fn open(stored: &Bytes, place: &Place, raw_max: usize) -> Result<Bytes> {
-    let corrupt = |why: &str| {
-        let (chunk, offset) = (place.chunk, place.offset);
-        Error::new(Kind::Corrupt, format!("the data at offset {offset} of {chunk} are damaged: {why}"))
-    };
     if !verify(stored, place) {
-        return Err(corrupt("their checksum is wrong; run `pool scrub`"));
+        return Err(corrupt(place, "their checksum is wrong; run `pool scrub`"));
     }
-    let mut r = Reader::new(&stored[..FRAME_HEADER], "a frame");
+    open_verified(stored, place, raw_max)
+}
+
+/// `open` for bytes that `verify` has judged: what the checksum can't tell is still looked at.
+pub fn open_verified(stored: &Bytes, place: &Place, raw_max: usize) -> Result<Bytes> {
+    let corrupt = |why: &str| corrupt(place, why);
+    let mut r = Reader::new(stored.get(..FRAME_HEADER).unwrap_or_default(), "a frame");
     let (codec, key, blocks, kind) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
     let (_body_len, raw_len) = (r.u32()?, r.u32()? as usize);
     if raw_len == 0 || raw_len > raw_max.min(FRAME_MAX) {

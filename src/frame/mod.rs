@@ -24,4 +24,4 @@
 
 mod body;
 
-pub use body::{Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, open, verify};
+pub use body::{Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, open, open_verified, verify};

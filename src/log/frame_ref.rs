@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::codec::{Reader, Writer};
+use crate::base::size::SHARD_SPAN;
 use crate::base::{Epoch, Result, Seq};
 
 /// A frame's address: the volume as an index into the root-first list of a volume's ancestors and itself, so that
@@ -17,6 +18,12 @@ pub struct FrameRef {
 }
 
 impl FrameRef {
+    /// Whether both lie in one data shard of one chunk.
+    pub fn same_object(&self, other: &FrameRef) -> bool {
+        let object = |at: &FrameRef| (at.volume, at.epoch, at.seq, at.offset / SHARD_SPAN);
+        object(self) == object(other)
+    }
+
     pub fn encode(&self, w: &mut Writer) {
         w.varint(self.volume.into())
             .varint(self.epoch.0)

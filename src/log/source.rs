@@ -255,15 +255,15 @@ impl Source {
         if let Ok(stored) = &stored {
             self.keep(&ask, stored, cause);
         }
-        (index, stored.and_then(|stored| frame::open(&stored, &ask.place, ask.raw_max)))
+        (index, stored.and_then(|stored| frame::open_verified(&stored, &ask.place, ask.raw_max)))
     }
 
-    /// Contents of frames that came in one answer of so many bytes.
+    /// Contents of verified frames that came in one answer of so many bytes.
     async fn open(&self, frames: Vec<(usize, Ask, Bytes)>, answer: usize) -> Opened {
         let indexes: Vec<usize> = frames.iter().map(|(index, ..)| *index).collect();
         let job = move || -> Opened {
             let open = |(index, ask, stored): (usize, Ask, Bytes)| {
-                let raw = frame::open(&stored, &ask.place, ask.raw_max);
+                let raw = frame::open_verified(&stored, &ask.place, ask.raw_max);
                 // An uncompressed frame is a slice of the whole answer, which a cache must not keep.
                 let own =
                     |raw: Bytes| if raw.len() < answer / 2 { Bytes::copy_from_slice(&raw) } else { raw };

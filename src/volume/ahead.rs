@@ -19,7 +19,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::base::rt::Instant;
-use crate::base::size::{BLOCK, FRAME_BLOCKS, MIB};
+use crate::base::size::{BLOCK, FRAME_BLOCKS, MIB, SHARD_TARGET};
 use crate::base::{Budget, Held};
 
 /// Requests that make a run, or fewer of so many bytes.
@@ -42,6 +42,9 @@ const IDLE: Duration = Duration::from_secs(2);
 const GRID: u64 = FRAME_BLOCKS * BLOCK;
 /// What is fetched ahead is counted as stored and as contents.
 const COPIES: u64 = 2;
+/// A fetch of so many bytes or more may leave what lies in one object with what comes behind it to the next fetch, so
+/// that objects are got whole: fewer requests, and stores read on by themselves behind a range that ends midway.
+const LEAVES_MIN: u64 = SHARD_TARGET / 2;
 /// Parts of the map that are fetched as one, a few KiB for each MiB: they lie side by side.
 const MAPPED: u64 = 16 * MIB;
 
@@ -63,6 +66,8 @@ struct Run {
     asked: u64,
     /// Where the next fetch begins.
     fetched: u64,
+    /// Whether the last fetch may have left some to the next.
+    left: bool,
     /// Where the map is known, or will be.
     mapped: u64,
     used: Instant,
@@ -81,6 +86,10 @@ struct Piece {
 #[derive(Clone, Debug)]
 pub struct Fetch {
     pub range: Range<u64>,
+    /// From here to the range's start some may have been left by fetches before.
+    since: u64,
+    /// Whether it may leave what lies in one object with the block behind it.
+    pub leaves: bool,
     /// Of these the map alone, for the next ones.
     pub map: Option<Range<u64>>,
     _held: Arc<Held>,
@@ -129,9 +138,23 @@ impl Ahead {
         }
         let held = Arc::new(self.take(runs, to - from, now)?);
         let run = &mut runs[index];
-        run.fetched = to;
+        let since = if run.left { run.read.end } else { from };
+        (run.fetched, run.left) = (to, to < size && to - from >= LEAVES_MIN);
         run.held.push_back((to, held.clone()));
-        Some(Fetch { range: from..to, map: run.map_ahead(window, size), _held: held })
+        Some(Fetch {
+            range: from..to,
+            since,
+            leaves: run.left,
+            map: run.map_ahead(window, size),
+            _held: held,
+        })
+    }
+}
+
+impl Fetch {
+    /// The blocks that are looked for: the range, what was left before it, and the block behind it if that matters.
+    pub fn blocks(&self) -> Range<u64> {
+        self.since / BLOCK..self.range.end.div_ceil(BLOCK) + u64::from(self.leaves)
     }
 }
 
@@ -155,6 +178,7 @@ impl Run {
     fn absorb(&mut self, other: Run) {
         self.read = self.read.start.min(other.read.start)..self.read.end.max(other.read.end);
         self.asked += other.asked;
+        self.left |= other.left;
         (self.fetched, self.mapped) = (self.fetched.max(other.fetched), self.mapped.max(other.mapped));
         self.held.extend(other.held);
         self.held.make_contiguous().sort_by_key(|(to, _)| *to);
@@ -186,7 +210,8 @@ impl Trail {
         } else {
             let read = self.joined(read)?;
             let (fetched, asked, held) = (read.end, read.end - read.start, VecDeque::new());
-            let mut run = Run { reader: self.reader, read, asked, fetched, mapped: 0, used: now, held };
+            let mut run =
+                Run { reader: self.reader, read, asked, fetched, left: false, mapped: 0, used: now, held };
             while let Some(at) = runs.iter().position(|r| r.meets(&run)) {
                 run.absorb(runs.remove(at)?);
             }

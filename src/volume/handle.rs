@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::ahead::Trail;
+use super::ahead::{Fetch, Trail};
 use super::deps::Ground;
 use super::head::Head;
 use super::open::{Failed, Grounds, own};
@@ -21,7 +21,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::states::Tables;
 use super::stop::Stop;
-use super::view::{blocks_of, parts};
+use super::view::blocks_of;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
@@ -219,14 +219,8 @@ impl Volume {
             rt.spawn(async move { inner.prefetch_map(blocks_of(map.start, map.end - map.start)).await })
                 .detach();
         }
-        for blocks in parts(fetch.range.clone()) {
-            let (inner, fetch) = (self.inner.clone(), fetch.clone());
-            rt.spawn(async move {
-                inner.prefetch(blocks).await;
-                drop(fetch);
-            })
-            .detach();
-        }
+        let inner = self.inner.clone();
+        rt.spawn(async move { inner.prefetch(fetch).await }).detach();
     }
 
     /// What a released volume showed may be collected when others have written since.
@@ -361,13 +355,14 @@ impl Inner {
         self.ground.view.prefetch_map(&tree, blocks).await;
     }
 
-    async fn prefetch(&self, blocks: Range<u64>) {
+    async fn prefetch(&self, fetch: Fetch) {
         let state = self.state.lock().clone();
         match state {
             State::Inert(inert) => {
-                self.ground.view.prefetch(vec![(blocks, None)], &inert.tables.tip().tree).await;
+                let found = vec![(fetch.blocks(), None)];
+                self.ground.view.prefetch(&fetch, found, &inert.tables.tip().tree).await;
             }
-            State::Live(session) => session.prefetch(blocks).await,
+            State::Live(session) => session.prefetch(&fetch).await,
             State::Ended | State::Failed(..) => {}
         }
     }

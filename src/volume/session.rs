@@ -8,7 +8,6 @@
 //! Order that everything here keeps: journal before acknowledgement; stored before confirmed; confirmed before the
 //! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::ahead::Fetch;
 use super::deps::Ground;
 use super::head::Head;
 use super::pace::Pace;
@@ -352,16 +352,16 @@ impl Session {
         }
     }
 
-    /// Brings blocks into the cache.
-    pub async fn prefetch(&self, blocks: Range<u64>) {
+    /// Brings what is fetched ahead into the cache.
+    pub async fn prefetch(&self, fetch: &Fetch) {
         let found = {
             let tip = self.tip.lock();
             if tip.closed.is_some() {
                 return;
             }
-            tip.lookup(blocks)
+            tip.lookup(fetch.blocks())
         };
-        self.ground.view.prefetch(found.0, &found.1).await;
+        self.ground.view.prefetch(fetch, found.0, &found.1).await;
     }
 
     /// Bytes of log that the last checkpoint merged.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::ahead::Fetch;
 use super::cell::HeadCell;
 use super::overlay::Piece;
 use super::space::Ledger;
@@ -55,15 +56,6 @@ pub struct View {
     cache: Arc<PageCache>,
     rt: Rt,
     cell: HeadCell,
-}
-
-/// Bytes that are fetched ahead as one.
-const PART: u64 = 32 << 20;
-
-/// What is to be fetched ahead, in parts that are looked up and fetched at once.
-pub fn parts(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let end = range.end;
-    range.step_by(PART as usize).map(move |at| blocks_of(at, PART.min(end - at)))
 }
 
 /// The blocks that these bytes touch.
@@ -149,14 +141,18 @@ impl View {
         self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
     }
 
-    /// Brings into the cache what it lacks of these blocks. What fails is asked for again by who reads it.
-    pub async fn prefetch(&self, found: Vec<Found>, tree: &Tree) {
-        let fetch = async {
-            let wants = wants(&self.resolve(found, tree).await?);
-            let missing = self.reader.missing(&wants)?;
+    /// Brings into the cache what it lacks of a fetch's blocks. What fails is asked for again by who reads it.
+    pub async fn prefetch(&self, fetch: &Fetch, found: Vec<Found>, tree: &Tree) {
+        let brought = async {
+            let mut pieces = self.resolve(found, tree).await?;
+            let next = if fetch.leaves { pieces.pop() } else { None };
+            let mut missing = self.reader.missing(&wants(&pieces))?;
+            if let Some((_, Piece::Frame { at, .. })) = next {
+                leave(&mut missing, &at);
+            }
             self.reader.frames(&missing).await
         };
-        if let Err(e) = fetch.await {
+        if let Err(e) = brought.await {
             tracing::debug!("reading ahead: {e}");
         }
     }
@@ -207,6 +203,15 @@ fn wants(pieces: &[(Range<u64>, Piece)]) -> Vec<Want> {
         }
     }
     wants
+}
+
+/// What lies in one object with the next frame is left for later, unless that is most of it: then the object is large
+/// beside what is fetched.
+fn leave(missing: &mut Vec<Want>, next: &FrameRef) {
+    let stays = missing.iter().filter(|want| want.at.same_object(next)).count();
+    if stays <= missing.len() / 2 {
+        missing.retain(|want| !want.at.same_object(next));
+    }
 }
 
 fn assemble(

@@ -16,7 +16,7 @@ use super::info::TakeOver;
 use super::logbook::Logbook;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
-use super::view::{View, blocks_of, parts, passes};
+use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
 use crate::map::Tree;
@@ -371,14 +371,8 @@ impl SnapshotView {
                 (self.view.clone(), self.tree, blocks_of(map.start, map.end - map.start));
             rt.spawn(async move { view.prefetch_map(&tree, blocks).await }).detach();
         }
-        for blocks in parts(fetch.range.clone()) {
-            let (view, tree, fetch) = (self.view.clone(), self.tree, fetch.clone());
-            rt.spawn(async move {
-                view.prefetch(vec![(blocks, None)], &tree).await;
-                drop(fetch);
-            })
-            .detach();
-        }
+        let (view, tree) = (self.view.clone(), self.tree);
+        rt.spawn(async move { view.prefetch(&fetch, vec![(fetch.blocks(), None)], &tree).await }).detach();
     }
 
     async fn removed(&self) -> Option<Error> {
