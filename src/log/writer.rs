@@ -26,6 +26,8 @@ use crate::pool::{Chunk, ChunkKind, Pool, Upload};
 const CHUNKS_IN_MEMORY: u64 = 4;
 /// However little memory there is.
 const CHUNK_MIN: u64 = 1 << 20;
+/// Frames of a stored chunk that are cached before others get their turn.
+const CACHED_AT_ONCE: usize = 64;
 
 /// What a writer stands on.
 #[derive(Debug)]
@@ -487,12 +489,14 @@ impl Cutting {
         let done = match writer.config.rt.cpu(move || encode(&stamp, draft)).await {
             Ok(Encoded { chunk, placed, raw }) => {
                 let id = chunk.id;
-                writer.put(chunk, held).await.map(|()| {
-                    for (p, raw) in placed.iter().zip(raw) {
-                        writer.config.cache.insert(FrameKey { chunk: id, offset: p.at.offset }, raw);
+                let put = writer.put(chunk, held).await;
+                for (n, (p, raw)) in placed.iter().zip(raw).enumerate().filter(|_| put.is_ok()) {
+                    writer.config.cache.insert(FrameKey { chunk: id, offset: p.at.offset }, raw);
+                    if n % CACHED_AT_ONCE == 0 {
+                        writer.config.rt.give_way().await;
                     }
-                    placed
-                })
+                }
+                put.map(|()| placed)
             }
             Err(e) => Err(e),
         };

@@ -212,6 +212,10 @@ impl Member {
     pub fn standing(&self) -> Standing {
         self.state.with(|s| s.standing.clone())
     }
+    pub(super) fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
     pub(super) fn traffic(&self) -> &Traffic {
         &self.traffic
     }

@@ -84,10 +84,9 @@ impl At<'_> {
         let tail = found.body.len().saturating_sub(FOOTER_MAX);
         let footer = self.judge(&found.body[tail..], &found)?;
         let shard = found.body.slice(..footer.about.shard_len(self.index).min(found.body.len()));
-        if !footer.is_whole(&shard) {
-            return Err(Miss::Rot(etag));
-        }
-        Ok((footer, shard, etag))
+        let judge = move || (footer.is_whole(&shard), footer, shard);
+        let (whole, footer, shard) = self.member.rt().cpu(judge).await.map_err(Miss::Silent)?;
+        if whole { Ok((footer, shard, etag)) } else { Err(Miss::Rot(etag)) }
     }
 
     /// One attempt to have the shard stored, and attested after that. An error of kind `Corrupt` or `Unsupported` is

@@ -27,6 +27,8 @@ use crate::pool::ChunkKind;
 
 /// Deaths that are sorted at once.
 const SORT_MAX: usize = 1 << 20;
+/// Deaths that are counted before others get their turn.
+const FOLDED_AT_ONCE: usize = 1024;
 /// Parts of a state's list before they become one run.
 const PARTS_MAX: usize = 64;
 /// Folded deaths of chunks that are gone are dropped when they are more than those that count, and than this.
@@ -89,6 +91,8 @@ impl PageSink for Sink<'_> {
     async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
         let at = self.pages.append(address, raw).await?;
         self.born(&at);
+        // The pages that it was made from may all have been in memory.
+        self.session.ground.rt().give_way().await;
         Ok(at)
     }
 
@@ -115,6 +119,7 @@ impl Sink<'_> {
         if let Some(fresh) = &mut self.fresh {
             fresh.0.insert((at.seq, at.offset), raw);
         }
+        self.session.ground.rt().give_way().await;
         Ok(at)
     }
 }
@@ -205,7 +210,8 @@ impl<'a> Build<'a> {
         let before = self.position.seq;
         let chunks = self.session.births.lock().range(before.next()..=seq);
         let mut died = sink.died;
-        died.extend(overwritten(self.index, layer, &chunks));
+        let (index, layer) = (self.index, layer.clone());
+        died.extend(self.session.ground.rt().cpu(move || overwritten(index, &layer, &chunks)).await?);
         self.dying.push((*state, died));
         if seq > before {
             self.position = Prefix { seq, lsn: *last };
@@ -261,10 +267,17 @@ impl<'a> Build<'a> {
         let parent_era = parent.and_then(|p| self.tables.states.get(&p)).map_or(Era(0), |p| p.era);
         for some in frames.chunks(SORT_MAX) {
             let mut deaths = Vec::with_capacity(some.len());
-            for f in some {
+            for (n, f) in some.iter().enumerate() {
+                if n % FOLDED_AT_ONCE == 0 {
+                    self.session.ground.rt().give_way().await;
+                }
                 deaths.push(Death { era: self.era_of(f.seq)?, seq: f.seq, offset: f.offset, len: f.len });
             }
-            deaths.sort_unstable();
+            let sort = move || {
+                deaths.sort_unstable();
+                deaths
+            };
+            let deaths = self.session.ground.rt().cpu(sort).await?;
             if deaths.windows(2).any(|d| d[0] == d[1]) {
                 return Err(internal("something died twice"));
             }
@@ -291,9 +304,12 @@ impl<'a> Build<'a> {
         let free = &deaths[held..];
         if let Some(part) = new.filter(|_| !free.is_empty()) {
             let mut bytes = 0;
-            for d in free {
-                self.fold(d)?;
-                bytes += u64::from(d.len);
+            for some in free.chunks(FOLDED_AT_ONCE) {
+                for d in some {
+                    self.fold(d)?;
+                    bytes += u64::from(d.len);
+                }
+                self.session.ground.rt().give_way().await;
             }
             self.ledger.folded.push(Folded { part, deaths: free.len() as u64, bytes });
         }
@@ -351,6 +367,9 @@ impl<'a> Build<'a> {
             while let Some(d) = cursor.next().await? {
                 self.fold(&d)?;
                 (deaths, bytes) = (deaths + 1, bytes + u64::from(d.len));
+                if deaths % FOLDED_AT_ONCE as u64 == 0 {
+                    self.session.ground.rt().give_way().await;
+                }
             }
             self.fresh = fresh;
             if deaths > 0 {

@@ -170,8 +170,10 @@ impl Session {
         // Others are added at the end, and one checkpoint is made at a time.
         self.packed.lock().drain(..packs);
         self.recorded(ledger);
-        self.adopt_tables(tables, merged, &removes);
-        Ok(())
+        let merged = self.adopt_tables(tables, merged, &removes);
+        // A million entries: neither under the lock nor in a request's way.
+        let dropped = self.ground.rt().cpu(move || drop(merged)).await;
+        dropped.map_err(Stop::Failed)
     }
 
     /// As `checkpoint`; an outage holds.
@@ -296,10 +298,10 @@ impl Session {
         self.change(move |head: &Head| head.checkpoint(epoch, &new, &removes)).await.map(|_| ())
     }
 
-    /// The layers that the tables now hold are dropped.
-    fn adopt_tables(&self, built: Tables, merged: usize, removes: &[StateId]) {
+    /// Gives out the layers that the tables now hold.
+    fn adopt_tables(&self, built: Tables, merged: usize, removes: &[StateId]) -> Vec<Frozen> {
         let mut tip = self.tip.lock();
-        tip.overlay.frozen.drain(..merged);
+        let merged = tip.overlay.frozen.drain(..merged).collect();
         for id in removes {
             tip.tables.remove(*id);
         }
@@ -314,5 +316,6 @@ impl Session {
                 _ => (s.tree, s.mapped, s.built) = (newest, mapped, tip_now == built.tip),
             }
         }
+        merged
     }
 }

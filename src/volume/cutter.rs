@@ -8,6 +8,9 @@ use super::session::Session;
 use crate::base::{Era, Held};
 use crate::log::{Cutting, Prefix};
 
+/// Frames of a stored chunk that the tip's entries are pointed to while writes wait for its lock.
+const PLACED_AT_ONCE: usize = 64;
+
 impl Session {
     /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
     pub fn cut_age(&self) -> Duration {
@@ -59,7 +62,10 @@ impl Session {
                 let frames = stored.placed.iter().map(|p| (p.at.offset, p.at.len));
                 self.births.lock().data(self.epoch, id, era, frames);
                 self.set_pace();
-                self.tip.lock().place(&stored);
+                for some in stored.placed.chunks(PLACED_AT_ONCE) {
+                    self.tip.lock().place(&stored, some);
+                    self.ground.rt().give_way().await;
+                }
                 self.writer.count(&stored);
                 let upto = self.writer.prefix().lsn;
                 self.tip.lock().stored_upto(upto);

@@ -230,9 +230,19 @@ impl Session {
             let payload = self.whole(*object).await?;
             for (seq, entry) in entries {
                 let frames = survivors(&payload, *seq, entry, dead.get(seq))?;
-                let placing = draft.add(entry.epoch, *seq, &frames);
+                self.ground.rt().give_way().await;
+                let (seq, epoch) = (*seq, entry.epoch);
+                let placing;
+                (draft, placing) = self
+                    .ground
+                    .rt()
+                    .cpu(move || {
+                        let placing = draft.add(epoch, seq, &frames);
+                        (draft, placing)
+                    })
+                    .await?;
                 let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
-                chunks.push(Survivors { seq: *seq, at, len, bytes, dead: entry.dead });
+                chunks.push(Survivors { seq, at, len, bytes, dead: entry.dead });
             }
         }
         if !chunks.is_empty() {
@@ -290,6 +300,7 @@ impl Session {
                         dead.entry(*seq).or_default().insert(d.offset);
                     }
                 }
+                self.ground.rt().give_way().await;
             }
         }
         Ok(dead)

@@ -14,7 +14,7 @@ use super::view::Found;
 use crate::base::record::{Mark, Op, Record};
 use crate::base::rt::Instant;
 use crate::base::{Held, Lsn, Result};
-use crate::log::{FrameRef, Prefix, Stored};
+use crate::log::{FrameRef, Placed, Prefix, Stored};
 use crate::map::Tree;
 use crate::pool::ChunkKind;
 
@@ -109,9 +109,9 @@ impl Tip {
         }
     }
 
-    /// A data chunk is stored: its blocks are where it says.
-    pub fn place(&mut self, stored: &Stored) {
-        self.overlay.place(stored.first.0..stored.last.0 + 1, &stored.placed);
+    /// A data chunk is stored: these of its blocks are where it says.
+    pub fn place(&mut self, stored: &Stored, placed: &[Placed]) {
+        self.overlay.place(stored.first.0..stored.last.0 + 1, placed);
     }
 
     /// The stored prefix reaches so far.

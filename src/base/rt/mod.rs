@@ -46,6 +46,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn spawn(&self, task: BoxFuture<'static, ()>);
     /// Runs `job` on a worker thread; inline in simulation.
     fn cpu(&self, job: Box<dyn FnOnce() + Send>);
+    /// Ready once the other tasks that can run had their turn.
+    fn give_way(&self) -> BoxFuture<'static, ()>;
     fn sleep(&self, d: Duration) -> BoxFuture<'static, ()>;
     fn now(&self) -> Instant;
     /// Milliseconds since 1970: for people, never for order.
@@ -105,6 +107,12 @@ impl Rt {
             let _ = tx.send(job());
         }));
         rx.await.map_err(|_| Error::new(Kind::Internal, "a worker thread panicked; see the log"))
+    }
+
+    /// Lets others run. What works long on what is in memory calls it every tenth of a millisecond or so: else requests
+    /// wait for it.
+    pub fn give_way(&self) -> BoxFuture<'static, ()> {
+        self.0.give_way()
     }
 
     pub fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {

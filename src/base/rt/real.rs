@@ -44,6 +44,9 @@ impl Runtime for RealRuntime {
     fn cpu(&self, job: Box<dyn FnOnce() + Send>) {
         self.handle.spawn_blocking(job);
     }
+    fn give_way(&self) -> BoxFuture<'static, ()> {
+        tokio::task::yield_now().boxed()
+    }
     fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
         tokio::time::sleep(d).boxed()
     }
@@ -410,6 +413,9 @@ mod tests {
             fn spawn(&self, _task: BoxFuture<'static, ()>) {}
             fn cpu(&self, job: Box<dyn FnOnce() + Send>) {
                 drop(job);
+            }
+            fn give_way(&self) -> BoxFuture<'static, ()> {
+                std::future::ready(()).boxed()
             }
             fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
                 tokio::time::sleep(d).boxed()

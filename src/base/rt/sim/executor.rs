@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -413,6 +413,17 @@ impl Runtime for SimRuntime {
     }
     fn cpu(&self, job: Job) {
         job();
+    }
+    fn give_way(&self) -> BoxFuture<'static, ()> {
+        let mut turn = false;
+        poll_fn(move |cx| {
+            if std::mem::replace(&mut turn, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .boxed()
     }
     fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
         let at = self.now() + d;
