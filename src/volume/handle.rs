@@ -393,7 +393,7 @@ impl Inner {
         };
         let Some(session) = session else { return };
         session.stop(Stop::Again);
-        session.leave_journal().await;
+        let _ = session.leave_journal().await;
         let mut state = self.state.lock();
         // Who was shut out stays so: what its clients wrote is not in what another owner left.
         *state = match (&*state, session.closed()) {
@@ -414,9 +414,10 @@ impl Inner {
                 None => return Ok(()),
                 Some(Stop::Failed(e)) => return Err(e),
                 Some(Stop::Again) => {
-                    // Its journal is opened again by the next session. What it can't write out any more, a restart
-                    // would not have either.
-                    session.leave_journal().await;
+                    // Its journal is opened again by the next session.
+                    if let Err(error) = session.leave_journal().await {
+                        return Err(self.forgets(error));
+                    }
                     *self.state.lock() = State::Ended;
                     None
                 }
@@ -444,6 +445,18 @@ impl Inner {
                 Err(e)
             }
         }
+    }
+
+    /// A session ended and could not write its journal out. A restart would have no more, but clients that see one know
+    /// that what they had not flushed may be gone. Going on, a later flush would promise them what is not there.
+    fn forgets(&self, error: Error) -> Error {
+        let error = error.context(format!(
+            "volume {}: it was to be claimed anew, and writes that were acknowledged and not flushed can't be kept until \
+             then; what was flushed is there when it is opened again: check the disk, then restart what uses it",
+            self.ground.title()
+        ));
+        self.fail(error.share());
+        error
     }
 
     /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what

@@ -45,7 +45,7 @@ impl Session {
         self.stop(Stop::Again);
         // Released, nothing in the journal is needed any more, wherever the volume is opened next.
         if done.is_err() {
-            self.leave_journal().await;
+            let _ = self.leave_journal().await;
         } else if let Err(error) = self.journal.discard().await {
             tracing::warn!(volume = %self.ground.name, %error, "the journal could not be let go");
         }

@@ -150,7 +150,7 @@ impl Session {
             Err(stop) => {
                 session.stop(Stop::Again);
                 // The next attempt opens it again.
-                session.leave_journal().await;
+                let _ = session.leave_journal().await;
                 Err(stop.error())
             }
         }
@@ -317,11 +317,14 @@ impl Session {
     }
 
     /// Writes the journal out and lets go of it, unless it is put aside already. For a session that was stopped.
-    pub async fn leave_journal(&self) {
+    /// An error: what was not flushed may be missing from it.
+    pub async fn leave_journal(&self) -> Result<()> {
         let _journal = self.leaving.lock().await;
-        if let Err(error) = self.journal.close().await {
+        let closed = self.journal.close().await;
+        if let Err(error) = &closed {
             tracing::debug!(volume = %self.ground.name, %error, "closing the journal");
         }
+        closed
     }
 
     fn end(&self, writer: Error) {

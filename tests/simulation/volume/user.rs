@@ -158,7 +158,8 @@ impl User {
     pub async fn become_owner(&self, volumes: &Volumes, force: Force) -> Look {
         let _turn = self.site.opening.lock().await;
         let (current, world) = (self.site.model.lock().current(), &self.site.world);
-        let (began, away) = (self.rt.now(), volumes.deps().pool.condition().lacks(Need::Decide));
+        let lacks = || volumes.deps().pool.condition().lacks(Need::Decide);
+        let (began, away) = (self.rt.now(), lacks());
         let key = self.site.key(self.host);
         current.lock().tried_by(key);
         let chance = if force == Force::Sometimes { self.site.plan.force } else { 1000 };
@@ -197,7 +198,7 @@ impl User {
             None => return Look::Unclear,
         };
         let others = { current.lock().is_of_others(key) } && !forced;
-        if others && (away || self.rt.now().since(began) >= LOOK_MAX) {
+        if others && (away || lacks() || self.rt.now().since(began) >= LOOK_MAX) {
             self.note(|| "goes on in an outage, and may have been shut out".to_owned());
             return Look::Refused;
         }
