@@ -24,6 +24,7 @@ use crate::volume::model::{Model, SECTOR};
 pub const SIZE: u64 = 64 * 4096;
 const FIRST: u64 = 4096;
 pub const SECTORS: u64 = 40 * 8;
+const LANE: std::ops::Range<u64> = 0..SECTORS;
 /// Hosts: the owner, clients of the register on each side, administrators, and one that comes at the end.
 pub const OWNER: usize = 0;
 pub const CLIENTS: [usize; 2] = [1, 2];
@@ -228,7 +229,7 @@ impl Site {
             stores: (0..n).map(|i| Way::new(world, &format!("s{i}"))).collect(),
             spares: (0..n).map(spare).collect(),
             disks: (0..HOSTS).map(|_| SimDisk::new(world)).collect(),
-            model: Mutex::new(Model::new(&[0..SECTORS])),
+            model: Mutex::new(Model::new(std::slice::from_ref(&LANE))),
             history: Mutex::default(),
             members: Mutex::default(),
             generations: Mutex::default(),
