@@ -127,25 +127,17 @@ pub(super) async fn find(
     let seats = seat(config, stores, labels)?;
     let mut why = Vec::new();
     for (index, entry) in config.stores.iter().enumerate() {
-        // One that has another label than the listed one is only what was left over: a store that was replaced, perhaps.
-        // So may be one that does not answer, where it is not the one listed.
-        let (settled, silent) = match seats[index].map(|at| &labels[at]) {
-            Some(Found::Label(label)) => (label.incarnation == entry.incarnation, false),
-            Some(Found::Silent(_)) => (false, true),
-            Some(Found::Other(_)) | None => (false, false),
-        };
+        // One that has another label than the listed one, or shows none, is only what was left over: a store that was
+        // replaced, perhaps.
+        let settled = seats[index].is_some_and(|at| is_of(&labels[at], config, index));
         if settled || stores.iter().any(|s| s.url == entry.url) {
             continue;
         }
         match host.opener.open(&entry.url).await {
             Ok(bucket) => {
                 let spec = StoreSpec { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
-                let found = read_label(&host.rt, &spec).await;
-                // A place that a user named is not left for one that is no better.
-                if !silent || is_of(&found, config, index) {
-                    labels.push(found);
-                    stores.push(spec);
-                }
+                labels.push(read_label(&host.rt, &spec).await);
+                stores.push(spec);
             }
             Err(e) => why.push(format!("{}: {e}", entry.url)),
         }
