@@ -7,7 +7,7 @@ use super::config::PoolConfig;
 use super::fleet::Fleet;
 use crate::base::PoolId;
 
-/// How often a host looks for news while a store is away or a replacement is under way.
+/// How often a host looks for news while a store is away or a replacement is under way, and once more when that is over.
 const KEEP_UP: Duration = Duration::from_secs(15);
 
 /// Other hosts may have replaced a store that is out or down here, or have finished to replace one: looks now and then, as
@@ -16,14 +16,21 @@ pub(super) fn keep_up(fleet: &Arc<Fleet>, pool: PoolId) {
     let (rt, fleet) = (fleet.rt().clone(), Arc::downgrade(fleet));
     let looking = rt.clone();
     let task = async move {
+        let mut whole = true;
         loop {
             looking.sleep(KEEP_UP).await;
             let Some(fleet) = fleet.upgrade() else { return };
             let now = fleet.membership();
-            if now.before.is_none() && now.members.iter().all(|m| m.standing().usable()) {
+            let well = now.before.is_none() && now.members.iter().all(|m| m.standing().usable());
+            if std::mem::replace(&mut whole, well) && well {
                 continue;
             }
-            if let Ok(Some(value)) = fleet.register(PoolConfig::register(pool)).read().await
+            let register = fleet.register(PoolConfig::register(pool));
+            // A store that was away may know that the others, which agree, were given up.
+            if let Err(e) = register.hear_of_newer().await {
+                tracing::warn!("the pool's description is not understood: {e}");
+            }
+            if let Ok(Some(value)) = register.read().await
                 && let Err(e) = fleet.roster().learn(&value).await
             {
                 tracing::warn!("the pool's description is not understood: {e}");

@@ -49,6 +49,8 @@ pub struct Swap {
 pub struct Lost {
     pub url: String,
     pub why: String,
+    /// It was to take another's place, and not all had come along to it.
+    pub midway: bool,
     /// The URL of what takes its place; `None`: it stays listed, and away.
     pub new: Option<String>,
 }
@@ -107,7 +109,7 @@ impl Wreck {
             swaps,
         };
         let takers = wreck.takers(&now).await;
-        if given_up.iter().all(|(_, more)| !more) && !is_stuck(&now, &takers) {
+        if given_up.iter().all(|(_, more)| !more) && !wreck.is_stuck(&now, &takers).await {
             return Ok(None);
         }
         wreck.look(&now, &takers).await;
@@ -119,12 +121,13 @@ impl Wreck {
         for member in away(now).await {
             let why = member.standing().reason().unwrap_or("it does not answer").to_owned();
             let new = takers.get(&member.index()).map(|spec| spec.url.clone());
-            self.lost.push(Lost { url: member.url().to_owned(), why, new });
+            let midway = now.is_new(member.index());
+            self.lost.push(Lost { url: member.url().to_owned(), why, midway, new });
         }
         let both = now.members.iter().chain(now.before.iter().flat_map(|b| &b.members));
         let there = both.filter(|m| m.standing().usable());
         let lists = futures::future::join_all(there.map(list_registers)).await;
-        self.registers = lists.into_iter().flatten().collect::<BTreeSet<RegisterId>>().len();
+        self.registers = lists.into_iter().flatten().flatten().collect::<BTreeSet<RegisterId>>().len();
     }
 
     /// Decides the pool's registers by what is left, as the module says. Afterwards the pool opens, and is finished like
@@ -150,7 +153,7 @@ impl Wreck {
         }
         let membership = self.roster.current();
         let takers = self.takers(&membership).await;
-        if membership.given_up.is_empty() && !is_stuck(&membership, &takers) {
+        if membership.given_up.is_empty() && !self.is_stuck(&membership, &takers).await {
             return Ok(());
         }
         let away: BTreeSet<usize> = away(&membership).await.iter().map(|m| m.index()).collect();
@@ -231,6 +234,14 @@ impl Wreck {
         Ok(())
     }
 
+    /// What was begun never ends: a store that was to take another's place was lost before all had come along to it, or
+    /// fewer stores are left than take a chunk that is completed on the way.
+    async fn is_stuck(&self, now: &Membership, takers: &BTreeMap<usize, StoreSpec>) -> bool {
+        let too_few = async || now.members.len() - away(now).await.len() < self.config.w();
+        let is_new = takers.keys().any(|index| now.is_new(*index));
+        is_new || now.before.is_some() && !takers.is_empty() && too_few().await
+    }
+
     fn plan(
         &self,
         now: &PoolConfig,
@@ -262,11 +273,6 @@ impl Wreck {
         let away = away(&now).await.iter().map(|m| m.index()).collect();
         self.plan(&self.config, &now, &self.takers(&now).await, &away).map(|_| ())
     }
-}
-
-/// A store that was to take another's place was lost before all had come along to it: what was begun never ends.
-fn is_stuck(now: &Membership, takers: &BTreeMap<usize, StoreSpec>) -> bool {
-    takers.keys().any(|index| now.is_new(*index))
 }
 
 /// Its stores that are not the listed ones, or don't answer, by labels read after this call.

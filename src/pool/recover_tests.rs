@@ -43,11 +43,11 @@ async fn recover(yard: &Yard, swaps: Vec<Swap>, live: u64) -> Result<std::sync::
         wreck.recover().await?;
     }
     let pool = yard.open().await?;
-    pool.follow().await?;
+    let generation = pool.follow().await?;
     if pool.fill(&Counted { dead: 0, live }, &|_| {}).await?.left > 0 {
         return Err(Error::new(Kind::Unavailable, "not all has come along"));
     }
-    pool.settle().await?;
+    pool.settle(generation).await?;
     Ok(pool)
 }
 
@@ -310,4 +310,72 @@ fn a_replacement_that_was_under_way_is_brought_along() {
             sound(&yard, &pool, lens, &[1]).await;
         });
     }
+}
+
+#[test]
+fn a_new_store_that_is_lost_midway_is_named_until_another_is_in_its_place() {
+    for (seed, layout) in [(10, "1+1"), (11, "2+1")] {
+        run(seed, layout, move |_, yard| async move {
+            let lens: &[usize] = if layout == "2+1" { &[9000, 8000] } else { &[9000] };
+            let pool = stocked(&yard, lens).await;
+            let plan = swap(&yard, 1, 0);
+            pool.plan_replacement(&plan.old, &plan.new, false).await.unwrap();
+            pool.register(PoolConfig::register(pool.id())).bring().await.unwrap();
+            yard.settle(1000).await;
+            assert!(pool.lost_midway().await.is_empty());
+            yard.reach(1, Reach::Refuses);
+            yard.spares[0].contents().wipe();
+            let lost = pool.lost_midway().await;
+            let url = yard.spares[0].url();
+            assert_eq!((lost.len(), lost[0].0.url()), (1, url));
+            assert!(lost[0].1.contains("emptied"), "{lost:?}");
+            pool.close().await;
+            drop(pool);
+            // Also where the pool can't be opened any more.
+            assert_eq!(yard.open().await.is_ok(), layout == "2+1");
+            let found = wreck(&yard, vec![]).await;
+            let midway = found.lost.iter().filter(|lost| lost.midway).map(|lost| lost.url.as_str());
+            assert_eq!(midway.collect::<Vec<_>>(), [url]);
+            let pool = recover(&yard, vec![], 4).await.unwrap();
+            assert!(pool.lost_midway().await.is_empty());
+            sound(&yard, &pool, lens, &[1]).await;
+        });
+    }
+}
+
+#[test]
+fn a_generation_is_settled_only_by_who_has_followed_it() {
+    run(12, "2+1", |_, yard| async move {
+        let lens: &[usize] = &[9000, 8000];
+        let pool = stocked(&yard, lens).await;
+        let live = Counted { dead: 0, live: 4 };
+        let plan = swap(&yard, 1, 0);
+        pool.plan_replacement(&plan.old, &plan.new, false).await.unwrap();
+        let slow = pool.follow().await.unwrap();
+        let other = yard.open().await.unwrap();
+        let first = other.follow().await.unwrap();
+        assert_eq!(other.fill(&live, &|_| {}).await.unwrap().left, 0);
+        assert!(other.settle(first).await.unwrap());
+        let next = swap(&yard, 2, 1);
+        other.plan_replacement(&next.old, &next.new, false).await.unwrap();
+        assert!(!pool.settle(slow).await.unwrap(), "it has brought nothing into that one");
+        assert!(yard.open().await.unwrap().is_moving());
+        let second = other.follow().await.unwrap();
+        assert_eq!(other.fill(&live, &|_| {}).await.unwrap().left, 0);
+        assert!(other.settle(second).await.unwrap());
+        sound(&yard, &other, lens, &[1]).await;
+    });
+}
+
+#[test]
+fn a_dead_place_that_is_remembered_does_not_stand_for_the_store_in_its_stead() {
+    run(13, "1+1", |_, yard| async move {
+        let lens: &[usize] = &[9000];
+        drop(stocked(&yard, lens).await);
+        yard.reach(1, Reach::Refuses);
+        drop(recover(&yard, vec![swap(&yard, 1, 0)], 4).await.unwrap());
+        let pool = yard.open().await.unwrap();
+        assert_eq!(pool.membership().members[1].url(), yard.spares[0].url());
+        sound(&yard, &pool, lens, &[1]).await;
+    });
 }

@@ -26,11 +26,12 @@ use super::mend::put_back;
 use super::names::registers;
 use super::register::Change;
 use super::report::{Progress, Watch};
+use super::roster::Membership;
 use super::seal::with_footer_of;
 use super::seats::labelled;
 use super::shard::{At, How};
 use crate::base::size::show_count;
-use crate::base::{ChunkId, Error, Incarnation, Kind, PoolId, RegisterId, Result};
+use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result};
 use crate::store::{Cause, List, Put, When};
 
 /// What has come to a new store, in shards.
@@ -196,25 +197,25 @@ impl Pool {
             .await
     }
 
-    /// Every register comes along into the pool's generation.
-    pub async fn follow(&self) -> Result<()> {
+    /// Every register comes along into the pool's generation; which one that is, for `settle`.
+    pub async fn follow(&self) -> Result<Generation> {
         self.register(PoolConfig::register(self.id())).bring().await?;
+        let now = self.fleet().membership();
         let mut ids: BTreeSet<RegisterId> = registers(self.id()).collect();
         for id in &ids {
             self.register(*id).bring().await?;
         }
         ids.extend(self.list().await?.into_iter().map(|(_, volume)| RegisterId(volume.0)));
         // Also those that have no name any more: what is removed must stay so.
-        let now = self.fleet().membership();
-        let both = now.members.iter().chain(now.before.iter().flat_map(|b| &b.members));
-        let lists = futures::future::join_all(both.map(list_registers)).await;
-        ids.extend(lists.into_iter().flatten());
+        if let Some(before) = &now.before {
+            ids.extend(registers_of(before).await?);
+        }
         let brought = stream::iter(ids).map(|id| async move { self.register(id).bring().await });
         let mut brought = brought.buffer_unordered(REGISTERS_AT_ONCE);
         while let Some(done) = brought.next().await {
             done?;
         }
-        Ok(())
+        Ok(now.generation)
     }
 
     /// Brings every shard that belongs on a new store there.
@@ -276,11 +277,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Nothing is left in the generation before: labels say so to those who know nothing, then the pool register does.
-    pub async fn settle(&self) -> Result<()> {
+    /// Nothing is left behind this generation, which was followed, and then filled: labels say so to those who know nothing,
+    /// then the pool register does. False: others have begun another since, and what that one left behind is not known.
+    pub async fn settle(&self, followed: Generation) -> Result<bool> {
         let now = self.description().await?;
-        if now.before.is_none() {
-            return Ok(());
+        if now.generation != followed || now.before.is_none() {
+            return Ok(now.generation == followed);
         }
         let settled = now.settled();
         self.update_labels(&settled).await;
@@ -293,7 +295,17 @@ impl Pool {
             Ok(Change::Put(settled.encode(), settled))
         };
         let current = self.register(PoolConfig::register(self.id())).change(step).await?;
-        self.fleet().roster().learn(&current.encode()).await
+        self.fleet().roster().learn(&current.encode()).await?;
+        Ok(current.generation == followed)
+    }
+
+    /// Stores that were to take others' places and are away before all has come along to them: without them what is under way
+    /// does not end. Each with why it is away.
+    pub async fn lost_midway(&self) -> Vec<(Arc<Member>, String)> {
+        let now = self.membership();
+        let new = now.members.iter().filter(|m| now.is_new(m.index()));
+        let looks = new.map(|m| async move { m.attest().await.err().map(|e| (m.clone(), e.to_string())) });
+        futures::future::join_all(looks).await.into_iter().flatten().collect()
     }
 
     pub(super) async fn update_labels(&self, hint: &PoolConfig) {
@@ -338,11 +350,12 @@ fn unknown_store(now: &PoolConfig, old: &str) -> Error {
     Error::new(Kind::NotFound, text)
 }
 
-/// Nothing is there, or (`own`: where the pool's store was) only what the pool itself put there before or since.
+/// Nothing is there but what a check of its promises left behind, or (`own`: where the pool's store was) only what the pool
+/// itself put there before or since.
 async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list(&list, Cause::Probe).await?;
-    let foreign = |key: &str| !own || parse(key) == Named::Foreign;
+    let foreign = |key: &str| !key.starts_with(PROBES) && (!own || parse(key) == Named::Foreign);
     match page.objects.iter().find(|o| foreign(&o.key)) {
         None => Ok(()),
         Some(object) => Err(Error::new(
@@ -352,11 +365,32 @@ async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
     }
 }
 
-/// What could be listed; a store that is away has told a majority of others.
-pub(super) async fn list_registers(member: &Arc<Member>) -> Vec<RegisterId> {
+/// Every register of a generation that anything was chosen in.
+async fn registers_of(membership: &Membership) -> Result<BTreeSet<RegisterId>> {
+    let lists = futures::future::join_all(membership.deciding().map(list_registers)).await;
+    let (mut ids, mut listed, mut missing) = (BTreeSet::new(), 0, None);
+    for list in lists {
+        match list {
+            Ok(list) => {
+                listed += 1;
+                ids.extend(list);
+            }
+            Err(e) => missing = Some(e),
+        }
+    }
+    match missing {
+        // Each has told one of those that were listed.
+        Some(e) if listed < membership.met_by_all() => Err(e.context("listing its registers")),
+        _ => Ok(ids),
+    }
+}
+
+/// The registers that a store knows of.
+pub(super) async fn list_registers(member: &Arc<Member>) -> Result<Vec<RegisterId>> {
     let mut list = List { prefix: "reg/".to_owned(), max: LIST_PAGE, ..List::default() };
     let mut ids = Vec::new();
-    while let Ok(page) = member.list(&list, Cause::Register).await {
+    loop {
+        let page = member.list(&list, Cause::Register).await?;
         ids.extend(page.objects.iter().filter_map(|o| match parse(&o.key) {
             Named::Register(id) => Some(id),
             _ => None,
@@ -366,7 +400,9 @@ pub(super) async fn list_registers(member: &Arc<Member>) -> Vec<RegisterId> {
             break;
         }
     }
-    ids
+    // A place that was emptied lists nothing.
+    member.attest().await?;
+    Ok(ids)
 }
 
 async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {

@@ -30,9 +30,9 @@ fn spare(yard: &Yard, i: usize) -> StoreSpec {
 }
 
 async fn finish(pool: &Pool, inventory: &Counted) -> crate::base::Result<()> {
-    pool.follow().await?;
+    let generation = pool.follow().await?;
     assert_eq!(pool.fill(inventory, &|_| {}).await?.left, 0);
-    pool.settle().await
+    pool.settle(generation).await.map(|_| ())
 }
 
 async fn add(register: &Register, byte: u8) -> crate::base::Result<()> {
@@ -124,9 +124,9 @@ fn what_is_away_is_replaced_and_a_store_that_is_well_only_by_force() {
         let live = Counted { dead: 0, live: 1 };
         let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), false).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
-        pool.follow().await.unwrap();
+        let generation = pool.follow().await.unwrap();
         assert_eq!(pool.fill(&live, &|_| {}).await.unwrap(), Filled { there: 1, left: 0 });
-        pool.settle().await.unwrap();
+        assert!(pool.settle(generation).await.unwrap());
         let well = pool.plan_replacement(&url(1), &spare(&yard, 1), false).await;
         assert!(well.unwrap_err().is(Kind::Refused));
         let forced = pool.plan_replacement(&url(1), &spare(&yard, 1), true).await;

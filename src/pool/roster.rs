@@ -87,6 +87,14 @@ impl Membership {
         }
     }
 
+    /// So many of the deciding that every value which was ever chosen is known to one of them.
+    pub(super) fn met_by_all(&self) -> usize {
+        match self.given_up.is_empty() {
+            true => self.acceptors.len() - self.majority() + 1,
+            false => self.majority(),
+        }
+    }
+
     /// Whether a majority was given up: those that are left may not know what was chosen without them.
     pub(super) fn is_guess(&self) -> bool {
         self.given_up.len() > self.acceptors.len() / 2

@@ -73,16 +73,19 @@ pub(super) fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolCo
     Err(Error::new(kind, format!("no store shows a pool: {}", why.join("; "))))
 }
 
+/// Whether a label says that its store is the one which the pool lists at this index.
+fn is_of(label: &Found, config: &PoolConfig, index: usize) -> bool {
+    matches!(label, Found::Label(l) if l.pool == config.pool && l.index == index
+        && l.incarnation == config.stores[index].incarnation)
+}
+
 /// For each place in the pool, which of the given stores is meant: by label and URL, by label, by URL, by what is left over.
 pub(super) fn seat(
     config: &PoolConfig,
     stores: &[StoreSpec],
     labels: &[Found],
 ) -> Result<Vec<Option<usize>>> {
-    let says = |place: usize, store: usize| {
-        matches!(&labels[store], Found::Label(l) if l.pool == config.pool && l.index == place
-            && l.incarnation == config.stores[place].incarnation)
-    };
+    let says = |place: usize, store: usize| is_of(&labels[store], config, place);
     let is_url = |place: usize, store: usize| stores[store].url == config.stores[place].url;
     let mut seats: Vec<Option<usize>> = vec![None; config.stores.len()];
     let mut free: Vec<usize> = (0..stores.len()).collect();
@@ -123,13 +126,10 @@ pub(super) async fn find(
 ) -> Result<(Vec<Option<usize>>, Vec<String>)> {
     let seats = seat(config, stores, labels)?;
     let mut why = Vec::new();
-    for (entry, place) in config.stores.iter().zip(&seats) {
-        // One that has another label than the listed one is only what was left over: a store that was replaced, perhaps.
-        let settled = place.is_some_and(|at| match &labels[at] {
-            Found::Label(label) => label.incarnation == entry.incarnation,
-            Found::Other(_) => false,
-            Found::Silent(_) => true,
-        });
+    for (index, entry) in config.stores.iter().enumerate() {
+        // One that has another label than the listed one, or shows none, is only what was left over: a store that was
+        // replaced, perhaps.
+        let settled = seats[index].is_some_and(|at| is_of(&labels[at], config, index));
         if settled || stores.iter().any(|s| s.url == entry.url) {
             continue;
         }

@@ -111,6 +111,16 @@ impl SimStore {
         })
     }
 
+    /// The same contents behind another network, with faults of its own: what one host reaches another need not.
+    pub fn by_another_way(&self) -> Arc<SimStore> {
+        Arc::new(SimStore {
+            world: self.world.clone(),
+            contents: self.contents.clone(),
+            faults: Arc::default(),
+            requests: Arc::default(),
+        })
+    }
+
     pub fn faults(&self, change: impl FnOnce(&mut StoreFaults)) {
         change(&mut self.faults.lock());
     }

@@ -9,12 +9,14 @@ use super::head::Head;
 use super::session::Session;
 use super::settings::FlushMode;
 use super::stop::Stop;
-use crate::base::{ChunkId, Generation, Lsn, Result, Seq};
+use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::store::Cause;
 
 /// Chunks up to here are confirmed; what is stored was counted on the stores of this generation.
 struct Counted {
     generation: Generation,
+    /// As often the pool's registers had been decided by guess then.
+    guesses: u64,
     upto: Seq,
 }
 
@@ -27,7 +29,8 @@ impl Session {
 
     /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
     pub async fn confirm_rounds(self: Arc<Session>) {
-        let mut counted = Counted { generation: self.generation(), upto: self.writer.prefix().seq };
+        let guesses = self.ground.deps.pool.guesses();
+        let mut counted = Counted { generation: self.generation(), guesses, upto: self.writer.prefix().seq };
         loop {
             self.wait_for_round().await;
             let (round, dirty) = self.rounds.begin();
@@ -63,14 +66,33 @@ impl Session {
     /// lay on a store that was replaced is void (§1.5).
     async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
         loop {
+            let known = self.head.lock().checkpoint.position;
             let head = self.ground.cell.confirm().await?;
-            let now = self.generation();
+            let (now, guesses) = (self.generation(), self.ground.deps.pool.guesses());
             if now == counted.generation {
                 return Ok(head);
             }
+            if guesses > counted.guesses {
+                self.is_no_older(&head, known)?;
+                // What was confirmed may have been so by stores that are given up: what comes now must not stand behind a gap.
+                counted.upto = head.checkpoint.position;
+            }
             self.count_again(counted.upto, &head).await?;
-            counted.generation = now;
+            (counted.generation, counted.guesses) = (now, guesses);
         }
+    }
+
+    /// A guess may have taken an older head, which needs chunks that were deleted since: nothing that is stored now would be
+    /// found behind them.
+    fn is_no_older(&self, head: &Head, known: Seq) -> Result<()> {
+        if head.checkpoint.position >= known {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Fenced,
+            "the pool's stores were decided by guess (`pool force-recover`), and what they know of this volume is older than \
+             what was recorded from here; open it again to see what is left",
+        ))
     }
 
     /// Every chunk that no confirm has covered is completed on the stores of now.
@@ -79,7 +101,8 @@ impl Session {
         let upto = self.writer.given();
         self.writer.wait_seq(upto).await?;
         for seq in after.0 + 1..=upto.0 {
-            let id = ChunkId { volume: self.ground.id, epoch: self.epoch, seq: Seq(seq) };
+            let seq = Seq(seq);
+            let id = ChunkId { volume: self.ground.id, epoch: head.epoch_of(seq), seq };
             let w = *self.w.borrow();
             if self.ledger.lock().has_left(id.seq) {
                 continue;

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)] // All of it is tests.
 
+mod recovery;
 mod register;
 mod seeds;
 mod volume;

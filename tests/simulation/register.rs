@@ -65,13 +65,13 @@ impl Stores {
     }
 }
 
-type Tags = Vec<u32>;
+pub type Tags = Vec<u32>;
 
-fn encode(tags: &[u32]) -> Bytes {
+pub fn encode(tags: &[u32]) -> Bytes {
     tags.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<_>>().into()
 }
 
-fn decode(value: Option<&Bytes>) -> Tags {
+pub fn decode(value: Option<&Bytes>) -> Tags {
     let bytes = value.map(|v| v.as_ref()).unwrap_or_default();
     bytes.chunks(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
 }
@@ -85,25 +85,26 @@ struct Op {
     told: Option<(usize, Tags)>,
 }
 
+/// What the clients of one register did, as they saw it.
 #[derive(Default)]
-struct History {
+pub struct History {
     clock: usize,
     ops: Vec<Op>,
 }
 
 impl History {
-    fn begin(&mut self, tag: Option<u32>) -> usize {
+    pub fn begin(&mut self, tag: Option<u32>) -> usize {
         self.clock += 1;
         self.ops.push(Op { begun: self.clock, tag, told: None });
         self.ops.len() - 1
     }
 
-    fn end(&mut self, op: usize, value: Tags) {
+    pub fn end(&mut self, op: usize, value: Tags) {
         self.clock += 1;
         self.ops[op].told = Some((self.clock, value));
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         let told: Vec<_> = self.ops.iter().filter_map(|op| Some((op, op.told.as_ref()?))).collect();
         let empty = Tags::new();
         let longest = told.iter().map(|(_, (_, value))| value).max_by_key(|v| v.len()).unwrap_or(&empty);

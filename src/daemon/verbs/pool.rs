@@ -185,7 +185,7 @@ pub async fn forget(desk: &Desk, name: &Name) -> Result<Outcome> {
 }
 
 pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
-    let pool = desk.pools.get(name).await?.pool.clone();
+    let pool = super::replace::opened(desk, name).await?.pool.clone();
     ask(&pool).await;
     let status = pool.status();
     let attention = status.pending_shards > 0

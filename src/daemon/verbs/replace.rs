@@ -1,5 +1,6 @@
 //! A pool's store replaced by another, or taken in again after it was emptied.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -24,7 +25,7 @@ pub async fn replace(
     force: bool,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
-    let open = desk.pools.get(name).await?;
+    let open = opened(desk, name).await?;
     let old = desk.pools.url_of(&desk.config.store_url(old)?)?;
     let new = desk.pools.new_store(&desk.config.store_url(new)?).await?;
     let done = |shards: u64| json!({"old": old, "new": new.url, "shards": shards});
@@ -59,12 +60,24 @@ pub async fn replace(
             }
         }
     }
-    Err(Error::new(Kind::Owned, format!("other replacements in pool {name} come in between: try again")))
+    Err(busy(name))
 }
 
 /// What is left to do of a replacement, whoever began it; the shards that the new store has then.
 pub async fn finish(open: &OpenPool, progress: &ProgressSink) -> Result<u64> {
-    open.pool.follow().await?;
+    for _ in 0..TURNS {
+        match Box::pin(finish_one(open, progress)).await {
+            Ok(Some(brought)) => return Ok(brought),
+            Ok(None) => {}
+            Err(e) => return Err(stuck(open, e).await),
+        }
+    }
+    Err(busy(open.pool.name()))
+}
+
+/// `None`: others have begun another meanwhile.
+async fn finish_one(open: &OpenPool, progress: &ProgressSink) -> Result<Option<u64>> {
+    let generation = open.pool.follow().await?;
     open.volumes.admit_stores().await?;
     let watch = |step: Progress| progress.tell("bringing shards", step.done, step.of);
     let Filled { there, left } = open.pool.fill(&open.volumes, &watch).await?;
@@ -77,13 +90,52 @@ pub async fn finish(open: &OpenPool, progress: &ProgressSink) -> Result<u64> {
             ),
         ));
     }
-    open.pool.settle().await?;
-    Ok(there)
+    Ok(open.pool.settle(generation).await?.then_some(there))
+}
+
+fn busy(name: &Name) -> Error {
+    Error::new(Kind::Owned, format!("other replacements in pool {name} come in between: try again"))
+}
+
+/// Why it does not end, where a new store was lost midway: then repeating it does not help.
+async fn stuck(open: &OpenPool, e: Error) -> Error {
+    let lost = open.pool.lost_midway().await;
+    let new = lost.iter().map(|(member, why)| (member.url(), why.as_str()));
+    lost_midway(open.pool.name(), new)
+        .map_or_else(|| e.share(), |why| Error::new(e.kind(), format!("{why} ({e})")))
+}
+
+/// The pool, opened. Where that fails because a replacement's new store was lost midway, the error says so.
+pub async fn opened(desk: &Desk, name: &Name) -> Result<Arc<OpenPool>> {
+    let e = match desk.pools.get(name).await {
+        Err(e) if e.is(Kind::Unavailable) => e,
+        out => return out,
+    };
+    let Ok(Some(wreck)) = Box::pin(desk.pools.wreck(name, Vec::new())).await else { return Err(e) };
+    let new = wreck.lost.iter().filter(|lost| lost.midway).map(|lost| (lost.url.as_str(), lost.why.as_str()));
+    Err(lost_midway(name, new).map_or_else(|| e.share(), |why| Error::new(e.kind(), format!("{why} ({e})"))))
+}
+
+/// What to say of stores that were lost before all had come along to them, each with why it is away.
+fn lost_midway<'a>(name: &Name, lost: impl Iterator<Item = (&'a str, &'a str)>) -> Option<String> {
+    let lost: Vec<(&str, &str)> = lost.collect();
+    let (first, _) = lost.first()?;
+    let all: Vec<String> = lost.iter().map(|(url, why)| format!("{url} ({why})")).collect();
+    let (stores, were, them) = match all.len() {
+        1 => ("a new store", "was", "it"),
+        _ => ("new stores", "were", "them"),
+    };
+    Some(format!(
+        "{stores} of pool {name} {were} lost midway, before all had come along: {}; what was begun does not end without {them}. \
+         Bring {them} back; lost for good, `windlass pool force-recover {name}` puts others there: something empty at the \
+         same place, or `--old {first} --new URL`",
+        all.join("; ")
+    ))
 }
 
 /// Finishes what is under way and takes emptied stores in again; the shards brought, and what was done, for people.
 pub async fn before_repair(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<(u64, Vec<String>)> {
-    let open = desk.pools.get(name).await?;
+    let open = opened(desk, name).await?;
     let (mut brought, mut notes) = (0, Vec::new());
     if open.pool.is_moving() {
         brought += Box::pin(finish(&open, progress)).await?;
@@ -101,4 +153,20 @@ pub async fn before_repair(desk: &Desk, name: &Name, progress: &ProgressSink) ->
         });
     }
     Ok((brought, notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_store_that_was_lost_is_named_with_the_way_out() {
+        let name = "tank".parse().unwrap();
+        let said = lost_midway(&name, [("mem:a", "it has no label")].into_iter()).unwrap();
+        for part in ["mem:a (it has no label)", "`windlass pool force-recover tank`", "--old mem:a --new URL"]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(lost_midway(&name, [].into_iter()), None);
+    }
 }

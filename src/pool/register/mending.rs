@@ -26,7 +26,7 @@ impl Register {
     /// Every acceptor's copy, by the index of its store.
     pub(in crate::pool) async fn copies(&self) -> Vec<(usize, Copy)> {
         let Ok(Some(bench)) = self.shared.bench().await else { return Vec::new() };
-        let looks = bench.cells.iter().map(|cell| async move {
+        let looks = bench.cells.values().map(|cell| async move {
             let copy = match cell.inspect().await {
                 Ok(Shown::Good(seen)) if !seen.own => Copy::Absent,
                 Ok(Shown::Newer(_)) => Copy::Sound { has_value: true },
@@ -60,7 +60,8 @@ impl Shared {
     async fn mend_once(self: &Arc<Self>) -> Result<Option<Vec<(usize, Error)>>> {
         self.held.lock().take();
         let Some(bench) = self.bench().await? else { return Ok(None) };
-        let looks = (0..bench.cells.len())
+        let looks = bench
+            .stores()
             .map(|i| self.ask(&bench, i, move |cell| async move { Ok((i, cell.inspect().await?)) }));
         let shown = futures::future::join_all(looks).await;
         let shown: Vec<_> = shown.into_iter().filter_map(|out| out.and_then(|out| out).ok()).collect();
@@ -85,7 +86,7 @@ impl Shared {
         };
         let Some(accepted) = self.held.lock().clone() else { return Ok(None) };
         let mut left = Vec::new();
-        for index in 0..bench.cells.len() {
+        for index in bench.stores() {
             // An answer of the second round may still be under way; then the etag refuses this one, which is fine.
             if accepted.etags.lock().contains_key(&index) {
                 continue;
@@ -93,7 +94,7 @@ impl Shared {
             let done = self.bring_up(&bench, index, accepted.clone()).await;
             let lost = done.and_then(|done| done).err();
             if let Some(e) = lost.filter(|_| !accepted.etags.lock().contains_key(&index)) {
-                left.push((bench.cells[index].member.index(), e));
+                left.push((index, e));
             }
         }
         Ok(Some(left))

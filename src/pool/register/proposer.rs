@@ -47,7 +47,7 @@ pub(super) struct Accepted {
     pub ballot: Ballot,
     /// What it promised to itself on every acceptor that took it.
     pub next: Ballot,
-    /// Grows while late answers come in.
+    /// By store; grows while late answers come in.
     pub etags: Mutex<BTreeMap<usize, Etag>>,
 }
 
@@ -55,7 +55,8 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct Bench {
     pub stage: Arc<Stage>,
-    pub cells: Vec<Cell>,
+    /// By the index of their store in the pool: which of them are asked may change within a generation (`Roster::give_up`).
+    pub cells: BTreeMap<usize, Cell>,
     pub majority: usize,
     /// The pool is a generation ahead: before anything is changed here the register is sealed.
     pub behind: bool,
@@ -184,10 +185,13 @@ impl Shared {
         index: usize,
         request: impl FnOnce(Cell) -> F,
     ) -> Task<Result<T>> {
-        let request = request(bench.cells[index].clone());
+        let request = bench.cells.get(&index).cloned().map(request);
         let shared = self.clone();
         self.rt.spawn(async move {
-            let out = request.await;
+            let out = match request {
+                Some(request) => request.await,
+                None => Err(Error::new(Kind::Refused, "its store was given up")),
+            };
             let mut troubles = shared.troubles.lock();
             match &out {
                 Err(e) if !e.is(Kind::Refused) => troubles.insert(index, e.to_string()),
@@ -262,19 +266,32 @@ impl Shared {
     /// Do a majority of acceptors still have what this write put there?
     async fn unchanged(self: &Arc<Self>, bench: &Bench, held: &Arc<Accepted>) -> bool {
         let etags = held.etags.lock().clone();
-        let spare = etags.len() - bench.majority;
-        let count = |answers: &[bool], what: bool| answers.iter().filter(|same| **same == what).count();
-        let done = |a: &[bool]| count(a, true) >= bench.majority || count(a, false) > spare;
-        let asks = etags
-            .into_iter()
-            .map(|(index, etag)| self.ask(bench, index, move |cell| async move { cell.still(&etag).await }));
+        let Some(spare) = etags.len().checked_sub(bench.majority) else { return false };
+        let count =
+            |answers: &[(usize, bool)], what: bool| answers.iter().filter(|(_, same)| *same == what).count();
+        let done = |a: &[(usize, bool)]| count(a, true) >= bench.majority || count(a, false) > spare;
+        let asks = etags.into_iter().map(|(index, etag)| {
+            self.ask(bench, index, move |cell| async move { Ok((index, cell.still(&etag).await?)) })
+        });
         let asks: Vec<_> = asks.collect();
         let answers = gather(&self.rt, asks, bench.majority, done).await;
         if count(&answers, false) > spare {
             // An etag never comes back: not worth asking again.
             self.held.lock().take_if(|now| Arc::ptr_eq(now, held));
         }
-        count(&answers, true) >= bench.majority
+        let others = answers.iter().filter(|(_, same)| !same).map(|(index, _)| *index);
+        count(&answers, true) >= bench.majority && !self.was_given_up(bench, others.collect()).await
+    }
+
+    /// Where another wrote, the pool may have given up those that did not notice (`force-recover`): a majority, perhaps.
+    async fn was_given_up(self: &Arc<Self>, bench: &Bench, changed: Vec<usize>) -> bool {
+        let looks = changed
+            .into_iter()
+            .map(|index| self.ask(bench, index, move |cell| async move { Ok((index, cell.look().await?)) }));
+        let seen: Vec<_> = futures::future::join_all(looks.collect::<Vec<_>>()).await;
+        let seen: Vec<_> = seen.into_iter().filter_map(|out| out.and_then(|out| out).ok()).collect();
+        // What can't be understood is no reason to go on.
+        self.meets_newer(&seen).await.unwrap_or(true)
     }
 
     /// What acceptors hold, each beside its index.
@@ -283,7 +300,8 @@ impl Shared {
         bench: &Bench,
         done: impl Fn(&[(usize, Shown)]) -> bool,
     ) -> Result<Vec<(usize, Shown)>> {
-        let asks = (0..bench.cells.len())
+        let asks = bench
+            .stores()
             .map(|index| self.ask(bench, index, move |cell| async move { Ok((index, cell.look().await?)) }));
         let asks: Vec<_> = asks.collect();
         let enough = |seen: &[(usize, Shown)]| seen.iter().any(|(_, s)| s.good().is_none()) || done(seen);
@@ -474,13 +492,13 @@ impl Shared {
         let _busy = self.roster.busy();
         let Some(bench) = self.bench_of(&accepted.stage) else { return };
         let current = || self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, &accepted));
-        let everywhere = || accepted.etags.lock().len() == bench.cells.len();
+        let everywhere = || bench.stores().all(|index| accepted.etags.lock().contains_key(&index));
         // Late answers come by themselves.
         let begun = self.rt.now();
         while current() && !everywhere() && self.rt.now().since(begun) < CATCH_UP_AFTER {
             self.rt.sleep(CATCH_UP_LOOK).await;
         }
-        for index in 0..bench.cells.len() {
+        for index in bench.stores() {
             if !current() {
                 return;
             }
@@ -531,10 +549,7 @@ impl Shared {
         let waited = Duration::from_secs(waited.as_secs().max(1));
         let out: Vec<String> = membership
             .deciding()
-            .enumerate()
-            .filter_map(|(index, m)| {
-                m.failing().map(|(_, why)| why).or_else(|| troubles.get(&index).cloned())
-            })
+            .filter_map(|m| m.failing().map(|(_, why)| why).or_else(|| troubles.get(&m.index()).cloned()))
             .collect();
         let why = if out.is_empty() {
             format!(
@@ -552,6 +567,11 @@ impl Shared {
 }
 
 impl Bench {
+    /// Those that are asked, by the index of their store.
+    pub fn stores(&self) -> impl Iterator<Item = usize> {
+        self.cells.keys().copied()
+    }
+
     /// The state that a majority holds, with no promise above it but its own.
     fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();

@@ -19,6 +19,7 @@ use super::proposer::{Bench, Change, Register, Shared};
 use super::round::gather_news;
 use crate::base::{Generation, Result};
 use crate::pool::config::PoolConfig;
+use crate::pool::member::Member;
 use crate::pool::roster::Membership;
 
 /// What the acceptors of a generation say about a register.
@@ -35,22 +36,34 @@ impl Register {
     /// The pool's description by which the newest generation began that any acceptor shows, or as it was changed since; of
     /// those acceptors that answer, decided by nobody. Changes nothing. For the pool register.
     pub(in crate::pool) async fn newest_description(&self) -> Result<Option<PoolConfig>> {
-        let now = self.shared.roster.current();
-        let stage = Arc::new(Stage::default());
-        let cell =
-            |m: &Arc<_>| Cell { member: Arc::clone(m), register: self.shared.id, stage: stage.clone() };
-        let looks = now.acceptor_members().map(|m| {
-            let cell = cell(m);
-            async move { cell.object().await }
-        });
-        let shown = futures::future::join_all(looks).await;
-        let newest = shown.into_iter().filter_map(|out| out.ok().flatten());
+        let newest = self.objects().await.into_iter();
         let newest = newest.max_by_key(|object| (object.generation, object.state.accepted));
         let Some(object) = newest else { return Ok(None) };
         let Some(value) = &object.state.value.bytes else { return Ok(None) };
         let config = PoolConfig::decode(value)?;
         // A seal is the next generation's.
         Ok(if config.generation > object.generation { config.predecessor() } else { Some(config) })
+    }
+
+    /// Goes on to the newest generation that any acceptor is in: also where the others agree, since they were given up.
+    pub(in crate::pool) async fn hear_of_newer(&self) -> Result<()> {
+        let now = self.shared.roster.current().generation;
+        match self.objects().await.into_iter().max_by_key(|object| object.generation) {
+            Some(object) if object.generation > now => self.shared.learn_newer(&object).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// What those acceptors hold that answer.
+    async fn objects(&self) -> Vec<Object> {
+        let now = self.shared.roster.current();
+        let stage = Arc::new(Stage::default());
+        let looks = now.acceptor_members().map(|m| {
+            let cell = Cell { member: m.clone(), register: self.shared.id, stage: stage.clone() };
+            async move { cell.object().await }
+        });
+        let shown = futures::future::join_all(looks).await;
+        shown.into_iter().filter_map(|out| out.ok().flatten()).collect()
     }
 
     /// Makes sure that the register is in the pool's generation, with its value known chosen there.
@@ -73,9 +86,10 @@ impl Register {
 
 impl Shared {
     fn bench_on(&self, membership: &Membership, stage: Arc<Stage>, behind: bool) -> Bench {
-        let cell =
-            |member: &Arc<_>| Cell { member: Arc::clone(member), register: self.id, stage: stage.clone() };
-        let cells: Vec<Cell> = membership.deciding().map(cell).collect();
+        let cell = |member: &Arc<Member>| {
+            (member.index(), Cell { member: member.clone(), register: self.id, stage: stage.clone() })
+        };
+        let cells = membership.deciding().map(cell).collect();
         Bench { majority: membership.majority(), cells, stage, behind }
     }
 
@@ -143,7 +157,8 @@ impl Shared {
     async fn survey(self: &Arc<Self>, membership: &Membership) -> Survey {
         let generation = membership.generation;
         let bench = self.bench_on(membership, Arc::default(), false);
-        let asks: Vec<_> = (0..bench.cells.len())
+        let asks: Vec<_> = bench
+            .stores()
             .map(|index| self.ask(&bench, index, |cell| async move { cell.object().await }))
             .collect();
         let there = |object: &Option<Object>| object.as_ref().is_some_and(|o| o.generation >= generation);

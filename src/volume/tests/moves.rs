@@ -19,10 +19,10 @@ async fn replace(life: &Life, old: &str, new: &crate::pool::StoreSpec) {
             if pool.plan_replacement(old, new, false).await? == Replacement::Done {
                 return Ok(true);
             }
-            pool.follow().await?;
+            let generation = pool.follow().await?;
             life.volumes.admit_stores().await?;
             if pool.fill(&life.volumes, &|_| {}).await?.left == 0 {
-                pool.settle().await?;
+                pool.settle(generation).await?;
             }
             Ok::<_, Error>(false)
         };
@@ -114,13 +114,12 @@ fn what_was_flushed_survives_an_emptied_store_taken_in_again() {
 /// Brings what a recovery began to its end; false: a volume's newest writes can't be told.
 async fn finished(life: &Life) -> bool {
     let pool = life.volumes.deps().pool.clone();
-    pool.follow().await.unwrap();
+    let generation = pool.follow().await.unwrap();
     if life.volumes.admit_stores().await.is_err() {
         return false;
     }
     assert_eq!(pool.fill(&life.volumes, &|_| {}).await.unwrap().left, 0);
-    pool.settle().await.unwrap();
-    true
+    pool.settle(generation).await.unwrap()
 }
 
 #[test]

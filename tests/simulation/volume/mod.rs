@@ -5,7 +5,7 @@
 
 mod family;
 mod faults;
-mod model;
+pub mod model;
 mod settle;
 mod site;
 mod user;

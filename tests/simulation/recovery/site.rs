@@ -1,0 +1,408 @@
+//! The world of a run: stores as two sides reach them, hosts with a disk each, and what may never be seen in it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use windlass::base::rt::Rt;
+use windlass::base::rt::sim::{SimDisk, World};
+use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
+use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
+use windlass::store::{BucketRef, ByteRange, Cause, List, Reach, SimStore, Store as _, StoreFaults};
+use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Tuning, Volumes};
+
+use super::admin::Turns;
+use crate::register::History;
+use crate::seeds::is_replay;
+use crate::volume::model::{Model, SECTOR};
+
+/// The volume: one block that is written by whoever becomes the owner, then those that are written and looked at.
+pub const SIZE: u64 = 64 * 4096;
+const FIRST: u64 = 4096;
+pub const SECTORS: u64 = 40 * 8;
+const LANE: std::ops::Range<u64> = 0..SECTORS;
+/// Hosts: the owner, clients of the register on each side, administrators, and one that comes at the end.
+pub const OWNER: usize = 0;
+pub const CLIENTS: [usize; 2] = [1, 2];
+pub const ADMINS: [usize; 2] = [3, 4];
+pub const HEIR: usize = 5;
+const HOSTS: usize = 6;
+/// Other stores that there are for each place.
+const SPARES: usize = 3;
+/// Where in a register's object the pool's generation is.
+const GENERATION: std::ops::Range<usize> = 28..36;
+
+/// The byte where a sector of the span begins.
+pub fn at(sector: u64) -> u64 {
+    FIRST + sector * SECTOR
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// What becomes of a store that is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loss {
+    /// Its place is there, and empty.
+    Emptied,
+    /// It never answers anybody again.
+    Gone,
+    /// Administrators take it for lost; the owner still reaches it.
+    Apart,
+}
+
+/// What a seed draws for its run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub layout: Layout,
+    pub loss: Loss,
+    /// Places whose stores are lost.
+    pub lost: Vec<usize>,
+    /// The place whose store is being replaced meanwhile, and whose new one is lost.
+    pub moving: Option<usize>,
+    /// Of some generation a majority may be lost.
+    pub guess: bool,
+    /// The owner's host is lost with the stores.
+    pub owner_dies: bool,
+    /// `Apart`: the owner reaches those stores alone.
+    pub split: bool,
+    pub admins: usize,
+    /// Administrators put the same stores in the place of those that are lost.
+    pub agree: bool,
+    /// What came to an emptied place is lost once more.
+    pub again: bool,
+    /// Requests in 1000 that fail, and whose answer is lost.
+    pub errors: u32,
+    pub unanswered: u32,
+}
+
+impl Plan {
+    /// So many stores are lost that the rest is no majority; with `guess` more than half of all.
+    pub fn draw(world: &World, layouts: &[&str], guess: bool) -> Plan {
+        let layout: Layout = layouts[world.below(layouts.len() as u64) as usize].parse().unwrap();
+        let all = layout.acceptors();
+        let least = if guess { all / 2 + 1 } else { all - layout.majority() + 1 };
+        let most = if guess { layout.m() } else { all / 2 };
+        let lost = least + world.below((most - least) as u64 + 1) as usize;
+        Plan::with(world, layout, some(world, all, lost), None)
+    }
+
+    /// A store is replaced, and its new one is lost, and perhaps others.
+    pub fn midway(world: &World, layouts: &[&str]) -> Plan {
+        let layout: Layout = layouts[world.below(layouts.len() as u64) as usize].parse().unwrap();
+        let place = world.below(layout.n() as u64) as usize;
+        let others = world.below(layout.m() as u64) as usize;
+        let mut lost = some(world, layout.n(), others + 1);
+        lost.retain(|i| *i != place);
+        lost.truncate(others);
+        if world.per_mille(600) {
+            lost.push(place);
+        }
+        Plan::with(world, layout, lost, Some(place))
+    }
+
+    fn with(world: &World, layout: Layout, lost: Vec<usize>, moving: Option<usize>) -> Plan {
+        let all = layout.acceptors();
+        let before = lost.iter().filter(|i| **i < all).count();
+        let after = before + usize::from(moving.is_some_and(|i| i < all && !lost.contains(&i)));
+        let (guess, owner_dies) = (after > all / 2, world.per_mille(400));
+        let loss = [Loss::Emptied, Loss::Gone, Loss::Apart][world.below(3) as usize];
+        // What was acknowledged since survives it only if it survives so many at any instant.
+        let bears = owner_dies || !guess && lost.len() <= layout.w() - layout.k();
+        Plan {
+            split: loss == Loss::Apart && world.per_mille(400),
+            again: loss == Loss::Emptied && bears && world.per_mille(300),
+            admins: 1 + world.below(2) as usize,
+            agree: world.per_mille(600),
+            errors: [0, 5][world.below(2) as usize],
+            unanswered: [0, 10][world.below(2) as usize],
+            layout,
+            loss,
+            lost,
+            moving,
+            guess,
+            owner_dies,
+        }
+    }
+
+    /// What was acknowledged survives such a loss only once all of it is everywhere.
+    pub fn is_hushed(&self) -> bool {
+        !self.guess
+            && self.lost.len().max(usize::from(self.moving.is_some())) > self.layout.w() - self.layout.k()
+    }
+}
+
+/// So many different ones of the first `n` numbers.
+fn some(world: &World, n: usize, count: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..n).collect();
+    (0..count).map(|_| all.swap_remove(world.below(all.len() as u64) as usize)).collect()
+}
+
+/// From which side a host sees the stores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The administrators', for whom stores are lost.
+    Near,
+    /// That of the owner.
+    Far,
+}
+
+/// A store, as each side reaches it.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub near: Arc<SimStore>,
+    pub far: Arc<SimStore>,
+}
+
+impl Way {
+    fn new(world: &World, name: &str) -> Way {
+        let near = SimStore::new(world, name);
+        Way { far: near.by_another_way(), near }
+    }
+
+    fn from(&self, side: Side) -> &Arc<SimStore> {
+        if side == Side::Near { &self.near } else { &self.far }
+    }
+
+    pub fn both(&self, change: impl Fn(&mut StoreFaults)) {
+        self.near.faults(&change);
+        self.far.faults(&change);
+    }
+}
+
+/// See the module.
+pub struct Site {
+    pub world: World,
+    pub plan: Plan,
+    pub stores: Vec<Way>,
+    /// By place, then number.
+    spares: Vec<Vec<Way>>,
+    disks: Vec<SimDisk>,
+    pub model: Mutex<Model>,
+    pub history: Mutex<History>,
+    /// The stores of each generation that anybody was in.
+    members: Mutex<BTreeMap<u64, Vec<Incarnation>>>,
+    /// The generation that each register's object was last seen in, by store and key.
+    generations: Mutex<BTreeMap<(String, String), u64>>,
+    /// An administrator was told that it would be a guess.
+    pub told_of_guess: AtomicBool,
+    /// The owner begins nothing new.
+    pub hush: AtomicBool,
+    /// The owner was told that the volume is another's.
+    pub shut_out: AtomicBool,
+    pub turns: Turns,
+}
+
+/// How a host opens stores that the pool lists.
+#[derive(Clone)]
+struct Doors {
+    site: Arc<Site>,
+    side: Side,
+}
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.side)
+    }
+}
+
+#[async_trait]
+impl Opener for Doors {
+    async fn open(&self, url: &str) -> Result<BucketRef> {
+        let found = self.site.ways().find(|way| way.near.url() == url);
+        let none = || Error::new(Kind::NotFound, format!("no store {url}"));
+        found.map(|way| way.from(self.side).clone() as BucketRef).ok_or_else(none)
+    }
+}
+
+impl Site {
+    pub fn new(world: &World, plan: Plan) -> Arc<Site> {
+        let n = plan.layout.n();
+        let spare = |i: usize| (0..SPARES).map(|s| Way::new(world, &format!("spare{i}-{s}"))).collect();
+        Arc::new(Site {
+            world: world.clone(),
+            stores: (0..n).map(|i| Way::new(world, &format!("s{i}"))).collect(),
+            spares: (0..n).map(spare).collect(),
+            disks: (0..HOSTS).map(|_| SimDisk::new(world)).collect(),
+            model: Mutex::new(Model::new(std::slice::from_ref(&LANE))),
+            history: Mutex::default(),
+            members: Mutex::default(),
+            generations: Mutex::default(),
+            told_of_guess: AtomicBool::new(false),
+            hush: AtomicBool::new(false),
+            shut_out: AtomicBool::new(false),
+            turns: Turns::default(),
+            plan,
+        })
+    }
+
+    /// For whoever replays a seed.
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        if is_replay() {
+            eprintln!("{:>14?} {}", self.world.now().0, what());
+        }
+    }
+
+    pub fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.stores.iter().chain(self.spares.iter().flatten())
+    }
+
+    fn specs(&self, side: Side) -> Vec<StoreSpec> {
+        self.stores.iter().map(|way| spec(way, side)).collect()
+    }
+
+    pub fn url(&self, place: usize) -> String {
+        self.stores[place].near.url().to_owned()
+    }
+
+    /// Another store for this place.
+    pub fn spare(&self, place: usize, number: usize, side: Side) -> StoreSpec {
+        spec(&self.spares[place][number], side)
+    }
+
+    /// Those that are lost, the new store of a replacement among them.
+    fn victims(&self) -> impl Iterator<Item = &Way> {
+        let new = self.plan.moving.map(|place| &self.spares[place][0]);
+        self.plan.lost.iter().map(|place| &self.stores[*place]).chain(new)
+    }
+
+    /// Whether whoever knows what happened takes this store for lost.
+    pub fn is_lost(&self, url: &str) -> bool {
+        self.victims().any(|way| way.near.url() == url)
+    }
+
+    pub fn host(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> (PoolHost, Vec<StoreSpec>) {
+        let opener = Arc::new(Doors { site: self.clone(), side });
+        let (disk, folder) = (Arc::new(self.disks[host].clone()), Path::new("/home/pool").to_owned());
+        (PoolHost { rt: rt.clone(), disk, folder, opener }, self.specs(side))
+    }
+
+    pub async fn open(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> Result<Volumes> {
+        let (at, specs) = self.host(rt, host, side);
+        let pool = Pool::open(at, specs).await?;
+        self.saw(&pool);
+        Ok(self.volumes(rt, host, pool))
+    }
+
+    pub fn volumes(&self, rt: &Rt, host: usize, pool: Arc<Pool>) -> Volumes {
+        Volumes::new(Deps {
+            rt: rt.clone(),
+            disk: Arc::new(self.disks[host].clone()),
+            pool,
+            dir: Path::new("/home/volumes").to_owned(),
+            host: Host { id: HostId(host as u128 + 1), name: format!("host{host}") },
+            memory: Memory::new(8 << 20),
+            tuning: Tuning::default(),
+        })
+    }
+
+    /// Makes the pool and the volume, before anything goes wrong.
+    pub async fn found(self: &Arc<Self>) {
+        let rt = self.world.rt();
+        let (at, specs) = self.host(&rt, OWNER, Side::Far);
+        let mut options = CreateOptions::default();
+        options.settings.degrade_after_ms = None;
+        let pool = Pool::create(at, name("tank"), self.plan.layout, specs, options).await.unwrap();
+        let volumes = self.volumes(&rt, OWNER, pool);
+        let settings = Settings { flush: FlushMode::Pool, max_tail_ms: 500, ..Settings::default() };
+        volumes.create(&name("v"), SIZE, settings).await.unwrap();
+        volumes.deps().pool.close().await;
+        for way in self.ways() {
+            way.both(|f| (f.errors, f.lost) = (self.plan.errors, self.plan.unanswered));
+        }
+    }
+
+    /// Stores are lost, for ever or as far as administrators know.
+    pub fn lose(&self) {
+        let silent = [Reach::Refuses, Reach::Silent][self.world.below(2) as usize];
+        for way in self.victims() {
+            self.note(|| format!("{} is lost, {:?}", way.near.url(), self.plan.loss));
+            match self.plan.loss {
+                Loss::Emptied => way.near.contents().wipe(),
+                Loss::Gone => way.both(|f| f.reach = silent),
+                Loss::Apart => way.near.faults(|f| f.reach = silent),
+            }
+        }
+        if self.plan.split {
+            let left = |way: &&Way| !self.is_lost(way.near.url());
+            self.ways().filter(left).for_each(|way| way.far.faults(|f| f.reach = Reach::Refuses));
+        }
+    }
+
+    /// What has come to one of the emptied places is lost again.
+    pub fn lose_again(&self) {
+        if let Some(way) = self.victims().next() {
+            self.note(|| format!("{} is emptied again", way.near.url()));
+            way.near.contents().wipe();
+        }
+    }
+
+    /// Everything works from now on but what is gone.
+    pub fn heal(&self) {
+        self.note(|| "all that is not gone works".to_owned());
+        for way in self.ways() {
+            let gone = self.plan.loss == Loss::Gone && self.is_lost(way.near.url());
+            way.both(|f| {
+                (f.errors, f.lost) = (0, 0);
+                f.reach = if gone { Reach::Refuses } else { Reach::Up };
+            });
+        }
+    }
+
+    /// Whoever is in the same generation must be so with the same stores.
+    pub fn saw(&self, pool: &Pool) {
+        let now = pool.membership();
+        let stores: Vec<Incarnation> = now.members.iter().map(|m| m.incarnation()).collect();
+        let mut all = self.members.lock();
+        let known = all.entry(now.generation.0).or_insert_with(|| stores.clone());
+        assert_eq!(*known, stores, "two pools of one: generation {} stands twice", now.generation.0);
+    }
+
+    /// Whether a generation was seen that began with a guess.
+    pub fn guessed(&self) -> bool {
+        self.members.lock().keys().any(|generation| generation >> 16 > 0)
+    }
+
+    /// Looks at every register's object in every store: none ever goes back to an earlier generation.
+    async fn look_at_registers(&self) {
+        let mut now = BTreeMap::new();
+        for way in self.ways() {
+            let contents = way.near.contents();
+            let list = List { prefix: "reg/".to_owned(), max: 1_000, ..List::default() };
+            let page = contents.list(&list, Cause::Scrub).await.unwrap();
+            for key in page.objects.into_iter().map(|object| object.key) {
+                let range = ByteRange::Whole { max: 1 << 20 };
+                let object = contents.get(&key, range, Cause::Scrub).await.unwrap();
+                let bytes = object.unwrap().body[GENERATION].try_into().unwrap();
+                now.insert((way.near.url().to_owned(), key), u64::from_le_bytes(bytes));
+            }
+        }
+        let before = std::mem::take(&mut *self.generations.lock());
+        for (place, generation) in &now {
+            let least = before.get(place).copied().unwrap_or(0);
+            assert!(*generation >= least, "{place:?} went from generation {least} back to {generation}");
+        }
+        *self.generations.lock() = now;
+    }
+
+    /// Until the run is over.
+    pub async fn watch(self: Arc<Self>, rt: Rt) {
+        loop {
+            self.look_at_registers().await;
+            rt.sleep(Duration::from_millis(50 + self.world.below(500))).await;
+        }
+    }
+
+    pub fn is_shut_out(&self) -> bool {
+        self.shut_out.load(Ordering::Relaxed)
+    }
+}
+
+fn spec(way: &Way, side: Side) -> StoreSpec {
+    StoreSpec { url: way.near.url().to_owned(), zone: None, bucket: way.from(side).clone() }
+}
