@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::build::Build;
-use super::head::{Checkpoint, Head};
+use super::head::{Checkpoint, Head, Move};
 use super::overlay::{Frozen, Layer, Piece};
 use super::session::Session;
 use super::space::{Ledger, Repacked};
@@ -285,6 +285,10 @@ impl Session {
     async fn publish(self: &Arc<Self>, built: &Built, removes: &[StateId]) -> Result<(), Stop> {
         // A walk meets no chunk behind the position any more: what it lacks must be known without one.
         self.ground.deps.pool.missing_written().await;
+        // Nor may it rest on shards that lie on stores which the pool lists no more.
+        if !self.is_counted() {
+            self.confirm().await?;
+        }
         let nonce = Nonce(self.ground.rt().random128());
         let Prefix { seq, lsn } = built.position;
         let new = Checkpoint {
@@ -295,7 +299,15 @@ impl Session {
             nonce,
         };
         let (epoch, removes) = (self.epoch, removes.to_vec());
-        self.change(move |head: &Head| head.checkpoint(epoch, &new, &removes)).await.map(|_| ())
+        let me = self.clone();
+        let step = move |head: &Head| match head.checkpoint(epoch, &new, &removes)? {
+            Move::To(_) if !me.is_counted() => Err(Error::new(
+                Kind::Unavailable,
+                "the pool's stores were changed: what is stored is counted again",
+            )),
+            done => Ok(done),
+        };
+        self.change(step).await.map(|_| ())
     }
 
     /// Gives out the layers that the tables now hold.

@@ -4,6 +4,7 @@
 //! read serves all who wait.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::head::Head;
 use super::session::Session;
@@ -30,6 +31,7 @@ impl Session {
     /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
     pub async fn confirm_rounds(self: Arc<Session>) {
         let guesses = self.ground.deps.pool.guesses();
+        self.counted_in.store(self.generation().0, Ordering::Relaxed);
         let mut counted = Counted { generation: self.generation(), guesses, upto: self.writer.prefix().seq };
         loop {
             self.wait_for_round().await;
@@ -62,6 +64,11 @@ impl Session {
         self.ground.deps.pool.generation()
     }
 
+    /// Whether what is stored was counted on the pool's stores of now.
+    pub fn is_counted(&self) -> bool {
+        self.generation().0 == self.counted_in.load(Ordering::Relaxed)
+    }
+
     /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted: what
     /// lay on a store that was replaced is void (§1.5).
     async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
@@ -72,6 +79,8 @@ impl Session {
             if now == counted.generation {
                 return Ok(head);
             }
+            // Who is shut out must hear of it, also where counting fails for good.
+            head.owned(self.epoch)?;
             if guesses > counted.guesses {
                 self.is_no_older(&head, known)?;
                 // What was confirmed may have been so by stores that are given up: what comes now must not stand behind a gap.
@@ -79,6 +88,7 @@ impl Session {
             }
             self.count_again(counted.upto, &head).await?;
             (counted.generation, counted.guesses) = (now, guesses);
+            self.counted_in.store(now.0, Ordering::Relaxed);
         }
     }
 
