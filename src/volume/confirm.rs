@@ -31,7 +31,7 @@ impl Session {
     /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
     pub async fn confirm_rounds(self: Arc<Session>) {
         let guesses = self.ground.deps.pool.guesses();
-        self.counted_in.store(self.generation().0, Ordering::Relaxed);
+        self.rounds.counted_in.store(self.generation().0, Ordering::Relaxed);
         let mut counted = Counted { generation: self.generation(), guesses, upto: self.writer.prefix().seq };
         loop {
             self.wait_for_round().await;
@@ -66,7 +66,7 @@ impl Session {
 
     /// Whether what is stored was counted on the pool's stores of now.
     pub fn is_counted(&self) -> bool {
-        self.generation().0 == self.counted_in.load(Ordering::Relaxed)
+        self.generation().0 == self.rounds.counted_in.load(Ordering::Relaxed)
     }
 
     /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted: what
@@ -88,7 +88,7 @@ impl Session {
             }
             self.count_again(counted.upto, &head).await?;
             (counted.generation, counted.guesses) = (now, guesses);
-            self.counted_in.store(now.0, Ordering::Relaxed);
+            self.rounds.counted_in.store(now.0, Ordering::Relaxed);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The bookkeeping of confirm reads: which rounds were asked for, began, succeeded; which writes none has covered.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ struct State {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Rounds {
+    /// The pool's generation in which all that is stored was counted.
+    pub counted_in: AtomicU64,
     state: Mutex<State>,
     asked: Notify,
     done: Notify,

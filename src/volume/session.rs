@@ -45,8 +45,6 @@ pub struct Session {
     /// Shards that make a chunk stored, now.
     pub w: watch::Sender<usize>,
     pub rounds: Rounds,
-    /// The pool's generation in which all that is stored was counted.
-    pub counted_in: AtomicU64,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,
     /// Bytes of the log when the last checkpoint began.
@@ -124,7 +122,6 @@ impl Session {
             journal,
             w,
             rounds: Rounds::default(),
-            counted_in: AtomicU64::new(0),
             head: Mutex::new(head),
             merged_bytes: AtomicU64::new(0),
             pace: Pace::default(),
