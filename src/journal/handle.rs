@@ -138,7 +138,12 @@ impl Journal {
         if read_header(&*disk, &config.dir).await?.is_none() {
             return Ok(None);
         }
-        let held = lock(&*disk, &config.dir).await?;
+        let held = match lock(&*disk, &config.dir).await {
+            Ok(held) => held,
+            // Put aside meanwhile by a session that was shut out.
+            Err(e) if e.is(Kind::NotFound) => return Ok(None),
+            Err(e) => return Err(e),
+        };
         let Some(header) = read_header(&*disk, &config.dir).await? else { return Ok(None) };
         let found = recover(&*disk, config.dir.clone(), header).await?;
         let header = found.header;

@@ -490,11 +490,8 @@ impl Cutting {
             Ok(Encoded { chunk, placed, raw }) => {
                 let id = chunk.id;
                 let put = writer.put(chunk, held).await;
-                for (n, (p, raw)) in placed.iter().zip(raw).enumerate().filter(|_| put.is_ok()) {
-                    writer.config.cache.insert(FrameKey { chunk: id, offset: p.at.offset }, raw);
-                    if n % CACHED_AT_ONCE == 0 {
-                        writer.config.rt.give_way().await;
-                    }
+                if put.is_ok() {
+                    writer.cache(id, &placed, raw).await;
                 }
                 put.map(|()| placed)
             }
@@ -511,6 +508,16 @@ impl Cutting {
 }
 
 impl Writer {
+    /// What was written is likely to be read.
+    async fn cache(&self, chunk: ChunkId, placed: &[Placed], raw: Vec<Bytes>) {
+        for (n, (p, raw)) in placed.iter().zip(raw).enumerate() {
+            if n % CACHED_AT_ONCE == 0 {
+                self.config.rt.give_way().await;
+            }
+            self.config.cache.insert(FrameKey { chunk, offset: p.at.offset }, raw);
+        }
+    }
+
     /// After the overlay knows where a stored chunk's blocks are: now the prefix may go over it.
     pub fn count(&self, stored: &Stored) {
         self.landed(&stored.slot);

@@ -320,6 +320,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_fetch_may_have_left_is_looked_for_by_the_next() {
+        let trail = Ahead::new(256 * MIB).trail();
+        let (size, mut left, mut leaves) = (1 << 30, false, 0);
+        for i in 0..1024 {
+            let Some(fetch) = trail.step(i * MIB..(i + 1) * MIB, size, NOW) else { continue };
+            let read = if left { (i + 1) * MIB } else { fetch.range.start };
+            assert_eq!(fetch.blocks().start, read / BLOCK);
+            assert_eq!(fetch.blocks().end, fetch.range.end / BLOCK + u64::from(fetch.leaves));
+            assert!(!fetch.leaves || fetch.range.end < size, "nothing comes behind the end");
+            (left, leaves) = (fetch.leaves, leaves + u64::from(fetch.leaves));
+        }
+        assert!(leaves > 20, "{leaves}");
+    }
+
+    #[test]
     fn what_stands_still_gives_way_and_what_is_read_is_free_again() {
         let ahead = Ahead::new(8 * MIB);
         let (a, b) = (ahead.trail(), ahead.trail());

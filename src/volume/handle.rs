@@ -393,12 +393,13 @@ impl Inner {
         };
         let Some(session) = session else { return };
         session.stop(Stop::Again);
-        let _ = session.leave_journal().await;
+        let left = session.leave_journal().await;
         let mut state = self.state.lock();
         // Who was shut out stays so: what its clients wrote is not in what another owner left.
-        *state = match (&*state, session.closed()) {
-            (State::Failed(e, _), _) => State::Failed(e.clone(), None),
-            (_, Some(Stop::Failed(e))) => State::Failed(Arc::new(e), None),
+        *state = match (&*state, session.closed(), left) {
+            (State::Failed(e, _), ..) => State::Failed(e.clone(), None),
+            (_, Some(Stop::Failed(e)), _) => State::Failed(Arc::new(e), None),
+            (.., Err(e)) => State::Failed(Arc::new(self.forgets(e)), None),
             _ => State::Ended,
         };
     }
@@ -416,7 +417,9 @@ impl Inner {
                 Some(Stop::Again) => {
                     // Its journal is opened again by the next session.
                     if let Err(error) = session.leave_journal().await {
-                        return Err(self.forgets(error));
+                        let error = self.forgets(error);
+                        self.fail(error.share());
+                        return Err(error);
                     }
                     *self.state.lock() = State::Ended;
                     None
@@ -450,13 +453,11 @@ impl Inner {
     /// A session ended and could not write its journal out. A restart would have no more, but clients that see one know
     /// that what they had not flushed may be gone. Going on, a later flush would promise them what is not there.
     fn forgets(&self, error: Error) -> Error {
-        let error = error.context(format!(
-            "volume {}: it was to be claimed anew, and writes that were acknowledged and not flushed can't be kept until \
-             then; what was flushed is there when it is opened again: check the disk, then restart what uses it",
+        error.context(format!(
+            "volume {}: its journal can't be written out, and writes that were acknowledged and not flushed are lost; what was \
+             flushed is there when it is opened again: check the disk, then restart what uses it",
             self.ground.title()
-        ));
-        self.fail(error.share());
-        error
+        ))
     }
 
     /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what

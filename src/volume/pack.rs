@@ -225,25 +225,22 @@ impl Session {
         let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
         let mut draft = PackDraft::new(pack.of(self.ground.id), k, live);
-        let mut chunks = Vec::new();
-        for (object, entries) in &inside {
-            let payload = self.whole(*object).await?;
-            for (seq, entry) in entries {
-                let frames = survivors(&payload, *seq, entry, dead.get(seq))?;
-                self.ground.rt().give_way().await;
-                let (seq, epoch) = (*seq, entry.epoch);
-                let placing;
-                (draft, placing) = self
-                    .ground
-                    .rt()
-                    .cpu(move || {
-                        let placing = draft.add(epoch, seq, &frames);
-                        (draft, placing)
-                    })
-                    .await?;
-                let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
-                chunks.push(Survivors { seq, at, len, bytes, dead: entry.dead });
-            }
+        let (mut chunks, dead) = (Vec::new(), Arc::new(dead));
+        for (object, entries) in inside {
+            let (payload, dead) = (self.whole(object).await?, dead.clone());
+            let add = move || -> Result<(PackDraft, Vec<Survivors>)> {
+                let mut added = Vec::with_capacity(entries.len());
+                for (seq, entry) in entries {
+                    let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
+                    let placing = draft.add(entry.epoch, seq, &frames);
+                    let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
+                    added.push(Survivors { seq, at, len, bytes, dead: entry.dead });
+                }
+                Ok((draft, added))
+            };
+            let added;
+            (draft, added) = self.ground.rt().cpu(add).await??;
+            chunks.extend(added);
         }
         if !chunks.is_empty() {
             let era = chunks.iter().filter_map(|c| ledger.entry(c.seq)).map(|e| e.era).max();

@@ -262,10 +262,29 @@ fn piece_of(whole: &Bytes, part: Range<usize>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Lsn;
+    use crate::base::size::SHARD_SPAN;
+    use crate::base::{Epoch, Lsn, Seq};
 
     fn memory(fill: u8, blocks: u64) -> Piece {
         Piece::Memory { data: vec![fill; (blocks * BLOCK) as usize].into(), lsn: Lsn(1) }
+    }
+
+    #[test]
+    fn what_shares_an_object_with_the_next_frame_is_left_unless_it_is_most() {
+        let at = |seq, offset| FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(seq), offset, len: 9 };
+        let want = |seq, offset| Want { at: at(seq, offset), block: 0 };
+        let both = vec![want(1, 0), want(1, 9), want(2, 0), want(2, 9)];
+        let mut missing = both.clone();
+        leave(&mut missing, &at(2, 18));
+        assert_eq!(missing, both[..2]);
+        for next in [at(3, 0), at(2, SHARD_SPAN)] {
+            let mut missing = both.clone();
+            leave(&mut missing, &next);
+            assert_eq!(missing, both, "another object");
+        }
+        let mut missing = both[1..].to_vec();
+        leave(&mut missing, &at(2, 18));
+        assert_eq!(missing, both[1..], "a large one is got in parts");
     }
 
     #[test]

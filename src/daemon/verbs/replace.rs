@@ -17,6 +17,8 @@ use crate::pool::{Filled, Progress, Replacement, StoreSpec};
 const SETTLE: Duration = Duration::from_secs(30);
 /// Plans of others that are finished before ours, at most.
 const TURNS: usize = 8;
+/// How long it is looked for why a pool can't be opened: in an outage that is said in time.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub async fn replace(
     desk: &Desk,
@@ -111,7 +113,8 @@ pub async fn opened(desk: &Desk, name: &Name) -> Result<Arc<OpenPool>> {
         Err(e) if e.is(Kind::Unavailable) => e,
         out => return out,
     };
-    let Ok(Some(wreck)) = Box::pin(desk.pools.wreck(name, Vec::new())).await else { return Err(e) };
+    let look = Box::pin(desk.pools.wreck(name, Vec::new()));
+    let Some(Ok(Some(wreck))) = desk.seat.rt.timeout(LOOK_MAX, look).await else { return Err(e) };
     let new = wreck.lost.iter().filter(|lost| lost.midway).map(|lost| (lost.url.as_str(), lost.why.as_str()));
     Err(lost_midway(name, new).map_or_else(|| e.share(), |why| Error::new(e.kind(), format!("{why} ({e})"))))
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
-use crate::base::{Error, HostId, Result};
+use crate::base::{Epoch, Error, HostId, Nonce, Result};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
 use crate::store::{BucketRef, Reach, SimStore, Store as _};
+use crate::volume::head::Claimer;
 
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -160,6 +161,19 @@ impl Machine {
 }
 
 impl Life {
+    /// Claims the volume and gives up.
+    pub async fn claim_and_withdraw(&self) {
+        let Ok(id) = self.volumes.id(&name("v")).await else { return };
+        let (host, nobody) = (self.volumes.deps().host.clone(), Default::default());
+        let nonce = Nonce(self.rt.random128());
+        let floor = Epoch(0);
+        let who = Claimer { host: &host, nonce, now_ms: 0, lineage: &nobody, seen: None, force: true, floor };
+        let cell = self.volumes.deps().cell(id);
+        if cell.change(|h| h.claim(&who)).await.is_ok() {
+            while cell.change(|h| h.withdraw(nonce)).await.is_err() {}
+        }
+    }
+
     /// The process dies; what the disk was not asked to sync may be lost with the power.
     pub fn crash(self) -> Machine {
         if self.process.alive() {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::site::{Machine, Site};
 use super::*;
-use crate::base::Epoch;
 use crate::base::rt::sim::World;
 use crate::store::SimStore;
 
@@ -230,18 +229,7 @@ impl Storm {
     async fn claim_and_withdraw(&mut self) {
         self.note("claim, withdrawn".into());
         self.claims += 1;
-        let life = self.lives[1 - self.owner].as_ref().unwrap();
-        let id = life.volumes.id(&name("v")).await;
-        let Ok(id) = id else { return };
-        let (host, nobody) = (life.volumes.deps().host.clone(), Default::default());
-        let nonce = crate::base::Nonce(life.rt.random128());
-        let floor = Epoch(0);
-        let who =
-            head::Claimer { host: &host, nonce, now_ms: 0, lineage: &nobody, seen: None, force: true, floor };
-        let cell = life.volumes.deps().cell(id);
-        if cell.change(|h| h.claim(&who)).await.is_ok() {
-            while cell.change(|h| h.withdraw(nonce)).await.is_err() {}
-        }
+        self.lives[1 - self.owner].as_ref().unwrap().claim_and_withdraw().await;
     }
 
     async fn step(&mut self, i: u64) -> Done {

@@ -250,3 +250,47 @@ fn what_a_host_that_was_shut_out_had_not_stored_is_salvaged() {
         assert!(mine.read(50_000, 90_000).await.unwrap() == bytes(2, 100_000).slice(..90_000));
     });
 }
+
+/// The volume would claim itself anew, and what only its memory holds would be gone with the next flush promising it.
+#[test]
+fn a_withdrawn_claim_and_a_failed_journal_together_end_all_io() {
+    run(9, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        site.machine(2).start().await.claim_and_withdraw().await;
+        machine.disk.faults(|f| f.sync_fails = 1000);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        let lost = v.flush().await.unwrap_err().to_string();
+        assert!(lost.contains("can't be written out") && lost.contains("opened again"), "{lost}");
+        assert_eq!(v.write(0, bytes(3, 4096)).await.unwrap_err().to_string(), lost);
+        assert_eq!(v.read(0, 4096).await.unwrap_err().to_string(), lost);
+        machine.disk.faults(|f| f.sync_fails = 0);
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        v.write(4096, bytes(4, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let first = v.read(0, 4096).await.unwrap();
+        assert!(first == bytes(1, 4096) || first == bytes(2, 4096), "what was flushed, or what came after");
+    });
+}
+
+#[test]
+fn what_was_not_written_out_when_a_volume_is_let_go_is_not_forgotten() {
+    run(10, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        site.reach(0..3, Reach::Silent);
+        machine.disk.faults(|f| f.sync_fails = 1000);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        assert_eq!(life.volumes.shutdown(std::time::Duration::from_secs(1)).await.len(), 1);
+        machine.disk.faults(|f| f.sync_fails = 0);
+        site.reach(0..3, Reach::Up);
+        let lost = v.flush().await.unwrap_err().to_string();
+        assert!(lost.contains("can't be written out"), "{lost}");
+    });
+}
