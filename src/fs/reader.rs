@@ -1,7 +1,8 @@
 //! Reading an object ahead: who reads on gets ever larger parts fetched before they are asked for; who jumps about
 //! gets exactly what is asked.
 //!
-//! One reader a handle. All readers of a mount share a budget for what is fetched ahead.
+//! Large parts begin and end where parts of uploads do (at multiples of their size), so that a store gets each of its own
+//! pieces asked for once. One reader a handle. All readers of a mount share a budget for what is fetched ahead.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -22,7 +23,9 @@ use crate::base::{Error, Result};
 const FIRST: u64 = 256 << 10;
 const LARGEST: u64 = 8 << 20;
 /// Parts fetched at once for one reader.
-const PARTS: usize = 4;
+const PARTS: usize = 8;
+/// What is fetched ahead of a reader that has only begun; later as much as it has read in order, up to `PARTS` parts.
+const BEGINNING: u64 = 2 << 20;
 /// The kernel's own readahead comes out of order by so much.
 const BEHIND: u64 = 1 << 20;
 /// Bytes that all readers of a mount may hold beyond what is asked for.
@@ -45,6 +48,8 @@ struct Window {
     ahead: u64,
     /// Where the last request ended.
     end: u64,
+    /// Where the reader began to read in order.
+    begun: u64,
 }
 
 /// What every reader needs of its mount.
@@ -86,7 +91,7 @@ impl Reader {
         let range = offset..offset + bytes.len() as u64;
         let fetch = futures::future::ready(Ok(bytes)).boxed().shared();
         let parts = VecDeque::from([Part { range, fetch, _held: None }]);
-        *self.0.lock() = Window { base: Some(base.clone()), parts, ahead: 0, end: 0 };
+        *self.0.lock() = Window { base: Some(base.clone()), parts, ..Window::default() };
     }
 
     /// The bytes of `range`, which lies within the object.
@@ -142,7 +147,8 @@ impl Window {
         let last = self.parts.back().map_or(self.end, |p| p.range.end);
         let goes_on = range.start >= first.min(self.end) && range.start <= last.max(self.end) + BEHIND;
         if !goes_on {
-            *self = Window { base: self.base.take(), end: range.end, ..Window::default() };
+            *self =
+                Window { base: self.base.take(), end: range.end, begun: range.start, ..Window::default() };
             let part = ahead.start(key, base, range.clone(), None);
             self.parts.push_back(part.clone());
             return vec![part];
@@ -173,19 +179,27 @@ impl Window {
         }
         let from = self.parts.back().map_or(range.start, |p| p.range.end);
         if from < range.end {
-            let to = range.end.max(from + self.ahead).min(base.size).max(range.end);
+            let to = self.end_of_part(from, base).max(range.end);
             self.parts.push_back(ahead.start(key, base, from..to, None));
         }
     }
 
+    /// Where a part ends that begins here.
+    fn end_of_part(&self, from: u64, base: &Base) -> u64 {
+        let to = from + self.ahead;
+        let aligned = if self.ahead == 0 { to } else { to / self.ahead * self.ahead };
+        aligned.min(base.size)
+    }
+
     fn fetch_ahead(&mut self, ahead: &Ahead, key: &str, base: &Base) {
+        let until = self.end + (self.end - self.begun).max(BEGINNING);
         loop {
             let from = self.parts.back().map_or(self.end, |p| p.range.end);
             let waiting = self.parts.iter().filter(|p| p.range.end > self.end).count();
-            if self.ahead == 0 || from >= base.size || waiting >= PARTS || from > self.end + 2 * self.ahead {
+            if self.ahead == 0 || from >= base.size || waiting >= PARTS || from >= until {
                 return;
             }
-            let to = base.size.min(from + self.ahead);
+            let to = self.end_of_part(from, base);
             let Ok(held) = ahead.budget.clone().try_acquire_many_owned((to - from) as u32) else { return };
             self.parts.push_back(ahead.start(key, base, from..to, Some(held)));
             self.ahead = (self.ahead * 2).min(LARGEST);

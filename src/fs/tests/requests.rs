@@ -398,7 +398,7 @@ write 64 MiB                    1 begin 1 complete 1 list 8 part
 change 4 KiB in 64 MiB          1 begin 1 complete 1 get 1 head 1 part 2 part-copy
 append to 64 MiB                1 begin 1 complete 1 head 1 part 1 part-copy
 copy_file_range of 64 MiB       1 copy
-read 64 MiB in order            14 get
+read 64 MiB in order            15 get
 6 random reads                  7 get
 mount as the owner              1 get
 mkdir, create 100 as the owner  1 list 101 put
