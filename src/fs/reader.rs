@@ -179,16 +179,22 @@ impl Window {
         }
         let from = self.parts.back().map_or(range.start, |p| p.range.end);
         if from < range.end {
-            let to = self.end_of_part(from, base).max(range.end);
-            self.parts.push_back(ahead.start(key, base, from..to, None));
+            let part = self.next_part(ahead, from, base).filter(|(part, _)| part.end > range.end);
+            let (part, held) = part.map_or((from..range.end, None), |(part, held)| (part, Some(held)));
+            self.parts.push_back(ahead.start(key, base, part, held));
         }
     }
 
-    /// Where a part ends that begins here.
-    fn end_of_part(&self, from: u64, base: &Base) -> u64 {
-        let to = from + self.ahead;
-        let aligned = if self.ahead == 0 { to } else { to / self.ahead * self.ahead };
-        aligned.min(base.size)
+    /// The part that begins here, as large as the reader has come to and the budget has left; none: too little is left.
+    fn next_part(&self, ahead: &Ahead, from: u64, base: &Base) -> Option<(Range<u64>, OwnedSemaphorePermit)> {
+        let left = ahead.budget.available_permits() as u64;
+        let size = self.ahead.min(1 << left.checked_ilog2()?);
+        if size < FIRST {
+            return None;
+        }
+        let to = ((from + size) / size * size).min(base.size);
+        let held = ahead.budget.clone().try_acquire_many_owned((to - from) as u32).ok()?;
+        Some((from..to, held))
     }
 
     fn fetch_ahead(&mut self, ahead: &Ahead, key: &str, base: &Base) {
@@ -196,13 +202,67 @@ impl Window {
         loop {
             let from = self.parts.back().map_or(self.end, |p| p.range.end);
             let waiting = self.parts.iter().filter(|p| p.range.end > self.end).count();
-            if self.ahead == 0 || from >= base.size || waiting >= PARTS || from >= until {
+            // Who holds much gets no more while little is left for others: n readers come to hold an (n+1)th each
+            // (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+            let fair = from.saturating_sub(self.end) <= ahead.budget.available_permits() as u64;
+            if from >= base.size || waiting >= PARTS || from >= until || !fair {
                 return;
             }
-            let to = self.end_of_part(from, base);
-            let Ok(held) = ahead.budget.clone().try_acquire_many_owned((to - from) as u32) else { return };
-            self.parts.push_back(ahead.start(key, base, from..to, Some(held)));
+            let Some((part, held)) = self.next_part(ahead, from, base) else { return };
+            self.parts.push_back(ahead.start(key, base, part, Some(held)));
             self.ahead = (self.ahead * 2).min(LARGEST);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::rt::sim::Sim;
+    use crate::cache::DiskCache;
+    use crate::store::{Attrs, Bucket as _, Cause, MemStore, Put, When};
+
+    const MIB: u64 = 1 << 20;
+
+    /// So many readers of one object's first bytes by turns, a MiB at a time; what each is ahead in the end.
+    fn read_by_turns(readers: usize, budget: u64, until: u64) -> Vec<u64> {
+        let sim = Sim::new(1);
+        let rt = sim.rt();
+        sim.run(async move {
+            let store = MemStore::new("m");
+            let body: Bytes = (0..64 * MIB).map(|at| (at / 4096 * 7 + at % 251) as u8).collect();
+            let put = store.put_with("a", body.clone(), &Attrs::default(), When::Always, Cause::File).await;
+            let Put::Stored(etag) = put.unwrap() else { panic!("not stored") };
+            let base = Base { etag, size: 64 * MIB };
+            let remote = Remote::new(rt.clone(), store, Duration::from_secs(60));
+            let blocks = Blocks::new(DiskCache::off(), "m");
+            let budget = Arc::new(Semaphore::new(budget as usize));
+            let ahead = Ahead { rt, remote, blocks, budget, version: None };
+            let readers: Vec<Reader> = (0..readers).map(|_| Reader::default()).collect();
+            for at in (0..until).step_by(MIB as usize) {
+                for reader in &readers {
+                    let got = reader.read(&ahead, "a", &base, at..at + MIB).await.unwrap();
+                    assert!(got == body.slice(at as usize..(at + MIB) as usize));
+                }
+            }
+            readers.iter().map(|r| r.0.lock().parts.back().unwrap().range.end - until).collect()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn who_reads_on_is_read_ahead_by_aligned_parts() {
+        let ahead = read_by_turns(1, 256 * MIB, 24 * MIB);
+        assert_eq!(ahead, [24 * MIB], "as much again as was read, to a multiple of 8 MiB");
+    }
+
+    #[test]
+    fn readers_share_what_there_is() {
+        let ahead = read_by_turns(3, 16 * MIB, 24 * MIB);
+        assert!(ahead.iter().all(|n| (2 * MIB..=8 * MIB).contains(n)), "{ahead:?}");
+        let ahead = read_by_turns(50, 4 * MIB, 3 * MIB);
+        assert!(ahead.iter().sum::<u64>() <= 4 * MIB, "{ahead:?}");
     }
 }
