@@ -103,7 +103,7 @@ impl Pool {
     }
 
     /// From now on no plan that was registered before seals this generation. False: it is sealed already.
-    async fn register_plan(&self, now: &PoolConfig, plan: Nonce) -> Result<bool> {
+    pub(super) async fn register_plan(&self, now: &PoolConfig, plan: Nonce) -> Result<bool> {
         let step = |current: Option<&Bytes>| {
             let mut current = decode(current)?;
             if !is_same(&current, now) {
@@ -117,7 +117,7 @@ impl Pool {
         self.register(PoolConfig::register(self.id())).change(step).await
     }
 
-    async fn put_first_label(&self, place: &Place, plan: &Plan<'_>) -> Result<()> {
+    pub(super) async fn put_first_label(&self, place: &Place, plan: &Plan<'_>) -> Result<()> {
         let Place { store, index, when } = place;
         let label = Label::new(self.id(), *index, plan.next.stores[*index].incarnation, plan.hint.clone());
         let put = store.bucket.put(LABEL_KEY, label.encode(), when.clone(), Cause::Label).await?;
@@ -131,7 +131,7 @@ impl Pool {
     }
 
     /// False: another plan was first, or was registered since.
-    async fn seal(&self, plan: &Plan<'_>, nonce: Nonce) -> Result<bool> {
+    pub(super) async fn seal(&self, plan: &Plan<'_>, nonce: Nonce) -> Result<bool> {
         let register = self.register(PoolConfig::register(self.id()));
         register
             .seal(|current| {

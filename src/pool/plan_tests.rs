@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use super::config::StoreEntry;
+use super::plan::{Place, Plan};
 use super::recover::{Swap, Wreck};
 use super::tests::{Counted, Yard};
 use super::*;
 use crate::base::rt::sim::Sim;
-use crate::base::{Error, Kind, RegisterId, Result};
+use crate::base::{Error, Incarnation, Kind, Nonce, RegisterId, Result};
 use crate::store::{ByteRange, Cause, SimStore, Store as _};
 
 /// The place whose store is another afterwards.
@@ -79,9 +81,9 @@ fn of_plans_at_once_the_slower_never_puts_over_what_the_quicker_has_sealed() {
             pool.close().await;
             drop(pool);
             yard.reach(LOST, crate::store::Reach::Refuses);
-            let slow = Duration::from_millis(50 + world.below(600));
+            let slow = || Duration::from_millis(50 + world.below(600));
             let quick = Planner::new(&yard, Duration::from_millis(50));
-            let slower = Planner::new(&yard, slow);
+            let slower = Planner::new(&yard, slow());
             let begin = Duration::from_millis(world.below(600));
             let late = async {
                 yard.rt.sleep(begin).await;
@@ -106,6 +108,83 @@ fn of_plans_at_once_the_slower_never_puts_over_what_the_quicker_has_sealed() {
             // Puts that are still on their way.
             yard.settle(40_000).await;
             shown(&yard).await.unwrap();
+        };
+        sim.run(run).unwrap();
+    }
+}
+
+/// A plan that is carried out step by step.
+struct Steps {
+    pool: std::sync::Arc<Pool>,
+    new: StoreSpec,
+    now: PoolConfig,
+    next: PoolConfig,
+    nonce: Nonce,
+    place: Option<Place>,
+    /// The next step; `None`: it is through, or came to nothing.
+    step: Option<usize>,
+}
+
+impl Steps {
+    async fn new(yard: &Yard, number: u128) -> Steps {
+        let pool = yard.open().await.unwrap();
+        let now = pool.description().await.unwrap();
+        let bucket = yard.spares[0].clone();
+        let new = StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
+        let entry = StoreEntry { url: new.url.clone(), zone: None, incarnation: Incarnation(number) };
+        let next = now.with_store(LOST, entry);
+        Steps { pool, new, now, next, nonce: Nonce(number), place: None, step: Some(0) }
+    }
+
+    /// Whether it has sealed.
+    async fn go(&mut self) -> bool {
+        let Some(step) = self.step.take() else { return false };
+        let places: Vec<Place> = self.place.take().into_iter().collect();
+        let mut plan = Plan { now: &self.now, next: &self.next, hint: &self.now, places };
+        let done = match step {
+            0 => {
+                let judged = self.pool.judge(&self.new, LOST, plan.now).await;
+                plan.places.extend(judged.ok().flatten());
+                !plan.places.is_empty()
+            }
+            1 => self.pool.register_plan(plan.now, self.nonce).await.unwrap(),
+            2 => self.pool.put_first_label(&plan.places[0], &plan).await.is_ok(),
+            _ => return self.pool.seal(&plan, self.nonce).await.unwrap(),
+        };
+        self.place = plan.places.pop();
+        self.step = done.then_some(step + 1);
+        false
+    }
+}
+
+#[test]
+fn whatever_the_order_of_two_plans_steps_one_is_sealed_at_most_and_its_label_stands() {
+    // Whose step is next: all orders of four steps each.
+    let orders = (0_u32..256).filter(|order| order.count_ones() == 4);
+    for order in orders {
+        let sim = Sim::new(order.into());
+        let mut yard = Yard::new(&sim, "2+1");
+        yard.spares = vec![SimStore::new(&sim, "spare")];
+        let run = async move {
+            drop(yard.create().await.unwrap());
+            // One that came to nothing has left its label.
+            let mut dead = Steps::new(&yard, 1 << 100).await;
+            for _ in 0..3 {
+                dead.go().await;
+            }
+            let mut plans = [Steps::new(&yard, 2 << 100).await, Steps::new(&yard, 3 << 100).await];
+            let mut sealed = 0;
+            for turn in 0..8 {
+                sealed += u32::from(plans[(order >> turn & 1) as usize].go().await);
+                if sealed > 0 {
+                    shown(&yard).await.unwrap();
+                }
+            }
+            assert!(sealed <= 1, "two plans made the same generation");
+            assert!(!dead.go().await, "one that others have registered over is sealed");
+            if order == 0b1111_0000 {
+                assert_eq!(sealed, 1, "one after the other, and the first is not sealed");
+            }
         };
         sim.run(run).unwrap();
     }
