@@ -28,11 +28,11 @@ use super::hints::Hints;
 use super::host::{PoolHost, StoreSpec};
 use super::member::Member;
 use super::plan::Plan;
-use super::register::Register;
+use super::register::{Change, Register};
 use super::replace::{free_place, list_registers};
 use super::roster::{Membership, Roster};
 use super::seats::{best_hint, find, read_label};
-use crate::base::{Error, Incarnation, Kind, RegisterId, Result};
+use crate::base::{Error, Generation, Incarnation, Kind, RegisterId, Result};
 
 /// Generations that are met one after the other, at most: one is left unfinished by each that was broken off.
 const STEPS: usize = 8;
@@ -190,12 +190,27 @@ impl Wreck {
                     "another store went away meanwhile, and nothing was decided: look again with --dry-run";
                 return Err(Error::new(Kind::Unavailable, why));
             }
-            register.bring().await?;
+            self.bring_description(register, guess).await?;
             if pool.generation() == before {
                 return Ok(());
             }
         }
         Err(Error::new(Kind::Owned, format!("others change pool {} all the time: try again", pool.name())))
+    }
+
+    /// The pool's description is chosen by those that are left. In a first generation they may never have heard of it: then
+    /// what labels say is the newest that is left.
+    async fn bring_description(&self, register: &Register, guess: bool) -> Result<()> {
+        register
+            .change(|current| {
+                Ok(match current {
+                    None if guess && self.config.generation == Generation(0) => {
+                        Change::Put(self.config.encode(), ())
+                    }
+                    _ => Change::Keep(()),
+                })
+            })
+            .await
     }
 
     /// For each place that is lost, what is there for it.
