@@ -2,9 +2,10 @@
 //!
 //! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
 //! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
-//! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…], "unfilled": [INDEX…]}}`, the last
-//! only beside `before`, when `force-recover` made the generation: which one was before, which of its acceptors were given
-//! up, and to which stores, new already then, not all had come along.
+//! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…], "unfilled": [INDEX…]},
+//! "plan": ID}`. `forced` only beside `before`, when `force-recover` made the generation: which one was before, which of its
+//! acceptors were given up, and to which stores, new already then, not all had come along. `plan` only while one is under way,
+//! or came to nothing: the one that may seal this generation.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, Zoning};
 use crate::base::size::parse_duration;
-use crate::base::{Error, Generation, Incarnation, Kind, Name, PoolId, RegisterId, Result};
+use crate::base::{Error, Generation, Incarnation, Kind, Name, Nonce, PoolId, RegisterId, Result};
 
 const FORMAT: u32 = 1;
 
@@ -88,6 +89,9 @@ pub struct PoolConfig {
     /// The generation before had lost its majority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced: Option<Forced>,
+    /// The plan that may seal this generation, when any was registered since it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Nonce>,
 }
 
 /// How a generation began for which no majority of the one before was left.
@@ -129,6 +133,7 @@ impl PoolConfig {
             settings,
             before: None,
             forced: None,
+            plan: None,
         };
         config.acceptors = config.zoning()?.acceptors();
         Ok(config)
@@ -160,16 +165,16 @@ impl PoolConfig {
 
     /// The next generation, in which one store is another.
     pub fn with_store(&self, index: usize, entry: StoreEntry) -> PoolConfig {
-        let mut next = self.clone();
-        next.before = Some(std::mem::replace(&mut next.stores, self.stores.clone()));
-        next.stores[index] = entry;
-        next.generation = Generation(self.generation.0 + 1);
-        next
+        let mut stores = self.stores.clone();
+        stores[index] = entry;
+        let next = self.settled();
+        let generation = Generation(self.generation.0 + 1);
+        PoolConfig { stores, before: Some(self.stores.clone()), generation, ..next }
     }
 
     /// The next generation, in which some stores are others, when of this one's acceptors `lost` are given up.
     pub fn with_forced(&self, stores: Vec<StoreEntry>, lost: BTreeSet<usize>, guess: bool) -> PoolConfig {
-        let mut next = self.clone();
+        let mut next = self.settled();
         next.before = Some(std::mem::replace(&mut next.stores, stores));
         let unfilled = (0..self.stores.len()).filter(|i| self.is_unfilled(*i)).collect();
         next.generation = match guess {
@@ -193,7 +198,7 @@ impl PoolConfig {
 
     /// Nothing is left in the generation before.
     pub fn settled(&self) -> PoolConfig {
-        PoolConfig { before: None, forced: None, ..self.clone() }
+        PoolConfig { before: None, forced: None, plan: None, ..self.clone() }
     }
 
     /// The acceptors of the generation before that are not asked any more.

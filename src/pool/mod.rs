@@ -23,6 +23,7 @@ mod mend;
 mod names;
 mod news;
 mod open;
+mod plan;
 mod probe;
 mod read;
 mod records;
@@ -43,6 +44,8 @@ mod watched;
 
 #[cfg(test)]
 mod mending_tests;
+#[cfg(test)]
+mod plan_tests;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]

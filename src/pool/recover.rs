@@ -12,7 +12,7 @@
 //! they can hold, and so do the numbers of new claims on volumes (`guesses`).
 //!
 //! Restartable at every step: *settle* (what a plan before began is chosen by those that are left), *follow* (the registers
-//! of an unfinished move come along), *label*, *seal*, *bring*. What comes then is a replacement like any other.
+//! of an unfinished move come along), *plan* (new stores labelled, the pool register sealed: `plan`), *bring*. What comes then is a replacement like any other.
 //!
 //! It can't know that a store is lost. Two that each give up the other's stores make two pools of one; whoever still
 //! reaches a majority of the lost ones goes on there. That is why a user must say so.
@@ -27,11 +27,12 @@ use super::handle::Pool;
 use super::hints::Hints;
 use super::host::{PoolHost, StoreSpec};
 use super::member::Member;
-use super::register::Register;
-use super::replace::{Replacement, free_place, list_registers};
+use super::plan::Plan;
+use super::register::{Change, Register};
+use super::replace::{free_place, list_registers};
 use super::roster::{Membership, Roster};
 use super::seats::{best_hint, find, read_label};
-use crate::base::{Error, Incarnation, Kind, RegisterId, Result};
+use crate::base::{Error, Generation, Incarnation, Kind, RegisterId, Result};
 
 /// Generations that are met one after the other, at most: one is left unfinished by each that was broken off.
 const STEPS: usize = 8;
@@ -158,14 +159,14 @@ impl Wreck {
         }
         let away: BTreeSet<usize> = away(&membership).await.iter().map(|m| m.index()).collect();
         let next = self.plan(&now, &membership, &takers, &away)?;
+        let mut places = Vec::new();
         for (index, spec) in &takers {
-            // What the label tells strangers is what holds now: nobody may take the plan for more before it is chosen.
-            if !pool.put_first_label(spec, *index, (&now, &next), &now).await? {
-                let why = format!("store {} has come back meanwhile: try again", spec.url);
-                return Err(Error::new(Kind::Owned, why));
-            }
+            let back =
+                || Error::new(Kind::Owned, format!("store {} has come back meanwhile: try again", spec.url));
+            places.push(pool.judge(spec, *index, &now).await?.ok_or_else(back)?);
         }
-        if pool.seal(&now, &next).await? != Replacement::Planned {
+        // What labels tell strangers is what holds now: nobody may take the plan for more before it is chosen.
+        if !pool.carry_out(&Plan { now: &now, next: &next, hint: &now, places }).await? {
             let why = format!("another recovery of pool {} came in between: run it again", now.name);
             return Err(Error::new(Kind::Owned, why));
         }
@@ -189,12 +190,27 @@ impl Wreck {
                     "another store went away meanwhile, and nothing was decided: look again with --dry-run";
                 return Err(Error::new(Kind::Unavailable, why));
             }
-            register.bring().await?;
+            self.bring_description(register, guess).await?;
             if pool.generation() == before {
                 return Ok(());
             }
         }
         Err(Error::new(Kind::Owned, format!("others change pool {} all the time: try again", pool.name())))
+    }
+
+    /// The pool's description is chosen by those that are left. In a first generation they may never have heard of it: then
+    /// what labels say is the newest that is left.
+    async fn bring_description(&self, register: &Register, guess: bool) -> Result<()> {
+        register
+            .change(|current| {
+                Ok(match current {
+                    None if guess && self.config.generation == Generation(0) => {
+                        Change::Put(self.config.encode(), ())
+                    }
+                    _ => Change::Keep(()),
+                })
+            })
+            .await
     }
 
     /// For each place that is lost, what is there for it.

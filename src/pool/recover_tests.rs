@@ -379,3 +379,21 @@ fn a_dead_place_that_is_remembered_does_not_stand_for_the_store_in_its_stead() {
         sound(&yard, &pool, lens, &[1]).await;
     });
 }
+
+#[test]
+fn who_never_heard_of_the_pools_description_takes_that_of_the_labels() {
+    run(14, "1+2", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        yard.settle(3000).await;
+        pool.close().await;
+        // Made while this store did not answer for a moment, and then most were lost.
+        let key = register_key(PoolConfig::register(pool.id()));
+        drop(pool);
+        yard.stores[0].contents().delete(&[key], crate::store::Cause::Walk).await.unwrap();
+        (1..3).for_each(|lost| yard.stores[lost].contents().wipe());
+        assert!(wreck(&yard, vec![]).await.guess);
+        let pool = recover(&yard, vec![], 0).await.unwrap();
+        assert_eq!((pool.generation(), pool.name().as_str()), (Generation(1 << 16), "tank"));
+        add(&pool.register(KEPT), 1).await.unwrap();
+    });
+}

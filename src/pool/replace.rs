@@ -1,7 +1,7 @@
 //! Another store in a member's place, or the same place made anew (protocol §1.7, §2.8; models `generation`, `repair`).
 //!
-//! Steps, each done by whoever comes, again after a kill: *label* (a fresh incarnation, put once by the process that drew
-//! it and seen by a get), *seal* of the pool register (the first plan wins), *follow*: every other register is sealed and
+//! Steps, each done by whoever comes, again after a kill: *plan* (its store labelled, the pool register sealed: `plan`),
+//! *follow*: every other register is sealed and
 //! its value known chosen in the new generation; then the volumes *admit* the store (their walks, in `volume`); *fill*:
 //! its shards, from the old store or from the others; *labels* of the others say whom to ask; *settle*: the pool register
 //! says that nothing is left in the generation before. Until then reads look at the new place, then at the old one.
@@ -18,12 +18,13 @@ use super::chunk::Inventory;
 use super::config::{PoolConfig, StoreEntry};
 use super::handle::Pool;
 use super::host::StoreSpec;
-use super::key::{Named, PROBES, parse, place, shard_on};
+use super::key::{Named, parse, place, shard_on};
 use super::label::{LABEL_KEY, Label};
 use super::mask::Mask;
 use super::member::{Member, Standing};
 use super::mend::put_back;
 use super::names::registers;
+use super::plan::{Plan, check_free};
 use super::register::Change;
 use super::report::{Progress, Watch};
 use super::roster::Membership;
@@ -32,7 +33,7 @@ use super::seats::labelled;
 use super::shard::{At, How};
 use crate::base::size::show_count;
 use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result};
-use crate::store::{Cause, List, Put, When};
+use crate::store::{Cause, List, When};
 
 /// What has come to a new store, in shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -108,10 +109,10 @@ impl Pool {
             next.zoning()?.check()?;
             self.check_spare(index).await?;
         }
-        if !self.put_first_label(new, index, (&now, &next), &next).await? {
-            return Ok(Replacement::Done);
-        }
-        self.seal(&now, &next).await
+        let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
+        let planned =
+            self.carry_out(&Plan { now: &now, next: &next, hint: &next, places: vec![place] }).await?;
+        Ok(if planned { Replacement::Planned } else { Replacement::Other })
     }
 
     /// A store that is well is one more away until its shards have come along: not while others are.
@@ -132,69 +133,6 @@ impl Pool {
             old.url()
         );
         Err(Error::new(Kind::Refused, text))
-    }
-
-    /// False: the place holds the listed store, nothing is to be replaced.
-    pub(super) async fn put_first_label(
-        &self,
-        new: &StoreSpec,
-        index: usize,
-        (now, next): (&PoolConfig, &PoolConfig),
-        hint: &PoolConfig,
-    ) -> Result<bool> {
-        let found = new.bucket.head(LABEL_KEY, Cause::Label).await?;
-        let label = labelled(new).await?;
-        let when = match (found, label) {
-            (Some(head), Some(label)) if label.pool == self.id() && label.index == index => {
-                if label.incarnation == now.stores[index].incarnation {
-                    if now.stores[index].url == new.url {
-                        return Ok(false);
-                    }
-                    let text = format!("store {} is the one to be replaced, under another name", new.url);
-                    return Err(Error::new(Kind::Refused, text));
-                }
-                // Left by a plan that came to nothing; its incarnation may not be used by us.
-                When::Matches(head.etag)
-            }
-            (Some(_), _) => {
-                let text = format!("store {} belongs to a pool, or is not empty: give an empty one", new.url);
-                return Err(Error::new(Kind::Refused, text));
-            }
-            (None, _) => {
-                check_free(new, now.stores[index].url == new.url).await?;
-                When::Absent
-            }
-        };
-        crate::store::probe(self.rt(), &*new.bucket, PROBES).await?;
-        let label = Label::new(self.id(), index, next.stores[index].incarnation, hint.clone());
-        let put = new.bucket.put(LABEL_KEY, label.encode(), when, Cause::Label).await?;
-        match labelled(new).await? {
-            Some(seen) if seen.incarnation == label.incarnation => Ok(true),
-            _ => Err(match put {
-                Put::Unknown(e) => e,
-                _ => Error::new(Kind::Owned, format!("store {} was taken by another: try again", new.url)),
-            }),
-        }
-    }
-
-    /// Makes this plan the pool's, unless another was first.
-    pub(super) async fn seal(&self, now: &PoolConfig, next: &PoolConfig) -> Result<Replacement> {
-        let register = self.register(PoolConfig::register(self.id()));
-        register
-            .seal(|current| {
-                let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
-                if current.generation == next.generation && current.stores == next.stores {
-                    return Ok(Change::Keep(Replacement::Planned));
-                }
-                if current.generation != now.generation || current.before != now.before {
-                    return Ok(Change::Keep(Replacement::Other));
-                }
-                // Settings may have been changed since they were read.
-                let mut next = next.clone();
-                next.settings = current.settings.clone();
-                Ok(Change::Put(next.encode(), Replacement::Planned))
-            })
-            .await
     }
 
     /// Every register comes along into the pool's generation; which one that is, for `settle`.
@@ -348,21 +286,6 @@ fn unknown_store(now: &PoolConfig, old: &str) -> Error {
     let urls: Vec<&str> = now.stores.iter().map(|s| s.url.as_str()).collect();
     let text = format!("{old} is no store of pool {}, whose stores are {}", now.name, urls.join(", "));
     Error::new(Kind::NotFound, text)
-}
-
-/// Nothing is there but what a check of its promises left behind, or (`own`: where the pool's store was) only what the pool
-/// itself put there before or since.
-async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
-    let list = List { max: LIST_PAGE, ..List::default() };
-    let page = store.bucket.list(&list, Cause::Probe).await?;
-    let foreign = |key: &str| !key.starts_with(PROBES) && (!own || parse(key) == Named::Foreign);
-    match page.objects.iter().find(|o| foreign(&o.key)) {
-        None => Ok(()),
-        Some(object) => Err(Error::new(
-            Kind::Refused,
-            format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),
-        )),
-    }
 }
 
 /// Every register of a generation that anything was chosen in.

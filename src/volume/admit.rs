@@ -95,8 +95,14 @@ impl Volumes {
                 return Ok(Step::Next);
             }
             if probe.good >= pool.layout().k() {
-                self.complete(&id, &probe, w).await?;
-                return Ok(Step::Next);
+                match self.complete(&id, &probe, w).await {
+                    // Deleted since the probe, perhaps: by who took the volume over and let it end before this.
+                    Err(e) if e.is(Kind::Corrupt) && rt.now().since(began) < PATIENCE => {
+                        rt.sleep(AGAIN).await;
+                        continue;
+                    }
+                    done => return done.map(|()| Step::Next),
+                }
             }
             // Not readable: it ends here, unless a checkpoint has passed it meanwhile and its chunk is gone.
             let now = self.deps.cell(head.volume).read().await?;

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::build::Build;
-use super::head::{Checkpoint, Head, Move};
+use super::head::{Checkpoint, Head};
 use super::overlay::{Frozen, Layer, Piece};
 use super::session::Session;
 use super::space::{Ledger, Repacked};
@@ -300,13 +300,7 @@ impl Session {
         };
         let (epoch, removes) = (self.epoch, removes.to_vec());
         let me = self.clone();
-        let step = move |head: &Head| match head.checkpoint(epoch, &new, &removes)? {
-            Move::To(_) if !me.is_counted() => Err(Error::new(
-                Kind::Unavailable,
-                "the pool's stores were changed: what is stored is counted again",
-            )),
-            done => Ok(done),
-        };
+        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes)?);
         self.change(step).await.map(|_| ())
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::head::Head;
+use super::head::{Head, Move};
 use super::session::Session;
 use super::settings::FlushMode;
 use super::stop::Stop;
@@ -67,6 +67,17 @@ impl Session {
     /// Whether what is stored was counted on the pool's stores of now.
     pub fn is_counted(&self) -> bool {
         self.generation().0 == self.rounds.counted_in.load(Ordering::Relaxed)
+    }
+
+    /// A change of the head that rests on what is stored: only where that was counted on the pool's stores of now.
+    pub fn if_counted(&self, change: Move) -> Result<Move> {
+        match change {
+            Move::To(_) if !self.is_counted() => Err(Error::new(
+                Kind::Unavailable,
+                "the pool's stores were changed: what is stored is counted again",
+            )),
+            change => Ok(change),
+        }
     }
 
     /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted: what

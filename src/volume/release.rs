@@ -31,17 +31,11 @@ impl Session {
             let one = self.checkpointing.lock().await;
             self.settle().await.map(|()| (gate, one))
         };
-        let drained = std::pin::pin!(drained);
-        let given_up = std::pin::pin!(given_up.cancelled());
-        let (gate, _one) = match select(drained, given_up).await {
-            Either::Left((Ok(held), _)) => held,
-            Either::Left((Err(stop), _)) => return Released::NotYet(stop),
-            Either::Right(_) => {
-                return Released::NotYet(Error::new(Kind::Closed, "not released: given up").into());
-            }
+        let (gate, _one) = match unless(given_up, drained).await {
+            Ok(held) => held,
+            Err(stop) => return Released::NotYet(stop),
         };
-        let epoch = self.epoch;
-        let done = self.change(move |head| head.release(epoch)).await;
+        let done = self.last_act(given_up).await;
         self.stop(Stop::Again);
         // Released, nothing in the journal is needed any more, wherever the volume is opened next.
         if done.is_err() {
@@ -53,6 +47,25 @@ impl Session {
         match done {
             Ok(head) => Released::Done(Box::new(head)),
             Err(stop) => Released::Unknown(stop),
+        }
+    }
+
+    /// Any host may open it afterwards, and looks for nothing behind the checkpoint: so only where all was counted on the
+    /// pool's stores of now. A head that a guess took from before the checkpoint is not let go of; what is behind would be lost.
+    pub(super) async fn last_act(self: &Arc<Self>, given_up: &CancellationToken) -> Result<Head, Stop> {
+        loop {
+            let mut uncounted = false;
+            let step = |head: &Head| {
+                let done = self.if_counted(head.release(self.epoch)?);
+                uncounted = done.is_err();
+                done
+            };
+            let done = self.change(step).await;
+            if !uncounted {
+                return done;
+            }
+            // Nothing was let go of, but by an attempt whose answer is still to come: from here on all is unknown.
+            unless(given_up, self.settle()).await?;
         }
     }
 
@@ -70,5 +83,17 @@ impl Session {
             return Err(self.explain(e));
         }
         self.confirm().await
+    }
+}
+
+/// What comes of it, unless it is given up before.
+async fn unless<T>(
+    given_up: &CancellationToken,
+    run: impl Future<Output = Result<T, Stop>>,
+) -> Result<T, Stop> {
+    let (run, given_up) = (std::pin::pin!(run), std::pin::pin!(given_up.cancelled()));
+    match select(run, given_up).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => Err(Error::new(Kind::Closed, "not released: given up").into()),
     }
 }

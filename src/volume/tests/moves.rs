@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio_util::sync::CancellationToken;
+
 use super::site::Site;
 use super::*;
 use crate::base::Error;
@@ -253,5 +255,25 @@ fn an_owner_goes_on_while_a_store_is_replaced_and_nothing_is_left_over() {
         let other = site.machine(2).start().await;
         let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         assert!(w.read(MIB, MIB).await.unwrap() == bytes(2, MIB as usize));
+    });
+}
+
+#[test]
+fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
+    run(9, "1+2", |site| async move {
+        let (owner, admin) = (site.machine(1).found().await, site.machine(2).start().await);
+        let v = volume(&owner, FlushMode::Pool).await;
+        v.write(0, bytes(1, MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        let session = v.session().await.unwrap();
+        // The rest of a release, while nobody writes: another store is in the place of one of those that were counted.
+        session.checkpoint_surely(&[]).await.unwrap();
+        session.confirm().await.unwrap();
+        let (pool, old) = (&admin.volumes.deps().pool, site.stores[1].url());
+        assert_eq!(pool.plan_replacement(old, &site.spare_spec(), true).await.unwrap(), Replacement::Planned);
+        pool.follow().await.unwrap();
+        let given_up = CancellationToken::new();
+        assert!(session.last_act(&given_up).await.unwrap().active.released);
+        assert!(session.is_counted(), "released with what was counted on other stores");
     });
 }

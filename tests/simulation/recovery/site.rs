@@ -113,7 +113,7 @@ impl Plan {
         let (guess, owner_dies) = (after > all / 2, world.per_mille(400));
         let loss = [Loss::Emptied, Loss::Gone, Loss::Apart][world.below(3) as usize];
         // What was acknowledged since survives it only if it survives so many at any instant.
-        let bears = owner_dies || !guess && lost.len() <= layout.w() - layout.k();
+        let bears = owner_dies || !guess && places(&lost, moving) <= layout.w() - layout.k();
         Plan {
             split: loss == Loss::Apart && world.per_mille(400),
             again: loss == Loss::Emptied && bears && world.per_mille(300),
@@ -132,9 +132,14 @@ impl Plan {
 
     /// What was acknowledged survives such a loss only once all of it is everywhere.
     pub fn is_hushed(&self) -> bool {
-        !self.guess
-            && self.lost.len().max(usize::from(self.moving.is_some())) > self.layout.w() - self.layout.k()
+        !self.guess && places(&self.lost, self.moving) > self.layout.w() - self.layout.k()
     }
+}
+
+/// Places where what was put last is lost: that of a store which is being replaced is one more, since what is new goes to
+/// the new one alone.
+fn places(lost: &[usize], moving: Option<usize>) -> usize {
+    lost.len() + usize::from(moving.is_some_and(|place| !lost.contains(&place)))
 }
 
 /// So many different ones of the first `n` numbers.
