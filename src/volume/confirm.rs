@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::head::{Head, Move};
 use super::session::Session;
@@ -12,6 +13,11 @@ use super::settings::FlushMode;
 use super::stop::Stop;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::store::Cause;
+
+/// How long flushes wait for a journal that can't be begun anew although all is in the pool.
+const MEND_PATIENCE: Duration = Duration::from_secs(30);
+/// Between attempts, at most.
+const MEND_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Chunks up to here are confirmed; what is stored was counted on the stores of this generation.
 struct Counted {
@@ -189,7 +195,8 @@ impl Session {
         }
     }
 
-    /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun.
+    /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun. An
+    /// error when the disk takes none for `MEND_PATIENCE`: other than stores, a disk seldom comes back by itself.
     pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
         loop {
             let news = self.journal_news.notified();
@@ -201,6 +208,9 @@ impl Session {
                     tracing::warn!(volume = %self.ground.name, %error, "flushes wait until all is in the pool");
                     self.mend.notify_one();
                     self.or_end(news).await?;
+                    if let Some(error) = self.unmended() {
+                        return Err(self.explain(error));
+                    }
                 }
                 Err(error) => return Err(self.explain(error)),
             }
@@ -211,10 +221,15 @@ impl Session {
     pub async fn mend_journal(self: Arc<Session>) {
         loop {
             self.mend.notified().await;
+            let mut pause = self.pause();
             while self.journal.failed().is_some() {
                 if let Err(stop) = self.mend_once().await {
                     tracing::warn!(volume = %self.ground.name, error = %stop.error(), "the journal is not mended yet");
-                    self.ground.rt().sleep(self.pause()).await;
+                    if self.unmended().is_some() {
+                        self.journal_news.notify_waiters();
+                    }
+                    self.ground.rt().sleep(pause).await;
+                    pause = (pause * 2).min(MEND_PAUSE_MAX);
                 }
             }
             self.journal_news.notify_waiters();
@@ -229,10 +244,31 @@ impl Session {
         let upto = self.tip.lock().lsn;
         self.store(upto).await?;
         self.confirm().await?;
-        let id = self.journal.restart(upto.next(), upto).await?;
+        let id = match self.journal.restart(upto.next(), upto).await {
+            Ok(id) => id,
+            Err(error) => {
+                self.unmended.lock().get_or_insert_with(|| self.ground.rt().now());
+                return Err(error.into());
+            }
+        };
         self.writer.set_journal(id);
+        *self.unmended.lock() = None;
         tracing::info!(volume = %self.ground.name, "the journal was begun anew");
         Ok(())
+    }
+
+    /// Why flushes fail: for long enough nothing but the journal's disk was in their way.
+    pub fn unmended(&self) -> Option<Error> {
+        let since = (*self.unmended.lock())?;
+        let error = self.journal.failed()?;
+        (self.ground.rt().now().since(since) >= MEND_PATIENCE).then(|| {
+            error.context(format!(
+                "{}: no flush can be promised, since the journal can't be written; what was written until now is in the pool: \
+                 mend the disk of the state folder, or stop the daemon and take the volume over from another state folder \
+                 (`windlass volume take-over`)",
+                self.ground.title()
+            ))
+        })
     }
 
     /// Writes wait from here on, until the gate is dropped. One at a time.

@@ -145,7 +145,9 @@ impl VolumeInfo {
         self.room_bytes = Some(memory);
         match session.journal.failed() {
             Some(error) => {
-                self.trouble.get_or_insert(format!("{error}; flushes wait until all is in the pool"));
+                let waits = || format!("{error}; flushes wait until all is in the pool");
+                let why = session.unmended().map_or_else(waits, |e| e.to_string());
+                self.trouble.get_or_insert(why);
             }
             None => self.room_bytes = Some(memory.min(usage.size.saturating_sub(usage.used))),
         }

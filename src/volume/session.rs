@@ -28,6 +28,7 @@ use super::stop::Stop;
 use super::takeover::Taken;
 use super::tip::Tip;
 use super::view::{Found, blocks_of};
+use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::{Prefix, Writer, WriterConfig};
@@ -73,8 +74,10 @@ pub struct Session {
     pub opened: Notify,
     /// The journal failed: it is to be mended.
     pub mend: Notify,
-    /// The journal was started anew.
+    /// The journal was started anew, or can't be for now.
     pub journal_news: Notify,
+    /// Since when the journal could be begun anew but for its disk.
+    pub unmended: Mutex<Option<Instant>>,
     ended: watch::Sender<bool>,
     /// Held while the journal is let go: another session must not open it meanwhile.
     leaving: tokio::sync::Mutex<()>,
@@ -139,6 +142,7 @@ impl Session {
             opened: Notify::new(),
             mend: Notify::new(),
             journal_news: Notify::new(),
+            unmended: Mutex::default(),
             ended: watch::Sender::new(false),
             leaving: tokio::sync::Mutex::default(),
             goes_on: AtomicBool::new(false),

@@ -294,3 +294,32 @@ fn what_was_not_written_out_when_a_volume_is_let_go_is_not_forgotten() {
         assert!(lost.contains("can't be written out"), "{lost}");
     });
 }
+
+/// A disk, other than a store, seldom comes back by itself: who flushes hears of it.
+#[test]
+fn flushes_fail_when_the_journals_disk_is_gone_for_good_and_go_on_when_it_is_back() {
+    for mode in [FlushMode::Local, FlushMode::Pool] {
+        run(11, "2+1", |site| async move {
+            let machine = site.machine(1);
+            let life = machine.found().await;
+            let v = volume(&life, mode).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            machine.disk.faults(|f| (f.sync_fails, f.capacity) = (1000, 0));
+            v.write(0, bytes(2, 4096)).await.unwrap();
+            let began = life.rt.now();
+            let why = v.flush().await.unwrap_err().to_string();
+            assert!(why.contains("mend the disk") && why.contains("is in the pool"), "{why}");
+            assert!((25..60).contains(&life.rt.now().since(began).as_secs()), "not before it had its time");
+            let info = life.volumes.info(&name("v")).await.unwrap();
+            assert_eq!((info.trouble, info.unsent_bytes), (Some(why), 0));
+            assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096), "reads go on");
+            machine.disk.faults(|f| (f.sync_fails, f.capacity) = (0, u64::MAX));
+            life.rt.sleep(std::time::Duration::from_secs(10)).await;
+            v.flush().await.unwrap();
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
+        });
+    }
+}
