@@ -22,6 +22,8 @@ pub const HEADER_MAX: usize = 64 << 10;
 pub const LINEAGE_MAX: usize = 4096;
 
 const FORMAT: u16 = 2;
+/// Headers of format 2 have no place.
+const HEADER_FORMAT: u16 = 3;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"wlJh");
 const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"wlJs");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"wlJb");
@@ -35,6 +37,8 @@ pub struct Header {
     pub mark: Lsn,
     /// Bytes of each segment.
     pub segment: u64,
+    /// Of the file `lock`: tells this folder from its copies. 0: not known.
+    pub place: u64,
     pub lineage: Vec<Epoch>,
 }
 
@@ -87,9 +91,10 @@ pub struct Entry {
 
 impl Header {
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::with_capacity(80 + self.lineage.len() * 8);
-        w.u32(HEADER_MAGIC).u16(FORMAT).u16(0).u128(self.volume.0).u128(self.journal.0);
-        w.u64(self.first_lsn.0).u64(self.mark.0).u64(self.segment).u32(self.lineage.len() as u32);
+        let mut w = Writer::with_capacity(88 + self.lineage.len() * 8);
+        w.u32(HEADER_MAGIC).u16(HEADER_FORMAT).u16(0).u128(self.volume.0).u128(self.journal.0);
+        w.u64(self.first_lsn.0).u64(self.mark.0).u64(self.segment).u64(self.place);
+        w.u32(self.lineage.len() as u32);
         for epoch in &self.lineage {
             w.u64(epoch.0);
         }
@@ -109,12 +114,13 @@ impl Header {
         if xxh3_64(&bytes[..sum_at]) != stored {
             return Err(r.bad("its checksum is wrong"));
         }
-        if (format, key) != (FORMAT, 0) {
+        if !(FORMAT..=HEADER_FORMAT).contains(&format) || key != 0 {
             let why = "the journal was written by another version of windlass: use that one";
             return Err(Error::new(Kind::Unsupported, why));
         }
         let (volume, journal) = (VolumeId(r.u128()?), JournalId(r.u128()?));
         let (first_lsn, mark, segment) = (Lsn(r.u64()?), Lsn(r.u64()?), r.u64()?);
+        let place = if format < HEADER_FORMAT { 0 } else { r.u64()? };
         let count = r.u32()? as usize;
         if count > LINEAGE_MAX || first_lsn.0 == 0 || segment < 2 * ALIGN || segment % ALIGN != 0 {
             return Err(r.bad("a field is out of its range"));
@@ -122,7 +128,7 @@ impl Header {
         let lineage = (0..count).map(|_| Ok(Epoch(r.u64()?))).collect::<Result<_>>()?;
         r.u64()?;
         r.end()?;
-        Ok(Header { volume, journal, first_lsn, mark, segment, lineage })
+        Ok(Header { volume, journal, first_lsn, mark, segment, place, lineage })
     }
 }
 

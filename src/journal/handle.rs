@@ -51,6 +51,8 @@ pub struct Recovered {
     pub mark: Lsn,
     /// The last record's lsn; `first_lsn - 1` when there is none.
     pub end: Lsn,
+    /// The folder is a copy of the one that was written, or was moved: what was written there since is not here.
+    pub copied: bool,
 }
 
 /// How full it is, in bytes.
@@ -121,7 +123,8 @@ impl Journal {
         let first = make_segment(&*disk, dir, 1, segment).await?;
         let mark = Lsn(first_lsn.0 - 1);
         let journal = JournalId(rt.random128());
-        let header = Header { volume, journal, first_lsn, mark, segment, lineage };
+        let place = held.place();
+        let header = Header { volume, journal, first_lsn, mark, segment, place, lineage };
         let mut ring = Ring::new(journal, segment, config.segments_max(segment), first_lsn, mark);
         ring.fresh.push(first);
         write_header(&*disk, dir, &header).await?;
@@ -155,6 +158,7 @@ impl Journal {
             first_lsn,
             mark: found.mark,
             end: found.end,
+            copied: ![0, held.place()].contains(&header.place),
         };
         let segments_max = config.segments_max(header.segment);
         let mut ring = Ring::new(header.journal, header.segment, segments_max, first_lsn, found.mark);
@@ -292,6 +296,18 @@ impl Journal {
                 let why = "this volume was opened too often without success: see the log for why";
                 return Err(Error::new(Kind::Refused, why));
             }
+            Ok(())
+        };
+        self.shared.change_header(change).await
+    }
+
+    /// The folder is the journal's own from now on, also where it was copied to. Durable on return.
+    pub async fn settle_here(&self) -> Result<()> {
+        let Some(place) = self.shared.lock.lock().as_ref().map(|held| held.place()) else {
+            return Err(closed());
+        };
+        let change = |header: &mut Header| {
+            header.place = place;
             Ok(())
         };
         self.shared.change_header(change).await

@@ -22,15 +22,16 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
-//! | 4 | 2 | format, 2 |
+//! | 4 | 2 | format, 3 (2: without the place) |
 //! | 6 | 2 | key slot: 0, not encrypted |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
 //! | 40 | 8 | first lsn of this journal id |
 //! | 48 | 8 | mark: highest lsn promised against loss of the host, if no later batch has one |
 //! | 56 | 8 | bytes of a segment |
-//! | 64 | 4 | epochs in the lineage, at most 4096 |
-//! | 68 | 8 each | the lineage, oldest first |
+//! | 64 | 8 | place: of the file `lock`, by its number and when it was made; a copy of the folder has another |
+//! | 72 | 4 | epochs in the lineage, at most 4096 |
+//! | 76 | 8 each | the lineage, oldest first |
 //! | … | 8 | hash of all before |
 //!
 //! ## Segment: its first 4096 bytes

@@ -283,11 +283,17 @@ fn golden_bytes() {
         first_lsn: Lsn(5),
         mark: Lsn(4),
         segment: 1 << 20,
+        place: 6,
         lineage,
     };
-    let golden = "776c4a680200000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
-                  04000000000000000000100000000000020000000300000000000000040000000000000022195264c2ff21bb";
+    let golden = "776c4a680300000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+                  0400000000000000000010000000000006000000000000000200000003000000000000000400000000000000\
+                  71eaae6bee6e666b";
     assert_eq!(hex(&header.encode()), golden);
+    let before = "776c4a680200000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+                  04000000000000000000100000000000020000000300000000000000040000000000000022195264c2ff21bb";
+    let bytes = (0..before.len()).step_by(2).map(|at| u8::from_str_radix(&before[at..at + 2], 16).unwrap());
+    assert_eq!(Header::decode(&bytes.collect::<Vec<u8>>()).unwrap(), Header { place: 0, ..header.clone() });
     assert_eq!(Header::decode(&header.encode()).unwrap(), header);
 
     let segment = SegmentHead { lap: 7, salt: 0x5a17, before: Lsn(9), before_end: 8192, mark: Lsn(8) };

@@ -94,9 +94,11 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
         seen,
         force: grounds.force,
         accept_loss: grounds.accept_loss,
-        cover: found.as_ref().map(|r| Cover { first: r.first_lsn, mark: r.mark }),
+        // A copy may be older than what was promised since: it covers nothing.
+        cover: found.as_ref().filter(|r| !r.copied).map(|r| Cover { first: r.first_lsn, mark: r.mark }),
         degrade_after: ground.deps.pool.settings().degrade_after(),
     };
+    let copied = found.as_ref().is_some_and(|r| r.copied);
     let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });
     let announce = |a: Announce| announce(ground, &local, a);
     let taken = takeover::take(&ground.deps.pool, &ground.cell, &how, announce).await;
@@ -104,7 +106,7 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
     let failed = |error| Failed { error, tried: announced.map(|a| a.next) };
     match (taken, journal) {
         (Ok(taken), Some(journal)) => {
-            let mut owned = begin(ground, taken, journal, kept).await.map_err(failed)?;
+            let mut owned = begin(ground, taken, journal, (kept, copied)).await.map_err(failed)?;
             if let Some(a) = announced.filter(|_| grounds.force && others) {
                 owned.notes.extend(remember(ground, &owned.session, a).await);
             }
@@ -163,8 +165,20 @@ async fn look(ground: &Arc<Ground>, grounds: &Grounds) -> Result<Option<Epoch>> 
     Ok(seen)
 }
 
-async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, kept: Option<PathBuf>) -> Result<Owned> {
+async fn begin(
+    ground: &Arc<Ground>,
+    taken: Taken,
+    journal: Journal,
+    (kept, copied): (Option<PathBuf>, bool),
+) -> Result<Owned> {
     let mut notes = taken.notes.clone();
+    if copied {
+        // Not before the end is recorded: until then the copy covers nothing, however often it is tried.
+        journal.settle_here().await?;
+        let note = "the state folder was copied or moved while this volume was open: what was promised since by another copy is \
+                    only in the pool, or there";
+        notes.push(note.into());
+    }
     notes.extend(kept.map(|path| {
         format!(
             "an earlier journal of this volume can't be replayed any more; it is kept in {}",

@@ -36,7 +36,10 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 }
 
 /// Held while it lives.
-pub trait DiskLock: Send + Sync + fmt::Debug {}
+pub trait DiskLock: Send + Sync + fmt::Debug {
+    /// Tells the locked file from its copies, for as long as it lies where it was made; never 0.
+    fn place(&self) -> u64;
+}
 
 #[async_trait]
 pub trait Disk: Send + Sync + fmt::Debug {

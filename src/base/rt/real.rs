@@ -225,9 +225,25 @@ impl DiskFile for RealFile {
 #[derive(Debug)]
 struct RealLock {
     file: File,
+    place: u64,
 }
 
-impl DiskLock for RealLock {}
+impl DiskLock for RealLock {
+    fn place(&self) -> u64 {
+        self.place
+    }
+}
+
+/// By its number and when it was made, which no copy has alike; not by the device, whose number changes between boots.
+fn place_of(file: &File) -> io::Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+    let mut bytes = [0; 20];
+    bytes[..8].copy_from_slice(&stat.stx_ino.to_le_bytes());
+    bytes[8..16].copy_from_slice(&stat.stx_btime.tv_sec.to_le_bytes());
+    bytes[16..].copy_from_slice(&stat.stx_btime.tv_nsec.to_le_bytes());
+    Ok(xxhash_rust::xxh3::xxh3_64(&bytes).max(1))
+}
 
 impl Drop for RealLock {
     fn drop(&mut self) {
@@ -325,7 +341,8 @@ impl Disk for RealDisk {
             }
             file.set_len(0)?;
             file.write_all(note.as_bytes())?;
-            Ok(Box::new(RealLock { file }) as Box<dyn DiskLock>)
+            let place = place_of(&file)?;
+            Ok(Box::new(RealLock { file, place }) as Box<dyn DiskLock>)
         })
         .await
     }
@@ -361,7 +378,7 @@ mod tests {
         let file = File::open(sub.join("lock")).unwrap();
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let also = file.try_clone().unwrap();
-        drop(RealLock { file });
+        drop(RealLock { file, place: 1 });
         disk.lock(&sub.join("lock"), "pid 4")
             .await
             .expect("whoever else has the file open does not hold the lock");

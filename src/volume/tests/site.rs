@@ -109,6 +109,11 @@ impl Site {
 }
 
 impl Machine {
+    /// The same host with another disk.
+    pub fn with(self, disk: SimDisk) -> Machine {
+        Machine { disk: Arc::new(disk), ..self }
+    }
+
     /// Makes the pool, then lives on it.
     pub async fn found(&self) -> Life {
         let (process, rt, host) = self.process();

@@ -315,11 +315,41 @@ fn flushes_fail_when_the_journals_disk_is_gone_for_good_and_go_on_when_it_is_bac
             assert_eq!((info.trouble, info.unsent_bytes), (Some(why), 0));
             assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096), "reads go on");
             machine.disk.faults(|f| (f.sync_fails, f.capacity) = (0, u64::MAX));
-            life.rt.sleep(std::time::Duration::from_secs(10)).await;
+            life.rt.sleep(Duration::from_secs(10)).await;
             v.flush().await.unwrap();
             let life = life.crash().start().await;
             let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
         });
     }
+}
+
+/// Its mark is as old as the copy: to end the log early by it would lose what was promised since.
+#[test]
+fn a_copy_of_a_state_folder_ends_no_log_early() {
+    run(12, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let copy = machine.disk.copied();
+        site.reach(2..3, Reach::Refuses);
+        v.write(4096, bytes(2, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        drop(v);
+        let machine = life.crash().with(copy);
+        // One of the two that have the last chunk is away, and who was away is back.
+        site.reach(0..1, Reach::Refuses);
+        site.reach(2..3, Reach::Up);
+        let life = machine.start().await;
+        let v = name("v");
+        let open = life.volumes.open(&v, OpenMode::Normal);
+        let opened = life.rt.timeout(Duration::from_secs(60), open).await;
+        let why = opened.expect("it is not waited for ever").unwrap_err().to_string();
+        assert!(why.contains("too few stores answer"), "{why}");
+        site.reach(0..1, Reach::Up);
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
+    });
 }

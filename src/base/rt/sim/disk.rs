@@ -33,12 +33,14 @@ pub struct DiskFaults {
     pub read_fails: u32,
     /// Bytes all files may have; `StorageFull` beyond.
     pub capacity: u64,
+    /// Which copy of its files this disk is, 1 for the original.
+    pub copy: u64,
 }
 
 impl Default for DiskFaults {
     fn default() -> Self {
         let latency = (Duration::from_micros(5), Duration::from_millis(2));
-        DiskFaults { latency, sync_fails: 0, read_fails: 0, capacity: u64::MAX }
+        DiskFaults { latency, sync_fails: 0, read_fails: 0, capacity: u64::MAX, copy: 1 }
     }
 }
 
@@ -137,7 +139,7 @@ enum Change {
     SetLen(u64),
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Inode {
     medium: Image,
     seen: Image,
@@ -401,6 +403,19 @@ impl SimDisk {
         *state = State { boot, made: state.made, faults: state.faults, ..State::empty() };
     }
 
+    /// Another disk with copies of all files as the running system sees them.
+    pub fn copied(&self) -> SimDisk {
+        let state = self.state.lock();
+        let mut inodes = state.inodes.clone();
+        for inode in inodes.values_mut() {
+            *inode = Inode { medium: inode.seen.clone(), seen: inode.seen.clone(), unsynced: Vec::new() };
+        }
+        let (medium, seen) = (state.seen.clone(), state.seen.clone());
+        let faults = DiskFaults { copy: state.faults.copy + 1, ..state.faults };
+        let copy = State { inodes, medium, seen, faults, made: state.made, ..State::empty() };
+        SimDisk { world: self.world.clone(), state: Arc::new(Mutex::new(copy)) }
+    }
+
     /// Syncs that failed so far.
     pub fn sync_failures(&self) -> u64 {
         self.state.lock().sync_failures
@@ -524,9 +539,14 @@ struct SimLock {
     disk: SimDisk,
     path: PathBuf,
     token: u64,
+    place: u64,
 }
 
-impl DiskLock for SimLock {}
+impl DiskLock for SimLock {
+    fn place(&self) -> u64 {
+        self.place
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
@@ -599,7 +619,7 @@ impl Disk for SimDisk {
             s.made += 1;
             let token = s.made;
             s.locks.insert(at.clone(), (token, note));
-            Ok(Box::new(SimLock { disk, path: at, token }) as Box<dyn DiskLock>)
+            Ok(Box::new(SimLock { disk, path: at, token, place: s.faults.copy }) as Box<dyn DiskLock>)
         })
         .await
     }
