@@ -199,14 +199,14 @@ impl Session {
     /// error when the disk takes none for `MEND_PATIENCE`: other than stores, a disk seldom comes back by itself.
     pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
         loop {
-            let news = self.journal_news.notified();
+            let news = self.mending.news.notified();
             let mut news = std::pin::pin!(news);
             news.as_mut().enable();
             match self.or_end(self.journal.sync(mark)).await? {
                 Ok(()) => return Ok(()),
                 Err(error) if self.journal.failed().is_some() => {
                     tracing::warn!(volume = %self.ground.name, %error, "flushes wait until all is in the pool");
-                    self.mend.notify_one();
+                    self.mending.want();
                     self.or_end(news).await?;
                     if let Some(error) = self.unmended() {
                         return Err(self.explain(error));
@@ -220,19 +220,19 @@ impl Session {
     /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins.
     pub async fn mend_journal(self: Arc<Session>) {
         loop {
-            self.mend.notified().await;
+            self.mending.wanted.notified().await;
             let mut pause = self.pause();
             while self.journal.failed().is_some() {
                 if let Err(stop) = self.mend_once().await {
                     tracing::warn!(volume = %self.ground.name, error = %stop.error(), "the journal is not mended yet");
                     if self.unmended().is_some() {
-                        self.journal_news.notify_waiters();
+                        self.mending.news.notify_waiters();
                     }
                     self.ground.rt().sleep(pause).await;
                     pause = (pause * 2).min(MEND_PAUSE_MAX);
                 }
             }
-            self.journal_news.notify_waiters();
+            self.mending.news.notify_waiters();
         }
     }
 
@@ -247,19 +247,19 @@ impl Session {
         let id = match self.journal.restart(upto.next(), upto).await {
             Ok(id) => id,
             Err(error) => {
-                self.unmended.lock().get_or_insert_with(|| self.ground.rt().now());
+                self.mending.held_up.lock().get_or_insert_with(|| self.ground.rt().now());
                 return Err(error.into());
             }
         };
         self.writer.set_journal(id);
-        *self.unmended.lock() = None;
+        *self.mending.held_up.lock() = None;
         tracing::info!(volume = %self.ground.name, "the journal was begun anew");
         Ok(())
     }
 
     /// Why flushes fail: for long enough nothing but the journal's disk was in their way.
     pub fn unmended(&self) -> Option<Error> {
-        let since = (*self.unmended.lock())?;
+        let since = (*self.mending.held_up.lock())?;
         let error = self.journal.failed()?;
         (self.ground.rt().now().since(since) >= MEND_PATIENCE).then(|| {
             error.context(format!(

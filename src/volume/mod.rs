@@ -18,6 +18,7 @@ pub mod head;
 mod info;
 mod inventory;
 mod logbook;
+mod mending;
 mod open;
 mod overlay;
 mod pace;

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::ahead::Fetch;
 use super::deps::Ground;
 use super::head::Head;
+use super::mending::Mending;
 use super::pace::Pace;
 use super::ranges::Ranges;
 use super::rounds::Rounds;
@@ -28,7 +29,6 @@ use super::stop::Stop;
 use super::takeover::Taken;
 use super::tip::Tip;
 use super::view::{Found, blocks_of};
-use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::{Prefix, Writer, WriterConfig};
@@ -72,12 +72,7 @@ pub struct Session {
     pub ripe: Notify,
     /// The barrier was lifted, or the session has ended.
     pub opened: Notify,
-    /// The journal failed: it is to be mended.
-    pub mend: Notify,
-    /// The journal was started anew, or can't be for now.
-    pub journal_news: Notify,
-    /// Since when the journal could be begun anew but for its disk.
-    pub unmended: Mutex<Option<Instant>>,
+    pub mending: Mending,
     ended: watch::Sender<bool>,
     /// Held while the journal is let go: another session must not open it meanwhile.
     leaving: tokio::sync::Mutex<()>,
@@ -140,9 +135,7 @@ impl Session {
             work: Notify::new(),
             ripe: Notify::new(),
             opened: Notify::new(),
-            mend: Notify::new(),
-            journal_news: Notify::new(),
-            unmended: Mutex::default(),
+            mending: Mending::default(),
             ended: watch::Sender::new(false),
             leaving: tokio::sync::Mutex::default(),
             goes_on: AtomicBool::new(false),

@@ -214,7 +214,7 @@ impl Session {
             && let Err(error) = self.journal.append(room, record)
         {
             tracing::warn!(volume = %self.ground.name, %error, "the journal takes no more writes");
-            self.mend.notify_one();
+            self.mending.want();
         }
     }
 

@@ -1,0 +1,22 @@
+//! What those who wait for a journal that failed, and who begins it anew, tell each other.
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::base::rt::Instant;
+
+#[derive(Debug, Default)]
+pub struct Mending {
+    /// The journal failed.
+    pub wanted: Notify,
+    /// It was begun anew, or can't be for now.
+    pub news: Notify,
+    /// Since when only its disk is in the way.
+    pub held_up: Mutex<Option<Instant>>,
+}
+
+impl Mending {
+    pub fn want(&self) {
+        self.wanted.notify_one();
+    }
+}
