@@ -312,10 +312,13 @@ impl Volumes {
         open.ask(|session| async move { session.collect_all().await }).await
     }
 
-    /// `Refused` while a clone needs it.
+    /// `Refused` while clones need it, with their names.
     pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         let id = self.id(volume).await?;
+        // First: what a killed command left behind is no reason to refuse.
         self.drop_dangling_pins(id).await?;
+        // Said with names; the checkpoint itself refuses again if a clone comes meanwhile.
+        self.check_remove_snapshot(volume, snapshot).await?;
         let open = self.open(volume, OpenMode::Normal).await?;
         open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await
     }
