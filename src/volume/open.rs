@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::deps::Ground;
 use super::head::Claimer;
 use super::session::Session;
-use super::takeover::{self, Announce, Cover, How, Taken};
+use super::takeover::{self, Announce, Cover, How, Notes, Taken};
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 
@@ -28,8 +28,7 @@ pub struct Grounds {
 #[derive(Debug)]
 pub struct Owned {
     pub session: Arc<Session>,
-    /// For the user.
-    pub notes: Vec<String>,
+    pub notes: Notes,
 }
 
 /// Why it did not.
@@ -106,7 +105,7 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
         (Ok(taken), Some(journal)) => {
             let mut owned = begin(ground, taken, journal, kept).await.map_err(failed)?;
             if let Some(a) = announced.filter(|_| grounds.force && others) {
-                owned.notes.extend(remember(ground, &owned.session, a).await);
+                owned.notes.said.extend(remember(ground, &owned.session, a).await);
             }
             Ok(owned)
         }
@@ -165,13 +164,13 @@ async fn look(ground: &Arc<Ground>, grounds: &Grounds) -> Result<Option<Epoch>> 
 
 async fn begin(ground: &Arc<Ground>, taken: Taken, journal: Journal, kept: Option<PathBuf>) -> Result<Owned> {
     let mut notes = taken.notes.clone();
-    notes.extend(kept.map(|path| {
+    notes.said.extend(kept.map(|path| {
         format!(
             "an earlier journal of this volume can't be replayed any more; it is kept in {}",
             path.display()
         )
     }));
-    for note in &notes {
+    for note in &notes.said {
         tracing::warn!(volume = %ground.name, "{note}");
     }
     match ground.view.books(&taken.head).await {

@@ -16,6 +16,7 @@ use super::info::TakeOver;
 use super::logbook::Logbook;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
+use super::takeover::Notes;
 use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
@@ -206,8 +207,8 @@ impl Volumes {
         }
         let from = head.active.owner.clone().filter(|h| h.id != self.deps.host.id);
         let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
-        let mut done =
-            TakeOver { already: from.is_none(), notes: volume.take_notes(), ..TakeOver::default() };
+        let Notes { said, guessed } = volume.take_notes();
+        let mut done = TakeOver { already: from.is_none(), notes: said, ..TakeOver::default() };
         if let Some(host) = from {
             done.notes.push(match head.settings.flush {
                 super::FlushMode::Local => format!(
@@ -215,6 +216,10 @@ impl Volumes {
                      its journal. Until {} notices (within 5 s, if it reaches the stores) its clients may still be \
                      answered from its disk",
                     host.name, host.name
+                ),
+                super::FlushMode::Pool if guessed => format!(
+                    "flushed writes of {} may be among those that are lost; its clients get errors from now on",
+                    host.name
                 ),
                 super::FlushMode::Pool => {
                     format!("all flushed writes of {} are in the volume; its clients get errors from now on", host.name)
