@@ -29,7 +29,8 @@ pub async fn replace(
 ) -> Result<Outcome> {
     let open = opened(desk, name).await?;
     let old = desk.pools.url_of(&desk.config.store_url(old)?)?;
-    let new = desk.pools.new_store(&desk.config.store_url(new)?).await?;
+    let new = desk.pools.new_stores(name, &[desk.config.store_url(new)?]).await?;
+    let new = new.into_iter().next().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))?;
     let done = |shards: u64| json!({"old": old, "new": new.url, "shards": shards});
     let mut outcome = Outcome { value: done(0), ..Outcome::default() };
     for _ in 0..TURNS {

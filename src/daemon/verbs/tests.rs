@@ -87,3 +87,34 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     volume::remove_snapshot(&desk, &mark, false).await.unwrap();
     assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_store_is_made_inside_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (knows, stranger) = (desk(dir.path(), "h").await, desk(dir.path(), "other").await);
+    let stores = folders(dir.path(), &["d/s0", "d/s1", "d/s2"]);
+    let silent = ProgressSink::default();
+    make_pool(&knows, "outer", &stores).await.unwrap();
+    let inside = folders(dir.path(), &["d/s0/x/inner", "i1", "i2"]);
+    let refused = |why: Error| {
+        let text = why.to_string();
+        assert!(why.is(Kind::Refused) && text.contains("pool outer") && text.contains("d/s0"), "{why}");
+    };
+    refused(make_pool(&knows, "inner", &inside).await.unwrap_err());
+    // A host that knows nothing of that pool sees its label.
+    refused(make_pool(&stranger, "inner", &inside).await.unwrap_err());
+    let outer = "outer".parse().unwrap();
+    let swap = |new| replace::replace(&knows, &outer, (&stores[2], new), false, &silent);
+    refused(swap(&inside[0]).await.unwrap_err());
+    let above = folders(dir.path(), &["d"]);
+    refused(make_pool(&knows, "above", &[&above[..], &inside[1..]].concat()).await.unwrap_err());
+    let twice = folders(dir.path(), &["t", "t/u", "t2"]);
+    let why = make_pool(&stranger, "twice", &twice).await.unwrap_err();
+    assert!(why.is(Kind::Usage) && why.to_string().contains("overlap"), "{why}");
+    // Nothing was labelled; a place beside them is taken.
+    assert!(!dir.path().join("i1/label").exists() && !dir.path().join("t/label").exists());
+    swap(&inside[1]).await.unwrap();
+    for desk in [knows, stranger] {
+        assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    }
+}
