@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::deps::Ground;
 use super::head::Claimer;
 use super::session::Session;
+use super::stop::without_journal;
 use super::takeover::{self, Announce, Cover, How, Notes, Taken};
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
@@ -71,7 +72,8 @@ pub async fn lineage(ground: &Ground) -> Result<BTreeSet<Epoch>> {
 async fn find(ground: &Ground) -> Result<Option<(Journal, Recovered)>> {
     let deps = &ground.deps;
     let config = deps.journal(ground.id, &ground.settings);
-    let found = Journal::open(deps.rt.clone(), deps.disk.clone(), config.clone()).await?;
+    let found =
+        Journal::open(deps.rt.clone(), deps.disk.clone(), config.clone()).await.map_err(without_journal)?;
     if let Some((_, r)) = &found
         && r.volume != ground.id
     {
