@@ -10,6 +10,7 @@ mod home;
 mod http;
 mod metrics;
 mod mounts;
+mod places;
 mod pools;
 mod sessions;
 pub mod signals;

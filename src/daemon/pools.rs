@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::home::{KnownPool, Seat};
+use super::places;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec, Swap, Wreck};
@@ -176,6 +177,8 @@ impl Pools {
             // A place that can't be a store is told now, by name.
             store::adopt(&self.seat.rt, &spec.url).await?;
         }
+        let urls: Vec<StoreUrl> = parsed.into_iter().map(|spec| spec.url).collect();
+        places::check_new(&self.seat, &self.known(), name, &urls).await?;
         let buckets = self.buckets(&stores).await?;
         let pool = Pool::create(self.host(name), name.clone(), layout, buckets, options).await?;
         self.learn(name, stores, pool).await
@@ -220,12 +223,14 @@ impl Pools {
         Ok(given.parse::<store::StoreSpec>()?.url.to_string())
     }
 
-    /// A place for a store that is to join a pool.
-    pub async fn new_store(&self, given: &str) -> Result<StoreSpec> {
-        let spec: store::StoreSpec = given.parse()?;
-        store::adopt(&self.seat.rt, &spec.url).await?;
-        let mut buckets = self.buckets(&[given.to_owned()]).await?;
-        buckets.pop().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))
+    /// Places for stores that are to join a pool.
+    pub async fn new_stores(&self, pool: &Name, given: &[String]) -> Result<Vec<StoreSpec>> {
+        let urls: Vec<StoreUrl> = specs(given)?.into_iter().map(|spec| spec.url).collect();
+        for url in &urls {
+            store::adopt(&self.seat.rt, url).await?;
+        }
+        places::check_new(&self.seat, &self.known(), pool, &urls).await?;
+        self.buckets(given).await
     }
 
     /// The next start looks for the pool where it is now.

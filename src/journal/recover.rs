@@ -68,8 +68,8 @@ pub async fn read_header(disk: &dyn Disk, dir: &std::path::Path) -> Result<Optio
     Header::decode(&bytes).map(Some).map_err(damaged)
 }
 
-const STAYS: &str = "It was left as it is: bring back an intact copy, or move the journal's folder away to open the \
-                     volume as the pool has it, without the last writes";
+/// What else can be done depends on what the journal is opened for: who opens it says that.
+const STAYS: &str = "It was left as it is: bring back an intact copy";
 
 pub fn damaged(path: &std::path::Path, offset: u64) -> Error {
     let why = format!("the journal is damaged at byte {offset} of {}. {STAYS}", path.display());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::export::{Description, Export, Exports};
 use super::options::{self as wire, ClientFlags, InfoRequest, OptionHeader, option, reply};
@@ -176,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
                 Next::Enter(session(export, d, agreed))
             }
             Err(refused) => {
-                info!(reason = %refused.0, "an export was refused");
+                refused.log();
                 refused.put(out, option::GO);
                 Next::Option
             }
@@ -231,19 +231,30 @@ impl Refused {
             None => refuse(out, code, &self.0),
         }
     }
+
+    /// Clients' libraries hide the text: whoever runs the server must find it. A name that isn't one is the client's affair.
+    fn log(&self) {
+        match self.1.unwrap_or_else(|| answer_to(&self.0)) {
+            reply::ERR_POLICY => warn!(reason = %self.0, "an export was refused"),
+            _ => info!(reason = %self.0, "an export was refused"),
+        }
+    }
 }
 
 fn parse_info(data: &[u8]) -> std::result::Result<InfoRequest, Refused> {
     InfoRequest::parse(data).map_err(|e| Refused(e, Some(reply::ERR_INVALID)))
 }
 
-fn refuse(out: &mut Vec<u8>, code: u32, e: &Error) {
-    let rep = match e.kind() {
+fn answer_to(e: &Error) -> u32 {
+    match e.kind() {
         // A name that can't be one isn't one.
         Kind::NotFound | Kind::Removed | Kind::Invalid | Kind::Usage => reply::ERR_UNKNOWN,
         Kind::Closed => reply::ERR_SHUTDOWN,
         // Never UNSUP: clients take that for a server without GO and try the old way in, which tells no reason.
         _ => reply::ERR_POLICY,
-    };
-    wire::put_refusal(out, code, rep, &e.to_string());
+    }
+}
+
+fn refuse(out: &mut Vec<u8>, code: u32, e: &Error) {
+    wire::put_refusal(out, code, answer_to(e), &e.to_string());
 }

@@ -298,3 +298,21 @@ fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
     })
     .unwrap();
 }
+
+#[test]
+fn what_lies_below_a_label_of_its_own_is_left_alone() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let contents = yard.stores[0].contents();
+        for key in ["x/in/label", "x/in/c-00/1", "x/mine", "labels/mine"] {
+            contents.put(key, Bytes::from_static(b"theirs"), When::Absent, W).await.unwrap();
+        }
+        let known = Counted { dead: 0, live: 0 };
+        let done = pool.repair(&known, Tempo::default(), &|_: Progress| {}).await.unwrap();
+        let left: Vec<&str> = done.left.foreign.iter().map(|f| f.key.as_str()).collect();
+        assert_eq!((done.set_aside, left), (2, vec!["x/in/c-00/1", "x/in/label"]));
+        assert!(done.reasons.iter().any(|why| why.contains("x/in has a label")), "{done:?}");
+        let keys = contents.keys();
+        assert!(keys.contains(&"x/in/label".to_owned()) && keys.contains(&"aside/x/mine".to_owned()));
+    });
+}

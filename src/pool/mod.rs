@@ -60,7 +60,7 @@ pub use footer::{About, CHECK_SPAN, FOOTER_MAX};
 pub use handle::Pool;
 pub use host::{OnlyNamed, Opener, PoolHost, StoreSpec};
 pub use key::{place, register_key, shard_key, shard_on};
-pub use label::{LABEL_KEY, Label};
+pub use label::{LABEL_KEY, LABEL_MAX, Label};
 pub use layout::{Layout, Zoning};
 pub use member::{Member, Standing};
 pub use open::CreateOptions;

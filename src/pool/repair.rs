@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::chunk::{Fate, Inventory};
 use super::fleet::Fleet;
 use super::key::ASIDE;
+use super::label::LABEL_KEY;
 use super::mask::Mask;
 use super::mend::{AT_ONCE, put_back};
 use super::records;
@@ -160,6 +161,18 @@ async fn set_aside(fleet: &Arc<Fleet>, foreign: &Finding) -> Result<()> {
     member.attest().await?;
     let bucket = member.raw().expect("a store that was listed is known");
     let to = format!("{ASIDE}{}", foreign.key);
+    // Another pool's store that was made inside this one: moving its objects would take that pool apart.
+    for (at, _) in foreign.key.match_indices('/') {
+        let place = &foreign.key[..at];
+        if bucket.head(&format!("{place}/{LABEL_KEY}"), Cause::Repair).await?.is_some() {
+            let text = format!(
+                "{} on store {} is left alone: {place} has a label, as a pool's store; bring that store to another place with \
+                 `windlass pool replace`",
+                foreign.key, foreign.url
+            );
+            return Err(Error::new(Kind::Refused, text));
+        }
+    }
     let kept = |why: &str| {
         let text =
             format!("{} on store {} is not the pool's and can't be moved: {why}", foreign.key, foreign.url);

@@ -210,6 +210,48 @@ impl StoreUrl {
             _ => Err(usage(format!("{self} takes no parameter {name:?}: only s3:// stores do"))),
         }
     }
+
+    /// One place contains the other, or they are the same.
+    pub fn overlaps(&self, other: &StoreUrl) -> bool {
+        match (self, other) {
+            (StoreUrl::File { dir: a }, StoreUrl::File { dir: b }) => {
+                let (a, b) = (real(a), real(b));
+                a.starts_with(&b) || b.starts_with(&a)
+            }
+            (StoreUrl::S3(a), StoreUrl::S3(b)) => {
+                let within = |a: &str, b: &str| a.is_empty() || a == b || b.starts_with(&format!("{a}/"));
+                a.bucket == b.bucket
+                    && a.endpoint == b.endpoint
+                    && (within(&a.prefix, &b.prefix) || within(&b.prefix, &a.prefix))
+            }
+            _ => self == other,
+        }
+    }
+
+    /// The places that contain this one, the nearest first. Of a folder only what its path says once links are followed.
+    pub fn above(&self) -> Vec<StoreUrl> {
+        match self {
+            StoreUrl::File { dir } => {
+                let above = |dir: &Path| StoreUrl::File { dir: dir.to_owned() };
+                real(dir).ancestors().skip(1).map(above).collect()
+            }
+            StoreUrl::S3(place) => {
+                let above =
+                    |prefix: &str| StoreUrl::S3(S3Place { prefix: prefix.to_owned(), ..place.clone() });
+                let top = (!place.prefix.is_empty()).then(|| above(""));
+                let cuts = place.prefix.rmatch_indices('/').map(|(at, _)| above(&place.prefix[..at]));
+                cuts.chain(top).collect()
+            }
+            StoreUrl::Mem { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Without symbolic links, as far as there is something.
+fn real(dir: &Path) -> PathBuf {
+    let there = |known: &Path| Some((known.canonicalize().ok()?, dir.strip_prefix(known).ok()?.to_owned()));
+    let found = dir.ancestors().find_map(there);
+    found.map_or_else(|| dir.to_owned(), |(real, rest)| real.components().chain(rest.components()).collect())
 }
 
 impl FromStr for StoreUrl {
@@ -336,6 +378,35 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<StoreSpec>().unwrap_err().kind(), Kind::Usage, "{bad}");
         }
+    }
+
+    #[test]
+    fn places_overlap_when_one_holds_the_other() {
+        let overlap =
+            |a: &str, b: &str| a.parse::<StoreUrl>().unwrap().overlaps(&b.parse::<StoreUrl>().unwrap());
+        assert!(overlap("file:///no/a", "file:///no/a/s1"));
+        assert!(overlap("file:///no/a/s1/c-00", "file:///no/a/s1"));
+        assert!(!overlap("file:///no/a", "file:///no/ab"));
+        assert!(overlap("s3://b", "s3://b/pool"));
+        assert!(overlap("s3://b/pool/x", "s3://b/pool"));
+        assert!(!overlap("s3://b/poo", "s3://b/pool"));
+        assert!(!overlap("s3://b/pool?endpoint=http://h", "s3://b/pool"));
+        assert!(!overlap("s3://c/pool", "s3://b/pool"));
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+        let url = |path: &str| format!("file://{}", dir.path().join(path).display());
+        assert!(overlap(&url("link/s/none"), &url("s")), "one that isn't there yet, behind a link");
+    }
+
+    #[test]
+    fn the_places_above_are_told() {
+        let above = |url: &str| -> Vec<String> {
+            url.parse::<StoreUrl>().unwrap().above().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(above("file:///no/a/s1"), ["file:///no/a", "file:///no", "file:///"]);
+        let s3 = above("s3://b/x/y/z?region=r");
+        assert_eq!(s3, ["s3://b/x/y?region=r", "s3://b/x?region=r", "s3://b?region=r"]);
+        assert!(above("s3://b").is_empty() && above("mem:a").is_empty());
     }
 
     proptest! {

@@ -192,12 +192,44 @@ impl Volumes {
         Ok(())
     }
 
+    /// The pins that hold something, as far as a look tells: those whose clone exists. Changes nothing.
+    async fn holding(&self, pins: &[Pin]) -> Result<Vec<Pin>> {
+        let mut holding = Vec::new();
+        for pin in pins {
+            if self.deps.cell(pin.clone).read().await?.is_some_and(|clone| !clone.removed) {
+                holding.push(*pin);
+            }
+        }
+        Ok(holding)
+    }
+
     /// What `remove` would refuse, without doing it.
     pub async fn check_remove(&self, name: &Name) -> Result<()> {
         let id = self.id(name).await?;
-        let head = self.head(name, id).await?;
+        let mut head = self.head(name, id).await?;
+        head.pins = self.holding(&head.pins).await?;
         let lineage = self.lineage(name, &head).await?;
         head.remove(&lineage).map(|_| ()).map_err(|e| e.context(format!("volume {}", self.deps.title(name))))
+    }
+
+    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names.
+    pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+        let id = self.id(volume).await?;
+        let (head, tables) = (self.head(volume, id).await?, self.newest_tables(volume, id).await?);
+        let title = self.deps.title(volume);
+        let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
+        let pins: Vec<Pin> = head.pins.into_iter().filter(|p| p.snapshot == state.id).collect();
+        let mut clones = Vec::new();
+        for pin in self.holding(&pins).await? {
+            let named = self.name_of(pin.clone).await;
+            clones.push(named.map_or(pin.clone.to_string(), |name| self.deps.title(&name)));
+        }
+        if clones.is_empty() {
+            return Ok(());
+        }
+        let clones = clones.join(", ");
+        let why = format!("{title}@{snapshot} is needed by its clones: {clones}; remove them first");
+        Err(Error::new(Kind::Refused, why))
     }
 
     /// The epochs that this folder may speak for.

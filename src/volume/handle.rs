@@ -21,6 +21,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::states::Tables;
 use super::stop::Stop;
+use super::takeover::Notes;
 use super::view::blocks_of;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Result, Rope, VolumeId};
@@ -64,7 +65,7 @@ struct Inner {
     /// Since when and why I/O waits, if it does.
     trouble: Mutex<Option<(Instant, String)>>,
     /// For the user, of the last takeover.
-    notes: Mutex<Vec<String>>,
+    notes: Mutex<Notes>,
     trail: Trail,
 }
 
@@ -334,7 +335,7 @@ impl Volume {
     }
 
     /// What the last takeover had to say.
-    pub(super) fn take_notes(&self) -> Vec<String> {
+    pub(super) fn take_notes(&self) -> Notes {
         std::mem::take(&mut *self.inner.notes.lock())
     }
 

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use super::deps::Ground;
 use super::head::Claimer;
 use super::session::Session;
-use super::takeover::{self, Announce, Cover, How, Taken};
+use super::stop::without_journal;
+use super::takeover::{self, Announce, Cover, How, Notes, Taken};
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 
@@ -28,8 +29,7 @@ pub struct Grounds {
 #[derive(Debug)]
 pub struct Owned {
     pub session: Arc<Session>,
-    /// For the user.
-    pub notes: Vec<String>,
+    pub notes: Notes,
 }
 
 /// Why it did not.
@@ -72,7 +72,8 @@ pub async fn lineage(ground: &Ground) -> Result<BTreeSet<Epoch>> {
 async fn find(ground: &Ground) -> Result<Option<(Journal, Recovered)>> {
     let deps = &ground.deps;
     let config = deps.journal(ground.id, &ground.settings);
-    let found = Journal::open(deps.rt.clone(), deps.disk.clone(), config.clone()).await?;
+    let found =
+        Journal::open(deps.rt.clone(), deps.disk.clone(), config.clone()).await.map_err(without_journal)?;
     if let Some((_, r)) = &found
         && r.volume != ground.id
     {
@@ -108,7 +109,7 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
         (Ok(taken), Some(journal)) => {
             let mut owned = begin(ground, taken, journal, (kept, copied)).await.map_err(failed)?;
             if let Some(a) = announced.filter(|_| grounds.force && others) {
-                owned.notes.extend(remember(ground, &owned.session, a).await);
+                owned.notes.said.extend(remember(ground, &owned.session, a).await);
             }
             Ok(owned)
         }
@@ -177,15 +178,15 @@ async fn begin(
         journal.settle_here().await?;
         let note = "the state folder was copied or moved while this volume was open: what was promised since by another copy is \
                     only in the pool, or there";
-        notes.push(note.into());
+        notes.said.push(note.into());
     }
-    notes.extend(kept.map(|path| {
+    notes.said.extend(kept.map(|path| {
         format!(
             "an earlier journal of this volume can't be replayed any more; it is kept in {}",
             path.display()
         )
     }));
-    for note in &notes {
+    for note in &notes.said {
         tracing::warn!(volume = %ground.name, "{note}");
     }
     match ground.view.books(&taken.head).await {

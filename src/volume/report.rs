@@ -258,7 +258,7 @@ impl Volumes {
         names.iter().filter(|n| n.starts_with("journal.")).map(|n| dir.join(n)).collect()
     }
 
-    async fn name_of(&self, id: VolumeId) -> Option<Name> {
+    pub(super) async fn name_of(&self, id: VolumeId) -> Option<Name> {
         let names = self.deps.pool.list().await.ok()?;
         names.into_iter().find(|(_, other)| *other == id).map(|(name, _)| name)
     }
@@ -289,10 +289,7 @@ impl Volumes {
 
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
         let head = self.head(volume, id).await?;
-        let tables = match self.here(id).map(|v| v.known()) {
-            Some(Known::Live(session)) => session.tip.lock().tables.clone(),
-            _ => self.recorded(volume, id).await?.1,
-        };
+        let tables = self.newest_tables(volume, id).await?;
         let mut all = Vec::new();
         for (name, state) in tables.snapshots() {
             let mut info = SnapshotInfo::of(name, state);
@@ -309,16 +306,20 @@ impl Volumes {
         Ok(all)
     }
 
+    /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
+    pub(super) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
+        match self.here(id).map(|v| v.known()) {
+            Some(Known::Live(session)) => Ok(session.tip.lock().tables.clone()),
+            _ => Ok(self.recorded(volume, id).await?.1),
+        }
+    }
+
     /// How many volumes of the pool have a snapshot of this group.
     async fn members(&self, group: Nonce) -> Result<u32> {
         let mut members = 0;
         for (name, id) in self.deps.pool.list().await? {
             let has = |t: &Tables| t.snapshots().any(|(_, s)| s.group == group);
-            let found = match self.here(id).map(|v| v.known()) {
-                Some(Known::Live(session)) => has(&session.tip.lock().tables),
-                _ => self.recorded(&name, id).await.is_ok_and(|(_, tables)| has(&tables)),
-            };
-            members += u32::from(found);
+            members += u32::from(self.newest_tables(&name, id).await.is_ok_and(|tables| has(&tables)));
         }
         Ok(members)
     }

@@ -27,6 +27,16 @@ impl Stop {
     }
 }
 
+/// A volume's own journal that is damaged can be done without, at a price; one that is to be salvaged can't.
+pub fn without_journal(e: Error) -> Error {
+    if !e.is(Kind::Corrupt) {
+        return e;
+    }
+    let instead =
+        "To open the volume as the pool has it, without the last writes, move the journal's folder away";
+    Error::new(Kind::Corrupt, format!("{e}. {instead}"))
+}
+
 impl From<Error> for Stop {
     fn from(e: Error) -> Stop {
         Stop::Failed(e)

@@ -87,6 +87,15 @@ impl Adopted {
     }
 }
 
+/// What the user must be told of a takeover.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Notes {
+    /// Guesses, and whom this shut out; sentences.
+    pub said: Vec<String>,
+    /// It could not be told what was acknowledged: some of that may be lost.
+    pub guessed: bool,
+}
+
 /// Ownership, recorded.
 #[derive(Clone, Debug)]
 pub struct Taken {
@@ -94,8 +103,7 @@ pub struct Taken {
     pub epoch: Epoch,
     /// Behind the checkpoint's position up to the recorded end, in order.
     pub adopted: Vec<Adopted>,
-    /// What the user must be told: guesses, and whom this shut out.
-    pub notes: Vec<String>,
+    pub notes: Notes,
     pub leftovers: Leftovers,
 }
 
@@ -143,7 +151,7 @@ where
         head: claimed,
         adopted: Vec::new(),
         last_lsn: Lsn(0),
-        notes: Vec::new(),
+        notes: Notes::default(),
     };
     let recorded = async {
         let end = walk.run().await?;
@@ -213,7 +221,7 @@ struct Walk<'a> {
     head: Head,
     adopted: Vec<Adopted>,
     last_lsn: Lsn,
-    notes: Vec<String>,
+    notes: Notes,
 }
 
 struct Ending {
@@ -321,11 +329,13 @@ impl Walk<'_> {
                     return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
                 }
                 Verdict::Undecided if self.how.accept_loss && !self.certain(id.seq) => {
-                    self.notes.push(format!(
-                        "too few stores answered to tell whether the newest writes were acknowledged: what follows write {} is \
-                         taken for lost",
-                        self.last_lsn
-                    ));
+                    self.notes.guessed = true;
+                    self.notes.said.push(
+                        "too few stores answered to tell whether the newest writes were acknowledged: those that could not be \
+                         read are taken for lost, flushed ones among them perhaps. Compare what the volume holds with what \
+                         you know"
+                            .to_owned(),
+                    );
                     return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
                 }
                 Verdict::Undecided if rt.now().since(began) >= DECIDE => {

@@ -16,6 +16,7 @@ use super::info::TakeOver;
 use super::logbook::Logbook;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
+use super::takeover::Notes;
 use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
@@ -206,8 +207,8 @@ impl Volumes {
         }
         let from = head.active.owner.clone().filter(|h| h.id != self.deps.host.id);
         let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
-        let mut done =
-            TakeOver { already: from.is_none(), notes: volume.take_notes(), ..TakeOver::default() };
+        let Notes { said, guessed } = volume.take_notes();
+        let mut done = TakeOver { already: from.is_none(), notes: said, ..TakeOver::default() };
         if let Some(host) = from {
             done.notes.push(match head.settings.flush {
                 super::FlushMode::Local => format!(
@@ -215,6 +216,10 @@ impl Volumes {
                      its journal. Until {} notices (within 5 s, if it reaches the stores) its clients may still be \
                      answered from its disk",
                     host.name, host.name
+                ),
+                super::FlushMode::Pool if guessed => format!(
+                    "flushed writes of {} may be among those that are lost; its clients get errors from now on",
+                    host.name
                 ),
                 super::FlushMode::Pool => {
                     format!("all flushed writes of {} are in the volume; its clients get errors from now on", host.name)
@@ -312,10 +317,13 @@ impl Volumes {
         open.ask(|session| async move { session.collect_all().await }).await
     }
 
-    /// `Refused` while a clone needs it.
+    /// `Refused` while clones need it, with their names.
     pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         let id = self.id(volume).await?;
+        // First: what a killed command left behind is no reason to refuse.
         self.drop_dangling_pins(id).await?;
+        // Said with names; the checkpoint itself refuses again if a clone comes meanwhile.
+        self.check_remove_snapshot(volume, snapshot).await?;
         let open = self.open(volume, OpenMode::Normal).await?;
         open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await
     }

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::ranges::Guard;
 use super::session::Session;
-use super::stop::Stop;
+use super::stop::{Stop, without_journal};
 use super::view::blocks_of;
 use crate::base::record::{Op, Record};
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
@@ -258,7 +258,7 @@ impl Session {
     /// Records of the journal that the adopted log doesn't have come again.
     pub async fn replay(self: &Arc<Self>, after: Lsn) -> Result<(), Stop> {
         let mut records = self.journal.replay(after);
-        while let Some(record) = records.next().await? {
+        while let Some(record) = records.next().await.map_err(without_journal)? {
             let held = self.memory(record.op.payload().len() as u64 + RECORD_COST).await?;
             let mut tip = self.tip.lock();
             if record.lsn <= tip.lsn {

@@ -4,6 +4,8 @@ mod mount;
 mod pool;
 mod recover;
 mod replace;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod waiting;
 

@@ -1,6 +1,6 @@
 //! Verbs of mounts.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -8,14 +8,12 @@ use crate::base::{Error, Kind, Result};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
+use crate::daemon::places;
 use crate::fs::MountOptions;
-use crate::pool::{LABEL_KEY, Label};
-use crate::store::{StoreSpec, StoreUrl};
+use crate::store::StoreUrl;
 
 /// Folders below a `file://` bucket in which a pool's label is looked for.
 const FOLDERS_MAX: usize = 1000;
-/// Longest label that is read, in bytes.
-const LABEL_MAX: usize = 256 << 10;
 
 /// Files of a bucket that holds a pool's stores are the pool's: whoever moved or removed one would damage it. What the
 /// mount itself sees is only a label at its own top.
@@ -26,19 +24,13 @@ async fn apart_from_pools(desk: &Desk, url: &StoreUrl) -> Result<()> {
         );
         Err(Error::new(Kind::Refused, why))
     };
-    for known in desk.pools.known() {
-        for store in &known.stores {
-            if store.parse::<StoreSpec>().is_ok_and(|spec| overlap(url, &spec.url)) {
-                return refused(store, known.name.as_str());
-            }
-        }
+    if let Some((store, pool)) = places::overlapped(&desk.pools.known(), url) {
+        return refused(&store.to_string(), pool.as_str());
     }
     let StoreUrl::File { dir } = url else { return Ok(()) };
-    let disk = &desk.seat.disk;
-    for name in disk.list(dir).await.unwrap_or_default().iter().take(FOLDERS_MAX) {
+    for name in desk.seat.disk.list(dir).await.unwrap_or_default().iter().take(FOLDERS_MAX) {
         let store = dir.join(name);
-        let Ok(bytes) = disk.read(&store.join(LABEL_KEY), LABEL_MAX).await else { continue };
-        if let Ok(label) = Label::decode(&bytes) {
+        if let Some(label) = places::label_in(&desk.seat, &store).await {
             return refused(&store.display().to_string(), label.hint.name.as_str());
         }
     }
@@ -54,38 +46,13 @@ fn beside_its_folders(desk: &Desk, url: &StoreUrl, at: &str) -> Result<()> {
             format!("can't mount at {at}: it is, or lies in or above, {what}; choose another directory");
         Err(Error::new(Kind::Refused, why))
     };
-    if overlap(url, &at) {
+    if url.overlaps(&at) {
         return refused("the bucket's own folder".to_owned());
     }
-    for known in desk.pools.known() {
-        let specs = known.stores.iter().filter_map(|store| store.parse::<StoreSpec>().ok());
-        if specs.into_iter().any(|spec| overlap(&spec.url, &at)) {
-            return refused(format!("a store's folder of pool {}", known.name));
-        }
+    if let Some((_, pool)) = places::overlapped(&desk.pools.known(), &at) {
+        return refused(format!("a store's folder of pool {pool}"));
     }
     Ok(())
-}
-
-/// One contains the other, or they are the same.
-fn overlap(a: &StoreUrl, b: &StoreUrl) -> bool {
-    match (a, b) {
-        (StoreUrl::File { dir: a }, StoreUrl::File { dir: b }) => {
-            let (a, b) = (real(a), real(b));
-            a.starts_with(&b) || b.starts_with(&a)
-        }
-        (StoreUrl::S3(a), StoreUrl::S3(b)) => {
-            let within = |a: &str, b: &str| a.is_empty() || a == b || b.starts_with(&format!("{a}/"));
-            a.bucket == b.bucket
-                && a.endpoint == b.endpoint
-                && (within(&a.prefix, &b.prefix) || within(&b.prefix, &a.prefix))
-        }
-        _ => false,
-    }
-}
-
-/// Without symbolic links, as far as it can be told.
-fn real(dir: &Path) -> PathBuf {
-    dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
 }
 
 pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
@@ -109,22 +76,4 @@ pub async fn unmount(desk: &Desk, dir: &str, progress: &ProgressSink) -> Result<
 pub async fn ended(desk: &Desk, dir: &str) -> Result<Outcome> {
     desk.mounts.ended(Some(dir)).await;
     Ok(Outcome::default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_overlap_when_one_holds_the_other() {
-        let overlap = |a: &str, b: &str| overlap(&a.parse().unwrap(), &b.parse().unwrap());
-        assert!(overlap("file:///no/a", "file:///no/a/s1"));
-        assert!(overlap("file:///no/a/s1/c-00", "file:///no/a/s1"));
-        assert!(!overlap("file:///no/a", "file:///no/ab"));
-        assert!(overlap("s3://b", "s3://b/pool"));
-        assert!(overlap("s3://b/pool/x", "s3://b/pool"));
-        assert!(!overlap("s3://b/poo", "s3://b/pool"));
-        assert!(!overlap("s3://b/pool?endpoint=http://h", "s3://b/pool"));
-        assert!(!overlap("s3://c/pool", "s3://b/pool"));
-    }
 }

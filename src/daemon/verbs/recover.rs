@@ -12,12 +12,7 @@ use crate::pool::{Swap, Wreck};
 
 pub async fn force_recover(desk: &Desk, args: ForceRecover, progress: &ProgressSink) -> Result<Outcome> {
     let name = &args.name;
-    let mut swaps = Vec::new();
-    for (old, new) in &args.swaps {
-        let old = desk.pools.url_of(&desk.config.store_url(old)?)?;
-        let new = desk.pools.new_store(&desk.config.store_url(new)?).await?;
-        swaps.push(Swap { old, new });
-    }
+    let swaps = swaps(desk, &args).await?;
     let Some(wreck) = Box::pin(desk.pools.wreck(name, swaps.clone())).await? else {
         return nothing_lost(desk, name, &swaps, args.dry_run, progress).await;
     };
@@ -43,6 +38,15 @@ pub async fn force_recover(desk: &Desk, args: ForceRecover, progress: &ProgressS
     progress.tell("deciding registers", 0, known);
     Box::pin(wreck.recover()).await.map_err(|e| e.context(format!("pool {name}")))?;
     finished(desk, name, &wreck, progress).await
+}
+
+async fn swaps(desk: &Desk, args: &ForceRecover) -> Result<Vec<Swap>> {
+    let url = |given: &String| desk.config.store_url(given);
+    let new = args.swaps.iter().map(|(_, new)| url(new)).collect::<Result<Vec<_>>>()?;
+    let new = desk.pools.new_stores(&args.name, &new).await?;
+    let swap =
+        |((old, _), new): (&(String, String), _)| Ok(Swap { old: desk.pools.url_of(&url(old)?)?, new });
+    args.swaps.iter().zip(new).map(swap).collect()
 }
 
 /// The pool opens now; what is left is a replacement's.

@@ -29,13 +29,14 @@ pub async fn replace(
 ) -> Result<Outcome> {
     let open = opened(desk, name).await?;
     let old = desk.pools.url_of(&desk.config.store_url(old)?)?;
-    let new = desk.pools.new_store(&desk.config.store_url(new)?).await?;
+    let new = desk.pools.new_stores(name, &[desk.config.store_url(new)?]).await?;
+    let new = new.into_iter().next().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))?;
     let done = |shards: u64| json!({"old": old, "new": new.url, "shards": shards});
     let mut outcome = Outcome { value: done(0), ..Outcome::default() };
     for _ in 0..TURNS {
         match Box::pin(open.pool.plan_replacement(&old, &new, force)).await? {
             Replacement::Done => {
-                return Ok(outcome.note(format!("store {} is the pool's already", new.url)));
+                return Ok(outcome.note(already(&open, &old, &new.url)));
             }
             Replacement::Planned => {
                 let brought = Box::pin(finish(&open, progress)).await?;
@@ -63,6 +64,19 @@ pub async fn replace(
         }
     }
     Err(busy(name))
+}
+
+/// The same command again, after its end; or a mistaken one, which nothing tells from that: the stores' names show it.
+fn already(open: &OpenPool, old: &str, new: &str) -> String {
+    let members = open.pool.membership().members.clone();
+    let urls: Vec<&str> = members.iter().map(|m| m.url()).collect();
+    if urls.contains(&old) {
+        return format!("store {new} is the pool's already");
+    }
+    format!(
+        "store {new} is the pool's already, and {old} is none of it: nothing was done now. Its stores: {}",
+        urls.join(", ")
+    )
 }
 
 /// What is left to do of a replacement, whoever began it; the shards that the new store has then.

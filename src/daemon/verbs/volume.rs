@@ -348,19 +348,8 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
 
 pub async fn remove_snapshot(desk: &Desk, path: &SnapshotPath, dry_run: bool) -> Result<Outcome> {
     let volumes = &desk.pools.get(&path.volume.pool).await?.volumes;
-    let all = volumes.snapshots(&path.volume.volume).await?;
-    let Some(found) = all.iter().find(|s| s.name == path.snapshot) else {
-        return Err(Error::new(Kind::NotFound, format!("there is no snapshot {path}")));
-    };
-    // Said here with their names; the volume itself refuses again if one comes meanwhile.
-    if !found.clones.is_empty() {
-        let clones = found.clones.join(", ");
-        return Err(Error::new(
-            Kind::Refused,
-            format!("{path} is needed by its clones: {clones}; remove them first"),
-        ));
-    }
     if dry_run {
+        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot).await?;
         return removed(path, true, &format!("{path} would be removed"));
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::store::SimStore;
 
+use super::super::head::Pin;
 use super::*;
+use crate::base::{Nonce, VolumeId};
 use crate::pool::Tempo;
 
 async fn snap(v: &Arc<Volume>, s: &str) {
@@ -80,6 +82,40 @@ fn pins_hold_and_removal_goes_bottom_up() {
             site.stores.iter().flat_map(|s| s.contents().keys()).filter(|k| k.contains("/c-")).collect();
         assert!(left.is_empty(), "{left:?}");
         life.volumes.create(&name("v"), MIB, Settings::default()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_pin_without_its_clone_holds_nothing() {
+    run(12, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        snap(&v, "a").await;
+        for new in ["c", "d"] {
+            life.volumes.clone_snapshot(&name("v"), &name("a"), &name(new)).await.unwrap();
+        }
+        // A removal that was killed after its first step, and a clone that was killed before its last.
+        let deps = life.volumes.deps();
+        let parent = deps.pool.lookup(&name("v")).await.unwrap().unwrap();
+        let clone = deps.pool.lookup(&name("c")).await.unwrap().unwrap();
+        deps.cell(clone).change(|head| head.remove(&[].into())).await.unwrap();
+        let head = deps.cell(parent).read().await.unwrap().unwrap();
+        let never = Pin { clone: VolumeId(77), nonce: Nonce(77), ..head.pins[0] };
+        deps.cell(parent).change(|head| head.pin(never, head.checkpoint.tables)).await.unwrap();
+        // What would be done says no more than is true, and changes nothing.
+        let said = life.volumes.check_remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        let why = "tank/v@a is needed by its clones: tank/d; remove them first";
+        assert!(said.is(Kind::Refused) && said.to_string() == why, "{said}");
+        assert_eq!(deps.cell(parent).read().await.unwrap().unwrap().pins.len(), 3);
+        let said = life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        assert!(said.is(Kind::Refused) && said.to_string() == why, "{said}");
+        assert_eq!(deps.cell(parent).read().await.unwrap().unwrap().pins.len(), 1);
+        life.volumes.remove(&name("d")).await.unwrap();
+        life.volumes.check_remove_snapshot(&name("v"), &name("a")).await.unwrap();
+        life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap();
+        let gone = life.volumes.check_remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        assert!(gone.is(Kind::NotFound), "{gone}");
     });
 }
 

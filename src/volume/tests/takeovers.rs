@@ -204,6 +204,25 @@ fn an_outage_holds_and_nothing_fails() {
 }
 
 #[test]
+fn after_a_guess_nobody_is_told_that_all_is_there() {
+    run(8, "4+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 100_000)).await.unwrap();
+        v.flush().await.unwrap();
+        life.crash();
+        site.reach(3..5, Reach::Silent);
+        let other = site.machine(2).start().await;
+        let why = other.volumes.take_over(&name("v"), false).await.unwrap_err();
+        assert!(why.to_string().contains("--accept-loss"), "{why}");
+        let taken = other.volumes.take_over(&name("v"), true).await.unwrap();
+        let told = taken.notes.join("; ");
+        assert!(told.contains("taken for lost") && told.contains("may be among"), "{told}");
+        assert!(!told.contains("all flushed writes") && !told.contains("write 0"), "{told}");
+    });
+}
+
+#[test]
 fn what_a_host_that_was_shut_out_had_not_stored_is_salvaged() {
     run(7, "2+1", |site| async move {
         let life = site.machine(1).found().await;

@@ -1,0 +1,93 @@
+//! Where a pool's stores may be: apart from each other and from every other pool's. A pool takes all that lies in its stores
+//! for its own or for foreign, and moves aside what is foreign: a store inside another would be taken apart.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::home::{KnownPool, Seat};
+use crate::base::{Error, Kind, Name, Result};
+use crate::pool::{LABEL_KEY, LABEL_MAX, Label};
+use crate::store::{self, ByteRange, Cause, StoreSpec, StoreUrl};
+
+/// Places above a new store in which a pool's label is looked for, the nearest ones.
+const ABOVE_MAX: usize = 32;
+/// How long they are waited for. What does not answer by then is passed over, as is what this user may not read.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The store of a known pool that overlaps this place.
+pub fn overlapped(known: &[KnownPool], place: &StoreUrl) -> Option<(StoreUrl, Name)> {
+    each_store(known).find(|(store, _)| store.overlaps(place)).map(|(store, pool)| (store, pool.clone()))
+}
+
+fn each_store(known: &[KnownPool]) -> impl Iterator<Item = (StoreUrl, &Name)> {
+    let stores = |pool: &'_ KnownPool| -> Vec<StoreUrl> {
+        pool.stores.iter().filter_map(|s| Some(s.parse::<StoreSpec>().ok()?.url)).collect()
+    };
+    known.iter().flat_map(move |pool| stores(pool).into_iter().map(move |store| (store, &pool.name)))
+}
+
+/// The label of the store that this folder is, if it is one.
+pub async fn label_in(seat: &Seat, dir: &Path) -> Option<Label> {
+    let max = usize::try_from(LABEL_MAX).ok()?;
+    let bytes = seat.disk.read(&dir.join(LABEL_KEY), max).await.ok()?;
+    Label::decode(&bytes).ok()
+}
+
+/// The same of any place. Most have none, and what can't be read tells nothing.
+async fn label_at(seat: &Seat, place: &StoreUrl) -> Option<Label> {
+    if let StoreUrl::File { dir } = place {
+        return label_in(seat, dir).await;
+    }
+    let look = async {
+        let bucket = store::open(&seat.rt, place).await.ok()?;
+        bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await.ok()?
+    };
+    let found = seat.rt.timeout(LOOK, look).await??;
+    Label::decode(&found.body).ok()
+}
+
+/// Refuses new stores that overlap one another, a store of a pool that this host knows, or lie in one that shows its label.
+/// `of`: the pool that they are to join; a store that it lists already is not new, and not judged here.
+pub async fn check_new(seat: &Seat, known: &[KnownPool], of: &Name, new: &[StoreUrl]) -> Result<()> {
+    for (at, place) in new.iter().enumerate() {
+        if let Some(other) = new[..at].iter().find(|other| other.overlaps(place)) {
+            let why =
+                format!("stores {other} and {place} overlap: give each store once, at a place of its own");
+            return Err(Error::new(Kind::Usage, why));
+        }
+    }
+    for place in new {
+        if each_store(known).any(|(store, pool)| pool == of && store == *place) {
+            continue;
+        }
+        if let Some((store, pool)) = overlapped(known, place) {
+            let why = format!(
+                "{place} overlaps the store {store} of pool {pool}: one would take the other apart. Choose a place beside it \
+                 (`windlass pool forget {pool}` if that pool is no more)"
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        check_above(seat, place).await?;
+    }
+    Ok(())
+}
+
+/// For pools that this host does not know.
+async fn check_above(seat: &Seat, place: &StoreUrl) -> Result<()> {
+    let mut above = place.above();
+    above.truncate(ABOVE_MAX);
+    let labels = join_all(above.iter().map(|place| label_at(seat, place))).await;
+    for (store, label) in above.iter().zip(labels) {
+        if let Some(label) = label {
+            let why = format!(
+                "{place} lies in {store}, which by its label is a store of pool {}: that pool would take it apart. Choose a \
+                 place beside it",
+                label.hint.name
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+    }
+    Ok(())
+}

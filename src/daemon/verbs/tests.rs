@@ -1,0 +1,120 @@
+//! Verbs on a desk of their own, over folder stores.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::config::Config;
+use super::super::home::{Home, Seat};
+use super::super::pools::Pools;
+use super::super::sessions::Sessions;
+use super::*;
+use crate::base::rt::{RealDisk, RealRuntime, Rt};
+use crate::daemon::api::{PoolCreate, VolumeCreate};
+use crate::volume::Memory;
+
+/// A host whose state is in `dir/NAME`.
+async fn desk(dir: &Path, name: &str) -> Desk {
+    let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
+    let home = Home::at(dir.join(name));
+    std::fs::create_dir_all(home.root()).unwrap();
+    let host = home.host(&rt, &*disk).await.unwrap();
+    let seat = Seat { rt: rt.clone(), disk, home, host };
+    Desk {
+        stop: Default::default(),
+        pools: Pools::new(seat.clone(), Memory::new(64 << 20)).await.unwrap(),
+        sessions: Sessions::new(rt.clone()),
+        mounts: Arc::default(),
+        nbd: Default::default(),
+        metrics: Default::default(),
+        began: rt.now(),
+        seat,
+        config: Config::default(),
+    }
+}
+
+/// Folders below `dir`, made, as stores.
+fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
+    let made = names.iter().map(|name| {
+        std::fs::create_dir_all(dir.join(name)).unwrap();
+        format!("file://{}", dir.join(name).display())
+    });
+    made.collect()
+}
+
+async fn make_pool(desk: &Desk, name: &str, stores: &[String]) -> Result<Outcome> {
+    let args = PoolCreate {
+        name: name.parse().unwrap(),
+        stores: stores.to_vec(),
+        layout: None,
+        ack_zone: false,
+        degrade_after: None,
+        force: true,
+        if_absent: false,
+    };
+    pool::create(desk, args).await
+}
+
+async fn make_volume(desk: &Desk, path: &str) {
+    let args = VolumeCreate {
+        path: path.parse().unwrap(),
+        size: 1 << 20,
+        flush: None,
+        compression: None,
+        max_tail_ms: None,
+        journal_size: None,
+        if_absent: false,
+    };
+    volume::create(desk, args).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = desk(dir.path(), "h").await;
+    make_pool(&desk, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&desk, "p/v").await;
+    let mark = "p/v@s".parse().unwrap();
+    volume::snapshot(&desk, std::slice::from_ref(&mark), true, false).await.unwrap();
+    volume::clone(&desk, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    let said = volume::remove_snapshot(&desk, &mark, false).await.unwrap_err();
+    assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
+    // As a removal leaves it that was killed after its first step.
+    let open = desk.pools.get(&"p".parse().unwrap()).await.unwrap();
+    let clone = open.pool.lookup(&"c".parse().unwrap()).await.unwrap().unwrap();
+    open.volumes.deps().cell(clone).change(|head| head.remove(&BTreeSet::new())).await.unwrap();
+    volume::remove_snapshot(&desk, &mark, true).await.unwrap();
+    volume::remove_snapshot(&desk, &mark, false).await.unwrap();
+    assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_store_is_made_inside_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (knows, stranger) = (desk(dir.path(), "h").await, desk(dir.path(), "other").await);
+    let stores = folders(dir.path(), &["d/s0", "d/s1", "d/s2"]);
+    let silent = ProgressSink::default();
+    make_pool(&knows, "outer", &stores).await.unwrap();
+    let inside = folders(dir.path(), &["d/s0/x/inner", "i1", "i2"]);
+    let refused = |why: Error| {
+        let text = why.to_string();
+        assert!(why.is(Kind::Refused) && text.contains("pool outer") && text.contains("d/s0"), "{why}");
+    };
+    refused(make_pool(&knows, "inner", &inside).await.unwrap_err());
+    // A host that knows nothing of that pool sees its label.
+    refused(make_pool(&stranger, "inner", &inside).await.unwrap_err());
+    let outer = "outer".parse().unwrap();
+    let swap = |new| replace::replace(&knows, &outer, (&stores[2], new), false, &silent);
+    refused(swap(&inside[0]).await.unwrap_err());
+    let above = folders(dir.path(), &["d"]);
+    refused(make_pool(&knows, "above", &[&above[..], &inside[1..]].concat()).await.unwrap_err());
+    let twice = folders(dir.path(), &["t", "t/u", "t2"]);
+    let why = make_pool(&stranger, "twice", &twice).await.unwrap_err();
+    assert!(why.is(Kind::Usage) && why.to_string().contains("overlap"), "{why}");
+    // Nothing was labelled; a place beside them is taken.
+    assert!(!dir.path().join("i1/label").exists() && !dir.path().join("t/label").exists());
+    swap(&inside[1]).await.unwrap();
+    for desk in [knows, stranger] {
+        assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    }
+}
