@@ -53,8 +53,10 @@ async fn label_at(seat: &Seat, place: &StoreUrl) -> Option<Label> {
 pub async fn check_new(seat: &Seat, known: &[KnownPool], of: &Name, new: &[StoreUrl]) -> Result<()> {
     for (at, place) in new.iter().enumerate() {
         if let Some(other) = new[..at].iter().find(|other| other.overlaps(place)) {
-            let why =
-                format!("stores {other} and {place} overlap: give each store once, at a place of its own");
+            let why = match other == place {
+                true => format!("store {place} is given twice: give each store once"),
+                false => format!("stores {other} and {place} overlap: give each a place of its own"),
+            };
             return Err(Error::new(Kind::Usage, why));
         }
     }
@@ -64,8 +66,8 @@ pub async fn check_new(seat: &Seat, known: &[KnownPool], of: &Name, new: &[Store
         }
         if let Some((store, pool)) = overlapped(known, place) {
             let why = format!(
-                "{place} overlaps the store {store} of pool {pool}: one would take the other apart. Choose a place beside it \
-                 (`windlass pool forget {pool}` if that pool is no more)"
+                "{place} overlaps the store {store} of pool {pool}: one would take the other apart. Choose an empty place \
+                 beside it (`windlass pool forget {pool}` if that pool is no more)"
             );
             return Err(Error::new(Kind::Refused, why));
         }
@@ -82,8 +84,8 @@ async fn check_above(seat: &Seat, place: &StoreUrl) -> Result<()> {
     for (store, label) in above.iter().zip(labels) {
         if let Some(label) = label {
             let why = format!(
-                "{place} lies in {store}, which by its label is a store of pool {}: that pool would take it apart. Choose a \
-                 place beside it",
+                "{place} lies in {store}, which by its label is a store of pool {}: that pool would take it apart. Choose \
+                 an empty place beside it",
                 label.hint.name
             );
             return Err(Error::new(Kind::Refused, why));

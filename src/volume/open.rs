@@ -175,7 +175,10 @@ async fn begin(
     let mut notes = taken.notes.clone();
     if copied {
         // Not before the end is recorded: until then the copy covers nothing, however often it is tried.
-        journal.settle_here().await?;
+        if let Err(error) = journal.settle_here().await {
+            close(ground, &journal).await;
+            return Err(error);
+        }
         let note = "the state folder was copied or moved while this volume was open: what was promised since by another copy is \
                     only in the pool, or there";
         notes.said.push(note.into());
