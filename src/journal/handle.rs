@@ -149,7 +149,12 @@ impl Journal {
         };
         let Some(header) = read_header(&*disk, &config.dir).await? else { return Ok(None) };
         let found = recover(&*disk, config.dir.clone(), header).await?;
-        let header = found.header;
+        let mut header = found.header;
+        let copied = ![0, held.place()].contains(&header.place);
+        if header.place == 0 {
+            // Noted with the next change: a header of before can't tell.
+            header.place = held.place();
+        }
         let first_lsn = found.live.front().map_or(header.first_lsn, |l| l.head.before.next());
         let recovered = Recovered {
             volume: header.volume,
@@ -158,7 +163,7 @@ impl Journal {
             first_lsn,
             mark: found.mark,
             end: found.end,
-            copied: ![0, held.place()].contains(&header.place),
+            copied,
         };
         let segments_max = config.segments_max(header.segment);
         let mut ring = Ring::new(header.journal, header.segment, segments_max, first_lsn, found.mark);

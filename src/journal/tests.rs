@@ -617,6 +617,33 @@ fn locked_announced_and_kept_aside() {
 }
 
 #[test]
+fn a_copy_is_known_until_it_is_settled_and_a_header_of_before_learns_its_place() {
+    run(8, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        journal.close().await.unwrap();
+        let path = PathBuf::from(DIR).join("header");
+        let bytes = disk.read(&path, format::HEADER_MAX).await.unwrap();
+        let before = format::Header { place: 0, ..format::Header::decode(&bytes).unwrap() };
+        disk.write_atomic(&path, before.encode()).await.unwrap();
+        let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
+        assert!(!found.copied, "it can't be told");
+        journal.announce(Epoch(1), Epoch(2)).await.unwrap();
+        journal.close().await.unwrap();
+        let copy = disk.copied();
+        assert!(!open(rt.clone(), &disk).await.unwrap().unwrap().1.copied);
+        let (journal, found) = open(rt.clone(), &copy).await.unwrap().unwrap();
+        assert!(found.copied);
+        journal.announce(Epoch(2), Epoch(3)).await.unwrap();
+        journal.close().await.unwrap();
+        let (journal, found) = open(rt.clone(), &copy).await.unwrap().unwrap();
+        assert!(found.copied, "claiming alone does not settle it");
+        journal.settle_here().await.unwrap();
+        journal.close().await.unwrap();
+        assert!(!open(rt, &copy).await.unwrap().unwrap().1.copied);
+    });
+}
+
+#[test]
 fn no_space_for_more_segments_is_less_room_not_an_error() {
     run(7, |rt, disk| async move {
         disk.faults(|f| f.capacity = 250 << 10);

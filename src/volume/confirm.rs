@@ -263,8 +263,8 @@ impl Session {
         let error = self.journal.failed()?;
         (self.ground.rt().now().since(since) >= MEND_PATIENCE).then(|| {
             error.context(format!(
-                "{}: no flush can be promised, since the journal can't be written; what was written until now is in the pool: \
-                 mend the disk of the state folder, or stop the daemon and take the volume over from another state folder \
+                "{}: no flush can be promised, since the journal can't be written, though writes still go to the pool: mend \
+                 the disk of the state folder, or stop the daemon and take the volume over from another state folder \
                  (`windlass volume take-over`)",
                 self.ground.title()
             ))

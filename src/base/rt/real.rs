@@ -422,6 +422,21 @@ mod tests {
         assert_eq!(rt.cpu(|| 6 * 7).await.unwrap(), 42);
     }
 
+    #[tokio::test]
+    async fn a_locked_file_is_told_from_its_copies_wherever_its_folder_is_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::start();
+        let at = |name: &str| dir.path().join(name).join("lock");
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let place = disk.lock(&at("a"), "pid 1").await.unwrap().place();
+        assert_eq!(disk.lock(&at("a"), "pid 2").await.unwrap().place(), place);
+        std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+        assert_eq!(disk.lock(&at("b"), "pid 3").await.unwrap().place(), place);
+        std::fs::create_dir(dir.path().join("c")).unwrap();
+        std::fs::copy(at("b"), at("c")).unwrap();
+        assert_ne!(disk.lock(&at("c"), "pid 4").await.unwrap().place(), place);
+    }
+
     /// A job dropped by a runtime that ends never looks like a panic; a panic does.
     #[tokio::test]
     async fn a_dropped_job_has_no_answer_and_a_panic_has_one() {
