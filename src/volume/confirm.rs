@@ -86,24 +86,33 @@ impl Session {
         }
     }
 
-    /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted: what
-    /// lay on a store that was replaced is void (§1.5).
+    /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted, and with
+    /// the w of that head: what lay on a store that was replaced is void (§1.5), and a guess may have forgotten that w was
+    /// lowered.
     async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
         loop {
             let known = self.head.lock().checkpoint.position;
             let head = self.ground.cell.confirm().await?;
             let (now, guesses) = (self.generation(), self.ground.deps.pool.guesses());
-            if now == counted.generation {
-                return Ok(head);
-            }
             // Who is shut out must hear of it, also where counting fails for good.
             head.owned(self.epoch)?;
-            if guesses > counted.guesses {
+            if guesses > 0 {
                 self.is_no_older(&head, known)?;
+            }
+            let w = usize::from(head.active.w);
+            let thin = self.w_of_all() < w;
+            if now == counted.generation && !thin {
+                return Ok(head);
+            }
+            if guesses > counted.guesses || thin {
                 // What was confirmed may have been so by stores that are given up: what comes now must not stand behind a gap.
                 counted.upto = head.checkpoint.position;
             }
-            self.count_again(counted.upto, &head).await?;
+            let done = match thin {
+                true => self.count_with_more(w, self.count_again(counted.upto, w, &head)).await,
+                false => self.count_again(counted.upto, w, &head).await,
+            };
+            done?;
             (counted.generation, counted.guesses) = (now, guesses);
             self.rounds.counted_in.store(now.0, Ordering::Relaxed);
         }
@@ -122,22 +131,21 @@ impl Session {
         ))
     }
 
-    /// Every chunk that no confirm has covered is completed on the stores of now.
-    async fn count_again(&self, after: Seq, head: &Head) -> Result<()> {
+    /// Every chunk that no confirm has covered is completed to `w` on the stores of now.
+    async fn count_again(&self, after: Seq, w: usize, head: &Head) -> Result<()> {
         let pool = &self.ground.deps.pool;
         let upto = self.writer.given();
         self.writer.wait_seq(upto).await?;
         for seq in after.0 + 1..=upto.0 {
             let seq = Seq(seq);
             let id = ChunkId { volume: self.ground.id, epoch: head.epoch_of(seq), seq };
-            let w = *self.w.borrow();
             if self.ledger.lock().has_left(id.seq) {
                 continue;
             }
             let probe = pool.probe(&id, &head.witnesses, Cause::Repair).await;
             if probe.good < w {
                 let payload = pool.payload(&id, &probe, Cause::Repair).await?;
-                pool.complete(&payload).wait(w).await?;
+                self.completed_to(w, &pool.complete(&payload)).await?;
             }
             pool.remember_missing(id, &probe);
         }

@@ -2,11 +2,15 @@
 //! is counted with, and raised again only when every chunk of the epoch has the full one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use futures::future::{Either, select};
 
 use super::session::Session;
 use super::stop::Stop;
-use crate::base::{Error, Kind};
+use crate::base::{Error, Kind, Result};
+use crate::pool::Upload;
 use crate::store::Cause;
 
 /// How often stores are looked at, while something is under way or `w` is low.
@@ -51,7 +55,7 @@ impl Session {
         }
         self.write_w(k).await?;
         tracing::warn!(volume = %self.ground.name, "{out} stores are out: writes are stored on {k} stores from now on");
-        self.w.send_replace(k);
+        self.count_with(k);
         Ok(())
     }
 
@@ -74,14 +78,48 @@ impl Session {
             None => Err(self.not_raised().into()),
         };
         if let Err(stop) = raised {
-            self.w.send_replace(low);
+            self.count_with(low);
             return Err(stop);
         }
+        self.w_of_all.fetch_max(full, Ordering::Relaxed);
         // Completed to the full number by then, whether or not the head learns of it.
         self.write_w(full).await?;
         // As loud as its beginning was.
         tracing::warn!(volume = %self.ground.name, "the stores are back: writes are stored on {full} of them again");
         Ok(())
+    }
+
+    /// All that is stored behind the checkpoint was counted with at least so many shards.
+    pub fn w_of_all(&self) -> usize {
+        self.w_of_all.load(Ordering::Relaxed)
+    }
+
+    /// Chunks are stored with so few from now on.
+    fn count_with(&self, w: usize) {
+        self.w_of_all.fetch_min(w, Ordering::Relaxed);
+        self.w.send_replace(w);
+    }
+
+    /// Chunks count as stored with so many from now on, and `counting` sees to those that were stored with fewer. Who lowers
+    /// it meanwhile has the last word.
+    pub async fn count_with_more(&self, w: usize, counting: impl Future<Output = Result<()>>) -> Result<()> {
+        let before = self.w_of_all.swap(w, Ordering::Relaxed);
+        self.w.send_if_modified(|now| std::mem::replace(now, (*now).max(w)) < w);
+        let counted = counting.await;
+        if counted.is_err() {
+            self.w_of_all.fetch_min(before, Ordering::Relaxed);
+        }
+        counted
+    }
+
+    /// Waits until so many shards are stored; no longer than until fewer are to count.
+    pub async fn completed_to(&self, w: usize, upload: &Upload) -> Result<()> {
+        let mut now = self.w.subscribe();
+        let lowered = std::pin::pin!(now.wait_for(|now| *now < w));
+        match select(std::pin::pin!(upload.wait(w)), lowered).await {
+            Either::Left((stored, _)) => stored,
+            Either::Right(_) => Err(Error::new(Kind::Unavailable, "stores are out: what is stored is counted again")),
+        }
     }
 
     /// Why it took too long: the next attempt goes on from where this one came to.

@@ -9,7 +9,7 @@
 //! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -45,6 +45,8 @@ pub struct Session {
     pub writer: Arc<Writer>,
     /// Shards that make a chunk stored, now.
     pub w: watch::Sender<usize>,
+    /// See `w_of_all`.
+    pub(super) w_of_all: AtomicUsize,
     pub rounds: Rounds,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,
@@ -114,6 +116,7 @@ impl Session {
         };
         let session = Arc::new(Session {
             writer: Writer::new(config, journal.id()),
+            w_of_all: AtomicUsize::new(head.active.w.into()),
             epoch,
             tip: Mutex::new(tip),
             ranges: Ranges::default(),
@@ -244,7 +247,14 @@ impl Session {
         self: &Arc<Self>,
         step: impl FnMut(&Head) -> Result<super::head::Move> + Send,
     ) -> Result<Head, Stop> {
+        let pool = &self.ground.deps.pool;
+        let guesses = pool.guesses();
         match self.ground.cell.change(step).await {
+            // It may have been chosen by stores that are given up: nothing may be deleted for its sake.
+            Ok(_) if pool.guesses() > guesses => Err(self.explain(Error::new(
+                Kind::Unavailable,
+                "the pool's stores were decided by guess meanwhile (`pool force-recover`): tried again",
+            ))),
             Ok(head) => {
                 *self.head.lock() = head.clone();
                 Ok(head)
