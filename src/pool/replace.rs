@@ -128,7 +128,7 @@ impl Pool {
             Some(n) => format!("only {} more may be lost meanwhile", show_count(n as u64, "store")),
         };
         let text = format!(
-            "{}, and {} is well: bring back or replace what is away first. Until its shards have come along, a store              that is replaced counts as away too: {risk}; --force does it all the same",
+            "{}, and {} is well: bring back or replace what is away first. Until its shards have come along, a store that is replaced counts as away too: {risk}; --force does it all the same",
             condition.sentence(),
             old.url()
         );

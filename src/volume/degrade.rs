@@ -95,7 +95,7 @@ impl Session {
     }
 
     /// Chunks are stored with so few from now on.
-    fn count_with(&self, w: usize) {
+    pub fn count_with(&self, w: usize) {
         self.w_of_all.fetch_min(w, Ordering::Relaxed);
         self.w.send_replace(w);
     }
@@ -118,7 +118,9 @@ impl Session {
         let lowered = std::pin::pin!(now.wait_for(|now| *now < w));
         match select(std::pin::pin!(upload.wait(w)), lowered).await {
             Either::Left((stored, _)) => stored,
-            Either::Right(_) => Err(Error::new(Kind::Unavailable, "stores are out: what is stored is counted again")),
+            Either::Right(_) => {
+                Err(Error::new(Kind::Unavailable, "stores are out: what is stored is counted again"))
+            }
         }
     }
 

@@ -46,7 +46,7 @@ pub struct Session {
     /// Shards that make a chunk stored, now.
     pub w: watch::Sender<usize>,
     /// See `w_of_all`.
-    pub(super) w_of_all: AtomicUsize,
+    pub w_of_all: AtomicUsize,
     pub rounds: Rounds,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,

@@ -277,3 +277,25 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
         assert!(session.is_counted(), "released with what was counted on other stores");
     });
 }
+
+#[test]
+fn a_lowering_of_w_that_a_guess_forgot_is_no_longer_counted_with() {
+    run(11, "2+3", |site| async move {
+        let owner = site.machine(1).found().await;
+        let v = volume(&owner, FlushMode::Pool).await;
+        v.write(0, bytes(1, BLOCK as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        let session = v.session().await.unwrap();
+        // The head says four: those acceptors that knew of two were given up.
+        session.count_with(2);
+        site.reach(3..5, Reach::Refuses);
+        v.write(BLOCK, bytes(2, BLOCK as usize)).await.unwrap();
+        let last = session.tip.lock().lsn;
+        assert!(session.store(last).await.is_ok(), "stored, as far as it knows");
+        let flushed = owner.rt.timeout(Duration::from_secs(1), v.flush()).await;
+        assert!(flushed.is_none(), "a take-over would take what is on three stores for none");
+        site.reach(3..5, Reach::Up);
+        v.flush().await.unwrap();
+        assert_eq!((*session.w.borrow(), session.w_of_all()), (4, 4));
+    });
+}
