@@ -20,6 +20,8 @@ use crate::store::{Cause, List, Put, When};
 
 /// How long the first value may take to be in every store.
 const EVERYWHERE: Duration = Duration::from_secs(2);
+/// A look at so many objects tells whether a place is empty.
+const LIST_PAGE: usize = 1000;
 /// Opening says who does not answer after this.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 
@@ -113,16 +115,20 @@ impl Pool {
     }
 }
 
+/// Nothing but what a creation that was broken off has left of its look at what the store promises.
 async fn check_empty(store: &StoreSpec) -> Result<()> {
-    let list = List { max: 1, ..List::default() };
+    let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list(&list, Cause::Probe).await?;
-    if let Some(object) = page.objects.first() {
-        return Err(Error::new(
-            Kind::Refused,
-            format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),
-        ));
-    }
-    Ok(())
+    let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
+    let (url, key) = (&store.url, &object.key);
+    let why = match labelled(store).await {
+        Ok(Some(Label { hint, .. })) => format!(
+            "store {url} has the label of a pool {}: choose an empty place; or empty this one, if that pool was never finished",
+            hint.name
+        ),
+        _ => format!("store {url} is not empty (it has {key}): choose an empty place"),
+    };
+    Err(Error::new(Kind::Refused, why))
 }
 
 async fn put_label(store: &StoreSpec, index: usize, config: &PoolConfig) -> Result<()> {

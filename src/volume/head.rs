@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::settings::{Host, Settings};
 use crate::base::clock;
 use crate::base::size::HEAD_MAX;
-use crate::base::{Epoch, Error, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId};
+use crate::base::{
+    Epoch, Error, HostId, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId,
+};
 use crate::log::{FrameRef, Prefix};
 
 const FORMAT: u32 = 1;
@@ -291,15 +293,20 @@ impl Head {
         Ok(Move::To(Box::new(head)))
     }
 
-    fn owned_elsewhere(&self) -> Error {
+    fn owned_elsewhere(&self, host: Option<HostId>) -> Error {
         let owner = self.active.owner.clone().unwrap_or_else(Host::unknown);
-        Error::new(
-            Kind::Owned,
-            format!(
-                "it is owned by {owner} since {}: stop it there (or `volume release`), or take it over with `volume take-over`",
-                clock::show(self.active.since_ms)
+        let since = clock::show(self.active.since_ms);
+        let why = match Some(owner.id) == host {
+            // An older backup of it, or a part of it was removed.
+            true => format!(
+                "it is owned by {owner} since {since}, by a state of this folder that is not there any more: if no copy of the \
+                 folder is in use, take it over with `volume take-over`"
             ),
-        )
+            false => format!(
+                "it is owned by {owner} since {since}: stop it there (or `volume release`), or take it over with `volume take-over`"
+            ),
+        };
+        Error::new(Kind::Owned, why)
     }
 
     fn gone(&self) -> Result<()> {
@@ -327,7 +334,7 @@ impl Head {
         if who.force || self.active.released || who.lineage.contains(&self.active.epoch) {
             return Ok(());
         }
-        Err(self.owned_elsewhere())
+        Err(self.owned_elsewhere(Some(who.host.id)))
     }
 
     /// Claims the next epoch.
@@ -497,7 +504,7 @@ impl Head {
             ));
         }
         if !self.active.released && !lineage.contains(&self.active.epoch) {
-            return Err(self.owned_elsewhere());
+            return Err(self.owned_elsewhere(None));
         }
         if let Some(claim) = self.standing() {
             return Err(Error::new(Kind::Owned, format!("{} is taking it over", claim.host.name)));
@@ -575,7 +582,9 @@ mod tests {
         let (two, none, mine) = (host(2), BTreeSet::new(), BTreeSet::from([Epoch(1)]));
         let refused = head.claim(&claimer(&two, 22, &none)).unwrap_err();
         assert_eq!(refused.kind(), Kind::Owned);
-        assert!(refused.to_string().contains("host1"));
+        assert!(refused.to_string().contains("stop it there"), "{refused}");
+        let older = head.claim(&claimer(&host(1), 22, &none)).unwrap_err();
+        assert!(older.to_string().contains("not there any more"), "{older}");
         moved(head.claim(&claimer(&two, 22, &mine)));
         moved(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
         let released = moved(head.release(Epoch(1)));
