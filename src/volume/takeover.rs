@@ -23,7 +23,8 @@ use crate::log::Toc;
 use crate::pool::{ChunkKind, Payload, Pool, Probe};
 use crate::store::Cause;
 
-/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn: whoever opens the volume waits.
+/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn, or it is taken for lost by
+/// consent: whoever opens the volume waits.
 const DECIDE: Duration = Duration::from_secs(3);
 /// How long one that can be read may take to be read and completed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -328,6 +329,7 @@ impl Walk<'_> {
                     tracing::info!(chunk = %id, "not decidable now; its writes come again from the journal");
                     return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
                 }
+                Verdict::Undecided if rt.now().since(began) < DECIDE => {}
                 Verdict::Undecided if self.how.accept_loss && !self.certain(id.seq) => {
                     self.notes.guessed = true;
                     self.notes.said.push(
@@ -338,10 +340,7 @@ impl Walk<'_> {
                     );
                     return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
                 }
-                Verdict::Undecided if rt.now().since(began) >= DECIDE => {
-                    return Err(self.undecided(id, &probe));
-                }
-                Verdict::Undecided => {}
+                Verdict::Undecided => return Err(self.undecided(id, &probe)),
             }
             rt.sleep(AGAIN).await;
             probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;

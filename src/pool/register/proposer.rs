@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Acceptors that a write did not reach by then are caught up with.
 const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
 const CATCH_UP_LOOK: Duration = Duration::from_millis(50);
+/// And those that were out then once more after pauses that grow up to this.
+const CATCH_UP_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Looks at acceptors that are being changed before a reader settles the value itself.
 const GLANCES: u32 = 3;
 
@@ -487,27 +489,46 @@ impl Shared {
     }
 
     /// Brings a chosen write to the acceptors that missed it and promised nothing above it; without that, each slow
-    /// answer would leave one more behind until every write needs all that are left.
+    /// answer would leave one more behind until every write needs all that are left. And who confirms cheaply would never
+    /// hear what is told by one that has nothing of ours (`was_given_up`).
     async fn catch_up(self: Arc<Self>, accepted: Arc<Accepted>) {
-        let _busy = self.roster.busy();
-        let Some(bench) = self.bench_of(&accepted.stage) else { return };
-        let current = || self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, &accepted));
-        let everywhere = || bench.stores().all(|index| accepted.etags.lock().contains_key(&index));
+        let busy = self.roster.busy();
         // Late answers come by themselves.
         let begun = self.rt.now();
-        while current() && !everywhere() && self.rt.now().since(begun) < CATCH_UP_AFTER {
+        while !self.missed(&accepted).is_empty() && self.rt.now().since(begun) < CATCH_UP_AFTER {
             self.rt.sleep(CATCH_UP_LOOK).await;
         }
-        for index in bench.stores() {
-            if !current() {
-                return;
+        self.bring_to_all(&accepted).await;
+        drop(busy);
+        // Whoever dropped the register needs nothing more.
+        let (rt, gone) = (self.rt.clone(), Arc::downgrade(&self));
+        drop(self);
+        let mut pause = CATCH_UP_AFTER;
+        while gone.upgrade().is_some_and(|me| !me.missed(&accepted).is_empty()) {
+            rt.sleep(pause).await;
+            pause = (pause * 2).min(CATCH_UP_AGAIN_MAX);
+            if let Some(me) = gone.upgrade() {
+                me.bring_to_all(&accepted).await;
             }
-            if accepted.etags.lock().contains_key(&index) {
-                continue;
+        }
+    }
+
+    /// The acceptors that are not known to have what was written last. None once something else was.
+    fn missed(&self, accepted: &Arc<Accepted>) -> Vec<usize> {
+        let current = self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, accepted));
+        let Some(bench) = self.bench_of(&accepted.stage).filter(|_| current) else { return Vec::new() };
+        let etags = accepted.etags.lock();
+        bench.stores().filter(|index| !etags.contains_key(index)).collect()
+    }
+
+    async fn bring_to_all(self: &Arc<Self>, accepted: &Arc<Accepted>) {
+        for index in self.missed(accepted) {
+            let Some(bench) = self.bench_of(&accepted.stage) else { return };
+            let there = bench.cells.get(&index).is_some_and(|cell| cell.member.standing().usable());
+            if there && self.missed(accepted).contains(&index) {
+                // Whoever is still out is caught up with later.
+                let _ = self.bring_up(&bench, index, accepted.clone()).await;
             }
-            let ask = self.bring_up(&bench, index, accepted.clone());
-            // Whoever is still out is caught up with after the next write.
-            let _ = ask.await;
         }
     }
 

@@ -70,6 +70,27 @@ fn who_was_shut_out_stays_so_when_the_volume_is_opened_anew() {
     });
 }
 
+/// One shard is spoilt and a store is away for a moment: consent to a loss is no wish for one.
+#[test]
+fn what_may_be_taken_for_lost_is_looked_for_first() {
+    run(12, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let spoilt = site.stores[0].contents();
+        let chunk = spoilt.keys().into_iter().find(|key| key.contains("/c-")).unwrap();
+        assert!(spoilt.rot(&chunk, |bytes| bytes.truncate(1)));
+        let other = site.machine(2).start().await;
+        site.reach(2..3, Reach::Refuses);
+        let back = site.clone();
+        site.world.after(Duration::from_millis(1_500), move || back.reach(2..3, Reach::Up));
+        other.volumes.take_over(&name("v"), true).await.unwrap();
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.read(0, 4096).await.unwrap() == bytes(1, 4096));
+    });
+}
+
 /// Its map could not be stored while a store was away, and never will be: the memory is the whole daemon's.
 #[test]
 fn who_is_shut_out_gives_its_memory_back() {
