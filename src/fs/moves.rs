@@ -147,10 +147,11 @@ impl Moving<'_> {
 
     /// One look at what is left at the old name; true when nothing is.
     async fn sweep(&mut self) -> Op<bool> {
-        let (mut all, mut after) = (true, None);
+        let (mut all, mut after, mut folders) = (true, None, Vec::new());
         loop {
             let ticket = self.fs.known.ticket();
             let page = self.fs.engine.remote.list(self.old, after, false, PAGE).await?;
+            after = page.next;
             let (mut same, mut changed) = (Vec::new(), Vec::new());
             for object in page.objects {
                 if self.stays.contains(&object.key) {
@@ -158,16 +159,22 @@ impl Moving<'_> {
                 }
                 if !self.hold(&object.key, ticket) {
                     all = false;
-                } else if self.copied.has(&object) {
-                    same.push((object.key, object.etag));
-                } else {
+                } else if !self.copied.has(&object) {
                     changed.push(object);
+                } else if object.key.ends_with('/') {
+                    folders.push((object.key, object.etag));
+                } else {
+                    same.push((object.key, object.etag));
                 }
             }
-            if !same.is_empty() {
-                self.know_opened(&same).await?;
+            if after.is_none() {
+                same.append(&mut folders);
+            }
+            same.sort_by(inner_first);
+            for same in same.chunks(PAGE) {
+                self.know_opened(same).await?;
                 self.deleted = true;
-                all &= self.fs.engine.remote.delete_same(&same).await?;
+                all &= self.fs.engine.remote.delete_same(same).await?;
             }
             all &= changed.is_empty();
             for object in changed {
@@ -175,7 +182,6 @@ impl Moving<'_> {
                 let fate = self.fs.copy_one(object, self.old, self.new, &when).await?;
                 self.note(fate);
             }
-            after = page.next;
             if after.is_none() {
                 return Ok(all);
             }
@@ -211,6 +217,12 @@ impl Moving<'_> {
         }
         Ok(())
     }
+}
+
+/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
+/// listing it.
+fn inner_first(a: &(String, Etag), b: &(String, Etag)) -> std::cmp::Ordering {
+    b.0.cmp(&a.0)
 }
 
 impl Fs {
@@ -340,6 +352,7 @@ impl Fs {
             done.push(key?);
         }
         drop(ends);
+        done.sort_by(inner_first);
         for objects in done.chunks(PAGE) {
             self.engine.remote.delete_same(objects).await?;
         }
