@@ -4,6 +4,9 @@
 //! store doesn't make its own readers wait longer. It is bounded, and so is how often it is used: each read earns a
 //! part of a hedge, as much as lets m stores of the pool be slow all the time. When more are slow, others are no way
 //! around them, and asking them too would only add to the load; such reads wait until the longest delay.
+//!
+//! Of a store half of whose reads would end in a hedge all do, at once: waiting for it first is no use. Now and then one
+//! goes to it that nobody waits for, to see whether it still is so.
 
 use std::time::Duration;
 
@@ -16,6 +19,8 @@ const DELAY_MIN: Duration = Duration::from_millis(20);
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(2);
 /// While too few reads were answered to tell.
 const DELAY_UNKNOWN: Duration = Duration::from_millis(500);
+/// Between two that nobody waits for, to one store.
+pub(super) const TRIAL_EVERY: Duration = Duration::from_millis(100);
 /// A hedge, in what reads earn.
 const HEDGE: u64 = 1000;
 /// Hedges that may be saved up.
@@ -53,9 +58,14 @@ pub(super) fn delay(own: Option<Duration>, usual: Option<Duration>) -> Duration 
     known.map_or(DELAY_UNKNOWN, |d| (d * 2).clamp(DELAY_MIN, DELAY_MAX))
 }
 
-/// Whether asking this store is likely to end in a hedge.
+/// Whether asking this store may well end in a hedge.
 pub(super) fn is_slow(member: &Member, usual: Option<Duration>) -> bool {
     member.traffic().reads_percentile(95).is_some_and(|own| own > delay(None, usual))
+}
+
+/// Whether it most likely does.
+pub(super) fn is_surely_slow(member: &Member, usual: Option<Duration>) -> bool {
+    member.traffic().reads_percentile(50).is_some_and(|own| own > delay(None, usual))
 }
 
 #[cfg(test)]

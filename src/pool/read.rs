@@ -38,6 +38,14 @@ struct Part<'a> {
     cause: Cause,
 }
 
+impl Part<'_> {
+    /// Asked of others than the store that has it.
+    fn hedged(self) -> Self {
+        let cause = if self.cause == Cause::Read { Cause::Hedge } else { self.cause };
+        Part { cause, ..self }
+    }
+}
+
 struct Piece {
     about: About,
     shard: usize,
@@ -123,6 +131,13 @@ impl Fleet {
             return self.degraded(part, misses, verify).await;
         }
         self.hedges().asked(self.layout());
+        if hedge::is_surely_slow(&member, self.usual()) && self.hedges().spend() {
+            self.try_slow(&member, part);
+            let around = self.degraded(part.hedged(), Misses::default(), verify).await;
+            if around.is_ok() {
+                return around;
+            }
+        }
         let direct = self.direct(part, verify);
         let slow = self.late(&member);
         futures::pin_mut!(direct, slow);
@@ -135,8 +150,7 @@ impl Fleet {
             }
             Either::Right((_, late)) => late,
         };
-        let cause = if cause == Cause::Read { Cause::Hedge } else { cause };
-        let degraded = self.degraded(Part { cause, ..part }, Misses::default(), verify);
+        let degraded = self.degraded(part.hedged(), Misses::default(), verify);
         futures::pin_mut!(degraded);
         let miss = match select(late, degraded).await {
             Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => return Ok(bytes),
@@ -162,6 +176,17 @@ impl Fleet {
         let mut times: Vec<Duration> = times.collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied()
+    }
+
+    /// Asks a slow store what nobody waits for, to see whether it still is.
+    fn try_slow(&self, member: &Arc<Member>, part: Part<'_>) {
+        if !member.traffic().try_now(self.rt().now(), hedge::TRIAL_EVERY) {
+            return;
+        }
+        let (member, id) = (member.clone(), *part.id);
+        let Part { shard: index, at, len, cause, .. } = part.hedged();
+        let trial = async move { At { member: &member, id: &id, index }.range(at, len, cause).await.is_ok() };
+        self.rt().spawn(trial).detach();
     }
 
     /// Ends when others are to be asked as well.

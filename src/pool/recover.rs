@@ -20,6 +20,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::StreamExt as _;
+use futures::stream;
+
 use super::bookmark::Bookmark;
 use super::config::{PoolConfig, StoreEntry};
 use super::fleet::Fleet;
@@ -34,6 +37,8 @@ use super::roster::{Membership, Roster};
 use super::seats::{best_hint, find, read_label};
 use crate::base::{Error, Generation, Incarnation, Kind, RegisterId, Result};
 
+/// Registers looked at at a time.
+const REGISTERS_AT_ONCE: usize = 8;
 /// Generations that are met one after the other, at most: one is left unfinished by each that was broken off.
 const STEPS: usize = 8;
 
@@ -92,7 +97,11 @@ impl Wreck {
                 break;
             }
         }
+        hear_all(&host, &roster).await;
         let now = roster.current();
+        if now.generation > config.generation {
+            config = PoolConfig::decode(&now.description)?;
+        }
         let hopeless = [Some(&now), now.before.as_ref()].into_iter().flatten();
         let mut given_up = Vec::new();
         for membership in hopeless {
@@ -125,10 +134,7 @@ impl Wreck {
             let midway = now.is_new(member.index());
             self.lost.push(Lost { url: member.url().to_owned(), why, midway, new });
         }
-        let both = now.members.iter().chain(now.before.iter().flat_map(|b| &b.members));
-        let there = both.filter(|m| m.standing().usable());
-        let lists = futures::future::join_all(there.map(list_registers)).await;
-        self.registers = lists.into_iter().flatten().flatten().collect::<BTreeSet<RegisterId>>().len();
+        self.registers = known_registers(now).await.len();
     }
 
     /// Decides the pool's registers by what is left, as the module says. Afterwards the pool opens, and is finished like
@@ -288,6 +294,33 @@ impl Wreck {
         }
         let away = away(&now).await.iter().map(|m| m.index()).collect();
         self.plan(&self.config, &now, &self.takers(&now).await, &away).map(|_| ())
+    }
+}
+
+/// Registers that those know of that are left.
+async fn known_registers(now: &Membership) -> BTreeSet<RegisterId> {
+    let both = now.members.iter().chain(now.before.iter().flat_map(|b| &b.members));
+    let there = both.filter(|m| m.standing().usable());
+    let lists = futures::future::join_all(there.map(list_registers)).await;
+    lists.into_iter().flatten().flatten().collect()
+}
+
+/// What is left of the pool register may not know of a generation that other registers are in: those who chose it are lost. A
+/// recovery from the one before would leave such registers behind for ever.
+async fn hear_all(host: &PoolHost, roster: &Arc<Roster>) {
+    // One may tell of stores that know of others.
+    for _ in 0..STEPS {
+        let before = roster.current();
+        let ids = known_registers(&before).await.into_iter();
+        let heard = ids.map(|id| {
+            let register = Register::new(host.rt.clone(), roster.clone(), id);
+            // What can't be understood is found again when it is brought along, and said then.
+            async move { drop(register.hear_of_newer().await) }
+        });
+        stream::iter(heard).buffer_unordered(REGISTERS_AT_ONCE).collect::<()>().await;
+        if roster.current().generation == before.generation {
+            return;
+        }
     }
 }
 

@@ -194,6 +194,10 @@ impl Roster {
         })
     }
 
+    pub(super) fn pool(&self) -> PoolId {
+        self.pool
+    }
+
     pub fn current(&self) -> Arc<Membership> {
         self.current.lock().clone()
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::base::rt::Instant;
+
 /// Answers remembered.
 const RING: usize = 128;
 
@@ -26,6 +28,8 @@ pub struct Traffic {
     all: Mutex<Ring>,
     /// Gets of data alone: puts and labels would blur what a read may take.
     reads: Mutex<Ring>,
+    /// The last read that nobody waits for.
+    tried: Mutex<Option<Instant>>,
     /// Objects that it does not let us delete.
     undeleted: AtomicU64,
 }
@@ -64,6 +68,16 @@ impl Traffic {
         if read && !failed {
             self.reads.lock().count(took, false);
         }
+    }
+
+    /// Whether the last read that nobody waits for is `every` ago: if so, this one is it.
+    pub(super) fn try_now(&self, now: Instant, every: Duration) -> bool {
+        let mut tried = self.tried.lock();
+        let due = tried.is_none_or(|at| now.since(at) >= every);
+        if due {
+            *tried = Some(now);
+        }
+        due
     }
 
     /// The share of the last requests that failed.

@@ -16,6 +16,8 @@ use crate::store::Cause;
 
 /// How long flushes wait for a journal that can't be begun anew although all is in the pool.
 const MEND_PATIENCE: Duration = Duration::from_secs(30);
+/// Between rounds that fail, at most.
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Between attempts, at most.
 const MEND_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,7 @@ impl Session {
         let guesses = self.ground.deps.pool.guesses();
         self.rounds.counted_in.store(self.generation().0, Ordering::Relaxed);
         let mut counted = Counted { generation: self.generation(), guesses, upto: self.writer.prefix().seq };
+        let mut pause = self.pause();
         loop {
             self.wait_for_round().await;
             let (round, dirty) = self.rounds.begin();
@@ -50,6 +53,7 @@ impl Session {
                     counted.upto = counted.upto.max(prefix.seq);
                     *self.head.lock() = head;
                     self.rounds.succeeded(round);
+                    pause = self.pause();
                     self.journal.trim(stored);
                     // What was stored meanwhile, or is under way, is trimmed by a later round.
                     if self.tip.lock().lsn > stored {
@@ -60,7 +64,9 @@ impl Session {
                     self.rounds.failed(dirty);
                     tracing::debug!(volume = %self.ground.name, %error, "not confirmed");
                     self.lost(error).await;
-                    self.ground.rt().sleep(self.pause()).await;
+                    self.ground.rt().sleep(pause).await;
+                    // To count again may cost as many requests as chunks were stored since the checkpoint.
+                    pause = (pause * 2).min(ROUND_PAUSE_MAX);
                 }
             }
         }

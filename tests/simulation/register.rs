@@ -100,8 +100,18 @@ impl History {
     }
 
     pub fn end(&mut self, op: usize, value: Tags) {
+        let at = self.now();
+        self.end_at(op, at, value);
+    }
+
+    pub fn now(&mut self) -> usize {
         self.clock += 1;
-        self.ops[op].told = Some((self.clock, value));
+        self.clock
+    }
+
+    /// It ended then, as is told only now.
+    pub fn end_at(&mut self, op: usize, at: usize, value: Tags) {
+        self.ops[op].told = Some((at, value));
     }
 
     pub fn check(&self) {

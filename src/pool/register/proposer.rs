@@ -14,6 +14,7 @@ use super::round::{gather, gather_news};
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
+use crate::pool::config::PoolConfig;
 use crate::pool::roster::Roster;
 use crate::store::Etag;
 
@@ -368,7 +369,12 @@ impl Shared {
         if bench.behind {
             // Sealed by whoever comes first, always to what the pool register says.
             let seal = self.roster.current().description.clone();
-            let decide = |current: Value| (Value { seal: Some(seal), ..current }, ());
+            // The pool's own is behind only where its seal is lost, and another register told of it.
+            let tells = self.id == PoolConfig::register(self.roster.pool());
+            let decide = |current: Value| {
+                let bytes = if tells { Some(seal.clone()) } else { current.bytes };
+                (Value { bytes, seal: Some(seal) }, ())
+            };
             return Ok(match self.two_rounds(&bench, decide).await? {
                 Outcome::Done(()) => Outcome::WentOn,
                 Outcome::WentOn => Outcome::WentOn,

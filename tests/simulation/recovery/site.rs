@@ -194,6 +194,10 @@ pub struct Site {
     members: Mutex<BTreeMap<u64, Vec<Incarnation>>>,
     /// The generation that each register's object was last seen in, by store and key.
     generations: Mutex<BTreeMap<(String, String), u64>>,
+    /// What was acknowledged, for the model, beside how often it had been guessed by then.
+    promises: Mutex<Vec<(u64, Box<dyn FnOnce() + Send>)>>,
+    /// How often in all, once nobody guesses any more.
+    guesses: Mutex<Option<u64>>,
     /// An administrator was told that it would be a guess.
     pub told_of_guess: AtomicBool,
     /// The owner begins nothing new.
@@ -238,6 +242,8 @@ impl Site {
             history: Mutex::default(),
             members: Mutex::default(),
             generations: Mutex::default(),
+            promises: Mutex::default(),
+            guesses: Mutex::default(),
             told_of_guess: AtomicBool::new(false),
             hush: AtomicBool::new(false),
             shut_out: AtomicBool::new(false),
@@ -366,6 +372,22 @@ impl Site {
         let mut all = self.members.lock();
         let known = all.entry(now.generation.0).or_insert_with(|| stores.clone());
         assert_eq!(*known, stores, "two pools of one: generation {} stands twice", now.generation.0);
+    }
+
+    /// Something was acknowledged after so many guesses: that counts if no other comes.
+    pub fn promised(&self, guesses: u64, promise: impl FnOnce() + Send + 'static) {
+        match *self.guesses.lock() {
+            None => self.promises.lock().push((guesses, Box::new(promise))),
+            Some(all) if all == guesses => promise(),
+            Some(_) => {}
+        }
+    }
+
+    /// Nobody guesses any more: what was acknowledged since the last guess must be there.
+    pub fn keep_promises(&self, guesses: u64) {
+        *self.guesses.lock() = Some(guesses);
+        let promises = std::mem::take(&mut *self.promises.lock());
+        promises.into_iter().filter(|(before, _)| *before == guesses).for_each(|(_, promise)| promise());
     }
 
     /// Whether a generation was seen that began with a guess.

@@ -1,7 +1,7 @@
 //! Those who use the pool and know nothing of what administrators do: a volume's owner, and clients of a register.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -54,18 +54,13 @@ pub async fn begin(site: &Site, rt: &Rt, volume: &Volume, host: usize) -> Result
     Ok(site.model.lock().observe(seen, coming))
 }
 
-/// What is acknowledged while a guess is still to come is no promise.
-fn counts(site: &Site, pool: &Pool) -> bool {
-    !site.plan.guess || pool.guesses() > 0
-}
-
 /// The volume's first owner.
 pub struct Owner {
     pub site: Arc<Site>,
     pub rt: Rt,
     pub volumes: Volumes,
-    /// Something was written since the guess: a flush of less may rest on what was promised before it.
-    pub anew: AtomicBool,
+    /// After so many guesses something was written: a flush of less may rest on what was promised before.
+    pub anew: AtomicU64,
 }
 
 impl Owner {
@@ -111,21 +106,22 @@ impl Owner {
         let sectors = from..(from + 1 + rt.below(30)).min(SECTORS);
         let tag = model.lock().fresh_tag();
         model.lock().begin(session, 0, sectors.clone(), tag);
-        let anew = self.volumes.deps().pool.guesses() > 0;
+        let guesses = self.volumes.deps().pool.guesses();
         volume.write(at(sectors.start), written(&sectors, tag)).await?;
         model.lock().end(session, 0, rt.now());
-        self.anew.fetch_or(anew, Ordering::Relaxed);
+        self.anew.store(guesses, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn flush(&self, volume: &Volume, session: &Mutex<Session>) -> Result<()> {
+    async fn flush(&self, volume: &Volume, session: &Arc<Mutex<Session>>) -> Result<()> {
         let upto = session.lock().ended();
-        let anew = !self.site.plan.guess || self.anew.load(Ordering::Relaxed);
-        let counts = anew && counts(&self.site, &self.volumes.deps().pool);
+        let guesses = self.volumes.deps().pool.guesses();
+        let anew = self.anew.load(Ordering::Relaxed) == guesses;
         volume.flush().await?;
-        if counts {
+        if anew {
             self.site.note(|| format!("the owner has flushed {upto:?}"));
-            session.lock().promise(&upto, true);
+            let session = session.clone();
+            self.site.promised(guesses, move || session.lock().promise(&upto, true));
         }
         Ok(())
     }
@@ -133,11 +129,10 @@ impl Owner {
     async fn snapshot(&self, volume: &Arc<Volume>, session: &Arc<Mutex<Session>>) -> Result<()> {
         let which = format!("s{}", self.site.model.lock().fresh_tag());
         self.site.model.lock().snapshot_begins(&which, session);
-        let counts = counts(&self.site, &self.volumes.deps().pool);
+        let guesses = self.volumes.deps().pool.guesses();
         snapshot_group(&[(volume.clone(), name(&which))], true).await?;
-        if counts {
-            self.site.model.lock().snapshot_made(&which, true);
-        }
+        let site = self.site.clone();
+        self.site.promised(guesses, move || site.model.lock().snapshot_made(&which, true));
         Ok(())
     }
 }
@@ -173,22 +168,22 @@ impl Client {
         }
     }
 
-    fn ended(&self, op: usize, counts: bool, value: Tags) {
-        if counts {
-            self.site.history.lock().end(op, value);
-        }
+    fn ended(&self, op: usize, guesses: u64, value: Tags) {
+        let at = self.site.history.lock().now();
+        let site = self.site.clone();
+        self.site.promised(guesses, move || site.history.lock().end_at(op, at, value));
     }
 
     async fn read(&self) -> Result<()> {
-        let (op, counts) = (self.site.history.lock().begin(None), counts(&self.site, &self.pool));
+        let (op, guesses) = (self.site.history.lock().begin(None), self.pool.guesses());
         let value = self.register.with_deadline(PATIENCE).confirm().await?;
-        self.ended(op, counts, decode(value.as_ref()));
+        self.ended(op, guesses, decode(value.as_ref()));
         Ok(())
     }
 
     pub async fn append(&self) -> Result<()> {
         let tag = self.site.model.lock().fresh_tag();
-        let (op, counts) = (self.site.history.lock().begin(Some(tag)), counts(&self.site, &self.pool));
+        let (op, guesses) = (self.site.history.lock().begin(Some(tag)), self.pool.guesses());
         let change = |current: Option<&bytes::Bytes>| {
             let mut all = decode(current);
             if all.contains(&tag) {
@@ -198,7 +193,7 @@ impl Client {
             Ok(Change::Put(encode(&all), all))
         };
         let value = self.register.with_deadline(PATIENCE).change(change).await?;
-        self.ended(op, counts, value);
+        self.ended(op, guesses, value);
         Ok(())
     }
 }

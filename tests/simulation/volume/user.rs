@@ -69,6 +69,8 @@ struct Owner {
     volume: Arc<Volume>,
     session: Arc<Mutex<Session>>,
     stop: Arc<AtomicBool>,
+    /// An operation failed: nobody knows whether it was done.
+    erred: Arc<AtomicBool>,
     /// The volume said that it won't work any more.
     shut_out: Arc<AtomicBool>,
     /// Operations come this close after each other, in ms.
@@ -218,8 +220,8 @@ impl User {
 
     async fn work(&self, volumes: &Volumes, volume: Arc<Volume>, session: Arc<Mutex<Session>>) -> After {
         let pause_ms = 8 << self.rt.below(8);
-        let (stop, shut_out) = Default::default();
-        let owner = Owner { user: self.clone(), volume, session, stop, shut_out, pause_ms };
+        let (stop, erred, shut_out) = Default::default();
+        let owner = Owner { user: self.clone(), volume, session, stop, erred, shut_out, pause_ms };
         let mut tasks: Vec<_> =
             (0..LANES.len()).map(|lane| self.rt.spawn(owner.clone().write(lane))).collect();
         tasks.push(self.rt.spawn(owner.clone().flush()));
@@ -231,10 +233,12 @@ impl User {
                 break;
             }
         }
-        let over = owner.stop.swap(true, Ordering::Relaxed);
+        owner.stop.store(true, Ordering::Relaxed);
         for done in join_all(tasks).await {
             done.unwrap();
         }
+        // Also what failed only now.
+        let over = owner.erred.load(Ordering::Relaxed);
         self.note(|| {
             let session = owner.session.lock();
             format!("pauses session {} after {} operations", session.number, session.operations())
@@ -279,6 +283,7 @@ impl Owner {
     fn failed(&self, what: &str, error: &Error) {
         self.user.note(|| format!("{what}: {:?} {error}", error.kind()));
         expected(&self.user.site, what, error);
+        self.erred.store(true, Ordering::Relaxed);
         self.stop.store(true, Ordering::Relaxed);
         if matches!(error.kind(), Kind::Fenced | Kind::Owned) {
             self.shut_out.store(true, Ordering::Relaxed);
