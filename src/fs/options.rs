@@ -181,7 +181,7 @@ impl MountOptions {
                 umask = Some(octal(name, value)?);
             } else if !options.set(name, value)? {
                 return Err(usage(format!(
-                    "unknown mount option {name:?}: see windlass mount --help for those there are"
+                    "unknown mount option {name:?}: docs/reference.md lists those there are"
                 )));
             }
         }

@@ -16,7 +16,7 @@ use super::snapshot::no_snapshot;
 use super::space::Object;
 use super::states::root_ref;
 use super::volumes::Volumes;
-use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW};
+use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, VolumeId};
 use crate::store::Cause;
 
@@ -29,7 +29,9 @@ impl Volumes {
     /// Checks that a volume of this size can be.
     fn check_size(size: u64) -> Result<()> {
         if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
-            let why = format!("a volume can't have {size} bytes: use a multiple of 512, at most 64T");
+            let size = show_size(size);
+            let why =
+                format!("a volume can't have a size of {size}: use a multiple of 512 bytes, at most 64T");
             return Err(Error::new(Kind::Usage, why));
         }
         Ok(())

@@ -127,6 +127,9 @@ async fn status(desk: &Desk) -> Result<Outcome> {
         cache: Caches { memory: desk.pools.memory().frames.stats(), disk: desk.pools.memory().disk.stats() },
     };
     let mut outcome = Outcome::of(&status)?;
+    if status.nbd.is_empty() && status.mounts.is_empty() {
+        outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
+    }
     for pool in &status.pools {
         outcome =
             pool.trouble().iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name())));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::base::size::{show_size, show_time};
+use crate::base::size::{show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::desk::Desk;
@@ -192,6 +192,7 @@ pub async fn info(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
 }
 
 pub async fn release(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
+    no_clients(desk, path)?;
     desk.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
     let value = json!({"path": path.to_string(), "released": true});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
@@ -222,7 +223,7 @@ pub async fn collect(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     let value = json!({
         "path": path.to_string(), "freed_bytes": freed, "stored_bytes": info.stored_bytes, "live_bytes": info.live_bytes,
     });
-    let note = format!("{path}: {} freed, {} left", show_size(freed), show_size(info.stored_bytes));
+    let note = format!("{path}: {} freed, {} stored", show_bytes(freed), show_bytes(info.stored_bytes));
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
@@ -258,14 +259,19 @@ pub async fn salvage(desk: &Desk, journal: &str, to: &VolumePath, force: bool) -
     )))
 }
 
-pub async fn remove(desk: &Desk, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
-    let clients = desk.sessions.clients(path);
-    if clients > 0 {
-        return Err(Error::new(
-            Kind::Owned,
-            format!("{path} has {clients} clients connected: disconnect them first"),
-        ));
+/// Who is connected goes on as the owner, or gets errors.
+fn no_clients(desk: &Desk, path: &VolumePath) -> Result<()> {
+    match desk.sessions.clients(path) {
+        0 => Ok(()),
+        n => {
+            let text = format!("{path} has {} connected: disconnect first", show_count(n as u64, "client"));
+            Err(Error::new(Kind::Owned, text))
+        }
     }
+}
+
+pub async fn remove(desk: &Desk, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
+    no_clients(desk, path)?;
     let volumes = &desk.pools.get(&path.pool).await?.volumes;
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
