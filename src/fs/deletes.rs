@@ -71,7 +71,8 @@ impl Deletes {
             }
             let batch: Vec<String> = {
                 let mut state = self.state.lock();
-                let batch: Vec<String> = state.waiting.iter().take(BATCH).cloned().collect();
+                // A folder goes after what was in it: a server that has real folders (SeaweedFS) keeps one that is not empty.
+                let batch: Vec<String> = state.waiting.iter().rev().take(BATCH).cloned().collect();
                 if batch.is_empty() {
                     state.running = false;
                     return;

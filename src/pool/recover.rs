@@ -189,7 +189,12 @@ impl Wreck {
             check_loss(&self.roster.current(), &self.config).await?;
             self.roster.give_up().await;
             let now = self.roster.current();
-            let guess = [Some(&now), now.before.as_ref()].into_iter().flatten().any(|m| m.is_guess());
+            let both = || [Some(&now), now.before.as_ref()].into_iter().flatten();
+            if both().any(|m| m.deciding().next().is_none()) {
+                let why = "none of the stores answers that could tell what was decided: bring one back, and look again";
+                return Err(Error::new(Kind::Unavailable, why));
+            }
+            let guess = both().any(|m| m.is_guess());
             if guess && !self.guess {
                 // Who asked for it was told that nothing would be guessed.
                 let why =

@@ -100,9 +100,10 @@ impl Membership {
         self.given_up.len() > self.acceptors.len() / 2
     }
 
-    /// Acceptors that don't show their label now.
+    /// Acceptors that don't show their label for a while.
     async fn silent(&self) -> BTreeSet<usize> {
-        let asks = self.acceptor_members().map(|m| async move { (m.index(), m.attest().await.is_err()) });
+        let asks =
+            self.acceptor_members().map(|m| async move { (m.index(), m.attest_patiently().await.is_err()) });
         let asked = futures::future::join_all(asks).await;
         asked.into_iter().filter(|(_, silent)| *silent).map(|(index, _)| index).collect()
     }

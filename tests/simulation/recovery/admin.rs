@@ -64,7 +64,8 @@ impl Admin {
         self.site.note(|| format!("admin{}: {}", self.host, what()));
     }
 
-    /// A store that the pool does not list, or that answers, needs none in its place; by now, that may have changed.
+    /// A store that the pool does not list, or that answers, needs none in its place; by now, that may have changed: surely
+    /// where another must be named.
     fn heed(&self, error: &Error, useless: &mut BTreeSet<String>) {
         let text = error.to_string();
         let named = self.swaps(&BTreeSet::new()).into_iter().map(|swap| swap.old);
@@ -73,7 +74,7 @@ impl Admin {
         };
         match named.into_iter().find(refused) {
             Some(url) => drop(useless.insert(url)),
-            None if self.rt.below(4) == 0 => useless.clear(),
+            None if text.contains("--old URL") || self.rt.below(4) == 0 => useless.clear(),
             None => {}
         }
     }
