@@ -131,7 +131,8 @@ impl Fleet {
             return self.degraded(part, misses, verify).await;
         }
         self.hedges().asked(self.layout());
-        if hedge::is_surely_slow(&member, self.usual()) && self.hedges().spend() {
+        let usual = self.usual();
+        if hedge::is_surely_slow(&member, usual) && self.hedges().spend() {
             self.try_slow(&member, part);
             let around = self.degraded(part.hedged(), Misses::default(), verify).await;
             if around.is_ok() {
@@ -139,7 +140,7 @@ impl Fleet {
             }
         }
         let direct = self.direct(part, verify);
-        let slow = self.late(&member);
+        let slow = self.late(&member, usual);
         futures::pin_mut!(direct, slow);
         let late = match select(direct, slow).await {
             Either::Left((Ok(bytes), _)) => return Ok(bytes),
@@ -190,8 +191,8 @@ impl Fleet {
     }
 
     /// Ends when others are to be asked as well.
-    pub(super) async fn late(&self, member: &Arc<Member>) {
-        let first = hedge::delay(member.traffic().reads_percentile(95), self.usual());
+    async fn late(&self, member: &Arc<Member>, usual: Option<Duration>) {
+        let first = hedge::delay(member.traffic().reads_percentile(95), usual);
         self.rt().sleep(first).await;
         if !self.hedges().spend() {
             self.rt().sleep(hedge::DELAY_MAX.saturating_sub(first)).await;

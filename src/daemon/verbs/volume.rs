@@ -264,7 +264,7 @@ fn no_clients(desk: &Desk, path: &VolumePath) -> Result<()> {
     match desk.sessions.clients(path) {
         0 => Ok(()),
         n => {
-            let text = format!("{path} has {} connected: disconnect first", show_count(n as u64, "client"));
+            let text = format!("{path} has {} connected: disconnect first", show_count(n, "client"));
             Err(Error::new(Kind::Owned, text))
         }
     }
