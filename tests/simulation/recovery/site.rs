@@ -180,6 +180,9 @@ impl Way {
     }
 }
 
+/// Tells the model of what was acknowledged.
+type Promise = Box<dyn FnOnce() + Send>;
+
 /// See the module.
 pub struct Site {
     pub world: World,
@@ -195,7 +198,7 @@ pub struct Site {
     /// The generation that each register's object was last seen in, by store and key.
     generations: Mutex<BTreeMap<(String, String), u64>>,
     /// What was acknowledged, for the model, beside how often it had been guessed by then.
-    promises: Mutex<Vec<(u64, Box<dyn FnOnce() + Send>)>>,
+    promises: Mutex<Vec<(u64, Promise)>>,
     /// How often in all, once nobody guesses any more.
     guesses: Mutex<Option<u64>>,
     /// An administrator was told that it would be a guess.
