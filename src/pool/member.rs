@@ -37,8 +37,8 @@ const RECHECK_FIRST: Duration = Duration::from_millis(200);
 const RECHECK_LAST: Duration = Duration::from_secs(1);
 /// No answer to a request for so long, though the label answers: given up.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
-/// How often a store is asked before it is given up, and how long after each other.
-const PATIENT_TRIES: u32 = 4;
+/// For how long a store is asked again before it is given up, and how long after each other.
+const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENT_PAUSE: Duration = Duration::from_secs(1);
 /// And so much longer for each byte sent: 128 KiB/s is the slowest link that works.
 const BYTES_A_SECOND: u64 = 128 << 10;
@@ -269,14 +269,16 @@ impl Member {
 
     /// The same, asking again for a while: for those who would give the store up for want of an answer.
     pub(super) async fn attest_patiently(&self) -> Result<()> {
-        for _ in 1..PATIENT_TRIES {
+        let begun = self.rt.now();
+        loop {
+            // One answer may be lost, and take long to be missed.
+            let last = self.rt.now().since(begun) >= PATIENCE;
             let attested = self.attest().await;
-            if attested.is_ok() || matches!(self.standing(), Standing::Out(_)) {
+            if last || attested.is_ok() || matches!(self.standing(), Standing::Out(_)) {
                 return attested;
             }
             self.rt.sleep(PATIENT_PAUSE).await;
         }
-        self.attest().await
     }
 
     async fn read_labels(self: Arc<Self>) {

@@ -18,7 +18,7 @@ use crate::volume::model::{tags, written};
 /// Later than any request may land.
 const LATE: Duration = Duration::from_secs(40);
 /// By then everything that can be done is done.
-const LONG: Duration = Duration::from_secs(1_800);
+const LONG: Duration = Duration::from_secs(3_600);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A whole run.
