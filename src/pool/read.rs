@@ -132,41 +132,53 @@ impl Fleet {
         }
         self.hedges().asked(self.layout());
         let usual = self.usual();
+        let direct = self.direct(part, verify);
+        let around = self.degraded(part.hedged(), Misses::default(), verify);
+        futures::pin_mut!(direct, around);
         if hedge::is_surely_slow(&member, usual) && self.hedges().spend() {
             self.try_slow(&member, part);
-            let around = self.degraded(part.hedged(), Misses::default(), verify).await;
-            if around.is_ok() {
-                return around;
+            let soon = self.rt().sleep(hedge::delay(None, usual));
+            match select(around.as_mut(), soon).await {
+                Either::Left((Ok(bytes), _)) => return Ok(bytes),
+                Either::Left((Err(_), _)) => return self.direct_alone(part, direct.await, verify).await,
+                // The others are slow as well, perhaps for ever.
+                Either::Right(_) => {}
+            }
+        } else {
+            let slow = self.late(&member, usual);
+            futures::pin_mut!(slow);
+            if let Either::Left((done, _)) = select(direct.as_mut(), slow).await {
+                return self.direct_alone(part, done, verify).await;
             }
         }
-        let direct = self.direct(part, verify);
-        let slow = self.late(&member, usual);
-        futures::pin_mut!(direct, slow);
-        let late = match select(direct, slow).await {
-            Either::Left((Ok(bytes), _)) => return Ok(bytes),
-            Either::Left((Err(miss), _)) => {
-                let mut misses = Misses::default();
-                misses.add(shard, miss);
-                return self.degraded(part, misses, verify).await;
-            }
-            Either::Right((_, late)) => late,
-        };
-        let degraded = self.degraded(part.hedged(), Misses::default(), verify);
-        futures::pin_mut!(degraded);
-        let miss = match select(late, degraded).await {
+        let miss = match select(direct, around).await {
             Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => return Ok(bytes),
-            Either::Left((Err(miss), degraded)) => match degraded.await {
+            Either::Left((Err(miss), around)) => match around.await {
                 Ok(bytes) => return Ok(bytes),
                 Err(_) => miss,
             },
-            Either::Right((Err(_), late)) => match late.await {
+            Either::Right((Err(_), direct)) => match direct.await {
                 Ok(bytes) => return Ok(bytes),
                 Err(miss) => miss,
             },
         };
         // Once more, knowing of both: only all misses together tell damaged from out of reach.
+        self.direct_alone(part, Err(miss), verify).await
+    }
+
+    /// What the store that has the bytes said; without them the others are asked, knowing why.
+    async fn direct_alone(
+        &self,
+        part: Part<'_>,
+        direct: Result<Bytes, Miss>,
+        verify: Verify<'_>,
+    ) -> Result<Bytes> {
+        let miss = match direct {
+            Ok(bytes) => return Ok(bytes),
+            Err(miss) => miss,
+        };
         let mut misses = Misses::default();
-        misses.add(shard, miss);
+        misses.add(part.shard, miss);
         self.degraded(part, misses, verify).await
     }
 

@@ -358,6 +358,38 @@ fn a_store_that_is_slow_costs_its_readers_nothing_once_it_is_known_to_be() {
     });
 }
 
+/// One store is known to be slow, and one that would be asked in its stead does not answer at all.
+#[test]
+fn a_slow_store_is_asked_after_all_when_the_others_hang() {
+    run("2+1", |yard| async move {
+        for store in &yard.stores {
+            store.faults(|f| f.latency = (Duration::from_millis(2), Duration::from_millis(10)));
+        }
+        let pool = yard.create().await.unwrap();
+        let one = chunk(1, &[70_000; 2]);
+        store(&pool, &one).await;
+        let (slow, hung) = (place(&one.id, 0, 3), place(&one.id, 1, 3));
+        yard.stores[slow].faults(|f| f.latency = (Duration::from_millis(200), Duration::from_millis(200)));
+        let chunks = [one];
+        for _ in 0..400 {
+            let want = chunks[0].shards[0].slice(..4096);
+            pool.read(&chunks[0].id, 0, 4096, Cause::Read, &|b| b == want).await.unwrap();
+        }
+        let begun = yard.rt.now();
+        let want = chunks[0].shards[0].slice(..4096);
+        pool.read(&chunks[0].id, 0, 4096, Cause::Read, &|b| b == want).await.unwrap();
+        assert!(yard.rt.now().since(begun) < Duration::from_millis(20), "it is known to be slow");
+        let day = Duration::from_secs(86_400);
+        yard.stores[hung].faults(|f| f.latency = (day, day));
+        let want = chunks[0].shards[0].slice(..4096);
+        let begun = yard.rt.now();
+        pool.read(&chunks[0].id, 0, 4096, Cause::Read, &|b| b == want).await.unwrap();
+        let took = yard.rt.now().since(begun);
+        // Its label may be looked at as well.
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    });
+}
+
 /// Emptied a moment ago, with a label that was read a moment before: what it says does not count (protocol §1.7).
 #[test]
 fn what_an_emptied_store_says_does_not_count() {
