@@ -375,6 +375,11 @@ fn a_slow_store_is_asked_after_all_when_the_others_hang() {
             let want = chunks[0].shards[0].slice(..4096);
             pool.read(&chunks[0].id, 0, 4096, Cause::Read, &|b| b == want).await.unwrap();
         }
+        // Reads of the other earn hedges.
+        for _ in 0..60 {
+            let want = chunks[0].shards[1].slice(..4096);
+            pool.read(&chunks[0].id, SHARD_SPAN, 4096, Cause::Read, &|b| b == want).await.unwrap();
+        }
         let begun = yard.rt.now();
         let want = chunks[0].shards[0].slice(..4096);
         pool.read(&chunks[0].id, 0, 4096, Cause::Read, &|b| b == want).await.unwrap();
