@@ -219,6 +219,12 @@ impl Pool {
         payload.complete(&self.fleet)
     }
 
+    /// Goes on to the newest membership that any store knows of which answers, also where the others agree on an older one:
+    /// `force-recover` may have given them up. `Ok` where none answers.
+    pub async fn hear_of_newer(&self) -> Result<()> {
+        self.register(PoolConfig::register(self.id())).hear_of_newer().await
+    }
+
     /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         self.fleet.delete(ids).await

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::session::Session;
 use super::space::{Ledger, Object};
 use super::stop::Stop;
-use crate::base::ChunkId;
+use crate::base::{ChunkId, Result};
 use crate::log::chunk_target;
 
 /// How often it is looked whether all is collected.
@@ -52,7 +52,7 @@ impl Session {
         loop {
             let objects = self.deletable().await;
             let ids: Vec<ChunkId> = objects.iter().map(|o| o.of(self.ground.id)).collect();
-            match self.ground.deps.pool.delete(&ids).await {
+            match self.delete(&ids).await {
                 Ok(()) => {
                     ids.iter().for_each(|id| self.writer.forget(id));
                     self.retired.lock().deleted(&objects);
@@ -64,6 +64,17 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What is dead under one recorded head is dead for ever, unless a guess took an older one: first it is heard whether
+    /// any store knows of a guess, also where those that were given up still answer and agree.
+    async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
+        let pool = &self.ground.deps.pool;
+        pool.hear_of_newer().await?;
+        if pool.guesses() > 0 {
+            self.confirm().await.map_err(Stop::error)?;
+        }
+        pool.delete(ids).await
     }
 
     async fn deletable(&self) -> Vec<Object> {

@@ -9,7 +9,7 @@ use super::site::Site;
 use super::*;
 use crate::base::Error;
 use crate::pool::{Replacement, Tempo};
-use crate::store::Store as _;
+use crate::store::{SimStore, Store as _};
 
 const BLOCK: u64 = 4096;
 
@@ -297,5 +297,47 @@ fn a_lowering_of_w_that_a_guess_forgot_is_no_longer_counted_with() {
         site.reach(3..5, Reach::Up);
         v.flush().await.unwrap();
         assert_eq!((*session.w.borrow(), session.w_of_all()), (4, 4));
+    });
+}
+
+#[test]
+fn an_owner_cut_off_from_a_recovery_by_guess_deletes_nothing_that_the_guessed_head_needs() {
+    run(13, "1+2", |mut site| async move {
+        // The owner's own ways to the stores.
+        let mut own = site.clone();
+        own.stores = site.stores.iter().map(|s| s.by_another_way()).collect();
+        (site.grace_ms, own.grace_ms) = (20_000, 20_000);
+        let owner = own.machine(1).found().await;
+        let v = volume(&owner, FlushMode::Pool).await;
+        let write = async |at: u64, n: u64| {
+            v.write(at * MIB, bytes(n, MIB as usize)).await.unwrap();
+            v.flush().await.unwrap();
+            let session = v.session().await.unwrap();
+            session.checkpoint_surely(&[]).await.unwrap();
+            session.retired.lock().waiting()
+        };
+        (write(0, 1).await, write(1, 1).await);
+        owner.sleep(5000).await;
+        // Only the two that are about to be given up hear of what follows, which is gone from them before the third is back.
+        own.reach(2..3, Reach::Refuses);
+        (write(0, 2).await, write(0, 3).await, write(0, 4).await);
+        owner.sleep(25_000).await;
+        assert!(write(1, 5).await > 0, "what the first checkpoint needs is to be deleted");
+        // Where the administrator looks, new ones are in their places.
+        for s in &mut site.stores[..2] {
+            *s = SimStore::new(&site.world, s.url().strip_prefix("mem:").unwrap());
+        }
+        let admin = site.machine(2);
+        admin.force_recover(vec![]).await.unwrap();
+        let heir = admin.start().await;
+        heir.volumes.deps().pool.follow().await.unwrap();
+        own.reach(2..3, Reach::Up);
+        owner.sleep(60_000).await;
+        drop(owner.crash());
+        heir.volumes.take_over(&name("v"), true).await.unwrap();
+        let w = heir.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        for at in 0..2 {
+            assert!(w.read(at * MIB, MIB).await.unwrap() == bytes(1, MIB as usize), "as of the guess");
+        }
     });
 }
