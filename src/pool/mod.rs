@@ -43,14 +43,6 @@ mod upload;
 mod watched;
 
 #[cfg(test)]
-mod mending_tests;
-#[cfg(test)]
-mod plan_tests;
-#[cfg(test)]
-mod recover_tests;
-#[cfg(test)]
-mod replace_tests;
-#[cfg(test)]
 mod tests;
 
 pub use chunk::{Chunk, ChunkKind, Fate, Inventory};

@@ -5,19 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::tests::{Counted, LENS, Yard, check, chunk, id, store};
 use super::*;
-use crate::base::rt::sim::Sim;
 use crate::base::{Kind, RegisterId};
 use crate::store::{ByteRange, Cause, Reach, Store as _, When};
 
 const W: Cause = Cause::Walk;
-
-fn run<F: Future<Output = ()> + Send + 'static>(layout: &str, test: impl FnOnce(Yard) -> F) {
-    let sim = Sim::new(11);
-    let yard = Yard::new(&sim, layout);
-    sim.run(test(yard)).unwrap();
-}
 
 fn put(value: &'static [u8]) -> impl FnMut(Option<&Bytes>) -> crate::base::Result<Change<()>> + Send {
     move |_| Ok(Change::Put(Bytes::from_static(value), ()))

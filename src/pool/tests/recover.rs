@@ -1,11 +1,10 @@
 //! Pools whose majority is gone, decided by what is left: whoever does it, wherever it is broken off, and what becomes of
 //! those that come back.
 
-use super::recover::{Swap, Wreck};
-use super::tests::{Counted, Yard, check, chunk, store};
 use super::*;
 use crate::base::rt::sim::{Sim, World};
 use crate::base::{Error, Generation, Kind, RegisterId, Result};
+use crate::pool::recover::{Swap, Wreck};
 use crate::store::{Reach, SimStore, Store as _};
 
 const KEPT: RegisterId = RegisterId(1);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::tests::{Counted, Yard, check, chunk, store};
 use super::*;
 use crate::base::rt::sim::{Sim, World};
 use crate::base::{Generation, Kind, RegisterId};

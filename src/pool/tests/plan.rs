@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::config::StoreEntry;
-use super::plan::{Place, Plan};
-use super::recover::{Swap, Wreck};
-use super::tests::{Counted, Yard};
 use super::*;
 use crate::base::rt::sim::Sim;
 use crate::base::{Error, Incarnation, Kind, Nonce, RegisterId, Result};
+use crate::pool::config::StoreEntry;
+use crate::pool::plan::{Place, Plan};
+use crate::pool::recover::{Swap, Wreck};
 use crate::store::{ByteRange, Cause, SimStore, Store as _};
 
 /// The place whose store is another afterwards.

@@ -1,0 +1,86 @@
+//! Pools made and opened.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::base::rt::sim::Sim;
+use crate::base::{Kind, Name, VolumeId};
+use crate::store::{Cause, Reach, Store as _, When};
+
+const W: Cause = Cause::Walk;
+
+#[test]
+fn a_pool_is_not_made_on_what_is_not_empty_and_leaves_nothing_behind() {
+    run("2+1", |yard| async move {
+        yard.stores[1].contents().put("x", Bytes::new(), When::Always, W).await.unwrap();
+        let e = yard.create().await.unwrap_err();
+        assert!(e.is(Kind::Refused) && e.to_string().contains("mem:s1"), "{e}");
+        assert!(yard.stores[0].contents().keys().is_empty());
+        yard.stores[1].contents().wipe();
+        let twice = Yard {
+            stores: vec![yard.stores[0].clone(), yard.stores[0].clone(), yard.stores[2].clone()],
+            ..yard.clone()
+        };
+        let e = twice.create().await.unwrap_err();
+        assert!(e.to_string().contains("twice"), "{e}");
+        assert!(yard.stores.iter().all(|s| s.contents().keys().is_empty()));
+        yard.create().await.unwrap();
+        let e = yard.create().await.unwrap_err();
+        assert!(e.is(Kind::Refused) && e.to_string().contains("the label of a pool tank"), "{e}");
+        yard.stores.iter().for_each(|s| s.contents().wipe());
+        // Killed while it looked at what this store promises.
+        yard.stores[1].contents().put("probe/windlass-probe-1", Bytes::new(), When::Always, W).await.unwrap();
+        yard.create().await.unwrap();
+        let e = Yard { zones: Some("aab"), ..yard }.create().await.unwrap_err();
+        assert!(e.to_string().contains("zone"), "{e}");
+    });
+}
+
+#[test]
+fn a_pool_is_made_whatever_the_order_of_things() {
+    for seed in 0..200 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "4+2");
+        sim.run(async move { yard.create().await.unwrap_or_else(|e| panic!("seed {seed}: {e}")) }).unwrap();
+    }
+}
+
+#[test]
+fn opening_needs_a_majority_and_finds_stores_by_label() {
+    run("4+2", |mut yard| async move {
+        let pool = yard.create().await.unwrap();
+        let made = (pool.id(), pool.incarnations());
+        pool.set(|s| s.assign("grace=1ms")).await.unwrap();
+        let zones = pool.set(|s| s.assign("ack=zone")).await.unwrap_err();
+        assert!(zones.is(Kind::Usage) && !pool.settings().ack_zone, "{zones}");
+        pool.close().await;
+        drop(pool);
+        yard.stores.rotate_left(2);
+        yard.reach(0, Reach::Silent);
+        yard.reach(1, Reach::Refuses);
+        let pool = yard.open().await.unwrap();
+        assert_eq!((pool.id(), pool.incarnations()), made);
+        assert_eq!(pool.settings().grace_ms, 1);
+        drop(pool);
+        (2..4).for_each(|i| yard.reach(i, Reach::Refuses));
+        assert!(yard.open().await.unwrap_err().is(Kind::Unavailable));
+    });
+}
+
+#[test]
+fn names_are_given_once() {
+    run("1+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let name = |n: &str| n.parse::<Name>().unwrap();
+        for i in 0..40u128 {
+            pool.insert(&name(&format!("v{i}")), VolumeId(i)).await.unwrap();
+        }
+        pool.insert(&name("v1"), VolumeId(1)).await.unwrap();
+        assert!(pool.insert(&name("v1"), VolumeId(2)).await.unwrap_err().is(Kind::Exists));
+        pool.remove(&name("v1"), VolumeId(2)).await.unwrap();
+        assert_eq!(pool.lookup(&name("v1")).await.unwrap(), Some(VolumeId(1)));
+        pool.remove(&name("v1"), VolumeId(1)).await.unwrap();
+        assert_eq!(pool.lookup(&name("v1")).await.unwrap(), None);
+        assert_eq!(pool.list().await.unwrap().len(), 39);
+    });
+}
