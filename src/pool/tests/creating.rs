@@ -5,9 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::base::rt::sim::Sim;
 use crate::base::{Kind, Name, VolumeId};
-use crate::store::{Cause, Reach, Store as _, When};
-
-const W: Cause = Cause::Walk;
+use crate::store::{Reach, Store as _, When};
 
 #[test]
 fn a_pool_is_not_made_on_what_is_not_empty_and_leaves_nothing_behind() {

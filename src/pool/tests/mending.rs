@@ -9,8 +9,6 @@ use super::*;
 use crate::base::{Kind, RegisterId};
 use crate::store::{ByteRange, Cause, Reach, Store as _, When};
 
-const W: Cause = Cause::Walk;
-
 fn put(value: &'static [u8]) -> impl FnMut(Option<&Bytes>) -> crate::base::Result<Change<()>> + Send {
     move |_| Ok(Change::Put(Bytes::from_static(value), ()))
 }

@@ -22,6 +22,8 @@ use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, VolumeId};
 use crate::store::{BucketRef, Cause, MemStore, Reach, SimStore, Store as _};
 
+const W: Cause = Cause::Walk;
+
 /// Stores, a disk, and a way to open the pool on them.
 #[derive(Clone, Debug)]
 struct Yard {

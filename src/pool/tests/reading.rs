@@ -12,8 +12,6 @@ use crate::base::rt::sim::Sim;
 use crate::base::size::SHARD_SPAN;
 use crate::store::{Cause, Reach, Store as _, When};
 
-const W: Cause = Cause::Walk;
-
 #[test]
 fn what_is_stored_is_read_with_any_losses_up_to_m() {
     for layout in ["1+0", "1+2", "2+1", "4+2", "3+0"] {

@@ -9,9 +9,7 @@ use super::*;
 use crate::base::Result;
 use crate::base::rt::Rt;
 use crate::base::rt::sim::Sim;
-use crate::store::{Cause, Reach, Store as _, When};
-
-const W: Cause = Cause::Walk;
+use crate::store::{Reach, Store as _, When};
 
 #[test]
 fn an_emptied_or_foreign_store_is_out_by_name_and_the_pool_goes_on() {

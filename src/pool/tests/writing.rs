@@ -8,9 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::Kind;
 use crate::base::rt::sim::Sim;
-use crate::store::{Cause, Reach};
-
-const W: Cause = Cause::Walk;
+use crate::store::Reach;
 
 #[test]
 fn an_outage_of_too_many_stores_holds_and_heals() {
