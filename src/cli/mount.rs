@@ -10,9 +10,10 @@ use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::control::{Client, ProgressSink};
 use crate::daemon::{Home, Options, signals};
-use crate::fs::{Cache, MountOptions};
+use crate::fs::{Cache, MOUNT_OPTIONS, MountOptions};
 
 #[derive(clap::Args, Debug)]
+#[command(after_help = MOUNT_OPTIONS)]
 pub struct Mount {
     /// s3://BUCKET/PREFIX?… or file:///DIR
     url: String,

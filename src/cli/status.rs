@@ -51,6 +51,13 @@ fn human(value: &Value) {
         ]
     };
     output::table(&["OPEN VOLUME", "CLIENTS", "STATE", "UNSENT"], &output::rows(&value["volumes"], row));
-    let row = |v: &Value| vec![output::text(v, "dir"), output::text(v, "url")];
-    output::table(&["MOUNT", "OF"], &output::rows(&value["mounts"], row));
+    let row = |v: &Value| {
+        vec![
+            output::text(v, "dir"),
+            output::text(v, "url"),
+            output::text(v, "unsent_files"),
+            output::bytes(v, "unsent_bytes"),
+        ]
+    };
+    output::table(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], &output::rows(&value["mounts"], row));
 }

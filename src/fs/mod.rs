@@ -67,6 +67,6 @@ mod versions;
 mod xattrs;
 
 pub use mount::{Mounted, clear_dead, mount};
-pub use options::{Cache, Flush, KernelFlag, MountOptions};
+pub use options::{Cache, Flush, HELP as MOUNT_OPTIONS, KernelFlag, MountOptions};
 pub use queue::Pending;
 pub use staging::Unsent;

@@ -160,6 +160,26 @@ fn cache(value: Option<&str>) -> Result<Cache> {
     }
 }
 
+/// What `windlass mount --help` says of them.
+pub const HELP: &str = "\
+Options behind -o (docs/reference.md says more of each):
+  flush=bucket              close and fsync return when the object is stored (default)
+  flush=local               ... when this host's disk has the bytes; they are sent behind
+  ro                        nothing can be changed
+  uid=N, gid=N              owner of objects that carry none
+  umask=M, file_mode=M, dir_mode=M
+                            permission bits of objects that carry none, octal
+  allow_other               users beside the one who mounts may enter
+  metadata_ttl=SECONDS, negative_metadata_ttl=SECONDS
+                            for which names and attributes, or that there is none, are believed (5)
+  cache, cache=SIZE         what is read is kept on this host's disk
+  deadline=SECONDS          for one request of the store (60)
+  versions                  each directory has a .versions with earlier versions
+  endpoint=URL, region=R, profile=P, path_style, anonymous, requester_pays, sse=S, storage_class=C, ca=FILE
+                            of the store, as in its URL
+  fsname=NAME, noexec, noatime, suid, dev
+                            as everywhere";
+
 impl MountOptions {
     /// Reads the text behind `-o` (commas between options; `\,` is a comma inside one). What belongs to the store
     /// comes back beside it, under the names of a store URL's parameters.
@@ -248,6 +268,28 @@ fn split(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_help_lists_there_is() {
+        let words = HELP.lines().skip(1).filter_map(|l| l.strip_prefix("  ").filter(|l| !l.starts_with(' ')));
+        let mut seen = 0;
+        for option in words.flat_map(|l| l.split("   ").next().unwrap_or_default().split(", ")) {
+            let value = |n: &str| match n {
+                "SIZE" => "1G",
+                "M" => "022",
+                "N" | "SECONDS" => "7",
+                _ => n.trim(),
+            }
+            .to_owned();
+            let text = match option.trim().split_once('=') {
+                Some((name, n)) => format!("{name}={}", value(n)),
+                None => option.trim().to_owned(),
+            };
+            assert!(MountOptions::parse(&text).is_ok(), "{text}");
+            seen += 1;
+        }
+        assert_eq!(seen, 29);
+    }
 
     #[test]
     fn options_are_read_and_unknown_ones_named() {

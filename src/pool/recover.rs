@@ -35,7 +35,7 @@ use super::register::{Change, Register};
 use super::replace::{free_place, list_registers};
 use super::roster::{Membership, Roster};
 use super::seats::{best_hint, find, read_label};
-use crate::base::{Error, Generation, Incarnation, Kind, RegisterId, Result};
+use crate::base::{Error, Incarnation, Kind, RegisterId, Result};
 
 /// Registers looked at at a time.
 const REGISTERS_AT_ONCE: usize = 8;
@@ -201,7 +201,7 @@ impl Wreck {
                     "another store went away meanwhile, and nothing was decided: look again with --dry-run";
                 return Err(Error::new(Kind::Unavailable, why));
             }
-            self.bring_description(register, guess).await?;
+            self.bring_description(register, guess && before == self.config.generation).await?;
             if pool.generation() == before {
                 return Ok(());
             }
@@ -209,15 +209,13 @@ impl Wreck {
         Err(Error::new(Kind::Owned, format!("others change pool {} all the time: try again", pool.name())))
     }
 
-    /// The pool's description is chosen by those that are left. In a first generation they may never have heard of it: then
-    /// what labels say is the newest that is left.
-    async fn bring_description(&self, register: &Register, guess: bool) -> Result<()> {
+    /// The pool's description is chosen by those that are left. They may never have heard of it in this generation: then what
+    /// labels or other registers say is the newest that is left, if that is of the same.
+    async fn bring_description(&self, register: &Register, guess_by_others: bool) -> Result<()> {
         register
             .change(|current| {
                 Ok(match current {
-                    None if guess && self.config.generation == Generation(0) => {
-                        Change::Put(self.config.encode(), ())
-                    }
+                    None if guess_by_others => Change::Put(self.config.encode(), ()),
                     _ => Change::Keep(()),
                 })
             })

@@ -179,6 +179,44 @@ fn a_guess_takes_the_newest_that_is_left_and_counts_above_all_that_was_forgotten
     });
 }
 
+/// Those who chose the pool's newest generation are lost; of those that are left other registers are in it, and perhaps
+/// their labels tell of it.
+#[test]
+fn what_is_left_of_the_pools_own_register_may_be_behind_the_others() {
+    for labels in [false, true] {
+        run(9, "2+3", move |_, yard| async move {
+            let lens: &[usize] = &[9000, 8000];
+            let pool = stocked(&yard, lens).await;
+            let own = format!("reg/{}", PoolConfig::register(pool.id()));
+            let keys: &[&str] = if labels { &[&own, "label"] } else { &[&own] };
+            let behind = |i: usize| keys.iter().map(move |key| (i, *key));
+            let behind: Vec<(usize, &str)> = behind(0).chain(behind(1)).collect();
+            let mut before = Vec::new();
+            for (store, key) in &behind {
+                let there = yard.stores[*store].contents().rot(key, |bytes| before.push(bytes.clone()));
+                assert!(there, "{key}");
+            }
+            let Swap { old, new } = swap(&yard, 4, 0);
+            assert_eq!(pool.plan_replacement(&old, &new, false).await.unwrap(), Replacement::Planned);
+            let generation = pool.follow().await.unwrap();
+            assert_eq!(pool.fill(&Counted { dead: 0, live: 4 }, &|_| {}).await.unwrap().left, 0);
+            assert!(pool.settle(generation).await.unwrap());
+            add(&pool.register(KEPT), 2).await.unwrap();
+            yard.settle(3000).await;
+            pool.close().await;
+            drop(pool);
+            for ((store, key), old) in behind.into_iter().zip(before) {
+                yard.stores[store].contents().rot(key, |bytes| *bytes = old);
+            }
+            yard.stores[2..].iter().chain(&yard.spares[..1]).for_each(|s| s.contents().wipe());
+            assert!(wreck(&yard, vec![]).await.guess);
+            let pool = recover(&yard, vec![], 4).await.unwrap();
+            assert_eq!(pool.guesses(), 1);
+            sound(&yard, &pool, lens, &[1, 2]).await;
+        });
+    }
+}
+
 #[test]
 fn what_has_nobody_in_its_place_stays_listed_and_may_come_back() {
     run(5, "1+2", |_, yard| async move {
