@@ -274,13 +274,15 @@ mod tests {
         let words = HELP.lines().skip(1).filter_map(|l| l.strip_prefix("  ").filter(|l| !l.starts_with(' ')));
         let mut seen = 0;
         for option in words.flat_map(|l| l.split("   ").next().unwrap_or_default().split(", ")) {
-            let value = |n: &str| match n {
-                "SIZE" => "1G",
-                "M" => "022",
-                "N" | "SECONDS" => "7",
-                _ => n.trim(),
-            }
-            .to_owned();
+            let value = |n: &str| {
+                match n {
+                    "SIZE" => "1G",
+                    "M" => "022",
+                    "N" | "SECONDS" => "7",
+                    _ => n.trim(),
+                }
+                .to_owned()
+            };
             let text = match option.trim().split_once('=') {
                 Some((name, n)) => format!("{name}={}", value(n)),
                 None => option.trim().to_owned(),

@@ -51,7 +51,11 @@ impl Session {
             match seen.and_then(|head| head.owned(self.epoch).map(|()| head)) {
                 Ok(head) => {
                     counted.upto = counted.upto.max(prefix.seq);
-                    *self.head.lock() = head;
+                    let mut known = self.head.lock();
+                    if head.checkpoint.position >= known.checkpoint.position {
+                        *known = head;
+                    }
+                    drop(known);
                     self.rounds.succeeded(round);
                     pause = self.pause();
                     self.journal.trim(stored);
@@ -104,6 +108,10 @@ impl Session {
             head.owned(self.epoch)?;
             if guesses > 0 {
                 self.is_no_older(&head, known)?;
+                if self.head.lock().checkpoint.position > head.checkpoint.position {
+                    // Recorded while this read was under way: perhaps by stores that are given up now. The next one tells.
+                    continue;
+                }
             }
             let w = usize::from(head.active.w);
             let thin = self.w_of_all() < w;

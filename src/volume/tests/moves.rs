@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::site::Site;
 use super::*;
 use crate::base::Error;
+use crate::base::rt::Instant;
 use crate::pool::{Replacement, Tempo};
 use crate::store::{SimStore, Store as _};
 
@@ -340,4 +341,39 @@ fn an_owner_cut_off_from_a_recovery_by_guess_deletes_nothing_that_the_guessed_he
             assert!(w.read(at * MIB, MIB).await.unwrap() == bytes(1, MIB as usize), "as of the guess");
         }
     });
+}
+
+#[test]
+fn a_checkpoint_recorded_by_those_that_were_given_up_is_noticed_whenever_its_answer_comes() {
+    let midway = Arc::new(AtomicU64::new(0));
+    for n in 0..10 {
+        let midway = midway.clone();
+        run(500 + n, "1+2", move |site| async move {
+            let owner = site.machine(1).found().await;
+            let v = volume(&owner, FlushMode::Pool).await;
+            v.write(0, bytes(1, BLOCK as usize)).await.unwrap();
+            v.flush().await.unwrap();
+            owner.sleep(3000).await;
+            site.stores[1..].iter().for_each(|s| s.contents().wipe());
+            site.machine(2).force_recover(vec![]).await.unwrap();
+            owner.sleep(30_000).await;
+            v.write(0, bytes(2, BLOCK as usize)).await.unwrap();
+            v.flush().await.unwrap();
+            assert_eq!(owner.volumes.deps().pool.guesses(), 1);
+            let session = v.session().await.unwrap();
+            let slow = (Duration::from_millis(100), Duration::from_millis(120));
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = slow));
+            let asking = session.clone();
+            let confirmed = owner.rt.spawn(async move { asking.confirm().await });
+            owner.sleep(20 * n).await;
+            if session.rounds.due() == Some(Instant::default()) {
+                // Midway. This is how a change leaves it that those stores chose, when its answer comes so late.
+                let recorded = session.head.lock().checkpoint.position.next();
+                session.head.lock().checkpoint.position = recorded;
+                midway.fetch_add(1, Ordering::Relaxed);
+                drop(confirmed.await.unwrap().expect_err("the head is older than what was recorded"));
+            }
+        });
+    }
+    assert!(midway.load(Ordering::Relaxed) > 5, "{midway:?}");
 }

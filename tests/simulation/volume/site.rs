@@ -102,6 +102,8 @@ impl Plan {
         }
         // Without the lost store w can't be had where w = N.
         let must_degrade = hazard == Hazard::Wipe && layout.w() == layout.n();
+        // There a store that is away for a moment and rot that nobody has noticed are more than is survived.
+        let must_not = hazard == Hazard::Rot && layout.w() == layout.n();
         Plan {
             layout,
             hazard,
@@ -120,7 +122,7 @@ impl Plan {
             grace_ms: [0, 500, 5_000][pick(3)],
             memory: [4 << 20, 64 << 20][pick(2)],
             codec: [Codec::None, Codec::None, Codec::Lz4][pick(3)],
-            degrade_after: (must_degrade || pick(3) > 0).then_some(3_000),
+            degrade_after: (must_degrade || pick(3) > 0 && !must_not).then_some(3_000),
             force: [0, 300, 800][pick(3)],
             hosts: 2,
             cache: [0, 5, 32][pick(3)] * CACHE_SEGMENT,
