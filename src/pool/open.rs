@@ -18,7 +18,7 @@ use super::seats::{best_hint, find_all, labelled, read_label};
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::store::{Cause, List, Put, When};
 
-/// How long the first value may take to be in every store.
+/// How long the first value may take to be in every store, and how long opening waits for what every store says.
 const EVERYWHERE: Duration = Duration::from_secs(2);
 /// A look at so many objects tells whether a place is empty.
 const LIST_PAGE: usize = 1000;
@@ -95,6 +95,12 @@ impl Pool {
             roster.learn(&hint.encode()).await?;
         }
         let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
+        if config.acceptors.len() > 1
+            && let Some(heard) = host.rt.timeout(EVERYWHERE, register.hear_of_newer()).await
+        {
+            // The same where the label of who could tell is behind: those that were given up would agree among themselves.
+            heard?;
+        }
         let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
             return Err(Error::new(
                 Kind::Invalid,

@@ -179,6 +179,24 @@ fn a_guess_takes_the_newest_that_is_left_and_counts_above_all_that_was_forgotten
     });
 }
 
+/// Those that were given up are back, agree among themselves, and the label of the one who knows better is behind.
+#[test]
+fn who_opens_the_pool_after_a_guess_hears_of_it_from_any_store() {
+    for seed in 0..8 {
+        run(20 + seed, "1+2", |_, yard| async move {
+            drop(stocked(&yard, &[9000]).await);
+            let mut label = Vec::new();
+            yard.stores[0].contents().rot("label", |bytes| label = bytes.clone());
+            (yard.reach(1, Reach::Refuses), yard.reach(2, Reach::Refuses));
+            let swaps = vec![swap(&yard, 1, 0), swap(&yard, 2, 1)];
+            assert_eq!(recover(&yard, swaps, 4).await.unwrap().guesses(), 1);
+            (yard.reach(1, Reach::Up), yard.reach(2, Reach::Up));
+            yard.stores[0].contents().rot("label", |bytes| *bytes = label);
+            assert_eq!(yard.open().await.unwrap().guesses(), 1);
+        });
+    }
+}
+
 /// Those who chose the pool's newest generation are lost; of those that are left other registers are in it, and perhaps
 /// their labels tell of it.
 #[test]

@@ -158,7 +158,7 @@ async fn settle(site: &Arc<Site>, rt: &Rt, owner_lives: bool) {
     let pool = volumes.deps().pool.clone();
     assert!(!site.guessed() || site.told_of_guess.load(Ordering::Relaxed), "nobody was told of the guess");
     assert!(!site.guessed() || site.plan.guess, "a guess without need");
-    site.keep_promises(pool.guesses());
+    site.keep_promises(site.guesses());
     let volume = take_over(site, rt, &volumes).await;
     snapshots(site, &volumes).await;
     works(site, rt, &volumes, &volume).await;

@@ -393,9 +393,14 @@ impl Site {
         promises.into_iter().filter(|(before, _)| *before == guesses).for_each(|(_, promise)| promise());
     }
 
+    /// How often was guessed, as far as anybody has seen.
+    pub fn guesses(&self) -> u64 {
+        self.members.lock().keys().last().map_or(0, |generation| generation >> 16)
+    }
+
     /// Whether a generation was seen that began with a guess.
     pub fn guessed(&self) -> bool {
-        self.members.lock().keys().any(|generation| generation >> 16 > 0)
+        self.guesses() > 0
     }
 
     /// Looks at every register's object in every store: none ever goes back to an earlier generation.
