@@ -185,7 +185,9 @@ impl Director {
             Event::StoreAway => store.faults(|f| f.reach = Reach::Silent),
             Event::StoresBack => site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)),
             Event::Requests => {
-                let (errors, lost) = (world.below(80) as u32, world.below(80) as u32);
+                // So many that a store is out for seconds would be one more that is lost, where one loses its contents.
+                let most = if site.lost_some() || site.plan.hazard == Hazard::Wipe { 20 } else { 80 };
+                let (errors, lost) = (world.below(most) as u32, world.below(most) as u32);
                 site.stores.iter().for_each(|s| s.faults(|f| (f.errors, f.lost) = (errors, lost)));
             }
             Event::Storm => self.storm(),
