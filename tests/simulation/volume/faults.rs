@@ -186,7 +186,7 @@ impl Director {
             Event::StoresBack => site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)),
             Event::Requests => {
                 // So many that a store is out for seconds would be one more that is lost, where one loses its contents.
-                let most = if site.lost_some() || site.plan.hazard == Hazard::Wipe { 20 } else { 80 };
+                let most = if matches!(site.plan.hazard, Hazard::Wipe | Hazard::Rot) { 20 } else { 80 };
                 let (errors, lost) = (world.below(most) as u32, world.below(most) as u32);
                 site.stores.iter().for_each(|s| s.faults(|f| (f.errors, f.lost) = (errors, lost)));
             }
