@@ -29,6 +29,8 @@ const DOUBTED_MAX: usize = 10_000;
 const STRIPES: usize = 1 << 15;
 /// Names of one directory that are asked for within `CROWD_TIME` before all of them are.
 const CROWD: u32 = 3;
+/// After so many more, since one page did not have all of them.
+const CROWD_AGAIN: u32 = 64;
 const CROWD_TIME: Duration = Duration::from_secs(5);
 /// Directories of which that is counted.
 const CROWDS: usize = 1024;
@@ -52,6 +54,13 @@ struct Listing {
     whole: bool,
     /// A sample showed that its objects carry nothing but defaults: a listing's facts are good enough.
     light: bool,
+}
+
+/// Many names of one directory are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crowd {
+    First,
+    More,
 }
 
 /// How many own changes there were when a question was asked.
@@ -139,16 +148,20 @@ impl Known {
         Known(Mutex::new(Inner { names, listings, entries: 0, changes, crowds }))
     }
 
-    /// Counts that the store is asked for a name of this directory. True once in a while: so many were that it is
-    /// cheaper to ask for all.
-    pub fn crowded(&self, prefix: &str, now: Instant) -> bool {
+    /// Counts that the store is asked for a name of this directory. Now and then so many were that it is cheaper to ask for
+    /// a page of them.
+    pub fn crowded(&self, prefix: &str, now: Instant) -> Option<Crowd> {
         let mut inner = self.0.lock();
         let (count, since) = inner.crowds.get_or_insert_mut(prefix.to_owned(), || (0, now));
         if now.since(*since) > CROWD_TIME {
             (*count, *since) = (0, now);
         }
         *count += 1;
-        *count == CROWD
+        match *count {
+            CROWD => Some(Crowd::First),
+            n if n % CROWD_AGAIN == 0 => Some(Crowd::More),
+            _ => None,
+        }
     }
 
     /// Before asking the store.
@@ -333,8 +346,8 @@ mod tests {
         assert_eq!(known.get("d/b", at(2)), None, "a directory of that name may be hidden");
         known.changed("d/a", at(1), at(6), |seen| seen.object = None);
         assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
-        let crowded: Vec<bool> = (0..5).map(|_| known.crowded("d/", at(1))).collect();
-        assert_eq!(crowded, [false, false, true, false, false]);
+        let asked = (1..=130).filter_map(|n| known.crowded("d/", at(1)).map(|crowd| (n, crowd)));
+        assert_eq!(asked.collect::<Vec<_>>(), [(3, Crowd::First), (64, Crowd::More), (128, Crowd::More)]);
     }
 
     #[test]

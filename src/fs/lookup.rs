@@ -9,7 +9,7 @@ use super::errno::{Errno, Op};
 use super::facts::Facts;
 use super::file::OpenFile;
 use super::inodes::{Inodes, Node, ROOT};
-use super::known::{Seen, Ticket, split};
+use super::known::{Crowd, Seen, Ticket, split};
 use super::meta::Ns;
 use super::names::{KEY_MAX, NAME_MAX, Naming, Wanted, belongs};
 use super::past::is_past;
@@ -19,7 +19,7 @@ use crate::base::rt::Instant;
 /// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
 const NEIGHBOURS: usize = 8;
 /// Names of a directory that are asked for at once.
-const ALL: usize = 1000;
+const PAGE: usize = 1000;
 
 /// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
 /// back for it.
@@ -208,7 +208,7 @@ impl Fs {
         {
             return Ok((seen.dir.is_some(), seen.object.is_some()));
         }
-        if let Some(present) = self.among_all(place).await? {
+        if let Some(present) = self.among_many(place).await? {
             return Ok(present);
         }
         let (remote, dir) = (&self.engine.remote, place.prefix());
@@ -224,20 +224,26 @@ impl Fs {
         Ok((is_dir, object))
     }
 
-    /// The same from a listing of the whole directory, where several of its names were asked for lately and one page
-    /// has all of them: the next ones are known then.
-    async fn among_all(&self, place: &Place) -> Result<Option<(bool, bool)>> {
+    /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
+    /// then. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
+    async fn among_many(&self, place: &Place) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
         let remote = &self.engine.remote;
         let soon = self.options().ttl > Duration::ZERO && remote.is_settled_below(prefix);
-        if !soon || !self.known.crowded(prefix, asked) {
-            return Ok(None);
-        }
+        let Some(crowd) = soon.then(|| self.known.crowded(prefix, asked)).flatten() else { return Ok(None) };
+        let mut near = place.stem.clone();
+        near.pop();
+        let after = (crowd == Crowd::More && near.len() > prefix.len()).then_some(near);
         let ticket = self.known.ticket();
-        let page = remote.list(prefix, None, true, ALL).await?;
-        if page.next.is_some() {
-            return Ok(None);
-        }
+        let page = remote.list(prefix, after.clone(), true, PAGE).await?;
+        let whole = after.is_none() && page.next.is_none();
+        let (first, last) = (after.unwrap_or_default(), page.objects.last().map(|o| o.key.clone()));
+        let last = last.max(page.prefixes.last().cloned()).filter(|_| page.next.is_some());
+        // Where a page begins or ends it does not say whether there is an object and a directory of one name.
+        let told = |component: &str| {
+            let stem = format!("{prefix}{component}");
+            stem > first && last.as_ref().is_none_or(|last| *last >= format!("{stem}/"))
+        };
         let mut all: BTreeMap<String, Seen> = BTreeMap::new();
         for object in page.objects.into_iter().filter(|o| o.key != prefix || o.size > 0) {
             let modified = Ns::from_ms(object.modified_ms);
@@ -249,9 +255,13 @@ impl Fs {
             let component = group[prefix.len()..group.len() - 1].to_owned();
             all.entry(component).or_default().dir = Some(self.default_facts(true));
         }
-        let present = all.get(component).map_or((false, false), |s| (s.dir.is_some(), s.object.is_some()));
+        all.retain(|component, _| told(component));
+        let present = match all.get(component) {
+            Some(seen) => Some((seen.dir.is_some(), seen.object.is_some())),
+            None => whole.then_some((false, false)),
+        };
         self.known.learn_present(prefix, all, self.until(asked), ticket);
-        Ok(Some(present))
+        Ok(present)
     }
 
     /// Asks the store for a name; true when there is an object that a directory hides.

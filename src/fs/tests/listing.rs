@@ -337,3 +337,24 @@ fn without_an_order_nothing_is_divided() {
     assert_eq!(got, names.into_iter().map(|(c, _)| c).collect::<Vec<_>>());
     assert_eq!(asked, 50);
 }
+
+/// A page of names that ends with the object `g`; the directory of this name begins the next one, and hides it.
+#[test]
+fn a_page_tells_nothing_of_a_name_that_goes_on_behind_it() {
+    let sim = Sim::new(5);
+    let world = sim.clone();
+    sim.run(async move {
+        let store = MemStore::new("many");
+        let files = (0..999).map(|i| format!("d/f{i:03}"));
+        for key in files.chain(["d/g".to_owned(), "d/g/y".to_owned()]) {
+            store.put(&key, Bytes::from_static(b"x"), When::Always, Cause::File).await.unwrap();
+        }
+        let user = User::simulated(&world, store, "").await;
+        for i in 0..3 {
+            user.stat(&format!("d/f{i:03}")).await.unwrap();
+        }
+        assert!(user.stat("d/g").await.unwrap().facts.is_dir());
+        assert!(!user.stat("d/f998").await.unwrap().facts.is_dir());
+    })
+    .unwrap();
+}

@@ -268,6 +268,12 @@ async fn many(t: &mut Table) {
     t.row("a missing name in 3 TTLs");
     user.walk("m").await.unwrap();
     t.store.take();
+    for i in 0..2500 {
+        user.stat(&format!("m/f{i:04}")).await.unwrap();
+    }
+    t.row("stat of these 2,500 by name");
+    user.walk("m").await.unwrap();
+    t.store.take();
     user.rename("m", "n", false).await.unwrap();
     t.row("rename a directory of 2,500");
     t.later().await;
@@ -392,6 +398,7 @@ rename a directory of 100       101 copy 1 delete 3 list
 rm -r of 100                    4 delete 1 head 3 list
 ls -l of 2,500 made elsewhere   3 head 4 list
 a missing name in 3 TTLs        3 list
+stat of these 2,500 by name     2500 head 128 list
 rename a directory of 2,500     2500 copy 3 delete 7 list
 rm of these 2,500               5 delete 4 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
