@@ -187,10 +187,10 @@ fn who_opens_the_pool_after_a_guess_hears_of_it_from_any_store() {
             drop(stocked(&yard, &[9000]).await);
             let mut label = Vec::new();
             yard.stores[0].contents().rot("label", |bytes| label = bytes.clone());
-            (yard.reach(1, Reach::Refuses), yard.reach(2, Reach::Refuses));
+            [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Refuses));
             let swaps = vec![swap(&yard, 1, 0), swap(&yard, 2, 1)];
             assert_eq!(recover(&yard, swaps, 4).await.unwrap().guesses(), 1);
-            (yard.reach(1, Reach::Up), yard.reach(2, Reach::Up));
+            [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Up));
             yard.stores[0].contents().rot("label", |bytes| *bytes = label);
             assert_eq!(yard.open().await.unwrap().guesses(), 1);
         });

@@ -317,11 +317,14 @@ fn an_owner_cut_off_from_a_recovery_by_guess_deletes_nothing_that_the_guessed_he
             session.checkpoint_surely(&[]).await.unwrap();
             session.retired.lock().waiting()
         };
-        (write(0, 1).await, write(1, 1).await);
+        write(0, 1).await;
+        write(1, 1).await;
         owner.sleep(5000).await;
         // Only the two that are about to be given up hear of what follows, which is gone from them before the third is back.
         own.reach(2..3, Reach::Refuses);
-        (write(0, 2).await, write(0, 3).await, write(0, 4).await);
+        for n in 2..5 {
+            write(0, n).await;
+        }
         owner.sleep(25_000).await;
         assert!(write(1, 5).await > 0, "what the first checkpoint needs is to be deleted");
         // Where the administrator looks, new ones are in their places.
