@@ -95,11 +95,9 @@ impl Pool {
             roster.learn(&hint.encode()).await?;
         }
         let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
-        if config.acceptors.len() > 1
-            && let Some(heard) = host.rt.timeout(EVERYWHERE, register.hear_of_newer()).await
-        {
+        if config.acceptors.len() > 1 {
             // The same where the label of who could tell is behind: those that were given up would agree among themselves.
-            heard?;
+            register.hear_soon(EVERYWHERE).await?;
         }
         let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
             return Err(Error::new(

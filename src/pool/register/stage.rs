@@ -12,6 +12,7 @@
 //! before is a seal or nothing; where a register goes on it begins with the sealed value.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::acceptor::{Cell, Shown, Stage};
 use super::object::{Object, Opening, Value};
@@ -36,7 +37,7 @@ impl Register {
     /// The pool's description by which the newest generation began that any acceptor shows, or as it was changed since; of
     /// those acceptors that answer, decided by nobody. Changes nothing. For the pool register.
     pub(in crate::pool) async fn newest_description(&self) -> Result<Option<PoolConfig>> {
-        let newest = self.objects().await.into_iter();
+        let newest = self.objects(None).await.into_iter();
         let newest = newest.max_by_key(|object| (object.generation, object.state.accepted));
         let Some(object) = newest else { return Ok(None) };
         let Some(value) = &object.state.value.bytes else { return Ok(None) };
@@ -47,23 +48,37 @@ impl Register {
 
     /// Goes on to the newest generation that any acceptor is in: also where the others agree, since they were given up.
     pub(in crate::pool) async fn hear_of_newer(&self) -> Result<()> {
+        self.hear(None).await
+    }
+
+    /// The same from those that answer within `patience`.
+    pub(in crate::pool) async fn hear_soon(&self, patience: Duration) -> Result<()> {
+        self.hear(Some(patience)).await
+    }
+
+    async fn hear(&self, patience: Option<Duration>) -> Result<()> {
         let now = self.shared.roster.current().generation;
-        match self.objects().await.into_iter().max_by_key(|object| object.generation) {
+        match self.objects(patience).await.into_iter().max_by_key(|object| object.generation) {
             Some(object) if object.generation > now => self.shared.learn_newer(&object).await,
             _ => Ok(()),
         }
     }
 
-    /// What those acceptors hold that answer.
-    async fn objects(&self) -> Vec<Object> {
+    /// What those acceptors hold that answer, in time.
+    async fn objects(&self, patience: Option<Duration>) -> Vec<Object> {
         let now = self.shared.roster.current();
         let stage = Arc::new(Stage::default());
         let looks = now.acceptor_members().map(|m| {
             let cell = Cell { member: m.clone(), register: self.shared.id, stage: stage.clone() };
-            async move { cell.object().await }
+            async move {
+                match patience {
+                    Some(patience) => self.shared.rt.timeout(patience, cell.object()).await?.ok(),
+                    None => cell.object().await.ok(),
+                }
+            }
         });
         let shown = futures::future::join_all(looks).await;
-        shown.into_iter().filter_map(|out| out.ok().flatten()).collect()
+        shown.into_iter().filter_map(|out| out.flatten()).collect()
     }
 
     /// Makes sure that the register is in the pool's generation, with its value known chosen there.

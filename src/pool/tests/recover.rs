@@ -1,6 +1,8 @@
 //! Pools whose majority is gone, decided by what is left: whoever does it, wherever it is broken off, and what becomes of
 //! those that come back.
 
+use std::time::Duration;
+
 use super::*;
 use crate::base::rt::sim::{Sim, World};
 use crate::base::{Error, Generation, Kind, RegisterId, Result};
@@ -179,19 +181,26 @@ fn a_guess_takes_the_newest_that_is_left_and_counts_above_all_that_was_forgotten
     });
 }
 
-/// Those that were given up are back, agree among themselves, and the label of the one who knows better is behind.
+/// Those that were given up are back, agree among themselves, and the labels of those who know better are behind; one of
+/// these hangs.
 #[test]
 fn who_opens_the_pool_after_a_guess_hears_of_it_from_any_store() {
     for seed in 0..8 {
-        run(20 + seed, "1+2", |_, yard| async move {
-            drop(stocked(&yard, &[9000]).await);
-            let mut label = Vec::new();
-            yard.stores[0].contents().rot("label", |bytes| label = bytes.clone());
-            [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Refuses));
-            let swaps = vec![swap(&yard, 1, 0), swap(&yard, 2, 1)];
+        run(20 + seed, "2+3", |_, yard| async move {
+            drop(stocked(&yard, &[9000, 8000]).await);
+            let mut labels = Vec::new();
+            for store in &yard.stores[..2] {
+                store.contents().rot("label", |bytes| labels.push(bytes.clone()));
+            }
+            (2..5).for_each(|i| yard.reach(i, Reach::Refuses));
+            let swaps = (0..3).map(|i| swap(&yard, 2 + i, i)).collect();
             assert_eq!(recover(&yard, swaps, 4).await.unwrap().guesses(), 1);
-            [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Up));
-            yard.stores[0].contents().rot("label", |bytes| *bytes = label);
+            (2..5).for_each(|i| yard.reach(i, Reach::Up));
+            for (store, label) in yard.stores.iter().zip(labels) {
+                store.contents().rot("label", |bytes| *bytes = label);
+            }
+            let slow = Duration::from_secs(4);
+            yard.stores[1].faults(|f| f.latency = (slow, slow));
             assert_eq!(yard.open().await.unwrap().guesses(), 1);
         });
     }
