@@ -220,7 +220,7 @@ impl Pool {
     }
 
     /// Goes on to the newest membership that any store knows of which answers, also where the others agree on an older one:
-    /// `force-recover` may have given them up. `Ok` where none answers.
+    /// `force-recover` may have given them up. `Ok` where none answers; an error where one that isn't away did not answer.
     pub async fn hear_of_newer(&self) -> Result<()> {
         self.register(PoolConfig::register(self.id())).hear_of_newer().await
     }

@@ -27,7 +27,9 @@ pub(super) fn keep_up(fleet: &Arc<Fleet>, pool: PoolId) {
             }
             let register = fleet.register(PoolConfig::register(pool));
             // A store that was away may know that the others, which agree, were given up.
-            if let Err(e) = register.hear_of_newer().await {
+            if let Err(e) = register.hear_of_newer().await
+                && !e.is_transient()
+            {
                 tracing::warn!("the pool's description is not understood: {e}");
             }
             if let Ok(Some(value)) = register.read().await

@@ -18,7 +18,7 @@ use super::acceptor::{Cell, Shown, Stage};
 use super::object::{Object, Opening, Value};
 use super::proposer::{Bench, Change, Register, Shared};
 use super::round::gather_news;
-use crate::base::{Generation, Result};
+use crate::base::{Error, Generation, Kind, Result};
 use crate::pool::config::PoolConfig;
 use crate::pool::member::Member;
 use crate::pool::roster::Membership;
@@ -33,52 +33,73 @@ enum Survey {
     Unclear,
 }
 
+/// An acceptor, and what it holds.
+type Heard = (Arc<Member>, Result<Option<Object>>);
+
+fn newest(heard: &[Heard]) -> Option<&Object> {
+    let objects = heard.iter().filter_map(|(_, out)| out.as_ref().ok()?.as_ref());
+    objects.max_by_key(|object| (object.generation, object.state.accepted))
+}
+
 impl Register {
     /// The pool's description by which the newest generation began that any acceptor shows, or as it was changed since; of
     /// those acceptors that answer, decided by nobody. Changes nothing. For the pool register.
     pub(in crate::pool) async fn newest_description(&self) -> Result<Option<PoolConfig>> {
-        let newest = self.objects(None).await.into_iter();
-        let newest = newest.max_by_key(|object| (object.generation, object.state.accepted));
-        let Some(object) = newest else { return Ok(None) };
+        let heard = self.objects(None).await;
+        let Some(object) = newest(&heard) else { return Ok(None) };
         let Some(value) = &object.state.value.bytes else { return Ok(None) };
         let config = PoolConfig::decode(value)?;
         // A seal is the next generation's.
         Ok(if config.generation > object.generation { config.predecessor() } else { Some(config) })
     }
 
-    /// Goes on to the newest generation that any acceptor is in: also where the others agree, since they were given up.
+    /// Goes on to the newest generation that any acceptor is in: also where the others agree, since they were given up. An
+    /// error, afterwards, where one did not answer that is not known to be away: it may know better.
     pub(in crate::pool) async fn hear_of_newer(&self) -> Result<()> {
-        self.hear(None).await
+        let heard = self.hear(None).await?;
+        for (member, out) in heard {
+            if let Err(e) = out
+                && e.is_transient()
+                && member.attest().await.is_ok()
+            {
+                return Err(e);
+            }
+        }
+        Ok(())
     }
 
     /// The same from those that answer within `patience`.
     pub(in crate::pool) async fn hear_soon(&self, patience: Duration) -> Result<()> {
-        self.hear(Some(patience)).await
+        self.hear(Some(patience)).await.map(drop)
     }
 
-    async fn hear(&self, patience: Option<Duration>) -> Result<()> {
+    async fn hear(&self, patience: Option<Duration>) -> Result<Vec<Heard>> {
         let now = self.shared.roster.current().generation;
-        match self.objects(patience).await.into_iter().max_by_key(|object| object.generation) {
-            Some(object) if object.generation > now => self.shared.learn_newer(&object).await,
-            _ => Ok(()),
+        let heard = self.objects(patience).await;
+        match newest(&heard) {
+            Some(object) if object.generation > now => self.shared.learn_newer(object).await?,
+            _ => {}
         }
+        Ok(heard)
     }
 
-    /// What those acceptors hold that answer, in time.
-    async fn objects(&self, patience: Option<Duration>) -> Vec<Object> {
+    /// What each acceptor holds, or why it did not answer, in time.
+    async fn objects(&self, patience: Option<Duration>) -> Vec<Heard> {
         let now = self.shared.roster.current();
         let stage = Arc::new(Stage::default());
         let looks = now.acceptor_members().map(|m| {
             let cell = Cell { member: m.clone(), register: self.shared.id, stage: stage.clone() };
             async move {
-                match patience {
-                    Some(patience) => self.shared.rt.timeout(patience, cell.object()).await?.ok(),
-                    None => cell.object().await.ok(),
-                }
+                let out = match patience {
+                    Some(patience) => self.shared.rt.timeout(patience, cell.object()).await,
+                    None => Some(cell.object().await),
+                };
+                let late =
+                    || Err(Error::new(Kind::Timeout, format!("store {} does not answer", cell.member.url())));
+                (cell.member.clone(), out.unwrap_or_else(late))
             }
         });
-        let shown = futures::future::join_all(looks).await;
-        shown.into_iter().filter_map(|out| out.flatten()).collect()
+        futures::future::join_all(looks).await
     }
 
     /// Makes sure that the register is in the pool's generation, with its value known chosen there.

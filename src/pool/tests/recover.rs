@@ -206,6 +206,34 @@ fn who_opens_the_pool_after_a_guess_hears_of_it_from_any_store() {
     }
 }
 
+/// A process that has been cut off with the stores that were given up is back; the one that knows of it fails now and then.
+#[test]
+fn that_nobody_told_of_a_guess_counts_only_where_all_were_heard_that_are_not_away() {
+    let mut untold = 0;
+    for seed in 0..30 {
+        let failed = std::sync::Arc::new(parking_lot::Mutex::new(false));
+        let out = failed.clone();
+        run(60 + seed, "1+2", |_, yard| async move {
+            let mut own = yard.clone();
+            own.stores = yard.stores.iter().map(|s| s.by_another_way()).collect();
+            let pool = stocked(&own, &[9000]).await;
+            own.reach(0, Reach::Refuses);
+            [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Refuses));
+            let swaps = vec![swap(&yard, 1, 0), swap(&yard, 2, 1)];
+            assert_eq!(recover(&yard, swaps, 4).await.unwrap().guesses(), 1);
+            own.reach(0, Reach::Up);
+            pool.look().await;
+            own.stores[0].faults(|f| f.errors = 300);
+            let heard = pool.hear_of_newer().await;
+            let away = !pool.fleet().membership().members[0].standing().usable();
+            *out.lock() = heard.is_err();
+            assert!(heard.is_err() || pool.guesses() == 1 || away);
+        });
+        untold += i32::from(*failed.lock());
+    }
+    assert!((1..30).contains(&untold), "{untold}");
+}
+
 /// Those who chose the pool's newest generation are lost; of those that are left other registers are in it, and perhaps
 /// their labels tell of it.
 #[test]
