@@ -9,7 +9,7 @@ use super::label::LABEL_KEY;
 use crate::base::{ChunkId, Epoch, RegisterId, Seq, VolumeId};
 
 /// Where `repair` moves objects that aren't the pool's.
-pub(super) const ASIDE: &str = "aside/";
+pub const ASIDE: &str = "aside/";
 /// Where stores are tried out.
 pub(super) const PROBES: &str = "probe/";
 const REGISTERS: &str = "reg/";

@@ -51,7 +51,7 @@ pub use config::{PoolConfig, Settings, StoreEntry};
 pub use footer::{About, CHECK_SPAN, FOOTER_MAX};
 pub use handle::Pool;
 pub use host::{OnlyNamed, Opener, PoolHost, StoreSpec};
-pub use key::{place, register_key, shard_key, shard_on};
+pub use key::{ASIDE, place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, LABEL_MAX, Label};
 pub use layout::{Layout, Zoning};
 pub use member::{Member, Standing};

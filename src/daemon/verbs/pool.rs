@@ -11,7 +11,7 @@ use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
-use crate::pool::{CreateOptions, Layout, Pool, Progress, Settings};
+use crate::pool::{ASIDE, CreateOptions, Layout, Pool, Progress, Settings};
 use crate::store::StoreSpec;
 
 /// How long `pool status` waits for a store's answer.
@@ -225,6 +225,9 @@ pub async fn repair(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressS
     }
     for reason in &done.reasons {
         outcome = outcome.note(reason.clone());
+    }
+    if done.set_aside > 0 {
+        outcome = outcome.note(format!("what is not the pool's is kept below {ASIDE} on its store"));
     }
     Ok(outcome.note(format!(
         "{} rebuilt, {} moved, {} deleted, {} set aside",
