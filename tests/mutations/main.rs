@@ -90,6 +90,7 @@ impl Mutation {
             // Shares the dependencies; the crate itself is another, by its version.
             .env("CARGO_TARGET_DIR", root().join("target"))
             .env("RUST_BACKTRACE", "0")
+            .env("WINDLASS_SEEDS", std::env::var("WINDLASS_SEEDS").unwrap_or("1000".into()))
             .output()
             .unwrap();
         for (file, _) in &changed {

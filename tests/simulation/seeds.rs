@@ -12,6 +12,9 @@ use parking_lot::Mutex;
 /// A run that takes so long hangs in one step: those of any sane number are over much sooner.
 const HANGS: Duration = Duration::from_secs(300);
 
+/// Without optimization a run takes ten times as long: then so many times fewer, to see assertions and overflows.
+const UNOPTIMIZED: u64 = 10;
+
 fn from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
@@ -45,8 +48,10 @@ fn watch(test: &str, at_work: &Receiver<u64>) {
 }
 
 /// Runs `run` for each seed, on all processors. `test` is the test's path, for the command that replays a failure.
+/// `usual`: seeds of an optimized build.
 pub fn each_seed(test: &str, usual: u64, run: impl Fn(u64) + Sync) {
     let first = from_env("WINDLASS_FIRST").unwrap_or(0);
+    let usual = if cfg!(debug_assertions) { usual.div_ceil(UNOPTIMIZED) } else { usual };
     let seeds = match (from_env("WINDLASS_SEED"), from_env("WINDLASS_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
         (None, seeds) => first..first + seeds.unwrap_or(usual),

@@ -32,17 +32,17 @@ fn run(seed: u64, draw: impl FnOnce(&Sim) -> Plan) {
 #[test]
 fn half_of_the_stores_are_lost_and_nothing_that_was_acknowledged() {
     let test = "recovery::half_of_the_stores_are_lost_and_nothing_that_was_acknowledged";
-    each_seed(test, 7, |seed| run(seed, |world| Plan::draw(world, &["1+1", "2+2", "1+3", "3+3"], false)));
+    each_seed(test, 60, |seed| run(seed, |world| Plan::draw(world, &["1+1", "2+2", "1+3", "3+3"], false)));
 }
 
 #[test]
 fn a_majority_is_lost_and_what_is_guessed_is_said_to_be() {
     let test = "recovery::a_majority_is_lost_and_what_is_guessed_is_said_to_be";
-    each_seed(test, 4, |seed| run(seed, |world| Plan::draw(world, &["1+2", "2+3", "1+3"], true)));
+    each_seed(test, 60, |seed| run(seed, |world| Plan::draw(world, &["1+2", "2+3", "1+3"], true)));
 }
 
 #[test]
 fn a_new_store_is_lost_midway_of_its_replacement() {
     let test = "recovery::a_new_store_is_lost_midway_of_its_replacement";
-    each_seed(test, 6, |seed| run(seed, |world| Plan::midway(world, &["1+1", "2+1", "1+2", "2+2", "3+1"])));
+    each_seed(test, 60, |seed| run(seed, |world| Plan::midway(world, &["1+1", "2+1", "1+2", "2+2", "3+1"])));
 }

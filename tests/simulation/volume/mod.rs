@@ -31,15 +31,15 @@ fn run(seed: u64, layouts: &[&str]) {
 
 #[test]
 fn one_store() {
-    each_seed("volume::one_store", 200, |seed| run(seed, &["1+0"]));
+    each_seed("volume::one_store", 600, |seed| run(seed, &["1+0"]));
 }
 
 #[test]
 fn mirrors() {
-    each_seed("volume::mirrors", 800, |seed| run(seed, &["1+1", "1+2"]));
+    each_seed("volume::mirrors", 1600, |seed| run(seed, &["1+1", "1+2"]));
 }
 
 #[test]
 fn parity() {
-    each_seed("volume::parity", 1000, |seed| run(seed, &["2+1", "2+1", "3+1", "4+1", "3+2", "4+2"]));
+    each_seed("volume::parity", 1800, |seed| run(seed, &["2+1", "2+1", "3+1", "4+1", "3+2", "4+2"]));
 }
