@@ -203,6 +203,8 @@ pub struct Site {
     guesses: Mutex<Option<u64>>,
     /// An administrator was told that it would be a guess.
     pub told_of_guess: AtomicBool,
+    /// Stores are lost, though the owner may reach them still.
+    pub struck: AtomicBool,
     /// The owner begins nothing new.
     pub hush: AtomicBool,
     /// The owner was told that the volume is another's.
@@ -248,6 +250,7 @@ impl Site {
             promises: Mutex::default(),
             guesses: Mutex::default(),
             told_of_guess: AtomicBool::new(false),
+            struck: AtomicBool::new(false),
             hush: AtomicBool::new(false),
             shut_out: AtomicBool::new(false),
             turns: Turns::default(),
@@ -333,6 +336,7 @@ impl Site {
 
     /// Stores are lost, for ever or as far as administrators know.
     pub fn lose(&self) {
+        self.struck.store(true, Ordering::Relaxed);
         let silent = [Reach::Refuses, Reach::Silent][self.world.below(2) as usize];
         for way in self.victims() {
             self.note(|| format!("{} is lost, {:?}", way.near.url(), self.plan.loss));
@@ -375,6 +379,12 @@ impl Site {
         let mut all = self.members.lock();
         let known = all.entry(now.generation.0).or_insert_with(|| stores.clone());
         assert_eq!(*known, stores, "two pools of one: generation {} stands twice", now.generation.0);
+    }
+
+    /// Whether what was just acknowledged bears the loss: what is stored on `w` does not while others lack their shards
+    /// (`Layout` says so when a pool is made), and whoever owns the volume may die before they have them.
+    pub fn bears(&self, pool: &Pool) -> bool {
+        !self.struck.load(Ordering::Relaxed) || pool.pending() == 0
     }
 
     /// Something was acknowledged after so many guesses: that counts if no other comes.

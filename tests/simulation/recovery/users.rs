@@ -118,7 +118,7 @@ impl Owner {
         let guesses = self.volumes.deps().pool.guesses();
         let anew = self.anew.load(Ordering::Relaxed) == guesses;
         volume.flush().await?;
-        if anew {
+        if anew && self.site.bears(&self.volumes.deps().pool) {
             self.site.note(|| format!("the owner has flushed {upto:?}"));
             let session = session.clone();
             self.site.promised(guesses, move || session.lock().promise(&upto, true));
@@ -131,8 +131,10 @@ impl Owner {
         self.site.model.lock().snapshot_begins(&which, session);
         let guesses = self.volumes.deps().pool.guesses();
         snapshot_group(&[(volume.clone(), name(&which))], true).await?;
+        let bears = self.site.bears(&self.volumes.deps().pool);
+        self.site.note(|| format!("the owner has made {which}, promised: {bears}"));
         let site = self.site.clone();
-        self.site.promised(guesses, move || site.model.lock().snapshot_made(&which, true));
+        self.site.promised(guesses, move || site.model.lock().snapshot_made(&which, bears));
         Ok(())
     }
 }
