@@ -204,7 +204,7 @@ pub struct Site {
     /// An administrator was told that it would be a guess.
     pub told_of_guess: AtomicBool,
     /// Stores are lost, though the owner may reach them still.
-    pub struck: AtomicBool,
+    struck: AtomicBool,
     /// The owner begins nothing new.
     pub hush: AtomicBool,
     /// The owner was told that the volume is another's.
