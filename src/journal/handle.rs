@@ -211,6 +211,11 @@ impl Journal {
         self.shared.ring.lock().journal
     }
 
+    /// It has not let go of its folder: nobody else can open it, and `set_aside` may yet move it.
+    pub fn is_held(&self) -> bool {
+        self.shared.lock.lock().is_some()
+    }
+
     /// Highest lsn durably promised against loss of the host.
     pub fn mark(&self) -> Lsn {
         self.shared.ring.lock().mark()

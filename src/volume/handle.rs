@@ -24,7 +24,7 @@ use super::stop::Stop;
 use super::takeover::Notes;
 use super::view::blocks_of;
 use crate::base::rt::Instant;
-use crate::base::{Epoch, Error, Kind, Name, Result, Rope, VolumeId};
+use crate::base::{Epoch, Error, JournalId, Kind, Name, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 
 /// Pause between attempts to become the owner for a write that waits.
@@ -144,6 +144,15 @@ impl Volume {
             State::Inert(inert) => Known::Inert(inert.seen),
             _ => Known::Nothing,
         }
+    }
+
+    /// The journal that the session holds, or that one which is over has not put aside yet.
+    pub(super) fn held_journal(&self) -> Option<JournalId> {
+        let session = match &*self.inner.state.lock() {
+            State::Live(session) | State::Failed(_, Some(session)) => session.clone(),
+            _ => return None,
+        };
+        session.journal.is_held().then(|| session.journal.id())
     }
 
     /// Where what it read came from.

@@ -15,7 +15,7 @@ use super::view::passes;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
-use crate::base::{Kind, Name, Nonce, Result, VolumeId};
+use crate::base::{JournalId, Kind, Name, Nonce, Result, VolumeId};
 use crate::journal::{Peek, peek};
 use crate::pool::Condition;
 
@@ -153,15 +153,15 @@ impl VolumeInfo {
         }
     }
 
-    /// Of a volume that isn't open: what this host's journal of it holds. `kept`: it can't be replayed.
-    fn add_journal(&mut self, head: &Head, dir: PathBuf, peek: &Peek) {
+    /// Of a volume that isn't open: what this host's journal of it holds. `moves`: it is still to be put aside.
+    fn add_journal(&mut self, head: &Head, dir: PathBuf, peek: &Peek, moves: bool) {
         self.journal_bytes = peek.used;
         if !peek.any_after || head.active.released {
             return;
         }
         if peek.lineage.contains(&head.active.epoch) {
             (self.unsent_bytes, self.unsent_age_ms) = (peek.after, None);
-        } else {
+        } else if !moves {
             // Its writes are another owner's past: the next opening here puts it aside.
             self.kept_journals.push(dir);
         }
@@ -238,8 +238,10 @@ impl Volumes {
         info.kept_journals = self.kept_journals(id).await;
         if !info.open_here {
             let dir = self.deps.journal(id, &head.settings).dir;
-            match peek(&*self.deps.disk, &dir, head.checkpoint.last_lsn).await {
-                Ok(Some(found)) => info.add_journal(&head, dir, &found),
+            let found = peek(&*self.deps.disk, &dir, head.checkpoint.last_lsn).await;
+            let moves = self.held_journal(id).is_some();
+            match found {
+                Ok(Some(found)) => info.add_journal(&head, dir, &found, moves),
                 Ok(None) => {}
                 Err(error) => info.trouble = info.trouble.or(Some(error.to_string())),
             }
@@ -251,11 +253,18 @@ impl Volumes {
         Ok(info)
     }
 
-    /// Journals of the volume that were put aside on this host.
+    /// Journals of the volume that were put aside on this host and can be salvaged.
     async fn kept_journals(&self, id: VolumeId) -> Vec<PathBuf> {
         let dir = self.deps.folder(id);
-        let names = self.deps.disk.list(&dir).await.unwrap_or_default();
-        names.iter().filter(|n| n.starts_with("journal.")).map(|n| dir.join(n)).collect()
+        let mut names = self.deps.disk.list(&dir).await.unwrap_or_default();
+        // Asked after the names: one that moves isn't there for anybody yet.
+        let held = self.held_journal(id).map(|journal| format!(".{journal}"));
+        names.retain(|n| n.starts_with("journal.") && !held.as_ref().is_some_and(|held| n.ends_with(held)));
+        names.iter().map(|n| dir.join(n)).collect()
+    }
+
+    fn held_journal(&self, id: VolumeId) -> Option<JournalId> {
+        self.here(id)?.held_journal()
     }
 
     pub(super) async fn name_of(&self, id: VolumeId) -> Option<Name> {

@@ -1,5 +1,7 @@
 //! Owners that end, are shut out, or come back.
 
+use std::time::Duration;
+
 use super::*;
 use crate::pool::Tempo;
 
@@ -289,6 +291,34 @@ fn what_a_host_that_was_shut_out_had_not_stored_is_salvaged() {
         let mine = life.volumes.open(&name("mine"), OpenMode::Normal).await.unwrap();
         assert!(mine.read(50_000, 90_000).await.unwrap() == bytes(2, 100_000).slice(..90_000));
     });
+}
+
+/// While its session is still putting it aside it moves, and is locked.
+#[test]
+fn a_journal_that_is_named_can_be_salvaged() {
+    for seed in 0..10 {
+        run(100 + seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(1, 100_000)).await.unwrap();
+            v.flush().await.unwrap();
+            let other = site.machine(2).start().await;
+            other.volumes.take_over(&name("v"), true).await.unwrap();
+            let slow = (Duration::from_millis(50), Duration::from_millis(200));
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = slow));
+            v.write(0, bytes(2, 100_000)).await.unwrap();
+            v.flush().await.unwrap();
+            let kept = loop {
+                life.sleep(1).await;
+                let info = life.volumes.info(&name("v")).await.unwrap();
+                if let Some(kept) = info.kept_journals.into_iter().next() {
+                    break kept;
+                }
+            };
+            let done = life.volumes.salvage(&kept, &name("mine"), true).await;
+            assert!(done.is_ok(), "{} of seed {seed}: {done:?}", kept.display());
+        });
+    }
 }
 
 /// The volume would claim itself anew, and what only its memory holds would be gone with the next flush promising it.
