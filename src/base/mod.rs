@@ -11,6 +11,7 @@ pub mod record;
 pub mod rope;
 pub mod rt;
 pub mod size;
+pub mod sum;
 
 pub use budget::{Budget, Held};
 pub use error::{Error, Kind, Result, ResultExt};

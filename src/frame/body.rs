@@ -7,6 +7,7 @@ use lz4_flex::block::{CompressTable, compress_into_with_table};
 
 use crate::base::codec::Reader;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
+use crate::base::sum::crc32c_of;
 use crate::base::{ChunkId, Error, Kind, Result};
 
 /// Bytes before a frame's body.
@@ -205,9 +206,7 @@ impl Body {
 }
 
 fn checksum(head: &[u8], place: &Place, body: &[u8]) -> u32 {
-    let sum = crc32c::crc32c(head);
-    let sum = crc32c::crc32c_append(sum, &place.bytes());
-    crc32c::crc32c_append(sum, body)
+    crc32c_of(&[head, &place.bytes(), body])
 }
 
 /// Whether these bytes are the frame of this place, whole and unchanged. Decompresses nothing.

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
+use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, Result, Seq};
 use crate::frame::FRAME_MAX;
 use crate::pool::{Chunk, ChunkKind};
@@ -62,7 +63,7 @@ impl Slice {
         let Some(body) = bytes.len().checked_sub(4).map(|n| &bytes[..n]) else {
             return Err(r.bad("it is too short"));
         };
-        if crc32c::crc32c(body).to_le_bytes() != bytes[body.len()..] {
+        if crc32c(body).to_le_bytes() != bytes[body.len()..] {
             return Err(r.bad("its checksum is wrong"));
         }
         r = Reader::new(body, WHAT);
@@ -143,7 +144,7 @@ impl PackDraft {
             w.varint(from - end).varint((data.len() as u64) << 1 | u64::from(turn));
             end = from + data.len() as u64;
         }
-        let sum = crc32c::crc32c(&w.buf);
+        let sum = crc32c(&w.buf);
         w.u32(sum);
         let at = self.current as u64 * SHARD_SPAN + self.shards[self.current].len() as u64;
         let placing = Placing {
@@ -168,7 +169,7 @@ impl PackDraft {
         for s in &self.slices {
             w.varint(s.epoch.0).varint(s.seq.0).varint(s.at).varint(s.len.into());
         }
-        let sum = crc32c::crc32c(&w.buf);
+        let sum = crc32c(&w.buf);
         w.u32(sum);
         let k = self.shards.len();
         let last = self.shards.last_mut().expect("a layout has a data shard");
@@ -250,7 +251,7 @@ mod tests {
         fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 24..100), at in 0..1u64 << 40) {
             bytes[..4].copy_from_slice(b"WLSL");
             let n = bytes.len() - 4;
-            let sum = crc32c::crc32c(&bytes[..n]);
+            let sum = crc32c(&bytes[..n]);
             bytes[n..].copy_from_slice(&sum.to_le_bytes());
             let _ = Slice::decode(&bytes, at);
         }

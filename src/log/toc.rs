@@ -29,6 +29,7 @@
 use crate::base::codec::{Reader, Writer};
 use crate::base::record::Mark;
 use crate::base::size::{BLOCK, FRAME_BLOCKS, LEAF_BLOCKS, SHARD_SPAN, SHARDS_MAX, VOLUME_MAX};
+use crate::base::sum::crc32c;
 use crate::base::{Epoch, Era, JournalId, Lsn, Result, Seq};
 use crate::pool::ChunkKind;
 
@@ -95,7 +96,7 @@ impl Toc {
         if let Some(mark) = &self.mark {
             mark.encode(&mut w);
         }
-        let sum = crc32c::crc32c(&w.buf);
+        let sum = crc32c(&w.buf);
         w.u32(sum);
         w.buf
     }
@@ -107,7 +108,7 @@ impl Toc {
             return Err(r.bad("its length is impossible"));
         }
         let (body, sum) = bytes.split_at(bytes.len() - CRC);
-        if crc32c::crc32c(body).to_le_bytes() != sum {
+        if crc32c(body).to_le_bytes() != sum {
             return Err(r.bad("its checksum is wrong"));
         }
         r = Reader::new(body, "a chunk's table of contents");
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(rest[..9], [16, 4, 0xd4, 7, 0x80, 0x80, 0x80, 0x80, 4]);
         assert_eq!(rest[9..17], [1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(rest.len(), 9 + 42 + 4);
-        assert_eq!(crc32c::crc32c(&bytes[..bytes.len() - 4]).to_le_bytes(), bytes[bytes.len() - 4..]);
+        assert_eq!(crc32c(&bytes[..bytes.len() - 4]).to_le_bytes(), bytes[bytes.len() - 4..]);
         assert_eq!(Toc::decode(&bytes).unwrap(), sample());
     }
 
@@ -294,7 +295,7 @@ mod tests {
                 bytes[66..68].fill(0);
                 bytes[70..72].fill(0);
                 let n = bytes.len() - 4;
-                let sum = crc32c::crc32c(&bytes[..n]);
+                let sum = crc32c(&bytes[..n]);
                 bytes[n..].copy_from_slice(&sum.to_le_bytes());
             }
             let _ = Toc::decode(&bytes);

@@ -1,16 +1,14 @@
 //! The erasure code: GF(2^8) over 0x11d with the systematic Vandermonde matrix of reed-solomon-erasure.
 //!
 //! Part of the format (golden bytes below). Shards may have different lengths: what lies past a shard's end reads as
-//! zeros. The library gives the matrix and the field; the loops are here, because its own ones want equal lengths and
-//! owned buffers.
+//! zeros. The library gives the matrix and the field; the loops are ours (`windlass-galois`), because its own ones want equal
+//! lengths and owned buffers, and choose their instructions when they are built.
 
 use reed_solomon_erasure::galois_8::{self, Field};
 use reed_solomon_erasure::{Field as _, ReedSolomon};
+use windlass_galois::{add_product, sums};
 
 use super::layout::Layout;
-
-/// Bytes worked on at once, so that parity stays in the cache while every data shard is added to it.
-const STRIPE: usize = 64 << 10;
 
 /// The code of one layout.
 #[derive(Clone, Debug)]
@@ -39,40 +37,26 @@ impl Codec {
         self.layout
     }
 
-    /// The m parity shards, each as long as the longest data shard.
-    pub(super) fn parity<T: AsRef<[u8]>>(&self, data: &[T], spare: usize) -> Vec<Vec<u8>> {
-        let len = data.iter().map(|d| d.as_ref().len()).max().unwrap_or(0);
-        let fresh = || {
-            let mut shard = Vec::with_capacity(len + spare);
-            shard.resize(len, 0);
-            shard
-        };
-        let mut parity: Vec<Vec<u8>> = (0..self.layout.m()).map(|_| fresh()).collect();
-        for at in (0..len).step_by(STRIPE) {
-            for (column, shard) in data.iter().enumerate() {
-                let part = stripe(shard.as_ref(), at);
-                for (row, out) in self.rows[self.layout.k()..].iter().zip(&mut parity) {
-                    add_times(row[column], part, &mut out[at..at + part.len()]);
-                }
-            }
+    /// Appends to each of the m parity shards what belongs to these parts of the data shards: as much as the longest.
+    pub(super) fn extend_parity(&self, parts: &[&[u8]], parity: &mut [Vec<u8>]) {
+        let len = parts.iter().map(|p| p.len()).max().unwrap_or(0);
+        let rows: Vec<&[u8]> = self.rows[self.layout.k()..].iter().map(|r| &r[..]).collect();
+        let mut outs = Vec::with_capacity(rows.len());
+        for shard in parity {
+            let at = shard.len();
+            shard.resize(at + len, 0);
+            outs.push(&mut shard[at..]);
         }
-        parity
+        sums(&rows, parts, &mut outs);
     }
 
     /// Shard `wanted`, `len` bytes of it, from the same range of exactly k other shards, given with their indices; what
     /// is missing at the end of one is zeros.
     pub(super) fn rebuild(&self, wanted: usize, len: usize, from: &[(usize, &[u8])]) -> Vec<u8> {
         assert_eq!(from.len(), self.layout.k(), "k shards make any other");
-        let indices: Vec<usize> = from.iter().map(|(i, _)| *i).collect();
-        let factors = self.factors(wanted, &indices);
+        let (indices, shards): (Vec<usize>, Vec<&[u8]>) = from.iter().copied().unzip();
         let mut out = vec![0; len];
-        for at in (0..len).step_by(STRIPE) {
-            for (factor, (_, shard)) in factors.iter().zip(from) {
-                let part = stripe(shard, at);
-                let part = &part[..part.len().min(len - at)];
-                add_times(*factor, part, &mut out[at..at + part.len()]);
-            }
-        }
+        sums(&[&self.factors(wanted, &indices)], &shards, &mut [&mut out]);
         out
     }
 
@@ -94,23 +78,12 @@ impl Codec {
             for (r, other) in lines.iter_mut().enumerate() {
                 let factor = other[col];
                 if r != col && factor != 0 {
-                    add_times(factor, &line, other);
+                    add_product(factor, &line, other);
                 }
             }
         }
         lines.iter().map(|line| line[k]).collect()
     }
-}
-
-/// out += factor · part. The library's loop can't take empty slices.
-fn add_times(factor: u8, part: &[u8], out: &mut [u8]) {
-    if factor != 0 && !part.is_empty() {
-        galois_8::mul_slice_xor(factor, part, out);
-    }
-}
-
-fn stripe(shard: &[u8], at: usize) -> &[u8] {
-    &shard[at.min(shard.len())..(at + STRIPE).min(shard.len())]
 }
 
 #[cfg(test)]
@@ -122,13 +95,19 @@ mod tests {
         Codec::new(Layout::new(k, m).unwrap())
     }
 
+    fn parity<T: AsRef<[u8]>>(codec: &Codec, data: &[T]) -> Vec<Vec<u8>> {
+        let mut parity = vec![Vec::new(); codec.layout.m()];
+        codec.extend_parity(&data.iter().map(T::as_ref).collect::<Vec<_>>(), &mut parity);
+        parity
+    }
+
     /// Any other library must give these bytes.
     #[test]
     fn golden_parity() {
         let data: Vec<Vec<u8>> = (0..4u8)
             .map(|i| (0..8u8).map(|b| b.wrapping_mul(37).wrapping_add(i * 11 + 1)).collect())
             .collect();
-        let parity = codec(4, 2).parity(&data, 0);
+        let parity = parity(&codec(4, 2), &data);
         let hex: Vec<String> =
             parity.iter().map(|p| p.iter().map(|b| format!("{b:02x}")).collect()).collect();
         assert_eq!(hex, ["5ae1028bbeda2daf", "c7837fc87b80a21c"]);
@@ -142,8 +121,8 @@ mod tests {
     #[test]
     fn one_data_shard_is_mirrored_and_none_of_parity_works() {
         let data = [b"hello".to_vec()];
-        assert_eq!(codec(1, 2).parity(&data, 0), [b"hello", b"hello"]);
-        assert!(codec(3, 0).parity(&[vec![1], vec![2], vec![3]], 0).is_empty());
+        assert_eq!(parity(&codec(1, 2), &data), [b"hello", b"hello"]);
+        assert!(parity(&codec(3, 0), &[vec![1], vec![2], vec![3]]).is_empty());
     }
 
     proptest! {
@@ -160,7 +139,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, len)| (0..*len).map(|b| ((b * 31) ^ (b >> 7) ^ (i * 91)) as u8).collect())
                 .collect();
-            let parity = codec.parity(&shards, 0);
+            let parity = parity(&codec, &shards);
             shards.extend(parity);
             let mut left: Vec<usize> = (0..k + m).collect();
             while left.len() > k {

@@ -27,13 +27,13 @@
 //! each), volume (16), epoch, sequence, era, table offset (8 each), table length (4), then of each data shard its length
 //! (4) and shard hash (16). It is the same in all shards of a chunk, so shards of different contents never mix.
 
-use crc32c::crc32c;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::chunk::{Chunk, ChunkKind};
 use super::layout::Layout;
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
+use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, VolumeId};
 
 /// Bytes under one checksum; degraded reads align to it.
@@ -106,9 +106,25 @@ pub(super) struct Footer {
     pub(super) checks: Vec<u32>,
 }
 
-/// The checksums of a shard's bytes.
-pub(super) fn checks(shard: &[u8]) -> Vec<u32> {
-    shard.chunks(CHECK_SPAN).map(crc32c).collect()
+/// A shard's hash and checksums, as its bytes pass.
+#[derive(Clone, Default)]
+pub(super) struct Tally {
+    hash: Xxh3,
+    checks: Vec<u32>,
+}
+
+impl Tally {
+    /// The shard's next `CHECK_SPAN` bytes, or its last; nothing behind its end.
+    pub(super) fn add(&mut self, part: &[u8]) {
+        if !part.is_empty() {
+            self.hash.update(part);
+            self.checks.push(crc32c(part));
+        }
+    }
+
+    pub(super) fn end(self) -> (u128, Vec<u32>) {
+        (self.hash.digest128(), self.checks)
+    }
 }
 
 impl Footer {
@@ -210,9 +226,13 @@ impl Footer {
 
     /// Is this the whole shard?
     pub(super) fn is_whole(&self, shard: &[u8]) -> bool {
-        shard.len() == self.about.shard_len(self.index)
-            && xxh3_128(shard) == self.shard_hash
-            && self.covers(0, shard)
+        if shard.len() != self.about.shard_len(self.index) {
+            return false;
+        }
+        let mut tally = Tally::default();
+        shard.chunks(CHECK_SPAN).for_each(|part| tally.add(part));
+        let (hash, checks) = tally.end();
+        hash == self.shard_hash && checks == self.checks
     }
 }
 

@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crc32c::crc32c;
 
 use super::mask::Mask;
 use super::watched::Watched;
 use crate::base::codec::{Reader, Writer};
 use crate::base::rt::{Disk, Rt};
+use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, PoolId, Result, Seq, VolumeId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS1");

@@ -1,11 +1,10 @@
 //! From a chunk to the objects that are put: parity, hashes, footers.
 
 use bytes::{Bytes, BytesMut};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::chunk::Chunk;
 use super::codec::Codec;
-use super::footer::{About, Footer, checks};
+use super::footer::{About, CHECK_SPAN, FOOTER_MAX, Footer, Tally};
 use super::mask::Mask;
 use crate::base::size::SHARD_SPAN;
 use crate::base::{Error, Kind, Result};
@@ -24,29 +23,33 @@ pub(super) fn seal(codec: &Codec, mut chunk: Chunk, wanted: Mask) -> Result<Seal
         let text = format!("chunk {} does not fit layout {layout}", chunk.id);
         return Err(Error::new(Kind::Internal, text));
     }
-    let hashes: Vec<u128> = chunk.shards.iter().map(|s| xxh3_128(s)).collect();
-    let about = About::of(&chunk, layout, &hashes);
-    let parity_wanted = (layout.k()..layout.n()).any(|i| wanted.has(i));
-    let parity =
-        if parity_wanted { codec.parity(&chunk.shards, super::footer::FOOTER_MAX) } else { Vec::new() };
-    let mut objects = Vec::with_capacity(layout.n());
-    for (index, shard) in std::mem::take(&mut chunk.shards).into_iter().enumerate() {
-        objects.push(wanted.has(index).then(|| with_footer(&about, index, hashes[index], shard)));
+    let len = chunk.shards.iter().map(Bytes::len).max().unwrap_or(0);
+    let parities = if (layout.k()..layout.n()).any(|i| wanted.has(i)) { layout.m() } else { 0 };
+    let mut parity: Vec<Vec<u8>> = (0..parities).map(|_| Vec::with_capacity(len + FOOTER_MAX)).collect();
+    let mut tallies = vec![Tally::default(); layout.k() + parities];
+    // One pass: what is summed is in the cache.
+    for at in (0..len).step_by(CHECK_SPAN) {
+        let part = |shard: &'_ Bytes| shard.len().min(at)..shard.len().min(at + CHECK_SPAN);
+        let parts: Vec<&[u8]> = chunk.shards.iter().map(|s| &s[part(s)]).collect();
+        if parities > 0 {
+            codec.extend_parity(&parts, &mut parity);
+        }
+        let parts = parts.into_iter().chain(parity.iter().map(|p| &p[at..]));
+        tallies.iter_mut().zip(parts).for_each(|(tally, part)| tally.add(part));
     }
-    for (index, shard) in (layout.k()..).zip(parity) {
-        let hash = xxh3_128(&shard);
-        objects.push(wanted.has(index).then(|| with_footer(&about, index, hash, shard.into())));
+    let (hashes, checks): (Vec<u128>, Vec<Vec<u32>>) = tallies.into_iter().map(Tally::end).unzip();
+    let about = About::of(&chunk, layout, &hashes[..layout.k()]);
+    let shards = std::mem::take(&mut chunk.shards).into_iter().chain(parity.into_iter().map(Bytes::from));
+    let mut objects = Vec::with_capacity(layout.n());
+    for (index, ((shard, shard_hash), checks)) in shards.zip(hashes).zip(checks).enumerate() {
+        let footer = Footer { about: about.clone(), index, shard_hash, checks };
+        objects.push(wanted.has(index).then(|| with_footer_of(&footer, shard)));
     }
     objects.resize(layout.n(), None);
     Ok(Sealed { about, objects })
 }
 
-fn with_footer(about: &About, index: usize, shard_hash: u128, shard: Bytes) -> Bytes {
-    let footer = Footer { about: about.clone(), index, shard_hash, checks: checks(&shard) };
-    with_footer_of(&footer, shard)
-}
-
-/// The object of a shard that was verified by this footer.
+/// The object of a shard that this footer is of.
 pub(super) fn with_footer_of(footer: &Footer, shard: Bytes) -> Bytes {
     let footer = footer.encode();
     // In place when the buffer is ours alone and was made with room; else the one copy.
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn a_buffer_with_room_is_not_copied() {
         let codec = Codec::new(Layout::new(1, 0).unwrap());
-        let mut buf = Vec::with_capacity(1000 + super::super::footer::FOOTER_MAX);
+        let mut buf = Vec::with_capacity(1000 + FOOTER_MAX);
         buf.resize(1000, 7);
         let at = buf.as_ptr();
         let sealed = seal(&codec, chunk(vec![buf.into()]), Mask::all(1)).unwrap();

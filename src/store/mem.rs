@@ -13,6 +13,7 @@ use super::{
     Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, Listed, Page, Part, Put, Restore, Restored,
     Store, Version, VersionList, VersionMark, VersionPage, When,
 };
+use crate::base::sum::crc32c;
 use crate::base::{Error, Kind, Result};
 
 #[derive(Clone, Debug)]
@@ -464,7 +465,7 @@ impl Bucket for MemStore {
             None => state.objects.get(key),
         };
         Ok(object.map(|o| {
-            let checksum = checksums.then(|| format!("CRC32C:{:08x}", crc32c::crc32c(&o.body)));
+            let checksum = checksums.then(|| format!("CRC32C:{:08x}", crc32c(&o.body)));
             Head { checksum, ..o.head.clone() }
         }))
     }

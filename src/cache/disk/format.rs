@@ -35,6 +35,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::codec::{Reader, Writer};
+use crate::base::sum::{crc32c, crc32c_of};
 use crate::base::{ChunkId, Epoch, Result, Seq, VolumeId};
 use crate::cache::FrameKey;
 
@@ -98,7 +99,7 @@ pub fn hash(key: &FrameKey) -> u64 {
 /// Pads to 60 bytes and adds their checksum.
 fn closed(mut w: Writer) -> Vec<u8> {
     w.buf.resize(SUMMED, 0);
-    let sum = crc32c::crc32c(&w.buf);
+    let sum = crc32c(&w.buf);
     w.u32(sum);
     w.buf
 }
@@ -106,7 +107,7 @@ fn closed(mut w: Writer) -> Vec<u8> {
 /// The fields before the checksum, if that is right.
 fn opened(bytes: &[u8]) -> Option<&[u8]> {
     let (fields, sum) = bytes.get(..SUMMED + 4)?.split_at(SUMMED);
-    (crc32c::crc32c(fields).to_le_bytes() == sum).then_some(fields)
+    (crc32c(fields).to_le_bytes() == sum).then_some(fields)
 }
 
 impl Head {
@@ -141,7 +142,7 @@ pub fn encode_table(rows: &[Row]) -> Vec<u8> {
 impl End {
     /// Of a segment whose table lies at `at`.
     pub fn of(generation: u64, at: u32, table: &[u8]) -> End {
-        End { generation, count: (table.len() / ROW) as u32, at, sum: crc32c::crc32c(table) }
+        End { generation, count: (table.len() / ROW) as u32, at, sum: crc32c(table) }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -164,7 +165,7 @@ impl End {
 
     /// The rows, if these are the bytes that were written.
     pub fn rows(&self, table: &[u8]) -> Option<Vec<Row>> {
-        if table.len() as u64 != self.table_len() || crc32c::crc32c(table) != self.sum {
+        if table.len() as u64 != self.table_len() || crc32c(table) != self.sum {
             return None;
         }
         let mut r = Reader::new(table, "a cache segment's table");
@@ -182,7 +183,7 @@ pub fn room(len: usize) -> u64 {
 pub fn put_entry(out: &mut Vec<u8>, generation: u64, key: &FrameKey, frame: &[u8]) {
     let mut w = Writer::with_capacity(ENTRY);
     w.raw(MAGIC_ENTRY).u32(frame.len() as u32).u64(generation).raw(&key_bytes(key));
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&w.buf), frame);
+    let sum = crc32c_of(&[&w.buf, frame]);
     w.u32(sum).u32(0);
     out.extend_from_slice(&w.buf);
     out.extend_from_slice(frame);
@@ -209,7 +210,7 @@ pub fn entry(bytes: &Bytes) -> Option<(FrameKey, Bytes)> {
     let (key, len) = entry_head(head, generation)?;
     let end = ENTRY.checked_add(len as usize)?;
     let frame = bytes.get(ENTRY..end)?;
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&head[..ENTRY_SUMMED]), frame);
+    let sum = crc32c_of(&[&head[..ENTRY_SUMMED], frame]);
     (sum.to_le_bytes() == head[ENTRY_SUMMED..SUMMED]).then(|| (key, bytes.slice(ENTRY..end)))
 }
 
