@@ -19,7 +19,7 @@ use super::mask::Mask;
 use super::seal::seal;
 use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::size::SHARD_SPAN;
+use crate::base::size::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
 use crate::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, When};
 
@@ -27,10 +27,9 @@ use crate::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, When};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Of a full-sized object.
-const SHARD: usize = 8 << 20;
-/// Chunks put at a time, and reads.
-const PUTS: usize = 2;
+/// Chunks put at a time: so many are under way at 4+2 in the memory that a daemon takes by itself, 2 GiB.
+const PUTS: usize = 5;
+/// Reads at a time.
 const GETS: usize = 8;
 const READ: usize = 1 << 20;
 /// Bytes of users written for each figure.
@@ -47,10 +46,15 @@ impl Opener for None {
     }
 }
 
+/// Bytes of a data shard of a chunk that is cut under load.
+fn shard_len(k: usize) -> usize {
+    SHARD_TARGET.min(CHUNK_TARGET / k as u64) as usize / 8 * 8
+}
+
 fn chunk(k: usize, seq: u64) -> Chunk {
     let mut state = seq;
     let mut shard = || {
-        let words = (0..SHARD / 8).flat_map(|_| {
+        let words = (0..shard_len(k) / 8).flat_map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             state.to_le_bytes()
         });
@@ -105,7 +109,7 @@ impl Bench {
 
     fn chunks(&self, from: u64) -> impl Iterator<Item = Chunk> {
         let k = self.pool.layout().k();
-        let count = TOTAL / (k * SHARD);
+        let count = TOTAL / (k * shard_len(k));
         let chunk = move |n: usize| {
             let mut chunk = self.chunks[n % self.chunks.len()].clone();
             chunk.id.seq = Seq(from + n as u64);
@@ -128,7 +132,7 @@ impl Bench {
             futures::future::join_all(puts).await.into_iter().for_each(|put| drop(put.unwrap()));
         });
         puts.buffer_unordered(PUTS).count().await;
-        let rate = TOTAL as f64 / 1e6 / begun.elapsed().as_secs_f64();
+        let rate = self.bytes() / 1e6 / begun.elapsed().as_secs_f64();
         self.pool.delete(&chunks.iter().map(|c| c.id).collect::<Vec<_>>()).await.unwrap();
         rate
     }
@@ -143,19 +147,26 @@ impl Bench {
             upload.wait(n).await.unwrap();
         });
         puts.buffer_unordered(PUTS).count().await;
-        let rate = TOTAL as f64 / 1e6 / begun.elapsed().as_secs_f64();
+        let rate = self.bytes() / 1e6 / begun.elapsed().as_secs_f64();
         if !keep {
             self.pool.delete(&ids).await.unwrap();
         }
         rate
     }
 
-    /// Every byte of what a round kept, in reads of 1 MiB.
+    /// Of users, in a round.
+    fn bytes(&self) -> f64 {
+        let k = self.pool.layout().k();
+        (TOTAL / (k * shard_len(k)) * k * shard_len(k)) as f64
+    }
+
+    /// What a round kept, in reads of 1 MiB; what is left at the end of a shard is not read.
     async fn get(&self, round: u64, raw: bool) -> f64 {
         let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
         let ids: Vec<ChunkId> = self.chunks(1000 * (round + 1)).map(|c| c.id).collect();
         let parts = ids.iter().flat_map(|id| {
-            (0..k).flat_map(move |shard| (0..SHARD / READ).map(move |part| (id, shard, (part * READ) as u64)))
+            let at = |part| (part * READ) as u64;
+            (0..k).flat_map(move |shard| (0..shard_len(k) / READ).map(move |part| (id, shard, at(part))))
         });
         let begun = Instant::now();
         let gets = stream::iter(parts).map(|(id, shard, at)| async move {
@@ -169,8 +180,8 @@ impl Bench {
             };
             assert_eq!(bytes.len(), READ);
         });
-        gets.buffer_unordered(GETS).count().await;
-        TOTAL as f64 / 1e6 / begun.elapsed().as_secs_f64()
+        let reads = gets.buffer_unordered(GETS).count().await;
+        reads as f64 * READ as f64 / 1e6 / begun.elapsed().as_secs_f64()
     }
 }
 
@@ -206,14 +217,14 @@ async fn beside_raw_stores() {
     }
     for layout in ["1+0", "4+2", "10+4"].map(|l| l.parse::<Layout>().unwrap()) {
         let codec = Codec::new(layout);
-        let rounds = TOTAL / SHARD / layout.k();
+        let rounds = TOTAL / (layout.k() * shard_len(layout.k()));
         let chunks: Vec<Chunk> =
             (0..rounds).map(|n| chunk(layout.k(), n as u64)).map(in_fresh_buffers).collect();
         let begun = Instant::now();
         for chunk in chunks {
             std::hint::black_box(seal(&codec, chunk, Mask::all(layout.n())).unwrap());
         }
-        let bytes = (rounds * layout.k() * SHARD) as f64;
+        let bytes = (rounds * layout.k() * shard_len(layout.k())) as f64;
         let took = begun.elapsed().as_secs_f64();
         println!("{layout:>5} encode, hash and footers: {:.3} s of one core a GB", took * 1e9 / bytes);
     }
