@@ -1,7 +1,8 @@
 //! What the pool costs above its stores: `integration/bench pool` runs this in a release build.
 //!
 //! For each layout the same objects are put raw and through the pool, to the same stores with as much at once; then the same
-//! ranges are read both ways. The ratio of puts is of the bytes that users gave, so that raw × k/N is 1.
+//! ranges are read both ways. The ratio of puts is of the bytes that users gave, so that raw × k/N is 1. CPU is this process's,
+//! making and deleting the objects included, on both sides.
 
 // It measures real time, on real folders.
 #![allow(clippy::disallowed_methods)]
@@ -21,7 +22,7 @@ use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::size::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
-use crate::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, When};
+use crate::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, S3Store, StoreUrl, When};
 
 /// As in the program: where large buffers lie in memory, and whether they are fresh, is a part of what is measured.
 #[global_allocator]
@@ -92,7 +93,14 @@ impl Bench {
             std::fs::create_dir(&folder).unwrap();
             buckets.push(match kind {
                 "mem" => MemStore::new(&format!("{i}")),
-                _ => FileStore::open(&rt, &folder).await.unwrap(),
+                "file" => FileStore::open(&rt, &folder).await.unwrap(),
+                query => {
+                    let (k, m) = (layout.k(), layout.m());
+                    match format!("s3://bench-{k}-{m}-{i}?{query}").parse().unwrap() {
+                        StoreUrl::S3(place) => S3Store::open(&rt, &place).await.unwrap(),
+                        other => panic!("{other} is not on S3"),
+                    }
+                }
             });
         }
         let spec =
@@ -185,6 +193,14 @@ impl Bench {
     }
 }
 
+/// Seconds that processors have spent on this process.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    // User and system time, in ticks of 10 ms.
+    [12, 13].iter().map(|i| fields[*i].parse::<f64>().unwrap() / 100.0).sum()
+}
+
 fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     all[all.len() / 2]
@@ -194,20 +210,29 @@ fn median(mut all: Vec<f64>) -> f64 {
 #[ignore = "figures, not a test: integration/bench pool"]
 async fn beside_raw_stores() {
     for layout in ["1+0", "4+2", "10+4"].map(|l| l.parse::<Layout>().unwrap()) {
-        for kind in ["mem", "file"] {
+        let s3 = std::env::var("BENCH_S3").ok();
+        for kind in ["mem", "file"].into_iter().chain(s3.as_deref()) {
             let dir =
                 tempfile::tempdir_in(std::env::var("BENCH_DIR").unwrap_or_else(|_| "/tmp".into())).unwrap();
             let bench = Bench::new(layout, kind, dir.path()).await;
+            let gb = bench.bytes() / 1e9;
             let (mut raw, mut put, mut raw_get, mut get) = (vec![], vec![], vec![], vec![]);
+            let (mut raw_cpu, mut put_cpu) = (vec![], vec![]);
             for round in 0..ROUNDS as u64 {
+                let begun = cpu();
                 raw.push(bench.raw_put(round).await);
+                let between = cpu();
                 put.push(bench.pool_put(round, round == 0).await);
+                raw_cpu.push((between - begun) / gb);
+                put_cpu.push((cpu() - between) / gb);
                 raw_get.push(bench.get(0, true).await);
                 get.push(bench.get(0, false).await);
             }
             let [raw, put, raw_get, get] = [raw, put, raw_get, get].map(median);
+            let [raw_cpu, put_cpu] = [raw_cpu, put_cpu].map(median);
+            let kind = if kind.len() > 4 { "s3" } else { kind };
             println!(
-                "{layout:>5} {kind:>4}: put {put:6.0} MB/s = {:.2} of raw x k/N ({raw:.0}); get {get:6.0} MB/s = {:.2} of raw ({raw_get:.0})",
+                "{layout:>5} {kind:>4}: put {put:6.0} MB/s = {:.2} of raw x k/N ({raw:.0}), CPU {put_cpu:.2} s a GB (raw {raw_cpu:.2}); get {get:6.0} MB/s = {:.2} of raw ({raw_get:.0})",
                 put / raw,
                 get / raw_get
             );
