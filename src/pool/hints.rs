@@ -1,6 +1,7 @@
 //! Shards that were left out when their chunk was stored: remembered on the local disk, put when their store is back.
 //!
-//! A hint saves time, it is not the truth: scrub finds what is missing without it. File `pending` in the pool's folder:
+//! A hint saves time, it is not the truth: scrub finds what is missing without it. File `pending.ID`, of the pool's id, in the
+//! folder of its name, which may have been another pool's:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
@@ -66,7 +67,7 @@ impl Hints {
         pool: PoolId,
     ) -> Result<Arc<Hints>> {
         disk.create_dir(folder).await?;
-        let path = folder.join("pending");
+        let path = folder.join(format!("pending.{pool}"));
         let mut state = State::default();
         match disk.read(&path, FILE_MAX).await {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -281,7 +282,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let rt = Rt::new(RealRuntime::current());
         let disk = RealDisk::start();
-        let open = || Hints::open(&rt, disk.clone(), dir.path(), PoolId(1));
+        let of = |pool| Hints::open(&rt, disk.clone(), dir.path(), PoolId(pool));
+        let open = || of(1);
         let hints = open().await.unwrap();
         hints.add_under_way(id(1), Mask::all(2));
         hints.add_under_way(id(2), Mask::default().with(5));
@@ -292,11 +294,16 @@ mod tests {
         assert_eq!(hints.lacking(), [(1, 2)].into());
         hints.flushed().await;
         hints.close();
+        let other = of(2).await.unwrap();
+        assert_eq!(other.pending(), (0, false), "another pool of that name knows nothing of them");
+        other.left(id(3), 0);
+        other.flushed().await;
+        other.close();
         let hints = open().await.unwrap();
         assert_eq!(hints.pending(), (2, false));
         assert_eq!(hints.after(Some(id(1)), 9), [(id(2), Mask::default().with(5))]);
         hints.close();
-        let path = dir.path().join("pending");
+        let path = dir.path().join(format!("pending.{}", PoolId(1)));
         let mut bytes = disk.read(&path, 1000).await.unwrap().to_vec();
         bytes[40] ^= 1;
         disk.write_atomic(&path, bytes.into()).await.unwrap();
