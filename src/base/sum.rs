@@ -25,7 +25,7 @@ mod tests {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(b""), 0);
         assert_eq!(crc32c_of(&[b"123", b"", b"4567", b"89"]), 0xe306_9283);
-        let long: Vec<u8> = (0..100_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let long: Vec<u8> = (0..100_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         for at in [0, 1, 63, 4096, 65_537, 100_000] {
             assert_eq!(crc32c_of(&[&long[..at], &long[at..]]), crc32c(&long));
         }
