@@ -1,8 +1,7 @@
 //! What the pool costs above its stores: `integration/bench pool` runs this in a release build.
 //!
 //! For each layout the same objects are put raw and through the pool, to the same stores with as much at once; then the same
-//! ranges are read both ways. The ratio of puts is of the bytes that users gave, so that raw × k/N is 1. CPU is this process's,
-//! making and deleting the objects included, on both sides.
+//! ranges are read both ways. The ratio of puts is of the bytes that users gave, so that raw × k/N is 1. CPU is this process's.
 
 // It measures real time, on real folders.
 #![allow(clippy::disallowed_methods)]
@@ -94,8 +93,8 @@ impl Bench {
             buckets.push(match kind {
                 "mem" => MemStore::new(&format!("{i}")),
                 "file" => FileStore::open(&rt, &folder).await.unwrap(),
-                query => {
-                    let (k, m) = (layout.k(), layout.m());
+                _ => {
+                    let (k, m, query) = (layout.k(), layout.m(), std::env::var("BENCH_S3").unwrap());
                     match format!("s3://bench-{k}-{m}-{i}?{query}").parse().unwrap() {
                         StoreUrl::S3(place) => S3Store::open(&rt, &place).await.unwrap(),
                         other => panic!("{other} is not on S3"),
@@ -126,40 +125,44 @@ impl Bench {
         (0..count).map(chunk)
     }
 
-    /// MB of users' bytes a second.
-    async fn raw_put(&self, round: u64) -> f64 {
-        let layout = self.pool.layout();
-        let chunks: Vec<Chunk> = self.chunks(1_000_000 * (round + 1)).map(in_fresh_buffers).collect();
-        let begun = Instant::now();
-        let puts = stream::iter(&chunks).map(|chunk| async move {
-            let puts = (0..layout.n()).map(|i| {
-                let body = chunk.shards[i % layout.k()].clone();
-                let bucket = &self.buckets[place(&chunk.id, i, layout.n())];
-                async move { bucket.put(&shard_key(&chunk.id, i), body, When::Absent, Cause::Write).await }
-            });
-            futures::future::join_all(puts).await.into_iter().for_each(|put| drop(put.unwrap()));
-        });
-        puts.buffer_unordered(PUTS).count().await;
-        let rate = self.bytes() / 1e6 / begun.elapsed().as_secs_f64();
-        self.pool.delete(&chunks.iter().map(|c| c.id).collect::<Vec<_>>()).await.unwrap();
-        rate
+    /// Runs in a task of its own, as the pool's requests do.
+    async fn apart<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        self.rt.spawn(work).await.unwrap()
     }
 
-    async fn pool_put(&self, round: u64, keep: bool) -> f64 {
+    async fn raw_put(&self, round: u64) -> Speed {
+        let layout = self.pool.layout();
+        let chunks: Vec<Chunk> = self.chunks(1_000_000 * (round + 1)).map(in_fresh_buffers).collect();
+        let clock = Clock::start();
+        let puts = stream::iter(&chunks).map(|chunk| async move {
+            let puts = (0..layout.n()).map(|i| {
+                let (key, body) = (shard_key(&chunk.id, i), chunk.shards[i % layout.k()].clone());
+                let bucket = self.buckets[place(&chunk.id, i, layout.n())].clone();
+                self.apart(async move { bucket.put(&key, body, When::Absent, Cause::Write).await.unwrap() })
+            });
+            futures::future::join_all(puts).await;
+        });
+        puts.buffer_unordered(PUTS).count().await;
+        let speed = clock.speed(self.bytes());
+        self.pool.delete(&chunks.iter().map(|c| c.id).collect::<Vec<_>>()).await.unwrap();
+        speed
+    }
+
+    async fn pool_put(&self, round: u64, keep: bool) -> Speed {
         let n = self.pool.layout().n();
         let chunks: Vec<Chunk> = self.chunks(1000 * (round + 1)).map(in_fresh_buffers).collect();
         let ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
-        let begun = Instant::now();
+        let clock = Clock::start();
         let puts = stream::iter(chunks).map(|chunk| async move {
             let upload = self.pool.put_chunk(chunk);
             upload.wait(n).await.unwrap();
         });
         puts.buffer_unordered(PUTS).count().await;
-        let rate = self.bytes() / 1e6 / begun.elapsed().as_secs_f64();
+        let speed = clock.speed(self.bytes());
         if !keep {
             self.pool.delete(&ids).await.unwrap();
         }
-        rate
+        speed
     }
 
     /// Of users, in a round.
@@ -169,27 +172,53 @@ impl Bench {
     }
 
     /// What a round kept, in reads of 1 MiB; what is left at the end of a shard is not read.
-    async fn get(&self, round: u64, raw: bool) -> f64 {
+    async fn get(&self, round: u64, raw: bool) -> Speed {
         let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
         let ids: Vec<ChunkId> = self.chunks(1000 * (round + 1)).map(|c| c.id).collect();
         let parts = ids.iter().flat_map(|id| {
             let at = |part| (part * READ) as u64;
-            (0..k).flat_map(move |shard| (0..shard_len(k) / READ).map(move |part| (id, shard, at(part))))
+            (0..k).flat_map(move |shard| (0..shard_len(k) / READ).map(move |part| (*id, shard, at(part))))
         });
-        let begun = Instant::now();
-        let gets = stream::iter(parts).map(|(id, shard, at)| async move {
-            let bytes = if raw {
-                let bucket = &self.buckets[place(id, shard, n)];
-                let range = ByteRange::At { offset: at, len: READ as u64 };
-                bucket.get(&shard_key(id, shard), range, Cause::Read).await.unwrap().unwrap().body
-            } else {
-                let offset = shard as u64 * SHARD_SPAN + at;
-                self.pool.read(id, offset, READ as u32, Cause::Read, &|_| true).await.unwrap()
-            };
-            assert_eq!(bytes.len(), READ);
+        let clock = Clock::start();
+        let gets = stream::iter(parts).map(|(id, shard, at)| {
+            let (bucket, pool) = (self.buckets[place(&id, shard, n)].clone(), self.pool.clone());
+            self.apart(async move {
+                if raw {
+                    let range = ByteRange::At { offset: at, len: READ as u64 };
+                    let found = bucket.get(&shard_key(&id, shard), range, Cause::Read).await;
+                    assert_eq!(found.unwrap().unwrap().body.len(), READ);
+                } else {
+                    let offset = shard as u64 * SHARD_SPAN + at;
+                    let read = pool.read(&id, offset, READ as u32, Cause::Read, &|_| true).await;
+                    assert_eq!(read.unwrap().len(), READ);
+                }
+            })
         });
         let reads = gets.buffer_unordered(GETS).count().await;
-        reads as f64 * READ as f64 / 1e6 / begun.elapsed().as_secs_f64()
+        clock.speed(reads as f64 * READ as f64)
+    }
+}
+
+/// MB of users' bytes a second, and seconds of this process on processors for a GB of them.
+#[derive(Clone, Copy)]
+struct Speed {
+    rate: f64,
+    cpu: f64,
+}
+
+struct Clock {
+    begun: Instant,
+    cpu: f64,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        Clock { begun: Instant::now(), cpu: cpu() }
+    }
+
+    fn speed(self, bytes: f64) -> Speed {
+        let took = self.begun.elapsed().as_secs_f64();
+        Speed { rate: bytes / 1e6 / took, cpu: (cpu() - self.cpu) * 1e9 / bytes }
     }
 }
 
@@ -201,43 +230,53 @@ fn cpu() -> f64 {
     [12, 13].iter().map(|i| fields[*i].parse::<f64>().unwrap() / 100.0).sum()
 }
 
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+fn median(all: &[Speed]) -> Speed {
+    let middle = |of: fn(&Speed) -> f64| {
+        let mut all: Vec<f64> = all.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    Speed { rate: middle(|s| s.rate), cpu: middle(|s| s.cpu) }
+}
+
+async fn beside_raw(layout: Layout, kind: &str) {
+    let dir = tempfile::tempdir_in(std::env::var("BENCH_DIR").unwrap_or_else(|_| "/tmp".into())).unwrap();
+    let bench = Bench::new(layout, kind, dir.path()).await;
+    let (mut raw, mut put, mut raw_get, mut get) = (vec![], vec![], vec![], vec![]);
+    // Not counted: connections and the servers' files are made. What the pool puts is what is read.
+    bench.raw_put(0).await;
+    bench.pool_put(0, true).await;
+    for round in 1..=ROUNDS as u64 {
+        raw.push(bench.raw_put(round).await);
+        put.push(bench.pool_put(round, false).await);
+        raw_get.push(bench.get(0, true).await);
+        get.push(bench.get(0, false).await);
+    }
+    let [raw, put, raw_get, get] = [raw, put, raw_get, get].map(|all| median(&all));
+    println!(
+        "{layout:>5} {kind:>4}: put {:6.0} MB/s = {:.2} of raw x k/N ({:.0}), CPU {:.2} s a GB (raw {:.2}); get {:6.0} MB/s = {:.2} of raw ({:.0}), CPU {:.2} s a GB (raw {:.2})",
+        put.rate,
+        put.rate / raw.rate,
+        raw.rate,
+        put.cpu,
+        raw.cpu,
+        get.rate,
+        get.rate / raw_get.rate,
+        raw_get.rate,
+        get.cpu,
+        raw_get.cpu,
+    );
+    bench.pool.close().await;
+    bench.rt.sleep(std::time::Duration::from_millis(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures, not a test: integration/bench pool"]
 async fn beside_raw_stores() {
+    let s3 = std::env::var("BENCH_S3").is_ok().then_some("s3");
     for layout in ["1+0", "4+2", "10+4"].map(|l| l.parse::<Layout>().unwrap()) {
-        let s3 = std::env::var("BENCH_S3").ok();
-        for kind in ["mem", "file"].into_iter().chain(s3.as_deref()) {
-            let dir =
-                tempfile::tempdir_in(std::env::var("BENCH_DIR").unwrap_or_else(|_| "/tmp".into())).unwrap();
-            let bench = Bench::new(layout, kind, dir.path()).await;
-            let gb = bench.bytes() / 1e9;
-            let (mut raw, mut put, mut raw_get, mut get) = (vec![], vec![], vec![], vec![]);
-            let (mut raw_cpu, mut put_cpu) = (vec![], vec![]);
-            for round in 0..ROUNDS as u64 {
-                let begun = cpu();
-                raw.push(bench.raw_put(round).await);
-                let between = cpu();
-                put.push(bench.pool_put(round, round == 0).await);
-                raw_cpu.push((between - begun) / gb);
-                put_cpu.push((cpu() - between) / gb);
-                raw_get.push(bench.get(0, true).await);
-                get.push(bench.get(0, false).await);
-            }
-            let [raw, put, raw_get, get] = [raw, put, raw_get, get].map(median);
-            let [raw_cpu, put_cpu] = [raw_cpu, put_cpu].map(median);
-            let kind = if kind.len() > 4 { "s3" } else { kind };
-            println!(
-                "{layout:>5} {kind:>4}: put {put:6.0} MB/s = {:.2} of raw x k/N ({raw:.0}), CPU {put_cpu:.2} s a GB (raw {raw_cpu:.2}); get {get:6.0} MB/s = {:.2} of raw ({raw_get:.0})",
-                put / raw,
-                get / raw_get
-            );
-            bench.pool.close().await;
-            bench.rt.sleep(std::time::Duration::from_millis(10)).await;
+        for kind in ["mem", "file"].into_iter().chain(s3) {
+            beside_raw(layout, kind).await;
         }
     }
     for layout in ["1+0", "4+2", "10+4"].map(|l| l.parse::<Layout>().unwrap()) {

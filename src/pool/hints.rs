@@ -68,6 +68,11 @@ impl Hints {
     ) -> Result<Arc<Hints>> {
         disk.create_dir(folder).await?;
         let path = folder.join(format!("pending.{pool}"));
+        // Its name before pools of one name were told apart.
+        let before = folder.join("pending");
+        if disk.read(&before, FILE_MAX).await.is_ok_and(|bytes| decode(&bytes, pool).is_ok()) {
+            disk.rename(&before, &path).await?;
+        }
         let mut state = State::default();
         match disk.read(&path, FILE_MAX).await {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -299,11 +304,13 @@ mod tests {
         other.left(id(3), 0);
         other.flushed().await;
         other.close();
+        let path = dir.path().join(format!("pending.{}", PoolId(1)));
+        disk.rename(&path, &dir.path().join("pending")).await.unwrap();
+        of(2).await.unwrap().close();
         let hints = open().await.unwrap();
-        assert_eq!(hints.pending(), (2, false));
+        assert_eq!(hints.pending(), (2, false), "found under the name of before, by its own pool alone");
         assert_eq!(hints.after(Some(id(1)), 9), [(id(2), Mask::default().with(5))]);
         hints.close();
-        let path = dir.path().join(format!("pending.{}", PoolId(1)));
         let mut bytes = disk.read(&path, 1000).await.unwrap().to_vec();
         bytes[40] ^= 1;
         disk.write_atomic(&path, bytes.into()).await.unwrap();

@@ -146,13 +146,14 @@ impl Volume {
         }
     }
 
-    /// The journal that the session holds, or that one which is over has not put aside yet.
+    /// The journal that the session holds, or that one which was shut out is still putting aside. Not that of an ended one:
+    /// when it could not be put aside, it stays where it is.
     pub(super) fn held_journal(&self) -> Option<JournalId> {
         let session = match &*self.inner.state.lock() {
             State::Live(session) | State::Failed(_, Some(session)) => session.clone(),
             _ => return None,
         };
-        session.journal.is_held().then(|| session.journal.id())
+        (session.journal.is_held() && !session.has_ended()).then(|| session.journal.id())
     }
 
     /// Where what it read came from.

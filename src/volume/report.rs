@@ -235,17 +235,19 @@ impl Volumes {
         if let Some(open) = self.here(id) {
             info.add_open(&open, self.deps.pool.w());
         }
-        info.kept_journals = self.kept_journals(id).await;
         if !info.open_here {
             let dir = self.deps.journal(id, &head.settings).dir;
+            let held = self.held_journal(id);
             let found = peek(&*self.deps.disk, &dir, head.checkpoint.last_lsn).await;
-            let moves = self.held_journal(id).is_some();
+            // Where it may have moved meanwhile.
+            let moves = held.or_else(|| self.held_journal(id)).is_some();
             match found {
                 Ok(Some(found)) => info.add_journal(&head, dir, &found, moves),
                 Ok(None) => {}
                 Err(error) => info.trouble = info.trouble.or(Some(error.to_string())),
             }
         }
+        info.kept_journals.extend(self.kept_journals(id).await);
         info.add_pool(&self.deps.pool.condition(), self.deps.rt.now());
         if let Some(parent) = &mut info.parent {
             parent.name = self.name_of(parent.volume).await;
@@ -253,11 +255,11 @@ impl Volumes {
         Ok(info)
     }
 
-    /// Journals of the volume that were put aside on this host and can be salvaged.
+    /// Journals of the volume that were put aside on this host.
     async fn kept_journals(&self, id: VolumeId) -> Vec<PathBuf> {
         let dir = self.deps.folder(id);
         let mut names = self.deps.disk.list(&dir).await.unwrap_or_default();
-        // Asked after the names: one that moves isn't there for anybody yet.
+        // Asked after the names: one that is being moved is still locked.
         let held = self.held_journal(id).map(|journal| format!(".{journal}"));
         names.retain(|n| n.starts_with("journal.") && !held.as_ref().is_some_and(|held| n.ends_with(held)));
         names.iter().map(|n| dir.join(n)).collect()

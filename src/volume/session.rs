@@ -185,6 +185,10 @@ impl Session {
         .detach();
     }
 
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
     /// Returns when the session has ended.
     pub async fn ended(&self) {
         let mut ended = self.ended.subscribe();
