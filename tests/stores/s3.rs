@@ -7,7 +7,7 @@ use windlass::base::Kind;
 use windlass::store::{Attrs, BucketRef, ByteRange, Cause, List, Put, StoreUrl, When, probe};
 
 use super::rt;
-use super::support::s3_server::{BUCKET, Fault, Quirks, SECRET, Server};
+use super::support::s3_server::{BUCKET, Fault, KEY, Quirks, SECRET, Said, Server};
 use super::support::stores::conformance::{Suite, refused, stored};
 
 const WHY: Cause = Cause::Probe;
@@ -214,4 +214,87 @@ async fn a_slow_answer_is_waited_for() {
     server.faults.next([Fault::Late(Duration::from_millis(300)), Fault::None]);
     stored(put(&bucket, "k").await);
     assert!(refused(put(&bucket, "k").await));
+}
+
+/// The first request fetches keys through the SDK; those after it don't need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_go_straight_to_the_server() {
+    let (server, bucket) = normal().await;
+    let straight = || server.faults.agent().starts_with("windlass/");
+    stored(put(&bucket, "a").await);
+    assert!(!straight(), "{}", server.faults.agent());
+    stored(put(&bucket, "b").await);
+    assert!(straight(), "put: {}", server.faults.agent());
+    bucket.get("a", ByteRange::Last(1), WHY).await.unwrap().unwrap();
+    assert!(straight(), "get: {}", server.faults.agent());
+    bucket.head("a", WHY).await.unwrap().unwrap();
+    assert!(straight(), "head: {}", server.faults.agent());
+    bucket.list(&List { max: 10, ..List::default() }, WHY).await.unwrap();
+    assert!(straight(), "list: {}", server.faults.agent());
+    stored(bucket.copy("a", "c", None, None, When::Always, WHY).await);
+    assert!(straight(), "copy: {}", server.faults.agent());
+    bucket.delete(&["c".to_owned()], WHY).await.unwrap();
+    assert!(straight(), "delete: {}", server.faults.agent());
+    let upload = bucket.multipart_create("d", &Attrs::default(), WHY).await.unwrap();
+    bucket.multipart_put("d", &upload, 1, "x".into(), WHY).await.unwrap();
+    assert!(straight(), "part: {}", server.faults.agent());
+}
+
+const fn summed(headers: &'static [(&'static str, &'static str)]) -> Said {
+    Said { status: 200, headers, body: "123456789" }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_without_the_checksum_that_came_with_them_are_refused() {
+    static RIGHT: Said = summed(&[("x-amz-checksum-crc32", "y/Q5Jg==")]);
+    static WRONG: Said = summed(&[("x-amz-checksum-crc32", "y/Q5Jw==")]);
+    static SHA1: Said = summed(&[("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE=")]);
+    static OF_PARTS: Said = summed(&[("x-amz-checksum-crc32", "y/Q5Jw==-2")]);
+    static NONE: Said = summed(&[]);
+    let (server, bucket) = normal().await;
+    stored(put(&bucket, "k").await);
+    for (said, good) in [(&RIGHT, true), (&WRONG, false), (&SHA1, true), (&OF_PARTS, true), (&NONE, true)] {
+        server.faults.next([Fault::Says(said)]);
+        let out = bucket.get("k", ByteRange::Whole { max: 100 }, WHY).await;
+        assert!(server.faults.agent().starts_with("windlass/"));
+        match out {
+            Ok(found) => assert!(good && found.unwrap().body == "123456789", "{said:?}"),
+            Err(e) => {
+                assert!(!good && e.is(Kind::Unavailable) && e.to_string().contains("crc32"), "{said:?}: {e}")
+            }
+        }
+    }
+}
+
+/// Run by the next test in a process of its own, whose environment names a proxy.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by a_proxy_is_used"]
+async fn behind_a_proxy() {
+    let Ok(url) = std::env::var("WINDLASS_TEST_BEHIND") else { return };
+    let bucket = windlass::store::open(&rt(), &url.parse().unwrap()).await.unwrap();
+    for key in ["first", "second"] {
+        stored(put(&bucket, key).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_used() {
+    let server = Server::start(Quirks::default()).await;
+    let behind = |more: [(&'static str, String); 2]| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "s3::behind_a_proxy", "--ignored"]);
+        for name in ["http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"] {
+            child.env_remove(name);
+        }
+        // Nobody answers to this name: only the proxy can.
+        child.env("WINDLASS_TEST_BEHIND", format!("s3://{BUCKET}?endpoint=http://store.invalid&region=r"));
+        child.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
+        child.envs(more).output().unwrap()
+    };
+    let proxy = ("HTTP_PROXY", server.endpoint.clone());
+    let out = behind([proxy.clone(), ("NO_PROXY", "elsewhere.invalid".into())]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    assert_eq!(server.keys(), ["first", "second"]);
+    let out = behind([proxy, ("NO_PROXY", "store.invalid".into())]);
+    assert!(!out.status.success(), "it went through the proxy all the same");
 }

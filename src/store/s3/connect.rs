@@ -1,6 +1,7 @@
 //! From a URL to a client: credentials and region as the AWS chain gives them, one HTTP client for all stores of a
 //! process that trust the same authorities, no retries of the SDK's own.
 
+use std::net::IpAddr;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::ServerSideEncryption;
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
 use rustls::RootCertStore;
@@ -26,6 +30,7 @@ use std::sync::Arc;
 
 use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
+use crate::store::s3::straight::{Keys, Straight, Way};
 use crate::store::url::{S3Place, Sse};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,7 +45,35 @@ const FILE_MAX: usize = 1 << 20;
 pub(super) struct Shared {
     rt: Rt,
     authorities: Option<Vec<u8>>,
+    proxied: bool,
+    /// What requests for objects are sent by.
+    connector: SharedHttpConnector,
+    /// The same for the SDK.
     http: SharedHttpClient,
+}
+
+fn settings() -> HttpConnectorSettings {
+    HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build()
+}
+
+/// Who is on this host needs no proxy, whatever the environment says.
+fn is_here(endpoint: &str) -> bool {
+    let Ok(uri) = endpoint.parse::<http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Connections are made through the proxy that the environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), if any.
+fn connector(settings: &HttpConnectorSettings, tls: &TlsContext, proxied: bool) -> SharedHttpConnector {
+    let proxy = if proxied { ProxyConfig::from_env() } else { ProxyConfig::disabled() };
+    let made = Connector::builder()
+        .connector_settings(settings.clone())
+        .pool_idle_timeout(IDLE)
+        .proxy_config(proxy)
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(tls.clone())
+        .build();
+    SharedHttpConnector::new(made)
 }
 
 /// Connections live on the runtime that made them: stores of another one (tests) get their own.
@@ -49,7 +82,8 @@ static SHARED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<Shared>> {
     let mut all = SHARED.lock();
     all.retain(|weak| weak.strong_count() > 0);
-    let same = |s: &Arc<Shared>| s.rt.is(rt) && s.authorities == authorities;
+    let proxied = !place.endpoint.as_deref().is_some_and(is_here);
+    let same = |s: &Arc<Shared>| s.rt.is(rt) && s.authorities == authorities && s.proxied == proxied;
     if let Some(found) = all.iter().filter_map(Weak::upgrade).find(same) {
         return Ok(found);
     }
@@ -63,12 +97,14 @@ fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<
     }
     let context = TlsContext::builder().with_trust_store(trusted).build();
     let context = context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))?;
-    let http = aws_smithy_http_client::Builder::new()
-        .pool_idle_timeout(IDLE)
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .tls_context(context)
-        .build_https();
-    let new = Arc::new(Shared { rt: rt.clone(), authorities, http });
+    let ours = connector(&settings(), &context, proxied);
+    let same = ours.clone();
+    // Whoever asks for keys (a host's own service, SSO) has less patience, and connections of its own.
+    let http = http_client_fn(move |asked, _| match asked.read_timeout() {
+        Some(ANSWER) => same.clone(),
+        _ => connector(asked, &context, true),
+    });
+    let new = Arc::new(Shared { rt: rt.clone(), authorities, proxied, connector: ours, http });
     all.push(Arc::downgrade(&new));
     Ok(new)
 }
@@ -131,6 +167,8 @@ pub(super) struct Connection {
     pub checked: Client,
     /// For servers that don't take that.
     pub plain: Client,
+    /// The way past most of the SDK, where there is one.
+    pub straight: Option<Straight>,
     pub seal: Seal,
     _shared: Arc<Shared>,
 }
@@ -179,26 +217,62 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         loader = loader.credentials_provider(keys);
     }
     let base = loader.load().await;
-    let mut config = aws_sdk_s3::config::Builder::from(&base);
-    if base.region().is_none() {
-        if place.endpoint.is_none() {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("s3://{} needs a region: add ?region=… or set AWS_REGION", place.bucket),
-            ));
-        }
-        config = config.region(Region::new("us-east-1"));
+    if base.region().is_none() && place.endpoint.is_none() {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("s3://{} needs a region: add ?region=… or set AWS_REGION", place.bucket),
+        ));
     }
-    config.set_endpoint_url(place.endpoint.clone().or(base.endpoint_url().map(str::to_owned)));
-    if place.requester_pays == Some(true) {
+    let region = base.region().cloned().unwrap_or_else(|| Region::new("us-east-1"));
+    let endpoint = place.endpoint.clone().or(base.endpoint_url().map(str::to_owned));
+    let path_style = place.path_style.unwrap_or(place.endpoint.is_some());
+    let payer = place.requester_pays == Some(true);
+    let keys = base.credentials_provider().map(|chain| Keys::of(rt, chain));
+    let way = Way {
+        bucket: &place.bucket,
+        region: region.as_ref(),
+        endpoint: endpoint.as_deref(),
+        path_style,
+        fips: base.use_fips() == Some(true),
+        dual_stack: base.use_dual_stack() == Some(true),
+        payer,
+        hides_payload: hides_payload(place),
+    };
+    let straight = Straight::to(rt, way, keys.clone(), shared.connector.clone()).await;
+    let mut config = aws_sdk_s3::config::Builder::from(&base);
+    config = config.region(region.clone()).force_path_style(path_style);
+    config.set_endpoint_url(endpoint);
+    config.set_credentials_provider(keys.map(|keys| keys.provider()));
+    if payer {
         config = config.interceptor(Payer);
     }
-    let config = config.force_path_style(place.path_style.unwrap_or(place.endpoint.is_some()));
     let plain = config.clone().request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
     Ok(Connection {
         checked: Client::from_conf(config.build()),
         plain: Client::from_conf(plain.build()),
+        straight,
         seal,
         _shared: shared,
     })
+}
+
+/// TLS protects the body: hashing all of it for the signature too would only cost time.
+pub(super) fn hides_payload(place: &S3Place) -> bool {
+    place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_this_host_is_known() {
+        for here in ["http://localhost:1", "http://127.0.0.1:9000", "https://[::1]:9000", "http://127.1.2.3"]
+        {
+            assert!(is_here(here), "{here}");
+        }
+        for there in ["http://localhost.example", "http://10.0.0.1", "https://s3.example", "nonsense", ""] {
+            assert!(!is_here(there), "{there}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod connect;
 mod multipart;
 mod past;
 mod read;
+mod straight;
 mod trouble;
 mod write;
 
@@ -25,7 +26,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
 use bytes::Bytes;
 
-use self::connect::{Connection, Seal, connect};
+use self::connect::{Connection, Seal, connect, hides_payload};
+use self::straight::Ready;
 use super::url::{S3Place, StoreUrl};
 use super::{
     Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, Store,
@@ -54,6 +56,26 @@ macro_rules! sealed {
     };
 }
 use sealed;
+
+/// Sends what a builder of inputs describes: straight, or where that can't be through the SDK.
+macro_rules! send {
+    ($store:expr, $verb:ident, $input:expr) => {
+        match $store.straight() {
+            Some(straight) => straight.$verb($input.build()).await,
+            None => $input.send_with(&$store.client()).await,
+        }
+    };
+}
+use send;
+
+/// Adds the checksum of a body, as the SDK does by default.
+macro_rules! summed {
+    ($checked:expr, $body:expr, $ask:expr) => {{
+        let sum = $checked.then(|| aws_smithy_types::base64::encode(crc32($body).to_be_bytes()));
+        $ask.set_checksum_algorithm(sum.is_some().then_some(ChecksumAlgorithm::Crc32)).set_checksum_crc32(sum)
+    }};
+}
+use summed;
 
 /// How etags are sent in conditions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,7 +112,6 @@ pub struct S3Store {
     /// This server doesn't take DeleteObjects.
     single_deletes: AtomicBool,
     quoting: AtomicU8,
-    /// TLS protects the body: hashing all of it for the signature too would only cost time.
     hides_payload: bool,
 }
 
@@ -111,7 +132,7 @@ impl S3Store {
         Arc::new(S3Store {
             url: StoreUrl::S3(place.clone()).to_string(),
             connection,
-            hides_payload: place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:")),
+            hides_payload: hides_payload(place),
             place: place.clone(),
             base,
             plain: AtomicBool::new(false),
@@ -124,14 +145,21 @@ impl S3Store {
         format!("{}{key}", self.base)
     }
 
-    fn client(&self) -> Client {
-        let plain = self.plain.load(Ordering::Relaxed);
-        if plain { self.connection.plain.clone() } else { self.connection.checked.clone() }
+    fn straight(&self) -> Option<Ready<'_>> {
+        self.connection.straight.as_ref()?.ready()
     }
 
-    /// The client that sends no checksums, unless that is in use already.
-    fn plain_client(&self) -> Option<Client> {
-        (!self.plain.load(Ordering::Relaxed)).then(|| self.connection.plain.clone())
+    fn client(&self) -> Client {
+        self.sdk(self.checks())
+    }
+
+    fn sdk(&self, checked: bool) -> Client {
+        if checked { self.connection.checked.clone() } else { self.connection.plain.clone() }
+    }
+
+    /// A checksum goes along with every body.
+    fn checks(&self) -> bool {
+        !self.plain.load(Ordering::Relaxed)
     }
 
     fn learn_plain(&self, works: bool) {

@@ -1,15 +1,16 @@
 //! Multipart uploads, and copies too large for one request.
 
-use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::upload_part::UploadPartInput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::read::etag_in;
 use super::trouble::Trouble;
 use super::write::{condition, user_out};
-use super::{Quoting, S3Store, read_sealed, sealed};
+use super::{Quoting, S3Store, read_sealed, sealed, summed};
+use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Head, Part, Put, When};
 
@@ -36,11 +37,9 @@ impl S3Store {
     }
 
     pub(super) async fn part_now(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Part> {
-        let mut out = self.part_request(self.client(), key, upload, number, &body).await;
-        if out.as_ref().is_err_and(Trouble::dislikes_checksums)
-            && let Some(plain) = self.plain_client()
-        {
-            out = self.part_request(plain, key, upload, number, &body).await;
+        let mut out = self.part_request(self.checks(), key, upload, number, &body).await;
+        if out.as_ref().is_err_and(Trouble::dislikes_checksums) && self.checks() {
+            out = self.part_request(false, key, upload, number, &body).await;
             self.learn_plain(out.is_ok());
         }
         Ok(Part { number, etag: out.map_err(|t| t.error)? })
@@ -48,22 +47,34 @@ impl S3Store {
 
     async fn part_request(
         &self,
-        client: Client,
+        checked: bool,
         key: &str,
         upload: &str,
         number: u32,
         body: &Bytes,
     ) -> Result<Etag, Trouble> {
-        let ask = read_sealed!(self, client.upload_part())
-            .bucket(&self.place.bucket)
-            .key(self.full(key))
-            .upload_id(upload)
-            .part_number(number_out(number))
-            .body(ByteStream::from(body.clone()))
-            .customize();
-        let ask = if self.hides_payload { ask.disable_payload_signing() } else { ask };
+        macro_rules! described {
+            ($ask:expr) => {
+                read_sealed!(self, $ask)
+                    .bucket(&self.place.bucket)
+                    .key(self.full(key))
+                    .upload_id(upload)
+                    .part_number(number_out(number))
+                    .body(ByteStream::from(body.clone()))
+            };
+        }
+        let sent = match self.straight() {
+            Some(straight) => {
+                let ask = described!(UploadPartInput::builder());
+                straight.part(summed!(checked, body, ask).build()).await
+            }
+            None => {
+                let ask = described!(self.sdk(checked).upload_part()).customize();
+                if self.hides_payload { ask.disable_payload_signing() } else { ask }.send().await
+            }
+        };
         let doing = format!("uploading part {number} of {key:?}");
-        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
         Ok(etag_in(out.e_tag()))
     }
 

@@ -1,17 +1,20 @@
 //! Get, head and list.
 
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::get_object::{GetObjectInput, GetObjectOutput};
+use aws_sdk_s3::operation::head_object::{HeadObjectInput, HeadObjectOutput};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Input;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use aws_smithy_checksums::ChecksumAlgorithm;
+use aws_smithy_types::base64;
 use bytes::{Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::trouble::Trouble;
-use super::{S3Store, read_sealed};
+use super::{S3Store, read_sealed, send};
 use crate::base::{Error, Kind, Result};
 use crate::store::mem::too_large;
 use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page, Restored};
@@ -87,6 +90,28 @@ fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
     (!told.is_empty()).then(|| told.join(" "))
 }
 
+/// The checksum to check a body by: the cheapest that came with it. That of an upload in parts, which ends in their
+/// number, is none of the bytes.
+fn announced(out: &GetObjectOutput) -> Option<(ChecksumAlgorithm, &str)> {
+    let all = [
+        (ChecksumAlgorithm::Crc64Nvme, out.checksum_crc64_nvme()),
+        (ChecksumAlgorithm::Crc32c, out.checksum_crc32_c()),
+        (ChecksumAlgorithm::Crc32, out.checksum_crc32()),
+        (ChecksumAlgorithm::Sha1, out.checksum_sha1()),
+        (ChecksumAlgorithm::Sha256, out.checksum_sha256()),
+    ];
+    let (algorithm, sum) = all.into_iter().find_map(|(algorithm, sum)| Some((algorithm, sum?)))?;
+    (!sum.contains('-')).then_some((algorithm, sum))
+}
+
+fn has_sum(body: &[u8], algorithm: ChecksumAlgorithm, sum: &str) -> bool {
+    // What isn't in base 64 is no checksum of ours to judge.
+    let Ok(sum) = base64::decode(sum) else { return true };
+    let mut is = algorithm.into_impl();
+    is.update(body);
+    is.finalize() == sum
+}
+
 fn range_header(range: ByteRange) -> Option<String> {
     match range {
         ByteRange::Whole { .. } => None,
@@ -115,12 +140,12 @@ impl S3Store {
         checksums: bool,
     ) -> Result<Option<Head>, Trouble> {
         let (key, version) = what;
-        let ask = read_sealed!(self, self.client().head_object())
+        let ask = read_sealed!(self, HeadObjectInput::builder())
             .bucket(&self.place.bucket)
             .key(self.full(key))
             .set_version_id(version.map(str::to_owned))
             .set_checksum_mode(checksums.then_some(ChecksumMode::Enabled));
-        match ask.send().await {
+        match send!(self, head, ask) {
             Ok(out) => Ok(Some(Head {
                 size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
                 etag: etag_in(out.e_tag()),
@@ -168,12 +193,13 @@ impl S3Store {
         if nothing {
             return self.nothing_of(what, range).await;
         }
-        let ask = read_sealed!(self, self.client().get_object())
+        let ask = read_sealed!(self, GetObjectInput::builder())
             .bucket(&self.place.bucket)
             .key(self.full(key))
             .set_version_id(version.map(str::to_owned))
+            .checksum_mode(ChecksumMode::Enabled)
             .set_range(range_header(range));
-        match ask.send().await {
+        match send!(self, get, ask) {
             Ok(out) => self.body_of(key, range, out).await.map(Some),
             Err(e) => match Trouble::of(&self.url, &doing("reading", what), e) {
                 // The range lies behind the end.
@@ -235,7 +261,7 @@ impl S3Store {
         })
     }
 
-    /// The body, exactly as long as was announced.
+    /// The body, exactly as long as was announced, and with the checksum that came with it.
     async fn collect(&self, key: &str, mut out: GetObjectOutput, length: u64) -> Result<Bytes> {
         let broken = |why: String| {
             Error::new(Kind::Unavailable, format!("{}: reading {key:?}: {why}; try again", self.url))
@@ -260,7 +286,13 @@ impl S3Store {
         if body.len() as u64 != length {
             return Err(broken(format!("the answer ended after {} of {length} bytes", body.len())));
         }
-        Ok(body)
+        match announced(&out) {
+            Some((algorithm, sum)) if !has_sum(&body, algorithm, sum) => Err(broken(format!(
+                "what came does not have the {} {sum} that was sent with it",
+                algorithm.as_str()
+            ))),
+            _ => Ok(body),
+        }
     }
 
     pub(super) async fn list_now(&self, list: &List) -> Result<Page> {
@@ -283,9 +315,7 @@ impl S3Store {
     async fn list_page(&self, list: &List, encoded: bool) -> Result<Page, Trouble> {
         let max = list.max.clamp(1, 1000);
         let token = list.after.as_deref().and_then(|after| after.strip_prefix(TOKEN));
-        let ask = self
-            .client()
-            .list_objects_v2()
+        let ask = ListObjectsV2Input::builder()
             .bucket(&self.place.bucket)
             .prefix(self.full(&list.prefix))
             .set_delimiter(list.delimited.then(|| "/".to_owned()))
@@ -294,7 +324,7 @@ impl S3Store {
             .set_encoding_type(encoded.then_some(EncodingType::Url))
             .max_keys(max as i32);
         let doing = format!("listing {:?}", list.prefix);
-        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        let out = send!(self, list, ask).map_err(|e| Trouble::of(&self.url, &doing, e))?;
         let decode = out.encoding_type() == Some(&EncodingType::Url);
         let name = |text: &str| -> Option<String> {
             let text = if decode {

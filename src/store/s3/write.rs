@@ -2,10 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::copy_object::CopyObjectInput;
+use aws_sdk_s3::operation::delete_object::DeleteObjectInput;
+use aws_sdk_s3::operation::head_object::{HeadObjectInput, HeadObjectOutput};
+use aws_sdk_s3::operation::put_object::PutObjectInput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{Delete, MetadataDirective, ObjectIdentifier};
+use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIdentifier};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
@@ -14,7 +16,8 @@ use std::collections::HashMap;
 
 use super::read::etag_in;
 use super::trouble::Trouble;
-use super::{Quoting, S3Store, read_sealed, sealed};
+use super::{Quoting, S3Store, read_sealed, sealed, send, summed};
+use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Put, When};
 
@@ -79,11 +82,9 @@ impl S3Store {
         when: &When,
         quoting: Quoting,
     ) -> Result<Put> {
-        let mut out = self.put_request(self.client(), key, body, attrs, when, quoting).await;
-        if out.as_ref().is_err_and(Trouble::dislikes_checksums)
-            && let Some(plain) = self.plain_client()
-        {
-            out = self.put_request(plain, key, body, attrs, when, quoting).await;
+        let mut out = self.put_request(self.checks(), key, body, attrs, when, quoting).await;
+        if out.as_ref().is_err_and(Trouble::dislikes_checksums) && self.checks() {
+            out = self.put_request(false, key, body, attrs, when, quoting).await;
             self.learn_plain(out.is_ok());
         }
         out.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
@@ -91,7 +92,7 @@ impl S3Store {
 
     async fn put_request(
         &self,
-        client: Client,
+        checked: bool,
         key: &str,
         body: &Bytes,
         (attrs, user): (&Attrs, &User),
@@ -99,17 +100,29 @@ impl S3Store {
         quoting: Quoting,
     ) -> Result<Etag, Trouble> {
         let (if_match, if_none_match) = condition(when, quoting);
-        let ask = sealed!(self, client.put_object())
-            .bucket(&self.place.bucket)
-            .key(self.full(key))
-            .set_content_type(attrs.content_type.clone())
-            .set_metadata(user.clone())
-            .set_if_match(if_match)
-            .set_if_none_match(if_none_match)
-            .body(ByteStream::from(body.clone()))
-            .customize();
-        let ask = if self.hides_payload { ask.disable_payload_signing() } else { ask };
-        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &format!("writing {key:?}"), e))?;
+        macro_rules! described {
+            ($ask:expr) => {
+                sealed!(self, $ask)
+                    .bucket(&self.place.bucket)
+                    .key(self.full(key))
+                    .set_content_type(attrs.content_type.clone())
+                    .set_metadata(user.clone())
+                    .set_if_match(if_match)
+                    .set_if_none_match(if_none_match)
+                    .body(ByteStream::from(body.clone()))
+            };
+        }
+        let sent = match self.straight() {
+            Some(straight) => {
+                let ask = described!(PutObjectInput::builder());
+                straight.put(summed!(checked, body, ask).build()).await
+            }
+            None => {
+                let ask = described!(self.sdk(checked).put_object()).customize();
+                if self.hides_payload { ask.disable_payload_signing() } else { ask }.send().await
+            }
+        };
+        let out = sent.map_err(|e| Trouble::of(&self.url, &format!("writing {key:?}"), e))?;
         Ok(etag_in(out.e_tag()))
     }
 
@@ -171,7 +184,7 @@ impl S3Store {
         quoting: Quoting,
     ) -> Result<Put> {
         let (if_match, if_none_match) = condition(when, quoting);
-        let mut ask = sealed!(self, self.client().copy_object())
+        let mut ask = sealed!(self, CopyObjectInput::builder())
             .bucket(&self.place.bucket)
             .key(self.full(to))
             .copy_source(self.copy_source(from))
@@ -192,7 +205,7 @@ impl S3Store {
                 .set_content_language(head.content_language.clone())
                 .set_cache_control(head.cache_control.clone());
         }
-        match ask.send().await {
+        match send!(self, copy, ask) {
             Ok(out) => Ok(Put::Stored(etag_in(out.copy_object_result().and_then(|r| r.e_tag())))),
             Err(e) => match Trouble::of(&self.url, &format!("copying {from:?} to {to:?}"), e) {
                 t if t.status == 404 && !t.is_no_bucket() => self.missing(from, to, how, when, t).await,
@@ -244,8 +257,8 @@ impl S3Store {
 
     async fn whole_head(&self, key: &str) -> Result<HeadObjectOutput> {
         let ask =
-            read_sealed!(self, self.client().head_object()).bucket(&self.place.bucket).key(self.full(key));
-        ask.send().await.map_err(|e| Trouble::of(&self.url, &format!("looking at {key:?}"), e).error)
+            read_sealed!(self, HeadObjectInput::builder()).bucket(&self.place.bucket).key(self.full(key));
+        send!(self, head, ask).map_err(|e| Trouble::of(&self.url, &format!("looking at {key:?}"), e).error)
     }
 
     pub(super) async fn delete_now(&self, keys: &[String]) -> Result<()> {
@@ -289,8 +302,8 @@ impl S3Store {
     }
 
     async fn delete_one(&self, key: String) -> Result<()> {
-        let ask = self.client().delete_object().bucket(&self.place.bucket).key(self.full(&key));
-        match ask.send().await {
+        let ask = DeleteObjectInput::builder().bucket(&self.place.bucket).key(self.full(&key));
+        match send!(self, delete, ask) {
             Ok(_) => Ok(()),
             Err(e) => match Trouble::of(&self.url, &format!("deleting {key:?}"), e) {
                 t if t.is_absent() => Ok(()),

@@ -43,6 +43,7 @@ pub struct Faults {
     requests: AtomicU64,
     requester_pays: AtomicBool,
     last: Mutex<String>,
+    agent: Mutex<String>,
 }
 
 impl Faults {
@@ -58,6 +59,11 @@ impl Faults {
     /// The last request's verb and where it went.
     pub fn last(&self) -> String {
         self.last.lock().clone()
+    }
+
+    /// Whom the last request said that it was made by.
+    pub fn agent(&self) -> String {
+        self.agent.lock().clone()
     }
 
     /// Who doesn't say, under their signature, that they pay is refused from now on.
@@ -133,6 +139,8 @@ impl Service<Request> for Between {
     fn call(&self, request: Request) -> Answer {
         let (inner, mut fault) = (self.inner.clone(), self.faults.draw());
         *self.faults.last.lock() = format!("{} {}", request.method(), request.uri());
+        let agent = request.headers().get("user-agent").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        *self.faults.agent.lock() = agent.to_owned();
         if self.faults.refuses(&request) {
             fault = Fault::Status(403);
         }
