@@ -110,7 +110,9 @@ fn promised(source: &str) -> Vec<(String, String)> {
                     Some(another) => told.push(another.to_owned()),
                     None => *told.last_mut().unwrap() += &format!(" {more}"),
                 }
-            } else if let Some(name) = line.strip_prefix("fn ").and_then(|l| l.split('(').next()) {
+            } else if let Some(name) =
+                line.trim_start_matches("async ").strip_prefix("fn ").and_then(|l| l.split('(').next())
+            {
                 out.extend(told.into_iter().map(|t| (t, name.to_owned())));
                 break;
             }
@@ -142,7 +144,7 @@ fn promises(page: &str) -> Vec<(String, String)> {
 #[test]
 fn semantics_md_and_the_tests_say_the_same() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut sources = vec![root.join("tests/fs_kernel.rs")];
+    let mut sources = vec![root.join("tests/fs_kernel.rs"), root.join("tests/stores/s3.rs")];
     below(&root.join("src/fs"), &mut sources);
     let carried: Vec<_> = sources.iter().flat_map(|p| promised(&fs::read_to_string(p).unwrap())).collect();
     let page = promises(&fs::read_to_string(root.join("docs/semantics.md")).unwrap());

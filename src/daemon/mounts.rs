@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -15,7 +16,7 @@ use super::pools::is_on_disk_of;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
 use crate::fs::{self, Cache, MountOptions, Mounted};
-use crate::store::{self, StoreUrl};
+use crate::store::{self, BucketRef, Conditions, Heeds, StoreUrl};
 
 /// How often an unmount says how far it is.
 const TELL: Duration = Duration::from_millis(500);
@@ -66,10 +67,13 @@ impl Mounts {
         // Unsent files of one bucket are found again at its next mount, wherever that is.
         let name = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(parsed.to_string().as_bytes()));
         let staging = seat.home.staging().join(name);
+        let mut notes = Vec::new();
+        if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {
+            notes.extend(self.look_first(seat, &bucket, &staging).await?);
+        }
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
-        let mut notes = Vec::new();
         if keeps && !cache.is_on() {
             let why =
                 "what is read is not kept on disk: the daemon runs without a cache (see `serve --cache`)";
@@ -98,6 +102,44 @@ impl Mounts {
             })
             .detach();
         Ok(notes)
+    }
+
+    /// Finds out, once for each bucket and host, whether the store heeds the conditions of writes; from a store that
+    /// doesn't, something else is asked, and the user is told.
+    async fn look_first(&self, seat: &Seat, bucket: &BucketRef, staging: &Path) -> Result<Option<String>> {
+        let known = staging.with_extension("heeds-conditions");
+        if seat.disk.read(&known, 1).await.is_ok() {
+            return Ok(None);
+        }
+        // Nothing is written into a pool's store, not even for a moment.
+        fs::refuse_pool(&seat.rt, bucket).await?;
+        let found = match store::conditions(&seat.rt, &**bucket, "").await {
+            Ok(found) => found,
+            // Who may not write needs no conditions.
+            Err(why) if why.is(Kind::Denied) => return Ok(None),
+            Err(why) => {
+                let ignores = Heeds::Ignores;
+                bucket.looks_first(Conditions { puts: ignores, copies: ignores, completions: ignores });
+                let why =
+                    format!("{why}: objects are looked at before they are replaced until the next mount");
+                tracing::warn!("{why}");
+                return Ok(Some(why));
+            }
+        };
+        if let Some(told) = found.told(bucket.url()) {
+            bucket.looks_first(found);
+            tracing::warn!("{told}");
+            return Ok(Some(told));
+        }
+        // Without that note it is only asked again.
+        let kept = async {
+            seat.disk.create_dir(&seat.home.staging()).await?;
+            seat.disk.write_atomic(&known, Bytes::new()).await
+        };
+        if let Err(why) = kept.await {
+            tracing::debug!(%why, "what a store heeds could not be noted");
+        }
+        Ok(None)
     }
 
     fn tick(&self) {

@@ -66,7 +66,7 @@ mod version_name;
 mod versions;
 mod xattrs;
 
-pub use mount::{Mounted, clear_dead, mount};
+pub use mount::{Mounted, clear_dead, mount, refuse_pool};
 pub use options::{Cache, Flush, HELP as MOUNT_OPTIONS, KernelFlag, MountOptions};
 pub use queue::Pending;
 pub use staging::Unsent;

@@ -14,6 +14,7 @@ use super::adapter::Face;
 use super::core::Fs;
 use super::options::{KernelFlag, MountOptions};
 use super::queue::Pending;
+use super::remote::Remote;
 use super::staging::Unsent;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
@@ -42,6 +43,11 @@ pub struct Mounted {
     unsent: Vec<Unsent>,
     session: Mutex<Option<BackgroundSession>>,
     ended: watch::Receiver<bool>,
+}
+
+/// An error where the bucket is a pool's store.
+pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef) -> Result<()> {
+    Remote::new(rt.clone(), bucket.clone(), MountOptions::default().deadline).refuse_pool().await
 }
 
 /// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which mounts of this bucket may share; what is

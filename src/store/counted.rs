@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, Store,
-    VersionList, VersionPage, When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Etag, Found, Head, List, Page, Part, Put,
+    Restore, Store, VersionList, VersionPage, When,
 };
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Kind, Result};
@@ -377,6 +377,9 @@ impl Bucket for Counted {
     }
     async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.inner.presign(key, version, valid).await
+    }
+    fn looks_first(&self, conditions: Conditions) {
+        self.inner.looks_first(conditions);
     }
     async fn versioned(&self, cause: Cause) -> Result<bool> {
         self.run(Verb::Versions, cause, 0, self.inner.versioned(cause)).await

@@ -1,5 +1,6 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
+mod conditions;
 mod counted;
 mod faulty;
 mod file;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result};
 
+pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
 pub use faulty::{Fate, Faulty};
 pub use file::FileStore;
@@ -208,6 +210,9 @@ pub trait Bucket: Store {
         let keys: Vec<String> = objects.iter().map(|(key, _)| key.clone()).collect();
         self.delete(&keys, cause).await.map(|()| true)
     }
+    /// From now on the store is not trusted with the conditions that it doesn't heed: it is looked at just before such
+    /// a write, which leaves a moment for others. For who has to write there all the same.
+    fn looks_first(&self, _: Conditions) {}
     /// Begins a multipart upload and names it. Parts but the last are at least 5 MiB.
     async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String>;
     async fn multipart_put(

@@ -19,8 +19,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Counters, Etag, Found, Head, List, Page, Part, Put, Restore,
-    Store, VersionList, VersionPage, When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Counters, Etag, Found, Head, List, Page, Part,
+    Put, Restore, Store, VersionList, VersionPage, When,
 };
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
@@ -283,6 +283,9 @@ impl Bucket for Retrying {
     }
     async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.inner.presign(key, version, valid).await
+    }
+    fn looks_first(&self, conditions: Conditions) {
+        self.inner.looks_first(conditions);
     }
     async fn versioned(&self, cause: Cause) -> Result<bool> {
         self.again(0, || self.inner.versioned(cause)).await

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use windlass::base::Kind;
-use windlass::store::{Attrs, BucketRef, ByteRange, Cause, List, Put, StoreUrl, When, probe};
+use windlass::store::{
+    Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, List, Put, StoreUrl, When, conditions, probe,
+};
 
 use super::rt;
 use super::support::s3_server::{BUCKET, Fault, KEY, Quirks, SECRET, Said, Server};
@@ -173,6 +175,59 @@ async fn a_server_that_ignores_conditions_is_refused_by_name() {
     assert_eq!(server.keys(), Vec::<String>::new());
 }
 
+/// Promise: On a store that doesn't heed the conditions of writes, an object is looked at just before it is replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_heeds_no_conditions_is_looked_at_first() {
+    let all = |heeds| Conditions { puts: heeds, copies: heeds, completions: heeds };
+    for (quirks, heeds) in [
+        (Quirks::default(), Heeds::Yes),
+        (Quirks { ignores_conditions: true, ..Quirks::default() }, Heeds::Ignores),
+        (Quirks { refuses_conditions: true, ..Quirks::default() }, Heeds::Refuses),
+        (Quirks { wants_bare_etags: true, ..Quirks::default() }, Heeds::Yes),
+    ] {
+        let server = Server::start(quirks).await;
+        let bucket = server.open(&rt(), "p").await;
+        let found = conditions(&rt(), &*bucket, "").await.unwrap();
+        assert_eq!(found, all(heeds));
+        assert_eq!(server.keys(), Vec::<String>::new());
+        let told = found.told(bucket.url());
+        assert_eq!(told.is_some(), heeds != Heeds::Yes);
+        assert!(
+            told.is_none_or(|t| t.contains(&server.endpoint) && t.contains("puts and copies and uploads"))
+        );
+        bucket.looks_first(found);
+        let old = stored(bucket.put("k", "old".into(), When::Absent, WHY).await);
+        let new = stored(bucket.put("k", "new".into(), When::Matches(old.clone()), WHY).await);
+        for when in [When::Absent, When::Matches(old)] {
+            assert!(refused(bucket.put("k", "x".into(), when.clone(), WHY).await), "{heeds:?} {when:?}");
+            stored(bucket.put("from", "x".into(), When::Always, WHY).await);
+            let copied = bucket.copy("from", "k", None, None, when.clone(), WHY).await;
+            assert!(refused(copied), "{heeds:?} {when:?}");
+            let upload = bucket.multipart_create("k", &Attrs::default(), WHY).await.unwrap();
+            let part = bucket.multipart_put("k", &upload, 1, "x".into(), WHY).await.unwrap();
+            let done = bucket.multipart_complete("k", &upload, &[part], when.clone(), WHY).await;
+            assert!(refused(done), "{heeds:?} {when:?}");
+        }
+        assert_eq!(bucket.head("k", WHY).await.unwrap().unwrap().etag, new);
+        stored(bucket.copy("from", "k", None, None, When::Matches(new), WHY).await);
+        let gone = bucket.put("none", "x".into(), When::Matches(Etag("0".repeat(32))), WHY).await;
+        assert!(refused(gone), "{heeds:?}");
+    }
+}
+
+/// A bucket that can't be written answers so; one that breaks off is not taken for one that heeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_conditions_are_heeded_is_not_guessed() {
+    let (server, bucket) = normal().await;
+    for (fault, kind) in [(Fault::Status(403), Kind::Denied), (Fault::Status(500), Kind::Unavailable)] {
+        for after in 0..8 {
+            server.faults.next(std::iter::repeat_n(Fault::None, after).chain([fault]));
+            let found = conditions(&rt(), &*bucket, "").await;
+            assert_eq!(found.unwrap_err().kind(), kind, "{fault:?} after {after}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_xml_cannot_carry_are_listed_and_deleted() {
     let (server, bucket) = normal().await;
@@ -264,6 +319,39 @@ async fn bytes_without_the_checksum_that_came_with_them_are_refused() {
             }
         }
     }
+}
+
+/// As web tools set them: `Expires` that is no date.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_nobody_needs_are_not_read() {
+    static ODD: Said = summed(&[("expires", "0"), ("etag", "\"e\"")]);
+    let (server, bucket) = normal().await;
+    stored(put(&bucket, "k").await);
+    server.faults.next([Fault::Says(&ODD), Fault::Says(&ODD)]);
+    let found = bucket.get("k", ByteRange::Whole { max: 100 }, WHY).await.unwrap().unwrap();
+    assert_eq!((found.head.etag.0.as_str(), &found.body[..]), ("e", &b"123456789"[..]));
+    assert_eq!(bucket.head("k", WHY).await.unwrap().unwrap().etag.0, "e");
+    assert!(server.faults.agent().starts_with("windlass/"));
+}
+
+/// A host whose clock is far off has one request refused, and then signs by the server's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_clock_is_told_by_the_server() {
+    static LATER: Said = Said {
+        status: 403,
+        headers: &[("date", "Fri, 21 Dec 2040 00:00:00 GMT")],
+        body: "<Error><Code>RequestTimeTooSkewed</Code><Message>late</Message></Error>",
+    };
+    let (server, bucket) = normal().await;
+    stored(put(&bucket, "k").await);
+    let year = || server.faults.signed().get(..4).unwrap_or_default().to_owned();
+    server.faults.next([Fault::Says(&LATER)]);
+    let e = bucket.get("k", ByteRange::Last(1), WHY).await.unwrap_err();
+    assert!(e.is(Kind::Denied) && e.to_string().contains("clock"), "{e}");
+    assert_ne!(year(), "2040");
+    server.faults.next([Fault::Says(&LATER)]);
+    bucket.get("k", ByteRange::Last(1), WHY).await.unwrap_err();
+    assert_eq!(year(), "2040");
 }
 
 /// Run by the next test in a process of its own, whose environment names a proxy.

@@ -1,7 +1,6 @@
 //! From a URL to a client: credentials and region as the AWS chain gives them, one HTTP client for all stores of a
 //! process that trust the same authorities, no retries of the SDK's own.
 
-use std::net::IpAddr;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -11,16 +10,13 @@ use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation, RuntimeComponents,
-    SharedHttpClient,
+    ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    RuntimeComponents, SharedHttpClient,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::ServerSideEncryption;
-use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
+use aws_smithy_http_client::tls::{TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
 use rustls::RootCertStore;
@@ -30,6 +26,7 @@ use std::sync::Arc;
 
 use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
+use crate::store::s3::connector::client;
 use crate::store::s3::straight::{Keys, Straight, Way};
 use crate::store::url::{S3Place, Sse};
 
@@ -37,7 +34,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// From the first byte sent to the first one received. The retry layer knows what a request carries and waits
 /// less; this is for copies of large objects, which some servers answer only when they are done.
 const ANSWER: Duration = Duration::from_secs(900);
-const IDLE: Duration = Duration::from_secs(60);
 const FILE_MAX: usize = 1 << 20;
 
 /// An HTTP client with its pool of connections, and what it may be shared by.
@@ -45,35 +41,10 @@ const FILE_MAX: usize = 1 << 20;
 pub(super) struct Shared {
     rt: Rt,
     authorities: Option<Vec<u8>>,
-    proxied: bool,
     /// What requests for objects are sent by.
     connector: SharedHttpConnector,
     /// The same for the SDK.
     http: SharedHttpClient,
-}
-
-fn settings() -> HttpConnectorSettings {
-    HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build()
-}
-
-/// Who is on this host needs no proxy, whatever the environment says.
-fn is_here(endpoint: &str) -> bool {
-    let Ok(uri) = endpoint.parse::<http::Uri>() else { return false };
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Connections are made through the proxy that the environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), if any.
-fn connector(settings: &HttpConnectorSettings, tls: &TlsContext, proxied: bool) -> SharedHttpConnector {
-    let proxy = if proxied { ProxyConfig::from_env() } else { ProxyConfig::disabled() };
-    let made = Connector::builder()
-        .connector_settings(settings.clone())
-        .pool_idle_timeout(IDLE)
-        .proxy_config(proxy)
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .tls_context(tls.clone())
-        .build();
-    SharedHttpConnector::new(made)
 }
 
 /// Connections live on the runtime that made them: stores of another one (tests) get their own.
@@ -82,8 +53,7 @@ static SHARED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<Shared>> {
     let mut all = SHARED.lock();
     all.retain(|weak| weak.strong_count() > 0);
-    let proxied = !place.endpoint.as_deref().is_some_and(is_here);
-    let same = |s: &Arc<Shared>| s.rt.is(rt) && s.authorities == authorities && s.proxied == proxied;
+    let same = |s: &Arc<Shared>| s.rt.is(rt) && s.authorities == authorities;
     if let Some(found) = all.iter().filter_map(Weak::upgrade).find(same) {
         return Ok(found);
     }
@@ -97,14 +67,9 @@ fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<
     }
     let context = TlsContext::builder().with_trust_store(trusted).build();
     let context = context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))?;
-    let ours = connector(&settings(), &context, proxied);
-    let same = ours.clone();
-    // Whoever asks for keys (a host's own service, SSO) has less patience, and connections of its own.
-    let http = http_client_fn(move |asked, _| match asked.read_timeout() {
-        Some(ANSWER) => same.clone(),
-        _ => connector(asked, &context, true),
-    });
-    let new = Arc::new(Shared { rt: rt.clone(), authorities, proxied, connector: ours, http });
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build();
+    let (connector, http) = client(&settings, context);
+    let new = Arc::new(Shared { rt: rt.clone(), authorities, connector, http });
     all.push(Arc::downgrade(&new));
     Ok(new)
 }
@@ -169,6 +134,9 @@ pub(super) struct Connection {
     pub plain: Client,
     /// The way past most of the SDK, where there is one.
     pub straight: Option<Straight>,
+    /// The user wants no checksums but those that an operation must have: with writes, and with what is read.
+    pub plain_writes: bool,
+    pub plain_reads: bool,
     pub seal: Seal,
     _shared: Arc<Shared>,
 }
@@ -237,6 +205,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         dual_stack: base.use_dual_stack() == Some(true),
         payer,
         hides_payload: hides_payload(place),
+        mends_clocks: base.disable_clock_skew_correction() != Some(true),
     };
     let straight = Straight::to(rt, way, keys.clone(), shared.connector.clone()).await;
     let mut config = aws_sdk_s3::config::Builder::from(&base);
@@ -251,6 +220,8 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         checked: Client::from_conf(config.build()),
         plain: Client::from_conf(plain.build()),
         straight,
+        plain_writes: base.request_checksum_calculation() == Some(RequestChecksumCalculation::WhenRequired),
+        plain_reads: base.response_checksum_validation() == Some(ResponseChecksumValidation::WhenRequired),
         seal,
         _shared: shared,
     })
@@ -259,20 +230,4 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
 /// TLS protects the body: hashing all of it for the signature too would only cost time.
 pub(super) fn hides_payload(place: &S3Place) -> bool {
     place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_on_this_host_is_known() {
-        for here in ["http://localhost:1", "http://127.0.0.1:9000", "https://[::1]:9000", "http://127.1.2.3"]
-        {
-            assert!(is_here(here), "{here}");
-        }
-        for there in ["http://localhost.example", "http://10.0.0.1", "https://s3.example", "nonsense", ""] {
-            assert!(!is_here(there), "{there}");
-        }
-    }
 }

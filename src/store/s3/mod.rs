@@ -10,6 +10,7 @@
 //! all is not judged here but by `probe`.
 
 mod connect;
+mod connector;
 mod multipart;
 mod past;
 mod read;
@@ -25,13 +26,14 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use self::connect::{Connection, Seal, connect, hides_payload};
 use self::straight::Ready;
 use super::url::{S3Place, StoreUrl};
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, Store,
-    VersionList, VersionPage, When,
+    Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Etag, Found, Head, List, Page, Part, Put,
+    Restore, Store, VersionList, VersionPage, When,
 };
 use crate::base::Result;
 use crate::base::rt::Rt;
@@ -107,11 +109,13 @@ pub struct S3Store {
     /// What every key begins with in the bucket: empty, or the prefix and a slash.
     base: String,
     connection: Connection,
-    /// This server doesn't take checksums.
+    /// This server doesn't take checksums, or its user doesn't want them.
     plain: AtomicBool,
     /// This server doesn't take DeleteObjects.
     single_deletes: AtomicBool,
     quoting: AtomicU8,
+    /// What a mount was told of this server; where it doesn't heed a condition, it is looked at first.
+    conditions: Mutex<Conditions>,
     hides_payload: bool,
 }
 
@@ -131,13 +135,14 @@ impl S3Store {
         let base = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
         Arc::new(S3Store {
             url: StoreUrl::S3(place.clone()).to_string(),
+            plain: AtomicBool::new(connection.plain_writes),
             connection,
             hides_payload: hides_payload(place),
             place: place.clone(),
             base,
-            plain: AtomicBool::new(false),
             single_deletes: AtomicBool::new(false),
             quoting: AtomicU8::new(QUOTED_OR_OPEN),
+            conditions: Mutex::default(),
         })
     }
 
@@ -168,6 +173,10 @@ impl S3Store {
 
     fn seal(&self) -> &Seal {
         &self.connection.seal
+    }
+
+    fn conditions(&self) -> Conditions {
+        *self.conditions.lock()
     }
 
     fn quoting(&self) -> Quoting {
@@ -220,6 +229,9 @@ impl Bucket for S3Store {
         _: Cause,
     ) -> Result<Put> {
         self.copy_now(from, to, from_match, attrs, &when).await
+    }
+    fn looks_first(&self, conditions: Conditions) {
+        *self.conditions.lock() = conditions;
     }
     async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
         self.create_now(key, attrs).await

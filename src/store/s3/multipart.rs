@@ -120,8 +120,8 @@ impl S3Store {
                 .build()
         };
         let parts: Vec<_> = parts.iter().map(part_out).collect();
-        let attempt = |quoting| self.complete_once(key, upload, &parts, when, quoting).boxed();
-        self.with_quoting(key, when, attempt).await
+        let attempt = |quoting, when| self.complete_once(key, upload, &parts, when, quoting).boxed();
+        self.conditionally(key, when, self.conditions().completions, attempt).await
     }
 
     async fn complete_once(

@@ -11,6 +11,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_credential_types::provider::future;
@@ -31,12 +32,13 @@ use aws_sdk_s3::operation::list_objects_v2::{
 };
 use aws_sdk_s3::operation::put_object::{PutObject, PutObjectError, PutObjectInput, PutObjectOutput};
 use aws_sdk_s3::operation::upload_part::{UploadPart, UploadPartError, UploadPartInput, UploadPartOutput};
-use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
     UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector as _, SharedHttpConnector};
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::interceptors::context::{Error as OperationError, Input, Output};
@@ -56,6 +58,8 @@ const ENDS_SOON: Duration = Duration::from_secs(15);
 const GOOD_FOR: Duration = Duration::from_secs(14 * 60);
 /// The most that an answer with text in it may have: a page of 1,000 names of 1 KiB, each byte escaped, is 7 MiB.
 const TEXT_MAX: usize = 32 << 20;
+/// A clock that is wrong by less is no matter. The SDK draws the line here too.
+const SKEW_MS: u64 = 4 * 60 * 1000;
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
 
 /// The keys that the SDK's chain handed out last.
@@ -143,6 +147,9 @@ pub(super) struct Straight {
     payer: bool,
     /// The body is not part of the signature.
     hides_payload: bool,
+    mends_clocks: bool,
+    /// How many ms the server's clock is ahead of ours, if by so much that it would refuse our signatures.
+    ahead: AtomicI64,
     verbs: Verbs,
 }
 
@@ -157,6 +164,7 @@ pub(super) struct Way<'a> {
     pub dual_stack: bool,
     pub payer: bool,
     pub hides_payload: bool,
+    pub mends_clocks: bool,
 }
 
 impl Straight {
@@ -193,8 +201,36 @@ impl Straight {
             keys,
             payer: way.payer,
             hides_payload: way.hides_payload,
+            mends_clocks: way.mends_clocks,
+            ahead: AtomicI64::new(0),
             verbs: Verbs::all()?,
         })
+    }
+
+    /// A host whose clock is wrong by more than the quarter of an hour that S3 allows signs by the server's.
+    fn learn_time(&self, answer: &HttpResponse) {
+        let text = answer.headers().get("date").filter(|_| self.mends_clocks);
+        // An answer with an age comes from a cache.
+        let Some(text) = text.filter(|_| answer.headers().get("age").is_none()) else { return };
+        let Some(theirs) =
+            DateTime::from_str(text, DateTimeFormat::HttpDate).ok().and_then(|t| t.to_millis().ok())
+        else {
+            return;
+        };
+        let ahead = theirs.saturating_sub(i64::try_from(self.rt.wall_ms()).unwrap_or(theirs));
+        let ahead = if ahead.unsigned_abs() > SKEW_MS { ahead } else { 0 };
+        if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead != 0 {
+            tracing::warn!(
+                ahead_s = ahead / 1000,
+                "this host's clock differs from {}'s: set it",
+                self.endpoint
+            );
+        }
+    }
+
+    fn time(&self) -> SystemTime {
+        let ms = self.rt.wall_ms().saturating_add_signed(self.ahead.load(Ordering::Relaxed));
+        UNIX_EPOCH + Duration::from_millis(ms)
     }
 
     /// None: the next request is the SDK's.
@@ -236,9 +272,16 @@ macro_rules! verbs {
             ) -> Result<$output, SdkError<$error, HttpResponse>> {
                 let input = Input::erase(input.map_err(SdkError::construction_failure)?);
                 let verb = &self.straight.verbs.$verb;
-                let request = self.request(verb, input).map_err(SdkError::construction_failure)?;
+                let mut request = self.request(verb, input).map_err(SdkError::construction_failure)?;
+                let connection = CaptureSmithyConnection::new();
+                request.add_extension(connection.clone());
                 let sent = self.straight.http.call(request).await;
                 let mut answer = sent.map_err(SdkError::dispatch_failure)?;
+                self.straight.learn_time(&answer);
+                // Another connection may lead to a server that is well.
+                if matches!(answer.status().as_u16(), 500 | 502..=504) && let Some(its) = connection.get() {
+                    its.poison();
+                }
                 match read(verb, &mut answer).await {
                     Ok(Ok(out)) => match out.downcast::<$output>() {
                         Ok(out) => Ok(out),
@@ -290,7 +333,7 @@ impl Ready<'_> {
             .identity(identity)
             .region(&self.straight.region)
             .name("s3")
-            .time(wall(&self.straight.rt))
+            .time(self.straight.time())
             .settings(settings)
             .build()?;
         let body = match request.body().bytes() {
@@ -310,6 +353,8 @@ impl Ready<'_> {
 
 /// What the answer says: an output or an error of the operation's, or neither.
 async fn read(verb: &Verb, answer: &mut HttpResponse) -> Result<Result<Output, OperationError>, BoxError> {
+    // Nobody here asks for it, and one that is no date (`0`) would make the whole answer unreadable.
+    answer.headers_mut().remove("expires");
     let bag = ConfigBag::base();
     let reads = verb.answer().ok_or(OTHER_TYPE)?;
     let out = match reads.deserialize_streaming_with_config(answer, &bag) {
@@ -367,6 +412,7 @@ mod tests {
             dual_stack: false,
             payer: false,
             hides_payload: false,
+            mends_clocks: true,
         };
         let rt = Rt::new(RealRuntime::current());
         let straight = Straight::to(&rt, way, None, connector()).await?;

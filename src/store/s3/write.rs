@@ -19,7 +19,7 @@ use super::trouble::Trouble;
 use super::{Quoting, S3Store, read_sealed, sealed, send, summed};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, Etag, Put, When};
+use crate::store::{Attrs, Etag, Heeds, Put, When};
 
 /// What DeleteObjects takes at once.
 const BATCH: usize = 1000;
@@ -70,8 +70,8 @@ impl S3Store {
 
     pub(super) async fn put_now(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Put> {
         let user = user_out(attrs)?;
-        let attempt = |quoting| self.put_once(key, &body, (attrs, &user), when, quoting).boxed();
-        self.with_quoting(key, when, attempt).await
+        let attempt = |quoting, when| self.put_once(key, &body, (attrs, &user), when, quoting).boxed();
+        self.conditionally(key, when, self.conditions().puts, attempt).await
     }
 
     async fn put_once(
@@ -126,9 +126,32 @@ impl S3Store {
         Ok(etag_in(out.e_tag()))
     }
 
+    /// Sends a write that has a condition as far as this server heeds it; what it doesn't is looked for just before.
+    pub(super) async fn conditionally<'a>(
+        &self,
+        key: &str,
+        when: &'a When,
+        heeds: Heeds,
+        attempt: impl Fn(Quoting, &'a When) -> BoxFuture<'a, Result<Put>> + Send,
+    ) -> Result<Put> {
+        if heeds == Heeds::Yes || *when == When::Always {
+            return self.with_quoting(key, when, move |quoting| attempt(quoting, when)).await;
+        }
+        let there = self.head_now(key).await.map_err(|t| t.error)?.map(|head| head.etag);
+        let holds = match when {
+            When::Matches(etag) => there.as_ref() == Some(etag),
+            _ => there.is_none(),
+        };
+        match heeds {
+            _ if !holds => Ok(Put::Refused),
+            Heeds::Refuses => attempt(self.quoting(), &When::Always).await,
+            _ => attempt(self.quoting(), when).await,
+        }
+    }
+
     /// Sends a conditional write as this server wants etags. One that refuses a quoted etag that is right (Ceph
     /// RGW 16) gets it without quotes from then on: a refused write was not stored, so that another is harmless.
-    pub(super) async fn with_quoting<'a>(
+    async fn with_quoting<'a>(
         &self,
         key: &str,
         when: &When,
@@ -170,8 +193,8 @@ impl S3Store {
             None => None,
         };
         let how = (from_match, attrs);
-        let attempt = |quoting| self.copy_once(from, to, how, kept.as_ref(), when, quoting).boxed();
-        self.with_quoting(to, when, attempt).await
+        let attempt = |quoting, when| self.copy_once(from, to, how, kept.as_ref(), when, quoting).boxed();
+        self.conditionally(to, when, self.conditions().copies, attempt).await
     }
 
     async fn copy_once(

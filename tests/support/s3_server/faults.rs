@@ -44,6 +44,7 @@ pub struct Faults {
     requester_pays: AtomicBool,
     last: Mutex<String>,
     agent: Mutex<String>,
+    signed: Mutex<String>,
 }
 
 impl Faults {
@@ -64,6 +65,11 @@ impl Faults {
     /// Whom the last request said that it was made by.
     pub fn agent(&self) -> String {
         self.agent.lock().clone()
+    }
+
+    /// When the last request says that it was signed.
+    pub fn signed(&self) -> String {
+        self.signed.lock().clone()
     }
 
     /// Who doesn't say, under their signature, that they pay is refused from now on.
@@ -139,8 +145,10 @@ impl Service<Request> for Between {
     fn call(&self, request: Request) -> Answer {
         let (inner, mut fault) = (self.inner.clone(), self.faults.draw());
         *self.faults.last.lock() = format!("{} {}", request.method(), request.uri());
-        let agent = request.headers().get("user-agent").and_then(|v| v.to_str().ok()).unwrap_or_default();
-        *self.faults.agent.lock() = agent.to_owned();
+        let header =
+            |name| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        *self.faults.agent.lock() = header("user-agent");
+        *self.faults.signed.lock() = header("x-amz-date");
         if self.faults.refuses(&request) {
             fault = Fault::Status(403);
         }

@@ -16,6 +16,8 @@ use s3s::{S3Result, s3_error};
 pub struct Quirks {
     /// Conditions are accepted and ignored.
     pub ignores_conditions: bool,
+    /// A request that has one is refused, whatever it says (Swift's S3 interface).
+    pub refuses_conditions: bool,
     /// An etag in quotes never matches.
     pub wants_bare_etags: bool,
     /// Bodies with a checksum in a header are refused.
@@ -139,6 +141,11 @@ impl Objects {
     fn check(&self, current: Option<&Object>, conditions: &Conditions) -> S3Result<()> {
         if self.quirks.ignores_conditions {
             return Ok(());
+        }
+        if self.quirks.refuses_conditions
+            && (conditions.if_match.is_some() || conditions.if_none_match.is_some())
+        {
+            return Err(s3_error!(NotImplemented));
         }
         if let Some(condition) = &conditions.if_match {
             let quoted = conditions.if_match_text.as_ref().is_some_and(|t| t.starts_with('"'));

@@ -1,0 +1,135 @@
+//! Connections to stores, and to whoever hands out keys: certificates, proxies, time-outs.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aws_sdk_s3::config::SharedHttpClient;
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use parking_lot::Mutex;
+
+const IDLE: Duration = Duration::from_secs(60);
+/// What names a proxy. Beside them, `NO_PROXY` names what is reached without it.
+const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+
+/// Chooses for each request whether it goes through the proxy that the environment names.
+#[derive(Debug)]
+struct Routed {
+    direct: SharedHttpConnector,
+    proxied: Option<SharedHttpConnector>,
+}
+
+impl HttpConnector for Routed {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        match &self.proxied {
+            Some(proxied) if !is_beside(request.uri()) => proxied.call(request),
+            _ => self.direct.call(request),
+        }
+    }
+}
+
+/// This host, or what answers only on its own link, as clouds' services for keys do: whatever the environment says,
+/// no proxy could reach that, and none is told its secrets.
+fn is_beside(uri: &str) -> bool {
+    let Ok(uri) = uri.parse::<http::Uri>() else { return false };
+    let host =
+        uri.host().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
+        // fd00:ec2::/32 is where EC2 and EKS hand out keys.
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unicast_link_local() || ip.segments()[..2] == [0xfd00, 0xec2]
+        }
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+fn a_proxy_is_named() -> bool {
+    let values = NAMES.iter().filter_map(|name| Some((name, std::env::var(name).ok()?)));
+    let named: Vec<_> = values.filter(|(_, value)| !value.is_empty()).collect();
+    if let Some((name, _)) = named.iter().find(|(_, value)| value.starts_with("socks")) {
+        tracing::warn!("{name} names a SOCKS proxy, which is not spoken: stores are reached without a proxy");
+        return false;
+    }
+    !named.is_empty()
+}
+
+fn connector(settings: &HttpConnectorSettings, tls: &TlsContext) -> SharedHttpConnector {
+    let through = |proxy| {
+        let made = Connector::builder()
+            .connector_settings(settings.clone())
+            .pool_idle_timeout(IDLE)
+            .proxy_config(proxy)
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls.clone())
+            .build();
+        SharedHttpConnector::new(made)
+    };
+    let proxied = a_proxy_is_named().then(|| through(ProxyConfig::from_env()));
+    SharedHttpConnector::new(Routed { direct: through(ProxyConfig::disabled()), proxied })
+}
+
+type Patience = (Option<Duration>, Option<Duration>);
+
+fn patience(settings: &HttpConnectorSettings) -> Patience {
+    (settings.connect_timeout(), settings.read_timeout())
+}
+
+/// What sends requests with these time-outs, and the SDK's client, which has it too.
+pub(super) fn client(
+    settings: &HttpConnectorSettings,
+    tls: TlsContext,
+) -> (SharedHttpConnector, SharedHttpClient) {
+    let ours = connector(settings, &tls);
+    // Who asks for keys is of another patience.
+    let made: Mutex<Vec<(Patience, SharedHttpConnector)>> =
+        Mutex::new(vec![(patience(settings), ours.clone())]);
+    let http = http_client_fn(move |asked, _| {
+        let mut made = made.lock();
+        let patience = patience(asked);
+        if let Some((_, connector)) = made.iter().find(|(its, _)| *its == patience) {
+            return connector.clone();
+        }
+        let new = connector(asked, &tls);
+        made.push((patience, new.clone()));
+        new
+    });
+    (ours, http)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beside_us_needs_no_proxy() {
+        for here in [
+            "http://localhost:1/b/k",
+            "http://LOCALHOST",
+            "http://b.localhost.:9000",
+            "http://127.0.0.1:9000",
+            "https://[::1]:9000",
+            "http://169.254.169.254/latest",
+            "http://[fd00:ec2::254]/latest",
+            "http://[fe80::1]",
+        ] {
+            assert!(is_beside(here), "{here}");
+        }
+        for there in [
+            "http://localhost.example",
+            "http://10.0.0.1",
+            "https://[fd00::1]",
+            "https://s3.example",
+            "no",
+            "",
+        ] {
+            assert!(!is_beside(there), "{there}");
+        }
+    }
+}
