@@ -288,7 +288,7 @@ s3_bucket() { s3 -o "$LOGS/s3.log" -X PUT "$S3_ENDPOINT/$1"; }
 # s3_query: what a store's URL needs after its prefix.
 s3_query() { printf 'endpoint=%s&region=us-east-1\n' "$S3_ENDPOINT"; }
 
-# seaweed [DIR=$TMP/weed]: starts SeaweedFS with data in DIR; $S3_ENDPOINT, credentials in the environment, $WEED its id,
+# seaweed [DIR=$TMP/weed]: starts SeaweedFS with data in DIR, whose bucket `open` anybody may use; $S3_ENDPOINT, credentials in the environment, $WEED its id,
 # $WEED_PORTS what `seaweed_start` needs to start it once more.
 seaweed() {
   local dir=${1:-$TMP/weed}
@@ -296,7 +296,8 @@ seaweed() {
   mkdir -p "$dir"
   cat >"$dir.json" <<JSON
 {"identities":[{"name":"t","credentials":[{"accessKey":"$AWS_ACCESS_KEY_ID","secretKey":"$AWS_SECRET_ACCESS_KEY"}],
-"actions":["Admin","Read","Write","List","Tagging"]}]}
+"actions":["Admin","Read","Write","List","Tagging"]},
+{"name":"anonymous","actions":["Read:open","Write:open","List:open"]}]}
 JSON
   # Each port has a gRPC twin 10,000 above it.
   WEED_PORTS=()
