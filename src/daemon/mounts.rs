@@ -21,6 +21,9 @@ use crate::store::{self, BucketRef, Conditions, Heeds, StoreUrl};
 /// How often an unmount says how far it is.
 const TELL: Duration = Duration::from_millis(500);
 
+/// A note of what a store heeds has four words.
+const NOTE_MAX: usize = 4096;
+
 /// One mount, as listings show it.
 #[derive(Clone, Debug, Serialize)]
 pub struct MountInfo {
@@ -69,7 +72,7 @@ impl Mounts {
         let staging = seat.home.staging().join(name);
         let mut notes = Vec::new();
         if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {
-            notes.extend(self.look_first(seat, &bucket, &staging).await?);
+            notes.extend(look_first(seat, &bucket, &staging, options.deadline).await?);
         }
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
@@ -102,44 +105,6 @@ impl Mounts {
             })
             .detach();
         Ok(notes)
-    }
-
-    /// Finds out, once for each bucket and host, whether the store heeds the conditions of writes; from a store that
-    /// doesn't, something else is asked, and the user is told.
-    async fn look_first(&self, seat: &Seat, bucket: &BucketRef, staging: &Path) -> Result<Option<String>> {
-        let known = staging.with_extension("heeds-conditions");
-        if seat.disk.read(&known, 1).await.is_ok() {
-            return Ok(None);
-        }
-        // Nothing is written into a pool's store, not even for a moment.
-        fs::refuse_pool(&seat.rt, bucket).await?;
-        let found = match store::conditions(&seat.rt, &**bucket, "").await {
-            Ok(found) => found,
-            // Who may not write needs no conditions.
-            Err(why) if why.is(Kind::Denied) => return Ok(None),
-            Err(why) => {
-                let ignores = Heeds::Ignores;
-                bucket.looks_first(Conditions { puts: ignores, copies: ignores, completions: ignores });
-                let why =
-                    format!("{why}: objects are looked at before they are replaced until the next mount");
-                tracing::warn!("{why}");
-                return Ok(Some(why));
-            }
-        };
-        if let Some(told) = found.told(bucket.url()) {
-            bucket.looks_first(found);
-            tracing::warn!("{told}");
-            return Ok(Some(told));
-        }
-        // Without that note it is only asked again.
-        let kept = async {
-            seat.disk.create_dir(&seat.home.staging()).await?;
-            seat.disk.write_atomic(&known, Bytes::new()).await
-        };
-        if let Err(why) = kept.await {
-            tracing::debug!(%why, "what a store heeds could not be noted");
-        }
-        Ok(None)
     }
 
     fn tick(&self) {
@@ -228,5 +193,61 @@ impl Mounts {
             }
         }
         result
+    }
+}
+
+/// Finds out, once for each URL and host, whether the store heeds the conditions of writes. One that doesn't is looked
+/// at first; what is to be told of that.
+async fn look_first(
+    seat: &Seat,
+    bucket: &BucketRef,
+    staging: &Path,
+    deadline: Duration,
+) -> Result<Option<String>> {
+    let note = staging.with_extension("heeds-conditions");
+    let noted = seat.disk.read(&note, NOTE_MAX).await.ok();
+    let found = match noted.and_then(|text| serde_json::from_slice::<Conditions>(&text).ok()) {
+        Some(found) => found,
+        None => {
+            // Nothing is written into a pool's store, not even for a moment.
+            fs::refuse_pool(&seat.rt, bucket, deadline).await?;
+            let late = || {
+                Error::new(Kind::Timeout, format!("{} takes too long over conditional writes", bucket.url()))
+            };
+            let tried = seat.rt.timeout(deadline, store::conditions(&seat.rt, &**bucket, "")).await;
+            match tried.unwrap_or_else(|| Err(late())) {
+                Ok(found) => {
+                    keep_note(seat, &note, &found).await;
+                    found
+                }
+                // Who may not put objects needs no conditions.
+                Err(why) if why.is(Kind::Denied) => return Ok(None),
+                Err(why) => {
+                    bucket.looks_first(Conditions::all(Heeds::Ignores));
+                    let why =
+                        format!("{why}: objects are looked at before they are replaced until the next mount");
+                    tracing::warn!("{why}");
+                    return Ok(Some(why));
+                }
+            }
+        }
+    };
+    bucket.looks_first(found);
+    let told = found.told(bucket.url());
+    if let Some(told) = &told {
+        tracing::warn!(note = %note.display(), "{told}; remove the note to have it tried again");
+    }
+    Ok(told)
+}
+
+/// Without it the store is only asked again.
+async fn keep_note(seat: &Seat, note: &Path, found: &Conditions) {
+    let kept = async {
+        let text = serde_json::to_vec(found)?;
+        seat.disk.create_dir(&seat.home.staging()).await?;
+        seat.disk.write_atomic(note, Bytes::from(text)).await
+    };
+    if let Err(why) = kept.await {
+        tracing::warn!(%why, note = %note.display(), "what the store heeds could not be noted");
     }
 }

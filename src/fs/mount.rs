@@ -46,8 +46,8 @@ pub struct Mounted {
 }
 
 /// An error where the bucket is a pool's store.
-pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef) -> Result<()> {
-    Remote::new(rt.clone(), bucket.clone(), MountOptions::default().deadline).refuse_pool().await
+pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Result<()> {
+    Remote::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
 }
 
 /// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which mounts of this bucket may share; what is

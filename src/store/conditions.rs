@@ -2,13 +2,15 @@
 //! has one. A pool can't stand on such a store (`probe`); a mount can, if it looks before it writes.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{Attrs, Bucket, Cause, Etag, Put, When};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// What becomes of a condition.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+/// What becomes of a condition. The greater, the less is heeded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Heeds {
     #[default]
     Yes,
@@ -19,22 +21,29 @@ pub enum Heeds {
 }
 
 /// The same of each kind of write.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Conditions {
     pub puts: Heeds,
+    /// On what a copy replaces.
     pub copies: Heeds,
+    /// On what a copy is made of.
+    pub sources: Heeds,
     /// The end of an upload in parts.
     pub completions: Heeds,
 }
 
 impl Conditions {
-    pub fn are_heeded(&self) -> bool {
-        *self == Conditions::default()
+    pub fn all(heeds: Heeds) -> Conditions {
+        Conditions { puts: heeds, copies: heeds, sources: heeds, completions: heeds }
     }
 
-    /// What a mount does instead, for its user; none where nothing is to be said.
+    /// What is done instead, for its user; none where nothing is to be said.
     pub fn told(&self, url: &str) -> Option<String> {
-        let verbs = [(self.puts, "puts"), (self.copies, "copies"), (self.completions, "uploads in parts")];
+        let verbs = [
+            (self.puts, "puts"),
+            (self.copies.max(self.sources), "copies"),
+            (self.completions, "uploads in parts"),
+        ];
         let not: Vec<&str> =
             verbs.iter().filter(|(heeds, _)| *heeds != Heeds::Yes).map(|(_, verb)| *verb).collect();
         (!not.is_empty()).then(|| {
@@ -49,17 +58,15 @@ impl Conditions {
 }
 
 /// Tries each kind of write on objects of its own, whose names begin with `prefix`. They are removed again, as far as
-/// the credentials may. `Denied`: these may not write.
+/// the credentials may. `Denied`: these may not put objects. A kind that they may not try counts as not heeded.
 pub async fn conditions(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<Conditions> {
     let stem = format!("{prefix}windlass-probe-{:032x}", rt.random128());
     let keys = [format!("{stem}-1"), format!("{stem}-2")];
     let out = tried(bucket, &keys[0], &keys[1]).await;
-    match bucket.delete(&keys, Cause::Probe).await {
-        Err(e) if !e.is(Kind::Denied) => {
-            out.and(Err(e.context(format_args!("removing what {} was tried with", bucket.url()))))
-        }
-        _ => out.map_err(|e| e.context(format_args!("trying conditional writes on {}", bucket.url()))),
+    if let Err(why) = bucket.delete(&keys, Cause::Probe).await {
+        tracing::warn!(%why, ?keys, "what conditional writes were tried with stays in {}", bucket.url());
     }
+    out.map_err(|e| e.context(format_args!("trying conditional writes on {}", bucket.url())))
 }
 
 async fn tried(bucket: &dyn Bucket, one: &str, two: &str) -> Result<Conditions> {
@@ -69,32 +76,69 @@ async fn tried(bucket: &dyn Bucket, one: &str, two: &str) -> Result<Conditions> 
             return Err(e);
         }
     }
-    let mut puts = Heeds::Yes;
-    for when in [When::Absent, When::Matches(Etag("0".repeat(32)))] {
-        match judged(bucket.put(one, body.clone(), when, Cause::Probe).await)? {
-            Heeds::Yes => {}
-            other => puts = other,
+    let none = Etag("0".repeat(32));
+    let mut found = Conditions::default();
+    for when in [When::Absent, When::Matches(none.clone())] {
+        let put = bucket.put(one, body.clone(), when.clone(), Cause::Probe).await;
+        found.puts = found.puts.max(judged(put)?);
+    }
+    // A store that copies nothing has no conditions of copies.
+    if can(bucket.copy(one, two, None, None, When::Always, Cause::Probe).await)? {
+        for when in [When::Absent, When::Matches(none.clone())] {
+            let copied = bucket.copy(one, two, None, None, when.clone(), Cause::Probe).await;
+            found.copies = found.copies.max(judged(copied)?);
         }
+        found.sources = judged(bucket.copy(one, two, Some(&none), None, When::Always, Cause::Probe).await)?;
     }
-    let copied = bucket.copy(one, two, None, None, When::Absent, Cause::Probe).await;
-    let upload = bucket.multipart_create(two, &Attrs::default(), Cause::Probe).await?;
-    let completed = async {
-        let part = bucket.multipart_put(two, &upload, 1, body, Cause::Probe).await?;
-        bucket.multipart_complete(two, &upload, &[part], When::Absent, Cause::Probe).await
-    };
-    let completions = judged(completed.await);
-    if !matches!(completions, Ok(Heeds::Ignores)) {
-        bucket.multipart_abort(two, &upload, Cause::Probe).await?;
+    for when in [When::Absent, When::Matches(none)] {
+        let upload = match bucket.multipart_create(two, &Attrs::default(), Cause::Probe).await {
+            Err(why) if is_no(&why) => break,
+            upload => upload?,
+        };
+        let completed = async {
+            let part = bucket.multipart_put(two, &upload, 1, body.clone(), Cause::Probe).await?;
+            bucket.multipart_complete(two, &upload, &[part], when, Cause::Probe).await
+        };
+        let completed = completed.await;
+        if !matches!(completed, Ok(Put::Stored(_)))
+            && let Err(why) = bucket.multipart_abort(two, &upload, Cause::Probe).await
+        {
+            tracing::warn!(%why, upload, key = two, "an upload that was begun to try it stays");
+        }
+        found.completions = found.completions.max(judged(completed)?);
     }
-    Ok(Conditions { puts, copies: judged(copied)?, completions: completions? })
+    Ok(found)
 }
 
-/// Of a write whose condition does not hold.
+/// The store says no, whatever it would have done.
+fn is_no(why: &Error) -> bool {
+    matches!(why.kind(), Kind::Unsupported | Kind::Invalid | Kind::Denied)
+}
+
+fn can(answer: Result<Put>) -> Result<bool> {
+    match answer {
+        Ok(Put::Stored(_)) => Ok(true),
+        Ok(Put::Refused) => Ok(false),
+        Ok(Put::Unknown(why)) | Err(why) => {
+            if is_no(&why) {
+                Ok(false)
+            } else {
+                Err(why)
+            }
+        }
+    }
+}
+
+/// Of a write whose condition does not hold, and which would be done without one.
 fn judged(answer: Result<Put>) -> Result<Heeds> {
-    let why: Error = match answer {
+    let why = match answer {
         Ok(Put::Refused) => return Ok(Heeds::Yes),
         Ok(Put::Stored(_)) => return Ok(Heeds::Ignores),
         Ok(Put::Unknown(why)) | Err(why) => why,
     };
-    if why.is(Kind::Unsupported) { Ok(Heeds::Refuses) } else { Err(why) }
+    match why.kind() {
+        Kind::Unsupported | Kind::Invalid => Ok(Heeds::Refuses),
+        Kind::Denied => Ok(Heeds::Ignores),
+        _ => Err(why),
+    }
 }

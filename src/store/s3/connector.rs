@@ -15,20 +15,20 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use parking_lot::Mutex;
 
 const IDLE: Duration = Duration::from_secs(60);
-/// What names a proxy. Beside them, `NO_PROXY` names what is reached without it.
-const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-
 /// Chooses for each request whether it goes through the proxy that the environment names.
 #[derive(Debug)]
 struct Routed {
     direct: SharedHttpConnector,
     proxied: Option<SharedHttpConnector>,
+    /// Whether there is a proxy for `https:`, and for `http:`.
+    named: [bool; 2],
 }
 
 impl HttpConnector for Routed {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let named = self.named[usize::from(!request.uri().starts_with("https:"))];
         match &self.proxied {
-            Some(proxied) if !is_beside(request.uri()) => proxied.call(request),
+            Some(proxied) if named && !is_beside(request.uri()) => proxied.call(request),
             _ => self.direct.call(request),
         }
     }
@@ -50,14 +50,20 @@ fn is_beside(uri: &str) -> bool {
     }
 }
 
-fn a_proxy_is_named() -> bool {
-    let values = NAMES.iter().filter_map(|name| Some((name, std::env::var(name).ok()?)));
-    let named: Vec<_> = values.filter(|(_, value)| !value.is_empty()).collect();
-    if let Some((name, _)) = named.iter().find(|(_, value)| value.starts_with("socks")) {
-        tracing::warn!("{name} names a SOCKS proxy, which is not spoken: stores are reached without a proxy");
-        return false;
-    }
-    !named.is_empty()
+/// Whether the environment names a proxy for `https:`, and for `http:`. `NO_PROXY` is the connector's to read.
+fn named() -> [bool; 2] {
+    let value = |name: &str| {
+        let found =
+            [name.to_owned(), name.to_lowercase()].into_iter().find_map(|name| std::env::var(name).ok());
+        found.filter(|value| !value.is_empty())
+    };
+    ["HTTPS_PROXY", "HTTP_PROXY"].map(|name| match value(name).or_else(|| value("ALL_PROXY")) {
+        Some(proxy) if proxy.starts_with("socks") => {
+            tracing::warn!("{name} or ALL_PROXY names a SOCKS proxy, which is not spoken: none is used");
+            false
+        }
+        proxy => proxy.is_some(),
+    })
 }
 
 fn connector(settings: &HttpConnectorSettings, tls: &TlsContext) -> SharedHttpConnector {
@@ -71,8 +77,9 @@ fn connector(settings: &HttpConnectorSettings, tls: &TlsContext) -> SharedHttpCo
             .build();
         SharedHttpConnector::new(made)
     };
-    let proxied = a_proxy_is_named().then(|| through(ProxyConfig::from_env()));
-    SharedHttpConnector::new(Routed { direct: through(ProxyConfig::disabled()), proxied })
+    let named = named();
+    let proxied = named.contains(&true).then(|| through(ProxyConfig::from_env()));
+    SharedHttpConnector::new(Routed { direct: through(ProxyConfig::disabled()), proxied, named })
 }
 
 type Patience = (Option<Duration>, Option<Duration>);

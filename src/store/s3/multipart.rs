@@ -12,7 +12,7 @@ use super::write::{condition, user_out};
 use super::{Quoting, S3Store, read_sealed, sealed, summed};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, Etag, Head, Part, Put, When};
+use crate::store::{Attrs, Etag, Head, Heeds, Part, Put, When};
 
 const COPY_PART: u64 = 1 << 30;
 const COPIES_AT_ONCE: usize = 8;
@@ -90,13 +90,15 @@ impl S3Store {
         if len == 0 {
             return Err(Error::new(Kind::Invalid, format!("part {number} of {key:?} would be empty")));
         }
+        // Where that isn't heeded, the upload's completion looks whether the object is still the same.
+        let from_match = from.1.filter(|_| self.conditions().sources != Heeds::Refuses);
         let ask = read_sealed!(self, self.client().upload_part_copy())
             .bucket(&self.place.bucket)
             .key(self.full(key))
             .upload_id(upload)
             .part_number(number_out(number))
             .copy_source(self.copy_source(from.0))
-            .set_copy_source_if_match(from.1.map(|etag| self.quoting().etag(etag)))
+            .set_copy_source_if_match(from_match.map(|etag| self.quoting().etag(etag)))
             .copy_source_range(format!("bytes={offset}-{}", offset.saturating_add(len - 1)))
             .set_copy_source_sse_customer_algorithm(self.seal().algorithm.clone())
             .set_copy_source_sse_customer_key(self.seal().key.clone())

@@ -207,7 +207,8 @@ impl Straight {
         })
     }
 
-    /// A host whose clock is wrong by more than the quarter of an hour that S3 allows signs by the server's.
+    /// A host whose clock is wrong by more than the quarter of an hour that S3 allows signs by the server's. Only a
+    /// refusal is believed: a proxy's or a cache's clock is nobody's business.
     fn learn_time(&self, answer: &HttpResponse) {
         let text = answer.headers().get("date").filter(|_| self.mends_clocks);
         // An answer with an age comes from a cache.
@@ -218,7 +219,11 @@ impl Straight {
             return;
         };
         let ahead = theirs.saturating_sub(i64::try_from(self.rt.wall_ms()).unwrap_or(theirs));
-        let ahead = if ahead.unsigned_abs() > SKEW_MS { ahead } else { 0 };
+        let ahead = match ahead.unsigned_abs() > SKEW_MS {
+            true if answer.status().as_u16() != 403 => return,
+            true => ahead,
+            false => 0,
+        };
         if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead != 0 {
             tracing::warn!(
                 ahead_s = ahead / 1000,
@@ -279,7 +284,7 @@ macro_rules! verbs {
                 let mut answer = sent.map_err(SdkError::dispatch_failure)?;
                 self.straight.learn_time(&answer);
                 // Another connection may lead to a server that is well.
-                if matches!(answer.status().as_u16(), 500 | 502..=504) && let Some(its) = connection.get() {
+                if matches!(answer.status().as_u16(), 500 | 502 | 504) && let Some(its) = connection.get() {
                     its.poison();
                 }
                 match read(verb, &mut answer).await {

@@ -38,6 +38,8 @@ fn kind_of(status: u16, code: &str) -> Kind {
     match code {
         "NoSuchBucket" | "NoSuchKey" | "NoSuchUpload" => return Kind::NotFound,
         "RequestTimeout" => return Kind::Timeout,
+        // From the answer it is learned what time it is there: the next request is signed by that.
+        "RequestTimeTooSkewed" => return Kind::Unavailable,
         "SlowDown"
         | "Throttling"
         | "ThrottlingException"
@@ -67,7 +69,7 @@ fn kind_of(status: u16, code: &str) -> Kind {
 
 fn advice(kind: Kind, code: &str) -> &'static str {
     match (kind, code) {
-        (Kind::Denied, "RequestTimeTooSkewed") => "; set this host's clock",
+        (_, "RequestTimeTooSkewed") => "; set this host's clock",
         (Kind::Denied, _) => "; check the credentials (profile=) and their rights",
         (Kind::NotFound, "NoSuchBucket") => "; create the bucket or correct the URL",
         (Kind::Usage, _) => "; check region= and endpoint=",

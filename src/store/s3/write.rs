@@ -127,6 +127,7 @@ impl S3Store {
     }
 
     /// Sends a write that has a condition as far as this server heeds it; what it doesn't is looked for just before.
+    /// `attempt` is given the condition that the server is to be told.
     pub(super) async fn conditionally<'a>(
         &self,
         key: &str,
@@ -145,7 +146,7 @@ impl S3Store {
         match heeds {
             _ if !holds => Ok(Put::Refused),
             Heeds::Refuses => attempt(self.quoting(), &When::Always).await,
-            _ => attempt(self.quoting(), when).await,
+            _ => self.with_quoting(key, when, move |quoting| attempt(quoting, when)).await,
         }
     }
 
@@ -188,12 +189,22 @@ impl S3Store {
         attrs: Option<&Attrs>,
         when: &When,
     ) -> Result<Put> {
+        let sources = self.conditions().sources;
+        if let Some(wanted) = from_match.filter(|_| sources != Heeds::Yes) {
+            match self.head_now(from).await.map_err(|t| t.error)? {
+                Some(head) if head.etag != *wanted => return Ok(Put::Refused),
+                // What isn't there is an error of the copy's.
+                _ => {}
+            }
+        }
+        let from_match = from_match.filter(|_| sources != Heeds::Refuses);
         let kept = match attrs {
             Some(attrs) => Some((user_out(attrs)?, self.whole_head(from).await?)),
             None => None,
         };
         let how = (from_match, attrs);
-        let attempt = |quoting, when| self.copy_once(from, to, how, kept.as_ref(), when, quoting).boxed();
+        let attempt =
+            |quoting, told| self.copy_once(from, to, how, kept.as_ref(), (when, told), quoting).boxed();
         self.conditionally(to, when, self.conditions().copies, attempt).await
     }
 
@@ -203,10 +214,10 @@ impl S3Store {
         to: &str,
         how: (Option<&Etag>, Option<&Attrs>),
         kept: Option<&(User, HeadObjectOutput)>,
-        when: &When,
+        (when, told): (&When, &When),
         quoting: Quoting,
     ) -> Result<Put> {
-        let (if_match, if_none_match) = condition(when, quoting);
+        let (if_match, if_none_match) = condition(told, quoting);
         let mut ask = sealed!(self, CopyObjectInput::builder())
             .bucket(&self.place.bucket)
             .key(self.full(to))

@@ -108,8 +108,10 @@ impl Object {
         Object { etag: etag_of(&body), body, about, modified: now() }
     }
 
-    pub fn check_source(&self, if_match: Option<&ETagCondition>) -> S3Result<()> {
+    pub fn check_source(&self, if_match: Option<&ETagCondition>, quirks: Quirks) -> S3Result<()> {
         match if_match {
+            Some(_) if quirks.refuses_conditions => Err(s3_error!(NotImplemented)),
+            _ if quirks.ignores_conditions => Ok(()),
             Some(condition) if !hits(condition, self) => Err(s3_error!(PreconditionFailed)),
             _ => Ok(()),
         }

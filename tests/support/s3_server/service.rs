@@ -232,7 +232,7 @@ impl S3 for Service {
             return Err(s3_error!(NoSuchKey));
         }
         let mut object = self.0.get(source)?;
-        object.check_source(input.copy_source_if_match.as_ref())?;
+        object.check_source(input.copy_source_if_match.as_ref(), self.0.quirks)?;
         if input.metadata_directive.is_some_and(|d| d.as_str() == "REPLACE") {
             object.about = About {
                 metadata: input.metadata,
@@ -272,7 +272,7 @@ impl S3 for Service {
         let input = request.input;
         in_bucket(&input.bucket)?;
         let source = self.0.get(source_of(&input.copy_source)?)?;
-        source.check_source(input.copy_source_if_match.as_ref())?;
+        source.check_source(input.copy_source_if_match.as_ref(), self.0.quirks)?;
         let body = part_of(&source.body, input.copy_source_range.as_deref())?;
         let etag = self.0.put_part(&input.key, &input.upload_id, input.part_number, body)?;
         let result = CopyPartResult { e_tag: Some(strong(&etag)), ..Default::default() };
