@@ -192,7 +192,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         ));
     }
     let region = base.region().cloned().unwrap_or_else(|| Region::new("us-east-1"));
-    let endpoint = place.endpoint.clone().or(base.endpoint_url().map(str::to_owned));
+    let endpoint = place.endpoint.clone().or(base.endpoint_url().map(str::to_owned)).map(with_slash);
     let path_style = place.path_style.unwrap_or(place.endpoint.is_some());
     let payer = place.requester_pays == Some(true);
     let keys = base.credentials_provider().map(|chain| Keys::of(rt, chain));
@@ -227,7 +227,30 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     })
 }
 
+/// The SDK's rules put the bucket's name right behind the path of an endpoint that has one.
+fn with_slash(endpoint: String) -> String {
+    let path = endpoint.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
+    if path.is_some_and(|path| !path.is_empty() && !path.ends_with('/')) { endpoint + "/" } else { endpoint }
+}
+
 /// TLS protects the body: hashing all of it for the signature too would only cost time.
 pub(super) fn hides_payload(place: &S3Place) -> bool {
     place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_an_endpoint_ends_in_a_slash() {
+        for (given, wanted) in [
+            ("http://storage.example:9000", "http://storage.example:9000"),
+            ("http://storage.example/", "http://storage.example/"),
+            ("https://storage.example/v1/s3", "https://storage.example/v1/s3/"),
+            ("https://storage.example/v1/s3/", "https://storage.example/v1/s3/"),
+        ] {
+            assert_eq!(with_slash(given.into()), wanted);
+        }
+    }
 }

@@ -429,12 +429,17 @@ mod tests {
     async fn only_what_plain_signatures_are_for_is_reached_straight() {
         let here = Some("http://127.0.0.1:9000");
         for (bucket, endpoint, path_style, there) in [
-            ("b", here, true, Some("http://127.0.0.1:9000/b")),
-            ("b", Some("http://storage.example:9000/at"), true, Some("http://storage.example:9000/at/b")),
-            ("b", Some("https://storage.example"), false, Some("https://b.storage.example")),
-            ("b", None, false, Some("https://b.s3.eu-west-1.amazonaws.com")),
-            ("b.c", None, false, Some("https://s3.eu-west-1.amazonaws.com/b.c")),
-            ("b", None, true, Some("https://s3.eu-west-1.amazonaws.com/b")),
+            ("bucket", here, true, Some("http://127.0.0.1:9000/bucket")),
+            (
+                "bucket",
+                Some("http://storage.example:9000/at/"),
+                true,
+                Some("http://storage.example:9000/at/bucket"),
+            ),
+            ("bucket", Some("https://storage.example"), false, Some("https://bucket.storage.example")),
+            ("bucket", None, false, Some("https://bucket.s3.eu-west-1.amazonaws.com")),
+            ("buck.et", None, false, Some("https://s3.eu-west-1.amazonaws.com/buck.et")),
+            ("bucket", None, true, Some("https://s3.eu-west-1.amazonaws.com/bucket")),
             (EXPRESS, None, false, None),
             (POINT, None, false, None),
         ] {
