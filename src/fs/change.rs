@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, TryLockError};
@@ -27,9 +26,6 @@ use crate::store::{Attrs, Etag, Head, When};
 const DIRECTORY_TYPE: &str = "application/x-directory";
 /// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
 const META_MAX: usize = 2048;
-
-/// Names that are removed nearer to each other than this go together.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// What setattr(2) changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -153,7 +149,7 @@ impl Fs {
         if let Some(file) = &file {
             file.unlink();
         }
-        if file.is_none() && self.removes_on(&target.key) {
+        if file.is_none() && self.removals.goes_on(split(&target.key).0, self.now()) {
             self.engine.remote.delete_soon(&target.key);
         } else if file.as_ref().is_none_or(|f| f.base().is_some()) {
             let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
@@ -181,19 +177,6 @@ impl Fs {
     pub(super) fn hold_now(&self, key: &str) -> Result<Option<OwnedMutexGuard<()>>, TryLockError> {
         let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone());
         changing.map(|changing| changing.try_lock_owned()).transpose()
-    }
-
-    /// True for the third and later of names that are removed from one directory without a pause: `rm -r`.
-    fn removes_on(&self, key: &str) -> bool {
-        let (prefix, now) = (split(key).0, self.now());
-        let mut removing = self.removing.lock();
-        let goes_on = removing.prefix == prefix && now.since(removing.last) < PAUSE;
-        removing.count = if goes_on { removing.count + 1 } else { 0 };
-        if !goes_on {
-            removing.prefix = prefix.to_owned();
-        }
-        removing.last = now;
-        removing.count >= 2
     }
 
     /// An object is gone, by our hand, or another has its name now. The file that was open under it has nowhere to be

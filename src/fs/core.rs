@@ -31,6 +31,7 @@ use super::past::{Past, PastPlace, is_past};
 use super::queue::Behind;
 use super::reader::{AHEAD_BUDGET, Ahead};
 use super::remote::Remote;
+use super::removals::Removals;
 use super::staging::{Staging, Unsent};
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
@@ -70,16 +71,8 @@ pub struct Fs {
     pub(super) root: Mutex<Facts>,
     /// Objects whose bytes a file has borrowed, some time.
     pub(super) lenders: Mutex<BTreeSet<String>>,
-    pub(super) removing: Mutex<Removing>,
+    pub(super) removals: Removals,
     pub(super) past: Past,
-}
-
-/// Who removes names one after another.
-#[derive(Debug, Default)]
-pub(super) struct Removing {
-    pub prefix: String,
-    pub count: u32,
-    pub last: Instant,
 }
 
 impl std::fmt::Debug for Fs {
@@ -133,7 +126,7 @@ impl Fs {
             since,
             behind: Behind::new(),
             lenders: Mutex::default(),
-            removing: Mutex::default(),
+            removals: Removals::new(),
             past: Past::default(),
         };
         let fs = Arc::new(fs);

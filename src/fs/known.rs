@@ -31,6 +31,7 @@ const STRIPES: usize = 1 << 15;
 const CROWD: u32 = 3;
 /// After so many more, since one page did not have all of them.
 const CROWD_AGAIN: u32 = 64;
+const CROWD_EMPTIED: u32 = 8;
 const CROWD_TIME: Duration = Duration::from_secs(5);
 /// Directories of which that is counted.
 const CROWDS: usize = 1024;
@@ -129,6 +130,21 @@ struct Inner {
     crowds: Lru<(u32, Instant)>,
 }
 
+impl Inner {
+    fn enter(&mut self, prefix: &str, listing: Listing) {
+        if listing.entries.len() > LISTING_MAX {
+            return;
+        }
+        self.entries += listing.entries.len();
+        let old = self.listings.put(prefix.to_owned(), listing);
+        self.entries -= old.map_or(0, |l| l.entries.len());
+        while self.entries > ENTRIES_MAX {
+            let Some((_, old)) = self.listings.pop_lru() else { break };
+            self.entries -= old.entries.len();
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Known(Mutex<Inner>);
 
@@ -149,8 +165,8 @@ impl Known {
     }
 
     /// Counts that the store is asked for a name of this directory. Now and then so many were that it is cheaper to ask for
-    /// a page of them.
-    pub fn crowded(&self, prefix: &str, now: Instant) -> Option<Crowd> {
+    /// a page of them; the more often where each name is asked for to be removed, as in a directory that is `emptied`.
+    pub fn crowded(&self, prefix: &str, emptied: bool, now: Instant) -> Option<Crowd> {
         let mut inner = self.0.lock();
         let (count, since) = inner.crowds.get_or_insert_mut(prefix.to_owned(), || (0, now));
         if now.since(*since) > CROWD_TIME {
@@ -159,7 +175,7 @@ impl Known {
         *count += 1;
         match *count {
             CROWD => Some(Crowd::First),
-            n if n % CROWD_AGAIN == 0 => Some(Crowd::More),
+            n if n % (if emptied { CROWD_EMPTIED } else { CROWD_AGAIN }) == 0 => Some(Crowd::More),
             _ => None,
         }
     }
@@ -213,34 +229,25 @@ impl Known {
         light: bool,
         ticket: Ticket,
     ) {
-        let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: true, light };
-        self.enter(prefix, listing, ticket);
+        let mut inner = self.0.lock();
+        if inner.changes.dir_holds(prefix, ticket) {
+            let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: true, light };
+            inner.enter(prefix, listing);
+        }
     }
 
-    /// These names stand in a directory. Nothing is said of others: nobody asked for them.
+    /// These names stand in a directory. Nothing is said of others: nobody asked for them, or they were changed here since.
     pub fn learn_present(
         &self,
         prefix: &str,
-        entries: BTreeMap<String, Seen>,
+        mut entries: BTreeMap<String, Seen>,
         until: Instant,
         ticket: Ticket,
     ) {
-        let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: false, light: false };
-        self.enter(prefix, listing, ticket);
-    }
-
-    fn enter(&self, prefix: &str, listing: Listing, ticket: Ticket) {
         let mut inner = self.0.lock();
-        if !inner.changes.dir_holds(prefix, ticket) || listing.entries.len() > LISTING_MAX {
-            return;
-        }
-        inner.entries += listing.entries.len();
-        let old = inner.listings.put(prefix.to_owned(), listing);
-        inner.entries -= old.map_or(0, |l| l.entries.len());
-        while inner.entries > ENTRIES_MAX {
-            let Some((_, old)) = inner.listings.pop_lru() else { break };
-            inner.entries -= old.entries.len();
-        }
+        entries.retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), ticket));
+        let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: false, light: false };
+        inner.enter(prefix, listing);
     }
 
     /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
@@ -346,7 +353,7 @@ mod tests {
         assert_eq!(known.get("d/b", at(2)), None, "a directory of that name may be hidden");
         known.changed("d/a", at(1), at(6), |seen| seen.object = None);
         assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
-        let asked = (1..=130).filter_map(|n| known.crowded("d/", at(1)).map(|crowd| (n, crowd)));
+        let asked = (1..=130).filter_map(|n| known.crowded("d/", false, at(1)).map(|crowd| (n, crowd)));
         assert_eq!(asked.collect::<Vec<_>>(), [(3, Crowd::First), (64, Crowd::More), (128, Crowd::More)]);
     }
 

@@ -20,6 +20,8 @@ use crate::base::rt::Instant;
 const NEIGHBOURS: usize = 8;
 /// Names of a directory that are asked for at once.
 const PAGE: usize = 1000;
+/// Bytes of a symbolic link's target, at most (PATH_MAX without its zero).
+const LINK_MAX: u64 = 4095;
 
 /// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
 /// back for it.
@@ -56,6 +58,8 @@ pub(super) enum Need {
     Facts,
     /// Whether it is there, what it is, how long.
     Presence,
+    /// To remove it: what a listing shows of a file is enough, though whoever asks for its facts is not told these.
+    Removal,
 }
 
 /// A name in a directory, as keys.
@@ -139,13 +143,32 @@ impl Fs {
         let ticket = self.known.ticket();
         let (seen, until, light) = self.known.get(&place.stem, now)?;
         let target = choose(place, &seen, until, ticket);
-        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light && need == Need::Facts);
+        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light);
+        // What is as short as a link's target may be one, and the kernel goes by what it was told last.
+        let enough = match need {
+            Need::Facts => !vague,
+            Need::Presence => true,
+            Need::Removal => !vague || target.as_ref().is_some_and(|t| !t.dir && t.facts.size > LINK_MAX),
+        };
         // A listing's facts are not enough for lookup(2), and a directory that only we still show must be asked for.
         let kept = target.as_ref().is_none_or(|t| !t.dir) && self.is_kept(&prefix);
-        if vague || kept || matches!(place.wanted, Wanted::Piece(_)) {
+        if !enough || kept || matches!(place.wanted, Wanted::Piece(_)) {
             return None;
         }
-        Some((target, until))
+        let until = if vague && need == Need::Removal { now } else { until };
+        Some((target.map(|target| Target { until, ..target }), until))
+    }
+
+    /// What a lookup by the kernel is for. The kernel judges by a file's owner whether it may leave a sticky directory.
+    fn need(&self, place: &Place) -> Need {
+        let prefix = split(&place.stem).0;
+        let sticky = |dir: &Node| dir.facts.mode & 0o1000 != 0;
+        if self.removals.is_emptied(prefix, self.now())
+            && !self.inodes.lock().at(prefix, true).is_none_or(sticky)
+        {
+            return Need::Removal;
+        }
+        Need::Facts
     }
 
     fn is_kept(&self, prefix: &str) -> bool {
@@ -229,8 +252,11 @@ impl Fs {
     async fn among_many(&self, place: &Place) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
         let remote = &self.engine.remote;
-        let soon = self.options().ttl > Duration::ZERO && remote.is_settled_below(prefix);
-        let Some(crowd) = soon.then(|| self.known.crowded(prefix, asked)).flatten() else { return Ok(None) };
+        let emptied = self.removals.is_emptied(prefix, asked);
+        // A listing waits for deletes: one of many names is worth that.
+        let soon = self.options().ttl > Duration::ZERO && (emptied || remote.is_settled_below(prefix));
+        let crowd = soon.then(|| self.known.crowded(prefix, emptied, asked)).flatten();
+        let Some(crowd) = crowd else { return Ok(None) };
         let mut near = place.stem.clone();
         near.pop();
         let after = (crowd == Crowd::More && near.len() > prefix.len()).then_some(near);
@@ -331,7 +357,7 @@ impl Fs {
             Err(f) if f.errno == Errno::NOENT => return Some(Ok(Looked::Absent(Duration::ZERO))),
             Err(fail) => return Some(Err(fail)),
         };
-        Some(Ok(self.looked(self.target_now(&place, Need::Facts)?)))
+        Some(Ok(self.looked(self.target_now(&place, self.need(&place))?)))
     }
 
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
@@ -339,7 +365,7 @@ impl Fs {
             return self.past_lookup(parent, name).await;
         }
         let place = self.place(parent, name)?;
-        Ok(self.looked(self.target(&place, Need::Facts).await?))
+        Ok(self.looked(self.target(&place, self.need(&place)).await?))
     }
 
     pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {

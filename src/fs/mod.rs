@@ -51,6 +51,7 @@ mod queue;
 mod ranges;
 mod reader;
 mod remote;
+mod removals;
 mod rename;
 mod scale;
 mod send;

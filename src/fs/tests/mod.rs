@@ -8,6 +8,7 @@ mod large;
 mod listing;
 mod model;
 mod races;
+mod removals;
 mod requests;
 mod user;
 mod versions;

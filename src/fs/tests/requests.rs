@@ -308,6 +308,34 @@ async fn plain(t: &mut Table) {
         user.stat(&format!("p/f{i:02}")).await.unwrap();
     }
     t.row("stat of these 100, later");
+    t.later().await;
+    user.walk("p").await.unwrap();
+    t.store.take();
+    for i in 0..100 {
+        user.remove(&format!("p/f{i:02}")).await.unwrap();
+    }
+    user.fs.fsync_dir(user.walk("p").await.unwrap()).await.unwrap();
+    t.row("unlink of these 100, later");
+}
+
+/// Two directories are emptied by turns.
+async fn by_turns(t: &mut Table) {
+    let user = t.user.clone();
+    user.mkdir("q").await.unwrap();
+    user.mkdir("r").await.unwrap();
+    let names: Vec<String> = (0..1500).flat_map(|i| ["q", "r"].map(|dir| format!("{dir}/f{i:04}"))).collect();
+    for name in &names {
+        user.put(name, &[b'x'; 5000]).await.unwrap();
+    }
+    t.later().await;
+    user.walk("q").await.unwrap();
+    user.walk("r").await.unwrap();
+    t.store.take();
+    for name in &names {
+        user.remove(name).await.unwrap();
+    }
+    user.fs.fsync_dir(user.walk("q").await.unwrap()).await.unwrap();
+    t.row("unlink of 3,000, two by turns");
 }
 
 async fn large(t: &mut Table) {
@@ -369,6 +397,7 @@ fn requests_per_operation() {
         t.user = User::simulated(&world, t.store.clone(), "uid=1000,gid=1000").await;
         t.row("mount as the owner");
         plain(&mut t).await;
+        by_turns(&mut t).await;
         t.rows
     });
     let rows = rows.unwrap();
@@ -411,4 +440,6 @@ mount as the owner              1 get
 mkdir, create 100 as the owner  1 list 101 put
 ls -l of these 100, later       3 head 1 list
 stat of these 100, later        100 head 3 list
+unlink of these 100, later      3 delete 3 head 3 list
+unlink of 3,000, two by turns   9 delete 17 head 16 list
 ";

@@ -194,6 +194,15 @@ impl User {
         self.fs.unlink(parent, name).await
     }
 
+    /// unlink(2) with the lookup that the kernel makes before it.
+    pub async fn remove(&self, path: &str) -> Op<()> {
+        let (parent, name) = self.above(path).await?;
+        self.step(parent, name).await?;
+        let removed = self.fs.unlink(parent, name).await;
+        self.forget_all();
+        removed
+    }
+
     pub async fn rmdir(&self, path: &str) -> Op<()> {
         let (parent, name) = self.above(path).await?;
         self.fs.rmdir(parent, name).await
