@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -372,6 +373,50 @@ fn what_others_put_is_seen_with_sane_modes() {
     put("plain", "changed elsewhere");
     assert_eq!(fs::read_to_string(b.path("plain")).unwrap(), "changed elsewhere");
     b.sh("rm -r dir both a");
+    b.unmount();
+}
+
+/// What the kernel was told of a file holds for a minute here; who opens it is judged by what it is by now.
+#[test]
+fn what_a_file_has_become_is_found_at_open() {
+    if absent() {
+        return;
+    }
+    use windlass::store::{Attrs, Bucket as _, Cause, When};
+    let store = MemStore::new("k");
+    let b = Bench::try_new(store.clone(), "metadata_ttl=60,allow_other").unwrap();
+    fs::set_permissions(b.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let put = |key: &str, body: &'static str, mode: Option<u32>| {
+        let mut attrs = Attrs::default();
+        attrs.user.extend(mode.map(|mode| ("mode".to_owned(), mode.to_string())));
+        b.runtime.block_on(store.put_with(key, body.into(), &attrs, When::Always, Cause::File)).unwrap();
+    };
+    for name in ["link", "secret", "target"] {
+        put(name, name, None);
+        assert_eq!(fs::metadata(b.path(name)).unwrap().mode(), 0o100644);
+    }
+    put("link", "target", Some(0o120777));
+    assert_eq!(
+        fs::read_to_string(b.path("link")).unwrap(),
+        "target",
+        "where it leads to, which says the same"
+    );
+    assert!(fs::symlink_metadata(b.path("link")).unwrap().is_symlink());
+    put("target", "further", None);
+    assert_eq!(fs::read_to_string(b.path("link")).unwrap(), "further");
+
+    put("secret", "mine alone", Some(0o100600));
+    let nobody = |command: &str| {
+        run(Command::new("sh").args(["-c", command]).current_dir(b.path("")).uid(65534).gid(65534))
+    };
+    match nobody("cat target secret") {
+        Err(why) => eprintln!("skipped: only root can be another user: {why}"),
+        Ok(out) => {
+            assert_eq!(String::from_utf8_lossy(&out.stdout), "further");
+            assert!(String::from_utf8_lossy(&out.stderr).contains("Permission denied"), "{out:?}");
+        }
+    }
+    assert_eq!(fs::read_to_string(b.path("secret")).unwrap(), "mine alone");
     b.unmount();
 }
 

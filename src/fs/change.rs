@@ -17,9 +17,11 @@ use super::known::split;
 use super::lookup::{Need, Place, Target, stem_of};
 use super::meta::{Meta as _, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use super::remote::Base;
+use super::sample::Metadata;
 use super::signature::sign;
 use super::stage::Stage;
 use crate::base::Kind;
+use crate::base::rt::Instant;
 use crate::store::{Attrs, Etag, Head, When};
 
 /// What s3fs and the S3 console call a marker.
@@ -104,7 +106,7 @@ impl Fs {
         let (asked, ticket) = (self.now(), self.known.ticket());
         let entry = self.make(&place, true, Bytes::new(), attrs).await?;
         // Nobody else had the marker, so nothing is known to be below it.
-        self.known.learn_listing(&prefix, BTreeMap::new(), self.until(asked), true, ticket);
+        self.known.learn_listing(&prefix, BTreeMap::new(), self.until(asked), Metadata::None, ticket);
         Ok(entry)
     }
 
@@ -278,6 +280,9 @@ impl Fs {
         }
         let asked = self.now();
         let head = self.engine.remote.head(&key).await?;
+        if let Some(head) = &head {
+            self.judged_rightly(ino, &Facts::of_head(self.options(), dir, head), asked)?;
+        }
         let changed = match &head {
             Some(head) => self.change_object(&key, dir, head, change).await,
             None if dir => self.change_implied(&key, change).await,
@@ -290,6 +295,20 @@ impl Fs {
             self.engine.staging.done(old).await;
         }
         Ok(())
+    }
+
+    /// `ESTALE`, and the kernel walks the path once more, where it has judged by a guess at the object's metadata, and wrongly.
+    fn judged_rightly(&self, ino: u64, is: &Facts, asked: Instant) -> Op<()> {
+        let mut inodes = self.inodes.lock();
+        let Some(node) = inodes.get_mut(ino).filter(|n| !n.facts.exact && !n.facts.same_rights(is)) else {
+            return Ok(());
+        };
+        (node.facts, node.until) = (is.clone(), self.until(asked));
+        drop(inodes);
+        if let Some(kernel) = &*self.kernel.lock() {
+            kernel.attrs(ino);
+        }
+        Err(Errno::STALE.into())
     }
 
     /// Changes a file's metadata if it will be sent, or never will. False: its object's must be.

@@ -14,22 +14,17 @@ use super::errno::{Errno, Op};
 use super::facts::Facts;
 use super::feed::{Feed, Line, Pages};
 use super::lookup::Target;
-use super::meta::{Meta as _, Ns, S_IFMT, S_IFREG};
+use super::meta::Ns;
 use super::names::{Shown, Wanted, belongs, last, show_beside, want};
 use super::past::is_past;
 use super::remote::Remote;
-use super::stream::{DirHandle, Item, Metadata, Stream};
+use super::sample::{Metadata, SAMPLE};
+use super::stream::{DirHandle, Item, Stream};
 use crate::base::Result;
 use crate::store::Page;
 
 const PAGE: usize = 1000;
-/// Objects whose metadata is looked at to learn whether a directory's objects carry any.
-const SAMPLE: usize = 3;
 const HEADS_AT_ONCE: usize = 16;
-/// A symbolic link's target is no longer.
-const LINK_MAX: u64 = 4095;
-/// An `mtime` so near to the store's own time says nothing that a listing doesn't.
-const SAME_TIME_NS: u64 = 2_000_000_000;
 
 /// A directory's pages, asked of the store.
 struct Directory {
@@ -102,7 +97,7 @@ impl Fs {
         loop {
             if let Some(mut batch) = stream.batch(cookie) {
                 if plus {
-                    self.enrich(&mut stream, &mut batch).await?;
+                    self.enrich(&dir.prefix, &mut stream, &mut batch).await?;
                 }
                 return Ok(batch);
             }
@@ -121,7 +116,7 @@ impl Fs {
     pub fn readdir_now(&self, handle: u64, cookie: u64, plus: bool) -> Option<Vec<Item>> {
         let dir = self.dir(handle).ok()?;
         let mut stream = dir.stream.try_lock().ok()?;
-        if cookie == 0 || plus && stream.metadata != Metadata::None {
+        if cookie == 0 || plus && (stream.metadata != Metadata::None || self.options().allow_other) {
             return None;
         }
         stream.batch(cookie)
@@ -220,8 +215,7 @@ impl Fs {
         if let (Some(whole), Some(ticket)) = (stream.whole.take(), stream.ticket)
             && last(prefix).is_empty()
         {
-            let light = stream.metadata == Metadata::None;
-            self.known.learn_listing(prefix, whole, stream.until, light, ticket);
+            self.known.learn_listing(prefix, whole, stream.until, stream.metadata, ticket);
         }
         Ok(())
     }
@@ -271,7 +265,7 @@ impl Fs {
     }
 
     /// Fills in what a listing doesn't show, as far as this directory's objects carry it.
-    async fn enrich(&self, stream: &mut Stream, batch: &mut [Item]) -> Op<()> {
+    async fn enrich(&self, prefix: &str, stream: &mut Stream, batch: &mut [Item]) -> Op<()> {
         for item in batch.iter_mut().filter(|i| !i.facts.exact) {
             let inodes = self.inodes.lock();
             if let Some(node) = inodes.at(&item.key, item.dir).filter(|n| n.facts.outlives(&item.facts)) {
@@ -286,17 +280,11 @@ impl Fs {
             stream.metadata = self.look_at(vague).await;
             vague = rest;
         }
-        match stream.metadata {
-            Metadata::None => {}
-            // None of the sample could be looked at.
-            Metadata::Unknown | Metadata::Defaults => {
-                vague.retain(|i| i.dir || i.facts.size <= LINK_MAX);
-                self.look_at(vague).await;
-            }
-            Metadata::Rich => {
-                self.look_at(vague).await;
-            }
-        }
+        // None of the sample could be looked at: the next one's turn comes with the next batch.
+        let kind = if stream.metadata == Metadata::Unknown { Metadata::Defaults } else { stream.metadata };
+        let sticky = self.is_sticky(prefix);
+        vague.retain(|i| sticky || !kind.tells(&i.facts, self.options()));
+        self.look_at(vague).await;
         Ok(())
     }
 
@@ -319,15 +307,6 @@ impl Fs {
         };
         let facts = Facts::of_head(self.options(), item.dir, &head);
         let listed = std::mem::replace(&mut item.facts, facts);
-        let (was, is) = (&listed, &item.facts);
-        let special = !item.dir && is.mode & S_IFMT != S_IFREG;
-        let dated = !item.dir && was.mtime.0.abs_diff(is.mtime.0) > SAME_TIME_NS;
-        if special || dated || (was.mode, was.uid, was.gid) != (is.mode, is.uid, is.gid) {
-            Metadata::Rich
-        } else if head.attrs.mode().is_some() {
-            Metadata::Defaults
-        } else {
-            Metadata::None
-        }
+        Metadata::of(&listed, &item.facts, &head.attrs)
     }
 }

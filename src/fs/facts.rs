@@ -28,6 +28,15 @@ impl Facts {
         self.mode & S_IFMT == S_IFDIR
     }
 
+    pub fn is_sticky(&self) -> bool {
+        self.mode & 0o1000 != 0
+    }
+
+    /// Of the same kind, for the same users.
+    pub fn same_rights(&self, other: &Facts) -> bool {
+        (self.mode, self.uid, self.gid) == (other.mode, other.uid, other.gid)
+    }
+
     pub fn is_link(&self) -> bool {
         self.mode & S_IFMT == S_IFLNK
     }

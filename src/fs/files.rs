@@ -77,6 +77,8 @@ struct ObjectOpened {
     old: Option<Stage>,
     /// The kernel's size and times are those of another object.
     changed: bool,
+    /// The kernel let the caller pass by what it was told before: of another kind, or for other users.
+    misjudged: bool,
     keep_cache: bool,
 }
 
@@ -217,12 +219,16 @@ impl Fs {
                 if let Some(old) = opened.old {
                     self.engine.staging.done(old).await;
                 }
-                if opened.changed
+                if (opened.changed || opened.misjudged)
                     && let Some(kernel) = &*self.kernel.lock()
                 {
                     kernel.attrs(ino);
                 }
-                return Ok((opened.file, opened.keep_cache));
+                // The kernel walks the path once more, and finds what the file is by now.
+                return match opened.misjudged {
+                    true => Err(Errno::STALE.into()),
+                    false => Ok((opened.file, opened.keep_cache)),
+                };
             }
         }
         Err(Errno::STALE.into())
@@ -241,7 +247,7 @@ impl Fs {
         let holds = self.known.holds(key, ticket);
         let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
         let overtaken = !holds || node.key != key || node.gone;
-        let shown = (node.facts.etag.clone(), node.facts.size);
+        let told = node.facts.clone();
         let (file, old) = match (node.file.clone(), head) {
             // What a change of ours made of it after the store was asked is as good an answer.
             (Some(file), _) if overtaken && file.is_as_of(asked) => (file, None),
@@ -269,8 +275,9 @@ impl Fs {
         let etag = file.base().map(|base| base.etag);
         let keep_cache = etag.is_some() && node.cached == etag;
         (node.file, node.cached) = (Some(file.clone()), etag);
-        let changed = shown != (node.facts.etag.clone(), node.facts.size);
-        Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
+        let changed = (&told.etag, told.size) != (&node.facts.etag, node.facts.size);
+        let misjudged = !told.same_rights(&node.facts);
+        Ok(Some(ObjectOpened { file, old, changed, misjudged, keep_cache }))
     }
 
     async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::facts::Facts;
+use super::sample::{Metadata, SAMPLE};
 use crate::base::rt::Instant;
 
 const NAMES_MAX: usize = 1 << 16;
@@ -53,8 +54,16 @@ struct Listing {
     until: Instant,
     /// What it doesn't show is absent.
     whole: bool,
-    /// A sample showed that its objects carry nothing but defaults: a listing's facts are good enough.
-    light: bool,
+    metadata: Metadata,
+    /// What a sample of names that were asked for showed so far, and of how many.
+    sample: (Metadata, usize),
+}
+
+impl Listing {
+    fn new(entries: BTreeMap<String, Seen>, until: Instant, whole: bool, metadata: Metadata) -> Listing {
+        let (doubted, sample) = (BTreeSet::new(), (Metadata::Unknown, 0));
+        Listing { entries, doubted, until, whole, metadata, sample }
+    }
 }
 
 /// Many names of one directory are asked for.
@@ -196,11 +205,11 @@ impl Known {
         self.0.lock().changes.name(stem);
     }
 
-    /// What is known of a name, until when, and whether a listing's facts are good enough.
-    pub fn get(&self, stem: &str, now: Instant) -> Option<(Seen, Instant, bool)> {
+    /// What is known of a name, until when, and what metadata the objects of its directory carry.
+    pub fn get(&self, stem: &str, now: Instant) -> Option<(Seen, Instant, Metadata)> {
         let mut inner = self.0.lock();
         if let Some((seen, until)) = inner.names.get(stem).filter(|(_, until)| *until > now) {
-            return Some((seen.clone(), *until, false));
+            return Some((seen.clone(), *until, Metadata::Unknown));
         }
         let (prefix, component) = split(stem);
         let listing =
@@ -210,7 +219,7 @@ impl Known {
             None if listing.whole => Seen::default(),
             None => return None,
         };
-        Some((seen, listing.until, listing.light))
+        Some((seen, listing.until, listing.metadata))
     }
 
     pub fn learn(&self, stem: &str, seen: Seen, until: Instant, ticket: Ticket) {
@@ -226,13 +235,12 @@ impl Known {
         prefix: &str,
         entries: BTreeMap<String, Seen>,
         until: Instant,
-        light: bool,
+        metadata: Metadata,
         ticket: Ticket,
     ) {
         let mut inner = self.0.lock();
         if inner.changes.dir_holds(prefix, ticket) {
-            let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: true, light };
-            inner.enter(prefix, listing);
+            inner.enter(prefix, Listing::new(entries, until, true, metadata));
         }
     }
 
@@ -246,8 +254,19 @@ impl Known {
     ) {
         let mut inner = self.0.lock();
         entries.retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), ticket));
-        let listing = Listing { entries, doubted: BTreeSet::new(), until, whole: false, light: false };
-        inner.enter(prefix, listing);
+        inner.enter(prefix, Listing::new(entries, until, false, Metadata::Unknown));
+    }
+
+    /// An object that a listing shows was looked at: when some were, the others are known. Who asks for single names
+    /// doesn't begin with small ones, which may be links.
+    pub fn sampled(&self, prefix: &str, metadata: Metadata) {
+        let mut inner = self.0.lock();
+        let Some(listing) = inner.listings.get_mut(prefix) else { return };
+        let (worst, looked) = listing.sample;
+        listing.sample = (worst.max(metadata).max(Metadata::Defaults), looked + 1);
+        if listing.metadata == Metadata::Unknown && looked + 1 >= SAMPLE {
+            listing.metadata = listing.sample.0;
+        }
     }
 
     /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
@@ -336,7 +355,7 @@ mod tests {
             !known.holds("d/a", ticket) && known.holds("d/b", ticket) && known.holds("d/a", known.ticket())
         );
         known.learn("d/a", Seen::default(), at(5), ticket);
-        known.learn_listing("d/", BTreeMap::new(), at(5), false, ticket);
+        known.learn_listing("d/", BTreeMap::new(), at(5), Metadata::Unknown, ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert!(known.get("d/b", at(1)).is_none());
         assert!(known.get("d/a", at(5)).is_none(), "nothing is believed past its time");
@@ -361,8 +380,14 @@ mod tests {
     fn a_listing_answers_for_absent_names_too() {
         let known = Known::new();
         let ticket = known.ticket();
-        known.learn_listing("d/", BTreeMap::from([("a".to_owned(), object())]), at(5), true, ticket);
-        assert_eq!(known.get("d/a", at(1)).unwrap(), (object(), at(5), true));
+        known.learn_listing(
+            "d/",
+            BTreeMap::from([("a".to_owned(), object())]),
+            at(5),
+            Metadata::None,
+            ticket,
+        );
+        assert_eq!(known.get("d/a", at(1)).unwrap(), (object(), at(5), Metadata::None));
         assert_eq!(known.get("d/b", at(1)).unwrap().0, Seen::default());
         known.changed("d/b", at(1), at(6), |s| *s = object());
         assert_eq!(known.get("d/b", at(1)).unwrap().0, object());

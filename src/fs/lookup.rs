@@ -13,6 +13,7 @@ use super::known::{Crowd, Seen, Ticket, split};
 use super::meta::Ns;
 use super::names::{KEY_MAX, NAME_MAX, Naming, Wanted, belongs};
 use super::past::is_past;
+use super::sample::{LINK_MAX, Metadata};
 use crate::base::Result;
 use crate::base::rt::Instant;
 
@@ -20,8 +21,6 @@ use crate::base::rt::Instant;
 const NEIGHBOURS: usize = 8;
 /// Names of a directory that are asked for at once.
 const PAGE: usize = 1000;
-/// Bytes of a symbolic link's target, at most (PATH_MAX without its zero).
-const LINK_MAX: u64 = 4095;
 
 /// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
 /// back for it.
@@ -141,9 +140,11 @@ impl Fs {
             }
         }
         let ticket = self.known.ticket();
-        let (seen, until, light) = self.known.get(&place.stem, now)?;
+        let (seen, until, metadata) = self.known.get(&place.stem, now)?;
         let target = choose(place, &seen, until, ticket);
-        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !light);
+        let tells =
+            |t: &Target| metadata.tells(&t.facts, self.options()) && !self.is_sticky(split(&place.stem).0);
+        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !tells(t));
         // What is as short as a link's target may be one, and the kernel goes by what it was told last.
         let enough = match need {
             Need::Facts => !vague,
@@ -159,16 +160,18 @@ impl Fs {
         Some((target.map(|target| Target { until, ..target }), until))
     }
 
-    /// What a lookup by the kernel is for. The kernel judges by a file's owner whether it may leave a sticky directory.
+    /// What a lookup by the kernel is for.
     fn need(&self, place: &Place) -> Need {
         let prefix = split(&place.stem).0;
-        let sticky = |dir: &Node| dir.facts.mode & 0o1000 != 0;
-        if self.removals.is_emptied(prefix, self.now())
-            && !self.inodes.lock().at(prefix, true).is_none_or(sticky)
-        {
+        if self.removals.is_emptied(prefix, self.now()) && !self.is_sticky(prefix) {
             return Need::Removal;
         }
         Need::Facts
+    }
+
+    /// Whether it matters in a directory who owns a file.
+    pub(super) fn is_sticky(&self, prefix: &str) -> bool {
+        self.inodes.lock().at(prefix, true).is_none_or(|dir| dir.facts.is_sticky())
     }
 
     fn is_kept(&self, prefix: &str) -> bool {
@@ -305,8 +308,12 @@ impl Fs {
         }
         let hidden = is_dir && is_object && !matches!(place.wanted, Wanted::Object(_));
         if is_object && !hidden {
+            let listed = self.known.get(&place.stem, self.now()).and_then(|(seen, ..)| seen.object);
             let head = remote.head(&place.stem).await?;
-            seen.object = head.map(|h| Facts::of_head(self.options(), false, &h));
+            seen.object = head.as_ref().map(|h| Facts::of_head(self.options(), false, h));
+            if let (Some(listed), Some(is), Some(head)) = (listed.filter(|f| !f.exact), &seen.object, head) {
+                self.known.sampled(split(&place.stem).0, Metadata::of(&listed, is, &head.attrs));
+            }
         }
         Ok((seen, hidden))
     }

@@ -53,6 +53,7 @@ mod reader;
 mod remote;
 mod removals;
 mod rename;
+mod sample;
 mod scale;
 mod send;
 mod signature;

@@ -8,6 +8,7 @@ use super::feed::Feed;
 use super::file::OpenFile;
 use super::known::{LISTING_MAX, Seen, Ticket};
 use super::past::PastPlace;
+use super::sample::Metadata;
 use crate::base::rt::Instant;
 
 /// Entries handed out at once; more than fit a reply.
@@ -32,18 +33,6 @@ pub struct DirHandle {
     pub ino: u64,
     pub prefix: String,
     pub stream: tokio::sync::Mutex<Stream>,
-}
-
-/// What metadata this directory's objects carry that a listing doesn't show, as far as a sample tells.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Metadata {
-    Unknown,
-    /// None: other tools put them. Nobody needs to look at them one by one.
-    None,
-    /// Ours or s3fs's, and all as the mount shows it anyway; but links among them can't be told from small files.
-    Defaults,
-    /// Modes, owners or times of their own, or links.
-    Rich,
 }
 
 #[derive(Debug)]

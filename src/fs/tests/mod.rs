@@ -10,5 +10,6 @@ mod model;
 mod races;
 mod removals;
 mod requests;
+mod samples;
 mod user;
 mod versions;

@@ -439,7 +439,7 @@ read 64 MiB in order            15 get
 mount as the owner              1 get
 mkdir, create 100 as the owner  1 list 101 put
 ls -l of these 100, later       3 head 1 list
-stat of these 100, later        100 head 3 list
+stat of these 100, later        5 head 3 list
 unlink of these 100, later      3 delete 3 head 3 list
 unlink of 3,000, two by turns   9 delete 17 head 16 list
 ";

@@ -101,8 +101,16 @@ impl User {
         self.fs.getattr(ino).await
     }
 
-    /// open(2) with O_CREAT when there is nothing, as the kernel turns it into create or open.
+    /// open(2) with O_CREAT when there is nothing, as the kernel turns it into create or open; it walks a path once more
+    /// after `ESTALE`.
     pub async fn open(&self, path: &str, how: How, create: bool) -> Op<u64> {
+        match self.open_once(path, how, create).await {
+            Err(f) if f.errno == Errno::STALE => self.open_once(path, how, create).await,
+            done => done,
+        }
+    }
+
+    async fn open_once(&self, path: &str, how: How, create: bool) -> Op<u64> {
         let (parent, name) = self.above(path).await?;
         match self.step(parent, name).await {
             Ok(_) if create && how.exclusive => Err(Errno::EXIST.into()),

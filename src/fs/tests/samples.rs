@@ -1,0 +1,133 @@
+//! What a few objects of a directory tell of the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::requests::Counted;
+use super::user::{ME, READ, User};
+use crate::base::rt::sim::{Sim, World};
+use crate::fs::change::Changes;
+use crate::fs::errno::Errno;
+use crate::fs::meta::{Meta as _, S_IFDIR};
+use crate::store::{Attrs, Bucket as _, Cause, Store as _, When};
+
+const OPTIONS: &str = "uid=1000,gid=1000,allow_other";
+
+async fn chmod(user: &User, ino: u64, mode: u32) -> Result<(), Errno> {
+    let changes = Changes { mode: Some(mode), ..Changes::default() };
+    user.fs.setattr(ino, changes, None).await.map(drop).map_err(|f| f.errno)
+}
+
+/// Twenty files as the mount shows all, a private one, a short one and a link, made by another mount.
+async fn filled(world: &World, mode: u32) -> (Arc<Counted>, User) {
+    let store = Counted::new(&world.rt());
+    let maker = User::simulated(world, store.clone(), OPTIONS).await;
+    maker.mkdir("d").await.unwrap();
+    for i in 0..20 {
+        maker.put(&format!("d/f{i:02}"), &[b'x'; 5000]).await.unwrap();
+    }
+    maker.put("d/private", &[b'p'; 5000]).await.unwrap();
+    chmod(&maker, maker.walk("d/private").await.unwrap(), 0o600).await.unwrap();
+    maker.put("d/short", b"x").await.unwrap();
+    let dir = maker.walk("d").await.unwrap();
+    maker.fs.symlink(dir, b"link", b"f00", ME).await.unwrap();
+    chmod(&maker, dir, mode).await.unwrap();
+    maker.forget_all();
+    maker.fs.finish().await;
+    let user = User::simulated(world, store.clone(), OPTIONS).await;
+    user.walk("d").await.unwrap();
+    store.take();
+    (store, user)
+}
+
+/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+#[test]
+fn who_asks_for_many_names_learns_the_others_from_a_few() {
+    let sim = Sim::new(1);
+    let world = sim.clone();
+    sim.run(async move {
+        let (store, user) = filled(&world, 0o755).await;
+        for i in 0..20 {
+            assert_eq!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.mode & 0o7777, 0o644);
+        }
+        assert_eq!(store.take(), "5 head 3 list");
+        let dir = user.walk("d").await.unwrap();
+        assert!(user.step(dir, b"short").await.unwrap().facts.exact, "it may be a link");
+        assert!(user.step(dir, b"link").await.unwrap().facts.is_link());
+        assert_eq!(store.take(), "2 head");
+
+        // A guess, and no more than that: whoever opens it, or changes whom it is for, is judged by what it is.
+        let guess = user.step(dir, b"private").await.unwrap();
+        assert_eq!((guess.facts.mode & 0o7777, store.take().as_str()), (0o644, ""));
+        assert_eq!(user.fs.open_file(guess.ino, READ).await.unwrap_err().errno, Errno::STALE);
+        let is = user.step(dir, b"private").await.unwrap();
+        assert_eq!((is.facts.mode & 0o7777, is.facts.exact), (0o600, true));
+        assert_eq!(user.get("d/private").await.unwrap(), [b'p'; 5000]);
+    })
+    .unwrap();
+}
+
+/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+#[test]
+fn metadata_that_was_guessed_is_not_changed_by_who_may_not() {
+    let sim = Sim::new(1);
+    let world = sim.clone();
+    sim.run(async move {
+        let (_, user) = filled(&world, 0o755).await;
+        for i in 0..10 {
+            user.stat(&format!("d/f{i:02}")).await.unwrap();
+        }
+        let dir = user.walk("d").await.unwrap();
+        let guess = user.step(dir, b"private").await.unwrap();
+        assert!(!guess.facts.exact);
+        assert_eq!(chmod(&user, guess.ino, 0o666).await, Err(Errno::STALE));
+        assert_eq!(user.step(dir, b"private").await.unwrap().facts.mode & 0o7777, 0o600);
+        assert_eq!(chmod(&user, guess.ino, 0o666).await, Ok(()));
+        assert_eq!(user.stat("d/private").await.unwrap().facts.mode & 0o7777, 0o666);
+    })
+    .unwrap();
+}
+
+/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+#[test]
+fn nothing_is_guessed_in_a_sticky_directory() {
+    let sim = Sim::new(1);
+    let world = sim.clone();
+    sim.run(async move {
+        let (store, user) = filled(&world, 0o1777).await;
+        for i in 0..20 {
+            assert!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.exact);
+        }
+        assert_eq!(store.take(), "20 head 3 list");
+        world.rt().sleep(Duration::from_secs(20)).await;
+        let items = user.list("d", true).await.unwrap();
+        assert!(items.iter().all(|item| item.facts.exact));
+    })
+    .unwrap();
+}
+
+/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+#[test]
+fn directories_are_looked_at_where_other_users_may_come() {
+    for (options, mode) in [("", 0o755), ("allow_other", 0o700)] {
+        let sim = Sim::new(1);
+        let world = sim.clone();
+        sim.run(async move {
+            let store = Counted::new(&world.rt());
+            for i in 0..5 {
+                let body = Bytes::from_static(b"x");
+                store.put(&format!("d/f{i}"), body, When::Always, Cause::File).await.unwrap();
+            }
+            let mut attrs = Attrs::default();
+            attrs.set_mode(S_IFDIR | 0o700);
+            store.put_with("d/sub/", Bytes::new(), &attrs, When::Always, Cause::File).await.unwrap();
+            let user = User::simulated(&world, store.clone(), options).await;
+            let items = user.list("d", true).await.unwrap();
+            let sub = items.iter().find(|item| item.dir).unwrap();
+            assert_eq!(sub.facts.mode & 0o7777, mode, "{options}");
+        })
+        .unwrap();
+    }
+}
