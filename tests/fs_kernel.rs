@@ -405,6 +405,15 @@ fn what_a_file_has_become_is_found_at_open() {
     put("target", "further", None);
     assert_eq!(fs::read_to_string(b.path("link")).unwrap(), "further");
 
+    // As long as before; for others than before.
+    put("same", "old bytes", None);
+    assert_eq!(fs::read_to_string(b.path("same")).unwrap(), "old bytes");
+    put("same", "new bytes", Some(0o100640));
+    assert_eq!(fs::read_to_string(b.path("same")).unwrap(), "new bytes");
+    put("same", "3rd bytes", Some(0o100640));
+    fs::set_permissions(b.path("same"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(fs::read_to_string(b.path("same")).unwrap(), "3rd bytes");
+
     put("secret", "mine alone", Some(0o100600));
     let nobody = |command: &str| {
         run(Command::new("sh").args(["-c", command]).current_dir(b.path("")).uid(65534).gid(65534))

@@ -286,6 +286,8 @@ fn reply_dir_plus(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryP
         // The kernel counts each entry that it is given as a lookup.
         if full {
             fs.forget(e.ino, 1);
+        } else {
+            fs.told(&e);
         }
     }
     reply.ok();

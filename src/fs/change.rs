@@ -21,7 +21,6 @@ use super::sample::Metadata;
 use super::signature::sign;
 use super::stage::Stage;
 use crate::base::Kind;
-use crate::base::rt::Instant;
 use crate::store::{Attrs, Etag, Head, When};
 
 /// What s3fs and the S3 console call a marker.
@@ -84,6 +83,7 @@ impl Fs {
         let node = inodes.learn(&key, dir, facts, until);
         node.beside = false;
         let entry = self.entry(node);
+        node.told = Some(entry.facts.rights());
         inodes.looked_up(entry.ino);
         Ok(entry)
     }
@@ -267,10 +267,10 @@ impl Fs {
         if self.change_file(ino, change)? {
             return Ok(());
         }
-        let (key, dir) = {
+        let (key, dir, told) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.key.clone(), node.dir)
+            (node.key.clone(), node.dir, node.told)
         };
         if key.is_empty() {
             return self.change_root(change);
@@ -281,7 +281,7 @@ impl Fs {
         let asked = self.now();
         let head = self.engine.remote.head(&key).await?;
         if let Some(head) = &head {
-            self.judged_rightly(ino, &Facts::of_head(self.options(), dir, head), asked)?;
+            self.judged(ino, told, &key, &Facts::of_head(self.options(), dir, head))?;
         }
         let changed = match &head {
             Some(head) => self.change_object(&key, dir, head, change).await,
@@ -295,20 +295,6 @@ impl Fs {
             self.engine.staging.done(old).await;
         }
         Ok(())
-    }
-
-    /// `ESTALE`, and the kernel walks the path once more, where it has judged by a guess at the object's metadata, and wrongly.
-    fn judged_rightly(&self, ino: u64, is: &Facts, asked: Instant) -> Op<()> {
-        let mut inodes = self.inodes.lock();
-        let Some(node) = inodes.get_mut(ino).filter(|n| !n.facts.exact && !n.facts.same_rights(is)) else {
-            return Ok(());
-        };
-        (node.facts, node.until) = (is.clone(), self.until(asked));
-        drop(inodes);
-        if let Some(kernel) = &*self.kernel.lock() {
-            kernel.attrs(ino);
-        }
-        Err(Errno::STALE.into())
     }
 
     /// Changes a file's metadata if it will be sent, or never will. False: its object's must be.
@@ -340,9 +326,11 @@ impl Fs {
             false => seen.object = Some(facts.clone()),
         });
         let node = inodes.get_mut(ino).filter(|n| n.key == key)?;
+        // The answer will tell; who changes it meanwhile builds on this.
+        node.told = Some(facts.rights());
         (node.facts, node.until) = (facts, until);
         // The bytes are the same, whatever became of the etag.
-        node.cached = node.cached.take().map(|_| etag.clone());
+        node.cached = node.cached.take().filter(|cached| Some(cached) == was.as_ref()).map(|_| etag.clone());
         let file = node.file.as_ref()?;
         if !file.speaks() {
             return file.refresh(Stood { asked: now, ..stood });

@@ -301,9 +301,17 @@ impl Fs {
     /// An object that can't be looked at is shown as the listing has it, to be believed for no time; who opens it is
     /// told why.
     async fn look(&self, item: &mut Item) -> Metadata {
-        let Ok(Some(head)) = self.engine.remote.head(&item.key).await else {
-            item.ticket = None;
-            return Metadata::Unknown;
+        let head = match self.engine.remote.head(&item.key).await {
+            Ok(Some(head)) => head,
+            // Without a marker it has nothing but defaults.
+            Ok(None) if item.dir => {
+                item.facts.exact = true;
+                return Metadata::Unknown;
+            }
+            _ => {
+                item.ticket = None;
+                return Metadata::Unknown;
+            }
         };
         let facts = Facts::of_head(self.options(), item.dir, &head);
         let listed = std::mem::replace(&mut item.facts, facts);

@@ -23,6 +23,14 @@ pub struct Facts {
     pub xattrs: bool,
 }
 
+/// What the kernel judges by: the kind of file, and who may do what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
 impl Facts {
     pub fn is_dir(&self) -> bool {
         self.mode & S_IFMT == S_IFDIR
@@ -32,9 +40,8 @@ impl Facts {
         self.mode & 0o1000 != 0
     }
 
-    /// Of the same kind, for the same users.
-    pub fn same_rights(&self, other: &Facts) -> bool {
-        (self.mode, self.uid, self.gid) == (other.mode, other.uid, other.gid)
+    pub fn rights(&self) -> Rights {
+        Rights { mode: self.mode, uid: self.uid, gid: self.gid }
     }
 
     pub fn is_link(&self) -> bool {

@@ -77,8 +77,6 @@ struct ObjectOpened {
     old: Option<Stage>,
     /// The kernel's size and times are those of another object.
     changed: bool,
-    /// The kernel let the caller pass by what it was told before: of another kind, or for other users.
-    misjudged: bool,
     keep_cache: bool,
 }
 
@@ -131,10 +129,8 @@ impl Fs {
                 if target.dir {
                     return Err(Errno::ISDIR.into());
                 }
-                let entry = self.adopt(target);
-                let opened = self.open_file(entry.ino, how).await;
-                let opened = opened.inspect_err(|_| self.forget(entry.ino, 1))?;
-                return Ok((self.getattr_now(entry.ino).unwrap_or(Ok(entry))?, opened));
+                // The kernel thinks that there is nothing, and has judged nothing: it looks again, and opens.
+                return Err(Errno::STALE.into());
             }
             let now = self.engine.now();
             let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
@@ -165,6 +161,7 @@ impl Fs {
         let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
         node.file = Some(file.clone());
         let entry = self.entry(node);
+        node.told = Some(entry.facts.rights());
         inodes.opened(entry.ino);
         inodes.looked_up(entry.ino);
         Some((entry, file))
@@ -197,7 +194,7 @@ impl Fs {
     /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
     async fn open_object(&self, ino: u64, how: How, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
         for _ in 0..ROUNDS {
-            let (key, cached) = {
+            let (key, cached, told) = {
                 let inodes = self.inodes.lock();
                 let node = inodes.get(ino).ok_or(Errno::STALE)?;
                 // Our own changes are newer than anything the store could say.
@@ -207,7 +204,8 @@ impl Fs {
                 if node.gone {
                     return Err(Errno::STALE.into());
                 }
-                (node.key.clone(), node.cached.is_some() || self.has_first(&node.key, &node.facts))
+                let cached = node.cached.is_some() || self.has_first(&node.key, &node.facts);
+                (node.key.clone(), cached, node.told)
             };
             let (asked, ticket) = (self.now(), self.known.ticket());
             let reads = how.read && !how.write && !cached;
@@ -215,20 +213,19 @@ impl Fs {
                 true => self.first_read(&key, reader).await?,
                 false => self.engine.remote.head(&key).await?,
             };
+            if let Some(head) = head.as_ref().filter(|_| self.known.holds(&key, ticket)) {
+                self.judged(ino, told, &key, &Facts::of_head(self.options(), false, head))?;
+            }
             if let Some(opened) = self.object_opened(ino, &key, head, asked, ticket)? {
                 if let Some(old) = opened.old {
                     self.engine.staging.done(old).await;
                 }
-                if (opened.changed || opened.misjudged)
+                if opened.changed
                     && let Some(kernel) = &*self.kernel.lock()
                 {
                     kernel.attrs(ino);
                 }
-                // The kernel walks the path once more, and finds what the file is by now.
-                return match opened.misjudged {
-                    true => Err(Errno::STALE.into()),
-                    false => Ok((opened.file, opened.keep_cache)),
-                };
+                return Ok((opened.file, opened.keep_cache));
             }
         }
         Err(Errno::STALE.into())
@@ -247,7 +244,7 @@ impl Fs {
         let holds = self.known.holds(key, ticket);
         let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
         let overtaken = !holds || node.key != key || node.gone;
-        let told = node.facts.clone();
+        let shown = (node.facts.etag.clone(), node.facts.size);
         let (file, old) = match (node.file.clone(), head) {
             // What a change of ours made of it after the store was asked is as good an answer.
             (Some(file), _) if overtaken && file.is_as_of(asked) => (file, None),
@@ -275,9 +272,8 @@ impl Fs {
         let etag = file.base().map(|base| base.etag);
         let keep_cache = etag.is_some() && node.cached == etag;
         (node.file, node.cached) = (Some(file.clone()), etag);
-        let changed = (&told.etag, told.size) != (&node.facts.etag, node.facts.size);
-        let misjudged = !told.same_rights(&node.facts);
-        Ok(Some(ObjectOpened { file, old, changed, misjudged, keep_cache }))
+        let changed = shown != (node.facts.etag.clone(), node.facts.size);
+        Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
     }
 
     async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {
@@ -571,6 +567,10 @@ impl Fs {
             return Err(Errno::INVAL.into());
         }
         match self.engine.remote.get(&key, 0, TARGET_MAX).await? {
+            Some(found) if !Facts::of_head(self.options(), false, &found.head).is_link() => {
+                self.doubt(&key);
+                Err(Errno::STALE.into())
+            }
             Some(found) if !found.body.is_empty() => Ok(found.body),
             Some(_) => Err(fail(Kind::Invalid, format!("{key} is a symbolic link without a target"))),
             None => Err(Errno::NOENT.into()),

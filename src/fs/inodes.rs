@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::facts::Facts;
+use super::facts::{Facts, Rights};
 use super::file::OpenFile;
 use crate::base::FastMap;
 use crate::base::rt::Instant;
@@ -34,6 +34,8 @@ pub struct Node {
     pub facts: Facts,
     /// `facts` are believed until then.
     pub until: Instant,
+    /// What the kernel was told last, and judges by.
+    pub told: Option<Rights>,
     /// Shared by all handles of a file; absent while there is none.
     pub file: Option<Arc<OpenFile>>,
     /// The object whose pages the kernel may hold.
@@ -73,6 +75,7 @@ impl Inodes {
             opens,
             facts,
             until,
+            told: None,
             file: None,
             cached: None,
             changing: Arc::default(),

@@ -264,8 +264,8 @@ impl Known {
         let Some(listing) = inner.listings.get_mut(prefix) else { return };
         let (worst, looked) = listing.sample;
         listing.sample = (worst.max(metadata).max(Metadata::Defaults), looked + 1);
-        if listing.metadata == Metadata::Unknown && looked + 1 >= SAMPLE {
-            listing.metadata = listing.sample.0;
+        if looked + 1 >= SAMPLE {
+            listing.metadata = listing.metadata.max(listing.sample.0);
         }
     }
 

@@ -131,7 +131,10 @@ impl Fs {
             });
             for node in [dir, file].into_iter().flatten() {
                 let local = node.file.as_ref().is_some_and(|f| f.is_ahead());
-                if local || node.until > now {
+                // In a directory that has become sticky since, a guess is not enough.
+                let sticky = || inodes.at(split(&place.stem).0, true).is_none_or(|d| d.facts.is_sticky());
+                let guessed = !node.dir && !node.facts.exact;
+                if local || node.until > now && !(guessed && sticky()) {
                     let (key, until) = (node.key.clone(), node.until.max(now));
                     let (dir, beside, ticket) = (node.dir, node.beside, None);
                     let target = Target { key, dir, beside, facts: self.entry(node).facts, until, ticket };
@@ -349,7 +352,11 @@ impl Fs {
 
     fn looked(&self, found: (Option<Target>, Instant)) -> Looked {
         match found {
-            (Some(target), _) => Looked::Found(self.adopt(target)),
+            (Some(target), _) => {
+                let entry = self.adopt(target);
+                self.told(&entry);
+                Looked::Found(entry)
+            }
             (None, until) => Looked::Absent(until.since(self.now())),
         }
     }
@@ -379,13 +386,16 @@ impl Fs {
         if is_past(ino) {
             return self.past_getattr_now(ino);
         }
-        let inodes = self.inodes.lock();
-        let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
-        let known = node.gone
-            || node.kept > self.now()
-            || node.until > self.now()
-            || node.file.as_ref().is_some_and(|f| f.speaks());
-        known.then(|| Ok(self.entry(node)))
+        let entry = {
+            let inodes = self.inodes.lock();
+            let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
+            // The kernel asks before its time when it would refuse: then a guess is not enough.
+            let believed = node.until > self.now() && (node.facts.exact || node.dir);
+            let speaks = node.file.as_ref().is_some_and(|f| f.speaks());
+            let known = node.gone || node.kept > self.now() || believed || speaks;
+            known.then(|| self.entry(node))
+        };
+        entry.inspect(|entry| self.told(entry)).map(Ok)
     }
 
     pub async fn getattr(&self, ino: u64) -> Op<Entry> {
@@ -410,7 +420,10 @@ impl Fs {
                 continue;
             }
             let Some(facts) = facts else { return Self::vanished(&inodes, ino, |n| self.entry(n)) };
-            return Ok(self.entry(inodes.learn(&key, dir, facts, until)));
+            let entry = self.entry(inodes.learn(&key, dir, facts, until));
+            drop(inodes);
+            self.told(&entry);
+            return Ok(entry);
         }
         let inodes = self.inodes.lock();
         inodes.get(ino).map(|n| self.entry(n)).ok_or_else(|| Errno::STALE.into())

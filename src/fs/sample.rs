@@ -34,7 +34,7 @@ impl Metadata {
     pub fn of(listed: &Facts, is: &Facts, attrs: &Attrs) -> Metadata {
         let special = !is.is_dir() && is.mode & S_IFMT != S_IFREG;
         let dated = !is.is_dir() && listed.mtime.0.abs_diff(is.mtime.0) > SAME_TIME_NS;
-        if special || dated || !listed.same_rights(is) {
+        if special || dated || listed.rights() != is.rights() {
             Metadata::Rich
         } else if attrs.mode().is_some() {
             Metadata::Defaults

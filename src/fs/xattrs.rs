@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::change::Changes;
 use super::core::Fs;
 use super::errno::{Errno, Fail, Op};
+use super::facts::Facts;
 use super::meta::Meta as _;
 use super::past::{PastPlace, is_past};
 use crate::base::{Error, Kind, clock};
@@ -44,7 +45,7 @@ impl Fs {
     }
 
     /// What the store says of an object.
-    async fn told(&self, ino: u64, name: &str) -> Op<Vec<u8>> {
+    async fn of_store(&self, ino: u64, name: &str) -> Op<Vec<u8>> {
         let (key, version) = self.object(ino)?.ok_or(Errno::NODATA)?;
         let (remote, version) = (&self.engine.remote, version.as_deref());
         let head = match (version, name == CHECKSUM) {
@@ -52,6 +53,7 @@ impl Fs {
             (_, checksums) => remote.head_version(&key, version, checksums).await?,
         };
         let head = head.ok_or(Errno::NODATA)?;
+        self.readable_by(ino, &key, &head)?;
         let text = match name {
             "s3.etag" => Some(head.etag.0),
             "s3.version-id" => head.version,
@@ -99,14 +101,29 @@ impl Fs {
         if none || key.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let head = self.engine.remote.head(&key).await?;
-        Ok(head.map(|h| h.attrs.xattrs()).unwrap_or_default())
+        let Some(head) = self.engine.remote.head(&key).await? else { return Ok(BTreeMap::new()) };
+        self.readable_by(ino, &key, &head)?;
+        Ok(head.attrs.xattrs())
+    }
+
+    /// `ESTALE` where the kernel judged by something else than what the object is.
+    fn readable_by(&self, ino: u64, key: &str, head: &Head) -> Op<()> {
+        if is_past(ino) {
+            return Ok(());
+        }
+        let (told, dir, ahead) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            (node.told, node.dir, node.file.as_ref().is_some_and(|f| f.speaks()))
+        };
+        // Changes of ours are newer than the object.
+        if ahead { Ok(()) } else { self.judged(ino, told, key, &Facts::of_head(self.options(), dir, head)) }
     }
 
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Op<Vec<u8>> {
         let name = readable(name)?;
         if TOLD.contains(&name) {
-            return self.told(ino, name).await;
+            return self.of_store(ino, name).await;
         }
         self.xattrs(ino).await?.remove(name).ok_or_else(|| Errno::NODATA.into())
     }

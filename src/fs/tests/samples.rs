@@ -55,8 +55,7 @@ fn who_asks_for_many_names_learns_the_others_from_a_few() {
         assert_eq!(store.take(), "5 head 3 list");
         let dir = user.walk("d").await.unwrap();
         assert!(user.step(dir, b"short").await.unwrap().facts.exact, "it may be a link");
-        assert!(user.step(dir, b"link").await.unwrap().facts.is_link());
-        assert_eq!(store.take(), "2 head");
+        assert_eq!(store.take(), "1 head");
 
         // A guess, and no more than that: whoever opens it, or changes whom it is for, is judged by what it is.
         let guess = user.step(dir, b"private").await.unwrap();
@@ -65,6 +64,44 @@ fn who_asks_for_many_names_learns_the_others_from_a_few() {
         let is = user.step(dir, b"private").await.unwrap();
         assert_eq!((is.facts.mode & 0o7777, is.facts.exact), (0o600, true));
         assert_eq!(user.get("d/private").await.unwrap(), [b'p'; 5000]);
+        store.take();
+        // One that is unlike them: the others are no longer taken to be alike.
+        assert!(user.step(dir, b"link").await.unwrap().facts.is_link());
+        user.forget_all();
+        user.walk("d").await.unwrap();
+        assert!(user.step(dir, b"f19").await.unwrap().facts.exact);
+        assert_eq!(store.take(), "2 head");
+    })
+    .unwrap();
+}
+
+/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+#[test]
+fn a_guess_lets_nobody_in_and_keeps_nobody_out() {
+    let sim = Sim::new(1);
+    let world = sim.clone();
+    sim.run(async move {
+        let (store, user) = filled(&world, 0o755).await;
+        for i in 0..10 {
+            user.stat(&format!("d/f{i:02}")).await.unwrap();
+        }
+        let dir = user.walk("d").await.unwrap();
+        let guess = user.step(dir, b"private").await.unwrap();
+        // Two whom the kernel let pass by the guess.
+        let (one, other) =
+            futures::join!(user.fs.open_file(guess.ino, READ), user.fs.open_file(guess.ino, READ));
+        assert_eq!([one, other].map(|opened| opened.unwrap_err().errno), [Errno::STALE; 2]);
+        let (_, url) = (user.step(dir, b"f11").await.unwrap(), b"s3.etag");
+        assert!(user.fs.getxattr(guess.ino, url).await.is_err(), "nothing was looked at since");
+        assert_eq!(user.step(dir, b"private").await.unwrap().facts.mode & 0o7777, 0o600);
+        assert!(user.fs.getxattr(guess.ino, url).await.is_ok());
+        // Before it refuses anybody the kernel asks, though what it was told holds still.
+        let guess = user.step(dir, b"f12").await.unwrap();
+        assert!(guess.ttl > Duration::ZERO && !guess.facts.exact);
+        store.take();
+        assert!(user.fs.getattr_now(guess.ino).is_none());
+        assert!(user.fs.getattr(guess.ino).await.unwrap().facts.exact);
+        assert_eq!(store.take(), "1 head");
     })
     .unwrap();
 }
@@ -101,9 +138,13 @@ fn nothing_is_guessed_in_a_sticky_directory() {
             assert!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.exact);
         }
         assert_eq!(store.take(), "20 head 3 list");
+        for name in ["link", "short", "private"] {
+            user.unlink(&format!("d/{name}")).await.unwrap();
+        }
+        user.forget_all();
         world.rt().sleep(Duration::from_secs(20)).await;
         let items = user.list("d", true).await.unwrap();
-        assert!(items.iter().all(|item| item.facts.exact));
+        assert!(items.iter().all(|item| item.facts.exact), "the smallest three would tell of the others");
     })
     .unwrap();
 }

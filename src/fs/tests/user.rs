@@ -97,8 +97,14 @@ impl User {
     }
 
     pub async fn stat(&self, path: &str) -> Op<Entry> {
-        let ino = self.walk(path).await?;
-        self.fs.getattr(ino).await
+        let (parent, name) = self.above(path).await?;
+        if name.is_empty() {
+            return self.fs.getattr(parent).await;
+        }
+        match self.step(parent, name).await? {
+            entry if entry.ttl.is_zero() => self.fs.getattr(entry.ino).await,
+            entry => Ok(entry),
+        }
     }
 
     /// open(2) with O_CREAT when there is nothing, as the kernel turns it into create or open; it walks a path once more
