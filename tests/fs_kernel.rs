@@ -376,7 +376,8 @@ fn what_others_put_is_seen_with_sane_modes() {
     b.unmount();
 }
 
-/// What the kernel was told of a file holds for a minute here; who opens it is judged by what it is by now.
+/// Promise: Who opens a file is judged by what it is by now.
+// What the kernel was told holds for a minute here.
 #[test]
 fn what_a_file_has_become_is_found_at_open() {
     if absent() {

@@ -21,11 +21,10 @@ use tokio::sync::{Notify, Semaphore};
 use super::blocks::Blocks;
 use super::engine::{Clock, Engine, Memory};
 use super::errno::{Errno, Fail, Op};
-use super::facts::{Facts, Rights};
+use super::facts::Facts;
 use super::handles::Handles;
 use super::inodes::{Inodes, Node};
 use super::known::Known;
-use super::lookup::stem_of;
 use super::meta::Ns;
 use super::options::MountOptions;
 use super::past::{Past, PastPlace, is_past};
@@ -222,21 +221,6 @@ impl Fs {
         if let Some(node) = self.inodes.lock().get_mut(entry.ino) {
             node.told = Some(entry.facts.rights());
         }
-    }
-
-    /// `ESTALE` where the kernel let somebody pass by what it was `told`, and the object is of another kind by now, or for
-    /// others: it walks the path once more then, and asks. Nothing that is known here says the same again.
-    pub(super) fn judged(&self, ino: u64, told: Option<Rights>, key: &str, is: &Facts) -> Op<()> {
-        if told.is_none_or(|told| told == is.rights()) {
-            return Ok(());
-        }
-        self.doubt(stem_of(key, is.is_dir()));
-        // The kernel opened nothing: its pages are still those of what it knew.
-        self.inodes.lock().get_mut(ino).into_iter().for_each(|node| node.cached = None);
-        if let Some(kernel) = &*self.kernel.lock() {
-            kernel.attrs(ino);
-        }
-        Err(Errno::STALE.into())
     }
 
     /// A directory's prefix; `ENOTDIR` or `ESTALE` otherwise.

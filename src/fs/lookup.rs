@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::{Entry, Fs};
 use super::errno::{Errno, Op};
-use super::facts::Facts;
+use super::facts::{Facts, Rights};
 use super::file::OpenFile;
 use super::inodes::{Inodes, Node, ROOT};
 use super::known::{Crowd, Seen, Ticket, split};
@@ -454,6 +454,21 @@ impl Fs {
             0 => Err(Errno::NOENT.into()),
             _ => Ok(Entry { ttl: Duration::ZERO, ..entry(node) }),
         }
+    }
+
+    /// `ESTALE` where the kernel let somebody pass by what it was `told`, and the object is of another kind by now, or for
+    /// others: it walks the path once more then, and asks. Nothing that is known here says the same again.
+    pub(super) fn judged(&self, ino: u64, told: Option<Rights>, key: &str, is: &Facts) -> Op<()> {
+        if told.is_none_or(|told| told == is.rights()) {
+            return Ok(());
+        }
+        self.doubt(stem_of(key, is.is_dir()));
+        // The kernel opened nothing: its pages are still those of what it knew.
+        self.inodes.lock().get_mut(ino).into_iter().for_each(|node| node.cached = None);
+        if let Some(kernel) = &*self.kernel.lock() {
+            kernel.attrs(ino);
+        }
+        Err(Errno::STALE.into())
     }
 
     /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
