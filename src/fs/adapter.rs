@@ -257,10 +257,9 @@ fn reply_dir(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectory, out:
         if full {
             break;
         }
-        let entry = fs.adopt_item(item);
         at += 1;
-        full = reply.add(INodeNo(entry.ino), at, file_type(entry.facts.mode), OsStr::from_bytes(&item.name));
-        fs.forget(entry.ino, 1);
+        let (ino, kind) = (INodeNo(fs.number_of(item)), file_type(item.facts.mode));
+        full = reply.add(ino, at, kind, OsStr::from_bytes(&item.name));
     }
     reply.ok();
 }

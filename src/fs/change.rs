@@ -258,7 +258,11 @@ impl Fs {
 
     /// Changes metadata: with the next upload when one is due, at once otherwise.
     pub(super) async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
-        let changing = self.inodes.lock().get(ino).ok_or(Errno::STALE)?.changing.clone();
+        let (changing, told, ticket) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            (node.changing.clone(), node.told, self.known.ticket())
+        };
         if self.change_file(ino, change)? {
             return Ok(());
         }
@@ -270,7 +274,9 @@ impl Fs {
         let (key, dir, told) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.key.clone(), node.dir, node.told)
+            // A change of ours meanwhile has told the kernel.
+            let told = if self.known.holds(stem_of(&node.key, node.dir), ticket) { told } else { node.told };
+            (node.key.clone(), node.dir, told)
         };
         if key.is_empty() {
             return self.change_root(change);
@@ -280,8 +286,11 @@ impl Fs {
         }
         let asked = self.now();
         let head = self.engine.remote.head(&key).await?;
-        if let Some(head) = &head {
-            self.judged(ino, told, &key, &Facts::of_head(self.options(), dir, head))?;
+        // Whose it is decides who may; some stores forget what directories carry.
+        if let Some(head) = head.as_ref().filter(|_| !dir) {
+            let is = Facts::of_head(self.options(), dir, head);
+            let told = told.filter(|told| !told.same_owner(&is.rights()));
+            self.judged(ino, told, &key, &is)?;
         }
         let changed = match &head {
             Some(head) => self.change_object(&key, dir, head, change).await,

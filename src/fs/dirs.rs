@@ -122,6 +122,19 @@ impl Fs {
         stream.batch(cookie)
     }
 
+    /// The number that a listed name has, or would have. The kernel is told nothing else of it, and neither is its node.
+    pub fn number_of(&self, item: &Item) -> u64 {
+        if item.past.is_some() {
+            let entry = self.adopt_item(item);
+            self.forget(entry.ino, 1);
+            return entry.ino;
+        }
+        let mut inodes = self.inodes.lock();
+        let ino = inodes.meet(&item.key, item.dir, &item.facts).ino;
+        inodes.forget(ino, 0);
+        ino
+    }
+
     /// A listed name becomes a node that the kernel is told of, which is counted: `forget` it if that isn't done.
     pub fn adopt_item(&self, item: &Item) -> Entry {
         if let Some(place) = &item.past {
@@ -266,11 +279,16 @@ impl Fs {
 
     /// Fills in what a listing doesn't show, as far as this directory's objects carry it.
     async fn enrich(&self, prefix: &str, stream: &mut Stream, batch: &mut [Item]) -> Op<()> {
+        let now = self.now();
         for item in batch.iter_mut().filter(|i| !i.facts.exact) {
             let inodes = self.inodes.lock();
-            if let Some(node) = inodes.at(&item.key, item.dir).filter(|n| n.facts.outlives(&item.facts)) {
-                item.facts = Facts { stored: item.facts.stored, ..node.facts.clone() };
+            let Some(node) = inodes.at(&item.key, item.dir) else { continue };
+            if !node.facts.outlives(&item.facts) || item.dir && node.until <= now {
+                continue;
             }
+            item.facts = Facts { stored: item.facts.stored, ..node.facts.clone() };
+            // The listing says nothing of a directory's metadata: what is known of it grows no younger.
+            item.until = if item.dir { item.until.min(node.until) } else { item.until };
         }
         let mut vague: Vec<&mut Item> = batch.iter_mut().filter(|i| !i.facts.exact).collect();
         if stream.metadata == Metadata::Unknown && !vague.is_empty() {

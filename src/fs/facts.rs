@@ -4,6 +4,8 @@ use super::meta::{Meta as _, Ns, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use super::options::MountOptions;
 use crate::store::{Attrs, Etag, Head};
 
+const SECOND: i64 = 1_000_000_000;
+
 /// What stat(2) shows, but for the number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
@@ -29,6 +31,13 @@ pub struct Rights {
     mode: u32,
     uid: u32,
     gid: u32,
+}
+
+impl Rights {
+    /// And of the same kind.
+    pub fn same_owner(&self, other: &Rights) -> bool {
+        (self.mode & S_IFMT, self.uid, self.gid) == (other.mode & S_IFMT, other.uid, other.gid)
+    }
 }
 
 impl Facts {
@@ -95,8 +104,12 @@ impl Facts {
 
     /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.
     pub fn outlives(&self, listed: &Facts) -> bool {
-        let same = self.is_dir()
-            || self.etag == listed.etag && (self.stored.is_none() || self.stored == listed.stored);
+        let (stored, second) = (self.stored, |at: &Ns| at.0.div_euclid(SECOND));
+        // Some servers tell milliseconds in listings alone.
+        let coarse = stored.is_some_and(|at| at.0.rem_euclid(SECOND) == 0)
+            && stored.as_ref().map(second) == listed.stored.as_ref().map(second);
+        let unchanged = stored.is_none() || stored == listed.stored || coarse;
+        let same = self.is_dir() || self.etag == listed.etag && unchanged;
         self.exact && !listed.exact && self.is_dir() == listed.is_dir() && same
     }
 }

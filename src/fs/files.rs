@@ -130,6 +130,7 @@ impl Fs {
                     return Err(Errno::ISDIR.into());
                 }
                 // The kernel thinks that there is nothing, and has judged nothing: it looks again, and opens.
+                self.doubt(&place.stem);
                 return Err(Errno::STALE.into());
             }
             let now = self.engine.now();
@@ -558,12 +559,12 @@ impl Fs {
     /// A symbolic link's target.
     pub async fn readlink(&self, ino: u64) -> Op<Bytes> {
         const TARGET_MAX: u64 = 4096;
-        let (key, facts) = {
+        let (key, dir) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.key.clone(), node.facts.clone())
+            (node.key.clone(), node.dir)
         };
-        if !facts.is_link() {
+        if dir {
             return Err(Errno::INVAL.into());
         }
         match self.engine.remote.get(&key, 0, TARGET_MAX).await? {

@@ -264,7 +264,7 @@ impl Known {
         let Some(listing) = inner.listings.get_mut(prefix) else { return };
         let (worst, looked) = listing.sample;
         listing.sample = (worst.max(metadata).max(Metadata::Defaults), looked + 1);
-        if looked + 1 >= SAMPLE {
+        if looked + 1 >= SAMPLE || metadata == Metadata::Rich {
             listing.metadata = listing.metadata.max(listing.sample.0);
         }
     }

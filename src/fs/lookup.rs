@@ -390,7 +390,7 @@ impl Fs {
             let inodes = self.inodes.lock();
             let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
             // The kernel asks before its time when it would refuse: then a guess is not enough.
-            let believed = node.until > self.now() && (node.facts.exact || node.dir);
+            let believed = node.until > self.now() && node.facts.exact;
             let speaks = node.file.as_ref().is_some_and(|f| f.speaks());
             let known = node.gone || node.kept > self.now() || believed || speaks;
             known.then(|| self.entry(node))
@@ -419,14 +419,17 @@ impl Fs {
             if !unchanged || !self.known.holds(stem_of(&key, dir), ticket) {
                 continue;
             }
-            let Some(facts) = facts else { return Self::vanished(&inodes, ino, |n| self.entry(n)) };
-            let entry = self.entry(inodes.learn(&key, dir, facts, until));
+            let entry = match facts {
+                Some(facts) => self.entry(inodes.learn(&key, dir, facts, until)),
+                None => Self::vanished(&inodes, ino, |n| self.entry(n))?,
+            };
             drop(inodes);
             self.told(&entry);
             return Ok(entry);
         }
-        let inodes = self.inodes.lock();
-        inodes.get(ino).map(|n| self.entry(n)).ok_or_else(|| Errno::STALE.into())
+        let entry = self.inodes.lock().get(ino).map(|n| self.entry(n)).ok_or(Errno::STALE)?;
+        self.told(&entry);
+        Ok(entry)
     }
 
     /// What the store says of a node; none: it has nothing of that name.
@@ -462,7 +465,9 @@ impl Fs {
         if told.is_none_or(|told| told == is.rights()) {
             return Ok(());
         }
-        self.doubt(stem_of(key, is.is_dir()));
+        let stem = stem_of(key, is.is_dir());
+        self.known.sampled(split(stem).0, Metadata::Rich);
+        self.doubt(stem);
         // The kernel opened nothing: its pages are still those of what it knew.
         self.inodes.lock().get_mut(ino).into_iter().for_each(|node| node.cached = None);
         if let Some(kernel) = &*self.kernel.lock() {

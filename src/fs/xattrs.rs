@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::change::Changes;
 use super::core::Fs;
 use super::errno::{Errno, Fail, Op};
-use super::facts::Facts;
+use super::facts::{Facts, Rights};
 use super::meta::Meta as _;
 use super::past::{PastPlace, is_past};
 use crate::base::{Error, Kind, clock};
@@ -46,6 +46,7 @@ impl Fs {
 
     /// What the store says of an object.
     async fn of_store(&self, ino: u64, name: &str) -> Op<Vec<u8>> {
+        let told = self.inodes.lock().get(ino).and_then(|n| n.told);
         let (key, version) = self.object(ino)?.ok_or(Errno::NODATA)?;
         let (remote, version) = (&self.engine.remote, version.as_deref());
         let head = match (version, name == CHECKSUM) {
@@ -53,7 +54,7 @@ impl Fs {
             (_, checksums) => remote.head_version(&key, version, checksums).await?,
         };
         let head = head.ok_or(Errno::NODATA)?;
-        self.readable_by(ino, &key, &head)?;
+        self.readable_by(ino, told, &key, &head)?;
         let text = match name {
             "s3.etag" => Some(head.etag.0),
             "s3.version-id" => head.version,
@@ -89,11 +90,11 @@ impl Fs {
             let head = self.engine.remote.head_version(&key, version.as_deref(), false).await?;
             return Ok(head.map(|h| h.attrs.xattrs()).unwrap_or_default());
         }
-        let (key, none, file) = {
+        let (key, told, none, file) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             let none = node.facts.exact && !node.facts.xattrs && node.until > self.now();
-            (node.key.clone(), none, node.file.clone().filter(|f| f.is_dirty() || f.is_local()))
+            (node.key.clone(), node.told, none, node.file.clone().filter(|f| f.is_dirty() || f.is_local()))
         };
         if let Some(file) = file {
             return Ok(file.attrs().xattrs());
@@ -102,19 +103,20 @@ impl Fs {
             return Ok(BTreeMap::new());
         }
         let Some(head) = self.engine.remote.head(&key).await? else { return Ok(BTreeMap::new()) };
-        self.readable_by(ino, &key, &head)?;
+        self.readable_by(ino, told, &key, &head)?;
         Ok(head.attrs.xattrs())
     }
 
-    /// `ESTALE` where the kernel judged by something else than what the object is.
-    fn readable_by(&self, ino: u64, key: &str, head: &Head) -> Op<()> {
+    /// `ESTALE` where the kernel judged by something else than what the object is. What it was told is of before it was
+    /// looked at.
+    fn readable_by(&self, ino: u64, told: Option<Rights>, key: &str, head: &Head) -> Op<()> {
         if is_past(ino) {
             return Ok(());
         }
-        let (told, dir, ahead) = {
+        let (dir, ahead) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.told, node.dir, node.file.as_ref().is_some_and(|f| f.speaks()))
+            (node.dir, node.file.as_ref().is_some_and(|f| f.speaks()))
         };
         // Changes of ours are newer than the object.
         if ahead { Ok(()) } else { self.judged(ino, told, key, &Facts::of_head(self.options(), dir, head)) }

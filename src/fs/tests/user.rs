@@ -191,7 +191,11 @@ impl User {
         // The kernel takes over what comes with readdirplus.
         for item in all.iter().flatten().filter(|_| plus) {
             let entry = self.fs.adopt_item(item);
+            self.fs.told(&entry);
             self.looked.lock().push(entry.ino);
+        }
+        for item in all.iter().flatten().filter(|_| !plus) {
+            self.fs.number_of(item);
         }
         all
     }
