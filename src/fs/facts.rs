@@ -128,4 +128,22 @@ mod tests {
         attrs.set_mode(S_IFDIR | 0o700);
         assert_eq!(Facts::of(&options, false, 3, None, Ns(7), &attrs).mode, S_IFREG | 0o700);
     }
+
+    #[test]
+    fn metadata_outlives_listings_of_the_same_object() {
+        let options = MountOptions::default();
+        let at = |stored, exact| {
+            let mut facts = Facts::listed(&options, false, 3, Some(Etag("e".into())), Ns(0));
+            (facts.stored, facts.exact) = (Some(Ns::from_ms(stored)), exact);
+            facts
+        };
+        assert!(at(5000, true).outlives(&at(5000, false)));
+        assert!(
+            at(5000, true).outlives(&at(5999, false)),
+            "a listing tells milliseconds where metadata doesn't"
+        );
+        assert!(!at(5001, true).outlives(&at(5999, false)), "metadata tells them too");
+        assert!(!at(5000, true).outlives(&at(6000, false)));
+        assert!(!at(5000, false).outlives(&at(5000, false)));
+    }
 }

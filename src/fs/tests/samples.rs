@@ -43,12 +43,25 @@ async fn filled(world: &World, mode: u32) -> (Arc<Counted>, User) {
     (store, user)
 }
 
+/// The same when ten of its names have told of the others; and its number.
+async fn among_guesses(world: &World) -> (Arc<Counted>, User, u64) {
+    let (store, user) = filled(world, 0o755).await;
+    for i in 0..10 {
+        user.stat(&format!("d/f{i:02}")).await.unwrap();
+    }
+    let dir = user.walk("d").await.unwrap();
+    (store, user, dir)
+}
+
+fn simulated<F: Future<Output = ()> + Send + 'static>(meet: impl FnOnce(World) -> F) {
+    let sim = Sim::new(1);
+    sim.run(meet(sim.clone())).unwrap();
+}
+
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn who_asks_for_many_names_learns_the_others_from_a_few() {
-    let sim = Sim::new(1);
-    let world = sim.clone();
-    sim.run(async move {
+    simulated(|world| async move {
         let (store, user) = filled(&world, 0o755).await;
         for i in 0..20 {
             assert_eq!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.mode & 0o7777, 0o644);
@@ -72,21 +85,14 @@ fn who_asks_for_many_names_learns_the_others_from_a_few() {
         user.walk("d").await.unwrap();
         assert!(user.step(dir, b"f19").await.unwrap().facts.exact);
         assert_eq!(store.take(), "2 head");
-    })
-    .unwrap();
+    });
 }
 
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn a_guess_lets_nobody_in() {
-    let sim = Sim::new(1);
-    let world = sim.clone();
-    sim.run(async move {
-        let (_, user) = filled(&world, 0o755).await;
-        for i in 0..10 {
-            user.stat(&format!("d/f{i:02}")).await.unwrap();
-        }
-        let dir = user.walk("d").await.unwrap();
+    simulated(|world| async move {
+        let (_, user, dir) = among_guesses(&world).await;
         let guess = user.step(dir, b"private").await.unwrap();
         // Two whom the kernel let pass by the guess.
         let (one, other) =
@@ -95,21 +101,14 @@ fn a_guess_lets_nobody_in() {
         assert_eq!(user.fs.getxattr(guess.ino, b"s3.etag").await.unwrap_err().errno, Errno::STALE);
         assert_eq!(user.step(dir, b"private").await.unwrap().facts.mode & 0o7777, 0o600);
         assert!(user.fs.getxattr(guess.ino, b"s3.etag").await.is_ok());
-    })
-    .unwrap();
+    });
 }
 
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn what_would_be_refused_by_a_guess_is_asked_for() {
-    let sim = Sim::new(1);
-    let world = sim.clone();
-    sim.run(async move {
-        let (store, user) = filled(&world, 0o755).await;
-        for i in 0..10 {
-            user.stat(&format!("d/f{i:02}")).await.unwrap();
-        }
-        let dir = user.walk("d").await.unwrap();
+    simulated(|world| async move {
+        let (store, user, dir) = among_guesses(&world).await;
         // Before it refuses anybody the kernel asks, though what it was told holds still.
         let guess = user.step(dir, b"f12").await.unwrap();
         assert!(guess.ttl > Duration::ZERO && !guess.facts.exact);
@@ -117,37 +116,27 @@ fn what_would_be_refused_by_a_guess_is_asked_for() {
         assert!(user.fs.getattr_now(guess.ino).is_none());
         assert!(user.fs.getattr(guess.ino).await.unwrap().facts.exact);
         assert_eq!(store.take(), "1 head");
-    })
-    .unwrap();
+    });
 }
 
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn metadata_that_was_guessed_is_not_changed_by_who_may_not() {
-    let sim = Sim::new(1);
-    let world = sim.clone();
-    sim.run(async move {
-        let (_, user) = filled(&world, 0o755).await;
-        for i in 0..10 {
-            user.stat(&format!("d/f{i:02}")).await.unwrap();
-        }
-        let dir = user.walk("d").await.unwrap();
+    simulated(|world| async move {
+        let (_, user, dir) = among_guesses(&world).await;
         let guess = user.step(dir, b"private").await.unwrap();
         assert!(!guess.facts.exact);
         assert_eq!(chmod(&user, guess.ino, 0o666).await, Err(Errno::STALE));
         assert_eq!(user.step(dir, b"private").await.unwrap().facts.mode & 0o7777, 0o600);
         assert_eq!(chmod(&user, guess.ino, 0o666).await, Ok(()));
         assert_eq!(user.stat("d/private").await.unwrap().facts.mode & 0o7777, 0o666);
-    })
-    .unwrap();
+    });
 }
 
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn a_listing_without_attributes_makes_nobody_guess() {
-    let sim = Sim::new(1);
-    let world = sim.clone();
-    sim.run(async move {
+    simulated(|world| async move {
         let (store, user) = filled(&world, 0o755).await;
         let dir = user.walk("d").await.unwrap();
         let link = user.step(dir, b"link").await.unwrap();
@@ -159,16 +148,13 @@ fn a_listing_without_attributes_makes_nobody_guess() {
         world.rt().sleep(Duration::from_secs(4)).await;
         assert!(user.step(dir, b"link").await.unwrap().facts.is_link());
         assert_eq!(user.fs.readlink(link.ino).await.unwrap(), "f01");
-    })
-    .unwrap();
+    });
 }
 
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn nothing_is_guessed_in_a_sticky_directory() {
-    let sim = Sim::new(1);
-    let world = sim.clone();
-    sim.run(async move {
+    simulated(|world| async move {
         let (store, user) = filled(&world, 0o1777).await;
         for i in 0..20 {
             assert!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.exact);
@@ -181,17 +167,14 @@ fn nothing_is_guessed_in_a_sticky_directory() {
         world.rt().sleep(Duration::from_secs(20)).await;
         let items = user.list("d", true).await.unwrap();
         assert!(items.iter().all(|item| item.facts.exact), "the smallest three would tell of the others");
-    })
-    .unwrap();
+    });
 }
 
 /// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
 #[test]
 fn directories_are_looked_at_where_other_users_may_come() {
     for (options, mode) in [("", 0o755), ("allow_other", 0o700)] {
-        let sim = Sim::new(1);
-        let world = sim.clone();
-        sim.run(async move {
+        simulated(move |world| async move {
             let store = Counted::new(&world.rt());
             for i in 0..5 {
                 let body = Bytes::from_static(b"x");
@@ -204,7 +187,31 @@ fn directories_are_looked_at_where_other_users_may_come() {
             let items = user.list("d", true).await.unwrap();
             let sub = items.iter().find(|item| item.dir).unwrap();
             assert_eq!(sub.facts.mode & 0o7777, mode, "{options}");
-        })
-        .unwrap();
+        });
     }
+}
+
+/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+#[test]
+fn what_is_known_of_a_directory_grows_no_younger_by_listings() {
+    simulated(|world| async move {
+        let (store, user) = filled(&world, 0o755).await;
+        let sub = |mode| {
+            let mut attrs = Attrs::default();
+            attrs.set_mode(S_IFDIR | mode);
+            let store = store.clone();
+            async move { store.put_with("d/sub/", Bytes::new(), &attrs, When::Always, Cause::File).await.unwrap() }
+        };
+        sub(0o755).await;
+        assert_eq!(user.stat("d/sub").await.unwrap().facts.mode & 0o7777, 0o755);
+        sub(0o700).await;
+        // The kernel holds the node as long as listings name it.
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            world.rt().sleep(Duration::from_secs(3)).await;
+            let items = user.list("d", true).await.unwrap();
+            seen.push(items.iter().find(|item| item.dir).unwrap().facts.mode & 0o7777);
+        }
+        assert_eq!(seen, [0o755, 0o700, 0o700, 0o700]);
+    });
 }
