@@ -56,7 +56,12 @@ pub const POOL_STORABLE: Metric =
 pub const POOL_DECIDABLE: Metric =
     gauge("windlass_pool_decidable", POOL, "1: enough stores answer for volumes to be opened and changed");
 pub const POOL_PENDING_SHARDS: Metric =
-    gauge("windlass_pool_pending_shards", POOL, "shards known to be missing, which repair will put");
+    gauge("windlass_pool_pending_shards", POOL, "shards left out, which are put when their stores take them");
+pub const POOL_DAMAGED_SHARDS: Metric = gauge(
+    "windlass_pool_damaged_shards",
+    POOL,
+    "shards that a scrub or a read found gone or rotten, which `pool repair` rebuilds",
+);
 pub const STORE_IN: Metric =
     gauge("windlass_store_in", STORE, "1: the store is in use, 0: it is down, out or takes no writes");
 pub const STORE_REQUESTS: Metric =
@@ -111,6 +116,7 @@ pub const ALL: &[Metric] = &[
     POOL_STORABLE,
     POOL_DECIDABLE,
     POOL_PENDING_SHARDS,
+    POOL_DAMAGED_SHARDS,
     STORE_IN,
     STORE_REQUESTS,
     STORE_FAILED,

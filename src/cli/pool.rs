@@ -182,10 +182,14 @@ fn settings(value: &Value) {
 fn status(value: &Value) {
     let number = |v: &Value, field: &str| v[field].as_u64().unwrap_or(0);
     output::line(&format!(
-        "pool {}, {}: {} pending",
+        "pool {}, {}: {} pending{}",
         output::text(value, "name"),
         output::text(value, "layout"),
         show_count(number(value, "pending_shards"), "shard"),
+        match number(value, "damaged_shards") {
+            0 => String::new(),
+            n => format!(", {} damaged (`windlass pool repair` rebuilds them)", show_count(n, "shard")),
+        },
     ));
     for sentence in value["survives"].as_array().into_iter().flatten() {
         output::line(sentence.as_str().unwrap_or_default());

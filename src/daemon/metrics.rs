@@ -99,6 +99,7 @@ fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {
     page.add(metric::POOL_STORABLE, &[name], flag(condition.trouble().is_none()));
     page.add(metric::POOL_DECIDABLE, &[name], flag(condition.undecided.is_none()));
     page.add(metric::POOL_PENDING_SHARDS, &[name], status.pending_shards as f64);
+    page.add(metric::POOL_DAMAGED_SHARDS, &[name], status.damaged_shards as f64);
     for store in &status.stores {
         let labels = [name, store.url.as_str()];
         page.add(metric::STORE_IN, &labels, flag(matches!(store.state, "in" | "unknown")));

@@ -1,7 +1,7 @@
 //! What a pool can do at this moment: which stores are away and since when, whether those are too many, and how many
 //! more it would bear. Judged from what is known; asks nobody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -14,6 +14,7 @@ use super::member::{Member, Standing};
 use super::roster::Membership;
 use crate::base::ChunkId;
 use crate::base::rt::Instant;
+use crate::base::size::show_count;
 
 /// A store that can't be used, or takes no writes.
 #[derive(Clone, Debug)]
@@ -51,6 +52,9 @@ pub struct Condition {
     spare: usize,
     /// Chunks that lack shards besides those on stores that are away.
     damaged: bool,
+    /// Of them, those that can't be read now; and those that no return of a store makes readable.
+    out_of_reach: usize,
+    lost: usize,
 }
 
 /// The moment from which on fewer than `need` of `all` were left; `None` while there are enough.
@@ -64,7 +68,7 @@ impl Condition {
         membership: &Membership,
         layout: Layout,
         stored_at: usize,
-        missing: &[(ChunkId, Mask)],
+        missing: &BTreeMap<ChunkId, Mask>,
     ) -> Condition {
         let members = &membership.members;
         let away: Vec<Away> = members.iter().filter_map(away).collect();
@@ -78,7 +82,7 @@ impl Condition {
             .collect();
         let n = layout.n();
         let unusable: BTreeSet<usize> = away.iter().filter(gone).map(|a| a.index).collect();
-        let lacks = |(id, shards): &(ChunkId, Mask)| {
+        let lacks = |(id, shards): (&ChunkId, &Mask)| {
             let stores: BTreeSet<usize> = shards.iter().map(|shard| place(id, shard, n)).collect();
             stores.union(&unusable).count()
         };
@@ -92,6 +96,8 @@ impl Condition {
             unreadable: unusable.len() > layout.m(),
             spare: layout.m().saturating_sub(worst).min(deciding),
             damaged: worst > unusable.len(),
+            out_of_reach: missing.iter().filter(|chunk| lacks(*chunk) > layout.m()).count(),
+            lost: missing.values().filter(|shards| shards.count() > layout.m()).count(),
             away,
         }
     }
@@ -132,7 +138,11 @@ impl Condition {
                 false => "everything can be read".to_owned(),
             });
         } else {
-            let what = if self.away.is_empty() { "shards are missing".to_owned() } else { self.sentence() };
+            let what = if self.away.is_empty() {
+                "shards are missing or damaged".to_owned()
+            } else {
+                self.sentence()
+            };
             let more = match self.spare {
                 0 => "no store more may be lost".to_owned(),
                 1 => "any 1 store more may be lost".to_owned(),
@@ -140,6 +150,21 @@ impl Condition {
             };
             let until = if self.damaged { " until `pool repair` has put what is missing" } else { "" };
             now.push(format!("now: {what}: {more}{until}"));
+        }
+        let objects = |n| show_count(n as u64, "object");
+        if self.lost > 0 {
+            now.push(format!(
+                "{} can't be read as a whole: more shards are gone or damaged than the {} that parity makes up for; \
+                 `pool scrub` names them",
+                objects(self.lost),
+                self.layout.m()
+            ));
+        }
+        if self.out_of_reach > self.lost && !self.unreadable {
+            let waiting = objects(self.out_of_reach - self.lost);
+            now.push(format!(
+                "{waiting} can't be read as a whole until stores are back: other shards are missing"
+            ));
         }
         now.extend(usual.first().map(|usual| format!("when all are back and nothing is pending: {usual}")));
         now
@@ -199,6 +224,8 @@ mod tests {
             unreadable: gone > layout.m(),
             spare: layout.m().saturating_sub(gone),
             damaged: false,
+            out_of_reach: 0,
+            lost: 0,
             stored_at: layout.k(),
             layout,
             away,

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::chunk::{Chunk, ChunkKind, Inventory};
 use super::condition::{self, Condition, Need};
 use super::config::{PoolConfig, Settings, guesses};
+use super::damage;
 use super::fleet::Fleet;
 use super::layout::{Layout, Zoning};
 use super::mend;
@@ -53,6 +54,7 @@ impl Pool {
     pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
         let pool = Pool::still(config, fleet)?;
         mend::start(&pool.fleet);
+        damage::start(&pool.fleet);
         news::keep_up(&pool.fleet, config.pool);
         pool.fleet.roster().keep_looking();
         Ok(pool)
@@ -124,7 +126,7 @@ impl Pool {
 
     /// What it can do now, by what is known; asks nobody.
     pub fn condition(&self) -> Condition {
-        let missing = self.fleet.hints().after(None, usize::MAX);
+        let missing = self.fleet.hints().lacking(false);
         Condition::of(&self.membership(), self.layout(), self.stored_at(), &missing)
     }
 
@@ -235,12 +237,12 @@ impl Pool {
         self.fleet.out_for(d)
     }
 
-    /// Shards that are known to be missing.
+    /// Shards that are known to be left out.
     pub fn pending(&self) -> usize {
         self.fleet.hints().pending().0
     }
 
-    /// Waits for what is known to be missing to be put, so long at most; how many shards still are.
+    /// Waits for what is known to be left out to be put, so long at most; how many shards still are.
     pub async fn settled(&self, patience: Duration) -> usize {
         match self.rt().timeout(patience, self.fleet.hints().none()).await {
             Some(()) => 0,

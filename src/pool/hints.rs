@@ -1,20 +1,22 @@
-//! Shards that were left out when their chunk was stored: remembered on the local disk, put when their store is back.
+//! What this host knows to be missing, on the local disk: shards that were left out when their chunk was stored, put when their
+//! store is back; and shards that were stored and then found gone or rotten, which `pool repair` rebuilds.
 //!
 //! A hint saves time, it is not the truth: scrub finds what is missing without it. File `pending.ID`, of the pool's id, in the
 //! folder of its name, which may have been another pool's:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
-//! | 0 | 8 | magic `WLHINTS1` |
+//! | 0 | 8 | magic `WLHINTS2` |
 //! | 8 | 16 | pool id |
-//! | 24 | 1 | 1: more was left out than is written here, scrub finds it |
+//! | 24 | 1 | 1: more is missing than is written here, scrub finds it |
 //! | 25 | 4 | number of entries |
-//! | 29 | 40 each | volume id (16), epoch (8), sequence (8), bit set of missing shards (8) |
+//! | 29 | 56 each | volume id (16), epoch (8), sequence (8), bit sets of shards: left out (8), found gone (8), found rotten (8) |
 //! | −4 | 4 | CRC32C of all before |
 //!
-//! All little-endian. Written as a whole, a moment after a change; a damaged file counts as "more was left out".
+//! All little-endian. Written as a whole, a moment after a change; a damaged file counts as "more is missing". Of the magic
+//! `WLHINTS1`, the entries end after the shards left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,16 +30,47 @@ use crate::base::rt::{Disk, Rt};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, PoolId, Result, Seq, VolumeId};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS1");
-/// Chunks remembered at most; 4 MB of file.
+const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS2");
+const MAGIC_1: u64 = u64::from_le_bytes(*b"WLHINTS1");
+const ENTRY: usize = 56;
+const ENTRY_1: usize = 40;
+/// Chunks remembered at most, of each kind; 6 MB of file.
 const ENTRIES_MAX: usize = 100_000;
-const FILE_MAX: usize = 29 + 40 * ENTRIES_MAX + 4;
+const FILE_MAX: usize = 29 + ENTRY * ENTRIES_MAX + 4;
+/// Shards that reads could not use and that wait for a closer look; others are met again.
+const DOUBTS_MAX: usize = 64;
 /// Changes within this are written together.
 const GATHER: Duration = Duration::from_millis(200);
+
+/// Shards of one chunk that were stored, and are not what they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Damage {
+    pub(super) gone: Mask,
+    pub(super) rotten: Mask,
+}
+
+impl Damage {
+    pub(super) fn gone(shard: usize) -> Damage {
+        Damage { gone: Mask::default().with(shard), ..Damage::default() }
+    }
+    pub(super) fn rotten(shard: usize) -> Damage {
+        Damage { rotten: Mask::default().with(shard), ..Damage::default() }
+    }
+    pub(super) fn all(self) -> Mask {
+        self.gone.or(self.rotten)
+    }
+    fn minus(self, shards: Mask) -> Damage {
+        Damage { gone: self.gone.minus(shards), rotten: self.rotten.minus(shards) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<ChunkId, Mask>,
+    /// Not mended without being asked: what looks damaged may be what somebody still wants to see.
+    damaged: BTreeMap<ChunkId, Damage>,
+    /// Not written down.
+    doubts: BTreeSet<(ChunkId, usize)>,
     /// Puts that still go on though their chunk is stored: written down like the missing, but not mended yet.
     under_way: BTreeMap<ChunkId, Mask>,
     /// More is missing than is known here; and as of which change.
@@ -47,6 +80,19 @@ struct State {
     changes: u64,
     written: u64,
     closed: bool,
+}
+
+impl State {
+    /// Takes what was found damaged out; was one of them there?
+    fn right(&mut self, id: &ChunkId, shards: Mask) -> bool {
+        let Some(known) = self.damaged.get_mut(id) else { return false };
+        let before = std::mem::replace(known, known.minus(shards));
+        let (changed, over) = (before != *known, known.all().is_empty());
+        if over {
+            self.damaged.remove(id);
+        }
+        changed
+    }
 }
 
 /// The hints of one pool on this host.
@@ -78,7 +124,10 @@ impl Hints {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) if e.kind() != std::io::ErrorKind::InvalidData => return Err(e.into()),
             other => match other.map_err(Into::into).and_then(|bytes| decode(&bytes, pool)) {
-                Ok((missing, overflow)) => (state.missing, state.overflow) = (missing, overflow),
+                Ok(known) => {
+                    (state.missing, state.damaged, state.overflow) =
+                        (known.missing, known.damaged, known.overflow);
+                }
                 Err(e) => {
                     tracing::warn!("{}: {e}; run `pool repair` to find what is missing", path.display());
                     state.overflow = true;
@@ -105,6 +154,71 @@ impl Hints {
         shards.iter().for_each(|shard| self.left(id, shard));
     }
 
+    /// These shards were stored, and are gone or rotten now.
+    pub(super) fn damaged(&self, id: ChunkId, found: Damage) {
+        if found.all().is_empty() {
+            return;
+        }
+        self.state.update(|s| {
+            s.changes += 1;
+            if s.damaged.len() >= ENTRIES_MAX && !s.damaged.contains_key(&id) {
+                (s.overflow, s.overflowed) = (true, s.changes);
+            } else {
+                let known = s.damaged.entry(id).or_default().minus(found.all());
+                let now = Damage { gone: known.gone.or(found.gone), rotten: known.rotten.or(found.rotten) };
+                s.damaged.insert(id, now);
+            }
+        });
+    }
+
+    /// A read could not use this shard: somebody should look at it.
+    pub(super) fn doubt(&self, id: ChunkId, shard: usize) {
+        let news = |s: &mut State| {
+            let known = s.damaged.get(&id).is_some_and(|d| d.all().has(shard));
+            !known && s.doubts.len() < DOUBTS_MAX && !s.doubts.contains(&(id, shard))
+        };
+        if self.state.with(news) {
+            self.state.update(|s| s.doubts.insert((id, shard)));
+        }
+    }
+
+    /// Waits until a shard is in doubt; false when closed.
+    pub(super) async fn any_doubts(&self) -> bool {
+        self.state.until(|s| (s.closed || !s.doubts.is_empty()).then_some(!s.closed)).await
+    }
+
+    /// What is in doubt, taken out.
+    pub(super) fn doubts(&self) -> BTreeSet<(ChunkId, usize)> {
+        self.state.with(|s| std::mem::take(&mut s.doubts))
+    }
+
+    /// What was found damaged, of the chunks after this one, in order.
+    pub(super) fn damaged_after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Damage)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.state.with(|s| {
+            let from = after.map_or(Unbounded, Excluded);
+            s.damaged.range((from, Unbounded)).take(max).map(|(id, damage)| (*id, *damage)).collect()
+        })
+    }
+
+    /// Shards of a chunk that are not stored yet, as far as is known.
+    pub(super) fn not_stored(&self, id: &ChunkId) -> Mask {
+        self.state.with(|s| {
+            let of = |known: &BTreeMap<ChunkId, Mask>| known.get(id).copied().unwrap_or_default();
+            of(&s.missing).or(of(&s.under_way))
+        })
+    }
+
+    /// Shards found gone or rotten that are not for mending anyway.
+    pub(super) fn damaged_shards(&self) -> usize {
+        self.state.with(|s| {
+            let of = |known: &BTreeMap<ChunkId, Mask>, id| known.get(id).copied().unwrap_or_default();
+            let rest =
+                s.damaged.iter().map(|(id, d)| d.all().minus(of(&s.missing, id)).minus(of(&s.under_way, id)));
+            rest.map(Mask::count).sum()
+        })
+    }
+
     /// A shard's upload was given up: from now on it is for mending.
     pub(super) fn left(&self, id: ChunkId, shard: usize) {
         self.state.update(|s| {
@@ -119,13 +233,18 @@ impl Hints {
         });
     }
 
-    /// These shards are stored, or not wanted any more.
+    /// These shards are stored and right, or not wanted any more.
     pub(super) fn remove(&self, id: &ChunkId, shards: Mask) {
         self.state.update(|s| {
-            if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) {
+            if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) | s.right(id, shards) {
                 s.changes += 1;
             }
         });
+    }
+
+    /// These shards are not damaged after all.
+    pub(super) fn remove_damage(&self, id: &ChunkId, shards: Mask) {
+        self.state.update(|s| s.changes += u64::from(s.right(id, shards)));
     }
 
     /// Grows with every change.
@@ -139,12 +258,13 @@ impl Hints {
             s.overflow &= s.overflowed > changes;
             if s.changes == changes {
                 s.missing.clear();
+                s.damaged.clear();
             }
             s.changes += 1;
         });
     }
 
-    /// Shards known to be missing, and whether there are more.
+    /// Shards known to be left out, and whether more may be missing.
     pub(super) fn pending(&self) -> (usize, bool) {
         self.state.with(|s| {
             let all = s.missing.values().chain(s.under_way.values());
@@ -152,22 +272,22 @@ impl Hints {
         })
     }
 
-    /// Waits until nothing is known to be missing.
+    /// Waits until nothing is known to be left out.
     pub(super) async fn none(&self) {
         self.state.until(|s| (s.missing.is_empty() && s.under_way.is_empty()).then_some(())).await;
     }
 
-    /// How many chunks lack how many shards, as far as is known.
-    pub(super) fn lacking(&self) -> BTreeMap<usize, u64> {
+    /// The chunks that lack shards, as far as is known; with or without those whose puts still go on.
+    pub(super) fn lacking(&self, under_way: bool) -> BTreeMap<ChunkId, Mask> {
         self.state.with(|s| {
-            let mut masks = s.missing.clone();
-            for (id, mask) in &s.under_way {
-                let known = masks.entry(*id).or_default();
-                *known = known.or(*mask);
+            let mut all = s.missing.clone();
+            let more = s.damaged.iter().map(|(id, damage)| (*id, damage.all()));
+            let puts = s.under_way.iter().filter(|_| under_way).map(|(id, mask)| (*id, *mask));
+            for (id, mask) in more.chain(puts) {
+                let known = all.entry(id).or_default();
+                *known = known.or(mask);
             }
-            let mut lacking = BTreeMap::new();
-            masks.values().for_each(|mask| *lacking.entry(mask.count()).or_default() += 1);
-            lacking
+            all
         })
     }
 
@@ -201,18 +321,22 @@ impl Hints {
 
     fn encode(&self) -> (u64, Bytes) {
         self.state.with(|s| {
-            let mut all = s.missing.clone();
-            for (id, mask) in &s.under_way {
-                let known = all.entry(*id).or_default();
+            let mut all: BTreeMap<ChunkId, (Mask, Damage)> = BTreeMap::new();
+            for (id, mask) in s.missing.iter().chain(&s.under_way) {
+                let (known, _) = all.entry(*id).or_default();
                 *known = known.or(*mask);
+            }
+            for (id, damage) in &s.damaged {
+                all.entry(*id).or_default().1 = *damage;
             }
             // What is under way is little; a list that is full anyway says so.
             let overflow = s.overflow || all.len() > ENTRIES_MAX;
             let count = all.len().min(ENTRIES_MAX);
-            let mut w = Writer::with_capacity(33 + 40 * count);
+            let mut w = Writer::with_capacity(33 + ENTRY * count);
             w.u64(MAGIC).u128(self.pool.0).u8(overflow.into()).u32(count as u32);
-            for (id, mask) in all.iter().take(count) {
-                w.u128(id.volume.0).u64(id.epoch.0).u64(id.seq.0).u64(mask.0);
+            for (id, (left_out, damage)) in all.iter().take(count) {
+                w.u128(id.volume.0).u64(id.epoch.0).u64(id.seq.0);
+                w.u64(left_out.0).u64(damage.gone.0).u64(damage.rotten.0);
             }
             let check = crc32c(&w.buf);
             w.u32(check);
@@ -233,25 +357,46 @@ fn take(from: &mut BTreeMap<ChunkId, Mask>, id: &ChunkId, shards: Mask) -> bool 
     changed
 }
 
-fn decode(bytes: &[u8], pool: PoolId) -> Result<(BTreeMap<ChunkId, Mask>, bool)> {
+/// What a file says.
+#[derive(Debug, Default)]
+struct Known {
+    missing: BTreeMap<ChunkId, Mask>,
+    damaged: BTreeMap<ChunkId, Damage>,
+    overflow: bool,
+}
+
+fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
     let mut r = Reader::new(bytes, "the list of pending shards");
     if bytes.len() < 4 || crc32c(&bytes[..bytes.len() - 4]).to_le_bytes() != bytes[bytes.len() - 4..] {
         return Err(r.bad("its checksum is wrong"));
     }
-    if r.u64()? != MAGIC || r.u128()? != pool.0 {
-        return Err(r.bad("it is another file"));
+    let entry = match r.u64()? {
+        MAGIC => ENTRY,
+        MAGIC_1 => ENTRY_1,
+        _ => return Err(r.bad("it is another file")),
+    };
+    if r.u128()? != pool.0 {
+        return Err(r.bad("it is another pool's"));
     }
-    let overflow = r.u8()? != 0;
+    let mut known = Known { overflow: r.u8()? != 0, ..Known::default() };
     let count = r.u32()? as usize;
-    if count.checked_mul(40).and_then(|n| n.checked_add(4)) != Some(r.left()) {
+    if count.checked_mul(entry).and_then(|n| n.checked_add(4)) != Some(r.left()) {
         return Err(r.bad("its length is wrong"));
     }
-    let mut missing = BTreeMap::new();
     for _ in 0..count {
         let id = ChunkId { volume: VolumeId(r.u128()?), epoch: Epoch(r.u64()?), seq: Seq(r.u64()?) };
-        missing.insert(id, Mask(r.u64()?));
+        let left_out = Mask(r.u64()?);
+        if !left_out.is_empty() {
+            known.missing.insert(id, left_out);
+        }
+        if entry == ENTRY {
+            let damage = Damage { gone: Mask(r.u64()?), rotten: Mask(r.u64()?) };
+            if !damage.all().is_empty() {
+                known.damaged.insert(id, damage);
+            }
+        }
     }
-    Ok((missing, overflow))
+    Ok(known)
 }
 
 async fn keep_written(rt: Rt, hints: Arc<Hints>) {
@@ -296,7 +441,15 @@ mod tests {
         hints.left(id(2), 5);
         hints.remove(&id(1), Mask::default().with(0));
         assert_eq!(hints.pending(), (2, false));
-        assert_eq!(hints.lacking(), [(1, 2)].into());
+        let both = [(id(1), Mask::all(2).without(0)), (id(2), Mask::default().with(5))];
+        assert_eq!(hints.lacking(true), both.into());
+        assert_eq!(hints.lacking(false), [both[1]].into());
+        let damage = Damage { gone: Mask::default().with(3), rotten: Mask::default().with(5) };
+        hints.damaged(id(2), damage);
+        hints.damaged(id(9), damage);
+        hints.damaged(id(9), Damage { gone: Mask::default().with(5), ..Damage::default() });
+        hints.remove(&id(9), Mask::default().with(3));
+        assert_eq!((hints.pending(), hints.damaged_shards()), ((2, false), 2), "one is for mending anyway");
         hints.flushed().await;
         hints.close();
         let other = of(2).await.unwrap();
@@ -310,6 +463,8 @@ mod tests {
         let hints = open().await.unwrap();
         assert_eq!(hints.pending(), (2, false), "found under the name of before, by its own pool alone");
         assert_eq!(hints.after(Some(id(1)), 9), [(id(2), Mask::default().with(5))]);
+        let last = Damage { gone: Mask::default().with(5), ..Damage::default() };
+        assert_eq!(hints.damaged_after(None, 9), [(id(2), damage), (id(9), last)]);
         hints.close();
         let mut bytes = disk.read(&path, 1000).await.unwrap().to_vec();
         bytes[40] ^= 1;
@@ -319,22 +474,36 @@ mod tests {
 
     #[test]
     fn golden_bytes_and_bad_input() {
-        let mut w = Writer::default();
-        w.u64(MAGIC).u128(1).u8(0).u32(1).u128(7).u64(1).u64(2).u64(3);
-        let check = crc32c(&w.buf);
-        w.u32(check);
-        assert_eq!(w.buf.len(), 29 + 40 + 4);
+        let file = |magic: u64, masks: &[u64]| {
+            let mut w = Writer::default();
+            w.u64(magic).u128(1).u8(0).u32(1).u128(7).u64(1).u64(2);
+            masks.iter().for_each(|mask| {
+                w.u64(*mask);
+            });
+            let check = crc32c(&w.buf);
+            w.u32(check);
+            w
+        };
+        let known = decode(&file(MAGIC_1, &[3]).buf, PoolId(1)).unwrap();
+        assert_eq!((known.missing, known.damaged.len()), ([(id(2), Mask::all(2))].into(), 0));
+        let w = file(MAGIC, &[0, 4, 1]);
+        assert_eq!(w.buf.len(), 29 + 56 + 4);
         let hex: String = w.buf.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
-                "574c48494e5453310100000000000000000000000000000000010000",
-                "0007000000000000000000000000000000010000000000000002000000000000000300000000000000",
-                "3cfc1e88"
+                "574c48494e5453320100000000000000000000000000000000010000",
+                "00070000000000000000000000000000000100000000000000020000000000000000000000000000000400000000000000",
+                "0100000000000000",
+                "3aa9a797"
             )
         );
-        let (missing, overflow) = decode(&w.buf, PoolId(1)).unwrap();
-        assert_eq!((missing[&id(2)], overflow), (Mask::all(2), false));
+        let known = decode(&w.buf, PoolId(1)).unwrap();
+        let damage = Damage { gone: Mask(4), rotten: Mask(1) };
+        assert_eq!(
+            (known.missing.len(), known.damaged, known.overflow),
+            (0, [(id(2), damage)].into(), false)
+        );
         for cut in 0..w.buf.len() {
             assert!(decode(&w.buf[..cut], PoolId(1)).is_err());
         }

@@ -5,6 +5,7 @@ mod chunk;
 mod codec;
 mod condition;
 mod config;
+mod damage;
 #[cfg(test)]
 mod figures;
 mod fleet;

@@ -56,7 +56,7 @@ struct Piece {
 #[derive(Debug, Default)]
 pub(super) struct Misses {
     absent: Vec<usize>,
-    rotten: usize,
+    rotten: Vec<usize>,
     silent: Vec<Error>,
 }
 
@@ -64,9 +64,14 @@ impl Misses {
     pub(super) fn add(&mut self, shard: usize, miss: Miss) {
         match miss {
             Miss::Absent => self.absent.push(shard),
-            Miss::Rot(_) => self.rotten += 1,
+            Miss::Rot(_) => self.rotten.push(shard),
             Miss::Silent(e) => self.silent.push(e),
         }
+    }
+
+    /// The chunk is readable without these: they are worth a closer look.
+    fn doubted(self, fleet: &Fleet, id: &ChunkId) {
+        self.absent.into_iter().chain(self.rotten).for_each(|shard| fleet.hints().doubt(*id, shard));
     }
 
     /// Why a chunk can't be read. Absences count where the store attests after them.
@@ -83,8 +88,9 @@ impl Misses {
                 Err(e) => silent.push(e),
             }
         }
-        if gone + self.rotten > layout.m() {
-            let (n, rotten) = (layout.n(), self.rotten);
+        let rotten = self.rotten.len();
+        if gone + rotten > layout.m() {
+            let n = layout.n();
             return Error::new(
                 Kind::Corrupt,
                 format!(
@@ -154,7 +160,12 @@ impl Fleet {
         let miss = match select(direct, around).await {
             Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => return Ok(bytes),
             Either::Left((Err(miss), around)) => match around.await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => {
+                    let mut misses = Misses::default();
+                    misses.add(part.shard, miss);
+                    misses.doubted(self, part.id);
+                    return Ok(bytes);
+                }
                 Err(_) => miss,
             },
             Either::Right((Err(_), direct)) => match direct.await {
@@ -262,14 +273,18 @@ impl Fleet {
                 }
             }
             if let Some(same) = enough(&mut pieces, k) {
-                return self.decode(part, same, verify).await;
+                let decoded = self.decode(part, same, verify).await;
+                if decoded.is_ok() {
+                    misses.doubted(self, part.id);
+                }
+                return decoded;
             }
             if running.is_empty() {
                 // Pieces of different contents: ask who is left.
                 running.extend(next.by_ref().take(1).map(|i| self.piece(part, i)));
             }
         }
-        misses.rotten += strangers(&pieces);
+        misses.rotten.extend(strangers(&pieces));
         Err(misses.verdict(self, part.id).await)
     }
 
@@ -349,8 +364,10 @@ fn enough(pieces: &mut Vec<Piece>, k: usize) -> Option<Vec<Piece>> {
     Some(std::mem::take(pieces))
 }
 
-/// Pieces that are not of the contents that most have.
-fn strangers(pieces: &[Piece]) -> usize {
+/// Shards whose contents are not those that most have.
+fn strangers(pieces: &[Piece]) -> Vec<usize> {
     let same = |p: &Piece| pieces.iter().filter(|q| q.about.payload_hash == p.about.payload_hash).count();
-    pieces.len() - pieces.iter().map(same).max().unwrap_or(0)
+    let Some(most) = pieces.iter().max_by_key(|p| same(p)) else { return Vec::new() };
+    let odd = pieces.iter().filter(|p| p.about.payload_hash != most.about.payload_hash);
+    odd.map(|p| p.shard).collect()
 }

@@ -5,9 +5,9 @@
 //! meanwhile. Memory: a few words a chunk, and the shards under way (`AT_ONCE`). One that is cut off leaves a bookmark, by
 //! which the next one need not read again what was right.
 //!
-//! It changes nothing, and knows nothing of volumes. Labels look after themselves; copies of registers are `records`'.
+//! It changes nothing in the stores (this host remembers what it found, `hints`), and knows nothing of volumes. Labels look after themselves; copies of registers are `records`'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::chunk::{Fate, Inventory};
 use super::fleet::Fleet;
+use super::hints::Damage;
 use super::key::{Named, parse, place, shard_key};
 use super::mask::Mask;
 use super::member::Member;
@@ -64,6 +65,7 @@ pub(super) async fn scrub(
     tempo: Tempo,
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
+    let known = fleet.hints().damaged_after(None, usize::MAX);
     let listing = list_all(fleet).await;
     let mut report =
         ScrubReport { foreign: listing.foreign, unreachable: listing.unreachable, ..ScrubReport::default() };
@@ -78,12 +80,15 @@ pub(super) async fn scrub(
     records::look(fleet, &listing.registers, listing.complete, &mut report).await;
     let (verify, absent) =
         sort_out(fleet, inventory, &listing.present, listing.complete, &mut report).await?;
-    let gone = read_all(fleet, verify, tempo, watch, &mut report).await;
+    let (gone, all_read) = read_all(fleet, verify, tempo, watch, &mut report).await;
     for (id, mask) in absent.into_iter().chain(gone) {
         confirm_missing(fleet, inventory, id, mask, &mut report).await?;
     }
     confirm_orphans(fleet, &mut report).await;
     report.sort();
+    if all_read && report.unreachable.is_empty() {
+        forget_what_is_right(fleet, &known, &report);
+    }
     fleet.bookmark().clear().await;
     Ok(report)
 }
@@ -209,30 +214,44 @@ fn finding(fleet: &Fleet, id: &ChunkId, shard: usize) -> Finding {
     }
 }
 
-/// Takes off what an earlier scrub found right.
-async fn take_up(fleet: &Fleet, verify: &mut Shards, progress: &mut Progress, report: &mut ScrubReport) {
-    let Some(mark) = fleet.bookmark().load(fleet.membership().generation).await else { return };
+/// What was known to be damaged before all was looked at, and didn't show, is not.
+fn forget_what_is_right(fleet: &Fleet, known: &[(ChunkId, Damage)], report: &ScrubReport) {
+    let found: BTreeSet<_> = report.missing.iter().chain(&report.rotten).filter_map(|f| f.shard).collect();
+    for (id, damage) in known {
+        fleet
+            .hints()
+            .remove_damage(id, damage.all().iter().filter(|i| !found.contains(&(*id, *i))).collect());
+    }
+}
+
+/// Takes off what an earlier scrub found right; whether there was one.
+async fn take_up(
+    fleet: &Fleet,
+    verify: &mut Shards,
+    progress: &mut Progress,
+    report: &mut ScrubReport,
+) -> bool {
+    let Some(mark) = fleet.bookmark().load(fleet.membership().generation).await else { return false };
     for (id, mask) in verify.iter_mut().take_while(|(id, _)| *id <= mark.after) {
         let doubtful = mask.iter().filter(|shard| mark.doubtful.contains(&(*id, *shard))).collect();
         progress.done += mask.minus(doubtful).count() as u64;
         *mask = doubtful;
     }
     (report.checked_shards, report.checked_bytes) = (mark.shards, mark.bytes);
+    true
 }
 
-/// Reads and judges shards; those that are gone meanwhile come back.
+/// Reads and judges shards; those that are gone meanwhile come back, and whether none was taken as read before.
 async fn read_all(
     fleet: &Arc<Fleet>,
     mut verify: Shards,
     tempo: Tempo,
     watch: Watch<'_>,
     report: &mut ScrubReport,
-) -> Shards {
+) -> (Shards, bool) {
     let of = verify.iter().map(|(_, mask)| mask.count() as u64).sum();
     let mut progress = Progress { done: 0, of };
-    if tempo.resume {
-        take_up(fleet, &mut verify, &mut progress, report).await;
-    }
+    let taken_up = tempo.resume && take_up(fleet, &mut verify, &mut progress, report).await;
     let shards = verify
         .into_iter()
         .flat_map(|(id, mask)| mask.iter().collect::<Vec<_>>().into_iter().map(move |i| (id, i)));
@@ -267,14 +286,17 @@ async fn read_all(
                 report.checked_shards += 1;
                 report.checked_bytes += bytes;
             }
-            Shown::Rotten => report.rotten.push(finding(fleet, &id, shard)),
+            Shown::Rotten => {
+                fleet.hints().damaged(id, Damage::rotten(shard));
+                report.rotten.push(finding(fleet, &id, shard));
+            }
             Shown::Gone => gone.push((id, Mask::default().with(shard))),
             Shown::Silent(why) => report.unreachable.push(why),
         }
         progress.done += 1;
         watch(progress);
     }
-    gone
+    (gone, !taken_up)
 }
 
 /// Keeps to a rate.
@@ -330,6 +352,8 @@ async fn confirm_missing(
     mask: Mask,
     report: &mut ScrubReport,
 ) -> Result<()> {
+    // Those are on their way, or will be sent; not so what was stored before this look and is gone.
+    let not_stored = fleet.hints().not_stored(&id);
     let looks = mask.iter().map(|shard| async move {
         let member = fleet.holder(&id, shard);
         let seen = At { member: &member, id: &id, index: shard }.footer(Cause::Scrub).await;
@@ -344,8 +368,16 @@ async fn confirm_missing(
     let needed = inventory.fate(id).await? == Fate::Live;
     for (shard, shown) in seen {
         match shown {
-            Shown::Gone if needed => report.missing.push(finding(fleet, &id, shard)),
-            Shown::Rotten => report.rotten.push(finding(fleet, &id, shard)),
+            Shown::Gone if needed => {
+                if !not_stored.has(shard) {
+                    fleet.hints().damaged(id, Damage::gone(shard));
+                }
+                report.missing.push(finding(fleet, &id, shard));
+            }
+            Shown::Rotten => {
+                fleet.hints().damaged(id, Damage::rotten(shard));
+                report.rotten.push(finding(fleet, &id, shard));
+            }
             Shown::Silent(why) => report.unreachable.push(why),
             Shown::Good(_) | Shown::Gone => {}
         }

@@ -1,5 +1,7 @@
 //! What `pool status` shows.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::config::Settings;
@@ -51,8 +53,11 @@ pub struct PoolStatus {
     pub stores: Vec<StoreStatus>,
     /// Replacements under way, `OLD by NEW` each: `pool repair` or `pool replace` finishes them.
     pub replacing: Vec<String>,
+    /// Shards left out, which are put when their stores take them.
     pub pending_shards: usize,
-    /// The chunks that those belong to, the worst first.
+    /// Shards that were stored, and that a scrub or a read on this host found gone or rotten: for `pool repair`.
+    pub damaged_shards: usize,
+    /// The chunks that all those belong to, the worst first.
     pub at_risk: Vec<AtRisk>,
     /// More may be missing than is counted: `pool repair` finds it.
     pub pending_incomplete: bool,
@@ -79,14 +84,18 @@ pub(super) fn of(
         stores: fleet.members().iter().map(|m| store(m, now)).collect(),
         replacing: replacing(fleet),
         pending_shards,
+        damaged_shards: fleet.hints().damaged_shards(),
         at_risk: at_risk(fleet),
         pending_incomplete,
     }
 }
 
 fn at_risk(fleet: &Fleet) -> Vec<AtRisk> {
-    let lacking = fleet.hints().lacking().into_iter().rev();
-    lacking.map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()
+    let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
+    for shards in fleet.hints().lacking(true).values() {
+        *counts.entry(shards.count()).or_default() += 1;
+    }
+    counts.into_iter().rev().map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()
 }
 
 fn replacing(fleet: &Fleet) -> Vec<String> {

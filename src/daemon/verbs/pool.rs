@@ -189,6 +189,7 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
     ask(&pool).await;
     let status = pool.status();
     let attention = status.pending_shards > 0
+        || status.damaged_shards > 0
         || !status.replacing.is_empty()
         || status.stores.iter().any(|s| s.state != "in");
     Ok(Outcome::of(&status)?.degraded(attention))

@@ -192,6 +192,94 @@ fn scrub_finds_and_repair_mends() {
     });
 }
 
+/// Pending and damaged shards, and the first of what is said of the pool.
+fn state(pool: &Pool) -> (usize, usize, String) {
+    let status = pool.status();
+    (status.pending_shards, status.damaged_shards, status.survives[0].clone())
+}
+
+#[test]
+fn what_a_scrub_finds_is_counted_until_it_is_mended() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        for seq in 1..=4 {
+            store(&pool, &chunk(seq, &LENS)).await;
+        }
+        yard.settle(1000).await;
+        let (usual, known, quiet) = (state(&pool), Counted { dead: 0, live: 4 }, |_: Progress| {});
+        let (contents, key) = yard.shard(&id(2), 1);
+        contents.rot(&key, |b| b[0] ^= 1);
+        let (contents, key) = yard.shard(&id(2), 3);
+        contents.delete(&[key], W).await.unwrap();
+        assert_eq!(state(&pool), usual);
+        pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        let (pending, damaged, said) = state(&pool);
+        assert_eq!((pending, damaged), (0, 2));
+        assert!(said.contains("no store more may be lost until `pool repair`"), "{said}");
+        // Another store away makes that chunk unreadable, and no other.
+        yard.reach(place(&id(2), 0, 6), Reach::Refuses);
+        pool.look().await;
+        yard.settle(10_000).await;
+        let said = pool.status().survives.join("; ");
+        assert!(said.contains("1 object can't be read as a whole until stores are back"), "{said}");
+        yard.reach(place(&id(2), 0, 6), Reach::Up);
+        yard.settle(60_000).await;
+        // A third shard: nothing brings it back.
+        let (contents, key) = yard.shard(&id(2), 4);
+        contents.delete(&[key], W).await.unwrap();
+        pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        let said = pool.status().survives.join("; ");
+        assert!(said.contains("1 object can't be read as a whole: more shards are gone"), "{said}");
+        assert_eq!(pool.status().at_risk[0].missing_shards, 3);
+        // Known to the next run on this host as well.
+        pool.close().await;
+        let pool = yard.open().await.unwrap();
+        assert_eq!((state(&pool).0, state(&pool).1), (0, 3));
+        // The rot turns out to be none, so that enough is left for the rest.
+        let (contents, key) = yard.shard(&id(2), 1);
+        contents.rot(&key, |b| b[0] ^= 1);
+        pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
+        assert_eq!(state(&pool), usual);
+    });
+}
+
+#[test]
+fn what_reads_could_not_use_is_looked_at_and_counted() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let chunks: Vec<Chunk> = (1..=3).map(|seq| chunk(seq, &LENS)).collect();
+        for chunk in &chunks {
+            store(&pool, chunk).await;
+        }
+        yard.settle(1000).await;
+        let usual = state(&pool);
+        let (contents, key) = yard.shard(&id(1), 0);
+        contents.rot(&key, |b| b[70_100] ^= 1);
+        let (contents, key) = yard.shard(&id(2), 1);
+        let object = contents.get(&key, ByteRange::Last(1 << 20), W).await.unwrap().unwrap();
+        contents.delete(std::slice::from_ref(&key), W).await.unwrap();
+        for chunk in &chunks {
+            check(&pool, chunk).await;
+        }
+        yard.settle(8000).await;
+        assert_eq!((state(&pool).0, state(&pool).1), (0, 2));
+        // Mended by another host: what was gone is seen to be back.
+        contents.put(&key, object.body, When::Absent, W).await.unwrap();
+        yard.settle(60_000).await;
+        assert_eq!((state(&pool).0, state(&pool).1), (0, 1));
+        let known = Counted { dead: 0, live: 3 };
+        let done = pool.repair(&known, Tempo::default(), &|_| {}).await.unwrap();
+        assert_eq!((done.rebuilt, state(&pool)), (1, usual.clone()));
+        // What is deleted meanwhile is nothing that is missing.
+        let (contents, key) = yard.shard(&id(3), 2);
+        contents.delete(&[key], W).await.unwrap();
+        check(&pool, &chunks[2]).await;
+        pool.delete(&[id(3)]).await.unwrap();
+        yard.settle(8000).await;
+        assert_eq!(state(&pool), usual);
+    });
+}
+
 #[test]
 fn repairs_at_one_time_do_not_stand_in_each_others_way() {
     for seed in 0..8 {
