@@ -1,8 +1,10 @@
 //! What a scrub found and a repair did.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 
-use crate::base::{ChunkId, Error, RegisterId, Result};
+use crate::base::{ChunkId, Error, RegisterId, Result, VolumeId};
 
 /// One object, or the place of one that isn't there. Shown as its key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -61,6 +63,19 @@ impl ScrubReport {
     /// Nothing is wrong, and everything was looked at.
     pub fn is_complete_and_clean(&self) -> bool {
         self.is_clean() && self.unreachable.is_empty()
+    }
+
+    /// How many chunks of each volume lack more than m shards: what lies in them can't be read.
+    pub fn lost(&self, m: usize) -> BTreeMap<VolumeId, u64> {
+        let mut lacking: BTreeMap<ChunkId, usize> = BTreeMap::new();
+        for (id, _) in self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard) {
+            *lacking.entry(id).or_default() += 1;
+        }
+        let mut lost = BTreeMap::new();
+        for id in lacking.into_iter().filter(|(_, n)| *n > m).map(|(id, _)| id) {
+            *lost.entry(id.volume).or_default() += 1;
+        }
+        lost
     }
 
     /// In order, and each finding also with its store.

@@ -10,6 +10,7 @@ use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::{Parent, SnapshotInfo, VolumeInfo};
 use super::session::Session;
+use super::settings::FlushMode;
 use super::states::{State, Tables};
 use super::view::passes;
 use super::volumes::Volumes;
@@ -81,7 +82,8 @@ impl VolumeInfo {
         if let Some((since, why)) = stuck {
             let ms = now.since(since).as_millis() as u64;
             self.trouble_ms = Some(ms);
-            self.trouble = Some(format!("{why} for {}{}", show_time(ms), self.outlook()));
+            let flushes = if self.flush == FlushMode::Pool { ", and flushes wait" } else { "" };
+            self.trouble = Some(format!("{why} for {}{flushes}{}", show_time(ms), self.outlook()));
         } else if slow {
             let age = show_time(self.unsent_age_ms.unwrap_or(0));
             self.trouble = Some(format!(
@@ -156,13 +158,13 @@ impl VolumeInfo {
     /// Of a volume that isn't open: what this host's journal of it holds. `moves`: it is still to be put aside.
     fn add_journal(&mut self, head: &Head, dir: PathBuf, peek: &Peek, moves: bool) {
         self.journal_bytes = peek.used;
-        if !peek.any_after || head.active.released {
-            return;
-        }
         if peek.lineage.contains(&head.active.epoch) {
-            (self.unsent_bytes, self.unsent_age_ms) = (peek.after, None);
-        } else if !moves {
-            // Its writes are another owner's past: the next opening here puts it aside.
+            if peek.any_after && !head.active.released {
+                (self.unsent_bytes, self.unsent_age_ms) = (peek.after, None);
+            }
+        } else if peek.used > 0 && !moves {
+            // Another owner ended its epoch, and gave the same numbers to writes of its own since: what of it was stored can't
+            // be told any more. The next opening here puts it aside.
             self.kept_journals.push(dir);
         }
     }

@@ -254,7 +254,8 @@ impl Drop for RealLock {
 
 fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true);
+    // What users store is in them: nobody else's, whatever the umask says.
+    options.read(true).mode(0o600);
     match how {
         OpenHow::Read => {}
         OpenHow::Write => drop(options.write(true)),
@@ -369,6 +370,8 @@ mod tests {
         file.pwrite(3, parts.clone(), true).await.unwrap();
         assert_eq!(file.pread(0, 9999).await.unwrap(), [b"hel".to_vec(), parts.concat()].concat());
         assert_eq!(disk.list(&sub).await.unwrap(), ["f"]);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         let held = disk.lock(&sub.join("lock"), "pid 1").await.unwrap();
         let again = disk.lock(&sub.join("lock"), "pid 2").await.unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);

@@ -7,11 +7,12 @@ use futures::future::join_all;
 use serde::Serialize;
 
 use crate::base::size::{show_bytes, show_count};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
-use crate::pool::{ASIDE, CreateOptions, Layout, Pool, Progress, Settings};
+use crate::daemon::pools::OpenPool;
+use crate::pool::{ASIDE, CreateOptions, Layout, Pool, Progress, ScrubReport, Settings};
 use crate::store::StoreSpec;
 
 /// How long `pool status` waits for a store's answer.
@@ -192,7 +193,44 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
         || status.damaged_shards > 0
         || !status.replacing.is_empty()
         || status.stores.iter().any(|s| s.state != "in");
-    Ok(Outcome::of(&status)?.degraded(attention))
+    let mut outcome = Outcome::of(&status)?.degraded(attention);
+    if status.stores.iter().any(|s| s.state == "out") {
+        outcome = outcome.note(way_back(name, pool.condition().undecided.is_some()));
+    }
+    Ok(outcome)
+}
+
+/// What to do about stores that are out. `undecided`: too many of those that hold registers are.
+fn way_back(name: &Name, undecided: bool) -> String {
+    match undecided {
+        true => format!(
+            "a store that is out comes back with its contents; where too many are lost for good, `windlass pool force-recover {name} \
+             --dry-run` says what is left"
+        ),
+        false => format!(
+            "a store that is out comes back with its contents; `windlass pool repair {name}` takes an emptied one in again, `windlass \
+             pool replace {name} --old URL --new URL` puts another in its place"
+        ),
+    }
+}
+
+/// Which volumes have lost data, a sentence each.
+async fn losses(open: &OpenPool, found: &ScrubReport) -> Vec<String> {
+    let lost = found.lost(open.pool.layout().m());
+    if lost.is_empty() {
+        return Vec::new();
+    }
+    let names = open.pool.list().await.unwrap_or_default();
+    let sentence = |(id, objects): (VolumeId, u64)| {
+        let name = names.iter().find(|(_, of)| *of == id).map(|(name, _)| format!("{}/{name}", open.pool.name()));
+        format!(
+            "volume {}: more shards of {} are gone than parity makes up for; reads of what lies there fail until shards come back: \
+             copy the rest off, or restore it from a backup",
+            name.unwrap_or_else(|| format!("{id}, which has no name")),
+            show_count(objects, "object")
+        )
+    };
+    lost.into_iter().map(sentence).collect()
 }
 
 /// As the pool understands it.
@@ -208,6 +246,7 @@ pub async fn scrub(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSi
     for store in &found.unreachable {
         outcome = outcome.note(format!("not looked through: {store}"));
     }
+    outcome.notes.extend(losses(&open, &found).await);
     let (shards, bytes) = (show_count(found.checked_shards, "shard"), show_bytes(found.checked_bytes));
     Ok(outcome.note(format!("{shards} verified, {bytes}")))
 }
@@ -227,6 +266,7 @@ pub async fn repair(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressS
     for reason in &done.reasons {
         outcome = outcome.note(reason.clone());
     }
+    outcome.notes.extend(losses(&open, &done.left).await);
     if done.set_aside > 0 {
         outcome = outcome.note(format!("what is not the pool's is kept below {ASIDE} on its store"));
     }

@@ -121,7 +121,8 @@ async fn stuck(open: &OpenPool, e: Error) -> Error {
         .map_or_else(|| e.share(), |why| Error::new(e.kind(), format!("{why} ({e})")))
 }
 
-/// The pool, opened. Where that fails because a replacement's new store was lost midway, the error says so.
+/// The pool, opened. Where that fails because stores were emptied, or a replacement's new one was lost midway, the error says
+/// so, and the way out.
 pub async fn opened(desk: &Desk, name: &Name) -> Result<Arc<OpenPool>> {
     let e = match desk.pools.get(name).await {
         Err(e) if e.is(Kind::Unavailable) => e,
@@ -130,7 +131,18 @@ pub async fn opened(desk: &Desk, name: &Name) -> Result<Arc<OpenPool>> {
     let look = Box::pin(desk.pools.wreck(name, Vec::new()));
     let Some(Ok(Some(wreck))) = desk.seat.rt.timeout(LOOK_MAX, look).await else { return Err(e) };
     let new = wreck.lost.iter().filter(|lost| lost.midway).map(|lost| (lost.url.as_str(), lost.why.as_str()));
-    Err(lost_midway(name, new).map_or_else(|| e.share(), |why| Error::new(e.kind(), format!("{why} ({e})"))))
+    if let Some(why) = lost_midway(name, new) {
+        return Err(Error::new(e.kind(), format!("{why} ({e})")));
+    }
+    // One that is only away comes back.
+    if wreck.lost.iter().any(|lost| lost.new.is_some()) {
+        let out = format!(
+            "{e}. Bring the contents of what was emptied back; lost for good, `windlass pool force-recover {name} --dry-run` says \
+             what is left"
+        );
+        return Err(Error::new(e.kind(), out));
+    }
+    Err(e)
 }
 
 /// What to say of stores that were lost before all had come along to them, each with why it is away.

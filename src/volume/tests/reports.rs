@@ -62,6 +62,19 @@ fn a_volume_that_is_not_open_shows_what_its_journal_holds() {
         let info = life.volumes.info(&name("v")).await.unwrap();
         assert_eq!((info.unsent_bytes, info.kept_journals.len()), (0, 1), "{info:?}");
         assert!(info.kept_journals[0].ends_with("journal"));
+        // Also when the new owner has written more than was lost, and gives it up.
+        let newer = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        for block in 0..8 {
+            newer.write(block * MIB, bytes(9, MIB as usize)).await.unwrap();
+        }
+        newer.flush().await.unwrap();
+        other.sleep(60_000).await;
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert_eq!((info.unsent_bytes, info.kept_journals.len()), (0, 1), "{info:?}");
+        newer.release().await.unwrap();
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert_eq!((info.released, info.kept_journals.len()), (true, 1), "{info:?}");
+        drop(newer);
         other.volumes.release(&name("v")).await.unwrap();
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         v.write(0, bytes(3, 4096)).await.unwrap();
