@@ -213,6 +213,7 @@ folder_stores() {
 away() { local dir=$1 n; shift; for n; do mv "$dir/s$n" "$dir/away-s$n"; done; }
 back() { local dir=$1 n; shift; for n; do mv "$dir/away-s$n" "$dir/s$n"; done; }
 pending() { wl pool status "$1" --json | jq -e .pending_shards; }
+damaged() { wl pool status "$1" --json | jq -e .damaged_shards; }
 nothing_pending() { [[ $(pending "$1") == 0 ]]; }
 # settled POOL [SECONDS=60]: waits until no shard is pending.
 settled() { wait_for "${2:-60}" "nothing pending in pool $1" nothing_pending "$1"; }

@@ -20,6 +20,8 @@ pub struct Peek {
     pub after: u64,
     /// There are such records.
     pub any_after: bool,
+    /// The last record of all.
+    pub last: Lsn,
 }
 
 /// What the folder holds, and how much of it comes after `stored`; `None` when there is no journal.
@@ -42,6 +44,7 @@ pub async fn peek(disk: &dyn Disk, dir: &Path, stored: Lsn) -> Result<Option<Pee
     let live = &heads[run..];
     let mut found = Peek { lineage: header.lineage.clone(), ..Peek::default() };
     for pair in live.windows(2) {
+        found.last = pair[1].0.before;
         let bytes = pair[1].0.before_end.saturating_sub(SEGMENT_HEAD);
         found.add(bytes, if pair[1].0.before > stored { bytes } else { 0 }, pair[1].0.before > stored);
     }
@@ -75,6 +78,7 @@ impl Peek {
             let later = batch.records.iter().filter(|r| r.lsn > stored);
             let after = later.map(|r| u64::from(r.len)).sum();
             self.add(batch.end() - at, after, batch.last() > stored);
+            self.last = batch.last();
             (at, before) = (batch.end(), batch.last());
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What a pool can do at this moment: which stores are away and since when, whether those are too many, and how many
 //! more it would bear. Judged from what is known; asks nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -50,6 +50,7 @@ pub struct Condition {
     pub unreadable: bool,
     /// Stores that may be lost on top of those.
     spare: usize,
+    unusable: Mask,
     /// Chunks that lack shards besides those on stores that are away.
     damaged: bool,
     /// Of them, those that can't be read now; and those that no return of a store makes readable.
@@ -64,12 +65,7 @@ fn short(all: usize, need: usize, mut lost: Vec<Instant>) -> Option<Instant> {
 }
 
 impl Condition {
-    pub(super) fn of(
-        membership: &Membership,
-        layout: Layout,
-        stored_at: usize,
-        missing: &BTreeMap<ChunkId, Mask>,
-    ) -> Condition {
+    pub(super) fn of(membership: &Membership, layout: Layout, stored_at: usize) -> Condition {
         let members = &membership.members;
         let away: Vec<Away> = members.iter().filter_map(away).collect();
         let gone = |a: &&Away| a.state != "failing";
@@ -81,25 +77,32 @@ impl Condition {
             .map(|a| a.since)
             .collect();
         let n = layout.n();
-        let unusable: BTreeSet<usize> = away.iter().filter(gone).map(|a| a.index).collect();
-        let lacks = |(id, shards): (&ChunkId, &Mask)| {
-            let stores: BTreeSet<usize> = shards.iter().map(|shard| place(id, shard, n)).collect();
-            stores.union(&unusable).count()
-        };
-        let worst = missing.iter().map(lacks).max().unwrap_or(0).max(unusable.len());
+        let unusable: Mask = away.iter().filter(gone).map(|a| a.index).collect();
         let deciding = (acceptors - silent.len()).saturating_sub(layout.majority());
         Condition {
             layout,
             stored_at,
             undecided: short(acceptors, layout.majority(), silent),
             unstorable: short(n, stored_at, away.iter().map(|a| a.since).collect()),
-            unreadable: unusable.len() > layout.m(),
-            spare: layout.m().saturating_sub(worst).min(deciding),
-            damaged: worst > unusable.len(),
-            out_of_reach: missing.iter().filter(|chunk| lacks(*chunk) > layout.m()).count(),
-            lost: missing.values().filter(|shards| shards.count() > layout.m()).count(),
+            unreadable: unusable.count() > layout.m(),
+            spare: layout.m().saturating_sub(unusable.count()).min(deciding),
+            unusable,
+            damaged: false,
+            out_of_reach: 0,
+            lost: 0,
             away,
         }
+    }
+
+    /// With what is known of single chunks: shards left out, and shards damaged.
+    pub(super) fn add(&mut self, id: &ChunkId, left_out: Mask, damaged: Mask) {
+        let (n, m) = (self.layout.n(), self.layout.m());
+        let stores: Mask = left_out.or(damaged).iter().map(|shard| place(id, shard, n)).collect();
+        let lacks = stores.or(self.unusable).count();
+        self.spare = self.spare.min(m.saturating_sub(lacks));
+        self.damaged |= lacks > self.unusable.count();
+        self.out_of_reach += usize::from(lacks > m);
+        self.lost += usize::from(damaged.count() > m);
     }
 
     /// Whether what needs this would have to wait.
@@ -133,7 +136,8 @@ impl Condition {
             if self.undecided.is_some() {
                 now.push("no volume can be opened or taken over".to_owned());
             }
-            now.push(match self.unreadable {
+            now.push(match self.unreadable || self.out_of_reach > 0 {
+                true if !self.unreadable => "everything else can be read".to_owned(),
                 true => "what lies only on the stores that are away can't be read".to_owned(),
                 false => "everything can be read".to_owned(),
             });
@@ -223,6 +227,7 @@ mod tests {
             unstorable: short(layout.n(), layout.k(), away.iter().map(|a| a.since).collect()),
             unreadable: gone > layout.m(),
             spare: layout.m().saturating_sub(gone),
+            unusable: away.iter().filter(|a| a.state != "failing").map(|a| a.index).collect(),
             damaged: false,
             out_of_reach: 0,
             lost: 0,

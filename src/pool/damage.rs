@@ -1,14 +1,18 @@
 //! What is damaged though it was stored: shards that reads could not use are looked at more closely, and what is known to be
-//! damaged is looked at again, because others may have mended or deleted it.
+//! gone is looked at again, because others may have put it back or deleted the chunk.
 //!
-//! Only what is certain is remembered (`hints`): rot by every byte of the shard, absence where the store attests after it, and
-//! while the rest of the chunk is there, since a chunk that is being deleted goes a shard at a time. Nothing is mended here.
+//! Only what is certain is remembered (`hints`): rot by every byte of the shard, absence where the store attests after it. A
+//! chunk that is being deleted goes a shard at a time: one of which too little is left counts when a second look shows the same,
+//! and one of which nothing is left not at all (scrub, which knows what is needed, tells). Nothing is mended here.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::fleet::Fleet;
 use super::hints::{Damage, Hints};
+use super::mask::Mask;
+use super::probe::Probe;
 use super::shard::{At, Miss};
 use crate::base::ChunkId;
 use crate::base::rt::Rt;
@@ -16,11 +20,13 @@ use crate::store::Cause;
 
 /// A shard that is on its way, or a chunk on its way out, is left so long.
 const SETTLES: Duration = Duration::from_secs(3);
-/// Pauses between looks at what is known to be damaged; doubled each time.
-const AGAIN_MIN: Duration = Duration::from_secs(10);
+/// Chunks in doubt that are looked at between two such pauses, each with one whole shard or more.
+const LOOKS: usize = 8;
+/// Pauses between looks at what is known to be gone; doubled each time that nothing has changed.
+const AGAIN_MIN: Duration = Duration::from_secs(30);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
-/// Chunks looked at again at a time.
-const AGAIN: usize = 500;
+/// Chunks looked at again at a time, each by two small requests a store.
+const AGAIN: usize = 50;
 
 /// Looks as long as the pool lives.
 pub(super) fn start(fleet: &Arc<Fleet>) {
@@ -29,72 +35,134 @@ pub(super) fn start(fleet: &Arc<Fleet>) {
 }
 
 async fn run(rt: Rt, fleet: Weak<Fleet>, hints: Arc<Hints>) {
-    let (mut pause, mut after) = (AGAIN_MIN, None);
+    let mut again = Again { pause: AGAIN_MIN, after: None, news: 0 };
+    let mut due = rt.now() + again.pause;
     loop {
-        match rt.timeout(pause, hints.any_doubts()).await {
+        match rt.timeout(due.since(rt.now()), hints.any_doubts()).await {
             Some(false) => return,
             Some(true) => {
                 rt.sleep(SETTLES).await;
                 let Some(fleet) = fleet.upgrade() else { return };
-                for (id, shard) in hints.doubts() {
-                    look(&fleet, id, shard).await;
-                }
-                pause = AGAIN_MIN;
+                look_at_doubts(&fleet).await;
             }
             None => {
                 let Some(fleet) = fleet.upgrade() else { return };
-                let batch = hints.damaged_after(after, AGAIN);
-                after = batch.last().map(|(id, _)| *id);
-                for (id, damage) in batch {
-                    look_again(&fleet, id, damage).await;
-                }
-                pause = (pause * 2).min(AGAIN_MAX);
+                again.round(&fleet).await;
+                due = rt.now() + again.pause;
             }
+        }
+        if again.news != hints.news() {
+            (again.news, again.pause) = (hints.news(), AGAIN_MIN);
+            due = due.min(rt.now() + again.pause);
         }
     }
 }
 
-/// A shard that a read could not use: is it damaged?
-async fn look(fleet: &Fleet, id: ChunkId, index: usize) {
+async fn look_at_doubts(fleet: &Fleet) {
+    let mut chunks: BTreeMap<ChunkId, Mask> = BTreeMap::new();
+    for (id, shard) in fleet.hints().doubts() {
+        let shards = chunks.entry(id).or_default();
+        *shards = shards.with(shard);
+    }
+    let (mut found, mut first) = (0, None);
+    // The rest is met again.
+    for (id, shards) in chunks.into_iter().take(LOOKS) {
+        if fleet.hints().closed() {
+            return;
+        }
+        let damage = look(fleet, id, shards).await;
+        found += damage.all().count();
+        first = first.or(damage.all().iter().next().map(|shard| (id, shard)));
+    }
+    if let Some((id, shard)) = first {
+        let member = fleet.holder(&id, shard);
+        tracing::warn!(
+            "reads met {found} shards that are gone or rotten, one of them {} on store {}: reads go around them, `windlass pool \
+             repair` rebuilds them",
+            At { member: &member, id: &id, index: shard }.key(),
+            member.url()
+        );
+    }
+}
+
+/// What is damaged of a chunk, remembered; of these shards every byte is looked at.
+pub(super) async fn look(fleet: &Fleet, id: ChunkId, shards: Mask) -> Damage {
     let hints = fleet.hints();
-    let member = fleet.holder(&id, index);
-    // What was never stored, or is still to come along from another store, is missed elsewhere.
-    if hints.not_stored(&id).has(index)
-        || !member.standing().usable()
-        || fleet.former_holder(&id, index).is_some()
-    {
-        return;
-    }
-    let damage = match (At { member: &member, id: &id, index }).whole(Cause::Scrub).await {
-        Ok((footer, ..)) if footer.about.layout == fleet.layout() => return,
-        Ok(_) | Err(Miss::Rot(_)) => Damage::rotten(index),
-        Err(Miss::Absent) => {
-            let rest = fleet.probe(&id, &fleet.incarnations(), Cause::Scrub).await;
-            if rest.good < fleet.layout().k() || member.attest().await.is_err() {
-                return;
-            }
-            Damage::gone(index)
+    // Known before the look, so that a shard that comes in between is not taken for one that went.
+    let known = hints.not_stored(&id);
+    let coming = |shard: &usize| known.has(*shard) || fleet.is_coming(&id, *shard);
+    let mut seen = probe(fleet, &id).await;
+    if seen.good < fleet.layout().k() {
+        fleet.rt().sleep(SETTLES).await;
+        let before = std::mem::replace(&mut seen, probe(fleet, &id).await);
+        if before.absent_and_rotten() != seen.absent_and_rotten() {
+            return Damage::default();
         }
-        Err(Miss::Silent(_)) => return,
-    };
-    let what = if damage.rotten.is_empty() { "gone" } else { "rotten" };
-    tracing::warn!(
-        "{} on store {} is {what}: reads go around it, `windlass pool repair` rebuilds it",
-        At { member: &member, id: &id, index }.key(),
-        member.url()
-    );
+    }
+    if seen.absent == fleet.layout().n() {
+        return Damage::default();
+    }
+    let (gone, mut rotten) = seen.absent_and_rotten();
+    for index in shards.minus(seen.not_good(fleet.layout())).iter() {
+        let member = fleet.holder(&id, index);
+        if let Err(Miss::Rot(_)) = (At { member: &member, id: &id, index }).whole(Cause::Scrub).await {
+            rotten = rotten.with(index);
+        }
+    }
+    let certain = |mask: Mask| -> Mask { mask.iter().filter(|shard| !coming(shard)).collect() };
+    let damage = Damage { gone: certain(gone), rotten: certain(rotten) };
     hints.damaged(id, damage);
+    damage
 }
 
-/// Whether a chunk is still damaged, by one small request a store: what was gone may be back, or the whole chunk gone.
-async fn look_again(fleet: &Fleet, id: ChunkId, damage: Damage) {
-    let seen = fleet.probe(&id, &fleet.incarnations(), Cause::Scrub).await;
-    let readable = damage.all().count() <= fleet.layout().m();
-    let right = match seen.absent == fleet.layout().n() {
-        // Of a chunk that was readable: deleted. Else only a scrub can tell that from lost.
-        true if readable => damage.all(),
+async fn probe(fleet: &Fleet, id: &ChunkId) -> Probe {
+    fleet.probe(id, &fleet.incarnations(), Cause::Scrub).await
+}
+
+/// The looks at what is known to be gone.
+struct Again {
+    pause: Duration,
+    after: Option<ChunkId>,
+    /// What was known when the pause began.
+    news: u64,
+}
+
+impl Again {
+    /// Goes on as long as it finds things changed.
+    async fn round(&mut self, fleet: &Fleet) {
+        let hints = fleet.hints();
+        let mut changed = false;
+        loop {
+            let mut batch = hints.damaged_after(self.after, AGAIN);
+            if batch.is_empty() {
+                batch = hints.damaged_after(None, AGAIN);
+            }
+            self.after = batch.last().map(|(id, _)| *id);
+            let mut better = 0;
+            for (id, damage) in &batch {
+                if hints.closed() {
+                    return;
+                }
+                better += usize::from(!damage.gone.is_empty() && is_better(fleet, id, *damage).await);
+            }
+            changed |= better > 0;
+            if batch.is_empty() || better * 2 < batch.len() {
+                break;
+            }
+        }
+        self.pause = if changed { AGAIN_MIN } else { (self.pause * 2).min(AGAIN_MAX) };
+    }
+}
+
+/// Forgets what was gone and is back, and a chunk that was readable and is wholly gone by now; was there any?
+async fn is_better(fleet: &Fleet, id: &ChunkId, damage: Damage) -> bool {
+    let seen = probe(fleet, id).await;
+    let deleted = seen.absent == fleet.layout().n() && damage.all().count() <= fleet.layout().m();
+    let right = match deleted {
+        true => damage.all(),
         // Rot may lie under a footer that is right.
-        _ => damage.gone.minus(seen.not_good(fleet.layout())),
+        false => damage.gone.minus(seen.not_good(fleet.layout())),
     };
-    fleet.hints().remove_damage(&id, right);
+    fleet.hints().remove_damage(id, right);
+    !right.is_empty()
 }

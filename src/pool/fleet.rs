@@ -102,6 +102,11 @@ impl Fleet {
         old.standing().usable().then(|| old.clone())
     }
 
+    /// Whether all that belongs on the shard's store has yet to come along to it.
+    pub(super) fn is_coming(&self, id: &ChunkId, shard: usize) -> bool {
+        self.membership().is_new(place(id, shard, self.layout.n()))
+    }
+
     /// Deletes all shards of these chunks from the stores that answer and let us; what others keep is left to scrub.
     pub(super) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let n = self.layout.n();

@@ -120,14 +120,15 @@ impl Pool {
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
-        let survives = self.condition().survives(self.survives());
+        let mut condition = self.condition();
+        self.fleet.hints().each_lacking(|id, left_out, damaged| condition.add(id, left_out, damaged));
+        let survives = condition.survives(self.survives());
         status::of(&self.fleet, name, id, self.w(), self.settings(), survives)
     }
 
-    /// What it can do now, by what is known; asks nobody.
+    /// What it can do now, by what is known of its stores; asks nobody.
     pub fn condition(&self) -> Condition {
-        let missing = self.fleet.hints().lacking(false);
-        Condition::of(&self.membership(), self.layout(), self.stored_at(), &missing)
+        Condition::of(&self.membership(), self.layout(), self.stored_at())
     }
 
     /// Stores that must take a chunk's shards, however long one waits.

@@ -34,13 +34,16 @@ const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS2");
 const MAGIC_1: u64 = u64::from_le_bytes(*b"WLHINTS1");
 const ENTRY: usize = 56;
 const ENTRY_1: usize = 40;
-/// Chunks remembered at most, of each kind; 6 MB of file.
+/// Chunks remembered at most, of each kind; 11 MB of file.
 const ENTRIES_MAX: usize = 100_000;
-const FILE_MAX: usize = 29 + ENTRY * ENTRIES_MAX + 4;
+const FILE_ENTRIES: usize = 2 * ENTRIES_MAX;
+const FILE_MAX: usize = 29 + ENTRY * FILE_ENTRIES + 4;
 /// Shards that reads could not use and that wait for a closer look; others are met again.
 const DOUBTS_MAX: usize = 64;
 /// Changes within this are written together.
 const GATHER: Duration = Duration::from_millis(200);
+/// So many entries more double the pause.
+const GATHER_ENTRIES: usize = 10_000;
 
 /// Shards of one chunk that were stored, and are not what they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,6 +72,8 @@ struct State {
     missing: BTreeMap<ChunkId, Mask>,
     /// Not mended without being asked: what looks damaged may be what somebody still wants to see.
     damaged: BTreeMap<ChunkId, Damage>,
+    /// Counts what was added to those.
+    news: u64,
     /// Not written down.
     doubts: BTreeSet<(ChunkId, usize)>,
     /// Puts that still go on though their chunk is stored: written down like the missing, but not mended yet.
@@ -83,6 +88,11 @@ struct State {
 }
 
 impl State {
+    fn not_stored(&self, id: &ChunkId) -> Mask {
+        let of = |known: &BTreeMap<ChunkId, Mask>| known.get(id).copied().unwrap_or_default();
+        of(&self.missing).or(of(&self.under_way))
+    }
+
     /// Takes what was found damaged out; was one of them there?
     fn right(&mut self, id: &ChunkId, shards: Mask) -> bool {
         let Some(known) = self.damaged.get_mut(id) else { return false };
@@ -160,22 +170,31 @@ impl Hints {
             return;
         }
         self.state.update(|s| {
-            s.changes += 1;
-            if s.damaged.len() >= ENTRIES_MAX && !s.damaged.contains_key(&id) {
-                (s.overflow, s.overflowed) = (true, s.changes);
-            } else {
-                let known = s.damaged.entry(id).or_default().minus(found.all());
+            // A list that is full is alarming enough; scrub names them all.
+            if s.damaged.len() < ENTRIES_MAX || s.damaged.contains_key(&id) {
+                let before = s.damaged.get(&id).copied().unwrap_or_default();
+                let known = before.minus(found.all());
                 let now = Damage { gone: known.gone.or(found.gone), rotten: known.rotten.or(found.rotten) };
                 s.damaged.insert(id, now);
+                (s.changes, s.news) = (s.changes + 1, s.news + u64::from(now != before));
             }
         });
+    }
+
+    /// Grows with everything that is found damaged anew.
+    pub(super) fn news(&self) -> u64 {
+        self.state.with(|s| s.news)
     }
 
     /// A read could not use this shard: somebody should look at it.
     pub(super) fn doubt(&self, id: ChunkId, shard: usize) {
         let news = |s: &mut State| {
-            let known = s.damaged.get(&id).is_some_and(|d| d.all().has(shard));
-            !known && s.doubts.len() < DOUBTS_MAX && !s.doubts.contains(&(id, shard))
+            let damaged = s.damaged.get(&id).is_some_and(|d| d.all().has(shard));
+            // What was left out is missed, and mended, without a look.
+            !damaged
+                && !s.not_stored(&id).has(shard)
+                && s.doubts.len() < DOUBTS_MAX
+                && !s.doubts.contains(&(id, shard))
         };
         if self.state.with(news) {
             self.state.update(|s| s.doubts.insert((id, shard)));
@@ -203,20 +222,17 @@ impl Hints {
 
     /// Shards of a chunk that are not stored yet, as far as is known.
     pub(super) fn not_stored(&self, id: &ChunkId) -> Mask {
-        self.state.with(|s| {
-            let of = |known: &BTreeMap<ChunkId, Mask>| known.get(id).copied().unwrap_or_default();
-            of(&s.missing).or(of(&s.under_way))
-        })
+        self.state.with(|s| s.not_stored(id))
+    }
+
+    /// What of a chunk was found damaged.
+    pub(super) fn damage(&self, id: &ChunkId) -> Damage {
+        self.state.with(|s| s.damaged.get(id).copied().unwrap_or_default())
     }
 
     /// Shards found gone or rotten that are not for mending anyway.
     pub(super) fn damaged_shards(&self) -> usize {
-        self.state.with(|s| {
-            let of = |known: &BTreeMap<ChunkId, Mask>, id| known.get(id).copied().unwrap_or_default();
-            let rest =
-                s.damaged.iter().map(|(id, d)| d.all().minus(of(&s.missing, id)).minus(of(&s.under_way, id)));
-            rest.map(Mask::count).sum()
-        })
+        self.state.with(|s| s.damaged.iter().map(|(id, d)| d.all().minus(s.not_stored(id)).count()).sum())
     }
 
     /// A shard's upload was given up: from now on it is for mending.
@@ -233,7 +249,12 @@ impl Hints {
         });
     }
 
-    /// These shards are stored and right, or not wanted any more.
+    /// These shards are stored; of what was rotten, only a footer may have been looked at.
+    pub(super) fn stored(&self, id: &ChunkId, shards: Mask) {
+        self.remove(id, shards.minus(self.damage(id).rotten));
+    }
+
+    /// These shards are stored and right in every byte, or not wanted any more.
     pub(super) fn remove(&self, id: &ChunkId, shards: Mask) {
         self.state.update(|s| {
             if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) | s.right(id, shards) {
@@ -258,7 +279,6 @@ impl Hints {
             s.overflow &= s.overflowed > changes;
             if s.changes == changes {
                 s.missing.clear();
-                s.damaged.clear();
             }
             s.changes += 1;
         });
@@ -277,18 +297,16 @@ impl Hints {
         self.state.until(|s| (s.missing.is_empty() && s.under_way.is_empty()).then_some(())).await;
     }
 
-    /// The chunks that lack shards, as far as is known; with or without those whose puts still go on.
-    pub(super) fn lacking(&self, under_way: bool) -> BTreeMap<ChunkId, Mask> {
+    /// The chunks that lack shards, as far as is known, each with those left out and those damaged.
+    pub(super) fn each_lacking(&self, mut f: impl FnMut(&ChunkId, Mask, Mask)) {
         self.state.with(|s| {
-            let mut all = s.missing.clone();
-            let more = s.damaged.iter().map(|(id, damage)| (*id, damage.all()));
-            let puts = s.under_way.iter().filter(|_| under_way).map(|(id, mask)| (*id, *mask));
-            for (id, mask) in more.chain(puts) {
-                let known = all.entry(id).or_default();
-                *known = known.or(mask);
+            let under_way = s.under_way.keys().filter(|id| !s.missing.contains_key(id));
+            let rest = s.damaged.keys().filter(|id| s.not_stored(id).is_empty());
+            for id in s.missing.keys().chain(under_way).chain(rest) {
+                let damaged = s.damaged.get(id).map(|d| d.all()).unwrap_or_default();
+                f(id, s.not_stored(id), damaged);
             }
-            all
-        })
+        });
     }
 
     /// The next chunks after this one, in order.
@@ -330,8 +348,8 @@ impl Hints {
                 all.entry(*id).or_default().1 = *damage;
             }
             // What is under way is little; a list that is full anyway says so.
-            let overflow = s.overflow || all.len() > ENTRIES_MAX;
-            let count = all.len().min(ENTRIES_MAX);
+            let overflow = s.overflow || all.len() > FILE_ENTRIES;
+            let count = all.len().min(FILE_ENTRIES);
             let mut w = Writer::with_capacity(33 + ENTRY * count);
             w.u64(MAGIC).u128(self.pool.0).u8(overflow.into()).u32(count as u32);
             for (id, (left_out, damage)) in all.iter().take(count) {
@@ -405,7 +423,8 @@ async fn keep_written(rt: Rt, hints: Arc<Hints>) {
         if !more {
             return;
         }
-        rt.sleep(GATHER).await;
+        let entries = hints.state.with(|s| s.missing.len() + s.damaged.len());
+        rt.sleep(GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).await;
         let (changes, bytes) = hints.encode();
         match hints.disk.write_atomic(&hints.path, bytes).await {
             Ok(()) => hints.state.update(|s| s.written = changes),
@@ -441,15 +460,19 @@ mod tests {
         hints.left(id(2), 5);
         hints.remove(&id(1), Mask::default().with(0));
         assert_eq!(hints.pending(), (2, false));
-        let both = [(id(1), Mask::all(2).without(0)), (id(2), Mask::default().with(5))];
-        assert_eq!(hints.lacking(true), both.into());
-        assert_eq!(hints.lacking(false), [both[1]].into());
         let damage = Damage { gone: Mask::default().with(3), rotten: Mask::default().with(5) };
         hints.damaged(id(2), damage);
         hints.damaged(id(9), damage);
         hints.damaged(id(9), Damage { gone: Mask::default().with(5), ..Damage::default() });
         hints.remove(&id(9), Mask::default().with(3));
         assert_eq!((hints.pending(), hints.damaged_shards()), ((2, false), 2), "one is for mending anyway");
+        let mut lacking = Vec::new();
+        hints.each_lacking(|id, left_out, damaged| lacking.push((*id, left_out.0, damaged.0)));
+        assert_eq!(lacking, [(id(2), 0b100000, 0b101000), (id(1), 0b10, 0), (id(9), 0, 0b100000)]);
+        hints.stored(&id(2), Mask::default().with(3).with(5));
+        assert_eq!(hints.damage(&id(2)), Damage::rotten(5), "a footer alone says nothing of rot");
+        hints.left(id(2), 5);
+        hints.damaged(id(2), damage);
         hints.flushed().await;
         hints.close();
         let other = of(2).await.unwrap();

@@ -80,12 +80,15 @@ async fn pass(fleet: &Arc<Fleet>) -> Pass {
 
 /// The shards that need no more mending.
 async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
-    let done = match put_back(fleet, &id, mask, Mask::default(), Cause::Repair).await {
+    let rotten = fleet.hints().damage(&id).rotten;
+    let done = match put_back(fleet, &id, mask, rotten, Cause::Repair).await {
         Ok((put, _)) => put,
-        // Deleted meanwhile, most likely; if it is damaged, scrub says so.
+        // Deleted meanwhile, most likely; or it is damaged.
         Err(e) if e.is(Kind::Corrupt) => {
             tracing::debug!("no longer mended: {e}");
-            mask
+            fleet.hints().remove(&id, mask);
+            super::damage::look(fleet, id, mask).await;
+            return mask;
         }
         Err(e) => {
             tracing::debug!("mending waits: {e}");

@@ -34,6 +34,7 @@ pub struct Probe {
     /// From the footers, when there is a good one.
     pub about: Option<About>,
     good_mask: Mask,
+    absent_mask: Mask,
     rotten: Mask,
 }
 
@@ -45,6 +46,10 @@ impl Probe {
 }
 
 impl Probe {
+    /// Shards that are not there for sure, and objects that are not the chunk's shards.
+    pub(super) fn absent_and_rotten(&self) -> (Mask, Mask) {
+        (self.absent_mask, self.rotten)
+    }
     /// Shards that are not there, or not known to be.
     pub(super) fn not_good(&self, layout: Layout) -> Mask {
         Mask::all(layout.n()).minus(self.good_mask)
@@ -97,7 +102,10 @@ impl Fleet {
                     probe.good += 1;
                     probe.good_mask = probe.good_mask.with(index);
                 }
-                Seen::Absent => probe.absent += 1,
+                Seen::Absent => {
+                    probe.absent += 1;
+                    probe.absent_mask = probe.absent_mask.with(index);
+                }
                 Seen::Good(_) | Seen::Bad => {
                     probe.unknown += 1;
                     probe.rotten = probe.rotten.with(index);

@@ -69,9 +69,9 @@ impl Misses {
         }
     }
 
-    /// The chunk is readable without these: they are worth a closer look.
-    fn doubted(self, fleet: &Fleet, id: &ChunkId) {
-        self.absent.into_iter().chain(self.rotten).for_each(|shard| fleet.hints().doubt(*id, shard));
+    /// These are worth a closer look.
+    fn doubted(&self, fleet: &Fleet, id: &ChunkId) {
+        self.absent.iter().chain(&self.rotten).for_each(|shard| fleet.hints().doubt(*id, *shard));
     }
 
     /// Why a chunk can't be read. Absences count where the store attests after them.
@@ -285,6 +285,7 @@ impl Fleet {
             }
         }
         misses.rotten.extend(strangers(&pieces));
+        misses.doubted(self, part.id);
         Err(misses.verdict(self, part.id).await)
     }
 

@@ -203,6 +203,7 @@ impl Pool {
             {
                 let object = with_footer_of(&footer, bytes);
                 there.store(&footer.about, &object, How::Look, Cause::Repair).await?;
+                fleet.hints().remove(id, Mask::default().with(index));
                 continue;
             }
             let wanted = Mask::default().with(index);
@@ -211,6 +212,7 @@ impl Pool {
                 let silent = || Error::new(Kind::Unavailable, format!("store {} did not take it", new.url()));
                 return Err(refusals.pop().unwrap_or_else(silent));
             }
+            fleet.hints().remove(id, stored);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a scrub found and a repair did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
@@ -68,7 +68,9 @@ impl ScrubReport {
     /// How many chunks of each volume lack more than m shards: what lies in them can't be read.
     pub fn lost(&self, m: usize) -> BTreeMap<VolumeId, u64> {
         let mut lacking: BTreeMap<ChunkId, usize> = BTreeMap::new();
-        for (id, _) in self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard) {
+        let misplaced: BTreeSet<_> = self.misplaced.iter().filter_map(|f| f.shard).collect();
+        let damaged = self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard);
+        for (id, _) in damaged.filter(|shard| !misplaced.contains(shard)) {
             *lacking.entry(id).or_default() += 1;
         }
         let mut lost = BTreeMap::new();

@@ -80,13 +80,13 @@ pub(super) async fn scrub(
     records::look(fleet, &listing.registers, listing.complete, &mut report).await;
     let (verify, absent) =
         sort_out(fleet, inventory, &listing.present, listing.complete, &mut report).await?;
-    let (gone, all_read) = read_all(fleet, verify, tempo, watch, &mut report).await;
+    let gone = read_all(fleet, verify, tempo, watch, &mut report).await;
     for (id, mask) in absent.into_iter().chain(gone) {
         confirm_missing(fleet, inventory, id, mask, &mut report).await?;
     }
     confirm_orphans(fleet, &mut report).await;
     report.sort();
-    if all_read && report.unreachable.is_empty() {
+    if report.unreachable.is_empty() {
         forget_what_is_right(fleet, &known, &report);
     }
     fleet.bookmark().clear().await;
@@ -224,34 +224,32 @@ fn forget_what_is_right(fleet: &Fleet, known: &[(ChunkId, Damage)], report: &Scr
     }
 }
 
-/// Takes off what an earlier scrub found right; whether there was one.
-async fn take_up(
-    fleet: &Fleet,
-    verify: &mut Shards,
-    progress: &mut Progress,
-    report: &mut ScrubReport,
-) -> bool {
-    let Some(mark) = fleet.bookmark().load(fleet.membership().generation).await else { return false };
+/// Takes off what an earlier scrub found right, but for what was found damaged since.
+async fn take_up(fleet: &Fleet, verify: &mut Shards, progress: &mut Progress, report: &mut ScrubReport) {
+    let Some(mark) = fleet.bookmark().load(fleet.membership().generation).await else { return };
     for (id, mask) in verify.iter_mut().take_while(|(id, _)| *id <= mark.after) {
-        let doubtful = mask.iter().filter(|shard| mark.doubtful.contains(&(*id, *shard))).collect();
+        let damaged = fleet.hints().damage(id).all();
+        let doubtful = |shard: &usize| damaged.has(*shard) || mark.doubtful.contains(&(*id, *shard));
+        let doubtful = mask.iter().filter(doubtful).collect();
         progress.done += mask.minus(doubtful).count() as u64;
         *mask = doubtful;
     }
     (report.checked_shards, report.checked_bytes) = (mark.shards, mark.bytes);
-    true
 }
 
-/// Reads and judges shards; those that are gone meanwhile come back, and whether none was taken as read before.
+/// Reads and judges shards; those that are gone meanwhile come back.
 async fn read_all(
     fleet: &Arc<Fleet>,
     mut verify: Shards,
     tempo: Tempo,
     watch: Watch<'_>,
     report: &mut ScrubReport,
-) -> (Shards, bool) {
+) -> Shards {
     let of = verify.iter().map(|(_, mask)| mask.count() as u64).sum();
     let mut progress = Progress { done: 0, of };
-    let taken_up = tempo.resume && take_up(fleet, &mut verify, &mut progress, report).await;
+    if tempo.resume {
+        take_up(fleet, &mut verify, &mut progress, report).await;
+    }
     let shards = verify
         .into_iter()
         .flat_map(|(id, mask)| mask.iter().collect::<Vec<_>>().into_iter().map(move |i| (id, i)));
@@ -283,6 +281,7 @@ async fn read_all(
         }
         match shown {
             Shown::Good(bytes) => {
+                fleet.hints().remove_damage(&id, Mask::default().with(shard));
                 report.checked_shards += 1;
                 report.checked_bytes += bytes;
             }
@@ -296,7 +295,7 @@ async fn read_all(
         progress.done += 1;
         watch(progress);
     }
-    (gone, !taken_up)
+    gone
 }
 
 /// Keeps to a rate.
@@ -369,7 +368,7 @@ async fn confirm_missing(
     for (shard, shown) in seen {
         match shown {
             Shown::Gone if needed => {
-                if !not_stored.has(shard) {
+                if !not_stored.has(shard) && !fleet.is_coming(&id, shard) {
                     fleet.hints().damaged(id, Damage::gone(shard));
                 }
                 report.missing.push(finding(fleet, &id, shard));

@@ -92,9 +92,9 @@ pub(super) fn of(
 
 fn at_risk(fleet: &Fleet) -> Vec<AtRisk> {
     let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
-    for shards in fleet.hints().lacking(true).values() {
-        *counts.entry(shards.count()).or_default() += 1;
-    }
+    fleet.hints().each_lacking(|_, left_out, damaged| {
+        *counts.entry(left_out.or(damaged).count()).or_default() += 1;
+    });
     counts.into_iter().rev().map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()
 }
 

@@ -201,7 +201,7 @@ impl Shared {
             }
             match (s.released, stored) {
                 (false, _) => {}
-                (true, true) => self.fleet.hints().remove(&self.id, Mask::default().with(index)),
+                (true, true) => self.fleet.hints().stored(&self.id, Mask::default().with(index)),
                 (true, false) => self.fleet.hints().left(self.id, index),
             }
         });

@@ -11,6 +11,7 @@ use super::head::Head;
 use super::info::{Parent, SnapshotInfo, VolumeInfo};
 use super::session::Session;
 use super::settings::FlushMode;
+use super::snapshot::frozen_by_take_over;
 use super::states::{State, Tables};
 use super::view::passes;
 use super::volumes::Volumes;
@@ -156,16 +157,20 @@ impl VolumeInfo {
     }
 
     /// Of a volume that isn't open: what this host's journal of it holds. `moves`: it is still to be put aside.
-    fn add_journal(&mut self, head: &Head, dir: PathBuf, peek: &Peek, moves: bool) {
+    fn add_journal(&mut self, head: &Head, tables: &Tables, dir: PathBuf, peek: &Peek, moves: bool) {
         self.journal_bytes = peek.used;
         if peek.lineage.contains(&head.active.epoch) {
             if peek.any_after && !head.active.released {
                 (self.unsent_bytes, self.unsent_age_ms) = (peek.after, None);
             }
         } else if peek.used > 0 && !moves {
-            // Another owner ended its epoch, and gave the same numbers to writes of its own since: what of it was stored can't
-            // be told any more. The next opening here puts it aside.
-            self.kept_journals.push(dir);
+            // Another owner ended its epoch, and gave the same numbers to writes of its own since: what of it is stored tells
+            // the snapshot of that moment alone. The next opening here puts it aside.
+            let frozen = tables.snapshots().filter_map(|(_, state)| frozen_by_take_over(state));
+            let ours = frozen.filter(|(ended, _)| peek.lineage.contains(ended)).map(|(_, has)| has);
+            if ours.max().is_none_or(|has| peek.last > has) {
+                self.kept_journals.push(dir);
+            }
         }
     }
 }
@@ -244,7 +249,7 @@ impl Volumes {
             // Where it may have moved meanwhile.
             let moves = held.or_else(|| self.held_journal(id)).is_some();
             match found {
-                Ok(Some(found)) => info.add_journal(&head, dir, &found, moves),
+                Ok(Some(found)) => info.add_journal(&head, &tables, dir, &found, moves),
                 Ok(None) => {}
                 Err(error) => info.trouble = info.trouble.or(Some(error.to_string())),
             }

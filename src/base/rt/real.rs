@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -262,7 +262,16 @@ fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
         OpenHow::Create => drop(options.write(true).create(true).truncate(false)),
         OpenHow::CreateNew => drop(options.write(true).create_new(true)),
     }
-    options.open(path)
+    let file = options.open(path)?;
+    if !matches!(how, OpenHow::Read) {
+        // One that was made before it was so.
+        let mut may = file.metadata()?.permissions();
+        if may.mode() & 0o077 != 0 {
+            may.set_mode(0o600);
+            file.set_permissions(may)?;
+        }
+    }
+    Ok(file)
 }
 
 #[async_trait]
@@ -370,8 +379,11 @@ mod tests {
         file.pwrite(3, parts.clone(), true).await.unwrap();
         assert_eq!(file.pread(0, 9999).await.unwrap(), [b"hel".to_vec(), parts.concat()].concat());
         assert_eq!(disk.list(&sub).await.unwrap(), ["f"]);
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o600);
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        disk.open(&path, OpenHow::Write).await.unwrap();
+        assert_eq!(mode(), 0o600);
         let held = disk.lock(&sub.join("lock"), "pid 1").await.unwrap();
         let again = disk.lock(&sub.join("lock"), "pid 2").await.unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);

@@ -222,11 +222,12 @@ async fn losses(open: &OpenPool, found: &ScrubReport) -> Vec<String> {
     }
     let names = open.pool.list().await.unwrap_or_default();
     let sentence = |(id, objects): (VolumeId, u64)| {
-        let name = names.iter().find(|(_, of)| *of == id).map(|(name, _)| format!("{}/{name}", open.pool.name()));
+        let name =
+            names.iter().find(|(_, of)| *of == id).map(|(name, _)| format!("{}/{name}", open.pool.name()));
         format!(
             "volume {}: more shards of {} are gone than parity makes up for; reads of what lies there fail until shards come back: \
              copy the rest off, or restore it from a backup",
-            name.unwrap_or_else(|| format!("{id}, which has no name")),
+            name.unwrap_or_else(|| format!("{}/ (id {id})", open.pool.name())),
             show_count(objects, "object")
         )
     };

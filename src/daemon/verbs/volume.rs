@@ -185,21 +185,20 @@ pub async fn info(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     let info = desk.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
     let mut outcome = Outcome { value: shown(desk, path, &info)?, ..Outcome::default() };
     for journal in &info.kept_journals {
-        outcome = outcome.note(kept(&info, journal));
+        outcome = outcome.note(kept(journal));
     }
     Ok(outcome.degraded(info.degraded || info.trouble.is_some()))
 }
 
 /// What a journal is that can't be replayed: one that is still in its place was not open here since.
-fn kept(info: &VolumeInfo, journal: &Path) -> String {
+fn kept(journal: &Path) -> String {
     let at = journal.display();
     if !journal.ends_with("journal") {
         return format!("writes that are not in the volume are kept in {at}");
     }
-    let by = info.owner.as_ref().map(|host| format!(" by {host}")).unwrap_or_default();
     format!(
-        "the volume was taken over{by}: what this host had not stored by then is in {at}, which `windlass volume salvage` makes \
-         a volume of; the next opening here puts it aside"
+        "another host has had the volume since: what this one had not stored by then, if anything, is in {at}, which `windlass \
+         volume salvage` makes a volume of; the next opening here puts it aside"
     )
 }
 

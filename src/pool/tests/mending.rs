@@ -270,6 +270,32 @@ fn what_reads_could_not_use_is_looked_at_and_counted() {
         let known = Counted { dead: 0, live: 3 };
         let done = pool.repair(&known, Tempo::default(), &|_| {}).await.unwrap();
         assert_eq!((done.rebuilt, state(&pool)), (1, usual.clone()));
+        // A footer that is right doesn't clear rot when a background mend puts the shard again, or thinks so.
+        let (contents, key) = yard.shard(&id(1), 3);
+        contents.rot(&key, |b| b[0] ^= 1);
+        pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+        pool.fleet().hints().left(id(1), 3);
+        yard.settle(10_000).await;
+        assert_eq!(state(&pool), usual, "it is verified, and mended");
+        assert!(pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
+        // More than can be made up for: the read fails, and status says why.
+        let mut lost = Vec::new();
+        for index in 0..3 {
+            let (contents, key) = yard.shard(&id(1), index);
+            let object = contents.get(&key, ByteRange::Last(1 << 20), W).await.unwrap().unwrap();
+            contents.delete(std::slice::from_ref(&key), W).await.unwrap();
+            lost.push((contents, key, object.body));
+        }
+        let read = pool.read(&id(1), 0, 4096, Cause::Read, &|_| true).await;
+        assert!(read.is_err_and(|e| e.is(Kind::Corrupt)));
+        yard.settle(10_000).await;
+        let said = pool.status().survives.join("; ");
+        assert!(pool.status().damaged_shards == 3 && said.contains("1 object can't be read"), "{said}");
+        for (contents, key, object) in lost {
+            contents.put(&key, object, When::Absent, W).await.unwrap();
+        }
+        yard.settle(60_000).await;
+        assert_eq!(state(&pool), usual);
         // What is deleted meanwhile is nothing that is missing.
         let (contents, key) = yard.shard(&id(3), 2);
         contents.delete(&[key], W).await.unwrap();
@@ -365,14 +391,18 @@ fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
         process.kill();
         let resumed = yard.rt.now();
         let live = Counted { dead: 0, live: 40 };
+        // What a read met behind the mark is read again.
+        let (contents, key) = yard.shard(&id(5), 0);
+        contents.put(&key, Bytes::from_static(b"rot"), When::Always, Cause::Walk).await.unwrap();
+        pool.fleet().hints().damaged(id(5), super::super::hints::Damage::rotten(0));
         let found = pool.scrub(&live, tempo, &|_| {}).await.unwrap();
         let took = yard.rt.now().since(resumed).as_secs();
         assert!((8..20).contains(&took), "the rest of it: {took} s");
-        assert_eq!(found.rotten.iter().map(|f| f.shard.unwrap().0.seq.0).collect::<Vec<_>>(), [2, 39]);
-        assert_eq!(found.checked_shards, 118);
+        assert_eq!(found.rotten.iter().map(|f| f.shard.unwrap().0.seq.0).collect::<Vec<_>>(), [2, 39, 5]);
+        assert_eq!(pool.status().damaged_shards, 3);
         // Done: the next one reads all, at its rate.
         let anew = yard.rt.now();
-        assert_eq!(pool.scrub(&live, tempo, &|_| {}).await.unwrap().rotten.len(), 2);
+        assert_eq!(pool.scrub(&live, tempo, &|_| {}).await.unwrap().rotten.len(), 3);
         assert!(yard.rt.now().since(anew).as_secs() >= 25, "{:?}", yard.rt.now().since(begun));
     })
     .unwrap();

@@ -269,3 +269,35 @@ fn a_place_that_is_not_free_is_refused() {
         assert_eq!(pool.generation(), Generation(0));
     });
 }
+
+#[test]
+fn what_has_yet_to_come_along_is_not_damaged() {
+    run(3, "2+1", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        let chunks: Vec<_> = (1..=4).map(|seq| chunk(seq, &[9000, 80_000])).collect();
+        for chunk in &chunks {
+            store(&pool, chunk).await;
+        }
+        yard.settle(3000).await;
+        let (live, quiet) = (Counted { dead: 0, live: 4 }, |_: Progress| {});
+        // Rot on a store that dies then.
+        let index = (0..3).find(|i| place(&id(1), *i, 3) == 1).unwrap();
+        let (contents, key) = yard.shard(&id(1), index);
+        contents.rot(&key, |b| b[0] ^= 1);
+        pool.scrub(&live, Tempo::default(), &quiet).await.unwrap();
+        assert_eq!(pool.status().damaged_shards, 1);
+        yard.reach(1, Reach::Refuses);
+        yard.settle(15_000).await;
+        let old = yard.stores[1].url().to_owned();
+        pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap();
+        for chunk in &chunks {
+            check(&pool, chunk).await;
+        }
+        yard.settle(20_000).await;
+        pool.scrub(&live, Tempo::default(), &quiet).await.unwrap();
+        assert_eq!(pool.status().damaged_shards, 1, "what has not come along yet is not gone");
+        finish(&pool, &live).await.unwrap();
+        assert_eq!(pool.status().damaged_shards, 0, "what has come along is right");
+        assert!(pool.scrub(&live, Tempo::default(), &quiet).await.unwrap().is_complete_and_clean());
+    });
+}
