@@ -1,9 +1,9 @@
 //! What is damaged though it was stored: shards that reads could not use are looked at more closely, and what is known to be
 //! gone is looked at again, because others may have put it back or deleted the chunk.
 //!
-//! Only what is certain is remembered (`hints`): rot by every byte of the shard, absence where the store attests after it. A
-//! chunk that is being deleted goes a shard at a time: one of which too little is left counts when a second look shows the same,
-//! and one of which nothing is left not at all (scrub, which knows what is needed, tells). Nothing is mended here.
+//! Only what is certain is remembered (`hints`): rot by every byte of the shard, absence where the store attests after it, and
+//! as long as the chunk is readable, since one that is deleted goes a shard at a time. Of what can't be read any more scrub
+//! tells, which knows what is needed. Nothing is mended here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -37,19 +37,21 @@ pub(super) fn start(fleet: &Arc<Fleet>) {
 async fn run(rt: Rt, fleet: Weak<Fleet>, hints: Arc<Hints>) {
     let mut again = Again { pause: AGAIN_MIN, after: None, news: 0 };
     let mut due = rt.now() + again.pause;
+    let mut last = None;
     loop {
         match rt.timeout(due.since(rt.now()), hints.any_doubts()).await {
             Some(false) => return,
             Some(true) => {
                 rt.sleep(SETTLES).await;
                 let Some(fleet) = fleet.upgrade() else { return };
-                look_at_doubts(&fleet).await;
+                last = look_at_doubts(&fleet, last).await;
             }
-            None => {
-                let Some(fleet) = fleet.upgrade() else { return };
-                again.round(&fleet).await;
-                due = rt.now() + again.pause;
-            }
+            None => {}
+        }
+        if due <= rt.now() {
+            let Some(fleet) = fleet.upgrade() else { return };
+            again.round(&fleet).await;
+            due = rt.now() + again.pause;
         }
         if again.news != hints.news() {
             (again.news, again.pause) = (hints.news(), AGAIN_MIN);
@@ -58,18 +60,21 @@ async fn run(rt: Rt, fleet: Weak<Fleet>, hints: Arc<Hints>) {
     }
 }
 
-async fn look_at_doubts(fleet: &Fleet) {
+/// Looks at some, in turn; the chunk that was the last of them.
+async fn look_at_doubts(fleet: &Fleet, last: Option<ChunkId>) -> Option<ChunkId> {
     let mut chunks: BTreeMap<ChunkId, Mask> = BTreeMap::new();
     for (id, shard) in fleet.hints().doubts() {
         let shards = chunks.entry(id).or_default();
         *shards = shards.with(shard);
     }
-    let (mut found, mut first) = (0, None);
+    let (mut found, mut first, mut at) = (0, None, last);
     // The rest is met again.
-    for (id, shards) in chunks.into_iter().take(LOOKS) {
+    let (before, after): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|(id, _)| Some(*id) <= last);
+    for (id, shards) in after.into_iter().chain(before).take(LOOKS) {
         if fleet.hints().closed() {
-            return;
+            return None;
         }
+        at = Some(id);
         let damage = look(fleet, id, shards).await;
         found += damage.all().count();
         first = first.or(damage.all().iter().next().map(|shard| (id, shard)));
@@ -83,23 +88,17 @@ async fn look_at_doubts(fleet: &Fleet) {
             member.url()
         );
     }
+    at
 }
 
-/// What is damaged of a chunk, remembered; of these shards every byte is looked at.
-pub(super) async fn look(fleet: &Fleet, id: ChunkId, shards: Mask) -> Damage {
+/// What is damaged of a chunk that is readable, remembered; of these shards every byte is looked at.
+async fn look(fleet: &Fleet, id: ChunkId, shards: Mask) -> Damage {
     let hints = fleet.hints();
     // Known before the look, so that a shard that comes in between is not taken for one that went.
     let known = hints.not_stored(&id);
     let coming = |shard: &usize| known.has(*shard) || fleet.is_coming(&id, *shard);
-    let mut seen = probe(fleet, &id).await;
+    let seen = probe(fleet, &id).await;
     if seen.good < fleet.layout().k() {
-        fleet.rt().sleep(SETTLES).await;
-        let before = std::mem::replace(&mut seen, probe(fleet, &id).await);
-        if before.absent_and_rotten() != seen.absent_and_rotten() {
-            return Damage::default();
-        }
-    }
-    if seen.absent == fleet.layout().n() {
         return Damage::default();
     }
     let (gone, mut rotten) = seen.absent_and_rotten();
@@ -133,9 +132,9 @@ impl Again {
         let hints = fleet.hints();
         let mut changed = false;
         loop {
-            let mut batch = hints.damaged_after(self.after, AGAIN);
+            let mut batch = hints.gone_after(self.after, AGAIN);
             if batch.is_empty() {
-                batch = hints.damaged_after(None, AGAIN);
+                batch = hints.gone_after(None, AGAIN);
             }
             self.after = batch.last().map(|(id, _)| *id);
             let mut better = 0;
@@ -143,7 +142,7 @@ impl Again {
                 if hints.closed() {
                     return;
                 }
-                better += usize::from(!damage.gone.is_empty() && is_better(fleet, id, *damage).await);
+                better += usize::from(is_better(fleet, id, *damage).await);
             }
             changed |= better > 0;
             if batch.is_empty() || better * 2 < batch.len() {
@@ -154,10 +153,12 @@ impl Again {
     }
 }
 
-/// Forgets what was gone and is back, and a chunk that was readable and is wholly gone by now; was there any?
+/// Forgets what was gone and is back, and a chunk that was readable and is deleted by now, as far as stores answer and let
+/// it; was there any?
 async fn is_better(fleet: &Fleet, id: &ChunkId, damage: Damage) -> bool {
     let seen = probe(fleet, id).await;
-    let deleted = seen.absent == fleet.layout().n() && damage.all().count() <= fleet.layout().m();
+    let m = fleet.layout().m();
+    let deleted = seen.absent > m && damage.all().count() <= m;
     let right = match deleted {
         true => damage.all(),
         // Rot may lie under a footer that is right.

@@ -134,6 +134,8 @@ impl Fleet {
             });
             futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
         }
+        // A look may have come in between.
+        ids.iter().for_each(|id| self.hints.remove_damage(id, Mask::all(n)));
         Ok(())
     }
 

@@ -44,6 +44,7 @@ const DOUBTS_MAX: usize = 64;
 const GATHER: Duration = Duration::from_millis(200);
 /// So many entries more double the pause.
 const GATHER_ENTRIES: usize = 10_000;
+const GATHER_MAX: Duration = Duration::from_secs(1);
 
 /// Shards of one chunk that were stored, and are not what they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -211,12 +212,18 @@ impl Hints {
         self.state.with(|s| std::mem::take(&mut s.doubts))
     }
 
-    /// What was found damaged, of the chunks after this one, in order.
-    pub(super) fn damaged_after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Damage)> {
+    /// All that was found damaged.
+    pub(super) fn all_damaged(&self) -> Vec<(ChunkId, Damage)> {
+        self.state.with(|s| s.damaged.iter().map(|(id, damage)| (*id, *damage)).collect())
+    }
+
+    /// The chunks of which shards were found gone, after this one, in order.
+    pub(super) fn gone_after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Damage)> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.state.with(|s| {
-            let from = after.map_or(Unbounded, Excluded);
-            s.damaged.range((from, Unbounded)).take(max).map(|(id, damage)| (*id, *damage)).collect()
+            let next = s.damaged.range((after.map_or(Unbounded, Excluded), Unbounded));
+            let gone = next.filter(|(_, damage)| !damage.gone.is_empty());
+            gone.take(max).map(|(id, damage)| (*id, *damage)).collect()
         })
     }
 
@@ -251,7 +258,13 @@ impl Hints {
 
     /// These shards are stored; of what was rotten, only a footer may have been looked at.
     pub(super) fn stored(&self, id: &ChunkId, shards: Mask) {
-        self.remove(id, shards.minus(self.damage(id).rotten));
+        self.state.update(|s| {
+            let rotten = s.damaged.get(id).map(|d| d.rotten).unwrap_or_default();
+            let sound = shards.minus(rotten);
+            if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) | s.right(id, sound) {
+                s.changes += 1;
+            }
+        });
     }
 
     /// These shards are stored and right in every byte, or not wanted any more.
@@ -424,7 +437,7 @@ async fn keep_written(rt: Rt, hints: Arc<Hints>) {
             return;
         }
         let entries = hints.state.with(|s| s.missing.len() + s.damaged.len());
-        rt.sleep(GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).await;
+        rt.sleep((GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).min(GATHER_MAX)).await;
         let (changes, bytes) = hints.encode();
         match hints.disk.write_atomic(&hints.path, bytes).await {
             Ok(()) => hints.state.update(|s| s.written = changes),
@@ -471,6 +484,7 @@ mod tests {
         assert_eq!(lacking, [(id(2), 0b100000, 0b101000), (id(1), 0b10, 0), (id(9), 0, 0b100000)]);
         hints.stored(&id(2), Mask::default().with(3).with(5));
         assert_eq!(hints.damage(&id(2)), Damage::rotten(5), "a footer alone says nothing of rot");
+        assert_eq!(hints.pending().0, 1, "but the shard is stored");
         hints.left(id(2), 5);
         hints.damaged(id(2), damage);
         hints.flushed().await;
@@ -487,7 +501,7 @@ mod tests {
         assert_eq!(hints.pending(), (2, false), "found under the name of before, by its own pool alone");
         assert_eq!(hints.after(Some(id(1)), 9), [(id(2), Mask::default().with(5))]);
         let last = Damage { gone: Mask::default().with(5), ..Damage::default() };
-        assert_eq!(hints.damaged_after(None, 9), [(id(2), damage), (id(9), last)]);
+        assert_eq!(hints.all_damaged(), [(id(2), damage), (id(9), last)]);
         hints.close();
         let mut bytes = disk.read(&path, 1000).await.unwrap().to_vec();
         bytes[40] ^= 1;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::fleet::Fleet;
-use super::hints::Hints;
+use super::hints::{Damage, Hints};
 use super::mask::Mask;
 use super::probe::Probe;
 use super::seal::seal;
@@ -86,8 +86,13 @@ async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
         // Deleted meanwhile, most likely; or it is damaged.
         Err(e) if e.is(Kind::Corrupt) => {
             tracing::debug!("no longer mended: {e}");
+            let damaged = !fleet.hints().damage(&id).all().is_empty();
             fleet.hints().remove(&id, mask);
-            super::damage::look(fleet, id, mask).await;
+            if damaged {
+                fleet
+                    .hints()
+                    .damaged(id, Damage { gone: mask.minus(rotten), rotten: mask.minus(mask.minus(rotten)) });
+            }
             return mask;
         }
         Err(e) => {
@@ -95,7 +100,10 @@ async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
             Mask::default()
         }
     };
-    fleet.hints().remove(&id, done);
+    // Of the others only the footer may have been looked at.
+    let verified = done.minus(done.minus(rotten));
+    fleet.hints().remove(&id, verified);
+    fleet.hints().stored(&id, done.minus(verified));
     done
 }
 

@@ -69,9 +69,10 @@ impl Misses {
         }
     }
 
-    /// These are worth a closer look.
+    /// The chunk is readable without these: they are worth a closer look, but for what has yet to come along.
     fn doubted(&self, fleet: &Fleet, id: &ChunkId) {
-        self.absent.iter().chain(&self.rotten).for_each(|shard| fleet.hints().doubt(*id, *shard));
+        let here = self.absent.iter().chain(&self.rotten).filter(|shard| !fleet.is_coming(id, **shard));
+        here.for_each(|shard| fleet.hints().doubt(*id, *shard));
     }
 
     /// Why a chunk can't be read. Absences count where the store attests after them.
@@ -285,7 +286,6 @@ impl Fleet {
             }
         }
         misses.rotten.extend(strangers(&pieces));
-        misses.doubted(self, part.id);
         Err(misses.verdict(self, part.id).await)
     }
 

@@ -65,10 +65,11 @@ impl ScrubReport {
         self.is_clean() && self.unreachable.is_empty()
     }
 
-    /// How many chunks of each volume lack more than m shards: what lies in them can't be read.
-    pub fn lost(&self, m: usize) -> BTreeMap<VolumeId, u64> {
+    /// How many chunks of each volume lack more than m shards, without those that lie elsewhere: what lies in them can't be
+    /// read.
+    pub fn lost(&self, m: usize, elsewhere: &[Finding]) -> BTreeMap<VolumeId, u64> {
         let mut lacking: BTreeMap<ChunkId, usize> = BTreeMap::new();
-        let misplaced: BTreeSet<_> = self.misplaced.iter().filter_map(|f| f.shard).collect();
+        let misplaced: BTreeSet<_> = elsewhere.iter().filter_map(|f| f.shard).collect();
         let damaged = self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard);
         for (id, _) in damaged.filter(|shard| !misplaced.contains(shard)) {
             *lacking.entry(id).or_default() += 1;

@@ -65,7 +65,7 @@ pub(super) async fn scrub(
     tempo: Tempo,
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
-    let known = fleet.hints().damaged_after(None, usize::MAX);
+    let known = fleet.hints().all_damaged();
     let listing = list_all(fleet).await;
     let mut report =
         ScrubReport { foreign: listing.foreign, unreachable: listing.unreachable, ..ScrubReport::default() };
@@ -87,7 +87,7 @@ pub(super) async fn scrub(
     confirm_orphans(fleet, &mut report).await;
     report.sort();
     if report.unreachable.is_empty() {
-        forget_what_is_right(fleet, &known, &report);
+        forget_what_is_right(fleet, inventory, &known, &report).await?;
     }
     fleet.bookmark().clear().await;
     Ok(report)
@@ -215,13 +215,21 @@ fn finding(fleet: &Fleet, id: &ChunkId, shard: usize) -> Finding {
 }
 
 /// What was known to be damaged before all was looked at, and didn't show, is not.
-fn forget_what_is_right(fleet: &Fleet, known: &[(ChunkId, Damage)], report: &ScrubReport) {
+async fn forget_what_is_right(
+    fleet: &Fleet,
+    inventory: &dyn Inventory,
+    known: &[(ChunkId, Damage)],
+    report: &ScrubReport,
+) -> Result<()> {
     let found: BTreeSet<_> = report.missing.iter().chain(&report.rotten).filter_map(|f| f.shard).collect();
     for (id, damage) in known {
-        fleet
-            .hints()
-            .remove_damage(id, damage.all().iter().filter(|i| !found.contains(&(*id, *i))).collect());
+        // Of a chunk that nobody decided on nothing is missed; what was found right went already.
+        if inventory.fate(*id).await? != Fate::Unknown {
+            let right = damage.all().iter().filter(|i| !found.contains(&(*id, *i))).collect();
+            fleet.hints().remove_damage(id, right);
+        }
     }
+    Ok(())
 }
 
 /// Takes off what an earlier scrub found right, but for what was found damaged since.

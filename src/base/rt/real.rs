@@ -268,7 +268,10 @@ fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
         let mut may = file.metadata()?.permissions();
         if may.mode() & 0o077 != 0 {
             may.set_mode(0o600);
-            file.set_permissions(may)?;
+            // Another user's, or a filesystem without modes: no reason to do without the file.
+            if let Err(error) = file.set_permissions(may) {
+                tracing::debug!(%error, "{} stays readable by others", path.display());
+            }
         }
     }
     Ok(file)

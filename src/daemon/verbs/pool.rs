@@ -12,7 +12,7 @@ use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
 use crate::daemon::pools::OpenPool;
-use crate::pool::{ASIDE, CreateOptions, Layout, Pool, Progress, ScrubReport, Settings};
+use crate::pool::{ASIDE, CreateOptions, Finding, Layout, Pool, Progress, ScrubReport, Settings};
 use crate::store::StoreSpec;
 
 /// How long `pool status` waits for a store's answer.
@@ -215,8 +215,8 @@ fn way_back(name: &Name, undecided: bool) -> String {
 }
 
 /// Which volumes have lost data, a sentence each.
-async fn losses(open: &OpenPool, found: &ScrubReport) -> Vec<String> {
-    let lost = found.lost(open.pool.layout().m());
+async fn losses(open: &OpenPool, found: &ScrubReport, elsewhere: &[Finding]) -> Vec<String> {
+    let lost = found.lost(open.pool.layout().m(), elsewhere);
     if lost.is_empty() {
         return Vec::new();
     }
@@ -247,7 +247,7 @@ pub async fn scrub(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSi
     for store in &found.unreachable {
         outcome = outcome.note(format!("not looked through: {store}"));
     }
-    outcome.notes.extend(losses(&open, &found).await);
+    outcome.notes.extend(losses(&open, &found, &found.misplaced).await);
     let (shards, bytes) = (show_count(found.checked_shards, "shard"), show_bytes(found.checked_bytes));
     Ok(outcome.note(format!("{shards} verified, {bytes}")))
 }
@@ -267,7 +267,7 @@ pub async fn repair(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressS
     for reason in &done.reasons {
         outcome = outcome.note(reason.clone());
     }
-    outcome.notes.extend(losses(&open, &done.left).await);
+    outcome.notes.extend(losses(&open, &done.left, &[]).await);
     if done.set_aside > 0 {
         outcome = outcome.note(format!("what is not the pool's is kept below {ASIDE} on its store"));
     }
