@@ -134,6 +134,8 @@ pub struct Session {
     disturbed: Option<Instant>,
     /// Another host has begun to take it over, and nobody has looked since.
     contested: bool,
+    /// After that its own host has begun to take it over by force: a later process of it may be the owner by that.
+    forced: bool,
 }
 
 /// A snapshot as its maker knows it.
@@ -324,6 +326,7 @@ fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session
         released,
         disturbed: None,
         contested: false,
+        forced: false,
     }
 }
 
@@ -359,6 +362,11 @@ impl Session {
     /// Somebody begins to open the volume.
     pub fn tried_by(&mut self, host: usize) {
         self.contested |= self.host != host;
+    }
+
+    /// Somebody begins to take it over by force.
+    pub fn forced_by(&mut self, host: usize) {
+        self.forced |= self.contested && self.host == host;
     }
 
     /// From now on it may not get on with its work.
@@ -473,7 +481,8 @@ impl Session {
     fn successor(&mut self, seen: &[Tag], coming: Coming) -> Shown {
         let mut least = if coming.guess { vec![0; self.pool.len()] } else { self.pool.clone() };
         // Another host's record may have come between, unseen: then the journal is set aside.
-        if coming.host == self.host && !coming.guess && !(coming.force && self.contested) {
+        let set_aside = self.forced || (coming.force && self.contested);
+        if coming.host == self.host && !coming.guess && !set_aside {
             raise(&mut least, &self.local.clone());
         }
         if let (Some(tail), Some(at), false) = (coming.tail_ms, self.disturbed, coming.guess) {

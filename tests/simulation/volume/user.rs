@@ -170,6 +170,7 @@ impl User {
             Err(e) if (e.is(Kind::Owned) || guess) && world.per_mille(chance) => {
                 self.note(|| format!("refused: {e}; takes over"));
                 current.lock().disturb(self.rt.now());
+                current.lock().forced_by(key);
                 let mode = OpenMode::TakeOver { accept_loss: guess };
                 (true, volumes.open(&name("v"), mode).await)
             }
