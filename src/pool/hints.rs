@@ -278,7 +278,10 @@ impl Hints {
 
     /// These shards are not damaged after all.
     pub(super) fn remove_damage(&self, id: &ChunkId, shards: Mask) {
-        self.state.update(|s| s.changes += u64::from(s.right(id, shards)));
+        // Asked for each shard that a scrub finds right: nobody is woken for those.
+        if !self.damage(id).all().and(shards).is_empty() {
+            self.state.update(|s| s.changes += u64::from(s.right(id, shards)));
+        }
     }
 
     /// Grows with every change.

@@ -25,6 +25,9 @@ impl Mask {
     pub(super) fn minus(self, other: Mask) -> Mask {
         Mask(self.0 & !other.0)
     }
+    pub(super) fn and(self, other: Mask) -> Mask {
+        Mask(self.0 & other.0)
+    }
     pub(super) fn or(self, other: Mask) -> Mask {
         Mask(self.0 | other.0)
     }

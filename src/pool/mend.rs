@@ -89,9 +89,7 @@ async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
             let damaged = !fleet.hints().damage(&id).all().is_empty();
             fleet.hints().remove(&id, mask);
             if damaged {
-                fleet
-                    .hints()
-                    .damaged(id, Damage { gone: mask.minus(rotten), rotten: mask.minus(mask.minus(rotten)) });
+                fleet.hints().damaged(id, Damage { gone: mask.minus(rotten), rotten: mask.and(rotten) });
             }
             return mask;
         }
@@ -101,7 +99,7 @@ async fn hinted(fleet: &Arc<Fleet>, id: ChunkId, mask: Mask) -> Mask {
         }
     };
     // Of the others only the footer may have been looked at.
-    let verified = done.minus(done.minus(rotten));
+    let verified = done.and(rotten);
     fleet.hints().remove(&id, verified);
     fleet.hints().stored(&id, done.minus(verified));
     done

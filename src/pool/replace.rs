@@ -196,6 +196,7 @@ impl Pool {
             debug_assert_eq!(place(id, index, n), store);
             let there = At { member: new, id, index };
             if let Ok((_, _)) = there.footer(Cause::Repair).await {
+                fleet.hints().stored(id, Mask::default().with(index));
                 continue;
             }
             if let Some(old) = now.predecessor(store).filter(|old| old.standing().usable())

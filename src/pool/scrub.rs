@@ -5,7 +5,8 @@
 //! meanwhile. Memory: a few words a chunk, and the shards under way (`AT_ONCE`). One that is cut off leaves a bookmark, by
 //! which the next one need not read again what was right.
 //!
-//! It changes nothing in the stores (this host remembers what it found, `hints`), and knows nothing of volumes. Labels look after themselves; copies of registers are `records`'.
+//! It changes nothing in the stores (this host remembers what it found, `hints`), and knows nothing of volumes. Labels look
+//! after themselves; copies of registers are `records`'.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

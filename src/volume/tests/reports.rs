@@ -103,3 +103,25 @@ fn a_release_that_is_given_up_lets_writes_go_on() {
         assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
     });
 }
+
+#[test]
+fn a_journal_of_which_all_is_in_the_volume_is_not_named() {
+    run(34, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 3 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(30_000).await;
+        let machine = life.crash();
+        let life = machine.start().await;
+        assert!(life.volumes.info(&name("v")).await.unwrap().journal_bytes > 0, "it still has its records");
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), true).await.unwrap();
+        let newer = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        newer.write(0, bytes(9, MIB as usize)).await.unwrap();
+        newer.flush().await.unwrap();
+        other.sleep(60_000).await;
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert_eq!((info.unsent_bytes, info.kept_journals.len()), (0, 0), "{info:?}");
+    });
+}
