@@ -350,7 +350,7 @@ fn what_others_put_is_seen_with_sane_modes() {
     if absent() {
         return;
     }
-    use windlass::store::{Cause, Store as _, When};
+    use windlass::store::{Attrs, Bucket as _, Cause, Store as _, When};
     let store = MemStore::new("k");
     let b = Bench::try_new(store.clone(), "metadata_ttl=0,umask=027").unwrap();
     let put = |key: &str, body: &'static str| {
@@ -372,6 +372,13 @@ fn what_others_put_is_seen_with_sane_modes() {
     assert_eq!(fs::read_to_string(b.path("plain")).unwrap(), "1");
     put("plain", "changed elsewhere");
     assert_eq!(fs::read_to_string(b.path("plain")).unwrap(), "changed elsewhere");
+    // A link leads where it does now, and not where the kernel once read that it does.
+    for target in ["dir/below/file", "plain"] {
+        let attrs = Attrs { user: [("mode".to_owned(), 0o120777.to_string())].into(), ..Attrs::default() };
+        b.runtime.block_on(store.put_with("link", target.into(), &attrs, When::Always, Cause::File)).unwrap();
+        assert_eq!(fs::read_link(b.path("link")).unwrap(), Path::new(target));
+        assert_eq!(fs::read(b.path("link")).unwrap(), fs::read(b.path(target)).unwrap());
+    }
     b.sh("rm -r dir both a");
     b.unmount();
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::{Global, done, forgive, output, reach};
-use crate::base::size::{show_bytes, show_count, show_time};
+use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{self, PoolCreate, Verb};
 
@@ -103,12 +103,27 @@ pub enum Pool {
 /// How fast stores are read.
 #[derive(clap::Args, Debug)]
 pub struct Tempo {
-    /// Bytes read a second at most, as 100M; 0: as fast as it goes
-    #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = crate::base::size::parse_size)]
+    /// Bytes read a second at most, as 100M, and at least 64K; 0: as fast as it goes
+    #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = parse_rate)]
     rate: u64,
     /// Begin at the beginning, also where an earlier one was cut off
     #[arg(long)]
     restart: bool,
+}
+
+/// One shard's piece would take hours below this: a unit was forgotten.
+const RATE_MIN: u64 = 64 * KIB;
+
+fn parse_rate(text: &str) -> Result<u64> {
+    match parse_size(text)? {
+        rate if rate == 0 || rate >= RATE_MIN => Ok(rate),
+        rate => Err(Error::new(
+            Kind::Usage,
+            format!(
+                "{rate} bytes a second are too few: at least 64K, as 10M for 10 MiB a second; 0 is no limit"
+            ),
+        )),
+    }
 }
 
 impl Tempo {

@@ -46,6 +46,13 @@ pub struct Mounts {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Counts changes, for those who wait for a mount's end.
     changed: watch::Sender<u64>,
+    /// Held while a folder of unsent files is moved: mounts of one bucket at once would choose the same place.
+    moving: tokio::sync::Mutex<()>,
+}
+
+/// A name of a folder for what this text means.
+fn named(text: &str) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
 impl Mounts {
@@ -67,13 +74,13 @@ impl Mounts {
             parsed.set(name, value)?;
         }
         let bucket = store::open(&seat.rt, &parsed).await?;
-        // Unsent files of one bucket are found again at its next mount, wherever that is.
-        let name = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(parsed.to_string().as_bytes()));
-        let staging = seat.home.staging().join(name);
+        let by_url = seat.home.staging().join(named(&parsed.to_string()));
         let mut notes = Vec::new();
         if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {
-            notes.extend(look_first(seat, &bucket, &staging, options.deadline).await?);
+            notes.extend(look_first(seat, &bucket, &by_url, options.deadline).await?);
         }
+        let (staging, left) = self.staging(seat, &by_url, &bucket).await;
+        notes.extend(left);
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
@@ -105,6 +112,30 @@ impl Mounts {
             })
             .detach();
         Ok(notes)
+    }
+
+    /// Where a bucket's unsent files wait, and what is to be told of that. They are found again at its next mount, wherever
+    /// that is and with whatever options: what wrong keys kept from being sent is sent with others. Folders were once
+    /// named `by_url`, with all options: what is left in one is moved. Its name is no other bucket's by now, and no other
+    /// engine has this state folder.
+    async fn staging(&self, seat: &Seat, by_url: &Path, bucket: &BucketRef) -> (PathBuf, Option<String>) {
+        let _one = self.moving.lock().await;
+        // No URL reads so.
+        let folder = seat.home.staging().join(named(&format!("objects of {}", bucket.identity())));
+        let (from, to) = (by_url.display(), folder.display());
+        let told = match fs::take_over(&seat.disk, by_url, &folder).await {
+            Ok(0) => None,
+            Ok(slots) => {
+                tracing::info!(%from, %to, slots, "what is not sent yet was moved to the bucket's folder");
+                None
+            }
+            Err(why) => {
+                let why = format!("{why}: files in {from} are not sent before that is done");
+                tracing::warn!("{why}");
+                Some(why)
+            }
+        };
+        (folder, told)
     }
 
     fn tick(&self) {
@@ -201,10 +232,10 @@ impl Mounts {
 async fn look_first(
     seat: &Seat,
     bucket: &BucketRef,
-    staging: &Path,
+    by_url: &Path,
     deadline: Duration,
 ) -> Result<Option<String>> {
-    let note = staging.with_extension("heeds-conditions");
+    let note = by_url.with_extension("heeds-conditions");
     let noted = seat.disk.read(&note, NOTE_MAX).await.ok();
     let found = match noted.and_then(|text| serde_json::from_slice::<Conditions>(&text).ok()) {
         Some(found) => found,
@@ -249,5 +280,49 @@ async fn keep_note(seat: &Seat, note: &Path, found: &Conditions) {
     };
     if let Err(why) = kept.await {
         tracing::warn!(%why, note = %note.display(), "what the store heeds could not be noted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::{RealDisk, RealRuntime, Rt};
+    use crate::daemon::home::Home;
+
+    async fn folder(mounts: &Mounts, seat: &Seat, url: &str) -> PathBuf {
+        let url: StoreUrl = url.parse().unwrap();
+        let bucket = store::open(&seat.rt, &url).await.unwrap();
+        let by_url = seat.home.staging().join(named(&url.to_string()));
+        let (folder, told) = mounts.staging(seat, &by_url, &bucket).await;
+        assert_eq!(told, None);
+        folder
+    }
+
+    #[tokio::test]
+    async fn unsent_files_are_found_whatever_the_options() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
+        let home = Home::at(dir.path());
+        let host = home.host(&rt, &*disk).await.unwrap();
+        let seat = Seat { rt, disk, home, host };
+        let mounts = Mounts::default();
+        let place = |prefix: &str, more: &str| {
+            format!("s3://b/{prefix}?endpoint=http://127.0.0.1:1&region=r&anonymous=true{more}")
+        };
+        let other = place("p", "&profile=other&storage_class=GLACIER_IR&requester_pays=true");
+        let first = folder(&mounts, &seat, &place("p", "")).await;
+        assert_eq!(folder(&mounts, &seat, &other).await, first);
+        assert_ne!(folder(&mounts, &seat, &place("q", "")).await, first);
+
+        // What a daemon left that went by the whole URL; the bucket's folder has a slot already.
+        let old = seat.home.staging().join(named(&other.parse::<StoreUrl>().unwrap().to_string()));
+        for dir in [first.join("0"), old.join("0"), old.join("1")] {
+            seat.disk.create_dir(&dir).await.unwrap();
+        }
+        seat.disk.write_atomic(&old.join("0/lock"), Bytes::from_static(b"nobody")).await.unwrap();
+        seat.disk.write_atomic(&old.join("1/7.stage"), Bytes::from_static(b"unsent")).await.unwrap();
+        assert_eq!(folder(&mounts, &seat, &other).await, first);
+        assert_eq!(seat.disk.read(&first.join("1/7.stage"), 99).await.unwrap(), "unsent");
+        assert_eq!(seat.disk.list(&old).await.unwrap(), ["0"], "a slot without files is of no use");
     }
 }

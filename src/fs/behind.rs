@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::core::Fs;
@@ -17,7 +18,7 @@ use super::send::Purpose;
 use super::signature::Signature;
 use super::stage::{Mark, Note};
 use super::staging::{Left, Unsent};
-use crate::base::{Kind, Result};
+use crate::base::{Error, Kind, Result};
 use crate::store::Head;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -35,7 +36,8 @@ impl Fs {
         *self.behind.kept.lock()
     }
 
-    /// The mount ends: what can't be sent at once stays staged.
+    /// The mount ends: what can't be sent at once stays staged. Once one file finds the store away, those that still wait
+    /// are not tried.
     pub(super) fn leave_off(&self) {
         self.behind.leaving.send_replace(true);
     }
@@ -66,7 +68,7 @@ impl Fs {
         while file.owes() {
             let sent = {
                 let _turn = self.behind.permits.acquire().await;
-                self.send_for(ino, file, Purpose::Owed).await
+                self.try_owed(ino, file).await
             };
             let why = match sent {
                 Ok(()) => continue,
@@ -97,6 +99,31 @@ impl Fs {
         }
         queued.remove(&ino);
         true
+    }
+
+    /// Sends it once, unless the mount ends and the store is known to be away: each of thousands would wait for its
+    /// deadline, a few at a time, and all are as safe on this disk as the one that was tried.
+    async fn try_owed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
+        let behind = &self.behind;
+        let away = behind.away.lock().as_ref().map(Error::share);
+        if let Some(why) = away {
+            return Err(why);
+        }
+        let before = behind.stored.load(Ordering::Relaxed);
+        let sent = self.send_for(ino, file, Purpose::Owed).await;
+        let leaving = *behind.leaving.borrow();
+        // A store that took another file meanwhile is not away.
+        let none = behind.stored.load(Ordering::Relaxed) == before;
+        match &sent {
+            Ok(()) => {
+                behind.stored.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(why) if leaving && none && matches!(why.kind(), Kind::Unavailable | Kind::Timeout) => {
+                behind.away.lock().get_or_insert_with(|| why.share());
+            }
+            Err(_) => {}
+        }
+        sent
     }
 
     /// Takes up what an earlier mount left staged; what can't be is named.
@@ -151,6 +178,9 @@ impl Fs {
             true => Arc::default(),
             false => self.inodes.lock().meet(&key, false, &self.default_facts(false)).changing.clone(),
         };
+        if let Some(from) = &left.note.borrowed {
+            self.lends(from.key.clone());
+        }
         let file = OpenFile::left(left, Ns::from_ms(self.engine.rt.wall_ms()), changing);
         if let Some(head) = came {
             file.rebase(Base { etag: head.etag.clone(), size: head.size });

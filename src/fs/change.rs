@@ -1,5 +1,6 @@
 //! Making and removing names, and changing what a file has beside its bytes.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -58,6 +59,32 @@ impl Changes {
 /// A change to an object's metadata, given what it shows now.
 pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
 
+/// A file whose name is being removed. Unless that is done the name is the file's again, also where nobody waits for
+/// the store any more: what is written is sent then, as if nobody had tried.
+struct Unlinking {
+    file: Arc<OpenFile>,
+    done: Cell<bool>,
+}
+
+impl Unlinking {
+    fn of(file: &Arc<OpenFile>) -> Unlinking {
+        file.unlink();
+        Unlinking { file: file.clone(), done: Cell::new(false) }
+    }
+
+    fn done(&self) {
+        self.done.set(true);
+    }
+}
+
+impl Drop for Unlinking {
+    fn drop(&mut self) {
+        if !self.done.get() {
+            self.file.relink();
+        }
+    }
+}
+
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
     async fn make(&self, place: &Place, dir: bool, body: Bytes, mut attrs: Attrs) -> Op<Entry> {
@@ -92,6 +119,8 @@ impl Fs {
     async fn vacant(&self, parent: u64, name: &[u8]) -> Op<Place> {
         self.writable_in(parent, name)?;
         let place = self.new_place(parent, name)?;
+        self.spare(&place.stem).await;
+        self.spare(&place.prefix()).await;
         match self.target(&place, Need::Presence).await? {
             (None, _) => Ok(place),
             (Some(_), _) => Err(Errno::EXIST.into()),
@@ -140,6 +169,7 @@ impl Fs {
         if target.dir {
             return Err(Errno::ISDIR.into());
         }
+        self.spare(&target.key).await;
         self.repay(&target.key).await?;
         let open = self.open_at(&target.key);
         let file = open.as_ref().map(|(_, _, file)| file.clone());
@@ -148,19 +178,17 @@ impl Fs {
         }
         // What is on its way arrives first; nothing sets out after it.
         let _held = self.hold(&target.key).await;
-        if let Some(file) = &file {
-            file.unlink();
-        }
+        let unlinking = file.as_ref().map(Unlinking::of);
         if file.is_none() && self.removals.goes_on(split(&target.key).0, self.now()) {
             self.engine.remote.delete_soon(&target.key);
-        } else if file.as_ref().is_none_or(|f| f.base().is_some()) {
+        } else if file.as_ref().is_none_or(|f| f.may_be_object()) {
             let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
             if let Err(why) = deleted {
-                file.inspect(|f| f.relink());
                 self.doubt(&target.key);
                 return Err(why.into());
             }
         }
+        unlinking.inspect(Unlinking::done);
         let file = self.dropped(&target.key, None);
         self.keep_parent(&target.key);
         if let Some(file) = file {
@@ -271,6 +299,8 @@ impl Fs {
         if self.change_file(ino, change)? {
             return Ok(());
         }
+        let key = self.inodes.lock().get(ino).map(|node| node.key.clone()).ok_or(Errno::STALE)?;
+        self.spare(&key).await;
         let (key, dir, told) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
@@ -313,6 +343,10 @@ impl Fs {
         let node = inodes.get(ino).ok_or(Errno::STALE)?;
         let Some(file) = node.file.as_ref().filter(|f| node.gone || f.speaks()) else { return Ok(false) };
         let facts = file.facts(self.options());
+        let mut attrs = file.attrs();
+        change(&mut attrs, facts.clone());
+        sign(&self.engine.rt, &mut attrs);
+        check_size(&node.key, &attrs)?;
         file.change_attrs(|attrs| change(attrs, facts));
         Ok(true)
     }

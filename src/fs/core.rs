@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::blocks::Blocks;
+use super::ending::Ending;
 use super::engine::{Clock, Engine, Memory};
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
@@ -72,6 +73,8 @@ pub struct Fs {
     /// Objects whose bytes a file has borrowed, some time.
     pub(super) lenders: Mutex<BTreeSet<String>>,
     pub(super) removals: Removals,
+    /// Directories' renames that are still to be ended.
+    pub(super) endings: Mutex<Vec<Arc<Ending>>>,
     pub(super) past: Past,
 }
 
@@ -127,6 +130,7 @@ impl Fs {
             behind: Behind::new(),
             lenders: Mutex::default(),
             removals: Removals::new(),
+            endings: Mutex::default(),
             past: Past::default(),
         };
         let fs = Arc::new(fs);

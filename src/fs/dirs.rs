@@ -19,12 +19,14 @@ use super::names::{Shown, Wanted, belongs, last, show_beside, want};
 use super::past::is_past;
 use super::remote::Remote;
 use super::sample::{Metadata, SAMPLE};
-use super::stream::{DirHandle, Item, Stream};
+use super::stream::{BATCH, DirHandle, Item, Stream};
 use crate::base::Result;
 use crate::store::Page;
 
 const PAGE: usize = 1000;
 const HEADS_AT_ONCE: usize = 16;
+/// Entries that are shown before another sample is tried, where nothing of one could be looked at: about a reply's.
+const GUESSED: usize = 32;
 
 /// A directory's pages, asked of the store.
 struct Directory {
@@ -95,11 +97,11 @@ impl Fs {
             *stream = Stream::new();
         }
         loop {
-            if let Some(mut batch) = stream.batch(cookie) {
-                if plus {
-                    self.enrich(&dir.prefix, &mut stream, &mut batch).await?;
+            if stream.seek(cookie) {
+                if plus && stream.looked <= cookie {
+                    self.enrich(&dir.prefix, &mut stream).await?;
                 }
-                return Ok(batch);
+                return Ok(stream.first(plus));
             }
             if stream.ended {
                 return Ok(Vec::new());
@@ -277,10 +279,13 @@ impl Fs {
         stream.window.push_back(Item { name, key, dir: true, facts, until, ticket, past: None });
     }
 
-    /// Fills in what a listing doesn't show, as far as this directory's objects carry it.
-    async fn enrich(&self, prefix: &str, stream: &mut Stream, batch: &mut [Item]) -> Op<()> {
+    /// Fills in what a listing doesn't show of the next entries, as far as this directory's objects carry it. Each stays
+    /// as it is found: who is cut off midway asks for the others only.
+    async fn enrich(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
         let now = self.now();
-        for item in batch.iter_mut().filter(|i| !i.facts.exact) {
+        let Stream { base, window, looked, metadata, .. } = stream;
+        let count = window.len().min(BATCH);
+        for item in window.iter_mut().take(count).filter(|i| !i.facts.exact) {
             let inodes = self.inodes.lock();
             let Some(node) = inodes.at(&item.key, item.dir) else { continue };
             if !node.facts.outlives(&item.facts) || item.dir && node.until <= now {
@@ -290,19 +295,24 @@ impl Fs {
             // The listing says nothing of a directory's metadata: what is known of it grows no younger.
             item.until = if item.dir { item.until.min(node.until) } else { item.until };
         }
-        let mut vague: Vec<&mut Item> = batch.iter_mut().filter(|i| !i.facts.exact).collect();
-        if stream.metadata == Metadata::Unknown && !vague.is_empty() {
+        // One without a ticket was looked at in vain.
+        let is_vague = |i: &&mut Item| !i.facts.exact && i.ticket.is_some();
+        let mut vague: Vec<&mut Item> = window.iter_mut().take(count).filter(is_vague).collect();
+        if *metadata == Metadata::Unknown && !vague.is_empty() {
             // Small ones first: they may be links.
             vague.sort_by_key(|i| (i.facts.size, i.key.clone()));
             let rest = vague.split_off(vague.len().min(SAMPLE));
-            stream.metadata = self.look_at(vague).await;
+            *metadata = self.look_at(vague).await;
             vague = rest;
         }
         // None of the sample could be looked at: the next one's turn comes with the next batch.
-        let kind = if stream.metadata == Metadata::Unknown { Metadata::Defaults } else { stream.metadata };
-        let sticky = self.is_sticky(prefix);
+        let kind = if *metadata == Metadata::Unknown { Metadata::Defaults } else { *metadata };
+        let (sticky, all) = (self.is_sticky(prefix), vague.len());
         vague.retain(|i| sticky || !kind.tells(&i.facts, self.options()));
+        let guessed = *metadata == Metadata::Unknown && vague.len() < all;
         self.look_at(vague).await;
+        let shown = if guessed { count.min(GUESSED) } else { count };
+        *looked = *base + shown as u64;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The parts of a large new file leave for the bucket while it is still being written.
 //!
-//! A part that is written to again after it left is spoiled: it is sent once more at the end, under the same number.
+//! A part that is written to again after it left is spoiled: it is sent once more at the end, under the same number,
+//! when what left before has ended: of two requests for one number the last to end is the part.
 //! A file whose parts are spoiled again and again is no stream: the rest waits for the end.
 
 use std::ops::Range;
@@ -80,9 +81,11 @@ impl Early {
         }
     }
 
-    /// The part of this number, if it left with just these bytes and arrived.
+    /// The part of this number, if it left with just these bytes and arrived. Nothing is on its way under this number any
+    /// more: it may be sent again.
     pub async fn part(&self, number: u32, range: &Range<u64>) -> Option<Part> {
-        let begun = self.begun.get(number as usize - 1).filter(|b| b.range == *range && !b.spoiled)?;
-        begun.sending.clone().await.ok()
+        let begun = self.begun.get(number as usize - 1)?;
+        let sent = begun.sending.clone().await.ok();
+        sent.filter(|_| begun.range == *range && !begun.spoiled)
     }
 }

@@ -32,7 +32,7 @@ use super::staging::Left;
 use super::upload::{self, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
-use crate::store::{Attrs, Etag, When};
+use crate::store::{Attrs, Etag, Head, When};
 
 /// Largest file: what S3 takes in one object.
 pub const SIZE_MAX: u64 = 5 << 40;
@@ -75,6 +75,10 @@ pub(super) struct State {
     /// The multipart upload that is under way.
     pub(super) upload: Option<String>,
     pub(super) unlinked: bool,
+    /// And for good: what is staged is for its handles only.
+    pub(super) disowned: bool,
+    /// Beginning to send it before its end failed: it leaves at its end.
+    pub(super) late: bool,
     pub(super) failed: Option<Error>,
     /// The object in which a failed file's bytes are.
     pub(super) kept: Option<String>,
@@ -144,6 +148,8 @@ impl OpenFile {
             early: None,
             upload: None,
             unlinked: false,
+            disowned: false,
+            late: false,
             failed: None,
             kept: None,
         }
@@ -193,6 +199,11 @@ impl OpenFile {
         self.state.lock().base.clone()
     }
 
+    /// The store has another object there than the file is made of.
+    pub fn is_other(&self, head: &Head) -> bool {
+        self.state.lock().base.as_ref().is_some_and(|base| base.etag != head.etag)
+    }
+
     /// The object has this etag now, and the same bytes.
     pub fn moved(&self, etag: &Etag, now: Instant) {
         let mut s = self.state.lock();
@@ -205,6 +216,12 @@ impl OpenFile {
     /// The object is known as it was then, or later.
     pub fn is_as_of(&self, asked: Instant) -> bool {
         self.state.lock().as_of >= asked
+    }
+
+    /// Its name may stand for an object: for one that is known, or by a send whose answer has not come.
+    pub fn may_be_object(&self) -> bool {
+        let s = self.state.lock();
+        s.base.is_some() || !s.sending.is_empty()
     }
 
     pub fn attrs(&self) -> Attrs {
@@ -368,9 +385,16 @@ impl OpenFile {
             (s.note(e.staging.url(), edits.is_some()), edits)
         };
         let stage = e.staging.stage(&note, edits.as_ref()).await?;
-        let mut s = self.state.lock();
-        s.stage = Some(stage.clone());
-        s.noted = Some(note.mark);
+        let disowned = {
+            let mut s = self.state.lock();
+            s.stage = Some(stage.clone());
+            s.noted = Some(note.mark);
+            s.disowned
+        };
+        if disowned {
+            // No name leads to it: the next mount must not find it.
+            remove(&stage).await;
+        }
         Ok(stage)
     }
 
@@ -440,10 +464,15 @@ impl OpenFile {
             let snapshot = self.snapshot(e);
             (snapshot.key, snapshot.attrs)
         };
-        if let Ok(early) = Early::begin(e, &key, attrs).await {
-            let mut s = self.state.lock();
-            s.upload = Some(early.upload.clone());
-            s.early = Some(early);
+        let begun = Early::begin(e, &key, attrs).await;
+        let mut s = self.state.lock();
+        match begun {
+            Ok(early) => {
+                s.upload = Some(early.upload.clone());
+                s.early = Some(early);
+            }
+            // Each further write would wait for the same.
+            Err(_) => s.late = true,
         }
     }
 
@@ -530,6 +559,11 @@ impl OpenFile {
         Ok(true)
     }
 
+    /// Some of its bytes are another object's: this host has them not.
+    pub fn is_borrowed(&self) -> bool {
+        self.state.lock().borrowed.is_some()
+    }
+
     /// The object whose bytes it has borrowed.
     pub fn borrows(&self, key: &str) -> bool {
         let s = self.state.lock();
@@ -541,12 +575,18 @@ impl OpenFile {
     pub async fn detach(&self, e: &Engine) -> Op<()> {
         let _one = self.writing.lock().await;
         let snapshot = self.snapshot(e);
+        let borrowed = self.is_borrowed();
         let missing = snapshot.local.split(0..snapshot.size);
         for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
             let stage = self.stage(e).await?;
             let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
-            self.state.lock().local.insert(range);
+            let mut s = self.state.lock();
+            if borrowed {
+                // No object of this name ever had them.
+                s.dirty.insert(range.clone());
+            }
+            s.local.insert(range);
         }
         let mut s = self.state.lock();
         s.base_len = 0;
@@ -567,6 +607,7 @@ impl OpenFile {
     pub async fn disown(&self, e: &Engine) {
         let upload = {
             let mut s = self.state.lock();
+            s.disowned = true;
             s.early.take().and(s.upload.take())
         };
         if let Some(upload) = upload {
@@ -681,7 +722,8 @@ impl State {
     fn streams(&mut self, e: &Engine, stage: &Stage, written: Range<u64>) -> bool {
         let (key, size) = (&self.key, self.size);
         let Some(early) = &mut self.early else {
-            return self.base_len == 0 && size >= BEGIN && !self.unlinked && self.upload.is_none();
+            let may = !self.unlinked && !self.late && self.upload.is_none();
+            return may && self.base_len == 0 && size >= BEGIN;
         };
         early.spoil(&written);
         early.advance(e, key, stage, size);

@@ -1,7 +1,6 @@
 //! Open files: create, open, read, write, flush, fsync, release.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -10,7 +9,7 @@ use super::core::{Entry, Fs, fail};
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
 use super::file::{OpenFile, Stood};
-use super::handles::{FileHandle, How};
+use super::handles::{FileHandle, How, Wrote};
 use super::inodes::Inodes;
 use super::known::Ticket;
 use super::lookup::{Need, ROUNDS};
@@ -63,7 +62,10 @@ impl Opening {
         self.done = true;
         let handle = self.fs.handle();
         // A new or truncated file is a change of this handle's, whether it writes or not.
-        let wrote = AtomicBool::new(how.truncate || how.exclusive);
+        let wrote = Wrote::default();
+        if how.truncate || how.exclusive {
+            wrote.add();
+        }
         let opened = FileHandle { ino: self.ino, file, how, wrote, reader };
         self.fs.handles.lock().files.insert(handle, Arc::new(opened));
         handle
@@ -120,6 +122,7 @@ impl Fs {
     ) -> Op<(Entry, Opened)> {
         self.writable_in(parent, name)?;
         let place = self.new_place(parent, name)?;
+        self.spare(&place.stem).await;
         for _ in 0..ROUNDS {
             let ticket = self.known.ticket();
             if let (Some(target), _) = self.target(&place, Need::Facts).await? {
@@ -175,15 +178,20 @@ impl Fs {
         if how.write || how.truncate {
             self.writable()?;
         }
-        {
+        let key = {
             let mut inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             if node.dir {
                 return Err(Errno::ISDIR.into());
             }
+            let key = node.key.clone();
             inodes.opened(ino);
-        }
+            key
+        };
         let (opening, reader) = (Opening::counted(self, ino), Reader::default());
+        if how.write {
+            self.spare(&key).await;
+        }
         let (file, keep_cache) = self.open_object(ino, how, &reader).await?;
         if how.truncate {
             file.truncate(&self.engine, 0).await?;
@@ -242,7 +250,7 @@ impl Fs {
         ticket: Ticket,
     ) -> Op<Option<ObjectOpened>> {
         let mut inodes = self.inodes.lock();
-        let holds = self.known.holds(key, ticket);
+        let (holds, others) = (self.known.holds(key, ticket), inodes.opens(ino) > 1);
         let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
         let overtaken = !holds || node.key != key || node.gone;
         let shown = (node.facts.etag.clone(), node.facts.size);
@@ -253,6 +261,12 @@ impl Fs {
             (_, None) => {
                 drop(inodes);
                 self.doubt(key);
+                return Err(Errno::STALE.into());
+            }
+            // Who reads it goes on with the object that it was, or is told: never with parts of both.
+            (Some(file), Some(head)) if others && file.is_other(&head) => {
+                inodes.remove(key, false);
+                self.known.forget(key);
                 return Err(Errno::STALE.into());
             }
             (file, Some(head)) => {
@@ -314,7 +328,7 @@ impl Fs {
         if !h.how.write {
             return Err(Errno::BADF.into());
         }
-        h.wrote.store(true, Ordering::Release);
+        h.wrote.add();
         h.file.write(&self.engine, (!h.how.append).then_some(offset), data).await
     }
 
@@ -324,7 +338,7 @@ impl Fs {
         if !h.how.write {
             return Err(Errno::BADF.into());
         }
-        h.wrote.store(true, Ordering::Release);
+        h.wrote.add();
         let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
         if zero {
             h.file.zero(&self.engine, offset..end).await?;
@@ -356,11 +370,11 @@ impl Fs {
             return Err(Errno::OPNOTSUPP.into());
         }
         self.lends(source.key);
-        to.wrote.store(true, Ordering::Release);
+        to.wrote.add();
         Ok(len)
     }
 
-    fn lends(&self, key: String) {
+    pub(super) fn lends(&self, key: String) {
         const MANY: usize = 1000;
         let mut lenders = self.lenders.lock();
         if lenders.len() >= MANY {
@@ -392,29 +406,31 @@ impl Fs {
 
     /// ftruncate(2): the handle's close answers for it.
     pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
-        handle.wrote.store(true, Ordering::Release);
+        handle.wrote.add();
         handle.file.truncate(&self.engine, size).await
     }
 
     /// True when close(2) has something to wait for.
     pub fn flush_needed(&self, handle: u64) -> bool {
-        self.file(handle).is_ok_and(|h| h.wrote.load(Ordering::Acquire) && h.file.is_dirty())
+        self.file(handle).is_ok_and(|h| h.wrote.unflushed() && h.file.is_dirty())
     }
 
     /// close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
+    /// What was copied in the bucket is on no disk of this host's: its close waits for the bucket always.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {
         if !self.flush_needed(handle) {
             return Ok(());
         }
         let h = self.file(handle)?;
+        let wrote = h.wrote.now();
         match self.options().flush {
-            Flush::Bucket => self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?,
-            Flush::Local => {
+            Flush::Local if !h.file.is_borrowed() => {
                 h.file.seal(&self.engine, false).await.map_err(close_failed)?;
                 self.send_behind(h.ino, &h.file);
             }
+            _ => self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?,
         }
-        h.wrote.store(false, Ordering::Release);
+        h.wrote.flushed(wrote);
         Ok(())
     }
 
@@ -425,6 +441,9 @@ impl Fs {
         }
         let h = self.file(handle)?;
         match self.options().flush {
+            Flush::Local if h.file.is_borrowed() => {
+                self.send(h.ino, &h.file).await.map_err(close_failed)?;
+            }
             Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
             Flush::Local if h.file.is_dirty() => {
                 h.file.seal(&self.engine, true).await.map_err(close_failed)?;
@@ -553,15 +572,28 @@ impl Fs {
         if file.is_local() || file.facts(self.options()).size > DETACH_MAX {
             return Ok(());
         }
-        file.detach(&self.engine).await
+        match file.detach(&self.engine).await {
+            // Another client has replaced or removed the object: its handles are told when they read, and the name may go.
+            Err(fail)
+                if fail.why.as_ref().is_some_and(|why| why.is(Kind::Refused) || why.is(Kind::NotFound)) =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
-    /// A symbolic link's target.
+    /// A symbolic link's target. The kernel keeps none: it would not notice that the object is another by now.
     pub async fn readlink(&self, ino: u64) -> Op<Bytes> {
         const TARGET_MAX: u64 = 4096;
         let (key, dir) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            if let Some((etag, target)) = node.leads_to.as_ref().filter(|_| node.until > self.now())
+                && node.facts.etag.as_ref() == Some(etag)
+            {
+                return Ok(target.clone());
+            }
             (node.key.clone(), node.dir)
         };
         if dir {
@@ -572,7 +604,13 @@ impl Fs {
                 self.doubt(&key);
                 Err(Errno::STALE.into())
             }
-            Some(found) if !found.body.is_empty() => Ok(found.body),
+            Some(found) if !found.body.is_empty() => {
+                let target = Bytes::copy_from_slice(&found.body);
+                if let Some(node) = self.inodes.lock().get_mut(ino).filter(|node| node.key == key) {
+                    node.leads_to = Some((found.head.etag, target.clone()));
+                }
+                Ok(target)
+            }
             Some(_) => Err(fail(Kind::Invalid, format!("{key} is a symbolic link without a target"))),
             None => Err(Errno::NOENT.into()),
         }

@@ -1,7 +1,7 @@
 //! What an open file or directory is known by between its open and its release.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::file::OpenFile;
 use super::past::PastPlace;
@@ -26,9 +26,38 @@ pub struct FileHandle {
     pub ino: u64,
     pub file: Arc<OpenFile>,
     pub how: How,
-    /// It wrote since its last flush; its close answers for that.
-    pub wrote: AtomicBool,
+    pub wrote: Wrote,
     pub reader: Reader,
+}
+
+/// What a handle wrote, counted, and how much of that a flush has answered for: of two processes that share a handle,
+/// one writes while the other's close sends.
+#[derive(Debug, Default)]
+pub struct Wrote {
+    changes: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl Wrote {
+    /// A change of the handle's.
+    pub fn add(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What a flush that begins now answers for.
+    pub fn now(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A flush that began then succeeded.
+    pub fn flushed(&self, then: u64) {
+        self.flushed.fetch_max(then, Ordering::AcqRel);
+    }
+
+    /// Its close has something to answer for.
+    pub fn unflushed(&self) -> bool {
+        self.flushed.load(Ordering::Acquire) < self.now()
+    }
 }
 
 /// A version that is open for reading.

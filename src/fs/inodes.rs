@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::facts::{Facts, Rights};
@@ -40,6 +41,8 @@ pub struct Node {
     pub file: Option<Arc<OpenFile>>,
     /// The object whose pages the kernel may hold.
     pub cached: Option<Etag>,
+    /// Of a symbolic link: where it leads, and which object said so.
+    pub leads_to: Option<(Etag, Bytes)>,
     /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. A file that
     /// is opened has the same one.
     pub changing: Arc<tokio::sync::Mutex<()>>,
@@ -78,6 +81,7 @@ impl Inodes {
             told: None,
             file: None,
             cached: None,
+            leads_to: None,
             changing: Arc::default(),
         };
         self.by_ino.insert(ino, node);

@@ -17,6 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::core::{Fs, fail};
+use super::ending::Ending;
 use super::errno::Op;
 use super::intent::{FORMAT, Move};
 use super::known::Ticket;
@@ -259,6 +260,9 @@ impl Fs {
                 finished = deleted,
                 "a directory's rename failed: it is ended behind"
             );
+            // What is known of both names was learned before.
+            self.known.forget_below(old);
+            self.known.forget_below(new);
             self.end_behind(path, have, lack).await;
             return Err(why);
         }
@@ -266,23 +270,62 @@ impl Fs {
         Ok(Moved { known, _holds: holds })
     }
 
-    /// Deletes what is below `have` and also below `lack`: at once if the store can, or when it can again.
-    async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str) {
-        if self.end_move(have, lack, true).await.is_ok() {
-            return self.engine.staging.settled(&path).await;
+    /// Deletes what is below `have` and also below `lack`: at once if the store can, or when it can again. The intent
+    /// at `path` is settled then.
+    pub(super) async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str) {
+        let ending = Arc::new(Ending::new(path, have, lack));
+        self.endings.lock().push(ending.clone());
+        if self.settle_ending(&ending).await.is_ok() {
+            return;
         }
-        let (fs, busy, have, lack) = (self.clone(), self.busy(), have.to_owned(), lack.to_owned());
+        let (fs, busy) = (self.clone(), self.busy());
         let work = async move {
             let mut leaving = fs.behind.leaving.subscribe();
             while fs.engine.rt.timeout(PAUSE, leaving.wait_for(|leaving| *leaving)).await.is_none() {
-                if fs.end_move(&have, &lack, true).await.is_ok() {
-                    fs.engine.staging.settled(&path).await;
+                if fs.settle_ending(&ending).await.is_ok() {
                     break;
                 }
             }
             drop(busy);
         };
         self.engine.rt.spawn(work).detach();
+    }
+
+    async fn settle_ending(&self, ending: &Arc<Ending>) -> Op<()> {
+        let mut turn = ending.turn.lock().await;
+        if !turn.done {
+            self.end_move(&ending.have, &ending.lack, true, &turn.spared).await?;
+            self.engine.staging.settled(&ending.path).await;
+            turn.done = true;
+        }
+        self.endings.lock().retain(|other| !Arc::ptr_eq(other, ending));
+        Ok(())
+    }
+
+    /// Before directories are renamed: whatever failed at these names is ended.
+    pub(super) async fn end_before(&self, prefixes: [&str; 2]) -> Op<()> {
+        let overlaps = |ending: &&Arc<Ending>| prefixes.iter().any(|prefix| ending.overlaps(prefix));
+        let endings: Vec<_> = self.endings.lock().iter().filter(overlaps).cloned().collect();
+        for ending in endings {
+            self.settle_ending(&ending).await.map_err(|failed| {
+                let why = failed.why.map_or_else(String::new, |why| format!(": {why}"));
+                let (have, lack) = (&ending.have, &ending.lack);
+                let said = format!(
+                    "a rename between {lack} and {have} failed and can't be undone yet{why}; try again"
+                );
+                fail(Kind::Unavailable, said)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Before an object is written, renamed or removed: a rename that failed lets it be from now on.
+    pub(super) async fn spare(&self, key: &str) {
+        let touched = |ending: &Arc<Ending>| Some((ending.clone(), ending.key(key)?));
+        let touched: Vec<_> = self.endings.lock().iter().filter_map(touched).collect();
+        for (ending, key) in touched {
+            ending.turn.lock().await.spared.insert(key);
+        }
     }
 
     fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
@@ -333,7 +376,7 @@ impl Fs {
             let Move { from, to, back, format: _ } = &begun;
             tracing::info!(from, to, back, "ending a directory's rename that was cut off");
             let (have, lack) = if *back { (to, from) } else { (from, to) };
-            match self.end_move(have, lack, *back).await {
+            match self.end_move(have, lack, *back, &BTreeSet::new()).await {
                 Ok(()) => self.engine.staging.settled(&path).await,
                 Err(f) => {
                     tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: the next mount tries")
@@ -342,9 +385,19 @@ impl Fs {
         }
     }
 
-    /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless `only_same`.
-    async fn end_move(&self, have: &str, lack: &str, only_same: bool) -> Op<()> {
-        let ends = self.all_below(have).map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
+    /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless `only_same`. What is in
+    /// `spared` stays.
+    pub(super) async fn end_move(
+        &self,
+        have: &str,
+        lack: &str,
+        only_same: bool,
+        spared: &BTreeSet<String>,
+    ) -> Op<()> {
+        let ends = self
+            .all_below(have)
+            .try_filter(|object| futures::future::ready(!spared.contains(&object.key)))
+            .map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
         let mut ends =
             ends.try_buffer_unordered(AT_ONCE).try_filter_map(|key| futures::future::ready(Ok(key)));
         let mut done = Vec::new();
@@ -356,6 +409,7 @@ impl Fs {
         for objects in done.chunks(PAGE) {
             self.engine.remote.delete_same(objects).await?;
         }
+        self.known.forget_below(have);
         Ok(())
     }
 

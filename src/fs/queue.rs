@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use super::file::OpenFile;
+use crate::base::Error;
 
 /// Files sent at once.
 const AT_ONCE: usize = 32;
@@ -20,6 +22,10 @@ pub struct Behind {
     pub kept: Mutex<Pending>,
     /// The mount ends.
     pub leaving: watch::Sender<bool>,
+    /// Why nothing more is tried then: the store doesn't answer.
+    pub away: Mutex<Option<Error>>,
+    /// Files that the bucket took, counted.
+    pub stored: AtomicU64,
 }
 
 /// What a mount still has to send.
@@ -37,6 +43,8 @@ impl Behind {
             permits,
             kept: Mutex::default(),
             leaving: watch::Sender::new(false),
+            away: Mutex::default(),
+            stored: AtomicU64::new(0),
         }
     }
 }

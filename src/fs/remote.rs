@@ -26,6 +26,11 @@ const COPIES_AT_ONCE: usize = 8;
 /// Attempts at a put whose outcome stays unknown.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
+/// What carries bytes has so much longer as they take at these rates: a part's share of a line of 1 MiB a second that it
+/// shares with seven others, and a copy that the store makes of its own.
+const SENT_A_SECOND: u64 = 128 << 10;
+const COPIED_A_SECOND: u64 = 16 << 20;
+const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
 /// A pool's store says so in this object.
 const LABEL: &str = "label";
 const LABEL_MAX: u64 = 256 << 10;
@@ -65,6 +70,11 @@ fn told(e: Error, doing: &str, key: &str) -> Error {
     e
 }
 
+/// How much longer than a deadline a request may take for the bytes that it carries.
+fn longer(bytes: u64, a_second: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / a_second).min(LONGER_MAX)
+}
+
 impl Remote {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
         let deletes = Deletes::new(rt.clone(), bucket.clone());
@@ -75,11 +85,11 @@ impl Remote {
         self.bucket.url()
     }
 
-    fn late(&self, doing: &str, key: &str) -> Error {
-        let secs = self.deadline.as_secs_f64();
+    fn late(&self, limit: Duration, doing: &str, key: &str) -> Error {
+        let secs = limit.as_secs_f64();
         Error::new(
             Kind::Timeout,
-            format!("{doing} {key}: {} gave no answer within {secs} s", self.bucket.url()),
+            format!("{doing} {key}: {} gave no answer within {secs:.0} s", self.bucket.url()),
         )
     }
 
@@ -104,10 +114,20 @@ impl Remote {
     }
 
     async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
+        self.ask_within(self.deadline, doing, key, request).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        key: &str,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         self.deletes.settled(key).await;
-        match self.rt.timeout(self.deadline, request).await {
+        match self.rt.timeout(limit, request).await {
             Some(answer) => answer.map_err(|e| told(e, doing, key)),
-            None => Err(self.late(doing, key)),
+            None => Err(self.late(limit, doing, key)),
         }
     }
 
@@ -121,7 +141,7 @@ impl Remote {
         self.deletes.settled(key).await;
         match self.rt.timeout(limit, request).await {
             Some(answer) => answer.map_err(|e| told(e, "writing", key)),
-            None => Ok(Put::Unknown(self.late("writing", key))),
+            None => Ok(Put::Unknown(self.late(limit, "writing", key))),
         }
     }
 
@@ -228,22 +248,25 @@ impl Remote {
         Ok((ours.is_some() && Signature::of(&head.attrs, head.size) == ours).then_some(head.etag))
     }
 
-    /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold.
+    /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold. `more`: how much longer it may
+    /// take for its bytes.
     async fn settle<F: Future<Output = Result<Put>>>(
         &self,
         key: &str,
         attrs: &Attrs,
         size: u64,
+        more: Duration,
         mut attempt: impl FnMut() -> F,
     ) -> Result<Etag> {
         let mut doubt = None;
-        let until = self.rt.now() + self.deadline * 11 / 6;
+        let limit = self.deadline + more;
+        let until = self.rt.now() + (self.deadline * 11 / 6 + more);
         for _ in 0..ATTEMPTS {
             let left = until.since(self.rt.now());
             if left.is_zero() {
                 break;
             }
-            let refused = match self.try_put(key, left.min(self.deadline), attempt()).await {
+            let refused = match self.try_put(key, left.min(limit), attempt()).await {
                 Ok(Put::Stored(etag)) => return Ok(etag),
                 Ok(Put::Refused) if doubt.is_none() => return Err(changed(key)),
                 Ok(Put::Refused) => true,
@@ -269,13 +292,13 @@ impl Remote {
             }
             self.rt.sleep(PAUSE).await;
         }
-        Err(doubt.unwrap_or_else(|| self.late("writing", key)))
+        Err(doubt.unwrap_or_else(|| self.late(limit, "writing", key)))
     }
 
     /// Stores an object. `attrs` must be signed.
     pub async fn put(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Etag> {
         let size = body.len() as u64;
-        self.settle(key, attrs, size, || {
+        self.settle(key, attrs, size, longer(size, SENT_A_SECOND), || {
             self.bucket.put_with(key, body.clone(), attrs, when.clone(), Cause::File)
         })
         .await
@@ -286,9 +309,10 @@ impl Remote {
         if base.size > COPY_MAX {
             return self.copy_parts(key, key, base, attrs, &When::Matches(base.etag.clone())).await;
         }
-        let from = Some(&base.etag);
-        self.settle(key, attrs, base.size, || {
-            self.bucket.copy(key, key, from, Some(attrs), When::Always, Cause::File)
+        // The condition on the source is looked at when the copy begins, this one when it ends.
+        let (from, when) = (Some(&base.etag), When::Matches(base.etag.clone()));
+        self.settle(key, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
+            self.bucket.copy(key, key, from, Some(attrs), when.clone(), Cause::File)
         })
         .await
     }
@@ -305,7 +329,7 @@ impl Remote {
         if base.size > COPY_MAX {
             return self.copy_parts(from, to, base, attrs, when).await;
         }
-        self.settle(to, attrs, base.size, || {
+        self.settle(to, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
             self.bucket.copy(from, to, Some(&base.etag), Some(attrs), when.clone(), Cause::File)
         })
         .await
@@ -319,9 +343,10 @@ impl Remote {
             return self.copy_parts(from, to, base, &head.attrs, when).await;
         }
         let mut last = None;
+        let limit = self.deadline + longer(base.size, COPIED_A_SECOND);
         for _ in 0..ATTEMPTS {
             let request = self.bucket.copy(from, to, Some(&base.etag), None, when.clone(), Cause::File);
-            match self.try_put(to, self.deadline, request).await? {
+            match self.try_put(to, limit, request).await? {
                 Put::Stored(etag) if etag == base.etag => return Ok(etag),
                 Put::Stored(etag) => return self.verified(to, &etag, base).await,
                 Put::Refused if *when == When::Absent && last.is_none() && self.head(to).await?.is_some() => {
@@ -332,7 +357,7 @@ impl Remote {
             }
             self.rt.sleep(PAUSE).await;
         }
-        Err(last.unwrap_or_else(|| self.late("copying to", to)))
+        Err(last.unwrap_or_else(|| self.late(limit, "copying to", to)))
     }
 
     async fn verified(&self, to: &str, etag: &Etag, base: &Base) -> Result<Etag> {
@@ -380,8 +405,9 @@ impl Remote {
     }
 
     pub async fn part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Part> {
+        let limit = self.deadline + longer(body.len() as u64, SENT_A_SECOND);
         let request = self.bucket.multipart_put(key, upload, number, body, Cause::File);
-        self.ask("writing a part of", key, request).await
+        self.ask_within(limit, "writing a part of", key, request).await
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -397,7 +423,8 @@ impl Remote {
     ) -> Result<Part> {
         let etag = Some(&base.etag);
         let request = self.bucket.multipart_copy(key, upload, number, from, etag, offset, len, Cause::File);
-        self.ask("copying a part of", key, request).await
+        let limit = self.deadline + longer(len, COPIED_A_SECOND);
+        self.ask_within(limit, "copying a part of", key, request).await
     }
 
     pub async fn complete(
@@ -410,7 +437,8 @@ impl Remote {
         when: &When,
     ) -> Result<Etag> {
         let done = self
-            .settle(key, attrs, size, || {
+            // Some stores answer when they have put the parts together, which is a copy.
+            .settle(key, attrs, size, longer(size, COPIED_A_SECOND), || {
                 self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
             })
             .await;

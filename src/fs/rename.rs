@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use super::content::type_of;
-use super::core::Fs;
+use super::core::{Fs, fail};
 use super::errno::{Errno, Op};
 use super::lookup::{Need, Place, Target};
 use super::meta::Meta as _;
@@ -56,6 +56,8 @@ impl Fs {
         no_replace: bool,
     ) -> Op<()> {
         let (old, new) = (&source.key, &to.stem);
+        self.spare(old).await;
+        self.spare(new).await;
         self.repay(old).await?;
         self.repay(new).await?;
         // What was written goes first; then nothing is sent to the old name until the new one stands.
@@ -75,21 +77,19 @@ impl Fs {
             Some((.., file)) => file.base(),
             None => source.facts.etag.clone().map(|etag| Base { etag, size: source.facts.size }),
         };
-        let (base, etag) = match self.copy_file(old, new, last_seen, no_replace).await {
-            Ok(copied) => copied,
-            Err(fail) => {
-                self.doubt(old);
-                self.doubt(new);
-                return Err(fail);
-            }
+        let when = if no_replace { When::Absent } else { When::Always };
+        let failed = |_: &_| {
+            self.doubt(old);
+            self.doubt(new);
         };
+        let (base, etag) = self.copy_file(old, new, last_seen, &when).await.inspect_err(failed)?;
         let mut facts = source.facts.clone();
         (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);
         if let Some(replaced) = self.dropped(new, Some(&facts)) {
             replaced.disown(&self.engine).await;
         }
-        let deleted = self.engine.remote.delete(std::slice::from_ref(old)).await;
-        deleted.inspect_err(|_| self.doubt(old))?;
+        let (base, etag) = self.remove_copied(old, new, (base, etag)).await.inspect_err(failed)?;
+        (facts.etag, facts.size) = (Some(etag.clone()), base.size);
         {
             let mut inodes = self.inodes.lock();
             let now = self.now();
@@ -109,21 +109,38 @@ impl Fs {
         [first, self.hold(a.max(b)).await]
     }
 
+    /// Deletes the old name, if it still is what was copied. What another client put there meanwhile is copied too.
+    async fn remove_copied(&self, old: &str, new: &str, mut copied: (Base, Etag)) -> Op<(Base, Etag)> {
+        const ROUNDS: usize = 5;
+        let remote = &self.engine.remote;
+        for _ in 0..ROUNDS {
+            let base = match remote.head(old).await? {
+                None => return Ok(copied),
+                Some(head) => Base { etag: head.etag, size: head.size },
+            };
+            if base.etag != copied.0.etag {
+                copied = self.copy_file(old, new, Some(base), &When::Matches(copied.1)).await?;
+            } else if remote.delete_same(&[(old.to_owned(), base.etag)]).await? {
+                return Ok(copied);
+            }
+        }
+        Err(fail(Kind::Refused, format!("{old} changes all the time: it can't be moved now")))
+    }
+
     /// Copies what the source is now: if it isn't what we last saw, it is looked at again.
     async fn copy_file(
         &self,
         old: &str,
         new: &str,
         last_seen: Option<Base>,
-        no_replace: bool,
+        when: &When,
     ) -> Op<(Base, Etag)> {
         let remote = &self.engine.remote;
-        let when = if no_replace { When::Absent } else { When::Always };
         if type_of(old) != type_of(new) {
-            return self.copy_retyped(old, new, &when).await;
+            return self.copy_retyped(old, new, when).await;
         }
         if let Some(base) = last_seen {
-            match remote.copy(old, new, &base, &when).await {
+            match remote.copy(old, new, &base, when).await {
                 Ok(etag) => return Ok((base, etag)),
                 Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
                 Err(why) => return Err(why.into()),
@@ -131,7 +148,7 @@ impl Fs {
         }
         let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
         let base = Base { etag: head.etag, size: head.size };
-        let etag = remote.copy(old, new, &base, &when).await?;
+        let etag = remote.copy(old, new, &base, when).await?;
         Ok((base, etag))
     }
 
@@ -165,8 +182,14 @@ impl Fs {
         if new.starts_with(&old) {
             return Err(Errno::INVAL.into());
         }
+        self.end_before([&old, &new]).await?;
         if there.is_some() && !self.emptiness(&new).await?.0 {
             return Err(Errno::NOTEMPTY.into());
+        }
+        let lent: Vec<String> =
+            self.lenders.lock().iter().filter(|key| key.starts_with(&old)).cloned().collect();
+        for key in lent {
+            self.repay(&key).await?;
         }
         let (mut held, mut names) = (Vec::new(), BTreeSet::new());
         for (_, file) in self.open_below(&old) {

@@ -48,10 +48,13 @@ impl OpenFile {
 
     /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
     async fn set_out(&self, e: &Engine) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
-        let mut snapshot = self.snapshot(e);
-        let (mut early, dated) = {
+        let (mut snapshot, mut early, dated) = {
             let mut s = self.state.lock();
-            (s.early.take(), s.dated)
+            let snapshot = s.snapshot(e);
+            // From here on whoever begins the file anew leaves what is staged as it is.
+            s.asked = snapshot.changes;
+            s.late = false;
+            (snapshot, s.early.take(), s.dated)
         };
         if early.is_none() && snapshot.in_parts() {
             early = Some(Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
@@ -68,7 +71,6 @@ impl OpenFile {
             let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
             let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
             s.sets_out(&snapshot);
-            s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
             told && s.changes == snapshot.changes
         };
@@ -227,8 +229,19 @@ impl OpenFile {
     }
 
     /// Somebody else's object has the name: ours is stored beside it.
-    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
-        let kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+    async fn lost(&self, e: &Engine, mut snapshot: Snapshot, why: Error) -> Error {
+        let (kept, _still) = loop {
+            let kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+            // No close comes in between.
+            let still = self.writing.lock().await;
+            let s = self.state.lock();
+            if kept.is_err() || s.asked <= snapshot.changes {
+                drop(s);
+                break (kept, still);
+            }
+            // Closed again meanwhile, with success: that is kept too.
+            snapshot = s.snapshot(e);
+        };
         let (why, stage) = {
             let mut s = self.state.lock();
             let (why, stage) = match kept {

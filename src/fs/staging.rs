@@ -109,6 +109,42 @@ impl Found {
     }
 }
 
+/// Moves the slots of another folder in which something is left to the end of this one, where the next mount finds them;
+/// says how many. What can't be moved stays as it was. A slot that a mount holds is that mount's.
+pub async fn take_over(disk: &Arc<dyn Disk>, from: &Path, to: &Path) -> Result<usize> {
+    let doing = || format!("moving what is not sent yet from {} to {}", from.display(), to.display());
+    let slots = match disk.list(from).await {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        slots => slots.context(doing)?,
+    };
+    let (mut taken, mut free) = (0, 0_usize);
+    for slot in slots {
+        let slot = from.join(slot);
+        if disk.list(&slot).await.context(doing)?.iter().all(|name| name == LOCK) {
+            continue;
+        }
+        let held = match disk.lock(&slot.join(LOCK), "being moved").await {
+            Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
+            lock => lock.context(doing)?,
+        };
+        disk.create_dir(to).await.context(doing)?;
+        // They are looked at in turn, up to the first that isn't there.
+        while disk.list(&to.join(free.to_string())).await.is_ok() {
+            free += 1;
+        }
+        if free >= SLOTS {
+            let full = format!("{} has {SLOTS} slots already", to.display());
+            return Err(Error::new(Kind::NoSpace, full).context(doing()));
+        }
+        disk.rename(&slot, &to.join(free.to_string())).await.context(doing)?;
+        disk.sync_dir(to).await.context(doing)?;
+        disk.sync_dir(from).await.context(doing)?;
+        drop(held);
+        taken += 1;
+    }
+    Ok(taken)
+}
+
 impl Staging {
     /// Takes the first free slot of the folder (mounts of one bucket live side by side), and says what earlier mounts
     /// left in it and in the other slots that nobody uses.

@@ -12,7 +12,7 @@ use super::sample::Metadata;
 use crate::base::rt::Instant;
 
 /// Entries handed out at once; more than fit a reply.
-const BATCH: usize = 512;
+pub const BATCH: usize = 512;
 
 /// One name of a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +43,9 @@ pub struct Stream {
     /// The first window entry's cookie.
     pub base: u64,
     pub window: VecDeque<Item>,
+    /// The entries before this cookie were looked at, as far as that was needed. The kernel takes a few of a batch at a
+    /// time: what was found stays in the window, so that no name is asked for again.
+    pub looked: u64,
     pub waiting: Vec<(String, Facts)>,
     /// Local names that the listing has not shown.
     pub local: BTreeMap<String, Arc<OpenFile>>,
@@ -68,6 +71,7 @@ impl Stream {
             ended: false,
             base: 0,
             window: VecDeque::new(),
+            looked: 0,
             waiting: Vec::new(),
             local: BTreeMap::new(),
             kept: BTreeSet::new(),
@@ -79,15 +83,28 @@ impl Stream {
         }
     }
 
-    /// Entries from `cookie` on, if they are here.
-    pub fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
-        let skip = cookie.checked_sub(self.base)? as usize;
+    /// Whether the entry at `cookie` is here, or the end; the window begins there then.
+    pub fn seek(&mut self, cookie: u64) -> bool {
+        let Some(skip) = cookie.checked_sub(self.base) else { return false };
+        let skip = skip as usize;
         if skip > self.window.len() || skip == self.window.len() && !self.ended {
-            return None;
+            return false;
         }
         self.window.drain(..skip);
         self.base = cookie;
-        Some(self.window.iter().take(BATCH).cloned().collect())
+        true
+    }
+
+    /// The window's first entries; those alone that were `looked` at, if that is asked for.
+    pub fn first(&self, looked: bool) -> Vec<Item> {
+        let known = self.looked.saturating_sub(self.base) as usize;
+        let count = if looked { known.min(BATCH) } else { BATCH };
+        self.window.iter().take(count).cloned().collect()
+    }
+
+    /// Entries from `cookie` on, if they are here.
+    pub fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
+        self.seek(cookie).then(|| self.first(false))
     }
 }
 

@@ -352,6 +352,11 @@ impl Journal {
         self.shared.ring.lock().failed.as_ref().map(Error::share)
     }
 
+    /// It is more than half full, or somebody waits for room that only `trim` makes.
+    pub fn is_short(&self) -> bool {
+        self.shared.ring.lock().is_short()
+    }
+
     pub fn usage(&self) -> Usage {
         let ring = self.shared.ring.lock();
         Usage {

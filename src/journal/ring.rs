@@ -250,6 +250,13 @@ impl Ring {
         self.fits(cost) && (buffered == 0 || buffered + cost <= BUFFER_MAX)
     }
 
+    /// Whether only what is trimmed lets writes go on, or soon will. Who waits for the disk to take what is in memory needs
+    /// no trimming.
+    pub fn is_short(&self) -> bool {
+        let stuck = self.rooms.front().is_some_and(|next| !self.fits(next.cost));
+        stuck || self.used() > self.segments_max as u64 * self.segment / 2
+    }
+
     /// Lets in who waits for room, in order.
     pub fn admit(&mut self) {
         while let Some(next) = self.rooms.front() {

@@ -48,8 +48,9 @@ pub trait Exports: Send + Sync + 'static {
 }
 
 /// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no order.
-/// A future given out here is driven to its end, whatever becomes of the connection; only a server that stops and
-/// has waited its full drain time drops one half-way.
+/// A future given out here is driven to its end, but for two cases: those of `write`, `zero` and `trim` (with the flush
+/// that belongs to it) are dropped half-way when their client is gone without a goodbye, and all of them by a server
+/// that stops and has waited its full drain time. One that is dropped changes nothing any more.
 #[async_trait]
 pub trait Export: Send + Sync + 'static {
     fn describe(&self) -> Description;

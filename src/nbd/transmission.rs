@@ -11,11 +11,13 @@
 //! daemon's memory for requests, first come, first served; a client that moves no byte for `share::STALL` while others
 //! wait for memory that it holds is hung up on, so that nobody is stuck behind another's client.
 //!
-//! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking, never work
-//! that was begun: that is finished, and answered when there is still somebody to answer. A server that stops gives
-//! this `DRAIN`, then hangs up. It answers nothing with ESHUTDOWN, which the protocol would allow: a client that
-//! reconnects (QEMU's reconnect-delay) sends again what a connection lost, but hands an error on to its guest, whose
-//! filesystem ends there.
+//! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking. What was
+//! begun is finished, and answered when there is still somebody to answer; but a client that went without DISC sends
+//! again on another connection what was not answered, and goes on from there. Its writes, zeroes and trims that wait
+//! are given up: done later, they would land on what it has written since. A server that stops gives work `DRAIN`,
+//! then hangs up. It answers nothing with ESHUTDOWN, which the protocol would allow: a client that reconnects (QEMU's
+//! reconnect-delay) sends again what a connection lost, but hands an error on to its guest, whose filesystem ends
+//! there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -71,6 +73,11 @@ impl Future for Job<'_> {
     }
 }
 
+/// What it asks for is a change of the disk.
+fn writes(request: &Request) -> bool {
+    matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
+}
+
 fn start<'e>(export: &'e dyn Export, request: Request, payload: Bytes) -> Job<'e> {
     let Request { offset, len, flags, .. } = request;
     let long = u64::from(len);
@@ -85,9 +92,8 @@ fn start<'e>(export: &'e dyn Export, request: Request, payload: Bytes) -> Job<'e
         Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
         Command::Disconnect | Command::Unknown(_) => unreachable!("the intake lets none of these through"),
     };
-    let writes = matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes);
     let work = match work {
-        Work::Plain(write) if writes && flags & command_flag::FUA != 0 => Work::Plain(
+        Work::Plain(write) if writes(&request) && flags & command_flag::FUA != 0 => Work::Plain(
             async move {
                 write.await?;
                 export.flush().await
@@ -113,6 +119,8 @@ struct Connection<'e, S> {
     export: &'e dyn Export,
     /// Requests are still taken.
     taking: bool,
+    /// The client has said that it goes.
+    goodbye: bool,
     /// The socket takes nothing any more.
     broken: bool,
     /// For the log, which a client's misfortune must not fill.
@@ -160,6 +168,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         session,
         export: &*session.export,
         taking: true,
+        goodbye: false,
         broken: false,
         failures: 0,
         stop: Box::pin(stop.cancelled_owned()),
@@ -209,10 +218,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 ?export,
                 bytes, "a client is dropped: it moved nothing while others wait for the memory it holds"
             );
-            (self.broken, self.taking) = (true, false);
+            self.broken = true;
+            self.end();
             self.output.discard();
         }
         stalled
+    }
+
+    /// The client is gone, or as good as that.
+    fn end(&mut self) {
+        self.taking = false;
+        if self.goodbye {
+            return;
+        }
+        let before = self.jobs.len();
+        for job in std::mem::take(&mut self.jobs) {
+            match writes(&job.request) {
+                true => self.weight -= job.request.weight(),
+                false => self.jobs.push(job),
+            }
+        }
+        let given_up = before - self.jobs.len();
+        if given_up > 0 {
+            debug!(export = ?self.session.name, given_up, "writes of a client that is gone are given up");
+        }
     }
 
     fn holds(&self) -> u64 {
@@ -259,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 Ok(Some(arrived)) => self.take(arrived, cx),
                 Err(e) => {
                     warn!(export = ?self.session.name, error = %e, "a client is dropped");
-                    self.taking = false;
+                    self.end();
                 }
             }
             any = true;
@@ -269,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
 
     fn take(&mut self, arrived: Arrived, cx: &mut Context<'_>) {
         match arrived {
-            Arrived::Disconnect => self.taking = false,
+            Arrived::Disconnect => (self.taking, self.goodbye) = (false, true),
             Arrived::Refused { request, refusal: Refusal { errno, why } } => {
                 debug!(export = ?self.session.name, ?request, why, "a request was refused");
                 self.reply_error(&request, errno, why);
@@ -354,7 +383,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             self.output.discard();
         } else if let Poll::Ready(Err(e)) = self.output.poll_write(cx, &mut self.stream) {
             debug!(export = ?self.session.name, error = %e, "the client is gone");
-            (self.broken, self.taking) = (true, false);
+            self.broken = true;
+            self.end();
             self.output.discard();
         }
         self.output.bytes() < before
@@ -376,11 +406,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         };
         match received {
             Poll::Pending => return false,
-            Poll::Ready(Ok(0)) => self.taking = false,
+            Poll::Ready(Ok(0)) => self.end(),
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(e)) => {
                 debug!(export = ?self.session.name, error = %e, "the client is gone");
-                self.taking = false;
+                self.end();
             }
         }
         true

@@ -378,6 +378,9 @@ impl Bucket for Counted {
     async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.inner.presign(key, version, valid).await
     }
+    fn identity(&self) -> String {
+        self.inner.identity()
+    }
     fn looks_first(&self, conditions: Conditions) {
         self.inner.looks_first(conditions);
     }

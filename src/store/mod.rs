@@ -210,6 +210,10 @@ pub trait Bucket: Store {
         let keys: Vec<String> = objects.iter().map(|(key, _)| key.clone()).collect();
         self.delete(&keys, cause).await.map(|()| true)
     }
+    /// Says which objects these are and nothing of how they are reached: it stays the same with other keys.
+    fn identity(&self) -> String {
+        self.url().to_owned()
+    }
     /// From now on the store is not trusted with the conditions that it doesn't heed: it is looked at just before such
     /// a write, which leaves a moment for others. For who has to write there all the same.
     fn looks_first(&self, _: Conditions) {}

@@ -56,6 +56,9 @@ impl Default for Patience {
     }
 }
 
+/// A file's parts, and files, leave side by side: each has a share of the line, and time for so many.
+const SIDE_BY_SIDE: u64 = 8;
+
 /// What a retry costs, in what one success earns.
 const RETRY_COST: u64 = 10;
 
@@ -218,7 +221,7 @@ impl Bucket for Retrying {
     async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
         let once = when != When::Always;
         let run = || self.inner.put_with(key, body.clone(), attrs, when.clone(), cause);
-        self.put_again(body.len() as u64, once, run).await
+        self.put_again(body.len() as u64 * SIDE_BY_SIDE, once, run).await
     }
     async fn copy(
         &self,
@@ -250,7 +253,7 @@ impl Bucket for Retrying {
         cause: Cause,
     ) -> Result<Part> {
         let run = || self.inner.multipart_put(key, upload, number, body.clone(), cause);
-        self.again(body.len() as u64, run).await
+        self.again(body.len() as u64 * SIDE_BY_SIDE, run).await
     }
     async fn multipart_copy(
         &self,
@@ -283,6 +286,9 @@ impl Bucket for Retrying {
     }
     async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.inner.presign(key, version, valid).await
+    }
+    fn identity(&self) -> String {
+        self.inner.identity()
     }
     fn looks_first(&self, conditions: Conditions) {
         self.inner.looks_first(conditions);

@@ -52,6 +52,9 @@ pub enum Sse {
     Customer(PathBuf),
 }
 
+/// Regions whose buckets are others than those of the same name elsewhere.
+const APART: [&str; 7] = ["cn-", "us-gov-", "us-iso-", "us-isob-", "us-isof-", "eu-isoe-", "eusc-"];
+
 /// A store as a pool lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreSpec {
@@ -183,6 +186,17 @@ impl S3Place {
             out.set(name, &decoded(value)?)?;
         }
         Ok(out)
+    }
+
+    /// What says which objects are meant, and nothing of how they are reached. `endpoint` and `region` are those that are
+    /// asked in the end, whether the URL, the environment or a profile names them.
+    pub fn identity(&self, endpoint: Option<&str>, region: &str) -> String {
+        let endpoint = endpoint.map(|e| e.trim_end_matches('/').to_owned());
+        // All other regions of AWS share one space of names for buckets.
+        let apart = APART.iter().find(|apart| endpoint.is_none() && region.starts_with(**apart));
+        let (bucket, prefix) = (self.bucket.clone(), self.prefix.clone());
+        let region = apart.map(|apart| (*apart).to_owned());
+        StoreUrl::S3(S3Place { bucket, prefix, endpoint, region, ..S3Place::default() }).to_string()
     }
 
     fn parameters(&self) -> Vec<(&'static str, String)> {
@@ -396,6 +410,30 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
         let url = |path: &str| format!("file://{}", dir.path().join(path).display());
         assert!(overlap(&url("link/s/none"), &url("s")), "one that isn't there yet, behind a link");
+    }
+
+    #[test]
+    fn how_objects_are_reached_does_not_make_them_others() {
+        let identity = |url: &str, endpoint: Option<&str>, region: &str| {
+            let StoreUrl::S3(place) = url.parse::<StoreUrl>().unwrap() else { panic!() };
+            place.identity(endpoint, region)
+        };
+        let options = "region=r&profile=p&path_style=true&anonymous=true&requester_pays=true&sse=s3&ca=/c";
+        let plain = identity("s3://b/x", None, "eu-1");
+        assert_eq!(identity(&format!("s3://b/x?{options}&storage_class=GLACIER_IR"), None, "r"), plain);
+        let at = Some("http://h/v1/");
+        assert_eq!(
+            identity("s3://b/x?endpoint=http://h/v1", at, "r"),
+            identity("s3://b/x?profile=h", at, "q")
+        );
+        let others = [
+            identity("s3://b/x?profile=h", at, "eu-1"),
+            identity("s3://b/y", None, "eu-1"),
+            identity("s3://c/x", None, "eu-1"),
+            identity("s3://b/x", None, "cn-north-1"),
+        ];
+        assert!(others.iter().all(|other| *other != plain), "{others:?} are not {plain}");
+        assert_eq!(identity("s3://b/x", None, "cn-northwest-1"), others[3]);
     }
 
     #[test]

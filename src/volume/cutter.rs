@@ -71,6 +71,10 @@ impl Session {
                 self.tip.lock().stored_upto(upto);
                 drop(held);
                 self.ripe.notify_one();
+                if self.journal.is_short() {
+                    // Who waits for room asked for a round before this was stored: it may be over and have trimmed nothing.
+                    self.rounds.ask();
+                }
             }
             Err(error) => {
                 tracing::error!(volume = %self.ground.name, chunk = %id, %error, "a chunk can't be stored");

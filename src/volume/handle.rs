@@ -44,6 +44,42 @@ impl Inert {
     fn new(head: &Head, tables: Tables) -> Arc<Inert> {
         Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
     }
+
+    /// Whether the volume is still what was opened, also where an own claim was recorded and the answer was lost: the next
+    /// write goes on under it.
+    pub(super) fn is_newest(&self, head: &Head) -> bool {
+        let active = &head.active;
+        active.released && active.epoch == self.seen || self.tried.lock().contains(&active.epoch)
+    }
+}
+
+/// I/O that waits for stores.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// So many operations do.
+    waiters: usize,
+    /// Since when and why.
+    said: Option<(Instant, String)>,
+}
+
+/// An operation that waits. There is no trouble when the last of them has gone, whether it was done or given up.
+struct Waiter<'a>(&'a Mutex<Trouble>);
+
+impl<'a> Waiter<'a> {
+    fn new(trouble: &'a Mutex<Trouble>) -> Waiter<'a> {
+        trouble.lock().waiters += 1;
+        Waiter(trouble)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut trouble = self.0.lock();
+        trouble.waiters -= 1;
+        if trouble.waiters == 0 {
+            trouble.said = None;
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -62,8 +98,7 @@ struct Inner {
     state: Mutex<State>,
     /// One transition at a time.
     turn: tokio::sync::Mutex<()>,
-    /// Since when and why I/O waits, if it does.
-    trouble: Mutex<Option<(Instant, String)>>,
+    trouble: Mutex<Trouble>,
     /// For the user, of the last takeover.
     notes: Mutex<Notes>,
     trail: Trail,
@@ -86,8 +121,8 @@ impl Drop for Volume {
 /// What an open volume knows beside its head.
 pub enum Known {
     Live(Arc<Session>),
-    /// Opened when this epoch was the active one, and released.
-    Inert(Epoch),
+    /// Opened when it was released.
+    Inert(Arc<Inert>),
     Nothing,
 }
 
@@ -141,9 +176,15 @@ impl Volume {
     pub(super) fn known(&self) -> Known {
         match &*self.inner.state.lock() {
             State::Live(session) if session.closed().is_none() => Known::Live(session.clone()),
-            State::Inert(inert) => Known::Inert(inert.seen),
+            State::Inert(inert) => Known::Inert(inert.clone()),
             _ => Known::Nothing,
         }
+    }
+
+    /// The same once the transition that is under way, if one is, has come to its end.
+    pub(super) async fn settled(&self) -> Known {
+        let _turn = self.inner.turn.lock().await;
+        self.known()
     }
 
     /// The journal that the session holds, or that one which was shut out is still putting aside. Not that of an ended one:
@@ -167,7 +208,7 @@ impl Volume {
 
     /// Why I/O fails or waits, and since when it waits.
     pub(super) fn trouble(&self) -> Option<(Option<Instant>, String)> {
-        let waits = || self.inner.trouble.lock().clone().map(|(since, why)| (Some(since), why));
+        let waits = || self.inner.trouble.lock().said.clone().map(|(since, why)| (Some(since), why));
         match &*self.inner.state.lock() {
             State::Failed(e, _) => Some((None, e.to_string())),
             State::Live(session) => match session.closed() {
@@ -287,6 +328,7 @@ impl Volume {
 
     /// The session that owns the volume; becomes the owner first where that is allowed. An outage holds: it waits.
     pub(super) async fn session(&self) -> Result<Arc<Session>> {
+        let mut waiter = None;
         loop {
             if let State::Live(session) = &*self.inner.state.lock()
                 && !matches!(session.closed(), Some(Stop::Again))
@@ -297,10 +339,11 @@ impl Volume {
                 Ok(_) => {}
                 Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled) => {
                     let why = format!("I/O waits: {e}");
+                    waiter.get_or_insert_with(|| Waiter::new(&self.inner.trouble));
                     let began = {
                         let mut trouble = self.inner.trouble.lock();
-                        let since = trouble.take().map(|(since, _)| since);
-                        *trouble = Some((since.unwrap_or(self.now()), why.clone()));
+                        let since = trouble.said.take().map(|(since, _)| since);
+                        trouble.said = Some((since.unwrap_or(self.now()), why.clone()));
                         since.is_none()
                     };
                     // Said once; the rest is for those who look closely.
@@ -442,7 +485,7 @@ impl Inner {
         match own(&self.ground, Grounds { seen, tried, force, accept_loss }).await {
             Ok(owned) => {
                 *self.state.lock() = State::Live(owned.session.clone());
-                *self.trouble.lock() = None;
+                self.trouble.lock().said = None;
                 self.revive_after(owned.session);
                 *self.notes.lock() = owned.notes;
                 Ok(())

@@ -147,9 +147,12 @@ impl Volumes {
                 return Err(Error::new(Kind::Unavailable, why));
             }
         }
-        let open = open.filter(|v| !v.is_failed());
-        let volume = match open {
-            Some(volume) if self.is_current(name, &volume).await? => volume,
+        let current = match &open {
+            Some(volume) => self.is_current(name, volume).await?,
+            None => false,
+        };
+        let volume = match open.filter(|v| !v.is_failed()) {
+            Some(volume) if current => volume,
             // Others have written since: sessions that read the older state keep theirs, new ones see the new one.
             Some(_) => Arc::new(self.begin(name, id).await?),
             None => {
@@ -161,20 +164,38 @@ impl Volumes {
                 Arc::new(self.begin(name, id).await?)
             }
         };
-        match (volume.known(), mode) {
-            (Known::Nothing, OpenMode::Normal) => volume.own(false, false).await?,
-            (Known::Nothing, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await?,
-            _ => {}
+        // In its seat before it becomes the owner, which goes on when nobody waits for it any more: what comes of it must be
+        // found by who opens the volume next.
+        let before = seat.volume.lock().replace(volume.clone());
+        let owned = match (volume.known(), mode) {
+            (Known::Nothing, OpenMode::Normal) => volume.own(false, false).await,
+            (Known::Nothing, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await,
+            _ => Ok(()),
+        };
+        match owned {
+            Ok(()) => Ok(volume),
+            Err(error) => {
+                *seat.volume.lock() = before;
+                Err(error)
+            }
         }
-        *seat.volume.lock() = Some(volume.clone());
-        Ok(volume)
     }
 
     /// An inert volume shows what it was opened on; is that still the newest?
     async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
-        let Known::Inert(seen) = volume.known() else { return Ok(true) };
-        let head = self.head(name, volume.id()).await?;
-        Ok(head.active.released && head.active.epoch == seen)
+        loop {
+            let Known::Inert(inert) = volume.known() else { return Ok(true) };
+            let head = self.head(name, volume.id()).await?;
+            if inert.is_newest(&head) {
+                return Ok(true);
+            }
+            // Its own first write may have claimed it, and not be ready. That is waited for only when the stores have just
+            // answered: in an outage many attempts to claim stand in a row.
+            match volume.settled().await {
+                Known::Inert(same) if Arc::ptr_eq(&same, &inert) => return Ok(inert.is_newest(&head)),
+                _ => {}
+            }
+        }
     }
 
     async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
@@ -201,7 +222,11 @@ impl Volumes {
         let began = self.deps.rt.now();
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
-        let mine = self.here(id).is_some_and(|v| matches!(v.known(), Known::Live(_)));
+        // A session that another host has shut out may not have noticed yet: opening the volume tells it.
+        let mine = self.here(id).is_some_and(|v| match v.known() {
+            Known::Live(session) => session.epoch == head.active.epoch,
+            _ => false,
+        });
         if head.active.released || mine {
             return Ok(TakeOver { already: true, ..TakeOver::default() });
         }

@@ -1,7 +1,11 @@
 //! Taking writes in: whole blocks into the journal's buffer and the tip, then the acknowledgement.
 //!
 //! Memory and room in the journal are waited for before the tip is locked, so that an outage slows writes down and never
-//! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range.
+//! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range; whoever
+//! waits for such a lock, or for a gate, holds neither memory nor room meanwhile.
+//!
+//! A step is taken in at one instant (`take_in`). Dropped before, a write leaves nothing behind; one of several steps may be
+//! there in part, as after a crash.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,6 +73,15 @@ fn span(ops: &[Op]) -> Range<u64> {
     let start = ops.iter().map(|op| op.blocks().0).min().unwrap_or(0);
     let end = ops.iter().map(|op| op.blocks().0 + op.blocks().1).max().unwrap_or(0);
     start..end
+}
+
+/// What became of changes that had memory and room.
+enum Look {
+    Taken,
+    /// Something has changed meanwhile: all of it anew.
+    Again,
+    /// The gate is closed.
+    Closed,
 }
 
 impl Session {
@@ -155,57 +168,70 @@ impl Session {
     }
 
     async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
-        let bytes = payload(ops);
-        let held = self.memory(bytes + RECORD_COST * ops.len() as u64).await?;
+        let bytes = payload(ops) + RECORD_COST * ops.len() as u64;
         let cost = ops.iter().map(|op| self.journal.cost(op.payload().len() as u64)).sum();
-        let mut room = self.room(cost).await?;
         let range = span(ops);
-        let mut held = Some(held);
+        // Blocks that nobody else may hold.
+        let free = if mine.is_none() { Some(&range) } else { None };
         loop {
-            if mine.is_none() {
-                self.or_end(self.ranges.free(&range)).await?;
+            // Nobody waits for blocks, nor at a closed gate, with memory or room in hand: who holds the blocks may stand in
+            // the queue for room behind this write, and who closed the gate may need some as well.
+            if let Some(range) = free {
+                self.or_end(self.ranges.free(range)).await?;
             }
+            let held = self.memory(bytes).await?;
+            let room = self.room(cost).await?;
             let waiting = self.opened.notified();
             let mut waiting = std::pin::pin!(waiting);
             waiting.as_mut().enable();
-            {
-                let mut tip = self.tip.lock();
-                if let Some(stop) = &tip.closed {
-                    return Err(stop.share());
-                }
-                if !tip.barrier && self.journal.is_current(room.as_ref()) {
-                    // Looked at under the lock: a merge that began later will read what is taken in now.
-                    if mine.is_none() && self.ranges.is_held(&range) {
-                        continue;
-                    }
-                    let now = self.ground.rt().now();
-                    let first = tip.pending.is_empty();
-                    let many = ops.len();
-                    for (i, op) in ops.iter().enumerate() {
-                        let record = Record { lsn: tip.lsn.next(), op: op.clone() };
-                        self.log_locally(&mut room, &record);
-                        let held = if i + 1 == many { held.take() } else { None };
-                        tip.take(record, held, now)?;
-                    }
-                    let full = tip
-                        .pending
-                        .due(self.writer.chunk_target(), self.cut_age())
-                        .is_some_and(|at| at <= now);
-                    drop(tip);
-                    if first || full {
-                        self.work.notify_one();
-                    }
-                    self.rounds.dirty(now);
-                    return Ok(());
-                }
+            match self.take_in(ops, free, held, room)? {
+                Look::Taken => return Ok(()),
+                Look::Again => {}
+                Look::Closed => self.or_end(waiting).await?,
             }
-            if !self.journal.is_current(room.as_ref()) {
-                // Mended while this waited: its records must not be missing from the new one.
-                room = self.room(cost).await?;
-                continue;
-            }
-            self.or_end(waiting).await?;
         }
+    }
+
+    /// Makes the changes visible and logs them, in this instant or not at all. Whoever waits for it may give up before,
+    /// never midway.
+    fn take_in(
+        &self,
+        ops: &[Op],
+        free: Option<&Range<u64>>,
+        held: Held,
+        mut room: Option<Room<'_>>,
+    ) -> Result<Look, Stop> {
+        let mut tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        if tip.barrier {
+            return Ok(Look::Closed);
+        }
+        // Mended since it was asked for room: its records must not be missing from the new one.
+        if !self.journal.is_current(room.as_ref()) {
+            return Ok(Look::Again);
+        }
+        // Looked at under the lock: a merge that began later will read what is taken in now.
+        if free.is_some_and(|range| self.ranges.is_held(range)) {
+            return Ok(Look::Again);
+        }
+        let now = self.ground.rt().now();
+        let first = tip.pending.is_empty();
+        let (many, mut held) = (ops.len(), Some(held));
+        for (i, op) in ops.iter().enumerate() {
+            let record = Record { lsn: tip.lsn.next(), op: op.clone() };
+            self.log_locally(&mut room, &record);
+            let held = if i + 1 == many { held.take() } else { None };
+            tip.take(record, held, now)?;
+        }
+        let full = tip.pending.due(self.writer.chunk_target(), self.cut_age()).is_some_and(|at| at <= now);
+        drop(tip);
+        if first || full {
+            self.work.notify_one();
+        }
+        self.rounds.dirty(now);
+        Ok(Look::Taken)
     }
 
     /// Into the journal's buffer. A journal that failed takes nothing: flushes wait until it is mended.

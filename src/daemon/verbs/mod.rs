@@ -68,7 +68,7 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::VolumeInfo { path } => Box::pin(volume::info(desk, &path)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(desk, &path)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(desk, &path)).await,
-        Verb::VolumeCollect { path } => Box::pin(volume::collect(desk, &path)).await,
+        Verb::VolumeCollect { path } => Box::pin(volume::collect(desk, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => {
             Box::pin(volume::take_over(desk, &path, accept_loss)).await
         }
@@ -130,6 +130,10 @@ async fn status(desk: &Desk) -> Result<Outcome> {
     if status.nbd.is_empty() && status.mounts.is_empty() {
         outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
     }
+    outcome = outcome.degraded(
+        status.pools.iter().any(|p| p.trouble().is_some())
+            || status.volumes.iter().any(|v| v.trouble.is_some()),
+    );
     for pool in &status.pools {
         outcome =
             pool.trouble().iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name())));

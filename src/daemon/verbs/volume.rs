@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::base::size::{show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
+use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::sessions::SessionInfo;
@@ -225,9 +226,12 @@ pub async fn check(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     Ok(outcome.degraded(bad))
 }
 
-pub async fn collect(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
+pub async fn collect(desk: &Desk, path: &VolumePath, progress: &ProgressSink) -> Result<Outcome> {
     let open = desk.pools.get(&path.pool).await?;
     let before = open.volumes.info(&path.volume).await?.stored_bytes;
+    let grace = show_time(open.pool.settings().grace().as_millis() as u64);
+    progress
+        .say(format!("{path}: packs what is left of objects, and deletes what nobody needs {grace} later"));
     open.volumes.collect(&path.volume).await?;
     let info = open.volumes.info(&path.volume).await?;
     let freed = before.saturating_sub(info.stored_bytes);

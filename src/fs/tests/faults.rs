@@ -1,11 +1,13 @@
 //! Stores that fail, hang and lose answers; clients that overtake each other; daemons that are killed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::user::{READ, STAGING, User, WRITE};
+use crate::base::rt::Disk;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
 use crate::fs::core::Fs;
@@ -13,6 +15,8 @@ use crate::fs::errno::Errno;
 use crate::fs::handles::How;
 use crate::fs::meta::Meta as _;
 use crate::fs::options::MountOptions;
+use crate::fs::queue::Pending;
+use crate::fs::staging::take_over;
 use crate::store::{Attrs, Bucket as _, ByteRange, Cause, MemStore, Reach, SimStore, Store as _, When};
 
 pub(super) async fn body(store: &MemStore, key: &str) -> Option<Bytes> {
@@ -267,6 +271,94 @@ fn unsent_files_survive_a_kill() {
     assert_eq!(read(&store, "open").unwrap(), "never closed");
     assert_eq!(read(&store, "long").unwrap(), [&[1; 20_000][..], b"end"].concat());
     assert_eq!(staged(&disk), [""; 0]);
+}
+
+/// The mount ends while many files wait for a store that says nothing: a few are tried, and the next mount sends all.
+/// Where it is something else that keeps a file, each is tried.
+#[test]
+fn a_mount_leaves_a_hung_store_soon() {
+    const FILES: u64 = 400;
+    for reach in [Reach::Silent, Reach::Denies] {
+        let sim = Sim::new(8);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+        let files = disk.clone();
+        sim.run(async move {
+            let options = "flush=local,deadline=2";
+            let user = User::mount(world.rt(), disk.clone(), inside.clone(), options, STAGING).await;
+            let mut open = Vec::new();
+            for i in 0..FILES {
+                let how = How { truncate: true, ..WRITE };
+                open.push(user.open(&format!("f{i}"), how, true).await.unwrap());
+            }
+            inside.faults(|f| (f.reach, f.patience) = (reach, Duration::from_secs(1 << 30)));
+            for handle in open {
+                user.fs.write(handle, 0, Bytes::from_static(b"x")).await.unwrap();
+                user.close(handle).await.unwrap();
+            }
+            user.forget_all();
+            let (began, before) = (world.rt().now(), inside.requests());
+            user.fs.finish().await;
+            let (took, asked) = (world.rt().now().since(began), inside.requests() - before);
+            assert_eq!(user.fs.kept(), Pending { files: FILES, bytes: FILES });
+            match reach {
+                Reach::Silent => assert!(took <= Duration::from_secs(8), "{took:?}, {asked} requests"),
+                _ => assert!(asked >= FILES - 32, "{asked} requests"),
+            }
+            inside.faults(|f| f.reach = Reach::Up);
+            let options = MountOptions::parse(options).unwrap().0;
+            let (fs, unsent) =
+                Fs::open(world.rt(), disk, inside.clone(), options, STAGING.into(), DiskCache::off())
+                    .await
+                    .unwrap();
+            assert_eq!(unsent, []);
+            fs.idle().await;
+            fs.finish().await;
+            assert_eq!(inside.contents().keys().len() as u64, FILES);
+        })
+        .unwrap_or_else(|stall| panic!("{reach:?}: {stall}"));
+        assert_eq!(staged(&files), [""; 0], "{reach:?}");
+    }
+}
+
+/// What waits in another folder, which a bucket's files had before, is sent with what waits in this one.
+#[test]
+fn what_waits_in_another_folder_is_taken_over() {
+    let sim = Sim::new(9);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+    let files = disk.clone();
+    sim.run(async move {
+        for (staging, name) in [("/old", "a"), ("/new", "b")] {
+            inside.faults(|f| f.reach = Reach::Up);
+            let options = "flush=local,deadline=1";
+            let user = User::mount(world.rt(), disk.clone(), inside.clone(), options, staging).await;
+            let handle = user.open(name, How { truncate: true, ..WRITE }, true).await.unwrap();
+            inside.faults(|f| f.reach = Reach::Refuses);
+            user.fs.write(handle, 0, Bytes::from_static(b"precious")).await.unwrap();
+            user.close(handle).await.unwrap();
+            user.fs.finish().await;
+        }
+        inside.faults(|f| f.reach = Reach::Up);
+        let (shared, to) = (disk.clone() as Arc<dyn Disk>, Path::new("/new"));
+        for (from, slots) in [("/none", 0), ("/old", 1), ("/old", 0)] {
+            assert_eq!(take_over(&shared, Path::new(from), to).await.unwrap(), slots, "{from}");
+        }
+        let options = MountOptions::default();
+        let (fs, unsent) =
+            Fs::open(world.rt(), disk, inside.clone(), options, to.to_owned(), DiskCache::off())
+                .await
+                .unwrap();
+        assert_eq!(unsent, []);
+        fs.idle().await;
+        fs.finish().await;
+    })
+    .unwrap();
+    assert_eq!(store.contents().keys(), ["a", "b"]);
+    for key in ["a", "b"] {
+        assert_eq!(read(&store, key).unwrap(), "precious");
+    }
+    assert_eq!(staged(&files), [""; 0]);
 }
 
 /// A whole object is never replaced by half of one: what a killed daemon was in the middle of is kept beside.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::requests::Counted;
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::cache::DiskCache;
@@ -13,7 +14,9 @@ use crate::fs::core::Fs;
 use crate::fs::errno::Errno;
 use crate::fs::handles::How;
 use crate::fs::options::MountOptions;
-use crate::store::{Bucket as _, ByteRange, Cause, MemStore, Reach, SimStore, Store as _, When};
+use crate::store::{
+    Bucket as _, ByteRange, Cause, MemStore, Patience, Reach, Retrying, SimStore, Store as _, When,
+};
 
 const NEW: How = How { truncate: true, ..WRITE };
 const MIB: u64 = 1 << 20;
@@ -282,6 +285,59 @@ fn parts_that_fail_early_are_sent_at_the_end() {
         user.close(handle).await.unwrap();
         let body = body(inside.contents(), "f").await;
         assert!(body.len() == 60 << 20 && (0..60usize).all(|i| body[i << 20] == i as u8));
+    })
+    .unwrap();
+}
+
+/// A part that is written to while it is on its way, and takes long: it is sent again when that has ended, or what left
+/// first would be the part.
+#[test]
+fn a_part_is_sent_again_when_what_left_before_has_ended() {
+    let sim = Sim::new(8);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside) = (sim.clone(), store.clone());
+    sim.run(async move {
+        let user = User::simulated(&world, inside.clone(), "").await;
+        let handle = user.open("f", NEW, true).await.unwrap();
+        let usual = Duration::from_millis(1);
+        for i in 0..25 {
+            let slow = Duration::from_secs(20);
+            inside.faults(|f| f.latency = if i < 24 { (usual, usual) } else { (slow, slow) });
+            user.fs.write(handle, i * MIB, Bytes::from(vec![i as u8; MIB as usize])).await.unwrap();
+        }
+        // Three parts have left.
+        world.rt().sleep(Duration::from_secs(1)).await;
+        inside.faults(|f| f.latency = (usual, usual));
+        user.fs.write(handle, 5, Bytes::from_static(b"other")).await.unwrap();
+        user.close(handle).await.unwrap();
+        let body = body(inside.contents(), "f").await;
+        assert!(body.len() == 25 << 20 && body[..5] == [0; 5] && body[5..10] == *b"other");
+        assert!((0..25usize).all(|i| body[(i << 20) + 99] == i as u8));
+    })
+    .unwrap();
+}
+
+/// On a line of 5 Mbit/s eight parts that leave together take almost two minutes, each of them.
+/// Promise: A store that hangs hangs nobody.
+#[test]
+fn parts_that_leave_together_have_time_for_all() {
+    let sim = Sim::new(9);
+    let world = sim.clone();
+    sim.run(async move {
+        let store = Counted::new(&world.rt());
+        let patient = Retrying::new(&world.rt(), store.clone(), Patience::default());
+        let user = User::simulated(&world, patient, "").await;
+        store.slow(5_000_000 / 8);
+        let handle = user.open("f", NEW, true).await.unwrap();
+        for i in 0..64 {
+            user.fs.write(handle, i * MIB, Bytes::from(vec![i as u8; MIB as usize])).await.unwrap();
+        }
+        let began = world.rt().now();
+        user.close(handle).await.unwrap();
+        let took = world.rt().now().since(began);
+        assert!(took > Duration::from_secs(90), "{took:?} is no test");
+        let found = store.get("f", ByteRange::Whole { max: 1 << 30 }, Cause::File).await.unwrap().unwrap();
+        assert!(found.body.len() == 64 << 20 && (0..64usize).all(|i| found.body[i << 20] == i as u8));
     })
     .unwrap();
 }

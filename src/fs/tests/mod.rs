@@ -7,6 +7,7 @@ mod keys;
 mod large;
 mod listing;
 mod model;
+mod overtaken;
 mod races;
 mod removals;
 mod requests;

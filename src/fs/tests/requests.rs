@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use crate::base::rt::sim::Sim;
 use crate::fs::change::Changes;
 use crate::fs::errno::Errno;
 use crate::fs::handles::How;
+use crate::fs::meta::{Meta as _, S_IFREG};
 use crate::store::{
     Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
 };
@@ -27,12 +29,33 @@ pub struct Counted {
     rt: Rt,
     times: Mutex<BTreeMap<Etag, u64>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// Bytes a second that all who send share; 0: as many as they like.
+    a_second: AtomicU64,
+    line: tokio::sync::Mutex<()>,
 }
 
 impl Counted {
     pub fn new(rt: &Rt) -> Arc<Counted> {
-        let (times, counts) = Default::default();
-        Arc::new(Counted { inner: MemStore::new("counted"), rt: rt.clone(), times, counts })
+        let (times, counts, a_second, line) = Default::default();
+        Arc::new(Counted { inner: MemStore::new("counted"), rt: rt.clone(), times, counts, a_second, line })
+    }
+
+    /// From now on all who send share a line of so many bytes a second.
+    pub fn slow(&self, a_second: u64) {
+        self.a_second.store(a_second, Ordering::Relaxed);
+    }
+
+    /// Sends bytes over the line, by turns with others.
+    async fn carry(&self, bytes: usize) {
+        const TURN: u64 = 64 << 10;
+        for _ in 0..(bytes as u64).div_ceil(TURN) {
+            let a_second = self.a_second.load(Ordering::Relaxed);
+            if a_second == 0 {
+                return;
+            }
+            let _turn = self.line.lock().await;
+            self.rt.sleep(Duration::from_micros(TURN * 1_000_000 / a_second)).await;
+        }
     }
 
     fn note(&self, verb: &'static str) {
@@ -123,6 +146,7 @@ impl Bucket for Counted {
         cause: Cause,
     ) -> Result<Part> {
         self.note("part");
+        self.carry(body.len()).await;
         self.inner.multipart_put(key, upload, n, body, cause).await
     }
     async fn multipart_copy(
@@ -408,6 +432,48 @@ fn requests_per_operation() {
     assert_eq!(shown, MEANT, "\n{shown}");
 }
 
+/// The kernel takes a few names of what it is given at a time (4 KiB): no more is asked for the others when their turn
+/// comes.
+#[test]
+fn a_directory_that_is_read_by_few_names_is_asked_for_once() {
+    const FEW: usize = 23;
+    let sim = Sim::new(2);
+    let world = sim.clone();
+    sim.run(async move {
+        let store = Counted::new(&world.rt());
+        let mut attrs = Attrs::default();
+        attrs.set_mode(S_IFREG | 0o600);
+        for i in 0..700 {
+            let (key, body) = (format!("d/f{i:03}"), Bytes::from_static(b"x"));
+            store.inner.put_with(&key, body, &attrs, When::Always, Cause::File).await.unwrap();
+        }
+        let user = User::simulated(&world, store.clone(), "").await;
+        let dir = user.walk("d").await.unwrap();
+        store.take();
+        let handle = user.fs.opendir(dir).unwrap();
+        let mut told = Vec::new();
+        loop {
+            let items = user.fs.readdir(handle, told.len() as u64, true).await.unwrap();
+            if items.is_empty() {
+                break;
+            }
+            for item in items.iter().take(FEW) {
+                let entry = user.fs.adopt_item(item);
+                user.fs.told(&entry);
+                told.push(entry);
+            }
+        }
+        user.fs.releasedir(handle);
+        assert_eq!((told.len(), store.take().as_str()), (700, "700 head 1 list"));
+        for entry in told {
+            assert_eq!(entry.facts.mode, S_IFREG | 0o600);
+            user.fs.forget(entry.ino, 1);
+        }
+        user.forget_all();
+    })
+    .unwrap();
+}
+
 const MEANT: &str = "\
 mount                           1 get
 create                          1 list 1 put
@@ -418,7 +484,7 @@ open and read, later            1 get 1 head 1 list
 stat a missing name twice       1 list
 chmod                           1 copy 1 head
 create, write, chmod, close     1 list 1 put
-rename                          1 copy 1 delete 1 list
+rename                          1 copy 1 delete 1 head 1 list
 unlink                          1 delete
 mkdir                           1 list 1 put
 create 100 in it                100 put
@@ -429,7 +495,7 @@ ls -l of 2,500 made elsewhere   3 head 4 list
 a missing name in 3 TTLs        3 list
 stat of these 2,500 by name     2500 head 128 list
 rename a directory of 2,500     2500 copy 3 delete 7 list
-rm of these 2,500               5 delete 4 list
+rm of these 2,500               5 delete 3 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
 change 4 KiB in 64 MiB          1 begin 1 complete 1 get 1 head 1 part 2 part-copy
 append to 64 MiB                1 begin 1 complete 1 head 1 part 1 part-copy

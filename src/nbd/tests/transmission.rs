@@ -242,9 +242,10 @@ fn replies_come_in_the_order_in_which_work_ends() {
     });
 }
 
-/// However the client goes, what was begun is finished, then the handle is dropped.
+/// After a goodbye what was begun is finished. A client that goes without one asks again elsewhere for what was not
+/// answered: its write is given up. Either way the handle is dropped then.
 #[test]
-fn work_is_finished_when_the_client_goes() {
+fn writes_are_finished_after_a_goodbye_and_given_up_without_one() {
     #[derive(Clone, Copy, PartialEq)]
     enum Going {
         Disc,
@@ -270,14 +271,47 @@ fn work_is_finished_when_the_client_goes() {
             }
             drop(peer.io);
             peer.server.await.unwrap();
-            if going != Going::Gone {
-                assert_eq!(seen, [simple(0, 2), vec![0; 4096], simple(0, 1)].concat());
+            let read = [simple(0, 2), vec![0; 4096]].concat();
+            match going {
+                Going::Disc => assert_eq!(seen, [read, simple(0, 1)].concat()),
+                Going::Eof | Going::Garbage => assert_eq!(seen, read),
+                Going::Gone => {}
             }
             let log = peer.house.log();
-            assert_eq!(log.last().unwrap(), ".flush", "{log:?}");
+            match going {
+                Going::Disc => assert_eq!(log.last().unwrap(), ".flush", "{log:?}"),
+                _ => assert_eq!(log, ["write 0+1", "read 4096+4096", ".read 4096+4096"]),
+            }
             assert_eq!(peer.house.state.lock().open, 0);
         });
     }
+}
+
+#[test]
+fn what_was_not_answered_lands_on_nothing_that_came_after() {
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        for command in [WRITE, ZEROES, TRIM] {
+            let mut lost = entered_at(&house, "disk", false).await;
+            house.log();
+            house.state.lock().delay = Duration::from_secs(10);
+            lost.send([request(0, command, 1, 0, 1), payload(command, 1)].concat()).await;
+            while house.log().is_empty() {
+                rt.sleep(Duration::from_millis(1)).await;
+            }
+            drop(lost.io);
+            house.state.lock().delay = Duration::ZERO;
+            // On another connection it asks again, is answered, and goes on.
+            let mut next = entered_at(&house, "disk", false).await;
+            for fill in [0xAA, 7] {
+                next.send([request(0, WRITE, 2, 0, 1), vec![fill]].concat()).await;
+                next.expect(simple(0, 2)).await;
+            }
+            rt.sleep(Duration::from_secs(20)).await;
+            next.send(request(0, READ, 3, 0, 1)).await;
+            next.expect([simple(0, 3), vec![7]].concat()).await;
+        }
+    });
 }
 
 #[test]

@@ -128,6 +128,8 @@ async fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
 /// The clients of one store.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// See `S3Place::identity`.
+    pub identity: String,
     /// Sends a checksum with every body.
     pub checked: Client,
     /// For servers that don't take that.
@@ -193,6 +195,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     }
     let region = base.region().cloned().unwrap_or_else(|| Region::new("us-east-1"));
     let endpoint = place.endpoint.clone().or(base.endpoint_url().map(str::to_owned)).map(with_slash);
+    let identity = place.identity(endpoint.as_deref(), region.as_ref());
     let path_style = place.path_style.unwrap_or(place.endpoint.is_some());
     let payer = place.requester_pays == Some(true);
     let keys = base.credentials_provider().map(|chain| Keys::of(rt, chain));
@@ -217,6 +220,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     }
     let plain = config.clone().request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
     Ok(Connection {
+        identity,
         checked: Client::from_conf(config.build()),
         plain: Client::from_conf(plain.build()),
         straight,

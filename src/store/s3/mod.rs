@@ -230,6 +230,9 @@ impl Bucket for S3Store {
     ) -> Result<Put> {
         self.copy_now(from, to, from_match, attrs, &when).await
     }
+    fn identity(&self) -> String {
+        self.connection.identity.clone()
+    }
     fn looks_first(&self, conditions: Conditions) {
         *self.conditions.lock() = conditions;
     }

@@ -133,3 +133,87 @@ fn a_crash_keeps_what_was_flushed_locally() {
         });
     }
 }
+
+/// What stores have taken is trimmed at once when writes wait for it, not when writes were confirmed long ago.
+#[test]
+fn a_full_journal_is_emptied_as_fast_as_stores_take_what_it_holds() {
+    run(4, "2+1", |mut site| async move {
+        site.tuning.journal = Some((8 * MIB, 2 * MIB));
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        // Chunks need the slow one as well, heads only two of three: a round is over before a chunk is stored.
+        for (store, ms) in site.stores.iter().zip([5, 5, 150]) {
+            let half = Duration::from_millis(ms);
+            store.faults(|f| f.latency = (half, half));
+        }
+        let (data, began) = (bytes(2, MIB as usize), life.rt.now());
+        for i in 0..48 {
+            v.write(i * MIB, data.clone()).await.unwrap();
+        }
+        let took = life.rt.now().since(began);
+        assert!(took < Duration::from_secs(15), "{took:?}");
+    });
+}
+
+/// Whatever a write waits for when it is dropped.
+#[test]
+fn writes_that_are_given_up_leave_nothing_behind() {
+    for seed in 50..60 {
+        run(seed, "2+1", |mut site| async move {
+            site.tuning.journal = Some((8 * MIB, 2 * MIB));
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            let slow = Duration::from_millis(100);
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
+            let writes = (0..60).map(|i| {
+                let (v, rt, world) = (&v, life.rt.clone(), &site.world);
+                let patience = Duration::from_millis(world.below(1_500));
+                let (at, len) = (world.below(3 * MIB), 1 + world.below(MIB));
+                async move { rt.timeout(patience, v.write(at, bytes(i, len as usize))).await }
+            });
+            let done = futures::future::join_all(writes).await;
+            assert!(done.into_iter().flatten().all(|written| written.is_ok()));
+            life.sleep(30_000).await;
+            assert_eq!(life.volumes.deps().memory.overlay.used(), 0);
+            let data = bytes(99, 4 * MIB as usize);
+            let written = async {
+                v.write(0, data.clone()).await.unwrap();
+                v.flush().await.unwrap();
+            };
+            life.rt.timeout(Duration::from_secs(60), written).await.expect("writes go on");
+            assert!(v.read(0, 4 * MIB).await.unwrap() == data);
+            // Nor is there a gap in the journal.
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4 * MIB).await.unwrap() == data);
+        });
+    }
+}
+
+/// Who connects while the first write makes this host the owner gets what it writes to.
+#[test]
+fn a_volume_opens_while_its_first_write_claims_it() {
+    for seed in 60..70 {
+        run(seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            for round in 0..8 {
+                let written = std::sync::atomic::AtomicBool::new(false);
+                let order = std::sync::atomic::Ordering::Relaxed;
+                let write = async {
+                    v.write(0, bytes(round, 4096)).await.unwrap();
+                    written.store(true, order);
+                };
+                let opens = async {
+                    while !written.load(order) {
+                        let again = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+                        assert!(std::sync::Arc::ptr_eq(&again, &v));
+                    }
+                };
+                futures::future::join(write, opens).await;
+                v.release().await.unwrap();
+            }
+        });
+    }
+}

@@ -248,3 +248,24 @@ fn what_was_written_here_is_asked_of_no_store_whatever_became_of_it_meanwhile() 
         assert!(info.unsent_bytes == 0 && info.reads.stores == 0 && info.reads.memory > 0, "{info:?}");
     });
 }
+
+/// A merge has its blocks before it has room in the journal; whole blocks have neither until nobody merges into theirs.
+#[test]
+fn whole_blocks_that_wait_for_a_merge_keep_nothing_from_it() {
+    run(9, "2+1", |site| async move {
+        let (life, v) = cold(&site).await;
+        // So that nobody waits for the claim.
+        v.write(48 * MIB, bytes(99, 4096)).await.unwrap();
+        let merged = v.write(100, bytes(1, 16 * MIB as usize - 200));
+        let whole = join_all((0..16).map(|i| v.write(i * MIB, bytes(50 + i, MIB as usize))));
+        let both = futures::future::join(merged, whole);
+        let ended = life.rt.timeout(Duration::from_secs(60), both).await;
+        let (merged, whole) = ended.expect("nobody waits for ever");
+        merged.unwrap();
+        whole.into_iter().for_each(|written| written.unwrap());
+        for i in 0..16 {
+            assert!(v.read(i * MIB, MIB).await.unwrap() == bytes(50 + i, MIB as usize), "MiB {i}");
+        }
+        v.flush().await.unwrap();
+    });
+}

@@ -125,3 +125,18 @@ fn a_journal_of_which_all_is_in_the_volume_is_not_named() {
         assert_eq!((info.unsent_bytes, info.kept_journals.len()), (0, 0), "{info:?}");
     });
 }
+
+#[test]
+fn what_nobody_waits_for_any_more_is_no_trouble() {
+    run(35, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        site.reach(0..3, Reach::Refuses);
+        let mut write = Box::pin(v.write(0, bytes(1, 4096)));
+        assert!(life.rt.timeout(Duration::from_secs(60), &mut write).await.is_none());
+        let why = life.volumes.failure(&name("v")).unwrap();
+        assert!(why.starts_with("I/O waits"), "{why}");
+        drop(write);
+        assert_eq!(life.volumes.failure(&name("v")), None);
+    });
+}

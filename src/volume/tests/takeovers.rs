@@ -1,9 +1,12 @@
 //! Owners that end, are shut out, or come back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
 use crate::pool::Tempo;
+use crate::volume::handle::Known;
 
 #[test]
 fn a_pool_flush_survives_the_loss_of_the_host() {
@@ -422,4 +425,66 @@ fn a_copy_of_a_state_folder_ends_no_log_early() {
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
     });
+}
+
+/// Its session is still there: nothing has told it yet that it was shut out.
+#[test]
+fn a_volume_that_another_host_has_taken_is_taken_back_and_not_called_ours_already() {
+    run(13, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(10_000).await;
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        w.write(4096, bytes(2, 4096)).await.unwrap();
+        w.flush().await.unwrap();
+        other.sleep(10_000).await;
+        assert!(matches!(v.known(), Known::Live(_)), "it has not noticed");
+        let back = life.volumes.take_over(&name("v"), false).await.unwrap();
+        assert_eq!((back.already, back.from.as_deref()), (false, Some("host2")), "{back:?}");
+        let again = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(again.read(0, 4096).await.unwrap() == bytes(1, 4096));
+        assert!(again.read(4096, 4096).await.unwrap() == bytes(2, 4096));
+        again.write(0, bytes(3, 4096)).await.unwrap();
+        again.flush().await.unwrap();
+        assert!(v.write(0, bytes(4, 4096)).await.unwrap_err().is(Kind::Fenced), "the session of before");
+        assert!(again.read(0, 4096).await.unwrap() == bytes(3, 4096));
+        let ours = life.volumes.take_over(&name("v"), false).await.unwrap();
+        assert!(ours.already && ours.from.is_none(), "{ours:?}");
+    });
+}
+
+/// A command that is broken off is dropped; what it had begun goes on, and must be known to who opens the volume next.
+#[test]
+fn a_take_over_that_is_given_up_midway_leaves_a_volume_that_opens() {
+    let midway = Arc::new(AtomicU64::new(0));
+    for n in 0..24 {
+        let midway = midway.clone();
+        run(300 + n, "2+1", move |site| async move {
+            let (life, w) = (site.machine(1).found().await, name("v"));
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let other = site.machine(2).start().await;
+            let patience = Duration::from_millis(10 + 15 * n);
+            if other.rt.timeout(patience, other.volumes.take_over(&w, false)).await.is_some() {
+                return;
+            }
+            other.sleep(20_000).await;
+            let info = other.volumes.info(&w).await.unwrap();
+            if info.owner.as_deref() != Some("host2") {
+                return;
+            }
+            midway.fetch_add(1, Ordering::Relaxed);
+            let again = other.volumes.open(&w, OpenMode::Normal).await.unwrap();
+            assert!(again.read(0, 4096).await.unwrap() == bytes(1, 4096));
+            again.write(0, bytes(2, 4096)).await.unwrap();
+            again.flush().await.unwrap();
+            other.volumes.release(&w).await.unwrap();
+        });
+    }
+    assert!(midway.load(Ordering::Relaxed) > 0, "none was given up midway");
 }
