@@ -111,8 +111,15 @@ impl Session {
         })
     }
 
-    /// Merges all that was written before this call. `removes`: snapshots that go with it.
+    /// Merges all that was written before this call. `removes`: snapshots that go with it. It goes on when nobody waits
+    /// for it any more: one that is recorded must be known to the next.
     pub async fn checkpoint(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+        let (me, removes) = (self.clone(), removes.to_vec());
+        let making = self.ground.rt().spawn(async move { me.make_checkpoint(&removes).await });
+        making.await.map_err(Stop::Failed)?
+    }
+
+    async fn make_checkpoint(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
         // Packs need not wait for the stores as well.
         if let Some(last) = self.freeze()? {
             self.store(last).await?;
@@ -282,14 +289,33 @@ impl Session {
         Ok(merged.tree)
     }
 
+    /// Records it; an outage holds. One that may have been recorded is repeated until that is known: another made in
+    /// its place would take its pages for nobody's, which a clone may stand on by now.
     async fn publish(self: &Arc<Self>, built: &Built, removes: &[StateId]) -> Result<(), Stop> {
+        let nonce = Nonce(self.ground.rt().random128());
+        loop {
+            match self.publish_once(built, removes, nonce).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    tracing::warn!(volume = %self.ground.name, error = %e, "a checkpoint waits to be recorded");
+                    self.or_end(self.ground.rt().sleep(AGAIN)).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn publish_once(
+        self: &Arc<Self>,
+        built: &Built,
+        removes: &[StateId],
+        nonce: Nonce,
+    ) -> Result<(), Stop> {
         // A walk meets no chunk behind the position any more: what it lacks must be known without one.
         self.ground.deps.pool.missing_written().await;
         // Nor may it rest on shards that lie on stores which the pool lists no more.
         if !self.is_counted() {
             self.confirm().await?;
         }
-        let nonce = Nonce(self.ground.rt().random128());
         let Prefix { seq, lsn } = built.position;
         let new = Checkpoint {
             position: seq,

@@ -89,7 +89,7 @@ fn undoing_a_rename_takes_nothing_from_the_next() {
 /// Promise: Renaming loses nothing.
 #[test]
 fn a_rename_takes_along_what_others_put() {
-    for seed in 0..60 {
+    for seed in 0..200 {
         let sim = Sim::new(seed);
         let store = SimStore::new(&sim, "s");
         let (world, inside) = (sim.clone(), store.clone());
@@ -100,7 +100,7 @@ fn a_rename_takes_along_what_others_put() {
                 let user = user.clone();
                 world.rt().spawn(async move { user.rename("f", "g", false).await.is_ok() })
             };
-            world.rt().sleep(Duration::from_millis(world.below(250))).await;
+            world.rt().sleep(Duration::from_millis(world.below(80))).await;
             let theirs = Bytes::from_static(b"theirs");
             inside.contents().put("f", theirs, When::Always, Cause::File).await.unwrap();
             assert!(moving.await.unwrap(), "seed {seed}");

@@ -324,3 +324,37 @@ fn space_follows_overwrites_trims_and_removals() {
         });
     }
 }
+
+/// A command is broken off while its checkpoint is being recorded, and another host clones the snapshot that it has
+/// built: the owner knows of that checkpoint, and what the clone stands on stays.
+#[test]
+fn what_a_broken_off_command_recorded_is_what_the_owner_goes_on_from() {
+    for n in 0..16 {
+        run(500 + n, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let other = site.machine(2).start().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            snap(&v, "old").await;
+            v.write(4096, bytes(2, 4096)).await.unwrap();
+            snap(&v, "s").await;
+            v.write(8192, bytes(3, 4096)).await.unwrap();
+            let patience = Duration::from_millis(15 * n);
+            life.rt.timeout(patience, life.volumes.remove_snapshot(&name("v"), &name("old"))).await;
+            // Others know of it as soon as a checkpoint has it.
+            while let Err(why) = other.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await {
+                assert!(why.is(Kind::NotFound), "{n}: {why}");
+                other.sleep(10).await;
+            }
+            for i in 0..3 {
+                v.write(16384, bytes(9 + i, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+                life.sleep(70_000).await;
+            }
+            let c = other.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
+            assert!(c.read(0, 4096).await.unwrap() == bytes(1, 4096), "{n}");
+            assert!(c.read(4096, 4096).await.unwrap() == bytes(2, 4096), "{n}");
+            assert!(c.read(8192, 4096).await.unwrap() == [0; 4096][..], "{n}");
+        });
+    }
+}
