@@ -130,10 +130,6 @@ async fn status(desk: &Desk) -> Result<Outcome> {
     if status.nbd.is_empty() && status.mounts.is_empty() {
         outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
     }
-    outcome = outcome.degraded(
-        status.pools.iter().any(|p| p.trouble().is_some())
-            || status.volumes.iter().any(|v| v.trouble.is_some()),
-    );
     for pool in &status.pools {
         outcome =
             pool.trouble().iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name())));
