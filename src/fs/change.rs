@@ -1,6 +1,5 @@
 //! Making and removing names, and changing what a file has beside its bytes.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -63,23 +62,23 @@ pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
 /// the store any more: what is written is sent then, as if nobody had tried.
 struct Unlinking {
     file: Arc<OpenFile>,
-    done: Cell<bool>,
+    done: bool,
 }
 
 impl Unlinking {
     fn of(file: &Arc<OpenFile>) -> Unlinking {
         file.unlink();
-        Unlinking { file: file.clone(), done: Cell::new(false) }
+        Unlinking { file: file.clone(), done: false }
     }
 
-    fn done(&self) {
-        self.done.set(true);
+    fn done(mut self) {
+        self.done = true;
     }
 }
 
 impl Drop for Unlinking {
     fn drop(&mut self) {
-        if !self.done.get() {
+        if !self.done {
             self.file.relink();
         }
     }
@@ -188,7 +187,9 @@ impl Fs {
                 return Err(why.into());
             }
         }
-        unlinking.inspect(Unlinking::done);
+        if let Some(unlinking) = unlinking {
+            unlinking.done();
+        }
         let file = self.dropped(&target.key, None);
         self.keep_parent(&target.key);
         if let Some(file) = file {

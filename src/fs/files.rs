@@ -189,7 +189,7 @@ impl Fs {
             key
         };
         let (opening, reader) = (Opening::counted(self, ino), Reader::default());
-        if how.write {
+        if how.write || how.truncate {
             self.spare(&key).await;
         }
         let (file, keep_cache) = self.open_object(ino, how, &reader).await?;
@@ -328,7 +328,7 @@ impl Fs {
         if !h.how.write {
             return Err(Errno::BADF.into());
         }
-        h.wrote.add();
+        let _changing = h.wrote.changing();
         h.file.write(&self.engine, (!h.how.append).then_some(offset), data).await
     }
 
@@ -338,7 +338,7 @@ impl Fs {
         if !h.how.write {
             return Err(Errno::BADF.into());
         }
-        h.wrote.add();
+        let _changing = h.wrote.changing();
         let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
         if zero {
             h.file.zero(&self.engine, offset..end).await?;
@@ -406,7 +406,7 @@ impl Fs {
 
     /// ftruncate(2): the handle's close answers for it.
     pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
-        handle.wrote.add();
+        let _changing = handle.wrote.changing();
         handle.file.truncate(&self.engine, size).await
     }
 

@@ -39,9 +39,14 @@ pub struct Wrote {
 }
 
 impl Wrote {
-    /// A change of the handle's.
+    /// A change of the handle's that is made.
     pub fn add(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One that is being made: counted when it ends, however it does. A flush that begins before then may have missed it.
+    pub fn changing(&self) -> Changing<'_> {
+        Changing(self)
     }
 
     /// What a flush that begins now answers for.
@@ -57,6 +62,16 @@ impl Wrote {
     /// Its close has something to answer for.
     pub fn unflushed(&self) -> bool {
         self.flushed.load(Ordering::Acquire) < self.now()
+    }
+}
+
+/// See `Wrote::changing`.
+#[derive(Debug)]
+pub struct Changing<'a>(&'a Wrote);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.add();
     }
 }
 

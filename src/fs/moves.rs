@@ -260,9 +260,6 @@ impl Fs {
                 finished = deleted,
                 "a directory's rename failed: it is ended behind"
             );
-            // What is known of both names was learned before.
-            self.known.forget_below(old);
-            self.known.forget_below(new);
             self.end_behind(path, have, lack).await;
             return Err(why);
         }
@@ -409,6 +406,7 @@ impl Fs {
         for objects in done.chunks(PAGE) {
             self.engine.remote.delete_same(objects).await?;
         }
+        let _nodes = self.inodes.lock();
         self.known.forget_below(have);
         Ok(())
     }

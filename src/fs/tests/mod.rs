@@ -10,6 +10,7 @@ mod model;
 mod overtaken;
 mod races;
 mod removals;
+mod renames;
 mod requests;
 mod samples;
 mod user;

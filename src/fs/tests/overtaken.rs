@@ -1,115 +1,17 @@
 //! What happens between two steps of an operation: another client's change, another process's, a second attempt.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::faults::{body, staged};
-use super::user::{READ, STAGING, User, WRITE};
-use crate::base::rt::sim::{Sim, SimDisk};
-use crate::cache::DiskCache;
-use crate::fs::core::Fs;
+use super::faults::{body, nothing, staged, two_lives};
+use super::user::{READ, User, WRITE};
+use crate::base::rt::sim::Sim;
 use crate::fs::errno::Errno;
 use crate::fs::handles::How;
-use crate::fs::options::MountOptions;
 use crate::store::{Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
 const NEW: How = How { truncate: true, ..WRITE };
-
-/// A rename fails; it is repeated, or done by hand, while the first is still being undone.
-/// Promise: A directory's rename that fails leaves all of it at its old name.
-#[test]
-fn undoing_a_rename_takes_nothing_from_the_next() {
-    let mut failed = 0;
-    for seed in 0..60 {
-        let sim = Sim::new(seed);
-        let store = SimStore::new(&sim, "s");
-        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
-        let files = disk.clone();
-        failed += sim
-            .run(async move {
-                let user = User::mount(world.rt(), disk, inside.clone(), "deadline=2", STAGING).await;
-                user.mkdir("a").await.unwrap();
-                for i in 0..40 {
-                    user.put(&format!("a/f{i}"), format!("is {i}").as_bytes()).await.unwrap();
-                }
-                user.walk("a").await.unwrap();
-                let moving = {
-                    let user = user.clone();
-                    world.rt().spawn(async move { user.rename("a", "b", false).await.is_ok() })
-                };
-                world.rt().sleep(Duration::from_millis(seed * 4)).await;
-                inside.faults(|f| f.reach = Reach::Refuses);
-                let failed = !moving.await.unwrap();
-                inside.faults(|f| f.reach = Reach::Up);
-                world.rt().sleep(Duration::from_millis(world.below(12_000))).await;
-                user.forget_all();
-                if failed && seed % 2 == 0 && user.walk("a").await.is_ok() {
-                    let moved = user.rename("a", "b", false).await;
-                    assert!(moved.is_ok() || user.list("b", false).await.is_ok(), "seed {seed}: {moved:?}");
-                } else if failed && user.walk("a").await.is_ok() {
-                    let left = user.list("a", false).await.unwrap();
-                    for name in left.iter().map(|item| String::from_utf8(item.name.to_vec()).unwrap()) {
-                        // A rename that goes on to its end has moved it meanwhile.
-                        let Ok(bytes) = user.get(&format!("a/{name}")).await else { continue };
-                        let copy = format!("b/{name}");
-                        for _ in 0..10 {
-                            if user.put(&copy, &bytes).await.is_ok() {
-                                break;
-                            }
-                            // The directory was only there for copies that have been taken away.
-                            let _ = user.mkdir("b").await;
-                        }
-                        assert_eq!(user.get(&copy).await.unwrap(), bytes, "seed {seed}");
-                        let gone = user.unlink(&format!("a/{name}")).await;
-                        assert!(gone.is_ok() || gone.unwrap_err().errno == Errno::NOENT, "seed {seed}");
-                    }
-                }
-                world.rt().sleep(Duration::from_secs(40)).await;
-                user.fs.finish().await;
-                failed
-            })
-            .map(usize::from)
-            .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
-        let keys: Vec<_> = store.contents().keys().into_iter().filter(|key| !key.ends_with('/')).collect();
-        assert_eq!(keys.len(), 40, "seed {seed}: {keys:?}");
-        for i in 0..40 {
-            let [a, b] = ["a", "b"].map(|dir| format!("{dir}/f{i}"));
-            let found = if keys.contains(&a) { a } else { b };
-            let is = futures::executor::block_on(body(store.contents(), &found)).unwrap();
-            assert_eq!(is, format!("is {i}"), "seed {seed}");
-        }
-        assert_eq!(staged(&files), [""; 0], "seed {seed}");
-    }
-    assert!(failed > 10, "{failed} failed: the faults are no test");
-}
-
-/// What another client puts at a file's old name while it is renamed is at one of the two names afterwards.
-/// Promise: Renaming loses nothing.
-#[test]
-fn a_rename_takes_along_what_others_put() {
-    for seed in 0..200 {
-        let sim = Sim::new(seed);
-        let store = SimStore::new(&sim, "s");
-        let (world, inside) = (sim.clone(), store.clone());
-        sim.run(async move {
-            let user = User::simulated(&world, inside.clone(), "").await;
-            user.put("f", b"ours").await.unwrap();
-            let moving = {
-                let user = user.clone();
-                world.rt().spawn(async move { user.rename("f", "g", false).await.is_ok() })
-            };
-            world.rt().sleep(Duration::from_millis(world.below(80))).await;
-            let theirs = Bytes::from_static(b"theirs");
-            inside.contents().put("f", theirs, When::Always, Cause::File).await.unwrap();
-            assert!(moving.await.unwrap(), "seed {seed}");
-            let found = [body(inside.contents(), "f").await, body(inside.contents(), "g").await];
-            assert!(found.iter().flatten().any(|is| is == "theirs"), "seed {seed}: {found:?}");
-        })
-        .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
-    }
-}
 
 /// With `flush=local` as well a copy that the store is to make is stored when its close returns: this host has no byte
 /// of it.
@@ -193,9 +95,14 @@ fn a_close_answers_for_what_was_written_during_another() {
                 world.rt().spawn(async move { user.fs.flush(handle).await.is_ok() })
             };
             world.rt().sleep(Duration::from_millis(world.below(40))).await;
-            user.fs.write(handle, 3, Bytes::from_static(b"two")).await.unwrap();
+            let two = user.fs.write(handle, 3, Bytes::from_static(b"two"));
             if seed % 2 == 0 {
+                two.await.unwrap();
                 assert!(child.await.unwrap());
+            } else {
+                // A close that begins while the bytes are on their way.
+                let (wrote, closed) = futures::join!(two, user.fs.flush(handle));
+                assert!(wrote.is_ok() && closed.is_ok(), "seed {seed}");
             }
             user.fs.flush(handle).await.unwrap();
             assert_eq!(body(inside.contents(), "f").await.unwrap(), "onetwo", "seed {seed}");
@@ -226,67 +133,23 @@ fn a_removal_that_came_to_nothing_forgets_nothing() {
     .unwrap();
 }
 
-/// A second open here finds another's object; who has the first one open is told, and gets nothing of the second.
-/// Promise: A reader never sees two objects as one.
-#[test]
-fn a_second_open_gives_a_reader_no_other_object() {
-    let sim = Sim::new(5);
-    let store = SimStore::new(&sim, "s");
-    let world = sim.clone();
-    sim.run(async move {
-        let user = User::simulated(&world, store.clone(), "").await;
-        let put = |byte: u8| {
-            let (body, store) = (Bytes::from(vec![byte; 4 << 20]), store.clone());
-            async move { store.contents().put("f", body, When::Always, Cause::File).await.unwrap() }
-        };
-        put(1).await;
-        let handle = user.open("f", READ, false).await.unwrap();
-        assert_eq!(user.read(handle, 0, 1000).await.unwrap()[..], [1; 1000]);
-        put(2).await;
-        assert_eq!(user.another().get("f").await.unwrap(), vec![2; 4 << 20]);
-        assert_eq!(user.read(handle, 3 << 20, 1000).await.unwrap_err().errno, Errno::STALE);
-        user.close(handle).await.unwrap();
-    })
-    .unwrap();
-}
-
 /// `mkstemp` and `unlink` before the first byte: the next mount finds nothing.
 /// Promise: What was removed stays removed.
 #[test]
 fn a_file_without_a_name_is_nobodys_after_a_kill() {
     for made in [false, true] {
-        let sim = Sim::new(6);
-        let store = SimStore::new(&sim, "s");
-        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
-        let (process, again) = (world.process(), disk.clone());
-        let (rt, at) = (world.process().rt(), process.rt());
-        process
-            .rt()
-            .spawn(async move {
-                let user = User::mount(at, disk, inside, "", STAGING).await;
-                if made {
-                    user.put("scratch", b"").await.unwrap();
-                }
-                let handle = user.open("scratch", WRITE, true).await.unwrap();
-                user.unlink("scratch").await.unwrap();
-                user.fs.write(handle, 0, Bytes::from_static(b"private")).await.unwrap();
-                assert_eq!(user.read(handle, 0, 10).await.unwrap(), "private");
-                std::future::pending::<()>().await;
-            })
-            .detach();
-        let bucket = store.clone();
-        sim.run(async move {
-            rt.sleep(Duration::from_secs(60)).await;
-            process.kill();
-            let (options, staging) = (MountOptions::default(), STAGING.into());
-            let (fs, unsent) =
-                Fs::open(rt.clone(), again, bucket, options, staging, DiskCache::off()).await.unwrap();
-            assert_eq!(unsent, []);
-            fs.idle().await;
-            fs.finish().await;
-        })
-        .unwrap();
+        let first = move |user: User, _| async move {
+            if made {
+                user.put("scratch", b"").await.unwrap();
+            }
+            let handle = user.open("scratch", WRITE, true).await.unwrap();
+            user.unlink("scratch").await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"private")).await.unwrap();
+            assert_eq!(user.read(handle, 0, 10).await.unwrap(), "private");
+        };
+        let (store, disk) = two_lives(6, "", first, nothing);
         assert_eq!(store.contents().keys(), [""; 0], "made {made}");
+        assert_eq!(staged(&disk), [""; 0], "made {made}");
     }
 }
 
