@@ -1,102 +1,399 @@
 //! A shared allowance of memory: who wants more than is left waits; nobody fails for want of it.
+//!
+//! Whoever takes of it belongs to a *party*. Half of the allowance is guaranteed to the parties that asked for a share, in
+//! equal parts; the rest, and what of the shares nobody uses beyond them, is for all. So a party that gives nothing back
+//! for hours never brings another one to a standstill.
+//!
+//! Invariants:
+//! - Never more is handed out than there is, and nobody is given what is kept free for others: of each share what its
+//!   party doesn't use. Only a party that comes while others hold its share waits until they give it back, before them.
+//! - Within a party first come, first served. Between parties as well, but what lies within its party's share doesn't stand
+//!   behind others.
+//! - Who asks for more than its party's share is given less when the party holds nothing and there isn't more: it could
+//!   wait as long as others like otherwise. So what is handed out counts too little then, once a party.
+//! - Whoever can be served has been served whenever the lock is free.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 
-/// What one permit stands for, in bytes. Small enough for a block, so that the sums stay honest.
+/// What one unit stands for, in bytes. Small enough for a block, so that the sums stay honest.
 const UNIT: u64 = 1024;
 
-/// So many bytes for all who share it. First come, first served. Cheap to clone.
+/// So many bytes for all who share it; in the hands of one party. Cheap to clone: for others of the same party.
 #[derive(Clone, Debug)]
-pub struct Budget {
-    left: Arc<Semaphore>,
-    units: u32,
-    waiting: Arc<AtomicU64>,
+pub struct Budget(Arc<Party>);
+
+/// A part of a budget; given back when it is dropped. It may outlive its party.
+#[derive(Debug)]
+pub struct Held {
+    shared: Arc<Shared>,
+    party: PartyId,
+    units: u64,
 }
 
-/// A part of a budget; given back when it is dropped.
+type PartyId = u64;
+
+/// Ends with the last handle.
 #[derive(Debug)]
-pub struct Held(OwnedSemaphorePermit);
+struct Party {
+    shared: Arc<Shared>,
+    id: PartyId,
+    /// Somebody of it waits, where nobody did before.
+    short: Notify,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// As in the state, to be known without the lock.
+    total: u64,
+    state: Mutex<State>,
+}
+
+/// All in units.
+#[derive(Debug, Default)]
+struct State {
+    total: u64,
+    used: u64,
+    /// Parties that have a share.
+    sharers: u64,
+    accounts: BTreeMap<PartyId, Account>,
+    /// The last number that a party or a waiter was given.
+    numbers: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    used: u64,
+    has_share: bool,
+    /// Its party has ended; it goes when all is given back.
+    ended: bool,
+    queue: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    /// Grows with every waiter of any party.
+    turn: u64,
+    /// As they were asked for: what can be had of them changes as parties come and go.
+    units: u64,
+    answer: oneshot::Sender<Held>,
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn account(&mut self, id: PartyId) -> &mut Account {
+        self.accounts.get_mut(&id).expect("it stays while the party has a handle or holds something")
+    }
+
+    fn enter(&mut self, has_share: bool) -> PartyId {
+        let id = self.number();
+        self.sharers += u64::from(has_share);
+        self.accounts.insert(id, Account { has_share, ..Account::default() });
+        id
+    }
+
+    fn leave(&mut self, id: PartyId) {
+        let account = self.account(id);
+        debug_assert!(account.queue.is_empty(), "who waits has a handle");
+        account.ended = true;
+        let had = std::mem::take(&mut account.has_share);
+        self.sharers -= u64::from(had);
+        self.forget(id);
+    }
+
+    fn forget(&mut self, id: PartyId) {
+        let account = self.account(id);
+        if account.ended && account.used == 0 {
+            self.accounts.remove(&id);
+        }
+    }
+
+    /// What one party with a share may count on.
+    fn share(&self) -> u64 {
+        self.total / (2 * self.sharers).max(1)
+    }
+
+    /// Neither used nor kept for others.
+    fn free_for(&self, id: PartyId) -> u64 {
+        let share = self.share();
+        let others = self.accounts.iter().filter(|(other, account)| **other != id && account.has_share);
+        let kept: u64 = others.map(|(_, account)| share.saturating_sub(account.used)).sum();
+        (self.total - self.used).saturating_sub(kept)
+    }
+
+    /// What is given to one who asks for so much, if it can be served now. `behind`: another party's waiter was first.
+    fn allows(&self, id: PartyId, units: u64, behind: bool) -> Option<u64> {
+        let Account { used, has_share, .. } = self.accounts[&id];
+        let own = if has_share { self.share() } else { 0 };
+        // A request above all that the party can ever have waits for that: it could never be met otherwise.
+        let most = self.total - self.share() * (self.sharers - u64::from(has_share));
+        let units = units.min(most);
+        let mut free = self.free_for(id);
+        if behind {
+            free = free.min(own.saturating_sub(used));
+        }
+        if units <= free {
+            return Some(units);
+        }
+        // Beyond its share others may hold all for as long as they like, and nothing comes back from its own party.
+        (used == 0 && own > 0 && own <= free).then_some(free)
+    }
+
+    fn hand_out(&mut self, id: PartyId, units: u64) {
+        self.used += units;
+        self.account(id).used += units;
+    }
+
+    fn take_back(&mut self, id: PartyId, units: u64) {
+        self.used -= units;
+        self.account(id).used -= units;
+        self.forget(id);
+    }
+
+    /// For one who comes now: all who wait were there before.
+    fn try_take(&mut self, id: PartyId, units: u64) -> Option<u64> {
+        if self.is_short(id) {
+            return None;
+        }
+        let units = self.allows(id, units, self.is_anyone_short())?;
+        self.hand_out(id, units);
+        Some(units)
+    }
+
+    fn is_short(&self, id: PartyId) -> bool {
+        !self.accounts[&id].queue.is_empty()
+    }
+
+    fn is_anyone_short(&self) -> bool {
+        self.accounts.values().any(|account| !account.queue.is_empty())
+    }
+
+    /// The first of all who can be served now, and what it is given.
+    fn serve(&mut self) -> Option<(oneshot::Sender<Held>, PartyId, u64)> {
+        let first = |(id, account): (&PartyId, &Account)| {
+            account.queue.front().map(|waiter| (waiter.turn, *id, waiter.units))
+        };
+        let mut firsts: Vec<(u64, PartyId, u64)> = self.accounts.iter().filter_map(first).collect();
+        firsts.sort_unstable();
+        let mut firsts = firsts.into_iter().enumerate();
+        let (id, units) =
+            firsts.find_map(|(n, (_, id, units))| Some((id, self.allows(id, units, n > 0)?)))?;
+        let waiter = self.account(id).queue.pop_front().expect("it was just seen");
+        self.hand_out(id, units);
+        Some((waiter.answer, id, units))
+    }
+
+    /// The waiter, unless it has been served.
+    fn give_up(&mut self, id: PartyId, turn: u64) -> Option<Waiter> {
+        let queue = &mut self.account(id).queue;
+        let at = queue.binary_search_by_key(&turn, |waiter| waiter.turn).ok()?;
+        queue.remove(at)
+    }
+}
+
+impl Shared {
+    /// Serves all who can be served after a change. They are told outside of the lock: what they drop may take it again.
+    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let mut served = Vec::new();
+        while let Some(one) = state.serve() {
+            served.push(one);
+        }
+        drop(state);
+        for (answer, party, units) in served {
+            // Who gave up in this very moment gives it back.
+            drop(answer.send(Held { shared: self.clone(), party, units }));
+        }
+    }
+
+    fn take_back(self: &Arc<Self>, id: PartyId, units: u64) {
+        if units > 0 {
+            let mut state = self.state.lock();
+            state.take_back(id, units);
+            self.settle(state);
+        }
+    }
+}
+
+impl Party {
+    fn holds(&self, units: u64) -> Held {
+        Held { shared: self.shared.clone(), party: self.id, units }
+    }
+}
+
+impl Drop for Party {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.leave(self.id);
+        self.shared.settle(state);
+    }
+}
 
 impl Budget {
+    /// In the hands of a party without a share of its own.
     pub fn new(bytes: u64) -> Budget {
-        let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX);
-        Budget { left: Arc::new(Semaphore::new(units as usize)), units, waiting: Arc::default() }
+        let total = (bytes / UNIT).max(1);
+        let state = Mutex::new(State { total, ..State::default() });
+        Budget::enter(Arc::new(Shared { total, state }), false)
     }
 
+    /// The same budget in the hands of another party, which has a share: half of the budget divided by the number of such
+    /// parties. The party ends with its last handle; what it holds still counts until it is given back.
+    pub fn party(&self) -> Budget {
+        Budget::enter(self.0.shared.clone(), true)
+    }
+
+    fn enter(shared: Arc<Shared>, has_share: bool) -> Budget {
+        let mut state = shared.state.lock();
+        let id = state.enter(has_share);
+        // Requests above all that their parties can ever have wait for less now.
+        shared.settle(state);
+        Budget(Arc::new(Party { shared, id, short: Notify::new() }))
+    }
+
+    /// Of all parties.
     pub fn total(&self) -> u64 {
-        u64::from(self.units) * UNIT
+        self.0.shared.total * UNIT
     }
 
+    /// By all parties.
     pub fn used(&self) -> u64 {
-        self.total() - self.left.available_permits() as u64 * UNIT
+        self.0.shared.state.lock().used * UNIT
     }
 
-    /// Whether somebody waits: those who hold memory may hurry.
+    /// What this party could have now, were nobody waiting.
+    pub fn room(&self) -> u64 {
+        self.0.shared.state.lock().free_for(self.0.id) * UNIT
+    }
+
+    /// Whether somebody of this party waits: those of it who hold memory may hurry.
     pub fn is_short(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.0.shared.state.lock().is_short(self.0.id)
     }
 
-    // A request above the whole allowance waits for all of it: it could never be met otherwise.
-    fn units_of(&self, bytes: u64) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units)
+    /// Whether somebody of any party waits.
+    pub fn is_anyone_short(&self) -> bool {
+        self.0.shared.state.lock().is_anyone_short()
+    }
+
+    /// Returns when somebody of this party begins to wait where nobody did. Enable it before `is_short` is asked: then no
+    /// shortage is missed.
+    pub fn shortage(&self) -> Notified<'_> {
+        self.0.short.notified()
     }
 
     pub fn try_take(&self, bytes: u64) -> Option<Held> {
-        self.left.clone().try_acquire_many_owned(self.units_of(bytes)).ok().map(Held)
+        let units = self.0.shared.state.lock().try_take(self.0.id, bytes.div_ceil(UNIT))?;
+        Some(self.0.holds(units))
     }
 
-    /// Waits until so much is free. A holder must never wait for more of the same budget.
+    /// Waits until so much is free for the party. A holder must never wait for more of the same budget.
     pub async fn take(&self, bytes: u64) -> Held {
-        if let Some(held) = self.try_take(bytes) {
-            return held;
+        match self.ask(bytes) {
+            Ok(held) => held,
+            Err(mut place) => (&mut place.answer).await.expect("it is answered before its sender is dropped"),
         }
-        let _waiting = Waiting::new(&self.waiting);
-        let permit = self.left.clone().acquire_many_owned(self.units_of(bytes)).await;
-        Held(permit.expect("the semaphore is never closed"))
+    }
+
+    /// The memory, or a place among those who wait.
+    fn ask(&self, bytes: u64) -> Result<Held, Place<'_>> {
+        let (party, units) = (&*self.0, bytes.div_ceil(UNIT));
+        let mut state = party.shared.state.lock();
+        if let Some(units) = state.try_take(party.id, units) {
+            return Ok(party.holds(units));
+        }
+        let begins = !state.is_short(party.id);
+        let (turn, (sender, answer)) = (state.number(), oneshot::channel());
+        state.account(party.id).queue.push_back(Waiter { turn, units, answer: sender });
+        drop(state);
+        if begins {
+            party.short.notify_waiters();
+        }
+        Err(Place { party, turn, answer })
+    }
+}
+
+/// Among those who wait; given up when it is dropped. What it was given and nobody took goes back with the answer.
+struct Place<'a> {
+    party: &'a Party,
+    turn: u64,
+    answer: oneshot::Receiver<Held>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.party.shared.state.lock();
+        // Dropped outside of the lock, as it wakes.
+        let Some(_waiter) = state.give_up(self.party.id, self.turn) else { return };
+        self.party.shared.settle(state);
     }
 }
 
 impl Held {
+    /// Less than was asked for if that was more than could be had.
     pub fn bytes(&self) -> u64 {
-        self.0.num_permits() as u64 * UNIT
+        self.units * UNIT
     }
 
-    /// Both as one.
-    pub fn join(&mut self, other: Held) {
-        if Arc::ptr_eq(self.0.semaphore(), other.0.semaphore()) {
-            self.0.merge(other.0);
-        }
+    /// Both as one. They must be of one party: as one part of another's they would be given back to the wrong one.
+    pub fn join(&mut self, mut other: Held) {
+        let same = Arc::ptr_eq(&self.shared, &other.shared) && self.party == other.party;
+        assert!(same, "only what one party holds becomes one");
+        self.units += std::mem::take(&mut other.units);
     }
 
     /// Gives back what is above `bytes`.
     pub fn shrink(&mut self, bytes: u64) {
-        let keep = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
-        drop(self.0.split(self.0.num_permits().saturating_sub(keep)));
+        let above = self.units.saturating_sub(bytes.div_ceil(UNIT));
+        self.units -= above;
+        self.shared.take_back(self.party, above);
     }
 }
 
-struct Waiting<'a>(&'a AtomicU64);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicU64) -> Waiting<'a> {
-        count.fetch_add(1, Ordering::Relaxed);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.shared.take_back(self.party, self.units);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Wait = BoxFuture<'static, Held>;
+
+    /// Of 100 units.
+    fn hundred() -> Budget {
+        Budget::new(100 * UNIT)
+    }
+
+    fn try_take(budget: &Budget, units: u64) -> Option<Held> {
+        budget.try_take(units * UNIT)
+    }
+
+    /// Asks at once.
+    fn wait(budget: &Budget, units: u64) -> Wait {
+        let budget = budget.clone();
+        let mut wait = async move { budget.take(units * UNIT).await }.boxed();
+        assert!((&mut wait).now_or_never().is_none(), "it need not wait");
+        wait
+    }
+
+    /// The units, if it is served.
+    fn served(wait: &mut Wait) -> Option<(u64, Held)> {
+        wait.now_or_never().map(|held| (held.units, held))
+    }
 
     #[tokio::test]
     async fn who_wants_too_much_waits_for_all_and_gets_it() {
@@ -114,5 +411,241 @@ mod tests {
         assert!(!budget.is_short() && budget.try_take(1).is_none());
         drop(b);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_guaranteed_to_others_stays_free() {
+        let all = hundred();
+        let (a, b) = (all.party(), all.party());
+        assert_eq!((all.room(), a.room()), (50 * UNIT, 75 * UNIT));
+        let most = try_take(&a, 75).unwrap();
+        assert!(try_take(&a, 1).is_none() && try_take(&all, 1).is_none());
+        assert_eq!((a.room(), b.room(), all.room()), (0, 25 * UNIT, 0));
+        let mut more = wait(&a, 10);
+        assert!(a.is_short() && !b.is_short() && b.is_anyone_short());
+        let first = try_take(&b, 20).unwrap();
+        assert!(try_take(&b, 6).is_none(), "beyond its share it stands behind");
+        drop((first, try_take(&b, 5).unwrap()));
+        // What never fits its share: as much as there is, while it holds nothing.
+        let large = try_take(&b, 60).unwrap();
+        assert_eq!((large.units, all.used()), (25, 100 * UNIT));
+        let mut next = wait(&b, 60);
+        drop(large);
+        assert_eq!(served(&mut next).unwrap().0, 25);
+        drop(most);
+        assert_eq!(served(&mut more).unwrap().0, 10);
+        assert_eq!(all.used(), 0);
+    }
+
+    #[test]
+    fn who_waits_is_not_overtaken() {
+        let all = hundred();
+        let (a, b) = (all.party(), all.party());
+        let (one, two) = (try_take(&a, 30).unwrap(), try_take(&a, 45).unwrap());
+        let mut large = wait(&a, 50);
+        let mut small = wait(&a, 1);
+        let mut own = try_take(&b, 25).unwrap();
+        let mut beyond = wait(&b, 2);
+        drop(one);
+        assert!(served(&mut large).is_none(), "30 are free");
+        assert!(served(&mut small).is_none() && try_take(&a, 1).is_none(), "of the same party");
+        assert!(served(&mut beyond).is_none() && try_take(&all, 1).is_none(), "of others");
+        own.shrink(10 * UNIT);
+        let (_, beyond) = served(&mut beyond).expect("it fits its share now");
+        drop(two);
+        let (units, large) = served(&mut large).unwrap();
+        assert_eq!((units, served(&mut small).unwrap().0), (50, 1));
+        drop((own, beyond, large));
+        assert_eq!(all.used(), 0);
+    }
+
+    #[test]
+    fn who_gives_up_holds_up_nobody() {
+        let all = hundred();
+        let a = all.party();
+        let most = try_take(&a, 60).unwrap();
+        let large = wait(&a, 70);
+        let (mut small, mut last) = (wait(&a, 30), wait(&a, 20));
+        drop(large);
+        let (_, small) = served(&mut small).unwrap();
+        assert!(served(&mut last).is_none() && a.is_short());
+        // Served, and dropped before it knew.
+        let mut later = wait(&a, 90);
+        drop(small);
+        assert_eq!(all.used(), 80 * UNIT);
+        drop(last);
+        assert_eq!(all.used(), 60 * UNIT);
+        assert!(served(&mut later).is_none());
+        drop(most);
+        assert_eq!(served(&mut later).unwrap().0, 90);
+        assert!(!a.is_short() && all.used() == 0);
+    }
+
+    #[test]
+    fn parties_come_and_go() {
+        let all = hundred();
+        let mut most = try_take(&all, 100).unwrap();
+        let mut first = wait(&all, 5);
+        let a = all.party();
+        let mut own = wait(&a, 30);
+        most.shrink(80 * UNIT);
+        assert!(served(&mut first).is_none() && served(&mut own).is_none());
+        most.shrink(70 * UNIT);
+        let (_, own_held) = served(&mut own).expect("its share is filled first");
+        assert!(served(&mut first).is_none());
+        drop((a, own));
+        most.shrink(65 * UNIT);
+        let (_, first) = served(&mut first).expect("no share is kept free any more");
+        assert_eq!(all.used(), 100 * UNIT, "what was held counts on");
+        drop((own_held, first));
+        most.shrink(10 * UNIT);
+        // The most that it could have grows while it waits.
+        let (a, b) = (all.party(), all.party());
+        let mut large = wait(&all, 80);
+        drop(a);
+        assert!(served(&mut large).is_none());
+        drop(b);
+        assert_eq!(served(&mut large).unwrap().0, 80);
+        drop(most);
+        assert_eq!((all.used(), all.0.shared.state.lock().accounts.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_shortage_wakes_its_own_party() {
+        let all = hundred();
+        let (a, b) = (all.party(), all.party());
+        let (mut for_a, mut for_b) = (Box::pin(a.shortage()), Box::pin(b.shortage()));
+        assert!(for_a.as_mut().now_or_never().is_none() && for_b.as_mut().now_or_never().is_none());
+        let held = try_take(&a, 75).unwrap();
+        let waits = (wait(&a, 1), wait(&a, 1));
+        assert!(for_a.as_mut().now_or_never().is_some() && for_b.as_mut().now_or_never().is_none());
+        assert!(a.shortage().now_or_never().is_none(), "one that goes on is asked for");
+        drop((waits, held));
+        assert!(!all.is_anyone_short());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take(usize, u64),
+        GiveBack(usize),
+        Shrink(usize, u64),
+        GiveUp(usize),
+        Come,
+        Go(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (any::<usize>(), 0u64..120).prop_map(|(who, units)| Step::Take(who, units)),
+            8 => (any::<usize>(), 0u64..20).prop_map(|(who, units)| Step::Take(who, units)),
+            8 => any::<usize>().prop_map(Step::GiveBack),
+            4 => (any::<usize>(), 0u64..40).prop_map(|(which, units)| Step::Shrink(which, units)),
+            4 => any::<usize>().prop_map(Step::GiveUp),
+            1 => Just(Step::Come),
+            1 => any::<usize>().prop_map(Step::Go),
+        ]
+    }
+
+    struct World {
+        /// The first has no share.
+        parties: Vec<Budget>,
+        held: Vec<Held>,
+        /// In order of arrival.
+        waiting: Vec<(Budget, Wait)>,
+        /// No party has come or gone since all was free.
+        calm: bool,
+        sharers: u64,
+    }
+
+    impl World {
+        fn step(&mut self, step: Step) {
+            let (parties, held, waiting) = (self.parties.len(), self.held.len(), self.waiting.len());
+            match step {
+                Step::Take(who, units) => {
+                    let (mine, budget) =
+                        (self.parties[who % parties].clone(), self.parties[who % parties].clone());
+                    self.waiting.push((mine, async move { budget.take(units * UNIT).await }.boxed()));
+                }
+                Step::GiveBack(which) if held > 0 => drop(self.held.swap_remove(which % held)),
+                Step::Shrink(which, units) if held > 0 => self.held[which % held].shrink(units * UNIT),
+                Step::GiveUp(which) if waiting > 0 => drop(self.waiting.remove(which % waiting)),
+                Step::Come => {
+                    self.calm = false;
+                    self.parties.push(self.parties[0].party());
+                }
+                Step::Go(which) if parties > 1 => {
+                    drop(self.parties.swap_remove(1 + which % (parties - 1)));
+                }
+                _ => {}
+            }
+        }
+
+        fn poll(&mut self) {
+            let (mut still, mut done): (Vec<(Budget, Wait)>, Vec<Budget>) = Default::default();
+            for (budget, mut wait) in self.waiting.drain(..) {
+                let Some(held) = (&mut wait).now_or_never() else {
+                    still.push((budget, wait));
+                    continue;
+                };
+                assert!(
+                    still.iter().all(|(other, _)| other.0.id != held.party),
+                    "overtaken by its own party"
+                );
+                self.held.push(held);
+                done.push(budget);
+            }
+            self.waiting = still;
+            // A party may end with one of these, and others be served.
+            if !done.is_empty() {
+                drop(done);
+                self.poll();
+            }
+        }
+
+        fn check(&mut self) {
+            let shared = self.parties[0].0.shared.clone();
+            let mut state = shared.state.lock();
+            assert!(state.used <= state.total && state.serve().is_none());
+            assert_eq!(state.used, self.held.iter().map(|h| h.units).sum::<u64>());
+            for (id, account) in &state.accounts {
+                let held = self.held.iter().filter(|h| h.party == *id);
+                assert_eq!(account.used, held.map(|h| h.units).sum::<u64>());
+                assert_eq!(account.queue.len(), self.waiting.iter().filter(|(it, _)| it.0.id == *id).count());
+            }
+            self.calm = state.used == 0 || self.calm && self.sharers == state.sharers;
+            self.sharers = state.sharers;
+            if self.calm && state.share() > 0 {
+                let share = state.share();
+                let counts = |a: &Account| if a.has_share { a.used.max(share) } else { a.used };
+                assert!(state.accounts.values().map(counts).sum::<u64>() <= state.total);
+                let moves = |a: &Account| !a.has_share || a.queue.is_empty() || a.used > 0;
+                assert!(state.accounts.values().all(moves), "who holds nothing waits");
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever is taken, given back and given up, and whichever parties come and go.
+        #[test]
+        fn nothing_is_lost_and_all_are_served(steps in prop::collection::vec(step(), 1..150)) {
+            let all = hundred();
+            let parties = vec![all.clone(), all.party(), all.party()];
+            let mut world =
+                World { parties, held: Vec::new(), waiting: Vec::new(), calm: true, sharers: 2 };
+            for step in steps {
+                world.step(step);
+                world.poll();
+                world.check();
+            }
+            while !world.waiting.is_empty() {
+                prop_assert!(!world.held.is_empty(), "who waits, waits for somebody");
+                world.held.clear();
+                world.poll();
+                world.check();
+            }
+            drop(world);
+            prop_assert_eq!((all.used(), all.0.shared.state.lock().accounts.len()), (0, 1));
+            prop_assert!(try_take(&all, 100).is_some());
+        }
     }
 }

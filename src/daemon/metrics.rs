@@ -77,7 +77,7 @@ fn memory(page: &mut Page, desk: &Desk) {
     for (part, budget) in parts {
         page.add(metric::MEMORY_BYTES, &[part], budget.used() as f64);
         page.add(metric::MEMORY_LIMIT_BYTES, &[part], budget.total() as f64);
-        page.add(metric::MEMORY_SHORT, &[part], f64::from(u8::from(budget.is_short())));
+        page.add(metric::MEMORY_SHORT, &[part], f64::from(u8::from(budget.is_anyone_short())));
     }
     page.add(metric::MEMORY_BYTES, &["cache"], memory.frames.bytes() as f64);
     let mut tier = |tier, held: [u64; 4]| {

@@ -132,11 +132,13 @@ impl Pools {
         PoolHost { opener: Arc::new(Doors(rt.clone())), rt, disk: self.seat.disk.clone(), folder }
     }
 
-    /// What its volumes share with all others; without the cache on disk where all that it could keep is on that disk.
+    /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
+    /// is on that disk.
     fn memory_for(&self, pool: &Pool) -> Memory {
         let here = self.seat.home.root();
         let near = pool.membership().members.iter().all(|m| is_on_disk_of(here, m.url()));
-        if near { self.memory.without_disk() } else { self.memory.clone() }
+        let memory = self.memory.for_pool();
+        if near { memory.without_disk() } else { memory }
     }
 
     fn opened_as(&self, pool: Arc<Pool>) -> Arc<OpenPool> {

@@ -97,6 +97,8 @@ pub struct Encoded {
     pub placed: Vec<Placed>,
     /// The contents of each, in the same order, each its own memory: for the cache.
     pub raw: Vec<Bytes>,
+    /// Runs of zeros.
+    pub zeros: usize,
 }
 
 impl Encoded {
@@ -238,6 +240,7 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
         toc_frames.push(TocFrame { block: *block, count, offset, len });
         placed.push(Placed { block: *block, count, at: stamp.frame_ref(offset, len) });
     }
+    let runs = zeros.len();
     let toc = Toc {
         kind: ChunkKind::Data,
         epoch: stamp.id.epoch,
@@ -251,7 +254,7 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
         mark,
     };
     let raw = frames.into_iter().map(|(_, raw)| raw).collect();
-    Encoded { chunk: seal(stamp, &toc, shards), placed, raw }
+    Encoded { chunk: seal(stamp, &toc, shards), placed, raw, zeros: runs }
 }
 
 /// The table of contents goes to the end of the last data shard.

@@ -75,6 +75,8 @@ pub struct Stored {
     pub first: Lsn,
     pub last: Lsn,
     pub placed: Vec<Placed>,
+    /// Runs of zeros beside them.
+    pub zeros: usize,
 }
 
 #[derive(Debug)]
@@ -487,18 +489,18 @@ impl Cutting {
         let stamp = writer.stamp(&slot, era, journal);
         let (first, last) = draft.span().expect("a chunk is cut of at least one record");
         let done = match writer.config.rt.cpu(move || encode(&stamp, draft)).await {
-            Ok(Encoded { chunk, placed, raw }) => {
+            Ok(Encoded { chunk, placed, raw, zeros }) => {
                 let id = chunk.id;
                 let put = writer.put(chunk, held).await;
                 if put.is_ok() {
                     writer.cache(id, &placed, raw).await;
                 }
-                put.map(|()| placed)
+                put.map(|()| (placed, zeros))
             }
             Err(e) => Err(e),
         };
         match done {
-            Ok(placed) => Ok(Stored { slot, first, last, placed }),
+            Ok((placed, zeros)) => Ok(Stored { slot, first, last, placed, zeros }),
             Err(e) => {
                 writer.fail(e.share());
                 Err(e)

@@ -402,3 +402,32 @@ proptest! {
         prop_assert_eq!(page.entries(0).collect::<Vec<_>>(), entries);
     }
 }
+
+#[test]
+fn a_walk_passes_over_pages_unread() {
+    let (shelf, cache) = (Shelf::default(), PageCache::new(1 << 20));
+    // Leaves in four parts of the disk, below two inner pages.
+    let leaves = [0, 5 * SLOTS, SLOTS * SLOTS, SLOTS * SLOTS + 9 * SLOTS];
+    let updates = leaves.iter().enumerate().map(|(n, block)| mapped(*block, 2, n as u64 * 3, 0));
+    let tree = merge(Tree::default(), &shelf, &cache, updates.collect());
+    let steps = |passed: &BTreeSet<FrameRef>| {
+        let cache = PageCache::new(1 << 20);
+        *shelf.loads.lock() = 0;
+        let mut walk = tree.walk_where(&shelf, &cache, |page| !passed.contains(page));
+        let (mut pages, mut blocks) = (Vec::new(), Vec::new());
+        while let Some(step) = block_on(walk.step()).unwrap() {
+            match step {
+                Step::Page { frame, .. } => pages.push(frame),
+                Step::Mapped(extent) => blocks.push(extent.block),
+            }
+        }
+        drop(walk);
+        (pages, blocks, *shelf.loads.lock())
+    };
+    let (pages, blocks, loads) = steps(&BTreeSet::new());
+    assert_eq!((pages.len(), &blocks[..], loads), (7, &leaves[..], 7));
+    let (_, blocks, loads) = steps(&[pages[3], pages[4]].into());
+    assert_eq!((&blocks[..], loads), (&leaves[..1], 3), "a leaf, and an inner page with all below it");
+    let (seen, blocks, loads) = steps(&[pages[0]].into());
+    assert!(seen.is_empty() && blocks.is_empty() && loads == 0, "not even the root is read");
+}

@@ -62,6 +62,9 @@ pub enum Step {
     Mapped(Extent),
 }
 
+/// Whether a walk goes into a page.
+type Enter<'a> = Box<dyn Fn(&FrameRef) -> bool + Send + Sync + 'a>;
+
 /// What is mapped, in order of its blocks. Holds one path of pages, and a few that were loaded ahead.
 pub struct Walk<'a> {
     pages: &'a dyn Pages,
@@ -69,6 +72,8 @@ pub struct Walk<'a> {
     root: Option<Root>,
     path: Vec<Level>,
     blocks: Range<u64>,
+    /// Pages for which it says no are passed over unread, with all below them.
+    enter: Option<Enter<'a>>,
 }
 
 struct Level {
@@ -124,7 +129,18 @@ impl Tree {
     /// What is mapped within these blocks.
     pub fn walk<'a>(&self, pages: &'a dyn Pages, cache: &'a PageCache, blocks: Range<u64>) -> Walk<'a> {
         let root = self.root.filter(|_| !blocks.is_empty());
-        Walk { pages, cache, root, path: Vec::new(), blocks }
+        Walk { pages, cache, root, path: Vec::new(), blocks, enter: None }
+    }
+
+    /// As `walk` over all blocks, but pages for which `enter` says no are passed over unread, with all below them.
+    pub fn walk_where<'a>(
+        &self,
+        pages: &'a dyn Pages,
+        cache: &'a PageCache,
+        enter: impl Fn(&FrameRef) -> bool + Send + Sync + 'a,
+    ) -> Walk<'a> {
+        let root = self.root.filter(|root| enter(&root.frame));
+        Walk { root, enter: Some(Box::new(enter)), ..self.walk(pages, cache, 0..u64::MAX) }
     }
 }
 
@@ -154,8 +170,7 @@ impl Walk<'_> {
             return Ok(Some(Step::Page { frame: root.frame, address: address(root.height, 0) }));
         }
         while let Some(level) = self.path.last_mut() {
-            let entry =
-                level.page.entries(level.slot).next().filter(|e| level.begins_before(e, self.blocks.end));
+            let entry = level.entries(level.slot, self.blocks.end, self.enter.as_ref()).next();
             let Some(entry) = entry else {
                 self.path.pop();
                 continue;
@@ -173,7 +188,9 @@ impl Walk<'_> {
         let level = self.path.last_mut().expect("who descends stands on a page");
         let (child, first) = (level.level - 1, level.first_of(entry.start));
         if level.ahead.front().is_none_or(|(slot, _)| *slot != entry.start) {
-            level.load_ahead(self.pages, self.cache, entry.start, self.blocks.end).await?;
+            level
+                .load_ahead(self.pages, self.cache, entry.start, self.blocks.end, self.enter.as_ref())
+                .await?;
         }
         let (_, page) = level.ahead.pop_front().expect("the wanted page is loaded first");
         // Only now: after a failed load the same child comes again.
@@ -202,8 +219,27 @@ impl Level {
         self.first_of(entry.start) < end
     }
 
-    async fn load_ahead(&mut self, pages: &dyn Pages, cache: &PageCache, slot: u16, end: u64) -> Result<()> {
-        let entries = self.page.entries(slot).take_while(|e| self.begins_before(e, end)).take(AHEAD);
+    /// Entries from `slot` on that begin before `end`; of an inner page those that are entered.
+    fn entries<'a>(
+        &'a self,
+        slot: u16,
+        end: u64,
+        enter: Option<&'a Enter<'_>>,
+    ) -> impl Iterator<Item = Entry> + 'a {
+        let enter = enter.filter(|_| self.level > 0);
+        let entries = self.page.entries(slot).take_while(move |e| self.begins_before(e, end));
+        entries.filter(move |e| enter.is_none_or(|enter| enter(&e.frame)))
+    }
+
+    async fn load_ahead(
+        &mut self,
+        pages: &dyn Pages,
+        cache: &PageCache,
+        slot: u16,
+        end: u64,
+        enter: Option<&Enter<'_>>,
+    ) -> Result<()> {
+        let entries = self.entries(slot, end, enter).take(AHEAD);
         let (slots, mut wanted): (Vec<u16>, Vec<_>) =
             entries.map(|e| (e.start, (e.frame, self.first_of(e.start)))).unzip();
         self.add_near(pages, cache, &slots, &mut wanted)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::address::Address;
@@ -16,6 +17,25 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// What connects a client.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// It broke since this was asked last: nobody is there any more. Reading says so as well, but not before all that had
+    /// arrived is received.
+    fn is_broken(&self) -> bool;
+}
+
+impl Stream for TcpStream {
+    fn is_broken(&self) -> bool {
+        !matches!(self.take_error(), Ok(None))
+    }
+}
+
+impl Stream for UnixStream {
+    fn is_broken(&self) -> bool {
+        !matches!(self.take_error(), Ok(None))
+    }
 }
 
 #[derive(Debug)]

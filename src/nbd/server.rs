@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::address::Address;
 use super::export::Exports;
 use super::handshake::{Handshake, Session};
-use super::listener::{Listener, Socket};
+use super::listener::{Listener, Socket, Stream};
 use super::transmission::transmit;
 use super::window::Window;
 use crate::base::rt::{Rt, Task};
@@ -100,11 +100,11 @@ impl House {
         }
     }
 
-    fn start(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: String) {
+    fn start(&self, stream: impl Stream + Send + 'static, peer: String) {
         self.rt.spawn(self.clone().serve_client(stream, peer)).detach();
     }
 
-    async fn serve_client(self, mut stream: impl AsyncRead + AsyncWrite + Unpin + Send, peer: String) {
+    async fn serve_client(self, mut stream: impl Stream + Send, peer: String) {
         let mut window = Window::new();
         let Some(session) = self.handshake(&mut stream, &mut window, &peer).await else { return };
         let name = session.name.clone();
@@ -144,7 +144,7 @@ impl House {
 #[cfg(test)]
 pub fn serve_stream(
     rt: &Rt,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stream: impl Stream + Send + 'static,
     exports: Arc<dyn Exports>,
     memory: Budget,
     stop: CancellationToken,

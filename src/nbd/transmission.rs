@@ -14,10 +14,12 @@
 //! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking. What was
 //! begun is finished, and answered when there is still somebody to answer; but a client that went without DISC sends
 //! again on another connection what was not answered, and goes on from there. Its writes, zeroes and trims that wait
-//! are given up: done later, they would land on what it has written since. A server that stops gives work `DRAIN`,
-//! then hangs up. It answers nothing with ESHUTDOWN, which the protocol would allow: a client that reconnects (QEMU's
-//! reconnect-delay) sends again what a connection lost, but hands an error on to its guest, whose filesystem ends
-//! there.
+//! are given up: done later, they would land on what it has written since. While nothing more is received only a broken
+//! connection shows: an orderly end behind unread requests may be a client that has said all and still listens.
+//!
+//! A server that stops gives work `DRAIN`, then hangs up. It answers nothing with ESHUTDOWN, which the protocol would
+//! allow: a client that reconnects (QEMU's reconnect-delay) sends again what a connection lost, but hands an error on to
+//! its guest, whose filesystem ends there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -34,6 +36,7 @@ use tracing::{debug, warn};
 use super::export::Export;
 use super::handshake::Session;
 use super::intake::{Arrived, Facts, Intake, Refusal};
+use super::listener::Stream;
 use super::output::Output;
 use super::share::Share;
 use super::window::{WINDOW, Window};
@@ -47,6 +50,8 @@ const JOBS: usize = 256;
 const HELD: u64 = 32 << 20;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// How often a connection is looked at while nothing more is received.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a client gets to hear the end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -123,6 +128,10 @@ struct Connection<'e, S> {
     goodbye: bool,
     /// The socket takes nothing any more.
     broken: bool,
+    /// Nothing more is received, for want of room.
+    deaf: bool,
+    /// When it is looked at next, if it is deaf then.
+    look: Option<BoxFuture<'static, ()>>,
     /// For the log, which a client's misfortune must not fill.
     failures: u64,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -131,7 +140,7 @@ struct Connection<'e, S> {
 }
 
 /// Serves one export to one client, to the end.
-pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
+pub async fn transmit<S: Stream>(
     rt: &Rt,
     stream: S,
     window: Window,
@@ -148,7 +157,7 @@ pub async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Gives the stream back when the client can still hear.
-async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+async fn converse<S: Stream>(
     rt: &Rt,
     stream: S,
     window: Window,
@@ -170,6 +179,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         taking: true,
         goodbye: false,
         broken: false,
+        deaf: false,
+        look: None,
         failures: 0,
         stop: Box::pin(stop.cancelled_owned()),
         drain: None,
@@ -187,7 +198,7 @@ async fn hang_up(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
+impl<S: Stream> Connection<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_stop(cx);
         loop {
@@ -202,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if !(took || collected || wrote || received || self.poll_stall(cx)) {
+            if !(took || collected || wrote || received || self.poll_stall(cx) || self.poll_broken(cx)) {
                 return Poll::Pending;
             }
         }
@@ -218,11 +229,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 ?export,
                 bytes, "a client is dropped: it moved nothing while others wait for the memory it holds"
             );
-            self.broken = true;
-            self.end();
-            self.output.discard();
+            self.lose();
         }
         stalled
+    }
+
+    /// Whether the connection broke behind what is not received yet.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.deaf {
+            let look = self.look.get_or_insert_with(|| self.rt.sleep(LOOK_EVERY));
+            if look.poll_unpin(cx).is_pending() {
+                return false;
+            }
+            self.look = None;
+            if self.stream.is_broken() {
+                debug!(export = ?self.session.name, "the client is gone");
+                self.deaf = false;
+                self.lose();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Nobody is there any more.
+    fn lose(&mut self) {
+        self.broken = true;
+        self.end();
+        self.output.discard();
     }
 
     /// The client is gone, or as good as that.
@@ -383,9 +417,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             self.output.discard();
         } else if let Poll::Ready(Err(e)) = self.output.poll_write(cx, &mut self.stream) {
             debug!(export = ?self.session.name, error = %e, "the client is gone");
-            self.broken = true;
-            self.end();
-            self.output.discard();
+            self.lose();
         }
         self.output.bytes() < before
     }
@@ -393,7 +425,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     /// Says whether anything came; only as long as a request could be taken.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
         // What fills the window waits for room, which another of the steps will make.
-        if !self.may_take(cx) || self.window.bytes().len() > WINDOW / 2 {
+        let hears = self.may_take(cx) && self.window.bytes().len() <= WINDOW / 2;
+        self.deaf = self.taking && !hears;
+        if !hears {
             return false;
         }
         let received = match self.intake.direct() {

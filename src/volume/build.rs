@@ -11,7 +11,7 @@ use std::mem::take;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::overlay::{Frozen, Layer, Piece};
+use super::overlay::{Frozen, Layer, Piece, updates};
 use super::session::Session;
 use super::space::{
     Birth, Cursor, Death, Folded, Ledger, Object, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE,
@@ -22,11 +22,13 @@ use super::view::View;
 use crate::base::{ChunkId, Era, Error, Kind, Result, Seq, StateId};
 use crate::frame::FRAME_MAX;
 use crate::log::{FrameRef, MapSink, Prefix};
-use crate::map::{PageSink, Pages, Step, Tree};
+use crate::map::{Extent, PageSink, Pages, Step, Tree};
 use crate::pool::ChunkKind;
 
 /// Deaths that are sorted at once.
-const SORT_MAX: usize = 1 << 20;
+const SORT_MAX: usize = 1 << 19;
+/// Bytes of runs that are kept until their chunks are stored, for each block that is merged at once; then they are waited for.
+const FRESH: u64 = 32;
 /// Deaths that are counted before others get their turn.
 const FOLDED_AT_ONCE: usize = 1024;
 /// Parts of a state's list before they become one run.
@@ -45,8 +47,6 @@ pub struct Build<'a> {
     pub ledger: Ledger,
     /// Runs that were named when it began, or written since.
     runs: BTreeSet<FrameRef>,
-    /// What died while a state was built.
-    dying: Vec<(StateId, Vec<FrameRef>)>,
     position: Prefix,
     /// Frames of the runs that it wrote: their chunks are not stored yet.
     fresh: Fresh,
@@ -54,6 +54,12 @@ pub struct Build<'a> {
 
 #[derive(Default)]
 struct Fresh(BTreeMap<(Seq, u64), Bytes>);
+
+impl Fresh {
+    fn bytes(&self) -> u64 {
+        self.0.values().map(|bytes| bytes.len() as u64).sum()
+    }
+}
 
 /// Reads runs, also those that were written just now.
 struct Runs<'a> {
@@ -180,7 +186,6 @@ impl<'a> Build<'a> {
             index: session.ground.index,
             tables,
             runs: ledger.runs(),
-            dying: Vec::new(),
             position: ledger.position,
             ledger,
             fresh: Fresh::default(),
@@ -205,27 +210,35 @@ impl<'a> Build<'a> {
     pub async fn merge(&mut self, tree: Tree, frozen: &Frozen, mapped: &mut u64) -> Result<Tree> {
         let Frozen { layer, state, era, last, seq } = frozen;
         let seq = seq.ok_or_else(|| internal("a stored layer's last chunk has no number"))?;
-        let mut sink = self.sink(*era);
-        let merged = self.session.merge_layer(tree, layer, &mut sink, mapped).await?;
+        let view = &self.session.ground.view;
+        let (mut merged, mut pieces) = (tree, Pieces::of(updates(layer)));
+        while pieces.next.is_some() {
+            let mut sink = self.sink(*era);
+            let piece = pieces.piece(self.session.ground.deps.tuning.merge_blocks);
+            let made = merged.merge(view.pages(), view.page_cache(), &mut sink, piece).await?;
+            *mapped = mapped.saturating_add_signed(made.gained);
+            merged = made.tree;
+            let died = sink.died;
+            self.bury(Some(*state), died).await?;
+        }
         let before = self.position.seq;
         let chunks = self.session.births.lock().range(before.next()..=seq);
-        let mut died = sink.died;
         let (index, layer) = (self.index, layer.clone());
-        died.extend(self.session.ground.rt().cpu(move || overwritten(index, &layer, &chunks)).await?);
-        self.dying.push((*state, died));
+        let died = self.session.ground.rt().cpu(move || overwritten(index, &layer, &chunks)).await?;
+        self.bury(Some(*state), died).await?;
         if seq > before {
             self.position = Prefix { seq, lsn: *last };
         }
         Ok(merged)
     }
 
-    /// What packs hold from now on. Before deaths are recorded: they count in the new homes.
+    /// What packs hold from now on. Before any merge: what dies in it counts in the new homes.
     pub fn adopt(&mut self, packs: &[Repacked]) -> Result<()> {
         packs.iter().try_for_each(|moved| self.ledger.adopt(moved))
     }
 
-    /// After all merges: the position goes on over map chunks, the table takes in all up to it, deaths are recorded.
-    pub async fn record(&mut self) -> Result<()> {
+    /// After all merges: the position goes on over map chunks, the table takes in all up to it.
+    pub fn record(&mut self) -> Result<()> {
         let mut next = self.ledger.position.seq.next();
         let births = self.session.births.lock().range(next..=self.given);
         for (seq, birth) in births {
@@ -238,9 +251,6 @@ impl<'a> Build<'a> {
         }
         if next <= self.position.seq {
             return Err(internal("a chunk that a checkpoint has merged is not known"));
-        }
-        for (state, died) in take(&mut self.dying) {
-            self.bury(Some(state), died).await?;
         }
         Ok(())
     }
@@ -256,8 +266,7 @@ impl<'a> Build<'a> {
     }
 
     fn era_of(&self, seq: Seq) -> Result<Era> {
-        let born = self.session.births.lock().get(seq).map(|b| b.era);
-        let era = born.or_else(|| self.ledger.entry(seq).map(|e| e.era));
+        let era = self.session.era_of(&self.ledger, seq);
         era.ok_or_else(|| internal("something died in a part of the volume that nobody knows"))
     }
 
@@ -295,6 +304,7 @@ impl<'a> Build<'a> {
         }
         let Some((at, _)) = run.finish(&mut sink).await? else { return Ok(()) };
         self.fresh.0.extend(sink.fresh.take().unwrap_or_default().0);
+        self.bound_fresh().await?;
         self.runs.insert(at);
         let (old, new) = Part::whole(at).split(parent_era);
         let held = deaths.partition_point(|d| d.era <= parent_era);
@@ -316,6 +326,18 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// Runs that are stored are read from there.
+    async fn bound_fresh(&mut self) -> Result<()> {
+        let session = self.session;
+        if self.fresh.bytes() > session.ground.deps.tuning.merge_blocks * FRESH {
+            let writer = &session.writer;
+            writer.seal_map();
+            writer.wait_seq(writer.given()).await?;
+            self.fresh = Fresh::default();
+        }
+        Ok(())
+    }
+
     fn fold(&mut self, death: &Death) -> Result<()> {
         if self.ledger.entry(death.seq).is_none() {
             // Written by this very attempt.
@@ -332,29 +354,39 @@ impl<'a> Build<'a> {
                 Some(child) => self.ledger.inherit(gone.id, child, gone.parent_era),
                 None => {
                     self.ledger.deaths.remove(&gone.id);
-                    let freed = self.held_alone(&gone).await?;
-                    self.bury(None, freed).await?;
+                    self.free_alone(&gone).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Of a state without children: all that is newer than its parent.
-    async fn held_alone(&self, gone: &Gone) -> Result<Vec<FrameRef>> {
-        let view = &self.session.ground.view;
-        let mut walk = gone.tree.walk(view.pages(), view.page_cache(), 0..u64::MAX);
-        let mut all = BTreeSet::new();
+    /// Of a state without children: all that is newer than its parent. Below an older page nothing is.
+    async fn free_alone(&mut self, gone: &Gone) -> Result<()> {
+        let (session, index, born) = (self.session, self.index, gone.parent_era);
+        let known = self.ledger.clone();
+        // What nobody knows is met, and told, on the way.
+        let newer = move |f: &FrameRef| {
+            f.volume == index && session.era_of(&known, f.seq).is_none_or(|era| era > born)
+        };
+        let view = &session.ground.view;
+        let mut walk = gone.tree.walk_where(view.pages(), view.page_cache(), &newer);
+        let (mut freed, mut leaf) = (Vec::new(), Vec::new());
         while let Some(step) = walk.step().await? {
-            let frame = match step {
-                Step::Page { frame, .. } => frame,
-                Step::Mapped(extent) => extent.at.expect("a walk shows what is mapped").frame,
-            };
-            if frame.volume == self.index && self.era_of(frame.seq)? > gone.parent_era {
-                all.insert(frame);
+            match step {
+                // No frame crosses a leaf, so that each is met within one.
+                Step::Page { frame, .. } => {
+                    add_once(&mut freed, &mut leaf);
+                    freed.push(frame);
+                }
+                Step::Mapped(extent) => leaf.extend(extent.at.map(|at| at.frame).filter(&newer)),
+            }
+            if freed.len() as u64 >= session.ground.deps.tuning.merge_blocks {
+                self.bury(None, take(&mut freed)).await?;
             }
         }
-        Ok(all.into_iter().collect())
+        add_once(&mut freed, &mut leaf);
+        self.bury(None, freed).await
     }
 
     /// What became free by removals is counted in the table; lists of many runs become short; runs that nobody names die.
@@ -494,6 +526,48 @@ impl<'a> Build<'a> {
     }
 }
 
+impl Session {
+    /// The era of a chunk's frames; none: no checkpoint knows it.
+    fn era_of(&self, ledger: &Ledger, seq: Seq) -> Option<Era> {
+        let born = self.births.lock().get(seq).map(|b| b.era);
+        born.or_else(|| ledger.entry(seq).map(|e| e.era))
+    }
+}
+
+/// Moves a leaf's frames over, each once.
+fn add_once(frames: &mut Vec<FrameRef>, leaf: &mut Vec<FrameRef>) {
+    leaf.sort_unstable();
+    leaf.dedup();
+    frames.append(leaf);
+}
+
+/// A layer's updates, some at a time.
+struct Pieces<I> {
+    next: Option<Extent>,
+    rest: I,
+}
+
+impl<I: Iterator<Item = Extent>> Pieces<I> {
+    fn of(mut rest: I) -> Self {
+        Pieces { next: rest.next(), rest }
+    }
+
+    /// The next updates, of about so many blocks; of a longer one that unmaps the rest is left for the next piece.
+    fn piece(&mut self, blocks: u64) -> impl Iterator<Item = Extent> {
+        let mut left = blocks;
+        std::iter::from_fn(move || {
+            let update = self.next.filter(|_| left > 0)?;
+            let count = if update.at.is_none() { update.count.min(left) } else { update.count };
+            left = left.saturating_sub(count);
+            self.next = match update.count - count {
+                0 => self.rest.next(),
+                more => Some(Extent { block: update.block + count, count: more, at: None }),
+            };
+            Some(Extent { count, ..update })
+        })
+    }
+}
+
 /// Frames of a layer's chunks of which nothing is left in it: overwritten before any map named them.
 fn overwritten(index: u16, layer: &Layer, chunks: &[(Seq, Birth)]) -> Vec<FrameRef> {
     let mut named: Vec<(Seq, u64)> = layer
@@ -517,4 +591,33 @@ fn overwritten(index: u16, layer: &Layer, chunks: &[(Seq, Birth)]) -> Vec<FrameR
 
 fn internal(why: &'static str) -> Error {
     Error::new(Kind::Internal, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Epoch;
+    use crate::map::Mapped;
+
+    #[test]
+    fn a_long_trim_is_merged_in_pieces() {
+        let frame = FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(1), offset: 0, len: 10 };
+        let write = |block, count| Extent { block, count, at: Some(Mapped { frame, skip: 0 }) };
+        let trim = |block, count| Extent { block, count, at: None };
+        let all = [write(0, 3), trim(3, 25), write(40, 16), write(60, 1)];
+        let mut pieces = Pieces::of(all.into_iter());
+        let mut seen = Vec::new();
+        while pieces.next.is_some() {
+            seen.push(pieces.piece(10).collect::<Vec<_>>());
+        }
+        let expect = [
+            vec![write(0, 3), trim(3, 7)],
+            vec![trim(10, 10)],
+            // What maps something is never cut: it lies within a frame.
+            vec![trim(20, 8), write(40, 16)],
+            vec![write(60, 1)],
+        ];
+        assert_eq!(seen, expect);
+        assert!(Pieces::of(std::iter::empty()).next.is_none());
+    }
 }

@@ -2,20 +2,31 @@
 //!
 //! Takes the tables of one recorded head as they are and reads every page of every state: they must agree exactly. Holds
 //! about 24 bytes a frame of one state and its parent, and of all states together.
+//!
+//! Checkpoints may be made meanwhile: nothing here changes, but what they retire may be deleted. Who calls sees to it that it
+//! isn't, or takes `Corrupt` for damage only if the head is still the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::deps::Deps;
+use super::head::Head;
 use super::space::{Cursor, Ledger, Part, RunIndex};
 use super::states::{State, Tables};
 use super::view::View;
-use crate::base::{Result, Seq, StateId};
-use crate::log::FrameRef;
+use crate::base::rt::Rt;
+use crate::base::{ChunkId, Result, Seq, StateId, VolumeId};
+use crate::log::{FrameRef, InPack, Places, Reader};
 use crate::map::{Step, Tree};
 
 /// Sentences at most.
 const FINDINGS_MAX: usize = 100;
+/// Steps of a walk before others get their turn: its pages may all be in memory.
+const STEPS_AT_ONCE: u64 = 1024;
 
 /// What a check of one volume found.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -33,18 +44,68 @@ pub struct CheckReport {
 type Frame = (Seq, u64, u32);
 type Frames = BTreeSet<Frame>;
 
+/// Where chunks lie by the table that is checked. What was packed since left behind what had died by then, and that is read
+/// here too.
+#[derive(Debug)]
+struct AsRecorded {
+    deps: Deps,
+    volume: VolumeId,
+    packed: BTreeMap<Seq, InPack>,
+    /// Chunks that were not there any more: what is live in them by the newest table is where that says.
+    moved: Mutex<BTreeSet<Seq>>,
+}
+
+#[async_trait]
+impl Places for AsRecorded {
+    fn find(&self, chunk: &ChunkId) -> Option<InPack> {
+        if chunk.volume == self.volume && !self.moved.lock().contains(&chunk.seq) {
+            return self.packed.get(&chunk.seq).copied();
+        }
+        self.deps.memory.places.find(chunk)
+    }
+
+    async fn look_again(&self, chunk: &ChunkId, was: Option<InPack>) -> Result<bool> {
+        if chunk.volume == self.volume {
+            self.moved.lock().insert(chunk.seq);
+        }
+        let places = &self.deps.memory.places;
+        if places.find(chunk) != was {
+            return Ok(true);
+        }
+        if let Some((_, ledger)) = self.deps.ledger(chunk.volume).await? {
+            places.know(chunk.volume, ledger.packed(chunk.volume));
+        }
+        Ok(places.find(chunk) != was)
+    }
+}
+
+fn view_as_recorded(deps: &Deps, head: &Head, ledger: &Ledger) -> View {
+    let (volume, memory) = (head.volume, &deps.memory);
+    let packed = ledger.packed(volume);
+    let places = Arc::new(AsRecorded { deps: deps.clone(), volume, packed, moved: Mutex::default() });
+    let frames = (memory.frames.clone(), memory.disk.clone());
+    let (rt, pool, slices) = (deps.rt.clone(), deps.pool.clone(), memory.places.slices.clone());
+    let reader = Reader::new(rt.clone(), pool, frames, head.volumes(), places, slices);
+    View::new(rt, reader, memory.pages.clone(), deps.cell(volume))
+}
+
 struct Check<'a> {
+    rt: &'a Rt,
     view: &'a View,
+    /// The volume's own, in the list of its ancestors and itself.
     index: u16,
     tables: &'a Tables,
     ledger: &'a Ledger,
     report: CheckReport,
 }
 
-/// `index`: the volume's own, in the list of its ancestors and itself.
-pub async fn check(view: &View, index: u16, tables: &Tables, ledger: &Ledger) -> Result<CheckReport> {
+/// Checks what this head's checkpoint recorded.
+pub async fn check(deps: &Deps, head: &Head) -> Result<CheckReport> {
+    let (tables, ledger) = deps.view(head).books(head).await?;
+    let view = view_as_recorded(deps, head, &ledger);
     let report = CheckReport { states: tables.states.len() as u64, ..CheckReport::default() };
-    let mut check = Check { view, index, tables, ledger, report };
+    let (rt, index) = (&deps.rt, head.own_index());
+    let mut check = Check { rt, view: &view, index, tables: &tables, ledger: &ledger, report };
     let live = check.states().await?;
     let mut by_chunk = check.count(&live);
     check.own_pages(&mut by_chunk).await?;
@@ -83,8 +144,12 @@ impl Check<'_> {
 
     async fn reach(&self, tree: &Tree) -> Result<Frames> {
         let mut walk = tree.walk(self.view.pages(), self.view.page_cache(), 0..u64::MAX);
-        let mut frames = Frames::new();
+        let (mut frames, mut steps) = (Frames::new(), 0u64);
         while let Some(step) = walk.step().await? {
+            steps += 1;
+            if steps.is_multiple_of(STEPS_AT_ONCE) {
+                self.rt.give_way().await;
+            }
             let f = match step {
                 Step::Page { frame, .. } => frame,
                 Step::Mapped(extent) => extent.at.expect("a walk shows what is mapped").frame,

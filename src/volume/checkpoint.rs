@@ -5,27 +5,32 @@
 //! state that was the tip when it was written: the roots of snapshots are made on the way. The CAS comes only after every
 //! chunk up to the last page is stored. A crash before it leaves the old tables; the pages are garbage of the log then.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::select;
+
 use super::build::Build;
 use super::head::{Checkpoint, Head};
-use super::overlay::{Frozen, Layer, Piece};
+use super::overlay::Frozen;
 use super::session::Session;
 use super::space::{Ledger, Repacked};
 use super::states::Tables;
 use super::stop::Stop;
 use super::view::passes;
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Lsn, Nonce, Result, StateId};
+use crate::base::{Error, Held, Kind, Lsn, Nonce, Result, StateId};
 use crate::log::{FrameRef, Prefix};
-use crate::map::{Extent, Mapped, PageSink, Tree};
 
 /// Frozen layers that force a checkpoint.
 const LAYERS_MAX: usize = 8;
 /// Entries of all layers that force one.
 const ENTRIES_MAX: usize = 1 << 20;
+/// Their part of the memory for writes that forces one, and the part when somebody waits for it.
+const ENTRIES_SHARE: u64 = 4;
+const SHORT_SHARE: u64 = 16;
 /// Without writes for so long, one is made.
 const IDLE: Duration = Duration::from_secs(60);
 /// After one that failed.
@@ -51,17 +56,6 @@ struct Built {
     position: Prefix,
 }
 
-fn updates(layer: &Layer) -> impl Iterator<Item = Extent> + Send + '_ {
-    layer.iter().map(|(range, piece)| {
-        let at = match piece {
-            Piece::Frame { at, index } => Some(Mapped { frame: *at, skip: *index }),
-            Piece::Zero => None,
-            Piece::Memory { .. } => unreachable!("all of a merged layer is stored"),
-        };
-        Extent { block: range.start, count: range.end - range.start, at }
-    })
-}
-
 impl Session {
     pub async fn checkpointer(self: Arc<Session>) {
         loop {
@@ -75,14 +69,20 @@ impl Session {
 
     async fn wait_until_ripe(&self) {
         loop {
-            let ripe = self.ripe.notified();
+            let ripe = std::pin::pin!(self.ripe.notified());
+            let mut short = std::pin::pin!(self.ground.deps.memory.overlay.shortage());
+            short.as_mut().enable();
             let now = self.ground.rt().now();
-            match self.ripe_at() {
+            let due = self.ripe_at();
+            let woken = select(ripe, short);
+            match due {
                 Some(at) if at <= now => return,
                 Some(at) => {
-                    self.ground.rt().timeout(at.since(now), ripe).await;
+                    self.ground.rt().timeout(at.since(now), woken).await;
                 }
-                None => ripe.await,
+                None => {
+                    woken.await;
+                }
             }
         }
     }
@@ -101,7 +101,10 @@ impl Session {
         if tip.overlay.frozen.is_empty() && tip.overlay.active.is_empty() {
             return None;
         }
-        let many = tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
+        let overlay = &self.ground.deps.memory.overlay;
+        let share = if overlay.is_short() { SHORT_SHARE } else { ENTRIES_SHARE };
+        let much = tip.kept_bytes() > overlay.total() / share;
+        let many = much || tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
         // Recovery reads the log's tables of contents; and what died in it is not known until it is merged.
         let chunks_max = self.ground.deps.tuning.chunks_max;
         Some(if many || log > self.unmerged_max() || chunks > chunks_max {
@@ -177,9 +180,10 @@ impl Session {
         // Others are added at the end, and one checkpoint is made at a time.
         self.packed.lock().drain(..packs);
         self.recorded(ledger);
-        let merged = self.adopt_tables(tables, merged, &removes);
+        let (merged, held) = self.adopt_tables(tables, merged, &removes);
         // A million entries: neither under the lock nor in a request's way.
         let dropped = self.ground.rt().cpu(move || drop(merged)).await;
+        drop(held);
         dropped.map_err(Stop::Failed)
     }
 
@@ -231,6 +235,7 @@ impl Session {
         let Plan { layers, tables, removes, packs, .. } = plan;
         let _seal = self.writer.seal_at_last();
         let mut build = Build::begin(self, tables);
+        build.adopt(&packs)?;
         let mut tree = None;
         for at in 0..layers {
             let frozen = self.stored_layer(at)?;
@@ -251,8 +256,7 @@ impl Session {
                 (s.tree, s.mapped, s.built) = (tree, mapped, true);
             }
         }
-        build.adopt(&packs)?;
-        build.record().await?;
+        build.record()?;
         for id in removes {
             build.remove(id).await?;
         }
@@ -274,19 +278,6 @@ impl Session {
             Some(f) => Ok(f.clone()),
             None => Err(Error::new(Kind::Internal, "a layer vanished while it was merged")),
         }
-    }
-
-    pub async fn merge_layer(
-        &self,
-        tree: Tree,
-        layer: &Layer,
-        sink: &mut dyn PageSink,
-        mapped: &mut u64,
-    ) -> Result<Tree> {
-        let view = &self.ground.view;
-        let merged = tree.merge(view.pages(), view.page_cache(), sink, updates(layer)).await?;
-        *mapped = mapped.saturating_add_signed(merged.gained);
-        Ok(merged.tree)
     }
 
     /// Records it; an outage holds. One that may have been recorded is repeated until that is known: another made in
@@ -331,9 +322,17 @@ impl Session {
     }
 
     /// Gives out the layers that the tables now hold.
-    fn adopt_tables(&self, built: Tables, merged: usize, removes: &[StateId]) -> Vec<Frozen> {
+    fn adopt_tables(
+        &self,
+        built: Tables,
+        merged: usize,
+        removes: &[StateId],
+    ) -> (Vec<Frozen>, BTreeMap<Lsn, Held>) {
         let mut tip = self.tip.lock();
-        let merged = tip.overlay.frozen.drain(..merged).collect();
+        // None are left of a session that has ended meanwhile.
+        let merged = merged.min(tip.overlay.frozen.len());
+        let merged: Vec<Frozen> = tip.overlay.frozen.drain(..merged).collect();
+        let held = merged.last().map(|f| f.last).map(|last| tip.give_back(last)).unwrap_or_default();
         for id in removes {
             tip.tables.remove(*id);
         }
@@ -348,6 +347,6 @@ impl Session {
                 _ => (s.tree, s.mapped, s.built) = (newest, mapped, tip_now == built.tip),
             }
         }
-        merged
+        (merged, held)
     }
 }

@@ -4,6 +4,9 @@
 //! What is dead under one recorded head is dead for ever, so a deletion may come late, twice, or from an owner that was shut
 //! out meanwhile; the grace only spares readers a second look. An object stays in the table's list of retired ones until
 //! a checkpoint after its deletion, so that the next owner deletes what this one left.
+//!
+//! Who reads all that a recorded head names, for as long as that takes (a check), keeps the session from deleting what is
+//! retired meanwhile (`Kept`). Only this session's deletions wait: another owner's don't, nor does the removal of the volume.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +23,35 @@ const LOOK: Duration = Duration::from_millis(100);
 /// After a deletion that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// While it is there, its session deletes nothing that was retired since it was made.
+#[derive(Debug)]
+pub struct Kept {
+    session: Arc<Session>,
+    reader: u64,
+}
+
+impl Kept {
+    /// Whether that is so still: not when the session has ended, nor when too much was retired.
+    pub fn holds(&self) -> bool {
+        !self.session.has_ended() && self.session.retired.lock().keeps_for(self.reader)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.session.retired.lock().leave(self.reader);
+        self.session.collect.notify_waiters();
+    }
+}
+
 impl Session {
+    /// For those who read all that a recorded head names: they read the head after this call. What an earlier table lists
+    /// as retired isn't named by it, and may be on its way out.
+    pub fn keep_retired(self: &Arc<Self>) -> Kept {
+        let reader = self.retired.lock().enter(self.ground.rt().now());
+        Kept { session: self.clone(), reader }
+    }
+
     /// A table is known to be recorded: what it lists as retired will be deleted.
     pub fn recorded(&self, ledger: Ledger) {
         let (counted, live) = ledger.space();
@@ -96,7 +127,7 @@ impl Session {
         }
     }
 
-    /// Returns when nothing is left to pack or to delete, grace period included.
+    /// Returns when nothing is left to pack or to delete, grace period included. Waits for checks that are under way.
     pub async fn collect_all(self: &Arc<Self>) -> Result<(), Stop> {
         self.checkpoint_surely(&[]).await?;
         loop {

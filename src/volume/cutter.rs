@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select;
+
 use super::pending::Taken;
 use super::session::Session;
 use crate::base::{Era, Held};
@@ -10,6 +12,18 @@ use crate::log::{Cutting, Prefix};
 
 /// Frames of a stored chunk that the tip's entries are pointed to while writes wait for its lock.
 const PLACED_AT_ONCE: usize = 64;
+/// Memory of an entry that is stored and not merged: in its layer, and as a birth.
+const ENTRY_COST: u64 = 128;
+
+/// So many bytes of it.
+fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
+    let mut kept = held.into_iter().reduce(|mut all, one| {
+        all.join(one);
+        all
+    })?;
+    kept.shrink(bytes);
+    Some(kept)
+}
 
 impl Session {
     /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
@@ -39,22 +53,31 @@ impl Session {
         }
     }
 
+    /// Returns when a chunk is to be cut. While any volume of the pool waits for memory whatever there is: each holds some
+    /// of it.
     async fn wait_for_work(&self) {
+        let overlay = &self.ground.deps.memory.overlay;
         loop {
-            let work = self.work.notified();
+            let work = std::pin::pin!(self.work.notified());
+            let mut short = std::pin::pin!(overlay.shortage());
+            short.as_mut().enable();
             let now = self.ground.rt().now();
             let due = self.tip.lock().pending.due(self.writer.chunk_target(), self.cut_age());
+            let woken = select(work, short);
             match due {
-                Some(at) if at <= now || self.ground.deps.memory.overlay.is_short() => return,
+                Some(at) if at <= now || overlay.is_short() => return,
                 Some(at) => {
-                    self.ground.rt().timeout(at.since(now), work).await;
+                    self.ground.rt().timeout(at.since(now), woken).await;
                 }
-                None => work.await,
+                None => {
+                    woken.await;
+                }
             }
         }
     }
 
-    /// Puts one chunk; when it is stored the tip's entries point to it, their memory is free, the prefix goes on.
+    /// Puts one chunk; when it is stored the tip's entries point to it, the prefix goes on, and the memory is free but for
+    /// what the entries themselves take until a checkpoint has merged them.
     async fn store_chunk(self: Arc<Session>, cutting: Cutting, era: Era, held: Vec<Held>) {
         let id = cutting.seq();
         match cutting.stored().await {
@@ -68,8 +91,13 @@ impl Session {
                 }
                 self.writer.count(&stored);
                 let upto = self.writer.prefix().lsn;
-                self.tip.lock().stored_upto(upto);
-                drop(held);
+                let kept = keep(held, (stored.placed.len() + stored.zeros) as u64 * ENTRY_COST);
+                let mut tip = self.tip.lock();
+                tip.stored_upto(upto);
+                if let Some(kept) = kept {
+                    tip.keep(stored.last, kept);
+                }
+                drop(tip);
                 self.ripe.notify_one();
                 if self.journal.is_short() {
                     // Who waits for room asked for a round before this was stored: it may be over and have trimmed nothing.

@@ -1,5 +1,9 @@
 //! Fewer shards count as stored while too many stores are out (protocol.md §1.2): `w` is lowered in the head before it
 //! is counted with, and raised again only when every chunk of the epoch has the full one.
+//!
+//! Before the head may say more, chunks must wait for more: if another store fails then, writes are held up that were
+//! stored well a moment ago. So what the stores that are back have missed is brought to them before anybody waits for
+//! them; and an attempt ends, and chunks count with the low number again, as soon as stores are out or nothing gets on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,27 +13,65 @@ use futures::future::{Either, select};
 
 use super::session::Session;
 use super::stop::Stop;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, Seq};
 use crate::pool::Upload;
 use crate::store::Cause;
 
 /// How often stores are looked at, while something is under way or `w` is low.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long one attempt to raise `w` may take before chunks count with the low one again.
-const RAISE_MAX: Duration = Duration::from_secs(30);
+/// So often what was stored with fewer shards meanwhile is completed as well before chunks wait for the full number.
+const ROUNDS: usize = 3;
+/// Nothing gets on for so long while chunks wait for the full number: given up. A store may hang and still show its label.
+/// Doubled with every attempt that ended so: where links are slow a chunk takes its time.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+/// After a failed attempt, and doubled with each.
+const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// And at least so many times as long as the attempt held writes up.
+const PAUSE_PER_HELD_UP: u32 = 10;
+
+/// Attempts to raise `w`, since one succeeded.
+#[derive(Debug)]
+struct Attempts {
+    patience: Duration,
+    pause: Duration,
+}
+
+impl Default for Attempts {
+    fn default() -> Attempts {
+        Attempts { patience: PATIENCE, pause: PAUSE }
+    }
+}
+
+impl Attempts {
+    /// One has failed, and held writes up for so long: the pause until the next.
+    fn failed(&mut self, held_up: Duration) -> Duration {
+        let pause = self.pause.max(held_up * PAUSE_PER_HELD_UP);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        if held_up >= self.patience {
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        }
+        pause
+    }
+}
 
 impl Session {
     pub async fn watch_stores(self: Arc<Session>) {
+        let mut attempts = Attempts::default();
         loop {
             let low = *self.w.borrow() < self.full_w();
             if !low && self.writer.under_way() == 0 {
                 self.writer.busy.notified().await;
             }
             self.ground.rt().sleep(LOOK_EVERY).await;
-            let done = if low { self.raise().await } else { self.lower().await };
-            if let Err(stop) = done {
+            let done = match low {
+                true => self.raise(&mut attempts).await,
+                false => self.lower().await.map_err(|stop| (stop, self.pause())),
+            };
+            if let Err((stop, pause)) = done {
                 tracing::warn!(volume = %self.ground.name, error = %stop.error(), "how many shards count as stored stays as it is");
-                self.ground.rt().sleep(self.pause()).await;
+                self.ground.rt().sleep(pause).await;
             }
         }
     }
@@ -43,10 +85,10 @@ impl Session {
     }
 
     async fn lower(self: &Arc<Self>) -> Result<(), Stop> {
-        let (pool, k) = (&self.ground.deps.pool, self.writer.k());
+        let (pool, k, w) = (&self.ground.deps.pool, self.writer.k(), *self.w.borrow());
         let Some(after) = pool.settings().degrade_after() else { return Ok(()) };
         let out = pool.out_for(after);
-        if k == self.full_w() || out <= self.spare() || self.writer.under_way() == 0 {
+        if w <= k || out <= pool.layout().n().saturating_sub(w) || self.writer.under_way() == 0 {
             return Ok(());
         }
         // Fewer than k are left: nothing can be stored whatever the number, so it stays.
@@ -65,28 +107,66 @@ impl Session {
         self.change(move |head| head.set_w(epoch, w)).await.map(|_| ())
     }
 
-    /// From now on chunks wait for the full number; those that have fewer are completed; then the head says so.
-    async fn raise(self: &Arc<Self>) -> Result<(), Stop> {
-        let (pool, full) = (&self.ground.deps.pool, self.full_w());
-        if pool.out_for(Duration::ZERO) > self.spare() {
+    /// What the stores that are back have missed is brought to them. Then chunks wait for the full number, those that have
+    /// fewer are completed, and the head says so. An error comes with the pause until the next attempt.
+    async fn raise(self: &Arc<Self>, attempts: &mut Attempts) -> Result<(), (Stop, Duration)> {
+        let (rt, full) = (self.ground.rt(), self.full_w());
+        if self.ground.deps.pool.out_for(Duration::ZERO) > self.spare() {
+            // The full number may have grown by a setting: then the low one need not be the lowest.
+            return self.lower().await.map_err(|stop| (stop, self.pause()));
+        }
+        let missed = self.while_it_gets_on(None, self.bring_what_was_missed(full)).await;
+        missed.map_err(|stop| (stop, attempts.failed(Duration::ZERO)))?;
+        let low = *self.w.borrow();
+        if low >= full {
             return Ok(());
         }
-        let low = *self.w.borrow();
+        let began = rt.now();
         self.w.send_replace(full);
-        let raised = match self.ground.rt().timeout(RAISE_MAX, self.complete_all()).await {
-            Some(done) => done,
-            None => Err(self.not_raised().into()),
-        };
+        let raised = self.while_it_gets_on(Some(attempts.patience), self.complete_all(full)).await;
         if let Err(stop) = raised {
+            // The head still says so.
             self.count_with(low);
-            return Err(stop);
+            return Err((stop, attempts.failed(rt.now().since(began))));
         }
+        *attempts = Attempts::default();
         self.w_of_all.fetch_max(full, Ordering::Relaxed);
         // Completed to the full number by then, whether or not the head learns of it.
-        self.write_w(full).await?;
+        self.write_w(full).await.map_err(|stop| (stop, self.pause()))?;
         // As loud as its beginning was.
         tracing::warn!(volume = %self.ground.name, "the stores are back: writes are stored on {full} of them again");
         Ok(())
+    }
+
+    /// Does the work, as long as there are stores enough for the full number and, with `patience`, as something gets on.
+    async fn while_it_gets_on(
+        &self,
+        patience: Option<Duration>,
+        work: impl Future<Output = Result<(), Stop>>,
+    ) -> Result<(), Stop> {
+        let rt = self.ground.rt();
+        let mut work = std::pin::pin!(work);
+        let (mut far, mut since) = (self.how_far(), rt.now());
+        loop {
+            if let Some(done) = rt.timeout(LOOK_EVERY, work.as_mut()).await {
+                return done;
+            }
+            // One put that failed, and was stored when it was sent again, makes no outage.
+            if self.ground.deps.pool.out_for(LOOK_EVERY) > self.spare() {
+                return Err(self.not_raised());
+            }
+            let (now_far, now) = (self.how_far(), rt.now());
+            if now_far != far {
+                (far, since) = (now_far, now);
+            } else if patience.is_some_and(|patience| now.since(since) >= patience) {
+                return Err(self.not_raised());
+            }
+        }
+    }
+
+    /// Changes with every chunk that is stored behind no gap, or completed.
+    fn how_far(&self) -> (Seq, usize) {
+        (self.writer.prefix().seq, self.writer.below(self.full_w()).len())
     }
 
     /// All that is stored behind the checkpoint was counted with at least so many shards.
@@ -124,22 +204,45 @@ impl Session {
         }
     }
 
-    /// Why it took too long: the next attempt goes on from where this one came to.
-    fn not_raised(&self) -> Error {
+    /// Why an attempt was given up: the next one goes on from where this one came to.
+    fn not_raised(&self) -> Stop {
         let condition = self.ground.deps.pool.condition();
         let why = match condition.away.is_empty() {
-            true => format!("bringing the rest to the stores that are back takes longer than {RAISE_MAX:?}"),
+            true => "the stores that are back don't take what they have missed".to_owned(),
             false => condition.sentence(),
         };
-        Error::new(Kind::Timeout, format!("{why}; it goes on"))
+        Error::new(Kind::Timeout, format!("{why}; it is tried again")).into()
     }
 
-    async fn complete_all(&self) -> Result<(), Stop> {
-        let (pool, full) = (&self.ground.deps.pool, self.full_w());
+    /// While chunks still count with the low number, so that nobody waits for it. A store that doesn't take what it has
+    /// missed shows itself here.
+    async fn bring_what_was_missed(&self, full: usize) -> Result<(), Stop> {
+        for _ in 0..ROUNDS {
+            if self.writer.below(full).is_empty() {
+                break;
+            }
+            self.complete(full).await?;
+        }
+        Ok(())
+    }
+
+    async fn complete_all(&self, full: usize) -> Result<(), Stop> {
         // Those under way may have been counted with the low number while this began.
         let upto = self.writer.given();
+        // One that is still being filled has its number, and is put when it is full.
+        self.writer.seal_map();
         self.writer.wait_seq(upto).await?;
+        self.complete(full).await
+    }
+
+    /// All that have fewer shards now.
+    async fn complete(&self, full: usize) -> Result<(), Stop> {
+        let pool = &self.ground.deps.pool;
         for id in self.writer.below(full) {
+            // By itself, or deleted, meanwhile.
+            if !self.writer.below(full).contains(&id) {
+                continue;
+            }
             let witnesses = self.head.lock().witnesses.clone();
             let probe = pool.probe(&id, &witnesses, Cause::Repair).await;
             if probe.good < full {
@@ -149,5 +252,25 @@ impl Session {
             self.writer.completed(&id, full);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_hold_writes_up_for_a_small_part_of_the_time() {
+        let mut attempts = Attempts::default();
+        let ms = Duration::from_millis;
+        let pauses: Vec<_> = (0..4).map(|_| attempts.failed(ms(0))).collect();
+        assert_eq!(pauses, [ms(250), ms(500), ms(1_000), ms(2_000)]);
+        assert_eq!(attempts.patience, PATIENCE, "they ended at once");
+        assert_eq!(attempts.failed(ms(3_000)), ms(30_000));
+        for patience in [PATIENCE, PATIENCE * 2, PATIENCE * 4, PATIENCE_MAX, PATIENCE_MAX] {
+            assert_eq!(attempts.patience, patience);
+            assert!(attempts.failed(patience) >= patience * 10);
+        }
+        assert_eq!(attempts.failed(ms(0)), PAUSE_MAX);
     }
 }

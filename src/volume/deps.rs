@@ -22,6 +22,10 @@ use crate::map::PageCache;
 use crate::pool::Pool;
 
 /// The daemon's one memory budget, split (design.md §2); shared by all its volumes. Cheap to clone.
+///
+/// Half of the memory for writes and half of that for encoding are guaranteed to the pools (`for_pool`), in equal parts:
+/// while the stores of one are away its volumes hold what they have, and those of others must go on meanwhile. Of the other
+/// parts nobody is guaranteed any.
 #[derive(Clone, Debug)]
 pub struct Memory {
     total: u64,
@@ -72,6 +76,11 @@ impl Memory {
         }
     }
 
+    /// The same, for all volumes of one more pool, which has its guaranteed share as long as any of these lives.
+    pub fn for_pool(&self) -> Memory {
+        Memory { overlay: self.overlay.party(), encode: self.encode.party(), ..self.clone() }
+    }
+
     /// The same, for volumes whose frames the disk does not keep.
     pub fn without_disk(&self) -> Memory {
         Memory { disk: DiskCache::off(), ..self.clone() }
@@ -104,6 +113,9 @@ pub struct Tuning {
     pub log_share: u64,
     /// Chunks since the last one that force one: small flushes make small chunks.
     pub chunks_max: u64,
+    /// Blocks that one merges before what died of them is written out: so much of it is in memory, however much a trim
+    /// takes away (protocol.md §5.2). About 100 bytes a block.
+    pub merge_blocks: u64,
     /// Bytes of a journal and of its segments, if not what the volume's settings say.
     pub journal: Option<(u64, u64)>,
     /// Bytes of what is left of others that go into one object, at most.
@@ -121,6 +133,7 @@ impl Default for Tuning {
             log_max: 1 << 30,
             log_share: 32,
             chunks_max: 2048,
+            merge_blocks: 1 << 19,
             pack_max: u64::MAX,
             space_max: (1280, 1400),
             gain_min: 1 << 20,
@@ -170,7 +183,8 @@ impl Deps {
         self.consistent(id, look).await
     }
 
-    async fn consistent<T>(
+    /// What `look` sees under the newest head; none: there is no such volume.
+    pub(super) async fn consistent<T>(
         &self,
         id: VolumeId,
         look: impl AsyncFn(&View, &Head) -> Result<T>,

@@ -2,20 +2,26 @@
 //!
 //! Operations go to the session of the moment and are asked again when that has ended without a reason of its own (a
 //! withdrawn claim, a release). Transitions take turns and run to their end even if nobody waits any more: a claim that
-//! was recorded must not lose its session.
+//! was recorded must not lose its session. Who lets go of the volume ends what may last as long as an outage: a release
+//! that waits for stores, an opening whose journal has no memory to come back into.
+//!
+//! Writes that overlap are done as they came, across sessions too.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::ahead::{Fetch, Trail};
 use super::deps::Ground;
 use super::head::Head;
 use super::open::{Failed, Grounds, own};
+use super::ranges::Arrivals;
 use super::release::Released;
 use super::session::Session;
 use super::settings::Settings;
@@ -82,6 +88,49 @@ impl Drop for Waiter<'_> {
     }
 }
 
+/// Who wants the volume let go.
+#[derive(Debug, Default)]
+struct Leavers {
+    many: AtomicUsize,
+    came: Notify,
+}
+
+/// One of them, until it is done.
+struct Leaver<'a>(&'a Leavers);
+
+impl<'a> Leaver<'a> {
+    fn new(leavers: &'a Leavers) -> Leaver<'a> {
+        leavers.many.fetch_add(1, Ordering::Relaxed);
+        leavers.came.notify_waiters();
+        Leaver(leavers)
+    }
+}
+
+impl Drop for Leaver<'_> {
+    fn drop(&mut self) {
+        self.0.many.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Leavers {
+    fn any(&self) -> bool {
+        self.many.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns when there is one.
+    async fn come(&self) {
+        loop {
+            let came = self.came.notified();
+            let mut came = std::pin::pin!(came);
+            came.as_mut().enable();
+            if self.any() {
+                return;
+            }
+            came.await;
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum State {
     Inert(Arc<Inert>),
@@ -98,6 +147,8 @@ struct Inner {
     state: Mutex<State>,
     /// One transition at a time.
     turn: tokio::sync::Mutex<()>,
+    leavers: Leavers,
+    arrivals: Arrivals,
     trouble: Mutex<Trouble>,
     /// For the user, of the last takeover.
     notes: Mutex<Notes>,
@@ -138,10 +189,11 @@ impl Volume {
     }
 
     fn with(ground: Arc<Ground>, state: State) -> Volume {
-        let (turn, trouble, notes) = Default::default();
+        let (turn, leavers, arrivals, trouble, notes) = Default::default();
         let trail = ground.deps.memory.ahead.trail();
         let state = Mutex::new(state);
-        Volume { inner: Arc::new(Inner { ground, state, turn, trouble, notes, trail }) }
+        let inner = Inner { ground, state, turn, leavers, arrivals, trouble, notes, trail };
+        Volume { inner: Arc::new(inner) }
     }
 
     pub fn id(&self) -> VolumeId {
@@ -294,14 +346,16 @@ impl Volume {
         }
     }
 
-    /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last.
+    /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last. One that overlaps it and came
+    /// later is done later.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(());
         }
-        let data = &data;
-        self.ask(|session| async move { session.write(offset, data.clone()).await }).await
+        let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
+        let write = self.ask(|session| async move { session.write(offset, data.clone()).await });
+        self.inner.arrivals.in_order(blocks, write).await
     }
 
     /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
@@ -310,7 +364,8 @@ impl Volume {
         if len == 0 {
             return Ok(());
         }
-        self.ask(|session| async move { session.zero(offset, len).await }).await
+        let zero = self.ask(|session| async move { session.zero(offset, len).await });
+        self.inner.arrivals.in_order(blocks_of(offset, len), zero).await
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.
@@ -435,7 +490,8 @@ impl Inner {
 
     /// Stops what runs, and lets go of the journal.
     async fn let_go(self: Arc<Inner>) {
-        // A release that waits for stores has the turn: this ends it.
+        let _leaver = Leaver::new(&self.leavers);
+        // A release that waits for stores has the turn, or an opening that waits for memory: this ends them.
         if let State::Live(session) = &*self.state.lock() {
             session.stop(Stop::Again);
         }
@@ -482,7 +538,12 @@ impl Inner {
         };
         let seen = inert.as_ref().map(|i| i.seen);
         let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
-        match own(&self.ground, Grounds { seen, tried, force, accept_loss }).await {
+        if self.leavers.any() {
+            let why = format!("volume {} is being let go", self.ground.title());
+            return Err(Error::new(Kind::Unavailable, why));
+        }
+        let grounds = Grounds { seen, tried, force, accept_loss };
+        match own(&self.ground, grounds, self.leavers.come()).await {
             Ok(owned) => {
                 *self.state.lock() = State::Live(owned.session.clone());
                 self.trouble.lock().said = None;

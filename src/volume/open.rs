@@ -83,8 +83,13 @@ async fn find(ground: &Ground) -> Result<Option<(Journal, Recovered)>> {
     Ok(found)
 }
 
-/// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed.
-pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed> {
+/// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed. When
+/// `left` is ready nobody wants it any more: replaying, which may have to wait as long as stores are away, ends then.
+pub async fn own(
+    ground: &Arc<Ground>,
+    grounds: Grounds,
+    left: impl Future<Output = ()>,
+) -> Result<Owned, Failed> {
     let seen = look(ground, &grounds).await?;
     let found = find(ground).await?;
     let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
@@ -107,7 +112,7 @@ pub async fn own(ground: &Arc<Ground>, grounds: Grounds) -> Result<Owned, Failed
     let failed = |error| Failed { error, tried: announced.map(|a| a.next) };
     match (taken, journal) {
         (Ok(taken), Some(journal)) => {
-            let mut owned = begin(ground, taken, journal, (kept, copied)).await.map_err(failed)?;
+            let mut owned = begin(ground, taken, journal, (kept, copied), left).await.map_err(failed)?;
             if let Some(a) = announced.filter(|_| grounds.force && others) {
                 owned.notes.said.extend(remember(ground, &owned.session, a).await);
             }
@@ -171,6 +176,7 @@ async fn begin(
     taken: Taken,
     journal: Journal,
     (kept, copied): (Option<PathBuf>, bool),
+    left: impl Future<Output = ()>,
 ) -> Result<Owned> {
     let mut notes = taken.notes.clone();
     if copied {
@@ -195,7 +201,7 @@ async fn begin(
     match ground.view.books(&taken.head).await {
         Ok(books) => {
             sweep(ground, &taken);
-            let session = Session::start(ground.clone(), taken, journal, books).await?;
+            let session = Session::start(ground.clone(), taken, journal, books, left).await?;
             Ok(Owned { session, notes })
         }
         Err(error) => {

@@ -12,6 +12,7 @@ use crate::base::interval::{Cut, Intervals};
 use crate::base::size::BLOCK;
 use crate::base::{Era, Lsn, Seq, StateId};
 use crate::log::{FrameRef, Placed};
+use crate::map::{Extent, Mapped};
 
 /// Where a range of blocks is.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,6 +109,18 @@ impl Overlay {
     pub fn len(&self) -> usize {
         self.active.len() + self.frozen.iter().map(|f| f.layer.len()).sum::<usize>()
     }
+}
+
+/// What a layer changes in the map. All of it is stored.
+pub fn updates(layer: &Layer) -> impl Iterator<Item = Extent> + Send + '_ {
+    layer.iter().map(|(range, piece)| {
+        let at = match piece {
+            Piece::Frame { at, index } => Some(Mapped { frame: *at, skip: *index }),
+            Piece::Zero => None,
+            Piece::Memory { .. } => unreachable!("all of a merged layer is stored"),
+        };
+        Extent { block: range.start, count: range.end - range.start, at }
+    })
 }
 
 fn descend(layers: &[&Layer], range: Range<u64>, out: &mut Vec<(Range<u64>, Option<Piece>)>) {

@@ -1,14 +1,19 @@
 //! Who is merging which blocks: a write of part of a block reads the rest first, and nobody may change those blocks
-//! in between.
+//! in between. And in which order writes that overlap are done.
 //!
 //! A range is locked whole or not at all, so that two can't wait for each other. Writes of whole blocks lock nothing: they
 //! look, inside the step that makes them visible, whether somebody holds their blocks.
+//!
+//! `Arrivals` comes before all that: a write that has to wait, for whatever, goes before those that come later and overlap
+//! it. A later one doesn't begin before, so it holds nothing that the earlier one could wait for.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 #[derive(Debug, Default)]
 pub struct Ranges {
@@ -71,11 +76,161 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// Writes that wait, in the order in which they came.
+///
+/// Writes under way at the same time may be done in any order, as long as whoever asked for both still waits for both. A
+/// client whose connection broke without this side noticing doesn't: it sends again elsewhere what was not answered, is
+/// answered there, and goes on. What it had sent first must not land on that.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    /// How many wait. Mostly nobody does, and then nobody looks further.
+    many: AtomicUsize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The next number.
+    next: u64,
+    writes: BTreeMap<u64, Write>,
+}
+
+#[derive(Debug)]
+struct Write {
+    blocks: Range<u64>,
+    /// Earlier ones that overlap it and are not done.
+    before: usize,
+    /// Dropped when there are none: its turn.
+    turn: Option<oneshot::Sender<()>>,
+}
+
+impl Write {
+    fn overlaps(&self, blocks: &Range<u64>) -> bool {
+        self.blocks.start < blocks.end && blocks.start < self.blocks.end
+    }
+}
+
+/// A place among those that wait, until it is dropped.
+struct Place<'a> {
+    arrivals: &'a Arrivals,
+    number: u64,
+    turn: oneshot::Receiver<()>,
+}
+
+impl Arrivals {
+    /// Does the write, after those that came earlier, have to wait, and overlap it. Dropped before its end it holds up nobody.
+    pub async fn in_order<T>(&self, blocks: Range<u64>, write: impl Future<Output = T>) -> T {
+        let mut write = std::pin::pin!(write);
+        let behind = self.anyone_before(&blocks);
+        if !behind && let Poll::Ready(done) = futures::poll!(write.as_mut()) {
+            return done;
+        }
+        let mut place = self.enter(blocks);
+        // What has begun waits for no place: it may hold what those wait for that have begun as well.
+        if behind {
+            let _ = (&mut place.turn).await;
+        }
+        write.await
+    }
+
+    fn anyone_before(&self, blocks: &Range<u64>) -> bool {
+        self.many.load(Ordering::Acquire) > 0
+            && self.waiting.lock().writes.values().any(|write| write.overlaps(blocks))
+    }
+
+    fn enter(&self, blocks: Range<u64>) -> Place<'_> {
+        let (sender, turn) = oneshot::channel();
+        let mut waiting = self.waiting.lock();
+        let number = waiting.next;
+        waiting.next += 1;
+        let before = waiting.writes.values().filter(|write| write.overlaps(&blocks)).count();
+        let sender = (before > 0).then_some(sender);
+        waiting.writes.insert(number, Write { blocks, before, turn: sender });
+        self.many.store(waiting.writes.len(), Ordering::Release);
+        Place { arrivals: self, number, turn }
+    }
+
+    /// Those whose turn it is now.
+    fn leave(&self, number: u64) -> Vec<oneshot::Sender<()>> {
+        let mut waiting = self.waiting.lock();
+        let Some(gone) = waiting.writes.remove(&number) else { return Vec::new() };
+        self.many.store(waiting.writes.len(), Ordering::Release);
+        let mut next = Vec::new();
+        for (_, later) in waiting.writes.range_mut(number..) {
+            if later.overlaps(&gone.blocks) {
+                later.before -= 1;
+                if later.before == 0 {
+                    next.extend(later.turn.take());
+                }
+            }
+        }
+        next
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // They are woken here, outside of the lock.
+        drop(self.arrivals.leave(self.number));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    /// Of what overlaps only: whoever comes first, and whatever it waits for.
+    #[tokio::test]
+    async fn writes_that_overlap_one_that_waits_are_done_after_it() {
+        let arrivals = Arrivals::default();
+        let (done, waits) = oneshot::channel::<()>();
+        let mut first = Box::pin(arrivals.in_order(0..4, async { waits.await.map_or(0, |()| 1) }));
+        assert!((&mut first).now_or_never().is_none());
+        let mut second = Box::pin(arrivals.in_order(3..6, async { 2 }));
+        let mut third = Box::pin(arrivals.in_order(5..7, async { 3 }));
+        assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        assert_eq!(arrivals.in_order(7..9, async { 4 }).now_or_never(), Some(4));
+        assert_eq!(arrivals.many.load(Ordering::Relaxed), 3);
+        done.send(()).unwrap();
+        assert!((&mut third).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        assert_eq!((&mut first).now_or_never(), Some(1));
+        assert!((&mut third).now_or_never().is_none());
+        assert_eq!((&mut second).now_or_never(), Some(2));
+        assert_eq!((&mut third).now_or_never(), Some(3));
+        assert_eq!(arrivals.many.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_given_up_lets_those_behind_it_go() {
+        let arrivals = Arrivals::default();
+        let mut first = Box::pin(arrivals.in_order(0..2, std::future::pending::<u8>()));
+        let mut second = Box::pin(arrivals.in_order(0..1, std::future::pending::<u8>()));
+        let mut third = Box::pin(arrivals.in_order(0..2, async { 3 }));
+        assert!((&mut first).now_or_never().is_none());
+        assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        drop(second);
+        assert!((&mut third).now_or_never().is_none());
+        drop(first);
+        assert_eq!((&mut third).now_or_never(), Some(3));
+    }
+
+    /// Both began when nobody waited, on two threads, and one waits for the other.
+    #[tokio::test]
+    async fn what_has_begun_waits_for_no_place() {
+        let arrivals = Arrivals::default();
+        let (done, waits) = oneshot::channel::<()>();
+        let mut first = Box::pin(arrivals.in_order(0..2, async {
+            // In the middle of its first step another one enters.
+            let other = arrivals.enter(0..2);
+            waits.await.map(|()| drop(other))
+        }));
+        assert!((&mut first).now_or_never().is_none());
+        done.send(()).unwrap();
+        assert_eq!((&mut first).now_or_never(), Some(Ok(())));
+        assert_eq!(arrivals.many.load(Ordering::Relaxed), 0);
+    }
 
     #[tokio::test]
     async fn overlapping_ranges_wait_and_others_do_not() {

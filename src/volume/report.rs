@@ -17,7 +17,7 @@ use super::view::passes;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
-use crate::base::{JournalId, Kind, Name, Nonce, Result, VolumeId};
+use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, VolumeId};
 use crate::journal::{Peek, peek};
 use crate::pool::Condition;
 
@@ -25,6 +25,8 @@ use crate::pool::Condition;
 const PACE_OVER_MS: u64 = 5_000;
 /// With less room than this writes wait.
 const ROOM_LEAST: u64 = MIB;
+/// How often a check begins, each time with a newer checkpoint.
+const CHECKS_MAX: usize = 5;
 
 impl VolumeInfo {
     fn of(name: &Name, head: &Head, tables: &Tables) -> VolumeInfo {
@@ -143,8 +145,7 @@ impl VolumeInfo {
         let now = session.ground.rt().now();
         self.unsent_bytes = bytes;
         self.unsent_age_ms = Some(oldest.map_or(0, |at| now.since(at).as_millis() as u64));
-        let overlay = &session.ground.deps.memory.overlay;
-        let memory = overlay.total() - overlay.used();
+        let memory = session.ground.deps.memory.overlay.room();
         self.room_bytes = Some(memory);
         match session.journal.failed() {
             Some(error) => {
@@ -281,22 +282,54 @@ impl Volumes {
         names.into_iter().find(|(_, other)| *other == id).map(|(name, _)| name)
     }
 
-    /// Recomputes from the recorded maps what is needed and compares it with the chunk table.
+    /// Recomputes from the maps of one recorded checkpoint what is needed, and compares it with that checkpoint's chunk table.
+    /// Where the volume is open, nothing of it is deleted meanwhile; elsewhere its owner may delete what later checkpoints
+    /// don't need, and then the newest of them is checked, from the beginning.
     pub async fn check(&self, name: &Name) -> Result<CheckReport> {
         let id = self.id(name).await?;
-        // No checkpoint of this engine comes in between.
-        let session = match self.here(id).map(|v| v.known()) {
-            Some(Known::Live(session)) => Some(session),
-            _ => None,
+        let (mut tries, mut failed) = (0, None::<(Head, Error, bool)>);
+        loop {
+            // Before the head is read: all that it names stays.
+            let kept = match self.here(id).map(|v| v.known()) {
+                Some(Known::Live(session)) => Some(session.keep_retired()),
+                _ => None,
+            };
+            let head = self.head(name, id).await?;
+            if let Some((was, error, held)) = failed.take() {
+                if was.checkpoint.nonce == head.checkpoint.nonce {
+                    return Err(error);
+                }
+                if tries == CHECKS_MAX {
+                    return Err(self.outrun(name, &head, error, held));
+                }
+                tracing::debug!(volume = %name, %error, "a newer checkpoint was made: the check begins anew");
+            }
+            tries += 1;
+            match check(&self.deps, &head).await {
+                // The next look at the head tells damage from what was deleted.
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unavailable | Kind::Removed) => {
+                    failed = Some((head, e, kept.is_some_and(|kept| kept.holds())));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Why a check came to no end, though it began with a newer checkpoint every time. `held`: this host deleted nothing that
+    /// the last one needed.
+    fn outrun(&self, name: &Name, head: &Head, error: Error, held: bool) -> Error {
+        let title = self.deps.title(name);
+        let why = match &head.active.owner {
+            Some(owner) if owner.id != self.deps.host.id => format!(
+                "volume {title} is being changed by its owner {owner} faster than it can be checked from here: run \
+                 `windlass volume check` on that host"
+            ),
+            _ if held => return error.context(format!("volume {title}")),
+            _ => format!(
+                "volume {title} is being changed faster than it can be checked: try again when less is written to it"
+            ),
         };
-        let _still = match &session {
-            Some(session) => Some(session.checkpointing.lock().await),
-            None => None,
-        };
-        let head = self.head(name, id).await?;
-        let view = self.deps.view(&head);
-        let (tables, ledger) = view.books(&head).await?;
-        check(&view, head.own_index(), &tables, &ledger).await
+        Error::new(Kind::Unavailable, why)
     }
 
     /// A volume's snapshots, oldest first.

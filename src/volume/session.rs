@@ -84,14 +84,14 @@ pub struct Session {
 
 impl Session {
     /// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the ledger are
-    /// those under the head's checkpoint.
+    /// those under the head's checkpoint. Replaying is given up when `left` is ready.
     pub async fn start(
         ground: Arc<Ground>,
-        taken: Taken,
+        Taken { head, epoch, adopted, .. }: Taken,
         journal: Journal,
         (tables, ledger): (Tables, Ledger),
+        left: impl Future<Output = ()>,
     ) -> Result<Arc<Session>> {
-        let Taken { head, epoch, adopted, .. } = taken;
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
         let mut tip = Tip::new(tables, head.checkpoint.place(), ground.rt().now());
@@ -145,7 +145,7 @@ impl Session {
             ground,
         });
         session.begin();
-        match session.replay(lsn).await {
+        match session.replay(lsn, left).await {
             Ok(()) => Ok(session),
             Err(stop) => {
                 session.stop(Stop::Again);
@@ -342,6 +342,8 @@ impl Session {
         self.writer.fail(writer);
         self.ended.send_replace(true);
         self.opened.notify_waiters();
+        let gone = self.tip.lock().let_go();
+        drop(gone);
     }
 
     /// Where these blocks lie at this instant.

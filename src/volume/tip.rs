@@ -1,7 +1,7 @@
 //! The live end of an owned volume: what was written since the checkpoint, and the tree below it. One lock, never held
 //! across I/O: it decides the order of writes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,6 +34,9 @@ pub struct Tip {
     pub last_write: Instant,
     /// Chunks that are cut and not yet in the stored prefix: last lsn, age, payload.
     cut: VecDeque<(Lsn, Instant, u64)>,
+    /// Memory of the entries of stored chunks, by the chunk's last lsn: held until they are merged.
+    kept: BTreeMap<Lsn, Held>,
+    kept_bytes: u64,
 }
 
 impl Tip {
@@ -49,6 +52,8 @@ impl Tip {
             closed: None,
             last_write: now,
             cut: VecDeque::new(),
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
         }
     }
 
@@ -112,6 +117,34 @@ impl Tip {
     /// A data chunk is stored: these of its blocks are where it says.
     pub fn place(&mut self, stored: &Stored, placed: &[Placed]) {
         self.overlay.place(stored.first.0..stored.last.0 + 1, placed);
+    }
+
+    /// What the entries of a stored chunk take until they are merged.
+    pub fn keep(&mut self, last: Lsn, held: Held) {
+        if self.closed.is_none() {
+            self.kept_bytes += held.bytes();
+            self.kept.insert(last, held);
+        }
+    }
+
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
+    }
+
+    /// The memory of all entries up to here, which are merged.
+    pub fn give_back(&mut self, upto: Lsn) -> BTreeMap<Lsn, Held> {
+        let left = self.kept.split_off(&upto.next());
+        let merged = std::mem::replace(&mut self.kept, left);
+        self.kept_bytes -= merged.values().map(Held::bytes).sum::<u64>();
+        merged
+    }
+
+    /// All that takes memory, of a session that is over: clients may hold on to that for long.
+    pub fn let_go(&mut self) -> impl Send + use<> {
+        self.kept_bytes = 0;
+        self.cut.clear();
+        let (pending, kept) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.kept));
+        (std::mem::take(&mut self.overlay), pending, kept)
     }
 
     /// The stored prefix reaches so far.

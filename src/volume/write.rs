@@ -2,7 +2,8 @@
 //!
 //! Memory and room in the journal are waited for before the tip is locked, so that an outage slows writes down and never
 //! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range; whoever
-//! waits for such a lock, or for a gate, holds neither memory nor room meanwhile.
+//! waits for such a lock, or for a gate, holds neither memory nor room meanwhile. Of writes that wait and overlap the one
+//! that came first is done first: the volume sees to that before they come here (`ranges::Arrivals`).
 //!
 //! A step is taken in at one instant (`take_in`). Dropped before, a write leaves nothing behind; one of several steps may be
 //! there in part, as after a crash.
@@ -11,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::{Either, select};
 
 use super::ranges::Guard;
 use super::session::Session;
@@ -244,13 +246,12 @@ impl Session {
         }
     }
 
-    /// Memory for writes; those that have it are hurried when there is none.
+    /// Memory for writes. When there is none all volumes of the pool cut what they hold: their cutters see who waits.
     pub async fn memory(&self, bytes: u64) -> Result<Held, Stop> {
         let budget = &self.ground.deps.memory.overlay;
         if let Some(held) = budget.try_take(bytes) {
             return Ok(held);
         }
-        self.hurry();
         self.or_end(budget.take(bytes)).await
     }
 
@@ -281,8 +282,20 @@ impl Session {
         }
     }
 
-    /// Records of the journal that the adopted log doesn't have come again.
-    pub async fn replay(self: &Arc<Self>, after: Lsn) -> Result<(), Stop> {
+    /// Records of the journal that the adopted log doesn't have come again; unless `left` is ready before. They stay in the
+    /// journal whatever becomes of this.
+    pub async fn replay(self: &Arc<Self>, after: Lsn, left: impl Future<Output = ()>) -> Result<(), Stop> {
+        let (replay, left) = (std::pin::pin!(self.replay_all(after)), std::pin::pin!(left));
+        match select(replay, left).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => {
+                let why = "let go before all of its journal was read again: it is when it is opened next";
+                Err(Error::new(Kind::Unavailable, why).into())
+            }
+        }
+    }
+
+    async fn replay_all(self: &Arc<Self>, after: Lsn) -> Result<(), Stop> {
         let mut records = self.journal.replay(after);
         while let Some(record) = records.next().await.map_err(without_journal)? {
             let held = self.memory(record.op.payload().len() as u64 + RECORD_COST).await?;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
+use super::listener::Stream;
 use super::server::serve_stream;
 use super::{Description, Export, Exports, Listed, MemoryDisk};
 use crate::base::rt::sim::Sim;
@@ -178,6 +179,12 @@ impl Export for Handle {
     }
     async fn flush(&self) -> Result<()> {
         self.enter("flush".into(), self.disk.flush()).await
+    }
+}
+
+impl Stream for DuplexStream {
+    fn is_broken(&self) -> bool {
+        false
     }
 }
 

@@ -76,6 +76,42 @@ async fn only_a_dead_socket_is_replaced() {
     assert!(serve(&rt, &nowhere, shown, Budget::new(SIZE), CancellationToken::new()).await.is_err());
 }
 
+/// Behind requests that wait for others to end, and then it sends them again elsewhere.
+#[tokio::test]
+async fn a_client_whose_connection_broke_is_noticed_while_nothing_more_is_received() {
+    let rt = real();
+    let (house, stop) = (House::new(&rt), CancellationToken::new());
+    house.state.lock().delay = Duration::from_secs(1000);
+    let (address, shown) = ("127.0.0.1:0".parse().unwrap(), Arc::new(Shown(house.clone())));
+    let server = serve(&rt, &address, shown, Budget::new(SIZE), stop.clone()).await.unwrap();
+    let mut io = match server.address() {
+        Address::Tcp(at) => tokio::net::TcpStream::connect(at).await.unwrap(),
+        other => panic!("{other}"),
+    };
+    io.read_exact(&mut [0; 18]).await.unwrap();
+    io.write_all(&[0, 0, 0, 3]).await.unwrap();
+    io.write_all(&option(7, &info_data("disk", &[]))).await.unwrap();
+    // What the export is, and that it is entered.
+    io.read_exact(&mut [0; 32 + 20]).await.unwrap();
+    let writes: Vec<u8> = (0..300).flat_map(|i| [request(0, WRITE, i, 0, 1), vec![1]].concat()).collect();
+    io.write_all(&writes).await.unwrap();
+    while house.state.lock().log.len() < 256 {
+        rt.sleep(Duration::from_millis(10)).await;
+    }
+    // Closing it says so by a reset then, as a host does that has never heard of the connection.
+    rustix::net::sockopt::set_socket_linger(&io, Some(Duration::ZERO)).unwrap();
+    drop(io);
+    let gone = async {
+        while house.state.lock().open > 0 {
+            rt.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    rt.timeout(Duration::from_secs(30), gone).await.expect("its writes are given up");
+    assert_eq!(house.log(), vec!["write 0+1"; 256]);
+    stop.cancel();
+    server.ended().await.unwrap();
+}
+
 /// The `nbd` crate: EXPORT_NAME, simple replies, one request at a time, blocking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_another_author_agrees() {

@@ -8,6 +8,9 @@ use crate::base::rt::Instant;
 
 /// Objects deleted together.
 const AT_ONCE: usize = 64;
+/// Objects that wait for readers: the page that lists them has room for about three times as many, and without room there
+/// no checkpoint can be made. With more of them no reader is waited for.
+const KEPT_MAX: usize = 1 << 15;
 
 /// Retired objects of one session.
 #[derive(Debug, Default)]
@@ -16,6 +19,10 @@ pub struct Retired {
     since: BTreeMap<Object, Instant>,
     /// Deleted; the next checkpoint forgets them.
     gone: BTreeSet<Object>,
+    /// Who reads what a recorded head names, by number, and since when: what is retired later stays for them.
+    readers: BTreeMap<u64, Instant>,
+    /// Of the last reader.
+    number: u64,
 }
 
 impl Retired {
@@ -27,11 +34,38 @@ impl Retired {
         }
     }
 
-    /// What may be deleted now, and when the next may.
-    pub fn due(&self, now: Instant, grace: Duration) -> (Vec<Object>, Option<Instant>) {
-        let ready = self.since.iter().filter(|(_, at)| **at + grace <= now);
-        let next = self.since.values().map(|at| *at + grace).min();
-        (ready.map(|(o, _)| *o).take(AT_ONCE).collect(), next)
+    /// What may be deleted now, and when the next may, as far as that is a matter of time.
+    pub fn due(&mut self, now: Instant, grace: Duration) -> (Vec<Object>, Option<Instant>) {
+        if self.since.len() > KEPT_MAX {
+            self.readers.clear();
+        }
+        let ready = self.free().filter(|(_, at)| *at + grace <= now);
+        let objects = ready.map(|(o, _)| o).take(AT_ONCE).collect();
+        (objects, self.free().map(|(_, at)| at + grace).min())
+    }
+
+    /// What no reader needs: a head that is read after a table was recorded names nothing that this table lists.
+    fn free(&self) -> impl Iterator<Item = (Object, Instant)> {
+        // Numbers grow as time does.
+        let first = self.readers.values().next().copied();
+        let all = self.since.iter().map(|(o, at)| (*o, *at));
+        all.filter(move |(_, at)| first.is_none_or(|first| *at < first))
+    }
+
+    /// A reader comes, who reads the head after this: what is retired from now on stays until it leaves. Its number.
+    pub fn enter(&mut self, now: Instant) -> u64 {
+        self.number += 1;
+        self.readers.insert(self.number, now);
+        self.number
+    }
+
+    /// Whether nothing was deleted that this reader may need.
+    pub fn keeps_for(&self, reader: u64) -> bool {
+        self.readers.contains_key(&reader)
+    }
+
+    pub fn leave(&mut self, reader: u64) {
+        self.readers.remove(&reader);
     }
 
     pub fn deleted(&mut self, objects: &[Object]) {
@@ -49,5 +83,55 @@ impl Retired {
     /// Objects that wait to be deleted.
     pub fn waiting(&self) -> usize {
         self.since.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Epoch, Seq};
+
+    fn object(n: u64) -> Object {
+        Object { epoch: Epoch(1), seq: Seq(n) }
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant(Duration::from_secs(secs))
+    }
+
+    /// A table that lists so many as retired.
+    fn table(objects: u64) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.retired.extend((0..objects).map(object));
+        ledger
+    }
+
+    #[test]
+    fn what_is_retired_after_a_reader_came_stays_until_it_leaves() {
+        let (mut retired, grace) = (Retired::default(), Duration::from_secs(2));
+        retired.recorded(&table(1), at(1));
+        let first = retired.enter(at(2));
+        retired.recorded(&table(2), at(3));
+        let second = retired.enter(at(4));
+        retired.recorded(&table(3), at(4));
+        assert_eq!(retired.due(at(2), grace), (vec![], Some(at(3))));
+        assert_eq!(retired.due(at(9), grace), (vec![object(0)], Some(at(3))));
+        retired.deleted(&[object(0)]);
+        assert_eq!(retired.due(at(9), grace), (vec![], None), "time alone frees nothing");
+        assert_eq!(retired.waiting(), 2);
+        retired.leave(first);
+        assert_eq!(retired.due(at(9), grace), (vec![object(1)], Some(at(5))));
+        retired.leave(second);
+        assert_eq!(retired.due(at(9), grace).0, [object(1), object(2)]);
+    }
+
+    #[test]
+    fn a_reader_is_not_waited_for_when_there_is_no_room_for_more() {
+        let mut retired = Retired::default();
+        let reader = retired.enter(at(1));
+        retired.recorded(&table(KEPT_MAX as u64), at(2));
+        assert!(retired.due(at(3), Duration::ZERO).0.is_empty() && retired.keeps_for(reader));
+        retired.recorded(&table(KEPT_MAX as u64 + 1), at(3));
+        assert!(!retired.due(at(3), Duration::ZERO).0.is_empty() && !retired.keeps_for(reader));
     }
 }

@@ -1,8 +1,10 @@
 //! Whole volumes in the simulated world.
 
+mod checks;
 mod figures;
 mod huge;
 mod moves;
+mod order;
 mod overwritten;
 mod reading;
 mod reports;

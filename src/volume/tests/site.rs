@@ -73,11 +73,13 @@ impl Site {
         let log_max = [20_000, 100_000, 1 << 20][world.below(3) as usize];
         let (pack_max, space_max) = (2_000 + world.below(300_000), (1_050, 1_050 + world.below(400)));
         let chunks_max = 1 + world.below(6);
+        let merge_blocks = [1, 40, 1 << 19][world.below(3) as usize];
         self.tuning = Tuning {
             log_min: 0,
             log_max,
             log_share: 1,
             chunks_max,
+            merge_blocks,
             pack_max,
             space_max,
             gain_min: 3_000,

@@ -143,6 +143,48 @@ fn writes_go_on_with_a_store_away_and_come_back_to_full() {
     });
 }
 
+/// What stored on those that were left a moment ago is not held up for as long as bringing the rest may take.
+#[test]
+fn a_store_that_fails_while_another_comes_back_holds_writes_up_for_a_moment() {
+    for (seed, reach) in [(21, Reach::Refuses), (22, Reach::Silent), (23, Reach::Denies)] {
+        run(seed, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            site.reach(0..1, Reach::Refuses);
+            for block in 0..12 {
+                v.write(block * 4096, bytes(block, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+            }
+            let Known::Live(session) = v.known() else { panic!("it is open") };
+            assert_eq!(*session.w.borrow(), 2);
+            let slow = Duration::from_millis(200);
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
+            site.reach(0..1, Reach::Up);
+            // As soon as chunks wait for all three, the second is gone.
+            let (watched, rt, falls) = (session.clone(), life.volumes.deps().rt.clone(), site.clone());
+            let fallen = life.volumes.deps().rt.spawn(async move {
+                while *watched.w.borrow() == 2 {
+                    rt.sleep(Duration::from_millis(1)).await;
+                }
+                falls.reach(1..2, reach);
+            });
+            for block in 0..90 {
+                let began = life.rt.now();
+                v.write(block * 4096, bytes(block, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+                let took = life.rt.now().since(began);
+                assert!(took < Duration::from_secs(15), "{reach:?}: {took:?}");
+                life.sleep(500).await;
+            }
+            life.rt.timeout(Duration::ZERO, fallen).await.expect("it was to be raised meanwhile").unwrap();
+            assert_eq!(*session.w.borrow(), 2);
+            site.stores.iter().for_each(|s| s.faults(|f| *f = crate::store::StoreFaults::default()));
+            life.sleep(120_000).await;
+            assert!(!life.volumes.info(&name("v")).await.unwrap().degraded);
+        });
+    }
+}
+
 /// A store is emptied, and so fewer shards count: but not what that store had taken before.
 #[test]
 fn what_the_lost_store_had_taken_counts_no_more_when_fewer_shards_do() {
@@ -365,6 +407,43 @@ fn what_was_not_written_out_when_a_volume_is_let_go_is_not_forgotten() {
         site.reach(0..3, Reach::Up);
         let lost = v.flush().await.unwrap_err().to_string();
         assert!(lost.contains("can't be written out"), "{lost}");
+    });
+}
+
+/// Its journal comes back into memory that others may hold as long as stores are away. It keeps all of it.
+#[test]
+fn a_volume_that_is_being_opened_is_let_go_at_once() {
+    run(14, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 100_000)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(20_000).await;
+        site.reach(0..3, Reach::Silent);
+        v.write(50_000, bytes(2, 100_000)).await.unwrap();
+        v.flush().await.unwrap();
+        let shown = v.read(0, MIB).await.unwrap();
+        let machine = life.crash();
+        site.reach(0..3, Reach::Up);
+        let life = machine.start().await;
+        let overlay = life.volumes.deps().memory.overlay.clone();
+        let held = overlay.try_take(overlay.total()).unwrap();
+        let (volumes, rt) = (life.volumes.clone(), life.volumes.deps().rt.clone());
+        let opened = rt.spawn(async move { volumes.open(&name("v"), OpenMode::Normal).await.map(drop) });
+        while !overlay.is_short() {
+            life.sleep(10).await;
+        }
+        let ends = life.volumes.shutdown(Duration::from_secs(1));
+        let stays = life.rt.timeout(Duration::from_secs(10), ends).await.expect("it waits for nothing");
+        assert_eq!(stays.len(), 1, "{stays:?}");
+        let why = opened.await.unwrap().unwrap_err();
+        assert!(why.is(Kind::Unavailable) && why.to_string().contains("let go"), "{why}");
+        drop(held);
+        assert_eq!(overlay.used(), 0);
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, MIB).await.unwrap() == shown);
+        v.write(0, bytes(3, 4096)).await.unwrap();
+        v.flush().await.unwrap();
     });
 }
 
