@@ -268,6 +268,11 @@ impl Budget {
         self.0.shared.state.lock().used * UNIT
     }
 
+    /// By this party.
+    pub fn used_here(&self) -> u64 {
+        self.0.shared.state.lock().accounts[&self.0.id].used * UNIT
+    }
+
     /// What this party could have now, were nobody waiting.
     pub fn room(&self) -> u64 {
         self.0.shared.state.lock().free_for(self.0.id) * UNIT

@@ -34,7 +34,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use futures::future::join;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -406,11 +405,8 @@ impl Stage {
             nobody.mark == Mark::Sent && !self.partly(),
             "only a whole stage serves again, and a free one is sent"
         );
-        let file = self.file().await?;
-        // One after the other, and one wait for both.
-        let (noted, emptied) = join(self.note(nobody, false), file.set_len(DATA)).await;
-        noted?;
-        Ok(emptied?)
+        self.note(nobody, false).await?;
+        Ok(self.file().await?.set_len(DATA).await?)
     }
 
     /// It still has its name in the folder.

@@ -178,6 +178,16 @@ impl Writer {
         state.thin.iter().filter(|(_, n)| **n < w).map(|(s, _)| self.id(*s)).collect()
     }
 
+    /// Whether this one has.
+    pub fn is_below(&self, id: &ChunkId, w: usize) -> bool {
+        self.state.lock().thin.get(&id.seq).is_some_and(|n| *n < w)
+    }
+
+    /// How many chunks have fewer than the layout's `w`.
+    pub fn thin(&self) -> usize {
+        self.state.lock().thin.len()
+    }
+
     /// A chunk has been completed to so many shards.
     pub fn completed(&self, id: &ChunkId, shards: usize) {
         let mut state = self.state.lock();

@@ -31,8 +31,10 @@ const SORT_MAX: usize = 1 << 19;
 const FRESH: u64 = 32;
 /// Deaths that are counted before others get their turn.
 const FOLDED_AT_ONCE: usize = 1024;
-/// Parts of a state's list before they become one run.
+/// Parts of a state's list before they become fewer runs.
 const PARTS_MAX: usize = 64;
+/// Runs that are read side by side, a page of each in memory.
+const JOINED_AT_ONCE: usize = 32;
 /// Folded deaths of chunks that are gone are dropped when they are more than those that count, and than this.
 const FOLDED_SLACK: u64 = 1 << 20;
 
@@ -220,6 +222,10 @@ impl<'a> Build<'a> {
             merged = made.tree;
             let died = sink.died;
             self.bury(Some(*state), died).await?;
+            if pieces.next.is_some() {
+                // The next piece begins at pages of this one, which caches may have dropped by then.
+                self.land().await?;
+            }
         }
         let before = self.position.seq;
         let chunks = self.session.births.lock().range(before.next()..=seq);
@@ -330,11 +336,17 @@ impl<'a> Build<'a> {
     async fn bound_fresh(&mut self) -> Result<()> {
         let session = self.session;
         if self.fresh.bytes() > session.ground.deps.tuning.merge_blocks * FRESH {
-            let writer = &session.writer;
-            writer.seal_map();
-            writer.wait_seq(writer.given()).await?;
-            self.fresh = Fresh::default();
+            self.land().await?;
         }
+        Ok(())
+    }
+
+    /// All that was written so far can be read from the stores afterwards.
+    async fn land(&mut self) -> Result<()> {
+        let writer = &self.session.writer;
+        writer.seal_map();
+        writer.wait_seq(writer.given()).await?;
+        self.fresh = Fresh::default();
         Ok(())
     }
 
@@ -439,8 +451,10 @@ impl<'a> Build<'a> {
             return Ok(());
         }
         let parts: Vec<Part> = self.ledger.folded.drain(first..).map(|f| f.part).collect();
-        let joined = self.join(&parts, true).await?;
-        self.ledger.folded.extend(joined);
+        for some in parts.chunks(JOINED_AT_ONCE) {
+            let joined = self.join(some, true).await?;
+            self.ledger.folded.extend(joined);
+        }
         Ok(())
     }
 
@@ -449,8 +463,11 @@ impl<'a> Build<'a> {
             self.ledger.deaths.iter().filter(|(_, l)| l.len() > PARTS_MAX).map(|(s, _)| *s).collect();
         for state in long {
             let parts = self.ledger.deaths.remove(&state).unwrap_or_default();
-            let joined = self.join(&parts, false).await?;
-            self.ledger.deaths.insert(state, joined.into_iter().map(|f| f.part).collect());
+            let mut list = Vec::new();
+            for some in parts.chunks(JOINED_AT_ONCE) {
+                list.extend(self.join(some, false).await?.into_iter().map(|f| f.part));
+            }
+            self.ledger.deaths.insert(state, list);
         }
         Ok(())
     }
@@ -466,9 +483,13 @@ impl<'a> Build<'a> {
             }
         }
         let mut sink = self.sink(self.tables.tip().era);
-        let (mut run, mut done) = (RunWriter::new(), Vec::new());
+        let (mut run, mut done, mut seen) = (RunWriter::new(), Vec::new(), 0usize);
         while let Some(at) = (0..heads.len()).min_by_key(|i| heads[*i].0) {
             let death = heads[at].0;
+            seen += 1;
+            if seen.is_multiple_of(FOLDED_AT_ONCE) {
+                self.session.ground.rt().give_way().await;
+            }
             match heads[at].1.next().await? {
                 Some(next) => heads[at].0 = next,
                 None => drop(heads.swap_remove(at)),

@@ -19,18 +19,20 @@ use super::session::Session;
 use super::space::{Ledger, Repacked};
 use super::states::Tables;
 use super::stop::Stop;
+use super::tip::Kept;
 use super::view::passes;
 use crate::base::rt::Instant;
-use crate::base::{Error, Held, Kind, Lsn, Nonce, Result, StateId};
+use crate::base::{Error, Kind, Lsn, Nonce, Result, StateId};
 use crate::log::{FrameRef, Prefix};
 
 /// Frozen layers that force a checkpoint.
 const LAYERS_MAX: usize = 8;
 /// Entries of all layers that force one.
 const ENTRIES_MAX: usize = 1 << 20;
-/// Their part of the memory for writes that forces one, and the part when somebody waits for it.
+/// Their part of the memory for writes that forces one.
 const ENTRIES_SHARE: u64 = 4;
-const SHORT_SHARE: u64 = 16;
+/// How often it is looked, while somebody waits for memory, whether such entries have most of it.
+const LOOK: Duration = Duration::from_secs(1);
 /// Without writes for so long, one is made.
 const IDLE: Duration = Duration::from_secs(60);
 /// After one that failed.
@@ -74,11 +76,13 @@ impl Session {
             short.as_mut().enable();
             let now = self.ground.rt().now();
             let due = self.ripe_at();
+            let is_short = self.ground.deps.memory.overlay.is_short();
             let woken = select(ripe, short);
             match due {
                 Some(at) if at <= now => return,
                 Some(at) => {
-                    self.ground.rt().timeout(at.since(now), woken).await;
+                    let wait = if is_short { at.since(now).min(LOOK) } else { at.since(now) };
+                    self.ground.rt().timeout(wait, woken).await;
                 }
                 None => {
                     woken.await;
@@ -93,6 +97,12 @@ impl Session {
         (self.pace.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
     }
 
+    /// Somebody waits for memory that mostly waits for checkpoints.
+    fn is_held_up(&self) -> bool {
+        let memory = &self.ground.deps.memory;
+        memory.overlay.is_short() && memory.kept.load(Ordering::Relaxed) > memory.overlay.used_here() / 2
+    }
+
     /// When a checkpoint is due, as things stand.
     fn ripe_at(&self) -> Option<Instant> {
         let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
@@ -101,9 +111,8 @@ impl Session {
         if tip.overlay.frozen.is_empty() && tip.overlay.active.is_empty() {
             return None;
         }
-        let overlay = &self.ground.deps.memory.overlay;
-        let share = if overlay.is_short() { SHORT_SHARE } else { ENTRIES_SHARE };
-        let much = tip.kept_bytes() > overlay.total() / share;
+        let much = tip.kept_bytes() > self.ground.deps.memory.overlay.total() / ENTRIES_SHARE
+            || tip.kept_bytes() > 0 && self.is_held_up();
         let many = much || tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
         // Recovery reads the log's tables of contents; and what died in it is not known until it is merged.
         let chunks_max = self.ground.deps.tuning.chunks_max;
@@ -327,7 +336,7 @@ impl Session {
         built: Tables,
         merged: usize,
         removes: &[StateId],
-    ) -> (Vec<Frozen>, BTreeMap<Lsn, Held>) {
+    ) -> (Vec<Frozen>, BTreeMap<Lsn, Kept>) {
         let mut tip = self.tip.lock();
         // None are left of a session that has ended meanwhile.
         let merged = merged.min(tip.overlay.frozen.len());

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::select;
+use futures::future::{Either, select};
 
 use super::pending::Taken;
 use super::session::Session;
+use super::tip::Kept;
 use crate::base::{Era, Held};
 use crate::log::{Cutting, Prefix};
 
@@ -53,8 +54,8 @@ impl Session {
         }
     }
 
-    /// Returns when a chunk is to be cut. While any volume of the pool waits for memory whatever there is: each holds some
-    /// of it.
+    /// Returns when a chunk is to be cut. When a volume of the pool begins to wait for memory all that there is: each holds
+    /// some of it.
     async fn wait_for_work(&self) {
         let overlay = &self.ground.deps.memory.overlay;
         loop {
@@ -64,14 +65,13 @@ impl Session {
             let now = self.ground.rt().now();
             let due = self.tip.lock().pending.due(self.writer.chunk_target(), self.cut_age());
             let woken = select(work, short);
-            match due {
-                Some(at) if at <= now || overlay.is_short() => return,
-                Some(at) => {
-                    self.ground.rt().timeout(at.since(now), woken).await;
-                }
-                None => {
-                    woken.await;
-                }
+            let woken = match due {
+                Some(at) if at <= now => return,
+                Some(at) => self.ground.rt().timeout(at.since(now), woken).await,
+                None => Some(woken.await),
+            };
+            if let Some(Either::Right(_)) = woken {
+                self.hurry();
             }
         }
     }
@@ -89,15 +89,14 @@ impl Session {
                     self.tip.lock().place(&stored, some);
                     self.ground.rt().give_way().await;
                 }
+                // Before a checkpoint can take them for merged.
+                if let Some(kept) = keep(held, (stored.placed.len() + stored.zeros) as u64 * ENTRY_COST) {
+                    let kept = Kept::new(kept, &self.ground.deps.memory.kept);
+                    self.tip.lock().keep(stored.last, kept);
+                }
                 self.writer.count(&stored);
                 let upto = self.writer.prefix().lsn;
-                let kept = keep(held, (stored.placed.len() + stored.zeros) as u64 * ENTRY_COST);
-                let mut tip = self.tip.lock();
-                tip.stored_upto(upto);
-                if let Some(kept) = kept {
-                    tip.keep(stored.last, kept);
-                }
-                drop(tip);
+                self.tip.lock().stored_upto(upto);
                 self.ripe.notify_one();
                 if self.journal.is_short() {
                     // Who waits for room asked for a round before this was stored: it may be over and have trimmed nothing.

@@ -71,7 +71,20 @@ impl Session {
             };
             if let Err((stop, pause)) = done {
                 tracing::warn!(volume = %self.ground.name, error = %stop.error(), "how many shards count as stored stays as it is");
-                self.ground.rt().sleep(pause).await;
+                self.rest(pause).await;
+            }
+        }
+    }
+
+    /// A pause; cut short where stores are out, which may ask for fewer shards still.
+    async fn rest(&self, pause: Duration) {
+        let rt = self.ground.rt();
+        let until = rt.now() + pause;
+        loop {
+            let left = until.since(rt.now());
+            rt.sleep(left.min(LOOK_EVERY)).await;
+            if left <= LOOK_EVERY || self.ground.deps.pool.out_for(Duration::ZERO) > self.spare() {
+                return;
             }
         }
     }
@@ -166,7 +179,7 @@ impl Session {
 
     /// Changes with every chunk that is stored behind no gap, or completed.
     fn how_far(&self) -> (Seq, usize) {
-        (self.writer.prefix().seq, self.writer.below(self.full_w()).len())
+        (self.writer.prefix().seq, self.writer.thin())
     }
 
     /// All that is stored behind the checkpoint was counted with at least so many shards.
@@ -240,7 +253,7 @@ impl Session {
         let pool = &self.ground.deps.pool;
         for id in self.writer.below(full) {
             // By itself, or deleted, meanwhile.
-            if !self.writer.below(full).contains(&id) {
+            if !self.writer.is_below(&id, full) {
                 continue;
             }
             let witnesses = self.head.lock().witnesses.clone();

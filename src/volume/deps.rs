@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 
@@ -31,6 +32,8 @@ pub struct Memory {
     total: u64,
     /// Writes that are not yet stored.
     pub overlay: Budget,
+    /// What of that the entries of stored chunks hold until a checkpoint has merged them; of one pool.
+    pub kept: Arc<AtomicU64>,
     /// Chunks under way.
     pub encode: Budget,
     /// Requests of block clients: payloads that arrive and replies on their way out.
@@ -66,6 +69,7 @@ impl Memory {
         Memory {
             total,
             overlay: Budget::new(quarter),
+            kept: Arc::default(),
             encode: Budget::new(quarter),
             requests: Budget::new(total / 8),
             frames: FrameCache::new(caches - caches / 4 - caches / 6 - share),
@@ -78,7 +82,8 @@ impl Memory {
 
     /// The same, for all volumes of one more pool, which has its guaranteed share as long as any of these lives.
     pub fn for_pool(&self) -> Memory {
-        Memory { overlay: self.overlay.party(), encode: self.encode.party(), ..self.clone() }
+        let (overlay, encode) = (self.overlay.party(), self.encode.party());
+        Memory { overlay, encode, kept: Arc::default(), ..self.clone() }
     }
 
     /// The same, for volumes whose frames the disk does not keep.

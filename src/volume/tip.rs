@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::overlay::{Frozen, Overlay, Piece};
 use super::pending::Pending;
@@ -17,6 +18,26 @@ use crate::base::{Held, Lsn, Result};
 use crate::log::{FrameRef, Placed, Prefix, Stored};
 use crate::map::Tree;
 use crate::pool::ChunkKind;
+
+/// Memory of a stored chunk's entries, counted among all such of its pool.
+#[derive(Debug)]
+pub struct Kept {
+    held: Held,
+    all: Arc<AtomicU64>,
+}
+
+impl Kept {
+    pub fn new(held: Held, all: &Arc<AtomicU64>) -> Kept {
+        all.fetch_add(held.bytes(), Ordering::Relaxed);
+        Kept { held, all: all.clone() }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.held.bytes(), Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 pub struct Tip {
@@ -35,7 +56,7 @@ pub struct Tip {
     /// Chunks that are cut and not yet in the stored prefix: last lsn, age, payload.
     cut: VecDeque<(Lsn, Instant, u64)>,
     /// Memory of the entries of stored chunks, by the chunk's last lsn: held until they are merged.
-    kept: BTreeMap<Lsn, Held>,
+    kept: BTreeMap<Lsn, Kept>,
     kept_bytes: u64,
 }
 
@@ -120,10 +141,10 @@ impl Tip {
     }
 
     /// What the entries of a stored chunk take until they are merged.
-    pub fn keep(&mut self, last: Lsn, held: Held) {
+    pub fn keep(&mut self, last: Lsn, kept: Kept) {
         if self.closed.is_none() {
-            self.kept_bytes += held.bytes();
-            self.kept.insert(last, held);
+            self.kept_bytes += kept.held.bytes();
+            self.kept.insert(last, kept);
         }
     }
 
@@ -132,10 +153,10 @@ impl Tip {
     }
 
     /// The memory of all entries up to here, which are merged.
-    pub fn give_back(&mut self, upto: Lsn) -> BTreeMap<Lsn, Held> {
+    pub fn give_back(&mut self, upto: Lsn) -> BTreeMap<Lsn, Kept> {
         let left = self.kept.split_off(&upto.next());
         let merged = std::mem::replace(&mut self.kept, left);
-        self.kept_bytes -= merged.values().map(Held::bytes).sum::<u64>();
+        self.kept_bytes -= merged.values().map(|kept| kept.held.bytes()).sum::<u64>();
         merged
     }
 

@@ -246,12 +246,14 @@ impl Session {
         }
     }
 
-    /// Memory for writes. When there is none all volumes of the pool cut what they hold: their cutters see who waits.
+    /// Memory for writes; when there is none all volumes of the pool are hurried.
     pub async fn memory(&self, bytes: u64) -> Result<Held, Stop> {
         let budget = &self.ground.deps.memory.overlay;
         if let Some(held) = budget.try_take(bytes) {
             return Ok(held);
         }
+        // The others when somebody begins to wait; this one whenever somebody of it does.
+        self.hurry();
         self.or_end(budget.take(bytes)).await
     }
 
@@ -300,6 +302,9 @@ impl Session {
         while let Some(record) = records.next().await.map_err(without_journal)? {
             let held = self.memory(record.op.payload().len() as u64 + RECORD_COST).await?;
             let mut tip = self.tip.lock();
+            if let Some(stop) = &tip.closed {
+                return Err(stop.share());
+            }
             if record.lsn <= tip.lsn {
                 return Err(Error::new(Kind::Internal, "the journal's records are out of order").into());
             }
