@@ -1,6 +1,6 @@
 //! The kernel's side: fuser's callbacks become calls of `Fs`. The only file that knows fuser.
 //!
-//! A callback runs on one of fuser's few threads and must not block it: it answers what needs no waiting, and hands
+//! A callback runs on one of fuser's few threads and must not block it: it answers what is in memory, and hands
 //! everything else, with its reply, to the runtime. A panic costs one operation: a reply that is dropped unanswered
 //! answers `EIO` by itself. The kernel's FUSE_INTERRUPT is not answered (fuser can't), so each operation is bounded.
 
@@ -209,8 +209,7 @@ impl Face {
         }
     }
 
-    /// Begins an operation here and hands what of it has to wait, with its reply, to the runtime: waking another thread costs
-    /// more than most operations. Says in the log what failed and for which object.
+    /// Hands an operation and its reply to the runtime; says in the log what failed and for which object.
     fn later<T: Send + 'static>(
         &self,
         op: &'static str,
@@ -226,7 +225,7 @@ impl Face {
             }
             reply(out);
         };
-        self.rt.begin(task);
+        self.rt.spawn(task).detach();
     }
 
     /// The same for an operation of a few requests.

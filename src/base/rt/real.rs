@@ -5,12 +5,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -42,16 +40,6 @@ impl RealRuntime {
 impl Runtime for RealRuntime {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.handle.spawn(task);
-    }
-    fn begin(&self, mut task: BoxFuture<'static, ()>) {
-        let _inside = self.handle.enter();
-        // Whoever wakes it in between wakes nobody; it is polled again as soon as it is a task.
-        let mut nobody = Context::from_waker(Waker::noop());
-        match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut nobody))) {
-            Ok(Poll::Pending) => drop(self.handle.spawn(task)),
-            Ok(Poll::Ready(())) => {}
-            Err(_) => tracing::error!("an operation panicked; the others go on"),
-        }
     }
     fn cpu(&self, job: Box<dyn FnOnce() + Send>) {
         self.handle.spawn_blocking(job);
@@ -497,32 +485,5 @@ mod tests {
         let real = Rt::new(RealRuntime::current());
         let panicked = real.cpu(|| std::panic::resume_unwind(Box::new("told"))).await;
         assert!(matches!(panicked, Err::<(), _>(e) if e.is(Kind::Internal)));
-    }
-
-    #[tokio::test]
-    async fn what_needs_no_waiting_is_done_on_the_thread_that_begins_it() {
-        let rt = Rt::new(RealRuntime::current());
-        let (done, mut ends) = tokio::sync::mpsc::unbounded_channel();
-        let (go, gone) = oneshot::channel::<()>();
-        let stranger = std::thread::spawn(move || {
-            let me = || std::thread::current().id();
-            let (own, later, timed) = (done.clone(), done.clone(), rt.clone());
-            rt.begin(async move { own.send(("at once", me())).unwrap() });
-            rt.begin(async { std::panic::resume_unwind(Box::new("told")) });
-            rt.begin(async move {
-                // Timers and wakings of the first step are the runtime's.
-                timed.timeout(Duration::from_secs(60), gone).await.unwrap().unwrap();
-                later.send(("later", me())).unwrap();
-            });
-            let first = ends.try_recv().unwrap();
-            assert_eq!(first, ("at once", me()));
-            assert!(ends.try_recv().is_err());
-            (me(), ends)
-        });
-        let (stranger, mut ends) = tokio::task::spawn_blocking(|| stranger.join().unwrap()).await.unwrap();
-        go.send(()).unwrap();
-        let (what, by) = ends.recv().await.unwrap();
-        assert_eq!(what, "later");
-        assert_ne!(by, stranger);
     }
 }
