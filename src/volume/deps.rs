@@ -188,8 +188,7 @@ impl Deps {
         self.consistent(id, look).await
     }
 
-    /// What `look` sees under the newest head; none: there is no such volume.
-    pub(super) async fn consistent<T>(
+    async fn consistent<T>(
         &self,
         id: VolumeId,
         look: impl AsyncFn(&View, &Head) -> Result<T>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::site::Site;
 use super::*;
 use crate::base::Result;
 use crate::base::rt::Task;
@@ -12,20 +13,25 @@ fn write(life: &Life, v: &Arc<Volume>, at: u64, data: Bytes) -> Task<Result<()>>
     life.volumes.deps().rt.spawn(async move { v.write(at, data).await })
 }
 
+/// A volume that is owned here, with these bytes at its beginning, of which nothing is in memory.
+async fn cold(site: &Site, held: Bytes) -> (Life, Arc<Volume>) {
+    let life = site.machine(1).found().await;
+    let v = volume(&life, FlushMode::Pool).await;
+    v.write(0, held).await.unwrap();
+    v.flush().await.unwrap();
+    v.release().await.unwrap();
+    drop(v);
+    let life = life.crash().start().await;
+    let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+    v.write(MIB, bytes(2, 4096)).await.unwrap();
+    (life, v)
+}
+
 /// One block of the first is held by a merge that waits for stores; nothing is in the second's way but the first.
 #[test]
 fn what_waits_lands_on_nothing_that_was_acknowledged_since() {
     run(80, "2+1", |site| async move {
-        let life = site.machine(1).found().await;
-        let v = volume(&life, FlushMode::Pool).await;
-        v.write(0, bytes(1, 8192)).await.unwrap();
-        v.flush().await.unwrap();
-        v.release().await.unwrap();
-        drop(v);
-        // Nothing of it is in memory.
-        let life = life.crash().start().await;
-        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-        v.write(MIB, bytes(2, 4096)).await.unwrap();
+        let (life, v) = cold(&site, bytes(1, 8192)).await;
         site.reach(0..3, Reach::Silent);
         let part = write(&life, &v, 10, bytes(3, 5));
         life.sleep(10).await;
@@ -56,15 +62,7 @@ fn what_waits_lands_on_nothing_that_was_acknowledged_since() {
 #[test]
 fn parts_of_a_block_that_are_merged_at_once_are_all_there() {
     run(79, "2+1", |site| async move {
-        let life = site.machine(1).found().await;
-        let v = volume(&life, FlushMode::Pool).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        v.release().await.unwrap();
-        drop(v);
-        let life = life.crash().start().await;
-        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-        v.write(MIB, bytes(2, 4096)).await.unwrap();
+        let (life, v) = cold(&site, bytes(1, 4096)).await;
         let Known::Live(session) = v.known() else { panic!("it is open") };
         site.reach(0..3, Reach::Silent);
         let parts = [10, 1000, 4000].map(|at| {
