@@ -1,7 +1,8 @@
 //! The kernel's side: fuser's callbacks become calls of `Fs`. The only file that knows fuser.
 //!
-//! A callback runs on one of fuser's few threads and must not block it: it answers what is in memory, and hands
-//! everything else, with its reply, to the runtime. A panic costs one operation: a reply that is dropped unanswered
+//! A callback runs on one of fuser's few threads: it answers what is in memory, and hands everything else, with its
+//! reply, to the runtime. What mostly needs no more than this host's page cache is begun on the thread itself, as long
+//! as another is free: waking threads costs more than such an operation. A panic costs one operation: a reply that is dropped unanswered
 //! answers `EIO` by itself. The kernel's FUSE_INTERRUPT is not answered (fuser can't), so each operation is bounded.
 
 use std::ffi::OsStr;
@@ -10,6 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -34,6 +36,8 @@ use super::meta::{Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
 use super::stream::Item;
 use crate::base::rt::Rt;
 
+/// fuser's event loops.
+pub const THREADS: usize = 2;
 /// Requests that the kernel may have under way in the background (readahead); its default of 12 starves a bucket.
 const BACKGROUND: u16 = 64;
 const BLOCK: u32 = 4096;
@@ -53,6 +57,8 @@ pub struct Face {
     fs: Arc<Fs>,
     rt: Rt,
     ended: watch::Sender<bool>,
+    /// Threads that are in the middle of an operation which may wait for this host's disk.
+    inside: AtomicUsize,
 }
 
 impl Invalidate for Notifier {
@@ -191,10 +197,25 @@ fn reply_xattr(reply: ReplyXattr, size: u32, out: Op<Vec<u8>>) {
     }
 }
 
+/// An operation and its reply; says in the log what failed and for which object.
+async fn told<T>(
+    fs: Arc<Fs>,
+    op: &'static str,
+    ino: INodeNo,
+    work: impl Future<Output = Op<T>>,
+    reply: impl FnOnce(Op<T>),
+) {
+    let out = work.await;
+    if let Err(Fail { errno, why: Some(why) }) = &out {
+        tracing::warn!(op, object = fs.called(ino.0), %errno, %why, "operation failed");
+    }
+    reply(out);
+}
+
 impl Face {
     pub fn new(fs: Arc<Fs>, rt: Rt) -> (Face, watch::Receiver<bool>) {
         let (ended, watch) = watch::channel(false);
-        (Face { fs, rt, ended }, watch)
+        (Face { fs, rt, ended, inside: AtomicUsize::new(0) }, watch)
     }
 
     /// What is known at once; a panic in it is taken for "nothing".
@@ -209,7 +230,7 @@ impl Face {
         }
     }
 
-    /// Hands an operation and its reply to the runtime; says in the log what failed and for which object.
+    /// Hands an operation and its reply to the runtime.
     fn later<T: Send + 'static>(
         &self,
         op: &'static str,
@@ -217,15 +238,25 @@ impl Face {
         work: impl Future<Output = Op<T>> + Send + 'static,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let fs = self.fs.clone();
-        let task = async move {
-            let out = work.await;
-            if let Err(Fail { errno, why: Some(why) }) = &out {
-                tracing::warn!(op, object = fs.called(ino.0), %errno, %why, "operation failed");
-            }
-            reply(out);
-        };
-        self.rt.spawn(task).detach();
+        self.rt.spawn(told(self.fs.clone(), op, ino, work, reply)).detach();
+    }
+
+    /// The same, begun on this thread.
+    fn here<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        work: impl Future<Output = Op<T>> + Send + 'static,
+        reply: impl FnOnce(Op<T>) + Send + 'static,
+    ) {
+        let task = told(self.fs.clone(), op, ino, work, reply);
+        let others = self.inside.fetch_add(1, Ordering::AcqRel);
+        if others + 1 < THREADS {
+            self.rt.begin(task);
+        } else {
+            self.rt.spawn(task).detach();
+        }
+        self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The same for an operation of a few requests.
@@ -238,6 +269,18 @@ impl Face {
     ) {
         let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
         self.later(op, ino, async move { fs.bounded(work).await }, reply);
+    }
+
+    /// The same, begun on this thread.
+    fn soon_here<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        work: impl FnOnce(Arc<Fs>) -> F,
+        reply: impl FnOnce(Op<T>) + Send + 'static,
+    ) {
+        let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
+        self.here(op, ino, async move { fs.bounded(work).await }, reply);
     }
 }
 
@@ -363,7 +406,7 @@ impl Filesystem for Face {
         let fs = self.fs.clone();
         // Truncation by name uploads: its requests have deadlines, the whole may take longer.
         let work = async move { fs.setattr(ino.0, changes, handle.map(|h| h.0)).await };
-        self.later("setattr", ino, work, move |out| reply_attr(reply, out));
+        self.here("setattr", ino, work, move |out| reply_attr(reply, out));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -457,7 +500,7 @@ impl Filesystem for Face {
     ) {
         let (name, by) = (name.as_bytes().to_vec(), caller(req));
         let work = move |fs: Arc<Fs>| async move { fs.create(parent.0, &name, mode, by, how(flags)).await };
-        self.soon("create", parent, work, move |out| match out {
+        self.soon_here("create", parent, work, move |out| match out {
             Ok((e, opened)) => {
                 let attr = attr(e.ino, &e.facts);
                 reply.created(&e.ttl, &attr, Generation(0), FileHandle(opened.handle), fopen(&opened));
@@ -498,7 +541,7 @@ impl Filesystem for Face {
     ) {
         let (data, size) = (Bytes::copy_from_slice(data), data.len() as u32);
         let work = move |fs: Arc<Fs>| async move { fs.write(handle.0, offset, data).await };
-        self.soon("write", ino, work, move |out| match out {
+        self.soon_here("write", ino, work, move |out| match out {
             Ok(()) => reply.written(size),
             Err(f) => reply.error(errno(&f)),
         });
@@ -511,7 +554,7 @@ impl Filesystem for Face {
         let fs = self.fs.clone();
         // As long as the file is large; each of its requests has a deadline.
         let work = async move { fs.flush(handle.0).await };
-        self.later("close", ino, work, move |out| reply_empty(reply, out));
+        self.here("close", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -536,8 +579,8 @@ impl Filesystem for Face {
             Ok(())
         };
         // Nobody waits for a release.
-        self.later("release", ino, work, |_| ());
         reply.ok();
+        self.here("release", ino, work, |_| ());
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::core::Fs;
 use super::file::OpenFile;
 use super::meta::Ns;
-use super::queue::Pending;
+use super::queue::{Pending, Waiting};
 use super::remote::Base;
 use super::send::Purpose;
 use super::signature::Signature;
@@ -24,11 +24,20 @@ use crate::store::Head;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A file's turn, which is over when this is dropped; the next one's begins with `take_turns`.
+struct Turn(Arc<Fs>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.behind.queue.lock().ended();
+    }
+}
+
 impl Fs {
     pub fn pending(&self) -> Pending {
-        let queued = self.behind.queued.lock();
-        let bytes = queued.values().map(|file| file.facts(self.options()).size).sum();
-        Pending { files: queued.len() as u64, bytes }
+        let queue = self.behind.queue.lock();
+        let bytes = queue.files.values().map(|file| file.size()).sum();
+        Pending { files: queue.files.len() as u64, bytes }
     }
 
     /// What the mount's end left staged.
@@ -38,42 +47,99 @@ impl Fs {
 
     /// The mount ends: what can't be sent at once stays staged. Once one file finds the store away, those that still wait
     /// are not tried.
-    pub(super) fn leave_off(&self) {
+    pub(super) fn leave_off(self: &Arc<Self>) {
         self.behind.leaving.send_replace(true);
+        self.take_turns();
     }
 
     /// Sends the file when its turn comes. Its changes are closed (`OpenFile::owes`).
     pub(super) fn send_behind(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) {
         {
-            let mut queued = self.behind.queued.lock();
-            if queued.contains_key(&ino) {
+            let mut queue = self.behind.queue.lock();
+            queue.closed(self.now());
+            if queue.files.contains_key(&ino) {
                 return;
             }
-            queued.insert(ino, file.clone());
+            queue.files.insert(ino, file.clone());
             self.inodes.lock().opened(ino);
         }
-        let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
-        let work = async move {
-            while !fs.send_owed(ino, &file).await {}
-            let give_up = *fs.behind.leaving.borrow();
-            fs.left(ino, give_up).await;
-            drop(busy);
-        };
-        self.engine.rt.spawn(work).detach();
+        self.wait_for_turn(ino, file.clone(), FIRST_PAUSE);
     }
 
-    /// Tries until nothing is owed or nothing can be done; true when the file is out of the queue.
+    fn wait_for_turn(self: &Arc<Self>, ino: u64, file: Arc<OpenFile>, pause: Duration) {
+        let (bytes, since) = (file.size(), self.now());
+        self.behind.queue.lock().push(Waiting { ino, file, bytes, since, pause });
+        self.take_turns();
+    }
+
+    /// Begins to send those whose turn it is.
+    fn take_turns(self: &Arc<Self>) {
+        let leaving = *self.behind.leaving.borrow();
+        loop {
+            let (next, watch) = {
+                let (mut queue, now) = (self.behind.queue.lock(), self.now());
+                // Counted before it is no longer seen to wait: see `idle`.
+                let next = queue.next(now, leaving).map(|next| (next, self.busy(), Turn(self.clone())));
+                (next, queue.watch(now, leaving))
+            };
+            if watch {
+                let (fs, busy) = (self.clone(), self.busy());
+                let watch = async move {
+                    fs.watch_burst().await;
+                    drop(busy);
+                };
+                self.engine.rt.spawn(watch).detach();
+            }
+            let Some((next, busy, turn)) = next else { return };
+            let fs = self.clone();
+            let work = async move {
+                fs.turn(next, turn).await;
+                drop(busy);
+            };
+            self.engine.rt.spawn(work).detach();
+        }
+    }
+
+    async fn watch_burst(self: &Arc<Self>) {
+        let mut leaving = self.behind.leaving.subscribe();
+        loop {
+            let pause = self.behind.queue.lock().look(self.now(), *leaving.borrow());
+            self.take_turns();
+            let Some(pause) = pause else { return };
+            let _ = self.engine.rt.timeout(pause, leaving.wait_for(|leaving| *leaving)).await;
+        }
+    }
+
+    async fn turn(self: &Arc<Self>, waiting: Waiting, turn: Turn) {
+        let Waiting { ino, file, pause, .. } = waiting;
+        let sent = self.send_owed(ino, &file).await;
+        let mut leaving = self.behind.leaving.subscribe();
+        let again = {
+            let mut queue = self.behind.queue.lock();
+            // A close in between found it in the queue.
+            let again = !sent || file.owes() && !*leaving.borrow();
+            if !again {
+                queue.files.remove(&ino);
+            }
+            again
+        };
+        drop(turn);
+        self.take_turns();
+        if !again {
+            let give_up = *leaving.borrow();
+            return self.left(ino, give_up).await;
+        }
+        if sent {
+            return self.wait_for_turn(ino, file, FIRST_PAUSE);
+        }
+        let _ = self.engine.rt.timeout(pause, leaving.wait_for(|leaving| *leaving)).await;
+        self.wait_for_turn(ino, file, (pause * 2).min(LONGEST_PAUSE));
+    }
+
+    /// Sends what is owed; false: it is to be tried again.
     async fn send_owed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> bool {
-        let mut pause = FIRST_PAUSE;
         while file.owes() {
-            let sent = {
-                let _turn = self.behind.permits.acquire().await;
-                self.try_owed(ino, file).await
-            };
-            let why = match sent {
-                Ok(()) => continue,
-                Err(why) => why,
-            };
+            let Err(why) = self.try_owed(ino, file).await else { continue };
             file.rest();
             let at = file.staged_at();
             if why.is(Kind::Refused) {
@@ -84,20 +150,12 @@ impl Fs {
                 tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount");
                 let mut kept = self.behind.kept.lock();
                 kept.files += 1;
-                kept.bytes += file.facts(self.options()).size;
+                kept.bytes += file.size();
                 break;
             }
             tracing::warn!(key = file.key(), kept = at, %why, "not stored yet: trying again");
-            let mut leaving = self.behind.leaving.subscribe();
-            let _ = self.engine.rt.timeout(pause, leaving.wait_for(|leaving| *leaving)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        let mut queued = self.behind.queued.lock();
-        // A close in between found it in the queue.
-        if file.owes() && !*self.behind.leaving.borrow() {
             return false;
         }
-        queued.remove(&ino);
         true
     }
 

@@ -159,11 +159,11 @@ impl Fs {
         Busy(self.clone())
     }
 
-    /// Waits for the releases under way.
+    /// Waits for the releases under way, and for what is to be sent.
     pub async fn idle(&self) {
         loop {
             let woken = self.idle.notified();
-            if self.busy.load(Ordering::Acquire) == 0 {
+            if !self.behind.queue.lock().is_waiting() && self.busy.load(Ordering::Acquire) == 0 {
                 return;
             }
             woken.await;
@@ -214,7 +214,9 @@ impl Fs {
     /// What to tell of a node: an open file that has changes knows better than the table.
     pub(super) fn entry(&self, node: &Node) -> Entry {
         let (facts, ttl) = match &node.file {
-            Some(file) if node.gone || file.speaks() => (file.facts(self.options()), Duration::ZERO),
+            Some(file) if node.gone || file.is_failed() => (file.facts(self.options()), Duration::ZERO),
+            // Its changes come from the kernel, which knows them.
+            Some(file) if file.speaks() => (file.facts(self.options()), self.options().ttl),
             _ => (node.facts.clone(), node.until.since(self.now())),
         };
         Entry { ino: node.ino, gone: node.gone, facts, ttl }

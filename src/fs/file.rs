@@ -250,6 +250,14 @@ impl OpenFile {
         s.base.is_none() && !s.unlinked
     }
 
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.state.lock().failed.is_some()
+    }
+
     pub fn facts(&self, options: &MountOptions) -> Facts {
         let s = self.state.lock();
         Facts::of(options, false, s.size, s.base.as_ref().map(|b| b.etag.clone()), s.modified, &s.attrs)

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
 
-use super::adapter::Face;
+use super::adapter::{Face, THREADS};
 use super::core::Fs;
 use super::options::{KernelFlag, MountOptions};
 use super::queue::Pending;
@@ -22,8 +22,6 @@ use crate::cache::DiskCache;
 use crate::store::BucketRef;
 
 const DEVICE: &str = "/dev/fuse";
-/// fuser's event loops: enough that one never waits for the other, as none of them blocks.
-const THREADS: usize = 2;
 /// statfs(2)'s type of every FUSE filesystem.
 const FUSE_MAGIC: i64 = 0x6573_5546;
 

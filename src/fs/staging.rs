@@ -21,7 +21,10 @@ const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
 const MOVE: &str = ".move";
 const MOVE_MAX: usize = 1 << 16;
-const FREE_MAX: usize = 64;
+/// Emptied stages that are kept for the next files: each has 4 KiB of the disk.
+const FREE_MAX: usize = 1 << 14;
+/// So many of them with a file descriptor.
+const READY_MAX: usize = 64;
 
 /// Writes that could not be sent; they stay where they are and are tried again at the next mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,8 +49,35 @@ pub struct Staging {
     dir: PathBuf,
     url: String,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
-    /// Emptied stages for the next files: some filesystems are slow at making and removing many.
-    free: Mutex<Vec<Stage>>,
+    free: Mutex<Free>,
+}
+
+/// Emptied stages for the next files: filesystems are slow at making many, and ext4 very much so within minutes after as
+/// many were removed (it looks at each removed inode before it takes another).
+#[derive(Debug, Default)]
+struct Free {
+    /// With file descriptors.
+    ready: Vec<Stage>,
+    resting: Vec<Stage>,
+}
+
+impl Free {
+    fn is_full(&self) -> bool {
+        self.ready.len() + self.resting.len() >= FREE_MAX
+    }
+
+    fn push(&mut self, stage: Stage) {
+        if self.ready.len() < READY_MAX {
+            self.ready.push(stage);
+        } else {
+            stage.rest();
+            self.resting.push(stage);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Stage> {
+        self.ready.pop().or_else(|| self.resting.pop())
+    }
 }
 
 /// What earlier mounts left.
@@ -180,8 +210,8 @@ impl Staging {
 
     /// The mount is over: another may have the folder.
     pub async fn close(&self) {
-        let free = std::mem::take(&mut *self.free.lock());
-        for stage in free {
+        let Free { ready, resting } = std::mem::take(&mut *self.free.lock());
+        for stage in ready.into_iter().chain(resting) {
             if let Err(why) = stage.forget().await {
                 tracing::warn!(path = %stage.path().display(), %why, "a free stage can't be removed");
             }
@@ -228,7 +258,7 @@ impl Staging {
 
     /// The bucket has the bytes, or nobody wants them.
     pub async fn done(&self, stage: Stage) {
-        if !stage.partly() && stage.is_alone() && stage.is_named() && self.free.lock().len() < FREE_MAX {
+        if !stage.partly() && stage.is_alone() && stage.is_named() && !self.free.lock().is_full() {
             let cleared = stage.clear(&Note::nobody(&self.url)).await;
             if cleared.is_ok() {
                 self.free.lock().push(stage);

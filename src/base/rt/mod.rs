@@ -44,6 +44,10 @@ impl std::ops::Add<Duration> for Instant {
 /// What a runtime provides; `Rt` wraps it with types.
 pub trait Runtime: Send + Sync + 'static {
     fn spawn(&self, task: BoxFuture<'static, ()>);
+    /// The same; its first step may be taken by the caller's thread.
+    fn begin(&self, task: BoxFuture<'static, ()>) {
+        self.spawn(task);
+    }
     /// Runs `job` on a worker thread; inline in simulation.
     fn cpu(&self, job: Box<dyn FnOnce() + Send>);
     /// Ready once the other tasks that can run had their turn.
@@ -96,6 +100,13 @@ impl Rt {
             .boxed(),
         );
         Task { rx, abort: Some(abort) }
+    }
+
+    /// Does on this thread, which is none of the runtime's, what of the task needs no waiting but for this host's page cache
+    /// (reads and writes of files that ask for no sync); the rest is a task of its own. Most have no rest, and then cost no
+    /// other thread's waking. A panic ends the task alone.
+    pub fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.begin(task.boxed());
     }
 
     /// Runs CPU-bound work away from the event loop. A panic in it is `Kind::Internal`.

@@ -1,14 +1,17 @@
 //! The real runtime (tokio) and the real disk. The one place where the bans of clippy.toml do not hold.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -41,6 +44,17 @@ impl Runtime for RealRuntime {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.handle.spawn(task);
     }
+    fn begin(&self, mut task: BoxFuture<'static, ()>) {
+        let _inside = self.handle.enter();
+        let _patient = Patient::now();
+        // Whoever wakes it in between wakes nobody; it is polled again as soon as it is a task.
+        let mut nobody = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut nobody))) {
+            Ok(Poll::Pending) => drop(self.handle.spawn(task)),
+            Ok(Poll::Ready(())) => {}
+            Err(_) => tracing::error!("an operation panicked; the others go on"),
+        }
+    }
     fn cpu(&self, job: Box<dyn FnOnce() + Send>) {
         self.handle.spawn_blocking(job);
     }
@@ -65,7 +79,45 @@ impl Runtime for RealRuntime {
     }
 }
 
+thread_local! {
+    /// What is asked of the disk may be done here and now: the thread is nobody's event loop.
+    static PATIENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, this thread waits for the page cache itself instead of for a thread that does.
+struct Patient;
+
+impl Patient {
+    fn now() -> Patient {
+        PATIENT.set(true);
+        Patient
+    }
+}
+
+impl Drop for Patient {
+    fn drop(&mut self) {
+        PATIENT.set(false);
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
+
+/// How long a job may take: none of the quick ones waits for more than the page cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pace {
+    Quick,
+    Slow,
+}
+
+impl Pace {
+    fn of(sync: bool) -> Pace {
+        if sync { Pace::Slow } else { Pace::Quick }
+    }
+
+    fn is_here(self) -> bool {
+        self == Pace::Quick && PATIENT.get()
+    }
+}
 
 /// Threads that write: a sync in one folder is waited for by those that share its thread.
 const WRITERS: usize = 4;
@@ -74,10 +126,26 @@ const WRITERS: usize = 4;
 /// of one folder through the same one: what nobody waits for any more never comes after what is done there later.
 #[derive(Debug)]
 pub struct RealDisk {
-    writers: [mpsc::Sender<Job>; WRITERS],
+    writers: [Writer; WRITERS],
 }
 
-fn start_writer() -> mpsc::Sender<Job> {
+#[derive(Clone, Debug)]
+struct Writer {
+    jobs: mpsc::Sender<Job>,
+    /// Jobs that are not done, whether anybody waits for them or not.
+    undone: Arc<AtomicUsize>,
+}
+
+/// Counts a job until it is done, panicked or dropped.
+struct Undone(Arc<AtomicUsize>);
+
+impl Drop for Undone {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn start_writer() -> Writer {
     let (writer, jobs) = mpsc::channel::<Job>();
     std::thread::Builder::new()
         .name("disk".into())
@@ -87,7 +155,7 @@ fn start_writer() -> mpsc::Sender<Job> {
             }
         })
         .expect("the operating system starts a thread");
-    writer
+    Writer { jobs: writer, undone: Arc::default() }
 }
 
 impl RealDisk {
@@ -95,28 +163,58 @@ impl RealDisk {
         Arc::new(RealDisk { writers: std::array::from_fn(|_| start_writer()) })
     }
 
-    fn writer(&self, path: &Path) -> &mpsc::Sender<Job> {
+    fn writer(&self, path: &Path) -> &Writer {
         let folder = path.parent().unwrap_or(path);
         &self.writers[xxh3_64(folder.as_os_str().as_bytes()) as usize % WRITERS]
     }
 }
 
 async fn ordered<T: Send + 'static>(
-    writer: &mpsc::Sender<Job>,
+    writer: &Writer,
+    pace: Pace,
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    // Never before what was given to the thread, and be it that nobody waits for that any more.
+    if pace.is_here() && writer.undone.load(Ordering::Acquire) == 0 {
+        return job();
+    }
     let (tx, rx) = oneshot::channel();
     let gone = || io::Error::other("the disk thread has ended");
+    writer.undone.fetch_add(1, Ordering::AcqRel);
+    let undone = Undone(writer.undone.clone());
     writer
+        .jobs
         .send(Box::new(move || {
-            let _ = tx.send(job());
+            let done = job();
+            drop(undone);
+            let _ = tx.send(done);
         }))
         .map_err(|_| gone())?;
     rx.await.map_err(|_| gone())?
 }
 
-async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(
+    pace: Pace,
+    job: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    if pace.is_here() {
+        return job();
+    }
     tokio::task::spawn_blocking(job).await.map_err(io::Error::other)?
+}
+
+/// Reads of so many bytes are tried without waiting: longer ones copy for too long to be an event loop's work.
+const CACHED_MAX: usize = 128 << 10;
+
+/// What the page cache has of a file, if that is all that is asked for.
+fn cached(file: &File, offset: u64, len: usize) -> Option<Bytes> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    if len > CACHED_MAX {
+        return None;
+    }
+    let mut buf = vec![0; len];
+    let got = preadv2(file, &mut [io::IoSliceMut::new(&mut buf)], offset, ReadWriteFlags::NOWAIT).ok()?;
+    (got == len).then(|| buf.into())
 }
 
 #[derive(Debug)]
@@ -124,7 +222,7 @@ struct RealFile {
     file: Arc<File>,
     /// The same file, for writes past the page cache.
     direct: Option<Arc<Direct>>,
-    writer: mpsc::Sender<Job>,
+    writer: Writer,
 }
 
 #[derive(Debug)]
@@ -163,9 +261,12 @@ impl DiskFile for RealFile {
         Ok(self.file.metadata()?.len())
     }
     async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let len = len.min(self.file.metadata()?.len().saturating_sub(offset) as usize);
+        if let Some(bytes) = cached(&self.file, offset, len) {
+            return Ok(bytes);
+        }
         let file = self.file.clone();
-        blocking(move || {
-            let len = len.min(file.metadata()?.len().saturating_sub(offset) as usize);
+        blocking(Pace::Quick, move || {
             let mut buf = vec![0; len];
             let mut done = 0;
             while done < len {
@@ -183,7 +284,7 @@ impl DiskFile for RealFile {
     }
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
         let (file, direct) = (self.file.clone(), self.direct.clone());
-        ordered(&self.writer, move || {
+        ordered(&self.writer, Pace::of(sync), move || {
             let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;
             if !written {
                 write_parts(&*file, offset, &parts)?;
@@ -194,11 +295,11 @@ impl DiskFile for RealFile {
     }
     async fn sync(&self) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, move || file.sync_data()).await
+        ordered(&self.writer, Pace::Slow, move || file.sync_data()).await
     }
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, move || {
+        ordered(&self.writer, Pace::Slow, move || {
             match rustix::fs::fallocate(&*file, rustix::fs::FallocateFlags::empty(), offset, len) {
                 // A filesystem without fallocate: writing zeros reserves as well.
                 Err(rustix::io::Errno::OPNOTSUPP) => {
@@ -218,7 +319,7 @@ impl DiskFile for RealFile {
     }
     async fn set_len(&self, len: u64) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, move || file.set_len(len)).await
+        ordered(&self.writer, Pace::Quick, move || file.set_len(len)).await
     }
 }
 
@@ -282,29 +383,29 @@ impl Disk for RealDisk {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         let writer = self.writer(path).clone();
         let path = path.to_owned();
-        let file = blocking(move || open_real(&path, how)).await?;
+        let file = blocking(Pace::Quick, move || open_real(&path, how)).await?;
         Ok(Arc::new(RealFile { file: Arc::new(file), direct: None, writer }))
     }
     async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         let writer = self.writer(path).clone();
         let path = path.to_owned();
         let open = move || Ok((open_real(&path, how)?, Direct::open(&path).map(Arc::new)));
-        let (file, direct) = blocking(open).await?;
+        let (file, direct) = blocking(Pace::Slow, open).await?;
         Ok(Arc::new(RealFile { file: Arc::new(file), direct, writer }))
     }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let writer = self.writer(from);
         let (from, to) = (from.to_owned(), to.to_owned());
-        ordered(writer, move || std::fs::rename(from, to)).await
+        ordered(writer, Pace::Quick, move || std::fs::rename(from, to)).await
     }
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let writer = self.writer(path);
         let path = path.to_owned();
-        ordered(writer, move || std::fs::remove_file(path)).await
+        ordered(writer, Pace::Slow, move || std::fs::remove_file(path)).await
     }
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = dir.to_owned();
-        blocking(move || {
+        blocking(Pace::Slow, move || {
             let mut names = Vec::new();
             for entry in std::fs::read_dir(dir)? {
                 names.push(entry?.file_name().to_string_lossy().into_owned());
@@ -316,7 +417,7 @@ impl Disk for RealDisk {
     }
     async fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();
-        blocking(move || {
+        blocking(Pace::Slow, move || {
             let mut fresh: Vec<PathBuf> = Vec::new();
             for parent in dir.ancestors() {
                 if parent.as_os_str().is_empty() || parent.is_dir() {
@@ -336,11 +437,11 @@ impl Disk for RealDisk {
     }
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();
-        blocking(move || File::open(dir)?.sync_all()).await
+        blocking(Pace::Slow, move || File::open(dir)?.sync_all()).await
     }
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
         let (path, note) = (path.to_owned(), note.to_owned());
-        blocking(move || {
+        blocking(Pace::Slow, move || {
             let mut file = open_real(&path, OpenHow::Create)?;
             match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -485,5 +586,62 @@ mod tests {
         let real = Rt::new(RealRuntime::current());
         let panicked = real.cpu(|| std::panic::resume_unwind(Box::new("told"))).await;
         assert!(matches!(panicked, Err::<(), _>(e) if e.is(Kind::Internal)));
+    }
+
+    #[tokio::test]
+    async fn what_needs_no_waiting_is_done_on_the_thread_that_begins_it() {
+        let rt = Rt::new(RealRuntime::current());
+        let (done, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        let (go, gone) = oneshot::channel::<()>();
+        let stranger = std::thread::spawn(move || {
+            let me = || std::thread::current().id();
+            let (own, later, timed) = (done.clone(), done.clone(), rt.clone());
+            rt.begin(async move { own.send(("at once", me())).unwrap() });
+            rt.begin(async { std::panic::resume_unwind(Box::new("told")) });
+            rt.begin(async move {
+                // Timers and wakings of the first step are the runtime's.
+                timed.timeout(Duration::from_secs(60), gone).await.unwrap().unwrap();
+                later.send(("later", me())).unwrap();
+            });
+            let first = ends.try_recv().unwrap();
+            assert_eq!(first, ("at once", me()));
+            assert!(ends.try_recv().is_err());
+            (me(), ends)
+        });
+        let (stranger, mut ends) = tokio::task::spawn_blocking(|| stranger.join().unwrap()).await.unwrap();
+        go.send(()).unwrap();
+        let (what, by) = ends.recv().await.unwrap();
+        assert_eq!(what, "later");
+        assert_ne!(by, stranger);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_here_comes_after_what_nobody_waits_for_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, rt) = (RealDisk::start(), Rt::new(RealRuntime::current()));
+        let path = dir.path().join("f");
+        let file = disk.open(&path, OpenHow::Create).await.unwrap();
+        let (go, gone) = mpsc::channel::<()>();
+        let mut old = {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            Box::pin(ordered(disk.writer(&path), Pace::Slow, move || {
+                gone.recv().unwrap();
+                file.write_all_at(b"old", 0)
+            }))
+        };
+        assert!(futures::poll!(&mut old).is_pending());
+        drop(old);
+        let (done, mut ended) = oneshot::channel();
+        let stranger = std::thread::spawn(move || {
+            rt.begin(async move {
+                file.pwrite(0, vec![Bytes::from_static(b"new")], false).await.unwrap();
+                let _ = done.send(());
+            });
+        });
+        tokio::task::spawn_blocking(|| stranger.join().unwrap()).await.unwrap();
+        assert!(ended.try_recv().is_err());
+        go.send(()).unwrap();
+        ended.await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
     }
 }

@@ -435,6 +435,38 @@ fn what_was_closed_is_sent_while_it_is_written_anew() {
     assert_eq!(staged(&files), [""; 0]);
 }
 
+/// Programs go first: while one file after another is closed few leave, and the rest as soon as that pauses, or the mount
+/// ends.
+/// Promise: With `flush=local`, small files are closed at the speed of this host.
+#[test]
+fn a_burst_of_closes_is_sent_when_it_pauses() {
+    const FILES: usize = 300;
+    for ends in [false, true] {
+        let sim = Sim::new(8);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside) = (sim.clone(), store.clone());
+        sim.run(async move {
+            let user = User::simulated(&world, inside.clone(), "flush=local,metadata_ttl=600").await;
+            user.list("", true).await.unwrap();
+            for n in 0..FILES {
+                user.put(&format!("f{n:03}"), &[n as u8; 100]).await.unwrap();
+            }
+            let stored = inside.contents().keys().len();
+            assert!((1..FILES / 2).contains(&stored), "{stored} were sent meanwhile");
+            assert!(user.fs.pending().files >= (FILES - stored) as u64);
+            if ends {
+                user.fs.finish().await;
+            } else {
+                world.rt().sleep(Duration::from_secs(2)).await;
+                user.fs.idle().await;
+            }
+            assert_eq!(inside.contents().keys().len(), FILES);
+            assert_eq!((user.fs.pending().files, user.fs.kept().files), (0, 0));
+        })
+        .unwrap();
+    }
+}
+
 /// The next mount overwrites nothing either: an object that was changed in between keeps its name.
 /// Promise: An update made elsewhere is never overwritten.
 #[test]
