@@ -66,6 +66,14 @@ impl Fs {
         self.wait_for_turn(ino, file.clone(), FIRST_PAUSE);
     }
 
+    /// A file without a name that only the queue and the caller have: nobody reads it any more.
+    pub(super) fn rest_unread(&self, ino: u64, file: &OpenFile) {
+        let queued = self.behind.queue.lock().files.contains_key(&ino);
+        if queued && self.inodes.lock().opens(ino) <= 2 {
+            file.rest();
+        }
+    }
+
     fn wait_for_turn(self: &Arc<Self>, ino: u64, file: Arc<OpenFile>, pause: Duration) {
         let (bytes, since) = (file.size(), self.now());
         self.behind.queue.lock().push(Waiting { ino, file, bytes, since, pause });
@@ -196,6 +204,9 @@ impl Fs {
                 left.note.mark = Mark::Sent;
             }
             let (path, key, bytes) = (left.stage.path().to_owned(), left.note.key.clone(), left.edits.size);
+            if self.options().read_only && left.note.mark == Mark::Sent {
+                continue;
+            }
             if self.options().read_only {
                 unsent.push(Unsent { path, key, bytes });
             } else if let Err(why) = self.take_up_one(left).await {

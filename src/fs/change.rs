@@ -195,6 +195,9 @@ impl Fs {
         if let Some(file) = file {
             file.disown(&self.engine).await;
         }
+        if let Some((_, ino, file)) = &open {
+            self.rest_unread(*ino, file);
+        }
         Ok(())
     }
 

@@ -150,6 +150,13 @@ impl Fs {
         *self.kernel.lock() = Some(kernel);
     }
 
+    /// The kernel asks anew what a node is.
+    pub(super) fn recall(&self, ino: u64) {
+        if let Some(kernel) = &*self.kernel.lock() {
+            kernel.attrs(ino);
+        }
+    }
+
     pub(super) fn handle(&self) -> u64 {
         self.next_handle.fetch_add(1, Ordering::Relaxed)
     }

@@ -229,10 +229,8 @@ impl Fs {
                 if let Some(old) = opened.old {
                     self.engine.staging.done(old).await;
                 }
-                if opened.changed
-                    && let Some(kernel) = &*self.kernel.lock()
-                {
-                    kernel.attrs(ino);
+                if opened.changed {
+                    self.recall(ino);
                 }
                 return Ok((opened.file, opened.keep_cache));
             }
@@ -407,7 +405,8 @@ impl Fs {
     /// ftruncate(2): the handle's close answers for it.
     pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
         let _changing = handle.wrote.changing();
-        handle.file.truncate(&self.engine, size).await
+        // What failed may have been done in part.
+        handle.file.truncate(&self.engine, size).await.inspect_err(|_| self.recall(handle.ino))
     }
 
     /// True when close(2) has something to wait for.
@@ -490,15 +489,18 @@ impl Fs {
 
     /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
     fn abandoned(&self, ino: u64, file: &Arc<OpenFile>) {
-        let mut inodes = self.inodes.lock();
-        self.known.forget(&file.key());
-        if let Some(node) = inodes.get_mut(ino)
-            && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
         {
-            node.file = None;
-            node.until = Default::default();
-            node.cached = None;
+            let mut inodes = self.inodes.lock();
+            self.known.forget(&file.key());
+            if let Some(node) = inodes.get_mut(ino)
+                && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
+            {
+                node.file = None;
+                node.until = Default::default();
+                node.cached = None;
+            }
         }
+        self.recall(ino);
     }
 
     /// The handle is gone.
@@ -544,6 +546,9 @@ impl Fs {
                 }
             }
         };
+        if give_up {
+            self.recall(ino);
+        }
         if let Some(stage) = stage {
             self.engine.staging.done(stage).await;
         }

@@ -470,15 +470,14 @@ impl Fs {
         self.doubt(stem);
         // The kernel opened nothing: its pages are still those of what it knew.
         self.inodes.lock().get_mut(ino).into_iter().for_each(|node| node.cached = None);
-        if let Some(kernel) = &*self.kernel.lock() {
-            kernel.attrs(ino);
-        }
+        self.recall(ino);
         Err(Errno::STALE.into())
     }
 
     /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
     /// and says what the object shows: from that moment on the tables answer.
     pub(super) fn stored(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Facts) {
+        let was = file.facts(self.options());
         let mut inodes = self.inodes.lock();
         let (facts, until, key) = (arrive(), self.until(self.now()), file.key());
         let its = |n: &&mut Node| n.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file));
@@ -488,6 +487,10 @@ impl Fs {
         node.cached = facts.etag.clone();
         if !node.gone {
             self.known.changed(&key, self.now(), until, |seen| seen.object = Some(facts.clone()));
+        }
+        drop(inodes);
+        if (was.mtime, was.size) != (facts.mtime, facts.size) {
+            self.recall(ino);
         }
     }
 

@@ -88,6 +88,9 @@ impl Fs {
         if let Some(replaced) = self.dropped(new, Some(&facts)) {
             replaced.disown(&self.engine).await;
         }
+        if let Some((_, ino, replaced)) = &replaced {
+            self.rest_unread(*ino, replaced);
+        }
         let (base, etag) = self.remove_copied(old, new, (base, etag)).await.inspect_err(failed)?;
         (facts.etag, facts.size) = (Some(etag.clone()), base.size);
         {

@@ -424,9 +424,15 @@ impl Stage {
         if self.0.nameless.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.file().await?;
+        if let Err(why) = self.file().await {
+            // A removed file that came back would be worse.
+            tracing::warn!(path = %self.0.data.display(), %why, "who has a removed file open can't read what is staged of it");
+        }
         // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
-        self.0.disk.remove(&self.0.data).await?;
+        if let Err(why) = self.0.disk.remove(&self.0.data).await {
+            self.0.nameless.store(false, Ordering::Release);
+            return Err(why.into());
+        }
         if self.0.log.is_some() {
             self.0.disk.remove(&self.0.edits).await?;
         }

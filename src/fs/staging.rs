@@ -21,7 +21,7 @@ const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
 const MOVE: &str = ".move";
 const MOVE_MAX: usize = 1 << 16;
-/// Emptied stages that are kept for the next files: each has 4 KiB of the disk.
+/// Emptied stages that are kept for the next files: each has 8 KiB of the disk, its two notes.
 const FREE_MAX: usize = 1 << 14;
 /// So many of them with a file descriptor.
 const READY_MAX: usize = 64;
@@ -228,8 +228,13 @@ impl Staging {
         if edits.is_none() && note.size == 0 {
             let free = self.free.lock().pop();
             if let Some(stage) = free {
-                stage.note(note, false).await?;
-                return Ok(stage);
+                match stage.note(note, false).await {
+                    Ok(()) => return Ok(stage),
+                    // Somebody has tidied up the folder: a new one tells whether there is more to it.
+                    Err(why) => {
+                        tracing::warn!(path = %stage.path().display(), %why, "a free stage is of no use any more");
+                    }
+                }
             }
         }
         let id = format!("{:016x}", self.rt.random());

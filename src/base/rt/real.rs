@@ -319,7 +319,7 @@ impl DiskFile for RealFile {
     }
     async fn set_len(&self, len: u64) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, Pace::Quick, move || file.set_len(len)).await
+        ordered(&self.writer, Pace::Slow, move || file.set_len(len)).await
     }
 }
 

@@ -452,7 +452,7 @@ fn a_burst_of_closes_is_sent_when_it_pauses() {
                 user.put(&format!("f{n:03}"), &[n as u8; 100]).await.unwrap();
             }
             let stored = inside.contents().keys().len();
-            assert!((1..FILES / 2).contains(&stored), "{stored} were sent meanwhile");
+            assert!(stored < FILES / 2, "{stored} were sent meanwhile");
             assert!(user.fs.pending().files >= (FILES - stored) as u64);
             if ends {
                 user.fs.finish().await;
