@@ -170,13 +170,13 @@ impl Fs {
         }
         self.spare(&target.key).await;
         self.repay(&target.key).await?;
+        // What is on its way arrives first, before what its handles need is fetched; nothing sets out after it.
+        let _held = self.hold(&target.key).await;
         let open = self.open_at(&target.key);
         let file = open.as_ref().map(|(_, _, file)| file.clone());
         if let Some(file) = &file {
             self.detach(file).await?;
         }
-        // What is on its way arrives first; nothing sets out after it.
-        let _held = self.hold(&target.key).await;
         let unlinking = file.as_ref().map(Unlinking::of);
         if file.is_none() && self.removals.goes_on(split(&target.key).0, self.now()) {
             self.engine.remote.delete_soon(&target.key);
@@ -228,10 +228,12 @@ impl Fs {
 
     /// Whether nothing but its marker stands below a prefix; and whether there is a marker.
     pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, bool)> {
+        // What is stored while the store looks for it is in neither of the later two.
+        let before = self.inodes.lock().local_below(prefix).is_empty();
         let page = self.engine.remote.list(prefix, None, false, 2).await?;
         let marker = page.objects.iter().any(|o| o.key == prefix);
         let others = page.objects.len() > usize::from(marker);
-        Ok((!others && self.inodes.lock().local_below(prefix).is_empty(), marker))
+        Ok((before && !others && self.inodes.lock().local_below(prefix).is_empty(), marker))
     }
 
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Op<()> {

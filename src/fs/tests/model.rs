@@ -439,7 +439,7 @@ pub fn seeds(some: u64) -> u64 {
 /// Promise: When close or fsync returns success, the object is stored and is the file.
 #[test]
 fn one_mount_is_a_filesystem() {
-    for seed in 0..seeds(40) {
+    for seed in 0..seeds(100) {
         run(seed, 1, 250);
     }
 }
