@@ -15,7 +15,7 @@ use super::home::Seat;
 use super::pools::is_on_disk_of;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::{self, Cache, MountOptions, Mounted};
+use crate::fs::{self, Cache, MountOptions, Mounted, Unsent};
 use crate::store::{self, BucketRef, Conditions, Heeds, StoreUrl};
 
 /// How often an unmount says how far it is.
@@ -53,6 +53,20 @@ pub struct Mounts {
 /// A name of a folder for what this text means.
 fn named(text: &str) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+}
+
+/// What is told of files that an earlier mount left and that can't be stored.
+fn kept_back(unsent: &[Unsent]) -> Option<String> {
+    const NAMED: usize = 3;
+    let first = unsent.iter().take(NAMED).map(|one| format!("{} at {}", one.key, one.path.display()));
+    let (first, more) = (first.collect::<Vec<_>>().join(", "), unsent.len().saturating_sub(NAMED));
+    let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!unsent.is_empty()).then(|| {
+        format!(
+            "{} of the files that an earlier mount left can't be stored and stay on this host: {first}{others}; the log says why",
+            unsent.len()
+        )
+    })
 }
 
 impl Mounts {
@@ -100,6 +114,7 @@ impl Mounts {
             if keeps { cache.clone() } else { DiskCache::off() },
         )
         .await?;
+        notes.extend(kept_back(mounted.unsent()));
         let mounted = Arc::new(mounted);
         self.entries.lock().insert(dir.to_owned(), Entry { url: url.to_owned(), mounted: mounted.clone() });
         self.tick();
@@ -296,6 +311,16 @@ mod tests {
         let (folder, told) = mounts.staging(seat, &by_url, &bucket).await;
         assert_eq!(told, None);
         folder
+    }
+
+    #[test]
+    fn what_stays_on_the_host_is_named() {
+        let unsent = |n: u64| Unsent { path: format!("/s/{n}.stage").into(), key: format!("k{n}"), bytes: n };
+        assert_eq!(kept_back(&[]), None);
+        let two = kept_back(&[unsent(1), unsent(2)]).unwrap();
+        assert!(two.starts_with("2 of") && two.contains(": k1 at /s/1.stage, k2 at /s/2.stage; "), "{two}");
+        let many: Vec<_> = (0..5).map(unsent).collect();
+        assert!(kept_back(&many).unwrap().contains("k2 at /s/2.stage and 2 more; "));
     }
 
     #[tokio::test]

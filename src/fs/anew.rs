@@ -6,7 +6,8 @@ use super::early::Early;
 use super::engine::Engine;
 use super::facts::Facts;
 use super::file::{OpenFile, State};
-use super::stage::{Mark, Note, Stage};
+use super::note::{Mark, Note};
+use super::stage::Stage;
 use super::upload::Snapshot;
 use crate::base::{Kind, Result};
 use crate::store::Attrs;
@@ -72,7 +73,7 @@ impl OpenFile {
             let (size, partly, mark, owed) = (0, false, Mark::Open, false);
             Note { size, partly, mark, owed, over: Some(old.id()), ..s.note(e.staging.url(), false) }
         };
-        e.staging.stage(&note, None).await.map(Some)
+        e.staging.stage(&note, None, 0).await.map(Some)
     }
 
     /// Removes the version before, if nobody needs it any more.

@@ -12,12 +12,12 @@ use std::time::Duration;
 use super::core::Fs;
 use super::file::OpenFile;
 use super::meta::Ns;
+use super::note::{Mark, Note};
 use super::queue::{Pending, Waiting};
 use super::remote::Base;
 use super::send::Purpose;
 use super::signature::Signature;
-use super::stage::{Mark, Note};
-use super::staging::{Left, Unsent};
+use super::staging::{Found, Left, UNKNOWN, Unsent};
 use crate::base::{Error, Kind, Result};
 use crate::store::Head;
 
@@ -193,20 +193,34 @@ impl Fs {
     }
 
     /// Takes up what an earlier mount left staged; what can't be is named.
-    pub(super) async fn take_up(self: &Arc<Self>, all: Vec<Left>) -> Vec<Unsent> {
-        let mut unsent = Vec::new();
+    pub(super) async fn take_up(self: &Arc<Self>, found: Found) -> Vec<Unsent> {
+        let Found { left: all, lost, mut unsent, .. } = found;
         let mut over: BTreeSet<String> = BTreeSet::new();
         // A version that was closed later stands on this disk.
         let closed = |note: &Note| note.mark != Mark::Open || note.owed;
         over.extend(all.iter().filter(|left| closed(&left.note)).filter_map(|left| left.note.over.clone()));
-        for mut left in all {
-            if over.contains(&left.stage.id()) {
-                left.note.mark = Mark::Sent;
-            }
-            let (path, key, bytes) = (left.stage.path().to_owned(), left.note.key.clone(), left.edits.size);
-            if self.options().read_only && left.note.mark == Mark::Sent {
+        over.extend(all.iter().filter_map(|left| left.note.outgrown.clone()));
+        for (stage, note) in lost {
+            if over.contains(&stage.id()) || self.is_stored(note.as_ref()).await {
+                if !self.options().read_only {
+                    self.engine.staging.done(stage).await;
+                }
                 continue;
             }
+            let (key, bytes) = note.map_or((UNKNOWN.to_owned(), 0), |note| (note.key, note.size));
+            let path = stage.path();
+            tracing::error!(path = %path.display(), key, "this disk has lost what was staged here, as by a loss of power");
+            unsent.push(Unsent { path, key, bytes });
+        }
+        // What nobody needs goes first: a crash must not leave it without what took its place.
+        let (all, spent): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|left| left.note.mark != Mark::Sent && !over.contains(&left.stage.id()));
+        for left in spent.into_iter().filter(|_| !self.options().read_only) {
+            self.give_up(left).await;
+        }
+        for left in all {
+            let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
             if self.options().read_only {
                 unsent.push(Unsent { path, key, bytes });
             } else if let Err(why) = self.take_up_one(left).await {
@@ -217,21 +231,28 @@ impl Fs {
         unsent
     }
 
-    async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
+    /// The bucket has what this disk has lost.
+    async fn is_stored(&self, note: Option<&Note>) -> bool {
+        let Some(note) = note else { return false };
+        let head = self.engine.remote.head(&note.key).await;
+        head.is_ok_and(|head| head.is_some_and(|head| is_as_closed(note, &head)))
+    }
+
+    /// Nobody needs it.
+    async fn give_up(&self, left: Left) {
         if let Some(upload) = &left.note.upload {
             // Completed, it is not there any more; otherwise its parts cost money.
             self.engine.remote.abort(&left.note.key, upload).await;
         }
-        if left.note.mark == Mark::Sent {
-            self.engine.staging.done(left.stage).await;
-            return Ok(());
+        self.engine.staging.done(left.stage).await;
+    }
+
+    async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
+        if let Some(upload) = &left.note.upload {
+            self.engine.remote.abort(&left.note.key, upload).await;
         }
         let head = self.engine.remote.head(&left.note.key).await?;
-        let signed = Signature::of(&left.note.attrs(), left.note.size);
-        let is_it = |h: &Head| {
-            left.note.mark == Mark::Closed && signed.is_some() && Signature::of(&h.attrs, h.size) == signed
-        };
-        let whole = head.as_ref().is_some_and(is_it);
+        let whole = head.as_ref().is_some_and(|head| is_as_closed(&left.note, head));
         let came = head.as_ref().filter(|h| whole || arrived(&left, h));
         if came.is_some() && whole {
             self.engine.staging.done(left.stage).await;
@@ -277,6 +298,12 @@ impl Fs {
         self.send_behind(ino, &file);
         Ok(())
     }
+}
+
+/// The object is the file as it was closed.
+fn is_as_closed(note: &Note, head: &Head) -> bool {
+    let signed = Signature::of(&note.attrs(), note.size);
+    note.mark == Mark::Closed && signed.is_some() && Signature::of(&head.attrs, head.size) == signed
 }
 
 /// The store got one of the last sends, though nobody was told.

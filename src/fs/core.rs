@@ -134,11 +134,11 @@ impl Fs {
             past: Past::default(),
         };
         let fs = Arc::new(fs);
-        let mut unsent = found.unsent;
+        let mut found = found;
         if !fs.options().read_only {
-            fs.take_up_moves(found.moves).await;
+            fs.take_up_moves(std::mem::take(&mut found.moves)).await;
         }
-        unsent.extend(fs.take_up(found.left).await);
+        let unsent = fs.take_up(found).await;
         Ok((fs, unsent))
     }
 

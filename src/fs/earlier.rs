@@ -4,7 +4,8 @@
 //! The new stage's note names the old one (`Note::over`): of two that a crash leaves, the one that was closed last
 //! counts, and a new one that was not closed is kept beside.
 
-use super::stage::{Note, Stage};
+use super::note::Note;
+use super::stage::Stage;
 use super::upload::Snapshot;
 
 #[derive(Clone, Debug)]

@@ -22,16 +22,17 @@ use super::engine::Engine;
 use super::errno::{Errno, Fail, Op};
 use super::facts::Facts;
 use super::meta::{Meta as _, Ns};
+use super::note::{FORMAT, Mark, Note};
 use super::options::MountOptions;
 use super::ranges::Ranges;
 use super::reader::Reader;
 use super::remote::{Base, Source};
 use super::signature::{Signature, sign};
-use super::stage::{Edits, FORMAT, Mark, Note, Stage};
+use super::stage::Stage;
 use super::staging::Left;
 use super::upload::{self, Snapshot};
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind};
 use crate::store::{Attrs, Etag, Head, When};
 
 /// Largest file: what S3 takes in one object.
@@ -380,46 +381,6 @@ impl OpenFile {
         reader.read_now(&e.ahead, &key, &base, &range)
     }
 
-    /// Where the file's bytes are staged; made with the first change. `writing` or `sending` is held.
-    pub(super) async fn stage(&self, e: &Engine) -> Result<Stage> {
-        let _one = self.noting.lock().await;
-        let (note, edits) = {
-            let s = self.state.lock();
-            if let Some(stage) = &s.stage {
-                return Ok(stage.clone());
-            }
-            let (local, base_len, size) = (s.local.clone(), s.base_len, s.size);
-            let edits = (base_len > 0).then_some(Edits { local, base_len, size });
-            (s.note(e.staging.url(), edits.is_some()), edits)
-        };
-        let stage = e.staging.stage(&note, edits.as_ref()).await?;
-        let disowned = {
-            let mut s = self.state.lock();
-            s.stage = Some(stage.clone());
-            s.noted = Some(note.mark);
-            s.disowned
-        };
-        if disowned {
-            // No name leads to it: the next mount must not find it.
-            remove(&stage).await;
-        }
-        Ok(stage)
-    }
-
-    /// Brings the stage's note up to date.
-    pub(super) async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
-        let _one = self.noting.lock().await;
-        let (stage, note) = {
-            let s = self.state.lock();
-            let Some(stage) = s.stage.clone().filter(|_| !s.unlinked) else { return Ok(()) };
-            let note = s.note(e.staging.url(), stage.partly());
-            (stage, note)
-        };
-        stage.note(&note, durable).await.map_err(|w| staging_failed(&stage, w))?;
-        self.state.lock().noted = Some(note.mark);
-        Ok(())
-    }
-
     /// Writes at `offset`, or at the end.
     pub async fn write(&self, e: &Engine, offset: Option<u64>, data: Bytes) -> Op<()> {
         let _one = self.writing.lock().await;
@@ -429,7 +390,7 @@ impl OpenFile {
         let offset = offset.unwrap_or_else(|| self.state.lock().size);
         let end = offset + data.len() as u64;
         self.may_reach(offset, end)?;
-        let stage = self.stage(e).await?;
+        let stage = self.stage(e, end).await?;
         stage.write(offset, data).await.map_err(|w| staging_failed(&stage, w))?;
         let now = e.now();
         let (stale, begins) = {
@@ -505,8 +466,11 @@ impl OpenFile {
         }
         self.may_reach(size, size)?;
         let anew = if size == 0 { self.anew(e).await? } else { None };
-        let stage = self.state.lock().stage.clone();
-        if let Some(stage) = stage.filter(|_| anew.is_none()) {
+        let stage = self.state.lock().stage.clone().filter(|_| anew.is_none());
+        if let Some(mut stage) = stage {
+            if !stage.takes(size) {
+                stage = self.stage(e, size).await?;
+            }
             stage.cut(size).await.map_err(|w| staging_failed(&stage, w))?;
         }
         let now = e.now();
@@ -586,7 +550,7 @@ impl OpenFile {
         let borrowed = self.is_borrowed();
         let missing = snapshot.local.split(0..snapshot.size);
         for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
-            let stage = self.stage(e).await?;
+            let stage = self.stage(e, snapshot.size).await?;
             let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
             let mut s = self.state.lock();
@@ -611,26 +575,6 @@ impl OpenFile {
         self.state.lock().unlinked
     }
 
-    /// The same is true after a crash, and of what had left early.
-    pub async fn disown(&self, e: &Engine) {
-        let upload = {
-            let mut s = self.state.lock();
-            s.disowned = true;
-            s.early.take().and(s.upload.take())
-        };
-        if let Some(upload) = upload {
-            e.remote.abort(&self.key(), &upload).await;
-        }
-        let _one = self.noting.lock().await;
-        let stages = {
-            let mut s = self.state.lock();
-            [s.stage.clone(), s.earlier.take().map(|earlier| earlier.stage)]
-        };
-        for stage in stages.iter().flatten() {
-            remove(stage).await;
-        }
-    }
-
     /// Its name was not removed after all.
     pub fn relink(&self) {
         self.state.lock().unlinked = false;
@@ -643,17 +587,6 @@ impl OpenFile {
 
     pub(super) fn snapshot(&self, e: &Engine) -> Snapshot {
         self.state.lock().snapshot(e)
-    }
-
-    /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
-    pub fn take_stage(&self) -> Option<Stage> {
-        let mut s = self.state.lock();
-        if !s.unlinked && s.changes != s.sent {
-            return None;
-        }
-        // The object has it all now.
-        s.local.clear();
-        s.stage.take()
     }
 }
 
@@ -753,6 +686,8 @@ impl State {
             mark: self.mark(),
             owed: self.asked > self.earlier.as_ref().map_or(self.sent, Earlier::changes),
             over: self.earlier.as_ref().map(|earlier| earlier.stage.id()),
+            outgrown: None,
+            sum: None,
             sending: self.sending.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),
@@ -768,7 +703,7 @@ impl State {
     }
 }
 
-fn staging_failed(stage: &Stage, why: Error) -> Error {
+pub(super) fn staging_failed(stage: &Stage, why: Error) -> Error {
     why.context(format_args!("staging at {}", stage.path().display()))
 }
 

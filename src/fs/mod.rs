@@ -7,7 +7,7 @@
 //! | `known` | what the store lately said about names |
 //! | `core` with `lookup`, `dirs`, `files`, `change`, `xattrs`, `rename`, `moves` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
-//! | `file`, `ranges`, `stage`, `staging`, `parts`, `early`, `upload`, `send` | an open file's changes and their way into the bucket |
+//! | `file` with `staged`, `ranges`, `stage` (`own`, `docked` in a `shelf`, `note`), `staging`, `parts`, `early`, `upload`, `send` | an open file's changes and their way into the bucket |
 //! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
 //! | `reader`, `blocks` | reading ahead; what was read, on the local disk |
 //! | `feed`, `scale` | a directory's names page by page, many of them over ranges at once |
@@ -27,6 +27,7 @@ mod content;
 mod core;
 mod deletes;
 mod dirs;
+mod docked;
 mod earlier;
 mod early;
 mod ending;
@@ -45,7 +46,9 @@ mod meta;
 mod mount;
 mod moves;
 mod names;
+mod note;
 mod options;
+mod own;
 mod parts;
 mod past;
 mod queue;
@@ -57,8 +60,10 @@ mod rename;
 mod sample;
 mod scale;
 mod send;
+mod shelf;
 mod signature;
 mod stage;
+mod staged;
 mod staging;
 mod stream;
 #[cfg(test)]

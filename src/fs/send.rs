@@ -6,9 +6,9 @@ use super::early::Early;
 use super::engine::Engine;
 use super::facts::Facts;
 use super::file::{OpenFile, lost};
+use super::note::Mark;
 use super::remote::{Base, Source};
 use super::signature::{Signature, differ_in_time_only};
-use super::stage::Mark;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, When};
@@ -36,12 +36,14 @@ impl OpenFile {
     /// The state that is to be the next object, which is written down as closed.
     async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
         let snapshot = self.snapshot(e);
-        {
+        let replaces = {
             let mut s = self.state.lock();
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
-        }
-        self.note(e, durable).await?;
+            // It goes: what takes its place must survive what it would.
+            s.earlier.as_ref().is_some_and(|earlier| earlier.stage.is_durable())
+        };
+        self.note(e, durable || replaces).await?;
         self.retire().await;
         Ok(snapshot)
     }
@@ -95,14 +97,17 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why);
         }
-        let done = {
+        let (done, staged, size) = {
             let s = self.state.lock();
-            s.unlinked || s.changes == s.sent || s.asked == s.changes && !durable
+            let done = s.unlinked || s.changes == s.sent || s.asked == s.changes && !durable;
+            (done, s.stage.is_some(), s.size)
         };
         if done {
             return Ok(());
         }
-        self.stage(e).await?;
+        if !staged {
+            self.stage(e, size).await?;
+        }
         self.sign(e, durable).await.map(|_| ())
     }
 

@@ -1,527 +1,116 @@
 //! One file's staged bytes on this host's disk: written before write(2) returns, read again after a crash.
 //!
-//! `ID.stage` begins with two slots for the file's note (whose bytes these are, what they change); the bytes follow
-//! at their places. A note goes to the slots in turn: one that is torn leaves the one before. `ID.edits` stands
-//! beside it where bytes of the object still count: it says which bytes of the stage are the file's. Without it, all
-//! are.
-//!
-//! | `ID.stage` | bytes | meaning |
-//! |---|---|---|
-//! | 0 | 16384 | slot 0 |
-//! | 16384 | 16384 | slot 1 |
-//! | 32768 | … | the file's bytes from its first on; zeros where it ends early |
-//!
-//! | slot | bytes | meaning |
-//! |---|---|---|
-//! | 0 | 8 | `WLSTAGE1` |
-//! | 8 | 8 | number: the greater one counts |
-//! | 16 | 8 | length of the note |
-//! | 24 | 8 | XXH3-64 of number, length and note |
-//! | 32 | … | the note: JSON |
-//!
-//! | `ID.edits`, a record | bytes | meaning |
-//! |---|---|---|
-//! | 0 | 8 | start of a range that is the file's; or the length to which the file was cut |
-//! | 8 | 8 | the range's end; or 2⁶⁴ − 1: a cut |
-//! | 16 | 8 | XXH3-64 of both and the record's place |
-//!
-//! Numbers are little-endian. A file descriptor is held only while the file is in use.
+//! A small file that is here as a whole has a berth of a shelf, any other a file of its own. A file descriptor is held
+//! only while the file is in use.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::PathBuf;
 
-use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use bytes::Bytes;
 
-use super::ranges::Ranges;
-use super::remote::{Base, Source};
-use super::signature::Signature;
-use crate::base::rt::{Disk, DiskFile, OpenHow};
-use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::store::Attrs;
-
-const MAGIC: &[u8; 8] = b"WLSTAGE1";
-const SLOT: u64 = 16 << 10;
-const HEAD: usize = 32;
-const DATA: u64 = 2 * SLOT;
-const RECORD: usize = 24;
-const CUT: u64 = u64::MAX;
-/// Edits are read in pieces of so many bytes.
-const PIECE: usize = RECORD << 12;
-pub const FORMAT: u32 = 2;
-
-/// How a file's staged bytes stand to its object.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mark {
-    /// Written to since it was last closed or synced.
-    Open,
-    /// As it was closed or synced; the bucket may not have it yet.
-    Closed,
-    /// The bucket has it.
-    Sent,
-}
-
-/// Whose bytes are staged, and what for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Note {
-    pub format: u32,
-    pub url: String,
-    pub key: String,
-    /// The object that they change; none for a new one.
-    pub base: Option<Base>,
-    /// Another object, whose bytes count instead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub borrowed: Option<Source>,
-    /// The multipart upload that has parts of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub upload: Option<String>,
-    pub size: u64,
-    /// Bytes of the object still count: the edits stand beside.
-    pub partly: bool,
-    pub mark: Mark,
-    /// A close or fsync since the bucket last had it was answered, or is being.
-    pub owed: bool,
-    /// The stage of a version that was closed, over which this one was begun anew.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub over: Option<String>,
-    /// What may have been sent since `base` was the object, the latest last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sending: Vec<Signature>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_type: Option<String>,
-    pub user: BTreeMap<String, String>,
-}
-
-impl Note {
-    /// Of a stage that waits for a file.
-    pub fn nobody(url: &str) -> Note {
-        Note {
-            format: FORMAT,
-            url: url.to_owned(),
-            key: String::new(),
-            base: None,
-            borrowed: None,
-            upload: None,
-            size: 0,
-            partly: false,
-            mark: Mark::Sent,
-            owed: false,
-            over: None,
-            sending: Vec::new(),
-            content_type: None,
-            user: BTreeMap::new(),
-        }
-    }
-
-    pub fn attrs(&self) -> Attrs {
-        Attrs { content_type: self.content_type.clone(), user: self.user.clone() }
-    }
-}
-
-/// What of a file is staged, as its edits tell.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Edits {
-    pub local: Ranges,
-    pub base_len: u64,
-    pub size: u64,
-}
-
-impl Edits {
-    fn apply(&mut self, start: u64, end: u64) {
-        // What lies between the old end and the new one is zeros, and staged.
-        let hole = self.size..start;
-        if end == CUT {
-            self.local.cut(start);
-            self.base_len = self.base_len.min(start);
-            self.size = start;
-        } else {
-            self.local.insert(start..end);
-            self.size = self.size.max(end);
-        }
-        self.local.insert(hole);
-    }
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    file: Option<Arc<dyn DiskFile>>,
-    records: u64,
-    covered: Ranges,
-}
-
-struct Inner {
-    disk: Arc<dyn Disk>,
-    data: PathBuf,
-    edits: PathBuf,
-    file: Mutex<Option<Arc<dyn DiskFile>>>,
-    /// None: every byte of the stage is the file's.
-    log: Option<tokio::sync::Mutex<Log>>,
-    number: AtomicU64,
-    /// Its name in the folder is durable.
-    named: AtomicBool,
-    /// Its names were taken out of the folder.
-    nameless: AtomicBool,
-}
+use super::docked::Docked;
+use super::note::Note;
+use super::own::Own;
+use super::shelf::ROOM;
+use crate::base::Result;
 
 /// See the module. Clones are the same staged file.
 #[derive(Clone)]
-pub struct Stage(Arc<Inner>);
+pub enum Stage {
+    Own(Own),
+    Docked(Docked),
+}
 
 impl fmt::Debug for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stage({})", self.0.data.display())
+        write!(f, "Stage({})", self.path().display())
     }
-}
-
-fn slot(number: u64, note: &Note) -> Result<Bytes> {
-    let body = serde_json::to_vec(note).expect("a note has only string keys");
-    if body.len() > SLOT as usize - HEAD {
-        return Err(Error::new(Kind::Invalid, format!("{}: name and attributes are too long", note.key)));
-    }
-    let mut hashed = BytesMut::with_capacity(16 + body.len());
-    hashed.extend_from_slice(&number.to_le_bytes());
-    hashed.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    hashed.extend_from_slice(&body);
-    let mut out = BytesMut::with_capacity(HEAD + body.len());
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&hashed[..16]);
-    out.extend_from_slice(&xxh3_64(&hashed).to_le_bytes());
-    out.extend_from_slice(&body);
-    Ok(out.freeze())
-}
-
-fn word(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-fn unslot(bytes: &[u8]) -> Option<(u64, Note)> {
-    if bytes.len() < HEAD || bytes[..8] != MAGIC[..] {
-        return None;
-    }
-    let len = usize::try_from(word(bytes, 16)).ok().filter(|n| *n <= bytes.len() - HEAD)?;
-    let body = &bytes[HEAD..HEAD + len];
-    let hashed = [&bytes[8..24], body].concat();
-    if xxh3_64(&hashed) != word(bytes, 24) {
-        return None;
-    }
-    let note: Note = serde_json::from_slice(body).ok()?;
-    (note.format == FORMAT).then_some((word(bytes, 8), note))
-}
-
-fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
-    let mut out = [0; RECORD];
-    out[..8].copy_from_slice(&start.to_le_bytes());
-    out[8..16].copy_from_slice(&end.to_le_bytes());
-    out[16..].copy_from_slice(&place.to_le_bytes());
-    let hash = xxh3_64(&out);
-    out[16..].copy_from_slice(&hash.to_le_bytes());
-    out
 }
 
 impl Stage {
-    fn new(disk: &Arc<dyn Disk>, data: PathBuf, logged: bool, number: u64) -> Stage {
-        let edits = data.with_extension("edits");
-        let log = logged.then(tokio::sync::Mutex::default);
-        let (number, file, disk) = (AtomicU64::new(number), Mutex::default(), disk.clone());
-        let (named, nameless) = (AtomicBool::new(false), AtomicBool::new(false));
-        Stage(Arc::new(Inner { disk, data, edits, file, log, number, named, nameless }))
-    }
-
     /// Edits stand beside it.
     pub fn partly(&self) -> bool {
-        self.0.log.is_some()
+        matches!(self, Stage::Own(own) if own.partly())
     }
 
-    pub fn path(&self) -> &Path {
-        &self.0.data
+    /// Where people find it.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Stage::Own(own) => own.path().to_owned(),
+            Stage::Docked(docked) => docked.path(),
+        }
     }
 
     /// What notes call it.
     pub fn id(&self) -> String {
-        self.0.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        match self {
+            Stage::Own(own) => own.id(),
+            Stage::Docked(docked) => docked.id(),
+        }
     }
 
-    /// A new one at `data` (`….stage`). `edits`: what of the file is staged, where not all of it will be.
-    pub async fn create(
-        disk: &Arc<dyn Disk>,
-        data: PathBuf,
-        note: &Note,
-        edits: Option<&Edits>,
-    ) -> Result<Stage> {
-        assert_eq!(note.partly, edits.is_some(), "a note says whether edits stand beside");
-        let stage = Stage::new(disk, data, edits.is_some(), 0);
-        let doing = || format!("staging {} at {}", note.key, stage.path().display());
-        if let (Some(edits), Some(log)) = (edits, &stage.0.log) {
-            let log = &mut *log.lock().await;
-            stage.append(log, edits.base_len, CUT).await.context(doing)?;
-            stage.append(log, edits.size, CUT).await.context(doing)?;
+    /// It can be changed to a file of so many bytes.
+    pub fn takes(&self, len: u64) -> bool {
+        match self {
+            Stage::Own(_) => true,
+            Stage::Docked(docked) => len <= ROOM && !docked.is_durable(),
         }
-        let file = disk.open(stage.path(), OpenHow::CreateNew).await.context(doing)?;
-        if edits.is_none() && note.size > 0 {
-            file.set_len(DATA + note.size).await.context(doing)?;
-        }
-        *stage.0.file.lock() = Some(file);
-        stage.note(note, false).await.context(doing)?;
-        Ok(stage)
     }
 
-    /// What an earlier run left at `data`: its note and what of the file is here. `None`: it can't be told.
-    pub async fn open(disk: &Arc<dyn Disk>, data: PathBuf) -> Result<Option<(Stage, Note, Edits)>> {
-        let file = disk.open(&data, OpenHow::Write).await?;
-        let head = file.pread(0, DATA as usize).await?;
-        let second = head.get(SLOT as usize..).unwrap_or_default();
-        let notes = [&head[..head.len().min(SLOT as usize)], second].map(unslot);
-        let Some((number, note)) = notes.into_iter().flatten().max_by_key(|(number, _)| *number) else {
-            return Ok(None);
-        };
-        let staged = file.size().await?.saturating_sub(DATA);
-        let log = match disk.open(&data.with_extension("edits"), OpenHow::Write).await {
-            Ok(log) => Some(log),
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => None,
-            Err(why) => return Err(why.into()),
-        };
-        if note.partly != log.is_some() {
-            return Ok(None);
-        }
-        let base = note.borrowed.as_ref().map(|s| &s.base).or(note.base.as_ref());
-        let size = base.map_or(0, |b| b.size);
-        let mut edits = Edits { local: Ranges::default(), base_len: size, size };
-        let mut records = 0;
-        match &log {
-            Some(log) => records = read_edits(log.as_ref(), &mut edits).await?,
-            None => {
-                edits = Edits { local: Ranges::default(), base_len: 0, size: staged };
-                edits.local.insert(0..staged);
-            }
-        }
-        let stage = Stage::new(disk, data, log.is_some(), number + 1);
-        if let Some(ours) = &stage.0.log {
-            *ours.lock().await = Log { file: None, records, covered: edits.local.clone() };
-        }
-        Ok(Some((stage, note, edits)))
+    /// What it holds may have been made to survive a loss of power.
+    pub fn is_durable(&self) -> bool {
+        matches!(self, Stage::Docked(docked) if docked.is_durable())
     }
 
-    /// It was made when the crash came: bytes come after the first note, so that it has none.
-    pub async fn is_unborn(disk: &Arc<dyn Disk>, data: &Path) -> Result<bool> {
-        let head = disk.open(data, OpenHow::Read).await?.pread(0, DATA as usize).await?;
-        Ok(head.iter().all(|byte| *byte == 0))
-    }
-
-    async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
-        if let Some(file) = &*self.0.file.lock() {
-            return Ok(file.clone());
-        }
-        let file = self.0.disk.open(&self.0.data, OpenHow::Write).await?;
-        Ok(self.0.file.lock().get_or_insert(file).clone())
+    /// What it holds was closed, which it can tell after a loss of power: what takes its place must survive that.
+    pub fn must_survive(&self) -> bool {
+        matches!(self, Stage::Docked(docked) if docked.is_durable() || docked.was_closed())
     }
 
     /// Lets go of the file descriptors until the bytes are needed again.
     pub fn rest(&self) {
-        self.0.file.lock().take();
-        if let Some(mut log) = self.0.log.as_ref().and_then(|log| log.try_lock().ok()) {
-            log.file = None;
+        match self {
+            Stage::Own(own) => own.rest(),
+            Stage::Docked(docked) => docked.rest(),
         }
     }
 
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let end = offset + data.len() as u64;
-        self.file().await?.pwrite(DATA + offset, vec![data], false).await?;
-        self.edited(offset, end).await
-    }
-
-    /// These bytes of the stage are the file's.
-    pub async fn edited(&self, start: u64, end: u64) -> Result<()> {
-        let Some(log) = &self.0.log else { return Ok(()) };
-        let mut log = log.lock().await;
-        if start >= end || log.covered.split(start..end).iter().all(|(_, inside)| *inside) {
-            return Ok(());
+        match self {
+            Stage::Own(own) => own.write(offset, data).await,
+            Stage::Docked(docked) => docked.write(offset, data).await,
         }
-        self.append(&mut log, start, end).await?;
-        log.covered.insert(start..end);
-        Ok(())
     }
 
     /// The file is so long now, and what of it was staged behind that isn't its any more.
     pub async fn cut(&self, size: u64) -> Result<()> {
-        if let Some(log) = &self.0.log {
-            let mut log = log.lock().await;
-            self.append(&mut log, size, CUT).await?;
-            log.covered.cut(size);
+        match self {
+            Stage::Own(own) => own.cut(size).await,
+            Stage::Docked(docked) => docked.cut(size).await,
         }
-        Ok(self.file().await?.set_len(DATA + size).await?)
     }
 
-    async fn append(&self, log: &mut Log, start: u64, end: u64) -> Result<()> {
-        let file = match &log.file {
-            Some(file) => file.clone(),
-            None => self.0.disk.open(&self.0.edits, OpenHow::Create).await?,
-        };
-        let bytes = Bytes::copy_from_slice(&record(start, end, log.records));
-        file.pwrite(log.records * RECORD as u64, vec![bytes], false).await?;
-        log.records += 1;
-        log.file = Some(file);
-        Ok(())
-    }
-
-    /// `len` bytes; zeros where the stage ends early.
+    /// `len` bytes; zeros where nothing was written.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let found = self.file().await?.pread(DATA + offset, len).await?;
-        if found.len() > len {
-            return Err(Error::new(Kind::Internal, "the disk gave more bytes than asked for"));
+        match self {
+            Stage::Own(own) => own.read(offset, len).await,
+            Stage::Docked(docked) => docked.read(offset, len).await,
         }
-        if found.len() == len {
-            return Ok(found);
-        }
-        let mut padded = found.to_vec();
-        padded.resize(len, 0);
-        Ok(padded.into())
     }
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power.
     pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        let number = self.0.number.fetch_add(1, Ordering::Relaxed);
-        let bytes = slot(number, note)?;
-        if durable && self.0.log.is_some() {
-            self.0.disk.open(&self.0.edits, OpenHow::Write).await?.sync().await?;
+        match self {
+            Stage::Own(own) => own.note(note, durable).await,
+            Stage::Docked(docked) => docked.note(note, durable).await,
         }
-        let file = self.file().await?;
-        file.pwrite(number % 2 * SLOT, vec![bytes], durable).await?;
-        if durable && !self.0.named.swap(true, Ordering::AcqRel) {
-            let dir = self.0.data.parent().unwrap_or(Path::new("."));
-            self.0.disk.sync_dir(dir).await?;
-        }
-        Ok(())
     }
 
-    /// Empties it for another file's bytes. Until that has written its note, it is nobody's.
-    pub async fn clear(&self, nobody: &Note) -> Result<()> {
-        assert!(
-            nobody.mark == Mark::Sent && !self.partly(),
-            "only a whole stage serves again, and a free one is sent"
-        );
-        self.note(nobody, false).await?;
-        Ok(self.file().await?.set_len(DATA).await?)
-    }
-
-    /// It still has its name in the folder.
-    pub fn is_named(&self) -> bool {
-        !self.0.nameless.load(Ordering::Acquire)
-    }
-
-    /// Holds bytes that nobody else has a hand on.
-    pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
-    }
-
-    /// Takes its names out of the folder; who holds it goes on.
+    /// It is nobody's for the next mount; who holds it goes on.
     pub async fn forget(&self) -> Result<()> {
-        if self.0.nameless.swap(true, Ordering::AcqRel) {
-            return Ok(());
+        match self {
+            Stage::Own(own) => own.forget().await,
+            Stage::Docked(docked) => docked.forget().await,
         }
-        if let Err(why) = self.file().await {
-            // A removed file that came back would be worse.
-            tracing::warn!(path = %self.0.data.display(), %why, "who has a removed file open can't read what is staged of it");
-        }
-        // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
-        if let Err(why) = self.0.disk.remove(&self.0.data).await {
-            self.0.nameless.store(false, Ordering::Release);
-            return Err(why.into());
-        }
-        if self.0.log.is_some() {
-            self.0.disk.remove(&self.0.edits).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn read_edits(log: &dyn DiskFile, edits: &mut Edits) -> Result<u64> {
-    let mut place = 0;
-    loop {
-        let bytes = log.pread(place * RECORD as u64, PIECE).await?;
-        for one in bytes.chunks_exact(RECORD) {
-            let (start, end) = (word(one, 0), word(one, 8));
-            // A write whose record is torn was never answered.
-            if *one != record(start, end, place) || start > end {
-                return Ok(place);
-            }
-            edits.apply(start, end);
-            place += 1;
-        }
-        if bytes.len() < PIECE {
-            return Ok(place);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::rt::sim::{Sim, SimDisk};
-    use crate::store::Etag;
-
-    fn note() -> Note {
-        Note { key: "k".into(), mark: Mark::Open, ..Note::nobody("mem:x") }
-    }
-
-    #[test]
-    fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":2,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"user":{}}"#;
-        let bytes = slot(3, &note()).unwrap();
-        assert_eq!(
-            &bytes[..24],
-            [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
-        );
-        assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 13_357_802_529_577_690_139);
-        assert_eq!(unslot(&bytes), Some((3, note())));
-        for at in 0..bytes.len() {
-            let mut bad = bytes.to_vec();
-            bad[at] ^= 1;
-            assert_eq!(unslot(&bad), None, "byte {at}");
-            assert_eq!(unslot(&bytes[..at]), None);
-        }
-        assert_eq!(word(&record(1, 2, 3), 16), 8_964_613_590_703_056_768);
-    }
-
-    #[test]
-    fn what_was_staged_is_found_again() {
-        let sim = Sim::new(7);
-        let world = sim.clone();
-        sim.run(async move {
-            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
-            disk.create_dir(Path::new("/s")).await.unwrap();
-            let fresh = Stage::create(&disk, "/s/a.stage".into(), &note(), None).await.unwrap();
-            fresh.write(0, Bytes::from_static(b"hello")).await.unwrap();
-            fresh.cut(9).await.unwrap();
-            let closed = Note { mark: Mark::Closed, size: 9, ..note() };
-            fresh.note(&closed, true).await.unwrap();
-            let (found, told, edits) = Stage::open(&disk, "/s/a.stage".into()).await.unwrap().unwrap();
-            assert_eq!((told, edits.size, edits.base_len), (closed, 9, 0));
-            assert_eq!(found.read(0, 9).await.unwrap(), &b"hello\0\0\0\0"[..]);
-
-            let base = Some(Base { etag: Etag("e".into()), size: 100 });
-            let about = Note { base, partly: true, ..note() };
-            let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
-            let edit = Stage::create(&disk, "/s/b.stage".into(), &about, Some(&whole)).await.unwrap();
-            edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
-            edit.write(11, Bytes::from_static(b"y")).await.unwrap();
-            edit.cut(50).await.unwrap();
-            edit.write(60, Bytes::from_static(b"end")).await.unwrap();
-            let (found, _, edits) = Stage::open(&disk, "/s/b.stage".into()).await.unwrap().unwrap();
-            assert_eq!((edits.base_len, edits.size), (50, 63));
-            let here: Vec<_> =
-                edits.local.split(0..63).into_iter().filter(|(_, l)| *l).map(|(r, _)| r).collect();
-            assert_eq!(here, [10..13, 50..63]);
-            found.forget().await.unwrap();
-            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.stage"]);
-            assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
-        })
-        .unwrap();
     }
 }

@@ -9,8 +9,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::docked::{self, Docked};
 use super::intent::Move;
-use super::stage::{Edits, Note, Stage};
+use super::note::{Mark, Note};
+use super::own::{Edits, Own};
+use super::ranges::Ranges;
+use super::shelf::{self, Berth, ROOM, Shelf};
+use super::stage::Stage;
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
@@ -19,12 +24,11 @@ const LOCK: &str = "lock";
 const SLOTS: usize = 64;
 const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
+const SHELF: &str = ".shelf";
 const MOVE: &str = ".move";
 const MOVE_MAX: usize = 1 << 16;
-/// Emptied stages that are kept for the next files: each has 8 KiB of the disk, its two notes.
-const FREE_MAX: usize = 1 << 14;
-/// So many of them with a file descriptor.
-const READY_MAX: usize = 64;
+/// The key of what has lost its note.
+pub const UNKNOWN: &str = "(unknown)";
 
 /// Writes that could not be sent; they stay where they are and are tried again at the next mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,41 +53,18 @@ pub struct Staging {
     dir: PathBuf,
     url: String,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
-    free: Mutex<Free>,
-}
-
-/// Emptied stages for the next files: filesystems are slow at making many, and ext4 very much so within minutes after as
-/// many were removed (it looks at each removed inode before it takes another).
-#[derive(Debug, Default)]
-struct Free {
-    /// With file descriptors.
-    ready: Vec<Stage>,
-    resting: Vec<Stage>,
-}
-
-impl Free {
-    fn is_full(&self) -> bool {
-        self.ready.len() + self.resting.len() >= FREE_MAX
-    }
-
-    fn push(&mut self, stage: Stage) {
-        if self.ready.len() < READY_MAX {
-            self.ready.push(stage);
-        } else {
-            stage.rest();
-            self.resting.push(stage);
-        }
-    }
-
-    fn pop(&mut self) -> Option<Stage> {
-        self.ready.pop().or_else(|| self.resting.pop())
-    }
+    /// The shelf that gives out berths.
+    shelf: Mutex<Option<shelf::Held>>,
+    /// Held while the next one is made.
+    making: tokio::sync::Mutex<()>,
 }
 
 /// What earlier mounts left.
 #[derive(Default)]
 pub struct Found {
     pub left: Vec<Left>,
+    /// What was not synced when the power went, and whose it was if that can be told.
+    pub lost: Vec<(Stage, Option<Note>)>,
     pub unsent: Vec<Unsent>,
     pub moves: Vec<(PathBuf, Move)>,
 }
@@ -115,9 +96,9 @@ impl Found {
         }
         for name in names.iter().filter(|n| n.ends_with(STAGE)) {
             let path = dir.join(name);
-            match Stage::open(disk, path.clone()).await? {
-                Some((stage, note, edits)) => self.left.push(Left { stage, note, edits }),
-                None if Stage::is_unborn(disk, &path).await? => {
+            match Own::open(disk, path.clone()).await? {
+                Some((own, note, edits)) => self.left.push(Left { stage: Stage::Own(own), note, edits }),
+                None if Own::is_unborn(disk, &path).await? => {
                     disk.remove(&path).await?;
                     let edits = path.with_extension("edits");
                     if disk.open(&edits, OpenHow::Read).await.is_ok() {
@@ -127,15 +108,38 @@ impl Found {
                 // The disk has lost its beginning.
                 None => {
                     let bytes = disk.open(&path, OpenHow::Read).await?.size().await?;
-                    self.unsent.push(Unsent { path, key: "(unknown)".to_owned(), bytes });
+                    self.unsent.push(Unsent { path, key: UNKNOWN.to_owned(), bytes });
                 }
             }
+        }
+        for name in names.iter().filter(|n| n.ends_with(SHELF)) {
+            self.look_into(disk, dir.join(name)).await?;
         }
         Ok(self.count() > before)
     }
 
+    async fn look_into(&mut self, disk: &Arc<dyn Disk>, shelf: PathBuf) -> Result<()> {
+        let berths = Shelf::open(disk, shelf).await?;
+        let _open = match berths.first() {
+            Some(berth) => Some(berth.file().await?),
+            None => None,
+        };
+        for berth in berths {
+            match Docked::open(berth.clone()).await? {
+                docked::Found::Free => berth.give_back().await?,
+                docked::Found::Left(docked, note, size) => {
+                    let mut edits = Edits { local: Ranges::default(), base_len: 0, size };
+                    edits.local.insert(0..size);
+                    self.left.push(Left { stage: Stage::Docked(docked), note, edits });
+                }
+                docked::Found::Lost(docked, note) => self.lost.push((Stage::Docked(docked), note)),
+            }
+        }
+        Ok(())
+    }
+
     fn count(&self) -> usize {
-        self.left.len() + self.unsent.len() + self.moves.len()
+        self.left.len() + self.lost.len() + self.unsent.len() + self.moves.len()
     }
 }
 
@@ -203,18 +207,18 @@ impl Staging {
                 format!("{url} is mounted {SLOTS} times already with {}", folder.display()),
             )
         })?;
-        let staging =
-            Staging { rt, disk, dir, url: url.to_owned(), locks: Mutex::new(locks), free: Mutex::default() };
-        Ok((staging, found))
+        let (url, locks) = (url.to_owned(), Mutex::new(locks));
+        let (shelf, making) = Default::default();
+        Ok((Staging { rt, disk, dir, url, locks, shelf, making }, found))
     }
 
     /// The mount is over: another may have the folder.
     pub async fn close(&self) {
-        let Free { ready, resting } = std::mem::take(&mut *self.free.lock());
-        for stage in ready.into_iter().chain(resting) {
-            if let Err(why) = stage.forget().await {
-                tracing::warn!(path = %stage.path().display(), %why, "a free stage can't be removed");
-            }
+        let last = self.shelf.lock().take();
+        if let Some((shelf, _)) = last
+            && let Err(why) = shelf.close().await
+        {
+            tracing::warn!(?shelf, %why, "a shelf that nobody needs can't be removed");
         }
         self.locks.lock().clear();
     }
@@ -223,22 +227,39 @@ impl Staging {
         &self.url
     }
 
-    /// A new place for a file's bytes.
-    pub async fn stage(&self, note: &Note, edits: Option<&Edits>) -> Result<Stage> {
-        if edits.is_none() && note.size == 0 {
-            let free = self.free.lock().pop();
-            if let Some(stage) = free {
-                match stage.note(note, false).await {
-                    Ok(()) => return Ok(stage),
-                    // Somebody has tidied up the folder: a new one tells whether there is more to it.
-                    Err(why) => {
-                        tracing::warn!(path = %stage.path().display(), %why, "a free stage is of no use any more");
-                    }
-                }
-            }
+    /// A new place for the bytes of a file that is about to have `len` of them.
+    pub async fn stage(&self, note: &Note, edits: Option<&Edits>, len: u64) -> Result<Stage> {
+        if edits.is_none() && len.max(note.size) <= ROOM {
+            return Ok(Stage::Docked(Docked::create(self.berth().await?, note).await?));
         }
-        let id = format!("{:016x}", self.rt.random());
-        Stage::create(&self.disk, self.dir.join(format!("{id}{STAGE}")), note, edits).await
+        let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
+        Ok(Stage::Own(Own::create(&self.disk, path, note, edits, None).await?))
+    }
+
+    /// A larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless its note says
+    /// by then whose it is.
+    pub async fn larger(&self, note: &Note, old: &Stage) -> Result<Stage> {
+        let bytes = old.read(0, note.size as usize).await?;
+        let (mark, outgrown) = (Mark::Sent, Some(old.id()));
+        let note = Note { mark, outgrown, partly: false, upload: None, ..note.clone() };
+        let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
+        Ok(Stage::Own(Own::create(&self.disk, path, &note, None, Some(bytes)).await?))
+    }
+
+    async fn berth(&self) -> Result<Berth> {
+        let next = || self.shelf.lock().as_ref().and_then(|(shelf, _)| shelf.give());
+        if let Some(berth) = next() {
+            return Ok(berth);
+        }
+        let _one = self.making.lock().await;
+        loop {
+            if let Some(berth) = next() {
+                return Ok(berth);
+            }
+            let path = self.dir.join(format!("{:016x}{SHELF}", self.rt.random()));
+            let made = Shelf::create(&self.disk, path).await;
+            *self.shelf.lock() = Some(made.context(|| format!("staging in {}", self.dir.display()))?);
+        }
     }
 
     /// Writes down a directory's rename before it begins, durably; and where.
@@ -263,13 +284,6 @@ impl Staging {
 
     /// The bucket has the bytes, or nobody wants them.
     pub async fn done(&self, stage: Stage) {
-        if !stage.partly() && stage.is_alone() && stage.is_named() && !self.free.lock().is_full() {
-            let cleared = stage.clear(&Note::nobody(&self.url)).await;
-            if cleared.is_ok() {
-                self.free.lock().push(stage);
-                return;
-            }
-        }
         if let Err(why) = stage.forget().await {
             tracing::warn!(path = %stage.path().display(), %why, "a staged file that was sent can't be removed");
         }

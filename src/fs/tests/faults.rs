@@ -521,7 +521,9 @@ fn kills_at_any_moment_lose_nothing_closed() {
                         let user = User::mount(rt, disk, bucket, options, STAGING).await;
                         loop {
                             let key = format!("f{}", at.below(4));
-                            let bytes = vec![life * 16 + at.below(16) as u8; 1 + at.below(9000) as usize];
+                            // On both sides of what a berth takes.
+                            let most = if at.below(4) == 0 { 120_000 } else { 9000 };
+                            let bytes = vec![life * 16 + at.below(16) as u8; 1 + at.below(most) as usize];
                             let before = promised.lock().get(&key).cloned().unwrap_or_default();
                             let fresh = before.len() != 1 || at.below(2) == 0;
                             let how = How { truncate: fresh, append: !fresh, ..WRITE };

@@ -8,6 +8,7 @@ mod large;
 mod listing;
 mod model;
 mod overtaken;
+mod power;
 mod races;
 mod removals;
 mod renames;

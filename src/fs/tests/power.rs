@@ -1,0 +1,320 @@
+//! Hosts that lose power: a disk keeps any part of what was not synced.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::faults::{body, staged};
+use super::user::{STAGING, User, WRITE};
+use crate::base::rt::sim::{Sim, SimDisk, World};
+use crate::cache::DiskCache;
+use crate::fs::change::Changes;
+use crate::fs::core::Fs;
+use crate::fs::errno::Op;
+use crate::fs::options::MountOptions;
+use crate::fs::staging::Unsent;
+use crate::store::SimStore;
+
+/// A file that is synced at times and changed in place.
+#[derive(Default, Clone)]
+struct Synced {
+    /// As it was when fsync last returned.
+    durable: Option<Vec<u8>>,
+    now: Vec<u8>,
+    /// Written since, at their places.
+    since: Vec<(usize, Vec<u8>)>,
+}
+
+impl Synced {
+    fn may_be(&self, found: &[u8]) -> bool {
+        let Some(durable) = &self.durable else { return true };
+        let longest = self.since.iter().map(|(at, bytes)| at + bytes.len()).max().unwrap_or(0);
+        // Lost sectors of a new file are zeros.
+        let written = |i: usize, byte: u8| {
+            let since = self.since.iter().filter_map(|(at, bytes)| bytes.get(i.checked_sub(*at)?));
+            since.into_iter().any(|wrote| byte == *wrote || byte == 0)
+        };
+        let may = |(i, byte): (usize, &u8)| match durable.get(i) {
+            Some(was) => was == byte || written(i, *byte),
+            None => *byte == 0 || written(i, *byte),
+        };
+        (durable.len()..=durable.len().max(longest)).contains(&found.len())
+            && found.iter().enumerate().all(may)
+    }
+}
+
+/// A file that is never synced.
+#[derive(Default)]
+struct Closed {
+    /// The bucket had it when this life began.
+    known: bool,
+    /// What it was closed as.
+    may: Vec<Vec<u8>>,
+}
+
+impl Closed {
+    /// A new file, whose last note may be the one with which it was made, is what the disk has kept of it.
+    fn may_be(&self, found: &[u8]) -> bool {
+        let wrote =
+            |(i, byte): (usize, &u8)| *byte == 0 || self.may.iter().any(|may| may.get(i) == Some(byte));
+        let part = || !self.known && found.iter().enumerate().all(wrote);
+        self.may.iter().any(|may| found == may) || part()
+    }
+}
+
+/// What was promised.
+#[derive(Default)]
+struct Promised {
+    /// Files that are only ever put as a whole and closed.
+    closed: BTreeMap<String, Closed>,
+    synced: BTreeMap<String, Synced>,
+}
+
+type Shared = Arc<Mutex<Promised>>;
+
+fn noise(world: &World, most: u64) -> Vec<u8> {
+    vec![1 + world.below(255) as u8; 1 + world.below(most) as usize]
+}
+
+/// Lengths on both sides of what a berth takes.
+fn length(world: &World) -> u64 {
+    if world.below(4) == 0 { 120_000 } else { 9000 }
+}
+
+async fn put_closed(user: &User, world: &World, promised: &Shared) -> Op<()> {
+    let key = format!("c{}", world.below(3));
+    let bytes = noise(world, 9000);
+    promised.lock().closed.entry(key.clone()).or_default().may.push(bytes.clone());
+    user.put(&key, &bytes).await
+}
+
+async fn change_synced(user: &User, world: &World, promised: &Shared, keys: u64) -> Op<()> {
+    let key = format!("s{}", world.below(keys));
+    let bytes = noise(world, length(world));
+    let at = {
+        let mut promised = promised.lock();
+        let file = promised.synced.entry(key.clone()).or_default();
+        let at = world.below(file.now.len() as u64 + 1) as usize;
+        file.since.push((at, bytes.clone()));
+        let end = file.now.len().max(at + bytes.len());
+        file.now.resize(end, 0);
+        file.now[at..at + bytes.len()].copy_from_slice(&bytes);
+        at
+    };
+    let handle = user.open(&key, WRITE, true).await?;
+    let mut done = user.fs.write(handle, at as u64, Bytes::from(bytes)).await;
+    let fresh = promised.lock().synced[&key].durable.is_none();
+    if done.is_ok() && (fresh || world.below(2) == 0) {
+        done = user.fs.fsync(handle).await;
+        if done.is_ok() {
+            let mut promised = promised.lock();
+            let file = promised.synced.get_mut(&key).unwrap();
+            (file.durable, file.since) = (Some(file.now.clone()), Vec::new());
+        }
+    }
+    done.and(user.close(handle).await)
+}
+
+/// The next mount sends what it finds; what it can't, it tells.
+async fn mount_again(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStore>) -> Vec<Unsent> {
+    let (rt, cache) = (world.rt(), DiskCache::off());
+    let options = MountOptions::default();
+    let (fs, unsent) =
+        Fs::open(rt, disk.clone(), store.clone(), options, STAGING.into(), cache).await.unwrap();
+    fs.idle().await;
+    fs.finish().await;
+    unsent
+}
+
+/// What the bucket holds is what was promised; from here on it goes on from there.
+async fn check(store: &SimStore, promised: &Shared, unsent: &[Unsent], note: &str) {
+    let Promised { closed, synced } = std::mem::take(&mut *promised.lock());
+    for (key, file) in closed {
+        let is = body(store.contents(), &key).await;
+        assert!(is.is_some() || !file.known, "{note}: {key} is gone");
+        if let Some(is) = is {
+            assert!(file.may_be(&is), "{note}: {key} was never closed as this");
+            promised.lock().closed.insert(key, Closed { known: true, may: vec![is.to_vec()] });
+        }
+    }
+    for (key, file) in synced {
+        let is = body(store.contents(), &key).await;
+        assert!(is.is_some() || file.durable.is_none(), "{note}: {key} was synced, and is gone");
+        let told = unsent.iter().any(|one| one.key == key);
+        assert!(!told || file.durable.is_none(), "{note}: {key} was synced, and is held back");
+        if let Some(is) = is {
+            assert!(file.may_be(&is), "{note}: {key} was synced, and is something else");
+            let (durable, now) = (Some(is.to_vec()), is.to_vec());
+            promised.lock().synced.insert(key, Synced { durable, now, since: Vec::new() });
+        }
+    }
+}
+
+/// The power fails at any moment of writing, closing and syncing files, also while the store is away. What fsync
+/// answered for is in the bucket after the next mount, changed at most by what was written since; and no file that was
+/// there before is what its program never closed.
+/// Promise: With `flush=local`, fsync returns when the bytes survive a loss of power.
+#[test]
+fn losses_of_power_lose_nothing_synced() {
+    for seed in 0..super::model::seeds(40) {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        let files = disk.clone();
+        let told = sim.run(async move {
+            let promised = Shared::default();
+            let mut told = 0;
+            for life in 0..4 {
+                let process = world.process();
+                let (rt, its, bucket) = (process.rt(), disk.clone(), store.clone());
+                let (at, ours) = (world.clone(), promised.clone());
+                let work = async move {
+                    let user = User::mount(rt, its, bucket.clone(), "deadline=5,flush=local", STAGING).await;
+                    // In an outage all waits on this disk.
+                    let outage = at.below(2) == 0;
+                    bucket.faults(|f| f.errors = if outage { 1000 } else { 0 });
+                    loop {
+                        // What failed promised nothing.
+                        let _ = match at.below(2) {
+                            0 => put_closed(&user, &at, &ours).await,
+                            _ => change_synced(&user, &at, &ours, 3 * (life + 1)).await,
+                        };
+                        user.forget_all();
+                    }
+                };
+                process.rt().spawn(work).detach();
+                world.rt().sleep(Duration::from_millis(300 + world.below(2000))).await;
+                process.kill();
+                disk.power_loss();
+                store.faults(|f| f.errors = 0);
+                world.rt().sleep(Duration::from_secs(10)).await;
+                let unsent = mount_again(&world, &disk, &store).await;
+                told += unsent.len();
+                check(&store, &promised, &unsent, &format!("seed {seed} life {life}")).await;
+            }
+            told
+        });
+        let told = told.unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
+        assert!(told > 0 || staged(&files).is_empty(), "seed {seed}: {:?}", staged(&files));
+    }
+}
+
+/// A synced file that changes takes another stage; what it left behind may come back with the power, and is known.
+/// Promise: With `flush=local`, fsync returns when the bytes survive a loss of power.
+#[test]
+fn what_a_file_has_outgrown_does_not_come_back() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk, inside) = (sim.clone(), Arc::new(SimDisk::new(&sim)), store.clone());
+        let files = disk.clone();
+        sim.run(async move {
+            let process = world.process();
+            let bucket = inside.clone();
+            let user =
+                User::mount(process.rt(), disk.clone(), bucket, "deadline=5,flush=local", STAGING).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            inside.faults(|f| f.errors = 1000);
+            for letter in [b'a', b'b', b'c', b'd'] {
+                user.fs.write(handle, u64::from(letter), vec![letter; 10].into()).await.unwrap();
+                user.fs.fsync(handle).await.unwrap();
+            }
+            process.kill();
+            disk.power_loss();
+            inside.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            assert_eq!(mount_again(&world, &disk, &inside).await, []);
+            let is = body(inside.contents(), "f").await.unwrap();
+            assert_eq!((is.len(), &is[96..]), (110, &b"\0abcdddddddddd"[..]), "seed {seed}");
+        })
+        .unwrap();
+        assert_eq!(store.contents().keys(), ["f"], "seed {seed}: nothing is kept beside");
+        assert_eq!(staged(&files), [""; 0], "seed {seed}");
+    }
+}
+
+/// A closed file that goes to a larger stage and one that is emptied and written again are whole after a loss of power:
+/// as they were, or as they were closed since.
+#[test]
+fn a_synced_version_goes_for_one_that_is() {
+    for seed in 0..40 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk, inside) = (sim.clone(), Arc::new(SimDisk::new(&sim)), store.clone());
+        sim.run(async move {
+            let process = world.process();
+            let bucket = inside.clone();
+            let user =
+                User::mount(process.rt(), disk.clone(), bucket, "deadline=5,flush=local", STAGING).await;
+            let grown = user.open("grown", WRITE, true).await.unwrap();
+            let emptied = user.open("emptied", WRITE, true).await.unwrap();
+            inside.faults(|f| f.errors = 1000);
+            user.fs.write(grown, 0, vec![1; 50_000].into()).await.unwrap();
+            user.fs.flush(grown).await.unwrap();
+            // The neighbour's sync is the first one's too.
+            user.fs.write(emptied, 0, vec![1; 3000].into()).await.unwrap();
+            user.fs.fsync(emptied).await.unwrap();
+            let ino = user.fs.file(emptied).unwrap().ino;
+            user.fs
+                .setattr(ino, Changes { size: Some(0), ..Changes::default() }, Some(emptied))
+                .await
+                .unwrap();
+            user.fs.write(emptied, 0, vec![2; 4000].into()).await.unwrap();
+            user.fs.flush(emptied).await.unwrap();
+            user.fs.write(grown, 50_000, vec![2; 60_000].into()).await.unwrap();
+            process.kill();
+            disk.power_loss();
+            inside.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            assert_eq!(mount_again(&world, &disk, &inside).await, [], "seed {seed}");
+            let is = body(inside.contents(), "emptied").await.unwrap();
+            assert!(is == [1; 3000][..] || is == [2; 4000][..], "seed {seed}: it was synced");
+            let is = body(inside.contents(), "grown").await.unwrap();
+            assert!(is.len() >= 50_000 && is[..50_000] == [1; 50_000], "seed {seed}: this disk had it");
+        })
+        .unwrap();
+    }
+}
+
+/// A disk that fails while a synced file changes its stage leaves one of the two.
+#[test]
+fn a_change_of_stage_that_fails_leaves_no_second_file() {
+    for seed in 0..10 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk, inside) = (sim.clone(), Arc::new(SimDisk::new(&sim)), store.clone());
+        let files = disk.clone();
+        sim.run(async move {
+            let process = world.process();
+            let bucket = inside.clone();
+            let user =
+                User::mount(process.rt(), disk.clone(), bucket, "deadline=5,flush=local", STAGING).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            inside.faults(|f| f.errors = 1000);
+            user.fs.write(handle, 0, vec![b'a'; 10].into()).await.unwrap();
+            user.fs.fsync(handle).await.unwrap();
+            disk.faults(|f| f.sync_fails = 1000);
+            user.fs.write(handle, 10, vec![b'b'; 10].into()).await.unwrap_err();
+            disk.faults(|f| f.sync_fails = 0);
+            let again = seed % 2 == 0;
+            if again {
+                user.fs.write(handle, 10, vec![b'c'; 10].into()).await.unwrap();
+                user.fs.flush(handle).await.unwrap();
+            }
+            process.kill();
+            drop(user);
+            inside.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            assert_eq!(mount_again(&world, &disk, &inside).await, []);
+            let is = body(inside.contents(), "f").await.unwrap();
+            let want = if again { &b"aaaaaaaaaacccccccccc"[..] } else { b"aaaaaaaaaa" };
+            assert_eq!(is, want, "seed {seed}");
+        })
+        .unwrap();
+        assert_eq!(store.contents().keys(), ["f"], "seed {seed}: nothing is kept beside");
+        assert_eq!(staged(&files), [""; 0], "seed {seed}");
+    }
+}
