@@ -4,13 +4,15 @@
 //! Each such file is held open by the queue, which tries until the bucket has it, or somebody else's object has its
 //! name, or the mount ends: then its stage stays for the next mount.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::core::Fs;
 use super::file::OpenFile;
+use super::meta::Meta as _;
 use super::meta::Ns;
 use super::note::{Mark, Note};
 use super::queue::{Pending, Waiting};
@@ -219,7 +221,7 @@ impl Fs {
         for left in spent.into_iter().filter(|_| !self.options().read_only) {
             self.give_up(left).await;
         }
-        for left in all {
+        for left in self.by_claim(all).await {
             let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
             if self.options().read_only {
                 unsent.push(Unsent { path, key, bytes });
@@ -229,6 +231,25 @@ impl Fs {
             }
         }
         unsent
+    }
+
+    /// Of several that a loss of power left of one file, the one that has its name comes first: it was closed, it follows
+    /// the object that is there, and it is the latest.
+    async fn by_claim(&self, mut all: Vec<Left>) -> Vec<Left> {
+        let (mut seen, mut there) = (BTreeSet::new(), BTreeMap::new());
+        for key in all.iter().map(|left| &left.note.key) {
+            if !seen.insert(key) && !there.contains_key(key) {
+                let head = self.engine.remote.head(key).await;
+                there.insert(key.clone(), head.ok().flatten().map(|head| head.etag));
+            }
+        }
+        all.sort_by_cached_key(|left| {
+            let Note { key, base, mark, owed, .. } = &left.note;
+            let follows =
+                there.get(key).is_none_or(|etag| base.as_ref().map(|base| &base.etag) == etag.as_ref());
+            (*mark == Mark::Open && !owed, !follows, Reverse(left.note.attrs().time("ctime")))
+        });
+        all
     }
 
     /// The bucket has what this disk has lost.

@@ -121,14 +121,15 @@ impl Docked {
             docked
         };
         match (last, extent) {
-            (Some((_, note)), _) if note.is_nobodys() => Ok(Found::Free),
+            (_, Some(Extent::GONE)) => Ok(Found::Free),
             (Some((_, note)), Some(extent)) => {
                 let sum = note.sum.filter(|_| note.mark == Mark::Closed && extent.touched < number);
                 let Some(sum) = sum else { return Ok(Found::Left(docked(extent, 0), note, extent.len)) };
                 let len = note.size.min(ROOM) as usize;
-                let bytes = padded(file.pread(start + DATA, len).await?, len)?;
+                let bytes = file.pread(start + DATA, len).await.map_err(Error::from);
+                let sound = bytes.and_then(|bytes| Ok(xxh3_64(&padded(bytes, len)?) == sum));
                 let docked = docked(Extent { len: note.size, ..extent }, number);
-                if note.size > ROOM || xxh3_64(&bytes) != sum {
+                if note.size > ROOM || !sound.unwrap_or(false) {
                     return Ok(Found::Lost(docked, Some(note)));
                 }
                 let size = note.size;
@@ -194,14 +195,18 @@ impl Docked {
             return Ok(());
         }
         let extent = Extent { touched: s.closed, ..s.extent };
-        file.pwrite(self.0.berth.start(), vec![extent.bytes()], false).await?;
-        s.extent = extent;
-        Ok(())
+        self.say(s, file, extent).await
     }
 
     async fn extend(&self, s: &mut State, file: &Arc<dyn DiskFile>, len: u64) -> Result<()> {
         let extent = Extent { len, ..s.extent };
-        file.pwrite(self.0.berth.start(), vec![extent.bytes()], false).await?;
+        self.say(s, file, extent).await
+    }
+
+    async fn say(&self, s: &mut State, file: &Arc<dyn DiskFile>, extent: Extent) -> Result<()> {
+        if !s.left {
+            file.pwrite(self.0.berth.start(), vec![extent.bytes()], false).await?;
+        }
         s.extent = extent;
         Ok(())
     }
@@ -255,14 +260,10 @@ impl Docked {
             // A removed file that came back would be worse.
             tracing::warn!(path = %self.path().display(), %why, "who has a removed file open can't read what is staged of it");
         }
-        let (at, bytes) = {
-            let mut s = self.0.state.lock().await;
-            if std::mem::replace(&mut s.left, true) {
-                return Ok(());
-            }
-            (SLOTS[s.number as usize % 2].start, slot(s.number, &Note::nobody())?)
-        };
-        Ok(self.0.berth.leave(at, bytes).await?)
+        if std::mem::replace(&mut self.0.state.lock().await.left, true) {
+            return Ok(());
+        }
+        Ok(self.0.berth.leave().await?)
     }
 }
 

@@ -78,7 +78,8 @@ pub struct Note {
 }
 
 impl Note {
-    /// That of a berth which no file needs any more.
+    /// One that says nothing.
+    #[cfg(test)]
     pub fn nobody() -> Note {
         Note {
             format: FORMAT,
@@ -98,10 +99,6 @@ impl Note {
             content_type: None,
             user: BTreeMap::new(),
         }
-    }
-
-    pub fn is_nobodys(&self) -> bool {
-        self.mark == Mark::Sent && self.key.is_empty()
     }
 
     pub fn attrs(&self) -> Attrs {

@@ -201,6 +201,10 @@ impl Own {
         Ok(head.iter().all(|byte| *byte == 0))
     }
 
+    pub fn is_durable(&self) -> bool {
+        self.0.named.load(Ordering::Acquire)
+    }
+
     async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
         if let Some(file) = &*self.0.file.lock() {
             return Ok(file.clone());

@@ -7,7 +7,7 @@
 //!
 //! | a berth | bytes | meaning |
 //! |---|---|---|
-//! | 0 | 8 | length of the file |
+//! | 0 | 8 | length of the file; 2⁶⁴ − 1: no file needs the berth any more |
 //! | 8 | 8 | number of the note since which its bytes were changed; counts where that one says the file is closed |
 //! | 16 | 8 | XXH3-64 of both |
 //! | 32 | 16352 | slot 0 of its note |
@@ -37,6 +37,8 @@ const BERTH: u64 = 128 << 10;
 pub const DATA: u64 = 32 << 10;
 /// The longest file that a berth takes, in bytes.
 pub const ROOM: u64 = BERTH - DATA;
+/// The length of a file that left.
+const LEFT: u64 = u64::MAX;
 /// Where its notes are.
 pub const SLOTS: [Range<u64>; 2] = [32..DATA / 2, DATA / 2..DATA];
 
@@ -49,6 +51,9 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// No file needs the berth any more.
+    pub const GONE: Extent = Extent { len: LEFT, touched: 0 };
+
     pub fn bytes(self) -> Bytes {
         let mut out = [0; 24];
         out[..8].copy_from_slice(&self.len.to_le_bytes());
@@ -63,7 +68,7 @@ impl Extent {
         let bytes = bytes.get(..24)?;
         let extent = Extent { len: word(bytes, 0), touched: word(bytes, 8) };
         let sound = bytes.iter().all(|byte| *byte == 0) || extent.bytes() == bytes;
-        (sound && extent.len <= ROOM).then_some(extent)
+        (sound && (extent.len <= ROOM || extent == Extent::GONE)).then_some(extent)
     }
 }
 
@@ -92,9 +97,9 @@ pub struct Shelf {
     path: PathBuf,
     file: Mutex<Weak<dyn DiskFile>>,
     berths: Mutex<Berths>,
-    /// Last words of berths, and where, which have yet to be written.
-    leaving: Mutex<Vec<(u64, Bytes)>>,
-    /// Held while they are.
+    /// Berths whose files left, which has yet to be written.
+    leaving: Mutex<Vec<u64>>,
+    /// Held while it is.
     parting: tokio::sync::Mutex<()>,
     /// How often somebody asked for a sync.
     asked: AtomicU64,
@@ -160,18 +165,27 @@ impl Shelf {
         self.leave(None).await
     }
 
-    /// Writes a berth's last words, and those of others that could not be written.
-    async fn leave(&self, more: Option<(u64, Bytes)>) -> io::Result<()> {
-        self.leaving.lock().extend(more);
+    /// Writes down that a berth's file left, and others of which that failed.
+    async fn leave(&self, berth: Option<u64>) -> io::Result<()> {
+        self.leaving.lock().extend(berth);
         let one = self.parting.lock().await;
-        loop {
-            let Some((at, words)) = self.leaving.lock().first().cloned() else { break };
-            self.file().await?.pwrite(at, vec![words], false).await?;
-            self.leaving.lock().remove(0);
+        let (all, mut failed) = (self.leaving.lock().clone(), None);
+        for at in all {
+            let written = match self.file().await {
+                // Where its length was, there is room on a full disk too.
+                Ok(file) => file.pwrite(at, vec![Extent::GONE.bytes()], false).await,
+                Err(why) => Err(why),
+            };
+            if let Err(why) = written {
+                failed.get_or_insert(why);
+                continue;
+            }
+            self.leaving.lock().retain(|other| *other != at);
             self.berths.lock().needed -= 1;
         }
         drop(one);
-        self.tidy().await
+        self.tidy().await?;
+        failed.map_or(Ok(()), Err)
     }
 
     async fn tidy(&self) -> io::Result<()> {
@@ -264,9 +278,9 @@ impl Berth {
         self.shelf.sync().await
     }
 
-    /// Nobody needs it any more, as these last words in it will say, now or later: once for each.
-    pub async fn leave(&self, at: u64, words: Bytes) -> io::Result<()> {
-        self.shelf.leave(Some((self.start() + at, words))).await
+    /// Nobody needs it any more, which it will say, now or later: once for each.
+    pub async fn leave(&self) -> io::Result<()> {
+        self.shelf.leave(Some(self.start())).await
     }
 
     /// Nobody needed it: once for each.
@@ -309,6 +323,7 @@ mod tests {
             assert_eq!(Extent::of(&bytes[..at]), None);
         }
         assert_eq!(Extent::of(&Extent { len: ROOM + 1, touched: 0 }.bytes()), None, "longer than a berth");
+        assert_eq!(Extent::of(&Extent::GONE.bytes()), Some(Extent::GONE));
     }
 
     #[test]

@@ -59,7 +59,10 @@ impl Stage {
 
     /// What it holds may have been made to survive a loss of power.
     pub fn is_durable(&self) -> bool {
-        matches!(self, Stage::Docked(docked) if docked.is_durable())
+        match self {
+            Stage::Own(own) => own.is_durable(),
+            Stage::Docked(docked) => docked.is_durable(),
+        }
     }
 
     /// What it holds was closed, which it can tell after a loss of power: what takes its place must survive that.

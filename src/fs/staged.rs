@@ -31,19 +31,24 @@ impl OpenFile {
             Some(old) => (e.staging.larger(&note, old).await?, Mark::Sent),
             None => (e.staging.stage(&note, edits.as_ref(), len).await?, note.mark),
         };
-        let disowned = {
+        let (before, disowned) = {
             let mut s = self.state.lock();
             s.stage = Some(stage.clone());
-            s.noted = Some(noted);
-            s.disowned
+            (s.noted.replace(noted), s.disowned)
         };
         if disowned {
             // No name leads to it: the next mount must not find it.
             remove(&stage).await;
         } else if let Some(old) = &outgrown {
-            // Should this fail or be given up, the old one still stands for the file, and the next note for this one.
             let durable = note.mark != Mark::Sent && old.must_survive();
-            stage.note(&note, durable).await.map_err(|w| staging_failed(&stage, w))?;
+            if let Err(why) = stage.note(&note, durable).await {
+                {
+                    let mut s = self.state.lock();
+                    (s.stage, s.noted) = (outgrown, before);
+                }
+                remove(&stage).await;
+                return Err(staging_failed(&stage, why));
+            }
             self.state.lock().noted = Some(note.mark);
         }
         if let Some(old) = &outgrown {
@@ -53,7 +58,7 @@ impl OpenFile {
     }
 
     /// Brings the stage's note up to date.
-    pub(super) async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
+    pub(super) async fn note(&self, e: &Engine, mut durable: bool) -> Result<()> {
         let _one = self.noting.lock().await;
         loop {
             let (stage, note) = {
@@ -69,6 +74,7 @@ impl OpenFile {
             if s.mark() == note.mark {
                 return Ok(());
             }
+            durable = false;
         }
     }
 

@@ -241,7 +241,8 @@ impl Staging {
     pub async fn larger(&self, note: &Note, old: &Stage) -> Result<Stage> {
         let bytes = old.read(0, note.size as usize).await?;
         let (mark, outgrown) = (Mark::Sent, Some(old.id()));
-        let note = Note { mark, outgrown, partly: false, upload: None, ..note.clone() };
+        // It takes nothing's place yet.
+        let note = Note { mark, outgrown, partly: false, upload: None, over: None, ..note.clone() };
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
         Ok(Stage::Own(Own::create(&self.disk, path, &note, None, Some(bytes)).await?))
     }

@@ -301,6 +301,7 @@ fn a_change_of_stage_that_fails_leaves_no_second_file() {
             disk.faults(|f| f.sync_fails = 0);
             let again = seed % 2 == 0;
             if again {
+                // It has its old stage still, and changes it now.
                 user.fs.write(handle, 10, vec![b'c'; 10].into()).await.unwrap();
                 user.fs.flush(handle).await.unwrap();
             }
@@ -316,5 +317,48 @@ fn a_change_of_stage_that_fails_leaves_no_second_file() {
         .unwrap();
         assert_eq!(store.contents().keys(), ["f"], "seed {seed}: nothing is kept beside");
         assert_eq!(staged(&files), [""; 0], "seed {seed}");
+    }
+}
+
+/// A file that is written anew and outgrows a berth before it is closed leaves the synced version standing.
+#[test]
+fn what_is_not_closed_takes_no_place() {
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk, inside) = (sim.clone(), Arc::new(SimDisk::new(&sim)), store.clone());
+        sim.run(async move {
+            let process = world.process();
+            let bucket = inside.clone();
+            let user =
+                User::mount(process.rt(), disk.clone(), bucket, "deadline=5,flush=local", STAGING).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            inside.faults(|f| f.errors = 1000);
+            user.fs.write(handle, 0, vec![1; 3000].into()).await.unwrap();
+            user.fs.fsync(handle).await.unwrap();
+            let ino = user.fs.file(handle).unwrap().ino;
+            user.fs
+                .setattr(ino, Changes { size: Some(0), ..Changes::default() }, Some(handle))
+                .await
+                .unwrap();
+            user.fs.write(handle, 0, vec![2; 50_000].into()).await.unwrap();
+            let again = user.fs.clone();
+            let write = async move {
+                let _ = again.write(handle, 50_000, vec![3; 60_000].into()).await;
+            };
+            process.rt().spawn(write).detach();
+            world.rt().sleep(Duration::from_micros(world.below(20_000))).await;
+            process.kill();
+            drop(user);
+            if seed % 3 > 0 {
+                disk.power_loss();
+            }
+            inside.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            mount_again(&world, &disk, &inside).await;
+            let is = body(inside.contents(), "f").await.unwrap();
+            assert_eq!(is, [1; 3000][..], "seed {seed}");
+        })
+        .unwrap();
     }
 }
