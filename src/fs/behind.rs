@@ -239,8 +239,8 @@ impl Fs {
         let (mut seen, mut there) = (BTreeSet::new(), BTreeMap::new());
         for key in all.iter().map(|left| &left.note.key) {
             if !seen.insert(key) && !there.contains_key(key) {
-                let head = self.engine.remote.head(key).await;
-                there.insert(key.clone(), head.ok().flatten().map(|head| head.etag));
+                let Ok(head) = self.engine.remote.head(key).await else { continue };
+                there.insert(key.clone(), head.map(|head| head.etag));
             }
         }
         all.sort_by_cached_key(|left| {

@@ -249,6 +249,11 @@ impl Docked {
         self.0.durable.load(Ordering::Acquire)
     }
 
+    /// It is not changed any more.
+    pub fn keep(&self) {
+        self.0.durable.store(true, Ordering::Release);
+    }
+
     pub fn was_closed(&self) -> bool {
         self.0.summed.load(Ordering::Acquire)
     }

@@ -81,6 +81,8 @@ struct Inner {
     number: AtomicU64,
     /// Its name in the folder is durable.
     named: AtomicBool,
+    /// What it holds may have been made durable.
+    durable: AtomicBool,
     /// Its names were taken out of the folder.
     nameless: AtomicBool,
 }
@@ -105,8 +107,8 @@ impl Own {
         let log = note.partly.then(tokio::sync::Mutex::default);
         let (outgrown, number) = (note.outgrown.clone(), AtomicU64::new(number));
         let (file, disk) = (Mutex::default(), disk.clone());
-        let (named, nameless) = (AtomicBool::new(false), AtomicBool::new(false));
-        Own(Arc::new(Inner { disk, data, edits, file, log, outgrown, number, named, nameless }))
+        let (named, durable, nameless) = Default::default();
+        Own(Arc::new(Inner { disk, data, edits, file, log, outgrown, number, named, durable, nameless }))
     }
 
     /// Edits stand beside it.
@@ -189,6 +191,7 @@ impl Own {
             }
         }
         let stage = Own::new(disk, data, &note, number + 1);
+        stage.0.durable.store(true, Ordering::Release);
         if let Some(ours) = &stage.0.log {
             *ours.lock().await = Log { file: None, records, covered: edits.local.clone() };
         }
@@ -202,7 +205,7 @@ impl Own {
     }
 
     pub fn is_durable(&self) -> bool {
-        self.0.named.load(Ordering::Acquire)
+        self.0.durable.load(Ordering::Acquire)
     }
 
     async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
@@ -271,12 +274,20 @@ impl Own {
         let number = self.0.number.fetch_add(1, Ordering::Relaxed);
         // What was left there may come back with the power, whatever was written since. The first note is from before.
         let outgrown = self.0.outgrown.clone().filter(|_| number > 0);
+        let replaces = note.over.is_some() || outgrown.is_some() && !self.0.named.load(Ordering::Acquire);
         let bytes = slot(number, &Note { outgrown, ..note.clone() })?;
         if durable && self.0.log.is_some() {
             self.0.disk.open(&self.0.edits, OpenHow::Write).await?.sync().await?;
         }
         let file = self.file().await?;
+        if durable && replaces {
+            // The note must not outlive the bytes: what it replaces goes with it.
+            file.sync().await?;
+        }
         file.pwrite(number % 2 * SLOT, vec![bytes], durable).await?;
+        if durable {
+            self.0.durable.store(true, Ordering::Release);
+        }
         if durable && !self.0.named.load(Ordering::Acquire) {
             let dir = self.0.data.parent().unwrap_or(Path::new("."));
             self.0.disk.sync_dir(dir).await?;

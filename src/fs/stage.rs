@@ -70,6 +70,13 @@ impl Stage {
         matches!(self, Stage::Docked(docked) if docked.is_durable() || docked.was_closed())
     }
 
+    /// Another stage that was to take its place may come back after a loss of power: nothing new must be in this one.
+    pub fn keep(&self) {
+        if let Stage::Docked(docked) = self {
+            docked.keep();
+        }
+    }
+
     /// Lets go of the file descriptors until the bytes are needed again.
     pub fn rest(&self) {
         match self {

@@ -42,6 +42,7 @@ impl OpenFile {
         } else if let Some(old) = &outgrown {
             let durable = note.mark != Mark::Sent && old.must_survive();
             if let Err(why) = stage.note(&note, durable).await {
+                old.keep();
                 {
                     let mut s = self.state.lock();
                     (s.stage, s.noted) = (outgrown, before);

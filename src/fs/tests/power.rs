@@ -362,3 +362,49 @@ fn what_is_not_closed_takes_no_place() {
         .unwrap();
     }
 }
+
+/// The power fails while a synced file takes another stage: one of the two has its bytes.
+#[test]
+fn a_synced_file_survives_its_change_of_stage() {
+    for seed in 0..super::model::seeds(100) {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk, inside) = (sim.clone(), Arc::new(SimDisk::new(&sim)), store.clone());
+        sim.run(async move {
+            let process = world.process();
+            let bucket = inside.clone();
+            let user =
+                User::mount(process.rt(), disk.clone(), bucket, "deadline=5,flush=local", STAGING).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            let other = user.open("other", WRITE, true).await.unwrap();
+            inside.faults(|f| f.errors = 1000);
+            user.fs.write(handle, 0, vec![1; 50_000].into()).await.unwrap();
+            user.fs.fsync(handle).await.unwrap();
+            // Its syncs of the folder make the other's name durable too.
+            user.fs.write(other, 0, vec![9; 200_000].into()).await.unwrap();
+            let fs = user.fs.clone();
+            let syncs = async move { while fs.fsync(other).await.is_ok() {} };
+            process.rt().spawn(syncs).detach();
+            let fails = seed % 4 == 0;
+            disk.faults(|f| f.sync_fails = if fails { 700 } else { 0 });
+            let fs = user.fs.clone();
+            let write = async move {
+                for _ in 0..3 {
+                    let _ = fs.write(handle, 50_000, vec![2; 10_000].into()).await;
+                }
+            };
+            process.rt().spawn(write).detach();
+            world.rt().sleep(Duration::from_micros(world.below(20_000))).await;
+            process.kill();
+            drop(user);
+            disk.power_loss();
+            disk.faults(|f| f.sync_fails = 0);
+            inside.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            mount_again(&world, &disk, &inside).await;
+            let is = body(inside.contents(), "f").await.unwrap();
+            assert!(is.len() >= 50_000 && is[..50_000] == [1; 50_000], "seed {seed}: it was synced");
+        })
+        .unwrap();
+    }
+}
