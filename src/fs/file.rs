@@ -200,9 +200,11 @@ impl OpenFile {
         self.state.lock().base.clone()
     }
 
-    /// The store has another object there than the file is made of.
+    /// The store has another object there than the file is made of, and not by a send whose answer has yet to come.
     pub fn is_other(&self, head: &Head) -> bool {
-        self.state.lock().base.as_ref().is_some_and(|base| base.etag != head.etag)
+        let s = self.state.lock();
+        let ours = || Signature::of(&head.attrs, head.size).is_some_and(|there| s.sending.contains(&there));
+        s.base.as_ref().is_some_and(|base| base.etag != head.etag) && !ours()
     }
 
     /// The object has this etag now, and the same bytes.
