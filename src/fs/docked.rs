@@ -159,11 +159,7 @@ impl Docked {
         let (file, start) = (self.file().await?, self.0.berth.start());
         let mut s = self.0.state.lock().await;
         self.touch(&mut s, &file).await?;
-        let hole = s.extent.len..offset.min(s.virgin);
-        if hole.start < hole.end {
-            let zeros = Bytes::from(vec![0; (hole.end - hole.start) as usize]);
-            file.pwrite(start + DATA + hole.start, vec![zeros], false).await?;
-        }
+        self.clear(&s, &file, offset).await?;
         s.virgin = s.virgin.max(end);
         file.pwrite(start + DATA + offset, vec![data], false).await?;
         if end > s.extent.len {
@@ -175,16 +171,22 @@ impl Docked {
     /// The file is so long now; what it grows by is zeros.
     pub async fn cut(&self, size: u64) -> Result<()> {
         fits(size)?;
-        let (file, start) = (self.file().await?, self.0.berth.start());
+        let file = self.file().await?;
         let mut s = self.0.state.lock().await;
         self.touch(&mut s, &file).await?;
-        let grown = s.extent.len..size.min(s.virgin);
-        if grown.start < grown.end {
-            let zeros = Bytes::from(vec![0; (grown.end - grown.start) as usize]);
-            file.pwrite(start + DATA + grown.start, vec![zeros], false).await?;
-        }
+        self.clear(&s, &file, size).await?;
         if size != s.extent.len {
             self.extend(&mut s, &file, size).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes zeros of what was written behind the file's end, up to `end`.
+    async fn clear(&self, s: &State, file: &Arc<dyn DiskFile>, end: u64) -> Result<()> {
+        let grown = s.extent.len..end.min(s.virgin);
+        if grown.start < grown.end {
+            let zeros = Bytes::from(vec![0; (grown.end - grown.start) as usize]);
+            file.pwrite(self.0.berth.start() + DATA + grown.start, vec![zeros], false).await?;
         }
         Ok(())
     }
