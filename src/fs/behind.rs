@@ -199,8 +199,7 @@ impl Fs {
         let Found { left: all, lost, mut unsent, .. } = found;
         let mut over: BTreeSet<String> = BTreeSet::new();
         // A version that was closed later stands on this disk.
-        let closed = |note: &Note| note.mark != Mark::Open || note.owed;
-        over.extend(all.iter().filter(|left| closed(&left.note)).filter_map(|left| left.note.over.clone()));
+        over.extend(all.iter().filter(|left| left.note.replaces()).filter_map(|left| left.note.over.clone()));
         over.extend(all.iter().filter_map(|left| left.note.outgrown.clone()));
         for (stage, note) in lost {
             if over.contains(&stage.id()) || self.is_stored(note.as_ref()).await {
@@ -221,12 +220,15 @@ impl Fs {
         for left in spent.into_iter().filter(|_| !self.options().read_only) {
             self.give_up(left).await;
         }
+        let mut kept = BTreeSet::new();
         for left in self.by_claim(all).await {
             let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
-            if self.options().read_only {
+            // The name is the first one's: those that follow wait with it.
+            if self.options().read_only || kept.contains(&key) {
                 unsent.push(Unsent { path, key, bytes });
             } else if let Err(why) = self.take_up_one(left).await {
                 tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
+                kept.insert(key.clone());
                 unsent.push(Unsent { path, key, bytes });
             }
         }

@@ -8,17 +8,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::note::{Mark, Note, slot, slot_len, unslot};
+use super::note::{AREA, Mark, Note, Slots};
 use super::own::padded;
-use super::shelf::{Berth, DATA, Extent, ROOM, SLOTS};
+use super::shelf::{Berth, DATA, Extent, HEAD, ROOM};
 use crate::base::rt::DiskFile;
 use crate::base::{Error, Kind, Result, ResultExt as _};
-
-/// Notes are read in pieces of so many bytes: few are longer than one.
-const PIECE: usize = 4096;
-
-/// A berth's first note, which stands in the slot beside its length.
-const FIRST: u64 = 2;
 
 /// The file by now. Locked while its bytes or its notes are written, so that a sum is that of the bytes it stands for.
 #[derive(Debug)]
@@ -26,8 +20,7 @@ struct State {
     extent: Extent,
     /// Nothing was written from here on: zeros.
     virgin: u64,
-    /// The next note's number.
-    number: u64,
+    slots: Slots,
     /// That of the last note which had the sum of the bytes.
     closed: u64,
     /// The berth serves no file any more.
@@ -60,14 +53,18 @@ pub enum Found {
 }
 
 impl Docked {
-    fn new(berth: Berth, extent: Extent, virgin: u64, number: u64, closed: u64) -> Docked {
-        let state = State { extent, virgin, number, closed, left: false }.into();
+    fn new(berth: Berth, extent: Extent, virgin: u64, slots: Slots, closed: u64) -> Docked {
+        let state = State { extent, virgin, slots, closed, left: false }.into();
         let (file, durable, summed) = Default::default();
         Docked(Arc::new(Inner { berth, file, state, durable, summed }))
     }
 
     pub fn path(&self) -> PathBuf {
         self.0.berth.path()
+    }
+
+    pub fn is(&self, other: &Docked) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What notes call it.
@@ -79,13 +76,16 @@ impl Docked {
     pub async fn create(berth: Berth, note: &Note) -> Result<Docked> {
         let doing = || format!("staging {} at {}", note.key, berth.path().display());
         let extent = Extent { len: fits(note.size)?, touched: 0 };
-        let docked = Docked::new(berth.clone(), extent, 0, FIRST + 1, 0);
+        let docked = Docked::new(berth.clone(), extent, 0, Slots::new(HEAD), 0);
         let made = async {
-            let mut head = vec![0; SLOTS[0].start as usize];
+            let mut head = vec![0; HEAD as usize];
             head[..24].copy_from_slice(&extent.bytes());
-            let slot = slot(FIRST, note)?;
+            let mut s = docked.0.state.lock().await;
+            let (at, slot) = s.slots.next(note)?;
             let file = docked.file().await?;
-            file.pwrite(berth.start(), vec![head.into(), slot], false).await.map_err(Error::from)
+            file.pwrite(berth.start(), vec![head.into(), slot], false).await?;
+            s.slots.wrote(at);
+            Ok::<_, Error>(())
         };
         match made.await.context(doing) {
             Ok(()) => Ok(docked),
@@ -99,30 +99,22 @@ impl Docked {
     /// What an earlier run left in a berth.
     pub async fn open(berth: Berth) -> Result<Found> {
         let (file, start) = (berth.file().await?, berth.start());
-        let head = file.pread(start, PIECE).await?;
-        let other = file.pread(start + SLOTS[1].start, PIECE).await?;
-        let head = padded(head, PIECE)?;
+        let area = padded(file.pread(start, AREA as usize).await?, AREA as usize)?;
         // Without a note nothing was answered.
-        if head[SLOTS[0].start as usize..].iter().chain(&other).all(|byte| *byte == 0) {
+        if area[HEAD as usize..].iter().all(|byte| *byte == 0) {
             return Ok(Found::Free);
         }
-        let mut notes = Vec::new();
-        for (slot, begins) in SLOTS.into_iter().zip([head.slice(SLOTS[0].start as usize..), other]) {
-            let len = slot_len(&begins).unwrap_or(0).min((slot.end - slot.start) as usize);
-            let whole = if len > begins.len() { file.pread(start + slot.start, len).await? } else { begins };
-            notes.extend(unslot(&whole));
-        }
-        let last = notes.into_iter().max_by_key(|(number, _)| *number);
-        let number = last.as_ref().map_or(0, |(number, _)| *number);
-        let extent = Extent::of(&head);
+        let (slots, last) = Slots::read(HEAD, &area);
+        let number = slots.number() - 1;
+        let extent = Extent::of(&area);
         let docked = |extent, closed| {
-            let docked = Docked::new(berth.clone(), extent, ROOM, number + 1, closed);
+            let docked = Docked::new(berth.clone(), extent, ROOM, slots, closed);
             docked.0.durable.store(true, Ordering::Release);
             docked
         };
         match (last, extent) {
             (_, Some(Extent::GONE)) => Ok(Found::Free),
-            (Some((_, note)), Some(extent)) => {
+            (Some(note), Some(extent)) => {
                 let sum = note.sum.filter(|_| note.mark == Mark::Closed && extent.touched < number);
                 let Some(sum) = sum else { return Ok(Found::Left(docked(extent, 0), note, extent.len)) };
                 let len = note.size.min(ROOM) as usize;
@@ -135,9 +127,7 @@ impl Docked {
                 let size = note.size;
                 Ok(Found::Left(docked, note, size))
             }
-            (last, extent) => {
-                Ok(Found::Lost(docked(extent.unwrap_or_default(), 0), last.map(|(_, note)| note)))
-            }
+            (last, extent) => Ok(Found::Lost(docked(extent.unwrap_or_default(), 0), last)),
         }
     }
 
@@ -227,22 +217,29 @@ impl Docked {
             if s.left {
                 return Ok(());
             }
+            if s.slots.inherited() {
+                // It may be all that a loss of power leaves. A disk that can't keep it has told those who ask for that.
+                let _ = self.0.berth.sync().await;
+                s.slots.synced();
+            }
             let sum = match note.mark == Mark::Closed && note.size == s.extent.len {
                 true => Some(xxh3_64(&self.read(0, note.size as usize).await?)),
                 false => None,
             };
-            let number = s.number;
-            let bytes = slot(number, &Note { sum, ..note.clone() })?;
-            s.number += 1;
+            let number = s.slots.number();
+            let (at, bytes) = s.slots.next(&Note { sum, ..note.clone() })?;
             if sum.is_some() {
                 s.closed = number;
                 self.0.summed.store(true, Ordering::Release);
             }
-            file.pwrite(start + SLOTS[number as usize % 2].start, vec![bytes], false).await?;
+            file.pwrite(start + at.start, vec![bytes], false).await?;
+            s.slots.wrote(at);
         }
         if durable {
+            // Whatever becomes of the sync, the note may be durable: its sum must go on telling.
+            self.keep();
             self.0.berth.sync().await?;
-            self.0.durable.store(true, Ordering::Release);
+            self.0.state.lock().await.slots.synced();
         }
         Ok(())
     }
@@ -380,9 +377,9 @@ mod tests {
             rot(0, &[9]);
             assert!(matches!(found(&disk).await, Found::Lost(_, Some(_))), "no length of ours");
             rot(0, &[5]);
-            rot(SLOTS[0].start + 40, &[0]);
-            assert_eq!(left(&disk).await.2, &b"hello"[..], "the note before it");
-            rot(SLOTS[1].start + 40, &[0]);
+            rot(HEAD + 40, &[0]);
+            assert_eq!(left(&disk).await.2, &b"hello"[..], "another note");
+            rot(10752 + 40, &[0]);
             let Found::Lost(lost, None) = found(&disk).await else { panic!("there is no note") };
             lost.forget().await.unwrap();
             assert!(matches!(found(&disk).await, Found::Free));

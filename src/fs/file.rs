@@ -392,11 +392,14 @@ impl OpenFile {
         let offset = offset.unwrap_or_else(|| self.state.lock().size);
         let end = offset + data.len() as u64;
         self.may_reach(offset, end)?;
-        let stage = self.stage(e, end).await?;
-        stage.write(offset, data).await.map_err(|w| staging_failed(&stage, w))?;
-        let now = e.now();
-        let (stale, begins) = {
+        let (stale, begins) = loop {
+            let stage = self.stage(e, end).await?;
+            stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
+            let now = e.now();
             let mut s = self.state.lock();
+            if !s.has(&stage) {
+                continue;
+            }
             let hole = s.size..offset;
             s.local.insert(hole.clone());
             s.dirty.insert(hole);
@@ -405,7 +408,7 @@ impl OpenFile {
             s.size = s.size.max(end);
             s.touch(now);
             let begins = s.streams(e, &stage, offset..end);
-            (s.noted != Some(Mark::Open), begins)
+            break (s.noted != Some(Mark::Open), begins);
         };
         if begins {
             self.begin_early(e).await;
@@ -468,16 +471,19 @@ impl OpenFile {
         }
         self.may_reach(size, size)?;
         let anew = if size == 0 { self.anew(e).await? } else { None };
-        let stage = self.state.lock().stage.clone().filter(|_| anew.is_none());
-        if let Some(mut stage) = stage {
-            if !stage.takes(size) {
-                stage = self.stage(e, size).await?;
+        let useless = loop {
+            let mut stage = self.state.lock().stage.clone().filter(|_| anew.is_none());
+            if let Some(stage) = &mut stage {
+                if !stage.takes(size) {
+                    *stage = self.stage(e, size).await?;
+                }
+                stage.cut(size).await.map_err(|w| staging_failed(stage, w))?;
             }
-            stage.cut(size).await.map_err(|w| staging_failed(&stage, w))?;
-        }
-        let now = e.now();
-        let useless = {
+            let now = e.now();
             let mut s = self.state.lock();
+            if stage.is_some_and(|stage| !s.has(&stage)) {
+                continue;
+            }
             let useless = anew.and_then(|anew| s.step_aside(e, anew));
             let grown = s.size..size;
             s.local.cut(size);
@@ -490,7 +496,7 @@ impl OpenFile {
             if let Some(early) = &mut s.early {
                 early.spoil(&(size..u64::MAX));
             }
-            useless
+            break useless;
         };
         self.note(e, false).await?;
         if let Some(useless) = useless {
@@ -548,6 +554,15 @@ impl OpenFile {
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
     pub async fn detach(&self, e: &Engine) -> Op<()> {
         let _one = self.writing.lock().await;
+        while !self.fetch_all(e).await? {}
+        let mut s = self.state.lock();
+        s.base_len = 0;
+        s.borrowed = None;
+        Ok(())
+    }
+
+    /// False: another's object came meanwhile.
+    async fn fetch_all(&self, e: &Engine) -> Op<bool> {
         let snapshot = self.snapshot(e);
         let borrowed = self.is_borrowed();
         let missing = snapshot.local.split(0..snapshot.size);
@@ -556,16 +571,16 @@ impl OpenFile {
             let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
             let mut s = self.state.lock();
+            if !s.has(&stage) {
+                return Ok(false);
+            }
             if borrowed {
                 // No object of this name ever had them.
                 s.dirty.insert(range.clone());
             }
             s.local.insert(range);
         }
-        let mut s = self.state.lock();
-        s.base_len = 0;
-        s.borrowed = None;
-        Ok(())
+        Ok(true)
     }
 
     /// Its name is gone: nothing of it is ever sent again.
@@ -671,6 +686,11 @@ impl State {
         early.spoil(&written);
         early.advance(e, key, stage, size);
         false
+    }
+
+    /// Its bytes are staged there still. Another's object that comes takes what was staged over the one before away.
+    fn has(&self, stage: &Stage) -> bool {
+        self.stage.as_ref().is_some_and(|its| its.is(stage))
     }
 
     pub(super) fn note(&self, url: &str, partly: bool) -> Note {

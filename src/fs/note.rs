@@ -1,5 +1,8 @@
-//! Whose bytes are staged, and what for: a note beside them, in one of two slots in turn, so that one that is torn leaves
-//! the one before.
+//! Whose bytes are staged, and what for: a note in one of three slots before them. A new one is written neither over the
+//! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
+//! power leaves that one whatever was written since.
+//!
+//! Slots begin at 0 (in a berth of a shelf at 32), 10752 and 21504. Format 2 had two, the second at 16384.
 //!
 //! | slot | bytes | meaning |
 //! |---|---|---|
@@ -12,6 +15,7 @@
 //! Numbers are little-endian.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -24,9 +28,15 @@ use crate::store::Attrs;
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
 const HEAD: usize = 32;
+/// Where a stage's bytes begin: its notes are before that.
+pub const AREA: u64 = 32 << 10;
+const SLOT: u64 = 10752;
 /// The longest note, in bytes; a slot has no less room.
-const NOTE_MAX: usize = (16 << 10) - 2 * HEAD;
-pub const FORMAT: u32 = 2;
+const NOTE_MAX: usize = SLOT as usize - 2 * HEAD;
+pub const FORMAT: u32 = 3;
+/// Where format 2 had its second slot.
+const SECOND_OF_2: u64 = AREA / 2;
+const LONGEST_OF_2: usize = SECOND_OF_2 as usize;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,6 +114,11 @@ impl Note {
     pub fn attrs(&self) -> Attrs {
         Attrs { content_type: self.content_type.clone(), user: self.user.clone() }
     }
+
+    /// What it stands for takes the place of the version before (`over`).
+    pub fn replaces(&self) -> bool {
+        self.over.is_some() && (self.mark != Mark::Open || self.owed)
+    }
 }
 
 /// A note as it stands in its slot.
@@ -128,14 +143,8 @@ pub fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// How long the note in a slot is, with what stands before it, if its first bytes are a slot's.
-pub fn slot_len(bytes: &[u8]) -> Option<usize> {
-    let is_slot = bytes.len() >= HEAD && bytes[..8] == MAGIC[..];
-    is_slot.then(|| usize::try_from(word(bytes, 16)).ok()?.checked_add(HEAD)).flatten()
-}
-
-/// A slot's number and note; none where it has no whole one.
-pub fn unslot(bytes: &[u8]) -> Option<(u64, Note)> {
+/// A slot's number and note, and how long both are; none where it has no whole one.
+fn unslot(bytes: &[u8]) -> Option<(u64, usize, Note)> {
     if bytes.len() < HEAD || bytes[..8] != MAGIC[..] {
         return None;
     }
@@ -146,7 +155,78 @@ pub fn unslot(bytes: &[u8]) -> Option<(u64, Note)> {
         return None;
     }
     let note: Note = serde_json::from_slice(body).ok()?;
-    (note.format == FORMAT).then_some((word(bytes, 8), note))
+    (2..=FORMAT).contains(&note.format).then_some((word(bytes, 8), HEAD + len, note))
+}
+
+/// The slots of one stage.
+#[derive(Debug)]
+pub struct Slots {
+    starts: [u64; 3],
+    /// The next note's number.
+    number: u64,
+    last: Range<u64>,
+    /// The latest that was made durable.
+    durable: Range<u64>,
+    /// The latest is an earlier run's: nobody knows whether it was made durable.
+    inherited: bool,
+}
+
+impl Slots {
+    /// A new stage's, whose notes begin at `first`.
+    pub fn new(first: u64) -> Slots {
+        let starts = [first, SLOT, 2 * SLOT];
+        Slots { starts, number: 1, last: 0..0, durable: 0..0, inherited: false }
+    }
+
+    /// Those of a stage that begins with `area`, and the note that counts.
+    pub fn read(first: u64, area: &[u8]) -> (Slots, Option<Note>) {
+        let mut slots = Slots::new(first);
+        let at = |start: u64| {
+            let bytes = area.get(start as usize..).unwrap_or_default();
+            let (number, len, note) = unslot(&bytes[..bytes.len().min(LONGEST_OF_2)])?;
+            Some((number, start..start + len as u64, note))
+        };
+        let all = slots.starts.into_iter().chain([SECOND_OF_2]).filter_map(at);
+        let Some((number, last, note)) = all.max_by_key(|(number, ..)| *number) else { return (slots, None) };
+        // Nobody else has written there: the greatest number can't be one.
+        slots.number = number.saturating_add(1);
+        (slots.last, slots.inherited) = (last, true);
+        (slots, Some(note))
+    }
+
+    /// The next note's.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The next note as it stands in its slot, and where that is.
+    pub fn next(&self, note: &Note) -> Result<(Range<u64>, Bytes)> {
+        let bytes = slot(self.number, note)?;
+        let ranges = self.starts.map(|start| start..start + bytes.len() as u64);
+        let meets = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+        let free = ranges.iter().find(|at| !meets(at, &self.last) && !meets(at, &self.durable));
+        // Two of format 2 can meet all three.
+        let or = ranges.iter().find(|at| !meets(at, &self.durable));
+        let at = free.or(or).cloned().ok_or_else(|| Error::new(Kind::Internal, "a note has no slot"))?;
+        Ok((at, bytes))
+    }
+
+    /// It is there now.
+    pub fn wrote(&mut self, at: Range<u64>) {
+        self.number += 1;
+        self.last = at;
+    }
+
+    /// The latest is to be made durable before there are others.
+    pub fn inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// The latest was made durable.
+    pub fn synced(&mut self) {
+        self.durable = self.last.clone();
+        self.inherited = false;
+    }
 }
 
 #[cfg(test)]
@@ -159,20 +239,74 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":2,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"user":{}}"#;
+        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"user":{}}"#;
         let bytes = slot(3, &note()).unwrap();
         assert_eq!(
             &bytes[..24],
             [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
         );
         assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 13_357_802_529_577_690_139);
-        assert_eq!(unslot(&bytes), Some((3, note())));
+        assert_eq!(word(&bytes, 24), 3_591_369_687_536_098_907);
+        assert_eq!(unslot(&bytes), Some((3, bytes.len(), note())));
         for at in 0..bytes.len() {
             let mut bad = bytes.to_vec();
             bad[at] ^= 1;
             assert_eq!(unslot(&bad), None, "byte {at}");
             assert_eq!(unslot(&bytes[..at]), None);
+        }
+    }
+
+    fn put(area: &mut [u8], slots: &mut Slots, note: &Note) -> Range<u64> {
+        let (at, bytes) = slots.next(note).unwrap();
+        area[at.start as usize..at.end as usize].copy_from_slice(&bytes);
+        slots.wrote(at.clone());
+        at
+    }
+
+    #[test]
+    fn the_last_note_and_the_last_durable_one_are_not_written_over() {
+        let mut area = vec![0; AREA as usize];
+        let mut slots = Slots::new(32);
+        let sized = |size| Note { size, ..note() };
+        put(&mut area, &mut slots, &sized(1));
+        let durable = put(&mut area, &mut slots, &sized(2));
+        slots.synced();
+        for size in 3..9 {
+            let before = slots.last.clone();
+            let at = put(&mut area, &mut slots, &sized(size));
+            assert!(at.start != durable.start && at.start != before.start, "{at:?}");
+            let (found, latest) = Slots::read(32, &area);
+            assert_eq!((latest, found.number), (Some(sized(size)), size + 1));
+        }
+        let torn = slots.last.clone();
+        area[torn.start as usize + 40] ^= 1;
+        assert_eq!(Slots::read(32, &area).1, Some(sized(7)), "the one before");
+        for start in [32, SLOT, 2 * SLOT].into_iter().filter(|start| *start != durable.start) {
+            area[start as usize] = 0;
+        }
+        assert_eq!(Slots::read(32, &area).1, Some(sized(2)), "the durable one");
+        area[durable.start as usize] = 0;
+        assert_eq!(Slots::read(32, &area).1, None);
+        assert_eq!(Slots::read(32, &[]).1, None);
+    }
+
+    #[test]
+    fn a_note_of_format_2_is_read_and_not_written_over() {
+        for (start, long) in [(0, 5), (0, 14_000), (SECOND_OF_2, 5), (SECOND_OF_2, 14_000)] {
+            let old = Note { format: 2, key: "k".repeat(long), ..note() };
+            let body = serde_json::to_vec(&old).unwrap();
+            let head = [&7_u64.to_le_bytes()[..], &(body.len() as u64).to_le_bytes()].concat();
+            let hash = xxh3_64(&[&head[..], &body].concat());
+            let bytes = [&MAGIC[..], &head, &hash.to_le_bytes(), &body].concat();
+            let mut area = vec![0; AREA as usize];
+            area[start as usize..start as usize + bytes.len()].copy_from_slice(&bytes);
+            let (mut slots, found) = Slots::read(0, &area);
+            assert_eq!((found, slots.number()), (Some(old.clone()), 8));
+            assert!(slots.inherited());
+            let at = put(&mut area, &mut slots, &note());
+            assert_eq!(Slots::read(0, &area).1, Some(note()));
+            area[at.start as usize] = 0;
+            assert_eq!(Slots::read(0, &area).1, Some(old), "the one before");
         }
     }
 }

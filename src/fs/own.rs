@@ -1,13 +1,12 @@
 //! Staged bytes in a file of their own.
 //!
-//! `ID.stage` begins with two slots for the file's note (see `note`); the bytes follow at their places. `ID.edits` stands
+//! `ID.stage` begins with the slots of the file's notes (see `note`); the bytes follow at their places. `ID.edits` stands
 //! beside it where bytes of the object still count: it says which bytes of the stage are the file's. Without it, all
 //! are.
 //!
 //! | `ID.stage` | bytes | meaning |
 //! |---|---|---|
-//! | 0 | 16384 | slot 0 |
-//! | 16384 | 16384 | slot 1 |
+//! | 0 | 32768 | its notes |
 //! | 32768 | … | the file's bytes from its first on; zeros where it ends early |
 //!
 //! | `ID.edits`, a record | bytes | meaning |
@@ -18,21 +17,20 @@
 //!
 //! Numbers are little-endian. A file descriptor is held only while the file is in use.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::note::{Note, slot, unslot, word};
+use super::note::{AREA as DATA, Note, Slots, word};
 use super::ranges::Ranges;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-const SLOT: u64 = 16 << 10;
-const DATA: u64 = 2 * SLOT;
 const RECORD: usize = 24;
 const CUT: u64 = u64::MAX;
 /// Edits are read in pieces of so many bytes.
@@ -78,7 +76,9 @@ struct Inner {
     log: Option<tokio::sync::Mutex<Log>>,
     /// The berth that the file outgrew, when it has the file.
     outgrown: Option<String>,
-    number: AtomicU64,
+    slots: tokio::sync::Mutex<Slots>,
+    /// A sync of it has failed: what that should have made durable is lost, and no later one would tell.
+    failed: AtomicBool,
     /// Its name in the folder is durable.
     named: AtomicBool,
     /// What it holds may have been made durable.
@@ -102,13 +102,25 @@ fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
 }
 
 impl Own {
-    fn new(disk: &Arc<dyn Disk>, data: PathBuf, note: &Note, number: u64) -> Own {
+    fn new(disk: &Arc<dyn Disk>, data: PathBuf, note: &Note, slots: Slots) -> Own {
         let edits = data.with_extension("edits");
         let log = note.partly.then(tokio::sync::Mutex::default);
-        let (outgrown, number) = (note.outgrown.clone(), AtomicU64::new(number));
+        let (outgrown, slots) = (note.outgrown.clone(), slots.into());
         let (file, disk) = (Mutex::default(), disk.clone());
-        let (named, durable, nameless) = Default::default();
-        Own(Arc::new(Inner { disk, data, edits, file, log, outgrown, number, named, durable, nameless }))
+        let (failed, named, durable, nameless) = Default::default();
+        Own(Arc::new(Inner {
+            disk,
+            data,
+            edits,
+            file,
+            log,
+            outgrown,
+            slots,
+            failed,
+            named,
+            durable,
+            nameless,
+        }))
     }
 
     /// Edits stand beside it.
@@ -118,6 +130,10 @@ impl Own {
 
     pub fn path(&self) -> &Path {
         &self.0.data
+    }
+
+    pub fn is(&self, other: &Own) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What notes call it.
@@ -135,7 +151,7 @@ impl Own {
         first: Option<Bytes>,
     ) -> Result<Own> {
         assert_eq!(note.partly, edits.is_some(), "a note says whether edits stand beside");
-        let stage = Own::new(disk, data, note, 0);
+        let stage = Own::new(disk, data, note, Slots::new(0));
         let doing = || format!("staging {} at {}", note.key, stage.path().display());
         if let (Some(edits), Some(log)) = (edits, &stage.0.log) {
             let log = &mut *log.lock().await;
@@ -165,11 +181,7 @@ impl Own {
     pub async fn open(disk: &Arc<dyn Disk>, data: PathBuf) -> Result<Option<(Own, Note, Edits)>> {
         let file = disk.open(&data, OpenHow::Write).await?;
         let head = file.pread(0, DATA as usize).await?;
-        let second = head.get(SLOT as usize..).unwrap_or_default();
-        let notes = [&head[..head.len().min(SLOT as usize)], second].map(unslot);
-        let Some((number, note)) = notes.into_iter().flatten().max_by_key(|(number, _)| *number) else {
-            return Ok(None);
-        };
+        let (slots, Some(note)) = Slots::read(0, &head) else { return Ok(None) };
         let staged = file.size().await?.saturating_sub(DATA);
         let log = match disk.open(&data.with_extension("edits"), OpenHow::Write).await {
             Ok(log) => Some(log),
@@ -190,7 +202,7 @@ impl Own {
                 edits.local.insert(0..staged);
             }
         }
-        let stage = Own::new(disk, data, &note, number + 1);
+        let stage = Own::new(disk, data, &note, slots);
         stage.0.durable.store(true, Ordering::Release);
         if let Some(ours) = &stage.0.log {
             *ours.lock().await = Log { file: None, records, covered: edits.local.clone() };
@@ -269,31 +281,55 @@ impl Own {
         padded(self.file().await?.pread(DATA + offset, len).await?, len)
     }
 
-    /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power.
+    /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
+    /// failed, it fails for good.
     pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        let number = self.0.number.fetch_add(1, Ordering::Relaxed);
+        let mut slots = self.0.slots.lock().await;
+        let first = slots.number() == 1;
         // What was left there may come back with the power, whatever was written since. The first note is from before.
-        let outgrown = self.0.outgrown.clone().filter(|_| number > 0);
+        let outgrown = self.0.outgrown.clone().filter(|_| !first);
         let replaces = note.over.is_some() || outgrown.is_some() && !self.0.named.load(Ordering::Acquire);
-        let bytes = slot(number, &Note { outgrown, ..note.clone() })?;
-        if durable && self.0.log.is_some() {
-            self.0.disk.open(&self.0.edits, OpenHow::Write).await?.sync().await?;
-        }
+        let (at, bytes) = slots.next(&Note { outgrown, ..note.clone() })?;
         let file = self.file().await?;
-        if durable && replaces {
-            // The note must not outlive the bytes: what it replaces goes with it.
-            file.sync().await?;
+        if durable && self.0.log.is_some() {
+            let edits = self.0.disk.open(&self.0.edits, OpenHow::Write).await?;
+            self.firm(edits.sync()).await?;
         }
-        file.pwrite(number % 2 * SLOT, vec![bytes], durable).await?;
+        if durable && replaces || slots.inherited() {
+            // The note must not outlive the bytes: what it replaces goes with it. Nor may what an earlier run left be
+            // written over while it may be all that a loss of power leaves.
+            let synced = self.firm(file.sync()).await;
+            slots.synced();
+            synced.or_else(|why| if durable { Err(why) } else { Ok(()) })?;
+        }
+        file.pwrite(at.start, vec![bytes], false).await?;
+        slots.wrote(at);
         if durable {
+            self.firm(file.sync()).await?;
+            slots.synced();
             self.0.durable.store(true, Ordering::Release);
         }
         if durable && !self.0.named.load(Ordering::Acquire) {
             let dir = self.0.data.parent().unwrap_or(Path::new("."));
-            self.0.disk.sync_dir(dir).await?;
+            self.firm(self.0.disk.sync_dir(dir)).await?;
             self.0.named.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// A sync of the stage's, unless one has failed before.
+    async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
+        let failed = |why: &dyn fmt::Display| {
+            let said = format!("{} may have lost what was written to it: {why}", self.path().display());
+            Error::new(Kind::Io, said)
+        };
+        if self.0.failed.load(Ordering::Acquire) {
+            return Err(failed(&"an earlier sync failed"));
+        }
+        sync.await.map_err(|why| {
+            self.0.failed.store(true, Ordering::Release);
+            failed(&why)
+        })
     }
 
     /// Takes its names out of the folder; who holds it goes on.

@@ -36,14 +36,12 @@ impl OpenFile {
     /// The state that is to be the next object, which is written down as closed.
     async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
         let snapshot = self.snapshot(e);
-        let replaces = {
+        {
             let mut s = self.state.lock();
             s.asked = snapshot.changes;
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
-            // It goes: what takes its place must survive what it would.
-            s.earlier.as_ref().is_some_and(|earlier| earlier.stage.is_durable())
-        };
-        self.note(e, durable || replaces).await?;
+        }
+        self.note(e, durable).await?;
         self.retire().await;
         Ok(snapshot)
     }
@@ -99,7 +97,9 @@ impl OpenFile {
         }
         let (done, staged, size) = {
             let s = self.state.lock();
-            let done = s.unlinked || s.changes == s.sent || s.asked == s.changes && !durable;
+            // A send asks for what it takes with it, before that is written down.
+            let sealed = s.asked == s.changes && s.noted == Some(Mark::Closed);
+            let done = s.unlinked || s.changes == s.sent || sealed && !durable;
             (done, s.stage.is_some(), s.size)
         };
         if done {
@@ -157,8 +157,9 @@ impl OpenFile {
         self.state.lock().upload = None;
         if let Some(newer) = newer {
             let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
-            let etag = e.remote.put_attrs(&snapshot.key, &base, &newer).await?;
             snapshot.attrs = newer;
+            self.state.lock().sets_out(&snapshot);
+            let etag = e.remote.put_attrs(&snapshot.key, &base, &snapshot.attrs).await?;
             self.stored(&snapshot, etag);
         }
         publish(&|| self.arrived(e, &snapshot));

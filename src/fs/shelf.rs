@@ -10,15 +10,13 @@
 //! | 0 | 8 | length of the file; 2⁶⁴ − 1: no file needs the berth any more |
 //! | 8 | 8 | number of the note since which its bytes were changed; counts where that one says the file is closed |
 //! | 16 | 8 | XXH3-64 of both |
-//! | 32 | 16352 | slot 0 of its note |
-//! | 16384 | 16384 | slot 1 |
+//! | 32 | 32736 | its notes (see `note`) |
 //! | 32768 | 98304 | the file's bytes from its first on; what lies behind its length is nobody's |
 //!
 //! A note that says the file is closed has the sum of its bytes, and its length counts, unless they were changed since.
 
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,20 +25,20 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::note::word;
+use super::note::{AREA, word};
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result};
 
 const BERTHS: u64 = 64;
 const BERTH: u64 = 128 << 10;
+/// Where its notes begin.
+pub const HEAD: u64 = 32;
 /// Where a berth's file begins.
-pub const DATA: u64 = 32 << 10;
+pub const DATA: u64 = AREA;
 /// The longest file that a berth takes, in bytes.
 pub const ROOM: u64 = BERTH - DATA;
 /// The length of a file that left.
 const LEFT: u64 = u64::MAX;
-/// Where its notes are.
-pub const SLOTS: [Range<u64>; 2] = [32..DATA / 2, DATA / 2..DATA];
 
 /// A berth's first bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -77,6 +77,15 @@ impl Stage {
         }
     }
 
+    /// Both are the same staged file.
+    pub fn is(&self, other: &Stage) -> bool {
+        match (self, other) {
+            (Stage::Own(one), Stage::Own(other)) => one.is(other),
+            (Stage::Docked(one), Stage::Docked(other)) => one.is(other),
+            _ => false,
+        }
+    }
+
     /// Lets go of the file descriptors until the bytes are needed again.
     pub fn rest(&self) {
         match self {

@@ -4,7 +4,7 @@
 use super::earlier::remove;
 use super::engine::Engine;
 use super::file::{OpenFile, staging_failed};
-use super::note::Mark;
+use super::note::{Mark, Note};
 use super::own::Edits;
 use super::stage::Stage;
 use crate::base::Result;
@@ -40,7 +40,7 @@ impl OpenFile {
             // No name leads to it: the next mount must not find it.
             remove(&stage).await;
         } else if let Some(old) = &outgrown {
-            let durable = note.mark != Mark::Sent && old.must_survive();
+            let durable = note.mark != Mark::Sent && old.must_survive() || self.must_outlive(&note);
             if let Err(why) = stage.note(&note, durable).await {
                 old.keep();
                 {
@@ -58,6 +58,12 @@ impl OpenFile {
         Ok(stage)
     }
 
+    /// The note takes the place of a version that survives a loss of power: so must what it stands for.
+    fn must_outlive(&self, note: &Note) -> bool {
+        let s = self.state.lock();
+        note.replaces() && s.earlier.as_ref().is_some_and(|earlier| earlier.stage.is_durable())
+    }
+
     /// Brings the stage's note up to date.
     pub(super) async fn note(&self, e: &Engine, mut durable: bool) -> Result<()> {
         let _one = self.noting.lock().await;
@@ -68,7 +74,8 @@ impl OpenFile {
                 let note = s.note(e.staging.url(), stage.partly());
                 (stage, note)
             };
-            stage.note(&note, durable).await.map_err(|w| staging_failed(&stage, w))?;
+            let durably = durable || self.must_outlive(&note);
+            stage.note(&note, durably).await.map_err(|w| staging_failed(&stage, w))?;
             let mut s = self.state.lock();
             s.noted = Some(note.mark);
             // A write in between found that the note before said enough.

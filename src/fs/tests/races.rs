@@ -489,3 +489,50 @@ fn renames_of_a_directory_and_within_it_do_not_wait_for_each_other() {
         .unwrap();
     }
 }
+
+/// A file that was stored and whose bytes are still staged is written to while a change of its mode meets another
+/// client's object.
+#[test]
+fn a_write_beside_a_chmod_that_meets_anothers_object_is_not_lost() {
+    let mut met = 0;
+    for seed in 0..300 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+        met += sim
+            .run(async move {
+                let user = User::mount(world.rt(), disk, inside.clone(), "", STAGING).await;
+                let handle = user.open("f", WRITE, true).await.unwrap();
+                user.fs.write(handle, 0, vec![1; 5000].into()).await.unwrap();
+                user.fs.fsync(handle).await.unwrap();
+                let other = Arc::new(SimDisk::new(&world));
+                let other = User::mount(world.rt(), other, inside.clone(), "", STAGING).await;
+                other.put("f", &[3; 5000]).await.unwrap();
+                let ino = user.fs.file(handle).unwrap().ino;
+                let mode = Changes { mode: Some(0o600), ..Changes::default() };
+                let fs = user.fs.clone();
+                let changing = world.rt().spawn(async move { fs.setattr(ino, mode, None).await });
+                world.rt().sleep(Duration::from_micros(world.below(250_000))).await;
+                user.fs.write(handle, 1000, vec![2; 1000].into()).await.unwrap();
+                let seen = user.fs.read(handle, 0, 5000).await.unwrap();
+                let is = |bytes: &[u8], around| {
+                    bytes[1000..2000] == [2; 1000]
+                        && bytes[..1000] == [around; 1000]
+                        && bytes[2000..] == [around; 3000]
+                };
+                assert!(
+                    is(&seen, 1) || is(&seen, 3),
+                    "seed {seed}: {:?}",
+                    seen.chunk_by(|a, b| a == b).map(|c| c[0]).collect::<Vec<_>>()
+                );
+                let _ = changing.await.unwrap();
+                let closed = user.close(handle).await;
+                user.fs.finish().await;
+                let stored = body(inside.contents(), "f").await.unwrap();
+                assert!(if closed.is_ok() { is(&stored, 3) } else { stored == vec![3; 5000] }, "seed {seed}");
+                u32::from(closed.is_ok())
+            })
+            .unwrap();
+    }
+    assert!((10..290).contains(&met), "{met} writes came after the change: the moments are no test");
+}
