@@ -143,8 +143,12 @@ fn how(flags: i32) -> How {
     }
 }
 
-fn fopen(opened: &Opened) -> FopenFlags {
-    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+fn fopen(opened: &Opened, changes: bool) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    // Who only reads has nothing to ask for at the close.
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !changes);
+    flags
 }
 
 fn caller(req: &Request) -> Caller {
@@ -481,9 +485,10 @@ impl Filesystem for Face {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let work = move |fs: Arc<Fs>| async move { fs.open_file(ino.0, how(flags.0)).await };
+        let how = how(flags.0);
+        let work = move |fs: Arc<Fs>| async move { fs.open_file(ino.0, how).await };
         self.soon("open", ino, work, move |out| match out {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened)),
+            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened, how.write || how.truncate)),
             Err(f) => reply.error(errno(&f)),
         });
     }
@@ -503,7 +508,7 @@ impl Filesystem for Face {
         self.soon_here("create", parent, work, move |out| match out {
             Ok((e, opened)) => {
                 let attr = attr(e.ino, &e.facts);
-                reply.created(&e.ttl, &attr, Generation(0), FileHandle(opened.handle), fopen(&opened));
+                reply.created(&e.ttl, &attr, Generation(0), FileHandle(opened.handle), fopen(&opened, true));
             }
             Err(f) => reply.error(errno(&f)),
         });

@@ -427,7 +427,13 @@ impl Fs {
                 h.file.seal(&self.engine, false).await.map_err(close_failed)?;
                 self.send_behind(h.ino, &h.file);
             }
-            _ => self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?,
+            _ => {
+                if h.file.is_small() {
+                    // The send writes this down too, and would have to wake another thread for it.
+                    h.file.seal(&self.engine, false).await.map_err(close_failed)?;
+                }
+                self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?;
+            }
         }
         h.wrote.flushed(wrote);
         Ok(())

@@ -38,6 +38,8 @@ const CROWD_TIME: Duration = Duration::from_secs(5);
 const CROWDS: usize = 1024;
 /// Directories that went away lately, each for itself; of older ones only that there were any.
 const MOVED: usize = 64;
+/// Names that were changed lately, the same.
+const RECENT: usize = 1024;
 
 /// What stands at a component: a directory, an object, both or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -89,6 +91,10 @@ struct Changes {
     below: VecDeque<(String, u64)>,
     /// The last one of those that `below` has no room for.
     anywhere: u64,
+    /// Names, the latest last.
+    recent: VecDeque<(String, u64)>,
+    /// The last one of those that `recent` has no room for.
+    before: u64,
 }
 
 fn stripe(text: &str) -> usize {
@@ -100,6 +106,10 @@ impl Changes {
         self.count += 1;
         self.names[stripe(stem)] = self.count;
         self.dirs[stripe(split(stem).0)] = self.count;
+        self.recent.push_back((stem.to_owned(), self.count));
+        if self.recent.len() > RECENT {
+            self.before = self.recent.pop_front().map_or(self.before, |(_, at)| at);
+        }
     }
 
     fn below(&mut self, prefix: &str) {
@@ -122,6 +132,15 @@ impl Changes {
 
     fn dir_holds(&self, prefix: &str, since: Ticket) -> bool {
         self.dirs[stripe(prefix)] <= since.0 && self.stayed(prefix, since)
+    }
+
+    /// The names in a directory that were changed since, if that can be told.
+    fn since(&self, prefix: &str, since: Ticket) -> Option<BTreeSet<String>> {
+        let later = self.recent.iter().rev().take_while(|(_, at)| *at > since.0);
+        let names =
+            later.filter_map(|(stem, _)| stem.strip_prefix(prefix)).filter(|name| !name.contains('/'));
+        let told = self.before <= since.0 && self.stayed(prefix, since);
+        told.then(|| names.map(str::to_owned).collect())
     }
 }
 
@@ -167,8 +186,9 @@ impl Known {
         let names =
             LruCache::with_hasher(NonZeroUsize::new(NAMES_MAX).expect("not zero"), Default::default());
         let listings = LruCache::unbounded_with_hasher(Default::default());
-        let (count, below, anywhere) = (0, VecDeque::new(), 0);
-        let changes = Changes { count, names: vec![0; STRIPES], dirs: vec![0; STRIPES], below, anywhere };
+        let (names_at, dirs) = (vec![0; STRIPES], vec![0; STRIPES]);
+        let (below, recent) = Default::default();
+        let changes = Changes { count: 0, names: names_at, dirs, below, anywhere: 0, recent, before: 0 };
         let crowds = LruCache::with_hasher(NonZeroUsize::new(CROWDS).expect("not zero"), Default::default());
         Known(Mutex::new(Inner { names, listings, entries: 0, changes, crowds }))
     }
@@ -244,17 +264,25 @@ impl Known {
         }
     }
 
-    /// These names stand in a directory. Nothing is said of others: nobody asked for them, or they were changed here since.
-    pub fn learn_present(
+    /// These names stand in a directory; with `whole`, no others do. Nothing is said of those that were changed here since.
+    pub fn learn_page(
         &self,
         prefix: &str,
         mut entries: BTreeMap<String, Seen>,
+        whole: bool,
         until: Instant,
         ticket: Ticket,
     ) {
         let mut inner = self.0.lock();
-        entries.retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), ticket));
-        inner.enter(prefix, Listing::new(entries, until, false, Metadata::Unknown));
+        let changed = if whole { inner.changes.since(prefix, ticket) } else { None };
+        match &changed {
+            Some(changed) => entries.retain(|component, _| !changed.contains(component)),
+            None => entries
+                .retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), ticket)),
+        }
+        let mut listing = Listing::new(entries, until, changed.is_some(), Metadata::Unknown);
+        listing.doubted = changed.unwrap_or_default();
+        inner.enter(prefix, listing);
     }
 
     /// An object that a listing shows was looked at: when some were, the others are known. Who asks for single names
@@ -365,7 +393,7 @@ mod tests {
     fn names_that_were_not_asked_for_are_not_absent() {
         let known = Known::new();
         let ticket = known.ticket();
-        known.learn_present("d/", BTreeMap::from([("a".to_owned(), object())]), at(5), ticket);
+        known.learn_page("d/", BTreeMap::from([("a".to_owned(), object())]), false, at(5), ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert_eq!(known.get("d/b", at(1)), None);
         known.changed("d/b", at(1), at(6), |seen| seen.object = None);
@@ -374,6 +402,40 @@ mod tests {
         assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
         let asked = (1..=130).filter_map(|n| known.crowded("d/", false, at(1)).map(|crowd| (n, crowd)));
         assert_eq!(asked.collect::<Vec<_>>(), [(3, Crowd::First), (64, Crowd::More), (128, Crowd::More)]);
+    }
+
+    #[test]
+    fn a_page_that_is_all_of_a_directory_says_nothing_of_what_was_changed_meanwhile() {
+        let known = Known::new();
+        known.changed("d/old", at(0), at(1), |s| *s = object());
+        let ticket = known.ticket();
+        for name in ["d/new", "d/gone", "d/sub/new", "e/new"] {
+            known.touched(name);
+        }
+        let page = || ["a", "gone"].map(|name| (name.to_owned(), object())).into();
+        known.learn_page("d/", page(), true, at(5), ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        for name in ["d/other", "d/sub", "d/old"] {
+            assert_eq!(known.get(name, at(1)).unwrap().0, Seen::default(), "{name}");
+        }
+        assert!(known.get("d/new", at(1)).is_none() && known.get("d/gone", at(1)).is_none());
+        // What is made later is known, and what is not remembered may be any name.
+        known.changed("d/later", at(1), at(9), |s| *s = object());
+        assert_eq!(known.get("d/later", at(2)).unwrap().0, object());
+        let ticket = known.ticket();
+        for n in 0..=RECENT {
+            known.touched(&format!("e/{n}"));
+        }
+        known.learn_page("d/", page(), true, at(5), ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        assert!(known.get("d/other", at(1)).is_none());
+        known.learn_page("d/", page(), true, at(5), known.ticket());
+        known.forget_below("d/");
+        assert!(known.get("d/other", at(1)).is_none());
+        let ticket = known.ticket();
+        known.forget_below("d/");
+        known.learn_page("d/", page(), true, at(5), ticket);
+        assert!(known.get("d/a", at(1)).is_none() && known.get("d/other", at(1)).is_none());
     }
 
     #[test]

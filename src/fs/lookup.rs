@@ -254,7 +254,7 @@ impl Fs {
     }
 
     /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
-    /// then. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
+    /// then, and which there are none of if it is the only page. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
     async fn among_many(&self, place: &Place) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
         let remote = &self.engine.remote;
@@ -292,7 +292,9 @@ impl Fs {
             Some(seen) => Some((seen.dir.is_some(), seen.object.is_some())),
             None => whole.then_some((false, false)),
         };
-        self.known.learn_present(prefix, all, self.until(asked), ticket);
+        // Absence may be believed for a shorter time than presence.
+        let tells_absence = whole && self.options().negative_ttl >= self.options().ttl;
+        self.known.learn_page(prefix, all, tells_absence, self.until(asked), ticket);
         Ok(present)
     }
 

@@ -9,6 +9,7 @@ use super::file::{OpenFile, lost};
 use super::note::Mark;
 use super::remote::{Base, Source};
 use super::signature::{Signature, differ_in_time_only};
+use super::stage::Stage;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, When};
@@ -109,6 +110,11 @@ impl OpenFile {
             self.stage(e, size).await?;
         }
         self.sign(e, durable).await.map(|_| ())
+    }
+
+    /// All of it is staged, in a berth.
+    pub fn is_small(&self) -> bool {
+        matches!(self.state.lock().stage, Some(Stage::Docked(_)))
     }
 
     /// Where its bytes are on this host.

@@ -275,6 +275,8 @@ async fn many(t: &mut Table) {
         let (key, body) = (format!("m/f{i:04}"), Bytes::from_static(b"hello"));
         t.store.inner.put(&key, body, When::Always, Cause::File).await.unwrap();
     }
+    // All of the root's names may have been listed.
+    t.later().await;
     let user = t.user.clone();
     user.walk("m").await.unwrap();
     t.store.take();
@@ -340,6 +342,18 @@ async fn plain(t: &mut Table) {
     }
     user.fs.fsync_dir(user.walk("p").await.unwrap()).await.unwrap();
     t.row("unlink of these 100, later");
+    t.later().await;
+    for i in 0..100 {
+        t.store.inner.put(&format!("k/g{i}"), Bytes::new(), When::Always, Cause::File).await.unwrap();
+    }
+    user.walk("k").await.unwrap();
+    t.store.take();
+    for i in 0..100 {
+        user.put(&format!("k/f{i:02}"), b"hello").await.unwrap();
+        // Longer than names are believed, all in all.
+        t.rt.sleep(Duration::from_millis(100)).await;
+    }
+    t.row("create 100 in 10 s among others");
 }
 
 /// Two directories are emptied by turns.
@@ -507,5 +521,6 @@ mkdir, create 100 as the owner  1 list 101 put
 ls -l of these 100, later       3 head 1 list
 stat of these 100, later        5 head 3 list
 unlink of these 100, later      3 delete 3 head 3 list
+create 100 in 10 s among others 2 head 8 list 100 put
 unlink of 3,000, two by turns   9 delete 17 head 16 list
 ";
