@@ -36,11 +36,10 @@ impl State {
         None
     }
 
-    /// The one before, if nobody needs it any more: it is stored, or a later close is on disk.
+    /// The one before, if nobody needs it any more: it is stored.
     fn outlived(&mut self) -> Option<Stage> {
         let at = self.earlier.as_ref()?.snapshot.changes;
-        let closed_since = self.asked > at && self.noted.is_some_and(|noted| noted != Mark::Open);
-        if self.sent < at && !closed_since && self.failed.is_none() {
+        if self.sent < at && self.failed.is_none() {
             return None;
         }
         self.earlier.take().map(|earlier| earlier.stage)

@@ -19,6 +19,7 @@ use super::queue::{Pending, Waiting};
 use super::remote::Base;
 use super::send::Purpose;
 use super::signature::Signature;
+use super::stage::Stage;
 use super::staging::{Found, Left, UNKNOWN, Unsent};
 use crate::base::{Error, Kind, Result};
 use crate::store::Head;
@@ -197,10 +198,7 @@ impl Fs {
     /// Takes up what an earlier mount left staged; what can't be is named.
     pub(super) async fn take_up(self: &Arc<Self>, found: Found) -> Vec<Unsent> {
         let Found { left: all, lost, mut unsent, .. } = found;
-        let mut over: BTreeSet<String> = BTreeSet::new();
-        // A version that was closed later stands on this disk.
-        over.extend(all.iter().filter(|left| left.note.replaces()).filter_map(|left| left.note.over.clone()));
-        over.extend(all.iter().filter_map(|left| left.note.outgrown.clone()));
+        let over = self.superseded(&all, &lost).await;
         for (stage, note) in lost {
             if over.contains(&stage.id()) || self.is_stored(note.as_ref()).await {
                 if !self.options().read_only {
@@ -220,19 +218,46 @@ impl Fs {
         for left in spent.into_iter().filter(|_| !self.options().read_only) {
             self.give_up(left).await;
         }
-        let mut kept = BTreeSet::new();
+        let (mut named, mut kept) = (BTreeSet::new(), BTreeSet::new());
         for left in self.by_claim(all).await {
             let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
+            let first = named.insert(key.clone());
             // The name is the first one's: those that follow wait with it.
             if self.options().read_only || kept.contains(&key) {
                 unsent.push(Unsent { path, key, bytes });
-            } else if let Err(why) = self.take_up_one(left).await {
+            } else if let Err(why) = self.take_up_one(left, first).await {
                 tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
                 kept.insert(key.clone());
                 unsent.push(Unsent { path, key, bytes });
             }
         }
         unsent
+    }
+
+    /// The stages whose place others have taken: a version that was closed later stands on this disk, durably from here on,
+    /// whatever the earlier mount could still do for that.
+    async fn superseded(&self, all: &[Left], lost: &[(Stage, Option<Note>)]) -> BTreeSet<String> {
+        let lost = lost.iter().map(|(stage, _)| stage.id());
+        let here: BTreeSet<String> = all.iter().map(|left| left.stage.id()).chain(lost).collect();
+        let outgrown: BTreeSet<&String> = all.iter().filter_map(|left| left.note.outgrown.as_ref()).collect();
+        let mut over = BTreeSet::new();
+        for left in all {
+            let replaced = left.note.replaces().filter(|_| !outgrown.contains(&left.stage.id()));
+            let gone =
+                replaced.into_iter().chain(left.note.outgrown.as_deref()).filter(|id| here.contains(*id));
+            let gone: Vec<String> = gone.map(str::to_owned).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let kept = if self.options().read_only { Ok(()) } else { left.stage.harden().await };
+            match kept {
+                Ok(()) => over.extend(gone),
+                Err(why) => {
+                    tracing::warn!(path = %left.stage.path().display(), %why, "what this takes the place of is kept too");
+                }
+            }
+        }
+        over
     }
 
     /// Of several that a loss of power left of one file, the one that has its name comes first: it was closed, it follows
@@ -270,7 +295,8 @@ impl Fs {
         self.engine.staging.done(left.stage).await;
     }
 
-    async fn take_up_one(self: &Arc<Self>, left: Left) -> Result<()> {
+    /// `first`: none of its name was taken up before.
+    async fn take_up_one(self: &Arc<Self>, left: Left, first: bool) -> Result<()> {
         if let Some(upload) = &left.note.upload {
             self.engine.remote.abort(&left.note.key, upload).await;
         }
@@ -285,7 +311,7 @@ impl Fs {
         let rewritten = was && left.edits.base_len == 0;
         let beside = rewritten && left.note.mark == Mark::Open && !left.note.owed;
         let key = left.note.key.clone();
-        let taken = self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
+        let taken = !first || self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
         let aside = beside || taken;
         let changing = match aside {
             true => Arc::default(),

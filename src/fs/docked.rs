@@ -104,9 +104,11 @@ impl Docked {
         if area[HEAD as usize..].iter().all(|byte| *byte == 0) {
             return Ok(Found::Free);
         }
-        let (slots, last) = Slots::read(HEAD, &area);
+        let (mut slots, last) = Slots::read(HEAD, &area);
         let number = slots.number() - 1;
         let extent = Extent::of(&area);
+        // The note since which they were changed may be torn.
+        slots.follow(extent.map_or(0, |extent| extent.touched));
         let docked = |extent, closed| {
             let docked = Docked::new(berth.clone(), extent, ROOM, slots, closed);
             docked.0.durable.store(true, Ordering::Release);
@@ -242,6 +244,11 @@ impl Docked {
             self.0.state.lock().await.slots.synced();
         }
         Ok(())
+    }
+
+    /// Makes what an earlier run left survive a loss of power.
+    pub async fn harden(&self) -> Result<()> {
+        self.0.berth.sync().await
     }
 
     pub fn is_durable(&self) -> bool {

@@ -22,10 +22,6 @@ impl Earlier {
         }
     }
 
-    pub fn changes(&self) -> u64 {
-        self.snapshot.changes
-    }
-
     /// Whether it has bytes of the object at `key`, which is another one.
     pub fn borrows(&self, key: &str) -> bool {
         self.snapshot.key != key && self.snapshot.source.as_ref().is_some_and(|from| from.key == key)

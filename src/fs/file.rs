@@ -389,10 +389,10 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why.into());
         }
-        let offset = offset.unwrap_or_else(|| self.state.lock().size);
-        let end = offset + data.len() as u64;
-        self.may_reach(offset, end)?;
         let (stale, begins) = loop {
+            let offset = offset.unwrap_or_else(|| self.state.lock().size);
+            let end = offset + data.len() as u64;
+            self.may_reach(offset, end)?;
             let stage = self.stage(e, end).await?;
             stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
             let now = e.now();
@@ -554,15 +554,19 @@ impl OpenFile {
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
     pub async fn detach(&self, e: &Engine) -> Op<()> {
         let _one = self.writing.lock().await;
-        while !self.fetch_all(e).await? {}
-        let mut s = self.state.lock();
-        s.base_len = 0;
-        s.borrowed = None;
-        Ok(())
+        loop {
+            self.fetch_missing(e).await?;
+            let mut s = self.state.lock();
+            // Another's object may have come meanwhile.
+            if s.local.split(0..s.size).iter().all(|(_, local)| *local) {
+                s.base_len = 0;
+                s.borrowed = None;
+                return Ok(());
+            }
+        }
     }
 
-    /// False: another's object came meanwhile.
-    async fn fetch_all(&self, e: &Engine) -> Op<bool> {
+    async fn fetch_missing(&self, e: &Engine) -> Op<()> {
         let snapshot = self.snapshot(e);
         let borrowed = self.is_borrowed();
         let missing = snapshot.local.split(0..snapshot.size);
@@ -572,7 +576,7 @@ impl OpenFile {
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
             let mut s = self.state.lock();
             if !s.has(&stage) {
-                return Ok(false);
+                return Ok(());
             }
             if borrowed {
                 // No object of this name ever had them.
@@ -580,7 +584,7 @@ impl OpenFile {
             }
             s.local.insert(range);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Its name is gone: nothing of it is ever sent again.
@@ -706,7 +710,8 @@ impl State {
             size: self.size,
             partly,
             mark: self.mark(),
-            owed: self.asked > self.earlier.as_ref().map_or(self.sent, Earlier::changes),
+            // While the version before stands, no close of this one has succeeded.
+            owed: self.asked > self.sent && self.earlier.is_none(),
             over: self.earlier.as_ref().map(|earlier| earlier.stage.id()),
             outgrown: None,
             sum: None,

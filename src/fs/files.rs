@@ -548,7 +548,10 @@ impl Fs {
                 Ok(()) => self.send_behind(ino, &unsent),
                 Err(why) => {
                     tracing::error!(key = unsent.key(), %why, "a file that was closed can't be staged");
-                    give_up = true;
+                    give_up = !unsent.owes();
+                    if !give_up {
+                        self.send_behind(ino, &unsent);
+                    }
                 }
             }
         };

@@ -115,9 +115,9 @@ impl Note {
         Attrs { content_type: self.content_type.clone(), user: self.user.clone() }
     }
 
-    /// What it stands for takes the place of the version before (`over`).
-    pub fn replaces(&self) -> bool {
-        self.over.is_some() && (self.mark != Mark::Open || self.owed)
+    /// The version whose place it takes.
+    pub fn replaces(&self) -> Option<&str> {
+        self.over.as_deref().filter(|_| self.mark != Mark::Open || self.owed)
     }
 }
 
@@ -192,6 +192,11 @@ impl Slots {
         slots.number = number.saturating_add(1);
         (slots.last, slots.inherited) = (last, true);
         (slots, Some(note))
+    }
+
+    /// Notes up to this number were written, as is known from elsewhere.
+    pub fn follow(&mut self, number: u64) {
+        self.number = self.number.max(number.saturating_add(1));
     }
 
     /// The next note's.

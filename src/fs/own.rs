@@ -216,6 +216,21 @@ impl Own {
         Ok(head.iter().all(|byte| *byte == 0))
     }
 
+    /// Makes what an earlier run left survive a loss of power.
+    pub async fn harden(&self) -> Result<()> {
+        if self.0.log.is_some() {
+            self.0.disk.open(&self.0.edits, OpenHow::Write).await?.sync().await?;
+        }
+        self.firm(self.file().await?.sync()).await?;
+        let dir = self.0.data.parent().unwrap_or(Path::new("."));
+        Ok(self.0.disk.sync_dir(dir).await?)
+    }
+
+    /// A sync has failed: what it holds may be lost.
+    pub fn is_doubtful(&self) -> bool {
+        self.0.failed.load(Ordering::Acquire)
+    }
+
     pub fn is_durable(&self) -> bool {
         self.0.durable.load(Ordering::Acquire)
     }
@@ -311,7 +326,7 @@ impl Own {
         }
         if durable && !self.0.named.load(Ordering::Acquire) {
             let dir = self.0.data.parent().unwrap_or(Path::new("."));
-            self.firm(self.0.disk.sync_dir(dir)).await?;
+            self.0.disk.sync_dir(dir).await?;
             self.0.named.store(true, Ordering::Release);
         }
         Ok(())

@@ -43,7 +43,6 @@ impl OpenFile {
             s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
         }
         self.note(e, durable).await?;
-        self.retire().await;
         Ok(snapshot)
     }
 
@@ -75,8 +74,15 @@ impl OpenFile {
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
             told && s.changes == snapshot.changes
         };
-        if !told {
-            self.note(e, false).await?;
+        if !told && let Err(why) = self.note(e, false).await {
+            // What this disk can't promise can be stored all the same.
+            if !self.is_anew() || self.note_unpromised(e).await.is_err() {
+                if let Some(early) = &early {
+                    self.state.lock().upload = None;
+                    e.remote.abort(&snapshot.key, &early.upload).await;
+                }
+                return Err(why);
+            }
         }
         Ok((snapshot, early, newer))
     }
@@ -85,7 +91,7 @@ impl OpenFile {
     pub async fn settle(&self, e: &Engine) -> Result<()> {
         let stale = {
             let s = self.state.lock();
-            s.noted.is_some_and(|noted| noted != s.mark())
+            s.stage.is_some() && s.noted != Some(s.mark())
         };
         if stale { self.note(e, false).await } else { Ok(()) }
     }

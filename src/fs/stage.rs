@@ -77,6 +77,19 @@ impl Stage {
         }
     }
 
+    /// Makes what an earlier run left survive a loss of power.
+    pub async fn harden(&self) -> Result<()> {
+        match self {
+            Stage::Own(own) => own.harden().await,
+            Stage::Docked(docked) => docked.harden().await,
+        }
+    }
+
+    /// The disk may have lost what it holds, which this host still knows.
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self, Stage::Own(own) if own.is_doubtful())
+    }
+
     /// Both are the same staged file.
     pub fn is(&self, other: &Stage) -> bool {
         match (self, other) {

@@ -4,7 +4,7 @@
 use super::earlier::remove;
 use super::engine::Engine;
 use super::file::{OpenFile, staging_failed};
-use super::note::{Mark, Note};
+use super::note::Mark;
 use super::own::Edits;
 use super::stage::Stage;
 use crate::base::Result;
@@ -13,6 +13,7 @@ impl OpenFile {
     /// Where the file's bytes are staged, to be changed to so many; made with the first change. `writing` is held.
     pub(super) async fn stage(&self, e: &Engine, len: u64) -> Result<Stage> {
         let _one = self.noting.lock().await;
+        self.drop_doubtful().await;
         let (note, edits, outgrown) = {
             let s = self.state.lock();
             if let Some(stage) = s.stage.as_ref().filter(|stage| stage.takes(len)) {
@@ -24,6 +25,9 @@ impl OpenFile {
             let mut note = s.note(e.staging.url(), partly);
             if s.disowned {
                 note.mark = Mark::Sent;
+            } else if s.earlier.is_some() {
+                // What is about to change takes no place.
+                note.mark = Mark::Open;
             }
             (note, edits, s.stage.clone())
         };
@@ -40,7 +44,7 @@ impl OpenFile {
             // No name leads to it: the next mount must not find it.
             remove(&stage).await;
         } else if let Some(old) = &outgrown {
-            let durable = note.mark != Mark::Sent && old.must_survive() || self.must_outlive(&note);
+            let durable = note.mark != Mark::Sent && old.must_survive();
             if let Err(why) = stage.note(&note, durable).await {
                 old.keep();
                 {
@@ -58,28 +62,66 @@ impl OpenFile {
         Ok(stage)
     }
 
-    /// The note takes the place of a version that survives a loss of power: so must what it stands for.
-    fn must_outlive(&self, note: &Note) -> bool {
-        let s = self.state.lock();
-        note.replaces() && s.earlier.as_ref().is_some_and(|earlier| earlier.stage.is_durable())
+    /// What the bucket has all of goes on in another stage when the disk may have lost what is in this one.
+    async fn drop_doubtful(&self) {
+        let spent = {
+            let mut s = self.state.lock();
+            let stored = s.changes == s.sent && s.base.is_some() && s.base_len == s.size && !s.unlinked;
+            let doubtful = s.stage.as_ref().is_some_and(Stage::is_doubtful);
+            if !stored || !doubtful {
+                return;
+            }
+            s.local.clear();
+            s.stage.take()
+        };
+        if let Some(spent) = spent {
+            remove(&spent).await;
+        }
     }
 
     /// Brings the stage's note up to date.
-    pub(super) async fn note(&self, e: &Engine, mut durable: bool) -> Result<()> {
+    pub(super) async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
+        self.write_note(e, durable, true).await
+    }
+
+    /// The same of what is sent without its having been closed: it takes no version's place on this disk.
+    pub(super) async fn note_unpromised(&self, e: &Engine) -> Result<()> {
+        self.write_note(e, false, false).await
+    }
+
+    async fn write_note(&self, e: &Engine, mut durable: bool, promised: bool) -> Result<()> {
         let _one = self.noting.lock().await;
         loop {
-            let (stage, note) = {
+            let (stage, note, before) = {
                 let s = self.state.lock();
                 let Some(stage) = s.stage.clone().filter(|_| !s.unlinked) else { return Ok(()) };
-                let note = s.note(e.staging.url(), stage.partly());
-                (stage, note)
+                let mut note = s.note(e.staging.url(), stage.partly());
+                if !promised {
+                    note.mark = Mark::Open;
+                }
+                let before = s.earlier.as_ref().map(|earlier| earlier.stage.clone());
+                let before = before.filter(|before| note.replaces() == Some(&before.id()));
+                (stage, note, before)
             };
-            let durably = durable || self.must_outlive(&note);
-            stage.note(&note, durably).await.map_err(|w| staging_failed(&stage, w))?;
-            let mut s = self.state.lock();
-            s.noted = Some(note.mark);
-            // A write in between found that the note before said enough.
-            if s.mark() == note.mark {
+            // What takes the place of a version that survives a loss of power must survive it too.
+            let durably = durable || before.as_ref().is_some_and(Stage::is_durable);
+            if let Err(why) = stage.note(&note, durably).await {
+                self.state.lock().noted = None;
+                return Err(staging_failed(&stage, why));
+            }
+            let settled = {
+                let mut s = self.state.lock();
+                s.noted = Some(note.mark);
+                if let Some(before) = &before {
+                    s.earlier.take_if(|earlier| earlier.stage.is(before));
+                }
+                // A write in between found that the note before said enough.
+                !promised || s.mark() == note.mark
+            };
+            if let Some(before) = &before {
+                remove(before).await;
+            }
+            if settled {
                 return Ok(());
             }
             durable = false;

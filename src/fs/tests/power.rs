@@ -425,6 +425,17 @@ fn after_a_loss<F: Future<Output = ()> + Send>(
     change: impl Fn(User, Arc<SimDisk>, u64) -> F + Clone + Send + 'static,
     judge: impl Fn(&[u8]) -> bool,
 ) {
+    after_an_end(true, seeds, key, change, judge);
+}
+
+/// The same, or the daemon dies alone.
+fn after_an_end<F: Future<Output = ()> + Send>(
+    power: bool,
+    seeds: std::ops::Range<u64>,
+    key: &'static str,
+    change: impl Fn(User, Arc<SimDisk>, u64) -> F + Clone + Send + 'static,
+    judge: impl Fn(&[u8]) -> bool,
+) {
     for seed in seeds {
         let sim = Sim::new(seed);
         let store = SimStore::new(&sim, "s");
@@ -437,7 +448,9 @@ fn after_a_loss<F: Future<Output = ()> + Send>(
                 store.faults(|f| f.errors = 1000);
                 change(user, disk.clone(), handle).await;
                 process.kill();
-                disk.power_loss();
+                if power {
+                    disk.power_loss();
+                }
                 store.faults(|f| f.errors = 0);
                 world.rt().sleep(Duration::from_secs(10)).await;
                 let unsent = mount_again(&world, &disk, &store).await;
@@ -454,9 +467,7 @@ fn after_a_loss<F: Future<Output = ()> + Send>(
 async fn synced_and_anew(user: &User, handle: u64, len: usize) {
     user.fs.write(handle, 0, vec![1; 3000].into()).await.unwrap();
     user.fs.fsync(handle).await.unwrap();
-    let ino = user.fs.file(handle).unwrap().ino;
-    let empty = Changes { size: Some(0), ..Changes::default() };
-    user.fs.setattr(ino, empty, Some(handle)).await.unwrap();
+    empty(user, handle).await;
     user.fs.write(handle, 0, vec![2; len].into()).await.unwrap();
 }
 
@@ -537,5 +548,113 @@ fn a_rename_that_can_not_send_replaces_no_synced_version() {
             user.fs.write(handle, len as u64, vec![2; 10].into()).await.unwrap();
         };
         after_a_loss(0..50, "f", change, one_of_two(len));
+    }
+}
+
+async fn empty(user: &User, handle: u64) {
+    let ino = user.fs.file(handle).unwrap().ino;
+    let empty = Changes { size: Some(0), ..Changes::default() };
+    user.fs.setattr(ino, empty, Some(handle)).await.unwrap();
+}
+
+/// What took the place of a synced version, or could not, is emptied and written again.
+#[test]
+fn a_version_is_not_lost_with_the_one_that_was_to_replace_it() {
+    for (power, len) in [(false, 4000), (false, 200_000), (true, 4000), (true, 200_000)] {
+        let renamed = move |user: User, _, handle: u64| async move {
+            synced_and_anew(&user, handle, len).await;
+            user.fs.rename(ROOT, b"f", ROOT, b"other", false).await.unwrap_err();
+            empty(&user, handle).await;
+            user.fs.write(handle, 0, vec![3; 10].into()).await.unwrap();
+        };
+        after_an_end(power, 0..15, "f", renamed, |is| is == [1; 3000] || is == vec![2; len]);
+        let failed = move |user: User, disk: Arc<SimDisk>, handle: u64| async move {
+            synced_and_anew(&user, handle, len).await;
+            disk.faults(|f| f.sync_fails = 1000);
+            user.fs.flush(handle).await.unwrap_err();
+            disk.faults(|f| f.sync_fails = 0);
+            empty(&user, handle).await;
+            user.fs.write(handle, 0, vec![3; 10].into()).await.unwrap();
+        };
+        after_an_end(power, 0..15, "f", failed, |is| is == [1; 3000]);
+    }
+}
+
+/// One that the disk can't promise is stored all the same, by the mount that has it.
+#[test]
+fn a_file_whose_sync_failed_is_stored_once_the_bucket_is_back() {
+    for len in [4000, 200_000] {
+        let sim = Sim::new(1);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        sim.run(async move {
+            let (_process, user) = mounted(&world, &disk, &store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            store.faults(|f| f.errors = 1000);
+            synced_and_anew(&user, handle, len).await;
+            disk.faults(|f| f.sync_fails = 1000);
+            user.fs.fsync(handle).await.unwrap_err();
+            disk.faults(|f| f.sync_fails = 0);
+            user.fs.flush(handle).await.unwrap_err();
+            store.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(200)).await;
+            assert_eq!(body(store.contents(), "f").await, Some(vec![2; len].into()));
+            // The bucket has it: what is written from here on is as safe as ever.
+            for value in 3..6 {
+                user.fs.write(handle, 0, vec![value; len].into()).await.unwrap();
+                user.fs.fsync(handle).await.unwrap();
+                user.fs.flush(handle).await.unwrap();
+                user.fs.idle().await;
+                assert_eq!(body(store.contents(), "f").await, Some(vec![value; len].into()));
+            }
+            user.fs.release(handle).await;
+            user.put("f", &[7; 100]).await.unwrap();
+            user.rename("f", "g", false).await.unwrap();
+            user.fs.finish().await;
+            assert_eq!(staged(&disk), [""; 0]);
+        })
+        .unwrap();
+    }
+}
+
+/// The daemon dies within the close of a rewrite; the next mount takes that for closed, and loses its host's power.
+#[test]
+fn a_mount_keeps_what_it_takes_up() {
+    for (len, seed) in (0..120).map(|n| (if n % 2 == 0 { 4000 } else { 200_000 }, n)) {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        let is = sim.run(async move {
+            let (process, user) = mounted(&world, &disk, &store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            store.faults(|f| f.errors = 1000);
+            synced_and_anew(&user, handle, len).await;
+            let fs = user.fs.clone();
+            process.rt().spawn(async move { fs.flush(handle).await }).detach();
+            world.rt().sleep(Duration::from_micros(world.below(30_000))).await;
+            process.kill();
+            drop(user);
+            // It answers, and takes nothing.
+            store.faults(|f| f.errors = 0);
+            let process = world.process();
+            let (its, bucket, rt) = (disk.clone(), store.clone(), process.rt());
+            let up = async move {
+                let options = "deadline=5,flush=local";
+                let _user = User::mount(rt.clone(), its, bucket.clone(), options, STAGING).await;
+                bucket.faults(|f| f.errors = 1000);
+                rt.sleep(Duration::from_secs(1000)).await;
+            };
+            process.rt().spawn(up).detach();
+            world.rt().sleep(Duration::from_secs(3)).await;
+            process.kill();
+            disk.power_loss();
+            store.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            mount_again(&world, &disk, &store).await;
+            body(store.contents(), "f").await
+        });
+        let is = is.unwrap();
+        let one = is.as_deref().is_some_and(|is| is == [1; 3000] || is == vec![2; len]);
+        assert!(one, "seed {seed}: {:?}", is.map(|is| (is.len(), is.first().copied())));
     }
 }

@@ -498,9 +498,9 @@ open and read, later            1 get 1 head 1 list
 stat a missing name twice       1 list
 chmod                           1 copy 1 head
 create, write, chmod, close     1 list 1 put
-rename                          1 copy 1 delete 1 head 1 list
+rename                          1 copy 1 delete 1 head
 unlink                          1 delete
-mkdir                           1 list 1 put
+mkdir                           1 put
 create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
 rename a directory of 100       101 copy 1 delete 3 list
