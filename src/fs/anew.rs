@@ -39,7 +39,7 @@ impl State {
     /// The one before, if nobody needs it any more: it is stored.
     fn outlived(&mut self) -> Option<Stage> {
         let at = self.earlier.as_ref()?.snapshot.changes;
-        if self.sent < at && self.failed.is_none() {
+        if self.sent < at {
             return None;
         }
         self.earlier.take().map(|earlier| earlier.stage)

@@ -260,28 +260,33 @@ impl OpenFile {
             // Closed again meanwhile, with success: that is kept too.
             snapshot = s.snapshot(e);
         };
-        let (why, stage) = {
+        let (why, stages) = {
             let mut s = self.state.lock();
-            let (why, stage) = match kept {
+            let mut stages = [None, None];
+            let why = match kept {
                 Ok(Some(name)) => {
+                    // The version before goes with the one that is kept.
+                    stages = [s.stage.take(), s.earlier.take().map(|earlier| earlier.stage)];
                     let why = why.context(format_args!("what was written here is kept as {name}"));
                     s.kept = Some(name);
-                    (why, s.stage.take())
+                    why
                 }
-                Ok(None) => (why, s.stage.take()),
+                Ok(None) => {
+                    stages[0] = s.stage.take();
+                    why
+                }
                 Err(also) => {
                     let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
                     tracing::error!(key = s.key, at, %also, "a conflict can't be stored yet: the next mount tries again");
-                    (why, None)
+                    why
                 }
             };
             s.failed = Some(why.share());
-            (why, stage)
+            (why, stages)
         };
-        if let Some(stage) = stage {
+        for stage in stages.into_iter().flatten() {
             e.staging.done(stage).await;
         }
-        self.retire().await;
         why
     }
 

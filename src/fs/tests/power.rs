@@ -17,7 +17,7 @@ use crate::fs::errno::Op;
 use crate::fs::inodes::ROOT;
 use crate::fs::options::MountOptions;
 use crate::fs::staging::Unsent;
-use crate::store::SimStore;
+use crate::store::{Cause, SimStore, Store as _, When};
 
 /// A file that is synced at times and changed in place.
 #[derive(Default, Clone)]
@@ -656,5 +656,52 @@ fn a_mount_keeps_what_it_takes_up() {
         let is = is.unwrap();
         let one = is.as_deref().is_some_and(|is| is == [1; 3000] || is == vec![2; len]);
         assert!(one, "seed {seed}: {:?}", is.map(|is| (is.len(), is.first().copied())));
+    }
+}
+
+/// A version that was synced meets another's object while the store takes nothing, and the file is being written anew.
+#[test]
+fn a_synced_version_that_is_refused_is_kept() {
+    for seed in 0..100 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        let kept = sim.run(async move {
+            let (process, user) = mounted(&world, &disk, &store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            store.faults(|f| f.errors = 1000);
+            user.fs.write(handle, 0, vec![1; 3000].into()).await.unwrap();
+            user.fs.fsync(handle).await.unwrap();
+            store
+                .contents()
+                .put("f", Bytes::from_static(b"theirs"), When::Always, Cause::File)
+                .await
+                .unwrap();
+            // It refuses, and answers hardly anything else.
+            store.faults(|f| f.errors = 900);
+            world.rt().sleep(Duration::from_millis(world.below(40_000))).await;
+            let ino = user.fs.file(handle).unwrap().ino;
+            let cut = Changes { size: Some(0), ..Changes::default() };
+            let _ = user.fs.setattr(ino, cut, Some(handle)).await;
+            let _ = user.fs.write(handle, 0, vec![2; 100].into()).await;
+            world.rt().sleep(Duration::from_millis(world.below(100_000))).await;
+            process.kill();
+            store.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(10)).await;
+            drop(user);
+            mount_again(&world, &disk, &store).await;
+            let mut all = Vec::new();
+            for key in store.contents().keys() {
+                all.push(body(store.contents(), &key).await.unwrap());
+            }
+            all
+        });
+        let kept = kept.unwrap();
+        assert!(kept.iter().any(|body| body == "theirs"), "seed {seed}");
+        assert!(
+            kept.iter().any(|body| *body == vec![1; 3000]),
+            "seed {seed}: {:?}",
+            kept.iter().map(Bytes::len).collect::<Vec<_>>()
+        );
     }
 }
