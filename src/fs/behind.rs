@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::beside::{CONFLICT, UNFINISHED};
 use super::core::Fs;
 use super::file::OpenFile;
 use super::meta::Meta as _;
@@ -312,7 +313,10 @@ impl Fs {
         let beside = rewritten && left.note.mark == Mark::Open && !left.note.owed;
         let key = left.note.key.clone();
         let taken = !first || self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
-        let aside = beside || taken;
+        // Its own send would be refused: until then nobody is to see it for what the bucket has.
+        let based = left.note.base.as_ref().map(|base| &base.etag);
+        let refused = came.is_none() && head.as_ref().map(|head| &head.etag) != based;
+        let aside = beside || taken || refused;
         let changing = match aside {
             true => Arc::default(),
             false => self.inodes.lock().meet(&key, false, &self.default_facts(false)).changing.clone(),
@@ -325,12 +329,13 @@ impl Fs {
             file.rebase(Base { etag: head.etag.clone(), size: head.size });
         }
         if aside {
-            let kept = file.rescue(&self.engine).await?;
-            tracing::warn!(
-                key,
-                kept,
-                "an earlier mount ended while this was being written: it is kept beside"
-            );
+            let closed = !beside && refused;
+            let kept = file.rescue(&self.engine, if closed { CONFLICT } else { UNFINISHED }).await?;
+            let why = match closed {
+                true => "somebody else changed this object",
+                false => "an earlier mount ended while this was being written",
+            };
+            tracing::warn!(key, kept, why, "what an earlier mount left is kept beside");
             return Ok(());
         }
         tracing::info!(

@@ -291,10 +291,10 @@ impl OpenFile {
     }
 
     /// Stores what is staged beside the object instead of as it.
-    pub async fn rescue(&self, e: &Engine) -> Result<Option<String>> {
+    pub async fn rescue(&self, e: &Engine, word: &str) -> Result<Option<String>> {
         let _one = self.sending.lock().await;
         let snapshot = self.snapshot(e);
-        let kept = beside::keep(e, &snapshot, beside::UNFINISHED).await?;
+        let kept = beside::keep(e, &snapshot, word).await?;
         let stage = self.state.lock().stage.take();
         if let Some(stage) = stage {
             e.staging.done(stage).await;
