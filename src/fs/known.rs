@@ -73,6 +73,18 @@ impl Listing {
 pub enum Crowd {
     First,
     More,
+    /// Names that there are none of: more are about to be made.
+    Missing,
+}
+
+/// What the store was asked of a directory's names lately.
+#[derive(Debug)]
+struct Asked {
+    names: u32,
+    missing: u32,
+    /// All of them were asked for since, for the sake of the missing ones.
+    all: bool,
+    since: Instant,
 }
 
 /// How many own changes there were when a question was asked.
@@ -154,8 +166,7 @@ struct Inner {
     listings: Lru<Listing>,
     entries: usize,
     changes: Changes,
-    /// How often the store was asked for names of a directory, and since when.
-    crowds: Lru<(u32, Instant)>,
+    crowds: Lru<Asked>,
 }
 
 impl Inner {
@@ -197,15 +208,27 @@ impl Known {
     /// a page of them; the more often where each name is asked for to be removed, as in a directory that is `emptied`.
     pub fn crowded(&self, prefix: &str, emptied: bool, now: Instant) -> Option<Crowd> {
         let mut inner = self.0.lock();
-        let (count, since) = inner.crowds.get_or_insert_mut(prefix.to_owned(), || (0, now));
-        if now.since(*since) > CROWD_TIME {
-            (*count, *since) = (0, now);
+        let none = || Asked { names: 0, missing: 0, all: false, since: now };
+        let asked = inner.crowds.get_or_insert_mut(prefix.to_owned(), none);
+        if now.since(asked.since) > CROWD_TIME {
+            *asked = none();
         }
-        *count += 1;
-        match *count {
+        asked.names += 1;
+        if asked.missing + 1 >= CROWD && !asked.all {
+            asked.all = true;
+            return Some(Crowd::Missing);
+        }
+        match asked.names {
             CROWD => Some(Crowd::First),
             n if n % (if emptied { CROWD_EMPTIED } else { CROWD_AGAIN }) == 0 => Some(Crowd::More),
             _ => None,
+        }
+    }
+
+    /// The store has nothing of a name of this directory.
+    pub fn missed(&self, prefix: &str) {
+        if let Some(asked) = self.0.lock().crowds.get_mut(prefix) {
+            asked.missing += 1;
         }
     }
 
@@ -402,6 +425,11 @@ mod tests {
         assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
         let asked = (1..=130).filter_map(|n| known.crowded("d/", false, at(1)).map(|crowd| (n, crowd)));
         assert_eq!(asked.collect::<Vec<_>>(), [(3, Crowd::First), (64, Crowd::More), (128, Crowd::More)]);
+        let missing = (1..=9).filter_map(|n| {
+            known.missed("d/");
+            known.crowded("d/", false, at(9)).map(|crowd| (n, crowd))
+        });
+        assert_eq!(missing.collect::<Vec<_>>(), [(3, Crowd::Missing)], "one miss is of the time before");
     }
 
     #[test]

@@ -250,11 +250,14 @@ impl Fs {
         if !is_dir && page.next.is_some() && !reached(&dir) {
             is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
         }
+        if !is_dir && !object {
+            self.known.missed(split(&place.stem).0);
+        }
         Ok((is_dir, object))
     }
 
     /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
-    /// then, and which there are none of if it is the only page. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
+    /// then; and which there are none of, if several were missing and it is the only page. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
     async fn among_many(&self, place: &Place) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
         let remote = &self.engine.remote;
@@ -293,7 +296,9 @@ impl Fs {
             None => whole.then_some((false, false)),
         };
         // Absence may be believed for a shorter time than presence.
-        let tells_absence = whole && self.options().negative_ttl >= self.options().ttl;
+        let for_long = self.options().negative_ttl >= self.options().ttl;
+        // Who looks at what is there may be about to see what others make.
+        let tells_absence = whole && crowd == Crowd::Missing && for_long;
         self.known.learn_page(prefix, all, tells_absence, self.until(asked), ticket);
         Ok(present)
     }
