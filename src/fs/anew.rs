@@ -18,8 +18,14 @@ impl State {
         self.asked > self.sent && self.earlier.is_none() && self.stage.is_some() && !self.unlinked
     }
 
+    /// What a failed close or a send asked for stands beside a version that it could not replace.
+    fn holds_asked(&self) -> bool {
+        let asked = self.earlier.as_ref().is_some_and(|earlier| self.asked > earlier.snapshot.changes);
+        asked && self.stage.is_some() && !self.unlinked
+    }
+
     /// The file has `anew` for its stage from now on. What was staged stands aside while it is still owed; otherwise
-    /// it comes back for removal.
+    /// it comes back for removal, and what is owed is the version before.
     pub(super) fn step_aside(&mut self, e: &Engine, anew: Stage) -> Option<Stage> {
         let owed = self.holds_owed();
         let Some(stage) = self.stage.clone() else { return Some(anew) };
@@ -30,6 +36,9 @@ impl State {
         self.stage = Some(anew);
         self.noted = Some(Mark::Open);
         if before.is_none() {
+            if let Some(earlier) = &self.earlier {
+                self.asked = self.asked.min(earlier.snapshot.changes);
+            }
             return Some(stage);
         }
         self.earlier = before;
@@ -68,9 +77,14 @@ impl OpenFile {
     pub(super) async fn anew(&self, e: &Engine) -> Result<Option<Stage>> {
         let note = {
             let s = self.state.lock();
-            let Some(old) = s.stage.as_ref().filter(|_| s.holds_owed()) else { return Ok(None) };
-            let (size, partly, mark, owed) = (0, false, Mark::Open, false);
-            Note { size, partly, mark, owed, over: Some(old.id()), ..s.note(e.staging.url(), false) }
+            let over = match (&s.stage, &s.earlier) {
+                (Some(old), None) if s.holds_owed() => old.id(),
+                // It may be on its way, or on the disk as closed: it stays as it is.
+                (Some(_), Some(earlier)) if s.holds_asked() => earlier.stage.id(),
+                _ => return Ok(None),
+            };
+            let (size, partly, mark, owed, over) = (0, false, Mark::Open, false, Some(over));
+            Note { size, partly, mark, owed, over, ..s.note(e.staging.url(), false) }
         };
         e.staging.stage(&note, None, 0).await.map(Some)
     }

@@ -222,14 +222,22 @@ impl Fs {
         let (mut named, mut kept) = (BTreeSet::new(), BTreeSet::new());
         for left in self.by_claim(all).await {
             let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
-            let first = named.insert(key.clone());
+            let first = !named.contains(&key);
             // The name is the first one's: those that follow wait with it.
             if self.options().read_only || kept.contains(&key) {
                 unsent.push(Unsent { path, key, bytes });
-            } else if let Err(why) = self.take_up_one(left, first).await {
-                tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
-                kept.insert(key.clone());
-                unsent.push(Unsent { path, key, bytes });
+                continue;
+            }
+            match self.take_up_one(left, first).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    named.insert(key);
+                }
+                Err(why) => {
+                    tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
+                    kept.insert(key.clone());
+                    unsent.push(Unsent { path, key, bytes });
+                }
             }
         }
         unsent
@@ -296,8 +304,8 @@ impl Fs {
         self.engine.staging.done(left.stage).await;
     }
 
-    /// `first`: none of its name was taken up before.
-    async fn take_up_one(self: &Arc<Self>, left: Left, first: bool) -> Result<()> {
+    /// `first`: none of its name was taken up before. True: it has its name, or would have.
+    async fn take_up_one(self: &Arc<Self>, left: Left, first: bool) -> Result<bool> {
         if let Some(upload) = &left.note.upload {
             self.engine.remote.abort(&left.note.key, upload).await;
         }
@@ -306,7 +314,7 @@ impl Fs {
         let came = head.as_ref().filter(|h| whole || arrived(&left, h));
         if came.is_some() && whole {
             self.engine.staging.done(left.stage).await;
-            return Ok(());
+            return Ok(false);
         }
         let was = left.note.base.is_some() || left.note.over.is_some();
         let rewritten = was && left.edits.base_len == 0;
@@ -330,13 +338,17 @@ impl Fs {
         }
         if aside {
             let closed = !beside && refused;
-            let kept = file.rescue(&self.engine, if closed { CONFLICT } else { UNFINISHED }).await?;
-            let why = match closed {
-                true => "somebody else changed this object",
-                false => "an earlier mount ended while this was being written",
-            };
-            tracing::warn!(key, kept, why, "what an earlier mount left is kept beside");
-            return Ok(());
+            if closed {
+                self.keep_behind(key, file);
+                return Ok(true);
+            }
+            let kept = file.rescue(&self.engine, UNFINISHED).await?;
+            tracing::warn!(
+                key,
+                kept,
+                "an earlier mount ended while this was being written: it is kept beside"
+            );
+            return Ok(true);
         }
         tracing::info!(
             key,
@@ -350,7 +362,23 @@ impl Fs {
             node.ino
         };
         self.send_behind(ino, &file);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Stores what somebody else's object refuses beside it, which nobody waits for.
+    fn keep_behind(self: &Arc<Self>, key: String, file: Arc<OpenFile>) {
+        let (fs, busy) = (self.clone(), self.busy());
+        let work = async move {
+            match file.rescue(&fs.engine, CONFLICT).await {
+                Ok(kept) => tracing::error!(key, kept, "somebody else changed this object"),
+                Err(why) => {
+                    let at = file.staged_at();
+                    tracing::error!(key, at, %why, "a conflict can't be stored yet: the next mount tries again");
+                }
+            }
+            drop(busy);
+        };
+        self.engine.rt.spawn(work).detach();
     }
 }
 

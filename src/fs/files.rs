@@ -424,13 +424,12 @@ impl Fs {
         let wrote = h.wrote.now();
         match self.options().flush {
             Flush::Local if !h.file.is_borrowed() => {
-                h.file.seal(&self.engine, false).await.map_err(close_failed)?;
-                self.send_behind(h.ino, &h.file);
+                self.seal_behind(h.ino, &h.file, false).await.map_err(close_failed)?;
             }
             _ => {
                 if h.file.is_small() {
-                    // The send writes this down too, and would have to wake another thread for it.
-                    h.file.seal(&self.engine, false).await.map_err(close_failed)?;
+                    // The send writes this down too, or says why it can't; it would have to wake another thread for it.
+                    let _ = h.file.seal(&self.engine, false).await;
                 }
                 self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?;
             }
@@ -451,12 +450,20 @@ impl Fs {
             }
             Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
             Flush::Local if h.file.is_dirty() => {
-                h.file.seal(&self.engine, true).await.map_err(close_failed)?;
-                self.send_behind(h.ino, &h.file);
+                self.seal_behind(h.ino, &h.file, true).await.map_err(close_failed)?;
             }
             Flush::Local => {}
         }
         Ok(())
+    }
+
+    /// What the file is now survives this process, or this host's end, and is sent behind; that also if it can't.
+    async fn seal_behind(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>, durable: bool) -> Result<()> {
+        let sealed = file.seal(&self.engine, durable).await;
+        if sealed.is_ok() || file.owes() {
+            self.send_behind(ino, file);
+        }
+        sealed
     }
 
     /// Makes the object what the file is.

@@ -287,17 +287,18 @@ impl Known {
         }
     }
 
-    /// These names stand in a directory; with `whole`, no others do. Nothing is said of those that were changed here since.
+    /// These names stand in a directory; with `whole`, no others do, but perhaps those. Nothing is said of names that were
+    /// changed here since.
     pub fn learn_page(
         &self,
         prefix: &str,
         mut entries: BTreeMap<String, Seen>,
-        whole: bool,
+        whole: Option<BTreeSet<String>>,
         until: Instant,
         ticket: Ticket,
     ) {
         let mut inner = self.0.lock();
-        let changed = if whole { inner.changes.since(prefix, ticket) } else { None };
+        let changed = whole.and_then(|perhaps| Some(&inner.changes.since(prefix, ticket)? | &perhaps));
         match &changed {
             Some(changed) => entries.retain(|component, _| !changed.contains(component)),
             None => entries
@@ -416,7 +417,7 @@ mod tests {
     fn names_that_were_not_asked_for_are_not_absent() {
         let known = Known::new();
         let ticket = known.ticket();
-        known.learn_page("d/", BTreeMap::from([("a".to_owned(), object())]), false, at(5), ticket);
+        known.learn_page("d/", BTreeMap::from([("a".to_owned(), object())]), None, at(5), ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert_eq!(known.get("d/b", at(1)), None);
         known.changed("d/b", at(1), at(6), |seen| seen.object = None);
@@ -441,7 +442,7 @@ mod tests {
             known.touched(name);
         }
         let page = || ["a", "gone"].map(|name| (name.to_owned(), object())).into();
-        known.learn_page("d/", page(), true, at(5), ticket);
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         for name in ["d/other", "d/sub", "d/old"] {
             assert_eq!(known.get(name, at(1)).unwrap().0, Seen::default(), "{name}");
@@ -454,15 +455,15 @@ mod tests {
         for n in 0..=RECENT {
             known.touched(&format!("e/{n}"));
         }
-        known.learn_page("d/", page(), true, at(5), ticket);
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert!(known.get("d/other", at(1)).is_none());
-        known.learn_page("d/", page(), true, at(5), known.ticket());
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), known.ticket());
         known.forget_below("d/");
         assert!(known.get("d/other", at(1)).is_none());
         let ticket = known.ticket();
         known.forget_below("d/");
-        known.learn_page("d/", page(), true, at(5), ticket);
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
         assert!(known.get("d/a", at(1)).is_none() && known.get("d/other", at(1)).is_none());
     }
 

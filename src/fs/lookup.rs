@@ -299,7 +299,9 @@ impl Fs {
         let for_long = self.options().negative_ttl >= self.options().ttl;
         // Who looks at what is there may be about to see what others make.
         let tells_absence = whole && crowd == Crowd::Missing && for_long;
-        self.known.learn_page(prefix, all, tells_absence, self.until(asked), ticket);
+        // Directories that only we still show may be filled again.
+        let kept = || self.inodes.lock().kept_in(prefix, asked).into_iter().collect();
+        self.known.learn_page(prefix, all, tells_absence.then(kept), self.until(asked), ticket);
         Ok(present)
     }
 

@@ -510,8 +510,7 @@ fn a_sync_that_failed_fails_again() {
         let why = user.fs.fsync(handle).await.unwrap_err().why.unwrap().to_string();
         assert!(why.contains("an earlier sync failed"), "{why}");
         store.faults(|f| f.errors = 0);
-        user.close(handle).await.unwrap();
-        user.fs.idle().await;
+        world.rt().sleep(Duration::from_secs(200)).await;
         assert_eq!(
             body(store.contents(), "f").await,
             Some(vec![2; 200_000].into()),
@@ -577,6 +576,38 @@ fn a_version_is_not_lost_with_the_one_that_was_to_replace_it() {
             user.fs.write(handle, 0, vec![3; 10].into()).await.unwrap();
         };
         after_an_end(power, 0..15, "f", failed, |is| is == [1; 3000]);
+    }
+}
+
+/// The same while the queue tries again and again, and the bucket comes back: never what nobody closed.
+#[test]
+fn what_follows_a_failed_close_is_not_sent_before_its_own() {
+    for len in [4000, 200_000] {
+        let sim = Sim::new(1);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        sim.run(async move {
+            let (_process, user) = mounted(&world, &disk, &store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            store.faults(|f| f.errors = 1000);
+            synced_and_anew(&user, handle, len).await;
+            disk.faults(|f| f.sync_fails = 1000);
+            user.fs.flush(handle).await.unwrap_err();
+            disk.faults(|f| f.sync_fails = 0);
+            empty(&user, handle).await;
+            user.fs.write(handle, 0, vec![3; 10].into()).await.unwrap();
+            world.rt().sleep(Duration::from_secs(100)).await;
+            store.faults(|f| f.errors = 0);
+            world.rt().sleep(Duration::from_secs(100)).await;
+            assert_eq!(body(store.contents(), "f").await, Some(vec![1; 3000].into()), "what was synced");
+            user.fs.write(handle, 10, vec![3; 10].into()).await.unwrap();
+            user.close(handle).await.unwrap();
+            user.fs.idle().await;
+            assert_eq!(body(store.contents(), "f").await, Some(vec![3; 20].into()));
+            user.fs.finish().await;
+            assert_eq!(staged(&disk), [""; 0]);
+        })
+        .unwrap();
     }
 }
 
