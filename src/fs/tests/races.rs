@@ -536,3 +536,36 @@ fn a_write_beside_a_chmod_that_meets_anothers_object_is_not_lost() {
     }
     assert!((10..290).contains(&met), "{met} writes came after the change: the moments are no test");
 }
+
+/// The same of an append: behind their bytes, or refused.
+#[test]
+fn an_append_beside_a_chmod_that_meets_anothers_object_is_behind_its_end() {
+    for seed in 0..300 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+        let (closed, is) = sim
+            .run(async move {
+                let user = User::mount(world.rt(), disk, inside.clone(), "", STAGING).await;
+                let handle = user.open("f", How { append: true, ..WRITE }, true).await.unwrap();
+                user.fs.write(handle, 0, vec![1; 5000].into()).await.unwrap();
+                user.fs.fsync(handle).await.unwrap();
+                let other = Arc::new(SimDisk::new(&world));
+                let other = User::mount(world.rt(), other, inside.clone(), "", STAGING).await;
+                other.put("f", &[3; 8000]).await.unwrap();
+                let ino = user.fs.file(handle).unwrap().ino;
+                let mode = Changes { mode: Some(0o600), ..Changes::default() };
+                let fs = user.fs.clone();
+                let changing = world.rt().spawn(async move { fs.setattr(ino, mode, None).await });
+                world.rt().sleep(Duration::from_micros(world.below(250_000))).await;
+                user.fs.write(handle, 0, vec![2; 1000].into()).await.unwrap();
+                let _ = changing.await.unwrap();
+                let closed = user.close(handle).await.is_ok();
+                user.fs.finish().await;
+                (closed, body(inside.contents(), "f").await.unwrap())
+            })
+            .unwrap();
+        let behind = [vec![3; 8000], vec![2; 1000]].concat();
+        assert!(if closed { is == behind } else { is == vec![3; 8000] }, "seed {seed}: {} bytes", is.len());
+    }
+}
