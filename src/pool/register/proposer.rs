@@ -15,7 +15,7 @@ use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
 use crate::pool::config::PoolConfig;
-use crate::pool::roster::Roster;
+use crate::pool::roster::{Busy, Roster};
 use crate::store::Etag;
 
 /// How long an operation tries before it says who does not answer.
@@ -489,7 +489,8 @@ impl Shared {
         let chosen = done(&gather(&self.rt, asks, bench.majority, done).await);
         if chosen {
             *self.held.lock() = Some(accepted.clone());
-            self.rt.spawn(self.clone().catch_up(accepted)).detach();
+            // Counted from now on, not from its first turn: who ends at once waits for it too.
+            self.rt.spawn(self.clone().catch_up(accepted, self.roster.busy())).detach();
         }
         chosen
     }
@@ -497,8 +498,7 @@ impl Shared {
     /// Brings a chosen write to the acceptors that missed it and promised nothing above it; without that, each slow
     /// answer would leave one more behind until every write needs all that are left. And who confirms cheaply would never
     /// hear what is told by one that has nothing of ours (`was_given_up`).
-    async fn catch_up(self: Arc<Self>, accepted: Arc<Accepted>) {
-        let busy = self.roster.busy();
+    async fn catch_up(self: Arc<Self>, accepted: Arc<Accepted>, busy: Busy) {
         // Late answers come by themselves.
         let begun = self.rt.now();
         while !self.missed(&accepted).is_empty() && self.rt.now().since(begun) < CATCH_UP_AFTER {

@@ -82,3 +82,23 @@ fn names_are_given_once() {
         assert_eq!(pool.list().await.unwrap().len(), 39);
     });
 }
+
+#[test]
+fn what_is_closed_at_once_leaves_no_copy_of_a_register_behind() {
+    for seed in 0..50 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "2+1");
+        sim.run(async move {
+            let copies = || {
+                let keys = yard.stores.iter().flat_map(|s| s.contents().keys());
+                keys.filter(|key| key.starts_with("reg/")).count()
+            };
+            let pool = yard.create().await.unwrap();
+            assert_eq!(copies(), 3, "seed {seed}: the pool's");
+            pool.insert(&"v".parse().unwrap(), VolumeId(1)).await.unwrap();
+            pool.close().await;
+            assert_eq!(copies(), 6, "seed {seed}: the pool's and the name's");
+        })
+        .unwrap();
+    }
+}
