@@ -30,10 +30,11 @@ impl State {
         let owed = self.holds_owed();
         let Some(stage) = self.stage.clone() else { return Some(anew) };
         let before = owed.then(|| {
-            let note = self.note(e.staging.url(), stage.partly());
+            let note = self.note(&e.staging, stage.partly());
             Earlier { snapshot: self.snapshot(e), stage: stage.clone(), note }
         });
         self.stage = Some(anew);
+        self.replaced = None;
         self.noted = Some(Mark::Open);
         if before.is_none() {
             if let Some(earlier) = &self.earlier {
@@ -65,9 +66,9 @@ impl State {
         }
         let Attrs { content_type, user } = attrs.clone();
         self.sets_out(&earlier.snapshot);
-        // By this it is known again, should the answer be lost with this mount.
-        let (mark, sending) = (Mark::Closed, self.sending.clone());
-        earlier.note = Note { mark, sending, content_type, user, ..earlier.note };
+        // By this it is known again, should the answer be lost with this mount; what was stored since is ours.
+        let (mark, base, sending) = (Mark::Closed, self.base.clone(), self.sending.clone());
+        earlier.note = Note { mark, base, sending, content_type, user, ..earlier.note };
         Some(earlier)
     }
 }
@@ -84,7 +85,7 @@ impl OpenFile {
                 _ => return Ok(None),
             };
             let (size, partly, mark, owed, over) = (0, false, Mark::Open, false, Some(over));
-            Note { size, partly, mark, owed, over, ..s.note(e.staging.url(), false) }
+            Note { size, partly, mark, owed, over, ..s.note(&e.staging, false) }
         };
         e.staging.stage(&note, None, 0).await.map(Some)
     }

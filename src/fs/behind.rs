@@ -6,8 +6,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::beside::{CONFLICT, UNFINISHED};
@@ -22,11 +22,14 @@ use super::send::Purpose;
 use super::signature::Signature;
 use super::stage::Stage;
 use super::staging::{Found, Left, UNKNOWN, Unsent};
+use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::store::Head;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What waits for so long is synced, as the kernel would write it by then without being asked.
+const HARDEN_AFTER: Duration = Duration::from_secs(30);
 
 /// A file's turn, which is over when this is dropped; the next one's begins with `take_turns`.
 struct Turn(Arc<Fs>);
@@ -66,6 +69,11 @@ impl Fs {
             }
             queue.files.insert(ino, file.clone());
             self.inodes.lock().opened(ino);
+        }
+        if !file.is_small() {
+            let harden =
+                harden_what_waits(self.engine.rt.clone(), Arc::downgrade(self), Arc::downgrade(file));
+            self.engine.rt.spawn(harden).detach();
         }
         self.wait_for_turn(ino, file.clone(), FIRST_PAUSE);
     }
@@ -160,6 +168,9 @@ impl Fs {
             }
             if *self.behind.leaving.borrow() {
                 tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount");
+                if let Err(why) = file.harden(&self.engine).await {
+                    tracing::warn!(key = file.key(), %why, "a loss of power may take what is kept");
+                }
                 let mut kept = self.behind.kept.lock();
                 kept.files += 1;
                 kept.bytes += file.size();
@@ -250,7 +261,8 @@ impl Fs {
         let here: BTreeSet<String> = all.iter().map(|left| left.stage.id()).chain(lost).collect();
         let outgrown: BTreeSet<&String> = all.iter().filter_map(|left| left.note.outgrown.as_ref()).collect();
         let mut over = BTreeSet::new();
-        for left in all {
+        // What may be torn takes nobody's place.
+        for left in all.iter().filter(|left| !left.unsure) {
             let replaced = left.note.replaces().filter(|_| !outgrown.contains(&left.stage.id()));
             let gone =
                 replaced.into_iter().chain(left.note.outgrown.as_deref()).filter(|id| here.contains(*id));
@@ -280,10 +292,15 @@ impl Fs {
             }
         }
         all.sort_by_cached_key(|left| {
-            let Note { key, base, mark, owed, .. } = &left.note;
+            let Note { key, base, mark, owed, life, .. } = &left.note;
             let follows =
                 there.get(key).is_none_or(|etag| base.as_ref().map(|base| &base.etag) == etag.as_ref());
-            (*mark == Mark::Open && !owed, !follows, Reverse(left.note.attrs().time("ctime")))
+            (
+                left.unsure,
+                *mark == Mark::Open && !owed,
+                !follows,
+                Reverse((*life, left.note.attrs().time("ctime"))),
+            )
         });
         all
     }
@@ -324,7 +341,8 @@ impl Fs {
         // Its own send would be refused: until then nobody is to see it for what the bucket has.
         let based = left.note.base.as_ref().map(|base| &base.etag);
         let refused = came.is_none() && head.as_ref().map(|head| &head.etag) != based;
-        let aside = beside || taken || refused;
+        let aside = beside || taken || refused || left.unsure;
+        let unsure = left.unsure;
         let changing = match aside {
             true => Arc::default(),
             false => self.inodes.lock().meet(&key, false, &self.default_facts(false)).changing.clone(),
@@ -337,9 +355,12 @@ impl Fs {
             file.rebase(Base { etag: head.etag.clone(), size: head.size });
         }
         if aside {
-            let closed = !beside && refused;
-            if closed {
-                self.keep_behind(key, file);
+            if unsure {
+                self.keep_behind(key, file, UNFINISHED);
+                return Ok(false);
+            }
+            if !beside && refused {
+                self.keep_behind(key, file, CONFLICT);
                 return Ok(true);
             }
             let kept = file.rescue(&self.engine, UNFINISHED).await?;
@@ -365,20 +386,46 @@ impl Fs {
         Ok(true)
     }
 
-    /// Stores what somebody else's object refuses beside it, which nobody waits for.
-    fn keep_behind(self: &Arc<Self>, key: String, file: Arc<OpenFile>) {
+    /// Stores beside it, which nobody waits for, what somebody else's object refuses, or may be torn.
+    fn keep_behind(self: &Arc<Self>, key: String, file: Arc<OpenFile>, word: &'static str) {
         let (fs, busy) = (self.clone(), self.busy());
         let work = async move {
-            match file.rescue(&fs.engine, CONFLICT).await {
-                Ok(kept) => tracing::error!(key, kept, "somebody else changed this object"),
+            match file.rescue(&fs.engine, word).await {
+                Ok(kept) if word == CONFLICT => {
+                    tracing::error!(key, kept, "somebody else changed this object")
+                }
+                Ok(kept) => {
+                    tracing::error!(
+                        key,
+                        kept,
+                        "this was not synced when the machine ended, and may be torn: compare"
+                    );
+                }
                 Err(why) => {
                     let at = file.staged_at();
-                    tracing::error!(key, at, %why, "a conflict can't be stored yet: the next mount tries again");
+                    tracing::error!(key, at, %why, "what is to be kept beside can't be stored yet: the next mount tries again");
                 }
             }
             drop(busy);
         };
         self.engine.rt.spawn(work).detach();
+    }
+}
+
+/// Makes what goes on waiting survive a loss of power: after that nobody could tell whether it has.
+async fn harden_what_waits(rt: Rt, fs: Weak<Fs>, file: Weak<OpenFile>) {
+    loop {
+        rt.sleep(HARDEN_AFTER).await;
+        let (Some(fs), Some(file)) = (fs.upgrade(), file.upgrade()) else { return };
+        // The mount's end waits for whoever is busy, or has begun and is seen here.
+        let busy = fs.busy();
+        if *fs.behind.leaving.borrow() || !file.owes() {
+            return;
+        }
+        if let Err(why) = file.harden(&fs.engine).await {
+            tracing::warn!(key = file.key(), %why, "a loss of power may take what waits to be sent");
+        }
+        drop(busy);
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Docked(Arc<Inner>);
 pub enum Found {
     /// Nobody's.
     Free,
-    /// A file of so many bytes.
+    /// A file of so many bytes; its note has a sum where that is theirs.
     Left(Docked, Note, u64),
     /// This disk has lost what was in it, and perhaps what it was.
     Lost(Docked, Option<Note>),
@@ -118,7 +118,10 @@ impl Docked {
             (_, Some(Extent::GONE)) => Ok(Found::Free),
             (Some(note), Some(extent)) => {
                 let sum = note.sum.filter(|_| note.mark == Mark::Closed && extent.touched < number);
-                let Some(sum) = sum else { return Ok(Found::Left(docked(extent, 0), note, extent.len)) };
+                let Some(sum) = sum else {
+                    let note = Note { sum: None, ..note };
+                    return Ok(Found::Left(docked(extent, 0), note, extent.len));
+                };
                 let len = note.size.min(ROOM) as usize;
                 let bytes = file.pread(start + DATA, len).await.map_err(Error::from);
                 let sound = bytes.and_then(|bytes| Ok(xxh3_64(&padded(bytes, len)?) == sum));

@@ -29,7 +29,7 @@ use super::reader::Reader;
 use super::remote::{Base, Source};
 use super::signature::{Signature, sign};
 use super::stage::Stage;
-use super::staging::Left;
+use super::staging::{Left, Staging};
 use super::upload::{self, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) stage: Option<Stage>,
     /// What was closed before the file was begun anew.
     pub(super) earlier: Option<Earlier>,
+    /// The version whose place the stage took; a loss of power may bring it back.
+    pub(super) replaced: Option<String>,
     pub(super) attrs: Attrs,
     pub(super) modified: Ns,
     /// When the store was asked for `base`, or took it.
@@ -136,6 +138,7 @@ impl OpenFile {
             dirty: Ranges::default(),
             stage: None,
             earlier: None,
+            replaced: None,
             attrs,
             modified,
             as_of: Instant::default(),
@@ -158,7 +161,7 @@ impl OpenFile {
 
     /// A file that an earlier mount staged and the bucket may not have.
     pub fn left(left: Left, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        let Left { stage, note, edits } = left;
+        let Left { stage, note, edits, .. } = left;
         let modified = note.attrs().time("mtime").unwrap_or(modified);
         let state = Self::state(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
         let file = Self::new(state, changing);
@@ -168,6 +171,7 @@ impl OpenFile {
         s.dirty = edits.local.clone();
         s.local = edits.local;
         s.stage = Some(stage);
+        s.replaced = note.replaces().map(str::to_owned);
         s.asked = 1;
         s.noted = Some(note.mark);
         if note.mark == Mark::Closed {
@@ -693,16 +697,16 @@ impl State {
     }
 
     /// Its bytes are staged there still. Another's object that comes takes what was staged over the one before away.
-    fn has(&self, stage: &Stage) -> bool {
+    pub(super) fn has(&self, stage: &Stage) -> bool {
         self.stage.as_ref().is_some_and(|its| its.is(stage))
     }
 
-    pub(super) fn note(&self, url: &str, partly: bool) -> Note {
+    pub(super) fn note(&self, staging: &Staging, partly: bool) -> Note {
         let signed = self.signed.as_ref().filter(|(at, _)| *at == self.changes);
         let attrs = signed.map_or(&self.attrs, |(_, attrs)| attrs);
         Note {
             format: FORMAT,
-            url: url.to_owned(),
+            url: staging.url().to_owned(),
             key: self.key.clone(),
             base: self.base.clone(),
             borrowed: self.borrowed.clone(),
@@ -712,9 +716,12 @@ impl State {
             mark: self.mark(),
             // While the version before stands, no close of this one has succeeded.
             owed: self.asked > self.sent && self.earlier.is_none(),
-            over: self.earlier.as_ref().map(|earlier| earlier.stage.id()),
+            over: self.earlier.as_ref().map(|earlier| earlier.stage.id()).or_else(|| self.replaced.clone()),
             outgrown: None,
             sum: None,
+            life: staging.life(),
+            boot: staging.boot().map(str::to_owned),
+            synced: false,
             sending: self.sending.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),

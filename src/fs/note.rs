@@ -79,6 +79,15 @@ pub struct Note {
     /// XXH3-64 of the bytes of a closed file in a berth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<u64>,
+    /// Greater than that of all notes that the mount found, and of those that it wrote: no clock tells as well what is later.
+    #[serde(default)]
+    pub life: u64,
+    /// The run of the machine that wrote this (`Disk::boot`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// It was to survive a loss of power, this time or before, and the bucket has not had it since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub synced: bool,
     /// What may have been sent since `base` was the object, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sending: Vec<Signature>,
@@ -105,10 +114,19 @@ impl Note {
             over: None,
             outgrown: None,
             sum: None,
+            life: 0,
+            boot: None,
+            synced: false,
             sending: Vec::new(),
             content_type: None,
             user: BTreeMap::new(),
         }
+    }
+
+    /// The machine has been started anew since, and nobody had asked for the bytes to survive that.
+    pub fn is_unsure(&self, boot: Option<&str>) -> bool {
+        let here = boot.is_none() || self.boot.is_none() || boot == self.boot.as_deref();
+        !here && !self.synced && self.mark != Mark::Sent
     }
 
     pub fn attrs(&self) -> Attrs {
@@ -244,14 +262,14 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"user":{}}"#;
+        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"life":0,"user":{}}"#;
         let bytes = slot(3, &note()).unwrap();
         assert_eq!(
             &bytes[..24],
             [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
         );
         assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 3_591_369_687_536_098_907);
+        assert_eq!(word(&bytes, 24), 3_549_074_229_082_480_036);
         assert_eq!(unslot(&bytes), Some((3, bytes.len(), note())));
         for at in 0..bytes.len() {
             let mut bad = bytes.to_vec();

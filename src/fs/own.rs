@@ -83,6 +83,10 @@ struct Inner {
     named: AtomicBool,
     /// What it holds may have been made durable.
     durable: AtomicBool,
+    /// It has taken another version's place durably.
+    took: AtomicBool,
+    /// Its notes say so (`Note::synced`).
+    synced: AtomicBool,
     /// Its names were taken out of the folder.
     nameless: AtomicBool,
 }
@@ -107,7 +111,8 @@ impl Own {
         let log = note.partly.then(tokio::sync::Mutex::default);
         let (outgrown, slots) = (note.outgrown.clone(), slots.into());
         let (file, disk) = (Mutex::default(), disk.clone());
-        let (failed, named, durable, nameless) = Default::default();
+        let (failed, named, durable, took, nameless) = Default::default();
+        let synced = note.synced.into();
         Own(Arc::new(Inner {
             disk,
             data,
@@ -119,6 +124,8 @@ impl Own {
             failed,
             named,
             durable,
+            took,
+            synced,
             nameless,
         }))
     }
@@ -235,6 +242,16 @@ impl Own {
         self.0.durable.load(Ordering::Acquire)
     }
 
+    /// Its notes say that it was to survive a loss of power.
+    pub fn is_synced(&self) -> bool {
+        self.0.synced.load(Ordering::Acquire)
+    }
+
+    /// The bucket has all of it: what comes next was not synced.
+    pub fn stored(&self) {
+        self.0.synced.store(false, Ordering::Release);
+    }
+
     async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
         if let Some(file) = &*self.0.file.lock() {
             return Ok(file.clone());
@@ -303,8 +320,11 @@ impl Own {
         let first = slots.number() == 1;
         // What was left there may come back with the power, whatever was written since. The first note is from before.
         let outgrown = self.0.outgrown.clone().filter(|_| !first);
-        let replaces = note.over.is_some() || outgrown.is_some() && !self.0.named.load(Ordering::Acquire);
-        let (at, bytes) = slots.next(&Note { outgrown, ..note.clone() })?;
+        let takes = note.over.is_some() && !self.0.took.load(Ordering::Acquire);
+        let replaces = takes || outgrown.is_some() && !self.0.named.load(Ordering::Acquire);
+        let was = self.0.synced.load(Ordering::Acquire);
+        let synced = durable || was;
+        let (at, bytes) = slots.next(&Note { outgrown, synced, ..note.clone() })?;
         let file = self.file().await?;
         if durable && self.0.log.is_some() {
             let edits = self.0.disk.open(&self.0.edits, OpenHow::Write).await?;
@@ -319,10 +339,16 @@ impl Own {
         }
         file.pwrite(at.start, vec![bytes], false).await?;
         slots.wrote(at);
+        self.0.synced.store(synced, Ordering::Release);
         if durable {
-            self.firm(file.sync()).await?;
+            let failed = |why: &Error| {
+                tracing::debug!(%why, "later notes don't say that it is synced");
+                self.0.synced.store(was, Ordering::Release);
+            };
+            self.firm(file.sync()).await.inspect_err(failed)?;
             slots.synced();
             self.0.durable.store(true, Ordering::Release);
+            self.0.took.fetch_or(note.replaces().is_some(), Ordering::AcqRel);
         }
         if durable && !self.0.named.load(Ordering::Acquire) {
             let dir = self.0.data.parent().unwrap_or(Path::new("."));
@@ -430,6 +456,7 @@ mod tests {
             let closed = Note { mark: Mark::Closed, size: 9, ..note() };
             fresh.note(&closed, true).await.unwrap();
             let (found, told, edits) = Own::open(&disk, "/s/a.stage".into()).await.unwrap().unwrap();
+            let closed = Note { synced: true, ..closed };
             assert_eq!((told, edits.size, edits.base_len), (closed, 9, 0));
             assert_eq!(found.read(0, 9).await.unwrap(), &b"hello\0\0\0\0"[..]);
 

@@ -118,6 +118,20 @@ impl OpenFile {
         self.sign(e, durable).await.map(|_| ())
     }
 
+    /// What is closed and waits to be sent survives a loss of power from here on, unless it is being written again.
+    pub async fn harden(&self, e: &Engine) -> Result<()> {
+        let Ok(_one) = self.writing.try_lock() else { return Ok(()) };
+        {
+            let s = self.state.lock();
+            let closed = s.noted == Some(Mark::Closed) && s.asked == s.changes && s.failed.is_none();
+            let waits = s.changes != s.sent && !s.unlinked;
+            if !closed || !waits || s.stage.as_ref().is_none_or(Stage::is_sure) {
+                return Ok(());
+            }
+        }
+        self.note(e, true).await
+    }
+
     /// All of it is staged, in a berth.
     pub fn is_small(&self) -> bool {
         matches!(self.state.lock().stage, Some(Stage::Docked(_)))
@@ -230,6 +244,7 @@ impl OpenFile {
         if s.changes == snapshot.changes {
             s.base_len = s.size;
             s.dirty.clear();
+            s.stage.iter().for_each(Stage::stored);
         }
         // Its bytes are the object's own now.
         s.borrowed = None;

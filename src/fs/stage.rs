@@ -90,6 +90,21 @@ impl Stage {
         matches!(self, Stage::Own(own) if own.is_doubtful())
     }
 
+    /// Whether it survived a loss of power can be told afterwards.
+    pub fn is_sure(&self) -> bool {
+        match self {
+            Stage::Own(own) => own.is_synced(),
+            Stage::Docked(_) => true,
+        }
+    }
+
+    /// The bucket has all of it.
+    pub fn stored(&self) {
+        if let Stage::Own(own) = self {
+            own.stored();
+        }
+    }
+
     /// Both are the same staged file.
     pub fn is(&self, other: &Stage) -> bool {
         match (self, other) {

@@ -22,7 +22,7 @@ impl OpenFile {
             let (local, base_len, size) = (s.local.clone(), s.base_len, s.size);
             let partly = base_len > 0 && s.stage.is_none();
             let edits = partly.then_some(Edits { local, base_len, size });
-            let mut note = s.note(e.staging.url(), partly);
+            let mut note = s.note(&e.staging, partly);
             if s.disowned {
                 note.mark = Mark::Sent;
             } else if s.earlier.is_some() {
@@ -95,7 +95,7 @@ impl OpenFile {
             let (stage, note, before) = {
                 let s = self.state.lock();
                 let Some(stage) = s.stage.clone().filter(|_| !s.unlinked) else { return Ok(()) };
-                let mut note = s.note(e.staging.url(), stage.partly());
+                let mut note = s.note(&e.staging, stage.partly());
                 if !promised {
                     note.mark = Mark::Open;
                 }
@@ -114,6 +114,7 @@ impl OpenFile {
                 s.noted = Some(note.mark);
                 if let Some(before) = &before {
                     s.earlier.take_if(|earlier| earlier.stage.is(before));
+                    s.replaced = Some(before.id()).filter(|_| s.has(&stage));
                 }
                 // A write in between found that the note before said enough.
                 !promised || s.mark() == note.mark

@@ -44,6 +44,8 @@ pub struct Left {
     pub stage: Stage,
     pub note: Note,
     pub edits: Edits,
+    /// The machine was started anew since, which its bytes may not have survived.
+    pub unsure: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Staging {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     url: String,
+    life: u64,
+    boot: Option<String>,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
     /// The shelf that gives out berths.
     shelf: Mutex<Option<shelf::Held>>,
@@ -97,7 +101,10 @@ impl Found {
         for name in names.iter().filter(|n| n.ends_with(STAGE)) {
             let path = dir.join(name);
             match Own::open(disk, path.clone()).await? {
-                Some((own, note, edits)) => self.left.push(Left { stage: Stage::Own(own), note, edits }),
+                Some((own, note, edits)) => {
+                    let unsure = note.is_unsure(disk.boot().as_deref());
+                    self.left.push(Left { stage: Stage::Own(own), note, edits, unsure });
+                }
                 None if Own::is_unborn(disk, &path).await? => {
                     disk.remove(&path).await?;
                     let edits = path.with_extension("edits");
@@ -130,12 +137,19 @@ impl Found {
                 docked::Found::Left(docked, note, size) => {
                     let mut edits = Edits { local: Ranges::default(), base_len: 0, size };
                     edits.local.insert(0..size);
-                    self.left.push(Left { stage: Stage::Docked(docked), note, edits });
+                    let unsure = note.sum.is_none() && note.is_unsure(disk.boot().as_deref());
+                    self.left.push(Left { stage: Stage::Docked(docked), note, edits, unsure });
                 }
                 docked::Found::Lost(docked, note) => self.lost.push((Stage::Docked(docked), note)),
             }
         }
         Ok(())
+    }
+
+    /// The latest that any note is of.
+    fn life(&self) -> u64 {
+        let lost = self.lost.iter().filter_map(|(_, note)| note.as_ref());
+        self.left.iter().map(|left| &left.note).chain(lost).map(|note| note.life).max().unwrap_or(0)
     }
 
     fn count(&self) -> usize {
@@ -209,7 +223,8 @@ impl Staging {
         })?;
         let (url, locks) = (url.to_owned(), Mutex::new(locks));
         let (shelf, making) = Default::default();
-        Ok((Staging { rt, disk, dir, url, locks, shelf, making }, found))
+        let (life, boot) = (found.life().saturating_add(1), disk.boot());
+        Ok((Staging { rt, disk, dir, url, life, boot, locks, shelf, making }, found))
     }
 
     /// The mount is over: another may have the folder.
@@ -225,6 +240,16 @@ impl Staging {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// See `Note::life`.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// See `Disk::boot`.
+    pub fn boot(&self) -> Option<&str> {
+        self.boot.as_deref()
     }
 
     /// A new place for the bytes of a file that is about to have `len` of them.

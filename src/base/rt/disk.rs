@@ -59,6 +59,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// An exclusive lock on a file (made if absent); `WouldBlock` when another holds it. `note` is written into
     /// it for people (pid).
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>>;
+    /// This run of the machine: what was written is there while it lasts, synced or not. `None`: that can't be told.
+    fn boot(&self) -> Option<String>;
 
     /// The whole file, at most `max` bytes (`InvalidData` above).
     async fn read(&self, path: &Path, max: usize) -> io::Result<Bytes> {

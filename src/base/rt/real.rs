@@ -460,6 +460,10 @@ impl Disk for RealDisk {
         })
         .await
     }
+    fn boot(&self) -> Option<String> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty() && id.len() <= 64)
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod races;
 mod removals;
 mod renames;
 mod requests;
+mod rewrites;
 mod samples;
 mod user;
 mod versions;

@@ -120,7 +120,7 @@ async fn change_synced(user: &User, world: &World, promised: &Shared, keys: u64)
 }
 
 /// The next mount sends what it finds; what it can't, it tells.
-async fn mount_again(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStore>) -> Vec<Unsent> {
+pub async fn mount_again(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStore>) -> Vec<Unsent> {
     let (rt, cache) = (world.rt(), DiskCache::off());
     let options = MountOptions::default();
     let (fs, unsent) =
@@ -410,7 +410,7 @@ fn a_synced_file_survives_its_change_of_stage() {
     }
 }
 
-async fn mounted(world: &World, disk: &Arc<SimDisk>, inside: &Arc<SimStore>) -> (Process, User) {
+pub async fn mounted(world: &World, disk: &Arc<SimDisk>, inside: &Arc<SimStore>) -> (Process, User) {
     let process = world.process();
     let options = "deadline=5,flush=local,metadata_ttl=600";
     let user = User::mount(process.rt(), disk.clone(), inside.clone(), options, STAGING).await;

@@ -599,6 +599,9 @@ impl Disk for SimDisk {
         let dir = dir.to_owned();
         self.act(move |s, _| s.sync_dir(&dir)).await
     }
+    fn boot(&self) -> Option<String> {
+        Some(self.state.lock().boot.to_string())
+    }
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
         let (at, note) = (path.to_owned(), note.to_owned());
         let disk = self.clone();
