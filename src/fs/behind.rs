@@ -288,13 +288,16 @@ impl Fs {
         for key in all.iter().map(|left| &left.note.key) {
             if !seen.insert(key) && !there.contains_key(key) {
                 let Ok(head) = self.engine.remote.head(key).await else { continue };
-                there.insert(key.clone(), head.map(|head| head.etag));
+                there.insert(key.clone(), head);
             }
         }
         all.sort_by_cached_key(|left| {
             let Note { key, base, mark, owed, life, .. } = &left.note;
-            let follows =
-                there.get(key).is_none_or(|etag| base.as_ref().map(|base| &base.etag) == etag.as_ref());
+            let follows = there.get(key).is_none_or(|head| {
+                let etag = head.as_ref().map(|head| &head.etag);
+                base.as_ref().map(|base| &base.etag) == etag
+                    || head.as_ref().is_some_and(|h| arrived(left, h))
+            });
             (
                 left.unsure,
                 *mark == Mark::Open && !owed,

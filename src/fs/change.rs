@@ -58,32 +58,6 @@ impl Changes {
 /// A change to an object's metadata, given what it shows now.
 pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
 
-/// A file whose name is being removed. Unless that is done the name is the file's again, also where nobody waits for
-/// the store any more: what is written is sent then, as if nobody had tried.
-struct Unlinking {
-    file: Arc<OpenFile>,
-    done: bool,
-}
-
-impl Unlinking {
-    fn of(file: &Arc<OpenFile>) -> Unlinking {
-        file.unlink();
-        Unlinking { file: file.clone(), done: false }
-    }
-
-    fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for Unlinking {
-    fn drop(&mut self) {
-        if !self.done {
-            self.file.relink();
-        }
-    }
-}
-
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
     async fn make(&self, place: &Place, dir: bool, body: Bytes, mut attrs: Attrs) -> Op<Entry> {
@@ -177,7 +151,7 @@ impl Fs {
         if let Some(file) = &file {
             self.detach(file).await?;
         }
-        let unlinking = file.as_ref().map(Unlinking::of);
+        // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
         if file.is_none() && self.removals.goes_on(split(&target.key).0, self.now()) {
             self.engine.remote.delete_soon(&target.key);
         } else if file.as_ref().is_none_or(|f| f.may_be_object()) {
@@ -186,9 +160,6 @@ impl Fs {
                 self.doubt(&target.key);
                 return Err(why.into());
             }
-        }
-        if let Some(unlinking) = unlinking {
-            unlinking.done();
         }
         let file = self.dropped(&target.key, None);
         self.keep_parent(&target.key);
@@ -320,6 +291,11 @@ impl Fs {
         if dir && !key.ends_with('/') {
             return Err(Errno::OPNOTSUPP.into());
         }
+        let file = self.inodes.lock().get(ino).and_then(|node| node.file.clone());
+        if let Some(file) = &file {
+            // The object is about to be another than its stage says was sent.
+            file.settle(&self.engine).await?;
+        }
         let asked = self.now();
         let head = self.engine.remote.head(&key).await?;
         // Whose it is decides who may; some stores forget what directories carry.
@@ -329,7 +305,7 @@ impl Fs {
             self.judged(ino, told, &key, &is)?;
         }
         let changed = match &head {
-            Some(head) => self.change_object(&key, dir, head, change).await,
+            Some(head) => self.change_object(&key, file.as_deref(), dir, head, change).await,
             None if dir => self.change_implied(&key, change).await,
             None => return Err(Errno::NOENT.into()),
         };
@@ -412,6 +388,7 @@ impl Fs {
     async fn change_object(
         &self,
         key: &str,
+        file: Option<&OpenFile>,
         dir: bool,
         head: &Head,
         change: Change<'_>,
@@ -421,6 +398,10 @@ impl Fs {
         change(&mut attrs, Facts::of_head(self.options(), dir, head));
         sign(&self.engine.rt, &mut attrs);
         check_size(key, &attrs)?;
+        if let Some(file) = file {
+            // Should the answer be lost, it is known by this.
+            file.sends(&attrs, &base);
+        }
         let etag = self.engine.remote.put_attrs(key, &base, &attrs).await?;
         Ok((Base { etag, size: base.size }, attrs, Ns::from_ms(head.modified_ms)))
     }

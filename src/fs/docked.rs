@@ -23,6 +23,8 @@ struct State {
     slots: Slots,
     /// That of the last note which had the sum of the bytes.
     closed: u64,
+    /// It has taken another version's place durably.
+    took: bool,
     /// The berth serves no file any more.
     left: bool,
 }
@@ -54,7 +56,7 @@ pub enum Found {
 
 impl Docked {
     fn new(berth: Berth, extent: Extent, virgin: u64, slots: Slots, closed: u64) -> Docked {
-        let state = State { extent, virgin, slots, closed, left: false }.into();
+        let state = State { extent, virgin, slots, closed, took: false, left: false }.into();
         let (file, durable, summed) = Default::default();
         Docked(Arc::new(Inner { berth, file, state, durable, summed }))
     }
@@ -227,6 +229,11 @@ impl Docked {
                 let _ = self.0.berth.sync().await;
                 s.slots.synced();
             }
+            if durable && note.over.is_some() && !s.took {
+                // The note must not outlive the bytes: what it replaces goes with it.
+                self.keep();
+                self.0.berth.sync().await?;
+            }
             let sum = match note.mark == Mark::Closed && note.size == s.extent.len {
                 true => Some(xxh3_64(&self.read(0, note.size as usize).await?)),
                 false => None,
@@ -244,7 +251,9 @@ impl Docked {
             // Whatever becomes of the sync, the note may be durable: its sum must go on telling.
             self.keep();
             self.0.berth.sync().await?;
-            self.0.state.lock().await.slots.synced();
+            let mut s = self.0.state.lock().await;
+            s.slots.synced();
+            s.took |= note.replaces().is_some();
         }
         Ok(())
     }

@@ -600,9 +600,12 @@ impl OpenFile {
         self.state.lock().unlinked
     }
 
-    /// Its name was not removed after all.
-    pub fn relink(&self) {
-        self.state.lock().unlinked = false;
+    /// The object is about to have these, put there by us; with its bytes, which are the file's where it was made of it.
+    pub fn sends(&self, attrs: &Attrs, object: &Base) {
+        let mut s = self.state.lock();
+        if s.base.as_ref() == Some(object) {
+            s.sends(attrs, object.size);
+        }
     }
 
     /// While this is held nothing is sent, and what was being sent has arrived.
@@ -616,11 +619,15 @@ impl OpenFile {
 }
 
 /// Sends that are remembered by their signatures.
-const SENDS: usize = 8;
+pub(super) const SENDS: usize = 32;
 
 impl State {
     pub(super) fn sets_out(&mut self, snapshot: &Snapshot) {
-        let Some(sending) = Signature::of(&snapshot.attrs, snapshot.size) else { return };
+        self.sends(&snapshot.attrs, snapshot.size);
+    }
+
+    fn sends(&mut self, attrs: &Attrs, size: u64) {
+        let Some(sending) = Signature::of(attrs, size) else { return };
         self.sending.retain(|other| *other != sending);
         self.sending.push(sending);
         let many = self.sending.len().saturating_sub(SENDS);

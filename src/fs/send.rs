@@ -1,11 +1,13 @@
 //! A file's way into the bucket: what it is now becomes the object, once, and whose the object is afterwards is known
 //! whatever became of the answer.
 
+use tokio::sync::MutexGuard;
+
 use super::beside;
 use super::early::Early;
 use super::engine::Engine;
 use super::facts::Facts;
-use super::file::{OpenFile, lost};
+use super::file::{OpenFile, SENDS, lost};
 use super::note::Mark;
 use super::remote::{Base, Source};
 use super::signature::{Signature, differ_in_time_only};
@@ -47,8 +49,13 @@ impl OpenFile {
     }
 
     /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
-    async fn set_out(&self, e: &Engine) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
+    async fn set_out(
+        &self,
+        e: &Engine,
+        writing: MutexGuard<'_, ()>,
+    ) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
         let (mut snapshot, mut early, dated) = {
+            let _one = writing;
             let mut s = self.state.lock();
             let snapshot = s.snapshot(e);
             // From here on whoever begins the file anew leaves what is staged as it is.
@@ -115,7 +122,14 @@ impl OpenFile {
         if !staged {
             self.stage(e, size).await?;
         }
-        self.sign(e, durable).await.map(|_| ())
+        loop {
+            self.sign(e, durable).await?;
+            // A change of its metadata in between makes a note that takes no version's place.
+            let s = self.state.lock();
+            if s.earlier.is_none() || s.noted == Some(Mark::Closed) {
+                return Ok(());
+            }
+        }
     }
 
     /// What is closed and waits to be sent survives a loss of power from here on, unless it is being written again.
@@ -166,12 +180,16 @@ impl OpenFile {
         if let Some(why) = self.failure() {
             return Err(why);
         }
+        self.recall_sends(e).await?;
+        // Who cuts it or begins it anew looks first whether it is being sent.
+        let writing = self.writing.lock().await;
         if purpose == Purpose::Owed
             && let Some(earlier) = self.owed_before()
         {
+            drop(writing);
             return self.send_before(e, earlier, publish).await;
         }
-        let (mut snapshot, early, newer) = self.set_out(e).await?;
+        let (mut snapshot, early, newer) = self.set_out(e, writing).await?;
         let stored = self.deliver(e, &mut snapshot, early).await;
         if let Err(why) = stored.as_ref()
             && why.is(Kind::Refused)
@@ -209,7 +227,7 @@ impl OpenFile {
         if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
             return stored;
         }
-        match self.came(e, snapshot).await {
+        match self.came(e, snapshot).await? {
             Some(Came::This(etag)) => Ok(etag),
             Some(Came::Before) => upload::upload(e, snapshot, None).await,
             None => stored,
@@ -217,23 +235,45 @@ impl OpenFile {
     }
 
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
-    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Option<Came> {
-        let head = e.remote.head(&snapshot.key).await.ok()??;
-        let there = Signature::of(&head.attrs, head.size)?;
+    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Result<Option<Came>> {
+        let Some(head) = e.remote.head(&snapshot.key).await? else { return Ok(None) };
+        let Some(there) = Signature::of(&head.attrs, head.size) else { return Ok(None) };
         if Some(&there) == Signature::of(&snapshot.attrs, snapshot.size).as_ref() {
-            return Some(Came::This(head.etag));
+            return Ok(Some(Came::This(head.etag)));
         }
         let base = Base { etag: head.etag, size: head.size };
         let mut s = self.state.lock();
         if !s.sending.contains(&there) || base.size < snapshot.base_len {
-            return None;
+            return Ok(None);
         }
         s.base = Some(base.clone());
         snapshot.when = When::Matches(base.etag.clone());
         if s.borrowed.is_none() {
             snapshot.source = Some(Source { key: snapshot.key.clone(), base });
         }
-        Some(Came::Before)
+        Ok(Some(Came::Before))
+    }
+
+    /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds
+    /// that object there.
+    async fn recall_sends(&self, e: &Engine) -> Result<()> {
+        if self.state.lock().sending.len() < SENDS {
+            return Ok(());
+        }
+        let head = e.remote.head(&self.key()).await?;
+        let there = head.as_ref().and_then(|head| Signature::of(&head.attrs, head.size));
+        let mut s = self.state.lock();
+        if let Some(head) = head
+            && there.is_some_and(|there| s.sending.contains(&there))
+            && head.size >= s.base_len
+        {
+            s.base = Some(Base { etag: head.etag, size: head.size });
+            s.sending.clear();
+        } else {
+            // What has not arrived in so many turns won't.
+            s.sending.drain(..SENDS / 2);
+        }
+        Ok(())
     }
 
     /// The object has the snapshot's bytes.

@@ -4,7 +4,7 @@
 use super::earlier::remove;
 use super::engine::Engine;
 use super::file::{OpenFile, staging_failed};
-use super::note::Mark;
+use super::note::{Mark, Note};
 use super::own::Edits;
 use super::stage::Stage;
 use crate::base::Result;
@@ -106,6 +106,11 @@ impl OpenFile {
             // What takes the place of a version that survives a loss of power must survive it too.
             let durably = durable || before.as_ref().is_some_and(Stage::is_durable);
             if let Err(why) = stage.note(&note, durably).await {
+                if before.is_some() {
+                    // A disk that fails tells once: the next mount must not take it for what it was to be.
+                    let not = Note { mark: Mark::Open, owed: false, ..note };
+                    let _ = stage.note(&not, false).await;
+                }
                 self.state.lock().noted = None;
                 return Err(staging_failed(&stage, why));
             }
