@@ -2,6 +2,7 @@
 //! requests each operation costs.
 
 mod caching;
+mod doubts;
 mod faults;
 mod keys;
 mod large;

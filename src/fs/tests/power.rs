@@ -464,7 +464,7 @@ fn after_an_end<F: Future<Output = ()> + Send>(
 }
 
 /// A file that was synced, is begun anew and gets so many bytes.
-async fn synced_and_anew(user: &User, handle: u64, len: usize) {
+pub async fn synced_and_anew(user: &User, handle: u64, len: usize) {
     user.fs.write(handle, 0, vec![1; 3000].into()).await.unwrap();
     user.fs.fsync(handle).await.unwrap();
     empty(user, handle).await;
@@ -550,7 +550,7 @@ fn a_rename_that_can_not_send_replaces_no_synced_version() {
     }
 }
 
-async fn empty(user: &User, handle: u64) {
+pub async fn empty(user: &User, handle: u64) {
     let ino = user.fs.file(handle).unwrap().ino;
     let empty = Changes { size: Some(0), ..Changes::default() };
     user.fs.setattr(ino, empty, Some(handle)).await.unwrap();

@@ -1,0 +1,254 @@
+//! Operations that meet each other, and answers that are lost: what was acknowledged keeps its name, and nothing of ours
+//! is taken for another client's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::faults::body;
+use super::power::{empty, mount_again, mounted, synced_and_anew};
+use super::user::{STAGING, User, WRITE};
+use crate::base::rt::sim::{Process, Sim, SimDisk, World};
+use crate::fs::change::Changes;
+use crate::fs::handles::How;
+use crate::fs::inodes::ROOT;
+use crate::store::{Reach, SimStore};
+
+const MODE: Changes =
+    Changes { mode: Some(0o600), size: None, uid: None, gid: None, atime: None, mtime: None };
+const LENGTHS: [usize; 2] = [4000, 200_000];
+
+/// What one test needs.
+#[derive(Clone)]
+struct Set {
+    world: World,
+    disk: Arc<SimDisk>,
+    store: Arc<SimStore>,
+}
+
+impl Set {
+    fn run<T: Send + 'static, F: Future<Output = T> + Send>(
+        seed: u64,
+        test: impl FnOnce(Set) -> F + Send + 'static,
+    ) -> T {
+        let sim = Sim::new(seed);
+        let (world, disk, store) = (sim.clone(), Arc::new(SimDisk::new(&sim)), SimStore::new(&sim, "s"));
+        let out = sim.run(async move { test(Set { world, disk, store }).await });
+        out.unwrap_or_else(|stall| panic!("seed {seed}: {stall}"))
+    }
+
+    async fn mount(&self, options: &str) -> (Process, User) {
+        let process = self.world.process();
+        let user = User::mount(process.rt(), self.disk.clone(), self.store.clone(), options, STAGING).await;
+        (process, user)
+    }
+
+    async fn sleep(&self, time: Duration) {
+        self.world.rt().sleep(time).await;
+    }
+
+    async fn f(&self) -> Option<Bytes> {
+        body(self.store.contents(), "f").await
+    }
+
+    /// The daemon dies, the store is well, and the next mount sends what it finds.
+    async fn end(&self, process: Process, user: User) {
+        process.kill();
+        drop(user);
+        self.store.faults(|f| (f.errors, f.reach) = (0, Reach::Up));
+        self.sleep(Duration::from_secs(10)).await;
+        mount_again(&self.world, &self.disk, &self.store).await;
+    }
+
+    /// `f` is in the store, and nobody was told.
+    async fn lost_answer(&self, user: &User, handle: u64) {
+        user.fs.write(handle, 0, vec![1; 4000].into()).await.unwrap();
+        self.store.faults(|f| f.lost = 1000);
+        user.fs.flush(handle).await.unwrap();
+        while self.f().await.is_none() {
+            self.sleep(Duration::from_micros(200)).await;
+        }
+        self.store.faults(|f| (f.errors, f.lost) = (1000, 0));
+        assert!(user.fs.file(handle).unwrap().file.is_dirty(), "the answer is lost");
+    }
+
+    /// Until the store is asked once more.
+    async fn asked(&self) {
+        let was = self.store.requests();
+        while self.store.requests() == was {
+            self.sleep(Duration::from_micros(50)).await;
+        }
+    }
+}
+
+/// One handle cuts the file off while another's close or fsync sends it: what is stored was the file once.
+#[test]
+fn a_cut_beside_a_send_stores_no_zeros() {
+    for (len, sync) in LENGTHS.into_iter().flat_map(|len| [(len, false), (len, true)]) {
+        for seed in 0..60 {
+            Set::run(seed, move |set| async move {
+                let (_process, user) = set.mount("deadline=5").await;
+                user.put("f", &vec![1; len]).await.unwrap();
+                let one = user.open("f", WRITE, true).await.unwrap();
+                let two = user.open("f", WRITE, true).await.unwrap();
+                user.fs.write(one, 0, vec![2; len].into()).await.unwrap();
+                let cuts = user.clone();
+                let cutting = set.world.rt().spawn(async move { empty(&cuts, two).await });
+                set.sleep(Duration::from_micros(set.world.below(6000))).await;
+                let done = if sync { user.fs.fsync(one).await } else { user.fs.flush(one).await };
+                done.unwrap();
+                let is = set.f().await.unwrap();
+                assert!(is.is_empty() || *is == vec![2; len], "seed {seed}: {} bytes of {}", is.len(), is[0]);
+                cutting.await.unwrap();
+            });
+        }
+    }
+}
+
+/// Promise: When close or fsync returns success, the object is stored and is the file.
+#[test]
+fn an_fsync_beside_an_unlink_that_fails_is_kept() {
+    for (local, len) in LENGTHS.into_iter().flat_map(|len| [(false, len), (true, len)]) {
+        Set::run(1, move |set| async move {
+            let flush = if local { "local" } else { "bucket" };
+            let (process, user) = set.mount(&format!("deadline=5,metadata_ttl=600,flush={flush}")).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            user.fs.write(handle, 0, vec![1; len].into()).await.unwrap();
+            user.fs.fsync(handle).await.unwrap();
+            user.fs.idle().await;
+            user.stat("f").await.unwrap();
+            set.store.faults(|f| f.reach = Reach::Silent);
+            let fs = user.fs.clone();
+            let gone = process.rt().spawn(async move { fs.unlink(ROOT, b"f").await });
+            set.sleep(Duration::from_millis(500)).await;
+            user.fs.write(handle, 0, vec![2; len].into()).await.unwrap();
+            let synced = user.fs.fsync(handle).await;
+            assert_eq!(synced.is_ok(), local, "the store is silent");
+            gone.await.unwrap().unwrap_err();
+            set.end(process, user).await;
+            let is = set.f().await.unwrap();
+            assert!(is == vec![2; len] || !local && is == vec![1; len], "flush={flush}: {} is there", is[0]);
+        });
+    }
+}
+
+/// A file is closed again and again in an outage that began with an answer that was lost.
+#[test]
+fn many_sends_after_a_lost_answer_are_no_conflict() {
+    for closes in [7, 8, 40] {
+        Set::run(1, move |set| async move {
+            let (_process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            set.lost_answer(&user, handle).await;
+            user.fs.release(handle).await;
+            for n in 0..closes {
+                let handle = user.open("f", How { truncate: true, ..WRITE }, true).await.unwrap();
+                user.fs.write(handle, 0, vec![2 + n; 4000].into()).await.unwrap();
+                user.close(handle).await.unwrap();
+                set.sleep(Duration::from_secs(100)).await;
+            }
+            set.store.faults(|f| f.errors = 0);
+            set.sleep(Duration::from_secs(300)).await;
+            assert_eq!(set.store.contents().keys(), ["f"], "{closes} closes");
+            assert_eq!(set.f().await.unwrap(), [1 + closes; 4000][..]);
+        });
+    }
+}
+
+/// The next version meets one whose answer was lost, and the look at whose that is fails once.
+#[test]
+fn a_look_that_fails_is_no_conflict() {
+    Set::run(1, |set| async move {
+        let (_process, user) = mounted(&set.world, &set.disk, &set.store).await;
+        let handle = user.open("f", WRITE, true).await.unwrap();
+        set.lost_answer(&user, handle).await;
+        empty(&user, handle).await;
+        user.fs.write(handle, 0, vec![2; 4000].into()).await.unwrap();
+        user.fs.fsync(handle).await.unwrap();
+        set.sleep(Duration::from_secs(30)).await;
+        set.store.faults(|f| f.errors = 0);
+        set.asked().await;
+        set.store.faults(|f| f.errors = 1000);
+        set.asked().await;
+        set.store.faults(|f| f.errors = 0);
+        set.sleep(Duration::from_secs(100)).await;
+        assert_eq!(set.store.contents().keys(), ["f"]);
+        assert_eq!(set.f().await.unwrap(), [2; 4000][..]);
+        assert_eq!(user.fs.read(handle, 0, 1).await.unwrap(), [2][..]);
+    });
+}
+
+/// Promise: With `flush=local`, an fsync that failed is not made good by the next one.
+#[test]
+fn a_failed_close_is_not_taken_up_as_a_good_one() {
+    for (len, seed) in LENGTHS.into_iter().flat_map(|len| (0..40).map(move |seed| (len, seed))) {
+        Set::run(seed, move |set| async move {
+            let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            set.store.faults(|f| f.errors = 1000);
+            synced_and_anew(&user, handle, len).await;
+            set.disk.faults(|f| f.sync_fails = 1000);
+            user.fs.flush(handle).await.unwrap_err();
+            set.disk.faults(|f| f.sync_fails = 0);
+            process.kill();
+            drop(user);
+            set.store.faults(|f| f.errors = 0);
+            let (process, user) = set.mount("deadline=5,flush=local").await;
+            set.store.faults(|f| f.errors = 1000);
+            set.sleep(Duration::from_secs(3)).await;
+            set.disk.power_loss();
+            set.end(process, user).await;
+            let is = set.f().await.unwrap();
+            assert!(is == [1; 3000][..] || is == vec![2; len], "seed {seed}: {} bytes", is.len());
+        });
+    }
+}
+
+/// A change of mode comes between what an fsync asks for and the note that says so.
+#[test]
+fn a_chmod_beside_an_fsync_of_a_rewrite_does_not_undo_it() {
+    for again in [false, true] {
+        Set::run(1, move |set| async move {
+            let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            set.store.faults(|f| f.errors = 1000);
+            synced_and_anew(&user, handle, 4000).await;
+            let open = user.fs.file(handle).unwrap();
+            // Stands for another thread's note.
+            let noting = open.file.noting.lock().await;
+            let fs = user.fs.clone();
+            let syncing = process.rt().spawn(async move { fs.fsync(handle).await });
+            set.sleep(Duration::from_millis(1)).await;
+            user.fs.setattr(open.ino, MODE, None).await.unwrap();
+            drop(noting);
+            syncing.await.unwrap().unwrap();
+            if again {
+                empty(&user, handle).await;
+                user.fs.write(handle, 0, vec![3; 10].into()).await.unwrap();
+            }
+            drop(open);
+            set.end(process, user).await;
+            assert_eq!(set.f().await.unwrap(), [2; 4000][..]);
+        });
+    }
+}
+
+/// The object's metadata change while the file is open, and the daemon dies.
+#[test]
+fn a_chmod_of_an_open_file_is_no_conflict_afterwards() {
+    for (options, len) in LENGTHS.into_iter().flat_map(|len| [("deadline=5", len), ("flush=local", len)]) {
+        Set::run(1, move |set| async move {
+            let (process, user) = set.mount(options).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            user.fs.write(handle, 0, vec![1; len].into()).await.unwrap();
+            user.fs.flush(handle).await.unwrap();
+            set.sleep(Duration::from_secs(10)).await;
+            let ino = user.fs.file(handle).unwrap().ino;
+            user.fs.setattr(ino, MODE, None).await.unwrap();
+            set.sleep(Duration::from_secs(10)).await;
+            set.end(process, user).await;
+            assert_eq!(set.store.contents().keys(), ["f"], "{options}, {len} bytes");
+        });
+    }
+}
