@@ -462,6 +462,41 @@ fn an_update_made_elsewhere_is_never_overwritten() {
     b.unmount();
 }
 
+/// A shell's `command > file` copies its descriptor and closes one before the command writes.
+/// Promise: When close or fsync returns success, the object is stored and is the file.
+#[test]
+fn a_redirection_replaces_nothing_before_something_is_written() {
+    if absent() {
+        return;
+    }
+    use windlass::store::{Cause, Store as _};
+    let store = MemStore::new("k");
+    let b = Bench::new(&store);
+    let stored = |key: &str| b.runtime.block_on(store.head(key, Cause::File)).unwrap();
+    let size = |key: &str| stored(key).map(|head| head.size);
+    fs::write(b.path("f"), "old").unwrap();
+    let alone = nothing_starts();
+    for name in ["f", "new"] {
+        let was = size(name);
+        let file = fs::File::create(b.path(name)).unwrap();
+        let mut copy = file.try_clone().unwrap();
+        drop(file);
+        assert_eq!(size(name), was, "{name}: nothing is written yet");
+        copy.write_all(b"longer").unwrap();
+        drop(copy);
+        assert_eq!(size(name), Some(6), "{name}");
+    }
+    let file = fs::File::create(b.path("f")).unwrap();
+    drop((file.try_clone().unwrap(), file));
+    assert_eq!(size("f"), Some(0), "the last close stores it");
+    fs::write(b.path("empty"), "").unwrap();
+    assert_eq!(size("empty"), Some(0));
+    drop(alone);
+    b.sh("(echo one; sleep 0.2; echo two) > f; : > empty; seq 3 > three; test $(wc -l < f) = 2");
+    assert_eq!((size("f"), size("empty"), size("three")), (Some(8), Some(0), Some(6)));
+    b.unmount();
+}
+
 /// A mount that ends while its bucket fails keeps what was written, and the next one sends it.
 #[test]
 fn what_could_not_be_sent_is_sent_by_the_next_mount() {

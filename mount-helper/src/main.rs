@@ -12,6 +12,9 @@ use std::process::{Command, ExitCode};
 const DROPPED: &[&str] =
     &["rw", "defaults", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group"];
 
+/// Where programs are looked for when nobody says.
+const PATHS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// mount(8)'s exit codes.
 const USAGE: u8 = 1;
 const SYSTEM: u8 = 2;
@@ -70,7 +73,26 @@ fn wish(args: impl IntoIterator<Item = OsString>) -> Wish {
 fn windlass() -> PathBuf {
     let beside =
         std::env::current_exe().ok().and_then(|me| Some(me.canonicalize().ok()?.with_file_name("windlass")));
-    beside.filter(|p| p.is_file()).unwrap_or_else(|| "windlass".into())
+    let beside = beside.filter(|p| p.is_file());
+    let found = || {
+        let paths = std::env::var_os("PATH").unwrap_or_else(|| PATHS.into());
+        std::env::split_paths(&paths).map(|dir| dir.join("windlass")).find(|program| program.is_file())
+    };
+    beside.or_else(found).unwrap_or_else(|| "windlass".into())
+}
+
+/// mount(8) starts this without PATH and HOME; by the latter the credentials of the one who mounts are found.
+fn surroundings() -> Vec<(&'static str, OsString)> {
+    let mut all = Vec::new();
+    if std::env::var_os("PATH").is_none() {
+        all.push(("PATH", PATHS.into()));
+    }
+    if std::env::var_os("HOME").is_none()
+        && let Some(home) = std::env::home_dir()
+    {
+        all.push(("HOME", home.into()));
+    }
+    all
 }
 
 fn main() -> ExitCode {
@@ -82,9 +104,9 @@ fn main() -> ExitCode {
         }
         Wish::Run(args) => {
             let program = windlass();
-            let why = Command::new(&program).args(args).exec();
+            let why = Command::new(&program).args(args).envs(surroundings()).exec();
             eprintln!(
-                "mount.windlass: {} can't be started: {why}; install windlass beside this program",
+                "mount.windlass: {} can't be started: {why}; install windlass beside this program or in PATH",
                 program.display()
             );
             ExitCode::from(SYSTEM)

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -29,9 +29,24 @@ pub fn start(default: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lossy(std::io::stderr()))
         .event_format(Calm { format: Format::default(), heard: Mutex::default() })
         .init();
+}
+
+/// What can't be written, as to a file on a full disk, is lost: nothing else is to fail, or to stop, for the log's sake.
+struct Lossy(std::io::Stderr);
+
+impl io::Write for Lossy {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,6 +24,7 @@ use fuser::{
 use rustix::fs::OFlags;
 use tokio::sync::watch;
 
+use super::callers;
 use super::change::Changes;
 use super::core::{Entry, Fs, Invalidate};
 use super::errno::{Fail, Op};
@@ -56,6 +57,8 @@ const XATTR_REPLACE: i32 = 2;
 pub struct Face {
     fs: Arc<Fs>,
     rt: Rt,
+    /// Where it is mounted.
+    dir: PathBuf,
     ended: watch::Sender<bool>,
     /// Threads that are in the middle of an operation which may wait for this host's disk.
     inside: AtomicUsize,
@@ -217,9 +220,9 @@ async fn told<T>(
 }
 
 impl Face {
-    pub fn new(fs: Arc<Fs>, rt: Rt) -> (Face, watch::Receiver<bool>) {
+    pub fn new(fs: Arc<Fs>, rt: Rt, dir: PathBuf) -> (Face, watch::Receiver<bool>) {
         let (ended, watch) = watch::channel(false);
-        (Face { fs, rt, ended, inside: AtomicUsize::new(0) }, watch)
+        (Face { fs, rt, dir, ended, inside: AtomicUsize::new(0) }, watch)
     }
 
     /// What is known at once; a panic in it is taken for "nothing".
@@ -552,8 +555,14 @@ impl Filesystem for Face {
         });
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &Request, ino: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         if self.known(|fs| Some(fs.flush_needed(handle.0))) == Some(false) {
+            return reply.ok();
+        }
+        // A shell's `command > file` opens, copies the descriptor and closes one, before anything is written.
+        if self.known(|fs| Some(fs.is_begun(handle.0))) == Some(true)
+            && callers::has_open(req.pid(), ino.0, &self.dir)
+        {
             return reply.ok();
         }
         let fs = self.fs.clone();

@@ -52,6 +52,14 @@ impl Fs {
         *self.behind.kept.lock()
     }
 
+    /// After the mount's end nothing waits, unless a turn did not come to its own end: that is kept as well.
+    pub(super) fn keep_the_rest(&self) {
+        let rest = self.pending();
+        let mut kept = self.behind.kept.lock();
+        kept.files += rest.files;
+        kept.bytes += rest.bytes;
+    }
+
     /// The mount ends: what can't be sent at once stays staged. Once one file finds the store away, those that still wait
     /// are not tried.
     pub(super) fn leave_off(self: &Arc<Self>) {

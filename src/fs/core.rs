@@ -279,6 +279,7 @@ impl Fs {
         }
         self.leave_off();
         self.idle().await;
+        self.keep_the_rest();
         self.engine.remote.deleted("").await;
         self.engine.staging.close().await;
     }

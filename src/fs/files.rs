@@ -414,6 +414,13 @@ impl Fs {
         self.file(handle).is_ok_and(|h| h.wrote.unflushed() && h.file.is_dirty())
     }
 
+    /// Nothing was written since the handle made the file or emptied it, and no other handle has it open.
+    pub fn is_begun(&self, handle: u64) -> bool {
+        let Ok(h) = self.file(handle) else { return false };
+        let empty = h.how.truncate || h.how.exclusive;
+        empty && h.wrote.now() == 1 && h.file.size() == 0 && self.inodes.lock().opens(h.ino) == 1
+    }
+
     /// close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
     /// What was copied in the bucket is on no disk of this host's: its close waits for the bucket always.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {

@@ -22,6 +22,7 @@ mod anew;
 mod behind;
 mod beside;
 mod blocks;
+mod callers;
 mod change;
 mod content;
 mod core;

@@ -65,7 +65,7 @@ pub async fn mount(
     let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options, staging, cache).await?;
     // What an earlier mount left is soon in the bucket, or goes on being sent behind.
     let _ = rt.timeout(CATCH_UP, fs.idle()).await;
-    let (face, ended) = Face::new(fs.clone(), rt.clone());
+    let (face, ended) = Face::new(fs.clone(), rt.clone(), dir.clone());
     let at = dir.clone();
     let session = rt.cpu(move || {
         let session = Session::new(face, &at, &config)?;
@@ -94,18 +94,14 @@ fn ready(dir: &Path) -> Result<PathBuf> {
         ));
     }
     let refuse = |kind, what: &str| Err(Error::new(kind, format!("{} {what}", dir.display())));
+    if is_dead(dir) {
+        tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
+        rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
+            Error::from(std::io::Error::from(e))
+                .context(format_args!("unmounting what is left at {}", dir.display()))
+        })?;
+    }
     let stat = match rustix::fs::stat(dir) {
-        Err(Errno::NOTCONN) => {
-            tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
-            rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
-                Error::from(std::io::Error::from(e))
-                    .context(format_args!("unmounting what is left at {}", dir.display()))
-            })?;
-            rustix::fs::stat(dir)
-        }
-        other => other,
-    };
-    let stat = match stat {
         Err(Errno::NOENT) => {
             return refuse(Kind::NotFound, "is not there: make the folder to mount at first");
         }
@@ -248,11 +244,14 @@ impl Drop for Mounted {
     }
 }
 
+/// The kernel may answer a stat by itself for a while after the daemon's death.
+fn is_dead(dir: &Path) -> bool {
+    matches!(rustix::fs::statfs(dir), Err(Errno::NOTCONN))
+}
+
 /// Takes away a mount whose process has died (`Transport endpoint is not connected`). False: it is none.
 pub fn clear_dead(dir: &Path) -> Result<bool> {
-    let dead = std::fs::metadata(dir)
-        .is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
-    if !dead {
+    if !is_dead(dir) {
         return Ok(false);
     }
     rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).map_err(|e| {

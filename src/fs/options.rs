@@ -126,7 +126,7 @@ fn octal(name: &str, value: Option<&str>) -> Result<u32> {
     let value = value.unwrap_or_default();
     let bits = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o7777);
     bits.ok_or_else(|| {
-        usage(format!("mount option {name}={value:?}: write permission bits in octal, as in {name}=0640"))
+        usage(format!("mount option {name}={value:?}: write permission bits in octal, as in {name}=0027"))
     })
 }
 
@@ -186,7 +186,7 @@ impl MountOptions {
     pub fn parse(text: &str) -> Result<(MountOptions, Vec<(String, String)>)> {
         let mut options = MountOptions::default();
         let mut store = Vec::new();
-        let mut umask = None;
+        let (mut umask, mut modes) = (None, (false, false));
         for option in split(text) {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
@@ -195,6 +195,8 @@ impl MountOptions {
             if name.is_empty() || IGNORED.contains(&name) || name.starts_with("x-") {
                 continue;
             }
+            modes.0 |= matches!(name, "file_mode" | "file-mode");
+            modes.1 |= matches!(name, "dir_mode" | "dir-mode");
             if let Some((_, canonical)) = STORE_OPTIONS.iter().find(|(n, _)| *n == name) {
                 store.push(((*canonical).to_owned(), value.unwrap_or("true").to_owned()));
             } else if name == "umask" {
@@ -206,8 +208,9 @@ impl MountOptions {
             }
         }
         if let Some(umask) = umask {
-            options.file_mode &= !umask;
-            options.dir_mode &= !umask;
+            // As everywhere, it takes from what is open to all.
+            options.file_mode = if modes.0 { options.file_mode } else { 0o666 } & !umask;
+            options.dir_mode = if modes.1 { options.dir_mode } else { 0o777 } & !umask;
         }
         Ok((options, store))
     }

@@ -303,18 +303,18 @@ impl OpenFile {
 
     /// Somebody else's object has the name: ours is stored beside it.
     async fn lost(&self, e: &Engine, mut snapshot: Snapshot, why: Error) -> Error {
-        let (kept, _still) = loop {
-            let kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
-            // No close comes in between.
-            let still = self.writing.lock().await;
+        let mut kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+        // Nothing is written in between.
+        let _still = self.writing.lock().await;
+        let newer = {
             let s = self.state.lock();
-            if kept.is_err() || s.asked <= snapshot.changes {
-                drop(s);
-                break (kept, still);
-            }
-            // Closed again meanwhile, with success: that is kept too.
-            snapshot = s.snapshot(e);
+            (s.changes > snapshot.changes).then(|| s.snapshot(e))
         };
+        if let Some(newer) = newer.filter(|_| kept.is_ok()) {
+            // Written to meanwhile, with success: that is kept too.
+            snapshot = newer;
+            kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+        }
         let (why, stages) = {
             let mut s = self.state.lock();
             let mut stages = [None, None];

@@ -252,3 +252,39 @@ fn a_chmod_of_an_open_file_is_no_conflict_afterwards() {
         });
     }
 }
+
+/// What is written while another client's object refuses what was closed before is kept beside as well.
+/// Promise: What was written over another client's object is stored beside it.
+#[test]
+fn what_is_written_while_a_send_is_refused_is_kept_beside() {
+    for seed in 0..60 {
+        Set::run(seed, |set| async move {
+            let (_process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            user.put("f", b"first").await.unwrap();
+            user.fs.idle().await;
+            let handle = user.open("f", WRITE, false).await.unwrap();
+            let other = Arc::new(SimDisk::new(&set.world));
+            let other = User::mount(set.world.rt(), other, set.store.clone(), "", STAGING).await;
+            other.put("f", b"other").await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"0")).await.unwrap();
+            user.fs.flush(handle).await.unwrap();
+            let mut written = 0;
+            for n in 1..100 {
+                set.sleep(Duration::from_micros(set.world.below(20_000))).await;
+                if user.fs.write(handle, 0, Bytes::from(format!("{n:02}"))).await.is_err() {
+                    break;
+                }
+                written = n;
+            }
+            assert!((1..99).contains(&written), "seed {seed}: {written} writes are no test");
+            user.fs.idle().await;
+            let mut kept = Vec::new();
+            for key in set.store.contents().keys().into_iter().filter(|key| key.contains(".conflict-")) {
+                kept.push(body(set.store.contents(), &key).await.unwrap());
+            }
+            let last = format!("{written:02}rst");
+            assert!(kept.iter().any(|kept| *kept == last), "seed {seed}: {last} is not in {kept:?}");
+            assert_eq!(set.f().await.unwrap(), b"other"[..]);
+        });
+    }
+}
