@@ -87,7 +87,7 @@ impl Mounts {
         for (name, value) in &store_options {
             parsed.set(name, value)?;
         }
-        let bucket = store::open(&seat.rt, &parsed).await?;
+        let bucket = store::open_patiently(&seat.rt, &parsed).await?;
         let by_url = seat.home.staging().join(named(&parsed.to_string()));
         let mut notes = Vec::new();
         if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {

@@ -29,7 +29,7 @@ pub use counted::{Counted, Counters, Line, Verb};
 pub use faulty::{Fate, Faulty};
 pub use file::FileStore;
 pub use mem::MemStore;
-pub use open::{adopt, expect, open};
+pub use open::{adopt, expect, open, open_patiently};
 pub use past::{Restore, Restored, Tier, Version, VersionList, VersionMark, VersionPage};
 pub use probe::probe;
 pub use retry::{Patience, Retrying};

@@ -7,6 +7,15 @@ use super::{BucketRef, Counted, FileStore, Patience, Retrying, S3Store, StoreUrl
 
 /// Opens a store. Nothing is written; a place that isn't there is an error that names it.
 pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
+    open_with(rt, url, Patience::default()).await
+}
+
+/// The same for programs that don't try again by themselves, as those that use files.
+pub async fn open_patiently(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
+    open_with(rt, url, Patience::of_files()).await
+}
+
+async fn open_with(rt: &Rt, url: &StoreUrl, patience: Patience) -> Result<BucketRef> {
     let bucket = match url {
         StoreUrl::File { dir } => FileStore::open(rt, dir).await?,
         StoreUrl::S3(place) => S3Store::open(rt, place).await?,
@@ -17,7 +26,7 @@ pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
             ));
         }
     };
-    Ok(Retrying::new(rt, Counted::new(rt, bucket), Patience::default()))
+    Ok(Retrying::new(rt, Counted::new(rt, bucket), patience))
 }
 
 /// Looks at a place that is to become a pool's store: it must be there. Nothing is written.

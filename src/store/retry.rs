@@ -56,6 +56,14 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// A server that is started anew, or a line that is gone for a few seconds, is no reason for an error of read(2).
+    pub fn of_files() -> Patience {
+        let first_pause = Duration::from_millis(100);
+        Patience { attempts: 8, first_pause, budget: 1000, ..Patience::default() }
+    }
+}
+
 /// A file's parts, and files, leave side by side: each has a share of the line, and time for so many.
 const SIDE_BY_SIDE: u64 = 8;
 
