@@ -302,18 +302,23 @@ impl OpenFile {
     }
 
     /// Somebody else's object has the name: ours is stored beside it.
-    async fn lost(&self, e: &Engine, mut snapshot: Snapshot, why: Error) -> Error {
+    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
         let mut kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
         // Nothing is written in between.
         let _still = self.writing.lock().await;
+        // What was closed meanwhile, and what was written, with success, is kept too.
         let newer = {
             let s = self.state.lock();
-            (s.changes > snapshot.changes).then(|| s.snapshot(e))
+            let closed = s.earlier.as_ref().map(|earlier| earlier.snapshot.clone());
+            let now = s.snapshot(e);
+            let newer = |other: &Snapshot| other.changes > snapshot.changes;
+            [closed.filter(newer), Some(now).filter(newer)]
         };
-        if let Some(newer) = newer.filter(|_| kept.is_ok()) {
-            // Written to meanwhile, with success: that is kept too.
-            snapshot = newer;
-            kept = beside::keep(e, &snapshot, beside::CONFLICT).await;
+        for newer in newer.iter().flatten() {
+            kept = match kept {
+                Ok(before) => beside::keep(e, newer, beside::CONFLICT).await.map(|name| name.or(before)),
+                failed => failed,
+            };
         }
         let (why, stages) = {
             let mut s = self.state.lock();

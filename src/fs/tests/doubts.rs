@@ -288,3 +288,43 @@ fn what_is_written_while_a_send_is_refused_is_kept_beside() {
         });
     }
 }
+
+/// The same where it is begun anew: the version that was closed meanwhile, and what has been written of the next one.
+/// Promise: An update made elsewhere is never overwritten.
+#[test]
+fn what_is_closed_and_begun_anew_while_a_send_is_refused_is_kept_beside() {
+    let mut anew = 0;
+    for seed in 0..200 {
+        anew += Set::run(seed, move |set| async move {
+            let (_process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            user.put("f", b"first").await.unwrap();
+            user.fs.idle().await;
+            let handle = user.open("f", WRITE, false).await.unwrap();
+            let other = Arc::new(SimDisk::new(&set.world));
+            let other = User::mount(set.world.rt(), other, set.store.clone(), "", STAGING).await;
+            other.put("f", b"other").await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"00000")).await.unwrap();
+            user.fs.flush(handle).await.unwrap();
+            set.sleep(Duration::from_micros(set.world.below(60_000))).await;
+            let closes = async {
+                user.fs.write(handle, 0, Bytes::from_static(b"closed")).await?;
+                user.fs.flush(handle).await
+            };
+            let closed = closes.await.is_ok();
+            set.sleep(Duration::from_micros(set.world.below(20_000))).await;
+            let cut = Changes { size: Some(0), ..Changes::default() };
+            let ino = user.fs.file(handle).unwrap().ino;
+            let begun = user.fs.setattr(ino, cut, Some(handle)).await.is_ok()
+                && user.fs.write(handle, 0, Bytes::from_static(b"next")).await.is_ok();
+            user.fs.idle().await;
+            let mut kept = Vec::new();
+            for key in set.store.contents().keys().into_iter().filter(|key| key.contains(".conflict-")) {
+                kept.push(body(set.store.contents(), &key).await.unwrap());
+            }
+            assert!(!closed || kept.iter().any(|kept| *kept == b"closed"[..]), "seed {seed}: {kept:?}");
+            assert_eq!(set.f().await.unwrap(), b"other"[..]);
+            u32::from(closed && begun)
+        });
+    }
+    assert!(anew > 5, "{anew} were begun anew: the moments are no test");
+}
