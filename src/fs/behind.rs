@@ -72,18 +72,22 @@ impl Fs {
         {
             let mut queue = self.behind.queue.lock();
             queue.closed(self.now());
+            self.harden_later(file);
             if queue.files.contains_key(&ino) {
                 return;
             }
             queue.files.insert(ino, file.clone());
             self.inodes.lock().opened(ino);
         }
-        if !file.is_small() {
-            let harden =
-                harden_what_waits(self.engine.rt.clone(), Arc::downgrade(self), Arc::downgrade(file));
-            self.engine.rt.spawn(harden).detach();
-        }
         self.wait_for_turn(ino, file.clone(), FIRST_PAUSE);
+    }
+
+    /// One at a time looks after each large file.
+    fn harden_later(self: &Arc<Self>, file: &Arc<OpenFile>) {
+        if !file.is_small() && !file.looked_after.swap(true, Ordering::AcqRel) {
+            let (fs, file) = (Arc::downgrade(self), Arc::downgrade(file));
+            self.engine.rt.spawn(harden_what_waits(self.engine.rt.clone(), fs, file)).detach();
+        }
     }
 
     /// A file without a name that only the queue and the caller have: nobody reads it any more.
@@ -431,6 +435,7 @@ async fn harden_what_waits(rt: Rt, fs: Weak<Fs>, file: Weak<OpenFile>) {
         // The mount's end waits for whoever is busy, or has begun and is seen here.
         let busy = fs.busy();
         if *fs.behind.leaving.borrow() || !file.owes() {
+            file.looked_after.store(false, Ordering::Release);
             return;
         }
         if let Err(why) = file.harden(&fs.engine).await {

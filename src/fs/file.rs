@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -65,6 +66,8 @@ pub(super) struct State {
     /// Somebody set the times, after the last write.
     pub(super) dated: bool,
     pub(super) changes: u64,
+    /// Where `changes` was when the bytes changed last.
+    pub(super) wrote: u64,
     pub(super) sent: u64,
     pub(super) asked: u64,
     /// The metadata that a send gives the object, and at which change: a repeated one gives the same.
@@ -94,6 +97,8 @@ pub struct OpenFile {
     pub(super) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
     pub(super) writing: tokio::sync::Mutex<()>,
+    /// Somebody will sync what waits.
+    pub(super) looked_after: AtomicBool,
     /// Its node's (`Node::changing`). Held while the file is sent: one upload at a time.
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
 }
@@ -123,8 +128,8 @@ impl OpenFile {
     }
 
     fn new(state: State, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        let (noting, writing) = Default::default();
-        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, sending })
+        let (noting, writing, looked_after) = Default::default();
+        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, looked_after, sending })
     }
 
     fn state(key: &str, base: Option<Base>, size: u64, attrs: Attrs, modified: Ns, changes: u64) -> State {
@@ -144,6 +149,7 @@ impl OpenFile {
             as_of: Instant::default(),
             dated: false,
             changes,
+            wrote: changes,
             sent: 0,
             asked: 0,
             signed: None,
@@ -194,6 +200,8 @@ impl OpenFile {
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
         s.key = key.to_owned();
+        // Its note says another.
+        s.noted = None;
         if let Some(earlier) = &mut s.earlier {
             earlier.set_key(key);
         }
@@ -737,6 +745,7 @@ impl State {
 
     fn touch(&mut self, now: Ns) {
         self.changes += 1;
+        self.wrote = self.changes;
         self.dated = false;
         self.modified = now;
         self.attrs.set_time("mtime", now);

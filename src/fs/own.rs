@@ -330,9 +330,9 @@ impl Own {
             let edits = self.0.disk.open(&self.0.edits, OpenHow::Write).await?;
             self.firm(edits.sync()).await?;
         }
-        if durable && replaces || slots.inherited() {
-            // The note must not outlive the bytes: what it replaces goes with it. Nor may what an earlier run left be
-            // written over while it may be all that a loss of power leaves.
+        if durable && (replaces || !was) || slots.inherited() {
+            // The note must not outlive the bytes: what it replaces goes with it, and it says that they are safe. Nor may
+            // what an earlier run left be written over while it may be all that a loss of power leaves.
             let synced = self.firm(file.sync()).await;
             slots.synced();
             synced.or_else(|why| if durable { Err(why) } else { Ok(()) })?;

@@ -101,6 +101,9 @@ impl Fs {
             inodes.rename(old, new, false);
             inodes.moved(new, None, &etag, now);
         }
+        if let Some((.., file)) = &file {
+            self.follows(file).await;
+        }
         drop(held);
         self.keep_parent(old);
         Ok(())
@@ -218,9 +221,19 @@ impl Fs {
                 inodes.moved(&format!("{new}{}", &key[old.len()..]), Some(from), to, self.now());
             }
         }
+        for (_, file) in self.open_below(&new) {
+            self.follows(&file).await;
+        }
         drop(held);
         self.keep_parent(&from.stem);
         Ok(())
+    }
+
+    /// What was written beside its rename is known by the new name after a crash too.
+    async fn follows(&self, file: &super::file::OpenFile) {
+        if let Err(why) = file.settle(&self.engine).await {
+            tracing::warn!(key = file.key(), %why, "after a crash this would be kept beside");
+        }
     }
 
     /// Every open file below a prefix, in the order of their keys.

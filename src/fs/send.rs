@@ -124,9 +124,10 @@ impl OpenFile {
         }
         loop {
             self.sign(e, durable).await?;
-            // A change of its metadata in between makes a note that takes no version's place.
+            // A change of its metadata in between makes a note that doesn't say so.
             let s = self.state.lock();
-            if s.earlier.is_none() || s.noted == Some(Mark::Closed) {
+            let waits = s.changes != s.sent && s.stage.is_some() && !s.unlinked;
+            if !waits || s.noted != Some(Mark::Open) {
                 return Ok(());
             }
         }
@@ -137,7 +138,8 @@ impl OpenFile {
         let Ok(_one) = self.writing.try_lock() else { return Ok(()) };
         {
             let s = self.state.lock();
-            let closed = s.noted == Some(Mark::Closed) && s.asked == s.changes && s.failed.is_none();
+            // Its metadata may have changed since.
+            let closed = s.wrote <= s.asked && s.earlier.is_none() && s.failed.is_none();
             let waits = s.changes != s.sent && !s.unlinked;
             if !closed || !waits || s.stage.as_ref().is_none_or(Stage::is_sure) {
                 return Ok(());

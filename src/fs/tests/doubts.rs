@@ -328,3 +328,76 @@ fn what_is_closed_and_begun_anew_while_a_send_is_refused_is_kept_beside() {
     }
     assert!(anew > 5, "{anew} were begun anew: the moments are no test");
 }
+
+/// The power goes at any moment of an fsync over an object that is whole.
+/// Promise: With `flush=local`, what a loss of power may have torn takes no name.
+#[test]
+fn power_that_goes_during_an_fsync_leaves_one_of_the_two() {
+    for seed in 0..100 {
+        Set::run(seed, move |set| async move {
+            let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            user.put("f", &[1; 200_000]).await.unwrap();
+            user.fs.idle().await;
+            let handle = user.open("f", WRITE, false).await.unwrap();
+            set.store.faults(|f| f.errors = 1000);
+            empty(&user, handle).await;
+            user.fs.write(handle, 0, vec![2; 200_000].into()).await.unwrap();
+            let fs = user.fs.clone();
+            process.rt().spawn(async move { fs.fsync(handle).await }).detach();
+            set.sleep(Duration::from_micros(set.world.below(8000))).await;
+            set.disk.power_loss();
+            set.end(process, user).await;
+            let is = set.f().await.unwrap();
+            assert!(is == [1; 200_000][..] || is == [2; 200_000][..], "seed {seed}: it is torn");
+        });
+    }
+}
+
+/// Promise: With `flush=local`, what a loss of power may have torn takes no name.
+#[test]
+fn a_chmod_of_what_waits_leaves_it_to_be_synced() {
+    Set::run(1, |set| async move {
+        let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+        let handle = user.open("f", WRITE, true).await.unwrap();
+        set.store.faults(|f| f.errors = 1000);
+        user.fs.write(handle, 0, vec![2; 200_000].into()).await.unwrap();
+        let ino = user.fs.file(handle).unwrap().ino;
+        user.close(handle).await.unwrap();
+        user.fs.setattr(ino, MODE, None).await.unwrap();
+        user.fs.finish().await;
+        set.disk.power_loss();
+        set.end(process, user).await;
+        assert_eq!(set.store.contents().keys(), ["f"]);
+        assert_eq!(set.f().await.unwrap(), vec![2; 200_000]);
+    });
+}
+
+/// What is closed while its file is renamed has the new name, whatever ends the mount then.
+#[test]
+fn what_is_closed_beside_a_rename_has_the_new_name() {
+    let mut beside = 0;
+    for seed in 0..60 {
+        beside += Set::run(seed, move |set| async move {
+            let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            user.put("f", &[1; 4000]).await.unwrap();
+            user.fs.idle().await;
+            user.stat("g").await.unwrap_err();
+            let handle = user.open("f", WRITE, false).await.unwrap();
+            let fs = user.fs.clone();
+            let moving = process.rt().spawn(async move { fs.rename(ROOT, b"f", ROOT, b"g", false).await });
+            set.sleep(Duration::from_micros(set.world.below(120_000))).await;
+            user.fs.write(handle, 0, vec![2; 4000].into()).await.unwrap();
+            let closed = user.fs.flush(handle).await;
+            moving.await.unwrap().unwrap();
+            let waited = user.fs.file(handle).unwrap().file.is_dirty();
+            set.store.faults(|f| f.errors = 1000);
+            set.sleep(Duration::from_secs(20)).await;
+            set.end(process, user).await;
+            closed.unwrap();
+            assert_eq!(set.store.contents().keys(), ["g"], "seed {seed}");
+            assert_eq!(body(set.store.contents(), "g").await.unwrap(), [2; 4000][..], "seed {seed}");
+            u32::from(waited)
+        });
+    }
+    assert!(beside > 5, "{beside} were not sent yet: the moments are no test");
+}
