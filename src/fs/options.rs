@@ -303,6 +303,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!((o.uid, o.gid, o.file_mode, o.dir_mode, o.allow_other), (7, 8, 0o640, 0o750, true));
+        let (o, _) = MountOptions::parse("umask=0").unwrap();
+        assert_eq!((o.file_mode, o.dir_mode), (0o666, 0o777), "open to all");
         assert_eq!(store, [("endpoint".to_owned(), "http://h:1".to_owned())]);
         let (o, _) =
             MountOptions::parse("ro,stat_cache_expire=1,negative_metadata_ttl=0.5,fsname=a\\,b").unwrap();

@@ -73,6 +73,27 @@ impl Set {
         assert!(user.fs.file(handle).unwrap().file.is_dirty(), "the answer is lost");
     }
 
+    /// `f` is open, and is another client's object by now.
+    async fn overtaken(&self) -> (User, u64) {
+        let (_, user) = mounted(&self.world, &self.disk, &self.store).await;
+        user.put("f", b"first").await.unwrap();
+        user.fs.idle().await;
+        let handle = user.open("f", WRITE, false).await.unwrap();
+        let disk = Arc::new(SimDisk::new(&self.world));
+        let other = User::mount(self.world.rt(), disk, self.store.clone(), "", STAGING).await;
+        other.put("f", b"other").await.unwrap();
+        (user, handle)
+    }
+
+    /// The conflicts that are kept.
+    async fn kept(&self) -> Vec<Bytes> {
+        let mut kept = Vec::new();
+        for key in self.store.contents().keys().into_iter().filter(|key| key.contains(".conflict-")) {
+            kept.push(body(self.store.contents(), &key).await.unwrap());
+        }
+        kept
+    }
+
     /// Until the store is asked once more.
     async fn asked(&self) {
         let was = self.store.requests();
@@ -259,13 +280,7 @@ fn a_chmod_of_an_open_file_is_no_conflict_afterwards() {
 fn what_is_written_while_a_send_is_refused_is_kept_beside() {
     for seed in 0..60 {
         Set::run(seed, move |set| async move {
-            let (_process, user) = mounted(&set.world, &set.disk, &set.store).await;
-            user.put("f", b"first").await.unwrap();
-            user.fs.idle().await;
-            let handle = user.open("f", WRITE, false).await.unwrap();
-            let other = Arc::new(SimDisk::new(&set.world));
-            let other = User::mount(set.world.rt(), other, set.store.clone(), "", STAGING).await;
-            other.put("f", b"other").await.unwrap();
+            let (user, handle) = set.overtaken().await;
             user.fs.write(handle, 0, Bytes::from_static(b"0")).await.unwrap();
             user.fs.flush(handle).await.unwrap();
             let mut written = 0;
@@ -278,10 +293,7 @@ fn what_is_written_while_a_send_is_refused_is_kept_beside() {
             }
             assert!((1..99).contains(&written), "seed {seed}: {written} writes are no test");
             user.fs.idle().await;
-            let mut kept = Vec::new();
-            for key in set.store.contents().keys().into_iter().filter(|key| key.contains(".conflict-")) {
-                kept.push(body(set.store.contents(), &key).await.unwrap());
-            }
+            let kept = set.kept().await;
             let last = format!("{written:02}her");
             assert!(kept.iter().any(|kept| *kept == last), "seed {seed}: {last} is not in {kept:?}");
             assert_eq!(set.f().await.unwrap(), b"other"[..]);
@@ -296,13 +308,7 @@ fn what_is_closed_and_begun_anew_while_a_send_is_refused_is_kept_beside() {
     let mut anew = 0;
     for seed in 0..200 {
         anew += Set::run(seed, move |set| async move {
-            let (_process, user) = mounted(&set.world, &set.disk, &set.store).await;
-            user.put("f", b"first").await.unwrap();
-            user.fs.idle().await;
-            let handle = user.open("f", WRITE, false).await.unwrap();
-            let other = Arc::new(SimDisk::new(&set.world));
-            let other = User::mount(set.world.rt(), other, set.store.clone(), "", STAGING).await;
-            other.put("f", b"other").await.unwrap();
+            let (user, handle) = set.overtaken().await;
             user.fs.write(handle, 0, Bytes::from_static(b"00000")).await.unwrap();
             user.fs.flush(handle).await.unwrap();
             set.sleep(Duration::from_micros(set.world.below(60_000))).await;
@@ -317,10 +323,7 @@ fn what_is_closed_and_begun_anew_while_a_send_is_refused_is_kept_beside() {
             let begun = user.fs.setattr(ino, cut, Some(handle)).await.is_ok()
                 && user.fs.write(handle, 0, Bytes::from_static(b"next")).await.is_ok();
             user.fs.idle().await;
-            let mut kept = Vec::new();
-            for key in set.store.contents().keys().into_iter().filter(|key| key.contains(".conflict-")) {
-                kept.push(body(set.store.contents(), &key).await.unwrap());
-            }
+            let kept = set.kept().await;
             assert!(!closed || kept.iter().any(|kept| *kept == b"closed"[..]), "seed {seed}: {kept:?}");
             assert_eq!(set.f().await.unwrap(), b"other"[..]);
             u32::from(closed && begun)
