@@ -34,6 +34,7 @@ impl State {
             Earlier { snapshot: self.snapshot(e), stage: stage.clone(), note }
         });
         self.stage = Some(anew);
+        self.cuts = Default::default();
         self.replaced = None;
         self.noted = Some(Mark::Open);
         if before.is_none() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::beside::{CONFLICT, UNFINISHED};
 use super::core::Fs;
 use super::file::OpenFile;
+use super::folder::Folder;
 use super::meta::Meta as _;
 use super::meta::Ns;
 use super::note::{Mark, Note};
@@ -30,6 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What waits for so long is synced, as the kernel would write it by then without being asked.
 const HARDEN_AFTER: Duration = Duration::from_secs(30);
+/// What has left is settled after this, as a journal would.
+const SETTLE_AFTER: Duration = Duration::from_secs(5);
 
 /// A file's turn, which is over when this is dropped; the next one's begins with `take_turns`.
 struct Turn(Arc<Fs>);
@@ -50,6 +53,11 @@ impl Fs {
     /// What the mount's end left staged.
     pub fn kept(&self) -> Pending {
         *self.behind.kept.lock()
+    }
+
+    pub(super) fn settle_what_leaves(self: &Arc<Self>) {
+        let (rt, folder) = (self.engine.rt.clone(), self.engine.staging.folder().clone());
+        rt.clone().spawn(settle_what_left(rt, Arc::downgrade(self), folder)).detach();
     }
 
     /// After the mount's end nothing waits, unless a turn did not come to its own end: that is kept as well.
@@ -158,7 +166,8 @@ impl Fs {
         drop(turn);
         self.take_turns();
         if !again {
-            let give_up = *leaving.borrow();
+            // What was stored may have changed since, as by a chmod.
+            let give_up = *leaving.borrow() && (file.owes() || file.is_failed());
             return self.left(ino, give_up).await;
         }
         if sent {
@@ -427,6 +436,21 @@ impl Fs {
     }
 }
 
+/// Makes durable what left the staging folder, not long after it did.
+async fn settle_what_left(rt: Rt, fs: Weak<Fs>, folder: Folder) {
+    loop {
+        folder.rings().await;
+        rt.sleep(SETTLE_AFTER).await;
+        let Some(fs) = fs.upgrade() else { return };
+        let busy = fs.busy();
+        if *fs.behind.leaving.borrow() {
+            return;
+        }
+        folder.settle().await;
+        drop(busy);
+    }
+}
+
 /// Makes what goes on waiting survive a loss of power: after that nobody could tell whether it has.
 async fn harden_what_waits(rt: Rt, fs: Weak<Fs>, file: Weak<OpenFile>) {
     loop {
@@ -436,7 +460,10 @@ async fn harden_what_waits(rt: Rt, fs: Weak<Fs>, file: Weak<OpenFile>) {
         let busy = fs.busy();
         if *fs.behind.leaving.borrow() || !file.owes() {
             file.looked_after.store(false, Ordering::Release);
-            return;
+            // Closed again in between it would be left to nobody.
+            if *fs.behind.leaving.borrow() || !file.owes() || file.looked_after.swap(true, Ordering::AcqRel) {
+                return;
+            }
         }
         if let Err(why) = file.harden(&fs.engine).await {
             tracing::warn!(key = file.key(), %why, "a loss of power may take what waits to be sent");
@@ -452,6 +479,6 @@ fn is_as_closed(note: &Note, head: &Head) -> bool {
 }
 
 /// The store got one of the last sends, though nobody was told.
-fn arrived(left: &Left, head: &Head) -> bool {
+pub(super) fn arrived(left: &Left, head: &Head) -> bool {
     Signature::of(&head.attrs, head.size).is_some_and(|signature| left.note.sending.contains(&signature))
 }

@@ -62,6 +62,7 @@ pub async fn keep(e: &Engine, file: &Snapshot, word: &str) -> Result<Option<Stri
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let mut kept = file.clone();
+        kept.cuts = Default::default();
         (kept.key, kept.when, kept.source) = (name.clone(), When::Absent, None);
         if !whole {
             kept.attrs.user.insert(WRITTEN.into(), written(&ours));

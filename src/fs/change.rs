@@ -65,7 +65,15 @@ impl Fs {
         let key = if dir { place.prefix() } else { place.stem.clone() };
         let size = body.len() as u64;
         let asked = self.now();
-        let etag = match self.engine.remote.put(&key, body, &attrs, &When::Absent).await {
+        let mut put = self.engine.remote.put(&key, body, &attrs, &When::Absent).await;
+        if dir
+            && put.as_ref().is_err_and(|why| why.is(Kind::Refused))
+            && self.engine.remote.head(&key).await?.is_none()
+        {
+            // A bucket with versions (SeaweedFS) takes a marker that was deleted for one. It has no bytes to lose.
+            put = self.engine.remote.put(&key, Bytes::new(), &attrs, &When::Always).await;
+        }
+        let etag = match put {
             Ok(etag) => etag,
             Err(why) => {
                 self.doubt(&place.stem);

@@ -136,9 +136,10 @@ impl Fs {
         let fs = Arc::new(fs);
         let mut found = found;
         if !fs.options().read_only {
-            fs.take_up_moves(std::mem::take(&mut found.moves)).await;
+            fs.take_up_moves(&mut found).await;
         }
         let unsent = fs.take_up(found).await;
+        fs.settle_what_leaves();
         Ok((fs, unsent))
     }
 

@@ -302,6 +302,7 @@ mod tests {
     use super::*;
     use crate::base::rt::Disk;
     use crate::base::rt::sim::{Sim, SimDisk};
+    use crate::fs::folder::Folder;
     use crate::fs::shelf::Shelf;
 
     const SHELF: &str = "/s/a.shelf";
@@ -319,7 +320,7 @@ mod tests {
         sim.run(async move {
             let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
             as_disk.create_dir(Path::new("/s")).await.unwrap();
-            let (shelf, _file) = Shelf::create(&as_disk, SHELF.into()).await.unwrap();
+            let (shelf, _file) = Shelf::create(&Folder::on(&as_disk), SHELF.into()).await.unwrap();
             let docked = Docked::create(shelf.give().unwrap(), &note(Mark::Open, 0)).await.unwrap();
             run(disk, docked).await;
         })
@@ -329,7 +330,7 @@ mod tests {
     /// What the next run finds.
     async fn found(disk: &SimDisk) -> Found {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let berths = Shelf::open(&disk, SHELF.into()).await.unwrap();
+        let berths = Shelf::open(&Folder::on(&disk), SHELF.into()).await.unwrap();
         Docked::open(berths[0].clone()).await.unwrap()
     }
 
@@ -412,7 +413,7 @@ mod tests {
             let extent = Extent { len: 4096, touched: 0 };
             assert!(disk.rot(Path::new(SHELF), next, &extent.bytes()));
             let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
-            let berths = Shelf::open(&as_disk, SHELF.into()).await.unwrap();
+            let berths = Shelf::open(&Folder::on(&as_disk), SHELF.into()).await.unwrap();
             assert_eq!(berths[1].start(), next);
             assert!(matches!(Docked::open(berths[1].clone()).await.unwrap(), Found::Free));
         });
@@ -426,7 +427,7 @@ mod tests {
             let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
             as_disk.create_dir(Path::new("/s")).await.unwrap();
             as_disk.sync_dir(Path::new("/")).await.unwrap();
-            let (shelf, open) = Shelf::create(&as_disk, SHELF.into()).await.unwrap();
+            let (shelf, open) = Shelf::create(&Folder::on(&as_disk), SHELF.into()).await.unwrap();
             let docked = Docked::create(shelf.give().unwrap(), &note(Mark::Open, 0)).await.unwrap();
             docked.note(&note(Mark::Closed, 0), true).await.unwrap();
             disk.power_loss();

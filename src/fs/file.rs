@@ -31,7 +31,7 @@ use super::remote::{Base, Source};
 use super::signature::{Signature, sign};
 use super::stage::Stage;
 use super::staging::{Left, Staging};
-use super::upload::{self, Snapshot};
+use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::store::{Attrs, Etag, Head, When};
@@ -55,6 +55,7 @@ pub(super) struct State {
     pub(super) local: Ranges,
     pub(super) dirty: Ranges,
     pub(super) stage: Option<Stage>,
+    pub(super) cuts: Cuts,
     /// What was closed before the file was begun anew.
     pub(super) earlier: Option<Earlier>,
     /// The version whose place the stage took; a loss of power may bring it back.
@@ -142,6 +143,7 @@ impl OpenFile {
             local: Ranges::default(),
             dirty: Ranges::default(),
             stage: None,
+            cuts: Cuts::default(),
             earlier: None,
             replaced: None,
             attrs,
@@ -344,9 +346,9 @@ impl OpenFile {
     }
 
     /// What changes when the file or its object does.
-    fn stands(&self) -> (u64, Option<Base>) {
+    fn stands(&self) -> (u64, String, Option<Base>) {
         let s = self.state.lock();
-        (s.changes, s.base.clone())
+        (s.changes, s.key.clone(), s.base.clone())
     }
 
     async fn collect(
@@ -489,6 +491,7 @@ impl OpenFile {
                 if !stage.takes(size) {
                     *stage = self.stage(e, size).await?;
                 }
+                self.state.lock().cuts.add();
                 stage.cut(size).await.map_err(|w| staging_failed(stage, w))?;
             }
             let now = e.now();
@@ -533,8 +536,9 @@ impl OpenFile {
     }
 
     /// Takes `len` bytes at `offset` of another object for the same bytes of this file, which ends there and has
-    /// nothing else. False: that isn't so.
+    /// nothing else. False: that isn't so, or it is being sent: what the object has of it then is known afterwards.
     pub async fn borrow(&self, e: &Engine, from: &Source, offset: u64, len: u64) -> Op<bool> {
+        let Ok(_unsent) = self.sending.try_lock() else { return Ok(false) };
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
             return Err(why.into());
@@ -682,6 +686,7 @@ impl State {
             stage: self.stage.clone(),
             attrs,
             changes: self.changes,
+            cuts: (self.cuts.clone(), self.cuts.now()),
         }
     }
 

@@ -293,7 +293,7 @@ impl Fs {
         let Some(found) = self.engine.remote.get(key, 0, FIRST_READ).await? else { return Ok(None) };
         let base = Base { etag: found.head.etag.clone(), size: found.head.size };
         self.engine.ahead.blocks.put(key, &base, 0, &found.body);
-        reader.prime(&base, 0, found.body);
+        reader.prime(key, &base, 0, found.body);
         Ok(Some(found.head))
     }
 
@@ -391,7 +391,14 @@ impl Fs {
             let Some(_pin) = self.pin(ino, &file) else { continue };
             let repaid = match file.facts(self.options()).size {
                 _ if file.is_anew() => self.send_for(ino, &file, Purpose::Owed).await.map_err(Fail::from),
-                ..=DETACH_MAX => file.detach(&self.engine).await,
+                ..=DETACH_MAX => {
+                    // What is on its way has what it needs.
+                    let _held = file.hold().await;
+                    if !file.borrows(key) {
+                        continue;
+                    }
+                    file.detach(&self.engine).await
+                }
                 _ => self.send(ino, &file).await.map_err(Fail::from),
             };
             if let Err(why) = repaid {

@@ -188,7 +188,8 @@ impl Inodes {
         if let Some(node) = self.by_ino.remove(&ino)
             && !node.gone
         {
-            self.by_place.remove(&(node.key, node.dir));
+            let had = self.by_place.remove(&(node.key, node.dir));
+            debug_assert_eq!(had, Some(ino), "a place is its node's");
         }
     }
 
@@ -217,7 +218,10 @@ impl Inodes {
             if let Some(file) = &node.file {
                 file.set_key(&node.key);
             }
-            self.by_place.insert((node.key.clone(), node.dir), ino);
+            let place = (node.key.clone(), node.dir);
+            // What another client removed there may still be known.
+            self.remove(&place.0, place.1);
+            self.by_place.insert(place, ino);
         }
     }
 

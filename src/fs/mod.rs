@@ -38,6 +38,7 @@ mod facts;
 mod feed;
 mod file;
 mod files;
+mod folder;
 mod handles;
 mod inodes;
 mod intent;

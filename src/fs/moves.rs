@@ -16,13 +16,16 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::OwnedMutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::behind::arrived;
 use super::core::{Fs, fail};
 use super::ending::Ending;
 use super::errno::Op;
 use super::intent::{FORMAT, Move};
 use super::known::Ticket;
+use super::note::{Mark, Note};
 use super::remote::Base;
 use super::signature::Signature;
+use super::staging::{Found, Left};
 use crate::base::{FastMap, Kind, Result};
 use crate::store::{Etag, Head, Listed, When};
 
@@ -368,18 +371,49 @@ impl Fs {
     }
 
     /// Ends the renames that an earlier mount began.
-    pub(super) async fn take_up_moves(&self, moves: Vec<(PathBuf, Move)>) {
-        for (path, begun) in moves {
+    pub(super) async fn take_up_moves(&self, found: &mut Found) {
+        for (path, begun) in std::mem::take(&mut found.moves) {
             let Move { from, to, back, format: _ } = &begun;
             tracing::info!(from, to, back, "ending a directory's rename that was cut off");
             let (have, lack) = if *back { (to, from) } else { (from, to) };
-            match self.end_move(have, lack, *back, &BTreeSet::new()).await {
+            let ended = async {
+                self.end_move(have, lack, *back, &BTreeSet::new()).await?;
+                if !back {
+                    self.follow(&mut found.left, from, to).await?;
+                }
+                Op::Ok(())
+            };
+            match ended.await {
                 Ok(()) => self.engine.staging.settled(&path).await,
                 Err(f) => {
                     tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: the next mount tries")
                 }
             }
         }
+    }
+
+    /// What was closed below a directory while that was renamed goes where the directory went; its note says so before the
+    /// rename is forgotten.
+    async fn follow(&self, left: &mut [Left], from: &str, to: &str) -> Result<()> {
+        for left in left.iter_mut().filter(|left| left.note.mark != Mark::Sent) {
+            let Some(rest) = left.note.key.strip_prefix(from) else { continue };
+            if self.engine.remote.head(&left.note.key).await?.is_some() {
+                continue;
+            }
+            let mut note = Note { key: format!("{to}{rest}"), upload: None, ..left.note.clone() };
+            if let Some(upload) = &left.note.upload {
+                self.engine.remote.abort(&left.note.key, upload).await;
+            }
+            let there = self.engine.remote.head(&note.key).await?;
+            if let (Some(base), Some(head)) = (&mut note.base, there)
+                && arrived(left, &head)
+            {
+                *base = Base { etag: head.etag, size: head.size };
+            }
+            left.stage.note(&note, left.stage.is_durable()).await?;
+            left.note = note;
+        }
+        Ok(())
     }
 
     /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless `only_same`. What is in

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::folder::Folder;
 use super::note::{AREA as DATA, Note, Slots, word};
 use super::ranges::Ranges;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
@@ -64,11 +65,13 @@ impl Edits {
 struct Log {
     file: Option<Arc<dyn DiskFile>>,
     records: u64,
+    /// An earlier run wrote them.
+    inherited: bool,
     covered: Ranges,
 }
 
 struct Inner {
-    disk: Arc<dyn Disk>,
+    folder: Folder,
     data: PathBuf,
     edits: PathBuf,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
@@ -106,15 +109,15 @@ fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
 }
 
 impl Own {
-    fn new(disk: &Arc<dyn Disk>, data: PathBuf, note: &Note, slots: Slots) -> Own {
+    fn new(folder: &Folder, data: PathBuf, note: &Note, slots: Slots) -> Own {
         let edits = data.with_extension("edits");
         let log = note.partly.then(tokio::sync::Mutex::default);
         let (outgrown, slots) = (note.outgrown.clone(), slots.into());
-        let (file, disk) = (Mutex::default(), disk.clone());
+        let (file, folder) = (Mutex::default(), folder.clone());
         let (failed, named, durable, took, nameless) = Default::default();
         let synced = note.synced.into();
         Own(Arc::new(Inner {
-            disk,
+            folder,
             data,
             edits,
             file,
@@ -151,21 +154,21 @@ impl Own {
     /// A new one at `data` (`….stage`) with the file's `first` bytes. `edits`: what of the file is staged, where not all of
     /// it will be.
     pub async fn create(
-        disk: &Arc<dyn Disk>,
+        folder: &Folder,
         data: PathBuf,
         note: &Note,
         edits: Option<&Edits>,
         first: Option<Bytes>,
     ) -> Result<Own> {
         assert_eq!(note.partly, edits.is_some(), "a note says whether edits stand beside");
-        let stage = Own::new(disk, data, note, Slots::new(0));
+        let stage = Own::new(folder, data, note, Slots::new(0));
         let doing = || format!("staging {} at {}", note.key, stage.path().display());
         if let (Some(edits), Some(log)) = (edits, &stage.0.log) {
             let log = &mut *log.lock().await;
             stage.append(log, edits.base_len, CUT).await.context(doing)?;
             stage.append(log, edits.size, CUT).await.context(doing)?;
         }
-        let file = disk.open(stage.path(), OpenHow::CreateNew).await.context(doing)?;
+        let file = folder.disk().open(stage.path(), OpenHow::CreateNew).await.context(doing)?;
         *stage.0.file.lock() = Some(file.clone());
         let filled = async {
             if edits.is_none() && note.size > 0 {
@@ -185,7 +188,8 @@ impl Own {
     }
 
     /// What an earlier run left at `data`: its note and what of the file is here. `None`: it can't be told.
-    pub async fn open(disk: &Arc<dyn Disk>, data: PathBuf) -> Result<Option<(Own, Note, Edits)>> {
+    pub async fn open(folder: &Folder, data: PathBuf) -> Result<Option<(Own, Note, Edits)>> {
+        let disk = folder.disk();
         let file = disk.open(&data, OpenHow::Write).await?;
         let head = file.pread(0, DATA as usize).await?;
         let (slots, Some(note)) = Slots::read(0, &head) else { return Ok(None) };
@@ -209,10 +213,10 @@ impl Own {
                 edits.local.insert(0..staged);
             }
         }
-        let stage = Own::new(disk, data, &note, slots);
+        let stage = Own::new(folder, data, &note, slots);
         stage.0.durable.store(true, Ordering::Release);
         if let Some(ours) = &stage.0.log {
-            *ours.lock().await = Log { file: None, records, covered: edits.local.clone() };
+            *ours.lock().await = Log { file: None, records, inherited: true, covered: edits.local.clone() };
         }
         Ok(Some((stage, note, edits)))
     }
@@ -226,11 +230,11 @@ impl Own {
     /// Makes what an earlier run left survive a loss of power.
     pub async fn harden(&self) -> Result<()> {
         if self.0.log.is_some() {
-            self.0.disk.open(&self.0.edits, OpenHow::Write).await?.sync().await?;
+            self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?.sync().await?;
         }
         self.firm(self.file().await?.sync()).await?;
         let dir = self.0.data.parent().unwrap_or(Path::new("."));
-        Ok(self.0.disk.sync_dir(dir).await?)
+        Ok(self.0.folder.disk().sync_dir(dir).await?)
     }
 
     /// A sync has failed: what it holds may be lost.
@@ -256,7 +260,7 @@ impl Own {
         if let Some(file) = &*self.0.file.lock() {
             return Ok(file.clone());
         }
-        let file = self.0.disk.open(&self.0.data, OpenHow::Write).await?;
+        let file = self.0.folder.disk().open(&self.0.data, OpenHow::Write).await?;
         Ok(self.0.file.lock().get_or_insert(file).clone())
     }
 
@@ -299,8 +303,16 @@ impl Own {
     async fn append(&self, log: &mut Log, start: u64, end: u64) -> Result<()> {
         let file = match &log.file {
             Some(file) => file.clone(),
-            None => self.0.disk.open(&self.0.edits, OpenHow::Create).await?,
+            None => self.0.folder.disk().open(&self.0.edits, OpenHow::Create).await?,
         };
+        if std::mem::take(&mut log.inherited) && file.size().await? > log.records * RECORD as u64 {
+            // What a loss of power left behind a record that it took must never follow another.
+            let cut = async {
+                file.set_len(log.records * RECORD as u64).await?;
+                file.sync().await
+            };
+            cut.await.inspect_err(|_| log.inherited = true)?;
+        }
         let bytes = Bytes::copy_from_slice(&record(start, end, log.records));
         file.pwrite(log.records * RECORD as u64, vec![bytes], false).await?;
         log.records += 1;
@@ -327,7 +339,7 @@ impl Own {
         let (at, bytes) = slots.next(&Note { outgrown, synced, ..note.clone() })?;
         let file = self.file().await?;
         if durable && self.0.log.is_some() {
-            let edits = self.0.disk.open(&self.0.edits, OpenHow::Write).await?;
+            let edits = self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?;
             self.firm(edits.sync()).await?;
         }
         if durable && (replaces || !was) || slots.inherited() {
@@ -352,7 +364,7 @@ impl Own {
         }
         if durable && !self.0.named.load(Ordering::Acquire) {
             let dir = self.0.data.parent().unwrap_or(Path::new("."));
-            self.0.disk.sync_dir(dir).await?;
+            self.0.folder.disk().sync_dir(dir).await?;
             self.0.named.store(true, Ordering::Release);
         }
         Ok(())
@@ -383,12 +395,12 @@ impl Own {
             tracing::warn!(path = %self.0.data.display(), %why, "who has a removed file open can't read what is staged of it");
         }
         // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
-        if let Err(why) = self.0.disk.remove(&self.0.data).await {
+        if let Err(why) = self.0.folder.remove(&self.0.data).await {
             self.0.nameless.store(false, Ordering::Release);
             return Err(why.into());
         }
         if self.0.log.is_some() {
-            self.0.disk.remove(&self.0.edits).await?;
+            self.0.folder.remove(&self.0.edits).await?;
         }
         Ok(())
     }
@@ -449,13 +461,14 @@ mod tests {
         let world = sim.clone();
         sim.run(async move {
             let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
+            let folder = Folder::on(&disk);
             disk.create_dir(Path::new("/s")).await.unwrap();
-            let fresh = Own::create(&disk, "/s/a.stage".into(), &note(), None, None).await.unwrap();
+            let fresh = Own::create(&folder, "/s/a.stage".into(), &note(), None, None).await.unwrap();
             fresh.write(0, Bytes::from_static(b"hello")).await.unwrap();
             fresh.cut(9).await.unwrap();
             let closed = Note { mark: Mark::Closed, size: 9, ..note() };
             fresh.note(&closed, true).await.unwrap();
-            let (found, told, edits) = Own::open(&disk, "/s/a.stage".into()).await.unwrap().unwrap();
+            let (found, told, edits) = Own::open(&folder, "/s/a.stage".into()).await.unwrap().unwrap();
             let closed = Note { synced: true, ..closed };
             assert_eq!((told, edits.size, edits.base_len), (closed, 9, 0));
             assert_eq!(found.read(0, 9).await.unwrap(), &b"hello\0\0\0\0"[..]);
@@ -463,12 +476,12 @@ mod tests {
             let base = Some(Base { etag: Etag("e".into()), size: 100 });
             let about = Note { base, partly: true, ..note() };
             let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
-            let edit = Own::create(&disk, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
+            let edit = Own::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
             edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
             edit.write(11, Bytes::from_static(b"y")).await.unwrap();
             edit.cut(50).await.unwrap();
             edit.write(60, Bytes::from_static(b"end")).await.unwrap();
-            let (found, _, edits) = Own::open(&disk, "/s/b.stage".into()).await.unwrap().unwrap();
+            let (found, _, edits) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
             assert_eq!((edits.base_len, edits.size), (50, 63));
             let here: Vec<_> =
                 edits.local.split(0..63).into_iter().filter(|(_, l)| *l).map(|(r, _)| r).collect();
@@ -476,6 +489,36 @@ mod tests {
             found.forget().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.stage"]);
             assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn what_stands_behind_a_torn_edit_never_counts() {
+        let sim = Sim::new(7);
+        let world = sim.clone();
+        sim.run(async move {
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
+            let folder = Folder::on(&disk);
+            disk.create_dir(Path::new("/s")).await.unwrap();
+            let base = Some(Base { etag: Etag("e".into()), size: 100 });
+            let about = Note { base, partly: true, ..note() };
+            let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
+            let edit = Own::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
+            edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
+            edit.cut(50).await.unwrap();
+            // The power took the third record's page and left the fourth's.
+            let edits = disk.open(Path::new("/s/b.edits"), OpenHow::Write).await.unwrap();
+            edits.pwrite(2 * RECORD as u64, vec![Bytes::from_static(&[0; RECORD])], false).await.unwrap();
+            let (found, _, left) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            assert_eq!(left.size, 100);
+            found.write(60, Bytes::from_static(b"abc")).await.unwrap();
+            let (_, _, left) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            assert_eq!(
+                (left.size, left.local.touches(&(60..63))),
+                (100, true),
+                "a record of before counts again"
+            );
         })
         .unwrap();
     }

@@ -43,6 +43,8 @@ struct Part {
 #[derive(Default)]
 struct Window {
     base: Option<Base>,
+    /// Where it was when the parts were asked for: what is on its way from there fails once the object has moved.
+    key: String,
     parts: VecDeque<Part>,
     /// The next part's size; 0 while nothing shows that the reader goes on in order.
     ahead: u64,
@@ -87,11 +89,11 @@ impl Ahead {
 
 impl Reader {
     /// Gives the reader bytes that came with the answer to open(2).
-    pub fn prime(&self, base: &Base, offset: u64, bytes: Bytes) {
+    pub fn prime(&self, key: &str, base: &Base, offset: u64, bytes: Bytes) {
         let range = offset..offset + bytes.len() as u64;
         let fetch = futures::future::ready(Ok(bytes)).boxed().shared();
         let parts = VecDeque::from([Part { range, fetch, _held: None }]);
-        *self.0.lock() = Window { base: Some(base.clone()), parts, ..Window::default() };
+        *self.0.lock() = Window { base: Some(base.clone()), key: key.to_owned(), parts, ..Window::default() };
     }
 
     /// The bytes of `range`, which lies within the object.
@@ -140,15 +142,15 @@ async fn collect(parts: &[Part], range: &Range<u64>) -> Result<Bytes, Arc<Error>
 impl Window {
     /// The parts that together hold `range`, fetched from here on if need be; and what is worth fetching after them.
     fn plan(&mut self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) -> Vec<Part> {
-        if self.base.as_ref() != Some(base) {
-            *self = Window { base: Some(base.clone()), ..Window::default() };
+        if self.base.as_ref() != Some(base) || self.key != key {
+            *self = Window { base: Some(base.clone()), key: key.to_owned(), ..Window::default() };
         }
         let first = self.parts.front().map_or(self.end, |p| p.range.start);
         let last = self.parts.back().map_or(self.end, |p| p.range.end);
         let goes_on = range.start >= first.min(self.end) && range.start <= last.max(self.end) + BEHIND;
         if !goes_on {
-            *self =
-                Window { base: self.base.take(), end: range.end, begun: range.start, ..Window::default() };
+            let (was, at) = (self.base.take(), std::mem::take(&mut self.key));
+            *self = Window { base: was, key: at, end: range.end, begun: range.start, ..Window::default() };
             let part = ahead.start(key, base, range.clone(), None);
             self.parts.push_back(part.clone());
             return vec![part];

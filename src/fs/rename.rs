@@ -203,8 +203,15 @@ impl Fs {
         }
         for (ino, file) in self.open_below(&old) {
             let Some(pin) = self.pin(ino, &file) else { continue };
-            self.send(ino, &file).await?;
-            held.push((file.hold().await, pin));
+            let held_now = loop {
+                self.send(ino, &file).await?;
+                let held = file.hold().await;
+                // Who waits for it to be sent must not wait for this rename.
+                if !file.is_borrowed() || !file.is_dirty() {
+                    break held;
+                }
+            };
+            held.push((held_now, pin));
             names.insert(file.key());
             file.settle(&self.engine).await?;
         }

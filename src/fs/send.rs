@@ -27,6 +27,9 @@ pub enum Purpose {
     Owed,
 }
 
+/// A file that is cut while it is sent is sent anew so often.
+const TRIES: u32 = 16;
+
 /// A send of ours that arrived unheard.
 enum Came {
     /// This one.
@@ -183,16 +186,23 @@ impl OpenFile {
             return Err(why);
         }
         self.recall_sends(e).await?;
-        // Who cuts it or begins it anew looks first whether it is being sent.
-        let writing = self.writing.lock().await;
-        if purpose == Purpose::Owed
-            && let Some(earlier) = self.owed_before()
-        {
-            drop(writing);
-            return self.send_before(e, earlier, publish).await;
-        }
-        let (mut snapshot, early, newer) = self.set_out(e, writing).await?;
-        let stored = self.deliver(e, &mut snapshot, early).await;
+        let mut tries = 0;
+        let (mut snapshot, newer, stored) = loop {
+            // Who begins it anew looks first whether it is being sent.
+            let writing = self.writing.lock().await;
+            if purpose == Purpose::Owed
+                && let Some(earlier) = self.owed_before()
+            {
+                drop(writing);
+                return self.send_before(e, earlier, publish).await;
+            }
+            let (mut snapshot, early, newer) = self.set_out(e, writing).await?;
+            let stored = self.deliver(e, &mut snapshot, early).await;
+            tries += 1;
+            if stored.is_ok() || !snapshot.is_torn() || tries == TRIES {
+                break (snapshot, newer, stored);
+            }
+        };
         if let Err(why) = stored.as_ref()
             && why.is(Kind::Refused)
         {

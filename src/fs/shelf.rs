@@ -18,15 +18,17 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::folder::{Folder, Marked};
 use super::note::{AREA, word};
-use crate::base::rt::{Disk, DiskFile, OpenHow};
+use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result};
 
 const BERTHS: u64 = 64;
@@ -91,7 +93,7 @@ struct Synced {
 }
 
 pub struct Shelf {
-    disk: Arc<dyn Disk>,
+    folder: Folder,
     path: PathBuf,
     file: Mutex<Weak<dyn DiskFile>>,
     berths: Mutex<Berths>,
@@ -99,6 +101,8 @@ pub struct Shelf {
     leaving: Mutex<Vec<u64>>,
     /// Held while it is.
     parting: tokio::sync::Mutex<()>,
+    /// Some left that a loss of power may bring back; the folder knows.
+    marked: AtomicBool,
     /// How often somebody asked for a sync.
     asked: AtomicU64,
     synced: tokio::sync::Mutex<Synced>,
@@ -115,33 +119,34 @@ impl fmt::Debug for Shelf {
 
 impl Shelf {
     /// A new one.
-    pub async fn create(disk: &Arc<dyn Disk>, path: PathBuf) -> Result<Held> {
-        let file = disk.open(&path, OpenHow::CreateNew).await?;
+    pub async fn create(folder: &Folder, path: PathBuf) -> Result<Held> {
+        let file = folder.disk().open(&path, OpenHow::CreateNew).await?;
         // A file that doesn't grow has nothing but its bytes to be written.
         if let Err(why) = file.set_len(BERTHS * BERTH).await {
-            disk.remove(&path).await?;
+            folder.remove(&path).await?;
             return Err(why.into());
         }
         let berths = Berths { given: 0, needed: 0, full: false, gone: false };
-        Ok((Shelf::new(disk, path, &file, berths), file))
+        Ok((Shelf::new(folder, path, &file, berths), file))
     }
 
     /// The berths of one that an earlier run left: whoever gets them gives back what is nobody's.
-    pub async fn open(disk: &Arc<dyn Disk>, path: PathBuf) -> Result<Vec<Berth>> {
-        let file = disk.open(&path, OpenHow::Write).await?;
+    pub async fn open(folder: &Folder, path: PathBuf) -> Result<Vec<Berth>> {
+        let file = folder.disk().open(&path, OpenHow::Write).await?;
         let given = file.size().await?.div_ceil(BERTH).min(BERTHS);
         let berths = Berths { given, needed: given, full: true, gone: false };
-        let shelf = Shelf::new(disk, path, &file, berths);
+        let shelf = Shelf::new(folder, path, &file, berths);
         if given == 0 {
             shelf.tidy().await?;
         }
         Ok((0..given).map(|index| Berth { shelf: shelf.clone(), index }).collect())
     }
 
-    fn new(disk: &Arc<dyn Disk>, path: PathBuf, file: &Arc<dyn DiskFile>, berths: Berths) -> Arc<Shelf> {
+    fn new(folder: &Folder, path: PathBuf, file: &Arc<dyn DiskFile>, berths: Berths) -> Arc<Shelf> {
         let (file, berths) = (Mutex::new(Arc::downgrade(file)), Mutex::new(berths));
-        let (leaving, parting, asked, synced) = Default::default();
-        Arc::new(Shelf { disk: disk.clone(), path, file, berths, leaving, parting, asked, synced })
+        let (leaving, parting, marked, asked, synced) = Default::default();
+        let folder = folder.clone();
+        Arc::new(Shelf { folder, path, file, berths, leaving, parting, marked, asked, synced })
     }
 
     /// The next berth; none when all are given out.
@@ -158,13 +163,13 @@ impl Shelf {
     }
 
     /// Gives no more berths out; goes if nobody needs those that it gave.
-    pub async fn close(&self) -> io::Result<()> {
+    pub async fn close(self: &Arc<Self>) -> io::Result<()> {
         self.berths.lock().full = true;
         self.leave(None).await
     }
 
     /// Writes down that a berth's file left, and others of which that failed.
-    async fn leave(&self, berth: Option<u64>) -> io::Result<()> {
+    async fn leave(self: &Arc<Self>, berth: Option<u64>) -> io::Result<()> {
         self.leaving.lock().extend(berth);
         let one = self.parting.lock().await;
         let (all, mut failed) = (self.leaving.lock().clone(), None);
@@ -182,19 +187,23 @@ impl Shelf {
             self.berths.lock().needed -= 1;
         }
         drop(one);
-        self.tidy().await?;
+        if !self.tidy().await? && !self.marked.swap(true, Ordering::AcqRel) {
+            let marked: Weak<Self> = Arc::downgrade(self);
+            self.folder.marks(marked);
+        }
         failed.map_or(Ok(()), Err)
     }
 
-    async fn tidy(&self) -> io::Result<()> {
+    /// True: the shelf has gone.
+    async fn tidy(&self) -> io::Result<bool> {
         {
             let mut berths = self.berths.lock();
             if berths.gone || !berths.full || berths.needed > 0 {
-                return Ok(());
+                return Ok(berths.gone);
             }
             berths.gone = true;
         }
-        self.disk.remove(&self.path).await
+        self.folder.remove(&self.path).await.map(|()| true)
     }
 
     async fn sync(&self) -> Result<()> {
@@ -219,7 +228,7 @@ impl Shelf {
             return Err(failed(&why));
         }
         if !synced.named {
-            self.disk.sync_dir(self.path.parent().unwrap_or(Path::new("."))).await?;
+            self.folder.disk().sync_dir(self.path.parent().unwrap_or(Path::new("."))).await?;
             synced.named = true;
         }
         synced.asked = asked;
@@ -230,13 +239,24 @@ impl Shelf {
         if let Some(file) = self.file.lock().upgrade() {
             return Ok(file);
         }
-        let new = self.disk.open(&self.path, OpenHow::Write).await?;
+        let new = self.folder.disk().open(&self.path, OpenHow::Write).await?;
         let mut known = self.file.lock();
         if let Some(file) = known.upgrade() {
             return Ok(file);
         }
         *known = Arc::downgrade(&new);
         Ok(new)
+    }
+}
+
+#[async_trait]
+impl Marked for Shelf {
+    async fn settle(&self) -> Result<()> {
+        self.marked.store(false, Ordering::Release);
+        if self.berths.lock().gone {
+            return Ok(());
+        }
+        self.sync().await
     }
 }
 
@@ -284,13 +304,14 @@ impl Berth {
     /// Nobody needed it: once for each.
     pub async fn give_back(&self) -> io::Result<()> {
         self.shelf.berths.lock().needed -= 1;
-        self.shelf.tidy().await
+        self.shelf.tidy().await.map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::rt::Disk;
     use crate::base::rt::sim::{Sim, SimDisk};
 
     fn on_disk<F: Future<Output = ()> + Send + 'static>(
@@ -327,7 +348,7 @@ mod tests {
     #[test]
     fn a_shelf_goes_when_all_of_it_was_given_out_and_came_back() {
         on_disk(async |_, disk| {
-            let (shelf, file) = Shelf::create(&disk, "/s/a.shelf".into()).await.unwrap();
+            let (shelf, file) = Shelf::create(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap();
             let berths: Vec<_> = std::iter::from_fn(|| shelf.give()).collect();
             assert_eq!(berths.len() as u64, BERTHS);
             assert_eq!(berths[63].start() + BERTH, file.size().await.unwrap());
@@ -340,7 +361,7 @@ mod tests {
             last.give_back().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
 
-            let (shelf, _file) = Shelf::create(&disk, "/s/b.shelf".into()).await.unwrap();
+            let (shelf, _file) = Shelf::create(&Folder::on(&disk), "/s/b.shelf".into()).await.unwrap();
             let berth = shelf.give().unwrap();
             shelf.close().await.unwrap();
             assert!(shelf.give().is_none(), "it is closed");
@@ -348,7 +369,7 @@ mod tests {
             berth.give_back().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
 
-            let (shelf, _file) = Shelf::create(&disk, "/s/c.shelf".into()).await.unwrap();
+            let (shelf, _file) = Shelf::create(&Folder::on(&disk), "/s/c.shelf".into()).await.unwrap();
             shelf.give().unwrap().give_back().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["c.shelf"], "others are to come");
             shelf.close().await.unwrap();
@@ -359,12 +380,12 @@ mod tests {
     #[test]
     fn what_an_earlier_run_left_goes_when_all_of_it_came_back() {
         on_disk(async |_, disk| {
-            drop(Shelf::create(&disk, "/s/a.shelf".into()).await.unwrap());
+            drop(Shelf::create(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap());
             // A crash between the making and the growing.
             disk.open(Path::new("/s/b.shelf"), OpenHow::CreateNew).await.unwrap();
-            assert_eq!(Shelf::open(&disk, "/s/b.shelf".into()).await.unwrap().len(), 0);
+            assert_eq!(Shelf::open(&Folder::on(&disk), "/s/b.shelf".into()).await.unwrap().len(), 0);
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.shelf"]);
-            let berths = Shelf::open(&disk, "/s/a.shelf".into()).await.unwrap();
+            let berths = Shelf::open(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap();
             assert_eq!(berths.len() as u64, BERTHS);
             assert!(berths[0].shelf.give().is_none(), "each serves once");
             for berth in berths {
@@ -377,7 +398,7 @@ mod tests {
     #[test]
     fn a_sync_that_failed_spoils_a_shelf() {
         on_disk(async |sim, disk| {
-            let (shelf, _file) = Shelf::create(&disk, "/s/a.shelf".into()).await.unwrap();
+            let (shelf, _file) = Shelf::create(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap();
             let (one, two) = (shelf.give().unwrap(), shelf.give().unwrap());
             one.sync().await.unwrap();
             sim.faults(|f| f.sync_fails = 1000);

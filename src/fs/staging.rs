@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::docked::{self, Docked};
+use super::folder::Folder;
 use super::intent::Move;
 use super::note::{Mark, Note};
 use super::own::{Edits, Own};
@@ -51,7 +52,7 @@ pub struct Left {
 #[derive(Debug)]
 pub struct Staging {
     rt: Rt,
-    disk: Arc<dyn Disk>,
+    folder: Folder,
     dir: PathBuf,
     url: String,
     life: u64,
@@ -75,7 +76,8 @@ pub struct Found {
 
 impl Found {
     /// Adds what is left in a slot whose lock is held; true when there is any.
-    async fn look(&mut self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool> {
+    async fn look(&mut self, folder: &Folder, dir: &Path) -> Result<bool> {
+        let disk = folder.disk();
         let names = disk.list(dir).await?;
         for id in names.iter().filter_map(|n| n.strip_suffix(EDITS)) {
             // A crash between the two removals.
@@ -100,7 +102,7 @@ impl Found {
         }
         for name in names.iter().filter(|n| n.ends_with(STAGE)) {
             let path = dir.join(name);
-            match Own::open(disk, path.clone()).await? {
+            match Own::open(folder, path.clone()).await? {
                 Some((own, note, edits)) => {
                     let unsure = note.is_unsure(disk.boot().as_deref());
                     self.left.push(Left { stage: Stage::Own(own), note, edits, unsure });
@@ -120,13 +122,13 @@ impl Found {
             }
         }
         for name in names.iter().filter(|n| n.ends_with(SHELF)) {
-            self.look_into(disk, dir.join(name)).await?;
+            self.look_into(folder, dir.join(name)).await?;
         }
         Ok(self.count() > before)
     }
 
-    async fn look_into(&mut self, disk: &Arc<dyn Disk>, shelf: PathBuf) -> Result<()> {
-        let berths = Shelf::open(disk, shelf).await?;
+    async fn look_into(&mut self, folder: &Folder, shelf: PathBuf) -> Result<()> {
+        let (disk, berths) = (folder.disk(), Shelf::open(folder, shelf).await?);
         let _open = match berths.first() {
             Some(berth) => Some(berth.file().await?),
             None => None,
@@ -198,6 +200,7 @@ impl Staging {
     /// left in it and in the other slots that nobody uses.
     pub async fn open(rt: Rt, disk: Arc<dyn Disk>, folder: PathBuf, url: &str) -> Result<(Staging, Found)> {
         let (mut mine, mut locks, mut found) = (None, Vec::new(), Found::default());
+        let held = Folder::on(&disk);
         for slot in 0..SLOTS {
             let dir = folder.join(slot.to_string());
             let doing = || format!("preparing the staging folder {}", dir.display());
@@ -209,7 +212,7 @@ impl Staging {
                 Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
                 lock => lock.context(doing)?,
             };
-            let any = found.look(&disk, &dir).await.context(doing)?;
+            let any = found.look(&held, &dir).await.context(doing)?;
             if any || mine.is_none() {
                 locks.push(lock);
             }
@@ -224,7 +227,17 @@ impl Staging {
         let (url, locks) = (url.to_owned(), Mutex::new(locks));
         let (shelf, making) = Default::default();
         let (life, boot) = (found.life().saturating_add(1), disk.boot());
-        Ok((Staging { rt, disk, dir, url, life, boot, locks, shelf, making }, found))
+        let folder = held;
+        Ok((Staging { rt, folder, dir, url, life, boot, locks, shelf, making }, found))
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Makes durable what has left.
+    pub async fn settle(&self) {
+        self.folder.settle().await;
     }
 
     /// The mount is over: another may have the folder.
@@ -235,6 +248,8 @@ impl Staging {
         {
             tracing::warn!(?shelf, %why, "a shelf that nobody needs can't be removed");
         }
+        self.settle().await;
+        self.folder.ring();
         self.locks.lock().clear();
     }
 
@@ -258,7 +273,7 @@ impl Staging {
             return Ok(Stage::Docked(Docked::create(self.berth().await?, note).await?));
         }
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
-        Ok(Stage::Own(Own::create(&self.disk, path, note, edits, None).await?))
+        Ok(Stage::Own(Own::create(&self.folder, path, note, edits, None).await?))
     }
 
     /// A larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless its note says
@@ -269,7 +284,7 @@ impl Staging {
         // It takes nothing's place yet.
         let note = Note { mark, outgrown, partly: false, upload: None, over: None, ..note.clone() };
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
-        Ok(Stage::Own(Own::create(&self.disk, path, &note, None, Some(bytes)).await?))
+        Ok(Stage::Own(Own::create(&self.folder, path, &note, None, Some(bytes)).await?))
     }
 
     async fn berth(&self) -> Result<Berth> {
@@ -283,7 +298,7 @@ impl Staging {
                 return Ok(berth);
             }
             let path = self.dir.join(format!("{:016x}{SHELF}", self.rt.random()));
-            let made = Shelf::create(&self.disk, path).await;
+            let made = Shelf::create(&self.folder, path).await;
             *self.shelf.lock() = Some(made.context(|| format!("staging in {}", self.dir.display()))?);
         }
     }
@@ -298,12 +313,12 @@ impl Staging {
     pub async fn intend_otherwise(&self, path: &Path, intent: &Move) -> Result<()> {
         let text = serde_json::to_vec(intent).expect("an intent has only string keys");
         let doing = || format!("writing down a rename at {}", path.display());
-        self.disk.write_atomic(path, text.into()).await.context(doing)
+        self.folder.disk().write_atomic(path, text.into()).await.context(doing)
     }
 
     /// It is done, or undone.
     pub async fn settled(&self, path: &Path) {
-        if let Err(why) = self.disk.remove(path).await {
+        if let Err(why) = self.folder.disk().remove(path).await {
             tracing::warn!(path = %path.display(), %why, "a finished rename's note can't be removed");
         }
     }

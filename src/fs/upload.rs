@@ -2,6 +2,8 @@
 //! server-side.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -23,6 +25,21 @@ const AT_ONCE: usize = 8;
 /// Bytes of the source that lie apart come in one request, as long as it is not larger.
 const FETCH_MAX: u64 = 16 << 20;
 
+/// How often a stage was cut in place; what is behind the cut reads as zeros then.
+#[derive(Clone, Debug, Default)]
+pub struct Cuts(Arc<AtomicU64>);
+
+impl Cuts {
+    /// Before it is.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// A file's state at one instant, as an upload needs it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -38,6 +55,8 @@ pub struct Snapshot {
     pub stage: Option<Stage>,
     pub attrs: Attrs,
     pub changes: u64,
+    /// The stage's, and where they were.
+    pub cuts: (Cuts, u64),
 }
 
 /// The file's bytes in `range`, wherever they are.
@@ -93,6 +112,7 @@ pub async fn upload(e: &Engine, file: &Snapshot, early: Option<Early>) -> Result
         _ if file.size <= WHOLE_MAX => {
             let _held = e.memory.hold(file.size).await;
             let body = bytes(e, file, 0..file.size).await?;
+            file.is_whole()?;
             e.remote.put(&file.key, body, &file.attrs, &file.when).await
         }
         _ => {
@@ -108,6 +128,16 @@ impl Snapshot {
         self.dirty.is_empty() && self.base_len == self.size && base.size == self.size
     }
 
+    /// Its stage was cut since: what was read of it may be zeros that nobody wrote.
+    pub fn is_torn(&self) -> bool {
+        self.cuts.0.now() != self.cuts.1
+    }
+
+    fn is_whole(&self) -> Result<()> {
+        let said = || format!("{} was cut while it was sent, and that again and again", self.key);
+        if self.is_torn() { Err(Error::new(Kind::Io, said())) } else { Ok(()) }
+    }
+
     /// It will be sent in parts.
     pub fn in_parts(&self) -> bool {
         let as_is = self.source.as_ref().is_some_and(|source| self.is_as(&source.base));
@@ -119,7 +149,7 @@ async fn in_parts(e: &Engine, file: &Snapshot, early: &Early) -> Result<Etag> {
     let pieces = plan(file.size, file.base_len, &file.dirty).into_iter().enumerate();
     let parts = pieces.map(|(at, piece)| part(e, file, early, at as u32 + 1, piece));
     let parts: Result<Vec<Part>> = futures::stream::iter(parts).buffered(AT_ONCE).try_collect().await;
-    match parts {
+    match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
         Ok(parts) => {
             let (upload, attrs) = (&early.upload, &early.attrs);
             e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await

@@ -225,7 +225,7 @@ impl Fs {
             false => {
                 let found = remote.get_version(&key, &name.id, 0, FIRST_READ).await?.ok_or(Errno::NOENT)?;
                 let base = Base { etag: found.head.etag, size: found.head.size };
-                reader.prime(&base, 0, found.body);
+                reader.prime(&key, &base, 0, found.body);
                 Some(base)
             }
         };

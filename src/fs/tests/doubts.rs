@@ -8,12 +8,13 @@ use bytes::Bytes;
 
 use super::faults::body;
 use super::power::{empty, mount_again, mounted, synced_and_anew};
-use super::user::{STAGING, User, WRITE};
+use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
 use crate::fs::change::Changes;
+use crate::fs::errno::Errno;
 use crate::fs::handles::How;
 use crate::fs::inodes::ROOT;
-use crate::store::{Reach, SimStore};
+use crate::store::{Cause, Reach, SimStore, Store as _, When};
 
 const MODE: Changes =
     Changes { mode: Some(0o600), size: None, uid: None, gid: None, atime: None, mtime: None };
@@ -403,4 +404,194 @@ fn what_is_closed_beside_a_rename_has_the_new_name() {
         });
     }
     assert!(beside > 5, "{beside} were not sent yet: the moments are no test");
+}
+
+const NEW: How = How { truncate: true, ..WRITE };
+
+/// A program copies in several steps; an fsync (or the close of a copied descriptor, or a rename of the directory)
+/// sends what there is beside the next step.
+#[test]
+fn a_copy_that_goes_on_beside_its_send_is_whole() {
+    const HALF: u64 = 10 << 20;
+    for (seed, options) in (0..40).flat_map(|n| [(n, "deadline=5"), (n, "deadline=5,flush=local")]) {
+        Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount(options).await;
+            let bytes = Bytes::from([vec![1; HALF as usize], vec![2; HALF as usize]].concat());
+            set.store.contents().put("a", bytes.clone(), When::Always, Cause::File).await.unwrap();
+            let from = user.open("a", READ, false).await.unwrap();
+            let to = user.open("f", NEW, true).await.unwrap();
+            assert_eq!(user.fs.copy_range(from, to, (0, 0), HALF).await.unwrap(), HALF);
+            let fs = user.fs.clone();
+            let sync = set.world.rt().spawn(async move { fs.fsync(to).await });
+            set.sleep(Duration::from_micros(set.world.below(200_000))).await;
+            match user.fs.copy_range(from, to, (HALF, HALF), HALF).await {
+                Ok(copied) => assert_eq!(copied, HALF),
+                // The kernel reads and writes then.
+                Err(fail) => {
+                    assert_eq!(fail.errno, Errno::OPNOTSUPP);
+                    user.fs.write(to, HALF, bytes.slice(HALF as usize..)).await.unwrap();
+                }
+            }
+            sync.await.unwrap().unwrap();
+            user.close(to).await.unwrap();
+            user.fs.idle().await;
+            let is = set.f().await.unwrap();
+            assert!(is == bytes, "seed {seed}, {options}: {} bytes of {}", is.len(), bytes.len());
+        });
+    }
+}
+
+/// Whoever reads a file goes on while it is renamed, its directory too.
+#[test]
+fn who_reads_a_file_that_is_renamed_reads_on() {
+    for (seed, (from, to)) in (0..40).flat_map(|n| [(n, ("d/f", "d/g")), (n, ("d", "e"))]) {
+        Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount("deadline=5").await;
+            let bytes = Bytes::from((0..1 << 20).map(|at| (at >> 12) as u8).collect::<Vec<u8>>());
+            set.store.contents().put("d/f", bytes.clone(), When::Always, Cause::File).await.unwrap();
+            let handle = user.open("d/f", READ, false).await.unwrap();
+            let moves = user.another();
+            let moving = set.world.rt().spawn(async move { moves.rename(from, to, false).await });
+            for _ in 0..30 {
+                let at = (50 + set.world.below(200)) << 12;
+                let read = user.read(handle, at, 4096).await;
+                let read = read.unwrap_or_else(|f| panic!("seed {seed}, {from}: {f:?}"));
+                assert_eq!(read, bytes.slice(at as usize..at as usize + 4096));
+            }
+            moving.await.unwrap().unwrap();
+        });
+    }
+}
+
+/// What was closed while its directory was being renamed, and the daemon dies before that ends: nobody else changed
+/// anything.
+#[test]
+fn what_is_closed_while_its_directory_moves_is_no_conflict_after_a_kill() {
+    for seed in 0..60 {
+        Set::run(seed, move |set| async move {
+            let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            for name in ["d/a", "d/f", "d/z"] {
+                set.store
+                    .contents()
+                    .put(name, vec![1; 4000].into(), When::Always, Cause::File)
+                    .await
+                    .unwrap();
+            }
+            let handle = user.open("d/f", WRITE, false).await.unwrap();
+            let moves = user.another();
+            process.rt().spawn(async move { moves.rename("d", "e", false).await }).detach();
+            set.sleep(Duration::from_micros(set.world.below(300_000))).await;
+            user.fs.write(handle, 0, vec![2; 4000].into()).await.unwrap();
+            user.fs.flush(handle).await.unwrap();
+            set.sleep(Duration::from_micros(set.world.below(20_000))).await;
+            set.end(process, user).await;
+            set.sleep(Duration::from_secs(60)).await;
+            let keys = set.store.contents().keys();
+            assert!(!keys.iter().any(|key| key.contains(".conflict-")), "seed {seed}: {keys:?}");
+            let mut found = Vec::new();
+            for key in ["d/f", "e/f"] {
+                found.extend(body(set.store.contents(), key).await);
+            }
+            assert!(found.iter().any(|is| *is == [2; 4000][..]), "seed {seed}: {keys:?}");
+        });
+    }
+}
+
+/// This mount itself gives a copy's source other bytes while the copy is on its way.
+#[test]
+fn a_copy_on_its_way_survives_a_change_of_its_source() {
+    for seed in 0..100 {
+        Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount("deadline=5").await;
+            let bytes = Bytes::from(vec![1; 18 << 20]);
+            set.store.contents().put("a", vec![1; 20 << 20].into(), When::Always, Cause::File).await.unwrap();
+            let from = user.open("a", READ, false).await.unwrap();
+            let to = user.open("f", NEW, true).await.unwrap();
+            user.fs.copy_range(from, to, (0, 0), 18 << 20).await.unwrap();
+            let closes = user.clone();
+            let closing = set.world.rt().spawn(async move { closes.close(to).await });
+            set.sleep(Duration::from_micros(set.world.below(60_000))).await;
+            user.put("a", b"other").await.unwrap();
+            let closed = closing.await.unwrap();
+            assert!(closed.is_ok(), "seed {seed}: {closed:?}");
+            assert!(set.f().await.unwrap() == bytes, "seed {seed}");
+        });
+    }
+}
+
+/// An object that another client removed was known in the directory over which one is renamed.
+#[test]
+fn what_moves_to_where_another_was_is_found_there() {
+    Set::run(1, |set| async move {
+        let (_process, one) = set.mount("deadline=5").await;
+        let two = one.another();
+        for (key, bytes) in [("d/f", &b"old"[..]), ("e/", b""), ("e/f", b"was")] {
+            let bytes = Bytes::from_static(bytes);
+            set.store.contents().put(key, bytes, When::Always, Cause::File).await.unwrap();
+        }
+        one.stat("e/f").await.unwrap();
+        set.store.contents().delete(&["e/f".to_owned()], Cause::File).await.unwrap();
+        set.sleep(Duration::from_secs(20)).await;
+        let handle = two.open("d/f", WRITE, false).await.unwrap();
+        two.rename("d", "e", false).await.unwrap();
+        // The kernel lets go of what it knew below the directory that was replaced (shrink_dcache_parent).
+        one.forget_all();
+        two.fs.write(handle, 0, Bytes::from_static(b"new")).await.unwrap();
+        assert_eq!(one.get("e/f").await.unwrap(), b"new");
+        one.put("e/f", b"next").await.unwrap();
+        two.close(handle).await.unwrap();
+        assert_eq!(set.kept().await, [b""; 0].map(|b| Bytes::from_static(b)));
+    });
+}
+
+/// In a directory that is being renamed one file is copied to another, and then written to. The simulation says where
+/// it stalls.
+#[test]
+fn a_directory_moves_while_copies_are_made_in_it() {
+    for seed in 0..20 {
+        Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount("deadline=5").await;
+            let large = Bytes::from(vec![7; 65 << 20]);
+            set.store.contents().put("d/z", large, When::Always, Cause::File).await.unwrap();
+            let from = user.open("d/z", WRITE, false).await.unwrap();
+            let to = user.open("d/b", NEW, true).await.unwrap();
+            let between = user.open("d/m", NEW, true).await.unwrap();
+            user.fs.write(between, 0, Bytes::from_static(b"m")).await.unwrap();
+            let moves = user.another();
+            let moving = set.world.rt().spawn(async move { moves.rename("d", "e", false).await });
+            // After `d/b` was sent and is held, before it is `d/z`'s turn.
+            set.sleep(Duration::from_micros(set.world.below(250_000))).await;
+            let _ = user.fs.copy_range(from, to, (0, 0), 65 << 20).await;
+            let _ = user.fs.write(from, 0, Bytes::from_static(b"!")).await;
+            let _ = moving.await.unwrap();
+        });
+    }
+}
+
+/// One handle cuts the file while another's fsync sends it: what is stored was the file once.
+#[test]
+fn what_is_cut_beside_a_send_is_stored_before_or_after() {
+    for (len, seeds, most) in [(4000, 200, 6000), (200_000, 200, 6000), (20 << 20, 10, 60_000)] {
+        for seed in 0..seeds {
+            Set::run(seed, move |set| async move {
+                let (_process, user) = set.mount("deadline=60").await;
+                user.put("f", &vec![1; len]).await.unwrap();
+                let one = user.open("f", WRITE, true).await.unwrap();
+                let two = user.open("f", WRITE, true).await.unwrap();
+                user.fs.write(one, 0, vec![2; len].into()).await.unwrap();
+                let (cuts, world) = (user.clone(), set.world.clone());
+                let cutting = set.world.rt().spawn(async move {
+                    world.rt().sleep(Duration::from_micros(world.below(most))).await;
+                    let ino = cuts.fs.file(two).unwrap().ino;
+                    let cut = Changes { size: Some(10), ..Changes::default() };
+                    cuts.fs.setattr(ino, cut, Some(two)).await.unwrap();
+                });
+                user.fs.fsync(one).await.unwrap();
+                let is = set.f().await.unwrap();
+                cutting.await.unwrap();
+                let once = [len, 10].contains(&is.len()) && is.iter().all(|byte| *byte == 2);
+                assert!(once, "seed {seed}: {len} bytes are {} now, the last {:?}", is.len(), is.last());
+            });
+        }
+    }
 }

@@ -5,6 +5,8 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -185,6 +187,8 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         loader = loader.no_credentials();
     } else if let Some(keys) = keys {
         loader = loader.credentials_provider(keys);
+    } else if let Some(profile) = &place.profile {
+        loader = loader.credentials_provider(of_profile(profile, place, &shared.http).await);
     }
     let base = loader.load().await;
     if base.region().is_none() && place.endpoint.is_none() {
@@ -229,6 +233,20 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         seal,
         _shared: shared,
     })
+}
+
+/// Who names a profile means its keys, whatever the environment has: the SDK would take those first, and also where there is
+/// no such profile.
+async fn of_profile(
+    profile: &str,
+    place: &S3Place,
+    http: &SharedHttpClient,
+) -> ProfileFileCredentialsProvider {
+    let mut config = ProviderConfig::with_default_region().await.with_http_client(http.clone());
+    if let Some(region) = &place.region {
+        config = config.with_region(Some(Region::new(region.clone())));
+    }
+    ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build()
 }
 
 /// The SDK's rules put the bucket's name right behind the path of an endpoint that has one.
