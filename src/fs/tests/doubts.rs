@@ -595,3 +595,27 @@ fn what_is_cut_beside_a_send_is_stored_before_or_after() {
         }
     }
 }
+
+/// Stored, and 10 s later another client removes it: the power takes nothing of that back.
+/// Promise: With `flush=local`, what a loss of power may have torn takes no name.
+#[test]
+fn what_was_stored_does_not_come_back_with_the_power() {
+    for (seed, len) in (0..20).flat_map(|n| LENGTHS.map(|len| (n, len))) {
+        Set::run(seed, move |set| async move {
+            let (process, user) = mounted(&set.world, &set.disk, &set.store).await;
+            let handle = user.open("f", NEW, true).await.unwrap();
+            user.fs.write(handle, 0, vec![2; len].into()).await.unwrap();
+            user.fs.fsync(handle).await.unwrap();
+            user.close(handle).await.unwrap();
+            set.sleep(Duration::from_secs(20)).await;
+            assert_eq!(set.f().await.unwrap().len(), len, "seed {seed}");
+            set.store.contents().delete(&["f".to_owned()], Cause::File).await.unwrap();
+            process.kill();
+            drop(user);
+            set.disk.power_loss();
+            set.sleep(Duration::from_secs(10)).await;
+            mount_again(&set.world, &set.disk, &set.store).await;
+            assert_eq!(set.store.contents().keys(), [""; 0], "seed {seed}, {len} bytes");
+        });
+    }
+}

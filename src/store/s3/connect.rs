@@ -242,10 +242,12 @@ async fn of_profile(
     place: &S3Place,
     http: &SharedHttpClient,
 ) -> ProfileFileCredentialsProvider {
-    let mut config = ProviderConfig::with_default_region().await.with_http_client(http.clone());
-    if let Some(region) = &place.region {
-        config = config.with_region(Some(Region::new(region.clone())));
-    }
+    // Looking for a region that was named would ask the network for nothing.
+    let config = match &place.region {
+        Some(region) => ProviderConfig::without_region().with_region(Some(Region::new(region.clone()))),
+        None => ProviderConfig::with_default_region().await,
+    };
+    let config = config.with_http_client(http.clone());
     ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build()
 }
 
