@@ -446,7 +446,7 @@ async fn settle_what_left(rt: Rt, fs: Weak<Fs>, folder: Folder) {
         if *fs.behind.leaving.borrow() {
             return;
         }
-        folder.settle().await;
+        folder.settle_or_say().await;
         drop(busy);
     }
 }

@@ -68,7 +68,7 @@ impl Fs {
         let mut put = self.engine.remote.put(&key, body, &attrs, &When::Absent).await;
         if dir
             && put.as_ref().is_err_and(|why| why.is(Kind::Refused))
-            && self.engine.remote.head(&key).await?.is_none()
+            && matches!(self.engine.remote.head(&key).await, Ok(None))
         {
             // A bucket with versions (SeaweedFS) takes a marker that was deleted for one. It has no bytes to lose.
             put = self.engine.remote.put(&key, Bytes::new(), &attrs, &When::Always).await;

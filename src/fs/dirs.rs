@@ -78,7 +78,7 @@ impl Fs {
         }
         let prefix = self.prefix(ino)?;
         self.engine.remote.deleted(&prefix).await;
-        self.engine.staging.settle().await;
+        self.engine.staging.settle().await?;
         Ok(())
     }
 

@@ -323,32 +323,25 @@ impl OpenFile {
     }
 
     async fn read_again(&self, e: &Engine, reader: &Reader, offset: u64, len: u64, tries: u32) -> Op<Bytes> {
-        let (source, stage, pieces) = {
+        let (source, stage, pieces, was) = {
             let s = self.state.lock();
             if let Some(why) = &s.failed {
                 return Err(why.share().into());
             }
             let end = offset.saturating_add(len).min(s.size);
-            (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end))
+            (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end), s.stands())
         };
-        let was = self.stands();
         match self.collect(e, reader, source, stage, pieces).await {
             Err(why) if why.errno == Errno::STALE && tries > 0 => {
                 // Perhaps a send of ours has replaced the object while it was read.
                 drop(self.sending.lock().await);
-                if self.stands() == was {
+                if self.state.lock().stands() == was {
                     return Err(why);
                 }
                 Box::pin(self.read_again(e, reader, offset, len, tries - 1)).await
             }
             done => done,
         }
-    }
-
-    /// What changes when the file or its object does.
-    fn stands(&self) -> (u64, String, Option<Base>) {
-        let s = self.state.lock();
-        (s.changes, s.key.clone(), s.base.clone())
     }
 
     async fn collect(
@@ -491,7 +484,12 @@ impl OpenFile {
                 if !stage.takes(size) {
                     *stage = self.stage(e, size).await?;
                 }
-                self.state.lock().cuts.add();
+                {
+                    let s = self.state.lock();
+                    if size < s.size {
+                        s.cuts.add();
+                    }
+                }
                 stage.cut(size).await.map_err(|w| staging_failed(stage, w))?;
             }
             let now = e.now();
@@ -693,6 +691,11 @@ impl State {
     /// What must hold of the object for the file to replace it.
     pub(super) fn when(&self) -> When {
         self.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()))
+    }
+
+    /// What changes when the file or its object does.
+    fn stands(&self) -> (u64, String, Option<Base>) {
+        (self.changes, self.key.clone(), self.base.clone())
     }
 
     /// Whose bytes the file's are, but for those in `local`.

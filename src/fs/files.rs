@@ -384,7 +384,7 @@ impl Fs {
 
     /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
     pub(super) async fn repay(self: &Arc<Self>, key: &str) -> Op<()> {
-        if !self.lenders.lock().remove(key) {
+        if !self.lenders.lock().contains(key) {
             return Ok(());
         }
         for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
@@ -401,10 +401,11 @@ impl Fs {
                 }
                 _ => self.send(ino, &file).await.map_err(Fail::from),
             };
-            if let Err(why) = repaid {
-                self.lends(key.to_owned());
-                return Err(why);
-            }
+            repaid?;
+        }
+        let mut lenders = self.lenders.lock();
+        if !self.open_below("").iter().any(|(_, file)| file.borrows(key)) {
+            lenders.remove(key);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! What comes back is taken for what was never sent. So that this can't be for long, whoever owns the folder settles it some
 //! time after it rings.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,12 @@ pub trait Marked: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 struct Inner {
     disk: Arc<dyn Disk>,
-    /// Where names were removed.
-    dirs: Mutex<BTreeSet<PathBuf>>,
+    /// Where names were removed, and how many.
+    dirs: Mutex<BTreeMap<PathBuf, u64>>,
     marked: Mutex<Vec<Weak<dyn Marked>>>,
     bell: Notify,
+    /// Held while what has left is made durable.
+    settling: tokio::sync::Mutex<()>,
 }
 
 /// See the module. Clones are the same folder.
@@ -38,8 +40,8 @@ pub struct Folder(Arc<Inner>);
 
 impl Folder {
     pub fn on(disk: &Arc<dyn Disk>) -> Folder {
-        let (dirs, marked, bell) = Default::default();
-        Folder(Arc::new(Inner { disk: disk.clone(), dirs, marked, bell }))
+        let (dirs, marked, bell, settling) = Default::default();
+        Folder(Arc::new(Inner { disk: disk.clone(), dirs, marked, bell, settling }))
     }
 
     pub fn disk(&self) -> &Arc<dyn Disk> {
@@ -48,7 +50,8 @@ impl Folder {
 
     pub async fn remove(&self, path: &Path) -> io::Result<()> {
         self.0.disk.remove(path).await?;
-        self.0.dirs.lock().insert(path.parent().unwrap_or(Path::new(".")).to_owned());
+        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+        *self.0.dirs.lock().entry(dir).or_default() += 1;
         self.0.bell.notify_one();
         Ok(())
     }
@@ -69,19 +72,36 @@ impl Folder {
         self.0.bell.notify_one();
     }
 
-    /// Makes durable what has left. What can't be made so may come back.
-    pub async fn settle(&self) {
-        let (dirs, marked) =
-            (std::mem::take(&mut *self.0.dirs.lock()), std::mem::take(&mut *self.0.marked.lock()));
-        for marked in marked.iter().filter_map(Weak::upgrade) {
-            if let Err(why) = marked.settle().await {
-                tracing::warn!(?marked, %why, "what was sent from there may be sent again after a loss of power");
+    /// Makes durable what has left: what can't be made so may come back, and is tried again the next time.
+    pub async fn settle(&self) -> Result<()> {
+        // Whoever asks while another does it waits for that.
+        let _one = self.0.settling.lock().await;
+        let marked = self.0.marked.lock().clone();
+        for marked in marked {
+            if let Some(marked) = marked.upgrade() {
+                marked.settle().await?;
+            }
+            let mut all = self.0.marked.lock();
+            // What left since stands behind it.
+            let at = all.iter().position(|other| other.ptr_eq(&marked));
+            at.map(|at| all.remove(at));
+        }
+        let dirs = self.0.dirs.lock().clone();
+        for (dir, times) in dirs {
+            self.0.disk.sync_dir(&dir).await?;
+            let mut all = self.0.dirs.lock();
+            // Not if something was removed meanwhile.
+            if all.get(&dir) == Some(&times) {
+                all.remove(&dir);
             }
         }
-        for dir in dirs {
-            if let Err(why) = self.0.disk.sync_dir(&dir).await {
-                tracing::warn!(dir = %dir.display(), %why, "what was sent from there may be sent again after a loss of power");
-            }
+        Ok(())
+    }
+
+    /// The same where nobody asked for it.
+    pub async fn settle_or_say(&self) {
+        if let Err(why) = self.settle().await {
+            tracing::warn!(%why, "what was sent may be sent again after a loss of power");
         }
     }
 }

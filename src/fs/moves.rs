@@ -410,7 +410,8 @@ impl Fs {
             {
                 *base = Base { etag: head.etag, size: head.size };
             }
-            left.stage.note(&note, left.stage.is_durable()).await?;
+            // What may be torn stays known as that.
+            left.stage.note(&note, !left.unsure && left.stage.is_durable()).await?;
             left.note = note;
         }
         Ok(())

@@ -305,13 +305,14 @@ impl Own {
             Some(file) => file.clone(),
             None => self.0.folder.disk().open(&self.0.edits, OpenHow::Create).await?,
         };
-        if std::mem::take(&mut log.inherited) && file.size().await? > log.records * RECORD as u64 {
+        if log.inherited {
             // What a loss of power left behind a record that it took must never follow another.
-            let cut = async {
-                file.set_len(log.records * RECORD as u64).await?;
-                file.sync().await
-            };
-            cut.await.inspect_err(|_| log.inherited = true)?;
+            let end = log.records * RECORD as u64;
+            if file.size().await? > end {
+                file.set_len(end).await?;
+                file.sync().await?;
+            }
+            log.inherited = false;
         }
         let bytes = Bytes::copy_from_slice(&record(start, end, log.records));
         file.pwrite(log.records * RECORD as u64, vec![bytes], false).await?;

@@ -65,7 +65,7 @@ impl Fs {
         if let Some((_, ino, file)) = &file {
             self.send(*ino, file).await?;
         }
-        let held = self.hold_both(old, new).await;
+        let held = self.hold_both(old, new).await?;
         if let Some((.., file)) = &file {
             file.settle(&self.engine).await?;
         }
@@ -110,9 +110,18 @@ impl Fs {
     }
 
     /// Holds two names, in an order that everybody keeps: what is on its way to either arrives first.
-    async fn hold_both(&self, a: &str, b: &str) -> [Option<OwnedMutexGuard<()>>; 2] {
-        let first = self.hold(a.min(b)).await;
-        [first, self.hold(a.max(b)).await]
+    async fn hold_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
+        let (first, last) = (a.min(b), a.max(b));
+        loop {
+            let held = self.hold(first).await;
+            // Who waits for it to be sent may hold the other one.
+            let borrower = self.open_at(first).filter(|(.., file)| file.is_borrowed() && file.is_dirty());
+            let Some((_pin, ino, file)) = borrower else {
+                return Ok([held, self.hold(last).await]);
+            };
+            drop(held);
+            self.send(ino, &file).await?;
+        }
     }
 
     /// Deletes the old name, if it still is what was copied. What another client put there meanwhile is copied too.

@@ -236,8 +236,8 @@ impl Staging {
     }
 
     /// Makes durable what has left.
-    pub async fn settle(&self) {
-        self.folder.settle().await;
+    pub async fn settle(&self) -> Result<()> {
+        self.folder.settle().await
     }
 
     /// The mount is over: another may have the folder.
@@ -248,7 +248,7 @@ impl Staging {
         {
             tracing::warn!(?shelf, %why, "a shelf that nobody needs can't be removed");
         }
-        self.settle().await;
+        self.folder.settle_or_say().await;
         self.folder.ring();
         self.locks.lock().clear();
     }
@@ -318,7 +318,12 @@ impl Staging {
 
     /// It is done, or undone.
     pub async fn settled(&self, path: &Path) {
-        if let Err(why) = self.folder.disk().remove(path).await {
+        let gone = async {
+            self.folder.disk().remove(path).await?;
+            // It must not come back, and do the same to what is there by then.
+            self.folder.disk().sync_dir(&self.dir).await
+        };
+        if let Err(why) = gone.await {
             tracing::warn!(path = %path.display(), %why, "a finished rename's note can't be removed");
         }
     }

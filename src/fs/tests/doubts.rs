@@ -619,3 +619,33 @@ fn what_was_stored_does_not_come_back_with_the_power() {
         });
     }
 }
+
+/// A file that grows all the time while it is sent is sent all the same.
+#[test]
+fn what_grows_beside_a_send_is_no_cut() {
+    for seed in 0..20 {
+        Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount("deadline=60").await;
+            let handle = user.open("f", NEW, true).await.unwrap();
+            user.fs.write(handle, 0, vec![2; 200_000].into()).await.unwrap();
+            let (grows, world) = (user.clone(), set.world.clone());
+            let growing = set.world.rt().spawn(async move {
+                for size in 200_001..200_400 {
+                    grows.fs.allocate(handle, 0, size, false, false).await.unwrap();
+                    world.rt().sleep(Duration::from_micros(500)).await;
+                }
+            });
+            let before = set.store.requests();
+            user.fs.fsync(handle).await.unwrap();
+            assert!(
+                set.store.requests() - before <= 2,
+                "seed {seed}: {} requests",
+                set.store.requests() - before
+            );
+            let is = set.f().await.unwrap();
+            assert!(is.len() >= 200_000 && is[..200_000].iter().all(|byte| *byte == 2), "seed {seed}");
+            growing.await.unwrap();
+            user.close(handle).await.unwrap();
+        });
+    }
+}

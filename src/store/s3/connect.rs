@@ -5,6 +5,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
+use aws_config::default_provider::region::DefaultRegionChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
@@ -245,7 +246,10 @@ async fn of_profile(
     // Looking for a region that was named would ask the network for nothing.
     let config = match &place.region {
         Some(region) => ProviderConfig::without_region().with_region(Some(Region::new(region.clone()))),
-        None => ProviderConfig::with_default_region().await,
+        None => {
+            let region = DefaultRegionChain::builder().profile_name(profile).build().region().await;
+            ProviderConfig::without_region().with_region(region)
+        }
     };
     let config = config.with_http_client(http.clone());
     ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build()
