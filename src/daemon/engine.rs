@@ -167,16 +167,12 @@ impl Engine {
     }
 
     /// Opens what an earlier run of this state folder owned when it was cut off, so that its journals reach the pool
-    /// also when no client comes; each is released when nobody has used it for a while.
+    /// also when no client comes. Which those are is told by this folder, so it asks nothing of all others. Each is released when nobody has used it for a while.
     fn recover(self: &Arc<Self>, pool: Name) {
         let engine = self.clone();
         let work = async move {
             let open = engine.desk.pools.get(&pool).await?;
-            for (volume, info) in open.volumes.list().await? {
-                let mine = info.is_ok_and(|i| !i.released && i.owner_id == Some(engine.desk.seat.host.id));
-                if !mine {
-                    continue;
-                }
+            for volume in open.volumes.left_open().await? {
                 let path = VolumePath { pool: pool.clone(), volume };
                 let _session = engine.desk.sessions.enter(&path, &open.volumes);
                 // Another host may take it over meanwhile.

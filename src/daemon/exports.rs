@@ -1,6 +1,7 @@
 //! Volumes and snapshots as NBD exports.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use super::sessions::Session;
 use crate::base::{Error, Kind, Result, Rope};
 use crate::nbd::{Description, Export, Exports, Listed};
 use crate::volume::{OpenMode, SnapshotView, Volume};
+
+/// How long a client that asks for the list of exports waits for stores that do not answer.
+const LISTING: Duration = Duration::from_secs(15);
 
 /// What the NBD face sees of an engine. Weak: the face must not keep an engine that ends alive.
 pub struct EngineExports(pub Weak<Desk>);
@@ -54,15 +58,16 @@ impl Exports for EngineExports {
     async fn list(&self) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
         for (pool, open) in self.desk()?.pools.opened() {
-            for (volume, info) in open.volumes.list().await? {
+            for (volume, info) in open.volumes.list(LISTING).await? {
                 let path = VolumePath { pool: pool.clone(), volume };
                 // A head that cannot be read now is not offered; opening it by name says why.
-                if info.is_err() {
+                let Ok(info) = info else { continue };
+                all.push(Listed { name: path.to_string(), text: String::new() });
+                if info.snapshots == 0 {
                     continue;
                 }
-                all.push(Listed { name: path.to_string(), text: String::new() });
-                for snapshot in open.volumes.snapshots(&path.volume).await.unwrap_or_default() {
-                    all.push(Listed { name: format!("{path}@{}", snapshot.name), text: String::new() });
+                for (snapshot, _) in open.volumes.snapshot_sizes(&path.volume).await.unwrap_or_default() {
+                    all.push(Listed { name: format!("{path}@{snapshot}"), text: String::new() });
                 }
             }
         }
@@ -78,11 +83,11 @@ impl Exports for EngineExports {
             }
             Target::Snapshot(path) => {
                 let open = desk.pools.get(&path.volume.pool).await?;
-                let all = open.volumes.snapshots(&path.volume.volume).await?;
-                let found = all.iter().find(|s| s.name == path.snapshot);
+                let all = open.volumes.snapshot_sizes(&path.volume.volume).await?;
+                let found = all.iter().find(|(name, _)| *name == path.snapshot);
                 let found = found
                     .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no snapshot {path}")))?;
-                Ok(describe_snapshot(path.to_string(), found.size))
+                Ok(describe_snapshot(path.to_string(), found.1))
             }
         }
     }

@@ -103,5 +103,5 @@ mod tests;
 mod writer;
 
 pub use handle::{Journal, JournalConfig, Recovered, Room, Usage};
-pub use peek::{Peek, peek};
+pub use peek::{Peek, is_there, peek};
 pub use replay::Replay;

@@ -55,6 +55,12 @@ pub async fn peek(disk: &dyn Disk, dir: &Path, stored: Lsn) -> Result<Option<Pee
     Ok(Some(found))
 }
 
+/// Whether a journal is in the folder: whoever opened it has not let go of it.
+pub async fn is_there(disk: &dyn Disk, dir: &Path) -> bool {
+    // A folder that is not there holds none.
+    disk.list(dir).await.unwrap_or_default().iter().any(|name| name == "header")
+}
+
 impl Peek {
     fn add(&mut self, used: u64, after: u64, any_after: bool) {
         self.used += used;

@@ -1,5 +1,6 @@
 //! What volumes stand on.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,10 +18,13 @@ use super::view::View;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Budget, ChunkId, Kind, Name, RegisterId, Result, VolumeId};
 use crate::cache::{DiskCache, DiskCacheConfig, FrameCache};
-use crate::journal::JournalConfig;
+use crate::journal::{self, JournalConfig};
 use crate::log::{InPack, Places, Reader};
 use crate::map::PageCache;
 use crate::pool::Pool;
+
+/// The folder of a volume's journal, in the volume's local folder.
+const JOURNAL: &str = "journal";
 
 /// The daemon's one memory budget, split (design.md §2); shared by all its volumes. Cheap to clone.
 ///
@@ -176,7 +180,11 @@ impl Deps {
     /// The newest head, with the tables under it; none: there is no such volume. What another owner replaces while it is
     /// being read is read again.
     pub async fn newest(&self, id: VolumeId) -> Result<Option<(Head, Tables)>> {
-        self.consistent(id, async |view, head| view.tables(head).await).await
+        let look = async |view: &View, head: &Head| match head.removed {
+            true => Ok(Tables::born(head)),
+            false => view.tables(head).await,
+        };
+        self.consistent(id, look).await
     }
 
     /// The newest head with its ledger; an empty one of a volume that was removed.
@@ -220,8 +228,20 @@ impl Deps {
         self.dir.join(id.to_string())
     }
 
+    /// Volumes that have a local folder.
+    pub async fn local(&self) -> BTreeSet<VolumeId> {
+        // There is none before the first.
+        let names = self.disk.list(&self.dir).await.unwrap_or_default();
+        names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Whether this host was the volume's owner and did not let go of it: its journal is still there.
+    pub async fn has_journal(&self, id: VolumeId) -> bool {
+        journal::is_there(&*self.disk, &self.folder(id).join(JOURNAL)).await
+    }
+
     pub fn journal(&self, id: VolumeId, settings: &Settings) -> JournalConfig {
-        let dir = self.folder(id).join("journal");
+        let dir = self.folder(id).join(JOURNAL);
         match self.tuning.journal {
             Some((size, segment)) => JournalConfig { dir, size, segment: Some(segment) },
             None => JournalConfig { dir, size: settings.journal_size, segment: None },

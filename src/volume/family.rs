@@ -5,7 +5,7 @@
 //! removed) before it drops the pin. What is broken off leaves a name or a pin without a volume: whoever meets one cancels
 //! the register first, too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::handle::Known;
@@ -159,6 +159,7 @@ impl Volumes {
             let mut new = self.new_head(clone, state.size, head.settings.clone())?;
             new.base = Some(Base {
                 ancestors: head.volumes(),
+                parent_name: volume.clone(),
                 snapshot: state.id,
                 snapshot_name: snapshot.clone(),
                 root: root_ref(&state.tree),
@@ -221,10 +222,11 @@ impl Volumes {
         let title = self.deps.title(volume);
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
         let pins: Vec<Pin> = head.pins.into_iter().filter(|p| p.snapshot == state.id).collect();
+        let names = if pins.is_empty() { BTreeMap::new() } else { self.names().await? };
         let mut clones = Vec::new();
         for pin in self.holding(&pins).await? {
-            let named = self.name_of(pin.clone).await;
-            clones.push(named.map_or(pin.clone.to_string(), |name| self.deps.title(&name)));
+            let named = names.get(&pin.clone);
+            clones.push(named.map_or(pin.clone.to_string(), |name| self.deps.title(name)));
         }
         if clones.is_empty() {
             return Ok(());

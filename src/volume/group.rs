@@ -26,6 +26,10 @@ pub async fn snapshot_group(marks: &[(Arc<Volume>, Name)], wait: bool) -> Result
         match set_marks(&members, &sessions).await {
             Ok(group) => {
                 try_join_all(members.iter().map(|(volume, name)| promise(volume, name, group, wait))).await?;
+                if wait {
+                    // Each member's mark is in the pool: nobody has to look for it among all volumes later.
+                    members.iter().for_each(|(volume, _)| volume.settle_group(group));
+                }
                 return Ok(marks
                     .iter()
                     .map(|(volume, name)| told(volume, name).unwrap_or(new_one(volume, name)))

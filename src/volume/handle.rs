@@ -30,7 +30,7 @@ use super::stop::Stop;
 use super::takeover::Notes;
 use super::view::blocks_of;
 use crate::base::rt::Instant;
-use crate::base::{Epoch, Error, JournalId, Kind, Name, Result, Rope, VolumeId};
+use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 
 /// Pause between attempts to become the owner for a write that waits.
@@ -230,6 +230,13 @@ impl Volume {
             State::Live(session) if session.closed().is_none() => Known::Live(session.clone()),
             State::Inert(inert) => Known::Inert(inert.clone()),
             _ => Known::Nothing,
+        }
+    }
+
+    /// All members of a group of snapshots are stored: the tables say so from now on.
+    pub(super) fn settle_group(&self, group: Nonce) {
+        if let Known::Live(session) = self.known() {
+            session.tip.lock().tables.settle(group);
         }
     }
 

@@ -34,6 +34,8 @@ pub struct RootRef {
 pub struct Base {
     /// Whose frames the base's pages may name, oldest first; the parent is the last. This volume's own index follows.
     pub ancestors: Vec<VolumeId>,
+    /// The parent's name when the clone was made, for people.
+    pub parent_name: Name,
     pub snapshot: StateId,
     /// The snapshot's name when the clone was made, for people.
     pub snapshot_name: Name,

@@ -1,9 +1,12 @@
 //! Filling in what is told about volumes and snapshots: from heads and tables, and from the sessions of this engine.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt as _;
+use futures::stream;
 
 use super::check::{CheckReport, check};
 use super::handle::{Known, Volume};
@@ -27,6 +30,29 @@ const PACE_OVER_MS: u64 = 5_000;
 const ROOM_LEAST: u64 = MIB;
 /// How often a check begins, each time with a newer checkpoint.
 const CHECKS_MAX: usize = 5;
+/// Volumes looked at at a time.
+const LOOKS_AT_ONCE: usize = 64;
+
+/// Groups of which an engine remembers that they are whole.
+const WHOLE_MAX: usize = 4096;
+
+/// What is the same for all volumes of a listing.
+struct Surroundings {
+    names: BTreeMap<VolumeId, Name>,
+    /// Those of which this host's disk holds something.
+    local: BTreeSet<VolumeId>,
+}
+
+/// What is known of a group of snapshots.
+#[derive(Clone, Copy, Default, Debug)]
+struct Members {
+    /// Volumes that have one of its snapshots.
+    marked: u32,
+    /// Those whose snapshot is recorded under a checkpoint, and so stored for certain.
+    recorded: u32,
+    /// One of them remembers that all were stored.
+    whole: bool,
+}
 
 impl VolumeInfo {
     fn of(name: &Name, head: &Head, tables: &Tables) -> VolumeInfo {
@@ -190,16 +216,38 @@ impl SnapshotInfo {
 }
 
 impl Volumes {
-    /// All volumes in order of their names, by their heads; opens nothing. `Err` beside a name: its head cannot be read.
-    pub async fn list(&self) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
-        let names = self.deps.pool.list().await?;
-        let mut all = Vec::with_capacity(names.len());
-        for some in names.chunks(16) {
-            let infos = join_all(some.iter().map(|(name, id)| self.info_of(name, *id))).await;
-            all.extend(some.iter().zip(infos).map(|((name, _), info)| (name.clone(), info)));
+    /// All volumes in order of their names, by their heads, in one pass; opens nothing. `Err` beside a name: its head
+    /// cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes depends on how many there
+    /// are.
+    pub async fn list(&self, patience: Duration) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
+        let rt = &self.deps.rt;
+        let late = || {
+            let pool = self.deps.pool.name();
+            Error::new(
+                Kind::Unavailable,
+                format!("pool {pool}: too few stores answer ({patience:?} without one)"),
+            )
+        };
+        let names = rt.timeout(patience, self.deps.pool.list()).await.unwrap_or_else(|| Err(late()))?;
+        let known = Surroundings {
+            names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
+            local: self.deps.local().await,
+        };
+        let looks = names.into_iter().map(|(name, id)| {
+            let known = &known;
+            async move {
+                let info = self.info_of(&name, id, Some(known)).await;
+                (name, info)
+            }
+        });
+        let mut looks = stream::iter(looks).buffered(LOOKS_AT_ONCE);
+        let mut all = Vec::new();
+        while let Some((name, info)) = rt.timeout(patience, looks.next()).await.ok_or_else(late)? {
+            // A name whose volume is gone, or not there yet, is none of the volumes.
+            if !info.as_ref().is_err_and(|e| e.is(Kind::NotFound)) {
+                all.push((name, info));
+            }
         }
-        // A name whose volume is gone, or not there yet, is none of the volumes.
-        all.retain(|(_, info)| !info.as_ref().is_err_and(|e| e.is(Kind::NotFound)));
         Ok(all)
     }
 
@@ -207,7 +255,7 @@ impl Volumes {
     pub async fn info(&self, name: &Name) -> Result<VolumeInfo> {
         let asked = async {
             let id = self.id(name).await?;
-            self.info_of(name, id).await
+            self.info_of(name, id, None).await
         };
         let Some(known) = self.glance(name) else { return asked.await };
         match self.unless_away(asked).await {
@@ -237,12 +285,34 @@ impl Volumes {
     }
 
     /// Its name may be taken by another meanwhile: the id counts.
-    async fn info_of(&self, name: &Name, id: VolumeId) -> Result<VolumeInfo> {
+    async fn info_of(&self, name: &Name, id: VolumeId, around: Option<&Surroundings>) -> Result<VolumeInfo> {
         let (head, tables) = self.recorded(name, id).await?;
         let mut info = VolumeInfo::of(name, &head, &tables);
         if let Some(open) = self.here(id) {
             info.add_open(&open, self.deps.pool.w());
         }
+        if around.is_none_or(|around| around.local.contains(&id)) {
+            self.add_local(&mut info, &head, &tables).await;
+        }
+        info.add_pool(&self.deps.pool.condition(), self.deps.rt.now());
+        if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
+            parent.name = match around {
+                Some(around) => around.names.get(&parent.volume).cloned(),
+                None => self.still_named(&base.parent_name, parent.volume).await,
+            };
+        }
+        Ok(info)
+    }
+
+    /// The name, if it is still that volume's.
+    async fn still_named(&self, name: &Name, id: VolumeId) -> Option<Name> {
+        let now = self.deps.pool.lookup(name).await.ok()?;
+        now.filter(|now| *now == id).map(|_| name.clone())
+    }
+
+    /// What this host's disk holds of it.
+    async fn add_local(&self, info: &mut VolumeInfo, head: &Head, tables: &Tables) {
+        let id = head.volume;
         if !info.open_here {
             let dir = self.deps.journal(id, &head.settings).dir;
             let held = self.held_journal(id);
@@ -250,17 +320,35 @@ impl Volumes {
             // Where it may have moved meanwhile.
             let moves = held.or_else(|| self.held_journal(id)).is_some();
             match found {
-                Ok(Some(found)) => info.add_journal(&head, &tables, dir, &found, moves),
+                Ok(Some(found)) => info.add_journal(head, tables, dir, &found, moves),
                 Ok(None) => {}
-                Err(error) => info.trouble = info.trouble.or(Some(error.to_string())),
+                Err(error) => info.trouble = info.trouble.take().or(Some(error.to_string())),
             }
         }
         info.kept_journals.extend(self.kept_journals(id).await);
-        info.add_pool(&self.deps.pool.condition(), self.deps.rt.now());
-        if let Some(parent) = &mut info.parent {
-            parent.name = self.name_of(parent.volume).await;
+    }
+
+    /// Volumes that this state folder owned when it was cut off, as far as their heads can be read; asks nothing where
+    /// there are none.
+    pub async fn left_open(&self) -> Result<Vec<Name>> {
+        let mut left = Vec::new();
+        for id in self.deps.local().await {
+            if self.deps.has_journal(id).await {
+                left.push(id);
+            }
         }
-        Ok(info)
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut names = self.names().await?;
+        let named = left.into_iter().filter_map(|id| Some((id, names.remove(&id)?)));
+        let looks = stream::iter(named).map(|(id, name)| async move {
+            // One whose head can't be read now is no reason to leave the others: opening it says why.
+            let head = self.deps.cell(id).read().await.ok().flatten()?;
+            let ours = !head.removed && !head.active.released && self.deps.host_owns(&head);
+            ours.then_some(name)
+        });
+        Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
     }
 
     /// Journals of the volume that were put aside on this host.
@@ -277,9 +365,9 @@ impl Volumes {
         self.here(id)?.held_journal()
     }
 
-    pub(super) async fn name_of(&self, id: VolumeId) -> Option<Name> {
-        let names = self.deps.pool.list().await.ok()?;
-        names.into_iter().find(|(_, other)| *other == id).map(|(name, _)| name)
+    /// All names, by the volumes that have them.
+    pub(super) async fn names(&self) -> Result<BTreeMap<VolumeId, Name>> {
+        Ok(self.deps.pool.list().await?.into_iter().map(|(name, id)| (id, name)).collect())
     }
 
     /// Recomputes from the maps of one recorded checkpoint what is needed, and compares it with that checkpoint's chunk table.
@@ -338,18 +426,25 @@ impl Volumes {
         self.snapshots_of(volume, id).await
     }
 
-    async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
-        let head = self.head(volume, id).await?;
+    /// Names and sizes of its snapshots, oldest first: what is known without asking for other volumes.
+    pub async fn snapshot_sizes(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
+        let id = self.id(volume).await?;
         let tables = self.newest_tables(volume, id).await?;
+        Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
+    }
+
+    async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
+        let (head, tables) = self.recorded(volume, id).await?;
+        let tables = self.newer_here(id).unwrap_or(tables);
+        let doubtful = tables.snapshots().filter(|(_, s)| !s.whole).map(|(_, s)| (s.group, s.group_size));
+        let whole = self.whole_groups(doubtful.collect()).await?;
+        let names = if head.pins.is_empty() { BTreeMap::new() } else { self.names().await? };
         let mut all = Vec::new();
         for (name, state) in tables.snapshots() {
             let mut info = SnapshotInfo::of(name, state);
-            if state.group_size > 1 {
-                info.partial = self.members(state.group).await? < state.group_size;
-            }
+            info.partial = !state.whole && !whole.contains(&state.group);
             for pin in head.pins.iter().filter(|p| p.snapshot == state.id) {
-                info.clones
-                    .push(self.name_of(pin.clone).await.map_or(pin.clone.to_string(), |n| n.to_string()));
+                info.clones.push(names.get(&pin.clone).map_or(pin.clone.to_string(), |n| n.to_string()));
             }
             all.push(info);
         }
@@ -359,19 +454,65 @@ impl Volumes {
 
     /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
     pub(super) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
-        match self.here(id).map(|v| v.known()) {
-            Some(Known::Live(session)) => Ok(session.tip.lock().tables.clone()),
-            _ => Ok(self.recorded(volume, id).await?.1),
+        match self.newer_here(id) {
+            Some(tables) => Ok(tables),
+            None => Ok(self.recorded(volume, id).await?.1),
         }
     }
 
-    /// How many volumes of the pool have a snapshot of this group.
-    async fn members(&self, group: Nonce) -> Result<u32> {
-        let mut members = 0;
-        for (name, id) in self.deps.pool.list().await? {
-            let has = |t: &Tables| t.snapshots().any(|(_, s)| s.group == group);
-            members += u32::from(self.newest_tables(&name, id).await.is_ok_and(|tables| has(&tables)));
+    fn newer_here(&self, id: VolumeId) -> Option<Tables> {
+        match self.here(id).map(|v| v.known()) {
+            Some(Known::Live(session)) => Some(session.tip.lock().tables.clone()),
+            _ => None,
         }
-        Ok(members)
+    }
+
+    /// Of these groups, by id and size, those that all their members have. What is certain is remembered: by this engine, and
+    /// in the tables of the members that are open here.
+    async fn whole_groups(&self, mut doubtful: BTreeMap<Nonce, u32>) -> Result<BTreeSet<Nonce>> {
+        let mut whole: BTreeSet<Nonce> = {
+            let known = self.whole.lock();
+            doubtful.keys().copied().filter(|group| known.contains(group)).collect()
+        };
+        doubtful.retain(|group, _| !whole.contains(group));
+        if doubtful.is_empty() {
+            return Ok(whole);
+        }
+        let found = self.members(&doubtful).await?;
+        for (group, size) in doubtful {
+            let members = found.get(&group).copied().unwrap_or_default();
+            if members.whole || members.recorded >= size {
+                let mut known = self.whole.lock();
+                if known.len() >= WHOLE_MAX {
+                    known.pop_first();
+                }
+                known.insert(group);
+                drop(known);
+                self.open_now().iter().for_each(|v| v.settle_group(group));
+            }
+            if members.whole || members.marked >= size {
+                whole.insert(group);
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Who of the pool's volumes has a snapshot of these groups: one pass for all of them.
+    async fn members(&self, groups: &BTreeMap<Nonce, u32>) -> Result<BTreeMap<Nonce, Members>> {
+        let names = self.deps.pool.list().await?;
+        let looks = stream::iter(names)
+            .map(|(name, id)| async move { self.newest_tables(&name, id).await })
+            .buffer_unordered(LOOKS_AT_ONCE);
+        let count = async |mut found: BTreeMap<Nonce, Members>, tables: Result<Tables>| {
+            let Ok(tables) = tables else { return found };
+            for (_, state) in tables.snapshots().filter(|(_, s)| groups.contains_key(&s.group)) {
+                let members = found.entry(state.group).or_default();
+                members.marked += 1;
+                members.recorded += u32::from(state.built);
+                members.whole |= state.whole;
+            }
+            found
+        };
+        Ok(looks.fold(BTreeMap::new(), count).await)
     }
 }

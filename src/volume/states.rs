@@ -17,7 +17,7 @@
 //! | 36 | 4 | number of ended epochs |
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
-//! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4), created
+//! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4, group whole 8), created
 //! ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group is the epoch that ended
 //! there, above, and its last write), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
 //! epoch: epoch and its last sequence number, as varints; the oldest ones may have been forgotten. The page is a frame of
@@ -51,6 +51,7 @@ const VERSION: u16 = 2;
 const NAMED: u8 = 1;
 const HIDDEN: u8 = 2;
 const MAPPED: u8 = 4;
+const WHOLE: u8 = 8;
 
 /// What a root shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,6 +69,8 @@ pub struct State {
     pub created_ms: u64,
     pub group: Nonce,
     pub group_size: u32,
+    /// All members of the group are known to be stored, for good. A snapshot that was taken alone has no others.
+    pub whole: bool,
     /// `tree` is that of this state, not of its parent.
     pub built: bool,
 }
@@ -117,6 +120,7 @@ impl Tables {
             created_ms: head.created_ms,
             group: Nonce(0),
             group_size: 0,
+            whole: true,
             built: true,
         };
         Tables {
@@ -170,6 +174,7 @@ impl Tables {
         frozen.created_ms = mark.created_ms;
         frozen.group = mark.group;
         frozen.group_size = mark.group_size;
+        frozen.whole = mark.group_size <= 1;
         frozen.built = false;
         let tip = State {
             id,
@@ -179,12 +184,22 @@ impl Tables {
             created_ms: mark.created_ms,
             group: Nonce(0),
             group_size: 0,
+            whole: true,
             built: false,
             ..frozen.clone()
         };
         self.tip = id;
         self.states.insert(id, tip);
         Ok(())
+    }
+
+    /// All members of the group are known to be stored. False: that was known, or no snapshot here is one of them.
+    pub fn settle(&mut self, group: Nonce) -> bool {
+        let mut news = false;
+        for state in self.states.values_mut().filter(|s| s.group == group && !s.whole) {
+            (state.whole, news) = (true, true);
+        }
+        news
     }
 
     /// Removes a snapshot. One with several children is only hidden, until one is left (protocol.md §5.4). What has gone,
@@ -230,6 +245,7 @@ impl Tables {
             let flag = |on: bool, bit: u8| if on { bit } else { 0 };
             let flags =
                 flag(s.name.is_some(), NAMED) | flag(s.hidden, HIDDEN) | flag(s.tree.root.is_some(), MAPPED);
+            let flags = flags | flag(s.whole, WHOLE);
             w.u64(s.id.0).u64(s.parent.map_or(0, |p| p.0)).u64(s.era.0).u64(s.size).u64(s.mapped).u8(flags);
             w.u64(s.created_ms).u128(s.group.0).u32(s.group_size);
             w.bytes(s.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
@@ -284,7 +300,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<State> {
         0 => None,
         _ => Some(Root { height: r.u8()?, frame: FrameRef::decode(r)? }),
     };
-    if flags & !(NAMED | HIDDEN | MAPPED) != 0 || id.0 == 0 {
+    if flags & !(NAMED | HIDDEN | MAPPED | WHOLE) != 0 || id.0 == 0 {
         return Err(r.bad("a state is impossible"));
     }
     Ok(State {
@@ -296,6 +312,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<State> {
         mapped,
         size,
         hidden: flags & HIDDEN != 0,
+        whole: flags & WHOLE != 0,
         created_ms,
         group,
         group_size,
@@ -371,7 +388,7 @@ mod tests {
         assert_eq!(Tables::decode(&bytes).unwrap().0, t);
         assert_eq!(&bytes[..8], b"WLTB\x02\0\0\0");
         assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
-        assert_eq!(bytes[80], NAMED);
+        assert_eq!(bytes[80], NAMED | WHOLE);
         assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
         assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
         assert_eq!(bytes.len(), 40 + (69 + 4 + 4) + (69 + 4) + 6 + 5 + 5);

@@ -1,6 +1,6 @@
 //! A pool's volumes, by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::states::Tables;
 use super::takeover::Notes;
 use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
+use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
 use crate::map::Tree;
 use crate::pool::Need;
 
@@ -55,11 +55,18 @@ pub struct Volumes {
     seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
     /// What was told of chunks a moment ago.
     pub(super) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Logbook)>>>,
+    /// Groups of snapshots whose members are known to be stored, all of them.
+    pub(super) whole: Arc<Mutex<BTreeSet<Nonce>>>,
 }
 
 impl Volumes {
     pub fn new(deps: Deps) -> Volumes {
-        Volumes { deps: Arc::new(deps), seats: Arc::default(), logbooks: Arc::default() }
+        Volumes {
+            deps: Arc::new(deps),
+            seats: Arc::default(),
+            logbooks: Arc::default(),
+            whole: Arc::default(),
+        }
     }
 
     pub fn deps(&self) -> &Deps {
@@ -115,7 +122,11 @@ impl Volumes {
 
     /// The head of a volume that exists.
     pub(super) async fn head(&self, name: &Name, id: VolumeId) -> Result<Head> {
-        match self.deps.cell(id).read().await? {
+        self.existing(name, self.deps.cell(id).read().await?)
+    }
+
+    fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
+        match head {
             Some(head) if head.removed => {
                 Err(Error::new(Kind::NotFound, format!("volume {} was removed", self.deps.title(name))))
             }
@@ -328,12 +339,10 @@ impl Volumes {
 
     /// The head, and the tables under its checkpoint.
     pub(super) async fn recorded(&self, name: &Name, id: VolumeId) -> Result<(Head, Tables)> {
-        let head = self.head(name, id).await?;
-        match self.deps.newest(id).await? {
-            Some(newest) if !newest.0.removed => Ok(newest),
-            // Removed just now: as it was a moment ago.
-            _ => Ok((head.clone(), self.deps.view(&head).tables(&head).await?)),
-        }
+        let newest = self.deps.newest(id).await?;
+        let (head, tables) = newest.map_or((None, None), |(head, tables)| (Some(head), Some(tables)));
+        let head = self.existing(name, head)?;
+        Ok((head, tables.expect("a head comes with its tables")))
     }
 
     /// Frees what nobody needs, and returns when that is done.

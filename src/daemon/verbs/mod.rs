@@ -30,10 +30,8 @@ const LOOK_ONE: Duration = Duration::from_secs(15);
 /// Runs one verb to its end. One that only looks gives up when the stores do not answer; one that changes something
 /// waits for them, and says so, until whoever asked gives up.
 pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
-    let looks = matches!(
-        verb,
-        Verb::PoolList | Verb::VolumeList { .. } | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. }
-    );
+    // Not the list of volumes: how long it takes depends on how many there are, so it bounds the silence itself.
+    let looks = matches!(verb, Verb::PoolList | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. });
     let manner = Manner::of(desk, &verb);
     let work = Box::pin(manner.carry(desk, &progress, Box::pin(carry_out(desk, verb, &progress))));
     if !looks {

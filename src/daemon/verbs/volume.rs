@@ -146,9 +146,9 @@ pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
         None => desk.pools.known().into_iter().map(|k| k.name).collect(),
     };
     let looks = names.iter().map(|pool| async move {
-        let list = async { desk.pools.get(pool).await?.volumes.list().await };
         let late = || Error::new(Kind::Unavailable, format!("pool {pool}: too few stores answer"));
-        desk.seat.rt.timeout(super::LOOK_ONE, list).await.unwrap_or_else(|| Err(late()))
+        let open = desk.seat.rt.timeout(super::LOOK_ONE, desk.pools.get(pool)).await;
+        open.unwrap_or_else(|| Err(late()))?.volumes.list(super::LOOK_ONE).await
     });
     let lists = futures::future::join_all(looks).await;
     let all_away = lists.iter().all(Result::is_err);
@@ -353,8 +353,8 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
     let mut sessions = Vec::new();
     for path in paths {
         let open: Arc<OpenPool> = desk.pools.get(&path.volume.pool).await?;
-        let there = open.volumes.snapshots(&path.volume.volume).await?;
-        if there.iter().any(|s| s.name == path.snapshot) {
+        let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
+        if there.iter().any(|(name, _)| *name == path.snapshot) {
             if if_absent {
                 continue;
             }

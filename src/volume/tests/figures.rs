@@ -17,14 +17,14 @@ use crate::store::{ByteRange, Cause, Counted, Faulty, List, MemStore, Store as _
 const LATENCY: Duration = Duration::from_millis(20);
 const SIZE: u64 = GIB;
 
-struct Place {
-    rt: Rt,
+pub struct Place {
+    pub rt: Rt,
     stores: Vec<(Arc<Faulty>, Arc<Counted>)>,
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    fn new(n: usize) -> Place {
+    pub fn new(n: usize) -> Place {
         let rt = Rt::new(RealRuntime::current());
         let store = |i: usize| {
             let slow = Faulty::new(&rt, MemStore::new(&format!("s{i}")));
@@ -39,7 +39,7 @@ impl Place {
         self.stores.iter().for_each(|(s, _)| s.faults(|f| f.latency = (latency / 2, latency / 2)));
     }
 
-    fn requests(&self) -> u64 {
+    pub fn requests(&self) -> u64 {
         self.stores.iter().map(|(_, c)| c.counters().unwrap().requests()).sum()
     }
 
@@ -50,7 +50,7 @@ impl Place {
     }
 
     /// A daemon that knows nothing, but for what its disk cache has.
-    async fn volumes(&self, host: u128, layout: Option<&str>, cache: bool) -> Volumes {
+    pub async fn volumes(&self, host: u128, layout: Option<&str>, cache: bool) -> Volumes {
         let (rt, disk) = (self.rt.clone(), RealDisk::start());
         let dir = self.dir.path().join(format!("host{host}"));
         let pool_host = PoolHost {

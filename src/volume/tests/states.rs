@@ -76,7 +76,7 @@ fn pins_hold_and_removal_goes_bottom_up() {
         snap(&v, "a").await;
         life.volumes.remove(&name("v")).await.unwrap();
         assert!(v.read(0, 4096).await.unwrap_err().is(Kind::Removed));
-        assert!(life.volumes.list().await.unwrap().is_empty());
+        assert!(life.volumes.list(Duration::from_secs(15)).await.unwrap().is_empty());
         life.sleep(20_000).await;
         let left: Vec<_> =
             site.stores.iter().flat_map(|s| s.contents().keys()).filter(|k| k.contains("/c-")).collect();

@@ -345,7 +345,8 @@ impl Storm {
     /// Goes on until the power fails.
     async fn until_crash(&mut self, i: u64) -> Done {
         self.crash_soon();
-        for at in 1000 * i.. {
+        // No name of a snapshot twice.
+        for at in 1000 * (i + 1).. {
             match self.world.below(12) {
                 0 => self.snap(at).await?,
                 1 => self.checkpoint().await?,

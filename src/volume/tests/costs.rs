@@ -1,0 +1,124 @@
+//! What looking costs in requests, counted at six stores: it must not grow with what else there is.
+
+use super::figures::Place;
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn with_stores(test: impl AsyncFnOnce(Place)) {
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    tokio.block_on(async { test(Place::new(6)).await });
+}
+
+/// What it comes to, and how many requests that took.
+async fn asked<T>(place: &Place, work: impl Future<Output = T>) -> (T, u64) {
+    let before = place.requests();
+    let out = work.await;
+    (out, place.requests() - before)
+}
+
+async fn open(volumes: &Volumes, volume: &str) -> std::sync::Arc<Volume> {
+    volumes.open(&name(volume), OpenMode::Normal).await.unwrap()
+}
+
+async fn made(volumes: &Volumes, n: usize) {
+    for i in 0..n {
+        volumes.create(&name(&format!("v{i}")), MIB, Settings::default()).await.unwrap();
+    }
+}
+
+#[test]
+fn whether_a_group_is_whole_is_found_out_once() {
+    with_stores(async |place| {
+        let volumes = place.volumes(1, Some("4+2"), false).await;
+        made(&volumes, 30).await;
+        let (a, b) = (open(&volumes, "v0").await, open(&volumes, "v1").await);
+        let group = |s: &str| [(a.clone(), name(s)), (b.clone(), name(s))];
+        for s in ["x", "y", "z"] {
+            snapshot_group(&group(s), true).await.unwrap();
+        }
+        let (list, requests) = asked(&place, volumes.snapshots(&name("v0"))).await;
+        assert!(list.unwrap().iter().all(|s| !s.partial));
+        assert!(requests < 40, "{requests} requests for three groups that were seen to the end here");
+        let (sizes, requests) = asked(&place, volumes.snapshot_sizes(&name("v0"))).await;
+        assert!(sizes.unwrap().len() == 3 && requests < 20, "{requests}");
+        // Known to all, and for good: what a member does with its snapshot later makes no group unfinished.
+        volumes.remove_snapshot(&name("v1"), &name("x")).await.unwrap();
+        a.release().await.unwrap();
+        let other = place.volumes(2, None, false).await;
+        let (list, requests) = asked(&place, other.snapshots(&name("v0"))).await;
+        assert!(list.unwrap().iter().all(|s| !s.partial));
+        assert!(requests < 60, "{requests} requests on another host");
+    });
+}
+
+#[test]
+fn a_group_that_nobody_saw_to_the_end_is_looked_for_once() {
+    with_stores(async |place| {
+        let volumes = place.volumes(1, Some("4+2"), false).await;
+        made(&volumes, 30).await;
+        let (a, b) = (open(&volumes, "v0").await, open(&volumes, "v1").await);
+        snapshot_group(&[(a.clone(), name("x")), (b.clone(), name("x"))], false).await.unwrap();
+        // Their maps are written, so both marks are in the pool.
+        a.release().await.unwrap();
+        b.release().await.unwrap();
+        let (list, first) = asked(&place, volumes.snapshots(&name("v0"))).await;
+        assert!(!list.unwrap()[0].partial && first > 150, "all volumes are looked at: {first}");
+        let (list, again) = asked(&place, volumes.snapshots(&name("v0"))).await;
+        assert!(!list.unwrap()[0].partial && again < 40, "{again}");
+    });
+}
+
+#[test]
+fn a_start_asks_nothing_for_volumes_that_were_not_open_here() {
+    with_stores(async |place| {
+        let volumes = place.volumes(1, Some("4+2"), false).await;
+        made(&volumes, 10).await;
+        let released = open(&volumes, "v3").await;
+        released.write(0, bytes(1, 4096)).await.unwrap();
+        released.release().await.unwrap();
+        let (left, requests) = asked(&place, volumes.left_open()).await;
+        assert!(left.unwrap().is_empty() && requests == 0, "{requests}");
+        let left = open(&volumes, "v7").await;
+        left.write(0, bytes(1, 4096)).await.unwrap();
+        left.flush().await.unwrap();
+        let again = place.volumes(1, None, false).await;
+        let (left, requests) = asked(&place, again.left_open()).await;
+        assert_eq!(left.unwrap(), [name("v7")]);
+        assert!(requests < 200, "one head and the names: {requests}");
+        let other = place.volumes(2, None, false).await;
+        let (left, requests) = asked(&place, other.left_open()).await;
+        assert!(left.unwrap().is_empty() && requests == 0, "another folder: {requests}");
+    });
+}
+
+#[test]
+fn a_listing_is_one_pass_over_heads() {
+    with_stores(async |place| {
+        let volumes = place.volumes(1, Some("4+2"), false).await;
+        made(&volumes, 1).await;
+        let v = open(&volumes, "v0").await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        snapshot_group(&[(v.clone(), name("a"))], true).await.unwrap();
+        for i in 0..100 {
+            volumes.clone_snapshot(&name("v0"), &name("a"), &name(&format!("c{i}"))).await.unwrap();
+        }
+        v.release().await.unwrap();
+        for host in [1, 2] {
+            let volumes = place.volumes(host, None, false).await;
+            let (list, requests) = asked(&place, volumes.list(PATIENCE)).await;
+            let list = list.unwrap();
+            let named = list.iter().filter(|(_, info)| {
+                let parent = info.as_ref().unwrap().parent.as_ref();
+                parent.is_some_and(|p| p.name == Some(name("v0")))
+            });
+            assert_eq!((list.len(), named.count()), (101, 100));
+            assert!(requests <= 8 * 101, "{requests}");
+        }
+        let (info, requests) = asked(&place, volumes.info(&name("c7"))).await;
+        assert_eq!(info.unwrap().parent.unwrap().name, Some(name("v0")));
+        assert!(requests <= 40, "{requests} for one volume");
+        let (list, requests) = asked(&place, volumes.snapshots(&name("v0"))).await;
+        assert!(list.unwrap()[0].clones.len() == 100 && requests < 300, "{requests}");
+    });
+}
