@@ -268,6 +268,7 @@ async fn look_first(
                 }
                 // Who may not put objects needs no conditions.
                 Err(why) if why.is(Kind::Denied) => return Ok(None),
+                Err(why) if why.is(Kind::Refused) => return Err(why),
                 Err(why) => {
                     bucket.looks_first(Conditions::all(Heeds::Ignores));
                     let why =

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Attrs, Bucket, Cause, Etag, Put, When};
+use super::probe::no_ranges;
+use super::{Attrs, Bucket, ByteRange, Cause, Etag, Put, When};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
@@ -58,7 +59,8 @@ impl Conditions {
 }
 
 /// Tries each kind of write on objects of its own, whose names begin with `prefix`. They are removed again, as far as
-/// the credentials may. `Denied`: these may not put objects. A kind that they may not try counts as not heeded.
+/// the credentials may. `Denied`: these may not put objects. A kind that they may not try counts as not heeded. `Refused`:
+/// the store gives no parts of objects, so nothing can be read by a mount.
 pub async fn conditions(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<Conditions> {
     let stem = format!("{prefix}windlass-probe-{:032x}", rt.random128());
     let keys = [format!("{stem}-1"), format!("{stem}-2")];
@@ -107,7 +109,12 @@ async fn tried(bucket: &dyn Bucket, one: &str, two: &str) -> Result<Conditions> 
         }
         found.completions = found.completions.max(judged(completed)?);
     }
-    Ok(found)
+    match bucket.get(one, ByteRange::At { offset: 9, len: 5 }, Cause::Probe).await {
+        Err(e) if e.is(Kind::Unsupported) => Err(no_ranges(&e)),
+        // Who may only write reads nothing.
+        Err(e) if !e.is(Kind::Denied) => Err(e),
+        _ => Ok(found),
+    }
 }
 
 /// The store says no, whatever it would have done.

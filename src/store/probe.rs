@@ -27,6 +27,11 @@ pub async fn probe(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<()> {
     })
 }
 
+/// Refuses a store that sends all of an object to whoever asks for a part of it; its error says so and names it.
+pub(super) fn no_ranges(e: &Error) -> Error {
+    Error::new(Kind::Refused, format!("it can't be used: {e}"))
+}
+
 struct Probe<'a> {
     bucket: &'a dyn Bucket,
     key: &'a str,
@@ -50,7 +55,10 @@ impl Probe<'_> {
     }
 
     async fn reads(&self, range: ByteRange, want: &[u8], offset: usize, what: &str) -> Result<()> {
-        let found = self.bucket.get(self.key, range, Cause::Probe).await?;
+        let found = match self.bucket.get(self.key, range, Cause::Probe).await {
+            Err(e) if e.is(Kind::Unsupported) => return Err(no_ranges(&e)),
+            found => found?,
+        };
         match found {
             Some(f) if f.body == want && f.offset == offset as u64 && f.head.size == BODY.len() as u64 => {
                 Ok(())

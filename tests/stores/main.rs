@@ -3,6 +3,7 @@
 
 mod model;
 mod s3;
+mod s3_foreign;
 mod s3_past;
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,6 +4,8 @@
 //! - one verb is one request (a few where S3 has no single one), sent once: repeating is the retry layer's;
 //! - a put's outcome is `Stored` or `Refused` only when the server's answer says so beyond doubt, an `Err` only when
 //!   it certainly was not stored, else `Unknown` (`trouble.rs`);
+//! - an answer is believed only when it is one of S3's to that request: a listing repeats bucket and prefix, an object
+//!   that is said to be missing has S3's code for that, a read and a write have an etag (`trust.rs`);
 //! - etags are kept without quotes.
 //!
 //! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at
@@ -16,6 +18,7 @@ mod past;
 mod read;
 mod straight;
 mod trouble;
+mod trust;
 mod write;
 
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use parking_lot::Mutex;
 
 use self::connect::{Connection, Seal, connect, hides_payload};
 use self::straight::Ready;
+use self::trust::Trust;
 use super::url::{S3Place, StoreUrl};
 use super::{
     Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Etag, Found, Head, List, Page, Part, Put,
@@ -117,21 +121,22 @@ pub struct S3Store {
     /// What a mount was told of this server; where it doesn't heed a condition, it is looked at first.
     conditions: Mutex<Conditions>,
     hides_payload: bool,
+    trust: Trust,
 }
 
 impl S3Store {
     /// Opens with credentials as the AWS chain finds them. Nothing is sent yet.
     pub async fn open(rt: &Rt, place: &S3Place) -> Result<BucketRef> {
-        Ok(S3Store::of(place, connect(rt, place, None).await?))
+        Ok(S3Store::of(rt, place, connect(rt, place, None).await?))
     }
 
     /// Opens with these keys instead, for tests.
     pub async fn open_with_keys(rt: &Rt, place: &S3Place, id: &str, secret: &str) -> Result<BucketRef> {
         let keys = Credentials::new(id, secret, None, None, "given");
-        Ok(S3Store::of(place, connect(rt, place, Some(keys)).await?))
+        Ok(S3Store::of(rt, place, connect(rt, place, Some(keys)).await?))
     }
 
-    fn of(place: &S3Place, connection: Connection) -> BucketRef {
+    fn of(rt: &Rt, place: &S3Place, connection: Connection) -> BucketRef {
         let base = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
         Arc::new(S3Store {
             url: StoreUrl::S3(place.clone()).to_string(),
@@ -143,6 +148,7 @@ impl S3Store {
             single_deletes: AtomicBool::new(false),
             quoting: AtomicU8::new(QUOTED_OR_OPEN),
             conditions: Mutex::default(),
+            trust: Trust::new(rt),
         })
     }
 

@@ -1,13 +1,14 @@
 //! Multipart uploads, and copies too large for one request.
 
+use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::upload_part::UploadPartInput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use super::read::etag_in;
 use super::trouble::Trouble;
+use super::trust::Bare;
 use super::write::{condition, user_out};
 use super::{Quoting, S3Store, read_sealed, sealed, summed};
 use crate::base::sum::crc32;
@@ -31,7 +32,7 @@ impl S3Store {
             .set_metadata(user_out(attrs)?);
         let doing = format!("beginning the upload of {key:?}");
         let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
-        out.upload_id().map(str::to_owned).ok_or_else(|| {
+        out.upload_id().filter(|id| !id.is_empty()).map(str::to_owned).ok_or_else(|| {
             Error::new(Kind::Unavailable, format!("{}: {doing}: the answer names no upload", self.url))
         })
     }
@@ -75,7 +76,7 @@ impl S3Store {
         };
         let doing = format!("uploading part {number} of {key:?}");
         let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
-        Ok(etag_in(out.e_tag()))
+        self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())))
     }
 
     pub(super) async fn part_copy_now(
@@ -105,7 +106,8 @@ impl S3Store {
             .set_copy_source_sse_customer_key_md5(self.seal().key_md5.clone());
         let doing = format!("copying part {number} of {key:?} from {:?}", from.0);
         let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
-        Ok(Part { number, etag: etag_in(out.copy_part_result().and_then(|r| r.e_tag())) })
+        let etag = self.written(&doing, out.copy_part_result().and_then(|r| r.e_tag()), None);
+        Ok(Part { number, etag: etag.map_err(|t| t.error)? })
     }
 
     pub(super) async fn complete_now(
@@ -143,10 +145,12 @@ impl S3Store {
             .multipart_upload(what)
             .set_if_match(if_match)
             .set_if_none_match(if_none_match);
-        match ask.send().await {
-            Ok(out) => Ok(Put::Stored(etag_in(out.e_tag()))),
-            Err(e) => Trouble::of(&self.url, &format!("completing the upload of {key:?}"), e).put(when),
-        }
+        let doing = format!("completing the upload of {key:?}");
+        let done = match ask.send().await {
+            Ok(out) => self.written(&doing, out.e_tag(), None),
+            Err(e) => Err(Trouble::of(&self.url, &doing, e)),
+        };
+        done.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
     }
 
     pub(super) async fn abort_now(&self, key: &str, upload: &str) -> Result<()> {
@@ -159,7 +163,7 @@ impl S3Store {
         match ask.send().await {
             Ok(_) => Ok(()),
             Err(e) => match Trouble::of(&self.url, &format!("aborting the upload of {key:?}"), e) {
-                t if t.is_absent() => Ok(()),
+                t if t.is_no_upload() => Ok(()),
                 t => Err(t.error),
             },
         }
@@ -176,7 +180,11 @@ impl S3Store {
                 .prefix(self.full(prefix))
                 .set_key_marker(after_key.take())
                 .set_upload_id_marker(after_upload.take());
-            let page = ask.send().await.map_err(|e| Trouble::of(&self.url, "listing uploads", e).error)?;
+            let doing = "listing uploads";
+            let page = ask.send().await.map_err(|e| Trouble::of(&self.url, doing, e).error)?;
+            // moto repeats no prefix here.
+            let asked = page.prefix().map_or_else(String::new, |_| self.full(prefix));
+            self.echoed(doing, page.bucket(), page.prefix(), &asked).map_err(|t| t.error)?;
             for upload in page.uploads() {
                 let key = upload.key().and_then(|key| key.strip_prefix(&self.base));
                 if let (Some(key), Some(id)) = (key, upload.upload_id()) {

@@ -4,10 +4,9 @@ use std::cmp::Reverse;
 
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::types::{EncodingType, GlacierJobParameters, RestoreRequest};
-use percent_encoding::percent_decode_str;
 
 use super::S3Store;
-use super::read::{doing, etag_in, millis};
+use super::read::{doing, etag_in, millis, url_decoded};
 use super::trouble::Trouble;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Restore, Version, VersionList, VersionMark, VersionPage};
@@ -56,13 +55,24 @@ impl S3Store {
             .max_keys(list.max.clamp(1, 1000) as i32);
         let doing = format!("listing versions of {:?}", list.prefix);
         let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e))?;
-        Ok(self.page_of(&out))
+        self.echoed(&doing, out.name(), out.prefix(), &self.full(&list.prefix))?;
+        let page = self.page_of(&out);
+        // Taken for the end, it would hide all the versions that are to come.
+        if out.is_truncated() == Some(true) && page.next.is_none() {
+            return Err(Trouble::foreign(
+                &self.url,
+                &doing,
+                "the store says that there is more, and not where",
+            ));
+        }
+        self.trust.show();
+        Ok(page)
     }
 
     fn page_of(&self, out: &ListObjectVersionsOutput) -> VersionPage {
         let decodes = out.encoding_type() == Some(&EncodingType::Url);
         let decode = |text: &str| match decodes {
-            true => percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned(),
+            true => url_decoded(text),
             false => text.to_owned(),
         };
         let key = |text: Option<&str>| Some(decode(text?).strip_prefix(&self.base)?.to_owned());

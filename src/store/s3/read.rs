@@ -1,5 +1,6 @@
 //! Get, head and list.
 
+use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::{GetObjectInput, GetObjectOutput};
 use aws_sdk_s3::operation::head_object::{HeadObjectInput, HeadObjectOutput};
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Input;
@@ -14,6 +15,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::trouble::Trouble;
+use super::trust::Bare;
+use super::write::is_odd;
 use super::{S3Store, read_sealed, send};
 use crate::base::{Error, Kind, Result};
 use crate::store::mem::too_large;
@@ -26,6 +29,9 @@ const FARTHEST: u64 = i64::MAX as u64;
 ///
 /// Going on behind the last name instead loses names on servers that list in the order of a tree.
 const TOKEN: char = '\0';
+
+const IGNORES_RANGES: &str =
+    "the store answers a request for a part of an object with all of it; choose one that heeds ranges";
 
 /// An object, or one version of it.
 pub(super) type Versioned<'a> = (&'a str, Option<&'a str>);
@@ -122,10 +128,39 @@ fn range_header(range: ByteRange) -> Option<String> {
     }
 }
 
-/// `bytes 5-9/100`: where the body begins, and the object's size.
-fn content_range(text: &str) -> Option<(u64, u64)> {
+/// `bytes 5-9/100`: the first and the last byte of the body, and the object's size.
+fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
-    Some((range.split_once('-')?.0.parse().ok()?, size.parse().ok()?))
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
+}
+
+/// Whether these are the bytes of an object of this size that were asked for.
+fn is_asked(range: ByteRange, (first, last, size): (u64, u64, u64)) -> bool {
+    let fits = first <= last && last < size;
+    fits && match range {
+        ByteRange::Whole { .. } => false,
+        ByteRange::At { offset, len } => {
+            first == offset && last == offset.saturating_add(len - 1).min(size - 1)
+        }
+        ByteRange::Last(n) => first == size.saturating_sub(n) && last == size - 1,
+    }
+}
+
+/// Whether a listing of `asked` may call its bucket so. Aliases and ARNs of access points stand for a bucket of another name.
+fn is_named(asked: &str, name: &str) -> bool {
+    let is_alias = asked.contains(':') || asked.ends_with("-s3alias") || asked.ends_with("--ol-s3");
+    name == asked || is_alias && !name.is_empty()
+}
+
+/// The same text but for what may be lost on its way through XML.
+fn is_same_text(a: &str, b: &str) -> bool {
+    let kept = |c: &char| !c.is_control() && !c.is_whitespace();
+    a.chars().filter(kept).eq(b.chars().filter(kept))
+}
+
+pub(super) fn url_decoded(text: &str) -> String {
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 impl S3Store {
@@ -139,28 +174,89 @@ impl S3Store {
         what: Versioned<'_>,
         checksums: bool,
     ) -> Result<Option<Head>, Trouble> {
-        let (key, version) = what;
+        let out = self.looked_at(what, checksums).await?;
+        Ok(out.map(|out| Head {
+            size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
+            etag: etag_in(out.e_tag()),
+            modified_ms: millis(out.last_modified()),
+            attrs: attrs_in(out.content_type(), out.metadata()),
+            version: out.version_id().map(str::to_owned),
+            storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
+            restored: out.restore().and_then(restored_in),
+            checksum: checksum_in(&out),
+        }))
+    }
+
+    /// HEAD. That there is no such object is believed as `trust.rs` says.
+    pub(super) async fn looked_at(
+        &self,
+        what: Versioned<'_>,
+        checksums: bool,
+    ) -> Result<Option<HeadObjectOutput>, Trouble> {
+        let ((key, version), doing) = (what, doing("looking at", what));
         let ask = read_sealed!(self, HeadObjectInput::builder())
             .bucket(&self.place.bucket)
             .key(self.full(key))
             .set_version_id(version.map(str::to_owned))
             .set_checksum_mode(checksums.then_some(ChecksumMode::Enabled));
         match send!(self, head, ask) {
-            Ok(out) => Ok(Some(Head {
-                size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
-                etag: etag_in(out.e_tag()),
-                modified_ms: millis(out.last_modified()),
-                attrs: attrs_in(out.content_type(), out.metadata()),
-                version: out.version_id().map(str::to_owned),
-                storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
-                restored: out.restore().and_then(restored_in),
-                checksum: checksum_in(&out),
-            })),
-            Err(e) => match Trouble::of(&self.url, &doing("looking at", what), e) {
-                t if t.is_absent() || version.is_some() && t.is_no_version() => Ok(None),
+            Ok(out) => {
+                let has_etag = out.e_tag().is_some_and(|etag| !etag.is_empty());
+                match has_etag && self.trust.is_own(Bare::Head, out.request_id()) {
+                    true => Ok(Some(out)),
+                    false => Err(Trouble::foreign(&self.url, &doing, "the answer describes no object of S3")),
+                }
+            }
+            Err(e) => {
+                let id = e.request_id().map(str::to_owned);
+                let t = Trouble::of(&self.url, &doing, e);
+                if !t.may_be_absent(version) {
+                    return Err(t);
+                }
+                let is_own = self.trust.is_own(Bare::Missing, id.as_deref());
+                if t.status != 404 || !is_own || !self.trust.is_fresh() {
+                    self.surely_absent(what).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks again what a HEAD found missing, by a request whose answer says in its body whether it is S3's.
+    async fn surely_absent(&self, what: Versioned<'_>) -> Result<(), Trouble> {
+        let ((key, version), doing) = (what, doing("looking at", what));
+        let ask = read_sealed!(self, GetObjectInput::builder())
+            .bucket(&self.place.bucket)
+            .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
+            .range("bytes=0-0");
+        let there = || Trouble::foreign(&self.url, &doing, "it was found missing and there within a moment");
+        match send!(self, get, ask) {
+            Ok(_) => Err(there()),
+            Err(e) => match Trouble::of(&self.url, &doing, e) {
+                t if t.is_absent() || version.is_some() && t.is_no_version() => {
+                    self.trust.show();
+                    Ok(())
+                }
+                t if t.status == 416 => Err(there()),
                 t => Err(t),
             },
         }
+    }
+
+    /// The etag of an answer to a write, which has one.
+    pub(super) fn written(
+        &self,
+        doing: &str,
+        etag: Option<&str>,
+        kind: Option<(Bare, Option<&str>)>,
+    ) -> Result<Etag, Trouble> {
+        let etag = etag_in(etag);
+        if etag.0.is_empty() || kind.is_some_and(|(kind, id)| !self.trust.is_own(kind, id)) {
+            return Err(Trouble::foreign(&self.url, doing, "the answer is not S3's to a write"));
+        }
+        self.trust.show();
+        Ok(etag)
     }
 
     /// Made here: the server isn't asked.
@@ -204,7 +300,10 @@ impl S3Store {
             Err(e) => match Trouble::of(&self.url, &doing("reading", what), e) {
                 // The range lies behind the end.
                 t if t.status == 416 => self.nothing_of(what, range).await,
-                t if t.is_absent() || version.is_some() && t.is_no_version() => Ok(None),
+                t if t.is_absent() || version.is_some() && t.is_no_version() => {
+                    self.trust.show();
+                    Ok(None)
+                }
                 t => Err(t.error),
             },
         }
@@ -224,15 +323,10 @@ impl S3Store {
 
     async fn body_of(&self, key: &str, range: ByteRange, out: GetObjectOutput) -> Result<Found> {
         let length = u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0);
-        let (offset, size) = out.content_range().and_then(content_range).unwrap_or((0, length));
-        // A server that ignores ranges sends everything; that is cut here, if it isn't out of all proportion.
-        let max = match range {
-            ByteRange::Whole { max } => max,
-            ByteRange::At { len, .. } if out.content_range().is_some() => len,
-            ByteRange::Last(n) if out.content_range().is_some() => n,
-            _ => 64 << 20,
-        };
-        if length > max {
+        let (offset, size) = self.extent(key, range, length, &out)?;
+        if let ByteRange::Whole { max } = range
+            && length > max
+        {
             return Err(too_large(key, length, max));
         }
         let head = Head {
@@ -245,20 +339,35 @@ impl S3Store {
             restored: out.restore().and_then(restored_in),
             checksum: None,
         };
-        let whole = out.content_range().is_none();
         let body = self.collect(key, out, length).await?;
-        Ok(match range {
-            ByteRange::At { offset, len } if whole => {
-                let from = offset.min(size);
-                let to = offset.saturating_add(len).min(size);
-                Found { body: body.slice(from as usize..to as usize), offset: from, head }
+        Ok(Found { body, offset, head })
+    }
+
+    /// Where the body begins, and the object's size. An error unless these are the bytes that were asked for.
+    fn extent(&self, key: &str, range: ByteRange, length: u64, out: &GetObjectOutput) -> Result<(u64, u64)> {
+        let doing = format!("reading {key:?}");
+        let foreign = |why: &str| Trouble::foreign(&self.url, &doing, why).error;
+        let has_etag = out.e_tag().is_some_and(|etag| !etag.is_empty());
+        if !has_etag || !self.trust.is_own(Bare::Read, out.request_id()) {
+            return Err(foreign("the answer is no object of S3"));
+        }
+        let extent = match (range, out.content_range()) {
+            (ByteRange::Whole { .. }, None) => (0, length),
+            // An empty object has no part.
+            (_, None) if length == 0 => (0, 0),
+            (_, None) => {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("{}: {doing}: {IGNORES_RANGES}", self.url),
+                ));
             }
-            ByteRange::Last(n) if whole => {
-                let from = size.saturating_sub(n);
-                Found { body: body.slice(from as usize..), offset: from, head }
-            }
-            _ => Found { body, offset, head },
-        })
+            (_, Some(text)) => match content_range(text) {
+                Some(got) if is_asked(range, got) && got.1 - got.0 + 1 == length => (got.0, got.2),
+                _ => return Err(foreign(&format!("other bytes came than were asked for ({text})"))),
+            },
+        };
+        self.trust.show();
+        Ok(extent)
     }
 
     /// The body, exactly as long as was announced, and with the checksum that came with it.
@@ -325,32 +434,68 @@ impl S3Store {
             .max_keys(max as i32);
         let doing = format!("listing {:?}", list.prefix);
         let out = send!(self, list, ask).map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        let asked = self.full(&list.prefix);
+        self.echoed(&doing, out.name(), out.prefix(), &asked)?;
         let decode = out.encoding_type() == Some(&EncodingType::Url);
-        let name = |text: &str| -> Option<String> {
-            let text = if decode {
-                percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
-            } else {
-                text.to_owned()
-            };
-            let key = text.strip_prefix(&self.base)?;
-            (token.is_some() || list.after.as_deref().is_none_or(|after| key > after)).then(|| key.to_owned())
+        let name = |text: &str| -> Result<Option<String>, Trouble> {
+            let text = if decode { url_decoded(text) } else { text.to_owned() };
+            if !text.starts_with(&asked) {
+                let mut t = Trouble::foreign(&self.url, &doing, &format!("{text:?} was not asked for"));
+                // Control characters of the prefix are not what they were, as in XML that can't be read.
+                t.garbled = !decode && is_odd(&asked);
+                return Err(t);
+            }
+            let key = &text[self.base.len()..];
+            let is_after = token.is_some() || list.after.as_deref().is_none_or(|after| key > after);
+            Ok(is_after.then(|| key.to_owned()))
         };
         let mut page = Page::default();
         for object in out.contents() {
-            let Some(key) = object.key().and_then(name) else { continue };
+            let Some(key) = name(object.key().unwrap_or_default())? else { continue };
             let size = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
             let (etag, modified_ms) = (etag_in(object.e_tag()), millis(object.last_modified()));
             page.objects.push(Listed { key, size, etag, modified_ms });
         }
-        page.prefixes.extend(out.common_prefixes().iter().filter_map(|p| p.prefix().and_then(name)));
+        for group in out.common_prefixes() {
+            page.prefixes.extend(name(group.prefix().unwrap_or_default())?);
+        }
         page.objects.sort_by(|a, b| a.key.cmp(&b.key));
         page.prefixes.sort();
         if out.is_truncated() == Some(true) {
             let last = page.objects.last().map(|o| &o.key).max(page.prefixes.last());
             let token = out.next_continuation_token().map(|token| format!("{TOKEN}{token}"));
             page.next = token.or(last.cloned());
+            // Taken for the end, it would hide all the names that are to come.
+            if page.next.is_none() || page.next == list.after {
+                return Err(Trouble::foreign(
+                    &self.url,
+                    &doing,
+                    "the store says that there is more, and not where",
+                ));
+            }
         }
+        self.trust.show();
         Ok(page)
+    }
+
+    /// Refuses what is no answer to this listing: it names another bucket, or another prefix.
+    pub(super) fn echoed(
+        &self,
+        doing: &str,
+        name: Option<&str>,
+        prefix: Option<&str>,
+        asked: &str,
+    ) -> Result<(), Trouble> {
+        let (name, prefix) = (name.unwrap_or_default(), prefix.unwrap_or_default());
+        let foreign = |why: String| Err(Trouble::foreign(&self.url, doing, &why));
+        if !is_named(&self.place.bucket, name) {
+            return foreign(format!("the answer is of a bucket {name:?}"));
+        }
+        // Whether it is encoded when names are depends on the server.
+        if !is_same_text(prefix, asked) && !is_same_text(&url_decoded(prefix), asked) {
+            return foreign(format!("the answer is of what begins with {prefix:?}"));
+        }
+        Ok(())
     }
 }
 
@@ -362,13 +507,49 @@ mod tests {
     fn headers_are_read() {
         assert_eq!(etag_in(Some("\"ab-2\"")).0, "ab-2");
         assert_eq!(etag_in(Some("ab")).0, "ab");
-        assert_eq!(content_range("bytes 5-9/100"), Some((5, 100)));
+        assert_eq!(content_range("bytes 5-9/100"), Some((5, 9, 100)));
         for bad in ["", "bytes */100", "bytes 5/9", "5-9/100"] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
         assert_eq!(range_header(ByteRange::At { offset: 5, len: 5 }).unwrap(), "bytes=5-9");
         let far = ByteRange::At { offset: 7, len: u64::MAX };
         assert_eq!(range_header(far).unwrap(), format!("bytes=7-{FARTHEST}"));
+    }
+
+    #[test]
+    fn other_bytes_than_were_asked_for_are_told() {
+        let at = |offset, len| ByteRange::At { offset, len };
+        for (range, got, fine) in [
+            (at(5, 5), (5, 9, 100), true),
+            (at(5, 500), (5, 99, 100), true),
+            (at(5, u64::MAX), (5, 99, 100), true),
+            (at(5, 5), (0, 4, 100), false),
+            (at(5, 5), (5, 8, 100), false),
+            (at(5, 5), (5, 9, 9), false),
+            (ByteRange::Last(7), (93, 99, 100), true),
+            (ByteRange::Last(700), (0, 99, 100), true),
+            (ByteRange::Last(7), (0, 6, 100), false),
+            (ByteRange::Last(7), (93, 92, 0), false),
+            (ByteRange::Whole { max: 100 }, (0, 99, 100), false),
+        ] {
+            assert_eq!(is_asked(range, got), fine, "{range:?} {got:?}");
+        }
+    }
+
+    #[test]
+    fn a_listing_says_whose_it_is() {
+        for (asked, name, fine) in [
+            ("bucket", "bucket", true),
+            ("bucket", "", false),
+            ("bucket", "other", false),
+            ("tenant:bucket", "bucket", true),
+            ("arn:aws:s3:eu-west-1:1:accesspoint/p", "bucket", true),
+            ("point-abc-s3alias", "bucket", true),
+            ("point-abc-s3alias", "", false),
+        ] {
+            assert_eq!(is_named(asked, name), fine, "{asked} {name}");
+        }
+        assert!(is_same_text("a b\rc", "a bc") && !is_same_text("a/b", "a/c") && !is_same_text("", "a"));
     }
 
     #[test]

@@ -254,6 +254,14 @@ pub(super) struct Ready<'a> {
     identity: Option<Identity>,
 }
 
+const IS_PAGE: &str = "the answer has a body where S3's has none, as a page of another server's";
+
+/// S3's answers to these have no body.
+fn is_page(verb: &str, answer: &HttpResponse) -> bool {
+    let body = answer.body().bytes().unwrap_or_default();
+    matches!(verb, "put" | "part" | "delete") && !body.trim_ascii().is_empty()
+}
+
 const OTHER_TYPE: &str = "the SDK's deserializer is of another operation";
 
 /// Each operation: its name here, the SDK's, and the types of what goes in and comes out.
@@ -288,6 +296,9 @@ macro_rules! verbs {
                     its.poison();
                 }
                 match read(verb, &mut answer).await {
+                    Ok(Ok(_)) if is_page(stringify!($verb), &answer) => {
+                        Err(SdkError::response_error(IS_PAGE, answer))
+                    }
                     Ok(Ok(out)) => match out.downcast::<$output>() {
                         Ok(out) => Ok(out),
                         Err(_) => Err(SdkError::response_error(OTHER_TYPE, answer)),

@@ -36,7 +36,9 @@ fn never_connected(e: &(dyn StdError + 'static)) -> bool {
 
 fn kind_of(status: u16, code: &str) -> Kind {
     match code {
-        "NoSuchBucket" | "NoSuchKey" | "NoSuchUpload" => return Kind::NotFound,
+        // It says nothing of an object or a name in it: nobody may take it for their absence.
+        "NoSuchBucket" => return Kind::Unavailable,
+        "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" => return Kind::NotFound,
         "RequestTimeout" => return Kind::Timeout,
         // From the answer it is learned what time it is there: the next request is signed by that.
         "RequestTimeTooSkewed" => return Kind::Unavailable,
@@ -55,7 +57,8 @@ fn kind_of(status: u16, code: &str) -> Kind {
     }
     match status {
         401 | 403 => Kind::Denied,
-        404 => Kind::NotFound,
+        // Without one of S3's codes it may be any server's, a proxy's for instance.
+        404 => Kind::Unavailable,
         // Another conditional write to the key is under way; this one was not stored.
         409 | 429 | 503 => Kind::Throttled,
         412 => Kind::Refused,
@@ -71,7 +74,7 @@ fn advice(kind: Kind, code: &str) -> &'static str {
     match (kind, code) {
         (_, "RequestTimeTooSkewed") => "; set this host's clock",
         (Kind::Denied, _) => "; check the credentials (profile=) and their rights",
-        (Kind::NotFound, "NoSuchBucket") => "; create the bucket or correct the URL",
+        (_, "NoSuchBucket") => "; create the bucket or correct the URL",
         (Kind::Usage, _) => "; check region= and endpoint=",
         (Kind::Archived, _) => "; it is archived: restore it first",
         (Kind::Throttled, _) => "; the store asks for fewer requests",
@@ -107,12 +110,20 @@ impl Trouble {
         let (kind, sent) = if keys { (Kind::Denied, false) } else { (kind, sent) };
         let what = match e.message() {
             Some(message) if !message.is_empty() => format!("{message} ({code})"),
+            _ if status == 404 && !code.starts_with("NoSuch") => NOT_S3.to_owned(),
             _ if !code.is_empty() => code.clone(),
             _ if status != 0 && !garbled => format!("the store answered with status {status}"),
             _ => innermost(&e),
         };
         let error = Error::new(kind, format!("{url}: {doing}: {what}{}", advice(kind, &code)));
         Trouble { status, code, sent, garbled, error }
+    }
+
+    /// An answer that is none of S3's to what was asked.
+    pub fn foreign(url: &str, doing: &str, why: &str) -> Trouble {
+        let advice = advice(Kind::Unavailable, "");
+        let error = Error::new(Kind::Unavailable, format!("{url}: {doing}: {why}{advice}"));
+        Trouble { status: 200, code: String::new(), sent: true, garbled: false, error }
     }
 
     /// The failure of one key of a batch.
@@ -129,20 +140,31 @@ impl Trouble {
         Trouble { status, code, sent: true, garbled: false, error }
     }
 
-    pub fn is_no_bucket(&self) -> bool {
-        self.code == "NoSuchBucket"
-    }
-
-    /// The store says that there is no such object.
+    /// The store says that there is no such object, in S3's words: a 404 alone is any server's.
     pub fn is_absent(&self) -> bool {
-        self.status == 404 && !self.is_no_bucket()
+        self.status == 404 && matches!(self.code.as_str(), "NoSuchKey" | "NoSuchVersion")
     }
 
     /// The same of one of its versions: that is named wrongly, or marks that the object was deleted.
     pub fn is_no_version(&self) -> bool {
-        // An answer to HEAD has no body that could say more.
-        let named_wrongly = || ["", "InvalidArgument", "NoSuchVersion"].contains(&self.code.as_str());
-        self.is_absent() || self.status == 405 || self.status == 400 && named_wrongly()
+        self.is_absent()
+            || self.status == 405 && self.code == "MethodNotAllowed"
+            || self.status == 400 && matches!(self.code.as_str(), "InvalidArgument" | "NoSuchVersion")
+    }
+
+    /// An answer to HEAD, which has no body that could say more, may mean that there is no such object or version.
+    pub fn may_be_absent(&self, version: Option<&str>) -> bool {
+        self.status == 404 || version.is_some() && matches!(self.status, 400 | 405)
+    }
+
+    /// There is no such upload (any more).
+    pub fn is_no_upload(&self) -> bool {
+        self.status == 404 && self.code == "NoSuchUpload"
+    }
+
+    /// The answer has a body of S3's that says what it means.
+    fn is_told(&self) -> bool {
+        !matches!(self.code.as_str(), "" | "NotFound")
     }
 
     /// The request itself certainly had no effect.
@@ -153,13 +175,10 @@ impl Trouble {
     /// What became of a put that answered like this (docs/architecture.md, conditional puts).
     pub fn put(self, when: &When) -> Result<Put> {
         match self.status {
-            412 => Ok(Put::Refused),
-            404 if matches!(when, When::Matches(_))
-                && !self.is_no_bucket()
-                && self.code != "NoSuchUpload" =>
-            {
-                Ok(Put::Refused)
-            }
+            412 if self.is_told() => Ok(Put::Refused),
+            404 if matches!(when, When::Matches(_)) && self.is_absent() => Ok(Put::Refused),
+            // Not S3's words: whoever said so knows nothing of what became of the put.
+            404 | 412 if !self.is_told() => Ok(Put::Unknown(self.error)),
             _ if self.is_definite() => Err(self.error),
             _ => Ok(Put::Unknown(self.error)),
         }
@@ -171,6 +190,9 @@ impl Trouble {
         self.status == 400 && codes.contains(&self.code.as_str())
     }
 }
+
+/// An answer of no S3 server, or of none that has this bucket.
+const NOT_S3: &str = "what answers there (status 404) is no S3 server, or hides it";
 
 fn innermost(e: &(dyn StdError + 'static)) -> String {
     sources(e).last().map_or_else(String::new, ToString::to_string)
@@ -197,7 +219,8 @@ mod tests {
         }
         for (status, code, kind) in [
             (409, "ConditionalRequestConflict", Kind::Throttled),
-            (404, "NoSuchBucket", Kind::NotFound),
+            (404, "NoSuchBucket", Kind::Unavailable),
+            (404, "NoSuchUpload", Kind::NotFound),
             (403, "AccessDenied", Kind::Denied),
             (400, "KeyTooLongError", Kind::Invalid),
             (429, "", Kind::Throttled),
@@ -207,6 +230,12 @@ mod tests {
             assert_eq!(trouble(status, code, true).put(&matches).unwrap_err().kind(), kind, "{status}");
         }
         assert!(trouble(404, "NoSuchKey", true).put(&When::Absent).is_err());
+        for (status, code) in [(404, ""), (404, "NotFound"), (412, "")] {
+            for when in [&When::Absent, &matches] {
+                let out = trouble(status, code, true).put(when);
+                assert!(matches!(out, Ok(Put::Unknown(_))), "{status} without S3's words: {out:?}");
+            }
+        }
         for status in [500, 501, 502, 503, 504, 200, 0] {
             assert!(matches!(trouble(status, "", true).put(&When::Absent), Ok(Put::Unknown(_))), "{status}");
         }

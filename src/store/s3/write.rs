@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::copy_object::CopyObjectInput;
 use aws_sdk_s3::operation::delete_object::DeleteObjectInput;
-use aws_sdk_s3::operation::head_object::{HeadObjectInput, HeadObjectOutput};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectInput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIdentifier};
@@ -14,9 +15,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 
-use super::read::etag_in;
 use super::trouble::Trouble;
-use super::{Quoting, S3Store, read_sealed, sealed, send, summed};
+use super::trust::Bare;
+use super::{Quoting, S3Store, sealed, send, summed};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Heeds, Put, When};
@@ -59,7 +60,7 @@ pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Optio
 }
 
 /// A key that XML can't carry.
-fn is_odd(key: &str) -> bool {
+pub(super) fn is_odd(key: &str) -> bool {
     key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
@@ -122,8 +123,9 @@ impl S3Store {
                 if self.hides_payload { ask.disable_payload_signing() } else { ask }.send().await
             }
         };
-        let out = sent.map_err(|e| Trouble::of(&self.url, &format!("writing {key:?}"), e))?;
-        Ok(etag_in(out.e_tag()))
+        let doing = format!("writing {key:?}");
+        let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())))
     }
 
     /// Sends a write that has a condition as far as this server heeds it; what it doesn't is looked for just before.
@@ -239,10 +241,14 @@ impl S3Store {
                 .set_content_language(head.content_language.clone())
                 .set_cache_control(head.cache_control.clone());
         }
+        let doing = format!("copying {from:?} to {to:?}");
         match send!(self, copy, ask) {
-            Ok(out) => Ok(Put::Stored(etag_in(out.copy_object_result().and_then(|r| r.e_tag())))),
-            Err(e) => match Trouble::of(&self.url, &format!("copying {from:?} to {to:?}"), e) {
-                t if t.status == 404 && !t.is_no_bucket() => self.missing(from, to, how, when, t).await,
+            Ok(out) => {
+                let etag = self.written(&doing, out.copy_object_result().and_then(|r| r.e_tag()), None);
+                etag.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
+            }
+            Err(e) => match Trouble::of(&self.url, &doing, e) {
+                t if t.is_absent() => self.missing(from, to, how, when, t).await,
                 t if t.status == 400 => self.copy_large(from, to, how, when, t).await,
                 t => t.put(when),
             },
@@ -290,9 +296,8 @@ impl S3Store {
     }
 
     async fn whole_head(&self, key: &str) -> Result<HeadObjectOutput> {
-        let ask =
-            read_sealed!(self, HeadObjectInput::builder()).bucket(&self.place.bucket).key(self.full(key));
-        send!(self, head, ask).map_err(|e| Trouble::of(&self.url, &format!("looking at {key:?}"), e).error)
+        let found = self.looked_at((key, None), false).await.map_err(|t| t.error)?;
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("{}: there is no object {key:?}", self.url)))
     }
 
     pub(super) async fn delete_now(&self, keys: &[String]) -> Result<()> {
@@ -337,9 +342,11 @@ impl S3Store {
 
     async fn delete_one(&self, key: String) -> Result<()> {
         let ask = DeleteObjectInput::builder().bucket(&self.place.bucket).key(self.full(&key));
+        let doing = format!("deleting {key:?}");
         match send!(self, delete, ask) {
-            Ok(_) => Ok(()),
-            Err(e) => match Trouble::of(&self.url, &format!("deleting {key:?}"), e) {
+            Ok(out) if self.trust.is_own(Bare::Deleted, out.request_id()) => Ok(()),
+            Ok(_) => Err(Trouble::foreign(&self.url, &doing, "the answer is not the store's").error),
+            Err(e) => match Trouble::of(&self.url, &doing, e) {
                 t if t.is_absent() => Ok(()),
                 t => Err(t.error),
             },

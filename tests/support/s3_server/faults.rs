@@ -40,6 +40,7 @@ pub struct Said {
 #[derive(Debug, Default)]
 pub struct Faults {
     next: Mutex<VecDeque<Fault>>,
+    always: Mutex<Option<Fault>>,
     requests: AtomicU64,
     requester_pays: AtomicBool,
     last: Mutex<String>,
@@ -51,6 +52,11 @@ impl Faults {
     /// The next requests meet these, in order of arrival; those after them none.
     pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.next.lock().extend(faults);
+    }
+
+    /// Every request that `next` says nothing of meets this from now on.
+    pub fn always(&self, fault: Option<Fault>) {
+        *self.always.lock() = fault;
     }
 
     pub fn requests(&self) -> u64 {
@@ -86,7 +92,8 @@ impl Faults {
 
     fn draw(&self) -> Fault {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.next.lock().pop_front().unwrap_or(Fault::None)
+        let always = *self.always.lock();
+        self.next.lock().pop_front().or(always).unwrap_or(Fault::None)
     }
 }
 
@@ -124,6 +131,7 @@ fn status_only(status: u16) -> Response {
         503 => "SlowDown",
         409 => "ConditionalRequestConflict",
         403 => "AccessDenied",
+        412 => "PreconditionFailed",
         _ => "InternalError",
     };
     let body = format!("<Error><Code>{code}</Code><Message>told to fail</Message></Error>");

@@ -72,6 +72,11 @@ impl Server {
         S3Store::open_with_keys(rt, place, KEY, secret).await
     }
 
+    /// Deletes the bucket with all that is in it, or makes it anew.
+    pub fn set_gone(&self, gone: bool) {
+        self.objects.set_gone(gone);
+    }
+
     /// Every key in the bucket.
     pub fn keys(&self) -> Vec<String> {
         self.objects.keys()

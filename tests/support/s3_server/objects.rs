@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,8 @@ pub struct Quirks {
     pub lists_as_tree: bool,
     /// Objects whose name ends with a slash can't be copied.
     pub copies_no_markers: bool,
+    /// All of an object is sent to who asks for a part of it.
+    pub ignores_ranges: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +67,8 @@ pub struct Objects {
     pub quirks: Quirks,
     contents: Mutex<Contents>,
     uploads: AtomicU64,
+    /// The bucket was deleted.
+    gone: AtomicBool,
 }
 
 /// The conditions of one request.
@@ -120,7 +124,22 @@ impl Object {
 
 impl Objects {
     pub fn new(quirks: Quirks) -> Objects {
-        Objects { quirks, contents: Mutex::default(), uploads: AtomicU64::new(1) }
+        Objects {
+            quirks,
+            contents: Mutex::default(),
+            uploads: AtomicU64::new(1),
+            gone: AtomicBool::new(false),
+        }
+    }
+
+    /// Deletes the bucket with all that is in it, or makes it anew.
+    pub fn set_gone(&self, gone: bool) {
+        *self.contents.lock() = Contents::default();
+        self.gone.store(gone, Ordering::Relaxed);
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     pub fn keys(&self) -> Vec<String> {

@@ -19,8 +19,10 @@ fn done<T>(out: T) -> Out<T> {
     Ok(S3Response::new(out))
 }
 
-fn in_bucket(bucket: &str) -> S3Result<()> {
-    if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+impl Service {
+    fn in_bucket(&self, bucket: &str) -> S3Result<()> {
+        if bucket == BUCKET && !self.0.is_gone() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+    }
 }
 
 async fn all_of(body: Option<StreamingBlob>) -> S3Result<Bytes> {
@@ -119,7 +121,7 @@ fn list(contents: &Contents, input: &ListObjectsV2Input, as_tree: bool) -> Listi
 #[async_trait::async_trait]
 impl S3 for Service {
     async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> Out<PutObjectOutput> {
-        in_bucket(&request.input.bucket)?;
+        self.in_bucket(&request.input.bucket)?;
         if self.0.quirks.refuses_checksums && request.input.checksum_crc32.is_some() {
             return Err(s3_error!(InvalidRequest, "no checksums here"));
         }
@@ -140,10 +142,10 @@ impl S3 for Service {
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> Out<GetObjectOutput> {
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let object = self.0.get(&input.key)?;
         let size = object.body.len() as u64;
-        let (range, content_range) = match input.range {
+        let (range, content_range) = match input.range.filter(|_| !self.0.quirks.ignores_ranges) {
             None => (0..size, None),
             Some(range) => {
                 let range = range.check(size)?;
@@ -168,7 +170,7 @@ impl S3 for Service {
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> Out<HeadObjectOutput> {
-        in_bucket(&request.input.bucket)?;
+        self.in_bucket(&request.input.bucket)?;
         let object = self.0.get(&request.input.key)?;
         done(HeadObjectOutput {
             content_length: Some(object.body.len() as i64),
@@ -183,7 +185,7 @@ impl S3 for Service {
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> Out<DeleteObjectOutput> {
-        in_bucket(&request.input.bucket)?;
+        self.in_bucket(&request.input.bucket)?;
         self.0.with(|contents| {
             contents.objects.remove(&request.input.key);
             done(DeleteObjectOutput::default())
@@ -191,7 +193,7 @@ impl S3 for Service {
     }
 
     async fn delete_objects(&self, request: S3Request<DeleteObjectsInput>) -> Out<DeleteObjectsOutput> {
-        in_bucket(&request.input.bucket)?;
+        self.in_bucket(&request.input.bucket)?;
         if self.0.quirks.no_batch_delete {
             return Err(s3_error!(NotImplemented));
         }
@@ -208,10 +210,14 @@ impl S3 for Service {
 
     async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> Out<ListObjectsV2Output> {
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let page = self.0.with(|contents| Ok(list(contents, &input, self.0.quirks.lists_as_tree)))?;
         done(ListObjectsV2Output {
             name: Some(input.bucket),
+            prefix: match input.encoding_type.is_some() {
+                true => input.prefix.map(|p| utf8_percent_encode(&p, NON_ALPHANUMERIC).to_string()),
+                false => input.prefix,
+            },
             key_count: Some((page.objects.len() + page.groups.len()) as i32),
             is_truncated: Some(page.next.is_some()),
             next_continuation_token: page.next,
@@ -226,7 +232,7 @@ impl S3 for Service {
         // Its input has no conditions on the destination: they are read from the headers.
         let conditions = conditions(&request);
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let source = source_of(&input.copy_source)?;
         if self.0.quirks.copies_no_markers && source.ends_with('/') {
             return Err(s3_error!(NoSuchKey));
@@ -252,7 +258,7 @@ impl S3 for Service {
         request: S3Request<CreateMultipartUploadInput>,
     ) -> Out<CreateMultipartUploadOutput> {
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let id = self.0.new_upload();
         let about = About { metadata: input.metadata, content_type: input.content_type, ..About::default() };
         let upload = Upload { key: input.key, about, parts: Default::default() };
@@ -262,7 +268,7 @@ impl S3 for Service {
 
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> Out<UploadPartOutput> {
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let body = all_of(input.body).await?;
         let etag = self.0.put_part(&input.key, &input.upload_id, input.part_number, body)?;
         done(UploadPartOutput { e_tag: Some(strong(&etag)), ..Default::default() })
@@ -270,7 +276,7 @@ impl S3 for Service {
 
     async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> Out<UploadPartCopyOutput> {
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let source = self.0.get(source_of(&input.copy_source)?)?;
         source.check_source(input.copy_source_if_match.as_ref(), self.0.quirks)?;
         let body = part_of(&source.body, input.copy_source_range.as_deref())?;
@@ -285,7 +291,7 @@ impl S3 for Service {
     ) -> Out<CompleteMultipartUploadOutput> {
         let conditions = conditions(&request);
         let input = request.input;
-        in_bucket(&input.bucket)?;
+        self.in_bucket(&input.bucket)?;
         let parts = input.multipart_upload.and_then(|m| m.parts).unwrap_or_default();
         let name = |p: CompletedPart| (p.part_number.unwrap_or(0), p.e_tag.map(|e| e.value().to_owned()));
         let wanted: Vec<_> = parts.into_iter().map(name).map(|(n, e)| (n, e.unwrap_or_default())).collect();
@@ -298,7 +304,7 @@ impl S3 for Service {
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> Out<AbortMultipartUploadOutput> {
-        in_bucket(&request.input.bucket)?;
+        self.in_bucket(&request.input.bucket)?;
         self.0.with(|contents| match contents.uploads.remove(&request.input.upload_id) {
             Some(_) => done(AbortMultipartUploadOutput::default()),
             None => Err(s3_error!(NoSuchUpload)),
@@ -309,7 +315,7 @@ impl S3 for Service {
         &self,
         request: S3Request<ListMultipartUploadsInput>,
     ) -> Out<ListMultipartUploadsOutput> {
-        in_bucket(&request.input.bucket)?;
+        self.in_bucket(&request.input.bucket)?;
         let prefix = request.input.prefix.unwrap_or_default();
         let show = |(id, upload): (&String, &Upload)| MultipartUpload {
             key: Some(upload.key.clone()),
@@ -321,6 +327,13 @@ impl S3 for Service {
             Ok(below.map(show).collect())
         })?;
         let is_truncated = Some(false);
-        done(ListMultipartUploadsOutput { uploads: Some(uploads), is_truncated, ..Default::default() })
+        let (bucket, prefix) = (Some(request.input.bucket), Some(prefix));
+        done(ListMultipartUploadsOutput {
+            bucket,
+            prefix,
+            uploads: Some(uploads),
+            is_truncated,
+            ..Default::default()
+        })
     }
 }
