@@ -61,6 +61,8 @@ pub trait Export: Send + Sync + 'static {
     /// Exactly `len` bytes.
     async fn read(&self, offset: u64, len: usize) -> Result<Rope>;
 
+    /// A client's long write comes as several, one after the other; each begins and ends between blocks, but for the
+    /// first one's begin and the last one's end.
     async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
 
     /// The range reads as zeros from the answer on. `no_hole` asks to keep the space provisioned.

@@ -1,9 +1,11 @@
 //! From received bytes to requests: an incremental decoder without I/O.
 //!
-//! A write's payload becomes one buffer of exactly its length. What is small is copied out of the window (a copy of
-//! a few KiB costs less than a system call of its own, and a write that stays in memory for a while must not pin the
-//! whole window); the rest of what is large is received straight into it. A write that is refused has its payload
-//! passed over, of any length, in no memory. Nothing is allocated for a length that was not accepted.
+//! A write's payload comes out in pieces of at most `PIECE` bytes, each a buffer of exactly its length. So a client that
+//! announces 32 MiB and sends nothing holds one piece. Inner edges of pieces lie between blocks.
+//! What is small is copied out of the window: a copy of a few KiB costs less than a system call of its own, and a write
+//! that stays in memory for a while must not pin the whole window. The rest of a large piece is received straight into
+//! its buffer. A write that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
+//! for a length that was not accepted.
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,19 +13,36 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::window::Window;
 use super::wire::{Command, Errno, PAYLOAD_MAX, Request, command_flag, flag};
 use crate::base::Result;
+use crate::base::size::BLOCK;
 
+/// Payload of a write that is gathered at a time, in bytes. It is memory of the connection's own.
+pub const PIECE: u32 = 256 << 10;
 /// Payload that is still missing at least this much is received without the window.
 const DIRECT: usize = 16 << 10;
 
-/// A request that has arrived in full.
+/// What has arrived and is to be dealt with.
 #[derive(Debug)]
 pub enum Arrived {
-    /// To be done; `payload` is a write's.
-    Request { request: Request, payload: Bytes },
+    /// To be done; not a write.
+    Request(Request),
+    /// To be written.
+    Piece(Piece),
     /// To be answered with this, its payload is gone.
     Refused { request: Request, refusal: Refusal },
     /// The client says goodbye.
     Disconnect,
+}
+
+/// A part of a write's payload; all of it where it is short.
+#[derive(Debug)]
+pub struct Piece {
+    /// The whole write.
+    pub request: Request,
+    /// Of this part, in the export.
+    pub offset: u64,
+    pub data: Bytes,
+    /// No other part of the write follows.
+    pub last: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,9 +64,27 @@ enum State {
     #[default]
     Header,
     /// A write's payload is coming in.
-    Payload(Request, BytesMut),
+    Payload(Payload),
     /// So many bytes are still to be passed over.
     Refused(Request, Refusal, u32),
+}
+
+#[derive(Debug)]
+struct Payload {
+    request: Request,
+    /// Bytes of the request that came out in earlier pieces.
+    before: u32,
+    /// The piece, and how long it will be.
+    body: BytesMut,
+    len: usize,
+}
+
+impl Payload {
+    fn of(request: Request, before: u32) -> Payload {
+        let (left, at) = (request.len - before, request.offset + u64::from(before));
+        let len = if left > PIECE { PIECE - (at % BLOCK) as u32 } else { left } as usize;
+        Payload { request, before, body: BytesMut::with_capacity(len), len }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +93,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// The next request in the window; `None` when more bytes are needed. An error is the end of the connection.
+    /// The next request or piece in the window; `None` when more bytes are needed. An error is the end of the connection.
     pub fn next(&mut self, window: &mut Window, facts: Facts) -> Result<Option<Arrived>> {
         if let State::Header = self.state {
             let Some(header) = window.peek() else { return Ok(None) };
@@ -64,54 +101,39 @@ impl Intake {
             window.consume(Request::BYTES);
             self.state = match (request.command, check(&request, facts)) {
                 (Command::Disconnect, _) => return Ok(Some(Arrived::Disconnect)),
-                (Command::Write, Ok(())) => {
-                    State::Payload(request, BytesMut::with_capacity(request.len as usize))
-                }
+                (Command::Write, Ok(())) => State::Payload(Payload::of(request, 0)),
                 (Command::Write, Err(refusal)) => State::Refused(request, refusal, request.len),
-                (_, Ok(())) => return Ok(Some(Arrived::Request { request, payload: Bytes::new() })),
+                (_, Ok(())) => return Ok(Some(Arrived::Request(request))),
                 (_, Err(refusal)) => return Ok(Some(Arrived::Refused { request, refusal })),
             };
         }
         Ok(self.receive(window))
     }
 
-    /// Bytes that the request whose header waits in the window will hold; 0 while there is none.
-    pub fn wants(&self, window: &Window) -> u64 {
-        let header = window.peek().filter(|_| !self.under_way());
-        header.and_then(|h| Request::parse(h).ok()).map_or(0, |r| r.weight())
-    }
-
-    /// Where the rest of a large payload goes, once the window is empty.
+    /// Where the rest of a large piece goes, once the window is empty.
     pub fn direct(&mut self) -> Option<Limit<&mut BytesMut>> {
-        let State::Payload(request, body) = &mut self.state else { return None };
-        let missing = request.len as usize - body.len();
+        let State::Payload(Payload { body, len, .. }) = &mut self.state else { return None };
+        let missing = *len - body.len();
         (missing >= DIRECT).then(|| body.limit(missing))
-    }
-
-    /// A request has begun to arrive and its end is still to come.
-    pub fn under_way(&self) -> bool {
-        !matches!(self.state, State::Header)
-    }
-
-    /// Bytes of payload under way.
-    pub fn held(&self) -> usize {
-        if let State::Payload(request, _) = &self.state { request.len as usize } else { 0 }
     }
 
     fn receive(&mut self, window: &mut Window) -> Option<Arrived> {
         let here = window.bytes();
         match &mut self.state {
             State::Header => None,
-            State::Payload(request, body) => {
-                let n = here.len().min(request.len as usize - body.len());
+            State::Payload(Payload { request, before, body, len }) => {
+                let n = here.len().min(*len - body.len());
                 body.extend_from_slice(&here[..n]);
                 window.consume(n);
-                if body.len() < request.len as usize {
+                if body.len() < *len {
                     return None;
                 }
-                let (request, payload) = (*request, std::mem::take(body).freeze());
-                self.state = State::Header;
-                Some(Arrived::Request { request, payload })
+                let (request, before, data) = (*request, *before, std::mem::take(body).freeze());
+                let done = before + data.len() as u32;
+                let last = done == request.len;
+                self.state = if last { State::Header } else { State::Payload(Payload::of(request, done)) };
+                let offset = request.offset + u64::from(before);
+                Some(Arrived::Piece(Piece { request, offset, data, last }))
             }
             State::Refused(request, refusal, left) => {
                 let n = here.len().min(*left as usize);

@@ -1,9 +1,9 @@
 //! A connection's part of the memory for requests.
 //!
-//! The first `FLOOR` bytes are the connection's own, so that small requests go on whatever others hold. What it holds
-//! above is taken from the budget before a request is taken in. It waits for more while it holds some: that is safe,
-//! since what is held is given back by finished work and by the client's reading alone, neither of which waits for
-//! the budget, and a client that does not read is hung up on while somebody waits.
+//! The first `FLOOR` bytes are the connection's own: within them every request goes on, whatever others hold. What it
+//! holds above is taken from the budget before a request is started, and makes it faster. It waits for more while it
+//! holds some: that is safe, since what is held is given back by finished work and by the client's reading alone,
+//! neither of which waits for the budget. A client that does not read is hung up on while somebody waits.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,27 +15,33 @@ use crate::base::{Budget, Held};
 
 /// Bytes that every connection may hold without asking.
 pub const FLOOR: u64 = 256 << 10;
-/// A client that moves nothing for so long, while others wait for memory that it holds, is dropped.
-pub const STALL: Duration = Duration::from_secs(30);
+/// A client that takes less than `FLOOR` bytes of its replies in so long is dropped, while others wait for memory that
+/// they hold.
+pub const STALL: Duration = Duration::from_secs(10);
 
 pub struct Share {
     memory: Budget,
     held: Option<Held>,
     waiting: Option<BoxFuture<'static, Held>>,
     stall: Option<BoxFuture<'static, ()>>,
+    /// Bytes that went to the client since that began.
+    moved: u64,
 }
 
 impl Share {
     pub fn new(memory: Budget) -> Share {
-        Share { memory, held: None, waiting: None, stall: None }
+        Share { memory, held: None, waiting: None, stall: None, moved: 0 }
     }
 
     fn has(&self) -> u64 {
         self.held.as_ref().map_or(0, Held::bytes)
     }
 
-    /// The connection holds so much now: what is above that goes back.
-    pub fn holds(&mut self, bytes: u64) {
+    /// The connection holds so much now: what is above that goes back. What it asked for is given up unless it still asks.
+    pub fn holds(&mut self, bytes: u64, asks: bool) {
+        if !asks {
+            self.waiting = None;
+        }
         match (&mut self.held, bytes.saturating_sub(FLOOR)) {
             (None, _) => {}
             (held, 0) => *held = None,
@@ -74,15 +80,20 @@ impl Share {
         }
     }
 
-    /// Bytes went to or came from the client.
-    pub fn moved(&mut self) {
-        self.stall = None;
+    /// So many bytes went to the client.
+    pub fn moved(&mut self, bytes: usize) {
+        self.moved += bytes as u64;
     }
 
-    /// Whether the client is to be dropped for moving nothing; asked only while it is its turn.
+    /// The client has all its replies.
+    pub fn rest(&mut self) {
+        (self.stall, self.moved) = (None, 0);
+    }
+
+    /// Whether the client is to be dropped for taking too little; asked only while it is its turn.
     pub fn poll_stall(&mut self, rt: &Rt, cx: &mut Context<'_>) -> bool {
         if self.held.is_none() {
-            self.stall = None;
+            self.rest();
             return false;
         }
         loop {
@@ -90,8 +101,9 @@ impl Share {
             if stall.poll_unpin(cx).is_pending() {
                 return false;
             }
-            self.stall = None;
-            if self.memory.is_short() {
+            let took = self.moved;
+            self.rest();
+            if took < FLOOR && self.memory.is_short() {
                 return true;
             }
         }
@@ -114,7 +126,7 @@ mod tests {
         drop(others);
         // A reply's header came to what it holds meanwhile.
         assert!(share.reserve(FLOOR + 16, 10 << 10, &mut cx));
-        share.holds(FLOOR);
+        share.holds(FLOOR, true);
         assert_eq!(memory.used(), 0);
         // More than there is: all of it will do.
         assert!(share.reserve(FLOOR, 1 << 30, &mut cx));

@@ -7,9 +7,13 @@
 //! in the order in which it finishes.
 //!
 //! Bounds: `JOBS` requests and about `HELD` bytes (their payloads and replies) a connection; at either, no further
-//! request is taken, and then nothing more is received. What a connection holds above `share::FLOOR` comes out of the
-//! daemon's memory for requests, first come, first served; a client that moves no byte for `share::STALL` while others
-//! wait for memory that it holds is hung up on, so that nobody is stuck behind another's client.
+//! request is started, and then nothing more is received. What a connection holds above `share::FLOOR` comes out of the
+//! daemon's memory for requests, first come, first served.
+//!
+//! No request needs that memory to go on, so no client waits for another one. A write is done in pieces as they arrive,
+//! one after the other, and each fits the connection's own memory. A read that is longer than that, and for which there
+//! is no memory now, is done in parts, each when the one before has left. So what others hold costs speed alone, and
+//! who takes no replies is hung up on while others ask for memory (`share::STALL`).
 //!
 //! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking. What was
 //! begun is finished, and answered when there is still somebody to answer; but a client that went without DISC sends
@@ -26,7 +30,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -35,10 +38,10 @@ use tracing::{debug, warn};
 
 use super::export::Export;
 use super::handshake::Session;
-use super::intake::{Arrived, Facts, Intake, Refusal};
+use super::intake::{Arrived, Facts, Intake, Piece, Refusal};
 use super::listener::Stream;
 use super::output::Output;
-use super::share::Share;
+use super::share::{FLOOR, Share};
 use super::window::{WINDOW, Window};
 use super::wire::{self, Command, Errno, Request, command_flag};
 use crate::base::rt::Rt;
@@ -46,7 +49,8 @@ use crate::base::{Budget, Error, Kind, Result, Rope};
 
 /// Requests under way on a connection.
 const JOBS: usize = 256;
-/// Bytes at which a connection takes no further request; the last one taken may go past it by its own length.
+/// Bytes at which a connection starts no further request, or a quarter of the memory for requests where that is less. The
+/// last one started may go past it by its own length.
 const HELD: u64 = 32 << 20;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -61,20 +65,52 @@ enum Work<'e> {
     Plain(BoxFuture<'e, Result<()>>),
 }
 
+/// What a job is of its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    /// What ends it: all of it, or a write's last piece.
+    End,
+    /// A piece of a write that others follow.
+    Piece,
+    /// A part of `Connection::reading`.
+    Part { offset: u64, len: u32, last: bool },
+}
+
 struct Job<'e> {
     request: Request,
+    extent: Extent,
+    /// Bytes that it holds.
+    weight: u64,
     work: Work<'e>,
 }
 
+/// A read that is done in parts. Nothing else is started meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    request: Request,
+    /// Bytes of it that were asked of the export.
+    asked: u32,
+}
+
 impl Future for Job<'_> {
-    type Output = (Request, Result<Rope>);
+    type Output = (Request, Extent, u64, Result<Rope>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.work {
             Work::Data(read) => ready!(read.as_mut().poll(cx)),
             Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Rope::default()),
         };
-        Poll::Ready((self.request, result))
+        Poll::Ready((self.request, self.extent, self.weight, result))
+    }
+}
+
+/// Anything else would shift the stream.
+fn of_length(read: Result<Rope>, len: u32) -> Result<Rope> {
+    match read {
+        Ok(data) if data.len() != len as usize => {
+            Err(Error::new(Kind::Internal, "the read gave another length than was asked for"))
+        }
+        other => other,
     }
 }
 
@@ -83,7 +119,7 @@ fn writes(request: &Request) -> bool {
     matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
 }
 
-fn start<'e>(export: &'e dyn Export, request: Request, payload: Bytes) -> Job<'e> {
+fn start(export: &dyn Export, request: Request) -> Job<'_> {
     let Request { offset, len, flags, .. } = request;
     let long = u64::from(len);
     let work = match request.command {
@@ -92,22 +128,48 @@ fn start<'e>(export: &'e dyn Export, request: Request, payload: Bytes) -> Job<'e
         Command::Cache => Work::Plain(std::future::ready(Ok(())).boxed()),
         _ if len == 0 => Work::Plain(std::future::ready(Ok(())).boxed()),
         Command::Read => Work::Data(export.read(offset, len as usize)),
-        Command::Write => Work::Plain(export.write(offset, payload)),
         Command::Trim => Work::Plain(export.trim(offset, long)),
         Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
-        Command::Disconnect | Command::Unknown(_) => unreachable!("the intake lets none of these through"),
+        Command::Write | Command::Disconnect | Command::Unknown(_) => {
+            unreachable!("the intake lets none of these through")
+        }
     };
-    let work = match work {
-        Work::Plain(write) if writes(&request) && flags & command_flag::FUA != 0 => Work::Plain(
-            async move {
-                write.await?;
-                export.flush().await
-            }
-            .boxed(),
-        ),
+    let weight = if request.command == Command::Read { long } else { 0 };
+    Job { request, extent: Extent::End, weight, work: flushed(export, &request, work) }
+}
+
+fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
+    let Piece { request, offset, data, last } = piece;
+    let weight = data.len() as u64;
+    let work = match data.is_empty() {
+        true => std::future::ready(Ok(())).boxed(),
+        false => export.write(offset, data),
+    };
+    match last {
+        // Those before are done: the flush covers them.
+        true => {
+            let work = flushed(export, &request, Work::Plain(work));
+            Job { request, extent: Extent::End, weight, work }
+        }
+        false => Job { request, extent: Extent::Piece, weight, work: Work::Plain(work) },
+    }
+}
+
+fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Work<'e> {
+    match work {
+        Work::Plain(write)
+            if writes(request) && request.len > 0 && request.flags & command_flag::FUA != 0 =>
+        {
+            Work::Plain(
+                async move {
+                    write.await?;
+                    export.flush().await
+                }
+                .boxed(),
+            )
+        }
         other => other,
-    };
-    Job { request, work }
+    }
 }
 
 struct Connection<'e, S> {
@@ -115,10 +177,19 @@ struct Connection<'e, S> {
     stream: S,
     window: Window,
     intake: Intake,
+    /// What has arrived and is not started yet, for want of room.
+    next: Option<Arrived>,
+    /// A piece of the write that is arriving is under way.
+    piece: bool,
+    /// Why a piece of that write failed; the others are passed over.
+    failed: Option<Error>,
+    reading: Option<Reading>,
     output: Output,
     jobs: FuturesUnordered<Job<'e>>,
     /// What the jobs weigh.
     weight: u64,
+    /// Bytes at which nothing more is started.
+    held_max: u64,
     share: Share,
     session: &'e Session,
     export: &'e dyn Export,
@@ -170,9 +241,14 @@ async fn converse<S: Stream>(
         stream,
         window,
         intake: Intake::default(),
+        next: None,
+        piece: false,
+        failed: None,
+        reading: None,
         output: Output::default(),
         jobs: FuturesUnordered::new(),
         weight: 0,
+        held_max: HELD.min(memory.total() / 4),
         share: Share::new(memory),
         session,
         export: &*session.export,
@@ -198,7 +274,7 @@ async fn hang_up(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-impl<S: Stream> Connection<'_, S> {
+impl<'e, S: Stream> Connection<'e, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_stop(cx);
         loop {
@@ -206,14 +282,13 @@ impl<S: Stream> Connection<'_, S> {
             let collected = self.collect(cx);
             let wrote = self.poll_write(cx);
             let received = self.poll_receive(cx);
-            self.share.holds(self.holds());
-            if wrote || received {
-                self.share.moved();
-            }
+            let asks = self.next.is_some() || self.reading.is_some();
+            self.share.holds(self.holds(), asks);
+            self.share.moved(wrote);
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if !(took || collected || wrote || received || self.poll_stall(cx) || self.poll_broken(cx)) {
+            if !(took || collected || wrote > 0 || received || self.poll_stall(cx) || self.poll_broken(cx)) {
                 return Poll::Pending;
             }
         }
@@ -221,13 +296,17 @@ impl<S: Stream> Connection<'_, S> {
 
     /// The client keeps what others wait for: says whether it was hung up on.
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> bool {
-        let waits = !self.broken && (self.output.bytes() > 0 || self.intake.under_way());
-        let stalled = waits && self.share.poll_stall(&self.rt, cx);
+        if self.broken || self.output.bytes() == 0 {
+            self.share.rest();
+            return false;
+        }
+        let stalled = self.share.poll_stall(&self.rt, cx);
         if stalled {
             let (export, bytes) = (&self.session.name, self.holds());
             warn!(
                 ?export,
-                bytes, "a client is dropped: it moved nothing while others wait for the memory it holds"
+                bytes,
+                "a client is dropped: it takes no replies while others wait for the memory that they hold"
             );
             self.lose();
         }
@@ -256,19 +335,21 @@ impl<S: Stream> Connection<'_, S> {
     fn lose(&mut self) {
         self.broken = true;
         self.end();
+        self.reading = None;
         self.output.discard();
     }
 
     /// The client is gone, or as good as that.
     fn end(&mut self) {
         self.taking = false;
+        self.next = None;
         if self.goodbye {
             return;
         }
         let before = self.jobs.len();
         for job in std::mem::take(&mut self.jobs) {
             match writes(&job.request) {
-                true => self.weight -= job.request.weight(),
+                true => self.weight -= job.weight,
                 false => self.jobs.push(job),
             }
         }
@@ -279,55 +360,106 @@ impl<S: Stream> Connection<'_, S> {
     }
 
     fn holds(&self) -> u64 {
-        self.weight + (self.output.bytes() + self.intake.held()) as u64
+        self.weight + self.output.bytes() as u64
     }
 
     fn is_over(&self) -> bool {
-        !self.taking && self.jobs.is_empty() && self.output.bytes() == 0
+        !self.taking && self.jobs.is_empty() && self.reading.is_none() && self.output.bytes() == 0
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
         if self.drain.is_none() && self.stop.as_mut().poll(cx).is_ready() {
             self.drain = Some(self.rt.sleep(DRAIN));
-            self.taking = false;
+            (self.taking, self.next) = (false, None);
         }
         if let Some(time) = &mut self.drain
             && time.poll_unpin(cx).is_ready()
         {
             warn!(export = ?self.session.name, requests = self.jobs.len(), "requests were given up at shutdown");
             self.jobs.clear();
+            self.reading = None;
             self.output.discard();
             self.broken = true;
         }
     }
 
-    /// A request that has begun to arrive is always taken to its end.
-    fn may_take(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.taking || self.intake.under_way() {
-            return self.taking;
+    /// What comes next, if it has arrived. A request that came in full before the client's end is still started.
+    fn arrived(&mut self) -> Option<Arrived> {
+        if self.next.is_some() {
+            return self.next.take();
         }
-        let holds = self.holds();
-        self.jobs.len() < JOBS
-            && holds < HELD
-            && self.share.reserve(holds, self.intake.wants(&self.window), cx)
+        if !self.taking {
+            return None;
+        }
+        let facts = Facts { size: self.export.size(), flags: self.session.flags };
+        self.intake.next(&mut self.window, facts).unwrap_or_else(|e| {
+            warn!(export = ?self.session.name, error = %e, "a client is dropped");
+            self.end();
+            None
+        })
     }
 
-    /// Starts what has arrived; says whether anything had.
+    /// Starts what has arrived; says whether anything was.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while self.may_take(cx) {
-            let facts = Facts { size: self.export.size(), flags: self.session.flags };
-            match self.intake.next(&mut self.window, facts) {
-                Ok(None) => break,
-                Ok(Some(arrived)) => self.take(arrived, cx),
-                Err(e) => {
-                    warn!(export = ?self.session.name, error = %e, "a client is dropped");
-                    self.end();
-                }
+        while self.reading.is_none() {
+            let Some(arrived) = self.arrived() else { break };
+            if !self.has_room(&arrived, cx) && !self.begin_reading(&arrived) {
+                self.next = Some(arrived);
+                break;
+            }
+            if self.reading.is_none() {
+                self.take(arrived, cx);
             }
             any = true;
         }
-        any
+        self.read_on(cx) || any
+    }
+
+    fn has_room(&mut self, arrived: &Arrived, cx: &mut Context<'_>) -> bool {
+        let holds = self.holds();
+        // Even the shortest reply is memory when there are many.
+        let (more, in_turn) = match arrived {
+            Arrived::Request(request) if request.command == Command::Read => (request.len.into(), true),
+            Arrived::Piece(piece) => (piece.data.len() as u64, !self.piece),
+            _ => (0, true),
+        };
+        let bounded = self.jobs.len() < JOBS && holds < self.held_max;
+        in_turn && bounded && self.share.reserve(holds, more.max(1), cx)
+    }
+
+    /// There is no memory for it now. When nothing else is under way, a long read goes on without.
+    fn begin_reading(&mut self, arrived: &Arrived) -> bool {
+        match arrived {
+            Arrived::Request(request)
+                if request.command == Command::Read
+                    && u64::from(request.len) > FLOOR
+                    && self.jobs.is_empty()
+                    && self.output.bytes() == 0 =>
+            {
+                self.reading = Some(Reading { request: *request, asked: 0 });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Starts the next part of the read that is done in parts, when the one before has left.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(Reading { request, asked }) = self.reading else { return false };
+        // Asked for in any case: so others know that somebody could do with more.
+        let left = request.len - asked;
+        let all = self.share.reserve(self.holds(), left.into(), cx);
+        if !self.jobs.is_empty() || self.output.bytes() > 0 {
+            return false;
+        }
+        let len = if all { left } else { left.min(FLOOR as u32) };
+        let (offset, last) = (request.offset + u64::from(asked), len == left);
+        self.reading = (!last).then_some(Reading { request, asked: asked + len });
+        let mut job = start(self.export, Request { offset, len, ..request });
+        (job.request, job.extent) = (request, Extent::Part { offset, len, last });
+        self.run(job, cx);
+        true
     }
 
     fn take(&mut self, arrived: Arrived, cx: &mut Context<'_>) {
@@ -337,15 +469,37 @@ impl<S: Stream> Connection<'_, S> {
                 debug!(export = ?self.session.name, ?request, why, "a request was refused");
                 self.reply_error(&request, errno, why);
             }
-            Arrived::Request { request, payload } => {
-                let mut job = start(self.export, request, payload);
-                match Pin::new(&mut job).poll(cx) {
-                    Poll::Ready((request, result)) => self.reply(&request, result),
-                    Poll::Pending => {
-                        self.weight += job.request.weight();
-                        self.jobs.push(job);
-                    }
+            Arrived::Request(request) => self.run(start(self.export, request), cx),
+            Arrived::Piece(piece) if self.failed.is_some() => {
+                if piece.last
+                    && let Some(e) = self.failed.take()
+                {
+                    self.reply(&piece.request, Err(e));
                 }
+            }
+            Arrived::Piece(piece) => {
+                self.piece = !piece.last;
+                self.run(start_piece(self.export, piece), cx);
+            }
+        }
+    }
+
+    fn run(&mut self, mut job: Job<'e>, cx: &mut Context<'_>) {
+        match Pin::new(&mut job).poll(cx) {
+            Poll::Ready((request, extent, _, result)) => self.finish(&request, extent, result),
+            Poll::Pending => {
+                self.weight += job.weight;
+                self.jobs.push(job);
+            }
+        }
+    }
+
+    fn finish(&mut self, request: &Request, extent: Extent, result: Result<Rope>) {
+        match extent {
+            Extent::End => self.reply(request, result),
+            Extent::Piece => (self.piece, self.failed) = (false, result.err()),
+            Extent::Part { offset, len, last } => {
+                self.reply_part(request, offset, last, of_length(result, len));
             }
         }
     }
@@ -353,9 +507,9 @@ impl<S: Stream> Connection<'_, S> {
     /// Answers what has finished; says whether anything had.
     fn collect(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while let Poll::Ready(Some((request, result))) = self.jobs.poll_next_unpin(cx) {
-            self.weight -= request.weight();
-            self.reply(&request, result);
+        while let Poll::Ready(Some((request, extent, weight, result))) = self.jobs.poll_next_unpin(cx) {
+            self.weight -= weight;
+            self.finish(&request, extent, result);
             any = true;
         }
         any
@@ -363,12 +517,7 @@ impl<S: Stream> Connection<'_, S> {
 
     fn reply(&mut self, request: &Request, result: Result<Rope>) {
         let reads = request.command == Command::Read;
-        let result = result.and_then(|data| {
-            if reads && data.len() != request.len as usize {
-                return Err(Error::new(Kind::Internal, "the read gave another length than was asked for"));
-            }
-            Ok(data)
-        });
+        let result = if reads { of_length(result, request.len) } else { result };
         match result {
             Ok(data) => self.reply_done(request, reads, data),
             Err(e) => {
@@ -394,9 +543,34 @@ impl<S: Stream> Connection<'_, S> {
         self.output.header(|out| match (reads && self.session.structured, len) {
             (false, _) => wire::put_simple(out, cookie, None),
             (true, 0) => wire::put_none_chunk(out, cookie),
-            (true, _) => wire::put_data_chunk(out, cookie, offset, len),
+            (true, _) => wire::put_data_chunk(out, cookie, offset, len, true),
         });
         data.into_iter().for_each(|piece| self.output.data(piece));
+    }
+
+    /// Where the client agreed to replies of several chunks each part is one. Otherwise the first part stands behind the
+    /// header of the whole, and an error after that leaves nothing to say.
+    fn reply_part(&mut self, request: &Request, offset: u64, last: bool, result: Result<Rope>) {
+        let first = offset == request.offset;
+        let cut = self.session.structured && request.flags & command_flag::DF == 0;
+        match result {
+            Ok(data) if cut => {
+                let (cookie, len) = (request.cookie, data.len() as u32);
+                self.output.header(|out| wire::put_data_chunk(out, cookie, offset, len, last));
+                data.into_iter().for_each(|piece| self.output.data(piece));
+            }
+            Ok(data) if first => self.reply_done(request, true, data),
+            Ok(data) => data.into_iter().for_each(|piece| self.output.data(piece)),
+            Err(e) if cut || first => {
+                self.reading = None;
+                self.reply(request, Err(e));
+            }
+            Err(error) => {
+                warn!(export = ?self.session.name, ?request, %error,
+                    "a client is dropped: a read failed when a part of it was sent already");
+                self.lose();
+            }
+        }
     }
 
     fn reply_error(&mut self, request: &Request, errno: Errno, why: &str) {
@@ -407,11 +581,11 @@ impl<S: Stream> Connection<'_, S> {
         });
     }
 
-    /// Says whether anything left.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+    /// How many bytes left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> usize {
         let before = self.output.bytes();
         if before == 0 {
-            return false;
+            return 0;
         }
         if self.broken {
             self.output.discard();
@@ -419,13 +593,13 @@ impl<S: Stream> Connection<'_, S> {
             debug!(export = ?self.session.name, error = %e, "the client is gone");
             self.lose();
         }
-        self.output.bytes() < before
+        before - self.output.bytes()
     }
 
-    /// Says whether anything came; only as long as a request could be taken.
+    /// Says whether anything came; only while all that came before is started.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
-        // What fills the window waits for room, which another of the steps will make.
-        let hears = self.may_take(cx) && self.window.bytes().len() <= WINDOW / 2;
+        let started = self.next.is_none() && self.reading.is_none();
+        let hears = self.taking && started && self.window.bytes().len() <= WINDOW / 2;
         self.deaf = self.taking && !hears;
         if !hears {
             return false;

@@ -138,14 +138,6 @@ pub struct Request {
 impl Request {
     pub const BYTES: usize = 28;
 
-    /// Bytes that it holds while it is under way; none where it will be refused for its length.
-    pub fn weight(&self) -> u64 {
-        match self.command {
-            Command::Read | Command::Write if self.len <= PAYLOAD_MAX => self.len.into(),
-            _ => 0,
-        }
-    }
-
     /// An error here is the end of the connection: what follows can't be told apart any more.
     pub fn parse(b: &[u8; Request::BYTES]) -> Result<Request> {
         let mut b = &b[..];
@@ -184,27 +176,27 @@ const CHUNK_HOLE: u16 = 2;
 const CHUNK_ERROR: u16 = 0x8001;
 const CHUNK_ERROR_OFFSET: u16 = 0x8002;
 
-fn put_chunk_header(out: &mut impl BufMut, kind: u16, cookie: u64, len: u32) {
+fn put_chunk_header(out: &mut impl BufMut, done: bool, kind: u16, cookie: u64, len: u32) {
     out.put_u32(CHUNK_MAGIC);
-    out.put_u16(DONE);
+    out.put_u16(if done { DONE } else { 0 });
     out.put_u16(kind);
     out.put_u64(cookie);
     out.put_u32(len);
 }
 
-/// The whole reply of a read: one chunk, of which `len` bytes of data follow.
-pub fn put_data_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32) {
-    put_chunk_header(out, CHUNK_DATA, cookie, len + 8);
+/// A part of a read's reply, the last of it where it is `done`: `len` bytes of data follow.
+pub fn put_data_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32, done: bool) {
+    put_chunk_header(out, done, CHUNK_DATA, cookie, len + 8);
     out.put_u64(offset);
 }
 
 pub fn put_none_chunk(out: &mut impl BufMut, cookie: u64) {
-    put_chunk_header(out, CHUNK_NONE, cookie, 0);
+    put_chunk_header(out, true, CHUNK_NONE, cookie, 0);
 }
 
 pub fn put_error_chunk(out: &mut impl BufMut, cookie: u64, errno: Errno, text: &str) {
     let text = bounded(text);
-    put_chunk_header(out, CHUNK_ERROR, cookie, 6 + text.len() as u32);
+    put_chunk_header(out, true, CHUNK_ERROR, cookie, 6 + text.len() as u32);
     out.put_u32(errno as u32);
     out.put_u16(text.len() as u16);
     out.put_slice(text.as_bytes());

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::intake::{Arrived, Facts, Intake};
+use super::super::intake::{Arrived, Facts, Intake, PIECE};
 use super::super::options::{self, ClientFlags, Info, InfoRequest, OptionHeader, ReplyHeader};
 use super::super::window::Window;
 use super::super::wire::{Chunk, Command, Reply, Request};
@@ -110,18 +110,18 @@ proptest! {
     /// The same requests arrive, wherever receives cut them, and no payload is touched.
     #[test]
     fn requests_arrive_whole_however_they_are_cut(
-        writes in prop::collection::vec((0..50_000u32, any::<u8>(), any::<bool>()), 1..8),
+        writes in prop::collection::vec((prop_oneof![4 => 0..50_000u32, 1 => 0..800_000u32], any::<u8>(), any::<bool>()), 1..8),
         cuts in prop::collection::vec(1..40_000usize, 1..20),
     ) {
         let mut bytes = Vec::new();
         for (i, &(len, fill, good)) in writes.iter().enumerate() {
-            bytes.extend(request(if good { 0 } else { DF }, WRITE, i as u64, 0, len));
+            bytes.extend(request(if good { 0 } else { DF }, WRITE, i as u64, 77, len));
             bytes.extend(vec![fill; len as usize]);
         }
         let facts = Facts { size: SIZE, flags: 0 };
         let (mut intake, mut window) = (Intake::default(), Window::new());
         let mut rest = &bytes[..];
-        let mut seen = 0;
+        let (mut seen, mut got) = (0, 0);
         for cut in cuts.into_iter().cycle() {
             let (now, later) = rest.split_at(cut.min(rest.len()));
             let mut now = now;
@@ -131,16 +131,25 @@ proptest! {
                 while let Some(arrived) = intake.next(&mut window, facts).unwrap() {
                     let (len, fill, good) = writes[seen];
                     match arrived {
-                        Arrived::Request { request, payload } => {
+                        Arrived::Piece(piece) => {
+                            let (request, data) = (piece.request, piece.data);
                             prop_assert!(good);
                             prop_assert_eq!((request.cookie, request.command), (seen as u64, Command::Write));
-                            prop_assert!(payload.len() == len as usize && payload.iter().all(|b| *b == fill));
+                            prop_assert_eq!(piece.offset, 77 + got as u64);
+                            prop_assert!(data.len() <= PIECE as usize && data.iter().all(|b| *b == fill));
+                            got += data.len();
+                            prop_assert_eq!(piece.last, got == len as usize);
+                            if !piece.last {
+                                prop_assert_eq!((77 + got) % 4096, 0);
+                                continue;
+                            }
+                            got = 0;
                         }
                         Arrived::Refused { request, .. } => {
                             prop_assert!(!good);
                             prop_assert_eq!((request.cookie, request.len), (seen as u64, len));
                         }
-                        Arrived::Disconnect => prop_assert!(false),
+                        Arrived::Request(_) | Arrived::Disconnect => prop_assert!(false),
                     }
                     seen += 1;
                 }
@@ -151,7 +160,7 @@ proptest! {
             }
         }
         prop_assert_eq!(seen, writes.len());
-        prop_assert!(!intake.under_way());
+        prop_assert!(window.bytes().is_empty() && intake.direct().is_none());
     }
 }
 
@@ -165,7 +174,7 @@ fn headers_are_whole_across_windows() {
     while !rest.is_empty() {
         let mut cx = std::task::Context::from_waker(futures::task::noop_waker_ref());
         assert!(window.poll_fill(&mut cx, &mut rest).is_ready());
-        while let Some(Arrived::Request { request, .. }) = intake.next(&mut window, facts).unwrap() {
+        while let Some(Arrived::Request(request)) = intake.next(&mut window, facts).unwrap() {
             assert_eq!((request.cookie, request.command), (seen, Command::Flush));
             seen += 1;
         }

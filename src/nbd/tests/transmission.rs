@@ -318,16 +318,36 @@ fn what_was_not_answered_lands_on_nothing_that_came_after() {
 fn a_client_that_takes_no_replies_is_not_read_any_further() {
     simulate(|rt| async move {
         let mut peer = entered(&rt, "disk", false).await;
-        let reads: Vec<u8> = (0..400).flat_map(|i| request(0, READ, i, 0, SIZE as u32)).collect();
+        let reads: Vec<u8> = (0..400).flat_map(|i| request(0, READ, i, 0, 16 << 10)).collect();
         peer.send(&reads).await;
         rt.sleep(Duration::from_secs(1)).await;
         let begun = peer.house.log().len() / 2;
-        assert!((32..=34).contains(&begun), "{begun} MiB are held for a client that takes none");
+        // A quarter of the memory for requests, and what the pipe holds.
+        assert!((32..=38).contains(&begun), "{begun} × 16 KiB are held for a client that takes none");
         for _ in 0..400 {
-            peer.receive(16 + SIZE as usize).await;
+            peer.receive(16 + (16 << 10)).await;
         }
         peer.send(request(0, DISC, 0, 0, 0)).await;
         peer.expect_end().await;
+    });
+}
+
+#[test]
+fn replies_without_data_are_bounded_as_well() {
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        let memory = house.memory.clone();
+        // Others have it all.
+        let _all = memory.try_take(memory.total()).unwrap();
+        let mut peer = entered_at(&house, "disk", false).await;
+        let flushes: Vec<u8> = (0..100_000).flat_map(|i| request(0, FLUSH, i, 0, 0)).collect();
+        assert!(rt.timeout(Duration::from_secs(5), peer.io.write_all(&flushes)).await.is_none());
+        let begun = house.log().len() / 2;
+        let most = (crate::nbd::share::FLOOR as usize + (64 << 10)) / 16;
+        assert!(
+            (10_000..=most + 1).contains(&begun),
+            "{begun} replies are held for a client that takes none"
+        );
     });
 }
 
@@ -348,31 +368,146 @@ fn requests_under_way_are_bounded() {
     });
 }
 
+/// Of a write that does not come on nothing is held but one piece, of the connection's own memory.
 #[test]
-fn a_client_that_keeps_what_others_wait_for_is_dropped() {
+fn a_sender_that_stands_still_costs_only_itself() {
     simulate(|rt| async move {
         let house = House::new(&rt);
-        let mut deaf = entered_at(&house, "disk", false).await;
-        for cookie in 0..2 {
-            deaf.send(request(0, READ, cookie, 0, SIZE as u32)).await;
+        let mut still = Vec::new();
+        for sent in [0, 1, 100 << 10, 700 << 10] {
+            let mut peer = entered_at(&house, "disk", false).await;
+            peer.send(request(0, WRITE, 3, 0, SIZE as u32)).await;
+            peer.send(vec![7; sent]).await;
+            still.push(peer);
         }
-        let mut mute = entered_at(&house, "disk", false).await;
-        mute.send(request(0, WRITE, 3, 0, 300 << 10)).await;
-        // Somebody who talks on is none of these, however long he waits, and small requests are not held up.
-        let mut third = entered_at(&house, "disk", false).await;
-        third.send(request(0, READ, 4, 0, 1 << 20)).await;
-        let mut fourth = entered_at(&house, "disk", false).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        assert_eq!(house.memory.used(), 0);
+        let mut other = entered_at(&house, "disk", true).await;
         let start = rt.now();
-        for cookie in 10..20 {
-            fourth.send(request(0, READ, cookie, 0, 64 << 10)).await;
-            fourth.receive(16 + (64 << 10)).await;
+        for cookie in 0..5 {
+            other.send([request(0, WRITE, cookie, 0, SIZE as u32), vec![9; SIZE as usize]].concat()).await;
+            other.expect(simple(0, cookie)).await;
         }
-        assert!(rt.now().since(start) < STALL);
-        third.receive(16 + (1 << 20)).await;
-        assert!(rt.now().since(start) >= STALL);
-        let mut rest = Vec::new();
-        deaf.io.read_to_end(&mut rest).await.unwrap();
-        assert!(rest.len() < 1 << 20, "only what had left already");
+        assert!(rt.now().since(start) < Duration::from_secs(5), "{:?}", rt.now().since(start));
+        // They are not hung up on either, and may go on.
+        let mut last = still.pop().unwrap();
+        last.send(vec![7; SIZE as usize - (700 << 10)]).await;
+        last.expect(simple(0, 3)).await;
+    });
+}
+
+/// What is held for a client that takes no replies slows others down, and stops nobody.
+#[test]
+fn long_reads_go_on_while_others_hold_all_memory() {
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        let data: Vec<u8> = (0..SIZE).map(|i| (i / 77) as u8).collect();
+        let mut peer = entered_at(&house, "disk", false).await;
+        peer.send([request(0, WRITE, 1, 0, SIZE as u32), data.clone()].concat()).await;
+        peer.expect(simple(0, 1)).await;
+        let _all = house.memory.try_take(house.memory.total()).unwrap();
+        let start = rt.now();
+        // Without structure, and with replies that must not be cut.
+        peer.send([request(0, READ, 2, 0, SIZE as u32), request(0, READ, 3, 1, 3)].concat()).await;
+        peer.expect([simple(0, 2), data.clone(), simple(0, 3), data[1..4].to_vec()].concat()).await;
+        let mut peer = entered_at(&house, "disk", true).await;
+        peer.send(request(DF, READ, 4, 0, SIZE as u32)).await;
+        peer.expect(chunk(1, 4, &[&[0; 8][..], &data].concat())).await;
+        // In chunks.
+        peer.send(request(0, READ, 5, 1000, 600_000)).await;
+        let mut at = 1000;
+        for (len, done) in [(256 << 10, 0), (256 << 10, 0), (600_000 - (512 << 10), 1)] {
+            let mut wanted = chunk(1, 5, &[&(at as u64).to_be_bytes()[..], &data[at..at + len]].concat());
+            wanted[5] = done;
+            peer.expect(wanted).await;
+            at += len;
+        }
+        assert!(rt.now().since(start) < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn a_long_read_that_fails_half_way_says_so_or_hangs_up() {
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        let _all = house.memory.try_take(house.memory.total()).unwrap();
+        for structured in [true, false] {
+            let mut peer = entered_at(&house, "disk", structured).await;
+            peer.send(request(0, READ, 1, 0, SIZE as u32)).await;
+            let head = if structured { 28 } else { 16 };
+            peer.receive(head + (100 << 10)).await;
+            house.state.lock().failing = Some((Kind::Corrupt, "the reason"));
+            // What was read before: this part, and the next where all of this one has left already.
+            let mut rest = vec![0; 156 << 10];
+            peer.io.read_exact(&mut rest).await.unwrap();
+            if structured {
+                assert_eq!(peer.error_chunk(1).await, (EIO, "the reason".into()));
+                house.state.lock().failing = None;
+                peer.send(request(0, READ, 2, 0, 1)).await;
+                peer.receive(28 + 1).await;
+            } else {
+                peer.expect_end().await;
+                house.state.lock().failing = Some((Kind::Corrupt, "the reason"));
+                let mut peer = entered_at(&house, "disk", false).await;
+                peer.send(request(0, READ, 2, 0, SIZE as u32)).await;
+                peer.expect(simple(EIO, 2)).await;
+            }
+            house.state.lock().failing = None;
+            house.log();
+        }
+    });
+}
+
+#[test]
+fn a_client_that_takes_no_replies_while_others_wait_for_memory_is_dropped() {
+    // Nor one that takes a little all the time, and less than others could use.
+    for slow in [false, true] {
+        simulate(move |rt| async move {
+            let house = House::new(&rt);
+            let mut deaf = entered_at(&house, "disk", false).await;
+            deaf.send(request(0, READ, 0, 0, SIZE as u32)).await;
+            rt.sleep(STALL * 3).await;
+            assert_eq!(house.state.lock().open, 1, "nobody waits");
+            let _rest = house.memory.try_take(house.memory.total() - house.memory.used());
+            let start = rt.now();
+            let mut other = entered_at(&house, "disk", false).await;
+            while house.state.lock().open > 1 {
+                other.send(request(0, READ, 4, 0, SIZE as u32)).await;
+                rt.sleep(Duration::from_millis(100)).await;
+                other.receive(16 + (1 << 20)).await;
+                if slow {
+                    let _ = rt.timeout(Duration::from_millis(1), deaf.io.read_exact(&mut [0; 1000])).await;
+                }
+                assert!(rt.now().since(start) < STALL * 4);
+            }
+            let mut rest = Vec::new();
+            deaf.io.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.len() < 1 << 20, "only what had left already");
+        });
+    }
+}
+
+#[test]
+fn a_long_write_is_done_piece_by_piece_between_blocks() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", false).await;
+        let len = 600_000;
+        peer.send([request(FUA, WRITE, 1, 1000, len), vec![5; len as usize]].concat()).await;
+        peer.expect(simple(0, 1)).await;
+        let wanted = ["write 1000+261144", "write 262144+262144", "write 524288+76712", "flush"];
+        let log = peer.house.log();
+        assert!(log.iter().step_by(2).eq(wanted.iter()), "{log:?}");
+        // A piece that fails is the write's failure; the stream goes on behind it.
+        peer.house.state.lock().delay = Duration::from_secs(1);
+        peer.send(request(0, WRITE, 2, 0, SIZE as u32)).await;
+        peer.send(vec![6; 300 << 10]).await;
+        peer.house.state.lock().failing = Some((Kind::NoSpace, "the reason"));
+        rt.sleep(Duration::from_secs(3)).await;
+        peer.house.state.lock().failing = None;
+        peer.send(vec![6; SIZE as usize - (300 << 10)]).await;
+        peer.expect(simple(ENOSPC, 2)).await;
+        peer.send(request(0, READ, 3, 1000, 1)).await;
+        peer.expect([simple(0, 3), vec![5]].concat()).await;
     });
 }
 
