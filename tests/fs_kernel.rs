@@ -651,3 +651,39 @@ fn a_folder_has_no_versions() {
     assert_eq!(fs::read_dir(b.path("")).unwrap().count(), 1);
     b.unmount();
 }
+
+/// The kernel does the changes of one directory one after another. On a store that hangs they do not wait a deadline each.
+/// Promise: A store that hangs hangs nobody.
+#[test]
+fn changes_of_one_directory_of_a_hung_store_end_soon() {
+    if absent() {
+        return;
+    }
+    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let faulty = {
+        let _inside = rt.enter();
+        Faulty::new(&Rt::new(RealRuntime::current()), MemStore::new("k"))
+    };
+    let b = Bench::try_new(faulty.clone(), "deadline=3").unwrap();
+    fs::create_dir(b.path("before")).unwrap();
+    faulty.faults(|f| (f.reach, f.patience) = (Reach::Silent, Duration::from_secs(1 << 30)));
+    let began = std::time::Instant::now();
+    let ends: Vec<Duration> = std::thread::scope(|scope| {
+        let make = |i: usize| {
+            let path = b.path(&format!("d{i}"));
+            scope.spawn(move || {
+                assert!(fs::create_dir(path).is_err());
+                began.elapsed()
+            })
+        };
+        let makers: Vec<_> = (0..10).map(make).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+    });
+    let last = ends.iter().max().unwrap();
+    // One deadline with what may follow it, and a second for each of the others.
+    assert!(*last < Duration::from_millis(5500 + 9 * 1000 + 3500), "{ends:?}");
+    faulty.faults(|f| f.reach = Reach::Up);
+    fs::create_dir(b.path("after")).unwrap();
+    assert_eq!(b.sh("ls"), "after\nbefore\n");
+    b.unmount();
+}

@@ -12,7 +12,7 @@
 //! | `reader`, `blocks` | reading ahead; what was read, on the local disk |
 //! | `feed`, `scale` | a directory's names page by page, many of them over ranges at once |
 //! | `meta`, `content` | metadata under s3fs's names; types |
-//! | `remote`, `deletes` | the bucket with deadlines and settled outcomes |
+//! | `remote`, `deletes`, `silence` | the bucket with deadlines and settled outcomes; whether it answers at all |
 //! | `past`, `versions`, `version_dirs`, `version_name` | earlier versions of objects, a tree of their own |
 //! | `adapter` | the only place that knows fuser |
 //! | `mount` | a mount's life |
@@ -64,6 +64,7 @@ mod scale;
 mod send;
 mod shelf;
 mod signature;
+mod silence;
 mod stage;
 mod staged;
 mod staging;

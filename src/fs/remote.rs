@@ -1,6 +1,6 @@
 //! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
 //!
-//! Owns no state. A put whose answer was lost is looked up by its signature.
+//! Owns no state but what is known of a store that says nothing (`silence`). A put whose answer was lost is looked up by its signature.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::deletes::Deletes;
 use super::signature::Signature;
-use crate::base::rt::Rt;
+use super::silence::{Silence, is_silence};
+use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::{
     Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, VersionList,
@@ -30,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// shares with seven others, and a copy that the store makes of its own.
 const SENT_A_SECOND: u64 = 128 << 10;
 const COPIED_A_SECOND: u64 = 16 << 20;
+/// Bytes that make no request late.
+const SMALL: u64 = 64 << 10;
 const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
 /// A pool's store says so in this object.
 const LABEL: &str = "label";
@@ -41,6 +44,7 @@ pub struct Remote {
     bucket: BucketRef,
     deadline: Duration,
     deletes: Arc<Deletes>,
+    silence: Arc<Silence>,
 }
 
 /// An object as it was when last looked at.
@@ -78,7 +82,8 @@ fn longer(bytes: u64, a_second: u64) -> Duration {
 impl Remote {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
         let deletes = Deletes::new(rt.clone(), bucket.clone());
-        Remote { rt, bucket, deadline, deletes }
+        let silence = Silence::new(rt.clone(), bucket.clone(), deadline);
+        Remote { rt, bucket, deadline, deletes, silence }
     }
 
     pub fn url(&self) -> &str {
@@ -124,10 +129,29 @@ impl Remote {
         key: &str,
         request: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        self.deletes.settled(key).await;
-        match self.rt.timeout(limit, request).await {
+        self.ready(key).await.map_err(|e| told(e, doing, key))?;
+        let began = self.rt.now();
+        let answer = self.rt.timeout(limit, request).await;
+        self.learn(began, limit, answer.as_ref().is_none_or(is_silence));
+        match answer {
             Some(answer) => answer.map_err(|e| told(e, doing, key)),
             None => Err(self.late(limit, doing, key)),
+        }
+    }
+
+    /// Waits until a request about this key may be sent.
+    async fn ready(&self, key: &str) -> Result<()> {
+        self.silence.over().await?;
+        self.deletes.settled(key).await;
+        self.silence.over().await
+    }
+
+    /// What carries bytes may be late for its own reasons: its silence says nothing of the store.
+    fn learn(&self, began: Instant, limit: Duration, silent: bool) {
+        if !silent {
+            self.silence.heard();
+        } else if limit <= self.deadline + longer(SMALL, SENT_A_SECOND) {
+            self.silence.missed(began);
         }
     }
 
@@ -138,8 +162,16 @@ impl Remote {
         limit: Duration,
         request: impl Future<Output = Result<Put>>,
     ) -> Result<Put> {
-        self.deletes.settled(key).await;
-        match self.rt.timeout(limit, request).await {
+        self.ready(key).await.map_err(|e| told(e, "writing", key))?;
+        let began = self.rt.now();
+        let answer = self.rt.timeout(limit, request).await;
+        let silent = match &answer {
+            Some(Ok(Put::Unknown(e))) => e.is(Kind::Timeout),
+            Some(answer) => is_silence(answer),
+            None => true,
+        };
+        self.learn(began, limit, silent);
+        match answer {
             Some(answer) => answer.map_err(|e| told(e, "writing", key)),
             None => Ok(Put::Unknown(self.late(limit, "writing", key))),
         }

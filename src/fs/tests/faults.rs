@@ -200,6 +200,36 @@ fn a_hung_store_hangs_nobody() {
     .unwrap();
 }
 
+/// A store that answers late, but within the deadline, fails nothing; nor one that missed a single answer.
+/// Promise: A store that hangs hangs nobody.
+#[test]
+fn a_slow_store_fails_nobody() {
+    let sim = Sim::new(5);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside) = (sim.clone(), store.clone());
+    sim.run(async move {
+        let user = User::simulated(&world, inside.clone(), "deadline=6,metadata_ttl=0").await;
+        inside.faults(|f| f.latency = (Duration::from_millis(2400), Duration::from_millis(2500)));
+        for i in 0..5 {
+            user.mkdir(&format!("d{i}")).await.unwrap();
+            user.stat(&format!("d{i}")).await.unwrap();
+        }
+        // Then nothing comes for a while, and it is slow again.
+        inside.faults(|f| (f.reach, f.patience) = (Reach::Silent, Duration::from_secs(1 << 30)));
+        assert_eq!(user.stat("d1").await.map(|_| ()).unwrap_err().errno, Errno::TIMEDOUT);
+        let began = world.rt().now();
+        assert_eq!(user.stat("d2").await.map(|_| ()).unwrap_err().errno, Errno::TIMEDOUT);
+        assert!(world.rt().now().since(began) <= Duration::from_secs(2));
+        inside.faults(|f| f.reach = Reach::Up);
+        world.rt().sleep(Duration::from_secs(8)).await;
+        for i in 0..5 {
+            user.stat(&format!("d{i}")).await.unwrap();
+            user.mkdir(&format!("e{i}")).await.unwrap();
+        }
+    })
+    .unwrap();
+}
+
 /// A daemon's life, ended by a kill after a minute; then another on the same disk and bucket.
 pub(super) fn two_lives<A: Future<Output = ()> + Send + 'static, B: Future<Output = ()> + Send + 'static>(
     seed: u64,
