@@ -3,6 +3,7 @@
 mod checks;
 mod costs;
 mod figures;
+mod full;
 mod huge;
 mod moves;
 mod order;
