@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fgetxattr, flock,
-    fstat, fsync, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fchmod, fgetxattr,
+    flock, fstat, fsync, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::thread::{Timespec, nanosleep};
@@ -59,9 +59,10 @@ pub(super) struct Root {
     pub remembered: Remembered,
 }
 
-fn mode(bits: u32) -> Mode {
-    Mode::from_raw_mode(bits)
-}
+/// Of folders and files that are made here: what is stored is its owner's alone. Others are let in by who owns it (`chmod`):
+/// what exists keeps its permissions, and so does an object's file that is replaced.
+pub(super) const FOLDER_MODE: Mode = Mode::RWXU;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Opens a path below the root, never through a symbolic link.
 pub(super) fn open_at(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -95,7 +96,7 @@ pub(super) fn absent_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
 }
 
 fn make_dir(root: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<()> {
-    match mkdirat(root, path, mode(0o777)) {
+    match mkdirat(root, path, FOLDER_MODE) {
         Err(Errno::EXIST) => Ok(()),
         other => other,
     }
@@ -111,8 +112,16 @@ pub(super) struct Temp {
 }
 
 impl Temp {
-    /// Moves it to `name` in `dir`, over whatever file is there.
+    /// Moves it to `name` in `dir`, over whatever file is there, whose permissions it takes.
     pub fn install(&mut self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
+        if let Ok(there) = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            && is_file(&there)
+        {
+            let has = Mode::from_raw_mode(there.st_mode & 0o777);
+            if has != FILE_MODE {
+                fchmod(&self.file, has)?;
+            }
+        }
         renameat(&self.root, self.path.as_str(), dir, name)?;
         self.moved = true;
         Ok(())
@@ -251,7 +260,7 @@ impl Root {
         let path = format!("{HIDDEN}/tmp/{:032x}", self.rt.random128());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = self
-            .in_hidden(&root, "tmp", || openat(&root, path.as_str(), flags, mode(0o666)))
+            .in_hidden(&root, "tmp", || openat(&root, path.as_str(), flags, FILE_MODE))
             .map_err(|e| self.failed("making a temporary file", e))?;
         self.tidy(&root);
         Ok(Temp { root, file, path, moved: false })
@@ -307,7 +316,7 @@ impl Root {
     fn try_flock(&self, root: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
-            let file = self.in_hidden(root, "locks", || openat(root, path, flags, mode(0o666)))?;
+            let file = self.in_hidden(root, "locks", || openat(root, path, flags, FILE_MODE))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::INTR) => continue,
                 Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -325,7 +334,7 @@ impl Root {
     fn make_folders(&self, root: &OwnedFd, path: &KeyPath) -> Result<()> {
         let doing = || format!("making the folder of {:?}", path.key());
         for (folder, key) in path.folders() {
-            match mkdirat(root, folder.as_str(), mode(0o777)) {
+            match mkdirat(root, folder.as_str(), FOLDER_MODE) {
                 Ok(()) => continue,
                 // Removed meanwhile, or something that is no folder is on the way: the caller comes again.
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),

@@ -428,3 +428,23 @@ async fn objects_of_any_length_are_whole() {
         assert!(found.body == body && found.head.size == len as u64, "{len} bytes");
     }
 }
+
+#[tokio::test]
+async fn what_is_made_is_the_owners_alone_and_what_is_there_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let yard = yard().await;
+    let mode = |name: &str| fs::metadata(yard.path(name)).unwrap().permissions().mode() & 0o777;
+    let own = mode("");
+    yard.store("a/b/c", "1").await;
+    yard.store("top", "2").await;
+    for (name, bits) in
+        [("a", 0o700), ("a/b", 0o700), ("a/b/c", 0o600), ("top", 0o600), (".%windlass", 0o700)]
+    {
+        assert_eq!(mode(name), bits, "{name}: {:o}", mode(name));
+    }
+    assert_eq!(mode(""), own, "the folder itself is its maker's");
+    fs::set_permissions(yard.path("top"), fs::Permissions::from_mode(0o644)).unwrap();
+    yard.store("top", "3").await;
+    assert_eq!(mode("top"), 0o644);
+    assert_eq!(yard.body("top").await.unwrap(), "3");
+}

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::Inner;
 use super::key::{HIDDEN, KeyPath};
 use super::object::{Object, each_piece, etag_of, read_at, write_at, write_body, write_note};
-use super::root::{absent_ok, open_at, open_dir};
+use super::root::{FOLDER_MODE, absent_ok, open_at, open_dir};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Part, Put, When};
 
@@ -65,7 +65,7 @@ impl Inner {
         };
         let bytes = serde_json::to_vec(&about).expect("strings become JSON");
         let make = || -> rustix::io::Result<OwnedFd> {
-            mkdirat(&root, folder(&upload).as_str(), rustix::fs::Mode::from_raw_mode(0o777))?;
+            mkdirat(&root, folder(&upload).as_str(), FOLDER_MODE)?;
             open_dir(&root, &folder(&upload))
         };
         let dir = make().map_err(|e| self.unwritten(key, e))?;
