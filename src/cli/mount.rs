@@ -70,6 +70,7 @@ async fn stay(
     cache: Option<u64>,
     detached: bool,
 ) -> Result<ExitCode> {
+    signals::outlive_hangup();
     let log = home.root().join("mount.log");
     let engine = reach::start(global, home, Options { control: true, ..Options::default() }, cache).await?;
     let mounted = engine.run(verb, ProgressSink::none()).await;

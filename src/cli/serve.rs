@@ -27,6 +27,7 @@ pub struct Serve {
 }
 
 pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
+    crate::daemon::signals::outlive_hangup();
     let home = Home::locate()?;
     let control = home.control()?;
     let options = Options {

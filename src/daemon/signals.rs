@@ -17,3 +17,11 @@ pub async fn terminated() {
     futures::pin_mut!(term, int);
     futures::future::select(term, int).await;
 }
+
+/// From here on a SIGHUP, as of a terminal that is closed, changes nothing.
+pub fn outlive_hangup() {
+    // Once a signal was listened for, it does not end the process any more, also when nobody listens.
+    if let Err(error) = signal(SignalKind::hangup()) {
+        tracing::warn!(%error, "a SIGHUP ends this process");
+    }
+}
