@@ -29,6 +29,8 @@ struct Slot {
     known: Mutex<KnownPool>,
     /// Held while it opens, so that all who ask share one opening.
     open: tokio::sync::Mutex<Option<Arc<OpenPool>>>,
+    /// Why the last try to open it failed.
+    closed: Mutex<Option<String>>,
 }
 
 /// See the module.
@@ -99,7 +101,19 @@ impl Pools {
             return Ok(open.clone());
         }
         let known = slot.known.lock().stores.clone();
-        let stores = self.buckets(&known).await?;
+        let tried = self.try_open(name, &known).await;
+        *slot.closed.lock() = tried.as_ref().err().map(ToString::to_string);
+        let pool = tried?;
+        let opened = open.insert(self.opened_as(pool)).clone();
+        drop(open);
+        if let Err(error) = self.remember_places(name, &opened).await {
+            tracing::warn!(pool = %name, %error, "where its stores are is not remembered");
+        }
+        Ok(opened)
+    }
+
+    async fn try_open(&self, name: &Name, known: &[String]) -> Result<Arc<Pool>> {
+        let stores = self.buckets(known).await?;
         let pool =
             Pool::open(self.host(name), stores).await.map_err(|e| e.context(format!("pool {name}")))?;
         if pool.name() != name {
@@ -111,12 +125,12 @@ impl Pools {
                 ),
             ));
         }
-        let opened = open.insert(self.opened_as(pool)).clone();
-        drop(open);
-        if let Err(error) = self.remember_places(name, &opened).await {
-            tracing::warn!(pool = %name, %error, "where its stores are is not remembered");
-        }
-        Ok(opened)
+        Ok(pool)
+    }
+
+    /// Why a pool could not be opened when that was tried last; `None` when it could, or nobody has tried.
+    pub fn why_closed(&self, name: &Name) -> Option<String> {
+        self.slots.lock().get(name).and_then(|slot| slot.closed.lock().clone())
     }
 
     /// Those that are open now.
@@ -215,7 +229,11 @@ impl Pools {
         let known = KnownPool { format: 1, name: name.clone(), stores };
         self.seat.home.remember(&*self.seat.disk, &known).await?;
         let open = self.opened_as(pool);
-        let slot = Slot { known: Mutex::new(known), open: tokio::sync::Mutex::new(Some(open.clone())) };
+        let slot = Slot {
+            known: Mutex::new(known),
+            open: tokio::sync::Mutex::new(Some(open.clone())),
+            closed: Mutex::default(),
+        };
         self.slots.lock().insert(name.clone(), Arc::new(slot));
         Ok(open)
     }
@@ -291,7 +309,11 @@ impl Pools {
 
 impl Slot {
     fn new(known: KnownPool) -> Arc<Slot> {
-        Arc::new(Slot { known: Mutex::new(known), open: tokio::sync::Mutex::default() })
+        Arc::new(Slot {
+            known: Mutex::new(known),
+            open: tokio::sync::Mutex::default(),
+            closed: Mutex::default(),
+        })
     }
 }
 

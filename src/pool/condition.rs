@@ -123,6 +123,24 @@ impl Condition {
         Some((since, format!("nothing can be stored: {}", self.sentence())))
     }
 
+    /// Why some data can't be read now; `None` while all can.
+    pub fn loss(&self) -> Option<String> {
+        if self.unreadable {
+            return Some(format!("not all data can be read: {}", self.sentence()));
+        }
+        let objects = show_count(self.out_of_reach as u64, "object");
+        (self.out_of_reach > 0)
+            .then(|| format!("{objects} can't be read as a whole: too many of their shards are gone or away"))
+    }
+
+    /// Why it bears fewer losses now than its layout says; `None` while it bears all of them.
+    pub fn shortage(&self) -> Option<String> {
+        match self.away.is_empty() {
+            false => Some(self.sentence()),
+            true => self.damaged.then(|| "shards are missing or damaged".to_owned()),
+        }
+    }
+
     /// What is true of it now, for people; `usual` is what is when nothing is away or missing.
     pub fn survives(&self, usual: Vec<String>) -> Vec<String> {
         if self.away.is_empty() && !self.damaged {

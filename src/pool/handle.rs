@@ -120,10 +120,15 @@ impl Pool {
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
+        let survives = self.whole_condition().survives(self.survives());
+        status::of(&self.fleet, name, id, self.w(), self.settings(), survives)
+    }
+
+    /// The same as `condition`, with what is known of single objects.
+    pub fn whole_condition(&self) -> Condition {
         let mut condition = self.condition();
         self.fleet.hints().each_lacking(|id, left_out, damaged| condition.add(id, left_out, damaged));
-        let survives = condition.survives(self.survives());
-        status::of(&self.fleet, name, id, self.w(), self.settings(), survives)
+        condition
     }
 
     /// What it can do now, by what is known of its stores; asks nobody.

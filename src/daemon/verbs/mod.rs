@@ -110,8 +110,9 @@ struct Caches {
     disk: Option<DiskStats>,
 }
 
-/// What is known here; asks no store.
+/// What is known here. Of stores only the labels are read, and none is waited for long.
 async fn status(desk: &Desk) -> Result<Outcome> {
+    pool::ask_all(desk).await;
     let seat = &desk.seat;
     let status = Status {
         home: seat.home.root().display().to_string(),
@@ -124,7 +125,9 @@ async fn status(desk: &Desk) -> Result<Outcome> {
         kept_journals: seat.home.kept_journals(&*seat.disk).await,
         cache: Caches { memory: desk.pools.memory().frames.stats(), disk: desk.pools.memory().disk.stats() },
     };
-    let mut outcome = Outcome::of(&status)?;
+    let attention = status.pools.iter().any(|p| p.trouble().is_some())
+        || status.volumes.iter().any(|v| v.needs_attention());
+    let mut outcome = Outcome::of(&status)?.degraded(attention);
     if status.nbd.is_empty() && status.mounts.is_empty() {
         outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
     }

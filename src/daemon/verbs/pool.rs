@@ -25,7 +25,7 @@ pub struct Line {
     layout: Option<String>,
     stores: usize,
     state: &'static str,
-    /// Why nothing can be stored, or why it can't be opened.
+    /// Why it isn't `open`; of one that nobody has tried to open, none.
     trouble: Option<String>,
 }
 
@@ -42,21 +42,41 @@ impl Line {
 pub fn lines(desk: &Desk) -> Vec<Line> {
     let opened = desk.pools.opened();
     let line = |known: crate::daemon::KnownPool| {
-        let open = opened.iter().find(|(name, _)| *name == known.name);
-        let trouble = open.and_then(|(_, o)| o.pool.condition().trouble()).map(|(_, why)| why);
-        Line {
-            layout: open.map(|(_, o)| o.pool.layout().to_string()),
-            stores: known.stores.len(),
-            state: match (open, &trouble) {
-                (None, _) => "closed",
-                (Some(_), Some(_)) => "stalled",
-                (Some(_), None) => "open",
-            },
-            trouble,
-            name: known.name,
-        }
+        let open = opened.iter().find(|(name, _)| *name == known.name).map(|(_, open)| &*open.pool);
+        let (state, trouble) = match open {
+            None => ("closed", desk.pools.why_closed(&known.name)),
+            Some(pool) => state(pool),
+        };
+        let layout = open.map(|pool| pool.layout().to_string());
+        Line { layout, stores: known.stores.len(), state, trouble, name: known.name }
     };
     desk.pools.known().into_iter().map(line).collect()
+}
+
+/// The worst that is true of an open pool, and why.
+fn state(pool: &Pool) -> (&'static str, Option<String>) {
+    let condition = pool.whole_condition();
+    if let Some((_, why)) = condition.trouble() {
+        return ("stalled", Some(why));
+    }
+    if let Some(why) = condition.loss() {
+        return ("trouble", Some(why));
+    }
+    let moving = || pool.is_moving().then(|| "the replacement of a store is not finished".to_owned());
+    match condition.shortage().or_else(moving) {
+        Some(why) => ("degraded", Some(format!("redundancy is short: {why}"))),
+        None => ("open", None),
+    }
+}
+
+/// Asks the stores of all open pools that are not known to be away: nobody may have used them for long.
+pub async fn ask_all(desk: &Desk) {
+    let opened = desk.pools.opened();
+    let members = opened.iter().flat_map(|(_, open)| open.pool.membership().members.clone());
+    let asks = members.filter(|m| m.failing().is_none()).map(|m| async move {
+        let _ = desk.seat.rt.timeout(ASK, m.attest()).await;
+    });
+    join_all(asks).await;
 }
 
 /// Asks every store: what a quiet pool knows of them may be old.

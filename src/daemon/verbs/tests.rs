@@ -118,3 +118,42 @@ async fn no_store_is_made_inside_another() {
         assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
     }
 }
+
+/// Names, states and exit code as `pool list` and `status` tell them.
+async fn told(desk: &Desk) -> [(String, String, bool); 2] {
+    let one = |outcome: Outcome, pools: &serde_json::Value| {
+        let line = &pools[0];
+        let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+        (text("state"), text("trouble"), outcome.degraded)
+    };
+    let (listed, status) = (pool::list(desk).await.unwrap(), status(desk).await.unwrap());
+    let (pools, inner) = (listed.value.clone(), status.value["pools"].clone());
+    [one(listed, &pools), one(status, &inner)]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_attention_is_said_by_list_and_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = desk(dir.path(), "h").await;
+    make_pool(&desk, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    for (state, trouble, degraded) in told(&desk).await {
+        assert_eq!((state.as_str(), trouble.as_str(), degraded), ("open", "", false));
+    }
+    let away =
+        |name: &str| std::fs::rename(dir.path().join(name), dir.path().join(format!("{name}.away"))).unwrap();
+    away("s2");
+    for (state, trouble, degraded) in told(&desk).await {
+        assert!(state == "degraded" && degraded && trouble.contains("s2"), "{state}: {trouble}");
+    }
+    away("s1");
+    for (state, trouble, degraded) in told(&desk).await {
+        assert!(state == "stalled" && degraded && trouble.contains("s1"), "{state}: {trouble}");
+    }
+    // A daemon that can't open it says so too; a command that opens nothing has nothing to say.
+    let later = self::desk(dir.path(), "h").await;
+    let quiet = status(&later).await.unwrap();
+    assert!(!quiet.degraded && quiet.value["pools"][0]["state"] == "closed");
+    later.pools.get(&"p".parse().unwrap()).await.unwrap_err();
+    let closed = status(&later).await.unwrap();
+    assert!(closed.degraded && closed.value["pools"][0]["trouble"].is_string(), "{}", closed.value);
+}

@@ -79,6 +79,12 @@ pub struct InUse {
     pub trouble: Option<String>,
 }
 
+impl InUse {
+    pub fn needs_attention(&self) -> bool {
+        self.trouble.is_some() || matches!(self.state, "trouble" | "degraded")
+    }
+}
+
 pub fn in_use(desk: &Desk) -> Vec<InUse> {
     let opened = desk.pools.opened();
     let one = |used: SessionInfo| {
