@@ -276,13 +276,13 @@ impl Fs {
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             (node.changing.clone(), node.told, self.known.ticket())
         };
-        if self.change_file(ino, change)? {
-            return Ok(());
+        if let Some(file) = self.change_file(ino, change)? {
+            return Ok(file.keep_attrs(&self.engine).await?);
         }
         // What is on its way arrives first, and finds no other object there than it knows of.
         let _held = changing.lock_owned().await;
-        if self.change_file(ino, change)? {
-            return Ok(());
+        if let Some(file) = self.change_file(ino, change)? {
+            return Ok(file.keep_attrs(&self.engine).await?);
         }
         let key = self.inodes.lock().get(ino).map(|node| node.key.clone()).ok_or(Errno::STALE)?;
         self.spare(&key).await;
@@ -326,19 +326,19 @@ impl Fs {
         Ok(())
     }
 
-    /// Changes a file's metadata if it will be sent, or never will. False: its object's must be.
-    fn change_file(&self, ino: u64, change: Change<'_>) -> Op<bool> {
+    /// Changes a file's metadata if it will be sent, or never will, and says which. None: its object's must be.
+    fn change_file(&self, ino: u64, change: Change<'_>) -> Op<Option<Arc<OpenFile>>> {
         // Under the lock, so that no last close takes the file away.
         let inodes = self.inodes.lock();
         let node = inodes.get(ino).ok_or(Errno::STALE)?;
-        let Some(file) = node.file.as_ref().filter(|f| node.gone || f.speaks()) else { return Ok(false) };
+        let Some(file) = node.file.as_ref().filter(|f| node.gone || f.speaks()) else { return Ok(None) };
         let facts = file.facts(self.options());
         let mut attrs = file.attrs();
         change(&mut attrs, facts.clone());
         sign(&self.engine.rt, &mut attrs);
         check_size(&node.key, &attrs)?;
         file.change_attrs(|attrs| change(attrs, facts));
-        Ok(true)
+        Ok(Some(file.clone()))
     }
 
     /// The object has other metadata now, by our hand: so does everything that is known of it.

@@ -24,9 +24,10 @@ use crate::base::Result;
 use crate::store::Page;
 
 const PAGE: usize = 1000;
-const HEADS_AT_ONCE: usize = 16;
-/// Entries that are shown before another sample is tried, where nothing of one could be looked at: about a reply's.
-const GUESSED: usize = 32;
+const HEADS_AT_ONCE: usize = 64;
+/// About the entries of one reply. So many are looked at for the first reply, which the kernel wants attributes in whether
+/// or not a program does (`ls` beside `ls -l`), and before another sample is tried where none could be looked at.
+const REPLY: usize = 32;
 
 /// A directory's pages, asked of the store.
 struct Directory {
@@ -119,7 +120,8 @@ impl Fs {
     pub fn readdir_now(&self, handle: u64, cookie: u64, plus: bool) -> Option<Vec<Item>> {
         let dir = self.dir(handle).ok()?;
         let mut stream = dir.stream.try_lock().ok()?;
-        if cookie == 0 || plus && (stream.metadata != Metadata::None || self.options().allow_other) {
+        let (plain, options) = (stream.metadata == Metadata::None, self.options());
+        if cookie == 0 || plus && !(plain && options.sampled && !options.allow_other) {
             return None;
         }
         stream.batch(cookie)
@@ -285,7 +287,7 @@ impl Fs {
     async fn enrich(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
         let now = self.now();
         let Stream { base, window, looked, metadata, .. } = stream;
-        let count = window.len().min(BATCH);
+        let count = window.len().min(if *base == 0 && *looked == 0 { REPLY } else { BATCH });
         for item in window.iter_mut().take(count).filter(|i| !i.facts.exact) {
             let inodes = self.inodes.lock();
             let Some(node) = inodes.at(&item.key, item.dir) else { continue };
@@ -299,7 +301,7 @@ impl Fs {
         // One without a ticket was looked at in vain.
         let is_vague = |i: &&mut Item| !i.facts.exact && i.ticket.is_some();
         let mut vague: Vec<&mut Item> = window.iter_mut().take(count).filter(is_vague).collect();
-        if *metadata == Metadata::Unknown && !vague.is_empty() {
+        if self.options().sampled && *metadata == Metadata::Unknown && !vague.is_empty() {
             // Small ones first: they may be links.
             vague.sort_by_key(|i| (i.facts.size, i.key.clone()));
             let rest = vague.split_off(vague.len().min(SAMPLE));
@@ -312,7 +314,7 @@ impl Fs {
         vague.retain(|i| sticky || !kind.tells(&i.facts, self.options()));
         let guessed = *metadata == Metadata::Unknown && vague.len() < all;
         self.look_at(vague).await;
-        let shown = if guessed { count.min(GUESSED) } else { count };
+        let shown = if guessed { count.min(REPLY) } else { count };
         *looked = *base + shown as u64;
         Ok(())
     }

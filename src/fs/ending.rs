@@ -14,8 +14,31 @@ pub struct Ending {
     pub path: PathBuf,
     pub have: String,
     pub lack: String,
+    pub marker: Marker,
     /// Held by who ends it.
     pub turn: tokio::sync::Mutex<Turn>,
+}
+
+/// What becomes of the marker of `have` itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Marker {
+    /// What becomes of any object.
+    AsAll,
+    /// It replaces the marker of `lack`, whose directory the rename replaced.
+    Replaces,
+    /// It stays: the directory was there before the rename that is undone.
+    Stays,
+}
+
+impl Marker {
+    /// Of a rename that goes `back` or forward, and was `over` a directory with a marker.
+    pub fn of(over: bool, back: bool) -> Marker {
+        match (over, back) {
+            (false, _) => Marker::AsAll,
+            (true, false) => Marker::Replaces,
+            (true, true) => Marker::Stays,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -26,8 +49,8 @@ pub struct Turn {
 }
 
 impl Ending {
-    pub fn new(path: PathBuf, have: &str, lack: &str) -> Ending {
-        Ending { path, have: have.into(), lack: lack.into(), turn: Default::default() }
+    pub fn new(path: PathBuf, have: &str, lack: &str, marker: Marker) -> Ending {
+        Ending { path, have: have.into(), lack: lack.into(), marker, turn: Default::default() }
     }
 
     /// The key below `have` of the object that `key` names there or below `lack`.

@@ -12,4 +12,6 @@ pub struct Move {
     pub to: String,
     /// It failed and is being undone.
     pub back: bool,
+    /// `to` was there, empty and with a marker of its own, which that of `from` replaces.
+    pub over: bool,
 }

@@ -134,7 +134,8 @@ impl Fs {
                 // In a directory that has become sticky since, a guess is not enough.
                 let sticky = || inodes.at(split(&place.stem).0, true).is_none_or(|d| d.facts.is_sticky());
                 let guessed = !node.dir && !node.facts.exact;
-                if local || node.until > now && !(guessed && sticky()) {
+                let guesses = self.options().sampled || need != Need::Facts;
+                if local || node.until > now && !(guessed && (!guesses || sticky())) {
                     let (key, until) = (node.key.clone(), node.until.max(now));
                     let (dir, beside, ticket) = (node.dir, node.beside, None);
                     let target = Target { key, dir, beside, facts: self.entry(node).facts, until, ticket };

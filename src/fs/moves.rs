@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::behind::arrived;
 use super::core::{Fs, fail};
-use super::ending::Ending;
+use super::ending::{Ending, Marker};
 use super::errno::Op;
 use super::intent::{FORMAT, Move};
 use super::known::Ticket;
@@ -91,6 +91,10 @@ struct Moving<'a> {
     holds: Vec<OwnedMutexGuard<()>>,
     /// What can't be moved.
     stays: BTreeSet<String>,
+    /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
+    marker: Option<Listed>,
+    over: bool,
+    /// Something of the old state is gone: the rename can only go on.
     deleted: bool,
 }
 
@@ -105,8 +109,16 @@ impl Moving<'_> {
     async fn copy_all(&mut self) -> Op<()> {
         let stop = AtomicBool::new(false);
         let goes_on = |_: &_| futures::future::ready(!stop.load(Ordering::Relaxed));
-        let (fs, old, new) = (self.fs, self.old, self.new);
-        let objects = fs.all_below(old).take_while(goes_on);
+        let (fs, old, new, over) = (self.fs, self.old, self.new, self.over);
+        let mut marker = None;
+        let mut goes = |object: &Listed| {
+            let later = over && object.key == old;
+            if later {
+                marker = Some(object.clone());
+            }
+            futures::future::ready(!later)
+        };
+        let objects = fs.all_below(old).take_while(goes_on).try_filter(&mut goes);
         let copies = objects.map_ok(|object| fs.copy_one(object, old, new, &When::Absent).boxed());
         let mut copies = copies.try_buffer_unordered(AT_ONCE);
         let mut failed = None;
@@ -119,7 +131,19 @@ impl Moving<'_> {
                 }
             }
         }
+        drop(copies);
+        self.marker = marker;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// The marker carries a directory's mode, owner and times: that of the directory which was renamed takes the place of
+    /// the other's. Nothing of the replaced one is left then, so that a rename that fails from here on goes forward.
+    async fn replace_marker(&mut self) -> Op<()> {
+        let Some(marker) = self.marker.take() else { return Ok(()) };
+        self.deleted = true;
+        let fate = self.fs.copy_one(marker, self.old, self.new, &When::Always).await?;
+        self.note(fate);
+        Ok(())
     }
 
     fn note(&mut self, fate: Fate) {
@@ -230,19 +254,29 @@ fn inner_first(a: &(String, Etag), b: &(String, Etag)) -> std::cmp::Ordering {
 }
 
 impl Fs {
-    /// Moves every object below `old` to `new`. `held`: names that the caller holds.
+    /// Moves every object below `old` to `new`. `held`: names that the caller holds. `over`: `new` has a marker and nothing
+    /// else.
     pub(super) async fn move_all(
         self: &Arc<Self>,
         old: &str,
         new: &str,
         held: BTreeSet<String>,
+        over: bool,
     ) -> Op<Moved> {
-        let mut intent = Move { format: FORMAT, from: old.to_owned(), to: new.to_owned(), back: false };
+        if over {
+            // What shows a directory's defaults must replace what shows others.
+            self.put_marker(old).await?;
+        }
+        let mut intent = Move { format: FORMAT, from: old.to_owned(), to: new.to_owned(), back: false, over };
         let staging = &self.engine.staging;
         let path = staging.intend(&intent).await?;
-        let (copied, known, holds, stays) = Default::default();
-        let mut moving = Moving { fs: self, old, new, copied, known, held, holds, stays, deleted: false };
+        let (copied, known, holds, stays, marker) = Default::default();
+        let mut moving =
+            Moving { fs: self, old, new, copied, known, held, holds, stays, marker, over, deleted: false };
         let mut done = moving.copy_all().await;
+        if done.is_ok() {
+            done = moving.replace_marker().await;
+        }
         if done.is_ok() {
             if moving.copied.0.is_empty() {
                 // A directory that only this mount still showed: its new name must be in the bucket.
@@ -263,7 +297,7 @@ impl Fs {
                 finished = deleted,
                 "a directory's rename failed: it is ended behind"
             );
-            self.end_behind(path, have, lack).await;
+            self.end_behind(path, have, lack, Marker::of(over, !deleted)).await;
             return Err(why);
         }
         staging.settled(&path).await;
@@ -272,8 +306,8 @@ impl Fs {
 
     /// Deletes what is below `have` and also below `lack`: at once if the store can, or when it can again. The intent
     /// at `path` is settled then.
-    pub(super) async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str) {
-        let ending = Arc::new(Ending::new(path, have, lack));
+    pub(super) async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str, marker: Marker) {
+        let ending = Arc::new(Ending::new(path, have, lack, marker));
         self.endings.lock().push(ending.clone());
         if self.settle_ending(&ending).await.is_ok() {
             return;
@@ -294,7 +328,8 @@ impl Fs {
     async fn settle_ending(&self, ending: &Arc<Ending>) -> Op<()> {
         let mut turn = ending.turn.lock().await;
         if !turn.done {
-            self.end_move(&ending.have, &ending.lack, true, &turn.spared).await?;
+            let Ending { have, lack, marker, .. } = &**ending;
+            self.end_move((have, lack), *marker, true, &turn.spared).await?;
             self.engine.staging.settled(&ending.path).await;
             turn.done = true;
         }
@@ -373,11 +408,11 @@ impl Fs {
     /// Ends the renames that an earlier mount began.
     pub(super) async fn take_up_moves(&self, found: &mut Found) {
         for (path, begun) in std::mem::take(&mut found.moves) {
-            let Move { from, to, back, format: _ } = &begun;
+            let Move { from, to, back, over, format: _ } = &begun;
             tracing::info!(from, to, back, "ending a directory's rename that was cut off");
             let (have, lack) = if *back { (to, from) } else { (from, to) };
             let ended = async {
-                self.end_move(have, lack, *back, &BTreeSet::new()).await?;
+                self.end_move((have, lack), Marker::of(*over, *back), *back, &BTreeSet::new()).await?;
                 if !back {
                     self.follow(&mut found.left, from, to).await?;
                 }
@@ -421,15 +456,21 @@ impl Fs {
     /// `spared` stays.
     pub(super) async fn end_move(
         &self,
-        have: &str,
-        lack: &str,
+        (have, lack): (&str, &str),
+        marker: Marker,
         only_same: bool,
         spared: &BTreeSet<String>,
     ) -> Op<()> {
-        let ends = self
-            .all_below(have)
-            .try_filter(|object| futures::future::ready(!spared.contains(&object.key)))
-            .map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
+        let mut own = None;
+        let mut goes = |object: &Listed| {
+            let its = marker != Marker::AsAll && object.key == have;
+            if its && marker == Marker::Replaces && !spared.contains(&object.key) {
+                own = Some(object.clone());
+            }
+            futures::future::ready(!its && !spared.contains(&object.key))
+        };
+        let ends = self.all_below(have).try_filter(&mut goes);
+        let ends = ends.map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
         let mut ends =
             ends.try_buffer_unordered(AT_ONCE).try_filter_map(|key| futures::future::ready(Ok(key)));
         let mut done = Vec::new();
@@ -437,6 +478,14 @@ impl Fs {
             done.push(key?);
         }
         drop(ends);
+        if let Some(own) = own {
+            let fate = self.copy_one(own, have, lack, &When::Always).await?;
+            done.extend(if let Fate::Copied(copied) = fate {
+                Some((copied.old.key, copied.old.etag))
+            } else {
+                None
+            });
+        }
         done.sort_by(inner_first);
         for objects in done.chunks(PAGE) {
             self.engine.remote.delete_same(objects).await?;

@@ -69,6 +69,8 @@ pub struct MountOptions {
     pub dir_mode: u32,
     /// Users beside the one who mounts may enter.
     pub allow_other: bool,
+    /// Mode, owner and times of an object are taken from a few of its directory (`sample`) instead of asked for.
+    pub sampled: bool,
     pub ttl: Duration,
     pub negative_ttl: Duration,
     pub deadline: Duration,
@@ -100,6 +102,7 @@ impl Default for MountOptions {
             file_mode: 0o644,
             dir_mode: 0o755,
             allow_other: false,
+            sampled: false,
             ttl: TTL,
             negative_ttl: TTL,
             deadline: DEADLINE,
@@ -150,6 +153,17 @@ fn flush(value: Option<&str>) -> Result<Flush> {
     }
 }
 
+fn sampled(value: Option<&str>) -> Result<bool> {
+    match value {
+        Some("exact") => Ok(false),
+        Some("sampled") => Ok(true),
+        _ => Err(usage(format!(
+            "mount option attributes={:?}: write attributes=exact or attributes=sampled",
+            value.unwrap_or_default()
+        ))),
+    }
+}
+
 fn cache(value: Option<&str>) -> Result<Cache> {
     match value {
         None | Some("on") => Ok(Cache::On),
@@ -170,6 +184,8 @@ Options behind -o (docs/reference.md says more of each):
   umask=M, file_mode=M, dir_mode=M
                             permission bits of objects that carry none, octal
   allow_other               users beside the one who mounts may enter
+  attributes=exact          mode, owner and times are those that each object carries: asked for one by one (default)
+  attributes=sampled        ... are taken from three objects of a directory where these carry only defaults
   metadata_ttl=SECONDS, negative_metadata_ttl=SECONDS
                             for which names and attributes, or that there is none, are believed (5)
   cache, cache=SIZE         what is read is kept on this host's disk
@@ -225,6 +241,7 @@ impl MountOptions {
             "file_mode" | "file-mode" => self.file_mode = octal(name, value)?,
             "dir_mode" | "dir-mode" => self.dir_mode = octal(name, value)?,
             "allow_other" | "allow-other" => self.allow_other = true,
+            "attributes" => self.sampled = sampled(value)?,
             "metadata-ttl" | "metadata_ttl" | "stat_cache_expire" => {
                 self.ttl = seconds(name, value, TTL_MAX)?;
                 self.negative_ttl = self.ttl;
@@ -293,7 +310,7 @@ mod tests {
             assert!(MountOptions::parse(&text).is_ok(), "{text}");
             seen += 1;
         }
-        assert_eq!(seen, 29);
+        assert_eq!(seen, 31);
     }
 
     #[test]
@@ -321,6 +338,7 @@ mod tests {
             "deadline=111",
             "fmask=1",
             "flush=never",
+            "attributes=some",
         ] {
             let e = MountOptions::parse(bad).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage, "{bad}");

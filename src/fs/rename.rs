@@ -198,9 +198,13 @@ impl Fs {
             return Err(Errno::INVAL.into());
         }
         self.end_before([&old, &new]).await?;
-        if there.is_some() && !self.emptiness(&new).await?.0 {
-            return Err(Errno::NOTEMPTY.into());
-        }
+        let over = match there {
+            Some(_) => match self.emptiness(&new).await? {
+                (true, marker) => marker,
+                (false, _) => return Err(Errno::NOTEMPTY.into()),
+            },
+            None => false,
+        };
         let lent: Vec<String> =
             self.lenders.lock().iter().filter(|key| key.starts_with(&old)).cloned().collect();
         for key in lent {
@@ -224,7 +228,7 @@ impl Fs {
             names.insert(file.key());
             file.settle(&self.engine).await?;
         }
-        let done = self.move_all(&old, &new, names).await;
+        let done = self.move_all(&old, &new, names, over).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
         {

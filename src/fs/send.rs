@@ -136,6 +136,17 @@ impl OpenFile {
         }
     }
 
+    /// What was changed beside the bytes of a file that is not stored yet survives this process. A file that was closed
+    /// stays closed: no close will come for a chmod by name, and the next mount must not take its bytes for unfinished.
+    pub async fn keep_attrs(&self, e: &Engine) -> Result<()> {
+        let _one = self.writing.lock().await;
+        let closed = {
+            let s = self.state.lock();
+            s.wrote <= s.asked && s.asked > s.sent && s.earlier.is_none() && s.failed.is_none() && !s.unlinked
+        };
+        if closed { self.sign(e, false).await.map(drop) } else { self.note(e, false).await }
+    }
+
     /// What is closed and waits to be sent survives a loss of power from here on, unless it is being written again.
     pub async fn harden(&self, e: &Engine) -> Result<()> {
         let Ok(_one) = self.writing.try_lock() else { return Ok(()) };

@@ -242,9 +242,13 @@ fn a_chmod_beside_an_fsync_of_a_rewrite_does_not_undo_it() {
             let fs = user.fs.clone();
             let syncing = process.rt().spawn(async move { fs.fsync(handle).await });
             set.sleep(Duration::from_millis(1)).await;
-            user.fs.setattr(open.ino, MODE, None).await.unwrap();
+            // It is answered when it is written down, after that.
+            let (fs, ino) = (user.fs.clone(), open.ino);
+            let changing = process.rt().spawn(async move { fs.setattr(ino, MODE, None).await });
+            set.sleep(Duration::from_millis(1)).await;
             drop(noting);
             syncing.await.unwrap().unwrap();
+            changing.await.unwrap().unwrap();
             if again {
                 empty(&user, handle).await;
                 user.fs.write(handle, 0, vec![3; 10].into()).await.unwrap();

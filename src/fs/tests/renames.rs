@@ -9,6 +9,7 @@ use super::faults::{body, read, staged};
 use super::user::{STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
+use crate::fs::change::Changes;
 use crate::fs::core::Fs;
 use crate::fs::errno::Errno;
 use crate::fs::handles::How;
@@ -298,4 +299,79 @@ fn a_rename_takes_along_what_others_put() {
         })
         .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
     }
+}
+
+/// A directory with a mode of its own is renamed over an empty one, and the mount is killed, or the store goes away, at any
+/// moment: whichever name has its file afterwards has its mode too.
+/// Promise: A mode, owner or time that was set is shown by every stat from then on.
+#[test]
+fn a_directory_renamed_over_another_keeps_its_mode() {
+    let (mut done, mut not) = (0, 0);
+    for seed in 0..90 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
+        let moved = sim
+            .run(async move {
+                let process = world.process();
+                let user =
+                    User::mount(process.rt(), disk.clone(), store.clone(), "deadline=2", STAGING).await;
+                let mode = |mode| Changes { mode: Some(mode), ..Changes::default() };
+                // A directory without a marker shows the default.
+                let marked = seed % 4 != 3;
+                if marked {
+                    user.mkdir("a").await.unwrap();
+                    user.fs.setattr(user.walk("a").await.unwrap(), mode(0o700), None).await.unwrap();
+                }
+                let key = if marked { "a/f" } else { "a/x" };
+                store
+                    .contents()
+                    .put(key, Bytes::from_static(b"secret"), When::Always, Cause::File)
+                    .await
+                    .unwrap();
+                user.mkdir("b").await.unwrap();
+                user.fs.setattr(user.walk("b").await.unwrap(), mode(0o711), None).await.unwrap();
+                user.forget_all();
+                store.faults(|f| f.latency = (Duration::from_millis(1), Duration::from_millis(5)));
+                let moving = {
+                    let user = user.clone();
+                    process.rt().spawn(async move { drop(user.rename("a", "b", false).await) })
+                };
+                // Some are left alone, some are killed, and of some the store goes away for a while.
+                world.rt().sleep(Duration::from_millis(if seed < 10 { 10_000 } else { seed % 45 })).await;
+                if seed % 2 == 0 {
+                    process.kill();
+                } else {
+                    store.faults(|f| f.reach = Reach::Refuses);
+                    world.rt().sleep(Duration::from_secs(4)).await;
+                    store.faults(|f| f.reach = Reach::Up);
+                    world.rt().sleep(Duration::from_secs(40)).await;
+                    moving.await.unwrap();
+                    user.fs.finish().await;
+                }
+                drop(user);
+                world.rt().sleep(Duration::from_secs(1)).await;
+                let next = User::mount(world.rt(), disk, store.clone(), "", STAGING).await;
+                let [a, b] = [next.stat("a").await, next.stat("b").await];
+                let [a, b] = [a, b].map(|found| found.ok().map(|entry| entry.facts.mode & 0o7777));
+                let is = if marked { 0o700 } else { 0o755 };
+                let name = key.strip_prefix("a/").unwrap();
+                let moved = next.get(&format!("b/{name}")).await.is_ok();
+                let stayed = next.get(&format!("a/{name}")).await.is_ok();
+                let (wanted, was) =
+                    if moved { ((None, Some(is)), "moved") } else { ((Some(is), Some(0o711)), "stayed") };
+                assert!(
+                    moved != stayed,
+                    "seed {seed}: {moved} {stayed} {a:?} {b:?} {:?}",
+                    store.contents().keys()
+                );
+                assert_eq!((a, b), wanted, "seed {seed}: {was}");
+                next.forget_all();
+                next.fs.finish().await;
+                moved
+            })
+            .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
+        if moved { done += 1 } else { not += 1 }
+    }
+    assert!(done > 20 && not > 5, "{done} moved, {not} stayed: the faults are no test");
 }

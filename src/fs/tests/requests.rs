@@ -503,7 +503,7 @@ create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
 rename a directory of 100       101 copy 1 delete 3 list
 rm -r of 100                    4 delete 1 head 3 list
-ls -l of 2,500 made elsewhere   3 head 4 list
+ls -l of 2,500 made elsewhere   2500 head 3 list
 a missing name in 3 TTLs        3 list
 stat of these 2,500 by name     2500 head 128 list
 rename a directory of 2,500     2500 copy 3 delete 7 list
@@ -516,8 +516,8 @@ read 64 MiB in order            15 get
 6 random reads                  7 get
 mount as the owner              1 get
 mkdir, create 100 as the owner  1 list 101 put
-ls -l of these 100, later       3 head 1 list
-stat of these 100, later        5 head 3 list
+ls -l of these 100, later       100 head 1 list
+stat of these 100, later        100 head 3 list
 unlink of these 100, later      3 delete 3 head 3 list
 create 100 in 10 s among others 2 head 8 list 100 put
 unlink of 3,000, two by turns   9 delete 17 head 16 list

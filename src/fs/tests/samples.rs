@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::requests::Counted;
-use super::user::{ME, READ, User};
-use crate::base::rt::sim::{Sim, World};
+use super::user::{ME, READ, STAGING, User};
+use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::fs::change::Changes;
 use crate::fs::errno::Errno;
 use crate::fs::meta::{Meta as _, S_IFDIR};
-use crate::store::{Attrs, Bucket as _, Cause, Store as _, When};
+use crate::store::{Attrs, Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
-const OPTIONS: &str = "uid=1000,gid=1000,allow_other";
+const OPTIONS: &str = "uid=1000,gid=1000,allow_other,attributes=sampled";
 
 async fn chmod(user: &User, ino: u64, mode: u32) -> Result<(), Errno> {
     let changes = Changes { mode: Some(mode), ..Changes::default() };
@@ -58,7 +58,7 @@ fn simulated<F: Future<Output = ()> + Send + 'static>(meet: impl FnOnce(World) -
     sim.run(meet(sim.clone())).unwrap();
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn who_asks_for_many_names_learns_the_others_from_a_few() {
     simulated(|world| async move {
@@ -88,7 +88,7 @@ fn who_asks_for_many_names_learns_the_others_from_a_few() {
     });
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn a_guess_lets_nobody_in() {
     simulated(|world| async move {
@@ -104,7 +104,7 @@ fn a_guess_lets_nobody_in() {
     });
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn what_would_be_refused_by_a_guess_is_asked_for() {
     simulated(|world| async move {
@@ -119,7 +119,7 @@ fn what_would_be_refused_by_a_guess_is_asked_for() {
     });
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn metadata_that_was_guessed_is_not_changed_by_who_may_not() {
     simulated(|world| async move {
@@ -133,7 +133,7 @@ fn metadata_that_was_guessed_is_not_changed_by_who_may_not() {
     });
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn a_listing_without_attributes_makes_nobody_guess() {
     simulated(|world| async move {
@@ -151,7 +151,7 @@ fn a_listing_without_attributes_makes_nobody_guess() {
     });
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn nothing_is_guessed_in_a_sticky_directory() {
     simulated(|world| async move {
@@ -170,10 +170,10 @@ fn nothing_is_guessed_in_a_sticky_directory() {
     });
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn directories_are_looked_at_where_other_users_may_come() {
-    for (options, mode) in [("", 0o755), ("allow_other", 0o700)] {
+    for (options, mode) in [("attributes=sampled", 0o755), ("attributes=sampled,allow_other", 0o700)] {
         simulated(move |world| async move {
             let store = Counted::new(&world.rt());
             for i in 0..5 {
@@ -191,7 +191,7 @@ fn directories_are_looked_at_where_other_users_may_come() {
     }
 }
 
-/// Promise: Where a few objects of a directory carry nothing but defaults, the others are taken to be like them.
+/// Promise: With `attributes=sampled`, the objects of a directory are taken to be like a few of them.
 #[test]
 fn what_is_known_of_a_directory_grows_no_younger_by_listings() {
     simulated(|world| async move {
@@ -214,4 +214,56 @@ fn what_is_known_of_a_directory_grows_no_younger_by_listings() {
         }
         assert_eq!(seen, [0o755, 0o700, 0o700, 0o700]);
     });
+}
+
+/// Promise: A mode, owner or time that was set is shown by every stat from then on.
+#[test]
+fn what_each_object_carries_is_asked_for() {
+    simulated(|world| async move {
+        let (store, _) = filled(&world, 0o755).await;
+        let plain = || OPTIONS.replace(",attributes=sampled", "");
+        for way in 0..3 {
+            let user = User::simulated(&world, store.clone(), &plain()).await;
+            if way == 1 {
+                user.list("d", false).await.unwrap();
+            }
+            let listed = if way == 2 { user.list("d", true).await.unwrap() } else { Vec::new() };
+            assert!(listed.iter().all(|item| item.facts.exact), "a listing tells no modes");
+            for i in 0..10 {
+                user.stat(&format!("d/f{i:02}")).await.unwrap();
+            }
+            let is = user.stat("d/private").await.unwrap().facts;
+            assert_eq!((is.mode & 0o7777, is.uid, is.exact), (0o600, 7, true), "way {way}");
+            assert!(user.stat("d/link").await.unwrap().facts.is_link(), "way {way}");
+            user.forget_all();
+            user.fs.finish().await;
+        }
+    });
+}
+
+/// What was closed here waits to be sent; its mode is changed by name, and the daemon is killed.
+/// Promise: A mode, owner or time that was set is shown by every stat from then on.
+#[test]
+fn the_mode_of_what_waits_survives_a_kill() {
+    for size in [10, 200_000] {
+        simulated(move |world| async move {
+            let (store, disk) = (SimStore::new(&world, "s"), Arc::new(SimDisk::new(&world)));
+            let process = world.process();
+            let options = "flush=local,deadline=2";
+            let user = User::mount(process.rt(), disk.clone(), store.clone(), options, STAGING).await;
+            user.put("f", &vec![b'x'; size]).await.unwrap();
+            store.faults(|f| f.reach = Reach::Refuses);
+            chmod(&user, user.walk("f").await.unwrap(), 0o600).await.unwrap();
+            process.kill();
+            drop(user);
+            store.faults(|f| f.reach = Reach::Up);
+            let next = User::mount(world.rt(), disk, store.clone(), options, STAGING).await;
+            assert_eq!(next.stat("f").await.unwrap().facts.mode & 0o7777, 0o600);
+            next.forget_all();
+            next.fs.finish().await;
+            let other = User::simulated(&world, store.clone(), "").await;
+            assert_eq!(other.stat("f").await.unwrap().facts.mode & 0o7777, 0o600);
+            assert_eq!(other.get("f").await.unwrap().len(), size);
+        });
+    }
 }
