@@ -55,15 +55,25 @@ pub struct Build<'a> {
 }
 
 #[derive(Default)]
-struct Fresh(BTreeMap<(Seq, u64), Bytes>);
+struct Fresh {
+    frames: BTreeMap<(Seq, u64), Bytes>,
+    /// Of all of them.
+    bytes: u64,
+}
 
 impl Fresh {
-    fn bytes(&self) -> u64 {
-        self.0.values().map(|bytes| bytes.len() as u64).sum()
+    fn insert(&mut self, at: &FrameRef, raw: Bytes) {
+        self.bytes += raw.len() as u64;
+        self.frames.insert((at.seq, at.offset), raw);
+    }
+
+    fn extend(&mut self, other: Fresh) {
+        self.bytes += other.bytes;
+        self.frames.extend(other.frames);
     }
 }
 
-/// Reads runs, also those that were written just now.
+/// Reads runs and pages, also those that were written just now.
 struct Runs<'a> {
     view: &'a View,
     fresh: &'a Fresh,
@@ -76,7 +86,7 @@ impl Pages for Runs<'_> {
     }
 
     async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
-        match self.fresh.0.get(&(at.seq, at.offset)) {
+        match self.fresh.frames.get(&(at.seq, at.offset)) {
             Some(bytes) => Ok(bytes.clone()),
             None => self.view.pages().load(at, address).await,
         }
@@ -90,15 +100,17 @@ struct Sink<'a> {
     pages: MapSink,
     index: u16,
     died: Vec<FrameRef>,
-    /// Keeps what it writes, if wanted.
+    /// Keeps what it writes, if wanted, and forgets all of it when that is more than this.
     fresh: Option<Fresh>,
+    fresh_max: u64,
 }
 
 #[async_trait]
 impl PageSink for Sink<'_> {
     async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
-        let at = self.pages.append(address, raw).await?;
+        let at = self.pages.append(address, raw.clone()).await?;
         self.born(&at);
+        self.keep(&at, raw);
         // The pages that it was made from may all have been in memory.
         self.session.ground.rt().give_way().await;
         Ok(at)
@@ -121,12 +133,17 @@ impl Sink<'_> {
         births.page(self.attempt, at);
     }
 
+    fn keep(&mut self, at: &FrameRef, raw: Bytes) {
+        if let Some(fresh) = &mut self.fresh {
+            fresh.insert(at, raw);
+        }
+        self.fresh = self.fresh.take().filter(|fresh| fresh.bytes <= self.fresh_max);
+    }
+
     async fn table(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
         let at = self.pages.table(address, raw.clone()).await?;
         self.born(&at);
-        if let Some(fresh) = &mut self.fresh {
-            fresh.0.insert((at.seq, at.offset), raw);
-        }
+        self.keep(&at, raw);
         self.session.ground.rt().give_way().await;
         Ok(at)
     }
@@ -205,7 +222,13 @@ impl<'a> Build<'a> {
 
     fn sink(&self, era: Era) -> Sink<'a> {
         let Build { session, attempt, index, .. } = *self;
-        Sink { session, attempt, era, pages: session.writer.pages(era), index, died: Vec::new(), fresh: None }
+        let (pages, fresh_max) = (session.writer.pages(era), u64::MAX);
+        Sink { session, attempt, era, pages, index, died: Vec::new(), fresh: None, fresh_max }
+    }
+
+    /// Bytes that are kept until their chunks are stored.
+    fn fresh_max(&self) -> u64 {
+        self.session.ground.deps.tuning.merge_blocks * FRESH
     }
 
     /// Gives the next frozen layer to its state.
@@ -213,18 +236,28 @@ impl<'a> Build<'a> {
         let Frozen { layer, state, era, last, seq } = frozen;
         let seq = seq.ok_or_else(|| internal("a stored layer's last chunk has no number"))?;
         let view = &self.session.ground.view;
-        let (mut merged, mut pieces) = (tree, Pieces::of(updates(layer)));
+        let merge_blocks = self.session.ground.deps.tuning.merge_blocks;
+        let (mut merged, mut pieces, mut died) = (tree, Pieces::of(updates(layer)), Vec::new());
         while pieces.next.is_some() {
-            let mut sink = self.sink(*era);
-            let piece = pieces.piece(self.session.ground.deps.tuning.merge_blocks);
-            let made = merged.merge(view.pages(), view.page_cache(), &mut sink, piece).await?;
+            let (mut sink, fresh_max) = (self.sink(*era), self.fresh_max());
+            (sink.fresh, sink.fresh_max) = (Some(Fresh::default()), fresh_max);
+            let pages = Runs { view, fresh: &self.fresh };
+            let made = merged.merge(&pages, view.page_cache(), &mut sink, pieces.piece(merge_blocks)).await?;
             *mapped = mapped.saturating_add_signed(made.gained);
             merged = made.tree;
-            let died = sink.died;
-            self.bury(Some(*state), died).await?;
-            if pieces.next.is_some() {
-                // The next piece begins at pages of this one, which caches may have dropped by then.
-                self.land().await?;
+            died.append(&mut sink.died);
+            let kept = sink.fresh.take();
+            // Where little is mapped a piece ends little: a run and an object for each would be nearly one a block.
+            if pieces.next.is_none() || died.len() as u64 >= merge_blocks / 2 {
+                self.bury(Some(*state), take(&mut died)).await?;
+            }
+            // The next piece begins at pages of this one, which caches may have dropped by then.
+            match kept {
+                Some(fresh) => {
+                    self.fresh.extend(fresh);
+                    self.bound_fresh().await?;
+                }
+                None => self.land().await?,
             }
         }
         let before = self.position.seq;
@@ -309,7 +342,7 @@ impl<'a> Build<'a> {
             run.push(&mut sink, *d).await?;
         }
         let Some((at, _)) = run.finish(&mut sink).await? else { return Ok(()) };
-        self.fresh.0.extend(sink.fresh.take().unwrap_or_default().0);
+        self.fresh.extend(sink.fresh.take().unwrap_or_default());
         self.bound_fresh().await?;
         self.runs.insert(at);
         let (old, new) = Part::whole(at).split(parent_era);
@@ -334,11 +367,7 @@ impl<'a> Build<'a> {
 
     /// Runs that are stored are read from there.
     async fn bound_fresh(&mut self) -> Result<()> {
-        let session = self.session;
-        if self.fresh.bytes() > session.ground.deps.tuning.merge_blocks * FRESH {
-            self.land().await?;
-        }
-        Ok(())
+        if self.fresh.bytes > self.fresh_max() { self.land().await } else { Ok(()) }
     }
 
     /// All that was written so far can be read from the stores afterwards.

@@ -44,6 +44,25 @@ impl Drop for Kept {
     }
 }
 
+/// While it is there, its session packs all that pays.
+struct Urge(Arc<Session>);
+
+impl Urge {
+    fn new(session: &Arc<Session>) -> Urge {
+        session.pace.urged.fetch_add(1, Ordering::Relaxed);
+        // On a quiet volume no table is recorded that would wake the packer.
+        session.pace.ask();
+        session.collect.notify_waiters();
+        Urge(session.clone())
+    }
+}
+
+impl Drop for Urge {
+    fn drop(&mut self) {
+        self.0.pace.urged.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Session {
     /// For those who read all that a recorded head names: they read the head after this call. What an earlier table lists
     /// as retired isn't named by it, and may be on its way out.
@@ -61,7 +80,7 @@ impl Session {
         let packed = ledger.packed(self.ground.id);
         self.ground.deps.memory.places.know(self.ground.id, packed);
         *self.ledger.lock() = Arc::new(ledger);
-        self.packing.store(true, Ordering::Relaxed);
+        self.pace.ask();
         self.set_pace();
         self.collect.notify_waiters();
     }
@@ -128,7 +147,9 @@ impl Session {
     }
 
     /// Returns when nothing is left to pack or to delete, grace period included. Waits for checks that are under way.
+    /// Meanwhile less space is aimed at than writes alone would make it worth (`URGED`).
     pub async fn collect_all(self: &Arc<Self>) -> Result<(), Stop> {
+        let _urge = Urge::new(self);
         self.checkpoint_surely(&[]).await?;
         loop {
             if self.settled() && self.retired.lock().waiting() == 0 {

@@ -25,6 +25,11 @@ pub struct Pace {
     /// By the recorded table: bytes that somebody needs, and those of all objects.
     pub live: AtomicU64,
     pub counted: AtomicU64,
+    /// Those who wait for all to be packed that pays.
+    pub urged: AtomicU64,
+    /// Counts the reasons to look for something to pack; up to which of them that was looked for in vain.
+    asked: AtomicU64,
+    looked: AtomicU64,
     /// What a MiB takes, in ns; 0: writes are free.
     mib: AtomicU64,
     /// When the next write may go.
@@ -32,6 +37,26 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// There may be something to pack.
+    pub fn ask(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The last reason to look; the packer takes it down before it looks.
+    pub fn last_asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// A look that began at this reason found nothing.
+    pub fn found_nothing(&self, asked: u64) {
+        self.looked.store(asked, Ordering::Relaxed);
+    }
+
+    /// Every reason to look was followed, and nothing is left to pack.
+    pub fn settled(&self) -> bool {
+        self.looked.load(Ordering::Relaxed) == self.last_asked()
+    }
+
     /// `above`: per mille of what is live that objects take above the aim.
     pub fn set(&self, above: u64, k: usize) {
         let steps = above.saturating_sub(BEGINS) as f64 / WIDTH as f64;

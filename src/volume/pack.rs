@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Added to the share of survivors when objects of an age die e times more slowly than new ones.
 const COLDER: f64 = 0.15;
 const COLDER_MAX: f64 = 0.45;
+/// Per mille of what is live that all objects may take when somebody asked for collection.
+const URGED: u64 = 1200;
 /// Of what was seen to die before, so much counts when more is seen.
 const FADE: f64 = 0.9;
 
@@ -111,25 +113,42 @@ impl Pace {
         let mut excess = space.saturating_sub(enough);
         let mut best: Vec<_> = all.iter().filter(|(_, s)| s.live < s.total).collect();
         best.sort_by(|a, b| self.score(a.1).total_cmp(&self.score(b.1)).then(a.0.cmp(b.0)));
-        let Some(alike) = best.first().map(|(_, s)| s.packings) else { return Vec::new() };
-        let mut best = best.into_iter().filter(|(_, s)| s.packings == alike).peekable();
         let mut packs = Vec::new();
-        while excess > 0 && packs.len() < AT_ONCE {
-            let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
-            while let Some((object, s)) = best.next_if(|(_, s)| bytes + s.live <= room || taken.is_empty()) {
-                bytes += s.live;
-                gain += s.total - s.live;
-                taken.insert(*object);
-            }
-            // Else packing would go on for ever about what it writes itself.
-            if gain < gain_min.max(bytes / 20) || taken.is_empty() {
-                break;
-            }
-            excess = excess.saturating_sub(gain);
-            packs.push(taken);
+        // Where the age of the best one frees too little, that of the next best one may free enough.
+        while let (true, Some(alike)) = (packs.is_empty(), best.first().map(|(_, s)| s.packings)) {
+            let (of_one_age, others): (Vec<_>, Vec<_>) =
+                best.into_iter().partition(|(_, s)| s.packings == alike);
+            best = others;
+            packs = packs_of(of_one_age, &mut excess, room, gain_min);
         }
         packs
     }
+}
+
+/// Packs of sources of one age, best first, until the excess is gone or another one would free too little.
+fn packs_of(
+    sources: Vec<(&Object, &Source)>,
+    excess: &mut u64,
+    room: u64,
+    gain_min: u64,
+) -> Vec<BTreeSet<Object>> {
+    let mut best = sources.into_iter().peekable();
+    let mut packs = Vec::new();
+    while *excess > 0 && packs.len() < AT_ONCE {
+        let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
+        while let Some((object, s)) = best.next_if(|(_, s)| bytes + s.live <= room || taken.is_empty()) {
+            bytes += s.live;
+            gain += s.total - s.live;
+            taken.insert(*object);
+        }
+        // Else packing would go on for ever about what it writes itself.
+        if gain < gain_min.max(bytes / 20) || taken.is_empty() {
+            break;
+        }
+        *excess = excess.saturating_sub(gain);
+        packs.push(taken);
+    }
+    packs
 }
 
 /// Runs' pages, each read once a pack.
@@ -165,10 +184,11 @@ impl Session {
             let news = self.collect.notified();
             let mut news = std::pin::pin!(news);
             news.as_mut().enable();
+            let asked = self.pace.last_asked();
             match self.pack_once(&mut pace).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.packing.store(false, Ordering::Relaxed);
+                    self.pace.found_nothing(asked);
                     self.set_pace();
                     news.await;
                 }
@@ -182,7 +202,7 @@ impl Session {
 
     /// As far as the recorded table tells there is nothing to pack.
     pub fn settled(&self) -> bool {
-        !self.packing.load(Ordering::Relaxed)
+        self.pace.settled()
     }
 
     /// Whether there was something to pack.
@@ -193,7 +213,11 @@ impl Session {
         let space = self.stored_bytes();
         let tuning = &self.ground.deps.tuning;
         let room = self.writer.chunk_target().min(tuning.pack_max);
-        let chosen = pace.choose(&all, (space, pace.space_max(tuning.space_max)), room, tuning.gain_min);
+        let mut space_max = pace.space_max(tuning.space_max);
+        if self.pace.urged.load(Ordering::Relaxed) > 0 {
+            space_max = space_max.min(URGED);
+        }
+        let chosen = pace.choose(&all, (space, space_max), room, tuning.gain_min);
         if chosen.is_empty() {
             return Ok(false);
         }
@@ -364,6 +388,21 @@ mod tests {
         assert_eq!(pace.choose(&all, (300, 1450), 1, 0), [[five].into()], "one at least");
         assert!(pace.choose(&all, (220, 1450), 60, 0).is_empty(), "space enough");
         assert!(pace.choose(&all, (500, 1450), 60, 1000).is_empty(), "it would free too little");
+    }
+
+    #[test]
+    fn an_age_that_frees_too_little_does_not_keep_the_others_from_being_packed() {
+        let source = |total, live, packings| Source { total, live, packings };
+        let all: BTreeMap<_, _> = [
+            (object(1), source(40, 1, 0)),
+            (object(2), source(500, 500, 0)),
+            (object(3), source(300, 150, 1)),
+            (object(4), source(300, 100, 1)),
+        ]
+        .into();
+        // The best one of all would free 39.
+        let packs = Pace::default().choose(&all, (1140, 1200), 500, 100);
+        assert_eq!(packs, [[object(3), object(4)].into()]);
     }
 
     #[test]

@@ -64,8 +64,6 @@ pub struct Session {
     /// Packs that are stored, for the next checkpoint.
     pub packed: Mutex<Vec<Repacked>>,
     pub packed_bytes: AtomicU64,
-    /// A table was recorded that the packer has not looked at to its end.
-    pub packing: AtomicBool,
     /// The table changed, or something was deleted.
     pub collect: Notify,
     /// Something to cut.
@@ -133,7 +131,6 @@ impl Session {
             packs: AtomicU64::new(0),
             packed: Mutex::default(),
             packed_bytes: AtomicU64::new(0),
-            packing: AtomicBool::new(true),
             collect: Notify::new(),
             work: Notify::new(),
             ripe: Notify::new(),

@@ -1,0 +1,69 @@
+//! What collection leaves behind, and what it costs.
+
+use super::*;
+use crate::volume::handle::Known;
+
+/// Objects of volumes on the first store.
+fn objects(site: &site::Site) -> usize {
+    site.stores[0].contents().keys().iter().filter(|k| k.contains("/c-") || k.contains("/p-")).count()
+}
+
+/// Parts that were packed stand beside parts that never were; then nothing is written any more.
+#[test]
+fn a_quiet_volume_with_a_removed_snapshot_is_collected() {
+    run(90, "1+0", |mut site| async move {
+        site.tuning.gain_min = 128 << 10;
+        site.tuning.pack_max = MIB;
+        site.tuning.log_min = MIB;
+        site.grace_ms = 1_000;
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        let overwrite = async |share: u64, seed: u64| {
+            for i in 0..128 {
+                if life.rt.below(100) < share {
+                    v.write(i * (64 << 10), bytes(seed + i, 64 << 10)).await.unwrap();
+                    v.flush().await.unwrap();
+                }
+            }
+        };
+        overwrite(100, 0).await;
+        overwrite(50, 1_000).await;
+        life.volumes.collect(&name("v")).await.unwrap();
+        overwrite(10, 2_000).await;
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        overwrite(50, 3_000).await;
+        life.volumes.remove_snapshot(&name("v"), &name("s")).await.unwrap();
+        life.volumes.collect(&name("v")).await.unwrap();
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        let (stored, live) = (info.stored_bytes, info.live_bytes.unwrap());
+        assert!(stored * 10 <= live * 13, "{stored} bytes are stored for {live}");
+        assert!(life.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
+    });
+}
+
+/// Blocks that lie so far apart that a checkpoint's piece of a trim meets one at most.
+#[test]
+fn trimming_scattered_blocks_takes_few_objects() {
+    run(91, "1+0", |mut site| async move {
+        site.tuning.merge_blocks = 4096;
+        let life = site.machine(1).found().await;
+        let (size, apart) = (64 << 30, 128 * MIB);
+        life.volumes.create(&name("v"), size, small(FlushMode::Local)).await.unwrap();
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        for at in (0..size).step_by(apart as usize) {
+            v.write(at, bytes(at, 4096)).await.unwrap();
+        }
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        session.checkpoint(&[]).await.unwrap();
+        let before = objects(&site);
+        v.zero(0, size).await.unwrap();
+        session.checkpoint(&[]).await.unwrap();
+        let made = objects(&site) - before;
+        assert!(made <= 20, "{made} objects for {} blocks", size / apart);
+        assert_eq!(v.read(0, 4096).await.unwrap(), vec![0; 4096]);
+        let s = life.volumes.open_snapshot(&name("v"), &name("s")).await.unwrap();
+        assert!(s.read(apart, 4096).await.unwrap() == bytes(apart, 4096));
+        assert!(life.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
+    });
+}
