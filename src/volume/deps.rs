@@ -133,6 +133,8 @@ pub struct Tuning {
     pub space_max: (u64, u64),
     /// Bytes that a pack must free at least: its checkpoint takes some itself.
     pub gain_min: u64,
+    /// So many small objects become one; a fourth of them is enough when somebody waits for collection.
+    pub small_min: usize,
 }
 
 impl Default for Tuning {
@@ -146,6 +148,7 @@ impl Default for Tuning {
             pack_max: u64::MAX,
             space_max: (1280, 1400),
             gain_min: 1 << 20,
+            small_min: 64,
             journal: None,
         }
     }

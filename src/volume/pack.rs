@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 
 use super::session::Session;
@@ -35,6 +35,12 @@ const COLDER: f64 = 0.15;
 const COLDER_MAX: f64 = 0.45;
 /// Per mille of what is live that all objects may take when somebody asked for collection.
 const URGED: u64 = 1200;
+/// An object is small that holds at most this part of what a pack may.
+const SMALL: u64 = 16;
+/// Small objects that become one, at most: each of them is read whole.
+const MERGED_MAX: usize = 2048;
+/// Small objects read at the same time for one pack.
+const READ_AT_ONCE: usize = 16;
 /// Of what was seen to die before, so much counts when more is seen.
 const FADE: f64 = 0.9;
 
@@ -100,16 +106,10 @@ impl Pace {
         even - ((even - skewed) as f64 * skew) as u64
     }
 
-    /// The sources of the next packs, best first; none when there is space enough.
-    fn choose(
-        &self,
-        all: &BTreeMap<Object, Source>,
-        (space, space_max): (u64, u64),
-        room: u64,
-        gain_min: u64,
-    ) -> Vec<BTreeSet<Object>> {
+    /// The sources of the next packs, best first; none when there is nothing to gain.
+    fn choose(&self, all: &BTreeMap<Object, Source>, space: u64, aim: Aim) -> Vec<BTreeSet<Object>> {
         let live: u64 = all.values().map(|s| s.live).sum();
-        let enough = u64::try_from(u128::from(live) * u128::from(space_max) / 1000).unwrap_or(u64::MAX);
+        let enough = u64::try_from(u128::from(live) * u128::from(aim.space_max) / 1000).unwrap_or(u64::MAX);
         let mut excess = space.saturating_sub(enough);
         let mut best: Vec<_> = all.iter().filter(|(_, s)| s.live < s.total).collect();
         best.sort_by(|a, b| self.score(a.1).total_cmp(&self.score(b.1)).then(a.0.cmp(b.0)));
@@ -119,19 +119,44 @@ impl Pace {
             let (of_one_age, others): (Vec<_>, Vec<_>) =
                 best.into_iter().partition(|(_, s)| s.packings == alike);
             best = others;
-            packs = packs_of(of_one_age, &mut excess, room, gain_min);
+            packs = packs_of(of_one_age, &mut excess, aim);
         }
-        packs
+        if packs.is_empty() { aim.merged(all).into_iter().collect() } else { packs }
+    }
+}
+
+/// What packing is for.
+#[derive(Clone, Copy, Debug)]
+struct Aim {
+    /// Per mille of what is live: so much space is enough.
+    space_max: u64,
+    /// Live bytes of a pack, at most.
+    room: u64,
+    /// Bytes that a pack frees, at least.
+    gain_min: u64,
+    /// So many small objects are made one.
+    small_min: usize,
+}
+
+impl Aim {
+    /// Small objects, to be made one. Merging frees no bytes, but requests, and entries of the table. It makes one of
+    /// `small_min` at least, so that what is in one is written again a logarithmic number of times.
+    fn merged(&self, all: &BTreeMap<Object, Source>) -> Option<BTreeSet<Object>> {
+        let mut room = self.room;
+        let small = all.iter().filter(|(_, s)| s.live > 0 && s.total <= self.room / SMALL);
+        let fitting = small.take_while(|(_, s)| {
+            let fits = s.live <= room;
+            room = room.saturating_sub(s.live);
+            fits
+        });
+        let taken: BTreeSet<_> = fitting.map(|(object, _)| *object).take(MERGED_MAX).collect();
+        (taken.len() >= self.small_min).then_some(taken)
     }
 }
 
 /// Packs of sources of one age, best first, until the excess is gone or another one would free too little.
-fn packs_of(
-    sources: Vec<(&Object, &Source)>,
-    excess: &mut u64,
-    room: u64,
-    gain_min: u64,
-) -> Vec<BTreeSet<Object>> {
+fn packs_of(sources: Vec<(&Object, &Source)>, excess: &mut u64, aim: Aim) -> Vec<BTreeSet<Object>> {
+    let Aim { room, gain_min, .. } = aim;
     let mut best = sources.into_iter().peekable();
     let mut packs = Vec::new();
     while *excess > 0 && packs.len() < AT_ONCE {
@@ -210,14 +235,7 @@ impl Session {
         let ledger = self.ledger.lock().clone();
         let all = sources(&ledger);
         pace.look(&all);
-        let space = self.stored_bytes();
-        let tuning = &self.ground.deps.tuning;
-        let room = self.writer.chunk_target().min(tuning.pack_max);
-        let mut space_max = pace.space_max(tuning.space_max);
-        if self.pace.urged.load(Ordering::Relaxed) > 0 {
-            space_max = space_max.min(URGED);
-        }
-        let chosen = pace.choose(&all, (space, space_max), room, tuning.gain_min);
+        let chosen = pace.choose(&all, self.stored_bytes(), self.aim(pace));
         if chosen.is_empty() {
             return Ok(false);
         }
@@ -235,6 +253,21 @@ impl Session {
         }
     }
 
+    /// Who waits for collection gets less space and fewer objects than writes alone would make worth it.
+    fn aim(&self, pace: &Pace) -> Aim {
+        let tuning = &self.ground.deps.tuning;
+        let aim = Aim {
+            space_max: pace.space_max(tuning.space_max),
+            room: self.writer.chunk_target().min(tuning.pack_max),
+            gain_min: tuning.gain_min,
+            small_min: tuning.small_min,
+        };
+        match self.pace.urged.load(Ordering::Relaxed) {
+            0 => aim,
+            _ => Aim { space_max: aim.space_max.min(URGED), small_min: (aim.small_min / 4).max(4), ..aim },
+        }
+    }
+
     async fn repack(&self, ledger: &Ledger, sources: BTreeSet<Object>) -> Result<Repacked> {
         let mut inside: BTreeMap<Object, Vec<(Seq, Entry)>> = BTreeMap::new();
         for (seq, e) in ledger.entries().filter(|(seq, e)| sources.contains(&e.object(*seq)) && e.live() > 0)
@@ -242,7 +275,7 @@ impl Session {
             inside.entry(e.object(seq)).or_default().push((seq, *e));
         }
         let live: u64 = inside.values().flatten().map(|(_, e)| e.live()).sum();
-        // Beside what is left and its parity: one source at a time, whole.
+        // Beside what is left and its parity: one source at a time, whole, or several small ones.
         let (k, n) = (self.writer.k(), self.ground.deps.pool.layout().n());
         let held = self.ground.deps.memory.encode.take(chunk_target(k) + live * n.div_ceil(k) as u64).await;
         let dead = self.dead(ledger, inside.values().flatten()).await?;
@@ -250,21 +283,24 @@ impl Session {
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
         let mut draft = PackDraft::new(pack.of(self.ground.id), k, live);
         let (mut chunks, dead) = (Vec::new(), Arc::new(dead));
-        for (object, entries) in inside {
-            let (payload, dead) = (self.whole(object).await?, dead.clone());
-            let add = move || -> Result<(PackDraft, Vec<Survivors>)> {
-                let mut added = Vec::with_capacity(entries.len());
-                for (seq, entry) in entries {
-                    let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
-                    let placing = draft.add(entry.epoch, seq, &frames);
-                    let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
-                    added.push(Survivors { seq, at, len, bytes, dead: entry.dead });
-                }
-                Ok((draft, added))
-            };
-            let added;
-            (draft, added) = self.ground.rt().cpu(add).await??;
-            chunks.extend(added);
+        for group in in_groups(inside, chunk_target(k)) {
+            let payloads = try_join_all(group.iter().map(|(object, _)| self.whole(*object))).await?;
+            for ((_, entries), payload) in group.into_iter().zip(payloads) {
+                let dead = dead.clone();
+                let add = move || -> Result<(PackDraft, Vec<Survivors>)> {
+                    let mut added = Vec::with_capacity(entries.len());
+                    for (seq, entry) in entries {
+                        let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
+                        let placing = draft.add(entry.epoch, seq, &frames);
+                        let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
+                        added.push(Survivors { seq, at, len, bytes, dead: entry.dead });
+                    }
+                    Ok((draft, added))
+                };
+                let added;
+                (draft, added) = self.ground.rt().cpu(add).await??;
+                chunks.extend(added);
+            }
         }
         if !chunks.is_empty() {
             let era = chunks.iter().filter_map(|c| ledger.entry(c.seq)).map(|e| e.era).max();
@@ -328,6 +364,26 @@ impl Session {
     }
 }
 
+type Entries = Vec<(Seq, Entry)>;
+
+/// Objects in groups that are read together: at most `bytes` in each, unless one alone is larger.
+fn in_groups(objects: BTreeMap<Object, Entries>, bytes: u64) -> Vec<Vec<(Object, Entries)>> {
+    let mut groups: Vec<Vec<(Object, Entries)>> = Vec::new();
+    let mut room = 0;
+    for (object, entries) in objects {
+        let total = entries.iter().map(|(_, e)| e.total).sum::<u64>();
+        match groups.last_mut() {
+            Some(group) if total <= room && group.len() < READ_AT_ONCE => group.push((object, entries)),
+            _ => {
+                groups.push(vec![(object, entries)]);
+                room = bytes;
+            }
+        }
+        room = room.saturating_sub(total);
+    }
+    groups
+}
+
 /// A chunk's live frames, as they are stored. They must be what the table counts.
 fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<u64>>) -> Result<Frames> {
     let unsound = || {
@@ -366,6 +422,24 @@ mod tests {
         Object { epoch: Epoch(1), seq: Seq(n) }
     }
 
+    fn aim(space_max: u64, room: u64, gain_min: u64) -> Aim {
+        Aim { space_max, room, gain_min, small_min: 100 }
+    }
+
+    #[test]
+    fn small_objects_that_live_are_made_one() {
+        let source = |total, packings| Source { total, live: total, packings };
+        let mut all: BTreeMap<_, _> = (0..20).map(|n| (object(n), source(10, (n % 3) as usize))).collect();
+        all.insert(object(20), source(300, 0));
+        let choose = |all: &BTreeMap<_, _>, small_min| {
+            Pace::default().choose(all, 500, Aim { small_min, ..aim(1300, 1600, 100) })
+        };
+        assert_eq!(choose(&all, 20), [(0..20).map(object).collect()]);
+        assert!(choose(&all, 21).is_empty(), "too few of them");
+        all.values_mut().for_each(|s| *s = source(s.total * 20, s.packings));
+        assert!(choose(&all, 4).is_empty(), "they are large enough");
+    }
+
     #[test]
     fn the_emptiest_of_one_age_are_taken_until_a_pack_is_full() {
         let source = |total, live, packings| Source { total, live, packings };
@@ -379,15 +453,15 @@ mod tests {
         .into();
         let pace = Pace::default();
         let (five, two, four) = (object(5), object(2), object(4));
-        assert_eq!(pace.choose(&all, (500, 1450), 60, 0), [[five, two, four].into(), [object(1)].into()]);
+        assert_eq!(pace.choose(&all, 500, aim(1450, 60, 0)), [[five, two, four].into(), [object(1)].into()]);
         assert_eq!(
-            pace.choose(&all, (500, 1450), 25, 0),
+            pace.choose(&all, 500, aim(1450, 25, 0)),
             [[five, two].into(), [four].into(), [object(1)].into()]
         );
-        assert_eq!(pace.choose(&all, (350, 1450), 25, 0), [[five, two].into()], "no more than needed");
-        assert_eq!(pace.choose(&all, (300, 1450), 1, 0), [[five].into()], "one at least");
-        assert!(pace.choose(&all, (220, 1450), 60, 0).is_empty(), "space enough");
-        assert!(pace.choose(&all, (500, 1450), 60, 1000).is_empty(), "it would free too little");
+        assert_eq!(pace.choose(&all, 350, aim(1450, 25, 0)), [[five, two].into()], "no more than needed");
+        assert_eq!(pace.choose(&all, 300, aim(1450, 1, 0)), [[five].into()], "one at least");
+        assert!(pace.choose(&all, 220, aim(1450, 60, 0)).is_empty(), "space enough");
+        assert!(pace.choose(&all, 500, aim(1450, 60, 1000)).is_empty(), "it would free too little");
     }
 
     #[test]
@@ -401,7 +475,7 @@ mod tests {
         ]
         .into();
         // The best one of all would free 39.
-        let packs = Pace::default().choose(&all, (1140, 1200), 500, 100);
+        let packs = Pace::default().choose(&all, 1140, aim(1200, 500, 100));
         assert_eq!(packs, [[object(3), object(4)].into()]);
     }
 
@@ -419,6 +493,6 @@ mod tests {
         pace.look(&at(1000, 1000));
         pace.look(&at(700, 990));
         assert!(pace.colder[1] > 0.4 && pace.space_max((1300, 1450)) < 1320, "{pace:?}");
-        assert_eq!(pace.choose(&at(700, 300), (2000, 1000), 10, 0), [[object(2)].into()]);
+        assert_eq!(pace.choose(&at(700, 300), 2000, aim(1000, 10, 0)), [[object(2)].into()]);
     }
 }

@@ -67,3 +67,24 @@ fn trimming_scattered_blocks_takes_few_objects() {
         assert!(life.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
     });
 }
+
+/// Each flush to the pool makes an object of its own.
+#[test]
+fn small_objects_are_merged() {
+    run(92, "1+0", |mut site| async move {
+        site.grace_ms = 1_000;
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        for i in 0..300 {
+            v.write(i * 8192, bytes(i, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+        }
+        assert!(objects(&site) >= 300);
+        life.volumes.collect(&name("v")).await.unwrap();
+        assert!(objects(&site) <= 20, "{} objects are left", objects(&site));
+        for i in 0..300 {
+            assert!(v.read(i * 8192, 4096).await.unwrap() == bytes(i, 4096));
+        }
+        assert!(life.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
+    });
+}

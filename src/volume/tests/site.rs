@@ -83,6 +83,7 @@ impl Site {
             pack_max,
             space_max,
             gain_min: 3_000,
+            small_min: 8,
             journal: None,
         };
         self.grace_ms = world.below(3_000);

@@ -118,6 +118,7 @@ impl Plan {
                 pack_max: [3_000, 20_000, 1 << 20][pick(3)],
                 space_max: [(1_020, 1_020), (1_300, 1_450)][pick(2)],
                 gain_min: 3_000,
+                small_min: 8,
                 merge_blocks: [1 << 19, 16, 300][pick(3)],
             },
             grace_ms: [0, 500, 5_000][pick(3)],
