@@ -5,7 +5,8 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, pins and witnesses are anybody's. JSON with a `format` field; at most `HEAD_MAX` bytes.
+//! claim, pins and witnesses are anybody's. JSON with a `format` field; at most `HEAD_MAX` bytes. What users let grow, a new
+//! head and its pins, may make it `GROWN_MAX` bytes large: the rest is room for changes of ownership and for checkpoints.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +22,9 @@ use crate::base::{
 use crate::log::{FrameRef, Prefix};
 
 const FORMAT: u32 = 1;
+/// Bytes of a head that is made or takes a pin. With the rest, 32 KiB, it can change hands hundreds of times in between two
+/// checkpoints: what has many clones must still be opened, taken over and released.
+const GROWN_MAX: usize = HEAD_MAX - (32 << 10);
 
 /// A map's root page and the height of its tree (1: the root is a leaf).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -200,16 +204,26 @@ impl Head {
     }
 
     pub fn encode(&self) -> Result<Bytes> {
+        self.encode_within(HEAD_MAX)
+    }
+
+    /// As `encode`, of one that is made: with room for what must never be refused later.
+    pub fn encode_grown(&self) -> Result<Bytes> {
+        self.encode_within(GROWN_MAX)
+    }
+
+    fn encode_within(&self, max: usize) -> Result<Bytes> {
         let bytes = serde_json::to_vec(self)
             .map_err(|e| Error::new(Kind::Internal, "a head cannot be written").because(e))?;
-        if bytes.len() > HEAD_MAX {
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "the volume's description would grow over {} KiB: remove snapshots or clones first",
-                    HEAD_MAX >> 10
-                ),
-            ));
+        if bytes.len() > max {
+            let ancestors = self.base.as_ref().map_or(0, |b| b.ancestors.len());
+            let why = format!(
+                "the volume's description would grow over {} KiB: it has {} clones and is itself a clone {ancestors} deep; \
+                 remove clones first",
+                max >> 10,
+                self.pins.len()
+            );
+            return Err(Error::new(Kind::Refused, why));
         }
         Ok(bytes.into())
     }
@@ -475,7 +489,7 @@ impl Head {
     }
 
     /// Holds a snapshot for a clone. The caller has found the snapshot, with a root and not hidden, in the tables page
-    /// `judged`; another page by now is `Unavailable`: look again.
+    /// `judged`; another page by now is `Unavailable`: look again. `Refused` when it would take the room of its owners.
     pub fn pin(&self, pin: Pin, judged: Option<FrameRef>) -> Result<Move> {
         self.gone()?;
         if self.pins.iter().any(|p| p.nonce == pin.nonce) {
@@ -484,7 +498,11 @@ impl Head {
         if self.checkpoint.tables != judged {
             return Err(Error::new(Kind::Unavailable, "the volume's snapshots changed meanwhile"));
         }
-        self.with(|h| h.pins.push(pin))
+        let pinned = self.with(|h| h.pins.push(pin))?;
+        if let Move::To(head) = &pinned {
+            head.encode_grown()?;
+        }
+        Ok(pinned)
     }
 
     pub fn unpin(&self, nonce: Nonce) -> Result<Move> {
@@ -652,5 +670,45 @@ mod tests {
         assert_eq!(free.remove(&BTreeSet::new()).unwrap_err().kind(), Kind::Owned);
         let removed = moved(free.remove(&mine));
         assert_eq!(removed.owned(Epoch(1)).unwrap_err().kind(), Kind::Removed);
+    }
+
+    #[test]
+    fn a_head_full_of_pins_can_still_change_hands() {
+        let pin =
+            |n| Pin { snapshot: StateId(1), clone: VolumeId(u128::MAX - n), nonce: Nonce(u128::MAX - n) };
+        let mut head = owned();
+        head.pins = (0..1_900).map(pin).collect();
+        let refused = (1_900..10_000).find_map(|n| match head.pin(pin(n), None) {
+            Ok(Move::To(next)) => {
+                head = *next;
+                None
+            }
+            Ok(Move::Already) => panic!("it has not happened yet"),
+            Err(e) => Some(e),
+        });
+        let refused = refused.expect("some pin is one too many");
+        assert!(
+            refused.is(Kind::Refused) && refused.to_string().contains("remove clones first"),
+            "{refused}"
+        );
+        assert_eq!(head.pin(*head.pins.last().unwrap(), None).unwrap(), Move::Already);
+        head.encode_grown().unwrap();
+        // It goes from host to host, and no checkpoint is made meanwhile.
+        for epoch in 2..300u64 {
+            let (next, none, nonce) = (host(u128::MAX), BTreeSet::new(), u128::MAX - u128::from(epoch));
+            head = moved(head.claim(&Claimer { force: true, ..claimer(&next, nonce, &none) }));
+            if epoch % 50 == 2 {
+                head.encode().unwrap();
+            }
+            head = moved(head.record(&recording(nonce, 1_000_000 + epoch)));
+        }
+        head.encode().unwrap();
+        moved(head.release(Epoch(299))).encode().unwrap();
+        assert_eq!(head.ends.len(), 299 - 1);
+        let place = Seq(2_000_000);
+        let new = Checkpoint { position: place, top: place, nonce: Nonce(5), ..Checkpoint::default() };
+        let head = moved(head.checkpoint(Epoch(299), &new, &[]));
+        head.encode().unwrap();
+        moved(head.unpin(Nonce(u128::MAX))).encode().unwrap();
     }
 }
