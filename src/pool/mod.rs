@@ -26,6 +26,7 @@ mod news;
 mod open;
 mod plan;
 mod probe;
+mod promptly;
 mod read;
 mod records;
 mod recover;
