@@ -14,7 +14,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::sim::{Reach, StoreFaults};
+use super::sim::{Reach, StoreFaults, foreign};
 use super::{
     Attrs, Bucket, BucketRef, ByteRange, Cause, Counters, Etag, Found, Head, List, Page, Part, Put, Restore,
     Store, VersionList, VersionPage, When,
@@ -29,6 +29,8 @@ pub enum Fate {
     Answered,
     /// Certainly without effect; the asker is told.
     Failed(Kind),
+    /// Without effect, and the answer says nothing: another server gave it.
+    Foreign,
     /// No answer. It takes effect after this time, if at all.
     Lost(Option<Duration>),
 }
@@ -82,6 +84,7 @@ impl Faulty {
             Reach::Refuses => return Fate::Failed(Kind::Unavailable),
             Reach::Denies => return Fate::Failed(Kind::Denied),
             Reach::Silent => return Fate::Lost(None),
+            Reach::Foreign => return Fate::Foreign,
         }
         if self.per_mille(faults.errors) {
             return Fate::Failed(Kind::Unavailable);
@@ -109,6 +112,10 @@ impl Faulty {
             Fate::Failed(kind) => {
                 self.rt.sleep(self.between(faults.latency)).await;
                 Reply::Answer(Err(Error::new(kind, format!("{url} is told to fail"))))
+            }
+            Fate::Foreign => {
+                self.rt.sleep(self.between(faults.latency)).await;
+                Reply::Nothing(foreign(url))
             }
             Fate::Lost(landing) => {
                 if let Some(after) = landing {

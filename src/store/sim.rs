@@ -31,6 +31,9 @@ pub enum Reach {
     Denies,
     /// Nothing arrives, and the client gives up after `patience`.
     Silent,
+    /// Something else answers at its address: nothing arrives, and no answer says anything, of a put not even that it
+    /// was not stored.
+    Foreign,
 }
 
 /// What goes wrong and how slow things are; changed while a run goes on.
@@ -80,8 +83,15 @@ enum Fate {
     Answered,
     /// Never arrives; the client is told.
     Failed,
+    /// Arrives somewhere else, whose answer says nothing.
+    Foreign,
     /// No answer; lands after this time, if at all.
     Lost(Option<Duration>),
+}
+
+/// What an answer comes to that is not the store's.
+pub(super) fn foreign(url: &str) -> Error {
+    Error::new(Kind::Unavailable, format!("what answers at {url} is another server"))
 }
 
 /// What came back: the answer, a sure failure, or nothing.
@@ -141,6 +151,7 @@ impl SimStore {
             Reach::Up => {}
             Reach::Refuses | Reach::Denies => return Fate::Failed,
             Reach::Silent => return Fate::Lost(None),
+            Reach::Foreign => return Fate::Foreign,
         }
         if world.per_mille(faults.errors) {
             return Fate::Failed;
@@ -173,6 +184,10 @@ impl SimStore {
                         Error::new(Kind::Unavailable, why)
                     }
                 })
+            }
+            Fate::Foreign => {
+                self.wait(pause()).await;
+                Reply::Nothing(foreign(url))
             }
             Fate::Lost(landing) => {
                 if let Some(after) = landing {
@@ -399,6 +414,11 @@ mod tests {
             store.faults(|f| f.reach = Reach::Silent);
             assert!(matches!(put(&store, "k").await, Ok(Put::Unknown(_))));
             assert!(store.head("k", Cause::Read).await.unwrap_err().is(Kind::Timeout));
+            store.faults(|f| f.reach = Reach::Foreign);
+            assert!(matches!(put(&store, "k").await, Ok(Put::Unknown(_))));
+            assert!(store.head("k", Cause::Read).await.unwrap_err().is(Kind::Unavailable));
+            assert!(store.list(&List::default(), Cause::Read).await.unwrap_err().is(Kind::Unavailable));
+            assert!(store.delete(&["k".into()], Cause::Read).await.unwrap_err().is(Kind::Unavailable));
             store.faults(|f| f.reach = Reach::Up);
             assert!(matches!(put(&store, "k").await, Ok(Put::Stored(_))));
             assert!(matches!(put(&store, "k").await, Ok(Put::Refused)));

@@ -697,3 +697,38 @@ fn removed_names_never_show_again() {
         .unwrap_or_else(|stall| panic!("seed {seed}: {stall}"));
     }
 }
+
+/// Another server answers at the bucket's address: no directory is empty, no name is missing, then and afterwards.
+/// Promise: An answer that is none of S3's to the request says nothing of what is in the bucket.
+#[test]
+fn what_another_server_answers_empties_no_directory() {
+    let sim = Sim::new(9);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside) = (sim.clone(), store.clone());
+    sim.run(async move {
+        let user = User::simulated(&world, inside.clone(), "").await;
+        user.mkdir("d").await.unwrap();
+        user.put("d/f", b"kept").await.unwrap();
+        let dir = user.walk("d").await.unwrap();
+        let file = user.walk("d/f").await.unwrap();
+        world.rt().sleep(Duration::from_secs(60)).await;
+        inside.faults(|f| f.reach = Reach::Foreign);
+        let fails = |what: &str, errno: Option<Errno>| assert_eq!(errno, Some(Errno::IO), "{what}");
+        for plus in [false, true] {
+            fails("readdir", user.list_at(dir, plus).await.err().map(|f| f.errno));
+        }
+        for name in [&b"f"[..], b"none"] {
+            fails("lookup", user.step(dir, name).await.err().map(|f| f.errno));
+        }
+        fails("getattr", user.fs.getattr(file).await.err().map(|f| f.errno));
+        fails("open", user.fs.open_file(file, READ).await.err().map(|f| f.errno));
+        fails("unlink", user.remove("d/f").await.err().map(|f| f.errno));
+        fails("rmdir", user.rmdir("d").await.err().map(|f| f.errno));
+        inside.faults(|f| f.reach = Reach::Up);
+        let names: Vec<_> = user.list("d", true).await.unwrap().into_iter().map(|i| i.name).collect();
+        assert_eq!(names, [b"f"]);
+        assert_eq!(user.get("d/f").await.unwrap(), b"kept");
+        user.forget_all();
+    })
+    .unwrap();
+}

@@ -197,6 +197,35 @@ fn a_walk_counts_fetches_and_completes() {
     });
 }
 
+/// Another server answers at the address of some stores: nothing there is absent, foreign or damaged.
+#[test]
+fn what_another_server_answers_is_no_absence() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let one = chunk(5, &LENS);
+        store(&pool, &one).await;
+        yard.settle(1000).await;
+        for away in [0, 1] {
+            yard.reach(away, Reach::Foreign);
+        }
+        for _ in 0..3 {
+            let seen = pool.probe(&one.id, &pool.incarnations(), W).await;
+            assert_eq!((seen.good, seen.absent, seen.unknown), (4, 0, 2));
+            yard.settle(2000).await;
+        }
+        check(&pool, &one).await;
+        // Labels are not judged by such an answer: down is no other place, as `out` is.
+        let down = pool.status().stores.iter().filter(|s| s.state == "down").count();
+        assert_eq!(down, 2);
+        for back in [0, 1] {
+            yard.reach(back, Reach::Up);
+        }
+        yard.settle(20_000).await;
+        let seen = pool.probe(&one.id, &pool.incarnations(), W).await;
+        assert_eq!((seen.good, seen.absent, seen.unknown), (6, 0, 0));
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::sim::Process;
+use windlass::base::rt::sim::{Process, World};
 use windlass::store::Reach;
 
 use super::settle::settle;
@@ -181,8 +181,7 @@ impl Director {
             Event::HostLoss => self.lose(host),
             Event::Freeze => self.freeze(host),
             Event::ClockJump => self.running.lock()[host].jump_clock(),
-            Event::StoreAway if world.per_mille(500) => store.faults(|f| f.reach = Reach::Refuses),
-            Event::StoreAway => store.faults(|f| f.reach = Reach::Silent),
+            Event::StoreAway => store.faults(|f| f.reach = away(world)),
             Event::StoresBack => site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)),
             Event::Requests => {
                 // So many that a store is out for seconds would be one more that is lost, where one loses its contents.
@@ -266,11 +265,10 @@ impl Director {
 
     fn blackout(&self) {
         let (site, world) = (&self.site, &self.site.world);
-        let away = 1 + world.below(site.plan.layout.m() as u64 + 1);
-        for _ in 0..away {
+        let count = 1 + world.below(site.plan.layout.m() as u64 + 1);
+        for _ in 0..count {
             let store = &site.stores[world.below(site.stores.len() as u64) as usize];
-            let reach = [Reach::Refuses, Reach::Silent][world.below(2) as usize];
-            store.faults(|f| f.reach = reach);
+            store.faults(|f| f.reach = away(world));
         }
         let host = self.owner();
         let (director, pause) = (self.clone(), Duration::from_millis(world.below(2_000)));
@@ -302,4 +300,9 @@ impl Director {
         };
         world.rt().spawn(task).detach();
     }
+}
+
+/// How a store is away.
+fn away(world: &World) -> Reach {
+    [Reach::Refuses, Reach::Silent, Reach::Foreign][world.below(3) as usize]
 }
