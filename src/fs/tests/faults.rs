@@ -17,7 +17,9 @@ use crate::fs::meta::Meta as _;
 use crate::fs::options::MountOptions;
 use crate::fs::queue::Pending;
 use crate::fs::staging::take_over;
-use crate::store::{Attrs, Bucket as _, ByteRange, Cause, MemStore, Reach, SimStore, Store as _, When};
+use crate::store::{
+    Attrs, Bucket as _, ByteRange, Cause, FileStore, MemStore, Reach, SimStore, Store as _, When,
+};
 
 pub(super) async fn body(store: &MemStore, key: &str) -> Option<Bytes> {
     store.get(key, ByteRange::Whole { max: 1 << 30 }, Cause::File).await.unwrap().map(|f| f.body)
@@ -713,22 +715,61 @@ fn what_another_server_answers_empties_no_directory() {
         let file = user.walk("d/f").await.unwrap();
         world.rt().sleep(Duration::from_secs(60)).await;
         inside.faults(|f| f.reach = Reach::Foreign);
-        let fails = |what: &str, errno: Option<Errno>| assert_eq!(errno, Some(Errno::IO), "{what}");
-        for plus in [false, true] {
-            fails("readdir", user.list_at(dir, plus).await.err().map(|f| f.errno));
-        }
-        for name in [&b"f"[..], b"none"] {
-            fails("lookup", user.step(dir, name).await.err().map(|f| f.errno));
-        }
-        fails("getattr", user.fs.getattr(file).await.err().map(|f| f.errno));
-        fails("open", user.fs.open_file(file, READ).await.err().map(|f| f.errno));
-        fails("unlink", user.remove("d/f").await.err().map(|f| f.errno));
-        fails("rmdir", user.rmdir("d").await.err().map(|f| f.errno));
+        nothing_is_said_of(&user, dir, file).await;
         inside.faults(|f| f.reach = Reach::Up);
-        let names: Vec<_> = user.list("d", true).await.unwrap().into_iter().map(|i| i.name).collect();
-        assert_eq!(names, [b"f"]);
-        assert_eq!(user.get("d/f").await.unwrap(), b"kept");
-        user.forget_all();
+        all_is_as_before(&user).await;
     })
     .unwrap();
+}
+
+/// The disk of a folder that is mounted as a bucket was unmounted, or another folder was made in its place.
+/// Promise: A folder that is away is no empty bucket.
+#[test]
+#[allow(clippy::disallowed_methods)] // looks at the folder from outside
+fn another_folder_in_its_place_empties_no_directory() {
+    let sim = Sim::new(10);
+    let world = sim.clone();
+    sim.run(async move {
+        let above = tempfile::tempdir().unwrap();
+        let (root, away) = (above.path().join("b"), above.path().join("away"));
+        std::fs::create_dir(&root).unwrap();
+        let bucket = FileStore::open(&world.rt(), &root).await.unwrap();
+        let user = User::simulated(&world, bucket, "").await;
+        user.mkdir("d").await.unwrap();
+        user.put("d/f", b"kept").await.unwrap();
+        let dir = user.walk("d").await.unwrap();
+        let file = user.walk("d/f").await.unwrap();
+        world.rt().sleep(Duration::from_secs(60)).await;
+        std::fs::rename(&root, &away).unwrap();
+        nothing_is_said_of(&user, dir, file).await;
+        std::fs::create_dir(&root).unwrap();
+        nothing_is_said_of(&user, dir, file).await;
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "nothing was written there");
+        std::fs::remove_dir(&root).unwrap();
+        std::fs::rename(&away, &root).unwrap();
+        all_is_as_before(&user).await;
+    })
+    .unwrap();
+}
+
+/// While the bucket is away, nothing is missing or empty.
+async fn nothing_is_said_of(user: &User, dir: u64, file: u64) {
+    let fails = |what: &str, errno: Option<Errno>| assert_eq!(errno, Some(Errno::IO), "{what}");
+    for plus in [false, true] {
+        fails("readdir", user.list_at(dir, plus).await.err().map(|f| f.errno));
+    }
+    for name in [&b"f"[..], b"none"] {
+        fails("lookup", user.step(dir, name).await.err().map(|f| f.errno));
+    }
+    fails("getattr", user.fs.getattr(file).await.err().map(|f| f.errno));
+    fails("open", user.fs.open_file(file, READ).await.err().map(|f| f.errno));
+    fails("unlink", user.remove("d/f").await.err().map(|f| f.errno));
+    fails("rmdir", user.rmdir("d").await.err().map(|f| f.errno));
+}
+
+async fn all_is_as_before(user: &User) {
+    let names: Vec<_> = user.list("d", true).await.unwrap().into_iter().map(|i| i.name).collect();
+    assert_eq!(names, [b"f"]);
+    assert_eq!(user.get("d/f").await.unwrap(), b"kept");
+    user.forget_all();
 }

@@ -1,10 +1,12 @@
 //! The store's folder: how paths in it are opened, made and made durable; temporary files; locks.
 //!
 //! Each operation opens the root by its path and goes on relative to it. So a folder that was moved away is
-//! "not there" and never "empty", and nothing makes the root by writing into it. Symbolic links below the root
-//! are neither followed nor objects.
+//! "not there" and never "empty", and nothing makes the root by writing into it. Nor is another folder that has its
+//! path meanwhile (the empty one under a disk that was unmounted) ever taken for it, once it was seen (`check`).
+//! Symbolic links below the root are neither followed nor objects.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fchmod, fgetxattr,
-    flock, fstat, fsync, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
+    flock, fstat, fsync, makedev, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::thread::{Timespec, nanosleep};
@@ -31,14 +33,21 @@ const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 })
 const TURNS: usize = 1000;
 const XATTR_PROBE: &str = "user.windlass.probe";
 
-/// A folder in one of its lives: a folder made anew under an old name has another time of birth.
-type DirLife = (u64, i64, u32);
+/// A folder in one of its lives: device, inode and time of birth, where the filesystem keeps that. A folder made anew under
+/// an old name, maybe with its inode, has another time. Two disks that were formatted at one time differ by the device only.
+type DirLife = (u64, u64, i64, u32);
 
 /// A file in one of its states: inode and change time.
 type FileLife = (u64, i64, i64);
 
 /// What was changed longer ago survives a power cut: the system writes everything out within half of this.
 const YOUNG_MS: u64 = 60_000;
+
+fn dir_life(dir: impl AsFd) -> rustix::io::Result<DirLife> {
+    let seen = statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+    let device = makedev(seen.stx_dev_major, seen.stx_dev_minor);
+    Ok((device, seen.stx_ino, seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec))
+}
 
 fn life(stat: &Stat) -> FileLife {
     (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64)
@@ -47,6 +56,9 @@ fn life(stat: &Stat) -> FileLife {
 #[derive(Debug)]
 pub(super) struct Root {
     dir: PathBuf,
+    /// The folder that was found when the store was opened. A pool's store may be away then, and is known by its label
+    /// instead: a folder that replaces a lost one is welcome there.
+    opened: OnceLock<DirLife>,
     pub url: String,
     pub rt: Rt,
     /// Folders whose own entry is known to survive a power cut.
@@ -164,6 +176,7 @@ impl Root {
         let room = |n| std::num::NonZeroUsize::new(n).expect("not zero");
         Root {
             dir: dir.to_owned(),
+            opened: OnceLock::new(),
             url,
             rt: rt.clone(),
             durable: Mutex::new(lru::LruCache::new(room(4096))),
@@ -174,9 +187,26 @@ impl Root {
         }
     }
 
-    /// The folder itself. That it isn't there is an error; that an object isn't is none.
+    /// The folder itself. That it isn't there, or another is, is an error; that an object isn't is none.
     pub fn open(&self) -> Result<OwnedFd> {
-        self.open_or(Kind::Unavailable)
+        let root = self.open_or(Kind::Unavailable)?;
+        if let Some(opened) = self.opened.get()
+            && *opened != self.life_of(&root)?
+        {
+            let (url, dir) = (&self.url, self.dir.display());
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "store {url}: {dir} is not the folder that was opened, another is in its place: mount its disk or \
+                     put it back; if the other is meant, open the store anew (unmount and mount it)"
+                ),
+            ));
+        }
+        Ok(root)
+    }
+
+    fn life_of(&self, root: &OwnedFd) -> Result<DirLife> {
+        dir_life(root).map_err(|e| self.failed("looking at its folder", e))
     }
 
     fn open_or(&self, kind: Kind) -> Result<OwnedFd> {
@@ -209,14 +239,17 @@ impl Root {
         )
     }
 
-    /// Refuses a filesystem that can't keep metadata; writes nothing.
+    /// Refuses a filesystem that can't keep metadata; writes nothing. From now on the store is this folder and no other.
     pub fn check(&self) -> Result<()> {
         let root = self.open_or(Kind::NotFound)?;
         let dir = open_dir(&root, ".").map_err(|e| self.failed("opening its folder", e))?;
         match fgetxattr(&dir, XATTR_PROBE, &mut [0u8; 16][..]) {
-            Ok(_) | Err(Errno::NODATA | Errno::RANGE) => Ok(()),
-            Err(e) => Err(self.failed("reading an extended attribute", e)),
+            Ok(_) | Err(Errno::NODATA | Errno::RANGE) => {}
+            Err(e) => return Err(self.failed("reading an extended attribute", e)),
         }
+        let life = self.life_of(&root)?;
+        self.opened.get_or_init(|| life);
+        Ok(())
     }
 
     /// For a place that is to become a store: it must be there, and survive a power cut. It is not made: a misspelt path
@@ -442,9 +475,7 @@ impl Root {
             fsync(aside)?;
         }
         fsync(&spot.dir)?;
-        let wanted = StatxFlags::INO | StatxFlags::BTIME;
-        let seen = statx(&spot.dir, "", AtFlags::EMPTY_PATH, wanted)?;
-        let life = (seen.stx_ino, seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec);
+        let life = dir_life(&spot.dir)?;
         if self.durable.lock().get(&life).is_some() {
             return Ok(());
         }

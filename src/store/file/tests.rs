@@ -48,6 +48,20 @@ impl Yard {
         let page = self.bucket.list(&list, WHY).await.unwrap();
         page.objects.into_iter().map(|o| o.key).collect()
     }
+    /// Every kind of operation fails by these words.
+    async fn all_say(&self, words: &str) {
+        for e in [
+            self.bucket.get("a/b", WHOLE, WHY).await.unwrap_err(),
+            self.bucket.head("no", WHY).await.unwrap_err(),
+            self.put("c", "x", When::Absent).await.unwrap_err(),
+            self.bucket.delete(&["a/b".into()], WHY).await.unwrap_err(),
+            self.bucket.list(&List::default(), WHY).await.unwrap_err(),
+            self.bucket.multipart_create("m", &Attrs::default(), WHY).await.unwrap_err(),
+            self.bucket.multipart_list("", WHY).await.unwrap_err(),
+        ] {
+            assert!(e.is(Kind::Unavailable) && e.to_string().contains(words), "{e}");
+        }
+    }
     fn has_xattr(&self, name: &str) -> bool {
         rustix::fs::getxattr(self.path(name), "user.windlass.object", &mut [0u8; 1024][..]).is_ok()
     }
@@ -109,20 +123,40 @@ async fn a_folder_that_is_away_is_not_empty() {
     yard.store("a/b", "x").await;
     let away = yard.dir.path().with_extension("away");
     fs::rename(yard.dir.path(), &away).unwrap();
-    for e in [
-        yard.bucket.get("a/b", WHOLE, WHY).await.unwrap_err(),
-        yard.bucket.head("no", WHY).await.unwrap_err(),
-        yard.put("c", "x", When::Absent).await.unwrap_err(),
-        yard.bucket.delete(&["a/b".into()], WHY).await.unwrap_err(),
-        yard.bucket.list(&List::default(), WHY).await.unwrap_err(),
-        yard.bucket.multipart_create("m", &Attrs::default(), WHY).await.unwrap_err(),
-    ] {
-        assert!(e.is(Kind::Unavailable) && e.to_string().contains("is not there"), "{e}");
-    }
+    yard.all_say("is not there").await;
     assert!(!yard.dir.path().exists(), "nothing makes a store's folder by writing");
     assert_eq!(FileStore::open(&yard.rt, yard.dir.path()).await.unwrap_err().kind(), Kind::NotFound);
     fs::rename(&away, yard.dir.path()).unwrap();
     assert_eq!(yard.body("a/b").await.unwrap(), "x");
+}
+
+/// As under a disk that was unmounted, or where a script made the folder again.
+#[tokio::test]
+async fn another_folder_in_its_place_is_not_taken_for_it() {
+    let yard = yard().await;
+    yard.store("a/b", "x").await;
+    let away = yard.dir.path().with_extension("away");
+    fs::rename(yard.dir.path(), &away).unwrap();
+    fs::create_dir(yard.dir.path()).unwrap();
+    yard.all_say("is not the folder that was opened").await;
+    assert_eq!(fs::read_dir(yard.dir.path()).unwrap().count(), 0, "nothing was written there");
+    // Whoever opens it now means it, and so does a pool, which looks at labels.
+    let new = FileStore::open(&yard.rt, yard.dir.path()).await.unwrap();
+    assert!(new.head("a/b", WHY).await.unwrap().is_none());
+    let expected = FileStore::expected(&yard.rt, yard.dir.path());
+    assert!(expected.head("a/b", WHY).await.unwrap().is_none());
+    fs::remove_dir(yard.dir.path()).unwrap();
+    fs::rename(&away, yard.dir.path()).unwrap();
+    assert_eq!(yard.body("a/b").await.unwrap(), "x");
+    // It grows and shrinks as it likes.
+    fs::remove_dir_all(yard.path("a")).unwrap();
+    yard.store("c", "y").await;
+    assert_eq!(yard.keys("").await, ["c"]);
+    assert!(expected.head("c", WHY).await.unwrap().is_some());
+    // Removed and made again: another, also where its inode is used again.
+    fs::remove_dir_all(yard.dir.path()).unwrap();
+    fs::create_dir(yard.dir.path()).unwrap();
+    yard.all_say("is not the folder that was opened").await;
 }
 
 #[tokio::test]
