@@ -102,8 +102,8 @@ impl Fleet {
         self.summed_up(futures::future::join_all(looks).await)
     }
 
-    /// The same for whoever counts with `w`: returns soon when so many are good, or so many absent that others can't make it
-    /// w. Stores that have not answered by then are among the unknown.
+    /// The same for whoever counts with `w`: returns soon when so many are good, or so many absent that it can't be read
+    /// whatever the others have. Stores that have not answered by then are among the unknown.
     pub(super) async fn probe_for(
         &self,
         id: &ChunkId,
@@ -111,7 +111,7 @@ impl Fleet {
         cause: Cause,
         w: usize,
     ) -> Probe {
-        let n = self.layout().n();
+        let (n, k) = (self.layout().n(), self.layout().k());
         let begun = self.rt().now();
         let look = |index| async move { (index, self.look(id, index, witnesses, cause).await) };
         let mut looks: FuturesUnordered<_> = (0..n).map(look).collect();
@@ -126,7 +126,7 @@ impl Fleet {
             let Some((index, answer)) = answer else { break };
             seen[index] = answer;
             let absent = seen.iter().filter(|s| matches!(s, Seen::Absent)).count();
-            if until.is_none() && (good(&seen) >= w || n - absent < w) {
+            if until.is_none() && (good(&seen) >= w || n - absent < k) {
                 let now = self.rt().now();
                 until = Some(now + now.since(begun).max(LATE_MIN));
             }

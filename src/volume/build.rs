@@ -56,7 +56,8 @@ pub struct Build<'a> {
 
 #[derive(Default)]
 struct Fresh {
-    frames: BTreeMap<(Seq, u64), Bytes>,
+    /// By the whole reference: a clone's chunks and its parent's have the same numbers.
+    frames: BTreeMap<FrameRef, Bytes>,
     /// Of all of them.
     bytes: u64,
 }
@@ -64,7 +65,7 @@ struct Fresh {
 impl Fresh {
     fn insert(&mut self, at: &FrameRef, raw: Bytes) {
         self.bytes += raw.len() as u64;
-        self.frames.insert((at.seq, at.offset), raw);
+        self.frames.insert(*at, raw);
     }
 
     fn extend(&mut self, other: Fresh) {
@@ -86,7 +87,7 @@ impl Pages for Runs<'_> {
     }
 
     async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
-        match self.fresh.frames.get(&(at.seq, at.offset)) {
+        match self.fresh.frames.get(at) {
             Some(bytes) => Ok(bytes.clone()),
             None => self.view.pages().load(at, address).await,
         }

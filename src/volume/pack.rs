@@ -283,7 +283,8 @@ impl Session {
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
         let mut draft = PackDraft::new(pack.of(self.ground.id), k, live);
         let (mut chunks, dead) = (Vec::new(), Arc::new(dead));
-        for group in in_groups(inside, chunk_target(k)) {
+        let whole = whole_objects(ledger, &sources);
+        for group in in_groups(inside, &whole, chunk_target(k)) {
             let payloads = try_join_all(group.iter().map(|(object, _)| self.whole(*object))).await?;
             for ((_, entries), payload) in group.into_iter().zip(payloads) {
                 let dead = dead.clone();
@@ -366,12 +367,26 @@ impl Session {
 
 type Entries = Vec<(Seq, Entry)>;
 
+/// Bytes of these objects, of their dead chunks as well: a source is read whole.
+fn whole_objects(ledger: &Ledger, sources: &BTreeSet<Object>) -> BTreeMap<Object, u64> {
+    let mut whole = BTreeMap::new();
+    for (seq, e) in ledger.entries().filter(|(seq, e)| sources.contains(&e.object(*seq))) {
+        *whole.entry(e.object(seq)).or_insert(0) += e.total;
+    }
+    whole
+}
+
 /// Objects in groups that are read together: at most `bytes` in each, unless one alone is larger.
-fn in_groups(objects: BTreeMap<Object, Entries>, bytes: u64) -> Vec<Vec<(Object, Entries)>> {
+/// `whole`: bytes of each, dead ones as well.
+fn in_groups(
+    objects: BTreeMap<Object, Entries>,
+    whole: &BTreeMap<Object, u64>,
+    bytes: u64,
+) -> Vec<Vec<(Object, Entries)>> {
     let mut groups: Vec<Vec<(Object, Entries)>> = Vec::new();
     let mut room = 0;
     for (object, entries) in objects {
-        let total = entries.iter().map(|(_, e)| e.total).sum::<u64>();
+        let total = whole.get(&object).copied().unwrap_or(bytes);
         match groups.last_mut() {
             Some(group) if total <= room && group.len() < READ_AT_ONCE => group.push((object, entries)),
             _ => {
