@@ -1,10 +1,7 @@
 //! The stores of an open pool and how chunks lie on them: what reading, putting, counting and mending share.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use super::bookmark::Bookmark;
 use super::codec::Codec;
@@ -15,7 +12,7 @@ use super::key::{place, shard_key, shard_on};
 use super::layout::Layout;
 use super::mask::Mask;
 use super::member::Member;
-use super::register::{Register, RegisterRef};
+use super::register::Register;
 use super::roster::{Membership, Roster};
 use crate::base::rt::Rt;
 use crate::base::{ChunkId, Incarnation, Kind, RegisterId, Result};
@@ -23,8 +20,6 @@ use crate::store::Cause;
 
 /// Keys that one delete request names at most.
 const DELETE_MAX: usize = 1000;
-/// Registers kept though nobody uses them; each knows a value of at most 256 KiB.
-const REGISTERS_KEPT: usize = 32;
 
 /// See the module.
 #[derive(Debug)]
@@ -37,42 +32,6 @@ pub(super) struct Fleet {
     bookmark: Bookmark,
     footers: Footers,
     hedges: Hedges,
-    registers: Mutex<Registers>,
-}
-
-/// Registers of which this process knows something: whoever asks for one again goes on where it was left, in one round.
-#[derive(Debug, Default)]
-struct Registers {
-    /// Those in use, by whomever.
-    used: BTreeMap<RegisterId, RegisterRef>,
-    /// The last ones asked for are kept.
-    kept: VecDeque<Register>,
-    /// With so many entries `used` is looked through.
-    full: usize,
-}
-
-impl Registers {
-    fn get(&mut self, id: RegisterId, new: impl FnOnce() -> Register) -> Register {
-        let register = match self.used.get(&id).and_then(RegisterRef::upgrade) {
-            Some(register) => register,
-            None => {
-                // Those that nobody uses any more, now and then.
-                if self.used.len() >= self.full {
-                    self.used.retain(|_, register| register.upgrade().is_some());
-                    self.full = 2 * self.used.len() + REGISTERS_KEPT;
-                }
-                let register = new();
-                self.used.insert(id, register.downgrade());
-                register
-            }
-        };
-        self.kept.retain(|kept| kept.id() != id);
-        self.kept.push_back(register.clone());
-        if self.kept.len() > REGISTERS_KEPT {
-            self.kept.pop_front();
-        }
-        register
-    }
 }
 
 impl Fleet {
@@ -92,7 +51,6 @@ impl Fleet {
             bookmark,
             footers: Footers::default(),
             hedges: Hedges::default(),
-            registers: Mutex::default(),
         })
     }
 
@@ -128,9 +86,8 @@ impl Fleet {
         &self.footers
     }
 
-    /// The one of this process.
     pub(super) fn register(&self, id: RegisterId) -> Register {
-        self.registers.lock().get(id, || Register::new(self.rt.clone(), self.roster.clone(), id))
+        Register::new(self.rt.clone(), self.roster.clone(), id)
     }
 
     /// The store that holds a chunk's shard.

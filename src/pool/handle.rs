@@ -50,12 +50,12 @@ pub struct Pool {
 const WRITTEN_WAIT: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// From what its register says, on these stores. `heard`: each of them said which generation it knows of.
-    pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>, heard: bool) -> Result<Arc<Pool>> {
+    /// From what its register says, on these stores.
+    pub(super) fn new(config: &PoolConfig, fleet: Arc<Fleet>) -> Result<Arc<Pool>> {
         let pool = Pool::still(config, fleet)?;
         mend::start(&pool.fleet);
         damage::start(&pool.fleet);
-        news::keep_up(&pool.fleet, config.pool, heard);
+        news::keep_up(&pool.fleet, config.pool);
         pool.fleet.roster().keep_looking();
         Ok(pool)
     }
@@ -210,12 +210,6 @@ impl Pool {
     /// A store that is known to be away is not asked.
     pub async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
         self.fleet.probe(id, witnesses, cause).await
-    }
-
-    /// The same for whoever counts with `w` shards: stores that are late are waited for only as long as they may change the
-    /// answer, and a little longer.
-    pub async fn probe_for(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause, w: usize) -> Probe {
-        self.fleet.probe_for(id, witnesses, cause, w).await
     }
 
     /// What a probe found, after a look at every byte of the shards whose footers are right.

@@ -9,36 +9,29 @@
 //! `attest` answers only from a label get that began after the call. It never retries (the store's decorators do) and
 //! knows nothing of chunks or registers.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
-use super::traffic::{SizeClass, Traffic};
+use super::traffic::Traffic;
 use super::watched::Watched;
 use crate::base::rt::{Instant, Rt};
-use crate::base::{Error, Incarnation, Kind, PoolId, RegisterId, Result};
-use crate::store::{BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Put, When};
+use crate::base::{Error, Incarnation, Kind, PoolId, Result};
+use crate::store::{BucketRef, ByteRange, Cause, Found, Head, List, Page, Put, When};
 
 /// A request without an answer for so long makes the label be read.
 const SUSPECT: Duration = Duration::from_secs(1);
 /// A label that isn't read within this says: down. Where answers usually take long, twice that, within these bounds.
 const LABEL_WAIT_MIN: Duration = Duration::from_secs(2);
 const LABEL_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Before a deletion the label was read within this.
+/// Before a put that could land on whatever is there, the label was read within this.
 const LABEL_FRESH: Duration = Duration::from_secs(5);
-/// And before a put that could land on whatever is there. Such a put counts only when the label is read once more after it, so
-/// this look only spares an unlabelled place the object: a volume whose history is kept by the minute need not repeat it.
-const LABEL_FRESH_FOR_PUTS: Duration = Duration::from_secs(90);
-/// Registers whose objects' etags are remembered.
-const VOUCHED_MAX: usize = 4096;
 /// A down store's label is read again after this, then after ever longer pauses.
 const RECHECK_FIRST: Duration = Duration::from_millis(200);
 const RECHECK_LAST: Duration = Duration::from_secs(1);
@@ -117,29 +110,6 @@ pub struct Member {
     bucket: Option<BucketRef>,
     state: Watched<State>,
     traffic: Traffic,
-    vouched: Mutex<Vouched>,
-}
-
-/// Etags of register objects that this store was seen to hold while it was the listed one. Every put of a register has a
-/// nonce of its own and lands once, so a store that was emptied never shows such an etag again: the etag says of its store
-/// what the label says (protocol §1.7).
-#[derive(Debug, Default)]
-struct Vouched {
-    etags: BTreeMap<RegisterId, Etag>,
-    order: VecDeque<RegisterId>,
-}
-
-impl Vouched {
-    fn put(&mut self, id: RegisterId, etag: Etag) {
-        if self.etags.insert(id, etag).is_none() {
-            self.order.push_back(id);
-        }
-        while self.order.len() > VOUCHED_MAX {
-            if let Some(oldest) = self.order.pop_front() {
-                self.etags.remove(&oldest);
-            }
-        }
-    }
 }
 
 /// A request under way. One that nobody waits for any more took at least as long: left out, a store would look the
@@ -147,8 +117,7 @@ impl Vouched {
 struct Timed<'a> {
     member: &'a Member,
     start: Instant,
-    /// A get of data, of this size.
-    read: Option<SizeClass>,
+    read: bool,
     failed: bool,
 }
 
@@ -161,12 +130,15 @@ impl Drop for Timed<'_> {
 
 /// Tells an answer from none, where the type of a success says it.
 trait Answer {
+    const READ: bool = false;
     fn trouble(&self) -> Option<&Error> {
         None
     }
 }
 
-impl Answer for Option<Found> {}
+impl Answer for Option<Found> {
+    const READ: bool = true;
+}
 impl Answer for Option<Head> {}
 impl Answer for Page {}
 impl Answer for () {}
@@ -223,13 +195,9 @@ impl Member {
             bucket,
             state: Watched::new(state),
             traffic: Traffic::default(),
-            vouched: Mutex::default(),
         })
     }
 
-    pub(super) fn pool(&self) -> PoolId {
-        self.pool
-    }
     pub fn index(&self) -> usize {
         self.index
     }
@@ -299,22 +267,7 @@ impl Member {
             .await
     }
 
-    /// The store is the listed one, as a look begun after this call or the etag of a register's object tells, which the answer
-    /// showed that is to be counted.
-    pub(super) async fn attest_by(&self, id: RegisterId, etag: &Etag) -> Result<()> {
-        if self.vouched.lock().etags.get(&id) != Some(etag) {
-            self.attest().await?;
-            self.vouch(id, etag);
-        }
-        Ok(())
-    }
-
-    /// The store is known to have been the listed one when it held this register's object.
-    pub(super) fn vouch(&self, id: RegisterId, etag: &Etag) {
-        self.vouched.lock().put(id, etag.clone());
-    }
-
-    /// The same as `attest`, asking again for a while: for those who would give the store up for want of an answer.
+    /// The same, asking again for a while: for those who would give the store up for want of an answer.
     pub(super) async fn attest_patiently(&self) -> Result<()> {
         let begun = self.rt.now();
         loop {
@@ -353,7 +306,7 @@ impl Member {
         let usual = self.traffic.percentile(95).unwrap_or_default();
         let found = self.rt.timeout((usual * 2).clamp(LABEL_WAIT_MIN, LABEL_WAIT_MAX), get).await;
         let failed = !matches!(&found, Some(Ok(_)));
-        self.traffic.count(self.rt.now().since(start), None, failed);
+        self.traffic.count(self.rt.now().since(start), false, failed);
         match found {
             None => Verdict::Silent(self.trouble("it does not answer")),
             Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
@@ -525,10 +478,9 @@ impl Member {
     async fn ask<T: Answer>(
         &self,
         bytes: u64,
-        read: Option<SizeClass>,
         request: impl Future<Output = Result<T>>,
     ) -> Result<Result<T>> {
-        let mut timed = Timed { member: self, start: self.rt.now(), read, failed: false };
+        let mut timed = Timed { member: self, start: self.rt.now(), read: T::READ, failed: false };
         let patience = self.lost_patience(bytes);
         futures::pin_mut!(request, patience);
         let out = match select(request, patience).await {
@@ -560,38 +512,32 @@ impl Member {
 
     /// `None` says only that the store has none *now*; it counts when the store attests after it.
     pub async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        // Registers and labels are got whole; of data a part is.
-        let read = match range {
-            ByteRange::At { len, .. } | ByteRange::Last(len) => Some(SizeClass::of(len)),
-            ByteRange::Whole { .. } => None,
-        };
-        self.ask(0, read, self.bucket()?.get(key, range, cause)).await?
+        self.ask(0, self.bucket()?.get(key, range, cause)).await?
     }
 
     pub async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        self.ask(0, None, self.bucket()?.head(key, cause)).await?
+        self.ask(0, self.bucket()?.head(key, cause)).await?
     }
 
     pub async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
-        self.ask(0, None, self.bucket()?.list(list, cause)).await?
+        self.ask(0, self.bucket()?.list(list, cause)).await?
     }
 
     pub async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        self.attested(Some(LABEL_FRESH)).await?;
-        self.ask(0, None, self.bucket()?.delete(keys, cause)).await?
+        self.attested(true).await?;
+        self.ask(0, self.bucket()?.delete(keys, cause)).await?
     }
 
     /// A conditional put. Reads the label first where it was not read yet; an `Err` is certainly not stored.
     /// `Stored` of an if-absent put counts when the store attests after it.
     pub async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
         // A put with an etag can only land on what was read.
-        let fresh = (!matches!(when, When::Matches(_))).then_some(LABEL_FRESH_FOR_PUTS);
-        self.attested(fresh).await?;
+        self.attested(!matches!(when, When::Matches(_))).await?;
         let bucket = self.bucket()?;
         let bytes = body.len() as u64;
         let start = self.rt.now();
         // Whatever ends the wait early, the put may have happened.
-        let out = self.ask(bytes, None, bucket.put(key, body, when, cause)).await;
+        let out = self.ask(bytes, bucket.put(key, body, when, cause)).await;
         let out = out.unwrap_or_else(|e| Ok(Put::Unknown(e)));
         let why = match &out {
             Ok(Put::Unknown(e)) | Err(e) if is_trouble(e) => Some(e.to_string()),
@@ -607,12 +553,12 @@ impl Member {
         out
     }
 
-    /// `Ok` when the label was read since the store was last out or down, and within `fresh`.
-    async fn attested(&self, fresh: Option<Duration>) -> Result<()> {
+    /// `Ok` when the label was read since the store was last out or down, and `fresh`ly.
+    async fn attested(&self, fresh: bool) -> Result<()> {
         let now = self.rt.now();
         let read = self.state.with(|s| match s.standing {
             Standing::Unknown => false,
-            _ => fresh.is_none_or(|fresh| now.since(s.attested) <= fresh),
+            _ => !fresh || now.since(s.attested) <= LABEL_FRESH,
         });
         if read { Ok(()) } else { self.attest().await }
     }

@@ -26,7 +26,6 @@ mod news;
 mod open;
 mod plan;
 mod probe;
-mod promptly;
 mod read;
 mod records;
 mod recover;

@@ -9,19 +9,16 @@ use crate::base::PoolId;
 
 /// How often a host looks for news while a store is away or a replacement is under way, and once more when that is over.
 const KEEP_UP: Duration = Duration::from_secs(15);
-/// The first look where the pool was opened without hearing all of its stores.
-const FIRST: Duration = Duration::from_secs(3);
 
 /// Other hosts may have replaced a store that is out or down here, or have finished to replace one: looks now and then, as
-/// long as the pool lives. `heard`: when it was opened every store said which generation it knows of.
-pub(super) fn keep_up(fleet: &Arc<Fleet>, pool: PoolId, heard: bool) {
+/// long as the pool lives.
+pub(super) fn keep_up(fleet: &Arc<Fleet>, pool: PoolId) {
     let (rt, fleet) = (fleet.rt().clone(), Arc::downgrade(fleet));
     let looking = rt.clone();
     let task = async move {
-        let mut whole = heard;
-        let mut pause = if heard { KEEP_UP } else { FIRST };
+        let mut whole = true;
         loop {
-            looking.sleep(std::mem::replace(&mut pause, KEEP_UP)).await;
+            looking.sleep(KEEP_UP).await;
             let Some(fleet) = fleet.upgrade() else { return };
             let now = fleet.membership();
             let well = now.before.is_none() && now.members.iter().all(|m| m.standing().usable());

@@ -14,11 +14,11 @@ use super::label::{LABEL_KEY, Label};
 use super::layout::Layout;
 use super::register::{Change, Register};
 use super::roster::Roster;
-use super::seats::{best_hint, find_all, labelled, read_labels};
+use super::seats::{best_hint, find_all, labelled, read_label};
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::store::{Cause, List, Put, When};
 
-/// How long the first value may take to be in every store, and how long opening waits at most for what every store says.
+/// How long the first value may take to be in every store, and how long opening waits for what every store says.
 const EVERYWHERE: Duration = Duration::from_secs(2);
 /// A look at so many objects tells whether a place is empty.
 const LIST_PAGE: usize = 1000;
@@ -83,7 +83,8 @@ impl Pool {
     /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a
     /// majority of those that hold registers answer.
     pub async fn open(host: PoolHost, mut stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
-        let mut labels = read_labels(&host.rt, &stores).await;
+        let labels = stores.iter().map(|s| read_label(&host.rt, s));
+        let mut labels = futures::future::join_all(labels).await;
         let hint = best_hint(&stores, &labels)?;
         // While a replacement is under way registers may still be where they were before.
         let config = hint.predecessor().unwrap_or_else(|| hint.clone());
@@ -94,8 +95,10 @@ impl Pool {
             roster.learn(&hint.encode()).await?;
         }
         let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
-        // The same where the label of who could tell is behind: those that were given up would agree among themselves.
-        let heard = config.acceptors.len() == 1 || register.hear_soon(EVERYWHERE).await?;
+        if config.acceptors.len() > 1 {
+            // The same where the label of who could tell is behind: those that were given up would agree among themselves.
+            register.hear_soon(EVERYWHERE).await?;
+        }
         let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
             return Err(Error::new(
                 Kind::Invalid,
@@ -112,7 +115,7 @@ impl Pool {
         }
         let hints = Hints::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
         let bookmark = Bookmark::new(host.disk.clone(), &host.folder, current.pool);
-        Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints, bookmark), heard)
+        Pool::new(&current, Fleet::new(host.rt, current.layout, roster, hints, bookmark))
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -19,13 +18,9 @@ use super::mask::Mask;
 use super::read::Misses;
 use super::shard::{At, Miss};
 use super::upload::{Known, Upload};
-use crate::base::rt::Instant;
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Incarnation, Kind, Result};
 use crate::store::Cause;
-
-/// Stores that answer later than those that settle a count are waited for at least this long.
-const LATE_MIN: Duration = Duration::from_millis(50);
 
 /// What the stores answered about a chunk. `good + absent + unknown` = N.
 #[derive(Clone, Debug, Default)]
@@ -98,43 +93,8 @@ impl Fleet {
     /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
     /// A store that is known to be away is not asked.
     pub(super) async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
-        let looks = (0..self.layout().n()).map(|index| self.look(id, index, witnesses, cause));
-        self.summed_up(futures::future::join_all(looks).await)
-    }
-
-    /// The same for whoever counts with `w`: returns soon when so many are good, or so many absent that it can't be read
-    /// whatever the others have. Stores that have not answered by then are among the unknown.
-    pub(super) async fn probe_for(
-        &self,
-        id: &ChunkId,
-        witnesses: &[Incarnation],
-        cause: Cause,
-        w: usize,
-    ) -> Probe {
-        let (n, k) = (self.layout().n(), self.layout().k());
-        let begun = self.rt().now();
-        let look = |index| async move { (index, self.look(id, index, witnesses, cause).await) };
-        let mut looks: FuturesUnordered<_> = (0..n).map(look).collect();
-        let mut seen: Vec<Seen> = (0..n).map(|_| Seen::Unknown).collect();
-        let mut until: Option<Instant> = None;
-        loop {
-            let next = looks.next();
-            let answer = match until {
-                None => next.await,
-                Some(until) => self.rt().timeout(until.since(self.rt().now()), next).await.flatten(),
-            };
-            let Some((index, answer)) = answer else { break };
-            seen[index] = answer;
-            let absent = seen.iter().filter(|s| matches!(s, Seen::Absent)).count();
-            if until.is_none() && (good(&seen) >= w || n - absent < k) {
-                let now = self.rt().now();
-                until = Some(now + now.since(begun).max(LATE_MIN));
-            }
-        }
-        self.summed_up(seen)
-    }
-
-    fn summed_up(&self, seen: Vec<Seen>) -> Probe {
+        let seen = (0..self.layout().n()).map(|index| self.look(id, index, witnesses, cause));
+        let seen = futures::future::join_all(seen).await;
         let mut probe = Probe { about: commonest(&seen), ..Probe::default() };
         for (index, seen) in seen.iter().enumerate() {
             match seen {
@@ -271,12 +231,6 @@ fn rebuild_data(
     };
     let (shards, hashes): (Vec<Bytes>, Vec<u128>) = (0..k).map(shard).unzip();
     (about.hash(&hashes) == about.payload_hash).then_some(shards)
-}
-
-/// How many say what most say.
-fn good(seen: &[Seen]) -> usize {
-    let about = commonest(seen);
-    seen.iter().filter(|s| matches!(s, Seen::Good(f) if Some(&f.about) == about.as_ref())).count()
 }
 
 /// What most of the footers say; of equals, the one with the lowest hash.

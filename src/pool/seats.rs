@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::config::PoolConfig;
 use super::host::{PoolHost, StoreSpec};
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
-use super::promptly::promptly;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, PoolId, Result};
 use crate::store::{ByteRange, Cause};
@@ -38,15 +37,6 @@ pub(super) async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
         Some(Err(e)) => Found::Silent(e),
         None => Found::Silent(Error::new(Kind::Timeout, "it does not answer")),
     }
-}
-
-/// What all stores say about themselves. Whoever is silent while most show a label is not waited for as long.
-pub(super) async fn read_labels(rt: &Rt, stores: &[StoreSpec]) -> Vec<Found> {
-    let reads = stores.iter().map(|s| read_label(rt, s));
-    let is_label = |found: &Found| matches!(found, Found::Label(_));
-    let found = promptly(rt, reads, stores.len() / 2 + 1, is_label, LABEL_WAIT).await;
-    let late = || Found::Silent(Error::new(Kind::Timeout, "it does not answer"));
-    found.into_iter().map(|found| found.unwrap_or_else(late)).collect()
 }
 
 /// The newest description of the pool that most stores belong to.

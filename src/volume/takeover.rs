@@ -290,7 +290,7 @@ impl Walk<'_> {
 
     /// What the stores say of a chunk, and its table of contents when it is stored: those of a window come together.
     async fn look(&self, id: ChunkId) -> (Probe, Option<Toc>) {
-        let probe = self.pool.probe_for(&id, &self.head.witnesses, Cause::Walk, self.w()).await;
+        let probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
         let toc = match self.judge(id, &probe) {
             Verdict::Stored => self.read_toc(id, &probe).await.ok(),
             _ => None,
@@ -343,7 +343,7 @@ impl Walk<'_> {
                 Verdict::Undecided => return Err(self.undecided(id, &probe)),
             }
             rt.sleep(AGAIN).await;
-            probe = self.pool.probe_for(&id, &self.head.witnesses, Cause::Walk, self.w()).await;
+            probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
             every_byte = false;
         }
     }

@@ -359,28 +359,15 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
     let mut sessions = Vec::new();
     for path in paths {
         let open: Arc<OpenPool> = desk.pools.get(&path.volume.pool).await?;
-        // Whoever waits learns from the promise itself whether the volume is still this host's: one that is written here
-        // need not be looked up.
-        let owned = open.volumes.owned_here(&path.volume.volume).filter(|_| wait);
-        let exists = match &owned {
-            Some(volume) => volume.has_snapshot(&path.snapshot),
-            None => {
-                let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
-                there.iter().any(|(name, _)| *name == path.snapshot)
-            }
-        };
-        if exists {
+        let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
+        if there.iter().any(|(name, _)| *name == path.snapshot) {
             if if_absent {
                 continue;
             }
             return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
         }
         sessions.push(desk.sessions.enter(&path.volume, &open.volumes));
-        let volume = match owned {
-            Some(volume) => volume,
-            None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
-        };
-        marks.push((volume, path.snapshot.clone()));
+        marks.push((open.volumes.open(&path.volume.volume, OpenMode::Normal).await?, path.snapshot.clone()));
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
     Outcome::of(&made)

@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::object::{Acceptor, OBJECT_MAX, Object, Opening};
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
-use crate::pool::config::PoolConfig;
 use crate::pool::key::register_key;
 use crate::pool::member::Member;
 use crate::store::{ByteRange, Cause, Etag, Put, When};
@@ -33,7 +30,7 @@ pub(super) enum Shown {
     /// Its object, one of an earlier generation, or nothing.
     Good(Seen),
     /// It is in a later generation.
-    Newer(Etag, Box<Object>),
+    Newer(Box<Object>),
     /// An object that is not the acceptor's, and why.
     Damaged(Etag, Error),
 }
@@ -41,23 +38,6 @@ pub(super) enum Shown {
 impl Shown {
     pub fn good(&self) -> Option<&Seen> {
         if let Shown::Good(seen) = self { Some(seen) } else { None }
-    }
-
-    /// Of an object as one of ours was put.
-    fn etag(&self) -> Option<&Etag> {
-        match self {
-            Shown::Good(seen) => seen.etag.as_ref(),
-            Shown::Newer(etag, _) => Some(etag),
-            // What is rotten is no put of ours: it may come again.
-            Shown::Damaged(..) => None,
-        }
-    }
-}
-
-fn undamaged(shown: Shown) -> Result<Shown> {
-    match shown {
-        Shown::Damaged(_, e) => Err(e),
-        seen => Ok(seen),
     }
 }
 
@@ -78,51 +58,19 @@ impl Cell {
         if e.to_string().contains(self.member.url()) { e } else { e.context(self.member.url()) }
     }
 
-    /// What it holds, by a store that is known to have been the listed one then.
+    /// What it holds, by a store that attested afterwards that it is the listed one.
     pub async fn look(&self) -> Result<Shown> {
-        undamaged(self.inspect().await?)
-    }
-
-    /// The same for whoever puts a promise over it next. That there is nothing needs no proof: the put that finds nothing
-    /// either is proved itself.
-    pub async fn look_to_promise(&self) -> Result<Shown> {
-        let shown = self.shown().await.map_err(|e| self.trouble(e))?;
-        if shown.etag().is_some() {
-            self.prove(shown.etag()).await?;
+        match self.inspect().await? {
+            Shown::Damaged(_, e) => Err(e),
+            seen => Ok(seen),
         }
-        undamaged(shown)
     }
 
-    /// The same as `look`, telling damage from silence.
+    /// The same, telling damage from silence.
     pub async fn inspect(&self) -> Result<Shown> {
-        let shown = self.shown().await.map_err(|e| self.trouble(e))?;
-        self.prove(shown.etag()).await?;
-        Ok(shown)
-    }
-
-    /// That the store was the listed one when it answered with this object, or with none.
-    async fn prove(&self, etag: Option<&Etag>) -> Result<()> {
-        match etag {
-            Some(etag) => self.member.attest_by(self.register, etag).await,
-            None => self.member.attest().await,
-        }
-    }
-
-    /// What is read as an object of this register. One of a later generation leads there by its description of the pool, and is
-    /// believed alone: one whose description can't be followed is damage of its store.
-    fn decode(&self, body: &Bytes) -> Result<Object> {
-        let object = Object::decode(body, self.register)?;
-        if object.generation > self.stage.generation {
-            let leads = match PoolConfig::decode(&object.opening.members) {
-                Err(e) if e.is(Kind::Unsupported) => return Err(e),
-                leads => leads,
-            };
-            let pool = self.member.pool();
-            if !leads.is_ok_and(|config| config.generation == object.generation && config.pool == pool) {
-                return Err(Error::new(Kind::Corrupt, "the object does not say which stores belong to it"));
-            }
-        }
-        Ok(object)
+        let seen = self.shown().await.map_err(|e| self.trouble(e))?;
+        self.member.attest().await?;
+        Ok(seen)
     }
 
     async fn shown(&self) -> Result<Shown> {
@@ -139,13 +87,13 @@ impl Cell {
         let not_yet = |etag| Shown::Good(Seen { etag, state: self.stage.opening.acceptor(), own: false });
         let Some(found) = found else { return Ok(not_yet(None)) };
         let etag = found.head.etag;
-        match self.decode(&found.body) {
+        match Object::decode(&found.body, self.register) {
             Ok(object) => Ok(match object.generation.cmp(&self.stage.generation) {
                 std::cmp::Ordering::Less => not_yet(Some(etag)),
                 std::cmp::Ordering::Equal => {
                     Shown::Good(Seen { etag: Some(etag), state: object.state, own: true })
                 }
-                std::cmp::Ordering::Greater => Shown::Newer(etag, Box::new(object)),
+                std::cmp::Ordering::Greater => Shown::Newer(Box::new(object)),
             }),
             Err(e) if matches!(e.kind(), Kind::Invalid | Kind::Corrupt) => {
                 Ok(Shown::Damaged(etag, self.trouble(e)))
@@ -159,13 +107,10 @@ impl Cell {
         let range = ByteRange::Whole { max: OBJECT_MAX };
         let found =
             self.member.get(&self.key(), range, Cause::Register).await.map_err(|e| self.trouble(e))?;
-        let Some(found) = found else {
-            self.member.attest().await?;
-            return Ok(None);
-        };
-        let object = self.decode(&found.body).map_err(|e| self.trouble(e))?;
-        self.prove(Some(&found.head.etag)).await?;
-        Ok(Some(object))
+        let object = found.map(|found| Object::decode(&found.body, self.register)).transpose();
+        let object = object.map_err(|e| self.trouble(e))?;
+        self.member.attest().await?;
+        Ok(object)
     }
 
     /// Puts a state over what has this etag (`None`: over nothing). `Ok(None)`: another was there first. An error says
@@ -181,7 +126,6 @@ impl Cell {
                     // A store that was emptied takes an if-absent put as well, and has forgotten its promises.
                     self.member.attest().await?;
                 }
-                self.member.vouch(self.register, &etag);
                 Ok(Some(etag))
             }
             Ok(Put::Refused) => Ok(None),

@@ -29,7 +29,7 @@ impl Register {
         let looks = bench.cells.values().map(|cell| async move {
             let copy = match cell.inspect().await {
                 Ok(Shown::Good(seen)) if !seen.own => Copy::Absent,
-                Ok(Shown::Newer(..)) => Copy::Sound { has_value: true },
+                Ok(Shown::Newer(_)) => Copy::Sound { has_value: true },
                 Ok(Shown::Good(seen)) => Copy::Sound { has_value: seen.state.accepted != Ballot::default() },
                 Ok(Shown::Damaged(..)) => Copy::Damaged,
                 Err(e) => Copy::Silent(e),

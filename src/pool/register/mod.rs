@@ -14,7 +14,7 @@
 //! - What can't be read counts for nothing; it is replaced only by a value known chosen without it (`mending`).
 //! - After any other outcome the next attempt takes both rounds, above everything read.
 //! - What an acceptor shows (also: nothing) and what an if-absent put stored count only when the store attested
-//!   after it; an if-match that matched, an own etag, or one that was attested before, needs nothing more.
+//!   after it; an if-match that matched, or an own etag, needs nothing more.
 //!
 //! - A generation of the pool's membership ends a register's with a seal, a change like any other: who meets one gets it
 //!   known chosen, then goes on among the stores that it lists, beginning with its value (`stage`).
@@ -29,5 +29,4 @@ mod round;
 mod stage;
 
 pub(in crate::pool) use mending::Copy;
-pub(in crate::pool) use proposer::RegisterRef;
 pub use proposer::{Change, Register};

@@ -38,9 +38,6 @@ const MEMBERS_MAX: usize = 64 << 10;
 /// No acceptor object is larger.
 pub(super) const OBJECT_MAX: u64 = (BEFORE_VALUE + 2 * HEAD_MAX + 2 * MEMBERS_MAX + 13 + CHECKSUM) as u64;
 
-/// Ballots count from 1 in steps of one.
-const NUMBER_MAX: u64 = 1 << 62;
-
 /// Orders attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct Ballot {
@@ -51,7 +48,7 @@ pub(super) struct Ballot {
 impl Ballot {
     /// The one that an accept of this ballot promises to the same attempt.
     pub fn next(self) -> Ballot {
-        Ballot { number: self.number.saturating_add(1), ..self }
+        Ballot { number: self.number + 1, ..self }
     }
 }
 
@@ -140,12 +137,6 @@ impl Object {
         let generation = Generation(r.u64()?);
         let mut ballot = || Ok::<_, Error>(Ballot { number: r.u64()?, proposer: r.u128()? });
         let (promised, accepted) = (ballot()?, ballot()?);
-        if promised.max(accepted).number > NUMBER_MAX {
-            return Err(Error::new(
-                Kind::Corrupt,
-                "the object has a ballot that no sequence of writes reaches",
-            ));
-        }
         let _nonce = r.u128()?;
         let value = read_optional(&mut r, bytes)?;
         let seal = Some(bytes.slice_ref(r.bytes(MEMBERS_MAX)?)).filter(|seal| !seal.is_empty());

@@ -1,7 +1,7 @@
 //! The register: reading and changing its value through rounds of its acceptors.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,15 +65,6 @@ pub(super) struct Bench {
     pub behind: bool,
 }
 
-/// What acceptors are looked at for.
-#[derive(Clone, Copy, Debug)]
-enum For {
-    /// To tell the value by what they hold.
-    Answer,
-    /// To put a promise over what they hold.
-    Promise,
-}
-
 /// What became of two rounds.
 pub(super) enum Outcome<T> {
     Done(T),
@@ -106,25 +97,7 @@ pub struct Register {
     deadline: Duration,
 }
 
-/// A register that is somebody else's to keep.
-#[derive(Clone, Debug)]
-pub(in crate::pool) struct RegisterRef(Weak<Shared>);
-
-impl RegisterRef {
-    pub fn upgrade(&self) -> Option<Register> {
-        self.0.upgrade().map(|shared| Register { shared, deadline: DEADLINE })
-    }
-}
-
 impl Register {
-    pub(in crate::pool) fn id(&self) -> RegisterId {
-        self.shared.id
-    }
-
-    pub(in crate::pool) fn downgrade(&self) -> RegisterRef {
-        RegisterRef(Arc::downgrade(&self.shared))
-    }
-
     /// On those of the pool's stores that hold registers.
     pub fn new(rt: Rt, roster: Arc<Roster>, id: RegisterId) -> Register {
         let shared = Shared {
@@ -280,7 +253,7 @@ impl Shared {
             return Ok(Some(held.value.bytes.clone()));
         }
         let Some(bench) = self.bench().await? else { return Ok(None) };
-        let seen = self.look(&bench, For::Answer, |seen| bench.agreed(seen).is_some()).await?;
+        let seen = self.look(&bench, |seen| bench.agreed(seen).is_some()).await?;
         if self.meets_newer(&seen).await? {
             return Ok(None);
         }
@@ -328,18 +301,11 @@ impl Shared {
     async fn look(
         self: &Arc<Self>,
         bench: &Bench,
-        what_for: For,
         done: impl Fn(&[(usize, Shown)]) -> bool,
     ) -> Result<Vec<(usize, Shown)>> {
-        let asks = bench.stores().map(|index| {
-            self.ask(bench, index, move |cell| async move {
-                let shown = match what_for {
-                    For::Answer => cell.look().await?,
-                    For::Promise => cell.look_to_promise().await?,
-                };
-                Ok((index, shown))
-            })
-        });
+        let asks = bench
+            .stores()
+            .map(|index| self.ask(bench, index, move |cell| async move { Ok((index, cell.look().await?)) }));
         let asks: Vec<_> = asks.collect();
         let enough = |seen: &[(usize, Shown)]| seen.iter().any(|(_, s)| s.good().is_none()) || done(seen);
         Ok(gather_news(&self.rt, asks, bench.majority, enough).await)
@@ -351,10 +317,14 @@ impl Shared {
         f: &mut (impl FnMut(Option<&Bytes>) -> Result<Change<T>> + Send),
         seals: bool,
     ) -> Result<T> {
-        if !seals && let Some(out) = self.change_at_once(f).await {
+        // Gone until the end is known: if this is dropped midway, the next change takes both rounds.
+        let held = self.held.lock().take();
+        if let Some(held) = held
+            && !seals
+            && let Some(out) = self.change_at_once(held, f).await
+        {
             return out;
         }
-        self.held.lock().take();
         let mut pauses = Pauses::new(&self.rt);
         loop {
             match self.change_in_two_rounds(f, seals).await? {
@@ -365,26 +335,28 @@ impl Shared {
         }
     }
 
-    /// By the ballot that our last write promised itself. `None`: nothing is known of it, others were there, or the outcome is
-    /// unknown.
+    /// By the ballot that our last write promised itself. `None`: others were there, or the outcome is unknown.
     async fn change_at_once<T>(
         self: &Arc<Self>,
+        held: Arc<Accepted>,
         f: &mut impl FnMut(Option<&Bytes>) -> Result<Change<T>>,
     ) -> Option<Result<T>> {
-        let held = self.held.lock().clone()?;
         let bench = self.bench_of(&held.stage)?;
         match call(f, held.value.bytes.as_ref()) {
             Ok(Change::Put(value, out)) => {
-                // Gone until the end is known: if this is dropped midway, the next change takes both rounds.
-                self.held.lock().take();
                 let over = held.etags.lock().clone();
                 let over = over.into_iter().map(|(index, etag)| (index, Some(etag)));
                 let value = Value { bytes: Some(value), seal: None };
                 self.accept(&bench, held.next, value, over).await.then_some(Ok(out))
             }
-            // Judged by what we wrote last: fine if that is still the value. It stays held meanwhile, so that acceptors which
-            // missed it are caught up with.
-            kept => self.unchanged(&bench, &held).await.then(|| kept.map(Change::into_inner)),
+            // Judged by what we wrote last: fine if that is still the value.
+            kept => {
+                if !self.unchanged(&bench, &held).await {
+                    return None;
+                }
+                *self.held.lock() = Some(held);
+                Some(kept.map(Change::into_inner))
+            }
         }
     }
 
@@ -429,7 +401,7 @@ impl Shared {
         bench: &Bench,
         decide: impl FnOnce(Value) -> (Value, T),
     ) -> Result<Outcome<T>> {
-        let seen = self.look(bench, For::Promise, |_| false).await?;
+        let seen = self.look(bench, |_| false).await?;
         if self.meets_newer(&seen).await? {
             return Ok(Outcome::WentOn);
         }
@@ -447,7 +419,7 @@ impl Shared {
         else {
             return Ok(Outcome::Lost);
         };
-        let ballot = Ballot { number: number.saturating_add(1), proposer: self.rt.random128() };
+        let ballot = Ballot { number: number + 1, proposer: self.rt.random128() };
         let promises = self.prepare(bench, ballot, seen).await;
         if promises.len() < bench.majority {
             return Ok(Outcome::Lost);
@@ -581,7 +553,7 @@ impl Shared {
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
                 Shown::Damaged(etag, _) => (Some(etag), Ballot::default()),
                 // What was chosen here without it was chosen by stores that the pool has given up.
-                Shown::Newer(_, object) => {
+                Shown::Newer(object) => {
                     me.learn_newer(&object).await?;
                     return Err(taken());
                 }
@@ -631,8 +603,8 @@ impl Bench {
     fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();
         let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
-        let alike = |s: &&Acceptor, a: &Acceptor| s.accepted == a.accepted && s.value == a.value && calm(s);
-        let same = |a: &Acceptor| states().filter(|s| alike(s, a)).count() >= self.majority;
+        let same =
+            |a: &Acceptor| states().filter(|s| s.accepted == a.accepted && calm(s)).count() >= self.majority;
         states().find(|state| same(state))
     }
 }

@@ -21,7 +21,6 @@ use super::round::gather_news;
 use crate::base::{Error, Generation, Kind, Result};
 use crate::pool::config::PoolConfig;
 use crate::pool::member::Member;
-use crate::pool::promptly::promptly;
 use crate::pool::roster::Membership;
 
 /// What the acceptors of a generation say about a register.
@@ -69,9 +68,9 @@ impl Register {
         Ok(())
     }
 
-    /// The same from those that answer soon, within `patience` at most; whether all did.
-    pub(in crate::pool) async fn hear_soon(&self, patience: Duration) -> Result<bool> {
-        Ok(self.hear(Some(patience)).await?.iter().all(|(_, out)| out.is_ok()))
+    /// The same from those that answer within `patience`.
+    pub(in crate::pool) async fn hear_soon(&self, patience: Duration) -> Result<()> {
+        self.hear(Some(patience)).await.map(drop)
     }
 
     async fn hear(&self, patience: Option<Duration>) -> Result<Vec<Heard>> {
@@ -84,26 +83,23 @@ impl Register {
         Ok(heard)
     }
 
-    /// What each acceptor holds, or why it did not answer. With a patience, who is silent while most answer isn't waited for
-    /// as long.
+    /// What each acceptor holds, or why it did not answer, in time.
     async fn objects(&self, patience: Option<Duration>) -> Vec<Heard> {
         let now = self.shared.roster.current();
         let stage = Arc::new(Stage::default());
-        let cell =
-            |m: &Arc<Member>| Cell { member: m.clone(), register: self.shared.id, stage: stage.clone() };
-        let cells: Vec<Cell> = now.acceptor_members().map(cell).collect();
-        let looks = cells.iter().map(Cell::object);
-        let heard: Vec<_> = match patience {
-            Some(patience) => {
-                promptly(&self.shared.rt, looks, cells.len() / 2 + 1, Result::is_ok, patience).await
+        let looks = now.acceptor_members().map(|m| {
+            let cell = Cell { member: m.clone(), register: self.shared.id, stage: stage.clone() };
+            async move {
+                let out = match patience {
+                    Some(patience) => self.shared.rt.timeout(patience, cell.object()).await,
+                    None => Some(cell.object().await),
+                };
+                let late =
+                    || Err(Error::new(Kind::Timeout, format!("store {} does not answer", cell.member.url())));
+                (cell.member.clone(), out.unwrap_or_else(late))
             }
-            None => futures::future::join_all(looks).await.into_iter().map(Some).collect(),
-        };
-        let late = |m: &Member| Err(Error::new(Kind::Timeout, format!("store {} does not answer", m.url())));
-        let told = |(cell, out): (&Cell, Option<_>)| {
-            (cell.member.clone(), out.unwrap_or_else(|| late(&cell.member)))
-        };
-        cells.iter().zip(heard).map(told).collect()
+        });
+        futures::future::join_all(looks).await
     }
 
     /// Makes sure that the register is in the pool's generation, with its value known chosen there.
@@ -214,7 +210,7 @@ impl Shared {
     /// One of those asked is in a later generation than was asked for: from now on so is this.
     pub async fn meets_newer(&self, seen: &[(usize, Shown)]) -> Result<bool> {
         let newer = seen.iter().find_map(|(_, shown)| match shown {
-            Shown::Newer(_, object) => Some(object),
+            Shown::Newer(object) => Some(object),
             _ => None,
         });
         let Some(object) = newer else { return Ok(false) };

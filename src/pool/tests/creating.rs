@@ -102,27 +102,3 @@ fn what_is_closed_at_once_leaves_no_copy_of_a_register_behind() {
         .unwrap();
     }
 }
-
-#[test]
-fn opening_does_not_wait_for_one_store_that_hangs() {
-    run("4+2", |yard| async move {
-        for store in &yard.stores {
-            store.faults(|f| f.latency = (Duration::from_millis(10), Duration::from_millis(10)));
-        }
-        let pool = yard.create().await.unwrap();
-        yard.settle(3000).await;
-        pool.close().await;
-        drop(pool);
-        for hung in [0, 5] {
-            let day = Duration::from_secs(86_400);
-            yard.stores[hung].faults(|f| f.latency = (day, day));
-            let begun = yard.rt.now();
-            let pool = yard.open().await.unwrap();
-            let took = yard.rt.now().since(begun);
-            assert!(took <= Duration::from_secs(1), "{took:?}");
-            pool.close().await;
-            let ms = Duration::from_millis(10);
-            yard.stores[hung].faults(|f| f.latency = (ms, ms));
-        }
-    });
-}

@@ -11,7 +11,6 @@ mod order;
 mod overwritten;
 mod reading;
 mod reports;
-mod requests;
 mod site;
 mod speed;
 mod states;
