@@ -4,7 +4,6 @@ mod checks;
 mod collecting;
 mod costs;
 mod figures;
-mod full;
 mod huge;
 mod moves;
 mod order;
