@@ -88,7 +88,7 @@ struct Job<'e> {
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     request: Request,
-    /// Bytes of it that were asked of the export.
+    /// Bytes of it that were asked of the export: all of them once its last part is under way.
     asked: u32,
 }
 
@@ -447,6 +447,9 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// Starts the next part of the read that is done in parts, when the one before has left.
     fn read_on(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(Reading { request, asked }) = self.reading else { return false };
+        if asked == request.len {
+            return false;
+        }
         // Asked for in any case: so others know that somebody could do with more.
         let left = request.len - asked;
         let all = self.share.reserve(self.holds(), left.into(), cx);
@@ -455,7 +458,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
         let len = if all { left } else { left.min(FLOOR as u32) };
         let (offset, last) = (request.offset + u64::from(asked), len == left);
-        self.reading = (!last).then_some(Reading { request, asked: asked + len });
+        self.reading = Some(Reading { request, asked: asked + len });
         let mut job = start(self.export, Request { offset, len, ..request });
         (job.request, job.extent) = (request, Extent::Part { offset, len, last });
         self.run(job, cx);
@@ -551,6 +554,9 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// Where the client agreed to replies of several chunks each part is one. Otherwise the first part stands behind the
     /// header of the whole, and an error after that leaves nothing to say.
     fn reply_part(&mut self, request: &Request, offset: u64, last: bool, result: Result<Rope>) {
+        if last {
+            self.reading = None;
+        }
         let first = offset == request.offset;
         let cut = self.session.structured && request.flags & command_flag::DF == 0;
         match result {

@@ -426,6 +426,50 @@ fn long_reads_go_on_while_others_hold_all_memory() {
     });
 }
 
+/// The header of the whole has left: a reply that lands before the last part would be taken for data.
+#[test]
+fn nothing_is_answered_amid_a_read_that_is_done_in_parts() {
+    const LEN: usize = 300 << 10;
+    // The last part is a short one, or memory came back midway and it is a long one.
+    for (len, freed) in [(LEN, false), (SIZE as usize, true)] {
+        for structured in [false, true] {
+            simulate(move |rt| async move {
+                let house = House::new(&rt);
+                let data: Vec<u8> = (0..len).map(|i| (i / 77) as u8).collect();
+                let mut peer = entered_at(&house, "disk", structured).await;
+                peer.send([request(0, WRITE, 1, 0, len as u32), data.clone()].concat()).await;
+                peer.expect(simple(0, 1)).await;
+                let mut all = house.memory.try_take(house.memory.total());
+                house.log();
+                house.state.lock().delay = Duration::from_secs(1);
+                let flags = if structured { DF } else { 0 };
+                let behind = [request(0, CACHE, 3, 0, 512), request(0, FLUSH, 4, 0, 0)].concat();
+                peer.send([request(flags, READ, 2, 0, len as u32), behind].concat()).await;
+                let whole = match structured {
+                    true => chunk(1, 2, &[&[0; 8][..], &data].concat()),
+                    false => [simple(0, 2), data].concat(),
+                };
+                let mut seen = peer.receive(1000).await;
+                if freed {
+                    all = None;
+                }
+                seen.extend(peer.receive(whole.len() - len + (256 << 10) - 1000).await);
+                while !house.state.lock().log.contains(&format!("read 262144+{}", len - (256 << 10))) {
+                    rt.sleep(Duration::from_millis(1)).await;
+                }
+                house.state.lock().delay = Duration::ZERO;
+                peer.send(request(0, FLUSH, 5, 0, 0)).await;
+                seen.extend(peer.receive(whole.len() - seen.len()).await);
+                assert!(seen == whole, "another reply amid the read's data");
+                for cookie in [3, 4, 5] {
+                    peer.expect(simple(0, cookie)).await;
+                }
+                drop(all);
+            });
+        }
+    }
+}
+
 #[test]
 fn a_long_read_that_fails_half_way_says_so_or_hangs_up() {
     simulate(|rt| async move {
