@@ -173,6 +173,26 @@ async fn an_answer_without_the_servers_id_is_anothers() {
     no_answer("delete", bucket.delete(&["k".into()], WHY).await);
 }
 
+/// SeaweedFS before 4.18 stores a marker and gives no etag. No other write may lack one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_is_stored_without_an_etag() {
+    const ID: (&str, &str) = ("x-amz-request-id", "1");
+    static WITH_ID: Said = Said { status: 200, headers: &[ID], body: "" };
+    let server = Server::start(Quirks { no_etag_of_markers: true, ..Quirks::default() }).await;
+    let bucket = server.open(&rt(), "p").await;
+    for when in [When::Absent, When::Always] {
+        assert_eq!(stored(bucket.put("d/", "".into(), when, WHY).await).0, "");
+    }
+    assert!(matches!(bucket.put("d/", "".into(), When::Absent, WHY).await, Ok(Put::Refused)));
+    assert_eq!(server.keys(), ["p/d/"]);
+    assert_ne!(bucket.head("d/", WHY).await.unwrap().unwrap().etag.0, "");
+    no_outcome("a marker with a body", bucket.put("d/", "x".into(), When::Always, WHY).await);
+    server.faults.next([Fault::Says(&WITH_ID), Fault::Says(&EMPTY), Fault::Says(&WITH_ID)]);
+    stored(bucket.put("e/", "".into(), When::Always, WHY).await);
+    no_outcome("no id where there was one", bucket.put("e/", "".into(), When::Always, WHY).await);
+    no_outcome("no marker", bucket.put("e", "".into(), When::Always, WHY).await);
+}
+
 /// A bare 404 to a HEAD costs a second request only where nothing has shown the bucket for a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_head_does_not_find_is_asked_for_again_by_a_get() {

@@ -76,7 +76,7 @@ impl S3Store {
         };
         let doing = format!("uploading part {number} of {key:?}");
         let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
-        self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())))
+        self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())), false)
     }
 
     pub(super) async fn part_copy_now(
@@ -106,7 +106,7 @@ impl S3Store {
             .set_copy_source_sse_customer_key_md5(self.seal().key_md5.clone());
         let doing = format!("copying part {number} of {key:?} from {:?}", from.0);
         let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
-        let etag = self.written(&doing, out.copy_part_result().and_then(|r| r.e_tag()), None);
+        let etag = self.written(&doing, out.copy_part_result().and_then(|r| r.e_tag()), None, false);
         Ok(Part { number, etag: etag.map_err(|t| t.error)? })
     }
 
@@ -147,7 +147,7 @@ impl S3Store {
             .set_if_none_match(if_none_match);
         let doing = format!("completing the upload of {key:?}");
         let done = match ask.send().await {
-            Ok(out) => self.written(&doing, out.e_tag(), None),
+            Ok(out) => self.written(&doing, out.e_tag(), None, false),
             Err(e) => Err(Trouble::of(&self.url, &doing, e)),
         };
         done.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))

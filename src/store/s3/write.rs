@@ -125,7 +125,8 @@ impl S3Store {
         };
         let doing = format!("writing {key:?}");
         let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
-        self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())))
+        let marker = body.is_empty() && key.ends_with('/');
+        self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())), marker)
     }
 
     /// Sends a write that has a condition as far as this server heeds it; what it doesn't is looked for just before.
@@ -244,7 +245,8 @@ impl S3Store {
         let doing = format!("copying {from:?} to {to:?}");
         match send!(self, copy, ask) {
             Ok(out) => {
-                let etag = self.written(&doing, out.copy_object_result().and_then(|r| r.e_tag()), None);
+                let etag =
+                    self.written(&doing, out.copy_object_result().and_then(|r| r.e_tag()), None, false);
                 etag.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
             }
             Err(e) => match Trouble::of(&self.url, &doing, e) {

@@ -30,6 +30,8 @@ pub struct Quirks {
     pub copies_no_markers: bool,
     /// All of an object is sent to who asks for a part of it.
     pub ignores_ranges: bool,
+    /// The answer to a PUT of an object whose name ends with a slash has no etag (SeaweedFS before 4.18).
+    pub no_etag_of_markers: bool,
 }
 
 #[derive(Clone, Debug)]
