@@ -165,12 +165,11 @@ impl Remote {
         self.ready(key).await.map_err(|e| told(e, "writing", key))?;
         let began = self.rt.now();
         let answer = self.rt.timeout(limit, request).await;
-        let silent = match &answer {
-            Some(Ok(Put::Unknown(e))) => e.is(Kind::Timeout),
-            Some(answer) => is_silence(answer),
-            None => true,
-        };
-        self.learn(began, limit, silent);
+        match &answer {
+            // An attempt's own limit, which is shorter than the deadline: nothing came, and it is too early to say more.
+            Some(Ok(Put::Unknown(e)) | Err(e)) if e.is(Kind::Timeout) => {}
+            answer => self.learn(began, limit, answer.is_none()),
+        }
         match answer {
             Some(answer) => answer.map_err(|e| told(e, "writing", key)),
             None => Ok(Put::Unknown(self.late(limit, "writing", key))),
