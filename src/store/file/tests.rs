@@ -131,6 +131,7 @@ async fn a_folder_that_is_away_is_not_empty() {
 }
 
 /// As under a disk that was unmounted, or where a script made the folder again.
+/// Promise: A folder that is away is no empty bucket.
 #[tokio::test]
 async fn another_folder_in_its_place_is_not_taken_for_it() {
     let yard = yard().await;
