@@ -132,6 +132,7 @@ async fn told(desk: &Desk) -> [(String, String, bool); 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods)] // takes a store's folder away from outside
 async fn what_needs_attention_is_said_by_list_and_status() {
     let dir = tempfile::tempdir().unwrap();
     let desk = desk(dir.path(), "h").await;
