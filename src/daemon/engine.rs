@@ -167,7 +167,8 @@ impl Engine {
     }
 
     /// Opens what an earlier run of this state folder owned when it was cut off, so that its journals reach the pool
-    /// also when no client comes. Which those are is told by this folder, so it asks nothing of all others. Each is released when nobody has used it for a while.
+    /// also when no client comes. The folder's journals tell which those are, so no store is asked about other volumes. Each
+    /// volume is released when nobody has used it for a while.
     fn recover(self: &Arc<Self>, pool: Name) {
         let engine = self.clone();
         let work = async move {

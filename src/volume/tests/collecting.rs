@@ -88,3 +88,40 @@ fn small_objects_are_merged() {
         assert!(life.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
     });
 }
+
+/// A clone's chunks are numbered from 1 as its parent's are, so pages of both come to have one number and offset. A checkpoint
+/// that has just written the clone's must not take it for the parent's, which no cache has.
+#[test]
+fn a_page_in_memory_is_not_taken_for_the_parents_of_the_same_number() {
+    run(93, "1+0", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        let (a, b) = (bytes(1, MIB as usize), bytes(2, MIB as usize));
+        // Each leaf is the first page of a chunk of its own.
+        for (at, data) in [(0, &a), (MIB, &b)] {
+            v.write(at, data.clone()).await.unwrap();
+            v.flush().await.unwrap();
+            v.session().await.unwrap().checkpoint_surely(&[]).await.unwrap();
+        }
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        life.volumes.release(&name("v")).await.unwrap();
+        for before in 0..12 {
+            let other = site.machine(10 + u128::from(before)).start().await;
+            let clone = name(&format!("c{before}"));
+            other.volumes.clone_snapshot(&name("v"), &name("s"), &clone).await.unwrap();
+            let c = other.volumes.open(&clone, OpenMode::Normal).await.unwrap();
+            for i in 0..before {
+                c.write((8 + i) * MIB, bytes(i, 4096)).await.unwrap();
+                c.flush().await.unwrap();
+            }
+            c.write(0, bytes(77, 4096)).await.unwrap();
+            snapshot_group(&[(c.clone(), name("x"))], false).await.unwrap();
+            c.write(MIB, bytes(78, 4096)).await.unwrap();
+            c.session().await.unwrap().checkpoint_surely(&[]).await.unwrap();
+            let read = c.read(MIB, MIB).await.unwrap();
+            assert!(read[..4096] == bytes(78, 4096), "{before}");
+            assert!(read[4096..] == b[4096..], "{before} chunks before: the parent's other blocks");
+            assert!(c.read(4096, MIB - 4096).await.unwrap() == a[4096..], "{before}");
+        }
+    });
+}
