@@ -30,8 +30,11 @@ const SUSPECT: Duration = Duration::from_secs(1);
 /// A label that isn't read within this says: down. Where answers usually take long, twice that, within these bounds.
 const LABEL_WAIT_MIN: Duration = Duration::from_secs(2);
 const LABEL_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Before a put that could land on whatever is there, the label was read within this.
+/// Before a deletion the label was read within this.
 const LABEL_FRESH: Duration = Duration::from_secs(5);
+/// And before a put that could land on whatever is there. Such a put counts only when the label is read once more after it, so
+/// this look only spares an unlabelled place the object: a volume whose history is kept by the minute need not repeat it.
+const LABEL_FRESH_FOR_PUTS: Duration = Duration::from_secs(90);
 /// A down store's label is read again after this, then after ever longer pauses.
 const RECHECK_FIRST: Duration = Duration::from_millis(200);
 const RECHECK_LAST: Duration = Duration::from_secs(1);
@@ -524,7 +527,7 @@ impl Member {
     }
 
     pub async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        self.attested(true).await?;
+        self.attested(Some(LABEL_FRESH)).await?;
         self.ask(0, self.bucket()?.delete(keys, cause)).await?
     }
 
@@ -532,7 +535,8 @@ impl Member {
     /// `Stored` of an if-absent put counts when the store attests after it.
     pub async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
         // A put with an etag can only land on what was read.
-        self.attested(!matches!(when, When::Matches(_))).await?;
+        let fresh = (!matches!(when, When::Matches(_))).then_some(LABEL_FRESH_FOR_PUTS);
+        self.attested(fresh).await?;
         let bucket = self.bucket()?;
         let bytes = body.len() as u64;
         let start = self.rt.now();
@@ -553,12 +557,12 @@ impl Member {
         out
     }
 
-    /// `Ok` when the label was read since the store was last out or down, and `fresh`ly.
-    async fn attested(&self, fresh: bool) -> Result<()> {
+    /// `Ok` when the label was read since the store was last out or down, and within `fresh`.
+    async fn attested(&self, fresh: Option<Duration>) -> Result<()> {
         let now = self.rt.now();
         let read = self.state.with(|s| match s.standing {
             Standing::Unknown => false,
-            _ => !fresh || now.since(s.attested) <= LABEL_FRESH,
+            _ => fresh.is_none_or(|fresh| now.since(s.attested) <= fresh),
         });
         if read { Ok(()) } else { self.attest().await }
     }

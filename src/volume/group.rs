@@ -103,6 +103,13 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
     Ok(id)
 }
 
+impl Volume {
+    /// Whether this engine, which writes the volume, knows a snapshot of this name.
+    pub fn has_snapshot(&self, name: &Name) -> bool {
+        told(self, name).is_ok()
+    }
+}
+
 /// When its session ended just now.
 fn new_one(volume: &Volume, name: &Name) -> SnapshotInfo {
     let (name, size, clones) = (name.clone(), volume.size(), Vec::new());

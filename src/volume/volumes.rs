@@ -89,6 +89,12 @@ impl Volumes {
         seats.iter().filter_map(|s| s.volume.lock().clone()).collect()
     }
 
+    /// The volume of this name that this engine writes, as far as it knows.
+    pub fn owned_here(&self, name: &Name) -> Option<Arc<Volume>> {
+        let live = |v: &Arc<Volume>| v.name() == name && matches!(v.known(), Known::Live(_));
+        self.open_now().into_iter().find(live)
+    }
+
     pub(super) fn forget(&self, id: VolumeId) {
         self.seats.lock().remove(&id);
     }
@@ -103,8 +109,7 @@ impl Volumes {
     /// The same; when the stores don't answer, of the volume that is open here under this name. A session that isn't the
     /// owner any more finds that out by itself.
     async fn id_in_an_outage(&self, name: &Name) -> Result<VolumeId> {
-        let live = |v: &Arc<Volume>| v.name() == name && matches!(v.known(), Known::Live(_));
-        let Some(here) = self.open_now().into_iter().find(live) else { return self.id(name).await };
+        let Some(here) = self.owned_here(name) else { return self.id(name).await };
         match self.unless_away(self.id(name)).await {
             Some(Err(e)) if !passes(&e) => Err(e),
             Some(Ok(id)) => Ok(id),

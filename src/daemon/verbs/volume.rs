@@ -359,15 +359,25 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
     let mut sessions = Vec::new();
     for path in paths {
         let open: Arc<OpenPool> = desk.pools.get(&path.volume.pool).await?;
-        let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
-        if there.iter().any(|(name, _)| *name == path.snapshot) {
-            if if_absent {
-                continue;
+        // Whoever waits learns from the promise itself whether the volume is still this host's: one that is written here
+        // need not be looked up, unless it seems to have the snapshot.
+        let new_here = |v: &Arc<Volume>| wait && !v.has_snapshot(&path.snapshot);
+        let owned = open.volumes.owned_here(&path.volume.volume).filter(new_here);
+        if owned.is_none() {
+            let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
+            if there.iter().any(|(name, _)| *name == path.snapshot) {
+                if if_absent {
+                    continue;
+                }
+                return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
-            return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
         }
         sessions.push(desk.sessions.enter(&path.volume, &open.volumes));
-        marks.push((open.volumes.open(&path.volume.volume, OpenMode::Normal).await?, path.snapshot.clone()));
+        let volume = match owned {
+            Some(volume) => volume,
+            None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
+        };
+        marks.push((volume, path.snapshot.clone()));
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
     Outcome::of(&made)

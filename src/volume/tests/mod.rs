@@ -10,6 +10,7 @@ mod order;
 mod overwritten;
 mod reading;
 mod reports;
+mod requests;
 mod site;
 mod speed;
 mod states;

@@ -7,13 +7,15 @@ use super::*;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
 use crate::base::{Epoch, Error, HostId, Nonce, Result};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
-use crate::store::{BucketRef, Reach, SimStore, Store as _};
+use crate::store::{BucketRef, Counted, Reach, SimStore, Store as _};
 use crate::volume::head::Claimer;
 
 #[derive(Clone, Debug)]
 pub struct Site {
     pub world: World,
     pub stores: Vec<Arc<SimStore>>,
+    /// The same, with every request counted: given to those machines whose requests are to be counted.
+    pub counted: Vec<Arc<Counted>>,
     /// To put in the place of others.
     pub spare: Arc<SimStore>,
     layout: Layout,
@@ -50,10 +52,10 @@ where
     sim.limit_steps(20_000_000);
     let layout: Layout = layout.parse().unwrap();
     let world: &World = &sim;
-    let stores = (0..layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
+    let stores: Vec<_> = (0..layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
     let spare = SimStore::new(world, "spare");
     let (tuning, grace_ms) = (Tuning::default(), 30_000);
-    let site = Site { world: world.clone(), stores, spare, layout, tuning, grace_ms };
+    let site = Site { world: world.clone(), stores, counted: Vec::new(), spare, layout, tuning, grace_ms };
     sim.run(scenario(site)).unwrap();
 }
 
@@ -100,8 +102,16 @@ impl Site {
     }
 
     fn specs(&self) -> Vec<StoreSpec> {
-        let spec = |s: &Arc<SimStore>| StoreSpec { url: s.url().to_owned(), zone: None, bucket: s.clone() };
-        self.stores.iter().map(spec).collect()
+        let spec = |bucket: BucketRef| StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
+        match self.counted.is_empty() {
+            true => self.stores.iter().map(|s| spec(s.clone())).collect(),
+            false => self.counted.iter().map(|s| spec(s.clone())).collect(),
+        }
+    }
+
+    /// From now on all that new machines ask is counted.
+    pub fn count(&mut self) {
+        self.counted = self.stores.iter().map(|s| Counted::new(&self.world.rt(), s.clone())).collect();
     }
 
     pub fn reach(&self, stores: std::ops::Range<usize>, reach: Reach) {
