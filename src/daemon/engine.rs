@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Outcome, Verb, VolumePath};
@@ -20,7 +21,7 @@ use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address};
-use crate::volume::{Memory, OpenMode};
+use crate::volume::{Memory, OpenMode, Volumes};
 
 /// How long the end waits for volumes to drain; what is not drained by then stays ours and is told.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -28,6 +29,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// What letting go may take beside the draining.
 const GRACE: Duration = Duration::from_secs(5);
+/// Volumes without a client that are opened again at once: a client's opening waits for none of them.
+const REOPEN_AT_ONCE: usize = 8;
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -173,17 +176,11 @@ impl Engine {
         let engine = self.clone();
         let work = async move {
             let open = engine.desk.pools.get(&pool).await?;
-            for volume in open.volumes.left_open().await? {
-                let path = VolumePath { pool: pool.clone(), volume };
-                let _session = engine.desk.sessions.enter(&path, &open.volumes);
-                // Another host may take it over meanwhile.
-                let opened = open.volumes.open(&path.volume, OpenMode::Normal).await;
-                if let Err(error) =
-                    opened.map(|_| ()).or_else(|e| if e.is(Kind::Owned) { Ok(()) } else { Err(e) })
-                {
-                    tracing::warn!(volume = %path, %error, "cannot open now what was ours when we were cut off");
-                }
-            }
+            let left = open.volumes.left_open().await?;
+            let reopened = left
+                .into_iter()
+                .map(|volume| engine.reopen(VolumePath { pool: pool.clone(), volume }, &open.volumes));
+            stream::iter(reopened).buffer_unordered(REOPEN_AT_ONCE).collect::<Vec<()>>().await;
             Ok::<(), Error>(())
         };
         self.desk
@@ -195,6 +192,17 @@ impl Engine {
                 }
             })
             .detach();
+    }
+
+    /// Opens what was ours when we were cut off.
+    async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
+        let _session = self.desk.sessions.enter(&path, volumes);
+        if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
+            // Another host may take it over meanwhile.
+            && !error.is(Kind::Owned)
+        {
+            tracing::warn!(volume = %path, %error, "cannot open now what was ours when we were cut off");
+        }
     }
 
     fn retry(self: Arc<Self>, name: Name) {
