@@ -21,9 +21,8 @@ pub const HEADER_MAX: usize = 64 << 10;
 /// Epochs a lineage may list; starts that fail again and again before they record end here.
 pub const LINEAGE_MAX: usize = 4096;
 
-const FORMAT: u16 = 2;
-/// Headers of format 2 have no place.
 const HEADER_FORMAT: u16 = 3;
+const SEGMENT_FORMAT: u16 = 3;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"wlJh");
 const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"wlJs");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"wlJb");
@@ -35,9 +34,9 @@ pub struct Header {
     pub journal: JournalId,
     pub first_lsn: Lsn,
     pub mark: Lsn,
-    /// Bytes of each segment.
+    /// Bytes of the smallest segment.
     pub segment: u64,
-    /// Of the file `lock`: tells this folder from its copies. 0: not known.
+    /// Of the file `lock`: tells this folder from its copies.
     pub place: u64,
     pub lineage: Vec<Epoch>,
 }
@@ -54,6 +53,8 @@ pub struct SegmentHead {
     /// Where the segment of the lap before ends, 0 for the first lap.
     pub before_end: u64,
     pub mark: Lsn,
+    /// Of the file.
+    pub bytes: u64,
 }
 
 /// What precedes the records of one write.
@@ -90,6 +91,13 @@ pub struct Entry {
 }
 
 impl Header {
+    /// Above every lsn: the journal takes no records, and vouches for none.
+    pub const VOID: Lsn = Lsn(u64::MAX);
+
+    pub fn is_void(&self) -> bool {
+        self.mark == Header::VOID
+    }
+
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::with_capacity(88 + self.lineage.len() * 8);
         w.u32(HEADER_MAGIC).u16(HEADER_FORMAT).u16(0).u128(self.volume.0).u128(self.journal.0);
@@ -114,14 +122,13 @@ impl Header {
         if xxh3_64(&bytes[..sum_at]) != stored {
             return Err(r.bad("its checksum is wrong"));
         }
-        if !(FORMAT..=HEADER_FORMAT).contains(&format) || key != 0 {
+        if format != HEADER_FORMAT || key != 0 {
             let why = "the journal was written by another version of windlass: use that one";
             return Err(Error::new(Kind::Unsupported, why));
         }
         let (volume, journal) = (VolumeId(r.u128()?), JournalId(r.u128()?));
         let (first_lsn, mark, segment) = (Lsn(r.u64()?), Lsn(r.u64()?), r.u64()?);
-        let place = if format < HEADER_FORMAT { 0 } else { r.u64()? };
-        let count = r.u32()? as usize;
+        let (place, count) = (r.u64()?, r.u32()? as usize);
         if count > LINEAGE_MAX || first_lsn.0 == 0 || segment < 2 * ALIGN || segment % ALIGN != 0 {
             return Err(r.bad("a field is out of its range"));
         }
@@ -136,8 +143,8 @@ impl SegmentHead {
     /// The whole first block.
     pub fn encode(&self, journal: JournalId, w: &mut Writer) {
         let start = w.buf.len();
-        w.u32(SEGMENT_MAGIC).u16(FORMAT).u16(0).u128(journal.0).u64(self.lap).u64(self.salt);
-        w.u64(self.before.0).u64(self.before_end).u64(self.mark.0);
+        w.u32(SEGMENT_MAGIC).u16(SEGMENT_FORMAT).u16(0).u128(journal.0).u64(self.lap).u64(self.salt);
+        w.u64(self.before.0).u64(self.before_end).u64(self.mark.0).u64(self.bytes);
         let hash = xxh3_64(&w.buf[start..]);
         w.u64(hash);
         w.buf.resize(start + SEGMENT_HEAD as usize, 0);
@@ -149,9 +156,9 @@ impl SegmentHead {
         let start = (r.u32().ok()?, r.u16().ok()?, r.u16().ok()?, r.u128().ok()?);
         let mut word = || r.u64().ok();
         let (lap, salt, before, before_end) = (word()?, word()?, Lsn(word()?), word()?);
-        let (mark, hash) = (Lsn(word()?), word()?);
-        let ours = start == (SEGMENT_MAGIC, FORMAT, 0, journal.0) && xxh3_64(&bytes[..64]) == hash;
-        ours.then_some(SegmentHead { lap, salt, before, before_end, mark })
+        let (mark, size, hash) = (Lsn(word()?), word()?, word()?);
+        let ours = start == (SEGMENT_MAGIC, SEGMENT_FORMAT, 0, journal.0) && xxh3_64(&bytes[..72]) == hash;
+        ours.then_some(SegmentHead { lap, salt, before, before_end, mark, bytes: size })
     }
 }
 

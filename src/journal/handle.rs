@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -15,15 +16,17 @@ use tokio::sync::{Notify, watch};
 use super::format::{ALIGN, Entry, Header, LINEAGE_MAX};
 use super::recover::{read_header, recover};
 use super::replay::Replay;
-use super::ring::{Granted, Live, Ring, Segment};
+use super::ring::{Granted, Live, Ring, Segment, Sizes};
 use super::segment::make_segment;
-use super::writer::{Shared, prepare, write_header, write_loop};
+use super::writer::{Shared, no_room, write_header, write_loop};
 use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::size::MIB;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, ResultExt as _, VolumeId};
 
-/// Segments are this large, or a sixteenth of the journal where that is less.
+/// The first two segments: what a volume takes of the local disk at least, and what stays to it when the disk is full.
+const SEGMENT_FIRST: u64 = MIB / 2;
+/// The largest are this large, or a sixteenth of the journal where that is less.
 const SEGMENT_TARGET: u64 = 64 * MIB;
 const SEGMENT_MIN: u64 = 8 * ALIGN;
 
@@ -34,8 +37,8 @@ pub struct JournalConfig {
     pub dir: PathBuf,
     /// Bytes, at most (segments; the header file is beside).
     pub size: u64,
-    /// Bytes a segment has; `None`: 64 MiB, less when `size` is small.
-    pub segment: Option<u64>,
+    /// Bytes of the smallest and of the largest segment; `None`: 512 KiB and 64 MiB, less when `size` is small.
+    pub segment: Option<(u64, u64)>,
 }
 
 /// What opening found.
@@ -78,6 +81,12 @@ pub struct Journal {
     spoilt: Option<(PathBuf, u64)>,
 }
 
+/// Files for a journal that starts anew.
+#[derive(Debug)]
+pub struct Ready {
+    segments: Vec<Segment>,
+}
+
 /// A promise of room for records; what isn't used returns when it is dropped.
 #[derive(Debug)]
 pub struct Room<'a> {
@@ -87,13 +96,13 @@ pub struct Room<'a> {
 }
 
 impl JournalConfig {
-    fn segment(&self) -> u64 {
-        let usual = (self.size / 16 / MIB * MIB).clamp(MIB, SEGMENT_TARGET);
-        (self.segment.unwrap_or(usual) / ALIGN * ALIGN).max(SEGMENT_MIN)
-    }
-
-    fn segments_max(&self, segment: u64) -> usize {
-        ((self.size / segment) as usize).max(2)
+    /// `least`: of a journal that exists.
+    fn sizes(&self, least: Option<u64>) -> Sizes {
+        let usual = (SEGMENT_FIRST, (self.size / 16 / MIB * MIB).clamp(MIB, SEGMENT_TARGET));
+        let (first, most) = self.segment.unwrap_or(usual);
+        let least = least.unwrap_or((first / ALIGN * ALIGN).max(SEGMENT_MIN));
+        let most = (most / ALIGN * ALIGN).max(least);
+        Sizes { least, most, all: self.size.max(2 * least) }
     }
 }
 
@@ -119,16 +128,29 @@ impl Journal {
         if disk.list(dir).await?.iter().any(|name| name == "header") {
             return Err(Error::new(Kind::Exists, format!("{} has a journal already", dir.display())));
         }
-        let segment = config.segment();
-        let first = make_segment(&*disk, dir, 1, segment).await?;
+        let sizes = config.sizes(None);
         let mark = Lsn(first_lsn.0 - 1);
         let journal = JournalId(rt.random128());
-        let place = held.place();
-        let header = Header { volume, journal, first_lsn, mark, segment, place, lineage };
-        let mut ring = Ring::new(journal, segment, config.segments_max(segment), first_lsn, mark);
-        ring.fresh.push(first);
+        let (place, segment) = (held.place(), sizes.least);
+        let mut header = Header { volume, journal, first_lsn, mark, segment, place, lineage };
+        let mut ring = Ring::new(journal, sizes, first_lsn, mark);
+        let mut made = Vec::new();
+        for number in [1, 2] {
+            made.push(make_segment(&*disk, dir, number, segment).await);
+        }
+        match made.into_iter().collect() {
+            Ok(segments) => ring.fresh = segments,
+            Err(error) => {
+                header.mark = Header::VOID;
+                ring.fail(no_room(dir, error));
+            }
+        }
         write_header(&*disk, dir, &header).await?;
-        Ok(Self::start(rt, disk, config.dir, ring, header, 2, held))
+        let journal = Self::start(rt, disk, config.dir, ring, header, 3, held);
+        if journal.failed().is_some() {
+            journal.shared.sweep().await;
+        }
+        Ok(journal)
     }
 
     /// `None` when the folder has no journal. `Owned` when another process has it, `Corrupt` (with the path; nothing
@@ -149,12 +171,8 @@ impl Journal {
         };
         let Some(header) = read_header(&*disk, &config.dir).await? else { return Ok(None) };
         let found = recover(&*disk, config.dir.clone(), header).await?;
-        let mut header = found.header;
-        let copied = ![0, held.place()].contains(&header.place);
-        if header.place == 0 {
-            // Noted with the next change: a header of before can't tell.
-            header.place = held.place();
-        }
+        let header = found.header;
+        let copied = header.place != held.place();
         let first_lsn = found.live.front().map_or(header.first_lsn, |l| l.head.before.next());
         let recovered = Recovered {
             volume: header.volume,
@@ -165,17 +183,24 @@ impl Journal {
             end: found.end,
             copied,
         };
-        let segments_max = config.segments_max(header.segment);
-        let mut ring = Ring::new(header.journal, header.segment, segments_max, first_lsn, found.mark);
-        ring.fresh = found.fresh;
-        // What is damaged stays for whoever may yet need it.
-        let most = if found.spoilt.is_some() { usize::MAX } else { segments_max.max(found.live.len() + 1) };
-        while found.live.len() + ring.fresh.len() > most {
-            let Some(Segment { name, .. }) = ring.fresh.pop() else { break };
+        let mut ring = Ring::new(header.journal, config.sizes(Some(header.segment)), first_lsn, found.mark);
+        ring.fresh = found.fresh.into();
+        ring.fresh.make_contiguous().sort_by_key(|s| s.bytes);
+        // It grows again when it has to. What is damaged stays for whoever may yet need it.
+        let keep = 2usize.saturating_sub(found.live.len()).max(1);
+        while ring.fresh.len() > keep && found.spoilt.is_none() {
+            let Some(Segment { name, .. }) = ring.fresh.pop_back() else { break };
             let path = config.dir.join(name);
             disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
         }
-        ring.resume(found.live.clone(), found.end, found.mark);
+        // What an earlier process made and did not come to make durable is used from now on.
+        disk.sync_dir(&config.dir).await.context(|| format!("syncing {}", config.dir.display()))?;
+        if header.is_void() {
+            let why = format!("the journal in {} was given up when its disk was full", config.dir.display());
+            ring.fail(Error::new(Kind::NoSpace, why));
+        } else {
+            ring.resume(found.live.clone(), found.end, found.mark);
+        }
         let mut journal = Self::start(rt, disk, config.dir, ring, header, found.next_number, held);
         *journal.opened.lock() = found.live;
         journal.spoilt = found.spoilt;
@@ -195,6 +220,7 @@ impl Journal {
             rt,
             disk,
             dir,
+            void: AtomicBool::new(header.is_void()),
             ring: Mutex::new(ring),
             header: tokio::sync::Mutex::new(header),
             work: Notify::new(),
@@ -238,7 +264,12 @@ impl Journal {
 
     /// The largest `Write` payload that one record may have, in bytes; longer writes are several records.
     pub fn record_max(&self) -> u64 {
-        Ring::record_max(self.shared.ring.lock().segment)
+        Ring::record_max(self.shared.ring.lock().sizes.least)
+    }
+
+    /// The most that one reservation may ask for.
+    pub fn room_max(&self) -> u64 {
+        self.shared.ring.lock().room_max()
     }
 
     /// Bytes of room that a record with this payload needs.
@@ -246,8 +277,7 @@ impl Journal {
         Ring::cost(payload)
     }
 
-    /// Waits for room for records of these costs together, which a segment must have when it is empty (first come,
-    /// first served). Dropping it while it waits is harmless.
+    /// Waits for room for records of these costs together, `room_max` at most (first come, first served). Dropping it while it waits is harmless.
     pub async fn reserve(&self, cost: u64) -> Result<Room<'_>> {
         let asked = self.shared.ring.lock().reserve(cost)?;
         let granted = match asked {
@@ -323,28 +353,59 @@ impl Journal {
         self.shared.change_header(change).await
     }
 
-    /// After a failure: starts anew on fresh files, with another id. All before `first_lsn` must be stored and
+    /// After a failure: makes files for `restart`, if the disk has room. Nothing changes by that.
+    pub async fn make_ready(&self) -> Result<Ready> {
+        let _making = self.shared.making.lock().await;
+        let least = self.shared.ring.lock().sizes.least;
+        let segments = self.shared.new_segments(least).await?;
+        Ok(Ready { segments })
+    }
+
+    /// After a failure: starts anew on these files, with another id. All before `first_lsn` must be stored and
     /// confirmed; `mark` is what was promised so far.
-    pub async fn restart(&self, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
+    pub async fn restart(&self, ready: Ready, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         let shared = &self.shared;
-        let mut header = shared.header.lock().await;
+        let begun = self.begin_anew(first_lsn, mark).await;
+        let id = match begun {
+            Ok(id) => id,
+            Err(error) => {
+                shared.remove_all(ready.segments).await;
+                return Err(error);
+            }
+        };
+        let old = shared.ring.lock().begin_anew(id, ready.segments, first_lsn, mark);
+        self.opened.lock().clear();
+        // All in them is stored.
+        shared.remove_all(old).await;
+        shared.work.notify_one();
+        Ok(id)
+    }
+
+    /// After a failure, when the disk has no room to start anew: the journal vouches for no record any more, and gives back
+    /// what it has of the disk. All before `first_lsn` must be stored and confirmed.
+    pub async fn give_up(&self, first_lsn: Lsn) -> Result<()> {
+        self.begin_anew(first_lsn, Header::VOID).await?;
+        self.opened.lock().clear();
+        self.shared.sweep().await;
+        Ok(())
+    }
+
+    /// Another id in the header.
+    async fn begin_anew(&self, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         if self.failed().is_none() {
             return Err(Error::new(Kind::Internal, "a journal that works is not started anew"));
         }
-        let segment = shared.new_segment(header.segment).await?;
-        let id = JournalId(shared.rt.random128());
-        let new = Header { journal: id, first_lsn, mark, ..header.clone() };
-        write_header(&*shared.disk, &shared.dir, &new).await?;
-        *header = new;
-        let old = shared.ring.lock().begin_anew(id, segment, first_lsn, mark);
-        self.opened.lock().clear();
-        for Segment { name, .. } in old {
-            // All in it is stored; a file that stays takes space until the next start that reuses it.
-            let _ = shared.disk.remove(&shared.dir.join(name)).await;
-        }
-        shared.work.notify_one();
-        prepare(shared);
-        Ok(id)
+        let journal = JournalId(self.shared.rt.random128());
+        let change = |header: &mut Header| {
+            *header = Header { journal, first_lsn, mark, ..header.clone() };
+            Ok(())
+        };
+        self.shared.change_header(change).await.map(|()| journal)
+    }
+
+    /// It is known on the disk that it vouches for no record: what is promised stands on the pool alone.
+    pub fn is_void(&self) -> bool {
+        self.shared.void.load(Ordering::Acquire)
     }
 
     /// Why it failed, if it did: nothing is taken or synced until `restart`.
@@ -359,12 +420,7 @@ impl Journal {
 
     pub fn usage(&self) -> Usage {
         let ring = self.shared.ring.lock();
-        Usage {
-            size: ring.segments_max as u64 * ring.segment,
-            used: ring.used(),
-            allocated: ring.created() as u64 * ring.segment,
-            buffered: ring.buffered(),
-        }
+        Usage { size: ring.size(), used: ring.used(), allocated: ring.allocated(), buffered: ring.buffered() }
     }
 
     /// Writes out and syncs all, and lets go of the folder; nothing can be done with it afterwards.

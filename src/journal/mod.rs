@@ -7,13 +7,16 @@
 //! - `append` is a push into memory, `sync` one write and one fdatasync for all who wait (`writer`, `ring`).
 //! - Room is promised before it is used (`reserve`), and what is promised always fits: no append ever finds it full.
 //! - After a failed write or sync nothing is trusted until `restart` begins anew, on other files and with another id.
+//! - Where the disk has no room for records the journal is *void*: its folder keeps the lineage, vouches for no record, and
+//!   is otherwise one that failed. `restart` begins it anew when there is room.
 //! - Opening tells a torn tail (cut) from damage (refused, nothing changed): `recover`.
 //!
 //! # Files
 //!
 //! `lock` is held while the journal is open; the process is named in it. `header` is replaced as one step. `segment-N`
-//! are of equal size, written with zeros before their first use, used again when all their records are trimmed, the
-//! longest unused first. A *lap* is one use of a segment, counted over all segments; the laps on the disk follow each
+//! are written with zeros before their first use, and used again when all their records are trimmed, the longest unused
+//! first. The first two are small, each further one is as large as all before, up to 64 MiB; opening removes what is not
+//! needed. A *lap* is one use of a segment, counted over all segments; the laps on the disk follow each
 //! other. A lap begins only after the one before is synced, so that only the last can have a torn tail. All numbers are
 //! little-endian, hashes xxh3-64. A folder that was kept aside has the same files.
 //!
@@ -22,13 +25,13 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
-//! | 4 | 2 | format, 3 (2: without the place) |
+//! | 4 | 2 | format, 3 |
 //! | 6 | 2 | key slot: 0, not encrypted |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
 //! | 40 | 8 | first lsn of this journal id |
-//! | 48 | 8 | mark: highest lsn promised against loss of the host, if no later batch has one |
-//! | 56 | 8 | bytes of a segment |
+//! | 48 | 8 | mark: highest lsn promised against loss of the host, if no later batch has one; 2^64 − 1: void |
+//! | 56 | 8 | bytes of the smallest segment |
 //! | 64 | 8 | place: of the file `lock`, by its number and when it was made; a copy of the folder has another |
 //! | 72 | 4 | epochs in the lineage, at most 4096 |
 //! | 76 | 8 each | the lineage, oldest first |
@@ -39,7 +42,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJs` |
-//! | 4 | 2 | format, 2 |
+//! | 4 | 2 | format, 3 |
 //! | 6 | 2 | key slot: 0 |
 //! | 8 | 16 | journal id |
 //! | 24 | 8 | lap, 1.. |
@@ -47,8 +50,9 @@
 //! | 40 | 8 | last lsn before this segment |
 //! | 48 | 8 | where the segment of the lap before ends; 0 in lap 1 |
 //! | 56 | 8 | mark |
-//! | 64 | 8 | hash of all before |
-//! | 72 | | zeros |
+//! | 64 | 8 | bytes of the file |
+//! | 72 | 8 | hash of all before |
+//! | 80 | | zeros |
 //!
 //! ## Batch: one write, at a multiple of 4096, up to a multiple of 4096
 //!
@@ -102,6 +106,6 @@ mod segment;
 mod tests;
 mod writer;
 
-pub use handle::{Journal, JournalConfig, Recovered, Room, Usage};
+pub use handle::{Journal, JournalConfig, Ready, Recovered, Room, Usage};
 pub use peek::{Peek, is_there, peek};
 pub use replay::Replay;

@@ -10,6 +10,7 @@
 //! head can be there and other pages not. So it counts only when all of it is right.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ use super::ring::{Live, Segment};
 use super::segment::{Batch, Window, next_used, segment_number, zero};
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
+
+/// More than two of the largest batches take.
+const SILENCE: u64 = 10 << 20;
 
 /// What the folder holds.
 #[derive(Debug)]
@@ -96,6 +100,9 @@ impl Recovery<'_> {
                 None => {}
             }
         }
+        if self.header.is_void() {
+            return self.nothing(unused, next_number).await;
+        }
         used.sort_by_key(|(_, head)| head.lap);
         // Laps are overwritten oldest first: in use is what follows each other up to the last.
         let run = used.windows(2).rposition(|pair| pair[0].1.lap + 1 != pair[1].1.lap).map_or(0, |n| n + 1);
@@ -130,6 +137,17 @@ impl Recovery<'_> {
         Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark, spoilt })
     }
 
+    /// A void journal has no records: what was made for it takes room that it hasn't.
+    async fn nothing(self, unused: Vec<Segment>, next_number: u64) -> Result<Found> {
+        for Segment { name, .. } in unused {
+            let path = self.dir.join(name);
+            self.disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
+        }
+        let (end, mark) = (Lsn(self.header.first_lsn.0 - 1), self.header.mark);
+        let (live, fresh, spoilt) = (VecDeque::new(), Vec::new(), None);
+        Ok(Found { header: self.header, live, fresh, next_number, end, mark, spoilt })
+    }
+
     /// Where a segment that others follow is not as it was when they were begun.
     async fn spoilt_at(&self, live: &Live) -> Result<Option<u64>> {
         let doing = || format!("reading {}", self.dir.join(&live.segment.name).display());
@@ -150,14 +168,16 @@ impl Recovery<'_> {
         let file = self.disk.open_log(&path, OpenHow::Write).await.context(doing)?;
         let first = file.pread(0, ALIGN as usize).await.context(doing)?;
         let head = SegmentHead::decode(&first, self.header.journal);
-        if file.size().await.context(doing)? < self.header.segment {
+        let size = file.size().await.context(doing)? / ALIGN * ALIGN;
+        let bytes = head.map_or(size, |head| head.bytes);
+        if size < bytes.max(self.header.segment) {
             if head.is_some() {
-                return Err(damaged(&path, self.header.segment));
+                return Err(damaged(&path, size));
             }
             self.disk.remove(&path).await.context(doing)?;
             return Ok(None);
         }
-        Ok(Some((Segment { name, file }, head)))
+        Ok(Some((Segment { name, file, bytes }, head)))
     }
 
     /// Reads the last segment's batches up to the first that isn't right, and looks for words of what is lost behind.
@@ -180,7 +200,7 @@ impl Recovery<'_> {
                 tail.unsure = ends.pop_front().map_or(tail.unsure, |(end, _)| end);
             }
         }
-        self.refuse_words(&mut window, tail.end, tail.last, &path).await?;
+        self.refuse_words(&mut window, tail.end..live.segment.bytes, tail.last, &path).await?;
         Ok(tail)
     }
 
@@ -190,44 +210,49 @@ impl Recovery<'_> {
         live: &Live,
         tail: &Tail,
     ) -> std::io::Result<Option<Batch>> {
-        if tail.end + ALIGN > self.header.segment {
+        let bytes = live.segment.bytes;
+        if tail.end + ALIGN > bytes {
             return Ok(None);
         }
         let Some(batch) = Batch::at(window, self.header.journal, tail.end).await? else { return Ok(None) };
         let head = &batch.head;
         let here = (head.lap, head.salt, head.before) == (live.head.lap, live.head.salt, tail.last);
-        if !here || batch.end() > self.header.segment || !batch.is_ordered() {
+        if !here || batch.end() > bytes || !batch.is_ordered() {
             return Ok(None);
         }
         let entries = batch.entries(window).await?;
         Ok(entries.filter(|list| list.iter().all(|e| e.record().is_some())).map(|_| batch))
     }
 
-    /// Refuses when a batch from `from` on says that more than `last` was synced.
+    /// Refuses when a batch from the range's start on says that more than `last` was synced. Nothing is looked for behind
+    /// `SILENCE` bytes without a batch: one that is damaged takes less, and reading all that was made ready would take long.
     async fn refuse_words(
         &self,
         window: &mut Window,
-        from: u64,
+        range: Range<u64>,
         last: Lsn,
         path: &std::path::Path,
     ) -> Result<()> {
         let doing = || format!("reading {}", path.display());
-        let mut at = from;
-        while let Some(page) = next_used(window, at, self.header.segment).await.context(doing)? {
-            let batch = Batch::at(window, self.header.journal, page).await.context(doing)?;
-            if batch.is_some_and(|b| b.head.synced > last) {
-                return Err(damaged(path, from));
+        let (mut at, mut heard) = (range.start, range.start);
+        loop {
+            let end = range.end.min(heard + SILENCE);
+            let Some(page) = next_used(window, at, end).await.context(doing)? else { return Ok(()) };
+            if let Some(batch) = Batch::at(window, self.header.journal, page).await.context(doing)? {
+                if batch.head.synced > last {
+                    return Err(damaged(path, range.start));
+                }
+                heard = page;
             }
             at = page + ALIGN;
         }
-        Ok(())
     }
 
     /// A segment whose head is damaged looks unused, but its batches still speak.
     async fn refuse_evidence(&self, unused: &[Segment], last: Lsn) -> Result<()> {
         for segment in unused {
             let mut window = Window::new(Arc::clone(&segment.file));
-            self.refuse_words(&mut window, 0, last, &self.dir.join(&segment.name)).await?;
+            self.refuse_words(&mut window, 0..segment.bytes, last, &self.dir.join(&segment.name)).await?;
         }
         Ok(())
     }
@@ -247,7 +272,7 @@ impl Recovery<'_> {
         }
         file.sync().await.context(doing)?;
         let (mut from, mut to) = (None, tail.end);
-        while let Some(page) = next_used(&mut window, to, self.header.segment).await.context(doing)? {
+        while let Some(page) = next_used(&mut window, to, live.segment.bytes).await.context(doing)? {
             from = from.or(Some(page));
             to = page + ALIGN;
         }

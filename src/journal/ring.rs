@@ -3,7 +3,8 @@
 //!
 //! Invariants: segments in use have laps that follow each other, and only the last has bytes that aren't synced.
 //! What is promised (rooms, and records not yet written) always fits into segments that exist, however it falls
-//! into batches: that is why a segment counts for less than its size.
+//! into batches: that is why a segment counts for less than its size. There are two segments or more, or the journal has
+//! failed: the one that is written to is not freed by trimming, so one alone could fill up for good.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,6 +32,18 @@ pub const ZEROS: &[u8] = &[0; 64 << 10];
 pub struct Segment {
     pub name: String,
     pub file: Arc<dyn DiskFile>,
+    pub bytes: u64,
+}
+
+/// How large segments are, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// The smallest, and the first two.
+    pub least: u64,
+    /// The largest.
+    pub most: u64,
+    /// All together, at most.
+    pub all: u64,
 }
 
 /// A segment in use.
@@ -87,15 +100,18 @@ pub struct Granted {
 #[derive(Debug)]
 pub struct Ring {
     pub journal: JournalId,
-    /// Bytes a segment has.
-    pub segment: u64,
-    /// Segments it may have.
-    pub segments_max: usize,
+    pub sizes: Sizes,
+    /// The largest segment that is tried: less than `sizes.most` where the disk had no room for that much.
+    reach: u64,
+    /// The disk has no room for even the smallest segment more.
+    pub cramped: bool,
+    /// Somebody has asked for room since it was opened: before, no segment is made.
+    asked: bool,
     pub live: VecDeque<Live>,
     /// Trimmed, in the order of their laps.
     pub spent: VecDeque<Segment>,
     /// Never used, or of unknown contents.
-    pub fresh: Vec<Segment>,
+    pub fresh: VecDeque<Segment>,
     pub first_lsn: Lsn,
     trimmed: Lsn,
     /// Counts restarts: rooms of an earlier one are void.
@@ -127,15 +143,17 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub fn new(journal: JournalId, segment: u64, segments_max: usize, first_lsn: Lsn, mark: Lsn) -> Ring {
+    pub fn new(journal: JournalId, sizes: Sizes, first_lsn: Lsn, mark: Lsn) -> Ring {
         let before = Lsn(first_lsn.0 - 1);
         Ring {
             journal,
-            segment,
-            segments_max,
+            sizes,
+            reach: sizes.most,
+            cramped: false,
+            asked: false,
             live: VecDeque::new(),
             spent: VecDeque::new(),
-            fresh: Vec::new(),
+            fresh: VecDeque::new(),
             first_lsn,
             trimmed: before,
             generation: 0,
@@ -188,18 +206,52 @@ impl Ring {
         live + self.pending_cost + self.reserved
     }
 
+    /// Segments that are on the disk.
     pub fn created(&self) -> usize {
         self.live.len() + self.spent.len() + self.fresh.len()
     }
 
-    /// Whether another segment should be made now.
-    pub fn wants_segment(&self) -> bool {
-        let none_free = self.spent.is_empty() && self.fresh.is_empty();
-        none_free
-            && !self.preparing
-            && !self.closing
-            && self.failed.is_none()
-            && self.created() < self.segments_max
+    fn spare(&self) -> impl Iterator<Item = &Segment> {
+        self.spent.iter().chain(&self.fresh)
+    }
+
+    /// Their bytes.
+    pub fn allocated(&self) -> u64 {
+        self.live.iter().map(|l| &l.segment).chain(self.spare()).map(|s| s.bytes).sum()
+    }
+
+    /// Bytes that records may take before only trimming makes room: less than it may have while the disk is full.
+    pub fn size(&self) -> u64 {
+        if self.cramped { self.allocated() } else { self.sizes.all }
+    }
+
+    /// Bytes of the segment that should be made now, if one should: as much as there is, so that the journal grows with what
+    /// is not trimmed, and small ones are made quickly.
+    pub fn wants_segment(&self) -> Option<u64> {
+        if self.preparing || self.closing || self.failed.is_some() || !self.asked {
+            return None;
+        }
+        let allocated = self.allocated();
+        let bytes =
+            allocated.clamp(self.sizes.least, self.reach).min(self.sizes.all.saturating_sub(allocated));
+        let begun = self.live.back().is_some_and(|l| l.end > l.segment.bytes / 4);
+        let stuck = self.rooms.front().is_some_and(|next| !self.fits(next.cost));
+        let wanted = self.created() < 2 || stuck || begun && self.spare().next().is_none();
+        (wanted && bytes >= self.sizes.least).then_some(bytes / ALIGN * ALIGN)
+    }
+
+    /// One of so many bytes was made.
+    pub fn made(&mut self, segment: Segment) {
+        self.fresh.push_back(segment);
+        (self.cramped, self.reach) = (false, self.reach.saturating_mul(2).min(self.sizes.most));
+        self.admit();
+    }
+
+    /// There was no room for one of so many bytes. True: a smaller one may be tried at once.
+    pub fn not_made(&mut self, bytes: u64) -> bool {
+        self.cramped |= bytes == self.sizes.least;
+        self.reach = (bytes / 2).max(self.sizes.least);
+        bytes > self.sizes.least
     }
 
     /// What a record of this many body bytes takes at worst: alone in a batch.
@@ -207,21 +259,25 @@ impl Ring {
         ALIGN + body.next_multiple_of(ALIGN)
     }
 
-    /// Body bytes of the largest record: a quarter of a segment, 4 MiB at most.
-    pub fn record_max(segment: u64) -> u64 {
-        let quarter = (segment - SEGMENT_HEAD) / 4 / ALIGN * ALIGN;
-        quarter.saturating_sub(ALIGN).clamp(ALIGN, BATCH_BYTES)
+    /// Body bytes of the largest record: a quarter of the smallest segment, 4 MiB at most.
+    pub fn record_max(least: u64) -> u64 {
+        (least / 4 / ALIGN * ALIGN).clamp(ALIGN, BATCH_BYTES)
     }
 
-    /// What an empty segment holds for certain: at its end, the next record may just not fit.
-    fn segment_room(&self) -> u64 {
-        self.segment - SEGMENT_HEAD - Self::cost(Self::record_max(self.segment))
+    /// What can't be used at the end of a segment, where the next record may just not fit.
+    fn waste(&self) -> u64 {
+        Self::cost(Self::record_max(self.sizes.least))
+    }
+
+    /// What an empty segment holds for certain, be it the smallest: nobody may ask for more at once, or it could be never
+    /// there while the disk is full.
+    pub fn room_max(&self) -> u64 {
+        self.sizes.least - SEGMENT_HEAD - self.waste()
     }
 
     fn available(&self) -> u64 {
-        let waste = Self::cost(Self::record_max(self.segment));
-        let current = self.live.back().map_or(0, |l| (self.segment - l.end).saturating_sub(waste));
-        current + (self.spent.len() + self.fresh.len()) as u64 * self.segment_room()
+        let current = self.live.back().map_or(0, |l| (l.segment.bytes - l.end).saturating_sub(self.waste()));
+        current + self.spare().map(|s| s.bytes - SEGMENT_HEAD - self.waste()).sum::<u64>()
     }
 
     fn fits(&self, cost: u64) -> bool {
@@ -231,11 +287,12 @@ impl Ring {
     /// Sets room aside, or queues for it.
     pub fn reserve(&mut self, cost: u64) -> Result<Result<Granted, oneshot::Receiver<Result<Granted>>>> {
         self.check()?;
-        if cost > self.segment_room() {
-            let why =
-                format!("a journal with segments of {} bytes was asked for {cost} at once", self.segment);
+        if cost > self.room_max() {
+            let least = self.sizes.least;
+            let why = format!("a journal with segments of {least} bytes was asked for {cost} at once");
             return Err(Error::new(Kind::Internal, why));
         }
+        self.asked = true;
         if self.rooms.is_empty() && self.may_enter(cost) {
             self.reserved += cost;
             return Ok(Ok(Granted { cost, generation: self.generation }));
@@ -254,7 +311,7 @@ impl Ring {
     /// no trimming.
     pub fn is_short(&self) -> bool {
         let stuck = self.rooms.front().is_some_and(|next| !self.fits(next.cost));
-        stuck || self.used() > self.segments_max as u64 * self.segment / 2
+        stuck || self.used() > self.size() / 2
     }
 
     /// Lets in who waits for room, in order.
@@ -292,7 +349,7 @@ impl Ring {
             return Err(Error::new(Kind::Closed, "the journal was started anew"));
         }
         let (lsn, body) = (entry.head.lsn, entry.body.len() as u64);
-        if lsn <= self.appended || body > Self::record_max(self.segment) {
+        if lsn <= self.appended || body > Self::record_max(self.sizes.least) {
             let why = format!("record {lsn} of {body} bytes can't come after record {}", self.appended);
             return Err(Error::new(Kind::Internal, why));
         }
@@ -369,7 +426,7 @@ impl Ring {
         }
         let mark = self.mark_wanted;
         let current = self.live.back();
-        let has_page = current.is_some_and(|l| l.end + ALIGN <= self.segment) && self.fits(ALIGN);
+        let has_page = current.is_some_and(|l| l.end + ALIGN <= l.segment.bytes) && self.fits(ALIGN);
         match current {
             Some(l) if mark <= self.mark_written && self.dirty => Job::Sync(l.segment.file.clone()),
             _ if mark <= self.mark_written => {
@@ -383,7 +440,7 @@ impl Ring {
 
     fn write_job(&mut self, salt: impl FnOnce() -> u64) -> Job {
         let need = self.pending.front().map_or(0, |e| Self::cost(e.body.len() as u64));
-        let left = self.live.back().map_or(0, |l| self.segment - l.end);
+        let left = self.live.back().map_or(0, |l| l.segment.bytes - l.end);
         if left >= need {
             let entries = self.take_entries(left);
             return Job::Write(self.batch(entries, None));
@@ -391,12 +448,14 @@ impl Ring {
         if let Some(current) = self.live.back().filter(|_| self.dirty) {
             return Job::Sync(current.segment.file.clone());
         }
-        let Some(segment) = self.spent.pop_front().or_else(|| self.fresh.pop()) else {
+        let unused = self.spent.pop_front().or_else(|| self.fresh.pop_front());
+        let Some(segment) = unused else {
             self.fail(Error::new(Kind::Internal, "the journal promised more room than it has"));
             return Job::Idle;
         };
-        let old = self.live.back();
+        let (old, bytes) = (self.live.back(), segment.bytes);
         let head = SegmentHead {
+            bytes,
             lap: old.map_or(0, |l| l.head.lap) + 1,
             salt: salt(),
             before: old.map_or(Lsn(self.first_lsn.0 - 1), |l| l.last),
@@ -404,7 +463,7 @@ impl Ring {
             mark: self.mark_wanted,
         };
         self.live.push_back(Live { segment, head, end: SEGMENT_HEAD, last: head.before });
-        let entries = self.take_entries(self.segment - SEGMENT_HEAD);
+        let entries = self.take_entries(bytes - SEGMENT_HEAD);
         let job = self.batch(entries, Some(head));
         // What was trimmed may have been the segment before.
         self.trim(self.trimmed);
@@ -491,26 +550,27 @@ impl Ring {
     /// A last batch would say more about what is synced than those before.
     pub fn closing_note(&mut self) -> Option<Write> {
         let current = self.live.back()?;
-        let has_page = current.end + ALIGN <= self.segment && self.fits(ALIGN);
+        let has_page = current.end + ALIGN <= current.segment.bytes && self.fits(ALIGN);
         let news = self.noted < self.synced && self.failed.is_none();
         (news && has_page).then(|| self.batch(Vec::new(), None))
     }
 
-    /// Starts anew with another id and one segment; the old segments are returned.
+    /// Starts anew with another id and these segments; the old ones are returned.
     pub fn begin_anew(
         &mut self,
         journal: JournalId,
-        first: Segment,
+        segments: Vec<Segment>,
         first_lsn: Lsn,
         mark: Lsn,
     ) -> Vec<Segment> {
         let mut old: Vec<Segment> = self.live.drain(..).map(|l| l.segment).collect();
         old.extend(self.spent.drain(..).chain(self.fresh.drain(..)));
-        let mut new = Ring::new(journal, self.segment, self.segments_max, first_lsn, mark);
+        let mut new = Ring::new(journal, self.sizes, first_lsn, mark);
         new.generation = self.generation + 1;
         new.preparing = self.preparing;
         new.closing = self.closing;
-        new.fresh.push(first);
+        new.asked = self.asked;
+        new.fresh = segments.into();
         *self = new;
         old
     }

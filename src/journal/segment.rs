@@ -37,7 +37,7 @@ pub async fn make_segment(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64) 
         Ok::<_, std::io::Error>(file)
     };
     match make.await {
-        Ok(file) => Ok(Segment { name, file }),
+        Ok(file) => Ok(Segment { name, file, bytes }),
         Err(e) => {
             // Half a segment only takes space; the next start would remove it as well.
             let _ = disk.remove(&path).await;

@@ -15,7 +15,7 @@ use crate::base::{Epoch, Kind, Lsn, Nonce, StateId, VolumeId};
 const DIR: &str = "/state/journals/v";
 
 fn config() -> JournalConfig {
-    JournalConfig { dir: PathBuf::from(DIR), size: 5 * 96 * 1024, segment: Some(96 * 1024) }
+    JournalConfig { dir: PathBuf::from(DIR), size: 5 * 96 * 1024, segment: Some((96 * 1024, 96 * 1024)) }
 }
 
 /// A record whose contents follow from its lsn and a variant.
@@ -79,6 +79,13 @@ struct Model {
     log_end: u64,
     lives: u64,
     restarts: u64,
+    /// How often it was given up for want of room.
+    voids: u64,
+}
+
+/// What a disk says that fails to sync or has no room.
+fn full(e: &crate::base::Error) -> bool {
+    e.is(Kind::Io) || e.is(Kind::NoSpace)
 }
 
 type Shared = Arc<Mutex<Model>>;
@@ -165,7 +172,7 @@ async fn act(rt: &Rt, journal: &Arc<Journal>, model: &Shared, next: &mut u64) ->
 }
 
 async fn live(rt: Rt, disk: SimDisk, model: Shared) {
-    let Ok(journal) = begin(&rt, &disk, &model).await.map_err(|e| assert!(e.is(Kind::Io), "{e}")) else {
+    let Ok(journal) = begin(&rt, &disk, &model).await.map_err(|e| assert!(full(&e), "{e}")) else {
         return;
     };
     let journal = Arc::new(journal);
@@ -191,17 +198,23 @@ async fn live(rt: Rt, disk: SimDisk, model: Shared) {
     .detach();
     for _ in 0..rt.below(400) {
         let Err(error) = act(&rt, &journal, &model, &mut next).await else { continue };
-        assert!(error.is(Kind::Io), "{error}");
+        assert!(full(&error), "{error}");
         loop {
             let (first, mark) = {
                 let mut m = model.lock();
                 m.log_end = next - 1;
                 (next, m.mark)
             };
-            match journal.restart(Lsn(first), Lsn(mark)).await {
-                Ok(_) => break,
-                Err(e) => assert!(e.is(Kind::Io), "{e}"),
+            let begun = match journal.make_ready().await {
+                Ok(ready) => journal.restart(ready, Lsn(first), Lsn(mark)).await.map(Some),
+                Err(_) => journal.give_up(Lsn(first)).await.map(|()| None),
+            };
+            match begun {
+                Ok(Some(_)) => break,
+                Ok(None) => model.lock().voids += 1,
+                Err(e) => assert!(full(&e), "{e}"),
             }
+            rt.sleep(Duration::from_millis(rt.below(100))).await;
         }
         let mut m = model.lock();
         m.synced = next - 1;
@@ -211,18 +224,38 @@ async fn live(rt: Rt, disk: SimDisk, model: Shared) {
         let upto = model.lock().records.keys().next_back().copied().unwrap_or(0);
         match journal.close().await {
             Ok(()) => model.lock().synced = upto,
-            Err(e) => assert!(e.is(Kind::Io), "{e}"),
+            Err(e) => assert!(full(&e), "{e}"),
         }
     }
 }
 
-fn crash_run(seed: u64) -> (u64, u64) {
+fn crash_run(seed: u64) -> (u64, u64, u64) {
     let sim = Sim::new(seed);
     let world = (*sim).clone();
     let disk = SimDisk::new(&world);
     let model = Shared::default();
     if seed.is_multiple_of(3) {
         disk.faults(|f| f.sync_fails = 15);
+    }
+    if seed.is_multiple_of(4) {
+        // Fills and empties, as somebody else's files come and go.
+        let (world, disk, start) = (world.clone(), disk.clone(), world.below(100));
+        world
+            .clone()
+            .process()
+            .rt()
+            .spawn(async move {
+                let rt = world.process().rt();
+                rt.sleep(Duration::from_millis(start)).await;
+                loop {
+                    let used: u64 = disk.files().iter().map(|(_, len)| len).sum();
+                    disk.faults(|f| f.capacity = used + world.below(200 << 10));
+                    rt.sleep(Duration::from_millis(world.below(400))).await;
+                    disk.faults(|f| f.capacity = u64::MAX);
+                    rt.sleep(Duration::from_millis(world.below(200))).await;
+                }
+            })
+            .detach();
     }
     let m = model.clone();
     sim.run(async move {
@@ -247,18 +280,19 @@ fn crash_run(seed: u64) -> (u64, u64) {
     })
     .unwrap();
     let m = model.lock();
-    (m.lives, m.restarts)
+    (m.lives, m.restarts, m.voids)
 }
 
 #[test]
 fn whatever_was_synced_comes_back_as_a_prefix() {
-    let (mut lives, mut restarts) = (0, 0);
+    let (mut lives, mut restarts, mut voids) = (0, 0, 0);
     for seed in 0..300 {
-        let (l, r) = crash_run(seed);
+        let (l, r, v) = crash_run(seed);
         lives += l;
         restarts += r;
+        voids += v;
     }
-    assert!(lives > 400 && restarts > 10, "{lives} lives, {restarts} restarts");
+    assert!(lives > 400 && restarts > 10 && voids > 10, "{lives} lives, {restarts} restarts, {voids} voids");
 }
 
 fn run<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
@@ -290,18 +324,15 @@ fn golden_bytes() {
                   0400000000000000000010000000000006000000000000000200000003000000000000000400000000000000\
                   71eaae6bee6e666b";
     assert_eq!(hex(&header.encode()), golden);
-    let before = "776c4a680200000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
-                  04000000000000000000100000000000020000000300000000000000040000000000000022195264c2ff21bb";
-    let bytes = (0..before.len()).step_by(2).map(|at| u8::from_str_radix(&before[at..at + 2], 16).unwrap());
-    assert_eq!(Header::decode(&bytes.collect::<Vec<u8>>()).unwrap(), Header { place: 0, ..header.clone() });
     assert_eq!(Header::decode(&header.encode()).unwrap(), header);
 
-    let segment = SegmentHead { lap: 7, salt: 0x5a17, before: Lsn(9), before_end: 8192, mark: Lsn(8) };
+    let segment =
+        SegmentHead { lap: 7, salt: 0x5a17, before: Lsn(9), before_end: 8192, mark: Lsn(8), bytes: 65536 };
     let mut w = Writer::default();
     segment.encode(JournalId(0x22), &mut w);
-    let golden = "776c4a7302000000220000000000000000000000000000000700000000000000175a000000000000\
-                  09000000000000000020000000000000080000000000000013637426e338bc0a";
-    assert_eq!((hex(&w.buf[..72]).as_str(), w.buf.len()), (golden, 4096));
+    let golden = "776c4a7303000000220000000000000000000000000000000700000000000000175a000000000000\
+                  090000000000000000200000000000000800000000000000000001000000000064a4d6a8d61d54c1";
+    assert_eq!((hex(&w.buf[..80]).as_str(), w.buf.len()), (golden, 4096));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x22)), Some(segment));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x23)), None);
 
@@ -375,7 +406,7 @@ fn damage_is_seen_and_nothing_is_changed() {
 #[test]
 fn leftovers_of_a_torn_tail_never_follow_new_records() {
     run(8, |rt, disk| async move {
-        let config = JournalConfig { segment: Some(4 << 20), size: 16 << 20, ..config() };
+        let config = JournalConfig { segment: Some((4 << 20, 4 << 20)), size: 16 << 20, ..config() };
         let big = |lsn: u64, fill: u8| {
             let data = Bytes::from(vec![fill; 128 << 10]);
             Record { lsn: Lsn(lsn), op: Op::Write { block: lsn * 32, data } }
@@ -565,7 +596,8 @@ fn a_failed_sync_is_final_until_a_new_start() {
         let id = journal.id();
         put(&journal, &write(1)).await.unwrap();
         journal.sync(Some(Lsn(1))).await.unwrap();
-        assert!(journal.restart(Lsn(2), Lsn(1)).await.unwrap_err().is(Kind::Internal));
+        let ready = journal.make_ready().await.unwrap();
+        assert!(journal.restart(ready, Lsn(2), Lsn(1)).await.unwrap_err().is(Kind::Internal));
         put(&journal, &write(2)).await.unwrap();
         disk.faults(|f| f.sync_fails = 1000);
         let mut room = journal.reserve(8192).await.unwrap();
@@ -575,7 +607,8 @@ fn a_failed_sync_is_final_until_a_new_start() {
         assert!(journal.sync(None).await.is_err() && journal.reserve(1).await.is_err());
         assert!(journal.append(&mut room, &write(3)).is_err());
         assert!(journal.failed().is_some());
-        assert_ne!(journal.restart(Lsn(3), Lsn(2)).await.unwrap(), id);
+        let ready = journal.make_ready().await.unwrap();
+        assert_ne!(journal.restart(ready, Lsn(3), Lsn(2)).await.unwrap(), id);
         assert!(journal.append(&mut room, &write(3)).unwrap_err().is(Kind::Closed), "room of the old file");
         drop(room);
         put(&journal, &write(3)).await.unwrap();
@@ -617,16 +650,9 @@ fn locked_announced_and_kept_aside() {
 }
 
 #[test]
-fn a_copy_is_known_until_it_is_settled_and_a_header_of_before_learns_its_place() {
+fn a_copy_is_known_until_it_is_settled() {
     run(8, |rt, disk| async move {
         let journal = create(rt.clone(), &disk).await;
-        journal.close().await.unwrap();
-        let path = PathBuf::from(DIR).join("header");
-        let bytes = disk.read(&path, format::HEADER_MAX).await.unwrap();
-        let before = format::Header { place: 0, ..format::Header::decode(&bytes).unwrap() };
-        disk.write_atomic(&path, before.encode()).await.unwrap();
-        let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
-        assert!(!found.copied, "it can't be told");
         journal.announce(Epoch(1), Epoch(2)).await.unwrap();
         journal.close().await.unwrap();
         let copy = disk.copied();
@@ -659,7 +685,124 @@ fn no_space_for_more_segments_is_less_room_not_an_error() {
             }
         });
         task.await.unwrap();
-        assert!(journal.usage().allocated < journal.usage().size);
+        let usage = journal.usage();
+        assert!(usage.allocated < config().size && usage.size == usage.allocated, "{usage:?}");
+    });
+}
+
+/// A journal that grows from segments of 32 KiB.
+fn growing() -> JournalConfig {
+    JournalConfig { segment: Some((32 << 10, 256 << 10)), size: 1 << 20, ..config() }
+}
+
+#[test]
+fn it_grows_with_what_is_not_trimmed_and_begins_small_again() {
+    run(10, |rt, disk| async move {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let journal = Journal::create(rt.clone(), shared.clone(), growing(), VolumeId(9), vec![], Lsn(1))
+            .await
+            .unwrap();
+        for lsn in 1..=100 {
+            put(&journal, &write(lsn)).await.unwrap();
+            journal.sync(None).await.unwrap();
+            journal.trim(Lsn(lsn));
+        }
+        assert!(
+            journal.usage().allocated <= 128 << 10,
+            "what is trimmed is used again: {:?}",
+            journal.usage()
+        );
+        for lsn in 101..=180 {
+            put(&journal, &write(lsn)).await.unwrap();
+            journal.sync(None).await.unwrap();
+        }
+        let usage = journal.usage();
+        assert!(usage.used <= usage.allocated && usage.allocated <= usage.size, "{usage:?}");
+        assert!(usage.allocated >= 80 * 8192, "{usage:?}");
+        let mut sizes: Vec<u64> = disk
+            .files()
+            .iter()
+            .filter(|(p, _)| p.to_string_lossy().contains("segment-"))
+            .map(|f| f.1)
+            .collect();
+        sizes.sort_unstable();
+        assert!(sizes.len() < 8 && sizes.last() == Some(&(256 << 10)), "{sizes:?}");
+        journal.trim(Lsn(175));
+        drop(journal);
+        rt.sleep(Duration::from_millis(50)).await;
+        let (journal, found) = Journal::open(rt.clone(), shared.clone(), growing()).await.unwrap().unwrap();
+        assert_eq!(found.end, Lsn(180));
+        let all = replayed(&journal, 175).await.unwrap();
+        assert!(all.iter().zip(176..).all(|(r, lsn)| *r == write(lsn)) && all.len() == 5);
+        for lsn in 181..=400 {
+            put(&journal, &write(lsn)).await.unwrap();
+            journal.trim(Lsn(lsn - 1));
+        }
+        journal.close().await.unwrap();
+        let (journal, found) = Journal::open(rt, shared, growing()).await.unwrap().unwrap();
+        assert_eq!((found.end, replayed(&journal, 399).await.unwrap()), (Lsn(400), vec![write(400)]));
+    });
+}
+
+#[test]
+fn a_full_disk_leaves_two_segments_that_go_round() {
+    run(11, |rt, disk| async move {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let journal =
+            Journal::create(rt.clone(), shared, growing(), VolumeId(9), vec![], Lsn(1)).await.unwrap();
+        disk.faults(|f| f.capacity = 0);
+        let largest = Record {
+            lsn: Lsn(1),
+            op: Op::Write { block: 0, data: vec![1; journal.record_max() as usize].into() },
+        };
+        for lsn in 1..=50 {
+            let mut room = rt
+                .timeout(Duration::from_secs(9), journal.reserve(journal.room_max()))
+                .await
+                .unwrap()
+                .unwrap();
+            journal.append(&mut room, &Record { lsn: Lsn(lsn), ..largest.clone() }).unwrap();
+            drop(room);
+            journal.sync(None).await.unwrap();
+            // As late as a store may be.
+            rt.sleep(Duration::from_millis(50)).await;
+            journal.trim(Lsn(lsn));
+        }
+        assert_eq!(journal.usage().allocated, 64 << 10);
+    });
+}
+
+#[test]
+fn where_there_is_no_room_for_it_it_is_void_until_there_is() {
+    run(12, |rt, disk| async move {
+        disk.faults(|f| f.capacity = 50 << 10);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let open = async || Journal::open(rt.clone(), shared.clone(), growing()).await.unwrap().unwrap();
+        let journal =
+            Journal::create(rt.clone(), shared.clone(), growing(), VolumeId(9), vec![Epoch(1)], Lsn(1))
+                .await
+                .unwrap();
+        assert!(journal.is_void() && journal.failed().unwrap().is(Kind::NoSpace));
+        assert!(journal.reserve(8192).await.unwrap_err().is(Kind::NoSpace));
+        assert!(journal.sync(None).await.unwrap_err().is(Kind::NoSpace));
+        assert_eq!((journal.mark(), journal.usage().allocated), (Lsn(0), 0));
+        journal.announce(Epoch(1), Epoch(2)).await.unwrap();
+        drop(journal);
+        rt.sleep(Duration::from_millis(50)).await;
+        let (journal, found) = open().await;
+        assert_eq!((found.lineage, found.end), (vec![Epoch(1), Epoch(2)], Lsn(0)));
+        assert!(found.mark > Lsn(1 << 60) && journal.is_void(), "it vouches for nothing");
+        assert!(journal.make_ready().await.unwrap_err().is(Kind::NoSpace));
+        assert!(disk.files().iter().all(|(_, len)| *len < 4096), "{:?}", disk.files());
+        disk.faults(|f| f.capacity = u64::MAX);
+        let ready = journal.make_ready().await.unwrap();
+        journal.restart(ready, Lsn(8), Lsn(7)).await.unwrap();
+        assert!(!journal.is_void() && journal.mark() == Lsn(7));
+        put(&journal, &write(8)).await.unwrap();
+        journal.close().await.unwrap();
+        let (journal, found) = open().await;
+        assert_eq!((found.first_lsn, found.mark, found.end), (Lsn(8), Lsn(7), Lsn(8)));
+        assert_eq!(replayed(&journal, 7).await.unwrap(), [write(8)]);
     });
 }
 

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,6 +27,8 @@ pub struct Shared {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub ring: Mutex<Ring>,
+    /// What the header file says.
+    pub void: AtomicBool,
     /// As on the disk; held across its rewriting.
     pub header: tokio::sync::Mutex<Header>,
     pub work: Notify,
@@ -45,6 +48,7 @@ impl Shared {
         let mut new = header.clone();
         change(&mut new)?;
         write_header(&*self.disk, &self.dir, &new).await?;
+        self.void.store(new.is_void(), Ordering::Release);
         *header = new;
         Ok(())
     }
@@ -75,12 +79,50 @@ impl Shared {
         }
     }
 
+    /// The first two, which every journal that takes records has.
+    pub async fn new_segments(&self, least: u64) -> Result<Vec<Segment>> {
+        let first = self.new_segment(least).await?;
+        match self.new_segment(least).await {
+            Ok(second) => Ok(vec![first, second]),
+            Err(error) => {
+                self.remove_all(vec![first]).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes all segments of a journal that is void.
+    pub async fn sweep(&self) {
+        let old = {
+            let mut ring = self.ring.lock();
+            let (journal, first) = (ring.journal, ring.first_lsn);
+            let failed = ring.failed.as_ref().map(Error::share);
+            let old = ring.begin_anew(journal, Vec::new(), first, Lsn(first.0 - 1));
+            ring.failed = failed;
+            old
+        };
+        self.remove_all(old).await;
+    }
+
+    /// Segments that nobody needs; one that stays takes space until the next start.
+    pub async fn remove_all(&self, segments: Vec<Segment>) {
+        for Segment { name, .. } in segments {
+            let _ = self.disk.remove(&self.dir.join(name)).await;
+        }
+    }
+
     fn fail(&self, error: Error) {
         let why = format!("the journal in {} can't be trusted any more", self.dir.display());
         let error = Error::new(Kind::Io, why).because(error);
         tracing::error!("{error}; flushes wait until everything is stored in the pool");
         self.ring.lock().fail(error);
     }
+}
+
+/// Why a journal takes no records.
+pub fn no_room(dir: &Path, error: Error) -> Error {
+    let why = format!("there is no room for a journal in {}", dir.display());
+    Error::new(Kind::NoSpace, why).because(error)
 }
 
 pub async fn write_header(disk: &dyn Disk, dir: &Path, header: &Header) -> Result<()> {
@@ -91,8 +133,19 @@ pub async fn write_header(disk: &dyn Disk, dir: &Path, header: &Header) -> Resul
 /// Runs until the ring says stop.
 pub async fn write_loop(shared: Arc<Shared>) {
     loop {
-        let job = shared.ring.lock().next_job(|| shared.rt.random());
+        let (job, generation) = {
+            let mut ring = shared.ring.lock();
+            (ring.next_job(|| shared.rt.random()), ring.generation)
+        };
         prepare(&shared);
+        // Of a journal that was begun anew meanwhile nothing is told.
+        let current = |ring: &Ring| ring.generation == generation && ring.failed.is_none();
+        let wrote = |synced| {
+            let mut ring = shared.ring.lock();
+            if current(&ring) {
+                ring.wrote(synced);
+            }
+        };
         let result = match job {
             Job::Stop => break,
             Job::Idle => {
@@ -101,15 +154,16 @@ pub async fn write_loop(shared: Arc<Shared>) {
             }
             Job::Write(w) => {
                 let done = w.file.pwrite(w.offset, w.parts, w.sync).await;
-                done.map(|()| shared.ring.lock().wrote(w.sync)).map_err(Error::from)
+                done.map(|()| wrote(w.sync)).map_err(Error::from)
             }
-            Job::Sync(file) => {
-                file.sync().await.map(|()| shared.ring.lock().wrote(true)).map_err(Error::from)
-            }
+            Job::Sync(file) => file.sync().await.map(|()| wrote(true)).map_err(Error::from),
             Job::Header(mark) => keep_mark(&shared, mark).await,
         };
         if let Err(error) = result {
-            shared.fail(error);
+            let known = !current(&shared.ring.lock());
+            if !known {
+                shared.fail(error);
+            }
         }
     }
     shared.ended.send_replace(true);
@@ -120,57 +174,82 @@ async fn keep_mark(shared: &Shared, mark: Lsn) -> Result<()> {
         header.mark = header.mark.max(mark);
         Ok(())
     };
+    let generation = shared.ring.lock().generation;
     shared.change_header(change).await?;
-    shared.ring.lock().header_has(mark);
+    let mut ring = shared.ring.lock();
+    if ring.generation == generation && ring.failed.is_none() {
+        ring.header_has(mark);
+    }
     Ok(())
 }
 
-/// Starts making a segment when none is left to go on with.
+/// Starts making a segment when one is wanted.
 pub fn prepare(shared: &Arc<Shared>) {
     let mut ring = shared.ring.lock();
-    if !ring.wants_segment() {
+    if ring.wants_segment().is_none() {
         return;
     }
     ring.preparing = true;
-    let (generation, bytes) = (ring.generation, ring.segment);
     drop(ring);
     let task = shared.clone();
-    shared.rt.spawn(make_ahead(task, generation, bytes)).detach();
+    shared.rt.spawn(make_ahead(task)).detach();
 }
 
-async fn make_ahead(shared: Arc<Shared>, generation: u64, bytes: u64) {
-    let making = shared.making.lock().await;
-    if shared.ring.lock().closing {
-        return;
-    }
-    let made = shared.new_segment(bytes).await;
-    let failed = made.as_ref().err().map(Error::share);
-    let unwanted = {
-        let mut ring = shared.ring.lock();
-        match made.ok() {
-            Some(segment) if generation == ring.generation && ring.failed.is_none() => {
-                ring.fresh.push(segment);
-                ring.admit();
-                None
-            }
-            other => other,
+/// Makes segments until none is wanted, with `preparing` set meanwhile.
+async fn make_ahead(shared: Arc<Shared>) {
+    let weak = Arc::downgrade(&shared);
+    let rt = shared.rt.clone();
+    let mut next = Some(shared);
+    while let Some(shared) = next.take() {
+        let making = shared.making.lock().await;
+        let (generation, bytes) = {
+            let mut ring = shared.ring.lock();
+            ring.preparing = false;
+            let Some(bytes) = ring.wants_segment() else { return };
+            ring.preparing = true;
+            (ring.generation, bytes)
+        };
+        let made = shared.new_segment(bytes).await;
+        let failed = made.as_ref().err().map(Error::share);
+        let (unwanted, at_once) = settle(&shared, made, generation, bytes);
+        shared.remove_all(Vec::from_iter(unwanted)).await;
+        drop(making);
+        if failed.is_none() || at_once {
+            next = Some(shared);
+            continue;
         }
-    };
-    if let Some(segment) = unwanted {
-        // It only takes space; the next start uses it.
-        let _ = shared.disk.remove(&shared.dir.join(segment.name)).await;
-    }
-    drop(making);
-    if let Some(error) = failed {
-        tracing::warn!("{error}; the journal goes on with less space");
         // Nothing is held meanwhile: the journal may be closed and opened again.
-        let (rt, weak) = (shared.rt.clone(), Arc::downgrade(&shared));
         drop(shared);
         rt.sleep(SPACE_RETRY).await;
-        let Some(shared) = weak.upgrade() else { return };
-        shared.ring.lock().preparing = false;
-        return prepare(&shared);
+        next = weak.upgrade();
     }
-    shared.ring.lock().preparing = false;
-    prepare(&shared);
+}
+
+/// Takes a segment in, or says so when there is no room for one. Returns a segment that came too late, and whether to go on
+/// at once.
+fn settle(shared: &Shared, made: Result<Segment>, generation: u64, bytes: u64) -> (Option<Segment>, bool) {
+    let mut ring = shared.ring.lock();
+    let current = generation == ring.generation && ring.failed.is_none();
+    match made {
+        Ok(segment) if current => {
+            ring.made(segment);
+            (None, true)
+        }
+        Ok(segment) => (Some(segment), true),
+        Err(_) if !current => (None, true),
+        Err(error) if ring.created() < 2 => {
+            let error = no_room(&shared.dir, error);
+            tracing::warn!("{error}");
+            ring.fail(error);
+            (None, true)
+        }
+        Err(error) => {
+            let known = ring.cramped;
+            let smaller = ring.not_made(bytes);
+            if ring.cramped && !known {
+                tracing::warn!("{error}; the journal goes on with less space");
+            }
+            (None, smaller)
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::session::Session;
 use super::settings::FlushMode;
 use super::stop::Stop;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
+use crate::journal::Ready;
 use crate::store::Cause;
 
 /// How long flushes wait for a journal that can't be begun anew although all is in the pool.
@@ -217,17 +218,27 @@ impl Session {
         }
     }
 
-    /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun. An
-    /// error when the disk takes none for `MEND_PATIENCE`: other than stores, a disk seldom comes back by itself.
+    /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun, or
+    /// none while the disk has no room. An error when the disk takes neither for `MEND_PATIENCE`: other than stores, a disk
+    /// seldom comes back by itself. What is marked is stored and confirmed already.
     pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
+        let upto = self.tip.lock().lsn;
         loop {
+            let id = self.journal.id();
             let news = self.mending.news.notified();
             let mut news = std::pin::pin!(news);
             news.as_mut().enable();
             match self.or_end(self.journal.sync(mark)).await? {
                 Ok(()) => return Ok(()),
+                Err(_) if self.journal.is_void() && mark.is_some() => return Ok(()),
+                Err(_) if self.journal.is_void() => {
+                    self.store(upto).await?;
+                    return self.confirm().await;
+                }
+                // Begun anew meanwhile.
+                Err(_) if self.journal.id() != id => {}
                 Err(error) if self.journal.failed().is_some() => {
-                    tracing::warn!(volume = %self.ground.name, %error, "flushes wait until all is in the pool");
+                    tracing::debug!(volume = %self.ground.name, %error, "a flush waits until all is in the pool");
                     self.mending.want();
                     self.or_end(news).await?;
                     if let Some(error) = self.unmended() {
@@ -239,15 +250,21 @@ impl Session {
         }
     }
 
-    /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins.
+    /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins, or
+    /// none for as long as there is no room for one.
     pub async fn mend_journal(self: Arc<Session>) {
         loop {
             self.mending.wanted.notified().await;
-            let mut pause = self.pause();
+            let (mut pause, mut ready, mut said) = (self.pause(), None, false);
             while self.journal.failed().is_some() {
-                if let Err(stop) = self.mend_once().await {
-                    tracing::warn!(volume = %self.ground.name, error = %stop.error(), "the journal is not mended yet");
-                    if self.unmended().is_some() {
+                if let Err(stop) = self.mend_once(&mut ready).await {
+                    let error = stop.error();
+                    if std::mem::replace(&mut said, true) {
+                        tracing::debug!(volume = %self.ground.name, %error, "the journal is not mended yet");
+                    } else {
+                        tracing::warn!(volume = %self.ground.name, %error, "the journal is not mended yet");
+                    }
+                    if self.journal.is_void() || self.unmended().is_some() {
                         self.mending.news.notify_waiters();
                     }
                     self.ground.rt().sleep(pause).await;
@@ -258,7 +275,22 @@ impl Session {
         }
     }
 
-    async fn mend_once(&self) -> Result<(), Stop> {
+    /// `ready`: the files to begin with, once they are made.
+    async fn mend_once(&self, ready: &mut Option<Ready>) -> Result<(), Stop> {
+        let no_room = match ready {
+            Some(_) => None,
+            None => match self.journal.make_ready().await {
+                Ok(made) => {
+                    *ready = Some(made);
+                    None
+                }
+                Err(error) => Some(error),
+            },
+        };
+        if let Some(error) = no_room.as_ref().filter(|_| self.journal.is_void()) {
+            // Nothing changes: writes need not wait for it.
+            return Err(error.share().into());
+        }
         // Most of it while writes go on; the rest while they wait.
         let upto = self.tip.lock().lsn;
         self.store(upto).await?;
@@ -266,23 +298,37 @@ impl Session {
         let upto = self.tip.lock().lsn;
         self.store(upto).await?;
         self.confirm().await?;
-        let id = match self.journal.restart(upto.next(), upto).await {
-            Ok(id) => id,
+        let (first, begun) = (upto.next(), ready.take());
+        let done = match begun {
+            Some(made) => self.journal.restart(made, first, upto).await.map(Some),
+            None => self.journal.give_up(first).await.map(|()| None),
+        };
+        match done {
+            Ok(None) => {
+                *self.mending.held_up.lock() = None;
+                let why = no_room.map_or_else(String::new, |e| format!(" ({e})"));
+                tracing::warn!(
+                    volume = %self.ground.name,
+                    "the journal takes no writes for now{why}: a flush waits until all is in the pool"
+                );
+            }
+            Ok(Some(id)) => {
+                self.writer.set_journal(id);
+                *self.mending.held_up.lock() = None;
+                tracing::info!(volume = %self.ground.name, "the journal was begun anew");
+            }
             Err(error) => {
                 self.mending.held_up.lock().get_or_insert_with(|| self.ground.rt().now());
                 return Err(error.into());
             }
-        };
-        self.writer.set_journal(id);
-        *self.mending.held_up.lock() = None;
-        tracing::info!(volume = %self.ground.name, "the journal was begun anew");
+        }
         Ok(())
     }
 
     /// Why flushes fail: for long enough nothing but the journal's disk was in their way.
     pub fn unmended(&self) -> Option<Error> {
         let since = (*self.mending.held_up.lock())?;
-        let error = self.journal.failed()?;
+        let error = self.journal.failed().filter(|_| !self.journal.is_void())?;
         (self.ground.rt().now().since(since) >= MEND_PATIENCE).then(|| {
             error.context(format!(
                 "{}: no flush can be promised, since the journal can't be written, though writes still go to the pool: mend \

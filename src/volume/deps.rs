@@ -246,7 +246,7 @@ impl Deps {
     pub fn journal(&self, id: VolumeId, settings: &Settings) -> JournalConfig {
         let dir = self.folder(id).join(JOURNAL);
         match self.tuning.journal {
-            Some((size, segment)) => JournalConfig { dir, size, segment: Some(segment) },
+            Some((size, segment)) => JournalConfig { dir, size, segment: Some((segment, 4 * segment)) },
             None => JournalConfig { dir, size: settings.journal_size, segment: None },
         }
     }

@@ -399,7 +399,8 @@ impl Volume {
             }
             match self.own(false, false).await {
                 Ok(_) => {}
-                Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled) => {
+                // A disk without room holds up as stores do: nothing of it is an error of this volume.
+                Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
                     let why = format!("I/O waits: {e}");
                     waiter.get_or_insert_with(|| Waiter::new(&self.inner.trouble));
                     let began = {

@@ -175,7 +175,13 @@ impl VolumeInfo {
         self.room_bytes = Some(memory);
         match session.journal.failed() {
             Some(error) => {
-                let waits = || format!("{error}; flushes wait until all is in the pool");
+                let means = match session.journal.is_void() {
+                    true => {
+                        "a flush waits until all is in the pool, until this host's disk has room for a journal again"
+                    }
+                    false => "flushes wait until all is in the pool",
+                };
+                let waits = || format!("{error}; {means}");
                 let why = session.unmended().map_or_else(waits, |e| e.to_string());
                 self.trouble.get_or_insert(why);
             }

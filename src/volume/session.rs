@@ -160,6 +160,9 @@ impl Session {
         self.run(Session::checkpointer);
         self.run(Session::watch_stores);
         self.run(Session::mend_journal);
+        if self.journal.failed().is_some() {
+            self.mending.want();
+        }
         let ledger = Ledger::clone(&self.ledger.lock());
         self.recorded(ledger);
         self.run(Session::deleter);

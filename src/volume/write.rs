@@ -61,12 +61,13 @@ fn payload(ops: &[Op]) -> u64 {
     ops.iter().map(|op| op.payload().len() as u64).sum()
 }
 
-/// The first so many that make one step.
-fn step(ops: &[Op]) -> usize {
-    let mut bytes = 0;
+/// The first so many that make one step; `cost` says what one takes of the journal, which gives `room` at once.
+fn step(ops: &[Op], cost: impl Fn(u64) -> u64, room: u64) -> usize {
+    let (mut bytes, mut taken) = (0, 0);
     let fits = |op: &&Op| {
-        bytes += op.payload().len() as u64;
-        bytes <= STEP
+        let payload = op.payload().len() as u64;
+        (bytes, taken) = (bytes + payload, taken + cost(payload));
+        bytes <= STEP && taken <= room
     };
     ops.iter().take(STEP_RECORDS).take_while(fits).count().max(1)
 }
@@ -160,9 +161,9 @@ impl Session {
 
     /// `mine`: the caller's lock on all these blocks.
     async fn apply(&self, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
-        let mut rest = &ops[..];
+        let (mut rest, room) = (&ops[..], self.journal.room_max());
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(step(rest));
+            let (now, later) = rest.split_at(step(rest, |bytes| self.journal.cost(bytes), room));
             self.admit(now, mine).await?;
             rest = later;
         }
@@ -266,9 +267,10 @@ impl Session {
         self.work.notify_one();
     }
 
-    /// So many bytes of room in the journal; `None` while it is broken.
+    /// So many bytes of room in the journal; `None` while it takes no records.
     pub async fn room(&self, cost: u64) -> Result<Option<Room<'_>>, Stop> {
         if self.journal.failed().is_some() {
+            self.mending.want();
             return Ok(None);
         }
         let usage = self.journal.usage();
@@ -279,7 +281,10 @@ impl Session {
         }
         match self.or_end(self.journal.reserve(cost)).await? {
             Ok(room) => Ok(Some(room)),
-            Err(_) if self.journal.failed().is_some() => Ok(None),
+            Err(_) if self.journal.failed().is_some() => {
+                self.mending.want();
+                Ok(None)
+            }
             Err(e) => Err(self.explain(e)),
         }
     }
@@ -340,8 +345,10 @@ mod tests {
     fn steps_are_bounded() {
         let ops = changes(0, vec![1; 3 << 20].into(), STEP);
         assert_eq!(ops.len(), 3);
-        assert_eq!(step(&ops), 1);
+        let cost = |bytes: u64| bytes + BLOCK;
+        assert_eq!((step(&ops, cost, 4 << 20), step(&ops, cost, 1)), (1, 1));
         let small: Vec<Op> = (0..2000).map(|block| Op::Zero { block, blocks: 1 }).collect();
-        assert_eq!(step(&small), STEP_RECORDS);
+        assert_eq!(step(&small, cost, 4 << 20), STEP_RECORDS);
+        assert_eq!(step(&small, cost, 10 * BLOCK), 10);
     }
 }

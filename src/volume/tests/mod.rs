@@ -4,6 +4,7 @@ mod checks;
 mod collecting;
 mod costs;
 mod figures;
+mod full;
 mod huge;
 mod moves;
 mod order;

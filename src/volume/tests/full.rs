@@ -1,0 +1,88 @@
+//! A full local disk: nothing of it reaches a guest.
+
+use super::*;
+
+/// Bytes of all files on the machine's disk.
+fn used(machine: &site::Machine) -> u64 {
+    machine.disk.files().iter().map(|(_, len)| len).sum()
+}
+
+/// Room for the journal's header, and hardly more.
+const LITTLE: u64 = 16 << 10;
+
+#[test]
+fn without_room_for_a_journal_a_flush_means_the_pool_until_there_is_room() {
+    for (mode, room) in [(FlushMode::Local, 0), (FlushMode::Pool, 0), (FlushMode::Local, 700 << 10)] {
+        run(21, "2+1", |site| async move {
+            let machine = site.machine(1);
+            let life = machine.found().await;
+            let v = volume(&life, mode).await;
+            let full = used(&machine) + LITTLE + room;
+            machine.disk.faults(|f| f.capacity = full);
+            for n in 0..40 {
+                v.write(n * 100_000, bytes(n + 1, 100_000)).await.unwrap();
+            }
+            v.flush().await.unwrap();
+            snapshot_group(&[(v.clone(), name("s"))], false).await.unwrap();
+            let info = life.volumes.info(&name("v")).await.unwrap();
+            let why = info.trouble.expect("it is said");
+            assert!(why.contains("no room for a journal") && why.contains("in the pool"), "{why}");
+            assert_eq!(info.unsent_bytes, 0);
+            v.write(0, bytes(99, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            // Cut off, and as full as before: only what was in the pool can come back, and all of it was.
+            let machine = life.crash();
+            let life = machine.start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4096).await.unwrap() == bytes(99, 4096));
+            assert!(v.read(3_900_000, 100_000).await.unwrap() == bytes(40, 100_000));
+            v.write(0, bytes(100, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            machine.disk.faults(|f| f.capacity = u64::MAX);
+            life.sleep(20_000).await;
+            let info = life.volumes.info(&name("v")).await.unwrap();
+            assert_eq!(info.trouble, None, "it came back by itself");
+            site.reach(0..3, Reach::Silent);
+            v.write(4096, bytes(101, 4096)).await.unwrap();
+            if mode == FlushMode::Local {
+                v.flush().await.unwrap();
+            }
+            let machine = life.crash();
+            site.reach(0..3, Reach::Up);
+            let life = machine.start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4096).await.unwrap() == bytes(100, 4096));
+            if mode == FlushMode::Local {
+                assert!(v.read(4096, 4096).await.unwrap() == bytes(101, 4096), "the journal has it");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_becomes_full_slows_writes_down_and_stops_none() {
+    run(22, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        assert!(used(&machine) <= 2 * MIB, "{} bytes for 4 KiB", used(&machine));
+        let full = used(&machine) + LITTLE;
+        machine.disk.faults(|f| f.capacity = full);
+        let began = life.rt.now();
+        for n in 0..64 {
+            v.write(n * MIB / 4, bytes(n + 7, MIB as usize / 4)).await.unwrap();
+        }
+        v.flush().await.unwrap();
+        let took = life.rt.now().since(began);
+        assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert!(info.trouble.is_none(), "{:?}", info.trouble);
+        let machine = life.crash();
+        let life = machine.start().await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        for n in 0..64 {
+            assert!(v.read(n * MIB / 4, MIB / 4).await.unwrap() == bytes(n + 7, MIB as usize / 4), "{n}");
+        }
+    });
+}
