@@ -183,12 +183,14 @@ impl Journal {
             end: found.end,
             copied,
         };
-        let mut ring = Ring::new(header.journal, config.sizes(Some(header.segment)), first_lsn, found.mark);
+        // What a void journal's header says is above every lsn, and no promise of the ring's.
+        let mark = if header.is_void() { Lsn(first_lsn.0 - 1) } else { found.mark };
+        let mut ring = Ring::new(header.journal, config.sizes(Some(header.segment)), first_lsn, mark);
         ring.fresh = found.fresh.into();
         ring.fresh.make_contiguous().sort_by_key(|s| s.bytes);
-        // It grows again when it has to. What is damaged stays for whoever may yet need it.
+        // It grows again when it has to. What is damaged, or may be what damage hides, stays for whoever may yet need it.
         let keep = 2usize.saturating_sub(found.live.len()).max(1);
-        while ring.fresh.len() > keep && found.spoilt.is_none() {
+        while ring.fresh.len() > keep && found.spoilt.is_none() && !found.doubtful {
             let Some(Segment { name, .. }) = ring.fresh.pop_back() else { break };
             let path = config.dir.join(name);
             disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;

@@ -20,7 +20,7 @@ use super::segment::{Batch, Window, next_used, segment_number, zero};
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 
-/// More than two of the largest batches take.
+/// More than two of the largest batches take: so much of an unused file is read, not all that was made ready.
 const SILENCE: u64 = 10 << 20;
 
 /// What the folder holds.
@@ -35,6 +35,8 @@ pub struct Found {
     pub mark: Lsn,
     /// Where the first segment is not right, so that the records of before are not here.
     pub spoilt: Option<(PathBuf, u64)>,
+    /// Some of `fresh` may hold records that somebody needs: no run of laps up to the last, or batches without a head.
+    pub doubtful: bool,
 }
 
 struct Tail {
@@ -116,14 +118,15 @@ impl Recovery<'_> {
         }
         let mut end = Lsn(self.header.first_lsn.0 - 1);
         let mut mark = self.header.mark;
+        let mut doubtful = run > 0;
         if let Some(current) = live.back_mut() {
             let tail = self.scan(current).await?;
-            self.refuse_evidence(&unused, tail.last).await?;
+            doubtful |= self.refuse_evidence(&unused, tail.last).await?;
             self.settle(current, &tail).await?;
             (current.end, current.last) = (tail.end, tail.last);
             (end, mark) = (tail.last, mark.max(tail.mark));
         } else {
-            self.refuse_evidence(&unused, end).await?;
+            doubtful |= self.refuse_evidence(&unused, end).await?;
         }
         let mut spoilt = None;
         if live.len() > 1
@@ -134,7 +137,7 @@ impl Recovery<'_> {
             unused.push(first.segment);
         }
         unused.extend(fresh);
-        Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark, spoilt })
+        Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark, spoilt, doubtful })
     }
 
     /// A void journal has no records: what was made for it takes room that it hasn't.
@@ -145,7 +148,7 @@ impl Recovery<'_> {
         }
         let (end, mark) = (Lsn(self.header.first_lsn.0 - 1), self.header.mark);
         let (live, fresh, spoilt) = (VecDeque::new(), Vec::new(), None);
-        Ok(Found { header: self.header, live, fresh, next_number, end, mark, spoilt })
+        Ok(Found { header: self.header, live, fresh, next_number, end, mark, spoilt, doubtful: false })
     }
 
     /// Where a segment that others follow is not as it was when they were begun.
@@ -200,7 +203,7 @@ impl Recovery<'_> {
                 tail.unsure = ends.pop_front().map_or(tail.unsure, |(end, _)| end);
             }
         }
-        self.refuse_words(&mut window, tail.end..live.segment.bytes, tail.last, &path).await?;
+        self.refuse_words(&mut window, tail.end..live.segment.bytes, tail.last, &path, u64::MAX).await?;
         Ok(tail)
     }
 
@@ -224,37 +227,40 @@ impl Recovery<'_> {
         Ok(entries.filter(|list| list.iter().all(|e| e.record().is_some())).map(|_| batch))
     }
 
-    /// Refuses when a batch from the range's start on says that more than `last` was synced. Nothing is looked for behind
-    /// `SILENCE` bytes without a batch: one that is damaged takes less, and reading all that was made ready would take long.
+    /// Refuses when a batch from the range's start on says that more than `last` was synced; else whether there is any batch.
+    /// Nothing is looked for behind `silence` bytes without one.
     async fn refuse_words(
         &self,
         window: &mut Window,
         range: Range<u64>,
         last: Lsn,
         path: &std::path::Path,
-    ) -> Result<()> {
+        silence: u64,
+    ) -> Result<bool> {
         let doing = || format!("reading {}", path.display());
-        let (mut at, mut heard) = (range.start, range.start);
+        let (mut at, mut heard, mut any) = (range.start, range.start, false);
         loop {
-            let end = range.end.min(heard + SILENCE);
-            let Some(page) = next_used(window, at, end).await.context(doing)? else { return Ok(()) };
+            let end = range.end.min(heard.saturating_add(silence));
+            let Some(page) = next_used(window, at, end).await.context(doing)? else { return Ok(any) };
             if let Some(batch) = Batch::at(window, self.header.journal, page).await.context(doing)? {
                 if batch.head.synced > last {
                     return Err(damaged(path, range.start));
                 }
-                heard = page;
+                (heard, any) = (page, true);
             }
             at = page + ALIGN;
         }
     }
 
-    /// A segment whose head is damaged looks unused, but its batches still speak.
-    async fn refuse_evidence(&self, unused: &[Segment], last: Lsn) -> Result<()> {
+    /// A segment whose head is damaged looks unused, but its batches still speak. Whether one has any.
+    async fn refuse_evidence(&self, unused: &[Segment], last: Lsn) -> Result<bool> {
+        let mut any = false;
         for segment in unused {
             let mut window = Window::new(Arc::clone(&segment.file));
-            self.refuse_words(&mut window, 0..segment.bytes, last, &self.dir.join(&segment.name)).await?;
+            let path = self.dir.join(&segment.name);
+            any |= self.refuse_words(&mut window, 0..segment.bytes, last, &path, SILENCE).await?;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Makes what was found durable and what follows empty.

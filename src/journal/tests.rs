@@ -320,9 +320,9 @@ fn golden_bytes() {
         place: 6,
         lineage,
     };
-    let golden = "776c4a680300000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+    let golden = "776c4a680400000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
                   0400000000000000000010000000000006000000000000000200000003000000000000000400000000000000\
-                  71eaae6bee6e666b";
+                  b785a3d5fbb21253";
     assert_eq!(hex(&header.encode()), golden);
     assert_eq!(Header::decode(&header.encode()).unwrap(), header);
 
@@ -773,6 +773,80 @@ fn a_full_disk_leaves_two_segments_that_go_round() {
 }
 
 #[test]
+fn opening_removes_nothing_while_laps_are_missing() {
+    run(13, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        let id = journal.id();
+        let segments = async || {
+            let mut found = Vec::new();
+            for (path, len) in disk.files() {
+                if path.to_string_lossy().contains("segment-") {
+                    let bytes = disk.read(&path, 1 << 20).await.unwrap();
+                    let lap = super::format::SegmentHead::decode(&bytes[..4096], id).map(|head| head.lap);
+                    found.push((path, len, lap, bytes));
+                }
+            }
+            found
+        };
+        let (mut last, mut trimmed) = (0, 0);
+        // All five are in use and none of them is trimmed.
+        loop {
+            let laps: Vec<u64> = segments().await.iter().filter_map(|s| s.2).collect();
+            if laps.len() == 5 && laps.iter().max() == Some(&7) {
+                break;
+            }
+            last += 1;
+            put(&journal, &write(last)).await.unwrap();
+            journal.sync(None).await.unwrap();
+            if laps.iter().max() == Some(&3) && trimmed == 0 {
+                trimmed = last - 2;
+                journal.trim(Lsn(trimmed));
+            }
+        }
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let before = segments().await;
+        let (path, _, _, bytes) = before.iter().find(|s| s.2 == Some(5)).unwrap();
+        assert!(disk.rot(path, 30, &[bytes[30] ^ 1]));
+        let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
+        assert!(found.first_lsn > Lsn(trimmed + 1));
+        assert!(replayed(&journal, trimmed).await.unwrap_err().is(Kind::Corrupt));
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let names = |list: &[(PathBuf, u64, Option<u64>, Bytes)]| -> Vec<PathBuf> {
+            list.iter().map(|s| s.0.clone()).collect()
+        };
+        assert_eq!(names(&segments().await), names(&before), "what is needed stays");
+        assert!(disk.rot(path, 30, &[bytes[30]]));
+        let (journal, _) = open(rt, &disk).await.unwrap().unwrap();
+        let all = replayed(&journal, trimmed).await.unwrap();
+        assert!(all.len() as u64 == last - trimmed && all.last() == Some(&write(last)));
+    });
+}
+
+#[test]
+fn damage_of_any_length_is_no_torn_tail() {
+    run(14, |rt, disk| async move {
+        let config = JournalConfig { segment: Some((16 << 20, 16 << 20)), size: 32 << 20, ..config() };
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let journal =
+            Journal::create(rt.clone(), shared.clone(), config.clone(), VolumeId(9), vec![], Lsn(1))
+                .await
+                .unwrap();
+        for lsn in 1..=15 {
+            let op = Op::Write { block: lsn, data: vec![lsn as u8; 1 << 20].into() };
+            put(&journal, &Record { lsn: Lsn(lsn), op }).await.unwrap();
+            journal.sync(None).await.unwrap();
+        }
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let path = config.dir.join("segment-00000001");
+        assert!(disk.rot(&path, 2 << 20, &vec![0; 11 << 20]));
+        assert!(Journal::open(rt, shared, config).await.unwrap_err().is(Kind::Corrupt));
+    });
+}
+
+#[test]
 fn where_there_is_no_room_for_it_it_is_void_until_there_is() {
     run(12, |rt, disk| async move {
         disk.faults(|f| f.capacity = 50 << 10);
@@ -792,9 +866,17 @@ fn where_there_is_no_room_for_it_it_is_void_until_there_is() {
         let (journal, found) = open().await;
         assert_eq!((found.lineage, found.end), (vec![Epoch(1), Epoch(2)], Lsn(0)));
         assert!(found.mark > Lsn(1 << 60) && journal.is_void(), "it vouches for nothing");
+        assert_eq!(journal.mark(), Lsn(0), "and promises nothing");
         assert!(journal.make_ready().await.unwrap_err().is(Kind::NoSpace));
         assert!(disk.files().iter().all(|(_, len)| *len < 4096), "{:?}", disk.files());
         disk.faults(|f| f.capacity = u64::MAX);
+        let ready = journal.make_ready().await.unwrap();
+        disk.faults(|f| f.sync_fails = 1000);
+        assert!(journal.restart(ready, Lsn(8), Lsn(7)).await.unwrap_err().is(Kind::Io));
+        assert!(!journal.is_void(), "who knows what the header says now");
+        disk.faults(|f| f.sync_fails = 0);
+        journal.give_up(Lsn(8)).await.unwrap();
+        assert!(journal.is_void());
         let ready = journal.make_ready().await.unwrap();
         journal.restart(ready, Lsn(8), Lsn(7)).await.unwrap();
         assert!(!journal.is_void() && journal.mark() == Lsn(7));

@@ -27,7 +27,7 @@ pub struct Shared {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub ring: Mutex<Ring>,
-    /// What the header file says.
+    /// The header file says for certain that it is void.
     pub void: AtomicBool,
     /// As on the disk; held across its rewriting.
     pub header: tokio::sync::Mutex<Header>,
@@ -47,6 +47,10 @@ impl Shared {
         let mut header = self.header.lock().await;
         let mut new = header.clone();
         change(&mut new)?;
+        if !new.is_void() {
+            // Once the write begins the disk may say so, also when it fails.
+            self.void.store(false, Ordering::Release);
+        }
         write_header(&*self.disk, &self.dir, &new).await?;
         self.void.store(new.is_void(), Ordering::Release);
         *header = new;

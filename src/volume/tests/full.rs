@@ -36,7 +36,11 @@ fn without_room_for_a_journal_a_flush_means_the_pool_until_there_is_room() {
             let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             assert!(v.read(0, 4096).await.unwrap() == bytes(99, 4096));
             assert!(v.read(3_900_000, 100_000).await.unwrap() == bytes(40, 100_000));
+            site.reach(0..3, Reach::Silent);
             v.write(0, bytes(100, 4096)).await.unwrap();
+            let early = life.rt.timeout(std::time::Duration::from_secs(2), v.flush()).await;
+            assert!(early.is_none(), "acknowledged, and stored nowhere: {early:?}");
+            site.reach(0..3, Reach::Up);
             v.flush().await.unwrap();
             machine.disk.faults(|f| f.capacity = u64::MAX);
             life.sleep(20_000).await;
