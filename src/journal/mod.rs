@@ -25,7 +25,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
-//! | 4 | 2 | format, 3 |
+//! | 4 | 2 | format, 4 |
 //! | 6 | 2 | key slot: 0, not encrypted |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
