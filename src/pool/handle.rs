@@ -144,9 +144,14 @@ impl Pool {
         }
     }
 
+    /// Whether enough stores show now that they are there, as soon as that can be told.
+    pub async fn is_there(&self, need: Need) -> bool {
+        condition::there(&self.membership(), self.stored_at(), need).await
+    }
+
     /// Returns when enough stores have shown, since this call, that they are there.
     pub async fn ready(&self, need: Need) {
-        while !condition::there(&self.membership(), self.stored_at(), need).await {
+        while !self.is_there(need).await {
             self.rt().sleep(READY_AGAIN).await;
         }
     }

@@ -436,7 +436,7 @@ impl Volume {
             let _dropped = given_up.clone().drop_guard();
             let task = self.inner.ground.rt().spawn(async move { inner.release(&given_up).await });
             match task.await? {
-                // A claim came in between and was withdrawn: the next session has what this one had.
+                // A claim came in between and was withdrawn, or nothing is claimed yet: the next session has what there is.
                 Err(Stop::Again) => drop(self.session().await?),
                 done => return done.map_err(Stop::error),
             }
@@ -608,7 +608,9 @@ impl Inner {
         let state = self.state.lock().clone();
         let session = match state {
             State::Live(session) => session,
-            State::Inert(_) | State::Ended => return Ok(()),
+            State::Inert(_) => return Ok(()),
+            // The volume may still be this host's, with a journal that nobody has replayed.
+            State::Ended => return Err(Stop::Again),
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };

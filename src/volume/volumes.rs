@@ -14,8 +14,10 @@ use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::TakeOver;
 use super::logbook::Logbook;
+use super::session::Session;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
+use super::stop::Stop;
 use super::takeover::Notes;
 use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
@@ -154,7 +156,7 @@ impl Volumes {
         let open = seat.volume.lock().clone();
         if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
             // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
-            let confirmed = self.unless_away(session.confirm()).await;
+            let confirmed = self.deps.rt.timeout(LOOK_MAX, self.confirmed(&session)).await.flatten();
             if confirmed.is_none() && mode != OpenMode::Normal {
                 let why = format!(
                     "too few stores answer to tell whether volume {} is still this host's: try again",
@@ -195,6 +197,15 @@ impl Volumes {
                 Err(error)
             }
         }
+    }
+
+    /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too few answer.
+    async fn confirmed(&self, session: &Session) -> Option<Result<(), Stop>> {
+        let pool = &self.deps.pool;
+        if pool.condition().lacks(Need::Decide) && !pool.is_there(Need::Decide).await {
+            return None;
+        }
+        Some(session.confirm().await)
     }
 
     /// An inert volume shows what it was opened on; is that still the newest?

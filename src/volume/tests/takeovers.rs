@@ -75,6 +75,55 @@ fn who_was_shut_out_stays_so_when_the_volume_is_opened_anew() {
     });
 }
 
+/// Its stores were away for it, and it has not looked again since they are back: whoever opens the volume there must not see
+/// what it was.
+#[test]
+fn who_was_shut_out_in_an_outage_that_is_over_shows_nobody_an_old_state() {
+    for ms in 0..8 {
+        run(7, "1+0", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.sleep(6_000).await;
+            let other = site.machine(2).start().await;
+            other.volumes.take_over(&name("v"), false).await.unwrap();
+            site.reach(0..1, Reach::Refuses);
+            v.write(4096, bytes(2, 4096)).await.unwrap();
+            life.sleep(15_000 + 100 * ms).await;
+            site.reach(0..1, Reach::Up);
+            let again = match life.volumes.open(&name("v"), OpenMode::Normal).await {
+                Ok(again) => again.read(4096, 4096).await.map(drop),
+                Err(e) => Err(e),
+            };
+            let refused = again.expect_err("another host has it");
+            assert!(refused.is(Kind::Owned) && refused.to_string().contains("host2"), "{refused}");
+        });
+    }
+}
+
+/// A claim on it was withdrawn, and its disk failed when the volume was to go on under a new one.
+#[test]
+fn what_is_said_to_be_released_is_so() {
+    run(8, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let other = site.machine(2).start().await;
+        life.machine.disk.faults(|f| f.sync_fails = 1000);
+        other.claim_and_withdraw().await;
+        while v.session().await.is_ok() {
+            life.sleep(100).await;
+        }
+        life.machine.disk.faults(|f| f.sync_fails = 0);
+        v.release().await.unwrap();
+        assert!(life.volumes.info(&name("v")).await.unwrap().released);
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.read(0, 4096).await.unwrap() == bytes(1, 4096));
+    });
+}
+
 /// One shard is spoilt and a store is away for a moment: consent to a loss is no wish for one.
 #[test]
 fn what_may_be_taken_for_lost_is_looked_for_first() {
