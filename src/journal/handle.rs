@@ -18,7 +18,7 @@ use super::recover::{read_header, recover};
 use super::replay::Replay;
 use super::ring::{Granted, Live, Ring, Segment, Sizes};
 use super::segment::make_segment;
-use super::writer::{Shared, no_room, write_header, write_loop};
+use super::writer::{Shared, no_files, write_header, write_loop};
 use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::size::MIB;
@@ -142,7 +142,7 @@ impl Journal {
             Ok(segments) => ring.fresh = segments,
             Err(error) => {
                 header.mark = Header::VOID;
-                ring.fail(no_room(dir, error));
+                ring.fail(no_files(dir, error));
             }
         }
         write_header(&*disk, dir, &header).await?;
@@ -198,7 +198,7 @@ impl Journal {
         // What an earlier process made and did not come to make durable is used from now on.
         disk.sync_dir(&config.dir).await.context(|| format!("syncing {}", config.dir.display()))?;
         if header.is_void() {
-            let why = format!("the journal in {} was given up when its disk was full", config.dir.display());
+            let why = format!("the journal in {} was given up when its disk took none", config.dir.display());
             ring.fail(Error::new(Kind::NoSpace, why));
         } else {
             ring.resume(found.live.clone(), found.end, found.mark);
@@ -355,12 +355,20 @@ impl Journal {
         self.shared.change_header(change).await
     }
 
-    /// After a failure: makes files for `restart`, if the disk has room. Nothing changes by that.
+    /// After a failure: makes files for `restart`. Where the disk takes none nothing changes but what `failed` says.
     pub async fn make_ready(&self) -> Result<Ready> {
         let _making = self.shared.making.lock().await;
         let least = self.shared.ring.lock().sizes.least;
-        let segments = self.shared.new_segments(least).await?;
-        Ok(Ready { segments })
+        match self.shared.new_segments(least).await {
+            Ok(segments) => Ok(Ready { segments }),
+            Err(error) => {
+                let error = no_files(&self.shared.dir, error);
+                if self.is_void() {
+                    self.shared.ring.lock().failed = Some(error.share());
+                }
+                Err(error)
+            }
+        }
     }
 
     /// After a failure: starts anew on these files, with another id. All before `first_lsn` must be stored and
@@ -383,7 +391,7 @@ impl Journal {
         Ok(id)
     }
 
-    /// After a failure, when the disk has no room to start anew: the journal vouches for no record any more, and gives back
+    /// After a failure, when the disk takes no files to start anew: the journal vouches for no record any more, and gives back
     /// what it has of the disk. All before `first_lsn` must be stored and confirmed.
     pub async fn give_up(&self, first_lsn: Lsn) -> Result<()> {
         self.begin_anew(first_lsn, Header::VOID).await?;

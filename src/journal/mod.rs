@@ -7,13 +7,14 @@
 //! - `append` is a push into memory, `sync` one write and one fdatasync for all who wait (`writer`, `ring`).
 //! - Room is promised before it is used (`reserve`), and what is promised always fits: no append ever finds it full.
 //! - After a failed write or sync nothing is trusted until `restart` begins anew, on other files and with another id.
-//! - Where the disk has no room for records the journal is *void*: its folder keeps the lineage, vouches for no record, and
-//!   is otherwise one that failed. `restart` begins it anew when there is room.
+//! - Where the disk takes no files for records the journal is *void*: its folder keeps the lineage, vouches for no record, and
+//!   is otherwise one that failed. `restart` begins it anew when the disk takes them.
 //! - Opening tells a torn tail (cut) from damage (refused, nothing changed): `recover`.
 //!
 //! # Files
 //!
-//! `lock` is held while the journal is open; the process is named in it. `header` is replaced as one step. `segment-N`
+//! `lock` is held while the journal is open; the process is named in it. `header` is replaced as one step. `reserve` has no
+//! contents: its 64 KiB are given back to a disk that has no room for the next `header`. `segment-N`
 //! are written with zeros before their first use, and used again when all their records are trimmed, the longest unused
 //! first. The first two are small, each further one is as large as all before, up to 64 MiB; opening removes what is not
 //! needed. A *lap* is one use of a segment, counted over all segments; the laps on the disk follow each

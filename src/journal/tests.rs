@@ -847,6 +847,39 @@ fn damage_of_any_length_is_no_torn_tail() {
 }
 
 #[test]
+fn its_header_changes_on_a_disk_without_a_free_byte() {
+    run(15, |rt, disk| async move {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let lineage = vec![Epoch(1)];
+        let journal = Journal::create(rt.clone(), shared.clone(), growing(), VolumeId(9), lineage, Lsn(1))
+            .await
+            .unwrap();
+        let full = disk.files().iter().map(|f| f.1).sum();
+        disk.faults(|f| f.capacity = full);
+        for epoch in 1..9 {
+            journal.announce(Epoch(1), Epoch(epoch + 1)).await.unwrap();
+        }
+        drop(journal);
+        rt.sleep(Duration::from_millis(50)).await;
+        let (journal, found) = Journal::open(rt.clone(), shared, growing()).await.unwrap().unwrap();
+        assert_eq!(found.lineage.len(), 9);
+        journal.announce(Epoch(1), Epoch(99)).await.unwrap();
+        put(&journal, &write(1)).await.unwrap();
+        journal.sync(Some(Lsn(1))).await.unwrap();
+        disk.faults(|f| f.sync_fails = 1000);
+        put(&journal, &write(2)).await.unwrap();
+        assert!(journal.sync(None).await.is_err());
+        disk.faults(|f| f.sync_fails = 0);
+        journal.give_up(Lsn(3)).await.unwrap();
+        assert!(journal.is_void());
+        let ready = journal.make_ready().await.expect("its own segments have gone");
+        journal.restart(ready, Lsn(3), Lsn(2)).await.unwrap();
+        put(&journal, &write(3)).await.unwrap();
+        journal.close().await.unwrap();
+    });
+}
+
+#[test]
 fn where_there_is_no_room_for_it_it_is_void_until_there_is() {
     run(12, |rt, disk| async move {
         disk.faults(|f| f.capacity = 50 << 10);

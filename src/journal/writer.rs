@@ -11,14 +11,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::format::Header;
+use super::format::{HEADER_MAX, Header};
 use super::ring::{Granted, Job, Ring, Segment};
 use super::segment::make_segment;
-use crate::base::rt::{Disk, DiskLock, Rt};
+use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 
 /// Until the next try to make a segment where there was no space.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
+/// The file that holds room for the largest header.
+const RESERVE: &str = "reserve";
 
 /// What the handle and its tasks share.
 #[derive(Debug)]
@@ -124,14 +126,40 @@ impl Shared {
 }
 
 /// Why a journal takes no records.
-pub fn no_room(dir: &Path, error: Error) -> Error {
-    let why = format!("there is no room for a journal in {}", dir.display());
-    Error::new(Kind::NoSpace, why).because(error)
+pub fn no_files(dir: &Path, error: Error) -> Error {
+    let why = format!("no journal can be kept in {}", dir.display());
+    Error::new(error.kind(), why).because(error)
 }
 
+/// Replaces the header file, durable on return. A disk without room gets back what was kept for this.
 pub async fn write_header(disk: &dyn Disk, dir: &Path, header: &Header) -> Result<()> {
     let path = dir.join("header");
-    disk.write_atomic(&path, header.encode()).await.context(|| format!("writing {}", path.display()))
+    let doing = || format!("writing {}", path.display());
+    let written = disk.write_atomic(&path, header.encode()).await.context(doing);
+    let full = written.as_ref().is_err_and(|e| e.is(Kind::NoSpace));
+    if full && disk.remove(&dir.join(RESERVE)).await.is_ok() {
+        disk.write_atomic(&path, header.encode()).await.context(doing)?;
+    } else {
+        written?;
+    }
+    keep_reserve(disk, dir).await;
+    Ok(())
+}
+
+/// Holds room on the disk for the next header. What can't be held now is tried for again with that one.
+async fn keep_reserve(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join(RESERVE);
+    let hold = async {
+        let file = disk.open(&path, OpenHow::Create).await?;
+        if file.size().await? < HEADER_MAX as u64 {
+            file.allocate(0, HEADER_MAX as u64).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    if let Err(error) = hold.await {
+        tracing::debug!(%error, "no room is held for the journal's header in {}", dir.display());
+        let _ = disk.remove(&path).await;
+    }
 }
 
 /// Runs until the ring says stop.
@@ -229,7 +257,7 @@ async fn make_ahead(shared: Arc<Shared>) {
     }
 }
 
-/// Takes a segment in, or says so when there is no room for one. Returns a segment that came too late, and whether to go on
+/// Takes a segment in, or says why there is none. Returns a segment that came too late, and whether to go on
 /// at once.
 fn settle(shared: &Shared, made: Result<Segment>, generation: u64, bytes: u64) -> (Option<Segment>, bool) {
     let mut ring = shared.ring.lock();
@@ -242,7 +270,7 @@ fn settle(shared: &Shared, made: Result<Segment>, generation: u64, bytes: u64) -
         Ok(segment) => (Some(segment), true),
         Err(_) if !current => (None, true),
         Err(error) if ring.created() < 2 => {
-            let error = no_room(&shared.dir, error);
+            let error = no_files(&shared.dir, error);
             tracing::warn!("{error}");
             ring.fail(error);
             (None, true)

@@ -219,7 +219,7 @@ impl Session {
     }
 
     /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun, or
-    /// none while the disk has no room. An error when the disk takes neither for `MEND_PATIENCE`: other than stores, a disk
+    /// none while the disk takes none. An error when the disk takes neither for `MEND_PATIENCE`: other than stores, a disk
     /// seldom comes back by itself. What is marked is stored and confirmed already.
     pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
@@ -251,7 +251,7 @@ impl Session {
     }
 
     /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins, or
-    /// none for as long as there is no room for one.
+    /// none for as long as the disk takes none.
     pub async fn mend_journal(self: Arc<Session>) {
         loop {
             self.mending.wanted.notified().await;
@@ -277,7 +277,7 @@ impl Session {
 
     /// `ready`: the files to begin with, once they are made.
     async fn mend_once(&self, ready: &mut Option<Ready>) -> Result<(), Stop> {
-        let no_room = match ready {
+        let refused = match ready {
             Some(_) => None,
             None => match self.journal.make_ready().await {
                 Ok(made) => {
@@ -287,7 +287,7 @@ impl Session {
                 Err(error) => Some(error),
             },
         };
-        if let Some(error) = no_room.as_ref().filter(|_| self.journal.is_void()) {
+        if let Some(error) = refused.as_ref().filter(|_| self.journal.is_void()) {
             // Nothing changes: writes need not wait for it.
             return Err(error.share().into());
         }
@@ -306,7 +306,7 @@ impl Session {
         match done {
             Ok(None) => {
                 *self.mending.held_up.lock() = None;
-                let why = no_room.map_or_else(String::new, |e| format!(" ({e})"));
+                let why = refused.map_or_else(String::new, |e| format!(" ({e})"));
                 tracing::warn!(
                     volume = %self.ground.name,
                     "the journal takes no writes for now{why}: a flush waits until all is in the pool"
@@ -318,7 +318,10 @@ impl Session {
                 tracing::info!(volume = %self.ground.name, "the journal was begun anew");
             }
             Err(error) => {
-                self.mending.held_up.lock().get_or_insert_with(|| self.ground.rt().now());
+                // Room comes back, other than a disk that fails: flushes wait for it and say so.
+                if !error.is(Kind::NoSpace) {
+                    self.mending.held_up.lock().get_or_insert_with(|| self.ground.rt().now());
+                }
                 return Err(error.into());
             }
         }

@@ -576,11 +576,13 @@ impl Inner {
     /// A session ended and could not write its journal out. A restart would have no more, but clients that see one know
     /// that what they had not flushed may be gone. Going on, a later flush would promise them what is not there.
     fn forgets(&self, error: Error) -> Error {
-        error.context(format!(
+        // Not of the cause's kind: nothing is to be waited for.
+        let why = format!(
             "volume {}: its journal can't be written out, and writes that were acknowledged and not flushed are lost; what was \
              flushed is there when it is opened again: check the disk, then restart what uses it",
             self.ground.title()
-        ))
+        );
+        Error::new(Kind::Io, why).because(error)
     }
 
     /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what

@@ -1,7 +1,7 @@
 //! What those who wait for a journal that failed, and who begins it anew, tell each other.
 //!
-//! A journal that failed takes no records. It is begun anew when everything is stored and confirmed; where its disk has no
-//! room for that it is given up meanwhile (void), and a flush means the pool.
+//! A journal that failed takes no records. It is begun anew when everything is stored and confirmed; where its disk
+//! takes no files it is given up meanwhile (void), and a flush means the pool.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;

@@ -177,7 +177,7 @@ impl VolumeInfo {
             Some(error) => {
                 let means = match session.journal.is_void() {
                     true => {
-                        "a flush waits until all is in the pool, until this host's disk has room for a journal again"
+                        "a flush waits until all is in the pool, until this host's disk takes a journal again"
                     }
                     false => "flushes wait until all is in the pool",
                 };

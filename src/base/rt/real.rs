@@ -453,8 +453,13 @@ impl Disk for RealDisk {
                 }
                 other => other?,
             }
-            file.set_len(0)?;
-            file.write_all(note.as_bytes())?;
+            // In place: a note that is there leaves its room to the next. A full disk hinders no lock.
+            match file.write_all(note.as_bytes()).and_then(|()| file.set_len(note.len() as u64)) {
+                Err(e) if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    return Err(e);
+                }
+                _ => {}
+            }
             let place = place_of(&file)?;
             Ok(Box::new(RealLock { file, place }) as Box<dyn DiskLock>)
         })

@@ -7,8 +7,14 @@ fn used(machine: &site::Machine) -> u64 {
     machine.disk.files().iter().map(|(_, len)| len).sum()
 }
 
-/// Room for the journal's header, and hardly more.
+/// Room for a new journal's header, and hardly more.
 const LITTLE: u64 = 16 << 10;
+
+/// Not a byte is free from now on.
+fn fill_up(machine: &site::Machine) {
+    let full = used(machine);
+    machine.disk.faults(|f| f.capacity = full);
+}
 
 #[test]
 fn without_room_for_a_journal_a_flush_means_the_pool_until_there_is_room() {
@@ -26,7 +32,12 @@ fn without_room_for_a_journal_a_flush_means_the_pool_until_there_is_room() {
             snapshot_group(&[(v.clone(), name("s"))], false).await.unwrap();
             let info = life.volumes.info(&name("v")).await.unwrap();
             let why = info.trouble.expect("it is said");
-            assert!(why.contains("no room for a journal") && why.contains("in the pool"), "{why}");
+            assert!(
+                why.contains("no journal can be kept")
+                    && why.contains("disk is full")
+                    && why.contains("in the pool"),
+                "{why}"
+            );
             assert_eq!(info.unsent_bytes, 0);
             v.write(0, bytes(99, 4096)).await.unwrap();
             v.flush().await.unwrap();
@@ -71,8 +82,7 @@ fn a_disk_that_becomes_full_slows_writes_down_and_stops_none() {
         let v = volume(&life, FlushMode::Local).await;
         v.write(0, bytes(1, 4096)).await.unwrap();
         assert!(used(&machine) <= 2 * MIB, "{} bytes for 4 KiB", used(&machine));
-        let full = used(&machine) + LITTLE;
-        machine.disk.faults(|f| f.capacity = full);
+        fill_up(&machine);
         let began = life.rt.now();
         for n in 0..64 {
             v.write(n * MIB / 4, bytes(n + 7, MIB as usize / 4)).await.unwrap();
@@ -88,5 +98,95 @@ fn a_disk_that_becomes_full_slows_writes_down_and_stops_none() {
         for n in 0..64 {
             assert!(v.read(n * MIB / 4, MIB / 4).await.unwrap() == bytes(n + 7, MIB as usize / 4), "{n}");
         }
+        // Each opening writes the journal's header.
+        for n in 0..3 {
+            v.write(0, bytes(200 + n, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.volumes.deps().pool.look().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4096).await.unwrap() == bytes(200 + n, 4096), "{n}");
+        }
+    });
+}
+
+/// The disk is full and a volume has no journal; then another host begins to take the volume over and gives up.
+#[test]
+fn a_new_claim_without_a_journal_loses_nothing_in_silence() {
+    for flushed in [true, false] {
+        run(23, "2+1", move |site| async move {
+            let machine = site.machine(1);
+            let life = machine.found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            let full = used(&machine) + LITTLE;
+            machine.disk.faults(|f| f.capacity = full);
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let other = site.machine(2).start().await;
+            if !flushed {
+                site.reach(0..1, Reach::Silent);
+                v.write(0, bytes(2, 4096)).await.unwrap();
+            }
+            other.claim_and_withdraw().await;
+            life.sleep(10_000).await;
+            site.reach(0..1, Reach::Up);
+            let again = life.rt.timeout(std::time::Duration::from_secs(30), async {
+                v.write(4096, bytes(3, 4096)).await?;
+                v.flush().await
+            });
+            match again.await.expect("it does not wait for room that may never come") {
+                Ok(()) => assert!(flushed),
+                Err(e) => {
+                    assert!(!flushed && e.is(Kind::Io) && e.to_string().contains("are lost"), "{e}");
+                    return;
+                }
+            }
+            assert!(v.read(0, 4096).await.unwrap() == bytes(1, 4096));
+            assert!(v.read(4096, 4096).await.unwrap() == bytes(3, 4096));
+        });
+    }
+}
+
+/// Not even a header can be written: flushes wait and say for what, and no guest gets an error.
+#[test]
+fn without_room_for_a_header_flushes_wait_and_say_so() {
+    run(25, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        machine.disk.faults(|f| (f.sync_fails, f.capacity) = (1000, 0));
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        let flush = life.rt.timeout(std::time::Duration::from_secs(90), v.flush()).await;
+        assert!(flush.is_none(), "{flush:?}");
+        let info = life.volumes.info(&name("v")).await.unwrap();
+        assert!(info.trouble.is_some_and(|why| why.contains("flushes wait")) && info.unsent_bytes == 0);
+        machine.disk.faults(|f| (f.sync_fails, f.capacity) = (0, u64::MAX));
+        v.flush().await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
+
+/// A disk that fails is told by its own name, not as one that is full.
+#[test]
+fn why_there_is_no_journal_is_said_as_it_is() {
+    run(24, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        v.release().await.unwrap();
+        let full = used(&machine) + LITTLE;
+        machine.disk.faults(|f| f.capacity = full);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        machine.disk.faults(|f| (f.capacity, f.sync_fails) = (u64::MAX, 1000));
+        life.sleep(10_000).await;
+        let why = life.volumes.info(&name("v")).await.unwrap().trouble.expect("it is said");
+        assert!(why.contains("failed to sync") && !why.contains("full"), "{why}");
+        machine.disk.faults(|f| f.sync_fails = 0);
+        life.sleep(10_000).await;
+        assert_eq!(life.volumes.info(&name("v")).await.unwrap().trouble, None);
     });
 }

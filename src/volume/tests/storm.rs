@@ -408,7 +408,7 @@ async fn storm(site: Site, flush: FlushMode) {
                 // A claim that stood when it was looked at shuts out, even if it is withdrawn later.
                 // A disk that fails while ownership is written down fails the write.
                 // What a life before the crash had sent to the register may arrive after the next one has read it.
-                let late = e.to_string().contains(&format!("changed by host{} since", storm.owner + 1));
+                let late = e.to_string().contains(&format!("changed by host{} (", storm.owner + 1));
                 let excused = e.is(Kind::Fenced) && (storm.claims > 0 || late) || e.is(Kind::Io);
                 assert!(excused, "{e}: {:#?}", storm.trace);
                 storm.claims = 0;
