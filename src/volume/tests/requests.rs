@@ -63,7 +63,7 @@ fn operations_ask_for_no_more_than_they_need() {
         let clone = volumes.clone_snapshot(&named, &snap, &two);
         bill(&site, "clone", 117, clone).await.unwrap();
         v.write(0, bytes(9, 4096)).await.unwrap();
-        bill(&site, "write, release", 70, v.release()).await.unwrap();
+        bill(&site, "write, release", 71, v.release()).await.unwrap();
         drop(v);
         let pool_host = site.machine(2);
         let other = bill(&site, "pool open", 26, pool_host.start()).await;
