@@ -71,7 +71,7 @@ impl Bench {
                 Rt::new(RealRuntime::current()),
                 RealDisk::start(),
                 bucket,
-                &at,
+                (&at, "bucket"),
                 options,
                 staging,
                 DiskCache::off(),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -32,6 +33,14 @@ pub fn start(default: &str) {
         .with_writer(|| Lossy(std::io::stderr()))
         .event_format(Calm { format: Format::default(), heard: Mutex::default() })
         .init();
+}
+
+/// Somebody waits at a terminal for what a command says: what only a log is for is left out.
+static AT_TERMINAL: AtomicBool = AtomicBool::new(false);
+
+/// See `AT_TERMINAL`.
+pub fn at_terminal(yes: bool) {
+    AT_TERMINAL.store(yes, Ordering::Relaxed);
 }
 
 /// What can't be written, as to a file on a full disk, is lost: nothing else is to fail, or to stop, for the log's sake.
@@ -117,6 +126,9 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let meta = event.metadata();
+        if *meta.level() == Level::INFO && AT_TERMINAL.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut left_out = 0;
         if *meta.level() <= Level::WARN {
             let place = format!("{}:{}", meta.file().unwrap_or_default(), meta.line().unwrap_or_default());

@@ -93,10 +93,14 @@ fn start_log(cli: &Cli) {
     // The tour takes stores away on purpose; fuser warns when the kernel was quicker than it to unmount.
     let default = match (cli.global.verbose, &cli.command) {
         (0, Command::Demo(_)) => "error",
-        (0, _) => "warn,fuser=error",
+        (0, Command::Serve(_) | Command::Mount(_)) => "warn,windlass=info,fuser=error,fuser::reply=off",
+        (0, _) => "warn,fuser=error,fuser::reply=off",
         (1, _) => "info,windlass=debug",
         _ => "debug,windlass=trace",
     };
+    log::at_terminal(
+        cli.global.verbose == 0 && matches!(&cli.command, Command::Mount(mount) if mount.leaves()),
+    );
     log::start(default);
 }
 

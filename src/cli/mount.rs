@@ -2,23 +2,35 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Global, done, output, reach};
+use super::{Global, done, log, output, reach};
+use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::control::{Client, ProgressSink};
-use crate::daemon::{Home, Options, signals};
+use crate::daemon::{Engine, Home, Options, signals};
 use crate::fs::{Cache, MOUNT_OPTIONS, MountOptions};
 
+/// How often and how long a daemon that ends is waited for.
+const ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
+
 #[derive(clap::Args, Debug)]
-#[command(after_help = MOUNT_OPTIONS)]
+#[command(after_help = MOUNT_OPTIONS, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Mount {
+    #[command(subcommand)]
+    of_kept: Option<OfKept>,
     /// s3://BUCKET/PREFIX?… or file:///DIR
-    url: String,
+    #[arg(required = true)]
+    url: Option<String>,
     /// An existing folder
-    dir: PathBuf,
+    #[arg(required = true)]
+    dir: Option<PathBuf>,
     /// Options, comma-separated, as ro,uid=1000,allow_other
     #[arg(short, value_name = "OPTIONS")]
     o: Vec<String>,
@@ -30,52 +42,112 @@ pub struct Mount {
     detached: bool,
 }
 
+/// Mounts, and files that could not be stored before their mount ended.
+#[derive(clap::Subcommand, Debug)]
+enum OfKept {
+    /// List mounts, and the files that ended ones could not store: those stay on this host
+    List,
+    /// Copy the files that are kept of a bucket into a folder
+    Export {
+        /// As `mount list` names it
+        url: String,
+        to: PathBuf,
+    },
+    /// Drop the files that are kept of a bucket: what they hold is lost
+    Drop {
+        /// As `mount list` names it
+        url: String,
+        /// Only say what would be dropped
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+        /// Without it nothing is dropped
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+impl Mount {
+    /// It is served in the background.
+    pub fn leaves(&self) -> bool {
+        !self.foreground
+    }
+}
+
 #[derive(clap::Args, Debug)]
 pub struct Unmount {
     dir: PathBuf,
 }
 
 pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
-    let dir = absolute(&args.dir)?;
+    if let Some(of_kept) = args.of_kept {
+        return keep(global, of_kept).await;
+    }
+    let (Some(url), Some(dir)) = (&args.url, &args.dir) else {
+        return Err(Error::new(Kind::Usage, "name what to mount, and where"));
+    };
+    let dir = absolute(dir)?;
     let options: Vec<String> =
         args.o.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()).map(str::to_owned).collect();
-    let verb = Verb::Mount { url: args.url.clone(), dir: dir.clone(), options };
+    let verb = Verb::Mount { url: url.clone(), dir: dir.clone(), options };
     let home = Home::locate()?;
-    if let Some(mut client) = Client::connect(&home.control()?).await? {
-        let outcome = reach::through(&mut client, verb).await?;
-        if args.foreground {
-            reach::through(&mut client, Verb::MountEnded { dir }).await?;
+    let rt = Rt::new(RealRuntime::current());
+    let mut attempts = 0;
+    loop {
+        match once(global, &args, home.clone(), verb.clone(), &dir).await? {
+            Ok(code) => return Ok(code),
+            Err(why) if attempts == ATTEMPTS || reach::was_interrupted() => return Err(why),
+            Err(_) => attempts += 1,
         }
-        output::report(global, &outcome, |_| {});
-        return Ok(done(&outcome));
-    }
-    if args.foreground || args.detached {
-        let cache = match MountOptions::parse(&args.o.join(","))?.0.cache {
-            Cache::Off => Some(0),
-            Cache::On => None,
-            Cache::Bytes(bytes) => Some(bytes),
-        };
-        stay(global, home, verb, dir, cache, args.detached).await
-    } else {
-        leave_behind().await
+        rt.sleep(PAUSE).await;
     }
 }
 
-/// Runs the engine here until the mount ends or a signal comes; `cache`: bytes for what is read, if said.
-async fn stay(
+/// An engine that ends, as one does after its last unmount, gave this: another attempt finds none, or the next.
+type Ending = Error;
+
+/// Through the engine that runs, or by one of its own.
+async fn once(
     global: &Global,
+    args: &Mount,
     home: Home,
     verb: Verb,
-    dir: String,
-    cache: Option<u64>,
-    detached: bool,
-) -> Result<ExitCode> {
-    signals::outlive_hangup();
+    dir: &str,
+) -> Result<std::result::Result<ExitCode, Ending>> {
+    if let Some(mut client) = Client::connect(&home.control()?).await? {
+        let outcome = match reach::through(&mut client, verb).await {
+            Err(why) if why.is(Kind::Closed) => return Ok(Err(why)),
+            outcome => outcome?,
+        };
+        if args.foreground {
+            reach::through(&mut client, Verb::MountEnded { dir: dir.to_owned() }).await?;
+        }
+        output::report(global, &outcome, |_| {});
+        if args.detached {
+            say_ready()?;
+        }
+        return Ok(Ok(done(&outcome)));
+    }
+    if !args.foreground && !args.detached {
+        return leave_behind().await.map(Ok);
+    }
+    let cache = match MountOptions::parse(&args.o.join(","))?.0.cache {
+        Cache::Off => Some(0),
+        Cache::On => None,
+        Cache::Bytes(bytes) => Some(bytes),
+    };
     let log = home.root().join("mount.log");
-    let engine = reach::start(global, home, Options { control: true, ..Options::default() }, cache).await?;
+    signals::outlive_hangup();
+    match reach::start(global, home, Options { control: true, ..Options::default() }, cache).await {
+        Err(why) if why.is(Kind::Owned) => Ok(Err(why)),
+        engine => stay(engine?, verb, dir, args.detached.then_some(&log)).await.map(Ok),
+    }
+}
+
+/// Runs the engine here until the mount ends or a signal comes; with `log`, away from the terminal.
+async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>) -> Result<ExitCode> {
     let mounted = engine.run(verb, ProgressSink::none()).await;
-    if mounted.is_ok() && detached {
-        let_go(&log)?;
+    if let (Ok(_), Some(log)) = (&mounted, log) {
+        let_go(log)?;
     }
     let result: Result<Outcome> = match mounted {
         Ok(_) => {
@@ -93,11 +165,16 @@ async fn stay(
     result.map(|_| ExitCode::SUCCESS)
 }
 
-/// Says `ready` to the command that waits, then leaves its terminal: later messages go to a log file.
-fn let_go(log: &Path) -> Result<()> {
+fn say_ready() -> Result<()> {
     use std::io::Write as _;
     println!("ready");
-    std::io::stdout().flush().context(|| "leaving the terminal".into())?;
+    std::io::stdout().flush().context(|| "leaving the terminal".into())
+}
+
+/// Says `ready` to the command that waits, then leaves its terminal: later messages go to a log file.
+fn let_go(log: &Path) -> Result<()> {
+    say_ready()?;
+    log::at_terminal(false);
     let open = |path: &Path, write: bool| {
         let flags = if write {
             rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::APPEND
@@ -138,6 +215,50 @@ async fn leave_behind() -> Result<ExitCode> {
     // It has said why on stderr, which is ours.
     let status = child.wait().await.context(|| "waiting for the mount".into())?;
     Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).filter(|c| *c != 0).unwrap_or(1)))
+}
+
+async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {
+    let is_list = matches!(of_kept, OfKept::List);
+    let verb = match of_kept {
+        OfKept::List => Verb::MountList,
+        OfKept::Export { url, to } => Verb::MountExport { url, to: absolute(&to)? },
+        OfKept::Drop { url, dry_run, yes } if dry_run || yes => Verb::MountDrop { url, dry_run },
+        OfKept::Drop { url, .. } => {
+            let why = format!(
+                "what is kept of {url} is nowhere else: `windlass mount export` copies it out, `--dry-run` says what it is, \
+                 `--yes` drops it"
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+    };
+    let outcome = reach::ask(global, verb).await?;
+    output::report(global, &outcome, |value| {
+        if is_list {
+            lists(value)
+        }
+    });
+    Ok(done(&outcome))
+}
+
+fn lists(value: &Value) {
+    let row = |v: &Value| {
+        vec![
+            output::text(v, "dir"),
+            output::text(v, "url"),
+            output::text(v, "unsent_files"),
+            output::bytes(v, "unsent_bytes"),
+        ]
+    };
+    output::table(&["MOUNT", "URL", "UNSENT", "BYTES"], &output::rows(&value["mounts"], row));
+    let row = |v: &Value| {
+        let state = match (v["partly"].as_bool(), v["unfinished"].as_bool()) {
+            (Some(true), _) => "changes only",
+            (_, Some(true)) => "not closed",
+            _ => "closed",
+        };
+        vec![output::text(v, "url"), output::text(v, "key"), output::bytes(v, "bytes"), state.to_owned()]
+    };
+    output::table(&["KEPT OF", "FILE", "SIZE", "STATE"], &output::rows(&value["kept_files"], row));
 }
 
 pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {

@@ -50,8 +50,12 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     }
     output::line(&format!("control {}", control.display()));
     output::line("ready");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, home = %control.parent().unwrap_or(&control).display(), "the daemon serves");
     crate::daemon::signals::terminated().await;
+    tracing::info!("the daemon ends: it lets go of what it has");
     engine.shutdown().await?;
+    tracing::info!("the daemon has ended");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -229,6 +229,18 @@ pub enum Verb {
     MountEnded {
         dir: String,
     },
+    /// Mounts, and the files that earlier ones could not store.
+    MountList,
+    /// Copies the files that are kept of a bucket into a folder.
+    MountExport {
+        url: String,
+        to: String,
+    },
+    /// Drops them.
+    MountDrop {
+        url: String,
+        dry_run: bool,
+    },
     Status,
 }
 
@@ -270,6 +282,12 @@ impl Outcome {
     #[must_use]
     pub fn note(mut self, sentence: impl Into<String>) -> Outcome {
         self.notes.push(sentence.into());
+        self
+    }
+
+    #[must_use]
+    pub fn note_all(mut self, sentences: impl IntoIterator<Item = String>) -> Outcome {
+        self.notes.extend(sentences);
         self
     }
 

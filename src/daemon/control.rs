@@ -104,7 +104,8 @@ pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: Cancellation
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let serving = connection(rt2.clone(), stream, handler.clone(), under_way.clone());
+                    let (handler, under_way) = (handler.clone(), under_way.clone());
+                    let serving = connection(rt2.clone(), stream, handler, under_way, stop.clone());
                     rt2.spawn(serving).detach();
                 }
                 Err(error) => {
@@ -119,7 +120,13 @@ pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: Cancellation
     Ok(answers)
 }
 
-async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>, under_way: Answers) {
+async fn connection(
+    rt: Rt,
+    stream: UnixStream,
+    handler: Arc<dyn Handler>,
+    under_way: Answers,
+    stop: CancellationToken,
+) {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
@@ -129,6 +136,11 @@ async fn connection(rt: Rt, stream: UnixStream, handler: Arc<dyn Handler>, under
             Err(error) => Err(error),
         };
         let _under_way = under_way.0.read().await;
+        // Nobody would wait for it.
+        let request = match request {
+            Ok(_) if stop.is_cancelled() => Err(Error::new(Kind::Closed, "the daemon is ending")),
+            request => request,
+        };
         let stop = request.as_ref().is_err_and(|e| e.is(Kind::Io));
         let done = match request {
             Ok(verb) => answer(&rt, verb, &handler, &mut lines, &mut write).await,
@@ -252,6 +264,15 @@ pub struct Client {
     partial: Vec<u8>,
 }
 
+fn ended(why: Option<Error>) -> Error {
+    let what = "the daemon ended before it answered: it is not known whether this was done; see its log";
+    let error = Error::new(Kind::Closed, what);
+    match why {
+        Some(why) => error.because(why),
+        None => error,
+    }
+}
+
 impl Client {
     /// `None` when nobody listens there.
     pub async fn connect(path: &Path) -> Result<Option<Client>> {
@@ -260,7 +281,9 @@ impl Client {
             Err(e)
                 if matches!(
                     e.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                    std::io::ErrorKind::NotFound
+                        | std::io::ErrorKind::ConnectionRefused
+                        | std::io::ErrorKind::ConnectionReset
                 ) =>
             {
                 Ok(None)
@@ -281,7 +304,7 @@ impl Client {
         let line = serde_json::to_vec(&Request { v: VERSION, verb });
         let mut line = line.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
         line.push(b'\n');
-        self.stream.write_all(&line).await.context(|| "asking the daemon".into())?;
+        self.stream.write_all(&line).await.map_err(|why| ended(Some(why.into())))?;
         {
             let answer = std::pin::pin!(self.answer(&mut told));
             let give_up = std::pin::pin!(give_up);
@@ -299,11 +322,9 @@ impl Client {
     /// Safe to drop only when nothing more is read: a line may be lost with it.
     async fn answer(&mut self, told: &mut impl FnMut(Step)) -> Result<Outcome> {
         loop {
-            let line = self.line().await.context(|| "waiting for the daemon's answer".into())?;
-            let Some(line) = line else {
-                let why =
-                    "the daemon ended before it answered: it is not known whether this was done; see its log";
-                return Err(Error::new(Kind::Io, why));
+            let line = match self.line().await {
+                Err(why) if why.is(Kind::Io) => return Err(ended(Some(why))),
+                line => line?.ok_or_else(|| ended(None))?,
             };
             let reply = serde_json::from_str(&line).map_err(|_| {
                 Error::new(Kind::Invalid, "the daemon's answer is not understood: is it of another version?")

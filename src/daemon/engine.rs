@@ -196,7 +196,7 @@ impl Engine {
 
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
-        let _session = self.desk.sessions.enter(&path, volumes);
+        let _session = self.desk.sessions.enter(&path, volumes, "the daemon");
         if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
             // Another host may take it over meanwhile.
             && !error.is(Kind::Owned)
@@ -253,9 +253,9 @@ impl Engine {
         Box::pin(super::verbs::run(&self.desk, verb, progress)).await
     }
 
-    /// Returns when no mount is left.
+    /// Returns when no mount is left; none is added after that.
     pub async fn idle(&self) {
-        self.desk.mounts.ended(None).await;
+        self.desk.mounts.idle().await;
     }
 
     /// Ends in order: no new work, mounts uploaded and gone, clients answered, volumes drained and released.

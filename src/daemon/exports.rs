@@ -92,14 +92,14 @@ impl Exports for EngineExports {
         }
     }
 
-    async fn open(&self, name: &str) -> Result<Arc<dyn Export>> {
+    async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
         let desk = self.desk()?;
         match target(name)? {
             Target::Volume(path) => {
                 let open = desk.pools.get(&path.pool).await?;
-                let session = desk.sessions.enter(&path, &open.volumes);
+                let session = desk.sessions.enter(&path, &open.volumes, peer);
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
-                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, _session: session }))
+                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session }))
             }
             Target::Snapshot(path) => {
                 let open = desk.pools.get(&path.volume.pool).await?;
@@ -113,7 +113,7 @@ impl Exports for EngineExports {
 struct VolumeExport {
     name: String,
     volume: Arc<Volume>,
-    _session: Session,
+    session: Session,
 }
 
 #[async_trait]
@@ -128,12 +128,15 @@ impl Export for VolumeExport {
         self.volume.read_parts(offset, len as u64).await
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.session.writes();
         self.volume.write(offset, data).await
     }
     async fn zero(&self, offset: u64, len: u64, _no_hole: bool) -> Result<()> {
+        self.session.writes();
         self.volume.zero(offset, len).await
     }
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        self.session.writes();
         self.volume.zero(offset, len).await
     }
     async fn flush(&self) -> Result<()> {

@@ -15,8 +15,8 @@ use super::home::Seat;
 use super::pools::is_on_disk_of;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::{self, Cache, MountOptions, Mounted, Unsent};
-use crate::store::{self, BucketRef, Conditions, Heeds, StoreUrl};
+use crate::fs::{self, Cache, Keep, Kept, MountOptions, Mounted, Unsent};
+use crate::store::{self, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
 
 /// How often an unmount says how far it is.
 const TELL: Duration = Duration::from_millis(500);
@@ -37,17 +37,30 @@ pub struct MountInfo {
 #[derive(Debug)]
 struct Entry {
     url: String,
+    place: StoreUrl,
+    options: Vec<String>,
     mounted: Arc<Mounted>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    entries: BTreeMap<String, Entry>,
+    /// How many are being added.
+    coming: usize,
+    /// The engine ends: whoever mounts now would be left without one.
+    closed: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Mounts {
-    entries: Mutex<BTreeMap<String, Entry>>,
+    list: Mutex<List>,
     /// Counts changes, for those who wait for a mount's end.
     changed: watch::Sender<u64>,
     /// Held while a folder of unsent files is moved: mounts of one bucket at once would choose the same place.
     moving: tokio::sync::Mutex<()>,
+    /// Mounts take up what is kept with this shared; whoever looks at that has it alone.
+    keeping: tokio::sync::RwLock<()>,
 }
 
 /// A name of a folder for what this text means.
@@ -69,29 +82,63 @@ fn kept_back(unsent: &[Unsent]) -> Option<String> {
     })
 }
 
+/// What is to be mounted, and how.
+fn place_of(url: &str, options: &[String]) -> Result<(StoreUrl, MountOptions)> {
+    let mut place: StoreUrl = url.parse()?;
+    let (options, of_store) = MountOptions::parse(&options.join(","))?;
+    for (name, value) in &of_store {
+        place.set(name, value)?;
+    }
+    Ok((place, options))
+}
+
+/// A mount that is being added: whoever waits for the last one's end waits for it too.
+struct Coming(Arc<Mounts>);
+
+impl Coming {
+    fn new(of: &Arc<Mounts>) -> Result<Coming> {
+        let mut list = of.list.lock();
+        if list.closed {
+            return Err(Error::new(Kind::Closed, "the daemon is ending: mount again"));
+        }
+        list.coming += 1;
+        Ok(Coming(of.clone()))
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.list.lock().coming -= 1;
+        self.0.tick();
+    }
+}
+
 impl Mounts {
-    /// `cache`: what is read may be kept there. What is not as it was asked for is told.
+    /// `typed`: what the user calls the bucket, which mount(8) looks for in /proc/mounts. `cache`: what is read may be kept
+    /// there. What is not as it was asked for is told.
     pub async fn add(
         self: &Arc<Self>,
         seat: &Seat,
-        url: &str,
+        (url, typed): (&str, &str),
         dir: &str,
         options: &[String],
         cache: &DiskCache,
     ) -> Result<Vec<String>> {
-        if self.entries.lock().contains_key(dir) {
-            return Err(Error::new(Kind::Exists, format!("{dir} is a mount already: unmount it first")));
-        }
-        let mut parsed: StoreUrl = url.parse()?;
-        let (options, store_options) = MountOptions::parse(&options.join(","))?;
-        for (name, value) in &store_options {
-            parsed.set(name, value)?;
-        }
+        let _coming = Coming::new(self)?;
+        self.make_way(dir).await?;
+        let as_said = options.to_owned();
+        let (parsed, options) = place_of(url, options)?;
+        let place = parsed.clone();
         let bucket = store::open_patiently(&seat.rt, &parsed).await?;
         let by_url = seat.home.staging().join(named(&parsed.to_string()));
         let mut notes = Vec::new();
         if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {
             notes.extend(look_first(seat, &bucket, &by_url, options.deadline).await?);
+        }
+        if let StoreUrl::File { dir } = &place
+            && !options.read_only
+        {
+            may_write_in(seat, dir).await?;
         }
         let (staging, left) = self.staging(seat, &by_url, &bucket).await;
         notes.extend(left);
@@ -104,29 +151,75 @@ impl Mounts {
             tracing::warn!(dir, "{why}");
             notes.push(why.to_owned());
         }
+        let shared = self.keeping.read().await;
         let mounted = fs::mount(
             seat.rt.clone(),
             seat.disk.clone(),
             bucket,
-            PathBuf::from(dir).as_path(),
+            (Path::new(dir), typed),
             options,
             staging,
             if keeps { cache.clone() } else { DiskCache::off() },
         )
         .await?;
+        drop(shared);
         notes.extend(kept_back(mounted.unsent()));
         let mounted = Arc::new(mounted);
-        self.entries.lock().insert(dir.to_owned(), Entry { url: url.to_owned(), mounted: mounted.clone() });
-        self.tick();
+        let entry = Entry { url: url.to_owned(), place, options: as_said, mounted: mounted.clone() };
+        self.list.lock().entries.insert(dir.to_owned(), entry);
         let (this, dir) = (self.clone(), dir.to_owned());
         seat.rt
             .spawn(async move {
                 mounted.ended().await;
-                this.entries.lock().remove(&dir);
+                let mut list = this.list.lock();
+                // Another may have its place by now.
+                if list.entries.get(&dir).is_some_and(|e| Arc::ptr_eq(&e.mounted, &mounted)) {
+                    list.entries.remove(&dir);
+                }
+                drop(list);
                 this.tick();
             })
             .detach();
         Ok(notes)
+    }
+
+    /// What is mounted at `dir` is in the way, unless it was taken out of the tree: then what it has not sent yet is seen, and
+    /// sent, by the one that comes.
+    async fn make_way(&self, dir: &str) -> Result<()> {
+        let before = self.list.lock().entries.get(dir).map(|e| e.mounted.clone());
+        let Some(before) = before else { return Ok(()) };
+        if before.is_in().await? {
+            let why = format!("{dir} is a mount already: unmount it first, or change it with -o remount");
+            return Err(Error::new(Kind::Exists, why));
+        }
+        before.leave_to_next().await;
+        Ok(())
+    }
+
+    /// `mount -o remount`: what the kernel heeds changes at once, anything else is refused.
+    pub async fn change(&self, url: &str, dir: &str, options: &[String]) -> Result<()> {
+        let found = self
+            .list
+            .lock()
+            .entries
+            .get(dir)
+            .map(|e| (e.place.clone(), e.options.clone(), e.mounted.clone()));
+        let Some((place, before, mounted)) = found.filter(|(_, _, mounted)| !mounted.is_out()) else {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("{dir} is not mounted: mount it without `remount`"),
+            ));
+        };
+        // What is not said again stays as it is.
+        let options = [&before, options].concat();
+        if mounted.name() != url {
+            let (asked, _) = place_of(url, &options)?;
+            if asked != place {
+                let why = format!("{dir} has {place} mounted, not {asked}: unmount it first");
+                return Err(Error::new(Kind::Exists, why));
+            }
+        }
+        mounted.change(MountOptions::parse(&options.join(","))?.0).await
     }
 
     /// Where a bucket's unsent files wait, and what is to be told of that. They are found again at its next mount, wherever
@@ -164,7 +257,7 @@ impl Mounts {
         dir: &str,
         tell: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<()> {
-        let mounted = self.entries.lock().get(dir).map(|e| e.mounted.clone());
+        let mounted = self.list.lock().entries.get(dir).map(|e| e.mounted.clone());
         let Some(mounted) = mounted else {
             if fs::clear_dead(Path::new(dir))? {
                 return Ok(());
@@ -186,7 +279,7 @@ impl Mounts {
                 }
             }
         };
-        self.ended(Some(dir)).await;
+        self.ended(dir).await;
         if left.files > 0 {
             return Err(Error::new(
                 Kind::Unavailable,
@@ -200,22 +293,57 @@ impl Mounts {
         Ok(())
     }
 
-    /// Returns when the mount (or, without one, every mount) is gone.
-    pub async fn ended(&self, dir: Option<&str>) {
+    /// Returns when the mount at `dir` is gone.
+    pub async fn ended(&self, dir: &str) {
+        self.until(|list| !list.entries.contains_key(dir)).await;
+    }
+
+    /// Returns when no mount is left. None is added after that.
+    pub async fn idle(&self) {
+        self.until(|list| {
+            list.closed |= list.entries.is_empty() && list.coming == 0;
+            list.closed
+        })
+        .await;
+    }
+
+    async fn until(&self, mut so: impl FnMut(&mut List) -> bool) {
         let mut changed = self.changed.subscribe();
-        loop {
-            let there = {
-                let entries = self.entries.lock();
-                dir.map_or(!entries.is_empty(), |d| entries.contains_key(d))
-            };
-            if !there || changed.changed().await.is_err() {
+        while !so(&mut self.list.lock()) {
+            if changed.changed().await.is_err() {
                 return;
             }
         }
     }
 
+    /// What is kept on this host and no mount is at work on; none while a mount is being made.
+    pub async fn kept(&self, seat: &Seat) -> Result<Vec<Kept>> {
+        match self.keeping.try_write() {
+            Ok(_alone) => Ok(Keep::open(&seat.disk, &seat.home.staging()).await?.list()),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Does something to what is kept of the bucket `url`, which nobody mounts meanwhile.
+    pub async fn with_kept<T>(
+        &self,
+        seat: &Seat,
+        url: &str,
+        work: impl AsyncFnOnce(Keep) -> Result<T>,
+    ) -> Result<T> {
+        let _alone = self.keeping.write().await;
+        let keep = Keep::open(&seat.disk, &seat.home.staging()).await?.only(url);
+        if keep.list().is_empty() {
+            let why = format!(
+                "nothing is kept of {url}: `windlass mount list` shows what is, by the names to give here"
+            );
+            return Err(Error::new(Kind::NotFound, why));
+        }
+        work(keep).await
+    }
+
     pub fn list(&self) -> Vec<MountInfo> {
-        let entries = self.entries.lock();
+        let list = self.list.lock();
         let info = |(dir, e): (&String, &Entry)| {
             let unsent = e.mounted.pending();
             MountInfo {
@@ -225,11 +353,13 @@ impl Mounts {
                 unsent_bytes: unsent.bytes,
             }
         };
-        entries.iter().map(info).collect()
+        list.entries.iter().map(info).collect()
     }
 
     /// Unmounts all; the first failure is told after all were tried.
     pub async fn shutdown(&self, seat: &Seat) -> Result<()> {
+        self.list.lock().closed = true;
+        self.until(|list| list.coming == 0).await;
         let mut result = Ok(());
         for mount in self.list() {
             let ended = self.remove(seat, &mount.dir, &|_, _| ()).await;
@@ -253,7 +383,10 @@ async fn look_first(
     let note = by_url.with_extension("heeds-conditions");
     let noted = seat.disk.read(&note, NOTE_MAX).await.ok();
     let found = match noted.and_then(|text| serde_json::from_slice::<Conditions>(&text).ok()) {
-        Some(found) => found,
+        Some(found) => {
+            may_write(seat, bucket, &found, deadline).await?;
+            found
+        }
         None => {
             // Nothing is written into a pool's store, not even for a moment.
             fs::refuse_pool(&seat.rt, bucket, deadline).await?;
@@ -266,8 +399,7 @@ async fn look_first(
                     keep_note(seat, &note, &found).await;
                     found
                 }
-                // Who may not put objects needs no conditions.
-                Err(why) if why.is(Kind::Denied) => return Ok(None),
+                Err(why) if why.is(Kind::Denied) => return Err(cannot_write(bucket.url(), why)),
                 Err(why) if why.is(Kind::Refused) => return Err(why),
                 Err(why) => {
                     bucket.looks_first(Conditions::all(Heeds::Ignores));
@@ -285,6 +417,41 @@ async fn look_first(
         tracing::warn!(note = %note.display(), "{told}; remove the note to have it tried again");
     }
     Ok(told)
+}
+
+fn cannot_write(url: &str, why: Error) -> Error {
+    let hint = "mount it with -o ro to read it, or get the right to write";
+    Error::new(Kind::Denied, format!("{url} can't be written: {hint}")).because(why)
+}
+
+/// Refuses a bucket in which these credentials may not write, by a write that would not be done where they may.
+async fn may_write(seat: &Seat, bucket: &BucketRef, found: &Conditions, deadline: Duration) -> Result<()> {
+    if found.puts != Heeds::Yes {
+        return Ok(());
+    }
+    let key = format!("windlass-probe-{:032x}", seat.rt.random128());
+    let never = When::Matches(Etag("0".repeat(32)));
+    let tried = seat.rt.timeout(deadline, bucket.put(&key, Bytes::new(), never, Cause::Probe)).await;
+    match tried {
+        Some(Err(why)) if why.is(Kind::Denied) => Err(cannot_write(bucket.url(), why)),
+        // Its conditions are no longer heeded.
+        Some(Ok(Put::Stored(_))) => bucket.delete(&[key], Cause::Probe).await,
+        // Whoever writes later hears of it.
+        _ => Ok(()),
+    }
+}
+
+/// The same of a folder.
+async fn may_write_in(seat: &Seat, dir: &Path) -> Result<()> {
+    let dir = dir.to_owned();
+    let tried = seat.rt.cpu(move || (rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK), dir)).await?;
+    match tried {
+        (Err(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS), dir) => {
+            let why = Error::new(Kind::Denied, "this user may not write there");
+            Err(cannot_write(&dir.display().to_string(), why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Without it the store is only asked again.

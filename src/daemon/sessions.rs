@@ -2,7 +2,10 @@
 //! another host can open it without a word.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,6 +23,10 @@ struct Use {
     clients: u64,
     /// Counts arrivals, so that a timer set before a later visit does nothing.
     visits: u64,
+    /// Who has written and is still connected, and by how many connections.
+    writers: BTreeMap<String, u64>,
+    /// That there are several was said.
+    warned: bool,
 }
 
 /// See the module.
@@ -41,13 +48,14 @@ impl Sessions {
         Arc::new(Sessions { rt, uses: Mutex::default() })
     }
 
-    /// Counts one client until the guard is dropped.
-    pub fn enter(self: &Arc<Self>, path: &VolumePath, volumes: &Volumes) -> Session {
+    /// Counts one client until the guard is dropped. `peer`: see `writer`.
+    pub fn enter(self: &Arc<Self>, path: &VolumePath, volumes: &Volumes, peer: &str) -> Session {
         let mut uses = self.uses.lock();
         let one = uses.entry(path.clone()).or_default();
         one.clients += 1;
         one.visits += 1;
-        Session { of: self.clone(), path: path.clone(), volumes: volumes.clone() }
+        let (path, volumes, writer) = (path.clone(), volumes.clone(), writer(peer));
+        Session { of: self.clone(), path, volumes, writer, writes: AtomicBool::new(false) }
     }
 
     pub fn list(&self) -> Vec<SessionInfo> {
@@ -59,10 +67,34 @@ impl Sessions {
         self.uses.lock().get(path).map_or(0, |u| u.clients)
     }
 
-    fn leave(self: &Arc<Self>, path: &VolumePath, volumes: &Volumes) {
+    /// Those who have written to the volume and are still connected.
+    pub fn writers(&self, path: &VolumePath) -> Vec<String> {
+        self.uses.lock().get(path).map_or_else(Vec::new, |u| u.writers.keys().cloned().collect())
+    }
+
+    fn writes(&self, path: &VolumePath, writer: &str) {
+        let mut uses = self.uses.lock();
+        let Some(one) = uses.get_mut(path) else { return };
+        *one.writers.entry(writer.to_owned()).or_default() += 1;
+        if one.writers.len() > 1 && !std::mem::replace(&mut one.warned, true) {
+            let writers = one.writers.keys().cloned().collect::<Vec<_>>().join(", ");
+            tracing::warn!(volume = %path, writers, "several clients write to one volume: no ordinary filesystem bears that");
+        }
+    }
+
+    fn leave(self: &Arc<Self>, Session { path, volumes, writer, writes, .. }: &Session) {
         let visit = {
             let mut uses = self.uses.lock();
             let Some(one) = uses.get_mut(path) else { return };
+            if writes.load(Ordering::Acquire)
+                && let Entry::Occupied(mut left) = one.writers.entry(writer.clone())
+            {
+                *left.get_mut() -= 1;
+                if *left.get() == 0 {
+                    left.remove();
+                }
+            }
+            one.warned &= one.writers.len() > 1;
             one.clients -= 1;
             if one.clients > 0 {
                 return;
@@ -98,10 +130,41 @@ pub struct Session {
     of: Arc<Sessions>,
     path: VolumePath,
     volumes: Volumes,
+    writer: String,
+    writes: AtomicBool,
+}
+
+/// What tells one client from another: its process on this host, or its host. The connections of one client share that.
+fn writer(peer: &str) -> String {
+    match peer.parse::<SocketAddr>() {
+        Ok(address) => address.ip().to_string(),
+        Err(_) => peer.to_owned(),
+    }
+}
+
+impl Session {
+    /// The client changes the volume.
+    pub fn writes(&self) {
+        if !self.writes.swap(true, Ordering::AcqRel) {
+            self.of.writes(&self.path, &self.writer);
+        }
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.of.leave(&self.path, &self.volumes);
+        self.of.leave(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_one_client_are_one_writer() {
+        assert_eq!(writer("10.0.0.7:40001"), writer("10.0.0.7:40002"));
+        assert_eq!(writer("[::1]:7"), "::1");
+        assert_ne!(writer("process 7"), writer("process 8"));
     }
 }

@@ -75,6 +75,12 @@ impl Fs {
         self.take_turns();
     }
 
+    /// Another mount takes the folder over: what has not begun to be sent stays staged for it.
+    pub(super) fn leave_to_next(&self) {
+        let why = || Error::new(Kind::Closed, "the mount that comes next sends it");
+        self.behind.away.lock().get_or_insert_with(why);
+    }
+
     /// Sends the file when its turn comes. Its changes are closed (`OpenFile::owes`).
     pub(super) fn send_behind(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) {
         {
@@ -188,7 +194,12 @@ impl Fs {
                 break;
             }
             if *self.behind.leaving.borrow() {
-                tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount");
+                match why.kind() {
+                    Kind::Closed => tracing::debug!(key = file.key(), kept = at, "left to the next mount"),
+                    _ => {
+                        tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount")
+                    }
+                }
                 if let Err(why) = file.harden(&self.engine).await {
                     tracing::warn!(key = file.key(), %why, "a loss of power may take what is kept");
                 }

@@ -8,17 +8,18 @@
 //! | `core` with `lookup`, `dirs`, `files`, `change`, `xattrs`, `rename`, `moves` | the operations, without a kernel |
 //! | `handles`, `stream`, `facts`, `engine` | what those work on |
 //! | `file` with `staged`, `ranges`, `stage` (`own`, `docked` in a `shelf`, `note`), `staging`, `parts`, `early`, `upload`, `send` | an open file's changes and their way into the bucket |
-//! | `behind`, `queue`, `beside` | what is sent without anybody waiting, and what can't have its name |
+//! | `behind`, `queue`, `beside`, `kept` | what is sent without anybody waiting, what can't have its name, what no mount sends |
 //! | `reader`, `blocks` | reading ahead; what was read, on the local disk |
 //! | `feed`, `scale` | a directory's names page by page, many of them over ranges at once |
 //! | `meta`, `content` | metadata under s3fs's names; types |
 //! | `remote`, `deletes`, `silence` | the bucket with deadlines and settled outcomes; whether it answers at all |
 //! | `past`, `versions`, `version_dirs`, `version_name` | earlier versions of objects, a tree of their own |
 //! | `adapter` | the only place that knows fuser |
-//! | `mount` | a mount's life |
+//! | `mount`, `attach` | a mount's life; the kernel's part of it |
 
 mod adapter;
 mod anew;
+mod attach;
 mod behind;
 mod beside;
 mod blocks;
@@ -42,6 +43,7 @@ mod folder;
 mod handles;
 mod inodes;
 mod intent;
+mod kept;
 mod known;
 mod lookup;
 mod meta;
@@ -77,6 +79,7 @@ mod version_name;
 mod versions;
 mod xattrs;
 
+pub use kept::{Keep, Kept};
 pub use mount::{Mounted, clear_dead, mount, refuse_pool};
 pub use options::{Cache, Flush, HELP as MOUNT_OPTIONS, KernelFlag, MountOptions};
 pub use queue::Pending;

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::BackgroundSession;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
 
-use super::adapter::{Face, THREADS};
+use super::adapter::Face;
+use super::attach::{self, DEVICE};
 use super::core::Fs;
-use super::options::{KernelFlag, MountOptions};
+use super::options::MountOptions;
 use super::queue::Pending;
 use super::remote::Remote;
 use super::staging::Unsent;
@@ -21,13 +22,15 @@ use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
 use crate::store::BucketRef;
 
-const DEVICE: &str = "/dev/fuse";
 /// statfs(2)'s type of every FUSE filesystem.
 const FUSE_MAGIC: i64 = 0x6573_5546;
 
 /// How often and how long unmounting waits for those who are about to leave.
 const PATIENCE: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long the kernel may take to say that a mount is gone.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Mounting waits so long for what an earlier mount left to be sent.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -39,6 +42,9 @@ pub struct Mounted {
     fs: Arc<Fs>,
     dir: PathBuf,
     unsent: Vec<Unsent>,
+    /// What it is called in /proc/mounts, and mounted with.
+    name: String,
+    options: MountOptions,
     session: Mutex<Option<BackgroundSession>>,
     ended: watch::Receiver<bool>,
 }
@@ -48,33 +54,34 @@ pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Res
     Remote::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
 }
 
-/// Mounts `bucket` at `dir`. Writes are staged in the folder `staging`, which mounts of this bucket may share; what is
-/// read is kept in `cache`.
+/// Mounts `bucket` at `dir`, named `name` in /proc/mounts unless the options say otherwise. Writes are staged in the folder
+/// `staging`, which mounts of this bucket may share; what is read is kept in `cache`.
 pub async fn mount(
     rt: Rt,
     disk: Arc<dyn Disk>,
     bucket: BucketRef,
-    dir: &Path,
+    (dir, name): (&Path, &str),
     options: MountOptions,
     staging: PathBuf,
     cache: DiskCache,
 ) -> Result<Mounted> {
     let place = dir.to_owned();
     let dir = rt.cpu(move || ready(&place)).await??;
-    let config = config(&options, bucket.url());
-    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options, staging, cache).await?;
+    let name = options.fsname.clone().unwrap_or_else(|| name.to_owned());
+    let (called, of_kernel) = (name.clone(), options.clone());
+    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options.clone(), staging, cache).await?;
     // What an earlier mount left is soon in the bucket, or goes on being sent behind.
     let _ = rt.timeout(CATCH_UP, fs.idle()).await;
     let (face, ended) = Face::new(fs.clone(), rt.clone(), dir.clone());
     let at = dir.clone();
     let session = rt.cpu(move || {
-        let session = Session::new(face, &at, &config)?;
+        let session = attach::attach(face, &at, &of_kernel, &called)?;
         let notifier = session.notifier();
         Ok((session.spawn()?, notifier))
     });
     let (session, notifier) = session.await?.map_err(|why: std::io::Error| failed(&dir, why))?;
     fs.set_kernel(Box::new(notifier));
-    Ok(Mounted { rt, fs, dir, unsent, session: Mutex::new(Some(session)), ended })
+    Ok(Mounted { rt, fs, dir, unsent, name, options, session: Mutex::new(Some(session)), ended })
 }
 
 fn failed(dir: &Path, why: std::io::Error) -> Error {
@@ -119,40 +126,73 @@ fn ready(dir: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn config(options: &MountOptions, url: &str) -> Config {
-    let mut config = Config::default();
-    let name = options.fsname.clone().unwrap_or_else(|| url.to_owned());
-    // The kernel's option string ends at a comma.
-    let name = name.replace(',', "%2C");
-    config.mount_options = vec![
-        MountOption::FSName(name),
-        MountOption::Subtype("windlass".into()),
-        MountOption::DefaultPermissions,
-    ];
-    config.mount_options.extend(options.kernel.iter().map(|flag| match flag {
-        KernelFlag::NoExec => MountOption::NoExec,
-        KernelFlag::NoSuid => MountOption::NoSuid,
-        KernelFlag::NoDev => MountOption::NoDev,
-        KernelFlag::NoAtime => MountOption::NoAtime,
-    }));
-    config.mount_options.dedup();
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(THREADS);
-    config.clone_fd = true;
-    config
-}
-
 impl Mounted {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
+    /// Its name in /proc/mounts.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What earlier mounts left in the staging folder and can't be sent.
     pub fn unsent(&self) -> &[Unsent] {
         &self.unsent
+    }
+
+    /// Changes what can change while it is up; `Usage` names what can't.
+    pub async fn change(&self, options: MountOptions) -> Result<()> {
+        let (mut before, mut after) = (self.options.clone(), options.clone());
+        for one in [&mut before, &mut after] {
+            one.kernel.clear();
+            one.fsname = None;
+            one.read_only = false;
+        }
+        let fixed = |what: &str| {
+            let why =
+                format!("{what} can't change while {} is mounted: unmount it first", self.dir.display());
+            Err(Error::new(Kind::Usage, why))
+        };
+        if before != after {
+            return fixed("options other than ro, rw, exec, suid, dev and atime");
+        }
+        // Its files were opened so.
+        if self.options.read_only && !options.read_only {
+            return fixed("a mount that began with ro");
+        }
+        let dir = self.dir.clone();
+        self.rt.cpu(move || attach::change(&dir, &options)).await?
+    }
+
+    /// The kernel's mount is gone; what was written may still be on its way.
+    pub fn is_out(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Of one that is out: what waits is left to a mount that comes next, what is being sent is waited for.
+    pub async fn leave_to_next(&self) {
+        self.fs.leave_to_next();
+        self.ended().await;
+    }
+
+    /// Whether it is at its place still, or was taken out of the tree a moment ago (then it is waited for). `Owned`: it was
+    /// taken out while files in it were open.
+    pub async fn is_in(&self) -> Result<bool> {
+        let place = self.dir.clone();
+        let is_mount = self.rt.cpu(move || is_mount(&place)).await?;
+        if is_mount && !self.is_out() {
+            return Ok(true);
+        }
+        let mut ended = self.ended.clone();
+        match self.rt.timeout(LEAVING, ended.wait_for(|ended| *ended)).await {
+            Some(_) => Ok(false),
+            None => {
+                let why =
+                    "is unmounted, but files in it are open still: end who has them open, then mount again";
+                Err(Error::new(Kind::Owned, format!("{} {why}", self.dir.display())))
+            }
+        }
     }
 
     /// What is still to be sent.
@@ -242,6 +282,14 @@ impl Drop for Mounted {
         // Its own drop would wait for nobody; detached, the threads end with the last open file.
         drop(self.session.lock().take());
     }
+}
+
+/// Whether something is mounted there, without asking whoever serves it.
+fn is_mount(dir: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    statx(CWD, dir, how, StatxFlags::empty())
+        .is_ok_and(|s| s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// The kernel may answer a stat by itself for a while after the daemon's death.

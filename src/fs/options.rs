@@ -32,8 +32,11 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
     ("ca", "ca"),
 ];
 
-/// What mount(8) hands to every helper and means nothing to us.
-const IGNORED: &[&str] = &["rw", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner"];
+/// What mount(8) hands to every helper and means nothing to us; the last ones, from /proc/mounts, at a remount.
+const IGNORED: &[&str] = &[
+    "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "remount", "user_id",
+    "group_id", "rootmode", "max_read", "blksize",
+];
 
 /// What close(2) and fsync(2) wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -235,6 +238,7 @@ impl MountOptions {
     fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool> {
         match name {
             "ro" | "read-only" => self.read_only = true,
+            "rw" => self.read_only = false,
             "flush" => self.flush = flush(value)?,
             "uid" => self.uid = number(name, value)?,
             "gid" => self.gid = number(name, value)?,
@@ -264,7 +268,9 @@ impl MountOptions {
             "dev" => self.kernel.retain(|f| *f != KernelFlag::NoDev),
             // mountpoint-s3 wants these said; here they always hold.
             "allow-delete" | "allow-overwrite" => {}
-            "exec" | "atime" | "relatime" | "async" | "default_permissions" => {}
+            "exec" => self.kernel.retain(|f| *f != KernelFlag::NoExec),
+            "atime" | "relatime" => self.kernel.retain(|f| *f != KernelFlag::NoAtime),
+            "async" | "default_permissions" => {}
             _ => return Ok(false),
         }
         Ok(true)

@@ -20,7 +20,7 @@ use super::stage::Stage;
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-const LOCK: &str = "lock";
+pub const LOCK: &str = "lock";
 /// Mounts of one bucket at a time.
 const SLOTS: usize = 64;
 const STAGE: &str = ".stage";
@@ -76,7 +76,7 @@ pub struct Found {
 
 impl Found {
     /// Adds what is left in a slot whose lock is held; true when there is any.
-    async fn look(&mut self, folder: &Folder, dir: &Path) -> Result<bool> {
+    pub async fn look(&mut self, folder: &Folder, dir: &Path) -> Result<bool> {
         let disk = folder.disk();
         let names = disk.list(dir).await?;
         for id in names.iter().filter_map(|n| n.strip_suffix(EDITS)) {

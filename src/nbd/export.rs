@@ -43,8 +43,8 @@ pub trait Exports: Send + Sync + 'static {
 
     /// Opens for one connection. Unknown is `Kind::NotFound`; a refusal (`Kind::Owned`, say) reaches the client
     /// with its sentence. The handle is dropped when the client has gone and its work is done.
-    /// Driven to its end, but for a server that stops.
-    async fn open(&self, name: &str) -> Result<Arc<dyn Export>>;
+    /// Driven to its end, but for a server that stops. `peer`: the client's address, or `process` and its number.
+    async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>>;
 }
 
 /// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no order.

@@ -35,6 +35,7 @@ pub struct Handshake<'a, S> {
     pub stream: &'a mut S,
     pub window: &'a mut Window,
     pub exports: &'a dyn Exports,
+    pub peer: &'a str,
     pub stop: &'a CancellationToken,
 }
 
@@ -167,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     async fn go(&mut self, data: &[u8], agreed: Agreed, out: &mut Vec<u8>) -> Next {
         let opened = async {
             let request = parse_info(data)?;
-            Ok::<_, Refused>((self.exports.open(&request.name).await?, request))
+            Ok::<_, Refused>((self.exports.open(&request.name, self.peer).await?, request))
         };
         match opened.await {
             Ok((export, request)) => {
@@ -194,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             return Err(Error::new(Kind::Closed, "the server is shutting down"));
         }
         let name = wire::parse_name(data.unwrap_or(&[0; wire::OPTION_DATA_MAX]))?;
-        let export = self.exports.open(&name).await?;
+        let export = self.exports.open(&name, self.peer).await?;
         let d = export.describe();
         wire::put_old_answer(out, &d, agreed.structured, agreed.no_zeroes);
         Ok(Next::Enter(session(export, d, agreed)))

@@ -45,7 +45,7 @@ impl Exports for MemoryExports {
         Ok(self.find(name)?.description.clone())
     }
 
-    async fn open(&self, name: &str) -> Result<Arc<dyn Export>> {
+    async fn open(&self, name: &str, _: &str) -> Result<Arc<dyn Export>> {
         Ok(self.find(name)?.clone())
     }
 }

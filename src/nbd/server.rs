@@ -119,7 +119,8 @@ impl House {
         window: &mut Window,
         peer: &str,
     ) -> Option<Session> {
-        let haggling = Handshake { rt: &self.rt, stream, window, exports: &*self.exports, stop: &self.stop };
+        let haggling =
+            Handshake { rt: &self.rt, stream, window, exports: &*self.exports, peer, stop: &self.stop };
         let haggling = haggling.run();
         let stopped = async {
             self.stop.cancelled().await;

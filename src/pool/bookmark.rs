@@ -1,4 +1,5 @@
-//! How far a scrub has come, on the local disk: one that is cut off is taken up where it was.
+//! How far a scrub has come, on the local disk: one that is cut off is taken up where it was. And what the last one that
+//! came to its end found (`scrubbed`, JSON: `LastScrub`).
 //!
 //! File `scrub` in the pool's folder, JSON: `{"format": 1, "pool": ID, "generation": N, "after": {"volume": ID, "epoch": N,
 //! "seq": N}, "doubtful": [[{"volume": …}, SHARD]…], "shards": N, "bytes": N}`. Chunks up to `after` were read; those shards
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::report::ScrubReport;
 use crate::base::rt::Disk;
 use crate::base::{ChunkId, Generation, PoolId, Result};
 
@@ -29,17 +31,79 @@ pub(super) struct Mark {
     pub bytes: u64,
 }
 
+/// The last scrub or repair of this host that came to its end, and what it found or left wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastScrub {
+    /// When it ended, in milliseconds since 1970.
+    pub ended_ms: u64,
+    pub rotten: u64,
+    pub missing: u64,
+    pub misplaced: u64,
+    pub foreign: u64,
+    pub orphans: u64,
+    /// Stores that could not be looked through.
+    pub unreachable: u64,
+    pub checked_shards: u64,
+    pub checked_bytes: u64,
+}
+
+impl LastScrub {
+    fn of(report: &ScrubReport, ended_ms: u64) -> LastScrub {
+        LastScrub {
+            ended_ms,
+            rotten: report.rotten.len() as u64,
+            missing: report.missing.len() as u64,
+            misplaced: report.misplaced.len() as u64,
+            foreign: report.foreign.len() as u64,
+            orphans: report.orphans.len() as u64,
+            unreachable: report.unreachable.len() as u64,
+            checked_shards: report.checked_shards,
+            checked_bytes: report.checked_bytes,
+        }
+    }
+
+    /// What was found, for people.
+    pub fn found(&self) -> String {
+        let all = [
+            (self.rotten, "rotten"),
+            (self.missing, "missing"),
+            (self.misplaced, "misplaced"),
+            (self.foreign, "foreign"),
+            (self.orphans, "orphaned"),
+            (self.unreachable, "stores not looked through"),
+        ];
+        let wrong: Vec<String> =
+            all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        if wrong.is_empty() { "nothing wrong".into() } else { wrong.join(", ") }
+    }
+}
+
 /// Where it is kept.
 #[derive(Debug)]
 pub(super) struct Bookmark {
     disk: Arc<dyn Disk>,
+    last: PathBuf,
     path: PathBuf,
     pool: PoolId,
 }
 
 impl Bookmark {
     pub(super) fn new(disk: Arc<dyn Disk>, folder: &Path, pool: PoolId) -> Bookmark {
-        Bookmark { disk, path: folder.join("scrub"), pool }
+        Bookmark { disk, path: folder.join("scrub"), last: folder.join("scrubbed"), pool }
+    }
+
+    /// Writes down what a whole one found. Only telling it needs that.
+    pub(super) async fn ended(&self, report: &ScrubReport, now_ms: u64) {
+        let text = serde_json::to_vec(&LastScrub::of(report, now_ms)).expect("it has only string keys");
+        if let Err(error) = self.disk.write_atomic(&self.last, text.into()).await {
+            tracing::warn!(path = %self.last.display(), %error, "what a scrub found can't be written down");
+        }
+    }
+
+    /// None: none has ended on this host, or what it found can't be read.
+    pub(super) async fn last(&self) -> Option<LastScrub> {
+        let bytes = self.disk.read(&self.last, FILE_MAX).await.ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// What an earlier run left in this generation of the pool.

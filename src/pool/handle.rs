@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::bookmark::LastScrub;
 use super::chunk::{Chunk, ChunkKind, Inventory};
 use super::condition::{self, Condition, Need};
 use super::config::{PoolConfig, Settings, guesses};
@@ -284,7 +285,14 @@ impl Pool {
         tempo: Tempo,
         watch: Watch<'_>,
     ) -> Result<ScrubReport> {
-        scrub::scrub(&self.fleet, inventory, tempo, watch).await
+        let report = scrub::scrub(&self.fleet, inventory, tempo, watch).await?;
+        self.fleet.bookmark().ended(&report, self.fleet.rt().wall_ms()).await;
+        Ok(report)
+    }
+
+    /// What the last scrub or repair on this host found, or left.
+    pub async fn last_scrub(&self) -> Option<LastScrub> {
+        self.fleet.bookmark().last().await
     }
 
     /// Mends everything that a scrub finds.
@@ -294,7 +302,9 @@ impl Pool {
         tempo: Tempo,
         watch: Watch<'_>,
     ) -> Result<RepairReport> {
-        repair::repair(&self.fleet, inventory, tempo, watch).await
+        let done = repair::repair(&self.fleet, inventory, tempo, watch).await?;
+        self.fleet.bookmark().ended(&done.left, self.fleet.rt().wall_ms()).await;
+        Ok(done)
     }
 
     /// The id of the volume of this name.

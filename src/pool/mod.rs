@@ -18,7 +18,6 @@ mod host;
 mod key;
 mod label;
 mod layout;
-mod leaving;
 mod mask;
 mod member;
 mod mend;
@@ -47,6 +46,7 @@ mod watched;
 #[cfg(test)]
 mod tests;
 
+pub use bookmark::LastScrub;
 pub use chunk::{Chunk, ChunkKind, Fate, Inventory};
 pub use condition::{Away, Condition, Need};
 pub use config::{PoolConfig, Settings, StoreEntry};

@@ -202,6 +202,7 @@ async fn begin(
         Ok(books) => {
             sweep(ground, &taken);
             let session = Session::start(ground.clone(), taken, journal, books, left).await?;
+            tracing::info!(volume = %ground.title(), "the volume is open here");
             Ok(Owned { session, notes })
         }
         Err(error) => {

@@ -45,7 +45,10 @@ impl Session {
         }
         drop(gate);
         match done {
-            Ok(head) => Released::Done(Box::new(head)),
+            Ok(head) => {
+                tracing::info!(volume = %self.ground.title(), "the volume is released");
+                Released::Done(Box::new(head))
+            }
             Err(stop) => Released::Unknown(stop),
         }
     }

@@ -21,6 +21,7 @@ use super::desk::Desk;
 use super::mounts::MountInfo;
 use crate::base::{Error, HostId, Kind, Result};
 use crate::cache::{DiskStats, MemoryStats};
+use crate::fs::Kept;
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
@@ -32,10 +33,16 @@ const LOOK_ONE: Duration = Duration::from_secs(15);
 pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
     // Not the list of volumes: how long it takes depends on how many there are, so it bounds the silence itself.
     let looks = matches!(verb, Verb::PoolList | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. });
-    let manner = Manner::of(desk, &verb);
+    let (manner, deed) = (Manner::of(desk, &verb), deed(&verb));
     let work = Box::pin(manner.carry(desk, &progress, Box::pin(carry_out(desk, verb, &progress))));
     if !looks {
-        return work.await;
+        let done = work.await;
+        match (&done, deed.or_else(|| manner.deed())) {
+            (Ok(_), Some(deed)) => tracing::info!("{deed}"),
+            (Err(why), Some(deed)) => tracing::info!("asked for, not done: {deed}: {why}"),
+            (_, None) => {}
+        }
+        return done;
     }
     match desk.seat.rt.timeout(LOOK, work).await {
         Some(done) => done,
@@ -45,6 +52,24 @@ pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outc
             Err(Error::new(Kind::Unavailable, why.trim_end_matches(": ")))
         }
     }
+}
+
+/// What the log says of a verb that is done, where `Manner::deed` doesn't.
+fn deed(verb: &Verb) -> Option<String> {
+    Some(match verb {
+        Verb::PoolCreate(args) => format!("pool {} was made", args.name),
+        Verb::PoolAdd { name, .. } => format!("pool {name} was added"),
+        Verb::PoolForget { name, .. } => format!("pool {name} was forgotten"),
+        Verb::Mount { url, dir, .. } => format!("{url} was mounted at {dir}"),
+        Verb::Unmount { dir } => format!("{dir} was unmounted"),
+        Verb::MountExport { url, to } => format!("what is kept of {url} was copied to {to}"),
+        Verb::MountDrop { url, dry_run: false } => format!("what was kept of {url} was dropped"),
+        Verb::VolumeRemove { path, dry_run: true, .. } => format!("it was asked what removing {path} takes"),
+        Verb::SnapshotRemove { path, dry_run: true, .. } => {
+            format!("it was asked what removing {path} takes")
+        }
+        _ => return None,
+    })
 }
 
 async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
@@ -84,6 +109,9 @@ async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<O
         Verb::Clone { from, to, if_absent } => Box::pin(volume::clone(desk, &from, &to, if_absent)).await,
         Verb::Mount { url, dir, options } => Box::pin(mount::mount(desk, &url, &dir, &options)).await,
         Verb::Unmount { dir } => Box::pin(mount::unmount(desk, &dir, progress)).await,
+        Verb::MountList => Box::pin(mount::list(desk)).await,
+        Verb::MountExport { url, to } => Box::pin(mount::export(desk, &url, &to)).await,
+        Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(desk, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(desk, &dir)).await,
         Verb::Status => status(desk).await,
     }
@@ -98,6 +126,7 @@ struct Status {
     pools: Vec<pool::Line>,
     volumes: Vec<volume::InUse>,
     mounts: Vec<MountInfo>,
+    kept_files: Vec<Kept>,
     kept_journals: Vec<PathBuf>,
     cache: Caches,
 }
@@ -122,6 +151,7 @@ async fn status(desk: &Desk) -> Result<Outcome> {
         pools: pool::lines(desk),
         volumes: volume::in_use(desk),
         mounts: desk.mounts.list(),
+        kept_files: desk.mounts.kept(seat).await.unwrap_or_default(),
         kept_journals: seat.home.kept_journals(&*seat.disk).await,
         cache: Caches { memory: desk.pools.memory().frames.stats(), disk: desk.pools.memory().disk.stats() },
     };
@@ -141,6 +171,7 @@ async fn status(desk: &Desk) -> Result<Outcome> {
     if let Some(trouble) = status.cache.disk.as_ref().and_then(|disk| disk.trouble.as_ref()) {
         outcome = outcome.note(trouble.clone());
     }
+    outcome = outcome.note_all(mount::kept_notes(&status.kept_files));
     for journal in &status.kept_journals {
         let kept = format!("writes that are in no volume are kept in {}", journal.display());
         outcome = outcome.note(kept);

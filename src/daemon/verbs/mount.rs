@@ -1,15 +1,17 @@
 //! Verbs of mounts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
 
+use crate::base::size::{show_bytes, show_count};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
 use crate::daemon::places;
-use crate::fs::MountOptions;
+use crate::fs::{Keep, Kept, MountOptions};
 use crate::store::StoreUrl;
 
 /// Folders below a `file://` bucket in which a pool's label is looked for.
@@ -55,15 +57,27 @@ fn beside_its_folders(desk: &Desk, url: &StoreUrl, at: &str) -> Result<()> {
     Ok(())
 }
 
+/// The options without `remount`, and whether it was among them.
+fn remount(options: &[String]) -> (Vec<String>, bool) {
+    let (asked, options): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|o| o == "remount");
+    (options, !asked.is_empty())
+}
+
 pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
+    let typed = url;
     let url = desk.config.store_url(url)?;
+    let (options, changes) = remount(options);
+    if changes {
+        desk.mounts.change(&url, dir, &options).await?;
+        return Outcome::of(&json!({"url": url, "dir": dir}));
+    }
     let mut place: StoreUrl = url.parse()?;
     for (name, value) in &MountOptions::parse(&options.join(","))?.1 {
         place.set(name, value)?;
     }
     apart_from_pools(desk, &place).await?;
     beside_its_folders(desk, &place, dir)?;
-    let notes = desk.mounts.add(&desk.seat, &url, dir, options, &desk.pools.memory().disk).await?;
+    let notes = desk.mounts.add(&desk.seat, (&url, typed), dir, &options, &desk.pools.memory().disk).await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), notes, ..Outcome::default() })
 }
 
@@ -74,6 +88,60 @@ pub async fn unmount(desk: &Desk, dir: &str, progress: &ProgressSink) -> Result<
 }
 
 pub async fn ended(desk: &Desk, dir: &str) -> Result<Outcome> {
-    desk.mounts.ended(Some(dir)).await;
+    desk.mounts.ended(dir).await;
     Ok(Outcome::default())
+}
+
+/// A sentence for each bucket of which something is kept.
+pub fn kept_notes(kept: &[Kept]) -> Vec<String> {
+    let mut by_url: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for one in kept {
+        let (files, bytes) = by_url.entry(&one.url).or_default();
+        *files += 1;
+        *bytes += one.bytes;
+    }
+    let sentence = |(url, (files, bytes)): (&str, (u64, u64))| {
+        format!(
+            "{} of {url} ({}) could not be stored and are kept on this host: mount it to have them sent, or see `windlass mount \
+             export` and `windlass mount drop`",
+            show_count(files, "file"),
+            show_bytes(bytes)
+        )
+    };
+    by_url.into_iter().map(sentence).collect()
+}
+
+pub async fn list(desk: &Desk) -> Result<Outcome> {
+    let kept = desk.mounts.kept(&desk.seat).await?;
+    let notes = kept_notes(&kept);
+    Ok(Outcome::of(&json!({"mounts": desk.mounts.list(), "kept_files": kept}))?.note_all(notes))
+}
+
+pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
+    let work = async |keep: Keep| {
+        let (copied, result) = keep.copy_out(Path::new(to)).await;
+        let count = show_count(copied.len() as u64, "file");
+        result.map_err(|why| why.context(format_args!("{count} copied to {to}, not all")))?;
+        let outcome = Outcome::of(&json!({"url": url, "copied": copied}))?;
+        Ok(outcome
+            .note(format!("{count} copied to {to}; they are kept here too, until they are sent or dropped")))
+    };
+    desk.mounts.with_kept(&desk.seat, url, work).await
+}
+
+pub async fn drop_kept(desk: &Desk, url: &str, dry_run: bool) -> Result<Outcome> {
+    let work = async |keep: Keep| {
+        let list = keep.list();
+        let bytes = show_bytes(list.iter().map(|one| one.bytes).sum());
+        let count = show_count(list.len() as u64, "file");
+        let outcome = Outcome::of(&json!({"url": url, "dropped": list, "dry_run": dry_run}))?;
+        if dry_run {
+            return Ok(outcome.note(format!("{count} ({bytes}) would be dropped")));
+        }
+        keep.drop_all().await?;
+        Ok(outcome.note(format!(
+            "{count} ({bytes}) dropped: what they held is nowhere else, unless it was sent since"
+        )))
+    };
+    desk.mounts.with_kept(&desk.seat, url, work).await
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde::Serialize;
 
-use crate::base::size::{show_bytes, show_count};
+use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
@@ -214,6 +214,14 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
         || !status.replacing.is_empty()
         || status.stores.iter().any(|s| s.state != "in");
     let mut outcome = Outcome::of(&status)?.degraded(attention);
+    if let Some(last) = pool.last_scrub().await {
+        if let Some(fields) = outcome.value.as_object_mut() {
+            fields.insert("last_scrub".into(), serde_json::json!(last));
+        }
+        let ago = show_time(desk.seat.rt.wall_ms().saturating_sub(last.ended_ms));
+        let shards = show_count(last.checked_shards, "shard");
+        outcome = outcome.note(format!("last scrub on this host {ago} ago: {shards} read, {}", last.found()));
+    }
     if status.stores.iter().any(|s| s.state == "out") {
         outcome = outcome.note(way_back(name, pool.condition().undecided.is_some()));
     }

@@ -54,6 +54,7 @@ fn shown(desk: &Desk, path: &VolumePath, info: &VolumeInfo) -> Result<Value> {
     if let Some(fields) = value.as_object_mut() {
         fields.insert("path".into(), json!(path.to_string()));
         fields.insert("clients".into(), json!(desk.sessions.clients(path)));
+        fields.insert("writers".into(), json!(desk.sessions.writers(path)));
         fields.insert("state".into(), json!(state(info)));
     }
     Ok(value)
@@ -193,6 +194,13 @@ pub async fn info(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     let mut outcome = Outcome { value: shown(desk, path, &info)?, ..Outcome::default() };
     for journal in &info.kept_journals {
         outcome = outcome.note(kept(journal));
+    }
+    let writers = desk.sessions.writers(path);
+    if writers.len() > 1 {
+        let writers = writers.join(", ");
+        outcome = outcome.note(format!(
+            "several clients write to {path} ({writers}): no ordinary filesystem bears that; end all but one"
+        ));
     }
     Ok(outcome.degraded(info.degraded || info.trouble.is_some()))
 }
@@ -372,7 +380,7 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
         }
-        sessions.push(desk.sessions.enter(&path.volume, &open.volumes));
+        sessions.push(desk.sessions.enter(&path.volume, &open.volumes, "a command"));
         let volume = match owned {
             Some(volume) => volume,
             None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,

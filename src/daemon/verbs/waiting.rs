@@ -113,12 +113,9 @@ impl Manner {
             Verb::VolumeList { pool: None } | Verb::PoolList => {
                 looks(desk.pools.known().into_iter().map(|k| k.name))
             }
-            Verb::MountEnded { .. } | Verb::Status => looks([]),
-            Verb::PoolCreate(_)
-            | Verb::PoolAdd { .. }
-            | Verb::PoolForget { .. }
-            | Verb::Mount { .. }
-            | Verb::Unmount { .. } => Manner { end: End::Finishes, ..looks([]) },
+            Verb::MountEnded { .. } | Verb::MountList | Verb::Status => looks([]),
+            // Of pools that are made or forgotten, and of mounts.
+            _ => Manner { end: End::Finishes, ..looks([]) },
         }
     }
 
@@ -164,6 +161,14 @@ impl Manner {
             }
         }))
         .await;
+    }
+
+    /// What is then done, in a sentence.
+    pub fn deed(&self) -> Option<String> {
+        match &self.end {
+            End::Unknown(what, _) => Some(what.clone()),
+            _ => None,
+        }
     }
 
     fn not_begun(&self, why: &str) -> Error {

@@ -4,6 +4,7 @@
 mod caching;
 mod doubts;
 mod faults;
+mod kept;
 mod keys;
 mod large;
 mod listing;

@@ -114,7 +114,7 @@ impl Exports for Shown {
         if name == "owned" { Ok(description(name, false)) } else { Ok(self.0.find(name)?.describe()) }
     }
 
-    async fn open(&self, name: &str) -> Result<Arc<dyn Export>> {
+    async fn open(&self, name: &str, _: &str) -> Result<Arc<dyn Export>> {
         if name == "owned" {
             return Err(Error::new(Kind::Owned, "host `b` has owned it since noon"));
         }
