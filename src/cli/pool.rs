@@ -214,6 +214,15 @@ fn status(value: &Value) {
         let (kept, url) = (show_count(number(store, "undeleted"), "object"), output::text(store, "url"));
         output::line(&format!("{kept} that nobody needs stay in {url}: it does not let this host delete"));
     }
+    let missed = number(value, "missed_deletes");
+    if missed > 0 || value["missed_deletes_incomplete"] == true {
+        let more = match value["missed_deletes_incomplete"] == true {
+            true => ", and more than is remembered (`windlass pool repair` finds them)",
+            false => "",
+        };
+        let missed = show_count(missed, "shard");
+        output::line(&format!("{missed} that nobody needs are deleted when their stores are back{more}"));
+    }
     for risk in value["at_risk"].as_array().into_iter().flatten() {
         let (chunks, shards) = (number(risk, "chunks"), number(risk, "missing_shards"));
         let (chunks, shards) = (show_count(chunks, "object"), show_count(shards, "shard"));

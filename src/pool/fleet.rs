@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::bookmark::Bookmark;
 use super::codec::Codec;
+use super::config::guesses;
 use super::footers::Footers;
 use super::hedge::Hedges;
 use super::hints::Hints;
@@ -19,7 +20,7 @@ use crate::base::{ChunkId, Incarnation, Kind, RegisterId, Result};
 use crate::store::Cause;
 
 /// Keys that one delete request names at most.
-const DELETE_MAX: usize = 1000;
+pub(super) const DELETE_MAX: usize = 1000;
 
 /// See the module.
 #[derive(Debug)]
@@ -107,36 +108,54 @@ impl Fleet {
         self.membership().is_new(place(id, shard, self.layout.n()))
     }
 
-    /// Deletes all shards of these chunks from the stores that answer and let us; what others keep is left to scrub.
+    /// Deletes all shards of these chunks from the stores that answer and let us. What those that are away keep is remembered
+    /// (`leaving`), and deleted when they are back.
     pub(super) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
-        let n = self.layout.n();
-        for id in ids {
-            self.hints.remove(id, Mask::all(n));
-            self.footers.forget(id, n);
-        }
+        let (n, guesses) = (self.layout.n(), self.guesses());
+        self.hints.dead(ids);
+        ids.iter().for_each(|id| self.footers.forget(id, n));
         for part in ids.chunks(DELETE_MAX) {
-            let members = self.members().into_iter().filter(|m| m.standing().usable());
-            let deletes = members.map(|member| async move {
-                let keys = part.iter().map(|id| shard_key(id, shard_on(id, member.index(), n)));
-                let keys: Vec<String> = keys.collect();
-                match member.delete(&keys, Cause::Delete).await {
-                    // One that went away meanwhile is like one that was away before.
-                    Err(_) if !member.standing().usable() => Ok(()),
-                    // Who may not delete can do all else: what stays is told, and scrub finds it.
-                    Err(e) if e.is(Kind::Denied) => {
-                        if member.traffic().not_deleted(keys.len() as u64) {
-                            tracing::warn!("what nobody needs piles up: {e}");
-                        }
-                        Ok(())
+            let deletes = self.members().into_iter().map(|member| async move {
+                let shards: Vec<usize> = part.iter().map(|id| shard_on(id, member.index(), n)).collect();
+                let keys: Vec<String> = part.iter().zip(&shards).map(|(id, i)| shard_key(id, *i)).collect();
+                if member.standing().usable() {
+                    match self.delete_from(&member, &keys).await {
+                        // One that went away meanwhile is like one that was away before.
+                        Err(_) if !member.standing().usable() => {}
+                        out => return out,
                     }
-                    out => out,
                 }
+                self.hints.change_leaving(|l| {
+                    for (id, shard) in part.iter().zip(shards) {
+                        l.missed(*id, Mask::default().with(shard), guesses);
+                    }
+                });
+                Ok(())
             });
             futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
         }
         // A look may have come in between.
         ids.iter().for_each(|id| self.hints.remove_damage(id, Mask::all(n)));
         Ok(())
+    }
+
+    /// `Ok` also where the store does not let us.
+    pub(super) async fn delete_from(&self, member: &Member, keys: &[String]) -> Result<()> {
+        match member.delete(keys, Cause::Delete).await {
+            // Who may not delete can do all else: what stays is told, and scrub finds it.
+            Err(e) if e.is(Kind::Denied) => {
+                if member.traffic().not_deleted(keys.len() as u64) {
+                    tracing::warn!("what nobody needs piles up: {e}");
+                }
+                Ok(())
+            }
+            out => out,
+        }
+    }
+
+    /// How often the pool had been decided by guess, as far as this host has heard.
+    pub(super) fn guesses(&self) -> u64 {
+        guesses(self.membership().generation)
     }
 
     /// Stores that have been failing for at least so long.

@@ -1,20 +1,21 @@
 //! What this host knows to be missing, on the local disk: shards that were left out when their chunk was stored, put when their
-//! store is back; and shards that were stored and then found gone or rotten, which `pool repair` rebuilds.
+//! store is back; and shards that were stored and then found gone or rotten, which `pool repair` rebuilds. Also what should
+//! not be there: shards whose deletion a store missed, which are deleted when it is back (`leaving`).
 //!
-//! A hint saves time, it is not the truth: scrub finds what is missing without it. File `pending.ID`, of the pool's id, in the
-//! folder of its name, which may have been another pool's:
+//! A hint saves time, it is not the truth: scrub finds without it what is missing, and what nobody needs. File `pending.ID`,
+//! of the pool's id, in the folder of its name, which may have been another pool's:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
-//! | 0 | 8 | magic `WLHINTS2` |
+//! | 0 | 8 | magic `WLHINTS3` |
 //! | 8 | 16 | pool id |
-//! | 24 | 1 | 1: more is missing than is written here, scrub finds it |
-//! | 25 | 4 | number of entries |
-//! | 29 | 56 each | volume id (16), epoch (8), sequence (8), bit sets of shards: left out (8), found gone (8), found rotten (8) |
+//! | 24 | 1 | 1: more is missing than is written here, scrub finds it; 2: so with deletions that were missed |
+//! | 25 | 8 | how often the pool had been decided by guess when the deletions were missed |
+//! | 33 | 4 | number of entries |
+//! | 37 | 64 each | volume id (16), epoch (8), sequence (8), bit sets of shards: left out (8), found gone (8), found rotten (8), to be deleted (8) |
 //! | −4 | 4 | CRC32C of all before |
 //!
-//! All little-endian. Written as a whole, a moment after a change; a damaged file counts as "more is missing". Of the magic
-//! `WLHINTS1`, the entries end after the shards left out.
+//! All little-endian. Written as a whole, a moment after a change; a damaged file counts as "more is missing".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::leaving::{ENTRIES_MAX, Leaving, take};
 use super::mask::Mask;
 use super::watched::Watched;
 use crate::base::codec::{Reader, Writer};
@@ -30,14 +32,14 @@ use crate::base::rt::{Disk, Rt};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, PoolId, Result, Seq, VolumeId};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS2");
-const MAGIC_1: u64 = u64::from_le_bytes(*b"WLHINTS1");
-const ENTRY: usize = 56;
-const ENTRY_1: usize = 40;
-/// Chunks remembered at most, of each kind; 11 MB of file.
-const ENTRIES_MAX: usize = 100_000;
-const FILE_ENTRIES: usize = 2 * ENTRIES_MAX;
-const FILE_MAX: usize = 29 + ENTRY * FILE_ENTRIES + 4;
+const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS3");
+const HEADER: usize = 37;
+const ENTRY: usize = 64;
+const MORE_MISSING: u8 = 1;
+const MORE_TO_DELETE: u8 = 2;
+/// 20 MB of file.
+const FILE_ENTRIES: usize = 3 * ENTRIES_MAX;
+const FILE_MAX: usize = HEADER + ENTRY * FILE_ENTRIES + 4;
 /// Shards that reads could not use and that wait for a closer look; others are met again.
 const DOUBTS_MAX: usize = 64;
 /// Changes within this are written together.
@@ -82,6 +84,8 @@ struct State {
     /// More is missing than is known here; and as of which change.
     overflow: bool,
     overflowed: u64,
+    /// See its module.
+    leaving: Leaving,
     /// Counts changes, and which of them are on disk.
     changes: u64,
     written: u64,
@@ -125,29 +129,29 @@ impl Hints {
     ) -> Result<Arc<Hints>> {
         disk.create_dir(folder).await?;
         let path = folder.join(format!("pending.{pool}"));
-        // Its name before pools of one name were told apart.
-        let before = folder.join("pending");
-        if disk.read(&before, FILE_MAX).await.is_ok_and(|bytes| decode(&bytes, pool).is_ok()) {
-            disk.rename(&before, &path).await?;
-        }
         let mut state = State::default();
         match disk.read(&path, FILE_MAX).await {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) if e.kind() != std::io::ErrorKind::InvalidData => return Err(e.into()),
             other => match other.map_err(Into::into).and_then(|bytes| decode(&bytes, pool)) {
                 Ok(known) => {
-                    (state.missing, state.damaged, state.overflow) =
-                        (known.missing, known.damaged, known.overflow);
+                    (state.missing, state.damaged, state.overflow, state.leaving) =
+                        (known.missing, known.damaged, known.overflow, known.leaving);
                 }
                 Err(e) => {
                     tracing::warn!("{}: {e}; run `pool repair` to find what is missing", path.display());
                     state.overflow = true;
+                    state.leaving.lose();
                 }
             },
         }
         let hints = Arc::new(Hints { pool, disk, path, state: Watched::new(state) });
         rt.spawn(keep_written(rt.clone(), hints.clone())).detach();
         Ok(hints)
+    }
+
+    pub(super) fn pool(&self) -> PoolId {
+        self.pool
     }
 
     /// These shards are not stored yet; each is reported by `remove` or `left` later.
@@ -247,6 +251,9 @@ impl Hints {
         self.state.update(|s| {
             take(&mut s.under_way, &id, Mask::default().with(shard));
             s.changes += 1;
+            if s.leaving.put_ended(&id, Mask::default().with(shard)) {
+                return;
+            }
             if s.missing.len() >= ENTRIES_MAX && !s.missing.contains_key(&id) {
                 (s.overflow, s.overflowed) = (true, s.changes);
             } else {
@@ -261,6 +268,7 @@ impl Hints {
         self.state.update(|s| {
             let rotten = s.damaged.get(id).map(|d| d.rotten).unwrap_or_default();
             let sound = shards.minus(rotten);
+            s.changes += u64::from(s.leaving.put_ended(id, shards));
             if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) | s.right(id, sound) {
                 s.changes += 1;
             }
@@ -293,6 +301,7 @@ impl Hints {
     pub(super) fn clear_if(&self, changes: u64) {
         self.state.update(|s| {
             s.overflow &= s.overflowed > changes;
+            s.leaving.overflow &= s.leaving.overflowed > changes;
             if s.changes == changes {
                 s.missing.clear();
             }
@@ -334,9 +343,45 @@ impl Hints {
         })
     }
 
-    /// Waits until something is missing; false when closed.
+    /// Waits until something is missing or to be deleted; false when closed.
     pub(super) async fn any(&self) -> bool {
-        self.state.until(|s| (s.closed || !s.missing.is_empty()).then_some(!s.closed)).await
+        let any = |s: &State| !s.missing.is_empty() || !s.leaving.missed.is_empty();
+        self.state.until(|s| (s.closed || any(s)).then_some(!s.closed)).await
+    }
+
+    /// What is remembered of deletions, to look at.
+    pub(super) fn leaving<T>(&self, look: impl FnOnce(&Leaving) -> T) -> T {
+        self.state.with(|s| look(&s.leaving))
+    }
+
+    /// Nobody needs these chunks any more: nothing of them is missing, and what a put that goes on may bring is to be deleted.
+    pub(super) fn dead(&self, ids: &[ChunkId]) {
+        self.state.update(|s| {
+            for id in ids {
+                let known = s.missing.remove(id).is_some() | s.damaged.remove(id).is_some();
+                let put = s.under_way.remove(id);
+                s.changes += u64::from(known || put.is_some());
+                s.leaving.dead(id, put.unwrap_or_default());
+            }
+        });
+    }
+
+    /// Shards are put again; the number of this, for `put_ended`. Should their chunk die meanwhile, they must not stay.
+    pub(super) fn put_begins(&self, id: ChunkId, shards: Mask) -> u64 {
+        self.state.with(|s| s.leaving.put_begins(id, shards))
+    }
+
+    pub(super) fn put_ended(&self, number: u64) {
+        self.state.update(|s| s.changes += u64::from(s.leaving.put_again_ended(number)));
+    }
+
+    /// A change of what is remembered of deletions.
+    pub(super) fn change_leaving<T>(&self, change: impl FnOnce(&mut Leaving) -> T) -> T {
+        self.state.update(|s| {
+            s.changes += 1;
+            s.leaving.now = s.changes;
+            change(&mut s.leaving)
+        })
     }
 
     /// Everything known now is on disk.
@@ -355,22 +400,28 @@ impl Hints {
 
     fn encode(&self) -> (u64, Bytes) {
         self.state.with(|s| {
-            let mut all: BTreeMap<ChunkId, (Mask, Damage)> = BTreeMap::new();
+            let mut all: BTreeMap<ChunkId, (Mask, Damage, Mask)> = BTreeMap::new();
             for (id, mask) in s.missing.iter().chain(&s.under_way) {
-                let (known, _) = all.entry(*id).or_default();
+                let (known, ..) = all.entry(*id).or_default();
                 *known = known.or(*mask);
             }
             for (id, damage) in &s.damaged {
                 all.entry(*id).or_default().1 = *damage;
             }
+            for (id, mask) in s.leaving.all() {
+                let (_, _, known) = all.entry(id).or_default();
+                *known = known.or(mask);
+            }
             // What is under way is little; a list that is full anyway says so.
-            let overflow = s.overflow || all.len() > FILE_ENTRIES;
+            let cut = all.len() > FILE_ENTRIES;
+            let flag = |on: bool, bit: u8| if on || cut { bit } else { 0 };
+            let flags = flag(s.overflow, MORE_MISSING) | flag(s.leaving.overflow, MORE_TO_DELETE);
             let count = all.len().min(FILE_ENTRIES);
-            let mut w = Writer::with_capacity(33 + ENTRY * count);
-            w.u64(MAGIC).u128(self.pool.0).u8(overflow.into()).u32(count as u32);
-            for (id, (left_out, damage)) in all.iter().take(count) {
+            let mut w = Writer::with_capacity(HEADER + 4 + ENTRY * count);
+            w.u64(MAGIC).u128(self.pool.0).u8(flags).u64(s.leaving.guesses).u32(count as u32);
+            for (id, (left_out, damage, delete)) in all.iter().take(count) {
                 w.u128(id.volume.0).u64(id.epoch.0).u64(id.seq.0);
-                w.u64(left_out.0).u64(damage.gone.0).u64(damage.rotten.0);
+                w.u64(left_out.0).u64(damage.gone.0).u64(damage.rotten.0).u64(delete.0);
             }
             let check = crc32c(&w.buf);
             w.u32(check);
@@ -379,24 +430,13 @@ impl Hints {
     }
 }
 
-/// Takes shards out of an entry; was one of them there?
-fn take(from: &mut BTreeMap<ChunkId, Mask>, id: &ChunkId, shards: Mask) -> bool {
-    let Some(known) = from.get_mut(id) else { return false };
-    let left = known.minus(shards);
-    let changed = left != *known;
-    *known = left;
-    if left.is_empty() {
-        from.remove(id);
-    }
-    changed
-}
-
 /// What a file says.
 #[derive(Debug, Default)]
 struct Known {
     missing: BTreeMap<ChunkId, Mask>,
     damaged: BTreeMap<ChunkId, Damage>,
     overflow: bool,
+    leaving: Leaving,
 }
 
 fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
@@ -404,17 +444,17 @@ fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
     if bytes.len() < 4 || crc32c(&bytes[..bytes.len() - 4]).to_le_bytes() != bytes[bytes.len() - 4..] {
         return Err(r.bad("its checksum is wrong"));
     }
-    let entry = match r.u64()? {
-        MAGIC => ENTRY,
-        MAGIC_1 => ENTRY_1,
-        _ => return Err(r.bad("it is another file")),
-    };
+    if r.u64()? != MAGIC {
+        return Err(r.bad("it is another file"));
+    }
     if r.u128()? != pool.0 {
         return Err(r.bad("it is another pool's"));
     }
-    let mut known = Known { overflow: r.u8()? != 0, ..Known::default() };
+    let flags = r.u8()?;
+    let mut known = Known { overflow: flags & MORE_MISSING != 0, ..Known::default() };
+    (known.leaving.overflow, known.leaving.guesses) = (flags & MORE_TO_DELETE != 0, r.u64()?);
     let count = r.u32()? as usize;
-    if count.checked_mul(entry).and_then(|n| n.checked_add(4)) != Some(r.left()) {
+    if count.checked_mul(ENTRY).and_then(|n| n.checked_add(4)) != Some(r.left()) {
         return Err(r.bad("its length is wrong"));
     }
     for _ in 0..count {
@@ -423,11 +463,13 @@ fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
         if !left_out.is_empty() {
             known.missing.insert(id, left_out);
         }
-        if entry == ENTRY {
-            let damage = Damage { gone: Mask(r.u64()?), rotten: Mask(r.u64()?) };
-            if !damage.all().is_empty() {
-                known.damaged.insert(id, damage);
-            }
+        let damage = Damage { gone: Mask(r.u64()?), rotten: Mask(r.u64()?) };
+        if !damage.all().is_empty() {
+            known.damaged.insert(id, damage);
+        }
+        let delete = Mask(r.u64()?);
+        if !delete.is_empty() {
+            known.leaving.missed.insert(id, delete);
         }
     }
     Ok(known)
@@ -439,7 +481,7 @@ async fn keep_written(rt: Rt, hints: Arc<Hints>) {
         if !more {
             return;
         }
-        let entries = hints.state.with(|s| s.missing.len() + s.damaged.len());
+        let entries = hints.state.with(|s| s.missing.len() + s.damaged.len() + s.leaving.missed.len());
         rt.sleep((GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).min(GATHER_MAX)).await;
         let (changes, bytes) = hints.encode();
         match hints.disk.write_atomic(&hints.path, bytes).await {
@@ -498,10 +540,8 @@ mod tests {
         other.flushed().await;
         other.close();
         let path = dir.path().join(format!("pending.{}", PoolId(1)));
-        disk.rename(&path, &dir.path().join("pending")).await.unwrap();
-        of(2).await.unwrap().close();
         let hints = open().await.unwrap();
-        assert_eq!(hints.pending(), (2, false), "found under the name of before, by its own pool alone");
+        assert_eq!(hints.pending(), (2, false));
         assert_eq!(hints.after(Some(id(1)), 9), [(id(2), Mask::default().with(5))]);
         let last = Damage { gone: Mask::default().with(5), ..Damage::default() };
         assert_eq!(hints.all_damaged(), [(id(2), damage), (id(9), last)]);
@@ -514,28 +554,19 @@ mod tests {
 
     #[test]
     fn golden_bytes_and_bad_input() {
-        let file = |magic: u64, masks: &[u64]| {
-            let mut w = Writer::default();
-            w.u64(magic).u128(1).u8(0).u32(1).u128(7).u64(1).u64(2);
-            masks.iter().for_each(|mask| {
-                w.u64(*mask);
-            });
-            let check = crc32c(&w.buf);
-            w.u32(check);
-            w
-        };
-        let known = decode(&file(MAGIC_1, &[3]).buf, PoolId(1)).unwrap();
-        assert_eq!((known.missing, known.damaged.len()), ([(id(2), Mask::all(2))].into(), 0));
-        let w = file(MAGIC, &[0, 4, 1]);
-        assert_eq!(w.buf.len(), 29 + 56 + 4);
+        let mut w = Writer::default();
+        w.u64(MAGIC).u128(1).u8(MORE_TO_DELETE).u64(3).u32(1).u128(7).u64(1).u64(2);
+        w.u64(0).u64(4).u64(1).u64(10);
+        let check = crc32c(&w.buf);
+        w.u32(check);
+        assert_eq!(w.buf.len(), 37 + 64 + 4);
         let hex: String = w.buf.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
-                "574c48494e5453320100000000000000000000000000000000010000",
-                "00070000000000000000000000000000000100000000000000020000000000000000000000000000000400000000000000",
-                "0100000000000000",
-                "3aa9a797"
+                "574c48494e545333010000000000000000000000000000000203000000000000000100000007000000000000000000000000000000",
+                "010000000000000002000000000000000000000000000000040000000000000001000000000000000a00000000000000",
+                "8aec4eaf"
             )
         );
         let known = decode(&w.buf, PoolId(1)).unwrap();
@@ -543,6 +574,11 @@ mod tests {
         assert_eq!(
             (known.missing.len(), known.damaged, known.overflow),
             (0, [(id(2), damage)].into(), false)
+        );
+        let leaving = known.leaving;
+        assert_eq!(
+            (leaving.missed, leaving.guesses, leaving.overflow),
+            ([(id(2), Mask(10))].into(), 3, true)
         );
         for cut in 0..w.buf.len() {
             assert!(decode(&w.buf[..cut], PoolId(1)).is_err());

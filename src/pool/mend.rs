@@ -1,11 +1,15 @@
-//! Putting missing shards back: in the background by hints, and one chunk at a time for repair.
+//! Putting missing shards back: in the background by hints, and one chunk at a time for repair. And deleting, when its store
+//! is back, what a store kept that was away when a chunk was deleted.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::fleet::Fleet;
+use super::config::PoolConfig;
+use super::fleet::{DELETE_MAX, Fleet};
 use super::hints::{Damage, Hints};
+use super::key::{place, shard_key, shard_on};
 use super::mask::Mask;
+use super::member::Member;
 use super::probe::Probe;
 use super::seal::seal;
 use super::shard::{At, How};
@@ -30,9 +34,10 @@ async fn run(rt: Rt, fleet: Weak<Fleet>, hints: Arc<Hints>) {
     let mut pause = IDLE;
     while hints.any().await {
         let Some(fleet) = fleet.upgrade() else { return };
-        let pass = pass(&fleet).await;
+        let mut pass = pass(&fleet).await;
+        delete_missed(&fleet, &mut pass).await;
         drop(fleet);
-        pause = match (pass.tried, pass.put) {
+        pause = match (pass.tried, pass.done) {
             (_, 1..) => continue,
             (0, 0) => IDLE,
             _ => (pause * 2).min(FAILED_MAX),
@@ -45,7 +50,7 @@ async fn run(rt: Rt, fleet: Weak<Fleet>, hints: Arc<Hints>) {
 #[derive(Default)]
 struct Pass {
     tried: usize,
-    put: usize,
+    done: usize,
     /// Stores that did not take a shard: not tried again in this pass, since each try reads a whole chunk.
     failing: Mask,
 }
@@ -69,13 +74,62 @@ async fn pass(fleet: &Arc<Fleet>) -> Pass {
         for ((id, mask), put) in ready.iter().zip(futures::future::join_all(tries).await) {
             let left = mask.minus(put);
             pass.tried += mask.count();
-            pass.put += put.count();
+            pass.done += put.count();
             pass.failing = left.iter().fold(pass.failing, |all, i| all.with(fleet.holder(id, i).index()));
         }
         if fleet.hints().closed() {
             return pass;
         }
     }
+}
+
+/// Deletes what stores missed that are back, as long as the pool was not decided by guess since: a guess may have chosen a head
+/// that needs it.
+async fn delete_missed(fleet: &Arc<Fleet>, pass: &mut Pass) {
+    let n = fleet.layout().n();
+    let members = fleet.members().into_iter().filter(|m| m.standing().usable());
+    let back: Vec<Arc<Member>> = members.filter(|m| !pass.failing.has(m.index())).collect();
+    let stores: Mask = back.iter().map(|m| m.index()).collect();
+    let is_back = |(id, shards): (&ChunkId, &Mask)| shards.iter().any(|i| stores.has(place(id, i, n)));
+    if !fleet.hints().leaving(|l| l.missed.iter().any(is_back)) {
+        return;
+    }
+    pass.tried += 1;
+    if let Err(e) = fleet.register(PoolConfig::register(fleet.hints().pool())).hear_of_newer().await {
+        return tracing::debug!("what stores missed to delete stays for now: {e}");
+    }
+    fleet.hints().change_leaving(|l| l.fence(fleet.guesses()));
+    let mut after = None;
+    loop {
+        let batch = fleet.hints().leaving(|l| l.after(after, DELETE_MAX));
+        let Some((last, _)) = batch.last() else { return };
+        after = Some(*last);
+        let deletes = back.iter().map(|member| delete_on(fleet, member, &batch));
+        pass.done += futures::future::join_all(deletes).await.into_iter().sum::<usize>();
+        if fleet.hints().closed() {
+            return;
+        }
+    }
+}
+
+/// Those of these shards that are this store's; how many are gone now.
+async fn delete_on(fleet: &Fleet, member: &Member, batch: &[(ChunkId, Mask)]) -> usize {
+    let shard = |id: &ChunkId| shard_on(id, member.index(), fleet.layout().n());
+    let here = batch.iter().map(|(id, mask)| (id, mask, shard(id)));
+    let here: Vec<(&ChunkId, usize)> =
+        here.filter(|(_, mask, i)| mask.has(*i)).map(|(id, _, i)| (id, i)).collect();
+    if here.is_empty() {
+        return 0;
+    }
+    let keys: Vec<String> = here.iter().map(|(id, i)| shard_key(id, *i)).collect();
+    if let Err(e) = fleet.delete_from(member, &keys).await {
+        tracing::debug!("store {} keeps what nobody needs for now: {e}", member.url());
+        return 0;
+    }
+    fleet.hints().change_leaving(|l| {
+        here.iter().for_each(|(id, i)| l.deleted(id, Mask::default().with(*i)));
+    });
+    here.len()
 }
 
 /// The shards that need no more mending.
@@ -126,8 +180,11 @@ pub(super) async fn put_back(
         let out = At { member: &member, id, index }.store(about, object, how, cause).await;
         (index, out)
     });
+    let number = fleet.hints().put_begins(*id, mask);
+    let outs = futures::future::join_all(puts).await;
+    fleet.hints().put_ended(number);
     let (mut stored, mut refusals) = (Mask::default(), Vec::new());
-    for (index, out) in futures::future::join_all(puts).await {
+    for (index, out) in outs {
         match out {
             Ok(()) => stored = stored.with(index),
             Err(e) => {

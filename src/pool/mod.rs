@@ -18,6 +18,7 @@ mod host;
 mod key;
 mod label;
 mod layout;
+mod leaving;
 mod mask;
 mod member;
 mod mend;

@@ -179,7 +179,11 @@ async fn sort_out(
     let (mut verify, mut absent) = (Vec::new(), Vec::new());
     for (id, mask) in present {
         match inventory.fate(*id).await? {
-            Fate::Dead => report.orphans.extend(mask.iter().map(|shard| finding(fleet, id, shard))),
+            Fate::Dead => {
+                // What is about to be deleted on a store that is back just now is no orphan.
+                let leaving = fleet.hints().leaving(|l| l.of(id));
+                report.orphans.extend(mask.minus(leaving).iter().map(|shard| finding(fleet, id, shard)));
+            }
             Fate::Leaving => {}
             Fate::Unknown => verify.push((*id, *mask)),
             Fate::Live => {

@@ -61,6 +61,10 @@ pub struct PoolStatus {
     pub at_risk: Vec<AtRisk>,
     /// More may be missing than is counted: `pool repair` finds it.
     pub pending_incomplete: bool,
+    /// Shards that nobody needs, on stores that were away when they were deleted: deleted when those are back.
+    pub missed_deletes: usize,
+    /// More of them may be there than is counted: `pool repair` finds them.
+    pub missed_deletes_incomplete: bool,
 }
 
 pub(super) fn of(
@@ -72,6 +76,7 @@ pub(super) fn of(
     survives: Vec<String>,
 ) -> PoolStatus {
     let (pending_shards, pending_incomplete) = fleet.hints().pending();
+    let (missed_deletes, missed_deletes_incomplete) = fleet.hints().leaving(|l| (l.count(), l.overflow));
     let now = fleet.rt().now();
     PoolStatus {
         name,
@@ -87,6 +92,8 @@ pub(super) fn of(
         damaged_shards: fleet.hints().damaged_shards(),
         at_risk: at_risk(fleet),
         pending_incomplete,
+        missed_deletes,
+        missed_deletes_incomplete,
     }
 }
 

@@ -258,7 +258,8 @@ fn what_reads_could_not_use_is_looked_at_and_counted() {
         let (contents, key) = yard.shard(&id(2), 1);
         let object = contents.get(&key, ByteRange::Last(1 << 20), W).await.unwrap().unwrap();
         contents.delete(std::slice::from_ref(&key), W).await.unwrap();
-        for chunk in &chunks {
+        // A read that others answered sooner meets nothing.
+        for chunk in chunks.iter().cycle().take(9) {
             check(&pool, chunk).await;
         }
         yard.settle(8000).await;
@@ -431,5 +432,54 @@ fn what_lies_below_a_label_of_its_own_is_left_alone() {
         assert!(done.reasons.iter().any(|why| why.contains("x/in has a label")), "{done:?}");
         let keys = contents.keys();
         assert!(keys.contains(&"x/in/label".to_owned()) && keys.contains(&"aside/x/mine".to_owned()));
+    });
+}
+
+/// The shard that a store holds of a chunk.
+fn on_store(yard: &Yard, id: &ChunkId, store: usize) -> usize {
+    shard_on(id, store, yard.layout.n())
+}
+
+#[test]
+fn what_was_deleted_while_a_store_was_away_goes_when_it_is_back() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        for seq in 1..4 {
+            store(&pool, &chunk(seq, &LENS)).await;
+        }
+        yard.settle(2_000).await;
+        yard.reach(1, Reach::Silent);
+        pool.delete(&[id(1), id(2)]).await.unwrap();
+        let kept = |seq| yard.has(&id(seq), on_store(&yard, &id(seq), 1));
+        assert!(kept(1) && kept(2));
+        assert_eq!((pool.status().missed_deletes, pool.pending()), (2, 0), "nothing is short of anything");
+        pool.close().await;
+        // Another process remembers.
+        let pool = yard.open().await.unwrap();
+        yard.settle(10_000).await;
+        assert_eq!((pool.status().missed_deletes, kept(1)), (2, true));
+        yard.reach(1, Reach::Up);
+        yard.settle(60_000).await;
+        assert_eq!((pool.status().missed_deletes, kept(1), kept(2), kept(3)), (0, false, false, true));
+        let known = Counted { dead: 2, live: 3 };
+        let found = pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+        assert!(found.is_complete_and_clean(), "{found:?}");
+    });
+}
+
+#[test]
+fn a_put_that_lands_after_its_chunk_was_deleted_does_not_stay() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let slow = Duration::from_secs(3);
+        yard.stores[1].faults(|f| (f.latency, f.patience) = ((slow, slow), 5 * slow));
+        store(&pool, &chunk(1, &LENS)).await;
+        let shard = on_store(&yard, &id(1), 1);
+        assert!(!yard.has(&id(1), shard), "it is under way");
+        yard.stores[1].faults(|f| f.latency = Default::default());
+        pool.delete(&[id(1)]).await.unwrap();
+        yard.settle(60_000).await;
+        assert!((0..6).all(|i| !yard.has(&id(1), i)));
+        assert_eq!((pool.status().missed_deletes, pool.pending()), (0, 0));
     });
 }

@@ -489,3 +489,24 @@ fn who_never_heard_of_the_pools_description_takes_that_of_the_labels() {
         add(&pool.register(KEPT), 1).await.unwrap();
     });
 }
+
+/// A guess may have chosen a head that needs what was deleted under a later one.
+#[test]
+fn what_a_store_missed_to_delete_before_a_guess_is_not_deleted_after_it() {
+    run(95, "1+2", |_, yard| async move {
+        let pool = stocked(&yard, &[9000]).await;
+        yard.reach(0, Reach::Refuses);
+        pool.look().await;
+        pool.delete(&[id(1)]).await.unwrap();
+        assert_eq!(pool.status().missed_deletes, 1);
+        pool.close().await;
+        yard.reach(0, Reach::Up);
+        [1, 2].iter().for_each(|i| yard.reach(*i, Reach::Refuses));
+        let pool = recover(&yard, vec![swap(&yard, 1, 0), swap(&yard, 2, 1)], 4).await.unwrap();
+        assert_eq!(pool.guesses(), 1);
+        yard.settle(60_000).await;
+        check(&pool, &chunk(1, &[9000])).await;
+        let status = pool.status();
+        assert!(status.missed_deletes == 0 && status.missed_deletes_incomplete, "{status:?}");
+    });
+}

@@ -1,6 +1,7 @@
 //! What collection leaves behind, and what it costs.
 
 use super::*;
+use crate::pool::Tempo;
 use crate::volume::handle::Known;
 
 /// Objects of volumes on the first store.
@@ -87,6 +88,41 @@ fn small_objects_are_merged() {
         }
         assert!(life.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
     });
+}
+
+/// Objects die all the time, also while the stores are away that hold their shards.
+#[test]
+fn outages_leave_nothing_that_nobody_needs() {
+    for seed in [94, 95] {
+        run(seed, "1+2", move |site| async move {
+            let site = site.eager();
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            let mut missed = 0;
+            for outage in 0..30 {
+                let store = life.rt.below(3) as usize;
+                let reach = [Reach::Refuses, Reach::Silent][life.rt.below(2) as usize];
+                site.reach(store..store + 1, reach);
+                for i in 0..10 {
+                    let at = life.rt.below(60) * (64 << 10);
+                    v.write(at, bytes(outage * 100 + i, 64 << 10)).await.unwrap();
+                    v.flush().await.unwrap();
+                    life.sleep(life.rt.below(1_000)).await;
+                }
+                missed += life.volumes.deps().pool.status().missed_deletes;
+                site.reach(0..3, Reach::Up);
+                life.sleep(life.rt.below(4_000)).await;
+            }
+            assert!(missed > 0, "seed {seed}: nothing was deleted during an outage");
+            life.sleep(60_000).await;
+            v.release().await.unwrap();
+            life.sleep(60_000).await;
+            let pool = &life.volumes.deps().pool;
+            let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+            assert!(found.is_complete_and_clean(), "seed {seed}: {} orphans, {found:?}", found.orphans.len());
+            assert_eq!(pool.status().missed_deletes, 0);
+        });
+    }
 }
 
 /// A clone's chunks are numbered from 1 as its parent's are, so pages of both come to have one number and offset. A checkpoint

@@ -1,0 +1,191 @@
+//! Shards that are to be deleted and are not yet: their stores were away when nobody needed the chunk any more, or a put of
+//! one went on then and may still land. Kept in the file of hints, done by `mend` when the store is back.
+//!
+//! A chunk that is dead under one recorded head is dead for ever, and its id is never used again (protocol.md §5.7), so a
+//! deletion may come as late as it likes. The one exception: `force-recover` may decide by guess for a head that needs
+//! the chunk. What was missed before such a guess is forgotten (`guesses`).
+
+use std::collections::BTreeMap;
+
+use super::mask::Mask;
+use crate::base::ChunkId;
+
+/// Chunks remembered at most, of each kind of hint.
+pub(super) const ENTRIES_MAX: usize = 100_000;
+
+/// A put by `mend` or repair that goes on.
+#[derive(Debug)]
+struct Put {
+    id: ChunkId,
+    shards: Mask,
+    dead: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// To be deleted when their stores take it.
+    pub(super) missed: BTreeMap<ChunkId, Mask>,
+    /// Of dead chunks, puts of an upload that go on: not deleted before they have ended.
+    landing: BTreeMap<ChunkId, Mask>,
+    puts: BTreeMap<u64, Put>,
+    number: u64,
+    /// More is to be deleted than is known here; and as of which change of the hints.
+    pub(super) overflow: bool,
+    pub(super) overflowed: u64,
+    /// The last change of the hints.
+    pub(super) now: u64,
+    /// How often the pool had been decided by guess when all this was missed.
+    pub(super) guesses: u64,
+}
+
+impl Leaving {
+    fn add(&mut self, id: ChunkId, shards: Mask) {
+        if shards.is_empty() {
+            return;
+        }
+        if self.missed.len() >= ENTRIES_MAX && !self.missed.contains_key(&id) {
+            return self.lose();
+        }
+        let known = self.missed.entry(id).or_default();
+        *known = known.or(shards);
+    }
+
+    /// Something is to be deleted that is not written here.
+    pub(super) fn lose(&mut self) {
+        (self.overflow, self.overflowed) = (true, self.now);
+    }
+
+    /// Stores missed the deletion of these shards.
+    pub(super) fn missed(&mut self, id: ChunkId, shards: Mask, guesses: u64) {
+        self.fence(guesses);
+        self.add(id, shards);
+    }
+
+    /// The pool was decided by guess so often by now. What was missed before the last time may be needed again.
+    pub(super) fn fence(&mut self, guesses: u64) {
+        if self.guesses != guesses {
+            self.guesses = guesses;
+            if !self.missed.is_empty() {
+                self.missed.clear();
+                self.lose();
+            }
+        }
+    }
+
+    /// Nobody needs the chunk any more; puts of these shards go on.
+    pub(super) fn dead(&mut self, id: &ChunkId, uploads: Mask) {
+        if !uploads.is_empty() {
+            let known = self.landing.entry(*id).or_default();
+            *known = known.or(uploads);
+        }
+        self.puts.values_mut().filter(|p| p.id == *id).for_each(|p| p.dead = true);
+    }
+
+    /// An upload's puts have ended. Whether their chunk was dead: what they brought is to be deleted then.
+    pub(super) fn put_ended(&mut self, id: &ChunkId, shards: Mask) -> bool {
+        let ended = self.landing.get(id).copied().unwrap_or_default().and(shards);
+        take(&mut self.landing, id, ended);
+        self.add(*id, ended);
+        !ended.is_empty()
+    }
+
+    /// Shards are put again; the number of this.
+    pub(super) fn put_begins(&mut self, id: ChunkId, shards: Mask) -> u64 {
+        self.number += 1;
+        self.puts.insert(self.number, Put { id, shards, dead: false });
+        self.number
+    }
+
+    /// Whether the chunk had died.
+    pub(super) fn put_again_ended(&mut self, number: u64) -> bool {
+        let dead = self.puts.remove(&number).filter(|p| p.dead);
+        dead.map(|put| self.add(put.id, put.shards)).is_some()
+    }
+
+    /// Shards of a chunk that are on their way out.
+    pub(super) fn of(&self, id: &ChunkId) -> Mask {
+        let of = |known: &BTreeMap<ChunkId, Mask>| known.get(id).copied().unwrap_or_default();
+        of(&self.missed).or(of(&self.landing))
+    }
+
+    /// All that is to be deleted should this process end now.
+    pub(super) fn all(&self) -> impl Iterator<Item = (ChunkId, Mask)> {
+        self.missed.iter().chain(&self.landing).map(|(id, mask)| (*id, *mask))
+    }
+
+    /// The next chunks after this one, in order.
+    pub(super) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Mask)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let next = self.missed.range((after.map_or(Unbounded, Excluded), Unbounded));
+        next.take(max).map(|(id, mask)| (*id, *mask)).collect()
+    }
+
+    /// These shards are gone.
+    pub(super) fn deleted(&mut self, id: &ChunkId, shards: Mask) {
+        take(&mut self.missed, id, shards);
+    }
+
+    /// Shards whose deletion was missed.
+    pub(super) fn count(&self) -> usize {
+        self.missed.values().map(|mask| mask.count()).sum()
+    }
+}
+
+/// Takes shards out of an entry; was one of them there?
+pub(super) fn take(from: &mut BTreeMap<ChunkId, Mask>, id: &ChunkId, shards: Mask) -> bool {
+    let Some(known) = from.get_mut(id) else { return false };
+    let left = known.minus(shards);
+    let changed = left != *known;
+    *known = left;
+    if left.is_empty() {
+        from.remove(id);
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Epoch, Seq, VolumeId};
+
+    fn id(seq: u64) -> ChunkId {
+        ChunkId { volume: VolumeId(7), epoch: Epoch(1), seq: Seq(seq) }
+    }
+
+    #[test]
+    fn what_lands_after_a_chunk_died_is_to_be_deleted() {
+        let mut leaving = Leaving::default();
+        leaving.dead(&id(1), Mask::all(2));
+        assert_eq!((leaving.count(), leaving.of(&id(1))), (0, Mask::all(2)), "not before it has landed");
+        assert!(leaving.put_ended(&id(1), Mask::default().with(1)));
+        assert!(!leaving.put_ended(&id(1), Mask::default().with(1)), "once");
+        assert!(!leaving.put_ended(&id(2), Mask::default().with(1)));
+        assert_eq!(leaving.after(None, 9), [(id(1), Mask::default().with(1))]);
+        let (one, other) = (leaving.put_begins(id(3), Mask::all(1)), leaving.put_begins(id(4), Mask::all(1)));
+        leaving.dead(&id(3), Mask::default());
+        assert!(leaving.put_again_ended(one) && !leaving.put_again_ended(other));
+        assert_eq!(leaving.after(Some(id(1)), 9), [(id(3), Mask::all(1))]);
+        leaving.deleted(&id(3), Mask::all(2));
+        assert_eq!(
+            leaving.all().collect::<Vec<_>>(),
+            [(id(1), Mask::default().with(1)), (id(1), Mask::all(1))]
+        );
+    }
+
+    #[test]
+    fn what_was_missed_before_a_guess_is_forgotten_and_a_full_list_says_so() {
+        let mut leaving = Leaving::default();
+        leaving.missed(id(1), Mask::all(1), 0);
+        leaving.fence(0);
+        assert_eq!((leaving.count(), leaving.overflow), (1, false));
+        leaving.missed(id(2), Mask::all(1), 1);
+        assert_eq!((leaving.after(None, 9), leaving.overflow), (vec![(id(2), Mask::all(1))], true));
+        let mut leaving = Leaving::default();
+        (0..ENTRIES_MAX as u64).for_each(|n| leaving.missed(id(n), Mask::all(1), 0));
+        assert!(!leaving.overflow);
+        leaving.missed(id(0), Mask::all(2), 0);
+        assert!(!leaving.overflow);
+        leaving.missed(id(ENTRIES_MAX as u64), Mask::all(1), 0);
+        assert!(leaving.overflow && leaving.missed.len() == ENTRIES_MAX);
+    }
+}
