@@ -214,10 +214,11 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
         || !status.replacing.is_empty()
         || status.stores.iter().any(|s| s.state != "in");
     let mut outcome = Outcome::of(&status)?.degraded(attention);
-    if let Some(last) = pool.last_scrub().await {
-        if let Some(fields) = outcome.value.as_object_mut() {
-            fields.insert("last_scrub".into(), serde_json::json!(last));
-        }
+    let last = pool.last_scrub().await;
+    if let Some(fields) = outcome.value.as_object_mut() {
+        fields.insert("last_scrub".into(), serde_json::json!(last));
+    }
+    if let Some(last) = last {
         let ago = show_time(desk.seat.rt.wall_ms().saturating_sub(last.ended_ms));
         let shards = show_count(last.checked_shards, "shard");
         outcome = outcome.note(format!("last scrub on this host {ago} ago: {shards} read, {}", last.found()));
