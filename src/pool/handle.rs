@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::bookmark::LastScrub;
+use super::catalog::Catalog;
 use super::chunk::{Chunk, ChunkKind, Inventory};
 use super::condition::{self, Condition, Need};
 use super::config::{PoolConfig, Settings, guesses};
@@ -68,7 +69,7 @@ impl Pool {
             name: config.name.clone(),
             zoning: config.zoning()?,
             settings: Mutex::new(config.settings.clone()),
-            directory: Directory::new(config, |id| fleet.register(id)),
+            directory: Directory::new(config, &fleet),
             fleet,
         }))
     }
@@ -322,6 +323,16 @@ impl Pool {
     /// All names, sorted.
     pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
         self.directory.list().await
+    }
+
+    /// The directory comes along into the pool's generation; all names, sorted.
+    pub(super) async fn bring_names(&self) -> Result<Vec<(Name, VolumeId)>> {
+        self.directory.bring().await
+    }
+
+    /// A map of the user's own over registers, by the id of its root. Keep it: it knows its way then.
+    pub fn catalog(&self, root: RegisterId) -> Catalog {
+        Catalog::new(&self.fleet, root)
     }
 
     /// Ends what runs in the background, after what is to be remembered is on disk.

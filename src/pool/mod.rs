@@ -1,6 +1,7 @@
 //! Erasure coding over stores: layout, codec, membership, registers, repair, scrub.
 
 mod bookmark;
+mod catalog;
 mod chunk;
 mod codec;
 mod condition;
@@ -48,6 +49,7 @@ mod watched;
 mod tests;
 
 pub use bookmark::LastScrub;
+pub use catalog::Catalog;
 pub use chunk::{Chunk, ChunkKind, Fate, Inventory};
 pub use condition::{Away, Condition, Need};
 pub use config::{PoolConfig, Settings, StoreEntry};

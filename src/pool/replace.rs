@@ -23,7 +23,6 @@ use super::label::{LABEL_KEY, Label};
 use super::mask::Mask;
 use super::member::{Member, Standing};
 use super::mend::put_back;
-use super::names::registers;
 use super::plan::{Plan, check_free};
 use super::register::Change;
 use super::report::{Progress, Watch};
@@ -139,21 +138,27 @@ impl Pool {
     pub async fn follow(&self) -> Result<Generation> {
         self.register(PoolConfig::register(self.id())).bring().await?;
         let now = self.fleet().membership();
-        let mut ids: BTreeSet<RegisterId> = registers(self.id()).collect();
-        for id in &ids {
-            self.register(*id).bring().await?;
+        let names = self.bring_names().await?;
+        let (mut brought, mut ids) = (BTreeSet::<RegisterId>::new(), BTreeSet::<RegisterId>::new());
+        ids.extend(names.into_iter().map(|(_, volume)| RegisterId(volume.0)));
+        loop {
+            // Also those that have no name any more: what is removed must stay so. And again after all that is known came
+            // along: until it met a head that had, a host that was behind may have made pins here, which then count.
+            if let Some(before) = &now.before {
+                ids.extend(registers_of(before).await?);
+            }
+            ids.retain(|id| !brought.contains(id));
+            if ids.is_empty() {
+                return Ok(now.generation);
+            }
+            let all = std::mem::take(&mut ids);
+            brought.extend(&all);
+            let bring = stream::iter(all).map(|id| async move { self.register(id).bring().await });
+            let mut bring = bring.buffer_unordered(REGISTERS_AT_ONCE);
+            while let Some(done) = bring.next().await {
+                done?;
+            }
         }
-        ids.extend(self.list().await?.into_iter().map(|(_, volume)| RegisterId(volume.0)));
-        // Also those that have no name any more: what is removed must stay so.
-        if let Some(before) = &now.before {
-            ids.extend(registers_of(before).await?);
-        }
-        let brought = stream::iter(ids).map(|id| async move { self.register(id).bring().await });
-        let mut brought = brought.buffer_unordered(REGISTERS_AT_ONCE);
-        while let Some(done) = brought.next().await {
-            done?;
-        }
-        Ok(now.generation)
     }
 
     /// Brings every shard that belongs on a new store there.

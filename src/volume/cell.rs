@@ -48,7 +48,7 @@ impl HeadCell {
 
     /// Creates the volume. An id is drawn once, so a head that is there already is our own unless it was cancelled.
     pub async fn create(&self, head: &Head) -> Result<()> {
-        let bytes = head.encode_grown()?;
+        let bytes = head.encode_new()?;
         let apply = |value: Option<&Bytes>| match value {
             None => Ok(Change::Put(bytes.clone(), ())),
             Some(there) => match Head::decode(there)? {

@@ -324,9 +324,9 @@ impl Session {
             tables: Some(built.table),
             nonce,
         };
-        let (epoch, removes) = (self.epoch, removes.to_vec());
+        let (epoch, removes, gate) = (self.epoch, removes.to_vec(), *self.gate.lock());
         let me = self.clone();
-        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes)?);
+        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes, gate)?);
         self.change(step).await.map(|_| ())
     }
 

@@ -5,25 +5,39 @@
 //! removed) before it drops the pin. What is broken off leaves a name or a pin without a volume: whoever meets one cancels
 //! the register first, too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::cell::HeadCell;
 use super::handle::Known;
-use super::head::{Base, Head, Pin};
+use super::head::{Base, Gate, Head};
 use super::info::VolumeInfo;
+use super::pins::{key, snapshots_of};
 use super::settings::Settings;
 use super::snapshot::no_snapshot;
 use super::space::Object;
-use super::states::root_ref;
+use super::states::{Tables, root_ref};
 use super::volumes::Volumes;
 use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
-use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, VolumeId};
+use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::store::Cause;
 
 /// How long a volume that has a name and no register is taken for one that is being created.
-const CREATION: Duration = Duration::from_secs(3);
+pub const CREATION: Duration = Duration::from_secs(3);
 /// How often a parent may change between a look at its snapshots and the pin.
-const PIN_TRIES: usize = 20;
+const PIN_TRIES: usize = 60;
+/// A snapshot that is about to be removed is looked at again after this; so often, then its remover is taken to be gone.
+const GATE_LOOK: Duration = Duration::from_millis(250);
+const GATE_LOOKS: u32 = 20;
+/// How often a removal begins anew when clones or other removals come in between.
+pub const REMOVE_TRIES: usize = 8;
+
+/// A pin that may have been made.
+pub(super) struct Pin {
+    parent: VolumeId,
+    snapshot: StateId,
+    nonce: Nonce,
+}
 
 impl Volumes {
     /// Checks that a volume of this size can be.
@@ -45,7 +59,7 @@ impl Volumes {
         self.claim_name(name, id).await?;
         let head = self.new_head(id, size, settings)?;
         if let Err(e) = self.deps.cell(id).create(&head).await {
-            self.give_up_creation(name, &head).await;
+            self.give_up_creation(name, &head, &[]).await;
             return Err(e.context(format!("creating volume {}", self.deps.title(name))));
         }
         self.info(name).await
@@ -82,14 +96,13 @@ impl Volumes {
         pool.insert(name, id).await.map_err(|e| if e.is(Kind::Exists) { exists() } else { e })
     }
 
-    /// After an error in between: the register is cancelled, then the name given back. What can't be done is left for
-    /// whoever meets it.
-    pub(super) async fn give_up_creation(&self, name: &Name, head: &Head) {
+    /// After an error in between: the register is cancelled, then pins that may have been made go, and the name is given
+    /// back. What can't be done is left for whoever meets it.
+    pub(super) async fn give_up_creation(&self, name: &Name, head: &Head, pins: &[Pin]) {
         let undone = async {
             if self.deps.cell(head.volume).cancel(head).await? {
-                if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
-                    let nonce = base.pin;
-                    self.deps.cell(*parent).change(move |h| h.unpin(nonce)).await?;
+                for pin in pins {
+                    self.unpin(pin.parent, pin.snapshot, head.volume, pin.nonce).await?;
                 }
                 self.deps.pool.remove(name, head.volume).await?;
             }
@@ -103,70 +116,77 @@ impl Volumes {
     /// A new volume whose contents are the snapshot's: O(1) in time and bytes.
     pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
         let parent = self.id(volume).await?;
-        let (_, tables) = self.tables_with(volume, parent, snapshot).await?;
-        tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
+        let seen = self.tables_with(volume, parent, snapshot).await?;
+        seen.1.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
         let id = VolumeId(self.deps.rt.random128());
         self.claim_name(new, id).await?;
-        let pin = Nonce(self.deps.rt.random128());
-        let mut cancelled = self.new_head(id, 512, Settings::default())?;
+        let mut pins = Vec::new();
         let made = async {
-            let head = self.pin(volume, parent, snapshot, id, pin).await?;
-            cancelled.base = head.base.clone();
-            self.deps.cell(id).create(&head).await
+            let head = self.pin(volume, (parent, seen), snapshot, id, &mut pins).await?;
+            self.deps.cell(id).create(&head).await.map(|()| head)
         };
-        if let Err(e) = made.await {
-            self.drop_pin_of(parent, &cancelled, pin).await;
-            self.give_up_creation(new, &cancelled).await;
-            return Err(e.context(format!("cloning {}@{snapshot}", self.deps.title(volume))));
-        }
-        self.info(new).await
-    }
-
-    /// The pin may be there or not: after the register is cancelled it may go.
-    async fn drop_pin_of(&self, parent: VolumeId, head: &Head, pin: Nonce) {
-        let undone = async {
-            if self.deps.cell(head.volume).cancel(head).await? {
-                self.deps.cell(parent).change(move |h| h.unpin(pin)).await?;
+        match made.await {
+            Ok(head) => {
+                let tables = Tables::born(&head);
+                let mut info = VolumeInfo::of(new, &head, &tables);
+                info.parent.iter_mut().for_each(|p| p.name = Some(volume.clone()));
+                Ok(info)
             }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = undone.await {
-            tracing::warn!(%error, "the pin of a clone that was not made stays for now");
+            Err(e) => {
+                let cancelled = self.new_head(id, 512, Settings::default())?;
+                self.give_up_creation(new, &cancelled, &pins).await;
+                Err(e.context(format!("cloning {}@{snapshot}", self.deps.title(volume))))
+            }
         }
     }
 
-    /// Pins the snapshot for the clone: judged in the tables under the very value that the CAS replaces.
+    /// Pins the snapshot for the clone: made first, then it is seen that the snapshot is still there, with no gate on it. Tells
+    /// the pins that it may have made.
     async fn pin(
         &self,
         volume: &Name,
-        parent: VolumeId,
+        (parent, mut seen): (VolumeId, (Head, Tables)),
         snapshot: &Name,
         clone: VolumeId,
-        nonce: Nonce,
+        made: &mut Vec<Pin>,
     ) -> Result<Head> {
+        let (nonce, pool) = (Nonce(self.deps.rt.random128()), &self.deps.pool);
+        let mut gate = None;
         for _ in 0..PIN_TRIES {
-            let (head, tables) = self.recorded(volume, parent).await?;
-            let state =
-                tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
-            let pin = Pin { snapshot: state.id, clone, nonce };
-            let judged = head.checkpoint.tables;
-            match self.deps.cell(parent).change(move |h| h.pin(pin, judged)).await {
-                Ok(_) => {}
-                // Another table by now, or stores are away: a look tells.
-                Err(e) if e.is(Kind::Unavailable) => continue,
-                Err(e) => return Err(e),
+            let state = seen.1.snapshot(snapshot);
+            let state = state.ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?.clone();
+            if let Some(standing) = seen.0.gate.filter(|g| g.covers(state.id)) {
+                self.wait_at(parent, standing.nonce, &mut gate).await?;
+                seen = self.recorded(volume, parent).await?;
+                continue;
             }
-            let mut new = self.new_head(clone, state.size, head.settings.clone())?;
-            new.base = Some(Base {
-                ancestors: head.volumes(),
-                parent_name: volume.clone(),
-                snapshot: state.id,
-                snapshot_name: snapshot.clone(),
-                root: root_ref(&state.tree),
-                mapped_blocks: state.mapped,
-                pin: nonce,
-            });
-            return Ok(new);
+            let generation = pool.generation();
+            if !made.iter().any(|pin| pin.snapshot == state.id) {
+                made.push(Pin { parent, snapshot: state.id, nonce });
+            }
+            self.pins(parent, state.id).insert(&key(clone), nonce.0).await?;
+            let after = self.look_after_pin(volume, parent).await?;
+            let judged = seen.0.checkpoint.tables;
+            seen = match after.checkpoint.tables == judged {
+                true => (after, seen.1),
+                false => self.recorded(volume, parent).await?,
+            };
+            let there = seen.1.snapshot(snapshot).is_some_and(|s| s.id == state.id);
+            let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
+            // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
+            if there && !gated && pool.generation() == generation {
+                let mut new = self.new_head(clone, state.size, seen.0.settings.clone())?;
+                new.base = Some(Base {
+                    ancestors: seen.0.volumes(),
+                    parent_name: volume.clone(),
+                    snapshot: state.id,
+                    snapshot_name: snapshot.clone(),
+                    root: root_ref(&state.tree),
+                    mapped_blocks: state.mapped,
+                    pin: nonce,
+                });
+                return Ok(new);
+            }
         }
         Err(Error::new(
             Kind::Unavailable,
@@ -174,66 +194,45 @@ impl Volumes {
         ))
     }
 
-    /// Pins of clones that don't exist, and never will, are dropped.
-    pub(super) async fn drop_dangling_pins(&self, id: VolumeId) -> Result<()> {
-        let cell = self.deps.cell(id);
-        let Some(head) = cell.read().await? else { return Ok(()) };
-        for pin in head.pins {
-            let clone = self.deps.cell(pin.clone);
-            let gone = match clone.read().await? {
-                Some(head) => head.removed,
-                None => {
-                    // It may be on its way.
-                    self.deps.rt.sleep(CREATION).await;
-                    clone.cancel(&self.new_head(pin.clone, 512, Settings::default())?).await?
-                }
-            };
-            if gone {
-                cell.change(move |h| h.unpin(pin.nonce)).await?;
-            }
+    /// The parent's head as of a moment after the pin was made, in which `cloned` is set.
+    async fn look_after_pin(&self, volume: &Name, parent: VolumeId) -> Result<Head> {
+        let head = self.head(volume, parent).await?;
+        if head.cloned {
+            return Ok(head);
         }
-        Ok(())
+        self.deps.cell(parent).change(|head| head.set_cloned()).await
     }
 
-    /// The pins that hold something, as far as a look tells: those whose clone exists. Changes nothing.
-    async fn holding(&self, pins: &[Pin]) -> Result<Vec<Pin>> {
-        let mut holding = Vec::new();
-        for pin in pins {
-            if self.deps.cell(pin.clone).read().await?.is_some_and(|clone| !clone.removed) {
-                holding.push(*pin);
-            }
+    /// The snapshot is about to be removed: waits for that, and lifts a gate at which nobody seems to be any more.
+    async fn wait_at(&self, parent: VolumeId, nonce: Nonce, met: &mut Option<(Nonce, u32)>) -> Result<()> {
+        let times = met.filter(|(of, _)| *of == nonce).map_or(0, |(_, times)| times) + 1;
+        *met = Some((nonce, times));
+        if times > GATE_LOOKS {
+            self.deps.cell(parent).change(move |head| head.lift_gate(nonce)).await?;
         }
-        Ok(holding)
+        self.deps.rt.sleep(GATE_LOOK).await;
+        Ok(())
     }
 
     /// What `remove` would refuse, without doing it.
     pub async fn check_remove(&self, name: &Name) -> Result<()> {
         let id = self.id(name).await?;
-        let mut head = self.head(name, id).await?;
-        head.pins = self.holding(&head.pins).await?;
+        let (head, tables) = self.recorded(name, id).await?;
+        let what = format!("volume {}", self.deps.title(name));
+        self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
         let lineage = self.lineage(name, &head).await?;
-        head.remove(&lineage).map(|_| ()).map_err(|e| e.context(format!("volume {}", self.deps.title(name))))
+        head.may_remove(&lineage).map_err(|e| e.context(what))
     }
 
-    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names.
-    pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names. `clean`:
+    /// pins without a clone are dropped.
+    pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name, clean: bool) -> Result<()> {
         let id = self.id(volume).await?;
-        let (head, tables) = (self.head(volume, id).await?, self.newest_tables(volume, id).await?);
+        let (head, tables) = self.recorded(volume, id).await?;
+        let tables = self.newer_here(id).unwrap_or(tables);
         let title = self.deps.title(volume);
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
-        let pins: Vec<Pin> = head.pins.into_iter().filter(|p| p.snapshot == state.id).collect();
-        let names = if pins.is_empty() { BTreeMap::new() } else { self.names().await? };
-        let mut clones = Vec::new();
-        for pin in self.holding(&pins).await? {
-            let named = names.get(&pin.clone);
-            clones.push(named.map_or(pin.clone.to_string(), |name| self.deps.title(name)));
-        }
-        if clones.is_empty() {
-            return Ok(());
-        }
-        let clones = clones.join(", ");
-        let why = format!("{title}@{snapshot} is needed by its clones: {clones}; remove them first");
-        Err(Error::new(Kind::Refused, why))
+        self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], clean).await
     }
 
     /// The epochs that this folder may speak for.
@@ -254,13 +253,7 @@ impl Volumes {
         let id = self.id(name).await?;
         let cell = self.deps.cell(id);
         match cell.read().await? {
-            Some(head) if !head.removed => {
-                self.drop_dangling_pins(id).await?;
-                let lineage = self.lineage(name, &head).await?;
-                cell.change(|h| h.remove(&lineage))
-                    .await
-                    .map_err(|e| e.context(format!("volume {}", self.deps.title(name))))?;
-            }
+            Some(head) if !head.removed => self.mark_removed(name, &cell, head).await?,
             // Broken off, or removed by another just now.
             Some(_) => {}
             None => {
@@ -275,11 +268,38 @@ impl Volumes {
         self.deps.pool.remove(name, id).await?;
         let Some(head) = cell.read().await? else { return Ok(()) };
         if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
-            let nonce = base.pin;
-            self.deps.cell(*parent).change(move |h| h.unpin(nonce)).await?;
+            self.unpin(*parent, base.snapshot, id, base.pin).await?;
         }
         self.forget_journal(id).await;
         self.delete_chunks(&head).await
+    }
+
+    /// The change of its head after which it is gone: behind a gate when it may have clones, so that none comes in between.
+    async fn mark_removed(&self, name: &Name, cell: &HeadCell, mut head: Head) -> Result<()> {
+        let title = || format!("volume {}", self.deps.title(name));
+        let lineage = self.lineage(name, &head).await?;
+        let mut tries = 0;
+        loop {
+            head.may_remove(&lineage).map_err(|e| e.context(title()))?;
+            let nonce = Nonce(self.deps.rt.random128());
+            if head.cloned {
+                let gate = Gate { nonce, snapshot: None };
+                let gated = cell.change(move |h| h.set_gate(gate)).await?;
+                let tables = self.recorded(name, head.volume).await?.1;
+                let free = self.refuse_if_held(&title(), &gated, snapshots_of(&tables), true).await;
+                if let Err(e) = free {
+                    cell.change(move |h| h.lift_gate(nonce)).await?;
+                    return Err(e);
+                }
+            }
+            tries += 1;
+            match cell.change(|h| h.remove(&lineage, nonce)).await {
+                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {
+                    head = self.head(name, head.volume).await?
+                }
+                done => return done.map(drop).map_err(|e| e.context(title())),
+            }
+        }
     }
 
     /// The journal of a volume that is gone; those that were kept aside stay.

@@ -5,8 +5,8 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, pins and witnesses are anybody's. JSON with a `format` field; at most `HEAD_MAX` bytes. What users let grow, a new
-//! head and its pins, may make it `GROWN_MAX` bytes large: the rest is room for changes of ownership and for checkpoints.
+//! claim, cloned, gate and witnesses are anybody's. JSON with a `format` field; at most `HEAD_MAX` bytes, when it is made at
+//! most `NEW_HEAD_MAX`: what is left is for changes of ownership, which must never be refused for want of room.
 
 use std::collections::BTreeSet;
 
@@ -22,9 +22,8 @@ use crate::base::{
 use crate::log::{FrameRef, Prefix};
 
 const FORMAT: u32 = 1;
-/// Bytes of a head that is made or takes a pin. With the rest, 32 KiB, it can change hands hundreds of times in between two
-/// checkpoints: what has many clones must still be opened, taken over and released.
-const GROWN_MAX: usize = HEAD_MAX - (32 << 10);
+/// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
+const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
 
 /// A map's root page and the height of its tree (1: the root is a leaf).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -48,7 +47,7 @@ pub struct Base {
     /// Blocks that the snapshot maps, for reports.
     #[serde(default)]
     pub mapped_blocks: u64,
-    /// The pin in the parent's head.
+    /// The pin among those of the parent's snapshot (see `pins`).
     pub pin: Nonce,
 }
 
@@ -105,12 +104,19 @@ pub struct Claim {
     pub withdrawn: bool,
 }
 
-/// A clone's hold on a snapshot.
+/// Something is about to be removed: no pin on it counts that was not there before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Pin {
-    pub snapshot: StateId,
-    pub clone: VolumeId,
+pub struct Gate {
+    /// Drawn for it: a gate that was lifted never comes back.
     pub nonce: Nonce,
+    /// `None`: the volume, with all its snapshots.
+    pub snapshot: Option<StateId>,
+}
+
+impl Gate {
+    pub fn covers(&self, snapshot: StateId) -> bool {
+        self.snapshot.is_none_or(|s| s == snapshot)
+    }
 }
 
 /// See the module.
@@ -129,7 +135,9 @@ pub struct Head {
     pub ends: Vec<End>,
     pub checkpoint: Checkpoint,
     pub claim: Option<Claim>,
-    pub pins: Vec<Pin>,
+    /// A snapshot of it may have clones: before this is set no pin counts, and so what is removed needs no gate.
+    pub cloned: bool,
+    pub gate: Option<Gate>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -197,33 +205,37 @@ impl Head {
             ends: Vec::new(),
             checkpoint: Checkpoint::default(),
             claim: None,
-            pins: Vec::new(),
+            cloned: false,
+            gate: None,
             witnesses,
             removed: false,
         }
     }
 
+    /// The bytes of a new volume's. A clone's is refused that has too many ancestors to live long.
+    pub fn encode_new(&self) -> Result<Bytes> {
+        let bytes = self.encode()?;
+        if bytes.len() > NEW_HEAD_MAX {
+            let ancestors = self.base.as_ref().map_or(0, |b| b.ancestors.len());
+            let why =
+                format!("a clone of a clone, {ancestors} deep, can't be cloned again: clone an earlier one");
+            return Err(Error::new(Kind::Refused, why));
+        }
+        Ok(bytes)
+    }
+
     pub fn encode(&self) -> Result<Bytes> {
-        self.encode_within(HEAD_MAX)
-    }
-
-    /// As `encode`, of one that is made: with room for what must never be refused later.
-    pub fn encode_grown(&self) -> Result<Bytes> {
-        self.encode_within(GROWN_MAX)
-    }
-
-    fn encode_within(&self, max: usize) -> Result<Bytes> {
         let bytes = serde_json::to_vec(self)
             .map_err(|e| Error::new(Kind::Internal, "a head cannot be written").because(e))?;
-        if bytes.len() > max {
-            let ancestors = self.base.as_ref().map_or(0, |b| b.ancestors.len());
-            let why = format!(
-                "the volume's description would grow over {} KiB: it has {} clones and is itself a clone {ancestors} deep; \
-                 remove clones first",
-                max >> 10,
-                self.pins.len()
-            );
-            return Err(Error::new(Kind::Refused, why));
+        if bytes.len() > HEAD_MAX {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the volume's description would grow over {} KiB: too many hosts took it over since its last \
+                     checkpoint",
+                    HEAD_MAX >> 10
+                ),
+            ));
         }
         Ok(bytes.into())
     }
@@ -458,23 +470,30 @@ impl Head {
         if self.active.w <= w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
     }
 
-    /// Publishes a checkpoint. `removes`: states that it drops; `Refused` when one of them is pinned now.
-    pub fn checkpoint(&self, epoch: Epoch, new: &Checkpoint, removes: &[StateId]) -> Result<Move> {
+    /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: no snapshot has clones, or
+    /// the caller found no pin while the gate of this nonce stood, and it stands still. Else `Refused`.
+    pub fn checkpoint(
+        &self,
+        epoch: Epoch,
+        new: &Checkpoint,
+        removes: &[StateId],
+        gate: Nonce,
+    ) -> Result<Move> {
         if self.checkpoint.nonce == new.nonce && self.active.epoch == epoch {
             return Ok(Move::Already);
         }
         self.owned(epoch)?;
-        if let Some(pin) = self.pins.iter().find(|p| removes.contains(&p.snapshot)) {
-            return Err(Error::new(
-                Kind::Refused,
-                format!("the snapshot is needed by the clone {}", pin.clone),
-            ));
+        let stands = |state: &StateId| self.gate.is_some_and(|g| g.nonce == gate && g.covers(*state));
+        if self.cloned && !removes.iter().all(stands) {
+            return Err(gate_lost());
         }
         if new.position < self.checkpoint.position {
             return Err(Error::new(Kind::Internal, "a checkpoint would go back"));
         }
         self.with(|h| {
             h.checkpoint = *new;
+            // A gate of these is through, whoever's.
+            h.gate = h.gate.filter(|g| g.snapshot.is_none_or(|s| !removes.contains(&s)));
             h.ends.retain(|e| e.last > new.position);
         })
     }
@@ -488,49 +507,61 @@ impl Head {
         self.with(|h| h.active.released = true)
     }
 
-    /// Holds a snapshot for a clone. The caller has found the snapshot, with a root and not hidden, in the tables page
-    /// `judged`; another page by now is `Unavailable`: look again. `Refused` when it would take the room of its owners.
-    pub fn pin(&self, pin: Pin, judged: Option<FrameRef>) -> Result<Move> {
+    /// Puts a gate before what is to be removed; another's, whose remover begins anew or is gone, ends with it.
+    pub fn set_gate(&self, gate: Gate) -> Result<Move> {
         self.gone()?;
-        if self.pins.iter().any(|p| p.nonce == pin.nonce) {
-            return Ok(Move::Already);
+        match self.gate == Some(gate) {
+            true => Ok(Move::Already),
+            false => self.with(|h| h.gate = Some(gate)),
         }
-        if self.checkpoint.tables != judged {
-            return Err(Error::new(Kind::Unavailable, "the volume's snapshots changed meanwhile"));
-        }
-        let pinned = self.with(|h| h.pins.push(pin))?;
-        if let Move::To(head) = &pinned {
-            head.encode_grown()?;
-        }
-        Ok(pinned)
     }
 
-    pub fn unpin(&self, nonce: Nonce) -> Result<Move> {
-        if !self.pins.iter().any(|p| p.nonce == nonce) {
-            return Ok(Move::Already);
+    /// Nothing is removed by that gate any more.
+    pub fn lift_gate(&self, nonce: Nonce) -> Result<Move> {
+        match self.gate {
+            Some(gate) if gate.nonce == nonce => self.with(|h| h.gate = None),
+            _ => Ok(Move::Already),
         }
-        self.with(|h| h.pins.retain(|p| p.nonce != nonce))
     }
 
-    /// Marks it removed: never while clones pin it, nor while another state folder owns it.
-    pub fn remove(&self, lineage: &BTreeSet<Epoch>) -> Result<Move> {
-        if self.removed {
-            return Ok(Move::Already);
-        }
-        if !self.pins.is_empty() {
-            return Err(Error::new(
-                Kind::Refused,
-                format!("{} clones need it: remove them first", self.pins.len()),
-            ));
-        }
+    /// From now on what is removed needs a gate.
+    pub fn set_cloned(&self) -> Result<Move> {
+        self.gone()?;
+        if self.cloned { Ok(Move::Already) } else { self.with(|h| h.cloned = true) }
+    }
+
+    /// May it be removed, as far as its owner is concerned?
+    pub fn may_remove(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
+        self.gone()?;
         if !self.active.released && !lineage.contains(&self.active.epoch) {
             return Err(self.owned_elsewhere(None));
         }
         if let Some(claim) = self.standing() {
             return Err(Error::new(Kind::Owned, format!("{} is taking it over", claim.host.name)));
         }
-        self.with(|h| h.removed = true)
+        Ok(())
     }
+
+    /// Marks it removed: never while another state folder owns it, nor while clones may need it: none of its snapshots has
+    /// any, or the caller found no pin while its gate stood, and it stands still.
+    pub fn remove(&self, lineage: &BTreeSet<Epoch>, gate: Nonce) -> Result<Move> {
+        if self.removed {
+            return Ok(Move::Already);
+        }
+        self.may_remove(lineage)?;
+        if self.cloned && !self.gate.is_some_and(|g| g.nonce == gate && g.snapshot.is_none()) {
+            return Err(gate_lost());
+        }
+        self.with(|h| {
+            h.removed = true;
+            h.gate = None;
+        })
+    }
+}
+
+/// A clone came in between, or another removal.
+fn gate_lost() -> Error {
+    Error::new(Kind::Refused, "a clone is being made of it, or another removal came in between: try again")
 }
 
 fn fenced(by: &Host, since_ms: u64) -> Error {
@@ -621,7 +652,7 @@ mod tests {
         assert_eq!(claimed.claim(&force).unwrap(), Move::Already);
         assert_eq!(claimed.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        assert!(claimed.checkpoint(Epoch(1), &new, &[]).is_err());
+        assert!(claimed.checkpoint(Epoch(1), &new, &[], Nonce(0)).is_err());
         assert!(claimed.release(Epoch(1)).is_err());
         let lowered = moved(claimed.lower_w(Nonce(22), 4));
         assert_eq!(lowered.active.w, 4);
@@ -640,8 +671,8 @@ mod tests {
     fn a_record_needs_the_claim_and_keeps_the_ends_behind_the_checkpoint() {
         let (two, none) = (host(2), BTreeSet::new());
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        let head = moved(owned().checkpoint(Epoch(1), &new, &[]));
-        assert_eq!(head.checkpoint(Epoch(1), &new, &[]).unwrap(), Move::Already);
+        let head = moved(owned().checkpoint(Epoch(1), &new, &[], Nonce(0)));
+        assert_eq!(head.checkpoint(Epoch(1), &new, &[], Nonce(0)).unwrap(), Move::Already);
         let claimed = moved(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
         assert!(claimed.record(&recording(22, 3)).is_err(), "chunk 4 is named by the map");
         assert!(claimed.record(&recording(99, 6)).is_err(), "not this claim");
@@ -651,64 +682,72 @@ mod tests {
         assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (Epoch(1), Epoch(2)));
         assert_eq!(taken.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
         let later = Checkpoint { position: Seq(7), top: Seq(8), nonce: Nonce(6), ..Checkpoint::default() };
-        assert!(moved(taken.checkpoint(Epoch(2), &later, &[])).ends.is_empty());
+        assert!(moved(taken.checkpoint(Epoch(2), &later, &[], Nonce(0))).ends.is_empty());
     }
 
     #[test]
-    fn pins_hold_snapshots_and_volumes() {
-        let pin = Pin { snapshot: StateId(1), clone: VolumeId(8), nonce: Nonce(44) };
-        let elsewhere = FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(1), offset: 0, len: 1 };
+    fn what_may_have_clones_is_removed_behind_its_gate() {
         let head = owned();
-        assert_eq!(head.pin(pin, Some(elsewhere)).unwrap_err().kind(), Kind::Unavailable);
-        let pinned = moved(head.pin(pin, None));
-        assert_eq!(pinned.pin(pin, None).unwrap(), Move::Already);
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        assert_eq!(pinned.checkpoint(Epoch(1), &new, &[StateId(1)]).unwrap_err().kind(), Kind::Refused);
-        let mine = BTreeSet::from([Epoch(1)]);
-        assert_eq!(pinned.remove(&mine).unwrap_err().kind(), Kind::Refused);
-        let free = moved(pinned.unpin(Nonce(44)));
-        assert_eq!(free.remove(&BTreeSet::new()).unwrap_err().kind(), Kind::Owned);
-        let removed = moved(free.remove(&mine));
+        let (states, mine) = ([StateId(1)], BTreeSet::from([Epoch(1)]));
+        moved(head.checkpoint(Epoch(1), &new, &states, Nonce(0)));
+        moved(head.remove(&mine, Nonce(0)));
+        let head = moved(head.set_cloned());
+        let refused = |head: &Head, gate: u128| {
+            let gate = Nonce(gate);
+            let snapshot = head.checkpoint(Epoch(1), &new, &states, gate).map_err(|e| e.kind());
+            let volume = head.remove(&mine, gate).map_err(|e| e.kind());
+            (snapshot.err() == Some(Kind::Refused), volume.err() == Some(Kind::Refused))
+        };
+        assert_eq!(refused(&head, 7), (true, true), "no gate");
+        let gate = |nonce, snapshot| Gate { nonce: Nonce(nonce), snapshot };
+        let of_it = moved(head.set_gate(gate(7, Some(StateId(1)))));
+        assert_eq!(of_it.set_gate(gate(7, Some(StateId(1)))).unwrap(), Move::Already);
+        assert_eq!((refused(&of_it, 7), refused(&of_it, 8)), ((false, true), (true, true)));
+        assert_eq!(moved(of_it.checkpoint(Epoch(1), &new, &states, Nonce(7))).gate, None, "it is through");
+        let of_another = moved(of_it.set_gate(gate(8, Some(StateId(2)))));
+        assert_eq!(refused(&of_another, 7), (true, true), "another's took its place");
+        assert_eq!(refused(&of_another, 8), (true, true));
+        moved(of_another.checkpoint(Epoch(1), &new, &[], Nonce(0)));
+        let of_all = moved(of_another.set_gate(gate(9, None)));
+        assert_eq!(refused(&of_all, 9), (false, false));
+        assert_eq!(of_all.lift_gate(Nonce(8)).unwrap(), Move::Already);
+        assert_eq!(refused(&moved(of_all.lift_gate(Nonce(9))), 9), (true, true));
+        assert_eq!(of_all.remove(&BTreeSet::new(), Nonce(9)).unwrap_err().kind(), Kind::Owned);
+        let removed = moved(of_all.remove(&mine, Nonce(9)));
         assert_eq!(removed.owned(Epoch(1)).unwrap_err().kind(), Kind::Removed);
+        assert_eq!(removed.set_cloned().unwrap_err().kind(), Kind::Removed);
     }
 
+    /// However large a head may be made, it can change hands.
     #[test]
-    fn a_head_full_of_pins_can_still_change_hands() {
-        let pin =
-            |n| Pin { snapshot: StateId(1), clone: VolumeId(u128::MAX - n), nonce: Nonce(u128::MAX - n) };
+    fn room_for_owners_is_kept() {
         let mut head = owned();
-        head.pins = (0..1_900).map(pin).collect();
-        let refused = (1_900..10_000).find_map(|n| match head.pin(pin(n), None) {
-            Ok(Move::To(next)) => {
-                head = *next;
-                None
-            }
-            Ok(Move::Already) => panic!("it has not happened yet"),
-            Err(e) => Some(e),
-        });
-        let refused = refused.expect("some pin is one too many");
-        assert!(
-            refused.is(Kind::Refused) && refused.to_string().contains("remove clones first"),
-            "{refused}"
-        );
-        assert_eq!(head.pin(*head.pins.last().unwrap(), None).unwrap(), Move::Already);
-        head.encode_grown().unwrap();
-        // It goes from host to host, and no checkpoint is made meanwhile.
+        let ancestors = |n: u128| (0..n).map(|i| VolumeId(u128::MAX - i)).collect();
+        let name: Name = "parent".parse().unwrap();
+        let mut base = Base {
+            ancestors: ancestors(6_400),
+            parent_name: name.clone(),
+            snapshot: StateId(1),
+            snapshot_name: name,
+            root: None,
+            mapped_blocks: 0,
+            pin: Nonce(1),
+        };
+        head.base = Some(base.clone());
+        head.encode_new().unwrap();
         for epoch in 2..300u64 {
-            let (next, none, nonce) = (host(u128::MAX), BTreeSet::new(), u128::MAX - u128::from(epoch));
-            head = moved(head.claim(&Claimer { force: true, ..claimer(&next, nonce, &none) }));
-            if epoch % 50 == 2 {
-                head.encode().unwrap();
-            }
-            head = moved(head.record(&recording(nonce, 1_000_000 + epoch)));
+            let (host, lineage, nonce) = (host(2), BTreeSet::new(), Nonce(u128::from(epoch)));
+            let (floor, now_ms) = (Epoch(0), 9);
+            let who =
+                Claimer { host: &host, nonce, now_ms, lineage: &lineage, seen: None, force: true, floor };
+            head = moved(head.claim(&who));
+            let last = Seq(1_000_000 + epoch);
+            head = moved(head.record(&Recording { nonce, last, w: 1, witnesses: vec![] }));
+            head.encode().expect("a change of owner has room");
         }
-        head.encode().unwrap();
-        moved(head.release(Epoch(299))).encode().unwrap();
-        assert_eq!(head.ends.len(), 299 - 1);
-        let place = Seq(2_000_000);
-        let new = Checkpoint { position: place, top: place, nonce: Nonce(5), ..Checkpoint::default() };
-        let head = moved(head.checkpoint(Epoch(299), &new, &[]));
-        head.encode().unwrap();
-        moved(head.unpin(Nonce(u128::MAX))).encode().unwrap();
+        base.ancestors = ancestors(7_000);
+        head.base = Some(base);
+        assert!(head.encode_new().unwrap_err().is(Kind::Refused));
     }
 }

@@ -67,7 +67,8 @@ pub struct VolumeInfo {
     /// Journals that could not be replayed, kept for `volume salvage`.
     pub kept_journals: Vec<PathBuf>,
     pub snapshots: u64,
-    pub clones: u64,
+    /// `None` when the stores don't answer.
+    pub clones: Option<u64>,
     /// Where a clone comes from.
     pub parent: Option<Parent>,
 }

@@ -24,6 +24,7 @@ mod overlay;
 mod pace;
 mod pack;
 mod pending;
+mod pins;
 mod places;
 mod ranges;
 mod release;

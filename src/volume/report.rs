@@ -12,6 +12,7 @@ use super::check::{CheckReport, check};
 use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::{Parent, SnapshotInfo, VolumeInfo};
+use super::pins::snapshots_of;
 use super::session::Session;
 use super::settings::FlushMode;
 use super::snapshot::frozen_by_take_over;
@@ -20,7 +21,7 @@ use super::view::passes;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
-use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, VolumeId};
+use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::journal::{Peek, peek};
 use crate::pool::Condition;
 
@@ -55,7 +56,7 @@ struct Members {
 }
 
 impl VolumeInfo {
-    fn of(name: &Name, head: &Head, tables: &Tables) -> VolumeInfo {
+    pub(super) fn of(name: &Name, head: &Head, tables: &Tables) -> VolumeInfo {
         let settings = &head.settings;
         VolumeInfo {
             name: name.clone(),
@@ -90,7 +91,7 @@ impl VolumeInfo {
             reads: Default::default(),
             kept_journals: Vec::new(),
             snapshots: tables.snapshots().count() as u64,
-            clones: head.pins.len() as u64,
+            clones: None,
             parent: head.base.as_ref().and_then(|b| {
                 let volume = *b.ancestors.last()?;
                 Some(Parent { volume, name: None, snapshot: b.snapshot_name.clone() })
@@ -221,6 +222,17 @@ impl SnapshotInfo {
     }
 }
 
+/// How many clones each volume has, by their own heads.
+fn count_clones(all: &mut [(Name, Result<VolumeInfo>)]) {
+    let mut clones: BTreeMap<VolumeId, u64> = BTreeMap::new();
+    for parent in all.iter().filter_map(|(_, info)| info.as_ref().ok()?.parent.as_ref()) {
+        *clones.entry(parent.volume).or_default() += 1;
+    }
+    for info in all.iter_mut().filter_map(|(_, info)| info.as_mut().ok()) {
+        info.clones = Some(clones.get(&info.id).copied().unwrap_or(0));
+    }
+}
+
 impl Volumes {
     /// All volumes in order of their names, by their heads, in one pass; opens nothing. `Err` beside a name: its head
     /// cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes depends on how many there
@@ -254,6 +266,7 @@ impl Volumes {
                 all.push((name, info));
             }
         }
+        count_clones(&mut all);
         Ok(all)
     }
 
@@ -301,6 +314,9 @@ impl Volumes {
             self.add_local(&mut info, &head, &tables).await;
         }
         info.add_pool(&self.deps.pool.condition(), self.deps.rt.now());
+        if around.is_none() {
+            info.clones = Some(self.pins_on(&head, snapshots_of(&tables)).await?.len() as u64);
+        }
         if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
             parent.name = match around {
                 Some(around) => around.names.get(&parent.volume).cloned(),
@@ -444,14 +460,19 @@ impl Volumes {
         let tables = self.newer_here(id).unwrap_or(tables);
         let doubtful = tables.snapshots().filter(|(_, s)| !s.whole).map(|(_, s)| (s.group, s.group_size));
         let whole = self.whole_groups(doubtful.collect()).await?;
-        let names = if head.pins.is_empty() { BTreeMap::new() } else { self.names().await? };
+        let pins = self.pins_on(&head, snapshots_of(&tables)).await?;
+        let names = if pins.is_empty() { BTreeMap::new() } else { self.names().await? };
+        let mut clones: BTreeMap<StateId, Vec<String>> = BTreeMap::new();
+        for (snapshot, clone, _) in pins {
+            let named = names.get(&clone).map_or(clone.to_string(), |n| n.to_string());
+            clones.entry(snapshot).or_default().push(named);
+        }
         let mut all = Vec::new();
         for (name, state) in tables.snapshots() {
             let mut info = SnapshotInfo::of(name, state);
             info.partial = !state.whole && !whole.contains(&state.group);
-            for pin in head.pins.iter().filter(|p| p.snapshot == state.id) {
-                info.clones.push(names.get(&pin.clone).map_or(pin.clone.to_string(), |n| n.to_string()));
-            }
+            info.clones = clones.remove(&state.id).unwrap_or_default();
+            info.clones.sort();
             all.push(info);
         }
         all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
@@ -466,7 +487,7 @@ impl Volumes {
         }
     }
 
-    fn newer_here(&self, id: VolumeId) -> Option<Tables> {
+    pub(super) fn newer_here(&self, id: VolumeId) -> Option<Tables> {
         match self.here(id).map(|v| v.known()) {
             Some(Known::Live(session)) => Some(session.tip.lock().tables.clone()),
             _ => None,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::head::Gate;
+use super::pins;
 use super::session::Session;
 use super::states::State;
 use super::stop::Stop;
@@ -96,14 +98,35 @@ impl Session {
         Ok(())
     }
 
-    /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it.
+    /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it. Where there may be clones it is put
+    /// behind a gate first; whoever meets that may lift it, so one that is left there holds nobody up.
     pub async fn remove_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
+        let _one = self.removing.lock().await;
         self.build_snapshot(name).await?;
         let id = self.tip.lock().tables.snapshot(name).map(|s| s.id);
-        match id {
-            Some(id) => self.checkpoint_surely(&[id]).await,
-            None => Err(Stop::Failed(no_snapshot(&self.ground.title(), name))),
+        let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.ground.title(), name)))?;
+        let head = match self.ground.cell.confirm().await {
+            Ok(head) => head,
+            Err(e) => return Err(self.explain(e)),
+        };
+        if !head.cloned {
+            return self.checkpoint_surely(&[id]).await;
         }
+        let nonce = Nonce(self.ground.rt().random128());
+        let (gate, epoch) = (Gate { nonce, snapshot: Some(id) }, self.epoch);
+        self.change(move |head| head.owned(epoch).and_then(|()| head.set_gate(gate))).await?;
+        *self.gate.lock() = nonce;
+        let done = match pins::of(&self.ground.deps.pool, self.ground.id, id).all().await {
+            Ok(pins) if pins.is_empty() => self.checkpoint_surely(&[id]).await,
+            Ok(_) => Err(Error::new(Kind::Refused, "a clone needs the snapshot").into()),
+            Err(e) => Err(self.explain(e)),
+        };
+        if done.is_err()
+            && let Err(error) = self.ground.cell.change(move |head| head.lift_gate(nonce)).await
+        {
+            tracing::debug!(volume = %self.ground.name, %error, "a clone that comes lifts the gate");
+        }
+        done
     }
 }
 

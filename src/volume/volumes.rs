@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::ahead::Trail;
 use super::deps::{Deps, Ground};
+use super::family::REMOVE_TRIES;
 use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::TakeOver;
@@ -23,7 +24,7 @@ use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
 use crate::map::Tree;
-use crate::pool::Need;
+use crate::pool::{Catalog, Need};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -59,6 +60,7 @@ pub struct Volumes {
     pub(super) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Logbook)>>>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(super) whole: Arc<Mutex<BTreeSet<Nonce>>>,
+    pub(super) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
 }
 
 impl Volumes {
@@ -68,6 +70,7 @@ impl Volumes {
             seats: Arc::default(),
             logbooks: Arc::default(),
             whole: Arc::default(),
+            pins: Arc::default(),
         }
     }
 
@@ -369,13 +372,18 @@ impl Volumes {
 
     /// `Refused` while clones need it, with their names.
     pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        let id = self.id(volume).await?;
-        // First: what a killed command left behind is no reason to refuse.
-        self.drop_dangling_pins(id).await?;
-        // Said with names; the checkpoint itself refuses again if a clone comes meanwhile.
-        self.check_remove_snapshot(volume, snapshot).await?;
-        let open = self.open(volume, OpenMode::Normal).await?;
-        open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await
+        let mut tries = 0;
+        loop {
+            // Said with names; what a killed command left behind is no reason to refuse.
+            self.check_remove_snapshot(volume, snapshot, true).await?;
+            let open = self.open(volume, OpenMode::Normal).await?;
+            tries += 1;
+            match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
+                // A clone came meanwhile, perhaps one that was broken off: a look tells.
+                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
+                done => return done,
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::super::home::{Home, Seat};
 use super::super::pools::Pools;
 use super::super::sessions::Sessions;
 use super::*;
+use crate::base::Nonce;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::daemon::api::{PoolCreate, VolumeCreate};
 use crate::volume::Memory;
@@ -82,7 +83,7 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     // As a removal leaves it that was killed after its first step.
     let open = desk.pools.get(&"p".parse().unwrap()).await.unwrap();
     let clone = open.pool.lookup(&"c".parse().unwrap()).await.unwrap().unwrap();
-    open.volumes.deps().cell(clone).change(|head| head.remove(&BTreeSet::new())).await.unwrap();
+    open.volumes.deps().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
     volume::remove_snapshot(&desk, &mark, true).await.unwrap();
     volume::remove_snapshot(&desk, &mark, false).await.unwrap();
     assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());

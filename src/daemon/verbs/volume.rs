@@ -14,9 +14,7 @@ use crate::daemon::desk::Desk;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::sessions::SessionInfo;
 use crate::frame::Codec;
-use crate::volume::{
-    FlushMode, OpenMode, Settings, SnapshotInfo, Volume, VolumeInfo, Volumes, snapshot_group,
-};
+use crate::volume::{FlushMode, OpenMode, Settings, SnapshotInfo, Volume, VolumeInfo, snapshot_group};
 
 fn settings(args: &VolumeCreate) -> Result<Settings> {
     let mut settings = Settings::default();
@@ -305,33 +303,15 @@ pub async fn remove(desk: &Desk, path: &VolumePath, dry_run: bool) -> Result<Out
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
-        let fine = volumes.check_remove(&path.volume).await;
-        clones_named(volumes, path, fine).await?;
+        volumes.check_remove(&path.volume).await?;
         return removed(path, true, &format!("{path} would be removed, with its snapshots"));
     }
-    let done = volumes.remove(&path.volume).await;
-    clones_named(volumes, path, done).await?;
+    volumes.remove(&path.volume).await?;
     let mut outcome = removed(path, false, &format!("{path} is removed"))?;
     for journal in kept.iter().filter(|j| j.file_name().is_some_and(|n| n != "journal")) {
         outcome = outcome.note(format!("writes that never reached it stay kept in {}", journal.display()));
     }
     Ok(outcome)
-}
-
-/// A refusal names the clones that are its reason.
-async fn clones_named(volumes: &Volumes, path: &VolumePath, done: Result<()>) -> Result<()> {
-    let Err(error) = done else { return Ok(()) };
-    if !error.is(Kind::Refused) {
-        return Err(error);
-    }
-    let snapshots = volumes.snapshots(&path.volume).await.unwrap_or_default();
-    let clones: Vec<String> =
-        snapshots.iter().flat_map(|s| &s.clones).map(|c| format!("{}/{c}", path.pool)).collect();
-    if clones.is_empty() {
-        return Err(error);
-    }
-    let why = format!("volume {path} is needed by its clones: {}; remove them first", clones.join(", "));
-    Err(Error::new(Kind::Refused, why))
 }
 
 fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<Outcome> {
@@ -394,7 +374,7 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
 pub async fn remove_snapshot(desk: &Desk, path: &SnapshotPath, dry_run: bool) -> Result<Outcome> {
     let volumes = &desk.pools.get(&path.volume.pool).await?.volumes;
     if dry_run {
-        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot).await?;
+        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
         return removed(path, true, &format!("{path} would be removed"));
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;

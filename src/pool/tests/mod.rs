@@ -1,5 +1,6 @@
 //! The pool on simulated stores: losses, rot, outages, foreign and emptied stores, lost answers.
 
+mod catalog;
 mod creating;
 mod mending;
 mod plan;

@@ -43,6 +43,10 @@ impl Place {
         self.stores.iter().map(|(_, c)| c.counters().unwrap().requests()).sum()
     }
 
+    pub fn lines(&self) -> Vec<crate::store::Line> {
+        self.stores.iter().flat_map(|(_, c)| c.counters().unwrap().snapshot()).collect()
+    }
+
     fn specs(&self) -> Vec<StoreSpec> {
         let spec =
             |(_, c): &(_, Arc<Counted>)| StoreSpec { url: c.url().to_owned(), zone: None, bucket: c.clone() };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::store::SimStore;
 
-use super::super::head::Pin;
+use super::super::pins;
 use super::*;
 use crate::base::{Nonce, VolumeId};
 use crate::pool::Tempo;
@@ -99,22 +99,23 @@ fn a_pin_without_its_clone_holds_nothing() {
         let deps = life.volumes.deps();
         let parent = deps.pool.lookup(&name("v")).await.unwrap().unwrap();
         let clone = deps.pool.lookup(&name("c")).await.unwrap().unwrap();
-        deps.cell(clone).change(|head| head.remove(&[].into())).await.unwrap();
-        let head = deps.cell(parent).read().await.unwrap().unwrap();
-        let never = Pin { clone: VolumeId(77), nonce: Nonce(77), ..head.pins[0] };
-        deps.cell(parent).change(|head| head.pin(never, head.checkpoint.tables)).await.unwrap();
+        deps.cell(clone).change(|head| head.remove(&[].into(), Nonce(0))).await.unwrap();
+        let head = deps.cell(clone).read().await.unwrap().unwrap();
+        let snapshot = head.base.unwrap().snapshot;
+        let pins = pins::of(&deps.pool, parent, snapshot);
+        pins.insert(&pins::key(VolumeId(77)), 77).await.unwrap();
         // What would be done says no more than is true, and changes nothing.
-        let said = life.volumes.check_remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        let said = life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap_err();
         let why = "tank/v@a is needed by its clones: tank/d; remove them first";
         assert!(said.is(Kind::Refused) && said.to_string() == why, "{said}");
-        assert_eq!(deps.cell(parent).read().await.unwrap().unwrap().pins.len(), 3);
+        assert_eq!(pins.all().await.unwrap().len(), 3);
         let said = life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
         assert!(said.is(Kind::Refused) && said.to_string() == why, "{said}");
-        assert_eq!(deps.cell(parent).read().await.unwrap().unwrap().pins.len(), 1);
+        assert_eq!(pins.all().await.unwrap().len(), 1);
         life.volumes.remove(&name("d")).await.unwrap();
-        life.volumes.check_remove_snapshot(&name("v"), &name("a")).await.unwrap();
+        life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap();
         life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap();
-        let gone = life.volumes.check_remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        let gone = life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap_err();
         assert!(gone.is(Kind::NotFound), "{gone}");
     });
 }
