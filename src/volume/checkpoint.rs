@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::future::select;
 
 use super::build::Build;
-use super::head::{Checkpoint, Head};
+use super::head::{Checkpoint, Head, Removal};
 use super::overlay::Frozen;
 use super::session::Session;
 use super::space::{Ledger, Repacked};
@@ -22,7 +22,7 @@ use super::stop::Stop;
 use super::tip::Kept;
 use super::view::passes;
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Lsn, Nonce, Result, StateId};
+use crate::base::{Error, Kind, Lsn, Nonce, Result};
 use crate::log::{FrameRef, Prefix};
 
 /// Frozen layers that force a checkpoint.
@@ -44,7 +44,7 @@ struct Plan {
     layers: usize,
     tables: Tables,
     last: Lsn,
-    removes: Vec<StateId>,
+    removes: Vec<Removal>,
     packs: Vec<Repacked>,
 }
 
@@ -125,13 +125,13 @@ impl Session {
 
     /// Merges all that was written before this call. `removes`: snapshots that go with it. It goes on when nobody waits
     /// for it any more: one that is recorded must be known to the next.
-    pub async fn checkpoint(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+    pub async fn checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
         let (me, removes) = (self.clone(), removes.to_vec());
         let making = self.ground.rt().spawn(async move { me.make_checkpoint(&removes).await });
         making.await.map_err(Stop::Failed)?
     }
 
-    async fn make_checkpoint(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+    async fn make_checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
         // Packs need not wait for the stores as well.
         if let Some(last) = self.freeze()? {
             self.store(last).await?;
@@ -197,7 +197,7 @@ impl Session {
     }
 
     /// As `checkpoint`; an outage holds.
-    pub async fn checkpoint_surely(self: &Arc<Self>, removes: &[StateId]) -> Result<(), Stop> {
+    pub async fn checkpoint_surely(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
         loop {
             match self.checkpoint(removes).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
@@ -221,7 +221,7 @@ impl Session {
         Ok(tip.overlay.frozen.last().map(|f| f.last))
     }
 
-    fn plan(&self, removes: &[StateId]) -> Result<Option<Plan>, Stop> {
+    fn plan(&self, removes: &[Removal]) -> Result<Option<Plan>, Stop> {
         let tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
             return Err(stop.share());
@@ -266,8 +266,8 @@ impl Session {
             }
         }
         build.record()?;
-        for id in removes {
-            build.remove(id).await?;
+        for Removal { state, .. } in removes {
+            build.remove(state).await?;
         }
         build.settle().await?;
         let position = build.position();
@@ -291,7 +291,7 @@ impl Session {
 
     /// Records it; an outage holds. One that may have been recorded is repeated until that is known: another made in
     /// its place would take its pages for nobody's, which a clone may stand on by now.
-    async fn publish(self: &Arc<Self>, built: &Built, removes: &[StateId]) -> Result<(), Stop> {
+    async fn publish(self: &Arc<Self>, built: &Built, removes: &[Removal]) -> Result<(), Stop> {
         let nonce = Nonce(self.ground.rt().random128());
         loop {
             match self.publish_once(built, removes, nonce).await {
@@ -307,7 +307,7 @@ impl Session {
     async fn publish_once(
         self: &Arc<Self>,
         built: &Built,
-        removes: &[StateId],
+        removes: &[Removal],
         nonce: Nonce,
     ) -> Result<(), Stop> {
         // A walk meets no chunk behind the position any more: what it lacks must be known without one.
@@ -324,9 +324,9 @@ impl Session {
             tables: Some(built.table),
             nonce,
         };
-        let (epoch, removes, gate) = (self.epoch, removes.to_vec(), *self.gate.lock());
+        let (epoch, removes) = (self.epoch, removes.to_vec());
         let me = self.clone();
-        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes, gate)?);
+        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes)?);
         self.change(step).await.map(|_| ())
     }
 
@@ -335,15 +335,15 @@ impl Session {
         &self,
         built: Tables,
         merged: usize,
-        removes: &[StateId],
+        removes: &[Removal],
     ) -> (Vec<Frozen>, BTreeMap<Lsn, Kept>) {
         let mut tip = self.tip.lock();
         // None are left of a session that has ended meanwhile.
         let merged = merged.min(tip.overlay.frozen.len());
         let merged: Vec<Frozen> = tip.overlay.frozen.drain(..merged).collect();
         let held = merged.last().map(|f| f.last).map(|last| tip.give_back(last)).unwrap_or_default();
-        for id in removes {
-            tip.tables.remove(*id);
+        for removal in removes {
+            tip.tables.remove(removal.state);
         }
         let tables = &mut tip.tables;
         tables.ends = built.ends.clone();

@@ -119,6 +119,15 @@ impl Gate {
     }
 }
 
+/// A snapshot that a checkpoint drops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removal {
+    pub state: StateId,
+    /// The gate behind which no pin on it was found. It goes with the very checkpoint that was begun for it: another removal's
+    /// gate, for which pins are yet to be read, says nothing for this one.
+    pub gate: Nonce,
+}
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -471,19 +480,13 @@ impl Head {
     }
 
     /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: no snapshot has clones, or
-    /// the caller found no pin while the gate of this nonce stood, and it stands still. Else `Refused`.
-    pub fn checkpoint(
-        &self,
-        epoch: Epoch,
-        new: &Checkpoint,
-        removes: &[StateId],
-        gate: Nonce,
-    ) -> Result<Move> {
+    /// the caller found no pin while the removal's gate stood, and it stands still. Else `Refused`.
+    pub fn checkpoint(&self, epoch: Epoch, new: &Checkpoint, removes: &[Removal]) -> Result<Move> {
         if self.checkpoint.nonce == new.nonce && self.active.epoch == epoch {
             return Ok(Move::Already);
         }
         self.owned(epoch)?;
-        let stands = |state: &StateId| self.gate.is_some_and(|g| g.nonce == gate && g.covers(*state));
+        let stands = |r: &Removal| self.gate.is_some_and(|g| g.nonce == r.gate && g.covers(r.state));
         if self.cloned && !removes.iter().all(stands) {
             return Err(gate_lost());
         }
@@ -493,7 +496,7 @@ impl Head {
         self.with(|h| {
             h.checkpoint = *new;
             // A gate of these is through, whoever's.
-            h.gate = h.gate.filter(|g| g.snapshot.is_none_or(|s| !removes.contains(&s)));
+            h.gate = h.gate.filter(|g| g.snapshot.is_none_or(|s| removes.iter().all(|r| r.state != s)));
             h.ends.retain(|e| e.last > new.position);
         })
     }
@@ -652,7 +655,7 @@ mod tests {
         assert_eq!(claimed.claim(&force).unwrap(), Move::Already);
         assert_eq!(claimed.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        assert!(claimed.checkpoint(Epoch(1), &new, &[], Nonce(0)).is_err());
+        assert!(claimed.checkpoint(Epoch(1), &new, &[]).is_err());
         assert!(claimed.release(Epoch(1)).is_err());
         let lowered = moved(claimed.lower_w(Nonce(22), 4));
         assert_eq!(lowered.active.w, 4);
@@ -671,8 +674,8 @@ mod tests {
     fn a_record_needs_the_claim_and_keeps_the_ends_behind_the_checkpoint() {
         let (two, none) = (host(2), BTreeSet::new());
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        let head = moved(owned().checkpoint(Epoch(1), &new, &[], Nonce(0)));
-        assert_eq!(head.checkpoint(Epoch(1), &new, &[], Nonce(0)).unwrap(), Move::Already);
+        let head = moved(owned().checkpoint(Epoch(1), &new, &[]));
+        assert_eq!(head.checkpoint(Epoch(1), &new, &[]).unwrap(), Move::Already);
         let claimed = moved(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
         assert!(claimed.record(&recording(22, 3)).is_err(), "chunk 4 is named by the map");
         assert!(claimed.record(&recording(99, 6)).is_err(), "not this claim");
@@ -682,21 +685,21 @@ mod tests {
         assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (Epoch(1), Epoch(2)));
         assert_eq!(taken.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
         let later = Checkpoint { position: Seq(7), top: Seq(8), nonce: Nonce(6), ..Checkpoint::default() };
-        assert!(moved(taken.checkpoint(Epoch(2), &later, &[], Nonce(0))).ends.is_empty());
+        assert!(moved(taken.checkpoint(Epoch(2), &later, &[])).ends.is_empty());
     }
 
     #[test]
     fn what_may_have_clones_is_removed_behind_its_gate() {
         let head = owned();
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        let (states, mine) = ([StateId(1)], BTreeSet::from([Epoch(1)]));
-        moved(head.checkpoint(Epoch(1), &new, &states, Nonce(0)));
+        let behind = |gate| [Removal { state: StateId(1), gate: Nonce(gate) }];
+        let mine = BTreeSet::from([Epoch(1)]);
+        moved(head.checkpoint(Epoch(1), &new, &behind(0)));
         moved(head.remove(&mine, Nonce(0)));
         let head = moved(head.set_cloned());
         let refused = |head: &Head, gate: u128| {
-            let gate = Nonce(gate);
-            let snapshot = head.checkpoint(Epoch(1), &new, &states, gate).map_err(|e| e.kind());
-            let volume = head.remove(&mine, gate).map_err(|e| e.kind());
+            let snapshot = head.checkpoint(Epoch(1), &new, &behind(gate)).map_err(|e| e.kind());
+            let volume = head.remove(&mine, Nonce(gate)).map_err(|e| e.kind());
             (snapshot.err() == Some(Kind::Refused), volume.err() == Some(Kind::Refused))
         };
         assert_eq!(refused(&head, 7), (true, true), "no gate");
@@ -704,11 +707,11 @@ mod tests {
         let of_it = moved(head.set_gate(gate(7, Some(StateId(1)))));
         assert_eq!(of_it.set_gate(gate(7, Some(StateId(1)))).unwrap(), Move::Already);
         assert_eq!((refused(&of_it, 7), refused(&of_it, 8)), ((false, true), (true, true)));
-        assert_eq!(moved(of_it.checkpoint(Epoch(1), &new, &states, Nonce(7))).gate, None, "it is through");
+        assert_eq!(moved(of_it.checkpoint(Epoch(1), &new, &behind(7))).gate, None, "it is through");
         let of_another = moved(of_it.set_gate(gate(8, Some(StateId(2)))));
         assert_eq!(refused(&of_another, 7), (true, true), "another's took its place");
         assert_eq!(refused(&of_another, 8), (true, true));
-        moved(of_another.checkpoint(Epoch(1), &new, &[], Nonce(0)));
+        moved(of_another.checkpoint(Epoch(1), &new, &[]));
         let of_all = moved(of_another.set_gate(gate(9, None)));
         assert_eq!(refused(&of_all, 9), (false, false));
         assert_eq!(of_all.lift_gate(Nonce(8)).unwrap(), Move::Already);

@@ -22,8 +22,8 @@ use super::volumes::Volumes;
 use crate::base::{Error, Kind, Name, Nonce, RegisterId, Result, StateId, VolumeId};
 use crate::pool::{Catalog, Pool};
 
-/// Catalogs of pins that an engine keeps at hand.
-const KEPT_MAX: usize = 64;
+/// Catalogs of pins that an engine keeps at hand; each may keep thousands of registers.
+const KEPT_MAX: usize = 8;
 /// Clones looked at at a time.
 const AT_ONCE: usize = 32;
 /// Clones that a refusal names.

@@ -29,7 +29,7 @@ use super::stop::Stop;
 use super::takeover::Taken;
 use super::tip::Tip;
 use super::view::{Found, blocks_of};
-use crate::base::{Epoch, Error, Kind, Nonce, Result, Rope};
+use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::{Prefix, Writer, WriterConfig};
 use crate::map::Tree;
@@ -58,9 +58,8 @@ pub struct Session {
     pub births: Mutex<Births>,
     /// One checkpoint at a time.
     pub checkpointing: tokio::sync::Mutex<()>,
-    /// One snapshot is removed at a time, behind the gate of this nonce.
+    /// One snapshot is removed at a time: each puts its gate in the place of another's.
     pub removing: tokio::sync::Mutex<()>,
-    pub gate: Mutex<Nonce>,
     pub retired: Mutex<Retired>,
     /// Packs that were given a number, and the bytes of what they took.
     pub packs: AtomicU64,
@@ -131,7 +130,6 @@ impl Session {
             births: Mutex::new(births),
             checkpointing: tokio::sync::Mutex::default(),
             removing: tokio::sync::Mutex::default(),
-            gate: Mutex::new(Nonce(0)),
             retired: Mutex::default(),
             packs: AtomicU64::new(0),
             packed: Mutex::default(),

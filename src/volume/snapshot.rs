@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::head::Gate;
+use super::head::{Gate, Removal};
 use super::pins;
 use super::session::Session;
 use super::states::State;
@@ -110,14 +110,15 @@ impl Session {
             Err(e) => return Err(self.explain(e)),
         };
         if !head.cloned {
-            return self.checkpoint_surely(&[id]).await;
+            return self.checkpoint_surely(&[Removal { state: id, gate: Nonce(0) }]).await;
         }
         let nonce = Nonce(self.ground.rt().random128());
         let (gate, epoch) = (Gate { nonce, snapshot: Some(id) }, self.epoch);
         self.change(move |head| head.owned(epoch).and_then(|()| head.set_gate(gate))).await?;
-        *self.gate.lock() = nonce;
         let done = match pins::of(&self.ground.deps.pool, self.ground.id, id).all().await {
-            Ok(pins) if pins.is_empty() => self.checkpoint_surely(&[id]).await,
+            Ok(pins) if pins.is_empty() => {
+                self.checkpoint_surely(&[Removal { state: id, gate: nonce }]).await
+            }
             Ok(_) => Err(Error::new(Kind::Refused, "a clone needs the snapshot").into()),
             Err(e) => Err(self.explain(e)),
         };
