@@ -97,3 +97,65 @@ fn all_of_one_comes_along_when_a_store_is_replaced() {
         assert_eq!(pool.list().await.unwrap().len(), 60);
     });
 }
+
+/// Nodes are split by several hosts that are killed midway, while others list and look.
+#[test]
+fn what_is_there_all_the_while_is_listed_and_found_whoever_is_killed() {
+    for seed in 0..12 {
+        let sim = Sim::new(seed);
+        let world: crate::base::rt::sim::World = (*sim).clone();
+        let yard = Yard::new(&sim, ["2+1", "1+0"][seed as usize % 2]);
+        sim.run(async move {
+            let pool = yard.create().await.unwrap();
+            let mine = pool.catalog(ROOT);
+            let mut told: BTreeMap<Vec<u8>, u128> = BTreeMap::new();
+            for i in 0..14u128 {
+                let key = format!("old{i}").into_bytes();
+                mine.insert(&key, i).await.unwrap();
+                told.insert(key, i);
+            }
+            for round in 0..10u128 {
+                let process = world.process();
+                let theirs = yard.on(&process.rt()).open().await.unwrap().catalog(ROOT);
+                let done: Arc<parking_lot::Mutex<BTreeMap<Vec<u8>, u128>>> = Arc::default();
+                let steps = 1 + world.below(700);
+                let kill = process.clone();
+                world.after_steps(steps, move || kill.kill());
+                let (work, seen) = (theirs.clone(), done.clone());
+                let filling = process.rt().spawn(async move {
+                    for i in 0..12u128 {
+                        let key = format!("r{round}-{i}").into_bytes();
+                        work.insert(&key, i).await?;
+                        seen.lock().insert(key.clone(), i);
+                        // Created and removed at once.
+                        let brief = format!("brief{round}-{i}").into_bytes();
+                        work.insert(&brief, i).await?;
+                        work.remove(&brief, i).await?;
+                        assert_eq!(work.get(&brief).await?, None);
+                    }
+                    Ok::<_, Error>(())
+                });
+                for _ in 0..4 {
+                    let before = done.lock().clone();
+                    let all = entries(&mine).await;
+                    for (key, value) in told.iter().chain(&before) {
+                        let key_text = String::from_utf8_lossy(key);
+                        assert_eq!(all.get(key), Some(value), "seed {seed}: {key_text}");
+                        assert_eq!(mine.get(key).await.unwrap(), Some(*value), "seed {seed}: {key_text}");
+                    }
+                }
+                let _ = filling.await;
+                told.append(&mut done.lock());
+            }
+            // Nobody is left who would finish it: a change does.
+            for i in 0..40u128 {
+                let key = format!("new{i}").into_bytes();
+                mine.insert(&key, i).await.unwrap();
+                told.insert(key, i);
+            }
+            let all = entries(&mine).await;
+            assert!(told.iter().all(|(key, value)| all.get(key) == Some(value)), "seed {seed}");
+        })
+        .unwrap();
+    }
+}

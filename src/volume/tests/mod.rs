@@ -1,6 +1,7 @@
 //! Whole volumes in the simulated world.
 
 mod checks;
+mod clones;
 mod collecting;
 mod costs;
 mod figures;
