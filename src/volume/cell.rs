@@ -1,10 +1,15 @@
 //! The head in its register: reading it, and changing it by the pure functions of `head`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::head::{Head, Move};
 use crate::base::{Error, Kind, Result};
 use crate::pool::{Change, Register};
+
+/// How long a volume that has a name and no register is taken for one that is being created.
+pub const CREATION: Duration = Duration::from_secs(3);
 
 /// A volume's register, typed.
 #[derive(Clone, Debug)]

@@ -6,31 +6,31 @@
 //! the register first, too.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::cell::HeadCell;
+use super::cell::{CREATION, HeadCell};
 use super::handle::Known;
 use super::head::{Base, Gate, Head};
 use super::info::VolumeInfo;
-use super::pins::{key, snapshots_of};
+use super::pins::{REMOVE_TRIES, key, snapshots_of};
 use super::settings::Settings;
 use super::snapshot::no_snapshot;
 use super::space::Object;
 use super::states::{Tables, root_ref};
+use super::template::Template;
 use super::volumes::Volumes;
 use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::store::Cause;
 
-/// How long a volume that has a name and no register is taken for one that is being created.
-pub const CREATION: Duration = Duration::from_secs(3);
 /// How often a parent may change between a look at its snapshots and the pin.
 const PIN_TRIES: usize = 60;
 /// A snapshot that is about to be removed is looked at again after this; so often, then its remover is taken to be gone.
 const GATE_LOOK: Duration = Duration::from_millis(250);
 const GATE_LOOKS: u32 = 20;
-/// How often a removal begins anew when clones or other removals come in between.
-pub const REMOVE_TRIES: usize = 8;
+/// Snapshots that were cloned a moment ago, of which an engine keeps what it knows.
+const TEMPLATES_MAX: usize = 8;
 
 /// A pin that may have been made.
 pub(super) struct Pin {
@@ -115,24 +115,36 @@ impl Volumes {
 
     /// A new volume whose contents are the snapshot's: O(1) in time and bytes.
     pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
-        let parent = self.id(volume).await?;
-        let seen = self.tables_with(volume, parent, snapshot).await?;
-        seen.1.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
+        let key = (volume.clone(), snapshot.clone());
+        let known = self.templates.lock().get(&key).cloned();
+        let (template, guessed) = match known {
+            Some(known) => (known, true),
+            None => (self.template(volume, snapshot).await?, false),
+        };
         let id = VolumeId(self.deps.rt.random128());
         self.claim_name(new, id).await?;
         let mut pins = Vec::new();
         let made = async {
-            let head = self.pin(volume, (parent, seen), snapshot, id, &mut pins).await?;
-            self.deps.cell(id).create(&head).await.map(|()| head)
+            let (head, template) = match self.pin(volume, template, snapshot, id, &mut pins).await {
+                // Another volume of that name by now, perhaps.
+                Err(e) if guessed && e.is(Kind::NotFound) => {
+                    let template = self.template(volume, snapshot).await?;
+                    self.pin(volume, template, snapshot, id, &mut pins).await?
+                }
+                done => done?,
+            };
+            self.deps.cell(id).create(&head).await.map(|()| (head, template))
         };
         match made.await {
-            Ok(head) => {
+            Ok((head, template)) => {
+                self.keep_template(key, template);
                 let tables = Tables::born(&head);
                 let mut info = VolumeInfo::of(new, &head, &tables);
                 info.parent.iter_mut().for_each(|p| p.name = Some(volume.clone()));
                 Ok(info)
             }
             Err(e) => {
+                self.templates.lock().remove(&key);
                 let cancelled = self.new_head(id, 512, Settings::default())?;
                 self.give_up_creation(new, &cancelled, &pins).await;
                 Err(e.context(format!("cloning {}@{snapshot}", self.deps.title(volume))))
@@ -145,32 +157,34 @@ impl Volumes {
     async fn pin(
         &self,
         volume: &Name,
-        (parent, mut seen): (VolumeId, (Head, Tables)),
+        mut template: Template,
         snapshot: &Name,
         clone: VolumeId,
         made: &mut Vec<Pin>,
-    ) -> Result<Head> {
+    ) -> Result<(Head, Template)> {
         let (nonce, pool) = (Nonce(self.deps.rt.random128()), &self.deps.pool);
-        let mut gate = None;
+        let (parent, mut gate) = (template.parent, None);
         for _ in 0..PIN_TRIES {
+            let seen = template.seen.clone();
             let state = seen.1.snapshot(snapshot);
             let state = state.ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?.clone();
             if let Some(standing) = seen.0.gate.filter(|g| g.covers(state.id)) {
                 self.wait_at(parent, standing.nonce, &mut gate).await?;
-                seen = self.recorded(volume, parent).await?;
+                template.seen = Arc::new(self.recorded(volume, parent).await?);
                 continue;
             }
             let generation = pool.generation();
-            if !made.iter().any(|pin| pin.snapshot == state.id) {
+            if !made.iter().any(|pin| pin.parent == parent && pin.snapshot == state.id) {
                 made.push(Pin { parent, snapshot: state.id, nonce });
             }
             self.pins(parent, state.id).insert(&key(clone), nonce.0).await?;
-            let after = self.look_after_pin(volume, parent).await?;
-            let judged = seen.0.checkpoint.tables;
-            seen = match after.checkpoint.tables == judged {
-                true => (after, seen.1),
-                false => self.recorded(volume, parent).await?,
-            };
+            let after = self.look_after_pin(volume, &template.cell, state.id).await?;
+            if after.checkpoint.tables != seen.0.checkpoint.tables {
+                template.seen = Arc::new(self.recorded(volume, parent).await?);
+            } else if after != seen.0 {
+                template.seen = Arc::new((after, seen.1.clone()));
+            }
+            let seen = &template.seen;
             let there = seen.1.snapshot(snapshot).is_some_and(|s| s.id == state.id);
             let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
             // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
@@ -185,7 +199,7 @@ impl Volumes {
                     mapped_blocks: state.mapped,
                     pin: nonce,
                 });
-                return Ok(new);
+                return Ok((new, template));
             }
         }
         Err(Error::new(
@@ -194,13 +208,29 @@ impl Volumes {
         ))
     }
 
-    /// The parent's head as of a moment after the pin was made, in which `cloned` is set.
-    async fn look_after_pin(&self, volume: &Name, parent: VolumeId) -> Result<Head> {
-        let head = self.head(volume, parent).await?;
-        if head.cloned {
+    /// What is to be cloned, as it is now.
+    async fn template(&self, volume: &Name, snapshot: &Name) -> Result<Template> {
+        let parent = self.id(volume).await?;
+        let seen = self.tables_with(volume, parent, snapshot).await?;
+        seen.1.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
+        Ok(Template { parent, cell: self.deps.cell(parent), seen: Arc::new(seen) })
+    }
+
+    fn keep_template(&self, key: (Name, Name), template: Template) {
+        let mut kept = self.templates.lock();
+        if !kept.contains_key(&key) && kept.len() >= TEMPLATES_MAX {
+            kept.pop_first();
+        }
+        kept.insert(key, template);
+    }
+
+    /// The parent's head as of a moment after the pin was made, in which the snapshot is among the cloned.
+    async fn look_after_pin(&self, volume: &Name, cell: &HeadCell, snapshot: StateId) -> Result<Head> {
+        let head = self.existing(volume, cell.read().await?)?;
+        if head.cloned.has(snapshot) {
             return Ok(head);
         }
-        self.deps.cell(parent).change(|head| head.set_cloned()).await
+        cell.change(|head| head.set_cloned(snapshot)).await
     }
 
     /// The snapshot is about to be removed: waits for that, and lifts a gate at which nobody seems to be any more.
@@ -282,7 +312,7 @@ impl Volumes {
         loop {
             head.may_remove(&lineage).map_err(|e| e.context(title()))?;
             let nonce = Nonce(self.deps.rt.random128());
-            if head.cloned {
+            if head.was_cloned() {
                 let gate = Gate { nonce, snapshot: None };
                 let gated = cell.change(move |h| h.set_gate(gate)).await?;
                 let tables = self.recorded(name, head.volume).await?.1;

@@ -22,6 +22,8 @@ use crate::base::{
 use crate::log::{FrameRef, Prefix};
 
 const FORMAT: u32 = 1;
+/// Snapshots that a head tells one by one of those that may have clones.
+const CLONED_MAX: usize = 32;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
 const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
 
@@ -119,6 +121,42 @@ impl Gate {
     }
 }
 
+/// Which snapshots may have clones. No pin on another counts, and so another is removed without a gate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cloned {
+    /// At most `CLONED_MAX`.
+    Of(BTreeSet<StateId>),
+    Any,
+}
+
+impl Cloned {
+    pub fn has(&self, snapshot: StateId) -> bool {
+        match self {
+            Cloned::Of(some) => some.contains(&snapshot),
+            Cloned::Any => true,
+        }
+    }
+
+    fn none(&self) -> bool {
+        matches!(self, Cloned::Of(some) if some.is_empty())
+    }
+
+    fn add(&mut self, snapshot: StateId) {
+        match self {
+            Cloned::Of(some) if some.len() < CLONED_MAX => drop(some.insert(snapshot)),
+            _ => *self = Cloned::Any,
+        }
+    }
+
+    /// It is gone, and its id is never used again.
+    fn forget(&mut self, snapshot: StateId) {
+        if let Cloned::Of(some) = self {
+            some.remove(&snapshot);
+        }
+    }
+}
+
 /// A snapshot that a checkpoint drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Removal {
@@ -144,8 +182,7 @@ pub struct Head {
     pub ends: Vec<End>,
     pub checkpoint: Checkpoint,
     pub claim: Option<Claim>,
-    /// A snapshot of it may have clones: before this is set no pin counts, and so what is removed needs no gate.
-    pub cloned: bool,
+    pub cloned: Cloned,
     pub gate: Option<Gate>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
@@ -214,7 +251,7 @@ impl Head {
             ends: Vec::new(),
             checkpoint: Checkpoint::default(),
             claim: None,
-            cloned: false,
+            cloned: Cloned::Of(BTreeSet::new()),
             gate: None,
             witnesses,
             removed: false,
@@ -479,15 +516,15 @@ impl Head {
         if self.active.w <= w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
     }
 
-    /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: no snapshot has clones, or
-    /// the caller found no pin while the removal's gate stood, and it stands still. Else `Refused`.
+    /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: it never had a clone, or the
+    /// caller found no pin while the removal's gate stood, and it stands still. Else `Refused`.
     pub fn checkpoint(&self, epoch: Epoch, new: &Checkpoint, removes: &[Removal]) -> Result<Move> {
         if self.checkpoint.nonce == new.nonce && self.active.epoch == epoch {
             return Ok(Move::Already);
         }
         self.owned(epoch)?;
         let stands = |r: &Removal| self.gate.is_some_and(|g| g.nonce == r.gate && g.covers(r.state));
-        if self.cloned && !removes.iter().all(stands) {
+        if !removes.iter().all(|r| !self.cloned.has(r.state) || stands(r)) {
             return Err(gate_lost());
         }
         if new.position < self.checkpoint.position {
@@ -497,6 +534,7 @@ impl Head {
             h.checkpoint = *new;
             // A gate of these is through, whoever's.
             h.gate = h.gate.filter(|g| g.snapshot.is_none_or(|s| removes.iter().all(|r| r.state != s)));
+            removes.iter().for_each(|r| h.cloned.forget(r.state));
             h.ends.retain(|e| e.last > new.position);
         })
     }
@@ -527,10 +565,15 @@ impl Head {
         }
     }
 
-    /// From now on what is removed needs a gate.
-    pub fn set_cloned(&self) -> Result<Move> {
+    /// From now on the snapshot is removed only behind a gate, and so is the volume.
+    pub fn set_cloned(&self, snapshot: StateId) -> Result<Move> {
         self.gone()?;
-        if self.cloned { Ok(Move::Already) } else { self.with(|h| h.cloned = true) }
+        if self.cloned.has(snapshot) { Ok(Move::Already) } else { self.with(|h| h.cloned.add(snapshot)) }
+    }
+
+    /// May any of its snapshots have clones?
+    pub fn was_cloned(&self) -> bool {
+        !self.cloned.none()
     }
 
     /// May it be removed, as far as its owner is concerned?
@@ -552,7 +595,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.may_remove(lineage)?;
-        if self.cloned && !self.gate.is_some_and(|g| g.nonce == gate && g.snapshot.is_none()) {
+        if self.was_cloned() && !self.gate.is_some_and(|g| g.nonce == gate && g.snapshot.is_none()) {
             return Err(gate_lost());
         }
         self.with(|h| {
@@ -696,7 +739,9 @@ mod tests {
         let mine = BTreeSet::from([Epoch(1)]);
         moved(head.checkpoint(Epoch(1), &new, &behind(0)));
         moved(head.remove(&mine, Nonce(0)));
-        let head = moved(head.set_cloned());
+        let head = moved(moved(head.set_cloned(StateId(1))).set_cloned(StateId(2)));
+        assert_eq!(head.set_cloned(StateId(2)).unwrap(), Move::Already);
+        moved(head.checkpoint(Epoch(1), &new, &[Removal { state: StateId(3), gate: Nonce(0) }]));
         let refused = |head: &Head, gate: u128| {
             let snapshot = head.checkpoint(Epoch(1), &new, &behind(gate)).map_err(|e| e.kind());
             let volume = head.remove(&mine, Nonce(gate)).map_err(|e| e.kind());
@@ -707,7 +752,8 @@ mod tests {
         let of_it = moved(head.set_gate(gate(7, Some(StateId(1)))));
         assert_eq!(of_it.set_gate(gate(7, Some(StateId(1)))).unwrap(), Move::Already);
         assert_eq!((refused(&of_it, 7), refused(&of_it, 8)), ((false, true), (true, true)));
-        assert_eq!(moved(of_it.checkpoint(Epoch(1), &new, &behind(7))).gate, None, "it is through");
+        let through = moved(of_it.checkpoint(Epoch(1), &new, &behind(7)));
+        assert!(through.gate.is_none() && !through.cloned.has(StateId(1)) && through.cloned.has(StateId(2)));
         let of_another = moved(of_it.set_gate(gate(8, Some(StateId(2)))));
         assert_eq!(refused(&of_another, 7), (true, true), "another's took its place");
         assert_eq!(refused(&of_another, 8), (true, true));
@@ -719,7 +765,12 @@ mod tests {
         assert_eq!(of_all.remove(&BTreeSet::new(), Nonce(9)).unwrap_err().kind(), Kind::Owned);
         let removed = moved(of_all.remove(&mine, Nonce(9)));
         assert_eq!(removed.owned(Epoch(1)).unwrap_err().kind(), Kind::Removed);
-        assert_eq!(removed.set_cloned().unwrap_err().kind(), Kind::Removed);
+        assert_eq!(removed.set_cloned(StateId(1)).unwrap_err().kind(), Kind::Removed);
+        let many = (1..100).fold(head, |head, i| match head.set_cloned(StateId(i)).unwrap() {
+            Move::To(next) => *next,
+            Move::Already => head,
+        });
+        assert!(many.cloned == Cloned::Any && refused(&many, 7) == (true, true));
     }
 
     /// However large a head may be made, it can change hands.

@@ -15,6 +15,7 @@ mod family;
 mod group;
 mod handle;
 pub mod head;
+mod holders;
 mod info;
 mod inventory;
 mod logbook;
@@ -38,6 +39,7 @@ mod space;
 mod states;
 mod stop;
 pub mod takeover;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tip;

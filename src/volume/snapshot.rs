@@ -109,7 +109,7 @@ impl Session {
             Ok(head) => head,
             Err(e) => return Err(self.explain(e)),
         };
-        if !head.cloned {
+        if !head.cloned.has(id) {
             return self.checkpoint_surely(&[Removal { state: id, gate: Nonce(0) }]).await;
         }
         let nonce = Nonce(self.ground.rt().random128());

@@ -10,16 +10,17 @@ use parking_lot::Mutex;
 
 use super::ahead::Trail;
 use super::deps::{Deps, Ground};
-use super::family::REMOVE_TRIES;
 use super::handle::{Known, Volume};
 use super::head::Head;
 use super::info::TakeOver;
 use super::logbook::Logbook;
+use super::pins::REMOVE_TRIES;
 use super::session::Session;
 use super::snapshot::no_snapshot;
 use super::states::Tables;
 use super::stop::Stop;
 use super::takeover::Notes;
+use super::template::Template;
 use super::view::{View, blocks_of, passes};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
@@ -61,6 +62,8 @@ pub struct Volumes {
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(super) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(super) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
+    /// Snapshots that were cloned a moment ago, by volume and name.
+    pub(super) templates: Arc<Mutex<BTreeMap<(Name, Name), Template>>>,
 }
 
 impl Volumes {
@@ -71,6 +74,7 @@ impl Volumes {
             logbooks: Arc::default(),
             whole: Arc::default(),
             pins: Arc::default(),
+            templates: Arc::default(),
         }
     }
 
@@ -135,7 +139,7 @@ impl Volumes {
         self.existing(name, self.deps.cell(id).read().await?)
     }
 
-    fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
+    pub(super) fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
         match head {
             Some(head) if head.removed => {
                 Err(Error::new(Kind::NotFound, format!("volume {} was removed", self.deps.title(name))))

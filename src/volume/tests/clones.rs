@@ -167,3 +167,35 @@ fn what_is_cloned_is_not_removed_beside_it() {
         });
     }
 }
+
+/// What a host knows of a snapshot since it cloned it last is not taken for another one's that has its name now.
+#[test]
+fn a_clone_is_of_what_has_the_name_now() {
+    run(5, "2+1", |site| async move {
+        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
+        let mut v = volume(&life, FlushMode::Local).await;
+        for round in 0..4 {
+            let data = bytes(round + 1, 4096);
+            v.write(0, data.clone()).await.unwrap();
+            snapshot_group(&[(v.clone(), name("a"))], true).await.unwrap();
+            v.ask(|session| async move { session.checkpoint_surely(&[]).await }).await.unwrap();
+            for i in 0..2 {
+                let c = name(&format!("c{round}-{i}"));
+                other.volumes.clone_snapshot(&name("v"), &name("a"), &c).await.unwrap();
+                let clone = other.volumes.open(&c, OpenMode::Normal).await.unwrap();
+                assert!(clone.read(0, 4096).await.unwrap() == data, "{c}");
+                let refused = life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap_err();
+                assert!(refused.is(Kind::Refused), "{refused}");
+                other.volumes.remove(&c).await.unwrap();
+            }
+            // The snapshot is made again, and then the whole volume.
+            life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap();
+            if round > 0 {
+                life.volumes.remove(&name("v")).await.unwrap();
+                v = volume(&life, FlushMode::Local).await;
+            }
+        }
+        let gone = other.volumes.clone_snapshot(&name("v"), &name("a"), &name("c")).await.unwrap_err();
+        assert!(gone.is(Kind::NotFound) && !gone.to_string().contains("volume v was removed"), "{gone}");
+    });
+}

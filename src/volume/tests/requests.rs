@@ -45,7 +45,7 @@ fn operations_ask_for_no_more_than_they_need() {
         let volumes = &life.volumes;
         let named = name("v");
         let create = volumes.create(&named, 64 * MIB, small(FlushMode::Pool));
-        bill(&site, "create", 65, create).await.unwrap();
+        bill(&site, "create", 75, create).await.unwrap();
         let v = bill(&site, "open", 25, volumes.open(&named, OpenMode::Normal)).await.unwrap();
         bill(&site, "first write", 63, v.write(0, bytes(1, 4096))).await.unwrap();
         bill(&site, "flush", 5, v.flush()).await.unwrap();
