@@ -30,7 +30,9 @@ fn two_hosts_fill_and_empty_one_at_once() {
                 let key = format!("key{}", i / 2 * 2).into_bytes();
                 // Both hosts want each key; one gets it.
                 let has = mine.insert(&key, i).await.unwrap();
-                assert_eq!(other.get(&key).await.unwrap(), Some(has));
+                // Of a key that is removed again, perhaps by now.
+                let seen = other.get(&key).await.unwrap();
+                assert!(seen == Some(has) || seen.is_none() && (i / 2 * 2) % 8 == 0, "{i}: {seen:?} {has}");
                 if i % 8 == 0 {
                     mine.remove(&key, i).await.unwrap();
                     mine.remove(&key, i + 1).await.unwrap();

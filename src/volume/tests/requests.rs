@@ -59,9 +59,9 @@ fn operations_ask_for_no_more_than_they_need() {
         let marks = [(v.clone(), name("b"))];
         bill(&site, "snapshot without a write", 17, snapshot_group(&marks, true)).await.unwrap();
         let clone = volumes.clone_snapshot(&named, &snap, &one);
-        bill(&site, "clone with a checkpoint", 188, clone).await.unwrap();
+        bill(&site, "clone with a checkpoint", 182, clone).await.unwrap();
         let clone = volumes.clone_snapshot(&named, &snap, &two);
-        bill(&site, "clone", 117, clone).await.unwrap();
+        bill(&site, "clone", 40, clone).await.unwrap();
         v.write(0, bytes(9, 4096)).await.unwrap();
         bill(&site, "write, release", 71, v.release()).await.unwrap();
         drop(v);
