@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::site::{Machine, Site};
 use super::*;
 use crate::base::rt::sim::World;
-use crate::pool::Need;
 use crate::store::SimStore;
 
 const BLOCKS: u64 = 48;
@@ -320,16 +319,11 @@ impl Storm {
         }
     }
 
-    /// Gives the volume to the other machine, once that one has heard that the stores are back: while it believes in an
-    /// outage, opening shows the session that it has, even one that was shut out meanwhile.
+    /// Gives the volume to the other machine.
     async fn hand_over(&mut self) -> Done {
         self.calm();
         self.release().await?;
         self.owner = 1 - self.owner;
-        let life = self.lives[self.owner].as_ref().unwrap();
-        while life.volumes.deps().pool.condition().lacks(Need::Decide) {
-            life.sleep(100).await;
-        }
         let least = self.h.pool;
         self.recover(false, least).await;
         Ok(())
