@@ -36,11 +36,14 @@ const PAUSE_PER_HELD_UP: u32 = 10;
 struct Attempts {
     patience: Duration,
     pause: Duration,
+    /// The head may say a low number though all is counted with the full one: a change whose outcome nobody learned can
+    /// have been chosen.
+    unsure: bool,
 }
 
 impl Default for Attempts {
     fn default() -> Attempts {
-        Attempts { patience: PATIENCE, pause: PAUSE }
+        Attempts { patience: PATIENCE, pause: PAUSE, unsure: false }
     }
 }
 
@@ -60,14 +63,14 @@ impl Session {
     pub async fn watch_stores(self: Arc<Session>) {
         let mut attempts = Attempts::default();
         loop {
-            let low = *self.w.borrow() < self.full_w();
+            let low = *self.w.borrow() < self.full_w() || attempts.unsure;
             if !low && self.writer.under_way() == 0 {
                 self.writer.busy.notified().await;
             }
             self.ground.rt().sleep(LOOK_EVERY).await;
             let done = match low {
                 true => self.raise(&mut attempts).await,
-                false => self.lower().await.map_err(|stop| (stop, self.pause())),
+                false => self.lower(&mut attempts).await.map_err(|stop| (stop, self.pause())),
             };
             if let Err((stop, pause)) = done {
                 tracing::warn!(volume = %self.ground.name, error = %stop.error(), "how many shards count as stored stays as it is");
@@ -97,7 +100,7 @@ impl Session {
         self.ground.deps.pool.layout().n() - self.full_w()
     }
 
-    async fn lower(self: &Arc<Self>) -> Result<(), Stop> {
+    async fn lower(self: &Arc<Self>, attempts: &mut Attempts) -> Result<(), Stop> {
         let (pool, k, w) = (&self.ground.deps.pool, self.writer.k(), *self.w.borrow());
         let Some(after) = pool.settings().degrade_after() else { return Ok(()) };
         let out = pool.out_for(after);
@@ -108,6 +111,7 @@ impl Session {
         if out > pool.layout().m() {
             return Ok(());
         }
+        attempts.unsure = true;
         self.write_w(k).await?;
         tracing::warn!(volume = %self.ground.name, "{out} stores are out: writes are stored on {k} stores from now on");
         self.count_with(k);
@@ -126,12 +130,12 @@ impl Session {
         let (rt, full) = (self.ground.rt(), self.full_w());
         if self.ground.deps.pool.out_for(Duration::ZERO) > self.spare() {
             // The full number may have grown by a setting: then the low one need not be the lowest.
-            return self.lower().await.map_err(|stop| (stop, self.pause()));
+            return self.lower(attempts).await.map_err(|stop| (stop, self.pause()));
         }
         let missed = self.while_it_gets_on(None, self.bring_what_was_missed(full)).await;
         missed.map_err(|stop| (stop, attempts.failed(Duration::ZERO)))?;
         let low = *self.w.borrow();
-        if low >= full {
+        if low >= full && !attempts.unsure {
             return Ok(());
         }
         let began = rt.now();
@@ -142,10 +146,11 @@ impl Session {
             self.count_with(low);
             return Err((stop, attempts.failed(rt.now().since(began))));
         }
-        *attempts = Attempts::default();
+        *attempts = Attempts { unsure: true, ..Attempts::default() };
         self.w_of_all.fetch_max(full, Ordering::Relaxed);
         // Completed to the full number by then, whether or not the head learns of it.
         self.write_w(full).await.map_err(|stop| (stop, self.pause()))?;
+        attempts.unsure = false;
         // As loud as its beginning was.
         tracing::warn!(volume = %self.ground.name, "the stores are back: writes are stored on {full} of them again");
         Ok(())

@@ -164,7 +164,9 @@ fn half_of_a_mirror_and_its_owner_are_lost_and_nothing_that_was_flushed() {
 #[test]
 fn an_owner_goes_on_after_a_recovery_and_is_shut_out_by_a_take_over_as_ever() {
     let told = Arc::new(AtomicU64::new(0));
-    for (seed, layout) in [(1, "1+1"), (2, "1+1"), (5, "1+1"), (3, "2+2"), (4, "2+2")] {
+    // In 6, 7 and 8 it never learns whether fewer shards are to count, which the recovery finds chosen.
+    let mirrors = [1, 2, 5, 6, 7, 8].map(|seed| (seed, "1+1"));
+    for (seed, layout) in mirrors.into_iter().chain([(3, "2+2"), (4, "2+2")]) {
         let told = told.clone();
         run(300 + seed, layout, |site| async move {
             let owner = site.machine(1).found().await;
@@ -209,7 +211,7 @@ fn an_owner_goes_on_after_a_recovery_and_is_shut_out_by_a_take_over_as_ever() {
             assert!(w.read(0, BLOCK).await.unwrap() == bytes(1, BLOCK as usize));
         });
     }
-    assert!(told.load(Ordering::Relaxed) >= 3, "{told:?}");
+    assert!(told.load(Ordering::Relaxed) >= 7, "{told:?}");
 }
 
 #[test]
