@@ -5,7 +5,9 @@
 //! part of a hedge, as much as lets m stores of the pool be slow all the time. When more are slow, others are no way
 //! around them, and asking them too would only add to the load; such reads wait until the longest delay.
 //!
-//! Of a store half of whose reads would end in a hedge all do, at once: waiting for it first is no use. Now and then one
+//! Times are those of data gets alone, by size class (`traffic`). While a class has none, the times of all requests stand in.
+//!
+//! Of a store half of whose newest reads would end in a hedge all do, at once: waiting for it first is no use. Now and then one
 //! goes to it that nobody waits for, to see whether it still is so.
 
 use std::time::Duration;
@@ -14,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::layout::Layout;
 use super::member::Member;
+use super::traffic::SizeClass;
 
 const DELAY_MIN: Duration = Duration::from_millis(20);
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(2);
@@ -58,14 +61,22 @@ pub(super) fn delay(own: Option<Duration>, usual: Option<Duration>) -> Duration 
     known.map_or(DELAY_UNKNOWN, |d| (d * 2).clamp(DELAY_MIN, DELAY_MAX))
 }
 
+/// The time within which 95 % of a store's reads of this class come, or of its requests while it has answered no such read.
+pub(super) fn time_of(member: &Member, class: SizeClass) -> Option<Duration> {
+    let traffic = member.traffic();
+    traffic.reads_percentile(class, 95).or_else(|| traffic.percentile(95))
+}
+
 /// Whether asking this store may well end in a hedge.
-pub(super) fn is_slow(member: &Member, usual: Option<Duration>) -> bool {
-    member.traffic().reads_percentile(95).is_some_and(|own| own > delay(None, usual))
+pub(super) fn is_slow(member: &Member, class: SizeClass, usual: Option<Duration>) -> bool {
+    let limit = delay(None, usual);
+    member.traffic().reads_percentile(class, 95).is_some_and(|own| own > limit)
+        || is_surely_slow(member, class, usual)
 }
 
 /// Whether it most likely does.
-pub(super) fn is_surely_slow(member: &Member, usual: Option<Duration>) -> bool {
-    member.traffic().reads_percentile(50).is_some_and(|own| own > delay(None, usual))
+pub(super) fn is_surely_slow(member: &Member, class: SizeClass, usual: Option<Duration>) -> bool {
+    member.traffic().reads_recent(class).is_some_and(|own| own > delay(None, usual))
 }
 
 #[cfg(test)]

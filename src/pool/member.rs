@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
-use super::traffic::Traffic;
+use super::traffic::{SizeClass, Traffic};
 use super::watched::Watched;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
@@ -120,7 +120,8 @@ pub struct Member {
 struct Timed<'a> {
     member: &'a Member,
     start: Instant,
-    read: bool,
+    /// A get of data, of this size.
+    read: Option<SizeClass>,
     failed: bool,
 }
 
@@ -133,15 +134,12 @@ impl Drop for Timed<'_> {
 
 /// Tells an answer from none, where the type of a success says it.
 trait Answer {
-    const READ: bool = false;
     fn trouble(&self) -> Option<&Error> {
         None
     }
 }
 
-impl Answer for Option<Found> {
-    const READ: bool = true;
-}
+impl Answer for Option<Found> {}
 impl Answer for Option<Head> {}
 impl Answer for Page {}
 impl Answer for () {}
@@ -309,7 +307,7 @@ impl Member {
         let usual = self.traffic.percentile(95).unwrap_or_default();
         let found = self.rt.timeout((usual * 2).clamp(LABEL_WAIT_MIN, LABEL_WAIT_MAX), get).await;
         let failed = !matches!(&found, Some(Ok(_)));
-        self.traffic.count(self.rt.now().since(start), false, failed);
+        self.traffic.count(self.rt.now().since(start), None, failed);
         match found {
             None => Verdict::Silent(self.trouble("it does not answer")),
             Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
@@ -481,9 +479,10 @@ impl Member {
     async fn ask<T: Answer>(
         &self,
         bytes: u64,
+        read: Option<SizeClass>,
         request: impl Future<Output = Result<T>>,
     ) -> Result<Result<T>> {
-        let mut timed = Timed { member: self, start: self.rt.now(), read: T::READ, failed: false };
+        let mut timed = Timed { member: self, start: self.rt.now(), read, failed: false };
         let patience = self.lost_patience(bytes);
         futures::pin_mut!(request, patience);
         let out = match select(request, patience).await {
@@ -515,20 +514,25 @@ impl Member {
 
     /// `None` says only that the store has none *now*; it counts when the store attests after it.
     pub async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        self.ask(0, self.bucket()?.get(key, range, cause)).await?
+        // Registers and labels are got whole; of data a part is.
+        let read = match range {
+            ByteRange::At { len, .. } | ByteRange::Last(len) => Some(SizeClass::of(len)),
+            ByteRange::Whole { .. } => None,
+        };
+        self.ask(0, read, self.bucket()?.get(key, range, cause)).await?
     }
 
     pub async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        self.ask(0, self.bucket()?.head(key, cause)).await?
+        self.ask(0, None, self.bucket()?.head(key, cause)).await?
     }
 
     pub async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
-        self.ask(0, self.bucket()?.list(list, cause)).await?
+        self.ask(0, None, self.bucket()?.list(list, cause)).await?
     }
 
     pub async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
         self.attested(Some(LABEL_FRESH)).await?;
-        self.ask(0, self.bucket()?.delete(keys, cause)).await?
+        self.ask(0, None, self.bucket()?.delete(keys, cause)).await?
     }
 
     /// A conditional put. Reads the label first where it was not read yet; an `Err` is certainly not stored.
@@ -541,7 +545,7 @@ impl Member {
         let bytes = body.len() as u64;
         let start = self.rt.now();
         // Whatever ends the wait early, the put may have happened.
-        let out = self.ask(bytes, bucket.put(key, body, when, cause)).await;
+        let out = self.ask(bytes, None, bucket.put(key, body, when, cause)).await;
         let out = out.unwrap_or_else(|e| Ok(Put::Unknown(e)));
         let why = match &out {
             Ok(Put::Unknown(e)) | Err(e) if is_trouble(e) => Some(e.to_string()),

@@ -17,6 +17,7 @@ use super::footer::{About, CHECK_SPAN, Footer};
 use super::hedge;
 use super::member::Member;
 use super::shard::{At, Miss};
+use super::traffic::SizeClass;
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::store::Cause;
@@ -43,6 +44,10 @@ impl Part<'_> {
     fn hedged(self) -> Self {
         let cause = if self.cause == Cause::Read { Cause::Hedge } else { self.cause };
         Part { cause, ..self }
+    }
+
+    fn class(&self) -> SizeClass {
+        SizeClass::of(self.len)
     }
 }
 
@@ -138,11 +143,11 @@ impl Fleet {
             return self.degraded(part, misses, verify).await;
         }
         self.hedges().asked(self.layout());
-        let usual = self.usual();
+        let usual = self.usual(part.class());
         let direct = self.direct(part, verify);
         let around = self.degraded(part.hedged(), Misses::default(), verify);
         futures::pin_mut!(direct, around);
-        if hedge::is_surely_slow(&member, usual) && self.hedges().spend() {
+        if hedge::is_surely_slow(&member, part.class(), usual) && self.hedges().spend() {
             self.try_slow(&member, part);
             let soon = self.rt().sleep(hedge::delay(None, usual));
             match select(around.as_mut(), soon).await {
@@ -152,7 +157,7 @@ impl Fleet {
                 Either::Right(_) => {}
             }
         } else {
-            let slow = self.late(&member, usual);
+            let slow = self.late(&member, part.class(), usual);
             futures::pin_mut!(slow);
             if let Either::Left((done, _)) = select(direct.as_mut(), slow).await {
                 return self.direct_alone(part, done, verify).await;
@@ -194,10 +199,11 @@ impl Fleet {
         self.degraded(part, misses, verify).await
     }
 
-    /// The time within which the middle store answers 95 % of its reads: a few slow ones don't make everybody wait.
-    pub(super) fn usual(&self) -> Option<Duration> {
+    /// The time within which the middle store answers 95 % of its reads of this size: a few slow ones don't make everybody
+    /// wait.
+    pub(super) fn usual(&self, class: SizeClass) -> Option<Duration> {
         let membership = self.membership();
-        let times = membership.members.iter().filter_map(|m| m.traffic().reads_percentile(95));
+        let times = membership.members.iter().filter_map(|m| hedge::time_of(m, class));
         let mut times: Vec<Duration> = times.collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied()
@@ -215,8 +221,8 @@ impl Fleet {
     }
 
     /// Ends when others are to be asked as well.
-    async fn late(&self, member: &Arc<Member>, usual: Option<Duration>) {
-        let first = hedge::delay(member.traffic().reads_percentile(95), usual);
+    async fn late(&self, member: &Arc<Member>, class: SizeClass, usual: Option<Duration>) {
+        let first = hedge::delay(hedge::time_of(member, class), usual);
         self.rt().sleep(first).await;
         if !self.hedges().spend() {
             self.rt().sleep(hedge::DELAY_MAX.saturating_sub(first)).await;
@@ -242,10 +248,11 @@ impl Fleet {
         let (k, n) = (self.layout().k(), self.layout().n());
         // Stores in trouble come last, slow ones before them, else in order.
         let mut next: Vec<usize> = (0..n).filter(|i| *i != part.shard).collect();
-        let usual = self.usual();
+        let class = part.class();
+        let usual = self.usual(class);
         next.sort_by_cached_key(|i| {
             let member = self.holder(part.id, *i);
-            (!member.well(), hedge::is_slow(&member, usual))
+            (!member.well(), hedge::is_slow(&member, class, usual))
         });
         let mut next = next.into_iter();
         let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();

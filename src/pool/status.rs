@@ -7,9 +7,13 @@ use serde::Serialize;
 use super::config::Settings;
 use super::fleet::Fleet;
 use super::member::{Member, Standing};
+use super::traffic::SizeClass;
 use crate::base::rt::Instant;
 use crate::base::{Name, PoolId};
 use crate::store::Line;
+
+/// The hedge delay that is shown is that of reads of so many bytes.
+const SMALL: u64 = 4096;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreStatus {
@@ -85,7 +89,7 @@ pub(super) fn of(
         stored_at: w,
         settings,
         survives,
-        hedge_ms: super::hedge::delay(None, fleet.usual()).as_micros() as f64 / 1000.0,
+        hedge_ms: super::hedge::delay(None, fleet.usual(SizeClass::of(SMALL))).as_micros() as f64 / 1000.0,
         stores: fleet.members().iter().map(|m| store(m, now)).collect(),
         replacing: replacing(fleet),
         pending_shards,

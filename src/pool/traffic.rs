@@ -10,6 +10,20 @@ use crate::base::rt::Instant;
 
 /// Answers remembered.
 const RING: usize = 128;
+/// The newest answers, by which it is told whether a store is slow now.
+const RECENT: usize = 9;
+/// Upper ends of the size classes of data gets; the last class has no end.
+const CLASSES: [u64; 3] = [128 << 10, 1 << 20, 4 << 20];
+
+/// How much a data get asks for, roughly: a get of 16 MiB says nothing about how long one of 4 KiB may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SizeClass(usize);
+
+impl SizeClass {
+    pub(super) fn of(len: u64) -> SizeClass {
+        SizeClass(CLASSES.iter().position(|end| len <= *end).unwrap_or(CLASSES.len()))
+    }
+}
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -26,8 +40,8 @@ struct Ring {
 #[derive(Debug, Default)]
 pub struct Traffic {
     all: Mutex<Ring>,
-    /// Gets of data alone: puts and labels would blur what a read may take.
-    reads: Mutex<Ring>,
+    /// Gets of data alone, by size class: puts, registers and labels would blur what a read may take.
+    reads: [Mutex<Ring>; CLASSES.len() + 1],
     /// The last read that nobody waits for.
     tried: Mutex<Option<Instant>>,
     /// Objects that it does not let us delete.
@@ -59,14 +73,25 @@ impl Ring {
         let at = (self.sorted.len() * percent).div_ceil(100).saturating_sub(1);
         self.sorted.get(at).map(|m| Duration::from_micros((*m).into()))
     }
+
+    /// The middle one of the newest answers; `None` before there are so many.
+    fn recent(&self) -> Option<Duration> {
+        let from = self.micros.len().checked_sub(RECENT)?;
+        let mut newest: Vec<u32> = self.micros.range(from..).copied().collect();
+        newest.sort_unstable();
+        newest.get(RECENT / 2).map(|m| Duration::from_micros((*m).into()))
+    }
 }
 
 impl Traffic {
-    pub(super) fn count(&self, took: Duration, read: bool, failed: bool) {
+    /// `read`: the size class, where it was a get of data.
+    pub(super) fn count(&self, took: Duration, read: Option<SizeClass>, failed: bool) {
         self.all.lock().count(took, failed);
         // One that failed says nothing about how long a read takes.
-        if read && !failed {
-            self.reads.lock().count(took, false);
+        if let Some(SizeClass(class)) = read
+            && !failed
+        {
+            self.reads[class].lock().count(took, false);
         }
     }
 
@@ -100,8 +125,13 @@ impl Traffic {
     pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
         self.all.lock().percentile(percent)
     }
-    pub(super) fn reads_percentile(&self, percent: usize) -> Option<Duration> {
-        self.reads.lock().percentile(percent)
+    /// Of data gets of this class; `None` before the first.
+    pub(super) fn reads_percentile(&self, class: SizeClass, percent: usize) -> Option<Duration> {
+        self.reads[class.0].lock().percentile(percent)
+    }
+    /// The median of the newest data gets of this class; `None` while there are too few to tell.
+    pub(super) fn reads_recent(&self, class: SizeClass) -> Option<Duration> {
+        self.reads[class.0].lock().recent()
     }
 }
 
@@ -112,20 +142,40 @@ mod tests {
     #[test]
     fn percentiles_of_the_last_answers() {
         let traffic = Traffic::default();
+        let small = SizeClass::of(4096);
         assert_eq!(traffic.percentile(99), None);
         for n in 1..=1000u64 {
-            traffic.count(Duration::from_micros(n), n % 2 == 0, false);
+            traffic.count(Duration::from_micros(n), (n % 2 == 0).then_some(small), false);
         }
         assert_eq!(traffic.requests(), 1000);
         assert_eq!(traffic.percentile(100), Some(Duration::from_micros(1000)));
         assert_eq!(traffic.percentile(50), Some(Duration::from_micros(936)));
-        assert_eq!(traffic.reads_percentile(50), Some(Duration::from_micros(872)));
+        assert_eq!(traffic.reads_percentile(small, 50), Some(Duration::from_micros(872)));
         assert_eq!(traffic.error_rate(), 0.0);
         for n in 0..RING {
-            traffic.count(Duration::from_secs(1), true, n % 4 == 0);
+            traffic.count(Duration::from_secs(1), Some(small), n % 4 == 0);
         }
         assert_eq!(traffic.error_rate(), 0.25);
-        (0..RING).for_each(|_| traffic.count(Duration::from_secs(1), true, false));
+        (0..RING).for_each(|_| traffic.count(Duration::from_secs(1), Some(small), false));
         assert_eq!(traffic.error_rate(), 0.0);
+    }
+    #[test]
+    fn gets_of_data_are_told_apart_by_size_and_the_newest_tell_who_is_slow_now() {
+        let ms = Duration::from_millis;
+        let (traffic, small, large) = (Traffic::default(), SizeClass::of(128 << 10), SizeClass::of(16 << 20));
+        (0..RING).for_each(|_| traffic.count(ms(60), None, false));
+        assert_eq!(traffic.reads_percentile(small, 95), None, "registers say nothing about reads");
+        for _ in 0..RING {
+            traffic.count(ms(30), Some(small), false);
+            traffic.count(ms(200), Some(large), false);
+        }
+        assert_eq!(traffic.reads_percentile(small, 95), Some(ms(30)));
+        assert_eq!(traffic.reads_percentile(large, 95), Some(ms(200)));
+        assert_eq!(traffic.reads_percentile(SizeClass::of(1 << 20), 95), None);
+        (0..4).for_each(|_| traffic.count(ms(300), Some(small), false));
+        assert_eq!(traffic.reads_recent(small), Some(ms(30)));
+        traffic.count(ms(300), Some(small), false);
+        assert_eq!(traffic.reads_recent(small), Some(ms(300)));
+        assert_eq!(traffic.reads_percentile(small, 50), Some(ms(30)));
     }
 }
