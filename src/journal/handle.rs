@@ -375,6 +375,8 @@ impl Journal {
     /// confirmed; `mark` is what was promised so far.
     pub async fn restart(&self, ready: Ready, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         let shared = &self.shared;
+        // Whoever opens the folder next waits until nothing is removed from it any more.
+        let _making = shared.making.lock().await;
         let begun = self.begin_anew(first_lsn, mark).await;
         let id = match begun {
             Ok(id) => id,
@@ -394,6 +396,7 @@ impl Journal {
     /// After a failure, when the disk takes no files to start anew: the journal vouches for no record any more, and gives back
     /// what it has of the disk. All before `first_lsn` must be stored and confirmed.
     pub async fn give_up(&self, first_lsn: Lsn) -> Result<()> {
+        let _making = self.shared.making.lock().await;
         self.begin_anew(first_lsn, Header::VOID).await?;
         self.opened.lock().clear();
         self.shared.sweep().await;
@@ -402,6 +405,9 @@ impl Journal {
 
     /// Another id in the header.
     async fn begin_anew(&self, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
+        if self.shared.ring.lock().closing {
+            return Err(closed());
+        }
         if self.failed().is_none() {
             return Err(Error::new(Kind::Internal, "a journal that works is not started anew"));
         }

@@ -129,7 +129,8 @@ impl Recovery<'_> {
             doubtful |= self.refuse_evidence(&unused, end).await?;
         }
         let mut spoilt = None;
-        if live.len() > 1
+        // A loss of power while one was overwritten leaves it so; another may have met the next.
+        while live.len() > 1
             && let Some(at) = self.spoilt_at(&live[0]).await?
             && let Some(first) = live.pop_front()
         {

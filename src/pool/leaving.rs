@@ -57,6 +57,10 @@ impl Leaving {
 
     /// Stores missed the deletion of these shards.
     pub(super) fn missed(&mut self, id: ChunkId, shards: Mask, guesses: u64) {
+        if guesses < self.guesses {
+            // Decided before a guess that is known here.
+            return self.lose();
+        }
         self.fence(guesses);
         self.add(id, shards);
     }

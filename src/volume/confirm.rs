@@ -276,7 +276,7 @@ impl Session {
     }
 
     /// `ready`: the files to begin with, once they are made.
-    async fn mend_once(&self, ready: &mut Option<Ready>) -> Result<(), Stop> {
+    async fn mend_once(self: &Arc<Self>, ready: &mut Option<Ready>) -> Result<(), Stop> {
         let refused = match ready {
             Some(_) => None,
             None => match self.journal.make_ready().await {
@@ -299,10 +299,15 @@ impl Session {
         self.store(upto).await?;
         self.confirm().await?;
         let (first, begun) = (upto.next(), ready.take());
-        let done = match begun {
-            Some(made) => self.journal.restart(made, first, upto).await.map(Some),
-            None => self.journal.give_up(first).await.map(|()| None),
-        };
+        // A task of its own: cut off midway, what it still removes would be of the journal that is opened next.
+        let session = self.clone();
+        let begin = self.ground.rt().spawn(async move {
+            match begun {
+                Some(made) => session.journal.restart(made, first, upto).await.map(Some),
+                None => session.journal.give_up(first).await.map(|()| None),
+            }
+        });
+        let done = begin.await?;
         match done {
             Ok(None) => {
                 *self.mending.held_up.lock() = None;

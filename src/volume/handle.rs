@@ -595,7 +595,7 @@ impl Inner {
             while session.goes_on() {
                 let Some(inner) = inner.upgrade() else { return };
                 match inner.own(false, false).await {
-                    Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Throttled) => {
+                    Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
                         again.sleep(AGAIN).await;
                     }
                     _ => return,
@@ -612,7 +612,11 @@ impl Inner {
             State::Live(session) => session,
             State::Inert(_) => return Ok(()),
             // The volume may still be this host's, with a journal that nobody has replayed.
-            State::Ended => return Err(Stop::Again),
+            State::Ended => {
+                let head = self.ground.cell.confirm().await;
+                let free = head.is_ok_and(|head| head.active.released);
+                return if free { Ok(()) } else { Err(Stop::Again) };
+            }
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };

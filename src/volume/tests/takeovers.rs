@@ -415,29 +415,6 @@ fn a_journal_that_is_named_can_be_salvaged() {
     }
 }
 
-/// As below, but what the journal could not keep is in the pool: the volume goes on when its disk does.
-#[test]
-fn a_withdrawn_claim_and_a_failed_journal_lose_nothing_that_is_stored() {
-    run(10, "2+1", |site| async move {
-        let machine = site.machine(1);
-        let life = machine.found().await;
-        let v = volume(&life, FlushMode::Local).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        machine.disk.faults(|f| f.sync_fails = 1000);
-        v.write(0, bytes(2, 4096)).await.unwrap();
-        // The journal fails, and all goes to the pool.
-        let early = life.rt.timeout(Duration::from_secs(5), v.flush()).await;
-        assert!(early.is_none(), "{early:?}");
-        assert_eq!(life.volumes.info(&name("v")).await.unwrap().unsent_bytes, 0);
-        site.machine(2).start().await.claim_and_withdraw().await;
-        life.sleep(10_000).await;
-        machine.disk.faults(|f| f.sync_fails = 0);
-        v.flush().await.unwrap();
-        assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
-    });
-}
-
 /// The volume would claim itself anew, and what only its memory holds would be gone with the next flush promising it.
 #[test]
 fn a_withdrawn_claim_and_a_failed_journal_together_end_all_io() {
