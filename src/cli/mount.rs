@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Global, done, log, output, reach};
+use super::{Global, done, exit_code, log, output, reach};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt};
-use crate::daemon::api::{Outcome, Verb};
+use crate::daemon::api::Verb;
 use crate::daemon::control::{Client, ProgressSink};
 use crate::daemon::{Engine, Home, Options, signals};
 use crate::fs::{Cache, MOUNT_OPTIONS, MountOptions};
@@ -123,7 +123,7 @@ async fn once(
         }
         output::report(global, &outcome, |_| {});
         if args.detached {
-            say_ready()?;
+            say("ready")?;
         }
         return Ok(Ok(done(&outcome)));
     }
@@ -146,34 +146,40 @@ async fn once(
 /// Runs the engine here until the mount ends or a signal comes; with `log`, away from the terminal.
 async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>) -> Result<ExitCode> {
     let mounted = engine.run(verb, ProgressSink::none()).await;
-    if let (Ok(_), Some(log)) = (&mounted, log) {
-        let_go(log)?;
-    }
-    let result: Result<Outcome> = match mounted {
-        Ok(_) => {
-            let ended = engine.idle();
-            futures::pin_mut!(ended);
-            let signal = signals::terminated();
-            futures::pin_mut!(signal);
-            futures::future::select(ended, signal).await;
-            Ok(Outcome::default())
+    let mut told = false;
+    match (&mounted, log) {
+        (Ok(_), Some(log)) => let_go(log, "ready")?,
+        (Err(why), Some(log)) => {
+            told = true;
+            eprintln!("windlass: {why}");
+            let_go(log, &exit_code(why.kind()).to_string())?;
         }
-        Err(e) => Err(e),
+        (_, None) => {}
+    }
+    // Also after a failure: others may have mounted through this engine meanwhile, and have no other.
+    {
+        let (ended, signal) = (engine.idle(), signals::terminated());
+        futures::pin_mut!(ended, signal);
+        futures::future::select(ended, signal).await;
+    }
+    let result = match mounted {
+        Err(why) if told => Ok(ExitCode::from(exit_code(why.kind()))),
+        mounted => mounted.map(|_| ExitCode::SUCCESS),
     };
     tracing::debug!(dir, "the mount's process ends");
     engine.shutdown().await?;
-    result.map(|_| ExitCode::SUCCESS)
+    result
 }
 
-fn say_ready() -> Result<()> {
+fn say(word: &str) -> Result<()> {
     use std::io::Write as _;
-    println!("ready");
+    println!("{word}");
     std::io::stdout().flush().context(|| "leaving the terminal".into())
 }
 
-/// Says `ready` to the command that waits, then leaves its terminal: later messages go to a log file.
-fn let_go(log: &Path) -> Result<()> {
-    say_ready()?;
+/// Says `word` to the command that waits (`ready`, or its exit code), then leaves its terminal: later messages go to a log file.
+fn let_go(log: &Path, word: &str) -> Result<()> {
+    say(word)?;
     log::at_terminal(false);
     let open = |path: &Path, write: bool| {
         let flags = if write {
@@ -209,8 +215,17 @@ async fn leave_behind() -> Result<ExitCode> {
         child.stdout.take().ok_or_else(|| Error::new(Kind::Internal, "the started process has no stdout"))?;
     let mut said = Vec::new();
     out.read_to_end(&mut said).await.context(|| "waiting for the mount".into())?;
-    if said == b"ready\n" {
+    // What the mount told before, as JSON, is for the user.
+    let said = String::from_utf8_lossy(&said);
+    let (told, word) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
+    if !told.is_empty() {
+        output::line(told);
+    }
+    if word == "ready" {
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Ok(code) = word.parse::<u8>() {
+        return Ok(ExitCode::from(code));
     }
     // It has said why on stderr, which is ours.
     let status = child.wait().await.context(|| "waiting for the mount".into())?;

@@ -1,6 +1,6 @@
 //! The mounts of one engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,10 @@ use crate::store::{self, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUr
 /// How often an unmount says how far it is.
 const TELL: Duration = Duration::from_millis(500);
 
+/// How often and how long mounts that are being made are waited for.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A note of what a store heeds has four words.
 const NOTE_MAX: usize = 4096;
 
@@ -38,6 +42,7 @@ pub struct MountInfo {
 struct Entry {
     url: String,
     place: StoreUrl,
+    identity: String,
     options: Vec<String>,
     mounted: Arc<Mounted>,
 }
@@ -45,8 +50,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeMap<String, Entry>,
-    /// How many are being added.
-    coming: usize,
+    /// Where mounts are being made.
+    coming: BTreeSet<String>,
     /// The engine ends: whoever mounts now would be left without one.
     closed: bool,
 }
@@ -93,22 +98,24 @@ fn place_of(url: &str, options: &[String]) -> Result<(StoreUrl, MountOptions)> {
 }
 
 /// A mount that is being added: whoever waits for the last one's end waits for it too.
-struct Coming(Arc<Mounts>);
+struct Coming(Arc<Mounts>, String);
 
 impl Coming {
-    fn new(of: &Arc<Mounts>) -> Result<Coming> {
+    fn new(of: &Arc<Mounts>, dir: &str) -> Result<Coming> {
         let mut list = of.list.lock();
         if list.closed {
             return Err(Error::new(Kind::Closed, "the daemon is ending: mount again"));
         }
-        list.coming += 1;
-        Ok(Coming(of.clone()))
+        if !list.coming.insert(dir.to_owned()) {
+            return Err(Error::new(Kind::Exists, format!("a mount at {dir} is being made")));
+        }
+        Ok(Coming(of.clone(), dir.to_owned()))
     }
 }
 
 impl Drop for Coming {
     fn drop(&mut self) {
-        self.0.list.lock().coming -= 1;
+        self.0.list.lock().coming.remove(&self.1);
         self.0.tick();
     }
 }
@@ -124,8 +131,8 @@ impl Mounts {
         options: &[String],
         cache: &DiskCache,
     ) -> Result<Vec<String>> {
-        let _coming = Coming::new(self)?;
-        self.make_way(dir).await?;
+        let _coming = Coming::new(self, dir)?;
+        let before = self.before(dir).await?;
         let as_said = options.to_owned();
         let (parsed, options) = place_of(url, options)?;
         let place = parsed.clone();
@@ -140,8 +147,12 @@ impl Mounts {
         {
             may_write_in(seat, dir).await?;
         }
-        let (staging, left) = self.staging(seat, &by_url, &bucket).await;
-        notes.extend(left);
+        let identity = bucket.identity().to_string();
+        let left = make_way(before, &identity, &options).await;
+        // From here to the end of its start: whoever looks at what is kept has that to itself.
+        let shared = self.keeping.read().await;
+        let (staging, told) = self.staging(seat, &by_url, &bucket).await;
+        notes.extend(told);
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
@@ -151,7 +162,6 @@ impl Mounts {
             tracing::warn!(dir, "{why}");
             notes.push(why.to_owned());
         }
-        let shared = self.keeping.read().await;
         let mounted = fs::mount(
             seat.rt.clone(),
             seat.disk.clone(),
@@ -161,39 +171,50 @@ impl Mounts {
             staging,
             if keeps { cache.clone() } else { DiskCache::off() },
         )
-        .await?;
+        .await;
+        let mounted = mounted.inspect_err(|_| {
+            if left {
+                tracing::warn!(
+                    dir,
+                    url,
+                    "what the mount before had not sent is kept on this host: mount the bucket again"
+                );
+            }
+        })?;
         drop(shared);
         notes.extend(kept_back(mounted.unsent()));
         let mounted = Arc::new(mounted);
-        let entry = Entry { url: url.to_owned(), place, options: as_said, mounted: mounted.clone() };
-        self.list.lock().entries.insert(dir.to_owned(), entry);
-        let (this, dir) = (self.clone(), dir.to_owned());
-        seat.rt
-            .spawn(async move {
-                mounted.ended().await;
-                let mut list = this.list.lock();
-                // Another may have its place by now.
-                if list.entries.get(&dir).is_some_and(|e| Arc::ptr_eq(&e.mounted, &mounted)) {
-                    list.entries.remove(&dir);
-                }
-                drop(list);
-                this.tick();
-            })
-            .detach();
+        let entry = Entry { url: url.to_owned(), place, identity, options: as_said, mounted };
+        self.enter(seat, dir, entry);
         Ok(notes)
     }
 
-    /// What is mounted at `dir` is in the way, unless it was taken out of the tree: then what it has not sent yet is seen, and
-    /// sent, by the one that comes.
-    async fn make_way(&self, dir: &str) -> Result<()> {
-        let before = self.list.lock().entries.get(dir).map(|e| e.mounted.clone());
-        let Some(before) = before else { return Ok(()) };
-        if before.is_in().await? {
+    /// Lists it until it ends.
+    fn enter(self: &Arc<Self>, seat: &Seat, dir: &str, entry: Entry) {
+        let (this, dir, mounted) = (self.clone(), dir.to_owned(), entry.mounted.clone());
+        self.list.lock().entries.insert(dir.clone(), entry);
+        let until_it_ends = async move {
+            mounted.ended().await;
+            let mut list = this.list.lock();
+            // Another may have its place by now.
+            if list.entries.get(&dir).is_some_and(|e| Arc::ptr_eq(&e.mounted, &mounted)) {
+                list.entries.remove(&dir);
+            }
+            drop(list);
+            this.tick();
+        };
+        seat.rt.spawn(until_it_ends).detach();
+    }
+
+    /// What was mounted at `dir` and is taken out of the tree, but sends on; `Exists` for what is there still.
+    async fn before(&self, dir: &str) -> Result<Option<(String, Arc<Mounted>)>> {
+        let before = self.list.lock().entries.get(dir).map(|e| (e.identity.clone(), e.mounted.clone()));
+        let Some((identity, mounted)) = before else { return Ok(None) };
+        if mounted.is_in().await? {
             let why = format!("{dir} is a mount already: unmount it first, or change it with -o remount");
             return Err(Error::new(Kind::Exists, why));
         }
-        before.leave_to_next().await;
-        Ok(())
+        Ok(Some((identity, mounted)))
     }
 
     /// `mount -o remount`: what the kernel heeds changes at once, anything else is refused.
@@ -219,7 +240,13 @@ impl Mounts {
                 return Err(Error::new(Kind::Exists, why));
             }
         }
-        mounted.change(MountOptions::parse(&options.join(","))?.0).await
+        mounted.change(MountOptions::parse(&options.join(","))?.0).await?;
+        if let Some(entry) =
+            self.list.lock().entries.get_mut(dir).filter(|e| Arc::ptr_eq(&e.mounted, &mounted))
+        {
+            entry.options = options;
+        }
+        Ok(())
     }
 
     /// Where a bucket's unsent files wait, and what is to be told of that. They are found again at its next mount, wherever
@@ -279,7 +306,8 @@ impl Mounts {
                 }
             }
         };
-        self.ended(dir).await;
+        let gone = |list: &mut List| list.entries.get(dir).is_none_or(|e| !Arc::ptr_eq(&e.mounted, &mounted));
+        self.until(gone).await;
         if left.files > 0 {
             return Err(Error::new(
                 Kind::Unavailable,
@@ -301,7 +329,7 @@ impl Mounts {
     /// Returns when no mount is left. None is added after that.
     pub async fn idle(&self) {
         self.until(|list| {
-            list.closed |= list.entries.is_empty() && list.coming == 0;
+            list.closed |= list.entries.is_empty() && list.coming.is_empty();
             list.closed
         })
         .await;
@@ -324,15 +352,31 @@ impl Mounts {
         }
     }
 
-    /// Does something to what is kept of the bucket `url`, which nobody mounts meanwhile.
+    /// Not waited for in the lock's queue: behind a mount that hangs all others would wait too.
+    async fn alone(&self, seat: &Seat) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>> {
+        for _ in 0..ATTEMPTS {
+            if let Ok(alone) = self.keeping.try_write() {
+                return Ok(alone);
+            }
+            seat.rt.sleep(PAUSE).await;
+        }
+        Err(Error::new(
+            Kind::Unavailable,
+            "a mount is being made, which takes up what is kept: try again when it is up",
+        ))
+    }
+
+    /// Does something to what is kept of the bucket `url`: a mount of it that comes meanwhile leaves that to the next.
     pub async fn with_kept<T>(
         &self,
         seat: &Seat,
         url: &str,
         work: impl AsyncFnOnce(Keep) -> Result<T>,
     ) -> Result<T> {
-        let _alone = self.keeping.write().await;
-        let keep = Keep::open(&seat.disk, &seat.home.staging()).await?.only(url);
+        let keep = {
+            let _alone = self.alone(seat).await?;
+            Keep::open(&seat.disk, &seat.home.staging()).await?.only(url)
+        };
         if keep.list().is_empty() {
             let why = format!(
                 "nothing is kept of {url}: `windlass mount list` shows what is, by the names to give here"
@@ -359,7 +403,7 @@ impl Mounts {
     /// Unmounts all; the first failure is told after all were tried.
     pub async fn shutdown(&self, seat: &Seat) -> Result<()> {
         self.list.lock().closed = true;
-        self.until(|list| list.coming == 0).await;
+        self.until(|list| list.coming.is_empty()).await;
         let mut result = Ok(());
         for mount in self.list() {
             let ended = self.remove(seat, &mount.dir, &|_, _| ()).await;
@@ -370,6 +414,18 @@ impl Mounts {
         }
         result
     }
+}
+
+/// What the mount before has not sent is seen, and sent, by one of the same bucket that may write; any other waits until it is
+/// sent. True: something may be left.
+async fn make_way(before: Option<(String, Arc<Mounted>)>, identity: &str, options: &MountOptions) -> bool {
+    let Some((of, before)) = before else { return false };
+    let takes_up = of == identity && !options.read_only;
+    match takes_up {
+        true => before.leave_to_next().await,
+        false => before.ended().await,
+    }
+    takes_up
 }
 
 /// Finds out, once for each URL and host, whether the store heeds the conditions of writes. One that doesn't is looked

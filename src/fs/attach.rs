@@ -23,6 +23,8 @@ pub const DEVICE: &str = "/dev/fuse";
 fn flags(options: &MountOptions) -> MountFlags {
     let mut flags = MountFlags::empty();
     flags.set(MountFlags::RDONLY, options.read_only);
+    // The kernel's default, which a remount must ask for.
+    flags.set(MountFlags::RELATIME, !options.kernel.contains(&KernelFlag::NoAtime));
     for flag in &options.kernel {
         flags |= match flag {
             KernelFlag::NoExec => MountFlags::NOEXEC,

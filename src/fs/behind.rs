@@ -203,9 +203,11 @@ impl Fs {
                 if let Err(why) = file.harden(&self.engine).await {
                     tracing::warn!(key = file.key(), %why, "a loss of power may take what is kept");
                 }
-                let mut kept = self.behind.kept.lock();
-                kept.files += 1;
-                kept.bytes += file.size();
+                if !why.is(Kind::Closed) {
+                    let mut kept = self.behind.kept.lock();
+                    kept.files += 1;
+                    kept.bytes += file.size();
+                }
                 break;
             }
             tracing::warn!(key = file.key(), kept = at, %why, "not stored yet: trying again");

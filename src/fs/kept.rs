@@ -133,8 +133,24 @@ impl Keep {
         let doing = || format!("copying {key} to {}", path.display());
         let disk = self.folder.disk();
         disk.create_dir(path.parent().unwrap_or(to)).await.context(doing)?;
-        let file = disk.open(&path, OpenHow::CreateNew).await.context(doing)?;
-        self.fill(left, &*file).await.context(doing)?;
+        if disk.open(&path, OpenHow::Read).await.is_ok() {
+            return Err(Error::new(Kind::Exists, format!("{} is there already", path.display())));
+        }
+        // Under its name only when it is whole.
+        let part = path.with_file_name(format!(".{}.part", path.file_name().unwrap_or_default().display()));
+        let file = disk.open(&part, OpenHow::Create).await.context(doing)?;
+        file.set_len(0).await.context(doing)?;
+        let done = async {
+            self.fill(left, &*file).await?;
+            disk.rename(&part, &path).await?;
+            disk.sync_dir(path.parent().unwrap_or(to)).await?;
+            Ok(())
+        };
+        if let Err(why) = done.await {
+            // It is not what is asked for, whether it can be removed or not.
+            let _ = disk.remove(&part).await;
+            return Err(Error::context(why, doing()));
+        }
         left.stage.rest();
         Ok(path)
     }
@@ -155,14 +171,17 @@ impl Keep {
         Ok(())
     }
 
-    /// Drops them, for good.
-    pub async fn drop_all(self) -> Result<usize> {
-        let count = self.left.len();
-        for left in &self.left {
-            left.stage.forget().await?;
+    /// Drops them, for good; says how many. The first error is told after all were tried.
+    pub async fn drop_all(self) -> (usize, Result<()>) {
+        let (mut count, mut result) = (0, Ok(()));
+        // The oldest first: cut off midway, what is left of a name is its latest.
+        for left in self.left.iter().rev() {
+            match left.stage.forget().await {
+                Ok(()) => count += 1,
+                Err(why) => result = result.and(Err(why)),
+            }
         }
-        self.folder.settle().await?;
-        Ok(count)
+        (count, result.and(self.folder.settle().await))
     }
 }
 

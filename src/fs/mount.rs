@@ -45,6 +45,8 @@ pub struct Mounted {
     /// What it is called in /proc/mounts, and mounted with.
     name: String,
     options: MountOptions,
+    /// Its device number.
+    device: Option<(u32, u32)>,
     session: Mutex<Option<BackgroundSession>>,
     ended: watch::Receiver<bool>,
 }
@@ -81,7 +83,9 @@ pub async fn mount(
     });
     let (session, notifier) = session.await?.map_err(|why: std::io::Error| failed(&dir, why))?;
     fs.set_kernel(Box::new(notifier));
-    Ok(Mounted { rt, fs, dir, unsent, name, options, session: Mutex::new(Some(session)), ended })
+    let at = dir.clone();
+    let device = rt.cpu(move || device_of(&at)).await?;
+    Ok(Mounted { rt, fs, dir, unsent, name, options, device, session: Mutex::new(Some(session)), ended })
 }
 
 fn failed(dir: &Path, why: std::io::Error) -> Error {
@@ -161,8 +165,18 @@ impl Mounted {
         if self.options.read_only && !options.read_only {
             return fixed("a mount that began with ro");
         }
-        let dir = self.dir.clone();
-        self.rt.cpu(move || attach::change(&dir, &options)).await?
+        let (dir, device) = (self.dir.clone(), self.device);
+        let change = move || match device_of(&dir) == device {
+            true => attach::change(&dir, &options),
+            false => {
+                let why = format!(
+                    "{} shows another filesystem: this mount is below it, or taken out",
+                    dir.display()
+                );
+                Err(Error::new(Kind::NotFound, why))
+            }
+        };
+        self.rt.cpu(change).await?
     }
 
     /// The kernel's mount is gone; what was written may still be on its way.
@@ -282,6 +296,14 @@ impl Drop for Mounted {
         // Its own drop would wait for nobody; detached, the threads end with the last open file.
         drop(self.session.lock().take());
     }
+}
+
+/// The device number of what is shown there, without asking whoever serves it.
+fn device_of(dir: &Path) -> Option<(u32, u32)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let shown = statx(CWD, dir, how, StatxFlags::empty()).ok()?;
+    Some((shown.stx_dev_major, shown.stx_dev_minor))
 }
 
 /// Whether something is mounted there, without asking whoever serves it.

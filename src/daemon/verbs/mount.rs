@@ -138,7 +138,9 @@ pub async fn drop_kept(desk: &Desk, url: &str, dry_run: bool) -> Result<Outcome>
         if dry_run {
             return Ok(outcome.note(format!("{count} ({bytes}) would be dropped")));
         }
-        keep.drop_all().await?;
+        let (dropped, result) = keep.drop_all().await;
+        let whole = show_count(dropped as u64, "file");
+        result.map_err(|why| why.context(format_args!("{whole} dropped, not all")))?;
         Ok(outcome.note(format!(
             "{count} ({bytes}) dropped: what they held is nowhere else, unless it was sent since"
         )))
