@@ -1,6 +1,7 @@
 //! Bugs put in by hand, to know that the simulation finds them.
 //!
-//! Each `*.patch` beside this file is one bug: `What:` says it, `Test:` names the simulation that must fail with it.
+//! Each `*.patch` beside this file is one bug: `What:` says it, `Test:` names the simulation, or the library's tests, that must
+//! fail with it.
 //! After `--- a/FILE` and `+++ b/FILE` come hunks: `@@`, then lines that begin with a space (kept), `-` (taken out) or
 //! `+` (put in). There are no line numbers: what a hunk keeps and takes out must be in the file exactly once.
 //!
@@ -84,8 +85,13 @@ impl Mutation {
         for (file, text) in &mut changed {
             std::fs::write(tree.join(file), text).unwrap();
         }
+        // Those of the filesystem are the library's own.
+        let place: &[&str] =
+            if self.test.contains("::tests::") { &["--lib"] } else { &["--test", "simulation"] };
         let run = Command::new(env!("CARGO"))
-            .args(["test", "--test", "simulation", &self.test])
+            .arg("test")
+            .args(place)
+            .arg(&self.test)
             .current_dir(tree)
             // Shares the dependencies; the crate itself is another, by its version.
             .env("CARGO_TARGET_DIR", root().join("target"))
@@ -150,6 +156,7 @@ fn the_simulation_finds_each_bug() {
     for mutation in all() {
         let (text, failed) = mutation.run(&tree);
         assert!(text.contains("running "), "{} does not build:\n{text}", mutation.name);
+        assert!(!text.contains("running 0 tests"), "{}: there is no test {}", mutation.name, mutation.test);
         println!("{}: {}", mutation.name, mutation.what);
         for line in text.lines().filter(|l| l.contains("WINDLASS_SEED=")) {
             println!("  found: {}", line.trim());
