@@ -255,7 +255,8 @@ async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
-fn lists(value: &Value) {
+/// The mounts that are up, as `status` shows them too.
+pub(super) fn mounts(value: &Value) {
     let row = |v: &Value| {
         vec![
             output::text(v, "dir"),
@@ -264,7 +265,11 @@ fn lists(value: &Value) {
             output::bytes(v, "unsent_bytes"),
         ]
     };
-    output::table(&["MOUNT", "URL", "UNSENT", "BYTES"], &output::rows(&value["mounts"], row));
+    output::table(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], &output::rows(&value["mounts"], row));
+}
+
+fn lists(value: &Value) {
+    mounts(value);
     let row = |v: &Value| {
         let state = match (v["partly"].as_bool(), v["unfinished"].as_bool()) {
             (Some(true), _) => "changes only",

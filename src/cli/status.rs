@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{Global, done, output, reach};
+use super::{Global, done, mount, output, reach};
 use crate::base::Result;
 use crate::daemon::api::Verb;
 
@@ -51,13 +51,5 @@ fn human(value: &Value) {
         ]
     };
     output::table(&["OPEN VOLUME", "CLIENTS", "STATE", "UNSENT"], &output::rows(&value["volumes"], row));
-    let row = |v: &Value| {
-        vec![
-            output::text(v, "dir"),
-            output::text(v, "url"),
-            output::text(v, "unsent_files"),
-            output::bytes(v, "unsent_bytes"),
-        ]
-    };
-    output::table(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], &output::rows(&value["mounts"], row));
+    mount::mounts(value);
 }

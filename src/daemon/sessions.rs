@@ -145,7 +145,8 @@ fn writer(peer: &str) -> String {
 impl Session {
     /// The client changes the volume.
     pub fn writes(&self) {
-        if !self.writes.swap(true, Ordering::AcqRel) {
+        // Asked at each write: looked at before it is taken.
+        if !self.writes.load(Ordering::Relaxed) && !self.writes.swap(true, Ordering::AcqRel) {
             self.of.writes(&self.path, &self.writer);
         }
     }

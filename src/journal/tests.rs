@@ -824,6 +824,40 @@ fn opening_removes_nothing_while_laps_are_missing() {
     });
 }
 
+/// Each loss of power may leave one that was being overwritten half so.
+#[test]
+fn several_spoilt_segments_in_front_are_passed_over() {
+    run(16, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        let id = journal.id();
+        for lsn in 1..=60 {
+            put(&journal, &write(lsn)).await.unwrap();
+            if lsn % 3 == 0 {
+                journal.sync(None).await.unwrap();
+            }
+        }
+        drop(journal);
+        rt.sleep(Duration::from_millis(20)).await;
+        let mut laps = Vec::new();
+        for (path, _) in disk.files().into_iter().filter(|(p, _)| p.to_string_lossy().contains("segment-")) {
+            let bytes = disk.read(&path, 1 << 20).await.unwrap();
+            if let Some(head) = super::format::SegmentHead::decode(&bytes[..4096], id) {
+                laps.push((head.lap, head.before, path, bytes));
+            }
+        }
+        laps.sort_by_key(|(lap, ..)| *lap);
+        assert!(laps.len() > 2, "{} laps", laps.len());
+        for (_, _, path, bytes) in &laps[..2] {
+            assert!(disk.rot(path, 4100, &[bytes[4100] ^ 1]));
+        }
+        let (journal, found) = open(rt.clone(), &disk).await.unwrap().unwrap();
+        let after = laps[2].1;
+        assert_eq!((found.first_lsn, found.end), (after.next(), Lsn(60)));
+        assert_eq!(replayed(&journal, after.0).await.unwrap().len() as u64, 60 - after.0);
+        assert!(replayed(&journal, after.0 - 1).await.unwrap_err().is(Kind::Corrupt));
+    });
+}
+
 #[test]
 fn damage_of_any_length_is_no_torn_tail() {
     run(14, |rt, disk| async move {

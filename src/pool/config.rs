@@ -1,6 +1,6 @@
 //! The pool register's value: who the members are, and the pool's settings.
 //!
-//! JSON: `{"format": 1, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
+//! JSON: `{"format": 2, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
 //! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
 //! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…], "unfilled": [INDEX…]},
 //! "plan": ID}`. `forced` only beside `before`, when `force-recover` made the generation: which one was before, which of its
@@ -17,7 +17,7 @@ use super::layout::{Layout, Zoning};
 use crate::base::size::parse_duration;
 use crate::base::{Error, Generation, Incarnation, Kind, Name, Nonce, PoolId, RegisterId, Result};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StoreEntry {
@@ -237,7 +237,7 @@ impl PoolConfig {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "the pool has format {}, this version knows {FORMAT}: use a newer windlass",
+                    "the pool has format {}, this version knows {FORMAT}: use the windlass that made it",
                     version.format
                 ),
             ));

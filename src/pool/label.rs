@@ -75,7 +75,7 @@ mod tests {
     fn golden_bytes() {
         let text = concat!(
             r#"{"format":1,"pool":"00000000000000000000000000000007","index":1,"#,
-            r#""incarnation":"00000000000000000000000000000002","hint":{"format":1,"#,
+            r#""incarnation":"00000000000000000000000000000002","hint":{"format":2,"#,
             r#""pool":"00000000000000000000000000000007","name":"tank","layout":"1+1","acceptors":[0,1],"#,
             r#""generation":0,"stores":[{"url":"file:///s1","zone":"a","#,
             r#""incarnation":"00000000000000000000000000000001"},{"url":"file:///s2","zone":null,"#,

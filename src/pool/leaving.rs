@@ -67,7 +67,7 @@ impl Leaving {
 
     /// The pool was decided by guess so often by now. What was missed before the last time may be needed again.
     pub(super) fn fence(&mut self, guesses: u64) {
-        if self.guesses != guesses {
+        if guesses > self.guesses {
             self.guesses = guesses;
             if !self.missed.is_empty() {
                 self.missed.clear();
@@ -184,6 +184,10 @@ mod tests {
         assert_eq!((leaving.count(), leaving.overflow), (1, false));
         leaving.missed(id(2), Mask::all(1), 1);
         assert_eq!((leaving.after(None, 9), leaving.overflow), (vec![(id(2), Mask::all(1))], true));
+        // What was decided before it comes late, and sets nothing back.
+        leaving.missed(id(3), Mask::all(1), 0);
+        leaving.fence(0);
+        assert_eq!(leaving.after(None, 9), [(id(2), Mask::all(1))]);
         let mut leaving = Leaving::default();
         (0..ENTRIES_MAX as u64).for_each(|n| leaving.missed(id(n), Mask::all(1), 0));
         assert!(!leaving.overflow);

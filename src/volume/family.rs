@@ -309,6 +309,9 @@ impl Volumes {
         let title = || format!("volume {}", self.deps.title(name));
         let lineage = self.lineage(name, &head).await?;
         let mut tries = 0;
+        if self.deps.pool.guesses() > 0 {
+            head = cell.change(|h| h.doubt_cloned()).await?;
+        }
         loop {
             head.may_remove(&lineage).map_err(|e| e.context(title()))?;
             let nonce = Nonce(self.deps.rt.random128());

@@ -571,6 +571,14 @@ impl Head {
         if self.cloned.has(snapshot) { Ok(Move::Already) } else { self.with(|h| h.cloned.add(snapshot)) }
     }
 
+    /// Any snapshot may have clones: after a guess, which may have lost the mark of one whose pin is there.
+    pub fn doubt_cloned(&self) -> Result<Move> {
+        match self.cloned {
+            Cloned::Any => Ok(Move::Already),
+            Cloned::Of(_) => self.with(|h| h.cloned = Cloned::Any),
+        }
+    }
+
     /// May any of its snapshots have clones?
     pub fn was_cloned(&self) -> bool {
         !self.cloned.none()
@@ -739,6 +747,9 @@ mod tests {
         let mine = BTreeSet::from([Epoch(1)]);
         moved(head.checkpoint(Epoch(1), &new, &behind(0)));
         moved(head.remove(&mine, Nonce(0)));
+        let doubted = moved(head.doubt_cloned());
+        assert!(doubted.cloned.has(StateId(7)) && doubted.was_cloned());
+        assert_eq!(doubted.doubt_cloned().unwrap(), Move::Already);
         let head = moved(moved(head.set_cloned(StateId(1))).set_cloned(StateId(2)));
         assert_eq!(head.set_cloned(StateId(2)).unwrap(), Move::Already);
         moved(head.checkpoint(Epoch(1), &new, &[Removal { state: StateId(3), gate: Nonce(0) }]));

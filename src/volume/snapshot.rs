@@ -109,7 +109,9 @@ impl Session {
             Ok(head) => head,
             Err(e) => return Err(self.explain(e)),
         };
-        if !head.cloned.has(id) {
+        if self.ground.deps.pool.guesses() > 0 {
+            self.change(|head| head.doubt_cloned()).await?;
+        } else if !head.cloned.has(id) {
             return self.checkpoint_surely(&[Removal { state: id, gate: Nonce(0) }]).await;
         }
         let nonce = Nonce(self.ground.rt().random128());

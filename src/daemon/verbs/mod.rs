@@ -21,7 +21,6 @@ use super::desk::Desk;
 use super::mounts::MountInfo;
 use crate::base::{Error, HostId, Kind, Result};
 use crate::cache::{DiskStats, MemoryStats};
-use crate::fs::Kept;
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
@@ -126,7 +125,7 @@ struct Status {
     pools: Vec<pool::Line>,
     volumes: Vec<volume::InUse>,
     mounts: Vec<MountInfo>,
-    kept_files: Vec<Kept>,
+    kept_files: Vec<mount::KeptOf>,
     kept_journals: Vec<PathBuf>,
     cache: Caches,
 }
@@ -151,7 +150,7 @@ async fn status(desk: &Desk) -> Result<Outcome> {
         pools: pool::lines(desk),
         volumes: volume::in_use(desk),
         mounts: desk.mounts.list(),
-        kept_files: desk.mounts.kept(seat).await.unwrap_or_default(),
+        kept_files: mount::by_bucket(&desk.mounts.kept(seat).await.unwrap_or_default()),
         kept_journals: seat.home.kept_journals(&*seat.disk).await,
         cache: Caches { memory: desk.pools.memory().frames.stats(), disk: desk.pools.memory().disk.stats() },
     };

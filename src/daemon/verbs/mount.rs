@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::json;
 
 use crate::base::size::{show_bytes, show_count};
@@ -13,6 +14,9 @@ use crate::daemon::desk::Desk;
 use crate::daemon::places;
 use crate::fs::{Keep, Kept, MountOptions};
 use crate::store::StoreUrl;
+
+/// Kept files that a listing names: an answer is one line of bounded length.
+const LISTED: usize = 1000;
 
 /// Folders below a `file://` bucket in which a pool's label is looked for.
 const FOLDERS_MAX: usize = 1000;
@@ -92,29 +96,47 @@ pub async fn ended(desk: &Desk, dir: &str) -> Result<Outcome> {
     Ok(Outcome::default())
 }
 
-/// A sentence for each bucket of which something is kept.
-pub fn kept_notes(kept: &[Kept]) -> Vec<String> {
-    let mut by_url: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+/// What is kept of one bucket.
+#[derive(Serialize)]
+pub struct KeptOf {
+    url: String,
+    files: u64,
+    bytes: u64,
+}
+
+pub fn by_bucket(kept: &[Kept]) -> Vec<KeptOf> {
+    let mut all: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for one in kept {
-        let (files, bytes) = by_url.entry(&one.url).or_default();
+        let (files, bytes) = all.entry(&one.url).or_default();
         *files += 1;
         *bytes += one.bytes;
     }
-    let sentence = |(url, (files, bytes)): (&str, (u64, u64))| {
+    all.into_iter().map(|(url, (files, bytes))| KeptOf { url: url.to_owned(), files, bytes }).collect()
+}
+
+/// A sentence for each bucket of which something is kept.
+pub fn kept_notes(kept: &[KeptOf]) -> Vec<String> {
+    let sentence = |KeptOf { url, files, bytes }: &KeptOf| {
         format!(
             "{} of {url} ({}) could not be stored and are kept on this host: mount it to have them sent, or see `windlass mount \
              export` and `windlass mount drop`",
-            show_count(files, "file"),
-            show_bytes(bytes)
+            show_count(*files, "file"),
+            show_bytes(*bytes)
         )
     };
-    by_url.into_iter().map(sentence).collect()
+    kept.iter().map(sentence).collect()
 }
 
 pub async fn list(desk: &Desk) -> Result<Outcome> {
-    let kept = desk.mounts.kept(&desk.seat).await?;
-    let notes = kept_notes(&kept);
-    Ok(Outcome::of(&json!({"mounts": desk.mounts.list(), "kept_files": kept}))?.note_all(notes))
+    let mut files = desk.mounts.kept(&desk.seat).await?;
+    let kept = by_bucket(&files);
+    let mut notes = kept_notes(&kept);
+    if files.len() > LISTED {
+        notes.push(format!("the first {LISTED} of {} kept files are listed", files.len()));
+        files.truncate(LISTED);
+    }
+    let value = json!({"mounts": desk.mounts.list(), "kept": kept, "kept_files": files});
+    Ok(Outcome::of(&value)?.note_all(notes))
 }
 
 pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
@@ -122,7 +144,7 @@ pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
         let (copied, result) = keep.copy_out(Path::new(to)).await;
         let count = show_count(copied.len() as u64, "file");
         result.map_err(|why| why.context(format_args!("{count} copied to {to}, not all")))?;
-        let outcome = Outcome::of(&json!({"url": url, "copied": copied}))?;
+        let outcome = Outcome::of(&json!({"url": url, "copied": copied.len()}))?;
         Ok(outcome
             .note(format!("{count} copied to {to}; they are kept here too, until they are sent or dropped")))
     };
@@ -134,7 +156,7 @@ pub async fn drop_kept(desk: &Desk, url: &str, dry_run: bool) -> Result<Outcome>
         let list = keep.list();
         let bytes = show_bytes(list.iter().map(|one| one.bytes).sum());
         let count = show_count(list.len() as u64, "file");
-        let outcome = Outcome::of(&json!({"url": url, "dropped": list, "dry_run": dry_run}))?;
+        let outcome = Outcome::of(&json!({"url": url, "files": list.len(), "dry_run": dry_run}))?;
         if dry_run {
             return Ok(outcome.note(format!("{count} ({bytes}) would be dropped")));
         }

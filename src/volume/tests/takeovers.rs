@@ -415,6 +415,29 @@ fn a_journal_that_is_named_can_be_salvaged() {
     }
 }
 
+/// As below, also where all is in the pool: the header may vouch for less, and a takeover would end the log there.
+#[test]
+fn a_withdrawn_claim_and_a_failed_journal_end_all_io_and_lose_nothing_that_is_stored() {
+    run(10, "2+1", |site| async move {
+        let machine = site.machine(1);
+        let life = machine.found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        machine.disk.faults(|f| f.sync_fails = 1000);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        let early = life.rt.timeout(Duration::from_secs(5), v.flush()).await;
+        assert!(early.is_none(), "{early:?}");
+        assert_eq!(life.volumes.info(&name("v")).await.unwrap().unsent_bytes, 0);
+        site.machine(2).start().await.claim_and_withdraw().await;
+        life.sleep(10_000).await;
+        machine.disk.faults(|f| f.sync_fails = 0);
+        assert!(v.flush().await.unwrap_err().is(Kind::Io));
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
+
 /// The volume would claim itself anew, and what only its memory holds would be gone with the next flush promising it.
 #[test]
 fn a_withdrawn_claim_and_a_failed_journal_together_end_all_io() {
