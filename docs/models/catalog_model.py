@@ -67,6 +67,65 @@ def run(make='if absent', freeze=True, order='children first', skip_empty=False)
         if cy == 'in' and 'y' not in es: return 'an inserted entry is lost'
     return explore([start], nexts, broken, finish=lambda n: n.startswith('helper'), done=lambda st: st[0][0] != 'splitting')
 
+def guessed(split_first=True, stamped=True, look_below=True, begin_anew=True):
+    """The pool is decided by guess once (protocol 2.9): each register, by itself, is what it is or what it was at some time before. A node is
+    stamped with the number of guesses known to whoever split it or made it; one with a lower stamp is *doubtful*: its children may hold
+    entries. Whoever looks at a doubtful leaf, or at one that is splitting, looks below it too; whoever changes one splits it first. A child that is there has all
+    that its parent held when it was split, but what was removed since: it is left as it is.
+    Check: what any register still holds after the guess is found; what is inserted after the guess stays; what is removed after it stays away."""
+    kid = lambda k: 1 if k == 'y' else 0
+    part = lambda es, i: frozenset(k for k in es if kid(k) == i)
+    mark = lambda g: g if stamped else 0
+    root0 = ('leaf', frozenset('z'), 0)
+    # root, kids: None | (entries, stamp); helper: None | (entries, stamp, made); ever: what root and kids have been; g; w: 'no' 'ins' 'in' 'out'; owed
+    start = (root0, (None, None), None, (frozenset([root0]), frozenset([None]), frozenset([None])), 0, 'no', frozenset())
+    def found(root, kids, g):
+        kind, es, stamp = root
+        below = frozenset().union(*[k[0] for k in kids if k])
+        if kind == 'split': return below
+        return es | below if look_below and (stamp < mark(g) or g and kind == 'splitting') else es
+    def nexts(st):
+        root, kids, helper, ever, g, w, owed = st
+        def mk(root=root, kids=kids, helper=helper, g=g, w=w, owed=owed):
+            past = ever if g else (ever[0] | {root}, ever[1] | {kids[0]}, ever[2] | {kids[1]})
+            return (root, kids, helper, past if not g else (frozenset(),) * 3, g, w, owed)
+        def setk(i, v): return tuple(v if j == i else k for j, k in enumerate(kids))
+        doubt = root[0] != 'split' and root[2] < mark(g)
+        for k in ('x', 'y') if not g else ('w',):                       # w belongs into child 0 and fills the leaf it comes to
+            i = kid(k)
+            if k == 'w' and w not in ('no', 'in'): continue
+            put = k != 'w' or w == 'no'
+            edit = lambda es: es | {k} if put else es - {k}
+            after = dict(w={'no': 'in', 'in': 'out'}[w]) if k == 'w' else {}
+            if root[0] == 'leaf' and not (doubt and split_first) and (not put or k in root[1] or len(root[1]) < LIMIT): yield f'{k} {"in" if put else "out"}', mk(root=('leaf', edit(root[1]), root[2]), **after)
+            if root[0] == 'split':
+                have, stamp = kids[i] or (frozenset(), mark(g))
+                yield f'{k} {"in" if put else "out"} below', mk(kids=setk(i, (edit(have), stamp)), **after)
+        if root[0] == 'leaf' and (len(root[1]) >= LIMIT or doubt): yield '> splitting', mk(root=('splitting', root[1], mark(g)))
+        if root[0] == 'splitting' and doubt: yield '> splitting again', mk(root=('splitting', root[1], mark(g)))
+        if helper is None and root[0] == 'splitting' and not doubt: yield 'helper reads', mk(helper=(root[1], root[2], frozenset()))
+        if helper:
+            es, stamp, made = helper
+            for i in {0, 1} - made:
+                new = kids[i] or (part(es, i), stamp)
+                yield f'child {i}', mk(kids=setk(i, new), helper=(es, stamp, made | {i}))
+            if len(made) == 2: yield '> split', mk(root=('split', frozenset(), stamp) if root[0] == 'splitting' and (root[2] == stamp or not begin_anew) else root, helper=None)
+        if not g:
+            for r in ever[0] | {root}:
+                for a in ever[1] | {kids[0]}:
+                    for b in ever[2] | {kids[1]}:
+                        held = (r[1] if r[0] != 'split' else frozenset()) | (a[0] if a else frozenset()) | (b[0] if b else frozenset())
+                        # The put of who began before is refused: it is of a generation that is over.
+                        yield f'guess {r[0]} {"".join(sorted(r[1]))} {a and "".join(sorted(a[0]))} {b and "".join(sorted(b[0]))}', (r, (a, b), None if begin_anew else helper, (frozenset(),) * 3, 1, 'no', held)
+    def broken(st):
+        root, kids, helper, ever, g, w, owed = st
+        if not g: return None
+        have = found(root, kids, g)
+        if owed - have: return 'what is left after the guess is not found'
+        if w == 'in' and 'w' not in have: return 'what was inserted after the guess is lost'
+        if w == 'out' and 'w' in have: return 'what was removed after the guess is back'
+    return explore([start], nexts, broken, finish=lambda n: n in ('helper reads', 'child 0', 'child 1', '> split', '> splitting again'), done=lambda st: st[0][0] != 'splitting')
+
 if __name__ == '__main__':
     bad = 0
     for label, ok, kw in [
@@ -76,4 +135,11 @@ if __name__ == '__main__':
         ('k3 the splitting leaf takes changes', False, dict(freeze=False)),
         ('k4 split before the children are there', False, dict(order='split first'))]:
         t0 = time.time(); bad += not report(label, run(**kw), ok, t0)
+    for label, ok, kw in [
+        ('G1 after a guess: stamps, looks below, a doubtful leaf is split first', True, dict()),
+        ('g2 a doubtful leaf takes changes', False, dict(split_first=False)),
+        ('g3 no stamps', False, dict(stamped=False)),
+        ('g4 nobody looks below a leaf', False, dict(look_below=False)),
+        ('g5 who began before the guess goes on', False, dict(begin_anew=False))]:
+        t0 = time.time(); bad += not report(label, guessed(**kw), ok, t0)
     sys.exit(bad > 0)

@@ -6,13 +6,20 @@
 //! is made, only where there is none yet; then it is split, for good. A child is found from the parent's place alone, so one
 //! that was never made is an empty leaf.
 //!
+//! Where a pool was decided by guess (`pool force-recover`), each node may be what it was at some time before, so a node that
+//! was split may be a leaf again, while its children are there. A node is therefore stamped with the number of guesses known
+//! to whoever made it or began to split it. A leaf of a lower stamp than the pool's number is *doubtful*: a lookup looks
+//! below it too, and a change splits it first. Its children have all that it held when they were made, but what was removed
+//! since, so they stay as they are. A change that began before the guess begins anew.
+//!
 //! Node id = the root's id for the root, else xxh3-128(`windlass catalog` ‖ root id, 16 bytes little-endian ‖ depth, 1 byte ‖
 //! the first 3 × depth bits of the key's xxh3-64, as a number, 8 bytes little-endian).
 //!
 //! | bytes | field |
 //! |---:|---|
-//! | 1 | version: 1 |
+//! | 1 | version: 2 |
 //! | 1 | 0 leaf, 1 splitting, 2 split |
+//! | 8 | stamp: how often the pool had been decided by guess |
 //! | 2 | number of entries; 0 when split |
 //! | … | entries in order of their keys: length of the key (1), key, value (16) |
 //!
@@ -38,19 +45,39 @@ const LEAF_MAX: usize = 16;
 const STEP: u32 = 3;
 /// No more bits to tell children by: such a leaf takes all that come.
 const DEPTH_MAX: u32 = 64 / STEP;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Nodes whose registers are kept at hand.
 const KEPT_MAX: usize = 4096;
 /// Nodes read at a time.
 const AT_ONCE: usize = 64;
 
-type Entries = BTreeMap<Vec<u8>, u128>;
+/// Keys and their values.
+pub type Entries = BTreeMap<Vec<u8>, u128>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Node {
+enum Form {
     Leaf(Entries),
     Splitting(Entries),
     Split,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Node {
+    form: Form,
+    /// How often the pool had been decided by guess, for all that whoever made it or began to split it knew.
+    stamp: u64,
+}
+
+impl Node {
+    /// Its children may hold entries that it lacks, in a pool that was decided by guess so often.
+    fn hides_some(&self, guesses: u64) -> bool {
+        match self.form {
+            Form::Leaf(_) => self.stamp < guesses,
+            // Its split may have begun because it was doubtful.
+            Form::Splitting(_) => guesses > 0,
+            Form::Split => false,
+        }
+    }
 }
 
 /// Where a node is in the tree.
@@ -69,6 +96,10 @@ impl Place {
         Place { depth, prefix: hash >> (64 - STEP * depth) }
     }
 
+    fn is_deepest(self) -> bool {
+        self.depth >= DEPTH_MAX
+    }
+
     fn children(self) -> impl Iterator<Item = Place> {
         (0..1 << STEP).map(move |i| Place { depth: self.depth + 1, prefix: self.prefix << STEP | i })
     }
@@ -80,6 +111,8 @@ enum Step<T> {
     Split,
     /// Somebody's split has to be finished first.
     Help(Entries),
+    /// The pool was decided by guess since the change began.
+    Anew,
 }
 
 /// A change of a leaf's entries.
@@ -94,21 +127,27 @@ struct Kept {
     split: bool,
 }
 
+#[derive(Default, Debug)]
+struct Known {
+    nodes: BTreeMap<Place, Kept>,
+    /// Which nodes are split was learned when the pool had been decided by guess so often.
+    guesses: u64,
+}
+
 /// See the module. Clones share what is known.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     fleet: Arc<Fleet>,
     root: RegisterId,
-    kept: Arc<Mutex<BTreeMap<Place, Kept>>>,
+    known: Arc<Mutex<Known>>,
 }
 
-fn decode(value: Option<&Bytes>) -> Result<Node> {
-    let Some(value) = value else { return Ok(Node::Leaf(Entries::new())) };
+fn decode(value: &Bytes) -> Result<Node> {
     let mut r = Reader::new(value, "a catalog's node");
     if r.u8()? != VERSION {
         return Err(r.bad("it is of another version"));
     }
-    let (kind, count) = (r.u8()?, r.u16()?);
+    let (form, stamp, count) = (r.u8()?, r.u64()?, r.u16()?);
     let mut entries = Entries::new();
     for _ in 0..count {
         let len = usize::from(r.u8()?);
@@ -119,23 +158,33 @@ fn decode(value: Option<&Bytes>) -> Result<Node> {
         entries.insert(key, r.u128()?);
     }
     r.end()?;
-    match kind {
-        0 => Ok(Node::Leaf(entries)),
-        1 => Ok(Node::Splitting(entries)),
-        2 if entries.is_empty() => Ok(Node::Split),
-        _ => Err(r.bad("it is of no kind that there is")),
+    let form = match form {
+        0 => Form::Leaf(entries),
+        1 => Form::Splitting(entries),
+        2 if entries.is_empty() => Form::Split,
+        _ => return Err(r.bad("it is of no kind that there is")),
+    };
+    Ok(Node { form, stamp })
+}
+
+/// What the register of this place holds, in a pool that was decided by guess so often.
+fn node_of(value: Option<&Bytes>, place: Place, guesses: u64) -> Result<Node> {
+    match value {
+        Some(value) => decode(value),
+        // The root alone is looked below: else no way down would end.
+        None => Ok(Node { form: Form::Leaf(Entries::new()), stamp: if place == ROOT { 0 } else { guesses } }),
     }
 }
 
-fn encode(node: &Node) -> Bytes {
+fn encode(form: &Form, stamp: u64) -> Bytes {
     let none = Entries::new();
-    let (kind, entries) = match node {
-        Node::Leaf(entries) => (0, entries),
-        Node::Splitting(entries) => (1, entries),
-        Node::Split => (2, &none),
+    let (kind, entries) = match form {
+        Form::Leaf(entries) => (0, entries),
+        Form::Splitting(entries) => (1, entries),
+        Form::Split => (2, &none),
     };
-    let mut w = Writer::with_capacity(4 + entries.len() * 40);
-    w.u8(VERSION).u8(kind).u16(entries.len() as u16);
+    let mut w = Writer::with_capacity(12 + entries.len() * 40);
+    w.u8(VERSION).u8(kind).u64(stamp).u16(entries.len() as u16);
     for (key, value) in entries {
         w.u8(key.len() as u8).raw(key).u128(*value);
     }
@@ -144,7 +193,7 @@ fn encode(node: &Node) -> Bytes {
 
 impl Catalog {
     pub(super) fn new(fleet: &Arc<Fleet>, root: RegisterId) -> Catalog {
-        Catalog { fleet: fleet.clone(), root, kept: Arc::default() }
+        Catalog { fleet: fleet.clone(), root, known: Arc::default() }
     }
 
     fn id(&self, place: Place) -> RegisterId {
@@ -158,50 +207,73 @@ impl Catalog {
 
     /// The node's register, and whether it was known before.
     fn node(&self, place: Place) -> (Register, bool) {
-        let mut kept = self.kept.lock();
-        if let Some(node) = kept.get(&place) {
+        let nodes = &mut self.known.lock().nodes;
+        if let Some(node) = nodes.get(&place) {
             return (node.register.clone(), true);
         }
-        if kept.len() >= KEPT_MAX {
+        if nodes.len() >= KEPT_MAX {
             // What is split stays so: that saves the way to the leaves.
-            kept.retain(|_, node| node.split);
-            if kept.len() >= KEPT_MAX {
-                kept.clear();
+            nodes.retain(|_, node| node.split);
+            if nodes.len() >= KEPT_MAX {
+                nodes.clear();
             }
         }
         let register = self.fleet.register(self.id(place));
-        kept.insert(place, Kept { register: register.clone(), split: false });
+        nodes.insert(place, Kept { register: register.clone(), split: false });
         (register, false)
     }
 
-    fn is_split(&self, place: Place) {
+    fn is_split(&self, place: Place, guesses: u64) {
         self.node(place);
-        if let Some(node) = self.kept.lock().get_mut(&place) {
+        let mut known = self.known.lock();
+        if known.guesses == guesses
+            && let Some(node) = known.nodes.get_mut(&place)
+        {
             node.split = true;
         }
     }
 
     /// The deepest node on the key's way that may be its leaf, by what is known.
-    fn begin(&self, hash: u64) -> Place {
-        let kept = self.kept.lock();
+    fn begin(&self, hash: u64, guesses: u64) -> Place {
+        let mut known = self.known.lock();
+        if known.guesses != guesses {
+            known.guesses = guesses;
+            known.nodes.values_mut().for_each(|node| node.split = false);
+        }
         let mut place = ROOT;
-        while kept.get(&place).is_some_and(|node| node.split) {
+        while known.nodes.get(&place).is_some_and(|node| node.split) {
             place = place.child_of(hash);
         }
         place
     }
 
     pub async fn get(&self, key: &[u8]) -> Result<Option<u128>> {
-        let hash = xxh3_64(key);
-        let mut place = self.begin(hash);
         loop {
-            match decode(self.node(place).0.read().await?.as_ref())? {
-                Node::Leaf(entries) | Node::Splitting(entries) => return Ok(entries.get(key).copied()),
-                Node::Split => {
-                    self.is_split(place);
-                    place = place.child_of(hash);
-                }
+            let guesses = self.fleet.guesses();
+            let found = self.look_up(key, guesses).await?;
+            // What was read before a guess says nothing of what is left after it.
+            if self.fleet.guesses() == guesses {
+                return Ok(found);
             }
+        }
+    }
+
+    async fn look_up(&self, key: &[u8], guesses: u64) -> Result<Option<u128>> {
+        let hash = xxh3_64(key);
+        let (mut place, mut found) = (self.begin(hash, guesses), None);
+        loop {
+            let value = self.node(place).0.read().await?;
+            let node = node_of(value.as_ref(), place, guesses)?;
+            let below = node.form == Form::Split || node.hides_some(guesses) && !place.is_deepest();
+            match node.form {
+                // What is below is newer.
+                Form::Leaf(entries) | Form::Splitting(entries) => found = entries.get(key).copied().or(found),
+                Form::Split => self.is_split(place, guesses),
+            }
+            if !below {
+                return Ok(found);
+            }
+            place = place.child_of(hash);
         }
     }
 
@@ -236,103 +308,138 @@ impl Catalog {
         edit: impl Fn(&mut Entries) -> Edit<T> + Send + Sync,
     ) -> Result<T> {
         let hash = xxh3_64(key);
-        let mut place = self.begin(hash);
-        loop {
-            let (register, known) = self.node(place);
-            // A change costs puts also where it changes nothing.
-            let split = !known && matches!(decode(register.read().await?.as_ref())?, Node::Split);
-            let step = match split {
-                true => Step::Split,
-                false => register.change(|value| step(value, place, &edit)).await?,
-            };
-            match step {
-                Step::Done(out) => return Ok(out),
-                Step::Split => {
-                    self.is_split(place);
-                    place = place.child_of(hash);
+        'anew: loop {
+            let guesses = self.fleet.guesses();
+            let mut place = self.begin(hash, guesses);
+            loop {
+                let (register, known) = self.node(place);
+                // A change costs puts also where it changes nothing.
+                let is_split = |value: Option<Bytes>| {
+                    node_of(value.as_ref(), place, guesses).map(|node| node.form == Form::Split)
+                };
+                let step = match !known && is_split(register.read().await?)? {
+                    true => Step::Split,
+                    false => register.change(|value| self.step(value, place, guesses, &edit)).await?,
+                };
+                match step {
+                    Step::Done(out) => return Ok(out),
+                    Step::Split => {
+                        self.is_split(place, guesses);
+                        place = place.child_of(hash);
+                    }
+                    Step::Help(entries) => self.split(place, entries, guesses).await?,
+                    Step::Anew => continue 'anew,
                 }
-                Step::Help(entries) => self.split(place, entries).await?,
             }
         }
     }
 
-    /// Finishes a split.
-    async fn split(&self, place: Place, entries: Entries) -> Result<()> {
+    fn step<T>(
+        &self,
+        value: Option<&Bytes>,
+        place: Place,
+        guesses: u64,
+        edit: &impl Fn(&mut Entries) -> Edit<T>,
+    ) -> Result<Change<Step<T>>> {
+        // Asked here, for each attempt: it is one of the generation that the pool has now, or of one whose puts are refused.
+        if self.fleet.guesses() != guesses {
+            return Ok(Change::Keep(Step::Anew));
+        }
+        let node = node_of(value, place, guesses)?;
+        let splitting = |entries: Entries| {
+            Ok(Change::Put(encode(&Form::Splitting(entries.clone()), guesses), Step::Help(entries)))
+        };
+        let doubtful = node.stamp < guesses && !place.is_deepest();
+        let mut entries = match node.form {
+            Form::Split => return Ok(Change::Keep(Step::Split)),
+            Form::Leaf(entries) | Form::Splitting(entries) if doubtful => return splitting(entries),
+            Form::Splitting(entries) => return Ok(Change::Keep(Step::Help(entries))),
+            Form::Leaf(entries) => entries,
+        };
+        let before = entries.clone();
+        match edit(&mut entries) {
+            Edit::Keep(out) => Ok(Change::Keep(Step::Done(out))),
+            Edit::Put(_) if entries.len() > LEAF_MAX && !place.is_deepest() => splitting(before),
+            Edit::Put(out) => Ok(Change::Put(encode(&Form::Leaf(entries), node.stamp), Step::Done(out))),
+        }
+    }
+
+    /// Finishes a split; what it comes to when the pool is decided by guess meanwhile shows at the node.
+    async fn split(&self, place: Place, entries: Entries, guesses: u64) -> Result<()> {
         let mut parts: BTreeMap<Place, Entries> = BTreeMap::new();
         for (key, value) in entries {
             parts.entry(place.child_of(xxh3_64(&key))).or_default().insert(key, value);
         }
         let made = parts.into_iter().map(|(child, part)| async move {
             let make = |value: Option<&Bytes>| match value {
-                // What is there was made of the same entries, and may have changed since.
-                Some(_) => Ok(Change::Keep(())),
-                None => Ok(Change::Put(encode(&Node::Leaf(part.clone())), ())),
+                None if self.fleet.guesses() == guesses => {
+                    Ok(Change::Put(encode(&Form::Leaf(part.clone()), guesses), ()))
+                }
+                // What is there was made of the same entries, or of more, and may have changed since.
+                _ => Ok(Change::Keep(())),
             };
             self.node(child).0.change(make).await
         });
         futures::future::try_join_all(made).await?;
-        let done = |value: Option<&Bytes>| match decode(value)? {
-            Node::Splitting(_) => Ok(Change::Put(encode(&Node::Split), ())),
-            _ => Ok(Change::Keep(())),
+        let done = |value: Option<&Bytes>| {
+            let node = node_of(value, place, guesses)?;
+            let ours = node.stamp == guesses && self.fleet.guesses() == guesses;
+            Ok(match node.form {
+                Form::Splitting(_) if ours => Change::Put(encode(&Form::Split, guesses), true),
+                Form::Split => Change::Keep(true),
+                _ => Change::Keep(false),
+            })
         };
-        self.node(place).0.change(done).await?;
-        self.is_split(place);
+        if self.node(place).0.change(done).await? {
+            self.is_split(place, guesses);
+        }
         Ok(())
     }
 
-    /// All entries, in no order. One that is there all the while is among them.
-    pub async fn all(&self) -> Result<Vec<(Vec<u8>, u128)>> {
+    /// All entries. One that is there all the while is among them.
+    pub async fn all(&self) -> Result<Entries> {
         self.walk(false).await
     }
 
     /// The same, after every node has come along into the pool's generation, and with it all that may be made.
-    pub(super) async fn bring(&self) -> Result<Vec<(Vec<u8>, u128)>> {
+    pub(super) async fn bring(&self) -> Result<Entries> {
         self.walk(true).await
     }
 
-    async fn walk(&self, bring: bool) -> Result<Vec<(Vec<u8>, u128)>> {
-        let (mut all, mut level) = (Vec::new(), vec![ROOT]);
+    async fn walk(&self, bring: bool) -> Result<Entries> {
+        loop {
+            let guesses = self.fleet.guesses();
+            let all = self.walk_once(bring, guesses).await?;
+            if self.fleet.guesses() == guesses {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn walk_once(&self, bring: bool, guesses: u64) -> Result<Entries> {
+        let (mut all, mut level) = (Entries::new(), vec![ROOT]);
         while !level.is_empty() {
             let looks = stream::iter(std::mem::take(&mut level)).map(|place| async move {
                 let register = self.node(place).0;
                 if bring {
                     register.bring().await?;
                 }
-                Ok((place, decode(register.read().await?.as_ref())?))
+                Ok((place, node_of(register.read().await?.as_ref(), place, guesses)?))
             });
             let nodes: Vec<Result<(Place, Node)>> = looks.buffer_unordered(AT_ONCE).collect().await;
             for node in nodes {
-                match node? {
-                    (_, Node::Leaf(entries) | Node::Splitting(entries)) => all.extend(entries),
-                    (place, Node::Split) => {
-                        self.is_split(place);
-                        level.extend(place.children());
-                    }
+                let (place, node) = node?;
+                let below = node.form == Form::Split || node.hides_some(guesses) && !place.is_deepest();
+                level.extend(place.children().filter(|_| below));
+                match node.form {
+                    // Where an entry is in a child too, what that has is newer: it is the next level's.
+                    Form::Leaf(entries) | Form::Splitting(entries) => all.extend(entries),
+                    Form::Split => self.is_split(place, guesses),
                 }
             }
         }
         Ok(all)
     }
-}
-
-fn step<T>(
-    value: Option<&Bytes>,
-    place: Place,
-    edit: &impl Fn(&mut Entries) -> Edit<T>,
-) -> Result<Change<Step<T>>> {
-    let mut entries = match decode(value)? {
-        Node::Split => return Ok(Change::Keep(Step::Split)),
-        Node::Splitting(entries) => return Ok(Change::Keep(Step::Help(entries))),
-        Node::Leaf(entries) => entries,
-    };
-    let before = entries.clone();
-    Ok(match edit(&mut entries) {
-        Edit::Keep(out) => Change::Keep(Step::Done(out)),
-        Edit::Put(_) if entries.len() > LEAF_MAX && place.depth < DEPTH_MAX => {
-            Change::Put(encode(&Node::Splitting(before.clone())), Step::Help(before))
-        }
-        Edit::Put(out) => Change::Put(encode(&Node::Leaf(entries)), Step::Done(out)),
-    })
 }
 
 /// What is wrong with a name or an id that a catalog holds.
@@ -347,19 +454,20 @@ mod tests {
     #[test]
     fn golden_bytes_and_ids() {
         let entries = Entries::from([(b"a".to_vec(), 1), (b"bc".to_vec(), 2)]);
-        let bytes = encode(&Node::Leaf(entries.clone()));
-        assert_eq!(&bytes[..6], [1, 0, 2, 0, 1, b'a']);
-        assert_eq!(bytes.len(), 4 + 18 + 19);
-        assert_eq!(&encode(&Node::Split)[..], [1, 2, 0, 0]);
-        for node in [Node::Leaf(entries.clone()), Node::Splitting(entries), Node::Split] {
-            let bytes = encode(&node);
-            assert_eq!(decode(Some(&bytes)).unwrap(), node);
+        let bytes = encode(&Form::Leaf(entries.clone()), 7);
+        assert_eq!(&bytes[..14], [2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, b'a']);
+        assert_eq!(bytes.len(), 12 + 18 + 19);
+        assert_eq!(&encode(&Form::Split, 0)[..], [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        for form in [Form::Leaf(entries.clone()), Form::Splitting(entries), Form::Split] {
+            let bytes = encode(&form, 3);
+            assert_eq!(decode(&bytes).unwrap(), Node { form, stamp: 3 });
             for cut in 0..bytes.len() {
-                assert!(decode(Some(&bytes.slice(..cut))).is_err(), "{cut}");
+                assert!(decode(&bytes.slice(..cut)).is_err(), "{cut}");
             }
         }
-        assert_eq!(decode(None).unwrap(), Node::Leaf(Entries::new()));
-        assert!(decode(Some(&Bytes::from_static(&[1, 3, 0, 0]))).is_err());
+        assert!(decode(&Bytes::from_static(&[2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])).is_err());
+        let hides = |place| node_of(None, place, 1).unwrap().hides_some(1);
+        assert!(hides(ROOT) && !hides(ROOT.child_of(0)));
         let hash = 0b101_110_001 << 55;
         let child = ROOT.child_of(hash);
         assert_eq!((child.depth, child.prefix), (1, 0b101));

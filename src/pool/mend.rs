@@ -168,6 +168,20 @@ pub(super) async fn put_back(
     verify: Mask,
     cause: Cause,
 ) -> Result<(Mask, Vec<Error>)> {
+    // Before the bytes are read: a deletion that comes from now on hears of the puts, and is made up for after them.
+    let number = fleet.hints().put_begins(*id, mask);
+    let out = rebuild_and_put(fleet, id, mask, verify, cause).await;
+    fleet.hints().put_ended(number);
+    out
+}
+
+async fn rebuild_and_put(
+    fleet: &Arc<Fleet>,
+    id: &ChunkId,
+    mask: Mask,
+    verify: Mask,
+    cause: Cause,
+) -> Result<(Mask, Vec<Error>)> {
     let payload = fleet.payload(id, &Probe::all_but(mask, fleet.layout()), cause).await?;
     let codec = fleet.codec().clone();
     let sealed = fleet.rt().cpu(move || seal(&codec, payload.chunk, mask)).await??;
@@ -180,9 +194,7 @@ pub(super) async fn put_back(
         let out = At { member: &member, id, index }.store(about, object, how, cause).await;
         (index, out)
     });
-    let number = fleet.hints().put_begins(*id, mask);
     let outs = futures::future::join_all(puts).await;
-    fleet.hints().put_ended(number);
     let (mut stored, mut refusals) = (Mask::default(), Vec::new());
     for (index, out) in outs {
         match out {

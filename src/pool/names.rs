@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::catalog::{Catalog, malformed};
+use super::catalog::{Catalog, Entries, malformed};
 use super::config::PoolConfig;
 use super::fleet::Fleet;
 use crate::base::{Error, Kind, Name, RegisterId, Result, VolumeId};
@@ -18,16 +18,15 @@ pub(super) struct Directory {
     catalog: Catalog,
 }
 
-fn sorted(entries: Vec<(Vec<u8>, u128)>) -> Result<Vec<(Name, VolumeId)>> {
+fn sorted(entries: Entries) -> Result<Vec<(Name, VolumeId)>> {
     let one = |(key, id): (Vec<u8>, u128)| {
         let bad = |e: &dyn std::fmt::Display| malformed("the list of the pool's volumes", e);
         let text = String::from_utf8(key).map_err(|e| bad(&e))?;
         let name = text.parse::<Name>().map_err(|e| bad(&e))?;
         Ok((name, VolumeId(id)))
     };
-    let mut all: Vec<_> = entries.into_iter().map(one).collect::<Result<_>>()?;
-    all.sort();
-    Ok(all)
+    // Names sort as their bytes do.
+    entries.into_iter().map(one).collect()
 }
 
 impl Directory {

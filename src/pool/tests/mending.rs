@@ -483,3 +483,29 @@ fn a_put_that_lands_after_its_chunk_was_deleted_does_not_stay() {
         assert_eq!((pool.status().missed_deletes, pool.pending()), (0, 0));
     });
 }
+
+#[test]
+fn a_shard_that_is_rebuilt_while_its_chunk_is_deleted_does_not_stay() {
+    let mended = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    for wait in 0..160 {
+        let out = mended.clone();
+        run("4+2", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            yard.reach(1, Reach::Refuses);
+            pool.look().await;
+            store(&pool, &chunk(1, &LENS)).await;
+            let shard = on_store(&yard, &id(1), 1);
+            let slow = Duration::from_millis(200);
+            yard.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
+            yard.reach(1, Reach::Up);
+            yard.settle(50 * wait).await;
+            out.lock().push(yard.has(&id(1), shard));
+            pool.delete(&[id(1)]).await.unwrap();
+            yard.settle(60_000).await;
+            assert!((0..6).all(|i| !yard.has(&id(1), i)), "deleted after {wait} x 50 ms");
+            assert_eq!((pool.status().missed_deletes, pool.pending()), (0, 0));
+        });
+    }
+    let mended = mended.lock();
+    assert!(mended.contains(&false) && mended.contains(&true), "deleted before and after: {mended:?}");
+}

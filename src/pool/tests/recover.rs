@@ -510,3 +510,48 @@ fn what_a_store_missed_to_delete_before_a_guess_is_not_deleted_after_it() {
         assert!(status.missed_deletes == 0 && status.missed_deletes_incomplete, "{status:?}");
     });
 }
+
+/// The stores that are left missed that a catalog's root was split, and have its children.
+#[test]
+fn a_catalog_hides_and_loses_nothing_that_is_left_after_a_guess() {
+    const ROOT: RegisterId = RegisterId(77);
+    let key = |i: u128| format!("k{i}").into_bytes();
+    for seen in [10, 16] {
+        run(11, "2+3", move |_, yard| async move {
+            let pool = stocked(&yard, &[9000, 8000]).await;
+            let (catalog, root) = (pool.catalog(ROOT), format!("reg/{ROOT}"));
+            let mut before = Vec::new();
+            for i in 0..40 {
+                if i == seen {
+                    yard.settle(3000).await;
+                    yard.stores[..2]
+                        .iter()
+                        .for_each(|s| assert!(s.contents().rot(&root, |b| before.push(b.clone()))));
+                }
+                catalog.insert(&key(i), i).await.unwrap();
+            }
+            yard.settle(3000).await;
+            for (store, before) in yard.stores.iter().zip(before) {
+                store.contents().rot(&root, |bytes| *bytes = before);
+            }
+            pool.close().await;
+            (2..5).for_each(|lost| yard.stores[lost].contents().wipe());
+            let pool = recover(&yard, vec![], 4).await.unwrap();
+            assert_eq!(pool.guesses(), 1);
+            let catalog = pool.catalog(ROOT);
+            assert_eq!(catalog.all().await.unwrap().len(), 40, "all that is left is listed");
+            for i in 0..40 {
+                assert_eq!(catalog.get(&key(i)).await.unwrap(), Some(i));
+                assert_eq!(catalog.insert(&key(i), 99).await.unwrap(), i, "it is there already");
+            }
+            for i in 40..80 {
+                catalog.insert(&key(i), i).await.unwrap();
+            }
+            catalog.remove(&key(3), 3).await.unwrap();
+            catalog.remove(&key(50), 50).await.unwrap();
+            let all = yard.open().await.unwrap().catalog(ROOT).all().await.unwrap();
+            let told = (0..80).filter(|i| ![3, 50].contains(i)).map(|i| (key(i), i));
+            assert_eq!(all, told.collect());
+        });
+    }
+}
