@@ -100,21 +100,43 @@ pub fn arrows(files: &[File], house: &[(&str, &[&str])]) -> Vec<String> {
     bad
 }
 
-/// Files of one layer that use each other in a ring. A parent may name its children, tests may name anything.
-pub fn rings(files: &[File]) -> Vec<String> {
+/// That one file names something of another.
+pub struct Use {
+    pub path: String,
+    pub line: usize,
+    pub from: Vec<String>,
+    /// The file that it means, through re-exports.
+    pub to: Vec<String>,
+}
+
+/// What files outside of tests name of each other. A file may name what is below it in the tree: no use is told of that.
+pub fn uses(files: &[File]) -> Vec<Use> {
     let product: Vec<&File> = files.iter().filter(|f| !is_test(&f.path)).collect();
     let known: BTreeSet<Vec<String>> = product.iter().map(|f| f.module()).collect();
     let exports: BTreeMap<_, _> = product.iter().map(|f| (f.module(), reexports(f, &known))).collect();
-    let mut graph: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    let mut out = Vec::new();
     for file in &product {
-        let module = file.module();
-        let uses = graph.entry(module.clone()).or_default();
+        let from = file.module();
         for path in outside_tests(file) {
-            let Some(to) = target(&module, &path) else { continue };
+            let Some(to) = target(&from, &path) else { continue };
             let Some(to) = resolve(&to, &known, &exports) else { continue };
-            if to.first() == module.first() && !to.starts_with(&module) && !module.is_empty() {
-                uses.insert(to);
+            if !from.is_empty() && !to.starts_with(&from) {
+                out.push(Use { path: file.path.clone(), line: path.line, from: from.clone(), to });
             }
+        }
+    }
+    out
+}
+
+/// Files of one layer that use each other in a ring. A parent may name its children, tests may name anything.
+pub fn rings(files: &[File]) -> Vec<String> {
+    let mut graph: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for file in files.iter().filter(|f| !is_test(&f.path)) {
+        graph.entry(file.module()).or_default();
+    }
+    for one in uses(files) {
+        if one.to.first() == one.from.first() {
+            graph.entry(one.from).or_default().insert(one.to);
         }
     }
     components(&graph)

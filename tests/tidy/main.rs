@@ -1,7 +1,8 @@
-//! The house kept tidy: layer arrows, rings, sizes, unfinished work. Every rule has tests of its own beside it.
+//! The house kept tidy: layer arrows, rooms, rings, sizes, unfinished work. Every rule has tests of its own beside it.
 
 mod code;
 mod layers;
+mod rooms;
 mod sizes;
 
 use std::fs;
@@ -41,6 +42,11 @@ fn nothing_wrong(found: &[String]) {
 #[test]
 fn layers_use_only_layers_below() {
     nothing_wrong(&layers::arrows(&sources("src"), layers::HOUSE));
+}
+
+#[test]
+fn rooms_use_only_rooms_below() {
+    nothing_wrong(&rooms::judge(&sources("src"), rooms::ROOMS));
 }
 
 #[test]

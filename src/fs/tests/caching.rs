@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::requests::Counted;
 use super::user::{READ, STAGING, User};
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::fs::blocks::BLOCK;
+use crate::fs::read::BLOCK;
 use crate::store::{Cause, Store as _, When};
 
 fn noise(seed: u64, len: u64) -> Vec<u8> {

@@ -10,10 +10,9 @@ use super::faults::body;
 use super::power::{empty, mount_again, mounted, synced_and_anew};
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
-use crate::fs::change::Changes;
-use crate::fs::errno::Errno;
-use crate::fs::handles::How;
-use crate::fs::inodes::ROOT;
+use crate::fs::object::Errno;
+use crate::fs::ops::Changes;
+use crate::fs::tree::{How, ROOT};
 use crate::store::{Cause, Reach, SimStore, Store as _, When};
 
 const MODE: Changes =

@@ -10,13 +10,10 @@ use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::Disk;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
-use crate::fs::core::Fs;
-use crate::fs::errno::Errno;
-use crate::fs::handles::How;
-use crate::fs::meta::Meta as _;
-use crate::fs::options::MountOptions;
-use crate::fs::queue::Pending;
+use crate::fs::object::{Errno, Meta as _, MountOptions};
+use crate::fs::ops::Fs;
 use crate::fs::staging::take_over;
+use crate::fs::tree::{How, Pending};
 use crate::store::{
     Attrs, Bucket as _, ByteRange, Cause, FileStore, MemStore, Reach, SimStore, Store as _, When,
 };

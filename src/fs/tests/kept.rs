@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::user::{User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::rt::{Disk, OpenHow};
-use crate::fs::handles::How;
+use crate::fs::tree::How;
 use crate::fs::{Keep, Kept};
 use crate::store::{Reach, SimStore, Store as _};
 

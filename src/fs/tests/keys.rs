@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::user::{READ, User};
 use crate::base::rt::sim::Sim;
-use crate::fs::inodes::ROOT;
-use crate::fs::names::{Shown, last, show, show_beside};
+use crate::fs::object::{Shown, last, show, show_beside};
+use crate::fs::tree::ROOT;
 use crate::store::{Cause, MemStore, Store as _, When};
 
 /// Every file below a directory, by the key that its bytes say.

@@ -9,11 +9,9 @@ use super::requests::Counted;
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::cache::DiskCache;
-use crate::fs::change::Changes;
-use crate::fs::core::Fs;
-use crate::fs::errno::Errno;
-use crate::fs::handles::How;
-use crate::fs::options::MountOptions;
+use crate::fs::object::{Errno, MountOptions};
+use crate::fs::ops::{Changes, Fs};
+use crate::fs::tree::How;
 use crate::store::{
     Bucket as _, ByteRange, Cause, MemStore, Patience, Reach, Retrying, SimStore, Store as _, When,
 };
@@ -114,7 +112,7 @@ fn a_large_file_leaves_while_it_is_written() {
             user.fs.write(handle, i * MIB, Bytes::from(vec![i as u8; MIB as usize])).await.unwrap();
         }
         let ino = user.fs.file(handle).unwrap().ino;
-        let mtime = Some(crate::fs::meta::Ns(7));
+        let mtime = Some(crate::fs::object::Ns(7));
         user.fs
             .setattr(ino, Changes { mtime, mode: Some(0o640), ..Changes::default() }, Some(handle))
             .await

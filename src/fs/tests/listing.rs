@@ -13,8 +13,7 @@ use proptest::prelude::*;
 use super::user::User;
 use crate::base::rt::sim::Sim;
 use crate::base::{Error, Kind, Result};
-use crate::fs::feed::{Feed, Line, Pages};
-use crate::fs::inodes::ROOT;
+use crate::fs::tree::{Feed, Line, Pages, ROOT};
 use crate::store::{Cause, Etag, Listed, MemStore, Page, SimStore, Store as _, When};
 
 const MS: Duration = Duration::from_millis(1);

@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use super::user::{ME, READ, STAGING, User, WRITE, parts};
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::fs::change::Changes;
-use crate::fs::errno::{Errno, Op};
-use crate::fs::handles::How;
+use crate::fs::object::{Errno, Op};
+use crate::fs::ops::Changes;
+use crate::fs::tree::How;
 use crate::store::{MemStore, SimStore};
 
 #[derive(Clone, Debug, PartialEq)]

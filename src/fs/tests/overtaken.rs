@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::faults::{body, nothing, staged, two_lives};
 use super::user::{READ, User, WRITE};
 use crate::base::rt::sim::Sim;
-use crate::fs::errno::Errno;
-use crate::fs::handles::How;
+use crate::fs::object::Errno;
+use crate::fs::tree::How;
 use crate::store::{Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
 const NEW: How = How { truncate: true, ..WRITE };

@@ -11,12 +11,10 @@ use super::faults::{body, staged};
 use super::user::{STAGING, User, WRITE};
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
 use crate::cache::DiskCache;
-use crate::fs::change::Changes;
-use crate::fs::core::Fs;
-use crate::fs::errno::Op;
-use crate::fs::inodes::ROOT;
-use crate::fs::options::MountOptions;
+use crate::fs::object::{MountOptions, Op};
+use crate::fs::ops::{Changes, Fs};
 use crate::fs::staging::Unsent;
+use crate::fs::tree::ROOT;
 use crate::store::{Cause, SimStore, Store as _, When};
 
 /// A file that is synced at times and changed in place.

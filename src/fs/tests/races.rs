@@ -15,13 +15,9 @@ use parking_lot::Mutex;
 use super::faults::{body, staged};
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::fs::change::Changes;
-use crate::fs::core::Entry;
-use crate::fs::errno::{Errno, Op};
-use crate::fs::facts::Facts;
-use crate::fs::handles::How;
-use crate::fs::inodes::ROOT;
-use crate::fs::meta::{Ns, S_IFMT};
+use crate::fs::object::{Errno, Facts, Ns, Op, S_IFMT};
+use crate::fs::ops::{Changes, Entry};
+use crate::fs::tree::{How, ROOT};
 use crate::store::{Cause, SimStore, Store as _, When};
 
 const DIR: &str = "d";

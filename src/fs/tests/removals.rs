@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::requests::Counted;
 use super::user::User;
 use crate::base::rt::sim::Sim;
-use crate::fs::change::Changes;
+use crate::fs::ops::Changes;
 
 async fn chmod(user: &User, path: &str, mode: u32) {
     let changes = Changes { mode: Some(mode), ..Changes::default() };

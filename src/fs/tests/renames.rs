@@ -9,11 +9,9 @@ use super::faults::{body, read, staged};
 use super::user::{STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
-use crate::fs::change::Changes;
-use crate::fs::core::Fs;
-use crate::fs::errno::Errno;
-use crate::fs::handles::How;
-use crate::fs::options::MountOptions;
+use crate::fs::object::{Errno, MountOptions};
+use crate::fs::ops::{Changes, Fs};
+use crate::fs::tree::How;
 use crate::store::{Cause, Reach, SimStore, Store as _, When};
 
 /// A file is renamed to and fro while it is written and synced: whatever was synced last is in the bucket, once.

@@ -14,10 +14,9 @@ use super::user::{READ, User, WRITE};
 use crate::base::Result;
 use crate::base::rt::Rt;
 use crate::base::rt::sim::Sim;
-use crate::fs::change::Changes;
-use crate::fs::errno::Errno;
-use crate::fs::handles::How;
-use crate::fs::meta::{Meta as _, S_IFREG};
+use crate::fs::object::{Errno, Meta as _, S_IFREG};
+use crate::fs::ops::Changes;
+use crate::fs::tree::How;
 use crate::store::{
     Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
 };

@@ -10,10 +10,10 @@ use super::faults::{body, staged};
 use super::power::{mount_again, mounted};
 use super::user::{User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::fs::change::Changes;
-use crate::fs::errno::Op;
-use crate::fs::inodes::ROOT;
+use crate::fs::object::Op;
+use crate::fs::ops::Changes;
 use crate::fs::staging::UNKNOWN;
+use crate::fs::tree::ROOT;
 use crate::store::{Cause, SimStore, Store as _, When};
 
 /// A version that no berth takes.

@@ -8,9 +8,8 @@ use bytes::Bytes;
 use super::requests::Counted;
 use super::user::{ME, READ, STAGING, User};
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::fs::change::Changes;
-use crate::fs::errno::Errno;
-use crate::fs::meta::{Meta as _, S_IFDIR};
+use crate::fs::object::{Errno, Meta as _, S_IFDIR};
+use crate::fs::ops::Changes;
 use crate::store::{Attrs, Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
 const OPTIONS: &str = "uid=1000,gid=1000,allow_other,attributes=sampled";

@@ -8,14 +8,9 @@ use bytes::Bytes;
 use crate::base::rt::sim::{SimDisk, World};
 use crate::base::rt::{Disk, Rt};
 use crate::cache::{DiskCache, DiskCacheConfig};
-use crate::fs::core::{Entry, Fs};
-use crate::fs::errno::{Errno, Op};
-use crate::fs::files::Caller;
-use crate::fs::handles::How;
-use crate::fs::inodes::ROOT;
-use crate::fs::lookup::Looked;
-use crate::fs::options::{Cache, MountOptions};
-use crate::fs::stream::Item;
+use crate::fs::object::{Cache, Errno, MountOptions, Op};
+use crate::fs::ops::{Caller, Entry, Fs, Looked};
+use crate::fs::tree::{How, Item, ROOT};
 use crate::store::BucketRef;
 
 pub const ME: Caller = Caller { uid: 1000, gid: 1000 };

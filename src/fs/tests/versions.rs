@@ -9,11 +9,9 @@ use super::user::{ME, READ, User, WRITE};
 use crate::base::Kind;
 use crate::base::rt::sim::{Sim, World};
 use crate::base::sum::crc32c;
-use crate::fs::change::Changes;
-use crate::fs::core::Entry;
-use crate::fs::errno::{Errno, Op};
-use crate::fs::handles::How;
-use crate::fs::inodes::ROOT;
+use crate::fs::object::{Errno, Op};
+use crate::fs::ops::{Changes, Entry};
+use crate::fs::tree::{How, ROOT};
 use crate::store::{Bucket as _, Cause, Counted, MemStore, Store as _, VersionList, When};
 
 const WHY: Cause = Cause::File;

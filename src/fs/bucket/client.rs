@@ -1,0 +1,489 @@
+//! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
+//!
+//! Owns no state but what is known of a store that says nothing (`silence`). A put whose answer was lost is looked up by its signature.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+
+use super::circuit_breaker::{Silence, is_silence};
+use super::delete_batch::Deletes;
+use crate::base::rt::{Instant, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::fs::object::{Base, Signature};
+use crate::store::{
+    Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, VersionList,
+    VersionMark, VersionPage, When,
+};
+
+/// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
+const COPY_MAX: u64 = 4 << 30;
+const COPY_PART: u64 = 1 << 30;
+const COPIES_AT_ONCE: usize = 8;
+/// Attempts at a put whose outcome stays unknown.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
+/// What carries bytes has so much longer as they take at these rates: a part's share of a line of 1 MiB a second that it
+/// shares with seven others, and a copy that the store makes of its own.
+const SENT_A_SECOND: u64 = 128 << 10;
+const COPIED_A_SECOND: u64 = 16 << 20;
+/// Bytes that make no request late.
+const SMALL: u64 = 64 << 10;
+const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
+/// A pool's store says so in this object.
+const LABEL: &str = "label";
+const LABEL_MAX: u64 = 256 << 10;
+
+#[derive(Clone, Debug)]
+pub struct Remote {
+    rt: Rt,
+    bucket: BucketRef,
+    deadline: Duration,
+    deletes: Arc<Deletes>,
+    silence: Arc<Silence>,
+}
+
+fn changed(key: &str) -> Error {
+    Error::new(Kind::Refused, format!("object {key} was changed by somebody else since it was opened here"))
+}
+
+/// An error with what was being done, and with what can be done about it here.
+fn told(e: Error, doing: &str, key: &str) -> Error {
+    let e = e.context(format_args!("{doing} {key}"));
+    if e.is(Kind::Archived) {
+        return Error::new(e.kind(), format!("{e}, with `setfattr -n s3.restore -v DAYS FILE`"));
+    }
+    e
+}
+
+/// How much longer than a deadline a request may take for the bytes that it carries.
+fn longer(bytes: u64, a_second: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / a_second).min(LONGER_MAX)
+}
+
+impl Remote {
+    pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
+        let deletes = Deletes::new(rt.clone(), bucket.clone());
+        let silence = Silence::new(rt.clone(), bucket.clone(), deadline);
+        Remote { rt, bucket, deadline, deletes, silence }
+    }
+
+    pub fn url(&self) -> &str {
+        self.bucket.url()
+    }
+
+    fn late(&self, limit: Duration, doing: &str, key: &str) -> Error {
+        let secs = limit.as_secs_f64();
+        Error::new(
+            Kind::Timeout,
+            format!("{doing} {key}: {} gave no answer within {secs:.0} s", self.bucket.url()),
+        )
+    }
+
+    /// Deletes an object soon, together with others. Whoever asks about it is held until then.
+    pub fn delete_soon(&self, key: &str) {
+        self.deletes.add(key);
+    }
+
+    /// A link to an object, or to one of its versions.
+    pub async fn link(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        self.ask("making a link to", key, self.bucket.presign(key, version, valid)).await
+    }
+
+    /// Nothing below the prefix waits to be deleted any more.
+    pub async fn deleted(&self, prefix: &str) {
+        self.deletes.settled_below(prefix).await;
+    }
+
+    /// A listing of the prefix would wait for no deletion.
+    pub fn is_settled_below(&self, prefix: &str) -> bool {
+        self.deletes.is_settled_below(prefix)
+    }
+
+    async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
+        self.ask_within(self.deadline, doing, key, request).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        key: &str,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.ready(key).await.map_err(|e| told(e, doing, key))?;
+        let began = self.rt.now();
+        let answer = self.rt.timeout(limit, request).await;
+        self.learn(began, limit, answer.as_ref().is_none_or(is_silence));
+        match answer {
+            Some(answer) => answer.map_err(|e| told(e, doing, key)),
+            None => Err(self.late(limit, doing, key)),
+        }
+    }
+
+    /// Waits until a request about this key may be sent.
+    async fn ready(&self, key: &str) -> Result<()> {
+        self.silence.over().await?;
+        self.deletes.settled(key).await;
+        self.silence.over().await
+    }
+
+    /// What carries bytes may be late for its own reasons: its silence says nothing of the store.
+    fn learn(&self, began: Instant, limit: Duration, silent: bool) {
+        if !silent {
+            self.silence.heard();
+        } else if limit <= self.deadline + longer(SMALL, SENT_A_SECOND) {
+            self.silence.missed(began);
+        }
+    }
+
+    /// As `ask`; but a put that gave no answer may have happened.
+    async fn try_put(
+        &self,
+        key: &str,
+        limit: Duration,
+        request: impl Future<Output = Result<Put>>,
+    ) -> Result<Put> {
+        self.ready(key).await.map_err(|e| told(e, "writing", key))?;
+        let began = self.rt.now();
+        let answer = self.rt.timeout(limit, request).await;
+        match &answer {
+            // An attempt's own limit, which is shorter than the deadline: nothing came, and it is too early to say more.
+            Some(Ok(Put::Unknown(e)) | Err(e)) if e.is(Kind::Timeout) => {}
+            answer => self.learn(began, limit, answer.is_none()),
+        }
+        match answer {
+            Some(answer) => answer.map_err(|e| told(e, "writing", key)),
+            None => Ok(Put::Unknown(self.late(limit, "writing", key))),
+        }
+    }
+
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<String>,
+        delimited: bool,
+        max: usize,
+    ) -> Result<Page> {
+        self.deletes.settled_below(prefix).await;
+        let list = List { prefix: prefix.to_owned(), after, delimited, max };
+        self.ask("listing", prefix, self.bucket.list(&list, Cause::File)).await
+    }
+
+    pub async fn head(&self, key: &str) -> Result<Option<Head>> {
+        self.ask("looking at", key, self.bucket.head(key, Cause::File)).await
+    }
+
+    pub async fn get(&self, key: &str, offset: u64, len: u64) -> Result<Option<Found>> {
+        self.ask("reading", key, self.bucket.get(key, ByteRange::At { offset, len }, Cause::File)).await
+    }
+
+    pub async fn versioned(&self) -> Result<bool> {
+        self.ask("looking for versions in", self.url(), self.bucket.versioned(Cause::File)).await
+    }
+
+    /// A page of the versions below a prefix.
+    pub async fn versions(
+        &self,
+        prefix: &str,
+        after: Option<VersionMark>,
+        delimited: bool,
+        max: usize,
+    ) -> Result<VersionPage> {
+        self.deletes.settled_below(prefix).await;
+        let list = VersionList { prefix: prefix.to_owned(), after, delimited, max };
+        self.ask("listing versions of", prefix, self.bucket.list_versions(&list, Cause::File)).await
+    }
+
+    /// An object, or one of its versions.
+    pub async fn head_version(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        checksums: bool,
+    ) -> Result<Option<Head>> {
+        let request = self.bucket.head_version(key, version, checksums, Cause::File);
+        self.ask("looking at", key, request).await
+    }
+
+    pub async fn get_version(
+        &self,
+        key: &str,
+        version: &str,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Found>> {
+        let range = ByteRange::At { offset, len };
+        self.ask("reading", key, self.bucket.get_version(key, version, range, Cause::File)).await
+    }
+
+    /// Asks for a readable copy of an archived object. False: one is on its way already.
+    pub async fn restore(&self, key: &str, version: Option<&str>, how: Restore) -> Result<bool> {
+        self.ask("restoring", key, self.bucket.restore(key, version, how, Cause::File)).await
+    }
+
+    /// Exactly these bytes of the object, or of its version, with this etag; `Refused` when it is another one now.
+    pub async fn get_of(
+        &self,
+        (key, version): (&str, Option<&str>),
+        base: &Base,
+        offset: u64,
+        len: u64,
+    ) -> Result<Bytes> {
+        let found = match version {
+            Some(version) => self.get_version(key, version, offset, len).await?,
+            None => self.get(key, offset, len).await?,
+        };
+        match found {
+            Some(found) if found.head.etag == base.etag && found.body.len() as u64 == len => Ok(found.body),
+            Some(found) if found.head.etag == base.etag => {
+                Err(Error::new(Kind::Corrupt, format!("reading {key}: fewer bytes came than the object has")))
+            }
+            _ => Err(changed(key)),
+        }
+    }
+
+    pub async fn delete(&self, keys: &[String]) -> Result<()> {
+        let first = keys.first().map_or("", String::as_str);
+        self.ask("deleting", first, self.bucket.delete(keys, Cause::File)).await
+    }
+
+    /// Deletes the objects that still have these etags, as far as the store can tell. False: some stay.
+    pub async fn delete_same(&self, objects: &[(String, Etag)]) -> Result<bool> {
+        let first = objects.first().map_or("", |(key, _)| key.as_str());
+        self.ask("deleting", first, self.bucket.delete_same(objects, Cause::File)).await
+    }
+
+    /// Is the object at `key` what we have just tried to write?
+    async fn is_ours(&self, key: &str, attrs: &Attrs, size: u64) -> Result<Option<Etag>> {
+        let Some(head) = self.head(key).await? else { return Ok(None) };
+        let ours = Signature::of(attrs, size);
+        Ok((ours.is_some() && Signature::of(&head.attrs, head.size) == ours).then_some(head.etag))
+    }
+
+    /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold. `more`: how much longer it may
+    /// take for its bytes.
+    async fn settle<F: Future<Output = Result<Put>>>(
+        &self,
+        key: &str,
+        attrs: &Attrs,
+        size: u64,
+        more: Duration,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<Etag> {
+        let mut doubt = None;
+        let limit = self.deadline + more;
+        let until = self.rt.now() + (self.deadline * 11 / 6 + more);
+        for _ in 0..ATTEMPTS {
+            let left = until.since(self.rt.now());
+            if left.is_zero() {
+                break;
+            }
+            let refused = match self.try_put(key, left.min(limit), attempt()).await {
+                Ok(Put::Stored(etag)) => return Ok(etag),
+                Ok(Put::Refused) if doubt.is_none() => return Err(changed(key)),
+                Ok(Put::Refused) => true,
+                Ok(Put::Unknown(why)) => {
+                    doubt = Some(why);
+                    false
+                }
+                // A repeated completion of an upload that an earlier attempt completed is an error, not a refusal.
+                Err(why) if doubt.is_none() => return Err(why),
+                Err(_) => false,
+            };
+            let left = until.since(self.rt.now());
+            match self.rt.timeout(left, self.is_ours(key, attrs, size)).await {
+                Some(ours) => {
+                    if let Some(etag) = ours? {
+                        return Ok(etag);
+                    }
+                }
+                None => break,
+            }
+            if refused {
+                return Err(changed(key));
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Err(doubt.unwrap_or_else(|| self.late(limit, "writing", key)))
+    }
+
+    /// Stores an object. `attrs` must be signed.
+    pub async fn put(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Etag> {
+        let size = body.len() as u64;
+        self.settle(key, attrs, size, longer(size, SENT_A_SECOND), || {
+            self.bucket.put_with(key, body.clone(), attrs, when.clone(), Cause::File)
+        })
+        .await
+    }
+
+    /// Replaces an object's metadata by signed ones, if it still is that object.
+    pub async fn put_attrs(&self, key: &str, base: &Base, attrs: &Attrs) -> Result<Etag> {
+        if base.size > COPY_MAX {
+            return self.copy_parts(key, key, base, attrs, &When::Matches(base.etag.clone())).await;
+        }
+        // The condition on the source is looked at when the copy begins, this one when it ends.
+        let (from, when) = (Some(&base.etag), When::Matches(base.etag.clone()));
+        self.settle(key, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
+            self.bucket.copy(key, key, from, Some(attrs), when.clone(), Cause::File)
+        })
+        .await
+    }
+
+    /// Stores an object's bytes under another key with signed metadata of their own. `Refused` when either is another by now.
+    pub async fn copy_with(
+        &self,
+        from: &str,
+        to: &str,
+        base: &Base,
+        attrs: &Attrs,
+        when: &When,
+    ) -> Result<Etag> {
+        if base.size > COPY_MAX {
+            return self.copy_parts(from, to, base, attrs, when).await;
+        }
+        self.settle(to, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
+            self.bucket.copy(from, to, Some(&base.etag), Some(attrs), when.clone(), Cause::File)
+        })
+        .await
+    }
+
+    /// Copies an object server-side and makes sure that the copy is whole. `Refused` when the source is another by
+    /// now, `Exists` when `when` is `Absent` and there is an object already.
+    pub async fn copy(&self, from: &str, to: &str, base: &Base, when: &When) -> Result<Etag> {
+        if base.size > COPY_MAX {
+            let head = self.head(from).await?.ok_or_else(|| changed(from))?;
+            return self.copy_parts(from, to, base, &head.attrs, when).await;
+        }
+        let mut last = None;
+        let limit = self.deadline + longer(base.size, COPIED_A_SECOND);
+        for _ in 0..ATTEMPTS {
+            let request = self.bucket.copy(from, to, Some(&base.etag), None, when.clone(), Cause::File);
+            match self.try_put(to, limit, request).await? {
+                Put::Stored(etag) if etag == base.etag => return Ok(etag),
+                Put::Stored(etag) => return self.verified(to, &etag, base).await,
+                Put::Refused if *when == When::Absent && last.is_none() && self.head(to).await?.is_some() => {
+                    return Err(Error::new(Kind::Exists, format!("object {to} is there already")));
+                }
+                Put::Refused => return Err(changed(from)),
+                Put::Unknown(why) => last = Some(why),
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Err(last.unwrap_or_else(|| self.late(limit, "copying to", to)))
+    }
+
+    async fn verified(&self, to: &str, etag: &Etag, base: &Base) -> Result<Etag> {
+        match self.head(to).await? {
+            Some(head) if head.etag == *etag && head.size == base.size => Ok(head.etag),
+            Some(head) if head.etag == *etag => Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "the copy {to} has {} bytes instead of {}: nothing was deleted",
+                    head.size, base.size
+                ),
+            )),
+            _ => Err(changed(to)),
+        }
+    }
+
+    async fn copy_parts(
+        &self,
+        from: &str,
+        to: &str,
+        base: &Base,
+        attrs: &Attrs,
+        when: &When,
+    ) -> Result<Etag> {
+        let upload = self.begin(to, attrs).await?;
+        let one = |at: u64| {
+            let (offset, number) = (at * COPY_PART, at as u32 + 1);
+            let len = COPY_PART.min(base.size - offset);
+            self.part_copy(to, &upload, number, from, base, offset, len).boxed()
+        };
+        let copies = futures::stream::iter((0..base.size.div_ceil(COPY_PART)).map(one));
+        let parts: Vec<Part> = match copies.buffered(COPIES_AT_ONCE).try_collect().await {
+            Ok(parts) => parts,
+            Err(why) => {
+                self.abort(to, &upload).await;
+                return Err(why);
+            }
+        };
+        let etag = self.complete(to, &upload, &parts, attrs, base.size, when).await?;
+        self.verified(to, &etag, base).await
+    }
+
+    pub async fn begin(&self, key: &str, attrs: &Attrs) -> Result<String> {
+        self.ask("beginning to write", key, self.bucket.multipart_create(key, attrs, Cause::File)).await
+    }
+
+    pub async fn part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Part> {
+        let limit = self.deadline + longer(body.len() as u64, SENT_A_SECOND);
+        let request = self.bucket.multipart_put(key, upload, number, body, Cause::File);
+        self.ask_within(limit, "writing a part of", key, request).await
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub async fn part_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        from: &str,
+        base: &Base,
+        offset: u64,
+        len: u64,
+    ) -> Result<Part> {
+        let etag = Some(&base.etag);
+        let request = self.bucket.multipart_copy(key, upload, number, from, etag, offset, len, Cause::File);
+        let limit = self.deadline + longer(len, COPIED_A_SECOND);
+        self.ask_within(limit, "copying a part of", key, request).await
+    }
+
+    pub async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        attrs: &Attrs,
+        size: u64,
+        when: &When,
+    ) -> Result<Etag> {
+        let done = self
+            // Some stores answer when they have put the parts together, which is a copy.
+            .settle(key, attrs, size, longer(size, COPIED_A_SECOND), || {
+                self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
+            })
+            .await;
+        if done.is_err() {
+            self.abort(key, upload).await;
+        }
+        done
+    }
+
+    pub async fn abort(&self, key: &str, upload: &str) {
+        let request = self.bucket.multipart_abort(key, upload, Cause::File);
+        if let Err(why) = self.ask("giving up the upload of", key, request).await {
+            tracing::warn!(key, upload, %why, "an unfinished upload stays in the bucket");
+        }
+    }
+
+    /// A prefix that holds a pool is no filesystem: one wrong `rm` would cost disks.
+    pub async fn refuse_pool(&self) -> Result<()> {
+        let Some(found) = self.get(LABEL, 0, LABEL_MAX).await? else { return Ok(()) };
+        let label = serde_json::from_slice::<serde_json::Value>(&found.body).unwrap_or_default();
+        if ["format", "pool", "incarnation"].iter().all(|field| label.get(field).is_some()) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "{} holds a windlass pool and can't be mounted: mount another prefix, or use its volumes",
+                    self.url()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,386 @@
+//! A file's way into the bucket: what it is now becomes the object, once, and whose the object is afterwards is known
+//! whatever became of the answer.
+
+use tokio::sync::MutexGuard;
+
+use super::conflict_copy;
+use super::context::Engine;
+use super::open_file::{OpenFile, SENDS, lost};
+use super::streaming_upload::Early;
+use super::upload::{self, Snapshot};
+use crate::base::{Error, Kind, Result};
+use crate::fs::object::{Base, Facts, Signature, Source, differ_in_time_only};
+use crate::fs::staging::{Mark, Stage};
+use crate::store::{Attrs, Etag, When};
+
+/// What a send is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A close.
+    Close,
+    /// The file will be held open, so that its stage must say that it was sent.
+    Sync,
+    /// What was closed or synced: a version that is being written anew since then waits for its own close.
+    Owed,
+}
+
+/// A file that is cut while it is sent is sent anew so often.
+const TRIES: u32 = 16;
+
+/// A send of ours that arrived unheard.
+enum Came {
+    /// This one.
+    This(Etag),
+    /// One of an earlier state of the file.
+    Before,
+}
+
+impl OpenFile {
+    /// The state that is to be the next object, which is written down as closed.
+    async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
+        let snapshot = self.snapshot(e);
+        {
+            let mut s = self.state.lock();
+            s.asked = snapshot.changes;
+            s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
+        }
+        self.note(e, durable).await?;
+        Ok(snapshot)
+    }
+
+    /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
+    async fn set_out(
+        &self,
+        e: &Engine,
+        writing: MutexGuard<'_, ()>,
+    ) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
+        let (mut snapshot, mut early, dated) = {
+            let _one = writing;
+            let mut s = self.state.lock();
+            let snapshot = s.snapshot(e);
+            // From here on whoever begins the file anew leaves what is staged as it is.
+            s.asked = snapshot.changes;
+            s.late = false;
+            (snapshot, s.early.take(), s.dated)
+        };
+        if early.is_none() && snapshot.in_parts() {
+            early = Some(Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
+        }
+        let mut newer = None;
+        if let Some(early) = &early {
+            let old = std::mem::replace(&mut snapshot.attrs, early.attrs.clone());
+            newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &early.attrs));
+        }
+        let told = {
+            let mut s = self.state.lock();
+            s.upload = early.as_ref().map(|early| early.upload.clone());
+            // A note that says what is closed says by what it is known.
+            let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
+            let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
+            s.sets_out(&snapshot);
+            s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
+            told && s.changes == snapshot.changes
+        };
+        if !told && let Err(why) = self.note(e, false).await {
+            // What this disk can't promise can be stored all the same.
+            if !self.is_anew() || self.note_unpromised(e).await.is_err() {
+                if let Some(early) = &early {
+                    self.state.lock().upload = None;
+                    e.remote.abort(&snapshot.key, &early.upload).await;
+                }
+                return Err(why);
+            }
+        }
+        Ok((snapshot, early, newer))
+    }
+
+    /// Its stage says what of it was sent, before its name changes.
+    pub async fn settle(&self, e: &Engine) -> Result<()> {
+        let stale = {
+            let s = self.state.lock();
+            s.stage.is_some() && s.noted != Some(s.mark())
+        };
+        if stale { self.note(e, false).await } else { Ok(()) }
+    }
+
+    /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
+    pub async fn seal(&self, e: &Engine, durable: bool) -> Result<()> {
+        let _one = self.writing.lock().await;
+        if let Some(why) = self.failure() {
+            return Err(why);
+        }
+        let (done, staged, size) = {
+            let s = self.state.lock();
+            // A send asks for what it takes with it, before that is written down.
+            let sealed = s.asked == s.changes && s.noted == Some(Mark::Closed);
+            let done = s.unlinked || s.changes == s.sent || sealed && !durable;
+            (done, s.stage.is_some(), s.size)
+        };
+        if done {
+            return Ok(());
+        }
+        if !staged {
+            self.stage(e, size).await?;
+        }
+        loop {
+            self.sign(e, durable).await?;
+            // A change of its metadata in between makes a note that doesn't say so.
+            let s = self.state.lock();
+            let waits = s.changes != s.sent && s.stage.is_some() && !s.unlinked;
+            if !waits || s.noted != Some(Mark::Open) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What was changed beside the bytes of a file that is not stored yet survives this process. A file that was closed
+    /// stays closed: no close will come for a chmod by name, and the next mount must not take its bytes for unfinished.
+    pub async fn keep_attrs(&self, e: &Engine) -> Result<()> {
+        let _one = self.writing.lock().await;
+        let closed = {
+            let s = self.state.lock();
+            s.wrote <= s.asked && s.asked > s.sent && s.earlier.is_none() && s.failed.is_none() && !s.unlinked
+        };
+        if closed { self.sign(e, false).await.map(drop) } else { self.note(e, false).await }
+    }
+
+    /// What is closed and waits to be sent survives a loss of power from here on, unless it is being written again.
+    pub async fn harden(&self, e: &Engine) -> Result<()> {
+        let Ok(_one) = self.writing.try_lock() else { return Ok(()) };
+        {
+            let s = self.state.lock();
+            // Its metadata may have changed since.
+            let closed = s.wrote <= s.asked && s.earlier.is_none() && s.failed.is_none();
+            let waits = s.changes != s.sent && !s.unlinked;
+            if !closed || !waits || s.stage.as_ref().is_none_or(Stage::is_sure) {
+                return Ok(());
+            }
+        }
+        self.note(e, true).await
+    }
+
+    /// All of it is staged, in a berth.
+    pub fn is_small(&self) -> bool {
+        matches!(self.state.lock().stage, Some(Stage::Docked(_)))
+    }
+
+    /// Where its bytes are on this host.
+    pub fn staged_at(&self) -> Option<String> {
+        self.state.lock().stage.as_ref().map(|stage| stage.path().display().to_string())
+    }
+
+    /// Nobody has it open: its stage needs no file descriptor until it is sent.
+    pub fn rest(&self) {
+        let s = self.state.lock();
+        for stage in s.stage.iter().chain(s.earlier.as_ref().map(|earlier| &earlier.stage)) {
+            stage.rest();
+        }
+    }
+
+    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `publish` calls what it is
+    /// given, which makes the file clean and says what the object shows: from then on the tables answer for it, so
+    /// that both are one step.
+    pub async fn send(
+        &self,
+        e: &Engine,
+        purpose: Purpose,
+        publish: impl FnOnce(&dyn Fn() -> Facts),
+    ) -> Result<()> {
+        let _one = self.sending.lock().await;
+        if !self.is_dirty() {
+            return Ok(());
+        }
+        if let Some(why) = self.failure() {
+            return Err(why);
+        }
+        self.recall_sends(e).await?;
+        let mut tries = 0;
+        let (mut snapshot, newer, stored) = loop {
+            // Who begins it anew looks first whether it is being sent.
+            let writing = self.writing.lock().await;
+            if purpose == Purpose::Owed
+                && let Some(earlier) = self.owed_before()
+            {
+                drop(writing);
+                return self.send_before(e, earlier, publish).await;
+            }
+            let (mut snapshot, early, newer) = self.set_out(e, writing).await?;
+            let stored = self.deliver(e, &mut snapshot, early).await;
+            tries += 1;
+            if stored.is_ok() || !snapshot.is_torn() || tries == TRIES {
+                break (snapshot, newer, stored);
+            }
+        };
+        if let Err(why) = stored.as_ref()
+            && why.is(Kind::Refused)
+        {
+            let why = why.share();
+            return Err(self.lost(e, snapshot, why).await);
+        }
+        self.stored(&snapshot, stored?);
+        self.state.lock().upload = None;
+        if let Some(newer) = newer {
+            let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
+            snapshot.attrs = newer;
+            self.state.lock().sets_out(&snapshot);
+            let etag = e.remote.put_attrs(&snapshot.key, &base, &snapshot.attrs).await?;
+            self.stored(&snapshot, etag);
+        }
+        publish(&|| self.arrived(e, &snapshot));
+        self.retire().await;
+        if purpose == Purpose::Sync
+            && let Err(why) = self.note(e, false).await
+        {
+            tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
+        }
+        Ok(())
+    }
+
+    /// Stores the snapshot, if the object is still what the file was made of, or an earlier send of ours.
+    pub(super) async fn deliver(
+        &self,
+        e: &Engine,
+        snapshot: &mut Snapshot,
+        early: Option<Early>,
+    ) -> Result<Etag> {
+        let stored = upload::upload(e, snapshot, early).await;
+        if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+            return stored;
+        }
+        match self.came(e, snapshot).await? {
+            Some(Came::This(etag)) => Ok(etag),
+            Some(Came::Before) => upload::upload(e, snapshot, None).await,
+            None => stored,
+        }
+    }
+
+    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
+    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Result<Option<Came>> {
+        let Some(head) = e.remote.head(&snapshot.key).await? else { return Ok(None) };
+        let Some(there) = Signature::of(&head.attrs, head.size) else { return Ok(None) };
+        if Some(&there) == Signature::of(&snapshot.attrs, snapshot.size).as_ref() {
+            return Ok(Some(Came::This(head.etag)));
+        }
+        let base = Base { etag: head.etag, size: head.size };
+        let mut s = self.state.lock();
+        if !s.sending.contains(&there) || base.size < snapshot.base_len {
+            return Ok(None);
+        }
+        s.base = Some(base.clone());
+        snapshot.when = When::Matches(base.etag.clone());
+        if s.borrowed.is_none() {
+            snapshot.source = Some(Source { key: snapshot.key.clone(), base });
+        }
+        Ok(Some(Came::Before))
+    }
+
+    /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds
+    /// that object there.
+    async fn recall_sends(&self, e: &Engine) -> Result<()> {
+        if self.state.lock().sending.len() < SENDS {
+            return Ok(());
+        }
+        let head = e.remote.head(&self.key()).await?;
+        let there = head.as_ref().and_then(|head| Signature::of(&head.attrs, head.size));
+        let mut s = self.state.lock();
+        if let Some(head) = head
+            && there.is_some_and(|there| s.sending.contains(&there))
+            && head.size >= s.base_len
+        {
+            s.base = Some(Base { etag: head.etag, size: head.size });
+            s.sending.clear();
+        } else {
+            // What has not arrived in so many turns won't.
+            s.sending.drain(..SENDS / 2);
+        }
+        Ok(())
+    }
+
+    /// The object has the snapshot's bytes.
+    pub(super) fn stored(&self, snapshot: &Snapshot, etag: Etag) {
+        let mut s = self.state.lock();
+        s.base = Some(Base { etag, size: snapshot.size });
+        s.sending.clear();
+        if s.changes == snapshot.changes {
+            s.base_len = s.size;
+            s.dirty.clear();
+            s.stage.iter().for_each(Stage::stored);
+        }
+        // Its bytes are the object's own now.
+        s.borrowed = None;
+    }
+
+    pub(super) fn arrived(&self, e: &Engine, snapshot: &Snapshot) -> Facts {
+        let mut s = self.state.lock();
+        s.sent = snapshot.changes;
+        s.as_of = e.rt.now();
+        if s.changes == snapshot.changes {
+            s.attrs = snapshot.attrs.clone();
+        }
+        let etag = s.base.as_ref().map(|base| base.etag.clone());
+        Facts::of(&e.options, false, snapshot.size, etag, s.modified, &snapshot.attrs)
+    }
+
+    /// Somebody else's object has the name: ours is stored beside it.
+    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
+        let mut kept = conflict_copy::keep(e, &snapshot, conflict_copy::CONFLICT).await;
+        // Nothing is written in between.
+        let _still = self.writing.lock().await;
+        // What was closed meanwhile, and what was written, with success, is kept too.
+        let newer = {
+            let s = self.state.lock();
+            let closed = s.earlier.as_ref().map(|earlier| earlier.snapshot.clone());
+            let now = s.snapshot(e);
+            let newer = |other: &Snapshot| other.changes > snapshot.changes;
+            [closed.filter(newer), Some(now).filter(newer)]
+        };
+        for newer in newer.iter().flatten() {
+            kept = match kept {
+                Ok(before) => {
+                    conflict_copy::keep(e, newer, conflict_copy::CONFLICT).await.map(|name| name.or(before))
+                }
+                failed => failed,
+            };
+        }
+        let (why, stages) = {
+            let mut s = self.state.lock();
+            let mut stages = [None, None];
+            let why = match kept {
+                Ok(Some(name)) => {
+                    // The version before goes with the one that is kept.
+                    stages = [s.stage.take(), s.earlier.take().map(|earlier| earlier.stage)];
+                    let why = why.context(format_args!("what was written here is kept as {name}"));
+                    s.kept = Some(name);
+                    why
+                }
+                Ok(None) => {
+                    stages[0] = s.stage.take();
+                    why
+                }
+                Err(also) => {
+                    let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
+                    tracing::error!(key = s.key, at, %also, "a conflict can't be stored yet: the next mount tries again");
+                    why
+                }
+            };
+            s.failed = Some(why.share());
+            (why, stages)
+        };
+        for stage in stages.into_iter().flatten() {
+            e.staging.done(stage).await;
+        }
+        why
+    }
+
+    /// Stores what is staged beside the object instead of as it.
+    pub async fn rescue(&self, e: &Engine, word: &str) -> Result<Option<String>> {
+        let _one = self.sending.lock().await;
+        let snapshot = self.snapshot(e);
+        let kept = conflict_copy::keep(e, &snapshot, word).await?;
+        let stage = self.state.lock().stage.take();
+        if let Some(stage) = stage {
+            e.staging.done(stage).await;
+        }
+        Ok(kept)
+    }
+}

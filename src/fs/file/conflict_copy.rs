@@ -1,0 +1,99 @@
+//! What can't become the object that it was meant for is stored beside it, under a name that says so.
+//!
+//! `NAME.conflict-20261120T091500Z-1a2b3c`: somebody else changed the object. `NAME.unfinished-…`: the daemon died while
+//! a whole object was being written anew. Where bytes of an object that is gone were the file's, those of the object
+//! that is there now stand; `windlass-written` in the metadata says then which bytes are ours.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use super::context::Engine;
+use super::upload::{Snapshot, upload};
+use crate::base::{Error, Kind, Result, clock};
+use crate::fs::object::{Base, KEY_MAX, Ranges, Source};
+use crate::store::When;
+
+pub const CONFLICT: &str = "conflict";
+pub const UNFINISHED: &str = "unfinished";
+const WRITTEN: &str = "windlass-written";
+/// Metadata has little room.
+const WRITTEN_MAX: usize = 400;
+const ATTEMPTS: usize = 4;
+
+/// The name of a key's file that couldn't have it.
+fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> String {
+    let at: String = clock::show(wall_ms).chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    let end = format!(".{word}-{at}-{:06x}", random & 0xff_ffff);
+    let mut len = key.len().min(KEY_MAX - end.len());
+    while !key.is_char_boundary(len) {
+        len -= 1;
+    }
+    format!("{}{end}", &key[..len])
+}
+
+fn ours(local: &Ranges, size: u64) -> Vec<Range<u64>> {
+    local.split(0..size).into_iter().filter(|(_, ours)| *ours).map(|(range, _)| range).collect()
+}
+
+/// `0-4095,8192-12287`, or as much of it as there is room for.
+fn written(ranges: &[Range<u64>]) -> String {
+    let mut out = String::new();
+    for range in ranges {
+        if out.len() > WRITTEN_MAX {
+            out.push_str(",...");
+            break;
+        }
+        let comma = if out.is_empty() { "" } else { "," };
+        let _ = write!(out, "{comma}{}-{}", range.start, range.end - 1);
+    }
+    out
+}
+
+/// Stores the file beside its object. `None`: nothing was written that could be lost.
+pub async fn keep(e: &Engine, file: &Snapshot, word: &str) -> Result<Option<String>> {
+    if file.dirty.is_empty() {
+        return Ok(None);
+    }
+    let name = name(&file.key, word, e.rt.wall_ms(), e.rt.random());
+    let ours = ours(&file.local, file.size);
+    let whole = ours.iter().map(|r| r.end - r.start).sum::<u64>() == file.size;
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let mut kept = file.clone();
+        kept.cuts = Default::default();
+        (kept.key, kept.when, kept.source) = (name.clone(), When::Absent, None);
+        if !whole {
+            kept.attrs.user.insert(WRITTEN.into(), written(&ours));
+            let theirs = e.remote.head(&file.key).await?;
+            let base = theirs.map(|h| Base { etag: h.etag, size: h.size });
+            let theirs = base.as_ref().map_or(0, |b| b.size).min(file.base_len);
+            kept.source = base.map(|base| Source { key: file.key.clone(), base });
+            // What even theirs doesn't have reads as zeros.
+            kept.local.insert(theirs..file.base_len);
+            kept.base_len = theirs;
+        }
+        kept.dirty = kept.local.clone();
+        match upload(e, &kept, None).await {
+            Ok(_) => return Ok(Some(name)),
+            // Theirs was changed again.
+            Err(why) if why.is(Kind::Refused) && !whole => last = Some(why),
+            Err(why) => return Err(why),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::new(Kind::Internal, "no attempt was made")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ranges_are_readable() {
+        let at = 1_795_166_100_999;
+        assert_eq!(name("d/f.txt", CONFLICT, at, 0x1a2b3c), "d/f.txt.conflict-20261120T091500Z-1a2b3c");
+        assert_eq!(name(&"ä".repeat(512), CONFLICT, at, 1).len(), KEY_MAX - 1);
+        assert_eq!(written(&[0..4096, 8192..8193]), "0-4095,8192-8192");
+        let many: Vec<_> = (0..1000).map(|i| i * 10..i * 10 + 1).collect();
+        assert!(written(&many).len() < WRITTEN_MAX + 30);
+    }
+}

@@ -1,0 +1,17 @@
+//! An open file: what was written over its object, and how both become the next object.
+
+mod commit;
+mod conflict_copy;
+mod context;
+mod open_file;
+mod part_plan;
+mod rewrite;
+mod stage_io;
+mod streaming_upload;
+mod unsent_version;
+mod upload;
+
+pub use commit::Purpose;
+pub use conflict_copy::{CONFLICT, UNFINISHED};
+pub use context::{Clock, Engine, Memory};
+pub use open_file::{OpenFile, Stood};

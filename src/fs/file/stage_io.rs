@@ -1,0 +1,165 @@
+//! An open file and its stage: made with the first change, changed for one that takes more, given back in the end; and
+//! what is written down of the file meanwhile.
+
+use super::context::Engine;
+use super::open_file::{OpenFile, staging_failed};
+use super::unsent_version::remove;
+use crate::base::Result;
+use crate::fs::staging::{Edits, Mark, Note, Stage};
+
+impl OpenFile {
+    /// Where the file's bytes are staged, to be changed to so many; made with the first change. `writing` is held.
+    pub(super) async fn stage(&self, e: &Engine, len: u64) -> Result<Stage> {
+        let _one = self.noting.lock().await;
+        self.drop_doubtful().await;
+        let (note, edits, outgrown) = {
+            let s = self.state.lock();
+            if let Some(stage) = s.stage.as_ref().filter(|stage| stage.takes(len)) {
+                return Ok(stage.clone());
+            }
+            let (local, base_len, size) = (s.local.clone(), s.base_len, s.size);
+            let partly = base_len > 0 && s.stage.is_none();
+            let edits = partly.then_some(Edits { local, base_len, size });
+            let mut note = s.note(&e.staging, partly);
+            if s.disowned {
+                note.mark = Mark::Sent;
+            } else if s.earlier.is_some() {
+                // What is about to change takes no place.
+                note.mark = Mark::Open;
+            }
+            (note, edits, s.stage.clone())
+        };
+        let (stage, noted) = match &outgrown {
+            Some(old) => (e.staging.larger(&note, old).await?, Mark::Sent),
+            None => (e.staging.stage(&note, edits.as_ref(), len).await?, note.mark),
+        };
+        let (before, disowned) = {
+            let mut s = self.state.lock();
+            s.stage = Some(stage.clone());
+            (s.noted.replace(noted), s.disowned)
+        };
+        if disowned {
+            // No name leads to it: the next mount must not find it.
+            remove(&stage).await;
+        } else if let Some(old) = &outgrown {
+            let durable = note.mark != Mark::Sent && old.must_survive();
+            if let Err(why) = stage.note(&note, durable).await {
+                old.keep();
+                {
+                    let mut s = self.state.lock();
+                    (s.stage, s.noted) = (outgrown, before);
+                }
+                remove(&stage).await;
+                return Err(staging_failed(&stage, why));
+            }
+            self.state.lock().noted = Some(note.mark);
+        }
+        if let Some(old) = &outgrown {
+            remove(old).await;
+        }
+        Ok(stage)
+    }
+
+    /// What the bucket has all of goes on in another stage when the disk may have lost what is in this one.
+    async fn drop_doubtful(&self) {
+        let spent = {
+            let mut s = self.state.lock();
+            let stored = s.changes == s.sent && s.base.is_some() && s.base_len == s.size && !s.unlinked;
+            let doubtful = s.stage.as_ref().is_some_and(Stage::is_doubtful);
+            if !stored || !doubtful {
+                return;
+            }
+            s.local.clear();
+            s.stage.take()
+        };
+        if let Some(spent) = spent {
+            remove(&spent).await;
+        }
+    }
+
+    /// Brings the stage's note up to date.
+    pub(super) async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
+        self.write_note(e, durable, true).await
+    }
+
+    /// The same of what is sent without its having been closed: it takes no version's place on this disk.
+    pub(super) async fn note_unpromised(&self, e: &Engine) -> Result<()> {
+        self.write_note(e, false, false).await
+    }
+
+    async fn write_note(&self, e: &Engine, mut durable: bool, promised: bool) -> Result<()> {
+        let _one = self.noting.lock().await;
+        loop {
+            let (stage, note, before) = {
+                let s = self.state.lock();
+                let Some(stage) = s.stage.clone().filter(|_| !s.unlinked) else { return Ok(()) };
+                let mut note = s.note(&e.staging, stage.partly());
+                if !promised {
+                    note.mark = Mark::Open;
+                }
+                let before = s.earlier.as_ref().map(|earlier| earlier.stage.clone());
+                let before = before.filter(|before| note.replaces() == Some(&before.id()));
+                (stage, note, before)
+            };
+            // What takes the place of a version that survives a loss of power must survive it too.
+            let durably = durable || before.as_ref().is_some_and(Stage::is_durable);
+            if let Err(why) = stage.note(&note, durably).await {
+                if before.is_some() {
+                    // A disk that fails tells once: the next mount must not take it for what it was to be.
+                    let not = Note { mark: Mark::Open, owed: false, ..note };
+                    let _ = stage.note(&not, false).await;
+                }
+                self.state.lock().noted = None;
+                return Err(staging_failed(&stage, why));
+            }
+            let settled = {
+                let mut s = self.state.lock();
+                s.noted = Some(note.mark);
+                if let Some(before) = &before {
+                    s.earlier.take_if(|earlier| earlier.stage.is(before));
+                    s.replaced = Some(before.id()).filter(|_| s.has(&stage));
+                }
+                // A write in between found that the note before said enough.
+                !promised || s.mark() == note.mark
+            };
+            if let Some(before) = &before {
+                remove(before).await;
+            }
+            if settled {
+                return Ok(());
+            }
+            durable = false;
+        }
+    }
+
+    /// The same is true after a crash, and of what had left early.
+    pub async fn disown(&self, e: &Engine) {
+        let upload = {
+            let mut s = self.state.lock();
+            s.disowned = true;
+            s.early.take().and(s.upload.take())
+        };
+        if let Some(upload) = upload {
+            e.remote.abort(&self.key(), &upload).await;
+        }
+        let _one = self.noting.lock().await;
+        let stages = {
+            let mut s = self.state.lock();
+            [s.stage.clone(), s.earlier.take().map(|earlier| earlier.stage)]
+        };
+        for stage in stages.iter().flatten() {
+            remove(stage).await;
+        }
+    }
+
+    /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
+    pub fn take_stage(&self) -> Option<Stage> {
+        let mut s = self.state.lock();
+        if !s.unlinked && s.changes != s.sent {
+            return None;
+        }
+        // The object has it all now.
+        s.local.clear();
+        s.stage.take()
+    }
+}

@@ -1,0 +1,174 @@
+//! From a file's state to the next object: one put, or a multipart upload in which unchanged parts are copied
+//! server-side.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::context::Engine;
+use super::part_plan::{Piece, plan};
+use super::streaming_upload::Early;
+use crate::base::{Error, Kind, Result};
+use crate::fs::object::{Base, Ranges, Source};
+use crate::fs::staging::Stage;
+use crate::store::{Attrs, Etag, Part, When};
+
+/// Files up to this size are one put.
+pub const WHOLE_MAX: u64 = 16 << 20;
+/// One request copies so much.
+const COPY_MAX: u64 = 4 << 30;
+const AT_ONCE: usize = 8;
+/// Bytes of the source that lie apart come in one request, as long as it is not larger.
+const FETCH_MAX: u64 = 16 << 20;
+
+/// How often a stage was cut in place; what is behind the cut reads as zeros then.
+#[derive(Clone, Debug, Default)]
+pub struct Cuts(Arc<AtomicU64>);
+
+impl Cuts {
+    /// Before it is.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A file's state at one instant, as an upload needs it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub key: String,
+    /// What must hold of the object at `key` for this to replace it.
+    pub when: When,
+    /// Whose bytes are the file's below `base_len`, but for those in `local`.
+    pub source: Option<Source>,
+    pub base_len: u64,
+    pub size: u64,
+    pub local: Ranges,
+    pub dirty: Ranges,
+    pub stage: Option<Stage>,
+    pub attrs: Attrs,
+    pub changes: u64,
+    /// The stage's, and where they were.
+    pub cuts: (Cuts, u64),
+}
+
+/// The file's bytes in `range`, wherever they are.
+pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
+    let pieces = file.local.split(range.clone());
+    let away = || pieces.iter().filter(|(_, local)| !local).map(|(piece, _)| piece);
+    let hull = away().next().map_or(0, |p| p.start)..away().next_back().map_or(0, |p| p.end);
+    let together = away().count() > 1 && hull.end - hull.start <= FETCH_MAX;
+    let fetched = if together { fetch(e, file, &hull).await? } else { Bytes::new() };
+    let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+    for (piece, local) in &pieces {
+        let len = (piece.end - piece.start) as usize;
+        if *local {
+            out.extend_from_slice(&staged(file.stage.as_ref(), piece.start, len).await?);
+        } else if together {
+            let at = (piece.start - hull.start) as usize;
+            out.extend_from_slice(&fetched[at..at + len]);
+        } else {
+            out.extend_from_slice(&fetch(e, file, piece).await?);
+        }
+    }
+    Ok(out.freeze())
+}
+
+async fn fetch(e: &Engine, file: &Snapshot, range: &Range<u64>) -> Result<Bytes> {
+    let source = file.source.as_ref().filter(|_| range.end <= file.base_len).ok_or_else(|| {
+        Error::new(Kind::Internal, format!("{}: bytes that are neither staged nor in the object", file.key))
+    })?;
+    e.remote.get_of((&source.key, None), &source.base, range.start, range.end - range.start).await
+}
+
+/// `len` staged bytes; zeros where nothing was.
+pub async fn staged(stage: Option<&Stage>, offset: u64, len: usize) -> Result<Bytes> {
+    match stage {
+        Some(stage) => stage.read(offset, len).await,
+        None => Ok(vec![0; len].into()),
+    }
+}
+
+/// Stores the file, if the object is still the one it was opened as. `Refused` otherwise. `early`: what of it has left
+/// already, with the metadata that it will have.
+pub async fn upload(e: &Engine, file: &Snapshot, early: Option<Early>) -> Result<Etag> {
+    if let Some(early) = early {
+        return in_parts(e, file, &early).await;
+    }
+    match &file.source {
+        Some(source) if source.key == file.key && file.is_as(&source.base) => {
+            e.remote.put_attrs(&file.key, &source.base, &file.attrs).await
+        }
+        Some(source) if file.is_as(&source.base) && file.size <= COPY_MAX => {
+            e.remote.copy_with(&source.key, &file.key, &source.base, &file.attrs, &file.when).await
+        }
+        _ if file.size <= WHOLE_MAX => {
+            let _held = e.memory.hold(file.size).await;
+            let body = bytes(e, file, 0..file.size).await?;
+            file.is_whole()?;
+            e.remote.put(&file.key, body, &file.attrs, &file.when).await
+        }
+        _ => {
+            let early = Early::begin(e, &file.key, file.attrs.clone()).await?;
+            in_parts(e, file, &early).await
+        }
+    }
+}
+
+impl Snapshot {
+    /// Not a byte of the source has changed.
+    fn is_as(&self, base: &Base) -> bool {
+        self.dirty.is_empty() && self.base_len == self.size && base.size == self.size
+    }
+
+    /// Its stage was cut since: what was read of it may be zeros that nobody wrote.
+    pub fn is_torn(&self) -> bool {
+        self.cuts.0.now() != self.cuts.1
+    }
+
+    fn is_whole(&self) -> Result<()> {
+        let said = || format!("{} was cut while it was sent, and that again and again", self.key);
+        if self.is_torn() { Err(Error::new(Kind::Io, said())) } else { Ok(()) }
+    }
+
+    /// It will be sent in parts.
+    pub fn in_parts(&self) -> bool {
+        let as_is = self.source.as_ref().is_some_and(|source| self.is_as(&source.base));
+        self.size > WHOLE_MAX && !as_is
+    }
+}
+
+async fn in_parts(e: &Engine, file: &Snapshot, early: &Early) -> Result<Etag> {
+    let pieces = plan(file.size, file.base_len, &file.dirty).into_iter().enumerate();
+    let parts = pieces.map(|(at, piece)| part(e, file, early, at as u32 + 1, piece));
+    let parts: Result<Vec<Part>> = futures::stream::iter(parts).buffered(AT_ONCE).try_collect().await;
+    match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
+        Ok(parts) => {
+            let (upload, attrs) = (&early.upload, &early.attrs);
+            e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await
+        }
+        Err(why) => {
+            e.remote.abort(&file.key, &early.upload).await;
+            Err(why)
+        }
+    }
+}
+
+async fn part(e: &Engine, file: &Snapshot, early: &Early, number: u32, piece: Piece) -> Result<Part> {
+    let Range { start, end } = piece.range;
+    if let Some(Source { key, base }) = file.source.as_ref().filter(|_| piece.copied) {
+        return e.remote.part_copy(&file.key, &early.upload, number, key, base, start, end - start).await;
+    }
+    if let Some(part) = early.part(number, &piece.range).await {
+        return Ok(part);
+    }
+    let _held = e.memory.hold(end - start).await;
+    let body = bytes(e, file, start..end).await?;
+    e.remote.part(&file.key, &early.upload, number, body).await
+}

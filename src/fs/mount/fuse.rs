@@ -1,0 +1,731 @@
+//! The kernel's side: fuser's callbacks become calls of `Fs`. The only file that knows fuser.
+//!
+//! A callback runs on one of fuser's few threads: it answers what is in memory, and hands everything else, with its
+//! reply, to the runtime. What mostly needs no more than this host's page cache is begun on the thread itself, as long
+//! as another is free: waking threads costs more than such an operation. A panic costs one operation: a reply that is dropped unanswered
+//! answers `EIO` by itself. The kernel's FUSE_INTERRUPT is not answered (fuser can't), so each operation is bounded.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+use tokio::sync::watch;
+
+use super::proc_fds;
+use crate::base::rt::Rt;
+use crate::fs::object::{Facts, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
+use crate::fs::ops::{Caller, Changes, Entry, Fs, Invalidate, Looked, Opened};
+use crate::fs::tree::{How, Item, ROOT};
+
+/// fuser's event loops.
+pub const THREADS: usize = 2;
+/// Requests that the kernel may have under way in the background (readahead); its default of 12 starves a bucket.
+const BACKGROUND: u16 = 64;
+const BLOCK: u32 = 4096;
+/// What statfs(2) shows of something without an end: 4 PiB.
+const BLOCKS: u64 = 1 << 40;
+const FILES: u64 = 1 << 40;
+
+/// fallocate(2)'s modes.
+const KEEP_SIZE: i32 = 1;
+const PUNCH_HOLE: i32 = 2;
+const ZERO_RANGE: i32 = 16;
+/// setxattr(2)'s flags.
+const XATTR_CREATE: i32 = 1;
+const XATTR_REPLACE: i32 = 2;
+
+pub struct Face {
+    fs: Arc<Fs>,
+    rt: Rt,
+    /// Where it is mounted.
+    dir: PathBuf,
+    ended: watch::Sender<bool>,
+    /// Threads that are in the middle of an operation which may wait for this host's disk.
+    inside: AtomicUsize,
+}
+
+impl Invalidate for Notifier {
+    fn attrs(&self, ino: u64) {
+        // A negative offset leaves the pages alone. Failing means that the kernel doesn't hold the node.
+        let _ = self.inval_inode(INodeNo(ino), -1, 0);
+    }
+}
+
+fn errno(fail: &Fail) -> fuser::Errno {
+    fuser::Errno::from_i32(fail.errno.raw_os_error())
+}
+
+fn file_type(mode: u32) -> FileType {
+    match mode & S_IFMT {
+        S_IFDIR => FileType::Directory,
+        S_IFLNK => FileType::Symlink,
+        S_IFIFO => FileType::NamedPipe,
+        S_IFSOCK => FileType::Socket,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn time(at: Ns) -> SystemTime {
+    let d = Duration::from_nanos(at.0.unsigned_abs());
+    if at.0 < 0 { UNIX_EPOCH - d } else { UNIX_EPOCH + d }
+}
+
+fn ns(at: SystemTime) -> Ns {
+    let clamp = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+    Ns(at.duration_since(UNIX_EPOCH).map_or_else(|e| -clamp(e.duration()), clamp))
+}
+
+fn attr(ino: u64, f: &Facts) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: f.size,
+        blocks: f.size.div_ceil(512),
+        atime: time(f.atime),
+        mtime: time(f.mtime),
+        ctime: time(f.ctime),
+        crtime: time(f.ctime),
+        kind: file_type(f.mode),
+        perm: (f.mode & 0o7777) as u16,
+        // A directory's 1 says that its folders were not counted.
+        nlink: 1,
+        uid: f.uid,
+        gid: f.gid,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+/// No such name, for so long: number 0 makes the kernel remember that.
+fn absent() -> FileAttr {
+    let none = Facts {
+        size: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: Ns(0),
+        ctime: Ns(0),
+        atime: Ns(0),
+        etag: None,
+        stored: None,
+        exact: false,
+        xattrs: false,
+    };
+    attr(0, &none)
+}
+
+fn how(flags: i32) -> How {
+    let has = |flag: OFlags| flags as u32 & flag.bits() != 0;
+    let access = OpenFlags(flags).acc_mode();
+    How {
+        read: access != OpenAccMode::O_WRONLY,
+        write: access != OpenAccMode::O_RDONLY,
+        append: has(OFlags::APPEND),
+        truncate: has(OFlags::TRUNC),
+        exclusive: has(OFlags::EXCL),
+    }
+}
+
+fn fopen(opened: &Opened, changes: bool) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    // Who only reads has nothing to ask for at the close.
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !changes);
+    flags
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn reply_entry(reply: ReplyEntry, out: Op<Entry>) {
+    match out {
+        Ok(e) => reply.entry(&e.ttl, &attr(e.ino, &e.facts), Generation(0)),
+        Err(f) => reply.error(errno(&f)),
+    }
+}
+
+fn reply_looked(reply: ReplyEntry, out: Op<Looked>) {
+    match out {
+        Ok(Looked::Found(e)) => reply_entry(reply, Ok(e)),
+        Ok(Looked::Absent(ttl)) if ttl.is_zero() => reply.error(fuser::Errno::ENOENT),
+        Ok(Looked::Absent(ttl)) => reply.entry(&ttl, &absent(), Generation(0)),
+        Err(f) => reply.error(errno(&f)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, out: Op<Entry>) {
+    match out {
+        Ok(e) => reply.attr(&e.ttl, &FileAttr { nlink: u32::from(!e.gone), ..attr(e.ino, &e.facts) }),
+        Err(f) => reply.error(errno(&f)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, out: Op<()>) {
+    match out {
+        Ok(()) => reply.ok(),
+        Err(f) => reply.error(errno(&f)),
+    }
+}
+
+fn reply_bytes<B: AsRef<[u8]>>(reply: ReplyData, out: Op<B>) {
+    match out {
+        Ok(bytes) => reply.data(bytes.as_ref()),
+        Err(f) => reply.error(errno(&f)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, out: Op<Vec<u8>>) {
+    match out {
+        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() <= size as usize => reply.data(&bytes),
+        Ok(_) => reply.error(fuser::Errno::ERANGE),
+        Err(f) => reply.error(errno(&f)),
+    }
+}
+
+/// An operation and its reply; says in the log what failed and for which object.
+async fn told<T>(
+    fs: Arc<Fs>,
+    op: &'static str,
+    ino: INodeNo,
+    work: impl Future<Output = Op<T>>,
+    reply: impl FnOnce(Op<T>),
+) {
+    let out = work.await;
+    if let Err(Fail { errno, why: Some(why) }) = &out {
+        tracing::warn!(op, object = fs.called(ino.0), %errno, %why, "operation failed");
+    }
+    reply(out);
+}
+
+impl Face {
+    pub fn new(fs: Arc<Fs>, rt: Rt, dir: PathBuf) -> (Face, watch::Receiver<bool>) {
+        let (ended, watch) = watch::channel(false);
+        (Face { fs, rt, dir, ended, inside: AtomicUsize::new(0) }, watch)
+    }
+
+    /// What is known at once; a panic in it is taken for "nothing".
+    fn known<T>(&self, ask: impl FnOnce(&Fs) -> Option<T>) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(|| ask(&self.fs))).unwrap_or(None)
+    }
+
+    /// What needs no answer from elsewhere; a panic in it drops the reply, which answers `EIO`.
+    fn guarded(&self, act: impl FnOnce(&Fs)) {
+        if catch_unwind(AssertUnwindSafe(|| act(&self.fs))).is_err() {
+            tracing::error!("an operation panicked; the mount goes on");
+        }
+    }
+
+    /// Hands an operation and its reply to the runtime.
+    fn later<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        work: impl Future<Output = Op<T>> + Send + 'static,
+        reply: impl FnOnce(Op<T>) + Send + 'static,
+    ) {
+        self.rt.spawn(told(self.fs.clone(), op, ino, work, reply)).detach();
+    }
+
+    /// The same, begun on this thread.
+    fn here<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        work: impl Future<Output = Op<T>> + Send + 'static,
+        reply: impl FnOnce(Op<T>) + Send + 'static,
+    ) {
+        let task = told(self.fs.clone(), op, ino, work, reply);
+        let others = self.inside.fetch_add(1, Ordering::AcqRel);
+        if others + 1 < THREADS {
+            self.rt.begin(task);
+        } else {
+            self.rt.spawn(task).detach();
+        }
+        self.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The same for an operation of a few requests.
+    fn soon<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        work: impl FnOnce(Arc<Fs>) -> F,
+        reply: impl FnOnce(Op<T>) + Send + 'static,
+    ) {
+        let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
+        self.later(op, ino, async move { fs.bounded(work).await }, reply);
+    }
+
+    /// The same, begun on this thread.
+    fn soon_here<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        work: impl FnOnce(Arc<Fs>) -> F,
+        reply: impl FnOnce(Op<T>) + Send + 'static,
+    ) {
+        let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
+        self.here(op, ino, async move { fs.bounded(work).await }, reply);
+    }
+}
+
+/// `.` and `..` come first, then the directory's entries from cookie 2 on. False when the reply is full.
+fn dots(offset: u64, ino: INodeNo, mut add: impl FnMut(INodeNo, u64, &str) -> bool) -> bool {
+    (offset < 1 && add(ino, 1, ".")) || (offset < 2 && add(ino, 2, ".."))
+}
+
+fn reply_dir(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectory, out: Op<Vec<Item>>) {
+    let items = match out {
+        Ok(items) => items,
+        Err(f) => return reply.error(errno(&f)),
+    };
+    let mut full = dots(offset, ino, |ino, at, name| reply.add(ino, at, FileType::Directory, name));
+    let mut at = offset.max(2);
+    for item in &items {
+        if full {
+            break;
+        }
+        at += 1;
+        let (ino, kind) = (INodeNo(fs.number_of(item)), file_type(item.facts.mode));
+        full = reply.add(ino, at, kind, OsStr::from_bytes(&item.name));
+    }
+    reply.ok();
+}
+
+fn reply_dir_plus(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus, out: Op<Vec<Item>>) {
+    let items = match out {
+        Ok(items) => items,
+        Err(f) => return reply.error(errno(&f)),
+    };
+    let dir = Facts { mode: S_IFDIR, ..Facts::listed(fs.options(), true, 4096, None, Ns(0)) };
+    let (zero, none) = (Duration::ZERO, Generation(0));
+    let mut full =
+        dots(offset, ino, |ino, at, name| reply.add(ino, at, name, &zero, &attr(ino.0, &dir), none));
+    let mut at = offset.max(2);
+    for item in &items {
+        if full {
+            break;
+        }
+        let e = fs.adopt_item(item);
+        at += 1;
+        let name = OsStr::from_bytes(&item.name);
+        full = reply.add(INodeNo(e.ino), at, name, &e.ttl, &attr(e.ino, &e.facts), none);
+        // The kernel counts each entry that it is given as a lookup.
+        if full {
+            fs.forget(e.ino, 1);
+        } else {
+            fs.told(&e);
+        }
+    }
+    reply.ok();
+}
+
+impl Filesystem for Face {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        for flag in wanted {
+            // An older kernel does without.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_background(BACKGROUND);
+        if let Err(most) = config.set_max_readahead(1 << 20) {
+            let _ = config.set_max_readahead(most);
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.send_replace(true);
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(known) = self.known(|fs| fs.lookup_now(parent.0, name.as_bytes())) {
+            return reply_looked(reply, known);
+        }
+        let name = name.as_bytes().to_vec();
+        let work = move |fs: Arc<Fs>| async move { fs.lookup(parent.0, &name).await };
+        self.soon("lookup", parent, work, move |out| reply_looked(reply, out));
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, times: u64) {
+        self.guarded(|fs| fs.forget(ino.0, times));
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(known) = self.known(|fs| fs.getattr_now(ino.0)) {
+            return reply_attr(reply, known);
+        }
+        let work = move |fs: Arc<Fs>| async move { fs.getattr(ino.0).await };
+        self.soon("getattr", ino, work, move |out| reply_attr(reply, out));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let at = |t: TimeOrNow| match t {
+            TimeOrNow::SpecificTime(t) => ns(t),
+            TimeOrNow::Now => Ns::from_ms(self.rt.wall_ms()),
+        };
+        let changes = Changes { mode, uid, gid, size, atime: atime.map(at), mtime: mtime.map(at) };
+        let fs = self.fs.clone();
+        // Truncation by name uploads: its requests have deadlines, the whole may take longer.
+        let work = async move { fs.setattr(ino.0, changes, handle.map(|h| h.0)).await };
+        self.here("setattr", ino, work, move |out| reply_attr(reply, out));
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        let work = move |fs: Arc<Fs>| async move { fs.readlink(ino.0).await };
+        self.soon("readlink", ino, work, move |out| reply_bytes(reply, out));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        let (name, by) = (name.as_bytes().to_vec(), caller(req));
+        let work = move |fs: Arc<Fs>| async move { fs.mknod(parent.0, &name, mode, by).await };
+        self.soon("mknod", parent, work, move |out| reply_entry(reply, out));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        let (name, by) = (name.as_bytes().to_vec(), caller(req));
+        let work = move |fs: Arc<Fs>| async move { fs.mkdir(parent.0, &name, mode, by).await };
+        self.soon("mkdir", parent, work, move |out| reply_entry(reply, out));
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        let work = move |fs: Arc<Fs>| async move { fs.unlink(parent.0, &name).await };
+        self.soon("unlink", parent, work, move |out| reply_empty(reply, out));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        let work = move |fs: Arc<Fs>| async move { fs.rmdir(parent.0, &name).await };
+        self.soon("rmdir", parent, work, move |out| reply_empty(reply, out));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (name, target, by) =
+            (name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec(), caller(req));
+        let work = move |fs: Arc<Fs>| async move { fs.symlink(parent.0, &name, &target, by).await };
+        self.soon("symlink", parent, work, move |out| reply_entry(reply, out));
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
+            return reply.error(fuser::Errno::EINVAL);
+        }
+        let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let fs = self.fs.clone();
+        // As long as the directory is large; each of its requests has a deadline.
+        let work = async move { fs.rename(parent.0, &name, new_parent.0, &new_name, no_replace).await };
+        self.later("rename", parent, work, move |out| reply_empty(reply, out));
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        // An object has one key.
+        reply.error(fuser::Errno::EPERM);
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let how = how(flags.0);
+        let work = move |fs: Arc<Fs>| async move { fs.open_file(ino.0, how).await };
+        self.soon("open", ino, work, move |out| match out {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened, how.write || how.truncate)),
+            Err(f) => reply.error(errno(&f)),
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (name, by) = (name.as_bytes().to_vec(), caller(req));
+        let work = move |fs: Arc<Fs>| async move { fs.create(parent.0, &name, mode, by, how(flags)).await };
+        self.soon_here("create", parent, work, move |out| match out {
+            Ok((e, opened)) => {
+                let attr = attr(e.ino, &e.facts);
+                reply.created(&e.ttl, &attr, Generation(0), FileHandle(opened.handle), fopen(&opened, true));
+            }
+            Err(f) => reply.error(errno(&f)),
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        if let Some(known) = self.known(|fs| fs.read_now(handle.0, offset, u64::from(size))) {
+            return reply_bytes(reply, known);
+        }
+        let work = move |fs: Arc<Fs>| async move { fs.read(handle.0, offset, u64::from(size)).await };
+        self.soon("read", ino, work, move |out| reply_bytes(reply, out));
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (data, size) = (Bytes::copy_from_slice(data), data.len() as u32);
+        let work = move |fs: Arc<Fs>| async move { fs.write(handle.0, offset, data).await };
+        self.soon_here("write", ino, work, move |out| match out {
+            Ok(()) => reply.written(size),
+            Err(f) => reply.error(errno(&f)),
+        });
+    }
+
+    fn flush(&self, req: &Request, ino: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        if self.known(|fs| Some(fs.flush_needed(handle.0))) == Some(false) {
+            return reply.ok();
+        }
+        // A shell's `command > file` opens, copies the descriptor and closes one, before anything is written.
+        if self.known(|fs| Some(fs.is_begun(handle.0))) == Some(true)
+            && proc_fds::has_open(req.pid(), ino.0, &self.dir)
+        {
+            return reply.ok();
+        }
+        let fs = self.fs.clone();
+        // As long as the file is large; each of its requests has a deadline.
+        let work = async move { fs.flush(handle.0).await };
+        self.here("close", ino, work, move |out| reply_empty(reply, out));
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fsync(handle.0).await };
+        self.later("fsync", ino, work, move |out| reply_empty(reply, out));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move {
+            fs.release(handle.0).await;
+            Ok(())
+        };
+        // Nobody waits for a release.
+        reply.ok();
+        self.here("release", ino, work, |_| ());
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.guarded(|fs| match fs.opendir(ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(f) => reply.error(errno(&f)),
+        });
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let cookie = offset.saturating_sub(2);
+        if let Some(known) = self.known(|fs| fs.readdir_now(handle.0, cookie, false)) {
+            return self.guarded(|fs| reply_dir(fs, ino, offset, reply, Ok(known)));
+        }
+        let fs = self.fs.clone();
+        let work = move |fs: Arc<Fs>| async move { fs.readdir(handle.0, cookie, false).await };
+        self.soon("readdir", ino, work, move |out| reply_dir(&fs, ino, offset, reply, out));
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let cookie = offset.saturating_sub(2);
+        if let Some(known) = self.known(|fs| fs.readdir_now(handle.0, cookie, true)) {
+            return self.guarded(|fs| reply_dir_plus(fs, ino, offset, reply, Ok(known)));
+        }
+        let fs = self.fs.clone();
+        let work = move |fs: Arc<Fs>| async move { fs.readdir(handle.0, cookie, true).await };
+        self.soon("readdir", ino, work, move |out| reply_dir_plus(&fs, ino, offset, reply, out));
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.guarded(|fs| fs.releasedir(handle.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // Names are in the bucket when the call that made them returns; removed ones a moment later.
+        let work = move |fs: Arc<Fs>| async move { fs.fsync_dir(ino.0).await };
+        self.soon("fsyncdir", ino, work, move |out| reply_empty(reply, out));
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK, crate::fs::object::NAME_MAX as u32, BLOCK);
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let (create, replace) = (flags & XATTR_CREATE != 0, flags & XATTR_REPLACE != 0);
+        let work =
+            move |fs: Arc<Fs>| async move { fs.setxattr(ino.0, &name, Some(&value), create, replace).await };
+        self.soon("setxattr", ino, work, move |out| reply_empty(reply, out));
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        // The kernel asks for its own attributes at every turn.
+        if let Err(f) = crate::fs::ops::readable(name.as_bytes()) {
+            return reply.error(errno(&f));
+        }
+        let name = name.as_bytes().to_vec();
+        let work = move |fs: Arc<Fs>| async move { fs.getxattr(ino.0, &name).await };
+        self.soon("getxattr", ino, work, move |out| reply_xattr(reply, size, out));
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let work = move |fs: Arc<Fs>| async move { fs.listxattr(ino.0).await };
+        self.soon("listxattr", ino, work, move |out| reply_xattr(reply, size, out));
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        let work = move |fs: Arc<Fs>| async move { fs.setxattr(ino.0, &name, None, false, false).await };
+        self.soon("removexattr", ino, work, move |out| reply_empty(reply, out));
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks by mode itself (default_permissions) and doesn't ask again.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        if mode & !(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE) != 0 {
+            return reply.error(fuser::Errno::EOPNOTSUPP);
+        }
+        let (zero, keep) = (mode & (PUNCH_HOLE | ZERO_RANGE) != 0, mode & KEEP_SIZE != 0);
+        let work = move |fs: Arc<Fs>| async move { fs.allocate(handle.0, offset, len, zero, keep).await };
+        self.soon("fallocate", ino, work, move |out| reply_empty(reply, out));
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        // The kernel then takes the whole file for data.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        from: FileHandle,
+        from_at: u64,
+        ino: INodeNo,
+        to: FileHandle,
+        to_at: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let len = len.min(u64::from(u32::MAX));
+        let work = move |fs: Arc<Fs>| async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
+        self.soon("copy_file_range", ino, work, move |out| match out {
+            Ok(size) => reply.written(size as u32),
+            Err(f) => reply.error(errno(&f)),
+        });
+    }
+}
+
+/// The kernel's number for the mount's own directory is ours.
+const _: () = assert!(ROOT == INodeNo::ROOT.0);

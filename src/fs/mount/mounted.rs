@@ -1,0 +1,337 @@
+//! Puts a bucket's filesystem into the host's tree, and takes it out again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::BackgroundSession;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use tokio::sync::watch;
+
+use super::fuse::Face;
+use super::kernel_mount::{self, DEVICE};
+use crate::base::rt::{Disk, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::cache::DiskCache;
+use crate::fs::bucket::Remote;
+use crate::fs::object::MountOptions;
+use crate::fs::ops::Fs;
+use crate::fs::staging::Unsent;
+use crate::fs::tree::Pending;
+use crate::store::BucketRef;
+
+/// statfs(2)'s type of every FUSE filesystem.
+const FUSE_MAGIC: i64 = 0x6573_5546;
+
+/// How often and how long unmounting waits for those who are about to leave.
+const PATIENCE: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long the kernel may take to say that a mount is gone.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// Mounting waits so long for what an earlier mount left to be sent.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// A mount that is up. Dropping it unmounts without waiting.
+#[derive(Debug)]
+pub struct Mounted {
+    rt: Rt,
+    fs: Arc<Fs>,
+    dir: PathBuf,
+    unsent: Vec<Unsent>,
+    /// What it is called in /proc/mounts, and mounted with.
+    name: String,
+    options: MountOptions,
+    /// Its device number.
+    device: Option<(u32, u32)>,
+    session: Mutex<Option<BackgroundSession>>,
+    ended: watch::Receiver<bool>,
+}
+
+/// An error where the bucket is a pool's store.
+pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Result<()> {
+    Remote::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
+}
+
+/// Mounts `bucket` at `dir`, named `name` in /proc/mounts unless the options say otherwise. Writes are staged in the folder
+/// `staging`, which mounts of this bucket may share; what is read is kept in `cache`.
+pub async fn mount(
+    rt: Rt,
+    disk: Arc<dyn Disk>,
+    bucket: BucketRef,
+    (dir, name): (&Path, &str),
+    options: MountOptions,
+    staging: PathBuf,
+    cache: DiskCache,
+) -> Result<Mounted> {
+    let place = dir.to_owned();
+    let dir = rt.cpu(move || ready(&place)).await??;
+    let name = options.fsname.clone().unwrap_or_else(|| name.to_owned());
+    let (called, of_kernel) = (name.clone(), options.clone());
+    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options.clone(), staging, cache).await?;
+    // What an earlier mount left is soon in the bucket, or goes on being sent behind.
+    let _ = rt.timeout(CATCH_UP, fs.idle()).await;
+    let (face, ended) = Face::new(fs.clone(), rt.clone(), dir.clone());
+    let at = dir.clone();
+    let session = rt.cpu(move || {
+        let session = kernel_mount::attach(face, &at, &of_kernel, &called)?;
+        let notifier = session.notifier();
+        Ok((session.spawn()?, notifier))
+    });
+    let (session, notifier) = session.await?.map_err(|why: std::io::Error| failed(&dir, why))?;
+    fs.set_kernel(Box::new(notifier));
+    let at = dir.clone();
+    let device = rt.cpu(move || device_of(&at)).await?;
+    Ok(Mounted { rt, fs, dir, unsent, name, options, device, session: Mutex::new(Some(session)), ended })
+}
+
+fn failed(dir: &Path, why: std::io::Error) -> Error {
+    let hint = match why.kind() {
+        std::io::ErrorKind::PermissionDenied => " (be root, or install fusermount3)",
+        _ => "",
+    };
+    Error::from(why).context(format_args!("mounting at {}{hint}", dir.display()))
+}
+
+/// The mount point, with what a killed daemon left there taken away.
+fn ready(dir: &Path) -> Result<PathBuf> {
+    if rustix::fs::stat(DEVICE).is_err() {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("this machine has no {DEVICE}: load the fuse module, or give the container that device"),
+        ));
+    }
+    let refuse = |kind, what: &str| Err(Error::new(kind, format!("{} {what}", dir.display())));
+    if is_dead(dir) {
+        tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
+        rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
+            Error::from(std::io::Error::from(e))
+                .context(format_args!("unmounting what is left at {}", dir.display()))
+        })?;
+    }
+    let stat = match rustix::fs::stat(dir) {
+        Err(Errno::NOENT) => {
+            return refuse(Kind::NotFound, "is not there: make the folder to mount at first");
+        }
+        other => other.map_err(|e| Error::from(std::io::Error::from(e)).context(dir.display()))?,
+    };
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        return refuse(Kind::Usage, "is not a folder: name one to mount at");
+    }
+    let dir = dir.canonicalize()?;
+    let parent = dir.parent().and_then(|p| rustix::fs::stat(p).ok());
+    let is_fuse = rustix::fs::statfs(&dir).is_ok_and(|s| s.f_type == FUSE_MAGIC);
+    if is_fuse && parent.is_some_and(|p| p.st_dev != stat.st_dev) {
+        return refuse(Kind::Exists, "has a filesystem mounted already: unmount it first");
+    }
+    Ok(dir)
+}
+
+impl Mounted {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its name in /proc/mounts.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What earlier mounts left in the staging folder and can't be sent.
+    pub fn unsent(&self) -> &[Unsent] {
+        &self.unsent
+    }
+
+    /// Changes what can change while it is up; `Usage` names what can't.
+    pub async fn change(&self, options: MountOptions) -> Result<()> {
+        let (mut before, mut after) = (self.options.clone(), options.clone());
+        for one in [&mut before, &mut after] {
+            one.kernel.clear();
+            one.fsname = None;
+            one.read_only = false;
+        }
+        let fixed = |what: &str| {
+            let why =
+                format!("{what} can't change while {} is mounted: unmount it first", self.dir.display());
+            Err(Error::new(Kind::Usage, why))
+        };
+        if before != after {
+            return fixed("options other than ro, rw, exec, suid, dev and atime");
+        }
+        // Its files were opened so.
+        if self.options.read_only && !options.read_only {
+            return fixed("a mount that began with ro");
+        }
+        let (dir, device) = (self.dir.clone(), self.device);
+        let change = move || match device_of(&dir) == device {
+            true => kernel_mount::change(&dir, &options),
+            false => {
+                let why = format!(
+                    "{} shows another filesystem: this mount is below it, or taken out",
+                    dir.display()
+                );
+                Err(Error::new(Kind::NotFound, why))
+            }
+        };
+        self.rt.cpu(change).await?
+    }
+
+    /// The kernel's mount is gone; what was written may still be on its way.
+    pub fn is_out(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Of one that is out: what waits is left to a mount that comes next, what is being sent is waited for.
+    pub async fn leave_to_next(&self) {
+        self.fs.leave_to_next();
+        self.ended().await;
+    }
+
+    /// Whether it is at its place still, or was taken out of the tree a moment ago (then it is waited for). `Owned`: it was
+    /// taken out while files in it were open.
+    pub async fn is_in(&self) -> Result<bool> {
+        let place = self.dir.clone();
+        let is_mount = self.rt.cpu(move || is_mount(&place)).await?;
+        if is_mount && !self.is_out() {
+            return Ok(true);
+        }
+        let mut ended = self.ended.clone();
+        match self.rt.timeout(LEAVING, ended.wait_for(|ended| *ended)).await {
+            Some(_) => Ok(false),
+            None => {
+                let why =
+                    "is unmounted, but files in it are open still: end who has them open, then mount again";
+                Err(Error::new(Kind::Owned, format!("{} {why}", self.dir.display())))
+            }
+        }
+    }
+
+    /// What is still to be sent.
+    pub fn pending(&self) -> Pending {
+        self.fs.pending()
+    }
+
+    /// Unmounts, then waits until everything is sent or known to stay staged. `Owned` while processes have files open
+    /// or stand in it.
+    pub async fn unmount(&self) -> Result<Pending> {
+        self.take_out(UnmountFlags::empty()).await?;
+        Ok(self.fs.kept())
+    }
+
+    /// Takes the mount out of the tree though processes use it; what they have written is sent first.
+    pub async fn detach(&self) -> Result<()> {
+        self.fs.send_all().await;
+        let place = self.dir.clone();
+        let out = self.rt.cpu(move || rustix::mount::unmount(&place, UnmountFlags::DETACH)).await?;
+        self.taken_out(out)
+    }
+
+    fn taken_out(&self, out: Result<(), Errno>) -> Result<()> {
+        match out {
+            // Somebody else has unmounted it.
+            Ok(()) | Err(Errno::INVAL) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::BUSY) => Err(Error::new(
+                Kind::Owned,
+                format!(
+                    "{} is in use: close its files and leave its folders, then unmount again",
+                    self.dir.display()
+                ),
+            )),
+            Err(e) => Err(Error::from(std::io::Error::from(e))
+                .context(format_args!("unmounting {}", self.dir.display()))),
+        }
+    }
+
+    async fn take_out(&self, flags: UnmountFlags) -> Result<()> {
+        if !*self.ended.borrow() {
+            let out = self.leave(flags).await?;
+            if out == Err(Errno::PERM) {
+                // Not root: fuser asks fusermount3, which detaches.
+                let session = self.session.lock().take();
+                self.rt.cpu(move || session.map(BackgroundSession::umount_and_join)).await?.transpose()?;
+            } else {
+                self.taken_out(out)?;
+            }
+        }
+        self.ended().await;
+        Ok(())
+    }
+
+    /// Whoever has just closed a file, or forked, holds the mount a moment longer.
+    async fn leave(&self, flags: UnmountFlags) -> Result<Result<(), Errno>> {
+        for _ in 0..PATIENCE {
+            let place = self.dir.clone();
+            let out = self.rt.cpu(move || rustix::mount::unmount(&place, flags)).await?;
+            if out != Err(Errno::BUSY) {
+                return Ok(out);
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Ok(Err(Errno::BUSY))
+    }
+
+    /// Returns when the mount is gone, whoever took it away, and everything written is sent or kept.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // An error means that the session's end of the channel is gone, and the session with it.
+        let _ = ended.wait_for(|ended| *ended).await;
+        let session = self.session.lock().take();
+        if let Some(Err(why)) =
+            self.rt.cpu(move || session.map(BackgroundSession::join)).await.unwrap_or(None)
+        {
+            tracing::warn!(dir = %self.dir.display(), %why, "the kernel's connection ended with an error");
+        }
+        self.fs.finish().await;
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !*self.ended.borrow() {
+            let _ = rustix::mount::unmount(&self.dir, UnmountFlags::DETACH);
+        }
+        // Its own drop would wait for nobody; detached, the threads end with the last open file.
+        drop(self.session.lock().take());
+    }
+}
+
+/// The device number of what is shown there, without asking whoever serves it.
+fn device_of(dir: &Path) -> Option<(u32, u32)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let shown = statx(CWD, dir, how, StatxFlags::empty()).ok()?;
+    Some((shown.stx_dev_major, shown.stx_dev_minor))
+}
+
+/// Whether something is mounted there, without asking whoever serves it.
+fn is_mount(dir: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    statx(CWD, dir, how, StatxFlags::empty())
+        .is_ok_and(|s| s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// The kernel may answer a stat by itself for a while after the daemon's death.
+fn is_dead(dir: &Path) -> bool {
+    matches!(rustix::fs::statfs(dir), Err(Errno::NOTCONN))
+}
+
+/// Takes away a mount whose process has died (`Transport endpoint is not connected`). False: it is none.
+pub fn clear_dead(dir: &Path) -> Result<bool> {
+    if !is_dead(dir) {
+        return Ok(false);
+    }
+    rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).map_err(|e| {
+        Error::new(
+            Kind::Denied,
+            format!(
+                "{} is a mount whose process has died; clear it with `fusermount3 -u {0}` ({e})",
+                dir.display()
+            ),
+        )
+    })?;
+    Ok(true)
+}

@@ -1,0 +1,149 @@
+//! What stat(2) shows of an object, from its listing or its metadata.
+
+use super::metadata::{Meta as _, Ns, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use super::options::MountOptions;
+use crate::store::{Attrs, Etag, Head};
+
+const SECOND: i64 = 1_000_000_000;
+
+/// What stat(2) shows, but for the number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    pub size: u64,
+    /// With the file type.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Ns,
+    pub ctime: Ns,
+    pub atime: Ns,
+    pub etag: Option<Etag>,
+    /// The store's own modification time; metadata changes it, where the etag stays. Unknown after a write of ours.
+    pub stored: Option<Ns>,
+    /// The object's metadata was read; otherwise mode, owner and times are the mount's defaults.
+    pub exact: bool,
+    pub xattrs: bool,
+}
+
+/// What the kernel judges by: the kind of file, and who may do what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Rights {
+    /// And of the same kind.
+    pub fn same_owner(&self, other: &Rights) -> bool {
+        (self.mode & S_IFMT, self.uid, self.gid) == (other.mode & S_IFMT, other.uid, other.gid)
+    }
+}
+
+impl Facts {
+    pub fn is_dir(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+
+    pub fn is_sticky(&self) -> bool {
+        self.mode & 0o1000 != 0
+    }
+
+    pub fn rights(&self) -> Rights {
+        Rights { mode: self.mode, uid: self.uid, gid: self.gid }
+    }
+
+    pub fn is_link(&self) -> bool {
+        self.mode & S_IFMT == S_IFLNK
+    }
+
+    /// What a listing tells.
+    pub fn listed(options: &MountOptions, dir: bool, size: u64, etag: Option<Etag>, modified: Ns) -> Facts {
+        let mode = if dir { S_IFDIR | options.dir_mode } else { S_IFREG | options.file_mode };
+        let (uid, gid) = (options.uid, options.gid);
+        let (mtime, ctime, atime) = (modified, modified, modified);
+        Facts { size, mode, uid, gid, mtime, ctime, atime, etag, stored: None, exact: false, xattrs: false }
+    }
+
+    /// What an object's metadata tells. An object without any gets the mount's defaults, never mode 0.
+    pub fn of(
+        options: &MountOptions,
+        dir: bool,
+        size: u64,
+        etag: Option<Etag>,
+        modified: Ns,
+        attrs: &Attrs,
+    ) -> Facts {
+        let mut facts = Facts::listed(options, dir, size, etag, modified);
+        let kind = facts.mode & S_IFMT;
+        if let Some(mode) = attrs.mode() {
+            // A directory's marker is a directory whatever it says, and no object without a slash is one.
+            let said = mode & S_IFMT;
+            let kind = if dir || said == 0 || said == S_IFDIR { kind } else { said };
+            facts.mode = kind | mode & 0o7777;
+        }
+        facts.uid = attrs.id("uid").unwrap_or(facts.uid);
+        facts.gid = attrs.id("gid").unwrap_or(facts.gid);
+        facts.mtime = attrs.time("mtime").unwrap_or(modified);
+        facts.ctime = attrs.time("ctime").unwrap_or(facts.mtime);
+        facts.atime = attrs.time("atime").unwrap_or(facts.mtime);
+        facts.exact = true;
+        facts.xattrs = attrs.user.contains_key("xattr");
+        if dir {
+            facts.size = 4096;
+        }
+        facts
+    }
+
+    pub fn of_head(options: &MountOptions, dir: bool, head: &Head) -> Facts {
+        let modified = Ns::from_ms(head.modified_ms);
+        let mut facts = Facts::of(options, dir, head.size, Some(head.etag.clone()), modified, &head.attrs);
+        facts.stored = Some(modified);
+        facts
+    }
+
+    /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.
+    pub fn outlives(&self, listed: &Facts) -> bool {
+        let (stored, second) = (self.stored, |at: &Ns| at.0.div_euclid(SECOND));
+        // Some servers tell milliseconds in listings alone.
+        let coarse = stored.is_some_and(|at| at.0.rem_euclid(SECOND) == 0)
+            && stored.as_ref().map(second) == listed.stored.as_ref().map(second);
+        let unchanged = stored.is_none() || stored == listed.stored || coarse;
+        let same = self.is_dir() || self.etag == listed.etag && unchanged;
+        self.exact && !listed.exact && self.is_dir() == listed.is_dir() && same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: Mode, owner, times, links and xattrs are kept under the names that s3fs uses.
+    #[test]
+    fn objects_made_elsewhere_get_default_modes() {
+        let options = MountOptions { file_mode: 0o640, uid: 5, ..MountOptions::default() };
+        let facts = Facts::of(&options, false, 3, None, Ns(7), &Attrs::default());
+        assert_eq!((facts.mode, facts.uid, facts.mtime), (S_IFREG | 0o640, 5, Ns(7)));
+        let mut attrs = Attrs::default();
+        attrs.set_mode(S_IFDIR | 0o700);
+        assert_eq!(Facts::of(&options, false, 3, None, Ns(7), &attrs).mode, S_IFREG | 0o700);
+    }
+
+    #[test]
+    fn metadata_outlives_listings_of_the_same_object() {
+        let options = MountOptions::default();
+        let at = |stored, exact| {
+            let mut facts = Facts::listed(&options, false, 3, Some(Etag("e".into())), Ns(0));
+            (facts.stored, facts.exact) = (Some(Ns::from_ms(stored)), exact);
+            facts
+        };
+        assert!(at(5000, true).outlives(&at(5000, false)));
+        assert!(
+            at(5000, true).outlives(&at(5999, false)),
+            "a listing tells milliseconds where metadata doesn't"
+        );
+        assert!(!at(5001, true).outlives(&at(5999, false)), "metadata tells them too");
+        assert!(!at(5000, true).outlives(&at(6000, false)));
+        assert!(!at(5000, false).outlives(&at(5000, false)));
+    }
+}

@@ -1,0 +1,27 @@
+//! What an object is to the filesystem: its name, its attributes and metadata, and which bytes of it count.
+//!
+//! No I/O: values, their text forms, and the options of a mount.
+
+mod attributes;
+mod byte_ranges;
+mod content_type;
+mod errno;
+mod metadata;
+mod names;
+mod options;
+mod source;
+mod upload_token;
+mod version_name;
+
+pub use attributes::{Facts, Rights};
+pub use byte_ranges::Ranges;
+pub use content_type::type_of;
+pub use errno::{Errno, Fail, Op};
+pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
+#[cfg(test)]
+pub use names::show;
+pub use names::{KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, show_beside, want};
+pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
+pub use source::{Base, Source};
+pub use upload_token::{Signature, differ_in_time_only, sign};
+pub use version_name::VersionName;

@@ -1,0 +1,19 @@
+//! Objects as they were when last looked at.
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Etag;
+
+/// An object as it was when last looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Base {
+    pub etag: Etag,
+    pub size: u64,
+}
+
+/// An object that has bytes of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    pub key: String,
+    pub base: Base,
+}

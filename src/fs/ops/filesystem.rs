@@ -1,0 +1,302 @@
+//! The filesystem without a kernel: nodes, handles and what is known of names, with one method an operation (in the
+//! files beside this one). A face calls the `…_now` form first, which answers from memory or not at all, and hands
+//! what is left to the runtime.
+//!
+//! Invariants: no lock is held while the store or the disk is asked; whatever changes the bucket enters the change in
+//! `Known` and in the node table when it is done, in one step under the table's lock, or makes both forget when the
+//! outcome is in doubt. A file that the bucket doesn't have as it is answers for itself; it becomes clean in the same
+//! step in which the tables learn what the object shows. An answer that was asked for before a change of ours was
+//! entered is not believed (`Ticket`).
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::base::rt::{Disk, Instant, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::cache::DiskCache;
+use crate::fs::bucket::Remote;
+use crate::fs::file::{Clock, Engine, Memory};
+use crate::fs::object::{Errno, Facts, Fail, MountOptions, Ns, Op};
+use crate::fs::read::{AHEAD_BUDGET, Ahead, Blocks};
+use crate::fs::staging::{Staging, Unsent};
+use crate::fs::tree::{Behind, Ending, Handles, Inodes, Known, Node, Past, PastPlace, Removals, is_past};
+use crate::store::BucketRef;
+
+/// A node's number and facts, and for how long the kernel may believe them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub ino: u64,
+    /// No name leads to it any more.
+    pub gone: bool,
+    pub facts: Facts,
+    pub ttl: Duration,
+}
+
+/// Tells the kernel that what it holds of a node is out of date.
+pub trait Invalidate: Send + Sync + 'static {
+    /// The size and times; pages stay.
+    fn attrs(&self, ino: u64);
+}
+
+/// A mount's state. See the module.
+pub struct Fs {
+    pub(super) engine: Engine,
+    pub(in crate::fs) inodes: Mutex<Inodes>,
+    pub(in crate::fs) known: Known,
+    pub(super) handles: Mutex<Handles>,
+    next_handle: AtomicU64,
+    /// Releases under way; unmount waits for them.
+    busy: AtomicUsize,
+    idle: Notify,
+    pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
+    since: Ns,
+    pub(super) behind: Behind,
+    /// What the mount's own directory shows.
+    pub(super) root: Mutex<Facts>,
+    /// Objects whose bytes a file has borrowed, some time.
+    pub(super) lenders: Mutex<BTreeSet<String>>,
+    pub(super) removals: Removals,
+    /// Directories' renames that are still to be ended.
+    pub(super) endings: Mutex<Vec<Arc<Ending>>>,
+    pub(super) past: Past,
+}
+
+impl std::fmt::Debug for Fs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fs({})", self.engine.remote.url())
+    }
+}
+
+/// Work that unmount waits for.
+pub(super) struct Busy(Arc<Fs>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+impl Fs {
+    /// Looks at the bucket (a pool's is refused) and takes up what an earlier mount left unsent; what of that can't
+    /// be sent is told. What is read is kept in `cache`.
+    pub async fn open(
+        rt: Rt,
+        disk: Arc<dyn Disk>,
+        bucket: BucketRef,
+        options: MountOptions,
+        staging: PathBuf,
+        cache: DiskCache,
+    ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
+        let remote = Remote::new(rt.clone(), bucket, options.deadline);
+        remote.refuse_pool().await?;
+        let (staging, found) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
+        let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
+        let blocks = Blocks::new(cache, remote.url());
+        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };
+        let since = Ns::from_ms(rt.wall_ms());
+        let root = Facts::listed(&options, true, 4096, None, since);
+        let (clock, memory) = (Clock::default(), Memory::new());
+        let engine = Engine { rt, remote, staging, ahead, options, clock, memory };
+        let fs = Fs {
+            engine,
+            inodes: Mutex::new(Inodes::new(root.clone())),
+            root: Mutex::new(Facts { exact: true, ..root }),
+            known: Known::new(),
+            handles: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            busy: AtomicUsize::new(0),
+            idle: Notify::new(),
+            kernel: Mutex::new(None),
+            since,
+            behind: Behind::new(),
+            lenders: Mutex::default(),
+            removals: Removals::new(),
+            endings: Mutex::default(),
+            past: Past::default(),
+        };
+        let fs = Arc::new(fs);
+        let mut found = found;
+        if !fs.options().read_only {
+            fs.take_up_moves(&mut found).await;
+        }
+        let unsent = fs.take_up(found).await;
+        fs.settle_what_leaves();
+        Ok((fs, unsent))
+    }
+
+    pub fn options(&self) -> &MountOptions {
+        &self.engine.options
+    }
+
+    pub fn set_kernel(&self, kernel: Box<dyn Invalidate>) {
+        *self.kernel.lock() = Some(kernel);
+    }
+
+    /// The kernel asks anew what a node is.
+    pub(super) fn recall(&self, ino: u64) {
+        if let Some(kernel) = &*self.kernel.lock() {
+            kernel.attrs(ino);
+        }
+    }
+
+    pub(super) fn handle(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(self.clone())
+    }
+
+    /// Waits for the releases under way, and for what is to be sent.
+    pub async fn idle(&self) {
+        loop {
+            let woken = self.idle.notified();
+            if !self.behind.queue.lock().is_waiting() && self.busy.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            woken.await;
+        }
+    }
+
+    /// Runs an operation that is a few requests; a process never waits longer for it.
+    pub async fn bounded<T>(&self, op: impl Future<Output = Op<T>>) -> Op<T> {
+        // A single request's deadline, and room for the ones that follow it.
+        let limit = self.options().deadline * 11 / 6;
+        match self.engine.rt.timeout(limit, op).await {
+            Some(done) => done,
+            None => Err(Error::new(
+                Kind::Timeout,
+                format!("{} did not answer within {} s", self.engine.remote.url(), limit.as_secs_f64()),
+            )
+            .into()),
+        }
+    }
+
+    pub(super) fn writable(&self) -> Op<()> {
+        if self.options().read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    /// The same for changes of what a node is.
+    pub(super) fn writable_at(&self, ino: u64) -> Op<()> {
+        if is_past(ino) { Err(Errno::ROFS.into()) } else { self.writable() }
+    }
+
+    /// The same for changes of a directory's names: those of earlier versions never change.
+    pub(super) fn writable_in(&self, parent: u64, name: &[u8]) -> Op<()> {
+        if self.is_versions(name) { Err(Errno::ROFS.into()) } else { self.writable_at(parent) }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.engine.rt.now()
+    }
+
+    /// When an answer to a question asked at `asked` stops being believed.
+    pub(super) fn until(&self, asked: Instant) -> Instant {
+        asked + self.options().ttl
+    }
+
+    pub(super) fn default_facts(&self, dir: bool) -> Facts {
+        Facts::listed(self.options(), dir, if dir { 4096 } else { 0 }, None, self.since)
+    }
+
+    /// What to tell of a node: an open file that has changes knows better than the table.
+    pub(super) fn entry(&self, node: &Node) -> Entry {
+        let (facts, ttl) = match &node.file {
+            Some(file) if node.gone || file.is_failed() => (file.facts(self.options()), Duration::ZERO),
+            // Its changes come from the kernel, which knows them.
+            Some(file) if file.speaks() => (file.facts(self.options()), self.options().ttl),
+            _ => (node.facts.clone(), node.until.since(self.now())),
+        };
+        Entry { ino: node.ino, gone: node.gone, facts, ttl }
+    }
+
+    /// The kernel is told this of a node.
+    pub fn told(&self, entry: &Entry) {
+        if let Some(node) = self.inodes.lock().get_mut(entry.ino) {
+            node.told = Some(entry.facts.rights());
+        }
+    }
+
+    /// A directory's prefix; `ENOTDIR` or `ESTALE` otherwise.
+    pub(super) fn prefix(&self, ino: u64) -> Op<String> {
+        let inodes = self.inodes.lock();
+        match inodes.get(ino) {
+            Some(node) if node.gone => Err(Errno::NOENT.into()),
+            Some(node) if node.dir => Ok(node.key.clone()),
+            Some(_) => Err(Errno::NOTDIR.into()),
+            None => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// What the log calls a node.
+    pub fn called(&self, ino: u64) -> String {
+        if let Some(node) = self.past.nodes.lock().get(ino) {
+            return match &node.place {
+                PastPlace::Names(prefix) => format!("versions below {prefix:?}"),
+                PastPlace::Versions(key) => format!("versions of {key:?}"),
+                PastPlace::One { key, name } => format!("version {:?} of {key:?}", name.id),
+            };
+        }
+        self.inodes.lock().get(ino).map_or_else(|| format!("node {ino}"), |n| format!("{:?}", n.key))
+    }
+
+    pub fn forget(&self, ino: u64, times: u64) {
+        match is_past(ino) {
+            true => self.past.nodes.lock().forget(ino, times),
+            false => self.inodes.lock().forget(ino, times),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn nodes(&self) -> usize {
+        self.inodes.lock().len() + self.past.nodes.lock().len()
+    }
+
+    /// The mount is gone: sends what handles that were never released still hold, and what waits.
+    pub async fn finish(self: &Arc<Self>) {
+        let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
+        for handle in left {
+            self.release(handle).await;
+        }
+        self.leave_off();
+        self.idle().await;
+        self.keep_the_rest();
+        self.engine.remote.deleted("").await;
+        self.engine.staging.close().await;
+    }
+
+    /// Sends every open file's changes; what can't be sent stays staged.
+    pub async fn send_all(self: &Arc<Self>) {
+        for (ino, file) in self.open_below("") {
+            if let Err(why) = self.send(ino, &file).await {
+                tracing::error!(key = file.key(), %why, "not stored");
+            }
+        }
+    }
+
+    /// Believes nothing any more of a name.
+    pub(super) fn doubt(&self, stem: &str) {
+        let mut inodes = self.inodes.lock();
+        self.known.forget(stem);
+        for dir in [false, true] {
+            let key = if dir { format!("{stem}/") } else { stem.to_owned() };
+            if let Some(node) = inodes.at_mut(&key, dir) {
+                node.until = Instant::default();
+            }
+        }
+    }
+}
+
+pub(super) fn fail(kind: Kind, what: String) -> Fail {
+    Error::new(kind, what).into()
+}

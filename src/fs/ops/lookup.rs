@@ -1,0 +1,531 @@
+//! From a name to a node: what is known answers, otherwise one listing, and one look at the object's metadata.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::filesystem::{Entry, Fs};
+use crate::base::Result;
+use crate::base::rt::Instant;
+use crate::fs::file::OpenFile;
+use crate::fs::object::{Errno, Facts, KEY_MAX, NAME_MAX, Naming, Ns, Op, Rights, Wanted, belongs};
+use crate::fs::tree::{Crowd, Inodes, LINK_MAX, Metadata, Node, ROOT, Seen, Ticket, is_past, split};
+
+/// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
+const NEIGHBOURS: usize = 8;
+/// Names of a directory that are asked for at once.
+const PAGE: usize = 1000;
+
+/// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
+/// back for it.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// Names may change here faster than the store answers; then its last answer is told, and believed for no time.
+pub(super) const ROUNDS: usize = 8;
+
+/// An answer to lookup(2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Looked {
+    Found(Entry),
+    /// Believed for so long.
+    Absent(Duration),
+}
+
+/// What a name leads to.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub key: String,
+    pub dir: bool,
+    /// An object whose name a directory has.
+    pub beside: bool,
+    pub facts: Facts,
+    pub until: Instant,
+    /// When that was asked; none when the node itself tells.
+    pub ticket: Option<Ticket>,
+}
+
+/// What an answer is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Need {
+    /// stat(2): mode and times as the object's metadata has them.
+    Facts,
+    /// Whether it is there, what it is, how long.
+    Presence,
+    /// To remove it: what a listing shows of a file is enough, though whoever asks for its facts is not told these.
+    Removal,
+}
+
+/// A name in a directory, as keys.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub wanted: Wanted,
+    /// The key of the object of this name.
+    pub stem: String,
+}
+
+impl Place {
+    /// The prefix of the directory of this name.
+    pub fn prefix(&self) -> String {
+        match self.wanted {
+            Wanted::Piece(_) => self.stem.clone(),
+            _ => format!("{}/", self.stem),
+        }
+    }
+}
+
+/// `ENOENT` for names that no key is shown as, `ENAMETOOLONG` for what no key can hold.
+pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<Place> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::NAMETOOLONG.into());
+    }
+    let wanted = naming.want(name).ok_or(Errno::NOENT)?;
+    let (Wanted::Any(component) | Wanted::Object(component) | Wanted::Piece(component)) = &wanted;
+    let stem = format!("{prefix}{component}");
+    if stem.len() > KEY_MAX {
+        return Err(Errno::NAMETOOLONG.into());
+    }
+    if !matches!(wanted, Wanted::Piece(_)) && !belongs(prefix, component) {
+        return Err(Errno::NOENT.into());
+    }
+    Ok(Place { wanted, stem })
+}
+
+impl Fs {
+    pub(super) fn naming(&self) -> Naming {
+        Naming { versions: self.options().versions }
+    }
+
+    /// As `place_among`, in a directory.
+    pub(super) fn place(&self, parent: u64, name: &[u8]) -> Op<Place> {
+        place_among(self.naming(), &self.prefix(parent)?, name)
+    }
+
+    /// The same for a name that is to be made: `EINVAL` for what would be shown otherwise.
+    pub(super) fn new_place(&self, parent: u64, name: &[u8]) -> Op<Place> {
+        let prefix = self.prefix(parent)?;
+        let place = place_among(self.naming(), &prefix, name);
+        let place = place.map_err(|f| if f.errno == Errno::NOENT { Errno::INVAL.into() } else { f })?;
+        match place.wanted {
+            Wanted::Any(_) => Ok(place),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// What is known of a place without asking; `Some(None)`: known to be absent.
+    pub(super) fn target_now(&self, place: &Place, need: Need) -> Option<(Option<Target>, Instant)> {
+        let now = self.now();
+        let prefix = place.prefix();
+        {
+            let inodes = self.inodes.lock();
+            let dir = inodes.at(&prefix, true).filter(|_| !matches!(place.wanted, Wanted::Object(_)));
+            let file = inodes.at(&place.stem, false).filter(|n| match place.wanted {
+                Wanted::Any(_) => !n.beside,
+                Wanted::Object(_) => true,
+                Wanted::Piece(_) => false,
+            });
+            for node in [dir, file].into_iter().flatten() {
+                let local = node.file.as_ref().is_some_and(|f| f.is_ahead());
+                // In a directory that has become sticky since, a guess is not enough.
+                let sticky = || inodes.at(split(&place.stem).0, true).is_none_or(|d| d.facts.is_sticky());
+                let guessed = !node.dir && !node.facts.exact;
+                let guesses = self.options().sampled || need != Need::Facts;
+                if local || node.until > now && !(guessed && (!guesses || sticky())) {
+                    let (key, until) = (node.key.clone(), node.until.max(now));
+                    let (dir, beside, ticket) = (node.dir, node.beside, None);
+                    let target = Target { key, dir, beside, facts: self.entry(node).facts, until, ticket };
+                    return Some((Some(target), until));
+                }
+            }
+        }
+        let ticket = self.known.ticket();
+        let (seen, until, metadata) = self.known.get(&place.stem, now)?;
+        let target = choose(place, &seen, until, ticket);
+        let tells =
+            |t: &Target| metadata.tells(&t.facts, self.options()) && !self.is_sticky(split(&place.stem).0);
+        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !tells(t));
+        // What is as short as a link's target may be one, and the kernel goes by what it was told last.
+        let enough = match need {
+            Need::Facts => !vague,
+            Need::Presence => true,
+            Need::Removal => !vague || target.as_ref().is_some_and(|t| !t.dir && t.facts.size > LINK_MAX),
+        };
+        // A listing's facts are not enough for lookup(2), and a directory that only we still show must be asked for.
+        let kept = target.as_ref().is_none_or(|t| !t.dir) && self.is_kept(&prefix);
+        if !enough || kept || matches!(place.wanted, Wanted::Piece(_)) {
+            return None;
+        }
+        let until = if vague && need == Need::Removal { now } else { until };
+        Some((target.map(|target| Target { until, ..target }), until))
+    }
+
+    /// What a lookup by the kernel is for.
+    fn need(&self, place: &Place) -> Need {
+        let prefix = split(&place.stem).0;
+        if self.removals.is_emptied(prefix, self.now()) && !self.is_sticky(prefix) {
+            return Need::Removal;
+        }
+        Need::Facts
+    }
+
+    /// Whether it matters in a directory who owns a file.
+    pub(super) fn is_sticky(&self, prefix: &str) -> bool {
+        self.inodes.lock().at(prefix, true).is_none_or(|dir| dir.facts.is_sticky())
+    }
+
+    fn is_kept(&self, prefix: &str) -> bool {
+        let now = self.now();
+        self.inodes.lock().at(prefix, true).is_some_and(|n| n.kept > now)
+    }
+
+    /// What a place leads to.
+    pub(super) async fn target(&self, place: &Place, need: Need) -> Op<(Option<Target>, Instant)> {
+        let mut last = None;
+        for _ in 0..ROUNDS {
+            if let Some(known) = self.target_now(place, need) {
+                return Ok(known);
+            }
+            let ticket = self.known.ticket();
+            let found = self.target_asked(place, ticket).await?;
+            if self.known.holds(&place.stem, ticket) {
+                return Ok(found);
+            }
+            last = found.0;
+        }
+        let now = self.now();
+        Ok((last.map(|target| Target { until: now, ..target }), now))
+    }
+
+    async fn target_asked(&self, place: &Place, ticket: Ticket) -> Op<(Option<Target>, Instant)> {
+        let asked = self.now();
+        let until = self.until(asked);
+        let dir = |key: &str| Target {
+            key: key.to_owned(),
+            dir: true,
+            beside: false,
+            facts: self.default_facts(true),
+            until,
+            ticket: Some(ticket),
+        };
+        if let Wanted::Piece(_) = place.wanted {
+            let there = !self.engine.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
+            return Ok((there.then(|| dir(&place.stem)), until));
+        }
+        let (seen, neighbour) = self.ask(place).await?;
+        let mut target = choose(place, &seen, until, ticket);
+        let absent_until = asked + self.options().negative_ttl;
+        let believed = if target.is_some() { until } else { absent_until };
+        // An object that a directory hides was not looked at: the answer is good for this question only.
+        if !neighbour {
+            self.known.learn(&place.stem, seen, believed, ticket);
+        }
+        let means_dir = matches!(place.wanted, Wanted::Any(_)) && target.as_ref().is_none_or(|t| !t.dir);
+        if means_dir && self.is_kept(&place.prefix()) {
+            target = Some(dir(&place.prefix()));
+        }
+        Ok((target, believed))
+    }
+
+    /// What stands at a place: a fresh listing of its directory knows, or one of its own tells.
+    async fn present(&self, place: &Place) -> Result<(bool, bool)> {
+        if let Some((seen, ..)) = self.known.get(&place.stem, self.now())
+            && seen != Seen::default()
+        {
+            return Ok((seen.dir.is_some(), seen.object.is_some()));
+        }
+        if let Some(present) = self.among_many(place).await? {
+            return Ok(present);
+        }
+        let (remote, dir) = (&self.engine.remote, place.prefix());
+        let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
+        let object = page.objects.iter().any(|o| o.key == place.stem);
+        let mut is_dir = page.prefixes.contains(&dir);
+        let reached = |dir: &String| {
+            page.objects.last().is_some_and(|o| o.key > *dir) || page.prefixes.last() > Some(dir)
+        };
+        if !is_dir && page.next.is_some() && !reached(&dir) {
+            is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
+        }
+        if !is_dir && !object {
+            self.known.missed(split(&place.stem).0);
+        }
+        Ok((is_dir, object))
+    }
+
+    /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
+    /// then; and which there are none of, if several were missing and it is the only page. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
+    async fn among_many(&self, place: &Place) -> Result<Option<(bool, bool)>> {
+        let ((prefix, component), asked) = (split(&place.stem), self.now());
+        let remote = &self.engine.remote;
+        let emptied = self.removals.is_emptied(prefix, asked);
+        // A listing waits for deletes: one of many names is worth that.
+        let soon = self.options().ttl > Duration::ZERO && (emptied || remote.is_settled_below(prefix));
+        let crowd = soon.then(|| self.known.crowded(prefix, emptied, asked)).flatten();
+        let Some(crowd) = crowd else { return Ok(None) };
+        let mut near = place.stem.clone();
+        near.pop();
+        let after = (crowd == Crowd::More && near.len() > prefix.len()).then_some(near);
+        let ticket = self.known.ticket();
+        let page = remote.list(prefix, after.clone(), true, PAGE).await?;
+        let whole = after.is_none() && page.next.is_none();
+        let (first, last) = (after.unwrap_or_default(), page.objects.last().map(|o| o.key.clone()));
+        let last = last.max(page.prefixes.last().cloned()).filter(|_| page.next.is_some());
+        // Where a page begins or ends it does not say whether there is an object and a directory of one name.
+        let told = |component: &str| {
+            let stem = format!("{prefix}{component}");
+            stem > first && last.as_ref().is_none_or(|last| *last >= format!("{stem}/"))
+        };
+        let mut all: BTreeMap<String, Seen> = BTreeMap::new();
+        for object in page.objects.into_iter().filter(|o| o.key != prefix || o.size > 0) {
+            let modified = Ns::from_ms(object.modified_ms);
+            let mut facts = Facts::listed(self.options(), false, object.size, Some(object.etag), modified);
+            facts.stored = Some(modified);
+            all.entry(object.key[prefix.len()..].to_owned()).or_default().object = Some(facts);
+        }
+        for group in page.prefixes {
+            let component = group[prefix.len()..group.len() - 1].to_owned();
+            all.entry(component).or_default().dir = Some(self.default_facts(true));
+        }
+        all.retain(|component, _| told(component));
+        let present = match all.get(component) {
+            Some(seen) => Some((seen.dir.is_some(), seen.object.is_some())),
+            None => whole.then_some((false, false)),
+        };
+        // Absence may be believed for a shorter time than presence.
+        let for_long = self.options().negative_ttl >= self.options().ttl;
+        // Who looks at what is there may be about to see what others make.
+        let tells_absence = whole && crowd == Crowd::Missing && for_long;
+        // Directories that only we still show may be filled again.
+        let kept = || self.inodes.lock().kept_in(prefix, asked).into_iter().collect();
+        self.known.learn_page(prefix, all, tells_absence.then(kept), self.until(asked), ticket);
+        Ok(present)
+    }
+
+    /// Asks the store for a name; true when there is an object that a directory hides.
+    async fn ask(&self, place: &Place) -> Result<(Seen, bool)> {
+        if let Some(seen) = self.still(place).await? {
+            return Ok((seen, false));
+        }
+        let (is_dir, is_object) = self.present(place).await?;
+        let remote = &self.engine.remote;
+        let mut seen = Seen::default();
+        if is_dir {
+            let marker = remote.head(&place.prefix()).await?;
+            let facts = marker.map(|h| Facts::of_head(self.options(), true, &h));
+            seen.dir = Some(facts.unwrap_or_else(|| Facts { exact: true, ..self.default_facts(true) }));
+        }
+        let hidden = is_dir && is_object && !matches!(place.wanted, Wanted::Object(_));
+        if is_object && !hidden {
+            let listed = self.known.get(&place.stem, self.now()).and_then(|(seen, ..)| seen.object);
+            let head = remote.head(&place.stem).await?;
+            seen.object = head.as_ref().map(|h| Facts::of_head(self.options(), false, h));
+            if let (Some(listed), Some(is), Some(head)) = (listed.filter(|f| !f.exact), &seen.object, head) {
+                self.known.sampled(split(&place.stem).0, Metadata::of(&listed, is, &head.attrs));
+            }
+        }
+        Ok((seen, hidden))
+    }
+
+    /// A file that the kernel knows is looked at again: one request, unless it is gone.
+    async fn still(&self, place: &Place) -> Result<Option<Seen>> {
+        let known = {
+            let inodes = self.inodes.lock();
+            let file = inodes.at(&place.stem, false).is_some_and(|n| !n.beside && !n.gone);
+            matches!(place.wanted, Wanted::Any(_)) && file && inodes.at(&place.prefix(), true).is_none()
+        };
+        let head = if known { self.engine.remote.head(&place.stem).await? } else { None };
+        let facts = head.map(|h| Facts::of_head(self.options(), false, &h));
+        Ok(facts.map(|facts| Seen { dir: None, object: Some(facts) }))
+    }
+
+    /// What was found becomes a node, which the kernel is told of: that is counted. What was changed here since the
+    /// store was asked is not overwritten; a name that is new to us then is believed for no time.
+    pub(super) fn adopt(&self, target: Target) -> Entry {
+        let mut inodes = self.inodes.lock();
+        let Target { key, dir, beside, facts, until, ticket } = target;
+        let node = match ticket {
+            Some(ticket) if self.known.holds(stem_of(&key, dir), ticket) => {
+                inodes.learn(&key, dir, facts, until)
+            }
+            _ => inodes.meet(&key, dir, &facts),
+        };
+        node.beside = beside;
+        let entry = self.entry(node);
+        inodes.looked_up(entry.ino);
+        entry
+    }
+
+    fn looked(&self, found: (Option<Target>, Instant)) -> Looked {
+        match found {
+            (Some(target), _) => {
+                let entry = self.adopt(target);
+                self.told(&entry);
+                Looked::Found(entry)
+            }
+            (None, until) => Looked::Absent(until.since(self.now())),
+        }
+    }
+
+    /// Answers from memory, counting the lookup, or not at all.
+    pub fn lookup_now(&self, parent: u64, name: &[u8]) -> Option<Op<Looked>> {
+        if is_past(parent) || self.is_versions(name) {
+            return self.past_lookup_now(parent);
+        }
+        let place = match self.place(parent, name) {
+            Ok(place) => place,
+            Err(f) if f.errno == Errno::NOENT => return Some(Ok(Looked::Absent(Duration::ZERO))),
+            Err(fail) => return Some(Err(fail)),
+        };
+        Some(Ok(self.looked(self.target_now(&place, self.need(&place))?)))
+    }
+
+    pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
+        if is_past(parent) || self.is_versions(name) {
+            return self.past_lookup(parent, name).await;
+        }
+        let place = self.place(parent, name)?;
+        Ok(self.looked(self.target(&place, self.need(&place)).await?))
+    }
+
+    pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
+        if is_past(ino) {
+            return self.past_getattr_now(ino);
+        }
+        let entry = {
+            let inodes = self.inodes.lock();
+            let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
+            // The kernel asks before its time when it would refuse: then a guess is not enough.
+            let believed = node.until > self.now() && node.facts.exact;
+            let speaks = node.file.as_ref().is_some_and(|f| f.speaks());
+            let known = node.gone || node.kept > self.now() || believed || speaks;
+            known.then(|| self.entry(node))
+        };
+        entry.inspect(|entry| self.told(entry)).map(Ok)
+    }
+
+    pub async fn getattr(&self, ino: u64) -> Op<Entry> {
+        if is_past(ino) {
+            return self.past_getattr(ino).await;
+        }
+        for _ in 0..ROUNDS {
+            if let Some(known) = self.getattr_now(ino) {
+                return known;
+            }
+            let (key, dir) = {
+                let inodes = self.inodes.lock();
+                let node = inodes.get(ino).ok_or(Errno::STALE)?;
+                (node.key.clone(), node.dir)
+            };
+            let (ticket, until) = (self.known.ticket(), self.until(self.now()));
+            let facts = self.facts_of(ino, &key, dir).await?;
+            let mut inodes = self.inodes.lock();
+            // Somebody here may have changed, renamed or removed it while we asked.
+            let unchanged = inodes.get(ino).is_some_and(|n| n.key == key && !n.gone);
+            if !unchanged || !self.known.holds(stem_of(&key, dir), ticket) {
+                continue;
+            }
+            let entry = match facts {
+                Some(facts) => self.entry(inodes.learn(&key, dir, facts, until)),
+                None => Self::vanished(&inodes, ino, |n| self.entry(n))?,
+            };
+            drop(inodes);
+            self.told(&entry);
+            return Ok(entry);
+        }
+        let entry = self.inodes.lock().get(ino).map(|n| self.entry(n)).ok_or(Errno::STALE)?;
+        self.told(&entry);
+        Ok(entry)
+    }
+
+    /// What the store says of a node; none: it has nothing of that name.
+    async fn facts_of(&self, ino: u64, key: &str, dir: bool) -> Op<Option<Facts>> {
+        let head = if key.is_empty() { None } else { self.engine.remote.head(key).await? };
+        Ok(match head {
+            Some(head) => Some(Facts::of_head(self.options(), dir, &head)),
+            None if ino == ROOT => Some(self.root.lock().clone()),
+            None if dir && self.has_children(key).await? => {
+                Some(Facts { exact: true, ..self.default_facts(true) })
+            }
+            None => None,
+        })
+    }
+
+    async fn has_children(&self, prefix: &str) -> Result<bool> {
+        Ok(!self.engine.remote.list(prefix, None, false, 1).await?.objects.is_empty()
+            || !self.inodes.lock().local_below(prefix).is_empty())
+    }
+
+    /// Removed elsewhere: who holds it open still sees what it was.
+    fn vanished(inodes: &Inodes, ino: u64, entry: impl Fn(&Node) -> Entry) -> Op<Entry> {
+        let node = inodes.get(ino).ok_or(Errno::STALE)?;
+        match inodes.opens(ino) {
+            0 => Err(Errno::NOENT.into()),
+            _ => Ok(Entry { ttl: Duration::ZERO, ..entry(node) }),
+        }
+    }
+
+    /// `ESTALE` where the kernel let somebody pass by what it was `told`, and the object is of another kind by now, or for
+    /// others: it walks the path once more then, and asks. Nothing that is known here says the same again.
+    pub(super) fn judged(&self, ino: u64, told: Option<Rights>, key: &str, is: &Facts) -> Op<()> {
+        if told.is_none_or(|told| told == is.rights()) {
+            return Ok(());
+        }
+        let stem = stem_of(key, is.is_dir());
+        self.known.sampled(split(stem).0, Metadata::Rich);
+        self.doubt(stem);
+        // The kernel opened nothing: its pages are still those of what it knew.
+        self.inodes.lock().get_mut(ino).into_iter().for_each(|node| node.cached = None);
+        self.recall(ino);
+        Err(Errno::STALE.into())
+    }
+
+    /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
+    /// and says what the object shows: from that moment on the tables answer.
+    pub(super) fn stored(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Facts) {
+        let was = file.facts(self.options());
+        let mut inodes = self.inodes.lock();
+        let (facts, until, key) = (arrive(), self.until(self.now()), file.key());
+        let its = |n: &&mut Node| n.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file));
+        let Some(node) = inodes.get_mut(ino).filter(its) else { return self.known.forget(&key) };
+        node.until = until;
+        node.facts = facts.clone();
+        node.cached = facts.etag.clone();
+        if !node.gone {
+            self.known.changed(&key, self.now(), until, |seen| seen.object = Some(facts.clone()));
+        }
+        drop(inodes);
+        if (was.mtime, was.size) != (facts.mtime, facts.size) {
+            self.recall(ino);
+        }
+    }
+
+    /// The last name of something in `stem`'s directory may be gone: an implied directory stays visible here.
+    pub(super) fn keep_parent(&self, stem: &str) {
+        let (prefix, _) = split(stem);
+        let until = self.now() + self.options().ttl.max(KEPT);
+        if let Some(node) = self.inodes.lock().at_mut(prefix, true) {
+            node.kept = until;
+        }
+    }
+}
+
+/// The name, as a key, of a node that isn't a piece.
+pub(super) fn stem_of(key: &str, dir: bool) -> &str {
+    key.strip_suffix('/').filter(|_| dir).unwrap_or(key)
+}
+
+/// A directory wins over an object of its name, unless the object is meant.
+fn choose(place: &Place, seen: &Seen, until: Instant, ticket: Ticket) -> Option<Target> {
+    let ticket = Some(ticket);
+    let object = || {
+        let (key, beside, facts) = (place.stem.clone(), seen.dir.is_some(), seen.object.clone()?);
+        Some(Target { key, dir: false, beside, facts, until, ticket })
+    };
+    match (&place.wanted, &seen.dir) {
+        (Wanted::Any(_), Some(facts)) => {
+            let (key, facts) = (place.prefix(), facts.clone());
+            Some(Target { key, dir: true, beside: false, facts, until, ticket })
+        }
+        (Wanted::Any(_) | Wanted::Object(_), _) => object(),
+        (Wanted::Piece(_), _) => None,
+    }
+}

@@ -1,0 +1,676 @@
+//! Open files: create, open, read, write, flush, fsync, release.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::filesystem::{Entry, Fs, fail};
+use super::lookup::{Need, ROUNDS};
+use crate::base::rt::Instant;
+use crate::base::{Error, Kind, Result};
+use crate::fs::file::{OpenFile, Purpose, Stood};
+use crate::fs::object::{Base, Errno, Facts, Fail, Flush, Meta as _, Ns, Op, S_IFREG, type_of};
+use crate::fs::read::Reader;
+use crate::fs::staging::Stage;
+use crate::fs::tree::{FileHandle, How, Inodes, Ticket, Wrote, is_past};
+use crate::store::{Attrs, Etag, Head};
+
+/// What comes with the answer to open(2): a whole small file, or a large one's beginning.
+const FIRST_READ: u64 = 128 << 10;
+/// An open file whose name is removed is fetched first, up to this size, so that its handles go on.
+const DETACH_MAX: u64 = 64 << 20;
+
+/// An answer to open(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    pub handle: u64,
+    /// The object is the one whose pages the kernel holds.
+    pub keep_cache: bool,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// An open under way, or a change of the file by its name: it counts from its first look at the node, so that no
+/// release in between takes the file away; dropped midway it lets go again.
+pub(super) struct Opening {
+    fs: Arc<Fs>,
+    ino: u64,
+    done: bool,
+}
+
+impl Opening {
+    /// `Inodes::opened` was called under the lock that gave the caller what it knows of the node.
+    fn counted(fs: &Arc<Fs>, ino: u64) -> Opening {
+        Opening { fs: fs.clone(), ino, done: false }
+    }
+
+    fn finish(mut self, file: Arc<OpenFile>, how: How, reader: Reader) -> u64 {
+        self.done = true;
+        let handle = self.fs.handle();
+        // A new or truncated file is a change of this handle's, whether it writes or not.
+        let wrote = Wrote::default();
+        if how.truncate || how.exclusive {
+            wrote.add();
+        }
+        let opened = FileHandle { ino: self.ino, file, how, wrote, reader };
+        self.fs.handles.lock().files.insert(handle, Arc::new(opened));
+        handle
+    }
+}
+
+/// What the store's answer to an open made of the node.
+struct ObjectOpened {
+    file: Arc<OpenFile>,
+    /// What was staged over an object that is gone.
+    old: Option<Stage>,
+    /// The kernel's size and times are those of another object.
+    changed: bool,
+    keep_cache: bool,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.done {
+            let (fs, ino, busy) = (self.fs.clone(), self.ino, self.fs.busy());
+            let leave = async move {
+                fs.left(ino, false).await;
+                drop(busy);
+            };
+            self.fs.engine.rt.spawn(leave).detach();
+        }
+    }
+}
+
+impl Fs {
+    pub fn file(&self, handle: u64) -> Op<Arc<FileHandle>> {
+        self.handles.lock().files.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
+    }
+
+    pub(super) fn new_attrs(&self, mode: u32, caller: Caller, now: Ns) -> Attrs {
+        let mut attrs = Attrs::default();
+        attrs.set_mode(mode);
+        attrs.set_id("uid", caller.uid);
+        attrs.set_id("gid", caller.gid);
+        for which in ["mtime", "ctime", "atime"] {
+            attrs.set_time(which, now);
+        }
+        attrs
+    }
+
+    /// Makes a file that no one has yet, or opens the one that is there. The object comes with the first close.
+    pub async fn create(
+        self: &Arc<Self>,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        caller: Caller,
+        how: How,
+    ) -> Op<(Entry, Opened)> {
+        self.writable_in(parent, name)?;
+        let place = self.new_place(parent, name)?;
+        self.spare(&place.stem).await;
+        for _ in 0..ROUNDS {
+            let ticket = self.known.ticket();
+            if let (Some(target), _) = self.target(&place, Need::Facts).await? {
+                if how.exclusive {
+                    return Err(Errno::EXIST.into());
+                }
+                if target.dir {
+                    return Err(Errno::ISDIR.into());
+                }
+                // The kernel thinks that there is nothing, and has judged nothing: it looks again, and opens.
+                self.doubt(&place.stem);
+                return Err(Errno::STALE.into());
+            }
+            let now = self.engine.now();
+            let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
+            attrs.content_type = type_of(&place.stem).map(str::to_owned);
+            if let Some((entry, file)) = self.create_new(&place.stem, ticket, attrs, now) {
+                let how = How { exclusive: true, ..how };
+                let handle = Opening::counted(self, entry.ino).finish(file, how, Reader::default());
+                return Ok((entry, Opened { handle, keep_cache: false }));
+            }
+        }
+        Err(Errno::STALE.into())
+    }
+
+    /// A node with a file that is no object yet; none if the name was made here since `ticket`.
+    fn create_new(&self, key: &str, ticket: Ticket, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
+        let mut inodes = self.inodes.lock();
+        let open = inodes.at(key, false).and_then(|n| n.file.as_ref());
+        if !self.known.holds(key, ticket) || open.is_some_and(|file| file.is_ahead()) {
+            return None;
+        }
+        if open.is_some() {
+            // Its object was removed elsewhere: who has it open goes on with what it was.
+            inodes.remove(key, false);
+        }
+        self.known.touched(key);
+        let node = inodes.meet(key, false, &self.default_facts(false));
+        (node.until, node.cached) = (Default::default(), None);
+        let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
+        node.file = Some(file.clone());
+        let entry = self.entry(node);
+        node.told = Some(entry.facts.rights());
+        inodes.opened(entry.ino);
+        inodes.looked_up(entry.ino);
+        Some((entry, file))
+    }
+
+    pub async fn open_file(self: &Arc<Self>, ino: u64, how: How) -> Op<Opened> {
+        if is_past(ino) {
+            return self.past_open(ino, how).await;
+        }
+        if how.write || how.truncate {
+            self.writable()?;
+        }
+        let key = {
+            let mut inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            if node.dir {
+                return Err(Errno::ISDIR.into());
+            }
+            let key = node.key.clone();
+            inodes.opened(ino);
+            key
+        };
+        let (opening, reader) = (Opening::counted(self, ino), Reader::default());
+        if how.write || how.truncate {
+            self.spare(&key).await;
+        }
+        let (file, keep_cache) = self.open_object(ino, how, &reader).await?;
+        if how.truncate {
+            file.truncate(&self.engine, 0).await?;
+        }
+        let how = How { exclusive: false, ..how };
+        Ok(Opened { handle: opening.finish(file, how, reader), keep_cache: keep_cache && !how.truncate })
+    }
+
+    /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
+    async fn open_object(&self, ino: u64, how: How, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
+        for _ in 0..ROUNDS {
+            let (key, cached, told) = {
+                let inodes = self.inodes.lock();
+                let node = inodes.get(ino).ok_or(Errno::STALE)?;
+                // Our own changes are newer than anything the store could say.
+                if let Some(file) = node.file.clone().filter(|f| f.is_ahead() || node.gone) {
+                    return Ok((file, true));
+                }
+                if node.gone {
+                    return Err(Errno::STALE.into());
+                }
+                let cached = node.cached.is_some() || self.has_first(&node.key, &node.facts);
+                (node.key.clone(), cached, node.told)
+            };
+            let (asked, ticket) = (self.now(), self.known.ticket());
+            let reads = how.read && !how.write && !cached;
+            let head = match reads {
+                true => self.first_read(&key, reader).await?,
+                false => self.engine.remote.head(&key).await?,
+            };
+            if let Some(head) = head.as_ref().filter(|_| self.known.holds(&key, ticket)) {
+                self.judged(ino, told, &key, &Facts::of_head(self.options(), false, head))?;
+            }
+            if let Some(opened) = self.object_opened(ino, &key, head, asked, ticket)? {
+                if let Some(old) = opened.old {
+                    self.engine.staging.done(old).await;
+                }
+                if opened.changed {
+                    self.recall(ino);
+                }
+                return Ok((opened.file, opened.keep_cache));
+            }
+        }
+        Err(Errno::STALE.into())
+    }
+
+    /// The store's answer becomes the node's file; none when it was overtaken by a change of ours.
+    fn object_opened(
+        &self,
+        ino: u64,
+        key: &str,
+        head: Option<Head>,
+        asked: Instant,
+        ticket: Ticket,
+    ) -> Op<Option<ObjectOpened>> {
+        let mut inodes = self.inodes.lock();
+        let (holds, others) = (self.known.holds(key, ticket), inodes.opens(ino) > 1);
+        let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
+        let overtaken = !holds || node.key != key || node.gone;
+        let shown = (node.facts.etag.clone(), node.facts.size);
+        let (file, old) = match (node.file.clone(), head) {
+            // What a change of ours made of it after the store was asked is as good an answer.
+            (Some(file), _) if overtaken && file.is_as_of(asked) => (file, None),
+            _ if overtaken => return Ok(None),
+            (_, None) => {
+                drop(inodes);
+                self.doubt(key);
+                return Err(Errno::STALE.into());
+            }
+            // Who reads it goes on with the object that it was, or is told: never with parts of both.
+            (Some(file), Some(head)) if others && file.is_other(&head) => {
+                inodes.remove(key, false);
+                self.known.forget(key);
+                return Err(Errno::STALE.into());
+            }
+            (file, Some(head)) => {
+                let until = self.until(asked);
+                if until >= node.until {
+                    let facts = Facts::of_head(self.options(), false, &head);
+                    (node.facts, node.until) = (facts, until);
+                }
+                let base = Base { etag: head.etag, size: head.size };
+                let modified = Ns::from_ms(head.modified_ms);
+                let stood = Stood { base, attrs: head.attrs, modified, asked };
+                match file {
+                    Some(file) => (file.clone(), file.refresh(stood)),
+                    None => (OpenFile::of(key, stood, node.changing.clone()), None),
+                }
+            }
+        };
+        let etag = file.base().map(|base| base.etag);
+        let keep_cache = etag.is_some() && node.cached == etag;
+        (node.file, node.cached) = (Some(file.clone()), etag);
+        let changed = shown != (node.facts.etag.clone(), node.facts.size);
+        Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
+    }
+
+    async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {
+        let Some(found) = self.engine.remote.get(key, 0, FIRST_READ).await? else { return Ok(None) };
+        let base = Base { etag: found.head.etag.clone(), size: found.head.size };
+        self.engine.ahead.blocks.put(key, &base, 0, &found.body);
+        reader.prime(key, &base, 0, found.body);
+        Ok(Some(found.head))
+    }
+
+    /// The object that the name stood for lately begins with what is on the local disk.
+    fn has_first(&self, key: &str, facts: &Facts) -> bool {
+        let base = |etag: &Etag| Base { etag: etag.clone(), size: facts.size };
+        facts.etag.as_ref().is_some_and(|etag| self.engine.ahead.blocks.has_first(key, &base(etag)))
+    }
+
+    pub fn read_now(&self, handle: u64, offset: u64, len: u64) -> Option<Op<Bytes>> {
+        if let Some(past) = self.past_file(handle) {
+            return past.read_now(offset, len).map(Ok);
+        }
+        match self.file(handle) {
+            Ok(h) => h.file.read_now(&self.engine, &h.reader, offset, len).map(Ok),
+            Err(fail) => Some(Err(fail)),
+        }
+    }
+
+    pub async fn read(&self, handle: u64, offset: u64, len: u64) -> Op<Bytes> {
+        if let Some(past) = self.past_file(handle) {
+            return past.read(offset, len).await;
+        }
+        let h = self.file(handle)?;
+        h.file.read(&self.engine, &h.reader, offset, len).await
+    }
+
+    pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
+        let h = self.file(handle)?;
+        if !h.how.write {
+            return Err(Errno::BADF.into());
+        }
+        let _changing = h.wrote.changing();
+        h.file.write(&self.engine, (!h.how.append).then_some(offset), data).await
+    }
+
+    /// fallocate(2): longer, or a hole, or zeros.
+    pub async fn allocate(&self, handle: u64, offset: u64, len: u64, zero: bool, keep_size: bool) -> Op<()> {
+        let h = self.file(handle)?;
+        if !h.how.write {
+            return Err(Errno::BADF.into());
+        }
+        let _changing = h.wrote.changing();
+        let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
+        if zero {
+            h.file.zero(&self.engine, offset..end).await?;
+        }
+        let size = h.file.facts(self.options()).size;
+        if !keep_size && end > size {
+            h.file.truncate(&self.engine, end).await?;
+        }
+        Ok(())
+    }
+
+    /// copy_file_range(2) of what lies at the same place in both files: not a byte moves. `EOPNOTSUPP` otherwise, and
+    /// the kernel reads and writes.
+    pub async fn copy_range(&self, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
+        if self.past_file(from).is_some() {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let (from, to) = (self.file(from)?, self.file(to)?);
+        if !to.how.write || !from.how.read {
+            return Err(Errno::BADF.into());
+        }
+        let source = from.file.clean().filter(|_| at.0 == at.1 && !Arc::ptr_eq(&from.file, &to.file));
+        let Some(source) = source else { return Err(Errno::OPNOTSUPP.into()) };
+        let len = len.min(source.base.size.saturating_sub(at.0));
+        if len == 0 {
+            return Ok(0);
+        }
+        if !to.file.borrow(&self.engine, &source, at.1, len).await? {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        self.lends(source.key);
+        to.wrote.add();
+        Ok(len)
+    }
+
+    pub(super) fn lends(&self, key: String) {
+        const MANY: usize = 1000;
+        let mut lenders = self.lenders.lock();
+        if lenders.len() >= MANY {
+            let open = self.open_below("");
+            lenders.retain(|key| open.iter().any(|(_, file)| file.borrows(key)));
+        }
+        lenders.insert(key);
+    }
+
+    /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
+    pub(super) async fn repay(self: &Arc<Self>, key: &str) -> Op<()> {
+        if !self.lenders.lock().contains(key) {
+            return Ok(());
+        }
+        for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
+            let Some(_pin) = self.pin(ino, &file) else { continue };
+            let repaid = match file.facts(self.options()).size {
+                _ if file.is_anew() => self.send_for(ino, &file, Purpose::Owed).await.map_err(Fail::from),
+                ..=DETACH_MAX => {
+                    // What is on its way has what it needs.
+                    let _held = file.hold().await;
+                    if !file.borrows(key) {
+                        continue;
+                    }
+                    file.detach(&self.engine).await
+                }
+                _ => self.send(ino, &file).await.map_err(Fail::from),
+            };
+            repaid?;
+        }
+        let mut lenders = self.lenders.lock();
+        if !self.open_below("").iter().any(|(_, file)| file.borrows(key)) {
+            lenders.remove(key);
+        }
+        Ok(())
+    }
+
+    /// ftruncate(2): the handle's close answers for it.
+    pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
+        let _changing = handle.wrote.changing();
+        // What failed may have been done in part.
+        handle.file.truncate(&self.engine, size).await.inspect_err(|_| self.recall(handle.ino))
+    }
+
+    /// True when close(2) has something to wait for.
+    pub fn flush_needed(&self, handle: u64) -> bool {
+        self.file(handle).is_ok_and(|h| h.wrote.unflushed() && h.file.is_dirty())
+    }
+
+    /// Nothing was written since the handle made the file or emptied it, and no other handle has it open.
+    pub fn is_begun(&self, handle: u64) -> bool {
+        let Ok(h) = self.file(handle) else { return false };
+        let empty = h.how.truncate || h.how.exclusive;
+        empty && h.wrote.now() == 1 && h.file.size() == 0 && self.inodes.lock().opens(h.ino) == 1
+    }
+
+    /// close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
+    /// What was copied in the bucket is on no disk of this host's: its close waits for the bucket always.
+    pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {
+        if !self.flush_needed(handle) {
+            return Ok(());
+        }
+        let h = self.file(handle)?;
+        let wrote = h.wrote.now();
+        match self.options().flush {
+            Flush::Local if !h.file.is_borrowed() => {
+                self.seal_behind(h.ino, &h.file, false).await.map_err(close_failed)?;
+            }
+            _ => {
+                if h.file.is_small() {
+                    // The send writes this down too, or says why it can't; it would have to wake another thread for it.
+                    let _ = h.file.seal(&self.engine, false).await;
+                }
+                self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?;
+            }
+        }
+        h.wrote.flushed(wrote);
+        Ok(())
+    }
+
+    /// fsync(2) answers for whatever was written, by whomever.
+    pub async fn fsync(self: &Arc<Self>, handle: u64) -> Op<()> {
+        if self.past_file(handle).is_some() {
+            return Ok(());
+        }
+        let h = self.file(handle)?;
+        match self.options().flush {
+            Flush::Local if h.file.is_borrowed() => {
+                self.send(h.ino, &h.file).await.map_err(close_failed)?;
+            }
+            Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
+            Flush::Local if h.file.is_dirty() => {
+                self.seal_behind(h.ino, &h.file, true).await.map_err(close_failed)?;
+            }
+            Flush::Local => {}
+        }
+        Ok(())
+    }
+
+    /// What the file is now survives this process, or this host's end, and is sent behind; that also if it can't.
+    async fn seal_behind(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>, durable: bool) -> Result<()> {
+        let sealed = file.seal(&self.engine, durable).await;
+        if sealed.is_ok() || file.owes() {
+            self.send_behind(ino, file);
+        }
+        sealed
+    }
+
+    /// Makes the object what the file is.
+    pub(super) async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
+        self.send_for(ino, file, Purpose::Sync).await
+    }
+
+    pub(super) async fn send_for(
+        self: &Arc<Self>,
+        ino: u64,
+        file: &Arc<OpenFile>,
+        purpose: Purpose,
+    ) -> Result<()> {
+        if !file.is_dirty() {
+            return Ok(());
+        }
+        Box::pin(self.repay(&file.key())).await.map_err(|f| {
+            f.why.unwrap_or_else(|| Error::new(Kind::Io, format!("copying from {}: {}", file.key(), f.errno)))
+        })?;
+        // An upload goes on and is entered in the tables though the waiting process was told that it is late.
+        let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
+        let sending = self.engine.rt.spawn(async move {
+            let sent = file.send(&fs.engine, purpose, |arrive| fs.stored(ino, &file, arrive)).await;
+            if let Err(why) = &sent {
+                if why.is(Kind::Refused) {
+                    fs.abandoned(ino, &file);
+                    file.kept().inspect(|kept| fs.doubt(kept));
+                }
+                fs.doubt(&file.key());
+            }
+            drop(busy);
+            sent
+        });
+        sending.await?
+    }
+
+    /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
+    fn abandoned(&self, ino: u64, file: &Arc<OpenFile>) {
+        {
+            let mut inodes = self.inodes.lock();
+            self.known.forget(&file.key());
+            if let Some(node) = inodes.get_mut(ino)
+                && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
+            {
+                node.file = None;
+                node.until = Default::default();
+                node.cached = None;
+            }
+        }
+        self.recall(ino);
+    }
+
+    /// The handle is gone.
+    pub async fn release(self: &Arc<Self>, handle: u64) {
+        let _busy = self.busy();
+        let gone = {
+            let mut handles = self.handles.lock();
+            handles.past_files.remove(&handle);
+            handles.files.remove(&handle)
+        };
+        if let Some(gone) = gone {
+            self.left(gone.ino, false).await;
+        }
+    }
+
+    /// One handle less. Before the last one goes, what its close could not store, or what was written through a
+    /// mapping after it, is sent once more; what can't be sent now is the queue's. `give_up`: what isn't sent stays
+    /// staged.
+    pub(super) async fn left(self: &Arc<Self>, ino: u64, mut give_up: bool) {
+        let mut tried = self.options().flush == Flush::Local;
+        let stage = loop {
+            let unsent = {
+                let mut inodes = self.inodes.lock();
+                let last = inodes.opens(ino) <= 1;
+                let file = inodes.get(ino).filter(|_| last).and_then(|n| n.file.clone());
+                match file.filter(|f| f.is_dirty() && !give_up) {
+                    Some(file) => file,
+                    None => break closed(&mut inodes, ino, last),
+                }
+            };
+            if !tried {
+                tried = true;
+                if let Err(why) = self.send_for(ino, &unsent, Purpose::Close).await {
+                    tracing::warn!(key = unsent.key(), %why, "a file that was closed is not stored yet");
+                }
+                continue;
+            }
+            match unsent.seal(&self.engine, false).await {
+                Ok(()) => self.send_behind(ino, &unsent),
+                Err(why) => {
+                    tracing::error!(key = unsent.key(), %why, "a file that was closed can't be staged");
+                    give_up = !unsent.owes();
+                    if !give_up {
+                        self.send_behind(ino, &unsent);
+                    }
+                }
+            }
+        };
+        if give_up {
+            self.recall(ino);
+        }
+        if let Some(stage) = stage {
+            self.engine.staging.done(stage).await;
+        }
+    }
+
+    /// Counts as an open of the file, if its node has it still: until this is dropped, it and its stage stay.
+    pub(super) fn pin(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Option<Opening> {
+        let mut inodes = self.inodes.lock();
+        inodes.get(ino)?.file.as_ref().filter(|its| Arc::ptr_eq(its, file))?;
+        inodes.opened(ino);
+        Some(Opening::counted(self, ino))
+    }
+
+    /// The file that is open under a name, which stays so until this is dropped.
+    pub(super) fn open_at(self: &Arc<Self>, key: &str) -> Option<(Opening, u64, Arc<OpenFile>)> {
+        let (ino, file) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.at(key, false)?;
+            (node.ino, node.file.clone()?)
+        };
+        Some((self.pin(ino, &file)?, ino, file))
+    }
+
+    /// Before a file's name goes: its handles will need what is still only in the object. The file is pinned.
+    pub(super) async fn detach(&self, file: &OpenFile) -> Op<()> {
+        if file.is_local() || file.facts(self.options()).size > DETACH_MAX {
+            return Ok(());
+        }
+        match file.detach(&self.engine).await {
+            // Another client has replaced or removed the object: its handles are told when they read, and the name may go.
+            Err(fail)
+                if fail.why.as_ref().is_some_and(|why| why.is(Kind::Refused) || why.is(Kind::NotFound)) =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// A symbolic link's target. The kernel keeps none: it would not notice that the object is another by now.
+    pub async fn readlink(&self, ino: u64) -> Op<Bytes> {
+        const TARGET_MAX: u64 = 4096;
+        let (key, dir) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(ino).ok_or(Errno::STALE)?;
+            if let Some((etag, target)) = node.leads_to.as_ref().filter(|_| node.until > self.now())
+                && node.facts.etag.as_ref() == Some(etag)
+            {
+                return Ok(target.clone());
+            }
+            (node.key.clone(), node.dir)
+        };
+        if dir {
+            return Err(Errno::INVAL.into());
+        }
+        match self.engine.remote.get(&key, 0, TARGET_MAX).await? {
+            Some(found) if !Facts::of_head(self.options(), false, &found.head).is_link() => {
+                self.doubt(&key);
+                Err(Errno::STALE.into())
+            }
+            Some(found) if !found.body.is_empty() => {
+                let target = Bytes::copy_from_slice(&found.body);
+                if let Some(node) = self.inodes.lock().get_mut(ino).filter(|node| node.key == key) {
+                    node.leads_to = Some((found.head.etag, target.clone()));
+                }
+                Ok(target)
+            }
+            Some(_) => Err(fail(Kind::Invalid, format!("{key} is a symbolic link without a target"))),
+            None => Err(Errno::NOENT.into()),
+        }
+    }
+}
+
+/// What close(2) and fsync(2) say of a bucket that fails, whatever its reason: `EIO`, which the log explains.
+fn close_failed(why: Error) -> Fail {
+    match why.kind() {
+        Kind::Refused | Kind::NoSpace | Kind::ReadOnly | Kind::Archived => why.into(),
+        _ => Fail { errno: Errno::IO, why: Some(why) },
+    }
+}
+
+/// Counts a handle less; after the last one the file's state goes, and with it what was staged and is stored.
+fn closed(inodes: &mut Inodes, ino: u64, last: bool) -> Option<Stage> {
+    let mut stage = None;
+    if inodes.opens(ino) == 2
+        && let Some(file) = inodes.get(ino).and_then(|n| n.file.as_ref()).filter(|f| f.owes())
+    {
+        // The queue alone has it open.
+        file.rest();
+    }
+    if let Some(node) = inodes.get_mut(ino).filter(|_| last)
+        && let Some(file) = node.file.take()
+    {
+        stage = file.take_stage();
+        if file.is_dirty() {
+            // What the bucket has is shown from now on.
+            node.until = Default::default();
+            node.cached = None;
+        }
+    }
+    inodes.closed(ino);
+    stage
+}

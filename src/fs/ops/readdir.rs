@@ -1,0 +1,345 @@
+//! Listing a directory as a stream: a page of the bucket's listing at a time, whatever the directory's size.
+//!
+//! An entry's cookie is its place in the stream. A handle holds only what was listed and not yet read; who seeks back
+//! makes it list anew. An object `a` and objects `a/…` may come pages apart: an object is shown once the listing is
+//! past `a/`, until when it waits (`waiting`, never more than a chain of names that begin with each other).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _};
+
+use super::filesystem::{Entry, Fs};
+use super::lookup::Target;
+use crate::base::Result;
+use crate::fs::bucket::Remote;
+use crate::fs::object::{Errno, Facts, Ns, Op, Shown, Wanted, belongs, last, show_beside, want};
+use crate::fs::tree::{BATCH, DirHandle, Feed, Item, Line, Metadata, Pages, SAMPLE, Stream, is_past};
+use crate::store::Page;
+
+const PAGE: usize = 1000;
+const HEADS_AT_ONCE: usize = 64;
+/// About the entries of one reply. So many are looked at for the first reply, which the kernel wants attributes in whether
+/// or not a program does (`ls` beside `ls -l`), and before another sample is tried where none could be looked at.
+const REPLY: usize = 32;
+
+/// A directory's pages, asked of the store.
+struct Directory {
+    remote: Remote,
+    prefix: String,
+}
+
+#[async_trait]
+impl Pages for Directory {
+    async fn page(&self, after: Option<String>) -> Result<Page> {
+        self.remote.list(&self.prefix, after, true, PAGE).await
+    }
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+    fn most(&self) -> u64 {
+        PAGE as u64
+    }
+}
+
+impl Fs {
+    pub fn opendir(&self, ino: u64) -> Op<u64> {
+        if is_past(ino) {
+            return self.past_opendir(ino);
+        }
+        let prefix = self.prefix(ino)?;
+        let handle = self.handle();
+        let dir = DirHandle { ino, prefix, stream: tokio::sync::Mutex::new(Stream::new()) };
+        self.inodes.lock().opened(ino);
+        self.handles.lock().dirs.insert(handle, Arc::new(dir));
+        Ok(handle)
+    }
+
+    pub fn releasedir(&self, handle: u64) {
+        let dir = {
+            let mut handles = self.handles.lock();
+            handles.past_dirs.remove(&handle);
+            handles.dirs.remove(&handle)
+        };
+        if let Some(dir) = dir {
+            self.inodes.lock().closed(dir.ino);
+        }
+    }
+
+    /// fsync(2) of a directory: the names that are gone here are gone in the bucket.
+    pub async fn fsync_dir(&self, ino: u64) -> Op<()> {
+        if is_past(ino) {
+            return Ok(());
+        }
+        let prefix = self.prefix(ino)?;
+        self.engine.remote.deleted(&prefix).await;
+        self.engine.staging.settle().await?;
+        Ok(())
+    }
+
+    fn dir(&self, handle: u64) -> Op<Arc<DirHandle>> {
+        self.handles.lock().dirs.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
+    }
+
+    /// Entries from `cookie` on, none at the end; without `.` and `..`. Their facts are exact if `plus` asks for them
+    /// and the directory's objects carry metadata.
+    pub async fn readdir(&self, handle: u64, cookie: u64, plus: bool) -> Op<Vec<Item>> {
+        if let Some(past) = self.past_dir(handle) {
+            return self.past_readdir(&past, cookie).await;
+        }
+        let dir = self.dir(handle)?;
+        let mut stream = dir.stream.lock().await;
+        if cookie < stream.base || cookie == 0 && stream.base == 0 && stream.ended {
+            *stream = Stream::new();
+        }
+        loop {
+            if stream.seek(cookie) {
+                if plus && stream.looked <= cookie {
+                    self.enrich(&dir.prefix, &mut stream).await?;
+                }
+                return Ok(stream.first(plus));
+            }
+            if stream.ended {
+                return Ok(Vec::new());
+            }
+            // Entries before a cookie that was sought to are dropped page by page.
+            let gone = (stream.window.len() as u64).min(cookie - stream.base);
+            stream.window.drain(..gone as usize);
+            stream.base += gone;
+            self.next_page(&dir.prefix, &mut stream).await?;
+        }
+    }
+
+    /// The same, if the entries are here and need no look at their metadata.
+    pub fn readdir_now(&self, handle: u64, cookie: u64, plus: bool) -> Option<Vec<Item>> {
+        let dir = self.dir(handle).ok()?;
+        let mut stream = dir.stream.try_lock().ok()?;
+        let (plain, options) = (stream.metadata == Metadata::None, self.options());
+        if cookie == 0 || plus && !(plain && options.sampled && !options.allow_other) {
+            return None;
+        }
+        stream.batch(cookie)
+    }
+
+    /// The number that a listed name has, or would have. The kernel is told nothing else of it, and neither is its node.
+    pub fn number_of(&self, item: &Item) -> u64 {
+        if item.past.is_some() {
+            let entry = self.adopt_item(item);
+            self.forget(entry.ino, 1);
+            return entry.ino;
+        }
+        let mut inodes = self.inodes.lock();
+        let ino = inodes.meet(&item.key, item.dir, &item.facts).ino;
+        inodes.forget(ino, 0);
+        ino
+    }
+
+    /// A listed name becomes a node that the kernel is told of, which is counted: `forget` it if that isn't done.
+    pub fn adopt_item(&self, item: &Item) -> Entry {
+        if let Some(place) = &item.past {
+            return self.past_adopt(place, &item.facts);
+        }
+        let beside = !item.dir && matches!(want(&item.name), Some(Wanted::Object(_)));
+        let (key, facts) = (item.key.clone(), item.facts.clone());
+        self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until, ticket: item.ticket })
+    }
+
+    fn begin(&self, prefix: &str, stream: &mut Stream) -> Feed {
+        stream.ticket = Some(self.known.ticket());
+        stream.until = self.until(self.now());
+        let inodes = self.inodes.lock();
+        let direct = |key: &str| Some(key[prefix.len()..].to_owned()).filter(|c| !c.contains('/'));
+        let local = inodes.local_below(prefix).into_iter();
+        stream.local = local.filter_map(|(key, file)| Some((direct(&key)?, file))).collect();
+        stream.kept = inodes.kept_in(prefix, self.now()).into_iter().collect();
+        let directory = Directory { remote: self.engine.remote.clone(), prefix: prefix.to_owned() };
+        Feed::new(self.engine.rt.clone(), Arc::new(directory))
+    }
+
+    async fn next_page(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
+        if stream.feed.is_none() {
+            stream.feed = Some(self.begin(prefix, stream));
+        }
+        let feed = stream.feed.as_mut().expect("made above");
+        let (lines, ended) = feed.next().await?;
+        for listed in lines {
+            let name = &listed.key()[prefix.len()..];
+            // Waiting objects whose directory, if there were one, would have come by now.
+            while stream.waiting.first().is_some_and(|(c, _)| *name > *format!("{c}/")) {
+                let (component, facts) = stream.waiting.remove(0);
+                self.show_object(prefix, stream, component, facts, false);
+            }
+            self.take(prefix, stream, listed);
+        }
+        if ended {
+            self.end(prefix, stream).await?;
+        }
+        Ok(())
+    }
+
+    fn take(&self, prefix: &str, stream: &mut Stream, listed: Line) {
+        match listed {
+            // A marker of no bytes is the directory itself.
+            Line::Object(o) if o.key == prefix && o.size == 0 => {}
+            Line::Object(o) => {
+                let component = o.key[prefix.len()..].to_owned();
+                let modified = Ns::from_ms(o.modified_ms);
+                let mut facts = Facts::listed(self.options(), false, o.size, Some(o.etag), modified);
+                facts.stored = Some(modified);
+                stream.local.remove(&component);
+                stream.waiting.push((component, facts));
+            }
+            Line::Prefix(p) => {
+                let component = p[prefix.len()..p.len() - 1].to_owned();
+                stream.kept.remove(&component);
+                if let Some(at) = stream.waiting.iter().position(|(c, _)| *c == component) {
+                    let (component, facts) = stream.waiting.remove(at);
+                    self.show_object(prefix, stream, component, facts, true);
+                }
+                self.show_dir(prefix, stream, component);
+            }
+        }
+    }
+
+    async fn end(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
+        for (component, facts) in std::mem::take(&mut stream.waiting) {
+            self.show_object(prefix, stream, component, facts, false);
+        }
+        for (component, file) in std::mem::take(&mut stream.local) {
+            let key = format!("{prefix}{component}");
+            let facts = if file.key() == key && !file.is_unlinked() {
+                Some(file.facts(self.options()))
+            } else {
+                // Removed since the listing began; or another has its name, which came too late for the listing.
+                let head = self.engine.remote.head(&key).await?;
+                head.map(|head| Facts::of_head(self.options(), false, &head))
+            };
+            // Its node tells, now and later: what it is while it is written is not remembered.
+            if let (Some(facts), Shown::Name(name)) = (facts, self.naming().show(&component)) {
+                let (until, ticket) = (stream.until, None);
+                stream.window.push_back(Item { name, key, dir: false, facts, until, ticket, past: None });
+            }
+        }
+        for component in std::mem::take(&mut stream.kept) {
+            self.show_dir(prefix, stream, component);
+        }
+        stream.ended = true;
+        if let (Some(whole), Some(ticket)) = (stream.whole.take(), stream.ticket)
+            && last(prefix).is_empty()
+        {
+            self.known.learn_listing(prefix, whole, stream.until, stream.metadata, ticket);
+        }
+        Ok(())
+    }
+
+    fn show_object(&self, prefix: &str, stream: &mut Stream, component: String, facts: Facts, beside: bool) {
+        stream.remember(&component, |seen| seen.object = Some(facts.clone()));
+        let (key, dir, until, ticket) = (format!("{prefix}{component}"), false, stream.until, stream.ticket);
+        match if beside {
+            show_beside(&component).map(Shown::Name)
+        } else {
+            Some(self.naming().show(&component))
+        } {
+            Some(Shown::Name(name)) if belongs(prefix, &component) => {
+                stream.window.push_back(Item { name, key, dir, facts, until, ticket, past: None });
+            }
+            Some(Shown::Name(_)) => {}
+            Some(Shown::Piece { name, len }) => self.show_piece(prefix, stream, &component[..len], name),
+            None => {
+                let key = format!("{prefix}{component}");
+                tracing::warn!(key, "an object beside a directory of the same long name can't be shown");
+            }
+        }
+    }
+
+    fn show_dir(&self, prefix: &str, stream: &mut Stream, component: String) {
+        let facts = self.default_facts(true);
+        stream.remember(&component, |seen| seen.dir = Some(facts.clone()));
+        let (key, dir, until, ticket) = (format!("{prefix}{component}/"), true, stream.until, stream.ticket);
+        match self.naming().show(&component) {
+            Shown::Name(name) if belongs(prefix, &component) => {
+                stream.window.push_back(Item { name, key, dir, facts, until, ticket, past: None });
+            }
+            Shown::Name(_) => {}
+            Shown::Piece { name, len } => self.show_piece(prefix, stream, &component[..len], name),
+        }
+    }
+
+    fn show_piece(&self, prefix: &str, stream: &mut Stream, piece: &str, name: Vec<u8>) {
+        // All that begin with one piece come one after another.
+        if stream.last_piece == name {
+            return;
+        }
+        stream.last_piece.clone_from(&name);
+        let (key, facts) = (format!("{prefix}{piece}"), self.default_facts(true));
+        let (until, ticket) = (stream.until, stream.ticket);
+        stream.window.push_back(Item { name, key, dir: true, facts, until, ticket, past: None });
+    }
+
+    /// Fills in what a listing doesn't show of the next entries, as far as this directory's objects carry it. Each stays
+    /// as it is found: who is cut off midway asks for the others only.
+    async fn enrich(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
+        let now = self.now();
+        let Stream { base, window, looked, metadata, .. } = stream;
+        let count = window.len().min(if *base == 0 && *looked == 0 { REPLY } else { BATCH });
+        for item in window.iter_mut().take(count).filter(|i| !i.facts.exact) {
+            let inodes = self.inodes.lock();
+            let Some(node) = inodes.at(&item.key, item.dir) else { continue };
+            if !node.facts.outlives(&item.facts) || item.dir && node.until <= now {
+                continue;
+            }
+            item.facts = Facts { stored: item.facts.stored, ..node.facts.clone() };
+            // The listing says nothing of a directory's metadata: what is known of it grows no younger.
+            item.until = if item.dir { item.until.min(node.until) } else { item.until };
+        }
+        // One without a ticket was looked at in vain.
+        let is_vague = |i: &&mut Item| !i.facts.exact && i.ticket.is_some();
+        let mut vague: Vec<&mut Item> = window.iter_mut().take(count).filter(is_vague).collect();
+        if self.options().sampled && *metadata == Metadata::Unknown && !vague.is_empty() {
+            // Small ones first: they may be links.
+            vague.sort_by_key(|i| (i.facts.size, i.key.clone()));
+            let rest = vague.split_off(vague.len().min(SAMPLE));
+            *metadata = self.look_at(vague).await;
+            vague = rest;
+        }
+        // None of the sample could be looked at: the next one's turn comes with the next batch.
+        let kind = if *metadata == Metadata::Unknown { Metadata::Defaults } else { *metadata };
+        let (sticky, all) = (self.is_sticky(prefix), vague.len());
+        vague.retain(|i| sticky || !kind.tells(&i.facts, self.options()));
+        let guessed = *metadata == Metadata::Unknown && vague.len() < all;
+        self.look_at(vague).await;
+        let shown = if guessed { count.min(REPLY) } else { count };
+        *looked = *base + shown as u64;
+        Ok(())
+    }
+
+    /// Fills in the items' metadata and says what kind of metadata it is.
+    async fn look_at(&self, items: Vec<&mut Item>) -> Metadata {
+        let mut looks = Vec::with_capacity(items.len());
+        for item in items {
+            looks.push(self.look(item).boxed());
+        }
+        let looks: Vec<Metadata> = futures::stream::iter(looks).buffered(HEADS_AT_ONCE).collect().await;
+        looks.into_iter().max().unwrap_or(Metadata::Unknown)
+    }
+
+    /// An object that can't be looked at is shown as the listing has it, to be believed for no time; who opens it is
+    /// told why.
+    async fn look(&self, item: &mut Item) -> Metadata {
+        let head = match self.engine.remote.head(&item.key).await {
+            Ok(Some(head)) => head,
+            // Without a marker it has nothing but defaults.
+            Ok(None) if item.dir => {
+                item.facts.exact = true;
+                return Metadata::Unknown;
+            }
+            _ => {
+                item.ticket = None;
+                return Metadata::Unknown;
+            }
+        };
+        let facts = Facts::of_head(self.options(), item.dir, &head);
+        let listed = std::mem::replace(&mut item.facts, facts);
+        Metadata::of(&listed, &item.facts, &head.attrs)
+    }
+}

@@ -1,0 +1,261 @@
+//! Renaming: copied server-side, each copy verified, and only then is the old name deleted.
+//!
+//! Not atomic, as the bucket knows no rename: whoever looks in between sees both. When a copy fails, the old names
+//! are all still there and the copies are taken away again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::filesystem::{Fs, fail};
+use super::lookup::{Need, Place, Target};
+use super::rename_dir::Known;
+use crate::base::Kind;
+use crate::fs::object::{Base, Errno, Meta as _, Op, sign, type_of};
+use crate::store::{Etag, When};
+
+impl Fs {
+    pub async fn rename(
+        self: &Arc<Self>,
+        parent: u64,
+        name: &[u8],
+        new_parent: u64,
+        new_name: &[u8],
+        no_replace: bool,
+    ) -> Op<()> {
+        self.writable_in(parent, name)?;
+        self.writable_in(new_parent, new_name)?;
+        let (from, source) = self.existing(parent, name).await?;
+        let to = self.new_place(new_parent, new_name)?;
+        let (there, _) = self.target(&to, Need::Presence).await?;
+        if no_replace && there.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        match (&there, source.dir) {
+            (Some(t), _) if t.key == source.key => return Ok(()),
+            (Some(t), true) if !t.dir => return Err(Errno::NOTDIR.into()),
+            (Some(t), false) if t.dir => return Err(Errno::ISDIR.into()),
+            _ => {}
+        }
+        match source.dir {
+            true => self.rename_dir(&from, &to, there).await,
+            false => self.rename_file(&source, &to, there, no_replace).await,
+        }
+    }
+
+    async fn rename_file(
+        self: &Arc<Self>,
+        source: &Target,
+        to: &Place,
+        there: Option<Target>,
+        no_replace: bool,
+    ) -> Op<()> {
+        let (old, new) = (&source.key, &to.stem);
+        self.spare(old).await;
+        self.spare(new).await;
+        self.repay(old).await?;
+        self.repay(new).await?;
+        // What was written goes first; then nothing is sent to the old name until the new one stands.
+        let file = self.open_at(old);
+        if let Some((_, ino, file)) = &file {
+            self.send(*ino, file).await?;
+        }
+        let held = self.hold_both(old, new).await?;
+        if let Some((.., file)) = &file {
+            file.settle(&self.engine).await?;
+        }
+        let replaced = self.open_at(new).filter(|_| there.is_some());
+        if let Some((.., replaced)) = &replaced {
+            self.detach(replaced).await?;
+        }
+        let last_seen = match &file {
+            Some((.., file)) => file.base(),
+            None => source.facts.etag.clone().map(|etag| Base { etag, size: source.facts.size }),
+        };
+        let when = if no_replace { When::Absent } else { When::Always };
+        let failed = |_: &_| {
+            self.doubt(old);
+            self.doubt(new);
+        };
+        let (base, etag) = self.copy_file(old, new, last_seen, &when).await.inspect_err(failed)?;
+        let mut facts = source.facts.clone();
+        (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);
+        if let Some(replaced) = self.dropped(new, Some(&facts)) {
+            replaced.disown(&self.engine).await;
+        }
+        if let Some((_, ino, replaced)) = &replaced {
+            self.rest_unread(*ino, replaced);
+        }
+        let (base, etag) = self.remove_copied(old, new, (base, etag)).await.inspect_err(failed)?;
+        (facts.etag, facts.size) = (Some(etag.clone()), base.size);
+        {
+            let mut inodes = self.inodes.lock();
+            let now = self.now();
+            self.known.changed(old, now, now + self.options().negative_ttl, |seen| seen.object = None);
+            self.known.changed(new, now, self.until(now), |seen| seen.object = Some(facts.clone()));
+            inodes.rename(old, new, false);
+            inodes.moved(new, None, &etag, now);
+        }
+        if let Some((.., file)) = &file {
+            self.follows(file).await;
+        }
+        drop(held);
+        self.keep_parent(old);
+        Ok(())
+    }
+
+    /// Holds two names, in an order that everybody keeps: what is on its way to either arrives first.
+    async fn hold_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
+        let (first, last) = (a.min(b), a.max(b));
+        loop {
+            let held = self.hold(first).await;
+            // Who waits for it to be sent may hold the other one.
+            let borrower = self.open_at(first).filter(|(.., file)| file.is_borrowed() && file.is_dirty());
+            let Some((_pin, ino, file)) = borrower else {
+                return Ok([held, self.hold(last).await]);
+            };
+            drop(held);
+            self.send(ino, &file).await?;
+        }
+    }
+
+    /// Deletes the old name, if it still is what was copied. What another client put there meanwhile is copied too.
+    async fn remove_copied(&self, old: &str, new: &str, mut copied: (Base, Etag)) -> Op<(Base, Etag)> {
+        const ROUNDS: usize = 5;
+        let remote = &self.engine.remote;
+        for _ in 0..ROUNDS {
+            let base = match remote.head(old).await? {
+                None => return Ok(copied),
+                Some(head) => Base { etag: head.etag, size: head.size },
+            };
+            if base.etag != copied.0.etag {
+                copied = self.copy_file(old, new, Some(base), &When::Matches(copied.1)).await?;
+            } else if remote.delete_same(&[(old.to_owned(), base.etag)]).await? {
+                return Ok(copied);
+            }
+        }
+        Err(fail(Kind::Refused, format!("{old} changes all the time: it can't be moved now")))
+    }
+
+    /// Copies what the source is now: if it isn't what we last saw, it is looked at again.
+    async fn copy_file(
+        &self,
+        old: &str,
+        new: &str,
+        last_seen: Option<Base>,
+        when: &When,
+    ) -> Op<(Base, Etag)> {
+        let remote = &self.engine.remote;
+        if type_of(old) != type_of(new) {
+            return self.copy_retyped(old, new, when).await;
+        }
+        if let Some(base) = last_seen {
+            match remote.copy(old, new, &base, when).await {
+                Ok(etag) => return Ok((base, etag)),
+                Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+        let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
+        let base = Base { etag: head.etag, size: head.size };
+        let etag = remote.copy(old, new, &base, when).await?;
+        Ok((base, etag))
+    }
+
+    /// A name that says another type gives it to the object: `page.html.tmp` becomes `page.html`. A type that its old
+    /// name does not say was somebody's own choice, and stays.
+    async fn copy_retyped(&self, old: &str, new: &str, when: &When) -> Op<(Base, Etag)> {
+        let remote = &self.engine.remote;
+        let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
+        let base = Base { etag: head.etag, size: head.size };
+        let mut attrs = head.attrs;
+        let plain = [None, type_of(old), Some("application/octet-stream"), Some("binary/octet-stream")];
+        if !plain.contains(&attrs.content_type.as_deref()) || attrs.mode().is_none() {
+            let etag = remote.copy(old, new, &base, when).await?;
+            return Ok((base, etag));
+        }
+        attrs.content_type = type_of(new).map(str::to_owned);
+        attrs.set_time("ctime", self.engine.now());
+        sign(&self.engine.rt, &mut attrs);
+        match remote.copy_with(old, new, &base, &attrs, when).await {
+            Ok(etag) => Ok((base, etag)),
+            Err(why) if why.is(Kind::Refused) && *when == When::Absent => Err(Errno::EXIST.into()),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    async fn rename_dir(self: &Arc<Self>, from: &Place, to: &Place, there: Option<Target>) -> Op<()> {
+        let (old, new) = (from.prefix(), to.prefix());
+        if !old.ends_with('/') {
+            return Err(Errno::PERM.into());
+        }
+        if new.starts_with(&old) {
+            return Err(Errno::INVAL.into());
+        }
+        self.end_before([&old, &new]).await?;
+        let over = match there {
+            Some(_) => match self.emptiness(&new).await? {
+                (true, marker) => marker,
+                (false, _) => return Err(Errno::NOTEMPTY.into()),
+            },
+            None => false,
+        };
+        let lent: Vec<String> =
+            self.lenders.lock().iter().filter(|key| key.starts_with(&old)).cloned().collect();
+        for key in lent {
+            self.repay(&key).await?;
+        }
+        let (mut held, mut names) = (Vec::new(), BTreeSet::new());
+        for (_, file) in self.open_below(&old) {
+            self.repay(&file.key()).await?;
+        }
+        for (ino, file) in self.open_below(&old) {
+            let Some(pin) = self.pin(ino, &file) else { continue };
+            let held_now = loop {
+                self.send(ino, &file).await?;
+                let held = file.hold().await;
+                // Who waits for it to be sent must not wait for this rename.
+                if !file.is_borrowed() || !file.is_dirty() {
+                    break held;
+                }
+            };
+            held.push((held_now, pin));
+            names.insert(file.key());
+            file.settle(&self.engine).await?;
+        }
+        let done = self.move_all(&old, &new, names, over).await;
+        self.doubt(&from.stem);
+        self.doubt(&to.stem);
+        {
+            let mut inodes = self.inodes.lock();
+            self.known.forget_below(&old);
+            self.known.forget_below(&new);
+            let moved = done?;
+            inodes.rename(&old, &new, true);
+            for Known { key, old: from, new: to } in &moved.known {
+                inodes.moved(&format!("{new}{}", &key[old.len()..]), Some(from), to, self.now());
+            }
+        }
+        for (_, file) in self.open_below(&new) {
+            self.follows(&file).await;
+        }
+        drop(held);
+        self.keep_parent(&from.stem);
+        Ok(())
+    }
+
+    /// What was written beside its rename is known by the new name after a crash too.
+    async fn follows(&self, file: &crate::fs::file::OpenFile) {
+        if let Err(why) = file.settle(&self.engine).await {
+            tracing::warn!(key = file.key(), %why, "after a crash this would be kept beside");
+        }
+    }
+
+    /// Every open file below a prefix, in the order of their keys.
+    pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<crate::fs::file::OpenFile>)> {
+        let inodes = self.inodes.lock();
+        let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
+        nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).collect()
+    }
+}

@@ -1,0 +1,535 @@
+//! A directory's rename on its way: written down on this host before the first copy, so that a crash leaves neither
+//! half of it for ever. The next mount finishes it, or undoes the one that was being undone.
+//!
+//! An object is deleted at its old name only when its copy was verified and a listing just before shows that it is
+//! still what was copied; after a crash, when the object at the new name is that copy. What was changed or made at the
+//! old name meanwhile is copied too. What somebody else put at the new name stays, and so does what wanted it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use tokio::sync::OwnedMutexGuard;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::filesystem::{Fs, fail};
+use super::writeback::arrived;
+use crate::base::{FastMap, Kind, Result};
+use crate::fs::object::{Base, Op, Signature};
+use crate::fs::staging::{Found, INTENT_FORMAT, Left, Mark, Move, Note};
+use crate::fs::tree::{Ending, Marker, Ticket};
+use crate::store::{Etag, Head, Listed, When};
+
+const PAGE: usize = 1000;
+const AT_ONCE: usize = 32;
+/// Attempts at an object that others change meanwhile.
+const COPIES: usize = 5;
+
+/// Looks at the old name, after all was copied, at what was changed meanwhile.
+const ROUNDS: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Between attempts to end a rename that failed.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Which state of each key was copied.
+#[derive(Default)]
+struct Seen(FastMap<u64, u64>);
+
+impl Seen {
+    fn add(&mut self, key: &str, etag: &Etag) {
+        self.0.insert(xxh3_64(key.as_bytes()), xxh3_64(etag.0.as_bytes()));
+    }
+
+    fn has_key(&self, key: &str) -> bool {
+        self.0.contains_key(&xxh3_64(key.as_bytes()))
+    }
+
+    fn has(&self, object: &Listed) -> bool {
+        self.0.get(&xxh3_64(object.key.as_bytes())) == Some(&xxh3_64(object.etag.0.as_bytes()))
+    }
+}
+
+/// A copy that was made.
+struct Copied {
+    old: Listed,
+    new_etag: Etag,
+}
+
+/// What became of an object that was to be copied.
+enum Fate {
+    Copied(Copied),
+    Gone,
+    /// Somebody else's object has the new name.
+    Stays(String),
+}
+
+/// An object that nodes know: its old key, its etag there and at its new name.
+pub(super) struct Known {
+    pub key: String,
+    pub old: Etag,
+    pub new: Etag,
+}
+
+/// A directory's rename under way.
+struct Moving<'a> {
+    fs: &'a Fs,
+    old: &'a str,
+    new: &'a str,
+    copied: Seen,
+    known: Vec<Known>,
+    /// Names that nobody here may change until the nodes have their new keys.
+    held: BTreeSet<String>,
+    holds: Vec<OwnedMutexGuard<()>>,
+    /// What can't be moved.
+    stays: BTreeSet<String>,
+    /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
+    marker: Option<Listed>,
+    over: bool,
+    /// Something of the old state is gone: the rename can only go on.
+    deleted: bool,
+}
+
+/// What the caller has to know of a rename, and hold until its nodes have their new keys.
+pub(super) struct Moved {
+    pub known: Vec<Known>,
+    _holds: Vec<OwnedMutexGuard<()>>,
+}
+
+impl Moving<'_> {
+    /// Copies all that there is. Copies under way when one fails are awaited: they would land behind the undoing.
+    async fn copy_all(&mut self) -> Op<()> {
+        let stop = AtomicBool::new(false);
+        let goes_on = |_: &_| futures::future::ready(!stop.load(Ordering::Relaxed));
+        let (fs, old, new, over) = (self.fs, self.old, self.new, self.over);
+        let mut marker = None;
+        let mut goes = |object: &Listed| {
+            let later = over && object.key == old;
+            if later {
+                marker = Some(object.clone());
+            }
+            futures::future::ready(!later)
+        };
+        let objects = fs.all_below(old).take_while(goes_on).try_filter(&mut goes);
+        let copies = objects.map_ok(|object| fs.copy_one(object, old, new, &When::Absent).boxed());
+        let mut copies = copies.try_buffer_unordered(AT_ONCE);
+        let mut failed = None;
+        while let Some(copy) = copies.next().await {
+            match copy {
+                Ok(fate) => self.note(fate),
+                Err(why) => {
+                    stop.store(true, Ordering::Relaxed);
+                    failed = failed.or(Some(why));
+                }
+            }
+        }
+        drop(copies);
+        self.marker = marker;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The marker carries a directory's mode, owner and times: that of the directory which was renamed takes the place of
+    /// the other's. Nothing of the replaced one is left then, so that a rename that fails from here on goes forward.
+    async fn replace_marker(&mut self) -> Op<()> {
+        let Some(marker) = self.marker.take() else { return Ok(()) };
+        self.deleted = true;
+        let fate = self.fs.copy_one(marker, self.old, self.new, &When::Always).await?;
+        self.note(fate);
+        Ok(())
+    }
+
+    fn note(&mut self, fate: Fate) {
+        match fate {
+            Fate::Gone => {}
+            Fate::Stays(key) => drop(self.stays.insert(key)),
+            Fate::Copied(Copied { old, new_etag }) => {
+                self.copied.add(&old.key, &old.etag);
+                if self.fs.inodes.lock().at(&old.key, false).is_some() {
+                    self.known.push(Known { key: old.key, old: old.etag, new: new_etag });
+                }
+            }
+        }
+    }
+
+    /// Deletes at the old name what was copied, and copies what was changed since, until nothing is left.
+    async fn sweep_all(&mut self) -> Op<()> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..ROUNDS {
+            if self.sweep().await? {
+                return Ok(());
+            }
+            self.fs.engine.rt.sleep(pause).await;
+            pause *= 2;
+        }
+        tracing::warn!(from = self.old, to = self.new, "what is changed all the time stays at its old name");
+        Ok(())
+    }
+
+    /// One look at what is left at the old name; true when nothing is.
+    async fn sweep(&mut self) -> Op<bool> {
+        let (mut all, mut after, mut folders) = (true, None, Vec::new());
+        loop {
+            let ticket = self.fs.known.ticket();
+            let page = self.fs.engine.remote.list(self.old, after, false, PAGE).await?;
+            after = page.next;
+            let (mut same, mut changed) = (Vec::new(), Vec::new());
+            for object in page.objects {
+                if self.stays.contains(&object.key) {
+                    continue;
+                }
+                if !self.hold(&object.key, ticket) {
+                    all = false;
+                } else if !self.copied.has(&object) {
+                    changed.push(object);
+                } else if object.key.ends_with('/') {
+                    folders.push((object.key, object.etag));
+                } else {
+                    same.push((object.key, object.etag));
+                }
+            }
+            if after.is_none() {
+                same.append(&mut folders);
+            }
+            same.sort_by(inner_first);
+            for same in same.chunks(PAGE) {
+                self.know_opened(same).await?;
+                self.deleted = true;
+                all &= self.fs.engine.remote.delete_same(same).await?;
+            }
+            all &= changed.is_empty();
+            for object in changed {
+                let when = if self.copied.has_key(&object.key) { When::Always } else { When::Absent };
+                let fate = self.fs.copy_one(object, self.old, self.new, &when).await?;
+                self.note(fate);
+            }
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Nobody here changes the object from now on. False: somebody is at it, or has changed it since it was listed.
+    /// That is not waited for: who has the name may wait for one that this rename holds.
+    fn hold(&mut self, key: &str, listed: Ticket) -> bool {
+        if !self.held.contains(key) {
+            match self.fs.hold_now(key) {
+                Err(_) => return false,
+                Ok(None) => {}
+                Ok(Some(hold)) => {
+                    self.holds.push(hold);
+                    self.held.insert(key.to_owned());
+                }
+            }
+        }
+        self.fs.known.holds(key, listed)
+    }
+
+    /// Files that were opened after they were copied go on with the copies.
+    async fn know_opened(&mut self, objects: &[(String, Etag)]) -> Op<()> {
+        for (key, etag) in objects {
+            let open = self.fs.inodes.lock().at(key, false).is_some_and(|n| n.file.is_some());
+            if open && !self.known.iter().any(|known| known.key == *key && known.old == *etag) {
+                let there = format!("{}{}", self.new, &key[self.old.len()..]);
+                let head = self.fs.engine.remote.head(&there).await?;
+                let known = head.map(|h| Known { key: key.clone(), old: etag.clone(), new: h.etag });
+                self.known.extend(known);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
+/// listing it.
+fn inner_first(a: &(String, Etag), b: &(String, Etag)) -> std::cmp::Ordering {
+    b.0.cmp(&a.0)
+}
+
+impl Fs {
+    /// Moves every object below `old` to `new`. `held`: names that the caller holds. `over`: `new` has a marker and nothing
+    /// else.
+    pub(super) async fn move_all(
+        self: &Arc<Self>,
+        old: &str,
+        new: &str,
+        held: BTreeSet<String>,
+        over: bool,
+    ) -> Op<Moved> {
+        if over {
+            // What shows a directory's defaults must replace what shows others.
+            self.put_marker(old).await?;
+        }
+        let mut intent =
+            Move { format: INTENT_FORMAT, from: old.to_owned(), to: new.to_owned(), back: false, over };
+        let staging = &self.engine.staging;
+        let path = staging.intend(&intent).await?;
+        let (copied, known, holds, stays, marker) = Default::default();
+        let mut moving =
+            Moving { fs: self, old, new, copied, known, held, holds, stays, marker, over, deleted: false };
+        let mut done = moving.copy_all().await;
+        if done.is_ok() {
+            done = moving.replace_marker().await;
+        }
+        if done.is_ok() {
+            if moving.copied.0.is_empty() {
+                // A directory that only this mount still showed: its new name must be in the bucket.
+                done = self.put_marker(new).await;
+            }
+            done = done.and(moving.sweep_all().await);
+        }
+        let Moving { known, holds, deleted, .. } = moving;
+        if let Err(why) = done {
+            let (have, lack) = if deleted { (old, new) } else { (new, old) };
+            if !deleted {
+                intent.back = true;
+                staging.intend_otherwise(&path, &intent).await?;
+            }
+            tracing::warn!(
+                from = old,
+                to = new,
+                finished = deleted,
+                "a directory's rename failed: it is ended behind"
+            );
+            self.end_behind(path, have, lack, Marker::of(over, !deleted)).await;
+            return Err(why);
+        }
+        staging.settled(&path).await;
+        Ok(Moved { known, _holds: holds })
+    }
+
+    /// Deletes what is below `have` and also below `lack`: at once if the store can, or when it can again. The intent
+    /// at `path` is settled then.
+    pub(super) async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str, marker: Marker) {
+        let ending = Arc::new(Ending::new(path, have, lack, marker));
+        self.endings.lock().push(ending.clone());
+        if self.settle_ending(&ending).await.is_ok() {
+            return;
+        }
+        let (fs, busy) = (self.clone(), self.busy());
+        let work = async move {
+            let mut leaving = fs.behind.leaving.subscribe();
+            while fs.engine.rt.timeout(PAUSE, leaving.wait_for(|leaving| *leaving)).await.is_none() {
+                if fs.settle_ending(&ending).await.is_ok() {
+                    break;
+                }
+            }
+            drop(busy);
+        };
+        self.engine.rt.spawn(work).detach();
+    }
+
+    async fn settle_ending(&self, ending: &Arc<Ending>) -> Op<()> {
+        let mut turn = ending.turn.lock().await;
+        if !turn.done {
+            let Ending { have, lack, marker, .. } = &**ending;
+            self.end_move((have, lack), *marker, true, &turn.spared).await?;
+            self.engine.staging.settled(&ending.path).await;
+            turn.done = true;
+        }
+        self.endings.lock().retain(|other| !Arc::ptr_eq(other, ending));
+        Ok(())
+    }
+
+    /// Before directories are renamed: whatever failed at these names is ended.
+    pub(super) async fn end_before(&self, prefixes: [&str; 2]) -> Op<()> {
+        let overlaps = |ending: &&Arc<Ending>| prefixes.iter().any(|prefix| ending.overlaps(prefix));
+        let endings: Vec<_> = self.endings.lock().iter().filter(overlaps).cloned().collect();
+        for ending in endings {
+            self.settle_ending(&ending).await.map_err(|failed| {
+                let why = failed.why.map_or_else(String::new, |why| format!(": {why}"));
+                let (have, lack) = (&ending.have, &ending.lack);
+                let said = format!(
+                    "a rename between {lack} and {have} failed and can't be undone yet{why}; try again"
+                );
+                fail(Kind::Unavailable, said)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Before an object is written, renamed or removed: a rename that failed lets it be from now on.
+    pub(super) async fn spare(&self, key: &str) {
+        let touched = |ending: &Arc<Ending>| Some((ending.clone(), ending.key(key)?));
+        let touched: Vec<_> = self.endings.lock().iter().filter_map(touched).collect();
+        for (ending, key) in touched {
+            ending.turn.lock().await.spared.insert(key);
+        }
+    }
+
+    fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
+        let pages =
+            futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {
+                let Some(after) = after else { return Ok(None) };
+                let page = self.engine.remote.list(prefix, after, false, PAGE).await?;
+                Op::Ok(Some((page.objects, page.next.map(Some))))
+            });
+        pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
+    }
+
+    /// What somebody changed since it was listed is copied as it is now.
+    async fn copy_one(&self, mut old: Listed, from: &str, to: &str, when: &When) -> Op<Fate> {
+        let new_key = format!("{to}{}", &old.key[from.len()..]);
+        if new_key.len() > crate::fs::object::KEY_MAX {
+            return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
+        }
+        for _ in 0..COPIES {
+            let base = Base { etag: old.etag.clone(), size: old.size };
+            match self.engine.remote.copy(&old.key, &new_key, &base, when).await {
+                Ok(new_etag) => return Ok(Fate::Copied(Copied { old, new_etag })),
+                Err(why) if why.is(Kind::Exists) => return self.copied_before(old, &new_key).await,
+                Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
+                Err(why) => return Err(why.into()),
+            }
+            let Some(head) = self.engine.remote.head(&old.key).await? else { return Ok(Fate::Gone) };
+            (old.etag, old.size) = (head.etag, head.size);
+        }
+        Err(fail(Kind::Refused, format!("{} changes all the time: it can't be moved now", old.key)))
+    }
+
+    /// The new name is taken: by a copy whose answer was lost, or by somebody else's object.
+    async fn copied_before(&self, old: Listed, new_key: &str) -> Op<Fate> {
+        let head = self.engine.remote.head(new_key).await?;
+        if let Some(head) = head
+            && self.is_copy(&old, &head).await?
+        {
+            return Ok(Fate::Copied(Copied { old, new_etag: head.etag }));
+        }
+        tracing::warn!(key = old.key, also = new_key, "two objects want one name: both stay");
+        Ok(Fate::Stays(old.key))
+    }
+
+    /// Ends the renames that an earlier mount began.
+    pub(super) async fn take_up_moves(&self, found: &mut Found) {
+        for (path, begun) in std::mem::take(&mut found.moves) {
+            let Move { from, to, back, over, format: _ } = &begun;
+            tracing::info!(from, to, back, "ending a directory's rename that was cut off");
+            let (have, lack) = if *back { (to, from) } else { (from, to) };
+            let ended = async {
+                self.end_move((have, lack), Marker::of(*over, *back), *back, &BTreeSet::new()).await?;
+                if !back {
+                    self.follow(&mut found.left, from, to).await?;
+                }
+                Op::Ok(())
+            };
+            match ended.await {
+                Ok(()) => self.engine.staging.settled(&path).await,
+                Err(f) => {
+                    tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: the next mount tries")
+                }
+            }
+        }
+    }
+
+    /// What was closed below a directory while that was renamed goes where the directory went; its note says so before the
+    /// rename is forgotten.
+    async fn follow(&self, left: &mut [Left], from: &str, to: &str) -> Result<()> {
+        for left in left.iter_mut().filter(|left| left.note.mark != Mark::Sent) {
+            let Some(rest) = left.note.key.strip_prefix(from) else { continue };
+            if self.engine.remote.head(&left.note.key).await?.is_some() {
+                continue;
+            }
+            let mut note = Note { key: format!("{to}{rest}"), upload: None, ..left.note.clone() };
+            if let Some(upload) = &left.note.upload {
+                self.engine.remote.abort(&left.note.key, upload).await;
+            }
+            let there = self.engine.remote.head(&note.key).await?;
+            if let (Some(base), Some(head)) = (&mut note.base, there)
+                && arrived(left, &head)
+            {
+                *base = Base { etag: head.etag, size: head.size };
+            }
+            // What may be torn stays known as that.
+            left.stage.note(&note, !left.unsure && left.stage.is_durable()).await?;
+            left.note = note;
+        }
+        Ok(())
+    }
+
+    /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless `only_same`. What is in
+    /// `spared` stays.
+    pub(super) async fn end_move(
+        &self,
+        (have, lack): (&str, &str),
+        marker: Marker,
+        only_same: bool,
+        spared: &BTreeSet<String>,
+    ) -> Op<()> {
+        let mut own = None;
+        let mut goes = |object: &Listed| {
+            let its = marker != Marker::AsAll && object.key == have;
+            if its && marker == Marker::Replaces && !spared.contains(&object.key) {
+                own = Some(object.clone());
+            }
+            futures::future::ready(!its && !spared.contains(&object.key))
+        };
+        let ends = self.all_below(have).try_filter(&mut goes);
+        let ends = ends.map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
+        let mut ends =
+            ends.try_buffer_unordered(AT_ONCE).try_filter_map(|key| futures::future::ready(Ok(key)));
+        let mut done = Vec::new();
+        while let Some(key) = ends.next().await {
+            done.push(key?);
+        }
+        drop(ends);
+        if let Some(own) = own {
+            let fate = self.copy_one(own, have, lack, &When::Always).await?;
+            done.extend(if let Fate::Copied(copied) = fate {
+                Some((copied.old.key, copied.old.etag))
+            } else {
+                None
+            });
+        }
+        done.sort_by(inner_first);
+        for objects in done.chunks(PAGE) {
+            self.engine.remote.delete_same(objects).await?;
+        }
+        let _nodes = self.inodes.lock();
+        self.known.forget_below(have);
+        Ok(())
+    }
+
+    /// The object, if it may be deleted.
+    async fn end_one(
+        &self,
+        object: Listed,
+        have: &str,
+        lack: &str,
+        only_same: bool,
+    ) -> Op<Option<(String, Etag)>> {
+        let remote = &self.engine.remote;
+        let there = format!("{lack}{}", &object.key[have.len()..]);
+        let base = Base { etag: object.etag.clone(), size: object.size };
+        match remote.head(&there).await? {
+            None if only_same => Ok(None),
+            None => match remote.copy(&object.key, &there, &base, &When::Absent).await {
+                Ok(_) => Ok(Some((object.key, object.etag))),
+                Err(why) if why.is(Kind::Exists) || why.is(Kind::Refused) => Ok(None),
+                Err(why) => Err(why.into()),
+            },
+            Some(head) => {
+                let same = self.is_copy(&object, &head).await?;
+                if !same {
+                    tracing::warn!(key = object.key, also = there, "two objects want one name: both stay");
+                }
+                Ok(same.then_some((object.key, object.etag)))
+            }
+        }
+    }
+
+    async fn is_copy(&self, object: &Listed, there: &Head) -> Result<bool> {
+        if object.size != there.size {
+            return Ok(false);
+        }
+        // Markers are folders and nothing else: a server that has real ones makes them of itself for what lies in them.
+        if object.etag == there.etag || object.size == 0 && object.key.ends_with('/') {
+            return Ok(true);
+        }
+        // Copies in parts have other etags; what we wrote is signed.
+        let Some(head) = self.engine.remote.head(&object.key).await? else { return Ok(false) };
+        let (a, b) = (Signature::of(&head.attrs, head.size), Signature::of(&there.attrs, there.size));
+        Ok(a.is_some() && a == b && head.etag == object.etag)
+    }
+}

@@ -1,0 +1,136 @@
+//! Listing earlier versions: a page of the store's listing at a time, as of any directory.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::filesystem::Fs;
+use crate::base::rt::Instant;
+use crate::fs::object::{Errno, Op, S_IFDIR, Shown, VERSIONS, VersionName, belongs};
+use crate::fs::tree::{Item, PastDir, PastPlace, PastStream};
+
+const PAGE: usize = 1000;
+
+impl Fs {
+    pub(super) fn past_opendir(&self, ino: u64) -> Op<u64> {
+        let place = self.past_place(ino)?;
+        if matches!(place, PastPlace::One { .. }) {
+            return Err(Errno::NOTDIR.into());
+        }
+        let handle = self.handle();
+        self.handles.lock().past_dirs.insert(handle, Arc::new(PastDir { place, stream: Default::default() }));
+        Ok(handle)
+    }
+
+    pub(super) fn past_dir(&self, handle: u64) -> Option<Arc<PastDir>> {
+        self.handles.lock().past_dirs.get(&handle).cloned()
+    }
+
+    pub(super) async fn past_readdir(&self, dir: &PastDir, cookie: u64) -> Op<Vec<Item>> {
+        let mut at = dir.stream.lock().await;
+        if cookie < at.stream.base || cookie == 0 && at.stream.base == 0 && at.stream.ended {
+            *at = PastStream::default();
+        }
+        loop {
+            if let Some(batch) = at.stream.batch(cookie) {
+                return Ok(batch);
+            }
+            if at.stream.ended {
+                return Ok(Vec::new());
+            }
+            // Entries before a cookie that was sought to are dropped page by page.
+            let gone = (at.stream.window.len() as u64).min(cookie - at.stream.base);
+            at.stream.window.drain(..gone as usize);
+            at.stream.base += gone;
+            match &dir.place {
+                PastPlace::Names(prefix) => self.names_page(prefix, &mut at).await?,
+                PastPlace::Versions(key) => self.versions_page(key, &mut at).await?,
+                PastPlace::One { .. } => return Err(Errno::NOTDIR.into()),
+            }
+        }
+    }
+
+    /// Each name once, however many versions it has and though it is an object and a directory: those two may come
+    /// pages apart, with only names between them that begin like theirs.
+    async fn names_page(&self, prefix: &str, at: &mut PastStream) -> Op<()> {
+        let page = self.engine.remote.versions(prefix, at.after.take(), true, PAGE).await?;
+        // A marker of no bytes is the directory itself.
+        let objects = page.versions.iter().filter(|v| v.key != prefix || v.size > 0);
+        let mut names: BTreeSet<&str> = objects.map(|v| &v.key[prefix.len()..]).collect();
+        names.extend(page.prefixes.iter().map(|p| &p[prefix.len()..]));
+        for name in names {
+            let component = name.strip_suffix('/').unwrap_or(name);
+            at.shown.retain(|c| component.starts_with(c.as_str()) || c.starts_with(component));
+            if at.shown.iter().any(|c| c == component) {
+                continue;
+            }
+            at.shown.push(component.to_owned());
+            match self.naming().show(component) {
+                Shown::Name(name) if belongs(prefix, component) => {
+                    at.push_dir(self, name, PastPlace::Versions(format!("{prefix}{component}")));
+                }
+                Shown::Name(_) => {}
+                // All that begin with one piece come one after another.
+                Shown::Piece { name, .. } if at.stream.last_piece == name => {}
+                Shown::Piece { name, len } => {
+                    at.stream.last_piece.clone_from(&name);
+                    at.push_dir(self, name, PastPlace::Names(format!("{prefix}{}", &component[..len])));
+                }
+            }
+        }
+        at.stream.ended = page.next.is_none();
+        at.after = page.next;
+        Ok(())
+    }
+
+    async fn versions_page(&self, key: &str, at: &mut PastStream) -> Op<()> {
+        let (remote, dir) = (&self.engine.remote, format!("{key}/"));
+        let page = remote.versions(key, at.after.take(), true, PAGE).await?;
+        for v in page.versions.iter().filter(|v| v.key == key) {
+            let name = VersionName { at_ms: v.modified_ms, id: v.id.clone(), deleted: v.deleted };
+            let Some(shown) = name.show() else {
+                tracing::warn!(key, version = v.id, "a version with so long an id can't be shown");
+                continue;
+            };
+            let facts = self.past_listed(v.size, v.modified_ms, v.deleted);
+            let past = Some(PastPlace::One { key: key.to_owned(), name });
+            let (until, ticket) = (Instant::default(), None);
+            at.stream.window.push_back(Item {
+                name: shown,
+                key: key.to_owned(),
+                dir: false,
+                facts,
+                until,
+                ticket,
+                past,
+            });
+        }
+        let others = page.versions.iter().any(|v| v.key != key) || !page.prefixes.is_empty();
+        if page.next.is_some() && !others {
+            at.after = page.next;
+            return Ok(());
+        }
+        // Its directory comes behind names like `key-1`, perhaps pages later.
+        let nested = page.prefixes.contains(&dir)
+            || page.next.is_some() && !remote.versions(&dir, None, false, 1).await?.versions.is_empty();
+        if nested {
+            at.push_dir(self, VERSIONS.into(), PastPlace::Names(dir));
+        }
+        at.stream.ended = true;
+        Ok(())
+    }
+}
+
+impl PastStream {
+    fn push_dir(&mut self, fs: &Fs, name: Vec<u8>, place: PastPlace) {
+        let mut facts = fs.past_dir_facts(None);
+        let key = match &place {
+            PastPlace::Names(key) | PastPlace::Versions(key) | PastPlace::One { key, .. } => key.clone(),
+        };
+        if matches!(place, PastPlace::Names(_)) {
+            // Whose it is tells only a look at the directory: until then it is nobody's.
+            (facts.mode, facts.exact) = (S_IFDIR, false);
+        }
+        let (until, ticket, past) = (Instant::default(), None, Some(place));
+        self.stream.window.push_back(Item { name, key, dir: true, facts, until, ticket, past });
+    }
+}

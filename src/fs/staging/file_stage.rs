@@ -1,0 +1,526 @@
+//! Staged bytes in a file of their own.
+//!
+//! `ID.stage` begins with the slots of the file's notes (see `note`); the bytes follow at their places. `ID.edits` stands
+//! beside it where bytes of the object still count: it says which bytes of the stage are the file's. Without it, all
+//! are.
+//!
+//! | `ID.stage` | bytes | meaning |
+//! |---|---|---|
+//! | 0 | 32768 | its notes |
+//! | 32768 | … | the file's bytes from its first on; zeros where it ends early |
+//!
+//! | `ID.edits`, a record | bytes | meaning |
+//! |---|---|---|
+//! | 0 | 8 | start of a range that is the file's; or the length to which the file was cut |
+//! | 8 | 8 | the range's end; or 2⁶⁴ − 1: a cut |
+//! | 16 | 8 | XXH3-64 of both and the record's place |
+//!
+//! Numbers are little-endian. A file descriptor is held only while the file is in use.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::dir::Folder;
+use super::note::{AREA as DATA, Note, Slots, word};
+use crate::base::rt::{Disk, DiskFile, OpenHow};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::fs::object::Ranges;
+
+const RECORD: usize = 24;
+const CUT: u64 = u64::MAX;
+/// Edits are read in pieces of so many bytes.
+const PIECE: usize = RECORD << 12;
+
+/// What of a file is staged, as its edits tell.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Edits {
+    pub local: Ranges,
+    pub base_len: u64,
+    pub size: u64,
+}
+
+impl Edits {
+    fn apply(&mut self, start: u64, end: u64) {
+        // What lies between the old end and the new one is zeros, and staged.
+        let hole = self.size..start;
+        if end == CUT {
+            self.local.cut(start);
+            self.base_len = self.base_len.min(start);
+            self.size = start;
+        } else {
+            self.local.insert(start..end);
+            self.size = self.size.max(end);
+        }
+        self.local.insert(hole);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    file: Option<Arc<dyn DiskFile>>,
+    records: u64,
+    /// An earlier run wrote them.
+    inherited: bool,
+    covered: Ranges,
+}
+
+struct Inner {
+    folder: Folder,
+    data: PathBuf,
+    edits: PathBuf,
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// None: every byte of the stage is the file's.
+    log: Option<tokio::sync::Mutex<Log>>,
+    /// The berth that the file outgrew, when it has the file.
+    outgrown: Option<String>,
+    slots: tokio::sync::Mutex<Slots>,
+    /// A sync of it has failed: what that should have made durable is lost, and no later one would tell.
+    failed: AtomicBool,
+    /// Its name in the folder is durable.
+    named: AtomicBool,
+    /// What it holds may have been made durable.
+    durable: AtomicBool,
+    /// It has taken another version's place durably.
+    took: AtomicBool,
+    /// Its notes say so (`Note::synced`).
+    synced: AtomicBool,
+    /// Its names were taken out of the folder.
+    nameless: AtomicBool,
+}
+
+/// See the module. Clones are the same staged file.
+#[derive(Clone)]
+pub struct Own(Arc<Inner>);
+
+fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
+    let mut out = [0; RECORD];
+    out[..8].copy_from_slice(&start.to_le_bytes());
+    out[8..16].copy_from_slice(&end.to_le_bytes());
+    out[16..].copy_from_slice(&place.to_le_bytes());
+    let hash = xxh3_64(&out);
+    out[16..].copy_from_slice(&hash.to_le_bytes());
+    out
+}
+
+impl Own {
+    fn new(folder: &Folder, data: PathBuf, note: &Note, slots: Slots) -> Own {
+        let edits = data.with_extension("edits");
+        let log = note.partly.then(tokio::sync::Mutex::default);
+        let (outgrown, slots) = (note.outgrown.clone(), slots.into());
+        let (file, folder) = (Mutex::default(), folder.clone());
+        let (failed, named, durable, took, nameless) = Default::default();
+        let synced = note.synced.into();
+        Own(Arc::new(Inner {
+            folder,
+            data,
+            edits,
+            file,
+            log,
+            outgrown,
+            slots,
+            failed,
+            named,
+            durable,
+            took,
+            synced,
+            nameless,
+        }))
+    }
+
+    /// Edits stand beside it.
+    pub fn partly(&self) -> bool {
+        self.0.log.is_some()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.data
+    }
+
+    pub fn is(&self, other: &Own) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// What notes call it.
+    pub fn id(&self) -> String {
+        self.0.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// A new one at `data` (`….stage`) with the file's `first` bytes. `edits`: what of the file is staged, where not all of
+    /// it will be.
+    pub async fn create(
+        folder: &Folder,
+        data: PathBuf,
+        note: &Note,
+        edits: Option<&Edits>,
+        first: Option<Bytes>,
+    ) -> Result<Own> {
+        assert_eq!(note.partly, edits.is_some(), "a note says whether edits stand beside");
+        let stage = Own::new(folder, data, note, Slots::new(0));
+        let doing = || format!("staging {} at {}", note.key, stage.path().display());
+        if let (Some(edits), Some(log)) = (edits, &stage.0.log) {
+            let log = &mut *log.lock().await;
+            stage.append(log, edits.base_len, CUT).await.context(doing)?;
+            stage.append(log, edits.size, CUT).await.context(doing)?;
+        }
+        let file = folder.disk().open(stage.path(), OpenHow::CreateNew).await.context(doing)?;
+        *stage.0.file.lock() = Some(file.clone());
+        let filled = async {
+            if edits.is_none() && note.size > 0 {
+                file.set_len(DATA + note.size).await?;
+            }
+            if let Some(first) = first {
+                file.pwrite(DATA, vec![first], false).await?;
+            }
+            stage.note(note, false).await
+        };
+        if let Err(why) = filled.await.context(doing) {
+            // What a full disk refuses once for each write must not fill it.
+            let _ = stage.forget().await;
+            return Err(why);
+        }
+        Ok(stage)
+    }
+
+    /// What an earlier run left at `data`: its note and what of the file is here. `None`: it can't be told.
+    pub async fn open(folder: &Folder, data: PathBuf) -> Result<Option<(Own, Note, Edits)>> {
+        let disk = folder.disk();
+        let file = disk.open(&data, OpenHow::Write).await?;
+        let head = file.pread(0, DATA as usize).await?;
+        let (slots, Some(note)) = Slots::read(0, &head) else { return Ok(None) };
+        let staged = file.size().await?.saturating_sub(DATA);
+        let log = match disk.open(&data.with_extension("edits"), OpenHow::Write).await {
+            Ok(log) => Some(log),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => None,
+            Err(why) => return Err(why.into()),
+        };
+        if note.partly != log.is_some() {
+            return Ok(None);
+        }
+        let base = note.borrowed.as_ref().map(|s| &s.base).or(note.base.as_ref());
+        let size = base.map_or(0, |b| b.size);
+        let mut edits = Edits { local: Ranges::default(), base_len: size, size };
+        let mut records = 0;
+        match &log {
+            Some(log) => records = read_edits(log.as_ref(), &mut edits).await?,
+            None => {
+                edits = Edits { local: Ranges::default(), base_len: 0, size: staged };
+                edits.local.insert(0..staged);
+            }
+        }
+        let stage = Own::new(folder, data, &note, slots);
+        stage.0.durable.store(true, Ordering::Release);
+        if let Some(ours) = &stage.0.log {
+            *ours.lock().await = Log { file: None, records, inherited: true, covered: edits.local.clone() };
+        }
+        Ok(Some((stage, note, edits)))
+    }
+
+    /// It was made when the crash came: bytes come after the first note, so that it has none.
+    pub async fn is_unborn(disk: &Arc<dyn Disk>, data: &Path) -> Result<bool> {
+        let head = disk.open(data, OpenHow::Read).await?.pread(0, DATA as usize).await?;
+        Ok(head.iter().all(|byte| *byte == 0))
+    }
+
+    /// Makes what an earlier run left survive a loss of power.
+    pub async fn harden(&self) -> Result<()> {
+        if self.0.log.is_some() {
+            self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?.sync().await?;
+        }
+        self.firm(self.file().await?.sync()).await?;
+        let dir = self.0.data.parent().unwrap_or(Path::new("."));
+        Ok(self.0.folder.disk().sync_dir(dir).await?)
+    }
+
+    /// A sync has failed: what it holds may be lost.
+    pub fn is_doubtful(&self) -> bool {
+        self.0.failed.load(Ordering::Acquire)
+    }
+
+    pub fn is_durable(&self) -> bool {
+        self.0.durable.load(Ordering::Acquire)
+    }
+
+    /// Its notes say that it was to survive a loss of power.
+    pub fn is_synced(&self) -> bool {
+        self.0.synced.load(Ordering::Acquire)
+    }
+
+    /// The bucket has all of it: what comes next was not synced.
+    pub fn stored(&self) {
+        self.0.synced.store(false, Ordering::Release);
+    }
+
+    async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
+        if let Some(file) = &*self.0.file.lock() {
+            return Ok(file.clone());
+        }
+        let file = self.0.folder.disk().open(&self.0.data, OpenHow::Write).await?;
+        Ok(self.0.file.lock().get_or_insert(file).clone())
+    }
+
+    /// Lets go of the file descriptors until the bytes are needed again.
+    pub fn rest(&self) {
+        self.0.file.lock().take();
+        if let Some(mut log) = self.0.log.as_ref().and_then(|log| log.try_lock().ok()) {
+            log.file = None;
+        }
+    }
+
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        let end = offset + data.len() as u64;
+        self.file().await?.pwrite(DATA + offset, vec![data], false).await?;
+        self.edited(offset, end).await
+    }
+
+    /// These bytes of the stage are the file's.
+    pub async fn edited(&self, start: u64, end: u64) -> Result<()> {
+        let Some(log) = &self.0.log else { return Ok(()) };
+        let mut log = log.lock().await;
+        if start >= end || log.covered.split(start..end).iter().all(|(_, inside)| *inside) {
+            return Ok(());
+        }
+        self.append(&mut log, start, end).await?;
+        log.covered.insert(start..end);
+        Ok(())
+    }
+
+    /// The file is so long now, and what of it was staged behind that isn't its any more.
+    pub async fn cut(&self, size: u64) -> Result<()> {
+        if let Some(log) = &self.0.log {
+            let mut log = log.lock().await;
+            self.append(&mut log, size, CUT).await?;
+            log.covered.cut(size);
+        }
+        Ok(self.file().await?.set_len(DATA + size).await?)
+    }
+
+    async fn append(&self, log: &mut Log, start: u64, end: u64) -> Result<()> {
+        let file = match &log.file {
+            Some(file) => file.clone(),
+            None => self.0.folder.disk().open(&self.0.edits, OpenHow::Create).await?,
+        };
+        if log.inherited {
+            // What a loss of power left behind a record that it took must never follow another.
+            let end = log.records * RECORD as u64;
+            if file.size().await? > end {
+                file.set_len(end).await?;
+                file.sync().await?;
+            }
+            log.inherited = false;
+        }
+        let bytes = Bytes::copy_from_slice(&record(start, end, log.records));
+        file.pwrite(log.records * RECORD as u64, vec![bytes], false).await?;
+        log.records += 1;
+        log.file = Some(file);
+        Ok(())
+    }
+
+    /// `len` bytes; zeros where the stage ends early.
+    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        padded(self.file().await?.pread(DATA + offset, len).await?, len)
+    }
+
+    /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
+    /// failed, it fails for good.
+    pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
+        let mut slots = self.0.slots.lock().await;
+        let first = slots.number() == 1;
+        // What was left there may come back with the power, whatever was written since. The first note is from before.
+        let outgrown = self.0.outgrown.clone().filter(|_| !first);
+        let takes = note.over.is_some() && !self.0.took.load(Ordering::Acquire);
+        let replaces = takes || outgrown.is_some() && !self.0.named.load(Ordering::Acquire);
+        let was = self.0.synced.load(Ordering::Acquire);
+        let synced = durable || was;
+        let (at, bytes) = slots.next(&Note { outgrown, synced, ..note.clone() })?;
+        let file = self.file().await?;
+        if durable && self.0.log.is_some() {
+            let edits = self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?;
+            self.firm(edits.sync()).await?;
+        }
+        if durable && (replaces || !was) || slots.inherited() {
+            // The note must not outlive the bytes: what it replaces goes with it, and it says that they are safe. Nor may
+            // what an earlier run left be written over while it may be all that a loss of power leaves.
+            let synced = self.firm(file.sync()).await;
+            slots.synced();
+            synced.or_else(|why| if durable { Err(why) } else { Ok(()) })?;
+        }
+        file.pwrite(at.start, vec![bytes], false).await?;
+        slots.wrote(at);
+        self.0.synced.store(synced, Ordering::Release);
+        if durable {
+            let failed = |why: &Error| {
+                tracing::debug!(%why, "later notes don't say that it is synced");
+                self.0.synced.store(was, Ordering::Release);
+            };
+            self.firm(file.sync()).await.inspect_err(failed)?;
+            slots.synced();
+            self.0.durable.store(true, Ordering::Release);
+            self.0.took.fetch_or(note.replaces().is_some(), Ordering::AcqRel);
+        }
+        if durable && !self.0.named.load(Ordering::Acquire) {
+            let dir = self.0.data.parent().unwrap_or(Path::new("."));
+            self.0.folder.disk().sync_dir(dir).await?;
+            self.0.named.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// A sync of the stage's, unless one has failed before.
+    async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
+        let failed = |why: &dyn fmt::Display| {
+            let said = format!("{} may have lost what was written to it: {why}", self.path().display());
+            Error::new(Kind::Io, said)
+        };
+        if self.0.failed.load(Ordering::Acquire) {
+            return Err(failed(&"an earlier sync failed"));
+        }
+        sync.await.map_err(|why| {
+            self.0.failed.store(true, Ordering::Release);
+            failed(&why)
+        })
+    }
+
+    /// Takes its names out of the folder; who holds it goes on.
+    pub async fn forget(&self) -> Result<()> {
+        if self.0.nameless.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        if let Err(why) = self.file().await {
+            // A removed file that came back would be worse.
+            tracing::warn!(path = %self.0.data.display(), %why, "who has a removed file open can't read what is staged of it");
+        }
+        // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
+        if let Err(why) = self.0.folder.remove(&self.0.data).await {
+            self.0.nameless.store(false, Ordering::Release);
+            return Err(why.into());
+        }
+        if self.0.log.is_some() {
+            self.0.folder.remove(&self.0.edits).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What was read, and zeros up to `len`.
+pub fn padded(found: Bytes, len: usize) -> Result<Bytes> {
+    if found.len() > len {
+        return Err(Error::new(Kind::Internal, "the disk gave more bytes than asked for"));
+    }
+    if found.len() == len {
+        return Ok(found);
+    }
+    let mut padded = found.to_vec();
+    padded.resize(len, 0);
+    Ok(padded.into())
+}
+
+async fn read_edits(log: &dyn DiskFile, edits: &mut Edits) -> Result<u64> {
+    let mut place = 0;
+    loop {
+        let bytes = log.pread(place * RECORD as u64, PIECE).await?;
+        for one in bytes.chunks_exact(RECORD) {
+            let (start, end) = (word(one, 0), word(one, 8));
+            // A write whose record is torn was never answered.
+            if *one != record(start, end, place) || start > end {
+                return Ok(place);
+            }
+            edits.apply(start, end);
+            place += 1;
+        }
+        if bytes.len() < PIECE {
+            return Ok(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::note::Mark;
+    use super::*;
+    use crate::base::rt::sim::{Sim, SimDisk};
+    use crate::fs::object::Base;
+    use crate::store::Etag;
+
+    fn note() -> Note {
+        Note { key: "k".into(), mark: Mark::Open, url: "mem:x".into(), ..Note::nobody() }
+    }
+
+    #[test]
+    fn the_bytes_of_a_record_are_these() {
+        assert_eq!(word(&record(1, 2, 3), 16), 8_964_613_590_703_056_768);
+    }
+
+    #[test]
+    fn what_was_staged_is_found_again() {
+        let sim = Sim::new(7);
+        let world = sim.clone();
+        sim.run(async move {
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
+            let folder = Folder::on(&disk);
+            disk.create_dir(Path::new("/s")).await.unwrap();
+            let fresh = Own::create(&folder, "/s/a.stage".into(), &note(), None, None).await.unwrap();
+            fresh.write(0, Bytes::from_static(b"hello")).await.unwrap();
+            fresh.cut(9).await.unwrap();
+            let closed = Note { mark: Mark::Closed, size: 9, ..note() };
+            fresh.note(&closed, true).await.unwrap();
+            let (found, told, edits) = Own::open(&folder, "/s/a.stage".into()).await.unwrap().unwrap();
+            let closed = Note { synced: true, ..closed };
+            assert_eq!((told, edits.size, edits.base_len), (closed, 9, 0));
+            assert_eq!(found.read(0, 9).await.unwrap(), &b"hello\0\0\0\0"[..]);
+
+            let base = Some(Base { etag: Etag("e".into()), size: 100 });
+            let about = Note { base, partly: true, ..note() };
+            let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
+            let edit = Own::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
+            edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
+            edit.write(11, Bytes::from_static(b"y")).await.unwrap();
+            edit.cut(50).await.unwrap();
+            edit.write(60, Bytes::from_static(b"end")).await.unwrap();
+            let (found, _, edits) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            assert_eq!((edits.base_len, edits.size), (50, 63));
+            let here: Vec<_> =
+                edits.local.split(0..63).into_iter().filter(|(_, l)| *l).map(|(r, _)| r).collect();
+            assert_eq!(here, [10..13, 50..63]);
+            found.forget().await.unwrap();
+            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.stage"]);
+            assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn what_stands_behind_a_torn_edit_never_counts() {
+        let sim = Sim::new(7);
+        let world = sim.clone();
+        sim.run(async move {
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
+            let folder = Folder::on(&disk);
+            disk.create_dir(Path::new("/s")).await.unwrap();
+            let base = Some(Base { etag: Etag("e".into()), size: 100 });
+            let about = Note { base, partly: true, ..note() };
+            let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
+            let edit = Own::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
+            edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
+            edit.cut(50).await.unwrap();
+            // The power took the third record's page and left the fourth's.
+            let edits = disk.open(Path::new("/s/b.edits"), OpenHow::Write).await.unwrap();
+            edits.pwrite(2 * RECORD as u64, vec![Bytes::from_static(&[0; RECORD])], false).await.unwrap();
+            let (found, _, left) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            assert_eq!(left.size, 100);
+            found.write(60, Bytes::from_static(b"abc")).await.unwrap();
+            let (_, _, left) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            assert_eq!(
+                (left.size, left.local.touches(&(60..63))),
+                (100, true),
+                "a record of before counts again"
+            );
+        })
+        .unwrap();
+    }
+}

@@ -1,0 +1,198 @@
+//! What earlier mounts could not store and no mount is at work on: listed, copied out, dropped.
+//!
+//! A slot that a mount holds is that mount's, and not looked at.
+
+use std::cmp::Reverse;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::area::{Found, LOCK, Left, UNKNOWN};
+use super::dir::Folder;
+use super::note::Mark;
+use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+
+/// Bytes copied at a time.
+const PIECE: usize = 1 << 20;
+
+/// A file that is kept on this host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Kept {
+    pub url: String,
+    pub key: String,
+    pub bytes: u64,
+    /// Where its bytes stand.
+    pub path: PathBuf,
+    /// It was not closed when the mount ended.
+    pub unfinished: bool,
+    /// Only what was changed of it is here: the object has the rest.
+    pub partly: bool,
+}
+
+/// All of the buckets whose folders are in `staging`, while nobody mounts them.
+pub struct Keep {
+    left: Vec<Left>,
+    /// What can't be told whose it is.
+    unknown: Vec<Kept>,
+    folder: Folder,
+    _locks: Vec<Box<dyn DiskLock>>,
+}
+
+fn shown(left: &Left) -> Kept {
+    Kept {
+        url: left.note.url.clone(),
+        key: left.note.key.clone(),
+        bytes: left.edits.size,
+        path: left.stage.path(),
+        unfinished: left.note.mark == Mark::Open && !left.note.owed,
+        partly: left.stage.partly(),
+    }
+}
+
+impl Keep {
+    /// Until this is dropped, a mount of such a bucket takes another slot, and does not see what is in here.
+    pub async fn open(disk: &Arc<dyn Disk>, staging: &Path) -> Result<Keep> {
+        let folder = Folder::on(disk);
+        let (mut found, mut locks) = (Found::default(), Vec::new());
+        let doing = || format!("looking for what is kept in {}", staging.display());
+        for bucket in names(disk, staging).await.context(doing)? {
+            for slot in names(disk, &staging.join(&bucket)).await.context(doing)? {
+                let slot = staging.join(&bucket).join(slot);
+                if names(disk, &slot).await.context(doing)?.iter().all(|name| name == LOCK) {
+                    continue;
+                }
+                match disk.lock(&slot.join(LOCK), "being looked at").await {
+                    Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
+                    lock => locks.push(lock.context(doing)?),
+                }
+                found.look(&folder, &slot).await.context(doing)?;
+            }
+        }
+        let lost =
+            found.lost.iter().map(|(stage, note)| (stage.path(), note.as_ref().map(|n| n.key.clone()), 0));
+        let unsent = found.unsent.iter().map(|one| (one.path.clone(), Some(one.key.clone()), one.bytes));
+        let unknown = lost.chain(unsent).map(|(path, key, bytes)| Kept {
+            url: UNKNOWN.to_owned(),
+            key: key.unwrap_or_else(|| UNKNOWN.to_owned()),
+            bytes,
+            path,
+            unfinished: true,
+            partly: true,
+        });
+        let unknown = unknown.collect();
+        let mut left: Vec<Left> =
+            found.left.into_iter().filter(|left| left.note.mark != Mark::Sent).collect();
+        // The latest of a name first.
+        left.sort_by_cached_key(|left| (left.note.key.clone(), Reverse(left.note.life)));
+        Ok(Keep { left, unknown, folder, _locks: locks })
+    }
+
+    pub fn list(&self) -> Vec<Kept> {
+        self.left.iter().map(shown).chain(self.unknown.iter().cloned()).collect()
+    }
+
+    /// Keeps what is of the bucket `url` alone.
+    pub fn only(mut self, url: &str) -> Keep {
+        self.left.retain(|left| left.note.url == url);
+        self.unknown.clear();
+        self
+    }
+
+    /// Copies them below `to`, each under its key, earlier versions of it beside it. What is there already is not touched, which is an error, as is a file of
+    /// which this host has only a part. The first error is told after all were tried.
+    pub async fn copy_out(&self, to: &Path) -> (Vec<PathBuf>, Result<()>) {
+        let (mut copied, mut result) = (Vec::new(), Ok(()));
+        for (n, left) in self.left.iter().enumerate() {
+            let older = self.left[..n].iter().rev().take_while(|l| l.note.key == left.note.key).count();
+            match self.copy(left, older, to).await {
+                Ok(path) => copied.push(path),
+                Err(why) => result = result.and(Err(why)),
+            }
+        }
+        (copied, result)
+    }
+
+    async fn copy(&self, left: &Left, older: usize, to: &Path) -> Result<PathBuf> {
+        let key = &left.note.key;
+        if left.stage.partly() || left.note.borrowed.is_some() {
+            let why = format!(
+                "{key}: only what was changed of it is on this host: mount its bucket to have it sent"
+            );
+            return Err(Error::new(Kind::Unsupported, why));
+        }
+        // A key is no path: nothing may lead out of the folder.
+        if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            let why = format!("{key:?} is no name of a file: copy {} by hand", left.stage.path().display());
+            return Err(Error::new(Kind::Unsupported, why));
+        }
+        // An earlier version has the latest one beside it.
+        let name = if older > 0 { format!("{key}.earlier-{older}") } else { key.clone() };
+        let path = to.join(name);
+        let doing = || format!("copying {key} to {}", path.display());
+        let disk = self.folder.disk();
+        disk.create_dir(path.parent().unwrap_or(to)).await.context(doing)?;
+        if disk.open(&path, OpenHow::Read).await.is_ok() {
+            return Err(Error::new(Kind::Exists, format!("{} is there already", path.display())));
+        }
+        // Under its name only when it is whole.
+        let part = path.with_file_name(format!(".{}.part", path.file_name().unwrap_or_default().display()));
+        let file = disk.open(&part, OpenHow::Create).await.context(doing)?;
+        file.set_len(0).await.context(doing)?;
+        let done = async {
+            self.fill(left, &*file).await?;
+            disk.rename(&part, &path).await?;
+            disk.sync_dir(path.parent().unwrap_or(to)).await?;
+            Ok(())
+        };
+        if let Err(why) = done.await {
+            // It is not what is asked for, whether it can be removed or not.
+            let _ = disk.remove(&part).await;
+            return Err(Error::context(why, doing()));
+        }
+        left.stage.rest();
+        Ok(path)
+    }
+
+    async fn fill(&self, left: &Left, file: &dyn DiskFile) -> Result<()> {
+        let size = left.edits.size;
+        let mut at = 0;
+        while at < size {
+            let piece = left.stage.read(at, PIECE.min((size - at) as usize)).await?;
+            let len = piece.len() as u64;
+            if len == 0 {
+                return Err(Error::new(Kind::Corrupt, format!("its bytes end at {at} of {size}")));
+            }
+            file.pwrite(at, vec![piece], false).await?;
+            at += len;
+        }
+        file.sync().await?;
+        Ok(())
+    }
+
+    /// Drops them, for good; says how many. The first error is told after all were tried.
+    pub async fn drop_all(self) -> (usize, Result<()>) {
+        let (mut count, mut result) = (0, Ok(()));
+        // The oldest first: cut off midway, what is left of a name is its latest.
+        for left in self.left.iter().rev() {
+            match left.stage.forget().await {
+                Ok(()) => count += 1,
+                Err(why) => result = result.and(Err(why)),
+            }
+        }
+        (count, result.and(self.folder.settle().await))
+    }
+}
+
+/// Nothing where there is no folder.
+async fn names(disk: &Arc<dyn Disk>, dir: &Path) -> std::io::Result<Vec<String>> {
+    match disk.list(dir).await {
+        Err(why)
+            if matches!(why.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
+            Ok(Vec::new())
+        }
+        names => names,
+    }
+}

@@ -1,0 +1,19 @@
+//! Written bytes on the local disk until the bucket has them: the area, its files and slabs, and their notes.
+
+mod area;
+mod dir;
+mod file_stage;
+mod kept_files;
+mod note;
+mod rename_intent;
+mod slab;
+mod slab_stage;
+mod stage;
+
+pub use area::{Found, Left, Staging, UNKNOWN, Unsent, take_over};
+pub use dir::Folder;
+pub use file_stage::Edits;
+pub use kept_files::{Keep, Kept};
+pub use note::{Mark, NOTE_FORMAT, Note};
+pub use rename_intent::{INTENT_FORMAT, Move};
+pub use stage::Stage;

@@ -1,0 +1,334 @@
+//! Whose bytes are staged, and what for: a note in one of three slots before them. A new one is written neither over the
+//! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
+//! power leaves that one whatever was written since.
+//!
+//! Slots begin at 0 (in a berth of a shelf at 32), 10752 and 21504. Format 2 had two, the second at 16384.
+//!
+//! | slot | bytes | meaning |
+//! |---|---|---|
+//! | 0 | 8 | `WLSTAGE1` |
+//! | 8 | 8 | number: the greater one counts |
+//! | 16 | 8 | length of the note |
+//! | 24 | 8 | XXH3-64 of number, length and note |
+//! | 32 | … | the note: JSON |
+//!
+//! Numbers are little-endian.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::base::{Error, Kind, Result};
+use crate::fs::object::{Base, Signature, Source};
+use crate::store::Attrs;
+
+const MAGIC: &[u8; 8] = b"WLSTAGE1";
+const HEAD: usize = 32;
+/// Where a stage's bytes begin: its notes are before that.
+pub const AREA: u64 = 32 << 10;
+const SLOT: u64 = 10752;
+/// The longest note, in bytes; a slot has no less room.
+const NOTE_MAX: usize = SLOT as usize - 2 * HEAD;
+pub const NOTE_FORMAT: u32 = 3;
+/// Where format 2 had its second slot.
+const SECOND_OF_2: u64 = AREA / 2;
+const LONGEST_OF_2: usize = SECOND_OF_2 as usize;
+
+/// How a file's staged bytes stand to its object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// Written to since it was last closed or synced.
+    Open,
+    /// As it was closed or synced; the bucket may not have it yet.
+    Closed,
+    /// The bucket has it.
+    Sent,
+}
+
+/// Whose bytes are staged, and what for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Note {
+    pub format: u32,
+    pub url: String,
+    pub key: String,
+    /// The object that they change; none for a new one.
+    pub base: Option<Base>,
+    /// Another object, whose bytes count instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowed: Option<Source>,
+    /// The multipart upload that has parts of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
+    pub size: u64,
+    /// Bytes of the object still count: the edits stand beside.
+    pub partly: bool,
+    pub mark: Mark,
+    /// A close or fsync since the bucket last had it was answered, or is being.
+    pub owed: bool,
+    /// The stage of a version that was closed, over which this one was begun anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
+    /// The berth that the file outgrew: all that was there is in this stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outgrown: Option<String>,
+    /// XXH3-64 of the bytes of a closed file in a berth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<u64>,
+    /// Greater than that of all notes that the mount found, and of those that it wrote: no clock tells as well what is later.
+    #[serde(default)]
+    pub life: u64,
+    /// The run of the machine that wrote this (`Disk::boot`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// It was to survive a loss of power, this time or before, and the bucket has not had it since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub synced: bool,
+    /// What may have been sent since `base` was the object, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sending: Vec<Signature>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    pub user: BTreeMap<String, String>,
+}
+
+impl Note {
+    /// One that says nothing.
+    #[cfg(test)]
+    pub fn nobody() -> Note {
+        Note {
+            format: NOTE_FORMAT,
+            url: String::new(),
+            key: String::new(),
+            base: None,
+            borrowed: None,
+            upload: None,
+            size: 0,
+            partly: false,
+            mark: Mark::Sent,
+            owed: false,
+            over: None,
+            outgrown: None,
+            sum: None,
+            life: 0,
+            boot: None,
+            synced: false,
+            sending: Vec::new(),
+            content_type: None,
+            user: BTreeMap::new(),
+        }
+    }
+
+    /// The machine has been started anew since, and nobody had asked for the bytes to survive that.
+    pub fn is_unsure(&self, boot: Option<&str>) -> bool {
+        let here = boot.is_none() || self.boot.is_none() || boot == self.boot.as_deref();
+        !here && !self.synced && self.mark != Mark::Sent
+    }
+
+    pub fn attrs(&self) -> Attrs {
+        Attrs { content_type: self.content_type.clone(), user: self.user.clone() }
+    }
+
+    /// The version whose place it takes.
+    pub fn replaces(&self) -> Option<&str> {
+        self.over.as_deref().filter(|_| self.mark != Mark::Open || self.owed)
+    }
+}
+
+/// A note as it stands in its slot.
+pub fn slot(number: u64, note: &Note) -> Result<Bytes> {
+    let body = serde_json::to_vec(note).expect("a note has only string keys");
+    if body.len() > NOTE_MAX {
+        return Err(Error::new(Kind::Invalid, format!("{}: name and attributes are too long", note.key)));
+    }
+    let mut hashed = BytesMut::with_capacity(16 + body.len());
+    hashed.extend_from_slice(&number.to_le_bytes());
+    hashed.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    hashed.extend_from_slice(&body);
+    let mut out = BytesMut::with_capacity(HEAD + body.len());
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&hashed[..16]);
+    out.extend_from_slice(&xxh3_64(&hashed).to_le_bytes());
+    out.extend_from_slice(&body);
+    Ok(out.freeze())
+}
+
+pub fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// A slot's number and note, and how long both are; none where it has no whole one.
+fn unslot(bytes: &[u8]) -> Option<(u64, usize, Note)> {
+    if bytes.len() < HEAD || bytes[..8] != MAGIC[..] {
+        return None;
+    }
+    let len = usize::try_from(word(bytes, 16)).ok().filter(|n| *n <= bytes.len() - HEAD)?;
+    let body = &bytes[HEAD..HEAD + len];
+    let hashed = [&bytes[8..24], body].concat();
+    if xxh3_64(&hashed) != word(bytes, 24) {
+        return None;
+    }
+    let note: Note = serde_json::from_slice(body).ok()?;
+    (2..=NOTE_FORMAT).contains(&note.format).then_some((word(bytes, 8), HEAD + len, note))
+}
+
+/// The slots of one stage.
+#[derive(Debug)]
+pub struct Slots {
+    starts: [u64; 3],
+    /// The next note's number.
+    number: u64,
+    last: Range<u64>,
+    /// The latest that was made durable.
+    durable: Range<u64>,
+    /// The latest is an earlier run's: nobody knows whether it was made durable.
+    inherited: bool,
+}
+
+impl Slots {
+    /// A new stage's, whose notes begin at `first`.
+    pub fn new(first: u64) -> Slots {
+        let starts = [first, SLOT, 2 * SLOT];
+        Slots { starts, number: 1, last: 0..0, durable: 0..0, inherited: false }
+    }
+
+    /// Those of a stage that begins with `area`, and the note that counts.
+    pub fn read(first: u64, area: &[u8]) -> (Slots, Option<Note>) {
+        let mut slots = Slots::new(first);
+        let at = |start: u64| {
+            let bytes = area.get(start as usize..).unwrap_or_default();
+            let (number, len, note) = unslot(&bytes[..bytes.len().min(LONGEST_OF_2)])?;
+            Some((number, start..start + len as u64, note))
+        };
+        let all = slots.starts.into_iter().chain([SECOND_OF_2]).filter_map(at);
+        let Some((number, last, note)) = all.max_by_key(|(number, ..)| *number) else { return (slots, None) };
+        // Nobody else has written there: the greatest number can't be one.
+        slots.number = number.saturating_add(1);
+        (slots.last, slots.inherited) = (last, true);
+        (slots, Some(note))
+    }
+
+    /// Notes up to this number were written, as is known from elsewhere.
+    pub fn follow(&mut self, number: u64) {
+        self.number = self.number.max(number.saturating_add(1));
+    }
+
+    /// The next note's.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The next note as it stands in its slot, and where that is.
+    pub fn next(&self, note: &Note) -> Result<(Range<u64>, Bytes)> {
+        let bytes = slot(self.number, note)?;
+        let ranges = self.starts.map(|start| start..start + bytes.len() as u64);
+        let meets = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+        let free = ranges.iter().find(|at| !meets(at, &self.last) && !meets(at, &self.durable));
+        // Two of format 2 can meet all three.
+        let or = ranges.iter().find(|at| !meets(at, &self.durable));
+        let at = free.or(or).cloned().ok_or_else(|| Error::new(Kind::Internal, "a note has no slot"))?;
+        Ok((at, bytes))
+    }
+
+    /// It is there now.
+    pub fn wrote(&mut self, at: Range<u64>) {
+        self.number += 1;
+        self.last = at;
+    }
+
+    /// The latest is to be made durable before there are others.
+    pub fn inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// The latest was made durable.
+    pub fn synced(&mut self) {
+        self.durable = self.last.clone();
+        self.inherited = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> Note {
+        Note { key: "k".into(), mark: Mark::Open, url: "mem:x".into(), ..Note::nobody() }
+    }
+
+    #[test]
+    fn the_bytes_of_a_note_are_these() {
+        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"life":0,"user":{}}"#;
+        let bytes = slot(3, &note()).unwrap();
+        assert_eq!(
+            &bytes[..24],
+            [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
+        );
+        assert_eq!(&bytes[32..], body);
+        assert_eq!(word(&bytes, 24), 3_549_074_229_082_480_036);
+        assert_eq!(unslot(&bytes), Some((3, bytes.len(), note())));
+        for at in 0..bytes.len() {
+            let mut bad = bytes.to_vec();
+            bad[at] ^= 1;
+            assert_eq!(unslot(&bad), None, "byte {at}");
+            assert_eq!(unslot(&bytes[..at]), None);
+        }
+    }
+
+    fn put(area: &mut [u8], slots: &mut Slots, note: &Note) -> Range<u64> {
+        let (at, bytes) = slots.next(note).unwrap();
+        area[at.start as usize..at.end as usize].copy_from_slice(&bytes);
+        slots.wrote(at.clone());
+        at
+    }
+
+    #[test]
+    fn the_last_note_and_the_last_durable_one_are_not_written_over() {
+        let mut area = vec![0; AREA as usize];
+        let mut slots = Slots::new(32);
+        let sized = |size| Note { size, ..note() };
+        put(&mut area, &mut slots, &sized(1));
+        let durable = put(&mut area, &mut slots, &sized(2));
+        slots.synced();
+        for size in 3..9 {
+            let before = slots.last.clone();
+            let at = put(&mut area, &mut slots, &sized(size));
+            assert!(at.start != durable.start && at.start != before.start, "{at:?}");
+            let (found, latest) = Slots::read(32, &area);
+            assert_eq!((latest, found.number), (Some(sized(size)), size + 1));
+        }
+        let torn = slots.last.clone();
+        area[torn.start as usize + 40] ^= 1;
+        assert_eq!(Slots::read(32, &area).1, Some(sized(7)), "the one before");
+        for start in [32, SLOT, 2 * SLOT].into_iter().filter(|start| *start != durable.start) {
+            area[start as usize] = 0;
+        }
+        assert_eq!(Slots::read(32, &area).1, Some(sized(2)), "the durable one");
+        area[durable.start as usize] = 0;
+        assert_eq!(Slots::read(32, &area).1, None);
+        assert_eq!(Slots::read(32, &[]).1, None);
+    }
+
+    #[test]
+    fn a_note_of_format_2_is_read_and_not_written_over() {
+        for (start, long) in [(0, 5), (0, 14_000), (SECOND_OF_2, 5), (SECOND_OF_2, 14_000)] {
+            let old = Note { format: 2, key: "k".repeat(long), ..note() };
+            let body = serde_json::to_vec(&old).unwrap();
+            let head = [&7_u64.to_le_bytes()[..], &(body.len() as u64).to_le_bytes()].concat();
+            let hash = xxh3_64(&[&head[..], &body].concat());
+            let bytes = [&MAGIC[..], &head, &hash.to_le_bytes(), &body].concat();
+            let mut area = vec![0; AREA as usize];
+            area[start as usize..start as usize + bytes.len()].copy_from_slice(&bytes);
+            let (mut slots, found) = Slots::read(0, &area);
+            assert_eq!((found, slots.number()), (Some(old.clone()), 8));
+            assert!(slots.inherited());
+            let at = put(&mut area, &mut slots, &note());
+            assert_eq!(Slots::read(0, &area).1, Some(note()));
+            area[at.start as usize] = 0;
+            assert_eq!(Slots::read(0, &area).1, Some(old), "the one before");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A directory's listing on its way to a reader: what was listed and not yet read.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::metadata_sample::Metadata;
+use super::name_cache::{LISTING_MAX, Seen, Ticket};
+use super::parallel_listing::Feed;
+use super::version_nodes::PastPlace;
+use crate::base::rt::Instant;
+use crate::fs::file::OpenFile;
+use crate::fs::object::Facts;
+
+/// Entries handed out at once; more than fit a reply.
+pub const BATCH: usize = 512;
+
+/// One name of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    pub name: Vec<u8>,
+    pub key: String,
+    pub dir: bool,
+    pub facts: Facts,
+    pub until: Instant,
+    /// When the listing began.
+    pub ticket: Option<Ticket>,
+    /// Of earlier versions.
+    pub past: Option<PastPlace>,
+}
+
+#[derive(Debug)]
+pub struct DirHandle {
+    pub ino: u64,
+    pub prefix: String,
+    pub stream: tokio::sync::Mutex<Stream>,
+}
+
+#[derive(Debug)]
+pub struct Stream {
+    /// Once it has begun.
+    pub feed: Option<Feed>,
+    pub ended: bool,
+    /// The first window entry's cookie.
+    pub base: u64,
+    pub window: VecDeque<Item>,
+    /// The entries before this cookie were looked at, as far as that was needed. The kernel takes a few of a batch at a
+    /// time: what was found stays in the window, so that no name is asked for again.
+    pub looked: u64,
+    pub waiting: Vec<(String, Facts)>,
+    /// Local names that the listing has not shown.
+    pub local: BTreeMap<String, Arc<OpenFile>>,
+    pub kept: BTreeSet<String>,
+    pub last_piece: Vec<u8>,
+    pub metadata: Metadata,
+    /// The whole directory, for `Known`, as long as it is small.
+    pub whole: Option<BTreeMap<String, Seen>>,
+    pub until: Instant,
+    pub ticket: Option<Ticket>,
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        Stream::new()
+    }
+}
+
+impl Stream {
+    pub fn new() -> Stream {
+        Stream {
+            feed: None,
+            ended: false,
+            base: 0,
+            window: VecDeque::new(),
+            looked: 0,
+            waiting: Vec::new(),
+            local: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            last_piece: Vec::new(),
+            metadata: Metadata::Unknown,
+            whole: Some(BTreeMap::new()),
+            until: Instant::default(),
+            ticket: None,
+        }
+    }
+
+    /// Whether the entry at `cookie` is here, or the end; the window begins there then.
+    pub fn seek(&mut self, cookie: u64) -> bool {
+        let Some(skip) = cookie.checked_sub(self.base) else { return false };
+        let skip = skip as usize;
+        if skip > self.window.len() || skip == self.window.len() && !self.ended {
+            return false;
+        }
+        self.window.drain(..skip);
+        self.base = cookie;
+        true
+    }
+
+    /// The window's first entries; those alone that were `looked` at, if that is asked for.
+    pub fn first(&self, looked: bool) -> Vec<Item> {
+        let known = self.looked.saturating_sub(self.base) as usize;
+        let count = if looked { known.min(BATCH) } else { BATCH };
+        self.window.iter().take(count).cloned().collect()
+    }
+
+    /// Entries from `cookie` on, if they are here.
+    pub fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
+        self.seek(cookie).then(|| self.first(false))
+    }
+}
+
+impl Stream {
+    pub fn remember(&mut self, component: &str, change: impl FnOnce(&mut Seen)) {
+        if let Some(whole) = &mut self.whole {
+            change(whole.entry(component.to_owned()).or_default());
+            if whole.len() > LISTING_MAX {
+                self.whole = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What an open file or directory is known by between its open and its release.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::dir_stream::{DirHandle, Stream};
+use super::version_nodes::PastPlace;
+use crate::base::FastMap;
+use crate::fs::file::OpenFile;
+use crate::fs::object::Base;
+use crate::fs::read::{Ahead, Reader};
+use crate::store::VersionMark;
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct How {
+    pub read: bool,
+    pub write: bool,
+    pub append: bool,
+    pub truncate: bool,
+    pub exclusive: bool,
+}
+
+#[derive(Debug)]
+pub struct FileHandle {
+    pub ino: u64,
+    pub file: Arc<OpenFile>,
+    pub how: How,
+    pub wrote: Wrote,
+    pub reader: Reader,
+}
+
+/// What a handle wrote, counted, and how much of that a flush has answered for: of two processes that share a handle,
+/// one writes while the other's close sends.
+#[derive(Debug, Default)]
+pub struct Wrote {
+    changes: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl Wrote {
+    /// A change of the handle's that is made.
+    pub fn add(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One that is being made: counted when it ends, however it does. A flush that begins before then may have missed it.
+    pub fn changing(&self) -> Changing<'_> {
+        Changing(self)
+    }
+
+    /// What a flush that begins now answers for.
+    pub fn now(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A flush that began then succeeded.
+    pub fn flushed(&self, then: u64) {
+        self.flushed.fetch_max(then, Ordering::AcqRel);
+    }
+
+    /// Its close has something to answer for.
+    pub fn unflushed(&self) -> bool {
+        self.flushed.load(Ordering::Acquire) < self.now()
+    }
+}
+
+/// See `Wrote::changing`.
+#[derive(Debug)]
+pub struct Changing<'a>(&'a Wrote);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.add();
+    }
+}
+
+/// A version that is open for reading.
+#[derive(Debug)]
+pub struct PastFile {
+    pub key: String,
+    /// None of a mark that the object was deleted.
+    pub base: Option<Base>,
+    pub reader: Reader,
+    pub ahead: Ahead,
+}
+
+/// A directory of versions that is being listed.
+#[derive(Debug)]
+pub struct PastDir {
+    pub place: PastPlace,
+    pub stream: tokio::sync::Mutex<PastStream>,
+}
+
+#[derive(Debug, Default)]
+pub struct PastStream {
+    pub stream: Stream,
+    pub after: Option<VersionMark>,
+    /// Names listed that may come again.
+    pub shown: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Handles {
+    pub files: FastMap<u64, Arc<FileHandle>>,
+    pub dirs: FastMap<u64, Arc<DirHandle>>,
+    pub past_files: FastMap<u64, Arc<PastFile>>,
+    pub past_dirs: FastMap<u64, Arc<PastDir>>,
+}

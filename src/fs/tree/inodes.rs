@@ -1,0 +1,297 @@
+//! The table of what the kernel knows of us: one node a file or directory, found by number and by key.
+//!
+//! A node lives while the kernel counts lookups of it or a handle is open; its number is drawn from its key's hash,
+//! so that it stays the same over remounts. Names are not kept here: a node is its key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::base::FastMap;
+use crate::base::rt::Instant;
+use crate::fs::file::OpenFile;
+use crate::fs::object::{Facts, Rights};
+use crate::store::Etag;
+
+pub const ROOT: u64 = 1;
+
+/// A file or directory that the kernel or a handle refers to.
+#[derive(Debug)]
+pub struct Node {
+    pub ino: u64,
+    /// An object's key, or a directory's prefix (empty, or with a slash at its end unless it is a piece).
+    pub key: String,
+    pub dir: bool,
+    /// An object whose name a directory has: only its other name leads to it.
+    pub beside: bool,
+    /// Removed here: no name leads to it any more.
+    pub gone: bool,
+    /// A directory that stays visible here until then though nothing in the bucket shows it any more.
+    pub kept: Instant,
+    lookups: u64,
+    opens: u64,
+    pub facts: Facts,
+    /// `facts` are believed until then.
+    pub until: Instant,
+    /// What the kernel was told last, and judges by.
+    pub told: Option<Rights>,
+    /// Shared by all handles of a file; absent while there is none.
+    pub file: Option<Arc<OpenFile>>,
+    /// The object whose pages the kernel may hold.
+    pub cached: Option<Etag>,
+    /// Of a symbolic link: where it leads, and which object said so.
+    pub leads_to: Option<(Etag, Bytes)>,
+    /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. A file that
+    /// is opened has the same one.
+    pub changing: Arc<tokio::sync::Mutex<()>>,
+}
+
+type Place = (String, bool);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Inodes {
+    by_ino: FastMap<u64, Node>,
+    by_place: BTreeMap<Place, u64>,
+}
+
+impl Inodes {
+    pub fn new(root: Facts) -> Inodes {
+        let mut table = Inodes::default();
+        table.insert(ROOT, String::new(), true, root, Instant::default());
+        table
+    }
+
+    fn insert(&mut self, ino: u64, key: String, dir: bool, facts: Facts, until: Instant) {
+        let place = (key.clone(), dir);
+        let (gone, kept, lookups, opens) = (false, Instant::default(), 0, 0);
+        let node = Node {
+            ino,
+            key,
+            dir,
+            beside: false,
+            gone,
+            kept,
+            lookups,
+            opens,
+            facts,
+            until,
+            told: None,
+            file: None,
+            cached: None,
+            leads_to: None,
+            changing: Arc::default(),
+        };
+        self.by_ino.insert(ino, node);
+        self.by_place.insert(place, ino);
+    }
+
+    pub fn get(&self, ino: u64) -> Option<&Node> {
+        self.by_ino.get(&ino)
+    }
+
+    pub fn get_mut(&mut self, ino: u64) -> Option<&mut Node> {
+        self.by_ino.get_mut(&ino)
+    }
+
+    pub fn at(&self, key: &str, dir: bool) -> Option<&Node> {
+        self.by_ino.get(self.by_place.get(&(key.to_owned(), dir))?)
+    }
+
+    pub fn at_mut(&mut self, key: &str, dir: bool) -> Option<&mut Node> {
+        self.by_ino.get_mut(self.by_place.get(&(key.to_owned(), dir))?)
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_ino.len()
+    }
+
+    /// Finds the node, or makes one of which nothing is believed.
+    pub fn meet(&mut self, key: &str, dir: bool, facts: &Facts) -> &mut Node {
+        let place = (key.to_owned(), dir);
+        let ino = match self.by_place.get(&place) {
+            Some(ino) => *ino,
+            None => {
+                let ino = self.free_number(key, dir);
+                self.insert(ino, place.0, dir, facts.clone(), Instant::default());
+                ino
+            }
+        };
+        self.by_ino.get_mut(&ino).expect("each place's node is in the table")
+    }
+
+    /// Finds or makes the node; what was asked for later replaces what was asked for before. The caller knows that
+    /// nothing was changed here since.
+    pub fn learn(&mut self, key: &str, dir: bool, facts: Facts, until: Instant) -> &mut Node {
+        let node = self.meet(key, dir, &facts);
+        if node.facts.outlives(&facts) {
+            // A listing says nothing of a directory's metadata: what is known of it grows no younger.
+            if !dir {
+                node.facts.stored = facts.stored;
+                node.until = node.until.max(until);
+            }
+        } else if until >= node.until {
+            node.until = until;
+            node.facts = facts;
+        }
+        node
+    }
+
+    fn free_number(&self, key: &str, dir: bool) -> u64 {
+        let mut ino = xxh3_64(key.as_bytes()).rotate_left(u32::from(dir)) & (u64::MAX >> 1);
+        while ino <= ROOT || self.by_ino.contains_key(&ino) {
+            ino = (ino + 1) & (u64::MAX >> 1);
+        }
+        ino
+    }
+
+    /// The kernel was told of it once more.
+    pub fn looked_up(&mut self, ino: u64) {
+        if let Some(node) = self.by_ino.get_mut(&ino) {
+            node.lookups += 1;
+        }
+    }
+
+    pub fn forget(&mut self, ino: u64, times: u64) {
+        if let Some(node) = self.by_ino.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(times);
+        }
+        self.tidy(ino);
+    }
+
+    pub fn opened(&mut self, ino: u64) {
+        if let Some(node) = self.by_ino.get_mut(&ino) {
+            node.opens += 1;
+        }
+    }
+
+    pub fn closed(&mut self, ino: u64) {
+        if let Some(node) = self.by_ino.get_mut(&ino) {
+            node.opens = node.opens.saturating_sub(1);
+        }
+        self.tidy(ino);
+    }
+
+    pub fn opens(&self, ino: u64) -> u64 {
+        self.by_ino.get(&ino).map_or(0, |n| n.opens)
+    }
+
+    fn tidy(&mut self, ino: u64) {
+        if ino == ROOT
+            || self.by_ino.get(&ino).is_none_or(|n| n.lookups > 0 || n.opens > 0 || n.file.is_some())
+        {
+            return;
+        }
+        if let Some(node) = self.by_ino.remove(&ino)
+            && !node.gone
+        {
+            let had = self.by_place.remove(&(node.key, node.dir));
+            debug_assert_eq!(had, Some(ino), "a place is its node's");
+        }
+    }
+
+    /// No name leads to it any more; handles go on.
+    pub fn remove(&mut self, key: &str, dir: bool) {
+        if let Some(ino) = self.by_place.remove(&(key.to_owned(), dir)) {
+            let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
+            node.gone = true;
+            node.kept = Instant::default();
+            self.tidy(ino);
+        }
+    }
+
+    /// Gives a node, and for a directory all below it, another key. What was at the new place is removed.
+    pub fn rename(&mut self, from: &str, to: &str, dir: bool) {
+        self.remove(to, dir);
+        let moved: Vec<u64> = if dir {
+            self.below(from).collect()
+        } else {
+            self.by_place.get(&(from.to_owned(), false)).copied().into_iter().collect()
+        };
+        for ino in moved {
+            let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
+            self.by_place.remove(&(node.key.clone(), node.dir));
+            node.key = format!("{to}{}", &node.key[from.len()..]);
+            if let Some(file) = &node.file {
+                file.set_key(&node.key);
+            }
+            let place = (node.key.clone(), node.dir);
+            // What another client removed there may still be known.
+            self.remove(&place.0, place.1);
+            self.by_place.insert(place, ino);
+        }
+    }
+
+    /// The object at `key` is the copy of what the node was (of `from`, where that is told): the same bytes under this
+    /// etag.
+    pub fn moved(&mut self, key: &str, from: Option<&Etag>, etag: &Etag, now: Instant) {
+        let same = |was: Option<&Etag>| from.is_none() || was == from;
+        if let Some(node) = self.at_mut(key, false) {
+            node.cached = node.cached.take().filter(|was| same(Some(was))).map(|_| etag.clone());
+            if same(node.facts.etag.as_ref()) {
+                (node.facts.etag, node.facts.stored) = (Some(etag.clone()), None);
+            }
+            if let Some(file) = node.file.as_ref().filter(|f| same(f.base().map(|b| b.etag).as_ref())) {
+                file.moved(etag, now);
+            }
+        }
+    }
+
+    /// All nodes whose key begins with `prefix`, the directory itself too.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = u64> + 'a {
+        self.by_place
+            .range((prefix.to_owned(), false)..)
+            .take_while(move |((key, _), _)| key.starts_with(prefix))
+            .map(|(_, ino)| *ino)
+    }
+
+    /// Directories in `prefix` that only this mount still shows, by their component.
+    pub fn kept_in(&self, prefix: &str, now: Instant) -> Vec<String> {
+        let kept =
+            self.below(prefix).filter_map(|ino| self.by_ino.get(&ino)).filter(|n| n.kept > now && n.dir);
+        let names = kept.filter_map(|n| n.key[prefix.len()..].strip_suffix('/'));
+        names.filter(|c| !c.contains('/')).map(str::to_owned).collect()
+    }
+
+    /// Files below `prefix` that exist here only: opened, written, not sent yet.
+    pub fn local_below(&self, prefix: &str) -> Vec<(String, Arc<OpenFile>)> {
+        let open = self.below(prefix).filter_map(|ino| self.by_ino.get(&ino));
+        open.filter_map(|n| n.file.clone().map(|f| (n.key.clone(), f)))
+            .filter(|(_, f)| f.is_local())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::object::{MountOptions, Ns};
+
+    #[test]
+    fn nodes_live_as_long_as_they_are_known() {
+        let options = MountOptions::default();
+        let facts = |dir| Facts::listed(&options, dir, 1, None, Ns(0));
+        let mut table = Inodes::new(facts(true));
+        let a = table.learn("d/a", false, facts(false), Instant::default()).ino;
+        table.looked_up(a);
+        table.looked_up(a);
+        let d = table.learn("d/", true, facts(true), Instant::default()).ino;
+        table.looked_up(d);
+        table.rename("d/", "e/", true);
+        assert!(table.at("d/a", false).is_none());
+        assert_eq!(table.at("e/a", false).unwrap().ino, a);
+        // A new file at the old key gets another number while the old one lives.
+        let new = table.learn("d/a", false, facts(false), Instant::default()).ino;
+        assert_ne!(new, a);
+        table.forget(new, 0);
+        table.remove("e/a", false);
+        assert!(table.get(a).unwrap().gone);
+        table.forget(a, 2);
+        assert!(table.get(a).is_none());
+        table.forget(d, 1);
+        assert_eq!(table.len(), 1);
+    }
+}

@@ -1,0 +1,495 @@
+//! What the store lately said about names: single ones, present or absent, and whole directories. Bounded, and
+//! believed for the mount's TTL only; own changes are entered as they happen.
+//!
+//! An answer that was asked for before an own change is not believed after it: own changes are counted, each name's
+//! and each directory's last one is remembered, and an answer carries the count it began with (`Ticket`). The node
+//! table's answers are checked by the same tickets. Whoever changes the bucket enters that here and in the node table
+//! in one step, under the node table's lock.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+
+use super::metadata_sample::{Metadata, SAMPLE};
+use crate::base::rt::Instant;
+use crate::fs::object::Facts;
+
+const NAMES_MAX: usize = 1 << 16;
+/// Entries of all remembered directories together.
+const ENTRIES_MAX: usize = 200_000;
+/// A larger directory is not remembered as a whole.
+pub const LISTING_MAX: usize = 50_000;
+/// A listing that says nothing of more names than this is forgotten.
+const DOUBTED_MAX: usize = 10_000;
+/// Names and directories share their last changes by hash: a collision costs a question.
+const STRIPES: usize = 1 << 15;
+/// Names of one directory that are asked for within `CROWD_TIME` before all of them are.
+const CROWD: u32 = 3;
+/// After so many more, since one page did not have all of them.
+const CROWD_AGAIN: u32 = 64;
+const CROWD_EMPTIED: u32 = 8;
+const CROWD_TIME: Duration = Duration::from_secs(5);
+/// Directories of which that is counted.
+const CROWDS: usize = 1024;
+/// Directories that went away lately, each for itself; of older ones only that there were any.
+const MOVED: usize = 64;
+/// Names that were changed lately, the same.
+const RECENT: usize = 1024;
+
+/// What stands at a component: a directory, an object, both or nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    pub dir: Option<Facts>,
+    pub object: Option<Facts>,
+}
+
+#[derive(Debug)]
+struct Listing {
+    entries: BTreeMap<String, Seen>,
+    /// Names of which it says nothing any more.
+    doubted: BTreeSet<String>,
+    until: Instant,
+    /// What it doesn't show is absent.
+    whole: bool,
+    metadata: Metadata,
+    /// What a sample of names that were asked for showed so far, and of how many.
+    sample: (Metadata, usize),
+}
+
+impl Listing {
+    fn new(entries: BTreeMap<String, Seen>, until: Instant, whole: bool, metadata: Metadata) -> Listing {
+        let (doubted, sample) = (BTreeSet::new(), (Metadata::Unknown, 0));
+        Listing { entries, doubted, until, whole, metadata, sample }
+    }
+}
+
+/// Many names of one directory are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crowd {
+    First,
+    More,
+    /// Names that there are none of: more are about to be made.
+    Missing,
+}
+
+/// What the store was asked of a directory's names lately.
+#[derive(Debug)]
+struct Asked {
+    names: u32,
+    missing: u32,
+    /// All of them were asked for since, for the sake of the missing ones.
+    all: bool,
+    since: Instant,
+}
+
+/// How many own changes there were when a question was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket(u64);
+
+/// Own changes, counted.
+#[derive(Debug)]
+struct Changes {
+    count: u64,
+    /// The last one of each name.
+    names: Vec<u64>,
+    /// The last one of each directory's entries.
+    dirs: Vec<u64>,
+    /// Directories that went away or moved, the latest last.
+    below: VecDeque<(String, u64)>,
+    /// The last one of those that `below` has no room for.
+    anywhere: u64,
+    /// Names, the latest last.
+    recent: VecDeque<(String, u64)>,
+    /// The last one of those that `recent` has no room for.
+    before: u64,
+}
+
+fn stripe(text: &str) -> usize {
+    xxh3_64(text.as_bytes()) as usize % STRIPES
+}
+
+impl Changes {
+    fn name(&mut self, stem: &str) {
+        self.count += 1;
+        self.names[stripe(stem)] = self.count;
+        self.dirs[stripe(split(stem).0)] = self.count;
+        self.recent.push_back((stem.to_owned(), self.count));
+        if self.recent.len() > RECENT {
+            self.before = self.recent.pop_front().map_or(self.before, |(_, at)| at);
+        }
+    }
+
+    fn below(&mut self, prefix: &str) {
+        self.count += 1;
+        self.below.push_back((prefix.to_owned(), self.count));
+        if self.below.len() > MOVED {
+            self.anywhere = self.below.pop_front().map_or(self.anywhere, |(_, at)| at);
+        }
+    }
+
+    /// Nothing above `key` went away since.
+    fn stayed(&self, key: &str, since: Ticket) -> bool {
+        let mut later = self.below.iter().rev().take_while(|(_, at)| *at > since.0);
+        self.anywhere <= since.0 && !later.any(|(prefix, _)| key.starts_with(prefix))
+    }
+
+    fn name_holds(&self, stem: &str, since: Ticket) -> bool {
+        self.names[stripe(stem)] <= since.0 && self.stayed(stem, since)
+    }
+
+    fn dir_holds(&self, prefix: &str, since: Ticket) -> bool {
+        self.dirs[stripe(prefix)] <= since.0 && self.stayed(prefix, since)
+    }
+
+    /// The names in a directory that were changed since, if that can be told.
+    fn since(&self, prefix: &str, since: Ticket) -> Option<BTreeSet<String>> {
+        let later = self.recent.iter().rev().take_while(|(_, at)| *at > since.0);
+        let names =
+            later.filter_map(|(stem, _)| stem.strip_prefix(prefix)).filter(|name| !name.contains('/'));
+        let told = self.before <= since.0 && self.stayed(prefix, since);
+        told.then(|| names.map(str::to_owned).collect())
+    }
+}
+
+type Lru<V> = LruCache<String, V, BuildHasherDefault<Xxh3Default>>;
+
+#[derive(Debug)]
+struct Inner {
+    /// By the key up to the component's end.
+    names: Lru<(Seen, Instant)>,
+    /// By prefix.
+    listings: Lru<Listing>,
+    entries: usize,
+    changes: Changes,
+    crowds: Lru<Asked>,
+}
+
+impl Inner {
+    fn enter(&mut self, prefix: &str, listing: Listing) {
+        if listing.entries.len() > LISTING_MAX {
+            return;
+        }
+        self.entries += listing.entries.len();
+        let old = self.listings.put(prefix.to_owned(), listing);
+        self.entries -= old.map_or(0, |l| l.entries.len());
+        while self.entries > ENTRIES_MAX {
+            let Some((_, old)) = self.listings.pop_lru() else { break };
+            self.entries -= old.entries.len();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Known(Mutex<Inner>);
+
+/// The directory part of a key and its last component.
+pub fn split(stem: &str) -> (&str, &str) {
+    stem.split_at(stem.rfind('/').map_or(0, |at| at + 1))
+}
+
+impl Known {
+    pub fn new() -> Known {
+        let names =
+            LruCache::with_hasher(NonZeroUsize::new(NAMES_MAX).expect("not zero"), Default::default());
+        let listings = LruCache::unbounded_with_hasher(Default::default());
+        let (names_at, dirs) = (vec![0; STRIPES], vec![0; STRIPES]);
+        let (below, recent) = Default::default();
+        let changes = Changes { count: 0, names: names_at, dirs, below, anywhere: 0, recent, before: 0 };
+        let crowds = LruCache::with_hasher(NonZeroUsize::new(CROWDS).expect("not zero"), Default::default());
+        Known(Mutex::new(Inner { names, listings, entries: 0, changes, crowds }))
+    }
+
+    /// Counts that the store is asked for a name of this directory. Now and then so many were that it is cheaper to ask for
+    /// a page of them; the more often where each name is asked for to be removed, as in a directory that is `emptied`.
+    pub fn crowded(&self, prefix: &str, emptied: bool, now: Instant) -> Option<Crowd> {
+        let mut inner = self.0.lock();
+        let none = || Asked { names: 0, missing: 0, all: false, since: now };
+        let asked = inner.crowds.get_or_insert_mut(prefix.to_owned(), none);
+        if now.since(asked.since) > CROWD_TIME {
+            *asked = none();
+        }
+        asked.names += 1;
+        if asked.missing + 1 >= CROWD && !asked.all {
+            asked.all = true;
+            return Some(Crowd::Missing);
+        }
+        match asked.names {
+            CROWD => Some(Crowd::First),
+            n if n % (if emptied { CROWD_EMPTIED } else { CROWD_AGAIN }) == 0 => Some(Crowd::More),
+            _ => None,
+        }
+    }
+
+    /// The store has nothing of a name of this directory.
+    pub fn missed(&self, prefix: &str) {
+        if let Some(asked) = self.0.lock().crowds.get_mut(prefix) {
+            asked.missing += 1;
+        }
+    }
+
+    /// Before asking the store.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.0.lock().changes.count)
+    }
+
+    /// Whether an answer about a name that was asked for at `since` is still to be believed: nothing was changed
+    /// here since then.
+    pub fn holds(&self, stem: &str, since: Ticket) -> bool {
+        self.0.lock().changes.name_holds(stem, since)
+    }
+
+    /// A name stands here for what the store knows nothing of yet.
+    pub fn touched(&self, stem: &str) {
+        self.0.lock().changes.name(stem);
+    }
+
+    /// What is known of a name, until when, and what metadata the objects of its directory carry.
+    pub fn get(&self, stem: &str, now: Instant) -> Option<(Seen, Instant, Metadata)> {
+        let mut inner = self.0.lock();
+        if let Some((seen, until)) = inner.names.get(stem).filter(|(_, until)| *until > now) {
+            return Some((seen.clone(), *until, Metadata::Unknown));
+        }
+        let (prefix, component) = split(stem);
+        let listing =
+            inner.listings.get(prefix).filter(|l| l.until > now && !l.doubted.contains(component))?;
+        let seen = match listing.entries.get(component) {
+            Some(seen) => seen.clone(),
+            None if listing.whole => Seen::default(),
+            None => return None,
+        };
+        Some((seen, listing.until, listing.metadata))
+    }
+
+    pub fn learn(&self, stem: &str, seen: Seen, until: Instant, ticket: Ticket) {
+        let mut inner = self.0.lock();
+        if inner.changes.name_holds(stem, ticket) {
+            inner.names.put(stem.to_owned(), (seen, until));
+        }
+    }
+
+    /// A whole directory was listed.
+    pub fn learn_listing(
+        &self,
+        prefix: &str,
+        entries: BTreeMap<String, Seen>,
+        until: Instant,
+        metadata: Metadata,
+        ticket: Ticket,
+    ) {
+        let mut inner = self.0.lock();
+        if inner.changes.dir_holds(prefix, ticket) {
+            inner.enter(prefix, Listing::new(entries, until, true, metadata));
+        }
+    }
+
+    /// These names stand in a directory; with `whole`, no others do, but perhaps those. Nothing is said of names that were
+    /// changed here since.
+    pub fn learn_page(
+        &self,
+        prefix: &str,
+        mut entries: BTreeMap<String, Seen>,
+        whole: Option<BTreeSet<String>>,
+        until: Instant,
+        ticket: Ticket,
+    ) {
+        let mut inner = self.0.lock();
+        let changed = whole.and_then(|perhaps| Some(&inner.changes.since(prefix, ticket)? | &perhaps));
+        match &changed {
+            Some(changed) => entries.retain(|component, _| !changed.contains(component)),
+            None => entries
+                .retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), ticket)),
+        }
+        let mut listing = Listing::new(entries, until, changed.is_some(), Metadata::Unknown);
+        listing.doubted = changed.unwrap_or_default();
+        inner.enter(prefix, listing);
+    }
+
+    /// An object that a listing shows was looked at: when some were, the others are known. Who asks for single names
+    /// doesn't begin with small ones, which may be links.
+    pub fn sampled(&self, prefix: &str, metadata: Metadata) {
+        let mut inner = self.0.lock();
+        let Some(listing) = inner.listings.get_mut(prefix) else { return };
+        let (worst, looked) = listing.sample;
+        listing.sample = (worst.max(metadata).max(Metadata::Defaults), looked + 1);
+        if looked + 1 >= SAMPLE || metadata == Metadata::Rich {
+            listing.metadata = listing.metadata.max(listing.sample.0);
+        }
+    }
+
+    /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
+    pub fn changed(&self, stem: &str, now: Instant, until: Instant, change: impl Fn(&mut Seen)) {
+        let mut inner = self.0.lock();
+        inner.changes.name(stem);
+        let (prefix, component) = split(stem);
+        let named = inner.names.pop(stem).filter(|(_, until)| *until > now).map(|(seen, _)| seen);
+        let mut fresh = None;
+        if let Some(listing) = inner.listings.get_mut(prefix).filter(|l| l.until > now) {
+            let told = listing.whole || listing.entries.contains_key(component);
+            if told && !listing.doubted.contains(component) {
+                let new = !listing.entries.contains_key(component);
+                let entry = listing.entries.entry(component.to_owned()).or_default();
+                change(entry);
+                fresh = Some(entry.clone());
+                inner.entries += usize::from(new);
+            }
+        } else if let Some(old) = inner.listings.pop(prefix) {
+            inner.entries -= old.entries.len();
+        }
+        let known = fresh.is_some() || named.is_some();
+        let mut seen = fresh.or(named).unwrap_or_default();
+        change(&mut seen);
+        // That nothing is left is not known of a name that we knew nothing of: something may have been hidden.
+        if known || seen != Seen::default() {
+            inner.names.put(stem.to_owned(), (seen, until));
+        }
+    }
+
+    /// Something happened that leaves us in doubt: the store is asked next time.
+    pub fn forget(&self, stem: &str) {
+        let mut inner = self.0.lock();
+        inner.changes.name(stem);
+        inner.names.pop(stem);
+        let (prefix, component) = split(stem);
+        if let Some(listing) = inner.listings.get_mut(prefix)
+            && listing.doubted.len() < DOUBTED_MAX
+        {
+            listing.doubted.insert(component.to_owned());
+        } else if let Some(old) = inner.listings.pop(prefix) {
+            inner.entries -= old.entries.len();
+        }
+    }
+
+    /// A directory went away or moved: nothing below it is believed.
+    pub fn forget_below(&self, prefix: &str) {
+        let mut inner = self.0.lock();
+        inner.changes.below(prefix);
+        let below = |(key, _): &(&String, _)| key.starts_with(prefix);
+        let names: Vec<String> =
+            inner.names.iter().map(|(k, v)| (k, v.1)).filter(below).map(|(k, _)| k.clone()).collect();
+        for name in names {
+            inner.names.pop(&name);
+        }
+        let listings: Vec<String> =
+            inner.listings.iter().map(|(k, v)| (k, v.until)).filter(below).map(|(k, _)| k.clone()).collect();
+        for listing in listings {
+            let old = inner.listings.pop(&listing);
+            inner.entries -= old.map_or(0, |l| l.entries.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::object::{MountOptions, Ns};
+
+    fn object() -> Seen {
+        let facts = Facts::listed(&MountOptions::default(), false, 1, None, Ns(0));
+        Seen { dir: None, object: Some(facts) }
+    }
+
+    fn at(s: u64) -> Instant {
+        Instant(Duration::from_secs(s))
+    }
+
+    #[test]
+    fn answers_asked_before_a_change_are_not_believed_after_it() {
+        let known = Known::new();
+        let ticket = known.ticket();
+        known.changed("d/a", at(1), at(5), |s| *s = object());
+        assert!(
+            !known.holds("d/a", ticket) && known.holds("d/b", ticket) && known.holds("d/a", known.ticket())
+        );
+        known.learn("d/a", Seen::default(), at(5), ticket);
+        known.learn_listing("d/", BTreeMap::new(), at(5), Metadata::Unknown, ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        assert!(known.get("d/b", at(1)).is_none());
+        assert!(known.get("d/a", at(5)).is_none(), "nothing is believed past its time");
+    }
+
+    #[test]
+    fn names_that_were_not_asked_for_are_not_absent() {
+        let known = Known::new();
+        let ticket = known.ticket();
+        known.learn_page("d/", BTreeMap::from([("a".to_owned(), object())]), None, at(5), ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        assert_eq!(known.get("d/b", at(1)), None);
+        known.changed("d/b", at(1), at(6), |seen| seen.object = None);
+        assert_eq!(known.get("d/b", at(2)), None, "a directory of that name may be hidden");
+        known.changed("d/a", at(1), at(6), |seen| seen.object = None);
+        assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
+        let asked = (1..=130).filter_map(|n| known.crowded("d/", false, at(1)).map(|crowd| (n, crowd)));
+        assert_eq!(asked.collect::<Vec<_>>(), [(3, Crowd::First), (64, Crowd::More), (128, Crowd::More)]);
+        let missing = (1..=9).filter_map(|n| {
+            known.missed("d/");
+            known.crowded("d/", false, at(9)).map(|crowd| (n, crowd))
+        });
+        assert_eq!(missing.collect::<Vec<_>>(), [(3, Crowd::Missing)], "one miss is of the time before");
+    }
+
+    #[test]
+    fn a_page_that_is_all_of_a_directory_says_nothing_of_what_was_changed_meanwhile() {
+        let known = Known::new();
+        known.changed("d/old", at(0), at(1), |s| *s = object());
+        let ticket = known.ticket();
+        for name in ["d/new", "d/gone", "d/sub/new", "e/new"] {
+            known.touched(name);
+        }
+        let page = || ["a", "gone"].map(|name| (name.to_owned(), object())).into();
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        for name in ["d/other", "d/sub", "d/old"] {
+            assert_eq!(known.get(name, at(1)).unwrap().0, Seen::default(), "{name}");
+        }
+        assert!(known.get("d/new", at(1)).is_none() && known.get("d/gone", at(1)).is_none());
+        // What is made later is known, and what is not remembered may be any name.
+        known.changed("d/later", at(1), at(9), |s| *s = object());
+        assert_eq!(known.get("d/later", at(2)).unwrap().0, object());
+        let ticket = known.ticket();
+        for n in 0..=RECENT {
+            known.touched(&format!("e/{n}"));
+        }
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
+        assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
+        assert!(known.get("d/other", at(1)).is_none());
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), known.ticket());
+        known.forget_below("d/");
+        assert!(known.get("d/other", at(1)).is_none());
+        let ticket = known.ticket();
+        known.forget_below("d/");
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
+        assert!(known.get("d/a", at(1)).is_none() && known.get("d/other", at(1)).is_none());
+    }
+
+    #[test]
+    fn a_listing_answers_for_absent_names_too() {
+        let known = Known::new();
+        let ticket = known.ticket();
+        known.learn_listing(
+            "d/",
+            BTreeMap::from([("a".to_owned(), object())]),
+            at(5),
+            Metadata::None,
+            ticket,
+        );
+        assert_eq!(known.get("d/a", at(1)).unwrap(), (object(), at(5), Metadata::None));
+        assert_eq!(known.get("d/b", at(1)).unwrap().0, Seen::default());
+        known.changed("d/b", at(1), at(6), |s| *s = object());
+        assert_eq!(known.get("d/b", at(1)).unwrap().0, object());
+        known.forget("d/b");
+        assert!(known.get("d/b", at(1)).is_none(), "of that one nothing is known");
+        assert_eq!(known.get("d/c", at(1)).unwrap().0, Seen::default(), "of its neighbours what was");
+        known.forget_below("d/");
+        assert!(known.get("d/a", at(1)).is_none() && known.get("d/b", at(1)).is_none());
+        assert!(!known.holds("d/x", ticket) && known.holds("e/x", ticket));
+        for i in 0..=MOVED {
+            known.forget_below(&format!("m{i}/"));
+        }
+        assert!(!known.holds("e/x", ticket), "what is not remembered may have been anywhere");
+    }
+}

@@ -1,0 +1,211 @@
+//! Which files wait to be sent without anybody waiting for it, and when their turn comes.
+//!
+//! Programs go first: while one file after another is closed, few are sent at once, and the rest follows when that pauses.
+//! Nothing waits long for it, nor do many or much.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::base::Error;
+use crate::base::rt::Instant;
+use crate::fs::file::OpenFile;
+
+/// Files sent at once.
+const AT_ONCE: usize = 32;
+/// The same during a burst.
+const IN_BURST: usize = 1;
+/// Files that are closed nearer to each other than this are a burst,
+const PAUSE: Duration = Duration::from_millis(50);
+/// from so many on.
+const MANY: u32 = 8;
+/// A burst holds up no file for longer,
+const LONGEST: Duration = Duration::from_secs(5);
+/// nor more of them,
+const FILES: usize = 1 << 15;
+/// nor more bytes.
+const BYTES: u64 = 256 << 20;
+
+#[derive(Debug)]
+pub struct Behind {
+    pub queue: Mutex<Queue>,
+    /// What the mount's end left staged.
+    pub kept: Mutex<Pending>,
+    /// The mount ends.
+    pub leaving: watch::Sender<bool>,
+    /// Why nothing more is tried then: the store doesn't answer.
+    pub away: Mutex<Option<Error>>,
+    /// Files that the bucket took, counted.
+    pub stored: AtomicU64,
+}
+
+/// What a mount still has to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pending {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Behind {
+    pub fn new() -> Behind {
+        Behind {
+            queue: Mutex::default(),
+            kept: Mutex::default(),
+            leaving: watch::Sender::new(false),
+            away: Mutex::default(),
+            stored: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A file whose turn is to come.
+#[derive(Debug)]
+pub struct Waiting {
+    pub ino: u64,
+    pub file: Arc<OpenFile>,
+    pub bytes: u64,
+    pub since: Instant,
+    /// How long it rests when this turn fails.
+    pub pause: Duration,
+}
+
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// All, by their nodes: those that wait, are being sent, or rest after a failure.
+    pub files: BTreeMap<u64, Arc<OpenFile>>,
+    waiting: VecDeque<Waiting>,
+    bytes: u64,
+    sending: usize,
+    /// When a file was closed last, and how many in a row.
+    last: Instant,
+    row: u32,
+    /// Somebody looks whether the burst goes on.
+    watched: bool,
+}
+
+impl Queue {
+    /// A program closed a file.
+    pub fn closed(&mut self, now: Instant) {
+        self.row = if now.since(self.last) < PAUSE { self.row.saturating_add(1) } else { 1 };
+        self.last = now;
+    }
+
+    pub fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.bytes;
+        self.waiting.push_back(waiting);
+    }
+
+    /// The file whose turn begins, if it is anybody's; `ended` when it is over.
+    pub fn next(&mut self, now: Instant, leaving: bool) -> Option<Waiting> {
+        if self.sending >= self.limit(now, leaving) {
+            return None;
+        }
+        let next = self.waiting.pop_front()?;
+        self.bytes -= next.bytes;
+        self.sending += 1;
+        Some(next)
+    }
+
+    /// A turn is over.
+    pub fn ended(&mut self) {
+        self.sending -= 1;
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// True when a burst holds up what waits, and the caller is who looks whether it goes on.
+    pub fn watch(&mut self, now: Instant, leaving: bool) -> bool {
+        let held = self.is_waiting() && self.limit(now, leaving) < AT_ONCE;
+        held && !std::mem::replace(&mut self.watched, true)
+    }
+
+    /// How long to wait before looking again; none: the burst is over, and nobody looks any more.
+    pub fn look(&mut self, now: Instant, leaving: bool) -> Option<Duration> {
+        self.watched = self.is_waiting() && !leaving && self.in_burst(now);
+        self.watched.then(|| PAUSE.saturating_sub(now.since(self.last)))
+    }
+
+    fn in_burst(&self, now: Instant) -> bool {
+        self.row >= MANY && now.since(self.last) < PAUSE
+    }
+
+    fn limit(&self, now: Instant, leaving: bool) -> usize {
+        let late = self.waiting.front().is_some_and(|first| now.since(first.since) >= LONGEST);
+        let much = self.waiting.len() > FILES || self.bytes > BYTES;
+        if self.in_burst(now) && !late && !much && !leaving { IN_BURST } else { AT_ONCE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Attrs;
+
+    fn at(ms: u64) -> Instant {
+        Instant(Duration::from_millis(ms))
+    }
+
+    fn push(queue: &mut Queue, bytes: u64, now: Instant) {
+        let file = OpenFile::fresh("k", Attrs::default(), crate::fs::object::Ns(0), Arc::default());
+        queue.closed(now);
+        queue.push(Waiting { ino: 1, file, bytes, since: now, pause: PAUSE });
+    }
+
+    fn begin(queue: &mut Queue, now: Instant, leaving: bool) -> usize {
+        std::iter::from_fn(|| queue.next(now, leaving)).count()
+    }
+
+    /// So many closes, a millisecond apart.
+    fn burst(files: u64, bytes: u64) -> Queue {
+        let mut queue = Queue::default();
+        for ms in 1000..1000 + files {
+            push(&mut queue, bytes, at(ms));
+        }
+        queue
+    }
+
+    #[test]
+    fn a_few_files_go_at_once() {
+        let mut queue = burst(u64::from(MANY) - 1, 1);
+        assert_eq!(begin(&mut queue, at(1006), false), 7);
+        assert!(!queue.watch(at(1006), false), "nothing is held up");
+    }
+
+    #[test]
+    fn a_burst_goes_first_until_it_pauses() {
+        let mut queue = burst(100, 1);
+        assert_eq!(begin(&mut queue, at(1099), false), IN_BURST);
+        assert!(queue.watch(at(1099), false) && !queue.watch(at(1099), false), "one looks");
+        assert_eq!(queue.look(at(1124), false), Some(PAUSE / 2));
+        assert_eq!(begin(&mut queue, at(1148), false), 0);
+        assert_eq!(queue.look(at(1149), false), None);
+        assert_eq!(begin(&mut queue, at(1149), false), AT_ONCE - IN_BURST);
+        assert_eq!(begin(&mut queue, at(1150), false), 0, "no more than that");
+        queue.ended();
+        assert_eq!(begin(&mut queue, at(1150), false), 1);
+    }
+
+    #[test]
+    fn a_burst_holds_up_neither_long_nor_many_nor_much() {
+        let mut queue = burst(100, 1);
+        assert_eq!(begin(&mut queue, at(1099), false), IN_BURST);
+        let late = at(1000 + IN_BURST as u64) + LONGEST;
+        for _ in 0..MANY {
+            push(&mut queue, 1, late);
+        }
+        assert_eq!(begin(&mut queue, late, false), 1, "one has waited so long");
+        let mut many = Queue::default();
+        for _ in 0..=FILES + AT_ONCE {
+            push(&mut many, 1, at(1000));
+        }
+        assert_eq!(begin(&mut many, at(1000), false), AT_ONCE);
+        assert_eq!(begin(&mut burst(100, BYTES / 50), at(1099), false), AT_ONCE);
+        assert_eq!(begin(&mut burst(100, 1), at(1099), true), AT_ONCE, "nor the mount's end");
+    }
+}
