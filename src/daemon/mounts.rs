@@ -15,7 +15,7 @@ use super::home::Seat;
 use super::pools::is_on_disk_of;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::{self, Cache, Keep, Kept, MountOptions, Mounted, Unsent};
+use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, Mounted, Unsent};
 use crate::store::{self, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
 
 /// How often an unmount says how far it is.
@@ -345,9 +345,9 @@ impl Mounts {
     }
 
     /// What is kept on this host and no mount is at work on; none while a mount is being made.
-    pub async fn kept(&self, seat: &Seat) -> Result<Vec<Kept>> {
+    pub async fn kept(&self, seat: &Seat) -> Result<Vec<KeptFile>> {
         match self.keeping.try_write() {
-            Ok(_alone) => Ok(Keep::open(&seat.disk, &seat.home.staging()).await?.list()),
+            Ok(_alone) => Ok(KeptFiles::open(&seat.disk, &seat.home.staging()).await?.list()),
             Err(_) => Ok(Vec::new()),
         }
     }
@@ -371,11 +371,11 @@ impl Mounts {
         &self,
         seat: &Seat,
         url: &str,
-        work: impl AsyncFnOnce(Keep) -> Result<T>,
+        work: impl AsyncFnOnce(KeptFiles) -> Result<T>,
     ) -> Result<T> {
         let keep = {
             let _alone = self.alone(seat).await?;
-            Keep::open(&seat.disk, &seat.home.staging()).await?.only(url)
+            KeptFiles::open(&seat.disk, &seat.home.staging()).await?.only(url)
         };
         if keep.list().is_empty() {
             let why = format!(
@@ -422,7 +422,7 @@ async fn make_way(before: Option<(String, Arc<Mounted>)>, identity: &str, option
     let Some((of, before)) = before else { return false };
     let takes_up = of == identity && !options.read_only;
     match takes_up {
-        true => before.leave_to_next().await,
+        true => before.hand_over().await,
         false => before.ended().await,
     }
     takes_up

@@ -1,9 +1,10 @@
-//! The house kept tidy: layer arrows, rooms, rings, sizes, unfinished work. Every rule has tests of its own beside it.
+//! The house kept tidy: layer arrows, rooms, rings, sizes, old words, unfinished work. Every rule has tests of its own beside it.
 
 mod code;
 mod layers;
 mod rooms;
 mod sizes;
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,5 +62,11 @@ fn files_and_functions_are_small_documented_and_finished() {
         .flat_map(|f| sources(f))
         .flat_map(|f| sizes::judge(&f))
         .collect();
+    nothing_wrong(&found);
+}
+
+#[test]
+fn old_words_do_not_come_back() {
+    let found: Vec<_> = sources("src").iter().flat_map(words::judge).collect();
     nothing_wrong(&found);
 }

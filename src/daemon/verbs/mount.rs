@@ -12,7 +12,7 @@ use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::desk::Desk;
 use crate::daemon::places;
-use crate::fs::{Keep, Kept, MountOptions};
+use crate::fs::{KeptFile, KeptFiles, MountOptions};
 use crate::store::StoreUrl;
 
 /// Kept files that a listing names: an answer is one line of bounded length.
@@ -104,7 +104,7 @@ pub struct KeptOf {
     bytes: u64,
 }
 
-pub fn by_bucket(kept: &[Kept]) -> Vec<KeptOf> {
+pub fn by_bucket(kept: &[KeptFile]) -> Vec<KeptOf> {
     let mut all: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for one in kept {
         let (files, bytes) = all.entry(&one.url).or_default();
@@ -140,7 +140,7 @@ pub async fn list(desk: &Desk) -> Result<Outcome> {
 }
 
 pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
-    let work = async |keep: Keep| {
+    let work = async |keep: KeptFiles| {
         let (copied, result) = keep.copy_out(Path::new(to)).await;
         let count = show_count(copied.len() as u64, "file");
         result.map_err(|why| why.context(format_args!("{count} copied to {to}, not all")))?;
@@ -152,7 +152,7 @@ pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
 }
 
 pub async fn drop_kept(desk: &Desk, url: &str, dry_run: bool) -> Result<Outcome> {
-    let work = async |keep: Keep| {
+    let work = async |keep: KeptFiles| {
         let list = keep.list();
         let bytes = show_bytes(list.iter().map(|one| one.bytes).sum());
         let count = show_count(list.len() as u64, "file");

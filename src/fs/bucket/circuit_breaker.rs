@@ -27,7 +27,7 @@ const PROBES: u32 = 16;
 const PROBE: &str = "label";
 
 #[derive(Debug)]
-struct State {
+struct BreakerState {
     /// When the last answer came.
     came: Instant,
     /// The request that timed out began then; none: the store is not silent.
@@ -39,22 +39,22 @@ struct State {
 }
 
 #[derive(Debug)]
-pub struct Silence {
+pub struct CircuitBreaker {
     rt: Rt,
     bucket: BucketRef,
     deadline: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
     /// An answer came.
     ended: Notify,
     /// Somebody waits for one.
     hurry: Notify,
 }
 
-impl Silence {
-    pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Arc<Silence> {
-        let state = State { came: rt.now(), silent: None, probes: 0, asking: false };
+impl CircuitBreaker {
+    pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Arc<CircuitBreaker> {
+        let state = BreakerState { came: rt.now(), silent: None, probes: 0, asking: false };
         let (state, ended, hurry) = (Mutex::new(state), Notify::new(), Notify::new());
-        Arc::new(Silence { rt, bucket, deadline, state, ended, hurry })
+        Arc::new(CircuitBreaker { rt, bucket, deadline, state, ended, hurry })
     }
 
     /// Returns at once unless the store is silent.
@@ -112,9 +112,9 @@ impl Silence {
 }
 
 /// Asks a silent store until it answers or nobody cares.
-async fn ask(silence: Weak<Silence>) {
+async fn ask(breaker: Weak<CircuitBreaker>) {
     loop {
-        let Some(this) = silence.upgrade() else { return };
+        let Some(this) = breaker.upgrade() else { return };
         {
             let mut state = this.state.lock();
             if state.silent.is_none() {
@@ -124,7 +124,7 @@ async fn ask(silence: Weak<Silence>) {
         }
         if this.begin_probe() {
             let (bucket, rt, deadline) = (this.bucket.clone(), this.rt.clone(), this.deadline);
-            let weak = silence.clone();
+            let weak = breaker.clone();
             let probe = async move {
                 let answer = rt.timeout(deadline, bucket.head(PROBE, Cause::File)).await;
                 let Some(this) = weak.upgrade() else { return };

@@ -1,6 +1,6 @@
 //! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
 //!
-//! Owns no state but what is known of a store that says nothing (`silence`). A put whose answer was lost is looked up by its signature.
+//! Owns no state but what is known of a store that says nothing (`breaker`). A put whose answer was lost is looked up by its signature.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use super::circuit_breaker::{Silence, is_silence};
+use super::circuit_breaker::{CircuitBreaker, is_silence};
 use super::delete_batch::Deletes;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, Signature};
+use crate::fs::object::{Base, UploadToken};
 use crate::store::{
     Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, VersionList,
     VersionMark, VersionPage, When,
@@ -38,12 +38,12 @@ const LABEL: &str = "label";
 const LABEL_MAX: u64 = 256 << 10;
 
 #[derive(Clone, Debug)]
-pub struct Remote {
+pub struct BucketClient {
     rt: Rt,
     bucket: BucketRef,
     deadline: Duration,
     deletes: Arc<Deletes>,
-    silence: Arc<Silence>,
+    breaker: Arc<CircuitBreaker>,
 }
 
 fn changed(key: &str) -> Error {
@@ -51,7 +51,7 @@ fn changed(key: &str) -> Error {
 }
 
 /// An error with what was being done, and with what can be done about it here.
-fn told(e: Error, doing: &str, key: &str) -> Error {
+fn explain(e: Error, doing: &str, key: &str) -> Error {
     let e = e.context(format_args!("{doing} {key}"));
     if e.is(Kind::Archived) {
         return Error::new(e.kind(), format!("{e}, with `setfattr -n s3.restore -v DAYS FILE`"));
@@ -64,11 +64,11 @@ fn longer(bytes: u64, a_second: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / a_second).min(LONGER_MAX)
 }
 
-impl Remote {
-    pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Remote {
+impl BucketClient {
+    pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> BucketClient {
         let deletes = Deletes::new(rt.clone(), bucket.clone());
-        let silence = Silence::new(rt.clone(), bucket.clone(), deadline);
-        Remote { rt, bucket, deadline, deletes, silence }
+        let breaker = CircuitBreaker::new(rt.clone(), bucket.clone(), deadline);
+        BucketClient { rt, bucket, deadline, deletes, breaker }
     }
 
     pub fn url(&self) -> &str {
@@ -114,29 +114,29 @@ impl Remote {
         key: &str,
         request: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        self.ready(key).await.map_err(|e| told(e, doing, key))?;
+        self.ready(key).await.map_err(|e| explain(e, doing, key))?;
         let began = self.rt.now();
         let answer = self.rt.timeout(limit, request).await;
         self.learn(began, limit, answer.as_ref().is_none_or(is_silence));
         match answer {
-            Some(answer) => answer.map_err(|e| told(e, doing, key)),
+            Some(answer) => answer.map_err(|e| explain(e, doing, key)),
             None => Err(self.late(limit, doing, key)),
         }
     }
 
     /// Waits until a request about this key may be sent.
     async fn ready(&self, key: &str) -> Result<()> {
-        self.silence.over().await?;
-        self.deletes.settled(key).await;
-        self.silence.over().await
+        self.breaker.over().await?;
+        self.deletes.wait_for_delete(key).await;
+        self.breaker.over().await
     }
 
     /// What carries bytes may be late for its own reasons: its silence says nothing of the store.
     fn learn(&self, began: Instant, limit: Duration, silent: bool) {
         if !silent {
-            self.silence.heard();
+            self.breaker.heard();
         } else if limit <= self.deadline + longer(SMALL, SENT_A_SECOND) {
-            self.silence.missed(began);
+            self.breaker.missed(began);
         }
     }
 
@@ -147,7 +147,7 @@ impl Remote {
         limit: Duration,
         request: impl Future<Output = Result<Put>>,
     ) -> Result<Put> {
-        self.ready(key).await.map_err(|e| told(e, "writing", key))?;
+        self.ready(key).await.map_err(|e| explain(e, "writing", key))?;
         let began = self.rt.now();
         let answer = self.rt.timeout(limit, request).await;
         match &answer {
@@ -156,7 +156,7 @@ impl Remote {
             answer => self.learn(began, limit, answer.is_none()),
         }
         match answer {
-            Some(answer) => answer.map_err(|e| told(e, "writing", key)),
+            Some(answer) => answer.map_err(|e| explain(e, "writing", key)),
             None => Ok(Put::Unknown(self.late(limit, "writing", key))),
         }
     }
@@ -260,13 +260,13 @@ impl Remote {
     /// Is the object at `key` what we have just tried to write?
     async fn is_ours(&self, key: &str, attrs: &Attrs, size: u64) -> Result<Option<Etag>> {
         let Some(head) = self.head(key).await? else { return Ok(None) };
-        let ours = Signature::of(attrs, size);
-        Ok((ours.is_some() && Signature::of(&head.attrs, head.size) == ours).then_some(head.etag))
+        let ours = UploadToken::of(attrs, size);
+        Ok((ours.is_some() && UploadToken::of(&head.attrs, head.size) == ours).then_some(head.etag))
     }
 
     /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold. `more`: how much longer it may
     /// take for its bytes.
-    async fn settle<F: Future<Output = Result<Put>>>(
+    async fn resolve_put<F: Future<Output = Result<Put>>>(
         &self,
         key: &str,
         attrs: &Attrs,
@@ -314,7 +314,7 @@ impl Remote {
     /// Stores an object. `attrs` must be signed.
     pub async fn put(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Etag> {
         let size = body.len() as u64;
-        self.settle(key, attrs, size, longer(size, SENT_A_SECOND), || {
+        self.resolve_put(key, attrs, size, longer(size, SENT_A_SECOND), || {
             self.bucket.put_with(key, body.clone(), attrs, when.clone(), Cause::File)
         })
         .await
@@ -327,7 +327,7 @@ impl Remote {
         }
         // The condition on the source is looked at when the copy begins, this one when it ends.
         let (from, when) = (Some(&base.etag), When::Matches(base.etag.clone()));
-        self.settle(key, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
+        self.resolve_put(key, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
             self.bucket.copy(key, key, from, Some(attrs), when.clone(), Cause::File)
         })
         .await
@@ -345,7 +345,7 @@ impl Remote {
         if base.size > COPY_MAX {
             return self.copy_parts(from, to, base, attrs, when).await;
         }
-        self.settle(to, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
+        self.resolve_put(to, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
             self.bucket.copy(from, to, Some(&base.etag), Some(attrs), when.clone(), Cause::File)
         })
         .await
@@ -454,7 +454,7 @@ impl Remote {
     ) -> Result<Etag> {
         let done = self
             // Some stores answer when they have put the parts together, which is a copy.
-            .settle(key, attrs, size, longer(size, COPIED_A_SECOND), || {
+            .resolve_put(key, attrs, size, longer(size, COPIED_A_SECOND), || {
                 self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
             })
             .await;

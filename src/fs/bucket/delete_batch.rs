@@ -20,13 +20,13 @@ const BATCH: usize = 1000;
 const WINDOW: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
-struct State {
+struct DeleteQueue {
     waiting: BTreeSet<String>,
     sending: BTreeSet<String>,
     running: bool,
 }
 
-impl State {
+impl DeleteQueue {
     fn has(&self, prefix: &str, exact: bool) -> bool {
         let any = |set: &BTreeSet<String>| match exact {
             true => set.contains(prefix),
@@ -40,7 +40,7 @@ impl State {
 pub struct Deletes {
     rt: Rt,
     bucket: BucketRef,
-    state: Mutex<State>,
+    state: Mutex<DeleteQueue>,
     hurry: Notify,
     done: Notify,
 }
@@ -92,7 +92,7 @@ impl Deletes {
     }
 
     /// Waits until nothing that waits has this key.
-    pub async fn settled(&self, key: &str) {
+    pub async fn wait_for_delete(&self, key: &str) {
         self.gone(key, true).await;
     }
 

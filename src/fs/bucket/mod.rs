@@ -5,4 +5,4 @@ mod circuit_breaker;
 mod client;
 mod delete_batch;
 
-pub use client::Remote;
+pub use client::BucketClient;

@@ -4,12 +4,12 @@
 use tokio::sync::MutexGuard;
 
 use super::conflict_copy;
-use super::context::Engine;
-use super::open_file::{OpenFile, SENDS, lost};
-use super::streaming_upload::Early;
+use super::context::MountContext;
+use super::open_file::{OpenFile, SENDS, bytes_missing};
+use super::streaming_upload::StreamingUpload;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, Facts, Signature, Source, differ_in_time_only};
+use crate::fs::object::{Attributes, Base, Source, UploadToken, differ_in_time_only};
 use crate::fs::staging::{Mark, Stage};
 use crate::store::{Attrs, Etag, When};
 
@@ -20,15 +20,15 @@ pub enum Purpose {
     Close,
     /// The file will be held open, so that its stage must say that it was sent.
     Sync,
-    /// What was closed or synced: a version that is being written anew since then waits for its own close.
-    Owed,
+    /// What was closed or synced. A version that is being rewritten since then waits for its own close.
+    ClosedVersion,
 }
 
-/// A file that is cut while it is sent is sent anew so often.
+/// Attempts to send a file that is truncated while it is being sent.
 const TRIES: u32 = 16;
 
 /// A send of ours that arrived unheard.
-enum Came {
+enum OwnSend {
     /// This one.
     This(Etag),
     /// One of an earlier state of the file.
@@ -37,7 +37,7 @@ enum Came {
 
 impl OpenFile {
     /// The state that is to be the next object, which is written down as closed.
-    async fn sign(&self, e: &Engine, durable: bool) -> Result<Snapshot> {
+    async fn note_as_closed(&self, e: &MountContext, durable: bool) -> Result<Snapshot> {
         let snapshot = self.snapshot(e);
         {
             let mut s = self.state.lock();
@@ -49,53 +49,53 @@ impl OpenFile {
     }
 
     /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
-    async fn set_out(
+    async fn prepare_send(
         &self,
-        e: &Engine,
+        e: &MountContext,
         writing: MutexGuard<'_, ()>,
-    ) -> Result<(Snapshot, Option<Early>, Option<Attrs>)> {
-        let (mut snapshot, mut early, dated) = {
+    ) -> Result<(Snapshot, Option<StreamingUpload>, Option<Attrs>)> {
+        let (mut snapshot, mut streaming, dated) = {
             let _one = writing;
             let mut s = self.state.lock();
             let snapshot = s.snapshot(e);
-            // From here on whoever begins the file anew leaves what is staged as it is.
+            // From here on whoever rewrites the file leaves these staged bytes as they are.
             s.asked = snapshot.changes;
-            s.late = false;
-            (snapshot, s.early.take(), s.dated)
+            s.stream_failed = false;
+            (snapshot, s.streaming.take(), s.dated)
         };
-        if early.is_none() && snapshot.in_parts() {
-            early = Some(Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
+        if streaming.is_none() && snapshot.in_parts() {
+            streaming = Some(StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
         }
         let mut newer = None;
-        if let Some(early) = &early {
-            let old = std::mem::replace(&mut snapshot.attrs, early.attrs.clone());
-            newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &early.attrs));
+        if let Some(streaming) = &streaming {
+            let old = std::mem::replace(&mut snapshot.attrs, streaming.attrs.clone());
+            newer = Some(old).filter(|old| dated || !differ_in_time_only(old, &streaming.attrs));
         }
         let told = {
             let mut s = self.state.lock();
-            s.upload = early.as_ref().map(|early| early.upload.clone());
+            s.upload = streaming.as_ref().map(|streaming| streaming.upload.clone());
             // A note that says what is closed says by what it is known.
             let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
             let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
-            s.sets_out(&snapshot);
+            s.remember_upload(&snapshot);
             s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
             told && s.changes == snapshot.changes
         };
         if !told && let Err(why) = self.note(e, false).await {
             // What this disk can't promise can be stored all the same.
-            if !self.is_anew() || self.note_unpromised(e).await.is_err() {
-                if let Some(early) = &early {
+            if !self.is_rewriting() || self.note_unpromised(e).await.is_err() {
+                if let Some(streaming) = &streaming {
                     self.state.lock().upload = None;
-                    e.remote.abort(&snapshot.key, &early.upload).await;
+                    e.remote.abort(&snapshot.key, &streaming.upload).await;
                 }
                 return Err(why);
             }
         }
-        Ok((snapshot, early, newer))
+        Ok((snapshot, streaming, newer))
     }
 
     /// Its stage says what of it was sent, before its name changes.
-    pub async fn settle(&self, e: &Engine) -> Result<()> {
+    pub async fn refresh_note(&self, e: &MountContext) -> Result<()> {
         let stale = {
             let s = self.state.lock();
             s.stage.is_some() && s.noted != Some(s.mark())
@@ -104,7 +104,7 @@ impl OpenFile {
     }
 
     /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
-    pub async fn seal(&self, e: &Engine, durable: bool) -> Result<()> {
+    pub async fn mark_closed(&self, e: &MountContext, durable: bool) -> Result<()> {
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
             return Err(why);
@@ -123,7 +123,7 @@ impl OpenFile {
             self.stage(e, size).await?;
         }
         loop {
-            self.sign(e, durable).await?;
+            self.note_as_closed(e, durable).await?;
             // A change of its metadata in between makes a note that doesn't say so.
             let s = self.state.lock();
             let waits = s.changes != s.sent && s.stage.is_some() && !s.unlinked;
@@ -135,22 +135,26 @@ impl OpenFile {
 
     /// What was changed beside the bytes of a file that is not stored yet survives this process. A file that was closed
     /// stays closed: no close will come for a chmod by name, and the next mount must not take its bytes for unfinished.
-    pub async fn keep_attrs(&self, e: &Engine) -> Result<()> {
+    pub async fn keep_attrs(&self, e: &MountContext) -> Result<()> {
         let _one = self.writing.lock().await;
         let closed = {
             let s = self.state.lock();
-            s.wrote <= s.asked && s.asked > s.sent && s.earlier.is_none() && s.failed.is_none() && !s.unlinked
+            s.wrote <= s.asked
+                && s.asked > s.sent
+                && s.unsent_version.is_none()
+                && s.failed.is_none()
+                && !s.unlinked
         };
-        if closed { self.sign(e, false).await.map(drop) } else { self.note(e, false).await }
+        if closed { self.note_as_closed(e, false).await.map(drop) } else { self.note(e, false).await }
     }
 
     /// What is closed and waits to be sent survives a loss of power from here on, unless it is being written again.
-    pub async fn harden(&self, e: &Engine) -> Result<()> {
+    pub async fn sync_stage(&self, e: &MountContext) -> Result<()> {
         let Ok(_one) = self.writing.try_lock() else { return Ok(()) };
         {
             let s = self.state.lock();
             // Its metadata may have changed since.
-            let closed = s.wrote <= s.asked && s.earlier.is_none() && s.failed.is_none();
+            let closed = s.wrote <= s.asked && s.unsent_version.is_none() && s.failed.is_none();
             let waits = s.changes != s.sent && !s.unlinked;
             if !closed || !waits || s.stage.as_ref().is_none_or(Stage::is_sure) {
                 return Ok(());
@@ -159,9 +163,9 @@ impl OpenFile {
         self.note(e, true).await
     }
 
-    /// All of it is staged, in a berth.
+    /// All of it is staged, in a slot.
     pub fn is_small(&self) -> bool {
-        matches!(self.state.lock().stage, Some(Stage::Docked(_)))
+        matches!(self.state.lock().stage, Some(Stage::Slab(_)))
     }
 
     /// Where its bytes are on this host.
@@ -170,10 +174,10 @@ impl OpenFile {
     }
 
     /// Nobody has it open: its stage needs no file descriptor until it is sent.
-    pub fn rest(&self) {
+    pub fn release_fds(&self) {
         let s = self.state.lock();
-        for stage in s.stage.iter().chain(s.earlier.as_ref().map(|earlier| &earlier.stage)) {
-            stage.rest();
+        for stage in s.stage.iter().chain(s.unsent_version.as_ref().map(|unsent| &unsent.stage)) {
+            stage.release_fds();
         }
     }
 
@@ -182,9 +186,9 @@ impl OpenFile {
     /// that both are one step.
     pub async fn send(
         &self,
-        e: &Engine,
+        e: &MountContext,
         purpose: Purpose,
-        publish: impl FnOnce(&dyn Fn() -> Facts),
+        publish: impl FnOnce(&dyn Fn() -> Attributes),
     ) -> Result<()> {
         let _one = self.sending.lock().await;
         if !self.is_dirty() {
@@ -196,16 +200,16 @@ impl OpenFile {
         self.recall_sends(e).await?;
         let mut tries = 0;
         let (mut snapshot, newer, stored) = loop {
-            // Who begins it anew looks first whether it is being sent.
+            // A rewrite checks under this lock whether the file is being sent.
             let writing = self.writing.lock().await;
-            if purpose == Purpose::Owed
-                && let Some(earlier) = self.owed_before()
+            if purpose == Purpose::ClosedVersion
+                && let Some(unsent) = self.version_to_send()
             {
                 drop(writing);
-                return self.send_before(e, earlier, publish).await;
+                return self.send_version(e, unsent, publish).await;
             }
-            let (mut snapshot, early, newer) = self.set_out(e, writing).await?;
-            let stored = self.deliver(e, &mut snapshot, early).await;
+            let (mut snapshot, streaming, newer) = self.prepare_send(e, writing).await?;
+            let stored = self.deliver(e, &mut snapshot, streaming).await;
             tries += 1;
             if stored.is_ok() || !snapshot.is_torn() || tries == TRIES {
                 break (snapshot, newer, stored);
@@ -215,19 +219,19 @@ impl OpenFile {
             && why.is(Kind::Refused)
         {
             let why = why.share();
-            return Err(self.lost(e, snapshot, why).await);
+            return Err(self.fail_with_conflict(e, snapshot, why).await);
         }
-        self.stored(&snapshot, stored?);
+        self.record_upload(&snapshot, stored?);
         self.state.lock().upload = None;
         if let Some(newer) = newer {
-            let base = self.base().ok_or_else(|| lost(&snapshot.key))?;
+            let base = self.base().ok_or_else(|| bytes_missing(&snapshot.key))?;
             snapshot.attrs = newer;
-            self.state.lock().sets_out(&snapshot);
+            self.state.lock().remember_upload(&snapshot);
             let etag = e.remote.put_attrs(&snapshot.key, &base, &snapshot.attrs).await?;
-            self.stored(&snapshot, etag);
+            self.record_upload(&snapshot, etag);
         }
-        publish(&|| self.arrived(e, &snapshot));
-        self.retire().await;
+        publish(&|| self.mark_clean(e, &snapshot));
+        self.drop_version().await;
         if purpose == Purpose::Sync
             && let Err(why) = self.note(e, false).await
         {
@@ -239,27 +243,27 @@ impl OpenFile {
     /// Stores the snapshot, if the object is still what the file was made of, or an earlier send of ours.
     pub(super) async fn deliver(
         &self,
-        e: &Engine,
+        e: &MountContext,
         snapshot: &mut Snapshot,
-        early: Option<Early>,
+        streaming: Option<StreamingUpload>,
     ) -> Result<Etag> {
-        let stored = upload::upload(e, snapshot, early).await;
+        let stored = upload::upload(e, snapshot, streaming).await;
         if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
             return stored;
         }
-        match self.came(e, snapshot).await? {
-            Some(Came::This(etag)) => Ok(etag),
-            Some(Came::Before) => upload::upload(e, snapshot, None).await,
+        match self.find_own_send(e, snapshot).await? {
+            Some(OwnSend::This(etag)) => Ok(etag),
+            Some(OwnSend::Before) => upload::upload(e, snapshot, None).await,
             None => stored,
         }
     }
 
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
-    async fn came(&self, e: &Engine, snapshot: &mut Snapshot) -> Result<Option<Came>> {
+    async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
         let Some(head) = e.remote.head(&snapshot.key).await? else { return Ok(None) };
-        let Some(there) = Signature::of(&head.attrs, head.size) else { return Ok(None) };
-        if Some(&there) == Signature::of(&snapshot.attrs, snapshot.size).as_ref() {
-            return Ok(Some(Came::This(head.etag)));
+        let Some(there) = UploadToken::of(&head.attrs, head.size) else { return Ok(None) };
+        if Some(&there) == UploadToken::of(&snapshot.attrs, snapshot.size).as_ref() {
+            return Ok(Some(OwnSend::This(head.etag)));
         }
         let base = Base { etag: head.etag, size: head.size };
         let mut s = self.state.lock();
@@ -271,17 +275,17 @@ impl OpenFile {
         if s.borrowed.is_none() {
             snapshot.source = Some(Source { key: snapshot.key.clone(), base });
         }
-        Ok(Some(Came::Before))
+        Ok(Some(OwnSend::Before))
     }
 
     /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds
     /// that object there.
-    async fn recall_sends(&self, e: &Engine) -> Result<()> {
+    async fn recall_sends(&self, e: &MountContext) -> Result<()> {
         if self.state.lock().sending.len() < SENDS {
             return Ok(());
         }
         let head = e.remote.head(&self.key()).await?;
-        let there = head.as_ref().and_then(|head| Signature::of(&head.attrs, head.size));
+        let there = head.as_ref().and_then(|head| UploadToken::of(&head.attrs, head.size));
         let mut s = self.state.lock();
         if let Some(head) = head
             && there.is_some_and(|there| s.sending.contains(&there))
@@ -297,20 +301,20 @@ impl OpenFile {
     }
 
     /// The object has the snapshot's bytes.
-    pub(super) fn stored(&self, snapshot: &Snapshot, etag: Etag) {
+    pub(super) fn record_upload(&self, snapshot: &Snapshot, etag: Etag) {
         let mut s = self.state.lock();
         s.base = Some(Base { etag, size: snapshot.size });
         s.sending.clear();
         if s.changes == snapshot.changes {
             s.base_len = s.size;
             s.dirty.clear();
-            s.stage.iter().for_each(Stage::stored);
+            s.stage.iter().for_each(Stage::mark_sent);
         }
         // Its bytes are the object's own now.
         s.borrowed = None;
     }
 
-    pub(super) fn arrived(&self, e: &Engine, snapshot: &Snapshot) -> Facts {
+    pub(super) fn mark_clean(&self, e: &MountContext, snapshot: &Snapshot) -> Attributes {
         let mut s = self.state.lock();
         s.sent = snapshot.changes;
         s.as_of = e.rt.now();
@@ -318,18 +322,18 @@ impl OpenFile {
             s.attrs = snapshot.attrs.clone();
         }
         let etag = s.base.as_ref().map(|base| base.etag.clone());
-        Facts::of(&e.options, false, snapshot.size, etag, s.modified, &snapshot.attrs)
+        Attributes::of(&e.options, false, snapshot.size, etag, s.modified, &snapshot.attrs)
     }
 
-    /// Somebody else's object has the name: ours is stored beside it.
-    async fn lost(&self, e: &Engine, snapshot: Snapshot, why: Error) -> Error {
-        let mut kept = conflict_copy::keep(e, &snapshot, conflict_copy::CONFLICT).await;
+    /// Another client's object has the name: our bytes are stored as a conflict copy.
+    async fn fail_with_conflict(&self, e: &MountContext, snapshot: Snapshot, why: Error) -> Error {
+        let mut kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await;
         // Nothing is written in between.
         let _still = self.writing.lock().await;
         // What was closed meanwhile, and what was written, with success, is kept too.
         let newer = {
             let s = self.state.lock();
-            let closed = s.earlier.as_ref().map(|earlier| earlier.snapshot.clone());
+            let closed = s.unsent_version.as_ref().map(|unsent| unsent.snapshot.clone());
             let now = s.snapshot(e);
             let newer = |other: &Snapshot| other.changes > snapshot.changes;
             [closed.filter(newer), Some(now).filter(newer)]
@@ -337,7 +341,7 @@ impl OpenFile {
         for newer in newer.iter().flatten() {
             kept = match kept {
                 Ok(before) => {
-                    conflict_copy::keep(e, newer, conflict_copy::CONFLICT).await.map(|name| name.or(before))
+                    conflict_copy::store(e, newer, conflict_copy::CONFLICT).await.map(|name| name.or(before))
                 }
                 failed => failed,
             };
@@ -348,9 +352,9 @@ impl OpenFile {
             let why = match kept {
                 Ok(Some(name)) => {
                     // The version before goes with the one that is kept.
-                    stages = [s.stage.take(), s.earlier.take().map(|earlier| earlier.stage)];
+                    stages = [s.stage.take(), s.unsent_version.take().map(|unsent| unsent.stage)];
                     let why = why.context(format_args!("what was written here is kept as {name}"));
-                    s.kept = Some(name);
+                    s.conflict_copy = Some(name);
                     why
                 }
                 Ok(None) => {
@@ -372,11 +376,11 @@ impl OpenFile {
         why
     }
 
-    /// Stores what is staged beside the object instead of as it.
-    pub async fn rescue(&self, e: &Engine, word: &str) -> Result<Option<String>> {
+    /// Stores the staged bytes as a conflict copy instead of as the object.
+    pub async fn store_conflict_copy(&self, e: &MountContext, word: &str) -> Result<Option<String>> {
         let _one = self.sending.lock().await;
         let snapshot = self.snapshot(e);
-        let kept = conflict_copy::keep(e, &snapshot, word).await?;
+        let kept = conflict_copy::store(e, &snapshot, word).await?;
         let stage = self.state.lock().stage.take();
         if let Some(stage) = stage {
             e.staging.done(stage).await;

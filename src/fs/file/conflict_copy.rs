@@ -1,4 +1,4 @@
-//! What can't become the object that it was meant for is stored beside it, under a name that says so.
+//! Conflict copies: a file that can't become its object is stored under another name, which says why.
 //!
 //! `NAME.conflict-20261120T091500Z-1a2b3c`: somebody else changed the object. `NAME.unfinished-…`: the daemon died while
 //! a whole object was being written anew. Where bytes of an object that is gone were the file's, those of the object
@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use super::context::Engine;
+use super::context::MountContext;
 use super::upload::{Snapshot, upload};
 use crate::base::{Error, Kind, Result, clock};
-use crate::fs::object::{Base, KEY_MAX, Ranges, Source};
+use crate::fs::object::{Base, ByteRanges, KEY_MAX, Source};
 use crate::store::When;
 
 pub const CONFLICT: &str = "conflict";
@@ -31,7 +31,7 @@ fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> String {
     format!("{}{end}", &key[..len])
 }
 
-fn ours(local: &Ranges, size: u64) -> Vec<Range<u64>> {
+fn ours(local: &ByteRanges, size: u64) -> Vec<Range<u64>> {
     local.split(0..size).into_iter().filter(|(_, ours)| *ours).map(|(range, _)| range).collect()
 }
 
@@ -49,8 +49,8 @@ fn written(ranges: &[Range<u64>]) -> String {
     out
 }
 
-/// Stores the file beside its object. `None`: nothing was written that could be lost.
-pub async fn keep(e: &Engine, file: &Snapshot, word: &str) -> Result<Option<String>> {
+/// Stores the file as a conflict copy. `None`: nothing was written that could be lost.
+pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Option<String>> {
     if file.dirty.is_empty() {
         return Ok(None);
     }

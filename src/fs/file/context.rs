@@ -1,4 +1,4 @@
-//! What files need of their mount: the bucket, the staging folder, the clock.
+//! What an open file needs of its mount: the bucket, the staging area, the clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,38 +6,38 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::base::rt::Rt;
-use crate::fs::bucket::Remote;
+use crate::fs::bucket::BucketClient;
 use crate::fs::object::{MountOptions, Ns};
-use crate::fs::read::Ahead;
-use crate::fs::staging::Staging;
+use crate::fs::read::ReadAhead;
+use crate::fs::staging::StagingArea;
 
-/// What files need of their mount.
+/// What an open file needs of its mount. Shared by all files.
 #[derive(Debug)]
-pub struct Engine {
+pub struct MountContext {
     pub rt: Rt,
-    pub remote: Remote,
-    pub staging: Staging,
-    pub ahead: Ahead,
+    pub remote: BucketClient,
+    pub staging: StagingArea,
+    pub ahead: ReadAhead,
     pub options: MountOptions,
     pub clock: Clock,
-    pub memory: Memory,
+    pub memory: UploadMemory,
 }
 
 /// What uploads of one mount may hold in memory.
 #[derive(Clone, Debug)]
-pub struct Memory(Arc<Semaphore>);
+pub struct UploadMemory(Arc<Semaphore>);
 
 /// In pages, as permits are counted in 32 bits.
 const PAGE: u64 = 4096;
 const MEMORY_MAX: u64 = 128 << 20;
 
-impl Memory {
-    pub fn new() -> Memory {
-        Memory(Arc::new(Semaphore::new((MEMORY_MAX / PAGE) as usize)))
+impl UploadMemory {
+    pub fn new() -> UploadMemory {
+        UploadMemory(Arc::new(Semaphore::new((MEMORY_MAX / PAGE) as usize)))
     }
 
     /// Waits for room; more than all of it is as much as there is.
-    pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub async fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let pages = bytes.min(MEMORY_MAX).div_ceil(PAGE) as u32;
         self.0.clone().acquire_many_owned(pages).await.ok()
     }
@@ -47,7 +47,7 @@ impl Memory {
 #[derive(Debug, Default)]
 pub struct Clock(AtomicI64);
 
-impl Engine {
+impl MountContext {
     pub fn now(&self) -> Ns {
         let wall = Ns::from_ms(self.rt.wall_ms()).0;
         let last =

@@ -13,5 +13,5 @@ mod upload;
 
 pub use commit::Purpose;
 pub use conflict_copy::{CONFLICT, UNFINISHED};
-pub use context::{Clock, Engine, Memory};
+pub use context::{Clock, MountContext, UploadMemory};
 pub use open_file::{OpenFile, Stood};

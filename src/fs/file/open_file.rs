@@ -17,17 +17,18 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-use super::context::Engine;
-use super::streaming_upload::{BEGIN, Early};
-use super::unsent_version::{Earlier, remove};
+use super::context::MountContext;
+use super::streaming_upload::{BEGIN, StreamingUpload};
+use super::unsent_version::{UnsentVersion, remove_stage};
 use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::fs::object::{
-    Base, Errno, Facts, Fail, Meta as _, MountOptions, Ns, Op, Ranges, Signature, Source, sign,
+    Attributes, Base, ByteRanges, Errno, Fail, Meta as _, MountOptions, Ns, Op, Source, UploadToken,
+    add_upload_token,
 };
 use crate::fs::read::Reader;
-use crate::fs::staging::{Left, Mark, NOTE_FORMAT, Note, Stage, Staging};
+use crate::fs::staging::{FoundFile, Mark, NOTE_FORMAT, Note, Stage, StagingArea};
 use crate::store::{Attrs, Etag, Head, When};
 
 /// Largest file: what S3 takes in one object.
@@ -37,7 +38,7 @@ pub const SIZE_MAX: u64 = 5 << 40;
 pub const HOLE_MAX: u64 = 64 << 30;
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct FileState {
     pub(super) key: String,
     /// The object as it was opened or last sent; none while there is no object.
     pub(super) base: Option<Base>,
@@ -46,12 +47,12 @@ pub(super) struct State {
     /// So many of their bytes still count.
     pub(super) base_len: u64,
     pub(super) size: u64,
-    pub(super) local: Ranges,
-    pub(super) dirty: Ranges,
+    pub(super) local: ByteRanges,
+    pub(super) dirty: ByteRanges,
     pub(super) stage: Option<Stage>,
     pub(super) cuts: Cuts,
-    /// What was closed before the file was begun anew.
-    pub(super) earlier: Option<Earlier>,
+    /// The version that was closed before the rewrite began.
+    pub(super) unsent_version: Option<UnsentVersion>,
     /// The version whose place the stage took; a loss of power may bring it back.
     pub(super) replaced: Option<String>,
     pub(super) attrs: Attrs,
@@ -68,32 +69,32 @@ pub(super) struct State {
     /// The metadata that a send gives the object, and at which change: a repeated one gives the same.
     pub(super) signed: Option<(u64, Attrs)>,
     /// What the store may know sends by whose answer has not come, the latest last.
-    pub(super) sending: Vec<Signature>,
+    pub(super) sending: Vec<UploadToken>,
     /// What the stage's note says.
     pub(super) noted: Option<Mark>,
     /// The parts that left before the end.
-    pub(super) early: Option<Early>,
+    pub(super) streaming: Option<StreamingUpload>,
     /// The multipart upload that is under way.
     pub(super) upload: Option<String>,
     pub(super) unlinked: bool,
     /// And for good: what is staged is for its handles only.
-    pub(super) disowned: bool,
+    pub(super) discarded: bool,
     /// Beginning to send it before its end failed: it leaves at its end.
-    pub(super) late: bool,
+    pub(super) stream_failed: bool,
     pub(super) failed: Option<Error>,
     /// The object in which a failed file's bytes are.
-    pub(super) kept: Option<String>,
+    pub(super) conflict_copy: Option<String>,
 }
 
 #[derive(Debug)]
 pub struct OpenFile {
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<FileState>,
     /// Held while the stage's note is written.
     pub(in crate::fs) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
     pub(super) writing: tokio::sync::Mutex<()>,
     /// Somebody will sync what waits.
-    pub looked_after: AtomicBool,
+    pub has_syncer: AtomicBool,
     /// Its node's (`Node::changing`). Held while the file is sent: one upload at a time.
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
 }
@@ -113,7 +114,7 @@ impl OpenFile {
     pub fn of(key: &str, stood: Stood, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let Stood { base, attrs, modified, asked } = stood;
         let size = base.size;
-        let state = State { as_of: asked, ..Self::state(key, Some(base), size, attrs, modified, 0) };
+        let state = FileState { as_of: asked, ..Self::state(key, Some(base), size, attrs, modified, 0) };
         Self::new(state, changing)
     }
 
@@ -122,23 +123,30 @@ impl OpenFile {
         Self::new(Self::state(key, None, 0, attrs, now, 1), changing)
     }
 
-    fn new(state: State, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        let (noting, writing, looked_after) = Default::default();
-        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, looked_after, sending })
+    fn new(state: FileState, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+        let (noting, writing, has_syncer) = Default::default();
+        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, has_syncer, sending })
     }
 
-    fn state(key: &str, base: Option<Base>, size: u64, attrs: Attrs, modified: Ns, changes: u64) -> State {
-        State {
+    fn state(
+        key: &str,
+        base: Option<Base>,
+        size: u64,
+        attrs: Attrs,
+        modified: Ns,
+        changes: u64,
+    ) -> FileState {
+        FileState {
             key: key.to_owned(),
             base,
             borrowed: None,
             base_len: size,
             size,
-            local: Ranges::default(),
-            dirty: Ranges::default(),
+            local: ByteRanges::default(),
+            dirty: ByteRanges::default(),
             stage: None,
             cuts: Cuts::default(),
-            earlier: None,
+            unsent_version: None,
             replaced: None,
             attrs,
             modified,
@@ -151,19 +159,19 @@ impl OpenFile {
             signed: None,
             sending: Vec::new(),
             noted: None,
-            early: None,
+            streaming: None,
             upload: None,
             unlinked: false,
-            disowned: false,
-            late: false,
+            discarded: false,
+            stream_failed: false,
             failed: None,
-            kept: None,
+            conflict_copy: None,
         }
     }
 
     /// A file that an earlier mount staged and the bucket may not have.
-    pub fn left(left: Left, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        let Left { stage, note, edits, .. } = left;
+    pub fn recovered(left: FoundFile, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+        let FoundFile { stage, note, edits, .. } = left;
         let modified = note.attrs().time("mtime").unwrap_or(modified);
         let state = Self::state(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
         let file = Self::new(state, changing);
@@ -198,8 +206,8 @@ impl OpenFile {
         s.key = key.to_owned();
         // Its note says another.
         s.noted = None;
-        if let Some(earlier) = &mut s.earlier {
-            earlier.set_key(key);
+        if let Some(unsent) = &mut s.unsent_version {
+            unsent.set_key(key);
         }
     }
 
@@ -211,7 +219,7 @@ impl OpenFile {
     /// The store has another object there than the file is made of, and not by a send whose answer has yet to come.
     pub fn is_other(&self, head: &Head) -> bool {
         let s = self.state.lock();
-        let ours = || Signature::of(&head.attrs, head.size).is_some_and(|there| s.sending.contains(&there));
+        let ours = || UploadToken::of(&head.attrs, head.size).is_some_and(|there| s.sending.contains(&there));
         s.base.as_ref().is_some_and(|base| base.etag != head.etag) && !ours()
     }
 
@@ -245,13 +253,13 @@ impl OpenFile {
     }
 
     /// What the file is has not reached the tables yet: it answers for itself.
-    pub fn speaks(&self) -> bool {
+    pub fn overrides_cache(&self) -> bool {
         let s = self.state.lock();
         s.changes != s.sent || s.base.is_none() || s.unlinked
     }
 
     /// The same of a file that has its name.
-    pub fn is_ahead(&self) -> bool {
+    pub fn has_local_changes(&self) -> bool {
         self.is_dirty() || self.is_local()
     }
 
@@ -269,20 +277,20 @@ impl OpenFile {
         self.state.lock().failed.is_some()
     }
 
-    pub fn facts(&self, options: &MountOptions) -> Facts {
+    pub fn attributes(&self, options: &MountOptions) -> Attributes {
         let s = self.state.lock();
-        Facts::of(options, false, s.size, s.base.as_ref().map(|b| b.etag.clone()), s.modified, &s.attrs)
+        Attributes::of(options, false, s.size, s.base.as_ref().map(|b| b.etag.clone()), s.modified, &s.attrs)
     }
 
     /// A close or fsync asked for what the bucket does not have yet.
-    pub fn owes(&self) -> bool {
+    pub fn has_unsent_close(&self) -> bool {
         let s = self.state.lock();
         s.asked > s.sent && !s.unlinked && s.failed.is_none()
     }
 
     /// Where the bytes of a failed file are, when they are in the bucket.
     pub fn kept(&self) -> Option<String> {
-        self.state.lock().kept.clone()
+        self.state.lock().conflict_copy.clone()
     }
 
     /// What the store says at another open: taken over unless there are changes of ours, or more is known. What was
@@ -311,25 +319,32 @@ impl OpenFile {
     }
 
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
-    pub async fn read(&self, e: &Engine, reader: &Reader, offset: u64, len: u64) -> Op<Bytes> {
+    pub async fn read(&self, e: &MountContext, reader: &Reader, offset: u64, len: u64) -> Op<Bytes> {
         const TRIES: u32 = 8;
         self.read_again(e, reader, offset, len, TRIES).await
     }
 
-    async fn read_again(&self, e: &Engine, reader: &Reader, offset: u64, len: u64, tries: u32) -> Op<Bytes> {
+    async fn read_again(
+        &self,
+        e: &MountContext,
+        reader: &Reader,
+        offset: u64,
+        len: u64,
+        tries: u32,
+    ) -> Op<Bytes> {
         let (source, stage, pieces, was) = {
             let s = self.state.lock();
             if let Some(why) = &s.failed {
                 return Err(why.share().into());
             }
             let end = offset.saturating_add(len).min(s.size);
-            (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end), s.stands())
+            (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end), s.version())
         };
         match self.collect(e, reader, source, stage, pieces).await {
             Err(why) if why.errno == Errno::STALE && tries > 0 => {
                 // Perhaps a send of ours has replaced the object while it was read.
                 drop(self.sending.lock().await);
-                if self.state.lock().stands() == was {
+                if self.state.lock().version() == was {
                     return Err(why);
                 }
                 Box::pin(self.read_again(e, reader, offset, len, tries - 1)).await
@@ -340,7 +355,7 @@ impl OpenFile {
 
     async fn collect(
         &self,
-        e: &Engine,
+        e: &MountContext,
         reader: &Reader,
         source: Option<Source>,
         stage: Option<Stage>,
@@ -354,7 +369,7 @@ impl OpenFile {
                     upload::staged(stage.as_ref(), piece.start, (piece.end - piece.start) as usize).await?
                 }
                 Some(Source { key, base }) => reader.read(&e.ahead, key, base, piece).await?,
-                None => return Err(lost(&self.key()).into()),
+                None => return Err(bytes_missing(&self.key()).into()),
             };
             if only {
                 return Ok(bytes);
@@ -365,7 +380,7 @@ impl OpenFile {
     }
 
     /// The same without waiting, where all of it has been fetched.
-    pub fn read_now(&self, e: &Engine, reader: &Reader, offset: u64, len: u64) -> Option<Bytes> {
+    pub fn read_now(&self, e: &MountContext, reader: &Reader, offset: u64, len: u64) -> Option<Bytes> {
         let (Source { key, base }, range) = {
             let s = self.state.lock();
             let end = offset.saturating_add(len).min(s.size);
@@ -385,7 +400,7 @@ impl OpenFile {
     }
 
     /// Writes at `offset`, or at the end.
-    pub async fn write(&self, e: &Engine, offset: Option<u64>, data: Bytes) -> Op<()> {
+    pub async fn write(&self, e: &MountContext, offset: Option<u64>, data: Bytes) -> Op<()> {
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
             return Err(why.into());
@@ -398,7 +413,7 @@ impl OpenFile {
             stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
             let now = e.now();
             let mut s = self.state.lock();
-            if !s.has(&stage) {
+            if !s.uses_stage(&stage) {
                 continue;
             }
             let hole = s.size..offset;
@@ -412,7 +427,7 @@ impl OpenFile {
             break (s.noted != Some(Mark::Open), begins);
         };
         if begins {
-            self.begin_early(e).await;
+            self.begin_streaming(e).await;
         }
         if stale || begins {
             self.note(e, false).await?;
@@ -434,25 +449,25 @@ impl OpenFile {
     }
 
     /// A large new file begins to leave. Failing costs nothing: it leaves at its end.
-    async fn begin_early(&self, e: &Engine) {
+    async fn begin_streaming(&self, e: &MountContext) {
         let (key, attrs) = {
             let snapshot = self.snapshot(e);
             (snapshot.key, snapshot.attrs)
         };
-        let begun = Early::begin(e, &key, attrs).await;
+        let begun = StreamingUpload::begin(e, &key, attrs).await;
         let mut s = self.state.lock();
         match begun {
-            Ok(early) => {
-                s.upload = Some(early.upload.clone());
-                s.early = Some(early);
+            Ok(streaming) => {
+                s.upload = Some(streaming.upload.clone());
+                s.streaming = Some(streaming);
             }
             // Each further write would wait for the same.
-            Err(_) => s.late = true,
+            Err(_) => s.stream_failed = true,
         }
     }
 
     /// Makes a range read as zeros without changing the file's length.
-    pub async fn zero(&self, e: &Engine, range: Range<u64>) -> Op<()> {
+    pub async fn zero(&self, e: &MountContext, range: Range<u64>) -> Op<()> {
         const CHUNK: u64 = 1 << 20;
         let zeros = Bytes::from(vec![0; CHUNK as usize]);
         let end = range.end.min(self.state.lock().size);
@@ -465,13 +480,13 @@ impl OpenFile {
         Ok(())
     }
 
-    pub async fn truncate(&self, e: &Engine, size: u64) -> Op<()> {
+    pub async fn truncate(&self, e: &MountContext, size: u64) -> Op<()> {
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
             return Err(why.into());
         }
         self.may_reach(size, size)?;
-        let anew = if size == 0 { self.anew(e).await? } else { None };
+        let anew = if size == 0 { self.begin_rewrite(e).await? } else { None };
         let useless = loop {
             let mut stage = self.state.lock().stage.clone().filter(|_| anew.is_none());
             if let Some(stage) = &mut stage {
@@ -488,10 +503,10 @@ impl OpenFile {
             }
             let now = e.now();
             let mut s = self.state.lock();
-            if stage.is_some_and(|stage| !s.has(&stage)) {
+            if stage.is_some_and(|stage| !s.uses_stage(&stage)) {
                 continue;
             }
-            let useless = anew.and_then(|anew| s.step_aside(e, anew));
+            let useless = anew.and_then(|anew| s.detach_version(e, anew));
             let grown = s.size..size;
             s.local.cut(size);
             s.dirty.cut(size);
@@ -500,14 +515,14 @@ impl OpenFile {
             s.base_len = s.base_len.min(size);
             s.size = size;
             s.touch(now);
-            if let Some(early) = &mut s.early {
-                early.spoil(&(size..u64::MAX));
+            if let Some(streaming) = &mut s.streaming {
+                streaming.spoil(&(size..u64::MAX));
             }
             break useless;
         };
         self.note(e, false).await?;
         if let Some(useless) = useless {
-            remove(&useless).await;
+            remove_stage(&useless).await;
         }
         Ok(())
     }
@@ -529,7 +544,7 @@ impl OpenFile {
 
     /// Takes `len` bytes at `offset` of another object for the same bytes of this file, which ends there and has
     /// nothing else. False: that isn't so, or it is being sent: what the object has of it then is known afterwards.
-    pub async fn borrow(&self, e: &Engine, from: &Source, offset: u64, len: u64) -> Op<bool> {
+    pub async fn borrow(&self, e: &MountContext, from: &Source, offset: u64, len: u64) -> Op<bool> {
         let Ok(_unsent) = self.sending.try_lock() else { return Ok(false) };
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
@@ -555,12 +570,12 @@ impl OpenFile {
     /// The object whose bytes it has borrowed.
     pub fn borrows(&self, key: &str) -> bool {
         let s = self.state.lock();
-        let before = s.earlier.as_ref().is_some_and(|earlier| earlier.borrows(key));
+        let before = s.unsent_version.as_ref().is_some_and(|unsent| unsent.borrows(key));
         before || s.borrowed.as_ref().is_some_and(|from| from.key == key)
     }
 
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
-    pub async fn detach(&self, e: &Engine) -> Op<()> {
+    pub async fn detach(&self, e: &MountContext) -> Op<()> {
         let _one = self.writing.lock().await;
         loop {
             self.fetch_missing(e).await?;
@@ -574,7 +589,7 @@ impl OpenFile {
         }
     }
 
-    async fn fetch_missing(&self, e: &Engine) -> Op<()> {
+    async fn fetch_missing(&self, e: &MountContext) -> Op<()> {
         let snapshot = self.snapshot(e);
         let borrowed = self.is_borrowed();
         let missing = snapshot.local.split(0..snapshot.size);
@@ -583,7 +598,7 @@ impl OpenFile {
             let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
             let mut s = self.state.lock();
-            if !s.has(&stage) {
+            if !s.uses_stage(&stage) {
                 return Ok(());
             }
             if borrowed {
@@ -605,19 +620,19 @@ impl OpenFile {
     }
 
     /// The object is about to have these, put there by us; with its bytes, which are the file's where it was made of it.
-    pub fn sends(&self, attrs: &Attrs, object: &Base) {
+    pub fn remember_upload(&self, attrs: &Attrs, object: &Base) {
         let mut s = self.state.lock();
         if s.base.as_ref() == Some(object) {
-            s.sends(attrs, object.size);
+            s.push_unanswered(attrs, object.size);
         }
     }
 
     /// While this is held nothing is sent, and what was being sent has arrived.
-    pub async fn hold(&self) -> OwnedMutexGuard<()> {
+    pub async fn lock_uploads(&self) -> OwnedMutexGuard<()> {
         self.sending.clone().lock_owned().await
     }
 
-    pub(super) fn snapshot(&self, e: &Engine) -> Snapshot {
+    pub(super) fn snapshot(&self, e: &MountContext) -> Snapshot {
         self.state.lock().snapshot(e)
     }
 }
@@ -625,13 +640,13 @@ impl OpenFile {
 /// Sends that are remembered by their signatures.
 pub(super) const SENDS: usize = 32;
 
-impl State {
-    pub(super) fn sets_out(&mut self, snapshot: &Snapshot) {
-        self.sends(&snapshot.attrs, snapshot.size);
+impl FileState {
+    pub(super) fn remember_upload(&mut self, snapshot: &Snapshot) {
+        self.push_unanswered(&snapshot.attrs, snapshot.size);
     }
 
-    fn sends(&mut self, attrs: &Attrs, size: u64) {
-        let Some(sending) = Signature::of(attrs, size) else { return };
+    fn push_unanswered(&mut self, attrs: &Attrs, size: u64) {
+        let Some(sending) = UploadToken::of(attrs, size) else { return };
         self.sending.retain(|other| *other != sending);
         self.sending.push(sending);
         let many = self.sending.len().saturating_sub(SENDS);
@@ -646,10 +661,10 @@ impl State {
         }
     }
 
-    pub(super) fn snapshot(&self, e: &Engine) -> Snapshot {
+    pub(super) fn snapshot(&self, e: &MountContext) -> Snapshot {
         let (options, now) = (&e.options, e.now());
         let mut attrs = self.attrs.clone();
-        sign(&e.rt, &mut attrs);
+        add_upload_token(&e.rt, &mut attrs);
         // Every change has set it; whoever looks must not see it change again because the file is sent.
         if attrs.time("ctime").is_none() {
             attrs.set_time("ctime", now);
@@ -659,7 +674,7 @@ impl State {
         }
         if attrs.mode().is_none() {
             // Others take metadata without a mode for mode 0.
-            let shown = Facts::of(options, false, self.size, None, self.modified, &self.attrs);
+            let shown = Attributes::of(options, false, self.size, None, self.modified, &self.attrs);
             attrs.set_mode(shown.mode);
             attrs.set_id("uid", shown.uid);
             attrs.set_id("gid", shown.gid);
@@ -688,37 +703,37 @@ impl State {
     }
 
     /// What changes when the file or its object does.
-    fn stands(&self) -> (u64, String, Option<Base>) {
+    fn version(&self) -> (u64, String, Option<Base>) {
         (self.changes, self.key.clone(), self.base.clone())
     }
 
     /// Whose bytes the file's are, but for those in `local`.
     fn source(&self) -> Option<Source> {
-        self.borrowed.clone().or_else(|| self.own())
+        self.borrowed.clone().or_else(|| self.own_object())
     }
 
-    pub(super) fn own(&self) -> Option<Source> {
+    pub(super) fn own_object(&self) -> Option<Source> {
         self.base.clone().map(|base| Source { key: self.key.clone(), base })
     }
 
     /// Sends what is whole of a new file; true when it is time to begin with that.
-    fn streams(&mut self, e: &Engine, stage: &Stage, written: Range<u64>) -> bool {
+    fn streams(&mut self, e: &MountContext, stage: &Stage, written: Range<u64>) -> bool {
         let (key, size) = (&self.key, self.size);
-        let Some(early) = &mut self.early else {
-            let may = !self.unlinked && !self.late && self.upload.is_none();
+        let Some(streaming) = &mut self.streaming else {
+            let may = !self.unlinked && !self.stream_failed && self.upload.is_none();
             return may && self.base_len == 0 && size >= BEGIN;
         };
-        early.spoil(&written);
-        early.advance(e, key, stage, size);
+        streaming.spoil(&written);
+        streaming.advance(e, key, stage, size);
         false
     }
 
     /// Its bytes are staged there still. Another's object that comes takes what was staged over the one before away.
-    pub(super) fn has(&self, stage: &Stage) -> bool {
+    pub(super) fn uses_stage(&self, stage: &Stage) -> bool {
         self.stage.as_ref().is_some_and(|its| its.is(stage))
     }
 
-    pub(super) fn note(&self, staging: &Staging, partly: bool) -> Note {
+    pub(super) fn note(&self, staging: &StagingArea, partly: bool) -> Note {
         let signed = self.signed.as_ref().filter(|(at, _)| *at == self.changes);
         let attrs = signed.map_or(&self.attrs, |(_, attrs)| attrs);
         Note {
@@ -732,11 +747,15 @@ impl State {
             partly,
             mark: self.mark(),
             // While the version before stands, no close of this one has succeeded.
-            owed: self.asked > self.sent && self.earlier.is_none(),
-            over: self.earlier.as_ref().map(|earlier| earlier.stage.id()).or_else(|| self.replaced.clone()),
-            outgrown: None,
-            sum: None,
-            life: staging.life(),
+            unsent_close: self.asked > self.sent && self.unsent_version.is_none(),
+            rewrites: self
+                .unsent_version
+                .as_ref()
+                .map(|unsent| unsent.stage.id())
+                .or_else(|| self.replaced.clone()),
+            outgrown_slot: None,
+            checksum: None,
+            generation: staging.generation(),
             boot: staging.boot().map(str::to_owned),
             synced: false,
             sending: self.sending.clone(),
@@ -759,6 +778,6 @@ pub(super) fn staging_failed(stage: &Stage, why: Error) -> Error {
     why.context(format_args!("staging at {}", stage.path().display()))
 }
 
-pub(super) fn lost(key: &str) -> Error {
+pub(super) fn bytes_missing(key: &str) -> Error {
     Error::new(Kind::Internal, format!("{key}: bytes that are neither staged nor in the object"))
 }

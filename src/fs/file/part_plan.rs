@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::fs::object::Ranges;
+use crate::fs::object::ByteRanges;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -38,7 +38,7 @@ pub fn on_grid(start: u64) -> Range<u64> {
 }
 
 /// Parts of a file of `size` bytes, of which those below `base_len` and not in `dirty` can be copied.
-pub fn plan(size: u64, base_len: u64, dirty: &Ranges) -> Vec<Piece> {
+pub fn plan(size: u64, base_len: u64, dirty: &ByteRanges) -> Vec<Piece> {
     let mut least = PART_MIN;
     loop {
         let plan = split(&merged(size, base_len, dirty, least), size);
@@ -49,7 +49,7 @@ pub fn plan(size: u64, base_len: u64, dirty: &Ranges) -> Vec<Piece> {
     }
 }
 
-fn runs(size: u64, base_len: u64, dirty: &Ranges) -> Vec<Piece> {
+fn runs(size: u64, base_len: u64, dirty: &ByteRanges) -> Vec<Piece> {
     let base_len = base_len.min(size);
     let mut runs: Vec<Piece> =
         dirty.split(0..base_len).into_iter().map(|(range, dirty)| Piece { range, copied: !dirty }).collect();
@@ -61,7 +61,7 @@ fn runs(size: u64, base_len: u64, dirty: &Ranges) -> Vec<Piece> {
 
 /// Pieces to send and pieces to copy in turn, none below `least` but the last: what is too short to be copied is sent
 /// with what is before or behind it.
-fn merged(size: u64, base_len: u64, dirty: &Ranges, least: u64) -> Vec<Piece> {
+fn merged(size: u64, base_len: u64, dirty: &ByteRanges, least: u64) -> Vec<Piece> {
     let mut out: Vec<Piece> = Vec::new();
     for run in runs(size, base_len, dirty) {
         let end = run.range.end;
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn edits_and_appends_cost_what_they_change() {
         let edit = |at: u64, len: u64| {
-            let mut dirty = Ranges::default();
+            let mut dirty = ByteRanges::default();
             dirty.insert(at..at + len);
             dirty
         };
@@ -138,8 +138,11 @@ mod tests {
         );
         assert_eq!(shown(&plan(GIB, GIB, &edit(0, 4096))), [(0, 5, false), (5, 1024, true)]);
         assert_eq!(shown(&plan(GIB, GIB, &edit(GIB - 4096, 4096))), [(0, 1023, true), (1023, 1024, false)]);
-        assert_eq!(shown(&plan(GIB + MIB, GIB, &Ranges::default())), [(0, 1024, true), (1024, 1025, false)]);
-        assert_eq!(shown(&plan(20 * MIB, GIB, &Ranges::default())), [(0, 20, true)]);
+        assert_eq!(
+            shown(&plan(GIB + MIB, GIB, &ByteRanges::default())),
+            [(0, 1024, true), (1024, 1025, false)]
+        );
+        assert_eq!(shown(&plan(20 * MIB, GIB, &ByteRanges::default())), [(0, 20, true)]);
         assert_eq!(
             shown(&plan(20 * MIB, 0, &edit(0, 20 * MIB))),
             [(0, 8, false), (8, 16, false), (16, 20, false)]
@@ -165,7 +168,7 @@ mod tests {
         ) {
             let (size, base) = (size * MIB - 77, base * MIB + 5);
             let base_len = base.min(size);
-            let mut dirty = Ranges::default();
+            let mut dirty = ByteRanges::default();
             for (at, len, unit) in edits {
                 let unit = [1, 4096, MIB][unit as usize];
                 dirty.insert((at * MIB + at).min(base_len)..(at * MIB + at + len * unit).min(base_len));

@@ -1,143 +1,144 @@
-//! Writing a file anew over a version that is still to be sent, and sending that one (see `earlier`).
+//! Rewriting a file while its closed version is still unsent, and sending that version (see `unsent_version`).
 
 use super::conflict_copy;
-use super::context::Engine;
-use super::open_file::{OpenFile, State};
-use super::streaming_upload::Early;
-use super::unsent_version::{Earlier, remove};
+use super::context::MountContext;
+use super::open_file::{FileState, OpenFile};
+use super::streaming_upload::StreamingUpload;
+use super::unsent_version::{UnsentVersion, remove_stage};
 use super::upload::Snapshot;
 use crate::base::{Kind, Result};
-use crate::fs::object::Facts;
+use crate::fs::object::Attributes;
 use crate::fs::staging::{Mark, Note, Stage};
 use crate::store::Attrs;
 
-impl State {
+impl FileState {
     /// Bytes that a close or fsync answered for are nowhere but in the stage.
-    fn holds_owed(&self) -> bool {
-        self.asked > self.sent && self.earlier.is_none() && self.stage.is_some() && !self.unlinked
+    fn holds_unsent_close(&self) -> bool {
+        self.asked > self.sent && self.unsent_version.is_none() && self.stage.is_some() && !self.unlinked
     }
 
-    /// What a failed close or a send asked for stands beside a version that it could not replace.
-    fn holds_asked(&self) -> bool {
-        let asked = self.earlier.as_ref().is_some_and(|earlier| self.asked > earlier.snapshot.changes);
+    /// A failed close or a send asked for bytes that could not replace the unsent version: both are staged.
+    fn holds_asked_bytes(&self) -> bool {
+        let asked = self.unsent_version.as_ref().is_some_and(|unsent| self.asked > unsent.snapshot.changes);
         asked && self.stage.is_some() && !self.unlinked
     }
 
-    /// The file has `anew` for its stage from now on. What was staged stands aside while it is still owed; otherwise
-    /// it comes back for removal, and what is owed is the version before.
-    pub(super) fn step_aside(&mut self, e: &Engine, anew: Stage) -> Option<Stage> {
-        let owed = self.holds_owed();
+    /// Makes `anew` the file's stage. The old stage becomes the unsent version while a close still counts on it;
+    /// otherwise it is returned for removal, and the unsent version stays the one before.
+    pub(super) fn detach_version(&mut self, e: &MountContext, anew: Stage) -> Option<Stage> {
+        let unsent_close = self.holds_unsent_close();
         let Some(stage) = self.stage.clone() else { return Some(anew) };
-        let before = owed.then(|| {
+        let before = unsent_close.then(|| {
             let note = self.note(&e.staging, stage.partly());
-            Earlier { snapshot: self.snapshot(e), stage: stage.clone(), note }
+            UnsentVersion { snapshot: self.snapshot(e), stage: stage.clone(), note }
         });
         self.stage = Some(anew);
         self.cuts = Default::default();
         self.replaced = None;
         self.noted = Some(Mark::Open);
         if before.is_none() {
-            if let Some(earlier) = &self.earlier {
-                self.asked = self.asked.min(earlier.snapshot.changes);
+            if let Some(unsent) = &self.unsent_version {
+                self.asked = self.asked.min(unsent.snapshot.changes);
             }
             return Some(stage);
         }
-        self.earlier = before;
+        self.unsent_version = before;
         None
     }
 
     /// The one before, if nobody needs it any more: it is stored.
-    fn outlived(&mut self) -> Option<Stage> {
-        let at = self.earlier.as_ref()?.snapshot.changes;
+    fn take_sent_version(&mut self) -> Option<Stage> {
+        let at = self.unsent_version.as_ref()?.snapshot.changes;
         if self.sent < at {
             return None;
         }
-        self.earlier.take().map(|earlier| earlier.stage)
+        self.unsent_version.take().map(|unsent| unsent.stage)
     }
 
     /// The one before, to be sent: no close since asked for more.
-    fn owed_before(&mut self) -> Option<Earlier> {
-        let mut earlier = self.earlier.clone().filter(|earlier| self.asked <= earlier.snapshot.changes)?;
-        let Snapshot { key, when, source, attrs, .. } = &mut earlier.snapshot;
+    fn version_to_send(&mut self) -> Option<UnsentVersion> {
+        let mut unsent =
+            self.unsent_version.clone().filter(|unsent| self.asked <= unsent.snapshot.changes)?;
+        let Snapshot { key, when, source, attrs, .. } = &mut unsent.snapshot;
         // A send that was under way may have been stored meanwhile.
         *when = self.when();
         if source.as_ref().is_none_or(|source| source.key == *key) {
-            *source = self.own();
+            *source = self.own_object();
         }
         let Attrs { content_type, user } = attrs.clone();
-        self.sets_out(&earlier.snapshot);
+        self.remember_upload(&unsent.snapshot);
         // By this it is known again, should the answer be lost with this mount; what was stored since is ours.
         let (mark, base, sending) = (Mark::Closed, self.base.clone(), self.sending.clone());
-        earlier.note = Note { mark, base, sending, content_type, user, ..earlier.note };
-        Some(earlier)
+        unsent.note = Note { mark, base, sending, content_type, user, ..unsent.note };
+        Some(unsent)
     }
 }
 
 impl OpenFile {
     /// A stage for the file that is about to be emptied, when its own must stay as it is.
-    pub(super) async fn anew(&self, e: &Engine) -> Result<Option<Stage>> {
+    pub(super) async fn begin_rewrite(&self, e: &MountContext) -> Result<Option<Stage>> {
         let note = {
             let s = self.state.lock();
-            let over = match (&s.stage, &s.earlier) {
-                (Some(old), None) if s.holds_owed() => old.id(),
+            let rewrites = match (&s.stage, &s.unsent_version) {
+                (Some(old), None) if s.holds_unsent_close() => old.id(),
                 // It may be on its way, or on the disk as closed: it stays as it is.
-                (Some(_), Some(earlier)) if s.holds_asked() => earlier.stage.id(),
+                (Some(_), Some(unsent)) if s.holds_asked_bytes() => unsent.stage.id(),
                 _ => return Ok(None),
             };
-            let (size, partly, mark, owed, over) = (0, false, Mark::Open, false, Some(over));
-            Note { size, partly, mark, owed, over, ..s.note(&e.staging, false) }
+            let (size, partly, mark, unsent_close, rewrites) = (0, false, Mark::Open, false, Some(rewrites));
+            Note { size, partly, mark, unsent_close, rewrites, ..s.note(&e.staging, false) }
         };
         e.staging.stage(&note, None, 0).await.map(Some)
     }
 
     /// Removes the version before, if nobody needs it any more.
-    pub(super) async fn retire(&self) {
-        let outlived = self.state.lock().outlived();
+    pub(super) async fn drop_version(&self) {
+        let outlived = self.state.lock().take_sent_version();
         if let Some(stage) = outlived {
-            remove(&stage).await;
+            remove_stage(&stage).await;
         }
     }
 
-    pub(super) fn owed_before(&self) -> Option<Earlier> {
-        self.state.lock().owed_before()
+    pub(super) fn version_to_send(&self) -> Option<UnsentVersion> {
+        self.state.lock().version_to_send()
     }
 
-    /// The file is being written anew over a version that is still to be sent.
-    pub fn is_anew(&self) -> bool {
-        self.state.lock().earlier.is_some()
+    /// The file is being rewritten while its closed version is unsent.
+    pub fn is_rewriting(&self) -> bool {
+        self.state.lock().unsent_version.is_some()
     }
 
-    /// Stores the version before. One that somebody else's object refuses is kept beside, and the file goes on: its
+    /// Stores the unsent version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
     /// own close will be told.
-    pub(super) async fn send_before(
+    pub(super) async fn send_version(
         &self,
-        e: &Engine,
-        earlier: Earlier,
-        publish: impl FnOnce(&dyn Fn() -> Facts),
+        e: &MountContext,
+        unsent: UnsentVersion,
+        publish: impl FnOnce(&dyn Fn() -> Attributes),
     ) -> Result<()> {
-        let Earlier { mut snapshot, stage, mut note } = earlier;
-        let mut early = None;
+        let UnsentVersion { mut snapshot, stage, mut note } = unsent;
+        let mut streaming = None;
         if snapshot.in_parts() {
-            let begun = Early::begin(e, &snapshot.key, snapshot.attrs.clone()).await?;
+            let begun = StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?;
             note.upload = Some(begun.upload.clone());
-            early = Some(begun);
+            streaming = Some(begun);
         }
         stage.note(&note, false).await?;
-        match self.deliver(e, &mut snapshot, early).await {
+        match self.deliver(e, &mut snapshot, streaming).await {
             Ok(etag) => {
-                self.stored(&snapshot, etag);
-                publish(&|| self.arrived(e, &snapshot));
+                self.record_upload(&snapshot, etag);
+                publish(&|| self.mark_clean(e, &snapshot));
             }
             Err(why) if why.is(Kind::Refused) => {
-                let kept = conflict_copy::keep(e, &snapshot, conflict_copy::CONFLICT).await?;
-                tracing::error!(key = snapshot.key, kept, %why, "a version that was closed is kept beside");
+                let kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await?;
+                tracing::error!(key = snapshot.key, kept, %why, "another client changed the object: the closed version is stored as a conflict copy");
                 let mut s = self.state.lock();
                 s.sent = s.sent.max(snapshot.changes);
             }
             Err(why) => return Err(why),
         }
         drop((snapshot, stage));
-        self.retire().await;
+        self.drop_version().await;
         Ok(())
     }
 }

@@ -1,18 +1,18 @@
 //! An open file and its stage: made with the first change, changed for one that takes more, given back in the end; and
 //! what is written down of the file meanwhile.
 
-use super::context::Engine;
+use super::context::MountContext;
 use super::open_file::{OpenFile, staging_failed};
-use super::unsent_version::remove;
+use super::unsent_version::remove_stage;
 use crate::base::Result;
 use crate::fs::staging::{Edits, Mark, Note, Stage};
 
 impl OpenFile {
     /// Where the file's bytes are staged, to be changed to so many; made with the first change. `writing` is held.
-    pub(super) async fn stage(&self, e: &Engine, len: u64) -> Result<Stage> {
+    pub(super) async fn stage(&self, e: &MountContext, len: u64) -> Result<Stage> {
         let _one = self.noting.lock().await;
         self.drop_doubtful().await;
-        let (note, edits, outgrown) = {
+        let (note, edits, outgrown_slot) = {
             let s = self.state.lock();
             if let Some(stage) = s.stage.as_ref().filter(|stage| stage.takes(len)) {
                 return Ok(stage.clone());
@@ -21,41 +21,41 @@ impl OpenFile {
             let partly = base_len > 0 && s.stage.is_none();
             let edits = partly.then_some(Edits { local, base_len, size });
             let mut note = s.note(&e.staging, partly);
-            if s.disowned {
+            if s.discarded {
                 note.mark = Mark::Sent;
-            } else if s.earlier.is_some() {
+            } else if s.unsent_version.is_some() {
                 // What is about to change takes no place.
                 note.mark = Mark::Open;
             }
             (note, edits, s.stage.clone())
         };
-        let (stage, noted) = match &outgrown {
+        let (stage, noted) = match &outgrown_slot {
             Some(old) => (e.staging.larger(&note, old).await?, Mark::Sent),
             None => (e.staging.stage(&note, edits.as_ref(), len).await?, note.mark),
         };
-        let (before, disowned) = {
+        let (before, discarded) = {
             let mut s = self.state.lock();
             s.stage = Some(stage.clone());
-            (s.noted.replace(noted), s.disowned)
+            (s.noted.replace(noted), s.discarded)
         };
-        if disowned {
+        if discarded {
             // No name leads to it: the next mount must not find it.
-            remove(&stage).await;
-        } else if let Some(old) = &outgrown {
+            remove_stage(&stage).await;
+        } else if let Some(old) = &outgrown_slot {
             let durable = note.mark != Mark::Sent && old.must_survive();
             if let Err(why) = stage.note(&note, durable).await {
-                old.keep();
+                old.freeze();
                 {
                     let mut s = self.state.lock();
-                    (s.stage, s.noted) = (outgrown, before);
+                    (s.stage, s.noted) = (outgrown_slot, before);
                 }
-                remove(&stage).await;
+                remove_stage(&stage).await;
                 return Err(staging_failed(&stage, why));
             }
             self.state.lock().noted = Some(note.mark);
         }
-        if let Some(old) = &outgrown {
-            remove(old).await;
+        if let Some(old) = &outgrown_slot {
+            remove_stage(old).await;
         }
         Ok(stage)
     }
@@ -73,21 +73,21 @@ impl OpenFile {
             s.stage.take()
         };
         if let Some(spent) = spent {
-            remove(&spent).await;
+            remove_stage(&spent).await;
         }
     }
 
     /// Brings the stage's note up to date.
-    pub(super) async fn note(&self, e: &Engine, durable: bool) -> Result<()> {
+    pub(super) async fn note(&self, e: &MountContext, durable: bool) -> Result<()> {
         self.write_note(e, durable, true).await
     }
 
     /// The same of what is sent without its having been closed: it takes no version's place on this disk.
-    pub(super) async fn note_unpromised(&self, e: &Engine) -> Result<()> {
+    pub(super) async fn note_unpromised(&self, e: &MountContext) -> Result<()> {
         self.write_note(e, false, false).await
     }
 
-    async fn write_note(&self, e: &Engine, mut durable: bool, promised: bool) -> Result<()> {
+    async fn write_note(&self, e: &MountContext, mut durable: bool, promised: bool) -> Result<()> {
         let _one = self.noting.lock().await;
         loop {
             let (stage, note, before) = {
@@ -97,7 +97,7 @@ impl OpenFile {
                 if !promised {
                     note.mark = Mark::Open;
                 }
-                let before = s.earlier.as_ref().map(|earlier| earlier.stage.clone());
+                let before = s.unsent_version.as_ref().map(|unsent| unsent.stage.clone());
                 let before = before.filter(|before| note.replaces() == Some(&before.id()));
                 (stage, note, before)
             };
@@ -106,7 +106,7 @@ impl OpenFile {
             if let Err(why) = stage.note(&note, durably).await {
                 if before.is_some() {
                     // A disk that fails tells once: the next mount must not take it for what it was to be.
-                    let not = Note { mark: Mark::Open, owed: false, ..note };
+                    let not = Note { mark: Mark::Open, unsent_close: false, ..note };
                     let _ = stage.note(&not, false).await;
                 }
                 self.state.lock().noted = None;
@@ -116,14 +116,14 @@ impl OpenFile {
                 let mut s = self.state.lock();
                 s.noted = Some(note.mark);
                 if let Some(before) = &before {
-                    s.earlier.take_if(|earlier| earlier.stage.is(before));
-                    s.replaced = Some(before.id()).filter(|_| s.has(&stage));
+                    s.unsent_version.take_if(|unsent| unsent.stage.is(before));
+                    s.replaced = Some(before.id()).filter(|_| s.uses_stage(&stage));
                 }
                 // A write in between found that the note before said enough.
                 !promised || s.mark() == note.mark
             };
             if let Some(before) = &before {
-                remove(before).await;
+                remove_stage(before).await;
             }
             if settled {
                 return Ok(());
@@ -133,11 +133,11 @@ impl OpenFile {
     }
 
     /// The same is true after a crash, and of what had left early.
-    pub async fn disown(&self, e: &Engine) {
+    pub async fn discard(&self, e: &MountContext) {
         let upload = {
             let mut s = self.state.lock();
-            s.disowned = true;
-            s.early.take().and(s.upload.take())
+            s.discarded = true;
+            s.streaming.take().and(s.upload.take())
         };
         if let Some(upload) = upload {
             e.remote.abort(&self.key(), &upload).await;
@@ -145,10 +145,10 @@ impl OpenFile {
         let _one = self.noting.lock().await;
         let stages = {
             let mut s = self.state.lock();
-            [s.stage.clone(), s.earlier.take().map(|earlier| earlier.stage)]
+            [s.stage.clone(), s.unsent_version.take().map(|unsent| unsent.stage)]
         };
         for stage in stages.iter().flatten() {
-            remove(stage).await;
+            remove_stage(stage).await;
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
-use super::context::Engine;
+use super::context::MountContext;
 use super::part_plan::on_grid;
 use crate::base::{Error, Result};
 use crate::fs::staging::Stage;
@@ -32,23 +32,23 @@ struct Begun {
 }
 
 /// A multipart upload under way. Dropping it leaves it: it is completed, aborted, or found by the next mount.
-pub struct Early {
+pub struct StreamingUpload {
     pub upload: String,
     /// What the object will carry: S3 wants to know first.
     pub attrs: Attrs,
     begun: Vec<Begun>,
 }
 
-impl std::fmt::Debug for Early {
+impl std::fmt::Debug for StreamingUpload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Early({}, {} parts)", self.upload, self.begun.len())
+        write!(f, "StreamingUpload({}, {} parts)", self.upload, self.begun.len())
     }
 }
 
-impl Early {
-    pub async fn begin(e: &Engine, key: &str, attrs: Attrs) -> Result<Early> {
+impl StreamingUpload {
+    pub async fn begin(e: &MountContext, key: &str, attrs: Attrs) -> Result<StreamingUpload> {
         let upload = e.remote.begin(key, &attrs).await?;
-        Ok(Early { upload, attrs, begun: Vec::new() })
+        Ok(StreamingUpload { upload, attrs, begun: Vec::new() })
     }
 
     /// These bytes of the file are others now.
@@ -59,7 +59,7 @@ impl Early {
     }
 
     /// Sends what is whole of a file that has `size` bytes, all of them staged.
-    pub fn advance(&mut self, e: &Engine, key: &str, stage: &Stage, size: u64) {
+    pub fn advance(&mut self, e: &MountContext, key: &str, stage: &Stage, size: u64) {
         loop {
             let range = on_grid(self.begun.last().map_or(0, |b| b.range.end));
             let on_the_way = self.begun.iter().filter(|b| b.sending.clone().now_or_never().is_none()).count();
@@ -72,7 +72,7 @@ impl Early {
                 (key.to_owned(), self.upload.clone(), stage.clone(), range.clone());
             let (remote, memory) = (e.remote.clone(), e.memory.clone());
             let task = e.rt.spawn(async move {
-                let _held = memory.hold(at.end - at.start).await;
+                let _held = memory.reserve(at.end - at.start).await;
                 let body = stage.read(at.start, (at.end - at.start) as usize).await?;
                 remote.part(&key, &upload, number, body).await
             });

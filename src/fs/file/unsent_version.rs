@@ -1,20 +1,20 @@
-//! A version that was closed or synced and is not in the bucket yet, while the file is being written anew: its bytes
+//! A version that was closed or synced and is not in the bucket yet, while the file is being rewritten: its bytes
 //! stay in their stage until it is stored, or a later close stands on disk in its place.
 //!
 //! The new stage's note names the old one (`Note::over`): of two that a crash leaves, the one that was closed last
-//! counts, and a new one that was not closed is kept beside.
+//! counts, and a new one that was not closed becomes a conflict copy.
 
 use super::upload::Snapshot;
 use crate::fs::staging::{Note, Stage};
 
 #[derive(Clone, Debug)]
-pub struct Earlier {
+pub struct UnsentVersion {
     pub snapshot: Snapshot,
     pub stage: Stage,
     pub note: Note,
 }
 
-impl Earlier {
+impl UnsentVersion {
     pub fn set_key(&mut self, key: &str) {
         for its in [&mut self.snapshot.key, &mut self.note.key] {
             key.clone_into(its);
@@ -28,8 +28,8 @@ impl Earlier {
 }
 
 /// Takes the stage out of the folder. It serves no other file: a note on disk may name it still.
-pub async fn remove(stage: &Stage) {
-    if let Err(why) = stage.forget().await {
+pub async fn remove_stage(stage: &Stage) {
+    if let Err(why) = stage.remove().await {
         tracing::warn!(path = %stage.path().display(), %why, "staged bytes that nobody needs can't be removed");
     }
 }

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::context::Engine;
+use super::context::MountContext;
 use super::part_plan::{Piece, plan};
-use super::streaming_upload::Early;
+use super::streaming_upload::StreamingUpload;
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, Ranges, Source};
+use crate::fs::object::{Base, ByteRanges, Source};
 use crate::fs::staging::Stage;
 use crate::store::{Attrs, Etag, Part, When};
 
@@ -49,8 +49,8 @@ pub struct Snapshot {
     pub source: Option<Source>,
     pub base_len: u64,
     pub size: u64,
-    pub local: Ranges,
-    pub dirty: Ranges,
+    pub local: ByteRanges,
+    pub dirty: ByteRanges,
     pub stage: Option<Stage>,
     pub attrs: Attrs,
     pub changes: u64,
@@ -59,7 +59,7 @@ pub struct Snapshot {
 }
 
 /// The file's bytes in `range`, wherever they are.
-pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
+pub async fn bytes(e: &MountContext, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
     let pieces = file.local.split(range.clone());
     let away = || pieces.iter().filter(|(_, local)| !local).map(|(piece, _)| piece);
     let hull = away().next().map_or(0, |p| p.start)..away().next_back().map_or(0, |p| p.end);
@@ -80,7 +80,7 @@ pub async fn bytes(e: &Engine, file: &Snapshot, range: Range<u64>) -> Result<Byt
     Ok(out.freeze())
 }
 
-async fn fetch(e: &Engine, file: &Snapshot, range: &Range<u64>) -> Result<Bytes> {
+async fn fetch(e: &MountContext, file: &Snapshot, range: &Range<u64>) -> Result<Bytes> {
     let source = file.source.as_ref().filter(|_| range.end <= file.base_len).ok_or_else(|| {
         Error::new(Kind::Internal, format!("{}: bytes that are neither staged nor in the object", file.key))
     })?;
@@ -95,11 +95,11 @@ pub async fn staged(stage: Option<&Stage>, offset: u64, len: usize) -> Result<By
     }
 }
 
-/// Stores the file, if the object is still the one it was opened as. `Refused` otherwise. `early`: what of it has left
+/// Stores the file, if the object is still the one it was opened as. `Refused` otherwise. `streaming`: what of it has left
 /// already, with the metadata that it will have.
-pub async fn upload(e: &Engine, file: &Snapshot, early: Option<Early>) -> Result<Etag> {
-    if let Some(early) = early {
-        return in_parts(e, file, &early).await;
+pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<StreamingUpload>) -> Result<Etag> {
+    if let Some(streaming) = streaming {
+        return in_parts(e, file, &streaming).await;
     }
     match &file.source {
         Some(source) if source.key == file.key && file.is_as(&source.base) => {
@@ -109,14 +109,14 @@ pub async fn upload(e: &Engine, file: &Snapshot, early: Option<Early>) -> Result
             e.remote.copy_with(&source.key, &file.key, &source.base, &file.attrs, &file.when).await
         }
         _ if file.size <= WHOLE_MAX => {
-            let _held = e.memory.hold(file.size).await;
+            let _held = e.memory.reserve(file.size).await;
             let body = bytes(e, file, 0..file.size).await?;
             file.is_whole()?;
             e.remote.put(&file.key, body, &file.attrs, &file.when).await
         }
         _ => {
-            let early = Early::begin(e, &file.key, file.attrs.clone()).await?;
-            in_parts(e, file, &early).await
+            let streaming = StreamingUpload::begin(e, &file.key, file.attrs.clone()).await?;
+            in_parts(e, file, &streaming).await
         }
     }
 }
@@ -144,31 +144,37 @@ impl Snapshot {
     }
 }
 
-async fn in_parts(e: &Engine, file: &Snapshot, early: &Early) -> Result<Etag> {
+async fn in_parts(e: &MountContext, file: &Snapshot, streaming: &StreamingUpload) -> Result<Etag> {
     let pieces = plan(file.size, file.base_len, &file.dirty).into_iter().enumerate();
-    let parts = pieces.map(|(at, piece)| part(e, file, early, at as u32 + 1, piece));
+    let parts = pieces.map(|(at, piece)| part(e, file, streaming, at as u32 + 1, piece));
     let parts: Result<Vec<Part>> = futures::stream::iter(parts).buffered(AT_ONCE).try_collect().await;
     match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
         Ok(parts) => {
-            let (upload, attrs) = (&early.upload, &early.attrs);
+            let (upload, attrs) = (&streaming.upload, &streaming.attrs);
             e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await
         }
         Err(why) => {
-            e.remote.abort(&file.key, &early.upload).await;
+            e.remote.abort(&file.key, &streaming.upload).await;
             Err(why)
         }
     }
 }
 
-async fn part(e: &Engine, file: &Snapshot, early: &Early, number: u32, piece: Piece) -> Result<Part> {
+async fn part(
+    e: &MountContext,
+    file: &Snapshot,
+    streaming: &StreamingUpload,
+    number: u32,
+    piece: Piece,
+) -> Result<Part> {
     let Range { start, end } = piece.range;
     if let Some(Source { key, base }) = file.source.as_ref().filter(|_| piece.copied) {
-        return e.remote.part_copy(&file.key, &early.upload, number, key, base, start, end - start).await;
+        return e.remote.part_copy(&file.key, &streaming.upload, number, key, base, start, end - start).await;
     }
-    if let Some(part) = early.part(number, &piece.range).await {
+    if let Some(part) = streaming.part(number, &piece.range).await {
         return Ok(part);
     }
-    let _held = e.memory.hold(end - start).await;
+    let _held = e.memory.reserve(end - start).await;
     let body = bytes(e, file, start..end).await?;
-    e.remote.part(&file.key, &early.upload, number, body).await
+    e.remote.part(&file.key, &streaming.upload, number, body).await
 }

@@ -26,9 +26,9 @@ use tokio::sync::watch;
 
 use super::proc_fds;
 use crate::base::rt::Rt;
-use crate::fs::object::{Facts, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
+use crate::fs::object::{Attributes, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
 use crate::fs::ops::{Caller, Changes, Entry, Fs, Invalidate, Looked, Opened};
-use crate::fs::tree::{How, Item, ROOT};
+use crate::fs::tree::{Item, OpenMode, ROOT};
 
 /// fuser's event loops.
 pub const THREADS: usize = 2;
@@ -47,7 +47,7 @@ const ZERO_RANGE: i32 = 16;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 
-pub struct Face {
+pub struct FuseServer {
     fs: Arc<Fs>,
     rt: Rt,
     /// Where it is mounted.
@@ -88,7 +88,7 @@ fn ns(at: SystemTime) -> Ns {
     Ns(at.duration_since(UNIX_EPOCH).map_or_else(|e| -clamp(e.duration()), clamp))
 }
 
-fn attr(ino: u64, f: &Facts) -> FileAttr {
+fn attr(ino: u64, f: &Attributes) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino),
         size: f.size,
@@ -111,7 +111,7 @@ fn attr(ino: u64, f: &Facts) -> FileAttr {
 
 /// No such name, for so long: number 0 makes the kernel remember that.
 fn absent() -> FileAttr {
-    let none = Facts {
+    let none = Attributes {
         size: 0,
         mode: 0,
         uid: 0,
@@ -127,10 +127,10 @@ fn absent() -> FileAttr {
     attr(0, &none)
 }
 
-fn how(flags: i32) -> How {
+fn open_mode(flags: i32) -> OpenMode {
     let has = |flag: OFlags| flags as u32 & flag.bits() != 0;
     let access = OpenFlags(flags).acc_mode();
-    How {
+    OpenMode {
         read: access != OpenAccMode::O_WRONLY,
         write: access != OpenAccMode::O_RDONLY,
         append: has(OFlags::APPEND),
@@ -153,7 +153,7 @@ fn caller(req: &Request) -> Caller {
 
 fn reply_entry(reply: ReplyEntry, out: Op<Entry>) {
     match out {
-        Ok(e) => reply.entry(&e.ttl, &attr(e.ino, &e.facts), Generation(0)),
+        Ok(e) => reply.entry(&e.ttl, &attr(e.ino, &e.attributes), Generation(0)),
         Err(f) => reply.error(errno(&f)),
     }
 }
@@ -169,7 +169,7 @@ fn reply_looked(reply: ReplyEntry, out: Op<Looked>) {
 
 fn reply_attr(reply: ReplyAttr, out: Op<Entry>) {
     match out {
-        Ok(e) => reply.attr(&e.ttl, &FileAttr { nlink: u32::from(!e.gone), ..attr(e.ino, &e.facts) }),
+        Ok(e) => reply.attr(&e.ttl, &FileAttr { nlink: u32::from(!e.gone), ..attr(e.ino, &e.attributes) }),
         Err(f) => reply.error(errno(&f)),
     }
 }
@@ -198,7 +198,7 @@ fn reply_xattr(reply: ReplyXattr, size: u32, out: Op<Vec<u8>>) {
 }
 
 /// An operation and its reply; says in the log what failed and for which object.
-async fn told<T>(
+async fn log_and_reply<T>(
     fs: Arc<Fs>,
     op: &'static str,
     ino: INodeNo,
@@ -212,10 +212,10 @@ async fn told<T>(
     reply(out);
 }
 
-impl Face {
-    pub fn new(fs: Arc<Fs>, rt: Rt, dir: PathBuf) -> (Face, watch::Receiver<bool>) {
+impl FuseServer {
+    pub fn new(fs: Arc<Fs>, rt: Rt, dir: PathBuf) -> (FuseServer, watch::Receiver<bool>) {
         let (ended, watch) = watch::channel(false);
-        (Face { fs, rt, dir, ended, inside: AtomicUsize::new(0) }, watch)
+        (FuseServer { fs, rt, dir, ended, inside: AtomicUsize::new(0) }, watch)
     }
 
     /// What is known at once; a panic in it is taken for "nothing".
@@ -231,25 +231,25 @@ impl Face {
     }
 
     /// Hands an operation and its reply to the runtime.
-    fn later<T: Send + 'static>(
+    fn spawn<T: Send + 'static>(
         &self,
         op: &'static str,
         ino: INodeNo,
         work: impl Future<Output = Op<T>> + Send + 'static,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        self.rt.spawn(told(self.fs.clone(), op, ino, work, reply)).detach();
+        self.rt.spawn(log_and_reply(self.fs.clone(), op, ino, work, reply)).detach();
     }
 
     /// The same, begun on this thread.
-    fn here<T: Send + 'static>(
+    fn run_inline<T: Send + 'static>(
         &self,
         op: &'static str,
         ino: INodeNo,
         work: impl Future<Output = Op<T>> + Send + 'static,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let task = told(self.fs.clone(), op, ino, work, reply);
+        let task = log_and_reply(self.fs.clone(), op, ino, work, reply);
         let others = self.inside.fetch_add(1, Ordering::AcqRel);
         if others + 1 < THREADS {
             self.rt.begin(task);
@@ -260,7 +260,7 @@ impl Face {
     }
 
     /// The same for an operation of a few requests.
-    fn soon<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
+    fn run_bounded<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
         ino: INodeNo,
@@ -268,11 +268,11 @@ impl Face {
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
         let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
-        self.later(op, ino, async move { fs.bounded(work).await }, reply);
+        self.spawn(op, ino, async move { fs.bounded(work).await }, reply);
     }
 
     /// The same, begun on this thread.
-    fn soon_here<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
+    fn run_inline_bounded<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
         ino: INodeNo,
@@ -280,7 +280,7 @@ impl Face {
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
         let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
-        self.here(op, ino, async move { fs.bounded(work).await }, reply);
+        self.run_inline(op, ino, async move { fs.bounded(work).await }, reply);
     }
 }
 
@@ -301,7 +301,7 @@ fn reply_dir(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectory, out:
             break;
         }
         at += 1;
-        let (ino, kind) = (INodeNo(fs.number_of(item)), file_type(item.facts.mode));
+        let (ino, kind) = (INodeNo(fs.number_of(item)), file_type(item.attributes.mode));
         full = reply.add(ino, at, kind, OsStr::from_bytes(&item.name));
     }
     reply.ok();
@@ -312,7 +312,7 @@ fn reply_dir_plus(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryP
         Ok(items) => items,
         Err(f) => return reply.error(errno(&f)),
     };
-    let dir = Facts { mode: S_IFDIR, ..Facts::listed(fs.options(), true, 4096, None, Ns(0)) };
+    let dir = Attributes { mode: S_IFDIR, ..Attributes::listed(fs.options(), true, 4096, None, Ns(0)) };
     let (zero, none) = (Duration::ZERO, Generation(0));
     let mut full =
         dots(offset, ino, |ino, at, name| reply.add(ino, at, name, &zero, &attr(ino.0, &dir), none));
@@ -324,18 +324,18 @@ fn reply_dir_plus(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryP
         let e = fs.adopt_item(item);
         at += 1;
         let name = OsStr::from_bytes(&item.name);
-        full = reply.add(INodeNo(e.ino), at, name, &e.ttl, &attr(e.ino, &e.facts), none);
+        full = reply.add(INodeNo(e.ino), at, name, &e.ttl, &attr(e.ino, &e.attributes), none);
         // The kernel counts each entry that it is given as a lookup.
         if full {
             fs.forget(e.ino, 1);
         } else {
-            fs.told(&e);
+            fs.record_reply(&e);
         }
     }
     reply.ok();
 }
 
-impl Filesystem for Face {
+impl Filesystem for FuseServer {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -365,7 +365,7 @@ impl Filesystem for Face {
         }
         let name = name.as_bytes().to_vec();
         let work = move |fs: Arc<Fs>| async move { fs.lookup(parent.0, &name).await };
-        self.soon("lookup", parent, work, move |out| reply_looked(reply, out));
+        self.run_bounded("lookup", parent, work, move |out| reply_looked(reply, out));
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, times: u64) {
@@ -377,7 +377,7 @@ impl Filesystem for Face {
             return reply_attr(reply, known);
         }
         let work = move |fs: Arc<Fs>| async move { fs.getattr(ino.0).await };
-        self.soon("getattr", ino, work, move |out| reply_attr(reply, out));
+        self.run_bounded("getattr", ino, work, move |out| reply_attr(reply, out));
     }
 
     fn setattr(
@@ -406,12 +406,12 @@ impl Filesystem for Face {
         let fs = self.fs.clone();
         // Truncation by name uploads: its requests have deadlines, the whole may take longer.
         let work = async move { fs.setattr(ino.0, changes, handle.map(|h| h.0)).await };
-        self.here("setattr", ino, work, move |out| reply_attr(reply, out));
+        self.run_inline("setattr", ino, work, move |out| reply_attr(reply, out));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
         let work = move |fs: Arc<Fs>| async move { fs.readlink(ino.0).await };
-        self.soon("readlink", ino, work, move |out| reply_bytes(reply, out));
+        self.run_bounded("readlink", ino, work, move |out| reply_bytes(reply, out));
     }
 
     fn mknod(
@@ -426,32 +426,32 @@ impl Filesystem for Face {
     ) {
         let (name, by) = (name.as_bytes().to_vec(), caller(req));
         let work = move |fs: Arc<Fs>| async move { fs.mknod(parent.0, &name, mode, by).await };
-        self.soon("mknod", parent, work, move |out| reply_entry(reply, out));
+        self.run_bounded("mknod", parent, work, move |out| reply_entry(reply, out));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
         let (name, by) = (name.as_bytes().to_vec(), caller(req));
         let work = move |fs: Arc<Fs>| async move { fs.mkdir(parent.0, &name, mode, by).await };
-        self.soon("mkdir", parent, work, move |out| reply_entry(reply, out));
+        self.run_bounded("mkdir", parent, work, move |out| reply_entry(reply, out));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         let work = move |fs: Arc<Fs>| async move { fs.unlink(parent.0, &name).await };
-        self.soon("unlink", parent, work, move |out| reply_empty(reply, out));
+        self.run_bounded("unlink", parent, work, move |out| reply_empty(reply, out));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         let work = move |fs: Arc<Fs>| async move { fs.rmdir(parent.0, &name).await };
-        self.soon("rmdir", parent, work, move |out| reply_empty(reply, out));
+        self.run_bounded("rmdir", parent, work, move |out| reply_empty(reply, out));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target, by) =
             (name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec(), caller(req));
         let work = move |fs: Arc<Fs>| async move { fs.symlink(parent.0, &name, &target, by).await };
-        self.soon("symlink", parent, work, move |out| reply_entry(reply, out));
+        self.run_bounded("symlink", parent, work, move |out| reply_entry(reply, out));
     }
 
     fn rename(
@@ -472,7 +472,7 @@ impl Filesystem for Face {
         let fs = self.fs.clone();
         // As long as the directory is large; each of its requests has a deadline.
         let work = async move { fs.rename(parent.0, &name, new_parent.0, &new_name, no_replace).await };
-        self.later("rename", parent, work, move |out| reply_empty(reply, out));
+        self.spawn("rename", parent, work, move |out| reply_empty(reply, out));
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
@@ -481,10 +481,12 @@ impl Filesystem for Face {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let how = how(flags.0);
-        let work = move |fs: Arc<Fs>| async move { fs.open_file(ino.0, how).await };
-        self.soon("open", ino, work, move |out| match out {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened, how.write || how.truncate)),
+        let open_mode = open_mode(flags.0);
+        let work = move |fs: Arc<Fs>| async move { fs.open_file(ino.0, open_mode).await };
+        self.run_bounded("open", ino, work, move |out| match out {
+            Ok(opened) => {
+                reply.opened(FileHandle(opened.handle), fopen(&opened, open_mode.write || open_mode.truncate))
+            }
             Err(f) => reply.error(errno(&f)),
         });
     }
@@ -500,10 +502,11 @@ impl Filesystem for Face {
         reply: ReplyCreate,
     ) {
         let (name, by) = (name.as_bytes().to_vec(), caller(req));
-        let work = move |fs: Arc<Fs>| async move { fs.create(parent.0, &name, mode, by, how(flags)).await };
-        self.soon_here("create", parent, work, move |out| match out {
+        let work =
+            move |fs: Arc<Fs>| async move { fs.create(parent.0, &name, mode, by, open_mode(flags)).await };
+        self.run_inline_bounded("create", parent, work, move |out| match out {
             Ok((e, opened)) => {
-                let attr = attr(e.ino, &e.facts);
+                let attr = attr(e.ino, &e.attributes);
                 reply.created(&e.ttl, &attr, Generation(0), FileHandle(opened.handle), fopen(&opened, true));
             }
             Err(f) => reply.error(errno(&f)),
@@ -525,7 +528,7 @@ impl Filesystem for Face {
             return reply_bytes(reply, known);
         }
         let work = move |fs: Arc<Fs>| async move { fs.read(handle.0, offset, u64::from(size)).await };
-        self.soon("read", ino, work, move |out| reply_bytes(reply, out));
+        self.run_bounded("read", ino, work, move |out| reply_bytes(reply, out));
     }
 
     fn write(
@@ -542,7 +545,7 @@ impl Filesystem for Face {
     ) {
         let (data, size) = (Bytes::copy_from_slice(data), data.len() as u32);
         let work = move |fs: Arc<Fs>| async move { fs.write(handle.0, offset, data).await };
-        self.soon_here("write", ino, work, move |out| match out {
+        self.run_inline_bounded("write", ino, work, move |out| match out {
             Ok(()) => reply.written(size),
             Err(f) => reply.error(errno(&f)),
         });
@@ -561,13 +564,13 @@ impl Filesystem for Face {
         let fs = self.fs.clone();
         // As long as the file is large; each of its requests has a deadline.
         let work = async move { fs.flush(handle.0).await };
-        self.here("close", ino, work, move |out| reply_empty(reply, out));
+        self.run_inline("close", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
         let work = async move { fs.fsync(handle.0).await };
-        self.later("fsync", ino, work, move |out| reply_empty(reply, out));
+        self.spawn("fsync", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn release(
@@ -587,7 +590,7 @@ impl Filesystem for Face {
         };
         // Nobody waits for a release.
         reply.ok();
-        self.here("release", ino, work, |_| ());
+        self.run_inline("release", ino, work, |_| ());
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -604,7 +607,7 @@ impl Filesystem for Face {
         }
         let fs = self.fs.clone();
         let work = move |fs: Arc<Fs>| async move { fs.readdir(handle.0, cookie, false).await };
-        self.soon("readdir", ino, work, move |out| reply_dir(&fs, ino, offset, reply, out));
+        self.run_bounded("readdir", ino, work, move |out| reply_dir(&fs, ino, offset, reply, out));
     }
 
     fn readdirplus(
@@ -621,7 +624,7 @@ impl Filesystem for Face {
         }
         let fs = self.fs.clone();
         let work = move |fs: Arc<Fs>| async move { fs.readdir(handle.0, cookie, true).await };
-        self.soon("readdir", ino, work, move |out| reply_dir_plus(&fs, ino, offset, reply, out));
+        self.run_bounded("readdir", ino, work, move |out| reply_dir_plus(&fs, ino, offset, reply, out));
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -632,7 +635,7 @@ impl Filesystem for Face {
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         // Names are in the bucket when the call that made them returns; removed ones a moment later.
         let work = move |fs: Arc<Fs>| async move { fs.fsync_dir(ino.0).await };
-        self.soon("fsyncdir", ino, work, move |out| reply_empty(reply, out));
+        self.run_bounded("fsyncdir", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -653,7 +656,7 @@ impl Filesystem for Face {
         let (create, replace) = (flags & XATTR_CREATE != 0, flags & XATTR_REPLACE != 0);
         let work =
             move |fs: Arc<Fs>| async move { fs.setxattr(ino.0, &name, Some(&value), create, replace).await };
-        self.soon("setxattr", ino, work, move |out| reply_empty(reply, out));
+        self.run_bounded("setxattr", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -663,18 +666,18 @@ impl Filesystem for Face {
         }
         let name = name.as_bytes().to_vec();
         let work = move |fs: Arc<Fs>| async move { fs.getxattr(ino.0, &name).await };
-        self.soon("getxattr", ino, work, move |out| reply_xattr(reply, size, out));
+        self.run_bounded("getxattr", ino, work, move |out| reply_xattr(reply, size, out));
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let work = move |fs: Arc<Fs>| async move { fs.listxattr(ino.0).await };
-        self.soon("listxattr", ino, work, move |out| reply_xattr(reply, size, out));
+        self.run_bounded("listxattr", ino, work, move |out| reply_xattr(reply, size, out));
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         let work = move |fs: Arc<Fs>| async move { fs.setxattr(ino.0, &name, None, false, false).await };
-        self.soon("removexattr", ino, work, move |out| reply_empty(reply, out));
+        self.run_bounded("removexattr", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -697,7 +700,7 @@ impl Filesystem for Face {
         }
         let (zero, keep) = (mode & (PUNCH_HOLE | ZERO_RANGE) != 0, mode & KEEP_SIZE != 0);
         let work = move |fs: Arc<Fs>| async move { fs.allocate(handle.0, offset, len, zero, keep).await };
-        self.soon("fallocate", ino, work, move |out| reply_empty(reply, out));
+        self.run_bounded("fallocate", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
@@ -720,7 +723,7 @@ impl Filesystem for Face {
     ) {
         let len = len.min(u64::from(u32::MAX));
         let work = move |fs: Arc<Fs>| async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
-        self.soon("copy_file_range", ino, work, move |out| match out {
+        self.run_bounded("copy_file_range", ino, work, move |out| match out {
             Ok(size) => reply.written(size as u32),
             Err(f) => reply.error(errno(&f)),
         });

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::fuse::{Face, THREADS};
+use super::fuse::{FuseServer, THREADS};
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{KernelFlag, MountOptions};
 
@@ -63,7 +63,12 @@ fn config(options: &MountOptions, name: &str) -> Config {
 }
 
 /// Mounts at `dir` under the name `name`, and begins to answer the kernel.
-pub fn attach(face: Face, dir: &Path, options: &MountOptions, name: &str) -> io::Result<Session<Face>> {
+pub fn attach(
+    face: FuseServer,
+    dir: &Path,
+    options: &MountOptions,
+    name: &str,
+) -> io::Result<Session<FuseServer>> {
     let config = config(options, name);
     let open = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open(DEVICE, open, Mode::empty())?;

@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
 
-use super::fuse::Face;
+use super::fuse::FuseServer;
 use super::kernel_mount::{self, DEVICE};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::bucket::Remote;
+use crate::fs::bucket::BucketClient;
 use crate::fs::object::MountOptions;
 use crate::fs::ops::Fs;
 use crate::fs::staging::Unsent;
@@ -53,7 +53,7 @@ pub struct Mounted {
 
 /// An error where the bucket is a pool's store.
 pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Result<()> {
-    Remote::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
+    BucketClient::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
 }
 
 /// Mounts `bucket` at `dir`, named `name` in /proc/mounts unless the options say otherwise. Writes are staged in the folder
@@ -72,9 +72,9 @@ pub async fn mount(
     let name = options.fsname.clone().unwrap_or_else(|| name.to_owned());
     let (called, of_kernel) = (name.clone(), options.clone());
     let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options.clone(), staging, cache).await?;
-    // What an earlier mount left is soon in the bucket, or goes on being sent behind.
+    // What an earlier mount left is soon in the bucket, or goes on being sent by write-back.
     let _ = rt.timeout(CATCH_UP, fs.idle()).await;
-    let (face, ended) = Face::new(fs.clone(), rt.clone(), dir.clone());
+    let (face, ended) = FuseServer::new(fs.clone(), rt.clone(), dir.clone());
     let at = dir.clone();
     let session = rt.cpu(move || {
         let session = kernel_mount::attach(face, &at, &of_kernel, &called)?;
@@ -185,8 +185,8 @@ impl Mounted {
     }
 
     /// Of one that is out: what waits is left to a mount that comes next, what is being sent is waited for.
-    pub async fn leave_to_next(&self) {
-        self.fs.leave_to_next();
+    pub async fn hand_over(&self) {
+        self.fs.hand_over();
         self.ended().await;
     }
 

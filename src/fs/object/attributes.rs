@@ -8,7 +8,7 @@ const SECOND: i64 = 1_000_000_000;
 
 /// What stat(2) shows, but for the number.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Facts {
+pub struct Attributes {
     pub size: u64,
     /// With the file type.
     pub mode: u32,
@@ -40,7 +40,7 @@ impl Rights {
     }
 }
 
-impl Facts {
+impl Attributes {
     pub fn is_dir(&self) -> bool {
         self.mode & S_IFMT == S_IFDIR
     }
@@ -58,11 +58,29 @@ impl Facts {
     }
 
     /// What a listing tells.
-    pub fn listed(options: &MountOptions, dir: bool, size: u64, etag: Option<Etag>, modified: Ns) -> Facts {
+    pub fn listed(
+        options: &MountOptions,
+        dir: bool,
+        size: u64,
+        etag: Option<Etag>,
+        modified: Ns,
+    ) -> Attributes {
         let mode = if dir { S_IFDIR | options.dir_mode } else { S_IFREG | options.file_mode };
         let (uid, gid) = (options.uid, options.gid);
         let (mtime, ctime, atime) = (modified, modified, modified);
-        Facts { size, mode, uid, gid, mtime, ctime, atime, etag, stored: None, exact: false, xattrs: false }
+        Attributes {
+            size,
+            mode,
+            uid,
+            gid,
+            mtime,
+            ctime,
+            atime,
+            etag,
+            stored: None,
+            exact: false,
+            xattrs: false,
+        }
     }
 
     /// What an object's metadata tells. An object without any gets the mount's defaults, never mode 0.
@@ -73,37 +91,38 @@ impl Facts {
         etag: Option<Etag>,
         modified: Ns,
         attrs: &Attrs,
-    ) -> Facts {
-        let mut facts = Facts::listed(options, dir, size, etag, modified);
-        let kind = facts.mode & S_IFMT;
+    ) -> Attributes {
+        let mut attributes = Attributes::listed(options, dir, size, etag, modified);
+        let kind = attributes.mode & S_IFMT;
         if let Some(mode) = attrs.mode() {
             // A directory's marker is a directory whatever it says, and no object without a slash is one.
             let said = mode & S_IFMT;
             let kind = if dir || said == 0 || said == S_IFDIR { kind } else { said };
-            facts.mode = kind | mode & 0o7777;
+            attributes.mode = kind | mode & 0o7777;
         }
-        facts.uid = attrs.id("uid").unwrap_or(facts.uid);
-        facts.gid = attrs.id("gid").unwrap_or(facts.gid);
-        facts.mtime = attrs.time("mtime").unwrap_or(modified);
-        facts.ctime = attrs.time("ctime").unwrap_or(facts.mtime);
-        facts.atime = attrs.time("atime").unwrap_or(facts.mtime);
-        facts.exact = true;
-        facts.xattrs = attrs.user.contains_key("xattr");
+        attributes.uid = attrs.id("uid").unwrap_or(attributes.uid);
+        attributes.gid = attrs.id("gid").unwrap_or(attributes.gid);
+        attributes.mtime = attrs.time("mtime").unwrap_or(modified);
+        attributes.ctime = attrs.time("ctime").unwrap_or(attributes.mtime);
+        attributes.atime = attrs.time("atime").unwrap_or(attributes.mtime);
+        attributes.exact = true;
+        attributes.xattrs = attrs.user.contains_key("xattr");
         if dir {
-            facts.size = 4096;
+            attributes.size = 4096;
         }
-        facts
+        attributes
     }
 
-    pub fn of_head(options: &MountOptions, dir: bool, head: &Head) -> Facts {
+    pub fn of_head(options: &MountOptions, dir: bool, head: &Head) -> Attributes {
         let modified = Ns::from_ms(head.modified_ms);
-        let mut facts = Facts::of(options, dir, head.size, Some(head.etag.clone()), modified, &head.attrs);
-        facts.stored = Some(modified);
-        facts
+        let mut attributes =
+            Attributes::of(options, dir, head.size, Some(head.etag.clone()), modified, &head.attrs);
+        attributes.stored = Some(modified);
+        attributes
     }
 
     /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.
-    pub fn outlives(&self, listed: &Facts) -> bool {
+    pub fn outlives(&self, listed: &Attributes) -> bool {
         let (stored, second) = (self.stored, |at: &Ns| at.0.div_euclid(SECOND));
         // Some servers tell milliseconds in listings alone.
         let coarse = stored.is_some_and(|at| at.0.rem_euclid(SECOND) == 0)
@@ -122,20 +141,20 @@ mod tests {
     #[test]
     fn objects_made_elsewhere_get_default_modes() {
         let options = MountOptions { file_mode: 0o640, uid: 5, ..MountOptions::default() };
-        let facts = Facts::of(&options, false, 3, None, Ns(7), &Attrs::default());
-        assert_eq!((facts.mode, facts.uid, facts.mtime), (S_IFREG | 0o640, 5, Ns(7)));
+        let attributes = Attributes::of(&options, false, 3, None, Ns(7), &Attrs::default());
+        assert_eq!((attributes.mode, attributes.uid, attributes.mtime), (S_IFREG | 0o640, 5, Ns(7)));
         let mut attrs = Attrs::default();
         attrs.set_mode(S_IFDIR | 0o700);
-        assert_eq!(Facts::of(&options, false, 3, None, Ns(7), &attrs).mode, S_IFREG | 0o700);
+        assert_eq!(Attributes::of(&options, false, 3, None, Ns(7), &attrs).mode, S_IFREG | 0o700);
     }
 
     #[test]
     fn metadata_outlives_listings_of_the_same_object() {
         let options = MountOptions::default();
         let at = |stored, exact| {
-            let mut facts = Facts::listed(&options, false, 3, Some(Etag("e".into())), Ns(0));
-            (facts.stored, facts.exact) = (Some(Ns::from_ms(stored)), exact);
-            facts
+            let mut attributes = Attributes::listed(&options, false, 3, Some(Etag("e".into())), Ns(0));
+            (attributes.stored, attributes.exact) = (Some(Ns::from_ms(stored)), exact);
+            attributes
         };
         assert!(at(5000, true).outlives(&at(5000, false)));
         assert!(

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 /// Disjoint, not touching, none empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges(BTreeMap<u64, u64>);
+pub struct ByteRanges(BTreeMap<u64, u64>);
 
-impl Ranges {
+impl ByteRanges {
     pub fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -74,7 +74,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_bitmap(ops in proptest::collection::vec((0u64..64, 0u64..20, 0u8..8), 0..40)) {
-            let (mut set, mut bits) = (Ranges::default(), [false; 96]);
+            let (mut set, mut bits) = (ByteRanges::default(), [false; 96]);
             for (at, len, what) in ops {
                 if what == 0 {
                     set.cut(at);

@@ -8,7 +8,7 @@
 //! | `mtime`, `ctime`, `atime` | seconds since 1970, a dot, up to nine digits |
 //! | `xattr` | JSON {name: base64}, percent-encoded |
 //!
-//! What s3fs doesn't know it leaves as it is: `windlass-upload` (see `signature`), `windlass-written` (see `beside`).
+//! What s3fs doesn't know it leaves as it is: `windlass-upload` (see `upload_token`), `windlass-written` (see `conflict_copy`).
 
 use std::collections::BTreeMap;
 

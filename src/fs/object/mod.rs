@@ -13,8 +13,8 @@ mod source;
 mod upload_token;
 mod version_name;
 
-pub use attributes::{Facts, Rights};
-pub use byte_ranges::Ranges;
+pub use attributes::{Attributes, Rights};
+pub use byte_ranges::ByteRanges;
 pub use content_type::type_of;
 pub use errno::{Errno, Fail, Op};
 pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
@@ -23,5 +23,5 @@ pub use names::show;
 pub use names::{KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, show_beside, want};
 pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
 pub use source::{Base, Source};
-pub use upload_token::{Signature, differ_in_time_only, sign};
+pub use upload_token::{UploadToken, add_upload_token, differ_in_time_only};
 pub use version_name::VersionName;

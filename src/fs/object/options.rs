@@ -44,7 +44,7 @@ pub enum Flush {
     /// The object is stored.
     #[default]
     Bucket,
-    /// The bytes are on this host's disk; they are sent behind.
+    /// The bytes are on this host's disk; write-back sends them.
     Local,
 }
 

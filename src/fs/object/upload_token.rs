@@ -9,20 +9,20 @@ use crate::store::Attrs;
 const UPLOAD: &str = "windlass-upload";
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Signature {
+pub struct UploadToken {
     pub size: u64,
     pub upload: String,
 }
 
-impl Signature {
+impl UploadToken {
     /// None: nobody signed these.
-    pub fn of(attrs: &Attrs, size: u64) -> Option<Signature> {
-        Some(Signature { size, upload: attrs.user.get(UPLOAD)?.clone() })
+    pub fn of(attrs: &Attrs, size: u64) -> Option<UploadToken> {
+        Some(UploadToken { size, upload: attrs.user.get(UPLOAD)?.clone() })
     }
 }
 
 /// Makes the metadata those of an upload of its own.
-pub fn sign(rt: &Rt, attrs: &mut Attrs) {
+pub fn add_upload_token(rt: &Rt, attrs: &mut Attrs) {
     attrs.user.insert(UPLOAD.into(), format!("{:016x}{:016x}", rt.random(), rt.random()));
 }
 

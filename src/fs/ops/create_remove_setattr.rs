@@ -7,15 +7,16 @@ use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, TryLockError};
 
 use super::filesystem::{Entry, Fs, fail};
-use super::lookup::{Need, Place, Target, stem_of};
+use super::lookup::{NamedKey, Need, Target, stem_of};
 use super::open::Caller;
 use crate::base::Kind;
 use crate::fs::file::{OpenFile, Stood};
 use crate::fs::object::{
-    Base, Errno, Facts, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, sign,
+    Attributes, Base, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
+    add_upload_token,
 };
 use crate::fs::staging::Stage;
-use crate::fs::tree::{How, Metadata, ROOT, split};
+use crate::fs::tree::{Metadata, OpenMode, ROOT, split};
 use crate::store::{Attrs, Etag, Head, When};
 
 /// What s3fs and the S3 console call a marker.
@@ -40,7 +41,7 @@ impl Changes {
         mode.is_some() || uid.is_some() || gid.is_some() || atime.is_some() || mtime.is_some()
     }
 
-    pub(super) fn apply(&self, attrs: &mut Attrs, now: Facts, at: Ns) {
+    pub(super) fn apply(&self, attrs: &mut Attrs, now: Attributes, at: Ns) {
         attrs.set_mode(now.mode & S_IFMT | self.mode.unwrap_or(now.mode) & 0o7777);
         attrs.set_id("uid", self.uid.unwrap_or(now.uid));
         attrs.set_id("gid", self.gid.unwrap_or(now.gid));
@@ -51,22 +52,22 @@ impl Changes {
 }
 
 /// A change to an object's metadata, given what it shows now.
-pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Facts) + Send + Sync);
+pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) + Send + Sync);
 
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
-    async fn make(&self, place: &Place, dir: bool, body: Bytes, mut attrs: Attrs) -> Op<Entry> {
-        sign(&self.engine.rt, &mut attrs);
+    async fn make(&self, place: &NamedKey, dir: bool, body: Bytes, mut attrs: Attrs) -> Op<Entry> {
+        add_upload_token(&self.context.rt, &mut attrs);
         let key = if dir { place.prefix() } else { place.stem.clone() };
         let size = body.len() as u64;
         let asked = self.now();
-        let mut put = self.engine.remote.put(&key, body, &attrs, &When::Absent).await;
+        let mut put = self.context.remote.put(&key, body, &attrs, &When::Absent).await;
         if dir
             && put.as_ref().is_err_and(|why| why.is(Kind::Refused))
-            && matches!(self.engine.remote.head(&key).await, Ok(None))
+            && matches!(self.context.remote.head(&key).await, Ok(None))
         {
             // A bucket with versions (SeaweedFS) takes a marker that was deleted for one. It has no bytes to lose.
-            put = self.engine.remote.put(&key, Bytes::new(), &attrs, &When::Always).await;
+            put = self.context.remote.put(&key, Bytes::new(), &attrs, &When::Always).await;
         }
         let etag = match put {
             Ok(etag) => etag,
@@ -77,26 +78,26 @@ impl Fs {
             }
         };
         let until = self.until(asked);
-        let facts = Facts::of(self.options(), dir, size, Some(etag), self.engine.now(), &attrs);
+        let attributes = Attributes::of(self.options(), dir, size, Some(etag), self.context.now(), &attrs);
         let mut inodes = self.inodes.lock();
-        self.known.changed(&place.stem, self.now(), until, |seen| match dir {
-            true => seen.dir = Some(facts.clone()),
-            false => seen.object = Some(facts.clone()),
+        self.name_cache.changed(&place.stem, self.now(), until, |seen| match dir {
+            true => seen.dir = Some(attributes.clone()),
+            false => seen.object = Some(attributes.clone()),
         });
-        let node = inodes.learn(&key, dir, facts, until);
+        let node = inodes.learn(&key, dir, attributes, until);
         node.beside = false;
         let entry = self.entry(node);
-        node.told = Some(entry.facts.rights());
+        node.last_reply = Some(entry.attributes.rights());
         inodes.looked_up(entry.ino);
         Ok(entry)
     }
 
     /// `EEXIST` when the name stands for something.
-    async fn vacant(&self, parent: u64, name: &[u8]) -> Op<Place> {
+    async fn vacant(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
         self.writable_in(parent, name)?;
         let place = self.new_place(parent, name)?;
-        self.spare(&place.stem).await;
-        self.spare(&place.prefix()).await;
+        self.exempt(&place.stem).await;
+        self.exempt(&place.prefix()).await;
         match self.target(&place, Need::Presence).await? {
             (None, _) => Ok(place),
             (Some(_), _) => Err(Errno::EXIST.into()),
@@ -105,19 +106,19 @@ impl Fs {
 
     pub async fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Op<Entry> {
         let place = self.vacant(parent, name).await?;
-        let mut attrs = self.new_attrs(S_IFDIR | mode & 0o7777, caller, self.engine.now());
+        let mut attrs = self.new_attrs(S_IFDIR | mode & 0o7777, caller, self.context.now());
         attrs.content_type = Some(DIRECTORY_TYPE.into());
         let prefix = place.prefix();
-        let (asked, ticket) = (self.now(), self.known.ticket());
+        let (asked, seq) = (self.now(), self.name_cache.seq());
         let entry = self.make(&place, true, Bytes::new(), attrs).await?;
         // Nobody else had the marker, so nothing is known to be below it.
-        self.known.learn_listing(&prefix, BTreeMap::new(), self.until(asked), Metadata::None, ticket);
+        self.name_cache.learn_listing(&prefix, BTreeMap::new(), self.until(asked), Metadata::None, seq);
         Ok(entry)
     }
 
     pub async fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Op<Entry> {
         let place = self.vacant(parent, name).await?;
-        let attrs = self.new_attrs(S_IFLNK | 0o777, caller, self.engine.now());
+        let attrs = self.new_attrs(S_IFLNK | 0o777, caller, self.context.now());
         self.make(&place, false, Bytes::copy_from_slice(target), attrs).await
     }
 
@@ -127,11 +128,11 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         let place = self.vacant(parent, name).await?;
-        let attrs = self.new_attrs(mode & (S_IFMT | 0o7777), caller, self.engine.now());
+        let attrs = self.new_attrs(mode & (S_IFMT | 0o7777), caller, self.context.now());
         self.make(&place, false, Bytes::new(), attrs).await
     }
 
-    pub(super) async fn existing(&self, parent: u64, name: &[u8]) -> Op<(Place, Target)> {
+    pub(super) async fn existing(&self, parent: u64, name: &[u8]) -> Op<(NamedKey, Target)> {
         let place = self.place(parent, name)?;
         match self.target(&place, Need::Presence).await? {
             (Some(target), _) => Ok((place, target)),
@@ -145,20 +146,20 @@ impl Fs {
         if target.dir {
             return Err(Errno::ISDIR.into());
         }
-        self.spare(&target.key).await;
-        self.repay(&target.key).await?;
+        self.exempt(&target.key).await;
+        self.flush_borrowers(&target.key).await?;
         // What is on its way arrives first, before what its handles need is fetched; nothing sets out after it.
-        let _held = self.hold(&target.key).await;
+        let _held = self.lock_name(&target.key).await;
         let open = self.open_at(&target.key);
         let file = open.as_ref().map(|(_, _, file)| file.clone());
         if let Some(file) = &file {
             self.detach(file).await?;
         }
         // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
-        if file.is_none() && self.removals.goes_on(split(&target.key).0, self.now()) {
-            self.engine.remote.delete_soon(&target.key);
+        if file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now()) {
+            self.context.remote.delete_soon(&target.key);
         } else if file.as_ref().is_none_or(|f| f.may_be_object()) {
-            let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
+            let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
             if let Err(why) = deleted {
                 self.doubt(&target.key);
                 return Err(why.into());
@@ -167,36 +168,36 @@ impl Fs {
         let file = self.dropped(&target.key, None);
         self.keep_parent(&target.key);
         if let Some(file) = file {
-            file.disown(&self.engine).await;
+            file.discard(&self.context).await;
         }
         if let Some((_, ino, file)) = &open {
-            self.rest_unread(*ino, file);
+            self.release_unread_fds(*ino, file);
         }
         Ok(())
     }
 
     /// While this is held nobody here changes the object under a name; what was being sent there has arrived.
-    pub(super) async fn hold(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
+    pub(super) async fn lock_name(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
         let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone())?;
         Some(changing.lock_owned().await)
     }
 
     /// The same, unless somebody changes it.
-    pub(super) fn hold_now(&self, key: &str) -> Result<Option<OwnedMutexGuard<()>>, TryLockError> {
+    pub(super) fn try_lock_name(&self, key: &str) -> Result<Option<OwnedMutexGuard<()>>, TryLockError> {
         let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone());
         changing.map(|changing| changing.try_lock_owned()).transpose()
     }
 
     /// An object is gone, by our hand, or another has its name now. The file that was open under it has nowhere to be
     /// sent to.
-    pub(super) fn dropped(&self, key: &str, other: Option<&Facts>) -> Option<Arc<OpenFile>> {
+    pub(super) fn dropped(&self, key: &str, other: Option<&Attributes>) -> Option<Arc<OpenFile>> {
         let mut inodes = self.inodes.lock();
         let file = inodes.at(key, false).and_then(|n| n.file.clone());
         file.as_ref().inspect(|file| file.unlink());
         inodes.remove(key, false);
         let (now, ttl) = (self.now(), self.options().negative_ttl);
         let until = if other.is_some() { self.until(now) } else { now + ttl };
-        self.known.changed(key, now, until, |seen| seen.object = other.cloned());
+        self.name_cache.changed(key, now, until, |seen| seen.object = other.cloned());
         file
     }
 
@@ -204,7 +205,7 @@ impl Fs {
     pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, bool)> {
         // What is stored while the store looks for it is in neither of the later two.
         let before = self.inodes.lock().local_below(prefix).is_empty();
-        let page = self.engine.remote.list(prefix, None, false, 2).await?;
+        let page = self.context.remote.list(prefix, None, false, 2).await?;
         let marker = page.objects.iter().any(|o| o.key == prefix);
         let others = page.objects.len() > usize::from(marker);
         Ok((before && !others && self.inodes.lock().local_below(prefix).is_empty(), marker))
@@ -221,14 +222,14 @@ impl Fs {
             return Err(Errno::NOTEMPTY.into());
         }
         if marker {
-            let deleted = self.engine.remote.delete(std::slice::from_ref(&target.key)).await;
+            let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
             deleted.inspect_err(|_| self.doubt(&place.stem))?;
         }
         let until = self.now() + self.options().negative_ttl;
         let mut inodes = self.inodes.lock();
-        self.known.forget_below(&target.key);
+        self.name_cache.forget_below(&target.key);
         inodes.remove(&target.key, true);
-        self.known.changed(&place.stem, self.now(), until, |seen| seen.dir = None);
+        self.name_cache.changed(&place.stem, self.now(), until, |seen| seen.dir = None);
         drop(inodes);
         self.keep_parent(&place.stem);
         Ok(())
@@ -240,8 +241,8 @@ impl Fs {
             self.set_size(ino, size, handle).await?;
         }
         if changes.touch_attrs() {
-            let at = self.engine.now();
-            self.change_attrs(ino, &move |attrs, facts| changes.apply(attrs, facts, at)).await?;
+            let at = self.context.now();
+            self.change_attrs(ino, &move |attrs, attributes| changes.apply(attrs, attributes, at)).await?;
         }
         self.getattr(ino).await
     }
@@ -252,7 +253,7 @@ impl Fs {
             return self.truncate_handle(&handle, size).await;
         }
         // truncate(2) by name: its result is the upload's, so that it opens and closes by itself.
-        let how = How { write: true, ..Default::default() };
+        let how = OpenMode { write: true, ..Default::default() };
         let opened = self.open_file(ino, how).await?;
         let done = async {
             let handle = self.file(opened.handle)?;
@@ -266,26 +267,30 @@ impl Fs {
 
     /// Changes metadata: with the next upload when one is due, at once otherwise.
     pub(super) async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
-        let (changing, told, ticket) = {
+        let (changing, told, seq) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.changing.clone(), node.told, self.known.ticket())
+            (node.changing.clone(), node.last_reply, self.name_cache.seq())
         };
         if let Some(file) = self.change_file(ino, change)? {
-            return Ok(file.keep_attrs(&self.engine).await?);
+            return Ok(file.keep_attrs(&self.context).await?);
         }
         // What is on its way arrives first, and finds no other object there than it knows of.
         let _held = changing.lock_owned().await;
         if let Some(file) = self.change_file(ino, change)? {
-            return Ok(file.keep_attrs(&self.engine).await?);
+            return Ok(file.keep_attrs(&self.context).await?);
         }
         let key = self.inodes.lock().get(ino).map(|node| node.key.clone()).ok_or(Errno::STALE)?;
-        self.spare(&key).await;
+        self.exempt(&key).await;
         let (key, dir, told) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             // A change of ours meanwhile has told the kernel.
-            let told = if self.known.holds(stem_of(&node.key, node.dir), ticket) { told } else { node.told };
+            let told = if self.name_cache.is_current(stem_of(&node.key, node.dir), seq) {
+                told
+            } else {
+                node.last_reply
+            };
             (node.key.clone(), node.dir, told)
         };
         if key.is_empty() {
@@ -297,15 +302,15 @@ impl Fs {
         let file = self.inodes.lock().get(ino).and_then(|node| node.file.clone());
         if let Some(file) = &file {
             // The object is about to be another than its stage says was sent.
-            file.settle(&self.engine).await?;
+            file.refresh_note(&self.context).await?;
         }
         let asked = self.now();
-        let head = self.engine.remote.head(&key).await?;
+        let head = self.context.remote.head(&key).await?;
         // Whose it is decides who may; some stores forget what directories carry.
         if let Some(head) = head.as_ref().filter(|_| !dir) {
-            let is = Facts::of_head(self.options(), dir, head);
+            let is = Attributes::of_head(self.options(), dir, head);
             let told = told.filter(|told| !told.same_owner(&is.rights()));
-            self.judged(ino, told, &key, &is)?;
+            self.check_shown_rights(ino, told, &key, &is)?;
         }
         let changed = match &head {
             Some(head) => self.change_object(&key, file.as_deref(), dir, head, change).await,
@@ -316,7 +321,7 @@ impl Fs {
         let was = head.map(|head| head.etag);
         let stood = Stood { base, attrs, modified, asked };
         if let Some(old) = self.changed_object(ino, (&key, dir), was, stood, change) {
-            self.engine.staging.done(old).await;
+            self.context.staging.done(old).await;
         }
         Ok(())
     }
@@ -326,13 +331,15 @@ impl Fs {
         // Under the lock, so that no last close takes the file away.
         let inodes = self.inodes.lock();
         let node = inodes.get(ino).ok_or(Errno::STALE)?;
-        let Some(file) = node.file.as_ref().filter(|f| node.gone || f.speaks()) else { return Ok(None) };
-        let facts = file.facts(self.options());
+        let Some(file) = node.file.as_ref().filter(|f| node.gone || f.overrides_cache()) else {
+            return Ok(None);
+        };
+        let attributes = file.attributes(self.options());
         let mut attrs = file.attrs();
-        change(&mut attrs, facts.clone());
-        sign(&self.engine.rt, &mut attrs);
+        change(&mut attrs, attributes.clone());
+        add_upload_token(&self.context.rt, &mut attrs);
         check_size(&node.key, &attrs)?;
-        file.change_attrs(|attrs| change(attrs, facts));
+        file.change_attrs(|attrs| change(attrs, attributes));
         Ok(Some(file.clone()))
     }
 
@@ -347,43 +354,43 @@ impl Fs {
     ) -> Option<Stage> {
         let Stood { base, attrs, modified, asked } = &stood;
         let (etag, until, now) = (base.etag.clone(), self.until(*asked), self.now());
-        let facts = Facts::of(self.options(), dir, base.size, Some(etag.clone()), *modified, attrs);
+        let attributes = Attributes::of(self.options(), dir, base.size, Some(etag.clone()), *modified, attrs);
         let mut inodes = self.inodes.lock();
-        self.known.changed(stem_of(key, dir), now, until, |seen| match dir {
-            true => seen.dir = Some(facts.clone()),
-            false => seen.object = Some(facts.clone()),
+        self.name_cache.changed(stem_of(key, dir), now, until, |seen| match dir {
+            true => seen.dir = Some(attributes.clone()),
+            false => seen.object = Some(attributes.clone()),
         });
         let node = inodes.get_mut(ino).filter(|n| n.key == key)?;
         // The answer will tell; who changes it meanwhile builds on this.
-        node.told = Some(facts.rights());
-        (node.facts, node.until) = (facts, until);
+        node.last_reply = Some(attributes.rights());
+        (node.attributes, node.until) = (attributes, until);
         // The bytes are the same, whatever became of the etag.
         node.cached = node.cached.take().filter(|cached| Some(cached) == was.as_ref()).map(|_| etag.clone());
         let file = node.file.as_ref()?;
-        if !file.speaks() {
+        if !file.overrides_cache() {
             return file.refresh(Stood { asked: now, ..stood });
         }
         // It was written to meanwhile.
         if file.base().map(|base| base.etag) == was {
             file.moved(&etag, now);
         }
-        let facts = file.facts(self.options());
-        file.change_attrs(|attrs| change(attrs, facts));
+        let attributes = file.attributes(self.options());
+        file.change_attrs(|attrs| change(attrs, attributes));
         None
     }
 
     /// The mount's own directory has no object that could carry it: it is so until the mount ends.
     fn change_root(&self, change: Change<'_>) -> Op<()> {
         let mut attrs = Attrs::default();
-        let facts = self.root.lock().clone();
-        change(&mut attrs, facts);
+        let attributes = self.root.lock().clone();
+        change(&mut attrs, attributes);
         if !attrs.xattrs().is_empty() {
             return Err(Errno::OPNOTSUPP.into());
         }
-        let facts = Facts::of(self.options(), true, 4096, None, self.engine.now(), &attrs);
-        *self.root.lock() = facts.clone();
+        let attributes = Attributes::of(self.options(), true, 4096, None, self.context.now(), &attrs);
+        *self.root.lock() = attributes.clone();
         if let Some(node) = self.inodes.lock().get_mut(ROOT) {
-            node.facts = facts;
+            node.attributes = attributes;
         }
         Ok(())
     }
@@ -398,36 +405,37 @@ impl Fs {
     ) -> Op<(Base, Attrs, Ns)> {
         let base = Base { etag: head.etag.clone(), size: head.size };
         let mut attrs = head.attrs.clone();
-        change(&mut attrs, Facts::of_head(self.options(), dir, head));
-        sign(&self.engine.rt, &mut attrs);
+        change(&mut attrs, Attributes::of_head(self.options(), dir, head));
+        add_upload_token(&self.context.rt, &mut attrs);
         check_size(key, &attrs)?;
         if let Some(file) = file {
             // Should the answer be lost, it is known by this.
-            file.sends(&attrs, &base);
+            file.remember_upload(&attrs, &base);
         }
-        let etag = self.engine.remote.put_attrs(key, &base, &attrs).await?;
+        let etag = self.context.remote.put_attrs(key, &base, &attrs).await?;
         Ok((Base { etag, size: base.size }, attrs, Ns::from_ms(head.modified_ms)))
     }
 
     /// A directory without a marker gets one to carry its metadata.
     async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
-        let now = self.engine.now();
+        let now = self.context.now();
         let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
-        change(&mut attrs, self.default_facts(true));
+        change(&mut attrs, self.default_attributes(true));
         attrs.set_time("ctime", now);
         if attrs.time("mtime").is_none() {
             attrs.set_time("mtime", now);
         }
-        sign(&self.engine.rt, &mut attrs);
+        add_upload_token(&self.context.rt, &mut attrs);
         check_size(key, &attrs)?;
-        let etag = self.engine.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
+        let etag = self.context.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
         Ok((Base { etag, size: 0 }, attrs, now))
     }
 
     /// A directory without a marker gets a plain one, if nobody else gives it one.
     pub(super) async fn put_marker(&self, key: &str) -> Op<()> {
-        let at = self.engine.now();
-        let change = move |attrs: &mut Attrs, facts: Facts| Changes::default().apply(attrs, facts, at);
+        let at = self.context.now();
+        let change =
+            move |attrs: &mut Attrs, attributes: Attributes| Changes::default().apply(attrs, attributes, at);
         match self.change_implied(key, &change).await {
             Err(fail) if fail.errno == Errno::STALE => Ok(()),
             made => made.map(|_| ()),

@@ -1,12 +1,12 @@
 //! The filesystem without a kernel: nodes, handles and what is known of names, with one method an operation (in the
-//! files beside this one). A face calls the `…_now` form first, which answers from memory or not at all, and hands
+//! files of this folder). A server calls the `…_now` form first, which answers from memory or not at all, and hands
 //! what is left to the runtime.
 //!
 //! Invariants: no lock is held while the store or the disk is asked; whatever changes the bucket enters the change in
-//! `Known` and in the node table when it is done, in one step under the table's lock, or makes both forget when the
+//! `NameCache` and in the node table when it is done, in one step under the table's lock, or makes both forget when the
 //! outcome is in doubt. A file that the bucket doesn't have as it is answers for itself; it becomes clean in the same
 //! step in which the tables learn what the object shows. An answer that was asked for before a change of ours was
-//! entered is not believed (`Ticket`).
+//! entered is not believed (`ChangeSeq`).
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -21,21 +21,24 @@ use tokio::sync::{Notify, Semaphore};
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::bucket::Remote;
-use crate::fs::file::{Clock, Engine, Memory};
-use crate::fs::object::{Errno, Facts, Fail, MountOptions, Ns, Op};
-use crate::fs::read::{AHEAD_BUDGET, Ahead, Blocks};
-use crate::fs::staging::{Staging, Unsent};
-use crate::fs::tree::{Behind, Ending, Handles, Inodes, Known, Node, Past, PastPlace, Removals, is_past};
+use crate::fs::bucket::BucketClient;
+use crate::fs::file::{Clock, MountContext, UploadMemory};
+use crate::fs::object::{Attributes, Errno, Fail, MountOptions, Ns, Op};
+use crate::fs::read::{AHEAD_BUDGET, BlockCache, ReadAhead};
+use crate::fs::staging::{StagingArea, Unsent};
+use crate::fs::tree::{
+    Handles, Inodes, NameCache, Node, UnfinishedRename, UnlinkBursts, VersionPlace, VersionTree, Writeback,
+    is_version,
+};
 use crate::store::BucketRef;
 
-/// A node's number and facts, and for how long the kernel may believe them.
+/// A node's number and attributes, and for how long the kernel may believe them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub ino: u64,
     /// No name leads to it any more.
     pub gone: bool,
-    pub facts: Facts,
+    pub attributes: Attributes,
     pub ttl: Duration,
 }
 
@@ -47,9 +50,9 @@ pub trait Invalidate: Send + Sync + 'static {
 
 /// A mount's state. See the module.
 pub struct Fs {
-    pub(super) engine: Engine,
+    pub(super) context: MountContext,
     pub(in crate::fs) inodes: Mutex<Inodes>,
-    pub(in crate::fs) known: Known,
+    pub(in crate::fs) name_cache: NameCache,
     pub(super) handles: Mutex<Handles>,
     next_handle: AtomicU64,
     /// Releases under way; unmount waits for them.
@@ -57,20 +60,20 @@ pub struct Fs {
     idle: Notify,
     pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
     since: Ns,
-    pub(super) behind: Behind,
+    pub(super) writeback: Writeback,
     /// What the mount's own directory shows.
-    pub(super) root: Mutex<Facts>,
+    pub(super) root: Mutex<Attributes>,
     /// Objects whose bytes a file has borrowed, some time.
     pub(super) lenders: Mutex<BTreeSet<String>>,
-    pub(super) removals: Removals,
+    pub(super) unlink_bursts: UnlinkBursts,
     /// Directories' renames that are still to be ended.
-    pub(super) endings: Mutex<Vec<Arc<Ending>>>,
-    pub(super) past: Past,
+    pub(super) unfinished_renames: Mutex<Vec<Arc<UnfinishedRename>>>,
+    pub(super) version_tree: VersionTree,
 }
 
 impl std::fmt::Debug for Fs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fs({})", self.engine.remote.url())
+        write!(f, "Fs({})", self.context.remote.url())
     }
 }
 
@@ -96,45 +99,45 @@ impl Fs {
         staging: PathBuf,
         cache: DiskCache,
     ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
-        let remote = Remote::new(rt.clone(), bucket, options.deadline);
+        let remote = BucketClient::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
-        let (staging, found) = Staging::open(rt.clone(), disk, staging, remote.url()).await?;
+        let (staging, found) = StagingArea::open(rt.clone(), disk, staging, remote.url()).await?;
         let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
-        let blocks = Blocks::new(cache, remote.url());
-        let ahead = Ahead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };
+        let blocks = BlockCache::new(cache, remote.url());
+        let ahead = ReadAhead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };
         let since = Ns::from_ms(rt.wall_ms());
-        let root = Facts::listed(&options, true, 4096, None, since);
-        let (clock, memory) = (Clock::default(), Memory::new());
-        let engine = Engine { rt, remote, staging, ahead, options, clock, memory };
+        let root = Attributes::listed(&options, true, 4096, None, since);
+        let (clock, memory) = (Clock::default(), UploadMemory::new());
+        let context = MountContext { rt, remote, staging, ahead, options, clock, memory };
         let fs = Fs {
-            engine,
+            context,
             inodes: Mutex::new(Inodes::new(root.clone())),
-            root: Mutex::new(Facts { exact: true, ..root }),
-            known: Known::new(),
+            root: Mutex::new(Attributes { exact: true, ..root }),
+            name_cache: NameCache::new(),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             busy: AtomicUsize::new(0),
             idle: Notify::new(),
             kernel: Mutex::new(None),
             since,
-            behind: Behind::new(),
+            writeback: Writeback::new(),
             lenders: Mutex::default(),
-            removals: Removals::new(),
-            endings: Mutex::default(),
-            past: Past::default(),
+            unlink_bursts: UnlinkBursts::new(),
+            unfinished_renames: Mutex::default(),
+            version_tree: VersionTree::default(),
         };
         let fs = Arc::new(fs);
         let mut found = found;
         if !fs.options().read_only {
-            fs.take_up_moves(&mut found).await;
+            fs.recover_renames(&mut found).await;
         }
-        let unsent = fs.take_up(found).await;
-        fs.settle_what_leaves();
+        let unsent = fs.recover_staged(found).await;
+        fs.spawn_removal_syncer();
         Ok((fs, unsent))
     }
 
     pub fn options(&self) -> &MountOptions {
-        &self.engine.options
+        &self.context.options
     }
 
     pub fn set_kernel(&self, kernel: Box<dyn Invalidate>) {
@@ -161,7 +164,7 @@ impl Fs {
     pub async fn idle(&self) {
         loop {
             let woken = self.idle.notified();
-            if !self.behind.queue.lock().is_waiting() && self.busy.load(Ordering::Acquire) == 0 {
+            if !self.writeback.queue.lock().is_waiting() && self.busy.load(Ordering::Acquire) == 0 {
                 return;
             }
             woken.await;
@@ -172,11 +175,11 @@ impl Fs {
     pub async fn bounded<T>(&self, op: impl Future<Output = Op<T>>) -> Op<T> {
         // A single request's deadline, and room for the ones that follow it.
         let limit = self.options().deadline * 11 / 6;
-        match self.engine.rt.timeout(limit, op).await {
+        match self.context.rt.timeout(limit, op).await {
             Some(done) => done,
             None => Err(Error::new(
                 Kind::Timeout,
-                format!("{} did not answer within {} s", self.engine.remote.url(), limit.as_secs_f64()),
+                format!("{} did not answer within {} s", self.context.remote.url(), limit.as_secs_f64()),
             )
             .into()),
         }
@@ -188,7 +191,7 @@ impl Fs {
 
     /// The same for changes of what a node is.
     pub(super) fn writable_at(&self, ino: u64) -> Op<()> {
-        if is_past(ino) { Err(Errno::ROFS.into()) } else { self.writable() }
+        if is_version(ino) { Err(Errno::ROFS.into()) } else { self.writable() }
     }
 
     /// The same for changes of a directory's names: those of earlier versions never change.
@@ -197,7 +200,7 @@ impl Fs {
     }
 
     pub(super) fn now(&self) -> Instant {
-        self.engine.rt.now()
+        self.context.rt.now()
     }
 
     /// When an answer to a question asked at `asked` stops being believed.
@@ -205,25 +208,25 @@ impl Fs {
         asked + self.options().ttl
     }
 
-    pub(super) fn default_facts(&self, dir: bool) -> Facts {
-        Facts::listed(self.options(), dir, if dir { 4096 } else { 0 }, None, self.since)
+    pub(super) fn default_attributes(&self, dir: bool) -> Attributes {
+        Attributes::listed(self.options(), dir, if dir { 4096 } else { 0 }, None, self.since)
     }
 
     /// What to tell of a node: an open file that has changes knows better than the table.
     pub(super) fn entry(&self, node: &Node) -> Entry {
-        let (facts, ttl) = match &node.file {
-            Some(file) if node.gone || file.is_failed() => (file.facts(self.options()), Duration::ZERO),
+        let (attributes, ttl) = match &node.file {
+            Some(file) if node.gone || file.is_failed() => (file.attributes(self.options()), Duration::ZERO),
             // Its changes come from the kernel, which knows them.
-            Some(file) if file.speaks() => (file.facts(self.options()), self.options().ttl),
-            _ => (node.facts.clone(), node.until.since(self.now())),
+            Some(file) if file.overrides_cache() => (file.attributes(self.options()), self.options().ttl),
+            _ => (node.attributes.clone(), node.until.since(self.now())),
         };
-        Entry { ino: node.ino, gone: node.gone, facts, ttl }
+        Entry { ino: node.ino, gone: node.gone, attributes, ttl }
     }
 
     /// The kernel is told this of a node.
-    pub fn told(&self, entry: &Entry) {
+    pub fn record_reply(&self, entry: &Entry) {
         if let Some(node) = self.inodes.lock().get_mut(entry.ino) {
-            node.told = Some(entry.facts.rights());
+            node.last_reply = Some(entry.attributes.rights());
         }
     }
 
@@ -240,26 +243,26 @@ impl Fs {
 
     /// What the log calls a node.
     pub fn called(&self, ino: u64) -> String {
-        if let Some(node) = self.past.nodes.lock().get(ino) {
+        if let Some(node) = self.version_tree.nodes.lock().get(ino) {
             return match &node.place {
-                PastPlace::Names(prefix) => format!("versions below {prefix:?}"),
-                PastPlace::Versions(key) => format!("versions of {key:?}"),
-                PastPlace::One { key, name } => format!("version {:?} of {key:?}", name.id),
+                VersionPlace::Names(prefix) => format!("versions below {prefix:?}"),
+                VersionPlace::Versions(key) => format!("versions of {key:?}"),
+                VersionPlace::One { key, name } => format!("version {:?} of {key:?}", name.id),
             };
         }
         self.inodes.lock().get(ino).map_or_else(|| format!("node {ino}"), |n| format!("{:?}", n.key))
     }
 
     pub fn forget(&self, ino: u64, times: u64) {
-        match is_past(ino) {
-            true => self.past.nodes.lock().forget(ino, times),
+        match is_version(ino) {
+            true => self.version_tree.nodes.lock().forget(ino, times),
             false => self.inodes.lock().forget(ino, times),
         }
     }
 
     #[cfg(test)]
     pub fn nodes(&self) -> usize {
-        self.inodes.lock().len() + self.past.nodes.lock().len()
+        self.inodes.lock().len() + self.version_tree.nodes.lock().len()
     }
 
     /// The mount is gone: sends what handles that were never released still hold, and what waits.
@@ -268,11 +271,11 @@ impl Fs {
         for handle in left {
             self.release(handle).await;
         }
-        self.leave_off();
+        self.begin_shutdown();
         self.idle().await;
-        self.keep_the_rest();
-        self.engine.remote.deleted("").await;
-        self.engine.staging.close().await;
+        self.count_unsent();
+        self.context.remote.deleted("").await;
+        self.context.staging.close().await;
     }
 
     /// Sends every open file's changes; what can't be sent stays staged.
@@ -287,7 +290,7 @@ impl Fs {
     /// Believes nothing any more of a name.
     pub(super) fn doubt(&self, stem: &str) {
         let mut inodes = self.inodes.lock();
-        self.known.forget(stem);
+        self.name_cache.forget(stem);
         for dir in [false, true] {
             let key = if dir { format!("{stem}/") } else { stem.to_owned() };
             if let Some(node) = inodes.at_mut(&key, dir) {

@@ -8,8 +8,10 @@ use super::filesystem::{Entry, Fs};
 use crate::base::Result;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
-use crate::fs::object::{Errno, Facts, KEY_MAX, NAME_MAX, Naming, Ns, Op, Rights, Wanted, belongs};
-use crate::fs::tree::{Crowd, Inodes, LINK_MAX, Metadata, Node, ROOT, Seen, Ticket, is_past, split};
+use crate::fs::object::{Attributes, Errno, KEY_MAX, NAME_MAX, Naming, Ns, Op, Rights, Wanted, belongs};
+use crate::fs::tree::{
+    BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, ROOT, is_version, split,
+};
 
 /// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
 const NEIGHBOURS: usize = 8;
@@ -38,32 +40,32 @@ pub(super) struct Target {
     pub dir: bool,
     /// An object whose name a directory has.
     pub beside: bool,
-    pub facts: Facts,
+    pub attributes: Attributes,
     pub until: Instant,
     /// When that was asked; none when the node itself tells.
-    pub ticket: Option<Ticket>,
+    pub seq: Option<ChangeSeq>,
 }
 
 /// What an answer is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Need {
     /// stat(2): mode and times as the object's metadata has them.
-    Facts,
+    Attributes,
     /// Whether it is there, what it is, how long.
     Presence,
-    /// To remove it: what a listing shows of a file is enough, though whoever asks for its facts is not told these.
+    /// To remove it: what a listing shows of a file is enough, though whoever asks for its attributes is not told these.
     Removal,
 }
 
 /// A name in a directory, as keys.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct NamedKey {
     pub wanted: Wanted,
     /// The key of the object of this name.
     pub stem: String,
 }
 
-impl Place {
+impl NamedKey {
     /// The prefix of the directory of this name.
     pub fn prefix(&self) -> String {
         match self.wanted {
@@ -74,7 +76,7 @@ impl Place {
 }
 
 /// `ENOENT` for names that no key is shown as, `ENAMETOOLONG` for what no key can hold.
-pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<Place> {
+pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<NamedKey> {
     if name.len() > NAME_MAX {
         return Err(Errno::NAMETOOLONG.into());
     }
@@ -87,7 +89,7 @@ pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<Place
     if !matches!(wanted, Wanted::Piece(_)) && !belongs(prefix, component) {
         return Err(Errno::NOENT.into());
     }
-    Ok(Place { wanted, stem })
+    Ok(NamedKey { wanted, stem })
 }
 
 impl Fs {
@@ -96,12 +98,12 @@ impl Fs {
     }
 
     /// As `place_among`, in a directory.
-    pub(super) fn place(&self, parent: u64, name: &[u8]) -> Op<Place> {
+    pub(super) fn place(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
         place_among(self.naming(), &self.prefix(parent)?, name)
     }
 
     /// The same for a name that is to be made: `EINVAL` for what would be shown otherwise.
-    pub(super) fn new_place(&self, parent: u64, name: &[u8]) -> Op<Place> {
+    pub(super) fn new_place(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
         let prefix = self.prefix(parent)?;
         let place = place_among(self.naming(), &prefix, name);
         let place = place.map_err(|f| if f.errno == Errno::NOENT { Errno::INVAL.into() } else { f })?;
@@ -112,7 +114,7 @@ impl Fs {
     }
 
     /// What is known of a place without asking; `Some(None)`: known to be absent.
-    pub(super) fn target_now(&self, place: &Place, need: Need) -> Option<(Option<Target>, Instant)> {
+    pub(super) fn target_now(&self, place: &NamedKey, need: Need) -> Option<(Option<Target>, Instant)> {
         let now = self.now();
         let prefix = place.prefix();
         {
@@ -124,32 +126,37 @@ impl Fs {
                 Wanted::Piece(_) => false,
             });
             for node in [dir, file].into_iter().flatten() {
-                let local = node.file.as_ref().is_some_and(|f| f.is_ahead());
+                let local = node.file.as_ref().is_some_and(|f| f.has_local_changes());
                 // In a directory that has become sticky since, a guess is not enough.
-                let sticky = || inodes.at(split(&place.stem).0, true).is_none_or(|d| d.facts.is_sticky());
-                let guessed = !node.dir && !node.facts.exact;
-                let guesses = self.options().sampled || need != Need::Facts;
+                let sticky =
+                    || inodes.at(split(&place.stem).0, true).is_none_or(|d| d.attributes.is_sticky());
+                let guessed = !node.dir && !node.attributes.exact;
+                let guesses = self.options().sampled || need != Need::Attributes;
                 if local || node.until > now && !(guessed && (!guesses || sticky())) {
                     let (key, until) = (node.key.clone(), node.until.max(now));
-                    let (dir, beside, ticket) = (node.dir, node.beside, None);
-                    let target = Target { key, dir, beside, facts: self.entry(node).facts, until, ticket };
+                    let (dir, beside, seq) = (node.dir, node.beside, None);
+                    let target =
+                        Target { key, dir, beside, attributes: self.entry(node).attributes, until, seq };
                     return Some((Some(target), until));
                 }
             }
         }
-        let ticket = self.known.ticket();
-        let (seen, until, metadata) = self.known.get(&place.stem, now)?;
-        let target = choose(place, &seen, until, ticket);
-        let tells =
-            |t: &Target| metadata.tells(&t.facts, self.options()) && !self.is_sticky(split(&place.stem).0);
-        let vague = target.as_ref().is_some_and(|t| !t.facts.exact && !tells(t));
+        let seq = self.name_cache.seq();
+        let (seen, until, metadata) = self.name_cache.get(&place.stem, now)?;
+        let target = choose(place, &seen, until, seq);
+        let tells = |t: &Target| {
+            metadata.tells(&t.attributes, self.options()) && !self.is_sticky(split(&place.stem).0)
+        };
+        let vague = target.as_ref().is_some_and(|t| !t.attributes.exact && !tells(t));
         // What is as short as a link's target may be one, and the kernel goes by what it was told last.
         let enough = match need {
-            Need::Facts => !vague,
+            Need::Attributes => !vague,
             Need::Presence => true,
-            Need::Removal => !vague || target.as_ref().is_some_and(|t| !t.dir && t.facts.size > LINK_MAX),
+            Need::Removal => {
+                !vague || target.as_ref().is_some_and(|t| !t.dir && t.attributes.size > LINK_MAX)
+            }
         };
-        // A listing's facts are not enough for lookup(2), and a directory that only we still show must be asked for.
+        // A listing's attributes are not enough for lookup(2), and a directory that only we still show must be asked for.
         let kept = target.as_ref().is_none_or(|t| !t.dir) && self.is_kept(&prefix);
         if !enough || kept || matches!(place.wanted, Wanted::Piece(_)) {
             return None;
@@ -159,34 +166,34 @@ impl Fs {
     }
 
     /// What a lookup by the kernel is for.
-    fn need(&self, place: &Place) -> Need {
+    fn need(&self, place: &NamedKey) -> Need {
         let prefix = split(&place.stem).0;
-        if self.removals.is_emptied(prefix, self.now()) && !self.is_sticky(prefix) {
+        if self.unlink_bursts.is_emptied(prefix, self.now()) && !self.is_sticky(prefix) {
             return Need::Removal;
         }
-        Need::Facts
+        Need::Attributes
     }
 
     /// Whether it matters in a directory who owns a file.
     pub(super) fn is_sticky(&self, prefix: &str) -> bool {
-        self.inodes.lock().at(prefix, true).is_none_or(|dir| dir.facts.is_sticky())
+        self.inodes.lock().at(prefix, true).is_none_or(|dir| dir.attributes.is_sticky())
     }
 
     fn is_kept(&self, prefix: &str) -> bool {
         let now = self.now();
-        self.inodes.lock().at(prefix, true).is_some_and(|n| n.kept > now)
+        self.inodes.lock().at(prefix, true).is_some_and(|n| n.visible_until > now)
     }
 
     /// What a place leads to.
-    pub(super) async fn target(&self, place: &Place, need: Need) -> Op<(Option<Target>, Instant)> {
+    pub(super) async fn target(&self, place: &NamedKey, need: Need) -> Op<(Option<Target>, Instant)> {
         let mut last = None;
         for _ in 0..ROUNDS {
             if let Some(known) = self.target_now(place, need) {
                 return Ok(known);
             }
-            let ticket = self.known.ticket();
-            let found = self.target_asked(place, ticket).await?;
-            if self.known.holds(&place.stem, ticket) {
+            let seq = self.name_cache.seq();
+            let found = self.target_asked(place, seq).await?;
+            if self.name_cache.is_current(&place.stem, seq) {
                 return Ok(found);
             }
             last = found.0;
@@ -195,28 +202,28 @@ impl Fs {
         Ok((last.map(|target| Target { until: now, ..target }), now))
     }
 
-    async fn target_asked(&self, place: &Place, ticket: Ticket) -> Op<(Option<Target>, Instant)> {
+    async fn target_asked(&self, place: &NamedKey, seq: ChangeSeq) -> Op<(Option<Target>, Instant)> {
         let asked = self.now();
         let until = self.until(asked);
         let dir = |key: &str| Target {
             key: key.to_owned(),
             dir: true,
             beside: false,
-            facts: self.default_facts(true),
+            attributes: self.default_attributes(true),
             until,
-            ticket: Some(ticket),
+            seq: Some(seq),
         };
         if let Wanted::Piece(_) = place.wanted {
-            let there = !self.engine.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
+            let there = !self.context.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
             return Ok((there.then(|| dir(&place.stem)), until));
         }
         let (seen, neighbour) = self.ask(place).await?;
-        let mut target = choose(place, &seen, until, ticket);
+        let mut target = choose(place, &seen, until, seq);
         let absent_until = asked + self.options().negative_ttl;
         let believed = if target.is_some() { until } else { absent_until };
         // An object that a directory hides was not looked at: the answer is good for this question only.
         if !neighbour {
-            self.known.learn(&place.stem, seen, believed, ticket);
+            self.name_cache.learn(&place.stem, seen, believed, seq);
         }
         let means_dir = matches!(place.wanted, Wanted::Any(_)) && target.as_ref().is_none_or(|t| !t.dir);
         if means_dir && self.is_kept(&place.prefix()) {
@@ -226,16 +233,16 @@ impl Fs {
     }
 
     /// What stands at a place: a fresh listing of its directory knows, or one of its own tells.
-    async fn present(&self, place: &Place) -> Result<(bool, bool)> {
-        if let Some((seen, ..)) = self.known.get(&place.stem, self.now())
-            && seen != Seen::default()
+    async fn present(&self, place: &NamedKey) -> Result<(bool, bool)> {
+        if let Some((seen, ..)) = self.name_cache.get(&place.stem, self.now())
+            && seen != CachedName::default()
         {
             return Ok((seen.dir.is_some(), seen.object.is_some()));
         }
         if let Some(present) = self.among_many(place).await? {
             return Ok(present);
         }
-        let (remote, dir) = (&self.engine.remote, place.prefix());
+        let (remote, dir) = (&self.context.remote, place.prefix());
         let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
         let object = page.objects.iter().any(|o| o.key == place.stem);
         let mut is_dir = page.prefixes.contains(&dir);
@@ -246,25 +253,25 @@ impl Fs {
             is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
         }
         if !is_dir && !object {
-            self.known.missed(split(&place.stem).0);
+            self.name_cache.missed(split(&place.stem).0);
         }
         Ok((is_dir, object))
     }
 
     /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
     /// then; and which there are none of, if several were missing and it is the only page. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
-    async fn among_many(&self, place: &Place) -> Result<Option<(bool, bool)>> {
+    async fn among_many(&self, place: &NamedKey) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
-        let remote = &self.engine.remote;
-        let emptied = self.removals.is_emptied(prefix, asked);
+        let remote = &self.context.remote;
+        let emptied = self.unlink_bursts.is_emptied(prefix, asked);
         // A listing waits for deletes: one of many names is worth that.
         let soon = self.options().ttl > Duration::ZERO && (emptied || remote.is_settled_below(prefix));
-        let crowd = soon.then(|| self.known.crowded(prefix, emptied, asked)).flatten();
+        let crowd = soon.then(|| self.name_cache.bulk_lookup_due(prefix, emptied, asked)).flatten();
         let Some(crowd) = crowd else { return Ok(None) };
         let mut near = place.stem.clone();
         near.pop();
-        let after = (crowd == Crowd::More && near.len() > prefix.len()).then_some(near);
-        let ticket = self.known.ticket();
+        let after = (crowd == BulkLookup::More && near.len() > prefix.len()).then_some(near);
+        let seq = self.name_cache.seq();
         let page = remote.list(prefix, after.clone(), true, PAGE).await?;
         let whole = after.is_none() && page.next.is_none();
         let (first, last) = (after.unwrap_or_default(), page.objects.last().map(|o| o.key.clone()));
@@ -274,16 +281,17 @@ impl Fs {
             let stem = format!("{prefix}{component}");
             stem > first && last.as_ref().is_none_or(|last| *last >= format!("{stem}/"))
         };
-        let mut all: BTreeMap<String, Seen> = BTreeMap::new();
+        let mut all: BTreeMap<String, CachedName> = BTreeMap::new();
         for object in page.objects.into_iter().filter(|o| o.key != prefix || o.size > 0) {
             let modified = Ns::from_ms(object.modified_ms);
-            let mut facts = Facts::listed(self.options(), false, object.size, Some(object.etag), modified);
-            facts.stored = Some(modified);
-            all.entry(object.key[prefix.len()..].to_owned()).or_default().object = Some(facts);
+            let mut attributes =
+                Attributes::listed(self.options(), false, object.size, Some(object.etag), modified);
+            attributes.stored = Some(modified);
+            all.entry(object.key[prefix.len()..].to_owned()).or_default().object = Some(attributes);
         }
         for group in page.prefixes {
             let component = group[prefix.len()..group.len() - 1].to_owned();
-            all.entry(component).or_default().dir = Some(self.default_facts(true));
+            all.entry(component).or_default().dir = Some(self.default_attributes(true));
         }
         all.retain(|component, _| told(component));
         let present = match all.get(component) {
@@ -293,60 +301,62 @@ impl Fs {
         // Absence may be believed for a shorter time than presence.
         let for_long = self.options().negative_ttl >= self.options().ttl;
         // Who looks at what is there may be about to see what others make.
-        let tells_absence = whole && crowd == Crowd::Missing && for_long;
+        let tells_absence = whole && crowd == BulkLookup::Missing && for_long;
         // Directories that only we still show may be filled again.
         let kept = || self.inodes.lock().kept_in(prefix, asked).into_iter().collect();
-        self.known.learn_page(prefix, all, tells_absence.then(kept), self.until(asked), ticket);
+        self.name_cache.learn_page(prefix, all, tells_absence.then(kept), self.until(asked), seq);
         Ok(present)
     }
 
     /// Asks the store for a name; true when there is an object that a directory hides.
-    async fn ask(&self, place: &Place) -> Result<(Seen, bool)> {
+    async fn ask(&self, place: &NamedKey) -> Result<(CachedName, bool)> {
         if let Some(seen) = self.still(place).await? {
             return Ok((seen, false));
         }
         let (is_dir, is_object) = self.present(place).await?;
-        let remote = &self.engine.remote;
-        let mut seen = Seen::default();
+        let remote = &self.context.remote;
+        let mut seen = CachedName::default();
         if is_dir {
             let marker = remote.head(&place.prefix()).await?;
-            let facts = marker.map(|h| Facts::of_head(self.options(), true, &h));
-            seen.dir = Some(facts.unwrap_or_else(|| Facts { exact: true, ..self.default_facts(true) }));
+            let attributes = marker.map(|h| Attributes::of_head(self.options(), true, &h));
+            seen.dir = Some(
+                attributes.unwrap_or_else(|| Attributes { exact: true, ..self.default_attributes(true) }),
+            );
         }
         let hidden = is_dir && is_object && !matches!(place.wanted, Wanted::Object(_));
         if is_object && !hidden {
-            let listed = self.known.get(&place.stem, self.now()).and_then(|(seen, ..)| seen.object);
+            let listed = self.name_cache.get(&place.stem, self.now()).and_then(|(seen, ..)| seen.object);
             let head = remote.head(&place.stem).await?;
-            seen.object = head.as_ref().map(|h| Facts::of_head(self.options(), false, h));
+            seen.object = head.as_ref().map(|h| Attributes::of_head(self.options(), false, h));
             if let (Some(listed), Some(is), Some(head)) = (listed.filter(|f| !f.exact), &seen.object, head) {
-                self.known.sampled(split(&place.stem).0, Metadata::of(&listed, is, &head.attrs));
+                self.name_cache.sampled(split(&place.stem).0, Metadata::of(&listed, is, &head.attrs));
             }
         }
         Ok((seen, hidden))
     }
 
     /// A file that the kernel knows is looked at again: one request, unless it is gone.
-    async fn still(&self, place: &Place) -> Result<Option<Seen>> {
+    async fn still(&self, place: &NamedKey) -> Result<Option<CachedName>> {
         let known = {
             let inodes = self.inodes.lock();
             let file = inodes.at(&place.stem, false).is_some_and(|n| !n.beside && !n.gone);
             matches!(place.wanted, Wanted::Any(_)) && file && inodes.at(&place.prefix(), true).is_none()
         };
-        let head = if known { self.engine.remote.head(&place.stem).await? } else { None };
-        let facts = head.map(|h| Facts::of_head(self.options(), false, &h));
-        Ok(facts.map(|facts| Seen { dir: None, object: Some(facts) }))
+        let head = if known { self.context.remote.head(&place.stem).await? } else { None };
+        let attributes = head.map(|h| Attributes::of_head(self.options(), false, &h));
+        Ok(attributes.map(|attributes| CachedName { dir: None, object: Some(attributes) }))
     }
 
     /// What was found becomes a node, which the kernel is told of: that is counted. What was changed here since the
     /// store was asked is not overwritten; a name that is new to us then is believed for no time.
     pub(super) fn adopt(&self, target: Target) -> Entry {
         let mut inodes = self.inodes.lock();
-        let Target { key, dir, beside, facts, until, ticket } = target;
-        let node = match ticket {
-            Some(ticket) if self.known.holds(stem_of(&key, dir), ticket) => {
-                inodes.learn(&key, dir, facts, until)
+        let Target { key, dir, beside, attributes, until, seq } = target;
+        let node = match seq {
+            Some(seq) if self.name_cache.is_current(stem_of(&key, dir), seq) => {
+                inodes.learn(&key, dir, attributes, until)
             }
-            _ => inodes.meet(&key, dir, &facts),
+            _ => inodes.meet(&key, dir, &attributes),
         };
         node.beside = beside;
         let entry = self.entry(node);
@@ -358,7 +368,7 @@ impl Fs {
         match found {
             (Some(target), _) => {
                 let entry = self.adopt(target);
-                self.told(&entry);
+                self.record_reply(&entry);
                 Looked::Found(entry)
             }
             (None, until) => Looked::Absent(until.since(self.now())),
@@ -367,8 +377,8 @@ impl Fs {
 
     /// Answers from memory, counting the lookup, or not at all.
     pub fn lookup_now(&self, parent: u64, name: &[u8]) -> Option<Op<Looked>> {
-        if is_past(parent) || self.is_versions(name) {
-            return self.past_lookup_now(parent);
+        if is_version(parent) || self.is_versions(name) {
+            return self.version_lookup_now(parent);
         }
         let place = match self.place(parent, name) {
             Ok(place) => place,
@@ -379,32 +389,32 @@ impl Fs {
     }
 
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
-        if is_past(parent) || self.is_versions(name) {
-            return self.past_lookup(parent, name).await;
+        if is_version(parent) || self.is_versions(name) {
+            return self.version_lookup(parent, name).await;
         }
         let place = self.place(parent, name)?;
         Ok(self.looked(self.target(&place, self.need(&place)).await?))
     }
 
     pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
-        if is_past(ino) {
-            return self.past_getattr_now(ino);
+        if is_version(ino) {
+            return self.version_getattr_now(ino);
         }
         let entry = {
             let inodes = self.inodes.lock();
             let Some(node) = inodes.get(ino) else { return Some(Err(Errno::STALE.into())) };
             // The kernel asks before its time when it would refuse: then a guess is not enough.
-            let believed = node.until > self.now() && node.facts.exact;
-            let speaks = node.file.as_ref().is_some_and(|f| f.speaks());
-            let known = node.gone || node.kept > self.now() || believed || speaks;
+            let believed = node.until > self.now() && node.attributes.exact;
+            let overrides = node.file.as_ref().is_some_and(|f| f.overrides_cache());
+            let known = node.gone || node.visible_until > self.now() || believed || overrides;
             known.then(|| self.entry(node))
         };
-        entry.inspect(|entry| self.told(entry)).map(Ok)
+        entry.inspect(|entry| self.record_reply(entry)).map(Ok)
     }
 
     pub async fn getattr(&self, ino: u64) -> Op<Entry> {
-        if is_past(ino) {
-            return self.past_getattr(ino).await;
+        if is_version(ino) {
+            return self.version_getattr(ino).await;
         }
         for _ in 0..ROUNDS {
             if let Some(known) = self.getattr_now(ino) {
@@ -415,42 +425,42 @@ impl Fs {
                 let node = inodes.get(ino).ok_or(Errno::STALE)?;
                 (node.key.clone(), node.dir)
             };
-            let (ticket, until) = (self.known.ticket(), self.until(self.now()));
-            let facts = self.facts_of(ino, &key, dir).await?;
+            let (seq, until) = (self.name_cache.seq(), self.until(self.now()));
+            let attributes = self.attributes_of(ino, &key, dir).await?;
             let mut inodes = self.inodes.lock();
             // Somebody here may have changed, renamed or removed it while we asked.
             let unchanged = inodes.get(ino).is_some_and(|n| n.key == key && !n.gone);
-            if !unchanged || !self.known.holds(stem_of(&key, dir), ticket) {
+            if !unchanged || !self.name_cache.is_current(stem_of(&key, dir), seq) {
                 continue;
             }
-            let entry = match facts {
-                Some(facts) => self.entry(inodes.learn(&key, dir, facts, until)),
+            let entry = match attributes {
+                Some(attributes) => self.entry(inodes.learn(&key, dir, attributes, until)),
                 None => Self::vanished(&inodes, ino, |n| self.entry(n))?,
             };
             drop(inodes);
-            self.told(&entry);
+            self.record_reply(&entry);
             return Ok(entry);
         }
         let entry = self.inodes.lock().get(ino).map(|n| self.entry(n)).ok_or(Errno::STALE)?;
-        self.told(&entry);
+        self.record_reply(&entry);
         Ok(entry)
     }
 
     /// What the store says of a node; none: it has nothing of that name.
-    async fn facts_of(&self, ino: u64, key: &str, dir: bool) -> Op<Option<Facts>> {
-        let head = if key.is_empty() { None } else { self.engine.remote.head(key).await? };
+    async fn attributes_of(&self, ino: u64, key: &str, dir: bool) -> Op<Option<Attributes>> {
+        let head = if key.is_empty() { None } else { self.context.remote.head(key).await? };
         Ok(match head {
-            Some(head) => Some(Facts::of_head(self.options(), dir, &head)),
+            Some(head) => Some(Attributes::of_head(self.options(), dir, &head)),
             None if ino == ROOT => Some(self.root.lock().clone()),
             None if dir && self.has_children(key).await? => {
-                Some(Facts { exact: true, ..self.default_facts(true) })
+                Some(Attributes { exact: true, ..self.default_attributes(true) })
             }
             None => None,
         })
     }
 
     async fn has_children(&self, prefix: &str) -> Result<bool> {
-        Ok(!self.engine.remote.list(prefix, None, false, 1).await?.objects.is_empty()
+        Ok(!self.context.remote.list(prefix, None, false, 1).await?.objects.is_empty()
             || !self.inodes.lock().local_below(prefix).is_empty())
     }
 
@@ -465,12 +475,18 @@ impl Fs {
 
     /// `ESTALE` where the kernel let somebody pass by what it was `told`, and the object is of another kind by now, or for
     /// others: it walks the path once more then, and asks. Nothing that is known here says the same again.
-    pub(super) fn judged(&self, ino: u64, told: Option<Rights>, key: &str, is: &Facts) -> Op<()> {
+    pub(super) fn check_shown_rights(
+        &self,
+        ino: u64,
+        told: Option<Rights>,
+        key: &str,
+        is: &Attributes,
+    ) -> Op<()> {
         if told.is_none_or(|told| told == is.rights()) {
             return Ok(());
         }
         let stem = stem_of(key, is.is_dir());
-        self.known.sampled(split(stem).0, Metadata::Rich);
+        self.name_cache.sampled(split(stem).0, Metadata::Rich);
         self.doubt(stem);
         // The kernel opened nothing: its pages are still those of what it knew.
         self.inodes.lock().get_mut(ino).into_iter().for_each(|node| node.cached = None);
@@ -480,20 +496,20 @@ impl Fs {
 
     /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
     /// and says what the object shows: from that moment on the tables answer.
-    pub(super) fn stored(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Facts) {
-        let was = file.facts(self.options());
+    pub(super) fn publish_sent(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Attributes) {
+        let was = file.attributes(self.options());
         let mut inodes = self.inodes.lock();
-        let (facts, until, key) = (arrive(), self.until(self.now()), file.key());
+        let (attributes, until, key) = (arrive(), self.until(self.now()), file.key());
         let its = |n: &&mut Node| n.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file));
-        let Some(node) = inodes.get_mut(ino).filter(its) else { return self.known.forget(&key) };
+        let Some(node) = inodes.get_mut(ino).filter(its) else { return self.name_cache.forget(&key) };
         node.until = until;
-        node.facts = facts.clone();
-        node.cached = facts.etag.clone();
+        node.attributes = attributes.clone();
+        node.cached = attributes.etag.clone();
         if !node.gone {
-            self.known.changed(&key, self.now(), until, |seen| seen.object = Some(facts.clone()));
+            self.name_cache.changed(&key, self.now(), until, |seen| seen.object = Some(attributes.clone()));
         }
         drop(inodes);
-        if (was.mtime, was.size) != (facts.mtime, facts.size) {
+        if (was.mtime, was.size) != (attributes.mtime, attributes.size) {
             self.recall(ino);
         }
     }
@@ -503,7 +519,7 @@ impl Fs {
         let (prefix, _) = split(stem);
         let until = self.now() + self.options().ttl.max(KEPT);
         if let Some(node) = self.inodes.lock().at_mut(prefix, true) {
-            node.kept = until;
+            node.visible_until = until;
         }
     }
 }
@@ -514,16 +530,16 @@ pub(super) fn stem_of(key: &str, dir: bool) -> &str {
 }
 
 /// A directory wins over an object of its name, unless the object is meant.
-fn choose(place: &Place, seen: &Seen, until: Instant, ticket: Ticket) -> Option<Target> {
-    let ticket = Some(ticket);
+fn choose(place: &NamedKey, seen: &CachedName, until: Instant, seq: ChangeSeq) -> Option<Target> {
+    let seq = Some(seq);
     let object = || {
-        let (key, beside, facts) = (place.stem.clone(), seen.dir.is_some(), seen.object.clone()?);
-        Some(Target { key, dir: false, beside, facts, until, ticket })
+        let (key, beside, attributes) = (place.stem.clone(), seen.dir.is_some(), seen.object.clone()?);
+        Some(Target { key, dir: false, beside, attributes, until, seq })
     };
     match (&place.wanted, &seen.dir) {
-        (Wanted::Any(_), Some(facts)) => {
-            let (key, facts) = (place.prefix(), facts.clone());
-            Some(Target { key, dir: true, beside: false, facts, until, ticket })
+        (Wanted::Any(_), Some(attributes)) => {
+            let (key, attributes) = (place.prefix(), attributes.clone());
+            Some(Target { key, dir: true, beside: false, attributes, until, seq })
         }
         (Wanted::Any(_) | Wanted::Object(_), _) => object(),
         (Wanted::Piece(_), _) => None,

@@ -9,10 +9,10 @@ use super::lookup::{Need, ROUNDS};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
 use crate::fs::file::{OpenFile, Purpose, Stood};
-use crate::fs::object::{Base, Errno, Facts, Fail, Flush, Meta as _, Ns, Op, S_IFREG, type_of};
+use crate::fs::object::{Attributes, Base, Errno, Fail, Flush, Meta as _, Ns, Op, S_IFREG, type_of};
 use crate::fs::read::Reader;
 use crate::fs::staging::Stage;
-use crate::fs::tree::{FileHandle, How, Inodes, Ticket, Wrote, is_past};
+use crate::fs::tree::{ChangeSeq, FileHandle, Inodes, OpenMode, Wrote, is_version};
 use crate::store::{Attrs, Etag, Head};
 
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
@@ -49,7 +49,7 @@ impl Opening {
         Opening { fs: fs.clone(), ino, done: false }
     }
 
-    fn finish(mut self, file: Arc<OpenFile>, how: How, reader: Reader) -> u64 {
+    fn finish(mut self, file: Arc<OpenFile>, how: OpenMode, reader: Reader) -> u64 {
         self.done = true;
         let handle = self.fs.handle();
         // A new or truncated file is a change of this handle's, whether it writes or not.
@@ -78,10 +78,10 @@ impl Drop for Opening {
         if !self.done {
             let (fs, ino, busy) = (self.fs.clone(), self.ino, self.fs.busy());
             let leave = async move {
-                fs.left(ino, false).await;
+                fs.handle_closed(ino, false).await;
                 drop(busy);
             };
-            self.fs.engine.rt.spawn(leave).detach();
+            self.fs.context.rt.spawn(leave).detach();
         }
     }
 }
@@ -109,14 +109,14 @@ impl Fs {
         name: &[u8],
         mode: u32,
         caller: Caller,
-        how: How,
+        how: OpenMode,
     ) -> Op<(Entry, Opened)> {
         self.writable_in(parent, name)?;
         let place = self.new_place(parent, name)?;
-        self.spare(&place.stem).await;
+        self.exempt(&place.stem).await;
         for _ in 0..ROUNDS {
-            let ticket = self.known.ticket();
-            if let (Some(target), _) = self.target(&place, Need::Facts).await? {
+            let seq = self.name_cache.seq();
+            if let (Some(target), _) = self.target(&place, Need::Attributes).await? {
                 if how.exclusive {
                     return Err(Errno::EXIST.into());
                 }
@@ -127,11 +127,11 @@ impl Fs {
                 self.doubt(&place.stem);
                 return Err(Errno::STALE.into());
             }
-            let now = self.engine.now();
+            let now = self.context.now();
             let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
             attrs.content_type = type_of(&place.stem).map(str::to_owned);
-            if let Some((entry, file)) = self.create_new(&place.stem, ticket, attrs, now) {
-                let how = How { exclusive: true, ..how };
+            if let Some((entry, file)) = self.create_new(&place.stem, seq, attrs, now) {
+                let how = OpenMode { exclusive: true, ..how };
                 let handle = Opening::counted(self, entry.ino).finish(file, how, Reader::default());
                 return Ok((entry, Opened { handle, keep_cache: false }));
             }
@@ -139,32 +139,32 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// A node with a file that is no object yet; none if the name was made here since `ticket`.
-    fn create_new(&self, key: &str, ticket: Ticket, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
+    /// A node with a file that is no object yet; none if the name was made here since `seq`.
+    fn create_new(&self, key: &str, seq: ChangeSeq, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
         let mut inodes = self.inodes.lock();
         let open = inodes.at(key, false).and_then(|n| n.file.as_ref());
-        if !self.known.holds(key, ticket) || open.is_some_and(|file| file.is_ahead()) {
+        if !self.name_cache.is_current(key, seq) || open.is_some_and(|file| file.has_local_changes()) {
             return None;
         }
         if open.is_some() {
             // Its object was removed elsewhere: who has it open goes on with what it was.
             inodes.remove(key, false);
         }
-        self.known.touched(key);
-        let node = inodes.meet(key, false, &self.default_facts(false));
+        self.name_cache.touched(key);
+        let node = inodes.meet(key, false, &self.default_attributes(false));
         (node.until, node.cached) = (Default::default(), None);
         let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
         node.file = Some(file.clone());
         let entry = self.entry(node);
-        node.told = Some(entry.facts.rights());
+        node.last_reply = Some(entry.attributes.rights());
         inodes.opened(entry.ino);
         inodes.looked_up(entry.ino);
         Some((entry, file))
     }
 
-    pub async fn open_file(self: &Arc<Self>, ino: u64, how: How) -> Op<Opened> {
-        if is_past(ino) {
-            return self.past_open(ino, how).await;
+    pub async fn open_file(self: &Arc<Self>, ino: u64, how: OpenMode) -> Op<Opened> {
+        if is_version(ino) {
+            return self.version_open(ino, how).await;
         }
         if how.write || how.truncate {
             self.writable()?;
@@ -181,44 +181,44 @@ impl Fs {
         };
         let (opening, reader) = (Opening::counted(self, ino), Reader::default());
         if how.write || how.truncate {
-            self.spare(&key).await;
+            self.exempt(&key).await;
         }
         let (file, keep_cache) = self.open_object(ino, how, &reader).await?;
         if how.truncate {
-            file.truncate(&self.engine, 0).await?;
+            file.truncate(&self.context, 0).await?;
         }
-        let how = How { exclusive: false, ..how };
+        let how = OpenMode { exclusive: false, ..how };
         Ok(Opened { handle: opening.finish(file, how, reader), keep_cache: keep_cache && !how.truncate })
     }
 
     /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
-    async fn open_object(&self, ino: u64, how: How, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
+    async fn open_object(&self, ino: u64, how: OpenMode, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
         for _ in 0..ROUNDS {
             let (key, cached, told) = {
                 let inodes = self.inodes.lock();
                 let node = inodes.get(ino).ok_or(Errno::STALE)?;
                 // Our own changes are newer than anything the store could say.
-                if let Some(file) = node.file.clone().filter(|f| f.is_ahead() || node.gone) {
+                if let Some(file) = node.file.clone().filter(|f| f.has_local_changes() || node.gone) {
                     return Ok((file, true));
                 }
                 if node.gone {
                     return Err(Errno::STALE.into());
                 }
-                let cached = node.cached.is_some() || self.has_first(&node.key, &node.facts);
-                (node.key.clone(), cached, node.told)
+                let cached = node.cached.is_some() || self.has_first(&node.key, &node.attributes);
+                (node.key.clone(), cached, node.last_reply)
             };
-            let (asked, ticket) = (self.now(), self.known.ticket());
+            let (asked, seq) = (self.now(), self.name_cache.seq());
             let reads = how.read && !how.write && !cached;
             let head = match reads {
                 true => self.first_read(&key, reader).await?,
-                false => self.engine.remote.head(&key).await?,
+                false => self.context.remote.head(&key).await?,
             };
-            if let Some(head) = head.as_ref().filter(|_| self.known.holds(&key, ticket)) {
-                self.judged(ino, told, &key, &Facts::of_head(self.options(), false, head))?;
+            if let Some(head) = head.as_ref().filter(|_| self.name_cache.is_current(&key, seq)) {
+                self.check_shown_rights(ino, told, &key, &Attributes::of_head(self.options(), false, head))?;
             }
-            if let Some(opened) = self.object_opened(ino, &key, head, asked, ticket)? {
+            if let Some(opened) = self.object_opened(ino, &key, head, asked, seq)? {
                 if let Some(old) = opened.old {
-                    self.engine.staging.done(old).await;
+                    self.context.staging.done(old).await;
                 }
                 if opened.changed {
                     self.recall(ino);
@@ -236,13 +236,13 @@ impl Fs {
         key: &str,
         head: Option<Head>,
         asked: Instant,
-        ticket: Ticket,
+        seq: ChangeSeq,
     ) -> Op<Option<ObjectOpened>> {
         let mut inodes = self.inodes.lock();
-        let (holds, others) = (self.known.holds(key, ticket), inodes.opens(ino) > 1);
+        let (holds, others) = (self.name_cache.is_current(key, seq), inodes.opens(ino) > 1);
         let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
         let overtaken = !holds || node.key != key || node.gone;
-        let shown = (node.facts.etag.clone(), node.facts.size);
+        let shown = (node.attributes.etag.clone(), node.attributes.size);
         let (file, old) = match (node.file.clone(), head) {
             // What a change of ours made of it after the store was asked is as good an answer.
             (Some(file), _) if overtaken && file.is_as_of(asked) => (file, None),
@@ -255,14 +255,14 @@ impl Fs {
             // Who reads it goes on with the object that it was, or is told: never with parts of both.
             (Some(file), Some(head)) if others && file.is_other(&head) => {
                 inodes.remove(key, false);
-                self.known.forget(key);
+                self.name_cache.forget(key);
                 return Err(Errno::STALE.into());
             }
             (file, Some(head)) => {
                 let until = self.until(asked);
                 if until >= node.until {
-                    let facts = Facts::of_head(self.options(), false, &head);
-                    (node.facts, node.until) = (facts, until);
+                    let attributes = Attributes::of_head(self.options(), false, &head);
+                    (node.attributes, node.until) = (attributes, until);
                 }
                 let base = Base { etag: head.etag, size: head.size };
                 let modified = Ns::from_ms(head.modified_ms);
@@ -276,40 +276,40 @@ impl Fs {
         let etag = file.base().map(|base| base.etag);
         let keep_cache = etag.is_some() && node.cached == etag;
         (node.file, node.cached) = (Some(file.clone()), etag);
-        let changed = shown != (node.facts.etag.clone(), node.facts.size);
+        let changed = shown != (node.attributes.etag.clone(), node.attributes.size);
         Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
     }
 
     async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {
-        let Some(found) = self.engine.remote.get(key, 0, FIRST_READ).await? else { return Ok(None) };
+        let Some(found) = self.context.remote.get(key, 0, FIRST_READ).await? else { return Ok(None) };
         let base = Base { etag: found.head.etag.clone(), size: found.head.size };
-        self.engine.ahead.blocks.put(key, &base, 0, &found.body);
+        self.context.ahead.blocks.put(key, &base, 0, &found.body);
         reader.prime(key, &base, 0, found.body);
         Ok(Some(found.head))
     }
 
     /// The object that the name stood for lately begins with what is on the local disk.
-    fn has_first(&self, key: &str, facts: &Facts) -> bool {
-        let base = |etag: &Etag| Base { etag: etag.clone(), size: facts.size };
-        facts.etag.as_ref().is_some_and(|etag| self.engine.ahead.blocks.has_first(key, &base(etag)))
+    fn has_first(&self, key: &str, attributes: &Attributes) -> bool {
+        let base = |etag: &Etag| Base { etag: etag.clone(), size: attributes.size };
+        attributes.etag.as_ref().is_some_and(|etag| self.context.ahead.blocks.has_first(key, &base(etag)))
     }
 
     pub fn read_now(&self, handle: u64, offset: u64, len: u64) -> Option<Op<Bytes>> {
-        if let Some(past) = self.past_file(handle) {
+        if let Some(past) = self.version_file(handle) {
             return past.read_now(offset, len).map(Ok);
         }
         match self.file(handle) {
-            Ok(h) => h.file.read_now(&self.engine, &h.reader, offset, len).map(Ok),
+            Ok(h) => h.file.read_now(&self.context, &h.reader, offset, len).map(Ok),
             Err(fail) => Some(Err(fail)),
         }
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: u64) -> Op<Bytes> {
-        if let Some(past) = self.past_file(handle) {
+        if let Some(past) = self.version_file(handle) {
             return past.read(offset, len).await;
         }
         let h = self.file(handle)?;
-        h.file.read(&self.engine, &h.reader, offset, len).await
+        h.file.read(&self.context, &h.reader, offset, len).await
     }
 
     pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
@@ -318,7 +318,7 @@ impl Fs {
             return Err(Errno::BADF.into());
         }
         let _changing = h.wrote.changing();
-        h.file.write(&self.engine, (!h.how.append).then_some(offset), data).await
+        h.file.write(&self.context, (!h.how.append).then_some(offset), data).await
     }
 
     /// fallocate(2): longer, or a hole, or zeros.
@@ -330,11 +330,11 @@ impl Fs {
         let _changing = h.wrote.changing();
         let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
         if zero {
-            h.file.zero(&self.engine, offset..end).await?;
+            h.file.zero(&self.context, offset..end).await?;
         }
-        let size = h.file.facts(self.options()).size;
+        let size = h.file.attributes(self.options()).size;
         if !keep_size && end > size {
-            h.file.truncate(&self.engine, end).await?;
+            h.file.truncate(&self.context, end).await?;
         }
         Ok(())
     }
@@ -342,7 +342,7 @@ impl Fs {
     /// copy_file_range(2) of what lies at the same place in both files: not a byte moves. `EOPNOTSUPP` otherwise, and
     /// the kernel reads and writes.
     pub async fn copy_range(&self, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
-        if self.past_file(from).is_some() {
+        if self.version_file(from).is_some() {
             return Err(Errno::OPNOTSUPP.into());
         }
         let (from, to) = (self.file(from)?, self.file(to)?);
@@ -355,15 +355,15 @@ impl Fs {
         if len == 0 {
             return Ok(0);
         }
-        if !to.file.borrow(&self.engine, &source, at.1, len).await? {
+        if !to.file.borrow(&self.context, &source, at.1, len).await? {
             return Err(Errno::OPNOTSUPP.into());
         }
-        self.lends(source.key);
+        self.register_lender(source.key);
         to.wrote.add();
         Ok(len)
     }
 
-    pub(super) fn lends(&self, key: String) {
+    pub(super) fn register_lender(&self, key: String) {
         const MANY: usize = 1000;
         let mut lenders = self.lenders.lock();
         if lenders.len() >= MANY {
@@ -374,21 +374,23 @@ impl Fs {
     }
 
     /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
-    pub(super) async fn repay(self: &Arc<Self>, key: &str) -> Op<()> {
+    pub(super) async fn flush_borrowers(self: &Arc<Self>, key: &str) -> Op<()> {
         if !self.lenders.lock().contains(key) {
             return Ok(());
         }
         for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
             let Some(_pin) = self.pin(ino, &file) else { continue };
-            let repaid = match file.facts(self.options()).size {
-                _ if file.is_anew() => self.send_for(ino, &file, Purpose::Owed).await.map_err(Fail::from),
+            let repaid = match file.attributes(self.options()).size {
+                _ if file.is_rewriting() => {
+                    self.send_for(ino, &file, Purpose::ClosedVersion).await.map_err(Fail::from)
+                }
                 ..=DETACH_MAX => {
                     // What is on its way has what it needs.
-                    let _held = file.hold().await;
+                    let _held = file.lock_uploads().await;
                     if !file.borrows(key) {
                         continue;
                     }
-                    file.detach(&self.engine).await
+                    file.detach(&self.context).await
                 }
                 _ => self.send(ino, &file).await.map_err(Fail::from),
             };
@@ -405,7 +407,7 @@ impl Fs {
     pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
         let _changing = handle.wrote.changing();
         // What failed may have been done in part.
-        handle.file.truncate(&self.engine, size).await.inspect_err(|_| self.recall(handle.ino))
+        handle.file.truncate(&self.context, size).await.inspect_err(|_| self.recall(handle.ino))
     }
 
     /// True when close(2) has something to wait for.
@@ -430,12 +432,12 @@ impl Fs {
         let wrote = h.wrote.now();
         match self.options().flush {
             Flush::Local if !h.file.is_borrowed() => {
-                self.seal_behind(h.ino, &h.file, false).await.map_err(close_failed)?;
+                self.mark_closed_and_queue(h.ino, &h.file, false).await.map_err(close_failed)?;
             }
             _ => {
                 if h.file.is_small() {
                     // The send writes this down too, or says why it can't; it would have to wake another thread for it.
-                    let _ = h.file.seal(&self.engine, false).await;
+                    let _ = h.file.mark_closed(&self.context, false).await;
                 }
                 self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?;
             }
@@ -446,7 +448,7 @@ impl Fs {
 
     /// fsync(2) answers for whatever was written, by whomever.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> Op<()> {
-        if self.past_file(handle).is_some() {
+        if self.version_file(handle).is_some() {
             return Ok(());
         }
         let h = self.file(handle)?;
@@ -456,18 +458,24 @@ impl Fs {
             }
             Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
             Flush::Local if h.file.is_dirty() => {
-                self.seal_behind(h.ino, &h.file, true).await.map_err(close_failed)?;
+                self.mark_closed_and_queue(h.ino, &h.file, true).await.map_err(close_failed)?;
             }
             Flush::Local => {}
         }
         Ok(())
     }
 
-    /// What the file is now survives this process, or this host's end, and is sent behind; that also if it can't.
-    async fn seal_behind(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>, durable: bool) -> Result<()> {
-        let sealed = file.seal(&self.engine, durable).await;
-        if sealed.is_ok() || file.owes() {
-            self.send_behind(ino, file);
+    /// Marks the file closed on this host's disk and queues it, even if the mark can't be written. With `durable`, its
+    /// bytes survive a loss of power too.
+    async fn mark_closed_and_queue(
+        self: &Arc<Self>,
+        ino: u64,
+        file: &Arc<OpenFile>,
+        durable: bool,
+    ) -> Result<()> {
+        let sealed = file.mark_closed(&self.context, durable).await;
+        if sealed.is_ok() || file.has_unsent_close() {
+            self.queue_send(ino, file);
         }
         sealed
     }
@@ -486,13 +494,13 @@ impl Fs {
         if !file.is_dirty() {
             return Ok(());
         }
-        Box::pin(self.repay(&file.key())).await.map_err(|f| {
+        Box::pin(self.flush_borrowers(&file.key())).await.map_err(|f| {
             f.why.unwrap_or_else(|| Error::new(Kind::Io, format!("copying from {}: {}", file.key(), f.errno)))
         })?;
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
-        let sending = self.engine.rt.spawn(async move {
-            let sent = file.send(&fs.engine, purpose, |arrive| fs.stored(ino, &file, arrive)).await;
+        let sending = self.context.rt.spawn(async move {
+            let sent = file.send(&fs.context, purpose, |arrive| fs.publish_sent(ino, &file, arrive)).await;
             if let Err(why) = &sent {
                 if why.is(Kind::Refused) {
                     fs.abandoned(ino, &file);
@@ -510,7 +518,7 @@ impl Fs {
     fn abandoned(&self, ino: u64, file: &Arc<OpenFile>) {
         {
             let mut inodes = self.inodes.lock();
-            self.known.forget(&file.key());
+            self.name_cache.forget(&file.key());
             if let Some(node) = inodes.get_mut(ino)
                 && node.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file))
             {
@@ -527,18 +535,18 @@ impl Fs {
         let _busy = self.busy();
         let gone = {
             let mut handles = self.handles.lock();
-            handles.past_files.remove(&handle);
+            handles.version_files.remove(&handle);
             handles.files.remove(&handle)
         };
         if let Some(gone) = gone {
-            self.left(gone.ino, false).await;
+            self.handle_closed(gone.ino, false).await;
         }
     }
 
     /// One handle less. Before the last one goes, what its close could not store, or what was written through a
     /// mapping after it, is sent once more; what can't be sent now is the queue's. `give_up`: what isn't sent stays
     /// staged.
-    pub(super) async fn left(self: &Arc<Self>, ino: u64, mut give_up: bool) {
+    pub(super) async fn handle_closed(self: &Arc<Self>, ino: u64, mut give_up: bool) {
         let mut tried = self.options().flush == Flush::Local;
         let stage = loop {
             let unsent = {
@@ -547,7 +555,7 @@ impl Fs {
                 let file = inodes.get(ino).filter(|_| last).and_then(|n| n.file.clone());
                 match file.filter(|f| f.is_dirty() && !give_up) {
                     Some(file) => file,
-                    None => break closed(&mut inodes, ino, last),
+                    None => break count_closed(&mut inodes, ino, last),
                 }
             };
             if !tried {
@@ -557,13 +565,13 @@ impl Fs {
                 }
                 continue;
             }
-            match unsent.seal(&self.engine, false).await {
-                Ok(()) => self.send_behind(ino, &unsent),
+            match unsent.mark_closed(&self.context, false).await {
+                Ok(()) => self.queue_send(ino, &unsent),
                 Err(why) => {
                     tracing::error!(key = unsent.key(), %why, "a file that was closed can't be staged");
-                    give_up = !unsent.owes();
+                    give_up = !unsent.has_unsent_close();
                     if !give_up {
-                        self.send_behind(ino, &unsent);
+                        self.queue_send(ino, &unsent);
                     }
                 }
             }
@@ -572,7 +580,7 @@ impl Fs {
             self.recall(ino);
         }
         if let Some(stage) = stage {
-            self.engine.staging.done(stage).await;
+            self.context.staging.done(stage).await;
         }
     }
 
@@ -596,10 +604,10 @@ impl Fs {
 
     /// Before a file's name goes: its handles will need what is still only in the object. The file is pinned.
     pub(super) async fn detach(&self, file: &OpenFile) -> Op<()> {
-        if file.is_local() || file.facts(self.options()).size > DETACH_MAX {
+        if file.is_local() || file.attributes(self.options()).size > DETACH_MAX {
             return Ok(());
         }
-        match file.detach(&self.engine).await {
+        match file.detach(&self.context).await {
             // Another client has replaced or removed the object: its handles are told when they read, and the name may go.
             Err(fail)
                 if fail.why.as_ref().is_some_and(|why| why.is(Kind::Refused) || why.is(Kind::NotFound)) =>
@@ -617,7 +625,7 @@ impl Fs {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             if let Some((etag, target)) = node.leads_to.as_ref().filter(|_| node.until > self.now())
-                && node.facts.etag.as_ref() == Some(etag)
+                && node.attributes.etag.as_ref() == Some(etag)
             {
                 return Ok(target.clone());
             }
@@ -626,8 +634,8 @@ impl Fs {
         if dir {
             return Err(Errno::INVAL.into());
         }
-        match self.engine.remote.get(&key, 0, TARGET_MAX).await? {
-            Some(found) if !Facts::of_head(self.options(), false, &found.head).is_link() => {
+        match self.context.remote.get(&key, 0, TARGET_MAX).await? {
+            Some(found) if !Attributes::of_head(self.options(), false, &found.head).is_link() => {
                 self.doubt(&key);
                 Err(Errno::STALE.into())
             }
@@ -653,13 +661,13 @@ fn close_failed(why: Error) -> Fail {
 }
 
 /// Counts a handle less; after the last one the file's state goes, and with it what was staged and is stored.
-fn closed(inodes: &mut Inodes, ino: u64, last: bool) -> Option<Stage> {
+fn count_closed(inodes: &mut Inodes, ino: u64, last: bool) -> Option<Stage> {
     let mut stage = None;
     if inodes.opens(ino) == 2
-        && let Some(file) = inodes.get(ino).and_then(|n| n.file.as_ref()).filter(|f| f.owes())
+        && let Some(file) = inodes.get(ino).and_then(|n| n.file.as_ref()).filter(|f| f.has_unsent_close())
     {
         // The queue alone has it open.
-        file.rest();
+        file.release_fds();
     }
     if let Some(node) = inodes.get_mut(ino).filter(|_| last)
         && let Some(file) = node.file.take()

@@ -12,9 +12,11 @@ use futures::{FutureExt as _, StreamExt as _};
 use super::filesystem::{Entry, Fs};
 use super::lookup::Target;
 use crate::base::Result;
-use crate::fs::bucket::Remote;
-use crate::fs::object::{Errno, Facts, Ns, Op, Shown, Wanted, belongs, last, show_beside, want};
-use crate::fs::tree::{BATCH, DirHandle, Feed, Item, Line, Metadata, Pages, SAMPLE, Stream, is_past};
+use crate::fs::bucket::BucketClient;
+use crate::fs::object::{Attributes, Errno, Ns, Op, Shown, Wanted, belongs, last, show_beside, want};
+use crate::fs::tree::{
+    BATCH, DirHandle, Item, ListedEntry, Metadata, PageSource, ParallelListing, SAMPLE, Stream, is_version,
+};
 use crate::store::Page;
 
 const PAGE: usize = 1000;
@@ -25,12 +27,12 @@ const REPLY: usize = 32;
 
 /// A directory's pages, asked of the store.
 struct Directory {
-    remote: Remote,
+    remote: BucketClient,
     prefix: String,
 }
 
 #[async_trait]
-impl Pages for Directory {
+impl PageSource for Directory {
     async fn page(&self, after: Option<String>) -> Result<Page> {
         self.remote.list(&self.prefix, after, true, PAGE).await
     }
@@ -44,8 +46,8 @@ impl Pages for Directory {
 
 impl Fs {
     pub fn opendir(&self, ino: u64) -> Op<u64> {
-        if is_past(ino) {
-            return self.past_opendir(ino);
+        if is_version(ino) {
+            return self.version_opendir(ino);
         }
         let prefix = self.prefix(ino)?;
         let handle = self.handle();
@@ -58,7 +60,7 @@ impl Fs {
     pub fn releasedir(&self, handle: u64) {
         let dir = {
             let mut handles = self.handles.lock();
-            handles.past_dirs.remove(&handle);
+            handles.version_dirs.remove(&handle);
             handles.dirs.remove(&handle)
         };
         if let Some(dir) = dir {
@@ -68,12 +70,12 @@ impl Fs {
 
     /// fsync(2) of a directory: the names that are gone here are gone in the bucket.
     pub async fn fsync_dir(&self, ino: u64) -> Op<()> {
-        if is_past(ino) {
+        if is_version(ino) {
             return Ok(());
         }
         let prefix = self.prefix(ino)?;
-        self.engine.remote.deleted(&prefix).await;
-        self.engine.staging.settle().await?;
+        self.context.remote.deleted(&prefix).await;
+        self.context.staging.sync_removals().await?;
         Ok(())
     }
 
@@ -81,11 +83,11 @@ impl Fs {
         self.handles.lock().dirs.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
     }
 
-    /// Entries from `cookie` on, none at the end; without `.` and `..`. Their facts are exact if `plus` asks for them
+    /// Entries from `cookie` on, none at the end; without `.` and `..`. Their attributes are exact if `plus` asks for them
     /// and the directory's objects carry metadata.
     pub async fn readdir(&self, handle: u64, cookie: u64, plus: bool) -> Op<Vec<Item>> {
-        if let Some(past) = self.past_dir(handle) {
-            return self.past_readdir(&past, cookie).await;
+        if let Some(past) = self.version_dir(handle) {
+            return self.version_readdir(&past, cookie).await;
         }
         let dir = self.dir(handle)?;
         let mut stream = dir.stream.lock().await;
@@ -123,51 +125,51 @@ impl Fs {
 
     /// The number that a listed name has, or would have. The kernel is told nothing else of it, and neither is its node.
     pub fn number_of(&self, item: &Item) -> u64 {
-        if item.past.is_some() {
+        if item.version.is_some() {
             let entry = self.adopt_item(item);
             self.forget(entry.ino, 1);
             return entry.ino;
         }
         let mut inodes = self.inodes.lock();
-        let ino = inodes.meet(&item.key, item.dir, &item.facts).ino;
+        let ino = inodes.meet(&item.key, item.dir, &item.attributes).ino;
         inodes.forget(ino, 0);
         ino
     }
 
     /// A listed name becomes a node that the kernel is told of, which is counted: `forget` it if that isn't done.
     pub fn adopt_item(&self, item: &Item) -> Entry {
-        if let Some(place) = &item.past {
-            return self.past_adopt(place, &item.facts);
+        if let Some(place) = &item.version {
+            return self.version_adopt(place, &item.attributes);
         }
         let beside = !item.dir && matches!(want(&item.name), Some(Wanted::Object(_)));
-        let (key, facts) = (item.key.clone(), item.facts.clone());
-        self.adopt(Target { key, dir: item.dir, beside, facts, until: item.until, ticket: item.ticket })
+        let (key, attributes) = (item.key.clone(), item.attributes.clone());
+        self.adopt(Target { key, dir: item.dir, beside, attributes, until: item.until, seq: item.seq })
     }
 
-    fn begin(&self, prefix: &str, stream: &mut Stream) -> Feed {
-        stream.ticket = Some(self.known.ticket());
+    fn begin(&self, prefix: &str, stream: &mut Stream) -> ParallelListing {
+        stream.seq = Some(self.name_cache.seq());
         stream.until = self.until(self.now());
         let inodes = self.inodes.lock();
         let direct = |key: &str| Some(key[prefix.len()..].to_owned()).filter(|c| !c.contains('/'));
         let local = inodes.local_below(prefix).into_iter();
         stream.local = local.filter_map(|(key, file)| Some((direct(&key)?, file))).collect();
         stream.kept = inodes.kept_in(prefix, self.now()).into_iter().collect();
-        let directory = Directory { remote: self.engine.remote.clone(), prefix: prefix.to_owned() };
-        Feed::new(self.engine.rt.clone(), Arc::new(directory))
+        let directory = Directory { remote: self.context.remote.clone(), prefix: prefix.to_owned() };
+        ParallelListing::new(self.context.rt.clone(), Arc::new(directory))
     }
 
     async fn next_page(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
-        if stream.feed.is_none() {
-            stream.feed = Some(self.begin(prefix, stream));
+        if stream.listing.is_none() {
+            stream.listing = Some(self.begin(prefix, stream));
         }
-        let feed = stream.feed.as_mut().expect("made above");
-        let (lines, ended) = feed.next().await?;
+        let listing = stream.listing.as_mut().expect("made above");
+        let (lines, ended) = listing.next().await?;
         for listed in lines {
             let name = &listed.key()[prefix.len()..];
             // Waiting objects whose directory, if there were one, would have come by now.
             while stream.waiting.first().is_some_and(|(c, _)| *name > *format!("{c}/")) {
-                let (component, facts) = stream.waiting.remove(0);
-                self.show_object(prefix, stream, component, facts, false);
+                let (component, attributes) = stream.waiting.remove(0);
+                self.show_object(prefix, stream, component, attributes, false);
             }
             self.take(prefix, stream, listed);
         }
@@ -177,24 +179,25 @@ impl Fs {
         Ok(())
     }
 
-    fn take(&self, prefix: &str, stream: &mut Stream, listed: Line) {
+    fn take(&self, prefix: &str, stream: &mut Stream, listed: ListedEntry) {
         match listed {
             // A marker of no bytes is the directory itself.
-            Line::Object(o) if o.key == prefix && o.size == 0 => {}
-            Line::Object(o) => {
+            ListedEntry::Object(o) if o.key == prefix && o.size == 0 => {}
+            ListedEntry::Object(o) => {
                 let component = o.key[prefix.len()..].to_owned();
                 let modified = Ns::from_ms(o.modified_ms);
-                let mut facts = Facts::listed(self.options(), false, o.size, Some(o.etag), modified);
-                facts.stored = Some(modified);
+                let mut attributes =
+                    Attributes::listed(self.options(), false, o.size, Some(o.etag), modified);
+                attributes.stored = Some(modified);
                 stream.local.remove(&component);
-                stream.waiting.push((component, facts));
+                stream.waiting.push((component, attributes));
             }
-            Line::Prefix(p) => {
+            ListedEntry::Prefix(p) => {
                 let component = p[prefix.len()..p.len() - 1].to_owned();
                 stream.kept.remove(&component);
                 if let Some(at) = stream.waiting.iter().position(|(c, _)| *c == component) {
-                    let (component, facts) = stream.waiting.remove(at);
-                    self.show_object(prefix, stream, component, facts, true);
+                    let (component, attributes) = stream.waiting.remove(at);
+                    self.show_object(prefix, stream, component, attributes, true);
                 }
                 self.show_dir(prefix, stream, component);
             }
@@ -202,46 +205,61 @@ impl Fs {
     }
 
     async fn end(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
-        for (component, facts) in std::mem::take(&mut stream.waiting) {
-            self.show_object(prefix, stream, component, facts, false);
+        for (component, attributes) in std::mem::take(&mut stream.waiting) {
+            self.show_object(prefix, stream, component, attributes, false);
         }
         for (component, file) in std::mem::take(&mut stream.local) {
             let key = format!("{prefix}{component}");
-            let facts = if file.key() == key && !file.is_unlinked() {
-                Some(file.facts(self.options()))
+            let attributes = if file.key() == key && !file.is_unlinked() {
+                Some(file.attributes(self.options()))
             } else {
                 // Removed since the listing began; or another has its name, which came too late for the listing.
-                let head = self.engine.remote.head(&key).await?;
-                head.map(|head| Facts::of_head(self.options(), false, &head))
+                let head = self.context.remote.head(&key).await?;
+                head.map(|head| Attributes::of_head(self.options(), false, &head))
             };
             // Its node tells, now and later: what it is while it is written is not remembered.
-            if let (Some(facts), Shown::Name(name)) = (facts, self.naming().show(&component)) {
-                let (until, ticket) = (stream.until, None);
-                stream.window.push_back(Item { name, key, dir: false, facts, until, ticket, past: None });
+            if let (Some(attributes), Shown::Name(name)) = (attributes, self.naming().show(&component)) {
+                let (until, seq) = (stream.until, None);
+                stream.window.push_back(Item {
+                    name,
+                    key,
+                    dir: false,
+                    attributes,
+                    until,
+                    seq,
+                    version: None,
+                });
             }
         }
         for component in std::mem::take(&mut stream.kept) {
             self.show_dir(prefix, stream, component);
         }
         stream.ended = true;
-        if let (Some(whole), Some(ticket)) = (stream.whole.take(), stream.ticket)
+        if let (Some(whole), Some(seq)) = (stream.whole.take(), stream.seq)
             && last(prefix).is_empty()
         {
-            self.known.learn_listing(prefix, whole, stream.until, stream.metadata, ticket);
+            self.name_cache.learn_listing(prefix, whole, stream.until, stream.metadata, seq);
         }
         Ok(())
     }
 
-    fn show_object(&self, prefix: &str, stream: &mut Stream, component: String, facts: Facts, beside: bool) {
-        stream.remember(&component, |seen| seen.object = Some(facts.clone()));
-        let (key, dir, until, ticket) = (format!("{prefix}{component}"), false, stream.until, stream.ticket);
+    fn show_object(
+        &self,
+        prefix: &str,
+        stream: &mut Stream,
+        component: String,
+        attributes: Attributes,
+        beside: bool,
+    ) {
+        stream.remember(&component, |seen| seen.object = Some(attributes.clone()));
+        let (key, dir, until, seq) = (format!("{prefix}{component}"), false, stream.until, stream.seq);
         match if beside {
             show_beside(&component).map(Shown::Name)
         } else {
             Some(self.naming().show(&component))
         } {
             Some(Shown::Name(name)) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, facts, until, ticket, past: None });
+                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
             }
             Some(Shown::Name(_)) => {}
             Some(Shown::Piece { name, len }) => self.show_piece(prefix, stream, &component[..len], name),
@@ -253,12 +271,12 @@ impl Fs {
     }
 
     fn show_dir(&self, prefix: &str, stream: &mut Stream, component: String) {
-        let facts = self.default_facts(true);
-        stream.remember(&component, |seen| seen.dir = Some(facts.clone()));
-        let (key, dir, until, ticket) = (format!("{prefix}{component}/"), true, stream.until, stream.ticket);
+        let attributes = self.default_attributes(true);
+        stream.remember(&component, |seen| seen.dir = Some(attributes.clone()));
+        let (key, dir, until, seq) = (format!("{prefix}{component}/"), true, stream.until, stream.seq);
         match self.naming().show(&component) {
             Shown::Name(name) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, facts, until, ticket, past: None });
+                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
             }
             Shown::Name(_) => {}
             Shown::Piece { name, len } => self.show_piece(prefix, stream, &component[..len], name),
@@ -271,9 +289,9 @@ impl Fs {
             return;
         }
         stream.last_piece.clone_from(&name);
-        let (key, facts) = (format!("{prefix}{piece}"), self.default_facts(true));
-        let (until, ticket) = (stream.until, stream.ticket);
-        stream.window.push_back(Item { name, key, dir: true, facts, until, ticket, past: None });
+        let (key, attributes) = (format!("{prefix}{piece}"), self.default_attributes(true));
+        let (until, seq) = (stream.until, stream.seq);
+        stream.window.push_back(Item { name, key, dir: true, attributes, until, seq, version: None });
     }
 
     /// Fills in what a listing doesn't show of the next entries, as far as this directory's objects carry it. Each stays
@@ -282,22 +300,22 @@ impl Fs {
         let now = self.now();
         let Stream { base, window, looked, metadata, .. } = stream;
         let count = window.len().min(if *base == 0 && *looked == 0 { REPLY } else { BATCH });
-        for item in window.iter_mut().take(count).filter(|i| !i.facts.exact) {
+        for item in window.iter_mut().take(count).filter(|i| !i.attributes.exact) {
             let inodes = self.inodes.lock();
             let Some(node) = inodes.at(&item.key, item.dir) else { continue };
-            if !node.facts.outlives(&item.facts) || item.dir && node.until <= now {
+            if !node.attributes.outlives(&item.attributes) || item.dir && node.until <= now {
                 continue;
             }
-            item.facts = Facts { stored: item.facts.stored, ..node.facts.clone() };
+            item.attributes = Attributes { stored: item.attributes.stored, ..node.attributes.clone() };
             // The listing says nothing of a directory's metadata: what is known of it grows no younger.
             item.until = if item.dir { item.until.min(node.until) } else { item.until };
         }
-        // One without a ticket was looked at in vain.
-        let is_vague = |i: &&mut Item| !i.facts.exact && i.ticket.is_some();
+        // An item without a sequence number was looked at in vain.
+        let is_vague = |i: &&mut Item| !i.attributes.exact && i.seq.is_some();
         let mut vague: Vec<&mut Item> = window.iter_mut().take(count).filter(is_vague).collect();
         if self.options().sampled && *metadata == Metadata::Unknown && !vague.is_empty() {
             // Small ones first: they may be links.
-            vague.sort_by_key(|i| (i.facts.size, i.key.clone()));
+            vague.sort_by_key(|i| (i.attributes.size, i.key.clone()));
             let rest = vague.split_off(vague.len().min(SAMPLE));
             *metadata = self.look_at(vague).await;
             vague = rest;
@@ -305,7 +323,7 @@ impl Fs {
         // None of the sample could be looked at: the next one's turn comes with the next batch.
         let kind = if *metadata == Metadata::Unknown { Metadata::Defaults } else { *metadata };
         let (sticky, all) = (self.is_sticky(prefix), vague.len());
-        vague.retain(|i| sticky || !kind.tells(&i.facts, self.options()));
+        vague.retain(|i| sticky || !kind.tells(&i.attributes, self.options()));
         let guessed = *metadata == Metadata::Unknown && vague.len() < all;
         self.look_at(vague).await;
         let shown = if guessed { count.min(REPLY) } else { count };
@@ -326,20 +344,20 @@ impl Fs {
     /// An object that can't be looked at is shown as the listing has it, to be believed for no time; who opens it is
     /// told why.
     async fn look(&self, item: &mut Item) -> Metadata {
-        let head = match self.engine.remote.head(&item.key).await {
+        let head = match self.context.remote.head(&item.key).await {
             Ok(Some(head)) => head,
             // Without a marker it has nothing but defaults.
             Ok(None) if item.dir => {
-                item.facts.exact = true;
+                item.attributes.exact = true;
                 return Metadata::Unknown;
             }
             _ => {
-                item.ticket = None;
+                item.seq = None;
                 return Metadata::Unknown;
             }
         };
-        let facts = Facts::of_head(self.options(), item.dir, &head);
-        let listed = std::mem::replace(&mut item.facts, facts);
-        Metadata::of(&listed, &item.facts, &head.attrs)
+        let attributes = Attributes::of_head(self.options(), item.dir, &head);
+        let listed = std::mem::replace(&mut item.attributes, attributes);
+        Metadata::of(&listed, &item.attributes, &head.attrs)
     }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use super::filesystem::{Fs, fail};
-use super::lookup::{Need, Place, Target};
-use super::rename_dir::Known;
+use super::lookup::{NamedKey, Need, Target};
+use super::rename_dir::CopiedNode;
 use crate::base::Kind;
-use crate::fs::object::{Base, Errno, Meta as _, Op, sign, type_of};
+use crate::fs::object::{Base, Errno, Meta as _, Op, add_upload_token, type_of};
 use crate::store::{Etag, When};
 
 impl Fs {
@@ -47,23 +47,23 @@ impl Fs {
     async fn rename_file(
         self: &Arc<Self>,
         source: &Target,
-        to: &Place,
+        to: &NamedKey,
         there: Option<Target>,
         no_replace: bool,
     ) -> Op<()> {
         let (old, new) = (&source.key, &to.stem);
-        self.spare(old).await;
-        self.spare(new).await;
-        self.repay(old).await?;
-        self.repay(new).await?;
+        self.exempt(old).await;
+        self.exempt(new).await;
+        self.flush_borrowers(old).await?;
+        self.flush_borrowers(new).await?;
         // What was written goes first; then nothing is sent to the old name until the new one stands.
         let file = self.open_at(old);
         if let Some((_, ino, file)) = &file {
             self.send(*ino, file).await?;
         }
-        let held = self.hold_both(old, new).await?;
+        let held = self.lock_both(old, new).await?;
         if let Some((.., file)) = &file {
-            file.settle(&self.engine).await?;
+            file.refresh_note(&self.context).await?;
         }
         let replaced = self.open_at(new).filter(|_| there.is_some());
         if let Some((.., replaced)) = &replaced {
@@ -71,7 +71,7 @@ impl Fs {
         }
         let last_seen = match &file {
             Some((.., file)) => file.base(),
-            None => source.facts.etag.clone().map(|etag| Base { etag, size: source.facts.size }),
+            None => source.attributes.etag.clone().map(|etag| Base { etag, size: source.attributes.size }),
         };
         let when = if no_replace { When::Absent } else { When::Always };
         let failed = |_: &_| {
@@ -79,21 +79,21 @@ impl Fs {
             self.doubt(new);
         };
         let (base, etag) = self.copy_file(old, new, last_seen, &when).await.inspect_err(failed)?;
-        let mut facts = source.facts.clone();
-        (facts.etag, facts.size, facts.stored) = (Some(etag.clone()), base.size, None);
-        if let Some(replaced) = self.dropped(new, Some(&facts)) {
-            replaced.disown(&self.engine).await;
+        let mut attributes = source.attributes.clone();
+        (attributes.etag, attributes.size, attributes.stored) = (Some(etag.clone()), base.size, None);
+        if let Some(replaced) = self.dropped(new, Some(&attributes)) {
+            replaced.discard(&self.context).await;
         }
         if let Some((_, ino, replaced)) = &replaced {
-            self.rest_unread(*ino, replaced);
+            self.release_unread_fds(*ino, replaced);
         }
         let (base, etag) = self.remove_copied(old, new, (base, etag)).await.inspect_err(failed)?;
-        (facts.etag, facts.size) = (Some(etag.clone()), base.size);
+        (attributes.etag, attributes.size) = (Some(etag.clone()), base.size);
         {
             let mut inodes = self.inodes.lock();
             let now = self.now();
-            self.known.changed(old, now, now + self.options().negative_ttl, |seen| seen.object = None);
-            self.known.changed(new, now, self.until(now), |seen| seen.object = Some(facts.clone()));
+            self.name_cache.changed(old, now, now + self.options().negative_ttl, |seen| seen.object = None);
+            self.name_cache.changed(new, now, self.until(now), |seen| seen.object = Some(attributes.clone()));
             inodes.rename(old, new, false);
             inodes.moved(new, None, &etag, now);
         }
@@ -106,14 +106,14 @@ impl Fs {
     }
 
     /// Holds two names, in an order that everybody keeps: what is on its way to either arrives first.
-    async fn hold_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
+    async fn lock_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
         let (first, last) = (a.min(b), a.max(b));
         loop {
-            let held = self.hold(first).await;
+            let held = self.lock_name(first).await;
             // Who waits for it to be sent may hold the other one.
             let borrower = self.open_at(first).filter(|(.., file)| file.is_borrowed() && file.is_dirty());
             let Some((_pin, ino, file)) = borrower else {
-                return Ok([held, self.hold(last).await]);
+                return Ok([held, self.lock_name(last).await]);
             };
             drop(held);
             self.send(ino, &file).await?;
@@ -123,7 +123,7 @@ impl Fs {
     /// Deletes the old name, if it still is what was copied. What another client put there meanwhile is copied too.
     async fn remove_copied(&self, old: &str, new: &str, mut copied: (Base, Etag)) -> Op<(Base, Etag)> {
         const ROUNDS: usize = 5;
-        let remote = &self.engine.remote;
+        let remote = &self.context.remote;
         for _ in 0..ROUNDS {
             let base = match remote.head(old).await? {
                 None => return Ok(copied),
@@ -146,7 +146,7 @@ impl Fs {
         last_seen: Option<Base>,
         when: &When,
     ) -> Op<(Base, Etag)> {
-        let remote = &self.engine.remote;
+        let remote = &self.context.remote;
         if type_of(old) != type_of(new) {
             return self.copy_retyped(old, new, when).await;
         }
@@ -166,7 +166,7 @@ impl Fs {
     /// A name that says another type gives it to the object: `page.html.tmp` becomes `page.html`. A type that its old
     /// name does not say was somebody's own choice, and stays.
     async fn copy_retyped(&self, old: &str, new: &str, when: &When) -> Op<(Base, Etag)> {
-        let remote = &self.engine.remote;
+        let remote = &self.context.remote;
         let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
         let base = Base { etag: head.etag, size: head.size };
         let mut attrs = head.attrs;
@@ -176,8 +176,8 @@ impl Fs {
             return Ok((base, etag));
         }
         attrs.content_type = type_of(new).map(str::to_owned);
-        attrs.set_time("ctime", self.engine.now());
-        sign(&self.engine.rt, &mut attrs);
+        attrs.set_time("ctime", self.context.now());
+        add_upload_token(&self.context.rt, &mut attrs);
         match remote.copy_with(old, new, &base, &attrs, when).await {
             Ok(etag) => Ok((base, etag)),
             Err(why) if why.is(Kind::Refused) && *when == When::Absent => Err(Errno::EXIST.into()),
@@ -185,7 +185,7 @@ impl Fs {
         }
     }
 
-    async fn rename_dir(self: &Arc<Self>, from: &Place, to: &Place, there: Option<Target>) -> Op<()> {
+    async fn rename_dir(self: &Arc<Self>, from: &NamedKey, to: &NamedKey, there: Option<Target>) -> Op<()> {
         let (old, new) = (from.prefix(), to.prefix());
         if !old.ends_with('/') {
             return Err(Errno::PERM.into());
@@ -193,7 +193,7 @@ impl Fs {
         if new.starts_with(&old) {
             return Err(Errno::INVAL.into());
         }
-        self.end_before([&old, &new]).await?;
+        self.finish_before([&old, &new]).await?;
         let over = match there {
             Some(_) => match self.emptiness(&new).await? {
                 (true, marker) => marker,
@@ -204,17 +204,17 @@ impl Fs {
         let lent: Vec<String> =
             self.lenders.lock().iter().filter(|key| key.starts_with(&old)).cloned().collect();
         for key in lent {
-            self.repay(&key).await?;
+            self.flush_borrowers(&key).await?;
         }
         let (mut held, mut names) = (Vec::new(), BTreeSet::new());
         for (_, file) in self.open_below(&old) {
-            self.repay(&file.key()).await?;
+            self.flush_borrowers(&file.key()).await?;
         }
         for (ino, file) in self.open_below(&old) {
             let Some(pin) = self.pin(ino, &file) else { continue };
             let held_now = loop {
                 self.send(ino, &file).await?;
-                let held = file.hold().await;
+                let held = file.lock_uploads().await;
                 // Who waits for it to be sent must not wait for this rename.
                 if !file.is_borrowed() || !file.is_dirty() {
                     break held;
@@ -222,18 +222,18 @@ impl Fs {
             };
             held.push((held_now, pin));
             names.insert(file.key());
-            file.settle(&self.engine).await?;
+            file.refresh_note(&self.context).await?;
         }
         let done = self.move_all(&old, &new, names, over).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
         {
             let mut inodes = self.inodes.lock();
-            self.known.forget_below(&old);
-            self.known.forget_below(&new);
+            self.name_cache.forget_below(&old);
+            self.name_cache.forget_below(&new);
             let moved = done?;
             inodes.rename(&old, &new, true);
-            for Known { key, old: from, new: to } in &moved.known {
+            for CopiedNode { key, old: from, new: to } in &moved.nodes {
                 inodes.moved(&format!("{new}{}", &key[old.len()..]), Some(from), to, self.now());
             }
         }
@@ -245,10 +245,10 @@ impl Fs {
         Ok(())
     }
 
-    /// What was written beside its rename is known by the new name after a crash too.
+    /// Bytes written during the rename are known by the new name after a crash too.
     async fn follows(&self, file: &crate::fs::file::OpenFile) {
-        if let Err(why) = file.settle(&self.engine).await {
-            tracing::warn!(key = file.key(), %why, "after a crash this would be kept beside");
+        if let Err(why) = file.refresh_note(&self.context).await {
+            tracing::warn!(key = file.key(), %why, "after a crash this would become a conflict copy");
         }
     }
 

@@ -17,11 +17,11 @@ use tokio::sync::OwnedMutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::filesystem::{Fs, fail};
-use super::writeback::arrived;
+use super::writeback::is_unanswered_send;
 use crate::base::{FastMap, Kind, Result};
-use crate::fs::object::{Base, Op, Signature};
-use crate::fs::staging::{Found, INTENT_FORMAT, Left, Mark, Move, Note};
-use crate::fs::tree::{Ending, Marker, Ticket};
+use crate::fs::object::{Base, Op, UploadToken};
+use crate::fs::staging::{FoundFile, FoundStages, INTENT_FORMAT, Mark, Note, RenameIntent};
+use crate::fs::tree::{ChangeSeq, Marker, UnfinishedRename};
 use crate::store::{Etag, Head, Listed, When};
 
 const PAGE: usize = 1000;
@@ -37,9 +37,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Which state of each key was copied.
 #[derive(Default)]
-struct Seen(FastMap<u64, u64>);
+struct CopiedKeys(FastMap<u64, u64>);
 
-impl Seen {
+impl CopiedKeys {
     fn add(&mut self, key: &str, etag: &Etag) {
         self.0.insert(xxh3_64(key.as_bytes()), xxh3_64(etag.0.as_bytes()));
     }
@@ -60,7 +60,7 @@ struct Copied {
 }
 
 /// What became of an object that was to be copied.
-enum Fate {
+enum CopyOutcome {
     Copied(Copied),
     Gone,
     /// Somebody else's object has the new name.
@@ -68,19 +68,19 @@ enum Fate {
 }
 
 /// An object that nodes know: its old key, its etag there and at its new name.
-pub(super) struct Known {
+pub(super) struct CopiedNode {
     pub key: String,
     pub old: Etag,
     pub new: Etag,
 }
 
 /// A directory's rename under way.
-struct Moving<'a> {
+struct DirRename<'a> {
     fs: &'a Fs,
     old: &'a str,
     new: &'a str,
-    copied: Seen,
-    known: Vec<Known>,
+    copied: CopiedKeys,
+    nodes: Vec<CopiedNode>,
     /// Names that nobody here may change until the nodes have their new keys.
     held: BTreeSet<String>,
     holds: Vec<OwnedMutexGuard<()>>,
@@ -94,12 +94,12 @@ struct Moving<'a> {
 }
 
 /// What the caller has to know of a rename, and hold until its nodes have their new keys.
-pub(super) struct Moved {
-    pub known: Vec<Known>,
+pub(super) struct RenamedNodes {
+    pub nodes: Vec<CopiedNode>,
     _holds: Vec<OwnedMutexGuard<()>>,
 }
 
-impl Moving<'_> {
+impl DirRename<'_> {
     /// Copies all that there is. Copies under way when one fails are awaited: they would land behind the undoing.
     async fn copy_all(&mut self) -> Op<()> {
         let stop = AtomicBool::new(false);
@@ -141,14 +141,14 @@ impl Moving<'_> {
         Ok(())
     }
 
-    fn note(&mut self, fate: Fate) {
+    fn note(&mut self, fate: CopyOutcome) {
         match fate {
-            Fate::Gone => {}
-            Fate::Stays(key) => drop(self.stays.insert(key)),
-            Fate::Copied(Copied { old, new_etag }) => {
+            CopyOutcome::Gone => {}
+            CopyOutcome::Stays(key) => drop(self.stays.insert(key)),
+            CopyOutcome::Copied(Copied { old, new_etag }) => {
                 self.copied.add(&old.key, &old.etag);
                 if self.fs.inodes.lock().at(&old.key, false).is_some() {
-                    self.known.push(Known { key: old.key, old: old.etag, new: new_etag });
+                    self.nodes.push(CopiedNode { key: old.key, old: old.etag, new: new_etag });
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Moving<'_> {
             if self.sweep().await? {
                 return Ok(());
             }
-            self.fs.engine.rt.sleep(pause).await;
+            self.fs.context.rt.sleep(pause).await;
             pause *= 2;
         }
         tracing::warn!(from = self.old, to = self.new, "what is changed all the time stays at its old name");
@@ -172,15 +172,15 @@ impl Moving<'_> {
     async fn sweep(&mut self) -> Op<bool> {
         let (mut all, mut after, mut folders) = (true, None, Vec::new());
         loop {
-            let ticket = self.fs.known.ticket();
-            let page = self.fs.engine.remote.list(self.old, after, false, PAGE).await?;
+            let seq = self.fs.name_cache.seq();
+            let page = self.fs.context.remote.list(self.old, after, false, PAGE).await?;
             after = page.next;
             let (mut same, mut changed) = (Vec::new(), Vec::new());
             for object in page.objects {
                 if self.stays.contains(&object.key) {
                     continue;
                 }
-                if !self.hold(&object.key, ticket) {
+                if !self.try_lock(&object.key, seq) {
                     all = false;
                 } else if !self.copied.has(&object) {
                     changed.push(object);
@@ -197,7 +197,7 @@ impl Moving<'_> {
             for same in same.chunks(PAGE) {
                 self.know_opened(same).await?;
                 self.deleted = true;
-                all &= self.fs.engine.remote.delete_same(same).await?;
+                all &= self.fs.context.remote.delete_same(same).await?;
             }
             all &= changed.is_empty();
             for object in changed {
@@ -213,9 +213,9 @@ impl Moving<'_> {
 
     /// Nobody here changes the object from now on. False: somebody is at it, or has changed it since it was listed.
     /// That is not waited for: who has the name may wait for one that this rename holds.
-    fn hold(&mut self, key: &str, listed: Ticket) -> bool {
+    fn try_lock(&mut self, key: &str, listed: ChangeSeq) -> bool {
         if !self.held.contains(key) {
-            match self.fs.hold_now(key) {
+            match self.fs.try_lock_name(key) {
                 Err(_) => return false,
                 Ok(None) => {}
                 Ok(Some(hold)) => {
@@ -224,18 +224,18 @@ impl Moving<'_> {
                 }
             }
         }
-        self.fs.known.holds(key, listed)
+        self.fs.name_cache.is_current(key, listed)
     }
 
     /// Files that were opened after they were copied go on with the copies.
     async fn know_opened(&mut self, objects: &[(String, Etag)]) -> Op<()> {
         for (key, etag) in objects {
             let open = self.fs.inodes.lock().at(key, false).is_some_and(|n| n.file.is_some());
-            if open && !self.known.iter().any(|known| known.key == *key && known.old == *etag) {
+            if open && !self.nodes.iter().any(|nodes| nodes.key == *key && nodes.old == *etag) {
                 let there = format!("{}{}", self.new, &key[self.old.len()..]);
-                let head = self.fs.engine.remote.head(&there).await?;
-                let known = head.map(|h| Known { key: key.clone(), old: etag.clone(), new: h.etag });
-                self.known.extend(known);
+                let head = self.fs.context.remote.head(&there).await?;
+                let nodes = head.map(|h| CopiedNode { key: key.clone(), old: etag.clone(), new: h.etag });
+                self.nodes.extend(nodes);
             }
         }
         Ok(())
@@ -257,92 +257,105 @@ impl Fs {
         new: &str,
         held: BTreeSet<String>,
         over: bool,
-    ) -> Op<Moved> {
+    ) -> Op<RenamedNodes> {
         if over {
             // What shows a directory's defaults must replace what shows others.
             self.put_marker(old).await?;
         }
-        let mut intent =
-            Move { format: INTENT_FORMAT, from: old.to_owned(), to: new.to_owned(), back: false, over };
-        let staging = &self.engine.staging;
-        let path = staging.intend(&intent).await?;
-        let (copied, known, holds, stays, marker) = Default::default();
-        let mut moving =
-            Moving { fs: self, old, new, copied, known, held, holds, stays, marker, over, deleted: false };
-        let mut done = moving.copy_all().await;
+        let mut intent = RenameIntent {
+            format: INTENT_FORMAT,
+            from: old.to_owned(),
+            to: new.to_owned(),
+            back: false,
+            over,
+        };
+        let staging = &self.context.staging;
+        let path = staging.write_intent(&intent).await?;
+        let (copied, nodes, holds, stays, marker) = Default::default();
+        let mut renaming =
+            DirRename { fs: self, old, new, copied, nodes, held, holds, stays, marker, over, deleted: false };
+        let mut done = renaming.copy_all().await;
         if done.is_ok() {
-            done = moving.replace_marker().await;
+            done = renaming.replace_marker().await;
         }
         if done.is_ok() {
-            if moving.copied.0.is_empty() {
+            if renaming.copied.0.is_empty() {
                 // A directory that only this mount still showed: its new name must be in the bucket.
                 done = self.put_marker(new).await;
             }
-            done = done.and(moving.sweep_all().await);
+            done = done.and(renaming.sweep_all().await);
         }
-        let Moving { known, holds, deleted, .. } = moving;
+        let DirRename { nodes, holds, deleted, .. } = renaming;
         if let Err(why) = done {
-            let (have, lack) = if deleted { (old, new) } else { (new, old) };
+            let (delete_from, present_at) = if deleted { (old, new) } else { (new, old) };
             if !deleted {
                 intent.back = true;
-                staging.intend_otherwise(&path, &intent).await?;
+                staging.rewrite_intent(&path, &intent).await?;
             }
             tracing::warn!(
                 from = old,
                 to = new,
                 finished = deleted,
-                "a directory's rename failed: it is ended behind"
+                "a directory's rename failed: it is finished or undone in the background"
             );
-            self.end_behind(path, have, lack, Marker::of(over, !deleted)).await;
+            self.finish_behind(path, delete_from, present_at, Marker::of(over, !deleted)).await;
             return Err(why);
         }
-        staging.settled(&path).await;
-        Ok(Moved { known, _holds: holds })
+        staging.remove_intent(&path).await;
+        Ok(RenamedNodes { nodes, _holds: holds })
     }
 
-    /// Deletes what is below `have` and also below `lack`: at once if the store can, or when it can again. The intent
-    /// at `path` is settled then.
-    pub(super) async fn end_behind(self: &Arc<Self>, path: PathBuf, have: &str, lack: &str, marker: Marker) {
-        let ending = Arc::new(Ending::new(path, have, lack, marker));
-        self.endings.lock().push(ending.clone());
-        if self.settle_ending(&ending).await.is_ok() {
+    /// Deletes what is below `delete_from` and also below `present_at`: at once if the store can, or when it can again. The intent
+    /// at `path` is removed then.
+    pub(super) async fn finish_behind(
+        self: &Arc<Self>,
+        path: PathBuf,
+        delete_from: &str,
+        present_at: &str,
+        marker: Marker,
+    ) {
+        let unfinished = Arc::new(UnfinishedRename::new(path, delete_from, present_at, marker));
+        self.unfinished_renames.lock().push(unfinished.clone());
+        if self.try_finish(&unfinished).await.is_ok() {
             return;
         }
         let (fs, busy) = (self.clone(), self.busy());
         let work = async move {
-            let mut leaving = fs.behind.leaving.subscribe();
-            while fs.engine.rt.timeout(PAUSE, leaving.wait_for(|leaving| *leaving)).await.is_none() {
-                if fs.settle_ending(&ending).await.is_ok() {
+            let mut unmounting = fs.writeback.unmounting.subscribe();
+            while fs.context.rt.timeout(PAUSE, unmounting.wait_for(|unmounting| *unmounting)).await.is_none()
+            {
+                if fs.try_finish(&unfinished).await.is_ok() {
                     break;
                 }
             }
             drop(busy);
         };
-        self.engine.rt.spawn(work).detach();
+        self.context.rt.spawn(work).detach();
     }
 
-    async fn settle_ending(&self, ending: &Arc<Ending>) -> Op<()> {
-        let mut turn = ending.turn.lock().await;
-        if !turn.done {
-            let Ending { have, lack, marker, .. } = &**ending;
-            self.end_move((have, lack), *marker, true, &turn.spared).await?;
-            self.engine.staging.settled(&ending.path).await;
-            turn.done = true;
+    async fn try_finish(&self, unfinished: &Arc<UnfinishedRename>) -> Op<()> {
+        let mut progress = unfinished.progress.lock().await;
+        if !progress.done {
+            let UnfinishedRename { delete_from, present_at, marker, .. } = &**unfinished;
+            self.finish_rename((delete_from, present_at), *marker, true, &progress.exempted).await?;
+            self.context.staging.remove_intent(&unfinished.path).await;
+            progress.done = true;
         }
-        self.endings.lock().retain(|other| !Arc::ptr_eq(other, ending));
+        self.unfinished_renames.lock().retain(|other| !Arc::ptr_eq(other, unfinished));
         Ok(())
     }
 
     /// Before directories are renamed: whatever failed at these names is ended.
-    pub(super) async fn end_before(&self, prefixes: [&str; 2]) -> Op<()> {
-        let overlaps = |ending: &&Arc<Ending>| prefixes.iter().any(|prefix| ending.overlaps(prefix));
-        let endings: Vec<_> = self.endings.lock().iter().filter(overlaps).cloned().collect();
-        for ending in endings {
-            self.settle_ending(&ending).await.map_err(|failed| {
+    pub(super) async fn finish_before(&self, prefixes: [&str; 2]) -> Op<()> {
+        let overlaps =
+            |unfinished: &&Arc<UnfinishedRename>| prefixes.iter().any(|prefix| unfinished.overlaps(prefix));
+        let all: Vec<_> = self.unfinished_renames.lock().iter().filter(overlaps).cloned().collect();
+        for unfinished in all {
+            self.try_finish(&unfinished).await.map_err(|failed| {
                 let why = failed.why.map_or_else(String::new, |why| format!(": {why}"));
-                let (have, lack) = (&ending.have, &ending.lack);
+                let (delete_from, present_at) = (&unfinished.delete_from, &unfinished.present_at);
                 let said = format!(
-                    "a rename between {lack} and {have} failed and can't be undone yet{why}; try again"
+                    "a rename between {present_at} and {delete_from} failed and can't be undone yet{why}; try again"
                 );
                 fail(Kind::Unavailable, said)
             })?;
@@ -351,11 +364,11 @@ impl Fs {
     }
 
     /// Before an object is written, renamed or removed: a rename that failed lets it be from now on.
-    pub(super) async fn spare(&self, key: &str) {
-        let touched = |ending: &Arc<Ending>| Some((ending.clone(), ending.key(key)?));
-        let touched: Vec<_> = self.endings.lock().iter().filter_map(touched).collect();
-        for (ending, key) in touched {
-            ending.turn.lock().await.spared.insert(key);
+    pub(super) async fn exempt(&self, key: &str) {
+        let touched = |unfinished: &Arc<UnfinishedRename>| Some((unfinished.clone(), unfinished.key(key)?));
+        let touched: Vec<_> = self.unfinished_renames.lock().iter().filter_map(touched).collect();
+        for (unfinished, key) in touched {
+            unfinished.progress.lock().await.exempted.insert(key);
         }
     }
 
@@ -363,59 +376,65 @@ impl Fs {
         let pages =
             futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {
                 let Some(after) = after else { return Ok(None) };
-                let page = self.engine.remote.list(prefix, after, false, PAGE).await?;
+                let page = self.context.remote.list(prefix, after, false, PAGE).await?;
                 Op::Ok(Some((page.objects, page.next.map(Some))))
             });
         pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     /// What somebody changed since it was listed is copied as it is now.
-    async fn copy_one(&self, mut old: Listed, from: &str, to: &str, when: &When) -> Op<Fate> {
+    async fn copy_one(&self, mut old: Listed, from: &str, to: &str, when: &When) -> Op<CopyOutcome> {
         let new_key = format!("{to}{}", &old.key[from.len()..]);
         if new_key.len() > crate::fs::object::KEY_MAX {
             return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
         for _ in 0..COPIES {
             let base = Base { etag: old.etag.clone(), size: old.size };
-            match self.engine.remote.copy(&old.key, &new_key, &base, when).await {
-                Ok(new_etag) => return Ok(Fate::Copied(Copied { old, new_etag })),
+            match self.context.remote.copy(&old.key, &new_key, &base, when).await {
+                Ok(new_etag) => return Ok(CopyOutcome::Copied(Copied { old, new_etag })),
                 Err(why) if why.is(Kind::Exists) => return self.copied_before(old, &new_key).await,
                 Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
                 Err(why) => return Err(why.into()),
             }
-            let Some(head) = self.engine.remote.head(&old.key).await? else { return Ok(Fate::Gone) };
+            let Some(head) = self.context.remote.head(&old.key).await? else { return Ok(CopyOutcome::Gone) };
             (old.etag, old.size) = (head.etag, head.size);
         }
         Err(fail(Kind::Refused, format!("{} changes all the time: it can't be moved now", old.key)))
     }
 
     /// The new name is taken: by a copy whose answer was lost, or by somebody else's object.
-    async fn copied_before(&self, old: Listed, new_key: &str) -> Op<Fate> {
-        let head = self.engine.remote.head(new_key).await?;
+    async fn copied_before(&self, old: Listed, new_key: &str) -> Op<CopyOutcome> {
+        let head = self.context.remote.head(new_key).await?;
         if let Some(head) = head
             && self.is_copy(&old, &head).await?
         {
-            return Ok(Fate::Copied(Copied { old, new_etag: head.etag }));
+            return Ok(CopyOutcome::Copied(Copied { old, new_etag: head.etag }));
         }
         tracing::warn!(key = old.key, also = new_key, "two objects want one name: both stay");
-        Ok(Fate::Stays(old.key))
+        Ok(CopyOutcome::Stays(old.key))
     }
 
     /// Ends the renames that an earlier mount began.
-    pub(super) async fn take_up_moves(&self, found: &mut Found) {
-        for (path, begun) in std::mem::take(&mut found.moves) {
-            let Move { from, to, back, over, format: _ } = &begun;
+    pub(super) async fn recover_renames(&self, found: &mut FoundStages) {
+        for (path, begun) in std::mem::take(&mut found.renames) {
+            let RenameIntent { from, to, back, over, format: _ } = &begun;
             tracing::info!(from, to, back, "ending a directory's rename that was cut off");
-            let (have, lack) = if *back { (to, from) } else { (from, to) };
+            let (delete_from, present_at) = if *back { (to, from) } else { (from, to) };
             let ended = async {
-                self.end_move((have, lack), Marker::of(*over, *back), *back, &BTreeSet::new()).await?;
+                self.finish_rename(
+                    (delete_from, present_at),
+                    Marker::of(*over, *back),
+                    *back,
+                    &BTreeSet::new(),
+                )
+                .await?;
                 if !back {
-                    self.follow(&mut found.left, from, to).await?;
+                    self.follow(&mut found.files, from, to).await?;
                 }
                 Op::Ok(())
             };
             match ended.await {
-                Ok(()) => self.engine.staging.settled(&path).await,
+                Ok(()) => self.context.staging.remove_intent(&path).await,
                 Err(f) => {
                     tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: the next mount tries")
                 }
@@ -425,48 +444,49 @@ impl Fs {
 
     /// What was closed below a directory while that was renamed goes where the directory went; its note says so before the
     /// rename is forgotten.
-    async fn follow(&self, left: &mut [Left], from: &str, to: &str) -> Result<()> {
+    async fn follow(&self, left: &mut [FoundFile], from: &str, to: &str) -> Result<()> {
         for left in left.iter_mut().filter(|left| left.note.mark != Mark::Sent) {
             let Some(rest) = left.note.key.strip_prefix(from) else { continue };
-            if self.engine.remote.head(&left.note.key).await?.is_some() {
+            if self.context.remote.head(&left.note.key).await?.is_some() {
                 continue;
             }
             let mut note = Note { key: format!("{to}{rest}"), upload: None, ..left.note.clone() };
             if let Some(upload) = &left.note.upload {
-                self.engine.remote.abort(&left.note.key, upload).await;
+                self.context.remote.abort(&left.note.key, upload).await;
             }
-            let there = self.engine.remote.head(&note.key).await?;
+            let there = self.context.remote.head(&note.key).await?;
             if let (Some(base), Some(head)) = (&mut note.base, there)
-                && arrived(left, &head)
+                && is_unanswered_send(left, &head)
             {
                 *base = Base { etag: head.etag, size: head.size };
             }
             // What may be torn stays known as that.
-            left.stage.note(&note, !left.unsure && left.stage.is_durable()).await?;
+            left.stage.note(&note, !left.may_be_torn && left.stage.is_durable()).await?;
             left.note = note;
         }
         Ok(())
     }
 
-    /// Deletes what is below `have` once the same is below `lack`; copies it there first, unless `only_same`. What is in
-    /// `spared` stays.
-    pub(super) async fn end_move(
+    /// Deletes what is below `delete_from` once the same is below `present_at`; copies it there first, unless `only_same`. What is in
+    /// `exempted` stays.
+    pub(super) async fn finish_rename(
         &self,
-        (have, lack): (&str, &str),
+        (delete_from, present_at): (&str, &str),
         marker: Marker,
         only_same: bool,
-        spared: &BTreeSet<String>,
+        exempted: &BTreeSet<String>,
     ) -> Op<()> {
         let mut own = None;
         let mut goes = |object: &Listed| {
-            let its = marker != Marker::AsAll && object.key == have;
-            if its && marker == Marker::Replaces && !spared.contains(&object.key) {
+            let its = marker != Marker::AsAll && object.key == delete_from;
+            if its && marker == Marker::Replaces && !exempted.contains(&object.key) {
                 own = Some(object.clone());
             }
-            futures::future::ready(!its && !spared.contains(&object.key))
+            futures::future::ready(!its && !exempted.contains(&object.key))
         };
-        let ends = self.all_below(have).try_filter(&mut goes);
-        let ends = ends.map_ok(|object| self.end_one(object, have, lack, only_same).boxed());
+        let ends = self.all_below(delete_from).try_filter(&mut goes);
+        let ends =
+            ends.map_ok(|object| self.finish_object(object, delete_from, present_at, only_same).boxed());
         let mut ends =
             ends.try_buffer_unordered(AT_ONCE).try_filter_map(|key| futures::future::ready(Ok(key)));
         let mut done = Vec::new();
@@ -475,8 +495,8 @@ impl Fs {
         }
         drop(ends);
         if let Some(own) = own {
-            let fate = self.copy_one(own, have, lack, &When::Always).await?;
-            done.extend(if let Fate::Copied(copied) = fate {
+            let fate = self.copy_one(own, delete_from, present_at, &When::Always).await?;
+            done.extend(if let CopyOutcome::Copied(copied) = fate {
                 Some((copied.old.key, copied.old.etag))
             } else {
                 None
@@ -484,23 +504,23 @@ impl Fs {
         }
         done.sort_by(inner_first);
         for objects in done.chunks(PAGE) {
-            self.engine.remote.delete_same(objects).await?;
+            self.context.remote.delete_same(objects).await?;
         }
         let _nodes = self.inodes.lock();
-        self.known.forget_below(have);
+        self.name_cache.forget_below(delete_from);
         Ok(())
     }
 
     /// The object, if it may be deleted.
-    async fn end_one(
+    async fn finish_object(
         &self,
         object: Listed,
-        have: &str,
-        lack: &str,
+        delete_from: &str,
+        present_at: &str,
         only_same: bool,
     ) -> Op<Option<(String, Etag)>> {
-        let remote = &self.engine.remote;
-        let there = format!("{lack}{}", &object.key[have.len()..]);
+        let remote = &self.context.remote;
+        let there = format!("{present_at}{}", &object.key[delete_from.len()..]);
         let base = Base { etag: object.etag.clone(), size: object.size };
         match remote.head(&there).await? {
             None if only_same => Ok(None),
@@ -528,8 +548,8 @@ impl Fs {
             return Ok(true);
         }
         // Copies in parts have other etags; what we wrote is signed.
-        let Some(head) = self.engine.remote.head(&object.key).await? else { return Ok(false) };
-        let (a, b) = (Signature::of(&head.attrs, head.size), Signature::of(&there.attrs, there.size));
+        let Some(head) = self.context.remote.head(&object.key).await? else { return Ok(false) };
+        let (a, b) = (UploadToken::of(&head.attrs, head.size), UploadToken::of(&there.attrs, there.size));
         Ok(a.is_some() && a == b && head.etag == object.etag)
     }
 }

@@ -6,29 +6,32 @@ use std::sync::Arc;
 use super::filesystem::Fs;
 use crate::base::rt::Instant;
 use crate::fs::object::{Errno, Op, S_IFDIR, Shown, VERSIONS, VersionName, belongs};
-use crate::fs::tree::{Item, PastDir, PastPlace, PastStream};
+use crate::fs::tree::{Item, VersionDir, VersionPlace, VersionStream};
 
 const PAGE: usize = 1000;
 
 impl Fs {
-    pub(super) fn past_opendir(&self, ino: u64) -> Op<u64> {
-        let place = self.past_place(ino)?;
-        if matches!(place, PastPlace::One { .. }) {
+    pub(super) fn version_opendir(&self, ino: u64) -> Op<u64> {
+        let place = self.version_place(ino)?;
+        if matches!(place, VersionPlace::One { .. }) {
             return Err(Errno::NOTDIR.into());
         }
         let handle = self.handle();
-        self.handles.lock().past_dirs.insert(handle, Arc::new(PastDir { place, stream: Default::default() }));
+        self.handles
+            .lock()
+            .version_dirs
+            .insert(handle, Arc::new(VersionDir { place, stream: Default::default() }));
         Ok(handle)
     }
 
-    pub(super) fn past_dir(&self, handle: u64) -> Option<Arc<PastDir>> {
-        self.handles.lock().past_dirs.get(&handle).cloned()
+    pub(super) fn version_dir(&self, handle: u64) -> Option<Arc<VersionDir>> {
+        self.handles.lock().version_dirs.get(&handle).cloned()
     }
 
-    pub(super) async fn past_readdir(&self, dir: &PastDir, cookie: u64) -> Op<Vec<Item>> {
+    pub(super) async fn version_readdir(&self, dir: &VersionDir, cookie: u64) -> Op<Vec<Item>> {
         let mut at = dir.stream.lock().await;
         if cookie < at.stream.base || cookie == 0 && at.stream.base == 0 && at.stream.ended {
-            *at = PastStream::default();
+            *at = VersionStream::default();
         }
         loop {
             if let Some(batch) = at.stream.batch(cookie) {
@@ -42,17 +45,17 @@ impl Fs {
             at.stream.window.drain(..gone as usize);
             at.stream.base += gone;
             match &dir.place {
-                PastPlace::Names(prefix) => self.names_page(prefix, &mut at).await?,
-                PastPlace::Versions(key) => self.versions_page(key, &mut at).await?,
-                PastPlace::One { .. } => return Err(Errno::NOTDIR.into()),
+                VersionPlace::Names(prefix) => self.names_page(prefix, &mut at).await?,
+                VersionPlace::Versions(key) => self.versions_page(key, &mut at).await?,
+                VersionPlace::One { .. } => return Err(Errno::NOTDIR.into()),
             }
         }
     }
 
     /// Each name once, however many versions it has and though it is an object and a directory: those two may come
     /// pages apart, with only names between them that begin like theirs.
-    async fn names_page(&self, prefix: &str, at: &mut PastStream) -> Op<()> {
-        let page = self.engine.remote.versions(prefix, at.after.take(), true, PAGE).await?;
+    async fn names_page(&self, prefix: &str, at: &mut VersionStream) -> Op<()> {
+        let page = self.context.remote.versions(prefix, at.after.take(), true, PAGE).await?;
         // A marker of no bytes is the directory itself.
         let objects = page.versions.iter().filter(|v| v.key != prefix || v.size > 0);
         let mut names: BTreeSet<&str> = objects.map(|v| &v.key[prefix.len()..]).collect();
@@ -66,14 +69,14 @@ impl Fs {
             at.shown.push(component.to_owned());
             match self.naming().show(component) {
                 Shown::Name(name) if belongs(prefix, component) => {
-                    at.push_dir(self, name, PastPlace::Versions(format!("{prefix}{component}")));
+                    at.push_dir(self, name, VersionPlace::Versions(format!("{prefix}{component}")));
                 }
                 Shown::Name(_) => {}
                 // All that begin with one piece come one after another.
                 Shown::Piece { name, .. } if at.stream.last_piece == name => {}
                 Shown::Piece { name, len } => {
                     at.stream.last_piece.clone_from(&name);
-                    at.push_dir(self, name, PastPlace::Names(format!("{prefix}{}", &component[..len])));
+                    at.push_dir(self, name, VersionPlace::Names(format!("{prefix}{}", &component[..len])));
                 }
             }
         }
@@ -82,8 +85,8 @@ impl Fs {
         Ok(())
     }
 
-    async fn versions_page(&self, key: &str, at: &mut PastStream) -> Op<()> {
-        let (remote, dir) = (&self.engine.remote, format!("{key}/"));
+    async fn versions_page(&self, key: &str, at: &mut VersionStream) -> Op<()> {
+        let (remote, dir) = (&self.context.remote, format!("{key}/"));
         let page = remote.versions(key, at.after.take(), true, PAGE).await?;
         for v in page.versions.iter().filter(|v| v.key == key) {
             let name = VersionName { at_ms: v.modified_ms, id: v.id.clone(), deleted: v.deleted };
@@ -91,17 +94,17 @@ impl Fs {
                 tracing::warn!(key, version = v.id, "a version with so long an id can't be shown");
                 continue;
             };
-            let facts = self.past_listed(v.size, v.modified_ms, v.deleted);
-            let past = Some(PastPlace::One { key: key.to_owned(), name });
-            let (until, ticket) = (Instant::default(), None);
+            let attributes = self.version_listed(v.size, v.modified_ms, v.deleted);
+            let version = Some(VersionPlace::One { key: key.to_owned(), name });
+            let (until, seq) = (Instant::default(), None);
             at.stream.window.push_back(Item {
                 name: shown,
                 key: key.to_owned(),
                 dir: false,
-                facts,
+                attributes,
                 until,
-                ticket,
-                past,
+                seq,
+                version,
             });
         }
         let others = page.versions.iter().any(|v| v.key != key) || !page.prefixes.is_empty();
@@ -113,24 +116,26 @@ impl Fs {
         let nested = page.prefixes.contains(&dir)
             || page.next.is_some() && !remote.versions(&dir, None, false, 1).await?.versions.is_empty();
         if nested {
-            at.push_dir(self, VERSIONS.into(), PastPlace::Names(dir));
+            at.push_dir(self, VERSIONS.into(), VersionPlace::Names(dir));
         }
         at.stream.ended = true;
         Ok(())
     }
 }
 
-impl PastStream {
-    fn push_dir(&mut self, fs: &Fs, name: Vec<u8>, place: PastPlace) {
-        let mut facts = fs.past_dir_facts(None);
+impl VersionStream {
+    fn push_dir(&mut self, fs: &Fs, name: Vec<u8>, place: VersionPlace) {
+        let mut attributes = fs.version_dir_attributes(None);
         let key = match &place {
-            PastPlace::Names(key) | PastPlace::Versions(key) | PastPlace::One { key, .. } => key.clone(),
+            VersionPlace::Names(key) | VersionPlace::Versions(key) | VersionPlace::One { key, .. } => {
+                key.clone()
+            }
         };
-        if matches!(place, PastPlace::Names(_)) {
+        if matches!(place, VersionPlace::Names(_)) {
             // Whose it is tells only a look at the directory: until then it is nobody's.
-            (facts.mode, facts.exact) = (S_IFDIR, false);
+            (attributes.mode, attributes.exact) = (S_IFDIR, false);
         }
-        let (until, ticket, past) = (Instant::default(), None, Some(place));
-        self.stream.window.push_back(Item { name, key, dir: true, facts, until, ticket, past });
+        let (until, seq, version) = (Instant::default(), None, Some(place));
+        self.stream.window.push_back(Item { name, key, dir: true, attributes, until, seq, version });
     }
 }

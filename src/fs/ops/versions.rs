@@ -16,10 +16,10 @@ use super::lookup::{Looked, place_among};
 use super::open::Opened;
 use crate::base::Kind;
 use crate::fs::object::{
-    Base, Errno, Facts, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, VERSIONS, VersionName, Wanted,
+    Attributes, Base, Errno, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, VERSIONS, VersionName, Wanted,
 };
-use crate::fs::read::{Ahead, Reader};
-use crate::fs::tree::{How, PastFile, PastNode, PastPlace, is_past};
+use crate::fs::read::{ReadAhead, Reader};
+use crate::fs::tree::{OpenMode, VersionFile, VersionNode, VersionPlace, is_version};
 use crate::store::{Head, VersionMark};
 
 /// Permission bits that are left of a version's.
@@ -37,136 +37,149 @@ impl Fs {
         self.options().versions && name == VERSIONS.as_bytes()
     }
 
-    pub(super) fn past_place(&self, ino: u64) -> Op<PastPlace> {
-        let nodes = self.past.nodes.lock();
+    pub(super) fn version_place(&self, ino: u64) -> Op<VersionPlace> {
+        let nodes = self.version_tree.nodes.lock();
         nodes.get(ino).map(|n| n.place.clone()).ok_or_else(|| Errno::STALE.into())
     }
 
-    fn past_entry(&self, node: &PastNode) -> Entry {
-        let ttl = if node.facts.exact { self.options().ttl } else { Duration::ZERO };
-        Entry { ino: node.ino, gone: false, facts: node.facts.clone(), ttl }
+    fn version_entry(&self, node: &VersionNode) -> Entry {
+        let ttl = if node.attributes.exact { self.options().ttl } else { Duration::ZERO };
+        Entry { ino: node.ino, gone: false, attributes: node.attributes.clone(), ttl }
     }
 
     /// A place becomes a node that the kernel is told of, which is counted.
-    pub(super) fn past_adopt(&self, place: &PastPlace, facts: &Facts) -> Entry {
-        self.past_entry(self.past.nodes.lock().looked_up(place, facts))
+    pub(super) fn version_adopt(&self, place: &VersionPlace, attributes: &Attributes) -> Entry {
+        self.version_entry(self.version_tree.nodes.lock().looked_up(place, attributes))
     }
 
     /// A directory of versions that nobody may write to. `of`: the directory whose rights it has.
-    pub(super) fn past_dir_facts(&self, of: Option<Facts>) -> Facts {
-        let of = of.unwrap_or_else(|| self.default_facts(true));
-        Facts { size: 4096, mode: S_IFDIR | of.mode & ENTERS, exact: true, xattrs: false, etag: None, ..of }
+    pub(super) fn version_dir_attributes(&self, of: Option<Attributes>) -> Attributes {
+        let of = of.unwrap_or_else(|| self.default_attributes(true));
+        Attributes {
+            size: 4096,
+            mode: S_IFDIR | of.mode & ENTERS,
+            exact: true,
+            xattrs: false,
+            etag: None,
+            ..of
+        }
     }
 
     /// What a listing tells of a version; `exact` of a mark, which has no metadata.
-    pub(super) fn past_listed(&self, size: u64, at_ms: u64, deleted: bool) -> Facts {
-        let facts = Facts::listed(self.options(), false, size, None, Ns::from_ms(at_ms));
-        Facts { mode: S_IFREG | facts.mode & READS, exact: deleted, ..facts }
+    pub(super) fn version_listed(&self, size: u64, at_ms: u64, deleted: bool) -> Attributes {
+        let attributes = Attributes::listed(self.options(), false, size, None, Ns::from_ms(at_ms));
+        Attributes { mode: S_IFREG | attributes.mode & READS, exact: deleted, ..attributes }
     }
 
-    fn past_facts(&self, head: &Head) -> Facts {
-        let facts = Facts::of_head(self.options(), false, head);
-        Facts { mode: S_IFREG | facts.mode & !S_IFMT & READS, ..facts }
+    fn version_attributes(&self, head: &Head) -> Attributes {
+        let attributes = Attributes::of_head(self.options(), false, head);
+        Attributes { mode: S_IFREG | attributes.mode & !S_IFMT & READS, ..attributes }
     }
 
     /// `EOPNOTSUPP` where the store has no versions.
     async fn keeps_versions(&self) -> Op<()> {
-        if self.past.kept.load(Ordering::Relaxed) {
+        if self.version_tree.kept.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let remote = &self.engine.remote;
+        let remote = &self.context.remote;
         if !remote.versioned().await? {
             let what = "keeps no versions of its objects: turn versioning on for the bucket, or mount without -o versions";
             return Err(fail(Kind::Unsupported, format!("{} {what}", remote.url())));
         }
-        self.past.kept.store(true, Ordering::Relaxed);
+        self.version_tree.kept.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The same as `past_lookup`, from memory or not at all.
-    pub(super) fn past_lookup_now(&self, parent: u64) -> Option<Op<Looked>> {
-        if is_past(parent) || !self.past.kept.load(Ordering::Relaxed) {
+    /// The same as `version_lookup`, from memory or not at all.
+    pub(super) fn version_lookup_now(&self, parent: u64) -> Option<Op<Looked>> {
+        if is_version(parent) || !self.version_tree.kept.load(Ordering::Relaxed) {
             return None;
         }
         Some(self.prefix(parent).map(|prefix| {
-            let facts = self.inodes.lock().at(&prefix, true).map(|n| n.facts.clone());
-            Looked::Found(self.past_adopt(&PastPlace::Names(prefix), &self.past_dir_facts(facts)))
+            let attributes = self.inodes.lock().at(&prefix, true).map(|n| n.attributes.clone());
+            Looked::Found(
+                self.version_adopt(&VersionPlace::Names(prefix), &self.version_dir_attributes(attributes)),
+            )
         }))
     }
 
-    pub(super) async fn past_lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
-        if !is_past(parent) {
+    pub(super) async fn version_lookup(&self, parent: u64, name: &[u8]) -> Op<Looked> {
+        if !is_version(parent) {
             self.keeps_versions().await?;
-            return self.past_lookup_now(parent).unwrap_or_else(|| Err(Errno::STALE.into()));
+            return self.version_lookup_now(parent).unwrap_or_else(|| Err(Errno::STALE.into()));
         }
-        let place = match self.past_place(parent)? {
-            PastPlace::Names(prefix) => self.name_among(&prefix, name).await?,
-            PastPlace::Versions(key) if name == VERSIONS.as_bytes() => {
-                Some(PastPlace::Names(format!("{key}/")))
+        let place = match self.version_place(parent)? {
+            VersionPlace::Names(prefix) => self.name_among(&prefix, name).await?,
+            VersionPlace::Versions(key) if name == VERSIONS.as_bytes() => {
+                Some(VersionPlace::Names(format!("{key}/")))
             }
-            PastPlace::Versions(key) => VersionName::read(name).map(|name| PastPlace::One { key, name }),
-            PastPlace::One { .. } => return Err(Errno::NOTDIR.into()),
+            VersionPlace::Versions(key) => {
+                VersionName::read(name).map(|name| VersionPlace::One { key, name })
+            }
+            VersionPlace::One { .. } => return Err(Errno::NOTDIR.into()),
         };
         let place = place.ok_or(Errno::NOENT)?;
-        let facts = self.past_look(&place).await?.ok_or(Errno::NOENT)?;
-        Ok(Looked::Found(self.past_adopt(&place, &facts)))
+        let attributes = self.version_look(&place).await?.ok_or(Errno::NOENT)?;
+        Ok(Looked::Found(self.version_adopt(&place, &attributes)))
     }
 
     /// What has versions below a prefix under this name.
-    async fn name_among(&self, prefix: &str, name: &[u8]) -> Op<Option<PastPlace>> {
+    async fn name_among(&self, prefix: &str, name: &[u8]) -> Op<Option<VersionPlace>> {
         let place = place_among(self.naming(), prefix, name)?;
         Ok(match place.wanted {
-            Wanted::Any(_) => Some(PastPlace::Versions(place.stem)),
-            Wanted::Piece(_) => Some(PastPlace::Names(place.stem)),
+            Wanted::Any(_) => Some(VersionPlace::Versions(place.stem)),
+            Wanted::Piece(_) => Some(VersionPlace::Names(place.stem)),
             Wanted::Object(_) => None,
         })
     }
 
     /// What the store says of a place; none: it is not there.
-    async fn past_look(&self, place: &PastPlace) -> Op<Option<Facts>> {
+    async fn version_look(&self, place: &VersionPlace) -> Op<Option<Attributes>> {
         match place {
-            PastPlace::Names(prefix) => self.past_directory(prefix).await,
-            PastPlace::Versions(key) => Ok(self.has_versions(key).await?.then(|| self.past_dir_facts(None))),
-            PastPlace::One { key, name } if name.deleted => {
-                let there = self.is_marked(key, name).await?;
-                Ok(there.then(|| self.past_listed(0, name.at_ms, true)))
+            VersionPlace::Names(prefix) => self.version_directory(prefix).await,
+            VersionPlace::Versions(key) => {
+                Ok(self.has_versions(key).await?.then(|| self.version_dir_attributes(None)))
             }
-            PastPlace::One { key, name } => {
-                let head = self.engine.remote.head_version(key, Some(&name.id), false).await?;
+            VersionPlace::One { key, name } if name.deleted => {
+                let there = self.is_marked(key, name).await?;
+                Ok(there.then(|| self.version_listed(0, name.at_ms, true)))
+            }
+            VersionPlace::One { key, name } => {
+                let head = self.context.remote.head_version(key, Some(&name.id), false).await?;
                 // To the second: some stores list milliseconds, and none tells them with an object.
                 let same = |head: &Head| head.modified_ms / 1000 == name.at_ms / 1000;
-                Ok(head.filter(same).map(|head| self.past_facts(&head)))
+                Ok(head.filter(same).map(|head| self.version_attributes(&head)))
             }
         }
     }
 
     /// A directory, by the marker that it has or last had; a piece has none.
-    async fn past_directory(&self, prefix: &str) -> Op<Option<Facts>> {
+    async fn version_directory(&self, prefix: &str) -> Op<Option<Attributes>> {
         let now = self.now();
         let known = {
             let inodes = self.inodes.lock();
-            let node = inodes.at(prefix, true).filter(|n| n.facts.exact && n.until > now);
-            node.map(|n| n.facts.clone())
+            let node = inodes.at(prefix, true).filter(|n| n.attributes.exact && n.until > now);
+            node.map(|n| n.attributes.clone())
         };
         if known.is_some() {
-            return Ok(Some(self.past_dir_facts(known)));
+            return Ok(Some(self.version_dir_attributes(known)));
         }
-        let page = self.engine.remote.versions(prefix, None, false, FEW).await?;
+        let page = self.context.remote.versions(prefix, None, false, FEW).await?;
         if page.versions.is_empty() {
             return Ok(None);
         }
         let marker = page.versions.iter().find(|v| v.key == prefix && prefix.ends_with('/') && !v.deleted);
         let head = match marker {
-            Some(marker) => self.engine.remote.head_version(prefix, Some(&marker.id), false).await?,
+            Some(marker) => self.context.remote.head_version(prefix, Some(&marker.id), false).await?,
             None => None,
         };
-        let facts = head.map(|head| Facts::of_head(self.options(), true, &head));
-        Ok(Some(self.past_dir_facts(facts)))
+        let attributes = head.map(|head| Attributes::of_head(self.options(), true, &head));
+        Ok(Some(self.version_dir_attributes(attributes)))
     }
 
     /// An object of this name is or was there, or a directory.
     async fn has_versions(&self, key: &str) -> Op<bool> {
-        let (remote, dir) = (&self.engine.remote, format!("{key}/"));
+        let (remote, dir) = (&self.context.remote, format!("{key}/"));
         let page = remote.versions(key, None, true, FEW).await?;
         if page.versions.iter().any(|v| v.key == key) || page.prefixes.contains(&dir) {
             return Ok(true);
@@ -178,7 +191,7 @@ impl Fs {
     async fn is_marked(&self, key: &str, name: &VersionName) -> Op<bool> {
         let mut after: Option<VersionMark> = None;
         loop {
-            let page = self.engine.remote.versions(key, after, true, PAGE).await?;
+            let page = self.context.remote.versions(key, after, true, PAGE).await?;
             let is_it = |v: &&crate::store::Version| v.key == key && v.id == name.id && v.deleted;
             if let Some(found) = page.versions.iter().find(is_it) {
                 return Ok(found.modified_ms == name.at_ms);
@@ -191,31 +204,33 @@ impl Fs {
         }
     }
 
-    pub(super) fn past_getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
-        let nodes = self.past.nodes.lock();
+    pub(super) fn version_getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
+        let nodes = self.version_tree.nodes.lock();
         match nodes.get(ino) {
-            Some(node) => node.facts.exact.then(|| Ok(self.past_entry(node))),
+            Some(node) => node.attributes.exact.then(|| Ok(self.version_entry(node))),
             None => Some(Err(Errno::STALE.into())),
         }
     }
 
-    pub(super) async fn past_getattr(&self, ino: u64) -> Op<Entry> {
-        if let Some(known) = self.past_getattr_now(ino) {
+    pub(super) async fn version_getattr(&self, ino: u64) -> Op<Entry> {
+        if let Some(known) = self.version_getattr_now(ino) {
             return known;
         }
-        let facts = self.past_look(&self.past_place(ino)?).await?.ok_or(Errno::NOENT)?;
-        let mut nodes = self.past.nodes.lock();
+        let attributes = self.version_look(&self.version_place(ino)?).await?.ok_or(Errno::NOENT)?;
+        let mut nodes = self.version_tree.nodes.lock();
         let node = nodes.get_mut(ino).ok_or(Errno::STALE)?;
-        node.facts = facts;
-        Ok(self.past_entry(node))
+        node.attributes = attributes;
+        Ok(self.version_entry(node))
     }
 
-    pub(super) async fn past_open(&self, ino: u64, how: How) -> Op<Opened> {
+    pub(super) async fn version_open(&self, ino: u64, how: OpenMode) -> Op<Opened> {
         if how.write || how.truncate {
             return Err(Errno::ROFS.into());
         }
-        let PastPlace::One { key, name } = self.past_place(ino)? else { return Err(Errno::ISDIR.into()) };
-        let (reader, remote) = (Reader::default(), &self.engine.remote);
+        let VersionPlace::One { key, name } = self.version_place(ino)? else {
+            return Err(Errno::ISDIR.into());
+        };
+        let (reader, remote) = (Reader::default(), &self.context.remote);
         let base = match name.deleted {
             true => None,
             false => {
@@ -226,23 +241,23 @@ impl Fs {
             }
         };
         let keep_cache = {
-            let mut nodes = self.past.nodes.lock();
+            let mut nodes = self.version_tree.nodes.lock();
             let node = nodes.get_mut(ino).ok_or(Errno::STALE)?;
             let etag = base.as_ref().map(|base| base.etag.clone());
             std::mem::replace(&mut node.cached, etag) == node.cached
         };
-        let ahead = Ahead { version: Some(name.id), ..self.engine.ahead.clone() };
+        let ahead = ReadAhead { version: Some(name.id), ..self.context.ahead.clone() };
         let handle = self.handle();
-        self.handles.lock().past_files.insert(handle, Arc::new(PastFile { key, base, reader, ahead }));
+        self.handles.lock().version_files.insert(handle, Arc::new(VersionFile { key, base, reader, ahead }));
         Ok(Opened { handle, keep_cache })
     }
 
-    pub(super) fn past_file(&self, handle: u64) -> Option<Arc<PastFile>> {
-        self.handles.lock().past_files.get(&handle).cloned()
+    pub(super) fn version_file(&self, handle: u64) -> Option<Arc<VersionFile>> {
+        self.handles.lock().version_files.get(&handle).cloned()
     }
 }
 
-impl PastFile {
+impl VersionFile {
     /// What of a request lies within the version.
     fn part(&self, offset: u64, len: u64) -> Option<(&Base, std::ops::Range<u64>)> {
         let base = self.base.as_ref()?;

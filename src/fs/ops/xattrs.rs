@@ -8,7 +8,7 @@
 //! | `s3.url` | a link by which anybody can get the object for a day |
 //! | `s3.restore` | of an archived object: `archived`, `ongoing`, or until when its copy can be read; set to `DAYS` or `DAYS:TIER` it asks for such a copy |
 //!
-//! All of them are of earlier versions too (`past`), whose own they then tell.
+//! Earlier versions have all of them too, with their own values.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use std::time::Duration;
 use super::create_remove_setattr::Changes;
 use super::filesystem::Fs;
 use crate::base::{Error, Kind, clock};
-use crate::fs::object::{Errno, Facts, Fail, Meta as _, Op, Rights};
-use crate::fs::tree::{PastPlace, is_past};
+use crate::fs::object::{Attributes, Errno, Fail, Meta as _, Op, Rights};
+use crate::fs::tree::{VersionPlace, is_version};
 use crate::store::{Head, Restore, Restored};
 
 const CHECKSUM: &str = "s3.checksum";
@@ -32,9 +32,9 @@ const LINK: Duration = Duration::from_secs(24 * 3600);
 impl Fs {
     /// The object of a node and, of an earlier version, that; none: a directory that is no object.
     fn object(&self, ino: u64) -> Op<Option<(String, Option<String>)>> {
-        if is_past(ino) {
-            return Ok(match self.past_place(ino)? {
-                PastPlace::One { key, name } if !name.deleted => Some((key, Some(name.id))),
+        if is_version(ino) {
+            return Ok(match self.version_place(ino)? {
+                VersionPlace::One { key, name } if !name.deleted => Some((key, Some(name.id))),
                 _ => None,
             });
         }
@@ -44,9 +44,9 @@ impl Fs {
 
     /// What the store says of an object.
     async fn of_store(&self, ino: u64, name: &str) -> Op<Vec<u8>> {
-        let told = self.inodes.lock().get(ino).and_then(|n| n.told);
+        let told = self.inodes.lock().get(ino).and_then(|n| n.last_reply);
         let (key, version) = self.object(ino)?.ok_or(Errno::NODATA)?;
-        let (remote, version) = (&self.engine.remote, version.as_deref());
+        let (remote, version) = (&self.context.remote, version.as_deref());
         let head = match (version, name == CHECKSUM) {
             (None, false) => remote.head(&key).await?,
             (_, checksums) => remote.head_version(&key, version, checksums).await?,
@@ -71,7 +71,7 @@ impl Fs {
         let Some((key, version)) = self.object(ino)?.filter(|(key, _)| !key.ends_with('/')) else {
             return Err(Errno::ISDIR.into());
         };
-        if self.engine.remote.restore(&key, version.as_deref(), how).await? {
+        if self.context.remote.restore(&key, version.as_deref(), how).await? {
             tracing::info!(key, version, days = how.days, "a readable copy was asked for");
             return Ok(());
         }
@@ -83,16 +83,21 @@ impl Fs {
     }
 
     async fn xattrs(&self, ino: u64) -> Op<BTreeMap<String, Vec<u8>>> {
-        if is_past(ino) {
+        if is_version(ino) {
             let Some((key, version)) = self.object(ino)? else { return Ok(BTreeMap::new()) };
-            let head = self.engine.remote.head_version(&key, version.as_deref(), false).await?;
+            let head = self.context.remote.head_version(&key, version.as_deref(), false).await?;
             return Ok(head.map(|h| h.attrs.xattrs()).unwrap_or_default());
         }
         let (key, told, none, file) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            let none = node.facts.exact && !node.facts.xattrs && node.until > self.now();
-            (node.key.clone(), node.told, none, node.file.clone().filter(|f| f.is_dirty() || f.is_local()))
+            let none = node.attributes.exact && !node.attributes.xattrs && node.until > self.now();
+            (
+                node.key.clone(),
+                node.last_reply,
+                none,
+                node.file.clone().filter(|f| f.is_dirty() || f.is_local()),
+            )
         };
         if let Some(file) = file {
             return Ok(file.attrs().xattrs());
@@ -100,7 +105,7 @@ impl Fs {
         if none || key.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let Some(head) = self.engine.remote.head(&key).await? else { return Ok(BTreeMap::new()) };
+        let Some(head) = self.context.remote.head(&key).await? else { return Ok(BTreeMap::new()) };
         self.readable_by(ino, told, &key, &head)?;
         Ok(head.attrs.xattrs())
     }
@@ -108,19 +113,19 @@ impl Fs {
     /// `ESTALE` where the kernel judged by something else than what the object is. What it was told is of before it was
     /// looked at.
     fn readable_by(&self, ino: u64, told: Option<Rights>, key: &str, head: &Head) -> Op<()> {
-        if is_past(ino) {
+        if is_version(ino) {
             return Ok(());
         }
         let (dir, ahead) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
-            (node.dir, node.file.as_ref().is_some_and(|f| f.speaks()))
+            (node.dir, node.file.as_ref().is_some_and(|f| f.overrides_cache()))
         };
         // Changes of ours are newer than the object; and some stores forget what directories carry.
         if ahead || dir {
             return Ok(());
         }
-        self.judged(ino, told, key, &Facts::of_head(self.options(), dir, head))
+        self.check_shown_rights(ino, told, key, &Attributes::of_head(self.options(), dir, head))
     }
 
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Op<Vec<u8>> {
@@ -163,14 +168,14 @@ impl Fs {
             false if replace || value.is_none() => return Err(Errno::NODATA.into()),
             _ => {}
         }
-        let at = self.engine.now();
-        self.change_attrs(ino, &|attrs, facts| {
+        let at = self.context.now();
+        self.change_attrs(ino, &|attrs, attributes| {
             let mut all = attrs.xattrs();
             match value {
                 Some(value) => all.insert(name.to_owned(), value.to_vec()),
                 None => all.remove(name),
             };
-            Changes::default().apply(attrs, facts, at);
+            Changes::default().apply(attrs, attributes, at);
             attrs.set_xattrs(&all);
         })
         .await

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::base::{ChunkId, Epoch, Error, Result, Seq, VolumeId};
 use crate::cache::{DiskCache, FrameKey};
-use crate::fs::bucket::Remote;
+use crate::fs::bucket::BucketClient;
 use crate::fs::object::Base;
 
 /// Bytes of one block: what the kernel asks for at once.
@@ -22,14 +22,14 @@ const GAPS_MAX: usize = 4;
 
 /// The blocks of one bucket.
 #[derive(Clone, Debug)]
-pub struct Blocks {
+pub struct BlockCache {
     disk: DiskCache,
     url: String,
 }
 
-impl Blocks {
-    pub fn new(disk: DiskCache, url: &str) -> Blocks {
-        Blocks { disk, url: url.to_owned() }
+impl BlockCache {
+    pub fn new(disk: DiskCache, url: &str) -> BlockCache {
+        BlockCache { disk, url: url.to_owned() }
     }
 
     /// Etags are unique to their key, not to their contents, and anybody who may write to the bucket chooses both: so the
@@ -67,10 +67,10 @@ impl Blocks {
         }
     }
 
-    /// As `Remote::get_of`; only what isn't here is asked for.
+    /// As `BucketClient::get_of`; only what isn't here is asked for.
     pub async fn get_of(
         &self,
-        remote: &Remote,
+        remote: &BucketClient,
         object: (&str, Option<&str>),
         base: &Base,
         offset: u64,

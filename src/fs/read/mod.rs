@@ -5,5 +5,5 @@ mod read_ahead;
 
 #[cfg(test)]
 pub use disk_cache::BLOCK;
-pub use disk_cache::Blocks;
-pub use read_ahead::{AHEAD_BUDGET, Ahead, Reader};
+pub use disk_cache::BlockCache;
+pub use read_ahead::{AHEAD_BUDGET, ReadAhead, Reader};

@@ -14,10 +14,10 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::disk_cache::Blocks;
+use super::disk_cache::BlockCache;
 use crate::base::rt::Rt;
 use crate::base::{Error, Result};
-use crate::fs::bucket::Remote;
+use crate::fs::bucket::BucketClient;
 use crate::fs::object::Base;
 
 /// The first part that is read ahead; each next one doubles.
@@ -57,10 +57,10 @@ struct Window {
 
 /// What every reader needs of its mount.
 #[derive(Clone, Debug)]
-pub struct Ahead {
+pub struct ReadAhead {
     pub rt: Rt,
-    pub remote: Remote,
-    pub blocks: Blocks,
+    pub remote: BucketClient,
+    pub blocks: BlockCache,
     pub budget: Arc<Semaphore>,
     /// Which version is read; none: the object.
     pub version: Option<String>,
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Reader {
     }
 }
 
-impl Ahead {
+impl ReadAhead {
     fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<OwnedSemaphorePermit>) -> Part {
         let (remote, blocks, version) = (self.remote.clone(), self.blocks.clone(), self.version.clone());
         let (key, base) = (key.to_owned(), base.clone());
@@ -98,7 +98,7 @@ impl Reader {
     }
 
     /// The bytes of `range`, which lies within the object.
-    pub async fn read(&self, ahead: &Ahead, key: &str, base: &Base, range: Range<u64>) -> Result<Bytes> {
+    pub async fn read(&self, ahead: &ReadAhead, key: &str, base: &Base, range: Range<u64>) -> Result<Bytes> {
         let parts = self.0.lock().plan(ahead, key, base, &range);
         match collect(&parts, &range).await {
             Err(why) => {
@@ -111,7 +111,7 @@ impl Reader {
     }
 
     /// The same, if all of it is here already.
-    pub fn read_now(&self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) -> Option<Bytes> {
+    pub fn read_now(&self, ahead: &ReadAhead, key: &str, base: &Base, range: &Range<u64>) -> Option<Bytes> {
         let mut window = self.0.lock();
         if window.base.as_ref() != Some(base) {
             return None;
@@ -142,7 +142,7 @@ async fn collect(parts: &[Part], range: &Range<u64>) -> Result<Bytes, Arc<Error>
 
 impl Window {
     /// The parts that together hold `range`, fetched from here on if need be; and what is worth fetching after them.
-    fn plan(&mut self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) -> Vec<Part> {
+    fn plan(&mut self, ahead: &ReadAhead, key: &str, base: &Base, range: &Range<u64>) -> Vec<Part> {
         if self.base.as_ref() != Some(base) || self.key != key {
             *self = Window { base: Some(base.clone()), key: key.to_owned(), ..Window::default() };
         }
@@ -176,7 +176,7 @@ impl Window {
     }
 
     /// Parts lie one behind the other without gaps; what is asked for is appended to them.
-    fn cover(&mut self, ahead: &Ahead, key: &str, base: &Base, range: &Range<u64>) {
+    fn cover(&mut self, ahead: &ReadAhead, key: &str, base: &Base, range: &Range<u64>) {
         if self.parts.front().is_none_or(|p| p.range.start > range.start) {
             self.parts.clear();
         }
@@ -189,7 +189,12 @@ impl Window {
     }
 
     /// The part that begins here, as large as the reader has come to and the budget has left; none: too little is left.
-    fn next_part(&self, ahead: &Ahead, from: u64, base: &Base) -> Option<(Range<u64>, OwnedSemaphorePermit)> {
+    fn next_part(
+        &self,
+        ahead: &ReadAhead,
+        from: u64,
+        base: &Base,
+    ) -> Option<(Range<u64>, OwnedSemaphorePermit)> {
         let left = ahead.budget.available_permits() as u64;
         let size = self.ahead.min(1 << left.checked_ilog2()?);
         if size < FIRST {
@@ -200,7 +205,7 @@ impl Window {
         Some((from..to, held))
     }
 
-    fn fetch_ahead(&mut self, ahead: &Ahead, key: &str, base: &Base) {
+    fn fetch_ahead(&mut self, ahead: &ReadAhead, key: &str, base: &Base) {
         let until = self.end + (self.end - self.begun).max(BEGINNING);
         loop {
             let from = self.parts.back().map_or(self.end, |p| p.range.end);
@@ -239,10 +244,10 @@ mod tests {
             let put = store.put_with("a", body.clone(), &Attrs::default(), When::Always, Cause::File).await;
             let Put::Stored(etag) = put.unwrap() else { panic!("not stored") };
             let base = Base { etag, size: 64 * MIB };
-            let remote = Remote::new(rt.clone(), store, Duration::from_secs(60));
-            let blocks = Blocks::new(DiskCache::off(), "m");
+            let remote = BucketClient::new(rt.clone(), store, Duration::from_secs(60));
+            let blocks = BlockCache::new(DiskCache::off(), "m");
             let budget = Arc::new(Semaphore::new(budget as usize));
-            let ahead = Ahead { rt, remote, blocks, budget, version: None };
+            let ahead = ReadAhead { rt, remote, blocks, budget, version: None };
             let readers: Vec<Reader> = (0..readers).map(|_| Reader::default()).collect();
             for at in (0..until).step_by(MIB as usize) {
                 for reader in &readers {

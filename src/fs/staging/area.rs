@@ -1,7 +1,7 @@
 //! The folder where written bytes wait until the bucket has them.
 //!
-//! Each mount has a slot of its own in it, held by a lock; in it stand the mount's stages (see `stage`). They go when
-//! the object is stored. A slot that nobody holds and that an earlier mount left stages in is held by the new mount as
+//! Each mount has a sub-folder of its own in it, held by a lock; in it stand the mount's stages (see `stage`). They go when
+//! the object is stored. A sub-folder that nobody holds and that an earlier mount left stages in is held by the new mount as
 //! well, which sends them. Nothing here deletes bytes that are nowhere else.
 
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::dir::Folder;
-use super::file_stage::{Edits, Own};
+use super::dir::StagingDir;
+use super::file_stage::{Edits, FileStage};
 use super::note::{Mark, Note};
-use super::rename_intent::Move;
-use super::slab::{self, Berth, ROOM, Shelf};
-use super::slab_stage::{self, Docked};
+use super::rename_intent::RenameIntent;
+use super::slab::{self, SLOT_DATA_MAX, Slab, Slot};
+use super::slab_stage::{self, SlabStage};
 use super::stage::Stage;
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::fs::object::Ranges;
+use crate::fs::object::ByteRanges;
 
 pub const LOCK: &str = "lock";
 /// Mounts of one bucket at a time.
-const SLOTS: usize = 64;
+const MOUNTS_MAX: usize = 64;
 const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
-const SHELF: &str = ".shelf";
-const MOVE: &str = ".move";
-const MOVE_MAX: usize = 1 << 16;
+const SLAB: &str = ".slab";
+const INTENT: &str = ".rename";
+const INTENT_LEN_MAX: usize = 1 << 16;
 /// The key of what has lost its note.
 pub const UNKNOWN: &str = "(unknown)";
 
@@ -41,42 +41,42 @@ pub struct Unsent {
 
 /// A file that an earlier mount left staged.
 #[derive(Debug)]
-pub struct Left {
+pub struct FoundFile {
     pub stage: Stage,
     pub note: Note,
     pub edits: Edits,
     /// The machine was started anew since, which its bytes may not have survived.
-    pub unsure: bool,
+    pub may_be_torn: bool,
 }
 
 #[derive(Debug)]
-pub struct Staging {
+pub struct StagingArea {
     rt: Rt,
-    folder: Folder,
+    folder: StagingDir,
     dir: PathBuf,
     url: String,
-    life: u64,
+    generation: u64,
     boot: Option<String>,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
-    /// The shelf that gives out berths.
-    shelf: Mutex<Option<slab::Held>>,
+    /// The slab that gives out slots.
+    slab: Mutex<Option<slab::OpenSlab>>,
     /// Held while the next one is made.
     making: tokio::sync::Mutex<()>,
 }
 
 /// What earlier mounts left.
 #[derive(Default)]
-pub struct Found {
-    pub left: Vec<Left>,
+pub struct FoundStages {
+    pub files: Vec<FoundFile>,
     /// What was not synced when the power went, and whose it was if that can be told.
     pub lost: Vec<(Stage, Option<Note>)>,
     pub unsent: Vec<Unsent>,
-    pub moves: Vec<(PathBuf, Move)>,
+    pub renames: Vec<(PathBuf, RenameIntent)>,
 }
 
-impl Found {
-    /// Adds what is left in a slot whose lock is held; true when there is any.
-    pub async fn look(&mut self, folder: &Folder, dir: &Path) -> Result<bool> {
+impl FoundStages {
+    /// Adds what is left in a sub-folder whose lock is held; true when there is any.
+    pub async fn look(&mut self, folder: &StagingDir, dir: &Path) -> Result<bool> {
         let disk = folder.disk();
         let names = disk.list(dir).await?;
         for id in names.iter().filter_map(|n| n.strip_suffix(EDITS)) {
@@ -90,11 +90,11 @@ impl Found {
             // A note that was being written when the crash came: the one before it counts.
             disk.remove(&dir.join(name)).await?;
         }
-        for name in names.iter().filter(|n| n.ends_with(MOVE) && !n.starts_with('.')) {
+        for name in names.iter().filter(|n| n.ends_with(INTENT) && !n.starts_with('.')) {
             let path = dir.join(name);
-            let text = disk.read(&path, MOVE_MAX).await?;
+            let text = disk.read(&path, INTENT_LEN_MAX).await?;
             match serde_json::from_slice(&text) {
-                Ok(intent) => self.moves.push((path, intent)),
+                Ok(intent) => self.renames.push((path, intent)),
                 Err(why) => {
                     tracing::warn!(path = %path.display(), %why, "this note of a rename can't be read")
                 }
@@ -102,12 +102,12 @@ impl Found {
         }
         for name in names.iter().filter(|n| n.ends_with(STAGE)) {
             let path = dir.join(name);
-            match Own::open(folder, path.clone()).await? {
+            match FileStage::open(folder, path.clone()).await? {
                 Some((own, note, edits)) => {
-                    let unsure = note.is_unsure(disk.boot().as_deref());
-                    self.left.push(Left { stage: Stage::Own(own), note, edits, unsure });
+                    let may_be_torn = note.may_be_torn(disk.boot().as_deref());
+                    self.files.push(FoundFile { stage: Stage::File(own), note, edits, may_be_torn });
                 }
-                None if Own::is_unborn(disk, &path).await? => {
+                None if FileStage::is_unborn(disk, &path).await? => {
                     disk.remove(&path).await?;
                     let edits = path.with_extension("edits");
                     if disk.open(&edits, OpenHow::Read).await.is_ok() {
@@ -121,59 +121,61 @@ impl Found {
                 }
             }
         }
-        for name in names.iter().filter(|n| n.ends_with(SHELF)) {
+        for name in names.iter().filter(|n| n.ends_with(SLAB)) {
             self.look_into(folder, dir.join(name)).await?;
         }
         Ok(self.count() > before)
     }
 
-    async fn look_into(&mut self, folder: &Folder, shelf: PathBuf) -> Result<()> {
-        let (disk, berths) = (folder.disk(), Shelf::open(folder, shelf).await?);
-        let _open = match berths.first() {
-            Some(berth) => Some(berth.file().await?),
+    async fn look_into(&mut self, folder: &StagingDir, slab: PathBuf) -> Result<()> {
+        let (disk, slots) = (folder.disk(), Slab::open(folder, slab).await?);
+        let _open = match slots.first() {
+            Some(slot) => Some(slot.file().await?),
             None => None,
         };
-        for berth in berths {
-            match Docked::open(berth.clone()).await? {
-                slab_stage::Found::Free => berth.give_back().await?,
-                slab_stage::Found::Left(docked, note, size) => {
-                    let mut edits = Edits { local: Ranges::default(), base_len: 0, size };
+        for slot in slots {
+            match SlabStage::open(slot.clone()).await? {
+                slab_stage::SlotContents::Free => slot.give_back().await?,
+                slab_stage::SlotContents::File(slab_stage, note, size) => {
+                    let mut edits = Edits { local: ByteRanges::default(), base_len: 0, size };
                     edits.local.insert(0..size);
-                    let unsure = note.sum.is_none() && note.is_unsure(disk.boot().as_deref());
-                    self.left.push(Left { stage: Stage::Docked(docked), note, edits, unsure });
+                    let may_be_torn = note.checksum.is_none() && note.may_be_torn(disk.boot().as_deref());
+                    self.files.push(FoundFile { stage: Stage::Slab(slab_stage), note, edits, may_be_torn });
                 }
-                slab_stage::Found::Lost(docked, note) => self.lost.push((Stage::Docked(docked), note)),
+                slab_stage::SlotContents::Lost(slab_stage, note) => {
+                    self.lost.push((Stage::Slab(slab_stage), note))
+                }
             }
         }
         Ok(())
     }
 
     /// The latest that any note is of.
-    fn life(&self) -> u64 {
+    fn generation(&self) -> u64 {
         let lost = self.lost.iter().filter_map(|(_, note)| note.as_ref());
-        self.left.iter().map(|left| &left.note).chain(lost).map(|note| note.life).max().unwrap_or(0)
+        self.files.iter().map(|left| &left.note).chain(lost).map(|note| note.generation).max().unwrap_or(0)
     }
 
     fn count(&self) -> usize {
-        self.left.len() + self.lost.len() + self.unsent.len() + self.moves.len()
+        self.files.len() + self.lost.len() + self.unsent.len() + self.renames.len()
     }
 }
 
-/// Moves the slots of another folder in which something is left to the end of this one, where the next mount finds them;
-/// says how many. What can't be moved stays as it was. A slot that a mount holds is that mount's.
+/// Moves the sub-folders of another folder in which something is left to the end of this one, where the next mount finds them;
+/// says how many. What can't be moved stays as it was. A sub-folder that a mount holds is that mount's.
 pub async fn take_over(disk: &Arc<dyn Disk>, from: &Path, to: &Path) -> Result<usize> {
     let doing = || format!("moving what is not sent yet from {} to {}", from.display(), to.display());
-    let slots = match disk.list(from).await {
+    let subdirs = match disk.list(from).await {
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        slots => slots.context(doing)?,
+        subdirs => subdirs.context(doing)?,
     };
     let (mut taken, mut free) = (0, 0_usize);
-    for slot in slots {
-        let slot = from.join(slot);
-        if disk.list(&slot).await.context(doing)?.iter().all(|name| name == LOCK) {
+    for subdir in subdirs {
+        let subdir = from.join(subdir);
+        if disk.list(&subdir).await.context(doing)?.iter().all(|name| name == LOCK) {
             continue;
         }
-        let held = match disk.lock(&slot.join(LOCK), "being moved").await {
+        let held = match disk.lock(&subdir.join(LOCK), "being moved").await {
             Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
             lock => lock.context(doing)?,
         };
@@ -182,11 +184,11 @@ pub async fn take_over(disk: &Arc<dyn Disk>, from: &Path, to: &Path) -> Result<u
         while disk.list(&to.join(free.to_string())).await.is_ok() {
             free += 1;
         }
-        if free >= SLOTS {
-            let full = format!("{} has {SLOTS} slots already", to.display());
+        if free >= MOUNTS_MAX {
+            let full = format!("{} has {MOUNTS_MAX} sub-folders already", to.display());
             return Err(Error::new(Kind::NoSpace, full).context(doing()));
         }
-        disk.rename(&slot, &to.join(free.to_string())).await.context(doing)?;
+        disk.rename(&subdir, &to.join(free.to_string())).await.context(doing)?;
         disk.sync_dir(to).await.context(doing)?;
         disk.sync_dir(from).await.context(doing)?;
         drop(held);
@@ -195,14 +197,19 @@ pub async fn take_over(disk: &Arc<dyn Disk>, from: &Path, to: &Path) -> Result<u
     Ok(taken)
 }
 
-impl Staging {
-    /// Takes the first free slot of the folder (mounts of one bucket live side by side), and says what earlier mounts
-    /// left in it and in the other slots that nobody uses.
-    pub async fn open(rt: Rt, disk: Arc<dyn Disk>, folder: PathBuf, url: &str) -> Result<(Staging, Found)> {
-        let (mut mine, mut locks, mut found) = (None, Vec::new(), Found::default());
-        let held = Folder::on(&disk);
-        for slot in 0..SLOTS {
-            let dir = folder.join(slot.to_string());
+impl StagingArea {
+    /// Takes the first free sub-folder of the folder (mounts of one bucket live side by side), and says what earlier mounts
+    /// left in it and in the other sub-folders that nobody uses.
+    pub async fn open(
+        rt: Rt,
+        disk: Arc<dyn Disk>,
+        folder: PathBuf,
+        url: &str,
+    ) -> Result<(StagingArea, FoundStages)> {
+        let (mut mine, mut locks, mut found) = (None, Vec::new(), FoundStages::default());
+        let held = StagingDir::on(&disk);
+        for subdir in 0..MOUNTS_MAX {
+            let dir = folder.join(subdir.to_string());
             let doing = || format!("preparing the staging folder {}", dir.display());
             if mine.is_some() && disk.list(&dir).await.is_err() {
                 break;
@@ -221,35 +228,35 @@ impl Staging {
         let dir = mine.ok_or_else(|| {
             Error::new(
                 Kind::Owned,
-                format!("{url} is mounted {SLOTS} times already with {}", folder.display()),
+                format!("{url} is mounted {MOUNTS_MAX} times already with {}", folder.display()),
             )
         })?;
         let (url, locks) = (url.to_owned(), Mutex::new(locks));
-        let (shelf, making) = Default::default();
-        let (life, boot) = (found.life().saturating_add(1), disk.boot());
+        let (slab, making) = Default::default();
+        let (generation, boot) = (found.generation().saturating_add(1), disk.boot());
         let folder = held;
-        Ok((Staging { rt, folder, dir, url, life, boot, locks, shelf, making }, found))
+        Ok((StagingArea { rt, folder, dir, url, generation, boot, locks, slab, making }, found))
     }
 
-    pub fn folder(&self) -> &Folder {
+    pub fn folder(&self) -> &StagingDir {
         &self.folder
     }
 
     /// Makes durable what has left.
-    pub async fn settle(&self) -> Result<()> {
-        self.folder.settle().await
+    pub async fn sync_removals(&self) -> Result<()> {
+        self.folder.sync_removals().await
     }
 
     /// The mount is over: another may have the folder.
     pub async fn close(&self) {
-        let last = self.shelf.lock().take();
-        if let Some((shelf, _)) = last
-            && let Err(why) = shelf.close().await
+        let last = self.slab.lock().take();
+        if let Some((slab, _)) = last
+            && let Err(why) = slab.close().await
         {
-            tracing::warn!(?shelf, %why, "a shelf that nobody needs can't be removed");
+            tracing::warn!(?slab, %why, "a slab that nobody needs can't be removed");
         }
-        self.folder.settle_or_say().await;
-        self.folder.ring();
+        self.folder.sync_removals_or_warn().await;
+        self.folder.wake();
         self.locks.lock().clear();
     }
 
@@ -257,9 +264,9 @@ impl Staging {
         &self.url
     }
 
-    /// See `Note::life`.
-    pub fn life(&self) -> u64 {
-        self.life
+    /// See `Note::generation`.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// See `Disk::boot`.
@@ -269,55 +276,55 @@ impl Staging {
 
     /// A new place for the bytes of a file that is about to have `len` of them.
     pub async fn stage(&self, note: &Note, edits: Option<&Edits>, len: u64) -> Result<Stage> {
-        if edits.is_none() && len.max(note.size) <= ROOM {
-            return Ok(Stage::Docked(Docked::create(self.berth().await?, note).await?));
+        if edits.is_none() && len.max(note.size) <= SLOT_DATA_MAX {
+            return Ok(Stage::Slab(SlabStage::create(self.slot().await?, note).await?));
         }
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
-        Ok(Stage::Own(Own::create(&self.folder, path, note, edits, None).await?))
+        Ok(Stage::File(FileStage::create(&self.folder, path, note, edits, None).await?))
     }
 
     /// A larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless its note says
     /// by then whose it is.
     pub async fn larger(&self, note: &Note, old: &Stage) -> Result<Stage> {
         let bytes = old.read(0, note.size as usize).await?;
-        let (mark, outgrown) = (Mark::Sent, Some(old.id()));
+        let (mark, outgrown_slot) = (Mark::Sent, Some(old.id()));
         // It takes nothing's place yet.
-        let note = Note { mark, outgrown, partly: false, upload: None, over: None, ..note.clone() };
+        let note = Note { mark, outgrown_slot, partly: false, upload: None, rewrites: None, ..note.clone() };
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
-        Ok(Stage::Own(Own::create(&self.folder, path, &note, None, Some(bytes)).await?))
+        Ok(Stage::File(FileStage::create(&self.folder, path, &note, None, Some(bytes)).await?))
     }
 
-    async fn berth(&self) -> Result<Berth> {
-        let next = || self.shelf.lock().as_ref().and_then(|(shelf, _)| shelf.give());
-        if let Some(berth) = next() {
-            return Ok(berth);
+    async fn slot(&self) -> Result<Slot> {
+        let next = || self.slab.lock().as_ref().and_then(|(slab, _)| slab.give());
+        if let Some(slot) = next() {
+            return Ok(slot);
         }
         let _one = self.making.lock().await;
         loop {
-            if let Some(berth) = next() {
-                return Ok(berth);
+            if let Some(slot) = next() {
+                return Ok(slot);
             }
-            let path = self.dir.join(format!("{:016x}{SHELF}", self.rt.random()));
-            let made = Shelf::create(&self.folder, path).await;
-            *self.shelf.lock() = Some(made.context(|| format!("staging in {}", self.dir.display()))?);
+            let path = self.dir.join(format!("{:016x}{SLAB}", self.rt.random()));
+            let made = Slab::create(&self.folder, path).await;
+            *self.slab.lock() = Some(made.context(|| format!("staging in {}", self.dir.display()))?);
         }
     }
 
     /// Writes down a directory's rename before it begins, durably; and where.
-    pub async fn intend(&self, intent: &Move) -> Result<PathBuf> {
-        let path = self.dir.join(format!("{:016x}{MOVE}", self.rt.random()));
-        self.intend_otherwise(&path, intent).await?;
+    pub async fn write_intent(&self, intent: &RenameIntent) -> Result<PathBuf> {
+        let path = self.dir.join(format!("{:016x}{INTENT}", self.rt.random()));
+        self.rewrite_intent(&path, intent).await?;
         Ok(path)
     }
 
-    pub async fn intend_otherwise(&self, path: &Path, intent: &Move) -> Result<()> {
+    pub async fn rewrite_intent(&self, path: &Path, intent: &RenameIntent) -> Result<()> {
         let text = serde_json::to_vec(intent).expect("an intent has only string keys");
         let doing = || format!("writing down a rename at {}", path.display());
         self.folder.disk().write_atomic(path, text.into()).await.context(doing)
     }
 
     /// It is done, or undone.
-    pub async fn settled(&self, path: &Path) {
+    pub async fn remove_intent(&self, path: &Path) {
         let gone = async {
             self.folder.disk().remove(path).await?;
             // It must not come back, and do the same to what is there by then.
@@ -330,7 +337,7 @@ impl Staging {
 
     /// The bucket has the bytes, or nobody wants them.
     pub async fn done(&self, stage: Stage) {
-        if let Err(why) = stage.forget().await {
+        if let Err(why) = stage.remove().await {
             tracing::warn!(path = %stage.path().display(), %why, "a staged file that was sent can't be removed");
         }
     }

@@ -1,7 +1,7 @@
 //! The folder where staged bytes stand, as they see it; and which of them left in a way that a loss of power would undo.
 //!
-//! What comes back is taken for what was never sent. So that this can't be for long, whoever owns the folder settles it some
-//! time after it rings.
+//! What comes back is taken for what was never sent. So that this can't be for long, whoever owns the folder syncs removals some
+//! time after `wait_for_removal` returns.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,9 +18,9 @@ use crate::base::rt::Disk;
 
 /// What says by itself that files in it left.
 #[async_trait]
-pub trait Marked: Send + Sync + fmt::Debug {
+pub trait UnsyncedRemovals: Send + Sync + fmt::Debug {
     /// Makes durable that they did.
-    async fn settle(&self) -> Result<()>;
+    async fn sync_removals(&self) -> Result<()>;
 }
 
 #[derive(Debug)]
@@ -28,20 +28,20 @@ struct Inner {
     disk: Arc<dyn Disk>,
     /// Where names were removed, and how many.
     dirs: Mutex<BTreeMap<PathBuf, u64>>,
-    marked: Mutex<Vec<Weak<dyn Marked>>>,
-    bell: Notify,
+    marked: Mutex<Vec<Weak<dyn UnsyncedRemovals>>>,
+    removed: Notify,
     /// Held while what has left is made durable.
-    settling: tokio::sync::Mutex<()>,
+    syncing: tokio::sync::Mutex<()>,
 }
 
 /// See the module. Clones are the same folder.
 #[derive(Clone, Debug)]
-pub struct Folder(Arc<Inner>);
+pub struct StagingDir(Arc<Inner>);
 
-impl Folder {
-    pub fn on(disk: &Arc<dyn Disk>) -> Folder {
-        let (dirs, marked, bell, settling) = Default::default();
-        Folder(Arc::new(Inner { disk: disk.clone(), dirs, marked, bell, settling }))
+impl StagingDir {
+    pub fn on(disk: &Arc<dyn Disk>) -> StagingDir {
+        let (dirs, marked, removed, syncing) = Default::default();
+        StagingDir(Arc::new(Inner { disk: disk.clone(), dirs, marked, removed, syncing }))
     }
 
     pub fn disk(&self) -> &Arc<dyn Disk> {
@@ -52,34 +52,34 @@ impl Folder {
         self.0.disk.remove(path).await?;
         let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
         *self.0.dirs.lock().entry(dir).or_default() += 1;
-        self.0.bell.notify_one();
+        self.0.removed.notify_one();
         Ok(())
     }
 
-    /// Something in it says that a file left: once until it is settled.
-    pub fn marks(&self, marked: Weak<dyn Marked>) {
+    /// A file of the folder holds a removal that is not durable: registered once until it is synced.
+    pub fn register_unsynced(&self, marked: Weak<dyn UnsyncedRemovals>) {
         self.0.marked.lock().push(marked);
-        self.0.bell.notify_one();
+        self.0.removed.notify_one();
     }
 
     /// Returns when something has left since it did last.
-    pub async fn rings(&self) {
-        self.0.bell.notified().await;
+    pub async fn wait_for_removal(&self) {
+        self.0.removed.notified().await;
     }
 
     /// Nobody is to wait for that any more.
-    pub fn ring(&self) {
-        self.0.bell.notify_one();
+    pub fn wake(&self) {
+        self.0.removed.notify_one();
     }
 
     /// Makes durable what has left: what can't be made so may come back, and is tried again the next time.
-    pub async fn settle(&self) -> Result<()> {
+    pub async fn sync_removals(&self) -> Result<()> {
         // Whoever asks while another does it waits for that.
-        let _one = self.0.settling.lock().await;
+        let _one = self.0.syncing.lock().await;
         let marked = self.0.marked.lock().clone();
         for marked in marked {
             if let Some(marked) = marked.upgrade() {
-                marked.settle().await?;
+                marked.sync_removals().await?;
             }
             let mut all = self.0.marked.lock();
             // What left since stands behind it.
@@ -99,8 +99,8 @@ impl Folder {
     }
 
     /// The same where nobody asked for it.
-    pub async fn settle_or_say(&self) {
-        if let Err(why) = self.settle().await {
+    pub async fn sync_removals_or_warn(&self) {
+        if let Err(why) = self.sync_removals().await {
             tracing::warn!(%why, "what was sent may be sent again after a loss of power");
         }
     }

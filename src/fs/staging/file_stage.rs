@@ -1,6 +1,6 @@
 //! Staged bytes in a file of their own.
 //!
-//! `ID.stage` begins with the slots of the file's notes (see `note`); the bytes follow at their places. `ID.edits` stands
+//! `ID.stage` begins with the entries of the file's notes (see `note`); the bytes follow at their places. `ID.edits` stands
 //! beside it where bytes of the object still count: it says which bytes of the stage are the file's. Without it, all
 //! are.
 //!
@@ -26,11 +26,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::dir::Folder;
-use super::note::{AREA as DATA, Note, Slots, word};
+use super::dir::StagingDir;
+use super::note::{AREA as DATA, Note, NoteRing, word};
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::fs::object::Ranges;
+use crate::fs::object::ByteRanges;
 
 const RECORD: usize = 24;
 const CUT: u64 = u64::MAX;
@@ -40,7 +40,7 @@ const PIECE: usize = RECORD << 12;
 /// What of a file is staged, as its edits tell.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Edits {
-    pub local: Ranges,
+    pub local: ByteRanges,
     pub base_len: u64,
     pub size: u64,
 }
@@ -67,19 +67,19 @@ struct Log {
     records: u64,
     /// An earlier run wrote them.
     inherited: bool,
-    covered: Ranges,
+    covered: ByteRanges,
 }
 
 struct Inner {
-    folder: Folder,
+    folder: StagingDir,
     data: PathBuf,
     edits: PathBuf,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
     /// None: every byte of the stage is the file's.
     log: Option<tokio::sync::Mutex<Log>>,
-    /// The berth that the file outgrew, when it has the file.
-    outgrown: Option<String>,
-    slots: tokio::sync::Mutex<Slots>,
+    /// The slot that the file outgrew, when it has the file.
+    outgrown_slot: Option<String>,
+    ring: tokio::sync::Mutex<NoteRing>,
     /// A sync of it has failed: what that should have made durable is lost, and no later one would tell.
     failed: AtomicBool,
     /// Its name in the folder is durable.
@@ -96,7 +96,7 @@ struct Inner {
 
 /// See the module. Clones are the same staged file.
 #[derive(Clone)]
-pub struct Own(Arc<Inner>);
+pub struct FileStage(Arc<Inner>);
 
 fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
     let mut out = [0; RECORD];
@@ -108,22 +108,22 @@ fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
     out
 }
 
-impl Own {
-    fn new(folder: &Folder, data: PathBuf, note: &Note, slots: Slots) -> Own {
+impl FileStage {
+    fn new(folder: &StagingDir, data: PathBuf, note: &Note, ring: NoteRing) -> FileStage {
         let edits = data.with_extension("edits");
         let log = note.partly.then(tokio::sync::Mutex::default);
-        let (outgrown, slots) = (note.outgrown.clone(), slots.into());
+        let (outgrown_slot, ring) = (note.outgrown_slot.clone(), ring.into());
         let (file, folder) = (Mutex::default(), folder.clone());
         let (failed, named, durable, took, nameless) = Default::default();
         let synced = note.synced.into();
-        Own(Arc::new(Inner {
+        FileStage(Arc::new(Inner {
             folder,
             data,
             edits,
             file,
             log,
-            outgrown,
-            slots,
+            outgrown_slot,
+            ring,
             failed,
             named,
             durable,
@@ -142,7 +142,7 @@ impl Own {
         &self.0.data
     }
 
-    pub fn is(&self, other: &Own) -> bool {
+    pub fn is(&self, other: &FileStage) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -154,14 +154,14 @@ impl Own {
     /// A new one at `data` (`….stage`) with the file's `first` bytes. `edits`: what of the file is staged, where not all of
     /// it will be.
     pub async fn create(
-        folder: &Folder,
+        folder: &StagingDir,
         data: PathBuf,
         note: &Note,
         edits: Option<&Edits>,
         first: Option<Bytes>,
-    ) -> Result<Own> {
+    ) -> Result<FileStage> {
         assert_eq!(note.partly, edits.is_some(), "a note says whether edits stand beside");
-        let stage = Own::new(folder, data, note, Slots::new(0));
+        let stage = FileStage::new(folder, data, note, NoteRing::new(0));
         let doing = || format!("staging {} at {}", note.key, stage.path().display());
         if let (Some(edits), Some(log)) = (edits, &stage.0.log) {
             let log = &mut *log.lock().await;
@@ -181,18 +181,18 @@ impl Own {
         };
         if let Err(why) = filled.await.context(doing) {
             // What a full disk refuses once for each write must not fill it.
-            let _ = stage.forget().await;
+            let _ = stage.remove().await;
             return Err(why);
         }
         Ok(stage)
     }
 
     /// What an earlier run left at `data`: its note and what of the file is here. `None`: it can't be told.
-    pub async fn open(folder: &Folder, data: PathBuf) -> Result<Option<(Own, Note, Edits)>> {
+    pub async fn open(folder: &StagingDir, data: PathBuf) -> Result<Option<(FileStage, Note, Edits)>> {
         let disk = folder.disk();
         let file = disk.open(&data, OpenHow::Write).await?;
         let head = file.pread(0, DATA as usize).await?;
-        let (slots, Some(note)) = Slots::read(0, &head) else { return Ok(None) };
+        let (ring, Some(note)) = NoteRing::read(0, &head) else { return Ok(None) };
         let staged = file.size().await?.saturating_sub(DATA);
         let log = match disk.open(&data.with_extension("edits"), OpenHow::Write).await {
             Ok(log) => Some(log),
@@ -204,16 +204,16 @@ impl Own {
         }
         let base = note.borrowed.as_ref().map(|s| &s.base).or(note.base.as_ref());
         let size = base.map_or(0, |b| b.size);
-        let mut edits = Edits { local: Ranges::default(), base_len: size, size };
+        let mut edits = Edits { local: ByteRanges::default(), base_len: size, size };
         let mut records = 0;
         match &log {
             Some(log) => records = read_edits(log.as_ref(), &mut edits).await?,
             None => {
-                edits = Edits { local: Ranges::default(), base_len: 0, size: staged };
+                edits = Edits { local: ByteRanges::default(), base_len: 0, size: staged };
                 edits.local.insert(0..staged);
             }
         }
-        let stage = Own::new(folder, data, &note, slots);
+        let stage = FileStage::new(folder, data, &note, ring);
         stage.0.durable.store(true, Ordering::Release);
         if let Some(ours) = &stage.0.log {
             *ours.lock().await = Log { file: None, records, inherited: true, covered: edits.local.clone() };
@@ -228,7 +228,7 @@ impl Own {
     }
 
     /// Makes what an earlier run left survive a loss of power.
-    pub async fn harden(&self) -> Result<()> {
+    pub async fn sync_recovered(&self) -> Result<()> {
         if self.0.log.is_some() {
             self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?.sync().await?;
         }
@@ -252,7 +252,7 @@ impl Own {
     }
 
     /// The bucket has all of it: what comes next was not synced.
-    pub fn stored(&self) {
+    pub fn mark_sent(&self) {
         self.0.synced.store(false, Ordering::Release);
     }
 
@@ -265,7 +265,7 @@ impl Own {
     }
 
     /// Lets go of the file descriptors until the bytes are needed again.
-    pub fn rest(&self) {
+    pub fn release_fds(&self) {
         self.0.file.lock().take();
         if let Some(mut log) = self.0.log.as_ref().and_then(|log| log.try_lock().ok()) {
             log.file = None;
@@ -329,29 +329,29 @@ impl Own {
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
     /// failed, it fails for good.
     pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        let mut slots = self.0.slots.lock().await;
-        let first = slots.number() == 1;
+        let mut ring = self.0.ring.lock().await;
+        let first = ring.number() == 1;
         // What was left there may come back with the power, whatever was written since. The first note is from before.
-        let outgrown = self.0.outgrown.clone().filter(|_| !first);
-        let takes = note.over.is_some() && !self.0.took.load(Ordering::Acquire);
-        let replaces = takes || outgrown.is_some() && !self.0.named.load(Ordering::Acquire);
+        let outgrown_slot = self.0.outgrown_slot.clone().filter(|_| !first);
+        let takes = note.rewrites.is_some() && !self.0.took.load(Ordering::Acquire);
+        let replaces = takes || outgrown_slot.is_some() && !self.0.named.load(Ordering::Acquire);
         let was = self.0.synced.load(Ordering::Acquire);
         let synced = durable || was;
-        let (at, bytes) = slots.next(&Note { outgrown, synced, ..note.clone() })?;
+        let (at, bytes) = ring.next(&Note { outgrown_slot, synced, ..note.clone() })?;
         let file = self.file().await?;
         if durable && self.0.log.is_some() {
             let edits = self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?;
             self.firm(edits.sync()).await?;
         }
-        if durable && (replaces || !was) || slots.inherited() {
+        if durable && (replaces || !was) || ring.inherited() {
             // The note must not outlive the bytes: what it replaces goes with it, and it says that they are safe. Nor may
             // what an earlier run left be written over while it may be all that a loss of power leaves.
             let synced = self.firm(file.sync()).await;
-            slots.synced();
+            ring.synced();
             synced.or_else(|why| if durable { Err(why) } else { Ok(()) })?;
         }
         file.pwrite(at.start, vec![bytes], false).await?;
-        slots.wrote(at);
+        ring.wrote(at);
         self.0.synced.store(synced, Ordering::Release);
         if durable {
             let failed = |why: &Error| {
@@ -359,7 +359,7 @@ impl Own {
                 self.0.synced.store(was, Ordering::Release);
             };
             self.firm(file.sync()).await.inspect_err(failed)?;
-            slots.synced();
+            ring.synced();
             self.0.durable.store(true, Ordering::Release);
             self.0.took.fetch_or(note.replaces().is_some(), Ordering::AcqRel);
         }
@@ -387,7 +387,7 @@ impl Own {
     }
 
     /// Takes its names out of the folder; who holds it goes on.
-    pub async fn forget(&self) -> Result<()> {
+    pub async fn remove(&self) -> Result<()> {
         if self.0.nameless.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -462,32 +462,33 @@ mod tests {
         let world = sim.clone();
         sim.run(async move {
             let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
-            let folder = Folder::on(&disk);
+            let folder = StagingDir::on(&disk);
             disk.create_dir(Path::new("/s")).await.unwrap();
-            let fresh = Own::create(&folder, "/s/a.stage".into(), &note(), None, None).await.unwrap();
+            let fresh = FileStage::create(&folder, "/s/a.stage".into(), &note(), None, None).await.unwrap();
             fresh.write(0, Bytes::from_static(b"hello")).await.unwrap();
             fresh.cut(9).await.unwrap();
             let closed = Note { mark: Mark::Closed, size: 9, ..note() };
             fresh.note(&closed, true).await.unwrap();
-            let (found, told, edits) = Own::open(&folder, "/s/a.stage".into()).await.unwrap().unwrap();
+            let (found, told, edits) = FileStage::open(&folder, "/s/a.stage".into()).await.unwrap().unwrap();
             let closed = Note { synced: true, ..closed };
             assert_eq!((told, edits.size, edits.base_len), (closed, 9, 0));
             assert_eq!(found.read(0, 9).await.unwrap(), &b"hello\0\0\0\0"[..]);
 
             let base = Some(Base { etag: Etag("e".into()), size: 100 });
             let about = Note { base, partly: true, ..note() };
-            let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
-            let edit = Own::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
+            let whole = Edits { local: ByteRanges::default(), base_len: 100, size: 100 };
+            let edit =
+                FileStage::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
             edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
             edit.write(11, Bytes::from_static(b"y")).await.unwrap();
             edit.cut(50).await.unwrap();
             edit.write(60, Bytes::from_static(b"end")).await.unwrap();
-            let (found, _, edits) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            let (found, _, edits) = FileStage::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
             assert_eq!((edits.base_len, edits.size), (50, 63));
             let here: Vec<_> =
                 edits.local.split(0..63).into_iter().filter(|(_, l)| *l).map(|(r, _)| r).collect();
             assert_eq!(here, [10..13, 50..63]);
-            found.forget().await.unwrap();
+            found.remove().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.stage"]);
             assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
         })
@@ -500,21 +501,22 @@ mod tests {
         let world = sim.clone();
         sim.run(async move {
             let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(&world));
-            let folder = Folder::on(&disk);
+            let folder = StagingDir::on(&disk);
             disk.create_dir(Path::new("/s")).await.unwrap();
             let base = Some(Base { etag: Etag("e".into()), size: 100 });
             let about = Note { base, partly: true, ..note() };
-            let whole = Edits { local: Ranges::default(), base_len: 100, size: 100 };
-            let edit = Own::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
+            let whole = Edits { local: ByteRanges::default(), base_len: 100, size: 100 };
+            let edit =
+                FileStage::create(&folder, "/s/b.stage".into(), &about, Some(&whole), None).await.unwrap();
             edit.write(10, Bytes::from_static(b"xyz")).await.unwrap();
             edit.cut(50).await.unwrap();
             // The power took the third record's page and left the fourth's.
             let edits = disk.open(Path::new("/s/b.edits"), OpenHow::Write).await.unwrap();
             edits.pwrite(2 * RECORD as u64, vec![Bytes::from_static(&[0; RECORD])], false).await.unwrap();
-            let (found, _, left) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            let (found, _, left) = FileStage::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
             assert_eq!(left.size, 100);
             found.write(60, Bytes::from_static(b"abc")).await.unwrap();
-            let (_, _, left) = Own::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
+            let (_, _, left) = FileStage::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
             assert_eq!(
                 (left.size, left.local.touches(&(60..63))),
                 (100, true),

@@ -1,6 +1,6 @@
 //! What earlier mounts could not store and no mount is at work on: listed, copied out, dropped.
 //!
-//! A slot that a mount holds is that mount's, and not looked at.
+//! A sub-folder that a mount holds is that mount's, and not looked at.
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::area::{Found, LOCK, Left, UNKNOWN};
-use super::dir::Folder;
+use super::area::{FoundFile, FoundStages, LOCK, UNKNOWN};
+use super::dir::StagingDir;
 use super::note::Mark;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -19,7 +19,7 @@ const PIECE: usize = 1 << 20;
 
 /// A file that is kept on this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Kept {
+pub struct KeptFile {
     pub url: String,
     pub key: String,
     pub bytes: u64,
@@ -32,48 +32,48 @@ pub struct Kept {
 }
 
 /// All of the buckets whose folders are in `staging`, while nobody mounts them.
-pub struct Keep {
-    left: Vec<Left>,
+pub struct KeptFiles {
+    files: Vec<FoundFile>,
     /// What can't be told whose it is.
-    unknown: Vec<Kept>,
-    folder: Folder,
+    unknown: Vec<KeptFile>,
+    folder: StagingDir,
     _locks: Vec<Box<dyn DiskLock>>,
 }
 
-fn shown(left: &Left) -> Kept {
-    Kept {
+fn shown(left: &FoundFile) -> KeptFile {
+    KeptFile {
         url: left.note.url.clone(),
         key: left.note.key.clone(),
         bytes: left.edits.size,
         path: left.stage.path(),
-        unfinished: left.note.mark == Mark::Open && !left.note.owed,
+        unfinished: left.note.mark == Mark::Open && !left.note.unsent_close,
         partly: left.stage.partly(),
     }
 }
 
-impl Keep {
-    /// Until this is dropped, a mount of such a bucket takes another slot, and does not see what is in here.
-    pub async fn open(disk: &Arc<dyn Disk>, staging: &Path) -> Result<Keep> {
-        let folder = Folder::on(disk);
-        let (mut found, mut locks) = (Found::default(), Vec::new());
+impl KeptFiles {
+    /// Until this is dropped, a mount of such a bucket takes another sub-folder, and does not see what is in here.
+    pub async fn open(disk: &Arc<dyn Disk>, staging: &Path) -> Result<KeptFiles> {
+        let folder = StagingDir::on(disk);
+        let (mut found, mut locks) = (FoundStages::default(), Vec::new());
         let doing = || format!("looking for what is kept in {}", staging.display());
         for bucket in names(disk, staging).await.context(doing)? {
-            for slot in names(disk, &staging.join(&bucket)).await.context(doing)? {
-                let slot = staging.join(&bucket).join(slot);
-                if names(disk, &slot).await.context(doing)?.iter().all(|name| name == LOCK) {
+            for subdir in names(disk, &staging.join(&bucket)).await.context(doing)? {
+                let subdir = staging.join(&bucket).join(subdir);
+                if names(disk, &subdir).await.context(doing)?.iter().all(|name| name == LOCK) {
                     continue;
                 }
-                match disk.lock(&slot.join(LOCK), "being looked at").await {
+                match disk.lock(&subdir.join(LOCK), "being looked at").await {
                     Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
                     lock => locks.push(lock.context(doing)?),
                 }
-                found.look(&folder, &slot).await.context(doing)?;
+                found.look(&folder, &subdir).await.context(doing)?;
             }
         }
         let lost =
             found.lost.iter().map(|(stage, note)| (stage.path(), note.as_ref().map(|n| n.key.clone()), 0));
         let unsent = found.unsent.iter().map(|one| (one.path.clone(), Some(one.key.clone()), one.bytes));
-        let unknown = lost.chain(unsent).map(|(path, key, bytes)| Kept {
+        let unknown = lost.chain(unsent).map(|(path, key, bytes)| KeptFile {
             url: UNKNOWN.to_owned(),
             key: key.unwrap_or_else(|| UNKNOWN.to_owned()),
             bytes,
@@ -82,20 +82,20 @@ impl Keep {
             partly: true,
         });
         let unknown = unknown.collect();
-        let mut left: Vec<Left> =
-            found.left.into_iter().filter(|left| left.note.mark != Mark::Sent).collect();
+        let mut left: Vec<FoundFile> =
+            found.files.into_iter().filter(|left| left.note.mark != Mark::Sent).collect();
         // The latest of a name first.
-        left.sort_by_cached_key(|left| (left.note.key.clone(), Reverse(left.note.life)));
-        Ok(Keep { left, unknown, folder, _locks: locks })
+        left.sort_by_cached_key(|left| (left.note.key.clone(), Reverse(left.note.generation)));
+        Ok(KeptFiles { files: left, unknown, folder, _locks: locks })
     }
 
-    pub fn list(&self) -> Vec<Kept> {
-        self.left.iter().map(shown).chain(self.unknown.iter().cloned()).collect()
+    pub fn list(&self) -> Vec<KeptFile> {
+        self.files.iter().map(shown).chain(self.unknown.iter().cloned()).collect()
     }
 
     /// Keeps what is of the bucket `url` alone.
-    pub fn only(mut self, url: &str) -> Keep {
-        self.left.retain(|left| left.note.url == url);
+    pub fn only(mut self, url: &str) -> KeptFiles {
+        self.files.retain(|left| left.note.url == url);
         self.unknown.clear();
         self
     }
@@ -104,8 +104,8 @@ impl Keep {
     /// which this host has only a part. The first error is told after all were tried.
     pub async fn copy_out(&self, to: &Path) -> (Vec<PathBuf>, Result<()>) {
         let (mut copied, mut result) = (Vec::new(), Ok(()));
-        for (n, left) in self.left.iter().enumerate() {
-            let older = self.left[..n].iter().rev().take_while(|l| l.note.key == left.note.key).count();
+        for (n, left) in self.files.iter().enumerate() {
+            let older = self.files[..n].iter().rev().take_while(|l| l.note.key == left.note.key).count();
             match self.copy(left, older, to).await {
                 Ok(path) => copied.push(path),
                 Err(why) => result = result.and(Err(why)),
@@ -114,7 +114,7 @@ impl Keep {
         (copied, result)
     }
 
-    async fn copy(&self, left: &Left, older: usize, to: &Path) -> Result<PathBuf> {
+    async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
         let key = &left.note.key;
         if left.stage.partly() || left.note.borrowed.is_some() {
             let why = format!(
@@ -151,11 +151,11 @@ impl Keep {
             let _ = disk.remove(&part).await;
             return Err(Error::context(why, doing()));
         }
-        left.stage.rest();
+        left.stage.release_fds();
         Ok(path)
     }
 
-    async fn fill(&self, left: &Left, file: &dyn DiskFile) -> Result<()> {
+    async fn fill(&self, left: &FoundFile, file: &dyn DiskFile) -> Result<()> {
         let size = left.edits.size;
         let mut at = 0;
         while at < size {
@@ -175,13 +175,13 @@ impl Keep {
     pub async fn drop_all(self) -> (usize, Result<()>) {
         let (mut count, mut result) = (0, Ok(()));
         // The oldest first: cut off midway, what is left of a name is its latest.
-        for left in self.left.iter().rev() {
-            match left.stage.forget().await {
+        for left in self.files.iter().rev() {
+            match left.stage.remove().await {
                 Ok(()) => count += 1,
                 Err(why) => result = result.and(Err(why)),
             }
         }
-        (count, result.and(self.folder.settle().await))
+        (count, result.and(self.folder.sync_removals().await))
     }
 }
 

@@ -10,10 +10,10 @@ mod slab;
 mod slab_stage;
 mod stage;
 
-pub use area::{Found, Left, Staging, UNKNOWN, Unsent, take_over};
-pub use dir::Folder;
+pub use area::{FoundFile, FoundStages, StagingArea, UNKNOWN, Unsent, take_over};
+pub use dir::StagingDir;
 pub use file_stage::Edits;
-pub use kept_files::{Keep, Kept};
+pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
-pub use rename_intent::{INTENT_FORMAT, Move};
+pub use rename_intent::{INTENT_FORMAT, RenameIntent};
 pub use stage::Stage;

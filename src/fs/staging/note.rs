@@ -1,10 +1,10 @@
-//! Whose bytes are staged, and what for: a note in one of three slots before them. A new one is written neither over the
+//! Whose bytes are staged, and what for: a note in one of three entries before them. A new one is written neither over the
 //! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
 //! power leaves that one whatever was written since.
 //!
-//! Slots begin at 0 (in a berth of a shelf at 32), 10752 and 21504. Format 2 had two, the second at 16384.
+//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. Format 2 had two, the second at 16384.
 //!
-//! | slot | bytes | meaning |
+//! | entry | bytes | meaning |
 //! |---|---|---|
 //! | 0 | 8 | `WLSTAGE1` |
 //! | 8 | 8 | number: the greater one counts |
@@ -22,18 +22,18 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, Signature, Source};
+use crate::fs::object::{Base, Source, UploadToken};
 use crate::store::Attrs;
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
 const HEAD: usize = 32;
 /// Where a stage's bytes begin: its notes are before that.
 pub const AREA: u64 = 32 << 10;
-const SLOT: u64 = 10752;
-/// The longest note, in bytes; a slot has no less room.
-const NOTE_MAX: usize = SLOT as usize - 2 * HEAD;
+const ENTRY: u64 = 10752;
+/// The longest note, in bytes; an entry has no less room.
+const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
 pub const NOTE_FORMAT: u32 = 3;
-/// Where format 2 had its second slot.
+/// Where format 2 had its second entry.
 const SECOND_OF_2: u64 = AREA / 2;
 const LONGEST_OF_2: usize = SECOND_OF_2 as usize;
 
@@ -68,19 +68,19 @@ pub struct Note {
     pub partly: bool,
     pub mark: Mark,
     /// A close or fsync since the bucket last had it was answered, or is being.
-    pub owed: bool,
-    /// The stage of a version that was closed, over which this one was begun anew.
+    pub unsent_close: bool,
+    /// Stage of the closed version that this one rewrites.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub over: Option<String>,
-    /// The berth that the file outgrew: all that was there is in this stage.
+    pub rewrites: Option<String>,
+    /// The slot that the file outgrew: all that was there is in this stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outgrown: Option<String>,
-    /// XXH3-64 of the bytes of a closed file in a berth.
+    pub outgrown_slot: Option<String>,
+    /// XXH3-64 of the bytes of a closed file in a slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sum: Option<u64>,
+    pub checksum: Option<u64>,
     /// Greater than that of all notes that the mount found, and of those that it wrote: no clock tells as well what is later.
     #[serde(default)]
-    pub life: u64,
+    pub generation: u64,
     /// The run of the machine that wrote this (`Disk::boot`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
@@ -89,7 +89,7 @@ pub struct Note {
     pub synced: bool,
     /// What may have been sent since `base` was the object, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sending: Vec<Signature>,
+    pub sending: Vec<UploadToken>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub user: BTreeMap<String, String>,
@@ -109,11 +109,11 @@ impl Note {
             size: 0,
             partly: false,
             mark: Mark::Sent,
-            owed: false,
-            over: None,
-            outgrown: None,
-            sum: None,
-            life: 0,
+            unsent_close: false,
+            rewrites: None,
+            outgrown_slot: None,
+            checksum: None,
+            generation: 0,
             boot: None,
             synced: false,
             sending: Vec::new(),
@@ -123,7 +123,7 @@ impl Note {
     }
 
     /// The machine has been started anew since, and nobody had asked for the bytes to survive that.
-    pub fn is_unsure(&self, boot: Option<&str>) -> bool {
+    pub fn may_be_torn(&self, boot: Option<&str>) -> bool {
         let here = boot.is_none() || self.boot.is_none() || boot == self.boot.as_deref();
         !here && !self.synced && self.mark != Mark::Sent
     }
@@ -134,12 +134,12 @@ impl Note {
 
     /// The version whose place it takes.
     pub fn replaces(&self) -> Option<&str> {
-        self.over.as_deref().filter(|_| self.mark != Mark::Open || self.owed)
+        self.rewrites.as_deref().filter(|_| self.mark != Mark::Open || self.unsent_close)
     }
 }
 
-/// A note as it stands in its slot.
-pub fn slot(number: u64, note: &Note) -> Result<Bytes> {
+/// A note as it stands in its entry.
+pub fn encode_entry(number: u64, note: &Note) -> Result<Bytes> {
     let body = serde_json::to_vec(note).expect("a note has only string keys");
     if body.len() > NOTE_MAX {
         return Err(Error::new(Kind::Invalid, format!("{}: name and attributes are too long", note.key)));
@@ -160,8 +160,8 @@ pub fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// A slot's number and note, and how long both are; none where it has no whole one.
-fn unslot(bytes: &[u8]) -> Option<(u64, usize, Note)> {
+/// An entry's number and note, and how long both are; none where it has no whole one.
+fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
     if bytes.len() < HEAD || bytes[..8] != MAGIC[..] {
         return None;
     }
@@ -175,9 +175,9 @@ fn unslot(bytes: &[u8]) -> Option<(u64, usize, Note)> {
     (2..=NOTE_FORMAT).contains(&note.format).then_some((word(bytes, 8), HEAD + len, note))
 }
 
-/// The slots of one stage.
+/// The entries of one stage, written in turn.
 #[derive(Debug)]
-pub struct Slots {
+pub struct NoteRing {
     starts: [u64; 3],
     /// The next note's number.
     number: u64,
@@ -188,27 +188,27 @@ pub struct Slots {
     inherited: bool,
 }
 
-impl Slots {
+impl NoteRing {
     /// A new stage's, whose notes begin at `first`.
-    pub fn new(first: u64) -> Slots {
-        let starts = [first, SLOT, 2 * SLOT];
-        Slots { starts, number: 1, last: 0..0, durable: 0..0, inherited: false }
+    pub fn new(first: u64) -> NoteRing {
+        let starts = [first, ENTRY, 2 * ENTRY];
+        NoteRing { starts, number: 1, last: 0..0, durable: 0..0, inherited: false }
     }
 
     /// Those of a stage that begins with `area`, and the note that counts.
-    pub fn read(first: u64, area: &[u8]) -> (Slots, Option<Note>) {
-        let mut slots = Slots::new(first);
+    pub fn read(first: u64, area: &[u8]) -> (NoteRing, Option<Note>) {
+        let mut ring = NoteRing::new(first);
         let at = |start: u64| {
             let bytes = area.get(start as usize..).unwrap_or_default();
-            let (number, len, note) = unslot(&bytes[..bytes.len().min(LONGEST_OF_2)])?;
+            let (number, len, note) = decode_entry(&bytes[..bytes.len().min(LONGEST_OF_2)])?;
             Some((number, start..start + len as u64, note))
         };
-        let all = slots.starts.into_iter().chain([SECOND_OF_2]).filter_map(at);
-        let Some((number, last, note)) = all.max_by_key(|(number, ..)| *number) else { return (slots, None) };
+        let all = ring.starts.into_iter().chain([SECOND_OF_2]).filter_map(at);
+        let Some((number, last, note)) = all.max_by_key(|(number, ..)| *number) else { return (ring, None) };
         // Nobody else has written there: the greatest number can't be one.
-        slots.number = number.saturating_add(1);
-        (slots.last, slots.inherited) = (last, true);
-        (slots, Some(note))
+        ring.number = number.saturating_add(1);
+        (ring.last, ring.inherited) = (last, true);
+        (ring, Some(note))
     }
 
     /// Notes up to this number were written, as is known from elsewhere.
@@ -221,15 +221,15 @@ impl Slots {
         self.number
     }
 
-    /// The next note as it stands in its slot, and where that is.
+    /// The next note as it stands in its entry, and where that is.
     pub fn next(&self, note: &Note) -> Result<(Range<u64>, Bytes)> {
-        let bytes = slot(self.number, note)?;
+        let bytes = encode_entry(self.number, note)?;
         let ranges = self.starts.map(|start| start..start + bytes.len() as u64);
         let meets = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
         let free = ranges.iter().find(|at| !meets(at, &self.last) && !meets(at, &self.durable));
         // Two of format 2 can meet all three.
         let or = ranges.iter().find(|at| !meets(at, &self.durable));
-        let at = free.or(or).cloned().ok_or_else(|| Error::new(Kind::Internal, "a note has no slot"))?;
+        let at = free.or(or).cloned().ok_or_else(|| Error::new(Kind::Internal, "a note has no entry"))?;
         Ok((at, bytes))
     }
 
@@ -261,55 +261,55 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","owed":false,"life":0,"user":{}}"#;
-        let bytes = slot(3, &note()).unwrap();
+        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","unsent_close":false,"generation":0,"user":{}}"#;
+        let bytes = encode_entry(3, &note()).unwrap();
         assert_eq!(
             &bytes[..24],
             [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
         );
         assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 3_549_074_229_082_480_036);
-        assert_eq!(unslot(&bytes), Some((3, bytes.len(), note())));
+        assert_eq!(word(&bytes, 24), 6_969_311_906_320_681_183);
+        assert_eq!(decode_entry(&bytes), Some((3, bytes.len(), note())));
         for at in 0..bytes.len() {
             let mut bad = bytes.to_vec();
             bad[at] ^= 1;
-            assert_eq!(unslot(&bad), None, "byte {at}");
-            assert_eq!(unslot(&bytes[..at]), None);
+            assert_eq!(decode_entry(&bad), None, "byte {at}");
+            assert_eq!(decode_entry(&bytes[..at]), None);
         }
     }
 
-    fn put(area: &mut [u8], slots: &mut Slots, note: &Note) -> Range<u64> {
-        let (at, bytes) = slots.next(note).unwrap();
+    fn put(area: &mut [u8], ring: &mut NoteRing, note: &Note) -> Range<u64> {
+        let (at, bytes) = ring.next(note).unwrap();
         area[at.start as usize..at.end as usize].copy_from_slice(&bytes);
-        slots.wrote(at.clone());
+        ring.wrote(at.clone());
         at
     }
 
     #[test]
     fn the_last_note_and_the_last_durable_one_are_not_written_over() {
         let mut area = vec![0; AREA as usize];
-        let mut slots = Slots::new(32);
+        let mut ring = NoteRing::new(32);
         let sized = |size| Note { size, ..note() };
-        put(&mut area, &mut slots, &sized(1));
-        let durable = put(&mut area, &mut slots, &sized(2));
-        slots.synced();
+        put(&mut area, &mut ring, &sized(1));
+        let durable = put(&mut area, &mut ring, &sized(2));
+        ring.synced();
         for size in 3..9 {
-            let before = slots.last.clone();
-            let at = put(&mut area, &mut slots, &sized(size));
+            let before = ring.last.clone();
+            let at = put(&mut area, &mut ring, &sized(size));
             assert!(at.start != durable.start && at.start != before.start, "{at:?}");
-            let (found, latest) = Slots::read(32, &area);
+            let (found, latest) = NoteRing::read(32, &area);
             assert_eq!((latest, found.number), (Some(sized(size)), size + 1));
         }
-        let torn = slots.last.clone();
+        let torn = ring.last.clone();
         area[torn.start as usize + 40] ^= 1;
-        assert_eq!(Slots::read(32, &area).1, Some(sized(7)), "the one before");
-        for start in [32, SLOT, 2 * SLOT].into_iter().filter(|start| *start != durable.start) {
+        assert_eq!(NoteRing::read(32, &area).1, Some(sized(7)), "the one before");
+        for start in [32, ENTRY, 2 * ENTRY].into_iter().filter(|start| *start != durable.start) {
             area[start as usize] = 0;
         }
-        assert_eq!(Slots::read(32, &area).1, Some(sized(2)), "the durable one");
+        assert_eq!(NoteRing::read(32, &area).1, Some(sized(2)), "the durable one");
         area[durable.start as usize] = 0;
-        assert_eq!(Slots::read(32, &area).1, None);
-        assert_eq!(Slots::read(32, &[]).1, None);
+        assert_eq!(NoteRing::read(32, &area).1, None);
+        assert_eq!(NoteRing::read(32, &[]).1, None);
     }
 
     #[test]
@@ -322,13 +322,13 @@ mod tests {
             let bytes = [&MAGIC[..], &head, &hash.to_le_bytes(), &body].concat();
             let mut area = vec![0; AREA as usize];
             area[start as usize..start as usize + bytes.len()].copy_from_slice(&bytes);
-            let (mut slots, found) = Slots::read(0, &area);
-            assert_eq!((found, slots.number()), (Some(old.clone()), 8));
-            assert!(slots.inherited());
-            let at = put(&mut area, &mut slots, &note());
-            assert_eq!(Slots::read(0, &area).1, Some(note()));
+            let (mut ring, found) = NoteRing::read(0, &area);
+            assert_eq!((found, ring.number()), (Some(old.clone()), 8));
+            assert!(ring.inherited());
+            let at = put(&mut area, &mut ring, &note());
+            assert_eq!(NoteRing::read(0, &area).1, Some(note()));
             area[at.start as usize] = 0;
-            assert_eq!(Slots::read(0, &area).1, Some(old), "the one before");
+            assert_eq!(NoteRing::read(0, &area).1, Some(old), "the one before");
         }
     }
 }

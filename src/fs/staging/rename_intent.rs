@@ -1,11 +1,11 @@
-//! What is written down of a directory's rename before it begins: `ID.move` in the staging folder, JSON.
+//! What is written down of a directory's rename before it begins: `ID.rename` in the staging folder, JSON.
 
 use serde::{Deserialize, Serialize};
 
 pub const INTENT_FORMAT: u32 = 1;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Move {
+pub struct RenameIntent {
     pub format: u32,
     /// Prefixes.
     pub from: String,

@@ -1,13 +1,13 @@
 //! Small files' staged bytes, many in one file of this host: making and removing a file costs far more than writing a
 //! small one's bytes.
 //!
-//! A shelf, `ID.shelf`, has 64 berths of 128 KiB; what of it was not written takes no room. A berth serves one file,
-//! once, so that nothing in it was ever another's. The shelf goes when each of its berths was given out and is not
+//! A slab, `ID.slab`, has 64 slots of 128 KiB; what of it was not written takes no room. A slot serves one file,
+//! once, so that nothing in it was ever another's. The slab goes when each of its slots was given out and is not
 //! needed any more.
 //!
-//! | a berth | bytes | meaning |
+//! | a slot | bytes | meaning |
 //! |---|---|---|
-//! | 0 | 8 | length of the file; 2⁶⁴ − 1: no file needs the berth any more |
+//! | 0 | 8 | length of the file; 2⁶⁴ − 1: no file needs the slot any more |
 //! | 8 | 8 | number of the note since which its bytes were changed; counts where that one says the file is closed |
 //! | 16 | 8 | XXH3-64 of both |
 //! | 32 | 32736 | its notes (see `note`) |
@@ -26,23 +26,23 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::dir::{Folder, Marked};
+use super::dir::{StagingDir, UnsyncedRemovals};
 use super::note::{AREA, word};
 use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result};
 
-const BERTHS: u64 = 64;
-const BERTH: u64 = 128 << 10;
+const SLOTS: u64 = 64;
+const SLOT_LEN: u64 = 128 << 10;
 /// Where its notes begin.
 pub const HEAD: u64 = 32;
-/// Where a berth's file begins.
+/// Where a slot's file begins.
 pub const DATA: u64 = AREA;
-/// The longest file that a berth takes, in bytes.
-pub const ROOM: u64 = BERTH - DATA;
+/// The longest file that a slot takes, in bytes.
+pub const SLOT_DATA_MAX: u64 = SLOT_LEN - DATA;
 /// The length of a file that left.
-const LEFT: u64 = u64::MAX;
+const NO_FILE: u64 = u64::MAX;
 
-/// A berth's first bytes.
+/// A slot's first bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Extent {
     pub len: u64,
@@ -51,8 +51,8 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// No file needs the berth any more.
-    pub const GONE: Extent = Extent { len: LEFT, touched: 0 };
+    /// No file needs the slot any more.
+    pub const GONE: Extent = Extent { len: NO_FILE, touched: 0 };
 
     pub fn bytes(self) -> Bytes {
         let mut out = [0; 24];
@@ -68,12 +68,12 @@ impl Extent {
         let bytes = bytes.get(..24)?;
         let extent = Extent { len: word(bytes, 0), touched: word(bytes, 8) };
         let sound = bytes.iter().all(|byte| *byte == 0) || extent.bytes() == bytes;
-        (sound && (extent.len <= ROOM || extent == Extent::GONE)).then_some(extent)
+        (sound && (extent.len <= SLOT_DATA_MAX || extent == Extent::GONE)).then_some(extent)
     }
 }
 
 #[derive(Debug)]
-struct Berths {
+struct SlotCounts {
     given: u64,
     needed: u64,
     /// No more are given out.
@@ -92,87 +92,87 @@ struct Synced {
     named: bool,
 }
 
-pub struct Shelf {
-    folder: Folder,
+pub struct Slab {
+    folder: StagingDir,
     path: PathBuf,
     file: Mutex<Weak<dyn DiskFile>>,
-    berths: Mutex<Berths>,
+    slots: Mutex<SlotCounts>,
     /// Berths whose files left, which has yet to be written.
-    leaving: Mutex<Vec<u64>>,
+    releasing: Mutex<Vec<u64>>,
     /// Held while it is.
-    parting: tokio::sync::Mutex<()>,
+    release_lock: tokio::sync::Mutex<()>,
     /// Some left that a loss of power may bring back; the folder knows.
-    marked: AtomicBool,
+    unsynced: AtomicBool,
     /// How often somebody asked for a sync.
     asked: AtomicU64,
     synced: tokio::sync::Mutex<Synced>,
 }
 
-/// A shelf, and its file, which stays open as long.
-pub type Held = (Arc<Shelf>, Arc<dyn DiskFile>);
+/// A slab, and its file, which stays open as long.
+pub type OpenSlab = (Arc<Slab>, Arc<dyn DiskFile>);
 
-impl fmt::Debug for Shelf {
+impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Shelf({})", self.path.display())
+        write!(f, "Slab({})", self.path.display())
     }
 }
 
-impl Shelf {
+impl Slab {
     /// A new one.
-    pub async fn create(folder: &Folder, path: PathBuf) -> Result<Held> {
+    pub async fn create(folder: &StagingDir, path: PathBuf) -> Result<OpenSlab> {
         let file = folder.disk().open(&path, OpenHow::CreateNew).await?;
         // A file that doesn't grow has nothing but its bytes to be written.
-        if let Err(why) = file.set_len(BERTHS * BERTH).await {
+        if let Err(why) = file.set_len(SLOTS * SLOT_LEN).await {
             folder.remove(&path).await?;
             return Err(why.into());
         }
-        let berths = Berths { given: 0, needed: 0, full: false, gone: false };
-        Ok((Shelf::new(folder, path, &file, berths), file))
+        let slots = SlotCounts { given: 0, needed: 0, full: false, gone: false };
+        Ok((Slab::new(folder, path, &file, slots), file))
     }
 
-    /// The berths of one that an earlier run left: whoever gets them gives back what is nobody's.
-    pub async fn open(folder: &Folder, path: PathBuf) -> Result<Vec<Berth>> {
+    /// The slots of one that an earlier run left: whoever gets them gives back what is nobody's.
+    pub async fn open(folder: &StagingDir, path: PathBuf) -> Result<Vec<Slot>> {
         let file = folder.disk().open(&path, OpenHow::Write).await?;
-        let given = file.size().await?.div_ceil(BERTH).min(BERTHS);
-        let berths = Berths { given, needed: given, full: true, gone: false };
-        let shelf = Shelf::new(folder, path, &file, berths);
+        let given = file.size().await?.div_ceil(SLOT_LEN).min(SLOTS);
+        let slots = SlotCounts { given, needed: given, full: true, gone: false };
+        let slab = Slab::new(folder, path, &file, slots);
         if given == 0 {
-            shelf.tidy().await?;
+            slab.tidy().await?;
         }
-        Ok((0..given).map(|index| Berth { shelf: shelf.clone(), index }).collect())
+        Ok((0..given).map(|index| Slot { slab: slab.clone(), index }).collect())
     }
 
-    fn new(folder: &Folder, path: PathBuf, file: &Arc<dyn DiskFile>, berths: Berths) -> Arc<Shelf> {
-        let (file, berths) = (Mutex::new(Arc::downgrade(file)), Mutex::new(berths));
-        let (leaving, parting, marked, asked, synced) = Default::default();
+    fn new(folder: &StagingDir, path: PathBuf, file: &Arc<dyn DiskFile>, slots: SlotCounts) -> Arc<Slab> {
+        let (file, slots) = (Mutex::new(Arc::downgrade(file)), Mutex::new(slots));
+        let (releasing, release_lock, unsynced, asked, synced) = Default::default();
         let folder = folder.clone();
-        Arc::new(Shelf { folder, path, file, berths, leaving, parting, marked, asked, synced })
+        Arc::new(Slab { folder, path, file, slots, releasing, release_lock, unsynced, asked, synced })
     }
 
-    /// The next berth; none when all are given out.
-    pub fn give(self: &Arc<Self>) -> Option<Berth> {
-        let mut berths = self.berths.lock();
-        if berths.full {
+    /// The next slot; none when all are given out.
+    pub fn give(self: &Arc<Self>) -> Option<Slot> {
+        let mut slots = self.slots.lock();
+        if slots.full {
             return None;
         }
-        let index = berths.given;
-        berths.given += 1;
-        berths.needed += 1;
-        berths.full = berths.given == BERTHS;
-        Some(Berth { shelf: self.clone(), index })
+        let index = slots.given;
+        slots.given += 1;
+        slots.needed += 1;
+        slots.full = slots.given == SLOTS;
+        Some(Slot { slab: self.clone(), index })
     }
 
-    /// Gives no more berths out; goes if nobody needs those that it gave.
+    /// Gives no more slots out; goes if nobody needs those that it gave.
     pub async fn close(self: &Arc<Self>) -> io::Result<()> {
-        self.berths.lock().full = true;
-        self.leave(None).await
+        self.slots.lock().full = true;
+        self.release(None).await
     }
 
-    /// Writes down that a berth's file left, and others of which that failed.
-    async fn leave(self: &Arc<Self>, berth: Option<u64>) -> io::Result<()> {
-        self.leaving.lock().extend(berth);
-        let one = self.parting.lock().await;
-        let (all, mut failed) = (self.leaving.lock().clone(), None);
+    /// Writes down that a slot's file left, and others of which that failed.
+    async fn release(self: &Arc<Self>, slot: Option<u64>) -> io::Result<()> {
+        self.releasing.lock().extend(slot);
+        let one = self.release_lock.lock().await;
+        let (all, mut failed) = (self.releasing.lock().clone(), None);
         for at in all {
             let written = match self.file().await {
                 // Where its length was, there is room on a full disk too.
@@ -183,25 +183,25 @@ impl Shelf {
                 failed.get_or_insert(why);
                 continue;
             }
-            self.leaving.lock().retain(|other| *other != at);
-            self.berths.lock().needed -= 1;
+            self.releasing.lock().retain(|other| *other != at);
+            self.slots.lock().needed -= 1;
         }
         drop(one);
-        if !self.tidy().await? && !self.marked.swap(true, Ordering::AcqRel) {
-            let marked: Weak<Self> = Arc::downgrade(self);
-            self.folder.marks(marked);
+        if !self.tidy().await? && !self.unsynced.swap(true, Ordering::AcqRel) {
+            let unsynced: Weak<Self> = Arc::downgrade(self);
+            self.folder.register_unsynced(unsynced);
         }
         failed.map_or(Ok(()), Err)
     }
 
-    /// True: the shelf has gone.
+    /// True: the slab has gone.
     async fn tidy(&self) -> io::Result<bool> {
         {
-            let mut berths = self.berths.lock();
-            if berths.gone || !berths.full || berths.needed > 0 {
-                return Ok(berths.gone);
+            let mut slots = self.slots.lock();
+            if slots.gone || !slots.full || slots.needed > 0 {
+                return Ok(slots.gone);
             }
-            berths.gone = true;
+            slots.gone = true;
         }
         self.folder.remove(&self.path).await.map(|()| true)
     }
@@ -224,7 +224,7 @@ impl Shelf {
         let file = self.file().await?;
         if let Err(why) = file.sync().await {
             synced.failed = true;
-            self.berths.lock().full = true;
+            self.slots.lock().full = true;
             return Err(failed(&why));
         }
         if !synced.named {
@@ -250,10 +250,10 @@ impl Shelf {
 }
 
 #[async_trait]
-impl Marked for Shelf {
-    async fn settle(&self) -> Result<()> {
-        self.marked.store(false, Ordering::Release);
-        if self.berths.lock().gone {
+impl UnsyncedRemovals for Slab {
+    async fn sync_removals(&self) -> Result<()> {
+        self.unsynced.store(false, Ordering::Release);
+        if self.slots.lock().gone {
             return Ok(());
         }
         self.sync().await
@@ -262,49 +262,49 @@ impl Marked for Shelf {
 
 /// A place for one file's bytes.
 #[derive(Clone, Debug)]
-pub struct Berth {
-    shelf: Arc<Shelf>,
+pub struct Slot {
+    slab: Arc<Slab>,
     index: u64,
 }
 
-impl Berth {
-    /// Where it begins in the shelf's file.
+impl Slot {
+    /// Where it begins in the slab's file.
     pub fn start(&self) -> u64 {
-        self.index * BERTH
+        self.index * SLOT_LEN
     }
 
-    /// The shelf's path, and which berth of it.
+    /// The slab's path, and which slot of it.
     pub fn path(&self) -> PathBuf {
-        let mut path = self.shelf.path.clone().into_os_string();
+        let mut path = self.slab.path.clone().into_os_string();
         path.push(format!("#{}", self.index));
         path.into()
     }
 
     /// What notes call it.
     pub fn id(&self) -> String {
-        let shelf = self.shelf.path.file_stem().unwrap_or_default().to_string_lossy();
-        format!("{shelf}-{}", self.index)
+        let slab = self.slab.path.file_stem().unwrap_or_default().to_string_lossy();
+        format!("{slab}-{}", self.index)
     }
 
-    /// The shelf's file, for as long as it is held.
+    /// The slab's file, for as long as it is held.
     pub async fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
-        self.shelf.file().await
+        self.slab.file().await
     }
 
-    /// Makes durable what is in the shelf.
+    /// Makes durable what is in the slab.
     pub async fn sync(&self) -> Result<()> {
-        self.shelf.sync().await
+        self.slab.sync().await
     }
 
     /// Nobody needs it any more, which it will say, now or later: once for each.
-    pub async fn leave(&self) -> io::Result<()> {
-        self.shelf.leave(Some(self.start())).await
+    pub async fn release(&self) -> io::Result<()> {
+        self.slab.release(Some(self.start())).await
     }
 
     /// Nobody needed it: once for each.
     pub async fn give_back(&self) -> io::Result<()> {
-        self.shelf.berths.lock().needed -= 1;
-        self.shelf.tidy().await.map(drop)
+        self.slab.slots.lock().needed -= 1;
+        self.slab.tidy().await.map(drop)
     }
 }
 
@@ -341,38 +341,42 @@ mod tests {
             assert_eq!(Extent::of(&bad), None, "byte {at}");
             assert_eq!(Extent::of(&bytes[..at]), None);
         }
-        assert_eq!(Extent::of(&Extent { len: ROOM + 1, touched: 0 }.bytes()), None, "longer than a berth");
+        assert_eq!(
+            Extent::of(&Extent { len: SLOT_DATA_MAX + 1, touched: 0 }.bytes()),
+            None,
+            "longer than a slot"
+        );
         assert_eq!(Extent::of(&Extent::GONE.bytes()), Some(Extent::GONE));
     }
 
     #[test]
     fn a_shelf_goes_when_all_of_it_was_given_out_and_came_back() {
         on_disk(async |_, disk| {
-            let (shelf, file) = Shelf::create(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap();
-            let berths: Vec<_> = std::iter::from_fn(|| shelf.give()).collect();
-            assert_eq!(berths.len() as u64, BERTHS);
-            assert_eq!(berths[63].start() + BERTH, file.size().await.unwrap());
-            assert_eq!((berths[7].id().as_str(), berths[7].path()), ("a-7", "/s/a.shelf#7".into()));
-            let (last, others) = berths.split_last().unwrap();
-            for berth in others {
-                berth.give_back().await.unwrap();
+            let (slab, file) = Slab::create(&StagingDir::on(&disk), "/s/a.slab".into()).await.unwrap();
+            let slots: Vec<_> = std::iter::from_fn(|| slab.give()).collect();
+            assert_eq!(slots.len() as u64, SLOTS);
+            assert_eq!(slots[63].start() + SLOT_LEN, file.size().await.unwrap());
+            assert_eq!((slots[7].id().as_str(), slots[7].path()), ("a-7", "/s/a.slab#7".into()));
+            let (last, others) = slots.split_last().unwrap();
+            for slot in others {
+                slot.give_back().await.unwrap();
             }
-            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.shelf"]);
+            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.slab"]);
             last.give_back().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
 
-            let (shelf, _file) = Shelf::create(&Folder::on(&disk), "/s/b.shelf".into()).await.unwrap();
-            let berth = shelf.give().unwrap();
-            shelf.close().await.unwrap();
-            assert!(shelf.give().is_none(), "it is closed");
-            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["b.shelf"]);
-            berth.give_back().await.unwrap();
+            let (slab, _file) = Slab::create(&StagingDir::on(&disk), "/s/b.slab".into()).await.unwrap();
+            let slot = slab.give().unwrap();
+            slab.close().await.unwrap();
+            assert!(slab.give().is_none(), "it is closed");
+            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["b.slab"]);
+            slot.give_back().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
 
-            let (shelf, _file) = Shelf::create(&Folder::on(&disk), "/s/c.shelf".into()).await.unwrap();
-            shelf.give().unwrap().give_back().await.unwrap();
-            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["c.shelf"], "others are to come");
-            shelf.close().await.unwrap();
+            let (slab, _file) = Slab::create(&StagingDir::on(&disk), "/s/c.slab".into()).await.unwrap();
+            slab.give().unwrap().give_back().await.unwrap();
+            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["c.slab"], "others are to come");
+            slab.close().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
         });
     }
@@ -380,16 +384,16 @@ mod tests {
     #[test]
     fn what_an_earlier_run_left_goes_when_all_of_it_came_back() {
         on_disk(async |_, disk| {
-            drop(Shelf::create(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap());
+            drop(Slab::create(&StagingDir::on(&disk), "/s/a.slab".into()).await.unwrap());
             // A crash between the making and the growing.
-            disk.open(Path::new("/s/b.shelf"), OpenHow::CreateNew).await.unwrap();
-            assert_eq!(Shelf::open(&Folder::on(&disk), "/s/b.shelf".into()).await.unwrap().len(), 0);
-            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.shelf"]);
-            let berths = Shelf::open(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap();
-            assert_eq!(berths.len() as u64, BERTHS);
-            assert!(berths[0].shelf.give().is_none(), "each serves once");
-            for berth in berths {
-                berth.give_back().await.unwrap();
+            disk.open(Path::new("/s/b.slab"), OpenHow::CreateNew).await.unwrap();
+            assert_eq!(Slab::open(&StagingDir::on(&disk), "/s/b.slab".into()).await.unwrap().len(), 0);
+            assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.slab"]);
+            let slots = Slab::open(&StagingDir::on(&disk), "/s/a.slab".into()).await.unwrap();
+            assert_eq!(slots.len() as u64, SLOTS);
+            assert!(slots[0].slab.give().is_none(), "each serves once");
+            for slot in slots {
+                slot.give_back().await.unwrap();
             }
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
         });
@@ -398,15 +402,15 @@ mod tests {
     #[test]
     fn a_sync_that_failed_spoils_a_shelf() {
         on_disk(async |sim, disk| {
-            let (shelf, _file) = Shelf::create(&Folder::on(&disk), "/s/a.shelf".into()).await.unwrap();
-            let (one, two) = (shelf.give().unwrap(), shelf.give().unwrap());
+            let (slab, _file) = Slab::create(&StagingDir::on(&disk), "/s/a.slab".into()).await.unwrap();
+            let (one, two) = (slab.give().unwrap(), slab.give().unwrap());
             one.sync().await.unwrap();
             sim.faults(|f| f.sync_fails = 1000);
             assert_eq!(one.sync().await.unwrap_err().kind(), Kind::Io);
             sim.faults(|f| f.sync_fails = 0);
             let why = two.sync().await.unwrap_err().to_string();
-            assert!(why.starts_with("/s/a.shelf may have lost what was written to it"), "{why}");
-            assert!(shelf.give().is_none(), "and others get berths elsewhere");
+            assert!(why.starts_with("/s/a.slab may have lost what was written to it"), "{why}");
+            assert!(slab.give().is_none(), "and others get slots elsewhere");
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Staged bytes in a berth of a shelf: a small file that is on this host as a whole.
+//! Staged bytes in a slot of a slab: a small file that is on this host as a whole.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::file_stage::padded;
-use super::note::{AREA, Mark, Note, Slots};
-use super::slab::{Berth, DATA, Extent, HEAD, ROOM};
+use super::note::{AREA, Mark, Note, NoteRing};
+use super::slab::{DATA, Extent, HEAD, SLOT_DATA_MAX, Slot};
 use crate::base::rt::DiskFile;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// The file by now. Locked while its bytes or its notes are written, so that a sum is that of the bytes it stands for.
+/// The file by now. Locked while its bytes or its notes are written, so that a checksum is always that of the bytes it is written for.
 #[derive(Debug)]
-struct State {
+struct SlotState {
     extent: Extent,
     /// Nothing was written from here on: zeros.
     virgin: u64,
-    slots: Slots,
-    /// That of the last note which had the sum of the bytes.
+    ring: NoteRing,
+    /// Number of the newest note whose checksum covers the staged bytes.
     closed: u64,
     /// It has taken another version's place durably.
     took: bool,
-    /// The berth serves no file any more.
-    left: bool,
+    /// The slot serves no file any more.
+    released: bool,
 }
 
 struct Inner {
-    berth: Berth,
+    slot: Slot,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
-    state: tokio::sync::Mutex<State>,
+    state: tokio::sync::Mutex<SlotState>,
     /// What it holds may have been made durable. It is not changed any more: its sum would not tell what was written
     /// since from what was lost.
     durable: AtomicBool,
@@ -42,99 +42,99 @@ struct Inner {
 
 /// See the module. Clones are the same staged file.
 #[derive(Clone)]
-pub struct Docked(Arc<Inner>);
+pub struct SlabStage(Arc<Inner>);
 
-/// What a berth that an earlier run left is.
-pub enum Found {
-    /// Nobody's.
+/// What a slot that an earlier run left is.
+pub enum SlotContents {
+    /// The slot is free.
     Free,
     /// A file of so many bytes; its note has a sum where that is theirs.
-    Left(Docked, Note, u64),
+    File(SlabStage, Note, u64),
     /// This disk has lost what was in it, and perhaps what it was.
-    Lost(Docked, Option<Note>),
+    Lost(SlabStage, Option<Note>),
 }
 
-impl Docked {
-    fn new(berth: Berth, extent: Extent, virgin: u64, slots: Slots, closed: u64) -> Docked {
-        let state = State { extent, virgin, slots, closed, took: false, left: false }.into();
+impl SlabStage {
+    fn new(slot: Slot, extent: Extent, virgin: u64, ring: NoteRing, closed: u64) -> SlabStage {
+        let state = SlotState { extent, virgin, ring, closed, took: false, released: false }.into();
         let (file, durable, summed) = Default::default();
-        Docked(Arc::new(Inner { berth, file, state, durable, summed }))
+        SlabStage(Arc::new(Inner { slot, file, state, durable, summed }))
     }
 
     pub fn path(&self) -> PathBuf {
-        self.0.berth.path()
+        self.0.slot.path()
     }
 
-    pub fn is(&self, other: &Docked) -> bool {
+    pub fn is(&self, other: &SlabStage) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What notes call it.
     pub fn id(&self) -> String {
-        self.0.berth.id()
+        self.0.slot.id()
     }
 
     /// A new file of `note.size` zeros.
-    pub async fn create(berth: Berth, note: &Note) -> Result<Docked> {
-        let doing = || format!("staging {} at {}", note.key, berth.path().display());
+    pub async fn create(slot: Slot, note: &Note) -> Result<SlabStage> {
+        let doing = || format!("staging {} at {}", note.key, slot.path().display());
         let extent = Extent { len: fits(note.size)?, touched: 0 };
-        let docked = Docked::new(berth.clone(), extent, 0, Slots::new(HEAD), 0);
+        let staged = SlabStage::new(slot.clone(), extent, 0, NoteRing::new(HEAD), 0);
         let made = async {
             let mut head = vec![0; HEAD as usize];
             head[..24].copy_from_slice(&extent.bytes());
-            let mut s = docked.0.state.lock().await;
-            let (at, slot) = s.slots.next(note)?;
-            let file = docked.file().await?;
-            file.pwrite(berth.start(), vec![head.into(), slot], false).await?;
-            s.slots.wrote(at);
+            let mut s = staged.0.state.lock().await;
+            let (at, entry) = s.ring.next(note)?;
+            let file = staged.file().await?;
+            file.pwrite(slot.start(), vec![head.into(), entry], false).await?;
+            s.ring.wrote(at);
             Ok::<_, Error>(())
         };
         match made.await.context(doing) {
-            Ok(()) => Ok(docked),
+            Ok(()) => Ok(staged),
             Err(why) => {
-                let _ = docked.forget().await;
+                let _ = staged.remove().await;
                 Err(why)
             }
         }
     }
 
-    /// What an earlier run left in a berth.
-    pub async fn open(berth: Berth) -> Result<Found> {
-        let (file, start) = (berth.file().await?, berth.start());
+    /// What an earlier run left in a slot.
+    pub async fn open(slot: Slot) -> Result<SlotContents> {
+        let (file, start) = (slot.file().await?, slot.start());
         let area = padded(file.pread(start, AREA as usize).await?, AREA as usize)?;
         // Without a note nothing was answered.
         if area[HEAD as usize..].iter().all(|byte| *byte == 0) {
-            return Ok(Found::Free);
+            return Ok(SlotContents::Free);
         }
-        let (mut slots, last) = Slots::read(HEAD, &area);
-        let number = slots.number() - 1;
+        let (mut ring, last) = NoteRing::read(HEAD, &area);
+        let number = ring.number() - 1;
         let extent = Extent::of(&area);
         // The note since which they were changed may be torn.
-        slots.follow(extent.map_or(0, |extent| extent.touched));
-        let docked = |extent, closed| {
-            let docked = Docked::new(berth.clone(), extent, ROOM, slots, closed);
-            docked.0.durable.store(true, Ordering::Release);
-            docked
+        ring.follow(extent.map_or(0, |extent| extent.touched));
+        let staged = |extent, closed| {
+            let staged = SlabStage::new(slot.clone(), extent, SLOT_DATA_MAX, ring, closed);
+            staged.0.durable.store(true, Ordering::Release);
+            staged
         };
         match (last, extent) {
-            (_, Some(Extent::GONE)) => Ok(Found::Free),
+            (_, Some(Extent::GONE)) => Ok(SlotContents::Free),
             (Some(note), Some(extent)) => {
-                let sum = note.sum.filter(|_| note.mark == Mark::Closed && extent.touched < number);
-                let Some(sum) = sum else {
-                    let note = Note { sum: None, ..note };
-                    return Ok(Found::Left(docked(extent, 0), note, extent.len));
+                let checksum = note.checksum.filter(|_| note.mark == Mark::Closed && extent.touched < number);
+                let Some(checksum) = checksum else {
+                    let note = Note { checksum: None, ..note };
+                    return Ok(SlotContents::File(staged(extent, 0), note, extent.len));
                 };
-                let len = note.size.min(ROOM) as usize;
+                let len = note.size.min(SLOT_DATA_MAX) as usize;
                 let bytes = file.pread(start + DATA, len).await.map_err(Error::from);
-                let sound = bytes.and_then(|bytes| Ok(xxh3_64(&padded(bytes, len)?) == sum));
-                let docked = docked(Extent { len: note.size, ..extent }, number);
-                if note.size > ROOM || !sound.unwrap_or(false) {
-                    return Ok(Found::Lost(docked, Some(note)));
+                let sound = bytes.and_then(|bytes| Ok(xxh3_64(&padded(bytes, len)?) == checksum));
+                let staged = staged(Extent { len: note.size, ..extent }, number);
+                if note.size > SLOT_DATA_MAX || !sound.unwrap_or(false) {
+                    return Ok(SlotContents::Lost(staged, Some(note)));
                 }
                 let size = note.size;
-                Ok(Found::Left(docked, note, size))
+                Ok(SlotContents::File(staged, note, size))
             }
-            (last, extent) => Ok(Found::Lost(docked(extent.unwrap_or_default(), 0), last)),
+            (last, extent) => Ok(SlotContents::Lost(staged(extent.unwrap_or_default(), 0), last)),
         }
     }
 
@@ -142,18 +142,18 @@ impl Docked {
         if let Some(file) = &*self.0.file.lock() {
             return Ok(file.clone());
         }
-        let file = self.0.berth.file().await?;
+        let file = self.0.slot.file().await?;
         Ok(self.0.file.lock().get_or_insert(file).clone())
     }
 
-    /// Lets go of the shelf's file until the bytes are needed again.
-    pub fn rest(&self) {
+    /// Lets go of the slab's file until the bytes are needed again.
+    pub fn release_fds(&self) {
         self.0.file.lock().take();
     }
 
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         let end = fits(offset + data.len() as u64)?;
-        let (file, start) = (self.file().await?, self.0.berth.start());
+        let (file, start) = (self.file().await?, self.0.slot.start());
         let mut s = self.0.state.lock().await;
         self.touch(&mut s, &file).await?;
         self.clear(&s, &file, offset).await?;
@@ -179,17 +179,17 @@ impl Docked {
     }
 
     /// Makes zeros of what was written behind the file's end, up to `end`.
-    async fn clear(&self, s: &State, file: &Arc<dyn DiskFile>, end: u64) -> Result<()> {
+    async fn clear(&self, s: &SlotState, file: &Arc<dyn DiskFile>, end: u64) -> Result<()> {
         let grown = s.extent.len..end.min(s.virgin);
         if grown.start < grown.end {
             let zeros = Bytes::from(vec![0; (grown.end - grown.start) as usize]);
-            file.pwrite(self.0.berth.start() + DATA + grown.start, vec![zeros], false).await?;
+            file.pwrite(self.0.slot.start() + DATA + grown.start, vec![zeros], false).await?;
         }
         Ok(())
     }
 
     /// Says that the bytes are no longer those that were closed, before they aren't.
-    async fn touch(&self, s: &mut State, file: &Arc<dyn DiskFile>) -> Result<()> {
+    async fn touch(&self, s: &mut SlotState, file: &Arc<dyn DiskFile>) -> Result<()> {
         if s.extent.touched >= s.closed {
             return Ok(());
         }
@@ -197,70 +197,70 @@ impl Docked {
         self.say(s, file, extent).await
     }
 
-    async fn extend(&self, s: &mut State, file: &Arc<dyn DiskFile>, len: u64) -> Result<()> {
+    async fn extend(&self, s: &mut SlotState, file: &Arc<dyn DiskFile>, len: u64) -> Result<()> {
         let extent = Extent { len, ..s.extent };
         self.say(s, file, extent).await
     }
 
-    async fn say(&self, s: &mut State, file: &Arc<dyn DiskFile>, extent: Extent) -> Result<()> {
-        if !s.left {
-            file.pwrite(self.0.berth.start(), vec![extent.bytes()], false).await?;
+    async fn say(&self, s: &mut SlotState, file: &Arc<dyn DiskFile>, extent: Extent) -> Result<()> {
+        if !s.released {
+            file.pwrite(self.0.slot.start(), vec![extent.bytes()], false).await?;
         }
         s.extent = extent;
         Ok(())
     }
 
-    /// `len` bytes; zeros where the berth ends early.
+    /// `len` bytes; zeros where the slot ends early.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let room = ROOM.saturating_sub(offset).min(len as u64) as usize;
-        padded(self.file().await?.pread(self.0.berth.start() + DATA + offset, room).await?, len)
+        let room = SLOT_DATA_MAX.saturating_sub(offset).min(len as u64) as usize;
+        padded(self.file().await?.pread(self.0.slot.start() + DATA + offset, room).await?, len)
     }
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power.
     pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        let (file, start) = (self.file().await?, self.0.berth.start());
+        let (file, start) = (self.file().await?, self.0.slot.start());
         {
             let mut s = self.0.state.lock().await;
-            if s.left {
+            if s.released {
                 return Ok(());
             }
-            if s.slots.inherited() {
+            if s.ring.inherited() {
                 // It may be all that a loss of power leaves. A disk that can't keep it has told those who ask for that.
-                let _ = self.0.berth.sync().await;
-                s.slots.synced();
+                let _ = self.0.slot.sync().await;
+                s.ring.synced();
             }
-            if durable && note.over.is_some() && !s.took {
+            if durable && note.rewrites.is_some() && !s.took {
                 // The note must not outlive the bytes: what it replaces goes with it.
-                self.keep();
-                self.0.berth.sync().await?;
+                self.freeze();
+                self.0.slot.sync().await?;
             }
-            let sum = match note.mark == Mark::Closed && note.size == s.extent.len {
+            let checksum = match note.mark == Mark::Closed && note.size == s.extent.len {
                 true => Some(xxh3_64(&self.read(0, note.size as usize).await?)),
                 false => None,
             };
-            let number = s.slots.number();
-            let (at, bytes) = s.slots.next(&Note { sum, ..note.clone() })?;
-            if sum.is_some() {
+            let number = s.ring.number();
+            let (at, bytes) = s.ring.next(&Note { checksum, ..note.clone() })?;
+            if checksum.is_some() {
                 s.closed = number;
                 self.0.summed.store(true, Ordering::Release);
             }
             file.pwrite(start + at.start, vec![bytes], false).await?;
-            s.slots.wrote(at);
+            s.ring.wrote(at);
         }
         if durable {
             // Whatever becomes of the sync, the note may be durable: its sum must go on telling.
-            self.keep();
-            self.0.berth.sync().await?;
+            self.freeze();
+            self.0.slot.sync().await?;
             let mut s = self.0.state.lock().await;
-            s.slots.synced();
+            s.ring.synced();
             s.took |= note.replaces().is_some();
         }
         Ok(())
     }
 
     /// Makes what an earlier run left survive a loss of power.
-    pub async fn harden(&self) -> Result<()> {
-        self.0.berth.sync().await
+    pub async fn sync_recovered(&self) -> Result<()> {
+        self.0.slot.sync().await
     }
 
     pub fn is_durable(&self) -> bool {
@@ -268,7 +268,7 @@ impl Docked {
     }
 
     /// It is not changed any more.
-    pub fn keep(&self) {
+    pub fn freeze(&self) {
         self.0.durable.store(true, Ordering::Release);
     }
 
@@ -276,146 +276,148 @@ impl Docked {
         self.0.summed.load(Ordering::Acquire)
     }
 
-    /// The berth serves no file any more; who holds it goes on.
-    pub async fn forget(&self) -> Result<()> {
-        // The shelf may go.
+    /// The slot serves no file any more; who holds it goes on.
+    pub async fn remove(&self) -> Result<()> {
+        // The slab may go.
         if let Err(why) = self.file().await {
             // A removed file that came back would be worse.
             tracing::warn!(path = %self.path().display(), %why, "who has a removed file open can't read what is staged of it");
         }
-        if std::mem::replace(&mut self.0.state.lock().await.left, true) {
+        if std::mem::replace(&mut self.0.state.lock().await.released, true) {
             return Ok(());
         }
-        Ok(self.0.berth.leave().await?)
+        Ok(self.0.slot.release().await?)
     }
 }
 
 fn fits(end: u64) -> Result<u64> {
-    let long = || Error::new(Kind::Internal, format!("{end} bytes don't fit into a berth"));
-    (end <= ROOM).then_some(end).ok_or_else(long)
+    let long = || Error::new(Kind::Internal, format!("{end} bytes don't fit into a slot"));
+    (end <= SLOT_DATA_MAX).then_some(end).ok_or_else(long)
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::super::dir::Folder;
-    use super::super::slab::Shelf;
+    use super::super::dir::StagingDir;
+    use super::super::slab::Slab;
     use super::*;
     use crate::base::rt::Disk;
     use crate::base::rt::sim::{Sim, SimDisk};
 
-    const SHELF: &str = "/s/a.shelf";
+    const SLAB: &str = "/s/a.slab";
 
     fn note(mark: Mark, size: u64) -> Note {
         Note { key: "k".into(), url: "mem:x".into(), mark, size, ..Note::nobody() }
     }
 
-    /// A shelf's first berth with a file in it.
-    fn docked<F: Future<Output = ()> + Send + 'static>(
-        run: impl FnOnce(SimDisk, Docked) -> F + Send + 'static,
+    /// A slab's first slot with a file in it.
+    fn staged<F: Future<Output = ()> + Send + 'static>(
+        run: impl FnOnce(SimDisk, SlabStage) -> F + Send + 'static,
     ) {
         let sim = Sim::new(5);
         let disk = SimDisk::new(&sim);
         sim.run(async move {
             let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
             as_disk.create_dir(Path::new("/s")).await.unwrap();
-            let (shelf, _file) = Shelf::create(&Folder::on(&as_disk), SHELF.into()).await.unwrap();
-            let docked = Docked::create(shelf.give().unwrap(), &note(Mark::Open, 0)).await.unwrap();
-            run(disk, docked).await;
+            let (slab, _file) = Slab::create(&StagingDir::on(&as_disk), SLAB.into()).await.unwrap();
+            let staged = SlabStage::create(slab.give().unwrap(), &note(Mark::Open, 0)).await.unwrap();
+            run(disk, staged).await;
         })
         .unwrap();
     }
 
     /// What the next run finds.
-    async fn found(disk: &SimDisk) -> Found {
+    async fn found(disk: &SimDisk) -> SlotContents {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let berths = Shelf::open(&Folder::on(&disk), SHELF.into()).await.unwrap();
-        Docked::open(berths[0].clone()).await.unwrap()
+        let slots = Slab::open(&StagingDir::on(&disk), SLAB.into()).await.unwrap();
+        SlabStage::open(slots[0].clone()).await.unwrap()
     }
 
-    async fn left(disk: &SimDisk) -> (Docked, Note, Bytes) {
-        let Found::Left(docked, note, size) = found(disk).await else { panic!("it is not there") };
-        let bytes = docked.read(0, size as usize).await.unwrap();
-        (docked, Note { sum: None, ..note }, bytes)
+    async fn released(disk: &SimDisk) -> (SlabStage, Note, Bytes) {
+        let SlotContents::File(staged, note, size) = found(disk).await else { panic!("it is not there") };
+        let bytes = staged.read(0, size as usize).await.unwrap();
+        (staged, Note { checksum: None, ..note }, bytes)
     }
 
     #[test]
     fn a_file_grows_and_shrinks_with_zeros_in_between() {
-        docked(async |disk, file| {
+        staged(async |disk, file| {
             file.write(3, Bytes::from_static(b"abc")).await.unwrap();
             file.cut(4).await.unwrap();
             file.cut(6).await.unwrap();
-            assert_eq!(left(&disk).await.2, &b"\0\0\0a\0\0"[..]);
+            assert_eq!(released(&disk).await.2, &b"\0\0\0a\0\0"[..]);
             file.write(8, Bytes::from_static(b"x")).await.unwrap();
             file.cut(0).await.unwrap();
             file.write(2, Bytes::from_static(b"y")).await.unwrap();
             file.write(9, Bytes::from_static(b"z")).await.unwrap();
-            let (docked, told, bytes) = left(&disk).await;
+            let (staged, told, bytes) = released(&disk).await;
             assert_eq!((told, &bytes[..]), (note(Mark::Open, 0), &b"\0\0y\0\0\0\0\0\0z"[..]));
             // Nobody knows how far it was written to.
-            docked.write(12, Bytes::from_static(b"!")).await.unwrap();
-            assert_eq!(left(&disk).await.2, &b"\0\0y\0\0\0\0\0\0z\0\0!"[..]);
-            assert_eq!(docked.read(ROOM - 1, 3).await.unwrap(), &[0, 0, 0][..], "no other's bytes");
+            staged.write(12, Bytes::from_static(b"!")).await.unwrap();
+            assert_eq!(released(&disk).await.2, &b"\0\0y\0\0\0\0\0\0z\0\0!"[..]);
+            assert_eq!(staged.read(SLOT_DATA_MAX - 1, 3).await.unwrap(), &[0, 0, 0][..], "no other's bytes");
             assert_eq!(
-                docked.write(ROOM, Bytes::from_static(b"!")).await.unwrap_err().kind(),
+                staged.write(SLOT_DATA_MAX, Bytes::from_static(b"!")).await.unwrap_err().kind(),
                 Kind::Internal
             );
-            assert_eq!(docked.cut(ROOM + 1).await.unwrap_err().kind(), Kind::Internal);
+            assert_eq!(staged.cut(SLOT_DATA_MAX + 1).await.unwrap_err().kind(), Kind::Internal);
         });
     }
 
     #[test]
     fn a_closed_file_is_found_as_it_was_closed() {
-        docked(async |disk, file| {
+        staged(async |disk, file| {
             file.write(0, Bytes::from_static(b"hello")).await.unwrap();
             file.note(&note(Mark::Closed, 5), false).await.unwrap();
-            let (docked, told, bytes) = left(&disk).await;
+            let (staged, told, bytes) = released(&disk).await;
             assert_eq!((told, &bytes[..]), (note(Mark::Closed, 5), &b"hello"[..]));
             // Opened again, and cut off before its note was written: as it is by now.
             file.write(5, Bytes::from_static(b" you")).await.unwrap();
-            let (_, told, bytes) = left(&disk).await;
+            let (_, told, bytes) = released(&disk).await;
             assert_eq!((told.mark, &bytes[..]), (Mark::Closed, &b"hello you"[..]));
             file.note(&note(Mark::Closed, 9), false).await.unwrap();
-            assert_eq!(left(&disk).await.2, &b"hello you"[..]);
-            docked.forget().await.unwrap();
-            assert!(matches!(found(&disk).await, Found::Free));
+            assert_eq!(released(&disk).await.2, &b"hello you"[..]);
+            staged.remove().await.unwrap();
+            assert!(matches!(found(&disk).await, SlotContents::Free));
         });
     }
 
     #[test]
     fn a_closed_file_that_the_disk_lost_is_told() {
-        docked(async |disk, file| {
+        staged(async |disk, file| {
             file.write(0, Bytes::from_static(b"hello")).await.unwrap();
             file.note(&note(Mark::Closed, 5), false).await.unwrap();
-            let rot = |at: u64, bytes: &[u8]| assert!(disk.rot(Path::new(SHELF), at, bytes));
+            let rot = |at: u64, bytes: &[u8]| assert!(disk.rot(Path::new(SLAB), at, bytes));
             rot(DATA + 4, &[0]);
-            let Found::Lost(_, Some(told)) = found(&disk).await else { panic!("the bytes are others") };
+            let SlotContents::Lost(_, Some(told)) = found(&disk).await else {
+                panic!("the bytes are others")
+            };
             assert_eq!((told.key.as_str(), told.size), ("k", 5));
             rot(DATA + 4, b"o");
-            assert_eq!(left(&disk).await.2, &b"hello"[..]);
+            assert_eq!(released(&disk).await.2, &b"hello"[..]);
             rot(0, &[9]);
-            assert!(matches!(found(&disk).await, Found::Lost(_, Some(_))), "no length of ours");
+            assert!(matches!(found(&disk).await, SlotContents::Lost(_, Some(_))), "no length of ours");
             rot(0, &[5]);
             rot(HEAD + 40, &[0]);
-            assert_eq!(left(&disk).await.2, &b"hello"[..], "another note");
+            assert_eq!(released(&disk).await.2, &b"hello"[..], "another note");
             rot(10752 + 40, &[0]);
-            let Found::Lost(lost, None) = found(&disk).await else { panic!("there is no note") };
-            lost.forget().await.unwrap();
-            assert!(matches!(found(&disk).await, Found::Free));
+            let SlotContents::Lost(lost, None) = found(&disk).await else { panic!("there is no note") };
+            lost.remove().await.unwrap();
+            assert!(matches!(found(&disk).await, SlotContents::Free));
         });
     }
 
     #[test]
     fn a_berth_without_a_note_is_nobodys() {
-        docked(async |disk, _| {
+        staged(async |disk, _| {
             let next = 128 << 10;
             let extent = Extent { len: 4096, touched: 0 };
-            assert!(disk.rot(Path::new(SHELF), next, &extent.bytes()));
+            assert!(disk.rot(Path::new(SLAB), next, &extent.bytes()));
             let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
-            let berths = Shelf::open(&Folder::on(&as_disk), SHELF.into()).await.unwrap();
-            assert_eq!(berths[1].start(), next);
-            assert!(matches!(Docked::open(berths[1].clone()).await.unwrap(), Found::Free));
+            let slots = Slab::open(&StagingDir::on(&as_disk), SLAB.into()).await.unwrap();
+            assert_eq!(slots[1].start(), next);
+            assert!(matches!(SlabStage::open(slots[1].clone()).await.unwrap(), SlotContents::Free));
         });
     }
 
@@ -427,15 +429,15 @@ mod tests {
             let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
             as_disk.create_dir(Path::new("/s")).await.unwrap();
             as_disk.sync_dir(Path::new("/")).await.unwrap();
-            let (shelf, open) = Shelf::create(&Folder::on(&as_disk), SHELF.into()).await.unwrap();
-            let docked = Docked::create(shelf.give().unwrap(), &note(Mark::Open, 0)).await.unwrap();
-            docked.note(&note(Mark::Closed, 0), true).await.unwrap();
+            let (slab, open) = Slab::create(&StagingDir::on(&as_disk), SLAB.into()).await.unwrap();
+            let staged = SlabStage::create(slab.give().unwrap(), &note(Mark::Open, 0)).await.unwrap();
+            staged.note(&note(Mark::Closed, 0), true).await.unwrap();
             disk.power_loss();
-            docked.forget().await.unwrap_err();
+            staged.remove().await.unwrap_err();
             // Its file can be opened again.
-            docked.rest();
+            staged.release_fds();
             drop(open);
-            shelf.close().await.unwrap();
+            slab.close().await.unwrap();
             assert_eq!(as_disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
         })
         .unwrap();
@@ -443,16 +445,16 @@ mod tests {
 
     #[test]
     fn what_was_made_durable_is_known() {
-        docked(async |disk, file| {
+        staged(async |disk, file| {
             file.write(0, Bytes::from_static(b"hello")).await.unwrap();
             file.note(&note(Mark::Closed, 5), false).await.unwrap();
             assert!(!file.is_durable());
             file.note(&note(Mark::Closed, 5), true).await.unwrap();
             assert!(file.is_durable());
             disk.power_loss();
-            let (docked, _, bytes) = left(&disk).await;
+            let (staged, _, bytes) = released(&disk).await;
             assert_eq!(bytes, &b"hello"[..]);
-            assert!(docked.is_durable(), "nobody knows whether it was");
+            assert!(staged.is_durable(), "nobody knows whether it was");
         });
     }
 }

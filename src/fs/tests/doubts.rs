@@ -12,7 +12,7 @@ use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
 use crate::fs::object::Errno;
 use crate::fs::ops::Changes;
-use crate::fs::tree::{How, ROOT};
+use crate::fs::tree::{OpenMode, ROOT};
 use crate::store::{Cause, Reach, SimStore, Store as _, When};
 
 const MODE: Changes =
@@ -164,7 +164,7 @@ fn many_sends_after_a_lost_answer_are_no_conflict() {
             set.lost_answer(&user, handle).await;
             user.fs.release(handle).await;
             for n in 0..closes {
-                let handle = user.open("f", How { truncate: true, ..WRITE }, true).await.unwrap();
+                let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
                 user.fs.write(handle, 0, vec![2 + n; 4000].into()).await.unwrap();
                 user.close(handle).await.unwrap();
                 set.sleep(Duration::from_secs(100)).await;
@@ -409,7 +409,7 @@ fn what_is_closed_beside_a_rename_has_the_new_name() {
     assert!(beside > 5, "{beside} were not sent yet: the moments are no test");
 }
 
-const NEW: How = How { truncate: true, ..WRITE };
+const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 
 /// A program copies in several steps; an fsync (or the close of a copied descriptor, or a rename of the directory)
 /// sends what there is beside the next step.

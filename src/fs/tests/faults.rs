@@ -13,7 +13,7 @@ use crate::cache::DiskCache;
 use crate::fs::object::{Errno, Meta as _, MountOptions};
 use crate::fs::ops::Fs;
 use crate::fs::staging::take_over;
-use crate::fs::tree::{How, Pending};
+use crate::fs::tree::{OpenMode, Pending};
 use crate::store::{
     Attrs, Bucket as _, ByteRange, Cause, FileStore, MemStore, Reach, SimStore, Store as _, When,
 };
@@ -51,7 +51,7 @@ fn no_update_is_lost_silently() {
             let mut open = Vec::new();
             let mounts: Vec<_> = users.iter().map(|user| user.fs.clone()).collect();
             for (i, user) in users.into_iter().enumerate() {
-                let handle = user.open("f", How { truncate: i == 1, ..WRITE }, true).await.unwrap();
+                let handle = user.open("f", OpenMode { truncate: i == 1, ..WRITE }, true).await.unwrap();
                 let bytes = Bytes::from(format!("written by {i}"));
                 user.fs.write(handle, 0, bytes).await.unwrap();
                 open.push((user, handle));
@@ -97,12 +97,12 @@ fn equal_times_do_not_make_an_object_ours() {
     let (world, inside) = (sim.clone(), store.clone());
     sim.run(async move {
         let user = User::simulated(&world, inside.clone(), "").await;
-        let handle = user.open("f", How { truncate: true, ..WRITE }, true).await.unwrap();
+        let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
         user.fs.write(handle, 0, Bytes::from_static(b"ours")).await.unwrap();
-        let facts = user.stat("f").await.unwrap().facts;
+        let attributes = user.stat("f").await.unwrap().attributes;
         let mut attrs = Attrs::default();
-        attrs.set_time("mtime", facts.mtime);
-        attrs.set_time("ctime", facts.ctime);
+        attrs.set_time("mtime", attributes.mtime);
+        attrs.set_time("ctime", attributes.ctime);
         let theirs = Bytes::from_static(b"them");
         inside.contents().put_with("f", theirs, &attrs, When::Always, Cause::File).await.unwrap();
         assert_eq!(user.close(handle).await.unwrap_err().errno, Errno::STALE);
@@ -280,7 +280,7 @@ fn unsent_files_survive_a_kill() {
     let first = |user: User, store: Arc<SimStore>| async move {
         user.put("sent", b"sent").await.unwrap();
         user.put("long", &[1; 20_000]).await.unwrap();
-        let handle = user.open("unsent", How { truncate: true, ..WRITE }, true).await.unwrap();
+        let handle = user.open("unsent", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
         user.fs.write(handle, 0, Bytes::from_static(b"precious")).await.unwrap();
         store.faults(|f| f.reach = Reach::Refuses);
         assert_eq!(user.fs.flush(handle).await.unwrap_err().errno, Errno::IO);
@@ -288,9 +288,9 @@ fn unsent_files_survive_a_kill() {
         let open = user.open("unsent", WRITE, false).await.unwrap();
         assert_eq!(user.read(open, 0, 99).await.unwrap(), "precious", "here it is still seen");
         store.faults(|f| f.reach = Reach::Up);
-        let open = user.open("open", How { truncate: true, ..WRITE }, true).await.unwrap();
+        let open = user.open("open", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
         user.fs.write(open, 0, Bytes::from_static(b"never closed")).await.unwrap();
-        let open = user.open("long", How { append: true, ..WRITE }, false).await.unwrap();
+        let open = user.open("long", OpenMode { append: true, ..WRITE }, false).await.unwrap();
         store.faults(|f| f.reach = Reach::Refuses);
         user.fs.write(open, 0, Bytes::from_static(b"end")).await.unwrap();
     };
@@ -317,7 +317,7 @@ fn a_mount_leaves_a_hung_store_soon() {
             let user = User::mount(world.rt(), disk.clone(), inside.clone(), options, STAGING).await;
             let mut open = Vec::new();
             for i in 0..FILES {
-                let how = How { truncate: true, ..WRITE };
+                let how = OpenMode { truncate: true, ..WRITE };
                 open.push(user.open(&format!("f{i}"), how, true).await.unwrap());
             }
             inside.faults(|f| (f.reach, f.patience) = (reach, Duration::from_secs(1 << 30)));
@@ -362,7 +362,7 @@ fn what_waits_in_another_folder_is_taken_over() {
             inside.faults(|f| f.reach = Reach::Up);
             let options = "flush=local,deadline=1";
             let user = User::mount(world.rt(), disk.clone(), inside.clone(), options, staging).await;
-            let handle = user.open(name, How { truncate: true, ..WRITE }, true).await.unwrap();
+            let handle = user.open(name, OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
             inside.faults(|f| f.reach = Reach::Refuses);
             user.fs.write(handle, 0, Bytes::from_static(b"precious")).await.unwrap();
             user.close(handle).await.unwrap();
@@ -390,13 +390,13 @@ fn what_waits_in_another_folder_is_taken_over() {
     assert_eq!(staged(&files), [""; 0]);
 }
 
-/// A whole object is never replaced by half of one: what a killed daemon was in the middle of is kept beside.
+/// A whole object is never replaced by half of one: what a killed daemon was in the middle of becomes a conflict copy.
 /// Promise: A whole object is never replaced by half of one.
 #[test]
 fn an_unfinished_rewrite_is_kept_beside() {
     let first = |user: User, _| async move {
         user.put("f", b"whole").await.unwrap();
-        let handle = user.open("f", How { truncate: true, ..WRITE }, false).await.unwrap();
+        let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
         user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
     };
     let (store, disk) = two_lives(5, "", first, nothing);
@@ -408,7 +408,7 @@ fn an_unfinished_rewrite_is_kept_beside() {
 
 /// `f` is closed on this host while the store can't be reached.
 async fn close_unsent(user: &User, store: &SimStore) {
-    let handle = user.open("f", How { truncate: true, ..WRITE }, true).await.unwrap();
+    let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
     store.faults(|f| f.reach = Reach::Refuses);
     user.fs.write(handle, 0, Bytes::from_static(b"closed")).await.unwrap();
     user.close(handle).await.unwrap();
@@ -425,7 +425,7 @@ fn a_closed_version_outlives_a_rewrite_that_is_cut_off() {
                 user.fs.idle().await;
             }
             close_unsent(&user, &store).await;
-            let handle = user.open("f", How { truncate: true, ..WRITE }, false).await.unwrap();
+            let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
             user.fs.write(handle, 0, Bytes::from(half)).await.unwrap();
             assert_eq!(user.read(handle, 0, 99).await.unwrap(), half, "here it is seen as written");
         };
@@ -438,7 +438,7 @@ fn a_closed_version_outlives_a_rewrite_that_is_cut_off() {
     }
 }
 
-/// What is sent behind is what was closed, not what a process has begun to write over it since.
+/// What write-back sends is what was closed, not what a process has begun to write over it since.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn what_was_closed_is_sent_while_it_is_written_anew() {
@@ -449,7 +449,7 @@ fn what_was_closed_is_sent_while_it_is_written_anew() {
     sim.run(async move {
         let user = User::mount(world.rt(), disk, inside.clone(), "flush=local,deadline=1", STAGING).await;
         close_unsent(&user, &inside).await;
-        let handle = user.open("f", How { truncate: true, ..WRITE }, false).await.unwrap();
+        let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
         user.fs.write(handle, 0, Bytes::from_static(b"half")).await.unwrap();
         inside.faults(|f| f.reach = Reach::Up);
         world.rt().sleep(Duration::from_secs(60)).await;
@@ -540,7 +540,7 @@ fn kills_at_any_moment_lose_nothing_closed() {
         let promised = closed.clone();
         sim.run(async move {
             inside.faults(|f| (f.lost, f.late) = (40, Duration::from_millis(300)));
-            for life in 0..4u8 {
+            for generation in 0..4u8 {
                 let process = world.process();
                 let (rt, disk, bucket) = (process.rt(), again.clone(), inside.clone());
                 let (at, promised) = (world.clone(), promised.clone());
@@ -550,12 +550,13 @@ fn kills_at_any_moment_lose_nothing_closed() {
                         let user = User::mount(rt, disk, bucket, options, STAGING).await;
                         loop {
                             let key = format!("f{}", at.below(4));
-                            // On both sides of what a berth takes.
+                            // On both sides of what a slot takes.
                             let most = if at.below(4) == 0 { 120_000 } else { 9000 };
-                            let bytes = vec![life * 16 + at.below(16) as u8; 1 + at.below(most) as usize];
+                            let bytes =
+                                vec![generation * 16 + at.below(16) as u8; 1 + at.below(most) as usize];
                             let before = promised.lock().get(&key).cloned().unwrap_or_default();
                             let fresh = before.len() != 1 || at.below(2) == 0;
-                            let how = How { truncate: fresh, append: !fresh, ..WRITE };
+                            let how = OpenMode { truncate: fresh, append: !fresh, ..WRITE };
                             let want = match fresh {
                                 false => [&before[0][..], &bytes].concat(),
                                 true => bytes.clone(),
@@ -647,7 +648,7 @@ fn what_was_removed_stays_removed() {
         let (world, inside) = (sim.clone(), store.clone());
         sim.run(async move {
             let user = User::simulated(&world, inside.clone(), "").await;
-            let handle = user.open("f", How { truncate: true, ..WRITE }, true).await.unwrap();
+            let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
             user.fs.write(handle, 0, Bytes::from_static(b"x")).await.unwrap();
             let closer = user.clone();
             let closing = world.rt().spawn(async move { closer.close(handle).await.map_err(|f| f.errno) });

@@ -9,15 +9,15 @@ use bytes::Bytes;
 use super::user::{User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::rt::{Disk, OpenHow};
-use crate::fs::tree::How;
-use crate::fs::{Keep, Kept};
+use crate::fs::tree::OpenMode;
+use crate::fs::{KeptFile, KeptFiles};
 use crate::store::{Reach, SimStore, Store as _};
 
 const ROOT: &str = "/staging";
 const FOLDER: &str = "/staging/bucket";
 
 async fn write(user: &User, name: &str, bytes: &[u8]) {
-    let handle = user.open(name, How { truncate: true, ..WRITE }, true).await.unwrap();
+    let handle = user.open(name, OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
     user.fs.write(handle, 0, Bytes::copy_from_slice(bytes)).await.unwrap();
     user.close(handle).await.unwrap();
 }
@@ -40,7 +40,7 @@ fn what_is_kept_is_listed_copied_out_and_dropped() {
         user.fs.idle().await;
         // Opened before the store goes: an open asks it.
         let large = vec![7; 300_000];
-        let how = How { truncate: true, ..WRITE };
+        let how = OpenMode { truncate: true, ..WRITE };
         let (one, two) =
             (user.open("small", how, true).await.unwrap(), user.open("d/large", how, true).await.unwrap());
         inside.faults(|f| f.reach = Reach::Refuses);
@@ -49,36 +49,36 @@ fn what_is_kept_is_listed_copied_out_and_dropped() {
             user.close(handle).await.unwrap();
         }
         let shared = disk.clone() as Arc<dyn Disk>;
-        let list = async || Keep::open(&shared, Path::new(ROOT)).await.unwrap().list();
+        let list = async || KeptFiles::open(&shared, Path::new(ROOT)).await.unwrap().list();
         assert_eq!(list().await, [], "a mount has them");
         user.fs.finish().await;
         let url = inside.url().to_owned();
         let seen: Vec<(String, String, u64, bool)> = list()
             .await
             .into_iter()
-            .map(|Kept { url, key, bytes, partly, .. }| (url, key, bytes, partly))
+            .map(|KeptFile { url, key, bytes, partly, .. }| (url, key, bytes, partly))
             .collect();
         let kept = |key: &str, bytes| (url.clone(), key.to_owned(), bytes, false);
         assert_eq!(seen, [kept("d/large", 300_000), kept("small", 5)]);
 
         disk.create_dir(Path::new("/out")).await.unwrap();
         disk.open(Path::new("/out/small"), OpenHow::CreateNew).await.unwrap();
-        let keep = Keep::open(&shared, Path::new(ROOT)).await.unwrap();
+        let keep = KeptFiles::open(&shared, Path::new(ROOT)).await.unwrap();
         let (copied, result) = keep.only(&url).copy_out(Path::new("/out")).await;
         assert_eq!(copied, [Path::new("/out/d/large")]);
         assert!(result.unwrap_err().to_string().contains("/out/small"));
         assert_eq!(content(&disk, "/out/d/large").await, large);
-        let keep = Keep::open(&shared, Path::new(ROOT)).await.unwrap();
+        let keep = KeptFiles::open(&shared, Path::new(ROOT)).await.unwrap();
         let (copied, result) = keep.only(&url).copy_out(Path::new("/other")).await;
         result.unwrap();
         assert_eq!((copied.len(), content(&disk, "/other/small").await), (2, Bytes::from_static(b"small")));
 
         assert_eq!(list().await.len(), 2, "copies take nothing away");
         assert_eq!(
-            Keep::open(&shared, Path::new(ROOT)).await.unwrap().only("elsewhere").drop_all().await.0,
+            KeptFiles::open(&shared, Path::new(ROOT)).await.unwrap().only("elsewhere").drop_all().await.0,
             0
         );
-        assert_eq!(Keep::open(&shared, Path::new(ROOT)).await.unwrap().only(&url).drop_all().await.0, 2);
+        assert_eq!(KeptFiles::open(&shared, Path::new(ROOT)).await.unwrap().only(&url).drop_all().await.0, 2);
         assert_eq!(list().await, []);
         inside.faults(|f| f.reach = Reach::Up);
         let user = User::mount(world.rt(), disk.clone(), inside.clone(), options, FOLDER).await;
@@ -104,7 +104,7 @@ fn what_waits_is_left_to_the_mount_that_comes_next() {
             write(&user, &format!("f{i}"), b"x").await;
         }
         user.forget_all();
-        user.fs.leave_to_next();
+        user.fs.hand_over();
         user.fs.finish().await;
         let sent = inside.contents().keys().len() as u64;
         assert!(sent < FILES / 2, "{sent} files were sent");

@@ -22,7 +22,7 @@ async fn all(user: &User, dir: u64, plus: bool, depth: usize, out: &mut Vec<(Str
     for item in items {
         let entry = user.step(dir, &item.name).await.unwrap();
         assert_eq!(
-            entry.facts.is_dir(),
+            entry.attributes.is_dir(),
             item.dir,
             "{:?}",
             (String::from_utf8_lossy(&item.name), &item.key, item.dir)
@@ -30,7 +30,7 @@ async fn all(user: &User, dir: u64, plus: bool, depth: usize, out: &mut Vec<(Str
         if item.dir {
             Box::pin(all(user, entry.ino, plus, depth + 1, out)).await;
         } else {
-            assert_eq!(entry.facts.size, item.facts.size);
+            assert_eq!(entry.attributes.size, item.attributes.size);
             let handle = user.fs.open_file(entry.ino, READ).await.unwrap().handle;
             let bytes = user.read(handle, 0, 1 << 20).await.unwrap();
             user.close(handle).await.unwrap();

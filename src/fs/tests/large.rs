@@ -11,12 +11,12 @@ use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::cache::DiskCache;
 use crate::fs::object::{Errno, MountOptions};
 use crate::fs::ops::{Changes, Fs};
-use crate::fs::tree::How;
+use crate::fs::tree::OpenMode;
 use crate::store::{
     Bucket as _, ByteRange, Cause, MemStore, Patience, Reach, Retrying, SimStore, Store as _, When,
 };
 
-const NEW: How = How { truncate: true, ..WRITE };
+const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 const MIB: u64 = 1 << 20;
 
 async fn body(store: &MemStore, key: &str) -> Bytes {
@@ -29,7 +29,7 @@ fn at(seed: u64, len: usize) -> Vec<u8> {
 
 /// A large file's life: written in order with jumps back, cut, grown, appended to, edited, closed, opened again; each
 /// time the object is what a plain array says.
-async fn life(world: &World, user: &User, store: &MemStore) {
+async fn generation(world: &World, user: &User, store: &MemStore) {
     let mut want: Vec<u8> = Vec::new();
     let mut handle = user.open("f", NEW, true).await.unwrap();
     for step in 0..50 {
@@ -79,7 +79,7 @@ fn large_files_are_what_was_written() {
         let (world, inside) = (sim.clone(), store.clone());
         sim.run(async move {
             let user = User::simulated(&world, inside.clone(), "").await;
-            life(&world, &user, inside.contents()).await;
+            generation(&world, &user, inside.contents()).await;
             let left = inside.contents().multipart_list("", Cause::File).await.unwrap();
             assert!(left.is_empty(), "seed {seed}: uploads are left: {left:?}");
         })
@@ -121,8 +121,8 @@ fn a_large_file_leaves_while_it_is_written() {
         user.forget_all();
         world.rt().sleep(Duration::from_secs(20)).await;
         let again = user.stat("g").await.unwrap();
-        assert_eq!((again.facts.mtime.0, again.facts.mode), (7, 0o100640));
-        assert_eq!(user.stat("f.bin").await.unwrap().facts.mtime, stat.facts.mtime);
+        assert_eq!((again.attributes.mtime.0, again.attributes.mode), (7, 0o100640));
+        assert_eq!(user.stat("f.bin").await.unwrap().attributes.mtime, stat.attributes.mtime);
     })
     .unwrap();
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::user::User;
 use crate::base::rt::sim::Sim;
 use crate::base::{Error, Kind, Result};
-use crate::fs::tree::{Feed, Line, Pages, ROOT};
+use crate::fs::tree::{ListedEntry, PageSource, ParallelListing, ROOT};
 use crate::store::{Cause, Etag, Listed, MemStore, Page, SimStore, Store as _, When};
 
 const MS: Duration = Duration::from_millis(1);
@@ -197,7 +197,7 @@ enum Order {
 }
 
 /// A directory of small pages.
-struct Folder {
+struct StagingDir {
     order: Order,
     /// Component, and whether it is a group.
     names: Vec<(String, bool)>,
@@ -207,8 +207,8 @@ struct Folder {
     asked: Mutex<u64>,
 }
 
-impl Folder {
-    fn new(order: Order, names: BTreeSet<(String, bool)>, most: usize) -> Folder {
+impl StagingDir {
+    fn new(order: Order, names: BTreeSet<(String, bool)>, most: usize) -> StagingDir {
         let mut names: Vec<_> = names.into_iter().collect();
         let whole = |(c, group): &(String, bool)| format!("{c}{}", if *group { "/" } else { "" });
         match order {
@@ -216,7 +216,7 @@ impl Folder {
             Order::Tree => names.sort(),
             Order::None => names.sort_by_key(|n| hash(xxhash_rust::xxh3::xxh3_64(n.0.as_bytes()))),
         }
-        Folder { order, names, most, failing: Mutex::default(), asked: Mutex::default() }
+        StagingDir { order, names, most, failing: Mutex::default(), asked: Mutex::default() }
     }
 
     fn begin(&self, after: &str) -> usize {
@@ -230,7 +230,7 @@ impl Folder {
 }
 
 #[async_trait]
-impl Pages for Folder {
+impl PageSource for StagingDir {
     async fn page(&self, after: Option<String>) -> Result<Page> {
         let n = {
             let mut asked = self.asked.lock();
@@ -267,18 +267,18 @@ impl Pages for Folder {
     }
 }
 
-/// What a feed gives of a folder, names with their slashes; and how many requests it took.
-fn fed(folder: Folder) -> (Vec<String>, u64) {
+/// What a parallel listing gives of a folder, names with their slashes; and how many requests it took.
+fn fed(folder: StagingDir) -> (Vec<String>, u64) {
     let sim = Sim::new(11);
     let world = sim.clone();
     let out = sim.run(async move {
         let folder = Arc::new(folder);
-        let mut feed = Feed::new(world.rt(), folder.clone());
+        let mut listing = ParallelListing::new(world.rt(), folder.clone());
         let mut out = Vec::new();
         loop {
-            match feed.next().await {
+            match listing.next().await {
                 Ok((lines, ended)) => {
-                    out.extend(lines.iter().map(|l: &Line| l.key()["p/".len()..].to_owned()));
+                    out.extend(lines.iter().map(|l: &ListedEntry| l.key()["p/".len()..].to_owned()));
                     if ended {
                         break;
                     }
@@ -286,7 +286,7 @@ fn fed(folder: Folder) -> (Vec<String>, u64) {
                 Err(why) => assert_eq!(why.kind(), Kind::Unavailable),
             }
         }
-        assert!(feed.next().await.unwrap().1, "the end stays the end");
+        assert!(listing.next().await.unwrap().1, "the end stays the end");
         let asked = *folder.asked.lock();
         (out, asked)
     });
@@ -315,7 +315,7 @@ proptest! {
     ) {
         let want: Vec<String> =
             names.iter().map(|(c, group)| format!("{c}{}", if *group { "/" } else { "" })).collect();
-        let folder = Folder::new(order, names, most);
+        let folder = StagingDir::new(order, names, most);
         *folder.failing.lock() = failing.iter().map(|n| (*n, ())).collect();
         let (mut got, asked) = fed(folder);
         got.sort();
@@ -323,7 +323,7 @@ proptest! {
         want.sort();
         let pages = want.len().div_ceil(most).max(1) as u64;
         prop_assert_eq!(got, want);
-        // Each failure may cost a stretch what it had ahead.
+        // Each failure may cost a range what it had listed ahead.
         let most = if order == Order::Deaf { pages * 3 } else { pages * 11 / 10 } + 8 + failing.len() as u64 * 13;
         prop_assert!(asked <= most, "{asked} requests for {pages} pages");
     }
@@ -333,7 +333,7 @@ proptest! {
 #[test]
 fn without_an_order_nothing_is_divided() {
     let names: BTreeSet<_> = (0..500).map(|i| (format!("{i:03}"), false)).collect();
-    let (mut got, asked) = fed(Folder::new(Order::None, names.clone(), 10));
+    let (mut got, asked) = fed(StagingDir::new(Order::None, names.clone(), 10));
     got.sort();
     assert_eq!(got, names.into_iter().map(|(c, _)| c).collect::<Vec<_>>());
     assert_eq!(asked, 50);
@@ -354,8 +354,8 @@ fn a_page_tells_nothing_of_a_name_that_goes_on_behind_it() {
         for i in 0..3 {
             user.stat(&format!("d/f{i:03}")).await.unwrap();
         }
-        assert!(user.stat("d/g").await.unwrap().facts.is_dir());
-        assert!(!user.stat("d/f998").await.unwrap().facts.is_dir());
+        assert!(user.stat("d/g").await.unwrap().attributes.is_dir());
+        assert!(!user.stat("d/f998").await.unwrap().attributes.is_dir());
     })
     .unwrap();
 }

@@ -15,7 +15,7 @@ use super::user::{ME, READ, STAGING, User, WRITE, parts};
 use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::fs::object::{Errno, Op};
 use crate::fs::ops::Changes;
-use crate::fs::tree::How;
+use crate::fs::tree::OpenMode;
 use crate::store::{MemStore, SimStore};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +71,7 @@ impl Model {
         direct.filter(|(name, _)| !name.contains('/')).collect()
     }
 
-    fn open(&mut self, path: &str, how: How, create: bool) -> Answer<usize> {
+    fn open(&mut self, path: &str, how: OpenMode, create: bool) -> Answer<usize> {
         match self.thing(path) {
             Ok(_) if create && how.exclusive => Err(Errno::EXIST),
             Ok(Thing::Dir) => Err(Errno::ISDIR),
@@ -133,7 +133,7 @@ impl Model {
 struct Held {
     handle: u64,
     file: usize,
-    how: How,
+    how: OpenMode,
 }
 
 /// A run: the model, the mounts, what is open.
@@ -186,8 +186,11 @@ impl Run {
         let flag = |n: u64| self.world.below(n) == 0;
         let write = flag(2);
         let (append, truncate, exclusive) = (write && flag(4), write && flag(4), flag(5));
-        let how =
-            if write { How { append, truncate, exclusive, ..WRITE } } else { How { exclusive, ..READ } };
+        let how = if write {
+            OpenMode { append, truncate, exclusive, ..WRITE }
+        } else {
+            OpenMode { exclusive, ..READ }
+        };
         let create = write && !flag(3);
         let model = self.model.open(&path, how, create);
         // A directory may be opened for reading; that is the kernel's to know.
@@ -216,7 +219,7 @@ impl Run {
                 let real = user.fs.setattr(ino, changes, Some(handle)).await;
                 self.model.files[file].bytes.resize(size as usize, 0);
                 let (entry, ()) = self.same("ftruncate", real, Ok(())).unwrap();
-                assert_eq!(entry.facts.size, size);
+                assert_eq!(entry.attributes.size, size);
             }
             3 => {
                 let real = user.fs.fsync(handle).await;
@@ -238,7 +241,7 @@ impl Run {
         }
     }
 
-    async fn write(&mut self, handle: u64, file: usize, how: How) {
+    async fn write(&mut self, handle: u64, file: usize, how: OpenMode) {
         let data = self.noise(50_000);
         let bytes = &mut self.model.files[file].bytes;
         let offset = if how.append { bytes.len() as u64 } else { self.world.below(60_000) };
@@ -343,12 +346,12 @@ impl Run {
         match thing {
             Thing::File(id) => {
                 let want = &self.model.files[id];
-                assert_eq!(entry.facts.size, want.bytes.len() as u64, "{note}");
-                assert_eq!(entry.facts.mode, 0o100000 | want.mode, "{note}");
+                assert_eq!(entry.attributes.size, want.bytes.len() as u64, "{note}");
+                assert_eq!(entry.attributes.mode, 0o100000 | want.mode, "{note}");
             }
-            Thing::Dir => assert!(entry.facts.is_dir(), "{note}"),
+            Thing::Dir => assert!(entry.attributes.is_dir(), "{note}"),
             Thing::Link(target) => {
-                assert!(entry.facts.is_link(), "{note}");
+                assert!(entry.attributes.is_link(), "{note}");
                 assert_eq!(user.fs.readlink(entry.ino).await.unwrap(), target, "{note}");
             }
         }

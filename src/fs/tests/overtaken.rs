@@ -8,10 +8,10 @@ use super::faults::{body, nothing, staged, two_lives};
 use super::user::{READ, User, WRITE};
 use crate::base::rt::sim::Sim;
 use crate::fs::object::Errno;
-use crate::fs::tree::How;
+use crate::fs::tree::OpenMode;
 use crate::store::{Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
-const NEW: How = How { truncate: true, ..WRITE };
+const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 
 /// With `flush=local` as well a copy that the store is to make is stored when its close returns: this host has no byte
 /// of it.

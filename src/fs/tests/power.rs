@@ -78,7 +78,7 @@ fn noise(world: &World, most: u64) -> Vec<u8> {
     vec![1 + world.below(255) as u8; 1 + world.below(most) as usize]
 }
 
-/// Lengths on both sides of what a berth takes.
+/// Lengths on both sides of what a slot takes.
 fn length(world: &World) -> u64 {
     if world.below(4) == 0 { 120_000 } else { 9000 }
 }
@@ -166,7 +166,7 @@ fn losses_of_power_lose_nothing_synced() {
         let told = sim.run(async move {
             let promised = Shared::default();
             let mut told = 0;
-            for life in 0..4 {
+            for generation in 0..4 {
                 let process = world.process();
                 let (rt, its, bucket) = (process.rt(), disk.clone(), store.clone());
                 let (at, ours) = (world.clone(), promised.clone());
@@ -179,7 +179,7 @@ fn losses_of_power_lose_nothing_synced() {
                         // What failed promised nothing.
                         let _ = match at.below(2) {
                             0 => put_closed(&user, &at, &ours).await,
-                            _ => change_synced(&user, &at, &ours, 3 * (life + 1)).await,
+                            _ => change_synced(&user, &at, &ours, 3 * (generation + 1)).await,
                         };
                         user.forget_all();
                     }
@@ -192,7 +192,7 @@ fn losses_of_power_lose_nothing_synced() {
                 world.rt().sleep(Duration::from_secs(10)).await;
                 let unsent = mount_again(&world, &disk, &store).await;
                 told += unsent.len();
-                check(&store, &promised, &unsent, &format!("seed {seed} life {life}")).await;
+                check(&store, &promised, &unsent, &format!("seed {seed} life {generation}")).await;
             }
             told
         });
@@ -319,7 +319,7 @@ fn a_change_of_stage_that_fails_leaves_no_second_file() {
     }
 }
 
-/// A file that is written anew and outgrows a berth before it is closed leaves the synced version standing.
+/// A file that is written anew and outgrows a slot before it is closed leaves the synced version standing.
 #[test]
 fn what_is_not_closed_takes_no_place() {
     for seed in 0..60 {
@@ -483,7 +483,7 @@ fn a_sync_that_failed_replaces_no_synced_version() {
             disk.faults(|f| f.sync_fails = 1000);
             user.fs.fsync(handle).await.unwrap_err();
             disk.faults(|f| f.sync_fails = 0);
-            // In a berth it moves to a sound place; in a file of its own the disk can't tell what it has lost.
+            // In a slot it moves to a sound place; in a file of its own the disk can't tell what it has lost.
             user.fs.write(handle, len as u64, vec![2; 10].into()).await.unwrap();
             assert_eq!(user.fs.flush(handle).await.is_ok(), len < 100_000);
         };

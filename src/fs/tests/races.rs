@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use super::faults::{body, staged};
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::fs::object::{Errno, Facts, Ns, Op, S_IFMT};
+use crate::fs::object::{Attributes, Errno, Ns, Op, S_IFMT};
 use crate::fs::ops::{Changes, Entry};
-use crate::fs::tree::{How, ROOT};
+use crate::fs::tree::{OpenMode, ROOT};
 use crate::store::{Cause, SimStore, Store as _, When};
 
 const DIR: &str = "d";
@@ -77,14 +77,14 @@ impl Truth {
     }
 
     /// What stays as it is keeps its times.
-    fn times(&self, path: &str, mark: usize, facts: &Facts) {
-        let (mtime, ctime) = (facts.mtime, facts.ctime);
+    fn times(&self, path: &str, mark: usize, attributes: &Attributes) {
+        let (mtime, ctime) = (attributes.mtime, attributes.ctime);
         self.with(path, |h| match h.times {
             _ if h.states.len() != mark + 1 => {}
             Some((at, m, c)) if at == mark => {
                 assert!(
                     (m, c) == (mtime, ctime),
-                    "{path}: its times change by themselves: {m:?} {c:?} {facts:?}"
+                    "{path}: its times change by themselves: {m:?} {c:?} {attributes:?}"
                 )
             }
             _ => h.times = Some((mark, mtime, ctime)),
@@ -128,7 +128,7 @@ impl Seen {
 }
 
 fn shown(entry: &Entry) -> (u64, u32) {
-    (entry.facts.size, entry.facts.mode & !S_IFMT)
+    (entry.attributes.size, entry.attributes.mode & !S_IFMT)
 }
 
 struct Writer {
@@ -165,7 +165,8 @@ impl Writer {
             user.fs.forget(entry.ino, 1);
             opened.handle
         } else {
-            self.change(&[(path, Some(empty))], user.open(path, How { truncate: true, ..WRITE }, false)).await
+            self.change(&[(path, Some(empty))], user.open(path, OpenMode { truncate: true, ..WRITE }, false))
+                .await
         };
         let state = State { size: 1 + self.world.below(3000), value: self.count, ..empty };
         let bytes = Bytes::from(vec![state.value; state.size as usize]);
@@ -223,7 +224,7 @@ async fn watch_one(user: &User, truth: &Truth, paths: &[String], world: &World) 
         match found {
             Ok(entry) => {
                 truth.followed(&marks, path).is("stat", Some(shown(&entry)));
-                truth.times(path, mark, &entry.facts);
+                truth.times(path, mark, &entry.attributes);
             }
             Err(f) if f.errno == Errno::NOENT => seen.is("stat", None),
             Err(f) => assert!(f.errno == Errno::STALE && seen.moved(), "stat {path}: {f:?} {seen:?}"),
@@ -264,7 +265,7 @@ async fn watch_all(user: &User, truth: &Truth, paths: &[String]) {
             // Changed here since it was listed, and forgotten: the name is told, and to believe nothing of it.
             let current = {
                 let inodes = user.fs.inodes.lock();
-                let holds = item.ticket.is_some_and(|ticket| user.fs.known.holds(&item.key, ticket));
+                let holds = item.seq.is_some_and(|seq| user.fs.name_cache.is_current(&item.key, seq));
                 holds || inodes.at(&item.key, false).is_some()
             };
             let entry = user.fs.adopt_item(&item);
@@ -543,7 +544,7 @@ fn an_append_beside_a_chmod_that_meets_anothers_object_is_behind_its_end() {
         let (closed, is) = sim
             .run(async move {
                 let user = User::mount(world.rt(), disk, inside.clone(), "", STAGING).await;
-                let handle = user.open("f", How { append: true, ..WRITE }, true).await.unwrap();
+                let handle = user.open("f", OpenMode { append: true, ..WRITE }, true).await.unwrap();
                 user.fs.write(handle, 0, vec![1; 5000].into()).await.unwrap();
                 user.fs.fsync(handle).await.unwrap();
                 let other = Arc::new(SimDisk::new(&world));
@@ -561,7 +562,11 @@ fn an_append_beside_a_chmod_that_meets_anothers_object_is_behind_its_end() {
                 (closed, body(inside.contents(), "f").await.unwrap())
             })
             .unwrap();
-        let behind = [vec![3; 8000], vec![2; 1000]].concat();
-        assert!(if closed { is == behind } else { is == vec![3; 8000] }, "seed {seed}: {} bytes", is.len());
+        let writeback = [vec![3; 8000], vec![2; 1000]].concat();
+        assert!(
+            if closed { is == writeback } else { is == vec![3; 8000] },
+            "seed {seed}: {} bytes",
+            is.len()
+        );
     }
 }

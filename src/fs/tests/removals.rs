@@ -40,20 +40,20 @@ fn who_empties_a_directory_is_spared_questions_and_nobody_is_told_less() {
         remove(0..10).await;
         store.take();
         let vague = other.step(dir, b"f30").await.unwrap();
-        assert_eq!((vague.ttl, vague.facts.size, store.take().as_str()), (Duration::ZERO, 5000, ""));
+        assert_eq!((vague.ttl, vague.attributes.size, store.take().as_str()), (Duration::ZERO, 5000, ""));
         let exact = other.fs.getattr(vague.ino).await.unwrap();
-        assert_eq!((exact.facts.mode & 0o7777, store.take().as_str()), (0o604, "1 head"));
+        assert_eq!((exact.attributes.mode & 0o7777, store.take().as_str()), (0o604, "1 head"));
         assert!(exact.ttl > Duration::ZERO);
         // What may be a link is looked at.
-        assert!(other.step(dir, b"link").await.unwrap().facts.is_link());
-        assert!(other.step(dir, b"short").await.unwrap().facts.exact);
+        assert!(other.step(dir, b"link").await.unwrap().attributes.is_link());
+        assert!(other.step(dir, b"short").await.unwrap().attributes.exact);
         assert_eq!(store.take(), "2 head");
 
         // There the kernel goes by who owns a file.
         chmod(&user, "d", 0o1777).await;
         remove(10..20).await;
         store.take();
-        assert!(other.step(dir, b"f31").await.unwrap().facts.exact);
+        assert!(other.step(dir, b"f31").await.unwrap().attributes.exact);
         assert_eq!(store.take(), "1 head");
 
         chmod(&user, "d", 0o755).await;
@@ -61,7 +61,7 @@ fn who_empties_a_directory_is_spared_questions_and_nobody_is_told_less() {
         world.rt().sleep(Duration::from_millis(300)).await;
         store.take();
         let after = other.step(dir, b"f32").await.unwrap();
-        assert!(after.facts.exact && after.ttl > Duration::ZERO, "it is emptied no more");
+        assert!(after.attributes.exact && after.ttl > Duration::ZERO, "it is emptied no more");
         assert_eq!(store.take(), "1 head");
         user.fs.finish().await;
     })

@@ -11,7 +11,7 @@ use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
 use crate::fs::object::{Errno, MountOptions};
 use crate::fs::ops::{Changes, Fs};
-use crate::fs::tree::How;
+use crate::fs::tree::OpenMode;
 use crate::store::{Cause, Reach, SimStore, Store as _, When};
 
 /// A file is renamed to and fro while it is written and synced: whatever was synced last is in the bucket, once.
@@ -26,7 +26,7 @@ fn a_rename_loses_nothing_that_is_being_sent() {
             let user = User::simulated(&world, inside.clone(), "").await;
             let folders = seed % 2 == 0;
             user.mkdir("d").await.unwrap();
-            let handle = user.open("d/f", How { truncate: true, ..WRITE }, true).await.unwrap();
+            let handle = user.open("d/f", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
             let (mover, rt) = (user.clone(), world.rt());
             let moving = rt.spawn(async move {
                 for i in 0..6 {
@@ -351,7 +351,7 @@ fn a_directory_renamed_over_another_keeps_its_mode() {
                 world.rt().sleep(Duration::from_secs(1)).await;
                 let next = User::mount(world.rt(), disk, store.clone(), "", STAGING).await;
                 let [a, b] = [next.stat("a").await, next.stat("b").await];
-                let [a, b] = [a, b].map(|found| found.ok().map(|entry| entry.facts.mode & 0o7777));
+                let [a, b] = [a, b].map(|found| found.ok().map(|entry| entry.attributes.mode & 0o7777));
                 let is = if marked { 0o700 } else { 0o755 };
                 let name = key.strip_prefix("a/").unwrap();
                 let moved = next.get(&format!("b/{name}")).await.is_ok();

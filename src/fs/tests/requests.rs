@@ -16,7 +16,7 @@ use crate::base::rt::Rt;
 use crate::base::rt::sim::Sim;
 use crate::fs::object::{Errno, Meta as _, S_IFREG};
 use crate::fs::ops::Changes;
-use crate::fs::tree::How;
+use crate::fs::tree::OpenMode;
 use crate::store::{
     Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
 };
@@ -183,7 +183,7 @@ impl Bucket for Counted {
     }
 }
 
-const NEW: How = How { truncate: true, ..WRITE };
+const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 
 struct Table {
     store: Arc<Counted>,
@@ -228,7 +228,7 @@ async fn files(t: &mut Table) {
     let changes = Changes { mode: Some(0o600), ..Changes::default() };
     user.fs.setattr(ino, changes, None).await.unwrap();
     t.row("chmod");
-    let handle = user.open("c", How { truncate: true, ..WRITE }, true).await.unwrap();
+    let handle = user.open("c", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
     user.fs.write(handle, 0, Bytes::from_static(b"x")).await.unwrap();
     let ino = user.walk("c").await.unwrap();
     user.fs.setattr(ino, changes, Some(handle)).await.unwrap();
@@ -375,7 +375,7 @@ async fn by_turns(t: &mut Table) {
 
 async fn large(t: &mut Table) {
     let user = t.user.clone();
-    let handle = user.open("big", How { truncate: true, ..WRITE }, true).await.unwrap();
+    let handle = user.open("big", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
     for i in 0..64 {
         user.fs.write(handle, i << 20, Bytes::from(vec![i as u8; 1 << 20])).await.unwrap();
     }
@@ -385,7 +385,7 @@ async fn large(t: &mut Table) {
     user.fs.write(handle, 30 << 20, Bytes::from(vec![0xee; 4096])).await.unwrap();
     user.close(handle).await.unwrap();
     t.row("change 4 KiB in 64 MiB");
-    let handle = user.open("big", How { append: true, ..WRITE }, false).await.unwrap();
+    let handle = user.open("big", OpenMode { append: true, ..WRITE }, false).await.unwrap();
     user.fs.write(handle, 0, Bytes::from_static(b"end")).await.unwrap();
     user.close(handle).await.unwrap();
     t.row("append to 64 MiB");
@@ -470,14 +470,14 @@ fn a_directory_that_is_read_by_few_names_is_asked_for_once() {
             }
             for item in items.iter().take(FEW) {
                 let entry = user.fs.adopt_item(item);
-                user.fs.told(&entry);
+                user.fs.record_reply(&entry);
                 told.push(entry);
             }
         }
         user.fs.releasedir(handle);
         assert_eq!((told.len(), store.take().as_str()), (700, "700 head 1 list"));
         for entry in told {
-            assert_eq!(entry.facts.mode, S_IFREG | 0o600);
+            assert_eq!(entry.attributes.mode, S_IFREG | 0o600);
             user.fs.forget(entry.ino, 1);
         }
         user.forget_all();

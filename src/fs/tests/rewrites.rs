@@ -16,7 +16,7 @@ use crate::fs::staging::UNKNOWN;
 use crate::fs::tree::ROOT;
 use crate::store::{Cause, SimStore, Store as _, When};
 
-/// A version that no berth takes.
+/// A version that no slot takes.
 const LARGE: usize = 120_000;
 
 /// One file's versions: each is its number, over and over.
@@ -236,7 +236,7 @@ fn rewrites_lose_no_synced_version() {
         let ours = versions.clone();
         let end = sim.run(async move {
             for _ in 0..1 + world.below(3) {
-                life(&world, &disk, &inside, &ours).await;
+                generation(&world, &disk, &inside, &ours).await;
             }
             let unsent = mount_again(&world, &disk, &inside).await;
             (body(inside.contents(), "f").await, unsent)
@@ -250,7 +250,7 @@ fn rewrites_lose_no_synced_version() {
     }
 }
 
-async fn life(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStore>, versions: &Shared) {
+async fn generation(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStore>, versions: &Shared) {
     versions.lock().whole = None;
     let power = world.below(2) == 0;
     let (process, user) = mounted(world, disk, store).await;

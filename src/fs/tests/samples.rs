@@ -63,26 +63,26 @@ fn who_asks_for_many_names_learns_the_others_from_a_few() {
     simulated(|world| async move {
         let (store, user) = filled(&world, 0o755).await;
         for i in 0..20 {
-            assert_eq!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.mode & 0o7777, 0o644);
+            assert_eq!(user.stat(&format!("d/f{i:02}")).await.unwrap().attributes.mode & 0o7777, 0o644);
         }
         assert_eq!(store.take(), "5 head 3 list");
         let dir = user.walk("d").await.unwrap();
-        assert!(user.step(dir, b"short").await.unwrap().facts.exact, "it may be a link");
+        assert!(user.step(dir, b"short").await.unwrap().attributes.exact, "it may be a link");
         assert_eq!(store.take(), "1 head");
 
         // A guess, and no more than that: whoever opens it, or changes whom it is for, is judged by what it is.
         let guess = user.step(dir, b"private").await.unwrap();
-        assert_eq!((guess.facts.mode & 0o7777, store.take().as_str()), (0o644, ""));
+        assert_eq!((guess.attributes.mode & 0o7777, store.take().as_str()), (0o644, ""));
         assert_eq!(user.fs.open_file(guess.ino, READ).await.unwrap_err().errno, Errno::STALE);
         let is = user.step(dir, b"private").await.unwrap();
-        assert_eq!((is.facts.mode & 0o7777, is.facts.exact), (0o600, true));
+        assert_eq!((is.attributes.mode & 0o7777, is.attributes.exact), (0o600, true));
         assert_eq!(user.get("d/private").await.unwrap(), [b'p'; 5000]);
         store.take();
         // One that is unlike them: the others are no longer taken to be alike.
-        assert!(user.step(dir, b"link").await.unwrap().facts.is_link());
+        assert!(user.step(dir, b"link").await.unwrap().attributes.is_link());
         user.forget_all();
         user.walk("d").await.unwrap();
-        assert!(user.step(dir, b"f19").await.unwrap().facts.exact);
+        assert!(user.step(dir, b"f19").await.unwrap().attributes.exact);
         assert_eq!(store.take(), "2 head");
     });
 }
@@ -98,7 +98,7 @@ fn a_guess_lets_nobody_in() {
             futures::join!(user.fs.open_file(guess.ino, READ), user.fs.open_file(guess.ino, READ));
         assert_eq!([one, other].map(|opened| opened.unwrap_err().errno), [Errno::STALE; 2]);
         assert_eq!(user.fs.getxattr(guess.ino, b"s3.etag").await.unwrap_err().errno, Errno::STALE);
-        assert_eq!(user.step(dir, b"private").await.unwrap().facts.mode & 0o7777, 0o600);
+        assert_eq!(user.step(dir, b"private").await.unwrap().attributes.mode & 0o7777, 0o600);
         assert!(user.fs.getxattr(guess.ino, b"s3.etag").await.is_ok());
     });
 }
@@ -110,10 +110,10 @@ fn what_would_be_refused_by_a_guess_is_asked_for() {
         let (store, user, dir) = among_guesses(&world).await;
         // Before it refuses anybody the kernel asks, though what it was told holds still.
         let guess = user.step(dir, b"f12").await.unwrap();
-        assert!(guess.ttl > Duration::ZERO && !guess.facts.exact);
+        assert!(guess.ttl > Duration::ZERO && !guess.attributes.exact);
         store.take();
         assert!(user.fs.getattr_now(guess.ino).is_none());
-        assert!(user.fs.getattr(guess.ino).await.unwrap().facts.exact);
+        assert!(user.fs.getattr(guess.ino).await.unwrap().attributes.exact);
         assert_eq!(store.take(), "1 head");
     });
 }
@@ -124,11 +124,11 @@ fn metadata_that_was_guessed_is_not_changed_by_who_may_not() {
     simulated(|world| async move {
         let (_, user, dir) = among_guesses(&world).await;
         let guess = user.step(dir, b"private").await.unwrap();
-        assert!(!guess.facts.exact);
+        assert!(!guess.attributes.exact);
         assert_eq!(chmod(&user, guess.ino, 0o666).await, Err(Errno::STALE));
-        assert_eq!(user.step(dir, b"private").await.unwrap().facts.mode & 0o7777, 0o600);
+        assert_eq!(user.step(dir, b"private").await.unwrap().attributes.mode & 0o7777, 0o600);
         assert_eq!(chmod(&user, guess.ino, 0o666).await, Ok(()));
-        assert_eq!(user.stat("d/private").await.unwrap().facts.mode & 0o7777, 0o666);
+        assert_eq!(user.stat("d/private").await.unwrap().attributes.mode & 0o7777, 0o666);
     });
 }
 
@@ -145,7 +145,7 @@ fn a_listing_without_attributes_makes_nobody_guess() {
         other.fs.symlink(other.walk("d").await.unwrap(), b"link", b"f01", ME).await.unwrap();
         user.list("d", false).await.unwrap();
         world.rt().sleep(Duration::from_secs(4)).await;
-        assert!(user.step(dir, b"link").await.unwrap().facts.is_link());
+        assert!(user.step(dir, b"link").await.unwrap().attributes.is_link());
         assert_eq!(user.fs.readlink(link.ino).await.unwrap(), "f01");
     });
 }
@@ -156,7 +156,7 @@ fn nothing_is_guessed_in_a_sticky_directory() {
     simulated(|world| async move {
         let (store, user) = filled(&world, 0o1777).await;
         for i in 0..20 {
-            assert!(user.stat(&format!("d/f{i:02}")).await.unwrap().facts.exact);
+            assert!(user.stat(&format!("d/f{i:02}")).await.unwrap().attributes.exact);
         }
         assert_eq!(store.take(), "20 head 3 list");
         for name in ["link", "short", "private"] {
@@ -165,7 +165,10 @@ fn nothing_is_guessed_in_a_sticky_directory() {
         user.forget_all();
         world.rt().sleep(Duration::from_secs(20)).await;
         let items = user.list("d", true).await.unwrap();
-        assert!(items.iter().all(|item| item.facts.exact), "the smallest three would tell of the others");
+        assert!(
+            items.iter().all(|item| item.attributes.exact),
+            "the smallest three would tell of the others"
+        );
     });
 }
 
@@ -185,7 +188,7 @@ fn directories_are_looked_at_where_other_users_may_come() {
             let user = User::simulated(&world, store.clone(), options).await;
             let items = user.list("d", true).await.unwrap();
             let sub = items.iter().find(|item| item.dir).unwrap();
-            assert_eq!(sub.facts.mode & 0o7777, mode, "{options}");
+            assert_eq!(sub.attributes.mode & 0o7777, mode, "{options}");
         });
     }
 }
@@ -202,14 +205,14 @@ fn what_is_known_of_a_directory_grows_no_younger_by_listings() {
             async move { store.put_with("d/sub/", Bytes::new(), &attrs, When::Always, Cause::File).await.unwrap() }
         };
         sub(0o755).await;
-        assert_eq!(user.stat("d/sub").await.unwrap().facts.mode & 0o7777, 0o755);
+        assert_eq!(user.stat("d/sub").await.unwrap().attributes.mode & 0o7777, 0o755);
         sub(0o700).await;
         // The kernel holds the node as long as listings name it.
         let mut seen = Vec::new();
         for _ in 0..4 {
             world.rt().sleep(Duration::from_secs(3)).await;
             let items = user.list("d", true).await.unwrap();
-            seen.push(items.iter().find(|item| item.dir).unwrap().facts.mode & 0o7777);
+            seen.push(items.iter().find(|item| item.dir).unwrap().attributes.mode & 0o7777);
         }
         assert_eq!(seen, [0o755, 0o700, 0o700, 0o700]);
     });
@@ -227,13 +230,13 @@ fn what_each_object_carries_is_asked_for() {
                 user.list("d", false).await.unwrap();
             }
             let listed = if way == 2 { user.list("d", true).await.unwrap() } else { Vec::new() };
-            assert!(listed.iter().all(|item| item.facts.exact), "a listing tells no modes");
+            assert!(listed.iter().all(|item| item.attributes.exact), "a listing tells no modes");
             for i in 0..10 {
                 user.stat(&format!("d/f{i:02}")).await.unwrap();
             }
-            let is = user.stat("d/private").await.unwrap().facts;
+            let is = user.stat("d/private").await.unwrap().attributes;
             assert_eq!((is.mode & 0o7777, is.uid, is.exact), (0o600, 7, true), "way {way}");
-            assert!(user.stat("d/link").await.unwrap().facts.is_link(), "way {way}");
+            assert!(user.stat("d/link").await.unwrap().attributes.is_link(), "way {way}");
             user.forget_all();
             user.fs.finish().await;
         }
@@ -257,11 +260,11 @@ fn the_mode_of_what_waits_survives_a_kill() {
             drop(user);
             store.faults(|f| f.reach = Reach::Up);
             let next = User::mount(world.rt(), disk, store.clone(), options, STAGING).await;
-            assert_eq!(next.stat("f").await.unwrap().facts.mode & 0o7777, 0o600);
+            assert_eq!(next.stat("f").await.unwrap().attributes.mode & 0o7777, 0o600);
             next.forget_all();
             next.fs.finish().await;
             let other = User::simulated(&world, store.clone(), "").await;
-            assert_eq!(other.stat("f").await.unwrap().facts.mode & 0o7777, 0o600);
+            assert_eq!(other.stat("f").await.unwrap().attributes.mode & 0o7777, 0o600);
             assert_eq!(other.get("f").await.unwrap().len(), size);
         });
     }

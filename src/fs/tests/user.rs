@@ -10,12 +10,14 @@ use crate::base::rt::{Disk, Rt};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::fs::object::{Cache, Errno, MountOptions, Op};
 use crate::fs::ops::{Caller, Entry, Fs, Looked};
-use crate::fs::tree::{How, Item, ROOT};
+use crate::fs::tree::{Item, OpenMode, ROOT};
 use crate::store::BucketRef;
 
 pub const ME: Caller = Caller { uid: 1000, gid: 1000 };
-pub const READ: How = How { read: true, write: false, append: false, truncate: false, exclusive: false };
-pub const WRITE: How = How { read: true, write: true, append: false, truncate: false, exclusive: false };
+pub const READ: OpenMode =
+    OpenMode { read: true, write: false, append: false, truncate: false, exclusive: false };
+pub const WRITE: OpenMode =
+    OpenMode { read: true, write: true, append: false, truncate: false, exclusive: false };
 pub const STAGING: &str = "/staging";
 
 /// A mount and who uses it.
@@ -104,19 +106,19 @@ impl User {
 
     /// open(2) with O_CREAT when there is nothing, as the kernel turns it into create or open; it walks a path once more
     /// after `ESTALE`.
-    pub async fn open(&self, path: &str, how: How, create: bool) -> Op<u64> {
+    pub async fn open(&self, path: &str, how: OpenMode, create: bool) -> Op<u64> {
         match self.open_once(path, how, create).await {
             Err(f) if f.errno == Errno::STALE => self.open_once(path, how, create).await,
             done => done,
         }
     }
 
-    async fn open_once(&self, path: &str, how: How, create: bool) -> Op<u64> {
+    async fn open_once(&self, path: &str, how: OpenMode, create: bool) -> Op<u64> {
         let (parent, name) = self.above(path).await?;
         match self.step(parent, name).await {
             Ok(_) if create && how.exclusive => Err(Errno::EXIST.into()),
-            Ok(entry) if entry.facts.is_link() => Err(Errno::LOOP.into()),
-            Ok(entry) if entry.facts.is_dir() && (how.write || how.truncate) => Err(Errno::ISDIR.into()),
+            Ok(entry) if entry.attributes.is_link() => Err(Errno::LOOP.into()),
+            Ok(entry) if entry.attributes.is_dir() && (how.write || how.truncate) => Err(Errno::ISDIR.into()),
             Ok(entry) => Ok(self.fs.open_file(entry.ino, how).await?.handle),
             Err(f) if f.errno == Errno::NOENT && create => {
                 let (entry, opened) = self.fs.create(parent, name, 0o644, ME, how).await?;
@@ -135,7 +137,7 @@ impl User {
     }
 
     pub async fn put(&self, path: &str, bytes: &[u8]) -> Op<()> {
-        let handle = self.open(path, How { truncate: true, ..WRITE }, true).await?;
+        let handle = self.open(path, OpenMode { truncate: true, ..WRITE }, true).await?;
         let written = self.fs.write(handle, 0, Bytes::copy_from_slice(bytes)).await;
         self.close(handle).await.and(written)
     }
@@ -186,7 +188,7 @@ impl User {
         // The kernel takes over what comes with readdirplus.
         for item in all.iter().flatten().filter(|_| plus) {
             let entry = self.fs.adopt_item(item);
-            self.fs.told(&entry);
+            self.fs.record_reply(&entry);
             self.looked.lock().push(entry.ino);
         }
         for item in all.iter().flatten().filter(|_| !plus) {

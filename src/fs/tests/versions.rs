@@ -11,13 +11,13 @@ use crate::base::rt::sim::{Sim, World};
 use crate::base::sum::crc32c;
 use crate::fs::object::{Errno, Op};
 use crate::fs::ops::{Changes, Entry};
-use crate::fs::tree::{How, ROOT};
+use crate::fs::tree::{OpenMode, ROOT};
 use crate::store::{Bucket as _, Cause, Counted, MemStore, Store as _, VersionList, When};
 
 const WHY: Cause = Cause::File;
 
 /// Runs a story on a mount of a store that keeps versions.
-fn told<F: Future<Output = ()> + Send + 'static>(
+fn with_versions<F: Future<Output = ()> + Send + 'static>(
     story: impl FnOnce(World, Arc<MemStore>, Arc<Counted>, User) -> F + Send + 'static,
 ) {
     let sim = Sim::new(7);
@@ -56,13 +56,13 @@ async fn restore(user: &User, path: &str, value: &str) -> Op<()> {
 }
 
 fn mode(entry: &Entry) -> u32 {
-    entry.facts.mode & 0o7777
+    entry.attributes.mode & 0o7777
 }
 
 /// Promise: With `-o versions`, earlier versions are files.
 #[test]
 fn earlier_versions_are_files() {
-    told(|_, store, _, user| async move {
+    with_versions(|_, store, _, user| async move {
         user.mkdir("d").await.unwrap();
         for body in ["one", "two2", "three"] {
             user.put("d/f", body.as_bytes()).await.unwrap();
@@ -81,7 +81,7 @@ fn earlier_versions_are_files() {
             let path = format!("d/.versions/f/{name}");
             user.forget_all();
             let entry = user.stat(&path).await.unwrap();
-            assert_eq!((mode(&entry), entry.facts.size), (0o444, body.len() as u64), "{name}");
+            assert_eq!((mode(&entry), entry.attributes.size), (0o444, body.len() as u64), "{name}");
             assert_eq!(user.get(&path).await.unwrap(), body.as_bytes(), "{name}");
         }
         let list = VersionList { prefix: "d/f".into(), max: 10, ..VersionList::default() };
@@ -107,7 +107,7 @@ fn earlier_versions_are_files() {
 /// Promise: With `-o versions`, earlier versions are files.
 #[test]
 fn a_large_version_is_read_as_it_was() {
-    told(|_, store, _, user| async move {
+    with_versions(|_, store, _, user| async move {
         let body: Vec<u8> = (0..3u32 << 20).map(|i| (i >> 9) as u8).collect();
         put(&store, "big", body.clone()).await;
         let name = names(&user, ".versions/big").await.remove(0);
@@ -124,7 +124,7 @@ fn a_large_version_is_read_as_it_was() {
         assert!(out == body);
         assert_eq!(user.read(handle, 2 << 20, 10).await.unwrap(), body[2 << 20..][..10]);
         assert_eq!(user.read(handle, 9 << 20, 10).await.unwrap(), "");
-        let to = user.open("copy", How { truncate: true, ..WRITE }, true).await.unwrap();
+        let to = user.open("copy", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
         // The kernel then reads and writes.
         assert_eq!(errno(user.fs.copy_range(handle, to, (0, 0), 1 << 20).await), Errno::OPNOTSUPP);
         user.fs.fsync(handle).await.unwrap();
@@ -137,7 +137,7 @@ fn a_large_version_is_read_as_it_was() {
 /// Promise: What was deleted is found among the versions, whole directories too.
 #[test]
 fn what_is_deleted_is_found_among_the_versions() {
-    told(|_, store, _, user| async move {
+    with_versions(|_, store, _, user| async move {
         for key in ["a", "a/b/c", "a-", "a/x", "é\u{1}", "%~odd"] {
             put(&store, key, format!("is {key}")).await;
         }
@@ -177,7 +177,7 @@ fn what_is_deleted_is_found_among_the_versions() {
 /// Promise: Nothing among the versions can be changed.
 #[test]
 fn nothing_among_the_versions_can_be_changed() {
-    told(|_, store, _, user| async move {
+    with_versions(|_, store, _, user| async move {
         put(&store, "f", "1").await;
         put(&store, "g", "1").await;
         let version = format!(".versions/f/{}", names(&user, ".versions/f").await[0]);
@@ -212,7 +212,7 @@ fn nothing_among_the_versions_can_be_changed() {
 /// Promise: A key called `.versions` stays reachable.
 #[test]
 fn a_key_called_versions_stays_reachable() {
-    told(|world, store, counted, user| async move {
+    with_versions(|world, store, counted, user| async move {
         put(&store, "d/.versions", "object").await;
         put(&store, ".versions/inside", "inside").await;
         assert_eq!(names(&user, "d").await, ["%~%2Eversions"]);
@@ -257,7 +257,7 @@ fn a_store_without_versions_says_so() {
 /// Promise: What was private stays private among the versions.
 #[test]
 fn what_was_private_stays_private_among_the_versions() {
-    told(|world, _, counted, user| async move {
+    with_versions(|world, _, counted, user| async move {
         let (entry, private) = (user.fs.mkdir(ROOT, b"p", 0o700, ME).await.unwrap(), "p/f");
         user.put(private, b"secret").await.unwrap();
         let ino = user.walk(private).await.unwrap();
@@ -266,7 +266,7 @@ fn what_was_private_stays_private_among_the_versions() {
         let version = names(&user, "p/.versions/f").await.remove(0);
         let entry_of = |user: User, path: String| async move { user.stat(&path).await.unwrap() };
         let file = entry_of(user.clone(), format!("p/.versions/f/{version}")).await;
-        assert_eq!((mode(&file), file.facts.uid), (0o400, 5));
+        assert_eq!((mode(&file), file.attributes.uid), (0o400, 5));
         assert_eq!(mode(&entry_of(user.clone(), "p/.versions".into()).await), 0o500);
         user.fs.forget(entry.ino, 1);
         user.unlink(private).await.unwrap();
@@ -274,11 +274,11 @@ fn what_was_private_stays_private_among_the_versions() {
         user.forget_all();
         for user in [user, User::simulated(&world, counted, "versions").await] {
             let gone = entry_of(user.clone(), ".versions/p/.versions".into()).await;
-            assert_eq!((mode(&gone), gone.facts.uid), (0o500, ME.uid), "as it was when it was removed");
+            assert_eq!((mode(&gone), gone.attributes.uid), (0o500, ME.uid), "as it was when it was removed");
             // A listing knows nothing of this: what it tells is believed for no time, and lets nobody in.
             let listed = user.list(".versions/p", true).await.unwrap().remove(0);
             let entry = user.fs.adopt_item(&listed);
-            assert!(entry.facts.exact || entry.ttl.is_zero() && mode(&entry) == 0);
+            assert!(entry.attributes.exact || entry.ttl.is_zero() && mode(&entry) == 0);
             assert_eq!(mode(&user.fs.getattr(entry.ino).await.unwrap()), 0o500);
             user.fs.forget(entry.ino, 1);
         }
@@ -292,7 +292,7 @@ fn requests(counted: &Counted) -> u64 {
 /// Promise: Versions are asked for page by page, and only by who looks.
 #[test]
 fn versions_are_asked_for_page_by_page() {
-    told(|_, store, counted, user| async move {
+    with_versions(|_, store, counted, user| async move {
         for i in 0..2500 {
             put(&store, "many", format!("{i}")).await;
         }
@@ -345,11 +345,11 @@ fn versions_are_asked_for_page_by_page() {
 /// Promise: A checksum that the store keeps is read as an xattr.
 #[test]
 fn checksums_are_asked_for_by_their_xattr_only() {
-    told(|_, store, counted, user| async move {
+    with_versions(|_, store, counted, user| async move {
         put(&store, "f", "x").await;
         let before = requests(&counted);
-        let told = xattr(&user, "f", "s3.checksum").await.unwrap();
-        assert_eq!(told, format!("CRC32C:{:08x}", crc32c(b"x")));
+        let with_versions = xattr(&user, "f", "s3.checksum").await.unwrap();
+        assert_eq!(with_versions, format!("CRC32C:{:08x}", crc32c(b"x")));
         assert_eq!(requests(&counted) - before, 3, "a name, its metadata, its checksum");
         assert!(store.head("f", WHY).await.unwrap().unwrap().checksum.is_none());
         assert_eq!(errno(xattr(&user, "", "s3.checksum").await), Errno::NODATA);
@@ -359,7 +359,7 @@ fn checksums_are_asked_for_by_their_xattr_only() {
 /// Promise: An archived object says EREMOTE until it is restored, which an xattr asks for.
 #[test]
 fn archived_objects_are_restored_by_an_xattr() {
-    told(|world, store, _, user| async move {
+    with_versions(|world, store, _, user| async move {
         put(&store, "f", "bytes").await;
         put(&store, "warm", "bytes").await;
         store.archive("f");
@@ -399,7 +399,7 @@ fn archived_objects_are_restored_by_an_xattr() {
 /// Promise: An archived object says EREMOTE until it is restored, which an xattr asks for.
 #[test]
 fn archived_objects_are_listed_and_replaced_as_any() {
-    told(|world, store, counted, _| async move {
+    with_versions(|world, store, counted, _| async move {
         for key in ["cold/a", "cold/b", "warm/a", "warm/b"] {
             put(&store, key, "bytes").await;
         }
@@ -410,7 +410,7 @@ fn archived_objects_are_listed_and_replaced_as_any() {
             let user = User::simulated(&world, counted.clone(), "").await;
             let before = requests(&counted);
             assert_eq!(user.list(dir, true).await.unwrap().len(), 2);
-            assert_eq!(user.stat(&format!("{dir}/a")).await.unwrap().facts.size, 5);
+            assert_eq!(user.stat(&format!("{dir}/a")).await.unwrap().attributes.size, 5);
             costs.push(requests(&counted) - before);
         }
         assert_eq!(costs[0], costs[1]);

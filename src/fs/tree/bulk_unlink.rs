@@ -26,11 +26,11 @@ struct Run {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Removals(Mutex<LruCache<String, Run, BuildHasherDefault<Xxh3Default>>>);
+pub struct UnlinkBursts(Mutex<LruCache<String, Run, BuildHasherDefault<Xxh3Default>>>);
 
-impl Removals {
-    pub fn new() -> Removals {
-        Removals(Mutex::new(LruCache::with_hasher(DIRECTORIES, Default::default())))
+impl UnlinkBursts {
+    pub fn new() -> UnlinkBursts {
+        UnlinkBursts(Mutex::new(LruCache::with_hasher(DIRECTORIES, Default::default())))
     }
 
     /// A name of this directory is removed; true from the third on without a pause.
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn each_directory_has_a_run_of_its_own() {
         let at = |ms| Instant(Duration::from_millis(ms));
-        let removals = Removals::new();
+        let removals = UnlinkBursts::new();
         let goes_on: Vec<bool> =
             (0..4).flat_map(|n| ["a/", "b/"].map(|prefix| removals.goes_on(prefix, at(200 * n)))).collect();
         assert_eq!(goes_on, [false, false, false, false, true, true, true, true]);

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::metadata_sample::Metadata;
-use super::name_cache::{LISTING_MAX, Seen, Ticket};
-use super::parallel_listing::Feed;
-use super::version_nodes::PastPlace;
+use super::name_cache::{CachedName, ChangeSeq, LISTING_MAX};
+use super::parallel_listing::ParallelListing;
+use super::version_nodes::VersionPlace;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
-use crate::fs::object::Facts;
+use crate::fs::object::Attributes;
 
 /// Entries handed out at once; more than fit a reply.
 pub const BATCH: usize = 512;
@@ -20,12 +20,12 @@ pub struct Item {
     pub name: Vec<u8>,
     pub key: String,
     pub dir: bool,
-    pub facts: Facts,
+    pub attributes: Attributes,
     pub until: Instant,
     /// When the listing began.
-    pub ticket: Option<Ticket>,
+    pub seq: Option<ChangeSeq>,
     /// Of earlier versions.
-    pub past: Option<PastPlace>,
+    pub version: Option<VersionPlace>,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct DirHandle {
 #[derive(Debug)]
 pub struct Stream {
     /// Once it has begun.
-    pub feed: Option<Feed>,
+    pub listing: Option<ParallelListing>,
     pub ended: bool,
     /// The first window entry's cookie.
     pub base: u64,
@@ -46,16 +46,16 @@ pub struct Stream {
     /// The entries before this cookie were looked at, as far as that was needed. The kernel takes a few of a batch at a
     /// time: what was found stays in the window, so that no name is asked for again.
     pub looked: u64,
-    pub waiting: Vec<(String, Facts)>,
+    pub waiting: Vec<(String, Attributes)>,
     /// Local names that the listing has not shown.
     pub local: BTreeMap<String, Arc<OpenFile>>,
     pub kept: BTreeSet<String>,
     pub last_piece: Vec<u8>,
     pub metadata: Metadata,
-    /// The whole directory, for `Known`, as long as it is small.
-    pub whole: Option<BTreeMap<String, Seen>>,
+    /// The whole directory, for `NameCache`, as long as it is small.
+    pub whole: Option<BTreeMap<String, CachedName>>,
     pub until: Instant,
-    pub ticket: Option<Ticket>,
+    pub seq: Option<ChangeSeq>,
 }
 
 impl Default for Stream {
@@ -67,7 +67,7 @@ impl Default for Stream {
 impl Stream {
     pub fn new() -> Stream {
         Stream {
-            feed: None,
+            listing: None,
             ended: false,
             base: 0,
             window: VecDeque::new(),
@@ -79,7 +79,7 @@ impl Stream {
             metadata: Metadata::Unknown,
             whole: Some(BTreeMap::new()),
             until: Instant::default(),
-            ticket: None,
+            seq: None,
         }
     }
 
@@ -109,7 +109,7 @@ impl Stream {
 }
 
 impl Stream {
-    pub fn remember(&mut self, component: &str, change: impl FnOnce(&mut Seen)) {
+    pub fn remember(&mut self, component: &str, change: impl FnOnce(&mut CachedName)) {
         if let Some(whole) = &mut self.whole {
             change(whole.entry(component.to_owned()).or_default());
             if whole.len() > LISTING_MAX {

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::dir_stream::{DirHandle, Stream};
-use super::version_nodes::PastPlace;
+use super::version_nodes::VersionPlace;
 use crate::base::FastMap;
 use crate::fs::file::OpenFile;
 use crate::fs::object::Base;
-use crate::fs::read::{Ahead, Reader};
+use crate::fs::read::{ReadAhead, Reader};
 use crate::store::VersionMark;
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct How {
+pub struct OpenMode {
     pub read: bool,
     pub write: bool,
     pub append: bool,
@@ -25,7 +25,7 @@ pub struct How {
 pub struct FileHandle {
     pub ino: u64,
     pub file: Arc<OpenFile>,
-    pub how: How,
+    pub how: OpenMode,
     pub wrote: Wrote,
     pub reader: Reader,
 }
@@ -77,23 +77,23 @@ impl Drop for Changing<'_> {
 
 /// A version that is open for reading.
 #[derive(Debug)]
-pub struct PastFile {
+pub struct VersionFile {
     pub key: String,
     /// None of a mark that the object was deleted.
     pub base: Option<Base>,
     pub reader: Reader,
-    pub ahead: Ahead,
+    pub ahead: ReadAhead,
 }
 
 /// A directory of versions that is being listed.
 #[derive(Debug)]
-pub struct PastDir {
-    pub place: PastPlace,
-    pub stream: tokio::sync::Mutex<PastStream>,
+pub struct VersionDir {
+    pub place: VersionPlace,
+    pub stream: tokio::sync::Mutex<VersionStream>,
 }
 
 #[derive(Debug, Default)]
-pub struct PastStream {
+pub struct VersionStream {
     pub stream: Stream,
     pub after: Option<VersionMark>,
     /// Names listed that may come again.
@@ -104,6 +104,6 @@ pub struct PastStream {
 pub struct Handles {
     pub files: FastMap<u64, Arc<FileHandle>>,
     pub dirs: FastMap<u64, Arc<DirHandle>>,
-    pub past_files: FastMap<u64, Arc<PastFile>>,
-    pub past_dirs: FastMap<u64, Arc<PastDir>>,
+    pub version_files: FastMap<u64, Arc<VersionFile>>,
+    pub version_dirs: FastMap<u64, Arc<VersionDir>>,
 }

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::base::FastMap;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
-use crate::fs::object::{Facts, Rights};
+use crate::fs::object::{Attributes, Rights};
 use crate::store::Etag;
 
 pub const ROOT: u64 = 1;
@@ -29,14 +29,14 @@ pub struct Node {
     /// Removed here: no name leads to it any more.
     pub gone: bool,
     /// A directory that stays visible here until then though nothing in the bucket shows it any more.
-    pub kept: Instant,
+    pub visible_until: Instant,
     lookups: u64,
     opens: u64,
-    pub facts: Facts,
-    /// `facts` are believed until then.
+    pub attributes: Attributes,
+    /// `attributes` are believed until then.
     pub until: Instant,
     /// What the kernel was told last, and judges by.
-    pub told: Option<Rights>,
+    pub last_reply: Option<Rights>,
     /// Shared by all handles of a file; absent while there is none.
     pub file: Option<Arc<OpenFile>>,
     /// The object whose pages the kernel may hold.
@@ -48,44 +48,44 @@ pub struct Node {
     pub changing: Arc<tokio::sync::Mutex<()>>,
 }
 
-type Place = (String, bool);
+type NodeKey = (String, bool);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Inodes {
     by_ino: FastMap<u64, Node>,
-    by_place: BTreeMap<Place, u64>,
+    by_key: BTreeMap<NodeKey, u64>,
 }
 
 impl Inodes {
-    pub fn new(root: Facts) -> Inodes {
+    pub fn new(root: Attributes) -> Inodes {
         let mut table = Inodes::default();
         table.insert(ROOT, String::new(), true, root, Instant::default());
         table
     }
 
-    fn insert(&mut self, ino: u64, key: String, dir: bool, facts: Facts, until: Instant) {
+    fn insert(&mut self, ino: u64, key: String, dir: bool, attributes: Attributes, until: Instant) {
         let place = (key.clone(), dir);
-        let (gone, kept, lookups, opens) = (false, Instant::default(), 0, 0);
+        let (gone, visible_until, lookups, opens) = (false, Instant::default(), 0, 0);
         let node = Node {
             ino,
             key,
             dir,
             beside: false,
             gone,
-            kept,
+            visible_until,
             lookups,
             opens,
-            facts,
+            attributes,
             until,
-            told: None,
+            last_reply: None,
             file: None,
             cached: None,
             leads_to: None,
             changing: Arc::default(),
         };
         self.by_ino.insert(ino, node);
-        self.by_place.insert(place, ino);
+        self.by_key.insert(place, ino);
     }
 
     pub fn get(&self, ino: u64) -> Option<&Node> {
@@ -97,11 +97,11 @@ impl Inodes {
     }
 
     pub fn at(&self, key: &str, dir: bool) -> Option<&Node> {
-        self.by_ino.get(self.by_place.get(&(key.to_owned(), dir))?)
+        self.by_ino.get(self.by_key.get(&(key.to_owned(), dir))?)
     }
 
     pub fn at_mut(&mut self, key: &str, dir: bool) -> Option<&mut Node> {
-        self.by_ino.get_mut(self.by_place.get(&(key.to_owned(), dir))?)
+        self.by_ino.get_mut(self.by_key.get(&(key.to_owned(), dir))?)
     }
 
     #[cfg(test)]
@@ -110,13 +110,13 @@ impl Inodes {
     }
 
     /// Finds the node, or makes one of which nothing is believed.
-    pub fn meet(&mut self, key: &str, dir: bool, facts: &Facts) -> &mut Node {
+    pub fn meet(&mut self, key: &str, dir: bool, attributes: &Attributes) -> &mut Node {
         let place = (key.to_owned(), dir);
-        let ino = match self.by_place.get(&place) {
+        let ino = match self.by_key.get(&place) {
             Some(ino) => *ino,
             None => {
                 let ino = self.free_number(key, dir);
-                self.insert(ino, place.0, dir, facts.clone(), Instant::default());
+                self.insert(ino, place.0, dir, attributes.clone(), Instant::default());
                 ino
             }
         };
@@ -125,17 +125,17 @@ impl Inodes {
 
     /// Finds or makes the node; what was asked for later replaces what was asked for before. The caller knows that
     /// nothing was changed here since.
-    pub fn learn(&mut self, key: &str, dir: bool, facts: Facts, until: Instant) -> &mut Node {
-        let node = self.meet(key, dir, &facts);
-        if node.facts.outlives(&facts) {
+    pub fn learn(&mut self, key: &str, dir: bool, attributes: Attributes, until: Instant) -> &mut Node {
+        let node = self.meet(key, dir, &attributes);
+        if node.attributes.outlives(&attributes) {
             // A listing says nothing of a directory's metadata: what is known of it grows no younger.
             if !dir {
-                node.facts.stored = facts.stored;
+                node.attributes.stored = attributes.stored;
                 node.until = node.until.max(until);
             }
         } else if until >= node.until {
             node.until = until;
-            node.facts = facts;
+            node.attributes = attributes;
         }
         node
     }
@@ -188,17 +188,17 @@ impl Inodes {
         if let Some(node) = self.by_ino.remove(&ino)
             && !node.gone
         {
-            let had = self.by_place.remove(&(node.key, node.dir));
+            let had = self.by_key.remove(&(node.key, node.dir));
             debug_assert_eq!(had, Some(ino), "a place is its node's");
         }
     }
 
     /// No name leads to it any more; handles go on.
     pub fn remove(&mut self, key: &str, dir: bool) {
-        if let Some(ino) = self.by_place.remove(&(key.to_owned(), dir)) {
+        if let Some(ino) = self.by_key.remove(&(key.to_owned(), dir)) {
             let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
             node.gone = true;
-            node.kept = Instant::default();
+            node.visible_until = Instant::default();
             self.tidy(ino);
         }
     }
@@ -209,11 +209,11 @@ impl Inodes {
         let moved: Vec<u64> = if dir {
             self.below(from).collect()
         } else {
-            self.by_place.get(&(from.to_owned(), false)).copied().into_iter().collect()
+            self.by_key.get(&(from.to_owned(), false)).copied().into_iter().collect()
         };
         for ino in moved {
             let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
-            self.by_place.remove(&(node.key.clone(), node.dir));
+            self.by_key.remove(&(node.key.clone(), node.dir));
             node.key = format!("{to}{}", &node.key[from.len()..]);
             if let Some(file) = &node.file {
                 file.set_key(&node.key);
@@ -221,7 +221,7 @@ impl Inodes {
             let place = (node.key.clone(), node.dir);
             // What another client removed there may still be known.
             self.remove(&place.0, place.1);
-            self.by_place.insert(place, ino);
+            self.by_key.insert(place, ino);
         }
     }
 
@@ -231,8 +231,8 @@ impl Inodes {
         let same = |was: Option<&Etag>| from.is_none() || was == from;
         if let Some(node) = self.at_mut(key, false) {
             node.cached = node.cached.take().filter(|was| same(Some(was))).map(|_| etag.clone());
-            if same(node.facts.etag.as_ref()) {
-                (node.facts.etag, node.facts.stored) = (Some(etag.clone()), None);
+            if same(node.attributes.etag.as_ref()) {
+                (node.attributes.etag, node.attributes.stored) = (Some(etag.clone()), None);
             }
             if let Some(file) = node.file.as_ref().filter(|f| same(f.base().map(|b| b.etag).as_ref())) {
                 file.moved(etag, now);
@@ -242,7 +242,7 @@ impl Inodes {
 
     /// All nodes whose key begins with `prefix`, the directory itself too.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = u64> + 'a {
-        self.by_place
+        self.by_key
             .range((prefix.to_owned(), false)..)
             .take_while(move |((key, _), _)| key.starts_with(prefix))
             .map(|(_, ino)| *ino)
@@ -250,9 +250,11 @@ impl Inodes {
 
     /// Directories in `prefix` that only this mount still shows, by their component.
     pub fn kept_in(&self, prefix: &str, now: Instant) -> Vec<String> {
-        let kept =
-            self.below(prefix).filter_map(|ino| self.by_ino.get(&ino)).filter(|n| n.kept > now && n.dir);
-        let names = kept.filter_map(|n| n.key[prefix.len()..].strip_suffix('/'));
+        let visible_until = self
+            .below(prefix)
+            .filter_map(|ino| self.by_ino.get(&ino))
+            .filter(|n| n.visible_until > now && n.dir);
+        let names = visible_until.filter_map(|n| n.key[prefix.len()..].strip_suffix('/'));
         names.filter(|c| !c.contains('/')).map(str::to_owned).collect()
     }
 
@@ -273,18 +275,18 @@ mod tests {
     #[test]
     fn nodes_live_as_long_as_they_are_known() {
         let options = MountOptions::default();
-        let facts = |dir| Facts::listed(&options, dir, 1, None, Ns(0));
-        let mut table = Inodes::new(facts(true));
-        let a = table.learn("d/a", false, facts(false), Instant::default()).ino;
+        let attributes = |dir| Attributes::listed(&options, dir, 1, None, Ns(0));
+        let mut table = Inodes::new(attributes(true));
+        let a = table.learn("d/a", false, attributes(false), Instant::default()).ino;
         table.looked_up(a);
         table.looked_up(a);
-        let d = table.learn("d/", true, facts(true), Instant::default()).ino;
+        let d = table.learn("d/", true, attributes(true), Instant::default()).ino;
         table.looked_up(d);
         table.rename("d/", "e/", true);
         assert!(table.at("d/a", false).is_none());
         assert_eq!(table.at("e/a", false).unwrap().ino, a);
         // A new file at the old key gets another number while the old one lives.
-        let new = table.learn("d/a", false, facts(false), Instant::default()).ino;
+        let new = table.learn("d/a", false, attributes(false), Instant::default()).ino;
         assert_ne!(new, a);
         table.forget(new, 0);
         table.remove("e/a", false);

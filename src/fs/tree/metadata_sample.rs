@@ -5,7 +5,7 @@
 //! long as a listing is believed. Without that option nothing is guessed: each object is asked for. That decides what stat(2) shows, never who may read: whoever opens a file or changes its metadata finds
 //! what it really carries, and where that is something else, the kernel is told to judge again.
 
-use crate::fs::object::{Facts, Meta as _, MountOptions, S_IFMT, S_IFREG};
+use crate::fs::object::{Attributes, Meta as _, MountOptions, S_IFMT, S_IFREG};
 use crate::store::Attrs;
 
 /// Objects that are looked at.
@@ -29,7 +29,7 @@ pub enum Metadata {
 
 impl Metadata {
     /// Of one object: what a listing showed, what it is, what it carries.
-    pub fn of(listed: &Facts, is: &Facts, attrs: &Attrs) -> Metadata {
+    pub fn of(listed: &Attributes, is: &Attributes, attrs: &Attrs) -> Metadata {
         let special = !is.is_dir() && is.mode & S_IFMT != S_IFREG;
         let dated = !is.is_dir() && listed.mtime.0.abs_diff(is.mtime.0) > SAME_TIME_NS;
         if special || dated || listed.rights() != is.rights() {
@@ -43,7 +43,7 @@ impl Metadata {
 
     /// Whether what a listing shows, with `attributes=sampled`, of one of them is enough. Where other users may come, it isn't for a directory: the
     /// kernel asks nobody before it lets them pass.
-    pub fn tells(self, listed: &Facts, options: &MountOptions) -> bool {
+    pub fn tells(self, listed: &Attributes, options: &MountOptions) -> bool {
         match self {
             _ if !options.sampled => false,
             Metadata::None => !listed.is_dir() || !options.allow_other,

@@ -1,8 +1,8 @@
-//! What the store lately said about names: single ones, present or absent, and whole directories. Bounded, and
+//! The name (dentry) cache: what the store lately said about names: single ones, present or absent, and whole directories. Bounded, and
 //! believed for the mount's TTL only; own changes are entered as they happen.
 //!
 //! An answer that was asked for before an own change is not believed after it: own changes are counted, each name's
-//! and each directory's last one is remembered, and an answer carries the count it began with (`Ticket`). The node
+//! and each directory's last one is remembered, and an answer carries the count it began with (`ChangeSeq`). The node
 //! table's answers are checked by the same tickets. Whoever changes the bucket enters that here and in the node table
 //! in one step, under the node table's lock.
 
@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::metadata_sample::{Metadata, SAMPLE};
 use crate::base::rt::Instant;
-use crate::fs::object::Facts;
+use crate::fs::object::Attributes;
 
 const NAMES_MAX: usize = 1 << 16;
 /// Entries of all remembered directories together.
@@ -28,14 +28,14 @@ pub const LISTING_MAX: usize = 50_000;
 const DOUBTED_MAX: usize = 10_000;
 /// Names and directories share their last changes by hash: a collision costs a question.
 const STRIPES: usize = 1 << 15;
-/// Names of one directory that are asked for within `CROWD_TIME` before all of them are.
-const CROWD: u32 = 3;
+/// Names of one directory that are asked for within `BULK_TIME` before all of them are.
+const BULK: u32 = 3;
 /// After so many more, since one page did not have all of them.
-const CROWD_AGAIN: u32 = 64;
-const CROWD_EMPTIED: u32 = 8;
-const CROWD_TIME: Duration = Duration::from_secs(5);
+const BULK_AGAIN: u32 = 64;
+const BULK_EMPTIED: u32 = 8;
+const BULK_TIME: Duration = Duration::from_secs(5);
 /// Directories of which that is counted.
-const CROWDS: usize = 1024;
+const BULK_DIRS: usize = 1024;
 /// Directories that went away lately, each for itself; of older ones only that there were any.
 const MOVED: usize = 64;
 /// Names that were changed lately, the same.
@@ -43,14 +43,14 @@ const RECENT: usize = 1024;
 
 /// What stands at a component: a directory, an object, both or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Seen {
-    pub dir: Option<Facts>,
-    pub object: Option<Facts>,
+pub struct CachedName {
+    pub dir: Option<Attributes>,
+    pub object: Option<Attributes>,
 }
 
 #[derive(Debug)]
 struct Listing {
-    entries: BTreeMap<String, Seen>,
+    entries: BTreeMap<String, CachedName>,
     /// Names of which it says nothing any more.
     doubted: BTreeSet<String>,
     until: Instant,
@@ -62,7 +62,12 @@ struct Listing {
 }
 
 impl Listing {
-    fn new(entries: BTreeMap<String, Seen>, until: Instant, whole: bool, metadata: Metadata) -> Listing {
+    fn new(
+        entries: BTreeMap<String, CachedName>,
+        until: Instant,
+        whole: bool,
+        metadata: Metadata,
+    ) -> Listing {
         let (doubted, sample) = (BTreeSet::new(), (Metadata::Unknown, 0));
         Listing { entries, doubted, until, whole, metadata, sample }
     }
@@ -70,7 +75,7 @@ impl Listing {
 
 /// Many names of one directory are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Crowd {
+pub enum BulkLookup {
     First,
     More,
     /// Names that there are none of: more are about to be made.
@@ -79,7 +84,7 @@ pub enum Crowd {
 
 /// What the store was asked of a directory's names lately.
 #[derive(Debug)]
-struct Asked {
+struct LookupCount {
     names: u32,
     missing: u32,
     /// All of them were asked for since, for the sake of the missing ones.
@@ -89,11 +94,11 @@ struct Asked {
 
 /// How many own changes there were when a question was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket(u64);
+pub struct ChangeSeq(u64);
 
 /// Own changes, counted.
 #[derive(Debug)]
-struct Changes {
+struct ChangeLog {
     count: u64,
     /// The last one of each name.
     names: Vec<u64>,
@@ -113,7 +118,7 @@ fn stripe(text: &str) -> usize {
     xxh3_64(text.as_bytes()) as usize % STRIPES
 }
 
-impl Changes {
+impl ChangeLog {
     fn name(&mut self, stem: &str) {
         self.count += 1;
         self.names[stripe(stem)] = self.count;
@@ -133,21 +138,21 @@ impl Changes {
     }
 
     /// Nothing above `key` went away since.
-    fn stayed(&self, key: &str, since: Ticket) -> bool {
+    fn stayed(&self, key: &str, since: ChangeSeq) -> bool {
         let mut later = self.below.iter().rev().take_while(|(_, at)| *at > since.0);
         self.anywhere <= since.0 && !later.any(|(prefix, _)| key.starts_with(prefix))
     }
 
-    fn name_holds(&self, stem: &str, since: Ticket) -> bool {
+    fn name_holds(&self, stem: &str, since: ChangeSeq) -> bool {
         self.names[stripe(stem)] <= since.0 && self.stayed(stem, since)
     }
 
-    fn dir_holds(&self, prefix: &str, since: Ticket) -> bool {
+    fn dir_holds(&self, prefix: &str, since: ChangeSeq) -> bool {
         self.dirs[stripe(prefix)] <= since.0 && self.stayed(prefix, since)
     }
 
     /// The names in a directory that were changed since, if that can be told.
-    fn since(&self, prefix: &str, since: Ticket) -> Option<BTreeSet<String>> {
+    fn since(&self, prefix: &str, since: ChangeSeq) -> Option<BTreeSet<String>> {
         let later = self.recent.iter().rev().take_while(|(_, at)| *at > since.0);
         let names =
             later.filter_map(|(stem, _)| stem.strip_prefix(prefix)).filter(|name| !name.contains('/'));
@@ -161,12 +166,12 @@ type Lru<V> = LruCache<String, V, BuildHasherDefault<Xxh3Default>>;
 #[derive(Debug)]
 struct Inner {
     /// By the key up to the component's end.
-    names: Lru<(Seen, Instant)>,
+    names: Lru<(CachedName, Instant)>,
     /// By prefix.
     listings: Lru<Listing>,
     entries: usize,
-    changes: Changes,
-    crowds: Lru<Asked>,
+    changes: ChangeLog,
+    lookups: Lru<LookupCount>,
 }
 
 impl Inner {
@@ -185,61 +190,62 @@ impl Inner {
 }
 
 #[derive(Debug)]
-pub struct Known(Mutex<Inner>);
+pub struct NameCache(Mutex<Inner>);
 
 /// The directory part of a key and its last component.
 pub fn split(stem: &str) -> (&str, &str) {
     stem.split_at(stem.rfind('/').map_or(0, |at| at + 1))
 }
 
-impl Known {
-    pub fn new() -> Known {
+impl NameCache {
+    pub fn new() -> NameCache {
         let names =
             LruCache::with_hasher(NonZeroUsize::new(NAMES_MAX).expect("not zero"), Default::default());
         let listings = LruCache::unbounded_with_hasher(Default::default());
         let (names_at, dirs) = (vec![0; STRIPES], vec![0; STRIPES]);
         let (below, recent) = Default::default();
-        let changes = Changes { count: 0, names: names_at, dirs, below, anywhere: 0, recent, before: 0 };
-        let crowds = LruCache::with_hasher(NonZeroUsize::new(CROWDS).expect("not zero"), Default::default());
-        Known(Mutex::new(Inner { names, listings, entries: 0, changes, crowds }))
+        let changes = ChangeLog { count: 0, names: names_at, dirs, below, anywhere: 0, recent, before: 0 };
+        let lookups =
+            LruCache::with_hasher(NonZeroUsize::new(BULK_DIRS).expect("not zero"), Default::default());
+        NameCache(Mutex::new(Inner { names, listings, entries: 0, changes, lookups }))
     }
 
     /// Counts that the store is asked for a name of this directory. Now and then so many were that it is cheaper to ask for
     /// a page of them; the more often where each name is asked for to be removed, as in a directory that is `emptied`.
-    pub fn crowded(&self, prefix: &str, emptied: bool, now: Instant) -> Option<Crowd> {
+    pub fn bulk_lookup_due(&self, prefix: &str, emptied: bool, now: Instant) -> Option<BulkLookup> {
         let mut inner = self.0.lock();
-        let none = || Asked { names: 0, missing: 0, all: false, since: now };
-        let asked = inner.crowds.get_or_insert_mut(prefix.to_owned(), none);
-        if now.since(asked.since) > CROWD_TIME {
+        let none = || LookupCount { names: 0, missing: 0, all: false, since: now };
+        let asked = inner.lookups.get_or_insert_mut(prefix.to_owned(), none);
+        if now.since(asked.since) > BULK_TIME {
             *asked = none();
         }
         asked.names += 1;
-        if asked.missing + 1 >= CROWD && !asked.all {
+        if asked.missing + 1 >= BULK && !asked.all {
             asked.all = true;
-            return Some(Crowd::Missing);
+            return Some(BulkLookup::Missing);
         }
         match asked.names {
-            CROWD => Some(Crowd::First),
-            n if n % (if emptied { CROWD_EMPTIED } else { CROWD_AGAIN }) == 0 => Some(Crowd::More),
+            BULK => Some(BulkLookup::First),
+            n if n % (if emptied { BULK_EMPTIED } else { BULK_AGAIN }) == 0 => Some(BulkLookup::More),
             _ => None,
         }
     }
 
     /// The store has nothing of a name of this directory.
     pub fn missed(&self, prefix: &str) {
-        if let Some(asked) = self.0.lock().crowds.get_mut(prefix) {
+        if let Some(asked) = self.0.lock().lookups.get_mut(prefix) {
             asked.missing += 1;
         }
     }
 
     /// Before asking the store.
-    pub fn ticket(&self) -> Ticket {
-        Ticket(self.0.lock().changes.count)
+    pub fn seq(&self) -> ChangeSeq {
+        ChangeSeq(self.0.lock().changes.count)
     }
 
     /// Whether an answer about a name that was asked for at `since` is still to be believed: nothing was changed
     /// here since then.
-    pub fn holds(&self, stem: &str, since: Ticket) -> bool {
+    pub fn is_current(&self, stem: &str, since: ChangeSeq) -> bool {
         self.0.lock().changes.name_holds(stem, since)
     }
 
@@ -249,7 +255,7 @@ impl Known {
     }
 
     /// What is known of a name, until when, and what metadata the objects of its directory carry.
-    pub fn get(&self, stem: &str, now: Instant) -> Option<(Seen, Instant, Metadata)> {
+    pub fn get(&self, stem: &str, now: Instant) -> Option<(CachedName, Instant, Metadata)> {
         let mut inner = self.0.lock();
         if let Some((seen, until)) = inner.names.get(stem).filter(|(_, until)| *until > now) {
             return Some((seen.clone(), *until, Metadata::Unknown));
@@ -259,15 +265,15 @@ impl Known {
             inner.listings.get(prefix).filter(|l| l.until > now && !l.doubted.contains(component))?;
         let seen = match listing.entries.get(component) {
             Some(seen) => seen.clone(),
-            None if listing.whole => Seen::default(),
+            None if listing.whole => CachedName::default(),
             None => return None,
         };
         Some((seen, listing.until, listing.metadata))
     }
 
-    pub fn learn(&self, stem: &str, seen: Seen, until: Instant, ticket: Ticket) {
+    pub fn learn(&self, stem: &str, seen: CachedName, until: Instant, seq: ChangeSeq) {
         let mut inner = self.0.lock();
-        if inner.changes.name_holds(stem, ticket) {
+        if inner.changes.name_holds(stem, seq) {
             inner.names.put(stem.to_owned(), (seen, until));
         }
     }
@@ -276,13 +282,13 @@ impl Known {
     pub fn learn_listing(
         &self,
         prefix: &str,
-        entries: BTreeMap<String, Seen>,
+        entries: BTreeMap<String, CachedName>,
         until: Instant,
         metadata: Metadata,
-        ticket: Ticket,
+        seq: ChangeSeq,
     ) {
         let mut inner = self.0.lock();
-        if inner.changes.dir_holds(prefix, ticket) {
+        if inner.changes.dir_holds(prefix, seq) {
             inner.enter(prefix, Listing::new(entries, until, true, metadata));
         }
     }
@@ -292,17 +298,18 @@ impl Known {
     pub fn learn_page(
         &self,
         prefix: &str,
-        mut entries: BTreeMap<String, Seen>,
+        mut entries: BTreeMap<String, CachedName>,
         whole: Option<BTreeSet<String>>,
         until: Instant,
-        ticket: Ticket,
+        seq: ChangeSeq,
     ) {
         let mut inner = self.0.lock();
-        let changed = whole.and_then(|perhaps| Some(&inner.changes.since(prefix, ticket)? | &perhaps));
+        let changed = whole.and_then(|perhaps| Some(&inner.changes.since(prefix, seq)? | &perhaps));
         match &changed {
             Some(changed) => entries.retain(|component, _| !changed.contains(component)),
-            None => entries
-                .retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), ticket)),
+            None => {
+                entries.retain(|component, _| inner.changes.name_holds(&format!("{prefix}{component}"), seq))
+            }
         }
         let mut listing = Listing::new(entries, until, changed.is_some(), Metadata::Unknown);
         listing.doubted = changed.unwrap_or_default();
@@ -322,7 +329,7 @@ impl Known {
     }
 
     /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
-    pub fn changed(&self, stem: &str, now: Instant, until: Instant, change: impl Fn(&mut Seen)) {
+    pub fn changed(&self, stem: &str, now: Instant, until: Instant, change: impl Fn(&mut CachedName)) {
         let mut inner = self.0.lock();
         inner.changes.name(stem);
         let (prefix, component) = split(stem);
@@ -344,7 +351,7 @@ impl Known {
         let mut seen = fresh.or(named).unwrap_or_default();
         change(&mut seen);
         // That nothing is left is not known of a name that we knew nothing of: something may have been hidden.
-        if known || seen != Seen::default() {
+        if known || seen != CachedName::default() {
             inner.names.put(stem.to_owned(), (seen, until));
         }
     }
@@ -388,9 +395,9 @@ mod tests {
     use super::*;
     use crate::fs::object::{MountOptions, Ns};
 
-    fn object() -> Seen {
-        let facts = Facts::listed(&MountOptions::default(), false, 1, None, Ns(0));
-        Seen { dir: None, object: Some(facts) }
+    fn object() -> CachedName {
+        let attributes = Attributes::listed(&MountOptions::default(), false, 1, None, Ns(0));
+        CachedName { dir: None, object: Some(attributes) }
     }
 
     fn at(s: u64) -> Instant {
@@ -399,14 +406,16 @@ mod tests {
 
     #[test]
     fn answers_asked_before_a_change_are_not_believed_after_it() {
-        let known = Known::new();
-        let ticket = known.ticket();
+        let known = NameCache::new();
+        let seq = known.seq();
         known.changed("d/a", at(1), at(5), |s| *s = object());
         assert!(
-            !known.holds("d/a", ticket) && known.holds("d/b", ticket) && known.holds("d/a", known.ticket())
+            !known.is_current("d/a", seq)
+                && known.is_current("d/b", seq)
+                && known.is_current("d/a", known.seq())
         );
-        known.learn("d/a", Seen::default(), at(5), ticket);
-        known.learn_listing("d/", BTreeMap::new(), at(5), Metadata::Unknown, ticket);
+        known.learn("d/a", CachedName::default(), at(5), seq);
+        known.learn_listing("d/", BTreeMap::new(), at(5), Metadata::Unknown, seq);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert!(known.get("d/b", at(1)).is_none());
         assert!(known.get("d/a", at(5)).is_none(), "nothing is believed past its time");
@@ -414,82 +423,80 @@ mod tests {
 
     #[test]
     fn names_that_were_not_asked_for_are_not_absent() {
-        let known = Known::new();
-        let ticket = known.ticket();
-        known.learn_page("d/", BTreeMap::from([("a".to_owned(), object())]), None, at(5), ticket);
+        let known = NameCache::new();
+        let seq = known.seq();
+        known.learn_page("d/", BTreeMap::from([("a".to_owned(), object())]), None, at(5), seq);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert_eq!(known.get("d/b", at(1)), None);
         known.changed("d/b", at(1), at(6), |seen| seen.object = None);
         assert_eq!(known.get("d/b", at(2)), None, "a directory of that name may be hidden");
         known.changed("d/a", at(1), at(6), |seen| seen.object = None);
-        assert_eq!(known.get("d/a", at(2)).unwrap().0, Seen::default());
-        let asked = (1..=130).filter_map(|n| known.crowded("d/", false, at(1)).map(|crowd| (n, crowd)));
-        assert_eq!(asked.collect::<Vec<_>>(), [(3, Crowd::First), (64, Crowd::More), (128, Crowd::More)]);
+        assert_eq!(known.get("d/a", at(2)).unwrap().0, CachedName::default());
+        let asked =
+            (1..=130).filter_map(|n| known.bulk_lookup_due("d/", false, at(1)).map(|crowd| (n, crowd)));
+        assert_eq!(
+            asked.collect::<Vec<_>>(),
+            [(3, BulkLookup::First), (64, BulkLookup::More), (128, BulkLookup::More)]
+        );
         let missing = (1..=9).filter_map(|n| {
             known.missed("d/");
-            known.crowded("d/", false, at(9)).map(|crowd| (n, crowd))
+            known.bulk_lookup_due("d/", false, at(9)).map(|crowd| (n, crowd))
         });
-        assert_eq!(missing.collect::<Vec<_>>(), [(3, Crowd::Missing)], "one miss is of the time before");
+        assert_eq!(missing.collect::<Vec<_>>(), [(3, BulkLookup::Missing)], "one miss is of the time before");
     }
 
     #[test]
     fn a_page_that_is_all_of_a_directory_says_nothing_of_what_was_changed_meanwhile() {
-        let known = Known::new();
+        let known = NameCache::new();
         known.changed("d/old", at(0), at(1), |s| *s = object());
-        let ticket = known.ticket();
+        let seq = known.seq();
         for name in ["d/new", "d/gone", "d/sub/new", "e/new"] {
             known.touched(name);
         }
         let page = || ["a", "gone"].map(|name| (name.to_owned(), object())).into();
-        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), seq);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         for name in ["d/other", "d/sub", "d/old"] {
-            assert_eq!(known.get(name, at(1)).unwrap().0, Seen::default(), "{name}");
+            assert_eq!(known.get(name, at(1)).unwrap().0, CachedName::default(), "{name}");
         }
         assert!(known.get("d/new", at(1)).is_none() && known.get("d/gone", at(1)).is_none());
         // What is made later is known, and what is not remembered may be any name.
         known.changed("d/later", at(1), at(9), |s| *s = object());
         assert_eq!(known.get("d/later", at(2)).unwrap().0, object());
-        let ticket = known.ticket();
+        let seq = known.seq();
         for n in 0..=RECENT {
             known.touched(&format!("e/{n}"));
         }
-        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), seq);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());
         assert!(known.get("d/other", at(1)).is_none());
-        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), known.ticket());
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), known.seq());
         known.forget_below("d/");
         assert!(known.get("d/other", at(1)).is_none());
-        let ticket = known.ticket();
+        let seq = known.seq();
         known.forget_below("d/");
-        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), ticket);
+        known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), seq);
         assert!(known.get("d/a", at(1)).is_none() && known.get("d/other", at(1)).is_none());
     }
 
     #[test]
     fn a_listing_answers_for_absent_names_too() {
-        let known = Known::new();
-        let ticket = known.ticket();
-        known.learn_listing(
-            "d/",
-            BTreeMap::from([("a".to_owned(), object())]),
-            at(5),
-            Metadata::None,
-            ticket,
-        );
+        let known = NameCache::new();
+        let seq = known.seq();
+        known.learn_listing("d/", BTreeMap::from([("a".to_owned(), object())]), at(5), Metadata::None, seq);
         assert_eq!(known.get("d/a", at(1)).unwrap(), (object(), at(5), Metadata::None));
-        assert_eq!(known.get("d/b", at(1)).unwrap().0, Seen::default());
+        assert_eq!(known.get("d/b", at(1)).unwrap().0, CachedName::default());
         known.changed("d/b", at(1), at(6), |s| *s = object());
         assert_eq!(known.get("d/b", at(1)).unwrap().0, object());
         known.forget("d/b");
         assert!(known.get("d/b", at(1)).is_none(), "of that one nothing is known");
-        assert_eq!(known.get("d/c", at(1)).unwrap().0, Seen::default(), "of its neighbours what was");
+        assert_eq!(known.get("d/c", at(1)).unwrap().0, CachedName::default(), "of its neighbours what was");
         known.forget_below("d/");
         assert!(known.get("d/a", at(1)).is_none() && known.get("d/b", at(1)).is_none());
-        assert!(!known.holds("d/x", ticket) && known.holds("e/x", ticket));
+        assert!(!known.is_current("d/x", seq) && known.is_current("e/x", seq));
         for i in 0..=MOVED {
             known.forget_below(&format!("m{i}/"));
         }
-        assert!(!known.holds("e/x", ticket), "what is not remembered may have been anywhere");
+        assert!(!known.is_current("e/x", seq), "what is not remembered may have been anywhere");
     }
 }

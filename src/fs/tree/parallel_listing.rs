@@ -1,10 +1,10 @@
 //! A directory's names in the store's order, page by page: at first one request after another, and where there are many
-//! names several stretches of them at once.
+//! names several ranges of them at once.
 //!
-//! A stretch is a range of names that a task of its own lists ahead of the reader, a page after another, up to a
-//! bound. Bounds are guesses (`Scale`), each costs at most one request more: they are as many as a tenth of the pages
+//! A key range is a range of names that a task of its own lists ahead of the reader, a page after another, up to a
+//! bound. Bounds are guesses (`SplitPoints`), each costs at most one request more: they are as many as a tenth of the pages
 //! allows, and a few to begin with. A directory of up to `ALONE` pages is never divided, and whoever stops reading has at
-//! most `STRETCHES` × `AHEAD` pages in memory; they go with the feed, and so do its requests.
+//! most `RANGES` × `AHEAD` pages in memory; they go with the listing, and so do its requests.
 //!
 //! Order: servers list by bytes of whole names (`a-` before `a/`), or by component, as a tree (`a/` before `a-`). A name
 //! belongs on the left of a bound if either order says so, and a group that both sides show is shown once. A server
@@ -17,23 +17,23 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::split_points::{Pace, Scale};
+use super::split_points::{Density, SplitPoints};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Listed, Page};
 
 /// Pages that are asked for one after another before the rest is divided.
 const ALONE: u64 = 2;
-/// Stretches at once.
-const STRETCHES: usize = 8;
-/// A stretch's length, in pages. Its last page is half another's on average.
+/// Ranges listed at once.
+const RANGES: usize = 8;
+/// A range's length, in pages. Its last page is half another's on average.
 const LENGTH: u64 = 10;
-/// Pages of a stretch that wait for the reader.
+/// Pages of a range that wait for the reader.
 const AHEAD: usize = LENGTH as usize + 2;
 
 /// Asks for one page of a directory.
 #[async_trait]
-pub trait Pages: Send + Sync + 'static {
+pub trait PageSource: Send + Sync + 'static {
     /// Names behind `after`, which is one, or what an earlier page called `next`.
     async fn page(&self, after: Option<String>) -> Result<Page>;
     /// What all names begin with.
@@ -42,114 +42,117 @@ pub trait Pages: Send + Sync + 'static {
     fn most(&self) -> u64;
 }
 
-pub enum Line {
+pub enum ListedEntry {
     Object(Listed),
     Prefix(String),
 }
 
-impl Line {
+impl ListedEntry {
     pub fn key(&self) -> &str {
         match self {
-            Line::Object(o) => &o.key,
-            Line::Prefix(p) => p,
+            ListedEntry::Object(o) => &o.key,
+            ListedEntry::Prefix(p) => p,
         }
     }
 
     /// Its name in the directory, a group's without the slash.
     fn component(&self, prefix: &str) -> &str {
         match self {
-            Line::Object(o) => &o.key[prefix.len()..],
-            Line::Prefix(p) => &p[prefix.len()..p.len() - 1],
+            ListedEntry::Object(o) => &o.key[prefix.len()..],
+            ListedEntry::Prefix(p) => &p[prefix.len()..p.len() - 1],
         }
     }
 }
 
-fn in_key_order(page: Page) -> Vec<Line> {
-    let mut lines: Vec<Line> = page.objects.into_iter().map(Line::Object).collect();
-    lines.extend(page.prefixes.into_iter().map(Line::Prefix));
-    lines.sort_by(|a, b| a.key().cmp(b.key()));
-    lines
+fn in_key_order(page: Page) -> Vec<ListedEntry> {
+    let mut entries: Vec<ListedEntry> = page.objects.into_iter().map(ListedEntry::Object).collect();
+    entries.extend(page.prefixes.into_iter().map(ListedEntry::Prefix));
+    entries.sort_by(|a, b| a.key().cmp(b.key()));
+    entries
 }
 
 /// How far a listing has come, to see whether what follows does follow.
 #[derive(Clone, Debug, Default)]
-struct Place {
+struct Position {
     /// Without the prefix, a group's with its slash.
     name: String,
     component: String,
 }
 
-impl Place {
-    fn of(line: &Line, prefix: &str) -> Place {
-        Place { name: line.key()[prefix.len()..].to_owned(), component: line.component(prefix).to_owned() }
+impl Position {
+    fn of(entry: &ListedEntry, prefix: &str) -> Position {
+        Position {
+            name: entry.key()[prefix.len()..].to_owned(),
+            component: entry.component(prefix).to_owned(),
+        }
     }
 
-    fn at(component: String) -> Place {
-        Place { name: component.clone(), component }
+    fn at(component: String) -> Position {
+        Position { name: component.clone(), component }
     }
 
     /// Whether a line comes after this in one of the two orders.
-    fn is_before(&self, line: &Line, prefix: &str) -> bool {
-        line.key()[prefix.len()..] > *self.name || *line.component(prefix) > *self.component
+    fn is_before(&self, entry: &ListedEntry, prefix: &str) -> bool {
+        entry.key()[prefix.len()..] > *self.name || *entry.component(prefix) > *self.component
     }
 }
 
-/// What a stretch's task and the reader both look at.
+/// What a range's task and the reader both look at.
 #[derive(Debug, Default)]
-struct Shared {
+struct RangeState {
     /// The last component that belongs here; `None`: all that follow.
     bound: Option<String>,
-    place: Option<Place>,
-    pace: Pace,
+    place: Option<Position>,
+    density: Density,
     pages: u64,
     done: bool,
 }
 
 /// One page, cut at the bound.
-struct Cut {
-    lines: Vec<Line>,
+struct RangePage {
+    entries: Vec<ListedEntry>,
     next: Option<String>,
     done: bool,
-    /// The server has nothing beyond these lines: neither have the stretches that follow.
+    /// The server has nothing beyond these lines: neither have the ranges that follow.
     last: bool,
 }
 
-enum Stop {
+enum RangeEnd {
     Failed(Error),
     /// The server's order can't be relied on.
     Disorder,
 }
 
 #[derive(Debug)]
-struct Stretch {
+struct KeyRange {
     /// The bound of the one before.
     floor: Option<String>,
     /// Where what the reader has of it ends.
     after: Option<String>,
-    shared: Arc<Mutex<Shared>>,
-    cuts: mpsc::Receiver<std::result::Result<Cut, Stop>>,
+    shared: Arc<Mutex<RangeState>>,
+    cuts: mpsc::Receiver<std::result::Result<RangePage, RangeEnd>>,
     task: Task<()>,
 }
 
-impl Drop for Stretch {
+impl Drop for KeyRange {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// What a stretch's task does.
-struct Work {
-    pages: Arc<dyn Pages>,
-    shared: Arc<Mutex<Shared>>,
+/// The task that lists one range.
+struct RangeTask {
+    pages: Arc<dyn PageSource>,
+    shared: Arc<Mutex<RangeState>>,
     after: Option<String>,
 }
 
-impl Work {
-    async fn run(mut self, cuts: mpsc::Sender<std::result::Result<Cut, Stop>>) {
+impl RangeTask {
+    async fn run(mut self, cuts: mpsc::Sender<std::result::Result<RangePage, RangeEnd>>) {
         loop {
             let out = match self.pages.page(self.after.clone()).await {
                 Ok(page) => self.cut(page),
-                Err(why) => Err(Stop::Failed(why)),
+                Err(why) => Err(RangeEnd::Failed(why)),
             };
             let next = out.as_ref().ok().filter(|c| !c.done).and_then(|c| c.next.clone());
             if cuts.send(out).await.is_err() || next.is_none() {
@@ -159,46 +162,46 @@ impl Work {
         }
     }
 
-    fn cut(&self, page: Page) -> std::result::Result<Cut, Stop> {
+    fn cut(&self, page: Page) -> std::result::Result<RangePage, RangeEnd> {
         let prefix = self.pages.prefix();
         let next = page.next.clone();
-        let mut lines = in_key_order(page);
+        let mut entries = in_key_order(page);
         let mut shared = self.shared.lock();
-        let follow = |place: &Place| lines.iter().all(|l| place.is_before(l, prefix));
-        if lines.is_empty() && next.is_some() || !shared.place.as_ref().is_none_or(follow) {
-            return Err(Stop::Disorder);
+        let follow = |place: &Position| entries.iter().all(|l| place.is_before(l, prefix));
+        if entries.is_empty() && next.is_some() || !shared.place.as_ref().is_none_or(follow) {
+            return Err(RangeEnd::Disorder);
         }
-        if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
             if shared.pages == 0 {
-                shared.pace = Pace::default();
+                shared.density = Density::default();
             }
-            shared.pace.note(first.component(prefix), last.component(prefix), lines.len() as u64);
-            shared.place = Some(Place::of(last, prefix));
+            shared.density.note(first.component(prefix), last.component(prefix), entries.len() as u64);
+            shared.place = Some(Position::of(last, prefix));
         }
         shared.pages += 1;
-        let all = lines.len();
+        let all = entries.len();
         if let Some(bound) = &shared.bound {
-            lines.retain(|l| l.component(prefix) <= bound.as_str());
+            entries.retain(|l| l.component(prefix) <= bound.as_str());
         }
-        shared.done = next.is_none() || lines.len() < all;
-        let last = next.is_none() && lines.len() == all;
-        Ok(Cut { lines, next, done: shared.done, last })
+        shared.done = next.is_none() || entries.len() < all;
+        let last = next.is_none() && entries.len() == all;
+        Ok(RangePage { entries, next, done: shared.done, last })
     }
 }
 
-impl Stretch {
+impl KeyRange {
     fn begin(
         rt: &Rt,
-        pages: &Arc<dyn Pages>,
+        pages: &Arc<dyn PageSource>,
         floor: Option<String>,
         after: Option<String>,
-        shared: Shared,
-    ) -> Stretch {
+        shared: RangeState,
+    ) -> KeyRange {
         let shared = Arc::new(Mutex::new(shared));
         let (sender, cuts) = mpsc::channel(AHEAD);
-        let work = Work { pages: pages.clone(), shared: shared.clone(), after: after.clone() };
+        let work = RangeTask { pages: pages.clone(), shared: shared.clone(), after: after.clone() };
         let task = rt.spawn(work.run(sender));
-        Stretch { floor, after, shared, cuts, task }
+        KeyRange { floor, after, shared, cuts, task }
     }
 
     /// Nothing of it was read yet: it begins where we guessed.
@@ -209,41 +212,41 @@ impl Stretch {
     }
 
     /// The same again from where the reader is.
-    fn again(&mut self, rt: &Rt, pages: &Arc<dyn Pages>) {
+    fn again(&mut self, rt: &Rt, pages: &Arc<dyn PageSource>) {
         let bound = self.shared.lock().bound.clone();
-        let place = self.floor.clone().filter(|_| self.is_fresh(pages.prefix())).map(Place::at);
-        let shared = Shared { bound, place, ..Shared::default() };
-        *self = Stretch::begin(rt, pages, self.floor.clone(), self.after.clone(), shared);
+        let place = self.floor.clone().filter(|_| self.is_fresh(pages.prefix())).map(Position::at);
+        let shared = RangeState { bound, place, ..RangeState::default() };
+        *self = KeyRange::begin(rt, pages, self.floor.clone(), self.after.clone(), shared);
     }
 
-    /// A bound about a stretch's length from its beginning, if it goes on much longer than that; and how dense names
+    /// A bound about a range's length from its beginning, if it goes on much longer than that; and how dense names
     /// are there.
-    fn divide(&self, scale: &Scale, most: u64) -> Option<(String, Option<String>, Pace)> {
+    fn divide(&self, split_points: &SplitPoints, most: u64) -> Option<(String, Option<String>, Density)> {
         let mut shared = self.shared.lock();
-        let (place, pace) = (shared.place.as_ref()?, &shared.pace);
+        let (place, density) = (shared.place.as_ref()?, &shared.density);
         if shared.done {
             return None;
         }
         let ahead = LENGTH.saturating_sub(shared.pages).max(2) * most;
         let at = &place.component;
-        let guess = scale.guess(pace, at, ahead).filter(|g| g > at && *g > place.name)?;
-        // What is left must be worth a stretch, as far as can be told.
-        let worth = || scale.guess(pace, at, ahead + LENGTH * most / 2);
+        let guess = split_points.guess(density, at, ahead).filter(|g| g > at && *g > place.name)?;
+        // What is left must be worth a range of its own, as far as can be told.
+        let worth = || split_points.guess(density, at, ahead + LENGTH * most / 2);
         if shared.bound.as_ref().is_some_and(|b| worth().is_none_or(|w| w >= *b)) {
             return None;
         }
-        let pace = pace.clone();
+        let density = density.clone();
         let rest = shared.bound.replace(guess.clone());
-        Some((guess, rest, pace))
+        Some((guess, rest, density))
     }
 }
 
-pub struct Feed {
+pub struct ParallelListing {
     rt: Rt,
-    pages: Arc<dyn Pages>,
+    pages: Arc<dyn PageSource>,
     /// Where the next page begins, while they are asked for one by one.
     after: Option<String>,
-    place: Option<Place>,
+    place: Option<Position>,
     ended: bool,
     /// Pages that the reader had.
     had: u64,
@@ -253,22 +256,22 @@ pub struct Feed {
     /// The server was told to begin at this guess and began elsewhere: what was shown already comes again.
     again: Option<String>,
     /// From the reader on.
-    stretches: VecDeque<Stretch>,
-    scale: Scale,
-    pace: Pace,
+    ranges: VecDeque<KeyRange>,
+    split_points: SplitPoints,
+    density: Density,
     /// Groups shown of which the latest name is a longer form, or the other way round.
     groups: Vec<String>,
 }
 
-impl std::fmt::Debug for Feed {
+impl std::fmt::Debug for ParallelListing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Feed({:?}, {} pages)", self.pages.prefix(), self.had)
+        write!(f, "ParallelListing({:?}, {} pages)", self.pages.prefix(), self.had)
     }
 }
 
-impl Feed {
-    pub fn new(rt: Rt, pages: Arc<dyn Pages>) -> Feed {
-        Feed {
+impl ParallelListing {
+    pub fn new(rt: Rt, pages: Arc<dyn PageSource>) -> ParallelListing {
+        ParallelListing {
             rt,
             pages,
             after: None,
@@ -278,61 +281,61 @@ impl Feed {
             divided: 0,
             alone: false,
             again: None,
-            stretches: VecDeque::new(),
-            scale: Scale::default(),
-            pace: Pace::default(),
+            ranges: VecDeque::new(),
+            split_points: SplitPoints::default(),
+            density: Density::default(),
             groups: Vec::new(),
         }
     }
 
     /// Further lines, perhaps none, and whether that was the end. After an error the same may be asked again.
-    pub async fn next(&mut self) -> Result<(Vec<Line>, bool)> {
+    pub async fn next(&mut self) -> Result<(Vec<ListedEntry>, bool)> {
         if self.ended {
             return Ok((Vec::new(), true));
         }
-        if self.had >= ALONE && !self.alone && self.stretches.is_empty() {
-            let (place, pace) = (self.place.clone(), self.pace.clone());
-            let shared = Shared { place, pace, pages: ALONE, ..Shared::default() };
-            let first = Stretch::begin(&self.rt, &self.pages, None, self.after.clone(), shared);
-            self.stretches.push_back(first);
+        if self.had >= ALONE && !self.alone && self.ranges.is_empty() {
+            let (place, density) = (self.place.clone(), self.density.clone());
+            let shared = RangeState { place, density, pages: ALONE, ..RangeState::default() };
+            let first = KeyRange::begin(&self.rt, &self.pages, None, self.after.clone(), shared);
+            self.ranges.push_back(first);
         }
-        let lines = if self.stretches.is_empty() { self.next_page().await? } else { self.next_cut().await? };
-        Ok((lines, self.ended))
+        let entries = if self.ranges.is_empty() { self.next_page().await? } else { self.next_cut().await? };
+        Ok((entries, self.ended))
     }
 
-    async fn next_page(&mut self) -> Result<Vec<Line>> {
+    async fn next_page(&mut self) -> Result<Vec<ListedEntry>> {
         let page = self.pages.page(self.after.clone()).await?;
         self.had += 1;
         self.after = page.next.clone();
         let prefix = self.pages.prefix();
-        let mut lines = in_key_order(page);
+        let mut entries = in_key_order(page);
         if let Some(floor) = &self.again {
-            lines.retain(|l| l.key()[prefix.len()..] > **floor);
-            self.unshown(&mut lines, floor);
+            entries.retain(|l| l.key()[prefix.len()..] > **floor);
+            self.unshown(&mut entries, floor);
         }
-        let follow = |place: &Place| lines.iter().all(|l| place.is_before(l, prefix));
-        self.alone |= lines.is_empty() || !self.place.as_ref().is_none_or(follow);
-        self.learn(&lines);
+        let follow = |place: &Position| entries.iter().all(|l| place.is_before(l, prefix));
+        self.alone |= entries.is_empty() || !self.place.as_ref().is_none_or(follow);
+        self.learn(&entries);
         self.ended = self.after.is_none();
-        Ok(lines)
+        Ok(entries)
     }
 
-    async fn next_cut(&mut self) -> Result<Vec<Line>> {
+    async fn next_cut(&mut self) -> Result<Vec<ListedEntry>> {
         self.divide();
-        let head = self.stretches.front_mut().expect("the caller saw one");
+        let head = self.ranges.front_mut().expect("the caller saw one");
         let cut = match head.cuts.recv().await {
             Some(Ok(cut)) => cut,
-            Some(Err(Stop::Disorder)) => {
+            Some(Err(RangeEnd::Disorder)) => {
                 tracing::debug!(
                     prefix = self.pages.prefix(),
                     "names come in no order: listed one page after another"
                 );
                 (self.alone, self.after) = (true, head.after.clone());
                 self.again = head.floor.clone().filter(|_| head.is_fresh(self.pages.prefix()));
-                self.stretches.clear();
+                self.ranges.clear();
                 return Ok(Vec::new());
             }
-            Some(Err(Stop::Failed(why))) => {
+            Some(Err(RangeEnd::Failed(why))) => {
                 head.again(&self.rt, &self.pages);
                 return Err(why);
             }
@@ -346,62 +349,62 @@ impl Feed {
         };
         self.had += 1;
         head.after = cut.next;
-        let (mut lines, floor) = (cut.lines, head.floor.clone());
+        let (mut entries, floor) = (cut.entries, head.floor.clone());
         if cut.last {
-            self.stretches.clear();
+            self.ranges.clear();
         } else if cut.done {
-            self.stretches.pop_front();
+            self.ranges.pop_front();
         }
         if let Some(floor) = floor {
-            self.unshown(&mut lines, &floor);
+            self.unshown(&mut entries, &floor);
         }
-        self.learn(&lines);
-        self.ended = self.stretches.is_empty();
-        Ok(lines)
+        self.learn(&entries);
+        self.ended = self.ranges.is_empty();
+        Ok(entries)
     }
 
     /// Groups that belong on either side of a bound were perhaps shown on its left.
-    fn unshown(&self, lines: &mut Vec<Line>, floor: &str) {
+    fn unshown(&self, entries: &mut Vec<ListedEntry>, floor: &str) {
         let prefix = self.pages.prefix();
         let shown = |c: &str| c <= floor && self.groups.iter().any(|g| g == c);
-        lines.retain(|l| !(matches!(l, Line::Prefix(_)) && shown(l.component(prefix))));
+        entries.retain(|l| !(matches!(l, ListedEntry::Prefix(_)) && shown(l.component(prefix))));
     }
 
-    fn learn(&mut self, lines: &[Line]) {
+    fn learn(&mut self, entries: &[ListedEntry]) {
         let prefix = self.pages.prefix();
-        for line in lines {
-            let component = line.component(prefix);
+        for entry in entries {
+            let component = entry.component(prefix);
             self.groups.retain(|g| g.starts_with(component) || component.starts_with(g.as_str()));
-            if matches!(line, Line::Prefix(_)) {
+            if matches!(entry, ListedEntry::Prefix(_)) {
                 self.groups.push(component.to_owned());
             }
-            self.scale.learn(component);
+            self.split_points.learn(component);
         }
-        if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
-            self.pace.note(first.component(prefix), last.component(prefix), lines.len() as u64);
-            self.place = Some(Place::of(last, prefix));
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            self.density.note(first.component(prefix), last.component(prefix), entries.len() as u64);
+            self.place = Some(Position::of(last, prefix));
         }
     }
 
-    /// Divides stretches that are long, nearest first; more of them the longer the reader goes on.
+    /// Divides ranges that are long, nearest first; more of them the longer the reader goes on.
     fn divide(&mut self) {
-        let at_once = STRETCHES.min((self.had - ALONE) as usize + 2);
-        let allowed = self.had / LENGTH + STRETCHES as u64;
+        let at_once = RANGES.min((self.had - ALONE) as usize + 2);
+        let allowed = self.had / LENGTH + RANGES as u64;
         let most = self.pages.most();
         // Those that nothing is known of yet may lie behind the end.
-        let mut blind = self.stretches.iter().filter(|s| s.shared.lock().pages == 0).count() as u64;
+        let mut blind = self.ranges.iter().filter(|s| s.shared.lock().pages == 0).count() as u64;
         let mut at = 0;
-        while at < self.stretches.len()
-            && self.stretches.len() < at_once
+        while at < self.ranges.len()
+            && self.ranges.len() < at_once
             && blind <= (self.had - ALONE) / 2
             && self.divided < allowed
         {
-            if let Some((bound, rest, pace)) = self.stretches[at].divide(&self.scale, most) {
-                let place = Some(Place::at(bound.clone()));
-                let shared = Shared { bound: rest, place, pace, ..Shared::default() };
+            if let Some((bound, rest, density)) = self.ranges[at].divide(&self.split_points, most) {
+                let place = Some(Position::at(bound.clone()));
+                let shared = RangeState { bound: rest, place, density, ..RangeState::default() };
                 let after = Some(format!("{}{bound}", self.pages.prefix()));
-                let new = Stretch::begin(&self.rt, &self.pages, Some(bound), after, shared);
-                self.stretches.insert(at + 1, new);
+                let new = KeyRange::begin(&self.rt, &self.pages, Some(bound), after, shared);
+                self.ranges.insert(at + 1, new);
                 self.divided += 1;
                 blind += 1;
             }

@@ -19,7 +19,7 @@ const WORTH_MAX: u128 = 1 << 96;
 
 /// Which ASCII characters were seen at each position.
 #[derive(Clone, Debug, Default)]
-pub struct Scale {
+pub struct SplitPoints {
     seen: Vec<u128>,
     /// Positions where some name has a character of which no order is known.
     foreign: Vec<bool>,
@@ -27,9 +27,9 @@ pub struct Scale {
 
 /// How dense names lie: the latest pages, each from its first name to its last one.
 #[derive(Clone, Debug, Default)]
-pub struct Pace(VecDeque<(String, String, u64)>);
+pub struct Density(VecDeque<(String, String, u64)>);
 
-impl Pace {
+impl Density {
     pub fn note(&mut self, from: &str, to: &str, count: u64) {
         self.0.push_back((from.to_owned(), to.to_owned(), count));
         if self.0.len() > PAGES {
@@ -57,7 +57,7 @@ fn common(a: &str, b: &str) -> usize {
     a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
 }
 
-impl Scale {
+impl SplitPoints {
     pub fn learn(&mut self, name: &str) {
         let len = name.len().min(POSITIONS);
         if self.seen.len() < len {
@@ -104,8 +104,8 @@ impl Scale {
     }
 
     /// The name that about `entries` more names lie before, counted from `at`; `None` when there is no telling.
-    pub fn guess(&self, pace: &Pace, at: &str, entries: u64) -> Option<String> {
-        let start = pace.common(at).saturating_sub(CARRIED);
+    pub fn guess(&self, density: &Density, at: &str, entries: u64) -> Option<String> {
+        let start = density.common(at).saturating_sub(CARRIED);
         let (mut worth, mut bases) = (1u128, Vec::new());
         for at in start..POSITIONS {
             let Some(digits) = self.digits(at) else { break };
@@ -132,7 +132,7 @@ impl Scale {
             let span = number(to).checked_sub(number(from)).filter(|s| *s > 0)?;
             Some((span * u128::from(entries) / u128::from((*count).max(1))).max(1))
         };
-        let mut steps: Vec<u128> = pace.0.iter().filter_map(step).collect();
+        let mut steps: Vec<u128> = density.0.iter().filter_map(step).collect();
         steps.sort_unstable();
         let step = *steps.get(steps.len().saturating_sub(1) / 2)?;
         let mut target = number(at).checked_add(step).filter(|t| *t < worth)?;
@@ -159,12 +159,12 @@ mod tests {
     fn guessed(names: impl Iterator<Item = String>) -> Option<usize> {
         let mut names: Vec<String> = names.collect();
         names.sort();
-        let mut scale = Scale::default();
-        names[..2000].iter().for_each(|n| scale.learn(n));
-        let mut pace = Pace::default();
-        pace.note(&names[0], &names[999], 1000);
-        pace.note(&names[1000], &names[1999], 1000);
-        let guess = scale.guess(&pace, &names[1999], 10_000)?;
+        let mut split_points = SplitPoints::default();
+        names[..2000].iter().for_each(|n| split_points.learn(n));
+        let mut density = Density::default();
+        density.note(&names[0], &names[999], 1000);
+        density.note(&names[1000], &names[1999], 1000);
+        let guess = split_points.guess(&density, &names[1999], 10_000)?;
         Some(names.partition_point(|n| *n <= guess) - 2000)
     }
 
@@ -197,11 +197,11 @@ mod tests {
             })),
             None
         );
-        let scale = Scale::default();
-        let mut pace = Pace::default();
-        pace.note("a", "b", 1000);
-        assert_eq!(scale.guess(&pace, "b", 1000), None);
-        assert_eq!(scale.guess(&Pace::default(), "", 1000), None);
+        let split_points = SplitPoints::default();
+        let mut density = Density::default();
+        density.note("a", "b", 1000);
+        assert_eq!(split_points.guess(&density, "b", 1000), None);
+        assert_eq!(split_points.guess(&Density::default(), "", 1000), None);
     }
 
     proptest::proptest! {
@@ -209,11 +209,11 @@ mod tests {
         fn a_guess_lies_further_on_and_is_a_component(
             names in proptest::collection::vec("[^/]{0,12}", 2..20), at in "[^/]{0,12}", entries in 1u64..1 << 20,
         ) {
-            let mut scale = Scale::default();
-            names.iter().for_each(|n| scale.learn(n));
-            let mut pace = Pace::default();
-            names.windows(2).for_each(|n| pace.note(&n[0], &n[1], names.len() as u64));
-            if let Some(guess) = scale.guess(&pace, &at, entries) {
+            let mut split_points = SplitPoints::default();
+            names.iter().for_each(|n| split_points.learn(n));
+            let mut density = Density::default();
+            names.windows(2).for_each(|n| density.note(&n[0], &n[1], names.len() as u64));
+            if let Some(guess) = split_points.guess(&density, &at, entries) {
                 assert!(guess > at && !guess.contains('/') && guess.len() <= at.len().max(POSITIONS), "{guess}");
             }
         }

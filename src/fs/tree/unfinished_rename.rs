@@ -7,24 +7,24 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// What is below `have` and also below `lack` is to be deleted there.
+/// What is below `delete_from` and also below `present_at` is to be deleted there.
 #[derive(Debug)]
-pub struct Ending {
+pub struct UnfinishedRename {
     /// Of the intent.
     pub path: PathBuf,
-    pub have: String,
-    pub lack: String,
+    pub delete_from: String,
+    pub present_at: String,
     pub marker: Marker,
     /// Held by who ends it.
-    pub turn: tokio::sync::Mutex<Turn>,
+    pub progress: tokio::sync::Mutex<Progress>,
 }
 
-/// What becomes of the marker of `have` itself.
+/// What becomes of the marker of `delete_from` itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Marker {
     /// What becomes of any object.
     AsAll,
-    /// It replaces the marker of `lack`, whose directory the rename replaced.
+    /// It replaces the marker of `present_at`, whose directory the rename replaced.
     Replaces,
     /// It stays: the directory was there before the rename that is undone.
     Stays,
@@ -42,25 +42,33 @@ impl Marker {
 }
 
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct Progress {
     pub done: bool,
-    /// Keys below `have` that stay.
-    pub spared: BTreeSet<String>,
+    /// Keys below `delete_from` that stay.
+    pub exempted: BTreeSet<String>,
 }
 
-impl Ending {
-    pub fn new(path: PathBuf, have: &str, lack: &str, marker: Marker) -> Ending {
-        Ending { path, have: have.into(), lack: lack.into(), marker, turn: Default::default() }
+impl UnfinishedRename {
+    pub fn new(path: PathBuf, delete_from: &str, present_at: &str, marker: Marker) -> UnfinishedRename {
+        UnfinishedRename {
+            path,
+            delete_from: delete_from.into(),
+            present_at: present_at.into(),
+            marker,
+            progress: Default::default(),
+        }
     }
 
-    /// The key below `have` of the object that `key` names there or below `lack`.
+    /// The key below `delete_from` of the object that `key` names there or below `present_at`.
     pub fn key(&self, key: &str) -> Option<String> {
-        let rest = key.strip_prefix(&self.have).or_else(|| key.strip_prefix(&self.lack))?;
-        Some(format!("{}{rest}", self.have))
+        let rest = key.strip_prefix(&self.delete_from).or_else(|| key.strip_prefix(&self.present_at))?;
+        Some(format!("{}{rest}", self.delete_from))
     }
 
     /// Whether it changes what is below a prefix.
     pub fn overlaps(&self, prefix: &str) -> bool {
-        [&self.have, &self.lack].iter().any(|its| its.starts_with(prefix) || prefix.starts_with(its.as_str()))
+        [&self.delete_from, &self.present_at]
+            .iter()
+            .any(|its| its.starts_with(prefix) || prefix.starts_with(its.as_str()))
     }
 }

@@ -12,19 +12,19 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::FastMap;
-use crate::fs::object::{Facts, VersionName};
+use crate::fs::object::{Attributes, VersionName};
 use crate::store::Etag;
 
 const BIT: u64 = 1 << 63;
 
 /// Whether a node's number is one of an earlier version, or of a directory of them.
-pub fn is_past(ino: u64) -> bool {
+pub fn is_version(ino: u64) -> bool {
     ino & BIT != 0
 }
 
 /// What a number stands for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum PastPlace {
+pub enum VersionPlace {
     /// What has versions below a prefix (a directory's, or a piece).
     Names(String),
     /// The versions of a key.
@@ -36,58 +36,58 @@ pub enum PastPlace {
 }
 
 #[derive(Debug)]
-pub struct PastNode {
+pub struct VersionNode {
     pub ino: u64,
-    pub place: PastPlace,
+    pub place: VersionPlace,
     lookups: u64,
     /// A listing's until it was looked up.
-    pub facts: Facts,
+    pub attributes: Attributes,
     /// The object whose pages the kernel may hold.
     pub cached: Option<Etag>,
 }
 
 #[derive(Debug, Default)]
-pub struct PastNodes {
-    by_ino: FastMap<u64, PastNode>,
-    by_place: BTreeMap<PastPlace, u64>,
+pub struct VersionNodes {
+    by_ino: FastMap<u64, VersionNode>,
+    by_place: BTreeMap<VersionPlace, u64>,
 }
 
 /// A mount's share of this.
 #[derive(Debug, Default)]
-pub struct Past {
-    pub nodes: Mutex<PastNodes>,
+pub struct VersionTree {
+    pub nodes: Mutex<VersionNodes>,
     /// The store is known to keep versions.
     pub kept: AtomicBool,
 }
 
-impl PastNodes {
-    pub fn get(&self, ino: u64) -> Option<&PastNode> {
+impl VersionNodes {
+    pub fn get(&self, ino: u64) -> Option<&VersionNode> {
         self.by_ino.get(&ino)
     }
 
-    pub fn get_mut(&mut self, ino: u64) -> Option<&mut PastNode> {
+    pub fn get_mut(&mut self, ino: u64) -> Option<&mut VersionNode> {
         self.by_ino.get_mut(&ino)
     }
 
     /// Finds the node or makes it, which the kernel is told of. Facts that were looked up outlive those of a listing.
-    pub fn looked_up(&mut self, place: &PastPlace, facts: &Facts) -> &PastNode {
-        let ino = self.by_place.get(place).copied().unwrap_or_else(|| self.insert(place, facts));
+    pub fn looked_up(&mut self, place: &VersionPlace, attributes: &Attributes) -> &VersionNode {
+        let ino = self.by_place.get(place).copied().unwrap_or_else(|| self.insert(place, attributes));
         let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
         node.lookups += 1;
-        if facts.exact || !node.facts.exact {
-            node.facts = facts.clone();
+        if attributes.exact || !node.attributes.exact {
+            node.attributes = attributes.clone();
         }
         node
     }
 
-    fn insert(&mut self, place: &PastPlace, facts: &Facts) -> u64 {
+    fn insert(&mut self, place: &VersionPlace, attributes: &Attributes) -> u64 {
         let mut ino = xxh3_64(format!("{place:?}").as_bytes()) | BIT;
         while self.by_ino.contains_key(&ino) {
             ino = ino.wrapping_add(1) | BIT;
         }
-        let (place, facts) = (place.clone(), facts.clone());
+        let (place, attributes) = (place.clone(), attributes.clone());
         self.by_place.insert(place.clone(), ino);
-        self.by_ino.insert(ino, PastNode { ino, place, lookups: 0, facts, cached: None });
+        self.by_ino.insert(ino, VersionNode { ino, place, lookups: 0, attributes, cached: None });
         ino
     }
 

@@ -1,4 +1,4 @@
-//! Which files wait to be sent without anybody waiting for it, and when their turn comes.
+//! The write-back queue: which files wait to be sent in the background, and which is sent next.
 //!
 //! Programs go first: while one file after another is closed, few are sent at once, and the rest follows when that pauses.
 //! Nothing waits long for it, nor do many or much.
@@ -31,16 +31,16 @@ const FILES: usize = 1 << 15;
 const BYTES: u64 = 256 << 20;
 
 #[derive(Debug)]
-pub struct Behind {
-    pub queue: Mutex<Queue>,
+pub struct Writeback {
+    pub queue: Mutex<WritebackQueue>,
     /// What the mount's end left staged.
-    pub kept: Mutex<Pending>,
+    pub left_unsent: Mutex<Pending>,
     /// The mount ends.
-    pub leaving: watch::Sender<bool>,
+    pub unmounting: watch::Sender<bool>,
     /// Why nothing more is tried then: the store doesn't answer.
-    pub away: Mutex<Option<Error>>,
+    pub store_away: Mutex<Option<Error>>,
     /// Files that the bucket took, counted.
-    pub stored: AtomicU64,
+    pub sent_files: AtomicU64,
 }
 
 /// What a mount still has to send.
@@ -50,34 +50,34 @@ pub struct Pending {
     pub bytes: u64,
 }
 
-impl Behind {
-    pub fn new() -> Behind {
-        Behind {
+impl Writeback {
+    pub fn new() -> Writeback {
+        Writeback {
             queue: Mutex::default(),
-            kept: Mutex::default(),
-            leaving: watch::Sender::new(false),
-            away: Mutex::default(),
-            stored: AtomicU64::new(0),
+            left_unsent: Mutex::default(),
+            unmounting: watch::Sender::new(false),
+            store_away: Mutex::default(),
+            sent_files: AtomicU64::new(0),
         }
     }
 }
 
-/// A file whose turn is to come.
+/// A file that waits to be sent.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct QueuedFile {
     pub ino: u64,
     pub file: Arc<OpenFile>,
     pub bytes: u64,
     pub since: Instant,
-    /// How long it rests when this turn fails.
+    /// How long it waits when this send fails.
     pub pause: Duration,
 }
 
 #[derive(Debug, Default)]
-pub struct Queue {
+pub struct WritebackQueue {
     /// All, by their nodes: those that wait, are being sent, or rest after a failure.
     pub files: BTreeMap<u64, Arc<OpenFile>>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<QueuedFile>,
     bytes: u64,
     sending: usize,
     /// When a file was closed last, and how many in a row.
@@ -87,21 +87,21 @@ pub struct Queue {
     watched: bool,
 }
 
-impl Queue {
+impl WritebackQueue {
     /// A program closed a file.
     pub fn closed(&mut self, now: Instant) {
         self.row = if now.since(self.last) < PAUSE { self.row.saturating_add(1) } else { 1 };
         self.last = now;
     }
 
-    pub fn push(&mut self, waiting: Waiting) {
+    pub fn push(&mut self, waiting: QueuedFile) {
         self.bytes += waiting.bytes;
         self.waiting.push_back(waiting);
     }
 
-    /// The file whose turn begins, if it is anybody's; `ended` when it is over.
-    pub fn next(&mut self, now: Instant, leaving: bool) -> Option<Waiting> {
-        if self.sending >= self.limit(now, leaving) {
+    /// The next file to send, if one may be sent now. The caller calls `ended` when that send is over.
+    pub fn next(&mut self, now: Instant, unmounting: bool) -> Option<QueuedFile> {
+        if self.sending >= self.limit(now, unmounting) {
             return None;
         }
         let next = self.waiting.pop_front()?;
@@ -110,7 +110,7 @@ impl Queue {
         Some(next)
     }
 
-    /// A turn is over.
+    /// A send is over.
     pub fn ended(&mut self) {
         self.sending -= 1;
     }
@@ -120,14 +120,14 @@ impl Queue {
     }
 
     /// True when a burst holds up what waits, and the caller is who looks whether it goes on.
-    pub fn watch(&mut self, now: Instant, leaving: bool) -> bool {
-        let held = self.is_waiting() && self.limit(now, leaving) < AT_ONCE;
+    pub fn watch(&mut self, now: Instant, unmounting: bool) -> bool {
+        let held = self.is_waiting() && self.limit(now, unmounting) < AT_ONCE;
         held && !std::mem::replace(&mut self.watched, true)
     }
 
     /// How long to wait before looking again; none: the burst is over, and nobody looks any more.
-    pub fn look(&mut self, now: Instant, leaving: bool) -> Option<Duration> {
-        self.watched = self.is_waiting() && !leaving && self.in_burst(now);
+    pub fn look(&mut self, now: Instant, unmounting: bool) -> Option<Duration> {
+        self.watched = self.is_waiting() && !unmounting && self.in_burst(now);
         self.watched.then(|| PAUSE.saturating_sub(now.since(self.last)))
     }
 
@@ -135,10 +135,10 @@ impl Queue {
         self.row >= MANY && now.since(self.last) < PAUSE
     }
 
-    fn limit(&self, now: Instant, leaving: bool) -> usize {
+    fn limit(&self, now: Instant, unmounting: bool) -> usize {
         let late = self.waiting.front().is_some_and(|first| now.since(first.since) >= LONGEST);
         let much = self.waiting.len() > FILES || self.bytes > BYTES;
-        if self.in_burst(now) && !late && !much && !leaving { IN_BURST } else { AT_ONCE }
+        if self.in_burst(now) && !late && !much && !unmounting { IN_BURST } else { AT_ONCE }
     }
 }
 
@@ -151,19 +151,19 @@ mod tests {
         Instant(Duration::from_millis(ms))
     }
 
-    fn push(queue: &mut Queue, bytes: u64, now: Instant) {
+    fn push(queue: &mut WritebackQueue, bytes: u64, now: Instant) {
         let file = OpenFile::fresh("k", Attrs::default(), crate::fs::object::Ns(0), Arc::default());
         queue.closed(now);
-        queue.push(Waiting { ino: 1, file, bytes, since: now, pause: PAUSE });
+        queue.push(QueuedFile { ino: 1, file, bytes, since: now, pause: PAUSE });
     }
 
-    fn begin(queue: &mut Queue, now: Instant, leaving: bool) -> usize {
-        std::iter::from_fn(|| queue.next(now, leaving)).count()
+    fn begin(queue: &mut WritebackQueue, now: Instant, unmounting: bool) -> usize {
+        std::iter::from_fn(|| queue.next(now, unmounting)).count()
     }
 
     /// So many closes, a millisecond apart.
-    fn burst(files: u64, bytes: u64) -> Queue {
-        let mut queue = Queue::default();
+    fn burst(files: u64, bytes: u64) -> WritebackQueue {
+        let mut queue = WritebackQueue::default();
         for ms in 1000..1000 + files {
             push(&mut queue, bytes, at(ms));
         }
@@ -200,7 +200,7 @@ mod tests {
             push(&mut queue, 1, late);
         }
         assert_eq!(begin(&mut queue, late, false), 1, "one has waited so long");
-        let mut many = Queue::default();
+        let mut many = WritebackQueue::default();
         for _ in 0..=FILES + AT_ONCE {
             push(&mut many, 1, at(1000));
         }

@@ -1,0 +1,114 @@
+//! Words that the tree had and that said nothing to a stranger: each has a better one, and none comes back.
+
+use crate::code;
+use crate::layers::{File, is_test};
+
+/// Below each folder: an identifier of the code, or a word of a comment, and what it is called now.
+/// A folder whose words were changed is entered here.
+pub const REFUSED: &[(&str, &[(&str, &str)])] = &[(
+    "src/fs/",
+    &[
+        ("shelf", "slab"),
+        ("Shelf", "Slab"),
+        ("berth", "slot"),
+        ("Berth", "Slot"),
+        ("Docked", "SlabStage"),
+        ("Own", "FileStage"),
+        ("Earlier", "UnsentVersion"),
+        ("Early", "StreamingUpload"),
+        ("Engine", "MountContext"),
+        ("Facts", "Attributes"),
+        ("Face", "FuseServer"),
+        ("Behind", "Writeback"),
+        ("Ticket", "ChangeSeq"),
+        ("ticket", "seq"),
+        ("Crowd", "BulkLookup"),
+        ("Moving", "DirRename"),
+        ("Ending", "UnfinishedRename"),
+        ("spare", "exempt"),
+        ("Feed", "ParallelListing"),
+        ("Stretch", "KeyRange"),
+        ("stretch", "key range"),
+        ("Scale", "SplitPoints"),
+        ("PastNode", "VersionNode"),
+        ("PastPlace", "VersionPlace"),
+        ("is_past", "is_version"),
+        ("Signature", "UploadToken"),
+        ("Silence", "CircuitBreaker"),
+        ("speaks", "overrides_cache"),
+        ("owes", "has_unsent_close"),
+        ("is_ahead", "has_local_changes"),
+        ("disown", "discard"),
+        ("lends", "register_lender"),
+        ("repay", "flush_borrowers"),
+        ("harden", "sync_stage"),
+        ("settle", "what is settled: sync_removals, resolve_put, refresh_note"),
+        ("step_aside", "detach_version"),
+        ("retire", "drop_version"),
+        ("leave_off", "begin_shutdown"),
+        ("take_up", "recover_staged"),
+        ("soon_here", "run_inline_bounded"),
+    ],
+)];
+
+/// Types that say not whose they are: nothing below these folders declares one.
+pub const NAMELESS: &[(&str, &[&str])] =
+    &[("src/fs/", &["State", "Place", "Shared", "Found", "Known", "Seen", "Kept", "Pace"])];
+
+pub fn judge(file: &File) -> Vec<String> {
+    let split = code::split(&file.text);
+    let tokens = code::tokens(&split.code);
+    let below = |folder: &str| file.path.starts_with(folder);
+    let mut bad = Vec::new();
+    for (old, new) in REFUSED.iter().filter(|(f, _)| below(f)).flat_map(|(_, words)| *words) {
+        let code = tokens.iter().filter(|t| t.text == *old).map(|t| t.line);
+        let comments = lines_with(&split.comments, old);
+        bad.extend(code.chain(comments).map(|line| format!("{line}: `{old}` is called {new}")));
+    }
+    for name in NAMELESS.iter().filter(|(f, _)| below(f) && !is_test(&file.path)).flat_map(|(_, t)| *t) {
+        let declares = |pair: &[code::Token<'_>]| {
+            matches!(pair[0].text, "struct" | "enum" | "type" | "trait") && pair[1].text == *name
+        };
+        let at = tokens.windows(2).filter(|pair| declares(pair)).map(|pair| pair[1].line);
+        bad.extend(at.map(|line| format!("{line}: type `{name}` says not whose it is")));
+    }
+    bad.into_iter().map(|b| format!("{}:{b}", file.path)).collect()
+}
+
+/// Lines on which a word of comments stands. A word with a capital is a type's name, which prose may begin with: it counts
+/// between backticks only.
+fn lines_with(comments: &str, word: &str) -> Vec<usize> {
+    let typed = word.starts_with(|c: char| c.is_ascii_uppercase());
+    let is_word = |line: &str| {
+        line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '`')
+            .any(|w| if typed { w == format!("`{word}`") } else { w.trim_matches('`') == word })
+    };
+    comments.lines().enumerate().filter(|(_, line)| is_word(line)).map(|(i, _)| i + 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(path: &str, text: &str) -> Vec<String> {
+        judge(&File { path: path.into(), text: text.into() })
+    }
+
+    #[test]
+    fn old_words_are_refused_in_code_and_comments() {
+        assert_eq!(judged("src/fs/a.rs", "fn shelf() {}"), ["src/fs/a.rs:1: `shelf` is called slab"]);
+        assert_eq!(judged("src/fs/a.rs", "\n// A berth of it.").len(), 1);
+        assert_eq!(judged("src/fs/a.rs", "// See `Own`.").len(), 1);
+        assert_eq!(
+            judged("src/fs/a.rs", "// Own changes count; the text \"x\".\nfn bookshelf() {}"),
+            [""; 0]
+        );
+        assert_eq!(judged("src/nbd/a.rs", "fn shelf() {}"), [""; 0]);
+    }
+
+    #[test]
+    fn types_say_whose_they_are() {
+        assert_eq!(judged("src/fs/a.rs", "enum State {}").len(), 1);
+        assert_eq!(judged("src/fs/a.rs", "use crate::store::Found; struct FileState;"), [""; 0]);
+    }
+}
