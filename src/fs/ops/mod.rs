@@ -5,6 +5,7 @@ mod filesystem;
 mod lookup;
 mod open;
 mod readdir;
+mod recovery;
 mod rename;
 mod rename_dir;
 mod version_dirs;

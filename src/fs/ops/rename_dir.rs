@@ -17,7 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::filesystem::{Fs, fail};
-use super::writeback::is_unanswered_send;
+use super::recovery::is_unanswered_send;
 use crate::base::{FastMap, Kind, Result};
 use crate::fs::object::{Base, Op, UploadToken};
 use crate::fs::staging::{FoundFile, FoundStages, INTENT_FORMAT, Mark, Note, RenameIntent};

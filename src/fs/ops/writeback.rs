@@ -1,11 +1,9 @@
-//! What is sent without anybody waiting: files that are closed on this host's disk (`flush=local`), files whose close
-//! failed, and what an earlier mount left.
+//! Write-back: files are sent in the background when they are closed on this host's disk (`flush=local`), when their
+//! close failed, and when an earlier mount left them (`recovery`).
 //!
 //! Each such file is held open by the queue, which tries until the bucket has it, or somebody else's object has its
 //! name, or the mount ends: then its stage stays for the next mount.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,11 +11,9 @@ use std::time::Duration;
 use super::filesystem::Fs;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
-use crate::fs::file::{CONFLICT, OpenFile, Purpose, UNFINISHED};
-use crate::fs::object::{Base, Meta as _, Ns, UploadToken};
-use crate::fs::staging::{FoundFile, FoundStages, Mark, Note, Stage, StagingDir, UNKNOWN, Unsent};
+use crate::fs::file::{OpenFile, Purpose};
+use crate::fs::staging::StagingDir;
 use crate::fs::tree::{Pending, QueuedFile};
-use crate::store::Head;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -233,216 +229,6 @@ impl Fs {
         }
         sent
     }
-
-    /// Recovers the files that an earlier mount left staged; returns those that can't be sent.
-    pub(super) async fn recover_staged(self: &Arc<Self>, found: FoundStages) -> Vec<Unsent> {
-        let FoundStages { files: all, lost, mut unsent, .. } = found;
-        let over = self.superseded(&all, &lost).await;
-        for (stage, note) in lost {
-            if over.contains(&stage.id()) || self.is_stored(note.as_ref()).await {
-                if !self.options().read_only {
-                    self.context.staging.done(stage).await;
-                }
-                continue;
-            }
-            let (key, bytes) = note.map_or((UNKNOWN.to_owned(), 0), |note| (note.key, note.size));
-            let path = stage.path();
-            tracing::error!(path = %path.display(), key, "this disk has lost what was staged here, as by a loss of power");
-            unsent.push(Unsent { path, key, bytes });
-        }
-        // What nobody needs goes first: a crash must not leave it without what took its place.
-        let (all, spent): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|left| left.note.mark != Mark::Sent && !over.contains(&left.stage.id()));
-        for left in spent.into_iter().filter(|_| !self.options().read_only) {
-            self.drop_stage(left).await;
-        }
-        let (mut named, mut kept) = (BTreeSet::new(), BTreeSet::new());
-        for left in self.by_precedence(all).await {
-            let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
-            let first = !named.contains(&key);
-            // The name is the first one's: those that follow wait with it.
-            if self.options().read_only || kept.contains(&key) {
-                unsent.push(Unsent { path, key, bytes });
-                continue;
-            }
-            match self.recover_file(left, first).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    named.insert(key);
-                }
-                Err(why) => {
-                    tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
-                    kept.insert(key.clone());
-                    unsent.push(Unsent { path, key, bytes });
-                }
-            }
-        }
-        unsent
-    }
-
-    /// The stages whose place others have taken: a version that was closed later stands on this disk, durably from here on,
-    /// whatever the earlier mount could still do for that.
-    async fn superseded(&self, all: &[FoundFile], lost: &[(Stage, Option<Note>)]) -> BTreeSet<String> {
-        let lost = lost.iter().map(|(stage, _)| stage.id());
-        let here: BTreeSet<String> = all.iter().map(|left| left.stage.id()).chain(lost).collect();
-        let outgrown_slot: BTreeSet<&String> =
-            all.iter().filter_map(|left| left.note.outgrown_slot.as_ref()).collect();
-        let mut over = BTreeSet::new();
-        // What may be torn takes nobody's place.
-        for left in all.iter().filter(|left| !left.may_be_torn) {
-            let replaced = left.note.replaces().filter(|_| !outgrown_slot.contains(&left.stage.id()));
-            let gone = replaced
-                .into_iter()
-                .chain(left.note.outgrown_slot.as_deref())
-                .filter(|id| here.contains(*id));
-            let gone: Vec<String> = gone.map(str::to_owned).collect();
-            if gone.is_empty() {
-                continue;
-            }
-            let kept = if self.options().read_only { Ok(()) } else { left.stage.sync_recovered().await };
-            match kept {
-                Ok(()) => over.extend(gone),
-                Err(why) => {
-                    tracing::warn!(path = %left.stage.path().display(), %why, "what this takes the place of is kept too");
-                }
-            }
-        }
-        over
-    }
-
-    /// Of several that a loss of power left of one file, the one that has its name comes first: it was closed, it follows
-    /// the object that is there, and it is the latest.
-    async fn by_precedence(&self, mut all: Vec<FoundFile>) -> Vec<FoundFile> {
-        let (mut seen, mut there) = (BTreeSet::new(), BTreeMap::new());
-        for key in all.iter().map(|left| &left.note.key) {
-            if !seen.insert(key) && !there.contains_key(key) {
-                let Ok(head) = self.context.remote.head(key).await else { continue };
-                there.insert(key.clone(), head);
-            }
-        }
-        all.sort_by_cached_key(|left| {
-            let Note { key, base, mark, unsent_close, generation, .. } = &left.note;
-            let follows = there.get(key).is_none_or(|head| {
-                let etag = head.as_ref().map(|head| &head.etag);
-                base.as_ref().map(|base| &base.etag) == etag
-                    || head.as_ref().is_some_and(|h| is_unanswered_send(left, h))
-            });
-            (
-                left.may_be_torn,
-                *mark == Mark::Open && !unsent_close,
-                !follows,
-                Reverse((*generation, left.note.attrs().time("ctime"))),
-            )
-        });
-        all
-    }
-
-    /// The bucket has what this disk has lost.
-    async fn is_stored(&self, note: Option<&Note>) -> bool {
-        let Some(note) = note else { return false };
-        let head = self.context.remote.head(&note.key).await;
-        head.is_ok_and(|head| head.is_some_and(|head| is_closed_version(note, &head)))
-    }
-
-    /// Nobody needs it.
-    async fn drop_stage(&self, left: FoundFile) {
-        if let Some(upload) = &left.note.upload {
-            // Completed, it is not there any more; otherwise its parts cost money.
-            self.context.remote.abort(&left.note.key, upload).await;
-        }
-        self.context.staging.done(left.stage).await;
-    }
-
-    /// `first`: no other staged file of its name was recovered before. True: it has its name, or would have.
-    async fn recover_file(self: &Arc<Self>, left: FoundFile, first: bool) -> Result<bool> {
-        if let Some(upload) = &left.note.upload {
-            self.context.remote.abort(&left.note.key, upload).await;
-        }
-        let head = self.context.remote.head(&left.note.key).await?;
-        let whole = head.as_ref().is_some_and(|head| is_closed_version(&left.note, head));
-        let came = head.as_ref().filter(|h| whole || is_unanswered_send(&left, h));
-        if came.is_some() && whole {
-            self.context.staging.done(left.stage).await;
-            return Ok(false);
-        }
-        let was = left.note.base.is_some() || left.note.rewrites.is_some();
-        let rewritten = was && left.edits.base_len == 0;
-        let beside = rewritten && left.note.mark == Mark::Open && !left.note.unsent_close;
-        let key = left.note.key.clone();
-        let taken = !first || self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
-        // Its own send would be refused: until then nobody is to see it for what the bucket has.
-        let based = left.note.base.as_ref().map(|base| &base.etag);
-        let refused = came.is_none() && head.as_ref().map(|head| &head.etag) != based;
-        let aside = beside || taken || refused || left.may_be_torn;
-        let may_be_torn = left.may_be_torn;
-        let changing = match aside {
-            true => Arc::default(),
-            false => self.inodes.lock().meet(&key, false, &self.default_attributes(false)).changing.clone(),
-        };
-        if let Some(from) = &left.note.borrowed {
-            self.register_lender(from.key.clone());
-        }
-        let file = OpenFile::recovered(left, Ns::from_ms(self.context.rt.wall_ms()), changing);
-        if let Some(head) = came {
-            file.rebase(Base { etag: head.etag.clone(), size: head.size });
-        }
-        if aside {
-            if may_be_torn {
-                self.store_copy_behind(key, file, UNFINISHED);
-                return Ok(false);
-            }
-            if !beside && refused {
-                self.store_copy_behind(key, file, CONFLICT);
-                return Ok(true);
-            }
-            let kept = file.store_conflict_copy(&self.context, UNFINISHED).await?;
-            tracing::warn!(
-                key,
-                kept,
-                "an earlier mount ended while this was being written: it is stored as a conflict copy"
-            );
-            return Ok(true);
-        }
-        tracing::info!(
-            key,
-            bytes = file.attributes(self.options()).size,
-            "sending what an earlier mount could not"
-        );
-        let ino = {
-            let mut inodes = self.inodes.lock();
-            let node = inodes.meet(&key, false, &file.attributes(self.options()));
-            node.file = Some(file.clone());
-            node.ino
-        };
-        self.queue_send(ino, &file);
-        Ok(true)
-    }
-
-    /// Stores a conflict copy in the background: another client's object refuses the file, or its bytes may be torn.
-    fn store_copy_behind(self: &Arc<Self>, key: String, file: Arc<OpenFile>, word: &'static str) {
-        let (fs, busy) = (self.clone(), self.busy());
-        let work = async move {
-            match file.store_conflict_copy(&fs.context, word).await {
-                Ok(kept) if word == CONFLICT => {
-                    tracing::error!(key, kept, "somebody else changed this object")
-                }
-                Ok(kept) => {
-                    tracing::error!(
-                        key,
-                        kept,
-                        "this was not synced when the machine ended, and may be torn: compare"
-                    );
-                }
-                Err(why) => {
-                    let at = file.staged_at();
-                    tracing::error!(key, at, %why, "a conflict copy can't be stored yet: the next mount tries again");
-                }
-            }
-            drop(busy);
-        };
-        self.context.rt.spawn(work).detach();
-    }
 }
 
 /// Makes durable what left the staging folder, not long after it did.
@@ -482,15 +268,4 @@ async fn sync_waiting_stage(rt: Rt, fs: Weak<Fs>, file: Weak<OpenFile>) {
         }
         drop(busy);
     }
-}
-
-/// The object is the file as it was closed.
-fn is_closed_version(note: &Note, head: &Head) -> bool {
-    let signed = UploadToken::of(&note.attrs(), note.size);
-    note.mark == Mark::Closed && signed.is_some() && UploadToken::of(&head.attrs, head.size) == signed
-}
-
-/// The store got one of the last sends, though nobody was told.
-pub(super) fn is_unanswered_send(left: &FoundFile, head: &Head) -> bool {
-    UploadToken::of(&head.attrs, head.size).is_some_and(|signature| left.note.sending.contains(&signature))
 }

@@ -1,0 +1,361 @@
+//! Crash recovery: what becomes of the files that an earlier mount left staged.
+//!
+//! A staged file is sent under its name, stored as a conflict copy, or dropped because the bucket has it. `Evidence`
+//! holds all that this depends on, and `Evidence::verdict` decides: a pure function, whose test lists every case.
+//! Nothing is dropped but what the bucket has, or what a later version on this disk replaces.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::filesystem::Fs;
+use crate::base::Result;
+use crate::fs::file::{CONFLICT, OpenFile, UNFINISHED};
+use crate::fs::object::{Base, Meta as _, Ns, UploadToken};
+use crate::fs::staging::{FoundFile, FoundStages, Mark, Note, Stage, UNKNOWN, Unsent};
+use crate::store::Head;
+
+/// What the store has under a staged file's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ObjectIs {
+    /// The staged file as it was closed.
+    ThisVersion,
+    /// An upload of the earlier mount whose answer was lost: the file follows it.
+    OwnSend,
+    /// The object that the file was made of; or none, as when the file was made.
+    Base,
+    /// Another client's object, or none where there was one: a send would be refused.
+    Other,
+}
+
+/// All that a staged file's recovery depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Evidence {
+    object: ObjectIs,
+    /// A whole object was being rewritten when the mount ended, and no close answered for the new bytes.
+    cut_off_rewrite: bool,
+    /// Another staged file of this name was recovered before, or a program has the name open.
+    name_taken: bool,
+    /// The machine was started anew since, and the bytes were not synced.
+    may_be_torn: bool,
+}
+
+/// What becomes of a staged file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// The bucket has it: its stage goes.
+    Stored,
+    /// It is sent under its name.
+    Send,
+    /// It is stored as an unfinished copy before the mount is up.
+    UnfinishedCopy,
+    /// It is stored as a conflict copy in the background.
+    ConflictCopy,
+    /// It is stored as an unfinished copy in the background; its name is free for others.
+    TornCopy,
+}
+
+impl Evidence {
+    fn verdict(self) -> Verdict {
+        match self {
+            Evidence { object: ObjectIs::ThisVersion, .. } => Verdict::Stored,
+            Evidence { may_be_torn: true, .. } => Verdict::TornCopy,
+            Evidence { object: ObjectIs::Other, cut_off_rewrite: false, .. } => Verdict::ConflictCopy,
+            Evidence { object: ObjectIs::Other, .. }
+            | Evidence { cut_off_rewrite: true, .. }
+            | Evidence { name_taken: true, .. } => Verdict::UnfinishedCopy,
+            Evidence { object: ObjectIs::OwnSend | ObjectIs::Base, .. } => Verdict::Send,
+        }
+    }
+}
+
+fn object_is(left: &FoundFile, head: Option<&Head>) -> ObjectIs {
+    let base = left.note.base.as_ref().map(|base| &base.etag);
+    match head {
+        Some(head) if is_closed_version(&left.note, head) => ObjectIs::ThisVersion,
+        Some(head) if is_unanswered_send(left, head) => ObjectIs::OwnSend,
+        head if head.map(|head| &head.etag) == base => ObjectIs::Base,
+        _ => ObjectIs::Other,
+    }
+}
+
+/// `base_len`: bytes of the old object that still count.
+fn is_cut_off_rewrite(note: &Note, base_len: u64) -> bool {
+    let was_object = note.base.is_some() || note.rewrites.is_some();
+    was_object && base_len == 0 && note.mark == Mark::Open && !note.unsent_close
+}
+
+impl Fs {
+    /// Recovers the files that an earlier mount left staged; returns those that can't be sent.
+    pub(super) async fn recover_staged(self: &Arc<Self>, found: FoundStages) -> Vec<Unsent> {
+        let FoundStages { files: all, lost, mut unsent, .. } = found;
+        let over = self.superseded(&all, &lost).await;
+        for (stage, note) in lost {
+            if over.contains(&stage.id()) || self.is_stored(note.as_ref()).await {
+                if !self.options().read_only {
+                    self.context.staging.done(stage).await;
+                }
+                continue;
+            }
+            let (key, bytes) = note.map_or((UNKNOWN.to_owned(), 0), |note| (note.key, note.size));
+            let path = stage.path();
+            tracing::error!(path = %path.display(), key, "this disk has lost what was staged here, as by a loss of power");
+            unsent.push(Unsent { path, key, bytes });
+        }
+        // What nobody needs goes first: a crash must not leave it without what took its place.
+        let (all, spent): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|left| left.note.mark != Mark::Sent && !over.contains(&left.stage.id()));
+        for left in spent.into_iter().filter(|_| !self.options().read_only) {
+            self.drop_stage(left).await;
+        }
+        let (mut named, mut kept) = (BTreeSet::new(), BTreeSet::new());
+        for left in self.by_precedence(all).await {
+            let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
+            let first = !named.contains(&key);
+            // The name is the first one's: those that follow wait with it.
+            if self.options().read_only || kept.contains(&key) {
+                unsent.push(Unsent { path, key, bytes });
+                continue;
+            }
+            match self.recover_file(left, first).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    named.insert(key);
+                }
+                Err(why) => {
+                    tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
+                    kept.insert(key.clone());
+                    unsent.push(Unsent { path, key, bytes });
+                }
+            }
+        }
+        unsent
+    }
+
+    /// The stages whose place others have taken: a version that was closed later stands on this disk, durably from here on,
+    /// whatever the earlier mount could still do for that.
+    async fn superseded(&self, all: &[FoundFile], lost: &[(Stage, Option<Note>)]) -> BTreeSet<String> {
+        let lost = lost.iter().map(|(stage, _)| stage.id());
+        let here: BTreeSet<String> = all.iter().map(|left| left.stage.id()).chain(lost).collect();
+        let outgrown_slot: BTreeSet<&String> =
+            all.iter().filter_map(|left| left.note.outgrown_slot.as_ref()).collect();
+        let mut over = BTreeSet::new();
+        // What may be torn takes nobody's place.
+        for left in all.iter().filter(|left| !left.may_be_torn) {
+            let replaced = left.note.replaces().filter(|_| !outgrown_slot.contains(&left.stage.id()));
+            let gone = replaced
+                .into_iter()
+                .chain(left.note.outgrown_slot.as_deref())
+                .filter(|id| here.contains(*id));
+            let gone: Vec<String> = gone.map(str::to_owned).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let kept = if self.options().read_only { Ok(()) } else { left.stage.sync_recovered().await };
+            match kept {
+                Ok(()) => over.extend(gone),
+                Err(why) => {
+                    tracing::warn!(path = %left.stage.path().display(), %why, "what this takes the place of is kept too");
+                }
+            }
+        }
+        over
+    }
+
+    /// Of several that a loss of power left of one file, the one that has its name comes first: it was closed, it follows
+    /// the object that is there, and it is the latest.
+    async fn by_precedence(&self, mut all: Vec<FoundFile>) -> Vec<FoundFile> {
+        let (mut seen, mut there) = (BTreeSet::new(), BTreeMap::new());
+        for key in all.iter().map(|left| &left.note.key) {
+            if !seen.insert(key) && !there.contains_key(key) {
+                let Ok(head) = self.context.remote.head(key).await else { continue };
+                there.insert(key.clone(), head);
+            }
+        }
+        all.sort_by_cached_key(|left| {
+            let Note { key, base, mark, unsent_close, generation, .. } = &left.note;
+            let follows = there.get(key).is_none_or(|head| {
+                let etag = head.as_ref().map(|head| &head.etag);
+                base.as_ref().map(|base| &base.etag) == etag
+                    || head.as_ref().is_some_and(|h| is_unanswered_send(left, h))
+            });
+            (
+                left.may_be_torn,
+                *mark == Mark::Open && !unsent_close,
+                !follows,
+                Reverse((*generation, left.note.attrs().time("ctime"))),
+            )
+        });
+        all
+    }
+
+    /// The bucket has what this disk has lost.
+    async fn is_stored(&self, note: Option<&Note>) -> bool {
+        let Some(note) = note else { return false };
+        let head = self.context.remote.head(&note.key).await;
+        head.is_ok_and(|head| head.is_some_and(|head| is_closed_version(note, &head)))
+    }
+
+    /// Nobody needs it.
+    async fn drop_stage(&self, left: FoundFile) {
+        if let Some(upload) = &left.note.upload {
+            // Completed, it is not there any more; otherwise its parts cost money.
+            self.context.remote.abort(&left.note.key, upload).await;
+        }
+        self.context.staging.done(left.stage).await;
+    }
+
+    /// `first`: no other staged file of its name was recovered before. True: it has its name, or would have.
+    async fn recover_file(self: &Arc<Self>, left: FoundFile, first: bool) -> Result<bool> {
+        if let Some(upload) = &left.note.upload {
+            self.context.remote.abort(&left.note.key, upload).await;
+        }
+        let head = self.context.remote.head(&left.note.key).await?;
+        let key = left.note.key.clone();
+        let object = object_is(&left, head.as_ref());
+        let name_taken = !first || self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
+        let evidence = Evidence {
+            object,
+            cut_off_rewrite: is_cut_off_rewrite(&left.note, left.edits.base_len),
+            name_taken,
+            may_be_torn: left.may_be_torn,
+        };
+        let verdict = evidence.verdict();
+        if verdict == Verdict::Stored {
+            self.context.staging.done(left.stage).await;
+            return Ok(false);
+        }
+        // A copy is no file of the tree: nobody is to see it for what the bucket has.
+        let changing = match verdict {
+            Verdict::Send => {
+                self.inodes.lock().meet(&key, false, &self.default_attributes(false)).changing.clone()
+            }
+            _ => Arc::default(),
+        };
+        if let Some(from) = &left.note.borrowed {
+            self.register_lender(from.key.clone());
+        }
+        let file = OpenFile::recovered(left, Ns::from_ms(self.context.rt.wall_ms()), changing);
+        if let Some(head) = head.filter(|_| object == ObjectIs::OwnSend) {
+            file.rebase(Base { etag: head.etag, size: head.size });
+        }
+        match verdict {
+            Verdict::Stored => Ok(false),
+            Verdict::TornCopy => {
+                self.store_copy_behind(key, file, UNFINISHED);
+                Ok(false)
+            }
+            Verdict::ConflictCopy => {
+                self.store_copy_behind(key, file, CONFLICT);
+                Ok(true)
+            }
+            Verdict::UnfinishedCopy => {
+                let kept = file.store_conflict_copy(&self.context, UNFINISHED).await?;
+                tracing::warn!(
+                    key,
+                    kept,
+                    "an earlier mount ended while this was being written: it is stored as a conflict copy"
+                );
+                Ok(true)
+            }
+            Verdict::Send => {
+                self.send_recovered(&key, &file);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Gives the file its name in the tree and queues it.
+    fn send_recovered(self: &Arc<Self>, key: &str, file: &Arc<OpenFile>) {
+        let attributes = file.attributes(self.options());
+        tracing::info!(key, bytes = attributes.size, "sending what an earlier mount could not");
+        let ino = {
+            let mut inodes = self.inodes.lock();
+            let node = inodes.meet(key, false, &attributes);
+            node.file = Some(file.clone());
+            node.ino
+        };
+        self.queue_send(ino, file);
+    }
+
+    /// Stores a conflict copy in the background: another client's object refuses the file, or its bytes may be torn.
+    fn store_copy_behind(self: &Arc<Self>, key: String, file: Arc<OpenFile>, word: &'static str) {
+        let (fs, busy) = (self.clone(), self.busy());
+        let work = async move {
+            match file.store_conflict_copy(&fs.context, word).await {
+                Ok(kept) if word == CONFLICT => {
+                    tracing::error!(key, kept, "somebody else changed this object")
+                }
+                Ok(kept) => {
+                    tracing::error!(
+                        key,
+                        kept,
+                        "this was not synced when the machine ended, and may be torn: compare"
+                    );
+                }
+                Err(why) => {
+                    let at = file.staged_at();
+                    tracing::error!(key, at, %why, "a conflict copy can't be stored yet: the next mount tries again");
+                }
+            }
+            drop(busy);
+        };
+        self.context.rt.spawn(work).detach();
+    }
+}
+
+/// The object is the file as it was closed.
+fn is_closed_version(note: &Note, head: &Head) -> bool {
+    let token = UploadToken::of(&note.attrs(), note.size);
+    note.mark == Mark::Closed && token.is_some() && UploadToken::of(&head.attrs, head.size) == token
+}
+
+/// The store got one of the last sends, though nobody was told.
+pub(super) fn is_unanswered_send(left: &FoundFile, head: &Head) -> bool {
+    UploadToken::of(&head.attrs, head.size).is_some_and(|token| left.note.sending.contains(&token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ObjectIs::{Base, Other, OwnSend, ThisVersion};
+    use super::Verdict::{ConflictCopy, Send, Stored, TornCopy, UnfinishedCopy};
+    use super::*;
+
+    /// For each object: what becomes of a file that was closed, of one whose name is taken, of a rewrite that was cut off, of
+    /// a rewrite that was cut off and whose name is taken.
+    const VERDICTS: [(ObjectIs, [Verdict; 4]); 4] = [
+        (ThisVersion, [Stored, Stored, Stored, Stored]),
+        (OwnSend, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),
+        (Base, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),
+        (Other, [ConflictCopy, ConflictCopy, UnfinishedCopy, UnfinishedCopy]),
+    ];
+
+    #[test]
+    fn each_staged_file_gets_its_verdict() {
+        for (object, wanted) in VERDICTS {
+            for (i, wanted) in wanted.into_iter().enumerate() {
+                let (cut_off_rewrite, name_taken) = (i & 2 != 0, i & 1 != 0);
+                let sound = Evidence { object, cut_off_rewrite, name_taken, may_be_torn: false };
+                assert_eq!(sound.verdict(), wanted, "{sound:?}");
+                // Bytes that may be torn take no name; what the bucket has needs none.
+                let torn = Evidence { may_be_torn: true, ..sound };
+                let copied = if object == ThisVersion { Stored } else { TornCopy };
+                assert_eq!(torn.verdict(), copied, "{torn:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rewrite_is_cut_off_when_no_close_answered_for_it() {
+        let base = Some(crate::fs::object::Base { etag: crate::store::Etag("e".into()), size: 9 });
+        let open = Note { base, mark: Mark::Open, ..Note::nobody() };
+        assert!(is_cut_off_rewrite(&open, 0));
+        assert!(!is_cut_off_rewrite(&open, 1), "bytes of the object still count");
+        assert!(!is_cut_off_rewrite(&Note { base: None, ..open.clone() }, 0), "a new file");
+        let over = Note { base: None, rewrites: Some("id".into()), ..open.clone() };
+        assert!(is_cut_off_rewrite(&over, 0), "a closed version stands beside it");
+        assert!(!is_cut_off_rewrite(&Note { mark: Mark::Closed, ..open.clone() }, 0));
+        assert!(!is_cut_off_rewrite(&Note { unsent_close: true, ..open }, 0), "a close was answered");
+    }
+}
