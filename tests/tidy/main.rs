@@ -1,6 +1,7 @@
 //! The house kept tidy: layer arrows, rooms, rings, sizes, old words, unfinished work. Every rule has tests of its own beside it.
 
 mod code;
+mod knots;
 mod layers;
 mod rooms;
 mod sizes;
@@ -48,6 +49,11 @@ fn layers_use_only_layers_below() {
 #[test]
 fn rooms_use_only_rooms_below() {
     nothing_wrong(&rooms::judge(&sources("src"), rooms::ROOMS));
+}
+
+#[test]
+fn hidden_arrows_only_get_fewer() {
+    nothing_wrong(&knots::judge(&sources("src")));
 }
 
 #[test]
