@@ -7,8 +7,10 @@ use crate::base::{Error, Kind, Name, Result};
 
 /// Version of the control protocol, the `v` of every line.
 pub const VERSION: u32 = 1;
-/// Longest line that either side reads, in bytes.
-pub const LINE_MAX: usize = 4 << 20;
+/// Longest request that a daemon reads, in bytes.
+pub const REQUEST_MAX: usize = 4 << 20;
+/// Longest answer that a command reads, in bytes: listings of some hundred thousand volumes.
+pub const ANSWER_MAX: usize = 256 << 20;
 
 /// `POOL/VOLUME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{RwLock, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::api::{LINE_MAX, Outcome, Progress, Reply, Request, VERSION, Verb};
+use super::api::{ANSWER_MAX, Outcome, Progress, REQUEST_MAX, Reply, Request, VERSION, Verb};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 
@@ -233,25 +233,38 @@ async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
 }
 
 async fn send(write: &mut (impl tokio::io::AsyncWrite + Unpin), reply: &Reply) -> Result<()> {
-    let mut line = serde_json::to_vec(reply).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-    line.push(b'\n');
+    let encode = |reply: &Reply| {
+        let mut line = serde_json::to_vec(reply).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        line.push(b'\n');
+        Ok::<_, Error>(line)
+    };
+    let mut line = encode(reply)?;
+    if line.len() > ANSWER_MAX {
+        let why = format!(
+            "it was done, but its answer of {} MiB is longer than the {} MiB that a command reads: ask for less at a time",
+            line.len() >> 20,
+            ANSWER_MAX >> 20
+        );
+        line = encode(&failure(&Error::new(Kind::Unsupported, why)))?;
+    }
     write.write_all(&line).await?;
     Ok(write.flush().await?)
 }
 
 async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<Option<String>> {
     let mut line = Vec::new();
-    let read = (&mut *lines).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut line).await?;
-    whole(line, read)
+    let read = (&mut *lines).take(REQUEST_MAX as u64 + 1).read_until(b'\n', &mut line).await?;
+    whole(line, read, REQUEST_MAX)
 }
 
 /// A line without its end missing; `None` when the other side has closed.
-fn whole(line: Vec<u8>, read: usize) -> Result<Option<String>> {
+fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
     if read == 0 && line.is_empty() {
         return Ok(None);
     }
     if line.last() != Some(&b'\n') {
-        return Err(Error::new(Kind::Io, "a control line was cut off or is longer than 4 MiB"));
+        let why = format!("a control line was cut off or is longer than {} MiB", max >> 20);
+        return Err(Error::new(Kind::Io, why));
     }
     String::from_utf8(line).map(Some).map_err(|_| Error::new(Kind::Io, "a control line is not UTF-8"))
 }
@@ -340,9 +353,10 @@ impl Client {
 
     /// The next line; what has come of it is kept when this is dropped.
     async fn line(&mut self) -> Result<Option<String>> {
-        let read = (&mut self.stream).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut self.partial).await?;
+        let read =
+            (&mut self.stream).take(ANSWER_MAX as u64 + 1).read_until(b'\n', &mut self.partial).await?;
         let line = std::mem::take(&mut self.partial);
-        whole(line, read)
+        whole(line, read, ANSWER_MAX)
     }
 }
 
@@ -390,6 +404,30 @@ mod tests {
             assert!(line.contains(r#""kind":"usage""#), "{line}");
         }
         stop.cancel();
+    }
+
+    /// A listing of ten thousand volumes and more.
+    struct Long;
+
+    #[async_trait]
+    impl Handler for Long {
+        async fn handle(&self, _verb: Verb, _progress: ProgressSink) -> Result<Outcome> {
+            Outcome::of(&"x".repeat(2 * REQUEST_MAX))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_be_longer_than_a_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.sock");
+        let rt = Rt::new(RealRuntime::current());
+        serve(&rt, &path, Arc::new(Long), CancellationToken::new()).unwrap();
+        let mut client = Client::connect(&path).await.unwrap().unwrap();
+        let out = client.call(&rt, Verb::PoolList, |_| {}, pending()).await.unwrap();
+        assert_eq!(out.value.as_str().map(str::len), Some(2 * REQUEST_MAX));
+        client.stream.write_all(&vec![b'x'; REQUEST_MAX + 2]).await.unwrap();
+        let line = read_line(&mut client.stream).await.unwrap().unwrap();
+        assert!(line.contains("longer than 4 MiB"), "{line}");
     }
 
     /// Goes on until whoever asked gives up.
