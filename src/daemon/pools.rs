@@ -165,6 +165,7 @@ impl Pools {
             memory: self.memory_for(&pool),
             pool: pool.clone(),
             tuning: Tuning::default(),
+            sweeps: Arc::default(),
         };
         Arc::new(OpenPool { volumes: Volumes::new(deps), pool })
     }

@@ -25,6 +25,7 @@ use super::report::{RepairReport, ScrubReport, Tempo, Watch};
 use super::roster::Membership;
 use super::scrub;
 use super::status::{self, PoolStatus};
+use super::sweep::{self, Unneeded};
 use super::upload::{Known, Upload};
 use crate::base::rt::Rt;
 use crate::base::{
@@ -240,9 +241,21 @@ impl Pool {
         self.register(PoolConfig::register(self.id())).hear_of_newer().await
     }
 
-    /// Deletes all shards of these chunks from the stores that answer; what others keep is left to scrub.
+    /// Deletes all shards of these chunks from the stores that answer; what others keep is remembered.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         self.fleet.delete(ids).await
+    }
+
+    /// The stores (indices) that are neither out nor down, as far as is known.
+    pub fn usable(&self) -> Vec<usize> {
+        let members = self.fleet.members();
+        members.iter().filter(|m| m.standing().usable()).map(|m| m.index()).collect()
+    }
+
+    /// Looks through one store and deletes there what nobody needs of some volumes; how many shards that were. Some requests
+    /// for each thousand objects of the store. An error: not all of it was looked through.
+    pub async fn sweep(&self, store: usize, unneeded: &Unneeded<'_>) -> Result<u64> {
+        sweep::sweep(&self.fleet, store, unneeded).await
     }
 
     /// Stores that have been failing for at least so long.

@@ -366,6 +366,17 @@ impl Hints {
         });
     }
 
+    /// Those that are dead of the chunks whose shards are missing or being put: see `dead`.
+    pub(super) fn bury(&self, is_dead: impl Fn(&ChunkId) -> bool) {
+        let known = self.state.with(|s| {
+            let all = s.missing.keys().chain(s.under_way.keys()).chain(s.leaving.putting());
+            all.filter(|id| is_dead(id)).copied().collect::<BTreeSet<_>>()
+        });
+        if !known.is_empty() {
+            self.dead(&known.into_iter().collect::<Vec<_>>());
+        }
+    }
+
     /// Shards are put again; the number of this, for `put_ended`. Should their chunk die meanwhile, they must not stay.
     pub(super) fn put_begins(&self, id: ChunkId, shards: Mask) -> u64 {
         self.state.with(|s| s.leaving.put_begins(id, shards))

@@ -106,6 +106,11 @@ impl Leaving {
         dead.map(|put| self.add(put.id, put.shards)).is_some()
     }
 
+    /// Chunks of which shards are being put again.
+    pub(super) fn putting(&self) -> impl Iterator<Item = &ChunkId> {
+        self.puts.values().map(|put| &put.id)
+    }
+
     /// Shards of a chunk that are on their way out.
     pub(super) fn of(&self, id: &ChunkId) -> Mask {
         let of = |known: &BTreeMap<ChunkId, Mask>| known.get(id).copied().unwrap_or_default();

@@ -67,7 +67,7 @@ pub struct PoolStatus {
     pub pending_incomplete: bool,
     /// Shards that nobody needs, on stores that were away when they were deleted: deleted when those are back.
     pub missed_deletes: usize,
-    /// More of them may be there than is counted: `pool repair` finds them.
+    /// More of them may be there than is counted: the daily look of their volumes' owners finds them, or `pool repair`.
     pub missed_deletes_incomplete: bool,
 }
 

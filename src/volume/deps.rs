@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::ahead::Ahead;
 use super::cell::HeadCell;
 use super::head::Head;
+use super::looks::Sweeps;
 use super::places::PlaceBook;
 use super::settings::{Host, Settings};
 use super::space::Ledger;
@@ -111,6 +113,7 @@ pub struct Deps {
     pub host: Host,
     pub memory: Memory,
     pub tuning: Tuning,
+    pub sweeps: Arc<Sweeps>,
 }
 
 /// When checkpoints and collection are due, and how large journals are. The defaults are for use, others for tests.
@@ -135,6 +138,8 @@ pub struct Tuning {
     pub gain_min: u64,
     /// So many small objects become one; a fourth of them is enough when somebody waits for collection.
     pub small_min: usize,
+    /// Between two looks at the stores of a volume that is open all the time.
+    pub look_every: Duration,
 }
 
 impl Default for Tuning {
@@ -149,6 +154,7 @@ impl Default for Tuning {
             space_max: (1280, 1400),
             gain_min: 1 << 20,
             small_min: 64,
+            look_every: Duration::from_secs(24 * 60 * 60),
             journal: None,
         }
     }

@@ -248,13 +248,13 @@ async fn close(ground: &Ground, journal: &Journal) {
     }
 }
 
-/// What the ended epoch left past its end is deleted in the background; scrub finds what this misses.
+/// What the ended epoch left past its end is deleted in the background; the look at all stores finds what this misses.
 fn sweep(ground: &Arc<Ground>, taken: &Taken) {
     let (ground, head, left) = (ground.clone(), taken.head.clone(), taken.leftovers);
     let rt = ground.rt().clone();
     rt.spawn(async move {
         if let Err(error) = takeover::sweep(&ground.deps.pool, &head, left).await {
-            tracing::debug!(volume = %ground.name, %error, "leftovers stay until the next scrub");
+            tracing::debug!(volume = %ground.name, %error, "leftovers stay until the stores are looked through");
         }
     })
     .detach();

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::ahead::Fetch;
 use super::deps::Ground;
 use super::head::Head;
+use super::looks::Before;
 use super::mending::Mending;
 use super::pace::Pace;
 use super::ranges::Ranges;
@@ -87,7 +88,7 @@ impl Session {
     /// those under the head's checkpoint. Replaying is given up when `left` is ready.
     pub async fn start(
         ground: Arc<Ground>,
-        Taken { head, epoch, adopted, .. }: Taken,
+        Taken { head, epoch, adopted, before, .. }: Taken,
         journal: Journal,
         (tables, ledger): (Tables, Ledger),
         left: impl Future<Output = ()>,
@@ -144,7 +145,7 @@ impl Session {
             goes_on: AtomicBool::new(false),
             ground,
         });
-        session.begin();
+        session.begin(before);
         match session.replay(lsn, left).await {
             Ok(()) => Ok(session),
             Err(stop) => {
@@ -157,7 +158,7 @@ impl Session {
     }
 
     /// Starts the tasks.
-    fn begin(self: &Arc<Self>) {
+    fn begin(self: &Arc<Self>, before: Before) {
         self.run(Session::cutter);
         self.run(Session::confirm_rounds);
         self.run(Session::checkpointer);
@@ -170,6 +171,7 @@ impl Session {
         self.recorded(ledger);
         self.run(Session::deleter);
         self.run(Session::packer);
+        self.run(move |session| session.sweeper(before));
     }
 
     /// A task that ends with the session.

@@ -15,6 +15,7 @@ use futures::future::join_all;
 
 use super::cell::HeadCell;
 use super::head::{Claimer, Head, Recording};
+use super::looks::Before;
 use super::settings::Host;
 use super::space::{Births, Ledger};
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
@@ -105,6 +106,7 @@ pub struct Taken {
     /// Behind the checkpoint's position up to the recorded end, in order.
     pub adopted: Vec<Adopted>,
     pub notes: Notes,
+    pub before: Before,
     pub leftovers: Leftovers,
 }
 
@@ -113,8 +115,6 @@ pub struct Taken {
 pub struct Leftovers {
     epoch: Epoch,
     after: Seq,
-    /// The end was decided before it was certain that nothing follows.
-    early: bool,
 }
 
 /// What the state folder writes down before the record.
@@ -155,21 +155,27 @@ where
         notes: Notes::default(),
     };
     let recorded = async {
-        let end = walk.run().await?;
+        let last = walk.run().await?;
         if pool.generation() != generation {
             return Err(Error::new(Kind::Unavailable, "the pool's stores were changed meanwhile: try again"));
         }
         let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
         announce(Announce { active, next: epoch, last_lsn }).await?;
-        let recording = Recording { nonce, last: end.last, w: walk.w_of_a_new_epoch(), witnesses };
+        let recording = Recording { nonce, last, w: walk.w_of_a_new_epoch(), witnesses };
         let head = cell.change(|h| h.record(&recording)).await?;
-        Ok((head, end))
+        Ok((head, last))
     }
     .await;
     match recorded {
-        Ok((head, end)) => {
-            let leftovers = Leftovers { epoch: walk.head.active.epoch, after: end.last, early: end.early };
-            Ok(Taken { head, epoch, adopted: walk.adopted, notes: walk.notes, leftovers })
+        Ok((head, last)) => {
+            let ended = &walk.head.active;
+            let leftovers = Leftovers { epoch: ended.epoch, after: last };
+            let before = match ended.released {
+                _ if ended.epoch == Epoch(0) => Before::Nobody,
+                true => Before::Released,
+                false => Before::Gone,
+            };
+            Ok(Taken { head, epoch, adopted: walk.adopted, notes: walk.notes, before, leftovers })
         }
         Err(error) => {
             let error = explained(cell, nonce, error).await;
@@ -225,11 +231,6 @@ struct Walk<'a> {
     notes: Notes,
 }
 
-struct Ending {
-    last: Seq,
-    early: bool,
-}
-
 /// What a probe comes to.
 enum Verdict {
     /// Stored at w already.
@@ -267,20 +268,21 @@ impl Walk<'_> {
         known.then(|| self.head.checkpoint.top.max(self.head.active_starts_after()))
     }
 
-    async fn run(&mut self) -> Result<Ending> {
+    /// The last chunk of the log.
+    async fn run(&mut self) -> Result<Seq> {
         self.last_lsn = self.head.checkpoint.last_lsn;
         let mut next = self.head.checkpoint.position.next();
         let mut width = FIRST_WINDOW;
         loop {
             let past = self.limit().map_or(next.0 + width, |limit| (limit.0 + 1).min(next.0 + width));
             if past <= next.0 {
-                return Ok(Ending { last: Seq(next.0 - 1), early: false });
+                return Ok(Seq(next.0 - 1));
             }
             let window: Vec<ChunkId> = (next.0..past).map(|s| self.id(Seq(s))).collect();
             let looks = join_all(window.iter().map(|id| self.look(*id))).await;
             for (id, (probe, toc)) in window.iter().zip(looks) {
-                if let Some(ending) = self.decide(*id, probe, toc).await? {
-                    return Ok(ending);
+                if let Some(last) = self.decide(*id, probe, toc).await? {
+                    return Ok(last);
                 }
             }
             next = Seq(past);
@@ -302,13 +304,8 @@ impl Walk<'_> {
         ChunkId { volume: self.head.volume, epoch: self.head.epoch_of(seq), seq }
     }
 
-    /// Adopts the chunk (`None`), or says that the log ends before it.
-    async fn decide(
-        &mut self,
-        id: ChunkId,
-        mut probe: Probe,
-        mut toc: Option<Toc>,
-    ) -> Result<Option<Ending>> {
+    /// Adopts the chunk (`None`), or says that the log ends before it, and with which one.
+    async fn decide(&mut self, id: ChunkId, mut probe: Probe, mut toc: Option<Toc>) -> Result<Option<Seq>> {
         let rt = self.pool.rt().clone();
         let began = rt.now();
         let mut every_byte = false;
@@ -324,10 +321,10 @@ impl Walk<'_> {
                     }
                     done => return done.map(|()| None),
                 },
-                Verdict::Absent => return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: false })),
+                Verdict::Absent => return Ok(Some(Seq(id.seq.0 - 1))),
                 Verdict::Undecided if self.covered(id.seq) => {
                     tracing::info!(chunk = %id, "not decidable now; its writes come again from the journal");
-                    return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
+                    return Ok(Some(Seq(id.seq.0 - 1)));
                 }
                 Verdict::Undecided if rt.now().since(began) < DECIDE => {}
                 Verdict::Undecided if self.how.accept_loss && !self.certain(id.seq) => {
@@ -338,7 +335,7 @@ impl Walk<'_> {
                          you know"
                             .to_owned(),
                     );
-                    return Ok(Some(Ending { last: Seq(id.seq.0 - 1), early: true }));
+                    return Ok(Some(Seq(id.seq.0 - 1)));
                 }
                 Verdict::Undecided => return Err(self.undecided(id, &probe)),
             }
@@ -474,29 +471,14 @@ fn unsound(id: ChunkId) -> Error {
     )
 }
 
-/// Deletes what the ended epoch may have left past its end. Ids past an end are never used again, so a late or repeated
-/// deletion harms nothing; shards that arrive later are found by scrub.
+/// Deletes what the ended epoch may have left past its end, as far as chunks are put ahead of the stored prefix. Ids past an
+/// end are never used again, so a late or repeated deletion harms nothing; shards that arrive later, and those past an end
+/// that was decided early, are found when the stores are looked through (`sweep`).
 pub async fn sweep(pool: &Arc<Pool>, head: &Head, left: Leftovers) -> Result<()> {
     if left.epoch == Epoch(0) {
         return Ok(());
     }
     let id = |n: u64| ChunkId { volume: head.volume, epoch: left.epoch, seq: Seq(left.after.0 + n) };
     let ids: Vec<ChunkId> = (1..=CHUNKS_AHEAD).map(id).collect();
-    pool.delete(&ids).await?;
-    if !left.early {
-        return Ok(());
-    }
-    let mut from = CHUNKS_AHEAD + 1;
-    loop {
-        let ids: Vec<ChunkId> = (from..from + WALK_WINDOW).map(id).collect();
-        let probes = ids.iter().map(|id| pool.probe(id, &head.witnesses, Cause::Delete));
-        let found = join_all(probes).await;
-        let there: Vec<ChunkId> =
-            ids.iter().zip(&found).filter(|(_, p)| p.good > 0).map(|(id, _)| *id).collect();
-        if there.is_empty() {
-            return Ok(());
-        }
-        pool.delete(&there).await?;
-        from += WALK_WINDOW;
-    }
+    pool.delete(&ids).await
 }

@@ -84,7 +84,8 @@ impl Place {
             }
         };
         let host = Host { id: HostId(host), name: "host".into() };
-        Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning: Tuning::default() })
+        let (tuning, sweeps) = Default::default();
+        Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning, sweeps })
     }
 
     /// Runs it, says how long it took and what it asked for.

@@ -83,6 +83,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         host,
         memory: Memory::new(memory),
         tuning: Tuning::default(),
+        sweeps: Default::default(),
     };
     (Volumes::new(deps), counted)
 }

@@ -9,6 +9,7 @@ mod full;
 mod huge;
 mod moves;
 mod order;
+mod orphans;
 mod overwritten;
 mod reading;
 mod reports;

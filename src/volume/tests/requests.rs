@@ -73,5 +73,8 @@ fn operations_ask_for_no_more_than_they_need() {
         bill(&site, "flush elsewhere", 5, v.flush()).await.unwrap();
         let take = volumes.take_over(&named, false);
         bill(&site, "take-over", 174, take).await.unwrap();
+        other.process.kill();
+        let grace = Duration::from_millis(site.grace_ms);
+        bill(&site, "the look after it", 73, site.world.rt().sleep(grace)).await;
     });
 }

@@ -87,6 +87,7 @@ impl Site {
             gain_min: 3_000,
             small_min: 8,
             journal: None,
+            look_every: Duration::from_secs(5),
         };
         self.grace_ms = world.below(3_000);
         self
@@ -173,6 +174,7 @@ impl Machine {
             host: self.host.clone(),
             memory: Memory::new(256 << 20),
             tuning: self.site.tuning,
+            sweeps: Arc::default(),
         };
         Life { process, rt, volumes: Volumes::new(deps), machine: self.clone() }
     }

@@ -27,7 +27,7 @@ pub async fn life(dir: &Path, layout: &str) -> Volumes {
     let pool = Pool::create(host, name("tank"), layout, specs, CreateOptions::default()).await.unwrap();
     let host = Host { id: HostId(1), name: "host".into() };
     let (dir, memory, tuning) = (dir.join("volumes"), Memory::new(1 << 30), Tuning::default());
-    Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning })
+    Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning, sweeps: Default::default() })
 }
 
 fn told(what: &str, bytes: u64, count: u64, began: std::time::Duration) {

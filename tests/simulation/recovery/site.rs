@@ -315,6 +315,7 @@ impl Site {
             host: Host { id: HostId(host as u128 + 1), name: format!("host{host}") },
             memory: Memory::new(8 << 20),
             tuning: Tuning::default(),
+            sweeps: Arc::default(),
         })
     }
 

@@ -120,6 +120,7 @@ impl Plan {
                 gain_min: 3_000,
                 small_min: 8,
                 merge_blocks: [1 << 19, 16, 300][pick(3)],
+                look_every: Duration::from_secs(5),
             },
             grace_ms: [0, 500, 5_000][pick(3)],
             memory: [4 << 20, 64 << 20][pick(2)],
@@ -282,6 +283,7 @@ impl Site {
             host: Host { id: HostId(self.key(host) as u128 + 1), name: format!("host{host}") },
             memory: self.memory(rt, host),
             tuning: self.plan.tuning,
+            sweeps: Arc::default(),
         })
     }
 
