@@ -17,7 +17,7 @@ use super::layout::{Layout, Zoning};
 use super::mend;
 use super::names::Directory;
 use super::news;
-use super::probe::{Payload, Probe};
+use super::probe::{Payload, Probe, Told};
 use super::read::Verify;
 use super::register::{Change, Register};
 use super::repair;
@@ -218,6 +218,19 @@ impl Pool {
     /// A store that is known to be away is not asked.
     pub async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
         self.fleet.probe(id, witnesses, cause).await
+    }
+
+    /// The same, until what the stores have answered tells enough: then the others have as long again, and at least `hedge`.
+    /// Those that are late count as silent.
+    pub async fn probe_until(
+        &self,
+        id: &ChunkId,
+        witnesses: &[Incarnation],
+        cause: Cause,
+        hedge: Duration,
+        told: impl Fn(&Probe) -> Told,
+    ) -> Probe {
+        self.fleet.probe_until(id, witnesses, cause, hedge, told).await
     }
 
     /// What a probe found, after a look at every byte of the shards whose footers are right.

@@ -401,6 +401,11 @@ impl Member {
         }
     }
 
+    /// It was asked for its label already, and did not answer: down until it does.
+    pub(super) fn was_silent(&self, why: &Error) {
+        self.judge(self.rt.now(), Verdict::Silent(why.share()));
+    }
+
     /// Checks by behaviour what the store promises (`store::probe`). One that breaks a promise is out from now on.
     pub(super) async fn check_promises(&self) -> Result<()> {
         self.attest().await?;

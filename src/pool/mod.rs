@@ -62,7 +62,7 @@ pub use label::{LABEL_KEY, LABEL_MAX, Label};
 pub use layout::{Layout, Zoning};
 pub use member::{Member, Standing};
 pub use open::CreateOptions;
-pub use probe::{Payload, Probe};
+pub use probe::{Payload, Probe, Told};
 pub use read::Verify;
 pub use recover::{Lost, Swap, Wreck};
 pub use register::{Change, Register};

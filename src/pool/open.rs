@@ -14,7 +14,7 @@ use super::label::{LABEL_KEY, Label};
 use super::layout::Layout;
 use super::register::{Change, Register};
 use super::roster::Roster;
-use super::seats::{best_hint, find_all, labelled, read_label};
+use super::seats::{Found, best_hint, find_all, labelled, read_labels};
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::store::{Cause, List, Put, When};
 
@@ -83,13 +83,18 @@ impl Pool {
     /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a
     /// majority of those that hold registers answer.
     pub async fn open(host: PoolHost, mut stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
-        let labels = stores.iter().map(|s| read_label(&host.rt, s));
-        let mut labels = futures::future::join_all(labels).await;
+        let mut labels = read_labels(&host.rt, &stores).await;
         let hint = best_hint(&stores, &labels)?;
         // While a replacement is under way registers may still be where they were before.
         let config = hint.predecessor().unwrap_or_else(|| hint.clone());
         let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
         let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores, &seats);
+        for (member, seat) in roster.current().members.iter().zip(&seats) {
+            if let Some(Found::Silent(why)) = seat.map(|at| &labels[at]) {
+                // Waited for once is enough: it counts as away until it answers.
+                member.was_silent(why);
+            }
+        }
         if hint.forced.is_some() {
             // Written after that generation was known chosen. The stores that it gave up may be back and tell another story.
             roster.learn(&hint.encode()).await?;

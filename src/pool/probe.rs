@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -31,6 +32,8 @@ pub struct Probe {
     pub absent: usize,
     /// U: no answer, out, not a witness, or an object that is not the chunk's shard.
     pub unknown: usize,
+    /// Of these, stores that had not answered when enough others had.
+    pub late: usize,
     /// From the footers, when there is a good one.
     pub about: Option<About>,
     good_mask: Mask,
@@ -54,6 +57,16 @@ impl Probe {
     pub(super) fn not_good(&self, layout: Layout) -> Mask {
         Mask::all(layout.n()).minus(self.good_mask)
     }
+}
+
+/// What those answers tell that have come so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    Nothing,
+    /// What was to be found out; an answer that is still to come may say more.
+    Enough,
+    /// No other answer changes anything.
+    All,
 }
 
 /// One store's answer.
@@ -93,28 +106,46 @@ impl Fleet {
     /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
     /// A store that is known to be away is not asked.
     pub(super) async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
-        let seen = (0..self.layout().n()).map(|index| self.look(id, index, witnesses, cause));
-        let seen = futures::future::join_all(seen).await;
-        let mut probe = Probe { about: commonest(&seen), ..Probe::default() };
-        for (index, seen) in seen.iter().enumerate() {
-            match seen {
-                Seen::Good(footer) if Some(&footer.about) == probe.about.as_ref() => {
-                    probe.good += 1;
-                    probe.good_mask = probe.good_mask.with(index);
-                }
-                Seen::Absent => {
-                    probe.absent += 1;
-                    probe.absent_mask = probe.absent_mask.with(index);
-                }
-                Seen::Good(_) | Seen::Bad => {
-                    probe.unknown += 1;
-                    probe.rotten = probe.rotten.with(index);
-                }
-                Seen::Unknown => probe.unknown += 1,
-            }
+        let looks = (0..self.layout().n()).map(|index| self.look(id, index, witnesses, cause));
+        tally(&futures::future::join_all(looks).await)
+    }
+
+    /// The same, where `told` says of what has come so far what it tells. What is still to come counts as no answer, first in
+    /// what `told` is shown, then in what is returned: when that says all, or when those that tell enough have had as
+    /// long again and no less than `hedge`.
+    pub(super) async fn probe_until(
+        &self,
+        id: &ChunkId,
+        witnesses: &[Incarnation],
+        cause: Cause,
+        hedge: Duration,
+        told: impl Fn(&Probe) -> Told,
+    ) -> Probe {
+        let (begun, n) = (self.rt().now(), self.layout().n());
+        let looks = (0..n).map(|index| async move { (index, self.look(id, index, witnesses, cause).await) });
+        let mut looks: FuturesUnordered<_> = looks.collect();
+        let mut seen: Vec<Seen> = (0..n).map(|_| Seen::Unknown).collect();
+        let mut so_far = Told::Nothing;
+        while so_far == Told::Nothing
+            && let Some((index, look)) = looks.next().await
+        {
+            seen[index] = look;
+            so_far = told(&tally(&seen));
         }
-        debug_assert_eq!(probe.good + probe.absent + probe.unknown, self.layout().n());
-        probe
+        if so_far == Told::Enough && !looks.is_empty() {
+            let took = self.rt().now().since(begun);
+            let rest = async {
+                while so_far != Told::All
+                    && let Some((index, look)) = looks.next().await
+                {
+                    seen[index] = look;
+                    so_far = told(&tally(&seen));
+                }
+            };
+            // Whether the others came in time or not, what is there is used.
+            let _ = self.rt().timeout(took.max(hedge), rest).await;
+        }
+        Probe { late: looks.len(), ..tally(&seen) }
     }
 
     async fn look(&self, id: &ChunkId, index: usize, witnesses: &[Incarnation], cause: Cause) -> Seen {
@@ -231,6 +262,29 @@ fn rebuild_data(
     };
     let (shards, hashes): (Vec<Bytes>, Vec<u128>) = (0..k).map(shard).unzip();
     (about.hash(&hashes) == about.payload_hash).then_some(shards)
+}
+
+fn tally(seen: &[Seen]) -> Probe {
+    let mut probe = Probe { about: commonest(seen), ..Probe::default() };
+    for (index, seen) in seen.iter().enumerate() {
+        match seen {
+            Seen::Good(footer) if Some(&footer.about) == probe.about.as_ref() => {
+                probe.good += 1;
+                probe.good_mask = probe.good_mask.with(index);
+            }
+            Seen::Absent => {
+                probe.absent += 1;
+                probe.absent_mask = probe.absent_mask.with(index);
+            }
+            Seen::Good(_) | Seen::Bad => {
+                probe.unknown += 1;
+                probe.rotten = probe.rotten.with(index);
+            }
+            Seen::Unknown => probe.unknown += 1,
+        }
+    }
+    debug_assert_eq!(probe.good + probe.absent + probe.unknown, seen.len());
+    probe
 }
 
 /// What most of the footers say; of equals, the one with the lowest hash.

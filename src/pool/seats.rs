@@ -1,6 +1,9 @@
 //! Which of the places that this host knows is which store of the pool: by their labels.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
 use super::host::{PoolHost, StoreSpec};
@@ -11,6 +14,8 @@ use crate::store::{ByteRange, Cause};
 
 /// A store whose label isn't read by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
+/// Where enough others have shown theirs it is waited for as long again as those took, and at least this.
+const LABEL_HEDGE: Duration = Duration::from_millis(600);
 
 pub(super) async fn labelled(store: &StoreSpec) -> Result<Option<Label>> {
     let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
@@ -26,6 +31,12 @@ pub(super) enum Found {
     Silent(Error),
 }
 
+impl Found {
+    fn label(&self) -> Option<&Label> {
+        if let Found::Label(label) = self { Some(label) } else { None }
+    }
+}
+
 pub(super) async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
     match rt.timeout(LABEL_WAIT, labelled(store)).await {
         Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
@@ -39,9 +50,55 @@ pub(super) async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
     }
 }
 
+/// What each store says about itself. When those that answer are enough to open their pool, the others have a moment more and
+/// then count as silent: one that hangs must not hold up who opens the pool.
+pub(super) async fn read_labels(rt: &Rt, stores: &[StoreSpec]) -> Vec<Found> {
+    let begun = rt.now();
+    let reads = stores.iter().enumerate().map(|(at, store)| async move { (at, read_label(rt, store).await) });
+    let mut reads: FuturesUnordered<_> = reads.collect();
+    let late = || Found::Silent(Error::new(Kind::Timeout, "it does not answer"));
+    let mut labels: Vec<Found> = stores.iter().map(|_| late()).collect();
+    let mut answered = 0;
+    while answered < stores.len() && !opens(&labels, stores.len() - answered) {
+        let Some((at, label)) = reads.next().await else { break };
+        labels[at] = label;
+        answered += 1;
+    }
+    if answered == stores.len() {
+        return labels;
+    }
+    let rest = async {
+        while let Some((at, label)) = reads.next().await {
+            labels[at] = label;
+        }
+    };
+    // Whether the others came in time or not, what is there is used.
+    let _ = rt.timeout(rt.now().since(begun).max(LABEL_HEDGE), rest).await;
+    labels
+}
+
+/// Whether the stores that have shown their labels are enough to open their pool without waiting for those that have not.
+///
+/// More than m that hold registers must be among them: a recovery by force (`force-recover`) that none of those has heard of gave
+/// up every one of them, and with so many the data. With fewer, who could tell of such a recovery is waited for.
+fn opens(labels: &[Found], waiting: usize) -> bool {
+    let known: Vec<&Label> = labels.iter().filter_map(Found::label).collect();
+    let Some(newest) = known.iter().max_by_key(|label| label.hint.generation) else { return false };
+    let config = &newest.hint;
+    let of = |label: &&&Label| {
+        let listed = config.stores.get(label.index).map(|entry| entry.incarnation);
+        label.pool == config.pool && listed == Some(label.incarnation)
+    };
+    let listed: BTreeSet<usize> = known.iter().filter(of).map(|label| label.index).collect();
+    let deciding = config.acceptors.iter().filter(|index| listed.contains(index)).count();
+    let (m, all) = (config.layout.m(), config.stores.len());
+    let alone = config.before.is_none() && known.iter().all(|label| label.pool == config.pool);
+    alone && deciding > m.max(config.acceptors.len() / 2) && listed.len() + m >= all && waiting <= m
+}
+
 /// The newest description of the pool that most stores belong to.
 pub(super) fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolConfig> {
-    let known = || labels.iter().filter_map(|l| if let Found::Label(l) = l { Some(l) } else { None });
+    let known = || labels.iter().filter_map(Found::label);
     let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
     let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
     if let Some(best) = best {

@@ -21,7 +21,7 @@ use super::space::{Births, Ledger};
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
 use crate::log::Toc;
-use crate::pool::{ChunkKind, Payload, Pool, Probe};
+use crate::pool::{ChunkKind, Payload, Pool, Probe, Told};
 use crate::store::Cause;
 
 /// How long a chunk that cannot be decided is asked for again before the claim is withdrawn, or it is taken for lost by
@@ -29,6 +29,9 @@ use crate::store::Cause;
 const DECIDE: Duration = Duration::from_secs(3);
 /// How long one that can be read may take to be read and completed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// In a walk's first window with late answers those are waited for this long once enough others have come; later on only as
+/// long as those took: a store that hangs holds up one window, and one that is slow is counted.
+const HEDGE: Duration = Duration::from_millis(750);
 /// Pause between those.
 const AGAIN: Duration = Duration::from_millis(250);
 /// Where `pool force-recover` took an older head, claims are numbered beyond any that were forgotten.
@@ -152,6 +155,7 @@ where
         head: claimed,
         adopted: Vec::new(),
         last_lsn: Lsn(0),
+        hedge: HEDGE,
         notes: Notes::default(),
     };
     let recorded = async {
@@ -228,6 +232,8 @@ struct Walk<'a> {
     head: Head,
     adopted: Vec<Adopted>,
     last_lsn: Lsn,
+    /// How long late answers are waited for at least.
+    hedge: Duration,
     notes: Notes,
 }
 
@@ -280,6 +286,9 @@ impl Walk<'_> {
             }
             let window: Vec<ChunkId> = (next.0..past).map(|s| self.id(Seq(s))).collect();
             let looks = join_all(window.iter().map(|id| self.look(*id))).await;
+            if looks.iter().any(|(probe, _)| probe.late > 0 && probe.good > 0) {
+                self.hedge = Duration::ZERO;
+            }
             for (id, (probe, toc)) in window.iter().zip(looks) {
                 if let Some(last) = self.decide(*id, probe, toc).await? {
                     return Ok(last);
@@ -292,12 +301,22 @@ impl Walk<'_> {
 
     /// What the stores say of a chunk, and its table of contents when it is stored: those of a window come together.
     async fn look(&self, id: ChunkId) -> (Probe, Option<Toc>) {
-        let probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
+        let probe = self.probe(id).await;
         let toc = match self.judge(id, &probe) {
             Verdict::Stored => self.read_toc(id, &probe).await.ok(),
             _ => None,
         };
         (probe, toc)
+    }
+
+    /// Whoever has not answered when the chunk's fate is decided counts as silent.
+    async fn probe(&self, id: ChunkId) -> Probe {
+        let told = |probe: &Probe| match self.judge(id, probe) {
+            Verdict::Absent => Told::All,
+            Verdict::Stored | Verdict::Readable => Told::Enough,
+            Verdict::Undecided => Told::Nothing,
+        };
+        self.pool.probe_until(&id, &self.head.witnesses, Cause::Walk, self.hedge, told).await
     }
 
     fn id(&self, seq: Seq) -> ChunkId {
@@ -340,7 +359,7 @@ impl Walk<'_> {
                 Verdict::Undecided => return Err(self.undecided(id, &probe)),
             }
             rt.sleep(AGAIN).await;
-            probe = self.pool.probe(&id, &self.head.witnesses, Cause::Walk).await;
+            probe = self.probe(id).await;
             every_byte = false;
         }
     }

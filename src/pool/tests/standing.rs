@@ -261,3 +261,47 @@ async fn folders_come_and_go() {
     let seen = pool.probe(&id(1), &pool.incarnations(), W).await;
     assert_eq!((seen.good, seen.absent, seen.unknown), (5, 0, 1));
 }
+
+/// One store of six that never answers, whichever it is, costs an opening a moment. A slow one is waited for.
+#[test]
+fn a_store_that_hangs_does_not_hold_up_who_opens_the_pool() {
+    run("4+2", |yard| async move {
+        let ms = Duration::from_millis;
+        yard.stores.iter().for_each(|s| s.faults(|f| f.latency = (ms(5), ms(5))));
+        drop(yard.create().await.unwrap());
+        let rt = yard.rt.clone();
+        let began = rt.now();
+        drop(yard.open().await.unwrap());
+        let healthy = rt.now().since(began);
+        for hung in 0..6 {
+            yard.reach(hung, Reach::Silent);
+            yard.stores[hung].faults(|f| f.patience = Duration::from_secs(3600));
+            let began = rt.now();
+            let pool = yard.open().await.unwrap();
+            let took = rt.now().since(began);
+            assert!(took <= healthy + ms(1000), "store {hung} hangs: {took:?} where {healthy:?} is usual");
+            let hanging = &pool.status().stores[hung];
+            assert_eq!(hanging.state, "down");
+            assert!(hanging.reason.as_ref().unwrap().contains("does not answer"), "{hanging:?}");
+            yard.reach(hung, Reach::Up);
+            yard.settle(4000).await;
+            assert_eq!(pool.status().stores[hung].state, "in", "as soon as it answers");
+        }
+        yard.stores[3].faults(|f| f.latency = (ms(100), ms(100)));
+        let pool = yard.open().await.unwrap();
+        assert!(pool.status().stores.iter().all(|s| s.state != "down"));
+    });
+}
+
+/// Where those that answer may all have been given up by force, whoever could tell of it is waited for.
+#[test]
+fn few_that_answer_wait_for_who_could_tell_of_a_recovery() {
+    run("1+2", |yard| async move {
+        drop(yard.create().await.unwrap());
+        yard.stores[2].faults(|f| f.latency = (Duration::from_millis(700), Duration::from_millis(700)));
+        let began = yard.rt.now();
+        let pool = yard.open().await.unwrap();
+        assert!(yard.rt.now().since(began) >= Duration::from_millis(1400));
+        assert!(pool.status().stores.iter().all(|s| s.state != "down"));
+    });
+}

@@ -641,3 +641,78 @@ fn a_take_over_that_is_given_up_midway_leaves_a_volume_that_opens() {
     }
     assert!(midway.load(Ordering::Relaxed) > 0, "none was given up midway");
 }
+
+/// One store of six never answers: known to be away when the pool was opened, or not yet. Whoever opens a volume, or writes to
+/// one that was released, waits a moment and no more.
+#[test]
+fn a_store_that_hangs_does_not_hold_up_who_opens_a_volume() {
+    run(31, "4+2", |site| async move {
+        let ms = Duration::from_millis;
+        site.stores.iter().for_each(|s| s.faults(|f| f.latency = (ms(5), ms(5))));
+        let hang = |store: Option<usize>, reach| {
+            let stores = store.map_or(0..0, |store| store..store + 1);
+            site.stores[stores.clone()].iter().for_each(|s| s.faults(|f| f.patience = ms(3_600_000)));
+            site.reach(stores, reach);
+        };
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        let mut machine = None;
+        v.write(0, bytes(1, 3 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        machine.replace(life.crash());
+        let mut usual = [ms(0); 4];
+        let hung = [None].into_iter().chain((0..6).map(Some));
+        for (hung, late) in hung.flat_map(|hung| [(hung, false), (hung, true)]) {
+            let mut took = [ms(0); 4];
+            for (at, released) in [(0, false), (2, true)] {
+                hang(hung.filter(|_| !late), Reach::Silent);
+                let began = site.world.now();
+                let life = machine.take().unwrap().start().await;
+                took[at] = site.world.now().since(began);
+                hang(hung, Reach::Silent);
+                let began = site.world.now();
+                let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+                v.write(0, bytes(2, 4096)).await.unwrap();
+                took[at + 1] = site.world.now().since(began);
+                hang(hung, Reach::Up);
+                v.flush().await.unwrap();
+                assert!(
+                    v.read(8192, MIB).await.unwrap() == bytes(1, 3 * MIB as usize)[8192..][..MIB as usize]
+                );
+                life.sleep(4_000).await;
+                if !released {
+                    v.release().await.unwrap();
+                }
+                machine.replace(life.crash());
+            }
+            println!("{hung:?} late {late}: {took:?}");
+            if hung.is_none() {
+                usual = took;
+            }
+            let slowest = usual.iter().zip(took).all(|(usual, took)| took <= *usual + ms(1000));
+            assert!(slowest, "store {hung:?} hangs, late {late}: {took:?} where {usual:?} is usual");
+        }
+    });
+}
+
+/// What a slow store holds is not taken for missing by who opens the volume.
+#[test]
+fn a_slow_store_counts_when_a_volume_is_opened() {
+    run(32, "4+2", |site| async move {
+        let ms = Duration::from_millis;
+        site.stores.iter().for_each(|s| s.faults(|f| f.latency = (ms(2), ms(2))));
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        for i in 0..20 {
+            v.write(i * 8192, bytes(i, 8192)).await.unwrap();
+            v.flush().await.unwrap();
+        }
+        life.sleep(1_000).await;
+        let machine = life.crash();
+        site.stores[4].faults(|f| f.latency = (ms(100), ms(100)));
+        let life = machine.start().await;
+        life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        let pool = &life.volumes.deps().pool;
+        assert_eq!((pool.pending(), pool.out_for(Duration::ZERO)), (0, 0));
+    });
+}
