@@ -210,6 +210,9 @@ fn status(value: &Value) {
         output::line(sentence.as_str().unwrap_or_default());
     }
     settings(&value["settings"]);
+    for copy in value["damaged_registers"].as_array().into_iter().flatten() {
+        output::line(&output::text(copy, "reason"));
+    }
     for store in value["stores"].as_array().into_iter().flatten().filter(|s| number(s, "undeleted") > 0) {
         let (kept, url) = (show_count(number(store, "undeleted"), "object"), output::text(store, "url"));
         output::line(&format!("{kept} that nobody needs stay in {url}: it does not let this host delete"));

@@ -269,6 +269,9 @@ impl PoolConfig {
                 return bad("what it says of stores that were given up does not fit");
             }
         }
+        if guesses(self.generation) >> 32 != 0 {
+            return bad("no pool had so many generations");
+        }
         let mut lives: Vec<_> = self.stores.iter().map(|s| s.incarnation).collect();
         lives.sort_unstable();
         lives.dedup();

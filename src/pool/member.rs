@@ -9,6 +9,7 @@
 //! `attest` answers only from a label get that began after the call. It never retries (the store's decorators do) and
 //! knows nothing of chunks or registers.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -43,6 +44,8 @@ const REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// For how long a store is asked again before it is given up, and how long after each other.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENT_PAUSE: Duration = Duration::from_secs(1);
+/// Damaged objects of a store that are told by name.
+const DAMAGE_MAX: usize = 100;
 /// And so much longer for each byte sent: 128 KiB/s is the slowest link that works.
 const BYTES_A_SECOND: u64 = 128 << 10;
 
@@ -95,6 +98,8 @@ struct State {
     retired: bool,
     /// Rung when the label is another's.
     bell: Option<Arc<Notify>>,
+    /// Registers' objects that were found damaged there, by key, and why.
+    damage: BTreeMap<String, String>,
     /// The label that was the listed one: labels are read often, and the same bytes say the same.
     ours: Bytes,
 }
@@ -183,6 +188,7 @@ impl Member {
             barred: None,
             retired: false,
             bell: None,
+            damage: BTreeMap::new(),
             ours: Bytes::new(),
         };
         Arc::new_cyclic(|me| Member {
@@ -218,6 +224,30 @@ impl Member {
     }
     pub(super) fn rt(&self) -> &Rt {
         &self.rt
+    }
+
+    pub(super) fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// An object was found damaged. Told once, and shown until it is found sound or written over.
+    pub(super) fn damaged(&self, key: &str, why: &Error) {
+        let new = self.state.with(|s| {
+            let room = s.damage.len() < DAMAGE_MAX;
+            room && s.damage.insert(key.to_owned(), why.to_string()).is_none()
+        });
+        if new {
+            tracing::warn!("{why}; the others go on without it, and `pool repair` mends it");
+        }
+    }
+
+    pub(super) fn sound(&self, key: &str) {
+        self.state.with(|s| s.damage.remove(key));
+    }
+
+    /// Keys of objects that were found damaged, and why.
+    pub(super) fn damage(&self) -> Vec<(String, String)> {
+        self.state.with(|s| s.damage.iter().map(|(key, why)| (key.clone(), why.clone())).collect())
     }
 
     pub(super) fn traffic(&self) -> &Traffic {

@@ -65,7 +65,7 @@ pub use open::CreateOptions;
 pub use probe::{Payload, Probe, Told};
 pub use read::Verify;
 pub use recover::{Lost, Swap, Wreck};
-pub use register::{Change, Register};
+pub use register::{Change, Register, Veto};
 pub use replace::{Filled, Replacement};
 pub use report::{Finding, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
 pub use roster::{Membership, Roster};

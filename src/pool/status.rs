@@ -42,6 +42,14 @@ pub struct AtRisk {
     pub chunks: u64,
 }
 
+/// A copy of a register that is none.
+#[derive(Clone, Debug, Serialize)]
+pub struct DamagedRegister {
+    pub store: String,
+    pub key: String,
+    pub reason: String,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct PoolStatus {
     pub name: Name,
@@ -61,6 +69,8 @@ pub struct PoolStatus {
     pub pending_shards: usize,
     /// Shards that were stored, and that a scrub or a read on this host found gone or rotten: for `pool repair`.
     pub damaged_shards: usize,
+    /// Copies of registers that this host found damaged: the others decide without them, `pool repair` mends them.
+    pub damaged_registers: Vec<DamagedRegister>,
     /// The chunks that all those belong to, the worst first.
     pub at_risk: Vec<AtRisk>,
     /// More may be missing than is counted: `pool repair` finds it.
@@ -94,6 +104,7 @@ pub(super) fn of(
         replacing: replacing(fleet),
         pending_shards,
         damaged_shards: fleet.hints().damaged_shards(),
+        damaged_registers: damaged_registers(fleet),
         at_risk: at_risk(fleet),
         pending_incomplete,
         missed_deletes,
@@ -107,6 +118,12 @@ fn at_risk(fleet: &Fleet) -> Vec<AtRisk> {
         *counts.entry(left_out.or(damaged).count()).or_default() += 1;
     });
     counts.into_iter().rev().map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()
+}
+
+fn damaged_registers(fleet: &Fleet) -> Vec<DamagedRegister> {
+    let members = fleet.members();
+    let all = members.iter().flat_map(|m| m.damage().into_iter().map(|(key, reason)| (m.url(), key, reason)));
+    all.map(|(url, key, reason)| DamagedRegister { store: url.to_owned(), key, reason }).collect()
 }
 
 fn replacing(fleet: &Fleet) -> Vec<String> {

@@ -211,6 +211,7 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
     let status = pool.status();
     let attention = status.pending_shards > 0
         || status.damaged_shards > 0
+        || !status.damaged_registers.is_empty()
         || !status.replacing.is_empty()
         || status.stores.iter().any(|s| s.state != "in");
     let mut outcome = Outcome::of(&status)?.degraded(attention);

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::object::{Acceptor, OBJECT_MAX, Object, Opening};
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
+use crate::pool::config::PoolConfig;
 use crate::pool::key::register_key;
 use crate::pool::member::Member;
 use crate::store::{ByteRange, Cause, Etag, Put, When};
@@ -54,6 +57,18 @@ impl Cell {
         register_key(self.register)
     }
 
+    /// An object in its place that is none of ours: named in errors, the log and the pool's status.
+    pub fn damage(&self, e: &Error) -> Error {
+        let (key, url) = (self.key(), self.member.url());
+        let e = Error::new(e.kind(), format!("store {url}: {key} is damaged: {e}"));
+        self.member.damaged(&key, &e);
+        e
+    }
+
+    pub fn is_sound(&self) {
+        self.member.sound(&self.key());
+    }
+
     fn trouble(&self, e: Error) -> Error {
         if e.to_string().contains(self.member.url()) { e } else { e.context(self.member.url()) }
     }
@@ -80,14 +95,14 @@ impl Cell {
             // Larger than any of ours.
             Err(e) if e.is(Kind::Invalid) => {
                 let head = self.member.head(&self.key(), Cause::Register).await?;
-                return head.map_or(Err(e.share()), |head| Ok(Shown::Damaged(head.etag, self.trouble(e))));
+                return head.map_or(Err(e.share()), |head| Ok(Shown::Damaged(head.etag, self.damage(&e))));
             }
             Err(e) => return Err(e),
         };
         let not_yet = |etag| Shown::Good(Seen { etag, state: self.stage.opening.acceptor(), own: false });
         let Some(found) = found else { return Ok(not_yet(None)) };
         let etag = found.head.etag;
-        match Object::decode(&found.body, self.register) {
+        match self.decode(&found.body) {
             Ok(object) => Ok(match object.generation.cmp(&self.stage.generation) {
                 std::cmp::Ordering::Less => not_yet(Some(etag)),
                 std::cmp::Ordering::Equal => {
@@ -96,10 +111,32 @@ impl Cell {
                 std::cmp::Ordering::Greater => Shown::Newer(Box::new(object)),
             }),
             Err(e) if matches!(e.kind(), Kind::Invalid | Kind::Corrupt) => {
-                Ok(Shown::Damaged(etag, self.trouble(e)))
+                Ok(Shown::Damaged(etag, self.damage(&e)))
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Of an object that says which stores go on, also whether it can be followed: one that nobody could have put here must
+    /// not lead all others astray.
+    fn decode(&self, body: &Bytes) -> Result<Object> {
+        let object = Object::decode(body, self.register)?;
+        let describes = |members: &Bytes, fits: &dyn Fn(Generation) -> bool| {
+            let config = PoolConfig::decode(members)?;
+            if config.pool == self.member.pool() && fits(config.generation) {
+                return Ok(());
+            }
+            Err(Error::new(Kind::Invalid, "the object names the stores of another pool or generation"))
+        };
+        let (now, opening) = (object.generation, &object.opening);
+        let known = now == self.stage.generation && opening.members == self.stage.opening.members;
+        if now > Generation(0) && !known {
+            describes(&opening.members, &|generation| generation == now)?;
+        }
+        if let Some(seal) = &object.state.value.seal {
+            describes(seal, &|generation| generation > now)?;
+        }
+        Ok(object)
     }
 
     /// Its object, of whatever generation; counted like `look`.
@@ -107,8 +144,11 @@ impl Cell {
         let range = ByteRange::Whole { max: OBJECT_MAX };
         let found =
             self.member.get(&self.key(), range, Cause::Register).await.map_err(|e| self.trouble(e))?;
-        let object = found.map(|found| Object::decode(&found.body, self.register)).transpose();
-        let object = object.map_err(|e| self.trouble(e))?;
+        let object = found.map(|found| self.decode(&found.body)).transpose();
+        let object = object.map_err(|e| match e.kind() {
+            Kind::Invalid | Kind::Corrupt => self.damage(&e),
+            _ => self.trouble(e),
+        })?;
         self.member.attest().await?;
         Ok(object)
     }
@@ -126,6 +166,7 @@ impl Cell {
                     // A store that was emptied takes an if-absent put as well, and has forgotten its promises.
                     self.member.attest().await?;
                 }
+                self.is_sound();
                 Ok(Some(etag))
             }
             Ok(Put::Refused) => Ok(None),

@@ -8,6 +8,7 @@ use super::acceptor::Shown;
 use super::object::Ballot;
 use super::proposer::{Outcome, Pauses, Register, Shared};
 use crate::base::{Error, Kind, Result};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// What is in an acceptor's place, for those that look after registers.
@@ -26,17 +27,35 @@ impl Register {
     /// Every acceptor's copy, by the index of its store.
     pub(in crate::pool) async fn copies(&self) -> Vec<(usize, Copy)> {
         let Ok(Some(bench)) = self.shared.bench().await else { return Vec::new() };
-        let looks = bench.cells.values().map(|cell| async move {
-            let copy = match cell.inspect().await {
-                Ok(Shown::Good(seen)) if !seen.own => Copy::Absent,
-                Ok(Shown::Newer(_)) => Copy::Sound { has_value: true },
-                Ok(Shown::Good(seen)) => Copy::Sound { has_value: seen.state.accepted != Ballot::default() },
-                Ok(Shown::Damaged(..)) => Copy::Damaged,
-                Err(e) => Copy::Silent(e),
-            };
-            (cell.member.index(), copy)
+        let looks =
+            bench.cells.values().map(|cell| async move { (cell.member.index(), cell.inspect().await) });
+        let (mut shown, mut copies) = (Vec::new(), Vec::new());
+        for (index, look) in futures::future::join_all(looks).await {
+            match look {
+                Ok(Shown::Damaged(..)) => copies.push((index, Copy::Damaged)),
+                Ok(seen) => shown.push((index, seen)),
+                Err(e) => copies.push((index, Copy::Silent(e))),
+            }
+        }
+        let damaged = bench.take_damaged(&mut shown);
+        copies.extend(damaged.into_iter().map(|(index, ..)| (index, Copy::Damaged)));
+        copies.extend(shown.into_iter().map(|(index, shown)| match shown.good() {
+            Some(seen) if !seen.own => (index, Copy::Absent),
+            Some(seen) => (index, Copy::Sound { has_value: seen.state.accepted != Ballot::default() }),
+            None => (index, Copy::Sound { has_value: true }),
+        }));
+        copies.sort_by_key(|(index, _)| *index);
+        copies
+    }
+
+    /// The value that each acceptor accepted last, by the URL of its store: for people, decided by nobody.
+    pub async fn said(&self) -> Vec<(String, Result<Option<Bytes>>)> {
+        let heard = self.objects(None).await;
+        let said = heard.into_iter().map(|(member, object)| {
+            let value = object.map(|object| object.and_then(|object| object.state.value.bytes));
+            (member.url().to_owned(), value)
         });
-        futures::future::join_all(looks).await
+        said.collect()
     }
 
     /// Chooses the current value anew and puts it where it is damaged or gone. Says for each store where that failed why.
@@ -64,7 +83,8 @@ impl Shared {
             .stores()
             .map(|i| self.ask(&bench, i, move |cell| async move { Ok((i, cell.inspect().await?)) }));
         let shown = futures::future::join_all(looks).await;
-        let shown: Vec<_> = shown.into_iter().filter_map(|out| out.and_then(|out| out).ok()).collect();
+        let mut shown: Vec<_> = shown.into_iter().filter_map(|out| out.and_then(|out| out).ok()).collect();
+        bench.take_damaged(&mut shown);
         if self.meets_newer(&shown).await? {
             return Ok(None);
         }
@@ -81,7 +101,7 @@ impl Shared {
                 ),
             ));
         }
-        let Outcome::Done(()) = self.rounds_over(&bench, sound, |value| (value, ())).await? else {
+        let Outcome::Done(()) = self.rounds_over(&bench, sound, |value| Ok((value, ()))).await? else {
             return Ok(None);
         };
         let Some(accepted) = self.held.lock().clone() else { return Ok(None) };

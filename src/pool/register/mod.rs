@@ -29,4 +29,4 @@ mod round;
 mod stage;
 
 pub(in crate::pool) use mending::Copy;
-pub use proposer::{Change, Register};
+pub use proposer::{Change, Register, Veto};

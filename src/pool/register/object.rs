@@ -18,6 +18,8 @@
 //! | | 4, … | base: length, and the value with which this generation began |
 //! | end − 8 | 8 | xxh3-64 of all before |
 //!
+//! A ballot's number is at most 2^62, and nothing is accepted above what is promised: other objects are damaged.
+//!
 //! Little-endian. An absent object is an acceptor that promised nothing and accepted its generation's base; so is one of
 //! an earlier generation. A sealed value is its generation's last: the register goes on among the stores that the seal
 //! lists, and every object there says who they are.
@@ -33,6 +35,11 @@ const MAGIC: &[u8; 8] = b"WLREGIST";
 const FORMAT: u32 = 2;
 const BEFORE_VALUE: usize = 105;
 const CHECKSUM: usize = 8;
+/// Ballots are counted one by one: nobody comes to such a number.
+const NUMBER_MAX: u64 = 1 << 62;
+/// Attempts that fail one after another on all stores but one, of which each counts on from that one's promise: never so many.
+/// A number that is further above what a majority shows was written by nobody who follows the rules.
+const LEAP: u64 = 1 << 40;
 /// A pool's description is no longer.
 const MEMBERS_MAX: usize = 64 << 10;
 /// No acceptor object is larger.
@@ -49,6 +56,11 @@ impl Ballot {
     /// The one that an accept of this ballot promises to the same attempt.
     pub fn next(self) -> Ballot {
         Ballot { number: self.number + 1, ..self }
+    }
+
+    /// Nobody came here by counting on from `number`.
+    pub fn is_leap_from(self, number: u64) -> bool {
+        self.number > number.saturating_add(LEAP)
     }
 }
 
@@ -144,6 +156,9 @@ impl Object {
         let base = read_optional(&mut r, bytes)?;
         r.raw(CHECKSUM)?;
         r.end()?;
+        if promised < accepted || promised.number > NUMBER_MAX {
+            return Err(r.bad("no rounds lead to its ballots"));
+        }
         let state = Acceptor { promised, accepted, value: Value { bytes: value, seal } };
         Ok(Object { generation, opening: Opening { members, base }, state })
     }
@@ -205,6 +220,20 @@ mod tests {
             assert_eq!(Object::decode(&object.encode(HERE, Nonce(1)), HERE).unwrap(), object);
         }
         assert!(bytes.len() as u64 <= OBJECT_MAX);
+    }
+
+    #[test]
+    fn ballots_that_no_rounds_lead_to_are_errors() {
+        let with = |promised, accepted| {
+            let ballot = |number| Ballot { number, proposer: 9 };
+            let (promised, accepted) = (ballot(promised), ballot(accepted));
+            let state = Acceptor { promised, accepted, ..sample().state };
+            Object::decode(&Object { state, ..sample() }.encode(HERE, Nonce(1)), HERE).map(drop)
+        };
+        assert!(with(NUMBER_MAX, NUMBER_MAX).is_ok());
+        for (promised, accepted) in [(u64::MAX, 2), (u64::MAX, u64::MAX), (NUMBER_MAX + 1, 2), (2, 3)] {
+            assert!(with(promised, accepted).unwrap_err().is(Kind::Invalid), "{promised} {accepted}");
+        }
     }
 
     #[test]

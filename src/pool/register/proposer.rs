@@ -15,6 +15,7 @@ use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
 use crate::pool::config::PoolConfig;
+use crate::pool::key::register_key;
 use crate::pool::roster::{Busy, Roster};
 use crate::store::Etag;
 
@@ -40,6 +41,8 @@ pub enum Change<T> {
     Put(Bytes, T),
     /// Leave it, and return that once it is certain that the value was the current one.
     Keep(T),
+    /// It can't be the current value, whatever the acceptors say, and why: nothing is put, so that what they hold stays as it is.
+    Refuse(String),
 }
 
 /// An accept under way or done: the value, and the acceptors whose put was answered.
@@ -89,12 +92,31 @@ pub(super) struct Shared {
     troubles: Mutex<BTreeMap<usize, String>>,
 }
 
+type Judge = dyn Fn(&Bytes) -> Option<String> + Send + Sync;
+
+/// What can't be the current value, by what the caller knows, and why.
+#[derive(Clone)]
+pub struct Veto(Arc<Judge>);
+
+impl Veto {
+    pub fn new(judge: impl Fn(&Bytes) -> Option<String> + Send + Sync + 'static) -> Veto {
+        Veto(Arc::new(judge))
+    }
+}
+
+impl std::fmt::Debug for Veto {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Veto")
+    }
+}
+
 /// A handle on one register; clones share what is known. Everything is safe to drop midway; a dropped change is one
 /// of unknown outcome.
 #[derive(Clone, Debug)]
 pub struct Register {
     pub(super) shared: Arc<Shared>,
     deadline: Duration,
+    veto: Option<Veto>,
 }
 
 impl Register {
@@ -109,7 +131,23 @@ impl Register {
             held: Mutex::default(),
             troubles: Mutex::default(),
         };
-        Register { shared: Arc::new(shared), deadline: DEADLINE }
+        Register { shared: Arc::new(shared), deadline: DEADLINE, veto: None }
+    }
+
+    /// The same register, of which no rounds of this handle choose a value that can't be the current one: the operation fails
+    /// (`Refused`), and the acceptors keep what they hold. A value that a majority shows already is returned all the same.
+    #[must_use]
+    pub fn with_veto(&self, veto: Veto) -> Register {
+        Register { veto: Some(veto), ..self.clone() }
+    }
+
+    /// The key of its copies.
+    pub fn key(&self) -> String {
+        register_key(self.shared.id)
+    }
+
+    fn judge(&self, current: Option<&Bytes>) -> Option<String> {
+        self.veto.as_ref().zip(current).and_then(|(veto, current)| veto.0(current))
     }
 
     /// The same register with another time after which an operation fails with `Unavailable`.
@@ -120,14 +158,14 @@ impl Register {
 
     /// The current value (linearizable); `None` when nothing was ever put. One round trip while the last write was ours.
     pub async fn read(&self) -> Result<Option<Bytes>> {
-        self.by_deadline(self.shared.read(), "").await
+        self.by_deadline(self.shared.read(self), "").await
     }
 
     /// The value as of a moment after this call: what a flush waits for (protocol §1.5). Costs one small request to each
     /// acceptor while they still have what we wrote, and is a read otherwise.
     /// Where the pool has another generation by now, the register is there too afterwards.
     pub async fn confirm(&self) -> Result<Option<Bytes>> {
-        self.by_deadline(self.shared.confirm(), "").await
+        self.by_deadline(self.shared.confirm(self), "").await
     }
 
     /// Replaces the value by a function of itself. `f` is called again, with the value current then, whenever an attempt
@@ -140,6 +178,10 @@ impl Register {
     ) -> Result<T> {
         let run = async {
             let _turn = self.shared.turn.lock().await;
+            let mut f = |current: Option<&Bytes>| match self.judge(current) {
+                Some(why) => Ok(Change::Refuse(why)),
+                None => f(current),
+            };
             self.shared.change(&mut f, false).await
         };
         self.by_deadline(run, "; whether the change was made shows when they answer").await
@@ -205,7 +247,7 @@ impl Shared {
         })
     }
 
-    async fn read(self: &Arc<Self>) -> Result<Option<Bytes>> {
+    async fn read(self: &Arc<Self>, register: &Register) -> Result<Option<Bytes>> {
         let mut pauses = Pauses::new(&self.rt);
         for _ in 0..GLANCES {
             if let Some(value) = self.glance().await? {
@@ -221,7 +263,7 @@ impl Shared {
         self.change(
             &mut |current| {
                 value = current.cloned();
-                Ok(Change::Keep(()))
+                Ok(register.judge(current).map_or(Change::Keep(()), Change::Refuse))
             },
             false,
         )
@@ -230,16 +272,19 @@ impl Shared {
     }
 
     /// A read; of a register that a seal of the pool's has not reached, it is more.
-    async fn confirm(self: &Arc<Self>) -> Result<Option<Bytes>> {
+    async fn confirm(self: &Arc<Self>, register: &Register) -> Result<Option<Bytes>> {
         loop {
             let before = self.roster.current().generation;
-            let value = self.read().await?;
+            let value = self.read(register).await?;
             let now = self.stage.lock().as_ref().map_or(Generation(0), |stage| stage.generation);
             if now >= before {
                 return Ok(value);
             }
             let _turn = self.turn.lock().await;
-            self.change(&mut |_| Ok(Change::Keep(())), false).await?;
+            let keep = |current: Option<&Bytes>| {
+                Ok(register.judge(current).map_or(Change::Keep(()), Change::Refuse))
+            };
+            self.change(&mut { keep }, false).await?;
         }
     }
 
@@ -308,7 +353,10 @@ impl Shared {
             .map(|index| self.ask(bench, index, move |cell| async move { Ok((index, cell.look().await?)) }));
         let asks: Vec<_> = asks.collect();
         let enough = |seen: &[(usize, Shown)]| seen.iter().any(|(_, s)| s.good().is_none()) || done(seen);
-        Ok(gather_news(&self.rt, asks, bench.majority, enough).await)
+        let mut seen = gather_news(&self.rt, asks, bench.majority, enough).await;
+        let damaged = bench.take_damaged(&mut seen);
+        self.troubles.lock().extend(damaged.into_iter().map(|(index, _, e)| (index, e.to_string())));
+        Ok(seen)
     }
 
     /// `seals`: what is put is the pool's description of its next generation, and the last value of this one.
@@ -349,13 +397,14 @@ impl Shared {
                 let value = Value { bytes: Some(value), seal: None };
                 self.accept(&bench, held.next, value, over).await.then_some(Ok(out))
             }
+            Ok(Change::Refuse(why)) => Some(Err(Error::new(Kind::Refused, why))),
             // Judged by what we wrote last: fine if that is still the value.
             kept => {
                 if !self.unchanged(&bench, &held).await {
                     return None;
                 }
                 *self.held.lock() = Some(held);
-                Some(kept.map(Change::into_inner))
+                Some(kept.and_then(Change::into_inner))
             }
         }
     }
@@ -373,7 +422,7 @@ impl Shared {
             let tells = self.id == PoolConfig::register(self.roster.pool());
             let decide = |current: Value| {
                 let bytes = if tells { Some(seal.clone()) } else { current.bytes };
-                (Value { bytes, seal: Some(seal) }, ())
+                Ok((Value { bytes, seal: Some(seal) }, ()))
             };
             return Ok(match self.two_rounds(&bench, decide).await? {
                 Outcome::Done(()) => Outcome::WentOn,
@@ -388,9 +437,10 @@ impl Shared {
                 Ok(Change::Put(value, _)) => {
                     Value { bytes: Some(value.clone()), seal: seals.then(|| value.clone()) }
                 }
+                Ok(Change::Refuse(why)) => return Err(Error::new(Kind::Refused, why.clone())),
                 _ => current,
             };
-            (value, wanted.map(Change::into_inner))
+            Ok((value, wanted.and_then(Change::into_inner)))
         };
         self.two_rounds(&bench, decide).await
     }
@@ -399,7 +449,7 @@ impl Shared {
     async fn two_rounds<T>(
         self: &Arc<Self>,
         bench: &Bench,
-        decide: impl FnOnce(Value) -> (Value, T),
+        decide: impl FnOnce(Value) -> Result<(Value, T)>,
     ) -> Result<Outcome<T>> {
         let seen = self.look(bench, |_| false).await?;
         if self.meets_newer(&seen).await? {
@@ -413,7 +463,7 @@ impl Shared {
         self: &Arc<Self>,
         bench: &Bench,
         seen: Vec<(usize, Seen)>,
-        decide: impl FnOnce(Value) -> (Value, T),
+        decide: impl FnOnce(Value) -> Result<(Value, T)>,
     ) -> Result<Outcome<T>> {
         let Some(number) = seen.iter().map(|(_, s)| s.state.promised.max(s.state.accepted).number).max()
         else {
@@ -429,7 +479,7 @@ impl Shared {
         let (value, out) = match current.seal.is_some() {
             true => (current, None),
             false => {
-                let (value, out) = decide(current);
+                let (value, out) = decide(current)?;
                 (value, Some(out))
             }
         };
@@ -549,9 +599,15 @@ impl Shared {
         let me = self.clone();
         self.ask(bench, index, move |cell| async move {
             let (etag, promised) = match cell.inspect().await? {
-                Shown::Good(seen) => (seen.etag, seen.state.promised),
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
                 Shown::Damaged(etag, _) => (Some(etag), Ballot::default()),
+                // The same.
+                Shown::Good(Seen { etag, state, .. })
+                    if state.promised.is_leap_from(accepted.ballot.number) =>
+                {
+                    (etag, Ballot::default())
+                }
+                Shown::Good(seen) => (seen.etag, seen.state.promised),
                 // What was chosen here without it was chosen by stores that the pool has given up.
                 Shown::Newer(object) => {
                     me.learn_newer(&object).await?;
@@ -599,6 +655,27 @@ impl Bench {
         self.cells.keys().copied()
     }
 
+    /// Takes out those whose ballot nobody who follows the rules can have come to, and says why. Never asked, they hinder nobody,
+    /// as those that are away: what they promised is not needed by a majority of the others.
+    pub fn take_damaged(&self, seen: &mut Vec<(usize, Shown)>) -> Vec<(usize, Shown, Error)> {
+        let number = |shown: &Shown| shown.good().map_or(0, |s| s.state.promised.number);
+        let mut numbers: Vec<u64> = seen.iter().map(|(_, shown)| number(shown)).collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        // What most have come to. Of fewer nothing is decided anyway.
+        let Some(usual) = numbers.get(self.majority - 1) else { return Vec::new() };
+        let leaps = |shown: &Shown| shown.good().is_some_and(|s| s.state.promised.is_leap_from(*usual));
+        let damaged: Vec<_> = seen.extract_if(.., |(_, shown)| leaps(shown)).collect();
+        for (index, _) in seen.iter() {
+            self.cells.get(index).inspect(|cell| cell.is_sound());
+        }
+        let named = damaged.into_iter().filter_map(|(index, shown)| {
+            let why = format!("its ballot {} is far above the {usual} that most show", number(&shown));
+            let e = self.cells.get(&index)?.damage(&Error::new(Kind::Invalid, why));
+            Some((index, shown, e))
+        });
+        named.collect()
+    }
+
     /// The state that a majority holds, with no promise above it but its own.
     fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();
@@ -610,9 +687,10 @@ impl Bench {
 }
 
 impl<T> Change<T> {
-    fn into_inner(self) -> T {
+    fn into_inner(self) -> Result<T> {
         match self {
-            Change::Put(_, out) | Change::Keep(out) => out,
+            Change::Put(_, out) | Change::Keep(out) => Ok(out),
+            Change::Refuse(why) => Err(Error::new(Kind::Refused, why)),
         }
     }
 }

@@ -34,7 +34,7 @@ enum Survey {
 }
 
 /// An acceptor, and what it holds.
-type Heard = (Arc<Member>, Result<Option<Object>>);
+pub(super) type Heard = (Arc<Member>, Result<Option<Object>>);
 
 fn newest(heard: &[Heard]) -> Option<&Object> {
     let objects = heard.iter().filter_map(|(_, out)| out.as_ref().ok()?.as_ref());
@@ -84,7 +84,7 @@ impl Register {
     }
 
     /// What each acceptor holds, or why it did not answer, in time.
-    async fn objects(&self, patience: Option<Duration>) -> Vec<Heard> {
+    pub(super) async fn objects(&self, patience: Option<Duration>) -> Vec<Heard> {
         let now = self.shared.roster.current();
         let stage = Arc::new(Stage::default());
         let looks = now.acceptor_members().map(|m| {

@@ -53,6 +53,82 @@ fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
     });
 }
 
+/// Changes a copy's bytes and puts the checksum right, as only somebody who means it does.
+async fn forge(yard: &Yard, store: usize, key: &str, change: impl Fn(&mut Vec<u8>)) {
+    let contents = yard.stores[store].contents();
+    let found = contents.get(key, ByteRange::Whole { max: 1 << 20 }, W).await.unwrap().unwrap();
+    let mut bytes = found.body.to_vec();
+    bytes.truncate(bytes.len() - 8);
+    change(&mut bytes);
+    bytes.extend(xxhash_rust::xxh3::xxh3_64(&bytes).to_le_bytes());
+    contents.put(key, bytes.into(), When::Always, W).await.unwrap();
+}
+
+/// In the copy's bytes: its generation, the ballot's number that it promised, the one that it accepted.
+const GENERATION: usize = 28;
+const PROMISED: usize = 36;
+const ACCEPTED: usize = 60;
+
+fn set(bytes: &mut [u8], fields: &[usize], to: u64) {
+    fields.iter().for_each(|at| bytes[*at..*at + 8].copy_from_slice(&to.to_le_bytes()));
+}
+
+/// Ballots that nobody can have come to, generations that nothing describes, bytes of any kind: the other copies decide, the
+/// store is named with the key, and who writes next mends it, or repair does.
+#[test]
+fn a_copy_that_nobody_who_follows_the_rules_put_there_is_that_stores_damage() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let everything = Counted { dead: 0, live: 0 };
+        let forgeries: [fn(&mut Vec<u8>); 7] = [
+            |b| set(b, &[PROMISED], u64::MAX),
+            |b| set(b, &[PROMISED, ACCEPTED], u64::MAX),
+            |b| set(b, &[PROMISED], 1 << 61),
+            |b| set(b, &[PROMISED, ACCEPTED], 1 << 61),
+            |b| set(b, &[ACCEPTED], 99),
+            |b| set(b, &[GENERATION], 7),
+            |b| b.truncate(50),
+        ];
+        for (case, forgery) in forgeries.into_iter().enumerate() {
+            for store in 0..3 {
+                let id = RegisterId(100 + (case * 3 + store) as u128);
+                let (key, url) = (register_key(id), yard.stores[store].url().to_owned());
+                pool.register(id).change(put(b"one")).await.unwrap();
+                yard.settle(3000).await;
+                forge(&yard, store, &key, forgery).await;
+                let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
+                let named: Vec<_> =
+                    found.findings.iter().map(|f| (f.what, f.key.clone(), f.store.clone())).collect();
+                assert_eq!(named, [("rotten", key.clone(), url.clone())], "{case}");
+                let began = yard.rt.now();
+                assert_eq!(pool.register(id).read().await.unwrap().unwrap(), "one");
+                assert!(yard.rt.now().since(began) < Duration::from_secs(1), "{case}: it held up a read");
+                let told = pool.status().damaged_registers;
+                assert_eq!((told.len(), &told[0].store, &told[0].key), (1, &url, &key), "{told:?}");
+                assert!(told[0].reason.contains(&url) && told[0].reason.contains(&key), "{told:?}");
+                if store == 0 {
+                    let done = pool.repair(&everything, Tempo::default(), &|_| {}).await.unwrap();
+                    assert!(done.left.is_complete_and_clean(), "{case}: {done:?}");
+                }
+                let owner = pool.register(id);
+                owner.change(put(b"two")).await.unwrap();
+                yard.settle(3000).await;
+                let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
+                assert!(found.is_complete_and_clean(), "{case}: {found:?}");
+                assert!(pool.status().damaged_registers.is_empty());
+                assert_eq!(pool.register(id).read().await.unwrap().unwrap(), "two");
+            }
+            // Neither does one of the pool's own description keep the pool from opening.
+            let key = register_key(PoolConfig::register(pool.id()));
+            forge(&yard, case % 3, &key, forgery).await;
+            let other = yard.open().await.unwrap();
+            other.set(|s| s.assign("grace=7s")).await.unwrap();
+            other.set(|s| s.assign("grace=8s")).await.unwrap();
+            yard.settle(3000).await;
+        }
+    });
+}
+
 #[test]
 fn too_few_readable_copies_are_not_guessed_from() {
     run("2+1", |yard| async move {
