@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use super::ahead::Ahead;
 use super::cell::HeadCell;
+use super::confirmed::{Floor, Record};
 use super::head::Head;
 use super::looks::Sweeps;
 use super::places::PlaceBook;
@@ -171,6 +172,17 @@ impl Deps {
         HeadCell::new(self.pool.register(RegisterId(id.0)))
     }
 
+    /// How far this host has seen a volume come.
+    pub fn confirmed(&self, id: VolumeId) -> Record {
+        Record::new(self.disk.clone(), &self.folder(id))
+    }
+
+    /// The same as `cell`, of which no head is taken that is older than that.
+    pub async fn cell_above(&self, name: &Name, id: VolumeId) -> HeadCell {
+        let known = self.confirmed(id).load().await;
+        self.cell(id).above(Floor { known, title: self.title(name), guesses: self.pool.guesses() })
+    }
+
     /// What can be read of a volume.
     pub fn view(&self, head: &Head) -> View {
         let (pool, slices) = (self.pool.clone(), self.memory.places.slices.clone());
@@ -266,6 +278,8 @@ pub struct Ground {
     /// As it was opened, for messages.
     pub name: Name,
     pub cell: HeadCell,
+    /// How far the volume is known to have come.
+    pub confirmed: Record,
     pub view: View,
     pub size: u64,
     /// The volume's own, in the list of its ancestors and itself.
@@ -277,12 +291,18 @@ impl Ground {
     pub fn new(deps: Arc<Deps>, name: Name, head: &Head, cell: HeadCell) -> Arc<Ground> {
         let view = deps.view(head);
         let (id, size, settings) = (head.volume, head.size, head.settings.clone());
-        let index = head.own_index();
-        Arc::new(Ground { deps, id, name, cell, view, size, index, settings })
+        let (index, confirmed) = (head.own_index(), deps.confirmed(head.volume));
+        Arc::new(Ground { deps, id, name, cell, confirmed, view, size, index, settings })
     }
 
     pub fn rt(&self) -> &Rt {
         &self.deps.rt
+    }
+
+    /// Writes down that this head is known to be chosen; nobody waits for it.
+    pub fn confirmed_in_time(&self, head: &Head) {
+        let (record, head, guesses) = (self.confirmed.clone(), head.clone(), self.deps.pool.guesses());
+        self.rt().spawn(async move { record.keep(&head, guesses).await }).detach();
     }
 
     /// How users name it.

@@ -337,6 +337,7 @@ impl Volumes {
 
     /// The journal of a volume that is gone; those that were kept aside stay.
     async fn forget_journal(&self, id: VolumeId) {
+        self.deps.confirmed(id).forget().await;
         let dir = self.deps.folder(id).join("journal");
         for file in self.deps.disk.list(&dir).await.unwrap_or_default() {
             if let Err(error) = self.deps.disk.remove(&dir.join(file)).await {

@@ -8,6 +8,7 @@ mod check;
 mod checkpoint;
 mod collect;
 mod confirm;
+mod confirmed;
 mod cutter;
 mod degrade;
 mod deps;

@@ -200,6 +200,7 @@ async fn begin(
     }
     match ground.view.books(&taken.head).await {
         Ok(books) => {
+            ground.confirmed_in_time(&taken.head);
             sweep(ground, &taken);
             let session = Session::start(ground.clone(), taken, journal, books, left).await?;
             tracing::info!(volume = %ground.title(), "the volume is open here");

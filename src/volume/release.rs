@@ -43,6 +43,9 @@ impl Session {
         } else if let Err(error) = self.journal.discard().await {
             tracing::warn!(volume = %self.ground.name, %error, "the journal could not be let go");
         }
+        if let Ok(head) = &done {
+            self.ground.confirmed.keep(head, self.ground.deps.pool.guesses()).await;
+        }
         drop(gate);
         match done {
             Ok(head) => {

@@ -266,6 +266,7 @@ impl Session {
             ))),
             Ok(head) => {
                 *self.head.lock() = head.clone();
+                self.ground.confirmed_in_time(&head);
                 Ok(head)
             }
             Err(e) => Err(self.lost(e).await),

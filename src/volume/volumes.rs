@@ -136,7 +136,7 @@ impl Volumes {
 
     /// The head of a volume that exists.
     pub(super) async fn head(&self, name: &Name, id: VolumeId) -> Result<Head> {
-        self.existing(name, self.deps.cell(id).read().await?)
+        self.existing(name, self.deps.cell_above(name, id).await.read().await?)
     }
 
     pub(super) fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
@@ -233,9 +233,10 @@ impl Volumes {
     }
 
     async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
-        let head = self.head(name, id).await?;
+        let cell = self.deps.cell_above(name, id).await;
+        let head = self.existing(name, cell.read().await?)?;
         if !head.active.released {
-            let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
+            let ground = Ground::new(self.deps.clone(), name.clone(), &head, cell);
             return Ok(Volume::unowned(ground));
         }
         let Some(recorded) = self.deps.rt.timeout(OPENING, self.recorded(name, id)).await else {
@@ -247,7 +248,8 @@ impl Volumes {
             ));
         };
         let (head, tables) = recorded?;
-        let ground = Ground::new(self.deps.clone(), name.clone(), &head, self.deps.cell(id));
+        let head = cell.check(head).await?;
+        let ground = Ground::new(self.deps.clone(), name.clone(), &head, cell);
         Ok(if head.active.released { Volume::inert(ground, &head, tables) } else { Volume::unowned(ground) })
     }
 
@@ -255,6 +257,9 @@ impl Volumes {
     pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
         let began = self.deps.rt.now();
         let id = self.id(name).await?;
+        if accept_loss {
+            self.deps.confirmed(id).forget().await;
+        }
         let head = self.head(name, id).await?;
         // A session that another host has shut out may not have noticed yet: opening the volume tells it.
         let mine = self.here(id).is_some_and(|v| match v.known() {
@@ -323,7 +328,10 @@ impl Volumes {
     /// is and the map isn't written yet it is not found.
     pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
         let id = self.id(volume).await?;
+        // What is known before the head is read: the volume may go on meanwhile.
+        let known = self.deps.cell_above(volume, id).await;
         let (head, tables) = self.tables_with(volume, id, snapshot).await?;
+        let head = known.check(head).await?;
         let state =
             tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.deps.title(volume), snapshot))?;
         Ok(Arc::new(SnapshotView {

@@ -8,6 +8,7 @@ mod figures;
 mod full;
 mod huge;
 mod moves;
+mod older;
 mod order;
 mod orphans;
 mod overwritten;

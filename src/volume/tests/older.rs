@@ -1,0 +1,97 @@
+//! Stores that show an older state of a volume than this host has seen recorded.
+
+use super::site::Site;
+use super::*;
+use crate::base::RegisterId;
+use crate::pool::register_key;
+use crate::store::{ByteRange, Cause, Store as _, When};
+
+const GET: ByteRange = ByteRange::Whole { max: 1 << 20 };
+
+async fn copy(site: &Site, store: usize, key: &str) -> Bytes {
+    site.stores[store].contents().get(key, GET, Cause::Walk).await.unwrap().unwrap().body
+}
+
+async fn set_back(site: &Site, store: usize, key: &str, to: Bytes) {
+    site.stores[store].contents().put(key, to, When::Always, Cause::Walk).await.unwrap();
+}
+
+/// A volume with `one` in it and then `two`, released each time, and its register's copies as they were in between.
+async fn written_twice(site: &Site) -> (Life, String, Vec<Bytes>) {
+    let life = site.machine(1).found().await;
+    let v = volume(&life, FlushMode::Pool).await;
+    v.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+    v.release().await.unwrap();
+    life.sleep(3_000).await;
+    let key = register_key(RegisterId(v.id().0));
+    let mut earlier = Vec::new();
+    for store in 0..3 {
+        earlier.push(copy(site, store, &key).await);
+    }
+    v.write(0, Bytes::from(vec![2; 4096])).await.unwrap();
+    v.release().await.unwrap();
+    life.sleep(3_000).await;
+    (life, key, earlier)
+}
+
+/// All stores come back from a backup: nothing older is shown for the newest, until the user says so.
+#[test]
+fn an_older_state_than_was_confirmed_here_is_refused_by_name() {
+    run(41, "2+1", |site| async move {
+        let (life, key, earlier) = written_twice(&site).await;
+        let machine = life.crash();
+        for (store, bytes) in earlier.iter().enumerate() {
+            set_back(&site, store, &key, bytes.clone()).await;
+        }
+        let life = machine.start().await;
+        let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+        let text = refused.to_string();
+        assert!(
+            refused.is(Kind::Refused) && text.contains("tank/v") && text.contains("ownership 1,"),
+            "{text}"
+        );
+        assert!(text.contains("recorded (ownership 2,") && text.contains(&key), "{text}");
+        assert!(site.stores.iter().all(|s| text.contains(&format!("{}: ownership 1,", s.url()))), "{text}");
+        life.volumes.take_over(&name("v"), true).await.unwrap();
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == vec![1; 4096]);
+    });
+}
+
+/// One store's copy is an older one, under a ballot above all others, as only somebody forges it who can write there. Whoever
+/// has seen the newer state takes nothing from it, and leaves the good copies as they are.
+#[test]
+fn a_forged_older_copy_is_refused_and_the_others_stay() {
+    run(42, "2+1", |site| async move {
+        let (life, key, earlier) = written_twice(&site).await;
+        for (store, earlier) in earlier.iter().enumerate() {
+            let good = copy(&site, store, &key).await;
+            let mut forged = earlier.to_vec();
+            // The numbers of the ballots that it promised and accepted, and the checksum.
+            let end = forged.len() - 8;
+            for at in [36, 60] {
+                let number = u64::from_le_bytes(good[at..at + 8].try_into().unwrap()) + 20;
+                forged[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            }
+            let sum = xxhash_rust::xxh3::xxh3_64(&forged[..end]);
+            forged[end..].copy_from_slice(&sum.to_le_bytes());
+            set_back(&site, store, &key, forged.into()).await;
+            let other = (store + 1) % 3;
+            // Without it a majority needs the forged one.
+            site.reach((store + 2) % 3..(store + 2) % 3 + 1, Reach::Refuses);
+            let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+            let text = refused.to_string();
+            assert!(refused.is(Kind::Refused) && text.contains("older state"), "{text}");
+            assert!(text.contains(&format!("{}: ownership 1,", site.stores[store].url())), "{text}");
+            assert!(text.contains(&format!("{}: ownership 2,", site.stores[other].url())), "{text}");
+            site.reach(0..3, Reach::Up);
+            life.sleep(3_000).await;
+            // As the message says.
+            let contents = site.stores[store].contents();
+            contents.delete(std::slice::from_ref(&key), Cause::Walk).await.unwrap();
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(0, 4096).await.unwrap() == vec![2; 4096]);
+            set_back(&site, store, &key, good).await;
+        }
+    });
+}
