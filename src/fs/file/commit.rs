@@ -7,6 +7,7 @@ use super::conflict_copy;
 use super::context::MountContext;
 use super::open_file::{OpenFile, SENDS, bytes_missing};
 use super::streaming_upload::StreamingUpload;
+use super::unsent_version::UnsentVersion;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Attributes, Base, Source, UploadToken, differ_in_time_only};
@@ -237,6 +238,40 @@ impl OpenFile {
         {
             tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
         }
+        Ok(())
+    }
+
+    /// Stores the unsent version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
+    /// own close will be told.
+    async fn send_version(
+        &self,
+        e: &MountContext,
+        unsent: UnsentVersion,
+        publish: impl FnOnce(&dyn Fn() -> Attributes),
+    ) -> Result<()> {
+        let UnsentVersion { mut snapshot, stage, mut note } = unsent;
+        let mut streaming = None;
+        if snapshot.in_parts() {
+            let begun = StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?;
+            note.upload = Some(begun.upload.clone());
+            streaming = Some(begun);
+        }
+        stage.note(&note, false).await?;
+        match self.deliver(e, &mut snapshot, streaming).await {
+            Ok(etag) => {
+                self.record_upload(&snapshot, etag);
+                publish(&|| self.mark_clean(e, &snapshot));
+            }
+            Err(why) if why.is(Kind::Refused) => {
+                let kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await?;
+                tracing::error!(key = snapshot.key, kept, %why, "another client changed the object: the closed version is stored as a conflict copy");
+                let mut s = self.state.lock();
+                s.sent = s.sent.max(snapshot.changes);
+            }
+            Err(why) => return Err(why),
+        }
+        drop((snapshot, stage));
+        self.drop_version().await;
         Ok(())
     }
 

@@ -1,13 +1,10 @@
-//! Rewriting a file while its closed version is still unsent, and sending that version (see `unsent_version`).
+//! Rewriting a file while its closed version is still unsent (see `unsent_version`).
 
-use super::conflict_copy;
 use super::context::MountContext;
 use super::open_file::{FileState, OpenFile};
-use super::streaming_upload::StreamingUpload;
 use super::unsent_version::{UnsentVersion, remove_stage};
 use super::upload::Snapshot;
-use crate::base::{Kind, Result};
-use crate::fs::object::Attributes;
+use crate::base::Result;
 use crate::fs::staging::{Mark, Note, Stage};
 use crate::store::Attrs;
 
@@ -106,39 +103,5 @@ impl OpenFile {
     /// The file is being rewritten while its closed version is unsent.
     pub fn is_rewriting(&self) -> bool {
         self.state.lock().unsent_version.is_some()
-    }
-
-    /// Stores the unsent version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
-    /// own close will be told.
-    pub(super) async fn send_version(
-        &self,
-        e: &MountContext,
-        unsent: UnsentVersion,
-        publish: impl FnOnce(&dyn Fn() -> Attributes),
-    ) -> Result<()> {
-        let UnsentVersion { mut snapshot, stage, mut note } = unsent;
-        let mut streaming = None;
-        if snapshot.in_parts() {
-            let begun = StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?;
-            note.upload = Some(begun.upload.clone());
-            streaming = Some(begun);
-        }
-        stage.note(&note, false).await?;
-        match self.deliver(e, &mut snapshot, streaming).await {
-            Ok(etag) => {
-                self.record_upload(&snapshot, etag);
-                publish(&|| self.mark_clean(e, &snapshot));
-            }
-            Err(why) if why.is(Kind::Refused) => {
-                let kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await?;
-                tracing::error!(key = snapshot.key, kept, %why, "another client changed the object: the closed version is stored as a conflict copy");
-                let mut s = self.state.lock();
-                s.sent = s.sent.max(snapshot.changes);
-            }
-            Err(why) => return Err(why),
-        }
-        drop((snapshot, stage));
-        self.drop_version().await;
-        Ok(())
     }
 }

@@ -22,13 +22,13 @@ use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
-use crate::fs::file::{Clock, MountContext, UploadMemory};
-use crate::fs::object::{Attributes, Errno, Fail, MountOptions, Ns, Op};
+use crate::fs::file::{Clock, MountContext, OpenFile, UploadMemory};
+use crate::fs::object::{Attributes, Errno, Fail, MountOptions, Naming, Ns, Op, VERSIONS};
 use crate::fs::read::{AHEAD_BUDGET, BlockCache, ReadAhead};
 use crate::fs::staging::{StagingArea, Unsent};
 use crate::fs::tree::{
-    Handles, Inodes, NameCache, Node, UnfinishedRename, UnlinkBursts, VersionPlace, VersionTree, Writeback,
-    is_version,
+    Handles, Inodes, NameCache, Node, UnfinishedRename, UnlinkBursts, VersionFile, VersionNode, VersionPlace,
+    VersionTree, Writeback, is_version,
 };
 use crate::store::BucketRef;
 
@@ -285,6 +285,68 @@ impl Fs {
                 tracing::error!(key = file.key(), %why, "not stored");
             }
         }
+    }
+
+    /// Every open file below a prefix, in the order of their keys.
+    pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<OpenFile>)> {
+        let inodes = self.inodes.lock();
+        let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
+        nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).collect()
+    }
+
+    /// The name of the directory of earlier versions, which is in every directory and not listed.
+    pub(super) fn is_versions(&self, name: &[u8]) -> bool {
+        self.options().versions && name == VERSIONS.as_bytes()
+    }
+
+    pub(super) fn version_place(&self, ino: u64) -> Op<VersionPlace> {
+        let nodes = self.version_tree.nodes.lock();
+        nodes.get(ino).map(|n| n.place.clone()).ok_or_else(|| Errno::STALE.into())
+    }
+
+    pub(super) fn version_file(&self, handle: u64) -> Option<Arc<VersionFile>> {
+        self.handles.lock().version_files.get(&handle).cloned()
+    }
+
+    /// Before an object is written, renamed or removed: a rename that failed lets it be from now on.
+    pub(super) async fn exempt(&self, key: &str) {
+        let touched = |unfinished: &Arc<UnfinishedRename>| Some((unfinished.clone(), unfinished.key(key)?));
+        let touched: Vec<_> = self.unfinished_renames.lock().iter().filter_map(touched).collect();
+        for (unfinished, key) in touched {
+            unfinished.progress.lock().await.exempted.insert(key);
+        }
+    }
+
+    /// A file without a name that only the queue and the caller have: nobody reads it any more.
+    pub(super) fn release_unread_fds(&self, ino: u64, file: &OpenFile) {
+        let queued = self.writeback.queue.lock().files.contains_key(&ino);
+        if queued && self.inodes.lock().opens(ino) <= 2 {
+            file.release_fds();
+        }
+    }
+
+    pub(super) fn register_lender(&self, key: String) {
+        const MANY: usize = 1000;
+        let mut lenders = self.lenders.lock();
+        if lenders.len() >= MANY {
+            let open = self.open_below("");
+            lenders.retain(|key| open.iter().any(|(_, file)| file.borrows(key)));
+        }
+        lenders.insert(key);
+    }
+
+    pub(super) fn naming(&self) -> Naming {
+        Naming { versions: self.options().versions }
+    }
+
+    pub(super) fn version_entry(&self, node: &VersionNode) -> Entry {
+        let ttl = if node.attributes.exact { self.options().ttl } else { Duration::ZERO };
+        Entry { ino: node.ino, gone: false, attributes: node.attributes.clone(), ttl }
+    }
+
+    /// A place becomes a node that the kernel is told of, which is counted.
+    pub(super) fn version_adopt(&self, place: &VersionPlace, attributes: &Attributes) -> Entry {
+        self.version_entry(self.version_tree.nodes.lock().looked_up(place, attributes))
     }
 
     /// Believes nothing any more of a name.

@@ -93,10 +93,6 @@ pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<Named
 }
 
 impl Fs {
-    pub(super) fn naming(&self) -> Naming {
-        Naming { versions: self.options().versions }
-    }
-
     /// As `place_among`, in a directory.
     pub(super) fn place(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
         place_among(self.naming(), &self.prefix(parent)?, name)

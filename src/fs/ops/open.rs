@@ -363,16 +363,6 @@ impl Fs {
         Ok(len)
     }
 
-    pub(super) fn register_lender(&self, key: String) {
-        const MANY: usize = 1000;
-        let mut lenders = self.lenders.lock();
-        if lenders.len() >= MANY {
-            let open = self.open_below("");
-            lenders.retain(|key| open.iter().any(|(_, file)| file.borrows(key)));
-        }
-        lenders.insert(key);
-    }
-
     /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
     pub(super) async fn flush_borrowers(self: &Arc<Self>, key: &str) -> Op<()> {
         if !self.lenders.lock().contains(key) {

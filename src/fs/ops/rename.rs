@@ -251,11 +251,4 @@ impl Fs {
             tracing::warn!(key = file.key(), %why, "after a crash this would become a conflict copy");
         }
     }
-
-    /// Every open file below a prefix, in the order of their keys.
-    pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<crate::fs::file::OpenFile>)> {
-        let inodes = self.inodes.lock();
-        let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
-        nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).collect()
-    }
 }

@@ -363,15 +363,6 @@ impl Fs {
         Ok(())
     }
 
-    /// Before an object is written, renamed or removed: a rename that failed lets it be from now on.
-    pub(super) async fn exempt(&self, key: &str) {
-        let touched = |unfinished: &Arc<UnfinishedRename>| Some((unfinished.clone(), unfinished.key(key)?));
-        let touched: Vec<_> = self.unfinished_renames.lock().iter().filter_map(touched).collect();
-        for (unfinished, key) in touched {
-            unfinished.progress.lock().await.exempted.insert(key);
-        }
-    }
-
     fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
         let pages =
             futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {

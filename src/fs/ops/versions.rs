@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,7 +18,7 @@ use crate::fs::object::{
     Attributes, Base, Errno, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, VERSIONS, VersionName, Wanted,
 };
 use crate::fs::read::{ReadAhead, Reader};
-use crate::fs::tree::{OpenMode, VersionFile, VersionNode, VersionPlace, is_version};
+use crate::fs::tree::{OpenMode, VersionFile, VersionPlace, is_version};
 use crate::store::{Head, VersionMark};
 
 /// Permission bits that are left of a version's.
@@ -32,26 +31,6 @@ const FEW: usize = 8;
 const PAGE: usize = 1000;
 
 impl Fs {
-    /// The name of the directory of earlier versions, which is in every directory and not listed.
-    pub(super) fn is_versions(&self, name: &[u8]) -> bool {
-        self.options().versions && name == VERSIONS.as_bytes()
-    }
-
-    pub(super) fn version_place(&self, ino: u64) -> Op<VersionPlace> {
-        let nodes = self.version_tree.nodes.lock();
-        nodes.get(ino).map(|n| n.place.clone()).ok_or_else(|| Errno::STALE.into())
-    }
-
-    fn version_entry(&self, node: &VersionNode) -> Entry {
-        let ttl = if node.attributes.exact { self.options().ttl } else { Duration::ZERO };
-        Entry { ino: node.ino, gone: false, attributes: node.attributes.clone(), ttl }
-    }
-
-    /// A place becomes a node that the kernel is told of, which is counted.
-    pub(super) fn version_adopt(&self, place: &VersionPlace, attributes: &Attributes) -> Entry {
-        self.version_entry(self.version_tree.nodes.lock().looked_up(place, attributes))
-    }
-
     /// A directory of versions that nobody may write to. `of`: the directory whose rights it has.
     pub(super) fn version_dir_attributes(&self, of: Option<Attributes>) -> Attributes {
         let of = of.unwrap_or_else(|| self.default_attributes(true));
@@ -250,10 +229,6 @@ impl Fs {
         let handle = self.handle();
         self.handles.lock().version_files.insert(handle, Arc::new(VersionFile { key, base, reader, ahead }));
         Ok(Opened { handle, keep_cache })
-    }
-
-    pub(super) fn version_file(&self, handle: u64) -> Option<Arc<VersionFile>> {
-        self.handles.lock().version_files.get(&handle).cloned()
     }
 }
 

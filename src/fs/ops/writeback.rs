@@ -92,14 +92,6 @@ impl Fs {
         }
     }
 
-    /// A file without a name that only the queue and the caller have: nobody reads it any more.
-    pub(super) fn release_unread_fds(&self, ino: u64, file: &OpenFile) {
-        let queued = self.writeback.queue.lock().files.contains_key(&ino);
-        if queued && self.inodes.lock().opens(ino) <= 2 {
-            file.release_fds();
-        }
-    }
-
     fn enqueue(self: &Arc<Self>, ino: u64, file: Arc<OpenFile>, pause: Duration) {
         let (bytes, since) = (file.size(), self.now());
         self.writeback.queue.lock().push(QueuedFile { ino, file, bytes, since, pause });
