@@ -8,13 +8,13 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 
-use super::{Global, output, reach};
+use super::{Global, client, output};
 use crate::base::rt::{Instant, RealRuntime, Rt};
 use crate::base::size::MIB;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::{Outcome, PoolCreate, Tempo, Verb, VolumeCreate};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::{Engine, Home, Options};
+use crate::daemon::{Engine, Options, StateDir};
 use crate::nbd;
 
 /// What the tour writes first, and what it overwrites after the snapshot, in bytes.
@@ -88,7 +88,7 @@ fn store_dir(dir: &Path, index: usize) -> PathBuf {
 async fn start(global: &Global, dir: &Path) -> Result<Arc<Engine>> {
     // TCP: a deep --dir would make the path of a unix socket too long.
     let options = Options { serve: true, nbd: vec!["127.0.0.1:0".into()], ..Options::default() };
-    reach::start(global, Home::at(dir.join("home")), options, Some(0)).await
+    client::start(global, StateDir::at(dir.join("home")), options, Some(0)).await
 }
 
 fn seconds(rt: &Rt, since: Instant) -> f64 {
@@ -129,7 +129,7 @@ impl Tour<'_> {
     }
 
     async fn client(&self, export: &str) -> Result<nbd::Client> {
-        let addresses = self.engine.desk().nbd_addresses();
+        let addresses = self.engine.state().nbd_addresses();
         let address =
             addresses.first().ok_or_else(|| Error::new(Kind::Internal, "the engine listens nowhere"))?;
         nbd::Client::connect(&self.rt, address, export).await
@@ -270,8 +270,8 @@ impl Tour<'_> {
             let gone = home.with_extension("away");
             let (from, to) = if away { (home, gone) } else { (gone, home) };
             self.engine
-                .desk()
-                .seat
+                .state()
+                .host_context
                 .disk
                 .rename(&from, &to)
                 .await

@@ -1,5 +1,6 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
+mod client;
 mod clone;
 mod demo;
 mod log;
@@ -7,7 +8,6 @@ mod mount;
 mod output;
 mod policy;
 mod pool;
-mod reach;
 mod serve;
 mod snapshot;
 mod status;
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("windlass: {error}");
-            let code = if reach::was_interrupted() { INTERRUPTED } else { exit_code(error.kind()) };
+            let code = if client::was_interrupted() { INTERRUPTED } else { exit_code(error.kind()) };
             ExitCode::from(code)
         }
     }

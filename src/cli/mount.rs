@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Global, done, exit_code, log, output, reach};
+use super::{Global, client, done, exit_code, log, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::Verb;
 use crate::daemon::control::{Client, ProgressSink};
-use crate::daemon::{Engine, Home, Options, signals};
+use crate::daemon::{Engine, Options, StateDir, signals};
 use crate::fs::{Cache, MOUNT_OPTIONS, MountOptions};
 
 /// How often and how long a daemon that ends is waited for.
@@ -89,13 +89,13 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
     let options: Vec<String> =
         args.o.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()).map(str::to_owned).collect();
     let verb = Verb::Mount { url: url.clone(), dir: dir.clone(), options };
-    let home = Home::locate()?;
+    let home = StateDir::locate()?;
     let rt = Rt::new(RealRuntime::current());
     let mut attempts = 0;
     loop {
         match once(global, &args, home.clone(), verb.clone(), &dir).await? {
             Ok(code) => return Ok(code),
-            Err(why) if attempts == ATTEMPTS || reach::was_interrupted() => return Err(why),
+            Err(why) if attempts == ATTEMPTS || client::was_interrupted() => return Err(why),
             Err(_) => attempts += 1,
         }
         rt.sleep(PAUSE).await;
@@ -109,17 +109,17 @@ type Ending = Error;
 async fn once(
     global: &Global,
     args: &Mount,
-    home: Home,
+    home: StateDir,
     verb: Verb,
     dir: &str,
 ) -> Result<std::result::Result<ExitCode, Ending>> {
     if let Some(mut client) = Client::connect(&home.control()?).await? {
-        let outcome = match reach::through(&mut client, verb).await {
+        let outcome = match client::through(&mut client, verb).await {
             Err(why) if why.is(Kind::Closed) => return Ok(Err(why)),
             outcome => outcome?,
         };
         if args.foreground {
-            reach::through(&mut client, Verb::MountEnded { dir: dir.to_owned() }).await?;
+            client::through(&mut client, Verb::MountEnded { dir: dir.to_owned() }).await?;
         }
         output::report(global, &outcome, |_| {});
         if args.detached {
@@ -137,7 +137,7 @@ async fn once(
     };
     let log = home.root().join("mount.log");
     signals::outlive_hangup();
-    match reach::start(global, home, Options { control: true, ..Options::default() }, cache).await {
+    match client::start(global, home, Options { control: true, ..Options::default() }, cache).await {
         Err(why) if why.is(Kind::Owned) => Ok(Err(why)),
         engine => stay(engine?, verb, dir, args.detached.then_some(&log)).await.map(Ok),
     }
@@ -246,7 +246,7 @@ async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {
             return Err(Error::new(Kind::Refused, why));
         }
     };
-    let outcome = reach::ask(global, verb).await?;
+    let outcome = client::ask(global, verb).await?;
     output::report(global, &outcome, |value| {
         if is_list {
             lists(value)
@@ -283,7 +283,7 @@ fn lists(value: &Value) {
 
 pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
     let dir = absolute(&args.dir)?;
-    let home = Home::locate()?;
+    let home = StateDir::locate()?;
     let Some(mut client) = Client::connect(&home.control()?).await? else {
         if crate::fs::clear_dead(Path::new(&dir))? {
             return Ok(ExitCode::SUCCESS);
@@ -293,7 +293,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
             format!("{dir} is not a mount of ours: nothing runs on {}", home.root().display()),
         ));
     };
-    let outcome = reach::through(&mut client, Verb::Unmount { dir }).await?;
+    let outcome = client::through(&mut client, Verb::Unmount { dir }).await?;
     output::report(global, &outcome, |_| {});
     Ok(done(&outcome))
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{Global, done, forgive, output, reach};
+use super::{Global, client, done, forgive, output};
 use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{self, PoolCreate, Verb};
@@ -170,7 +170,7 @@ async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {
 }
 
 async fn show(global: &Global, verb: Verb, human: fn(&Value)) -> Result<ExitCode> {
-    let outcome = reach::ask(global, verb).await?;
+    let outcome = client::ask(global, verb).await?;
     output::report(global, &outcome, human);
     Ok(done(&outcome))
 }

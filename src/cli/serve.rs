@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Global, output, reach};
+use super::{Global, client, output};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::Verb;
 use crate::daemon::control::Client;
-use crate::daemon::{Home, Options};
+use crate::daemon::{Options, StateDir};
 
 #[derive(clap::Args, Debug)]
 pub struct Serve {
@@ -28,7 +28,7 @@ pub struct Serve {
 
 pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     crate::daemon::signals::outlive_hangup();
-    let home = Home::locate()?;
+    let home = StateDir::locate()?;
     let control = home.control()?;
     let options = Options {
         serve: true,
@@ -38,14 +38,14 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         pools: args.pool,
         ..Options::default()
     };
-    let engine = match reach::start(global, home, options, args.cache).await {
+    let engine = match client::start(global, home, options, args.cache).await {
         Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
         started => started?,
     };
-    for address in engine.desk().nbd_addresses() {
+    for address in engine.state().nbd_addresses() {
         output::line(&format!("nbd {address}"));
     }
-    for address in engine.desk().metrics_addresses() {
+    for address in engine.state().metrics_addresses() {
         output::line(&format!("metrics {address}"));
     }
     output::line(&format!("control {}", control.display()));
@@ -63,7 +63,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
 async fn taken(error: Error, control: &Path) -> Error {
     let error = error.context("the daemon cannot start");
     let Ok(Some(mut client)) = Client::connect(control).await else { return error };
-    let Ok(status) = reach::through(&mut client, Verb::Status).await else { return error };
+    let Ok(status) = client::through(&mut client, Verb::Status).await else { return error };
     let mounts: Vec<String> = match status.value["mounts"].as_array() {
         Some(all) if status.value["nbd"].as_array().is_some_and(Vec::is_empty) => {
             all.iter().map(|m| output::text(m, "dir")).collect()

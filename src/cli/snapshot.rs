@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Global, done, forgive, output, reach};
+use super::{Global, client, done, forgive, output};
 use crate::base::{Kind, Result};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 
@@ -53,7 +53,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
 
 async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
     let listing = matches!(verb, Verb::SnapshotList { .. });
-    let outcome = reach::ask(global, verb).await?;
+    let outcome = client::ask(global, verb).await?;
     output::report(global, &outcome, |value| {
         if listing {
             let row = |v: &serde_json::Value| {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{Global, done, mount, output, reach};
+use super::{Global, client, done, mount, output};
 use crate::base::Result;
 use crate::daemon::api::Verb;
 
@@ -12,7 +12,7 @@ use crate::daemon::api::Verb;
 pub struct Status {}
 
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
-    let outcome = reach::ask(global, Verb::Status).await?;
+    let outcome = client::ask(global, Verb::Status).await?;
     output::report(global, &outcome, human);
     Ok(done(&outcome))
 }

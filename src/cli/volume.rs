@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{Global, done, forgive, output, parse_duration_ms, reach};
+use super::{Global, client, done, forgive, output, parse_duration_ms};
 use crate::base::size::parse_size;
 use crate::base::{Kind, Name, Result};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
@@ -114,7 +114,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
 }
 
 async fn show(global: &Global, verb: Verb, human: fn(&Value)) -> Result<ExitCode> {
-    let outcome = reach::ask(global, verb).await?;
+    let outcome = client::ask(global, verb).await?;
     output::report(global, &outcome, human);
     Ok(done(&outcome))
 }

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::api::{Outcome, Verb, VolumePath};
 use super::config::Config;
 use super::control::{self, Answers, Handler, ProgressSink};
-use super::desk::Desk;
+use super::engine_state::EngineState;
 use super::exports::EngineExports;
-use super::home::{Home, Seat};
 use super::http;
 use super::pools::Pools;
 use super::sessions::Sessions;
+use super::state_dir::{HostContext, StateDir};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
@@ -55,21 +55,21 @@ pub struct Options {
 }
 
 /// The budget, and the cache on disk below it.
-fn memory(seat: &Seat, options: &Options) -> Memory {
+fn memory(host_context: &HostContext, options: &Options) -> Memory {
     let share = Memory::disk_share(options.memory, options.cache);
-    let disk = options.cache_disk.clone().unwrap_or_else(|| seat.disk.clone());
+    let disk = options.cache_disk.clone().unwrap_or_else(|| host_context.disk.clone());
     let config = DiskCacheConfig {
-        dir: seat.home.cache(),
+        dir: host_context.home.cache(),
         bytes_max: options.cache,
         memory_max: share,
         segment: None,
     };
-    Memory::with_disk(options.memory, DiskCache::start(&seat.rt, disk, config), share)
+    Memory::with_disk(options.memory, DiskCache::start(&host_context.rt, disk, config), share)
 }
 
 /// See the module. Dropping it without `shutdown` is a crash: nothing is lost that was acknowledged.
 pub struct Engine {
-    desk: Arc<Desk>,
+    state: Arc<EngineState>,
     servers: parking_lot::Mutex<Vec<nbd::Server>>,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
@@ -79,7 +79,7 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Engine({})", self.desk.seat.home.root().display())
+        write!(f, "Engine({})", self.state.host_context.home.root().display())
     }
 }
 
@@ -88,27 +88,27 @@ impl Engine {
     pub async fn start(
         rt: Rt,
         disk: Arc<dyn Disk>,
-        home: Home,
+        home: StateDir,
         config: Config,
         options: Options,
     ) -> Result<Arc<Engine>> {
         let lock = home.lock(&*disk).await?;
         let host = home.host(&rt, &*disk).await?;
-        let seat = Seat { rt: rt.clone(), disk, home, host };
+        let host_context = HostContext { rt: rt.clone(), disk, home, host };
         let stop = CancellationToken::new();
-        let desk = Desk {
+        let state = EngineState {
             stop: stop.clone(),
-            pools: Pools::new(seat.clone(), memory(&seat, &options)).await?,
+            pools: Pools::new(host_context.clone(), memory(&host_context, &options)).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
             began: rt.now(),
-            seat,
+            host_context,
             config,
         };
         let engine = Arc::new(Engine {
-            desk: Arc::new(desk),
+            state: Arc::new(state),
             servers: parking_lot::Mutex::default(),
             stop,
             answers: parking_lot::Mutex::default(),
@@ -117,7 +117,7 @@ impl Engine {
         if options.control {
             // First, so that commands meanwhile reach this engine rather than wait for its lock.
             let handler = Arc::new(Commands(Arc::downgrade(&engine)));
-            let path = engine.desk.seat.home.control()?;
+            let path = engine.state.host_context.home.control()?;
             *engine.answers.lock() = control::serve(&rt, &path, handler, engine.stop.clone())?;
         }
         if options.serve
@@ -139,11 +139,11 @@ impl Engine {
 
     /// First of all: a start that takes long shows there.
     async fn serve_metrics(&self, flags: &[String]) -> Result<()> {
-        let given = if flags.is_empty() { &self.desk.config.metrics } else { flags };
+        let given = if flags.is_empty() { &self.state.config.metrics } else { flags };
         for text in given {
-            let (rt, desk) = (&self.desk.seat.rt, Arc::downgrade(&self.desk));
-            let bound = http::serve(rt, &text.parse()?, desk, self.stop.clone()).await?;
-            self.desk.metrics.lock().push(bound);
+            let (rt, state) = (&self.state.host_context.rt, Arc::downgrade(&self.state));
+            let bound = http::serve(rt, &text.parse()?, state, self.stop.clone()).await?;
+            self.state.metrics.lock().push(bound);
         }
         Ok(())
     }
@@ -151,14 +151,14 @@ impl Engine {
     /// Opens what is known; named pools must open, others are reported and tried again.
     async fn open_pools(self: &Arc<Self>, must: &[Name]) -> Result<()> {
         for name in must {
-            self.desk.pools.get(name).await?;
+            self.state.pools.get(name).await?;
             self.recover(name.clone());
         }
         if !must.is_empty() {
             return Ok(());
         }
-        for known in self.desk.pools.known() {
-            match self.desk.pools.get(&known.name).await {
+        for known in self.state.pools.known() {
+            match self.state.pools.get(&known.name).await {
                 Ok(_) => self.recover(known.name),
                 Err(error) => {
                     tracing::error!(pool = %known.name, %error, "this pool cannot open now; it is tried again");
@@ -175,7 +175,7 @@ impl Engine {
     fn recover(self: &Arc<Self>, pool: Name) {
         let engine = self.clone();
         let work = async move {
-            let open = engine.desk.pools.get(&pool).await?;
+            let open = engine.state.pools.get(&pool).await?;
             let left = open.volumes.left_open().await?;
             let reopened = left
                 .into_iter()
@@ -183,8 +183,8 @@ impl Engine {
             stream::iter(reopened).buffer_unordered(REOPEN_AT_ONCE).collect::<Vec<()>>().await;
             Ok::<(), Error>(())
         };
-        self.desk
-            .seat
+        self.state
+            .host_context
             .rt
             .spawn(async move {
                 if let Err(error) = work.await {
@@ -196,7 +196,7 @@ impl Engine {
 
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
-        let _session = self.desk.sessions.enter(&path, volumes, "the daemon");
+        let _session = self.state.sessions.enter(&path, volumes, "the daemon");
         if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
             // Another host may take it over meanwhile.
             && !error.is(Kind::Owned)
@@ -206,13 +206,13 @@ impl Engine {
     }
 
     fn retry(self: Arc<Self>, name: Name) {
-        let (rt, stop) = (self.desk.seat.rt.clone(), self.stop.clone());
+        let (rt, stop) = (self.state.host_context.rt.clone(), self.stop.clone());
         let weak = Arc::downgrade(&self);
         let work = async move {
             loop {
                 weak_sleep(&rt, &stop).await;
                 let Some(engine) = weak.upgrade().filter(|_| !stop.is_cancelled()) else { return };
-                match engine.desk.pools.get(&name).await {
+                match engine.state.pools.get(&name).await {
                     Ok(_) => {
                         tracing::info!(pool = %name, "the pool is open now");
                         return engine.recover(name);
@@ -221,55 +221,55 @@ impl Engine {
                 }
             }
         };
-        self.desk.seat.rt.spawn(work).detach();
+        self.state.host_context.rt.spawn(work).detach();
     }
 
     async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {
         let mut addresses = Vec::new();
-        let given = if flags.is_empty() { &self.desk.config.nbd } else { flags };
+        let given = if flags.is_empty() { &self.state.config.nbd } else { flags };
         for text in given {
             addresses.push(text.parse::<Address>()?);
         }
         if addresses.is_empty() {
-            addresses.push(Address::Unix(self.desk.seat.home.nbd()?));
+            addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
         }
         for address in addresses {
-            let exports = Arc::new(EngineExports(Arc::downgrade(&self.desk)));
-            let (rt, memory) = (&self.desk.seat.rt, self.desk.pools.memory().requests.clone());
+            let exports = Arc::new(EngineExports(Arc::downgrade(&self.state)));
+            let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
             let server = nbd::serve(rt, &address, exports, memory, self.stop.clone()).await?;
-            self.desk.nbd.lock().push(server.address().clone());
+            self.state.nbd.lock().push(server.address().clone());
             self.servers.lock().push(server);
         }
         Ok(())
     }
 
-    pub fn desk(&self) -> &Arc<Desk> {
-        &self.desk
+    pub fn state(&self) -> &Arc<EngineState> {
+        &self.state
     }
 
     /// Carries out one verb.
     pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
         // On the heap, as below: what all verbs together need is too much for a thread's stack.
-        Box::pin(super::verbs::run(&self.desk, verb, progress)).await
+        Box::pin(super::verbs::run(&self.state, verb, progress)).await
     }
 
     /// Returns when no mount is left; none is added after that.
     pub async fn idle(&self) {
-        self.desk.mounts.idle().await;
+        self.state.mounts.idle().await;
     }
 
     /// Ends in order: no new work, mounts uploaded and gone, clients answered, volumes drained and released.
     pub async fn shutdown(&self) -> Result<()> {
-        let unmounted = self.desk.mounts.shutdown(&self.desk.seat).await;
+        let unmounted = self.state.mounts.shutdown(&self.state.host_context).await;
         self.stop.cancel();
         let servers = std::mem::take(&mut *self.servers.lock());
         for server in servers {
-            if self.desk.seat.rt.timeout(DRAIN, server.ended()).await.is_none() {
+            if self.state.host_context.rt.timeout(DRAIN, server.ended()).await.is_none() {
                 tracing::warn!("some clients' requests still wait for stores and get no answer");
             }
         }
         // Bounded whatever the stores do: what is not drained by then is in the journals, and stays ours.
-        match self.desk.seat.rt.timeout(DRAIN + GRACE, self.desk.pools.shutdown(DRAIN)).await {
+        match self.state.host_context.rt.timeout(DRAIN + GRACE, self.state.pools.shutdown(DRAIN)).await {
             Some(sentences) => sentences.iter().for_each(|sentence| tracing::warn!("{sentence}")),
             None => tracing::warn!(
                 "too few stores answer to let go of all volumes: those stay owned by this host, and what is not in \
@@ -278,8 +278,8 @@ impl Engine {
         }
         // A command may be what ends this engine: it gets its answer.
         let answers = self.answers.lock().clone();
-        answers.sent(&self.desk.seat.rt, LAST_ANSWERS).await;
-        remove_if_there(&*self.desk.seat.disk, &self.desk.seat.home.control()?).await;
+        answers.sent(&self.state.host_context.rt, LAST_ANSWERS).await;
+        remove_if_there(&*self.state.host_context.disk, &self.state.host_context.home.control()?).await;
         self.lock.lock().take();
         unmounted
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::api::{SnapshotPath, VolumePath};
-use super::desk::Desk;
+use super::engine_state::EngineState;
 use super::sessions::Session;
 use crate::base::{Error, Kind, Result, Rope};
 use crate::nbd::{Description, Export, Exports, Listed};
@@ -17,7 +17,7 @@ use crate::volume::{OpenMode, SnapshotView, Volume};
 const LISTING: Duration = Duration::from_secs(15);
 
 /// What the NBD face sees of an engine. Weak: the face must not keep an engine that ends alive.
-pub struct EngineExports(pub Weak<Desk>);
+pub struct EngineExports(pub Weak<EngineState>);
 
 /// An export's name, read.
 enum Target {
@@ -40,7 +40,7 @@ fn target(name: &str) -> Result<Target> {
 }
 
 impl EngineExports {
-    fn desk(&self) -> Result<Arc<Desk>> {
+    fn state(&self) -> Result<Arc<EngineState>> {
         self.0.upgrade().ok_or_else(|| Error::new(Kind::Closed, "the daemon is shutting down"))
     }
 }
@@ -57,7 +57,7 @@ fn describe_snapshot(name: String, size: u64) -> Description {
 impl Exports for EngineExports {
     async fn list(&self) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
-        for (pool, open) in self.desk()?.pools.opened() {
+        for (pool, open) in self.state()?.pools.opened() {
             for (volume, info) in open.volumes.list(LISTING).await? {
                 let path = VolumePath { pool: pool.clone(), volume };
                 // A head that cannot be read now is not offered; opening it by name says why.
@@ -75,14 +75,14 @@ impl Exports for EngineExports {
     }
 
     async fn describe(&self, name: &str) -> Result<Description> {
-        let desk = self.desk()?;
+        let state = self.state()?;
         match target(name)? {
             Target::Volume(path) => {
-                let info = desk.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
+                let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
                 Ok(describe_volume(path.to_string(), info.size))
             }
             Target::Snapshot(path) => {
-                let open = desk.pools.get(&path.volume.pool).await?;
+                let open = state.pools.get(&path.volume.pool).await?;
                 let all = open.volumes.snapshot_sizes(&path.volume.volume).await?;
                 let found = all.iter().find(|(name, _)| *name == path.snapshot);
                 let found = found
@@ -93,16 +93,16 @@ impl Exports for EngineExports {
     }
 
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
-        let desk = self.desk()?;
+        let state = self.state()?;
         match target(name)? {
             Target::Volume(path) => {
-                let open = desk.pools.get(&path.pool).await?;
-                let session = desk.sessions.enter(&path, &open.volumes, peer);
+                let open = state.pools.get(&path.pool).await?;
+                let session = state.sessions.enter(&path, &open.volumes, peer);
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
                 Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session }))
             }
             Target::Snapshot(path) => {
-                let open = desk.pools.get(&path.volume.pool).await?;
+                let open = state.pools.get(&path.volume.pool).await?;
                 let view = open.volumes.open_snapshot(&path.volume.volume, &path.snapshot).await?;
                 Ok(Arc::new(SnapshotExport { name: path.to_string(), view }))
             }

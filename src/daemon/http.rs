@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::desk::Desk;
+use super::engine_state::EngineState;
 use super::metrics;
 use crate::base::rt::Rt;
 use crate::base::{Budget, Result};
@@ -24,7 +24,12 @@ const CLIENTS_MAX: u64 = 16;
 const CLIENT: u64 = 1024;
 
 /// Listens until `stop`; the address with the port that was chosen.
-pub async fn serve(rt: &Rt, address: &Address, desk: Weak<Desk>, stop: CancellationToken) -> Result<Address> {
+pub async fn serve(
+    rt: &Rt,
+    address: &Address,
+    state: Weak<EngineState>,
+    stop: CancellationToken,
+) -> Result<Address> {
     let (listener, bound) = Listener::bind(address).await?;
     let (rt2, clients) = (rt.clone(), Budget::new(CLIENTS_MAX * CLIENT));
     rt.spawn(async move {
@@ -38,13 +43,13 @@ pub async fn serve(rt: &Rt, address: &Address, desk: Weak<Desk>, stop: Cancellat
                 rt2.sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let (rt, desk) = (rt2.clone(), desk.clone());
+            let (rt, state) = (rt2.clone(), state.clone());
             rt2.spawn(async move {
                 let _held = held;
                 let served = async {
                     match socket {
-                        Socket::Tcp(stream) => answer(stream, &desk).await,
-                        Socket::Unix(stream) => answer(stream, &desk).await,
+                        Socket::Tcp(stream) => answer(stream, &state).await,
+                        Socket::Unix(stream) => answer(stream, &state).await,
                     }
                 };
                 if let Some(Err(error)) = rt.timeout(PATIENCE, served).await {
@@ -58,14 +63,14 @@ pub async fn serve(rt: &Rt, address: &Address, desk: Weak<Desk>, stop: Cancellat
     Ok(bound)
 }
 
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Weak<Desk>) -> Result<()> {
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Weak<EngineState>) -> Result<()> {
     let head = read_head(&mut stream).await?;
     let mut words = head.split(|b| *b == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-    let (status, body) = match (method, path, desk.upgrade()) {
+    let (status, body) = match (method, path, state.upgrade()) {
         (_, _, None) => ("503 Service Unavailable", "the daemon is shutting down\n".to_owned()),
-        (b"GET" | b"HEAD", b"/metrics", Some(desk)) => ("200 OK", metrics::page(&desk)),
+        (b"GET" | b"HEAD", b"/metrics", Some(state)) => ("200 OK", metrics::page(&state)),
         (b"GET" | b"HEAD", b"/", _) => ("200 OK", "windlass: see /metrics\n".to_owned()),
         (b"GET" | b"HEAD", ..) => ("404 Not Found", "only /metrics is here\n".to_owned()),
         _ => ("405 Method Not Allowed", "only GET is understood\n".to_owned()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::desk::Desk;
+use super::engine_state::EngineState;
 use super::pools::OpenPool;
 use crate::base::metric::{self, Metric, Moves};
 use crate::base::{Budget, Name};
@@ -50,24 +50,24 @@ fn seconds(ms: u64) -> f64 {
 }
 
 /// The page as of now.
-pub fn page(desk: &Desk) -> String {
+pub fn page(state: &EngineState) -> String {
     let mut page = Page::default();
-    page.add(metric::UP_SECONDS, &[], desk.seat.rt.now().since(desk.began).as_secs_f64().floor());
-    memory(&mut page, desk);
-    let opened = desk.pools.opened();
+    page.add(metric::UP_SECONDS, &[], state.host_context.rt.now().since(state.began).as_secs_f64().floor());
+    memory(&mut page, state);
+    let opened = state.pools.opened();
     for (name, open) in &opened {
         pool(&mut page, name, open);
     }
-    volumes(&mut page, desk, &opened);
-    for mount in desk.mounts.list() {
+    volumes(&mut page, state, &opened);
+    for mount in state.mounts.list() {
         page.add(metric::MOUNT_UNSENT_FILES, &[&mount.dir], mount.unsent_files as f64);
         page.add(metric::MOUNT_UNSENT_BYTES, &[&mount.dir], mount.unsent_bytes as f64);
     }
     page.text()
 }
 
-fn memory(page: &mut Page, desk: &Desk) {
-    let memory = desk.pools.memory();
+fn memory(page: &mut Page, state: &EngineState) {
+    let memory = state.pools.memory();
     let parts: [(&str, &Budget); 4] = [
         ("writes", &memory.overlay),
         ("encoding", &memory.encode),
@@ -122,8 +122,8 @@ fn word(value: &impl Serialize) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn volumes(page: &mut Page, desk: &Desk, opened: &[(Name, Arc<OpenPool>)]) {
-    for used in desk.sessions.list() {
+fn volumes(page: &mut Page, state: &EngineState, opened: &[(Name, Arc<OpenPool>)]) {
+    for used in state.sessions.list() {
         let path = used.path.to_string();
         let labels = [path.as_str()];
         page.add(metric::VOLUME_CLIENTS, &labels, used.clients as f64);

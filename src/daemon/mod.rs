@@ -3,10 +3,9 @@
 pub mod api;
 mod config;
 pub mod control;
-mod desk;
 mod engine;
+mod engine_state;
 mod exports;
-mod home;
 mod http;
 mod metrics;
 mod mounts;
@@ -14,9 +13,10 @@ mod places;
 mod pools;
 mod sessions;
 pub mod signals;
+mod state_dir;
 mod verbs;
 
 pub use config::Config;
-pub use desk::Desk;
 pub use engine::{Engine, Options};
-pub use home::{Home, KnownPool, Seat};
+pub use engine_state::EngineState;
+pub use state_dir::{HostContext, KnownPool, StateDir};

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::home::Seat;
 use super::pools::is_on_disk_of;
+use super::state_dir::HostContext;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
 use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, Mounted, Unsent};
@@ -125,7 +125,7 @@ impl Mounts {
     /// there. What is not as it was asked for is told.
     pub async fn add(
         self: &Arc<Self>,
-        seat: &Seat,
+        host_context: &HostContext,
         (url, typed): (&str, &str),
         dir: &str,
         options: &[String],
@@ -136,25 +136,25 @@ impl Mounts {
         let as_said = options.to_owned();
         let (parsed, options) = place_of(url, options)?;
         let place = parsed.clone();
-        let bucket = store::open_patiently(&seat.rt, &parsed).await?;
-        let by_url = seat.home.staging().join(named(&parsed.to_string()));
+        let bucket = store::open_patiently(&host_context.rt, &parsed).await?;
+        let by_url = host_context.home.staging().join(named(&parsed.to_string()));
         let mut notes = Vec::new();
         if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {
-            notes.extend(look_first(seat, &bucket, &by_url, options.deadline).await?);
+            notes.extend(look_first(host_context, &bucket, &by_url, options.deadline).await?);
         }
         if let StoreUrl::File { dir } = &place
             && !options.read_only
         {
-            may_write_in(seat, dir).await?;
+            may_write_in(host_context, dir).await?;
         }
         let identity = bucket.identity().to_string();
         let left = make_way(before, &identity, &options).await;
         // From here to the end of its start: whoever looks at what is kept has that to itself.
         let shared = self.keeping.read().await;
-        let (staging, told) = self.staging(seat, &by_url, &bucket).await;
+        let (staging, told) = self.staging(host_context, &by_url, &bucket).await;
         notes.extend(told);
         // A copy beside the original gains nothing.
-        let near = is_on_disk_of(seat.home.root(), &parsed.to_string());
+        let near = is_on_disk_of(host_context.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
         if keeps && !cache.is_on() {
             let why =
@@ -163,8 +163,8 @@ impl Mounts {
             notes.push(why.to_owned());
         }
         let mounted = fs::mount(
-            seat.rt.clone(),
-            seat.disk.clone(),
+            host_context.rt.clone(),
+            host_context.disk.clone(),
             bucket,
             (Path::new(dir), typed),
             options,
@@ -185,12 +185,12 @@ impl Mounts {
         notes.extend(kept_back(mounted.unsent()));
         let mounted = Arc::new(mounted);
         let entry = Entry { url: url.to_owned(), place, identity, options: as_said, mounted };
-        self.enter(seat, dir, entry);
+        self.enter(host_context, dir, entry);
         Ok(notes)
     }
 
     /// Lists it until it ends.
-    fn enter(self: &Arc<Self>, seat: &Seat, dir: &str, entry: Entry) {
+    fn enter(self: &Arc<Self>, host_context: &HostContext, dir: &str, entry: Entry) {
         let (this, dir, mounted) = (self.clone(), dir.to_owned(), entry.mounted.clone());
         self.list.lock().entries.insert(dir.clone(), entry);
         let until_it_ends = async move {
@@ -203,7 +203,7 @@ impl Mounts {
             drop(list);
             this.tick();
         };
-        seat.rt.spawn(until_it_ends).detach();
+        host_context.rt.spawn(until_it_ends).detach();
     }
 
     /// What was mounted at `dir` and is taken out of the tree, but sends on; `Exists` for what is there still.
@@ -253,12 +253,17 @@ impl Mounts {
     /// that is and with whatever options: what wrong keys kept from being sent is sent with others. Folders were once
     /// named `by_url`, with all options: what is left in one is moved. Its name is no other bucket's by now, and no other
     /// engine has this state folder.
-    async fn staging(&self, seat: &Seat, by_url: &Path, bucket: &BucketRef) -> (PathBuf, Option<String>) {
+    async fn staging(
+        &self,
+        host_context: &HostContext,
+        by_url: &Path,
+        bucket: &BucketRef,
+    ) -> (PathBuf, Option<String>) {
         let _one = self.moving.lock().await;
         // No URL reads so.
-        let folder = seat.home.staging().join(named(&format!("objects of {}", bucket.identity())));
+        let folder = host_context.home.staging().join(named(&format!("objects of {}", bucket.identity())));
         let (from, to) = (by_url.display(), folder.display());
-        let told = match fs::take_over(&seat.disk, by_url, &folder).await {
+        let told = match fs::take_over(&host_context.disk, by_url, &folder).await {
             Ok(0) => None,
             Ok(slots) => {
                 tracing::info!(%from, %to, slots, "what is not sent yet was moved to the bucket's folder");
@@ -280,7 +285,7 @@ impl Mounts {
     /// Unmounts and waits for its uploads, telling how far they are (done and of how many bytes).
     pub async fn remove(
         &self,
-        seat: &Seat,
+        host_context: &HostContext,
         dir: &str,
         tell: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<()> {
@@ -298,7 +303,7 @@ impl Mounts {
         futures::pin_mut!(leaving);
         let total = mounted.pending().bytes;
         let left = loop {
-            match seat.rt.timeout(TELL, &mut leaving).await {
+            match host_context.rt.timeout(TELL, &mut leaving).await {
                 Some(left) => break left?,
                 None => {
                     let left = mounted.pending().bytes;
@@ -345,20 +350,20 @@ impl Mounts {
     }
 
     /// What is kept on this host and no mount is at work on; none while a mount is being made.
-    pub async fn kept(&self, seat: &Seat) -> Result<Vec<KeptFile>> {
+    pub async fn kept(&self, host_context: &HostContext) -> Result<Vec<KeptFile>> {
         match self.keeping.try_write() {
-            Ok(_alone) => Ok(KeptFiles::open(&seat.disk, &seat.home.staging()).await?.list()),
+            Ok(_alone) => Ok(KeptFiles::open(&host_context.disk, &host_context.home.staging()).await?.list()),
             Err(_) => Ok(Vec::new()),
         }
     }
 
     /// Not waited for in the lock's queue: behind a mount that hangs all others would wait too.
-    async fn alone(&self, seat: &Seat) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>> {
+    async fn alone(&self, host_context: &HostContext) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>> {
         for _ in 0..ATTEMPTS {
             if let Ok(alone) = self.keeping.try_write() {
                 return Ok(alone);
             }
-            seat.rt.sleep(PAUSE).await;
+            host_context.rt.sleep(PAUSE).await;
         }
         Err(Error::new(
             Kind::Unavailable,
@@ -369,13 +374,13 @@ impl Mounts {
     /// Does something to what is kept of the bucket `url`: a mount of it that comes meanwhile leaves that to the next.
     pub async fn with_kept<T>(
         &self,
-        seat: &Seat,
+        host_context: &HostContext,
         url: &str,
         work: impl AsyncFnOnce(KeptFiles) -> Result<T>,
     ) -> Result<T> {
         let keep = {
-            let _alone = self.alone(seat).await?;
-            KeptFiles::open(&seat.disk, &seat.home.staging()).await?.only(url)
+            let _alone = self.alone(host_context).await?;
+            KeptFiles::open(&host_context.disk, &host_context.home.staging()).await?.only(url)
         };
         if keep.list().is_empty() {
             let why = format!(
@@ -401,12 +406,12 @@ impl Mounts {
     }
 
     /// Unmounts all; the first failure is told after all were tried.
-    pub async fn shutdown(&self, seat: &Seat) -> Result<()> {
+    pub async fn shutdown(&self, host_context: &HostContext) -> Result<()> {
         self.list.lock().closed = true;
         self.until(|list| list.coming.is_empty()).await;
         let mut result = Ok(());
         for mount in self.list() {
-            let ended = self.remove(seat, &mount.dir, &|_, _| ()).await;
+            let ended = self.remove(host_context, &mount.dir, &|_, _| ()).await;
             if let Err(e) = ended {
                 tracing::error!(error = %e, dir = mount.dir, "could not unmount");
                 result = result.and(Err(e));
@@ -431,28 +436,29 @@ async fn make_way(before: Option<(String, Arc<Mounted>)>, identity: &str, option
 /// Finds out, once for each URL and host, whether the store heeds the conditions of writes. One that doesn't is looked
 /// at first; what is to be told of that.
 async fn look_first(
-    seat: &Seat,
+    host_context: &HostContext,
     bucket: &BucketRef,
     by_url: &Path,
     deadline: Duration,
 ) -> Result<Option<String>> {
     let note = by_url.with_extension("heeds-conditions");
-    let noted = seat.disk.read(&note, NOTE_MAX).await.ok();
+    let noted = host_context.disk.read(&note, NOTE_MAX).await.ok();
     let found = match noted.and_then(|text| serde_json::from_slice::<Conditions>(&text).ok()) {
         Some(found) => {
-            may_write(seat, bucket, &found, deadline).await?;
+            may_write(host_context, bucket, &found, deadline).await?;
             found
         }
         None => {
             // Nothing is written into a pool's store, not even for a moment.
-            fs::refuse_pool(&seat.rt, bucket, deadline).await?;
+            fs::refuse_pool(&host_context.rt, bucket, deadline).await?;
             let late = || {
                 Error::new(Kind::Timeout, format!("{} takes too long over conditional writes", bucket.url()))
             };
-            let tried = seat.rt.timeout(deadline, store::conditions(&seat.rt, &**bucket, "")).await;
+            let tried =
+                host_context.rt.timeout(deadline, store::conditions(&host_context.rt, &**bucket, "")).await;
             match tried.unwrap_or_else(|| Err(late())) {
                 Ok(found) => {
-                    keep_note(seat, &note, &found).await;
+                    keep_note(host_context, &note, &found).await;
                     found
                 }
                 Err(why) if why.is(Kind::Denied) => return Err(cannot_write(bucket.url(), why)),
@@ -481,13 +487,18 @@ fn cannot_write(url: &str, why: Error) -> Error {
 }
 
 /// Refuses a bucket in which these credentials may not write, by a write that would not be done where they may.
-async fn may_write(seat: &Seat, bucket: &BucketRef, found: &Conditions, deadline: Duration) -> Result<()> {
+async fn may_write(
+    host_context: &HostContext,
+    bucket: &BucketRef,
+    found: &Conditions,
+    deadline: Duration,
+) -> Result<()> {
     if found.puts != Heeds::Yes {
         return Ok(());
     }
-    let key = format!("windlass-probe-{:032x}", seat.rt.random128());
+    let key = format!("windlass-probe-{:032x}", host_context.rt.random128());
     let never = When::Matches(Etag("0".repeat(32)));
-    let tried = seat.rt.timeout(deadline, bucket.put(&key, Bytes::new(), never, Cause::Probe)).await;
+    let tried = host_context.rt.timeout(deadline, bucket.put(&key, Bytes::new(), never, Cause::Probe)).await;
     match tried {
         Some(Err(why)) if why.is(Kind::Denied) => Err(cannot_write(bucket.url(), why)),
         // Its conditions are no longer heeded.
@@ -498,9 +509,10 @@ async fn may_write(seat: &Seat, bucket: &BucketRef, found: &Conditions, deadline
 }
 
 /// The same of a folder.
-async fn may_write_in(seat: &Seat, dir: &Path) -> Result<()> {
+async fn may_write_in(host_context: &HostContext, dir: &Path) -> Result<()> {
     let dir = dir.to_owned();
-    let tried = seat.rt.cpu(move || (rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK), dir)).await?;
+    let tried =
+        host_context.rt.cpu(move || (rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK), dir)).await?;
     match tried {
         (Err(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS), dir) => {
             let why = Error::new(Kind::Denied, "this user may not write there");
@@ -511,11 +523,11 @@ async fn may_write_in(seat: &Seat, dir: &Path) -> Result<()> {
 }
 
 /// Without it the store is only asked again.
-async fn keep_note(seat: &Seat, note: &Path, found: &Conditions) {
+async fn keep_note(host_context: &HostContext, note: &Path, found: &Conditions) {
     let kept = async {
         let text = serde_json::to_vec(found)?;
-        seat.disk.create_dir(&seat.home.staging()).await?;
-        seat.disk.write_atomic(note, Bytes::from(text)).await
+        host_context.disk.create_dir(&host_context.home.staging()).await?;
+        host_context.disk.write_atomic(note, Bytes::from(text)).await
     };
     if let Err(why) = kept.await {
         tracing::warn!(%why, note = %note.display(), "what the store heeds could not be noted");
@@ -526,13 +538,13 @@ async fn keep_note(seat: &Seat, note: &Path, found: &Conditions) {
 mod tests {
     use super::*;
     use crate::base::rt::{RealDisk, RealRuntime, Rt};
-    use crate::daemon::home::Home;
+    use crate::daemon::state_dir::StateDir;
 
-    async fn folder(mounts: &Mounts, seat: &Seat, url: &str) -> PathBuf {
+    async fn folder(mounts: &Mounts, host_context: &HostContext, url: &str) -> PathBuf {
         let url: StoreUrl = url.parse().unwrap();
-        let bucket = store::open(&seat.rt, &url).await.unwrap();
-        let by_url = seat.home.staging().join(named(&url.to_string()));
-        let (folder, told) = mounts.staging(seat, &by_url, &bucket).await;
+        let bucket = store::open(&host_context.rt, &url).await.unwrap();
+        let by_url = host_context.home.staging().join(named(&url.to_string()));
+        let (folder, told) = mounts.staging(host_context, &by_url, &bucket).await;
         assert_eq!(told, None);
         folder
     }
@@ -551,27 +563,27 @@ mod tests {
     async fn unsent_files_are_found_whatever_the_options() {
         let dir = tempfile::tempdir().unwrap();
         let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
-        let home = Home::at(dir.path());
+        let home = StateDir::at(dir.path());
         let host = home.host(&rt, &*disk).await.unwrap();
-        let seat = Seat { rt, disk, home, host };
+        let host_context = HostContext { rt, disk, home, host };
         let mounts = Mounts::default();
         let place = |prefix: &str, more: &str| {
             format!("s3://b/{prefix}?endpoint=http://127.0.0.1:1&region=r&anonymous=true{more}")
         };
         let other = place("p", "&profile=other&storage_class=GLACIER_IR&requester_pays=true");
-        let first = folder(&mounts, &seat, &place("p", "")).await;
-        assert_eq!(folder(&mounts, &seat, &other).await, first);
-        assert_ne!(folder(&mounts, &seat, &place("q", "")).await, first);
+        let first = folder(&mounts, &host_context, &place("p", "")).await;
+        assert_eq!(folder(&mounts, &host_context, &other).await, first);
+        assert_ne!(folder(&mounts, &host_context, &place("q", "")).await, first);
 
         // What a daemon left that went by the whole URL; the bucket's folder has a slot already.
-        let old = seat.home.staging().join(named(&other.parse::<StoreUrl>().unwrap().to_string()));
+        let old = host_context.home.staging().join(named(&other.parse::<StoreUrl>().unwrap().to_string()));
         for dir in [first.join("0"), old.join("0"), old.join("1")] {
-            seat.disk.create_dir(&dir).await.unwrap();
+            host_context.disk.create_dir(&dir).await.unwrap();
         }
-        seat.disk.write_atomic(&old.join("0/lock"), Bytes::from_static(b"nobody")).await.unwrap();
-        seat.disk.write_atomic(&old.join("1/7.stage"), Bytes::from_static(b"unsent")).await.unwrap();
-        assert_eq!(folder(&mounts, &seat, &other).await, first);
-        assert_eq!(seat.disk.read(&first.join("1/7.stage"), 99).await.unwrap(), "unsent");
-        assert_eq!(seat.disk.list(&old).await.unwrap(), ["0"], "a slot without files is of no use");
+        host_context.disk.write_atomic(&old.join("0/lock"), Bytes::from_static(b"nobody")).await.unwrap();
+        host_context.disk.write_atomic(&old.join("1/7.stage"), Bytes::from_static(b"unsent")).await.unwrap();
+        assert_eq!(folder(&mounts, &host_context, &other).await, first);
+        assert_eq!(host_context.disk.read(&first.join("1/7.stage"), 99).await.unwrap(), "unsent");
+        assert_eq!(host_context.disk.list(&old).await.unwrap(), ["0"], "a slot without files is of no use");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::home::{KnownPool, Seat};
+use super::state_dir::{HostContext, KnownPool};
 use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{LABEL_KEY, LABEL_MAX, Label};
 use crate::store::{self, ByteRange, Cause, StoreSpec, StoreUrl};
@@ -29,28 +29,33 @@ fn each_store(known: &[KnownPool]) -> impl Iterator<Item = (StoreUrl, &Name)> {
 }
 
 /// The label of the store that this folder is, if it is one.
-pub async fn label_in(seat: &Seat, dir: &Path) -> Option<Label> {
+pub async fn label_in(host_context: &HostContext, dir: &Path) -> Option<Label> {
     let max = usize::try_from(LABEL_MAX).ok()?;
-    let bytes = seat.disk.read(&dir.join(LABEL_KEY), max).await.ok()?;
+    let bytes = host_context.disk.read(&dir.join(LABEL_KEY), max).await.ok()?;
     Label::decode(&bytes).ok()
 }
 
 /// The same of any place. Most have none, and what can't be read tells nothing.
-async fn label_at(seat: &Seat, place: &StoreUrl) -> Option<Label> {
+async fn label_at(host_context: &HostContext, place: &StoreUrl) -> Option<Label> {
     if let StoreUrl::File { dir } = place {
-        return label_in(seat, dir).await;
+        return label_in(host_context, dir).await;
     }
     let look = async {
-        let bucket = store::open(&seat.rt, place).await.ok()?;
+        let bucket = store::open(&host_context.rt, place).await.ok()?;
         bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await.ok()?
     };
-    let found = seat.rt.timeout(LOOK, look).await??;
+    let found = host_context.rt.timeout(LOOK, look).await??;
     Label::decode(&found.body).ok()
 }
 
 /// Refuses new stores that overlap one another, a store of a pool that this host knows, or lie in one that shows its label.
 /// `of`: the pool that they are to join; a store that it lists already is not new, and not judged here.
-pub async fn check_new(seat: &Seat, known: &[KnownPool], of: &Name, new: &[StoreUrl]) -> Result<()> {
+pub async fn check_new(
+    host_context: &HostContext,
+    known: &[KnownPool],
+    of: &Name,
+    new: &[StoreUrl],
+) -> Result<()> {
     for (at, place) in new.iter().enumerate() {
         if let Some(other) = new[..at].iter().find(|other| other.overlaps(place)) {
             let why = match other == place {
@@ -71,16 +76,16 @@ pub async fn check_new(seat: &Seat, known: &[KnownPool], of: &Name, new: &[Store
             );
             return Err(Error::new(Kind::Refused, why));
         }
-        check_above(seat, place).await?;
+        check_above(host_context, place).await?;
     }
     Ok(())
 }
 
 /// For pools that this host does not know.
-async fn check_above(seat: &Seat, place: &StoreUrl) -> Result<()> {
+async fn check_above(host_context: &HostContext, place: &StoreUrl) -> Result<()> {
     let mut above = place.above();
     above.truncate(ABOVE_MAX);
-    let labels = join_all(above.iter().map(|place| label_at(seat, place))).await;
+    let labels = join_all(above.iter().map(|place| label_at(host_context, place))).await;
     for (store, label) in above.iter().zip(labels) {
         if let Some(label) = label {
             let why = format!(

@@ -8,13 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::home::{KnownPool, Seat};
 use super::places;
+use super::state_dir::{HostContext, KnownPool};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec, Swap, Wreck};
+use crate::pool::{CreateOptions, ForcedRecovery, Layout, Opener, Pool, PoolHost, StoreSpec, StoreSwap};
 use crate::store::{self, BucketRef, StoreUrl};
-use crate::volume::{Deps, Memory, Tuning, Volumes};
+use crate::volume::{EngineContext, Memory, Tuning, Volumes};
 
 /// A pool that is open here.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Slot {
 /// See the module.
 #[derive(Debug)]
 pub struct Pools {
-    seat: Seat,
+    host_context: HostContext,
     memory: Memory,
     slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
     /// Held while the set of known pools changes.
@@ -73,10 +73,10 @@ impl Pools {
         &self.memory
     }
 
-    pub async fn new(seat: Seat, memory: Memory) -> Result<Pools> {
-        let known = seat.home.known_pools(&*seat.disk).await?;
+    pub async fn new(host_context: HostContext, memory: Memory) -> Result<Pools> {
+        let known = host_context.home.known_pools(&*host_context.disk).await?;
         let slots = known.into_iter().map(|k| (k.name.clone(), Slot::new(k))).collect();
-        Ok(Pools { seat, memory, slots: Mutex::new(slots), change: tokio::sync::Mutex::default() })
+        Ok(Pools { host_context, memory, slots: Mutex::new(slots), change: tokio::sync::Mutex::default() })
     }
 
     pub fn known(&self) -> Vec<KnownPool> {
@@ -141,39 +141,39 @@ impl Pools {
     }
 
     fn host(&self, name: &Name) -> PoolHost {
-        let folder = self.seat.home.hints().join(name.as_str());
-        let rt = self.seat.rt.clone();
-        PoolHost { opener: Arc::new(Doors(rt.clone())), rt, disk: self.seat.disk.clone(), folder }
+        let folder = self.host_context.home.hints().join(name.as_str());
+        let rt = self.host_context.rt.clone();
+        PoolHost { opener: Arc::new(Doors(rt.clone())), rt, disk: self.host_context.disk.clone(), folder }
     }
 
     /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
     /// is on that disk.
     fn memory_for(&self, pool: &Pool) -> Memory {
-        let here = self.seat.home.root();
+        let here = self.host_context.home.root();
         let near = pool.membership().members.iter().all(|m| is_on_disk_of(here, m.url()));
         let memory = self.memory.for_pool();
         if near { memory.without_disk() } else { memory }
     }
 
     fn opened_as(&self, pool: Arc<Pool>) -> Arc<OpenPool> {
-        let dir: PathBuf = self.seat.home.volumes().join(pool.id().to_string());
-        let deps = Deps {
-            rt: self.seat.rt.clone(),
-            disk: self.seat.disk.clone(),
+        let dir: PathBuf = self.host_context.home.volumes().join(pool.id().to_string());
+        let engine = EngineContext {
+            rt: self.host_context.rt.clone(),
+            disk: self.host_context.disk.clone(),
             dir,
-            host: self.seat.host.clone(),
+            host: self.host_context.host.clone(),
             memory: self.memory_for(&pool),
             pool: pool.clone(),
             tuning: Tuning::default(),
             sweeps: Arc::default(),
         };
-        Arc::new(OpenPool { volumes: Volumes::new(deps), pool })
+        Arc::new(OpenPool { volumes: Volumes::new(engine), pool })
     }
 
     async fn buckets(&self, stores: &[String]) -> Result<Vec<StoreSpec>> {
         let mut buckets = Vec::new();
         for spec in specs(stores)? {
-            let bucket = store::expect(&self.seat.rt, &spec.url).await?;
+            let bucket = store::expect(&self.host_context.rt, &spec.url).await?;
             buckets.push(StoreSpec { url: spec.url.to_string(), zone: spec.zone, bucket });
         }
         Ok(buckets)
@@ -192,10 +192,10 @@ impl Pools {
         let layout = layout.map_or_else(|| Layout::for_stores(parsed.len()), Ok)?;
         for spec in &parsed {
             // A place that can't be a store is told now, by name.
-            store::adopt(&self.seat.rt, &spec.url).await?;
+            store::adopt(&self.host_context.rt, &spec.url).await?;
         }
         let urls: Vec<StoreUrl> = parsed.into_iter().map(|spec| spec.url).collect();
-        places::check_new(&self.seat, &self.known(), name, &urls).await?;
+        places::check_new(&self.host_context, &self.known(), name, &urls).await?;
         let buckets = self.buckets(&stores).await?;
         let pool = Pool::create(self.host(name), name.clone(), layout, buckets, options).await?;
         self.learn(name, stores, pool).await
@@ -228,7 +228,7 @@ impl Pools {
 
     async fn learn(&self, name: &Name, stores: Vec<String>, pool: Arc<Pool>) -> Result<Arc<OpenPool>> {
         let known = KnownPool { format: 1, name: name.clone(), stores };
-        self.seat.home.remember(&*self.seat.disk, &known).await?;
+        self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         let open = self.opened_as(pool);
         let slot = Slot {
             known: Mutex::new(known),
@@ -248,9 +248,9 @@ impl Pools {
     pub async fn new_stores(&self, pool: &Name, given: &[String]) -> Result<Vec<StoreSpec>> {
         let urls: Vec<StoreUrl> = specs(given)?.into_iter().map(|spec| spec.url).collect();
         for url in &urls {
-            store::adopt(&self.seat.rt, url).await?;
+            store::adopt(&self.host_context.rt, url).await?;
         }
-        places::check_new(&self.seat, &self.known(), pool, &urls).await?;
+        places::check_new(&self.host_context, &self.known(), pool, &urls).await?;
         self.buckets(given).await
     }
 
@@ -266,17 +266,17 @@ impl Pools {
         let stores: Vec<String> = members.iter().map(place).collect();
         let known = KnownPool { stores, ..slot.known.lock().clone() };
         if known.stores != slot.known.lock().stores {
-            self.seat.home.remember(&*self.seat.disk, &known).await?;
+            self.host_context.home.remember(&*self.host_context.disk, &known).await?;
             *slot.known.lock() = known;
         }
         Ok(())
     }
 
     /// What is lost of a pool that too few of its stores can decide; `None`: enough answer. Changes nothing.
-    pub async fn wreck(&self, name: &Name, swaps: Vec<Swap>) -> Result<Option<Wreck>> {
+    pub async fn recovery(&self, name: &Name, swaps: Vec<StoreSwap>) -> Result<Option<ForcedRecovery>> {
         let known = self.slot(name)?.known.lock().stores.clone();
         let stores = self.buckets(&known).await?;
-        let found = Wreck::find(self.host(name), stores, swaps).await;
+        let found = ForcedRecovery::find(self.host(name), stores, swaps).await;
         found.map_err(|e| e.context(format!("pool {name}")))
     }
 
@@ -291,7 +291,7 @@ impl Pools {
             }
             open.pool.close().await;
         }
-        self.seat.home.forget(&*self.seat.disk, name).await?;
+        self.host_context.home.forget(&*self.host_context.disk, name).await?;
         self.slots.lock().remove(name);
         Ok(())
     }

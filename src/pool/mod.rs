@@ -1,74 +1,22 @@
 //! Erasure coding over stores: layout, codec, membership, registers, repair, scrub.
 
-mod bookmark;
-mod catalog;
+mod admin;
 mod chunk;
-mod codec;
-mod condition;
-mod config;
-mod damage;
-#[cfg(test)]
-mod figures;
-mod fleet;
-mod footer;
-mod footers;
-mod handle;
-mod hedge;
-mod hints;
-mod host;
-mod key;
-mod label;
-mod layout;
-mod leaving;
-mod mask;
-mod member;
-mod mend;
-mod names;
-mod news;
-mod open;
-mod plan;
-mod probe;
-mod read;
-mod records;
-mod recover;
+mod io;
+mod local;
 mod register;
 mod repair;
-mod replace;
-mod report;
-mod roster;
-mod scrub;
-mod seal;
-mod seats;
-mod shard;
-mod status;
-mod sweep;
-mod traffic;
-mod upload;
-mod watched;
-
+mod stores;
 #[cfg(test)]
 mod tests;
 
-pub use bookmark::LastScrub;
-pub use catalog::Catalog;
-pub use chunk::{Chunk, ChunkKind, Fate, Inventory};
-pub use condition::{Away, Condition, Need};
-pub use config::{PoolConfig, Settings, StoreEntry};
-pub use footer::{About, CHECK_SPAN, FOOTER_MAX};
-pub use handle::Pool;
-pub use host::{OnlyNamed, Opener, PoolHost, StoreSpec};
-pub use key::{ASIDE, place, register_key, shard_key, shard_on};
-pub use label::{LABEL_KEY, LABEL_MAX, Label};
-pub use layout::{Layout, Zoning};
-pub use member::{Member, Standing};
-pub use open::CreateOptions;
-pub use probe::{Payload, Probe, Told};
-pub use read::Verify;
-pub use recover::{Lost, Swap, Wreck};
+pub use admin::{CreateOptions, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap};
+pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
+pub use io::{Away, Catalog, Condition, Need, Payload, PoolStatus, Probe, StoreStatus, Told, Upload, Verify};
+pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
 pub use register::{Change, Register, Veto};
-pub use replace::{Filled, Replacement};
-pub use report::{Finding, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
-pub use roster::{Membership, Roster};
-pub use status::{PoolStatus, StoreStatus};
-pub use sweep::Unneeded;
-pub use upload::Upload;
+pub use repair::Unneeded;
+pub use stores::{
+    ASIDE, LABEL_KEY, LABEL_MAX, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost, Roster,
+    Settings, Standing, StoreEntry, StoreSpec, place, register_key, shard_key, shard_on,
+};

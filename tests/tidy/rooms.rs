@@ -7,8 +7,11 @@ use crate::layers::{self, File, is_test};
 
 /// The rooms of each layer that has them, the lowest first: a room names only itself and rooms before it.
 /// A layer that gets rooms is entered here.
-pub const ROOMS: &[(&str, &[&str])] =
-    &[("fs", &["object", "bucket", "read", "staging", "file", "tree", "ops", "mount"])];
+pub const ROOMS: &[(&str, &[&str])] = &[
+    ("fs", &["object", "bucket", "read", "staging", "file", "tree", "ops", "mount"]),
+    ("volume", &["head", "space", "read", "session", "checkpoint", "handle", "catalog"]),
+    ("pool", &["chunk", "stores", "register", "local", "io", "repair", "admin"]),
+];
 
 /// Entries of a room's folder, `mod.rs` among them.
 const ENTRIES_MAX: usize = 15;

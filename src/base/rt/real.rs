@@ -46,7 +46,7 @@ impl Runtime for RealRuntime {
     }
     fn begin(&self, mut task: BoxFuture<'static, ()>) {
         let _inside = self.handle.enter();
-        let _patient = Patient::now();
+        let _patient = InlineIoGuard::now();
         // Whoever wakes it in between wakes nobody; it is polled again as soon as it is a task.
         let mut nobody = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut nobody))) {
@@ -85,16 +85,16 @@ thread_local! {
 }
 
 /// While it lives, this thread waits for the page cache itself instead of for a thread that does.
-struct Patient;
+struct InlineIoGuard;
 
-impl Patient {
-    fn now() -> Patient {
+impl InlineIoGuard {
+    fn now() -> InlineIoGuard {
         PATIENT.set(true);
-        Patient
+        InlineIoGuard
     }
 }
 
-impl Drop for Patient {
+impl Drop for InlineIoGuard {
     fn drop(&mut self) {
         PATIENT.set(false);
     }
@@ -104,18 +104,18 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// How long a job may take: none of the quick ones waits for more than the page cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Pace {
+enum JobClass {
     Quick,
     Slow,
 }
 
-impl Pace {
-    fn of(sync: bool) -> Pace {
-        if sync { Pace::Slow } else { Pace::Quick }
+impl JobClass {
+    fn of(sync: bool) -> JobClass {
+        if sync { JobClass::Slow } else { JobClass::Quick }
     }
 
     fn is_here(self) -> bool {
-        self == Pace::Quick && PATIENT.get()
+        self == JobClass::Quick && PATIENT.get()
     }
 }
 
@@ -137,9 +137,9 @@ struct Writer {
 }
 
 /// Counts a job until it is done, panicked or dropped.
-struct Undone(Arc<AtomicUsize>);
+struct QueueGuard(Arc<AtomicUsize>);
 
-impl Drop for Undone {
+impl Drop for QueueGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -171,7 +171,7 @@ impl RealDisk {
 
 async fn ordered<T: Send + 'static>(
     writer: &Writer,
-    pace: Pace,
+    pace: JobClass,
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     // Never before what was given to the thread, and be it that nobody waits for that any more.
@@ -181,7 +181,7 @@ async fn ordered<T: Send + 'static>(
     let (tx, rx) = oneshot::channel();
     let gone = || io::Error::other("the disk thread has ended");
     writer.undone.fetch_add(1, Ordering::AcqRel);
-    let undone = Undone(writer.undone.clone());
+    let undone = QueueGuard(writer.undone.clone());
     writer
         .jobs
         .send(Box::new(move || {
@@ -194,7 +194,7 @@ async fn ordered<T: Send + 'static>(
 }
 
 async fn blocking<T: Send + 'static>(
-    pace: Pace,
+    pace: JobClass,
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     if pace.is_here() {
@@ -266,7 +266,7 @@ impl DiskFile for RealFile {
             return Ok(bytes);
         }
         let file = self.file.clone();
-        blocking(Pace::Quick, move || {
+        blocking(JobClass::Quick, move || {
             let mut buf = vec![0; len];
             let mut done = 0;
             while done < len {
@@ -284,7 +284,7 @@ impl DiskFile for RealFile {
     }
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
         let (file, direct) = (self.file.clone(), self.direct.clone());
-        ordered(&self.writer, Pace::of(sync), move || {
+        ordered(&self.writer, JobClass::of(sync), move || {
             let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;
             if !written {
                 write_parts(&*file, offset, &parts)?;
@@ -295,11 +295,11 @@ impl DiskFile for RealFile {
     }
     async fn sync(&self) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, Pace::Slow, move || file.sync_data()).await
+        ordered(&self.writer, JobClass::Slow, move || file.sync_data()).await
     }
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, Pace::Slow, move || {
+        ordered(&self.writer, JobClass::Slow, move || {
             match rustix::fs::fallocate(&*file, rustix::fs::FallocateFlags::empty(), offset, len) {
                 // A filesystem without fallocate: writing zeros reserves as well.
                 Err(rustix::io::Errno::OPNOTSUPP) => {
@@ -319,7 +319,7 @@ impl DiskFile for RealFile {
     }
     async fn set_len(&self, len: u64) -> io::Result<()> {
         let file = self.file.clone();
-        ordered(&self.writer, Pace::Slow, move || file.set_len(len)).await
+        ordered(&self.writer, JobClass::Slow, move || file.set_len(len)).await
     }
 }
 
@@ -383,29 +383,29 @@ impl Disk for RealDisk {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         let writer = self.writer(path).clone();
         let path = path.to_owned();
-        let file = blocking(Pace::Quick, move || open_real(&path, how)).await?;
+        let file = blocking(JobClass::Quick, move || open_real(&path, how)).await?;
         Ok(Arc::new(RealFile { file: Arc::new(file), direct: None, writer }))
     }
     async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         let writer = self.writer(path).clone();
         let path = path.to_owned();
         let open = move || Ok((open_real(&path, how)?, Direct::open(&path).map(Arc::new)));
-        let (file, direct) = blocking(Pace::Slow, open).await?;
+        let (file, direct) = blocking(JobClass::Slow, open).await?;
         Ok(Arc::new(RealFile { file: Arc::new(file), direct, writer }))
     }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let writer = self.writer(from);
         let (from, to) = (from.to_owned(), to.to_owned());
-        ordered(writer, Pace::Quick, move || std::fs::rename(from, to)).await
+        ordered(writer, JobClass::Quick, move || std::fs::rename(from, to)).await
     }
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let writer = self.writer(path);
         let path = path.to_owned();
-        ordered(writer, Pace::Slow, move || std::fs::remove_file(path)).await
+        ordered(writer, JobClass::Slow, move || std::fs::remove_file(path)).await
     }
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = dir.to_owned();
-        blocking(Pace::Slow, move || {
+        blocking(JobClass::Slow, move || {
             let mut names = Vec::new();
             for entry in std::fs::read_dir(dir)? {
                 names.push(entry?.file_name().to_string_lossy().into_owned());
@@ -417,7 +417,7 @@ impl Disk for RealDisk {
     }
     async fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();
-        blocking(Pace::Slow, move || {
+        blocking(JobClass::Slow, move || {
             let mut fresh: Vec<PathBuf> = Vec::new();
             for parent in dir.ancestors() {
                 if parent.as_os_str().is_empty() || parent.is_dir() {
@@ -437,11 +437,11 @@ impl Disk for RealDisk {
     }
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();
-        blocking(Pace::Slow, move || File::open(dir)?.sync_all()).await
+        blocking(JobClass::Slow, move || File::open(dir)?.sync_all()).await
     }
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
         let (path, note) = (path.to_owned(), note.to_owned());
-        blocking(Pace::Slow, move || {
+        blocking(JobClass::Slow, move || {
             let mut file = open_real(&path, OpenHow::Create)?;
             match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -638,7 +638,7 @@ mod tests {
         let (go, gone) = mpsc::channel::<()>();
         let mut old = {
             let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-            Box::pin(ordered(disk.writer(&path), Pace::Slow, move || {
+            Box::pin(ordered(disk.writer(&path), JobClass::Slow, move || {
                 gone.recv().unwrap();
                 file.write_all_at(b"old", 0)
             }))

@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::waiting::Manner;
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
-use super::desk::Desk;
+use super::engine_state::EngineState;
 use super::mounts::MountInfo;
 use crate::base::{Error, HostId, Kind, Result};
 use crate::cache::{DiskStats, MemoryStats};
@@ -29,11 +29,11 @@ const LOOK_ONE: Duration = Duration::from_secs(15);
 
 /// Runs one verb to its end. One that only looks gives up when the stores do not answer; one that changes something
 /// waits for them, and says so, until whoever asked gives up.
-pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
     // Not the list of volumes: how long it takes depends on how many there are, so it bounds the silence itself.
     let looks = matches!(verb, Verb::PoolList | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. });
-    let (manner, deed) = (Manner::of(desk, &verb), deed(&verb));
-    let work = Box::pin(manner.carry(desk, &progress, Box::pin(carry_out(desk, verb, &progress))));
+    let (manner, deed) = (Manner::of(state, &verb), deed(&verb));
+    let work = Box::pin(manner.carry(state, &progress, Box::pin(carry_out(state, verb, &progress))));
     if !looks {
         let done = work.await;
         match (&done, deed.or_else(|| manner.deed())) {
@@ -43,10 +43,10 @@ pub async fn run(desk: &Desk, verb: Verb, progress: ProgressSink) -> Result<Outc
         }
         return done;
     }
-    match desk.seat.rt.timeout(LOOK, work).await {
+    match state.host_context.rt.timeout(LOOK, work).await {
         Some(done) => done,
         None => {
-            let waits = manner.waits(desk).join("; ");
+            let waits = manner.waits(state).join("; ");
             let why = format!("too few stores answered within {LOOK:?}: {waits}");
             Err(Error::new(Kind::Unavailable, why.trim_end_matches(": ")))
         }
@@ -71,48 +71,48 @@ fn deed(verb: &Verb) -> Option<String> {
     })
 }
 
-async fn carry_out(desk: &Desk, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
+async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
-        Verb::PoolCreate(args) => Box::pin(pool::create(desk, args)).await,
-        Verb::PoolAdd { name, stores } => Box::pin(pool::add(desk, name, &stores)).await,
-        Verb::PoolList => Box::pin(pool::list(desk)).await,
-        Verb::PoolStatus { name } => Box::pin(pool::status(desk, &name)).await,
-        Verb::PoolSet { name, assignments } => Box::pin(pool::set(desk, &name, &assignments)).await,
-        Verb::PoolForget { name, .. } => Box::pin(pool::forget(desk, &name)).await,
-        Verb::PoolScrub { name, tempo } => Box::pin(pool::scrub(desk, &name, tempo, progress)).await,
-        Verb::PoolRepair { name, tempo } => Box::pin(pool::repair(desk, &name, tempo, progress)).await,
+        Verb::PoolCreate(args) => Box::pin(pool::create(state, args)).await,
+        Verb::PoolAdd { name, stores } => Box::pin(pool::add(state, name, &stores)).await,
+        Verb::PoolList => Box::pin(pool::list(state)).await,
+        Verb::PoolStatus { name } => Box::pin(pool::status(state, &name)).await,
+        Verb::PoolSet { name, assignments } => Box::pin(pool::set(state, &name, &assignments)).await,
+        Verb::PoolForget { name, .. } => Box::pin(pool::forget(state, &name)).await,
+        Verb::PoolScrub { name, tempo } => Box::pin(pool::scrub(state, &name, tempo, progress)).await,
+        Verb::PoolRepair { name, tempo } => Box::pin(pool::repair(state, &name, tempo, progress)).await,
         Verb::PoolReplace { name, old, new, force } => {
-            Box::pin(replace::replace(desk, &name, (&old, &new), force, progress)).await
+            Box::pin(replace::replace(state, &name, (&old, &new), force, progress)).await
         }
-        Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(desk, args, progress)).await,
-        Verb::VolumeCreate(args) => Box::pin(volume::create(desk, args)).await,
-        Verb::VolumeList { pool } => Box::pin(volume::list(desk, pool.as_ref())).await,
-        Verb::VolumeInfo { path } => Box::pin(volume::info(desk, &path)).await,
-        Verb::VolumeRelease { path } => Box::pin(volume::release(desk, &path)).await,
-        Verb::VolumeCheck { path } => Box::pin(volume::check(desk, &path)).await,
-        Verb::VolumeCollect { path } => Box::pin(volume::collect(desk, &path, progress)).await,
+        Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(state, args, progress)).await,
+        Verb::VolumeCreate(args) => Box::pin(volume::create(state, args)).await,
+        Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
+        Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
+        Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
+        Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
+        Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => {
-            Box::pin(volume::take_over(desk, &path, accept_loss)).await
+            Box::pin(volume::take_over(state, &path, accept_loss)).await
         }
         Verb::VolumeSalvage { journal, to, force } => {
-            Box::pin(volume::salvage(desk, &journal, &to, force)).await
+            Box::pin(volume::salvage(state, &journal, &to, force)).await
         }
-        Verb::VolumeRemove { path, dry_run, .. } => Box::pin(volume::remove(desk, &path, dry_run)).await,
+        Verb::VolumeRemove { path, dry_run, .. } => Box::pin(volume::remove(state, &path, dry_run)).await,
         Verb::SnapshotCreate { paths, no_wait, if_absent } => {
-            Box::pin(volume::snapshot(desk, &paths, !no_wait, if_absent)).await
+            Box::pin(volume::snapshot(state, &paths, !no_wait, if_absent)).await
         }
-        Verb::SnapshotList { path } => Box::pin(volume::snapshots(desk, &path)).await,
+        Verb::SnapshotList { path } => Box::pin(volume::snapshots(state, &path)).await,
         Verb::SnapshotRemove { path, dry_run, .. } => {
-            Box::pin(volume::remove_snapshot(desk, &path, dry_run)).await
+            Box::pin(volume::remove_snapshot(state, &path, dry_run)).await
         }
-        Verb::Clone { from, to, if_absent } => Box::pin(volume::clone(desk, &from, &to, if_absent)).await,
-        Verb::Mount { url, dir, options } => Box::pin(mount::mount(desk, &url, &dir, &options)).await,
-        Verb::Unmount { dir } => Box::pin(mount::unmount(desk, &dir, progress)).await,
-        Verb::MountList => Box::pin(mount::list(desk)).await,
-        Verb::MountExport { url, to } => Box::pin(mount::export(desk, &url, &to)).await,
-        Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(desk, &url, dry_run)).await,
-        Verb::MountEnded { dir } => Box::pin(mount::ended(desk, &dir)).await,
-        Verb::Status => status(desk).await,
+        Verb::Clone { from, to, if_absent } => Box::pin(volume::clone(state, &from, &to, if_absent)).await,
+        Verb::Mount { url, dir, options } => Box::pin(mount::mount(state, &url, &dir, &options)).await,
+        Verb::Unmount { dir } => Box::pin(mount::unmount(state, &dir, progress)).await,
+        Verb::MountList => Box::pin(mount::list(state)).await,
+        Verb::MountExport { url, to } => Box::pin(mount::export(state, &url, &to)).await,
+        Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
+        Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
+        Verb::Status => status(state).await,
     }
 }
 
@@ -139,20 +139,23 @@ struct Caches {
 }
 
 /// What is known here. Of stores only the labels are read, and none is waited for long.
-async fn status(desk: &Desk) -> Result<Outcome> {
-    pool::ask_all(desk).await;
-    let seat = &desk.seat;
+async fn status(state: &EngineState) -> Result<Outcome> {
+    pool::ask_all(state).await;
+    let host_context = &state.host_context;
     let status = Status {
-        home: seat.home.root().display().to_string(),
-        host: seat.host.name.clone(),
-        host_id: seat.host.id,
-        nbd: desk.nbd_addresses().iter().map(ToString::to_string).collect(),
-        pools: pool::lines(desk),
-        volumes: volume::in_use(desk),
-        mounts: desk.mounts.list(),
-        kept_files: mount::by_bucket(&desk.mounts.kept(seat).await.unwrap_or_default()),
-        kept_journals: seat.home.kept_journals(&*seat.disk).await,
-        cache: Caches { memory: desk.pools.memory().frames.stats(), disk: desk.pools.memory().disk.stats() },
+        home: host_context.home.root().display().to_string(),
+        host: host_context.host.name.clone(),
+        host_id: host_context.host.id,
+        nbd: state.nbd_addresses().iter().map(ToString::to_string).collect(),
+        pools: pool::lines(state),
+        volumes: volume::in_use(state),
+        mounts: state.mounts.list(),
+        kept_files: mount::by_bucket(&state.mounts.kept(host_context).await.unwrap_or_default()),
+        kept_journals: host_context.home.kept_journals(&*host_context.disk).await,
+        cache: Caches {
+            memory: state.pools.memory().frames.stats(),
+            disk: state.pools.memory().disk.stats(),
+        },
     };
     let attention = status.pools.iter().any(|p| p.trouble().is_some())
         || status.volumes.iter().any(|v| v.needs_attention());

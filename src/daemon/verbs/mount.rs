@@ -10,7 +10,7 @@ use crate::base::size::{show_bytes, show_count};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
-use crate::daemon::desk::Desk;
+use crate::daemon::engine_state::EngineState;
 use crate::daemon::places;
 use crate::fs::{KeptFile, KeptFiles, MountOptions};
 use crate::store::StoreUrl;
@@ -23,20 +23,20 @@ const FOLDERS_MAX: usize = 1000;
 
 /// Files of a bucket that holds a pool's stores are the pool's: whoever moved or removed one would damage it. What the
 /// mount itself sees is only a label at its own top.
-async fn apart_from_pools(desk: &Desk, url: &StoreUrl) -> Result<()> {
+async fn apart_from_pools(state: &EngineState, url: &StoreUrl) -> Result<()> {
     let refused = |store: &str, pool: &str| {
         let why = format!(
             "{url} overlaps the store {store} of pool {pool}, whose files must not be touched: mount another"
         );
         Err(Error::new(Kind::Refused, why))
     };
-    if let Some((store, pool)) = places::overlapped(&desk.pools.known(), url) {
+    if let Some((store, pool)) = places::overlapped(&state.pools.known(), url) {
         return refused(&store.to_string(), pool.as_str());
     }
     let StoreUrl::File { dir } = url else { return Ok(()) };
-    for name in desk.seat.disk.list(dir).await.unwrap_or_default().iter().take(FOLDERS_MAX) {
+    for name in state.host_context.disk.list(dir).await.unwrap_or_default().iter().take(FOLDERS_MAX) {
         let store = dir.join(name);
-        if let Some(label) = places::label_in(&desk.seat, &store).await {
+        if let Some(label) = places::label_in(&state.host_context, &store).await {
             return refused(&store.display().to_string(), label.hint.name.as_str());
         }
     }
@@ -45,7 +45,7 @@ async fn apart_from_pools(desk: &Desk, url: &StoreUrl) -> Result<()> {
 
 /// A mount over a folder that this daemon reads, or above one, would answer the daemon's own requests: it would wait for
 /// itself for ever, and all else on the same disk with it. One inside a folder of objects would hide some of them.
-fn beside_its_folders(desk: &Desk, url: &StoreUrl, at: &str) -> Result<()> {
+fn beside_its_folders(state: &EngineState, url: &StoreUrl, at: &str) -> Result<()> {
     let at = StoreUrl::File { dir: Path::new(at).to_owned() };
     let refused = |what: String| {
         let why =
@@ -55,7 +55,7 @@ fn beside_its_folders(desk: &Desk, url: &StoreUrl, at: &str) -> Result<()> {
     if url.overlaps(&at) {
         return refused("the bucket's own folder".to_owned());
     }
-    if let Some((_, pool)) = places::overlapped(&desk.pools.known(), &at) {
+    if let Some((_, pool)) = places::overlapped(&state.pools.known(), &at) {
         return refused(format!("a store's folder of pool {pool}"));
     }
     Ok(())
@@ -67,32 +67,35 @@ fn remount(options: &[String]) -> (Vec<String>, bool) {
     (options, !asked.is_empty())
 }
 
-pub async fn mount(desk: &Desk, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
+pub async fn mount(state: &EngineState, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
     let typed = url;
-    let url = desk.config.store_url(url)?;
+    let url = state.config.store_url(url)?;
     let (options, changes) = remount(options);
     if changes {
-        desk.mounts.change(&url, dir, &options).await?;
+        state.mounts.change(&url, dir, &options).await?;
         return Outcome::of(&json!({"url": url, "dir": dir}));
     }
     let mut place: StoreUrl = url.parse()?;
     for (name, value) in &MountOptions::parse(&options.join(","))?.1 {
         place.set(name, value)?;
     }
-    apart_from_pools(desk, &place).await?;
-    beside_its_folders(desk, &place, dir)?;
-    let notes = desk.mounts.add(&desk.seat, (&url, typed), dir, &options, &desk.pools.memory().disk).await?;
+    apart_from_pools(state, &place).await?;
+    beside_its_folders(state, &place, dir)?;
+    let notes = state
+        .mounts
+        .add(&state.host_context, (&url, typed), dir, &options, &state.pools.memory().disk)
+        .await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), notes, ..Outcome::default() })
 }
 
-pub async fn unmount(desk: &Desk, dir: &str, progress: &ProgressSink) -> Result<Outcome> {
+pub async fn unmount(state: &EngineState, dir: &str, progress: &ProgressSink) -> Result<Outcome> {
     let watch = |done, of| progress.tell("uploading", done, of);
-    desk.mounts.remove(&desk.seat, dir, &watch).await?;
+    state.mounts.remove(&state.host_context, dir, &watch).await?;
     Ok(Outcome { value: json!({"dir": dir, "unmounted": true}), ..Outcome::default() })
 }
 
-pub async fn ended(desk: &Desk, dir: &str) -> Result<Outcome> {
-    desk.mounts.ended(dir).await;
+pub async fn ended(state: &EngineState, dir: &str) -> Result<Outcome> {
+    state.mounts.ended(dir).await;
     Ok(Outcome::default())
 }
 
@@ -127,19 +130,19 @@ pub fn kept_notes(kept: &[KeptOf]) -> Vec<String> {
     kept.iter().map(sentence).collect()
 }
 
-pub async fn list(desk: &Desk) -> Result<Outcome> {
-    let mut files = desk.mounts.kept(&desk.seat).await?;
+pub async fn list(state: &EngineState) -> Result<Outcome> {
+    let mut files = state.mounts.kept(&state.host_context).await?;
     let kept = by_bucket(&files);
     let mut notes = kept_notes(&kept);
     if files.len() > LISTED {
         notes.push(format!("the first {LISTED} of {} kept files are listed", files.len()));
         files.truncate(LISTED);
     }
-    let value = json!({"mounts": desk.mounts.list(), "kept": kept, "kept_files": files});
+    let value = json!({"mounts": state.mounts.list(), "kept": kept, "kept_files": files});
     Ok(Outcome::of(&value)?.note_all(notes))
 }
 
-pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
+pub async fn export(state: &EngineState, url: &str, to: &str) -> Result<Outcome> {
     let work = async |keep: KeptFiles| {
         let (copied, result) = keep.copy_out(Path::new(to)).await;
         let count = show_count(copied.len() as u64, "file");
@@ -148,10 +151,10 @@ pub async fn export(desk: &Desk, url: &str, to: &str) -> Result<Outcome> {
         Ok(outcome
             .note(format!("{count} copied to {to}; they are kept here too, until they are sent or dropped")))
     };
-    desk.mounts.with_kept(&desk.seat, url, work).await
+    state.mounts.with_kept(&state.host_context, url, work).await
 }
 
-pub async fn drop_kept(desk: &Desk, url: &str, dry_run: bool) -> Result<Outcome> {
+pub async fn drop_kept(state: &EngineState, url: &str, dry_run: bool) -> Result<Outcome> {
     let work = async |keep: KeptFiles| {
         let list = keep.list();
         let bytes = show_bytes(list.iter().map(|one| one.bytes).sum());
@@ -167,5 +170,5 @@ pub async fn drop_kept(desk: &Desk, url: &str, dry_run: bool) -> Result<Outcome>
             "{count} ({bytes}) dropped: what they held is nowhere else, unless it was sent since"
         )))
     };
-    desk.mounts.with_kept(&desk.seat, url, work).await
+    state.mounts.with_kept(&state.host_context, url, work).await
 }

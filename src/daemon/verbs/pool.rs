@@ -10,7 +10,7 @@ use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::desk::Desk;
+use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{ASIDE, CreateOptions, Finding, Layout, Pool, Progress, ScrubReport, Settings};
 use crate::store::StoreSpec;
@@ -39,22 +39,22 @@ impl Line {
     }
 }
 
-pub fn lines(desk: &Desk) -> Vec<Line> {
-    let opened = desk.pools.opened();
+pub fn lines(state: &EngineState) -> Vec<Line> {
+    let opened = state.pools.opened();
     let line = |known: crate::daemon::KnownPool| {
         let open = opened.iter().find(|(name, _)| *name == known.name).map(|(_, open)| &*open.pool);
         let (state, trouble) = match open {
-            None => ("closed", desk.pools.why_closed(&known.name)),
-            Some(pool) => state(pool),
+            None => ("closed", state.pools.why_closed(&known.name)),
+            Some(pool) => state_of(pool),
         };
         let layout = open.map(|pool| pool.layout().to_string());
         Line { layout, stores: known.stores.len(), state, trouble, name: known.name }
     };
-    desk.pools.known().into_iter().map(line).collect()
+    state.pools.known().into_iter().map(line).collect()
 }
 
 /// The worst that is true of an open pool, and why.
-fn state(pool: &Pool) -> (&'static str, Option<String>) {
+fn state_of(pool: &Pool) -> (&'static str, Option<String>) {
     let condition = pool.whole_condition();
     if let Some((_, why)) = condition.trouble() {
         return ("stalled", Some(why));
@@ -70,11 +70,11 @@ fn state(pool: &Pool) -> (&'static str, Option<String>) {
 }
 
 /// Asks the stores of all open pools that are not known to be away: nobody may have used them for long.
-pub async fn ask_all(desk: &Desk) {
-    let opened = desk.pools.opened();
+pub async fn ask_all(state: &EngineState) {
+    let opened = state.pools.opened();
     let members = opened.iter().flat_map(|(_, open)| open.pool.membership().members.clone());
     let asks = members.filter(|m| m.failing().is_none()).map(|m| async move {
-        let _ = desk.seat.rt.timeout(ASK, m.attest()).await;
+        let _ = state.host_context.rt.timeout(ASK, m.attest()).await;
     });
     join_all(asks).await;
 }
@@ -97,16 +97,16 @@ fn settings(args: &PoolCreate) -> Result<Settings> {
     Ok(settings)
 }
 
-pub async fn create(desk: &Desk, args: PoolCreate) -> Result<Outcome> {
+pub async fn create(state: &EngineState, args: PoolCreate) -> Result<Outcome> {
     let options = CreateOptions { settings: settings(&args)?, force: args.force };
     let layout = args.layout.as_deref().map(str::parse).transpose()?;
-    let stores = urls(desk, &args.stores)?;
+    let stores = urls(state, &args.stores)?;
     if args.if_absent
-        && let Some(known) = desk.pools.known().into_iter().find(|k| k.name == args.name)
+        && let Some(known) = state.pools.known().into_iter().find(|k| k.name == args.name)
     {
-        return same_pool(desk, &known, layout, &stores).await;
+        return same_pool(state, &known, layout, &stores).await;
     }
-    let open = desk.pools.create(&args.name, layout, stores, options).await?;
+    let open = state.pools.create(&args.name, layout, stores, options).await?;
     let mut outcome = Outcome::of(&serde_json::json!({
         "name": args.name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
     }))?;
@@ -118,7 +118,7 @@ pub async fn create(desk: &Desk, args: PoolCreate) -> Result<Outcome> {
 
 /// `--if-absent` is content only with the pool that was asked for.
 async fn same_pool(
-    desk: &Desk,
+    state: &EngineState,
     known: &crate::daemon::KnownPool,
     layout: Option<Layout>,
     stores: &[String],
@@ -134,7 +134,7 @@ async fn same_pool(
         let why = format!("this host knows a pool {name}, but with other stores: {}", known.stores.join(" "));
         return Err(Error::new(Kind::Exists, why));
     }
-    let pool = desk.pools.get(name).await?.pool.clone();
+    let pool = state.pools.get(name).await?.pool.clone();
     if let Some(asked) = layout.filter(|l| *l != pool.layout()) {
         let why = format!("pool {name} exists, but with layout {}, not {asked}", pool.layout());
         return Err(Error::new(Kind::Exists, why));
@@ -145,12 +145,12 @@ async fn same_pool(
     Ok(Outcome { value, ..Outcome::default() }.note(format!("pool {name} exists already")))
 }
 
-fn urls(desk: &Desk, given: &[String]) -> Result<Vec<String>> {
-    given.iter().map(|s| desk.config.store_url(s)).collect()
+fn urls(state: &EngineState, given: &[String]) -> Result<Vec<String>> {
+    given.iter().map(|s| state.config.store_url(s)).collect()
 }
 
-pub async fn add(desk: &Desk, name: Name, stores: &[String]) -> Result<Outcome> {
-    let open = desk.pools.add(&name, urls(desk, stores)?).await?;
+pub async fn add(state: &EngineState, name: Name, stores: &[String]) -> Result<Outcome> {
+    let open = state.pools.add(&name, urls(state, stores)?).await?;
     let value = serde_json::json!({
         "name": name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
     });
@@ -158,19 +158,19 @@ pub async fn add(desk: &Desk, name: Name, stores: &[String]) -> Result<Outcome> 
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-pub async fn set(desk: &Desk, name: &Name, assignments: &[String]) -> Result<Outcome> {
+pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Result<Outcome> {
     // Before any store is asked: a misspelt one is told at once.
     assignments.iter().try_for_each(|text| Settings::default().assign(text))?;
-    let pool = desk.pools.get(name).await?.pool.clone();
+    let pool = state.pools.get(name).await?.pool.clone();
     let change = |settings: &mut Settings| assignments.iter().try_for_each(|text| settings.assign(text));
     pool.set(change).await?;
     let outcome = Outcome::of(&pool.settings())?;
     Ok(outcome.note("other hosts follow when they open the pool the next time"))
 }
 
-pub async fn list(desk: &Desk) -> Result<Outcome> {
-    let looks = desk.pools.known().into_iter().map(|known| async move {
-        match desk.pools.get(&known.name).await {
+pub async fn list(state: &EngineState) -> Result<Outcome> {
+    let looks = state.pools.known().into_iter().map(|known| async move {
+        match state.pools.get(&known.name).await {
             Ok(open) => {
                 ask(&open.pool).await;
                 None
@@ -179,7 +179,7 @@ pub async fn list(desk: &Desk) -> Result<Outcome> {
         }
     });
     let mut closed: BTreeMap<Name, String> = join_all(looks).await.into_iter().flatten().collect();
-    let mut lines = lines(desk);
+    let mut lines = lines(state);
     for line in &mut lines {
         line.trouble = line.trouble.take().or_else(|| closed.remove(&line.name));
     }
@@ -191,22 +191,22 @@ pub async fn list(desk: &Desk) -> Result<Outcome> {
     Ok(outcome)
 }
 
-pub async fn forget(desk: &Desk, name: &Name) -> Result<Outcome> {
-    let used = desk.sessions.list().into_iter().find(|s| s.path.pool == *name && s.clients > 0);
+pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
+    let used = state.sessions.list().into_iter().find(|s| s.path.pool == *name && s.clients > 0);
     if let Some(used) = used {
         return Err(Error::new(
             Kind::Owned,
             format!("{} has clients connected: disconnect them first", used.path),
         ));
     }
-    desk.pools.forget(name).await?;
+    state.pools.forget(name).await?;
     let value = serde_json::json!({"name": name, "forgotten": true});
     let note = format!("pool {name} is forgotten here; its stores keep everything");
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
-    let pool = super::replace::opened(desk, name).await?.pool.clone();
+pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
+    let pool = super::replace::opened(state, name).await?.pool.clone();
     ask(&pool).await;
     let status = pool.status();
     let attention = status.pending_shards > 0
@@ -220,7 +220,7 @@ pub async fn status(desk: &Desk, name: &Name) -> Result<Outcome> {
         fields.insert("last_scrub".into(), serde_json::json!(last));
     }
     if let Some(last) = last {
-        let ago = show_time(desk.seat.rt.wall_ms().saturating_sub(last.ended_ms));
+        let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
         let shards = show_count(last.checked_shards, "shard");
         outcome = outcome.note(format!("last scrub on this host {ago} ago: {shards} read, {}", last.found()));
     }
@@ -269,8 +269,13 @@ fn tempo(asked: Tempo) -> crate::pool::Tempo {
     crate::pool::Tempo { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
 }
 
-pub async fn scrub(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSink) -> Result<Outcome> {
-    let open = desk.pools.get(name).await?;
+pub async fn scrub(
+    state: &EngineState,
+    name: &Name,
+    asked: Tempo,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let open = state.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("scrubbing", step.done, step.of);
     let found = open.pool.scrub(&open.volumes, tempo(asked), &watch).await?;
     let mut outcome = Outcome::of(&found)?.degraded(!found.is_complete_and_clean());
@@ -283,9 +288,14 @@ pub async fn scrub(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSi
 }
 
 /// Done only when nothing is left: anything else needs attention.
-pub async fn repair(desk: &Desk, name: &Name, asked: Tempo, progress: &ProgressSink) -> Result<Outcome> {
-    let (brought, before) = Box::pin(super::replace::before_repair(desk, name, progress)).await?;
-    let open = desk.pools.get(name).await?;
+pub async fn repair(
+    state: &EngineState,
+    name: &Name,
+    asked: Tempo,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let (brought, before) = Box::pin(super::replace::before_repair(state, name, progress)).await?;
+    let open = state.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("repairing", step.done, step.of);
     let mut done = open.pool.repair(&open.volumes, tempo(asked), &watch).await?;
     done.rebuilt += brought;

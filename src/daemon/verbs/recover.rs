@@ -7,20 +7,24 @@ use crate::base::size::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{ForceRecover, Outcome};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::desk::Desk;
-use crate::pool::{Swap, Wreck};
+use crate::daemon::engine_state::EngineState;
+use crate::pool::{ForcedRecovery, StoreSwap};
 
-pub async fn force_recover(desk: &Desk, args: ForceRecover, progress: &ProgressSink) -> Result<Outcome> {
+pub async fn force_recover(
+    state: &EngineState,
+    args: ForceRecover,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
     let name = &args.name;
-    let swaps = swaps(desk, &args).await?;
-    let Some(wreck) = Box::pin(desk.pools.wreck(name, swaps.clone())).await? else {
-        return nothing_lost(desk, name, &swaps, args.dry_run, progress).await;
+    let swaps = swaps(state, &args).await?;
+    let Some(recovery) = Box::pin(state.pools.recovery(name, swaps.clone())).await? else {
+        return nothing_lost(state, name, &swaps, args.dry_run, progress).await;
     };
-    let feasible = wreck.check().await;
-    let sentences = what_it_means(name, &wreck);
+    let feasible = recovery.check().await;
+    let sentences = what_it_means(name, &recovery);
     if args.dry_run {
         feasible?;
-        let mut outcome = Outcome::of(&report(name, &wreck, false, 0))?;
+        let mut outcome = Outcome::of(&report(name, &recovery, false, 0))?;
         outcome.notes = sentences;
         return Ok(outcome);
     }
@@ -34,32 +38,37 @@ pub async fn force_recover(desk: &Desk, args: ForceRecover, progress: &ProgressS
         return Err(Error::new(Kind::Refused, why));
     }
     feasible?;
-    let known = wreck.registers as u64;
+    let known = recovery.registers as u64;
     progress.tell("deciding registers", 0, known);
-    Box::pin(wreck.recover()).await.map_err(|e| e.context(format!("pool {name}")))?;
-    finished(desk, name, &wreck, progress).await
+    Box::pin(recovery.recover()).await.map_err(|e| e.context(format!("pool {name}")))?;
+    finished(state, name, &recovery, progress).await
 }
 
-async fn swaps(desk: &Desk, args: &ForceRecover) -> Result<Vec<Swap>> {
-    let url = |given: &String| desk.config.store_url(given);
+async fn swaps(state: &EngineState, args: &ForceRecover) -> Result<Vec<StoreSwap>> {
+    let url = |given: &String| state.config.store_url(given);
     let new = args.swaps.iter().map(|(_, new)| url(new)).collect::<Result<Vec<_>>>()?;
-    let new = desk.pools.new_stores(&args.name, &new).await?;
+    let new = state.pools.new_stores(&args.name, &new).await?;
     let swap =
-        |((old, _), new): (&(String, String), _)| Ok(Swap { old: desk.pools.url_of(&url(old)?)?, new });
+        |((old, _), new): (&(String, String), _)| Ok(StoreSwap { old: state.pools.url_of(&url(old)?)?, new });
     args.swaps.iter().zip(new).map(swap).collect()
 }
 
 /// The pool opens now; what is left is a replacement's.
-async fn finished(desk: &Desk, name: &Name, wreck: &Wreck, progress: &ProgressSink) -> Result<Outcome> {
-    let open = desk.pools.get(name).await?;
+async fn finished(
+    state: &EngineState,
+    name: &Name,
+    recovery: &ForcedRecovery,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let open = state.pools.get(name).await?;
     open.pool.hear().await?;
-    desk.pools.remember_places(name, &open).await?;
+    state.pools.remember_places(name, &open).await?;
     let brought = Box::pin(finish(&open, progress)).await;
     let shards = *brought.as_ref().unwrap_or(&0);
-    let mut outcome = Outcome::of(&report(name, wreck, true, shards))?;
-    outcome.notes = wreck.lost.iter().map(|l| given_up(l, true)).collect();
-    if wreck.guess {
-        let registers = show_count(wreck.registers as u64, "register");
+    let mut outcome = Outcome::of(&report(name, recovery, true, shards))?;
+    outcome.notes = recovery.lost.iter().map(|l| given_up(l, true)).collect();
+    if recovery.guess {
+        let registers = show_count(recovery.registers as u64, "register");
         outcome =
             outcome.note(format!("{registers} decided by guess: compare what you find with what you know"));
     }
@@ -75,13 +84,13 @@ async fn finished(desk: &Desk, name: &Name, wreck: &Wreck, progress: &ProgressSi
 
 /// A majority answers: an earlier run's rest is done, else nothing.
 async fn nothing_lost(
-    desk: &Desk,
+    state: &EngineState,
     name: &Name,
-    swaps: &[Swap],
+    swaps: &[StoreSwap],
     dry_run: bool,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
-    let open = desk.pools.get(name).await?;
+    let open = state.pools.get(name).await?;
     open.pool.hear().await?;
     let urls: Vec<String> = open.pool.membership().members.iter().map(|m| m.url().to_owned()).collect();
     if let Some(swap) = swaps.iter().find(|swap| !urls.contains(&swap.new.url)) {
@@ -93,7 +102,7 @@ async fn nothing_lost(
     }
     let moving = open.pool.is_moving();
     let shards = if moving && !dry_run { Box::pin(finish(&open, progress)).await? } else { 0 };
-    desk.pools.remember_places(name, &open).await?;
+    state.pools.remember_places(name, &open).await?;
     let value = json!({
         "name": name, "recovered": moving && !dry_run, "given_up": [], "replaced": [], "registers": 0, "guessed": 0,
         "shards": shards,
@@ -108,12 +117,12 @@ async fn nothing_lost(
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-fn report(name: &Name, wreck: &Wreck, recovered: bool, shards: u64) -> Value {
-    let urls: Vec<&String> = wreck.lost.iter().map(|l| &l.url).collect();
-    let replaced = wreck.lost.iter().filter_map(|l| Some(json!({"old": l.url, "new": l.new.as_ref()?})));
+fn report(name: &Name, recovery: &ForcedRecovery, recovered: bool, shards: u64) -> Value {
+    let urls: Vec<&String> = recovery.lost.iter().map(|l| &l.url).collect();
+    let replaced = recovery.lost.iter().filter_map(|l| Some(json!({"old": l.url, "new": l.new.as_ref()?})));
     json!({
         "name": name, "recovered": recovered, "given_up": urls, "replaced": replaced.collect::<Vec<_>>(),
-        "registers": wreck.registers, "guessed": if wreck.guess { wreck.registers } else { 0 }, "shards": shards,
+        "registers": recovery.registers, "guessed": if recovery.guess { recovery.registers } else { 0 }, "shards": shards,
     })
 }
 
@@ -127,10 +136,10 @@ fn given_up(lost: &crate::pool::Lost, done: bool) -> String {
 }
 
 /// What it would do, and what it costs.
-fn what_it_means(name: &Name, wreck: &Wreck) -> Vec<String> {
-    let mut said: Vec<String> = wreck.lost.iter().map(|l| given_up(l, false)).collect();
-    let registers = show_count(wreck.registers as u64, "register");
-    said.push(match wreck.guess {
+fn what_it_means(name: &Name, recovery: &ForcedRecovery) -> Vec<String> {
+    let mut said: Vec<String> = recovery.lost.iter().map(|l| given_up(l, false)).collect();
+    let registers = show_count(recovery.registers as u64, "register");
+    said.push(match recovery.guess {
         true => format!(
             "{registers} of pool {name} would be decided by guess: what only the stores given up know is lost, also what was \
              acknowledged and flushed (newest writes, volumes and snapshots made or removed last)"
@@ -139,12 +148,12 @@ fn what_it_means(name: &Name, wreck: &Wreck) -> Vec<String> {
             "{registers} of pool {name} would be decided by the stores that are left, which know all that was acknowledged"
         ),
     });
-    if wreck.unfinished {
+    if recovery.unfinished {
         said.push(
             "a replacement was under way: what has not come along yet and lies on no store that is left is lost".into(),
         );
     }
-    let hosts = match wreck.guess {
+    let hosts = match recovery.guess {
         true => {
             "a host that still reaches the stores given up goes on with them, and loses what it writes: stop it"
         }

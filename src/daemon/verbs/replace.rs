@@ -9,7 +9,7 @@ use crate::base::size::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
-use crate::daemon::desk::Desk;
+use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{Filled, Progress, Replacement, StoreSpec};
 
@@ -21,15 +21,15 @@ const TURNS: usize = 8;
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub async fn replace(
-    desk: &Desk,
+    state: &EngineState,
     name: &Name,
     (old, new): (&str, &str),
     force: bool,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
-    let open = opened(desk, name).await?;
-    let old = desk.pools.url_of(&desk.config.store_url(old)?)?;
-    let new = desk.pools.new_stores(name, &[desk.config.store_url(new)?]).await?;
+    let open = opened(state, name).await?;
+    let old = state.pools.url_of(&state.config.store_url(old)?)?;
+    let new = state.pools.new_stores(name, &[state.config.store_url(new)?]).await?;
     let new = new.into_iter().next().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))?;
     let done = |shards: u64| json!({"old": old, "new": new.url, "shards": shards});
     let mut outcome = Outcome { value: done(0), ..Outcome::default() };
@@ -42,7 +42,7 @@ pub async fn replace(
                 let brought = Box::pin(finish(&open, progress)).await?;
                 outcome.value = done(brought);
                 let brought = show_count(brought, "shard");
-                desk.pools.remember_places(name, &open).await?;
+                state.pools.remember_places(name, &open).await?;
                 let pending = open.pool.settled(SETTLE).await;
                 if pending > 0 {
                     let shards = show_count(pending as u64, "shard");
@@ -123,19 +123,20 @@ async fn stuck(open: &OpenPool, e: Error) -> Error {
 
 /// The pool, opened. Where that fails because stores were emptied, or a replacement's new one was lost midway, the error says
 /// so, and the way out.
-pub async fn opened(desk: &Desk, name: &Name) -> Result<Arc<OpenPool>> {
-    let e = match desk.pools.get(name).await {
+pub async fn opened(state: &EngineState, name: &Name) -> Result<Arc<OpenPool>> {
+    let e = match state.pools.get(name).await {
         Err(e) if e.is(Kind::Unavailable) => e,
         out => return out,
     };
-    let look = Box::pin(desk.pools.wreck(name, Vec::new()));
-    let Some(Ok(Some(wreck))) = desk.seat.rt.timeout(LOOK_MAX, look).await else { return Err(e) };
-    let new = wreck.lost.iter().filter(|lost| lost.midway).map(|lost| (lost.url.as_str(), lost.why.as_str()));
+    let look = Box::pin(state.pools.recovery(name, Vec::new()));
+    let Some(Ok(Some(recovery))) = state.host_context.rt.timeout(LOOK_MAX, look).await else { return Err(e) };
+    let new =
+        recovery.lost.iter().filter(|lost| lost.midway).map(|lost| (lost.url.as_str(), lost.why.as_str()));
     if let Some(why) = lost_midway(name, new) {
         return Err(Error::new(e.kind(), format!("{why} ({e})")));
     }
     // One that is only away comes back.
-    if wreck.lost.iter().any(|lost| lost.new.is_some()) {
+    if recovery.lost.iter().any(|lost| lost.new.is_some()) {
         let out = format!(
             "{e}. Bring the contents of what was emptied back; lost for good, `windlass pool force-recover {name} --dry-run` says \
              what is left"
@@ -163,8 +164,12 @@ fn lost_midway<'a>(name: &Name, lost: impl Iterator<Item = (&'a str, &'a str)>) 
 }
 
 /// Finishes what is under way and takes emptied stores in again; the shards brought, and what was done, for people.
-pub async fn before_repair(desk: &Desk, name: &Name, progress: &ProgressSink) -> Result<(u64, Vec<String>)> {
-    let open = opened(desk, name).await?;
+pub async fn before_repair(
+    state: &EngineState,
+    name: &Name,
+    progress: &ProgressSink,
+) -> Result<(u64, Vec<String>)> {
+    let open = opened(state, name).await?;
     let (mut brought, mut notes) = (0, Vec::new());
     if open.pool.is_moving() {
         brought += Box::pin(finish(&open, progress)).await?;
@@ -172,7 +177,7 @@ pub async fn before_repair(desk: &Desk, name: &Name, progress: &ProgressSink) ->
     }
     open.pool.look().await;
     for StoreSpec { url, .. } in open.pool.emptied().await {
-        let again = Box::pin(replace(desk, name, (&url, &url), true, progress)).await;
+        let again = Box::pin(replace(state, name, (&url, &url), true, progress)).await;
         notes.extend(match again {
             Ok(outcome) => {
                 brought += outcome.value["shards"].as_u64().unwrap_or(0);

@@ -1,13 +1,13 @@
-//! Verbs on a desk of their own, over folder stores.
+//! Verbs on an engine of their own, over folder stores.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::super::config::Config;
-use super::super::home::{Home, Seat};
 use super::super::pools::Pools;
 use super::super::sessions::Sessions;
+use super::super::state_dir::{HostContext, StateDir};
 use super::*;
 use crate::base::Nonce;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
@@ -15,21 +15,21 @@ use crate::daemon::api::{PoolCreate, VolumeCreate};
 use crate::volume::Memory;
 
 /// A host whose state is in `dir/NAME`.
-async fn desk(dir: &Path, name: &str) -> Desk {
+async fn state(dir: &Path, name: &str) -> EngineState {
     let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
-    let home = Home::at(dir.join(name));
+    let home = StateDir::at(dir.join(name));
     std::fs::create_dir_all(home.root()).unwrap();
     let host = home.host(&rt, &*disk).await.unwrap();
-    let seat = Seat { rt: rt.clone(), disk, home, host };
-    Desk {
+    let host_context = HostContext { rt: rt.clone(), disk, home, host };
+    EngineState {
         stop: Default::default(),
-        pools: Pools::new(seat.clone(), Memory::new(64 << 20)).await.unwrap(),
+        pools: Pools::new(host_context.clone(), Memory::new(64 << 20)).await.unwrap(),
         sessions: Sessions::new(rt.clone()),
         mounts: Arc::default(),
         nbd: Default::default(),
         metrics: Default::default(),
         began: rt.now(),
-        seat,
+        host_context,
         config: Config::default(),
     }
 }
@@ -43,7 +43,7 @@ fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
     made.collect()
 }
 
-async fn make_pool(desk: &Desk, name: &str, stores: &[String]) -> Result<Outcome> {
+async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result<Outcome> {
     let args = PoolCreate {
         name: name.parse().unwrap(),
         stores: stores.to_vec(),
@@ -53,10 +53,10 @@ async fn make_pool(desk: &Desk, name: &str, stores: &[String]) -> Result<Outcome
         force: true,
         if_absent: false,
     };
-    pool::create(desk, args).await
+    pool::create(state, args).await
 }
 
-async fn make_volume(desk: &Desk, path: &str) {
+async fn make_volume(state: &EngineState, path: &str) {
     let args = VolumeCreate {
         path: path.parse().unwrap(),
         size: 1 << 20,
@@ -66,33 +66,33 @@ async fn make_volume(desk: &Desk, path: &str) {
         journal_size: None,
         if_absent: false,
     };
-    volume::create(desk, args).await.unwrap();
+    volume::create(state, args).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     let dir = tempfile::tempdir().unwrap();
-    let desk = desk(dir.path(), "h").await;
-    make_pool(&desk, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
-    make_volume(&desk, "p/v").await;
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&state, "p/v").await;
     let mark = "p/v@s".parse().unwrap();
-    volume::snapshot(&desk, std::slice::from_ref(&mark), true, false).await.unwrap();
-    volume::clone(&desk, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
-    let said = volume::remove_snapshot(&desk, &mark, false).await.unwrap_err();
+    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    volume::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    let said = volume::remove_snapshot(&state, &mark, false).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
     // As a removal leaves it that was killed after its first step.
-    let open = desk.pools.get(&"p".parse().unwrap()).await.unwrap();
+    let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
     let clone = open.pool.lookup(&"c".parse().unwrap()).await.unwrap().unwrap();
-    open.volumes.deps().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
-    volume::remove_snapshot(&desk, &mark, true).await.unwrap();
-    volume::remove_snapshot(&desk, &mark, false).await.unwrap();
-    assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    open.volumes.engine().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
+    volume::remove_snapshot(&state, &mark, true).await.unwrap();
+    volume::remove_snapshot(&state, &mark, false).await.unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_store_is_made_inside_another() {
     let dir = tempfile::tempdir().unwrap();
-    let (knows, stranger) = (desk(dir.path(), "h").await, desk(dir.path(), "other").await);
+    let (knows, stranger) = (state(dir.path(), "h").await, state(dir.path(), "other").await);
     let stores = folders(dir.path(), &["d/s0", "d/s1", "d/s2"]);
     let silent = ProgressSink::default();
     make_pool(&knows, "outer", &stores).await.unwrap();
@@ -115,19 +115,19 @@ async fn no_store_is_made_inside_another() {
     // Nothing was labelled; a place beside them is taken.
     assert!(!dir.path().join("i1/label").exists() && !dir.path().join("t/label").exists());
     swap(&inside[1]).await.unwrap();
-    for desk in [knows, stranger] {
-        assert!(desk.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    for state in [knows, stranger] {
+        assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
     }
 }
 
 /// Names, states and exit code as `pool list` and `status` tell them.
-async fn told(desk: &Desk) -> [(String, String, bool); 2] {
+async fn told(state: &EngineState) -> [(String, String, bool); 2] {
     let one = |outcome: Outcome, pools: &serde_json::Value| {
         let line = &pools[0];
         let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
         (text("state"), text("trouble"), outcome.degraded)
     };
-    let (listed, status) = (pool::list(desk).await.unwrap(), status(desk).await.unwrap());
+    let (listed, status) = (pool::list(state).await.unwrap(), status(state).await.unwrap());
     let (pools, inner) = (listed.value.clone(), status.value["pools"].clone());
     [one(listed, &pools), one(status, &inner)]
 }
@@ -136,23 +136,23 @@ async fn told(desk: &Desk) -> [(String, String, bool); 2] {
 #[allow(clippy::disallowed_methods)] // takes a store's folder away from outside
 async fn what_needs_attention_is_said_by_list_and_status() {
     let dir = tempfile::tempdir().unwrap();
-    let desk = desk(dir.path(), "h").await;
-    make_pool(&desk, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
-    for (state, trouble, degraded) in told(&desk).await {
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    for (state, trouble, degraded) in told(&state).await {
         assert_eq!((state.as_str(), trouble.as_str(), degraded), ("open", "", false));
     }
     let away =
         |name: &str| std::fs::rename(dir.path().join(name), dir.path().join(format!("{name}.away"))).unwrap();
     away("s2");
-    for (state, trouble, degraded) in told(&desk).await {
+    for (state, trouble, degraded) in told(&state).await {
         assert!(state == "degraded" && degraded && trouble.contains("s2"), "{state}: {trouble}");
     }
     away("s1");
-    for (state, trouble, degraded) in told(&desk).await {
+    for (state, trouble, degraded) in told(&state).await {
         assert!(state == "stalled" && degraded && trouble.contains("s1"), "{state}: {trouble}");
     }
     // A daemon that can't open it says so too; a command that opens nothing has nothing to say.
-    let later = self::desk(dir.path(), "h").await;
+    let later = self::state(dir.path(), "h").await;
     let quiet = status(&later).await.unwrap();
     assert!(!quiet.degraded && quiet.value["pools"][0]["state"] == "closed");
     later.pools.get(&"p".parse().unwrap()).await.unwrap_err();

@@ -10,7 +10,7 @@ use crate::base::size::{show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::desk::Desk;
+use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::sessions::SessionInfo;
 use crate::frame::Codec;
@@ -47,18 +47,18 @@ fn settings(args: &VolumeCreate) -> Result<Settings> {
 }
 
 /// A volume's description with its path in front and the engine's own knowledge behind.
-fn shown(desk: &Desk, path: &VolumePath, info: &VolumeInfo) -> Result<Value> {
+fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> Result<Value> {
     let mut value = Outcome::of(info)?.value;
     if let Some(fields) = value.as_object_mut() {
         fields.insert("path".into(), json!(path.to_string()));
-        fields.insert("clients".into(), json!(desk.sessions.clients(path)));
-        fields.insert("writers".into(), json!(desk.sessions.writers(path)));
-        fields.insert("state".into(), json!(state(info)));
+        fields.insert("clients".into(), json!(state.sessions.clients(path)));
+        fields.insert("writers".into(), json!(state.sessions.writers(path)));
+        fields.insert("state".into(), json!(state_of(info)));
     }
     Ok(value)
 }
 
-fn state(info: &VolumeInfo) -> &'static str {
+fn state_of(info: &VolumeInfo) -> &'static str {
     match (&info.trouble, info.degraded, info.open_here, info.released) {
         (Some(_), ..) => "trouble",
         (None, true, ..) => "degraded",
@@ -84,37 +84,37 @@ impl InUse {
     }
 }
 
-pub fn in_use(desk: &Desk) -> Vec<InUse> {
-    let opened = desk.pools.opened();
+pub fn in_use(state: &EngineState) -> Vec<InUse> {
+    let opened = state.pools.opened();
     let one = |used: SessionInfo| {
         let open = opened.iter().find(|(name, _)| *name == used.path.pool).map(|(_, open)| &open.volumes);
         let info = open.and_then(|volumes| volumes.glance(&used.path.volume));
         let failure = || open.and_then(|volumes| volumes.failure(&used.path.volume));
         InUse {
-            state: info.as_ref().map_or(if failure().is_some() { "trouble" } else { "idle" }, state),
+            state: info.as_ref().map_or(if failure().is_some() { "trouble" } else { "idle" }, state_of),
             unsent_bytes: info.as_ref().map_or(0, |i| i.unsent_bytes),
             trouble: info.map_or_else(failure, |i| i.trouble),
             clients: used.clients,
             path: used.path,
         }
     };
-    desk.sessions.list().into_iter().map(one).collect()
+    state.sessions.list().into_iter().map(one).collect()
 }
 
-pub async fn create(desk: &Desk, args: VolumeCreate) -> Result<Outcome> {
+pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> {
     let settings = settings(&args)?;
     settings.check()?;
-    let open = desk.pools.get(&args.path.pool).await?;
+    let open = state.pools.get(&args.path.pool).await?;
     let info = match open.volumes.create(&args.path.volume, args.size, settings).await {
         Err(e) if e.is(Kind::Exists) && args.if_absent => {
             let info = open.volumes.info(&args.path.volume).await?;
             check_same(&args, &info)?;
-            let shown = Outcome { value: shown(desk, &args.path, &info)?, ..Outcome::default() };
+            let shown = Outcome { value: shown(state, &args.path, &info)?, ..Outcome::default() };
             return Ok(shown.note(format!("{} exists already", args.path)));
         }
         done => done?,
     };
-    let outcome = Outcome { value: shown(desk, &args.path, &info)?, ..Outcome::default() };
+    let outcome = Outcome { value: shown(state, &args.path, &info)?, ..Outcome::default() };
     Ok(outcome.note(format!("a flush {}", info.meaning)))
 }
 
@@ -145,14 +145,14 @@ fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
     Err(Error::new(Kind::Exists, format!("volume {} exists, but with {}", args.path, differs.join(", "))))
 }
 
-pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
+pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
     let names: Vec<Name> = match pool {
         Some(name) => vec![name.clone()],
-        None => desk.pools.known().into_iter().map(|k| k.name).collect(),
+        None => state.pools.known().into_iter().map(|k| k.name).collect(),
     };
     let looks = names.iter().map(|pool| async move {
         let late = || Error::new(Kind::Unavailable, format!("pool {pool}: too few stores answer"));
-        let open = desk.seat.rt.timeout(super::LOOK_ONE, desk.pools.get(pool)).await;
+        let open = state.host_context.rt.timeout(super::LOOK_ONE, state.pools.get(pool)).await;
         open.unwrap_or_else(|| Err(late()))?.volumes.list(super::LOOK_ONE).await
     });
     let lists = futures::future::join_all(looks).await;
@@ -174,7 +174,7 @@ pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
                     if let Some(trouble) = &info.trouble {
                         outcome = outcome.note(format!("{path}: {trouble}"));
                     }
-                    rows.push(shown(desk, &path, &info)?);
+                    rows.push(shown(state, &path, &info)?);
                 }
                 Err(error) => {
                     rows.push(json!({"path": path.to_string(), "state": "unknown"}));
@@ -187,13 +187,13 @@ pub async fn list(desk: &Desk, pool: Option<&Name>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-pub async fn info(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
-    let info = desk.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
-    let mut outcome = Outcome { value: shown(desk, path, &info)?, ..Outcome::default() };
+pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
+    let mut outcome = Outcome { value: shown(state, path, &info)?, ..Outcome::default() };
     for journal in &info.kept_journals {
         outcome = outcome.note(kept(journal));
     }
-    let writers = desk.sessions.writers(path);
+    let writers = state.sessions.writers(path);
     if writers.len() > 1 {
         let writers = writers.join(", ");
         outcome = outcome.note(format!(
@@ -215,16 +215,16 @@ fn kept(journal: &Path) -> String {
     )
 }
 
-pub async fn release(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
-    no_clients(desk, path)?;
-    desk.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
+pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    no_clients(state, path)?;
+    state.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
     let value = json!({"path": path.to_string(), "released": true});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
 }
 
 /// What the maps need, beside what the table of objects says; a scrub that reads nothing finds objects without an owner.
-pub async fn check(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
-    let open = desk.pools.get(&path.pool).await?;
+pub async fn check(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let open = state.pools.get(&path.pool).await?;
     let report = open.volumes.check(&path.volume).await?;
     let bad = !report.wrong.is_empty();
     let note = match report.wrong.len() {
@@ -238,8 +238,8 @@ pub async fn check(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
     Ok(outcome.degraded(bad))
 }
 
-pub async fn collect(desk: &Desk, path: &VolumePath, progress: &ProgressSink) -> Result<Outcome> {
-    let open = desk.pools.get(&path.pool).await?;
+pub async fn collect(state: &EngineState, path: &VolumePath, progress: &ProgressSink) -> Result<Outcome> {
+    let open = state.pools.get(&path.pool).await?;
     let before = open.volumes.info(&path.volume).await?.stored_bytes;
     let grace = show_time(open.pool.settings().grace().as_millis() as u64);
     progress
@@ -254,8 +254,8 @@ pub async fn collect(desk: &Desk, path: &VolumePath, progress: &ProgressSink) ->
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-pub async fn take_over(desk: &Desk, path: &VolumePath, accept_loss: bool) -> Result<Outcome> {
-    let open = desk.pools.get(&path.pool).await?;
+pub async fn take_over(state: &EngineState, path: &VolumePath, accept_loss: bool) -> Result<Outcome> {
+    let open = state.pools.get(&path.pool).await?;
     let taken = open.volumes.take_over(&path.volume, accept_loss).await?;
     let mut outcome = Outcome::of(&taken)?;
     outcome = match (&taken.from, taken.already) {
@@ -271,8 +271,8 @@ pub async fn take_over(desk: &Desk, path: &VolumePath, accept_loss: bool) -> Res
     Ok(outcome)
 }
 
-pub async fn salvage(desk: &Desk, journal: &str, to: &VolumePath, force: bool) -> Result<Outcome> {
-    let volumes = &desk.pools.get(&to.pool).await?.volumes;
+pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force: bool) -> Result<Outcome> {
+    let volumes = &state.pools.get(&to.pool).await?.volumes;
     let done = volumes.salvage(Path::new(journal), &to.volume, force).await?;
     let on = match &done.base {
         Some((volume, snapshot)) => format!("on what {}/{volume}@{snapshot} keeps", to.pool),
@@ -287,8 +287,8 @@ pub async fn salvage(desk: &Desk, journal: &str, to: &VolumePath, force: bool) -
 }
 
 /// Who is connected goes on as the owner, or gets errors.
-fn no_clients(desk: &Desk, path: &VolumePath) -> Result<()> {
-    match desk.sessions.clients(path) {
+fn no_clients(state: &EngineState, path: &VolumePath) -> Result<()> {
+    match state.sessions.clients(path) {
         0 => Ok(()),
         n => {
             let text = format!("{path} has {} connected: disconnect first", show_count(n, "client"));
@@ -297,9 +297,9 @@ fn no_clients(desk: &Desk, path: &VolumePath) -> Result<()> {
     }
 }
 
-pub async fn remove(desk: &Desk, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
-    no_clients(desk, path)?;
-    let volumes = &desk.pools.get(&path.pool).await?.volumes;
+pub async fn remove(state: &EngineState, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
+    no_clients(state, path)?;
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
@@ -335,18 +335,23 @@ fn snapshot_row<'a>(volume: &VolumePath, info: &'a SnapshotInfo) -> SnapshotRow<
     }
 }
 
-pub async fn snapshots(desk: &Desk, path: &VolumePath) -> Result<Outcome> {
-    let all = desk.pools.get(&path.pool).await?.volumes.snapshots(&path.volume).await?;
+pub async fn snapshots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let all = state.pools.get(&path.pool).await?.volumes.snapshots(&path.volume).await?;
     Outcome::of(&all.iter().map(|s| snapshot_row(path, s)).collect::<Vec<_>>())
 }
 
 /// One barrier over all that are asked for; those that exist are left out with `--if-absent`.
-pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent: bool) -> Result<Outcome> {
+pub async fn snapshot(
+    state: &EngineState,
+    paths: &[SnapshotPath],
+    wait: bool,
+    if_absent: bool,
+) -> Result<Outcome> {
     let mut marks: Vec<(Arc<Volume>, Name)> = Vec::new();
     // Guards: the volumes must not be released under the barrier.
     let mut sessions = Vec::new();
     for path in paths {
-        let open: Arc<OpenPool> = desk.pools.get(&path.volume.pool).await?;
+        let open: Arc<OpenPool> = state.pools.get(&path.volume.pool).await?;
         // Whoever waits learns from the promise itself whether the volume is still this host's: one that is written here
         // need not be looked up, unless it seems to have the snapshot.
         let new_here = |v: &Arc<Volume>| wait && !v.has_snapshot(&path.snapshot);
@@ -360,7 +365,7 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
         }
-        sessions.push(desk.sessions.enter(&path.volume, &open.volumes, "a command"));
+        sessions.push(state.sessions.enter(&path.volume, &open.volumes, "a command"));
         let volume = match owned {
             Some(volume) => volume,
             None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
@@ -371,8 +376,8 @@ pub async fn snapshot(desk: &Desk, paths: &[SnapshotPath], wait: bool, if_absent
     Outcome::of(&made)
 }
 
-pub async fn remove_snapshot(desk: &Desk, path: &SnapshotPath, dry_run: bool) -> Result<Outcome> {
-    let volumes = &desk.pools.get(&path.volume.pool).await?.volumes;
+pub async fn remove_snapshot(state: &EngineState, path: &SnapshotPath, dry_run: bool) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
     if dry_run {
         volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
         return removed(path, true, &format!("{path} would be removed"));
@@ -381,7 +386,12 @@ pub async fn remove_snapshot(desk: &Desk, path: &SnapshotPath, dry_run: bool) ->
     removed(path, false, &format!("{path} is removed"))
 }
 
-pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath, if_absent: bool) -> Result<Outcome> {
+pub async fn clone(
+    state: &EngineState,
+    from: &SnapshotPath,
+    to: &VolumePath,
+    if_absent: bool,
+) -> Result<Outcome> {
     if from.volume.pool != to.pool {
         return Err(Error::new(
             Kind::Usage,
@@ -391,7 +401,7 @@ pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath, if_absent:
             ),
         ));
     }
-    let volumes = &desk.pools.get(&to.pool).await?.volumes;
+    let volumes = &state.pools.get(&to.pool).await?.volumes;
     let info = match volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await {
         Err(e) if e.is(Kind::Exists) && if_absent => {
             let info = volumes.info(&to.volume).await?;
@@ -409,5 +419,5 @@ pub async fn clone(desk: &Desk, from: &SnapshotPath, to: &VolumePath, if_absent:
         }
         done => done?,
     };
-    Ok(Outcome { value: shown(desk, to, &info)?, ..Outcome::default() })
+    Ok(Outcome { value: shown(state, to, &info)?, ..Outcome::default() })
 }

@@ -14,7 +14,7 @@ use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, Verb, VolumePath};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::desk::Desk;
+use crate::daemon::engine_state::EngineState;
 use crate::pool::Need;
 
 /// A wait that is longer than this is told, and again after each `AGAIN`.
@@ -51,7 +51,7 @@ fn looks(pools: impl IntoIterator<Item = Name>) -> Manner {
 }
 
 impl Manner {
-    pub fn of(desk: &Desk, verb: &Verb) -> Manner {
+    pub fn of(state: &EngineState, verb: &Verb) -> Manner {
         let info = |path: &VolumePath| format!("windlass volume info {path}");
         match verb {
             Verb::VolumeRemove { path, dry_run: true, .. } => looks([path.pool.clone()]),
@@ -111,7 +111,7 @@ impl Manner {
             Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
             Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
             Verb::VolumeList { pool: None } | Verb::PoolList => {
-                looks(desk.pools.known().into_iter().map(|k| k.name))
+                looks(state.pools.known().into_iter().map(|k| k.name))
             }
             Verb::MountEnded { .. } | Verb::MountList | Verb::Status => looks([]),
             // Of pools that are made or forgotten, and of mounts.
@@ -122,11 +122,11 @@ impl Manner {
     /// Carries `work` out as the module says.
     pub async fn carry(
         &self,
-        desk: &Desk,
+        state: &EngineState,
         progress: &ProgressSink,
         work: impl Future<Output = Result<Outcome>>,
     ) -> Result<Outcome> {
-        let mut told = std::pin::pin!(self.tell(desk, progress).fuse());
+        let mut told = std::pin::pin!(self.tell(state, progress).fuse());
         let mut given_up = std::pin::pin!(
             async {
                 match self.end {
@@ -136,8 +136,8 @@ impl Manner {
             }
             .fuse()
         );
-        let mut stopped = std::pin::pin!(desk.stop.cancelled().fuse());
-        let mut ready = std::pin::pin!(self.ready(desk).fuse());
+        let mut stopped = std::pin::pin!(state.stop.cancelled().fuse());
+        let mut ready = std::pin::pin!(self.ready(state).fuse());
         futures::select_biased! {
             () = ready => {}
             () = told => {}
@@ -153,10 +153,10 @@ impl Manner {
     }
 
     /// Returns when enough stores answer, or when that can't be told: then the verb itself says why.
-    async fn ready(&self, desk: &Desk) {
+    async fn ready(&self, state: &EngineState) {
         let Some(need) = self.need else { return };
         join_all(self.pools.iter().map(|name| async {
-            if let Ok(open) = desk.pools.get(name).await {
+            if let Ok(open) = state.pools.get(name).await {
                 open.pool.ready(need).await;
             }
         }))
@@ -187,13 +187,13 @@ impl Manner {
     }
 
     /// Goes on for ever.
-    async fn tell(&self, desk: &Desk, progress: &ProgressSink) {
-        let rt = &desk.seat.rt;
+    async fn tell(&self, state: &EngineState, progress: &ProgressSink) {
+        let rt = &state.host_context.rt;
         let began = rt.now();
         rt.sleep(FIRST).await;
         loop {
             let seconds = rt.now().since(began).as_secs();
-            for sentence in self.waits(desk) {
+            for sentence in self.waits(state) {
                 progress.say(format!("{sentence} ({seconds} s)"));
             }
             rt.sleep(AGAIN).await;
@@ -201,8 +201,8 @@ impl Manner {
     }
 
     /// What is waited for now, as far as it can be told.
-    pub fn waits(&self, desk: &Desk) -> Vec<String> {
-        let opened = desk.pools.opened();
+    pub fn waits(&self, state: &EngineState) -> Vec<String> {
+        let opened = state.pools.opened();
         let mut said = Vec::new();
         for name in &self.pools {
             let Some((_, open)) = opened.iter().find(|(n, _)| n == name) else {

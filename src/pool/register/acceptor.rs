@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::object::{Acceptor, OBJECT_MAX, Object, Opening};
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
-use crate::pool::config::PoolConfig;
-use crate::pool::key::register_key;
-use crate::pool::member::Member;
+use crate::pool::stores::Member;
+use crate::pool::stores::PoolConfig;
+use crate::pool::stores::register_key;
 use crate::store::{ByteRange, Cause, Etag, Put, When};
 
 /// One generation of one register.

@@ -14,9 +14,9 @@ use super::round::{gather, gather_news};
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
-use crate::pool::config::PoolConfig;
-use crate::pool::key::register_key;
-use crate::pool::roster::{Busy, Roster};
+use crate::pool::stores::PoolConfig;
+use crate::pool::stores::register_key;
+use crate::pool::stores::{Busy, Roster};
 use crate::store::Etag;
 
 /// How long an operation tries before it says who does not answer.

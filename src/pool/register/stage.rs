@@ -19,9 +19,9 @@ use super::object::{Object, Opening, Value};
 use super::proposer::{Bench, Change, Register, Shared};
 use super::round::gather_news;
 use crate::base::{Error, Generation, Kind, Result};
-use crate::pool::config::PoolConfig;
-use crate::pool::member::Member;
-use crate::pool::roster::Membership;
+use crate::pool::stores::Member;
+use crate::pool::stores::Membership;
+use crate::pool::stores::PoolConfig;
 
 /// What the acceptors of a generation say about a register.
 enum Survey {

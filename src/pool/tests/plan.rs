@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::base::rt::sim::Sim;
 use crate::base::{Error, Incarnation, Kind, Nonce, RegisterId, Result};
-use crate::pool::config::StoreEntry;
-use crate::pool::plan::{Place, Plan};
-use crate::pool::recover::{Swap, Wreck};
+use crate::pool::admin::{ForcedRecovery, StoreSwap};
+use crate::pool::admin::{Place, Plan};
+use crate::pool::stores::StoreEntry;
 use crate::store::{ByteRange, Cause, SimStore, Store as _};
 
 /// The place whose store is another afterwards.
@@ -38,10 +38,10 @@ impl Planner {
     }
 
     async fn recover(&self) -> Result<bool> {
-        let swap = Swap { old: self.old(), new: self.new.clone() };
-        let found = Wreck::find(self.yard.host(), self.yard.specs(), vec![swap]).await?;
-        let Some(wreck) = found else { return Ok(true) };
-        wreck.recover().await.map(|()| true)
+        let swap = StoreSwap { old: self.old(), new: self.new.clone() };
+        let found = ForcedRecovery::find(self.yard.host(), self.yard.specs(), vec![swap]).await?;
+        let Some(recovery) = found else { return Ok(true) };
+        recovery.recover().await.map(|()| true)
     }
 
     async fn plan(&self, layout: &str) -> Result<bool> {

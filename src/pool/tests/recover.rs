@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::base::rt::sim::{Sim, World};
 use crate::base::{Error, Generation, Kind, RegisterId, Result};
-use crate::pool::recover::{Swap, Wreck};
+use crate::pool::admin::{ForcedRecovery, StoreSwap};
 use crate::store::{Reach, SimStore, Store as _};
 
 const KEPT: RegisterId = RegisterId(1);
@@ -23,25 +23,25 @@ fn run<F: Future<Output = ()> + Send + 'static>(
     sim.run(run).unwrap();
 }
 
-fn swap(yard: &Yard, lost: usize, spare: usize) -> Swap {
+fn swap(yard: &Yard, lost: usize, spare: usize) -> StoreSwap {
     let bucket = yard.spares[spare].clone();
     let new = StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
-    Swap { old: yard.stores[lost].url().to_owned(), new }
+    StoreSwap { old: yard.stores[lost].url().to_owned(), new }
 }
 
-async fn find(yard: &Yard, swaps: Vec<Swap>) -> Result<Option<Wreck>> {
-    Wreck::find(yard.host(), yard.specs(), swaps).await
+async fn find(yard: &Yard, swaps: Vec<StoreSwap>) -> Result<Option<ForcedRecovery>> {
+    ForcedRecovery::find(yard.host(), yard.specs(), swaps).await
 }
 
-async fn wreck(yard: &Yard, swaps: Vec<Swap>) -> Wreck {
+async fn recovery(yard: &Yard, swaps: Vec<StoreSwap>) -> ForcedRecovery {
     find(yard, swaps).await.unwrap().expect("it is one")
 }
 
 /// Decides by force, opens the pool and brings everything to its end.
-async fn recover(yard: &Yard, swaps: Vec<Swap>, live: u64) -> Result<std::sync::Arc<Pool>> {
-    if let Some(wreck) = find(yard, swaps).await? {
-        wreck.check().await?;
-        wreck.recover().await?;
+async fn recover(yard: &Yard, swaps: Vec<StoreSwap>, live: u64) -> Result<std::sync::Arc<Pool>> {
+    if let Some(recovery) = find(yard, swaps).await? {
+        recovery.check().await?;
+        recovery.recover().await?;
     }
     let pool = yard.open().await?;
     let generation = pool.follow().await?;
@@ -103,14 +103,14 @@ fn a_mirror_whose_other_half_was_emptied_goes_on_with_all_that_was_chosen() {
         drop(stocked(&yard, lens).await);
         yard.stores[1].contents().wipe();
         assert!(yard.open().await.unwrap_err().is(Kind::Unavailable));
-        let wreck = wreck(&yard, vec![]).await;
-        assert!(!wreck.guess && !wreck.unfinished, "a majority had both");
+        let recovery = recovery(&yard, vec![]).await;
+        assert!(!recovery.guess && !recovery.unfinished, "a majority had both");
         // The pool's own, the directory that names the volume, and the one that was put.
-        assert_eq!(wreck.registers, 3);
-        let lost = &wreck.lost[..];
+        assert_eq!(recovery.registers, 3);
+        let lost = &recovery.lost[..];
         assert_eq!((lost.len(), lost[0].new.as_deref()), (1, Some(yard.stores[1].url())));
         assert!(lost[0].why.contains("emptied"), "{lost:?}");
-        wreck.check().await.unwrap();
+        recovery.check().await.unwrap();
         assert!(yard.stores[1].contents().keys().is_empty(), "a look changes nothing");
         let pool = recover(&yard, vec![], 4).await.unwrap();
         assert_eq!((pool.generation(), pool.guesses()), (Generation(1), 0));
@@ -126,9 +126,9 @@ fn a_store_that_does_not_answer_needs_another_in_its_place() {
         let lens: &[usize] = &[9000];
         drop(stocked(&yard, lens).await);
         yard.reach(0, Reach::Refuses);
-        let e = wreck(&yard, vec![]).await.check().await.unwrap_err();
+        let e = recovery(&yard, vec![]).await.check().await.unwrap_err();
         assert!(e.is(Kind::Refused) && e.to_string().contains("--old URL --new URL"), "{e}");
-        let answers = Swap { old: yard.stores[1].url().to_owned(), ..swap(&yard, 0, 0) };
+        let answers = StoreSwap { old: yard.stores[1].url().to_owned(), ..swap(&yard, 0, 0) };
         let e = find(&yard, vec![answers]).await.unwrap_err();
         assert!(e.is(Kind::Refused) && e.to_string().contains("answers"), "{e}");
         let pool = recover(&yard, vec![swap(&yard, 0, 0)], 4).await.unwrap();
@@ -144,8 +144,8 @@ fn nothing_is_decided_by_force_while_a_majority_answers_or_nothing_could_be_read
         yard.stores[1].contents().wipe();
         assert!(find(&yard, vec![]).await.unwrap().is_none());
         yard.stores[2].contents().wipe();
-        let wreck = wreck(&yard, vec![]).await;
-        for e in [wreck.check().await.unwrap_err(), wreck.recover().await.unwrap_err()] {
+        let recovery = recovery(&yard, vec![]).await;
+        for e in [recovery.check().await.unwrap_err(), recovery.recover().await.unwrap_err()] {
             assert!(e.is(Kind::Refused) && e.to_string().contains("no data could be read"), "{e}");
         }
         assert!(yard.stores[2].contents().keys().is_empty());
@@ -172,7 +172,7 @@ fn a_guess_takes_the_newest_that_is_left_and_counts_above_all_that_was_forgotten
         }
         yard.reach(0, Reach::Up);
         yard.reach(1, Reach::Up);
-        let found = wreck(&yard, vec![]).await;
+        let found = recovery(&yard, vec![]).await;
         assert!(found.guess && found.lost.len() == 3);
         let pool = recover(&yard, vec![], 4).await.unwrap();
         assert_eq!((pool.generation(), pool.guesses()), (Generation(1 << 16), 1));
@@ -225,7 +225,7 @@ fn that_nobody_told_of_a_guess_counts_only_where_all_were_heard_that_are_not_awa
             pool.look().await;
             own.stores[0].faults(|f| f.errors = 300);
             let heard = pool.hear_of_newer().await;
-            let away = !pool.fleet().membership().members[0].standing().usable();
+            let away = !pool.context().membership().members[0].standing().usable();
             *out.lock() = heard.is_err();
             assert!(heard.is_err() || pool.guesses() == 1 || away);
         });
@@ -251,7 +251,7 @@ fn what_is_left_of_the_pools_own_register_may_be_behind_the_others() {
                 let there = yard.stores[*store].contents().rot(key, |bytes| before.push(bytes.clone()));
                 assert!(there, "{key}");
             }
-            let Swap { old, new } = swap(&yard, 4, 0);
+            let StoreSwap { old, new } = swap(&yard, 4, 0);
             assert_eq!(pool.plan_replacement(&old, &new, false).await.unwrap(), Replacement::Planned);
             let generation = pool.follow().await.unwrap();
             assert_eq!(pool.fill(&Counted { dead: 0, live: 4 }, &|_| {}).await.unwrap().left, 0);
@@ -264,7 +264,7 @@ fn what_is_left_of_the_pools_own_register_may_be_behind_the_others() {
                 yard.stores[store].contents().rot(key, |bytes| *bytes = old);
             }
             yard.stores[2..].iter().chain(&yard.spares[..1]).for_each(|s| s.contents().wipe());
-            assert!(wreck(&yard, vec![]).await.guess);
+            assert!(recovery(&yard, vec![]).await.guess);
             let pool = recover(&yard, vec![], 4).await.unwrap();
             assert_eq!(pool.guesses(), 1);
             sound(&yard, &pool, lens, &[1, 2]).await;
@@ -281,7 +281,7 @@ fn what_has_nobody_in_its_place_stays_listed_and_may_come_back() {
         drop(pool);
         yard.reach(1, Reach::Refuses);
         yard.stores[2].contents().wipe();
-        let found = wreck(&yard, vec![]).await;
+        let found = recovery(&yard, vec![]).await;
         assert!(found.guess);
         let stays: Vec<bool> = found.lost.iter().map(|l| l.new.is_none()).collect();
         assert_eq!(stays, [true, false]);
@@ -306,7 +306,7 @@ fn whoever_reached_the_lost_stores_learns_that_they_were_given_up() {
             yard.settle(3000).await;
             // They are lost to us alone.
             let lost: Vec<usize> = (1..yard.stores.len()).collect();
-            let swaps: Vec<Swap> = lost.iter().map(|i| swap(&yard, *i, i - 1)).collect();
+            let swaps: Vec<StoreSwap> = lost.iter().map(|i| swap(&yard, *i, i - 1)).collect();
             lost.iter().for_each(|i| yard.reach(*i, Reach::Refuses));
             let ours = recover(&yard, swaps, 4).await.unwrap();
             add(&ours.register(KEPT), 3).await.unwrap();
@@ -396,7 +396,7 @@ fn a_replacement_that_was_under_way_is_brought_along() {
             if lost_again {
                 yard.spares[0].contents().wipe();
             }
-            let found = wreck(&yard, vec![]).await;
+            let found = recovery(&yard, vec![]).await;
             assert!(found.unfinished && !found.guess);
             let pool = recover(&yard, vec![], 4).await.unwrap();
             sound(&yard, &pool, lens, &[1]).await;
@@ -425,7 +425,7 @@ fn a_new_store_that_is_lost_midway_is_named_until_another_is_in_its_place() {
             drop(pool);
             // Also where the pool can't be opened any more.
             assert_eq!(yard.open().await.is_ok(), layout == "2+1");
-            let found = wreck(&yard, vec![]).await;
+            let found = recovery(&yard, vec![]).await;
             let midway = found.lost.iter().filter(|lost| lost.midway).map(|lost| lost.url.as_str());
             assert_eq!(midway.collect::<Vec<_>>(), [url]);
             let pool = recover(&yard, vec![], 4).await.unwrap();
@@ -483,7 +483,7 @@ fn who_never_heard_of_the_pools_description_takes_that_of_the_labels() {
         drop(pool);
         yard.stores[0].contents().delete(&[key], crate::store::Cause::Walk).await.unwrap();
         (1..3).for_each(|lost| yard.stores[lost].contents().wipe());
-        assert!(wreck(&yard, vec![]).await.guess);
+        assert!(recovery(&yard, vec![]).await.guess);
         let pool = recover(&yard, vec![], 0).await.unwrap();
         assert_eq!((pool.generation(), pool.name().as_str()), (Generation(1 << 16), "tank"));
         add(&pool.register(KEPT), 1).await.unwrap();

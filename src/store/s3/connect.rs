@@ -30,7 +30,7 @@ use std::sync::Arc;
 use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::s3::connector::client;
-use crate::store::s3::straight::{Keys, Straight, Way};
+use crate::store::s3::direct::{DirectClient, Endpoint, Keys};
 use crate::store::url::{S3Place, Sse};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -138,7 +138,7 @@ pub(super) struct Connection {
     /// For servers that don't take that.
     pub plain: Client,
     /// The way past most of the SDK, where there is one.
-    pub straight: Option<Straight>,
+    pub direct: Option<DirectClient>,
     /// The user wants no checksums but those that an operation must have: with writes, and with what is read.
     pub plain_writes: bool,
     pub plain_reads: bool,
@@ -204,7 +204,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     let path_style = place.path_style.unwrap_or(place.endpoint.is_some());
     let payer = place.requester_pays == Some(true);
     let keys = base.credentials_provider().map(|chain| Keys::of(rt, chain));
-    let way = Way {
+    let way = Endpoint {
         bucket: &place.bucket,
         region: region.as_ref(),
         endpoint: endpoint.as_deref(),
@@ -215,7 +215,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         hides_payload: hides_payload(place),
         mends_clocks: base.disable_clock_skew_correction() != Some(true),
     };
-    let straight = Straight::to(rt, way, keys.clone(), shared.connector.clone()).await;
+    let direct = DirectClient::to(rt, way, keys.clone(), shared.connector.clone()).await;
     let mut config = aws_sdk_s3::config::Builder::from(&base);
     config = config.region(region.clone()).force_path_style(path_style);
     config.set_endpoint_url(endpoint);
@@ -228,7 +228,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         identity,
         checked: Client::from_conf(config.build()),
         plain: Client::from_conf(plain.build()),
-        straight,
+        direct,
         plain_writes: base.request_checksum_calculation() == Some(RequestChecksumCalculation::WhenRequired),
         plain_reads: base.response_checksum_validation() == Some(ResponseChecksumValidation::WhenRequired),
         seal,

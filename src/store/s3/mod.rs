@@ -13,11 +13,11 @@
 
 mod connect;
 mod connector;
+mod direct;
+mod errors;
 mod multipart;
 mod past;
 mod read;
-mod straight;
-mod trouble;
 mod trust;
 mod write;
 
@@ -32,7 +32,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::connect::{Connection, Seal, connect, hides_payload};
-use self::straight::Ready;
+use self::direct::SignedRequest;
 use self::trust::Trust;
 use super::url::{S3Place, StoreUrl};
 use super::{
@@ -66,8 +66,8 @@ use sealed;
 /// Sends what a builder of inputs describes: straight, or where that can't be through the SDK.
 macro_rules! send {
     ($store:expr, $verb:ident, $input:expr) => {
-        match $store.straight() {
-            Some(straight) => straight.$verb($input.build()).await,
+        match $store.direct() {
+            Some(direct) => direct.$verb($input.build()).await,
             None => $input.send_with(&$store.client()).await,
         }
     };
@@ -156,8 +156,8 @@ impl S3Store {
         format!("{}{key}", self.base)
     }
 
-    fn straight(&self) -> Option<Ready<'_>> {
-        self.connection.straight.as_ref()?.ready()
+    fn direct(&self) -> Option<SignedRequest<'_>> {
+        self.connection.direct.as_ref()?.ready()
     }
 
     fn client(&self) -> Client {

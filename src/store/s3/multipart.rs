@@ -7,7 +7,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use super::trouble::Trouble;
+use super::errors::Trouble;
 use super::trust::Bare;
 use super::write::{condition, user_out};
 use super::{Quoting, S3Store, read_sealed, sealed, summed};
@@ -64,10 +64,10 @@ impl S3Store {
                     .body(ByteStream::from(body.clone()))
             };
         }
-        let sent = match self.straight() {
-            Some(straight) => {
+        let sent = match self.direct() {
+            Some(direct) => {
                 let ask = described!(UploadPartInput::builder());
-                straight.part(summed!(checked, body, ask).build()).await
+                direct.part(summed!(checked, body, ask).build()).await
             }
             None => {
                 let ask = described!(self.sdk(checked).upload_part()).customize();

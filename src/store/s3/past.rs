@@ -6,8 +6,8 @@ use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::types::{EncodingType, GlacierJobParameters, RestoreRequest};
 
 use super::S3Store;
+use super::errors::Trouble;
 use super::read::{doing, etag_in, millis, url_decoded};
-use super::trouble::Trouble;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Restore, Version, VersionList, VersionMark, VersionPage};
 

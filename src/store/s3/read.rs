@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::trouble::Trouble;
+use super::errors::Trouble;
 use super::trust::Bare;
 use super::write::is_odd;
 use super::{S3Store, read_sealed, send};

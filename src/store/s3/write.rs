@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 
-use super::trouble::Trouble;
+use super::errors::Trouble;
 use super::trust::Bare;
 use super::{Quoting, S3Store, sealed, send, summed};
 use crate::base::sum::crc32;
@@ -113,10 +113,10 @@ impl S3Store {
                     .body(ByteStream::from(body.clone()))
             };
         }
-        let sent = match self.straight() {
-            Some(straight) => {
+        let sent = match self.direct() {
+            Some(direct) => {
                 let ask = described!(PutObjectInput::builder());
-                straight.put(summed!(checked, body, ask).build()).await
+                direct.put(summed!(checked, body, ask).build()).await
             }
             None => {
                 let ask = described!(self.sdk(checked).put_object()).customize();

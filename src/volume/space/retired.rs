@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::ledger::{Ledger, Object};
+use super::chunk_table::{ChunkTable, Object};
 use crate::base::rt::Instant;
 
 /// Objects deleted together.
@@ -27,9 +27,9 @@ pub struct Retired {
 
 impl Retired {
     /// This table is recorded.
-    pub fn recorded(&mut self, ledger: &Ledger, now: Instant) {
-        self.gone.retain(|o| ledger.retired.contains(o));
-        for object in ledger.retired.iter().filter(|o| !self.gone.contains(o)) {
+    pub fn recorded(&mut self, chunk_table: &ChunkTable, now: Instant) {
+        self.gone.retain(|o| chunk_table.retired.contains(o));
+        for object in chunk_table.retired.iter().filter(|o| !self.gone.contains(o)) {
             self.since.entry(*object).or_insert(now);
         }
     }
@@ -76,8 +76,8 @@ impl Retired {
     }
 
     /// Takes what is deleted off a table's list.
-    pub fn forget_in(&self, ledger: &mut Ledger) {
-        ledger.retired.retain(|o| !self.gone.contains(o));
+    pub fn forget_in(&self, chunk_table: &mut ChunkTable) {
+        chunk_table.retired.retain(|o| !self.gone.contains(o));
     }
 
     /// Objects that wait to be deleted.
@@ -100,10 +100,10 @@ mod tests {
     }
 
     /// A table that lists so many as retired.
-    fn table(objects: u64) -> Ledger {
-        let mut ledger = Ledger::default();
-        ledger.retired.extend((0..objects).map(object));
-        ledger
+    fn table(objects: u64) -> ChunkTable {
+        let mut chunk_table = ChunkTable::default();
+        chunk_table.retired.extend((0..objects).map(object));
+        chunk_table
     }
 
     #[test]

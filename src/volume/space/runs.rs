@@ -1,4 +1,25 @@
-//! Runs of deaths: their bytes, and reading them page by page.
+//! Runs of dead frames: their bytes, and reading them page by page.
+//!
+//! # Bytes of a run
+//!
+//! Pages (frames of kind table with address 2 << 60) of at most 4096 deaths, and an index (address 1 << 60).
+//!
+//! | page | field |
+//! |---|---|
+//! | 1 byte | format: 1 |
+//! | varint | number of deaths |
+//! | … | deaths, in order of era, chunk's sequence number, offset |
+//!
+//! A death, as varints: era less that of the one before; sequence number (less that of the one before, in the same era);
+//! offset (less that of the one before, in the same chunk); length. The first follows zeros.
+//!
+//! | index | field |
+//! |---|---|
+//! | 1 byte | format: 1 |
+//! | varint | number of eras |
+//! | varints | each: era, bytes of its deaths |
+//! | varint | number of pages |
+//! | varints | each: frame, era and sequence number of its first death |
 
 use std::collections::VecDeque;
 
@@ -21,7 +42,7 @@ const FORMAT: u8 = 1;
 
 /// A frame of this volume that a state no longer holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Death {
+pub struct DeadFrame {
     /// Of the frame.
     pub era: Era,
     pub seq: Seq,
@@ -61,10 +82,10 @@ impl Part {
 }
 
 /// A page's bytes.
-pub fn encode_deaths(deaths: &[Death]) -> Bytes {
+pub fn encode_deaths(deaths: &[DeadFrame]) -> Bytes {
     let mut w = Writer::with_capacity(16 + deaths.len() * 6);
     w.u8(FORMAT).varint(deaths.len() as u64);
-    let mut last = Death { era: Era(0), seq: Seq(0), offset: 0, len: 0 };
+    let mut last = DeadFrame { era: Era(0), seq: Seq(0), offset: 0, len: 0 };
     for d in deaths {
         assert!(*d >= last, "deaths are sorted");
         w.varint(d.era.0 - last.era.0);
@@ -77,7 +98,7 @@ pub fn encode_deaths(deaths: &[Death]) -> Bytes {
     w.buf.into()
 }
 
-pub fn decode_deaths(bytes: &[u8]) -> Result<Vec<Death>> {
+pub fn decode_deaths(bytes: &[u8]) -> Result<Vec<DeadFrame>> {
     let mut r = Reader::new(bytes, "a list of a volume's dead parts");
     if r.u8()? != FORMAT {
         return Err(r.bad("its format is unknown"));
@@ -87,7 +108,7 @@ pub fn decode_deaths(bytes: &[u8]) -> Result<Vec<Death>> {
         return Err(r.bad("it claims too many entries"));
     }
     let mut deaths = Vec::with_capacity(n);
-    let mut last = Death { era: Era(0), seq: Seq(0), offset: 0, len: 0 };
+    let mut last = DeadFrame { era: Era(0), seq: Seq(0), offset: 0, len: 0 };
     for _ in 0..n {
         let (era, seq, offset) = (r.varint()?, r.varint()?, r.varint()?);
         let sum = |a: u64, b: u64| a.checked_add(b);
@@ -100,7 +121,7 @@ pub fn decode_deaths(bytes: &[u8]) -> Result<Vec<Death>> {
             return Err(r.bad("an entry is impossible"));
         };
         let len = u32::try_from(r.varint()?).map_err(|_| r.bad("a length is too large"))?;
-        last = Death { era: Era(e), seq: Seq(s), offset: o, len };
+        last = DeadFrame { era: Era(e), seq: Seq(s), offset: o, len };
         deaths.push(last);
     }
     r.end()?;
@@ -124,7 +145,7 @@ pub struct RunIndex {
 }
 
 impl RunIndex {
-    pub fn add(&mut self, death: &Death) {
+    pub fn add(&mut self, death: &DeadFrame) {
         match self.sums.last_mut() {
             Some((era, bytes)) if *era == death.era => *bytes += u64::from(death.len),
             _ => self.sums.push((death.era, death.len.into())),
@@ -181,7 +202,7 @@ pub struct Cursor<'a> {
     pages: &'a dyn Pages,
     part: Part,
     rest: VecDeque<RunPage>,
-    read: VecDeque<Death>,
+    read: VecDeque<DeadFrame>,
 }
 
 impl<'a> Cursor<'a> {
@@ -202,7 +223,7 @@ impl<'a> Cursor<'a> {
         Cursor { pages, part, rest, read: VecDeque::new() }
     }
 
-    pub async fn next(&mut self) -> Result<Option<Death>> {
+    pub async fn next(&mut self) -> Result<Option<DeadFrame>> {
         loop {
             while let Some(death) = self.read.pop_front() {
                 if (self.part.from..=self.part.to).contains(&death.era) {

@@ -1,21 +1,21 @@
 use futures::executor::block_on;
 use proptest::prelude::*;
 
-use super::ledger::{Entry, Home};
+use super::chunk_table::{Entry, Home};
 use super::runs::decode_deaths;
-use super::*;
 use crate::base::codec::{Reader, Writer};
 use crate::base::{ChunkId, Epoch, Era, Kind, Result, Seq, StateId, VolumeId};
 use crate::log::FrameRef;
 use crate::map::Pages;
 use crate::pool::ChunkKind;
+use crate::volume::space::*;
 
 fn frame(seq: u64, offset: u64) -> FrameRef {
     FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(seq), offset, len: 10 }
 }
 
-fn death(era: u64, seq: u64, offset: u64, len: u32) -> Death {
-    Death { era: Era(era), seq: Seq(seq), offset, len }
+fn death(era: u64, seq: u64, offset: u64, len: u32) -> DeadFrame {
+    DeadFrame { era: Era(era), seq: Seq(seq), offset, len }
 }
 
 fn entry(total: u64, dead: u64, home: Home) -> Entry {
@@ -40,31 +40,31 @@ fn golden_bytes_of_runs() {
 
 #[test]
 fn golden_bytes_of_the_table() {
-    let mut ledger = Ledger::default();
-    ledger.insert(Seq(4100), entry(300, 5, Home::Own));
+    let mut chunk_table = ChunkTable::default();
+    chunk_table.insert(Seq(4100), entry(300, 5, Home::Own));
     let pack = Object { epoch: Epoch(9), seq: Seq(2) };
-    ledger.insert(Seq(4102), entry(7, 0, Home::Pack { pack, at: 6, len: 7, packed: 1 }));
+    chunk_table.insert(Seq(4102), entry(7, 0, Home::Pack { pack, at: 6, len: 7, packed: 1 }));
     let young = Entry { counted: false, kind: ChunkKind::Map, ..entry(0, 1, Home::Own) };
-    ledger.insert(Seq(4103), young);
-    let pages = ledger.changed();
+    chunk_table.insert(Seq(4103), young);
+    let pages = chunk_table.changed();
     let bytes = [1, 3, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 7, 1, 1, 2, 3, 1, 1];
     assert_eq!(pages.iter().map(|(n, b)| (*n, &b[..])).collect::<Vec<_>>(), [(1, &bytes[..])]);
-    ledger.written(1, frame(5, 1));
-    ledger.deaths.insert(StateId(3), vec![Part { run: frame(1, 2), from: Era(1), to: Era(4) }]);
-    ledger.folded.push(Folded { part: Part::whole(frame(1, 3)), deaths: 2, bytes: 9 });
-    ledger.retired.insert(Object { epoch: Epoch(1), seq: Seq(8) });
+    chunk_table.written(1, frame(5, 1));
+    chunk_table.deaths.insert(StateId(3), vec![Part { run: frame(1, 2), from: Era(1), to: Era(4) }]);
+    chunk_table.folded.push(Folded { part: Part::whole(frame(1, 3)), deaths: 2, bytes: 9 });
+    chunk_table.retired.insert(Object { epoch: Epoch(1), seq: Seq(8) });
     let mut w = Writer::default();
-    ledger.encode(&mut w);
+    chunk_table.encode(&mut w);
     let mut whole = vec![1, 1, 0, 1, 5, 1, 10, 1, 3, 1, 0, 1, 1, 2, 10, 1, 4, 0, 1, 0, 1, 1, 3, 10, 1];
     whole.extend([0xff; 9]);
     whole.extend([1, 2, 9, 1, 1, 8]);
     assert_eq!(w.buf, whole);
     let mut r = Reader::new(&w.buf, "a test");
-    let (mut again, slabs) = Ledger::decode(&mut r).unwrap();
+    let (mut again, slabs) = ChunkTable::decode(&mut r).unwrap();
     assert_eq!((r.left(), &slabs[..]), (0, &[(1, frame(5, 1))][..]));
     again.add_page(1, frame(5, 1), &bytes).unwrap();
-    assert!(again.entries().eq(ledger.entries()));
-    assert_eq!((&again.deaths, &again.folded), (&ledger.deaths, &ledger.folded));
+    assert!(again.entries().eq(chunk_table.entries()));
+    assert_eq!((&again.deaths, &again.folded), (&chunk_table.deaths, &chunk_table.folded));
     for cut in 0..bytes.len() {
         assert!(again.add_page(1, frame(5, 1), &bytes[..cut]).unwrap_err().is(Kind::Corrupt));
     }
@@ -72,57 +72,57 @@ fn golden_bytes_of_the_table() {
 
 #[test]
 fn what_is_dead_retires_and_a_miscount_does_not() {
-    let mut ledger = Ledger::default();
+    let mut chunk_table = ChunkTable::default();
     let pack = Object { epoch: Epoch(9), seq: Seq(2) };
     let packed = |at| Home::Pack { pack, at, len: 1, packed: 1 };
-    ledger.insert(Seq(1), entry(10, 10, Home::Own));
-    ledger.insert(Seq(2), entry(10, 9, Home::Own));
-    ledger.insert(Seq(3), entry(10, 11, Home::Own));
-    ledger.insert(Seq(4), entry(5, 5, packed(0)));
-    ledger.insert(Seq(5), entry(5, 4, packed(1)));
-    ledger.insert(Seq(6), Entry { counted: false, ..entry(0, 0, Home::Own) });
-    ledger.retire();
-    assert_eq!(ledger.retired, [Object { epoch: Epoch(2), seq: Seq(1) }].into());
-    assert_eq!(ledger.entries().map(|(s, _)| s.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
-    assert_eq!(ledger.objects()[&pack], (10, 1));
-    ledger.bury(&death(3, 5, 0, 1)).unwrap();
-    ledger.retire();
-    assert!(ledger.retired.contains(&pack) && ledger.entry(Seq(4)).is_none());
-    assert!(ledger.bury(&death(3, 5, 0, 1)).is_err(), "it is gone");
+    chunk_table.insert(Seq(1), entry(10, 10, Home::Own));
+    chunk_table.insert(Seq(2), entry(10, 9, Home::Own));
+    chunk_table.insert(Seq(3), entry(10, 11, Home::Own));
+    chunk_table.insert(Seq(4), entry(5, 5, packed(0)));
+    chunk_table.insert(Seq(5), entry(5, 4, packed(1)));
+    chunk_table.insert(Seq(6), Entry { counted: false, ..entry(0, 0, Home::Own) });
+    chunk_table.retire();
+    assert_eq!(chunk_table.retired, [Object { epoch: Epoch(2), seq: Seq(1) }].into());
+    assert_eq!(chunk_table.entries().map(|(s, _)| s.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    assert_eq!(chunk_table.objects()[&pack], (10, 1));
+    chunk_table.bury(&death(3, 5, 0, 1)).unwrap();
+    chunk_table.retire();
+    assert!(chunk_table.retired.contains(&pack) && chunk_table.entry(Seq(4)).is_none());
+    assert!(chunk_table.bury(&death(3, 5, 0, 1)).is_err(), "it is gone");
 }
 
 #[test]
 fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
-    let mut ledger = Ledger::default();
+    let mut chunk_table = ChunkTable::default();
     let (one, two) = (Object { epoch: Epoch(2), seq: Seq(1) }, Object { epoch: Epoch(2), seq: Seq(2) });
-    ledger.insert(Seq(1), entry(10, 6, Home::Own));
-    ledger.insert(Seq(2), entry(10, 7, Home::Own));
+    chunk_table.insert(Seq(1), entry(10, 6, Home::Own));
+    chunk_table.insert(Seq(2), entry(10, 7, Home::Own));
     let pack = Object { epoch: Epoch(2), seq: Seq::pack(1) };
     let chunk = |seq, bytes, dead| Survivors { seq: Seq(seq), at: 0, len: 9, bytes, dead };
     // Of the first chunk a byte died while it was packed; the third is gone by now.
     let chunks = vec![chunk(1, 5, 5), chunk(2, 3, 7), chunk(3, 1, 0)];
     let moved = Repacked { pack, sources: [one, two].into(), chunks };
-    ledger.adopt(&moved).unwrap();
-    let seen: Vec<_> = ledger.entries().map(|(_, e)| (e.total, e.dead, e.packings())).collect();
+    chunk_table.adopt(&moved).unwrap();
+    let seen: Vec<_> = chunk_table.entries().map(|(_, e)| (e.total, e.dead, e.packings())).collect();
     assert_eq!(seen, [(5, 1, 1), (3, 0, 1)]);
-    assert_eq!(ledger.retired, [one, two].into());
-    assert_eq!(ledger.objects()[&pack], (8, 7));
+    assert_eq!(chunk_table.retired, [one, two].into());
+    assert_eq!(chunk_table.objects()[&pack], (8, 7));
     let none = Repacked { pack: two, sources: [one].into(), chunks: vec![chunk(3, 1, 0)] };
-    ledger.adopt(&none).unwrap();
-    assert!(ledger.retired.contains(&two), "nothing in it counts");
+    chunk_table.adopt(&none).unwrap();
+    assert!(chunk_table.retired.contains(&two), "nothing in it counts");
 }
 
 #[test]
 fn removing_a_state_moves_its_lists() {
     let part = |n, from, to| Part { run: frame(n, 0), from: Era(from), to: Era(to) };
-    let mut ledger = Ledger::default();
-    ledger.deaths.insert(StateId(2), vec![part(1, 1, 3)]);
-    ledger.deaths.insert(StateId(3), vec![part(2, 1, 9), part(3, 4, 9), part(4, 1, 2)]);
-    ledger.inherit(StateId(2), StateId(3), Era(3));
-    assert_eq!(ledger.free, [part(2, 4, 9), part(3, 4, 9)]);
-    assert_eq!(ledger.deaths[&StateId(3)], [part(2, 1, 3), part(4, 1, 2), part(1, 1, 3)]);
-    ledger.inherit(StateId(9), StateId(3), Era(0));
-    assert!(!ledger.deaths.contains_key(&StateId(3)) && ledger.free.len() == 5);
+    let mut chunk_table = ChunkTable::default();
+    chunk_table.deaths.insert(StateId(2), vec![part(1, 1, 3)]);
+    chunk_table.deaths.insert(StateId(3), vec![part(2, 1, 9), part(3, 4, 9), part(4, 1, 2)]);
+    chunk_table.inherit(StateId(2), StateId(3), Era(3));
+    assert_eq!(chunk_table.free, [part(2, 4, 9), part(3, 4, 9)]);
+    assert_eq!(chunk_table.deaths[&StateId(3)], [part(2, 1, 3), part(4, 1, 2), part(1, 1, 3)]);
+    chunk_table.inherit(StateId(9), StateId(3), Era(0));
+    assert!(!chunk_table.deaths.contains_key(&StateId(3)) && chunk_table.free.len() == 5);
 }
 
 /// Pages by their offset.
@@ -145,7 +145,7 @@ proptest! {
         (from, to, page) in (0..7u64, 0..7u64, 1..50usize),
     ) {
         deaths.sort_unstable();
-        let deaths: Vec<Death> = deaths.into_iter().map(|(e, s, o, l)| death(e, s, o, l)).collect();
+        let deaths: Vec<DeadFrame> = deaths.into_iter().map(|(e, s, o, l)| death(e, s, o, l)).collect();
         let mut shelf = Shelf(Vec::new());
         let mut index = RunIndex::default();
         deaths.iter().for_each(|d| index.add(d));
@@ -163,12 +163,12 @@ proptest! {
             }
             all
         };
-        let inside = |d: &&Death| (Era(from)..=Era(to)).contains(&d.era);
-        let wanted: Vec<Death> = deaths.iter().filter(inside).copied().collect();
+        let inside = |d: &&DeadFrame| (Era(from)..=Era(to)).contains(&d.era);
+        let wanted: Vec<DeadFrame> = deaths.iter().filter(inside).copied().collect();
         prop_assert_eq!(read(block_on(Cursor::open(&shelf, part)).unwrap()), wanted);
         for d in &deaths {
             let near = read(Cursor::of_chunk(&shelf, Part::whole(part.run), &index, d.era, d.seq));
-            let of = |all: &[Death]| all.iter().filter(|o| o.seq == d.seq && o.era == d.era).count();
+            let of = |all: &[DeadFrame]| all.iter().filter(|o| o.seq == d.seq && o.era == d.era).count();
             prop_assert_eq!(of(&near), of(&deaths));
         }
     }
@@ -177,7 +177,7 @@ proptest! {
     fn any_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_deaths(&bytes);
         let _ = RunIndex::decode(&bytes);
-        let _ = Ledger::decode(&mut Reader::new(&bytes, "a test"));
-        let _ = Ledger::default().add_page(0, frame(1, 1), &bytes);
+        let _ = ChunkTable::decode(&mut Reader::new(&bytes, "a test"));
+        let _ = ChunkTable::default().add_page(0, frame(1, 1), &bytes);
     }
 }

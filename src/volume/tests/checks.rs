@@ -9,7 +9,7 @@ use futures::future::join;
 use super::site::Site;
 use super::*;
 use crate::base::Result;
-use crate::volume::check::check;
+use crate::volume::checkpoint::check;
 
 const ORDER: Ordering = Ordering::Relaxed;
 
@@ -68,7 +68,7 @@ fn what_a_check_elsewhere_was_yet_to_read_and_the_owner_deleted_is_no_damage() {
             site.grace_ms = 0;
             let (owner, v, other) = apart(&site).await;
             let id = other.volumes.id(&name("v")).await.unwrap();
-            let first = other.volumes.deps().cell(id).read().await.unwrap().unwrap();
+            let first = other.volumes.engine().cell(id).read().await.unwrap().unwrap();
             let until = owner.rt.now() + Duration::from_millis(2_500);
             let changes = churn(&owner, &v, || owner.rt.now() < until);
             let (checked, ()) = join(other.volumes.check(&name("v")), changes).await;
@@ -76,7 +76,7 @@ fn what_a_check_elsewhere_was_yet_to_read_and_the_owner_deleted_is_no_damage() {
             // By itself, what it began with gives this.
             let rounds = AtomicUsize::new(0);
             churn(&owner, &v, || rounds.fetch_add(1, ORDER) < 3).await;
-            let gone = check(other.volumes.deps(), &first).await.unwrap_err();
+            let gone = check(other.volumes.engine(), &first).await.unwrap_err();
             assert!(gone.is(Kind::Corrupt), "seed {seed}: {gone}");
         });
     }

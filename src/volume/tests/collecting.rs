@@ -109,7 +109,7 @@ fn outages_leave_nothing_that_nobody_needs() {
                     v.flush().await.unwrap();
                     life.sleep(life.rt.below(1_000)).await;
                 }
-                missed += life.volumes.deps().pool.status().missed_deletes;
+                missed += life.volumes.engine().pool.status().missed_deletes;
                 site.reach(0..3, Reach::Up);
                 life.sleep(life.rt.below(4_000)).await;
             }
@@ -117,7 +117,7 @@ fn outages_leave_nothing_that_nobody_needs() {
             life.sleep(60_000).await;
             v.release().await.unwrap();
             life.sleep(60_000).await;
-            let pool = &life.volumes.deps().pool;
+            let pool = &life.volumes.engine().pool;
             let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
             assert!(found.is_complete_and_clean(), "seed {seed}: {} orphans, {found:?}", found.orphans.len());
             assert_eq!(pool.status().missed_deletes, 0);

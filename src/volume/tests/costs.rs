@@ -164,8 +164,8 @@ fn a_clone_costs_the_same_however_many_there_are() {
         }
         let head = v.read(0, 4096).await;
         assert!(head.is_ok());
-        let id = volumes.deps().pool.lookup(&name("v0")).await.unwrap().unwrap();
-        let head = volumes.deps().cell(id).read().await.unwrap().unwrap();
+        let id = volumes.engine().pool.lookup(&name("v0")).await.unwrap().unwrap();
+        let head = volumes.engine().cell(id).read().await.unwrap().unwrap();
         assert!(head.encode().unwrap().len() < 2_000, "nothing of them is in the head");
     });
 }

@@ -85,7 +85,7 @@ impl Place {
         };
         let host = Host { id: HostId(host), name: "host".into() };
         let (tuning, sweeps) = Default::default();
-        Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning, sweeps })
+        Volumes::new(EngineContext { rt, disk, pool, dir, host, memory, tuning, sweeps })
     }
 
     /// Runs it, says how long it took and what it asked for.
@@ -137,7 +137,7 @@ async fn write(place: &Place, layout: &str) {
     }
     place.told("fresh data read from memory", 64 * MIB, sequential(&v, 64 * MIB, 1, MIB)).await;
     v.release().await.unwrap();
-    volumes.deps().pool.close().await;
+    volumes.engine().pool.close().await;
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn figures() {
                 place.rt.sleep(Duration::from_secs(1)).await;
                 place.told(what, SIZE, sequential(&v, SIZE, 32, 128 << 10)).await;
                 place.rt.sleep(Duration::from_secs(3)).await;
-                println!("    {:?}", volumes.deps().memory.disk.stats().unwrap());
+                println!("    {:?}", volumes.engine().memory.disk.stats().unwrap());
             }
         });
     }

@@ -102,7 +102,7 @@ fn a_disk_that_becomes_full_slows_writes_down_and_stops_none() {
         for n in 0..3 {
             v.write(0, bytes(200 + n, 4096)).await.unwrap();
             v.flush().await.unwrap();
-            life.volumes.deps().pool.look().await;
+            life.volumes.engine().pool.look().await;
             let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             assert!(v.read(0, 4096).await.unwrap() == bytes(200 + n, 4096), "{n}");
         }

@@ -19,7 +19,7 @@ use crate::log::FrameRef;
 use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, StoreSpec};
 use crate::store::{Counted, Faulty, FileStore, Store as _};
 use crate::volume::handle::Known;
-use crate::volume::overlay::{Frozen, Layer, Piece};
+use crate::volume::read::{Frozen, Layer, Piece};
 
 const SIZE: u64 = 16 << 40;
 /// Extents of one layer: what forces a checkpoint.
@@ -75,7 +75,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         }
     };
     let host = Host { id: HostId(host), name: format!("host{host}") };
-    let deps = Deps {
+    let engine = EngineContext {
         rt,
         disk,
         pool,
@@ -85,7 +85,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         tuning: Tuning::default(),
         sweeps: Default::default(),
     };
-    (Volumes::new(deps), counted)
+    (Volumes::new(engine), counted)
 }
 
 /// Single blocks, each in a frame of its own that nobody reads.
@@ -111,7 +111,7 @@ fn generate() {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     tokio.block_on(async {
         let (volumes, _) = life(&dir, 1, Duration::ZERO, 2 << 30).await;
-        let rt = volumes.deps().rt.clone();
+        let rt = volumes.engine().rt.clone();
         volumes.create(&name("v"), SIZE, Settings::default()).await.unwrap();
         let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         for block in samples(extents) {
@@ -152,7 +152,7 @@ fn open() {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     tokio.block_on(async {
         let (volumes, store) = life(&dir, 2, Duration::from_millis(20), 256 << 20).await;
-        let rt = volumes.deps().rt.clone();
+        let rt = volumes.engine().rt.clone();
         let count = || store.counters().unwrap().requests();
         let (began, before) = (rt.now(), count());
         let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();

@@ -184,7 +184,7 @@ fn writes_that_are_given_up_leave_nothing_behind() {
             let done = futures::future::join_all(writes).await;
             assert!(done.into_iter().flatten().all(|written| written.is_ok()));
             life.sleep(30_000).await;
-            assert_eq!(life.volumes.deps().memory.overlay.used(), 0);
+            assert_eq!(life.volumes.engine().memory.overlay.used(), 0);
             let data = bytes(99, 4 * MIB as usize);
             let written = async {
                 v.write(0, data.clone()).await.unwrap();

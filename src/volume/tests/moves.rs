@@ -16,7 +16,7 @@ const BLOCK: u64 = 4096;
 
 /// Brings a replacement to its end, whatever comes in between.
 async fn replace(life: &Life, old: &str, new: &crate::pool::StoreSpec) {
-    let pool = life.volumes.deps().pool.clone();
+    let pool = life.volumes.engine().pool.clone();
     for _ in 0..60 {
         let out = async {
             if pool.plan_replacement(old, new, false).await? == Replacement::Done {
@@ -65,9 +65,9 @@ async fn moved(site: Site, wiped: bool) {
     let old = site.stores[1].url().to_owned();
     if wiped {
         site.stores[1].contents().wipe();
-        admin.volumes.deps().pool.look().await;
+        admin.volumes.engine().pool.look().await;
         owner.sleep(site.world.below(3000)).await;
-        let free = admin.volumes.deps().pool.emptied().await;
+        let free = admin.volumes.engine().pool.emptied().await;
         replace(&admin, &old, &free[0]).await;
     } else {
         replace(&admin, &old, &site.spare_spec()).await;
@@ -116,7 +116,7 @@ fn what_was_flushed_survives_an_emptied_store_taken_in_again() {
 
 /// Brings what a recovery began to its end; false: a volume's newest writes can't be told.
 async fn finished(life: &Life) -> bool {
-    let pool = life.volumes.deps().pool.clone();
+    let pool = life.volumes.engine().pool.clone();
     let generation = pool.follow().await.unwrap();
     if life.volumes.admit_stores().await.is_err() {
         return false;
@@ -153,7 +153,7 @@ fn half_of_a_mirror_and_its_owner_are_lost_and_nothing_that_was_flushed() {
             }
             w.write(0, bytes(77, 4096)).await.unwrap();
             w.flush().await.unwrap();
-            let pool = &heir.volumes.deps().pool;
+            let pool = &heir.volumes.engine().pool;
             heir.sleep(5000).await;
             let found = pool.scrub(&heir.volumes, Tempo::default(), &|_| {}).await.unwrap();
             assert!(found.rotten.is_empty() && found.missing.is_empty(), "{found:?}");
@@ -228,7 +228,7 @@ fn what_cannot_be_told_after_a_guess_is_ended_by_one_and_numbered_above_all_that
         let heir = site.machine(3);
         heir.force_recover(vec![]).await.unwrap();
         let heir = heir.start().await;
-        let pool = heir.volumes.deps().pool.clone();
+        let pool = heir.volumes.engine().pool.clone();
         assert_eq!(pool.guesses(), 1);
         assert!(!finished(&heir).await, "two stores could have taken a write that nobody else has");
         let e = heir.volumes.take_over(&name("v"), false).await.unwrap_err();
@@ -260,7 +260,7 @@ fn an_owner_goes_on_while_a_store_is_replaced_and_nothing_is_left_over() {
         life.sleep(40_000).await;
         assert!(v.read(MIB, MIB).await.unwrap() == bytes(2, MIB as usize));
         site.stores[4].contents().wipe();
-        let pool = &life.volumes.deps().pool;
+        let pool = &life.volumes.engine().pool;
         assert_eq!(pool.pending(), 0);
         let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
         assert!(found.is_complete_and_clean(), "{found:?}");
@@ -282,7 +282,7 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
         // The rest of a release, while nobody writes: another store is in the place of one of those that were counted.
         session.checkpoint_surely(&[]).await.unwrap();
         session.confirm().await.unwrap();
-        let (pool, old) = (&admin.volumes.deps().pool, site.stores[1].url());
+        let (pool, old) = (&admin.volumes.engine().pool, site.stores[1].url());
         assert_eq!(pool.plan_replacement(old, &site.spare_spec(), true).await.unwrap(), Replacement::Planned);
         pool.follow().await.unwrap();
         let given_up = CancellationToken::new();
@@ -346,7 +346,7 @@ fn an_owner_cut_off_from_a_recovery_by_guess_deletes_nothing_that_the_guessed_he
         let admin = site.machine(2);
         admin.force_recover(vec![]).await.unwrap();
         let heir = admin.start().await;
-        heir.volumes.deps().pool.follow().await.unwrap();
+        heir.volumes.engine().pool.follow().await.unwrap();
         own.reach(2..3, Reach::Up);
         owner.sleep(60_000).await;
         drop(owner.crash());
@@ -374,7 +374,7 @@ fn a_checkpoint_recorded_by_those_that_were_given_up_is_noticed_whenever_its_ans
             owner.sleep(30_000).await;
             v.write(0, bytes(2, BLOCK as usize)).await.unwrap();
             v.flush().await.unwrap();
-            assert_eq!(owner.volumes.deps().pool.guesses(), 1);
+            assert_eq!(owner.volumes.engine().pool.guesses(), 1);
             let session = v.session().await.unwrap();
             let slow = (Duration::from_millis(100), Duration::from_millis(120));
             site.stores.iter().for_each(|s| s.faults(|f| f.latency = slow));

@@ -10,7 +10,7 @@ use crate::volume::handle::Known;
 
 fn write(life: &Life, v: &Arc<Volume>, at: u64, data: Bytes) -> Task<Result<()>> {
     let v = v.clone();
-    life.volumes.deps().rt.spawn(async move { v.write(at, data).await })
+    life.volumes.engine().rt.spawn(async move { v.write(at, data).await })
 }
 
 /// A volume that is owned here, with these bytes at its beginning, of which nothing is in memory.
@@ -41,7 +41,7 @@ fn what_waits_lands_on_nothing_that_was_acknowledged_since() {
         let zeros = {
             let v = v.clone();
             life.sleep(10).await;
-            life.volumes.deps().rt.spawn(async move { v.zero(4096, 512).await })
+            life.volumes.engine().rt.spawn(async move { v.zero(4096, 512).await })
         };
         // Whatever doesn't overlap goes on.
         let aside = life.rt.timeout(Duration::from_secs(5), v.write(8192, bytes(6, 4096))).await;
@@ -67,7 +67,7 @@ fn parts_of_a_block_that_are_merged_at_once_are_all_there() {
         site.reach(0..3, Reach::Silent);
         let parts = [10, 1000, 4000].map(|at| {
             let session = session.clone();
-            life.volumes.deps().rt.spawn(async move { session.write(at, bytes(at, 50)).await })
+            life.volumes.engine().rt.spawn(async move { session.write(at, bytes(at, 50)).await })
         });
         life.sleep(10).await;
         site.reach(0..3, Reach::Up);

@@ -64,7 +64,7 @@ async fn until_packing(site: &Site, life: &Life, v: &Volume, epoch: u64) {
 }
 
 async fn orphans(life: &Life) -> Vec<String> {
-    let pool = &life.volumes.deps().pool;
+    let pool = &life.volumes.engine().pool;
     let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
     found.orphans.into_iter().map(|orphan| orphan.key).collect()
 }
@@ -168,7 +168,7 @@ fn deletions_that_nobody_remembers_are_made_by_the_next_owner() {
             overwrite(&life, &v, i).await;
         }
         life.volumes.collect(&name("v")).await.unwrap();
-        let missed = life.volumes.deps().pool.status().missed_deletes;
+        let missed = life.volumes.engine().pool.status().missed_deletes;
         assert!(missed > 0);
         drop(v);
         drop(life.crash());

@@ -61,8 +61,8 @@ fn space_and_amplification() {
         let dir = tempfile::tempdir().unwrap();
         tokio.block_on(async {
             let volumes = super::speed::life(dir.path(), "1+0").await;
-            volumes.deps().pool.set(|s| s.assign("grace=100ms")).await.unwrap();
-            let rt = volumes.deps().rt.clone();
+            volumes.engine().pool.set(|s| s.assign("grace=100ms")).await.unwrap();
+            let rt = volumes.engine().rt.clone();
             volumes.create(&name("v"), size, Settings::default()).await.unwrap();
             let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             for n in 0..size / 4096 {

@@ -58,7 +58,7 @@ fn a_cold_block_is_one_ranged_get() {
             let from = (at % MIB) as usize;
             assert!(got == bytes(at / MIB, MIB as usize).slice(from..from + 4096));
         }
-        let ahead = life.volumes.deps().memory.ahead.budget.used();
+        let ahead = life.volumes.engine().memory.ahead.budget.used();
         assert_eq!(ahead, 0, "nothing was fetched ahead");
     });
 }
@@ -169,12 +169,12 @@ fn who_reads_on_is_read_ahead_by_few_requests() {
 
 /// A daemon whose cache on disk is on its machine's.
 async fn caching(life: Life, size: u64) -> Life {
-    let deps = life.volumes.deps();
+    let engine = life.volumes.engine();
     let (dir, memory_max) = ("/home/cache".into(), Memory::disk_share(256 * MIB, size));
     let config = DiskCacheConfig { dir, bytes_max: size, memory_max, segment: Some(4 * MIB) };
     let disk = DiskCache::start(&life.rt, life.machine.disk.clone(), config);
     let memory = Memory::with_disk(256 * MIB, disk, memory_max);
-    let volumes = Volumes::new(Deps { memory, ..Deps::clone(deps) });
+    let volumes = Volumes::new(EngineContext { memory, ..EngineContext::clone(engine) });
     let life = Life { volumes, ..life };
     // What it has is found again meanwhile.
     life.sleep(2_000).await;
@@ -199,7 +199,7 @@ fn what_was_read_is_on_the_local_disk_after_a_restart_for_clones_as_well() {
             life.sleep(20).await;
         }
         life.sleep(2_000).await;
-        let stats = life.volumes.deps().memory.disk.stats().unwrap();
+        let stats = life.volumes.engine().memory.disk.stats().unwrap();
         assert!(stats.on && stats.bytes > SIZE && stats.skipped == 0, "{stats:?}");
         life.process.kill();
 
@@ -207,7 +207,7 @@ fn what_was_read_is_on_the_local_disk_after_a_restart_for_clones_as_well() {
         let clone = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
         read_all(&clone).await;
         // Not counted at the stores: a daemon asks them for other things now and then.
-        let reads = life.volumes.deps().memory.disk.stats().unwrap();
+        let reads = life.volumes.engine().memory.disk.stats().unwrap();
         assert!(reads.hits >= 512 && reads.misses == 0 && reads.damaged == 0, "{reads:?}");
 
         // Rotten all over, then failing: nobody notices but the stores.
@@ -218,13 +218,13 @@ fn what_was_read_is_on_the_local_disk_after_a_restart_for_clones_as_well() {
         let life = caching(machine.start().await, 64 * MIB).await;
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         read_all(&v).await;
-        assert!(life.volumes.deps().memory.disk.stats().unwrap().damaged > 0);
+        assert!(life.volumes.engine().memory.disk.stats().unwrap().damaged > 0);
         life.process.kill();
         let life = caching(machine.start().await, 64 * MIB).await;
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         machine.disk.faults(|f| f.read_fails = 1000);
         read_all(&v).await;
-        assert!(!life.volumes.deps().memory.disk.stats().unwrap().on);
+        assert!(!life.volumes.engine().memory.disk.stats().unwrap().on);
     });
 }
 

@@ -145,11 +145,11 @@ impl Machine {
     }
 
     /// Decides the pool by what is left of it; the lost have these in their places.
-    pub async fn force_recover(&self, swaps: Vec<crate::pool::Swap>) -> Result<()> {
+    pub async fn force_recover(&self, swaps: Vec<crate::pool::StoreSwap>) -> Result<()> {
         let (_, _, host) = self.process();
-        if let Some(wreck) = crate::pool::Wreck::find(host, self.site.specs(), swaps).await? {
-            wreck.check().await?;
-            wreck.recover().await?;
+        if let Some(recovery) = crate::pool::ForcedRecovery::find(host, self.site.specs(), swaps).await? {
+            recovery.check().await?;
+            recovery.recover().await?;
         }
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Machine {
     }
 
     fn live(&self, process: Process, rt: Rt, pool: Arc<Pool>) -> Life {
-        let deps = Deps {
+        let engine = EngineContext {
             rt: rt.clone(),
             disk: self.disk.clone(),
             pool,
@@ -176,7 +176,7 @@ impl Machine {
             tuning: self.site.tuning,
             sweeps: Arc::default(),
         };
-        Life { process, rt, volumes: Volumes::new(deps), machine: self.clone() }
+        Life { process, rt, volumes: Volumes::new(engine), machine: self.clone() }
     }
 }
 
@@ -184,11 +184,11 @@ impl Life {
     /// Claims the volume and gives up.
     pub async fn claim_and_withdraw(&self) {
         let Ok(id) = self.volumes.id(&name("v")).await else { return };
-        let (host, nobody) = (self.volumes.deps().host.clone(), Default::default());
+        let (host, nobody) = (self.volumes.engine().host.clone(), Default::default());
         let nonce = Nonce(self.rt.random128());
         let floor = Epoch(0);
         let who = Claimer { host: &host, nonce, now_ms: 0, lineage: &nobody, seen: None, force: true, floor };
-        let cell = self.volumes.deps().cell(id);
+        let cell = self.volumes.engine().cell(id);
         if cell.change(|h| h.claim(&who)).await.is_ok() {
             while cell.change(|h| h.withdraw(nonce)).await.is_err() {}
         }

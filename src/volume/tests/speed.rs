@@ -27,7 +27,7 @@ pub async fn life(dir: &Path, layout: &str) -> Volumes {
     let pool = Pool::create(host, name("tank"), layout, specs, CreateOptions::default()).await.unwrap();
     let host = Host { id: HostId(1), name: "host".into() };
     let (dir, memory, tuning) = (dir.join("volumes"), Memory::new(1 << 30), Tuning::default());
-    Volumes::new(Deps { rt, disk, pool, dir, host, memory, tuning, sweeps: Default::default() })
+    Volumes::new(EngineContext { rt, disk, pool, dir, host, memory, tuning, sweeps: Default::default() })
 }
 
 fn told(what: &str, bytes: u64, count: u64, began: std::time::Duration) {
@@ -67,7 +67,7 @@ fn figures() {
         let dir = tempfile::tempdir().unwrap();
         tokio.block_on(async {
             let volumes = life(dir.path(), layout).await;
-            let rt = volumes.deps().rt.clone();
+            let rt = volumes.engine().rt.clone();
             volumes.create(&name("v"), 1 << 30, Settings::default()).await.unwrap();
             let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             println!("{layout}");

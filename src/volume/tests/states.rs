@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::store::SimStore;
 
-use super::super::pins;
 use super::*;
 use crate::base::{Nonce, VolumeId};
 use crate::pool::Tempo;
+use crate::volume::space::pins;
 
 async fn snap(v: &Arc<Volume>, s: &str) {
     snapshot_group(&[(v.clone(), name(s))], true).await.unwrap();
@@ -96,13 +96,13 @@ fn a_pin_without_its_clone_holds_nothing() {
             life.volumes.clone_snapshot(&name("v"), &name("a"), &name(new)).await.unwrap();
         }
         // A removal that was killed after its first step, and a clone that was killed before its last.
-        let deps = life.volumes.deps();
-        let parent = deps.pool.lookup(&name("v")).await.unwrap().unwrap();
-        let clone = deps.pool.lookup(&name("c")).await.unwrap().unwrap();
-        deps.cell(clone).change(|head| head.remove(&[].into(), Nonce(0))).await.unwrap();
-        let head = deps.cell(clone).read().await.unwrap().unwrap();
+        let engine = life.volumes.engine();
+        let parent = engine.pool.lookup(&name("v")).await.unwrap().unwrap();
+        let clone = engine.pool.lookup(&name("c")).await.unwrap().unwrap();
+        engine.cell(clone).change(|head| head.remove(&[].into(), Nonce(0))).await.unwrap();
+        let head = engine.cell(clone).read().await.unwrap().unwrap();
         let snapshot = head.base.unwrap().snapshot;
-        let pins = pins::of(&deps.pool, parent, snapshot);
+        let pins = pins::of(&engine.pool, parent, snapshot);
         pins.insert(&pins::key(VolumeId(77)), 77).await.unwrap();
         // What would be done says no more than is true, and changes nothing.
         let said = life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap_err();
@@ -289,7 +289,7 @@ fn space_follows_overwrites_trims_and_removals() {
                 if round % 10 == 5 {
                     let report = life
                         .volumes
-                        .deps()
+                        .engine()
                         .pool
                         .scrub(&life.volumes, Tempo::default(), &|_| {})
                         .await
@@ -319,7 +319,7 @@ fn space_follows_overwrites_trims_and_removals() {
             assert!(v.read(MIB / 2, 100_000).await.unwrap().iter().all(|b| *b == 0));
             v.release().await.unwrap();
             let report =
-                life.volumes.deps().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+                life.volumes.engine().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
             assert!(report.is_complete_and_clean(), "{report:?}");
             checked(&life, "v").await;
         });

@@ -154,8 +154,8 @@ fn who_is_shut_out_gives_its_memory_back() {
         v.write(0, bytes(1, 100_000)).await.unwrap();
         v.flush().await.unwrap();
         site.reach(0..1, Reach::Refuses);
-        let encode = life.volumes.deps().memory.encode.clone();
-        let (releasing, rt) = (v.clone(), life.volumes.deps().rt.clone());
+        let encode = life.volumes.engine().memory.encode.clone();
+        let (releasing, rt) = (v.clone(), life.volumes.engine().rt.clone());
         let released = rt.spawn(async move { releasing.release().await });
         while encode.used() == 0 {
             life.sleep(10).await;
@@ -210,8 +210,8 @@ fn a_store_that_fails_while_another_comes_back_holds_writes_up_for_a_moment() {
             site.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
             site.reach(0..1, Reach::Up);
             // As soon as chunks wait for all three, the second is gone.
-            let (watched, rt, falls) = (session.clone(), life.volumes.deps().rt.clone(), site.clone());
-            let fallen = life.volumes.deps().rt.spawn(async move {
+            let (watched, rt, falls) = (session.clone(), life.volumes.engine().rt.clone(), site.clone());
+            let fallen = life.volumes.engine().rt.spawn(async move {
                 while *watched.w.borrow() == 2 {
                     rt.sleep(Duration::from_millis(1)).await;
                 }
@@ -247,7 +247,7 @@ fn what_the_lost_store_had_taken_counts_no_more_when_fewer_shards_do() {
             // The fourth has not taken it yet when fewer shards count for the second's sake. It holds no registers.
             site.reach(3..4, Reach::Silent);
             v.write(4096, bytes(2, 4096)).await.unwrap();
-            let (flushing, rt) = (v.clone(), life.volumes.deps().rt.clone());
+            let (flushing, rt) = (v.clone(), life.volumes.engine().rt.clone());
             let flushed = rt.spawn(async move { flushing.flush().await });
             while site.stores[1].contents().keys().len() == before {
                 life.sleep(10).await;
@@ -287,9 +287,9 @@ fn what_a_killed_process_left_short_is_mended() {
             v.flush().await.unwrap();
             // Before the checkpoint of an idle volume puts new chunks.
             life.sleep(50_000).await;
-            assert_eq!(life.volumes.deps().pool.pending(), 0);
+            assert_eq!(life.volumes.engine().pool.pending(), 0);
             let found =
-                life.volumes.deps().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+                life.volumes.engine().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
             // A register's copy that the killed process still owed is repair's.
             let shards = found.missing.iter().filter(|f| !f.key.starts_with("reg/"));
             assert_eq!(shards.count(), 0, "nothing pending, and yet: {found:?}");
@@ -500,9 +500,9 @@ fn a_volume_that_is_being_opened_is_let_go_at_once() {
         let machine = life.crash();
         site.reach(0..3, Reach::Up);
         let life = machine.start().await;
-        let overlay = life.volumes.deps().memory.overlay.clone();
+        let overlay = life.volumes.engine().memory.overlay.clone();
         let held = overlay.try_take(overlay.total()).unwrap();
-        let (volumes, rt) = (life.volumes.clone(), life.volumes.deps().rt.clone());
+        let (volumes, rt) = (life.volumes.clone(), life.volumes.engine().rt.clone());
         let opened = rt.spawn(async move { volumes.open(&name("v"), OpenMode::Normal).await.map(drop) });
         while !overlay.is_short() {
             life.sleep(10).await;
@@ -712,7 +712,7 @@ fn a_slow_store_counts_when_a_volume_is_opened() {
         site.stores[4].faults(|f| f.latency = (ms(100), ms(100)));
         let life = machine.start().await;
         life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-        let pool = &life.volumes.deps().pool;
+        let pool = &life.volumes.engine().pool;
         assert_eq!((pool.pending(), pool.out_for(Duration::ZERO)), (0, 0));
     });
 }

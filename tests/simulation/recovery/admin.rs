@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind, Result};
-use windlass::pool::{Pool, Replacement, StoreSpec, Swap, Wreck};
+use windlass::pool::{ForcedRecovery, Pool, Replacement, StoreSpec, StoreSwap};
 use windlass::volume::Volumes;
 
 use super::site::{Loss, Side, Site, name};
@@ -90,22 +90,22 @@ impl Admin {
             volumes.release(&name("v")).await?;
         }
         let done = self.make_whole(&volumes).await;
-        self.site.saw(&volumes.deps().pool);
-        volumes.deps().pool.close().await;
+        self.site.saw(&volumes.engine().pool);
+        volumes.engine().pool.close().await;
         done
     }
 
     /// What to put in the place of what is lost.
-    fn swaps(&self, useless: &BTreeSet<String>) -> Vec<Swap> {
+    fn swaps(&self, useless: &BTreeSet<String>) -> Vec<StoreSwap> {
         let site = &self.site;
         if site.plan.loss == Loss::Emptied {
             return Vec::new();
         }
         let new = |place: usize| site.spare(place, self.spare, Side::Near);
-        let lost = site.plan.lost.iter().map(|place| Swap { old: site.url(*place), new: new(*place) });
+        let lost = site.plan.lost.iter().map(|place| StoreSwap { old: site.url(*place), new: new(*place) });
         let moving = site.plan.moving.map(|place| {
             let old = site.spare(place, 0, Side::Near).url;
-            Swap { old, new: new(place) }
+            StoreSwap { old, new: new(place) }
         });
         lost.chain(moving).filter(|swap| !useless.contains(&swap.old)).collect()
     }
@@ -118,7 +118,7 @@ impl Admin {
             swaps.pop();
         }
         let (host, specs) = site.host(&self.rt, self.host, Side::Near);
-        let Some(wreck) = Wreck::find(host, specs, swaps).await? else { return Ok(()) };
+        let Some(wreck) = ForcedRecovery::find(host, specs, swaps).await? else { return Ok(()) };
         let lost: Vec<_> = wreck.lost.iter().map(|lost| (&lost.url, &lost.new)).collect();
         self.note(|| format!("guess {}, unfinished {}, {lost:?}", wreck.guess, wreck.unfinished));
         if wreck.guess && !site.plan.guess {
@@ -137,7 +137,7 @@ impl Admin {
     }
 
     async fn make_whole(&self, volumes: &Volumes) -> Result<bool> {
-        let pool = &volumes.deps().pool;
+        let pool = &volumes.engine().pool;
         if pool.is_moving() {
             finish(volumes).await?;
         }
@@ -156,7 +156,7 @@ impl Admin {
     }
 
     async fn replace(&self, volumes: &Volumes, old: &str, new: &StoreSpec) -> Result<()> {
-        match volumes.deps().pool.plan_replacement(old, new, true).await? {
+        match volumes.engine().pool.plan_replacement(old, new, true).await? {
             Replacement::Done => Ok(()),
             Replacement::Planned | Replacement::Other => finish(volumes).await,
         }
@@ -165,7 +165,7 @@ impl Admin {
 
 /// What is left to do of a replacement, whoever began it.
 pub async fn finish(volumes: &Volumes) -> Result<()> {
-    let pool: &Pool = &volumes.deps().pool;
+    let pool: &Pool = &volumes.engine().pool;
     let generation = pool.follow().await?;
     volumes.admit_stores().await?;
     if pool.fill(volumes, &|_| {}).await?.left > 0 {

@@ -63,7 +63,7 @@ async fn start_owner(site: &Arc<Site>) -> (Process, Arc<Pool>) {
             Err(e) => site.note(|| format!("no pool yet: {e}")),
         }
     };
-    let pool = volumes.deps().pool.clone();
+    let pool = volumes.engine().pool.clone();
     rt.spawn(Owner { site: site.clone(), rt: rt.clone(), volumes, anew: 0.into() }.live()).detach();
     (process, pool)
 }
@@ -101,7 +101,7 @@ async fn move_a_store(site: &Arc<Site>, rt: &Rt, place: usize) {
     theirs
         .spawn(async move {
             let volumes = inner.open(&task, ADMINS[1], Side::Near).await?;
-            let pool = &volumes.deps().pool;
+            let pool = &volumes.engine().pool;
             let (old, new) = (inner.url(place), inner.spare(place, 0, Side::Near));
             pool.plan_replacement(&old, &new, true).await?;
             inner.note(|| format!("the replacement of {old} is planned"));
@@ -155,7 +155,7 @@ fn start_admin(site: &Arc<Site>, number: usize) -> Process {
 /// Everybody is in one pool that holds what was acknowledged, and it works.
 async fn settle(site: &Arc<Site>, rt: &Rt, owner_lives: bool) {
     let volumes = whole(site, rt).await;
-    let pool = volumes.deps().pool.clone();
+    let pool = volumes.engine().pool.clone();
     assert!(!site.guessed() || site.told_of_guess.load(Ordering::Relaxed), "nobody was told of the guess");
     assert!(!site.guessed() || site.plan.guess, "a guess without need");
     site.keep_promises(site.guesses());
@@ -233,7 +233,7 @@ async fn works(site: &Site, rt: &Rt, volumes: &Volumes, volume: &Arc<Volume>) {
 
 /// Repair comes to an end, and scrub finds nothing.
 async fn mended(rt: &Rt, volumes: &Volumes) {
-    let (pool, mut last) = (&volumes.deps().pool, String::new());
+    let (pool, mut last) = (&volumes.engine().pool, String::new());
     for _ in 0..10 {
         let left = pool.repair(volumes, Tempo::default(), &|_| {}).await;
         let found = pool.scrub(volumes, Tempo::default(), &|_| {}).await;

@@ -13,7 +13,7 @@ use windlass::base::rt::sim::{SimDisk, World};
 use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
 use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
 use windlass::store::{BucketRef, ByteRange, Cause, List, Reach, SimStore, Store as _, StoreFaults};
-use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Tuning, Volumes};
+use windlass::volume::{EngineContext, FlushMode, Host, Memory, Settings, Tuning, Volumes};
 
 use super::admin::Turns;
 use crate::register::History;
@@ -307,7 +307,7 @@ impl Site {
     }
 
     pub fn volumes(&self, rt: &Rt, host: usize, pool: Arc<Pool>) -> Volumes {
-        Volumes::new(Deps {
+        Volumes::new(EngineContext {
             rt: rt.clone(),
             disk: Arc::new(self.disks[host].clone()),
             pool,
@@ -329,7 +329,7 @@ impl Site {
         let volumes = self.volumes(&rt, OWNER, pool);
         let settings = Settings { flush: FlushMode::Pool, max_tail_ms: 500, ..Settings::default() };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
-        volumes.deps().pool.close().await;
+        volumes.engine().pool.close().await;
         for way in self.ways() {
             way.both(|f| (f.errors, f.lost) = (self.plan.errors, self.plan.unanswered));
         }

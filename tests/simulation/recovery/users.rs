@@ -87,7 +87,7 @@ impl Owner {
                 11 => self.snapshot(&volume, &session).await,
                 _ => self.flush(&volume, &session).await,
             };
-            site.saw(&volumes.deps().pool);
+            site.saw(&volumes.engine().pool);
             if let Err(e) = done {
                 return self.ends(&e);
             }
@@ -106,7 +106,7 @@ impl Owner {
         let sectors = from..(from + 1 + rt.below(30)).min(SECTORS);
         let tag = model.lock().fresh_tag();
         model.lock().begin(session, 0, sectors.clone(), tag);
-        let guesses = self.volumes.deps().pool.guesses();
+        let guesses = self.volumes.engine().pool.guesses();
         volume.write(at(sectors.start), written(&sectors, tag)).await?;
         model.lock().end(session, 0, rt.now());
         self.anew.store(guesses, Ordering::Relaxed);
@@ -115,10 +115,10 @@ impl Owner {
 
     async fn flush(&self, volume: &Volume, session: &Arc<Mutex<Session>>) -> Result<()> {
         let upto = session.lock().ended();
-        let guesses = self.volumes.deps().pool.guesses();
+        let guesses = self.volumes.engine().pool.guesses();
         let anew = self.anew.load(Ordering::Relaxed) == guesses;
         volume.flush().await?;
-        if anew && self.site.bears(&self.volumes.deps().pool) {
+        if anew && self.site.bears(&self.volumes.engine().pool) {
             self.site.note(|| format!("the owner has flushed {upto:?}"));
             let session = session.clone();
             self.site.promised(guesses, move || session.lock().promise(&upto, true));
@@ -129,9 +129,9 @@ impl Owner {
     async fn snapshot(&self, volume: &Arc<Volume>, session: &Arc<Mutex<Session>>) -> Result<()> {
         let which = format!("s{}", self.site.model.lock().fresh_tag());
         self.site.model.lock().snapshot_begins(&which, session);
-        let guesses = self.volumes.deps().pool.guesses();
+        let guesses = self.volumes.engine().pool.guesses();
         snapshot_group(&[(volume.clone(), name(&which))], true).await?;
-        let bears = self.site.bears(&self.volumes.deps().pool);
+        let bears = self.site.bears(&self.volumes.engine().pool);
         self.site.note(|| format!("the owner has made {which}, promised: {bears}"));
         let site = self.site.clone();
         self.site.promised(guesses, move || site.model.lock().snapshot_made(&which, bears));
@@ -151,7 +151,7 @@ pub struct Client {
 impl Client {
     pub async fn open(site: &Arc<Site>, rt: &Rt, at: usize, side: Side) -> Result<Client> {
         let volumes = site.open(rt, CLIENTS[at], side).await?;
-        let pool = volumes.deps().pool.clone();
+        let pool = volumes.engine().pool.clone();
         Ok(Client { site: site.clone(), rt: rt.clone(), register: pool.register(SHARED), pool })
     }
 

@@ -31,7 +31,7 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     volume.release().await.unwrap();
     site.model.lock().released(&session);
     let Some(lost) = lose_what_may_be_lost(&user, &volumes).await else { return };
-    volumes.deps().pool.close().await;
+    volumes.engine().pool.close().await;
 
     let other = (host + 1) % (site.plan.hosts + 1);
     site.note(|| format!("host{other} looks, {lost} stores are lost"));
@@ -113,7 +113,7 @@ async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> Option<usize> 
 /// That was not promised to survive.
 async fn mended(user: &User, volumes: &Volumes) -> bool {
     user.rt.sleep(LATE).await;
-    let (pool, plan) = (&volumes.deps().pool, &user.site.plan);
+    let (pool, plan) = (&volumes.engine().pool, &user.site.plan);
     let thin = plan.hazard == Hazard::Rot && plan.degrade_after.is_some();
     let mut last = String::new();
     for _ in 0..10 {

@@ -15,7 +15,7 @@ use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
 use windlass::store::{SimStore, Store as _, StoreFaults};
-use windlass::volume::{Deps, FlushMode, Host, Memory, Settings, Tuning, Volumes};
+use windlass::volume::{EngineContext, FlushMode, Host, Memory, Settings, Tuning, Volumes};
 
 use super::family::Cloned;
 use super::model::Model;
@@ -256,7 +256,7 @@ impl Site {
             journal_size: Settings::JOURNAL_MIN,
         };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
-        volumes.deps().pool.close().await;
+        volumes.engine().pool.close().await;
     }
 
     pub async fn open(&self, rt: &Rt, host: usize) -> windlass::base::Result<Volumes> {
@@ -275,7 +275,7 @@ impl Site {
     }
 
     fn volumes(&self, rt: &Rt, host: usize, pool: Arc<Pool>) -> Volumes {
-        Volumes::new(Deps {
+        Volumes::new(EngineContext {
             rt: rt.clone(),
             disk: Arc::new(self.disk(host).clone()),
             pool,

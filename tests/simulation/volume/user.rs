@@ -160,7 +160,7 @@ impl User {
     pub async fn become_owner(&self, volumes: &Volumes, force: Force) -> Look {
         let _turn = self.site.opening.lock().await;
         let (current, world) = (self.site.model.lock().current(), &self.site.world);
-        let lacks = || volumes.deps().pool.condition().lacks(Need::Decide);
+        let lacks = || volumes.engine().pool.condition().lacks(Need::Decide);
         let (began, away) = (self.rt.now(), lacks());
         let key = self.site.key(self.host);
         current.lock().tried_by(key);

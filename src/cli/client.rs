@@ -1,0 +1,158 @@
+//! Reaching an engine: the running daemon through its control socket, else one in this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::future::{Either, select};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Global;
+use crate::base::rt::{Disk, RealDisk, RealRuntime, Rt};
+use crate::base::{Error, Kind, Result};
+use crate::daemon::api::{Outcome, Progress, Verb};
+use crate::daemon::control::{Client, ProgressSink, Step};
+use crate::daemon::{Config, Engine, Options, StateDir, signals};
+
+/// A signal has ended a wait.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the command was interrupted, which its exit code says.
+pub fn was_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Returns at the first signal that asks to stop; the next one ends the process.
+async fn interrupted() {
+    signals::terminated().await;
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Runs `work` to its end, or to the second signal.
+async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let twice = async {
+        while !was_interrupted() {
+            signals::terminated().await;
+        }
+        signals::terminated().await;
+    };
+    let (work, twice) = (std::pin::pin!(work), std::pin::pin!(twice));
+    match select(work, twice).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => Err(Error::new(Kind::Closed, "interrupted: it is not known what was done")),
+    }
+}
+
+/// Runs one verb wherever the engine is.
+pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
+    let home = StateDir::locate()?;
+    let rt = Rt::new(RealRuntime::current());
+    // A daemon that is just starting or ending holds the lock without listening: a short wait bridges it.
+    for attempt in 0..20 {
+        if let Some(mut client) = Client::connect(&home.control()?).await? {
+            return through(&mut client, verb).await;
+        }
+        match start(global, home.clone(), Options::default(), None).await {
+            Err(e) if e.is(Kind::Owned) && attempt < 19 => {
+                rt.sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Err(e) => return Err(e),
+            Ok(engine) => return unless_twice(Box::pin(in_process(engine, verb))).await,
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Through the daemon. A signal gives the verb up, as far as it can be.
+pub async fn through(client: &mut Client, verb: Verb) -> Result<Outcome> {
+    let rt = Rt::new(RealRuntime::current());
+    let mut view = View::default();
+    unless_twice(client.call(&rt, verb, |step| view.show(step), interrupted())).await
+}
+
+async fn in_process(engine: Arc<Engine>, verb: Verb) -> Result<Outcome> {
+    let (sink, mut steps) = ProgressSink::channel();
+    let given_up = sink.given_up().clone();
+    let shown = async move {
+        let mut view = View::default();
+        while let Some(step) = steps.recv().await {
+            view.show(step);
+        }
+    };
+    let work = async { futures::join!(engine.run(verb, sink), shown).0 };
+    let work = std::pin::pin!(work);
+    let result = match select(work, std::pin::pin!(interrupted())).await {
+        Either::Left((result, _)) => result,
+        Either::Right(((), work)) => {
+            given_up.cancel();
+            work.await
+        }
+    };
+    // A command that ran the engine itself gives up what it owns before it exits.
+    let ended = engine.shutdown().await;
+    let outcome = result?;
+    ended?;
+    Ok(outcome)
+}
+
+/// windlass.toml, for what needs no engine.
+pub async fn config(global: &Global) -> Result<Config> {
+    let file = match &global.config {
+        Some(file) => file.clone(),
+        None => StateDir::locate()?.config(),
+    };
+    Config::load(&*RealDisk::start(), &file, global.config.is_some()).await
+}
+
+/// Starts an engine in this process; `Kind::Owned` when another one runs on the state folder.
+pub async fn start(
+    global: &Global,
+    home: StateDir,
+    options: Options,
+    cache: Option<u64>,
+) -> Result<Arc<Engine>> {
+    let rt = Rt::new(RealRuntime::current());
+    let disk = RealDisk::start();
+    let file = global.config.clone().unwrap_or_else(|| home.config());
+    let config = Config::load(&*disk, &file, global.config.is_some()).await?;
+    let memory = config.memory(global.memory)?;
+    // Commands that run the engine themselves, and end with it, read too little to be worth one.
+    let cache = if options.serve || options.control { config.cache(cache, &home.cache())? } else { 0 };
+    let cache_disk = (cache > 0).then(|| RealDisk::start() as Arc<dyn Disk>);
+    Engine::start(rt, disk, home, config, Options { memory, cache, cache_disk, ..options }).await
+}
+
+/// What stderr shows while a verb goes on: sentences, and on a terminal a progress bar.
+#[derive(Default)]
+struct View(Option<ProgressBar>);
+
+impl View {
+    fn show(&mut self, step: Step) {
+        match step {
+            Step::Progress(step) => self.bar(&step),
+            Step::Says(sentence) => {
+                let line = || eprintln!("windlass: {sentence}");
+                self.0.as_ref().map_or_else(line, |bar| bar.suspend(line));
+            }
+        }
+    }
+
+    fn bar(&mut self, step: &Progress) {
+        let bar = self.0.get_or_insert_with(|| {
+            let bar = ProgressBar::new(step.total);
+            let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {eta}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        bar.set_length(step.total);
+        bar.set_position(step.done);
+        bar.set_message(step.doing.clone());
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The state of a running engine: the tables that verbs and faces work on. Its life is `engine`'s.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::mounts::Mounts;
+use super::pools::Pools;
+use super::sessions::Sessions;
+use super::state_dir::HostContext;
+use crate::base::rt::Instant;
+use crate::nbd::Address;
+
+/// See the module.
+#[derive(Debug)]
+pub struct EngineState {
+    pub host_context: HostContext,
+    pub config: Config,
+    pub pools: Pools,
+    pub sessions: Arc<Sessions>,
+    pub mounts: Arc<Mounts>,
+    /// Where NBD clients connect, ports resolved.
+    pub nbd: Mutex<Vec<Address>>,
+    /// Where the metrics are read.
+    pub metrics: Mutex<Vec<Address>>,
+    /// When the engine started.
+    pub began: Instant,
+    /// Cancelled when the engine ends.
+    pub stop: CancellationToken,
+}
+
+impl EngineState {
+    pub fn metrics_addresses(&self) -> Vec<Address> {
+        self.metrics.lock().clone()
+    }
+
+    pub fn nbd_addresses(&self) -> Vec<Address> {
+        self.nbd.lock().clone()
+    }
+}

@@ -1,0 +1,238 @@
+//! The state folder: where it is, what lies in it, and the lock that one engine holds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::base::rt::{Disk, DiskLock, Rt};
+use crate::base::{Error, HostId, Kind, Name, Result, ResultExt};
+use crate::volume::Host;
+
+/// Longest path of a unix socket that Linux takes, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+/// Largest state file that is read, in bytes.
+const FILE_MAX: usize = 1 << 20;
+
+/// Paths under `$WINDLASS_HOME`.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// A pool that this host knows: where its stores are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KnownPool {
+    pub format: u32,
+    pub name: Name,
+    /// `URL[,zone=Z]` each, by index.
+    pub stores: Vec<String>,
+}
+
+impl StateDir {
+    /// `$WINDLASS_HOME`, else `/var/lib/windlass` for root, else the XDG state folder.
+    pub fn locate() -> Result<StateDir> {
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let root = match var("WINDLASS_HOME") {
+            Some(home) => home,
+            None if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/windlass"),
+            None => match (var("XDG_STATE_HOME"), var("HOME")) {
+                (Some(state), _) => state.join("windlass"),
+                (None, Some(home)) => home.join(".local/state/windlass"),
+                (None, None) => {
+                    return Err(Error::new(
+                        Kind::Usage,
+                        "no state folder: set WINDLASS_HOME (HOME is not set either)",
+                    ));
+                }
+            },
+        };
+        let root = std::path::absolute(&root).context(|| format!("state folder {}", root.display()))?;
+        Ok(StateDir { root })
+    }
+
+    pub fn at(root: impl Into<PathBuf>) -> StateDir {
+        StateDir { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.root.join("windlass.toml")
+    }
+
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    pub fn hints(&self) -> PathBuf {
+        self.root.join("hints")
+    }
+
+    /// Of the cache alone.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// The control socket; an error when its path is longer than a socket's may be.
+    pub fn control(&self) -> Result<PathBuf> {
+        self.socket("control.sock")
+    }
+
+    pub fn nbd(&self) -> Result<PathBuf> {
+        self.socket("nbd.sock")
+    }
+
+    fn socket(&self, name: &str) -> Result<PathBuf> {
+        let path = self.root.join(name);
+        if path.as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "{} is too long for a unix socket: use a state folder with a shorter path",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(path)
+    }
+
+    /// Makes the folder and takes its lock; `Kind::Owned` when another engine holds it.
+    pub async fn lock(&self, disk: &dyn Disk) -> Result<Box<dyn DiskLock>> {
+        let path = self.root.join("lock");
+        let shown = self.root.display();
+        disk.create_dir(&self.root).await.context(|| format!("state folder {shown}"))?;
+        let note = format!("process {}\n", std::process::id());
+        disk.lock(&path, &note).await.map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => Error::new(
+                Kind::Owned,
+                format!(
+                    "the state folder {shown} is in use: {e}; stop that process or use another WINDLASS_HOME"
+                ),
+            ),
+            _ => Error::from(e).context(format!("locking the state folder {shown}")),
+        })
+    }
+
+    /// The folder's identity, drawn on first use.
+    pub async fn host(&self, rt: &Rt, disk: &dyn Disk) -> Result<Host> {
+        let path = self.root.join("host.json");
+        if let Some(host) = read_json(disk, &path).await? {
+            return Ok(host);
+        }
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = Host { id: HostId(rt.random128()), name };
+        write_json(disk, &path, &host).await?;
+        Ok(host)
+    }
+
+    fn pools(&self) -> PathBuf {
+        self.root.join("pools")
+    }
+
+    fn pool_file(&self, name: &Name) -> PathBuf {
+        self.pools().join(format!("{name}.json"))
+    }
+
+    pub async fn known_pools(&self, disk: &dyn Disk) -> Result<Vec<KnownPool>> {
+        let names = match disk.list(&self.pools()).await {
+            Ok(names) => names,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::from(e).context(format!("listing {}", self.pools().display()))),
+        };
+        let mut known = Vec::new();
+        for file in names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')) {
+            if let Some(pool) = read_json(disk, &self.pools().join(file)).await? {
+                known.push(pool);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Journals that were put aside, of volumes that may be gone.
+    pub async fn kept_journals(&self, disk: &dyn Disk) -> Vec<PathBuf> {
+        let mut kept = Vec::new();
+        let all = |dir: PathBuf| async move {
+            let names = disk.list(&dir).await.unwrap_or_default();
+            names.into_iter().map(move |name| dir.join(name)).collect::<Vec<_>>()
+        };
+        for pool in all(self.volumes()).await {
+            for volume in all(pool).await {
+                let is_kept = |path: &PathBuf| {
+                    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("journal."))
+                };
+                kept.extend(all(volume).await.into_iter().filter(is_kept));
+            }
+        }
+        kept
+    }
+
+    pub async fn remember(&self, disk: &dyn Disk, pool: &KnownPool) -> Result<()> {
+        disk.create_dir(&self.pools()).await.context(|| format!("making {}", self.pools().display()))?;
+        write_json(disk, &self.pool_file(&pool.name), pool).await
+    }
+
+    pub async fn forget(&self, disk: &dyn Disk, name: &Name) -> Result<()> {
+        let path = self.pool_file(name);
+        disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
+        disk.sync_dir(&self.pools()).await.context(|| format!("syncing {}", self.pools().display()))
+    }
+}
+
+async fn read_json<T: serde::de::DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>> {
+    let bytes = match disk.read(path, FILE_MAX).await {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::from(e).context(format!("reading {}", path.display()))),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+        Error::new(Kind::Invalid, format!("{} is damaged ({e}): restore it or move it away", path.display()))
+    })
+}
+
+async fn write_json(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+    disk.write_atomic(path, Bytes::from(text)).await.context(|| format!("writing {}", path.display()))
+}
+
+/// What every engine part needs of its folder.
+#[derive(Clone, Debug)]
+pub struct HostContext {
+    pub rt: Rt,
+    pub disk: Arc<dyn Disk>,
+    pub home: StateDir,
+    pub host: Host,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::{RealDisk, RealRuntime};
+
+    #[tokio::test]
+    async fn a_folder_keeps_its_identity_its_pools_and_one_engine() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
+        let home = StateDir::at(dir.path().join("h"));
+        let held = home.lock(&*disk).await.unwrap();
+        assert_eq!(home.lock(&*disk).await.unwrap_err().kind(), Kind::Owned);
+        let id = home.host(&rt, &*disk).await.unwrap().id;
+        assert_eq!(home.host(&rt, &*disk).await.unwrap().id, id);
+        assert!(home.known_pools(&*disk).await.unwrap().is_empty());
+        let pool = KnownPool { format: 1, name: "p".parse().unwrap(), stores: vec!["file:///x".into()] };
+        home.remember(&*disk, &pool).await.unwrap();
+        assert_eq!(home.known_pools(&*disk).await.unwrap().len(), 1);
+        home.forget(&*disk, &pool.name).await.unwrap();
+        assert!(home.known_pools(&*disk).await.unwrap().is_empty());
+        drop(held);
+        home.lock(&*disk).await.unwrap();
+        assert!(StateDir::at("/".repeat(120)).control().is_err());
+    }
+}

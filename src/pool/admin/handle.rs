@@ -1,0 +1,372 @@
+//! A pool that is open: the whole of it in one place, each verb done by the room that it belongs to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::base::rt::Rt;
+use crate::base::{
+    ChunkId, Error, Generation, Incarnation, Kind, Name, PoolId, RegisterId, Result, VolumeId,
+};
+use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
+use crate::pool::chunk::{Layout, Zoning};
+use crate::pool::io::Catalog;
+use crate::pool::io::Directory;
+use crate::pool::io::PoolContext;
+use crate::pool::io::Verify;
+use crate::pool::io::refresh;
+use crate::pool::io::{Condition, Need, availability};
+use crate::pool::io::{Known, Upload};
+use crate::pool::io::{Payload, Probe, Told};
+use crate::pool::io::{PoolStatus, status};
+use crate::pool::local::LastScrub;
+use crate::pool::local::{RepairReport, ScrubReport, Tempo, Watch};
+use crate::pool::register::{Change, Register};
+use crate::pool::repair::damage;
+use crate::pool::repair::handoff;
+use crate::pool::repair::rebuild;
+use crate::pool::repair::scrub;
+use crate::pool::repair::{Unneeded, sweep};
+use crate::pool::stores::Membership;
+use crate::pool::stores::{PoolConfig, Settings, guesses};
+use crate::store::Cause;
+
+/// Pause between looks at stores of which too few answer.
+const READY_AGAIN: Duration = Duration::from_millis(500);
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+const IDLE_WAIT: Duration = Duration::from_secs(2);
+
+/// An open pool.
+#[derive(Debug)]
+pub struct Pool {
+    id: PoolId,
+    name: Name,
+    zoning: Zoning,
+    settings: Mutex<Settings>,
+    directory: Directory,
+    context: Arc<PoolContext>,
+}
+
+/// How long the list of missing shards may take to be written.
+const WRITTEN_WAIT: Duration = Duration::from_secs(5);
+
+impl Pool {
+    /// From what its register says, on these stores.
+    pub(in crate::pool) fn new(config: &PoolConfig, context: Arc<PoolContext>) -> Result<Arc<Pool>> {
+        let pool = Pool::still(config, context)?;
+        handoff::start(&pool.context);
+        damage::start(&pool.context);
+        refresh::keep_up(&pool.context, config.pool);
+        pool.context.roster().keep_looking();
+        Ok(pool)
+    }
+
+    /// The same without anything that goes on by itself.
+    pub(in crate::pool) fn still(config: &PoolConfig, context: Arc<PoolContext>) -> Result<Arc<Pool>> {
+        Ok(Arc::new(Pool {
+            id: config.pool,
+            name: config.name.clone(),
+            zoning: config.zoning()?,
+            settings: Mutex::new(config.settings.clone()),
+            directory: Directory::new(config, &context),
+            context,
+        }))
+    }
+
+    pub(in crate::pool) fn context(&self) -> &Arc<PoolContext> {
+        &self.context
+    }
+    pub fn id(&self) -> PoolId {
+        self.id
+    }
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+    pub fn layout(&self) -> Layout {
+        self.context.layout()
+    }
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().clone()
+    }
+    /// Shards that make a chunk stored while the pool isn't degraded.
+    pub fn w(&self) -> usize {
+        if self.settings.lock().ack_zone { self.zoning.w_zone() } else { self.layout().w() }
+    }
+    pub fn membership(&self) -> Arc<Membership> {
+        self.context.membership()
+    }
+    pub fn generation(&self) -> Generation {
+        self.context.membership().generation
+    }
+    /// How often `force-recover` has decided its registers by guess.
+    pub fn guesses(&self) -> u64 {
+        guesses(self.generation())
+    }
+    /// The incarnations of this generation, by index: the witnesses of what is recorded in it.
+    pub fn incarnations(&self) -> Vec<Incarnation> {
+        self.context.incarnations()
+    }
+    /// What the pool survives when every store is there, for people, a line each.
+    pub fn survives(&self) -> Vec<String> {
+        self.zoning.survives(self.w())
+    }
+    pub fn rt(&self) -> &Rt {
+        self.context.rt()
+    }
+    /// Reads every store's label, so that `status` tells the present. Takes some seconds at most.
+    pub async fn look(&self) {
+        let members = self.context.members();
+        futures::future::join_all(members.iter().map(|m| m.attest())).await;
+    }
+    /// What is known; asks nobody.
+    pub fn status(&self) -> PoolStatus {
+        let (name, id) = (self.name.clone(), self.id);
+        let survives = self.whole_condition().survives(self.survives());
+        status::of(&self.context, name, id, self.w(), self.settings(), survives)
+    }
+
+    /// The same as `condition`, with what is known of single objects.
+    pub fn whole_condition(&self) -> Condition {
+        let mut condition = self.condition();
+        self.context.hints().each_lacking(|id, left_out, damaged| condition.add(id, left_out, damaged));
+        condition
+    }
+
+    /// What it can do now, by what is known of its stores; asks nobody.
+    pub fn condition(&self) -> Condition {
+        Condition::of(&self.membership(), self.layout(), self.stored_at())
+    }
+
+    /// Stores that must take a chunk's shards, however long one waits.
+    fn stored_at(&self) -> usize {
+        match self.settings().degrade_after() {
+            Some(_) => self.layout().k(),
+            None => self.w(),
+        }
+    }
+
+    /// Whether enough stores show now that they are there, as soon as that can be told.
+    pub async fn is_there(&self, need: Need) -> bool {
+        availability::there(&self.membership(), self.stored_at(), need).await
+    }
+
+    /// Returns when enough stores have shown, since this call, that they are there.
+    pub async fn ready(&self, need: Need) {
+        while !self.is_there(need).await {
+            self.rt().sleep(READY_AGAIN).await;
+        }
+    }
+
+    /// Checks by behaviour what the stores that are in promise; one that breaks a promise is out from now on. Puts and
+    /// deletes a few small objects on each: for daemons, not for every command. The errors of those that failed.
+    pub async fn check_promises(&self) -> Vec<Error> {
+        let members = self.context.members();
+        let checks = members.iter().map(|m| m.check_promises());
+        futures::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// A handle on a register. Keep it: a handle that wrote last writes again in one round trip.
+    pub fn register(&self, id: RegisterId) -> Register {
+        self.context.register(id)
+    }
+
+    /// Changes the settings for all hosts.
+    pub async fn set(&self, change: impl Fn(&mut Settings) -> Result<()> + Send + Sync) -> Result<()> {
+        let step = |value: Option<&Bytes>| {
+            let missing =
+                || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name));
+            let mut config = PoolConfig::decode(value.ok_or_else(missing)?)?;
+            let before = config.settings.clone();
+            change(&mut config.settings)?;
+            config.check_settings()?;
+            // Settings that hold already need no write, whoever wrote them.
+            if config.settings == before {
+                return Ok(Change::Keep(before));
+            }
+            Ok(Change::Put(config.encode(), config.settings))
+        };
+        let now = self.register(PoolConfig::register(self.id)).change(step).await?;
+        *self.settings.lock() = now;
+        Ok(())
+    }
+
+    /// Begins to store a chunk; encoding and puts go on in the background.
+    pub fn put_chunk(&self, chunk: Chunk) -> Upload {
+        let cause = match chunk.kind {
+            ChunkKind::Data => Cause::Write,
+            ChunkKind::Map | ChunkKind::Pack => Cause::Checkpoint,
+        };
+        Upload::start(&self.context, chunk, Known::default(), cause)
+    }
+
+    /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
+    /// gone or unreadable for sure; `Unavailable`: too few stores answer.
+    pub async fn read(
+        &self,
+        id: &ChunkId,
+        offset: u64,
+        len: u32,
+        cause: Cause,
+        verify: Verify<'_>,
+    ) -> Result<Bytes> {
+        self.context.read(id, offset, len, cause, verify).await
+    }
+
+    /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
+    /// A store that is known to be away is not asked.
+    pub async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
+        self.context.probe(id, witnesses, cause).await
+    }
+
+    /// The same, until what the stores have answered tells enough: then the others have as long again, and at least `hedge`.
+    /// Those that are late count as silent.
+    pub async fn probe_until(
+        &self,
+        id: &ChunkId,
+        witnesses: &[Incarnation],
+        cause: Cause,
+        hedge: Duration,
+        told: impl Fn(&Probe) -> Told,
+    ) -> Probe {
+        self.context.probe_until(id, witnesses, cause, hedge, told).await
+    }
+
+    /// What a probe found, after a look at every byte of the shards whose footers are right.
+    pub async fn verified(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Probe {
+        self.context.verified(id, probe, cause).await
+    }
+
+    /// Fetches and verifies the whole chunk, first of all from the shards that the probe found good.
+    pub async fn payload(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Result<Payload> {
+        self.context.payload(id, probe, cause).await
+    }
+
+    /// Puts what is missing or rotten of a chunk that was fetched; shards that are good already count as stored.
+    pub fn complete(&self, payload: &Payload) -> Upload {
+        payload.complete(&self.context)
+    }
+
+    /// Goes on to the newest membership that any store knows of which answers, also where the others agree on an older one:
+    /// `force-recover` may have given them up. `Ok` where none answers; an error where one that isn't away did not answer.
+    pub async fn hear_of_newer(&self) -> Result<()> {
+        self.register(PoolConfig::register(self.id())).hear_of_newer().await
+    }
+
+    /// Deletes all shards of these chunks from the stores that answer; what others keep is remembered.
+    pub async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
+        self.context.delete(ids).await
+    }
+
+    /// The stores (indices) that are neither out nor down, as far as is known.
+    pub fn usable(&self) -> Vec<usize> {
+        let members = self.context.members();
+        members.iter().filter(|m| m.standing().usable()).map(|m| m.index()).collect()
+    }
+
+    /// Looks through one store and deletes there what nobody needs of some volumes; how many shards that were. Some requests
+    /// for each thousand objects of the store. An error: not all of it was looked through.
+    pub async fn sweep(&self, store: usize, unneeded: &Unneeded<'_>) -> Result<u64> {
+        sweep::sweep(&self.context, store, unneeded).await
+    }
+
+    /// Stores that have been failing for at least so long.
+    pub fn out_for(&self, d: Duration) -> usize {
+        self.context.out_for(d)
+    }
+
+    /// Shards that are known to be left out.
+    pub fn pending(&self) -> usize {
+        self.context.hints().pending().0
+    }
+
+    /// Waits for what is known to be left out to be put, so long at most; how many shards still are.
+    pub async fn settled(&self, patience: Duration) -> usize {
+        match self.rt().timeout(patience, self.context.hints().none()).await {
+            Some(()) => 0,
+            None => self.pending(),
+        }
+    }
+
+    /// Remembers the shards that a probe did not find, so that they are put when their stores are back. A process that
+    /// was killed may have known of them and not have written it down.
+    pub fn remember_missing(&self, id: ChunkId, probe: &Probe) {
+        self.context.hints().found(id, probe.not_good(self.layout()));
+    }
+
+    /// Returns when what is known to be missing is written down on this host (or that takes too long: scrub finds it).
+    pub async fn missing_written(&self) {
+        if self.rt().timeout(WRITTEN_WAIT, self.context.hints().flushed()).await.is_none() {
+            tracing::warn!(
+                "pool {}: the list of missing shards can't be written; `pool repair` finds them",
+                self.name()
+            );
+        }
+    }
+
+    /// Looks through all stores. Changes nothing.
+    pub async fn scrub(
+        &self,
+        inventory: &dyn Inventory,
+        tempo: Tempo,
+        watch: Watch<'_>,
+    ) -> Result<ScrubReport> {
+        let report = scrub::scrub(&self.context, inventory, tempo, watch).await?;
+        self.context.bookmark().ended(&report, self.context.rt().wall_ms()).await;
+        Ok(report)
+    }
+
+    /// What the last scrub or repair on this host found, or left.
+    pub async fn last_scrub(&self) -> Option<LastScrub> {
+        self.context.bookmark().last().await
+    }
+
+    /// Mends everything that a scrub finds.
+    pub async fn repair(
+        &self,
+        inventory: &dyn Inventory,
+        tempo: Tempo,
+        watch: Watch<'_>,
+    ) -> Result<RepairReport> {
+        let done = rebuild::repair(&self.context, inventory, tempo, watch).await?;
+        self.context.bookmark().ended(&done.left, self.context.rt().wall_ms()).await;
+        Ok(done)
+    }
+
+    /// The id of the volume of this name.
+    pub async fn lookup(&self, name: &Name) -> Result<Option<VolumeId>> {
+        self.directory.lookup(name).await
+    }
+    /// Gives a volume a name; `Exists` when another has it, nothing when this one does.
+    pub async fn insert(&self, name: &Name, id: VolumeId) -> Result<()> {
+        self.directory.insert(name, id).await
+    }
+    /// Takes a name from a volume; nothing when it isn't that volume's.
+    pub async fn remove(&self, name: &Name, id: VolumeId) -> Result<()> {
+        self.directory.remove(name, id).await
+    }
+    /// All names, sorted.
+    pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
+        self.directory.list().await
+    }
+
+    /// The directory comes along into the pool's generation; all names, sorted.
+    pub(in crate::pool) async fn bring_names(&self) -> Result<Vec<(Name, VolumeId)>> {
+        self.directory.bring().await
+    }
+
+    /// A map of the user's own over registers, by the id of its root. Keep it: it knows its way then.
+    pub fn catalog(&self, root: RegisterId) -> Catalog {
+        Catalog::new(&self.context, root)
+    }
+
+    /// Ends what runs in the background, after what is to be remembered is on disk.
+    pub async fn close(&self) {
+        // A register's copy that is missing would only be one more thing to repair.
+        let _ = self.rt().timeout(IDLE_WAIT, self.context.roster().idle()).await;
+        // A disk that fails must not hold up the end; scrub finds without it what is missing.
+        let _ = self.rt().timeout(CLOSE_WAIT, self.context.hints().flushed()).await;
+        self.context.hints().close();
+    }
+}

@@ -1,0 +1,195 @@
+//! Making a pool, and finding one by its stores' labels.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::Pool;
+use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
+use crate::pool::chunk::Layout;
+use crate::pool::io::PoolContext;
+use crate::pool::local::MissingShards;
+use crate::pool::local::ScrubCursor;
+use crate::pool::register::{Change, Register};
+use crate::pool::stores::PROBES;
+use crate::pool::stores::Roster;
+use crate::pool::stores::{Found, best_hint, find_all, labelled, read_labels};
+use crate::pool::stores::{LABEL_KEY, Label};
+use crate::pool::stores::{PoolConfig, Settings, StoreEntry};
+use crate::pool::stores::{PoolHost, StoreSpec};
+use crate::store::{Cause, List, Put, When};
+
+/// How long the first value may take to be in every store, and how long opening waits for what every store says.
+const EVERYWHERE: Duration = Duration::from_secs(2);
+/// A look at so many objects tells whether a place is empty.
+const LIST_PAGE: usize = 1000;
+/// Opening says who does not answer after this.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    pub settings: Settings,
+    /// Also with a layout that the loss of one zone breaks.
+    pub force: bool,
+}
+
+impl Pool {
+    /// Makes a pool of stores whose places are empty, and opens it.
+    pub async fn create(
+        host: PoolHost,
+        name: Name,
+        layout: Layout,
+        stores: Vec<StoreSpec>,
+        options: CreateOptions,
+    ) -> Result<Arc<Pool>> {
+        for (at, store) in stores.iter().enumerate() {
+            if stores[..at].iter().any(|s| s.url == store.url) {
+                let text = format!("store {} is given twice: give each store once", store.url);
+                return Err(Error::new(Kind::Usage, text));
+            }
+        }
+        let rt = host.rt.clone();
+        let entries = stores.iter().map(|s| StoreEntry {
+            url: s.url.clone(),
+            zone: s.zone.clone(),
+            incarnation: Incarnation(rt.random128()),
+        });
+        let config =
+            PoolConfig::new(PoolId(rt.random128()), name, layout, entries.collect(), options.settings)?;
+        if !options.force {
+            config.zoning()?.check()?;
+        }
+        config.check_settings()?;
+        for outcome in futures::future::join_all(stores.iter().map(check_empty)).await {
+            outcome?;
+        }
+        let probes = stores.iter().map(|s| crate::store::probe(&rt, &*s.bucket, PROBES));
+        for outcome in futures::future::join_all(probes).await {
+            outcome?;
+        }
+        let labels = stores.iter().enumerate().map(|(index, store)| put_label(store, index, &config));
+        let labelled = futures::future::join_all(labels).await;
+        let made = match labelled.into_iter().collect::<Result<Vec<()>>>() {
+            Ok(_) => found(&host, &stores, &config).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = made {
+            withdraw_labels(&stores, &config).await;
+            return Err(e.context(format!("pool {} was not created", config.name)));
+        }
+        let opened = Pool::open(host, stores).await;
+        opened.map_err(|e| e.context(format!("pool {} is made, but can't be opened yet", config.name)))
+    }
+
+    /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a
+    /// majority of those that hold registers answer.
+    pub async fn open(host: PoolHost, mut stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
+        let mut labels = read_labels(&host.rt, &stores).await;
+        let hint = best_hint(&stores, &labels)?;
+        // While a replacement is under way registers may still be where they were before.
+        let config = hint.predecessor().unwrap_or_else(|| hint.clone());
+        let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
+        let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores, &seats);
+        for (member, seat) in roster.current().members.iter().zip(&seats) {
+            if let Some(Found::Silent(why)) = seat.map(|at| &labels[at]) {
+                // Waited for once is enough: it counts as away until it answers.
+                member.was_silent(why);
+            }
+        }
+        if hint.forced.is_some() {
+            // Written after that generation was known chosen. The stores that it gave up may be back and tell another story.
+            roster.learn(&hint.encode()).await?;
+        }
+        let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
+        if config.acceptors.len() > 1 {
+            // The same where the label of who could tell is behind: those that were given up would agree among themselves.
+            register.hear_soon(EVERYWHERE).await?;
+        }
+        let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "pool {} was never finished: empty the stores' places and create it again",
+                    config.name
+                ),
+            ));
+        };
+        let current = PoolConfig::decode(&value)?;
+        roster.learn(&value).await?;
+        if roster.current().generation != current.generation {
+            return Err(Error::new(Kind::Corrupt, "the stores' labels and the pool's description disagree"));
+        }
+        let hints = MissingShards::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
+        let bookmark = ScrubCursor::new(host.disk.clone(), &host.folder, current.pool);
+        Pool::new(&current, PoolContext::new(host.rt, current.layout, roster, hints, bookmark))
+    }
+}
+
+/// Nothing but what a creation that was broken off has left of its look at what the store promises.
+async fn check_empty(store: &StoreSpec) -> Result<()> {
+    let list = List { max: LIST_PAGE, ..List::default() };
+    let page = store.bucket.list(&list, Cause::Probe).await?;
+    let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
+    let (url, key) = (&store.url, &object.key);
+    let why = match labelled(store).await {
+        Ok(Some(Label { hint, .. })) => format!(
+            "store {url} has the label of a pool {}: choose an empty place; or empty this one, if that pool was never finished",
+            hint.name
+        ),
+        _ => format!("store {url} is not empty (it has {key}): choose an empty place"),
+    };
+    Err(Error::new(Kind::Refused, why))
+}
+
+async fn put_label(store: &StoreSpec, index: usize, config: &PoolConfig) -> Result<()> {
+    let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
+    let answer = store.bucket.put(LABEL_KEY, label.encode(), When::Absent, Cause::Label).await?;
+    let taken = || {
+        Error::new(
+            Kind::Refused,
+            format!("store {} has become another pool's, or is given twice: give each store once", store.url),
+        )
+    };
+    match answer {
+        Put::Stored(_) => Ok(()),
+        // Only a look tells whose it is.
+        Put::Refused | Put::Unknown(_) => match labelled(store).await? {
+            Some(found) if found.incarnation == label.incarnation => Ok(()),
+            Some(_) => Err(taken()),
+            None => Err(match answer {
+                Put::Unknown(e) => e,
+                _ => taken(),
+            }),
+        },
+    }
+}
+
+/// Writes the pool's first value, once every store shows its label.
+async fn found(host: &PoolHost, stores: &[StoreSpec], config: &PoolConfig) -> Result<()> {
+    let seats: Vec<Option<usize>> = (0..stores.len()).map(Some).collect();
+    let roster = Roster::new(&host.rt, config, host.opener.clone(), stores.to_vec(), &seats);
+    let membership = roster.current();
+    for attested in futures::future::join_all(membership.members.iter().map(|m| m.attest())).await {
+        attested?;
+    }
+    let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
+    let value = config.encode();
+    register
+        .change(|current| {
+            Ok(if current.is_none() { Change::Put(value.clone(), ()) } else { Change::Keep(()) })
+        })
+        .await?;
+    let _ = host.rt.timeout(EVERYWHERE, roster.idle()).await;
+    Ok(())
+}
+
+/// Takes back the labels of a pool that could not be made. What fails here is left: the next attempt names it.
+async fn withdraw_labels(stores: &[StoreSpec], config: &PoolConfig) {
+    for (store, entry) in stores.iter().zip(&config.stores) {
+        let ours = matches!(labelled(store).await, Ok(Some(label)) if label.incarnation == entry.incarnation);
+        let keys =
+            [LABEL_KEY.to_owned(), crate::pool::stores::register_key(PoolConfig::register(config.pool))];
+        if ours && let Err(e) = store.bucket.delete(&keys, Cause::Label).await {
+            tracing::warn!("store {} keeps the label of a pool that was not made: {e}", store.url);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Another store in a member's place, or the same place made anew (protocol §1.7, §2.8; models `generation`, `repair`).
+//!
+//! Steps, each done by whoever comes, again after a kill: *plan* (its store labelled, the pool register sealed: `plan`),
+//! *follow*: every other register is sealed and
+//! its value known chosen in the new generation; then the volumes *admit* the store (their walks, in `volume`); *fill*:
+//! its shards, from the old store or from the others; *labels* of the others say whom to ask; *settle*: the pool register
+//! says that nothing is left in the generation before. Until then reads look at the new place, then at the old one.
+//!
+//! The next plan begins only when one is settled, so no register is ever more than one generation behind.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::stream;
+
+use super::handle::Pool;
+use super::plan::{Plan, check_free};
+use crate::base::size::show_count;
+use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result};
+use crate::pool::chunk::Inventory;
+use crate::pool::chunk::ShardSet;
+use crate::pool::chunk::with_footer_of;
+use crate::pool::local::{Progress, Watch};
+use crate::pool::register::Change;
+use crate::pool::repair::put_back;
+use crate::pool::stores::Membership;
+use crate::pool::stores::StoreSpec;
+use crate::pool::stores::labelled;
+use crate::pool::stores::{At, How};
+use crate::pool::stores::{LABEL_KEY, Label};
+use crate::pool::stores::{Member, Standing};
+use crate::pool::stores::{Named, parse, place, shard_on};
+use crate::pool::stores::{PoolConfig, StoreEntry};
+use crate::store::{Cause, List, When};
+
+/// What has come to a new store, in shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Filled {
+    /// There, whoever brought them.
+    pub there: u64,
+    /// Could not be brought yet.
+    pub left: u64,
+}
+
+/// Shards brought at a time: each is held in memory whole.
+const AT_ONCE: usize = 3;
+const LIVE_PAGE: usize = 1024;
+const LIST_PAGE: usize = 1000;
+/// Registers brought at a time.
+const REGISTERS_AT_ONCE: usize = 8;
+
+/// How a replacement stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replacement {
+    /// Nothing is to be done: the new store is the pool's already.
+    Done,
+    /// It is the pool's plan now: it is to be finished.
+    Planned,
+    /// Another is under way, which must be finished first.
+    Other,
+}
+
+impl Pool {
+    /// A replacement is under way: some of what its stores held has not come along yet.
+    pub fn is_moving(&self) -> bool {
+        self.context().membership().before.is_some()
+    }
+
+    /// Learns what other hosts have made of the pool's stores.
+    pub async fn hear(&self) -> Result<()> {
+        self.description().await.map(|_| ())
+    }
+
+    pub(in crate::pool) async fn description(&self) -> Result<PoolConfig> {
+        let value = self.register(PoolConfig::register(self.id())).confirm().await?;
+        let lost = || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name()));
+        let value = value.ok_or_else(lost)?;
+        self.context().roster().learn(&value).await?;
+        PoolConfig::decode(&value)
+    }
+
+    /// Makes `new` the pool's store in the place of `old` (by their URLs, which may be the same: a place that was emptied).
+    pub async fn plan_replacement(&self, old: &str, new: &StoreSpec, force: bool) -> Result<Replacement> {
+        self.context().roster().know(new);
+        let now = self.description().await?;
+        if let Some(before) = &now.before {
+            let ours = |(was, is): (&StoreEntry, &StoreEntry)| {
+                was.url == old && is.url == new.url && was.incarnation != is.incarnation
+            };
+            let ours = before.iter().zip(&now.stores).any(ours);
+            return Ok(if ours { Replacement::Planned } else { Replacement::Other });
+        }
+        let Some(index) = now.stores.iter().position(|s| s.url == old) else {
+            return match now.stores.iter().any(|s| s.url == new.url) {
+                true => Ok(Replacement::Done),
+                false => Err(unknown_store(&now, old)),
+            };
+        };
+        if now.stores.iter().enumerate().any(|(i, s)| i != index && s.url == new.url) {
+            let text = format!("store {} is one of the pool's already: give an empty one", new.url);
+            return Err(Error::new(Kind::Refused, text));
+        }
+        let incarnation = Incarnation(self.rt().random128());
+        let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
+        let next = now.with_store(index, StoreEntry { url: new.url.clone(), zone, incarnation });
+        if !force {
+            next.zoning()?.check()?;
+            self.check_spare(index).await?;
+        }
+        let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
+        let planned =
+            self.carry_out(&Plan { now: &now, next: &next, hint: &next, places: vec![place] }).await?;
+        Ok(if planned { Replacement::Planned } else { Replacement::Other })
+    }
+
+    /// A store that is well is one more away until its shards have come along: not while others are.
+    async fn check_spare(&self, index: usize) -> Result<()> {
+        self.look().await;
+        let (condition, old) = (self.condition(), self.membership().members[index].clone());
+        if condition.away.is_empty() || !old.well() {
+            return Ok(());
+        }
+        let risk = match self.layout().m().checked_sub(condition.away.len() + 1) {
+            None => "volumes of a host that dies meanwhile can't be opened before stores are back".to_owned(),
+            Some(0) => "no store more may be lost meanwhile".to_owned(),
+            Some(n) => format!("only {} more may be lost meanwhile", show_count(n as u64, "store")),
+        };
+        let text = format!(
+            "{}, and {} is well: bring back or replace what is away first. Until its shards have come along, a store that is replaced counts as away too: {risk}; --force does it all the same",
+            condition.sentence(),
+            old.url()
+        );
+        Err(Error::new(Kind::Refused, text))
+    }
+
+    /// Every register comes along into the pool's generation; which one that is, for `settle`.
+    pub async fn follow(&self) -> Result<Generation> {
+        self.register(PoolConfig::register(self.id())).bring().await?;
+        let now = self.context().membership();
+        let names = self.bring_names().await?;
+        let (mut brought, mut ids) = (BTreeSet::<RegisterId>::new(), BTreeSet::<RegisterId>::new());
+        ids.extend(names.into_iter().map(|(_, volume)| RegisterId(volume.0)));
+        loop {
+            // Also those that have no name any more: what is removed must stay so. And again after all that is known came
+            // along: until it met a head that had, a host that was behind may have made pins here, which then count.
+            if let Some(before) = &now.before {
+                ids.extend(registers_of(before).await?);
+            }
+            ids.retain(|id| !brought.contains(id));
+            if ids.is_empty() {
+                return Ok(now.generation);
+            }
+            let all = std::mem::take(&mut ids);
+            brought.extend(&all);
+            let bring = stream::iter(all).map(|id| async move { self.register(id).bring().await });
+            let mut bring = bring.buffer_unordered(REGISTERS_AT_ONCE);
+            while let Some(done) = bring.next().await {
+                done?;
+            }
+        }
+    }
+
+    /// Brings every shard that belongs on a new store there.
+    pub async fn fill(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<Filled> {
+        let (mut after, mut filled, mut progress) = (None, Filled::default(), Progress { done: 0, of: 0 });
+        loop {
+            let page = inventory.live_after(after, LIVE_PAGE).await?;
+            let ended = page.len() < LIVE_PAGE;
+            after = page.last().copied();
+            progress.of += page.len() as u64;
+            let jobs = stream::iter(page).map(|id| async move { (id, self.fill_chunk(&id).await) });
+            let mut jobs = jobs.buffer_unordered(AT_ONCE);
+            while let Some((id, out)) = jobs.next().await {
+                match out {
+                    Ok(()) => filled.there += 1,
+                    Err(_) if inventory.fate(id).await?.is_over() => {}
+                    Err(e) => {
+                        tracing::warn!("a part of {id} did not come along: {e}");
+                        // What is damaged for good holds nothing up: scrub names it.
+                        filled.left += u64::from(!e.is(Kind::Corrupt));
+                    }
+                }
+                progress.done += 1;
+                watch(progress);
+            }
+            if ended {
+                return Ok(filled);
+            }
+        }
+    }
+
+    async fn fill_chunk(&self, id: &ChunkId) -> Result<()> {
+        let (context, now) = (self.context(), self.context().membership());
+        let n = context.layout().n();
+        for (store, new) in now.members.iter().enumerate() {
+            if !now.is_new(store) {
+                continue;
+            }
+            let index = shard_on(id, store, n);
+            debug_assert_eq!(place(id, index, n), store);
+            let there = At { member: new, id, index };
+            if let Ok((_, _)) = there.footer(Cause::Repair).await {
+                context.hints().stored(id, ShardSet::default().with(index));
+                continue;
+            }
+            if let Some(old) = now.predecessor(store).filter(|old| old.standing().usable())
+                && let Ok((footer, bytes, _)) = (At { member: old, id, index }).whole(Cause::Repair).await
+            {
+                let object = with_footer_of(&footer, bytes);
+                there.store(&footer.about, &object, How::Look, Cause::Repair).await?;
+                context.hints().remove(id, ShardSet::default().with(index));
+                continue;
+            }
+            let wanted = ShardSet::default().with(index);
+            let (stored, mut refusals) =
+                put_back(context, id, wanted, ShardSet::default(), Cause::Repair).await?;
+            if stored.is_empty() {
+                let silent = || Error::new(Kind::Unavailable, format!("store {} did not take it", new.url()));
+                return Err(refusals.pop().unwrap_or_else(silent));
+            }
+            context.hints().remove(id, stored);
+        }
+        Ok(())
+    }
+
+    /// Nothing is left behind this generation, which was followed, and then filled: labels say so to those who know nothing,
+    /// then the pool register does. False: others have begun another since, and what that one left behind is not known.
+    pub async fn settle(&self, followed: Generation) -> Result<bool> {
+        let now = self.description().await?;
+        if now.generation != followed || now.before.is_none() {
+            return Ok(now.generation == followed);
+        }
+        let settled = now.settled();
+        self.update_labels(&settled).await;
+        let step = |current: Option<&bytes::Bytes>| {
+            let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
+            if current.generation != now.generation || current.before.is_none() {
+                return Ok(Change::Keep(current));
+            }
+            let settled = current.settled();
+            Ok(Change::Put(settled.encode(), settled))
+        };
+        let current = self.register(PoolConfig::register(self.id())).change(step).await?;
+        self.context().roster().learn(&current.encode()).await?;
+        Ok(current.generation == followed)
+    }
+
+    /// Stores that were to take others' places and are away before all has come along to them: without them what is under way
+    /// does not end. Each with why it is away.
+    pub async fn lost_midway(&self) -> Vec<(Arc<Member>, String)> {
+        let now = self.membership();
+        let new = now.members.iter().filter(|m| now.is_new(m.index()));
+        let looks = new.map(|m| async move { m.attest().await.err().map(|e| (m.clone(), e.to_string())) });
+        futures::future::join_all(looks).await.into_iter().flatten().collect()
+    }
+
+    pub(in crate::pool) async fn update_labels(&self, hint: &PoolConfig) {
+        let members = self.context().members();
+        let labels = members.iter().map(|member| update_label(member, hint));
+        for out in futures::future::join_all(labels).await {
+            // A hint only; its store is away, or another wrote a newer one.
+            if let Err(e) = out {
+                tracing::debug!("a label stays as it is: {e}");
+            }
+        }
+    }
+
+    /// Stores (by URL) whose place was emptied, or never became the pool's store again: out, and free to be taken in anew.
+    pub async fn emptied(&self) -> Vec<StoreSpec> {
+        let mut free = Vec::new();
+        for member in self.context().members() {
+            free.extend(free_place(self.id(), &member).await);
+        }
+        free
+    }
+}
+
+/// The place of a store that is out, when it was emptied or never became the pool's store again.
+pub async fn free_place(pool: PoolId, member: &Member) -> Option<StoreSpec> {
+    let (Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else { return None };
+    let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
+    let spec = StoreSpec { url, zone, bucket: bucket.clone() };
+    let ours = match labelled(&spec).await {
+        Ok(None) => check_free(&spec, true).await.is_ok(),
+        Ok(Some(label)) => {
+            label.pool == pool && label.index == member.index() && label.incarnation != member.incarnation()
+        }
+        Err(_) => false,
+    };
+    ours.then_some(spec)
+}
+
+fn unknown_store(now: &PoolConfig, old: &str) -> Error {
+    let urls: Vec<&str> = now.stores.iter().map(|s| s.url.as_str()).collect();
+    let text = format!("{old} is no store of pool {}, whose stores are {}", now.name, urls.join(", "));
+    Error::new(Kind::NotFound, text)
+}
+
+/// Every register of a generation that anything was chosen in.
+async fn registers_of(membership: &Membership) -> Result<BTreeSet<RegisterId>> {
+    let lists = futures::future::join_all(membership.deciding().map(list_registers)).await;
+    let (mut ids, mut listed, mut missing) = (BTreeSet::new(), 0, None);
+    for list in lists {
+        match list {
+            Ok(list) => {
+                listed += 1;
+                ids.extend(list);
+            }
+            Err(e) => missing = Some(e),
+        }
+    }
+    match missing {
+        // Each has told one of those that were listed.
+        Some(e) if listed < membership.met_by_all() => Err(e.context("listing its registers")),
+        _ => Ok(ids),
+    }
+}
+
+/// The registers that a store knows of.
+pub async fn list_registers(member: &Arc<Member>) -> Result<Vec<RegisterId>> {
+    let mut list = List { prefix: "reg/".to_owned(), max: LIST_PAGE, ..List::default() };
+    let mut ids = Vec::new();
+    loop {
+        let page = member.list(&list, Cause::Register).await?;
+        ids.extend(page.objects.iter().filter_map(|o| match parse(&o.key) {
+            Named::Register(id) => Some(id),
+            _ => None,
+        }));
+        list.after = page.next;
+        if list.after.is_none() {
+            break;
+        }
+    }
+    // A place that was emptied lists nothing.
+    member.attest().await?;
+    Ok(ids)
+}
+
+async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
+    let (Some(bucket), true) = (member.raw(), member.standing().usable()) else { return Ok(()) };
+    let Some(head) = bucket.head(LABEL_KEY, Cause::Label).await? else { return Ok(()) };
+    member.attest().await?;
+    let label = Label::new(hint.pool, member.index(), member.incarnation(), hint.clone());
+    bucket.put(LABEL_KEY, label.encode(), When::Matches(head.etag), Cause::Label).await?;
+    Ok(())
+}

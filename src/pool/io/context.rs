@@ -1,0 +1,177 @@
+//! The stores of an open pool and how chunks lie on them: what reading, putting, counting and mending share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::rt::Rt;
+use crate::base::{ChunkId, Incarnation, Kind, RegisterId, Result};
+use crate::pool::chunk::Codec;
+use crate::pool::chunk::FooterCache;
+use crate::pool::chunk::Layout;
+use crate::pool::chunk::ShardSet;
+use crate::pool::local::MissingShards;
+use crate::pool::local::ScrubCursor;
+use crate::pool::register::Register;
+use crate::pool::stores::Hedges;
+use crate::pool::stores::Member;
+use crate::pool::stores::guesses;
+use crate::pool::stores::{Membership, Roster};
+use crate::pool::stores::{place, shard_key, shard_on};
+use crate::store::Cause;
+
+/// Keys that one delete request names at most.
+pub const DELETE_MAX: usize = 1000;
+
+/// See the module.
+#[derive(Debug)]
+pub struct PoolContext {
+    rt: Rt,
+    layout: Layout,
+    roster: Arc<Roster>,
+    codec: Arc<Codec>,
+    hints: Arc<MissingShards>,
+    bookmark: ScrubCursor,
+    footers: FooterCache,
+    hedges: Hedges,
+}
+
+impl PoolContext {
+    pub(in crate::pool) fn new(
+        rt: Rt,
+        layout: Layout,
+        roster: Arc<Roster>,
+        hints: Arc<MissingShards>,
+        bookmark: ScrubCursor,
+    ) -> Arc<PoolContext> {
+        Arc::new(PoolContext {
+            rt,
+            layout,
+            roster,
+            codec: Arc::new(Codec::new(layout)),
+            hints,
+            bookmark,
+            footers: FooterCache::default(),
+            hedges: Hedges::default(),
+        })
+    }
+
+    pub(in crate::pool) fn rt(&self) -> &Rt {
+        &self.rt
+    }
+    pub(in crate::pool) fn layout(&self) -> Layout {
+        self.layout
+    }
+    pub(in crate::pool) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+    /// As of now: ask again for each operation.
+    pub(in crate::pool) fn membership(&self) -> Arc<Membership> {
+        self.roster.current()
+    }
+    pub(in crate::pool) fn members(&self) -> Vec<Arc<Member>> {
+        self.membership().members.clone()
+    }
+    pub(in crate::pool) fn codec(&self) -> &Arc<Codec> {
+        &self.codec
+    }
+    pub(in crate::pool) fn hints(&self) -> &Arc<MissingShards> {
+        &self.hints
+    }
+    pub(in crate::pool) fn bookmark(&self) -> &ScrubCursor {
+        &self.bookmark
+    }
+    pub(in crate::pool) fn hedges(&self) -> &Hedges {
+        &self.hedges
+    }
+    pub(in crate::pool) fn footers(&self) -> &FooterCache {
+        &self.footers
+    }
+
+    pub(in crate::pool) fn register(&self, id: RegisterId) -> Register {
+        Register::new(self.rt.clone(), self.roster.clone(), id)
+    }
+
+    /// The store that holds a chunk's shard.
+    pub(in crate::pool) fn holder(&self, id: &ChunkId, shard: usize) -> Arc<Member> {
+        self.membership().members[place(id, shard, self.layout.n())].clone()
+    }
+
+    /// The store that held it before, while not all has come along from there; none that is away.
+    pub(in crate::pool) fn former_holder(&self, id: &ChunkId, shard: usize) -> Option<Arc<Member>> {
+        let now = self.membership();
+        let old = now.predecessor(place(id, shard, self.layout.n()))?;
+        old.standing().usable().then(|| old.clone())
+    }
+
+    /// Whether all that belongs on the shard's store has yet to come along to it.
+    pub(in crate::pool) fn is_coming(&self, id: &ChunkId, shard: usize) -> bool {
+        self.membership().is_new(place(id, shard, self.layout.n()))
+    }
+
+    /// Deletes all shards of these chunks from the stores that answer and let us. What those that are away keep is remembered
+    /// (`leaving`), and deleted when they are back.
+    pub(in crate::pool) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
+        let (n, guesses) = (self.layout.n(), self.guesses());
+        self.hints.dead(ids);
+        ids.iter().for_each(|id| self.footers.forget(id, n));
+        for part in ids.chunks(DELETE_MAX) {
+            let deletes = self.members().into_iter().map(|member| async move {
+                let shards: Vec<usize> = part.iter().map(|id| shard_on(id, member.index(), n)).collect();
+                let keys: Vec<String> = part.iter().zip(&shards).map(|(id, i)| shard_key(id, *i)).collect();
+                if member.standing().usable() {
+                    match self.delete_from(&member, &keys).await {
+                        // One that went away meanwhile is like one that was away before.
+                        Err(_) if !member.standing().usable() => {}
+                        out => return out,
+                    }
+                }
+                self.hints.change_leaving(|l| {
+                    for (id, shard) in part.iter().zip(shards) {
+                        l.missed(*id, ShardSet::default().with(shard), guesses);
+                    }
+                });
+                Ok(())
+            });
+            futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
+        }
+        // A look may have come in between.
+        ids.iter().for_each(|id| self.hints.remove_damage(id, ShardSet::all(n)));
+        Ok(())
+    }
+
+    /// `Ok` also where the store does not let us.
+    pub(in crate::pool) async fn delete_from(&self, member: &Member, keys: &[String]) -> Result<()> {
+        match member.delete(keys, Cause::Delete).await {
+            // Who may not delete can do all else: what stays is told, and scrub finds it.
+            Err(e) if e.is(Kind::Denied) => {
+                if member.traffic().not_deleted(keys.len() as u64) {
+                    tracing::warn!("what nobody needs piles up: {e}");
+                }
+                Ok(())
+            }
+            out => out,
+        }
+    }
+
+    /// How often the pool had been decided by guess, as far as this host has heard.
+    pub(in crate::pool) fn guesses(&self) -> u64 {
+        guesses(self.membership().generation)
+    }
+
+    /// Stores that have been failing for at least so long.
+    pub(in crate::pool) fn out_for(&self, d: Duration) -> usize {
+        let now = self.rt.now();
+        self.members().iter().filter(|m| m.failing().is_some_and(|(since, _)| now.since(since) >= d)).count()
+    }
+
+    /// The incarnations of this generation, by index.
+    pub(in crate::pool) fn incarnations(&self) -> Vec<Incarnation> {
+        self.members().iter().map(|m| m.incarnation()).collect()
+    }
+}
+
+impl Drop for PoolContext {
+    fn drop(&mut self) {
+        self.hints.close();
+    }
+}

@@ -1,0 +1,22 @@
+//! Input and output of a pool: reads, uploads, probes, catalogs, status and what they share.
+
+pub mod availability;
+mod catalog;
+mod context;
+mod directory;
+#[cfg(test)]
+mod figures;
+mod probe;
+mod read;
+pub mod refresh;
+pub mod status;
+mod upload;
+
+pub use availability::{Away, Condition, Need};
+pub use catalog::Catalog;
+pub use context::{DELETE_MAX, PoolContext};
+pub use directory::Directory;
+pub use probe::{Payload, Probe, Told};
+pub use read::Verify;
+pub use status::{PoolStatus, StoreStatus};
+pub use upload::{Known, Upload};

@@ -1,0 +1,381 @@
+//! Reading a part of a chunk: one ranged get, or the same range of k other shards, decoded.
+//!
+//! The quick way trusts the caller's `verify` alone. The other way verifies every piece by its shard's footer before it
+//! is used, and `verify` comes last. It starts at once when the shard's store is known to be away or its bytes are bad,
+//! and after the hedge delay when the store is slow (`hedge`). No more than the range's size is read of any object, whatever
+//! it claims to be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use super::context::PoolContext;
+use crate::base::size::SHARD_SPAN;
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::pool::chunk::{About, CHECK_SPAN, Footer};
+use crate::pool::stores::Member;
+use crate::pool::stores::SizeClass;
+use crate::pool::stores::hedge;
+use crate::pool::stores::{At, Miss};
+use crate::store::Cause;
+
+/// Decoding less than this is done at once.
+const DECODE_INLINE: usize = 256 << 10;
+
+/// Judges bytes; the caller's own checksum.
+pub type Verify<'a> = &'a (dyn Fn(&[u8]) -> bool + Send + Sync);
+
+/// One part of one data shard.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    id: &'a ChunkId,
+    shard: usize,
+    /// In the shard.
+    at: u64,
+    len: u64,
+    cause: Cause,
+}
+
+impl Part<'_> {
+    /// Asked of others than the store that has it.
+    fn hedged(self) -> Self {
+        let cause = if self.cause == Cause::Read { Cause::Hedge } else { self.cause };
+        Part { cause, ..self }
+    }
+
+    fn class(&self) -> SizeClass {
+        SizeClass::of(self.len)
+    }
+}
+
+struct Piece {
+    about: About,
+    shard: usize,
+    bytes: Bytes,
+}
+
+/// What is known of the shards that could not be used.
+#[derive(Debug, Default)]
+pub struct Misses {
+    absent: Vec<usize>,
+    rotten: Vec<usize>,
+    silent: Vec<Error>,
+}
+
+impl Misses {
+    pub(in crate::pool) fn add(&mut self, shard: usize, miss: Miss) {
+        match miss {
+            Miss::Absent => self.absent.push(shard),
+            Miss::Rot(_) => self.rotten.push(shard),
+            Miss::Silent(e) => self.silent.push(e),
+        }
+    }
+
+    /// The chunk is readable without these: they are worth a closer look, but for what has yet to come along.
+    fn doubted(&self, context: &PoolContext, id: &ChunkId) {
+        let here = self.absent.iter().chain(&self.rotten).filter(|shard| !context.is_coming(id, **shard));
+        here.for_each(|shard| context.hints().doubt(*id, *shard));
+    }
+
+    /// Why a chunk can't be read. Absences count where the store attests after them.
+    pub(in crate::pool) async fn verdict(self, context: &PoolContext, id: &ChunkId) -> Error {
+        let layout = context.layout();
+        let asked = self.absent.iter().map(|shard| {
+            let member = context.holder(id, *shard);
+            async move { member.attest().await }
+        });
+        let (mut gone, mut silent) = (0, self.silent);
+        for attested in futures::future::join_all(asked).await {
+            match attested {
+                Ok(()) => gone += 1,
+                Err(e) => silent.push(e),
+            }
+        }
+        let rotten = self.rotten.len();
+        if gone + rotten > layout.m() {
+            let n = layout.n();
+            return Error::new(
+                Kind::Corrupt,
+                format!(
+                    "chunk {id} is damaged: of its {n} shards {gone} are gone and {rotten} unreadable, more than {} can be made up for",
+                    layout.m()
+                ),
+            );
+        }
+        let mut reasons: Vec<String> = silent.iter().map(Error::to_string).collect();
+        reasons.sort();
+        reasons.dedup();
+        Error::new(
+            Kind::Unavailable,
+            format!("chunk {id} is out of reach until more stores answer: {}", reasons.join("; ")),
+        )
+    }
+}
+
+impl PoolContext {
+    /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
+    /// gone or unreadable for sure; `Unavailable`: too few stores answer.
+    pub(in crate::pool) async fn read(
+        &self,
+        id: &ChunkId,
+        offset: u64,
+        len: u32,
+        cause: Cause,
+        verify: Verify<'_>,
+    ) -> Result<Bytes> {
+        let (shard, at) = ((offset / SHARD_SPAN) as usize, offset % SHARD_SPAN);
+        let len = u64::from(len);
+        if shard >= self.layout().k() || at + len > SHARD_SPAN {
+            let text = format!("chunk {id} has no {len} bytes at {offset}");
+            return Err(Error::new(Kind::Corrupt, text));
+        }
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let part = Part { id, shard, at, len, cause };
+        let member = self.holder(id, shard);
+        if !member.standing().usable() {
+            let mut misses = Misses::default();
+            misses.add(shard, Miss::Silent(member.why_not_usable()));
+            return self.degraded(part, misses, verify).await;
+        }
+        self.hedges().asked(self.layout());
+        let usual = self.usual(part.class());
+        let direct = self.direct(part, verify);
+        let around = self.degraded(part.hedged(), Misses::default(), verify);
+        futures::pin_mut!(direct, around);
+        if hedge::is_surely_slow(&member, part.class(), usual) && self.hedges().spend() {
+            self.try_slow(&member, part);
+            let soon = self.rt().sleep(hedge::delay(None, usual));
+            match select(around.as_mut(), soon).await {
+                Either::Left((Ok(bytes), _)) => return Ok(bytes),
+                Either::Left((Err(_), _)) => return self.direct_alone(part, direct.await, verify).await,
+                // The others are slow as well, perhaps for ever.
+                Either::Right(_) => {}
+            }
+        } else {
+            let slow = self.late(&member, part.class(), usual);
+            futures::pin_mut!(slow);
+            if let Either::Left((done, _)) = select(direct.as_mut(), slow).await {
+                return self.direct_alone(part, done, verify).await;
+            }
+        }
+        let miss = match select(direct, around).await {
+            Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => return Ok(bytes),
+            Either::Left((Err(miss), around)) => match around.await {
+                Ok(bytes) => {
+                    let mut misses = Misses::default();
+                    misses.add(part.shard, miss);
+                    misses.doubted(self, part.id);
+                    return Ok(bytes);
+                }
+                Err(_) => miss,
+            },
+            Either::Right((Err(_), direct)) => match direct.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(miss) => miss,
+            },
+        };
+        // Once more, knowing of both: only all misses together tell damaged from out of reach.
+        self.direct_alone(part, Err(miss), verify).await
+    }
+
+    /// What the store that has the bytes said; without them the others are asked, knowing why.
+    async fn direct_alone(
+        &self,
+        part: Part<'_>,
+        direct: Result<Bytes, Miss>,
+        verify: Verify<'_>,
+    ) -> Result<Bytes> {
+        let miss = match direct {
+            Ok(bytes) => return Ok(bytes),
+            Err(miss) => miss,
+        };
+        let mut misses = Misses::default();
+        misses.add(part.shard, miss);
+        self.degraded(part, misses, verify).await
+    }
+
+    /// The time within which the middle store answers 95 % of its reads of this size: a few slow ones don't make everybody
+    /// wait.
+    pub(in crate::pool) fn usual(&self, class: SizeClass) -> Option<Duration> {
+        let membership = self.membership();
+        let times = membership.members.iter().filter_map(|m| hedge::time_of(m, class));
+        let mut times: Vec<Duration> = times.collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+
+    /// Asks a slow store what nobody waits for, to see whether it still is.
+    fn try_slow(&self, member: &Arc<Member>, part: Part<'_>) {
+        if !member.traffic().try_now(self.rt().now(), hedge::TRIAL_EVERY) {
+            return;
+        }
+        let (member, id) = (member.clone(), *part.id);
+        let Part { shard: index, at, len, cause, .. } = part.hedged();
+        let trial = async move { At { member: &member, id: &id, index }.range(at, len, cause).await.is_ok() };
+        self.rt().spawn(trial).detach();
+    }
+
+    /// Ends when others are to be asked as well.
+    async fn late(&self, member: &Arc<Member>, class: SizeClass, usual: Option<Duration>) {
+        let first = hedge::delay(hedge::time_of(member, class), usual);
+        self.rt().sleep(first).await;
+        if !self.hedges().spend() {
+            self.rt().sleep(hedge::DELAY_MAX.saturating_sub(first)).await;
+        }
+    }
+
+    async fn direct(&self, part: Part<'_>, verify: Verify<'_>) -> Result<Bytes, Miss> {
+        let member = self.holder(part.id, part.shard);
+        let at = At { member: &member, id: part.id, index: part.shard };
+        let mut answer = at.range(part.at, part.len, part.cause).await;
+        if let (Err(Miss::Absent), Some(old)) = (&answer, self.former_holder(part.id, part.shard)) {
+            let at = At { member: &old, id: part.id, index: part.shard };
+            answer = at.range(part.at, part.len, part.cause).await;
+        } else if let Err(Miss::Absent) = answer {
+            // What should be there is not: perhaps the store was emptied.
+            member.suspect();
+        }
+        let (bytes, etag) = answer?;
+        if bytes.len() as u64 == part.len && verify(&bytes) { Ok(bytes) } else { Err(Miss::Rot(etag)) }
+    }
+
+    async fn degraded(&self, part: Part<'_>, mut misses: Misses, verify: Verify<'_>) -> Result<Bytes> {
+        let (k, n) = (self.layout().k(), self.layout().n());
+        // Stores in trouble come last, slow ones before them, else in order.
+        let mut next: Vec<usize> = (0..n).filter(|i| *i != part.shard).collect();
+        let class = part.class();
+        let usual = self.usual(class);
+        next.sort_by_cached_key(|i| {
+            let member = self.holder(part.id, *i);
+            (!member.well(), hedge::is_slow(&member, class, usual))
+        });
+        let mut next = next.into_iter();
+        let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut hurry = self.rt().sleep(hedge::delay(None, usual));
+        let mut hurried = false;
+        while !running.is_empty() {
+            let (shard, piece) = if hurried {
+                running.next().await.expect("it is not empty")
+            } else {
+                match select(running.next(), &mut hurry).await {
+                    Either::Left((done, _)) => done.expect("it is not empty"),
+                    Either::Right(_) => {
+                        hurried = true;
+                        running.extend(next.by_ref().map(|i| self.piece(part, i)));
+                        continue;
+                    }
+                }
+            };
+            match piece {
+                Ok(piece) => pieces.push(piece),
+                Err(miss) => {
+                    misses.add(shard, miss);
+                    running.extend(next.by_ref().take(1).map(|i| self.piece(part, i)));
+                    continue;
+                }
+            }
+            if let Some(same) = enough(&mut pieces, k) {
+                let decoded = self.decode(part, same, verify).await;
+                if decoded.is_ok() {
+                    misses.doubted(self, part.id);
+                }
+                return decoded;
+            }
+            if running.is_empty() {
+                // Pieces of different contents: ask who is left.
+                running.extend(next.by_ref().take(1).map(|i| self.piece(part, i)));
+            }
+        }
+        misses.rotten.extend(strangers(&pieces));
+        Err(misses.verdict(self, part.id).await)
+    }
+
+    /// The same range of another shard, aligned, verified by its footer.
+    async fn piece(&self, part: Part<'_>, index: usize) -> (usize, Result<Piece, Miss>) {
+        let out = self.piece_on(part, index, self.holder(part.id, index)).await;
+        match (&out, self.former_holder(part.id, index)) {
+            (Err(Miss::Absent), Some(old)) => (index, self.piece_on(part, index, old).await),
+            _ => (index, out),
+        }
+    }
+
+    async fn piece_on(&self, part: Part<'_>, index: usize, member: Arc<Member>) -> Result<Piece, Miss> {
+        let at = At { member: &member, id: part.id, index };
+        let (from, to) = aligned(part);
+        let cause = if part.cause == Cause::Read { Cause::Degraded } else { part.cause };
+        let footer = self.footer(at, cause);
+        let range = at.range(from, to - from, cause);
+        let (footer, range) = futures::future::join(footer, range).await;
+        let (footer, (bytes, etag)) = (footer?, range?);
+        let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
+        let ours = footer.about.layout == self.layout();
+        if !ours || (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
+            return Err(Miss::Rot(etag));
+        }
+        Ok(Piece { about: footer.about.clone(), shard: index, bytes: bytes.slice(..len as usize) })
+    }
+
+    async fn footer(&self, at: At<'_>, cause: Cause) -> Result<Arc<Footer>, Miss> {
+        if let Some(footer) = self.footers().get(at.id, at.index) {
+            return Ok(footer);
+        }
+        let footer = Arc::new(at.footer(cause).await?.0);
+        self.footers().put(at.id, at.index, footer.clone());
+        Ok(footer)
+    }
+
+    async fn decode(&self, part: Part<'_>, pieces: Vec<Piece>, verify: Verify<'_>) -> Result<Bytes> {
+        let (from, to) = aligned(part);
+        let shard_len = pieces[0].about.shard_len(part.shard) as u64;
+        let damaged = |why: &str| {
+            let text = format!(
+                "chunk {} is damaged: {} bytes at {} of part {} {why}",
+                part.id, part.len, part.at, part.shard
+            );
+            Error::new(Kind::Corrupt, text)
+        };
+        if part.at + part.len > shard_len {
+            return Err(damaged("are past its end"));
+        }
+        let len = (to.min(shard_len) - from) as usize;
+        let codec = self.codec().clone();
+        let wanted = part.shard;
+        let job = move || {
+            let from: Vec<(usize, &[u8])> = pieces.iter().map(|p| (p.shard, p.bytes.as_ref())).collect();
+            Bytes::from(codec.rebuild(wanted, len, &from))
+        };
+        let bytes = if len <= DECODE_INLINE { job() } else { self.rt().cpu(job).await? };
+        let bytes = bytes.slice((part.at - from) as usize..(part.at + part.len - from) as usize);
+        if verify(&bytes) { Ok(bytes) } else { Err(damaged("do not verify")) }
+    }
+}
+
+fn aligned(part: Part<'_>) -> (u64, u64) {
+    let span = CHECK_SPAN as u64;
+    let from = part.at / span * span;
+    (from, (part.at + part.len).next_multiple_of(span).max(from + 1))
+}
+
+/// k pieces of one content, taken out, when there are so many.
+fn enough(pieces: &mut Vec<Piece>, k: usize) -> Option<Vec<Piece>> {
+    let hash = pieces.last()?.about.payload_hash;
+    if pieces.iter().filter(|p| p.about.payload_hash == hash).count() < k {
+        return None;
+    }
+    pieces.retain(|p| p.about.payload_hash == hash);
+    Some(std::mem::take(pieces))
+}
+
+/// Shards whose contents are not those that most have.
+fn strangers(pieces: &[Piece]) -> Vec<usize> {
+    let same = |p: &Piece| pieces.iter().filter(|q| q.about.payload_hash == p.about.payload_hash).count();
+    let Some(most) = pieces.iter().max_by_key(|p| same(p)) else { return Vec::new() };
+    let odd = pieces.iter().filter(|p| p.about.payload_hash != most.about.payload_hash);
+    odd.map(|p| p.shard).collect()
+}

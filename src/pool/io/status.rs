@@ -1,0 +1,158 @@
+//! What `pool status` shows.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::context::PoolContext;
+use crate::base::rt::Instant;
+use crate::base::{Name, PoolId};
+use crate::pool::stores::Settings;
+use crate::pool::stores::SizeClass;
+use crate::pool::stores::{Member, Standing};
+use crate::store::Line;
+
+/// The hedge delay that is shown is that of reads of so many bytes.
+const SMALL: u64 = 4096;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreStatus {
+    pub index: usize,
+    pub url: String,
+    pub zone: Option<String>,
+    /// `in`, `unknown` (not asked yet), `out`, `down` or `failing` (takes no writes).
+    pub state: &'static str,
+    /// Why it isn't `in`.
+    pub reason: Option<String>,
+    pub failing_ms: Option<u64>,
+    pub latency_ms_p99: Option<f64>,
+    /// The share of the last requests that failed.
+    pub error_rate: f64,
+    pub requests: u64,
+    /// Objects that nobody needs and that the store does not let us delete.
+    pub undeleted: u64,
+    /// The requests made there, by what was asked and why.
+    pub traffic: Vec<Line>,
+}
+
+/// Chunks that lack as many shards, besides what lies on stores that are away.
+#[derive(Clone, Debug, Serialize)]
+pub struct AtRisk {
+    pub missing_shards: usize,
+    pub chunks: u64,
+}
+
+/// A copy of a register that is none.
+#[derive(Clone, Debug, Serialize)]
+pub struct DamagedRegister {
+    pub store: String,
+    pub key: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolStatus {
+    pub name: Name,
+    pub id: PoolId,
+    pub layout: String,
+    /// Shards that make a chunk stored, while enough stores are there.
+    pub stored_at: usize,
+    pub settings: Settings,
+    /// What is true of it now, for people.
+    pub survives: Vec<String>,
+    /// How long a read waits for its store before it asks others too.
+    pub hedge_ms: f64,
+    pub stores: Vec<StoreStatus>,
+    /// Replacements under way, `OLD by NEW` each: `pool repair` or `pool replace` finishes them.
+    pub replacing: Vec<String>,
+    /// Shards left out, which are put when their stores take them.
+    pub pending_shards: usize,
+    /// Shards that were stored, and that a scrub or a read on this host found gone or rotten: for `pool repair`.
+    pub damaged_shards: usize,
+    /// Copies of registers that this host found damaged: the others decide without them, `pool repair` mends them.
+    pub damaged_registers: Vec<DamagedRegister>,
+    /// The chunks that all those belong to, the worst first.
+    pub at_risk: Vec<AtRisk>,
+    /// More may be missing than is counted: `pool repair` finds it.
+    pub pending_incomplete: bool,
+    /// Shards that nobody needs, on stores that were away when they were deleted: deleted when those are back.
+    pub missed_deletes: usize,
+    /// More of them may be there than is counted: the daily look of their volumes' owners finds them, or `pool repair`.
+    pub missed_deletes_incomplete: bool,
+}
+
+pub fn of(
+    context: &PoolContext,
+    name: Name,
+    id: PoolId,
+    w: usize,
+    settings: Settings,
+    survives: Vec<String>,
+) -> PoolStatus {
+    let (pending_shards, pending_incomplete) = context.hints().pending();
+    let (missed_deletes, missed_deletes_incomplete) = context.hints().leaving(|l| (l.count(), l.overflow));
+    let now = context.rt().now();
+    PoolStatus {
+        name,
+        id,
+        layout: context.layout().to_string(),
+        stored_at: w,
+        settings,
+        survives,
+        hedge_ms: crate::pool::stores::delay(None, context.usual(SizeClass::of(SMALL))).as_micros() as f64
+            / 1000.0,
+        stores: context.members().iter().map(|m| store(m, now)).collect(),
+        replacing: replacing(context),
+        pending_shards,
+        damaged_shards: context.hints().damaged_shards(),
+        damaged_registers: damaged_registers(context),
+        at_risk: at_risk(context),
+        pending_incomplete,
+        missed_deletes,
+        missed_deletes_incomplete,
+    }
+}
+
+fn at_risk(context: &PoolContext) -> Vec<AtRisk> {
+    let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
+    context.hints().each_lacking(|_, left_out, damaged| {
+        *counts.entry(left_out.or(damaged).count()).or_default() += 1;
+    });
+    counts.into_iter().rev().map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()
+}
+
+fn damaged_registers(context: &PoolContext) -> Vec<DamagedRegister> {
+    let members = context.members();
+    let all = members.iter().flat_map(|m| m.damage().into_iter().map(|(key, reason)| (m.url(), key, reason)));
+    all.map(|(url, key, reason)| DamagedRegister { store: url.to_owned(), key, reason }).collect()
+}
+
+fn replacing(context: &PoolContext) -> Vec<String> {
+    let now = context.membership();
+    let pairs = now.members.iter().filter_map(|new| Some((now.predecessor(new.index())?, new)));
+    pairs.map(|(old, new)| format!("{} by {}", old.url(), new.url())).collect()
+}
+
+fn store(member: &Member, now: Instant) -> StoreStatus {
+    let failing = member.failing();
+    let state = match member.standing() {
+        Standing::Out(_) => "out",
+        Standing::Down(_) => "down",
+        Standing::Unknown => "unknown",
+        Standing::In if failing.is_some() => "failing",
+        Standing::In => "in",
+    };
+    StoreStatus {
+        index: member.index(),
+        url: member.url().to_owned(),
+        zone: member.zone().map(str::to_owned),
+        state,
+        failing_ms: failing.as_ref().map(|(since, _)| now.since(*since).as_millis() as u64),
+        reason: failing.map(|(_, why)| why),
+        latency_ms_p99: member.traffic().percentile(99).map(|d| d.as_micros() as f64 / 1000.0),
+        error_rate: member.traffic().error_rate(),
+        requests: member.traffic().requests(),
+        undeleted: member.traffic().undeleted(),
+        traffic: member.raw().and_then(|b| b.counters()).map(|c| c.snapshot()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,148 @@
+//! What a scrub found and a repair did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Serialize, Serializer};
+
+use crate::base::{ChunkId, Error, RegisterId, Result, VolumeId};
+
+/// One object, or the place of one that isn't there. Shown as its key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Finding {
+    pub key: String,
+    /// The store's index and URL.
+    pub store: usize,
+    pub url: String,
+    pub(in crate::pool) shard: Option<(ChunkId, usize)>,
+    pub(in crate::pool) register: Option<RegisterId>,
+}
+
+impl Serialize for Finding {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.key)
+    }
+}
+
+/// What a scrub found wrong; all empty when nothing is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ScrubReport {
+    /// There, but not what was stored.
+    pub rotten: Vec<Finding>,
+    pub missing: Vec<Finding>,
+    /// A shard on another store than its own.
+    pub misplaced: Vec<Finding>,
+    /// Not the pool's.
+    pub foreign: Vec<Finding>,
+    /// Shards of chunks that nobody needs.
+    pub orphans: Vec<Finding>,
+    /// Stores that could not be looked through, and why: nothing is said about their shards.
+    pub unreachable: Vec<String>,
+    /// Shards read and verified, and their bytes.
+    pub checked_shards: u64,
+    pub checked_bytes: u64,
+    /// Copies of registers that were read.
+    pub checked_registers: u64,
+    /// All of the above once more, with their stores.
+    pub findings: Vec<Located>,
+}
+
+/// A finding with all that a person needs.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct Located {
+    pub what: &'static str,
+    pub key: String,
+    pub store: String,
+}
+
+impl ScrubReport {
+    /// Nothing is wrong, as far as stores could be looked through.
+    pub fn is_clean(&self) -> bool {
+        let all = [&self.rotten, &self.missing, &self.misplaced, &self.foreign, &self.orphans];
+        all.iter().all(|found| found.is_empty())
+    }
+    /// Nothing is wrong, and everything was looked at.
+    pub fn is_complete_and_clean(&self) -> bool {
+        self.is_clean() && self.unreachable.is_empty()
+    }
+
+    /// How many chunks of each volume lack more than m shards, without those that lie elsewhere: what lies in them can't be
+    /// read.
+    pub fn lost(&self, m: usize, elsewhere: &[Finding]) -> BTreeMap<VolumeId, u64> {
+        let mut lacking: BTreeMap<ChunkId, usize> = BTreeMap::new();
+        let misplaced: BTreeSet<_> = elsewhere.iter().filter_map(|f| f.shard).collect();
+        let damaged = self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard);
+        for (id, _) in damaged.filter(|shard| !misplaced.contains(shard)) {
+            *lacking.entry(id).or_default() += 1;
+        }
+        let mut lost = BTreeMap::new();
+        for id in lacking.into_iter().filter(|(_, n)| *n > m).map(|(id, _)| id) {
+            *lost.entry(id.volume).or_default() += 1;
+        }
+        lost
+    }
+
+    /// In order, and each finding also with its store.
+    pub(in crate::pool) fn sort(&mut self) {
+        let all = [
+            ("rotten", &mut self.rotten),
+            ("missing", &mut self.missing),
+            ("misplaced", &mut self.misplaced),
+            ("foreign", &mut self.foreign),
+            ("orphans", &mut self.orphans),
+        ];
+        self.findings.clear();
+        for (what, found) in all {
+            found.sort();
+            found.dedup();
+            let located = |f: &Finding| Located { what, key: f.key.clone(), store: f.url.clone() };
+            self.findings.extend(found.iter().map(located));
+        }
+        self.unreachable.sort();
+        self.unreachable.dedup();
+    }
+}
+
+/// How fast a scrub reads, and where it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tempo {
+    /// Bytes a second at most; `None`: as fast as it goes.
+    pub rate: Option<u64>,
+    /// Goes on where an earlier one on this host was cut off.
+    pub resume: bool,
+}
+
+/// How far a scrub or repair is, in shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    pub done: u64,
+    pub of: u64,
+}
+
+pub type Watch<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// What was mended, and what is left.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RepairReport {
+    /// Shards rebuilt in their places.
+    pub rebuilt: u64,
+    /// Shards moved to their own store, or deleted from a wrong one.
+    pub moved: u64,
+    /// Shards deleted that nobody needs.
+    pub deleted: u64,
+    /// Objects that aren't the pool's, moved below `aside/`.
+    pub set_aside: u64,
+    /// What is still wrong, and stores that could not be looked through.
+    pub left: ScrubReport,
+    /// Why, a sentence for each different reason.
+    pub reasons: Vec<String>,
+}
+
+impl RepairReport {
+    pub(in crate::pool) fn leave(&mut self, put: impl FnOnce(&mut ScrubReport), why: &Error) {
+        put(&mut self.left);
+        let why = why.to_string();
+        if !self.reasons.contains(&why) && self.reasons.len() < 100 {
+            self.reasons.push(why);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What a host knows of its pool and keeps on the local disk: missed shards and deletions, what a scrub found and where it was.
+
+mod findings;
+mod missed_deletes;
+mod missing_shards;
+mod scrub_cursor;
+
+pub use findings::{Finding, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
+pub use missing_shards::{Damage, MissingShards};
+pub use scrub_cursor::{LastScrub, ScrubCursor};

@@ -1,0 +1,11 @@
+//! Scrub and repair: what is damaged or missing, and how it comes back.
+
+pub mod damage;
+pub mod handoff;
+pub mod rebuild;
+mod register_copies;
+pub mod scrub;
+pub mod sweep;
+
+pub use handoff::put_back;
+pub use sweep::Unneeded;

@@ -1,0 +1,187 @@
+//! Mending what a scrub finds: shards rebuilt, moved to their stores, or deleted when nobody needs them.
+//!
+//! Nothing is deleted but shards: of chunks that are dead for ever, and misplaced ones whose own place is right again.
+//! Objects that aren't the pool's are moved below `aside/` in their store, never deleted: they may be somebody's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::handoff::{AT_ONCE, put_back};
+use super::register_copies;
+use super::scrub::scrub;
+use crate::base::{ChunkId, Error, Kind, Result};
+use crate::pool::chunk::ShardSet;
+use crate::pool::chunk::with_footer_of;
+use crate::pool::chunk::{Fate, Inventory};
+use crate::pool::io::PoolContext;
+use crate::pool::local::{Finding, Progress, RepairReport, Tempo, Watch};
+use crate::pool::stores::ASIDE;
+use crate::pool::stores::LABEL_KEY;
+use crate::pool::stores::{At, How};
+use crate::store::{Cause, Put, When};
+use futures::StreamExt as _;
+use futures::stream;
+
+pub async fn repair(
+    context: &Arc<PoolContext>,
+    inventory: &dyn Inventory,
+    tempo: Tempo,
+    watch: Watch<'_>,
+) -> Result<RepairReport> {
+    // MissingShards that come while it runs are not known to be mended.
+    let hinted = context.hints().changes();
+    let mut found = scrub(context, inventory, tempo, watch).await?;
+    let mut done = RepairReport::default();
+    done.left.unreachable = found.unreachable;
+    done.left.checked_shards = found.checked_shards;
+    done.left.checked_bytes = found.checked_bytes;
+    done.left.checked_registers = found.checked_registers;
+    register_copies::mend(context, &mut found.missing, &mut found.rotten, &mut done).await;
+    for misplaced in found.misplaced {
+        match put_in_place(context, &misplaced).await {
+            Ok(()) => done.moved += 1,
+            Err(e) => done.leave(|left| left.misplaced.push(misplaced), &e),
+        }
+    }
+    rebuild(context, inventory, found.missing, found.rotten, watch, &mut done).await?;
+    for orphan in found.orphans {
+        match drop_orphan(context, inventory, &orphan).await {
+            Ok(()) => done.deleted += 1,
+            Err(e) => done.leave(|left| left.orphans.push(orphan), &e),
+        }
+    }
+    for foreign in found.foreign {
+        match set_aside(context, &foreign).await {
+            Ok(()) => done.set_aside += 1,
+            Err(e) => done.leave(|left| left.foreign.push(foreign), &e),
+        }
+    }
+    done.left.sort();
+    if done.left.is_complete_and_clean() {
+        context.hints().clear_if(hinted);
+    }
+    Ok(done)
+}
+
+/// A shard on a wrong store: to its own, if that hasn't it, and away from here.
+async fn put_in_place(context: &Arc<PoolContext>, misplaced: &Finding) -> Result<()> {
+    let (id, index) = misplaced.shard.expect("what is misplaced is a shard");
+    let wrong = &context.members()[misplaced.store];
+    let right = context.holder(&id, index);
+    let own = At { member: &right, id: &id, index };
+    if own.whole(Cause::Repair).await.is_err() {
+        let here = At { member: wrong, id: &id, index }.whole(Cause::Repair).await;
+        let Ok((footer, bytes, _)) = here else {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("{} on store {} is damaged", misplaced.key, misplaced.url),
+            ));
+        };
+        let object = with_footer_of(&footer, bytes);
+        own.store(&footer.about, &object, How::Verify, Cause::Repair).await?;
+    }
+    wrong.delete(std::slice::from_ref(&misplaced.key), Cause::Repair).await
+}
+
+/// What is missing or rotten, a chunk at a time.
+async fn rebuild(
+    context: &Arc<PoolContext>,
+    inventory: &dyn Inventory,
+    missing: Vec<Finding>,
+    rotten: Vec<Finding>,
+    watch: Watch<'_>,
+    done: &mut RepairReport,
+) -> Result<()> {
+    let mut chunks: BTreeMap<ChunkId, (ShardSet, ShardSet)> = BTreeMap::new();
+    let mut places: BTreeMap<(ChunkId, usize), (Finding, bool)> = BTreeMap::new();
+    let both = missing.into_iter().map(|f| (f, false)).chain(rotten.into_iter().map(|f| (f, true)));
+    for (finding, rot) in both {
+        let (id, index) = finding.shard.expect("what is missing or rotten is a shard");
+        let (all, bad) = chunks.entry(id).or_default();
+        *all = all.with(index);
+        if rot {
+            *bad = bad.with(index);
+        }
+        places.insert((id, index), (finding, rot));
+    }
+    let mut progress = Progress { done: 0, of: places.len() as u64 };
+    let jobs = stream::iter(chunks)
+        .map(|(id, (all, bad))| async move { (id, all, one_chunk(context, inventory, &id, all, bad).await) });
+    let mut jobs = jobs.buffer_unordered(AT_ONCE);
+    while let Some((id, all, outcome)) = jobs.next().await {
+        let (stored, refusals) = match outcome {
+            Ok(done) => done,
+            Err(e) => (ShardSet::default(), vec![e]),
+        };
+        let silent = || Error::new(Kind::Unavailable, "some stores did not take their shards");
+        let why = refusals.first().map_or_else(silent, Error::share);
+        done.rebuilt += stored.count() as u64;
+        context.hints().remove(&id, stored);
+        for index in all.minus(stored).iter() {
+            if let Some((finding, rot)) = places.remove(&(id, index)) {
+                done.leave(
+                    |left| if rot { left.rotten.push(finding) } else { left.missing.push(finding) },
+                    &why,
+                );
+            }
+        }
+        progress.done += all.count() as u64;
+        watch(progress);
+    }
+    Ok(())
+}
+
+/// The shards that are right now, all of them when the chunk is not needed any more; and why others are not.
+async fn one_chunk(
+    context: &Arc<PoolContext>,
+    inventory: &dyn Inventory,
+    id: &ChunkId,
+    all: ShardSet,
+    bad: ShardSet,
+) -> Result<(ShardSet, Vec<Error>)> {
+    match put_back(context, id, all, bad, Cause::Repair).await {
+        Err(e) if inventory.fate(*id).await?.is_over() => {
+            tracing::debug!("not mended, not needed any more: {e}");
+            Ok((all, Vec::new()))
+        }
+        other => other,
+    }
+}
+
+async fn drop_orphan(context: &Arc<PoolContext>, inventory: &dyn Inventory, orphan: &Finding) -> Result<()> {
+    let (id, _) = orphan.shard.expect("an orphan is a shard");
+    if inventory.fate(id).await? != Fate::Dead {
+        return Err(Error::new(Kind::Refused, format!("{} may be needed after all", orphan.key)));
+    }
+    context.members()[orphan.store].delete(std::slice::from_ref(&orphan.key), Cause::Repair).await
+}
+
+async fn set_aside(context: &Arc<PoolContext>, foreign: &Finding) -> Result<()> {
+    let member = &context.members()[foreign.store];
+    member.attest().await?;
+    let bucket = member.raw().expect("a store that was listed is known");
+    let to = format!("{ASIDE}{}", foreign.key);
+    // Another pool's store that was made inside this one: moving its objects would take that pool apart.
+    for (at, _) in foreign.key.match_indices('/') {
+        let place = &foreign.key[..at];
+        if bucket.head(&format!("{place}/{LABEL_KEY}"), Cause::Repair).await?.is_some() {
+            let text = format!(
+                "{} on store {} is left alone: {place} has a label, as a pool's store; bring that store to another place with \
+                 `windlass pool replace`",
+                foreign.key, foreign.url
+            );
+            return Err(Error::new(Kind::Refused, text));
+        }
+    }
+    let kept = |why: &str| {
+        let text =
+            format!("{} on store {} is not the pool's and can't be moved: {why}", foreign.key, foreign.url);
+        Error::new(Kind::Refused, text)
+    };
+    match bucket.copy(&foreign.key, &to, None, None, When::Absent, Cause::Repair).await? {
+        Put::Stored(_) => {}
+        Put::Refused => return Err(kept(&format!("{to} exists already"))),
+        Put::Unknown(e) => return Err(kept(&e.to_string())),
+    }
+    bucket.delete(std::slice::from_ref(&foreign.key), Cause::Repair).await
+}

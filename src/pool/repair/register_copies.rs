@@ -1,0 +1,112 @@
+//! Copies of registers, as scrub and repair see them: is each there that should be, and can it be read?
+//!
+//! A register that most of its stores hold, or that holds a value anywhere, should be in all of them. One that was begun
+//! and never got a value is nobody's loss.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+
+use crate::base::RegisterId;
+use crate::pool::chunk::ShardSet;
+use crate::pool::io::PoolContext;
+use crate::pool::local::{Finding, RepairReport, ScrubReport};
+use crate::pool::register::Copy;
+use crate::pool::stores::register_key;
+
+/// Registers looked at at a time; a copy is read whole.
+const AT_ONCE: usize = 8;
+
+/// A copy that was put by a write a moment ago is there after this.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// Registers by id, and the stores (indices) that list a copy.
+pub type Listed = BTreeMap<RegisterId, ShardSet>;
+
+/// Reads every copy. `complete`: stores whose listing is.
+pub async fn look(context: &Arc<PoolContext>, listed: &Listed, complete: ShardSet, report: &mut ScrubReport) {
+    let acceptors: ShardSet = context.membership().acceptors.iter().copied().collect();
+    let looks =
+        stream::iter(listed.keys().copied()).map(|id| async move { (id, both_looks(context, id).await) });
+    let mut looks = looks.buffer_unordered(AT_ONCE);
+    while let Some((id, copies)) = looks.next().await {
+        let needed = is_needed(&copies);
+        for (store, copy) in copies {
+            let found = || finding(context, id, store);
+            match copy {
+                Copy::Sound { .. } => report.checked_registers += 1,
+                Copy::Damaged => report.rotten.push(found()),
+                Copy::Absent if needed && complete.has(store) && acceptors.has(store) => {
+                    report.missing.push(found());
+                }
+                Copy::Absent => {}
+                Copy::Silent(e) => report.unreachable.push(e.to_string()),
+            }
+        }
+    }
+}
+
+/// What is missing at the first look may be on its way.
+async fn both_looks(context: &PoolContext, id: RegisterId) -> Vec<(usize, Copy)> {
+    let register = context.register(id);
+    let copies = register.copies().await;
+    let gone = copies.iter().any(|(_, copy)| matches!(copy, Copy::Absent));
+    if gone {
+        context.rt().sleep(ON_ITS_WAY).await;
+    }
+    if copies.iter().all(|(_, copy)| matches!(copy, Copy::Sound { .. })) {
+        copies
+    } else {
+        register.copies().await
+    }
+}
+
+fn is_needed(copies: &[(usize, Copy)]) -> bool {
+    let holds = |what: fn(&Copy) -> bool| copies.iter().filter(|(_, copy)| what(copy)).count();
+    holds(|c| matches!(c, Copy::Sound { has_value: true } | Copy::Damaged)) > 0
+        || holds(|c| matches!(c, Copy::Sound { .. })) > copies.len() / 2
+}
+
+fn finding(context: &PoolContext, id: RegisterId, store: usize) -> Finding {
+    let url = context.members()[store].url().to_owned();
+    Finding { key: register_key(id), store, url, shard: None, register: Some(id) }
+}
+
+/// Makes damaged and missing copies good by consensus.
+pub async fn mend(
+    context: &Arc<PoolContext>,
+    missing: &mut Vec<Finding>,
+    rotten: &mut Vec<Finding>,
+    done: &mut RepairReport,
+) {
+    let (mut gone, mut bad) = (take_registers(missing), take_registers(rotten));
+    let ids: BTreeSet<RegisterId> = gone.iter().chain(&bad).filter_map(|f| f.register).collect();
+    for id in ids {
+        let left = match context.register(id).mend().await {
+            Ok(left) => left,
+            Err(e) => {
+                let e = e.context(register_key(id));
+                let places = gone.iter().chain(&bad).filter(|f| f.register == Some(id));
+                places.map(|f| (f.store, e.share())).collect()
+            }
+        };
+        let why = |f: &Finding| left.iter().find(|(store, _)| f.register == Some(id) && *store == f.store);
+        let mut count = |kept: &mut Vec<Finding>, put: fn(&mut ScrubReport, Finding)| {
+            for finding in kept.extract_if(.., |f| f.register == Some(id)) {
+                match why(&finding) {
+                    None => done.rebuilt += 1,
+                    Some((_, e)) => done.leave(|left| put(left, finding), e),
+                }
+            }
+        };
+        count(&mut gone, |left, f| left.missing.push(f));
+        count(&mut bad, |left, f| left.rotten.push(f));
+    }
+}
+
+fn take_registers(from: &mut Vec<Finding>) -> Vec<Finding> {
+    from.extract_if(.., |f| f.register.is_some()).collect()
+}

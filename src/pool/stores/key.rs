@@ -1,0 +1,137 @@
+//! Names of a pool's objects, and which store a shard belongs on (protocol §6.4).
+//!
+//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`, `probe/…`. `hh` = the first (most
+//! significant) byte of xxh3-64 of the rest, two hexadecimal digits; numbers are decimal, the volume id 32 digits.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::label::LABEL_KEY;
+use crate::base::{ChunkId, Epoch, RegisterId, Seq, VolumeId};
+
+/// Where `repair` moves objects that aren't the pool's.
+pub const ASIDE: &str = "aside/";
+/// Where stores are tried out.
+pub const PROBES: &str = "probe/";
+const REGISTERS: &str = "reg/";
+
+/// The key of a chunk's shard.
+pub fn shard_key(id: &ChunkId, shard: usize) -> String {
+    with_prefix(format!("{id}.{shard}"))
+}
+
+/// The key of a register's acceptor object.
+pub fn register_key(id: RegisterId) -> String {
+    format!("{REGISTERS}{id}")
+}
+
+fn with_prefix(rest: String) -> String {
+    format!("{:02x}/{rest}", xxh3_64(rest.as_bytes()) >> 56)
+}
+
+/// The store (index) that holds shard `shard` of a chunk in a pool of `n` stores.
+pub fn place(id: &ChunkId, shard: usize, n: usize) -> usize {
+    let start = (xxh3_64(&id.volume.0.to_le_bytes()) % n as u64 + id.seq.0 % n as u64) % n as u64;
+    (start as usize + shard) % n
+}
+
+/// The shard that store `index` holds of a chunk: the inverse of `place`.
+pub fn shard_on(id: &ChunkId, index: usize, n: usize) -> usize {
+    (index + n - place(id, 0, n)) % n
+}
+
+/// What a key names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Named {
+    Shard(ChunkId, usize),
+    Register(RegisterId),
+    /// A label, a packed chunk's shard, or what was moved aside.
+    Other,
+    Foreign,
+}
+
+/// Reads a key; only the very spelling that `shard_key` gives is a shard's.
+pub fn parse(key: &str) -> Named {
+    if key == LABEL_KEY || key.starts_with(ASIDE) || key.starts_with(PROBES) {
+        return Named::Other;
+    }
+    if let Some(id) = key.strip_prefix(REGISTERS) {
+        return id.parse().map_or(Named::Foreign, Named::Register);
+    }
+    match parse_shard(key) {
+        Some((id, shard)) if shard_key(&id, shard) == key => Named::Shard(id, shard),
+        _ => Named::Foreign,
+    }
+}
+
+fn parse_shard(key: &str) -> Option<(ChunkId, usize)> {
+    let (_, rest) = key.split_once('/')?;
+    let (volume, name) = rest.split_once('/')?;
+    let volume: VolumeId = volume.parse().ok()?;
+    let (kind, numbers) = name.split_once('-')?;
+    let (epoch, rest) = numbers.split_once('-')?;
+    let (seq, shard) = rest.split_once('.')?;
+    let n = seq.parse().ok()?;
+    let seq = match kind {
+        "c" if Seq(n).as_pack().is_none() => Seq(n),
+        "p" if Seq(n).as_pack().is_none() => Seq::pack(n),
+        _ => return None,
+    };
+    let id = ChunkId { volume, epoch: Epoch(epoch.parse().ok()?), seq };
+    Some((id, shard.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(seq: u64) -> ChunkId {
+        ChunkId { volume: VolumeId(0x0123_4567_89ab_cdef), epoch: Epoch(3), seq: Seq(seq) }
+    }
+
+    #[test]
+    fn keys_are_as_written_down() {
+        assert_eq!(shard_key(&id(42), 5), "18/00000000000000000123456789abcdef/c-3-42.5");
+        assert_eq!(register_key(RegisterId(7)), "reg/00000000000000000000000000000007");
+        assert_eq!((place(&id(42), 0, 6), place(&id(42), 5, 6), place(&id(43), 0, 6)), (5, 4, 0));
+    }
+
+    #[test]
+    fn keys_parse_back_in_one_spelling() {
+        for seq in [1, 9, 10, u64::MAX / 2, Seq::pack(1).0, u64::MAX] {
+            for shard in [0, 13] {
+                assert_eq!(parse(&shard_key(&id(seq), shard)), Named::Shard(id(seq), shard));
+            }
+        }
+        let key = shard_key(&id(42), 5);
+        for bad in [
+            key.replace("42", "042"),
+            key.replace("18/", "19/"),
+            key.replace(".5", ".+5"),
+            format!("{key}x"),
+            "x".into(),
+            "reg/x".into(),
+            String::new(),
+        ] {
+            assert_eq!(parse(&bad), Named::Foreign, "{bad}");
+        }
+        assert_eq!(parse("reg/00000000000000000000000000000007"), Named::Register(RegisterId(7)));
+        for ours in ["label", "aside/x"] {
+            assert_eq!(parse(ours), Named::Other, "{ours}");
+        }
+    }
+
+    #[test]
+    fn each_shard_has_its_own_store_and_they_rotate() {
+        for n in [1, 2, 6, 14, 64] {
+            for seq in [1, 2, 77, u64::MAX] {
+                let mut stores: Vec<_> = (0..n).map(|shard| place(&id(seq), shard, n)).collect();
+                for (shard, store) in stores.iter().enumerate() {
+                    assert_eq!(shard_on(&id(seq), *store, n), shard);
+                }
+                stores.sort_unstable();
+                assert_eq!(stores, (0..n).collect::<Vec<_>>());
+            }
+            assert_eq!(place(&id(8), 0, n), (place(&id(7), 0, n) + 1) % n);
+        }
+    }
+}

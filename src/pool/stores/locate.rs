@@ -1,0 +1,223 @@
+//! Which of the places that this host knows is which store of the pool: by their labels.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use super::config::PoolConfig;
+use super::host::{PoolHost, StoreSpec};
+use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, PoolId, Result};
+use crate::store::{ByteRange, Cause};
+
+/// A store whose label isn't read by then counts as away when a pool is opened.
+const LABEL_WAIT: Duration = Duration::from_secs(2);
+/// Where enough others have shown theirs it is waited for as long again as those took, and at least this.
+const LABEL_HEDGE: Duration = Duration::from_millis(600);
+
+pub async fn labelled(store: &StoreSpec) -> Result<Option<Label>> {
+    let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
+    found.map(|f| Label::decode(&f.body)).transpose()
+}
+
+/// What a store says about itself when a pool is opened.
+#[derive(Debug)]
+pub enum Found {
+    Label(Box<Label>),
+    /// No label, or not one of ours.
+    Other(Error),
+    Silent(Error),
+}
+
+impl Found {
+    fn label(&self) -> Option<&Label> {
+        if let Found::Label(label) = self { Some(label) } else { None }
+    }
+}
+
+pub async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
+    match rt.timeout(LABEL_WAIT, labelled(store)).await {
+        Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
+            Found::Label(Box::new(label))
+        }
+        Some(Ok(Some(_))) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
+        Some(Ok(None)) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
+        Some(Err(e)) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported) => Found::Other(e),
+        Some(Err(e)) => Found::Silent(e),
+        None => Found::Silent(Error::new(Kind::Timeout, "it does not answer")),
+    }
+}
+
+/// What each store says about itself. When those that answer are enough to open their pool, the others have a moment more and
+/// then count as silent: one that hangs must not hold up who opens the pool.
+pub async fn read_labels(rt: &Rt, stores: &[StoreSpec]) -> Vec<Found> {
+    let begun = rt.now();
+    let reads = stores.iter().enumerate().map(|(at, store)| async move { (at, read_label(rt, store).await) });
+    let mut reads: FuturesUnordered<_> = reads.collect();
+    let late = || Found::Silent(Error::new(Kind::Timeout, "it does not answer"));
+    let mut labels: Vec<Found> = stores.iter().map(|_| late()).collect();
+    let mut answered = 0;
+    while answered < stores.len() && !opens(&labels, stores.len() - answered) {
+        let Some((at, label)) = reads.next().await else { break };
+        labels[at] = label;
+        answered += 1;
+    }
+    if answered == stores.len() {
+        return labels;
+    }
+    let rest = async {
+        while let Some((at, label)) = reads.next().await {
+            labels[at] = label;
+        }
+    };
+    // Whether the others came in time or not, what is there is used.
+    let _ = rt.timeout(rt.now().since(begun).max(LABEL_HEDGE), rest).await;
+    labels
+}
+
+/// Whether the stores that have shown their labels are enough to open their pool without waiting for those that have not.
+///
+/// More than m that hold registers must be among them: a recovery by force (`force-recover`) that none of those has heard of gave
+/// up every one of them, and with so many the data. With fewer, who could tell of such a recovery is waited for.
+fn opens(labels: &[Found], waiting: usize) -> bool {
+    let known: Vec<&Label> = labels.iter().filter_map(Found::label).collect();
+    let Some(newest) = known.iter().max_by_key(|label| label.hint.generation) else { return false };
+    let config = &newest.hint;
+    let of = |label: &&&Label| {
+        let listed = config.stores.get(label.index).map(|entry| entry.incarnation);
+        label.pool == config.pool && listed == Some(label.incarnation)
+    };
+    let listed: BTreeSet<usize> = known.iter().filter(of).map(|label| label.index).collect();
+    let deciding = config.acceptors.iter().filter(|index| listed.contains(index)).count();
+    let (m, all) = (config.layout.m(), config.stores.len());
+    let alone = config.before.is_none() && known.iter().all(|label| label.pool == config.pool);
+    alone && deciding > m.max(config.acceptors.len() / 2) && listed.len() + m >= all && waiting <= m
+}
+
+/// The newest description of the pool that most stores belong to.
+pub fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolConfig> {
+    let known = || labels.iter().filter_map(Found::label);
+    let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
+    let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
+    if let Some(best) = best {
+        if known().any(|l| l.pool != best.pool && votes(l.pool) == votes(best.pool)) {
+            return Err(Error::new(
+                Kind::Refused,
+                "the stores are of different pools: give the stores of one",
+            ));
+        }
+        return Ok(best.hint.clone());
+    }
+    let mut why: Vec<String> = Vec::new();
+    let mut kind = Kind::NotFound;
+    for (store, label) in stores.iter().zip(labels) {
+        match label {
+            Found::Silent(e) => {
+                kind = Kind::Unavailable;
+                why.push(format!("{}: {e}", store.url));
+            }
+            Found::Other(e) => {
+                if e.is(Kind::Unsupported) {
+                    kind = Kind::Unsupported;
+                }
+                why.push(format!("{}: {e}", store.url));
+            }
+            Found::Label(_) => {}
+        }
+    }
+    Err(Error::new(kind, format!("no store shows a pool: {}", why.join("; "))))
+}
+
+/// Whether a label says that its store is the one which the pool lists at this index.
+fn is_of(label: &Found, config: &PoolConfig, index: usize) -> bool {
+    matches!(label, Found::Label(l) if l.pool == config.pool && l.index == index
+        && l.incarnation == config.stores[index].incarnation)
+}
+
+/// For each place in the pool, which of the given stores is meant: by label and URL, by label, by URL, by what is left over.
+pub fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Result<Vec<Option<usize>>> {
+    let says = |place: usize, store: usize| is_of(&labels[store], config, place);
+    let is_url = |place: usize, store: usize| stores[store].url == config.stores[place].url;
+    let mut seats: Vec<Option<usize>> = vec![None; config.stores.len()];
+    let mut free: Vec<usize> = (0..stores.len()).collect();
+    let mut take = |seats: &mut Vec<Option<usize>>, fits: &dyn Fn(usize, usize) -> bool| {
+        for (place, seat) in seats.iter_mut().enumerate().filter(|(_, seat)| seat.is_none()) {
+            if let Some(at) = free.iter().position(|store| fits(place, *store)) {
+                *seat = Some(free.remove(at));
+            }
+        }
+        free.clone()
+    };
+    let free = take(&mut seats, &|place, store| says(place, store) && is_url(place, store));
+    for place in (0..seats.len()).filter(|place| seats[*place].is_none()) {
+        let claims: Vec<usize> = free.iter().copied().filter(|store| says(place, *store)).collect();
+        if let [one, other, ..] = claims[..] {
+            let (one, other) = (&stores[one].url, &stores[other].url);
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "stores {one} and {other} have the same label, one is a copy: give only the right one"
+                ),
+            ));
+        }
+    }
+    take(&mut seats, &says);
+    take(&mut seats, &is_url);
+    take(&mut seats, &|_, _| true);
+    Ok(seats)
+}
+
+/// Where each of the pool's stores is, and why others can't be opened: those that nobody named here are opened as the pool
+/// lists them.
+pub async fn find(
+    host: &PoolHost,
+    config: &PoolConfig,
+    stores: &mut Vec<StoreSpec>,
+    labels: &mut Vec<Found>,
+) -> Result<(Vec<Option<usize>>, Vec<String>)> {
+    let seats = seat(config, stores, labels)?;
+    let mut why = Vec::new();
+    for (index, entry) in config.stores.iter().enumerate() {
+        // One that has another label than the listed one, or shows none, is only what was left over: a store that was
+        // replaced, perhaps.
+        let settled = seats[index].is_some_and(|at| is_of(&labels[at], config, index));
+        if settled || stores.iter().any(|s| s.url == entry.url) {
+            continue;
+        }
+        match host.opener.open(&entry.url).await {
+            Ok(bucket) => {
+                let spec = StoreSpec { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
+                labels.push(read_label(&host.rt, &spec).await);
+                stores.push(spec);
+            }
+            Err(e) => why.push(format!("{}: {e}", entry.url)),
+        }
+    }
+    Ok((seat(config, stores, labels)?, why))
+}
+
+/// Those of a pool that is to be opened.
+pub async fn find_all(
+    host: &PoolHost,
+    config: &PoolConfig,
+    stores: &mut Vec<StoreSpec>,
+    labels: &mut Vec<Found>,
+) -> Result<Vec<Option<usize>>> {
+    let (seats, why) = find(host, config, stores, labels).await?;
+    let known = config.acceptors.iter().filter(|i| seats[**i].is_some()).count();
+    let needed = config.acceptors.len() / 2 + 1;
+    if known < needed {
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "too few stores of pool {} can be found from those that are given: give --store for each of its {} ({})",
+                config.name,
+                config.stores.len(),
+                why.join("; ")
+            ),
+        ));
+    }
+    Ok(seats)
+}

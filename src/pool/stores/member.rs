@@ -1,0 +1,637 @@
+//! One store of a pool: may it be counted, is it well, and its verbs behind a breaker.
+//!
+//! Owns the standing of one store (protocol §1.7): a store whose label isn't the listed one is *out*, one whose label
+//! can't be read is *down*. Both are known by label gets alone; a failed or slow request only makes the label be read.
+//! While a store is out or down its verbs fail at once, and what is under way is given up (a put with unknown outcome);
+//! a background task reads the label again, ever more seldom, until it is right.
+//!
+//! Invariants: nothing is put before a label get showed the listed incarnation since the store was last out or down;
+//! `attest` answers only from a label get that began after the call. It never retries (the store's decorators do) and
+//! knows nothing of chunks or registers.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use tokio::sync::Notify;
+
+use super::key::PROBES;
+use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use super::traffic::{SizeClass, Traffic};
+use super::watched::Watched;
+use crate::base::rt::{Instant, Rt};
+use crate::base::{Error, Incarnation, Kind, PoolId, Result};
+use crate::store::{BucketRef, ByteRange, Cause, Found, Head, List, Page, Put, When};
+
+/// A request without an answer for so long makes the label be read.
+const SUSPECT: Duration = Duration::from_secs(1);
+/// A label that isn't read within this says: down. Where answers usually take long, twice that, within these bounds.
+const LABEL_WAIT_MIN: Duration = Duration::from_secs(2);
+const LABEL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Before a deletion the label was read within this.
+const LABEL_FRESH: Duration = Duration::from_secs(5);
+/// And before a put that could land on whatever is there. Such a put counts only when the label is read once more after it, so
+/// this look only spares an unlabelled place the object: a volume whose history is kept by the minute need not repeat it.
+const LABEL_FRESH_FOR_PUTS: Duration = Duration::from_secs(90);
+/// A down store's label is read again after this, then after ever longer pauses.
+const RECHECK_FIRST: Duration = Duration::from_millis(200);
+const RECHECK_LAST: Duration = Duration::from_secs(1);
+/// No answer to a request for so long, though the label answers: given up.
+const REQUEST_WAIT: Duration = Duration::from_secs(30);
+/// For how long a store is asked again before it is given up, and how long after each other.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENT_PAUSE: Duration = Duration::from_secs(1);
+/// Damaged objects of a store that are told by name.
+const DAMAGE_MAX: usize = 100;
+/// And so much longer for each byte sent: 128 KiB/s is the slowest link that works.
+const BYTES_A_SECOND: u64 = 128 << 10;
+
+/// What is known of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// The label was not read yet.
+    Unknown,
+    /// The label is the listed one.
+    In,
+    /// The label is another store's, or there is none: nothing that this store says counts.
+    Out(String),
+    /// The label can't be read.
+    Down(String),
+}
+
+impl Standing {
+    pub fn usable(&self) -> bool {
+        matches!(self, Standing::Unknown | Standing::In)
+    }
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Standing::Out(why) | Standing::Down(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    standing: Standing,
+    /// When the standing was first not usable.
+    failing: Option<Instant>,
+    /// Since when puts fail although the label is right, and how.
+    writes_failing: Option<(Instant, String)>,
+    /// Label gets begun, ended, and asked for: `attest` waits for one that begins after it.
+    begun: u64,
+    ended: u64,
+    wanted: u64,
+    reading: bool,
+    /// How the last label get ended, when not with an answer.
+    silent: Option<String>,
+    rechecking: bool,
+    last_answer: Instant,
+    /// When the last label get began that showed the listed incarnation.
+    attested: Instant,
+    /// It breaks a promise: out, whatever its label says.
+    barred: Option<String>,
+    /// Another member stands for the store now.
+    retired: bool,
+    /// Rung when the label is another's.
+    bell: Option<Arc<Notify>>,
+    /// Registers' objects that were found damaged there, by key, and why.
+    damage: BTreeMap<String, String>,
+    /// The label that was the listed one: labels are read often, and the same bytes say the same.
+    ours: Bytes,
+}
+
+/// One store of a pool. Kept in an `Arc`: its background tasks hold it weakly.
+#[derive(Debug)]
+pub struct Member {
+    me: Weak<Member>,
+    rt: Rt,
+    pool: PoolId,
+    index: usize,
+    incarnation: Incarnation,
+    zone: Option<String>,
+    url: String,
+    /// `None`: listed in the pool, but this host was not told how to reach it.
+    bucket: Option<BucketRef>,
+    state: Watched<State>,
+    traffic: Traffic,
+}
+
+/// A request under way. One that nobody waits for any more took at least as long: left out, a store would look the
+/// quicker the more often others are asked in its stead.
+struct Timed<'a> {
+    member: &'a Member,
+    start: Instant,
+    /// A get of data, of this size.
+    read: Option<SizeClass>,
+    failed: bool,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        let took = self.member.rt.now().since(self.start);
+        self.member.traffic.count(took, self.read, self.failed);
+    }
+}
+
+/// Tells an answer from none, where the type of a success says it.
+trait Answer {
+    fn trouble(&self) -> Option<&Error> {
+        None
+    }
+}
+
+impl Answer for Option<Found> {}
+impl Answer for Option<Head> {}
+impl Answer for Page {}
+impl Answer for () {}
+impl Answer for Put {
+    fn trouble(&self) -> Option<&Error> {
+        match self {
+            Put::Unknown(e) => Some(e),
+            Put::Stored(_) | Put::Refused => None,
+        }
+    }
+}
+
+enum Verdict {
+    Ours,
+    Foreign(String),
+    Silent(Error),
+}
+
+impl Member {
+    pub fn new(
+        rt: Rt,
+        pool: PoolId,
+        index: usize,
+        incarnation: Incarnation,
+        zone: Option<String>,
+        url: String,
+        bucket: Option<BucketRef>,
+    ) -> Arc<Member> {
+        let state = State {
+            standing: Standing::Unknown,
+            failing: None,
+            writes_failing: None,
+            begun: 0,
+            ended: 0,
+            wanted: 0,
+            reading: false,
+            silent: None,
+            rechecking: false,
+            last_answer: rt.now(),
+            attested: rt.now(),
+            barred: None,
+            retired: false,
+            bell: None,
+            damage: BTreeMap::new(),
+            ours: Bytes::new(),
+        };
+        Arc::new_cyclic(|me| Member {
+            me: me.clone(),
+            rt,
+            pool,
+            index,
+            incarnation,
+            zone,
+            url,
+            bucket,
+            state: Watched::new(state),
+            traffic: Traffic::default(),
+        })
+    }
+
+    pub fn index(&self) -> usize {
+        self.index
+    }
+    /// How users name the store.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+    /// The incarnation that the pool lists for this store.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+    pub fn standing(&self) -> Standing {
+        self.state.with(|s| s.standing.clone())
+    }
+    pub(in crate::pool) fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
+    pub(in crate::pool) fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// An object was found damaged. Told once, and shown until it is found sound or written over.
+    pub(in crate::pool) fn damaged(&self, key: &str, why: &Error) {
+        let new = self.state.with(|s| {
+            let room = s.damage.len() < DAMAGE_MAX;
+            room && s.damage.insert(key.to_owned(), why.to_string()).is_none()
+        });
+        if new {
+            tracing::warn!("{why}; the others go on without it, and `pool repair` mends it");
+        }
+    }
+
+    pub(in crate::pool) fn sound(&self, key: &str) {
+        self.state.with(|s| s.damage.remove(key));
+    }
+
+    /// Keys of objects that were found damaged, and why.
+    pub(in crate::pool) fn damage(&self) -> Vec<(String, String)> {
+        self.state.with(|s| s.damage.iter().map(|(key, why)| (key.clone(), why.clone())).collect())
+    }
+
+    pub(in crate::pool) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Since when the store is out or down, or refuses what is put; and why.
+    pub fn failing(&self) -> Option<(Instant, String)> {
+        self.state.with(|s| match (s.failing, s.standing.reason()) {
+            (Some(since), Some(why)) => Some((since, why.to_owned())),
+            _ => s.writes_failing.clone(),
+        })
+    }
+
+    /// For those who didn't even ask.
+    pub(in crate::pool) fn why_not_usable(&self) -> Error {
+        let why = self.state.with(|s| s.standing.reason().map(str::to_owned));
+        why.map_or_else(|| self.trouble("it is away"), |why| Error::new(Kind::Unavailable, why))
+    }
+
+    /// Neither out nor down, and puts don't fail.
+    pub fn well(&self) -> bool {
+        self.failing().is_none()
+    }
+
+    /// `Ok` when a label get *begun after this call* shows the listed incarnation; else an error that names the store's
+    /// URL and why. Calls at the same time share a get.
+    pub async fn attest(&self) -> Result<()> {
+        let ticket = self.state.with(|s| {
+            s.wanted = s.begun + 1;
+            let start = !std::mem::replace(&mut s.reading, true);
+            (s.wanted, start)
+        });
+        if ticket.1
+            && let Some(me) = self.me.upgrade()
+        {
+            self.rt.spawn(me.read_labels()).detach();
+        }
+        self.state
+            .until(|s| {
+                (s.ended >= ticket.0).then(|| match (&s.standing, &s.silent) {
+                    (Standing::Out(why) | Standing::Down(why), _) | (_, Some(why)) => {
+                        Err(Error::new(Kind::Unavailable, why.clone()))
+                    }
+                    _ => Ok(()),
+                })
+            })
+            .await
+    }
+
+    /// The same, asking again for a while: for those who would give the store up for want of an answer.
+    pub(in crate::pool) async fn attest_patiently(&self) -> Result<()> {
+        let begun = self.rt.now();
+        loop {
+            // One answer may be lost, and take long to be missed.
+            let last = self.rt.now().since(begun) >= PATIENCE;
+            let attested = self.attest().await;
+            if last || attested.is_ok() || matches!(self.standing(), Standing::Out(_)) {
+                return attested;
+            }
+            self.rt.sleep(PATIENT_PAUSE).await;
+        }
+    }
+
+    async fn read_labels(self: Arc<Self>) {
+        loop {
+            let more = self.state.with(|s| {
+                s.reading = s.wanted > s.begun;
+                s.begun += u64::from(s.reading);
+                s.reading
+            });
+            if !more {
+                return;
+            }
+            let start = self.rt.now();
+            let verdict = self.read_label().await;
+            self.judge(start, verdict);
+        }
+    }
+
+    async fn read_label(&self) -> Verdict {
+        let Some(bucket) = &self.bucket else {
+            return Verdict::Silent(self.trouble("this host does not know how to reach it"));
+        };
+        let get = bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label);
+        let start = self.rt.now();
+        let usual = self.traffic.percentile(95).unwrap_or_default();
+        let found = self.rt.timeout((usual * 2).clamp(LABEL_WAIT_MIN, LABEL_WAIT_MAX), get).await;
+        let failed = !matches!(&found, Some(Ok(_)));
+        self.traffic.count(self.rt.now().since(start), None, failed);
+        match found {
+            None => Verdict::Silent(self.trouble("it does not answer")),
+            Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
+            Some(Err(e)) => Verdict::Silent(e),
+            Some(Ok(None)) => Verdict::Foreign("it has no label (emptied, or another place)".to_owned()),
+            Some(Ok(Some(found))) => self.compare(&found.body),
+        }
+    }
+
+    fn compare(&self, bytes: &Bytes) -> Verdict {
+        if self.state.with(|s| !bytes.is_empty() && s.ours == *bytes) {
+            return Verdict::Ours;
+        }
+        let label = match Label::decode(bytes) {
+            Ok(label) => label,
+            Err(e) => return Verdict::Foreign(e.to_string()),
+        };
+        if label.pool != self.pool {
+            return Verdict::Foreign(format!(
+                "it belongs to another pool, {} ({})",
+                label.hint.name, label.pool
+            ));
+        }
+        if label.index != self.index {
+            let (is, here) = (label.index, self.index);
+            return Verdict::Foreign(format!("it is the pool's store {is}, at the place of store {here}"));
+        }
+        if label.incarnation != self.incarnation {
+            return Verdict::Foreign(
+                "its contents are not the ones that the pool knows (made anew)".to_owned(),
+            );
+        }
+        self.state.with(|s| s.ours = bytes.clone());
+        Verdict::Ours
+    }
+
+    fn judge(&self, start: Instant, verdict: Verdict) {
+        let before = self.standing();
+        let recheck = self.state.update(|s| {
+            s.ended = s.begun;
+            s.silent = None;
+            let verdict = match (&s.barred, verdict) {
+                (Some(why), Verdict::Ours) => Verdict::Foreign(why.clone()),
+                (_, verdict) => verdict,
+            };
+            match verdict {
+                Verdict::Ours => {
+                    if s.standing != Standing::In {
+                        s.writes_failing = None;
+                    }
+                    s.standing = Standing::In;
+                    s.failing = None;
+                    s.last_answer = self.rt.now();
+                    s.attested = start;
+                }
+                Verdict::Foreign(why) => {
+                    s.standing = Standing::Out(format!("store {} is out: {why}", self.url));
+                    if let Some(bell) = &s.bell {
+                        bell.notify_one();
+                    }
+                }
+                Verdict::Silent(e) => {
+                    let why = format!("store {} is down: {e}", self.url);
+                    s.silent = Some(why.clone());
+                    // A busy link delays the label as well: while others get answers the store is not down.
+                    if s.last_answer <= start || !s.standing.usable() {
+                        s.standing = Standing::Down(why);
+                    }
+                }
+            }
+            if !s.standing.usable() {
+                s.failing.get_or_insert(start);
+            }
+            !s.standing.usable() && !s.retired && !std::mem::replace(&mut s.rechecking, true)
+        });
+        self.tell(&before);
+        if recheck {
+            self.rt.spawn(recheck_until_well(self.rt.clone(), self.me.clone())).detach();
+        }
+    }
+
+    fn tell(&self, before: &Standing) {
+        let now = self.standing();
+        match (&now, before) {
+            (Standing::Out(why) | Standing::Down(why), before) if before.usable() => tracing::warn!("{why}"),
+            // As loud as its going was.
+            (Standing::In, Standing::Out(_) | Standing::Down(_)) => {
+                tracing::warn!("store {} is back", self.url)
+            }
+            _ => {}
+        }
+    }
+
+    /// It was asked for its label already, and did not answer: down until it does.
+    pub(in crate::pool) fn was_silent(&self, why: &Error) {
+        self.judge(self.rt.now(), Verdict::Silent(why.share()));
+    }
+
+    /// Checks by behaviour what the store promises (`store::probe`). One that breaks a promise is out from now on.
+    pub(in crate::pool) async fn check_promises(&self) -> Result<()> {
+        self.attest().await?;
+        match crate::store::probe(&self.rt, &**self.bucket()?, PROBES).await {
+            Err(e) if e.is(Kind::Refused) => {
+                self.state.update(|s| s.barred = Some(e.to_string()));
+                self.attest().await
+            }
+            out => out,
+        }
+    }
+
+    /// Returns when requests may be made again, or when another member stands for the store.
+    pub async fn usable(&self) {
+        self.state.until(|s| (s.standing.usable() || s.retired).then_some(())).await;
+    }
+
+    pub(in crate::pool) fn ring_when_out(&self, bell: &Arc<Notify>) {
+        self.state.with(|s| s.bell = Some(bell.clone()));
+    }
+
+    /// Is this the bucket that it asks?
+    pub(in crate::pool) fn is_at(&self, bucket: &BucketRef) -> bool {
+        self.bucket.as_ref().is_some_and(|own| Arc::ptr_eq(own, bucket))
+    }
+
+    /// The same store in another place.
+    pub(in crate::pool) fn moved_to(&self, url: String, bucket: BucketRef) -> Arc<Member> {
+        let (rt, zone) = (self.rt.clone(), self.zone.clone());
+        Member::new(rt, self.pool, self.index, self.incarnation, zone, url, Some(bucket))
+    }
+
+    /// Never asked again: another member stands for the store.
+    pub(in crate::pool) fn retire(&self, why: &str) {
+        self.state.update(|s| {
+            s.retired = true;
+            s.barred = Some(why.to_owned());
+            s.standing = Standing::Out(why.to_owned());
+        });
+    }
+
+    fn trouble(&self, what: &str) -> Error {
+        Error::new(Kind::Unavailable, format!("store {}: {what}", self.url))
+    }
+
+    /// Reads the label in the background.
+    pub(in crate::pool) fn suspect(&self) {
+        if let Some(me) = self.me.upgrade() {
+            self.rt
+                .spawn(async move {
+                    // The verdict goes into the standing.
+                    let _ = me.attest().await;
+                })
+                .detach();
+        }
+    }
+
+    /// Ends when the store turns out to be out or down, or when an answer has taken far too long.
+    async fn lost_patience(&self, bytes: u64) -> Error {
+        let limit = REQUEST_WAIT + Duration::from_secs(bytes / BYTES_A_SECOND);
+        let start = self.rt.now();
+        loop {
+            let gone = self.state.until(|s| s.standing.reason().map(str::to_owned));
+            futures::pin_mut!(gone);
+            match select(gone, self.rt.sleep(SUSPECT)).await {
+                Either::Left((why, _)) => return Error::new(Kind::Unavailable, why),
+                Either::Right(_) if self.rt.now().since(start) >= limit => {
+                    return Error::new(Kind::Timeout, format!("store {} does not answer", self.url));
+                }
+                Either::Right(_) => self.suspect(),
+            }
+        }
+    }
+
+    /// Runs one request behind the breaker. The outer error: given up before there was an answer.
+    async fn ask<T: Answer>(
+        &self,
+        bytes: u64,
+        read: Option<SizeClass>,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<Result<T>> {
+        let mut timed = Timed { member: self, start: self.rt.now(), read, failed: false };
+        let patience = self.lost_patience(bytes);
+        futures::pin_mut!(request, patience);
+        let out = match select(request, patience).await {
+            Either::Left((out, _)) => out,
+            Either::Right((e, _)) => {
+                timed.failed = true;
+                return Err(e);
+            }
+        };
+        let trouble = out.as_ref().map_or_else(Some, T::trouble);
+        timed.failed = trouble.is_some_and(|e| e.is(Kind::Throttled) || is_trouble(e));
+        match trouble {
+            None => self.state.with(|s| s.last_answer = self.rt.now()),
+            Some(e) if is_trouble(e) => self.suspect(),
+            Some(_) => {}
+        }
+        Ok(out)
+    }
+
+    fn bucket(&self) -> Result<&BucketRef> {
+        let why = self.state.with(|s| s.standing.reason().map(str::to_owned));
+        match why {
+            Some(why) => Err(Error::new(Kind::Unavailable, why)),
+            None => {
+                self.bucket.as_ref().ok_or_else(|| self.trouble("this host does not know how to reach it"))
+            }
+        }
+    }
+
+    /// `None` says only that the store has none *now*; it counts when the store attests after it.
+    pub async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
+        // Registers and labels are got whole; of data a part is.
+        let read = match range {
+            ByteRange::At { len, .. } | ByteRange::Last(len) => Some(SizeClass::of(len)),
+            ByteRange::Whole { .. } => None,
+        };
+        self.ask(0, read, self.bucket()?.get(key, range, cause)).await?
+    }
+
+    pub async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
+        self.ask(0, None, self.bucket()?.head(key, cause)).await?
+    }
+
+    pub async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
+        self.ask(0, None, self.bucket()?.list(list, cause)).await?
+    }
+
+    pub async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
+        self.attested(Some(LABEL_FRESH)).await?;
+        self.ask(0, None, self.bucket()?.delete(keys, cause)).await?
+    }
+
+    /// A conditional put. Reads the label first where it was not read yet; an `Err` is certainly not stored.
+    /// `Stored` of an if-absent put counts when the store attests after it.
+    pub async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
+        // A put with an etag can only land on what was read.
+        let fresh = (!matches!(when, When::Matches(_))).then_some(LABEL_FRESH_FOR_PUTS);
+        self.attested(fresh).await?;
+        let bucket = self.bucket()?;
+        let bytes = body.len() as u64;
+        let start = self.rt.now();
+        // Whatever ends the wait early, the put may have happened.
+        let out = self.ask(bytes, None, bucket.put(key, body, when, cause)).await;
+        let out = out.unwrap_or_else(|e| Ok(Put::Unknown(e)));
+        let why = match &out {
+            Ok(Put::Unknown(e)) | Err(e) if is_trouble(e) => Some(e.to_string()),
+            _ => None,
+        };
+        self.state.with(|s| match why {
+            None => s.writes_failing = None,
+            Some(why) => {
+                let text = || (start, format!("store {} takes no writes: {why}", self.url));
+                s.writes_failing.get_or_insert_with(text);
+            }
+        });
+        out
+    }
+
+    /// `Ok` when the label was read since the store was last out or down, and within `fresh`.
+    async fn attested(&self, fresh: Option<Duration>) -> Result<()> {
+        let now = self.rt.now();
+        let read = self.state.with(|s| match s.standing {
+            Standing::Unknown => false,
+            _ => fresh.is_none_or(|fresh| now.since(s.attested) <= fresh),
+        });
+        if read { Ok(()) } else { self.attest().await }
+    }
+
+    /// The bucket itself, for what needs no breaker: moving foreign objects aside.
+    pub(in crate::pool) fn raw(&self) -> Option<&BucketRef> {
+        self.bucket.as_ref()
+    }
+}
+
+/// Does this error say that something is wrong with the store (and not with the request)?
+fn is_trouble(e: &Error) -> bool {
+    !matches!(e.kind(), Kind::Throttled | Kind::Invalid | Kind::Exists | Kind::Refused)
+}
+
+async fn recheck_until_well(rt: Rt, member: Weak<Member>) {
+    let mut pause = RECHECK_FIRST;
+    loop {
+        // Spread over time, so that many hosts don't come back in one instant.
+        let jitter = Duration::from_millis(rt.below(pause.as_millis() as u64 / 4 + 1));
+        rt.sleep(pause + jitter).await;
+        pause = (pause * 2).min(RECHECK_LAST);
+        let Some(member) = member.upgrade() else { return };
+        let _ = member.attest().await;
+        let done = member.state.with(|s| {
+            s.rechecking = !s.standing.usable() && !s.retired;
+            !s.rechecking
+        });
+        if done {
+            return;
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The pool's stores: labels, keys, members and their standing, the shards on them, latencies.
+
+mod config;
+pub mod hedge;
+mod host;
+mod key;
+mod label;
+mod locate;
+mod member;
+mod membership;
+mod shard;
+mod traffic;
+mod watched;
+
+pub use config::{PoolConfig, Settings, StoreEntry, guesses};
+pub use hedge::{Hedges, delay};
+pub use host::{OnlyNamed, Opener, PoolHost, StoreSpec};
+pub use key::{ASIDE, Named, PROBES, parse, place, register_key, shard_key, shard_on};
+pub use label::{LABEL_KEY, LABEL_MAX, Label};
+pub use locate::{Found, best_hint, find, find_all, labelled, read_label, read_labels};
+pub use member::{Member, Standing};
+pub use membership::{Busy, Membership, Roster};
+pub use shard::{At, How, Miss};
+pub use traffic::SizeClass;
+pub use watched::Watched;

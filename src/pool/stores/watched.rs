@@ -1,0 +1,46 @@
+//! A small state under a lock that tasks can wait on.
+//!
+//! tokio's `watch` picks its wait queue at random, so simulated runs would differ; `Notify` wakes in order.
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// A value, and a bell that rings when it changes.
+#[derive(Debug, Default)]
+pub struct Watched<S> {
+    state: Mutex<S>,
+    changed: Notify,
+}
+
+impl<S> Watched<S> {
+    pub(in crate::pool) fn new(state: S) -> Watched<S> {
+        Watched { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Looks at the state, or changes what nobody waits for.
+    pub(in crate::pool) fn with<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
+        f(&mut self.state.lock())
+    }
+
+    /// Changes the state and wakes all who wait.
+    pub(in crate::pool) fn update<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
+        let out = f(&mut self.state.lock());
+        self.changed.notify_waiters();
+        out
+    }
+
+    /// Returns as soon as `f` finds what it looks for. Safe to drop midway.
+    pub(in crate::pool) async fn until<T>(&self, mut f: impl FnMut(&mut S) -> Option<T>) -> T {
+        loop {
+            let woken = self.changed.notified();
+            futures::pin_mut!(woken);
+            // From here on no change is missed.
+            woken.as_mut().enable();
+            let found = self.with(&mut f);
+            if let Some(found) = found {
+                return found;
+            }
+            woken.await;
+        }
+    }
+}

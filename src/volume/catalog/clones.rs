@@ -1,0 +1,384 @@
+//! Clones, and the ends of volumes: pins, names, registers, in the order that the model `pin` found safe.
+//!
+//! A name is taken first, so that two creators of one name know of each other; then the pin, then the register under its
+//! random id, which is never used again. A creator that does not know how far it came cancels its own register (empty →
+//! removed) before it drops the pin. What is broken off leaves a name or a pin without a volume: whoever meets one cancels
+//! the register first, too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::template::Template;
+use super::volumes::Volumes;
+use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
+use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
+use crate::store::Cause;
+use crate::volume::handle::Known;
+use crate::volume::head::Settings;
+use crate::volume::head::VolumeInfo;
+use crate::volume::head::{Base, Gate, Head};
+use crate::volume::head::{CREATION, HeadRegister};
+use crate::volume::session::no_snapshot;
+use crate::volume::space::Object;
+use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};
+use crate::volume::space::{Tables, root_ref};
+
+/// How often a parent may change between a look at its snapshots and the pin.
+const PIN_TRIES: usize = 60;
+/// A snapshot that is about to be removed is looked at again after this; so often, then its remover is taken to be gone.
+const GATE_LOOK: Duration = Duration::from_millis(250);
+const GATE_LOOKS: u32 = 20;
+/// Snapshots that were cloned a moment ago, of which an engine keeps what it knows.
+const TEMPLATES_MAX: usize = 8;
+
+/// A pin that may have been made.
+pub struct Pin {
+    parent: VolumeId,
+    snapshot: StateId,
+    nonce: Nonce,
+}
+
+impl Volumes {
+    /// Checks that a volume of this size can be.
+    fn check_size(size: u64) -> Result<()> {
+        if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
+            let size = show_size(size);
+            let why =
+                format!("a volume can't have a size of {size}: use a multiple of 512 bytes, at most 64T");
+            return Err(Error::new(Kind::Usage, why));
+        }
+        Ok(())
+    }
+
+    /// A new empty volume, born released. `Exists` when the name is taken.
+    pub async fn create(&self, name: &Name, size: u64, settings: Settings) -> Result<VolumeInfo> {
+        Volumes::check_size(size)?;
+        settings.check()?;
+        let id = VolumeId(self.engine.rt.random128());
+        self.claim_name(name, id).await?;
+        let head = self.new_head(id, size, settings)?;
+        if let Err(e) = self.engine.cell(id).create(&head).await {
+            self.give_up_creation(name, &head, &[]).await;
+            return Err(e.context(format!("creating volume {}", self.engine.title(name))));
+        }
+        self.info(name).await
+    }
+
+    pub(in crate::volume) fn new_head(&self, id: VolumeId, size: u64, settings: Settings) -> Result<Head> {
+        let pool = &self.engine.pool;
+        let w = u8::try_from(pool.w())
+            .map_err(|_| Error::new(Kind::Internal, "a layout has at most 64 shards"))?;
+        Ok(Head::new(id, self.engine.rt.wall_ms(), size, settings, w, pool.incarnations()))
+    }
+
+    /// Gives the new volume its name. One that a broken-off creation or removal left behind is taken over.
+    pub(in crate::volume) async fn claim_name(&self, name: &Name, id: VolumeId) -> Result<()> {
+        let pool = &self.engine.pool;
+        let taken = match pool.insert(name, id).await {
+            Err(e) if e.is(Kind::Exists) => pool.lookup(name).await?,
+            done => return done,
+        };
+        let exists = || Error::new(Kind::Exists, format!("volume {} exists", self.engine.title(name)));
+        let Some(other) = taken else { return pool.insert(name, id).await };
+        let cell = self.engine.cell(other);
+        if cell.read().await?.is_none() {
+            self.engine.rt.sleep(CREATION).await;
+        }
+        let gone = match cell.read().await? {
+            Some(head) => head.removed,
+            None => cell.cancel(&self.new_head(other, 512, Settings::default())?).await?,
+        };
+        if !gone {
+            return Err(exists());
+        }
+        pool.remove(name, other).await?;
+        pool.insert(name, id).await.map_err(|e| if e.is(Kind::Exists) { exists() } else { e })
+    }
+
+    /// After an error in between: the register is cancelled, then pins that may have been made go, and the name is given
+    /// back. What can't be done is left for whoever meets it.
+    pub(in crate::volume) async fn give_up_creation(&self, name: &Name, head: &Head, pins: &[Pin]) {
+        let undone = async {
+            if self.engine.cell(head.volume).cancel(head).await? {
+                for pin in pins {
+                    self.unpin(pin.parent, pin.snapshot, head.volume, pin.nonce).await?;
+                }
+                self.engine.pool.remove(name, head.volume).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = undone.await {
+            tracing::warn!(volume = %name, %error, "a creation that was broken off could not be undone yet");
+        }
+    }
+
+    /// A new volume whose contents are the snapshot's: O(1) in time and bytes.
+    pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
+        let key = (volume.clone(), snapshot.clone());
+        let known = self.templates.lock().get(&key).cloned();
+        let (template, guessed) = match known {
+            Some(known) => (known, true),
+            None => (self.template(volume, snapshot).await?, false),
+        };
+        let id = VolumeId(self.engine.rt.random128());
+        self.claim_name(new, id).await?;
+        let mut pins = Vec::new();
+        let made = async {
+            let (head, template) = match self.pin(volume, template, snapshot, id, &mut pins).await {
+                // Another volume of that name by now, perhaps.
+                Err(e) if guessed && e.is(Kind::NotFound) => {
+                    let template = self.template(volume, snapshot).await?;
+                    self.pin(volume, template, snapshot, id, &mut pins).await?
+                }
+                done => done?,
+            };
+            self.engine.cell(id).create(&head).await.map(|()| (head, template))
+        };
+        match made.await {
+            Ok((head, template)) => {
+                self.keep_template(key, template);
+                let tables = Tables::born(&head);
+                let mut info = VolumeInfo::of(new, &head, &tables);
+                info.parent.iter_mut().for_each(|p| p.name = Some(volume.clone()));
+                Ok(info)
+            }
+            Err(e) => {
+                self.templates.lock().remove(&key);
+                let cancelled = self.new_head(id, 512, Settings::default())?;
+                self.give_up_creation(new, &cancelled, &pins).await;
+                Err(e.context(format!("cloning {}@{snapshot}", self.engine.title(volume))))
+            }
+        }
+    }
+
+    /// Pins the snapshot for the clone: made first, then it is seen that the snapshot is still there, with no gate on it. Tells
+    /// the pins that it may have made.
+    async fn pin(
+        &self,
+        volume: &Name,
+        mut template: Template,
+        snapshot: &Name,
+        clone: VolumeId,
+        made: &mut Vec<Pin>,
+    ) -> Result<(Head, Template)> {
+        let (nonce, pool) = (Nonce(self.engine.rt.random128()), &self.engine.pool);
+        let (parent, mut gate) = (template.parent, None);
+        for _ in 0..PIN_TRIES {
+            let seen = template.seen.clone();
+            let state = seen.1.snapshot(snapshot);
+            let state = state.ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?.clone();
+            if let Some(standing) = seen.0.gate.filter(|g| g.covers(state.id)) {
+                self.wait_at(parent, standing.nonce, &mut gate).await?;
+                template.seen = Arc::new(self.recorded(volume, parent).await?);
+                continue;
+            }
+            let generation = pool.generation();
+            if !made.iter().any(|pin| pin.parent == parent && pin.snapshot == state.id) {
+                made.push(Pin { parent, snapshot: state.id, nonce });
+            }
+            self.pins(parent, state.id).insert(&key(clone), nonce.0).await?;
+            let after = self.look_after_pin(volume, &template.cell, state.id).await?;
+            if after.checkpoint.tables != seen.0.checkpoint.tables {
+                template.seen = Arc::new(self.recorded(volume, parent).await?);
+            } else if after != seen.0 {
+                template.seen = Arc::new((after, seen.1.clone()));
+            }
+            let seen = &template.seen;
+            let there = seen.1.snapshot(snapshot).is_some_and(|s| s.id == state.id);
+            let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
+            // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
+            if there && !gated && pool.generation() == generation {
+                let mut new = self.new_head(clone, state.size, seen.0.settings.clone())?;
+                new.base = Some(Base {
+                    ancestors: seen.0.volumes(),
+                    parent_name: volume.clone(),
+                    snapshot: state.id,
+                    snapshot_name: snapshot.clone(),
+                    root: root_ref(&state.tree),
+                    mapped_blocks: state.mapped,
+                    pin: nonce,
+                });
+                return Ok((new, template));
+            }
+        }
+        Err(Error::new(
+            Kind::Unavailable,
+            format!("volume {} changes too fast to be cloned now: try again", self.engine.title(volume)),
+        ))
+    }
+
+    /// What is to be cloned, as it is now.
+    async fn template(&self, volume: &Name, snapshot: &Name) -> Result<Template> {
+        let parent = self.id(volume).await?;
+        let seen = self.tables_with(volume, parent, snapshot).await?;
+        seen.1.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
+        Ok(Template { parent, cell: self.engine.cell(parent), seen: Arc::new(seen) })
+    }
+
+    fn keep_template(&self, key: (Name, Name), template: Template) {
+        let mut kept = self.templates.lock();
+        if !kept.contains_key(&key) && kept.len() >= TEMPLATES_MAX {
+            kept.pop_first();
+        }
+        kept.insert(key, template);
+    }
+
+    /// The parent's head as of a moment after the pin was made, in which the snapshot is among the cloned.
+    async fn look_after_pin(&self, volume: &Name, cell: &HeadRegister, snapshot: StateId) -> Result<Head> {
+        let head = self.existing(volume, cell.read().await?)?;
+        if head.cloned.has(snapshot) {
+            return Ok(head);
+        }
+        cell.change(|head| head.set_cloned(snapshot)).await
+    }
+
+    /// The snapshot is about to be removed: waits for that, and lifts a gate at which nobody seems to be any more.
+    async fn wait_at(&self, parent: VolumeId, nonce: Nonce, met: &mut Option<(Nonce, u32)>) -> Result<()> {
+        let times = met.filter(|(of, _)| *of == nonce).map_or(0, |(_, times)| times) + 1;
+        *met = Some((nonce, times));
+        if times > GATE_LOOKS {
+            self.engine.cell(parent).change(move |head| head.lift_gate(nonce)).await?;
+        }
+        self.engine.rt.sleep(GATE_LOOK).await;
+        Ok(())
+    }
+
+    /// What `remove` would refuse, without doing it.
+    pub async fn check_remove(&self, name: &Name) -> Result<()> {
+        let id = self.id(name).await?;
+        let (head, tables) = self.recorded(name, id).await?;
+        let what = format!("volume {}", self.engine.title(name));
+        self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
+        let lineage = self.lineage(name, &head).await?;
+        head.may_remove(&lineage).map_err(|e| e.context(what))
+    }
+
+    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names. `clean`:
+    /// pins without a clone are dropped.
+    pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name, clean: bool) -> Result<()> {
+        let id = self.id(volume).await?;
+        let (head, tables) = self.recorded(volume, id).await?;
+        let tables = self.newer_here(id).unwrap_or(tables);
+        let title = self.engine.title(volume);
+        let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
+        self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], clean).await
+    }
+
+    /// The epochs that this folder may speak for.
+    async fn lineage(&self, name: &Name, head: &Head) -> Result<BTreeSet<Epoch>> {
+        match self.here(head.volume).map(|v| v.known()) {
+            Some(Known::Live(session)) => Ok([session.epoch].into()),
+            _ if head.active.released => Ok(Default::default()),
+            _ => {
+                let cell = self.engine.cell(head.volume);
+                let context =
+                    crate::volume::read::VolumeContext::new(self.engine.clone(), name.clone(), head, cell);
+                crate::volume::handle::lineage(&context).await
+            }
+        }
+    }
+
+    /// `Refused` while clones need it, `Owned` when another host does. With its snapshots.
+    pub async fn remove(&self, name: &Name) -> Result<()> {
+        let id = self.id(name).await?;
+        let cell = self.engine.cell(id);
+        match cell.read().await? {
+            Some(head) if !head.removed => self.mark_removed(name, &cell, head).await?,
+            // Broken off, or removed by another just now.
+            Some(_) => {}
+            None => {
+                cell.cancel(&self.new_head(id, 512, Settings::default())?).await?;
+            }
+        }
+        if let Some(open) = self.here(id) {
+            open.removed();
+            open.let_go().await;
+            self.forget(id);
+        }
+        self.engine.pool.remove(name, id).await?;
+        let Some(head) = cell.read().await? else { return Ok(()) };
+        if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
+            self.unpin(*parent, base.snapshot, id, base.pin).await?;
+        }
+        self.forget_journal(id).await;
+        self.delete_chunks(&head).await
+    }
+
+    /// The change of its head after which it is gone: behind a gate when it may have clones, so that none comes in between.
+    async fn mark_removed(&self, name: &Name, cell: &HeadRegister, mut head: Head) -> Result<()> {
+        let title = || format!("volume {}", self.engine.title(name));
+        let lineage = self.lineage(name, &head).await?;
+        let mut tries = 0;
+        if self.engine.pool.guesses() > 0 {
+            head = cell.change(|h| h.doubt_cloned()).await?;
+        }
+        loop {
+            head.may_remove(&lineage).map_err(|e| e.context(title()))?;
+            let nonce = Nonce(self.engine.rt.random128());
+            if head.was_cloned() {
+                let gate = Gate { nonce, snapshot: None };
+                let gated = cell.change(move |h| h.set_gate(gate)).await?;
+                let tables = self.recorded(name, head.volume).await?.1;
+                let free = self.refuse_if_held(&title(), &gated, snapshots_of(&tables), true).await;
+                if let Err(e) = free {
+                    cell.change(move |h| h.lift_gate(nonce)).await?;
+                    return Err(e);
+                }
+            }
+            tries += 1;
+            match cell.change(|h| h.remove(&lineage, nonce)).await {
+                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {
+                    head = self.head(name, head.volume).await?
+                }
+                done => return done.map(drop).map_err(|e| e.context(title())),
+            }
+        }
+    }
+
+    /// The journal of a volume that is gone; those that were kept aside stay.
+    async fn forget_journal(&self, id: VolumeId) {
+        self.engine.confirmed(id).forget().await;
+        let dir = self.engine.folder(id).join("journal");
+        for file in self.engine.disk.list(&dir).await.unwrap_or_default() {
+            if let Err(error) = self.engine.disk.remove(&dir.join(file)).await {
+                tracing::debug!(%error, "a file of a removed volume's journal stays");
+            }
+        }
+    }
+
+    /// All objects whose ids can be told; scrub finds others.
+    async fn delete_chunks(&self, head: &Head) -> Result<()> {
+        let pool = &self.engine.pool;
+        let chunk_table = self.engine.view(head).books(head).await.map(|b| b.1).unwrap_or_default();
+        let named: BTreeSet<Object> = chunk_table.entries().map(|(seq, e)| e.object(seq)).collect();
+        let all: Vec<ChunkId> = named.union(&chunk_table.retired).map(|o| o.of(head.volume)).collect();
+        for some in all.chunks(256) {
+            pool.delete(some).await?;
+        }
+        // If the table can't be read, scrub must find what it names.
+        let mut from = head.checkpoint.position.next();
+        let id = |epoch, seq| ChunkId { volume: head.volume, epoch, seq: Seq(seq) };
+        for end in &head.ends {
+            for first in (from.0..=end.last.0).step_by(256) {
+                let ids: Vec<_> = (first..=end.last.0.min(first + 255)).map(|s| id(end.epoch, s)).collect();
+                pool.delete(&ids).await?;
+            }
+            from = Seq(from.0.max(end.last.0 + 1));
+        }
+        if head.active.epoch == Epoch(0) {
+            return Ok(());
+        }
+        // The last epoch's end is not recorded: until nothing comes for as long as a gap can be.
+        loop {
+            let ids: Vec<_> = (from.0..from.0 + WALK_WINDOW).map(|s| id(head.active.epoch, s)).collect();
+            let probes = ids.iter().map(|id| pool.probe(id, &head.witnesses, Cause::Delete));
+            let found = futures::future::join_all(probes).await.iter().any(|p| p.good > 0);
+            if !found && from.0 > head.checkpoint.top.0 + CHUNKS_AHEAD {
+                return Ok(());
+            }
+            pool.delete(&ids).await?;
+            from = Seq(from.0 + WALK_WINDOW);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Which clones hold a snapshot, and pins that hold nothing.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use futures::stream;
+
+use super::volumes::Volumes;
+use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::pool::Catalog;
+use crate::volume::head::CREATION;
+use crate::volume::head::Head;
+use crate::volume::head::Settings;
+use crate::volume::space::pins::{clone_of, key, of};
+
+/// Catalogs of pins that an engine keeps at hand; each may keep thousands of registers.
+const KEPT_MAX: usize = 8;
+/// Clones looked at at a time.
+const AT_ONCE: usize = 32;
+/// Clones that a refusal names.
+const NAMED_MAX: usize = 16;
+
+impl Volumes {
+    /// The same as `of`, knowing its way when it was asked for a moment ago.
+    pub(in crate::volume) fn pins(&self, volume: VolumeId, snapshot: StateId) -> Catalog {
+        let mut kept = self.pins.lock();
+        if !kept.contains_key(&(volume, snapshot)) && kept.len() >= KEPT_MAX {
+            kept.pop_first();
+        }
+        let new = || of(&self.engine.pool, volume, snapshot);
+        kept.entry((volume, snapshot)).or_insert_with(new).clone()
+    }
+
+    /// The pins on each of these snapshots; for those that were never cloned nothing is asked.
+    pub(in crate::volume) async fn pins_on(
+        &self,
+        head: &Head,
+        snapshots: impl IntoIterator<Item = StateId>,
+    ) -> Result<Vec<(StateId, VolumeId, Nonce)>> {
+        let cloned = snapshots.into_iter().filter(|s| head.cloned.has(*s));
+        let looks = stream::iter(cloned.collect::<Vec<_>>())
+            .map(|snapshot| async move { (snapshot, self.pins(head.volume, snapshot).all().await) });
+        let looks: Vec<_> = looks.buffer_unordered(AT_ONCE).collect().await;
+        let mut all = Vec::new();
+        for (snapshot, pins) in looks {
+            for (key, nonce) in pins? {
+                all.push((snapshot, clone_of(&key)?, Nonce(nonce)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Clones that need one of these snapshots; not all when there are many. `clean`: a pin without a clone is dropped, after
+    /// it is certain that the clone will never be.
+    async fn holders(
+        &self,
+        head: &Head,
+        snapshots: impl IntoIterator<Item = StateId>,
+        clean: bool,
+    ) -> Result<Vec<VolumeId>> {
+        let pins = self.pins_on(head, snapshots).await?;
+        let looks = stream::iter(pins).map(|(snapshot, clone, nonce)| async move {
+            if self.may_need(clone, clean).await? {
+                return Ok(Some(clone));
+            }
+            if clean {
+                self.unpin(head.volume, snapshot, clone, nonce).await?;
+            }
+            Ok::<_, Error>(None)
+        });
+        let (mut looks, mut held) = (looks.buffered(AT_ONCE), Vec::new());
+        while let Some(clone) = looks.next().await {
+            held.extend(clone?);
+            // One more than is named says that there are others.
+            if held.len() > NAMED_MAX {
+                break;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether the clone exists. `settle`: if not, it never will.
+    async fn may_need(&self, clone: VolumeId, settle: bool) -> Result<bool> {
+        let cell = self.engine.cell(clone);
+        match cell.read().await? {
+            Some(head) => Ok(!head.removed),
+            None if !settle => Ok(false),
+            None => {
+                // It may be on its way.
+                self.engine.rt.sleep(CREATION).await;
+                Ok(!cell.cancel(&self.new_head(clone, 512, Settings::default())?).await?)
+            }
+        }
+    }
+
+    pub(in crate::volume) async fn unpin(
+        &self,
+        parent: VolumeId,
+        snapshot: StateId,
+        clone: VolumeId,
+        nonce: Nonce,
+    ) -> Result<()> {
+        self.pins(parent, snapshot).remove(&key(clone), nonce.0).await
+    }
+
+    /// `Refused`, with their names, when clones need one of the snapshots of `what`.
+    pub(in crate::volume) async fn refuse_if_held(
+        &self,
+        what: &str,
+        head: &Head,
+        snapshots: impl IntoIterator<Item = StateId>,
+        clean: bool,
+    ) -> Result<()> {
+        let held = self.holders(head, snapshots, clean).await?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        let names: BTreeMap<VolumeId, Name> = self.names().await?;
+        let named = |id: &VolumeId| names.get(id).map_or(id.to_string(), |name| self.engine.title(name));
+        let mut clones: Vec<String> = held.iter().take(NAMED_MAX).map(named).collect();
+        if held.len() > NAMED_MAX {
+            clones.push("and others".into());
+        }
+        let why = format!("{what} is needed by its clones: {}; remove them first", clones.join(", "));
+        Err(Error::new(Kind::Refused, why))
+    }
+}

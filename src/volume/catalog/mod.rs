@@ -1,0 +1,15 @@
+//! A pool's volumes: names, clones, groups, reports, and what scrub and salvage ask of them.
+
+mod admit_witness;
+mod clones;
+mod group;
+mod holders;
+mod inventory;
+mod report;
+mod salvage;
+mod template;
+mod volumes;
+
+pub use group::snapshot_group;
+pub use salvage::Salvaged;
+pub use volumes::{OpenMode, SnapshotView, Volumes};

@@ -1,0 +1,545 @@
+//! Filling in what is told about volumes and snapshots: from heads and tables, and from the sessions of this engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+
+use super::volumes::Volumes;
+use crate::base::rt::Instant;
+use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
+use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::journal::{Peek, peek};
+use crate::pool::Condition;
+use crate::volume::checkpoint::{CheckReport, check};
+use crate::volume::handle::{Known, Volume};
+use crate::volume::head::FlushMode;
+use crate::volume::head::Head;
+use crate::volume::head::{Parent, SnapshotInfo, VolumeInfo};
+use crate::volume::read::passes;
+use crate::volume::session::Session;
+use crate::volume::session::frozen_by_take_over;
+use crate::volume::space::pins::snapshots_of;
+use crate::volume::space::{State, Tables};
+
+/// The pace of what has waited for less than this says little.
+const PACE_OVER_MS: u64 = 5_000;
+/// With less room than this writes wait.
+const ROOM_LEAST: u64 = MIB;
+/// How often a check begins, each time with a newer checkpoint.
+const CHECKS_MAX: usize = 5;
+/// Volumes looked at at a time.
+const LOOKS_AT_ONCE: usize = 64;
+
+/// Groups of which an engine remembers that they are whole.
+const WHOLE_MAX: usize = 4096;
+
+/// What is the same for all volumes of a listing.
+struct Surroundings {
+    names: BTreeMap<VolumeId, Name>,
+    /// Those of which this host's disk holds something.
+    local: BTreeSet<VolumeId>,
+}
+
+/// What is known of a group of snapshots.
+#[derive(Clone, Copy, Default, Debug)]
+struct Members {
+    /// Volumes that have one of its snapshots.
+    marked: u32,
+    /// Those whose snapshot is recorded under a checkpoint, and so stored for certain.
+    recorded: u32,
+    /// One of them remembers that all were stored.
+    whole: bool,
+}
+
+impl VolumeInfo {
+    pub(in crate::volume) fn of(name: &Name, head: &Head, tables: &Tables) -> VolumeInfo {
+        let settings = &head.settings;
+        VolumeInfo {
+            name: name.clone(),
+            id: head.volume,
+            size: head.size,
+            created_ms: head.created_ms,
+            flush: settings.flush,
+            meaning: settings.meaning(),
+            compression: settings.compression,
+            max_tail_ms: settings.max_tail_ms,
+            journal_size: settings.journal_size,
+            owner: head.active.owner.as_ref().map(|h| h.name.clone()),
+            owner_id: head.active.owner.as_ref().map(|h| h.id),
+            owner_since_ms: head.active.since_ms,
+            released: head.active.released,
+            open_here: false,
+            degraded: false,
+            trouble: None,
+            trouble_ms: None,
+            mapped_bytes: tables.tip().mapped * BLOCK,
+            stored_bytes: tables.stored_bytes,
+            live_bytes: None,
+            logged_bytes: 0,
+            map_bytes: 0,
+            packed_bytes: 0,
+            retired_objects: 0,
+            unsent_bytes: 0,
+            unsent_age_ms: Some(0),
+            journal_bytes: 0,
+            room_bytes: None,
+            full_in_ms: None,
+            reads: Default::default(),
+            kept_journals: Vec::new(),
+            snapshots: tables.snapshots().count() as u64,
+            clones: None,
+            parent: head.base.as_ref().and_then(|b| {
+                let volume = *b.ancestors.last()?;
+                Some(Parent { volume, name: None, snapshot: b.snapshot_name.clone() })
+            }),
+        }
+    }
+
+    /// What the stores mean for this volume, now.
+    fn add_pool(&mut self, condition: &Condition, now: Instant) {
+        let slow = self.unsent_age_ms.is_some_and(|age| age > 2 * self.max_tail_ms);
+        let stuck = condition.trouble();
+        if slow || stuck.is_some() {
+            self.full_in_ms = self.full_in();
+        }
+        if self.trouble.is_some() {
+            return;
+        }
+        if let Some((since, why)) = stuck {
+            let ms = now.since(since).as_millis() as u64;
+            self.trouble_ms = Some(ms);
+            let flushes = if self.flush == FlushMode::Pool { ", and flushes wait" } else { "" };
+            self.trouble = Some(format!("{why} for {}{flushes}{}", show_time(ms), self.outlook()));
+        } else if slow {
+            let age = show_time(self.unsent_age_ms.unwrap_or(0));
+            self.trouble = Some(format!(
+                "the stores do not keep up: the oldest unsent write is {age} old{}",
+                self.outlook()
+            ));
+        }
+    }
+
+    /// Room divided by the pace at which unsent writes have grown.
+    fn full_in(&self) -> Option<u64> {
+        let (room, age) = (self.room_bytes?, self.unsent_age_ms?);
+        (self.unsent_bytes > 0).then(|| {
+            let ms = u128::from(room) * u128::from(age.max(PACE_OVER_MS)) / u128::from(self.unsent_bytes);
+            u64::try_from(ms).unwrap_or(u64::MAX)
+        })
+    }
+
+    fn outlook(&self) -> String {
+        let Some(room) = self.room_bytes else { return String::new() };
+        let unsent = format!("; {} are not in the pool", show_bytes(self.unsent_bytes));
+        match self.full_in_ms {
+            _ if room < ROOM_LEAST => format!("{unsent}, and writes wait, as there is no room for more"),
+            Some(ms) => {
+                format!("{unsent}, writes wait in about {}, after {} more", show_time(ms), show_bytes(room))
+            }
+            None => format!("{unsent}, writes wait after {}", show_bytes(room)),
+        }
+    }
+
+    fn add_open(&mut self, volume: &Volume, full_w: usize) {
+        if let Some((since, why)) = volume.trouble() {
+            self.trouble_ms = since.map(|at| volume.now().since(at).as_millis() as u64);
+            self.trouble = Some(why);
+        }
+        self.reads = volume.reads();
+        let Known::Live(session) = volume.known() else { return };
+        self.open_here = true;
+        self.add_session(&session, full_w);
+    }
+
+    fn add_session(&mut self, session: &Session, full_w: usize) {
+        self.degraded = *session.w.borrow() < full_w;
+        self.stored_bytes = session.stored_bytes();
+        self.live_bytes = Some(session.pace.live.load(Ordering::Relaxed));
+        self.map_bytes = session.writer.map_bytes();
+        self.logged_bytes = session.writer.stored_bytes() - self.map_bytes;
+        self.packed_bytes = session.packed_bytes.load(Ordering::Relaxed);
+        self.retired_objects = session.retired.lock().waiting() as u64;
+        let usage = session.journal.usage();
+        self.journal_bytes = usage.used;
+        let tip = session.tip.lock();
+        self.snapshots = tip.tables.snapshots().count() as u64;
+        let (bytes, oldest) = tip.unsent();
+        drop(tip);
+        let now = session.context.rt().now();
+        self.unsent_bytes = bytes;
+        self.unsent_age_ms = Some(oldest.map_or(0, |at| now.since(at).as_millis() as u64));
+        let memory = session.context.engine.memory.overlay.room();
+        self.room_bytes = Some(memory);
+        match session.journal.failed() {
+            Some(error) => {
+                let means = match session.journal.is_void() {
+                    true => {
+                        "a flush waits until all is in the pool, until this host's disk takes a journal again"
+                    }
+                    false => "flushes wait until all is in the pool",
+                };
+                let waits = || format!("{error}; {means}");
+                let why = session.unmended().map_or_else(waits, |e| e.to_string());
+                self.trouble.get_or_insert(why);
+            }
+            None => self.room_bytes = Some(memory.min(usage.size.saturating_sub(usage.used))),
+        }
+    }
+
+    /// Of a volume that isn't open: what this host's journal of it holds. `moves`: it is still to be put aside.
+    fn add_journal(&mut self, head: &Head, tables: &Tables, dir: PathBuf, peek: &Peek, moves: bool) {
+        self.journal_bytes = peek.used;
+        if peek.lineage.contains(&head.active.epoch) {
+            if peek.any_after && !head.active.released {
+                (self.unsent_bytes, self.unsent_age_ms) = (peek.after, None);
+            }
+        } else if peek.used > 0 && !moves {
+            // Another owner ended its epoch, and gave the same numbers to writes of its own since: what of it is stored tells
+            // the snapshot of that moment alone. The next opening here puts it aside.
+            let frozen = tables.snapshots().filter_map(|(_, state)| frozen_by_take_over(state));
+            let ours = frozen.filter(|(ended, _)| peek.lineage.contains(ended)).map(|(_, has)| has);
+            if ours.max().is_none_or(|has| peek.last > has) {
+                self.kept_journals.push(dir);
+            }
+        }
+    }
+}
+
+impl SnapshotInfo {
+    fn of(name: &Name, state: &State) -> SnapshotInfo {
+        SnapshotInfo {
+            name: name.clone(),
+            size: state.size,
+            created_ms: state.created_ms,
+            ready: state.built,
+            partial: false,
+            clones: Vec::new(),
+        }
+    }
+}
+
+/// How many clones each volume has, by their own heads.
+fn count_clones(all: &mut [(Name, Result<VolumeInfo>)]) {
+    let mut clones: BTreeMap<VolumeId, u64> = BTreeMap::new();
+    for parent in all.iter().filter_map(|(_, info)| info.as_ref().ok()?.parent.as_ref()) {
+        *clones.entry(parent.volume).or_default() += 1;
+    }
+    for info in all.iter_mut().filter_map(|(_, info)| info.as_mut().ok()) {
+        info.clones = Some(clones.get(&info.id).copied().unwrap_or(0));
+    }
+}
+
+impl Volumes {
+    /// All volumes in order of their names, by their heads, in one pass; opens nothing. `Err` beside a name: its head
+    /// cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes depends on how many there
+    /// are.
+    pub async fn list(&self, patience: Duration) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
+        let rt = &self.engine.rt;
+        let late = || {
+            let pool = self.engine.pool.name();
+            Error::new(
+                Kind::Unavailable,
+                format!("pool {pool}: too few stores answer ({patience:?} without one)"),
+            )
+        };
+        let names = rt.timeout(patience, self.engine.pool.list()).await.unwrap_or_else(|| Err(late()))?;
+        let known = Surroundings {
+            names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
+            local: self.engine.local().await,
+        };
+        let looks = names.into_iter().map(|(name, id)| {
+            let known = &known;
+            async move {
+                let info = self.info_of(&name, id, Some(known)).await;
+                (name, info)
+            }
+        });
+        let mut looks = stream::iter(looks).buffered(LOOKS_AT_ONCE);
+        let mut all = Vec::new();
+        while let Some((name, info)) = rt.timeout(patience, looks.next()).await.ok_or_else(late)? {
+            // A name whose volume is gone, or not there yet, is none of the volumes.
+            if !info.as_ref().is_err_and(|e| e.is(Kind::NotFound)) {
+                all.push((name, info));
+            }
+        }
+        count_clones(&mut all);
+        Ok(all)
+    }
+
+    /// When the stores don't answer and the volume is open here, what is known here.
+    pub async fn info(&self, name: &Name) -> Result<VolumeInfo> {
+        let asked = async {
+            let id = self.id(name).await?;
+            self.info_of(name, id, None).await
+        };
+        let Some(known) = self.glance(name) else { return asked.await };
+        match self.unless_away(asked).await {
+            Some(Err(e)) if !passes(&e) => Err(e),
+            Some(Ok(info)) => Ok(info),
+            None | Some(Err(_)) => {
+                Ok(VolumeInfo { kept_journals: self.kept_journals(known.id).await, ..known })
+            }
+        }
+    }
+
+    /// What this engine knows of a volume that it has open; asks nobody.
+    pub fn glance(&self, name: &Name) -> Option<VolumeInfo> {
+        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        let Known::Live(session) = volume.known() else { return None };
+        let head = session.head.lock().clone();
+        let mut info = VolumeInfo::of(name, &head, &session.tip.lock().tables);
+        info.add_open(&volume, self.engine.pool.w());
+        info.add_pool(&self.engine.pool.condition(), self.engine.rt.now());
+        Some(info)
+    }
+
+    /// Why I/O on a volume that this engine has open fails or waits.
+    pub fn failure(&self, name: &Name) -> Option<String> {
+        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        volume.trouble().map(|(_, why)| why)
+    }
+
+    /// Its name may be taken by another meanwhile: the id counts.
+    async fn info_of(&self, name: &Name, id: VolumeId, around: Option<&Surroundings>) -> Result<VolumeInfo> {
+        let (head, tables) = self.recorded(name, id).await?;
+        let mut info = VolumeInfo::of(name, &head, &tables);
+        if let Some(open) = self.here(id) {
+            info.add_open(&open, self.engine.pool.w());
+        }
+        if around.is_none_or(|around| around.local.contains(&id)) {
+            self.add_local(&mut info, &head, &tables).await;
+        }
+        info.add_pool(&self.engine.pool.condition(), self.engine.rt.now());
+        if around.is_none() {
+            info.clones = Some(self.pins_on(&head, snapshots_of(&tables)).await?.len() as u64);
+        }
+        if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
+            parent.name = match around {
+                Some(around) => around.names.get(&parent.volume).cloned(),
+                None => self.still_named(&base.parent_name, parent.volume).await,
+            };
+        }
+        Ok(info)
+    }
+
+    /// The name, if it is still that volume's.
+    async fn still_named(&self, name: &Name, id: VolumeId) -> Option<Name> {
+        let now = self.engine.pool.lookup(name).await.ok()?;
+        now.filter(|now| *now == id).map(|_| name.clone())
+    }
+
+    /// What this host's disk holds of it.
+    async fn add_local(&self, info: &mut VolumeInfo, head: &Head, tables: &Tables) {
+        let id = head.volume;
+        if !info.open_here {
+            let dir = self.engine.journal(id, &head.settings).dir;
+            let held = self.held_journal(id);
+            let found = peek(&*self.engine.disk, &dir, head.checkpoint.last_lsn).await;
+            // Where it may have moved meanwhile.
+            let moves = held.or_else(|| self.held_journal(id)).is_some();
+            match found {
+                Ok(Some(found)) => info.add_journal(head, tables, dir, &found, moves),
+                Ok(None) => {}
+                Err(error) => info.trouble = info.trouble.take().or(Some(error.to_string())),
+            }
+        }
+        info.kept_journals.extend(self.kept_journals(id).await);
+    }
+
+    /// Volumes that this state folder owned when it was cut off, as far as their heads can be read; asks nothing where
+    /// there are none.
+    pub async fn left_open(&self) -> Result<Vec<Name>> {
+        let mut left = Vec::new();
+        for id in self.engine.local().await {
+            if self.engine.has_journal(id).await {
+                left.push(id);
+            }
+        }
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut names = self.names().await?;
+        let named = left.into_iter().filter_map(|id| Some((id, names.remove(&id)?)));
+        let looks = stream::iter(named).map(|(id, name)| async move {
+            // One whose head can't be read now is no reason to leave the others: opening it says why.
+            let head = self.engine.cell(id).read().await.ok().flatten()?;
+            let ours = !head.removed && !head.active.released && self.engine.host_owns(&head);
+            ours.then_some(name)
+        });
+        Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
+    }
+
+    /// Journals of the volume that were put aside on this host.
+    async fn kept_journals(&self, id: VolumeId) -> Vec<PathBuf> {
+        let dir = self.engine.folder(id);
+        let mut names = self.engine.disk.list(&dir).await.unwrap_or_default();
+        // Asked after the names: one that is being moved is still locked.
+        let held = self.held_journal(id).map(|journal| format!(".{journal}"));
+        names.retain(|n| n.starts_with("journal.") && !held.as_ref().is_some_and(|held| n.ends_with(held)));
+        names.iter().map(|n| dir.join(n)).collect()
+    }
+
+    fn held_journal(&self, id: VolumeId) -> Option<JournalId> {
+        self.here(id)?.held_journal()
+    }
+
+    /// All names, by the volumes that have them.
+    pub(in crate::volume) async fn names(&self) -> Result<BTreeMap<VolumeId, Name>> {
+        Ok(self.engine.pool.list().await?.into_iter().map(|(name, id)| (id, name)).collect())
+    }
+
+    /// Recomputes from the maps of one recorded checkpoint what is needed, and compares it with that checkpoint's chunk table.
+    /// Where the volume is open, nothing of it is deleted meanwhile; elsewhere its owner may delete what later checkpoints
+    /// don't need, and then the newest of them is checked, from the beginning.
+    pub async fn check(&self, name: &Name) -> Result<CheckReport> {
+        let id = self.id(name).await?;
+        let (mut tries, mut failed) = (0, None::<(Head, Error, bool)>);
+        loop {
+            // Before the head is read: all that it names stays.
+            let kept = match self.here(id).map(|v| v.known()) {
+                Some(Known::Live(session)) => Some(session.keep_retired()),
+                _ => None,
+            };
+            let head = self.head(name, id).await?;
+            if let Some((was, error, held)) = failed.take() {
+                if was.checkpoint.nonce == head.checkpoint.nonce {
+                    return Err(error);
+                }
+                if tries == CHECKS_MAX {
+                    return Err(self.outrun(name, &head, error, held));
+                }
+                tracing::debug!(volume = %name, %error, "a newer checkpoint was made: the check begins anew");
+            }
+            tries += 1;
+            match check(&self.engine, &head).await {
+                // The next look at the head tells damage from what was deleted.
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unavailable | Kind::Removed) => {
+                    failed = Some((head, e, kept.is_some_and(|kept| kept.holds())));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Why a check came to no end, though it began with a newer checkpoint every time. `held`: this host deleted nothing that
+    /// the last one needed.
+    fn outrun(&self, name: &Name, head: &Head, error: Error, held: bool) -> Error {
+        let title = self.engine.title(name);
+        let why = match &head.active.owner {
+            Some(owner) if owner.id != self.engine.host.id => format!(
+                "volume {title} is being changed by its owner {owner} faster than it can be checked from here: run \
+                 `windlass volume check` on that host"
+            ),
+            _ if held => return error.context(format!("volume {title}")),
+            _ => format!(
+                "volume {title} is being changed faster than it can be checked: try again when less is written to it"
+            ),
+        };
+        Error::new(Kind::Unavailable, why)
+    }
+
+    /// A volume's snapshots, oldest first.
+    pub async fn snapshots(&self, volume: &Name) -> Result<Vec<SnapshotInfo>> {
+        let id = self.id(volume).await?;
+        self.snapshots_of(volume, id).await
+    }
+
+    /// Names and sizes of its snapshots, oldest first: what is known without asking for other volumes.
+    pub async fn snapshot_sizes(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
+    }
+
+    async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
+        let (head, tables) = self.recorded(volume, id).await?;
+        let tables = self.newer_here(id).unwrap_or(tables);
+        let doubtful = tables.snapshots().filter(|(_, s)| !s.whole).map(|(_, s)| (s.group, s.group_size));
+        let whole = self.whole_groups(doubtful.collect()).await?;
+        let pins = self.pins_on(&head, snapshots_of(&tables)).await?;
+        let names = if pins.is_empty() { BTreeMap::new() } else { self.names().await? };
+        let mut clones: BTreeMap<StateId, Vec<String>> = BTreeMap::new();
+        for (snapshot, clone, _) in pins {
+            let named = names.get(&clone).map_or(clone.to_string(), |n| n.to_string());
+            clones.entry(snapshot).or_default().push(named);
+        }
+        let mut all = Vec::new();
+        for (name, state) in tables.snapshots() {
+            let mut info = SnapshotInfo::of(name, state);
+            info.partial = !state.whole && !whole.contains(&state.group);
+            info.clones = clones.remove(&state.id).unwrap_or_default();
+            info.clones.sort();
+            all.push(info);
+        }
+        all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
+        Ok(all)
+    }
+
+    /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
+    pub(in crate::volume) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
+        match self.newer_here(id) {
+            Some(tables) => Ok(tables),
+            None => Ok(self.recorded(volume, id).await?.1),
+        }
+    }
+
+    pub(in crate::volume) fn newer_here(&self, id: VolumeId) -> Option<Tables> {
+        match self.here(id).map(|v| v.known()) {
+            Some(Known::Live(session)) => Some(session.tip.lock().tables.clone()),
+            _ => None,
+        }
+    }
+
+    /// Of these groups, by id and size, those that all their members have. What is certain is remembered: by this engine, and
+    /// in the tables of the members that are open here.
+    async fn whole_groups(&self, mut doubtful: BTreeMap<Nonce, u32>) -> Result<BTreeSet<Nonce>> {
+        let mut whole: BTreeSet<Nonce> = {
+            let known = self.whole.lock();
+            doubtful.keys().copied().filter(|group| known.contains(group)).collect()
+        };
+        doubtful.retain(|group, _| !whole.contains(group));
+        if doubtful.is_empty() {
+            return Ok(whole);
+        }
+        let found = self.members(&doubtful).await?;
+        for (group, size) in doubtful {
+            let members = found.get(&group).copied().unwrap_or_default();
+            if members.whole || members.recorded >= size {
+                let mut known = self.whole.lock();
+                if known.len() >= WHOLE_MAX {
+                    known.pop_first();
+                }
+                known.insert(group);
+                drop(known);
+                self.open_now().iter().for_each(|v| v.settle_group(group));
+            }
+            if members.whole || members.marked >= size {
+                whole.insert(group);
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Who of the pool's volumes has a snapshot of these groups: one pass for all of them.
+    async fn members(&self, groups: &BTreeMap<Nonce, u32>) -> Result<BTreeMap<Nonce, Members>> {
+        let names = self.engine.pool.list().await?;
+        let looks = stream::iter(names)
+            .map(|(name, id)| async move { self.newest_tables(&name, id).await })
+            .buffer_unordered(LOOKS_AT_ONCE);
+        let count = async |mut found: BTreeMap<Nonce, Members>, tables: Result<Tables>| {
+            let Ok(tables) = tables else { return found };
+            for (_, state) in tables.snapshots().filter(|(_, s)| groups.contains_key(&s.group)) {
+                let members = found.entry(state.group).or_default();
+                members.marked += 1;
+                members.recorded += u32::from(state.built);
+                members.whole |= state.whole;
+            }
+            found
+        };
+        Ok(looks.fold(BTreeMap::new(), count).await)
+    }
+}

@@ -1,0 +1,16 @@
+//! What is cloned, as an engine that cloned it a moment ago knows it.
+
+use std::sync::Arc;
+
+use crate::base::VolumeId;
+use crate::volume::head::Head;
+use crate::volume::head::HeadRegister;
+use crate::volume::space::Tables;
+
+/// A snapshot's volume as it was when it was looked at last. A pin counts by the look after it, so this may be old.
+#[derive(Clone, Debug)]
+pub struct Template {
+    pub parent: VolumeId,
+    pub cell: HeadRegister,
+    pub seen: Arc<(Head, Tables)>,
+}

@@ -1,0 +1,469 @@
+//! A pool's volumes, by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use parking_lot::Mutex;
+
+use super::template::Template;
+use crate::base::rt::Instant;
+use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
+use crate::map::Tree;
+use crate::pool::{Catalog, Need};
+use crate::volume::handle::{Known, Volume};
+use crate::volume::head::Head;
+use crate::volume::head::Stop;
+use crate::volume::head::TakeOver;
+use crate::volume::read::Trail;
+use crate::volume::read::{EngineContext, VolumeContext};
+use crate::volume::read::{View, blocks_of, passes};
+use crate::volume::session::Session;
+use crate::volume::session::no_snapshot;
+use crate::volume::session::takeover::Notes;
+use crate::volume::space::Liveness;
+use crate::volume::space::Tables;
+use crate::volume::space::pins::REMOVE_TRIES;
+
+/// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
+const LOOK_MAX: Duration = Duration::from_secs(3);
+
+/// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
+const OPENING: Duration = Duration::from_secs(4);
+
+/// How a volume is opened for writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OpenMode {
+    /// A released volume opens inertly and is claimed by its first write; one that this state folder owns is claimed
+    /// at once; one that another owns is refused (`Kind::Owned`).
+    #[default]
+    Normal,
+    /// Also when another host owns it. `accept_loss`: also when it cannot be told what was acknowledged.
+    TakeOver { accept_loss: bool },
+}
+
+/// One volume's place in this engine.
+#[derive(Debug, Default)]
+struct Seat {
+    /// One opening at a time.
+    turn: tokio::sync::Mutex<()>,
+    volume: Mutex<Option<Arc<Volume>>>,
+}
+
+/// All volumes of one pool in one engine; one `Volume` a volume, shared by its sessions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Volumes {
+    pub(in crate::volume) engine: Arc<EngineContext>,
+    seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
+    /// What was told of chunks a moment ago.
+    pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
+    /// Groups of snapshots whose members are known to be stored, all of them.
+    pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
+    pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
+    /// Snapshots that were cloned a moment ago, by volume and name.
+    pub(in crate::volume) templates: Arc<Mutex<BTreeMap<(Name, Name), Template>>>,
+}
+
+impl Volumes {
+    pub fn new(engine: EngineContext) -> Volumes {
+        Volumes {
+            engine: Arc::new(engine),
+            seats: Arc::default(),
+            logbooks: Arc::default(),
+            whole: Arc::default(),
+            pins: Arc::default(),
+            templates: Arc::default(),
+        }
+    }
+
+    pub fn engine(&self) -> &EngineContext {
+        &self.engine
+    }
+
+    fn seat(&self, id: VolumeId) -> Arc<Seat> {
+        self.seats.lock().entry(id).or_default().clone()
+    }
+
+    /// The volume, if it is open in this engine.
+    pub(in crate::volume) fn here(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        let seat = self.seats.lock().get(&id).cloned()?;
+        seat.volume.lock().clone()
+    }
+
+    /// All that are open in this engine, in no order that means anything.
+    pub(in crate::volume) fn open_now(&self) -> Vec<Arc<Volume>> {
+        let seats: Vec<_> = self.seats.lock().values().cloned().collect();
+        seats.iter().filter_map(|s| s.volume.lock().clone()).collect()
+    }
+
+    /// The volume of this name that this engine writes, as far as it knows.
+    pub fn owned_here(&self, name: &Name) -> Option<Arc<Volume>> {
+        let live = |v: &Arc<Volume>| v.name() == name && matches!(v.known(), Known::Live(_));
+        self.open_now().into_iter().find(live)
+    }
+
+    pub(in crate::volume) fn forget(&self, id: VolumeId) {
+        self.seats.lock().remove(&id);
+    }
+
+    pub(in crate::volume) async fn id(&self, name: &Name) -> Result<VolumeId> {
+        match self.engine.pool.lookup(name).await? {
+            Some(id) => Ok(id),
+            None => {
+                Err(Error::new(Kind::NotFound, format!("there is no volume {}", self.engine.title(name))))
+            }
+        }
+    }
+
+    /// The same; when the stores don't answer, of the volume that is open here under this name. A session that isn't the
+    /// owner any more finds that out by itself.
+    async fn id_in_an_outage(&self, name: &Name) -> Result<VolumeId> {
+        let Some(here) = self.owned_here(name) else { return self.id(name).await };
+        match self.unless_away(self.id(name)).await {
+            Some(Err(e)) if !passes(&e) => Err(e),
+            Some(Ok(id)) => Ok(id),
+            None | Some(Err(_)) => Ok(here.id()),
+        }
+    }
+
+    /// For those who can do without an answer: `None` when too few stores answer, at once when that is known.
+    pub(in crate::volume) async fn unless_away<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        if self.engine.pool.condition().lacks(Need::Decide) {
+            return None;
+        }
+        self.engine.rt.timeout(LOOK_MAX, work).await
+    }
+
+    /// The head of a volume that exists.
+    pub(in crate::volume) async fn head(&self, name: &Name, id: VolumeId) -> Result<Head> {
+        self.existing(name, self.engine.cell_above(name, id).await.read().await?)
+    }
+
+    pub(in crate::volume) fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
+        match head {
+            Some(head) if head.removed => {
+                Err(Error::new(Kind::NotFound, format!("volume {} was removed", self.engine.title(name))))
+            }
+            Some(head) => Ok(head),
+            None => Err(Error::new(
+                Kind::NotFound,
+                format!(
+                    "volume {} is not there: it is being created, or its creation was broken off",
+                    self.engine.title(name)
+                ),
+            )),
+        }
+    }
+
+    /// The one `Volume` of this engine; a session that failed before is replaced by a new one.
+    pub async fn open(&self, name: &Name, mode: OpenMode) -> Result<Arc<Volume>> {
+        let id = self.id_in_an_outage(name).await?;
+        let seat = self.seat(id);
+        let _turn = seat.turn.lock().await;
+        let open = seat.volume.lock().clone();
+        if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
+            // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
+            let confirmed = self.engine.rt.timeout(LOOK_MAX, self.confirmed(&session)).await.flatten();
+            if confirmed.is_none() && mode != OpenMode::Normal {
+                let why = format!(
+                    "too few stores answer to tell whether volume {} is still this host's: try again",
+                    self.engine.title(name)
+                );
+                return Err(Error::new(Kind::Unavailable, why));
+            }
+        }
+        let current = match &open {
+            Some(volume) => self.is_current(name, volume).await?,
+            None => false,
+        };
+        let volume = match open.filter(|v| !v.is_failed()) {
+            Some(volume) if current => volume,
+            // Others have written since: sessions that read the older state keep theirs, new ones see the new one.
+            Some(_) => Arc::new(self.begin(name, id).await?),
+            None => {
+                // The old one's tasks must be over before its journal is opened again.
+                let before = seat.volume.lock().take();
+                if let Some(before) = before {
+                    before.let_go().await;
+                }
+                Arc::new(self.begin(name, id).await?)
+            }
+        };
+        // In its seat before it becomes the owner, which goes on when nobody waits for it any more: what comes of it must be
+        // found by who opens the volume next.
+        let before = seat.volume.lock().replace(volume.clone());
+        let owned = match (volume.known(), mode) {
+            (Known::Nothing, OpenMode::Normal) => volume.own(false, false).await,
+            (Known::Nothing, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await,
+            _ => Ok(()),
+        };
+        match owned {
+            Ok(()) => Ok(volume),
+            Err(error) => {
+                *seat.volume.lock() = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too few answer.
+    async fn confirmed(&self, session: &Session) -> Option<Result<(), Stop>> {
+        let pool = &self.engine.pool;
+        if pool.condition().lacks(Need::Decide) && !pool.is_there(Need::Decide).await {
+            return None;
+        }
+        Some(session.confirm().await)
+    }
+
+    /// An inert volume shows what it was opened on; is that still the newest?
+    async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
+        loop {
+            let Known::Inert(inert) = volume.known() else { return Ok(true) };
+            let head = self.head(name, volume.id()).await?;
+            if inert.is_newest(&head) {
+                return Ok(true);
+            }
+            // Its own first write may have claimed it, and not be ready. That is waited for only when the stores have just
+            // answered: in an outage many attempts to claim stand in a row.
+            match volume.settled().await {
+                Known::Inert(same) if Arc::ptr_eq(&same, &inert) => return Ok(inert.is_newest(&head)),
+                _ => {}
+            }
+        }
+    }
+
+    async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
+        let cell = self.engine.cell_above(name, id).await;
+        let head = self.existing(name, cell.read().await?)?;
+        if !head.active.released {
+            let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
+            return Ok(Volume::unowned(context));
+        }
+        let Some(recorded) = self.engine.rt.timeout(OPENING, self.recorded(name, id)).await else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "too few stores answer to read what volume {name} holds: `windlass pool status` names them"
+                ),
+            ));
+        };
+        let (head, tables) = recorded?;
+        let head = cell.check(head).await?;
+        let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
+        Ok(if head.active.released {
+            Volume::inert(context, &head, tables)
+        } else {
+            Volume::unowned(context)
+        })
+    }
+
+    /// This engine becomes the owner now, unless nobody else is.
+    pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
+        let began = self.engine.rt.now();
+        let id = self.id(name).await?;
+        if accept_loss {
+            self.engine.confirmed(id).forget().await;
+        }
+        let head = self.head(name, id).await?;
+        // A session that another host has shut out may not have noticed yet: opening the volume tells it.
+        let mine = self.here(id).is_some_and(|v| match v.known() {
+            Known::Live(session) => session.epoch == head.active.epoch,
+            _ => false,
+        });
+        if head.active.released || mine {
+            return Ok(TakeOver { already: true, ..TakeOver::default() });
+        }
+        let from = head.active.owner.clone().filter(|h| h.id != self.engine.host.id);
+        let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
+        let Notes { said, guessed } = volume.take_notes();
+        let mut done = TakeOver { already: from.is_none(), notes: said, ..TakeOver::default() };
+        if let Some(host) = from {
+            done.notes.push(match head.settings.flush {
+                crate::volume::head::FlushMode::Local => format!(
+                    "what {} acknowledged and had not yet stored in the pool is not in the volume; it is kept there, in \
+                     its journal. Until {} notices (within 5 s, if it reaches the stores) its clients may still be \
+                     answered from its disk",
+                    host.name, host.name
+                ),
+                crate::volume::head::FlushMode::Pool if guessed => format!(
+                    "flushed writes of {} may be among those that are lost; its clients get errors from now on",
+                    host.name
+                ),
+                crate::volume::head::FlushMode::Pool => {
+                    format!("all flushed writes of {} are in the volume; its clients get errors from now on", host.name)
+                }
+            });
+            done.from = Some(host.name);
+        }
+        done.took_ms = self.engine.rt.now().since(began).as_millis() as u64;
+        Ok(done)
+    }
+
+    /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.
+    pub async fn release(&self, name: &Name) -> Result<()> {
+        let id = self.id(name).await?;
+        if self.here(id).is_none() {
+            let head = self.head(name, id).await?;
+            if head.active.released {
+                return Ok(());
+            }
+        }
+        self.open(name, OpenMode::Normal).await?.release().await
+    }
+
+    /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.
+    pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
+        let open = self.open_now();
+        let released = open.iter().map(|v| async {
+            let done = match self.engine.rt.timeout(drain, v.release()).await {
+                Some(done) => done,
+                None => Err(Error::new(Kind::Timeout, "its writes could not all be stored in time")),
+            };
+            v.let_go().await;
+            // One that another host has taken, or that is gone, was told of when that showed.
+            let stays =
+                done.err().filter(|e| !matches!(e.kind(), Kind::Fenced | Kind::Removed | Kind::Owned));
+            stays.map(|e| format!("volume {} stays owned by this host: {e}", v.title()))
+        });
+        join_all(released).await.into_iter().flatten().collect()
+    }
+
+    /// A snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner; when another
+    /// is and the map isn't written yet it is not found.
+    pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
+        let id = self.id(volume).await?;
+        // What is known before the head is read: the volume may go on meanwhile.
+        let known = self.engine.cell_above(volume, id).await;
+        let (head, tables) = self.tables_with(volume, id, snapshot).await?;
+        let head = known.check(head).await?;
+        let state =
+            tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
+        Ok(Arc::new(SnapshotView {
+            engine: self.engine.clone(),
+            volume: id,
+            name: format!("{volume}@{snapshot}"),
+            state: state.id,
+            view: self.engine.view(&head),
+            tree: state.tree,
+            size: state.size,
+            trail: self.engine.memory.ahead.trail(),
+        }))
+    }
+
+    /// The head and its tables, in which the snapshot is, if this engine can bring it there.
+    pub(in crate::volume) async fn tables_with(
+        &self,
+        volume: &Name,
+        id: VolumeId,
+        snapshot: &Name,
+    ) -> Result<(Head, Tables)> {
+        if let Some(open) = self.here(id)
+            && let Known::Live(_) = open.known()
+        {
+            open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
+        }
+        let (head, tables) = self.recorded(volume, id).await?;
+        if tables.snapshot(snapshot).is_some() || head.active.released || !self.engine.host_owns(&head) {
+            return Ok((head, tables));
+        }
+        // Owned by this folder and not open: its log may have a mark that no checkpoint has built.
+        let open = self.open(volume, OpenMode::Normal).await?;
+        open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
+        self.recorded(volume, id).await
+    }
+
+    /// The head, and the tables under its checkpoint.
+    pub(in crate::volume) async fn recorded(&self, name: &Name, id: VolumeId) -> Result<(Head, Tables)> {
+        let newest = self.engine.newest(id).await?;
+        let (head, tables) = newest.map_or((None, None), |(head, tables)| (Some(head), Some(tables)));
+        let head = self.existing(name, head)?;
+        Ok((head, tables.expect("a head comes with its tables")))
+    }
+
+    /// Frees what nobody needs, and returns when that is done.
+    pub async fn collect(&self, volume: &Name) -> Result<()> {
+        let open = self.open(volume, OpenMode::Normal).await?;
+        open.ask(|session| async move { session.collect_all().await }).await
+    }
+
+    /// `Refused` while clones need it, with their names.
+    pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            // Said with names; what a killed command left behind is no reason to refuse.
+            self.check_remove_snapshot(volume, snapshot, true).await?;
+            let open = self.open(volume, OpenMode::Normal).await?;
+            tries += 1;
+            match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
+                // A clone came meanwhile, perhaps one that was broken off: a look tells.
+                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+/// A snapshot's contents; they never change.
+#[derive(Debug)]
+pub struct SnapshotView {
+    engine: Arc<EngineContext>,
+    volume: VolumeId,
+    /// For messages.
+    name: String,
+    /// Never its name: that may be another's by now.
+    state: StateId,
+    view: View,
+    tree: Tree,
+    size: u64,
+    trail: Trail,
+}
+
+impl SnapshotView {
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// As `read_parts`, in one.
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        Ok(self.read_parts(offset, len).await?.into_bytes())
+    }
+
+    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
+        if offset.checked_add(len).is_none_or(|end| end > self.size) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{len} bytes at {offset} are beyond the snapshot's end"),
+            ));
+        }
+        if len == 0 {
+            return Ok(Rope::default());
+        }
+        self.read_ahead(offset, len);
+        match self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await {
+            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+            done => done,
+        }
+    }
+
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let rt = &self.engine.rt;
+        let Some(fetch) = self.trail.step(offset..offset + len, self.size, rt.now()) else { return };
+        if let Some(map) = fetch.map.clone() {
+            let (view, tree, blocks) =
+                (self.view.clone(), self.tree, blocks_of(map.start, map.end - map.start));
+            rt.spawn(async move { view.prefetch_map(&tree, blocks).await }).detach();
+        }
+        let (view, tree) = (self.view.clone(), self.tree);
+        rt.spawn(async move { view.prefetch(&fetch, vec![(fetch.blocks(), None)], &tree).await }).detach();
+    }
+
+    async fn removed(&self) -> Option<Error> {
+        let newest = self.engine.newest(self.volume).await.ok()?;
+        let gone = newest.is_none_or(|(head, tables)| {
+            head.removed || tables.states.get(&self.state).is_none_or(|s| s.hidden)
+        });
+        gone.then(|| Error::new(Kind::Removed, format!("snapshot {} was removed", self.name)))
+    }
+}

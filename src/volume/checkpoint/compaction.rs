@@ -1,0 +1,517 @@
+//! What is left of objects that are mostly dead is packed: several into one, when a volume takes more space than it should
+//! (protocol.md §5.5; which ones: docs/decisions.md).
+//!
+//! Objects with the fewest survivors come first; those that were packed before hold what is cold, and a share is added for
+//! that, as far as it shows: by how much more slowly they die. What a pack takes was live by the recorded table; what
+//! dies meanwhile is dead in it. Its sources are retired by the checkpoint that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
+use parking_lot::Mutex;
+
+use crate::base::{ChunkId, Error, Kind, Result, Seq};
+use crate::log::{FrameRef, PackDraft, Slice, Toc, chunk_target};
+use crate::map::Pages;
+use crate::pool::Payload;
+use crate::store::Cause;
+use crate::volume::head::Stop;
+use crate::volume::session::Session;
+use crate::volume::space::{
+    ChunkTable, Cursor, Entry, Home, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors,
+};
+
+/// After one that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Packs made at the same time.
+const AT_ONCE: usize = 4;
+/// How long the stores are waited for before w is looked at again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Added to the share of survivors when objects of an age die e times more slowly than new ones.
+const COLDER: f64 = 0.15;
+const COLDER_MAX: f64 = 0.45;
+/// Per mille of what is live that all objects may take when somebody asked for collection.
+const URGED: u64 = 1200;
+/// An object is small that holds at most this part of what a pack may.
+const SMALL: u64 = 16;
+/// Small objects that become one, at most: each of them is read whole.
+const MERGED_MAX: usize = 2048;
+/// Small objects read at the same time for one pack.
+const READ_AT_ONCE: usize = 16;
+/// Of what was seen to die before, so much counts when more is seen.
+const FADE: f64 = 0.9;
+
+/// How fast objects die, by how often they were packed.
+#[derive(Debug, Default)]
+pub struct DeathRates {
+    /// Dead bytes counted last, by object.
+    seen: BTreeMap<Object, u64>,
+    died: [f64; PACKINGS_MAX as usize + 1],
+    colder: [f64; PACKINGS_MAX as usize + 1],
+}
+
+/// An object, as a source of a pack.
+#[derive(Clone, Copy, Debug, Default)]
+struct Source {
+    total: u64,
+    live: u64,
+    packings: usize,
+}
+
+fn sources(chunk_table: &ChunkTable) -> BTreeMap<Object, Source> {
+    let direct: BTreeSet<Seq> = chunk_table.own_pages().iter().map(|at| at.seq).collect();
+    let mut all: BTreeMap<Object, Source> = BTreeMap::new();
+    for (seq, e) in chunk_table.entries().filter(|(seq, e)| e.counted && !direct.contains(seq)) {
+        let source = all.entry(e.object(seq)).or_default();
+        source.total += e.total;
+        source.live += e.live();
+        source.packings = source.packings.max(e.packings().into());
+    }
+    all
+}
+
+impl DeathRates {
+    /// Looks at what died since the last table.
+    fn look(&mut self, all: &BTreeMap<Object, Source>) {
+        let mut live = [0.0; PACKINGS_MAX as usize + 1];
+        self.died.iter_mut().for_each(|d| *d *= FADE);
+        for (object, s) in all {
+            let dead = s.total - s.live.min(s.total);
+            live[s.packings] += s.live as f64;
+            // What is seen first died before its pace was watched.
+            let before = self.seen.get(object).copied().unwrap_or(dead);
+            self.died[s.packings] += dead.saturating_sub(before) as f64;
+        }
+        self.seen = all.iter().map(|(o, s)| (*o, s.total - s.live.min(s.total))).collect();
+        let pace = |n: usize| (self.died[n] / live[n]).max(1e-9);
+        let all: f64 = live.iter().sum();
+        for n in 1..self.colder.len() {
+            // Of little, little is known.
+            let known = self.died[0] > 0.0 && live[0] > 0.02 * all && live[n] > 0.02 * all;
+            let slower = if known { (pace(0) / pace(n)).max(1.0).ln() } else { 0.0 };
+            self.colder[n] = (COLDER * slower).min(COLDER_MAX);
+        }
+    }
+
+    fn score(&self, s: &Source) -> f64 {
+        s.live as f64 / s.total.max(1) as f64 - self.colder[s.packings]
+    }
+
+    /// Per mille of what is live that all objects may take: the more, the less of it a pack could spare.
+    fn space_max(&self, (skewed, even): (u64, u64)) -> u64 {
+        let skew = self.colder.iter().fold(0.0, |a: f64, b| a.max(*b)) / COLDER_MAX;
+        even - ((even - skewed) as f64 * skew) as u64
+    }
+
+    /// The sources of the next packs, best first; none when there is nothing to gain.
+    fn choose(&self, all: &BTreeMap<Object, Source>, space: u64, aim: Aim) -> Vec<BTreeSet<Object>> {
+        let live: u64 = all.values().map(|s| s.live).sum();
+        let enough = u64::try_from(u128::from(live) * u128::from(aim.space_max) / 1000).unwrap_or(u64::MAX);
+        let mut excess = space.saturating_sub(enough);
+        let mut best: Vec<_> = all.iter().filter(|(_, s)| s.live < s.total).collect();
+        best.sort_by(|a, b| self.score(a.1).total_cmp(&self.score(b.1)).then(a.0.cmp(b.0)));
+        let mut packs = Vec::new();
+        // Where the age of the best one frees too little, that of the next best one may free enough.
+        while let (true, Some(alike)) = (packs.is_empty(), best.first().map(|(_, s)| s.packings)) {
+            let (of_one_age, others): (Vec<_>, Vec<_>) =
+                best.into_iter().partition(|(_, s)| s.packings == alike);
+            best = others;
+            packs = packs_of(of_one_age, &mut excess, aim);
+        }
+        if packs.is_empty() { aim.merged(all).into_iter().collect() } else { packs }
+    }
+}
+
+/// What packing is for.
+#[derive(Clone, Copy, Debug)]
+struct Aim {
+    /// Per mille of what is live: so much space is enough.
+    space_max: u64,
+    /// Live bytes of a pack, at most.
+    room: u64,
+    /// Bytes that a pack frees, at least.
+    gain_min: u64,
+    /// So many small objects are made one.
+    small_min: usize,
+}
+
+impl Aim {
+    /// Small objects, to be made one. Merging frees no bytes, but requests, and entries of the table. It makes one of
+    /// `small_min` at least, so that what is in one is written again a logarithmic number of times.
+    fn merged(&self, all: &BTreeMap<Object, Source>) -> Option<BTreeSet<Object>> {
+        let mut room = self.room;
+        let small = all.iter().filter(|(_, s)| s.live > 0 && s.total <= self.room / SMALL);
+        let fitting = small.take_while(|(_, s)| {
+            let fits = s.live <= room;
+            room = room.saturating_sub(s.live);
+            fits
+        });
+        let taken: BTreeSet<_> = fitting.map(|(object, _)| *object).take(MERGED_MAX).collect();
+        (taken.len() >= self.small_min).then_some(taken)
+    }
+}
+
+/// Packs of sources of one age, best first, until the excess is gone or another one would free too little.
+fn packs_of(sources: Vec<(&Object, &Source)>, excess: &mut u64, aim: Aim) -> Vec<BTreeSet<Object>> {
+    let Aim { room, gain_min, .. } = aim;
+    let mut best = sources.into_iter().peekable();
+    let mut packs = Vec::new();
+    while *excess > 0 && packs.len() < AT_ONCE {
+        let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
+        while let Some((object, s)) = best.next_if(|(_, s)| bytes + s.live <= room || taken.is_empty()) {
+            bytes += s.live;
+            gain += s.total - s.live;
+            taken.insert(*object);
+        }
+        // Else packing would go on for ever about what it writes itself.
+        if gain < gain_min.max(bytes / 20) || taken.is_empty() {
+            break;
+        }
+        *excess = excess.saturating_sub(gain);
+        packs.push(taken);
+    }
+    packs
+}
+
+/// Runs' pages, each read once a pack.
+struct Memo<'a> {
+    pages: &'a dyn Pages,
+    read: Mutex<BTreeMap<FrameRef, Bytes>>,
+}
+
+#[async_trait]
+impl Pages for Memo<'_> {
+    fn chunk(&self, at: &FrameRef) -> Result<ChunkId> {
+        self.pages.chunk(at)
+    }
+
+    async fn load(&self, at: &FrameRef, address: u64) -> Result<Bytes> {
+        let known = self.read.lock().get(at).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let bytes = self.pages.load(at, address).await?;
+        self.read.lock().insert(*at, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+type Frames = Vec<(u64, Bytes)>;
+
+impl Session {
+    /// Packs while the volume takes more space than it should.
+    pub async fn packer(self: Arc<Session>) {
+        let mut pace = DeathRates::default();
+        loop {
+            let news = self.collect.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            let asked = self.pace.last_asked();
+            match self.pack_once(&mut pace).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.pace.found_nothing(asked);
+                    self.set_pace();
+                    news.await;
+                }
+                Err(stop) => {
+                    tracing::warn!(volume = %self.context.name, error = %stop.error(), "nothing is packed now");
+                    self.context.rt().sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// As far as the recorded table tells there is nothing to pack.
+    pub fn settled(&self) -> bool {
+        self.pace.settled()
+    }
+
+    /// Whether there was something to pack.
+    async fn pack_once(self: &Arc<Self>, pace: &mut DeathRates) -> Result<bool, Stop> {
+        let chunk_table = self.chunk_table.lock().clone();
+        let all = sources(&chunk_table);
+        pace.look(&all);
+        let chosen = pace.choose(&all, self.stored_bytes(), self.aim(pace));
+        if chosen.is_empty() {
+            return Ok(false);
+        }
+        let packs = join_all(chosen.into_iter().map(|sources| self.repack(&chunk_table, sources)));
+        let (mut moved, mut failed) = (Vec::new(), None);
+        for pack in self.or_end(packs).await? {
+            pack.map_or_else(|e| failed = Some(e), |pack| moved.push(pack));
+        }
+        if !moved.is_empty() {
+            self.publish_packs(moved).await?;
+        }
+        match failed {
+            Some(e) => Err(self.explain_absence(e).await),
+            None => Ok(true),
+        }
+    }
+
+    /// Who waits for collection gets less space and fewer objects than writes alone would make worth it.
+    fn aim(&self, pace: &DeathRates) -> Aim {
+        let tuning = &self.context.engine.tuning;
+        let aim = Aim {
+            space_max: pace.space_max(tuning.space_max),
+            room: self.writer.chunk_target().min(tuning.pack_max),
+            gain_min: tuning.gain_min,
+            small_min: tuning.small_min,
+        };
+        match self.pace.urged.load(Ordering::Relaxed) {
+            0 => aim,
+            _ => Aim { space_max: aim.space_max.min(URGED), small_min: (aim.small_min / 4).max(4), ..aim },
+        }
+    }
+
+    async fn repack(&self, chunk_table: &ChunkTable, sources: BTreeSet<Object>) -> Result<Repacked> {
+        let mut inside: BTreeMap<Object, Vec<(Seq, Entry)>> = BTreeMap::new();
+        for (seq, e) in
+            chunk_table.entries().filter(|(seq, e)| sources.contains(&e.object(*seq)) && e.live() > 0)
+        {
+            inside.entry(e.object(seq)).or_default().push((seq, *e));
+        }
+        let live: u64 = inside.values().flatten().map(|(_, e)| e.live()).sum();
+        // Beside what is left and its parity: one source at a time, whole, or several small ones.
+        let (k, n) = (self.writer.k(), self.context.engine.pool.layout().n());
+        let held =
+            self.context.engine.memory.encode.take(chunk_target(k) + live * n.div_ceil(k) as u64).await;
+        let dead = self.dead(chunk_table, inside.values().flatten()).await?;
+        let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
+        let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
+        let mut draft = PackDraft::new(pack.of(self.context.id), k, live);
+        let (mut chunks, dead) = (Vec::new(), Arc::new(dead));
+        let whole = whole_objects(chunk_table, &sources);
+        for group in in_groups(inside, &whole, chunk_target(k)) {
+            let payloads = try_join_all(group.iter().map(|(object, _)| self.whole(*object))).await?;
+            for ((_, entries), payload) in group.into_iter().zip(payloads) {
+                let dead = dead.clone();
+                let add = move || -> Result<(PackDraft, Vec<Survivors>)> {
+                    let mut added = Vec::with_capacity(entries.len());
+                    for (seq, entry) in entries {
+                        let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
+                        let placing = draft.add(entry.epoch, seq, &frames);
+                        let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
+                        added.push(Survivors { seq, at, len, bytes, dead: entry.dead });
+                    }
+                    Ok((draft, added))
+                };
+                let added;
+                (draft, added) = self.context.rt().cpu(add).await??;
+                chunks.extend(added);
+            }
+        }
+        if !chunks.is_empty() {
+            let era = chunks.iter().filter_map(|c| chunk_table.entry(c.seq)).map(|e| e.era).max();
+            let chunk = draft.finish(era.unwrap_or_default());
+            self.packed_bytes.fetch_add(live, Ordering::Relaxed);
+            self.put_pack(chunk).await?;
+        }
+        drop(held);
+        Ok(Repacked { pack, sources, chunks })
+    }
+
+    async fn put_pack(&self, chunk: crate::pool::Chunk) -> Result<()> {
+        let (pool, rt, id) = (&self.context.engine.pool, self.context.rt(), chunk.id);
+        // With too few stores for w somebody must find out, also while nothing is written.
+        let _putting = self.writer.puts();
+        let upload = pool.put_chunk(chunk);
+        loop {
+            let w = *self.w.borrow();
+            if let Some(stored) = rt.timeout(PATIENCE, upload.wait(w)).await {
+                stored?;
+                break;
+            }
+        }
+        if upload.stored() < pool.w() {
+            // Completed with the chunks when stores are back.
+            self.writer.completed(&id, upload.stored());
+        }
+        Ok(())
+    }
+
+    async fn whole(&self, object: Object) -> Result<Payload> {
+        let pool = &self.context.engine.pool;
+        let witnesses = self.head.lock().witnesses.clone();
+        let id = object.of(self.context.id);
+        let probe = pool.probe(&id, &witnesses, Cause::Checkpoint).await;
+        pool.payload(&id, &probe, Cause::Checkpoint).await
+    }
+
+    /// The offsets of these chunks' dead frames.
+    async fn dead(
+        &self,
+        chunk_table: &ChunkTable,
+        entries: impl Iterator<Item = &(Seq, Entry)>,
+    ) -> Result<BTreeMap<Seq, BTreeSet<u64>>> {
+        let memo = Memo { pages: self.context.view.pages(), read: Mutex::default() };
+        let wanted: Vec<(Seq, Entry)> = entries.copied().collect();
+        let mut dead: BTreeMap<Seq, BTreeSet<u64>> = BTreeMap::new();
+        for folded in &chunk_table.folded {
+            let index = RunIndex::load(&memo, &folded.part.run).await?;
+            for (seq, entry) in &wanted {
+                let mut cursor = Cursor::of_chunk(&memo, folded.part, &index, entry.era, *seq);
+                while let Some(d) = cursor.next().await? {
+                    if d.seq == *seq {
+                        dead.entry(*seq).or_default().insert(d.offset);
+                    }
+                }
+                self.context.rt().give_way().await;
+            }
+        }
+        Ok(dead)
+    }
+}
+
+type Entries = Vec<(Seq, Entry)>;
+
+/// Bytes of these objects, of their dead chunks as well: a source is read whole.
+fn whole_objects(chunk_table: &ChunkTable, sources: &BTreeSet<Object>) -> BTreeMap<Object, u64> {
+    let mut whole = BTreeMap::new();
+    for (seq, e) in chunk_table.entries().filter(|(seq, e)| sources.contains(&e.object(*seq))) {
+        *whole.entry(e.object(seq)).or_insert(0) += e.total;
+    }
+    whole
+}
+
+/// Objects in groups that are read together: at most `bytes` in each, unless one alone is larger.
+/// `whole`: bytes of each, dead ones as well.
+fn in_groups(
+    objects: BTreeMap<Object, Entries>,
+    whole: &BTreeMap<Object, u64>,
+    bytes: u64,
+) -> Vec<Vec<(Object, Entries)>> {
+    let mut groups: Vec<Vec<(Object, Entries)>> = Vec::new();
+    let mut room = 0;
+    for (object, entries) in objects {
+        let total = whole.get(&object).copied().unwrap_or(bytes);
+        match groups.last_mut() {
+            Some(group) if total <= room && group.len() < READ_AT_ONCE => group.push((object, entries)),
+            _ => {
+                groups.push(vec![(object, entries)]);
+                room = bytes;
+            }
+        }
+        room = room.saturating_sub(total);
+    }
+    groups
+}
+
+/// A chunk's live frames, as they are stored. They must be what the table counts.
+fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<u64>>) -> Result<Frames> {
+    let unsound = || {
+        let why =
+            format!("chunk {seq} does not hold what the volume's table counts: run `windlass volume check`");
+        Error::new(Kind::Corrupt, why)
+    };
+    let lies = |offset: u64| dead.is_some_and(|d| d.contains(&offset));
+    let mut frames = Frames::new();
+    match entry.home {
+        Home::Own => {
+            let chunk = &payload.chunk;
+            let toc = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(unsound)?;
+            for f in Toc::decode(&toc)?.frames.iter().filter(|f| !lies(f.offset)) {
+                frames.push((f.offset, payload.slice(f.offset, f.len).ok_or_else(unsound)?));
+            }
+        }
+        Home::Pack { at, len, .. } => {
+            let slice = Slice::decode(&payload.slice(at, len).ok_or_else(unsound)?, at)?;
+            for f in slice.frames.iter().filter(|f| slice.seq == seq && !lies(f.from)) {
+                frames.push((f.from, payload.slice(f.to, f.len).ok_or_else(unsound)?));
+            }
+        }
+    }
+    frames.sort_by_key(|(offset, _)| *offset);
+    let bytes: u64 = frames.iter().map(|(_, data)| data.len() as u64).sum();
+    if bytes == entry.live() { Ok(frames) } else { Err(unsound()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Epoch;
+
+    fn object(n: u64) -> Object {
+        Object { epoch: Epoch(1), seq: Seq(n) }
+    }
+
+    fn aim(space_max: u64, room: u64, gain_min: u64) -> Aim {
+        Aim { space_max, room, gain_min, small_min: 100 }
+    }
+
+    #[test]
+    fn small_objects_that_live_are_made_one() {
+        let source = |total, packings| Source { total, live: total, packings };
+        let mut all: BTreeMap<_, _> = (0..20).map(|n| (object(n), source(10, (n % 3) as usize))).collect();
+        all.insert(object(20), source(300, 0));
+        let choose = |all: &BTreeMap<_, _>, small_min| {
+            DeathRates::default().choose(all, 500, Aim { small_min, ..aim(1300, 1600, 100) })
+        };
+        assert_eq!(choose(&all, 20), [(0..20).map(object).collect()]);
+        assert!(choose(&all, 21).is_empty(), "too few of them");
+        all.values_mut().for_each(|s| *s = source(s.total * 20, s.packings));
+        assert!(choose(&all, 4).is_empty(), "they are large enough");
+    }
+
+    #[test]
+    fn the_emptiest_of_one_age_are_taken_until_a_pack_is_full() {
+        let source = |total, live, packings| Source { total, live, packings };
+        let all: BTreeMap<_, _> = [
+            (object(1), source(100, 90, 0)),
+            (object(2), source(100, 20, 0)),
+            (object(3), source(100, 10, 1)),
+            (object(4), source(100, 30, 0)),
+            (object(5), source(100, 5, 0)),
+        ]
+        .into();
+        let pace = DeathRates::default();
+        let (five, two, four) = (object(5), object(2), object(4));
+        assert_eq!(pace.choose(&all, 500, aim(1450, 60, 0)), [[five, two, four].into(), [object(1)].into()]);
+        assert_eq!(
+            pace.choose(&all, 500, aim(1450, 25, 0)),
+            [[five, two].into(), [four].into(), [object(1)].into()]
+        );
+        assert_eq!(pace.choose(&all, 350, aim(1450, 25, 0)), [[five, two].into()], "no more than needed");
+        assert_eq!(pace.choose(&all, 300, aim(1450, 1, 0)), [[five].into()], "one at least");
+        assert!(pace.choose(&all, 220, aim(1450, 60, 0)).is_empty(), "space enough");
+        assert!(pace.choose(&all, 500, aim(1450, 60, 1000)).is_empty(), "it would free too little");
+    }
+
+    #[test]
+    fn an_age_that_frees_too_little_does_not_keep_the_others_from_being_packed() {
+        let source = |total, live, packings| Source { total, live, packings };
+        let all: BTreeMap<_, _> = [
+            (object(1), source(40, 1, 0)),
+            (object(2), source(500, 500, 0)),
+            (object(3), source(300, 150, 1)),
+            (object(4), source(300, 100, 1)),
+        ]
+        .into();
+        // The best one of all would free 39.
+        let packs = DeathRates::default().choose(&all, 1140, aim(1200, 500, 100));
+        assert_eq!(packs, [[object(3), object(4)].into()]);
+    }
+
+    #[test]
+    fn what_is_colder_is_packed_earlier_and_skew_makes_it_tighter() {
+        let source = |live, packings| Source { total: 1000, live, packings };
+        let mut pace = DeathRates::default();
+        let at = |new, cold| -> BTreeMap<_, _> {
+            [(object(1), source(new, 0)), (object(2), source(cold, 1))].into()
+        };
+        pace.look(&at(1000, 1000));
+        pace.look(&at(700, 700));
+        assert_eq!((pace.colder[1], pace.space_max((1300, 1450))), (0.0, 1450), "all die alike");
+        let mut pace = DeathRates::default();
+        pace.look(&at(1000, 1000));
+        pace.look(&at(700, 990));
+        assert!(pace.colder[1] > 0.4 && pace.space_max((1300, 1450)) < 1320, "{pace:?}");
+        assert_eq!(pace.choose(&at(700, 300), 2000, aim(1000, 10, 0)), [[object(2)].into()]);
+    }
+}

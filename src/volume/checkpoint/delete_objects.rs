@@ -1,0 +1,161 @@
+//! Objects that nobody needs are deleted: after the checkpoint that says so is known to be recorded, and a grace period
+//! (protocol.md §5.7).
+//!
+//! What is dead under one recorded head is dead for ever, so a deletion may come late, twice, or from an owner that was shut
+//! out meanwhile; the grace only spares readers a second look. An object stays in the table's list of retired ones until
+//! a checkpoint after its deletion, so that the next owner deletes what this one left.
+//!
+//! Who reads all that a recorded head names, for as long as that takes (a check), keeps the session from deleting what is
+//! retired meanwhile (`Kept`). Only this session's deletions wait: another owner's don't, nor does the removal of the volume.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::base::{ChunkId, Result};
+use crate::log::chunk_target;
+use crate::volume::head::Stop;
+use crate::volume::session::Session;
+use crate::volume::space::{ChunkTable, Object};
+
+/// How often it is looked whether all is collected.
+const LOOK: Duration = Duration::from_millis(100);
+/// After a deletion that failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// While it is there, its session deletes nothing that was retired since it was made.
+#[derive(Debug)]
+pub struct Kept {
+    session: Arc<Session>,
+    reader: u64,
+}
+
+impl Kept {
+    /// Whether that is so still: not when the session has ended, nor when too much was retired.
+    pub fn holds(&self) -> bool {
+        !self.session.has_ended() && self.session.retired.lock().keeps_for(self.reader)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.session.retired.lock().leave(self.reader);
+        self.session.collect.notify_waiters();
+    }
+}
+
+/// While it is there, its session packs all that pays.
+struct Urge(Arc<Session>);
+
+impl Urge {
+    fn new(session: &Arc<Session>) -> Urge {
+        session.pace.urged.fetch_add(1, Ordering::Relaxed);
+        // On a quiet volume no table is recorded that would wake the packer.
+        session.pace.ask();
+        session.collect.notify_waiters();
+        Urge(session.clone())
+    }
+}
+
+impl Drop for Urge {
+    fn drop(&mut self) {
+        self.0.pace.urged.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Session {
+    /// For those who read all that a recorded head names: they read the head after this call. What an earlier table lists
+    /// as retired isn't named by it, and may be on its way out.
+    pub fn keep_retired(self: &Arc<Self>) -> Kept {
+        let reader = self.retired.lock().enter(self.context.rt().now());
+        Kept { session: self.clone(), reader }
+    }
+
+    /// A table is known to be recorded: what it lists as retired will be deleted.
+    pub fn recorded(&self, chunk_table: ChunkTable) {
+        let (counted, live) = chunk_table.space();
+        self.pace.counted.store(counted, Ordering::Relaxed);
+        self.pace.live.store(live, Ordering::Relaxed);
+        self.retired.lock().recorded(&chunk_table, self.context.rt().now());
+        let packed = chunk_table.packed(self.context.id);
+        self.context.engine.memory.places.know(self.context.id, packed);
+        *self.chunk_table.lock() = Arc::new(chunk_table);
+        self.pace.ask();
+        self.set_pace();
+        self.collect.notify_waiters();
+    }
+
+    /// After what takes space or gives it back.
+    pub fn set_pace(&self) {
+        let k = self.writer.k();
+        let live = self.pace.live.load(Ordering::Relaxed);
+        // What is not merged yet has died too, and nobody has counted it.
+        let unmerged = self.unmerged_max() + 2 * chunk_target(k);
+        let aim = live / 1000 * self.context.engine.tuning.space_max.1 + unmerged;
+        let above = if self.settled() { 0 } else { self.stored_bytes().saturating_sub(aim) };
+        self.pace
+            .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
+    }
+
+    /// Deletes what is retired.
+    pub async fn deleter(self: Arc<Session>) {
+        loop {
+            let objects = self.deletable().await;
+            let ids: Vec<ChunkId> = objects.iter().map(|o| o.of(self.context.id)).collect();
+            match self.delete(&ids).await {
+                Ok(()) => {
+                    ids.iter().for_each(|id| self.writer.forget(id));
+                    self.retired.lock().deleted(&objects);
+                    self.collect.notify_waiters();
+                }
+                Err(error) => {
+                    tracing::debug!(volume = %self.context.name, %error, "dead objects stay for now");
+                    self.context.rt().sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// What is dead under one recorded head is dead for ever, unless a guess took an older one: first it is heard whether
+    /// any store knows of a guess, also where those that were given up still answer and agree.
+    async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
+        let pool = &self.context.engine.pool;
+        pool.hear_of_newer().await?;
+        if pool.guesses() > 0 {
+            self.confirm().await.map_err(Stop::error)?;
+        }
+        pool.delete(ids).await
+    }
+
+    async fn deletable(&self) -> Vec<Object> {
+        loop {
+            let news = self.collect.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            let (now, grace) = (self.context.rt().now(), self.context.engine.pool.settings().grace());
+            let (objects, next) = self.retired.lock().due(now, grace);
+            if !objects.is_empty() {
+                return objects;
+            }
+            match next {
+                Some(at) => {
+                    self.context.rt().timeout(at.since(now), news).await;
+                }
+                None => news.await,
+            }
+        }
+    }
+
+    /// Returns when nothing is left to pack or to delete, grace period included. Waits for checks that are under way.
+    /// Meanwhile less space is aimed at than writes alone would make it worth (`URGED`).
+    pub async fn collect_all(self: &Arc<Self>) -> Result<(), Stop> {
+        let _urge = Urge::new(self);
+        self.checkpoint_surely(&[]).await?;
+        loop {
+            if self.settled() && self.retired.lock().waiting() == 0 {
+                return Ok(());
+            }
+            self.or_end(self.context.rt().sleep(LOOK)).await?;
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Checkpoints of a session: the new map, the change of the head, compaction, deletion, and the check.
+
+mod build;
+mod check;
+mod compaction;
+mod delete_objects;
+mod publish;
+mod sweep;
+
+pub use check::{CheckReport, check};

@@ -1,0 +1,361 @@
+//! Checkpoints: the overlay's frozen layers become map pages in the same log, then one CAS of the head publishes them
+//! (protocol.md §5.6). I/O goes on meanwhile; recovery replays only what came after.
+//!
+//! The layers are frozen where a chunk ends, so that the position is a chunk. Each layer is merged into the tree of the
+//! state that was the tip when it was written: the roots of snapshots are made on the way. The CAS comes only after every
+//! chunk up to the last page is stored. A crash before it leaves the old tables; the pages are garbage of the log then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::select;
+
+use super::build::Build;
+use crate::base::rt::Instant;
+use crate::base::{Error, Kind, Lsn, Nonce, Result};
+use crate::log::{FrameRef, Prefix};
+use crate::volume::head::Stop;
+use crate::volume::head::{Checkpoint, Head, Removal};
+use crate::volume::read::Frozen;
+use crate::volume::read::passes;
+use crate::volume::session::Kept;
+use crate::volume::session::Session;
+use crate::volume::space::Tables;
+use crate::volume::space::{ChunkTable, Repacked};
+
+/// Frozen layers that force a checkpoint.
+const LAYERS_MAX: usize = 8;
+/// Entries of all layers that force one.
+const ENTRIES_MAX: usize = 1 << 20;
+/// Their part of the memory for writes that forces one.
+const ENTRIES_SHARE: u64 = 4;
+/// How often it is looked, while somebody waits for memory, whether such entries have most of it.
+const LOOK: Duration = Duration::from_secs(1);
+/// Without writes for so long, one is made.
+const IDLE: Duration = Duration::from_secs(60);
+/// After one that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What a checkpoint merges, taken at one instant.
+struct Plan {
+    /// So many of the oldest layers.
+    layers: usize,
+    tables: Tables,
+    last: Lsn,
+    removes: Vec<Removal>,
+    packs: Vec<Repacked>,
+}
+
+/// What it has become.
+struct Built {
+    tables: Tables,
+    chunk_table: ChunkTable,
+    attempt: u64,
+    table: FrameRef,
+    /// The last chunk merged and its last lsn.
+    position: Prefix,
+}
+
+impl Session {
+    pub async fn checkpointer(self: Arc<Session>) {
+        loop {
+            self.wait_until_ripe().await;
+            if let Err(stop) = self.checkpoint(&[]).await {
+                tracing::warn!(volume = %self.context.name, error = %stop.error(), "no checkpoint now");
+                self.context.rt().sleep(AGAIN).await;
+            }
+        }
+    }
+
+    async fn wait_until_ripe(&self) {
+        loop {
+            let ripe = std::pin::pin!(self.ripe.notified());
+            let mut short = std::pin::pin!(self.context.engine.memory.overlay.shortage());
+            short.as_mut().enable();
+            let now = self.context.rt().now();
+            let due = self.ripe_at();
+            let is_short = self.context.engine.memory.overlay.is_short();
+            let woken = select(ripe, short);
+            match due {
+                Some(at) if at <= now => return,
+                Some(at) => {
+                    let wait = if is_short { at.since(now).min(LOOK) } else { at.since(now) };
+                    self.context.rt().timeout(wait, woken).await;
+                }
+                None => {
+                    woken.await;
+                }
+            }
+        }
+    }
+
+    /// Bytes of log that force a checkpoint.
+    pub fn unmerged_max(&self) -> u64 {
+        let tuning = &self.context.engine.tuning;
+        (self.pace.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
+    }
+
+    /// Somebody waits for memory that mostly waits for checkpoints.
+    fn is_held_up(&self) -> bool {
+        let memory = &self.context.engine.memory;
+        memory.overlay.is_short() && memory.kept.load(Ordering::Relaxed) > memory.overlay.used_here() / 2
+    }
+
+    /// When a checkpoint is due, as things stand.
+    fn ripe_at(&self) -> Option<Instant> {
+        let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
+        let chunks = self.writer.prefix().seq.0.saturating_sub(self.head.lock().checkpoint.top.0);
+        let tip = self.tip.lock();
+        if tip.overlay.frozen.is_empty() && tip.overlay.active.is_empty() {
+            return None;
+        }
+        let much = tip.kept_bytes() > self.context.engine.memory.overlay.total() / ENTRIES_SHARE
+            || tip.kept_bytes() > 0 && self.is_held_up();
+        let many = much || tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
+        // Recovery reads the log's tables of contents; and what died in it is not known until it is merged.
+        let chunks_max = self.context.engine.tuning.chunks_max;
+        Some(if many || log > self.unmerged_max() || chunks > chunks_max {
+            Instant::default()
+        } else {
+            tip.last_write + IDLE
+        })
+    }
+
+    /// Merges all that was written before this call. `removes`: snapshots that go with it. It goes on when nobody waits
+    /// for it any more: one that is recorded must be known to the next.
+    pub async fn checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
+        let (me, removes) = (self.clone(), removes.to_vec());
+        let making = self.context.rt().spawn(async move { me.make_checkpoint(&removes).await });
+        making.await.map_err(Stop::Failed)?
+    }
+
+    async fn make_checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
+        // Packs need not wait for the stores as well.
+        if let Some(last) = self.freeze()? {
+            self.store(last).await?;
+        }
+        let _one = self.checkpointing.lock().await;
+        let Some(plan) = self.plan(removes)? else { return Ok(()) };
+        let log = self.writer.stored_bytes();
+        // A snapshot may have been taken meanwhile, and another layer frozen for it.
+        self.store(plan.last).await?;
+        self.carry_out(plan).await?;
+        self.count_merged(log);
+        Ok(())
+    }
+
+    /// Packs take over from their sources: with the next checkpoint, or one of the chunk table alone. An outage holds.
+    pub async fn publish_packs(self: &Arc<Self>, moved: Vec<Repacked>) -> Result<(), Stop> {
+        self.packed.lock().extend(moved);
+        loop {
+            // What was marked and has no map yet must be built with it.
+            let unbuilt = self.tip.lock().tables.states.values().any(|s| !s.built);
+            if unbuilt {
+                self.checkpoint_surely(&[]).await?;
+            }
+            let one = self.checkpointing.lock().await;
+            let packs = self.packed.lock().clone();
+            if packs.is_empty() {
+                return Ok(());
+            }
+            let tables = self.tip.lock().tables.clone();
+            if tables.states.values().any(|s| !s.built) {
+                continue;
+            }
+            let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs };
+            match self.carry_out(plan).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    drop(one);
+                    self.or_end(self.context.rt().sleep(AGAIN)).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<(), Stop> {
+        let merged = plan.layers;
+        let removes = plan.removes.clone();
+        let packs = plan.packs.len();
+        let built = match self.or_end(self.build(plan)).await? {
+            Ok(built) => built,
+            Err(e) => return Err(self.explain_absence(e).await),
+        };
+        self.publish(&built, &removes).await?;
+        let Built { tables, chunk_table, attempt, position, .. } = built;
+        self.new_chunks.lock().recorded(attempt, position.seq);
+        // Others are added at the end, and one checkpoint is made at a time.
+        self.packed.lock().drain(..packs);
+        self.recorded(chunk_table);
+        let (merged, held) = self.adopt_tables(tables, merged, &removes);
+        // A million entries: neither under the lock nor in a request's way.
+        let dropped = self.context.rt().cpu(move || drop(merged)).await;
+        drop(held);
+        dropped.map_err(Stop::Failed)
+    }
+
+    /// As `checkpoint`; an outage holds.
+    pub async fn checkpoint_surely(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
+        loop {
+            match self.checkpoint(removes).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    tracing::warn!(volume = %self.context.name, error = %e, "a checkpoint waits");
+                    self.or_end(self.context.rt().sleep(AGAIN)).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Makes what was written so far a layer; returns the last record of those that wait to be merged.
+    fn freeze(&self) -> Result<Option<Lsn>, Stop> {
+        let mut tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        if !tip.overlay.active.is_empty() {
+            tip.freeze();
+        }
+        Ok(tip.overlay.frozen.last().map(|f| f.last))
+    }
+
+    fn plan(&self, removes: &[Removal]) -> Result<Option<Plan>, Stop> {
+        let tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        let layers = tip.overlay.frozen.len();
+        if layers == 0 && removes.is_empty() {
+            return Ok(None);
+        }
+        let last = tip.overlay.frozen.last().map_or(Lsn(0), |f| f.last);
+        Ok(Some(Plan {
+            layers,
+            tables: tip.tables.clone(),
+            last,
+            removes: removes.to_vec(),
+            packs: self.packed.lock().clone(),
+        }))
+    }
+
+    async fn build(&self, plan: Plan) -> Result<Built> {
+        let Plan { layers, tables, removes, packs, .. } = plan;
+        let _seal = self.writer.seal_at_last();
+        let mut build = Build::begin(self, tables);
+        build.adopt(&packs)?;
+        let mut tree = None;
+        for at in 0..layers {
+            let frozen = self.stored_layer(at)?;
+            let state = frozen.state;
+            let (base, mut mapped) = match tree {
+                Some(built) => built,
+                None => build.tables.states.get(&state).map_or_else(Default::default, |s| (s.tree, s.mapped)),
+            };
+            let merged = build.merge(base, &frozen, &mut mapped).await?;
+            if let Some(s) = build.tables.states.get_mut(&state) {
+                (s.tree, s.mapped, s.built) = (merged, mapped, true);
+            }
+            tree = Some((merged, mapped));
+        }
+        if let Some((tree, mapped)) = tree {
+            // States after the last layer begin as it ended.
+            for s in build.tables.states.values_mut().filter(|s| !s.built) {
+                (s.tree, s.mapped, s.built) = (tree, mapped, true);
+            }
+        }
+        build.record()?;
+        for Removal { state, .. } in removes {
+            build.remove(state).await?;
+        }
+        build.settle().await?;
+        let position = build.position();
+        let ends = self.head.lock().ends.clone();
+        build.tables.remember(ends.into_iter().filter(|e| e.last <= position.seq));
+        let table = build.write().await?;
+        self.writer.wait_seq(table.seq).await?;
+        let attempt = build.attempt();
+        let Build { tables, chunk_table, .. } = build;
+        Ok(Built { tables, chunk_table, table, position, attempt })
+    }
+
+    /// The frozen layer as it is now that its chunks are stored.
+    fn stored_layer(&self, at: usize) -> Result<Frozen> {
+        let tip = self.tip.lock();
+        match tip.overlay.frozen.get(at) {
+            Some(f) => Ok(f.clone()),
+            None => Err(Error::new(Kind::Internal, "a layer vanished while it was merged")),
+        }
+    }
+
+    /// Records it; an outage holds. One that may have been recorded is repeated until that is known: another made in
+    /// its place would take its pages for nobody's, which a clone may stand on by now.
+    async fn publish(self: &Arc<Self>, built: &Built, removes: &[Removal]) -> Result<(), Stop> {
+        let nonce = Nonce(self.context.rt().random128());
+        loop {
+            match self.publish_once(built, removes, nonce).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    tracing::warn!(volume = %self.context.name, error = %e, "a checkpoint waits to be recorded");
+                    self.or_end(self.context.rt().sleep(AGAIN)).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn publish_once(
+        self: &Arc<Self>,
+        built: &Built,
+        removes: &[Removal],
+        nonce: Nonce,
+    ) -> Result<(), Stop> {
+        // A walk meets no chunk behind the position any more: what it lacks must be known without one.
+        self.context.engine.pool.missing_written().await;
+        // Nor may it rest on shards that lie on stores which the pool lists no more.
+        if !self.is_counted() {
+            self.confirm().await?;
+        }
+        let Prefix { seq, lsn } = built.position;
+        let new = Checkpoint {
+            position: seq,
+            top: built.table.seq,
+            last_lsn: lsn,
+            tables: Some(built.table),
+            nonce,
+        };
+        let (epoch, removes) = (self.epoch, removes.to_vec());
+        let me = self.clone();
+        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes)?);
+        self.change(step).await.map(|_| ())
+    }
+
+    /// Gives out the layers that the tables now hold.
+    fn adopt_tables(
+        &self,
+        built: Tables,
+        merged: usize,
+        removes: &[Removal],
+    ) -> (Vec<Frozen>, BTreeMap<Lsn, Kept>) {
+        let mut tip = self.tip.lock();
+        // None are left of a session that has ended meanwhile.
+        let merged = merged.min(tip.overlay.frozen.len());
+        let merged: Vec<Frozen> = tip.overlay.frozen.drain(..merged).collect();
+        let held = merged.last().map(|f| f.last).map(|last| tip.give_back(last)).unwrap_or_default();
+        for removal in removes {
+            tip.tables.remove(removal.state);
+        }
+        let tables = &mut tip.tables;
+        tables.ends = built.ends.clone();
+        let (newest, mapped) = (built.tip().tree, built.tip().mapped);
+        let tip_now = tables.tip;
+        for s in tables.states.values_mut() {
+            match built.states.get(&s.id) {
+                Some(b) if b.id != built.tip => (s.tree, s.mapped, s.built) = (b.tree, b.mapped, true),
+                // Still the tip, or marked since, or a later tip: then layers above this tree belong to it or to a parent.
+                _ => (s.tree, s.mapped, s.built) = (newest, mapped, tip_now == built.tip),
+            }
+        }
+        (merged, held)
+    }
+}

@@ -1,0 +1,91 @@
+//! Looks through the stores for what killed owners left behind, and has it deleted (protocol.md §5.9; model `collect`, K1).
+//!
+//! One look serves all volumes that are due, and any session of the pool makes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use crate::base::rt::Instant;
+use crate::base::{ChunkId, Result, VolumeId};
+use crate::pool::{Fate, Unneeded};
+use crate::volume::read::EngineContext;
+use crate::volume::session::Session;
+use crate::volume::space::Liveness;
+use crate::volume::space::{Before, Rules};
+
+impl EngineContext {
+    fn rules(&self) -> Rules {
+        let (grace, stores) = (self.pool.settings().grace(), self.pool.layout().n());
+        Rules { grace, every: self.tuning.look_every, stores }
+    }
+
+    /// Looks through the stores for all volumes that are due. What can't be done now is tried again.
+    async fn sweep(&self) {
+        let began = self.rt.now();
+        if let Err(error) = self.sweep_for(self.sweeps.now(began), began).await {
+            tracing::debug!(pool = %self.pool.name(), %error, "stores are looked through later");
+        }
+        self.sweeps.over(began, self.rt.now(), self.rules());
+    }
+
+    async fn sweep_for(&self, due: BTreeMap<VolumeId, BTreeSet<usize>>, began: Instant) -> Result<()> {
+        let stores = self.pool.usable();
+        if !due.values().any(|left| stores.iter().any(|s| left.contains(s))) {
+            return Ok(());
+        }
+        self.pool.hear_of_newer().await?;
+        let guesses = self.pool.guesses();
+        let mut books = BTreeMap::new();
+        for id in due.keys() {
+            // What is dead by one recorded head is dead for ever: it need not be the newest when the look ends.
+            if let Some((head, chunk_table)) = self.chunk_table(*id).await? {
+                books.insert(*id, Liveness::new(&head, &chunk_table));
+            }
+        }
+        let is_dead = |id: &ChunkId| {
+            books.get(&id.volume).is_some_and(|book| book.fate(id.epoch, id.seq) == Fate::Dead)
+        };
+        let (due, is_dead) = (&due, &is_dead);
+        join_all(stores.into_iter().map(|store| async move {
+            let volumes: BTreeSet<VolumeId> =
+                due.iter().filter(|(_, left)| left.contains(&store)).map(|(id, _)| *id).collect();
+            if volumes.is_empty() {
+                return;
+            }
+            let unneeded = Unneeded { volumes, is_dead, guesses };
+            match self.pool.sweep(store, &unneeded).await {
+                Ok(deleted) => {
+                    self.sweeps.looked(&unneeded.volumes, store, began);
+                    if deleted > 0 {
+                        let pool = self.pool.name();
+                        tracing::info!(%pool, store, "deleted {deleted} objects that former owners had left");
+                    }
+                }
+                Err(error) => tracing::debug!(store, %error, "this store is looked through later"),
+            }
+        }))
+        .await;
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Has the stores looked through when that is due, for as long as the session lasts.
+    pub async fn sweeper(self: Arc<Session>, before: Before) {
+        let (engine, rt, id) = (&self.context.engine, self.context.rt(), self.context.id);
+        let _open = engine.sweeps.opened(id, before, rt.now(), engine.rules());
+        while let Some(at) = engine.sweeps.at(id) {
+            if at > rt.now() {
+                rt.sleep(at.since(rt.now())).await;
+                continue;
+            }
+            let _turn = engine.sweeps.turn.lock().await;
+            // Another session's look may have been for this volume too.
+            if engine.sweeps.at(id).is_some_and(|at| at <= rt.now()) {
+                engine.sweep().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The handle that clients use, and how a volume is opened.
+
+mod open;
+mod volume;
+
+pub use open::lineage;
+pub use volume::{Known, Volume};

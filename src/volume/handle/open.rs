@@ -1,0 +1,321 @@
+//! Becoming the owner: the folder's journal, the takeover of the log, a session on both.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
+use crate::journal::{Journal, Recovered};
+use crate::volume::head::Claimer;
+use crate::volume::head::without_journal;
+use crate::volume::read::VolumeContext;
+use crate::volume::session::Session;
+use crate::volume::session::takeover;
+use crate::volume::session::takeover::{Announce, Cover, How, Notes, Taken};
+
+/// On what grounds.
+#[derive(Clone, Debug, Default)]
+pub struct ClaimRequest {
+    /// The active epoch that was read when the volume was opened inertly.
+    pub seen: Option<Epoch>,
+    /// Own claims since then of which it is not known whether they were recorded: what was read then counts under them.
+    pub tried: Vec<Epoch>,
+    pub force: bool,
+    pub accept_loss: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Owned {
+    pub session: Arc<Session>,
+    pub notes: Notes,
+}
+
+/// Why it did not.
+#[derive(Debug)]
+pub struct Failed {
+    pub error: Error,
+    /// The claim that may have been recorded all the same.
+    pub tried: Option<Epoch>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, tried: None }
+    }
+}
+
+/// The journal while ownership is sought.
+#[derive(Debug)]
+struct Local {
+    journal: Option<Journal>,
+    found: Option<Recovered>,
+    kept: Option<PathBuf>,
+    /// The claim that was written down.
+    announced: Option<Announce>,
+    /// The epoch that ends was never this folder's.
+    others: bool,
+}
+
+/// Epochs that this folder has owned, as its journal says.
+pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
+    match find(context).await? {
+        Some((journal, found)) => {
+            journal.close().await?;
+            Ok(found.lineage.into_iter().collect())
+        }
+        None => Ok(BTreeSet::new()),
+    }
+}
+
+async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
+    let engine = &context.engine;
+    let config = engine.journal(context.id, &context.settings);
+    let found = Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone())
+        .await
+        .map_err(without_journal)?;
+    if let Some((_, r)) = &found
+        && r.volume != context.id
+    {
+        let why = format!("{} holds the journal of another volume: move it away", config.dir.display());
+        return Err(Error::new(Kind::Corrupt, why));
+    }
+    Ok(found)
+}
+
+/// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed. When
+/// `left` is ready nobody wants it any more: replaying, which may have to wait as long as stores are away, ends then.
+pub async fn own(
+    context: &Arc<VolumeContext>,
+    claim_request: ClaimRequest,
+    left: impl Future<Output = ()>,
+) -> Result<Owned, Failed> {
+    let seen = look(context, &claim_request).await?;
+    let found = find(context).await?;
+    let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
+    let how = How {
+        host: context.engine.host.clone(),
+        now_ms: context.rt().wall_ms(),
+        lineage: found.iter().flat_map(|r| r.lineage.iter().copied()).collect(),
+        seen,
+        force: claim_request.force,
+        accept_loss: claim_request.accept_loss,
+        // A copy may be older than what was promised since: it covers nothing.
+        cover: found.as_ref().filter(|r| !r.copied).map(|r| Cover { first: r.first_lsn, mark: r.mark }),
+        degrade_after: context.engine.pool.settings().degrade_after(),
+    };
+    let copied = found.as_ref().is_some_and(|r| r.copied);
+    let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });
+    let announce = |a: Announce| announce(context, &local, a);
+    let taken = takeover::take(&context.engine.pool, &context.cell, &how, announce).await;
+    let Local { journal, found, kept, announced, others } = local.into_inner();
+    let failed = |error| Failed { error, tried: announced.map(|a| a.next) };
+    match (taken, journal) {
+        (Ok(taken), Some(journal)) => {
+            let mut owned = begin(context, taken, journal, (kept, copied), left).await.map_err(failed)?;
+            if let Some(a) = announced.filter(|_| claim_request.force && others) {
+                owned.notes.said.extend(remember(context, &owned.session, a).await);
+            }
+            Ok(owned)
+        }
+        (Ok(_), None) => Err(failed(Error::new(Kind::Internal, "ownership without a journal"))),
+        (Err(error), Some(journal)) => {
+            let error = match found {
+                Some(found) if error.is(Kind::Owned) => stale(context, &journal, &found, error).await,
+                _ => error,
+            };
+            close(context, &journal).await;
+            Err(failed(error))
+        }
+        (Err(error), None) => Err(failed(error)),
+    }
+}
+
+/// Another host has the volume. If it ended an epoch of this folder, the journal can't be replayed any more: it is put aside
+/// now, and the error says where.
+async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, error: Error) -> Error {
+    let over = match context.cell.read().await {
+        Ok(Some(head)) => !found.lineage.contains(&head.active.epoch),
+        _ => false,
+    };
+    if !over || found.end < found.first_lsn {
+        return error;
+    }
+    match journal.set_aside("kept").await {
+        Ok(path) => Error::new(
+            error.kind(),
+            format!(
+                "{error}. What this host had not stored by then is kept in {} (`windlass volume \
+             salvage` makes a volume of it)",
+                path.display()
+            ),
+        ),
+        Err(why) => {
+            tracing::warn!(volume = %context.name, %why, "a journal that can't be replayed any more is not put aside yet");
+            error
+        }
+    }
+}
+
+/// The epoch that must still be active when the claim is made, for a session that has read. Asked here before the journal
+/// is, which a newer session of this engine may hold by now; the claim asks again.
+async fn look(context: &Arc<VolumeContext>, claim_request: &ClaimRequest) -> Result<Option<Epoch>> {
+    let Some(seen) = claim_request.seen else { return Ok(None) };
+    let Some(head) = context.cell.read().await? else { return Ok(Some(seen)) };
+    if claim_request.tried.contains(&head.active.epoch) {
+        return Ok(Some(head.active.epoch));
+    }
+    let (host, lineage) = (&context.engine.host, BTreeSet::new());
+    let (seen, nonce, floor) = (Some(seen), Nonce(0), Epoch(0));
+    head.may_claim(&Claimer { host, nonce, now_ms: 0, lineage: &lineage, seen, force: false, floor })?;
+    Ok(seen)
+}
+
+async fn begin(
+    context: &Arc<VolumeContext>,
+    taken: Taken,
+    journal: Journal,
+    (kept, copied): (Option<PathBuf>, bool),
+    left: impl Future<Output = ()>,
+) -> Result<Owned> {
+    let mut notes = taken.notes.clone();
+    if copied {
+        // Not before the end is recorded: until then the copy covers nothing, however often it is tried.
+        if let Err(error) = journal.settle_here().await {
+            close(context, &journal).await;
+            return Err(error);
+        }
+        let note = "the state folder was copied or moved while this volume was open: what was promised since by another copy is \
+                    only in the pool, or there";
+        notes.said.push(note.into());
+    }
+    notes.said.extend(kept.map(|path| {
+        format!(
+            "an earlier journal of this volume can't be replayed any more; it is kept in {}",
+            path.display()
+        )
+    }));
+    for note in &notes.said {
+        tracing::warn!(volume = %context.name, "{note}");
+    }
+    match context.view.books(&taken.head).await {
+        Ok(books) => {
+            context.confirmed_in_time(&taken.head);
+            sweep(context, &taken);
+            let session = Session::start(context.clone(), taken, journal, books, left).await?;
+            tracing::info!(volume = %context.title(), "the volume is open here");
+            Ok(Owned { session, notes })
+        }
+        Err(error) => {
+            close(context, &journal).await;
+            Err(error)
+        }
+    }
+}
+
+/// Somebody was shut out, and may hold writes that the volume doesn't have: what they were made on is kept as a snapshot, so
+/// that `salvage` can put them where they belong. Nobody has written yet.
+async fn remember(context: &VolumeContext, session: &Arc<Session>, a: Announce) -> Option<String> {
+    let marked = session.mark_taken_over(a.active, a.last_lsn).await;
+    match marked {
+        Ok(name) => {
+            let (built, note) = (name.clone(), kept_as(context, &name));
+            // Whoever was shut out can use it only when its map is in the pool.
+            session.run(async move |s| {
+                if let Err(stop) = s.build_snapshot(&built).await {
+                    tracing::debug!(volume = %s.context.name, error = %stop.error(), "a snapshot's map is written later");
+                }
+            });
+            Some(note)
+        }
+        Err(stop) => {
+            tracing::warn!(volume = %context.name, error = %stop.error(), "no snapshot of the moment of the take-over");
+            None
+        }
+    }
+}
+
+fn kept_as(context: &VolumeContext, name: &Name) -> String {
+    format!(
+        "snapshot {}@{name} keeps what the volume was at that moment; it may be removed when no kept journal is to be \
+             salvaged",
+        context.name
+    )
+}
+
+async fn close(context: &VolumeContext, journal: &Journal) {
+    if let Err(error) = journal.close().await {
+        tracing::debug!(volume = %context.name, %error, "closing the journal");
+    }
+}
+
+/// What the ended epoch left past its end is deleted in the background; the look at all stores finds what this misses.
+fn sweep(context: &Arc<VolumeContext>, taken: &Taken) {
+    let (context, head, left) = (context.clone(), taken.head.clone(), taken.leftovers);
+    let rt = context.rt().clone();
+    rt.spawn(async move {
+        if let Err(error) = takeover::sweep(&context.engine.pool, &head, left).await {
+            tracing::debug!(volume = %context.name, %error, "leftovers stay until the stores are looked through");
+        }
+    })
+    .detach();
+}
+
+/// Makes the new epoch part of the folder's history, durably, before the record.
+async fn announce(context: &Arc<VolumeContext>, local: &Mutex<Local>, a: Announce) -> Result<()> {
+    let (journal, found) = {
+        let mut local = local.lock();
+        local.others = !local.found.as_ref().is_some_and(|f| f.lineage.contains(&a.active));
+        (local.journal.take(), local.found.take())
+    };
+    let (done, kept) = match (journal, found) {
+        (Some(journal), Some(found)) => hand_on(context, journal, &found, a).await,
+        _ => (create(context, a).await.map_err(|e| (None, e)), None),
+    };
+    let mut local = local.lock();
+    local.kept = kept;
+    match done {
+        Ok(journal) => {
+            (local.journal, local.announced) = (Some(journal), Some(a));
+            Ok(())
+        }
+        Err((journal, error)) => {
+            local.journal = journal;
+            Err(error)
+        }
+    }
+}
+
+/// The journal that goes on, or the old one with the error; and where one is that can't be replayed.
+type HandedOn = (Result<Journal, (Option<Journal>, Error)>, Option<PathBuf>);
+
+async fn hand_on(context: &Arc<VolumeContext>, journal: Journal, found: &Recovered, a: Announce) -> HandedOn {
+    if found.lineage.contains(&a.active) {
+        return match journal.announce(a.active, a.next).await {
+            Ok(()) => (Ok(journal), None),
+            Err(e) => (Err((Some(journal), e)), None),
+        };
+    }
+    // With nothing in it nothing can be lost.
+    let gone = if found.end < found.first_lsn {
+        journal.discard().await.map(|()| None)
+    } else {
+        journal.set_aside("kept").await.map(Some)
+    };
+    match gone {
+        Ok(kept) => {
+            drop(journal);
+            (create(context, a).await.map_err(|e| (None, e)), kept)
+        }
+        Err(e) => (Err((Some(journal), e)), None),
+    }
+}
+
+async fn create(context: &Arc<VolumeContext>, a: Announce) -> Result<Journal> {
+    let engine = &context.engine;
+    let config = engine.journal(context.id, &context.settings);
+    let (rt, disk) = (engine.rt.clone(), engine.disk.clone());
+    Journal::create(rt, disk, config, context.id, vec![a.next], a.last_lsn.next()).await
+}

@@ -1,0 +1,639 @@
+//! An open volume: inert, owned, or failed; and the way from one to the next.
+//!
+//! Operations go to the session of the moment and are asked again when that has ended without a reason of its own (a
+//! withdrawn claim, a release). Transitions take turns and run to their end even if nobody waits any more: a claim that
+//! was recorded must not lose its session. Who lets go of the volume ends what may last as long as an outage: a release
+//! that waits for stores, an opening whose journal has no memory to come back into.
+//!
+//! Writes that overlap are done as they came, across sessions too.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::open::{ClaimRequest, Failed, own};
+use crate::base::rt::Instant;
+use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
+use crate::log::ReadCounts;
+use crate::volume::head::Head;
+use crate::volume::head::Settings;
+use crate::volume::head::Stop;
+use crate::volume::read::VolumeContext;
+use crate::volume::read::blocks_of;
+use crate::volume::read::{Fetch, Trail};
+use crate::volume::session::Arrivals;
+use crate::volume::session::Released;
+use crate::volume::session::Session;
+use crate::volume::session::takeover::Notes;
+use crate::volume::space::Tables;
+
+/// Pause between attempts to become the owner for a write that waits.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A released volume as it was when it was opened.
+#[derive(Debug)]
+pub struct Inert {
+    /// The epoch that was active.
+    pub seen: Epoch,
+    pub tables: Tables,
+    /// Own claims since, of which it is not known whether they were recorded.
+    tried: Mutex<Vec<Epoch>>,
+}
+
+impl Inert {
+    fn new(head: &Head, tables: Tables) -> Arc<Inert> {
+        Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
+    }
+
+    /// Whether the volume is still what was opened, also where an own claim was recorded and the answer was lost: the next
+    /// write goes on under it.
+    pub(in crate::volume) fn is_newest(&self, head: &Head) -> bool {
+        let active = &head.active;
+        active.released && active.epoch == self.seen || self.tried.lock().contains(&active.epoch)
+    }
+}
+
+/// I/O that waits for stores.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// So many operations do.
+    waiters: usize,
+    /// Since when and why.
+    said: Option<(Instant, String)>,
+}
+
+/// An operation that waits. There is no trouble when the last of them has gone, whether it was done or given up.
+struct Waiter<'a>(&'a Mutex<Trouble>);
+
+impl<'a> Waiter<'a> {
+    fn new(trouble: &'a Mutex<Trouble>) -> Waiter<'a> {
+        trouble.lock().waiters += 1;
+        Waiter(trouble)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut trouble = self.0.lock();
+        trouble.waiters -= 1;
+        if trouble.waiters == 0 {
+            trouble.said = None;
+        }
+    }
+}
+
+/// Who wants the volume let go.
+#[derive(Debug, Default)]
+struct Leavers {
+    many: AtomicUsize,
+    came: Notify,
+}
+
+/// One of them, until it is done.
+struct Leaver<'a>(&'a Leavers);
+
+impl<'a> Leaver<'a> {
+    fn new(leavers: &'a Leavers) -> Leaver<'a> {
+        leavers.many.fetch_add(1, Ordering::Relaxed);
+        leavers.came.notify_waiters();
+        Leaver(leavers)
+    }
+}
+
+impl Drop for Leaver<'_> {
+    fn drop(&mut self) {
+        self.0.many.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Leavers {
+    fn any(&self) -> bool {
+        self.many.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns when there is one.
+    async fn come(&self) {
+        loop {
+            let came = self.came.notified();
+            let mut came = std::pin::pin!(came);
+            came.as_mut().enable();
+            if self.any() {
+                return;
+            }
+            came.await;
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Inert(Arc<Inert>),
+    Live(Arc<Session>),
+    /// The last session is over: the next use claims again.
+    Ended,
+    /// For good; opening the volume anew makes another `Volume`. With the session that is to be let go.
+    Failed(Arc<Error>, Option<Arc<Session>>),
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: Arc<VolumeContext>,
+    state: Mutex<State>,
+    /// One transition at a time.
+    turn: tokio::sync::Mutex<()>,
+    leavers: Leavers,
+    arrivals: Arrivals,
+    trouble: Mutex<Trouble>,
+    /// For the user, of the last takeover.
+    notes: Mutex<Notes>,
+    trail: Trail,
+}
+
+/// An open virtual disk. Any offset and length inside its size may be read and written, concurrently.
+#[derive(Debug)]
+pub struct Volume {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if let State::Live(session) = &*self.inner.state.lock() {
+            session.stop(Stop::Again);
+        }
+    }
+}
+
+/// What an open volume knows beside its head.
+pub enum Known {
+    Live(Arc<Session>),
+    /// Opened when it was released.
+    Inert(Arc<Inert>),
+    Nothing,
+}
+
+impl Volume {
+    /// Opens a released volume: reads only, until the first write.
+    pub fn inert(context: Arc<VolumeContext>, head: &Head, tables: Tables) -> Volume {
+        Volume::with(context, State::Inert(Inert::new(head, tables)))
+    }
+
+    /// To be claimed by the first use; `take` does it at once.
+    pub fn unowned(context: Arc<VolumeContext>) -> Volume {
+        Volume::with(context, State::Ended)
+    }
+
+    fn with(context: Arc<VolumeContext>, state: State) -> Volume {
+        let (turn, leavers, arrivals, trouble, notes) = Default::default();
+        let trail = context.engine.memory.ahead.trail();
+        let state = Mutex::new(state);
+        let inner = Inner { context, state, turn, leavers, arrivals, trouble, notes, trail };
+        Volume { inner: Arc::new(inner) }
+    }
+
+    pub fn id(&self) -> VolumeId {
+        self.inner.context.id
+    }
+
+    pub fn size(&self) -> u64 {
+        self.inner.context.size
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.inner.context.settings
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.inner.context.name
+    }
+
+    pub(in crate::volume) fn title(&self) -> String {
+        self.inner.context.title()
+    }
+
+    /// It will not work any more.
+    pub(in crate::volume) fn is_failed(&self) -> bool {
+        match &*self.inner.state.lock() {
+            State::Failed(..) => true,
+            State::Live(session) => matches!(session.closed(), Some(Stop::Failed(_))),
+            _ => false,
+        }
+    }
+
+    pub(in crate::volume) fn known(&self) -> Known {
+        match &*self.inner.state.lock() {
+            State::Live(session) if session.closed().is_none() => Known::Live(session.clone()),
+            State::Inert(inert) => Known::Inert(inert.clone()),
+            _ => Known::Nothing,
+        }
+    }
+
+    /// All members of a group of snapshots are stored: the tables say so from now on.
+    pub(in crate::volume) fn settle_group(&self, group: Nonce) {
+        if let Known::Live(session) = self.known() {
+            session.tip.lock().tables.settle(group);
+        }
+    }
+
+    /// The same once the transition that is under way, if one is, has come to its end.
+    pub(in crate::volume) async fn settled(&self) -> Known {
+        let _turn = self.inner.turn.lock().await;
+        self.known()
+    }
+
+    /// The journal that the session holds, or that one which was shut out is still putting aside. Not that of an ended one:
+    /// when it could not be put aside, it stays where it is.
+    pub(in crate::volume) fn held_journal(&self) -> Option<JournalId> {
+        let session = match &*self.inner.state.lock() {
+            State::Live(session) | State::Failed(_, Some(session)) => session.clone(),
+            _ => return None,
+        };
+        (session.journal.is_held() && !session.has_ended()).then(|| session.journal.id())
+    }
+
+    /// Where what it read came from.
+    pub(in crate::volume) fn reads(&self) -> ReadCounts {
+        self.inner.context.view.reads()
+    }
+
+    pub(in crate::volume) fn now(&self) -> Instant {
+        self.inner.context.rt().now()
+    }
+
+    /// Why I/O fails or waits, and since when it waits.
+    pub(in crate::volume) fn trouble(&self) -> Option<(Option<Instant>, String)> {
+        let waits = || self.inner.trouble.lock().said.clone().map(|(since, why)| (Some(since), why));
+        match &*self.inner.state.lock() {
+            State::Failed(e, _) => Some((None, e.to_string())),
+            State::Live(session) => match session.closed() {
+                Some(Stop::Failed(e)) => Some((None, e.to_string())),
+                _ => waits(),
+            },
+            _ => waits(),
+        }
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
+            return Ok(());
+        }
+        let (name, size) = (self.title(), self.size());
+        Err(Error::new(
+            Kind::Invalid,
+            format!("{len} bytes at {offset} are beyond the end of volume {name} ({size} bytes)"),
+        ))
+    }
+
+    /// As `read_parts`, in one.
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        Ok(self.read_parts(offset, len).await?.into_bytes())
+    }
+
+    /// What is there now; large parts lie in memory that the cache has too.
+    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
+        self.check(offset, len)?;
+        if len == 0 {
+            return Ok(Rope::default());
+        }
+        self.read_ahead(offset, len);
+        loop {
+            let state = self.inner.state.lock().clone();
+            let session = match state {
+                State::Inert(inert) => {
+                    let tree = inert.tables.tip().tree;
+                    let found = vec![(blocks_of(offset, len), None)];
+                    return match self.inner.context.view.read(found, &tree, offset, len).await {
+                        Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                        done => done,
+                    };
+                }
+                _ => self.session().await?,
+            };
+            match session.read(offset, len).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// Begins to fetch what will be read next, if that can be told.
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let rt = self.inner.context.rt();
+        let Some(fetch) = self.inner.trail.step(offset..offset + len, self.size(), rt.now()) else { return };
+        if let Some(map) = fetch.map.clone() {
+            let inner = self.inner.clone();
+            rt.spawn(async move { inner.prefetch_map(blocks_of(map.start, map.end - map.start)).await })
+                .detach();
+        }
+        let inner = self.inner.clone();
+        rt.spawn(async move { inner.prefetch(fetch).await }).detach();
+    }
+
+    /// What a released volume showed may be collected when others have written since.
+    async fn superseded(&self, seen: Epoch) -> Option<Error> {
+        let head = self.inner.context.cell.read().await.ok()??;
+        head.changed_since(seen).err().map(|e| e.context(format!("volume {}", self.name())))
+    }
+
+    /// Does `work` with the session that owns the volume, again with the next one when that ended meanwhile.
+    pub(in crate::volume) async fn ask<T, F>(&self, work: impl Fn(Arc<Session>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Stop>>,
+    {
+        loop {
+            match work(self.session().await?).await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last. One that overlaps it and came
+    /// later is done later.
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.check(offset, data.len() as u64)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
+        let write = self.ask(|session| async move { session.write(offset, data.clone()).await });
+        self.inner.arrivals.in_order(blocks, write).await
+    }
+
+    /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
+    pub async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let zero = self.ask(|session| async move { session.zero(offset, len).await });
+        self.inner.arrivals.in_order(blocks_of(offset, len), zero).await
+    }
+
+    /// What was acknowledged before this call survives what the volume's `FlushMode` says.
+    pub async fn flush(&self) -> Result<()> {
+        loop {
+            if let State::Inert(_) = &*self.inner.state.lock() {
+                return Ok(());
+            }
+            match self.session().await?.flush().await {
+                Err(Stop::Again) => continue,
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// The session that owns the volume; becomes the owner first where that is allowed. An outage holds: it waits.
+    pub(in crate::volume) async fn session(&self) -> Result<Arc<Session>> {
+        let mut waiter = None;
+        loop {
+            if let State::Live(session) = &*self.inner.state.lock()
+                && !matches!(session.closed(), Some(Stop::Again))
+            {
+                return Ok(session.clone());
+            }
+            match self.own(false, false).await {
+                Ok(_) => {}
+                // A disk without room holds up as stores do: nothing of it is an error of this volume.
+                Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
+                    let why = format!("I/O waits: {e}");
+                    waiter.get_or_insert_with(|| Waiter::new(&self.inner.trouble));
+                    let began = {
+                        let mut trouble = self.inner.trouble.lock();
+                        let since = trouble.said.take().map(|(since, _)| since);
+                        trouble.said = Some((since.unwrap_or(self.now()), why.clone()));
+                        since.is_none()
+                    };
+                    // Said once; the rest is for those who look closely.
+                    if began {
+                        tracing::warn!(volume = %self.name(), "{why}");
+                    } else {
+                        tracing::debug!(volume = %self.name(), "{why}");
+                    }
+                    self.inner.context.rt().sleep(AGAIN).await;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Becomes the owner, unless it is already. Goes on to its end if this is dropped.
+    pub(in crate::volume) async fn own(&self, force: bool, accept_loss: bool) -> Result<()> {
+        let inner = self.inner.clone();
+        self.inner.context.rt().spawn(async move { inner.own(force, accept_loss).await }).await?
+    }
+
+    /// Stores everything, lets go of the volume; the next write claims it again. Dropped before its last act it is not
+    /// done, and writes go on.
+    pub async fn release(&self) -> Result<()> {
+        loop {
+            let (inner, given_up) = (self.inner.clone(), CancellationToken::new());
+            let _dropped = given_up.clone().drop_guard();
+            let task = self.inner.context.rt().spawn(async move { inner.release(&given_up).await });
+            match task.await? {
+                // A claim came in between and was withdrawn, or nothing is claimed yet: the next session has what there is.
+                Err(Stop::Again) => drop(self.session().await?),
+                done => return done.map_err(Stop::error),
+            }
+        }
+    }
+
+    /// Stops without draining; what is acknowledged stays in the journal.
+    pub(in crate::volume) async fn let_go(&self) {
+        let inner = self.inner.clone();
+        // An error says that the runtime has ended: then nothing runs anyway.
+        let _ = self.inner.context.rt().spawn(async move { inner.let_go().await }).await;
+    }
+
+    /// What the last takeover had to say.
+    pub(in crate::volume) fn take_notes(&self) -> Notes {
+        std::mem::take(&mut *self.inner.notes.lock())
+    }
+
+    /// The volume is gone: all I/O fails.
+    pub(in crate::volume) fn removed(&self) {
+        self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.title())));
+    }
+}
+
+impl Inner {
+    async fn prefetch_map(&self, blocks: Range<u64>) {
+        let state = self.state.lock().clone();
+        let tree = match state {
+            State::Inert(inert) => inert.tables.tip().tree,
+            State::Live(session) => session.tip.lock().tables.tip().tree,
+            State::Ended | State::Failed(..) => return,
+        };
+        self.context.view.prefetch_map(&tree, blocks).await;
+    }
+
+    async fn prefetch(&self, fetch: Fetch) {
+        let state = self.state.lock().clone();
+        match state {
+            State::Inert(inert) => {
+                let found = vec![(fetch.blocks(), None)];
+                self.context.view.prefetch(&fetch, found, &inert.tables.tip().tree).await;
+            }
+            State::Live(session) => session.prefetch(&fetch).await,
+            State::Ended | State::Failed(..) => {}
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        let mut state = self.state.lock();
+        let session = match &*state {
+            State::Live(session) => Some(session.clone()),
+            _ => None,
+        };
+        if let Some(session) = &session {
+            session.stop(Stop::Failed(error.share()));
+        }
+        *state = State::Failed(Arc::new(error), session);
+    }
+
+    /// Stops what runs, and lets go of the journal.
+    async fn let_go(self: Arc<Inner>) {
+        let _leaver = Leaver::new(&self.leavers);
+        // A release that waits for stores has the turn, or an opening that waits for memory: this ends them.
+        if let State::Live(session) = &*self.state.lock() {
+            session.stop(Stop::Again);
+        }
+        let _turn = self.turn.lock().await;
+        let session = match &*self.state.lock() {
+            State::Live(session) => Some(session.clone()),
+            State::Failed(_, session) => session.clone(),
+            _ => None,
+        };
+        let Some(session) = session else { return };
+        session.stop(Stop::Again);
+        let left = session.leave_journal().await;
+        let mut state = self.state.lock();
+        // Who was shut out stays so: what its clients wrote is not in what another owner left.
+        *state = match (&*state, session.closed(), left) {
+            (State::Failed(e, _), ..) => State::Failed(e.clone(), None),
+            (_, Some(Stop::Failed(e)), _) => State::Failed(Arc::new(e), None),
+            (.., Err(e)) => State::Failed(Arc::new(self.forgets(e)), None),
+            _ => State::Ended,
+        };
+    }
+
+    async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let state = self.state.lock().clone();
+        let inert = match state {
+            State::Failed(e, _) => return Err(e.share()),
+            State::Inert(inert) => Some(inert),
+            State::Ended => None,
+            State::Live(session) => match session.closed() {
+                None => return Ok(()),
+                Some(Stop::Failed(e)) => return Err(e),
+                Some(Stop::Again) => {
+                    // Its journal is opened again by the next session.
+                    if let Err(error) = session.leave_journal().await {
+                        let error = self.forgets(error);
+                        self.fail(error.share());
+                        return Err(error);
+                    }
+                    *self.state.lock() = State::Ended;
+                    None
+                }
+            },
+        };
+        let seen = inert.as_ref().map(|i| i.seen);
+        let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
+        if self.leavers.any() {
+            let why = format!("volume {} is being let go", self.context.title());
+            return Err(Error::new(Kind::Unavailable, why));
+        }
+        let claim_request = ClaimRequest { seen, tried, force, accept_loss };
+        match own(&self.context, claim_request, self.leavers.come()).await {
+            Ok(owned) => {
+                *self.state.lock() = State::Live(owned.session.clone());
+                self.trouble.lock().said = None;
+                self.revive_after(owned.session);
+                *self.notes.lock() = owned.notes;
+                Ok(())
+            }
+            Err(Failed { error, tried }) => {
+                let e = error.context(format!("volume {}", self.context.title()));
+                if let Some(inert) = inert {
+                    inert.tried.lock().extend(tried);
+                }
+                // Whoever asks again gets the same answer, until the volume is opened anew.
+                if matches!(e.kind(), Kind::Owned | Kind::Fenced | Kind::Removed) {
+                    self.fail(e.share());
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// A session ended and could not write its journal out. A restart would have no more, but clients that see one know
+    /// that what they had not flushed may be gone. Going on, a later flush would promise them what is not there.
+    fn forgets(&self, error: Error) -> Error {
+        // Not of the cause's kind: nothing is to be waited for.
+        let why = format!(
+            "volume {}: its journal can't be written out, and writes that were acknowledged and not flushed are lost; what was \
+             flushed is there when it is opened again: check the disk, then restart what uses it",
+            self.context.title()
+        );
+        Error::new(Kind::Io, why).because(error)
+    }
+
+    /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what
+    /// it has acknowledged is to reach the pool.
+    fn revive_after(self: &Arc<Inner>, session: Arc<Session>) {
+        let (inner, rt) = (Arc::downgrade(self), self.context.rt().clone());
+        let again = rt.clone();
+        rt.spawn(async move {
+            session.ended().await;
+            while session.goes_on() {
+                let Some(inner) = inner.upgrade() else { return };
+                match inner.own(false, false).await {
+                    Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
+                        again.sleep(AGAIN).await;
+                    }
+                    _ => return,
+                }
+            }
+        })
+        .detach();
+    }
+
+    async fn release(self: Arc<Inner>, given_up: &CancellationToken) -> Result<(), Stop> {
+        let _turn = self.turn.lock().await;
+        let state = self.state.lock().clone();
+        let session = match state {
+            State::Live(session) => session,
+            State::Inert(_) => return Ok(()),
+            // The volume may still be this host's, with a journal that nobody has replayed.
+            State::Ended => {
+                let head = self.context.cell.confirm().await;
+                let free = head.is_ok_and(|head| head.active.released);
+                return if free { Ok(()) } else { Err(Stop::Again) };
+            }
+            // Not as if all that was written were in the pool.
+            State::Failed(error, _) => return Err(Stop::Failed(error.share())),
+        };
+        match session.release(given_up).await {
+            Released::Done(head) => {
+                let tables = self.context.view.tables(&head).await;
+                *self.state.lock() = match tables {
+                    Ok(tables) => State::Inert(Inert::new(&head, tables)),
+                    Err(_) => State::Ended,
+                };
+                Ok(())
+            }
+            Released::NotYet(stop) => Err(stop),
+            Released::Unknown(stop) => {
+                *self.state.lock() = State::Ended;
+                Err(stop)
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! How far this host has seen a volume come: in its state folder, so that it never takes an older state for the volume's.
+//!
+//! File `confirmed` in the volume's local folder, JSON: `{"format": 1, "guesses": N, "claimed": EPOCH, "active": EPOCH, "position":
+//! SEQ}`, of the newest head that is known to have been chosen. Written after a take-over, a checkpoint and a release, and by
+//! nothing that a guest waits for. Each of the three numbers only grows in the heads of a volume, as long as nobody forces the pool's
+//! registers to be decided by guess (`guesses` counts that). A head that is behind was not chosen after it: stores were set back,
+//! or somebody wrote to one who may not.
+//!
+//! A file that can't be read or written is none: nothing else rests on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::value::Head;
+use crate::base::rt::Disk;
+use crate::base::{Epoch, Seq};
+
+const FORMAT: u32 = 1;
+const FILE_MAX: usize = 4096;
+const FILE: &str = "confirmed";
+
+/// See the module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Confirmed {
+    format: u32,
+    guesses: u64,
+    claimed: Epoch,
+    active: Epoch,
+    position: Seq,
+}
+
+impl Confirmed {
+    fn of(head: &Head, guesses: u64) -> Confirmed {
+        let claimed = head.claim.as_ref().map_or(head.active.epoch, |claim| claim.epoch);
+        let position = head.checkpoint.position;
+        Confirmed { format: FORMAT, guesses, claimed, active: head.active.epoch, position }
+    }
+
+    /// Whether a head was chosen before this one. `guesses`: the pool's now.
+    fn is_after(&self, head: &Head, guesses: u64) -> bool {
+        let Confirmed { claimed, active, position, .. } = Confirmed::of(head, guesses);
+        guesses <= self.guesses
+            && (claimed < self.claimed || active < self.active || position < self.position)
+    }
+
+    /// For messages.
+    fn place(&self) -> String {
+        format!("ownership {}, position {}", self.claimed, self.position)
+    }
+}
+
+/// Where a head stands, for messages.
+pub fn place(head: &Head) -> String {
+    Confirmed::of(head, 0).place()
+}
+
+/// What a head must not be behind.
+#[derive(Clone, Debug, Default)]
+pub struct Floor {
+    pub known: Option<Confirmed>,
+    /// How users name the volume.
+    pub title: String,
+    pub guesses: u64,
+}
+
+impl Floor {
+    /// `Some`: the head is older than what this host has confirmed.
+    pub fn refuses(&self, head: &Head) -> Option<String> {
+        let known = self.known.filter(|known| known.is_after(head, self.guesses))?;
+        Some(format!(
+            "volume {}: the stores show an older state of it ({}) than this host has seen recorded ({})",
+            self.title,
+            place(head),
+            known.place()
+        ))
+    }
+}
+
+/// The file.
+#[derive(Clone, Debug)]
+pub struct Record {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// One at a time: the newest stays.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Record {
+    pub fn new(disk: Arc<dyn Disk>, folder: &Path) -> Record {
+        Record { disk, path: folder.join(FILE), turn: Arc::default() }
+    }
+
+    pub async fn load(&self) -> Option<Confirmed> {
+        let bytes = self.disk.read(&self.path, FILE_MAX).await.ok()?;
+        serde_json::from_slice::<Confirmed>(&bytes).ok().filter(|known| known.format == FORMAT)
+    }
+
+    /// The head is known to be chosen.
+    pub async fn keep(&self, head: &Head, guesses: u64) {
+        let _turn = self.turn.lock().await;
+        let new = Confirmed::of(head, guesses);
+        if self.load().await.is_some_and(|known| known == new || known.is_after(head, guesses)) {
+            return;
+        }
+        let text = serde_json::to_vec(&new).expect("it has only string keys");
+        if let Err(error) = self.disk.write_atomic(&self.path, text.into()).await {
+            tracing::debug!(path = %self.path.display(), %error, "how far a volume has come is not written down");
+        }
+    }
+
+    /// The user takes what the stores show.
+    pub async fn forget(&self) {
+        // There is none before the first.
+        let _ = self.disk.remove(&self.path).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::VolumeId;
+    use crate::volume::head::settings::Settings;
+
+    #[test]
+    fn each_number_only_grows_unless_registers_were_guessed() {
+        let born = Head::new(VolumeId(1), 0, 1 << 20, Settings::default(), 2, Vec::new());
+        let mut later = born.clone();
+        later.active.epoch = Epoch(2);
+        later.checkpoint.position = Seq(9);
+        let floor = |head: &Head, guesses| Floor {
+            known: Some(Confirmed::of(head, 0)),
+            title: "tank/v".into(),
+            guesses,
+        };
+        assert_eq!(floor(&born, 0).refuses(&later), None);
+        assert_eq!(floor(&later, 0).refuses(&later), None);
+        let why = floor(&later, 0).refuses(&born).unwrap();
+        assert!(why.contains("tank/v") && why.contains("position 9"), "{why}");
+        assert_eq!(floor(&later, 1).refuses(&born), None, "a guess may have taken an older one");
+        let mut earlier = born.clone();
+        earlier.active = later.active.clone();
+        assert!(floor(&later, 0).refuses(&earlier).is_some());
+    }
+}

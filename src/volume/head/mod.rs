@@ -1,0 +1,15 @@
+//! The head: what a volume's register holds, its settings, and the register itself.
+
+mod confirmed;
+mod info;
+mod register;
+mod settings;
+mod stop;
+mod value;
+
+pub use confirmed::{Floor, Record};
+pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
+pub use register::{CREATION, HeadRegister};
+pub use settings::{FlushMode, Host, Settings};
+pub use stop::{Stop, without_journal};
+pub use value::{Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

@@ -1,0 +1,138 @@
+//! The head in its register: reading it, and changing it by the pure functions of `head`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::confirmed::{Floor, place};
+use super::value::{Head, Move};
+use crate::base::{Error, Kind, Result};
+use crate::pool::{Change, Register, Veto};
+
+/// How long a volume that has a name and no register is taken for one that is being created.
+pub const CREATION: Duration = Duration::from_secs(3);
+
+/// A volume's register, typed.
+#[derive(Clone, Debug)]
+pub struct HeadRegister {
+    register: Register,
+    floor: Floor,
+    /// Why a value was turned down that the register was about to choose.
+    vetoed: Arc<Mutex<Option<String>>>,
+}
+
+fn missing() -> Error {
+    Error::new(Kind::NotFound, "the volume has no description in the pool (its creation was never finished)")
+}
+
+impl HeadRegister {
+    pub fn new(register: Register) -> HeadRegister {
+        HeadRegister { register, floor: Floor::default(), vetoed: Arc::default() }
+    }
+
+    /// The same, of which no head is taken that is older than what this host knows of.
+    pub fn above(&self, floor: Floor) -> HeadRegister {
+        let (judge, vetoed) = (floor.clone(), Arc::<Mutex<Option<String>>>::default());
+        let said = vetoed.clone();
+        let veto = Veto::new(move |value| {
+            let why = judge.refuses(&Head::decode(value).ok()?)?;
+            *said.lock() = Some(why.clone());
+            Some(why)
+        });
+        HeadRegister { register: self.register.with_veto(veto), floor, vetoed }
+    }
+
+    /// The error names the stores with what each of them shows, since one of them may be alone with it.
+    pub async fn check(&self, head: Head) -> Result<Head> {
+        match self.floor.refuses(&head) {
+            Some(why) => Err(self.refused(&why).await),
+            None => Ok(head),
+        }
+    }
+
+    async fn explained<T>(&self, done: Result<T>) -> Result<T> {
+        let vetoed = self.vetoed.lock().take();
+        match (done, vetoed) {
+            (Err(_), Some(why)) => Err(self.refused(&why).await),
+            (done, _) => done,
+        }
+    }
+
+    async fn refused(&self, why: &str) -> Error {
+        let said = self.register.said().await.into_iter().map(|(url, value)| match value {
+            Ok(Some(value)) => match Head::decode(&value) {
+                Ok(head) => format!("{url}: {}", place(&head)),
+                Err(e) => format!("{url}: {e}"),
+            },
+            Ok(None) => format!("{url}: nothing"),
+            Err(e) => e.to_string(),
+        });
+        let (said, title, key) =
+            (said.collect::<Vec<_>>().join("; "), &self.floor.title, self.register.key());
+        Error::new(
+            Kind::Refused,
+            format!(
+                "{why}. The stores show: {said}. Where a store was set back, or somebody wrote to it who may not, delete {key} \
+                 there and open the volume again; if all were set back on purpose, `windlass volume take-over {title} \
+                 --accept-loss` takes what they show"
+            ),
+        )
+    }
+
+    /// The current head; `None` when the volume was never created.
+    pub async fn read(&self) -> Result<Option<Head>> {
+        let value = self.explained(self.register.read().await).await?;
+        match value.as_deref().map(Head::decode).transpose()? {
+            Some(head) => self.check(head).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The head as of a moment after this call began (protocol §1.5 b).
+    pub async fn confirm(&self) -> Result<Head> {
+        let value = self.explained(self.register.confirm().await).await?;
+        self.check(value.as_deref().map(Head::decode).transpose()?.ok_or_else(missing)?).await
+    }
+
+    /// Applies one change; the head that is current with it. Called again with the value current then after an
+    /// unknown outcome, so `step` must recognise what it has done (the functions of `Head` do).
+    pub async fn change(&self, mut step: impl FnMut(&Head) -> Result<Move> + Send) -> Result<Head> {
+        let apply = move |value: Option<&Bytes>| {
+            let head = Head::decode(value.ok_or_else(missing)?)?;
+            Ok(match step(&head)? {
+                Move::Already => Change::Keep(head),
+                Move::To(next) => Change::Put(next.encode()?, *next),
+            })
+        };
+        self.explained(self.register.change(apply).await).await
+    }
+
+    /// Creates the volume. An id is drawn once, so a head that is there already is our own unless it was cancelled.
+    pub async fn create(&self, head: &Head) -> Result<()> {
+        let bytes = head.encode_new()?;
+        let apply = |value: Option<&Bytes>| match value {
+            None => Ok(Change::Put(bytes.clone(), ())),
+            Some(there) => match Head::decode(there)? {
+                there if there.removed => {
+                    Err(Error::new(Kind::Removed, "the volume's creation was cancelled by another"))
+                }
+                _ => Ok(Change::Keep(())),
+            },
+        };
+        self.register.change(apply).await
+    }
+
+    /// Makes sure that the volume is never created. False: it exists.
+    pub async fn cancel(&self, head: &Head) -> Result<bool> {
+        let mut gone = head.clone();
+        gone.removed = true;
+        let bytes = gone.encode()?;
+        let apply = |value: Option<&Bytes>| match value {
+            None => Ok(Change::Put(bytes.clone(), true)),
+            Some(there) => Ok(Change::Keep(Head::decode(there)?.removed)),
+        };
+        self.register.change(apply).await
+    }
+}

@@ -1,0 +1,339 @@
+//! What volumes stand on.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::read_ahead::Ahead;
+use super::view::View;
+use crate::base::rt::{Disk, Rt};
+use crate::base::{Budget, ChunkId, Kind, Name, RegisterId, Result, VolumeId};
+use crate::cache::{DiskCache, DiskCacheConfig, FrameCache};
+use crate::journal::{self, JournalConfig};
+use crate::log::{InPack, Places, Reader};
+use crate::map::PageCache;
+use crate::pool::Pool;
+use crate::volume::head::Head;
+use crate::volume::head::HeadRegister;
+use crate::volume::head::{Floor, Record};
+use crate::volume::head::{Host, Settings};
+use crate::volume::space::ChunkTable;
+use crate::volume::space::PackIndex;
+use crate::volume::space::Sweeps;
+use crate::volume::space::Tables;
+
+/// The folder of a volume's journal, in the volume's local folder.
+const JOURNAL: &str = "journal";
+
+/// The daemon's one memory budget, split (design.md §2); shared by all its volumes. Cheap to clone.
+///
+/// Half of the memory for writes and half of that for encoding are guaranteed to the pools (`for_pool`), in equal parts:
+/// while the stores of one are away its volumes hold what they have, and those of others must go on meanwhile. Of the other
+/// parts nobody is guaranteed any.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    total: u64,
+    /// Writes that are not yet stored.
+    pub overlay: Budget,
+    /// What of that the entries of stored chunks hold until a checkpoint has merged them; of one pool.
+    pub kept: Arc<AtomicU64>,
+    /// Chunks under way.
+    pub encode: Budget,
+    /// Requests of block clients: payloads that arrive and replies on their way out.
+    pub requests: Budget,
+    pub frames: FrameCache,
+    /// Below them: frames on the local disk.
+    pub disk: DiskCache,
+    /// What is read ahead.
+    pub ahead: Ahead,
+    pub pages: Arc<PageCache>,
+    pub places: PackIndex,
+}
+
+fn caches_of(total: u64) -> u64 {
+    total / 8 * 3
+}
+
+impl Memory {
+    /// A quarter each for writes under way and for encoding, an eighth for requests, the rest for caches: of that a
+    /// quarter for map pages, and a sixth for what is on its way into the cache before it is asked for.
+    pub fn new(total: u64) -> Memory {
+        Memory::with_disk(total, DiskCache::off(), 0)
+    }
+
+    /// What a cache of so many bytes on disk may take of the memory for frames.
+    pub fn disk_share(total: u64, disk_bytes: u64) -> u64 {
+        DiskCacheConfig::memory_for(disk_bytes).min(caches_of(total) / 8)
+    }
+
+    /// With frames on the local disk, which takes so much of it.
+    pub fn with_disk(total: u64, disk: DiskCache, share: u64) -> Memory {
+        let (quarter, caches) = (total / 4, caches_of(total));
+        Memory {
+            total,
+            overlay: Budget::new(quarter),
+            kept: Arc::default(),
+            encode: Budget::new(quarter),
+            requests: Budget::new(total / 8),
+            frames: FrameCache::new(caches - caches / 4 - caches / 6 - share),
+            disk,
+            ahead: Ahead::new(caches / 6),
+            pages: Arc::new(PageCache::new((caches / 4) as usize)),
+            places: PackIndex::default(),
+        }
+    }
+
+    /// The same, for all volumes of one more pool, which has its guaranteed share as long as any of these lives.
+    pub fn for_pool(&self) -> Memory {
+        let (overlay, encode) = (self.overlay.party(), self.encode.party());
+        Memory { overlay, encode, kept: Arc::default(), ..self.clone() }
+    }
+
+    /// The same, for volumes whose frames the disk does not keep.
+    pub fn without_disk(&self) -> Memory {
+        Memory { disk: DiskCache::off(), ..self.clone() }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+/// What a pool's volumes stand on.
+#[derive(Clone, Debug)]
+pub struct EngineContext {
+    pub rt: Rt,
+    pub disk: Arc<dyn Disk>,
+    pub pool: Arc<Pool>,
+    /// A folder of the state folder, of this pool's volumes alone: journals, one folder a volume.
+    pub dir: PathBuf,
+    pub host: Host,
+    pub memory: Memory,
+    pub tuning: Tuning,
+    pub sweeps: Arc<Sweeps>,
+}
+
+/// When checkpoints and collection are due, and how large journals are. The defaults are for use, others for tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Bytes of log that force a checkpoint: a share of what is live, within bounds.
+    pub log_min: u64,
+    pub log_max: u64,
+    pub log_share: u64,
+    /// Chunks since the last one that force one: small flushes make small chunks.
+    pub chunks_max: u64,
+    /// Blocks that one merges before what died of them is written out: so much of it is in memory, however much a trim
+    /// takes away (protocol.md §5.2). About 100 bytes a block.
+    pub merge_blocks: u64,
+    /// Bytes of a journal and of its segments, if not what the volume's settings say.
+    pub journal: Option<(u64, u64)>,
+    /// Bytes of what is left of others that go into one object, at most.
+    pub pack_max: u64,
+    /// Per mille of what is live that objects may take: when what was packed is far colder, and when all is alike.
+    pub space_max: (u64, u64),
+    /// Bytes that a pack must free at least: its checkpoint takes some itself.
+    pub gain_min: u64,
+    /// So many small objects become one; a fourth of them is enough when somebody waits for collection.
+    pub small_min: usize,
+    /// Between two looks at the stores of a volume that is open all the time.
+    pub look_every: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            log_min: 16 << 20,
+            log_max: 1 << 30,
+            log_share: 32,
+            chunks_max: 2048,
+            merge_blocks: 1 << 19,
+            pack_max: u64::MAX,
+            space_max: (1280, 1400),
+            gain_min: 1 << 20,
+            small_min: 64,
+            look_every: Duration::from_secs(24 * 60 * 60),
+            journal: None,
+        }
+    }
+}
+
+impl EngineContext {
+    /// How users name a volume.
+    pub fn title(&self, name: &Name) -> String {
+        format!("{}/{name}", self.pool.name())
+    }
+
+    /// A volume's head.
+    pub fn cell(&self, id: VolumeId) -> HeadRegister {
+        HeadRegister::new(self.pool.register(RegisterId(id.0)))
+    }
+
+    /// How far this host has seen a volume come.
+    pub fn confirmed(&self, id: VolumeId) -> Record {
+        Record::new(self.disk.clone(), &self.folder(id))
+    }
+
+    /// The same as `cell`, of which no head is taken that is older than that.
+    pub async fn cell_above(&self, name: &Name, id: VolumeId) -> HeadRegister {
+        let known = self.confirmed(id).load().await;
+        self.cell(id).above(Floor { known, title: self.title(name), guesses: self.pool.guesses() })
+    }
+
+    /// What can be read of a volume.
+    pub fn view(&self, head: &Head) -> View {
+        let (pool, slices) = (self.pool.clone(), self.memory.places.slices.clone());
+        let frames = (self.memory.frames.clone(), self.memory.disk.clone());
+        let reader = Reader::new(
+            self.rt.clone(),
+            pool,
+            frames,
+            head.volumes(),
+            Arc::new(Newest(self.clone())),
+            slices,
+        );
+        View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
+    }
+
+    /// The newest head, with the tables under it; none: there is no such volume. What another owner replaces while it is
+    /// being read is read again.
+    pub async fn newest(&self, id: VolumeId) -> Result<Option<(Head, Tables)>> {
+        let look = async |view: &View, head: &Head| match head.removed {
+            true => Ok(Tables::born(head)),
+            false => view.tables(head).await,
+        };
+        self.consistent(id, look).await
+    }
+
+    /// The newest head with its chunk table; an empty one of a volume that was removed.
+    pub async fn chunk_table(&self, id: VolumeId) -> Result<Option<(Head, ChunkTable)>> {
+        let look = async |view: &View, head: &Head| match head.removed {
+            true => Ok(ChunkTable::default()),
+            false => Ok(view.books(head).await?.1),
+        };
+        self.consistent(id, look).await
+    }
+
+    async fn consistent<T>(
+        &self,
+        id: VolumeId,
+        look: impl AsyncFn(&View, &Head) -> Result<T>,
+    ) -> Result<Option<(Head, T)>> {
+        let cell = self.cell(id);
+        let mut head = cell.read().await?;
+        loop {
+            let Some(now) = head else { return Ok(None) };
+            let error = match look(&self.view(&now), &now).await {
+                Ok(seen) => return Ok(Some((now, seen))),
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unavailable) => e,
+                Err(e) => return Err(e),
+            };
+            // Deleted, because another checkpoint is recorded by now?
+            head = cell.read().await?;
+            if head.as_ref().is_some_and(|h| h.checkpoint.nonce == now.checkpoint.nonce) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// This state folder was the last to own the volume.
+    pub fn host_owns(&self, head: &Head) -> bool {
+        head.active.owner.as_ref().is_some_and(|h| h.id == self.host.id)
+    }
+
+    /// A volume's local folder.
+    pub fn folder(&self, id: VolumeId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// Volumes that have a local folder.
+    pub async fn local(&self) -> BTreeSet<VolumeId> {
+        // There is none before the first.
+        let names = self.disk.list(&self.dir).await.unwrap_or_default();
+        names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Whether this host was the volume's owner and did not let go of it: its journal is still there.
+    pub async fn has_journal(&self, id: VolumeId) -> bool {
+        journal::is_there(&*self.disk, &self.folder(id).join(JOURNAL)).await
+    }
+
+    pub fn journal(&self, id: VolumeId, settings: &Settings) -> JournalConfig {
+        let dir = self.folder(id).join(JOURNAL);
+        match self.tuning.journal {
+            Some((size, segment)) => JournalConfig { dir, size, segment: Some((segment, 4 * segment)) },
+            None => JournalConfig { dir, size: settings.journal_size, segment: None },
+        }
+    }
+}
+
+/// What all of one open volume stands on.
+#[derive(Debug)]
+pub struct VolumeContext {
+    pub engine: Arc<EngineContext>,
+    pub id: VolumeId,
+    /// As it was opened, for messages.
+    pub name: Name,
+    pub cell: HeadRegister,
+    /// How far the volume is known to have come.
+    pub confirmed: Record,
+    pub view: View,
+    pub size: u64,
+    /// The volume's own, in the list of its ancestors and itself.
+    pub index: u16,
+    pub settings: Settings,
+}
+
+impl VolumeContext {
+    pub fn new(
+        engine: Arc<EngineContext>,
+        name: Name,
+        head: &Head,
+        cell: HeadRegister,
+    ) -> Arc<VolumeContext> {
+        let view = engine.view(head);
+        let (id, size, settings) = (head.volume, head.size, head.settings.clone());
+        let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
+        Arc::new(VolumeContext { engine, id, name, cell, confirmed, view, size, index, settings })
+    }
+
+    pub fn rt(&self) -> &Rt {
+        &self.engine.rt
+    }
+
+    /// Writes down that this head is known to be chosen; nobody waits for it.
+    pub fn confirmed_in_time(&self, head: &Head) {
+        let (record, head, guesses) = (self.confirmed.clone(), head.clone(), self.engine.pool.guesses());
+        self.rt().spawn(async move { record.keep(&head, guesses).await }).detach();
+    }
+
+    /// How users name it.
+    pub fn title(&self) -> String {
+        self.engine.title(&self.name)
+    }
+}
+
+/// Looks into the newest tables.
+#[derive(Debug)]
+struct Newest(EngineContext);
+
+#[async_trait]
+impl Places for Newest {
+    fn find(&self, chunk: &ChunkId) -> Option<InPack> {
+        self.0.memory.places.find(chunk)
+    }
+
+    async fn look_again(&self, chunk: &ChunkId, was: Option<InPack>) -> Result<bool> {
+        let places = &self.0.memory.places;
+        if places.find(chunk) != was {
+            return Ok(true);
+        }
+        if let Some((_, chunk_table)) = self.0.chunk_table(chunk.volume).await? {
+            places.know(chunk.volume, chunk_table.packed(chunk.volume));
+        }
+        Ok(places.find(chunk) != was)
+    }
+}

@@ -1,0 +1,410 @@
+//! One epoch of a volume in this process: from the record of its takeover to its release, or to the moment when another
+//! owner shows.
+//!
+//! Owns the tip, the journal, the log's writer and the tasks that go with them: cutter, confirmer, checkpointer and the
+//! watch over stores that are out. A session never changes its epoch; when a claim on its volume was withdrawn it ends
+//! with `Stop::Again`, and the volume takes over from itself.
+//!
+//! Order that everything here keeps: journal before acknowledgement; stored before confirmed; confirmed before the
+//! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::confirm_rounds::ConfirmRounds;
+use super::journal_restart::JournalRestart;
+use super::range_lock::Ranges;
+use super::takeover::Taken;
+use super::tip::Tip;
+use super::write_throttle::WriteThrottle;
+use crate::base::{Epoch, Error, Kind, Result, Rope};
+use crate::journal::Journal;
+use crate::log::{Prefix, Writer, WriterConfig};
+use crate::map::Tree;
+use crate::volume::head::Head;
+use crate::volume::head::Stop;
+use crate::volume::read::Fetch;
+use crate::volume::read::VolumeContext;
+use crate::volume::read::{Found, blocks_of};
+use crate::volume::space::Before;
+use crate::volume::space::Tables;
+use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    pub context: Arc<VolumeContext>,
+    pub epoch: Epoch,
+    pub tip: Mutex<Tip>,
+    pub ranges: Ranges,
+    pub journal: Journal,
+    pub writer: Arc<Writer>,
+    /// Shards that make a chunk stored, now.
+    pub w: watch::Sender<usize>,
+    /// See `w_of_all`.
+    pub w_of_all: AtomicUsize,
+    pub rounds: ConfirmRounds,
+    /// The head as this session last saw or wrote it.
+    pub head: Mutex<Head>,
+    /// Bytes of the log when the last checkpoint began.
+    merged_bytes: AtomicU64,
+    pub pace: WriteThrottle,
+    /// As it was last published.
+    pub chunk_table: Mutex<Arc<ChunkTable>>,
+    pub new_chunks: Mutex<NewChunks>,
+    /// One checkpoint at a time.
+    pub checkpointing: tokio::sync::Mutex<()>,
+    /// One snapshot is removed at a time: each puts its gate in the place of another's.
+    pub removing: tokio::sync::Mutex<()>,
+    pub retired: Mutex<Retired>,
+    /// Packs that were given a number, and the bytes of what they took.
+    pub packs: AtomicU64,
+    /// Packs that are stored, for the next checkpoint.
+    pub packed: Mutex<Vec<Repacked>>,
+    pub packed_bytes: AtomicU64,
+    /// The table changed, or something was deleted.
+    pub collect: Notify,
+    /// Something to cut.
+    pub work: Notify,
+    /// A checkpoint may be due.
+    pub ripe: Notify,
+    /// The barrier was lifted, or the session has ended.
+    pub opened: Notify,
+    pub mending: JournalRestart,
+    ended: watch::Sender<bool>,
+    /// Held while the journal is let go: another session must not open it meanwhile.
+    leaving: tokio::sync::Mutex<()>,
+    /// It ended because of a withdrawn claim: another is to follow.
+    goes_on: AtomicBool,
+}
+
+impl Session {
+    /// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the chunk table are
+    /// those under the head's checkpoint. Replaying is given up when `left` is ready.
+    pub async fn start(
+        context: Arc<VolumeContext>,
+        Taken { head, epoch, adopted, before, .. }: Taken,
+        journal: Journal,
+        (tables, chunk_table): (Tables, ChunkTable),
+        left: impl Future<Output = ()>,
+    ) -> Result<Arc<Session>> {
+        let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
+        let start = Prefix { seq: head.active_starts_after(), lsn };
+        let mut tip = Tip::new(tables, head.checkpoint.place(), context.rt().now());
+        let mut new_chunks = NewChunks::default();
+        for chunk in &adopted {
+            tip.adopt(head.own_index(), chunk)?;
+            chunk.born(&mut new_chunks, &chunk_table);
+        }
+        let (w, seen) = watch::channel(head.active.w.into());
+        let engine = &context.engine;
+        let config = WriterConfig {
+            rt: engine.rt.clone(),
+            pool: engine.pool.clone(),
+            cache: engine.memory.frames.clone(),
+            encode: engine.memory.encode.clone(),
+            volume: context.id,
+            index: head.own_index(),
+            epoch,
+            codec: context.settings.compression,
+            w: seen,
+            start,
+        };
+        let session = Arc::new(Session {
+            writer: Writer::new(config, journal.id()),
+            w_of_all: AtomicUsize::new(head.active.w.into()),
+            epoch,
+            tip: Mutex::new(tip),
+            ranges: Ranges::default(),
+            journal,
+            w,
+            rounds: ConfirmRounds::default(),
+            head: Mutex::new(head),
+            merged_bytes: AtomicU64::new(0),
+            pace: WriteThrottle::default(),
+            chunk_table: Mutex::new(Arc::new(chunk_table)),
+            new_chunks: Mutex::new(new_chunks),
+            checkpointing: tokio::sync::Mutex::default(),
+            removing: tokio::sync::Mutex::default(),
+            retired: Mutex::default(),
+            packs: AtomicU64::new(0),
+            packed: Mutex::default(),
+            packed_bytes: AtomicU64::new(0),
+            collect: Notify::new(),
+            work: Notify::new(),
+            ripe: Notify::new(),
+            opened: Notify::new(),
+            mending: JournalRestart::default(),
+            ended: watch::Sender::new(false),
+            leaving: tokio::sync::Mutex::default(),
+            goes_on: AtomicBool::new(false),
+            context,
+        });
+        session.begin(before);
+        match session.replay(lsn, left).await {
+            Ok(()) => Ok(session),
+            Err(stop) => {
+                session.stop(Stop::Again);
+                // The next attempt opens it again.
+                let _ = session.leave_journal().await;
+                Err(stop.error())
+            }
+        }
+    }
+
+    /// Starts the tasks.
+    fn begin(self: &Arc<Self>, before: Before) {
+        self.run(Session::cutter);
+        self.run(Session::confirm_rounds);
+        self.run(Session::checkpointer);
+        self.run(Session::watch_stores);
+        self.run(Session::mend_journal);
+        if self.journal.failed().is_some() {
+            self.mending.want();
+        }
+        let chunk_table = ChunkTable::clone(&self.chunk_table.lock());
+        self.recorded(chunk_table);
+        self.run(Session::deleter);
+        self.run(Session::packer);
+        self.run(move |session| session.sweeper(before));
+    }
+
+    /// A task that ends with the session.
+    pub fn run<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Session>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = task(self.clone());
+        let session = self.clone();
+        let rt = self.context.rt();
+        rt.spawn(async move {
+            let ended = std::pin::pin!(session.ended());
+            let task = std::pin::pin!(task);
+            select(ended, task).await;
+        })
+        .detach();
+    }
+
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Returns when the session has ended.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        while !*ended.borrow_and_update() {
+            if ended.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for `work`, or until the session ends, whose reason is the error then.
+    pub async fn or_end<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let work = std::pin::pin!(work);
+        let ended = std::pin::pin!(self.ended());
+        match select(work, ended).await {
+            Either::Left((out, _)) => Ok(out),
+            Either::Right(_) => Err(self.closed().unwrap_or(Stop::Again)),
+        }
+    }
+
+    /// Whether the volume is to take over from itself.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing is done any more, if so.
+    pub fn closed(&self) -> Option<Stop> {
+        self.tip.lock().closed.as_ref().map(Stop::share)
+    }
+
+    /// Ends the session; the first reason counts.
+    pub fn stop(&self, why: Stop) {
+        let writer = match &why {
+            Stop::Again => Error::new(Kind::Closed, "the volume was let go"),
+            Stop::Failed(e) => e.share(),
+        };
+        self.tip.lock().closed.get_or_insert(why);
+        self.end(writer);
+    }
+
+    /// An error of a part below: the session's own end explains more, when there is one.
+    pub fn explain(&self, error: Error) -> Stop {
+        self.closed().unwrap_or(Stop::Failed(error))
+    }
+
+    /// What an owner that was shut out still looks for, the new one may have collected.
+    pub async fn explain_absence(&self, error: Error) -> Stop {
+        if error.is(Kind::Corrupt)
+            && let Ok(head) = self.context.cell.confirm().await
+            && head.active.epoch != self.epoch
+            && let Err(fenced) = head.owned(self.epoch)
+        {
+            return self.explain(fenced.context(format!("volume {}", self.context.name)));
+        }
+        self.explain(error)
+    }
+
+    /// A change of the head. What it says about the owner is acted on.
+    pub async fn change(
+        self: &Arc<Self>,
+        step: impl FnMut(&Head) -> Result<crate::volume::head::Move> + Send,
+    ) -> Result<Head, Stop> {
+        let pool = &self.context.engine.pool;
+        let guesses = pool.guesses();
+        match self.context.cell.change(step).await {
+            // It may have been chosen by stores that are given up: nothing may be deleted for its sake.
+            Ok(_) if pool.guesses() > guesses => Err(self.explain(Error::new(
+                Kind::Unavailable,
+                "the pool's stores were decided by guess meanwhile (`pool force-recover`): tried again",
+            ))),
+            Ok(head) => {
+                *self.head.lock() = head.clone();
+                self.context.confirmed_in_time(&head);
+                Ok(head)
+            }
+            Err(e) => Err(self.lost(e).await),
+        }
+    }
+
+    /// Acts on an error that may say that this epoch is over.
+    pub async fn lost(self: &Arc<Self>, error: Error) -> Stop {
+        match error.kind() {
+            Kind::Fenced | Kind::Removed => self.fence(&error).await,
+            // Only a withdrawn claim is told this way, see `Head::owned`.
+            Kind::Refused if self.withdrawn().await => {
+                tracing::info!(volume = %self.context.name, "{error}; going on under a new claim");
+                self.goes_on.store(true, Ordering::Relaxed);
+                self.stop(Stop::Again);
+            }
+            _ => {}
+        }
+        self.explain(error)
+    }
+
+    /// `Refused` has other meanings too (pins): look whether it was a withdrawn claim.
+    async fn withdrawn(&self) -> bool {
+        match self.context.cell.confirm().await {
+            Ok(head) => head.owned(self.epoch).is_err(),
+            Err(_) => false,
+        }
+    }
+
+    /// Another owner shows: I/O fails from now on, and what is not in the pool is kept. Not dropped midway.
+    async fn fence(self: &Arc<Self>, error: &Error) {
+        let (session, error) = (self.clone(), error.share());
+        let task = self.context.rt().spawn(async move { session.fence_now(error).await });
+        // A task that was dropped with the runtime leaves nobody who waits.
+        let _ = task.await;
+    }
+
+    async fn fence_now(&self, error: Error) {
+        let _journal = self.leaving.lock().await;
+        let say = |rest: &str| {
+            let why = format!("volume {}: {error}{rest}", self.context.title());
+            Stop::Failed(Error::new(Kind::Fenced, why))
+        };
+        {
+            // Nothing more may reach the journal while it is put aside.
+            let mut tip = self.tip.lock();
+            if tip.closed.is_some() {
+                return;
+            }
+            tip.closed = Some(say("; writes that were not in the pool are kept"));
+        }
+        let config = self.context.engine.journal(self.context.id, &self.context.settings);
+        let head = self.context.cell.confirm().await;
+        // Under a claim that may yet be withdrawn the journal stays: the next open here replays it then.
+        let over = head.is_ok_and(|h| h.active.epoch != self.epoch || h.removed);
+        let kept = match over {
+            true => self.journal.set_aside("kept").await.unwrap_or(config.dir),
+            false => config.dir,
+        };
+        let moves = if over { "" } else { "; `volume info` says where when they are moved" };
+        let why = say(&format!("; writes that were not in the pool are kept in {}{moves}", kept.display()));
+        tracing::warn!("{}", why.share().error());
+        self.tip.lock().closed = Some(why);
+        self.end(error);
+    }
+
+    /// Writes the journal out and lets go of it, unless it is put aside already. For a session that was stopped.
+    /// An error: what was not flushed may be missing from it, and is not in the pool.
+    pub async fn leave_journal(&self) -> Result<()> {
+        let _journal = self.leaving.lock().await;
+        let mut closed = self.journal.close().await;
+        // One that vouches for records may vouch for too few, and a takeover would end the log there.
+        if self.journal.is_void() && self.writer.prefix().lsn >= self.tip.lock().lsn {
+            closed = Ok(());
+        }
+        if let Err(error) = &closed {
+            tracing::debug!(volume = %self.context.name, %error, "closing the journal");
+        }
+        closed
+    }
+
+    fn end(&self, writer: Error) {
+        self.writer.fail(writer);
+        self.ended.send_replace(true);
+        self.opened.notify_waiters();
+        let gone = self.tip.lock().let_go();
+        drop(gone);
+    }
+
+    /// Where these blocks lie at this instant.
+    fn lookup(&self, offset: u64, len: u64) -> Result<(Vec<Found>, Tree), Stop> {
+        let tip = self.tip.lock();
+        match &tip.closed {
+            Some(stop) => Err(stop.share()),
+            None => Ok(tip.lookup(blocks_of(offset, len))),
+        }
+    }
+
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Rope, Stop> {
+        loop {
+            let recorded = self.chunk_table.lock().root;
+            let (found, tree) = self.lookup(offset, len)?;
+            match self.context.view.read(found, &tree, offset, len).await {
+                Ok(data) => return Ok(data),
+                // What was looked up was collected meanwhile: it is elsewhere by now.
+                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
+        }
+    }
+
+    /// Brings what is fetched ahead into the cache.
+    pub async fn prefetch(&self, fetch: &Fetch) {
+        let found = {
+            let tip = self.tip.lock();
+            if tip.closed.is_some() {
+                return;
+            }
+            tip.lookup(fetch.blocks())
+        };
+        self.context.view.prefetch(fetch, found.0, &found.1).await;
+    }
+
+    /// Bytes of log that the last checkpoint merged.
+    pub fn merged_bytes(&self) -> u64 {
+        self.merged_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn count_merged(&self, bytes: u64) {
+        self.merged_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of own chunks, without parity.
+    pub fn stored_bytes(&self) -> u64 {
+        self.pace.counted.load(Ordering::Relaxed) + self.new_chunks.lock().bytes()
+    }
+
+    pub fn pause(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+}

@@ -1,0 +1,112 @@
+//! The task that cuts pending records into chunks, and what happens when one is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+
+use super::active::Session;
+use super::pending::Taken;
+use super::tip::Kept;
+use crate::base::{Era, Held};
+use crate::log::{Cutting, Prefix};
+
+/// Frames of a stored chunk that the tip's entries are pointed to while writes wait for its lock.
+const PLACED_AT_ONCE: usize = 64;
+/// Memory of an entry that is stored and not merged: in its layer, and as a new chunk.
+const ENTRY_COST: u64 = 128;
+
+/// So many bytes of it.
+fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
+    let mut kept = held.into_iter().reduce(|mut all, one| {
+        all.join(one);
+        all
+    })?;
+    kept.shrink(bytes);
+    Some(kept)
+}
+
+impl Session {
+    /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
+    pub fn cut_age(&self) -> Duration {
+        self.context.settings.max_tail() / 2
+    }
+
+    /// The one that cuts: the order of its calls is the order of the log.
+    pub async fn cutter(self: Arc<Session>) {
+        loop {
+            self.wait_for_work().await;
+            let taken = self.tip.lock().pending.take(self.writer.chunk_target());
+            let Some(Taken { draft, era, held, oldest }) = taken else { continue };
+            let Some((_, last)) = draft.span() else { continue };
+            let bytes = draft.bytes();
+            match self.writer.cut(draft, era).await {
+                Ok(cutting) => {
+                    self.tip.lock().was_cut(Prefix { seq: cutting.seq(), lsn: last }, oldest, bytes);
+                    self.run(|session| session.store_chunk(cutting, era, held));
+                }
+                Err(error) => {
+                    tracing::error!(volume = %self.context.name, %error, "writes can't be stored any more");
+                    self.stop(crate::volume::head::Stop::Failed(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns when a chunk is to be cut. When a volume of the pool begins to wait for memory all that there is: each holds
+    /// some of it.
+    async fn wait_for_work(&self) {
+        let overlay = &self.context.engine.memory.overlay;
+        loop {
+            let work = std::pin::pin!(self.work.notified());
+            let mut short = std::pin::pin!(overlay.shortage());
+            short.as_mut().enable();
+            let now = self.context.rt().now();
+            let due = self.tip.lock().pending.due(self.writer.chunk_target(), self.cut_age());
+            let woken = select(work, short);
+            let woken = match due {
+                Some(at) if at <= now => return,
+                Some(at) => self.context.rt().timeout(at.since(now), woken).await,
+                None => Some(woken.await),
+            };
+            if let Some(Either::Right(_)) = woken {
+                self.hurry();
+            }
+        }
+    }
+
+    /// Puts one chunk; when it is stored the tip's entries point to it, the prefix goes on, and the memory is free but for
+    /// what the entries themselves take until a checkpoint has merged them.
+    async fn store_chunk(self: Arc<Session>, cutting: Cutting, era: Era, held: Vec<Held>) {
+        let id = cutting.seq();
+        match cutting.stored().await {
+            Ok(stored) => {
+                let frames = stored.placed.iter().map(|p| (p.at.offset, p.at.len));
+                self.new_chunks.lock().data(self.epoch, id, era, frames);
+                self.set_pace();
+                for some in stored.placed.chunks(PLACED_AT_ONCE) {
+                    self.tip.lock().place(&stored, some);
+                    self.context.rt().give_way().await;
+                }
+                // Before a checkpoint can take them for merged.
+                if let Some(kept) = keep(held, (stored.placed.len() + stored.zeros) as u64 * ENTRY_COST) {
+                    let kept = Kept::new(kept, &self.context.engine.memory.kept);
+                    self.tip.lock().keep(stored.last, kept);
+                }
+                self.writer.count(&stored);
+                let upto = self.writer.prefix().lsn;
+                self.tip.lock().stored_upto(upto);
+                self.ripe.notify_one();
+                if self.journal.is_short() {
+                    // Who waits for room asked for a round before this was stored: it may be over and have trimmed nothing.
+                    self.rounds.ask();
+                }
+            }
+            Err(error) => {
+                tracing::error!(volume = %self.context.name, chunk = %id, %error, "a chunk can't be stored");
+                self.stop(crate::volume::head::Stop::Failed(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! An open volume's session: one epoch of ownership, from take-over to release, and every write in it.
+
+mod active;
+mod chunker;
+mod confirm;
+mod confirm_rounds;
+mod degrade;
+mod journal_restart;
+mod pending;
+mod range_lock;
+mod release;
+mod snapshot;
+pub mod takeover;
+mod tip;
+mod write;
+mod write_throttle;
+
+pub use active::Session;
+pub use range_lock::Arrivals;
+pub use release::Released;
+pub use snapshot::{Group, frozen_by_take_over, no_snapshot};
+pub use tip::Kept;

@@ -1,0 +1,108 @@
+//! Letting go of a volume: everything stored, confirmed, in the checkpoint, then one CAS, which is the epoch's last act.
+
+use std::sync::Arc;
+
+use futures::future::{Either, select};
+use tokio_util::sync::CancellationToken;
+
+use super::active::Session;
+use crate::base::{Error, Kind};
+use crate::volume::head::Head;
+use crate::volume::head::Stop;
+
+/// What a release came to.
+#[derive(Debug)]
+pub enum Released {
+    /// Any host may open it now.
+    Done(Box<Head>),
+    /// The session goes on: it did not come to the CAS.
+    NotYet(Stop),
+    /// The session is over, and it is not known whether the CAS happened.
+    Unknown(Stop),
+}
+
+impl Session {
+    /// Writes wait from the beginning; given up before the last act they go on.
+    pub async fn release(self: &Arc<Self>, given_up: &CancellationToken) -> Released {
+        let drained = async {
+            let gate = self.close_gate().await;
+            self.drain().await?;
+            // It is the last act: no checkpoint comes after it.
+            let one = self.checkpointing.lock().await;
+            self.settle().await.map(|()| (gate, one))
+        };
+        let (gate, _one) = match unless(given_up, drained).await {
+            Ok(held) => held,
+            Err(stop) => return Released::NotYet(stop),
+        };
+        let done = self.last_act(given_up).await;
+        self.stop(Stop::Again);
+        // Released, nothing in the journal is needed any more, wherever the volume is opened next.
+        if done.is_err() {
+            let _ = self.leave_journal().await;
+        } else if let Err(error) = self.journal.discard().await {
+            tracing::warn!(volume = %self.context.name, %error, "the journal could not be let go");
+        }
+        if let Ok(head) = &done {
+            self.context.confirmed.keep(head, self.context.engine.pool.guesses()).await;
+        }
+        drop(gate);
+        match done {
+            Ok(head) => {
+                tracing::info!(volume = %self.context.title(), "the volume is released");
+                Released::Done(Box::new(head))
+            }
+            Err(stop) => Released::Unknown(stop),
+        }
+    }
+
+    /// Any host may open it afterwards, and looks for nothing behind the checkpoint: so only where all was counted on the
+    /// pool's stores of now. A head that a guess took from before the checkpoint is not let go of; what is behind would be lost.
+    pub(in crate::volume) async fn last_act(
+        self: &Arc<Self>,
+        given_up: &CancellationToken,
+    ) -> Result<Head, Stop> {
+        loop {
+            let mut uncounted = false;
+            let step = |head: &Head| {
+                let done = self.if_counted(head.release(self.epoch)?);
+                uncounted = done.is_err();
+                done
+            };
+            let done = self.change(step).await;
+            if !uncounted {
+                return done;
+            }
+            // Nothing was let go of, but by an attempt whose answer is still to come: from here on all is unknown.
+            unless(given_up, self.settle()).await?;
+        }
+    }
+
+    /// With the gate closed.
+    async fn drain(self: &Arc<Self>) -> Result<(), Stop> {
+        let upto = self.tip.lock().lsn;
+        self.store(upto).await?;
+        self.checkpoint_surely(&[]).await
+    }
+
+    /// All that was given a number is stored, and the volume still this session's.
+    async fn settle(self: &Arc<Self>) -> Result<(), Stop> {
+        let given = self.writer.given();
+        if let Err(e) = self.writer.wait_seq(given).await {
+            return Err(self.explain(e));
+        }
+        self.confirm().await
+    }
+}
+
+/// What comes of it, unless it is given up before.
+async fn unless<T>(
+    given_up: &CancellationToken,
+    run: impl Future<Output = Result<T, Stop>>,
+) -> Result<T, Stop> {
+    let (run, given_up) = (std::pin::pin!(run), std::pin::pin!(given_up.cancelled()));
+    match select(run, given_up).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => Err(Error::new(Kind::Closed, "not released: given up").into()),
+    }
+}

@@ -1,0 +1,138 @@
+//! Snapshots: a mark in the log that freezes the overlay where it stands (protocol.md §4.2, §4.3).
+
+use std::sync::Arc;
+
+use super::active::Session;
+use crate::base::record::{Mark, Op, Record};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, clock};
+use crate::volume::head::Stop;
+use crate::volume::head::{Gate, Removal};
+use crate::volume::space::State;
+use crate::volume::space::pins;
+
+/// What all marks of one command share.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    pub id: Nonce,
+    /// Members in the same pool.
+    pub size: u32,
+    pub created_ms: u64,
+}
+
+/// Of a mark that a take-over sets: it has no other members, and says which epoch ended and with which write.
+fn taken_over(ended: Epoch, last: Lsn, created_ms: u64) -> Group {
+    Group { id: Nonce(u128::from(ended.0) << 64 | u128::from(last.0)), size: 0, created_ms }
+}
+
+/// The epoch at whose end this state was frozen by a take-over, and its last write.
+pub fn frozen_by_take_over(state: &State) -> Option<(Epoch, Lsn)> {
+    let made = state.name.is_some() && state.group_size == 0;
+    made.then_some((Epoch((state.group.0 >> 64) as u64), Lsn(state.group.0 as u64)))
+}
+
+impl Session {
+    /// Freezes the state as another owner left it. Before this session's first write.
+    pub async fn mark_taken_over(&self, ended: Epoch, last: Lsn) -> Result<Name, Stop> {
+        let now = self.context.rt().wall_ms();
+        let name = format!("taken-over-{}", clock::compact(now)).parse::<Name>()?;
+        let mut room = self.mark_room().await?;
+        self.mark(&name, taken_over(ended, last, now), &mut room)?;
+        Ok(name)
+    }
+
+    /// Sets the mark. The caller holds the gate, so that all members of a group are marked at one instant, and has made
+    /// `room` for it.
+    pub fn mark(
+        &self,
+        name: &Name,
+        group: Group,
+        room: &mut Option<crate::journal::Room<'_>>,
+    ) -> Result<Lsn, Stop> {
+        let mut tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        tip.tables.check_new(name).map_err(|e| e.context(self.context.title()))?;
+        let mark = Mark {
+            state: tip.tables.tip,
+            name: name.clone(),
+            group: group.id,
+            group_size: group.size,
+            created_ms: group.created_ms,
+        };
+        let record = Record { lsn: tip.lsn.next(), op: Op::Mark(mark) };
+        self.log_locally(room, &record);
+        let (lsn, now) = (record.lsn, self.context.rt().now());
+        tip.take(record, None, now)?;
+        drop(tip);
+        self.work.notify_one();
+        self.ripe.notify_one();
+        self.rounds.dirty(now);
+        Ok(lsn)
+    }
+
+    /// Room for a mark.
+    pub async fn mark_room(&self) -> Result<Option<crate::journal::Room<'_>>, Stop> {
+        self.room(self.journal.cost(Mark::BYTES_MAX)).await
+    }
+
+    /// Waits until the snapshot is promised: in the pool and confirmed, or only in the journal.
+    pub async fn promise_mark(&self, lsn: Lsn, wait: bool) -> Result<(), Stop> {
+        if wait { self.promise(lsn).await } else { self.sync_journal(None).await }
+    }
+
+    /// Whether the snapshot is there, and has its map.
+    pub fn snapshot_ready(&self, name: &Name) -> Result<bool, Stop> {
+        let tip = self.tip.lock();
+        match tip.tables.snapshot(name) {
+            Some(state) => Ok(state.built),
+            None => Err(Stop::Failed(no_snapshot(&self.context.title(), name))),
+        }
+    }
+
+    /// Gives a snapshot its map, if it has none yet.
+    pub async fn build_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
+        while !self.snapshot_ready(name)? {
+            self.checkpoint_surely(&[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it. Where there may be clones it is put
+    /// behind a gate first; whoever meets that may lift it, so one that is left there holds nobody up.
+    pub async fn remove_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
+        let _one = self.removing.lock().await;
+        self.build_snapshot(name).await?;
+        let id = self.tip.lock().tables.snapshot(name).map(|s| s.id);
+        let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), name)))?;
+        let head = match self.context.cell.confirm().await {
+            Ok(head) => head,
+            Err(e) => return Err(self.explain(e)),
+        };
+        if self.context.engine.pool.guesses() > 0 {
+            self.change(|head| head.doubt_cloned()).await?;
+        } else if !head.cloned.has(id) {
+            return self.checkpoint_surely(&[Removal { state: id, gate: Nonce(0) }]).await;
+        }
+        let nonce = Nonce(self.context.rt().random128());
+        let (gate, epoch) = (Gate { nonce, snapshot: Some(id) }, self.epoch);
+        self.change(move |head| head.owned(epoch).and_then(|()| head.set_gate(gate))).await?;
+        let done = match pins::of(&self.context.engine.pool, self.context.id, id).all().await {
+            Ok(pins) if pins.is_empty() => {
+                self.checkpoint_surely(&[Removal { state: id, gate: nonce }]).await
+            }
+            Ok(_) => Err(Error::new(Kind::Refused, "a clone needs the snapshot").into()),
+            Err(e) => Err(self.explain(e)),
+        };
+        if done.is_err()
+            && let Err(error) = self.context.cell.change(move |head| head.lift_gate(nonce)).await
+        {
+            tracing::debug!(volume = %self.context.name, %error, "a clone that comes lifts the gate");
+        }
+        done
+    }
+}
+
+pub fn no_snapshot(volume: &str, name: &Name) -> Error {
+    Error::new(Kind::NotFound, format!("volume {volume} has no snapshot {name}"))
+}

@@ -1,0 +1,503 @@
+//! From a volume that somebody owned, or nobody, to one that this process owns (protocol.md §1.6, §1.8; models `takeover`,
+//! `restart`, `open`).
+//!
+//! Steps, by the models' names: *claim* the next epoch; *walk* the old log from the checkpoint in the value that the claim
+//! wrote; *adopt* each chunk, completed to w; *decide* where the log ends, or *withdraw*; *announce* the new epoch in the state
+//! folder; *record* both in one CAS that needs the claim to stand. Nothing of the new epoch is written before that.
+//!
+//! It does not replay the journal and builds no state: it returns the head and the adopted chunks' tables of contents.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
+use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
+use crate::log::Toc;
+use crate::pool::{ChunkKind, Payload, Pool, Probe, Told};
+use crate::store::Cause;
+use crate::volume::head::HeadRegister;
+use crate::volume::head::Host;
+use crate::volume::head::{Claimer, Head, Recording};
+use crate::volume::space::Before;
+use crate::volume::space::{ChunkTable, NewChunks};
+
+/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn, or it is taken for lost by
+/// consent: whoever opens the volume waits.
+const DECIDE: Duration = Duration::from_secs(3);
+/// How long one that can be read may take to be read and completed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// In a walk's first window with late answers those are waited for this long once enough others have come; later on only as
+/// long as those took: a store that hangs holds up one window, and one that is slow is counted.
+const HEDGE: Duration = Duration::from_millis(750);
+/// Pause between those.
+const AGAIN: Duration = Duration::from_millis(250);
+/// Where `pool force-recover` took an older head, claims are numbered beyond any that were forgotten.
+const EPOCHS_A_GUESS: u32 = 32;
+/// Probes of the first window; each next one is twice as wide, up to `WALK_WINDOW`.
+const FIRST_WINDOW: u64 = 4;
+
+/// What the state folder's journal can replay, should the log be ended early (§1.6, end).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cover {
+    /// The journal holds every record from this one on.
+    pub first: Lsn,
+    /// The highest record that was promised against the loss of this host.
+    pub mark: Lsn,
+}
+
+/// Who takes over, and how far it may go.
+#[derive(Clone, Debug)]
+pub struct How {
+    pub host: Host,
+    pub now_ms: u64,
+    /// Epochs that this state folder has owned.
+    pub lineage: BTreeSet<Epoch>,
+    /// The active epoch that an inert session has read.
+    pub seen: Option<Epoch>,
+    /// Also over an owner that has not released.
+    pub force: bool,
+    /// Also where it cannot be told what was acknowledged: the user accepts a guess.
+    pub accept_loss: bool,
+    /// Only when the journal may be replayed.
+    pub cover: Option<Cover>,
+    /// `None`: never store with fewer shards.
+    pub degrade_after: Option<Duration>,
+}
+
+/// One chunk behind the checkpoint that the log has.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub id: ChunkId,
+    pub toc: Toc,
+}
+
+impl Adopted {
+    /// Bytes of its frames.
+    pub fn bytes(&self) -> u64 {
+        self.toc.frames.iter().map(|f| u64::from(f.len)).sum()
+    }
+
+    /// Makes it known to the next checkpoint. The table knows which map chunks are of recorded checkpoints.
+    pub fn born(&self, new_chunks: &mut NewChunks, chunk_table: &ChunkTable) {
+        let (ChunkId { epoch, seq, .. }, era) = (self.id, self.toc.era);
+        match self.toc.kind {
+            ChunkKind::Data => {
+                new_chunks.data(epoch, seq, era, self.toc.frames.iter().map(|f| (f.offset, f.len)))
+            }
+            _ => new_chunks.found_map(epoch, seq, era, self.bytes(), chunk_table.entry(seq).is_some()),
+        }
+    }
+}
+
+/// What the user must be told of a takeover.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Notes {
+    /// Guesses, and whom this shut out; sentences.
+    pub said: Vec<String>,
+    /// It could not be told what was acknowledged: some of that may be lost.
+    pub guessed: bool,
+}
+
+/// Ownership, recorded.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub head: Head,
+    pub epoch: Epoch,
+    /// Behind the checkpoint's position up to the recorded end, in order.
+    pub adopted: Vec<Adopted>,
+    pub notes: Notes,
+    pub before: Before,
+    pub leftovers: Leftovers,
+}
+
+/// Chunks past the recorded end: garbage with known ids (§1.10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leftovers {
+    epoch: Epoch,
+    after: Seq,
+}
+
+/// What the state folder writes down before the record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Announce {
+    /// The epoch that ends.
+    pub active: Epoch,
+    /// The claim's.
+    pub next: Epoch,
+    /// The adopted log's last record.
+    pub last_lsn: Lsn,
+}
+
+/// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably. Errors: `Owned` (another host
+/// has it), `Fenced` (another taker came in between), `Unavailable` (too few stores answer; the claim is withdrawn).
+pub async fn take<A>(
+    pool: &Arc<Pool>,
+    cell: &HeadRegister,
+    how: &How,
+    announce: impl FnOnce(Announce) -> A + Send,
+) -> Result<Taken>
+where
+    A: Future<Output = Result<()>> + Send,
+{
+    let nonce = Nonce(pool.rt().random128());
+    // The stores that the walk counts with; those that come in meanwhile are admitted by who brings them.
+    let (generation, witnesses) = (pool.generation(), pool.incarnations());
+    let claimed = claim(pool, cell, how, nonce).await?;
+    let epoch = claimed.my_claim(nonce)?.epoch;
+    let mut walk = Walk {
+        pool,
+        cell,
+        how,
+        nonce,
+        head: claimed,
+        adopted: Vec::new(),
+        last_lsn: Lsn(0),
+        hedge: HEDGE,
+        notes: Notes::default(),
+    };
+    let recorded = async {
+        let last = walk.run().await?;
+        if pool.generation() != generation {
+            return Err(Error::new(Kind::Unavailable, "the pool's stores were changed meanwhile: try again"));
+        }
+        let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
+        announce(Announce { active, next: epoch, last_lsn }).await?;
+        let recording = Recording { nonce, last, w: walk.w_of_a_new_epoch(), witnesses };
+        let head = cell.change(|h| h.record(&recording)).await?;
+        Ok((head, last))
+    }
+    .await;
+    match recorded {
+        Ok((head, last)) => {
+            let ended = &walk.head.active;
+            let leftovers = Leftovers { epoch: ended.epoch, after: last };
+            let before = match ended.released {
+                _ if ended.epoch == Epoch(0) => Before::Nobody,
+                true => Before::Released,
+                false => Before::Gone,
+            };
+            Ok(Taken { head, epoch, adopted: walk.adopted, notes: walk.notes, before, leftovers })
+        }
+        Err(error) => {
+            let error = explained(cell, nonce, error).await;
+            give_up(cell, nonce).await;
+            Err(error)
+        }
+    }
+}
+
+/// What a walk under a claim that another has overtaken does not find, the newer owner may have collected.
+async fn explained(cell: &HeadRegister, nonce: Nonce, error: Error) -> Error {
+    if !error.is(Kind::Corrupt) {
+        return error;
+    }
+    match cell.confirm().await {
+        Ok(head) => head.my_claim(nonce).err().unwrap_or(error),
+        Err(unknown) => unknown.context(error),
+    }
+}
+
+async fn claim(pool: &Pool, cell: &HeadRegister, how: &How, nonce: Nonce) -> Result<Head> {
+    // As of the value that is judged: the register may have come to another generation of the pool on the way.
+    let claimer = || Claimer {
+        host: &how.host,
+        nonce,
+        now_ms: how.now_ms,
+        lineage: &how.lineage,
+        seen: how.seen,
+        force: how.force,
+        floor: Epoch(pool.guesses() << EPOCHS_A_GUESS),
+    };
+    // Looking first spares owners a fright: a claim that is refused writes nothing, but its register rounds cost.
+    cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer()))?;
+    cell.change(|head| head.claim(&claimer())).await
+}
+
+/// Withdraws, so that the owner can go on. When this fails too the claim stands until the next one.
+async fn give_up(cell: &HeadRegister, nonce: Nonce) {
+    if let Err(error) = cell.change(|head| head.withdraw(nonce)).await {
+        tracing::warn!(%error, "a takeover that was given up could not be withdrawn");
+    }
+}
+
+struct Walk<'a> {
+    pool: &'a Arc<Pool>,
+    cell: &'a HeadRegister,
+    how: &'a How,
+    nonce: Nonce,
+    /// As the claim's CAS (or a later lowering of w) wrote it.
+    head: Head,
+    adopted: Vec<Adopted>,
+    last_lsn: Lsn,
+    /// How long late answers are waited for at least.
+    hedge: Duration,
+    notes: Notes,
+}
+
+/// What a probe comes to.
+enum Verdict {
+    /// Stored at w already.
+    Stored,
+    /// Readable, to be completed to w.
+    Readable,
+    /// Certainly never acknowledged.
+    Absent,
+    /// Too few stores answer.
+    Undecided,
+}
+
+impl Walk<'_> {
+    fn w(&self) -> usize {
+        usize::from(self.head.active.w)
+    }
+
+    /// Fewer when too many stores are out already: the first flush need not find that out again.
+    fn w_of_a_new_epoch(&self) -> u8 {
+        let (layout, full) = (self.pool.layout(), self.pool.w());
+        let spare = layout.n() - full;
+        let out = self.how.degrade_after.map_or(0, |d| self.pool.out_for(d));
+        let w = if out > spare { layout.k() } else { full };
+        u8::try_from(w).expect("a layout has at most 64 shards")
+    }
+
+    /// A chunk that the log has for certain: in an ended epoch, or named by the checkpoint's pages.
+    fn certain(&self, seq: Seq) -> bool {
+        seq <= self.head.checkpoint.top || self.head.ends.last().is_some_and(|e| seq <= e.last)
+    }
+
+    /// The last chunk that can exist, when that is known: nothing follows the checkpoint of a released volume.
+    fn limit(&self) -> Option<Seq> {
+        let known = self.head.active.released || self.head.active.epoch == Epoch(0);
+        known.then(|| self.head.checkpoint.top.max(self.head.active_starts_after()))
+    }
+
+    /// The last chunk of the log.
+    async fn run(&mut self) -> Result<Seq> {
+        self.last_lsn = self.head.checkpoint.last_lsn;
+        let mut next = self.head.checkpoint.position.next();
+        let mut width = FIRST_WINDOW;
+        loop {
+            let past = self.limit().map_or(next.0 + width, |limit| (limit.0 + 1).min(next.0 + width));
+            if past <= next.0 {
+                return Ok(Seq(next.0 - 1));
+            }
+            let window: Vec<ChunkId> = (next.0..past).map(|s| self.id(Seq(s))).collect();
+            let looks = join_all(window.iter().map(|id| self.look(*id))).await;
+            if looks.iter().any(|(probe, _)| probe.late > 0 && probe.good > 0) {
+                self.hedge = Duration::ZERO;
+            }
+            for (id, (probe, toc)) in window.iter().zip(looks) {
+                if let Some(last) = self.decide(*id, probe, toc).await? {
+                    return Ok(last);
+                }
+            }
+            next = Seq(past);
+            width = (width * 2).min(WALK_WINDOW);
+        }
+    }
+
+    /// What the stores say of a chunk, and its table of contents when it is stored: those of a window come together.
+    async fn look(&self, id: ChunkId) -> (Probe, Option<Toc>) {
+        let probe = self.probe(id).await;
+        let toc = match self.judge(id, &probe) {
+            Verdict::Stored => self.read_toc(id, &probe).await.ok(),
+            _ => None,
+        };
+        (probe, toc)
+    }
+
+    /// Whoever has not answered when the chunk's fate is decided counts as silent.
+    async fn probe(&self, id: ChunkId) -> Probe {
+        let told = |probe: &Probe| match self.judge(id, probe) {
+            Verdict::Absent => Told::All,
+            Verdict::Stored | Verdict::Readable => Told::Enough,
+            Verdict::Undecided => Told::Nothing,
+        };
+        self.pool.probe_until(&id, &self.head.witnesses, Cause::Walk, self.hedge, told).await
+    }
+
+    fn id(&self, seq: Seq) -> ChunkId {
+        ChunkId { volume: self.head.volume, epoch: self.head.epoch_of(seq), seq }
+    }
+
+    /// Adopts the chunk (`None`), or says that the log ends before it, and with which one.
+    async fn decide(&mut self, id: ChunkId, mut probe: Probe, mut toc: Option<Toc>) -> Result<Option<Seq>> {
+        let rt = self.pool.rt().clone();
+        let began = rt.now();
+        let mut every_byte = false;
+        loop {
+            match self.judge(id, &probe) {
+                Verdict::Stored | Verdict::Readable => match self.adopt(id, &probe, toc.take()).await {
+                    // FooterCache are right and the rest is not: what was never acknowledged must not refuse for ever.
+                    Err(e) if e.is(Kind::Corrupt) && !every_byte && !self.certain(id.seq) => {
+                        tracing::warn!(chunk = %id, "counted again by every byte: {e}");
+                        probe = self.pool.verified(&id, &probe, Cause::Walk).await;
+                        every_byte = true;
+                        continue;
+                    }
+                    done => return done.map(|()| None),
+                },
+                Verdict::Absent => return Ok(Some(Seq(id.seq.0 - 1))),
+                Verdict::Undecided if self.covered(id.seq) => {
+                    tracing::info!(chunk = %id, "not decidable now; its writes come again from the journal");
+                    return Ok(Some(Seq(id.seq.0 - 1)));
+                }
+                Verdict::Undecided if rt.now().since(began) < DECIDE => {}
+                Verdict::Undecided if self.how.accept_loss && !self.certain(id.seq) => {
+                    self.notes.guessed = true;
+                    self.notes.said.push(
+                        "too few stores answered to tell whether the newest writes were acknowledged: those that could not be \
+                         read are taken for lost, flushed ones among them perhaps. Compare what the volume holds with what \
+                         you know"
+                            .to_owned(),
+                    );
+                    return Ok(Some(Seq(id.seq.0 - 1)));
+                }
+                Verdict::Undecided => return Err(self.undecided(id, &probe)),
+            }
+            rt.sleep(AGAIN).await;
+            probe = self.probe(id).await;
+            every_byte = false;
+        }
+    }
+
+    fn judge(&self, id: ChunkId, probe: &Probe) -> Verdict {
+        let k = self.pool.layout().k();
+        if probe.good >= self.w() {
+            Verdict::Stored
+        } else if probe.good >= k {
+            Verdict::Readable
+        } else if probe.good + probe.unknown < self.w() && !self.certain(id.seq) {
+            Verdict::Absent
+        } else {
+            Verdict::Undecided
+        }
+    }
+
+    /// May the log end before this chunk because the journal brings its writes again, and nobody was promised more?
+    fn covered(&self, seq: Seq) -> bool {
+        let Some(cover) = self.how.cover else { return false };
+        // Judged on the value that the claim replaced: meanwhile another may have owned the volume.
+        let replayable = self.how.lineage.contains(&self.head.active.epoch);
+        replayable && !self.certain(seq) && cover.first <= self.last_lsn.next() && cover.mark <= self.last_lsn
+    }
+
+    fn undecided(&self, id: ChunkId, probe: &Probe) -> Error {
+        let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
+        if self.certain(id.seq) {
+            let gone = probe.good + probe.unknown < k;
+            let kind = if gone { Kind::Corrupt } else { Kind::Unavailable };
+            return Error::new(
+                kind,
+                format!(
+                    "too few stores answer: a part of the volume has {} readable shards of {n} and needs {k}; bring the \
+                     stores back (`windlass pool status` names them)",
+                    probe.good
+                ),
+            );
+        }
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "too few stores answer to tell whether the newest writes were acknowledged ({} of {n} have them, {} do not \
+                 answer or show damage): bring stores back (`windlass pool status` names them), or accept that they may be lost with \
+                 `windlass volume take-over --accept-loss`",
+                probe.good, probe.unknown
+            ),
+        )
+    }
+
+    async fn adopt(&mut self, id: ChunkId, probe: &Probe, toc: Option<Toc>) -> Result<()> {
+        if matches!(self.judge(id, probe), Verdict::Stored) && probe.good < self.pool.layout().n() {
+            self.pool.remember_missing(id, probe);
+        }
+        let toc = match (toc, self.judge(id, probe)) {
+            (Some(toc), _) => toc,
+            (None, Verdict::Stored) => self.patiently(|| self.read_toc(id, probe)).await?,
+            (None, _) => {
+                let payload = self.patiently(|| self.pool.payload(&id, probe, Cause::Walk)).await?;
+                self.complete(id, &payload).await?;
+                let chunk = &payload.chunk;
+                let bytes = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(|| unsound(id))?;
+                Toc::decode(&bytes)?
+            }
+        };
+        if toc.epoch != id.epoch || toc.seq != id.seq || toc.last < self.last_lsn {
+            return Err(unsound(id));
+        }
+        self.last_lsn = toc.last;
+        self.adopted.push(Adopted { id, toc });
+        Ok(())
+    }
+
+    /// What too few stores answer for is asked again for a while.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let rt = self.pool.rt();
+        let began = rt.now();
+        loop {
+            match ask().await {
+                Err(e) if e.is(Kind::Unavailable) && rt.now().since(began) < PATIENCE => {
+                    rt.sleep(AGAIN).await
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn read_toc(&self, id: ChunkId, probe: &Probe) -> Result<Toc> {
+        let about = probe.about.as_ref().ok_or_else(|| unsound(id))?;
+        let sound = |bytes: &[u8]| Toc::decode(bytes).is_ok();
+        let bytes = self.pool.read(&id, about.toc_offset, about.toc_len, Cause::Walk, &sound).await?;
+        Toc::decode(&bytes)
+    }
+
+    /// Rebuilds what is missing until w shards are stored. Out of reach for long enough: w is lowered first (§1.2).
+    async fn complete(&mut self, id: ChunkId, payload: &Payload) -> Result<()> {
+        let upload = self.pool.complete(payload);
+        let rt = self.pool.rt().clone();
+        let patience = self.how.degrade_after.unwrap_or(PATIENCE);
+        if let Some(stored) = rt.timeout(patience, upload.wait(self.w())).await {
+            return stored;
+        }
+        let k = self.pool.layout().k();
+        if self.how.degrade_after.is_none() || self.w() == k {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "too few stores take writes to make the newest writes safe ({id}); bring stores back"
+                ),
+            ));
+        }
+        let (nonce, w) = (self.nonce, u8::try_from(k).expect("a layout has at most 64 shards"));
+        self.head = self.cell.change(move |head| head.lower_w(nonce, w)).await?;
+        match rt.timeout(PATIENCE, upload.wait(self.w())).await {
+            Some(stored) => stored,
+            None => Err(Error::new(Kind::Unavailable, "too few stores take writes; bring stores back")),
+        }
+    }
+}
+
+fn unsound(id: ChunkId) -> Error {
+    Error::new(
+        Kind::Corrupt,
+        format!("a part of the volume's log is not what was written ({id}): run `windlass pool scrub`"),
+    )
+}
+
+/// Deletes what the ended epoch may have left past its end, as far as chunks are put ahead of the stored prefix. Ids past an
+/// end are never used again, so a late or repeated deletion harms nothing; shards that arrive later, and those past an end
+/// that was decided early, are found when the stores are looked through (`sweep`).
+pub async fn sweep(pool: &Arc<Pool>, head: &Head, left: Leftovers) -> Result<()> {
+    if left.epoch == Epoch(0) {
+        return Ok(());
+    }
+    let id = |n: u64| ChunkId { volume: head.volume, epoch: left.epoch, seq: Seq(left.after.0 + n) };
+    let ids: Vec<ChunkId> = (1..=CHUNKS_AHEAD).map(id).collect();
+    pool.delete(&ids).await
+}

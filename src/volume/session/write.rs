@@ -1,0 +1,354 @@
+//! Taking writes in: whole blocks into the journal's buffer and the tip, then the acknowledgement.
+//!
+//! Memory and room in the journal are waited for before the tip is locked, so that an outage slows writes down and never
+//! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range; whoever
+//! waits for such a lock, or for a gate, holds neither memory nor room meanwhile. Of writes that wait and overlap the one
+//! that came first is done first: the volume sees to that before they come here (`ranges::Arrivals`).
+//!
+//! A step is taken in at one instant (`take_in`). Dropped before, a write leaves nothing behind; one of several steps may be
+//! there in part, as after a crash.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::{Either, select};
+
+use super::active::Session;
+use super::range_lock::Guard;
+use crate::base::record::{Op, Record};
+use crate::base::size::{BLOCK, FRAME_BLOCKS};
+use crate::base::{Error, Held, Kind, Lsn};
+use crate::journal::Room;
+use crate::volume::head::{Stop, without_journal};
+use crate::volume::read::blocks_of;
+
+/// Payload taken in at once; a longer write is several steps, each atomic.
+const STEP: u64 = 1 << 20;
+/// Records taken in at once.
+const STEP_RECORDS: usize = 512;
+/// Counted for a record beside its payload: its entry in the layer and in the queue.
+const RECORD_COST: u64 = 256;
+
+static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+
+fn is_zero(block: &[u8]) -> bool {
+    block == &ZEROS[..block.len()]
+}
+
+/// The changes that write `data` at `block`: runs that hold something, runs of zero blocks. What fits a frame is memory of
+/// its own, since caches keep it as it is.
+fn changes(block: u64, data: Bytes, record_max: u64) -> Vec<Op> {
+    let len = data.len() as u64;
+    let mut ops = Vec::new();
+    let mut rest = data;
+    let mut block = block;
+    while !rest.is_empty() {
+        let zero = is_zero(&rest[..BLOCK as usize]);
+        let run = rest.chunks(BLOCK as usize).take_while(|b| is_zero(b) == zero).count() as u64;
+        let run = if zero { run } else { run.min(record_max / BLOCK) };
+        let mut part = rest.split_to((run * BLOCK) as usize);
+        if run <= FRAME_BLOCKS && (part.len() as u64) < len {
+            part = Bytes::copy_from_slice(&part);
+        }
+        ops.push(if zero { Op::Zero { block, blocks: run } } else { Op::Write { block, data: part } });
+        block += run;
+    }
+    ops
+}
+
+fn payload(ops: &[Op]) -> u64 {
+    ops.iter().map(|op| op.payload().len() as u64).sum()
+}
+
+/// The first so many that make one step; `cost` says what one takes of the journal, which gives `room` at once.
+fn step(ops: &[Op], cost: impl Fn(u64) -> u64, room: u64) -> usize {
+    let (mut bytes, mut taken) = (0, 0);
+    let fits = |op: &&Op| {
+        let payload = op.payload().len() as u64;
+        (bytes, taken) = (bytes + payload, taken + cost(payload));
+        bytes <= STEP && taken <= room
+    };
+    ops.iter().take(STEP_RECORDS).take_while(fits).count().max(1)
+}
+
+fn span(ops: &[Op]) -> Range<u64> {
+    let start = ops.iter().map(|op| op.blocks().0).min().unwrap_or(0);
+    let end = ops.iter().map(|op| op.blocks().0 + op.blocks().1).max().unwrap_or(0);
+    start..end
+}
+
+/// What became of changes that had memory and room.
+enum Look {
+    Taken,
+    /// Something has changed meanwhile: all of it anew.
+    Again,
+    /// The gate is closed.
+    Closed,
+}
+
+impl Session {
+    /// The payload that one record may have.
+    fn record_max(&self) -> u64 {
+        (self.journal.record_max().min(STEP) / BLOCK * BLOCK).max(BLOCK)
+    }
+
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), Stop> {
+        let len = data.len() as u64;
+        // Not while a range is locked: those who wait for it would wait their own turns after this one.
+        self.keep_pace(len).await?;
+        let blocks = blocks_of(offset, len);
+        if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) {
+            return self.apply(changes(blocks.start, data, self.record_max()), None).await;
+        }
+        let guard = self.ranges.lock(blocks.clone()).await;
+        let whole = self.merge(&blocks, offset, &data).await?;
+        self.apply(changes(blocks.start, whole, self.record_max()), Some(&guard)).await
+    }
+
+    /// These blocks with `data` laid over them.
+    async fn merge(&self, blocks: &Range<u64>, offset: u64, data: &[u8]) -> Result<Bytes, Stop> {
+        let (first, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
+        let (head, tail) = (offset - first, end - offset - data.len() as u64);
+        let mut whole = BytesMut::with_capacity((end - first) as usize);
+        if head > 0 {
+            whole.extend_from_slice(&self.read(first, head).await?.into_bytes());
+        }
+        whole.extend_from_slice(data);
+        if tail > 0 {
+            whole.extend_from_slice(&self.read(end - tail, tail).await?.into_bytes());
+        }
+        Ok(whole.freeze())
+    }
+
+    pub async fn zero(&self, offset: u64, len: u64) -> Result<(), Stop> {
+        self.keep_pace(0).await?;
+        let blocks = blocks_of(offset, len);
+        let (from, to) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
+        if blocks.start == from && blocks.end == to {
+            return self.apply(vec![Op::Zero { block: from, blocks: to - from }], None).await;
+        }
+        let guard = self.ranges.lock(blocks.clone()).await;
+        let mut ops = Vec::new();
+        if from > to || blocks.end - blocks.start == 1 {
+            let whole = self.merge(&blocks, offset, &vec![0; len as usize]).await?;
+            ops.extend(changes(blocks.start, whole, self.record_max()));
+        } else {
+            if blocks.start < from {
+                let part = vec![0; (from * BLOCK - offset) as usize];
+                let whole = self.merge(&(blocks.start..from), offset, &part).await?;
+                ops.extend(changes(blocks.start, whole, self.record_max()));
+            }
+            if from < to {
+                ops.push(Op::Zero { block: from, blocks: to - from });
+            }
+            if to < blocks.end {
+                let part = vec![0; (offset + len - to * BLOCK) as usize];
+                let whole = self.merge(&(to..blocks.end), to * BLOCK, &part).await?;
+                ops.extend(changes(to, whole, self.record_max()));
+            }
+        }
+        self.apply(ops, Some(&guard)).await
+    }
+
+    /// Waits until a write of so many bytes is due.
+    async fn keep_pace(&self, bytes: u64) -> Result<(), Stop> {
+        let rt = self.context.rt();
+        let now = rt.now();
+        let turn = self.pace.turn(now, bytes);
+        if turn > now { self.or_end(rt.sleep(turn.since(now))).await } else { Ok(()) }
+    }
+
+    /// `mine`: the caller's lock on all these blocks.
+    async fn apply(&self, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
+        let (mut rest, room) = (&ops[..], self.journal.room_max());
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(step(rest, |bytes| self.journal.cost(bytes), room));
+            self.admit(now, mine).await?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
+        let bytes = payload(ops) + RECORD_COST * ops.len() as u64;
+        let cost = ops.iter().map(|op| self.journal.cost(op.payload().len() as u64)).sum();
+        let range = span(ops);
+        // Blocks that nobody else may hold.
+        let free = if mine.is_none() { Some(&range) } else { None };
+        loop {
+            // Nobody waits for blocks, nor at a closed gate, with memory or room in hand: who holds the blocks may stand in
+            // the queue for room behind this write, and who closed the gate may need some as well.
+            if let Some(range) = free {
+                self.or_end(self.ranges.free(range)).await?;
+            }
+            let held = self.memory(bytes).await?;
+            let room = self.room(cost).await?;
+            let waiting = self.opened.notified();
+            let mut waiting = std::pin::pin!(waiting);
+            waiting.as_mut().enable();
+            match self.take_in(ops, free, held, room)? {
+                Look::Taken => return Ok(()),
+                Look::Again => {}
+                Look::Closed => self.or_end(waiting).await?,
+            }
+        }
+    }
+
+    /// Makes the changes visible and logs them, in this instant or not at all. Whoever waits for it may give up before,
+    /// never midway.
+    fn take_in(
+        &self,
+        ops: &[Op],
+        free: Option<&Range<u64>>,
+        held: Held,
+        mut room: Option<Room<'_>>,
+    ) -> Result<Look, Stop> {
+        let mut tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        if tip.barrier {
+            return Ok(Look::Closed);
+        }
+        // Mended since it was asked for room: its records must not be missing from the new one.
+        if !self.journal.is_current(room.as_ref()) {
+            return Ok(Look::Again);
+        }
+        // Looked at under the lock: a merge that began later will read what is taken in now.
+        if free.is_some_and(|range| self.ranges.is_held(range)) {
+            return Ok(Look::Again);
+        }
+        let now = self.context.rt().now();
+        let first = tip.pending.is_empty();
+        let (many, mut held) = (ops.len(), Some(held));
+        for (i, op) in ops.iter().enumerate() {
+            let record = Record { lsn: tip.lsn.next(), op: op.clone() };
+            self.log_locally(&mut room, &record);
+            let held = if i + 1 == many { held.take() } else { None };
+            tip.take(record, held, now)?;
+        }
+        let full = tip.pending.due(self.writer.chunk_target(), self.cut_age()).is_some_and(|at| at <= now);
+        drop(tip);
+        if first || full {
+            self.work.notify_one();
+        }
+        self.rounds.dirty(now);
+        Ok(Look::Taken)
+    }
+
+    /// Into the journal's buffer. A journal that failed takes nothing: flushes wait until it is mended.
+    pub fn log_locally(&self, room: &mut Option<Room<'_>>, record: &Record) {
+        if let Some(room) = room
+            && let Err(error) = self.journal.append(room, record)
+        {
+            tracing::warn!(volume = %self.context.name, %error, "the journal takes no more writes");
+            self.mending.want();
+        }
+    }
+
+    /// Memory for writes; when there is none all volumes of the pool are hurried.
+    pub async fn memory(&self, bytes: u64) -> Result<Held, Stop> {
+        let budget = &self.context.engine.memory.overlay;
+        if let Some(held) = budget.try_take(bytes) {
+            return Ok(held);
+        }
+        // The others when somebody begins to wait; this one whenever somebody of it does.
+        self.hurry();
+        self.or_end(budget.take(bytes)).await
+    }
+
+    /// Cut what there is now.
+    pub fn hurry(&self) {
+        let mut tip = self.tip.lock();
+        let upto = tip.lsn;
+        tip.pending.want(upto);
+        drop(tip);
+        self.work.notify_one();
+    }
+
+    /// So many bytes of room in the journal; `None` while it takes no records.
+    pub async fn room(&self, cost: u64) -> Result<Option<Room<'_>>, Stop> {
+        if self.journal.failed().is_some() {
+            self.mending.want();
+            return Ok(None);
+        }
+        let usage = self.journal.usage();
+        if usage.used + cost > usage.size / 2 {
+            // Room comes from what is stored and confirmed.
+            self.hurry();
+            self.rounds.ask();
+        }
+        match self.or_end(self.journal.reserve(cost)).await? {
+            Ok(room) => Ok(Some(room)),
+            Err(_) if self.journal.failed().is_some() => {
+                self.mending.want();
+                Ok(None)
+            }
+            Err(e) => Err(self.explain(e)),
+        }
+    }
+
+    /// Records of the journal that the adopted log doesn't have come again; unless `left` is ready before. They stay in the
+    /// journal whatever becomes of this.
+    pub async fn replay(self: &Arc<Self>, after: Lsn, left: impl Future<Output = ()>) -> Result<(), Stop> {
+        let (replay, left) = (std::pin::pin!(self.replay_all(after)), std::pin::pin!(left));
+        match select(replay, left).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => {
+                let why = "let go before all of its journal was read again: it is when it is opened next";
+                Err(Error::new(Kind::Unavailable, why).into())
+            }
+        }
+    }
+
+    async fn replay_all(self: &Arc<Self>, after: Lsn) -> Result<(), Stop> {
+        let mut records = self.journal.replay(after);
+        while let Some(record) = records.next().await.map_err(without_journal)? {
+            let held = self.memory(record.op.payload().len() as u64 + RECORD_COST).await?;
+            let mut tip = self.tip.lock();
+            if let Some(stop) = &tip.closed {
+                return Err(stop.share());
+            }
+            if record.lsn <= tip.lsn {
+                return Err(Error::new(Kind::Internal, "the journal's records are out of order").into());
+            }
+            let now = self.context.rt().now();
+            tip.take(record, Some(held), now)?;
+            drop(tip);
+            self.work.notify_one();
+            self.rounds.dirty(now);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_blocks_become_zero_changes() {
+        let mut data = vec![0u8; 6 * BLOCK as usize];
+        data[BLOCK as usize..3 * BLOCK as usize].fill(7);
+        data[5 * BLOCK as usize] = 1;
+        let ops = changes(10, data.into(), BLOCK);
+        let shape: Vec<_> = ops.iter().map(|op| (op.blocks(), !op.payload().is_empty())).collect();
+        assert_eq!(
+            shape,
+            [((10, 1), false), ((11, 1), true), ((12, 1), true), ((13, 2), false), ((15, 1), true)]
+        );
+        assert_eq!(span(&ops), 10..16);
+    }
+
+    #[test]
+    fn steps_are_bounded() {
+        let ops = changes(0, vec![1; 3 << 20].into(), STEP);
+        assert_eq!(ops.len(), 3);
+        let cost = |bytes: u64| bytes + BLOCK;
+        assert_eq!((step(&ops, cost, 4 << 20), step(&ops, cost, 1)), (1, 1));
+        let small: Vec<Op> = (0..2000).map(|block| Op::Zero { block, blocks: 1 }).collect();
+        assert_eq!(step(&small, cost, 4 << 20), STEP_RECORDS);
+        assert_eq!(step(&small, cost, 10 * BLOCK), 10);
+    }
+}

@@ -1,0 +1,462 @@
+//! The chunk table and the lists of deaths, as one value: a checkpoint works on a copy and publishes it.
+//!
+//! Held whole in memory, about 100 bytes a chunk; pages of the table are shared between copies and written when they
+//! changed. Invariants, checked by `volume check`: an entry's dead bytes are the sum of its deaths in folded runs since it
+//! was last written; no frame is in two lists.
+//!
+//! # Bytes of a page of the chunk table
+//!
+//! The chunks whose sequence number divided by 4096 is n; a frame of kind table with address 3 << 60 | n.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | format: 1 |
+//! | varint | number of entries |
+//! | … | entries, in order of their sequence numbers |
+//!
+//! An entry, as varints: sequence number less n × 4096 or less that of the entry before; epoch; era; flags (map 1, counted
+//! 2, in a pack 4); bytes of its frames (when counted), bytes of those that are dead; and in a pack: the pack's epoch,
+//! number with the highest bit set, place and
+//! length of the slice's index in it, how often it was packed (1 or 2). Not counted: a map chunk behind the checkpoint's position.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::new_chunks::NewChunk;
+use super::runs::{DeadFrame, Part};
+use crate::base::codec::{Reader, Writer};
+use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, StateId, VolumeId};
+use crate::log::{FrameRef, InPack, Prefix};
+use crate::pool::ChunkKind;
+
+/// Sequence numbers a page of the table covers.
+const SLAB: u64 = 4096;
+const SLAB_FORMAT: u8 = 1;
+const MAP: u64 = 1;
+const COUNTED: u64 = 2;
+const PACKED: u64 = 4;
+
+/// A chunk's or pack's object, whatever its volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Object {
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+impl Object {
+    pub fn of(self, volume: VolumeId) -> ChunkId {
+        ChunkId { volume, epoch: self.epoch, seq: self.seq }
+    }
+}
+
+/// Where a chunk's frames lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// In the chunk's own object.
+    Own,
+    /// Those that were live then, in a slice of a pack: where its index lies there.
+    Pack { pack: Object, at: u64, len: u32, packed: Packings },
+}
+
+/// How often what is left of a chunk has been packed, `PACKINGS_MAX` at most: what is still there then is cold.
+pub type Packings = u8;
+pub const PACKINGS_MAX: Packings = 2;
+
+/// A chunk that somebody needs, or that waits behind the position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub epoch: Epoch,
+    pub era: Era,
+    pub kind: ChunkKind,
+    /// The position has passed it: `total` is known.
+    pub counted: bool,
+    /// Bytes of the frames that its object holds of it.
+    pub total: u64,
+    pub dead: u64,
+    pub home: Home,
+}
+
+impl Entry {
+    pub fn object(&self, seq: Seq) -> Object {
+        match self.home {
+            Home::Own => Object { epoch: self.epoch, seq },
+            Home::Pack { pack, .. } => pack,
+        }
+    }
+
+    pub fn packings(&self) -> Packings {
+        match self.home {
+            Home::Own => 0,
+            Home::Pack { packed, .. } => packed,
+        }
+    }
+
+    pub fn live(&self) -> u64 {
+        self.total.saturating_sub(self.dead)
+    }
+}
+
+/// A pack that is stored, and what it holds.
+#[derive(Clone, Debug)]
+pub struct Repacked {
+    pub pack: Object,
+    /// Whose survivors are in it, all of them.
+    pub sources: BTreeSet<Object>,
+    pub chunks: Vec<Survivors>,
+}
+
+/// What was left of one chunk when it was packed.
+#[derive(Clone, Copy, Debug)]
+pub struct Survivors {
+    pub seq: Seq,
+    /// Its index in the pack.
+    pub at: u64,
+    pub len: u32,
+    /// Of its frames.
+    pub bytes: u64,
+    /// Dead bytes that its entry counted then.
+    pub dead: u64,
+}
+
+/// A part that is counted in the chunk table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Folded {
+    pub part: Part,
+    pub deaths: u64,
+    pub bytes: u64,
+}
+
+/// Numbers and places of the table's pages.
+pub type SlabPlaces = Vec<(u64, FrameRef)>;
+
+#[derive(Clone, Debug, Default)]
+struct Slab {
+    /// As it was last written; `None`: it has changed since.
+    at: Option<FrameRef>,
+    entries: BTreeMap<Seq, Entry>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct ChunkTable {
+    slabs: BTreeMap<u64, Arc<Slab>>,
+    /// Pages of the table that were replaced since it was read or published.
+    stale: Vec<FrameRef>,
+    /// By state: what its parent holds and it does not.
+    pub deaths: BTreeMap<StateId, Vec<Part>>,
+    /// What nobody holds, and the table does not count yet.
+    pub free: Vec<Part>,
+    pub folded: Vec<Folded>,
+    /// Objects that nobody needs, which may not all be deleted yet.
+    pub retired: BTreeSet<Object>,
+    /// The page that names all this, when it was published.
+    pub root: Option<FrameRef>,
+    /// Of the checkpoint that published it.
+    pub position: Prefix,
+}
+
+impl ChunkTable {
+    pub fn slab_address(n: u64) -> u64 {
+        3 << 60 | n
+    }
+
+    pub fn entry(&self, seq: Seq) -> Option<&Entry> {
+        self.slabs.get(&(seq.0 / SLAB))?.entries.get(&seq)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = (Seq, &Entry)> {
+        self.slabs.values().flat_map(|s| s.entries.iter().map(|(seq, e)| (*seq, e)))
+    }
+
+    fn slab(&mut self, seq: Seq) -> &mut Slab {
+        let slab = Arc::make_mut(self.slabs.entry(seq.0 / SLAB).or_default());
+        self.stale.extend(slab.at.take());
+        slab
+    }
+
+    pub fn change(&mut self, seq: Seq) -> Option<&mut Entry> {
+        self.entry(seq)?;
+        self.slab(seq).entries.get_mut(&seq)
+    }
+
+    pub fn insert(&mut self, seq: Seq, entry: Entry) {
+        self.slab(seq).entries.insert(seq, entry);
+    }
+
+    pub fn remove(&mut self, seq: Seq) -> Option<Entry> {
+        self.entry(seq)?;
+        self.slab(seq).entries.remove(&seq)
+    }
+
+    /// An entry of a map chunk that the position hasn't passed.
+    pub fn young(birth: &NewChunk) -> Entry {
+        let &NewChunk { epoch, era, kind, .. } = birth;
+        Entry { epoch, era, kind, counted: false, total: 0, dead: 0, home: Home::Own }
+    }
+
+    /// The position has passed a chunk.
+    pub fn count(&mut self, seq: Seq, birth: &NewChunk) {
+        let dead = self.entry(seq).map_or(0, |e| e.dead);
+        let entry = Entry { counted: true, total: birth.bytes, dead, ..ChunkTable::young(birth) };
+        self.insert(seq, entry);
+    }
+
+    /// Chunks of the newest checkpoint's own table pages: no page that it wrote can name them.
+    pub fn add_direct(&mut self, era: Era) {
+        for at in self.own_pages() {
+            if self.entry(at.seq).is_none() {
+                let (kind, home) = (ChunkKind::Map, Home::Own);
+                let entry = Entry { epoch: at.epoch, era, kind, counted: false, total: 0, dead: 0, home };
+                // Not a change: the page that holds it will be written with the next one.
+                let slab = Arc::make_mut(self.slabs.entry(at.seq.0 / SLAB).or_default());
+                slab.entries.insert(at.seq, entry);
+            }
+        }
+    }
+
+    /// The table's pages and the page that names them, as published.
+    pub fn own_pages(&self) -> Vec<FrameRef> {
+        self.slabs.values().filter_map(|s| s.at).chain(self.root).collect()
+    }
+
+    /// Counts a death.
+    pub fn bury(&mut self, death: &DeadFrame) -> Result<()> {
+        self.bury_bytes(death.seq, death.len.into())
+    }
+
+    pub fn bury_bytes(&mut self, seq: Seq, bytes: u64) -> Result<()> {
+        let Some(entry) = self.change(seq) else {
+            let why = format!("something died in a part of the volume ({seq}) that nobody needs");
+            return Err(Error::new(Kind::Internal, why));
+        };
+        entry.dead += bytes;
+        Ok(())
+    }
+
+    /// A state is gone; its only child stands below `parent_era`'s state from now on.
+    pub fn inherit(&mut self, gone: StateId, child: StateId, parent_era: Era) {
+        let mut kept = Vec::new();
+        for part in self.deaths.remove(&child).unwrap_or_default() {
+            let (old, new) = part.split(parent_era);
+            kept.extend(old);
+            self.free.extend(new);
+        }
+        kept.extend(self.deaths.remove(&gone).unwrap_or_default());
+        if !kept.is_empty() {
+            self.deaths.insert(child, kept);
+        }
+    }
+
+    /// What was packed, and where it is.
+    pub fn packed(&self, volume: VolumeId) -> BTreeMap<Seq, InPack> {
+        let place = |(seq, e): (Seq, &Entry)| match e.home {
+            Home::Pack { pack, at, len, .. } => Some((seq, InPack { pack: pack.of(volume), at, len })),
+            Home::Own => None,
+        };
+        self.entries().filter_map(place).collect()
+    }
+
+    /// Gives what is left of chunks its new home. What died since the pack was made is dead there too.
+    pub fn adopt(&mut self, moved: &Repacked) -> Result<()> {
+        let mut used = false;
+        for m in &moved.chunks {
+            // It may have died altogether meanwhile.
+            let here = self.entry(m.seq).filter(|e| e.counted && moved.sources.contains(&e.object(m.seq)));
+            let Some(packed) = here.map(|e| PACKINGS_MAX.min(e.packings() + 1)) else { continue };
+            let Some(entry) = self.change(m.seq) else { continue };
+            let Some(dead) = entry.dead.checked_sub(m.dead) else {
+                return Err(Error::new(Kind::Internal, format!("chunk {} lost what was dead in it", m.seq)));
+            };
+            let home = Home::Pack { pack: moved.pack, at: m.at, len: m.len, packed };
+            (entry.total, entry.dead, entry.home) = (m.bytes, dead, home);
+            used = true;
+        }
+        let left: BTreeSet<Object> = self.entries().map(|(seq, e)| e.object(seq)).collect();
+        let all = moved.sources.iter().chain((!used).then_some(&moved.pack));
+        self.retired.extend(all.filter(|o| !left.contains(o)));
+        Ok(())
+    }
+
+    /// The chunk's own object is not needed any more.
+    pub fn has_left(&self, seq: Seq) -> bool {
+        seq <= self.position.seq && self.entry(seq).is_none_or(|e| e.home != Home::Own)
+    }
+
+    /// All runs that a list names.
+    pub fn runs(&self) -> BTreeSet<FrameRef> {
+        let lists = self.deaths.values().flatten().chain(&self.free);
+        lists.chain(self.folded.iter().map(|f| &f.part)).map(|p| p.run).collect()
+    }
+
+    /// By object: bytes, and those of them that somebody needs. Counted chunks only.
+    pub fn objects(&self) -> BTreeMap<Object, (u64, u64)> {
+        let mut all = BTreeMap::new();
+        for (seq, e) in self.entries().filter(|(_, e)| e.counted) {
+            let (total, live) = all.entry(e.object(seq)).or_insert((0, 0));
+            *total += e.total;
+            *live += e.live();
+        }
+        all
+    }
+
+    /// Takes what nobody needs any more out of the table.
+    pub fn retire(&mut self) {
+        let dead: BTreeSet<Object> =
+            self.objects().into_iter().filter(|(_, (_, live))| *live == 0).map(|(o, _)| o).collect();
+        if dead.is_empty() {
+            return;
+        }
+        // More dead than there is would be a miscount: nothing is deleted on its word.
+        let gone = |e: &Entry| e.counted && e.dead == e.total;
+        let all: Vec<_> = self.entries().map(|(seq, e)| (seq, *e)).collect();
+        let odd: BTreeSet<_> =
+            all.iter().filter(|(_, e)| e.counted && !gone(e)).map(|(s, e)| e.object(*s)).collect();
+        for (seq, entry) in all {
+            let object = entry.object(seq);
+            if entry.counted && dead.contains(&object) && !odd.contains(&object) {
+                self.remove(seq);
+                self.retired.insert(object);
+            }
+        }
+    }
+
+    /// Bytes of all objects, and those of them that somebody needs.
+    pub fn space(&self) -> (u64, u64) {
+        let counted = self.entries().filter(|(_, e)| e.counted);
+        counted.fold((0, 0), |(t, l), (_, e)| (t + e.total, l + e.live()))
+    }
+
+    /// Pages of the table that must be written; those that they replace, once told, count as dead.
+    pub fn take_stale(&mut self) -> Vec<FrameRef> {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// Numbers and bytes of the pages that have changed; empty ones go.
+    pub fn changed(&mut self) -> Vec<(u64, Bytes)> {
+        self.slabs.retain(|_, s| !s.entries.is_empty());
+        let changed = self.slabs.iter().filter(|(_, s)| s.at.is_none());
+        changed.map(|(n, s)| (*n, encode_slab(*n, &s.entries))).collect()
+    }
+
+    pub fn written(&mut self, n: u64, at: FrameRef) {
+        if let Some(slab) = self.slabs.get_mut(&n) {
+            Arc::make_mut(slab).at = Some(at);
+        }
+    }
+
+    /// All but the pages.
+    pub fn encode(&self, w: &mut Writer) {
+        let parts = |w: &mut Writer, parts: &[Part]| {
+            w.varint(parts.len() as u64);
+            parts.iter().for_each(|p| p.encode(w));
+        };
+        w.varint(self.slabs.len() as u64);
+        for (n, slab) in &self.slabs {
+            w.varint(*n);
+            slab.at.expect("a table is written after its pages").encode(w);
+        }
+        w.varint(self.deaths.len() as u64);
+        for (state, list) in &self.deaths {
+            w.varint(state.0);
+            parts(w, list);
+        }
+        parts(w, &self.free);
+        w.varint(self.folded.len() as u64);
+        for f in &self.folded {
+            f.part.encode(w);
+            w.varint(f.deaths).varint(f.bytes);
+        }
+        w.varint(self.retired.len() as u64);
+        for o in &self.retired {
+            w.varint(o.epoch.0).varint(o.seq.0);
+        }
+    }
+
+    /// The pages are yet to be read: their numbers and places.
+    pub fn decode(r: &mut Reader<'_>) -> Result<(ChunkTable, SlabPlaces)> {
+        let slabs = list(r, 6, |r| Ok((r.varint()?, FrameRef::decode(r)?)))?;
+        let deaths = list(r, 2, |r| Ok((StateId(r.varint()?), list(r, 7, Part::decode)?)))?;
+        let free = list(r, 7, Part::decode)?;
+        let folded =
+            list(r, 9, |r| Ok(Folded { part: Part::decode(r)?, deaths: r.varint()?, bytes: r.varint()? }))?;
+        let retired = list(r, 2, |r| Ok(Object { epoch: Epoch(r.varint()?), seq: Seq(r.varint()?) }))?;
+        let (deaths, retired) = (deaths.into_iter().collect(), retired.into_iter().collect());
+        Ok((ChunkTable { deaths, free, folded, retired, ..ChunkTable::default() }, slabs))
+    }
+
+    /// A page of the table was read.
+    pub fn add_page(&mut self, n: u64, at: FrameRef, bytes: &[u8]) -> Result<()> {
+        let entries = decode_slab(n, bytes).map_err(|e| Error::new(Kind::Corrupt, e.to_string()))?;
+        self.slabs.insert(n, Arc::new(Slab { at: Some(at), entries }));
+        Ok(())
+    }
+}
+
+/// `min`: bytes that an item takes at least.
+fn list<T>(r: &mut Reader<'_>, min: usize, item: impl Fn(&mut Reader<'_>) -> Result<T>) -> Result<Vec<T>> {
+    let n = r.varint()?;
+    if n > (r.left() / min) as u64 {
+        return Err(r.bad("it claims too many entries"));
+    }
+    (0..n).map(|_| item(r)).collect()
+}
+
+fn encode_slab(n: u64, entries: &BTreeMap<Seq, Entry>) -> Bytes {
+    let mut w = Writer::with_capacity(16 + 16 * entries.len());
+    w.u8(SLAB_FORMAT).varint(entries.len() as u64);
+    let mut last = n * SLAB;
+    for (seq, e) in entries {
+        let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+        let flags = flag(e.kind == ChunkKind::Map, MAP)
+            | flag(e.counted, COUNTED)
+            | flag(e.home != Home::Own, PACKED);
+        w.varint(seq.0 - last).varint(e.epoch.0).varint(e.era.0).varint(flags);
+        if e.counted {
+            w.varint(e.total);
+        }
+        w.varint(e.dead);
+        if let Home::Pack { pack, at, len, packed } = e.home {
+            w.varint(pack.epoch.0).varint(pack.seq.0).varint(at).varint(len.into()).varint(packed.into());
+        }
+        last = seq.0;
+    }
+    w.buf.into()
+}
+
+fn decode_slab(n: u64, bytes: &[u8]) -> Result<BTreeMap<Seq, Entry>> {
+    let mut r = Reader::new(bytes, "a page of a volume's chunk table");
+    if r.u8()? != SLAB_FORMAT {
+        return Err(r.bad("its format is unknown"));
+    }
+    let count = r.varint()?;
+    let mut entries = BTreeMap::new();
+    let mut last = n.checked_mul(SLAB).ok_or_else(|| r.bad("its number is impossible"))?;
+    for _ in 0..count {
+        let seq = last.checked_add(r.varint()?).ok_or_else(|| r.bad("an entry is impossible"))?;
+        let (epoch, era, flags) = (Epoch(r.varint()?), Era(r.varint()?), r.varint()?);
+        let total = if flags & COUNTED != 0 { r.varint()? } else { 0 };
+        let dead = r.varint()?;
+        let home = match flags & PACKED {
+            0 => Home::Own,
+            _ => {
+                let pack = Object { epoch: Epoch(r.varint()?), seq: Seq(r.varint()?) };
+                let (at, len) = (r.varint()?, u32::try_from(r.varint()?).ok());
+                let packed = Packings::try_from(r.varint()?).ok().filter(|p| *p <= PACKINGS_MAX);
+                let (Some(len), Some(packed)) = (len, packed) else {
+                    return Err(r.bad("an entry is impossible"));
+                };
+                Home::Pack { pack, at, len, packed }
+            }
+        };
+        let kind = if flags & MAP != 0 { ChunkKind::Map } else { ChunkKind::Data };
+        let entry = Entry { epoch, era, kind, counted: flags & COUNTED != 0, total, dead, home };
+        if seq / SLAB != n || flags > 7 || entries.insert(Seq(seq), entry).is_some() {
+            return Err(r.bad("an entry is impossible"));
+        }
+        last = seq;
+    }
+    r.end()?;
+    Ok(entries)
+}

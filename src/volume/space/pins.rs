@@ -1,0 +1,39 @@
+//! Pins: which clones hold a snapshot (protocol.md §4.4, model `pin`).
+//!
+//! Those of one snapshot are a catalog (`pool::io::catalog`): key = the clone's id, 16 bytes little-endian, value = the pin's nonce.
+//! Its root's register id = xxh3-128(`windlass pins` ‖ the volume's id, 16 bytes ‖ the snapshot's id, 8 bytes, both
+//! little-endian). They are not in the head, which would grow with them.
+//!
+//! A pin counts from the moment when the head, looked at after the pin was made, shows the snapshot, also among the `cloned`,
+//! and no gate on it. What is removed is first put behind a gate, then looked for pins, then removed in one change of the head, which
+//! requires the same gate.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::state_table::Tables;
+use crate::base::{Error, Kind, RegisterId, Result, StateId, VolumeId};
+use crate::pool::{Catalog, Pool};
+
+/// How often a removal begins anew when clones or other removals come in between.
+pub const REMOVE_TRIES: usize = 8;
+
+/// The pins of one snapshot.
+pub fn of(pool: &Pool, volume: VolumeId, snapshot: StateId) -> Catalog {
+    let text = [&b"windlass pins"[..], &volume.0.to_le_bytes(), &snapshot.0.to_le_bytes()].concat();
+    pool.catalog(RegisterId(xxh3_128(&text)))
+}
+
+pub fn key(clone: VolumeId) -> [u8; 16] {
+    clone.0.to_le_bytes()
+}
+
+/// The clone that a pin's key names.
+pub fn clone_of(key: &[u8]) -> Result<VolumeId> {
+    let id = key.try_into().map_err(|_| Error::new(Kind::Corrupt, "a pin names no clone"))?;
+    Ok(VolumeId(u128::from_le_bytes(id)))
+}
+
+/// All states that clones can pin.
+pub fn snapshots_of(tables: &Tables) -> Vec<StateId> {
+    tables.snapshots().map(|(_, state)| state.id).collect()
+}

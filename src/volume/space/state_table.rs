@@ -1,0 +1,410 @@
+//! The states of a volume: its tip, its snapshots, what is kept hidden; and the table of them under each checkpoint.
+//!
+//! A state knows its parent and its era, by which it is told whose a dead frame was (see `space`). A mark in the log turns the tip into a snapshot and begins a new tip as its child; the snapshot's map is
+//! built by the next checkpoint. A table that is written down holds built states only.
+//!
+//! # Bytes of the table page
+//!
+//! | at | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 4 | magic `WLTB` |
+//! | 4 | 2 | version: 2 |
+//! | 6 | 2 | 0 |
+//! | 8 | 8 | id of the tip |
+//! | 16 | 8 | next id of a state |
+//! | 24 | 8 | bytes of own chunks that the chunk table counts, without parity |
+//! | 32 | 4 | number of states |
+//! | 36 | 4 | number of ended epochs |
+//! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
+//!
+//! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4, group whole 8), created
+//! ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group is the epoch that ended
+//! there, above, and its last write), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
+//! epoch: epoch and its last sequence number, as varints; the oldest ones may have been forgotten. The page is a frame of
+//! kind table with address 0: the frame's checksum covers it.
+//!
+//! What is needed of chunks, all varints, each list behind its length: pages of the chunk table (number, frame); states
+//! with deaths (id, list of parts); free parts; folded parts (each with the number and the bytes of its deaths); retired
+//! objects (epoch, sequence number). A part: the frame of a run's index, first and last era.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::base::codec::{Reader, Writer};
+use crate::base::record::Mark;
+use crate::base::{Epoch, Era, Error, Kind, Name, Nonce, Result, Seq, StateId};
+use crate::log::FrameRef;
+use crate::map::{Root, Tree};
+use crate::volume::head::{End, Head, RootRef};
+use crate::volume::space::{ChunkTable, SlabPlaces};
+
+/// Snapshots a volume may have while its table is one page.
+pub const SNAPSHOTS_MAX: usize = 4096;
+/// Ended epochs that are remembered: what older ones left is told by scrub.
+const ENDS_MAX: usize = 8192;
+/// Address of the table page.
+pub const TABLE_ADDRESS: u64 = 0;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"WLTB");
+const VERSION: u16 = 2;
+const NAMED: u8 = 1;
+const HIDDEN: u8 = 2;
+const MAPPED: u8 = 4;
+const WHOLE: u8 = 8;
+
+/// What a root shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    pub id: StateId,
+    /// Snapshots have one.
+    pub name: Option<Name>,
+    pub parent: Option<StateId>,
+    pub era: Era,
+    pub tree: Tree,
+    /// Blocks that the tree maps, as far as it is built.
+    pub mapped: u64,
+    pub size: u64,
+    pub hidden: bool,
+    pub created_ms: u64,
+    pub group: Nonce,
+    pub group_size: u32,
+    /// All members of the group are known to be stored, for good. A snapshot that was taken alone has no others.
+    pub whole: bool,
+    /// `tree` is that of this state, not of its parent.
+    pub built: bool,
+}
+
+/// All states of a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tables {
+    pub tip: StateId,
+    next: StateId,
+    pub states: BTreeMap<StateId, State>,
+    /// Of all epochs that wrote something up to the checkpoint, as far as they are remembered.
+    pub ends: Vec<End>,
+    pub stored_bytes: u64,
+}
+
+/// A state that is no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone {
+    pub id: StateId,
+    /// Who stands in its place; it had one child at most.
+    pub child: Option<StateId>,
+    /// Of its parent.
+    pub parent_era: Era,
+    pub tree: Tree,
+}
+
+pub fn root_ref(tree: &Tree) -> Option<RootRef> {
+    tree.root.map(|r| RootRef { frame: r.frame, height: r.height })
+}
+
+pub fn tree_of(root: Option<RootRef>) -> Tree {
+    Tree { root: root.map(|r| Root { frame: r.frame, height: r.height }) }
+}
+
+impl Tables {
+    /// Of a volume without a checkpoint: empty, or what its base shows.
+    pub fn born(head: &Head) -> Tables {
+        let tip = State {
+            id: StateId(1),
+            name: None,
+            parent: None,
+            era: Era(1),
+            tree: tree_of(head.base.as_ref().and_then(|b| b.root)),
+            mapped: head.base.as_ref().map_or(0, |b| b.mapped_blocks),
+            size: head.size,
+            hidden: false,
+            created_ms: head.created_ms,
+            group: Nonce(0),
+            group_size: 0,
+            whole: true,
+            built: true,
+        };
+        Tables {
+            tip: tip.id,
+            next: tip.id.next(),
+            states: BTreeMap::from([(tip.id, tip)]),
+            ends: Vec::new(),
+            stored_bytes: 0,
+        }
+    }
+
+    pub fn tip(&self) -> &State {
+        self.states.get(&self.tip).expect("a table has its tip: checked when it is read")
+    }
+
+    pub fn tip_mut(&mut self) -> &mut State {
+        self.states.get_mut(&self.tip).expect("a table has its tip: checked when it is read")
+    }
+
+    pub fn snapshots(&self) -> impl Iterator<Item = (&Name, &State)> {
+        self.states.values().filter(|s| !s.hidden).filter_map(|s| Some((s.name.as_ref()?, s)))
+    }
+
+    pub fn snapshot(&self, name: &Name) -> Option<&State> {
+        self.snapshots().find(|(n, _)| *n == name).map(|(_, s)| s)
+    }
+
+    /// Whether a snapshot of this name may be taken.
+    pub fn check_new(&self, name: &Name) -> Result<()> {
+        if self.snapshot(name).is_some() {
+            return Err(Error::new(Kind::Exists, format!("snapshot {name} exists")));
+        }
+        if self.states.len() > SNAPSHOTS_MAX {
+            let why = format!("the volume has {SNAPSHOTS_MAX} snapshots, which is the most: remove some");
+            return Err(Error::new(Kind::Refused, why));
+        }
+        Ok(())
+    }
+
+    /// The tip becomes the mark's snapshot, a new tip its child. The same wherever the log is read.
+    pub fn mark(&mut self, mark: &Mark) -> Result<()> {
+        if mark.state != self.tip {
+            let why =
+                format!("the log's snapshot {} does not belong to the state that it freezes", mark.name);
+            return Err(Error::new(Kind::Corrupt, why));
+        }
+        let id = self.next;
+        self.next = id.next();
+        let frozen = self.tip_mut();
+        frozen.name = Some(mark.name.clone());
+        frozen.created_ms = mark.created_ms;
+        frozen.group = mark.group;
+        frozen.group_size = mark.group_size;
+        frozen.whole = mark.group_size <= 1;
+        frozen.built = false;
+        let tip = State {
+            id,
+            name: None,
+            parent: Some(frozen.id),
+            era: frozen.era.next(),
+            created_ms: mark.created_ms,
+            group: Nonce(0),
+            group_size: 0,
+            whole: true,
+            built: false,
+            ..frozen.clone()
+        };
+        self.tip = id;
+        self.states.insert(id, tip);
+        Ok(())
+    }
+
+    /// All members of the group are known to be stored. False: that was known, or no snapshot here is one of them.
+    pub fn settle(&mut self, group: Nonce) -> bool {
+        let mut news = false;
+        for state in self.states.values_mut().filter(|s| s.group == group && !s.whole) {
+            (state.whole, news) = (true, true);
+        }
+        news
+    }
+
+    /// Removes a snapshot. One with several children is only hidden, until one is left (protocol.md §5.4). What has gone,
+    /// in order.
+    pub fn remove(&mut self, id: StateId) -> Vec<Gone> {
+        assert!(id != self.tip, "the tip is never removed");
+        if let Some(state) = self.states.get_mut(&id) {
+            state.hidden = true;
+        }
+        let children = |t: &Tables, id| t.states.values().filter(|s| s.parent == Some(id)).count();
+        let mut gone = Vec::new();
+        while let Some(id) = self.states.values().find(|s| s.hidden && children(self, s.id) < 2).map(|s| s.id)
+        {
+            let Some(State { parent, tree, .. }) = self.states.remove(&id) else { break };
+            let parent_era = parent.and_then(|p| self.states.get(&p)).map_or(Era(0), |p| p.era);
+            let child = self.states.values_mut().find(|s| s.parent == Some(id)).map(|child| {
+                child.parent = parent;
+                child.id
+            });
+            gone.push(Gone { id, child, parent_era, tree });
+        }
+        gone
+    }
+
+    /// Epochs whose last chunk the checkpoint covers.
+    pub fn remember(&mut self, ends: impl IntoIterator<Item = End>) {
+        for end in ends {
+            if self.ends.last().is_none_or(|e| e.epoch < end.epoch && e.last < end.last) {
+                self.ends.push(end);
+            }
+        }
+        let surplus = self.ends.len().saturating_sub(ENDS_MAX);
+        self.ends.drain(..surplus);
+    }
+
+    pub fn encode(&self, chunk_table: &ChunkTable) -> Bytes {
+        let mut w = Writer::with_capacity(64 + 160 * self.states.len());
+        w.u32(MAGIC).u16(VERSION).u16(0).u64(self.tip.0).u64(self.next.0);
+        w.u64(self.stored_bytes);
+        w.u32(self.states.len() as u32).u32(self.ends.len() as u32);
+        for s in self.states.values() {
+            assert!(s.built, "a table is written when its states are built");
+            let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+            let flags =
+                flag(s.name.is_some(), NAMED) | flag(s.hidden, HIDDEN) | flag(s.tree.root.is_some(), MAPPED);
+            let flags = flags | flag(s.whole, WHOLE);
+            w.u64(s.id.0).u64(s.parent.map_or(0, |p| p.0)).u64(s.era.0).u64(s.size).u64(s.mapped).u8(flags);
+            w.u64(s.created_ms).u128(s.group.0).u32(s.group_size);
+            w.bytes(s.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
+            if let Some(root) = s.tree.root {
+                w.u8(root.height);
+                root.frame.encode(&mut w);
+            }
+        }
+        for e in &self.ends {
+            w.varint(e.epoch.0).varint(e.last.0);
+        }
+        chunk_table.encode(&mut w);
+        w.buf.into()
+    }
+
+    /// With the chunk table's pages, which are yet to be read: number and frame of each.
+    pub fn decode(bytes: &[u8]) -> Result<(Tables, ChunkTable, SlabPlaces)> {
+        let mut r = Reader::new(bytes, "a volume's table of states");
+        if r.u32()? != MAGIC || r.u16()? != VERSION || r.u16()? != 0 {
+            return Err(r.bad("it is of another kind or version"));
+        }
+        let (tip, next) = (StateId(r.u64()?), StateId(r.u64()?));
+        let stored_bytes = r.u64()?;
+        let (n, ended) = (r.u32()?, r.u32()?);
+        let mut states = BTreeMap::new();
+        for _ in 0..n {
+            let state = decode_state(&mut r)?;
+            if state.id >= next || states.insert(state.id, state).is_some() {
+                return Err(r.bad("a state's id is impossible"));
+            }
+        }
+        let mut ends: Vec<End> = Vec::new();
+        for _ in 0..ended {
+            ends.push(End { epoch: Epoch(r.varint()?), last: Seq(r.varint()?) });
+        }
+        let (chunk_table, pages) = ChunkTable::decode(&mut r)?;
+        r.end()?;
+        if states.get(&tip).is_none_or(|t| t.name.is_some() || t.hidden) {
+            return Err(r.bad("it has no tip"));
+        }
+        Ok((Tables { tip, next, states, ends, stored_bytes }, chunk_table, pages))
+    }
+}
+
+fn decode_state(r: &mut Reader<'_>) -> Result<State> {
+    let (id, parent, era, size) = (StateId(r.u64()?), r.u64()?, Era(r.u64()?), r.u64()?);
+    let (mapped, flags) = (r.u64()?, r.u8()?);
+    let (created_ms, group, group_size) = (r.u64()?, Nonce(r.u128()?), r.u32()?);
+    let text = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
+    let name = if flags & NAMED != 0 { Some(text.parse()?) } else { None };
+    let root = match flags & MAPPED {
+        0 => None,
+        _ => Some(Root { height: r.u8()?, frame: FrameRef::decode(r)? }),
+    };
+    if flags & !(NAMED | HIDDEN | MAPPED | WHOLE) != 0 || id.0 == 0 {
+        return Err(r.bad("a state is impossible"));
+    }
+    Ok(State {
+        id,
+        name,
+        parent: (parent != 0).then_some(StateId(parent)),
+        era,
+        tree: Tree { root },
+        mapped,
+        size,
+        hidden: flags & HIDDEN != 0,
+        whole: flags & WHOLE != 0,
+        created_ms,
+        group,
+        group_size,
+        built: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::VolumeId;
+    use crate::volume::head::Settings;
+
+    fn born() -> Tables {
+        Tables::born(&Head::new(VolumeId(1), 5, 1 << 30, Settings::default(), 1, vec![]))
+    }
+
+    fn mark(state: u64, name: &str) -> Mark {
+        let (state, name) = (StateId(state), name.parse().unwrap());
+        Mark { state, name, group: Nonce(1), group_size: 1, created_ms: 9 }
+    }
+
+    fn built(mut t: Tables) -> Tables {
+        for (i, s) in t.states.values_mut().enumerate() {
+            s.built = true;
+            let frame = FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(i as u64), offset: 7, len: 9 };
+            s.tree = Tree { root: (i % 2 == 1).then_some(Root { frame, height: 1 }) };
+        }
+        t
+    }
+
+    #[test]
+    fn marks_make_snapshots_and_raise_the_era() {
+        let mut t = born();
+        t.mark(&mark(1, "a")).unwrap();
+        t.mark(&mark(2, "b")).unwrap();
+        assert!(t.mark(&mark(2, "c")).is_err(), "not the tip");
+        let names: Vec<_> = t.snapshots().map(|(n, s)| (n.as_str().to_owned(), s.id.0, s.era.0)).collect();
+        assert_eq!(names, [("a".to_owned(), 1, 1), ("b".to_owned(), 2, 2)]);
+        assert_eq!((t.tip().id, t.tip().era, t.tip().parent), (StateId(3), Era(3), Some(StateId(2))));
+        assert!(t.check_new(&"a".parse().unwrap()).unwrap_err().is(Kind::Exists));
+        t.remove(StateId(1));
+        assert!(t.check_new(&"a".parse().unwrap()).is_ok());
+        assert_eq!(t.states[&StateId(2)].parent, None);
+        t.remove(StateId(2));
+        assert_eq!((t.states.len(), t.tip().parent), (1, None));
+        t.mark(&mark(3, "a")).unwrap();
+        assert_eq!(t.tip().id, StateId(4), "ids are never used again");
+    }
+
+    #[test]
+    fn a_state_with_two_children_stays_hidden() {
+        let mut t = born();
+        t.mark(&mark(1, "a")).unwrap();
+        t.mark(&mark(2, "b")).unwrap();
+        // As after a rollback to `a`: the tip is a second child.
+        t.tip_mut().parent = Some(StateId(1));
+        t.remove(StateId(1));
+        assert!(t.states[&StateId(1)].hidden && t.snapshot(&"a".parse().unwrap()).is_none());
+        t.remove(StateId(2));
+        assert_eq!(t.states.keys().copied().collect::<Vec<_>>(), [StateId(3)]);
+    }
+
+    #[test]
+    fn golden_bytes_and_round_trip() {
+        let mut t = born();
+        t.mark(&mark(1, "snap")).unwrap();
+        let mut t = built(t);
+        t.remember([End { epoch: Epoch(1), last: Seq(4) }, End { epoch: Epoch(3), last: Seq(300) }]);
+        let bytes = t.encode(&ChunkTable::default());
+        assert_eq!(Tables::decode(&bytes).unwrap().0, t);
+        assert_eq!(&bytes[..8], b"WLTB\x02\0\0\0");
+        assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(bytes[80], NAMED | WHOLE);
+        assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
+        assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes.len(), 40 + (69 + 4 + 4) + (69 + 4) + 6 + 5 + 5);
+        for cut in 0..bytes.len() {
+            assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if bytes.len() > 40 {
+                bytes[..8].copy_from_slice(b"WLTB\x02\0\0\0");
+                bytes[33..36].fill(0);
+            }
+            let _ = Tables::decode(&bytes);
+        }
+    }
+}
