@@ -111,7 +111,7 @@ impl Shared {
             if accepted.etags.lock().contains_key(&index) {
                 continue;
             }
-            let done = self.bring_up(&bench, index, accepted.clone()).await;
+            let done = self.bring_up(&bench, index, accepted.clone(), true).await;
             let lost = done.and_then(|done| done).err();
             if let Some(e) = lost.filter(|_| !accepted.etags.lock().contains_key(&index)) {
                 left.push((index, e));

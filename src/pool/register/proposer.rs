@@ -14,9 +14,9 @@ use super::round::{gather, gather_news};
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
-use crate::pool::stores::PoolConfig;
 use crate::pool::stores::register_key;
 use crate::pool::stores::{Busy, Roster};
+use crate::pool::stores::{PoolConfig, guesses};
 use crate::store::Etag;
 
 /// How long an operation tries before it says who does not answer.
@@ -139,6 +139,11 @@ impl Register {
     #[must_use]
     pub fn with_veto(&self, veto: Veto) -> Register {
         Register { veto: Some(veto), ..self.clone() }
+    }
+
+    /// How often the pool was decided by guess, by now.
+    pub fn guesses(&self) -> u64 {
+        guesses(self.shared.roster.current().generation)
     }
 
     /// The key of its copies.
@@ -583,27 +588,31 @@ impl Shared {
             let there = bench.cells.get(&index).is_some_and(|cell| cell.member.standing().usable());
             if there && self.missed(accepted).contains(&index) {
                 // Whoever is still out is caught up with later.
-                let _ = self.bring_up(&bench, index, accepted.clone()).await;
+                let _ = self.bring_up(&bench, index, accepted.clone(), false).await;
             }
         }
     }
 
-    /// Puts a chosen write on an acceptor that did not take part in it.
+    /// Puts a chosen write on an acceptor that did not take part in it. `mends`: also in the place of what can't be one of ours.
+    /// That is for those who have just had the value chosen anew without this acceptor: a damaged copy may have been the one that
+    /// had accepted a newer value, and an older one in its place would make a majority of the older.
     pub fn bring_up(
         self: &Arc<Self>,
         bench: &Bench,
         index: usize,
         accepted: Arc<Accepted>,
+        mends: bool,
     ) -> Task<Result<()>> {
         let nonce = Nonce(self.rt.random128());
         let me = self.clone();
         self.ask(bench, index, move |cell| async move {
             let (etag, promised) = match cell.inspect().await? {
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
-                Shown::Damaged(etag, _) => (Some(etag), Ballot::default()),
+                Shown::Damaged(etag, _) if mends => (Some(etag), Ballot::default()),
+                Shown::Damaged(..) => return Err(taken()),
                 // The same.
                 Shown::Good(Seen { etag, state, .. })
-                    if state.promised.is_leap_from(accepted.ballot.number) =>
+                    if mends && state.promised.is_leap_from(accepted.ballot.number) =>
                 {
                     (etag, Ballot::default())
                 }

@@ -142,7 +142,9 @@ async fn delete(
     let keys: Vec<String> = dead.iter().map(|(.., key)| key.clone()).collect();
     match member.delete(&keys, Cause::Delete).await {
         Err(e) if e.is(Kind::Denied) => {
-            tracing::debug!("what nobody needs stays: {e}");
+            if member.traffic().not_deleted(keys.len() as u64) {
+                tracing::warn!("what nobody needs piles up: {e}");
+            }
             return Ok(false);
         }
         done => done?,

@@ -264,7 +264,7 @@ impl Volumes {
         let began = self.engine.rt.now();
         let id = self.id(name).await?;
         if accept_loss {
-            self.engine.confirmed(id).forget().await;
+            self.engine.confirmed(id).forget().await?;
         }
         let head = self.head(name, id).await?;
         // A session that another host has shut out may not have noticed yet: opening the volume tells it.

@@ -37,20 +37,37 @@ impl EngineContext {
         }
         self.pool.hear_of_newer().await?;
         let guesses = self.pool.guesses();
+        if guesses > 0 {
+            // Each register was guessed by itself. A clone's head may need what its parent's knows nothing of any more: there
+            // `pool repair` alone deletes, when somebody asks for it.
+            return Ok(());
+        }
         let mut books = BTreeMap::new();
         for id in due.keys() {
             // What is dead by one recorded head is dead for ever: it need not be the newest when the look ends.
-            if let Some((head, chunk_table)) = self.chunk_table(*id).await? {
-                books.insert(*id, Liveness::new(&head, &chunk_table));
+            match self.chunk_table(*id).await {
+                Ok(Some((head, chunk_table))) => {
+                    drop(books.insert(*id, Some(Liveness::new(&head, &chunk_table))))
+                }
+                Ok(None) => drop(books.insert(*id, None)),
+                // The others' are looked for all the same; this one stays due.
+                Err(error) => {
+                    tracing::debug!(volume = %id, %error, "what a former owner left is looked for later")
+                }
             }
         }
         let is_dead = |id: &ChunkId| {
-            books.get(&id.volume).is_some_and(|book| book.fate(id.epoch, id.seq) == Fate::Dead)
+            let book = books.get(&id.volume).and_then(Option::as_ref);
+            book.is_some_and(|book| book.fate(id.epoch, id.seq) == Fate::Dead)
         };
-        let (due, is_dead) = (&due, &is_dead);
+        let (due, books, is_dead) = (&due, &books, &is_dead);
         join_all(stores.into_iter().map(|store| async move {
-            let volumes: BTreeSet<VolumeId> =
-                due.iter().filter(|(_, left)| left.contains(&store)).map(|(id, _)| *id).collect();
+            let volumes: BTreeSet<VolumeId> = due
+                .iter()
+                .filter(|(_, left)| left.contains(&store))
+                .map(|(id, _)| *id)
+                .filter(|id| books.contains_key(id))
+                .collect();
             if volumes.is_empty() {
                 return;
             }

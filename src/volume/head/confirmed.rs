@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::value::Head;
 use crate::base::rt::Disk;
-use crate::base::{Epoch, Seq};
+use crate::base::{Epoch, Result, ResultExt as _, Seq};
 
 const FORMAT: u32 = 1;
 const FILE_MAX: usize = 4096;
@@ -29,19 +29,24 @@ pub struct Confirmed {
     claimed: Epoch,
     active: Epoch,
     position: Seq,
+    /// The user takes an older head (`take-over --accept-loss`): only the number of ownerships still counts, since chunks of
+    /// those that are forgotten may be on the stores under their names.
+    #[serde(default)]
+    forgotten: bool,
 }
 
 impl Confirmed {
     fn of(head: &Head, guesses: u64) -> Confirmed {
         let claimed = head.claim.as_ref().map_or(head.active.epoch, |claim| claim.epoch);
         let position = head.checkpoint.position;
-        Confirmed { format: FORMAT, guesses, claimed, active: head.active.epoch, position }
+        Confirmed { format: FORMAT, guesses, claimed, active: head.active.epoch, position, forgotten: false }
     }
 
     /// Whether a head was chosen before this one. `guesses`: the pool's now.
     fn is_after(&self, head: &Head, guesses: u64) -> bool {
         let Confirmed { claimed, active, position, .. } = Confirmed::of(head, guesses);
-        guesses <= self.guesses
+        !self.forgotten
+            && guesses <= self.guesses
             && (claimed < self.claimed || active < self.active || position < self.position)
     }
 
@@ -62,19 +67,25 @@ pub struct Floor {
     pub known: Option<Confirmed>,
     /// How users name the volume.
     pub title: String,
-    pub guesses: u64,
 }
 
 impl Floor {
-    /// `Some`: the head is older than what this host has confirmed.
-    pub fn refuses(&self, head: &Head) -> Option<String> {
-        let known = self.known.filter(|known| known.is_after(head, self.guesses))?;
+    /// `Some`: the head is older than what this host has confirmed. `guesses`: how often the pool was decided by guess, by now.
+    pub fn refuses(&self, head: &Head, guesses: u64) -> Option<String> {
+        let known = self.known.filter(|known| known.is_after(head, guesses))?;
         Some(format!(
             "volume {}: the stores show an older state of it ({}) than this host has seen recorded ({})",
             self.title,
             place(head),
             known.place()
         ))
+    }
+}
+
+impl Floor {
+    /// The first ownership that no head had which this host has seen.
+    pub fn next_epoch(&self) -> Epoch {
+        self.known.map_or(Epoch(0), |known| known.claimed.next())
     }
 }
 
@@ -111,9 +122,13 @@ impl Record {
     }
 
     /// The user takes what the stores show.
-    pub async fn forget(&self) {
-        // There is none before the first.
-        let _ = self.disk.remove(&self.path).await;
+    pub async fn forget(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let Some(known) = self.load().await else { return Ok(()) };
+        let text =
+            serde_json::to_vec(&Confirmed { forgotten: true, ..known }).expect("it has only string keys");
+        let path = self.path.display();
+        self.disk.write_atomic(&self.path, text.into()).await.context(|| format!("writing {path}"))
     }
 }
 
@@ -129,18 +144,18 @@ mod tests {
         let mut later = born.clone();
         later.active.epoch = Epoch(2);
         later.checkpoint.position = Seq(9);
-        let floor = |head: &Head, guesses| Floor {
-            known: Some(Confirmed::of(head, 0)),
-            title: "tank/v".into(),
-            guesses,
-        };
-        assert_eq!(floor(&born, 0).refuses(&later), None);
-        assert_eq!(floor(&later, 0).refuses(&later), None);
-        let why = floor(&later, 0).refuses(&born).unwrap();
+        let floor = |head: &Head| Floor { known: Some(Confirmed::of(head, 0)), title: "tank/v".into() };
+        assert_eq!(floor(&born).refuses(&later, 0), None);
+        assert_eq!(floor(&later).refuses(&later, 0), None);
+        assert_eq!(floor(&later).next_epoch(), Epoch(3));
+        let why = floor(&later).refuses(&born, 0).unwrap();
         assert!(why.contains("tank/v") && why.contains("position 9"), "{why}");
-        assert_eq!(floor(&later, 1).refuses(&born), None, "a guess may have taken an older one");
+        assert_eq!(floor(&later).refuses(&born, 1), None, "a guess may have taken an older one");
         let mut earlier = born.clone();
         earlier.active = later.active.clone();
-        assert!(floor(&later, 0).refuses(&earlier).is_some());
+        assert!(floor(&later).refuses(&earlier, 0).is_some());
+        let mut forgotten = floor(&later);
+        forgotten.known.as_mut().unwrap().forgotten = true;
+        assert_eq!((forgotten.refuses(&born, 0), forgotten.next_epoch()), (None, Epoch(3)));
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::confirmed::{Floor, place};
 use super::value::{Head, Move};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Epoch, Error, Kind, Result};
 use crate::pool::{Change, Register, Veto};
 
 /// How long a volume that has a name and no register is taken for one that is being created.
@@ -35,18 +35,23 @@ impl HeadRegister {
     /// The same, of which no head is taken that is older than what this host knows of.
     pub fn above(&self, floor: Floor) -> HeadRegister {
         let (judge, vetoed) = (floor.clone(), Arc::<Mutex<Option<String>>>::default());
-        let said = vetoed.clone();
+        let (said, register) = (vetoed.clone(), self.register.clone());
         let veto = Veto::new(move |value| {
-            let why = judge.refuses(&Head::decode(value).ok()?)?;
+            let why = judge.refuses(&Head::decode(value).ok()?, register.guesses())?;
             *said.lock() = Some(why.clone());
             Some(why)
         });
         HeadRegister { register: self.register.with_veto(veto), floor, vetoed }
     }
 
+    /// No ownership is claimed below this one: a head before this may have had its number, and chunks are named by it.
+    pub fn next_epoch(&self) -> Epoch {
+        self.floor.next_epoch()
+    }
+
     /// The error names the stores with what each of them shows, since one of them may be alone with it.
     pub async fn check(&self, head: Head) -> Result<Head> {
-        match self.floor.refuses(&head) {
+        match self.floor.refuses(&head, self.register.guesses()) {
             Some(why) => Err(self.refused(&why).await),
             None => Ok(head),
         }

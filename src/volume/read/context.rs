@@ -180,7 +180,7 @@ impl EngineContext {
     /// The same as `cell`, of which no head is taken that is older than that.
     pub async fn cell_above(&self, name: &Name, id: VolumeId) -> HeadRegister {
         let known = self.confirmed(id).load().await;
-        self.cell(id).above(Floor { known, title: self.title(name), guesses: self.pool.guesses() })
+        self.cell(id).above(Floor { known, title: self.title(name) })
     }
 
     /// What can be read of a volume.

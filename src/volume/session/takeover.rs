@@ -209,7 +209,7 @@ async fn claim(pool: &Pool, cell: &HeadRegister, how: &How, nonce: Nonce) -> Res
         lineage: &how.lineage,
         seen: how.seen,
         force: how.force,
-        floor: Epoch(pool.guesses() << EPOCHS_A_GUESS),
+        floor: Epoch(pool.guesses() << EPOCHS_A_GUESS).max(cell.next_epoch()),
     };
     // Looking first spares owners a fright: a claim that is refused writes nothing, but its register rounds cost.
     cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer()))?;

@@ -56,6 +56,10 @@ impl Liveness {
         if self.retired.contains(&Object { epoch, seq }) {
             return Fate::Leaving;
         }
+        // Of an owner that this head has yet to hear of, or of one after a recovery by guess.
+        if epoch > self.active {
+            return Fate::Unknown;
+        }
         if seq.as_pack().is_some() {
             return if epoch < self.active { Fate::Dead } else { Fate::Unknown };
         }

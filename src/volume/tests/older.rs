@@ -63,6 +63,12 @@ fn an_older_state_than_was_confirmed_here_is_refused_by_name() {
         life.volumes.take_over(&name("v"), true).await.unwrap();
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         assert!(v.read(0, 4096).await.unwrap() == vec![1; 4096]);
+        // The chunks of the forgotten ownership are there still, under its number: another number is claimed.
+        v.write(0, Bytes::from(vec![3; 4096])).await.unwrap();
+        v.flush().await.unwrap();
+        let life = life.crash().start().await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == vec![3; 4096]);
     });
 }
 
