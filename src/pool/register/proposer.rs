@@ -559,7 +559,7 @@ impl Shared {
         while !self.missed(&accepted).is_empty() && self.rt.now().since(begun) < CATCH_UP_AFTER {
             self.rt.sleep(CATCH_UP_LOOK).await;
         }
-        self.bring_to_all(&accepted).await;
+        self.bring_to_all(&accepted, true).await;
         drop(busy);
         // Whoever dropped the register needs nothing more.
         let (rt, gone) = (self.rt.clone(), Arc::downgrade(&self));
@@ -569,7 +569,7 @@ impl Shared {
             rt.sleep(pause).await;
             pause = (pause * 2).min(CATCH_UP_AGAIN_MAX);
             if let Some(me) = gone.upgrade() {
-                me.bring_to_all(&accepted).await;
+                me.bring_to_all(&accepted, false).await;
             }
         }
     }
@@ -582,13 +582,13 @@ impl Shared {
         bench.stores().filter(|index| !etags.contains_key(index)).collect()
     }
 
-    async fn bring_to_all(self: &Arc<Self>, accepted: &Arc<Accepted>) {
+    async fn bring_to_all(self: &Arc<Self>, accepted: &Arc<Accepted>, mends: bool) {
         for index in self.missed(accepted) {
             let Some(bench) = self.bench_of(&accepted.stage) else { return };
             let there = bench.cells.get(&index).is_some_and(|cell| cell.member.standing().usable());
             if there && self.missed(accepted).contains(&index) {
                 // Whoever is still out is caught up with later.
-                let _ = self.bring_up(&bench, index, accepted.clone(), false).await;
+                let _ = self.bring_up(&bench, index, accepted.clone(), mends).await;
             }
         }
     }

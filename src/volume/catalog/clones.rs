@@ -338,7 +338,7 @@ impl Volumes {
 
     /// The journal of a volume that is gone; those that were kept aside stay.
     async fn forget_journal(&self, id: VolumeId) {
-        self.engine.confirmed(id).forget().await;
+        self.engine.confirmed(id).remove().await;
         let dir = self.engine.folder(id).join("journal");
         for file in self.engine.disk.list(&dir).await.unwrap_or_default() {
             if let Err(error) = self.engine.disk.remove(&dir.join(file)).await {

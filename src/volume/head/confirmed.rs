@@ -6,6 +6,9 @@
 //! registers to be decided by guess (`guesses` counts that). A head that is behind was not chosen after it: stores were set back,
 //! or somebody wrote to one who may not.
 //!
+//! `"forgotten": true` (absent: false) is set by `take-over --accept-loss`: older heads are taken then, but the next claim is
+//! above `claimed`, whose owner's chunks may be on the stores under its number.
+//!
 //! A file that can't be read or written is none: nothing else rests on it.
 
 use std::path::{Path, PathBuf};
@@ -40,6 +43,12 @@ impl Confirmed {
         let claimed = head.claim.as_ref().map_or(head.active.epoch, |claim| claim.epoch);
         let position = head.checkpoint.position;
         Confirmed { format: FORMAT, guesses, claimed, active: head.active.epoch, position, forgotten: false }
+    }
+
+    /// Whether this is not replaced by what a head shows: it is newer, or has a number of an ownership that the next claim
+    /// has to be above.
+    fn stays(&self, new: &Confirmed, head: &Head, guesses: u64) -> bool {
+        self.is_after(head, guesses) || self.forgotten && new.claimed <= self.claimed
     }
 
     /// Whether a head was chosen before this one. `guesses`: the pool's now.
@@ -80,9 +89,7 @@ impl Floor {
             known.place()
         ))
     }
-}
 
-impl Floor {
     /// The first ownership that no head had which this host has seen.
     pub fn next_epoch(&self) -> Epoch {
         self.known.map_or(Epoch(0), |known| known.claimed.next())
@@ -112,7 +119,7 @@ impl Record {
     pub async fn keep(&self, head: &Head, guesses: u64) {
         let _turn = self.turn.lock().await;
         let new = Confirmed::of(head, guesses);
-        if self.load().await.is_some_and(|known| known == new || known.is_after(head, guesses)) {
+        if self.load().await.is_some_and(|known| known == new || known.stays(&new, head, guesses)) {
             return;
         }
         let text = serde_json::to_vec(&new).expect("it has only string keys");
@@ -129,6 +136,12 @@ impl Record {
             serde_json::to_vec(&Confirmed { forgotten: true, ..known }).expect("it has only string keys");
         let path = self.path.display();
         self.disk.write_atomic(&self.path, text.into()).await.context(|| format!("writing {path}"))
+    }
+
+    /// The volume is gone; its id is given to no other.
+    pub async fn remove(&self) {
+        // A host that never opened the volume has none.
+        let _ = self.disk.remove(&self.path).await;
     }
 }
 
@@ -157,5 +170,10 @@ mod tests {
         let mut forgotten = floor(&later);
         forgotten.known.as_mut().unwrap().forgotten = true;
         assert_eq!((forgotten.refuses(&born, 0), forgotten.next_epoch()), (None, Epoch(3)));
+        let stays = |head: &Head| forgotten.known.unwrap().stays(&Confirmed::of(head, 0), head, 0);
+        assert!(stays(&born), "looking at the older head forgets no number");
+        let mut next = born.clone();
+        next.active.epoch = Epoch(3);
+        assert!(!stays(&next));
     }
 }
