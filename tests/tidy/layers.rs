@@ -30,6 +30,7 @@ pub const HOUSE: &[(&str, &[&str])] = &[
         ],
     ),
     ("main", &["cli"]),
+    ("mount_helper", &[]),
 ];
 
 /// One source file: its path below the root (`src/pool/mod.rs`) and its text.
