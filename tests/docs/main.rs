@@ -1,7 +1,11 @@
 //! The book says what the code says: each part of docs/formats.md that names a source file holds that file's `//!`.
 //!
 //! After a change of a module's docs: `WRITE_DOCS=1 cargo test --test docs`.
+//! So is docs/house.svg drawn from the table of layers in docs/architecture.md, and docs/performance.svg (made by
+//! `integration/bench --plot`) shows the tables of docs/performance.md.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // reads and writes the repository's own files
+
+mod house;
 
 use std::fs;
 use std::path::Path;
@@ -58,8 +62,52 @@ fn formats_md_says_what_the_modules_say() {
         fs::write(&path, &wanted).unwrap();
     } else {
         let differ = book.lines().zip(wanted.lines()).find(|(is, should)| is != should);
-        assert!(book == wanted, "docs/formats.md is behind its sources (see tests/docs.rs): {differ:?}");
+        assert!(book == wanted, "docs/formats.md is behind its sources (see tests/docs): {differ:?}");
     }
+}
+
+#[test]
+fn house_svg_shows_the_layers_of_architecture_md() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let layers = house::layers(&fs::read_to_string(root.join("docs/architecture.md")).unwrap());
+    let mut folders: Vec<String> = fs::read_dir(root.join("src"))
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|e| e.file_type().unwrap().is_dir())
+        .map(|e| e.file_name().into_string().unwrap())
+        .collect();
+    let mut names: Vec<String> = layers.iter().map(|(name, _)| name.clone()).collect();
+    folders.sort();
+    names.sort();
+    assert_eq!(names, folders, "the layers of docs/architecture.md and the folders of src");
+    let (path, wanted) = (root.join("docs/house.svg"), house::drawn(&layers));
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    } else {
+        let is = fs::read_to_string(&path).unwrap_or_default();
+        assert!(is == wanted, "docs/house.svg is behind its sources: WRITE_DOCS=1 cargo test --test docs");
+    }
+}
+
+/// The plot carries the tables that it was made of, word for word, in its `<desc>`.
+#[test]
+fn performance_svg_shows_the_tables_of_performance_md() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/performance.md")).unwrap();
+    let plot = fs::read_to_string(root.join("docs/performance.svg")).unwrap();
+    let shown = plot.split("<desc>").nth(1).and_then(|p| p.split("</desc>").next()).unwrap();
+    let mut wanted = String::new();
+    for table in page.split("<!-- plot: ").skip(1) {
+        for line in table.lines().skip(1).skip_while(|l| l.is_empty()).take_while(|l| l.starts_with('|')) {
+            wanted += line;
+            wanted.push('\n');
+        }
+    }
+    assert!(wanted.lines().count() > 6, "docs/performance.md has no table to plot");
+    assert!(
+        shown.trim() == wanted.trim(),
+        "docs/performance.svg is behind docs/performance.md: integration/bench --plot"
+    );
 }
 
 #[test]
@@ -76,7 +124,7 @@ fn parts_are_replaced_and_the_rest_is_kept() {
 fn links_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = vec![root.join("README.md"), root.join("CHANGELOG.md")];
-    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().path()));
+    below(&root.join("docs"), &mut pages);
     pages.retain(|p| p.extension().is_some_and(|e| e == "md"));
     assert!(pages.len() > 5);
     for page in pages {
