@@ -119,7 +119,21 @@ fn parts_are_replaced_and_the_rest_is_kept() {
     assert_eq!(rewritten(wanted, source), wanted);
 }
 
-/// Every link of the book to a file leads to one.
+/// A heading as the end of a link names it: lower case, words joined by `-`, no other punctuation.
+fn slug(heading: &str) -> String {
+    heading
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter_map(|c| match c {
+            ' ' => Some('-'),
+            '-' | '_' => Some(c),
+            c => c.is_alphanumeric().then_some(c),
+        })
+        .collect()
+}
+
+/// Every link of the book to a file leads to one, and every link to a heading to one of that page.
 #[test]
 fn links_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -130,9 +144,19 @@ fn links_lead_somewhere() {
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap();
-            if !file.is_empty() && !link.contains("://") {
-                assert!(page.parent().unwrap().join(file).exists(), "{}: {link}", page.display());
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !heading.is_empty() {
+                let there = fs::read_to_string(&target).unwrap();
+                let found = there
+                    .lines()
+                    .filter(|l| l.starts_with('#'))
+                    .any(|l| slug(l.trim_start_matches('#')) == heading);
+                assert!(found, "{}: {link}: there is no such heading", page.display());
             }
         }
     }
