@@ -2,7 +2,8 @@
 //! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
 //! power leaves that one whatever was written since.
 //!
-//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. Format 2 had two, the second at 16384.
+//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 4; a note of another format is
+//! not read, and its bytes stay where they are.
 //!
 //! | entry | bytes | meaning |
 //! |---|---|---|
@@ -32,10 +33,7 @@ pub const AREA: u64 = 32 << 10;
 const ENTRY: u64 = 10752;
 /// The longest note, in bytes; an entry has no less room.
 const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
-pub const NOTE_FORMAT: u32 = 3;
-/// Where format 2 had its second entry.
-const SECOND_OF_2: u64 = AREA / 2;
-const LONGEST_OF_2: usize = SECOND_OF_2 as usize;
+pub const NOTE_FORMAT: u32 = 4;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -172,7 +170,7 @@ fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
         return None;
     }
     let note: Note = serde_json::from_slice(body).ok()?;
-    (2..=NOTE_FORMAT).contains(&note.format).then_some((word(bytes, 8), HEAD + len, note))
+    (note.format == NOTE_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
 }
 
 /// The entries of one stage, written in turn.
@@ -200,10 +198,10 @@ impl NoteRing {
         let mut ring = NoteRing::new(first);
         let at = |start: u64| {
             let bytes = area.get(start as usize..).unwrap_or_default();
-            let (number, len, note) = decode_entry(&bytes[..bytes.len().min(LONGEST_OF_2)])?;
+            let (number, len, note) = decode_entry(&bytes[..bytes.len().min(HEAD + NOTE_MAX)])?;
             Some((number, start..start + len as u64, note))
         };
-        let all = ring.starts.into_iter().chain([SECOND_OF_2]).filter_map(at);
+        let all = ring.starts.into_iter().filter_map(at);
         let Some((number, last, note)) = all.max_by_key(|(number, ..)| *number) else { return (ring, None) };
         // Nobody else has written there: the greatest number can't be one.
         ring.number = number.saturating_add(1);
@@ -226,10 +224,8 @@ impl NoteRing {
         let bytes = encode_entry(self.number, note)?;
         let ranges = self.starts.map(|start| start..start + bytes.len() as u64);
         let meets = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
-        let free = ranges.iter().find(|at| !meets(at, &self.last) && !meets(at, &self.durable));
-        // Two of format 2 can meet all three.
-        let or = ranges.iter().find(|at| !meets(at, &self.durable));
-        let at = free.or(or).cloned().ok_or_else(|| Error::new(Kind::Internal, "a note has no entry"))?;
+        let free = ranges.into_iter().find(|at| !meets(at, &self.last) && !meets(at, &self.durable));
+        let at = free.ok_or_else(|| Error::new(Kind::Internal, "a note has no entry"))?;
         Ok((at, bytes))
     }
 
@@ -261,14 +257,14 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":3,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","unsent_close":false,"generation":0,"user":{}}"#;
+        let body = br#"{"format":4,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","unsent_close":false,"generation":0,"user":{}}"#;
         let bytes = encode_entry(3, &note()).unwrap();
         assert_eq!(
             &bytes[..24],
             [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
         );
         assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 6_969_311_906_320_681_183);
+        assert_eq!(word(&bytes, 24), 11_050_030_307_724_763_444);
         assert_eq!(decode_entry(&bytes), Some((3, bytes.len(), note())));
         for at in 0..bytes.len() {
             let mut bad = bytes.to_vec();
@@ -313,22 +309,10 @@ mod tests {
     }
 
     #[test]
-    fn a_note_of_format_2_is_read_and_not_written_over() {
-        for (start, long) in [(0, 5), (0, 14_000), (SECOND_OF_2, 5), (SECOND_OF_2, 14_000)] {
-            let old = Note { format: 2, key: "k".repeat(long), ..note() };
-            let body = serde_json::to_vec(&old).unwrap();
-            let head = [&7_u64.to_le_bytes()[..], &(body.len() as u64).to_le_bytes()].concat();
-            let hash = xxh3_64(&[&head[..], &body].concat());
-            let bytes = [&MAGIC[..], &head, &hash.to_le_bytes(), &body].concat();
-            let mut area = vec![0; AREA as usize];
-            area[start as usize..start as usize + bytes.len()].copy_from_slice(&bytes);
-            let (mut ring, found) = NoteRing::read(0, &area);
-            assert_eq!((found, ring.number()), (Some(old.clone()), 8));
-            assert!(ring.inherited());
-            let at = put(&mut area, &mut ring, &note());
-            assert_eq!(NoteRing::read(0, &area).1, Some(note()));
-            area[at.start as usize] = 0;
-            assert_eq!(NoteRing::read(0, &area).1, Some(old), "the one before");
+    fn a_note_of_another_format_is_not_read() {
+        for format in [NOTE_FORMAT - 1, NOTE_FORMAT + 1] {
+            let other = encode_entry(3, &Note { format, ..note() }).unwrap();
+            assert_eq!(decode_entry(&other), None);
         }
     }
 }
