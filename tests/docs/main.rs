@@ -162,6 +162,21 @@ fn links_lead_somewhere() {
     }
 }
 
+/// The index of decisions.md leads to each record.
+#[test]
+fn every_decision_is_in_the_index() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/decisions.md")).unwrap();
+    let records: Vec<_> = page.lines().filter_map(|l| l.strip_prefix("### ")).collect();
+    for record in &records {
+        assert!(
+            page.contains(&format!("](#{})", slug(record))),
+            "{record} is not in the index of docs/decisions.md"
+        );
+    }
+    assert!(records.len() > 50);
+}
+
 /// Every file below a folder.
 fn below(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
