@@ -177,6 +177,20 @@ fn every_decision_is_in_the_index() {
     assert!(records.len() > 50);
 }
 
+/// One rule a paragraph, in lines that fit a terminal.
+#[test]
+fn protocol_md_is_read_rule_by_rule() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/protocol.md")).unwrap();
+    for (i, line) in page.lines().enumerate() {
+        assert!(line.chars().count() <= 120, "docs/protocol.md:{}: longer than 120 columns", i + 1);
+    }
+    for paragraph in page.split("\n\n") {
+        let words = paragraph.split_whitespace().count();
+        assert!(words <= 130, "a paragraph of {words} words in docs/protocol.md: {paragraph}");
+    }
+}
+
 /// Every file below a folder.
 fn below(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
