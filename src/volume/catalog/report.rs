@@ -316,6 +316,9 @@ impl Volumes {
         info.add_pool(&self.engine.pool.condition(), self.engine.rt.now());
         if around.is_none() {
             info.clones = Some(self.pins_on(&head, snapshots_of(&tables)).await?.len() as u64);
+            if let Some(Known::Live(session)) = self.here(id).map(|open| open.known()) {
+                info.mapped_bytes = session.mapped().await.map_or(info.mapped_bytes, |blocks| blocks * BLOCK);
+            }
         }
         if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
             parent.name = match around {

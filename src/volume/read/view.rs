@@ -13,7 +13,7 @@ use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{ChunkId, Error, Kind, Result, Rope};
 use crate::log::{FrameRef, ReadCounts, Reader, Want};
-use crate::map::{PageCache, Pages, Tree};
+use crate::map::{PageCache, Pages, Step, Tree};
 use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
@@ -164,6 +164,33 @@ impl View {
         if let Err(e) = tree.lookup(&self.pages, &self.cache, blocks).await {
             tracing::debug!("reading the map ahead: {e}");
         }
+    }
+
+    /// Mapped blocks, given those of the tree and what lies over it. `None`: that would take more than `steps` pages and
+    /// extents of the map.
+    pub async fn mapped(
+        &self,
+        found: Vec<Found>,
+        tree: &Tree,
+        in_tree: u64,
+        mut steps: usize,
+    ) -> Result<Option<u64>> {
+        let mut mapped = in_tree;
+        for (range, piece) in found {
+            let Some(piece) = piece else { continue };
+            if piece != Piece::Zero {
+                mapped += range.end - range.start;
+            }
+            let mut walk = tree.walk(&self.pages, &self.cache, range);
+            while let Some(step) = walk.step().await? {
+                let Some(left) = steps.checked_sub(1) else { return Ok(None) };
+                steps = left;
+                if let Step::Mapped(extent) = step {
+                    mapped -= extent.count;
+                }
+            }
+        }
+        Ok(Some(mapped))
     }
 
     async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Rope> {

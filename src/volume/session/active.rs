@@ -22,6 +22,7 @@ use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::Tip;
 use super::write_throttle::WriteThrottle;
+use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::{Prefix, Writer, WriterConfig};
@@ -34,6 +35,9 @@ use crate::volume::read::{Found, blocks_of};
 use crate::volume::space::Before;
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
+
+/// Entries of the overlay, and pages and extents of the map, that are gone through to tell what is mapped.
+const COUNT_STEPS: usize = 16_384;
 
 /// See the module.
 #[derive(Debug)]
@@ -388,6 +392,21 @@ impl Session {
             tip.lookup(fetch.blocks())
         };
         self.context.view.prefetch(fetch, found.0, &found.1).await;
+    }
+
+    /// Blocks that read as data at this instant. `None`: so much was written since the last checkpoint that counting it would
+    /// read much of the map, or the map can't be read now.
+    pub async fn mapped(&self) -> Option<u64> {
+        let (found, tree, in_tree) = {
+            let tip = self.tip.lock();
+            if tip.closed.is_some() || tip.overlay.len() > COUNT_STEPS {
+                return None;
+            }
+            let state = tip.tables.tip();
+            let (found, tree) = tip.lookup(0..state.size.div_ceil(BLOCK));
+            (found, tree, state.mapped)
+        };
+        self.context.view.mapped(found, &tree, in_tree, COUNT_STEPS).await.ok().flatten()
     }
 
     /// Bytes of log that the last checkpoint merged.

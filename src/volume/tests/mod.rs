@@ -88,6 +88,12 @@ fn what_is_written_is_read_at_any_offset() {
         assert!(info.journal_bytes < 20 * MIB, "trimmed but for segments that are being filled: {info:?}");
         assert!(info.mapped_bytes > 0 && info.stored_bytes > 0 && info.open_here, "{info:?}");
         assert!(v.read(0, model.len() as u64).await.unwrap() == model);
+        // What is mapped is told as it is now, not as it was recorded: half of it has just been overwritten, the rest trimmed.
+        v.zero(0, 8 * MIB).await.unwrap();
+        v.write(MIB, bytes(9, 2 * MIB as usize)).await.unwrap();
+        assert_eq!(life.volumes.info(&name("v")).await.unwrap().mapped_bytes, 2 * MIB);
+        v.write(MIB + 4096, bytes(9, 2 * MIB as usize)).await.unwrap();
+        assert_eq!(life.volumes.info(&name("v")).await.unwrap().mapped_bytes, 2 * MIB + 4096);
         assert!(v.read(64 * MIB - 1, 2).await.unwrap_err().is(Kind::Invalid));
     });
 }
