@@ -10,7 +10,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{OpenMode, Salvaged, SnapshotView, Volumes, snapshot_group};
+pub use catalog::{OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group};
 pub use checkpoint::CheckReport;
 pub use handle::Volume;
 pub use head::{FlushMode, Host, Parent, Settings, SnapshotInfo, TakeOver, VolumeInfo};

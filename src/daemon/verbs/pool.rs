@@ -14,7 +14,10 @@ use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{ASIDE, CreateOptions, Finding, Layout, Pool, Progress, ScrubReport, Settings};
 use crate::store::StoreSpec;
+use crate::volume::Unreadable;
 
+/// Volumes and snapshots of which it is said which bytes are lost.
+const TOLD_MAX: usize = 100;
 /// How long `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
 
@@ -247,21 +250,45 @@ fn way_back(name: &Name, undecided: bool) -> String {
 /// Which volumes have lost data, a sentence each.
 async fn losses(open: &OpenPool, found: &ScrubReport, elsewhere: &[Finding]) -> Vec<String> {
     let lost = found.lost(open.pool.layout().m(), elsewhere);
-    if lost.is_empty() {
-        return Vec::new();
-    }
+    let told = open.volumes.unreadable(&lost).await.unwrap_or_default();
     let names = open.pool.list().await.unwrap_or_default();
+    let mut objects: BTreeMap<VolumeId, u64> = BTreeMap::new();
+    lost.iter().for_each(|id| *objects.entry(id.volume).or_default() += 1);
+    let pool = open.pool.name();
     let sentence = |(id, objects): (VolumeId, u64)| {
-        let name =
-            names.iter().find(|(_, of)| *of == id).map(|(name, _)| format!("{}/{name}", open.pool.name()));
+        let name = names.iter().find(|(_, of)| *of == id).map(|(name, _)| format!("{pool}/{name}"));
         format!(
             "volume {}: more shards of {} are gone than parity makes up for; reads of what lies there fail until shards come back: \
              copy the rest off, or restore it from a backup",
-            name.unwrap_or_else(|| format!("{}/ (id {id})", open.pool.name())),
+            name.unwrap_or_else(|| format!("{pool}/ (id {id})")),
             show_count(objects, "object")
         )
     };
-    lost.into_iter().map(sentence).collect()
+    let mut all: Vec<String> = objects.into_iter().map(sentence).collect();
+    let left = told.len().saturating_sub(TOLD_MAX);
+    all.extend(told.iter().take(TOLD_MAX).map(|told| unreadable(pool, told)));
+    if left > 0 {
+        all.push(format!("{left} more volumes and snapshots of pool {pool} can't be read whole"));
+    }
+    all
+}
+
+fn unreadable(pool: &Name, told: &Unreadable) -> String {
+    let snapshot = told.snapshot.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
+    let what = format!("{pool}/{}{snapshot}", told.volume);
+    let mut ranges =
+        told.ranges.iter().map(|r| format!("{}-{}", r.start, r.end)).collect::<Vec<_>>().join(", ");
+    let listed: u64 = told.ranges.iter().map(|r| r.end - r.start).sum();
+    if listed < told.bytes {
+        ranges += &format!(" and {} further on", show_bytes(told.bytes - listed));
+    }
+    match (told.bytes, told.partly) {
+        (0, _) => format!("{what}: its map can't be read whole: which bytes are lost can't be told"),
+        (_, false) => format!("{what}: bytes {ranges} can't be read"),
+        (_, true) => {
+            format!("{what}: bytes {ranges} can't be read, and perhaps more: its map can't be read whole")
+        }
+    }
 }
 
 /// As the pool understands it.

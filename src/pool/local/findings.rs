@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
-use crate::base::{ChunkId, Error, RegisterId, Result, VolumeId};
+use crate::base::{ChunkId, Error, RegisterId, Result};
 
 /// One object, or the place of one that isn't there. Shown as its key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -65,20 +65,15 @@ impl ScrubReport {
         self.is_clean() && self.unreachable.is_empty()
     }
 
-    /// How many chunks of each volume lack more than m shards, without those that lie elsewhere: what lies in them can't be
-    /// read.
-    pub fn lost(&self, m: usize, elsewhere: &[Finding]) -> BTreeMap<VolumeId, u64> {
+    /// Chunks that lack more than m shards, without those that lie elsewhere: what lies in them can't be read.
+    pub fn lost(&self, m: usize, elsewhere: &[Finding]) -> BTreeSet<ChunkId> {
         let mut lacking: BTreeMap<ChunkId, usize> = BTreeMap::new();
         let misplaced: BTreeSet<_> = elsewhere.iter().filter_map(|f| f.shard).collect();
         let damaged = self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard);
         for (id, _) in damaged.filter(|shard| !misplaced.contains(shard)) {
             *lacking.entry(id).or_default() += 1;
         }
-        let mut lost = BTreeMap::new();
-        for id in lacking.into_iter().filter(|(_, n)| *n > m).map(|(id, _)| id) {
-            *lost.entry(id.volume).or_default() += 1;
-        }
-        lost
+        lacking.into_iter().filter(|(_, n)| *n > m).map(|(id, _)| id).collect()
     }
 
     /// In order, and each finding also with its store.

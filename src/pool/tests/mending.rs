@@ -436,7 +436,7 @@ fn scrub_says_what_it_could_not_see_and_what_is_lost() {
         let done = pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
         assert_eq!(done.left.missing.len(), 6);
         assert!(done.reasons[0].contains("damaged"), "{done:?}");
-        assert_eq!(done.left.lost(2, &[]), [(id(2).volume, 1)].into());
+        assert_eq!(done.left.lost(2, &[]), [id(2)].into());
         yard.reach(0, Reach::Refuses);
         let report = pool.scrub(&Counted { dead: 0, live: 1 }, Tempo::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [0, 0, 0, 0, 0, 1], "{report:?}");

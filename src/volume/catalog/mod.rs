@@ -8,8 +8,10 @@ mod inventory;
 mod report;
 mod salvage;
 mod template;
+mod unreadable;
 mod volumes;
 
 pub use group::snapshot_group;
 pub use salvage::Salvaged;
+pub use unreadable::Unreadable;
 pub use volumes::{OpenMode, SnapshotView, Volumes};

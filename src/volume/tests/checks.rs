@@ -9,6 +9,7 @@ use futures::future::join;
 use super::site::Site;
 use super::*;
 use crate::base::Result;
+use crate::store::{Cause, Store as _};
 use crate::volume::checkpoint::check;
 
 const ORDER: Ordering = Ordering::Relaxed;
@@ -223,4 +224,46 @@ fn checkpoints_go_on_while_the_owner_checks_and_what_they_retire_is_deleted_afte
             clean(&life.volumes.check(&name("v")).await.unwrap());
         });
     }
+}
+
+/// A chunk without enough shards is told as bytes of the volume, of its snapshot and of the clone that read them.
+#[test]
+fn what_is_lost_is_told_as_ranges_of_volumes_snapshots_and_clones() {
+    run(640, "2+1", |site| async move {
+        let owner = site.machine(1).found().await;
+        let v = volume(&owner, FlushMode::Pool).await;
+        v.write(8 * MIB, bytes(1, 64 << 10)).await.unwrap();
+        v.write(9 * MIB, bytes(2, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let before = objects(&site);
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        owner.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await.unwrap();
+        v.zero(8 * MIB, MIB).await.unwrap();
+        v.write(20 * MIB, bytes(3, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        owner.sleep(70_000).await;
+        let pool = &owner.volumes.engine().pool;
+        let scrub = || pool.scrub(&owner.volumes, Default::default(), &|_| {});
+        assert!(owner.volumes.unreadable(&scrub().await.unwrap().lost(1, &[])).await.unwrap().is_empty());
+        for store in &site.stores[..2] {
+            let gone: Vec<_> = before.iter().cloned().collect();
+            store.contents().delete(&gone, Cause::Walk).await.unwrap();
+        }
+        let lost = scrub().await.unwrap().lost(1, &[]);
+        assert!(!lost.is_empty());
+        let told = owner.volumes.unreadable(&lost).await.unwrap();
+        let told: Vec<_> = told
+            .iter()
+            .map(|t| (t.volume.to_string(), t.snapshot.clone(), &t.ranges[..], t.bytes, t.partly))
+            .collect();
+        let (all, tail) = ([8 * MIB..8 * MIB + (64 << 10), 9 * MIB..9 * MIB + 4096], 9 * MIB..9 * MIB + 4096);
+        assert_eq!(
+            told,
+            [
+                ("c".to_owned(), None, &all[..], 68 << 10, false),
+                ("v".to_owned(), None, &[tail][..], 4096, false),
+                ("v".to_owned(), Some(name("s")), &all[..], 68 << 10, false),
+            ]
+        );
+    });
 }
