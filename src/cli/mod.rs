@@ -36,10 +36,10 @@ struct Global {
     /// Print listings and reports as JSON
     #[arg(long, global = true)]
     json: bool,
-    /// Read this file in place of windlass.toml in the state folder
+    /// Configuration file (default: windlass.toml in the state folder)
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The memory budget, as 2G (else WINDLASS_MEMORY, else `memory` in windlass.toml)
+    /// Memory budget, for example 2G (default: WINDLASS_MEMORY, then `memory` in windlass.toml)
     #[arg(long, global = true, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
     memory: Option<u64>,
     /// Log more; twice: much more (RUST_LOG overrides)
@@ -53,7 +53,7 @@ enum Command {
     Demo(demo::Demo),
     /// Run the daemon
     Serve(serve::Serve),
-    /// Sets of stores with a redundancy
+    /// Pools: sets of stores that keep data redundantly
     #[command(subcommand)]
     Pool(pool::Pool),
     /// Virtual disks
@@ -64,14 +64,14 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make a volume from a snapshot, sharing its data
     Clone(clone::Clone),
-    /// Show a bucket as a filesystem
+    /// Mount a bucket as a folder
     Mount(mount::Mount),
-    /// End a mount, after everything is uploaded
+    /// Unmount, after all files are uploaded
     #[command(alias = "umount")]
     Unmount(mount::Unmount),
     /// Print the least IAM policy for stores or a mount
     Policy(policy::Policy),
-    /// What the daemon does now
+    /// Show what is in use, and what needs attention
     Status(status::Status),
 }
 

@@ -31,10 +31,10 @@ pub struct Mount {
     /// An existing folder
     #[arg(required = true)]
     dir: Option<PathBuf>,
-    /// Options, comma-separated, as ro,uid=1000,allow_other
+    /// Options, separated by commas, for example ro,uid=1000,allow_other
     #[arg(short, value_name = "OPTIONS")]
     o: Vec<String>,
-    /// Stay until the mount ends
+    /// Stay in the foreground until the mount ends
     #[arg(long)]
     foreground: bool,
     /// Set for the process that stays behind: speaks one word on stdout and lets go of the terminal.
@@ -45,22 +45,22 @@ pub struct Mount {
 /// Mounts, and files that could not be stored before their mount ended.
 #[derive(clap::Subcommand, Debug)]
 enum OfKept {
-    /// List mounts, and the files that ended ones could not store: those stay on this host
+    /// List mounts, and the files that ended mounts left unsent on this host
     List,
-    /// Copy the files that are kept of a bucket into a folder
+    /// Copy the unsent files of a bucket into a folder
     Export {
-        /// As `mount list` names it
+        /// The bucket's URL, as `mount list` shows it
         url: String,
         to: PathBuf,
     },
-    /// Drop the files that are kept of a bucket: what they hold is lost
+    /// Delete the unsent files of a bucket: their contents are lost
     Drop {
-        /// As `mount list` names it
+        /// The bucket's URL, as `mount list` shows it
         url: String,
-        /// Only say what would be dropped
+        /// Only say what would be deleted
         #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
-        /// Without it nothing is dropped
+        /// Confirm: nothing is deleted without it
         #[arg(long)]
         yes: bool,
     },

@@ -27,10 +27,10 @@ pub struct Policy {
     /// s3:// URLs, or [store.NAME]s of windlass.toml
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
-    /// Only what reading needs
+    /// Only the rights that reading needs
     #[arg(long)]
     read_only: bool,
-    /// Without the right to delete: what nobody needs any more stays in the bucket
+    /// Leave out the right to delete: objects that nobody needs then stay in the bucket
     #[arg(long, conflicts_with = "read_only")]
     no_delete: bool,
 }

@@ -13,22 +13,22 @@ use crate::daemon::api::{self, PoolCreate, Verb};
 
 #[derive(Subcommand, Debug)]
 pub enum Pool {
-    /// Make a pool of empty stores
+    /// Create a pool of empty stores
     Create {
         name: Name,
-        /// URL[,zone=Z], or a [store.NAME] of windlass.toml; once a store
+        /// A store: URL[,zone=Z], or a [store.NAME] of windlass.toml; repeated for each store
         #[arg(long = "store", required = true, value_name = "URL")]
         stores: Vec<String>,
-        /// Data and parity shards, as 4+2 (1 store: 1+0, 3 stores: 2+1, 6 stores: 4+2)
+        /// Data and parity shards, for example 4+2 (default: 1+0 on 1 store, 2+1 on 3 stores, 4+2 on 6 stores)
         #[arg(long)]
         layout: Option<String>,
-        /// What an acknowledged flush survives at once: `zone` waits for a zone's worth of shards more
+        /// `zone`: a flush is acknowledged when it also survives the loss of a whole zone
         #[arg(long, value_name = "WHAT", value_parser = ["zone"])]
         ack: Option<String>,
-        /// How long stores may be out before writes go on with less redundancy, as 3s, or `never`
+        /// How long stores may be out before writes go on with less redundancy, for example 3s, or `never`
         #[arg(long, value_name = "TIME")]
         degrade_after: Option<String>,
-        /// Also with a layout that losing a zone would break
+        /// Accept a layout that does not survive the loss of a zone
         #[arg(long)]
         force: bool,
         /// Succeed when this host knows that pool already
@@ -41,10 +41,10 @@ pub enum Pool {
         #[arg(long = "store", required = true, value_name = "URL")]
         stores: Vec<String>,
     },
-    /// The pools that this host knows
+    /// List the pools that this host knows
     #[command(alias = "ls")]
     List,
-    /// A pool's stores and what needs attention
+    /// Show a pool's stores, and what needs attention
     Status { name: Name },
     /// Change settings for all hosts: ack=zone|none, degrade-after=TIME|never, grace=TIME
     Set {
@@ -58,43 +58,43 @@ pub enum Pool {
         #[arg(long)]
         if_exists: bool,
     },
-    /// Verify every shard in every store; goes on where an earlier one was cut off
+    /// Verify every shard in every store; goes on where an earlier scrub was cut off
     Scrub {
         name: Name,
         #[command(flatten)]
         tempo: Tempo,
     },
-    /// Rebuild what is missing or rotten, finish what was begun, take emptied stores in again
+    /// Rebuild missing and rotten shards, finish what was begun, take in emptied stores again
     Repair {
         name: Name,
         #[command(flatten)]
         tempo: Tempo,
     },
-    /// Put a new store in an old one's place; with the same URL twice, take an emptied store in again
+    /// Replace a store by an empty one; with the same URL twice: take in a store that was emptied
     Replace {
         name: Name,
         #[arg(long, value_name = "URL")]
         old: String,
-        /// URL[,zone=Z]; without a zone it takes over the old one's
+        /// The empty store: URL[,zone=Z] (default: the old store's zone)
         #[arg(long, value_name = "URL")]
         new: String,
-        /// Also where losing a zone would break the layout then, or while another store is away
+        /// Even if the layout then does not survive the loss of a zone, or another store is away
         #[arg(long)]
         force: bool,
     },
-    /// Decide a pool by the stores that are left when most of those that hold registers are lost for good
+    /// Last resort: recover a pool by the stores that are left when most that hold registers are lost for good
     ForceRecover {
         name: Name,
-        /// A store that is lost and has no empty place at its URL
+        /// A lost store that has no empty store at its own URL
         #[arg(long, value_name = "URL")]
         old: Vec<String>,
-        /// URL[,zone=Z] of the empty one in its place; in the order of --old
+        /// The empty store in its place: URL[,zone=Z]; one for each --old, in that order
         #[arg(long, value_name = "URL")]
         new: Vec<String>,
-        /// Do it: what only the lost stores know is given up
+        /// Do it, and give up what only the lost stores know
         #[arg(long)]
         force: bool,
-        /// Say what it would do
+        /// Only say what it would do
         #[arg(long)]
         dry_run: bool,
     },
@@ -103,10 +103,10 @@ pub enum Pool {
 /// How fast stores are read.
 #[derive(clap::Args, Debug)]
 pub struct Tempo {
-    /// Bytes read a second at most, as 100M, and at least 64K; 0: as fast as it goes
+    /// Most bytes to read a second, for example 100M; at least 64K; 0: no limit
     #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = parse_rate)]
     rate: u64,
-    /// Begin at the beginning, also where an earlier one was cut off
+    /// Begin at the beginning, even if an earlier run was cut off
     #[arg(long)]
     restart: bool,
 }

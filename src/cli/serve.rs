@@ -11,17 +11,17 @@ use crate::daemon::{Options, StateDir};
 
 #[derive(clap::Args, Debug)]
 pub struct Serve {
-    /// Where NBD clients connect: HOST:PORT or unix:PATH (unix:$WINDLASS_HOME/nbd.sock without any)
+    /// Where NBD clients connect: HOST:PORT or unix:PATH (default: unix:$WINDLASS_HOME/nbd.sock)
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<String>,
-    /// Where metrics are read over HTTP, at /metrics: HOST:PORT or unix:PATH (nowhere without any)
+    /// Where Prometheus reads metrics over HTTP, at /metrics: HOST:PORT or unix:PATH (default: nowhere)
     #[arg(long, value_name = "ADDR")]
     metrics: Vec<String>,
-    /// Local disk for what is read, as 10G, 0 for none (else WINDLASS_CACHE, else `cache` in windlass.toml, else a tenth of
-    /// what is free, 10G at most)
+    /// Local disk for the read cache, for example 10G; 0: none (default: WINDLASS_CACHE, then `cache` in windlass.toml,
+    /// then a tenth of what is free, 10G at most)
     #[arg(long, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
     cache: Option<u64>,
-    /// A pool that must open; without any, every known pool is served and one that cannot open is tried again
+    /// Open this pool at the start, or fail (default: every known pool; one that cannot open is tried again)
     #[arg(long, value_name = "POOL")]
     pool: Vec<Name>,
 }

@@ -10,7 +10,7 @@ use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 
 #[derive(Subcommand, Debug)]
 pub enum Snapshot {
-    /// Freeze one or several volumes at one instant
+    /// Take a snapshot of a volume, or of several volumes at one instant
     Create {
         /// POOL/VOLUME@SNAPSHOT, several for one consistent group
         #[arg(required = true)]
@@ -22,7 +22,7 @@ pub enum Snapshot {
         #[arg(long)]
         if_absent: bool,
     },
-    /// A volume's snapshots
+    /// List a volume's snapshots
     #[command(alias = "ls")]
     List { path: VolumePath },
     /// Remove a snapshot that no clone needs
@@ -32,7 +32,7 @@ pub enum Snapshot {
         /// Succeed when it does not exist
         #[arg(long)]
         if_exists: bool,
-        /// Only say what would happen
+        /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,
     },

@@ -13,55 +13,55 @@ use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
-    /// Make an empty volume
+    /// Create an empty volume
     Create {
         /// POOL/VOLUME
         path: VolumePath,
-        /// As 10G; a multiple of 512 bytes, at most 64T
+        /// For example 10G; a multiple of 512 bytes, at most 64T
         #[arg(long, value_parser = parse_size)]
         size: u64,
-        /// What a flush means: on this host's disk, or in the pool
+        /// What a flush waits for: this host's disk, or the pool
         #[arg(long, value_parser = ["local", "pool"])]
         flush: Option<String>,
         #[arg(long, value_parser = ["lz4", "none"])]
         compression: Option<String>,
-        /// How much flushed data, in time, the loss of this host may cost (local)
+        /// With --flush local: the newest flushed writes that the loss of this host may cost, in time
         #[arg(long, value_parser = parse_duration_ms, value_name = "TIME")]
         max_tail: Option<u64>,
-        /// Local disk that unsent writes may take
+        /// Local disk space that unsent writes may take
         #[arg(long, value_parser = parse_size, value_name = "SIZE")]
         journal_size: Option<u64>,
-        /// Succeed when it exists, with this size and what else is given
+        /// Succeed when the volume exists with the given size and settings
         #[arg(long)]
         if_absent: bool,
     },
-    /// The volumes of a pool, or of all
+    /// List the volumes of a pool, or of all pools
     #[command(alias = "ls")]
     List { pool: Option<Name> },
-    /// One volume: sizes, owner, what is not yet in the pool
+    /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
-    /// Store everything and let any host open it
+    /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
-    /// Find what each object is needed for by walking all maps, and compare that with what collection counts
+    /// Walk all maps, and compare what they need with what collection has counted
     Check { path: VolumePath },
-    /// Free what nobody needs now, and wait for it (the grace period included)
+    /// Free unneeded space now, and wait for it (the grace period included)
     #[command(alias = "gc")]
     Collect { path: VolumePath },
-    /// Become the owner; the other host is shut out
+    /// Take the volume from another host, which is shut out
     TakeOver {
         path: VolumePath,
-        /// Also when it cannot be told whether the newest writes were acknowledged: they may be lost
+        /// Even if nobody can tell whether the newest writes were acknowledged: they may be lost
         #[arg(long)]
         accept_loss: bool,
     },
-    /// Make a volume of a journal that was put aside when another host took the volume over
+    /// Make a volume of a journal that was kept when another host took the volume over
     Salvage {
         /// The journal's folder, as the message or `volume info` names it
         #[arg(value_name = "JOURNAL")]
         journal: PathBuf,
         #[arg(value_name = "POOL/NEW")]
         to: VolumePath,
-        /// Also where only the journal's own blocks can be had
+        /// Even if only the journal's own blocks are available
         #[arg(long)]
         force: bool,
     },

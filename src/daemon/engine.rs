@@ -124,7 +124,7 @@ impl Engine {
             && let Err(error) = engine.begin(&options).await
         {
             if let Err(also) = engine.shutdown().await {
-                tracing::warn!(error = %also, "ending after a start that failed");
+                tracing::warn!(error = %also, "the daemon could not end cleanly after a failed start");
             }
             return Err(error);
         }
@@ -188,7 +188,7 @@ impl Engine {
             .rt
             .spawn(async move {
                 if let Err(error) = work.await {
-                    tracing::warn!(%error, "looking for volumes to recover");
+                    tracing::warn!(%error, "the search for volumes that were open here failed");
                 }
             })
             .detach();
@@ -201,7 +201,7 @@ impl Engine {
             // Another host may take it over meanwhile.
             && !error.is(Kind::Owned)
         {
-            tracing::warn!(volume = %path, %error, "cannot open now what was ours when we were cut off");
+            tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now");
         }
     }
 
@@ -265,7 +265,7 @@ impl Engine {
         let servers = std::mem::take(&mut *self.servers.lock());
         for server in servers {
             if self.state.host_context.rt.timeout(DRAIN, server.ended()).await.is_none() {
-                tracing::warn!("some clients' requests still wait for stores and get no answer");
+                tracing::warn!("requests of clients still wait for stores: they get no answer");
             }
         }
         // Bounded whatever the stores do: what is not drained by then is in the journals, and stays ours.

@@ -530,7 +530,7 @@ async fn keep_note(host_context: &HostContext, note: &Path, found: &Conditions) 
         host_context.disk.write_atomic(note, Bytes::from(text)).await
     };
     if let Err(why) = kept.await {
-        tracing::warn!(%why, note = %note.display(), "what the store heeds could not be noted");
+        tracing::warn!(%why, note = %note.display(), "which conditional writes the store heeds could not be noted");
     }
 }
 

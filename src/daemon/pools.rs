@@ -107,7 +107,7 @@ impl Pools {
         let opened = open.insert(self.opened_as(pool)).clone();
         drop(open);
         if let Err(error) = self.remember_places(name, &opened).await {
-            tracing::warn!(pool = %name, %error, "where its stores are is not remembered");
+            tracing::warn!(pool = %name, %error, "the addresses of the pool's stores could not be noted on this host");
         }
         Ok(opened)
     }

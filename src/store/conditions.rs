@@ -66,7 +66,7 @@ pub async fn conditions(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<Co
     let keys = [format!("{stem}-1"), format!("{stem}-2")];
     let out = tried(bucket, &keys[0], &keys[1]).await;
     if let Err(why) = bucket.delete(&keys, Cause::Probe).await {
-        tracing::warn!(%why, ?keys, "what conditional writes were tried with stays in {}", bucket.url());
+        tracing::warn!(%why, ?keys, "the objects with which conditional writes were tried could not be removed from {}", bucket.url());
     }
     out.map_err(|e| e.context(format_args!("trying conditional writes on {}", bucket.url())))
 }

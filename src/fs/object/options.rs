@@ -181,23 +181,23 @@ fn cache(value: Option<&str>) -> Result<Cache> {
 pub const HELP: &str = "\
 Options behind -o (docs/reference.md says more of each):
   flush=bucket              close and fsync return when the object is stored (default)
-  flush=local               ... when this host's disk has the bytes; they are sent behind
+  flush=local               ... when this host's disk has the bytes, which are sent in the background
   ro                        nothing can be changed
   uid=N, gid=N              owner of objects that carry none
   umask=M, file_mode=M, dir_mode=M
                             permission bits of objects that carry none, octal
   allow_other               users beside the one who mounts may enter
-  attributes=exact          mode, owner and times are those that each object carries: asked for one by one (default)
-  attributes=sampled        ... are taken from three objects of a directory where these carry only defaults
+  attributes=exact          stat shows the mode, owner and times of each object, a request a name (default)
+  attributes=sampled        ... three objects of a directory tell of the others where they carry only defaults
   metadata_ttl=SECONDS, negative_metadata_ttl=SECONDS
-                            for which names and attributes, or that there is none, are believed (5)
+                            how long names and attributes, or absent names, are believed (5)
   cache, cache=SIZE         what is read is kept on this host's disk
-  deadline=SECONDS          for one request of the store (60)
+  deadline=SECONDS          longest wait for one request of the store (60)
   versions                  each directory has a .versions with earlier versions
   endpoint=URL, region=R, profile=P, path_style, anonymous, requester_pays, sse=S, storage_class=C, ca=FILE
                             of the store, as in its URL
   fsname=NAME, noexec, noatime, suid, dev
-                            as everywhere";
+                            as for other filesystems";
 
 impl MountOptions {
     /// Reads the text behind `-o` (commas between options; `\,` is a comma inside one). What belongs to the store

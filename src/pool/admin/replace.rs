@@ -176,7 +176,7 @@ impl Pool {
                     Ok(()) => filled.there += 1,
                     Err(_) if inventory.fate(id).await?.is_over() => {}
                     Err(e) => {
-                        tracing::warn!("a part of {id} did not come along: {e}");
+                        tracing::warn!("a shard of {id} was not brought to the new store: {e}");
                         // What is damaged for good holds nothing up: scrub names it.
                         filled.left += u64::from(!e.is(Kind::Corrupt));
                     }

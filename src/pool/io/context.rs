@@ -145,7 +145,7 @@ impl PoolContext {
             // Who may not delete can do all else: what stays is told, and scrub finds it.
             Err(e) if e.is(Kind::Denied) => {
                 if member.traffic().not_deleted(keys.len() as u64) {
-                    tracing::warn!("what nobody needs piles up: {e}");
+                    tracing::warn!("objects that nobody needs stay in the store: {e}");
                 }
                 Ok(())
             }

@@ -96,7 +96,7 @@ impl ScrubCursor {
     pub(in crate::pool) async fn ended(&self, report: &ScrubReport, now_ms: u64) {
         let text = serde_json::to_vec(&LastScrub::of(report, now_ms)).expect("it has only string keys");
         if let Err(error) = self.disk.write_atomic(&self.last, text.into()).await {
-            tracing::warn!(path = %self.last.display(), %error, "what a scrub found can't be written down");
+            tracing::warn!(path = %self.last.display(), %error, "what a scrub found could not be noted on this host");
         }
     }
 

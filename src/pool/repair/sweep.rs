@@ -143,7 +143,7 @@ async fn delete(
     match member.delete(&keys, Cause::Delete).await {
         Err(e) if e.is(Kind::Denied) => {
             if member.traffic().not_deleted(keys.len() as u64) {
-                tracing::warn!("what nobody needs piles up: {e}");
+                tracing::warn!("objects that nobody needs stay in the store: {e}");
             }
             return Ok(false);
         }

@@ -220,7 +220,7 @@ impl Session {
                     news.await;
                 }
                 Err(stop) => {
-                    tracing::warn!(volume = %self.context.name, error = %stop.error(), "nothing is packed now");
+                    tracing::warn!(volume = %self.context.name, error = %stop.error(), "objects could not be packed; it is tried again");
                     self.context.rt().sleep(AGAIN).await;
                 }
             }

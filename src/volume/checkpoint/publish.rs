@@ -63,7 +63,7 @@ impl Session {
         loop {
             self.wait_until_ripe().await;
             if let Err(stop) = self.checkpoint(&[]).await {
-                tracing::warn!(volume = %self.context.name, error = %stop.error(), "no checkpoint now");
+                tracing::warn!(volume = %self.context.name, error = %stop.error(), "a checkpoint failed; it is tried again");
                 self.context.rt().sleep(AGAIN).await;
             }
         }

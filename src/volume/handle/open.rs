@@ -231,7 +231,7 @@ async fn remember(context: &VolumeContext, session: &Arc<Session>, a: Announce) 
             Some(note)
         }
         Err(stop) => {
-            tracing::warn!(volume = %context.name, error = %stop.error(), "no snapshot of the moment of the take-over");
+            tracing::warn!(volume = %context.name, error = %stop.error(), "the state that the take-over found was not kept as a snapshot");
             None
         }
     }

@@ -46,7 +46,7 @@ impl Session {
                     self.run(|session| session.store_chunk(cutting, era, held));
                 }
                 Err(error) => {
-                    tracing::error!(volume = %self.context.name, %error, "writes can't be stored any more");
+                    tracing::error!(volume = %self.context.name, %error, "the volume's log can't be written: I/O fails from now on");
                     self.stop(crate::volume::head::Stop::Failed(error));
                     return;
                 }

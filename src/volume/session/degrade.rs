@@ -73,7 +73,7 @@ impl Session {
                 false => self.lower(&mut attempts).await.map_err(|stop| (stop, self.pause())),
             };
             if let Err((stop, pause)) = done {
-                tracing::warn!(volume = %self.context.name, error = %stop.error(), "how many shards count as stored stays as it is");
+                tracing::warn!(volume = %self.context.name, error = %stop.error(), "the number of shards that make a write stored could not be changed");
                 self.rest(pause).await;
             }
         }
