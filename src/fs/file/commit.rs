@@ -5,7 +5,8 @@ use tokio::sync::MutexGuard;
 
 use super::conflict_copy;
 use super::context::MountContext;
-use super::open_file::{OpenFile, SENDS, bytes_missing};
+use super::open_file::{OpenFile, bytes_missing};
+use super::state::{Event, Life, SENDS};
 use super::streaming_upload::StreamingUpload;
 use super::unsent_version::UnsentVersion;
 use super::upload::{self, Snapshot};
@@ -42,8 +43,8 @@ impl OpenFile {
         let snapshot = self.snapshot(e);
         {
             let mut s = self.state.lock();
-            s.asked = snapshot.changes;
-            s.signed = Some((snapshot.changes, snapshot.attrs.clone()));
+            s.apply(Event::Asked(snapshot.changes));
+            s.apply(Event::Signed(snapshot.changes, snapshot.attrs.clone()));
         }
         self.note(e, durable).await?;
         Ok(snapshot)
@@ -60,9 +61,9 @@ impl OpenFile {
             let mut s = self.state.lock();
             let snapshot = s.snapshot(e);
             // From here on whoever rewrites the file leaves these staged bytes as they are.
-            s.asked = snapshot.changes;
+            s.apply(Event::Asked(snapshot.changes));
             s.stream_failed = false;
-            (snapshot, s.streaming.take(), s.dated)
+            (snapshot, s.streaming.take(), s.file.dated())
         };
         if streaming.is_none() && snapshot.in_parts() {
             streaming = Some(StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
@@ -76,11 +77,12 @@ impl OpenFile {
             let mut s = self.state.lock();
             s.upload = streaming.as_ref().map(|streaming| streaming.upload.clone());
             // A note that says what is closed says by what it is known.
-            let signed = s.signed.as_ref().is_some_and(|(at, _)| *at == snapshot.changes);
+            let signed = s.file.signed().is_some();
             let told = s.noted == Some(Mark::Closed) && signed && s.upload.is_none();
             s.remember_upload(&snapshot);
-            s.signed = Some((snapshot.changes, newer.as_ref().unwrap_or(&snapshot.attrs).clone()));
-            told && s.changes == snapshot.changes
+            let attrs = newer.as_ref().unwrap_or(&snapshot.attrs).clone();
+            s.apply(Event::Signed(snapshot.changes, attrs));
+            told && s.file.changes() == snapshot.changes
         };
         if !told && let Err(why) = self.note(e, false).await {
             // What this disk can't promise can be stored all the same.
@@ -99,7 +101,7 @@ impl OpenFile {
     pub async fn refresh_note(&self, e: &MountContext) -> Result<()> {
         let stale = {
             let s = self.state.lock();
-            s.stage.is_some() && s.noted != Some(s.mark())
+            s.stage.is_some() && s.noted != Some(s.file.mark())
         };
         if stale { self.note(e, false).await } else { Ok(()) }
     }
@@ -113,9 +115,9 @@ impl OpenFile {
         let (done, staged, size) = {
             let s = self.state.lock();
             // A send asks for what it takes with it, before that is written down.
-            let sealed = s.asked == s.changes && s.noted == Some(Mark::Closed);
-            let done = s.unlinked || s.changes == s.sent || sealed && !durable;
-            (done, s.stage.is_some(), s.size)
+            let sealed = s.file.asked() == s.file.changes() && s.noted == Some(Mark::Closed);
+            let done = !s.file.is_dirty() || sealed && !durable;
+            (done, s.stage.is_some(), s.file.size())
         };
         if done {
             return Ok(());
@@ -127,7 +129,7 @@ impl OpenFile {
             self.note_as_closed(e, durable).await?;
             // A change of its metadata in between makes a note that doesn't say so.
             let s = self.state.lock();
-            let waits = s.changes != s.sent && s.stage.is_some() && !s.unlinked;
+            let waits = s.file.is_dirty() && s.stage.is_some();
             if !waits || s.noted != Some(Mark::Open) {
                 return Ok(());
             }
@@ -140,11 +142,10 @@ impl OpenFile {
         let _one = self.writing.lock().await;
         let closed = {
             let s = self.state.lock();
-            s.wrote <= s.asked
-                && s.asked > s.sent
+            s.file.is_unwritten_since_asked()
+                && s.file.is_asked()
                 && s.unsent_version.is_none()
-                && s.failed.is_none()
-                && !s.unlinked
+                && matches!(s.file.life(), Life::Linked)
         };
         if closed { self.note_as_closed(e, false).await.map(drop) } else { self.note(e, false).await }
     }
@@ -155,8 +156,8 @@ impl OpenFile {
         {
             let s = self.state.lock();
             // Its metadata may have changed since.
-            let closed = s.wrote <= s.asked && s.unsent_version.is_none() && s.failed.is_none();
-            let waits = s.changes != s.sent && !s.unlinked;
+            let closed = s.file.is_unwritten_since_asked() && s.unsent_version.is_none();
+            let waits = s.file.is_dirty() && !s.file.is_failed();
             if !closed || !waits || s.stage.as_ref().is_none_or(Stage::is_sure) {
                 return Ok(());
             }
@@ -266,7 +267,7 @@ impl OpenFile {
                 let kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await?;
                 tracing::error!(key = snapshot.key, kept, %why, "another client changed the object: the closed version is stored as a conflict copy");
                 let mut s = self.state.lock();
-                s.sent = s.sent.max(snapshot.changes);
+                s.apply(Event::CopiedAside(snapshot.changes));
             }
             Err(why) => return Err(why),
         }
@@ -302,12 +303,12 @@ impl OpenFile {
         }
         let base = Base { etag: head.etag, size: head.size };
         let mut s = self.state.lock();
-        if !s.sending.contains(&there) || base.size < snapshot.base_len {
+        if !s.file.uploading().contains(&there) || base.size < snapshot.base_len {
             return Ok(None);
         }
-        s.base = Some(base.clone());
+        s.apply(Event::Rebased(base.clone()));
         snapshot.when = When::Matches(base.etag.clone());
-        if s.borrowed.is_none() {
+        if s.file.borrowed().is_none() {
             snapshot.source = Some(Source { key: snapshot.key.clone(), base });
         }
         Ok(Some(OwnSend::Before))
@@ -316,48 +317,32 @@ impl OpenFile {
     /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds
     /// that object there.
     async fn recall_sends(&self, e: &MountContext) -> Result<()> {
-        if self.state.lock().sending.len() < SENDS {
+        if self.state.lock().file.uploading().len() < SENDS {
             return Ok(());
         }
         let head = e.remote.head(&self.key()).await?;
         let there = head.as_ref().and_then(|head| UploadToken::of(&head.attrs, head.size));
         let mut s = self.state.lock();
-        if let Some(head) = head
-            && there.is_some_and(|there| s.sending.contains(&there))
-            && head.size >= s.base_len
-        {
-            s.base = Some(Base { etag: head.etag, size: head.size });
-            s.sending.clear();
-        } else {
-            // What has not arrived in so many turns won't.
-            s.sending.drain(..SENDS / 2);
-        }
+        let arrived = head.filter(|head| {
+            there.is_some_and(|there| s.file.uploading().contains(&there)) && head.size >= s.file.base_len()
+        });
+        // What has not arrived in so many turns won't.
+        s.apply(Event::Recalled(arrived.map(|head| Base { etag: head.etag, size: head.size })));
         Ok(())
     }
 
     /// The object has the snapshot's bytes.
     pub(super) fn record_upload(&self, snapshot: &Snapshot, etag: Etag) {
-        let mut s = self.state.lock();
-        s.base = Some(Base { etag, size: snapshot.size });
-        s.sending.clear();
-        if s.changes == snapshot.changes {
-            s.base_len = s.size;
-            s.dirty.clear();
-            s.stage.iter().for_each(Stage::mark_sent);
-        }
-        // Its bytes are the object's own now.
-        s.borrowed = None;
+        let base = Base { etag, size: snapshot.size };
+        self.state.lock().apply(Event::Stored { at: snapshot.changes, base });
     }
 
     pub(super) fn mark_clean(&self, e: &MountContext, snapshot: &Snapshot) -> Attributes {
         let mut s = self.state.lock();
-        s.sent = snapshot.changes;
-        s.as_of = e.rt.now();
-        if s.changes == snapshot.changes {
-            s.attrs = snapshot.attrs.clone();
-        }
-        let etag = s.base.as_ref().map(|base| base.etag.clone());
-        Attributes::of(&e.options, false, snapshot.size, etag, s.modified, &snapshot.attrs)
+        let attrs = snapshot.attrs.clone();
+        s.apply(Event::Published { at: snapshot.changes, attrs, now: e.rt.now() });
+        let etag = s.file.base().map(|base| base.etag.clone());
+        Attributes::of(&e.options, false, snapshot.size, etag, s.file.modified(), &snapshot.attrs)
     }
 
     /// Another client's object has the name: our bytes are stored as a conflict copy.
@@ -383,27 +368,23 @@ impl OpenFile {
         }
         let (why, stages) = {
             let mut s = self.state.lock();
-            let mut stages = [None, None];
-            let why = match kept {
+            let stored = kept.is_ok();
+            let (why, copy) = match kept {
                 Ok(Some(name)) => {
-                    // The version before goes with the one that is kept.
-                    stages = [s.stage.take(), s.unsent_version.take().map(|unsent| unsent.stage)];
-                    let why = why.context(format_args!("what was written here is kept as {name}"));
-                    s.conflict_copy = Some(name);
-                    why
+                    (why.context(format_args!("what was written here is kept as {name}")), Some(name))
                 }
-                Ok(None) => {
-                    stages[0] = s.stage.take();
-                    why
-                }
+                Ok(None) => (why, None),
                 Err(also) => {
                     let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
-                    tracing::error!(key = s.key, at, %also, "a conflict can't be stored yet: the next mount tries again");
-                    why
+                    let key = s.file.key();
+                    tracing::error!(key, at, %also, "a conflict can't be stored yet: the next mount tries again");
+                    (why, None)
                 }
             };
-            s.failed = Some(why.share());
-            (why, stages)
+            // The version before goes with the one that is kept.
+            let before = s.unsent_version.take_if(|_| copy.is_some()).map(|unsent| unsent.stage);
+            let stage = s.apply(Event::Refused { why: why.share(), copy, stored });
+            (why, [stage, before])
         };
         for stage in stages.into_iter().flatten() {
             e.staging.done(stage).await;

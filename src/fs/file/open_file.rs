@@ -1,13 +1,11 @@
 //! A file that is open, shared by all its handles on this mount: the object it was, what was written over it since,
 //! and how the two become the next object.
 //!
-//! Invariants: every byte from `base_len` to `size` is in `local`; `dirty` is a part of `local`; the stage holds the
-//! bytes of `local` (zeros where it ends early), and its note says on disk what of that is closed, sent or neither.
-//! `changes` counts what `sent` has to catch up with; `asked` is where it was when a close or fsync last asked for
-//! that. Once an upload was refused because somebody else changed the object, the file is `failed`: what was written
-//! is stored beside the object, every further read, write, flush and fsync of its handles fails (the kernel keeps
-//! pages by inode: a read of ours would be shown to others), and whoever opens the name from then on sees the other's
-//! object.
+//! What the file is stands in `state`, a value without I/O; here stand the handles beside it and the waiting. The stage
+//! holds the bytes of `FileState::local` (zeros where it ends early), and its note says on disk what of that is closed, sent
+//! or neither. Once another client's object has refused an upload, what was written is stored beside that object, every
+//! further read, write, flush and fsync of the file's handles fails (the kernel keeps pages by inode: a read of ours would
+//! be shown to others), and whoever opens the name from then on sees the other client's object.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,18 +16,18 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use super::context::MountContext;
+use super::state::{Effect, Event, FileState, Life, Stood};
 use super::streaming_upload::{BEGIN, StreamingUpload};
 use super::unsent_version::{UnsentVersion, remove_stage};
 use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::fs::object::{
-    Attributes, Base, ByteRanges, Errno, Fail, Meta as _, MountOptions, Ns, Op, Source, UploadToken,
-    add_upload_token,
+    Attributes, Base, Errno, Fail, Meta as _, MountOptions, Ns, Op, Source, add_upload_token,
 };
 use crate::fs::read::Reader;
 use crate::fs::staging::{FoundFile, Mark, NOTE_FORMAT, Note, Stage, StagingArea};
-use crate::store::{Attrs, Etag, Head, When};
+use crate::store::{Attrs, Etag, Head};
 
 /// Largest file: what S3 takes in one object.
 pub const SIZE_MAX: u64 = 5 << 40;
@@ -37,58 +35,29 @@ pub const SIZE_MAX: u64 = 5 << 40;
 /// Longest hole that one call makes: its zeros are sent when the file is closed.
 pub const HOLE_MAX: u64 = 64 << 30;
 
+/// The file's state and the handles that belong to it.
 #[derive(Debug)]
-pub(super) struct FileState {
-    pub(super) key: String,
-    /// The object as it was opened or last sent; none while there is no object.
-    pub(super) base: Option<Base>,
-    /// Whose bytes the file has instead, copied and not yet sent.
-    pub(super) borrowed: Option<Source>,
-    /// So many of their bytes still count.
-    pub(super) base_len: u64,
-    pub(super) size: u64,
-    pub(super) local: ByteRanges,
-    pub(super) dirty: ByteRanges,
+pub(super) struct FileParts {
+    pub(super) file: FileState,
     pub(super) stage: Option<Stage>,
     pub(super) cuts: Cuts,
+    /// What the stage's note says.
+    pub(super) noted: Option<Mark>,
     /// The version that was closed before the rewrite began.
     pub(super) unsent_version: Option<UnsentVersion>,
     /// The version whose place the stage took; a loss of power may bring it back.
     pub(super) replaced: Option<String>,
-    pub(super) attrs: Attrs,
-    pub(super) modified: Ns,
-    /// When the store was asked for `base`, or took it.
-    pub(super) as_of: Instant,
-    /// Somebody set the times, after the last write.
-    pub(super) dated: bool,
-    pub(super) changes: u64,
-    /// Where `changes` was when the bytes changed last.
-    pub(super) wrote: u64,
-    pub(super) sent: u64,
-    pub(super) asked: u64,
-    /// The metadata that a send gives the object, and at which change: a repeated one gives the same.
-    pub(super) signed: Option<(u64, Attrs)>,
-    /// What the store may know sends by whose answer has not come, the latest last.
-    pub(super) sending: Vec<UploadToken>,
-    /// What the stage's note says.
-    pub(super) noted: Option<Mark>,
     /// The parts that left before the end.
     pub(super) streaming: Option<StreamingUpload>,
     /// The multipart upload that is under way.
     pub(super) upload: Option<String>,
-    pub(super) unlinked: bool,
-    /// And for good: what is staged is for its handles only.
-    pub(super) discarded: bool,
     /// Beginning to send it before its end failed: it leaves at its end.
     pub(super) stream_failed: bool,
-    pub(super) failed: Option<Error>,
-    /// The object in which a failed file's bytes are.
-    pub(super) conflict_copy: Option<String>,
 }
 
 #[derive(Debug)]
 pub struct OpenFile {
-    pub(super) state: Mutex<FileState>,
+    pub(super) state: Mutex<FileParts>,
     /// Held while the stage's note is written.
     pub(in crate::fs) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
@@ -99,113 +68,47 @@ pub struct OpenFile {
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// An object as the store said it is.
-#[derive(Clone, Debug)]
-pub struct Stood {
-    pub base: Base,
-    pub attrs: Attrs,
-    pub modified: Ns,
-    /// When it was asked.
-    pub asked: Instant,
-}
-
 impl OpenFile {
     /// A file that is an object.
     pub fn of(key: &str, stood: Stood, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        let Stood { base, attrs, modified, asked } = stood;
-        let size = base.size;
-        let state = FileState { as_of: asked, ..Self::state(key, Some(base), size, attrs, modified, 0) };
-        Self::new(state, changing)
+        Self::new(FileParts::new(FileState::of(key, stood)), changing)
     }
 
     /// A file that is no object yet.
     pub fn fresh(key: &str, attrs: Attrs, now: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        Self::new(Self::state(key, None, 0, attrs, now, 1), changing)
+        Self::new(FileParts::new(FileState::fresh(key, attrs, now)), changing)
     }
 
-    fn new(state: FileState, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+    fn new(state: FileParts, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let (noting, writing, has_syncer) = Default::default();
         Arc::new(OpenFile { state: Mutex::new(state), noting, writing, has_syncer, sending })
-    }
-
-    fn state(
-        key: &str,
-        base: Option<Base>,
-        size: u64,
-        attrs: Attrs,
-        modified: Ns,
-        changes: u64,
-    ) -> FileState {
-        FileState {
-            key: key.to_owned(),
-            base,
-            borrowed: None,
-            base_len: size,
-            size,
-            local: ByteRanges::default(),
-            dirty: ByteRanges::default(),
-            stage: None,
-            cuts: Cuts::default(),
-            unsent_version: None,
-            replaced: None,
-            attrs,
-            modified,
-            as_of: Instant::default(),
-            dated: false,
-            changes,
-            wrote: changes,
-            sent: 0,
-            asked: 0,
-            signed: None,
-            sending: Vec::new(),
-            noted: None,
-            streaming: None,
-            upload: None,
-            unlinked: false,
-            discarded: false,
-            stream_failed: false,
-            failed: None,
-            conflict_copy: None,
-        }
     }
 
     /// A file that an earlier mount staged and the bucket may not have.
     pub fn recovered(left: FoundFile, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let FoundFile { stage, note, edits, .. } = left;
         let modified = note.attrs().time("mtime").unwrap_or(modified);
-        let state = Self::state(&note.key, note.base.clone(), edits.size, note.attrs(), modified, 1);
-        let file = Self::new(state, changing);
-        let mut s = file.state.lock();
-        s.borrowed = note.borrowed.clone();
-        s.base_len = edits.base_len;
-        s.dirty = edits.local.clone();
-        s.local = edits.local;
-        s.stage = Some(stage);
-        s.replaced = note.replaces().map(str::to_owned);
-        s.asked = 1;
-        s.noted = Some(note.mark);
-        if note.mark == Mark::Closed {
-            s.signed = Some((1, note.attrs()));
-        }
-        s.sending = note.sending;
-        drop(s);
-        file
+        let object = (note.key.as_str(), note.base.clone(), note.borrowed.clone());
+        let file =
+            FileState::recovered(object, edits, (note.attrs(), modified), note.mark, note.sending.clone());
+        let replaced = note.replaces().map(str::to_owned);
+        let state =
+            FileParts { stage: Some(stage), replaced, noted: Some(note.mark), ..FileParts::new(file) };
+        Self::new(state, changing)
     }
 
     /// The object is this now, put there by a send of ours that was never answered.
     pub fn rebase(&self, base: Base) {
-        self.state.lock().base = Some(base);
+        self.state.lock().apply(Event::Rebased(base));
     }
 
     pub fn key(&self) -> String {
-        self.state.lock().key.clone()
+        self.state.lock().file.key().to_owned()
     }
 
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
-        s.key = key.to_owned();
-        // Its note says another.
-        s.noted = None;
+        s.apply(Event::Renamed(key.to_owned()));
         if let Some(unsent) = &mut s.unsent_version {
             unsent.set_key(key);
         }
@@ -213,49 +116,42 @@ impl OpenFile {
 
     /// The object as it was opened or last sent.
     pub fn base(&self) -> Option<Base> {
-        self.state.lock().base.clone()
+        self.state.lock().file.base().cloned()
     }
 
     /// The store has another object there than the file is made of, and not by a send whose answer has yet to come.
     pub fn is_other(&self, head: &Head) -> bool {
-        let s = self.state.lock();
-        let ours = || UploadToken::of(&head.attrs, head.size).is_some_and(|there| s.sending.contains(&there));
-        s.base.as_ref().is_some_and(|base| base.etag != head.etag) && !ours()
+        self.state.lock().file.is_other(head)
     }
 
     /// The object has this etag now, and the same bytes.
     pub fn moved(&self, etag: &Etag, now: Instant) {
-        let mut s = self.state.lock();
-        if let Some(base) = &mut s.base {
-            base.etag = etag.clone();
-            s.as_of = now;
-        }
+        self.state.lock().apply(Event::Moved { etag: etag.clone(), now });
     }
 
     /// The object is known as it was then, or later.
     pub fn is_as_of(&self, asked: Instant) -> bool {
-        self.state.lock().as_of >= asked
+        self.state.lock().file.is_as_of(asked)
     }
 
     /// Its name may stand for an object: for one that is known, or by a send whose answer has not come.
     pub fn may_be_object(&self) -> bool {
         let s = self.state.lock();
-        s.base.is_some() || !s.sending.is_empty()
+        s.file.base().is_some() || !s.file.uploading().is_empty()
     }
 
     pub fn attrs(&self) -> Attrs {
-        self.state.lock().attrs.clone()
+        self.state.lock().file.attrs().clone()
     }
 
     pub fn is_dirty(&self) -> bool {
-        let s = self.state.lock();
-        s.changes != s.sent && !s.unlinked
+        self.state.lock().file.is_dirty()
     }
 
     /// What the file is has not reached the tables yet: it answers for itself.
     pub fn overrides_cache(&self) -> bool {
         let s = self.state.lock();
-        s.changes != s.sent || s.base.is_none() || s.unlinked
+        !s.file.is_sent() || s.file.base().is_none() || s.file.is_unlinked()
     }
 
     /// The same of a file that has its name.
@@ -266,56 +162,47 @@ impl OpenFile {
     /// No object yet, and a name here: only this mount knows the file.
     pub fn is_local(&self) -> bool {
         let s = self.state.lock();
-        s.base.is_none() && !s.unlinked
+        s.file.base().is_none() && !s.file.is_unlinked()
     }
 
     pub fn size(&self) -> u64 {
-        self.state.lock().size
+        self.state.lock().file.size()
     }
 
     pub fn is_failed(&self) -> bool {
-        self.state.lock().failed.is_some()
+        self.state.lock().file.is_failed()
     }
 
     pub fn attributes(&self, options: &MountOptions) -> Attributes {
-        let s = self.state.lock();
-        Attributes::of(options, false, s.size, s.base.as_ref().map(|b| b.etag.clone()), s.modified, &s.attrs)
+        self.state.lock().file.attributes(options)
     }
 
     /// A close or fsync asked for what the bucket does not have yet.
     pub fn has_unsent_close(&self) -> bool {
         let s = self.state.lock();
-        s.asked > s.sent && !s.unlinked && s.failed.is_none()
+        s.file.is_asked() && matches!(s.file.life(), Life::Linked)
     }
 
     /// Where the bytes of a failed file are, when they are in the bucket.
     pub fn kept(&self) -> Option<String> {
-        self.state.lock().conflict_copy.clone()
+        match self.state.lock().file.life() {
+            Life::Failed { copy, .. } => copy.clone(),
+            _ => None,
+        }
     }
 
     /// What the store says at another open: taken over unless there are changes of ours, or more is known. What was
     /// staged over an object that is gone is of no use to anybody then.
     #[must_use]
     pub fn refresh(&self, stood: Stood) -> Option<Stage> {
-        let mut s = self.state.lock();
-        let Stood { base, attrs, modified, asked } = stood;
-        if s.changes != s.sent || s.unlinked || s.failed.is_some() || asked < s.as_of {
-            return None;
-        }
-        s.as_of = asked;
-        let mut old = None;
-        if s.base.as_ref() != Some(&base) {
-            (s.base_len, s.size) = (base.size, base.size);
-            s.local.clear();
-            s.base = Some(base);
-            old = s.stage.take();
-        }
-        (s.attrs, s.modified) = (attrs, modified);
-        old
+        self.state.lock().apply(Event::Seen(stood))
     }
 
     pub(super) fn failure(&self) -> Option<Error> {
-        self.state.lock().failed.as_ref().map(Error::share)
+        match self.state.lock().file.life() {
+            Life::Failed { why, .. } => Some(why.share()),
+            _ => None,
+        }
     }
 
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
@@ -334,17 +221,17 @@ impl OpenFile {
     ) -> Op<Bytes> {
         let (source, stage, pieces, was) = {
             let s = self.state.lock();
-            if let Some(why) = &s.failed {
+            if let Life::Failed { why, .. } = s.file.life() {
                 return Err(why.share().into());
             }
-            let end = offset.saturating_add(len).min(s.size);
-            (s.source(), s.stage.clone(), s.local.split(offset.min(end)..end), s.version())
+            let (file, end) = (&s.file, offset.saturating_add(len).min(s.file.size()));
+            (file.source(), s.stage.clone(), file.local().split(offset.min(end)..end), file.version())
         };
         match self.collect(e, reader, source, stage, pieces).await {
             Err(why) if why.errno == Errno::STALE && tries > 0 => {
                 // Perhaps a send of ours has replaced the object while it was read.
                 drop(self.sending.lock().await);
-                if self.state.lock().version() == was {
+                if self.state.lock().file.version() == was {
                     return Err(why);
                 }
                 Box::pin(self.read_again(e, reader, offset, len, tries - 1)).await
@@ -383,18 +270,18 @@ impl OpenFile {
     pub fn read_now(&self, e: &MountContext, reader: &Reader, offset: u64, len: u64) -> Option<Bytes> {
         let (Source { key, base }, range) = {
             let s = self.state.lock();
-            let end = offset.saturating_add(len).min(s.size);
+            let end = offset.saturating_add(len).min(s.file.size());
             let range = offset.min(end)..end;
-            if s.failed.is_some() {
+            if s.file.is_failed() {
                 return None;
             }
             if range.is_empty() {
                 return Some(Bytes::new());
             }
-            if s.local.touches(&range) {
+            if s.file.local().touches(&range) {
                 return None;
             }
-            (s.source()?, range)
+            (s.file.source()?, range)
         };
         reader.read_now(&e.ahead, &key, &base, &range)
     }
@@ -406,7 +293,7 @@ impl OpenFile {
             return Err(why.into());
         }
         let (stale, begins) = loop {
-            let offset = offset.unwrap_or_else(|| self.state.lock().size);
+            let offset = offset.unwrap_or_else(|| self.size());
             let end = offset + data.len() as u64;
             self.may_reach(offset, end)?;
             let stage = self.stage(e, end).await?;
@@ -416,13 +303,7 @@ impl OpenFile {
             if !s.uses_stage(&stage) {
                 continue;
             }
-            let hole = s.size..offset;
-            s.local.insert(hole.clone());
-            s.dirty.insert(hole);
-            s.local.insert(offset..end);
-            s.dirty.insert(offset..end);
-            s.size = s.size.max(end);
-            s.touch(now);
+            s.apply(Event::Written { range: offset..end, now });
             let begins = s.streams(e, &stage, offset..end);
             break (s.noted != Some(Mark::Open), begins);
         };
@@ -438,13 +319,14 @@ impl OpenFile {
     /// `EFBIG` for a file that would be too long, or get too long a hole where it ends now.
     fn may_reach(&self, start: u64, end: u64) -> Op<()> {
         let s = self.state.lock();
-        let hole = start.saturating_sub(s.size);
+        let hole = start.saturating_sub(s.file.size());
         let (bytes, what, limit) = match (end > SIZE_MAX, hole > HOLE_MAX) {
             (true, _) => (end, "long", SIZE_MAX),
             (_, true) => (hole, "of zeros longer, which an object holds like any bytes", HOLE_MAX),
             _ => return Ok(()),
         };
-        let said = format!("{} would be {} GiB {what}: at most {} GiB", s.key, bytes >> 30, limit >> 30);
+        let said =
+            format!("{} would be {} GiB {what}: at most {} GiB", s.file.key(), bytes >> 30, limit >> 30);
         Err(Fail { errno: Errno::FBIG, why: Some(Error::new(Kind::Usage, said)) })
     }
 
@@ -470,7 +352,7 @@ impl OpenFile {
     pub async fn zero(&self, e: &MountContext, range: Range<u64>) -> Op<()> {
         const CHUNK: u64 = 1 << 20;
         let zeros = Bytes::from(vec![0; CHUNK as usize]);
-        let end = range.end.min(self.state.lock().size);
+        let end = range.end.min(self.size());
         let mut at = range.start;
         while at < end {
             let n = CHUNK.min(end - at);
@@ -495,7 +377,7 @@ impl OpenFile {
                 }
                 {
                     let s = self.state.lock();
-                    if size < s.size {
+                    if size < s.file.size() {
                         s.cuts.add();
                     }
                 }
@@ -507,14 +389,7 @@ impl OpenFile {
                 continue;
             }
             let useless = anew.and_then(|anew| s.detach_version(e, anew));
-            let grown = s.size..size;
-            s.local.cut(size);
-            s.dirty.cut(size);
-            s.local.insert(grown.clone());
-            s.dirty.insert(grown);
-            s.base_len = s.base_len.min(size);
-            s.size = size;
-            s.touch(now);
+            s.apply(Event::Resized { size, now });
             if let Some(streaming) = &mut s.streaming {
                 streaming.spoil(&(size..u64::MAX));
             }
@@ -530,16 +405,15 @@ impl OpenFile {
     /// Changes metadata that goes with the next upload.
     pub fn change_attrs(&self, change: impl FnOnce(&mut Attrs)) {
         let mut s = self.state.lock();
-        let before = (s.attrs.time("mtime"), s.attrs.time("atime"));
-        change(&mut s.attrs);
-        s.dated |= before != (s.attrs.time("mtime"), s.attrs.time("atime"));
-        s.changes += 1;
+        let mut attrs = s.file.attrs().clone();
+        change(&mut attrs);
+        s.apply(Event::AttrsChanged(attrs));
     }
 
     /// What the object has, as long as nothing here differs from it.
     pub fn clean(&self) -> Option<Source> {
         let s = self.state.lock();
-        (s.changes == s.sent && !s.unlinked && s.failed.is_none()).then(|| s.source()).flatten()
+        (s.file.is_sent() && matches!(s.file.life(), Life::Linked)).then(|| s.file.source()).flatten()
     }
 
     /// Takes `len` bytes at `offset` of another object for the same bytes of this file, which ends there and has
@@ -552,26 +426,26 @@ impl OpenFile {
         }
         let now = e.now();
         let mut s = self.state.lock();
-        let goes_on = s.borrowed.as_ref() == Some(from) && s.base_len == s.size;
-        if offset != s.size || !(s.size == 0 || goes_on) || s.stage.is_some() || s.unlinked {
+        let file = &s.file;
+        let goes_on = file.borrowed() == Some(from) && file.base_len() == file.size();
+        let at_end = offset == file.size() && (file.size() == 0 || goes_on);
+        if !at_end || s.stage.is_some() || file.is_unlinked() {
             return Ok(false);
         }
-        s.borrowed = Some(from.clone());
-        (s.base_len, s.size) = (offset + len, offset + len);
-        s.touch(now);
+        s.apply(Event::Borrowed { from: from.clone(), end: offset + len, now });
         Ok(true)
     }
 
     /// Some of its bytes are another object's: this host has them not.
     pub fn is_borrowed(&self) -> bool {
-        self.state.lock().borrowed.is_some()
+        self.state.lock().file.borrowed().is_some()
     }
 
     /// The object whose bytes it has borrowed.
     pub fn borrows(&self, key: &str) -> bool {
         let s = self.state.lock();
         let before = s.unsent_version.as_ref().is_some_and(|unsent| unsent.borrows(key));
-        before || s.borrowed.as_ref().is_some_and(|from| from.key == key)
+        before || s.file.borrowed().is_some_and(|from| from.key == key)
     }
 
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
@@ -581,9 +455,8 @@ impl OpenFile {
             self.fetch_missing(e).await?;
             let mut s = self.state.lock();
             // Another's object may have come meanwhile.
-            if s.local.split(0..s.size).iter().all(|(_, local)| *local) {
-                s.base_len = 0;
-                s.borrowed = None;
+            if s.file.local().split(0..s.file.size()).iter().all(|(_, local)| *local) {
+                s.apply(Event::Detached);
                 return Ok(());
             }
         }
@@ -591,7 +464,6 @@ impl OpenFile {
 
     async fn fetch_missing(&self, e: &MountContext) -> Op<()> {
         let snapshot = self.snapshot(e);
-        let borrowed = self.is_borrowed();
         let missing = snapshot.local.split(0..snapshot.size);
         for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
             let stage = self.stage(e, snapshot.size).await?;
@@ -601,29 +473,25 @@ impl OpenFile {
             if !s.uses_stage(&stage) {
                 return Ok(());
             }
-            if borrowed {
-                // No object of this name ever had them.
-                s.dirty.insert(range.clone());
-            }
-            s.local.insert(range);
+            s.apply(Event::Fetched(range));
         }
         Ok(())
     }
 
     /// Its name is gone: nothing of it is ever sent again.
     pub fn unlink(&self) {
-        self.state.lock().unlinked = true;
+        self.state.lock().apply(Event::Unlinked);
     }
 
     pub fn is_unlinked(&self) -> bool {
-        self.state.lock().unlinked
+        self.state.lock().file.is_unlinked()
     }
 
     /// The object is about to have these, put there by us; with its bytes, which are the file's where it was made of it.
     pub fn remember_upload(&self, attrs: &Attrs, object: &Base) {
         let mut s = self.state.lock();
-        if s.base.as_ref() == Some(object) {
-            s.push_unanswered(attrs, object.size);
+        if s.file.base() == Some(object) {
+            s.apply(Event::Uploading { attrs: attrs.clone(), size: object.size });
         }
     }
 
@@ -637,91 +505,71 @@ impl OpenFile {
     }
 }
 
-/// Sends that are remembered by their signatures.
-pub(super) const SENDS: usize = 32;
-
-impl FileState {
-    pub(super) fn remember_upload(&mut self, snapshot: &Snapshot) {
-        self.push_unanswered(&snapshot.attrs, snapshot.size);
+impl FileParts {
+    fn new(file: FileState) -> FileParts {
+        let (stage, cuts, noted, unsent_version, replaced) = Default::default();
+        let (streaming, upload, stream_failed) = Default::default();
+        FileParts { file, stage, cuts, noted, unsent_version, replaced, streaming, upload, stream_failed }
     }
 
-    fn push_unanswered(&mut self, attrs: &Attrs, size: u64) {
-        let Some(sending) = UploadToken::of(attrs, size) else { return };
-        self.sending.retain(|other| *other != sending);
-        self.sending.push(sending);
-        let many = self.sending.len().saturating_sub(SENDS);
-        self.sending.drain(..many);
-    }
-
-    pub(super) fn mark(&self) -> Mark {
-        match self.changes {
-            changes if changes == self.sent => Mark::Sent,
-            changes if changes == self.asked => Mark::Closed,
-            _ => Mark::Open,
+    /// Makes the change and does what comes with it; returns the stage that is of no use any more, for removal.
+    pub(super) fn apply(&mut self, event: Event) -> Option<Stage> {
+        match self.file.apply(event) {
+            Effect::Nothing | Effect::HideStage => {}
+            Effect::DropStage => return self.stage.take(),
+            Effect::NoteStale => self.noted = None,
+            Effect::StageSent => self.stage.iter().for_each(Stage::mark_sent),
         }
+        None
+    }
+
+    pub(super) fn remember_upload(&mut self, snapshot: &Snapshot) {
+        self.apply(Event::Uploading { attrs: snapshot.attrs.clone(), size: snapshot.size });
     }
 
     pub(super) fn snapshot(&self, e: &MountContext) -> Snapshot {
         let (options, now) = (&e.options, e.now());
-        let mut attrs = self.attrs.clone();
+        let file = &self.file;
+        let mut attrs = file.attrs().clone();
         add_upload_token(&e.rt, &mut attrs);
         // Every change has set it; whoever looks must not see it change again because the file is sent.
         if attrs.time("ctime").is_none() {
             attrs.set_time("ctime", now);
         }
         if attrs.time("mtime").is_none() {
-            attrs.set_time("mtime", self.modified);
+            attrs.set_time("mtime", file.modified());
         }
         if attrs.mode().is_none() {
             // Others take metadata without a mode for mode 0.
-            let shown = Attributes::of(options, false, self.size, None, self.modified, &self.attrs);
+            let shown = Attributes::of(options, false, file.size(), None, file.modified(), file.attrs());
             attrs.set_mode(shown.mode);
             attrs.set_id("uid", shown.uid);
             attrs.set_id("gid", shown.gid);
         }
-        if let Some((_, signed)) = self.signed.as_ref().filter(|(at, _)| *at == self.changes) {
+        if let Some(signed) = file.signed() {
             attrs = signed.clone();
         }
         Snapshot {
-            key: self.key.clone(),
-            when: self.when(),
-            source: self.source(),
-            base_len: self.base_len,
-            size: self.size,
-            local: self.local.clone(),
-            dirty: self.dirty.clone(),
+            key: file.key().to_owned(),
+            when: file.when(),
+            source: file.source(),
+            base_len: file.base_len(),
+            size: file.size(),
+            local: file.local().clone(),
+            dirty: file.dirty().clone(),
             stage: self.stage.clone(),
             attrs,
-            changes: self.changes,
+            changes: file.changes(),
             cuts: (self.cuts.clone(), self.cuts.now()),
         }
     }
 
-    /// What must hold of the object for the file to replace it.
-    pub(super) fn when(&self) -> When {
-        self.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()))
-    }
-
-    /// What changes when the file or its object does.
-    fn version(&self) -> (u64, String, Option<Base>) {
-        (self.changes, self.key.clone(), self.base.clone())
-    }
-
-    /// Whose bytes the file's are, but for those in `local`.
-    fn source(&self) -> Option<Source> {
-        self.borrowed.clone().or_else(|| self.own_object())
-    }
-
-    pub(super) fn own_object(&self) -> Option<Source> {
-        self.base.clone().map(|base| Source { key: self.key.clone(), base })
-    }
-
     /// Sends what is whole of a new file; true when it is time to begin with that.
     fn streams(&mut self, e: &MountContext, stage: &Stage, written: Range<u64>) -> bool {
-        let (key, size) = (&self.key, self.size);
+        let (key, size) = (self.file.key(), self.file.size());
         let Some(streaming) = &mut self.streaming else {
-            let may = !self.unlinked && !self.stream_failed && self.upload.is_none();
-            return may && self.base_len == 0 && size >= BEGIN;
+            let may = !self.file.is_unlinked() && !self.stream_failed && self.upload.is_none();
+            return may && self.file.base_len() == 0 && size >= BEGIN;
         };
         streaming.spoil(&written);
         streaming.advance(e, key, stage, size);
@@ -734,43 +582,31 @@ impl FileState {
     }
 
     pub(super) fn note(&self, staging: &StagingArea, partly: bool) -> Note {
-        let signed = self.signed.as_ref().filter(|(at, _)| *at == self.changes);
-        let attrs = signed.map_or(&self.attrs, |(_, attrs)| attrs);
+        let file = &self.file;
+        let attrs = file.signed().unwrap_or(file.attrs());
+        let rewrites = self.unsent_version.as_ref().map(|unsent| unsent.stage.id());
         Note {
             format: NOTE_FORMAT,
             url: staging.url().to_owned(),
-            key: self.key.clone(),
-            base: self.base.clone(),
-            borrowed: self.borrowed.clone(),
+            key: file.key().to_owned(),
+            base: file.base().cloned(),
+            borrowed: file.borrowed().cloned(),
             upload: self.upload.clone(),
-            size: self.size,
+            size: file.size(),
             partly,
-            mark: self.mark(),
+            mark: file.mark(),
             // While the version before stands, no close of this one has succeeded.
-            unsent_close: self.asked > self.sent && self.unsent_version.is_none(),
-            rewrites: self
-                .unsent_version
-                .as_ref()
-                .map(|unsent| unsent.stage.id())
-                .or_else(|| self.replaced.clone()),
+            unsent_close: file.is_asked() && self.unsent_version.is_none(),
+            rewrites: rewrites.or_else(|| self.replaced.clone()),
             outgrown_slot: None,
             checksum: None,
             generation: staging.generation(),
             boot: staging.boot().map(str::to_owned),
             synced: false,
-            sending: self.sending.clone(),
+            sending: file.uploading().to_vec(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),
         }
-    }
-
-    fn touch(&mut self, now: Ns) {
-        self.changes += 1;
-        self.wrote = self.changes;
-        self.dated = false;
-        self.modified = now;
-        self.attrs.set_time("mtime", now);
-        self.attrs.set_time("ctime", now);
     }
 }
 

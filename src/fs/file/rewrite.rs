@@ -1,23 +1,28 @@
 //! Rewriting a file while its closed version is still unsent (see `unsent_version`).
 
 use super::context::MountContext;
-use super::open_file::{FileState, OpenFile};
+use super::open_file::{FileParts, OpenFile};
+use super::state::Event;
 use super::unsent_version::{UnsentVersion, remove_stage};
 use super::upload::Snapshot;
 use crate::base::Result;
 use crate::fs::staging::{Mark, Note, Stage};
 use crate::store::Attrs;
 
-impl FileState {
+impl FileParts {
     /// Bytes that a close or fsync answered for are nowhere but in the stage.
     fn holds_unsent_close(&self) -> bool {
-        self.asked > self.sent && self.unsent_version.is_none() && self.stage.is_some() && !self.unlinked
+        self.file.is_asked()
+            && self.unsent_version.is_none()
+            && self.stage.is_some()
+            && !self.file.is_unlinked()
     }
 
     /// A failed close or a send asked for bytes that could not replace the unsent version: both are staged.
     fn holds_asked_bytes(&self) -> bool {
-        let asked = self.unsent_version.as_ref().is_some_and(|unsent| self.asked > unsent.snapshot.changes);
-        asked && self.stage.is_some() && !self.unlinked
+        let asked =
+            self.unsent_version.as_ref().is_some_and(|unsent| self.file.asked() > unsent.snapshot.changes);
+        asked && self.stage.is_some() && !self.file.is_unlinked()
     }
 
     /// Makes `anew` the file's stage. The old stage becomes the unsent version while a close still counts on it;
@@ -35,7 +40,8 @@ impl FileState {
         self.noted = Some(Mark::Open);
         if before.is_none() {
             if let Some(unsent) = &self.unsent_version {
-                self.asked = self.asked.min(unsent.snapshot.changes);
+                let at = unsent.snapshot.changes;
+                self.file.apply(Event::AskedAtMost(at));
             }
             return Some(stage);
         }
@@ -46,7 +52,7 @@ impl FileState {
     /// The one before, if nobody needs it any more: it is stored.
     fn take_sent_version(&mut self) -> Option<Stage> {
         let at = self.unsent_version.as_ref()?.snapshot.changes;
-        if self.sent < at {
+        if self.file.sent() < at {
             return None;
         }
         self.unsent_version.take().map(|unsent| unsent.stage)
@@ -55,18 +61,18 @@ impl FileState {
     /// The one before, to be sent: no close since asked for more.
     fn version_to_send(&mut self) -> Option<UnsentVersion> {
         let mut unsent =
-            self.unsent_version.clone().filter(|unsent| self.asked <= unsent.snapshot.changes)?;
+            self.unsent_version.clone().filter(|unsent| self.file.asked() <= unsent.snapshot.changes)?;
         let Snapshot { key, when, source, attrs, .. } = &mut unsent.snapshot;
         // A send that was under way may have been stored meanwhile.
-        *when = self.when();
+        *when = self.file.when();
         if source.as_ref().is_none_or(|source| source.key == *key) {
-            *source = self.own_object();
+            *source = self.file.own_object();
         }
         let Attrs { content_type, user } = attrs.clone();
         self.remember_upload(&unsent.snapshot);
         // By this it is known again, should the answer be lost with this mount; what was stored since is ours.
-        let (mark, base, sending) = (Mark::Closed, self.base.clone(), self.sending.clone());
-        unsent.note = Note { mark, base, sending, content_type, user, ..unsent.note };
+        let (base, sending) = (self.file.base().cloned(), self.file.uploading().to_vec());
+        unsent.note = Note { mark: Mark::Closed, base, sending, content_type, user, ..unsent.note };
         Some(unsent)
     }
 }

@@ -3,6 +3,7 @@
 
 use super::context::MountContext;
 use super::open_file::{OpenFile, staging_failed};
+use super::state::{Effect, Event, Life};
 use super::unsent_version::remove_stage;
 use crate::base::Result;
 use crate::fs::staging::{Edits, Mark, Note, Stage};
@@ -17,11 +18,11 @@ impl OpenFile {
             if let Some(stage) = s.stage.as_ref().filter(|stage| stage.takes(len)) {
                 return Ok(stage.clone());
             }
-            let (local, base_len, size) = (s.local.clone(), s.base_len, s.size);
+            let (local, base_len, size) = (s.file.local().clone(), s.file.base_len(), s.file.size());
             let partly = base_len > 0 && s.stage.is_none();
             let edits = partly.then_some(Edits { local, base_len, size });
             let mut note = s.note(&e.staging, partly);
-            if s.discarded {
+            if matches!(s.file.life(), Life::Discarded) {
                 note.mark = Mark::Sent;
             } else if s.unsent_version.is_some() {
                 // What is about to change takes no place.
@@ -36,7 +37,7 @@ impl OpenFile {
         let (before, discarded) = {
             let mut s = self.state.lock();
             s.stage = Some(stage.clone());
-            (s.noted.replace(noted), s.discarded)
+            (s.noted.replace(noted), matches!(s.file.life(), Life::Discarded))
         };
         if discarded {
             // No name leads to it: the next mount must not find it.
@@ -64,13 +65,12 @@ impl OpenFile {
     async fn drop_doubtful(&self) {
         let spent = {
             let mut s = self.state.lock();
-            let stored = s.changes == s.sent && s.base.is_some() && s.base_len == s.size && !s.unlinked;
+            let stored = s.file.is_sent() && !s.file.is_unlinked();
             let doubtful = s.stage.as_ref().is_some_and(Stage::is_doubtful);
             if !stored || !doubtful {
                 return;
             }
-            s.local.clear();
-            s.stage.take()
+            s.apply(Event::StageReleased)
         };
         if let Some(spent) = spent {
             remove_stage(&spent).await;
@@ -92,7 +92,7 @@ impl OpenFile {
         loop {
             let (stage, note, before) = {
                 let s = self.state.lock();
-                let Some(stage) = s.stage.clone().filter(|_| !s.unlinked) else { return Ok(()) };
+                let Some(stage) = s.stage.clone().filter(|_| !s.file.is_unlinked()) else { return Ok(()) };
                 let mut note = s.note(&e.staging, stage.partly());
                 if !promised {
                     note.mark = Mark::Open;
@@ -120,7 +120,7 @@ impl OpenFile {
                     s.replaced = Some(before.id()).filter(|_| s.uses_stage(&stage));
                 }
                 // A write in between found that the note before said enough.
-                !promised || s.mark() == note.mark
+                !promised || s.file.mark() == note.mark
             };
             if let Some(before) = &before {
                 remove_stage(before).await;
@@ -136,7 +136,10 @@ impl OpenFile {
     pub async fn discard(&self, e: &MountContext) {
         let upload = {
             let mut s = self.state.lock();
-            s.discarded = true;
+            // What a failed file has staged is the next mount's.
+            if s.file.apply(Event::Discarded) != Effect::HideStage {
+                return;
+            }
             s.streaming.take().and(s.upload.take())
         };
         if let Some(upload) = upload {
@@ -154,12 +157,6 @@ impl OpenFile {
 
     /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
     pub fn take_stage(&self) -> Option<Stage> {
-        let mut s = self.state.lock();
-        if !s.unlinked && s.changes != s.sent {
-            return None;
-        }
-        // The object has it all now.
-        s.local.clear();
-        s.stage.take()
+        self.state.lock().apply(Event::StageReleased)
     }
 }

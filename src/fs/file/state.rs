@@ -1,0 +1,711 @@
+//! What an open file is, as a value without I/O: its name, its object, which bytes count, and how far each change has
+//! come.
+//!
+//! `FileState::apply` makes every change and says what the caller has to do then; `FileState::check` tells what always holds. The
+//! handles that do I/O (stage, upload) stand beside the value, in `open_file`.
+//!
+//! Every change of the file has a number, `changes`. `sent` is the last one that the bucket has, `asked` the last one
+//! that a close, an fsync or a send asked for. Numbers, because a file may change while it is being sent.
+
+use std::ops::Range;
+
+use crate::base::Error;
+use crate::base::rt::Instant;
+use crate::fs::object::{Attributes, Base, ByteRanges, Meta as _, MountOptions, Ns, Source, UploadToken};
+use crate::fs::staging::{Edits, Mark};
+use crate::store::{Attrs, Etag, Head, When};
+
+/// Unanswered uploads that a file remembers.
+pub const SENDS: usize = 32;
+
+/// An object as the store said it is.
+#[derive(Clone, Debug)]
+pub struct Stood {
+    pub base: Base,
+    pub attrs: Attrs,
+    pub modified: Ns,
+    /// When it was asked.
+    pub asked: Instant,
+}
+
+/// Whether a name leads to the file, and what its handles may do.
+#[derive(Debug)]
+pub enum Life {
+    /// The file has its name: its changes are sent.
+    Linked,
+    /// The name is gone: the handles go on, and nothing of the file is sent.
+    Unlinked,
+    /// The name is gone for good: the next mount must not find what is staged.
+    Discarded,
+    /// Another client's object has the name: every read, write and fsync of the handles fails. Nothing ends that.
+    Failed {
+        why: Error,
+        /// The object that has the file's bytes; none where it could not be stored.
+        copy: Option<String>,
+    },
+}
+
+/// How the file's bytes stand to its object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bytes {
+    /// The object has all of them, and this host none.
+    Clean,
+    /// Changed since a close or fsync last asked for them.
+    Staged,
+    /// As a close or fsync asked for them; the bucket does not have them yet.
+    Closed,
+    /// The object has all of them, and this host some.
+    Sent,
+}
+
+/// What happens to a file.
+#[derive(Debug)]
+pub enum Event {
+    /// Bytes were staged; those between the old end and the range are zeros.
+    Written {
+        range: Range<u64>,
+        now: Ns,
+    },
+    /// The file has this length; new bytes are zeros.
+    Resized {
+        size: u64,
+        now: Ns,
+    },
+    /// Bytes of another object count for those at the file's end, and the file ends behind them.
+    Borrowed {
+        from: Source,
+        end: u64,
+        now: Ns,
+    },
+    /// Metadata that goes with the next upload.
+    AttrsChanged(Attrs),
+    /// Bytes of the object are staged too.
+    Fetched(Range<u64>),
+    /// All bytes are staged: none of an object count.
+    Detached,
+    /// What the store said at another open.
+    Seen(Stood),
+    /// The object has another etag, and the same bytes.
+    Moved {
+        etag: Etag,
+        now: Instant,
+    },
+    /// The file's name.
+    Renamed(String),
+    /// The object is this one, put there by an earlier upload of ours.
+    Rebased(Base),
+    /// A close, an fsync or a send asks for the file as it was at this change.
+    Asked(u64),
+    /// The version that was asked for stays the one at this change: a rewrite took the place of what came later.
+    AskedAtMost(u64),
+    /// An upload of this change gives the object these metadata.
+    Signed(u64, Attrs),
+    /// The bucket may get an object with these metadata from us.
+    Uploading {
+        attrs: Attrs,
+        size: u64,
+    },
+    /// One of the remembered uploads has arrived (its object), or the older half of them never will.
+    Recalled(Option<Base>),
+    /// The object has the file as it was at this change.
+    Stored {
+        at: u64,
+        base: Base,
+    },
+    /// The tables show that object: the file is clean, unless it changed since.
+    Published {
+        at: u64,
+        attrs: Attrs,
+        now: Instant,
+    },
+    /// The file as it was at this change is stored as a conflict copy.
+    CopiedAside(u64),
+    /// Nobody has the file open, or its stage can't be trusted: the object has the bytes.
+    StageReleased,
+    Unlinked,
+    Discarded,
+    /// Another client's object refused the file.
+    /// `stored`: nothing that was written is only in the stage.
+    Refused {
+        why: Error,
+        copy: Option<String>,
+        stored: bool,
+    },
+}
+
+/// What the caller has to do after an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    Nothing,
+    /// What is staged is of no use any more.
+    DropStage,
+    /// What the stage's note says is out of date.
+    NoteStale,
+    /// The next mount must not find what is staged; the handles go on with it.
+    HideStage,
+    /// The bucket has all that is staged.
+    StageSent,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct FileState {
+    key: String,
+    /// The object as it was opened or last stored; none while there is no object.
+    base: Option<Base>,
+    /// Whose bytes the file has instead, copied and not yet sent.
+    borrowed: Option<Source>,
+    /// So many of their bytes still count.
+    base_len: u64,
+    size: u64,
+    /// Bytes that are staged.
+    local: ByteRanges,
+    /// Bytes that no object has.
+    dirty: ByteRanges,
+    attrs: Attrs,
+    modified: Ns,
+    /// When the store was asked for `base`, or took it.
+    as_of: Instant,
+    /// Somebody set the times, after the last write.
+    dated: bool,
+    changes: u64,
+    /// Where `changes` was when the bytes changed last.
+    wrote: u64,
+    asked: u64,
+    sent: u64,
+    /// The metadata that an upload gives the object, and at which change: a repeated one gives the same.
+    signed: Option<(u64, Attrs)>,
+    /// Uploads whose answer has not come, the latest last.
+    uploading: Vec<UploadToken>,
+    life: Life,
+}
+
+impl FileState {
+    /// A file that is an object.
+    pub fn of(key: &str, stood: Stood) -> FileState {
+        let Stood { base, attrs, modified, asked } = stood;
+        let (base_len, size) = (base.size, base.size);
+        FileState {
+            base: Some(base),
+            base_len,
+            as_of: asked,
+            ..FileState::new(key, size, attrs, modified, 0)
+        }
+    }
+
+    /// A file that is no object yet.
+    pub fn fresh(key: &str, attrs: Attrs, now: Ns) -> FileState {
+        FileState::new(key, 0, attrs, now, 1)
+    }
+
+    fn new(key: &str, size: u64, attrs: Attrs, modified: Ns, changes: u64) -> FileState {
+        FileState {
+            key: key.to_owned(),
+            base: None,
+            borrowed: None,
+            base_len: 0,
+            size,
+            local: ByteRanges::default(),
+            dirty: ByteRanges::default(),
+            attrs,
+            modified,
+            as_of: Instant::default(),
+            dated: false,
+            changes,
+            wrote: changes,
+            asked: 0,
+            sent: 0,
+            signed: None,
+            uploading: Vec::new(),
+            life: Life::Linked,
+        }
+    }
+
+    /// A file that an earlier mount staged and the bucket may not have.
+    pub fn recovered(
+        (key, base, borrowed): (&str, Option<Base>, Option<Source>),
+        edits: Edits,
+        (attrs, modified): (Attrs, Ns),
+        mark: Mark,
+        uploading: Vec<UploadToken>,
+    ) -> FileState {
+        let Edits { local, base_len, size } = edits;
+        let signed = (mark == Mark::Closed).then(|| (1, attrs.clone()));
+        let (dirty, asked) = (local.clone(), 1);
+        let state = FileState::new(key, size, attrs, modified, 1);
+        FileState { base, borrowed, base_len, local, dirty, asked, signed, uploading, ..state }
+    }
+
+    pub fn apply(&mut self, event: Event) -> Effect {
+        let effect = match event {
+            Event::Written { range, now } => {
+                self.stage_bytes(self.size..range.start);
+                self.size = self.size.max(range.end);
+                self.stage_bytes(range);
+                self.touch(now)
+            }
+            Event::Resized { size, now } => {
+                let grown = self.size..size;
+                self.local.cut(size);
+                self.dirty.cut(size);
+                self.stage_bytes(grown);
+                self.base_len = self.base_len.min(size);
+                self.size = size;
+                self.touch(now)
+            }
+            Event::Borrowed { from, end, now } => {
+                self.borrowed = Some(from);
+                (self.base_len, self.size) = (end, end);
+                self.touch(now)
+            }
+            Event::AttrsChanged(attrs) => {
+                let times = |attrs: &Attrs| (attrs.time("mtime"), attrs.time("atime"));
+                self.dated |= times(&self.attrs) != times(&attrs);
+                self.attrs = attrs;
+                self.changes += 1;
+                Effect::Nothing
+            }
+            Event::Fetched(range) => {
+                if self.borrowed.is_some() {
+                    // No object of this name ever had them.
+                    self.dirty.insert(range.clone());
+                }
+                self.local.insert(range);
+                Effect::Nothing
+            }
+            Event::Detached => {
+                (self.base_len, self.borrowed) = (0, None);
+                Effect::Nothing
+            }
+            Event::Renamed(key) => {
+                self.key = key;
+                Effect::NoteStale
+            }
+            Event::Asked(at) => {
+                self.asked = at;
+                Effect::Nothing
+            }
+            Event::AskedAtMost(at) => {
+                self.asked = self.asked.min(at);
+                Effect::Nothing
+            }
+            Event::Signed(at, attrs) => {
+                self.signed = Some((at, attrs));
+                Effect::Nothing
+            }
+            Event::Uploading { attrs, size } => {
+                if let Some(token) = UploadToken::of(&attrs, size) {
+                    self.uploading.retain(|other| *other != token);
+                    self.uploading.push(token);
+                    self.uploading.drain(..self.uploading.len().saturating_sub(SENDS));
+                }
+                Effect::Nothing
+            }
+            of_object => self.apply_of_object(of_object),
+        };
+        debug_assert_eq!(self.check(), Ok(()), "{self:?}");
+        effect
+    }
+
+    /// Events of the object and of the file's life.
+    fn apply_of_object(&mut self, event: Event) -> Effect {
+        match event {
+            Event::Seen(stood) => return self.seen(stood),
+            Event::Moved { etag, now } => {
+                if let Some(base) = &mut self.base {
+                    (base.etag, self.as_of) = (etag, now);
+                }
+            }
+            Event::Rebased(base) => self.base = Some(base),
+            Event::Recalled(Some(base)) => {
+                self.base = Some(base);
+                self.uploading.clear();
+            }
+            Event::Recalled(None) => drop(self.uploading.drain(..self.uploading.len().min(SENDS / 2))),
+            Event::Stored { at, base } => {
+                self.base = Some(base);
+                self.uploading.clear();
+                // Its bytes are the object's own now.
+                self.borrowed = None;
+                if self.changes == at {
+                    self.base_len = self.size;
+                    self.dirty.clear();
+                    return Effect::StageSent;
+                }
+            }
+            Event::Published { at, attrs, now } => {
+                (self.sent, self.as_of) = (at, now);
+                if self.changes == at {
+                    self.attrs = attrs;
+                }
+            }
+            Event::CopiedAside(at) => self.sent = self.sent.max(at),
+            // Of a file that has its name, nothing goes that the object does not have.
+            Event::StageReleased if !self.is_dirty() => {
+                if self.is_sent() {
+                    self.local.clear();
+                    self.base_len = self.size;
+                }
+                return Effect::DropStage;
+            }
+            Event::Unlinked if matches!(self.life, Life::Linked) => self.life = Life::Unlinked,
+            Event::Discarded if !self.is_failed() => {
+                self.life = Life::Discarded;
+                return Effect::HideStage;
+            }
+            Event::Refused { why, copy, stored } if !self.is_failed() => {
+                self.life = Life::Failed { why, copy };
+                if stored {
+                    return Effect::DropStage;
+                }
+            }
+            _ => {}
+        }
+        Effect::Nothing
+    }
+
+    /// Taken over unless there are changes of ours, or more is known.
+    fn seen(&mut self, stood: Stood) -> Effect {
+        let Stood { base, attrs, modified, asked } = stood;
+        if !self.is_sent() || !matches!(self.life, Life::Linked) || asked < self.as_of {
+            return Effect::Nothing;
+        }
+        (self.as_of, self.attrs, self.modified) = (asked, attrs, modified);
+        if self.base.as_ref() == Some(&base) {
+            return Effect::Nothing;
+        }
+        (self.base_len, self.size) = (base.size, base.size);
+        self.local.clear();
+        self.base = Some(base);
+        Effect::DropStage
+    }
+
+    fn stage_bytes(&mut self, range: Range<u64>) {
+        self.local.insert(range.clone());
+        self.dirty.insert(range);
+    }
+
+    fn touch(&mut self, now: Ns) -> Effect {
+        self.changes += 1;
+        (self.wrote, self.dated, self.modified) = (self.changes, false, now);
+        self.attrs.set_time("mtime", now);
+        self.attrs.set_time("ctime", now);
+        Effect::Nothing
+    }
+
+    /// What holds after every event.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let inside = |set: &ByteRanges, range: Range<u64>| set.split(range).iter().all(|(_, inside)| *inside);
+        let signed = self.signed.as_ref().map_or(0, |(at, _)| *at);
+        if [self.wrote, self.asked, self.sent, signed].iter().any(|at| *at > self.changes) {
+            return Err("a change that never was");
+        }
+        if self.base_len > self.size {
+            return Err("more bytes of the object than the file has");
+        }
+        if self.local.touches(&(self.size..u64::MAX)) {
+            return Err("bytes behind the end");
+        }
+        if !inside(&self.local, self.base_len..self.size) {
+            return Err("bytes that are neither staged nor in the object");
+        }
+        let dirty = self.dirty.split(0..self.size);
+        if dirty.into_iter().any(|(range, dirty)| dirty && !inside(&self.local, range)) {
+            return Err("bytes that no object has and that are not staged");
+        }
+        if self.base_len > 0 && self.source().is_none() {
+            return Err("bytes of an object, and no object");
+        }
+        if self.is_sent() && (self.base.is_none() || !self.dirty.is_empty()) {
+            return Err("sent, and the object does not have it");
+        }
+        if self.uploading.len() > SENDS {
+            return Err("too many uploads are remembered");
+        }
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        match self.changes {
+            at if at == self.sent && self.local.is_empty() => Bytes::Clean,
+            at if at == self.sent => Bytes::Sent,
+            at if at == self.asked => Bytes::Closed,
+            _ => Bytes::Staged,
+        }
+    }
+
+    /// What the stage's note is to say.
+    pub fn mark(&self) -> Mark {
+        match self.bytes() {
+            Bytes::Clean | Bytes::Sent => Mark::Sent,
+            Bytes::Closed => Mark::Closed,
+            Bytes::Staged => Mark::Open,
+        }
+    }
+
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// The bucket has the file as it is.
+    pub fn is_sent(&self) -> bool {
+        self.changes == self.sent
+    }
+
+    pub fn is_unlinked(&self) -> bool {
+        matches!(self.life, Life::Unlinked | Life::Discarded)
+    }
+
+    pub fn is_failed(&self) -> bool {
+        matches!(self.life, Life::Failed { .. })
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        !self.is_sent() && !self.is_unlinked()
+    }
+
+    /// A close, an fsync or a send asked for what the bucket does not have.
+    pub fn is_asked(&self) -> bool {
+        self.asked > self.sent
+    }
+
+    /// The last change that was asked for.
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// No byte changed since a close, an fsync or a send asked for them.
+    pub fn is_unwritten_since_asked(&self) -> bool {
+        self.wrote <= self.asked
+    }
+
+    pub fn dated(&self) -> bool {
+        self.dated
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
+    }
+
+    pub fn borrowed(&self) -> Option<&Source> {
+        self.borrowed.as_ref()
+    }
+
+    pub fn base_len(&self) -> u64 {
+        self.base_len
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn local(&self) -> &ByteRanges {
+        &self.local
+    }
+
+    pub fn dirty(&self) -> &ByteRanges {
+        &self.dirty
+    }
+
+    pub fn attrs(&self) -> &Attrs {
+        &self.attrs
+    }
+
+    pub fn modified(&self) -> Ns {
+        self.modified
+    }
+
+    pub fn uploading(&self) -> &[UploadToken] {
+        &self.uploading
+    }
+
+    /// The metadata that an upload of the file as it is gives the object, if that is decided.
+    pub fn signed(&self) -> Option<&Attrs> {
+        self.signed.as_ref().filter(|(at, _)| *at == self.changes).map(|(_, attrs)| attrs)
+    }
+
+    /// The object is known as it was then, or later.
+    pub fn is_as_of(&self, asked: Instant) -> bool {
+        self.as_of >= asked
+    }
+
+    /// The store has another object there than the file is made of, and not by an upload whose answer has yet to come.
+    pub fn is_other(&self, head: &Head) -> bool {
+        let ours = || UploadToken::of(&head.attrs, head.size).is_some_and(|t| self.uploading.contains(&t));
+        self.base.as_ref().is_some_and(|base| base.etag != head.etag) && !ours()
+    }
+
+    /// What stat(2) shows.
+    pub fn attributes(&self, options: &MountOptions) -> Attributes {
+        let etag = self.base.as_ref().map(|base| base.etag.clone());
+        Attributes::of(options, false, self.size, etag, self.modified, &self.attrs)
+    }
+
+    /// What must hold of the object for the file to replace it.
+    pub fn when(&self) -> When {
+        self.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()))
+    }
+
+    /// What changes when the file or its object does.
+    pub fn version(&self) -> (u64, String, Option<Base>) {
+        (self.changes, self.key.clone(), self.base.clone())
+    }
+
+    /// Whose bytes the file's are, but for those in `local`.
+    pub fn source(&self) -> Option<Source> {
+        self.borrowed.clone().or_else(|| self.own_object())
+    }
+
+    pub fn own_object(&self) -> Option<Source> {
+        self.base.clone().map(|base| Source { key: self.key.clone(), base })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Bytes::{Clean, Closed, Sent, Staged};
+
+    use super::*;
+    use crate::base::Kind;
+
+    fn base(etag: &str, size: u64) -> Base {
+        Base { etag: Etag(etag.into()), size }
+    }
+
+    fn stood(etag: &str) -> Stood {
+        Stood { base: base(etag, 8), attrs: Attrs::default(), modified: Ns(0), asked: Instant::default() }
+    }
+
+    fn written() -> Event {
+        Event::Written { range: 2..4, now: Ns(1) }
+    }
+
+    /// The bucket gets the file as it was at this change.
+    fn store(file: &mut FileState, at: u64) -> Effect {
+        let effect = file.apply(Event::Stored { at, base: base("sent", file.size()) });
+        file.apply(Event::Published { at, attrs: Attrs::default(), now: Instant::default() });
+        effect
+    }
+
+    fn file(bytes: Bytes) -> FileState {
+        let mut file = FileState::of("k", stood("old"));
+        if bytes != Clean {
+            file.apply(written());
+        }
+        if matches!(bytes, Closed | Sent) {
+            file.apply(Event::Asked(file.changes()));
+        }
+        if bytes == Sent {
+            let at = file.changes();
+            store(&mut file, at);
+        }
+        assert_eq!(file.bytes(), bytes);
+        file
+    }
+
+    type Step = fn(&mut FileState) -> Effect;
+
+    /// What each step makes of bytes that are clean, staged, closed, sent.
+    const BYTES: [(&str, Step, [Bytes; 4]); 8] = [
+        ("write", |f| f.apply(written()), [Staged; 4]),
+        ("truncate", |f| f.apply(Event::Resized { size: 3, now: Ns(2) }), [Staged; 4]),
+        ("chmod", |f| f.apply(Event::AttrsChanged(Attrs::default())), [Staged; 4]),
+        ("close", |f| f.apply(Event::Asked(f.changes())), [Clean, Closed, Closed, Sent]),
+        ("upload of all", |f| store(f, f.changes()), [Clean, Sent, Sent, Sent]),
+        ("last release", |f| f.apply(Event::StageReleased), [Clean, Staged, Closed, Clean]),
+        ("open of another object", |f| f.apply(Event::Seen(stood("new"))), [Clean, Staged, Closed, Clean]),
+        ("unlink", |f| f.apply(Event::Unlinked), [Clean, Staged, Closed, Sent]),
+    ];
+
+    #[test]
+    fn each_step_makes_these_bytes() {
+        for (name, step, wanted) in BYTES {
+            for (before, after) in [Clean, Staged, Closed, Sent].into_iter().zip(wanted) {
+                let mut file = file(before);
+                let effect = step(&mut file);
+                assert_eq!(file.bytes(), after, "{name} of {before:?}");
+                let gone = effect == Effect::DropStage;
+                assert!(!gone || file.is_sent(), "{name} of {before:?} drops what only the stage has");
+            }
+        }
+    }
+
+    #[test]
+    fn an_upload_of_an_earlier_state_leaves_the_later_change() {
+        let mut file = file(Closed);
+        let closed = file.changes();
+        file.apply(written());
+        assert_eq!(store(&mut file, closed), Effect::Nothing);
+        assert_eq!((file.bytes(), file.is_asked()), (Staged, false));
+        file.apply(Event::Unlinked);
+        assert!(!file.is_dirty(), "nothing of it is sent");
+        assert_eq!(file.apply(Event::StageReleased), Effect::DropStage, "nobody needs it");
+    }
+
+    #[test]
+    fn lives_end_in_one_direction() {
+        let refused =
+            |stored| Event::Refused { why: Error::new(Kind::Refused, "another's"), copy: None, stored };
+        let called = |file: &FileState| match file.life() {
+            Life::Linked => "linked",
+            Life::Unlinked => "unlinked",
+            Life::Discarded => "discarded",
+            Life::Failed { .. } => "failed",
+        };
+        // For each life: what unlink, discard and a refusal make of it.
+        for (before, wanted) in [
+            ("linked", ["unlinked", "discarded", "failed"]),
+            ("unlinked", ["unlinked", "discarded", "failed"]),
+            ("discarded", ["discarded", "discarded", "failed"]),
+            ("failed", ["failed", "failed", "failed"]),
+        ] {
+            for (i, wanted) in wanted.into_iter().enumerate() {
+                let mut file = file(Closed);
+                match before {
+                    "unlinked" => drop(file.apply(Event::Unlinked)),
+                    "discarded" => drop(file.apply(Event::Discarded)),
+                    "failed" => drop(file.apply(refused(true))),
+                    _ => {}
+                }
+                assert_eq!(called(&file), before);
+                file.apply([Event::Unlinked, Event::Discarded, refused(true)].into_iter().nth(i).unwrap());
+                assert_eq!(called(&file), wanted, "{before}, event {i}");
+            }
+        }
+        assert_eq!(file(Closed).apply(refused(true)), Effect::DropStage);
+        assert_eq!(file(Closed).apply(refused(false)), Effect::Nothing, "the next mount tries again");
+        let mut failed = file(Closed);
+        failed.apply(refused(false));
+        assert_eq!(failed.apply(Event::Discarded), Effect::Nothing);
+        assert_eq!(failed.apply(Event::StageReleased), Effect::Nothing);
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let broken = |change: fn(&mut FileState)| {
+            let mut file = file(Staged);
+            change(&mut file);
+            file.check().is_err()
+        };
+        assert_eq!(file(Staged).check(), Ok(()));
+        assert!(broken(|f| f.sent = f.changes + 1));
+        assert!(broken(|f| f.sent = f.changes), "its bytes are dirty");
+        assert!(broken(|f| f.base_len = 9));
+        assert!(broken(|f| f.base_len = 7), "byte 7 is nowhere");
+        assert!(broken(|f| f.local.insert(8..9)));
+        assert!(broken(|f| f.dirty.insert(5..6)));
+        assert!(broken(|f| f.base = None));
+    }
+}
