@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, Listed, Page, Part, Put, Restore, Restored,
-    Store, Version, VersionList, VersionMark, VersionPage, When,
+    Store, Version, VersionList, VersionMark, VersionPage, When, too_large,
 };
 use crate::base::sum::crc32c;
 use crate::base::{Error, Kind, Result};
@@ -90,7 +90,7 @@ fn etag_of(body: &[u8]) -> Etag {
     Etag(format!("{:032x}", xxh3_128(body)))
 }
 
-pub(super) fn slice_of(key: &str, body: &Bytes, range: ByteRange) -> Result<(u64, Bytes)> {
+fn slice_of(key: &str, body: &Bytes, range: ByteRange) -> Result<(u64, Bytes)> {
     let size = body.len() as u64;
     let (from, to) = match range {
         ByteRange::Whole { max } if size > max => return Err(too_large(key, size, max)),
@@ -99,11 +99,6 @@ pub(super) fn slice_of(key: &str, body: &Bytes, range: ByteRange) -> Result<(u64
         ByteRange::Last(n) => (size.saturating_sub(n), size),
     };
     Ok((from, body.slice(from as usize..to as usize)))
-}
-
-/// The error for an object that is larger than its reader allows.
-pub(super) fn too_large(key: &str, size: u64, max: u64) -> Error {
-    Error::new(Kind::Invalid, format!("object {key} has {size} bytes where at most {max} are expected"))
 }
 
 fn allows(when: &When, current: Option<&Etag>) -> bool {

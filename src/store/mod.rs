@@ -2,14 +2,17 @@
 
 mod conditions;
 mod counted;
+#[cfg(any(test, feature = "sim"))]
 mod faulty;
 mod file;
+#[cfg(any(test, feature = "sim"))]
 mod mem;
 mod open;
 mod past;
 mod probe;
 mod retry;
 mod s3;
+#[cfg(any(test, feature = "sim"))]
 mod sim;
 mod url;
 
@@ -26,14 +29,17 @@ use crate::base::{Error, Kind, Result};
 
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
+#[cfg(any(test, feature = "sim"))]
 pub use faulty::{Fate, Faulty};
 pub use file::FileStore;
+#[cfg(any(test, feature = "sim"))]
 pub use mem::MemStore;
 pub use open::{adopt, expect, open, open_patiently};
 pub use past::{Restore, Restored, Tier, Version, VersionList, VersionMark, VersionPage};
 pub use probe::probe;
 pub use retry::{Patience, Retrying};
 pub use s3::S3Store;
+#[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 
@@ -54,6 +60,11 @@ pub enum ByteRange {
     At { offset: u64, len: u64 },
     /// The last bytes; the whole object when it is shorter.
     Last(u64),
+}
+
+/// The error for an object that is larger than its reader allows.
+fn too_large(key: &str, size: u64, max: u64) -> Error {
+    Error::new(Kind::Invalid, format!("object {key} has {size} bytes where at most {max} are expected"))
 }
 
 /// A put's precondition.

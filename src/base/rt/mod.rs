@@ -6,6 +6,7 @@ pub mod direct;
 pub mod disk;
 mod parts;
 mod real;
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
 use std::fmt;

@@ -34,10 +34,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::key::KeyPath;
 use self::object::read_at;
 use self::root::Root;
-use super::mem::too_large;
 use super::{
     Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Store, StoreUrl,
-    When,
+    When, too_large,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};

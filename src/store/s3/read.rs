@@ -19,7 +19,7 @@ use super::trust::Bare;
 use super::write::is_odd;
 use super::{S3Store, read_sealed, send};
 use crate::base::{Error, Kind, Result};
-use crate::store::mem::too_large;
+use crate::store::too_large;
 use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page, Restored};
 
 /// Offsets beyond this are out of every object, and no number to some servers.

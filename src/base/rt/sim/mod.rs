@@ -1,7 +1,7 @@
 //! The seeded simulation: the same code on virtual time, a simulated disk and one thread, so that a run is its seed.
 //!
-//! Part of the library, not of its tests, because every layer's tests (and those in `tests/`) stand on it.
-//! Nothing here is reachable from a daemon.
+//! Part of the library, not of its tests, because every layer's tests (and those in `tests/`) stand on it. Only they have
+//! it: the feature `sim` is off when a binary is built by itself.
 
 mod disk;
 mod executor;
