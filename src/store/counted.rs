@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Etag, Found, Head, List, Page, Part, Put,
-    Restore, Store, VersionList, VersionPage, When,
-};
+use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Put, Store};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Kind, Result};
 
@@ -221,43 +218,35 @@ impl Drop for Running<'_> {
     }
 }
 
-/// What an answer says of its outcome, and how many bytes it brought.
-trait Answer {
-    fn outcome(&self) -> Outcome {
-        Outcome::Done
-    }
-    fn bytes(&self) -> u64 {
-        0
+/// The verb that a request is counted under.
+fn verb(request: &BucketRequest) -> Verb {
+    match request {
+        BucketRequest::Get { .. } => Verb::Get,
+        BucketRequest::Head { .. } => Verb::Head,
+        BucketRequest::Put { .. } => Verb::Put,
+        BucketRequest::Delete { .. } | BucketRequest::DeleteSame { .. } => Verb::Delete,
+        BucketRequest::List(_) => Verb::List,
+        BucketRequest::Copy { .. } => Verb::Copy,
+        BucketRequest::MultipartCreate { .. } => Verb::MultipartCreate,
+        BucketRequest::MultipartPut { .. } => Verb::MultipartPut,
+        BucketRequest::MultipartCopy { .. } => Verb::MultipartCopy,
+        BucketRequest::MultipartComplete { .. } => Verb::MultipartComplete,
+        BucketRequest::MultipartAbort { .. } => Verb::MultipartAbort,
+        BucketRequest::MultipartList { .. } => Verb::MultipartList,
+        BucketRequest::Versioned | BucketRequest::ListVersions(_) => Verb::Versions,
+        BucketRequest::Restore { .. } => Verb::Restore,
     }
 }
 
-impl Answer for () {}
-impl Answer for bool {}
-impl Answer for String {}
-impl Answer for Page {}
-impl Answer for VersionPage {}
-impl Answer for Part {}
-impl Answer for Vec<(String, String)> {}
-impl Answer for Option<Head> {
-    fn outcome(&self) -> Outcome {
-        if self.is_some() { Outcome::Done } else { Outcome::Absent }
-    }
-}
-impl Answer for Option<Found> {
-    fn outcome(&self) -> Outcome {
-        if self.is_some() { Outcome::Done } else { Outcome::Absent }
-    }
-    fn bytes(&self) -> u64 {
-        self.as_ref().map_or(0, |found| found.body.len() as u64)
-    }
-}
-impl Answer for Put {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Put::Stored(_) => Outcome::Done,
-            Put::Refused => Outcome::Refused,
-            Put::Unknown(_) => Outcome::Unknown,
-        }
+/// What an answer says of its outcome, and how many bytes it brought.
+fn judged(out: &Result<BucketAnswer>) -> (Outcome, u64) {
+    match out {
+        Err(e) => (Outcome::Failed(e.kind()), 0),
+        Ok(BucketAnswer::Found(Some(found))) => (Outcome::Done, found.body.len() as u64),
+        Ok(BucketAnswer::Found(None) | BucketAnswer::Head(None)) => (Outcome::Absent, 0),
+        Ok(BucketAnswer::Put(Put::Refused)) => (Outcome::Refused, 0),
+        Ok(BucketAnswer::Put(Put::Unknown(_))) => (Outcome::Unknown, 0),
+        Ok(_) => (Outcome::Done, 0),
     }
 }
 
@@ -265,162 +254,47 @@ impl Counted {
     pub fn new(rt: &Rt, inner: BucketRef) -> Arc<Counted> {
         Arc::new(Counted { rt: rt.clone(), inner, counters: Counters::default() })
     }
-
-    async fn run<T: Answer>(
-        &self,
-        verb: Verb,
-        cause: Cause,
-        sent: u64,
-        request: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let start = self.rt.now();
-        let mut running =
-            Running { of: self, verb, cause, start, sent, received: 0, outcome: Outcome::Dropped };
-        let out = request.await;
-        running.received = out.as_ref().map_or(0, Answer::bytes);
-        running.outcome = match &out {
-            Ok(answer) => answer.outcome(),
-            Err(e) => Outcome::Failed(e.kind()),
-        };
-        out
-    }
 }
 
-#[async_trait]
 impl Store for Counted {
     fn url(&self) -> &str {
         self.inner.url()
     }
+    fn inner(&self) -> Option<&BucketRef> {
+        Some(&self.inner)
+    }
     fn counters(&self) -> Option<&Counters> {
         Some(&self.counters)
     }
-    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        self.run(Verb::Get, cause, 0, self.inner.get(key, range, cause)).await
-    }
-    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        self.run(Verb::Head, cause, 0, self.inner.head(key, cause)).await
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        let sent = body.len() as u64;
-        self.run(Verb::Put, cause, sent, self.inner.put(key, body, when, cause)).await
-    }
-    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        self.run(Verb::Delete, cause, 0, self.inner.delete(keys, cause)).await
-    }
-    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
-        self.run(Verb::List, cause, 0, self.inner.list(list, cause)).await
+    fn call<'a>(
+        &'a self,
+        request: &'a Arc<BucketRequest>,
+        cause: Cause,
+    ) -> BoxFuture<'a, Result<BucketAnswer>> {
+        let sent = match &**request {
+            BucketRequest::Put { body, .. } | BucketRequest::MultipartPut { body, .. } => body.len() as u64,
+            _ => 0,
+        };
+        async move {
+            let (verb, start, outcome) = (verb(request), self.rt.now(), Outcome::Dropped);
+            let mut running = Running { of: self, verb, cause, start, sent, received: 0, outcome };
+            let out = self.inner.call(request, cause).await;
+            (running.outcome, running.received) = judged(&out);
+            out
+        }
+        .boxed()
     }
 }
 
-#[async_trait]
-impl Bucket for Counted {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
-        let sent = body.len() as u64;
-        self.run(Verb::Put, cause, sent, self.inner.put_with(key, body, attrs, when, cause)).await
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        self.run(Verb::Copy, cause, 0, self.inner.copy(from, to, from_match, attrs, when, cause)).await
-    }
-    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
-        self.run(Verb::Delete, cause, 0, self.inner.delete_same(objects, cause)).await
-    }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
-        self.run(Verb::MultipartCreate, cause, 0, self.inner.multipart_create(key, attrs, cause)).await
-    }
-    async fn multipart_put(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        body: Bytes,
-        cause: Cause,
-    ) -> Result<Part> {
-        let sent = body.len() as u64;
-        let request = self.inner.multipart_put(key, upload, number, body, cause);
-        self.run(Verb::MultipartPut, cause, sent, request).await
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        cause: Cause,
-    ) -> Result<Part> {
-        let request = self.inner.multipart_copy(key, upload, number, from, from_match, offset, len, cause);
-        self.run(Verb::MultipartCopy, cause, 0, request).await
-    }
-    async fn multipart_complete(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[Part],
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        let request = self.inner.multipart_complete(key, upload, parts, when, cause);
-        self.run(Verb::MultipartComplete, cause, 0, request).await
-    }
-    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
-        self.run(Verb::MultipartAbort, cause, 0, self.inner.multipart_abort(key, upload, cause)).await
-    }
-    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
-        self.inner.presign(key, version, valid).await
-    }
-    fn identity(&self) -> String {
-        self.inner.identity()
-    }
-    fn looks_first(&self, conditions: Conditions) {
-        self.inner.looks_first(conditions);
-    }
-    async fn versioned(&self, cause: Cause) -> Result<bool> {
-        self.run(Verb::Versions, cause, 0, self.inner.versioned(cause)).await
-    }
-    async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
-        self.run(Verb::Versions, cause, 0, self.inner.list_versions(list, cause)).await
-    }
-    async fn get_version(
-        &self,
-        key: &str,
-        version: &str,
-        range: ByteRange,
-        cause: Cause,
-    ) -> Result<Option<Found>> {
-        self.run(Verb::Get, cause, 0, self.inner.get_version(key, version, range, cause)).await
-    }
-    async fn head_version(
-        &self,
-        key: &str,
-        version: Option<&str>,
-        checksums: bool,
-        cause: Cause,
-    ) -> Result<Option<Head>> {
-        self.run(Verb::Head, cause, 0, self.inner.head_version(key, version, checksums, cause)).await
-    }
-    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
-        self.run(Verb::Restore, cause, 0, self.inner.restore(key, version, how, cause)).await
-    }
-    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
-        self.run(Verb::MultipartList, cause, 0, self.inner.multipart_list(prefix, cause)).await
-    }
-}
+impl Bucket for Counted {}
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::base::rt::sim::Sim;
-    use crate::store::SimStore;
+    use crate::store::{ByteRange, SimStore, When};
 
     #[test]
     fn latencies_fall_into_buckets_that_hold_them() {

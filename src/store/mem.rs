@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::request::no_versions;
 use super::{
-    Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, Listed, Page, Part, Put, Restore, Restored,
-    Store, Version, VersionList, VersionMark, VersionPage, When, too_large,
+    Attrs, Bucket, BucketAnswer, BucketRequest, ByteRange, Cause, Etag, Found, Head, List, Listed, NO_ATTRS,
+    Page, Part, Put, Restored, Store, Version, VersionList, VersionMark, VersionPage, When,
 };
 use crate::base::sum::crc32c;
 use crate::base::{Error, Kind, Result};
@@ -53,9 +55,102 @@ impl State {
         }
     }
 
-    fn version(&self, key: &str, id: &str) -> Option<&Object> {
-        let all = self.past.as_ref()?.get(key)?;
-        all.iter().find(|p| p.id == id)?.object.as_ref()
+    fn object(&self, key: &str, version: Option<&str>) -> Option<&Object> {
+        match version {
+            Some(id) => self.past.as_ref()?.get(key)?.iter().find(|p| p.id == id)?.object.as_ref(),
+            None => self.objects.get(key),
+        }
+    }
+
+    fn part(&mut self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Part> {
+        let etag = etag_of(&body);
+        let found = self.uploads.get_mut(upload).filter(|u| u.key == key).ok_or_else(|| gone(upload))?;
+        found.parts.insert(number, body);
+        Ok(Part { number, etag })
+    }
+
+    fn list(&self, list: &List) -> Page {
+        let mut page = Page::default();
+        for (key, object) in self.objects.range(list.prefix.clone()..) {
+            let Some(tail) = key.strip_prefix(&list.prefix) else { break };
+            let group =
+                tail.find('/').filter(|_| list.delimited).map(|at| &key[..list.prefix.len() + at + 1]);
+            let name = group.unwrap_or(key);
+            let seen = |after: &String| name <= after.as_str();
+            if list.after.as_ref().is_some_and(seen)
+                || group.is_some() && page.prefixes.last().is_some_and(seen)
+            {
+                continue;
+            }
+            if page.objects.len() + page.prefixes.len() >= list.max.max(1) {
+                let last = page.objects.last().map(|o| &o.key).max(page.prefixes.last());
+                page.next = last.cloned();
+                break;
+            }
+            match group {
+                Some(group) => page.prefixes.push(group.to_owned()),
+                None => page.objects.push(Listed {
+                    key: key.clone(),
+                    size: object.head.size,
+                    etag: object.head.etag.clone(),
+                    modified_ms: object.head.modified_ms,
+                }),
+            }
+        }
+        page
+    }
+
+    fn versions(&self, list: &VersionList, url: &str) -> Result<VersionPage> {
+        let past = self.past.as_ref().ok_or_else(|| no_versions(url))?;
+        let mut page = VersionPage::default();
+        let mut last = None;
+        let from = list.after.as_ref().map_or(&list.prefix, |mark| &mark.key).max(&list.prefix);
+        let all = past.range(from.clone()..).flat_map(|(key, all)| all.iter().rev().map(move |p| (key, p)));
+        let mut skipping = true;
+        for (key, p) in all {
+            let Some(tail) = key.strip_prefix(&list.prefix) else { break };
+            let group =
+                tail.find('/').filter(|_| list.delimited).map(|at| &key[..list.prefix.len() + at + 1]);
+            let mark = match group {
+                Some(group) => VersionMark { key: group.to_owned(), version: None },
+                None => VersionMark { key: key.clone(), version: Some(p.id.clone()) },
+            };
+            match list.after.as_ref().filter(|_| skipping).map(|after| (&after.key, &after.version)) {
+                Some((seen, None)) if key.starts_with(seen) => continue,
+                Some((seen, Some(id))) if key == seen => {
+                    skipping = p.id != *id;
+                    continue;
+                }
+                _ => skipping = false,
+            }
+            if group.is_some() && page.prefixes.last().map(String::as_str) == group {
+                continue;
+            }
+            if page.versions.len() + page.prefixes.len() >= list.max.max(1) {
+                page.next = last;
+                break;
+            }
+            last = Some(mark);
+            match group {
+                Some(group) => page.prefixes.push(group.to_owned()),
+                None => {
+                    page.versions.push(version_of(key, p, past[key].last().is_some_and(|l| l.id == p.id)))
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    fn restore(&mut self, key: &str) -> Result<bool> {
+        let head = self.objects.get(key).map(|o| o.head.clone()).ok_or_else(|| gone(key))?;
+        if head.storage_class.as_deref() != Some(ARCHIVE) {
+            return Err(Error::new(Kind::Invalid, format!("object {key} isn't archived")));
+        }
+        let new = head.restored.is_none();
+        if new {
+            self.amend(key, |head| head.restored = Some(Restored::Underway));
+        }
+        Ok(new || head.restored != Some(Restored::Underway))
     }
 
     /// Changes the object at a key, which is its latest version too.
@@ -90,17 +185,6 @@ fn etag_of(body: &[u8]) -> Etag {
     Etag(format!("{:032x}", xxh3_128(body)))
 }
 
-fn slice_of(key: &str, body: &Bytes, range: ByteRange) -> Result<(u64, Bytes)> {
-    let size = body.len() as u64;
-    let (from, to) = match range {
-        ByteRange::Whole { max } if size > max => return Err(too_large(key, size, max)),
-        ByteRange::Whole { .. } => (0, size),
-        ByteRange::At { offset, len } => (offset.min(size), offset.saturating_add(len).min(size)),
-        ByteRange::Last(n) => (size.saturating_sub(n), size),
-    };
-    Ok((from, body.slice(from as usize..to as usize)))
-}
-
 fn allows(when: &When, current: Option<&Etag>) -> bool {
     match when {
         When::Always => true,
@@ -124,8 +208,8 @@ fn version_of(key: &str, past: &Past, latest: bool) -> Version {
 
 fn found(key: &str, object: Object, range: ByteRange) -> Result<Found> {
     readable(key, &object)?;
-    let (offset, body) = slice_of(key, &object.body, range)?;
-    Ok(Found { body, offset, head: object.head })
+    let (from, to) = range.within(key, object.body.len() as u64)?;
+    Ok(Found { body: object.body.slice(from as usize..to as usize), offset: from, head: object.head })
 }
 
 fn gone(key: &str) -> Error {
@@ -223,260 +307,125 @@ impl MemStore {
     }
 }
 
-#[async_trait]
-impl Store for MemStore {
-    fn url(&self) -> &str {
-        &self.url
-    }
-    async fn get(&self, key: &str, range: ByteRange, _: Cause) -> Result<Option<Found>> {
-        let Some(object) = self.state.lock().objects.get(key).cloned() else { return Ok(None) };
-        found(key, object, range).map(Some)
-    }
-    async fn head(&self, key: &str, _: Cause) -> Result<Option<Head>> {
-        Ok(self.state.lock().objects.get(key).map(|o| o.head.clone()))
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        self.put_with(key, body, &Attrs::default(), when, cause).await
-    }
-    async fn delete(&self, keys: &[String], _: Cause) -> Result<()> {
-        let mut state = self.state.lock();
-        for key in keys {
-            self.take_away(&mut state, key);
-        }
-        Ok(())
-    }
-    async fn list(&self, list: &List, _: Cause) -> Result<Page> {
-        let state = self.state.lock();
-        let mut page = Page::default();
-        for (key, object) in state.objects.range(list.prefix.clone()..) {
-            let Some(tail) = key.strip_prefix(&list.prefix) else { break };
-            let group =
-                tail.find('/').filter(|_| list.delimited).map(|at| &key[..list.prefix.len() + at + 1]);
-            let name = group.unwrap_or(key);
-            let seen = |after: &String| name <= after.as_str();
-            if list.after.as_ref().is_some_and(seen)
-                || group.is_some() && page.prefixes.last().is_some_and(seen)
-            {
-                continue;
+impl MemStore {
+    /// What a request does and gives, at this instant.
+    pub(super) fn answer(&self, request: &BucketRequest) -> Result<BucketAnswer> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        Ok(match request {
+            BucketRequest::Get { key, version, range } => match state.object(key, version.as_deref()) {
+                Some(object) => Some(found(key, object.clone(), *range)?).into(),
+                None => BucketAnswer::Found(None),
+            },
+            BucketRequest::Head { key, version, checksums } => {
+                let checksum = |o: &Object| checksums.then(|| format!("CRC32C:{:08x}", crc32c(&o.body)));
+                let described = |o: &Object| Head { checksum: checksum(o), ..o.head.clone() };
+                state.object(key, version.as_deref()).map(described).into()
             }
-            if page.objects.len() + page.prefixes.len() >= list.max.max(1) {
-                let last = page.objects.last().map(|o| &o.key).max(page.prefixes.last());
-                page.next = last.cloned();
-                break;
+            BucketRequest::Put { key, body, attrs, when } => {
+                self.store(state, key, body.clone(), attrs.as_ref().unwrap_or(NO_ATTRS), when).into()
             }
-            match group {
-                Some(group) => page.prefixes.push(group.to_owned()),
-                None => page.objects.push(Listed {
-                    key: key.clone(),
-                    size: object.head.size,
-                    etag: object.head.etag.clone(),
-                    modified_ms: object.head.modified_ms,
-                }),
+            BucketRequest::Delete { keys } => {
+                keys.iter().for_each(|key| self.take_away(state, key));
+                BucketAnswer::Done(())
             }
-        }
-        Ok(page)
+            BucketRequest::DeleteSame { objects } => self.delete_same(state, objects).into(),
+            BucketRequest::List(list) => state.list(list).into(),
+            BucketRequest::Copy { from, to, from_match, attrs, when } => {
+                let source = state.objects.get(from).cloned().ok_or_else(|| gone(from))?;
+                if from_match.as_ref().is_some_and(|m| *m != source.head.etag) {
+                    return Ok(Put::Refused.into());
+                }
+                readable(from, &source)?;
+                let attrs = attrs.as_ref().unwrap_or(&source.head.attrs);
+                self.store(state, to, source.body, attrs, when).into()
+            }
+            BucketRequest::MultipartCreate { key, attrs } => {
+                let id = format!("u{:08}", self.changes.fetch_add(1, Ordering::Relaxed));
+                let upload = Upload { key: key.clone(), attrs: attrs.clone(), parts: BTreeMap::new() };
+                state.uploads.insert(id.clone(), upload);
+                id.into()
+            }
+            BucketRequest::MultipartPut { key, upload, number, body } => {
+                state.part(key, upload, *number, body.clone())?.into()
+            }
+            BucketRequest::MultipartCopy { key, upload, number, from, from_match, offset, len } => {
+                let source = state.objects.get(from).ok_or_else(|| gone(from))?;
+                if from_match.as_ref().is_some_and(|m| *m != source.head.etag) {
+                    let why = format!("object {from} has changed since it was looked at");
+                    return Err(Error::new(Kind::Refused, why));
+                }
+                let range = ByteRange::At { offset: *offset, len: *len };
+                let body = found(from, source.clone(), range)?.body;
+                state.part(key, upload, *number, body)?.into()
+            }
+            BucketRequest::MultipartComplete { key, upload, parts, when } => {
+                self.complete(state, key, upload, parts, when)?.into()
+            }
+            BucketRequest::MultipartAbort { upload, .. } => {
+                state.uploads.remove(upload);
+                BucketAnswer::Done(())
+            }
+            BucketRequest::MultipartList { prefix } => {
+                let below = state.uploads.iter().filter(|(_, u)| u.key.starts_with(prefix));
+                below.map(|(id, u)| (u.key.clone(), id.clone())).collect::<Vec<_>>().into()
+            }
+            BucketRequest::Versioned => state.past.is_some().into(),
+            BucketRequest::ListVersions(list) => state.versions(list, &self.url)?.into(),
+            BucketRequest::Restore { key, .. } => state.restore(key)?.into(),
+        })
     }
-}
 
-#[async_trait]
-impl Bucket for MemStore {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, _: Cause) -> Result<Put> {
-        Ok(self.store(&mut self.state.lock(), key, body, attrs, &when))
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        _: Cause,
-    ) -> Result<Put> {
-        let mut state = self.state.lock();
-        let source = state.objects.get(from).cloned().ok_or_else(|| gone(from))?;
-        if from_match.is_some_and(|m| *m != source.head.etag) {
-            return Ok(Put::Refused);
-        }
-        readable(from, &source)?;
-        Ok(self.store(&mut state, to, source.body, attrs.unwrap_or(&source.head.attrs), &when))
-    }
-    async fn delete_same(&self, objects: &[(String, Etag)], _: Cause) -> Result<bool> {
-        let mut state = self.state.lock();
+    fn delete_same(&self, state: &mut State, objects: &[(String, Etag)]) -> bool {
         let mut all = true;
         for (key, etag) in objects {
             match state.objects.get(key) {
                 Some(object) if object.head.etag != *etag => all = false,
-                _ => self.take_away(&mut state, key),
+                _ => self.take_away(state, key),
             }
         }
-        Ok(all)
+        all
     }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
-        let id = format!("u{:08}", self.changes.fetch_add(1, Ordering::Relaxed));
-        let upload = Upload { key: key.to_owned(), attrs: attrs.clone(), parts: BTreeMap::new() };
-        self.state.lock().uploads.insert(id.clone(), upload);
-        Ok(id)
-    }
-    async fn multipart_put(
+
+    fn complete(
         &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        body: Bytes,
-        _: Cause,
-    ) -> Result<Part> {
-        let mut state = self.state.lock();
-        let etag = etag_of(&body);
-        let upload = state.uploads.get_mut(upload).filter(|u| u.key == key).ok_or_else(|| gone(upload))?;
-        upload.parts.insert(number, body);
-        Ok(Part { number, etag })
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        cause: Cause,
-    ) -> Result<Part> {
-        let source = self.state.lock().objects.get(from).cloned().ok_or_else(|| gone(from))?;
-        if from_match.is_some_and(|m| *m != source.head.etag) {
-            return Err(Error::new(
-                Kind::Refused,
-                format!("object {from} has changed since it was looked at"),
-            ));
-        }
-        readable(from, &source)?;
-        let (_, body) = slice_of(from, &source.body, ByteRange::At { offset, len })?;
-        self.multipart_put(key, upload, number, body, cause).await
-    }
-    async fn multipart_complete(
-        &self,
+        state: &mut State,
         key: &str,
         upload: &str,
         parts: &[Part],
-        when: When,
-        _: Cause,
+        when: &When,
     ) -> Result<Put> {
-        let mut state = self.state.lock();
         let found = state.uploads.get(upload).filter(|u| u.key == key).ok_or_else(|| gone(upload))?;
+        let invalid = |why| Error::new(Kind::Invalid, why);
         let mut body = BytesMut::new();
         for (at, part) in parts.iter().enumerate() {
             let bytes = found.parts.get(&part.number).filter(|b| etag_of(b) == part.etag);
-            let bytes = bytes.ok_or_else(|| {
-                Error::new(Kind::Invalid, format!("upload {upload} has no such part {}", part.number))
-            })?;
+            let none = || invalid(format!("upload {upload} has no such part {}", part.number));
+            let bytes = bytes.ok_or_else(none)?;
             if at + 1 < parts.len() && bytes.len() < 5 << 20 {
-                return Err(Error::new(
-                    Kind::Invalid,
-                    format!("part {} of {key} is smaller than 5 MiB", part.number),
-                ));
+                return Err(invalid(format!("part {} of {key} is smaller than 5 MiB", part.number)));
             }
             body.extend_from_slice(bytes);
         }
         let attrs = found.attrs.clone();
-        let out = self.store(&mut state, key, body.freeze(), &attrs, &when);
+        let out = self.store(state, key, body.freeze(), &attrs, when);
         if matches!(out, Put::Stored(_)) {
             state.uploads.remove(upload);
         }
         Ok(out)
     }
-    async fn multipart_abort(&self, _: &str, upload: &str, _: Cause) -> Result<()> {
-        self.state.lock().uploads.remove(upload);
-        Ok(())
+}
+
+impl Store for MemStore {
+    fn url(&self) -> &str {
+        &self.url
     }
-    async fn multipart_list(&self, prefix: &str, _: Cause) -> Result<Vec<(String, String)>> {
-        let state = self.state.lock();
-        let below = state.uploads.iter().filter(|(_, u)| u.key.starts_with(prefix));
-        Ok(below.map(|(id, u)| (u.key.clone(), id.clone())).collect())
-    }
-    async fn versioned(&self, _: Cause) -> Result<bool> {
-        Ok(self.state.lock().past.is_some())
-    }
-    async fn list_versions(&self, list: &VersionList, _: Cause) -> Result<VersionPage> {
-        let state = self.state.lock();
-        let past = state.past.as_ref().ok_or_else(|| super::no_versions(&self.url))?;
-        let mut page = VersionPage::default();
-        let mut last = None;
-        let from = list.after.as_ref().map_or(&list.prefix, |mark| &mark.key).max(&list.prefix);
-        let all = past.range(from.clone()..).flat_map(|(key, all)| all.iter().rev().map(move |p| (key, p)));
-        let mut skipping = true;
-        for (key, p) in all {
-            let Some(tail) = key.strip_prefix(&list.prefix) else { break };
-            let group =
-                tail.find('/').filter(|_| list.delimited).map(|at| &key[..list.prefix.len() + at + 1]);
-            let mark = match group {
-                Some(group) => VersionMark { key: group.to_owned(), version: None },
-                None => VersionMark { key: key.clone(), version: Some(p.id.clone()) },
-            };
-            match list.after.as_ref().filter(|_| skipping).map(|after| (&after.key, &after.version)) {
-                Some((seen, None)) if key.starts_with(seen) => continue,
-                Some((seen, Some(id))) if key == seen => {
-                    skipping = p.id != *id;
-                    continue;
-                }
-                _ => skipping = false,
-            }
-            if group.is_some() && page.prefixes.last().map(String::as_str) == group {
-                continue;
-            }
-            if page.versions.len() + page.prefixes.len() >= list.max.max(1) {
-                page.next = last;
-                break;
-            }
-            last = Some(mark);
-            match group {
-                Some(group) => page.prefixes.push(group.to_owned()),
-                None => {
-                    page.versions.push(version_of(key, p, past[key].last().is_some_and(|l| l.id == p.id)))
-                }
-            }
-        }
-        Ok(page)
-    }
-    async fn get_version(
-        &self,
-        key: &str,
-        version: &str,
-        range: ByteRange,
-        _: Cause,
-    ) -> Result<Option<Found>> {
-        let Some(object) = self.state.lock().version(key, version).cloned() else { return Ok(None) };
-        found(key, object, range).map(Some)
-    }
-    async fn head_version(
-        &self,
-        key: &str,
-        version: Option<&str>,
-        checksums: bool,
-        _: Cause,
-    ) -> Result<Option<Head>> {
-        let state = self.state.lock();
-        let object = match version {
-            Some(id) => state.version(key, id),
-            None => state.objects.get(key),
-        };
-        Ok(object.map(|o| {
-            let checksum = checksums.then(|| format!("CRC32C:{:08x}", crc32c(&o.body)));
-            Head { checksum, ..o.head.clone() }
-        }))
-    }
-    async fn restore(&self, key: &str, _: Option<&str>, _: Restore, _: Cause) -> Result<bool> {
-        let mut state = self.state.lock();
-        let head = state.objects.get(key).map(|o| o.head.clone()).ok_or_else(|| gone(key))?;
-        if head.storage_class.as_deref() != Some(ARCHIVE) {
-            return Err(Error::new(Kind::Invalid, format!("object {key} isn't archived")));
-        }
-        let new = head.restored.is_none();
-        if new {
-            state.amend(key, |head| head.restored = Some(Restored::Underway));
-        }
-        Ok(new || head.restored != Some(Restored::Underway))
+    fn call<'a>(&'a self, request: &'a Arc<BucketRequest>, _: Cause) -> BoxFuture<'a, Result<BucketAnswer>> {
+        async move { self.answer(request) }.boxed()
     }
 }
+
+impl Bucket for MemStore {}
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod mem;
 mod open;
 mod past;
 mod probe;
+mod request;
 mod retry;
 mod s3;
 #[cfg(any(test, feature = "sim"))]
@@ -23,9 +24,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result};
+use request::ask;
 
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
@@ -37,6 +40,7 @@ pub use mem::MemStore;
 pub use open::{adopt, expect, open, open_patiently};
 pub use past::{Restore, Restored, Tier, Version, VersionList, VersionMark, VersionPage};
 pub use probe::probe;
+pub use request::{BucketAnswer, BucketRequest};
 pub use retry::{Patience, Retrying};
 pub use s3::S3Store;
 #[cfg(any(test, feature = "sim"))]
@@ -60,6 +64,18 @@ pub enum ByteRange {
     At { offset: u64, len: u64 },
     /// The last bytes; the whole object when it is shorter.
     Last(u64),
+}
+
+impl ByteRange {
+    /// From where to where that is in an object of `size` bytes.
+    fn within(self, key: &str, size: u64) -> Result<(u64, u64)> {
+        Ok(match self {
+            ByteRange::Whole { max } if size > max => return Err(too_large(key, size, max)),
+            ByteRange::Whole { .. } => (0, size),
+            ByteRange::At { offset, len } => (offset.min(size), offset.saturating_add(len).min(size)),
+            ByteRange::Last(n) => (size.saturating_sub(n), size),
+        })
+    }
 }
 
 /// The error for an object that is larger than its reader allows.
@@ -115,6 +131,9 @@ pub struct Attrs {
     /// User metadata, names in lowercase without any `x-amz-meta-` prefix.
     pub user: BTreeMap<String, String>,
 }
+
+/// What an object of a pool carries.
+const NO_ATTRS: &Attrs = &Attrs { content_type: None, user: BTreeMap::new() };
 
 /// An object's description.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -182,28 +201,71 @@ pub struct Part {
 
 /// The verbs of a pool's store. Reads are strongly consistent after writes (probed when a pool is opened).
 /// Everything is safe to drop midway; a dropped put is one of unknown outcome.
+///
+/// A bucket implements `call`; callers use the typed verbs, here and in `Bucket`, which say what each request promises.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// How users name this place; never holds secrets.
     fn url(&self) -> &str;
-    /// What was asked of it so far, where that is counted (every store that `open` opens).
-    fn counters(&self) -> Option<&Counters> {
+    /// Sends one request. The answer's variant belongs to the request's verb.
+    fn call<'a>(
+        &'a self,
+        request: &'a Arc<BucketRequest>,
+        cause: Cause,
+    ) -> BoxFuture<'a, Result<BucketAnswer>>;
+    /// The bucket that a decorator stands around: what is no request passes through to it.
+    fn inner(&self) -> Option<&BucketRef> {
         None
     }
+    /// What was asked of it so far, where that is counted (every store that `open` opens).
+    fn counters(&self) -> Option<&Counters> {
+        self.inner().and_then(|inner| inner.counters())
+    }
     /// `None`: the store says that there is no such object.
-    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>>;
-    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>>;
+    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
+        ask(self, BucketRequest::Get { key: key.into(), version: None, range }, cause).await
+    }
+    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
+        ask(self, BucketRequest::Head { key: key.into(), version: None, checksums: false }, cause).await
+    }
     /// Atomic: the whole body or nothing is ever seen.
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put>;
+    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
+        ask(self, BucketRequest::Put { key: key.into(), body, attrs: None, when }, cause).await
+    }
     /// Deleting what isn't there is no error.
-    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()>;
-    async fn list(&self, list: &List, cause: Cause) -> Result<Page>;
+    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
+        ask(self, BucketRequest::Delete { keys: keys.to_vec() }, cause).await
+    }
+    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
+        ask(self, BucketRequest::List(list.clone()), cause).await
+    }
 }
 
 /// What a filesystem needs beside that.
 #[async_trait]
 pub trait Bucket: Store {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put>;
+    /// Says which objects these are and nothing of how they are reached: it stays the same with other keys.
+    fn identity(&self) -> String {
+        self.inner().map_or_else(|| self.url().to_owned(), |inner| inner.identity())
+    }
+    /// From now on the store is not trusted with the conditions that it doesn't heed: it is looked at just before such
+    /// a write, which leaves a moment for others. For who has to write there all the same.
+    fn looks_first(&self, conditions: Conditions) {
+        self.inner().into_iter().for_each(|inner| inner.looks_first(conditions));
+    }
+    /// A link by which anybody can get the object, or one of its versions, for so long.
+    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
+        match self.inner() {
+            Some(inner) => inner.presign(key, version, valid).await,
+            None => {
+                let why = format!("{} makes no links to {key:?}: S3 stores do", self.url());
+                Err(Error::new(Kind::Unsupported, why))
+            }
+        }
+    }
+    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
+        ask(self, BucketRequest::Put { key: key.into(), body, attrs: Some(attrs.clone()), when }, cause).await
+    }
     /// Server-side copy; `from_match`: only if the source still has this etag (`Refused` otherwise, also when
     /// `when` refuses). `attrs`: replaces the copy's, `None` keeps the source's. `NotFound` without a source.
     async fn copy(
@@ -214,22 +276,20 @@ pub trait Bucket: Store {
         attrs: Option<&Attrs>,
         when: When,
         cause: Cause,
-    ) -> Result<Put>;
+    ) -> Result<Put> {
+        let (from, to) = (from.into(), to.into());
+        let (from_match, attrs) = (from_match.cloned(), attrs.cloned());
+        ask(self, BucketRequest::Copy { from, to, from_match, attrs, when }, cause).await
+    }
     /// Deletes the objects that still have these etags. False: some have others, and stay. A store that can't delete
     /// on a condition (S3 servers differ) deletes whatever is there: who cares has listed just before.
     async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
-        let keys: Vec<String> = objects.iter().map(|(key, _)| key.clone()).collect();
-        self.delete(&keys, cause).await.map(|()| true)
+        ask(self, BucketRequest::DeleteSame { objects: objects.to_vec() }, cause).await
     }
-    /// Says which objects these are and nothing of how they are reached: it stays the same with other keys.
-    fn identity(&self) -> String {
-        self.url().to_owned()
-    }
-    /// From now on the store is not trusted with the conditions that it doesn't heed: it is looked at just before such
-    /// a write, which leaves a moment for others. For who has to write there all the same.
-    fn looks_first(&self, _: Conditions) {}
     /// Begins a multipart upload and names it. Parts but the last are at least 5 MiB.
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String>;
+    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
+        ask(self, BucketRequest::MultipartCreate { key: key.into(), attrs: attrs.clone() }, cause).await
+    }
     async fn multipart_put(
         &self,
         key: &str,
@@ -237,7 +297,10 @@ pub trait Bucket: Store {
         number: u32,
         body: Bytes,
         cause: Cause,
-    ) -> Result<Part>;
+    ) -> Result<Part> {
+        let (key, upload) = (key.into(), upload.into());
+        ask(self, BucketRequest::MultipartPut { key, upload, number, body }, cause).await
+    }
     /// A part copied server-side from `len` bytes at `offset` of `from`.
     #[allow(clippy::too_many_arguments)]
     async fn multipart_copy(
@@ -250,7 +313,11 @@ pub trait Bucket: Store {
         offset: u64,
         len: u64,
         cause: Cause,
-    ) -> Result<Part>;
+    ) -> Result<Part> {
+        let (key, upload, from, from_match) = (key.into(), upload.into(), from.into(), from_match.cloned());
+        let request = BucketRequest::MultipartCopy { key, upload, number, from, from_match, offset, len };
+        ask(self, request, cause).await
+    }
     async fn multipart_complete(
         &self,
         key: &str,
@@ -258,23 +325,25 @@ pub trait Bucket: Store {
         parts: &[Part],
         when: When,
         cause: Cause,
-    ) -> Result<Put>;
-    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()>;
-    /// A link by which anybody can get the object, or one of its versions, for so long.
-    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
-        let _ = (version, valid);
-        Err(Error::new(Kind::Unsupported, format!("{} makes no links to {key:?}: S3 stores do", self.url())))
+    ) -> Result<Put> {
+        let (key, upload, parts) = (key.into(), upload.into(), parts.to_vec());
+        ask(self, BucketRequest::MultipartComplete { key, upload, parts, when }, cause).await
+    }
+    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
+        ask(self, BucketRequest::MultipartAbort { key: key.into(), upload: upload.into() }, cause).await
+    }
+    /// Uploads under way below a prefix, as (key, upload).
+    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
+        ask(self, BucketRequest::MultipartList { prefix: prefix.into() }, cause).await
     }
     /// Whether what is overwritten or deleted is kept as a version. True also where that can't be asked: the listing
     /// tells then.
     async fn versioned(&self, cause: Cause) -> Result<bool> {
-        let _ = cause;
-        Ok(false)
+        ask(self, BucketRequest::Versioned, cause).await
     }
     /// `Unsupported` where there are none.
     async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
-        let _ = (list, cause);
-        Err(no_versions(self.url()))
+        ask(self, BucketRequest::ListVersions(list.clone()), cause).await
     }
     /// `None`: there is no such version, or it marks that the object was deleted.
     async fn get_version(
@@ -284,8 +353,7 @@ pub trait Bucket: Store {
         range: ByteRange,
         cause: Cause,
     ) -> Result<Option<Found>> {
-        let _ = (key, version, range, cause);
-        Err(no_versions(self.url()))
+        ask(self, BucketRequest::Get { key: key.into(), version: Some(version.into()), range }, cause).await
     }
     /// An object or one of its versions, with its checksums if they are asked for and the store has any.
     async fn head_version(
@@ -295,25 +363,13 @@ pub trait Bucket: Store {
         checksums: bool,
         cause: Cause,
     ) -> Result<Option<Head>> {
-        let _ = checksums;
-        match version {
-            Some(_) => Err(no_versions(self.url())),
-            None => self.head(key, cause).await,
-        }
+        let (key, version) = (key.into(), version.map(str::to_owned));
+        ask(self, BucketRequest::Head { key, version, checksums }, cause).await
     }
     /// Asks for a readable copy of an archived object, or for longer of one that is there. False: one is on its way.
     /// `Invalid` for what isn't archived.
     async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
-        let _ = (version, how, cause);
-        Err(Error::new(
-            Kind::Unsupported,
-            format!("{} archives nothing, so {key:?} needs no restoring", self.url()),
-        ))
+        let (key, version) = (key.into(), version.map(str::to_owned));
+        ask(self, BucketRequest::Restore { key, version, how }, cause).await
     }
-    /// Uploads under way below a prefix, as (key, upload).
-    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>>;
-}
-
-fn no_versions(url: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{url} keeps no versions of its objects"))
 }

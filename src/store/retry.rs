@@ -13,15 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Counters, Etag, Found, Head, List, Page, Part,
-    Put, Restore, Store, VersionList, VersionPage, When,
-};
+use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, ByteRange, Cause, Put, Store, When};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
 
@@ -96,10 +91,6 @@ impl Retrying {
         Arc::new(Retrying { rt: rt.clone(), inner, patience, budget })
     }
 
-    fn begin(&self) -> Trial {
-        Trial { start: self.rt.now(), failed: 0, pauses: 0 }
-    }
-
     fn earn(&self, trial: &Trial) {
         if trial.pauses == 0 {
             let max = self.patience.budget * RETRY_COST;
@@ -135,55 +126,23 @@ impl Retrying {
     fn no_answer(&self) -> Error {
         Error::new(Kind::Timeout, format!("{} did not answer in time", self.inner.url()))
     }
+}
 
-    /// Repeats what has the same effect however often it happens.
-    async fn again<'a, T>(&self, bytes: u64, run: impl Fn() -> BoxFuture<'a, Result<T>> + Send) -> Result<T> {
-        let mut trial = self.begin();
-        loop {
-            let out = self.rt.timeout(self.limit(bytes), run()).await;
-            match out.unwrap_or_else(|| Err(self.no_answer())) {
-                Ok(out) => {
-                    self.earn(&trial);
-                    return Ok(out);
-                }
-                Err(e) => {
-                    if !self.pause(&mut trial, &e).await {
-                        return Err(e);
-                    }
-                }
-            }
+/// How many bytes an attempt is given time for.
+fn bytes(request: &BucketRequest) -> u64 {
+    match request {
+        BucketRequest::Get { range, .. } => expected(*range),
+        BucketRequest::Put { body, attrs: None, .. } => body.len() as u64,
+        BucketRequest::Put { body, .. } | BucketRequest::MultipartPut { body, .. } => {
+            body.len() as u64 * SIDE_BY_SIDE
         }
-    }
-
-    /// Repeats a put as far as that is safe. `once`: not after an attempt whose outcome is unknown.
-    async fn put_again<'a>(
-        &self,
-        bytes: u64,
-        once: bool,
-        run: impl Fn() -> BoxFuture<'a, Result<Put>> + Send,
-    ) -> Result<Put> {
-        let mut trial = self.begin();
-        let mut doubt = None;
-        loop {
-            let out = self.rt.timeout(self.limit(bytes), run()).await;
-            let e = match out.unwrap_or_else(|| Ok(Put::Unknown(self.no_answer()))) {
-                Ok(Put::Stored(etag)) => {
-                    self.earn(&trial);
-                    return Ok(Put::Stored(etag));
-                }
-                // Perhaps by its own earlier attempt.
-                Ok(Put::Refused) => return Ok(doubt.map_or(Put::Refused, Put::Unknown)),
-                Ok(Put::Unknown(e)) if once => return Ok(Put::Unknown(e)),
-                Ok(Put::Unknown(e)) => {
-                    doubt = Some(e.share());
-                    e
-                }
-                Err(e) => e,
-            };
-            if !self.pause(&mut trial, &e).await {
-                return doubt.map_or(Err(e), |doubt| Ok(Put::Unknown(doubt)));
-            }
-        }
+        // A thousand keys are one request of S3's, but as many of a folder's.
+        BucketRequest::Delete { keys } => keys.len() as u64 * 1024,
+        BucketRequest::DeleteSame { objects } => objects.len() as u64 * 1024,
+        // The size isn't known here; a server copies about as fast as it reads.
+        BucketRequest::Copy { .. } | BucketRequest::MultipartComplete { .. } => 1 << 30,
+        BucketRequest::MultipartCopy { len, .. } => *len,
+        _ => 0,
     }
 }
 
@@ -196,149 +155,70 @@ fn expected(range: ByteRange) -> u64 {
     bytes.min(64 << 20)
 }
 
-#[async_trait]
+/// Whether an attempt of unknown outcome is the last one. Everything else may happen twice: a second multipart upload is
+/// shown by lists and ended by lifecycle rules, a second restoring only says that the first is under way.
+fn once(request: &BucketRequest) -> bool {
+    match request {
+        BucketRequest::Put { when, .. } | BucketRequest::Copy { when, .. } => *when != When::Always,
+        // A second attempt would only hear that there is no such upload any more.
+        BucketRequest::MultipartComplete { .. } => true,
+        _ => false,
+    }
+}
+
 impl Store for Retrying {
     fn url(&self) -> &str {
         self.inner.url()
     }
-    fn counters(&self) -> Option<&Counters> {
-        self.inner.counters()
+    fn inner(&self) -> Option<&BucketRef> {
+        Some(&self.inner)
     }
-    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        self.again(expected(range), || self.inner.get(key, range, cause)).await
-    }
-    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        self.again(0, || self.inner.head(key, cause)).await
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        let once = when != When::Always;
-        let run = || self.inner.put(key, body.clone(), when.clone(), cause);
-        self.put_again(body.len() as u64, once, run).await
-    }
-    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        // A thousand keys are one request of S3's, but as many of a folder's.
-        self.again(keys.len() as u64 * 1024, || self.inner.delete(keys, cause)).await
-    }
-    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
-        self.again(0, || self.inner.list(list, cause)).await
+    fn call<'a>(
+        &'a self,
+        request: &'a Arc<BucketRequest>,
+        cause: Cause,
+    ) -> BoxFuture<'a, Result<BucketAnswer>> {
+        async move {
+            let mut trial = Trial { start: self.rt.now(), failed: 0, pauses: 0 };
+            let mut doubt = None;
+            loop {
+                let out = self.rt.timeout(self.limit(bytes(request)), self.inner.call(request, cause)).await;
+                let e = match out.unwrap_or_else(|| request.unanswered(self.no_answer())) {
+                    // Perhaps by its own earlier attempt.
+                    Ok(BucketAnswer::Put(Put::Refused)) => {
+                        return Ok(doubt.map_or(Put::Refused, Put::Unknown).into());
+                    }
+                    Ok(BucketAnswer::Put(Put::Unknown(e))) if once(request) => {
+                        return Ok(Put::Unknown(e).into());
+                    }
+                    Ok(BucketAnswer::Put(Put::Unknown(e))) => {
+                        doubt = Some(e.share());
+                        e
+                    }
+                    Ok(answer) => {
+                        self.earn(&trial);
+                        return Ok(answer);
+                    }
+                    Err(e) => e,
+                };
+                if !self.pause(&mut trial, &e).await {
+                    return doubt.map_or(Err(e), |doubt| Ok(Put::Unknown(doubt).into()));
+                }
+            }
+        }
+        .boxed()
     }
 }
 
-#[async_trait]
-impl Bucket for Retrying {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
-        let once = when != When::Always;
-        let run = || self.inner.put_with(key, body.clone(), attrs, when.clone(), cause);
-        self.put_again(body.len() as u64 * SIDE_BY_SIDE, once, run).await
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        let once = when != When::Always;
-        let run = || self.inner.copy(from, to, from_match, attrs, when.clone(), cause);
-        // The size isn't known here; a server copies about as fast as it reads.
-        self.put_again(1 << 30, once, run).await
-    }
-    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
-        self.again(objects.len() as u64 * 1024, || self.inner.delete_same(objects, cause)).await
-    }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
-        // A lost answer leaves an upload that nobody knows; lists show it, and lifecycle rules end it.
-        self.again(0, || self.inner.multipart_create(key, attrs, cause)).await
-    }
-    async fn multipart_put(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        body: Bytes,
-        cause: Cause,
-    ) -> Result<Part> {
-        let run = || self.inner.multipart_put(key, upload, number, body.clone(), cause);
-        self.again(body.len() as u64 * SIDE_BY_SIDE, run).await
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        cause: Cause,
-    ) -> Result<Part> {
-        let run = || self.inner.multipart_copy(key, upload, number, from, from_match, offset, len, cause);
-        self.again(len, run).await
-    }
-    async fn multipart_complete(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[Part],
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        // A second attempt would only hear that there is no such upload any more.
-        let run = || self.inner.multipart_complete(key, upload, parts, when.clone(), cause).boxed();
-        self.put_again(1 << 30, true, run).await
-    }
-    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
-        self.again(0, || self.inner.multipart_abort(key, upload, cause)).await
-    }
-    async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
-        self.inner.presign(key, version, valid).await
-    }
-    fn identity(&self) -> String {
-        self.inner.identity()
-    }
-    fn looks_first(&self, conditions: Conditions) {
-        self.inner.looks_first(conditions);
-    }
-    async fn versioned(&self, cause: Cause) -> Result<bool> {
-        self.again(0, || self.inner.versioned(cause)).await
-    }
-    async fn list_versions(&self, list: &VersionList, cause: Cause) -> Result<VersionPage> {
-        self.again(0, || self.inner.list_versions(list, cause)).await
-    }
-    async fn get_version(
-        &self,
-        key: &str,
-        version: &str,
-        range: ByteRange,
-        cause: Cause,
-    ) -> Result<Option<Found>> {
-        self.again(expected(range), || self.inner.get_version(key, version, range, cause)).await
-    }
-    async fn head_version(
-        &self,
-        key: &str,
-        version: Option<&str>,
-        checksums: bool,
-        cause: Cause,
-    ) -> Result<Option<Head>> {
-        self.again(0, || self.inner.head_version(key, version, checksums, cause)).await
-    }
-    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, cause: Cause) -> Result<bool> {
-        // Asked for twice it is still one; the second answer says that it is under way.
-        self.again(0, || self.inner.restore(key, version, how, cause)).await
-    }
-    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
-        self.again(0, || self.inner.multipart_list(prefix, cause)).await
-    }
-}
+impl Bucket for Retrying {}
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::base::rt::sim::Sim;
-    use crate::store::{Counted, Fate, Faulty, MemStore};
+    use crate::store::{Attrs, Counted, Etag, Fate, Faulty, MemStore};
 
     const LOST_DONE: Fate = Fate::Lost(Some(Duration::ZERO));
 

@@ -8,16 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{
-    Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
-};
+use super::{Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Store};
 use crate::base::rt::sim::World;
 use crate::base::{Error, Kind, Result};
 
@@ -94,22 +90,6 @@ pub(super) fn foreign(url: &str) -> Error {
     Error::new(Kind::Unavailable, format!("what answers at {url} is another server"))
 }
 
-/// What came back: the answer, a sure failure, or nothing.
-enum Reply<T> {
-    Answer(T),
-    Failed(Error),
-    Nothing(Error),
-}
-
-type Effect<T> = Box<dyn FnOnce(Arc<MemStore>) -> BoxFuture<'static, T> + Send>;
-
-fn effect<T, F>(run: impl FnOnce(Arc<MemStore>) -> F + Send + 'static) -> Effect<T>
-where
-    F: Future<Output = T> + Send + 'static,
-{
-    Box::new(move |contents| run(contents).boxed())
-}
-
 impl SimStore {
     pub fn new(world: &World, name: &str) -> Arc<SimStore> {
         let contents = MemStore::new(name);
@@ -166,16 +146,16 @@ impl SimStore {
         }
     }
 
-    async fn ask<T: Send + 'static>(&self, run: Effect<T>) -> Reply<T> {
+    async fn ask(&self, request: &Arc<BucketRequest>) -> Result<BucketAnswer> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let faults = *self.faults.lock();
         let url = self.contents.url();
         let pause = || self.world.latency(faults.latency.0, faults.latency.1);
         match self.draw(&faults) {
-            Fate::Answered => self.deliver(run, faults).await,
+            Fate::Answered => self.deliver(request, faults).await,
             Fate::Failed => {
                 self.wait(pause()).await;
-                Reply::Failed(match faults.reach {
+                Err(match faults.reach {
                     Reach::Denies => {
                         Error::new(Kind::Denied, format!("{url}: access denied; check the credentials"))
                     }
@@ -187,42 +167,40 @@ impl SimStore {
             }
             Fate::Foreign => {
                 self.wait(pause()).await;
-                Reply::Nothing(foreign(url))
+                request.unanswered(foreign(url))
             }
             Fate::Lost(landing) => {
                 if let Some(after) = landing {
-                    let contents = self.contents.clone();
-                    self.world.after(after, move || drop(run(contents).now_or_never()));
+                    let (contents, request) = (self.contents.clone(), request.clone());
+                    self.world.after(after, move || drop(contents.answer(&request)));
                 }
                 self.wait(faults.patience).await;
                 let why = format!("{url} did not answer in {:?}", faults.patience);
-                Reply::Nothing(Error::new(Kind::Timeout, why))
+                request.unanswered(Error::new(Kind::Timeout, why))
             }
         }
     }
 
     /// Effect, then answer, each after its time.
-    async fn deliver<T: Send + 'static>(&self, run: Effect<T>, faults: StoreFaults) -> Reply<T> {
+    async fn deliver(&self, request: &Arc<BucketRequest>, faults: StoreFaults) -> Result<BucketAnswer> {
         let (tx, rx) = oneshot::channel();
-        let (world, contents) = (self.world.clone(), self.contents.clone());
+        let (world, contents, sent) = (self.world.clone(), self.contents.clone(), request.clone());
         let half = move |world: &World| world.latency(faults.latency.0, faults.latency.1);
         self.world.after(half(&world), move || {
             // The client is gone: what it had sent may be lost or be late.
             match if tx.is_closed() { world.below(4) } else { 3 } {
                 0 => {}
                 1 => world.clone().after(world.latency(Duration::ZERO, faults.late), move || {
-                    drop(run(contents).now_or_never());
+                    drop(contents.answer(&sent));
                 }),
                 _ => {
-                    let out = run(contents).now_or_never().expect("a memory store answers at once");
+                    let out = contents.answer(&sent);
                     world.clone().after(half(&world), move || drop(tx.send(out)));
                 }
             }
         });
-        match rx.await {
-            Ok(out) => Reply::Answer(out),
-            Err(_) => Reply::Nothing(Error::new(Kind::Timeout, "the simulation is over")),
-        }
+        let over = || request.unanswered(Error::new(Kind::Timeout, "the simulation is over"));
+        rx.await.unwrap_or_else(|_| over())
     }
 
     async fn wait(&self, d: Duration) {
@@ -230,140 +208,35 @@ impl SimStore {
         self.world.after(d, move || drop(tx));
         let _ = rx.await;
     }
-
-    async fn verb<T: Send + 'static>(&self, run: Effect<Result<T>>) -> Result<T> {
-        match self.ask(run).await {
-            Reply::Answer(out) => out,
-            Reply::Failed(e) | Reply::Nothing(e) => Err(e),
-        }
-    }
-
-    async fn putting(&self, run: Effect<Result<Put>>) -> Result<Put> {
-        match self.ask(run).await {
-            Reply::Answer(out) => out,
-            Reply::Failed(e) => Err(e),
-            Reply::Nothing(e) => Ok(Put::Unknown(e)),
-        }
-    }
 }
 
-#[async_trait]
 impl Store for SimStore {
     fn url(&self) -> &str {
         self.contents.url()
     }
-    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        let key = key.to_owned();
-        self.verb(effect(move |c| async move { c.get(&key, range, cause).await })).await
-    }
-    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        let key = key.to_owned();
-        self.verb(effect(move |c| async move { c.head(&key, cause).await })).await
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        self.put_with(key, body, &Attrs::default(), when, cause).await
-    }
-    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        let keys = keys.to_vec();
-        if self.faults.lock().keeps {
-            return Err(Error::new(Kind::Denied, format!("{}: deleting is not allowed", self.url())));
+    fn call<'a>(&'a self, request: &'a Arc<BucketRequest>, _: Cause) -> BoxFuture<'a, Result<BucketAnswer>> {
+        async move {
+            if let Some(out) = request.without_versions(self.url()) {
+                return out;
+            }
+            if matches!(**request, BucketRequest::Delete { .. }) && self.faults.lock().keeps {
+                return Err(Error::new(Kind::Denied, format!("{}: deleting is not allowed", self.url())));
+            }
+            self.ask(request).await
         }
-        self.verb(effect(move |c| async move { c.delete(&keys, cause).await })).await
-    }
-    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
-        let list = list.clone();
-        self.verb(effect(move |c| async move { c.list(&list, cause).await })).await
+        .boxed()
     }
 }
 
-#[async_trait]
-impl Bucket for SimStore {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
-        let (key, attrs) = (key.to_owned(), attrs.clone());
-        self.putting(effect(move |c| async move { c.put_with(&key, body, &attrs, when, cause).await })).await
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        let (from, to, from_match, attrs) =
-            (from.to_owned(), to.to_owned(), from_match.cloned(), attrs.cloned());
-        self.putting(effect(move |c| async move {
-            c.copy(&from, &to, from_match.as_ref(), attrs.as_ref(), when, cause).await
-        }))
-        .await
-    }
-    async fn delete_same(&self, objects: &[(String, Etag)], cause: Cause) -> Result<bool> {
-        let objects = objects.to_vec();
-        self.verb(effect(move |c| async move { c.delete_same(&objects, cause).await })).await
-    }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
-        let (key, attrs) = (key.to_owned(), attrs.clone());
-        self.verb(effect(move |c| async move { c.multipart_create(&key, &attrs, cause).await })).await
-    }
-    async fn multipart_put(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        body: Bytes,
-        cause: Cause,
-    ) -> Result<Part> {
-        let (key, upload) = (key.to_owned(), upload.to_owned());
-        self.verb(effect(move |c| async move { c.multipart_put(&key, &upload, number, body, cause).await }))
-            .await
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        cause: Cause,
-    ) -> Result<Part> {
-        let (key, upload, from) = (key.to_owned(), upload.to_owned(), from.to_owned());
-        let from_match = from_match.cloned();
-        self.verb(effect(move |c| async move {
-            c.multipart_copy(&key, &upload, number, &from, from_match.as_ref(), offset, len, cause).await
-        }))
-        .await
-    }
-    async fn multipart_complete(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[Part],
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        let (key, upload, parts) = (key.to_owned(), upload.to_owned(), parts.to_vec());
-        self.putting(effect(move |c| async move {
-            c.multipart_complete(&key, &upload, &parts, when, cause).await
-        }))
-        .await
-    }
-    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
-        let (key, upload) = (key.to_owned(), upload.to_owned());
-        self.verb(effect(move |c| async move { c.multipart_abort(&key, &upload, cause).await })).await
-    }
-    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
-        let prefix = prefix.to_owned();
-        self.verb(effect(move |c| async move { c.multipart_list(&prefix, cause).await })).await
-    }
-}
+impl Bucket for SimStore {}
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::base::rt::sim::Sim;
+    use crate::store::{List, Put, When};
 
     async fn put(store: &SimStore, key: &str) -> Result<Put> {
         store.put(key, Bytes::from_static(b"x"), When::Absent, Cause::Write).await

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::user::{READ, User, WRITE};
@@ -17,9 +18,7 @@ use crate::base::rt::sim::Sim;
 use crate::fs::object::{Errno, Meta as _, S_IFREG};
 use crate::fs::ops::Changes;
 use crate::fs::tree::OpenMode;
-use crate::store::{
-    Attrs, Bucket, ByteRange, Cause, Etag, Found, Head, List, MemStore, Page, Part, Put, Store, When,
-};
+use crate::store::{Attrs, Bucket, BucketAnswer, BucketRequest, Cause, Etag, MemStore, Put, Store, When};
 
 /// Counts verbs on the way to a memory store, whose objects have the times at which they were put, as elsewhere.
 #[derive(Debug)]
@@ -61,13 +60,6 @@ impl Counted {
         *self.counts.lock().entry(verb).or_default() += 1;
     }
 
-    fn dated(&self, put: Result<Put>) -> Result<Put> {
-        if let Ok(Put::Stored(etag)) = &put {
-            self.times.lock().insert(etag.clone(), self.rt.wall_ms());
-        }
-        put
-    }
-
     /// When what has this etag was put last.
     fn date(&self, etag: &Etag, modified_ms: &mut u64) {
         *modified_ms = *self.times.lock().get(etag).unwrap_or(modified_ms);
@@ -83,105 +75,58 @@ impl Counted {
     }
 }
 
-#[async_trait]
+/// What a row calls a request.
+fn verb(request: &BucketRequest) -> &'static str {
+    match request {
+        BucketRequest::Get { .. } => "get",
+        BucketRequest::Head { .. } => "head",
+        BucketRequest::Put { .. } => "put",
+        BucketRequest::Delete { .. } | BucketRequest::DeleteSame { .. } => "delete",
+        BucketRequest::List(_) => "list",
+        BucketRequest::Copy { .. } => "copy",
+        BucketRequest::MultipartCreate { .. } => "begin",
+        BucketRequest::MultipartPut { .. } => "part",
+        BucketRequest::MultipartCopy { .. } => "part-copy",
+        BucketRequest::MultipartComplete { .. } => "complete",
+        BucketRequest::MultipartAbort { .. } => "abort",
+        BucketRequest::MultipartList { .. } => "uploads",
+        BucketRequest::Versioned | BucketRequest::ListVersions(_) => "versions",
+        BucketRequest::Restore { .. } => "restore",
+    }
+}
+
 impl Store for Counted {
     fn url(&self) -> &str {
         self.inner.url()
     }
-    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        self.note("get");
-        self.inner.get(key, range, cause).await
-    }
-    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        self.note("head");
-        let mut head = self.inner.head(key, cause).await?;
-        head.iter_mut().for_each(|h| self.date(&h.etag, &mut h.modified_ms));
-        Ok(head)
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        self.note("put");
-        self.inner.put(key, body, when, cause).await
-    }
-    async fn delete(&self, keys: &[String], cause: Cause) -> Result<()> {
-        self.note("delete");
-        self.inner.delete(keys, cause).await
-    }
-    async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
-        self.note("list");
-        let mut page = self.inner.list(list, cause).await?;
-        page.objects.iter_mut().for_each(|o| self.date(&o.etag, &mut o.modified_ms));
-        Ok(page)
+    fn call<'a>(
+        &'a self,
+        request: &'a Arc<BucketRequest>,
+        cause: Cause,
+    ) -> BoxFuture<'a, Result<BucketAnswer>> {
+        async move {
+            self.note(verb(request));
+            if let BucketRequest::MultipartPut { body, .. } = &**request {
+                self.carry(body.len()).await;
+            }
+            let mut answer = self.inner.call(request, cause).await?;
+            match (&**request, &mut answer) {
+                (BucketRequest::Put { .. }, BucketAnswer::Put(Put::Stored(etag))) => {
+                    self.times.lock().insert(etag.clone(), self.rt.wall_ms());
+                }
+                (_, BucketAnswer::Head(Some(head))) => self.date(&head.etag, &mut head.modified_ms),
+                (_, BucketAnswer::Page(page)) => {
+                    page.objects.iter_mut().for_each(|o| self.date(&o.etag, &mut o.modified_ms));
+                }
+                _ => {}
+            }
+            Ok(answer)
+        }
+        .boxed()
     }
 }
 
-#[async_trait]
-impl Bucket for Counted {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, cause: Cause) -> Result<Put> {
-        self.note("put");
-        self.dated(self.inner.put_with(key, body, attrs, when, cause).await)
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        self.note("copy");
-        self.inner.copy(from, to, from_match, attrs, when, cause).await
-    }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, cause: Cause) -> Result<String> {
-        self.note("begin");
-        self.inner.multipart_create(key, attrs, cause).await
-    }
-    async fn multipart_put(
-        &self,
-        key: &str,
-        upload: &str,
-        n: u32,
-        body: Bytes,
-        cause: Cause,
-    ) -> Result<Part> {
-        self.note("part");
-        self.carry(body.len()).await;
-        self.inner.multipart_put(key, upload, n, body, cause).await
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        n: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        cause: Cause,
-    ) -> Result<Part> {
-        self.note("part-copy");
-        self.inner.multipart_copy(key, upload, n, from, from_match, offset, len, cause).await
-    }
-    async fn multipart_complete(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[Part],
-        when: When,
-        cause: Cause,
-    ) -> Result<Put> {
-        self.note("complete");
-        self.inner.multipart_complete(key, upload, parts, when, cause).await
-    }
-    async fn multipart_abort(&self, key: &str, upload: &str, cause: Cause) -> Result<()> {
-        self.note("abort");
-        self.inner.multipart_abort(key, upload, cause).await
-    }
-    async fn multipart_list(&self, prefix: &str, cause: Cause) -> Result<Vec<(String, String)>> {
-        self.note("uploads");
-        self.inner.multipart_list(prefix, cause).await
-    }
-}
+impl Bucket for Counted {}
 
 const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 

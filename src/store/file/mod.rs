@@ -27,16 +27,16 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::key::KeyPath;
 use self::object::read_at;
 use self::root::Root;
 use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Store, StoreUrl,
-    When, too_large,
+    Bucket, BucketAnswer, BucketRef, BucketRequest, ByteRange, Cause, Found, Head, NO_ATTRS, Store, StoreUrl,
+    too_large,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -97,11 +97,6 @@ impl FileStore {
         };
         self.inner.root.rt.cpu(job).await?
     }
-
-    /// The same for puts, of which a broken worker leaves the outcome open.
-    async fn run_put(&self, job: impl FnOnce(&Inner) -> Result<Put> + Send + 'static) -> Result<Put> {
-        self.run(move |inner| Ok(job(inner))).await.unwrap_or_else(|e| Ok(Put::Unknown(e)))
-    }
 }
 
 /// Is more than a user's answer made of what is read: a promise, a count of what is stored?
@@ -128,12 +123,7 @@ impl Inner {
         }
         let head = self.root.describe(&object, key)?;
         let size = head.size;
-        let (from, to) = match range {
-            ByteRange::Whole { max } if size > max => return Err(too_large(key, size, max)),
-            ByteRange::Whole { .. } => (0, size),
-            ByteRange::At { offset, len } => (offset.min(size), offset.saturating_add(len).min(size)),
-            ByteRange::Last(n) => (size.saturating_sub(n), size),
-        };
+        let (from, to) = range.within(key, size)?;
         let body = read_at(&object.file, from, (to - from) as usize)
             .map_err(|e| self.root.failed(&format!("reading {key:?}"), e))?;
         if body.len() as u64 != to - from {
@@ -154,107 +144,59 @@ impl Inner {
         }
         self.root.describe(&object, key).map(Some)
     }
+
+    fn answer(&self, request: &BucketRequest, cause: Cause) -> Result<BucketAnswer> {
+        Ok(match request {
+            BucketRequest::Get { key, range, .. } => self.get(key, *range, cause)?.into(),
+            BucketRequest::Head { key, .. } => self.head(key, cause)?.into(),
+            BucketRequest::Put { key, body, attrs, when } => {
+                self.put(key, body, attrs.as_ref().unwrap_or(NO_ATTRS), when)?.into()
+            }
+            BucketRequest::Delete { keys } => self.delete(keys)?.into(),
+            BucketRequest::DeleteSame { objects } => self.delete_same(objects)?.into(),
+            BucketRequest::List(list) => self.list(list)?.into(),
+            BucketRequest::Copy { from, to, from_match, attrs, when } => {
+                self.copy(from, to, from_match.as_ref(), attrs.as_ref(), when)?.into()
+            }
+            BucketRequest::MultipartCreate { key, attrs } => self.upload_create(key, attrs)?.into(),
+            BucketRequest::MultipartPut { key, upload, number, body } => {
+                self.part_put(key, upload, *number, body)?.into()
+            }
+            BucketRequest::MultipartCopy { key, upload, number, from, from_match, offset, len } => {
+                self.part_copy(key, upload, *number, (from, from_match.as_ref()), (*offset, *len))?.into()
+            }
+            BucketRequest::MultipartComplete { key, upload, parts, when } => {
+                self.upload_complete(key, upload, parts, when)?.into()
+            }
+            BucketRequest::MultipartAbort { key, upload } => self.upload_abort(key, upload)?.into(),
+            BucketRequest::MultipartList { prefix } => self.upload_list(prefix)?.into(),
+            BucketRequest::Versioned | BucketRequest::ListVersions(_) | BucketRequest::Restore { .. } => {
+                unreachable!("answered without the folder")
+            }
+        })
+    }
 }
 
-#[async_trait]
 impl Store for FileStore {
     fn url(&self) -> &str {
         &self.inner.root.url
     }
-    async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
-        let key = key.to_owned();
-        self.run(move |inner| inner.get(&key, range, cause)).await
-    }
-    async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
-        let key = key.to_owned();
-        self.run(move |inner| inner.head(&key, cause)).await
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
-        self.put_with(key, body, &Attrs::default(), when, cause).await
-    }
-    async fn delete(&self, keys: &[String], _: Cause) -> Result<()> {
-        let keys = keys.to_vec();
-        self.run(move |inner| inner.delete(&keys)).await
-    }
-    async fn list(&self, list: &List, _: Cause) -> Result<Page> {
-        let list = list.clone();
-        self.run(move |inner| inner.list(&list)).await
+    fn call<'a>(
+        &'a self,
+        request: &'a Arc<BucketRequest>,
+        cause: Cause,
+    ) -> BoxFuture<'a, Result<BucketAnswer>> {
+        async move {
+            if let Some(out) = request.without_versions(self.url()) {
+                return out;
+            }
+            let asked = request.clone();
+            let out = self.run(move |inner| Ok(inner.answer(&asked, cause))).await;
+            // A broken worker leaves a put's outcome open.
+            out.unwrap_or_else(|e| request.unanswered(e))
+        }
+        .boxed()
     }
 }
 
-#[async_trait]
-impl Bucket for FileStore {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, _: Cause) -> Result<Put> {
-        let (key, attrs) = (key.to_owned(), attrs.clone());
-        self.run_put(move |inner| inner.put(&key, &body, &attrs, &when)).await
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        _: Cause,
-    ) -> Result<Put> {
-        let (from, to, from_match) = (from.to_owned(), to.to_owned(), from_match.cloned());
-        let attrs = attrs.cloned();
-        self.run_put(move |inner| inner.copy(&from, &to, from_match.as_ref(), attrs.as_ref(), &when)).await
-    }
-    async fn delete_same(&self, objects: &[(String, Etag)], _: Cause) -> Result<bool> {
-        let objects = objects.to_vec();
-        self.run(move |inner| inner.delete_same(&objects)).await
-    }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
-        let (key, attrs) = (key.to_owned(), attrs.clone());
-        self.run(move |inner| inner.upload_create(&key, &attrs)).await
-    }
-    async fn multipart_put(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        body: Bytes,
-        _: Cause,
-    ) -> Result<Part> {
-        let (key, upload) = (key.to_owned(), upload.to_owned());
-        self.run(move |inner| inner.part_put(&key, &upload, number, &body)).await
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        _: Cause,
-    ) -> Result<Part> {
-        let (key, upload, from) = (key.to_owned(), upload.to_owned(), from.to_owned());
-        let from_match = from_match.cloned();
-        self.run(move |inner| {
-            inner.part_copy(&key, &upload, number, (&from, from_match.as_ref()), (offset, len))
-        })
-        .await
-    }
-    async fn multipart_complete(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[Part],
-        when: When,
-        _: Cause,
-    ) -> Result<Put> {
-        let (key, upload, parts) = (key.to_owned(), upload.to_owned(), parts.to_vec());
-        self.run_put(move |inner| inner.upload_complete(&key, &upload, &parts, &when)).await
-    }
-    async fn multipart_abort(&self, key: &str, upload: &str, _: Cause) -> Result<()> {
-        let (key, upload) = (key.to_owned(), upload.to_owned());
-        self.run(move |inner| inner.upload_abort(&key, &upload)).await
-    }
-    async fn multipart_list(&self, prefix: &str, _: Cause) -> Result<Vec<(String, String)>> {
-        let prefix = prefix.to_owned();
-        self.run(move |inner| inner.upload_list(&prefix)).await
-    }
-}
+impl Bucket for FileStore {}

@@ -5,8 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::base::rt::RealRuntime;
+use crate::store::{Attrs, Etag, List, Put, When};
 
 const WHY: Cause = Cause::File;
 const WHOLE: ByteRange = ByteRange::Whole { max: 1 << 20 };

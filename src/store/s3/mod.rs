@@ -28,17 +28,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
-use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryFutureExt as _};
 use parking_lot::Mutex;
 
 use self::connect::{Connection, Seal, connect, hides_payload};
 use self::direct::SignedRequest;
 use self::trust::Trust;
 use super::url::{S3Place, StoreUrl};
-use super::{
-    Attrs, Bucket, BucketRef, ByteRange, Cause, Conditions, Etag, Found, Head, List, Page, Part, Put,
-    Restore, Store, VersionList, VersionPage, When,
-};
+use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Conditions, Etag, NO_ATTRS, Store};
 use crate::base::Result;
 use crate::base::rt::Rt;
 
@@ -198,120 +196,70 @@ impl S3Store {
     }
 }
 
-#[async_trait]
+/// A verb's future, boxed by itself: each is as large as its own verb needs.
+fn answer<'a, T: Into<BucketAnswer> + 'a>(
+    verb: impl Future<Output = Result<T>> + Send + 'a,
+) -> BoxFuture<'a, Result<BucketAnswer>> {
+    verb.map_ok(Into::into).boxed()
+}
+
 impl Store for S3Store {
     fn url(&self) -> &str {
         &self.url
     }
-    async fn get(&self, key: &str, range: ByteRange, _: Cause) -> Result<Option<Found>> {
-        self.get_now((key, None), range).await
-    }
-    async fn head(&self, key: &str, _: Cause) -> Result<Option<Head>> {
-        self.head_now(key).await.map_err(|t| t.error)
-    }
-    async fn put(&self, key: &str, body: Bytes, when: When, _: Cause) -> Result<Put> {
-        self.put_now(key, body, &Attrs::default(), &when).await
-    }
-    async fn delete(&self, keys: &[String], _: Cause) -> Result<()> {
-        self.delete_now(keys).await
-    }
-    async fn list(&self, list: &List, _: Cause) -> Result<Page> {
-        self.list_now(list).await
+    fn call<'a>(&'a self, request: &'a Arc<BucketRequest>, _: Cause) -> BoxFuture<'a, Result<BucketAnswer>> {
+        match &**request {
+            BucketRequest::Get { key, version, range } => {
+                answer(self.get_now((key, version.as_deref()), *range))
+            }
+            BucketRequest::Head { key, version, checksums } => {
+                let looked = self.head_of((key, version.as_deref()), *checksums);
+                answer(looked.map_err(|trouble| trouble.error))
+            }
+            BucketRequest::Put { key, body, attrs, when } => {
+                answer(self.put_now(key, body.clone(), attrs.as_ref().unwrap_or(NO_ATTRS), when))
+            }
+            BucketRequest::Delete { keys } => answer(self.delete_now(keys)),
+            // Servers differ in whether they delete on a condition: whatever is there goes.
+            BucketRequest::DeleteSame { objects } => answer(async move {
+                let keys: Vec<String> = objects.iter().map(|(key, _)| key.clone()).collect();
+                self.delete_now(&keys).await.map(|()| true)
+            }),
+            BucketRequest::List(list) => answer(self.list_now(list)),
+            BucketRequest::Copy { from, to, from_match, attrs, when } => {
+                answer(self.copy_now(from, to, from_match.as_ref(), attrs.as_ref(), when))
+            }
+            BucketRequest::MultipartCreate { key, attrs } => answer(self.create_now(key, attrs)),
+            BucketRequest::MultipartPut { key, upload, number, body } => {
+                answer(self.part_now(key, upload, *number, body.clone()))
+            }
+            BucketRequest::MultipartCopy { key, upload, number, from, from_match, offset, len } => {
+                let source = (&**from, from_match.as_ref());
+                answer(self.part_copy_now(key, upload, *number, source, (*offset, *len)))
+            }
+            BucketRequest::MultipartComplete { key, upload, parts, when } => {
+                answer(self.complete_now(key, upload, parts, when))
+            }
+            BucketRequest::MultipartAbort { key, upload } => answer(self.abort_now(key, upload)),
+            BucketRequest::MultipartList { prefix } => answer(self.uploads_now(prefix)),
+            BucketRequest::Versioned => answer(self.versioned_now()),
+            BucketRequest::ListVersions(list) => answer(self.versions_now(list)),
+            BucketRequest::Restore { key, version, how } => {
+                answer(self.restore_now(key, version.as_deref(), *how))
+            }
+        }
     }
 }
 
 #[async_trait]
 impl Bucket for S3Store {
-    async fn put_with(&self, key: &str, body: Bytes, attrs: &Attrs, when: When, _: Cause) -> Result<Put> {
-        self.put_now(key, body, attrs, &when).await
-    }
-    async fn copy(
-        &self,
-        from: &str,
-        to: &str,
-        from_match: Option<&Etag>,
-        attrs: Option<&Attrs>,
-        when: When,
-        _: Cause,
-    ) -> Result<Put> {
-        self.copy_now(from, to, from_match, attrs, &when).await
-    }
     fn identity(&self) -> String {
         self.connection.identity.clone()
     }
     fn looks_first(&self, conditions: Conditions) {
         *self.conditions.lock() = conditions;
     }
-    async fn multipart_create(&self, key: &str, attrs: &Attrs, _: Cause) -> Result<String> {
-        self.create_now(key, attrs).await
-    }
-    async fn multipart_put(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        body: Bytes,
-        _: Cause,
-    ) -> Result<Part> {
-        self.part_now(key, upload, number, body).await
-    }
-    async fn multipart_copy(
-        &self,
-        key: &str,
-        upload: &str,
-        number: u32,
-        from: &str,
-        from_match: Option<&Etag>,
-        offset: u64,
-        len: u64,
-        _: Cause,
-    ) -> Result<Part> {
-        self.part_copy_now(key, upload, number, (from, from_match), (offset, len)).await
-    }
-    async fn multipart_complete(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[Part],
-        when: When,
-        _: Cause,
-    ) -> Result<Put> {
-        self.complete_now(key, upload, parts, &when).await
-    }
-    async fn multipart_abort(&self, key: &str, upload: &str, _: Cause) -> Result<()> {
-        self.abort_now(key, upload).await
-    }
     async fn presign(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.presign_now(key, version, valid).await
-    }
-    async fn versioned(&self, _: Cause) -> Result<bool> {
-        self.versioned_now().await
-    }
-    async fn list_versions(&self, list: &VersionList, _: Cause) -> Result<VersionPage> {
-        self.versions_now(list).await
-    }
-    async fn get_version(
-        &self,
-        key: &str,
-        version: &str,
-        range: ByteRange,
-        _: Cause,
-    ) -> Result<Option<Found>> {
-        self.get_now((key, Some(version)), range).await
-    }
-    async fn head_version(
-        &self,
-        key: &str,
-        version: Option<&str>,
-        checksums: bool,
-        _: Cause,
-    ) -> Result<Option<Head>> {
-        self.head_of((key, version), checksums).await.map_err(|t| t.error)
-    }
-    async fn restore(&self, key: &str, version: Option<&str>, how: Restore, _: Cause) -> Result<bool> {
-        self.restore_now(key, version, how).await
-    }
-    async fn multipart_list(&self, prefix: &str, _: Cause) -> Result<Vec<(String, String)>> {
-        self.uploads_now(prefix).await
     }
 }
