@@ -48,7 +48,7 @@ impl Default for Kept {
 }
 
 /// What became of look-ups so far, and what is held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct MemoryStats {
     /// Frames that were there, or on their way for another reader.
     pub hits: u64,

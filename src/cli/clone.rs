@@ -20,6 +20,6 @@ pub struct Clone {
 pub async fn run(global: &Global, args: Clone) -> Result<ExitCode> {
     let verb = Verb::Clone { from: args.from, to: args.to, if_absent: args.if_absent };
     let outcome = client::ask(global, verb).await?;
-    output::report(global, &outcome, |_| {});
+    output::notes(global, &outcome);
     Ok(done(&outcome))
 }

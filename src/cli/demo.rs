@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::Value;
 
 use super::{Global, client, output};
 use crate::base::rt::{Instant, RealRuntime, Rt};
 use crate::base::size::MIB;
 use crate::base::{Error, Kind, Result, ResultExt};
+use crate::daemon::answers::ScrubFindings;
 use crate::daemon::api::{Outcome, PoolCreate, Tempo, Verb, VolumeCreate};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir};
@@ -288,14 +288,8 @@ impl Tour<'_> {
         self.step("folders back; repaired", format!("{took:.0} ms"));
         let began = self.rt.now();
         let scrub = self.ask(Verb::PoolScrub { name: "demo".parse()?, tempo: Tempo::default() }).await?;
-        let found: usize = scrub
-            .value
-            .as_object()
-            .into_iter()
-            .flat_map(|o| o.values())
-            .filter_map(Value::as_array)
-            .map(Vec::len)
-            .sum();
+        let ScrubFindings { findings, unreachable } = scrub.answer()?;
+        let found = findings.len() + unreachable.len();
         if found > 0 {
             return Err(Error::new(Kind::Corrupt, format!("scrub found {found} problems: {}", scrub.value)));
         }

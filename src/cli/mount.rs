@@ -5,16 +5,17 @@ use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
 use super::{Global, client, done, exit_code, log, output};
 use crate::base::rt::{RealRuntime, Rt};
+use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
+use crate::daemon::answers::{MountInfo, MountList};
 use crate::daemon::api::Verb;
 use crate::daemon::control::{Client, ProgressSink};
 use crate::daemon::{Engine, Options, StateDir, signals};
-use crate::fs::{Cache, MOUNT_OPTIONS, MountOptions};
+use crate::fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
 
 /// How often and how long a daemon that ends is waited for.
 const ATTEMPTS: u32 = 50;
@@ -121,7 +122,7 @@ async fn once(
         if args.foreground {
             client::through(&mut client, Verb::MountEnded { dir: dir.to_owned() }).await?;
         }
-        output::report(global, &outcome, |_| {});
+        output::notes(global, &outcome);
         if args.detached {
             say("ready")?;
         }
@@ -247,38 +248,30 @@ async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {
         }
     };
     let outcome = client::ask(global, verb).await?;
-    output::report(global, &outcome, |value| {
-        if is_list {
-            lists(value)
-        }
-    });
+    match is_list {
+        true => output::report(global, &outcome, lists)?,
+        false => output::notes(global, &outcome),
+    }
     Ok(done(&outcome))
 }
 
 /// The mounts that are up, as `status` shows them too.
-pub(super) fn mounts(value: &Value) {
-    let row = |v: &Value| {
-        vec![
-            output::text(v, "dir"),
-            output::text(v, "url"),
-            output::text(v, "unsent_files"),
-            output::bytes(v, "unsent_bytes"),
-        ]
-    };
-    output::table(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], &output::rows(&value["mounts"], row));
+pub(super) fn mounts(mounts: Vec<MountInfo>) {
+    let row = |m: MountInfo| vec![m.dir, m.url, m.unsent_files.to_string(), show_bytes(m.unsent_bytes)];
+    output::table(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], mounts.into_iter().map(row).collect());
 }
 
-fn lists(value: &Value) {
-    mounts(value);
-    let row = |v: &Value| {
-        let state = match (v["partly"].as_bool(), v["unfinished"].as_bool()) {
-            (Some(true), _) => "changes only",
-            (_, Some(true)) => "not closed",
+fn lists(list: MountList) {
+    mounts(list.mounts);
+    let row = |file: KeptFile| {
+        let state = match (file.partly, file.unfinished) {
+            (true, _) => "changes only",
+            (_, true) => "not closed",
             _ => "closed",
         };
-        vec![output::text(v, "url"), output::text(v, "key"), output::bytes(v, "bytes"), state.to_owned()]
+        vec![file.url, file.key, show_bytes(file.bytes), state.to_owned()]
     };
-    output::table(&["KEPT OF", "FILE", "SIZE", "STATE"], &output::rows(&value["kept_files"], row));
+    output::table(&["KEPT OF", "FILE", "SIZE", "STATE"], list.kept_files.into_iter().map(row).collect());
 }
 
 pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
@@ -294,7 +287,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
         ));
     };
     let outcome = client::through(&mut client, Verb::Unmount { dir }).await?;
-    output::report(global, &outcome, |_| {});
+    output::notes(global, &outcome);
     Ok(done(&outcome))
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::{Global, client, done, forgive, output};
 use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::answers::{PoolAnswer, PoolLine, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};
+use crate::pool::{Located, Settings, StoreStatus};
 
 #[derive(Subcommand, Debug)]
 pub enum Pool {
@@ -166,114 +168,106 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
 }
 
 async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {
-    show(global, verb, |_| {}).await
-}
-
-async fn show(global: &Global, verb: Verb, human: fn(&Value)) -> Result<ExitCode> {
     let outcome = client::ask(global, verb).await?;
-    output::report(global, &outcome, human);
+    output::notes(global, &outcome);
     Ok(done(&outcome))
 }
 
-fn list(value: &Value) {
-    let row = |v: &Value| {
-        vec![
-            output::text(v, "name"),
-            output::text(v, "layout"),
-            output::text(v, "stores"),
-            output::text(v, "state"),
-        ]
-    };
-    output::table(&["POOL", "LAYOUT", "STORES", "STATE"], &output::rows(value, row));
+async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) -> Result<ExitCode> {
+    let outcome = client::ask(global, verb).await?;
+    output::report(global, &outcome, human)?;
+    Ok(done(&outcome))
 }
 
-fn settings(value: &Value) {
-    let time = |field: &str| value[field].as_u64().map_or_else(|| "never".to_owned(), show_time);
-    let ack = if value["ack_zone"] == true { "zone" } else { "none" };
-    let (degrade, grace) = (time("degrade_after_ms"), time("grace_ms"));
+pub(super) fn list(pools: Vec<PoolLine>) {
+    let row = |pool: PoolLine| {
+        let layout = output::or_dash(pool.layout);
+        vec![pool.name.to_string(), layout, pool.stores.to_string(), pool.state.into_owned()]
+    };
+    output::table(&["POOL", "LAYOUT", "STORES", "STATE"], pools.into_iter().map(row).collect());
+}
+
+fn settings(settings: Settings) {
+    let ack = if settings.ack_zone { "zone" } else { "none" };
+    let degrade = settings.degrade_after_ms.map_or_else(|| "never".to_owned(), show_time);
+    let grace = show_time(settings.grace_ms);
     output::line(&format!("settings: ack {ack}, degrade-after {degrade}, grace {grace}"));
 }
 
-fn status(value: &Value) {
-    let number = |v: &Value, field: &str| v[field].as_u64().unwrap_or(0);
+fn status(answer: PoolAnswer) {
+    let status = answer.status;
+    let shards = |n: usize| show_count(n as u64, "shard");
     output::line(&format!(
         "pool {}, {}: {} pending{}",
-        output::text(value, "name"),
-        output::text(value, "layout"),
-        show_count(number(value, "pending_shards"), "shard"),
-        match number(value, "damaged_shards") {
+        status.name,
+        status.layout,
+        shards(status.pending_shards),
+        match status.damaged_shards {
             0 => String::new(),
-            n => format!(", {} damaged (`windlass pool repair` rebuilds them)", show_count(n, "shard")),
+            n => format!(", {} damaged (`windlass pool repair` rebuilds them)", shards(n)),
         },
     ));
-    for sentence in value["survives"].as_array().into_iter().flatten() {
-        output::line(sentence.as_str().unwrap_or_default());
-    }
-    settings(&value["settings"]);
-    for copy in value["damaged_registers"].as_array().into_iter().flatten() {
-        output::line(&output::text(copy, "reason"));
-    }
-    for store in value["stores"].as_array().into_iter().flatten().filter(|s| number(s, "undeleted") > 0) {
-        let (kept, url) = (show_count(number(store, "undeleted"), "object"), output::text(store, "url"));
+    status.survives.iter().for_each(|sentence| output::line(sentence));
+    settings(status.settings);
+    status.damaged_registers.iter().for_each(|copy| output::line(&copy.reason));
+    for store in status.stores.iter().filter(|s| s.undeleted > 0) {
+        let (kept, url) = (show_count(store.undeleted, "object"), &store.url);
         output::line(&format!("{kept} that nobody needs stay in {url}: it does not let this host delete"));
     }
-    let missed = number(value, "missed_deletes");
-    if missed > 0 || value["missed_deletes_incomplete"] == true {
-        let more = match value["missed_deletes_incomplete"] == true {
+    if status.missed_deletes > 0 || status.missed_deletes_incomplete {
+        let more = match status.missed_deletes_incomplete {
             true => ", and more than is remembered (`windlass pool repair` finds them)",
             false => "",
         };
-        let missed = show_count(missed, "shard");
+        let missed = shards(status.missed_deletes);
         output::line(&format!("{missed} that nobody needs are deleted when their stores are back{more}"));
     }
-    for risk in value["at_risk"].as_array().into_iter().flatten() {
-        let (chunks, shards) = (number(risk, "chunks"), number(risk, "missing_shards"));
-        let (chunks, shards) = (show_count(chunks, "object"), show_count(shards, "shard"));
+    for risk in &status.at_risk {
+        let (chunks, shards) = (show_count(risk.chunks, "object"), shards(risk.missing_shards));
         output::line(&format!("at risk: {chunks} short of {shards} each"));
     }
-    for replacement in value["replacing"].as_array().into_iter().flatten() {
-        let which = replacement.as_str().unwrap_or_default();
+    for which in &status.replacing {
         output::line(&format!("being replaced: {which}; `windlass pool repair` finishes it"));
     }
-    let row = |v: &Value| {
+    stores(&status.stores);
+    traffic(&status.stores);
+}
+
+fn stores(all: &[StoreStatus]) {
+    let row = |store: &StoreStatus| {
         vec![
-            output::text(v, "url"),
-            output::text(v, "zone"),
-            output::text(v, "state"),
-            output::text(v, "latency_ms_p99"),
-            format!("{:.1} %", 100.0 * v["error_rate"].as_f64().unwrap_or(0.0)),
-            output::text(v, "requests"),
-            output::text(v, "reason"),
+            store.url.clone(),
+            output::or_dash(store.zone.as_ref()),
+            word(&store.state),
+            output::or_dash(store.latency_ms_p99.map(|ms| format!("{ms:?}"))),
+            format!("{:.1} %", 100.0 * store.error_rate),
+            store.requests.to_string(),
+            output::or_dash(store.reason.as_ref()),
         ]
     };
-    output::table(
-        &["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "REASON"],
-        &output::rows(&value["stores"], row),
-    );
-    traffic(&value["stores"]);
+    let heading = ["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "REASON"];
+    output::table(&heading, all.iter().map(row).collect());
 }
 
 /// What all stores were asked, by why and what.
-fn traffic(stores: &Value) {
-    let mut sums: BTreeMap<[String; 2], [u64; 4]> = BTreeMap::new();
-    let lines = stores.as_array().into_iter().flatten().filter_map(|s| s["traffic"].as_array());
-    for line in lines.flatten() {
-        let sum = sums.entry(["cause", "verb"].map(|field| output::text(line, field))).or_default();
-        for (sum, field) in sum.iter_mut().zip(["requests", "failed", "sent_bytes", "received_bytes"]) {
-            *sum += line[field].as_u64().unwrap_or(0);
-        }
+fn traffic(stores: &[StoreStatus]) {
+    let mut sums: BTreeMap<(String, String), [u64; 4]> = BTreeMap::new();
+    for line in stores.iter().flat_map(|store| &store.traffic) {
+        let sum = sums.entry((word(&line.cause), word(&line.verb))).or_default();
+        let more = [line.requests, line.failed, line.sent_bytes, line.received_bytes];
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
     }
-    let row = |([cause, verb], [requests, failed, sent, received]): (&[String; 2], &[u64; 4])| {
-        let (sent, received) = (show_bytes(*sent), show_bytes(*received));
-        vec![cause.clone(), verb.clone(), requests.to_string(), failed.to_string(), sent, received]
+    let row = |((cause, verb), sums): ((String, String), [u64; 4])| {
+        let [requests, failed, sent, received] = sums;
+        let [requests, failed] = [requests, failed].map(|n| n.to_string());
+        vec![cause, verb, requests, failed, show_bytes(sent), show_bytes(received)]
     };
-    let rows: Vec<_> = sums.iter().map(row).collect();
-    output::table(&["WHY", "WHAT", "REQUESTS", "FAILED", "SENT", "RECEIVED"], &rows);
+    let heading = ["WHY", "WHAT", "REQUESTS", "FAILED", "SENT", "RECEIVED"];
+    output::table(&heading, sums.into_iter().map(row).collect());
 }
 
-fn scrub(value: &Value) {
-    for found in value["findings"].as_array().into_iter().flatten() {
-        let text = |name| output::text(found, name);
-        output::line(&format!("{}: {} on {}", text("what"), text("key"), text("store")));
+fn scrub(found: ScrubFindings) {
+    for Located { what, key, store } in found.findings {
+        output::line(&format!("{what}: {key} on {store}"));
     }
 }

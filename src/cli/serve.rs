@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::{Global, client, output};
 use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::answers::EngineStatus;
 use crate::daemon::api::Verb;
 use crate::daemon::control::Client;
 use crate::daemon::{Options, StateDir};
@@ -64,13 +65,11 @@ async fn taken(error: Error, control: &Path) -> Error {
     let error = error.context("the daemon cannot start");
     let Ok(Some(mut client)) = Client::connect(control).await else { return error };
     let Ok(status) = client::through(&mut client, Verb::Status).await else { return error };
-    let mounts: Vec<String> = match status.value["mounts"].as_array() {
-        Some(all) if status.value["nbd"].as_array().is_some_and(Vec::is_empty) => {
-            all.iter().map(|m| output::text(m, "dir")).collect()
-        }
+    let dirs = match status.answer::<EngineStatus>() {
+        Ok(status) if status.nbd.is_empty() => status.mounts.into_iter().map(|m| m.dir).collect::<Vec<_>>(),
         _ => return error,
     };
-    let dirs = mounts.join(", ");
+    let dirs = dirs.join(", ");
     let why = format!(
         "{error}. It is `windlass mount`, which runs its own engine while there is no daemon, and serves {dirs}: \
          `windlass unmount` that, start the daemon, then mount again through it"

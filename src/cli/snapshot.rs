@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{Global, client, done, forgive, output};
+use crate::base::size::show_size;
 use crate::base::{Kind, Result};
+use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 
 #[derive(Subcommand, Debug)]
@@ -54,18 +56,18 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
 async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
     let listing = matches!(verb, Verb::SnapshotList { .. });
     let outcome = client::ask(global, verb).await?;
-    output::report(global, &outcome, |value| {
-        if listing {
-            let row = |v: &serde_json::Value| {
-                vec![
-                    output::text(v, "name"),
-                    output::size(v, "size"),
-                    output::text(v, "created"),
-                    output::names(v, "clones"),
-                ]
-            };
-            output::table(&["SNAPSHOT", "SIZE", "CREATED", "CLONES"], &output::rows(value, row));
-        }
-    });
+    match listing {
+        true => output::report(global, &outcome, list)?,
+        false => output::notes(global, &outcome),
+    }
     Ok(done(&outcome))
+}
+
+fn list(all: Vec<SnapshotLine>) {
+    let row = |line: SnapshotLine| {
+        let clones = Some(line.info.clones.join(", ")).filter(|all| !all.is_empty());
+        let size = show_size(line.info.size);
+        vec![line.info.name.to_string(), size, line.created, output::or_dash(clones)]
+    };
+    output::table(&["SNAPSHOT", "SIZE", "CREATED", "CLONES"], all.into_iter().map(row).collect());
 }

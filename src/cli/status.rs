@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use super::{Global, client, done, mount, output};
 use crate::base::Result;
+use crate::base::size::show_bytes;
+use crate::daemon::answers::{EngineStatus, VolumeInUse};
 use crate::daemon::api::Verb;
 
 #[derive(clap::Args, Debug)]
@@ -13,43 +13,29 @@ pub struct Status {}
 
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
     let outcome = client::ask(global, Verb::Status).await?;
-    output::report(global, &outcome, human);
+    output::report(global, &outcome, human)?;
     Ok(done(&outcome))
 }
 
-fn human(value: &Value) {
-    output::line(&format!("state folder  {}", output::text(value, "home")));
-    output::line(&format!(
-        "host          {} (id {})",
-        output::text(value, "host"),
-        output::text(value, "host_id")
-    ));
-    for tier in ["memory", "disk"] {
-        let held = &value["cache"][tier];
-        if held.is_object() {
-            let part = format!("{} of {}", output::bytes(held, "bytes"), output::bytes(held, "bytes_max"));
-            let asked = format!("{} found, {} not", output::text(held, "hits"), output::text(held, "misses"));
-            let off = if held["on"] == Value::Bool(false) { ", off" } else { "" };
-            output::line(&format!("{:13} {part}; {asked}{off}", format!("cache, {tier}")));
-        }
+fn human(status: EngineStatus) {
+    output::line(&format!("state folder  {}", status.home));
+    output::line(&format!("host          {} (id {})", status.host, status.host_id));
+    let cache = |tier: &str, bytes: u64, bytes_max: u64, found: [u64; 2], off: bool| {
+        let (bytes, bytes_max, [hits, misses]) = (show_bytes(bytes), show_bytes(bytes_max), found);
+        let off = if off { ", off" } else { "" };
+        let tier = format!("cache, {tier}");
+        output::line(&format!("{tier:13} {bytes} of {bytes_max}; {hits} found, {misses} not{off}"));
+    };
+    let held = status.cache.memory;
+    cache("memory", held.bytes, held.bytes_max, [held.hits, held.misses], false);
+    if let Some(held) = status.cache.disk {
+        cache("disk", held.bytes, held.bytes_max, [held.hits, held.misses], !held.on);
     }
-    let row = |v: &Value| {
-        vec![
-            output::text(v, "name"),
-            output::text(v, "layout"),
-            output::text(v, "stores"),
-            output::text(v, "state"),
-        ]
+    super::pool::list(status.pools);
+    let row = |v: VolumeInUse| {
+        vec![v.path.to_string(), v.clients.to_string(), v.state.into_owned(), show_bytes(v.unsent_bytes)]
     };
-    output::table(&["POOL", "LAYOUT", "STORES", "STATE"], &output::rows(&value["pools"], row));
-    let row = |v: &Value| {
-        vec![
-            output::text(v, "path"),
-            output::text(v, "clients"),
-            output::text(v, "state"),
-            output::bytes(v, "unsent_bytes"),
-        ]
-    };
-    output::table(&["OPEN VOLUME", "CLIENTS", "STATE", "UNSENT"], &output::rows(&value["volumes"], row));
-    mount::mounts(value);
+    let rows = status.volumes.into_iter().map(row).collect();
+    output::table(&["OPEN VOLUME", "CLIENTS", "STATE", "UNSENT"], rows);
+    mount::mounts(status.mounts);
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::{Global, client, done, forgive, output, parse_duration_ms};
-use crate::base::size::parse_size;
-use crate::base::{Kind, Name, Result};
+use crate::base::size::{parse_size, show_bytes, show_size, show_time};
+use crate::base::{Kind, Name, Result, clock};
+use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
+use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -91,81 +93,96 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
                 journal_size,
                 if_absent,
             };
-            show(global, Verb::VolumeCreate(create), |_| {}).await
+            plain(global, Verb::VolumeCreate(create)).await
         }
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
-        Volume::Release { path } => show(global, Verb::VolumeRelease { path }, |_| {}).await,
-        Volume::Check { path } => show(global, Verb::VolumeCheck { path }, |_| {}).await,
-        Volume::Collect { path } => show(global, Verb::VolumeCollect { path }, |_| {}).await,
+        Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
+        Volume::Check { path } => plain(global, Verb::VolumeCheck { path }).await,
+        Volume::Collect { path } => plain(global, Verb::VolumeCollect { path }).await,
         Volume::TakeOver { path, accept_loss } => {
-            show(global, Verb::VolumeTakeOver { path, accept_loss }, |_| {}).await
+            plain(global, Verb::VolumeTakeOver { path, accept_loss }).await
         }
         Volume::Salvage { journal, to, force } => {
             let journal = super::mount::absolute(&journal)?;
-            show(global, Verb::VolumeSalvage { journal, to, force }, |_| {}).await
+            plain(global, Verb::VolumeSalvage { journal, to, force }).await
         }
         Volume::Remove { path, if_exists, dry_run } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
-            forgive(show(global, Verb::VolumeRemove { path, if_exists, dry_run }, |_| {}).await, forgiven)
+            forgive(plain(global, Verb::VolumeRemove { path, if_exists, dry_run }).await, forgiven)
         }
         Volume::Clone(args) => super::clone::run(global, args).await,
     }
 }
 
-async fn show(global: &Global, verb: Verb, human: fn(&Value)) -> Result<ExitCode> {
+async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {
     let outcome = client::ask(global, verb).await?;
-    output::report(global, &outcome, human);
+    output::notes(global, &outcome);
     Ok(done(&outcome))
 }
 
-fn list(value: &Value) {
-    let row = |v: &Value| {
-        vec![
-            output::text(v, "path"),
-            output::size(v, "size"),
-            output::text(v, "owner"),
-            output::text(v, "state"),
-        ]
+async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) -> Result<ExitCode> {
+    let outcome = client::ask(global, verb).await?;
+    output::report(global, &outcome, human)?;
+    Ok(done(&outcome))
+}
+
+fn list(volumes: Vec<VolumeLine>) {
+    let row = |line: VolumeLine| match line {
+        VolumeLine::Known(v) => {
+            let owner = output::or_dash(v.info.owner);
+            vec![v.path.to_string(), show_size(v.info.size), owner, v.state.into_owned()]
+        }
+        VolumeLine::Unknown { path, state } => {
+            vec![path.to_string(), "-".into(), "-".into(), state.into_owned()]
+        }
     };
-    output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], &output::rows(value, row));
+    output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], volumes.into_iter().map(row).collect());
 }
 
-/// What people look for first, in this order; then the rest.
-const FIRST: [&str; 12] = [
-    "path",
-    "state",
-    "trouble",
-    "size",
-    "flush",
-    "meaning",
-    "owner",
-    "owner_id",
-    "owner_since_ms",
-    "clients",
-    "unsent_bytes",
-    "unsent_age_ms",
-];
-/// Said by another field, or by a note.
-const LEFT_OUT: [&str; 3] = ["name", "trouble_ms", "kept_journals"];
-
-fn info(value: &Value) {
-    let Some(fields) = value.as_object() else { return };
-    let rest = fields.keys().map(String::as_str).filter(|f| !FIRST.contains(f) && !LEFT_OUT.contains(f));
-    for field in FIRST.into_iter().chain(rest) {
-        let shown = match (field, &value[field]) {
-            ("trouble", Value::Null) => continue,
-            ("parent", Value::Object(parent)) => of_parent(parent),
-            (_, Value::Array(_) | Value::Object(_)) => continue,
-            _ => output::field(value, field),
-        };
-        let name = field.trim_end_matches("_bytes").trim_end_matches("_ms").replace('_', " ");
-        output::line(&format!("{name:<14} {shown}"));
-    }
+/// What people look for first stands first. Journals that are kept are told by notes.
+fn info(answer: VolumeAnswer) {
+    let VolumeAnswer { path, state, clients, writers: _, info } = answer;
+    let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
+    let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
+    let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
+    let line = |name: &str, shown: String| output::line(&format!("{name:<14} {shown}"));
+    line("path", path.to_string());
+    line("state", state.into_owned());
+    info.trouble.into_iter().for_each(|why| line("trouble", why));
+    line("size", show_size(info.size));
+    line("flush", word(&info.flush));
+    line("meaning", info.meaning);
+    line("owner", output::or_dash(info.owner));
+    line("owner id", output::or_dash(info.owner_id));
+    line("owner since", clock::show(info.owner_since_ms));
+    line("clients", clients.to_string());
+    line("unsent", show_bytes(info.unsent_bytes));
+    line("unsent age", time(info.unsent_age_ms));
+    line("clones", output::or_dash(info.clones));
+    line("compression", word(&info.compression));
+    line("created", clock::show(info.created_ms));
+    line("degraded", yes(info.degraded));
+    line("full in", time(info.full_in_ms));
+    line("id", info.id.to_string());
+    line("journal", show_bytes(info.journal_bytes));
+    line("journal size", show_size(info.journal_size));
+    line("live", bytes(info.live_bytes));
+    line("logged", show_bytes(info.logged_bytes));
+    line("map", show_bytes(info.map_bytes));
+    line("mapped", show_bytes(info.mapped_bytes));
+    line("max tail", show_time(info.max_tail_ms));
+    line("open here", yes(info.open_here));
+    line("packed", show_bytes(info.packed_bytes));
+    line("parent", output::or_dash(info.parent.map(of_parent)));
+    line("released", yes(info.released));
+    line("retired objects", info.retired_objects.to_string());
+    line("room", bytes(info.room_bytes));
+    line("snapshots", info.snapshots.to_string());
+    line("stored", show_bytes(info.stored_bytes));
 }
 
-fn of_parent(parent: &serde_json::Map<String, Value>) -> String {
-    let text = |field: &str| parent.get(field).and_then(Value::as_str).map(str::to_owned);
-    let volume = text("name").or_else(|| text("volume")).unwrap_or_default();
-    format!("{volume}@{}", text("snapshot").unwrap_or_default())
+fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {
+    let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
+    format!("{volume}@{snapshot}")
 }

@@ -1,6 +1,7 @@
 //! What a command asks of an engine and what it answers: one line of JSON each way over the control socket,
 //! or the same values by a call when the command runs the engine itself.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Name, Result};
@@ -279,6 +280,14 @@ impl Outcome {
         let value = serde_json::to_value(value)
             .map_err(|e| Error::new(Kind::Internal, "an answer cannot be written as JSON").because(e))?;
         Ok(Outcome { value, ..Outcome::default() })
+    }
+
+    /// The answer in its verb's own type, of `daemon::answers`.
+    pub fn answer<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.value).map_err(|e| {
+            let why = "the answer is not understood: if the daemon is of another version, restart it";
+            Error::new(Kind::Internal, why).because(e)
+        })
     }
 
     #[must_use]

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::Serialize;
-
+use super::answers::word;
 use super::engine_state::EngineState;
 use super::pools::OpenPool;
 use crate::base::metric::{self, Metric, Moves};
 use crate::base::{Budget, Name};
+use crate::pool::StoreState;
 
 /// Samples under the metrics they belong to.
 #[derive(Default)]
@@ -102,7 +102,11 @@ fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {
     page.add(metric::POOL_DAMAGED_SHARDS, &[name], status.damaged_shards as f64);
     for store in &status.stores {
         let labels = [name, store.url.as_str()];
-        page.add(metric::STORE_IN, &labels, flag(matches!(store.state, "in" | "unknown")));
+        page.add(
+            metric::STORE_IN,
+            &labels,
+            flag(matches!(store.state, StoreState::In | StoreState::Unknown)),
+        );
         for line in &store.traffic {
             let labels = [name, &store.url, &word(&line.verb), &word(&line.cause)];
             page.add(metric::STORE_REQUESTS, &labels, line.requests as f64);
@@ -114,12 +118,6 @@ fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {
             page.add(metric::STORE_LATENCY_SECONDS, &labels, ms / 1000.0);
         }
     }
-}
-
-/// An enum's value as JSON writes it.
-fn word(value: &impl Serialize) -> String {
-    let value = serde_json::to_value(value).unwrap_or_default();
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn volumes(page: &mut Page, state: &EngineState, opened: &[(Name, Arc<OpenPool>)]) {

@@ -1,5 +1,6 @@
 //! The engine of one state folder: config, control socket, memory budget, lifecycle; owns everything that runs.
 
+pub mod answers;
 pub mod api;
 mod config;
 pub mod control;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::sync::watch;
 
+use super::answers::MountInfo;
 use super::pools::is_on_disk_of;
 use super::state_dir::HostContext;
 use crate::base::{Error, Kind, Result};
@@ -27,16 +27,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A note of what a store heeds has four words.
 const NOTE_MAX: usize = 4096;
-
-/// One mount, as listings show it.
-#[derive(Clone, Debug, Serialize)]
-pub struct MountInfo {
-    pub dir: String,
-    pub url: String,
-    /// Files that are closed here and not stored yet, and their bytes.
-    pub unsent_files: u64,
-    pub unsent_bytes: u64,
-}
 
 #[derive(Debug)]
 struct Entry {

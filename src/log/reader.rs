@@ -29,7 +29,7 @@ pub struct Want {
 }
 
 /// Frames and map pages that reads found in memory (frames alone), on the local disk, and asked stores for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct ReadCounts {
     pub memory: u64,
     pub disk: u64,

@@ -12,7 +12,9 @@ mod tests;
 
 pub use admin::{CreateOptions, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap};
 pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
-pub use io::{Away, Catalog, Condition, Need, Payload, PoolStatus, Probe, StoreStatus, Told, Upload, Verify};
+pub use io::{
+    Away, Catalog, Condition, Need, Payload, PoolStatus, Probe, StoreState, StoreStatus, Told, Upload, Verify,
+};
 pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
 pub use register::{Change, Register, Veto};
 pub use repair::Unneeded;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Put, Store};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Kind, Result};
 
 /// What was asked.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     Get,
@@ -116,7 +116,7 @@ struct Tally {
 pub struct Counters(Mutex<BTreeMap<(Verb, Cause), Tally>>);
 
 /// The counts of one verb for one cause.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Line {
     pub verb: Verb,
     pub cause: Cause,

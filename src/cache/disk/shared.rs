@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::format::{self, ENTRY};
@@ -20,7 +20,7 @@ use crate::cache::FrameKey;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What it holds and what it was good for since the start.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct DiskStats {
     /// Whether it is in use.
     pub on: bool,

@@ -9,18 +9,14 @@ mod tests;
 mod volume;
 mod waiting;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use self::waiting::Manner;
+use super::answers::{EngineStatus, ReadCaches};
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
 use super::engine_state::EngineState;
-use super::mounts::MountInfo;
-use crate::base::{Error, HostId, Kind, Result};
-use crate::cache::{DiskStats, MemoryStats};
+use crate::base::{Error, Kind, Result};
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
@@ -116,33 +112,11 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
     }
 }
 
-#[derive(Serialize)]
-struct Status {
-    home: String,
-    host: String,
-    host_id: HostId,
-    nbd: Vec<String>,
-    pools: Vec<pool::Line>,
-    volumes: Vec<volume::InUse>,
-    mounts: Vec<MountInfo>,
-    kept_files: Vec<mount::KeptOf>,
-    kept_journals: Vec<PathBuf>,
-    cache: Caches,
-}
-
-/// The cache of what is read.
-#[derive(Serialize)]
-struct Caches {
-    memory: MemoryStats,
-    /// None: there is none on disk.
-    disk: Option<DiskStats>,
-}
-
 /// What is known here. Of stores only the labels are read, and none is waited for long.
 async fn status(state: &EngineState) -> Result<Outcome> {
     pool::ask_all(state).await;
     let host_context = &state.host_context;
-    let status = Status {
+    let status = EngineStatus {
         home: host_context.home.root().display().to_string(),
         host: host_context.host.name.clone(),
         host_id: host_context.host.id,
@@ -152,20 +126,19 @@ async fn status(state: &EngineState) -> Result<Outcome> {
         mounts: state.mounts.list(),
         kept_files: mount::by_bucket(&state.mounts.kept(host_context).await.unwrap_or_default()),
         kept_journals: host_context.home.kept_journals(&*host_context.disk).await,
-        cache: Caches {
+        cache: ReadCaches {
             memory: state.pools.memory().frames.stats(),
             disk: state.pools.memory().disk.stats(),
         },
     };
-    let attention = status.pools.iter().any(|p| p.trouble().is_some())
-        || status.volumes.iter().any(|v| v.needs_attention());
+    let attention = status.pools.iter().any(|p| p.trouble.is_some())
+        || status.volumes.iter().any(volume::needs_attention);
     let mut outcome = Outcome::of(&status)?.degraded(attention);
     if status.nbd.is_empty() && status.mounts.is_empty() {
         outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
     }
     for pool in &status.pools {
-        outcome =
-            pool.trouble().iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name())));
+        outcome = pool.trouble.iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name)));
     }
     for volume in &status.volumes {
         outcome = volume.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", volume.path)));

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
 use serde_json::json;
 
 use crate::base::size::{show_bytes, show_count};
 use crate::base::{Error, Kind, Result};
+use crate::daemon::answers::{KeptOf, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
@@ -99,14 +99,6 @@ pub async fn ended(state: &EngineState, dir: &str) -> Result<Outcome> {
     Ok(Outcome::default())
 }
 
-/// What is kept of one bucket.
-#[derive(Serialize)]
-pub struct KeptOf {
-    url: String,
-    files: u64,
-    bytes: u64,
-}
-
 pub fn by_bucket(kept: &[KeptFile]) -> Vec<KeptOf> {
     let mut all: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for one in kept {
@@ -138,8 +130,8 @@ pub async fn list(state: &EngineState) -> Result<Outcome> {
         notes.push(format!("the first {LISTED} of {} kept files are listed", files.len()));
         files.truncate(LISTED);
     }
-    let value = json!({"mounts": state.mounts.list(), "kept": kept, "kept_files": files});
-    Ok(Outcome::of(&value)?.note_all(notes))
+    let list = MountList { mounts: state.mounts.list(), kept, kept_files: files };
+    Ok(Outcome::of(&list)?.note_all(notes))
 }
 
 pub async fn export(state: &EngineState, url: &str, to: &str) -> Result<Outcome> {

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde::Serialize;
 
 use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
+use crate::daemon::answers::{PoolAnswer, PoolLine};
 use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::pool::{ASIDE, CreateOptions, Finding, Layout, Pool, Progress, ScrubReport, Settings};
+use crate::pool::{ASIDE, CreateOptions, Finding, Layout, Pool, Progress, ScrubReport, Settings, StoreState};
 use crate::store::StoreSpec;
 use crate::volume::Unreadable;
 
@@ -21,28 +21,7 @@ const TOLD_MAX: usize = 100;
 /// How long `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
 
-/// A pool as listings show it.
-#[derive(Debug, Serialize)]
-pub struct Line {
-    name: Name,
-    layout: Option<String>,
-    stores: usize,
-    state: &'static str,
-    /// Why it isn't `open`; of one that nobody has tried to open, none.
-    trouble: Option<String>,
-}
-
-impl Line {
-    pub fn name(&self) -> &Name {
-        &self.name
-    }
-
-    pub fn trouble(&self) -> &Option<String> {
-        &self.trouble
-    }
-}
-
-pub fn lines(state: &EngineState) -> Vec<Line> {
+pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     let opened = state.pools.opened();
     let line = |known: crate::daemon::KnownPool| {
         let open = opened.iter().find(|(name, _)| *name == known.name).map(|(_, open)| &*open.pool);
@@ -51,7 +30,7 @@ pub fn lines(state: &EngineState) -> Vec<Line> {
             Some(pool) => state_of(pool),
         };
         let layout = open.map(|pool| pool.layout().to_string());
-        Line { layout, stores: known.stores.len(), state, trouble, name: known.name }
+        PoolLine { layout, stores: known.stores.len(), state: state.into(), trouble, name: known.name }
     };
     state.pools.known().into_iter().map(line).collect()
 }
@@ -216,18 +195,16 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
         || status.damaged_shards > 0
         || !status.damaged_registers.is_empty()
         || !status.replacing.is_empty()
-        || status.stores.iter().any(|s| s.state != "in");
-    let mut outcome = Outcome::of(&status)?.degraded(attention);
-    let last = pool.last_scrub().await;
-    if let Some(fields) = outcome.value.as_object_mut() {
-        fields.insert("last_scrub".into(), serde_json::json!(last));
-    }
-    if let Some(last) = last {
+        || status.stores.iter().any(|s| s.state != StoreState::In);
+    let out = status.stores.iter().any(|s| s.state == StoreState::Out);
+    let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await };
+    let mut outcome = Outcome::of(&answer)?.degraded(attention);
+    if let Some(last) = answer.last_scrub {
         let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
         let shards = show_count(last.checked_shards, "shard");
         outcome = outcome.note(format!("last scrub on this host {ago} ago: {shards} read, {}", last.found()));
     }
-    if status.stores.iter().any(|s| s.state == "out") {
+    if out {
         outcome = outcome.note(way_back(name, pool.condition().undecided.is_some()));
     }
     Ok(outcome)

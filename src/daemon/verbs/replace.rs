@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::base::size::show_count;
 use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::answers::Replaced;
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
@@ -31,8 +30,8 @@ pub async fn replace(
     let old = state.pools.url_of(&state.config.store_url(old)?)?;
     let new = state.pools.new_stores(name, &[state.config.store_url(new)?]).await?;
     let new = new.into_iter().next().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))?;
-    let done = |shards: u64| json!({"old": old, "new": new.url, "shards": shards});
-    let mut outcome = Outcome { value: done(0), ..Outcome::default() };
+    let done = |shards: u64| Outcome::of(&Replaced { old: old.clone(), new: new.url.clone(), shards });
+    let mut outcome = done(0)?;
     for _ in 0..TURNS {
         match Box::pin(open.pool.plan_replacement(&old, &new, force)).await? {
             Replacement::Done => {
@@ -40,7 +39,7 @@ pub async fn replace(
             }
             Replacement::Planned => {
                 let brought = Box::pin(finish(&open, progress)).await?;
-                outcome.value = done(brought);
+                outcome.value = done(brought)?.value;
                 let brought = show_count(brought, "shard");
                 state.pools.remember_places(name, &open).await?;
                 let pending = open.pool.settled(SETTLE).await;
@@ -180,7 +179,7 @@ pub async fn before_repair(
         let again = Box::pin(replace(state, name, (&url, &url), true, progress)).await;
         notes.extend(match again {
             Ok(outcome) => {
-                brought += outcome.value["shards"].as_u64().unwrap_or(0);
+                brought += outcome.answer::<Replaced>()?.shards;
                 outcome.notes
             }
             Err(e) => vec![format!("store {url} stays out: {e}")],

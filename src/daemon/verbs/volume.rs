@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::base::size::{show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::answers::{SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
@@ -46,16 +46,14 @@ fn settings(args: &VolumeCreate) -> Result<Settings> {
     Ok(settings)
 }
 
-/// A volume's description with its path in front and the engine's own knowledge behind.
-fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> Result<Value> {
-    let mut value = Outcome::of(info)?.value;
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("path".into(), json!(path.to_string()));
-        fields.insert("clients".into(), json!(state.sessions.clients(path)));
-        fields.insert("writers".into(), json!(state.sessions.writers(path)));
-        fields.insert("state".into(), json!(state_of(info)));
+fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
+    VolumeAnswer {
+        path: path.clone(),
+        state: state_of(info).into(),
+        clients: state.sessions.clients(path),
+        writers: state.sessions.writers(path),
+        info: info.clone(),
     }
-    Ok(value)
 }
 
 fn state_of(info: &VolumeInfo) -> &'static str {
@@ -68,30 +66,21 @@ fn state_of(info: &VolumeInfo) -> &'static str {
     }
 }
 
-/// A volume in use here, as `status` shows it.
-#[derive(Debug, Serialize)]
-pub struct InUse {
-    pub path: VolumePath,
-    clients: u64,
-    state: &'static str,
-    unsent_bytes: u64,
-    pub trouble: Option<String>,
+pub fn needs_attention(volume: &VolumeInUse) -> bool {
+    volume.trouble.is_some() || matches!(&*volume.state, "trouble" | "degraded")
 }
 
-impl InUse {
-    pub fn needs_attention(&self) -> bool {
-        self.trouble.is_some() || matches!(self.state, "trouble" | "degraded")
-    }
-}
-
-pub fn in_use(state: &EngineState) -> Vec<InUse> {
+pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
     let opened = state.pools.opened();
     let one = |used: SessionInfo| {
         let open = opened.iter().find(|(name, _)| *name == used.path.pool).map(|(_, open)| &open.volumes);
         let info = open.and_then(|volumes| volumes.glance(&used.path.volume));
         let failure = || open.and_then(|volumes| volumes.failure(&used.path.volume));
-        InUse {
-            state: info.as_ref().map_or(if failure().is_some() { "trouble" } else { "idle" }, state_of),
+        VolumeInUse {
+            state: info
+                .as_ref()
+                .map_or(if failure().is_some() { "trouble" } else { "idle" }, state_of)
+                .into(),
             unsent_bytes: info.as_ref().map_or(0, |i| i.unsent_bytes),
             trouble: info.map_or_else(failure, |i| i.trouble),
             clients: used.clients,
@@ -109,12 +98,12 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
         Err(e) if e.is(Kind::Exists) && args.if_absent => {
             let info = open.volumes.info(&args.path.volume).await?;
             check_same(&args, &info)?;
-            let shown = Outcome { value: shown(state, &args.path, &info)?, ..Outcome::default() };
+            let shown = Outcome::of(&shown(state, &args.path, &info))?;
             return Ok(shown.note(format!("{} exists already", args.path)));
         }
         done => done?,
     };
-    let outcome = Outcome { value: shown(state, &args.path, &info)?, ..Outcome::default() };
+    let outcome = Outcome::of(&shown(state, &args.path, &info))?;
     Ok(outcome.note(format!("a flush {}", info.meaning)))
 }
 
@@ -174,22 +163,21 @@ pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
                     if let Some(trouble) = &info.trouble {
                         outcome = outcome.note(format!("{path}: {trouble}"));
                     }
-                    rows.push(shown(state, &path, &info)?);
+                    rows.push(VolumeLine::Known(Box::new(shown(state, &path, &info))));
                 }
                 Err(error) => {
-                    rows.push(json!({"path": path.to_string(), "state": "unknown"}));
                     outcome = outcome.note(format!("{path}: {error}")).degraded(true);
+                    rows.push(VolumeLine::Unknown { path, state: "unknown".into() });
                 }
             }
         }
     }
-    outcome.value = Value::Array(rows);
-    Ok(outcome)
+    Ok(Outcome { value: Outcome::of(&rows)?.value, ..outcome })
 }
 
 pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
-    let mut outcome = Outcome { value: shown(state, path, &info)?, ..Outcome::default() };
+    let mut outcome = Outcome::of(&shown(state, path, &info))?;
     for journal in &info.kept_journals {
         outcome = outcome.note(kept(journal));
     }
@@ -319,25 +307,14 @@ fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<O
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-#[derive(Serialize)]
-struct SnapshotRow<'a> {
-    path: String,
-    created: String,
-    #[serde(flatten)]
-    info: &'a SnapshotInfo,
-}
-
-fn snapshot_row<'a>(volume: &VolumePath, info: &'a SnapshotInfo) -> SnapshotRow<'a> {
-    SnapshotRow {
-        path: format!("{volume}@{}", info.name),
-        created: crate::base::clock::show(info.created_ms),
-        info,
-    }
+fn snapshot_line(volume: &VolumePath, info: SnapshotInfo) -> SnapshotLine {
+    let (path, created) = (format!("{volume}@{}", info.name), crate::base::clock::show(info.created_ms));
+    SnapshotLine { path, created, info }
 }
 
 pub async fn snapshots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let all = state.pools.get(&path.pool).await?.volumes.snapshots(&path.volume).await?;
-    Outcome::of(&all.iter().map(|s| snapshot_row(path, s)).collect::<Vec<_>>())
+    Outcome::of(&all.into_iter().map(|info| snapshot_line(path, info)).collect::<Vec<_>>())
 }
 
 /// One barrier over all that are asked for; those that exist are left out with `--if-absent`.
@@ -419,5 +396,5 @@ pub async fn clone(
         }
         done => done?,
     };
-    Ok(Outcome { value: shown(state, to, &info)?, ..Outcome::default() })
+    Outcome::of(&shown(state, to, &info))
 }

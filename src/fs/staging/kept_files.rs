@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::area::{FoundFile, FoundStages, LOCK, UNKNOWN};
 use super::dir::StagingDir;
@@ -18,7 +18,7 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 const PIECE: usize = 1 << 20;
 
 /// A file that is kept on this host.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KeptFile {
     pub url: String,
     pub key: String,

@@ -18,5 +18,5 @@ pub use context::{DELETE_MAX, PoolContext};
 pub use directory::Directory;
 pub use probe::{Payload, Probe, Told};
 pub use read::Verify;
-pub use status::{PoolStatus, StoreStatus};
+pub use status::{PoolStatus, StoreState, StoreStatus};
 pub use upload::{Known, Upload};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::context::PoolContext;
 use crate::base::rt::Instant;
@@ -15,13 +15,25 @@ use crate::store::Line;
 /// The hedge delay that is shown is that of reads of so many bytes.
 const SMALL: u64 = 4096;
 
-#[derive(Clone, Debug, Serialize)]
+/// What is known of a store, in the words of `pool status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreState {
+    In,
+    /// Not asked yet.
+    Unknown,
+    Out,
+    Down,
+    /// Takes no writes.
+    Failing,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreStatus {
     pub index: usize,
     pub url: String,
     pub zone: Option<String>,
-    /// `in`, `unknown` (not asked yet), `out`, `down` or `failing` (takes no writes).
-    pub state: &'static str,
+    pub state: StoreState,
     /// Why it isn't `in`.
     pub reason: Option<String>,
     pub failing_ms: Option<u64>,
@@ -36,21 +48,21 @@ pub struct StoreStatus {
 }
 
 /// Chunks that lack as many shards, besides what lies on stores that are away.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AtRisk {
     pub missing_shards: usize,
     pub chunks: u64,
 }
 
 /// A copy of a register that is none.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DamagedRegister {
     pub store: String,
     pub key: String,
     pub reason: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolStatus {
     pub name: Name,
     pub id: PoolId,
@@ -136,11 +148,11 @@ fn replacing(context: &PoolContext) -> Vec<String> {
 fn store(member: &Member, now: Instant) -> StoreStatus {
     let failing = member.failing();
     let state = match member.standing() {
-        Standing::Out(_) => "out",
-        Standing::Down(_) => "down",
-        Standing::Unknown => "unknown",
-        Standing::In if failing.is_some() => "failing",
-        Standing::In => "in",
+        Standing::Out(_) => StoreState::Out,
+        Standing::Down(_) => StoreState::Down,
+        Standing::Unknown => StoreState::Unknown,
+        Standing::In if failing.is_some() => StoreState::Failing,
+        Standing::In => StoreState::In,
     };
     StoreStatus {
         index: member.index(),

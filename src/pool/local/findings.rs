@@ -1,8 +1,9 @@
 //! What a scrub found and a repair did.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::base::{ChunkId, Error, RegisterId, Result};
 
@@ -47,9 +48,10 @@ pub struct ScrubReport {
 }
 
 /// A finding with all that a person needs.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Located {
-    pub what: &'static str,
+    /// `rotten`, `missing`, `misplaced`, `foreign` or `orphans`.
+    pub what: Cow<'static, str>,
     pub key: String,
     pub store: String,
 }
@@ -89,7 +91,8 @@ impl ScrubReport {
         for (what, found) in all {
             found.sort();
             found.dedup();
-            let located = |f: &Finding| Located { what, key: f.key.clone(), store: f.url.clone() };
+            let located =
+                |f: &Finding| Located { what: what.into(), key: f.key.clone(), store: f.url.clone() };
             self.findings.extend(found.iter().map(located));
         }
         self.unreachable.sort();

@@ -35,7 +35,8 @@ fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
         yard.stores[lost].contents().delete(std::slice::from_ref(&key), W).await.unwrap();
         flip(&yard, bad, &key).await;
         let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
-        let named: Vec<_> = found.findings.iter().map(|f| (f.what, f.key.clone(), f.store.clone())).collect();
+        let named: Vec<_> =
+            found.findings.iter().map(|f| (&*f.what, f.key.clone(), f.store.clone())).collect();
         let url = |i: usize| yard.stores[i].url().to_owned();
         assert_eq!(named, [("rotten", key.clone(), url(bad)), ("missing", key.clone(), url(lost))]);
         // The owner goes on meanwhile.
@@ -98,7 +99,7 @@ fn a_copy_that_nobody_who_follows_the_rules_put_there_is_that_stores_damage() {
                 forge(&yard, store, &key, forgery).await;
                 let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
                 let named: Vec<_> =
-                    found.findings.iter().map(|f| (f.what, f.key.clone(), f.store.clone())).collect();
+                    found.findings.iter().map(|f| (&*f.what, f.key.clone(), f.store.clone())).collect();
                 assert_eq!(named, [("rotten", key.clone(), url.clone())], "{case}");
                 let began = yard.rt.now();
                 assert_eq!(pool.register(id).read().await.unwrap().unwrap(), "one");
@@ -161,12 +162,12 @@ fn stores_that_change_places_are_found_again_while_the_pool_is_open() {
         let pool = yard.open().await.unwrap();
         check(&pool, &chunk).await;
         pool.look().await;
-        assert!(pool.status().stores.iter().all(|s| s.state == "in"), "{:?}", pool.status());
+        assert!(pool.status().stores.iter().all(|s| s.state == StoreState::In), "{:?}", pool.status());
         // Put back while it lives: each member finds its store again.
         swap(&yard);
         pool.look().await;
         yard.settle(2500).await;
-        assert!(pool.status().stores.iter().all(|s| s.state == "in"), "{:?}", pool.status());
+        assert!(pool.status().stores.iter().all(|s| s.state == StoreState::In), "{:?}", pool.status());
         check(&pool, &chunk).await;
         pool.set(|s| s.assign("grace=5ms")).await.unwrap();
     });

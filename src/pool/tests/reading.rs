@@ -215,7 +215,7 @@ fn what_another_server_answers_is_no_absence() {
         }
         check(&pool, &one).await;
         // Labels are not judged by such an answer: down is no other place, as `out` is.
-        let down = pool.status().stores.iter().filter(|s| s.state == "down").count();
+        let down = pool.status().stores.iter().filter(|s| s.state == StoreState::Down).count();
         assert_eq!(down, 2);
         for back in [0, 1] {
             yard.reach(back, Reach::Up);

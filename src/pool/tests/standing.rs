@@ -32,7 +32,7 @@ fn an_emptied_or_foreign_store_is_out_by_name_and_the_pool_goes_on() {
         assert!(yard.stores[2].contents().keys().is_empty(), "nothing is put on a store without a label");
         check(&pool, &second).await;
         let status = pool.status();
-        assert_eq!((status.stores[2].state, status.stores[3].state), ("out", "out"));
+        assert_eq!((status.stores[2].state, status.stores[3].state), (StoreState::Out, StoreState::Out));
         assert!(status.stores[2].reason.as_ref().unwrap().contains("mem:s2"));
         assert!(status.stores[3].reason.as_ref().unwrap().contains("store 4"));
         assert_eq!(pool.pending(), 2);
@@ -116,12 +116,12 @@ fn a_store_whose_credentials_expire_is_down_by_name_and_taken_back() {
         upload.wait(5).await.unwrap();
         let status = &pool.status().stores[2];
         let reason = status.reason.as_deref().unwrap_or_default();
-        assert_eq!(status.state, "down", "{reason}");
+        assert_eq!(status.state, StoreState::Down, "{reason}");
         assert!(reason.contains("mem:s2") && reason.contains("check the credentials"), "{reason}");
         check(&pool, &chunk(2, &LENS)).await;
         yard.reach(2, Reach::Up);
         yard.settle(20_000).await;
-        assert_eq!((pool.pending(), pool.status().stores[2].state), (0, "in"));
+        assert_eq!((pool.pending(), pool.status().stores[2].state), (0, StoreState::In));
     });
 }
 
@@ -139,7 +139,7 @@ fn a_silent_store_is_found_out_within_seconds_and_gives_up_what_waits() {
         check(&pool, &one).await;
         yard.settle(4000).await;
         assert_eq!(pool.out_for(Duration::from_secs(1)), 1);
-        assert_eq!(pool.status().stores[0].state, "down");
+        assert_eq!(pool.status().stores[0].state, StoreState::Down);
         yard.reach(0, Reach::Up);
         yard.settle(30_000).await;
         assert_eq!((pool.out_for(Duration::ZERO), pool.pending()), (0, 0));
@@ -254,7 +254,7 @@ async fn folders_come_and_go() {
     rename(path(3), dir.path().join("gone")).await;
     std::fs::create_dir(path(3)).unwrap();
     pool.look().await;
-    assert_eq!(pool.status().stores[3].state, "out");
+    assert_eq!(pool.status().stores[3].state, StoreState::Out);
     check(&pool, &chunk(1, &LENS)).await;
     store(&pool, &chunk(3, &LENS)).await;
     assert_eq!(std::fs::read_dir(path(3)).unwrap().count(), 0, "nothing is put on a store without its label");
@@ -281,15 +281,15 @@ fn a_store_that_hangs_does_not_hold_up_who_opens_the_pool() {
             let took = rt.now().since(began);
             assert!(took <= healthy + ms(1000), "store {hung} hangs: {took:?} where {healthy:?} is usual");
             let hanging = &pool.status().stores[hung];
-            assert_eq!(hanging.state, "down");
+            assert_eq!(hanging.state, StoreState::Down);
             assert!(hanging.reason.as_ref().unwrap().contains("does not answer"), "{hanging:?}");
             yard.reach(hung, Reach::Up);
             yard.settle(4000).await;
-            assert_eq!(pool.status().stores[hung].state, "in", "as soon as it answers");
+            assert_eq!(pool.status().stores[hung].state, StoreState::In, "as soon as it answers");
         }
         yard.stores[3].faults(|f| f.latency = (ms(100), ms(100)));
         let pool = yard.open().await.unwrap();
-        assert!(pool.status().stores.iter().all(|s| s.state != "down"));
+        assert!(pool.status().stores.iter().all(|s| s.state != StoreState::Down));
     });
 }
 
@@ -302,6 +302,6 @@ fn few_that_answer_wait_for_who_could_tell_of_a_recovery() {
         let began = yard.rt.now();
         let pool = yard.open().await.unwrap();
         assert!(yard.rt.now().since(began) >= Duration::from_millis(1400));
-        assert!(pool.status().stores.iter().all(|s| s.state != "down"));
+        assert!(pool.status().stores.iter().all(|s| s.state != StoreState::Down));
     });
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::settings::FlushMode;
 use crate::base::{HostId, Name, VolumeId};
@@ -10,7 +10,7 @@ use crate::frame::Codec;
 use crate::log::ReadCounts;
 
 /// A volume, as its head tells it, and what this engine knows beside that when it is open here.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct VolumeInfo {
     pub name: Name,
     pub id: VolumeId,
@@ -73,7 +73,7 @@ pub struct VolumeInfo {
     pub parent: Option<Parent>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Parent {
     pub volume: VolumeId,
     /// By its present name, when it can be told.
@@ -81,7 +81,7 @@ pub struct Parent {
     pub snapshot: Name,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotInfo {
     pub name: Name,
     pub size: u64,

@@ -1,0 +1,156 @@
+//! What verbs answer, as the engine writes it and commands read it. Field names are a contract with scripts
+//! (docs/reference.md).
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::api::VolumePath;
+use crate::base::{HostId, Name};
+use crate::cache::{DiskStats, MemoryStats};
+use crate::fs::KeptFile;
+use crate::pool::{LastScrub, Located, PoolStatus};
+use crate::volume::{SnapshotInfo, VolumeInfo};
+
+/// One of a few words, which docs/reference.md lists.
+pub type Word = Cow<'static, str>;
+
+/// An enum's value as JSON writes it.
+pub fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// A pool as listings show it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolLine {
+    pub name: Name,
+    /// None unless the pool is open.
+    pub layout: Option<String>,
+    pub stores: usize,
+    pub state: Word,
+    /// Why it isn't `open`; of one that nobody has tried to open, none.
+    pub trouble: Option<String>,
+}
+
+/// `pool status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolAnswer {
+    #[serde(flatten)]
+    pub status: PoolStatus,
+    /// On this host.
+    pub last_scrub: Option<LastScrub>,
+}
+
+/// What is printed of `pool scrub`; the whole answer is the pool's `ScrubReport`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ScrubFindings {
+    pub findings: Vec<Located>,
+    /// Stores that could not be looked through, and why.
+    pub unreachable: Vec<String>,
+}
+
+/// `pool replace`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replaced {
+    pub old: String,
+    pub new: String,
+    /// Shards that were brought to the new store.
+    pub shards: u64,
+}
+
+/// `volume info`: what the volume says of itself, and what the engine knows beside that.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeAnswer {
+    pub path: VolumePath,
+    pub state: Word,
+    pub clients: u64,
+    /// Those who have written to it and are still connected.
+    pub writers: Vec<String>,
+    #[serde(flatten)]
+    pub info: VolumeInfo,
+}
+
+/// A volume as `volume list` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VolumeLine {
+    Known(Box<VolumeAnswer>),
+    /// Its head could not be read.
+    Unknown {
+        path: VolumePath,
+        state: Word,
+    },
+}
+
+/// A volume in use here, as `status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeInUse {
+    pub path: VolumePath,
+    pub clients: u64,
+    pub state: Word,
+    pub unsent_bytes: u64,
+    pub trouble: Option<String>,
+}
+
+/// A snapshot as listings show it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotLine {
+    pub path: String,
+    /// As people write it.
+    pub created: String,
+    #[serde(flatten)]
+    pub info: SnapshotInfo,
+}
+
+/// One mount, as listings show it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountInfo {
+    pub dir: String,
+    pub url: String,
+    /// Files that are closed here and not stored yet, and their bytes.
+    pub unsent_files: u64,
+    pub unsent_bytes: u64,
+}
+
+/// What is kept of one bucket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeptOf {
+    pub url: String,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// `mount list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountList {
+    pub mounts: Vec<MountInfo>,
+    pub kept: Vec<KeptOf>,
+    /// The first of them, by name.
+    pub kept_files: Vec<KeptFile>,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EngineStatus {
+    pub home: String,
+    pub host: String,
+    pub host_id: HostId,
+    /// Where NBD clients connect; none without a daemon.
+    pub nbd: Vec<String>,
+    pub pools: Vec<PoolLine>,
+    pub volumes: Vec<VolumeInUse>,
+    pub mounts: Vec<MountInfo>,
+    pub kept_files: Vec<KeptOf>,
+    pub kept_journals: Vec<PathBuf>,
+    pub cache: ReadCaches,
+}
+
+/// The cache of what is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadCaches {
+    pub memory: MemoryStats,
+    /// None: there is none on disk.
+    pub disk: Option<DiskStats>,
+}
