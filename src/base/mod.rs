@@ -6,6 +6,7 @@ pub mod codec;
 pub mod error;
 pub mod ids;
 pub mod interval;
+pub mod lock_order;
 pub mod metric;
 pub mod record;
 pub mod rope;

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use super::context::MountContext;
@@ -23,7 +22,7 @@ use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::fs::object::{
-    Attributes, Base, Errno, Fail, Meta as _, MountOptions, Ns, Op, Source, add_upload_token,
+    Attributes, Base, Errno, Fail, FileLock, Meta as _, MountOptions, Ns, Op, Source, add_upload_token,
 };
 use crate::fs::read::Reader;
 use crate::fs::staging::{FoundFile, Mark, NOTE_FORMAT, Note, Stage, StagingArea};
@@ -57,7 +56,7 @@ pub(super) struct FileParts {
 
 #[derive(Debug)]
 pub struct OpenFile {
-    pub(super) state: Mutex<FileParts>,
+    pub(super) state: FileLock<FileParts>,
     /// Held while the stage's note is written.
     pub(in crate::fs) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
@@ -81,7 +80,7 @@ impl OpenFile {
 
     fn new(state: FileParts, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let (noting, writing, has_syncer) = Default::default();
-        Arc::new(OpenFile { state: Mutex::new(state), noting, writing, has_syncer, sending })
+        Arc::new(OpenFile { state: FileLock::new(state), noting, writing, has_syncer, sending })
     }
 
     /// A file that an earlier mount staged and the bucket may not have.

@@ -6,6 +6,7 @@ mod attributes;
 mod byte_ranges;
 mod content_type;
 mod errno;
+mod locks;
 mod metadata;
 mod names;
 mod options;
@@ -17,6 +18,7 @@ pub use attributes::{Attributes, Rights};
 pub use byte_ranges::ByteRanges;
 pub use content_type::type_of;
 pub use errno::{Errno, Fail, Op};
+pub use locks::{FileLock, KernelLock, LeafLock, NamesLock, NodesLock, QueueLock};
 pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 #[cfg(test)]
 pub use names::show;

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::base::rt::{Disk, Instant, Rt};
@@ -23,7 +22,10 @@ use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
 use crate::fs::file::{Clock, MountContext, OpenFile, UploadMemory};
-use crate::fs::object::{Attributes, Errno, Fail, MountOptions, Naming, Ns, Op, VERSIONS};
+use crate::fs::object::{
+    Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op, QueueLock,
+    VERSIONS,
+};
 use crate::fs::read::{AHEAD_BUDGET, BlockCache, ReadAhead};
 use crate::fs::staging::{StagingArea, Unsent};
 use crate::fs::tree::{
@@ -51,23 +53,23 @@ pub trait Invalidate: Send + Sync + 'static {
 /// A mount's state. See the module.
 pub struct Fs {
     pub(super) context: MountContext,
-    pub(in crate::fs) inodes: Mutex<Inodes>,
+    pub(in crate::fs) inodes: NodesLock<Inodes>,
     pub(in crate::fs) name_cache: NameCache,
-    pub(super) handles: Mutex<Handles>,
+    pub(super) handles: LeafLock<Handles>,
     next_handle: AtomicU64,
     /// Releases under way; unmount waits for them.
     busy: AtomicUsize,
     idle: Notify,
-    pub(super) kernel: Mutex<Option<Box<dyn Invalidate>>>,
+    pub(super) kernel: KernelLock<Option<Box<dyn Invalidate>>>,
     since: Ns,
     pub(super) writeback: Writeback,
     /// What the mount's own directory shows.
-    pub(super) root: Mutex<Attributes>,
+    pub(super) root: LeafLock<Attributes>,
     /// Objects whose bytes a file has borrowed, some time.
-    pub(super) lenders: Mutex<BTreeSet<String>>,
+    pub(super) lenders: QueueLock<BTreeSet<String>>,
     pub(super) unlink_bursts: UnlinkBursts,
     /// Directories' renames that are still to be ended.
-    pub(super) unfinished_renames: Mutex<Vec<Arc<UnfinishedRename>>>,
+    pub(super) unfinished_renames: LeafLock<Vec<Arc<UnfinishedRename>>>,
     pub(super) version_tree: VersionTree,
 }
 
@@ -111,19 +113,19 @@ impl Fs {
         let context = MountContext { rt, remote, staging, ahead, options, clock, memory };
         let fs = Fs {
             context,
-            inodes: Mutex::new(Inodes::new(root.clone())),
-            root: Mutex::new(Attributes { exact: true, ..root }),
+            inodes: NodesLock::new(Inodes::new(root.clone())),
+            root: LeafLock::new(Attributes { exact: true, ..root }),
             name_cache: NameCache::new(),
-            handles: Mutex::default(),
+            handles: LeafLock::default(),
             next_handle: AtomicU64::new(1),
             busy: AtomicUsize::new(0),
             idle: Notify::new(),
-            kernel: Mutex::new(None),
+            kernel: KernelLock::new(None),
             since,
             writeback: Writeback::new(),
-            lenders: Mutex::default(),
+            lenders: QueueLock::default(),
             unlink_bursts: UnlinkBursts::new(),
-            unfinished_renames: Mutex::default(),
+            unfinished_renames: LeafLock::default(),
             version_tree: VersionTree::default(),
         };
         let fs = Arc::new(fs);

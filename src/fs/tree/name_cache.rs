@@ -12,12 +12,11 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::metadata_sample::{Metadata, SAMPLE};
 use crate::base::rt::Instant;
-use crate::fs::object::Attributes;
+use crate::fs::object::{Attributes, NamesLock};
 
 const NAMES_MAX: usize = 1 << 16;
 /// Entries of all remembered directories together.
@@ -190,7 +189,7 @@ impl Inner {
 }
 
 #[derive(Debug)]
-pub struct NameCache(Mutex<Inner>);
+pub struct NameCache(NamesLock<Inner>);
 
 /// The directory part of a key and its last component.
 pub fn split(stem: &str) -> (&str, &str) {
@@ -207,7 +206,7 @@ impl NameCache {
         let changes = ChangeLog { count: 0, names: names_at, dirs, below, anywhere: 0, recent, before: 0 };
         let lookups =
             LruCache::with_hasher(NonZeroUsize::new(BULK_DIRS).expect("not zero"), Default::default());
-        NameCache(Mutex::new(Inner { names, listings, entries: 0, changes, lookups }))
+        NameCache(NamesLock::new(Inner { names, listings, entries: 0, changes, lookups }))
     }
 
     /// Counts that the store is asked for a name of this directory. Now and then so many were that it is cheaper to ask for

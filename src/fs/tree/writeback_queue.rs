@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::base::Error;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
+use crate::fs::object::{LeafLock, QueueLock};
 
 /// Files sent at once.
 const AT_ONCE: usize = 32;
@@ -32,13 +32,13 @@ const BYTES: u64 = 256 << 20;
 
 #[derive(Debug)]
 pub struct Writeback {
-    pub queue: Mutex<WritebackQueue>,
+    pub queue: QueueLock<WritebackQueue>,
     /// What the mount's end left staged.
-    pub left_unsent: Mutex<Pending>,
+    pub left_unsent: QueueLock<Pending>,
     /// The mount ends.
     pub unmounting: watch::Sender<bool>,
     /// Why nothing more is tried then: the store doesn't answer.
-    pub store_away: Mutex<Option<Error>>,
+    pub store_away: LeafLock<Option<Error>>,
     /// Files that the bucket took, counted.
     pub sent_files: AtomicU64,
 }
@@ -53,10 +53,10 @@ pub struct Pending {
 impl Writeback {
     pub fn new() -> Writeback {
         Writeback {
-            queue: Mutex::default(),
-            left_unsent: Mutex::default(),
+            queue: QueueLock::default(),
+            left_unsent: QueueLock::default(),
             unmounting: watch::Sender::new(false),
-            store_away: Mutex::default(),
+            store_away: LeafLock::default(),
             sent_files: AtomicU64::new(0),
         }
     }
