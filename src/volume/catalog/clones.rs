@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::template::Template;
-use super::volumes::Volumes;
+use super::volumes::{OpenMode, Volumes};
 use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::store::Cause;
@@ -63,13 +63,6 @@ impl Volumes {
             return Err(e.context(format!("creating volume {}", self.engine.title(name))));
         }
         self.info(name).await
-    }
-
-    pub(in crate::volume) fn new_head(&self, id: VolumeId, size: u64, settings: Settings) -> Result<Head> {
-        let pool = &self.engine.pool;
-        let w = u8::try_from(pool.w())
-            .map_err(|_| Error::new(Kind::Internal, "a layout has at most 64 shards"))?;
-        Ok(Head::new(id, self.engine.rt.wall_ms(), size, settings, w, pool.incarnations()))
     }
 
     /// Gives the new volume its name. One that a broken-off creation or removal left behind is taken over.
@@ -252,6 +245,22 @@ impl Volumes {
         self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
         let lineage = self.lineage(name, &head).await?;
         head.may_remove(&lineage).map_err(|e| e.context(what))
+    }
+
+    /// `Refused` while clones need it, with their names.
+    pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            // Said with names; what a killed command left behind is no reason to refuse.
+            self.check_remove_snapshot(volume, snapshot, true).await?;
+            let open = self.open(volume, OpenMode::Normal).await?;
+            tries += 1;
+            match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
+                // A clone came meanwhile, perhaps one that was broken off: a look tells.
+                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
+                done => return done,
+            }
+        }
     }
 
     /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names. `clean`:

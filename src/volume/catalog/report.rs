@@ -390,11 +390,6 @@ impl Volumes {
         self.here(id)?.held_journal()
     }
 
-    /// All names, by the volumes that have them.
-    pub(in crate::volume) async fn names(&self) -> Result<BTreeMap<VolumeId, Name>> {
-        Ok(self.engine.pool.list().await?.into_iter().map(|(name, id)| (id, name)).collect())
-    }
-
     /// Recomputes from the maps of one recorded checkpoint what is needed, and compares it with that checkpoint's chunk table.
     /// Where the volume is open, nothing of it is deleted meanwhile; elsewhere its owner may delete what later checkpoints
     /// don't need, and then the newest of them is checked, from the beginning.

@@ -15,8 +15,8 @@ use crate::map::Tree;
 use crate::pool::{Catalog, Need};
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::Head;
-use crate::volume::head::Stop;
 use crate::volume::head::TakeOver;
+use crate::volume::head::{Settings, Stop};
 use crate::volume::read::Trail;
 use crate::volume::read::{EngineContext, VolumeContext};
 use crate::volume::read::{View, blocks_of, passes};
@@ -25,7 +25,6 @@ use crate::volume::session::no_snapshot;
 use crate::volume::session::takeover::Notes;
 use crate::volume::space::Liveness;
 use crate::volume::space::Tables;
-use crate::volume::space::pins::REMOVE_TRIES;
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -374,6 +373,19 @@ impl Volumes {
         self.recorded(volume, id).await
     }
 
+    /// All names, by the volumes that have them.
+    pub(in crate::volume) async fn names(&self) -> Result<BTreeMap<VolumeId, Name>> {
+        Ok(self.engine.pool.list().await?.into_iter().map(|(name, id)| (id, name)).collect())
+    }
+
+    /// A new volume's.
+    pub(in crate::volume) fn new_head(&self, id: VolumeId, size: u64, settings: Settings) -> Result<Head> {
+        let pool = &self.engine.pool;
+        let w = u8::try_from(pool.w())
+            .map_err(|_| Error::new(Kind::Internal, "a layout has at most 64 shards"))?;
+        Ok(Head::new(id, self.engine.rt.wall_ms(), size, settings, w, pool.incarnations()))
+    }
+
     /// The head, and the tables under its checkpoint.
     pub(in crate::volume) async fn recorded(&self, name: &Name, id: VolumeId) -> Result<(Head, Tables)> {
         let newest = self.engine.newest(id).await?;
@@ -386,22 +398,6 @@ impl Volumes {
     pub async fn collect(&self, volume: &Name) -> Result<()> {
         let open = self.open(volume, OpenMode::Normal).await?;
         open.ask(|session| async move { session.collect_all().await }).await
-    }
-
-    /// `Refused` while clones need it, with their names.
-    pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        let mut tries = 0;
-        loop {
-            // Said with names; what a killed command left behind is no reason to refuse.
-            self.check_remove_snapshot(volume, snapshot, true).await?;
-            let open = self.open(volume, OpenMode::Normal).await?;
-            tries += 1;
-            match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
-                // A clone came meanwhile, perhaps one that was broken off: a look tells.
-                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
-                done => return done,
-            }
-        }
     }
 }
 

@@ -203,35 +203,30 @@ impl Pages for Memo<'_> {
 
 type Frames = Vec<(u64, Bytes)>;
 
-impl Session {
-    /// Packs while the volume takes more space than it should.
-    pub async fn packer(self: Arc<Session>) {
-        let mut pace = DeathRates::default();
-        loop {
-            let news = self.collect.notified();
-            let mut news = std::pin::pin!(news);
-            news.as_mut().enable();
-            let asked = self.pace.last_asked();
-            match self.pack_once(&mut pace).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.pace.found_nothing(asked);
-                    self.set_pace();
-                    news.await;
-                }
-                Err(stop) => {
-                    tracing::warn!(volume = %self.context.name, error = %stop.error(), "objects could not be packed; it is tried again");
-                    self.context.rt().sleep(AGAIN).await;
-                }
+/// Packs while the volume takes more space than it should.
+pub async fn compact(session: Arc<Session>) {
+    let mut pace = DeathRates::default();
+    loop {
+        let news = session.collect.notified();
+        let mut news = std::pin::pin!(news);
+        news.as_mut().enable();
+        let asked = session.pace.last_asked();
+        match session.pack_once(&mut pace).await {
+            Ok(true) => {}
+            Ok(false) => {
+                session.pace.found_nothing(asked);
+                session.set_pace();
+                news.await;
+            }
+            Err(stop) => {
+                tracing::warn!(volume = %session.context.name, error = %stop.error(), "objects could not be packed; it is tried again");
+                session.context.rt().sleep(AGAIN).await;
             }
         }
     }
+}
 
-    /// As far as the recorded table tells there is nothing to pack.
-    pub fn settled(&self) -> bool {
-        self.pace.settled()
-    }
-
+impl Session {
     /// Whether there was something to pack.
     async fn pack_once(self: &Arc<Self>, pace: &mut DeathRates) -> Result<bool, Stop> {
         let chunk_table = self.chunk_table.lock().clone();

@@ -13,10 +13,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::base::{ChunkId, Result};
-use crate::log::chunk_target;
 use crate::volume::head::Stop;
 use crate::volume::session::Session;
-use crate::volume::space::{ChunkTable, Object};
+use crate::volume::space::Object;
 
 /// How often it is looked whether all is collected.
 const LOOK: Duration = Duration::from_millis(100);
@@ -63,57 +62,31 @@ impl Drop for Urge {
     }
 }
 
+/// Deletes what is retired.
+pub async fn delete_retired(session: Arc<Session>) {
+    loop {
+        let objects = session.deletable().await;
+        let ids: Vec<ChunkId> = objects.iter().map(|o| o.of(session.context.id)).collect();
+        match session.delete(&ids).await {
+            Ok(()) => {
+                ids.iter().for_each(|id| session.writer.forget(id));
+                session.retired.lock().deleted(&objects);
+                session.collect.notify_waiters();
+            }
+            Err(error) => {
+                tracing::debug!(volume = %session.context.name, %error, "dead objects stay for now");
+                session.context.rt().sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
 impl Session {
     /// For those who read all that a recorded head names: they read the head after this call. What an earlier table lists
     /// as retired isn't named by it, and may be on its way out.
     pub fn keep_retired(self: &Arc<Self>) -> Kept {
         let reader = self.retired.lock().enter(self.context.rt().now());
         Kept { session: self.clone(), reader }
-    }
-
-    /// A table is known to be recorded: what it lists as retired will be deleted.
-    pub fn recorded(&self, chunk_table: ChunkTable) {
-        let (counted, live) = chunk_table.space();
-        self.pace.counted.store(counted, Ordering::Relaxed);
-        self.pace.live.store(live, Ordering::Relaxed);
-        self.retired.lock().recorded(&chunk_table, self.context.rt().now());
-        let packed = chunk_table.packed(self.context.id);
-        self.context.engine.memory.places.know(self.context.id, packed);
-        *self.chunk_table.lock() = Arc::new(chunk_table);
-        self.pace.ask();
-        self.set_pace();
-        self.collect.notify_waiters();
-    }
-
-    /// After what takes space or gives it back.
-    pub fn set_pace(&self) {
-        let k = self.writer.k();
-        let live = self.pace.live.load(Ordering::Relaxed);
-        // What is not merged yet has died too, and nobody has counted it.
-        let unmerged = self.unmerged_max() + 2 * chunk_target(k);
-        let aim = live / 1000 * self.context.engine.tuning.space_max.1 + unmerged;
-        let above = if self.settled() { 0 } else { self.stored_bytes().saturating_sub(aim) };
-        self.pace
-            .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
-    }
-
-    /// Deletes what is retired.
-    pub async fn deleter(self: Arc<Session>) {
-        loop {
-            let objects = self.deletable().await;
-            let ids: Vec<ChunkId> = objects.iter().map(|o| o.of(self.context.id)).collect();
-            match self.delete(&ids).await {
-                Ok(()) => {
-                    ids.iter().for_each(|id| self.writer.forget(id));
-                    self.retired.lock().deleted(&objects);
-                    self.collect.notify_waiters();
-                }
-                Err(error) => {
-                    tracing::debug!(volume = %self.context.name, %error, "dead objects stay for now");
-                    self.context.rt().sleep(AGAIN).await;
-                }
-            }
-        }
     }
 
     /// What is dead under one recorded head is dead for ever, unless a guess took an older one: first it is heard whether

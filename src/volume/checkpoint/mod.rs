@@ -8,3 +8,7 @@ mod publish;
 mod sweep;
 
 pub use check::{CheckReport, check};
+pub use compaction::compact;
+pub use delete_objects::delete_retired;
+pub use publish::make_checkpoints;
+pub use sweep::sweep_when_due;

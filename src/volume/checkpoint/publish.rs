@@ -58,17 +58,18 @@ struct Built {
     position: Prefix,
 }
 
-impl Session {
-    pub async fn checkpointer(self: Arc<Session>) {
-        loop {
-            self.wait_until_ripe().await;
-            if let Err(stop) = self.checkpoint(&[]).await {
-                tracing::warn!(volume = %self.context.name, error = %stop.error(), "a checkpoint failed; it is tried again");
-                self.context.rt().sleep(AGAIN).await;
-            }
+/// Makes checkpoints as they come due. Runs with the session.
+pub async fn make_checkpoints(session: Arc<Session>) {
+    loop {
+        session.wait_until_ripe().await;
+        if let Err(stop) = session.checkpoint(&[]).await {
+            tracing::warn!(volume = %session.context.name, error = %stop.error(), "a checkpoint failed; it is tried again");
+            session.context.rt().sleep(AGAIN).await;
         }
     }
+}
 
+impl Session {
     async fn wait_until_ripe(&self) {
         loop {
             let ripe = std::pin::pin!(self.ripe.notified());
@@ -89,12 +90,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// Bytes of log that force a checkpoint.
-    pub fn unmerged_max(&self) -> u64 {
-        let tuning = &self.context.engine.tuning;
-        (self.pace.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
     }
 
     /// Somebody waits for memory that mostly waits for checkpoints.

@@ -88,21 +88,19 @@ impl EngineContext {
     }
 }
 
-impl Session {
-    /// Has the stores looked through when that is due, for as long as the session lasts.
-    pub async fn sweeper(self: Arc<Session>, before: Before) {
-        let (engine, rt, id) = (&self.context.engine, self.context.rt(), self.context.id);
-        let _open = engine.sweeps.opened(id, before, rt.now(), engine.rules());
-        while let Some(at) = engine.sweeps.at(id) {
-            if at > rt.now() {
-                rt.sleep(at.since(rt.now())).await;
-                continue;
-            }
-            let _turn = engine.sweeps.turn.lock().await;
-            // Another session's look may have been for this volume too.
-            if engine.sweeps.at(id).is_some_and(|at| at <= rt.now()) {
-                engine.sweep().await;
-            }
+/// Has the stores looked through when that is due, for as long as the session lasts.
+pub async fn sweep_when_due(session: Arc<Session>, before: Before) {
+    let (engine, rt, id) = (&session.context.engine, session.context.rt(), session.context.id);
+    let _open = engine.sweeps.opened(id, before, rt.now(), engine.rules());
+    while let Some(at) = engine.sweeps.at(id) {
+        if at > rt.now() {
+            rt.sleep(at.since(rt.now())).await;
+            continue;
+        }
+        let _turn = engine.sweeps.turn.lock().await;
+        // Another session's look may have been for this volume too.
+        if engine.sweeps.at(id).is_some_and(|at| at <= rt.now()) {
+            engine.sweep().await;
         }
     }
 }

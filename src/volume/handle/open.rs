@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::start::start;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 use crate::volume::head::Claimer;
@@ -204,7 +205,7 @@ async fn begin(
         Ok(books) => {
             context.confirmed_in_time(&taken.head);
             sweep(context, &taken);
-            let session = Session::start(context.clone(), taken, journal, books, left).await?;
+            let session = start(context.clone(), taken, journal, books, left).await?;
             tracing::info!(volume = %context.title(), "the volume is open here");
             Ok(Owned { session, notes })
         }

@@ -25,6 +25,7 @@ use super::write_throttle::WriteThrottle;
 use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
+use crate::log::chunk_target;
 use crate::log::{Prefix, Writer, WriterConfig};
 use crate::map::Tree;
 use crate::volume::head::Head;
@@ -32,7 +33,6 @@ use crate::volume::head::Stop;
 use crate::volume::read::Fetch;
 use crate::volume::read::VolumeContext;
 use crate::volume::read::{Found, blocks_of};
-use crate::volume::space::Before;
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
@@ -88,14 +88,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the chunk table are
-    /// those under the head's checkpoint. Replaying is given up when `left` is ready.
-    pub async fn start(
+    /// With the tip that was adopted; nothing runs yet, and the journal isn't replayed. The tables and the chunk table are those
+    /// under the head's checkpoint.
+    pub fn new(
         context: Arc<VolumeContext>,
-        Taken { head, epoch, adopted, before, .. }: Taken,
+        Taken { head, epoch, adopted, .. }: Taken,
         journal: Journal,
         (tables, chunk_table): (Tables, ChunkTable),
-        left: impl Future<Output = ()>,
     ) -> Result<Arc<Session>> {
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
@@ -119,7 +118,7 @@ impl Session {
             w: seen,
             start,
         };
-        let session = Arc::new(Session {
+        Ok(Arc::new(Session {
             writer: Writer::new(config, journal.id()),
             w_of_all: AtomicUsize::new(head.active.w.into()),
             epoch,
@@ -148,34 +147,7 @@ impl Session {
             leaving: tokio::sync::Mutex::default(),
             goes_on: AtomicBool::new(false),
             context,
-        });
-        session.begin(before);
-        match session.replay(lsn, left).await {
-            Ok(()) => Ok(session),
-            Err(stop) => {
-                session.stop(Stop::Again);
-                // The next attempt opens it again.
-                let _ = session.leave_journal().await;
-                Err(stop.error())
-            }
-        }
-    }
-
-    /// Starts the tasks.
-    fn begin(self: &Arc<Self>, before: Before) {
-        self.run(Session::cutter);
-        self.run(Session::confirm_rounds);
-        self.run(Session::checkpointer);
-        self.run(Session::watch_stores);
-        self.run(Session::mend_journal);
-        if self.journal.failed().is_some() {
-            self.mending.want();
-        }
-        let chunk_table = ChunkTable::clone(&self.chunk_table.lock());
-        self.recorded(chunk_table);
-        self.run(Session::deleter);
-        self.run(Session::packer);
-        self.run(move |session| session.sweeper(before));
+        }))
     }
 
     /// A task that ends with the session.
@@ -421,6 +393,57 @@ impl Session {
     /// Bytes of own chunks, without parity.
     pub fn stored_bytes(&self) -> u64 {
         self.pace.counted.load(Ordering::Relaxed) + self.new_chunks.lock().bytes()
+    }
+
+    /// A table is known to be recorded: what it lists as retired will be deleted.
+    pub fn recorded(&self, chunk_table: ChunkTable) {
+        let (counted, live) = chunk_table.space();
+        self.pace.counted.store(counted, Ordering::Relaxed);
+        self.pace.live.store(live, Ordering::Relaxed);
+        self.retired.lock().recorded(&chunk_table, self.context.rt().now());
+        let packed = chunk_table.packed(self.context.id);
+        self.context.engine.memory.places.know(self.context.id, packed);
+        *self.chunk_table.lock() = Arc::new(chunk_table);
+        self.pace.ask();
+        self.set_pace();
+        self.collect.notify_waiters();
+    }
+
+    /// After what takes space or gives it back.
+    pub fn set_pace(&self) {
+        let k = self.writer.k();
+        let live = self.pace.live.load(Ordering::Relaxed);
+        // What is not merged yet has died too, and nobody has counted it.
+        let unmerged = self.unmerged_max() + 2 * chunk_target(k);
+        let aim = live / 1000 * self.context.engine.tuning.space_max.1 + unmerged;
+        let above = if self.settled() { 0 } else { self.stored_bytes().saturating_sub(aim) };
+        self.pace
+            .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
+    }
+
+    /// As far as the recorded table tells there is nothing to pack.
+    pub fn settled(&self) -> bool {
+        self.pace.settled()
+    }
+
+    /// Bytes of log that force a checkpoint.
+    pub fn unmerged_max(&self) -> u64 {
+        let tuning = &self.context.engine.tuning;
+        (self.pace.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
+    }
+
+    /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
+    pub fn cut_age(&self) -> Duration {
+        self.context.settings.max_tail() / 2
+    }
+
+    /// Cut what there is now.
+    pub fn hurry(&self) {
+        let mut tip = self.tip.lock();
+        let upto = tip.lsn;
+        tip.pending.want(upto);
+        drop(tip);
+        self.work.notify_one();
     }
 
     pub fn pause(&self) -> Duration {

@@ -1,7 +1,6 @@
 //! The task that cuts pending records into chunks, and what happens when one is stored.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::{Either, select};
 
@@ -26,34 +25,29 @@ fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
     Some(kept)
 }
 
-impl Session {
-    /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
-    pub fn cut_age(&self) -> Duration {
-        self.context.settings.max_tail() / 2
-    }
-
-    /// The one that cuts: the order of its calls is the order of the log.
-    pub async fn cutter(self: Arc<Session>) {
-        loop {
-            self.wait_for_work().await;
-            let taken = self.tip.lock().pending.take(self.writer.chunk_target());
-            let Some(Taken { draft, era, held, oldest }) = taken else { continue };
-            let Some((_, last)) = draft.span() else { continue };
-            let bytes = draft.bytes();
-            match self.writer.cut(draft, era).await {
-                Ok(cutting) => {
-                    self.tip.lock().was_cut(Prefix { seq: cutting.seq(), lsn: last }, oldest, bytes);
-                    self.run(|session| session.store_chunk(cutting, era, held));
-                }
-                Err(error) => {
-                    tracing::error!(volume = %self.context.name, %error, "the volume's log can't be written: I/O fails from now on");
-                    self.stop(crate::volume::head::Stop::Failed(error));
-                    return;
-                }
+/// The one that cuts: the order of its calls is the order of the log.
+pub async fn cut_chunks(session: Arc<Session>) {
+    loop {
+        session.wait_for_work().await;
+        let taken = session.tip.lock().pending.take(session.writer.chunk_target());
+        let Some(Taken { draft, era, held, oldest }) = taken else { continue };
+        let Some((_, last)) = draft.span() else { continue };
+        let bytes = draft.bytes();
+        match session.writer.cut(draft, era).await {
+            Ok(cutting) => {
+                session.tip.lock().was_cut(Prefix { seq: cutting.seq(), lsn: last }, oldest, bytes);
+                session.run(|session| session.store_chunk(cutting, era, held));
+            }
+            Err(error) => {
+                tracing::error!(volume = %session.context.name, %error, "the volume's log can't be written: I/O fails from now on");
+                session.stop(crate::volume::head::Stop::Failed(error));
+                return;
             }
         }
     }
+}
 
+impl Session {
     /// Returns when a chunk is to be cut. When a volume of the pool begins to wait for memory all that there is: each holds
     /// some of it.
     async fn wait_for_work(&self) {

@@ -30,51 +30,77 @@ struct Counted {
     upto: Seq,
 }
 
+/// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
+pub async fn confirm_when_asked(session: Arc<Session>) {
+    let guesses = session.context.engine.pool.guesses();
+    session.rounds.counted_in.store(session.generation().0, Ordering::Relaxed);
+    let mut counted =
+        Counted { generation: session.generation(), guesses, upto: session.writer.prefix().seq };
+    let mut pause = session.pause();
+    loop {
+        session.wait_for_round().await;
+        let (round, dirty) = session.rounds.begin();
+        let prefix = session.writer.prefix();
+        let stored = prefix.lsn;
+        let seen = session.confirmed_as_counted(&mut counted).await;
+        match seen.and_then(|head| head.owned(session.epoch).map(|()| head)) {
+            Ok(head) => {
+                counted.upto = counted.upto.max(prefix.seq);
+                let mut known = session.head.lock();
+                if head.checkpoint.position >= known.checkpoint.position {
+                    *known = head;
+                }
+                drop(known);
+                session.rounds.succeeded(round);
+                pause = session.pause();
+                session.journal.trim(stored);
+                // What was stored meanwhile, or is under way, is trimmed by a later round.
+                if session.tip.lock().lsn > stored {
+                    session.rounds.dirty(session.context.rt().now());
+                }
+            }
+            Err(error) => {
+                session.rounds.failed(dirty);
+                tracing::debug!(volume = %session.context.name, %error, "not confirmed");
+                session.lost(error).await;
+                session.context.rt().sleep(pause).await;
+                // To count again may cost as many requests as chunks were stored since the checkpoint.
+                pause = (pause * 2).min(ROUND_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins, or
+/// none for as long as the disk takes none.
+pub async fn mend_journal(session: Arc<Session>) {
+    loop {
+        session.mending.wanted.notified().await;
+        let (mut pause, mut ready, mut said) = (session.pause(), None, false);
+        while session.journal.failed().is_some() {
+            if let Err(stop) = session.mend_once(&mut ready).await {
+                let error = stop.error();
+                if std::mem::replace(&mut said, true) {
+                    tracing::debug!(volume = %session.context.name, %error, "the journal is not mended yet");
+                } else {
+                    tracing::warn!(volume = %session.context.name, %error, "the journal is not mended yet");
+                }
+                if session.journal.is_void() || session.unmended().is_some() {
+                    session.mending.news.notify_waiters();
+                }
+                session.context.rt().sleep(pause).await;
+                pause = (pause * 2).min(MEND_PAUSE_MAX);
+            }
+        }
+        session.mending.news.notify_waiters();
+    }
+}
+
 impl Session {
     /// Still the owner, seen by a register read that began after this call.
     pub async fn confirm(&self) -> Result<(), Stop> {
         let round = self.rounds.ask();
         self.or_end(self.rounds.wait(round)).await
-    }
-
-    /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
-    pub async fn confirm_rounds(self: Arc<Session>) {
-        let guesses = self.context.engine.pool.guesses();
-        self.rounds.counted_in.store(self.generation().0, Ordering::Relaxed);
-        let mut counted = Counted { generation: self.generation(), guesses, upto: self.writer.prefix().seq };
-        let mut pause = self.pause();
-        loop {
-            self.wait_for_round().await;
-            let (round, dirty) = self.rounds.begin();
-            let prefix = self.writer.prefix();
-            let stored = prefix.lsn;
-            let seen = self.confirmed_as_counted(&mut counted).await;
-            match seen.and_then(|head| head.owned(self.epoch).map(|()| head)) {
-                Ok(head) => {
-                    counted.upto = counted.upto.max(prefix.seq);
-                    let mut known = self.head.lock();
-                    if head.checkpoint.position >= known.checkpoint.position {
-                        *known = head;
-                    }
-                    drop(known);
-                    self.rounds.succeeded(round);
-                    pause = self.pause();
-                    self.journal.trim(stored);
-                    // What was stored meanwhile, or is under way, is trimmed by a later round.
-                    if self.tip.lock().lsn > stored {
-                        self.rounds.dirty(self.context.rt().now());
-                    }
-                }
-                Err(error) => {
-                    self.rounds.failed(dirty);
-                    tracing::debug!(volume = %self.context.name, %error, "not confirmed");
-                    self.lost(error).await;
-                    self.context.rt().sleep(pause).await;
-                    // To count again may cost as many requests as chunks were stored since the checkpoint.
-                    pause = (pause * 2).min(ROUND_PAUSE_MAX);
-                }
-            }
-        }
     }
 
     fn generation(&self) -> Generation {
@@ -247,31 +273,6 @@ impl Session {
                 }
                 Err(error) => return Err(self.explain(error)),
             }
-        }
-    }
-
-    /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins, or
-    /// none for as long as the disk takes none.
-    pub async fn mend_journal(self: Arc<Session>) {
-        loop {
-            self.mending.wanted.notified().await;
-            let (mut pause, mut ready, mut said) = (self.pause(), None, false);
-            while self.journal.failed().is_some() {
-                if let Err(stop) = self.mend_once(&mut ready).await {
-                    let error = stop.error();
-                    if std::mem::replace(&mut said, true) {
-                        tracing::debug!(volume = %self.context.name, %error, "the journal is not mended yet");
-                    } else {
-                        tracing::warn!(volume = %self.context.name, %error, "the journal is not mended yet");
-                    }
-                    if self.journal.is_void() || self.unmended().is_some() {
-                        self.mending.news.notify_waiters();
-                    }
-                    self.context.rt().sleep(pause).await;
-                    pause = (pause * 2).min(MEND_PAUSE_MAX);
-                }
-            }
-            self.mending.news.notify_waiters();
         }
     }
 

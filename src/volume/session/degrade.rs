@@ -59,26 +59,27 @@ impl Attempts {
     }
 }
 
-impl Session {
-    pub async fn watch_stores(self: Arc<Session>) {
-        let mut attempts = Attempts::default();
-        loop {
-            let low = *self.w.borrow() < self.full_w() || attempts.unsure;
-            if !low && self.writer.under_way() == 0 {
-                self.writer.busy.notified().await;
-            }
-            self.context.rt().sleep(LOOK_EVERY).await;
-            let done = match low {
-                true => self.raise(&mut attempts).await,
-                false => self.lower(&mut attempts).await.map_err(|stop| (stop, self.pause())),
-            };
-            if let Err((stop, pause)) = done {
-                tracing::warn!(volume = %self.context.name, error = %stop.error(), "the number of shards that make a write stored could not be changed");
-                self.rest(pause).await;
-            }
+/// Lowers and raises how many shards make a chunk stored, as stores go and come. Runs with the session.
+pub async fn watch_stores(session: Arc<Session>) {
+    let mut attempts = Attempts::default();
+    loop {
+        let low = *session.w.borrow() < session.full_w() || attempts.unsure;
+        if !low && session.writer.under_way() == 0 {
+            session.writer.busy.notified().await;
+        }
+        session.context.rt().sleep(LOOK_EVERY).await;
+        let done = match low {
+            true => session.raise(&mut attempts).await,
+            false => session.lower(&mut attempts).await.map_err(|stop| (stop, session.pause())),
+        };
+        if let Err((stop, pause)) = done {
+            tracing::warn!(volume = %session.context.name, error = %stop.error(), "the number of shards that make a write stored could not be changed");
+            session.rest(pause).await;
         }
     }
+}
 
+impl Session {
     /// A pause; cut short where stores are out, which may ask for fewer shards still.
     async fn rest(&self, pause: Duration) {
         let rt = self.context.rt();

@@ -16,6 +16,9 @@ mod write;
 mod write_throttle;
 
 pub use active::Session;
+pub use chunker::cut_chunks;
+pub use confirm::{confirm_when_asked, mend_journal};
+pub use degrade::watch_stores;
 pub use range_lock::Arrivals;
 pub use release::Released;
 pub use snapshot::{Group, frozen_by_take_over, no_snapshot};

@@ -258,15 +258,6 @@ impl Session {
         self.or_end(budget.take(bytes)).await
     }
 
-    /// Cut what there is now.
-    pub fn hurry(&self) {
-        let mut tip = self.tip.lock();
-        let upto = tip.lsn;
-        tip.pending.want(upto);
-        drop(tip);
-        self.work.notify_one();
-    }
-
     /// So many bytes of room in the journal; `None` while it takes no records.
     pub async fn room(&self, cost: u64) -> Result<Option<Room<'_>>, Stop> {
         if self.journal.failed().is_some() {

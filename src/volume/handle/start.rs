@@ -1,0 +1,51 @@
+//! How a session begins: its tasks, then the replay of the journal.
+
+use std::sync::Arc;
+
+use crate::base::Result;
+use crate::journal::Journal;
+use crate::volume::checkpoint::{compact, delete_retired, make_checkpoints, sweep_when_due};
+use crate::volume::head::Stop;
+use crate::volume::read::VolumeContext;
+use crate::volume::session::takeover::Taken;
+use crate::volume::session::{Session, confirm_when_asked, cut_chunks, mend_journal, watch_stores};
+use crate::volume::space::{ChunkTable, Tables};
+
+/// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the chunk table are those
+/// under the head's checkpoint. Replaying is given up when `left` is ready.
+///
+/// # Errors
+/// What was adopted or the journal can't be read, or `left` was ready first; the journal is let go then.
+pub async fn start(
+    context: Arc<VolumeContext>,
+    taken: Taken,
+    journal: Journal,
+    books: (Tables, ChunkTable),
+    left: impl Future<Output = ()>,
+) -> Result<Arc<Session>> {
+    let after = taken.adopted.last().map_or(taken.head.checkpoint.last_lsn, |a| a.toc.last);
+    let before = taken.before;
+    let session = Session::new(context, taken, journal, books)?;
+    session.run(cut_chunks);
+    session.run(confirm_when_asked);
+    session.run(make_checkpoints);
+    session.run(watch_stores);
+    session.run(mend_journal);
+    if session.journal.failed().is_some() {
+        session.mending.want();
+    }
+    let chunk_table = ChunkTable::clone(&session.chunk_table.lock());
+    session.recorded(chunk_table);
+    session.run(delete_retired);
+    session.run(compact);
+    session.run(move |session| sweep_when_due(session, before));
+    match session.replay(after, left).await {
+        Ok(()) => Ok(session),
+        Err(stop) => {
+            session.stop(Stop::Again);
+            // The next attempt opens it again.
+            let _ = session.leave_journal().await;
+            Err(stop.error())
+        }
+    }
+}
