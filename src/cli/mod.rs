@@ -3,10 +3,10 @@
 mod client;
 mod clone;
 mod demo;
+mod iam_policy;
 mod log;
 mod mount;
 mod output;
-mod policy;
 mod pool;
 mod serve;
 mod snapshot;
@@ -70,7 +70,7 @@ enum Command {
     #[command(alias = "umount")]
     Unmount(mount::Unmount),
     /// Print the least IAM policy for stores or a mount
-    Policy(policy::Policy),
+    Policy(iam_policy::Policy),
     /// Show what is in use, and what needs attention
     Status(status::Status),
 }
@@ -126,7 +126,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
-        Command::Policy(args) => Box::pin(policy::run(&global, args)).await,
+        Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
     }
 }

@@ -11,7 +11,7 @@ use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{PoolAnswer, PoolLine, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};
-use crate::pool::{Located, Settings, StoreStatus};
+use crate::pool::{Located, PoolSettings, StoreStatus};
 
 #[derive(Subcommand, Debug)]
 pub enum Pool {
@@ -187,7 +187,7 @@ pub(super) fn list(pools: Vec<PoolLine>) {
     output::table(&["POOL", "LAYOUT", "STORES", "STATE"], pools.into_iter().map(row).collect());
 }
 
-fn settings(settings: Settings) {
+fn settings(settings: PoolSettings) {
     let ack = if settings.ack_zone { "zone" } else { "none" };
     let degrade = settings.degrade_after_ms.map_or_else(|| "never".to_owned(), show_time);
     let grace = show_time(settings.grace_ms);

@@ -10,7 +10,7 @@ use super::api::{SnapshotPath, VolumePath};
 use super::engine_state::EngineState;
 use super::sessions::Session;
 use crate::base::{Error, Kind, Result, Rope};
-use crate::nbd::{Description, Export, Exports, Listed};
+use crate::nbd::{Description, Export, Exports, ListedExport};
 use crate::volume::{OpenMode, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
@@ -55,19 +55,19 @@ fn describe_snapshot(name: String, size: u64) -> Description {
 
 #[async_trait]
 impl Exports for EngineExports {
-    async fn list(&self) -> Result<Vec<Listed>> {
+    async fn list(&self) -> Result<Vec<ListedExport>> {
         let mut all = Vec::new();
         for (pool, open) in self.state()?.pools.opened() {
             for (volume, info) in open.volumes.list(LISTING).await? {
                 let path = VolumePath { pool: pool.clone(), volume };
                 // A head that cannot be read now is not offered; opening it by name says why.
                 let Ok(info) = info else { continue };
-                all.push(Listed { name: path.to_string(), text: String::new() });
+                all.push(ListedExport { name: path.to_string(), text: String::new() });
                 if info.snapshots == 0 {
                     continue;
                 }
                 for (snapshot, _) in open.volumes.snapshot_sizes(&path.volume).await.unwrap_or_default() {
-                    all.push(Listed { name: format!("{path}@{snapshot}"), text: String::new() });
+                    all.push(ListedExport { name: format!("{path}@{snapshot}"), text: String::new() });
                 }
             }
         }

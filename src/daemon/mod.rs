@@ -10,11 +10,11 @@ mod exports;
 mod http;
 mod metrics;
 mod mounts;
-mod places;
 mod pools;
 mod sessions;
 pub mod signals;
 mod state_dir;
+mod store_overlap;
 mod verbs;
 
 pub use config::Config;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::places;
 use super::state_dir::{HostContext, KnownPool};
+use super::store_overlap;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{CreateOptions, ForcedRecovery, Layout, Opener, Pool, PoolHost, StoreSpec, StoreSwap};
+use crate::pool::{CreateOptions, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap};
 use crate::store::{self, BucketRef, StoreUrl};
 use crate::volume::{EngineContext, Memory, Tuning, Volumes};
 
@@ -170,11 +170,11 @@ impl Pools {
         Arc::new(OpenPool { volumes: Volumes::new(engine), pool })
     }
 
-    async fn buckets(&self, stores: &[String]) -> Result<Vec<StoreSpec>> {
+    async fn buckets(&self, stores: &[String]) -> Result<Vec<PoolStore>> {
         let mut buckets = Vec::new();
         for spec in specs(stores)? {
             let bucket = store::expect(&self.host_context.rt, &spec.url).await?;
-            buckets.push(StoreSpec { url: spec.url.to_string(), zone: spec.zone, bucket });
+            buckets.push(PoolStore { url: spec.url.to_string(), zone: spec.zone, bucket });
         }
         Ok(buckets)
     }
@@ -195,7 +195,7 @@ impl Pools {
             store::adopt(&self.host_context.rt, &spec.url).await?;
         }
         let urls: Vec<StoreUrl> = parsed.into_iter().map(|spec| spec.url).collect();
-        places::check_new(&self.host_context, &self.known(), name, &urls).await?;
+        store_overlap::check_new(&self.host_context, &self.known(), name, &urls).await?;
         let buckets = self.buckets(&stores).await?;
         let pool = Pool::create(self.host(name), name.clone(), layout, buckets, options).await?;
         self.learn(name, stores, pool).await
@@ -245,12 +245,12 @@ impl Pools {
     }
 
     /// Places for stores that are to join a pool.
-    pub async fn new_stores(&self, pool: &Name, given: &[String]) -> Result<Vec<StoreSpec>> {
+    pub async fn new_stores(&self, pool: &Name, given: &[String]) -> Result<Vec<PoolStore>> {
         let urls: Vec<StoreUrl> = specs(given)?.into_iter().map(|spec| spec.url).collect();
         for url in &urls {
             store::adopt(&self.host_context.rt, url).await?;
         }
-        places::check_new(&self.host_context, &self.known(), pool, &urls).await?;
+        store_overlap::check_new(&self.host_context, &self.known(), pool, &urls).await?;
         self.buckets(given).await
     }
 

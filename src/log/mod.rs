@@ -1,11 +1,11 @@
 //! Chunks of a volume's log: cut, write, read, walk.
 
 mod draft;
+mod frame_fetch;
 mod frame_ref;
 mod pack;
 mod places;
 mod reader;
-mod source;
 mod toc;
 mod writer;
 

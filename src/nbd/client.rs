@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::address::Address;
-use super::export::Listed;
+use super::export::ListedExport;
 use super::options::{self, ClientFlags, Info, InfoRequest, ReplyHeader, info, option, reply};
 use super::output::Output;
 use super::window::Window;
@@ -136,7 +136,7 @@ fn fua_flag(fua: bool) -> u16 {
 }
 
 /// The exports that the server at `address` shows.
-pub async fn list(address: &Address) -> Result<Vec<Listed>> {
+pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
     let doing = || format!("listing the exports at {address}");
     let mut haggler = Haggler::connect(address).await.context(doing)?;
     let replies = haggler.ask(option::LIST, &[]).await.context(doing)?.context(doing)?;

@@ -11,7 +11,7 @@ use crate::base::{Result, Rope};
 
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
+pub struct ListedExport {
     pub name: String,
     /// For people; may be empty.
     pub text: String,
@@ -36,7 +36,7 @@ pub struct Description {
 #[async_trait]
 pub trait Exports: Send + Sync + 'static {
     /// All that a client may open, in the order to show.
-    async fn list(&self) -> Result<Vec<Listed>>;
+    async fn list(&self) -> Result<Vec<ListedExport>>;
 
     /// Describes without opening: nothing is claimed, nobody counts as a client. Unknown is `Kind::NotFound`.
     async fn describe(&self, name: &str) -> Result<Description>;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
-use super::export::{Description, Export, Exports, Listed};
+use super::export::{Description, Export, Exports, ListedExport};
 use crate::base::{Error, Kind, Result, Rope};
 
 /// Bytes under one lock.
@@ -33,8 +33,8 @@ impl MemoryExports {
 
 #[async_trait]
 impl Exports for MemoryExports {
-    async fn list(&self) -> Result<Vec<Listed>> {
-        let listed = |d: &Arc<MemoryDisk>| Listed {
+    async fn list(&self) -> Result<Vec<ListedExport>> {
+        let listed = |d: &Arc<MemoryDisk>| ListedExport {
             name: d.description.name.clone(),
             text: d.description.text.clone(),
         };

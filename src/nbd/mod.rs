@@ -6,9 +6,9 @@
 
 mod address;
 mod client;
+mod decoder;
 mod export;
 mod handshake;
-mod intake;
 mod listener;
 mod memory;
 mod options;
@@ -21,7 +21,7 @@ mod wire;
 
 pub use address::Address;
 pub use client::{Client, describe, list};
-pub use export::{Description, Export, Exports, Listed};
+pub use export::{Description, Export, Exports, ListedExport};
 pub use listener::{Listener, Socket};
 pub use memory::{MemoryDisk, MemoryExports};
 pub use options::Info;

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut};
 
 use super::wire::{PAYLOAD_MAX, STRING_MAX, bounded, flag};
-use super::{Description, Listed};
+use super::{Description, ListedExport};
 use crate::base::{Error, Kind, Result};
 
 const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -184,7 +184,7 @@ pub fn put_refusal(out: &mut Vec<u8>, option: u32, reply: u32, text: &str) {
 }
 
 /// One export of a LIST.
-pub fn put_listed(out: &mut Vec<u8>, listed: &Listed) {
+pub fn put_listed(out: &mut Vec<u8>, listed: &ListedExport) {
     let (name, text) = (bounded(&listed.name), bounded(&listed.text));
     let mut data = Vec::with_capacity(4 + name.len() + text.len());
     data.put_u32(name.len() as u32);
@@ -193,14 +193,14 @@ pub fn put_listed(out: &mut Vec<u8>, listed: &Listed) {
     put_reply(out, option::LIST, reply::SERVER, &data);
 }
 
-pub fn parse_listed(data: &[u8]) -> Result<Listed> {
+pub fn parse_listed(data: &[u8]) -> Result<ListedExport> {
     let mut b = data;
     let len = b.try_get_u32().map_err(|_| invalid("a listing is too short"))? as usize;
     if len > b.len() {
         return Err(invalid("a listing is too short"));
     }
     let (name, text) = b.split_at(len);
-    Ok(Listed { name: parse_name(name)?, text: String::from_utf8_lossy(text).into_owned() })
+    Ok(ListedExport { name: parse_name(name)?, text: String::from_utf8_lossy(text).into_owned() })
 }
 
 /// The transmission flags of what is described.

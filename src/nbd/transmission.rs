@@ -36,9 +36,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{debug, warn};
 
+use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
 use super::handshake::Session;
-use super::intake::{Arrived, Facts, Intake, Piece, Refusal};
 use super::listener::Stream;
 use super::output::Output;
 use super::share::{FLOOR, Share};

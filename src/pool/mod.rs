@@ -19,6 +19,6 @@ pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubReport
 pub use register::{Change, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{
-    ASIDE, LABEL_KEY, LABEL_MAX, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost, Roster,
-    Settings, Standing, StoreEntry, StoreSpec, place, register_key, shard_key, shard_on,
+    ASIDE, LABEL_KEY, LABEL_MAX, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost,
+    PoolSettings, PoolStore, Roster, Standing, StoreEntry, place, register_key, shard_key, shard_on,
 };

@@ -19,7 +19,7 @@ use crate::base::{Error, Kind, Result};
 
 /// What becomes of one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum RequestFate {
     /// Takes effect and is answered.
     Answered,
     /// Certainly without effect; the asker is told.
@@ -36,7 +36,7 @@ pub struct Faulty {
     rt: Rt,
     inner: BucketRef,
     faults: Mutex<StoreFaults>,
-    script: Mutex<VecDeque<Fate>>,
+    script: Mutex<VecDeque<RequestFate>>,
 }
 
 impl Faulty {
@@ -52,7 +52,7 @@ impl Faulty {
     }
 
     /// The next requests meet these, in the order in which they begin; those after them what `faults` draws.
-    pub fn next(&self, fates: impl IntoIterator<Item = Fate>) {
+    pub fn next(&self, fates: impl IntoIterator<Item = RequestFate>) {
         self.script.lock().extend(fates);
     }
 
@@ -65,27 +65,27 @@ impl Faulty {
         n > 0 && self.rt.below(1000) < u64::from(n)
     }
 
-    fn draw(&self, faults: &StoreFaults) -> Fate {
+    fn draw(&self, faults: &StoreFaults) -> RequestFate {
         if let Some(fate) = self.script.lock().pop_front() {
             return fate;
         }
         match faults.reach {
             Reach::Up => {}
-            Reach::Refuses => return Fate::Failed(Kind::Unavailable),
-            Reach::Denies => return Fate::Failed(Kind::Denied),
-            Reach::Silent => return Fate::Lost(None),
-            Reach::Foreign => return Fate::Foreign,
+            Reach::Refuses => return RequestFate::Failed(Kind::Unavailable),
+            Reach::Denies => return RequestFate::Failed(Kind::Denied),
+            Reach::Silent => return RequestFate::Lost(None),
+            Reach::Foreign => return RequestFate::Foreign,
         }
         if self.per_mille(faults.errors) {
-            return Fate::Failed(Kind::Unavailable);
+            return RequestFate::Failed(Kind::Unavailable);
         }
         if !self.per_mille(faults.lost) {
-            return Fate::Answered;
+            return RequestFate::Answered;
         }
         match self.rt.below(3) {
-            0 => Fate::Lost(None),
-            1 => Fate::Lost(Some(Duration::ZERO)),
-            _ => Fate::Lost(Some(self.between((Duration::ZERO, faults.late)))),
+            0 => RequestFate::Lost(None),
+            1 => RequestFate::Lost(Some(Duration::ZERO)),
+            _ => RequestFate::Lost(Some(self.between((Duration::ZERO, faults.late)))),
         }
     }
 }
@@ -106,21 +106,21 @@ impl Store for Faulty {
             let faults = *self.faults.lock();
             let (url, pause) = (self.inner.url(), || self.rt.sleep(self.between(faults.latency)));
             match self.draw(&faults) {
-                Fate::Answered => {
+                RequestFate::Answered => {
                     pause().await;
                     let out = self.inner.call(request, cause).await;
                     pause().await;
                     out
                 }
-                Fate::Failed(kind) => {
+                RequestFate::Failed(kind) => {
                     pause().await;
                     Err(Error::new(kind, format!("{url} is told to fail")))
                 }
-                Fate::Foreign => {
+                RequestFate::Foreign => {
                     pause().await;
                     request.unanswered(foreign(url))
                 }
-                Fate::Lost(landing) => {
+                RequestFate::Lost(landing) => {
                     if let Some(after) = landing {
                         let (wait, inner, request) =
                             (self.rt.sleep(after), self.inner.clone(), request.clone());

@@ -33,7 +33,7 @@ use request::ask;
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
 #[cfg(any(test, feature = "sim"))]
-pub use faulty::{Fate, Faulty};
+pub use faulty::{Faulty, RequestFate};
 pub use file::FileStore;
 #[cfg(any(test, feature = "sim"))]
 pub use mem::MemStore;

@@ -218,13 +218,13 @@ mod tests {
 
     use super::*;
     use crate::base::rt::sim::Sim;
-    use crate::store::{Attrs, Counted, Etag, Fate, Faulty, MemStore};
+    use crate::store::{Attrs, Counted, Etag, Faulty, MemStore, RequestFate};
 
-    const LOST_DONE: Fate = Fate::Lost(Some(Duration::ZERO));
+    const LOST_DONE: RequestFate = RequestFate::Lost(Some(Duration::ZERO));
 
     /// What `test` sees of a bucket whose first requests meet these fates, and how many reached the faults.
     fn with<T: Send + 'static, F>(
-        fates: impl IntoIterator<Item = Fate>,
+        fates: impl IntoIterator<Item = RequestFate>,
         test: impl FnOnce(Arc<Retrying>, Arc<Counted>) -> F,
     ) -> T
     where
@@ -239,7 +239,7 @@ mod tests {
         sim.run(test(Retrying::new(&rt, counted.clone(), Patience::default()), counted)).unwrap()
     }
 
-    fn put(when: When, fates: &[Fate]) -> (Result<Put>, u64) {
+    fn put(when: When, fates: &[RequestFate]) -> (Result<Put>, u64) {
         with(fates.to_vec(), |bucket, counted| async move {
             let out = bucket.put("k", Bytes::from_static(b"x"), when, Cause::Write).await;
             (out, counted.counters().unwrap().requests())
@@ -248,26 +248,26 @@ mod tests {
 
     #[test]
     fn a_conditional_put_is_repeated_only_when_it_was_not_stored() {
-        let busy = Fate::Failed(Kind::Throttled);
-        let (out, sent) = put(When::Absent, &[busy, busy, Fate::Failed(Kind::Unavailable)]);
+        let busy = RequestFate::Failed(Kind::Throttled);
+        let (out, sent) = put(When::Absent, &[busy, busy, RequestFate::Failed(Kind::Unavailable)]);
         assert!(matches!(out, Ok(Put::Stored(_))) && sent == 4, "{out:?} after {sent}");
-        for lost in [LOST_DONE, Fate::Lost(None), Fate::Lost(Some(Duration::from_secs(60)))] {
+        for lost in [LOST_DONE, RequestFate::Lost(None), RequestFate::Lost(Some(Duration::from_secs(60)))] {
             let (out, sent) = put(When::Absent, &[busy, lost]);
             assert!(matches!(out, Ok(Put::Unknown(_))) && sent == 2, "{out:?} after {sent}");
         }
         let (out, sent) = put(When::Matches(Etag("e".into())), &[busy]);
         assert!(matches!(out, Ok(Put::Refused)) && sent == 2, "{out:?} after {sent}");
-        let (out, sent) = put(When::Absent, &[Fate::Failed(Kind::Denied)]);
+        let (out, sent) = put(When::Absent, &[RequestFate::Failed(Kind::Denied)]);
         assert!(out.unwrap_err().is(Kind::Denied) && sent == 1);
     }
 
     #[test]
     fn an_unconditional_put_is_repeated_but_never_surely_failed_after_doubt() {
-        let (out, sent) = put(When::Always, &[LOST_DONE, Fate::Failed(Kind::Timeout)]);
+        let (out, sent) = put(When::Always, &[LOST_DONE, RequestFate::Failed(Kind::Timeout)]);
         assert!(matches!(out, Ok(Put::Stored(_))) && sent == 3, "{out:?} after {sent}");
-        let (out, sent) = put(When::Always, &[LOST_DONE, Fate::Failed(Kind::Denied)]);
+        let (out, sent) = put(When::Always, &[LOST_DONE, RequestFate::Failed(Kind::Denied)]);
         assert!(matches!(out, Ok(Put::Unknown(_))) && sent == 2, "{out:?} after {sent}");
-        let (out, sent) = put(When::Always, &[Fate::Failed(Kind::Unavailable); 9]);
+        let (out, sent) = put(When::Always, &[RequestFate::Failed(Kind::Unavailable); 9]);
         assert!(out.unwrap_err().is(Kind::Unavailable) && sent == 4);
     }
 
@@ -288,23 +288,23 @@ mod tests {
 
     #[test]
     fn reads_give_up_after_their_attempts_and_throttling_at_the_deadline() {
-        let get = |fates: Vec<Fate>| {
+        let get = |fates: Vec<RequestFate>| {
             with(fates, |bucket, counted| async move {
                 let start = bucket.rt.now();
                 let out = bucket.get("k", ByteRange::Last(1), Cause::Read).await;
                 (out, counted.counters().unwrap().requests(), bucket.rt.now().since(start))
             })
         };
-        let (out, sent, _) = get(vec![Fate::Failed(Kind::Unavailable); 3]);
+        let (out, sent, _) = get(vec![RequestFate::Failed(Kind::Unavailable); 3]);
         assert!(out.unwrap().is_none() && sent == 4);
-        let (out, sent, _) = get(vec![Fate::Failed(Kind::Unavailable); 4]);
+        let (out, sent, _) = get(vec![RequestFate::Failed(Kind::Unavailable); 4]);
         assert!(out.unwrap_err().is(Kind::Unavailable) && sent == 4);
-        let (out, sent, took) = get(vec![Fate::Lost(None); 2]);
+        let (out, sent, took) = get(vec![RequestFate::Lost(None); 2]);
         assert!(
             out.unwrap_err().is(Kind::Timeout) && sent == 2 && took >= Duration::from_secs(30),
             "{took:?}"
         );
-        let (out, sent, took) = get(vec![Fate::Failed(Kind::Throttled); 1000]);
+        let (out, sent, took) = get(vec![RequestFate::Failed(Kind::Throttled); 1000]);
         let slow = Duration::from_secs(20)..Duration::from_secs(23);
         assert!(
             out.unwrap_err().is(Kind::Throttled) && (10..60).contains(&sent) && slow.contains(&took),
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_budget_ends_retries_and_successes_earn_them_back() {
-        with(vec![Fate::Failed(Kind::Unavailable); 400], |bucket, counted| async move {
+        with(vec![RequestFate::Failed(Kind::Unavailable); 400], |bucket, counted| async move {
             let sent = || counted.counters().unwrap().requests();
             let get = || bucket.get("k", ByteRange::Last(1), Cause::Read);
             for _ in 0..40 {

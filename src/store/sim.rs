@@ -74,7 +74,7 @@ pub struct SimStore {
 }
 
 /// What becomes of a request, drawn when it is sent.
-enum Fate {
+enum RequestFate {
     /// Took effect and is answered.
     Answered,
     /// Never arrives; the client is told.
@@ -125,24 +125,24 @@ impl SimStore {
         self.requests.load(Ordering::Relaxed)
     }
 
-    fn draw(&self, faults: &StoreFaults) -> Fate {
+    fn draw(&self, faults: &StoreFaults) -> RequestFate {
         let world = &self.world;
         match faults.reach {
             Reach::Up => {}
-            Reach::Refuses | Reach::Denies => return Fate::Failed,
-            Reach::Silent => return Fate::Lost(None),
-            Reach::Foreign => return Fate::Foreign,
+            Reach::Refuses | Reach::Denies => return RequestFate::Failed,
+            Reach::Silent => return RequestFate::Lost(None),
+            Reach::Foreign => return RequestFate::Foreign,
         }
         if world.per_mille(faults.errors) {
-            return Fate::Failed;
+            return RequestFate::Failed;
         }
         if !world.per_mille(faults.lost) {
-            return Fate::Answered;
+            return RequestFate::Answered;
         }
         match world.below(3) {
-            0 => Fate::Lost(None),
-            1 => Fate::Lost(Some(world.latency(faults.latency.0, faults.latency.1))),
-            _ => Fate::Lost(Some(world.latency(faults.latency.0, faults.late))),
+            0 => RequestFate::Lost(None),
+            1 => RequestFate::Lost(Some(world.latency(faults.latency.0, faults.latency.1))),
+            _ => RequestFate::Lost(Some(world.latency(faults.latency.0, faults.late))),
         }
     }
 
@@ -152,8 +152,8 @@ impl SimStore {
         let url = self.contents.url();
         let pause = || self.world.latency(faults.latency.0, faults.latency.1);
         match self.draw(&faults) {
-            Fate::Answered => self.deliver(request, faults).await,
-            Fate::Failed => {
+            RequestFate::Answered => self.deliver(request, faults).await,
+            RequestFate::Failed => {
                 self.wait(pause()).await;
                 Err(match faults.reach {
                     Reach::Denies => {
@@ -165,11 +165,11 @@ impl SimStore {
                     }
                 })
             }
-            Fate::Foreign => {
+            RequestFate::Foreign => {
                 self.wait(pause()).await;
                 request.unanswered(foreign(url))
             }
-            Fate::Lost(landing) => {
+            RequestFate::Lost(landing) => {
                 if let Some(after) = landing {
                     let (contents, request) = (self.contents.clone(), request.clone());
                     self.world.after(after, move || drop(contents.answer(&request)));

@@ -13,6 +13,6 @@ mod tests;
 pub use catalog::{OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group};
 pub use checkpoint::CheckReport;
 pub use handle::Volume;
-pub use head::{FlushMode, Host, Parent, Settings, SnapshotInfo, TakeOver, VolumeInfo};
+pub use head::{FlushMode, Host, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings};
 pub use read::{EngineContext, Memory, Tuning};
 pub use space::Sweeps;

@@ -15,7 +15,7 @@ use windlass::base::rt::sim::{Process, Sim, World};
 use windlass::base::size::HEAD_MAX;
 use windlass::base::{Error, Incarnation, Kind, PoolId, RegisterId};
 use windlass::pool::{
-    Change, LABEL_KEY, Label, Member, Membership, PoolConfig, Register, Roster, Settings, StoreEntry,
+    Change, LABEL_KEY, Label, Member, Membership, PoolConfig, PoolSettings, Register, Roster, StoreEntry,
 };
 use windlass::store::{Cause, Reach, SimStore, Store, When};
 
@@ -45,7 +45,7 @@ impl Stores {
         let layout = format!("1+{}", n - 1).parse().unwrap();
         let entries = (0..n).map(entry).collect();
         let config =
-            PoolConfig::new(POOL, "p".parse().unwrap(), layout, entries, Settings::default()).unwrap();
+            PoolConfig::new(POOL, "p".parse().unwrap(), layout, entries, PoolSettings::default()).unwrap();
         for (i, store) in self.stores.iter().enumerate() {
             let label = Label::new(POOL, i, incarnation(i), config.clone()).encode();
             store.contents().put(LABEL_KEY, label, When::Absent, Cause::Label).await.unwrap();

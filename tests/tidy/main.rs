@@ -72,6 +72,11 @@ fn files_and_functions_are_small_documented_and_finished() {
 }
 
 #[test]
+fn layers_show_no_two_types_of_one_name() {
+    nothing_wrong(&words::doubles(&sources("src")));
+}
+
+#[test]
 fn old_words_do_not_come_back() {
     let found: Vec<_> = sources("src").iter().flat_map(words::judge).collect();
     nothing_wrong(&found);

@@ -1,5 +1,7 @@
 //! Words that the tree had and that said nothing to a stranger: each has a better one, and none comes back.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::code;
 use crate::layers::{File, is_test};
 
@@ -43,6 +45,7 @@ const POOL: &[(&str, &str)] = &[
     ("Hints", "MissingShards"),
     ("Mask", "ShardSet"),
     ("Bookmark", "ScrubCursor"),
+    ("bookmark", "scrub cursor"),
     ("Wreck", "ForcedRecovery"),
     ("wreck", "recovery"),
     ("Swap", "StoreSwap"),
@@ -106,6 +109,10 @@ pub fn judge(file: &File) -> Vec<String> {
         let comments = lines_with(&split.comments, old);
         bad.extend(code.chain(comments).map(|line| format!("{line}: `{old}` is called {new}")));
     }
+    for new in REFUSED.iter().flat_map(|(_, words)| *words).flat_map(|(_, new)| new.split(", ")) {
+        let bare = bare_lines(&split.comments, new);
+        bad.extend(bare.map(|line| format!("{line}: type `{new}` stands in a sentence without backticks")));
+    }
     for name in NAMELESS.iter().filter(|(f, _)| below(f) && !is_test(&file.path)).flat_map(|(_, t)| *t) {
         let declares = |pair: &[code::Token<'_>]| {
             matches!(pair[0].text, "struct" | "enum" | "type" | "trait") && pair[1].text == *name
@@ -114,6 +121,41 @@ pub fn judge(file: &File) -> Vec<String> {
         bad.extend(at.map(|line| format!("{line}: type `{name}` says not whose it is")));
     }
     bad.into_iter().map(|b| format!("{}:{b}", file.path)).collect()
+}
+
+/// Lines of comments on which a type's name stands as a word of prose: a renaming ran through them.
+fn bare_lines<'a>(comments: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let humps = name.chars().filter(char::is_ascii_uppercase).count();
+    let is_word = move |line: &str| {
+        line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '`').any(|w| w == name)
+    };
+    let numbered = comments.lines().enumerate().filter(move |_| humps > 1 && !name.contains(' '));
+    numbered.filter(move |(_, line)| is_word(line)).map(|(i, _)| i + 1)
+}
+
+/// Types of one name that two layers show to the others: the reader of a third must know which is meant.
+pub fn doubles(files: &[File]) -> Vec<String> {
+    let mut shown: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for file in files {
+        let path: Vec<&str> = file.path.split('/').collect();
+        let ["src", layer, "mod.rs"] = path[..] else { continue };
+        let split = code::split(&file.text);
+        let tokens = code::tokens(&split.code);
+        for (i, _) in tokens.windows(2).enumerate().filter(|(_, w)| w[0].text == "pub" && w[1].text == "use")
+        {
+            let names =
+                tokens[i..].iter().take_while(|t| t.text != ";").map(|t| t.text).filter(|t| is_type(t));
+            names.for_each(|name| drop(shown.entry(name.to_owned()).or_default().insert(layer)));
+        }
+    }
+    let twice = shown.iter().filter(|(_, layers)| layers.len() > 1);
+    twice
+        .map(|(name, layers)| format!("type `{name}` is shown by {layers:?}: say in the name whose it is"))
+        .collect()
+}
+
+fn is_type(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.contains(|c: char| c.is_ascii_lowercase())
 }
 
 /// Lines on which a word of comments stands. A word with a capital is a type's name, which prose may begin with: it counts
@@ -145,6 +187,22 @@ mod tests {
             [""; 0]
         );
         assert_eq!(judged("src/nbd/a.rs", "fn shelf() {}"), [""; 0]);
+    }
+
+    #[test]
+    fn renamed_types_are_no_words_of_prose() {
+        assert_eq!(judged("src/log/a.rs", "//! FooterCache read lately.").len(), 1);
+        assert_eq!(judged("src/log/a.rs", "//! The `FooterCache` has them. A Slab, too."), [""; 0]);
+    }
+
+    #[test]
+    fn two_layers_show_no_type_of_one_name() {
+        let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
+        let pool = file("src/pool/mod.rs", "pub use stores::{Settings, HEAD_MAX, place};");
+        let volume = |text| file("src/volume/mod.rs", text);
+        assert_eq!(doubles(&[pool, volume("pub use head::Settings;\nuse crate::pool::Pool;")]).len(), 1);
+        let pool = file("src/pool/mod.rs", "pub use stores::{Settings, HEAD_MAX, place};");
+        assert_eq!(doubles(&[pool, volume("pub use head::{VolumeSettings, HEAD_MAX};")]), [""; 0]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::daemon::answers::{KeptOf, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
-use crate::daemon::places;
+use crate::daemon::store_overlap;
 use crate::fs::{KeptFile, KeptFiles, MountOptions};
 use crate::store::StoreUrl;
 
@@ -30,13 +30,13 @@ async fn apart_from_pools(state: &EngineState, url: &StoreUrl) -> Result<()> {
         );
         Err(Error::new(Kind::Refused, why))
     };
-    if let Some((store, pool)) = places::overlapped(&state.pools.known(), url) {
+    if let Some((store, pool)) = store_overlap::overlapped(&state.pools.known(), url) {
         return refused(&store.to_string(), pool.as_str());
     }
     let StoreUrl::File { dir } = url else { return Ok(()) };
     for name in state.host_context.disk.list(dir).await.unwrap_or_default().iter().take(FOLDERS_MAX) {
         let store = dir.join(name);
-        if let Some(label) = places::label_in(&state.host_context, &store).await {
+        if let Some(label) = store_overlap::label_in(&state.host_context, &store).await {
             return refused(&store.display().to_string(), label.hint.name.as_str());
         }
     }
@@ -55,7 +55,7 @@ fn beside_its_folders(state: &EngineState, url: &StoreUrl, at: &str) -> Result<(
     if url.overlaps(&at) {
         return refused("the bucket's own folder".to_owned());
     }
-    if let Some((_, pool)) = places::overlapped(&state.pools.known(), &at) {
+    if let Some((_, pool)) = store_overlap::overlapped(&state.pools.known(), &at) {
         return refused(format!("a store's folder of pool {pool}"));
     }
     Ok(())

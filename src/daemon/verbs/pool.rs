@@ -12,7 +12,9 @@ use crate::daemon::api::{Outcome, PoolCreate, Tempo};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::pool::{ASIDE, CreateOptions, Finding, Layout, Pool, Progress, ScrubReport, Settings, StoreState};
+use crate::pool::{
+    ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
+};
 use crate::store::StoreSpec;
 use crate::volume::Unreadable;
 
@@ -71,8 +73,8 @@ async fn ask(pool: &Pool) {
     }
 }
 
-fn settings(args: &PoolCreate) -> Result<Settings> {
-    let mut settings = Settings { ack_zone: args.ack_zone, ..Settings::default() };
+fn settings(args: &PoolCreate) -> Result<PoolSettings> {
+    let mut settings = PoolSettings { ack_zone: args.ack_zone, ..PoolSettings::default() };
     if let Some(time) = &args.degrade_after {
         settings.assign(&format!("degrade-after={time}"))?;
     }
@@ -142,9 +144,9 @@ pub async fn add(state: &EngineState, name: Name, stores: &[String]) -> Result<O
 
 pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Result<Outcome> {
     // Before any store is asked: a misspelt one is told at once.
-    assignments.iter().try_for_each(|text| Settings::default().assign(text))?;
+    assignments.iter().try_for_each(|text| PoolSettings::default().assign(text))?;
     let pool = state.pools.get(name).await?.pool.clone();
-    let change = |settings: &mut Settings| assignments.iter().try_for_each(|text| settings.assign(text));
+    let change = |settings: &mut PoolSettings| assignments.iter().try_for_each(|text| settings.assign(text));
     pool.set(change).await?;
     let outcome = Outcome::of(&pool.settings())?;
     Ok(outcome.note("other hosts follow when they open the pool the next time"))

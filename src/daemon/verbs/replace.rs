@@ -10,7 +10,7 @@ use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::pool::{Filled, Progress, Replacement, StoreSpec};
+use crate::pool::{Filled, PoolStore, Progress, Replacement};
 
 /// How long what is under way on other stores is waited for at the end.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -175,7 +175,7 @@ pub async fn before_repair(
         notes.push("a replacement was under way; it is finished".to_owned());
     }
     open.pool.look().await;
-    for StoreSpec { url, .. } in open.pool.emptied().await {
+    for PoolStore { url, .. } in open.pool.emptied().await {
         let again = Box::pin(replace(state, name, (&url, &url), true, progress)).await;
         notes.extend(match again {
             Ok(outcome) => {

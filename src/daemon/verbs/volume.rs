@@ -14,10 +14,10 @@ use crate::daemon::engine_state::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::sessions::SessionInfo;
 use crate::frame::Codec;
-use crate::volume::{FlushMode, OpenMode, Settings, SnapshotInfo, Volume, VolumeInfo, snapshot_group};
+use crate::volume::{FlushMode, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group};
 
-fn settings(args: &VolumeCreate) -> Result<Settings> {
-    let mut settings = Settings::default();
+fn settings(args: &VolumeCreate) -> Result<VolumeSettings> {
+    let mut settings = VolumeSettings::default();
     match args.flush.as_deref() {
         None => {}
         Some("local") => settings.flush = FlushMode::Local,

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::intake::{Arrived, Facts, Intake, PIECE};
+use super::super::decoder::{Arrived, Facts, Intake, PIECE};
 use super::super::options::{self, ClientFlags, Info, InfoRequest, OptionHeader, ReplyHeader};
 use super::super::window::Window;
 use super::super::wire::{Chunk, Command, Reply, Request};
@@ -101,7 +101,7 @@ proptest! {
         let mut bytes = Vec::new();
         request.put(&mut bytes);
         prop_assert_eq!(InfoRequest::parse(&bytes).unwrap(), request);
-        let listed = Listed { name, text };
+        let listed = ListedExport { name, text };
         let mut bytes = Vec::new();
         options::put_listed(&mut bytes, &listed);
         prop_assert_eq!(options::parse_listed(&bytes[20..]).unwrap(), listed);

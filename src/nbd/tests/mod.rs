@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Stream;
 use super::server::serve_stream;
-use super::{Description, Export, Exports, Listed, MemoryDisk};
+use super::{Description, Export, Exports, ListedExport, MemoryDisk};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Rt, Task};
 use crate::base::{Budget, Error, Kind, Result, Rope};
@@ -105,8 +105,8 @@ pub struct Shown(pub Arc<House>);
 
 #[async_trait]
 impl Exports for Shown {
-    async fn list(&self) -> Result<Vec<Listed>> {
-        let listed = |name: &str| Listed { name: name.into(), text: format!("the {name}") };
+    async fn list(&self) -> Result<Vec<ListedExport>> {
+        let listed = |name: &str| ListedExport { name: name.into(), text: format!("the {name}") };
         Ok(["disk", "snap", "owned"].map(listed).into())
     }
 

@@ -34,7 +34,7 @@ use crate::pool::register::{Change, Register};
 use crate::pool::stores::Member;
 use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{PoolConfig, StoreEntry};
-use crate::pool::stores::{PoolHost, StoreSpec};
+use crate::pool::stores::{PoolHost, PoolStore};
 use crate::pool::stores::{best_hint, find, read_label};
 
 /// Registers looked at at a time.
@@ -47,7 +47,7 @@ const STEPS: usize = 8;
 pub struct StoreSwap {
     /// The lost one's URL, as the pool lists it.
     pub old: String,
-    pub new: StoreSpec,
+    pub new: PoolStore,
 }
 
 /// A store that does not answer as the pool's.
@@ -81,7 +81,7 @@ impl ForcedRecovery {
     /// Looks at the pool of these stores. `None`: majorities answer, there is nothing to decide by force. Changes nothing.
     pub async fn find(
         host: PoolHost,
-        mut stores: Vec<StoreSpec>,
+        mut stores: Vec<PoolStore>,
         swaps: Vec<StoreSwap>,
     ) -> Result<Option<ForcedRecovery>> {
         let mut labels = futures::future::join_all(stores.iter().map(|s| read_label(&host.rt, s))).await;
@@ -131,7 +131,7 @@ impl ForcedRecovery {
         Ok(Some(recovery))
     }
 
-    async fn look(&mut self, now: &Membership, takers: &BTreeMap<usize, StoreSpec>) {
+    async fn look(&mut self, now: &Membership, takers: &BTreeMap<usize, PoolStore>) {
         for member in away(now).await {
             let why = member.standing().reason().unwrap_or("it does not answer").to_owned();
             let new = takers.get(&member.index()).map(|spec| spec.url.clone());
@@ -146,9 +146,16 @@ impl ForcedRecovery {
     /// recovery came in between), `Unavailable`.
     pub async fn recover(&self) -> Result<()> {
         let (host, config) = (&self.host, &self.config);
-        let hints = MissingShards::open(&host.rt, host.disk.clone(), &host.folder, config.pool).await?;
-        let bookmark = ScrubCursor::new(host.disk.clone(), &host.folder, config.pool);
-        let context = PoolContext::new(host.rt.clone(), config.layout, self.roster.clone(), hints, bookmark);
+        let missing_shards =
+            MissingShards::open(&host.rt, host.disk.clone(), &host.folder, config.pool).await?;
+        let scrub_cursor = ScrubCursor::new(host.disk.clone(), &host.folder, config.pool);
+        let context = PoolContext::new(
+            host.rt.clone(),
+            config.layout,
+            self.roster.clone(),
+            missing_shards,
+            scrub_cursor,
+        );
         let pool = Pool::still(config, context)?;
         let done = self.recover_with(&pool).await;
         pool.close().await;
@@ -227,7 +234,7 @@ impl ForcedRecovery {
     }
 
     /// For each place that is lost, what is there for it.
-    async fn takers(&self, now: &Membership) -> BTreeMap<usize, StoreSpec> {
+    async fn takers(&self, now: &Membership) -> BTreeMap<usize, PoolStore> {
         let mut takers = BTreeMap::new();
         for member in away(now).await {
             let swap = self.swaps.iter().find(|swap| swap.old == member.url());
@@ -265,7 +272,7 @@ impl ForcedRecovery {
 
     /// What was begun never ends: a store that was to take another's place was lost before all had come along to it, or
     /// fewer stores are left than take a chunk that is completed on the way.
-    async fn is_stuck(&self, now: &Membership, takers: &BTreeMap<usize, StoreSpec>) -> bool {
+    async fn is_stuck(&self, now: &Membership, takers: &BTreeMap<usize, PoolStore>) -> bool {
         let too_few = async || now.members.len() - away(now).await.len() < self.config.w();
         let is_new = takers.keys().any(|index| now.is_new(*index));
         is_new || now.before.is_some() && !takers.is_empty() && too_few().await
@@ -275,7 +282,7 @@ impl ForcedRecovery {
         &self,
         now: &PoolConfig,
         membership: &Membership,
-        takers: &BTreeMap<usize, StoreSpec>,
+        takers: &BTreeMap<usize, PoolStore>,
         away: &BTreeSet<usize>,
     ) -> Result<PoolConfig> {
         let (mut stores, rt) = (now.stores.clone(), &self.host.rt);

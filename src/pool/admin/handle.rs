@@ -24,13 +24,13 @@ use crate::pool::io::{PoolStatus, status};
 use crate::pool::local::LastScrub;
 use crate::pool::local::{RepairReport, ScrubReport, Tempo, Watch};
 use crate::pool::register::{Change, Register};
-use crate::pool::repair::damage;
 use crate::pool::repair::handoff;
 use crate::pool::repair::rebuild;
+use crate::pool::repair::recheck;
 use crate::pool::repair::scrub;
 use crate::pool::repair::{Unneeded, sweep};
 use crate::pool::stores::Membership;
-use crate::pool::stores::{PoolConfig, Settings, guesses};
+use crate::pool::stores::{PoolConfig, PoolSettings, guesses};
 use crate::store::Cause;
 
 /// Pause between looks at stores of which too few answer.
@@ -44,7 +44,7 @@ pub struct Pool {
     id: PoolId,
     name: Name,
     zoning: Zoning,
-    settings: Mutex<Settings>,
+    settings: Mutex<PoolSettings>,
     directory: Directory,
     context: Arc<PoolContext>,
 }
@@ -57,7 +57,7 @@ impl Pool {
     pub(in crate::pool) fn new(config: &PoolConfig, context: Arc<PoolContext>) -> Result<Arc<Pool>> {
         let pool = Pool::still(config, context)?;
         handoff::start(&pool.context);
-        damage::start(&pool.context);
+        recheck::start(&pool.context);
         refresh::keep_up(&pool.context, config.pool);
         pool.context.roster().keep_looking();
         Ok(pool)
@@ -87,7 +87,7 @@ impl Pool {
     pub fn layout(&self) -> Layout {
         self.context.layout()
     }
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> PoolSettings {
         self.settings.lock().clone()
     }
     /// Shards that make a chunk stored while the pool isn't degraded.
@@ -130,7 +130,9 @@ impl Pool {
     /// The same as `condition`, with what is known of single objects.
     pub fn whole_condition(&self) -> Condition {
         let mut condition = self.condition();
-        self.context.hints().each_lacking(|id, left_out, damaged| condition.add(id, left_out, damaged));
+        self.context
+            .missing_shards()
+            .each_lacking(|id, left_out, damaged| condition.add(id, left_out, damaged));
         condition
     }
 
@@ -173,7 +175,7 @@ impl Pool {
     }
 
     /// Changes the settings for all hosts.
-    pub async fn set(&self, change: impl Fn(&mut Settings) -> Result<()> + Send + Sync) -> Result<()> {
+    pub async fn set(&self, change: impl Fn(&mut PoolSettings) -> Result<()> + Send + Sync) -> Result<()> {
         let step = |value: Option<&Bytes>| {
             let missing =
                 || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name));
@@ -181,7 +183,7 @@ impl Pool {
             let before = config.settings.clone();
             change(&mut config.settings)?;
             config.check_settings()?;
-            // Settings that hold already need no write, whoever wrote them.
+            // PoolSettings that hold already need no write, whoever wrote them.
             if config.settings == before {
                 return Ok(Change::Keep(before));
             }
@@ -278,12 +280,12 @@ impl Pool {
 
     /// Shards that are known to be left out.
     pub fn pending(&self) -> usize {
-        self.context.hints().pending().0
+        self.context.missing_shards().pending().0
     }
 
     /// Waits for what is known to be left out to be put, so long at most; how many shards still are.
     pub async fn settled(&self, patience: Duration) -> usize {
-        match self.rt().timeout(patience, self.context.hints().none()).await {
+        match self.rt().timeout(patience, self.context.missing_shards().none()).await {
             Some(()) => 0,
             None => self.pending(),
         }
@@ -292,12 +294,12 @@ impl Pool {
     /// Remembers the shards that a probe did not find, so that they are put when their stores are back. A process that
     /// was killed may have known of them and not have written it down.
     pub fn remember_missing(&self, id: ChunkId, probe: &Probe) {
-        self.context.hints().found(id, probe.not_good(self.layout()));
+        self.context.missing_shards().found(id, probe.not_good(self.layout()));
     }
 
     /// Returns when what is known to be missing is written down on this host (or that takes too long: scrub finds it).
     pub async fn missing_written(&self) {
-        if self.rt().timeout(WRITTEN_WAIT, self.context.hints().flushed()).await.is_none() {
+        if self.rt().timeout(WRITTEN_WAIT, self.context.missing_shards().flushed()).await.is_none() {
             tracing::warn!(
                 "pool {}: the list of missing shards can't be written; `pool repair` finds them",
                 self.name()
@@ -313,13 +315,13 @@ impl Pool {
         watch: Watch<'_>,
     ) -> Result<ScrubReport> {
         let report = scrub::scrub(&self.context, inventory, tempo, watch).await?;
-        self.context.bookmark().ended(&report, self.context.rt().wall_ms()).await;
+        self.context.scrub_cursor().ended(&report, self.context.rt().wall_ms()).await;
         Ok(report)
     }
 
     /// What the last scrub or repair on this host found, or left.
     pub async fn last_scrub(&self) -> Option<LastScrub> {
-        self.context.bookmark().last().await
+        self.context.scrub_cursor().last().await
     }
 
     /// Mends everything that a scrub finds.
@@ -330,7 +332,7 @@ impl Pool {
         watch: Watch<'_>,
     ) -> Result<RepairReport> {
         let done = rebuild::repair(&self.context, inventory, tempo, watch).await?;
-        self.context.bookmark().ended(&done.left, self.context.rt().wall_ms()).await;
+        self.context.scrub_cursor().ended(&done.left, self.context.rt().wall_ms()).await;
         Ok(done)
     }
 
@@ -366,7 +368,7 @@ impl Pool {
         // A register's copy that is missing would only be one more thing to repair.
         let _ = self.rt().timeout(IDLE_WAIT, self.context.roster().idle()).await;
         // A disk that fails must not hold up the end; scrub finds without it what is missing.
-        let _ = self.rt().timeout(CLOSE_WAIT, self.context.hints().flushed()).await;
-        self.context.hints().close();
+        let _ = self.rt().timeout(CLOSE_WAIT, self.context.missing_shards().flushed()).await;
+        self.context.missing_shards().close();
     }
 }

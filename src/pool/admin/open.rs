@@ -14,8 +14,8 @@ use crate::pool::stores::PROBES;
 use crate::pool::stores::Roster;
 use crate::pool::stores::{Found, best_hint, find_all, labelled, read_labels};
 use crate::pool::stores::{LABEL_KEY, Label};
-use crate::pool::stores::{PoolConfig, Settings, StoreEntry};
-use crate::pool::stores::{PoolHost, StoreSpec};
+use crate::pool::stores::{PoolConfig, PoolSettings, StoreEntry};
+use crate::pool::stores::{PoolHost, PoolStore};
 use crate::store::{Cause, List, Put, When};
 
 /// How long the first value may take to be in every store, and how long opening waits for what every store says.
@@ -27,7 +27,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
-    pub settings: Settings,
+    pub settings: PoolSettings,
     /// Also with a layout that the loss of one zone breaks.
     pub force: bool,
 }
@@ -38,7 +38,7 @@ impl Pool {
         host: PoolHost,
         name: Name,
         layout: Layout,
-        stores: Vec<StoreSpec>,
+        stores: Vec<PoolStore>,
         options: CreateOptions,
     ) -> Result<Arc<Pool>> {
         for (at, store) in stores.iter().enumerate() {
@@ -82,7 +82,7 @@ impl Pool {
 
     /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a
     /// majority of those that hold registers answer.
-    pub async fn open(host: PoolHost, mut stores: Vec<StoreSpec>) -> Result<Arc<Pool>> {
+    pub async fn open(host: PoolHost, mut stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
         let mut labels = read_labels(&host.rt, &stores).await;
         let hint = best_hint(&stores, &labels)?;
         // While a replacement is under way registers may still be where they were before.
@@ -118,14 +118,15 @@ impl Pool {
         if roster.current().generation != current.generation {
             return Err(Error::new(Kind::Corrupt, "the stores' labels and the pool's description disagree"));
         }
-        let hints = MissingShards::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
-        let bookmark = ScrubCursor::new(host.disk.clone(), &host.folder, current.pool);
-        Pool::new(&current, PoolContext::new(host.rt, current.layout, roster, hints, bookmark))
+        let missing_shards =
+            MissingShards::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
+        let scrub_cursor = ScrubCursor::new(host.disk.clone(), &host.folder, current.pool);
+        Pool::new(&current, PoolContext::new(host.rt, current.layout, roster, missing_shards, scrub_cursor))
     }
 }
 
 /// Nothing but what a creation that was broken off has left of its look at what the store promises.
-async fn check_empty(store: &StoreSpec) -> Result<()> {
+async fn check_empty(store: &PoolStore) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list(&list, Cause::Probe).await?;
     let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
@@ -140,7 +141,7 @@ async fn check_empty(store: &StoreSpec) -> Result<()> {
     Err(Error::new(Kind::Refused, why))
 }
 
-async fn put_label(store: &StoreSpec, index: usize, config: &PoolConfig) -> Result<()> {
+async fn put_label(store: &PoolStore, index: usize, config: &PoolConfig) -> Result<()> {
     let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
     let answer = store.bucket.put(LABEL_KEY, label.encode(), When::Absent, Cause::Label).await?;
     let taken = || {
@@ -164,7 +165,7 @@ async fn put_label(store: &StoreSpec, index: usize, config: &PoolConfig) -> Resu
 }
 
 /// Writes the pool's first value, once every store shows its label.
-async fn found(host: &PoolHost, stores: &[StoreSpec], config: &PoolConfig) -> Result<()> {
+async fn found(host: &PoolHost, stores: &[PoolStore], config: &PoolConfig) -> Result<()> {
     let seats: Vec<Option<usize>> = (0..stores.len()).map(Some).collect();
     let roster = Roster::new(&host.rt, config, host.opener.clone(), stores.to_vec(), &seats);
     let membership = roster.current();
@@ -183,7 +184,7 @@ async fn found(host: &PoolHost, stores: &[StoreSpec], config: &PoolConfig) -> Re
 }
 
 /// Takes back the labels of a pool that could not be made. What fails here is left: the next attempt names it.
-async fn withdraw_labels(stores: &[StoreSpec], config: &PoolConfig) {
+async fn withdraw_labels(stores: &[PoolStore], config: &PoolConfig) {
     for (store, entry) in stores.iter().zip(&config.stores) {
         let ours = matches!(labelled(store).await, Ok(Some(label)) if label.incarnation == entry.incarnation);
         let keys =

@@ -20,7 +20,7 @@ use super::handle::Pool;
 use crate::base::{Error, Kind, Nonce, Result};
 use crate::pool::register::Change;
 use crate::pool::stores::PoolConfig;
-use crate::pool::stores::StoreSpec;
+use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
 use crate::pool::stores::{LABEL_KEY, Label};
 use crate::pool::stores::{Named, PROBES, parse};
@@ -32,7 +32,7 @@ const LIST_PAGE: usize = 1000;
 /// A store that may be labelled for its place in the pool, as long as it is as it was judged.
 #[derive(Debug)]
 pub struct Place {
-    store: StoreSpec,
+    store: PoolStore,
     index: usize,
     /// What its label may be put over.
     when: When,
@@ -56,7 +56,7 @@ impl Pool {
     /// the store keeps its promises.
     pub(in crate::pool) async fn judge(
         &self,
-        new: &StoreSpec,
+        new: &PoolStore,
         index: usize,
         now: &PoolConfig,
     ) -> Result<Option<Place>> {
@@ -143,7 +143,7 @@ impl Pool {
                 if !is_same(&current, now) || current.plan != Some(nonce) {
                     return Ok(Change::Keep(false));
                 }
-                // Settings may have been changed since they were read.
+                // PoolSettings may have been changed since they were read.
                 let mut next = PoolConfig::clone(next);
                 next.settings = current.settings;
                 Ok(Change::Put(next.encode(), true))
@@ -163,7 +163,7 @@ fn is_same(current: &PoolConfig, now: &PoolConfig) -> bool {
 
 /// Nothing is there but what a check of its promises left behind, or (`own`: where the pool's store was) only what the pool
 /// itself put there before or since.
-pub async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
+pub async fn check_free(store: &PoolStore, own: bool) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list(&list, Cause::Probe).await?;
     let foreign = |key: &str| !key.starts_with(PROBES) && (!own || parse(key) == Named::Foreign);
@@ -178,6 +178,6 @@ pub async fn check_free(store: &StoreSpec, own: bool) -> Result<()> {
     }
 }
 
-fn taken(store: &StoreSpec) -> Error {
+fn taken(store: &PoolStore) -> Error {
     Error::new(Kind::Owned, format!("store {} was taken by another: try again", store.url))
 }

@@ -25,7 +25,7 @@ use crate::pool::local::{Progress, Watch};
 use crate::pool::register::Change;
 use crate::pool::repair::put_back;
 use crate::pool::stores::Membership;
-use crate::pool::stores::StoreSpec;
+use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
 use crate::pool::stores::{At, How};
 use crate::pool::stores::{LABEL_KEY, Label};
@@ -81,7 +81,7 @@ impl Pool {
     }
 
     /// Makes `new` the pool's store in the place of `old` (by their URLs, which may be the same: a place that was emptied).
-    pub async fn plan_replacement(&self, old: &str, new: &StoreSpec, force: bool) -> Result<Replacement> {
+    pub async fn plan_replacement(&self, old: &str, new: &PoolStore, force: bool) -> Result<Replacement> {
         self.context().roster().know(new);
         let now = self.description().await?;
         if let Some(before) = &now.before {
@@ -201,7 +201,7 @@ impl Pool {
             debug_assert_eq!(place(id, index, n), store);
             let there = At { member: new, id, index };
             if let Ok((_, _)) = there.footer(Cause::Repair).await {
-                context.hints().stored(id, ShardSet::default().with(index));
+                context.missing_shards().stored(id, ShardSet::default().with(index));
                 continue;
             }
             if let Some(old) = now.predecessor(store).filter(|old| old.standing().usable())
@@ -209,7 +209,7 @@ impl Pool {
             {
                 let object = with_footer_of(&footer, bytes);
                 there.store(&footer.about, &object, How::Look, Cause::Repair).await?;
-                context.hints().remove(id, ShardSet::default().with(index));
+                context.missing_shards().remove(id, ShardSet::default().with(index));
                 continue;
             }
             let wanted = ShardSet::default().with(index);
@@ -219,7 +219,7 @@ impl Pool {
                 let silent = || Error::new(Kind::Unavailable, format!("store {} did not take it", new.url()));
                 return Err(refusals.pop().unwrap_or_else(silent));
             }
-            context.hints().remove(id, stored);
+            context.missing_shards().remove(id, stored);
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Pool {
     }
 
     /// Stores (by URL) whose place was emptied, or never became the pool's store again: out, and free to be taken in anew.
-    pub async fn emptied(&self) -> Vec<StoreSpec> {
+    pub async fn emptied(&self) -> Vec<PoolStore> {
         let mut free = Vec::new();
         for member in self.context().members() {
             free.extend(free_place(self.id(), &member).await);
@@ -277,10 +277,10 @@ impl Pool {
 }
 
 /// The place of a store that is out, when it was emptied or never became the pool's store again.
-pub async fn free_place(pool: PoolId, member: &Member) -> Option<StoreSpec> {
+pub async fn free_place(pool: PoolId, member: &Member) -> Option<PoolStore> {
     let (Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else { return None };
     let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
-    let spec = StoreSpec { url, zone, bucket: bucket.clone() };
+    let spec = PoolStore { url, zone, bucket: bucket.clone() };
     let ours = match labelled(&spec).await {
         Ok(None) => check_free(&spec, true).await.is_ok(),
         Ok(Some(label)) => {

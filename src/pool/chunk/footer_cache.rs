@@ -1,4 +1,4 @@
-//! FooterCache read lately: while a store is away, each degraded read needs k of them. Shards never change, so neither do these.
+//! Footers read lately: while a store is away, each degraded read needs k of them. Shards never change, so neither do these.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

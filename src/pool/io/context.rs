@@ -29,8 +29,8 @@ pub struct PoolContext {
     layout: Layout,
     roster: Arc<Roster>,
     codec: Arc<Codec>,
-    hints: Arc<MissingShards>,
-    bookmark: ScrubCursor,
+    missing_shards: Arc<MissingShards>,
+    scrub_cursor: ScrubCursor,
     footers: FooterCache,
     hedges: Hedges,
 }
@@ -40,16 +40,16 @@ impl PoolContext {
         rt: Rt,
         layout: Layout,
         roster: Arc<Roster>,
-        hints: Arc<MissingShards>,
-        bookmark: ScrubCursor,
+        missing_shards: Arc<MissingShards>,
+        scrub_cursor: ScrubCursor,
     ) -> Arc<PoolContext> {
         Arc::new(PoolContext {
             rt,
             layout,
             roster,
             codec: Arc::new(Codec::new(layout)),
-            hints,
-            bookmark,
+            missing_shards,
+            scrub_cursor,
             footers: FooterCache::default(),
             hedges: Hedges::default(),
         })
@@ -74,11 +74,11 @@ impl PoolContext {
     pub(in crate::pool) fn codec(&self) -> &Arc<Codec> {
         &self.codec
     }
-    pub(in crate::pool) fn hints(&self) -> &Arc<MissingShards> {
-        &self.hints
+    pub(in crate::pool) fn missing_shards(&self) -> &Arc<MissingShards> {
+        &self.missing_shards
     }
-    pub(in crate::pool) fn bookmark(&self) -> &ScrubCursor {
-        &self.bookmark
+    pub(in crate::pool) fn scrub_cursor(&self) -> &ScrubCursor {
+        &self.scrub_cursor
     }
     pub(in crate::pool) fn hedges(&self) -> &Hedges {
         &self.hedges
@@ -112,7 +112,7 @@ impl PoolContext {
     /// (`leaving`), and deleted when they are back.
     pub(in crate::pool) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let (n, guesses) = (self.layout.n(), self.guesses());
-        self.hints.dead(ids);
+        self.missing_shards.dead(ids);
         ids.iter().for_each(|id| self.footers.forget(id, n));
         for part in ids.chunks(DELETE_MAX) {
             let deletes = self.members().into_iter().map(|member| async move {
@@ -125,7 +125,7 @@ impl PoolContext {
                         out => return out,
                     }
                 }
-                self.hints.change_leaving(|l| {
+                self.missing_shards.change_leaving(|l| {
                     for (id, shard) in part.iter().zip(shards) {
                         l.missed(*id, ShardSet::default().with(shard), guesses);
                     }
@@ -135,7 +135,7 @@ impl PoolContext {
             futures::future::join_all(deletes).await.into_iter().collect::<Result<()>>()?;
         }
         // A look may have come in between.
-        ids.iter().for_each(|id| self.hints.remove_damage(id, ShardSet::all(n)));
+        ids.iter().for_each(|id| self.missing_shards.remove_damage(id, ShardSet::all(n)));
         Ok(())
     }
 
@@ -172,6 +172,6 @@ impl PoolContext {
 
 impl Drop for PoolContext {
     fn drop(&mut self) {
-        self.hints.close();
+        self.missing_shards.close();
     }
 }

@@ -103,7 +103,7 @@ impl Bench {
             });
         }
         let spec =
-            |b: &BucketRef| StoreSpec { url: b.url().to_owned(), zone: Option::None, bucket: b.clone() };
+            |b: &BucketRef| PoolStore { url: b.url().to_owned(), zone: Option::None, bucket: b.clone() };
         let stores = buckets.iter().map(spec).collect();
         let (disk, folder) = (RealDisk::start(), dir.join(format!("{layout}-home")));
         std::fs::create_dir(&folder).unwrap();

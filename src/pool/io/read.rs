@@ -77,7 +77,7 @@ impl Misses {
     /// The chunk is readable without these: they are worth a closer look, but for what has yet to come along.
     fn doubted(&self, context: &PoolContext, id: &ChunkId) {
         let here = self.absent.iter().chain(&self.rotten).filter(|shard| !context.is_coming(id, **shard));
-        here.for_each(|shard| context.hints().doubt(*id, *shard));
+        here.for_each(|shard| context.missing_shards().doubt(*id, *shard));
     }
 
     /// Why a chunk can't be read. Absences count where the store attests after them.

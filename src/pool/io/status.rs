@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::context::PoolContext;
 use crate::base::rt::Instant;
 use crate::base::{Name, PoolId};
-use crate::pool::stores::Settings;
+use crate::pool::stores::PoolSettings;
 use crate::pool::stores::SizeClass;
 use crate::pool::stores::{Member, Standing};
 use crate::store::Line;
@@ -69,7 +69,7 @@ pub struct PoolStatus {
     pub layout: String,
     /// Shards that make a chunk stored, while enough stores are there.
     pub stored_at: usize,
-    pub settings: Settings,
+    pub settings: PoolSettings,
     /// What is true of it now, for people.
     pub survives: Vec<String>,
     /// How long a read waits for its store before it asks others too.
@@ -98,11 +98,12 @@ pub fn of(
     name: Name,
     id: PoolId,
     w: usize,
-    settings: Settings,
+    settings: PoolSettings,
     survives: Vec<String>,
 ) -> PoolStatus {
-    let (pending_shards, pending_incomplete) = context.hints().pending();
-    let (missed_deletes, missed_deletes_incomplete) = context.hints().leaving(|l| (l.count(), l.overflow));
+    let (pending_shards, pending_incomplete) = context.missing_shards().pending();
+    let (missed_deletes, missed_deletes_incomplete) =
+        context.missing_shards().leaving(|l| (l.count(), l.overflow));
     let now = context.rt().now();
     PoolStatus {
         name,
@@ -116,7 +117,7 @@ pub fn of(
         stores: context.members().iter().map(|m| store(m, now)).collect(),
         replacing: replacing(context),
         pending_shards,
-        damaged_shards: context.hints().damaged_shards(),
+        damaged_shards: context.missing_shards().damaged_shards(),
         damaged_registers: damaged_registers(context),
         at_risk: at_risk(context),
         pending_incomplete,
@@ -127,7 +128,7 @@ pub fn of(
 
 fn at_risk(context: &PoolContext) -> Vec<AtRisk> {
     let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
-    context.hints().each_lacking(|_, left_out, damaged| {
+    context.missing_shards().each_lacking(|_, left_out, damaged| {
         *counts.entry(left_out.or(damaged).count()).or_default() += 1;
     });
     counts.into_iter().rev().map(|(missing_shards, chunks)| AtRisk { missing_shards, chunks }).collect()

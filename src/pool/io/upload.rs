@@ -181,7 +181,7 @@ impl Shared {
         self.state.update(|s| {
             if !std::mem::replace(&mut s.released, true) {
                 let missing = ShardSet::all(self.context.layout().n()).minus(s.stored);
-                self.context.hints().add_under_way(self.id, missing);
+                self.context.missing_shards().add_under_way(self.id, missing);
             }
         });
     }
@@ -208,8 +208,10 @@ impl Shared {
             }
             match (s.released, stored) {
                 (false, _) => {}
-                (true, true) => self.context.hints().stored(&self.id, ShardSet::default().with(index)),
-                (true, false) => self.context.hints().left(self.id, index),
+                (true, true) => {
+                    self.context.missing_shards().stored(&self.id, ShardSet::default().with(index))
+                }
+                (true, false) => self.context.missing_shards().left(self.id, index),
             }
         });
     }

@@ -145,9 +145,9 @@ impl MissingShards {
                 }
             },
         }
-        let hints = Arc::new(MissingShards { pool, disk, path, state: Watched::new(state) });
-        rt.spawn(keep_written(rt.clone(), hints.clone())).detach();
-        Ok(hints)
+        let missing_shards = Arc::new(MissingShards { pool, disk, path, state: Watched::new(state) });
+        rt.spawn(keep_written(rt.clone(), missing_shards.clone())).detach();
+        Ok(missing_shards)
     }
 
     pub(in crate::pool) fn pool(&self) -> PoolId {
@@ -486,20 +486,22 @@ fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
     Ok(known)
 }
 
-async fn keep_written(rt: Rt, hints: Arc<MissingShards>) {
+async fn keep_written(rt: Rt, missing_shards: Arc<MissingShards>) {
     loop {
-        let more = hints.state.until(|s| (s.closed || s.changes > s.written).then_some(!s.closed)).await;
+        let more =
+            missing_shards.state.until(|s| (s.closed || s.changes > s.written).then_some(!s.closed)).await;
         if !more {
             return;
         }
-        let entries = hints.state.with(|s| s.missing.len() + s.damaged.len() + s.leaving.missed.len());
+        let entries =
+            missing_shards.state.with(|s| s.missing.len() + s.damaged.len() + s.leaving.missed.len());
         rt.sleep((GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).min(GATHER_MAX)).await;
-        let (changes, bytes) = hints.encode();
-        match hints.disk.write_atomic(&hints.path, bytes).await {
-            Ok(()) => hints.state.update(|s| s.written = changes),
+        let (changes, bytes) = missing_shards.encode();
+        match missing_shards.disk.write_atomic(&missing_shards.path, bytes).await {
+            Ok(()) => missing_shards.state.update(|s| s.written = changes),
             Err(e) => {
                 // Only time is lost: scrub finds what is missing.
-                tracing::warn!("{} can't be written: {e}", hints.path.display());
+                tracing::warn!("{} can't be written: {e}", missing_shards.path.display());
                 rt.sleep(Duration::from_secs(10)).await;
             }
         }
@@ -522,41 +524,45 @@ mod tests {
         let disk = RealDisk::start();
         let of = |pool| MissingShards::open(&rt, disk.clone(), dir.path(), PoolId(pool));
         let open = || of(1);
-        let hints = open().await.unwrap();
-        hints.add_under_way(id(1), ShardSet::all(2));
-        hints.add_under_way(id(2), ShardSet::default().with(5));
-        assert!(hints.after(None, 9).is_empty(), "what is under way is not mended");
-        hints.left(id(2), 5);
-        hints.remove(&id(1), ShardSet::default().with(0));
-        assert_eq!(hints.pending(), (2, false));
+        let missing_shards = open().await.unwrap();
+        missing_shards.add_under_way(id(1), ShardSet::all(2));
+        missing_shards.add_under_way(id(2), ShardSet::default().with(5));
+        assert!(missing_shards.after(None, 9).is_empty(), "what is under way is not mended");
+        missing_shards.left(id(2), 5);
+        missing_shards.remove(&id(1), ShardSet::default().with(0));
+        assert_eq!(missing_shards.pending(), (2, false));
         let damage = Damage { gone: ShardSet::default().with(3), rotten: ShardSet::default().with(5) };
-        hints.damaged(id(2), damage);
-        hints.damaged(id(9), damage);
-        hints.damaged(id(9), Damage { gone: ShardSet::default().with(5), ..Damage::default() });
-        hints.remove(&id(9), ShardSet::default().with(3));
-        assert_eq!((hints.pending(), hints.damaged_shards()), ((2, false), 2), "one is for mending anyway");
+        missing_shards.damaged(id(2), damage);
+        missing_shards.damaged(id(9), damage);
+        missing_shards.damaged(id(9), Damage { gone: ShardSet::default().with(5), ..Damage::default() });
+        missing_shards.remove(&id(9), ShardSet::default().with(3));
+        assert_eq!(
+            (missing_shards.pending(), missing_shards.damaged_shards()),
+            ((2, false), 2),
+            "one is for mending anyway"
+        );
         let mut lacking = Vec::new();
-        hints.each_lacking(|id, left_out, damaged| lacking.push((*id, left_out.0, damaged.0)));
+        missing_shards.each_lacking(|id, left_out, damaged| lacking.push((*id, left_out.0, damaged.0)));
         assert_eq!(lacking, [(id(2), 0b100000, 0b101000), (id(1), 0b10, 0), (id(9), 0, 0b100000)]);
-        hints.stored(&id(2), ShardSet::default().with(3).with(5));
-        assert_eq!(hints.damage(&id(2)), Damage::rotten(5), "a footer alone says nothing of rot");
-        assert_eq!(hints.pending().0, 1, "but the shard is stored");
-        hints.left(id(2), 5);
-        hints.damaged(id(2), damage);
-        hints.flushed().await;
-        hints.close();
+        missing_shards.stored(&id(2), ShardSet::default().with(3).with(5));
+        assert_eq!(missing_shards.damage(&id(2)), Damage::rotten(5), "a footer alone says nothing of rot");
+        assert_eq!(missing_shards.pending().0, 1, "but the shard is stored");
+        missing_shards.left(id(2), 5);
+        missing_shards.damaged(id(2), damage);
+        missing_shards.flushed().await;
+        missing_shards.close();
         let other = of(2).await.unwrap();
         assert_eq!(other.pending(), (0, false), "another pool of that name knows nothing of them");
         other.left(id(3), 0);
         other.flushed().await;
         other.close();
         let path = dir.path().join(format!("pending.{}", PoolId(1)));
-        let hints = open().await.unwrap();
-        assert_eq!(hints.pending(), (2, false));
-        assert_eq!(hints.after(Some(id(1)), 9), [(id(2), ShardSet::default().with(5))]);
+        let missing_shards = open().await.unwrap();
+        assert_eq!(missing_shards.pending(), (2, false));
+        assert_eq!(missing_shards.after(Some(id(1)), 9), [(id(2), ShardSet::default().with(5))]);
         let last = Damage { gone: ShardSet::default().with(5), ..Damage::default() };
-        assert_eq!(hints.all_damaged(), [(id(2), damage), (id(9), last)]);
-        hints.close();
+        assert_eq!(missing_shards.all_damaged(), [(id(2), damage), (id(9), last)]);
+        missing_shards.close();
         let mut bytes = disk.read(&path, 1000).await.unwrap().to_vec();
         bytes[40] ^= 1;
         disk.write_atomic(&path, bytes.into()).await.unwrap();

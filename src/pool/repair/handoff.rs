@@ -26,13 +26,13 @@ const FAILED_MAX: Duration = Duration::from_secs(30);
 
 /// Mends in the background as long as the pool lives.
 pub fn start(context: &Arc<PoolContext>) {
-    let task = run(context.rt().clone(), Arc::downgrade(context), context.hints().clone());
+    let task = run(context.rt().clone(), Arc::downgrade(context), context.missing_shards().clone());
     context.rt().spawn(task).detach();
 }
 
-async fn run(rt: Rt, context: Weak<PoolContext>, hints: Arc<MissingShards>) {
+async fn run(rt: Rt, context: Weak<PoolContext>, missing_shards: Arc<MissingShards>) {
     let mut pause = IDLE;
-    while hints.any().await {
+    while missing_shards.any().await {
         let Some(context) = context.upgrade() else { return };
         let mut pass = pass(&context).await;
         delete_missed(&context, &mut pass).await;
@@ -58,7 +58,7 @@ struct Pass {
 async fn pass(context: &Arc<PoolContext>) -> Pass {
     let (mut after, mut pass) = (None, Pass::default());
     loop {
-        let batch = context.hints().after(after, AT_ONCE);
+        let batch = context.missing_shards().after(after, AT_ONCE);
         let Some((last, _)) = batch.last() else { return pass };
         after = Some(*last);
         let ready = batch.into_iter().filter_map(|(id, mask)| {
@@ -77,7 +77,7 @@ async fn pass(context: &Arc<PoolContext>) -> Pass {
             pass.done += put.count();
             pass.failing = left.iter().fold(pass.failing, |all, i| all.with(context.holder(id, i).index()));
         }
-        if context.hints().closed() {
+        if context.missing_shards().closed() {
             return pass;
         }
     }
@@ -91,22 +91,24 @@ async fn delete_missed(context: &Arc<PoolContext>, pass: &mut Pass) {
     let back: Vec<Arc<Member>> = members.filter(|m| !pass.failing.has(m.index())).collect();
     let stores: ShardSet = back.iter().map(|m| m.index()).collect();
     let is_back = |(id, shards): (&ChunkId, &ShardSet)| shards.iter().any(|i| stores.has(place(id, i, n)));
-    if !context.hints().leaving(|l| l.missed.iter().any(is_back)) {
+    if !context.missing_shards().leaving(|l| l.missed.iter().any(is_back)) {
         return;
     }
     pass.tried += 1;
-    if let Err(e) = context.register(PoolConfig::register(context.hints().pool())).hear_of_newer().await {
+    if let Err(e) =
+        context.register(PoolConfig::register(context.missing_shards().pool())).hear_of_newer().await
+    {
         return tracing::debug!("what stores missed to delete stays for now: {e}");
     }
-    context.hints().change_leaving(|l| l.fence(context.guesses()));
+    context.missing_shards().change_leaving(|l| l.fence(context.guesses()));
     let mut after = None;
     loop {
-        let batch = context.hints().leaving(|l| l.after(after, DELETE_MAX));
+        let batch = context.missing_shards().leaving(|l| l.after(after, DELETE_MAX));
         let Some((last, _)) = batch.last() else { return };
         after = Some(*last);
         let deletes = back.iter().map(|member| delete_on(context, member, &batch));
         pass.done += futures::future::join_all(deletes).await.into_iter().sum::<usize>();
-        if context.hints().closed() {
+        if context.missing_shards().closed() {
             return;
         }
     }
@@ -126,7 +128,7 @@ async fn delete_on(context: &PoolContext, member: &Member, batch: &[(ChunkId, Sh
         tracing::debug!("store {} keeps what nobody needs for now: {e}", member.url());
         return 0;
     }
-    context.hints().change_leaving(|l| {
+    context.missing_shards().change_leaving(|l| {
         here.iter().for_each(|(id, i)| l.deleted(id, ShardSet::default().with(*i)));
     });
     here.len()
@@ -134,16 +136,18 @@ async fn delete_on(context: &PoolContext, member: &Member, batch: &[(ChunkId, Sh
 
 /// The shards that need no more mending.
 async fn hinted(context: &Arc<PoolContext>, id: ChunkId, mask: ShardSet) -> ShardSet {
-    let rotten = context.hints().damage(&id).rotten;
+    let rotten = context.missing_shards().damage(&id).rotten;
     let done = match put_back(context, &id, mask, rotten, Cause::Repair).await {
         Ok((put, _)) => put,
         // Deleted meanwhile, most likely; or it is damaged.
         Err(e) if e.is(Kind::Corrupt) => {
             tracing::debug!("no longer mended: {e}");
-            let damaged = !context.hints().damage(&id).all().is_empty();
-            context.hints().remove(&id, mask);
+            let damaged = !context.missing_shards().damage(&id).all().is_empty();
+            context.missing_shards().remove(&id, mask);
             if damaged {
-                context.hints().damaged(id, Damage { gone: mask.minus(rotten), rotten: mask.and(rotten) });
+                context
+                    .missing_shards()
+                    .damaged(id, Damage { gone: mask.minus(rotten), rotten: mask.and(rotten) });
             }
             return mask;
         }
@@ -154,8 +158,8 @@ async fn hinted(context: &Arc<PoolContext>, id: ChunkId, mask: ShardSet) -> Shar
     };
     // Of the others only the footer may have been looked at.
     let verified = done.and(rotten);
-    context.hints().remove(&id, verified);
-    context.hints().stored(&id, done.minus(verified));
+    context.missing_shards().remove(&id, verified);
+    context.missing_shards().stored(&id, done.minus(verified));
     done
 }
 
@@ -169,9 +173,9 @@ pub async fn put_back(
     cause: Cause,
 ) -> Result<(ShardSet, Vec<Error>)> {
     // Before the bytes are read: a deletion that comes from now on hears of the puts, and is made up for after them.
-    let number = context.hints().put_begins(*id, mask);
+    let number = context.missing_shards().put_begins(*id, mask);
     let out = rebuild_and_put(context, id, mask, verify, cause).await;
-    context.hints().put_ended(number);
+    context.missing_shards().put_ended(number);
     out
 }
 

@@ -1,8 +1,8 @@
 //! Scrub and repair: what is damaged or missing, and how it comes back.
 
-pub mod damage;
 pub mod handoff;
 pub mod rebuild;
+pub mod recheck;
 mod register_copies;
 pub mod scrub;
 pub mod sweep;

@@ -28,8 +28,8 @@ pub async fn repair(
     tempo: Tempo,
     watch: Watch<'_>,
 ) -> Result<RepairReport> {
-    // MissingShards that come while it runs are not known to be mended.
-    let hinted = context.hints().changes();
+    // Shards found missing while it runs are not known to be mended.
+    let hinted = context.missing_shards().changes();
     let mut found = scrub(context, inventory, tempo, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
@@ -58,7 +58,7 @@ pub async fn repair(
     }
     done.left.sort();
     if done.left.is_complete_and_clean() {
-        context.hints().clear_if(hinted);
+        context.missing_shards().clear_if(hinted);
     }
     Ok(done)
 }
@@ -116,7 +116,7 @@ async fn rebuild(
         let silent = || Error::new(Kind::Unavailable, "some stores did not take their shards");
         let why = refusals.first().map_or_else(silent, Error::share);
         done.rebuilt += stored.count() as u64;
-        context.hints().remove(&id, stored);
+        context.missing_shards().remove(&id, stored);
         for index in all.minus(stored).iter() {
             if let Some((finding, rot)) = places.remove(&(id, index)) {
                 done.leave(

@@ -6,7 +6,7 @@
 //! which the next one need not read again what was right.
 //!
 //! It changes nothing in the stores (this host remembers what it found, `missing_shards`), and knows nothing of volumes. Labels look
-//! after themselves; copies of registers are `records`'.
+//! after themselves; `register_copies` looks at the copies of registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ pub async fn scrub(
     tempo: Tempo,
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
-    let known = context.hints().all_damaged();
+    let known = context.missing_shards().all_damaged();
     let listing = list_all(context).await;
     let mut report =
         ScrubReport { foreign: listing.foreign, unreachable: listing.unreachable, ..ScrubReport::default() };
@@ -90,7 +90,7 @@ pub async fn scrub(
     if report.unreachable.is_empty() {
         forget_what_is_right(context, inventory, &known, &report).await?;
     }
-    context.bookmark().clear().await;
+    context.scrub_cursor().clear().await;
     Ok(report)
 }
 
@@ -183,7 +183,7 @@ async fn sort_out(
         match inventory.fate(*id).await? {
             Fate::Dead => {
                 // What is about to be deleted on a store that is back just now is no orphan.
-                let leaving = context.hints().leaving(|l| l.of(id));
+                let leaving = context.missing_shards().leaving(|l| l.of(id));
                 report.orphans.extend(mask.minus(leaving).iter().map(|shard| finding(context, id, shard)));
             }
             Fate::Leaving => {}
@@ -233,7 +233,7 @@ async fn forget_what_is_right(
         // Of a chunk that nobody decided on nothing is missed; what was found right went already.
         if inventory.fate(*id).await? != Fate::Unknown {
             let right = damage.all().iter().filter(|i| !found.contains(&(*id, *i))).collect();
-            context.hints().remove_damage(id, right);
+            context.missing_shards().remove_damage(id, right);
         }
     }
     Ok(())
@@ -246,9 +246,9 @@ async fn take_up(
     progress: &mut Progress,
     report: &mut ScrubReport,
 ) {
-    let Some(mark) = context.bookmark().load(context.membership().generation).await else { return };
+    let Some(mark) = context.scrub_cursor().load(context.membership().generation).await else { return };
     for (id, mask) in verify.iter_mut().take_while(|(id, _)| *id <= mark.after) {
-        let damaged = context.hints().damage(id).all();
+        let damaged = context.missing_shards().damage(id).all();
         let doubtful = |shard: &usize| damaged.has(*shard) || mark.doubtful.contains(&(*id, *shard));
         let doubtful = mask.iter().filter(doubtful).collect();
         progress.done += mask.minus(doubtful).count() as u64;
@@ -292,7 +292,7 @@ async fn read_all(
         {
             marked = context.rt().now();
             let counts = (report.checked_shards, report.checked_bytes);
-            if let Err(error) = context.bookmark().save(generation, done, &doubtful, counts).await {
+            if let Err(error) = context.scrub_cursor().save(generation, done, &doubtful, counts).await {
                 tracing::debug!(%error, "how far the scrub is can't be written down");
             }
         }
@@ -301,12 +301,12 @@ async fn read_all(
         }
         match shown {
             Shown::Good(bytes) => {
-                context.hints().remove_damage(&id, ShardSet::default().with(shard));
+                context.missing_shards().remove_damage(&id, ShardSet::default().with(shard));
                 report.checked_shards += 1;
                 report.checked_bytes += bytes;
             }
             Shown::Rotten => {
-                context.hints().damaged(id, Damage::rotten(shard));
+                context.missing_shards().damaged(id, Damage::rotten(shard));
                 report.rotten.push(finding(context, &id, shard));
             }
             Shown::Gone => gone.push((id, ShardSet::default().with(shard))),
@@ -372,7 +372,7 @@ async fn confirm_missing(
     report: &mut ScrubReport,
 ) -> Result<()> {
     // Those are on their way, or will be sent; not so what was stored before this look and is gone.
-    let not_stored = context.hints().not_stored(&id);
+    let not_stored = context.missing_shards().not_stored(&id);
     let looks = mask.iter().map(|shard| async move {
         let member = context.holder(&id, shard);
         let seen = At { member: &member, id: &id, index: shard }.footer(Cause::Scrub).await;
@@ -389,12 +389,12 @@ async fn confirm_missing(
         match shown {
             Shown::Gone if needed => {
                 if !not_stored.has(shard) && !context.is_coming(&id, shard) {
-                    context.hints().damaged(id, Damage::gone(shard));
+                    context.missing_shards().damaged(id, Damage::gone(shard));
                 }
                 report.missing.push(finding(context, &id, shard));
             }
             Shown::Rotten => {
-                context.hints().damaged(id, Damage::rotten(shard));
+                context.missing_shards().damaged(id, Damage::rotten(shard));
                 report.rotten.push(finding(context, &id, shard));
             }
             Shown::Silent(why) => report.unreachable.push(why),

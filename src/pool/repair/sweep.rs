@@ -92,7 +92,7 @@ pub async fn sweep(context: &Arc<PoolContext>, index: usize, unneeded: &Unneeded
     let member = context.members()[index].clone();
     member.attest().await?;
     // Or mending would put shards of the dead where the listing has passed.
-    context.hints().bury(|id| unneeded.has(id));
+    context.missing_shards().bury(|id| unneeded.has(id));
     let mut course = Course::new(&unneeded.volumes, WHOLE_MAX);
     let mut deleted = 0;
     loop {
@@ -128,7 +128,7 @@ async fn delete(
     dead: &[(ChunkId, usize, String)],
     guesses: u64,
 ) -> Result<bool> {
-    context.register(PoolConfig::register(context.hints().pool())).hear_of_newer().await?;
+    context.register(PoolConfig::register(context.missing_shards().pool())).hear_of_newer().await?;
     if context.guesses() != guesses {
         let why =
             "the pool was decided by guess meanwhile (`pool force-recover`): it is looked through again";
@@ -137,7 +137,7 @@ async fn delete(
     let n = context.layout().n();
     let ids: BTreeSet<ChunkId> = dead.iter().map(|(id, ..)| *id).collect();
     let ids: Vec<ChunkId> = ids.into_iter().collect();
-    context.hints().dead(&ids);
+    context.missing_shards().dead(&ids);
     ids.iter().for_each(|id| context.footers().forget(id, n));
     let keys: Vec<String> = dead.iter().map(|(.., key)| key.clone()).collect();
     match member.delete(&keys, Cause::Delete).await {
@@ -150,7 +150,7 @@ async fn delete(
         done => done?,
     }
     let in_place = |(id, shard, _): &&(ChunkId, usize, String)| place(id, *shard, n) == member.index();
-    context.hints().change_leaving(|l| {
+    context.missing_shards().change_leaving(|l| {
         dead.iter()
             .filter(in_place)
             .for_each(|(id, shard, _)| l.deleted(id, ShardSet::default().with(*shard)));

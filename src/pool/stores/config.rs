@@ -29,7 +29,7 @@ pub struct StoreEntry {
 /// What `pool create` and `pool set` say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Settings {
+pub struct PoolSettings {
     /// Stored means: also with the largest zone lost.
     pub ack_zone: bool,
     /// How long too many stores must be out before fewer shards count as stored; `None` = never.
@@ -38,13 +38,13 @@ pub struct Settings {
     pub grace_ms: u64,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { ack_zone: false, degrade_after_ms: Some(3000), grace_ms: 30_000 }
+impl Default for PoolSettings {
+    fn default() -> PoolSettings {
+        PoolSettings { ack_zone: false, degrade_after_ms: Some(3000), grace_ms: 30_000 }
     }
 }
 
-impl Settings {
+impl PoolSettings {
     /// Sets one by the name that users know it by.
     pub fn assign(&mut self, assignment: &str) -> Result<()> {
         let bad = |why: String| Error::new(Kind::Usage, why);
@@ -82,7 +82,7 @@ pub struct PoolConfig {
     pub acceptors: Vec<usize>,
     pub generation: Generation,
     pub stores: Vec<StoreEntry>,
-    pub settings: Settings,
+    pub settings: PoolSettings,
     /// The stores of the generation before, while not everything that they held has come along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Vec<StoreEntry>>,
@@ -120,7 +120,7 @@ impl PoolConfig {
         name: Name,
         layout: Layout,
         stores: Vec<StoreEntry>,
-        settings: Settings,
+        settings: PoolSettings,
     ) -> Result<PoolConfig> {
         let mut config = PoolConfig {
             format: FORMAT,
@@ -152,7 +152,7 @@ impl PoolConfig {
         }
     }
 
-    /// Settings that need something of the stores.
+    /// PoolSettings that need something of the stores.
     pub fn check_settings(&self) -> Result<()> {
         if self.settings.ack_zone && self.stores.iter().any(|s| s.zone.is_none()) {
             return Err(Error::new(
@@ -290,7 +290,7 @@ mod tests {
         let store =
             |n: u128| StoreEntry { url: format!("file:///s{n}"), zone: None, incarnation: Incarnation(n) };
         let (name, layout) = ("tank".parse().unwrap(), "1+1".parse().unwrap());
-        PoolConfig::new(PoolId(7), name, layout, vec![store(1), store(2)], Settings::default()).unwrap()
+        PoolConfig::new(PoolId(7), name, layout, vec![store(1), store(2)], PoolSettings::default()).unwrap()
     }
 
     #[test]
@@ -327,18 +327,18 @@ mod tests {
 
     #[test]
     fn settings_are_assigned_by_name() {
-        let mut settings = Settings::default();
+        let mut settings = PoolSettings::default();
         for text in ["ack=zone", "degrade-after=never", "grace=2m"] {
             settings.assign(text).unwrap();
         }
-        assert_eq!(settings, Settings { ack_zone: true, degrade_after_ms: None, grace_ms: 120_000 });
+        assert_eq!(settings, PoolSettings { ack_zone: true, degrade_after_ms: None, grace_ms: 120_000 });
         for text in ["ack=none", "degrade-after=3s", "grace=30s"] {
             settings.assign(text).unwrap();
         }
-        assert_eq!(settings, Settings::default());
+        assert_eq!(settings, PoolSettings::default());
         for bad in ["", "ack", "ack=", "ack=all", "grace=never", "degrade-after=3", "colour=blue"] {
             assert!(settings.assign(bad).unwrap_err().is(Kind::Usage), "{bad}");
         }
-        assert_eq!(settings, Settings::default());
+        assert_eq!(settings, PoolSettings::default());
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Times are those of data gets alone, by size class (`traffic`). While a class has none, the times of all requests stand in.
 //!
-//! Of a store half of whose newest reads would end in a hedge all do, at once: waiting for it first is no use. Now and then one
-//! goes to it that nobody waits for, to see whether it still is so.
+//! If half of a store's newest reads would have ended in a hedge, each read of it is hedged at once, without the delay. Now and
+//! then a read that nobody waits for goes to that store, to see whether it is still slow.
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ pub struct PoolHost {
 
 /// A store as the user names it.
 #[derive(Clone, Debug)]
-pub struct StoreSpec {
+pub struct PoolStore {
     pub url: String,
     pub zone: Option<String>,
     pub bucket: BucketRef,

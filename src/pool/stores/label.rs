@@ -57,7 +57,7 @@ impl Label {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::stores::config::{Settings, StoreEntry};
+    use crate::pool::stores::config::{PoolSettings, StoreEntry};
 
     fn sample() -> Label {
         let store = |n: u128, zone: Option<&str>| StoreEntry {
@@ -67,7 +67,7 @@ mod tests {
         };
         let name = "tank".parse().unwrap();
         let stores = vec![store(1, Some("a")), store(2, None)];
-        let hint = PoolConfig::new(PoolId(7), name, "1+1".parse().unwrap(), stores, Settings::default());
+        let hint = PoolConfig::new(PoolId(7), name, "1+1".parse().unwrap(), stores, PoolSettings::default());
         Label::new(PoolId(7), 1, Incarnation(2), hint.unwrap())
     }
 

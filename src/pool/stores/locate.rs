@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
-use super::host::{PoolHost, StoreSpec};
+use super::host::{PoolHost, PoolStore};
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, PoolId, Result};
@@ -17,7 +17,7 @@ const LABEL_WAIT: Duration = Duration::from_secs(2);
 /// Where enough others have shown theirs it is waited for as long again as those took, and at least this.
 const LABEL_HEDGE: Duration = Duration::from_millis(600);
 
-pub async fn labelled(store: &StoreSpec) -> Result<Option<Label>> {
+pub async fn labelled(store: &PoolStore) -> Result<Option<Label>> {
     let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
     found.map(|f| Label::decode(&f.body)).transpose()
 }
@@ -37,7 +37,7 @@ impl Found {
     }
 }
 
-pub async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
+pub async fn read_label(rt: &Rt, store: &PoolStore) -> Found {
     match rt.timeout(LABEL_WAIT, labelled(store)).await {
         Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
             Found::Label(Box::new(label))
@@ -52,7 +52,7 @@ pub async fn read_label(rt: &Rt, store: &StoreSpec) -> Found {
 
 /// What each store says about itself. When those that answer are enough to open their pool, the others have a moment more and
 /// then count as silent: one that hangs must not hold up who opens the pool.
-pub async fn read_labels(rt: &Rt, stores: &[StoreSpec]) -> Vec<Found> {
+pub async fn read_labels(rt: &Rt, stores: &[PoolStore]) -> Vec<Found> {
     let begun = rt.now();
     let reads = stores.iter().enumerate().map(|(at, store)| async move { (at, read_label(rt, store).await) });
     let mut reads: FuturesUnordered<_> = reads.collect();
@@ -97,7 +97,7 @@ fn opens(labels: &[Found], waiting: usize) -> bool {
 }
 
 /// The newest description of the pool that most stores belong to.
-pub fn best_hint(stores: &[StoreSpec], labels: &[Found]) -> Result<PoolConfig> {
+pub fn best_hint(stores: &[PoolStore], labels: &[Found]) -> Result<PoolConfig> {
     let known = || labels.iter().filter_map(Found::label);
     let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
     let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
@@ -137,7 +137,7 @@ fn is_of(label: &Found, config: &PoolConfig, index: usize) -> bool {
 }
 
 /// For each place in the pool, which of the given stores is meant: by label and URL, by label, by URL, by what is left over.
-pub fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Result<Vec<Option<usize>>> {
+pub fn seat(config: &PoolConfig, stores: &[PoolStore], labels: &[Found]) -> Result<Vec<Option<usize>>> {
     let says = |place: usize, store: usize| is_of(&labels[store], config, place);
     let is_url = |place: usize, store: usize| stores[store].url == config.stores[place].url;
     let mut seats: Vec<Option<usize>> = vec![None; config.stores.len()];
@@ -174,7 +174,7 @@ pub fn seat(config: &PoolConfig, stores: &[StoreSpec], labels: &[Found]) -> Resu
 pub async fn find(
     host: &PoolHost,
     config: &PoolConfig,
-    stores: &mut Vec<StoreSpec>,
+    stores: &mut Vec<PoolStore>,
     labels: &mut Vec<Found>,
 ) -> Result<(Vec<Option<usize>>, Vec<String>)> {
     let seats = seat(config, stores, labels)?;
@@ -188,7 +188,7 @@ pub async fn find(
         }
         match host.opener.open(&entry.url).await {
             Ok(bucket) => {
-                let spec = StoreSpec { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
+                let spec = PoolStore { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
                 labels.push(read_label(&host.rt, &spec).await);
                 stores.push(spec);
             }
@@ -202,7 +202,7 @@ pub async fn find(
 pub async fn find_all(
     host: &PoolHost,
     config: &PoolConfig,
-    stores: &mut Vec<StoreSpec>,
+    stores: &mut Vec<PoolStore>,
     labels: &mut Vec<Found>,
 ) -> Result<Vec<Option<usize>>> {
     let (seats, why) = find(host, config, stores, labels).await?;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::config::{PoolConfig, StoreEntry};
-use super::host::{OnlyNamed, Opener, StoreSpec};
+use super::host::{OnlyNamed, Opener, PoolStore};
 use super::label::Label;
 use super::locate::{Found, read_label};
 use super::member::Member;
@@ -129,7 +129,7 @@ pub struct Roster {
     /// Held while another generation is learned of.
     learning: tokio::sync::Mutex<()>,
     /// Places that this host knows of; grows as the pool lists others.
-    places: Mutex<Vec<StoreSpec>>,
+    places: Mutex<Vec<PoolStore>>,
     current: Mutex<Arc<Membership>>,
     /// Rung by members that are out.
     bell: Arc<Notify>,
@@ -152,7 +152,7 @@ impl Roster {
         rt: &Rt,
         config: &PoolConfig,
         opener: Arc<dyn Opener>,
-        places: Vec<StoreSpec>,
+        places: Vec<PoolStore>,
         seats: &[Option<usize>],
     ) -> Arc<Roster> {
         let bell = Arc::new(Notify::new());
@@ -204,7 +204,7 @@ impl Roster {
     }
 
     /// Another place, which the pool may come to list.
-    pub(in crate::pool) fn know(&self, place: &StoreSpec) {
+    pub(in crate::pool) fn know(&self, place: &PoolStore) {
         let mut places = self.places.lock();
         if places.iter().all(|p| p.url != place.url) {
             places.push(place.clone());
@@ -292,14 +292,14 @@ impl Roster {
         *self.current.lock() = Arc::new(next);
     }
 
-    async fn place(&self, entry: &StoreEntry) -> Option<StoreSpec> {
+    async fn place(&self, entry: &StoreEntry) -> Option<PoolStore> {
         let known = self.places.lock().iter().find(|p| p.url == entry.url).cloned();
         if known.is_some() {
             return known;
         }
         match self.opener.open(&entry.url).await {
             Ok(bucket) => {
-                let place = StoreSpec { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
+                let place = PoolStore { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
                 self.places.lock().push(place.clone());
                 Some(place)
             }
@@ -336,7 +336,7 @@ impl Roster {
         let places = self.places.lock().clone();
         let labels = futures::future::join_all(places.iter().map(|p| read_label(&self.rt, p))).await;
         // A label that is in two places is in neither: one is a copy.
-        let mut shown: BTreeMap<usize, Vec<(&StoreSpec, &Label)>> = BTreeMap::new();
+        let mut shown: BTreeMap<usize, Vec<(&PoolStore, &Label)>> = BTreeMap::new();
         for (place, found) in places.iter().zip(&labels) {
             if let Found::Label(label) = found
                 && label.pool == self.pool
@@ -345,7 +345,7 @@ impl Roster {
             }
         }
         let moved = now.members.iter().filter(lost).filter_map(|member| {
-            let mine = |(_, label): &&(&StoreSpec, &Label)| label.incarnation == member.incarnation();
+            let mine = |(_, label): &&(&PoolStore, &Label)| label.incarnation == member.incarnation();
             let mut mine = shown.get(&member.index())?.iter().filter(mine);
             let (place, _) = mine.next()?;
             (mine.next().is_none() && !member.is_at(&place.bucket)).then(|| (member.index(), *place))
@@ -354,7 +354,7 @@ impl Roster {
         self.replace(moved);
     }
 
-    fn replace(&self, moved: Vec<(usize, &StoreSpec)>) {
+    fn replace(&self, moved: Vec<(usize, &PoolStore)>) {
         let mut current = self.current.lock();
         let mut members = current.members.clone();
         for (index, place) in &moved {
@@ -377,7 +377,7 @@ fn member_at(
     pool: PoolId,
     index: usize,
     entry: &StoreEntry,
-    place: Option<&StoreSpec>,
+    place: Option<&PoolStore>,
     bell: &Arc<Notify>,
 ) -> Arc<Member> {
     let url = place.map_or(&entry.url, |s| &s.url).clone();

@@ -12,9 +12,9 @@ mod shard;
 mod traffic;
 mod watched;
 
-pub use config::{PoolConfig, Settings, StoreEntry, guesses};
+pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
 pub use hedge::{Hedges, delay};
-pub use host::{OnlyNamed, Opener, PoolHost, StoreSpec};
+pub use host::{OnlyNamed, Opener, PoolHost, PoolStore};
 pub use key::{ASIDE, Named, PROBES, parse, place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, LABEL_MAX, Label};
 pub use locate::{Found, best_hint, find, find_all, labelled, read_label, read_labels};

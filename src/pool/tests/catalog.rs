@@ -84,7 +84,7 @@ fn all_of_one_comes_along_when_a_store_is_replaced() {
             catalog.insert(format!("k{i}").as_bytes(), i).await.unwrap();
             pool.insert(&format!("v{i}").parse().unwrap(), VolumeId(i)).await.unwrap();
         }
-        let spec = StoreSpec { url: new.url().to_owned(), zone: None, bucket: new.clone() };
+        let spec = PoolStore { url: new.url().to_owned(), zone: None, bucket: new.clone() };
         let old = yard.stores[1].url().to_owned();
         assert_eq!(pool.plan_replacement(&old, &spec, true).await.unwrap(), Replacement::Planned);
         let followed = pool.follow().await.unwrap();

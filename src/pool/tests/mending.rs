@@ -352,7 +352,7 @@ fn what_reads_could_not_use_is_looked_at_and_counted() {
         let (contents, key) = yard.shard(&id(1), 3);
         contents.rot(&key, |b| b[0] ^= 1);
         pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
-        pool.context().hints().left(id(1), 3);
+        pool.context().missing_shards().left(id(1), 3);
         yard.settle(10_000).await;
         assert_eq!(state(&pool), usual, "it is verified, and mended");
         assert!(pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
@@ -480,7 +480,7 @@ fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
         // What a read met behind the mark is read again.
         let (contents, key) = yard.shard(&id(5), 0);
         contents.put(&key, Bytes::from_static(b"rot"), When::Always, Cause::Walk).await.unwrap();
-        pool.context().hints().damaged(id(5), crate::pool::local::Damage::rotten(0));
+        pool.context().missing_shards().damaged(id(5), crate::pool::local::Damage::rotten(0));
         let found = pool.scrub(&live, tempo, &|_| {}).await.unwrap();
         let took = yard.rt.now().since(resumed).as_secs();
         assert!((8..20).contains(&took), "the rest of it: {took} s");

@@ -64,9 +64,9 @@ impl Yard {
         }
     }
 
-    fn specs(&self) -> Vec<StoreSpec> {
+    fn specs(&self) -> Vec<PoolStore> {
         let zone = |i: usize| self.zones.map(|z| z[i..=i].to_owned());
-        let spec = |(i, s): (usize, &Arc<SimStore>)| StoreSpec {
+        let spec = |(i, s): (usize, &Arc<SimStore>)| PoolStore {
             url: s.url().to_owned(),
             zone: zone(i),
             bucket: s.clone(),

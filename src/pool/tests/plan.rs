@@ -17,7 +17,7 @@ const LOST: usize = 1;
 #[derive(Clone)]
 struct Planner {
     yard: Yard,
-    new: StoreSpec,
+    new: PoolStore,
 }
 
 impl Planner {
@@ -25,7 +25,7 @@ impl Planner {
     fn new(yard: &Yard, slow: Duration) -> Planner {
         let bucket = yard.spares[0].by_another_way();
         bucket.faults(|f| f.latency.1 = slow);
-        Planner { yard: yard.clone(), new: StoreSpec { url: bucket.url().to_owned(), zone: None, bucket } }
+        Planner { yard: yard.clone(), new: PoolStore { url: bucket.url().to_owned(), zone: None, bucket } }
     }
 
     fn old(&self) -> String {
@@ -115,7 +115,7 @@ fn of_plans_at_once_the_slower_never_puts_over_what_the_quicker_has_sealed() {
 /// A plan that is carried out step by step.
 struct Steps {
     pool: std::sync::Arc<Pool>,
-    new: StoreSpec,
+    new: PoolStore,
     now: PoolConfig,
     next: PoolConfig,
     nonce: Nonce,
@@ -129,7 +129,7 @@ impl Steps {
         let pool = yard.open().await.unwrap();
         let now = pool.description().await.unwrap();
         let bucket = yard.spares[0].clone();
-        let new = StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
+        let new = PoolStore { url: bucket.url().to_owned(), zone: None, bucket };
         let entry = StoreEntry { url: new.url.clone(), zone: None, incarnation: Incarnation(number) };
         let next = now.with_store(LOST, entry);
         Steps { pool, new, now, next, nonce: Nonce(number), place: None, step: Some(0) }

@@ -25,7 +25,7 @@ fn run<F: Future<Output = ()> + Send + 'static>(
 
 fn swap(yard: &Yard, lost: usize, spare: usize) -> StoreSwap {
     let bucket = yard.spares[spare].clone();
-    let new = StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
+    let new = PoolStore { url: bucket.url().to_owned(), zone: None, bucket };
     StoreSwap { old: yard.stores[lost].url().to_owned(), new }
 }
 

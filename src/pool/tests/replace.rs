@@ -23,9 +23,9 @@ fn run<F: Future<Output = ()> + Send + 'static>(
     sim.run(run).unwrap();
 }
 
-fn spare(yard: &Yard, i: usize) -> StoreSpec {
+fn spare(yard: &Yard, i: usize) -> PoolStore {
     let bucket = yard.spares[i].clone();
-    StoreSpec { url: bucket.url().to_owned(), zone: None, bucket }
+    PoolStore { url: bucket.url().to_owned(), zone: None, bucket }
 }
 
 async fn finish(pool: &Pool, inventory: &Counted) -> crate::base::Result<()> {

@@ -192,7 +192,7 @@ async fn folders_come_and_go() {
         for i in 0..6 {
             let url: crate::store::StoreUrl = format!("file://{}", path(i).display()).parse().unwrap();
             let bucket = crate::store::expect(&rt, &url).await.unwrap();
-            specs.push(StoreSpec { url: url.to_string(), zone: None, bucket });
+            specs.push(PoolStore { url: url.to_string(), zone: None, bucket });
         }
         specs
     };

@@ -3,7 +3,7 @@
 //! It owns the translation between our verbs and S3's. Invariants:
 //! - one verb is one request (a few where S3 has no single one), sent once: repeating is the retry layer's;
 //! - a put's outcome is `Stored` or `Refused` only when the server's answer says so beyond doubt, an `Err` only when
-//!   it certainly was not stored, else `Unknown` (`trouble.rs`);
+//!   it certainly was not stored, else `Unknown` (`errors.rs`);
 //! - an answer is believed only when it is one of S3's to that request: a listing repeats bucket and prefix, an object
 //!   that is said to be missing has S3's code for that, a read and a write have an etag (`trust.rs`);
 //! - etags are kept without quotes.

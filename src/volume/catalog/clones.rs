@@ -15,8 +15,8 @@ use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::store::Cause;
 use crate::volume::handle::Known;
-use crate::volume::head::Settings;
 use crate::volume::head::VolumeInfo;
+use crate::volume::head::VolumeSettings;
 use crate::volume::head::{Base, Gate, Head};
 use crate::volume::head::{CREATION, HeadRegister};
 use crate::volume::session::no_snapshot;
@@ -52,7 +52,7 @@ impl Volumes {
     }
 
     /// A new empty volume, born released. `Exists` when the name is taken.
-    pub async fn create(&self, name: &Name, size: u64, settings: Settings) -> Result<VolumeInfo> {
+    pub async fn create(&self, name: &Name, size: u64, settings: VolumeSettings) -> Result<VolumeInfo> {
         Volumes::check_size(size)?;
         settings.check()?;
         let id = VolumeId(self.engine.rt.random128());
@@ -80,7 +80,7 @@ impl Volumes {
         }
         let gone = match cell.read().await? {
             Some(head) => head.removed,
-            None => cell.cancel(&self.new_head(other, 512, Settings::default())?).await?,
+            None => cell.cancel(&self.new_head(other, 512, VolumeSettings::default())?).await?,
         };
         if !gone {
             return Err(exists());
@@ -138,7 +138,7 @@ impl Volumes {
             }
             Err(e) => {
                 self.templates.lock().remove(&key);
-                let cancelled = self.new_head(id, 512, Settings::default())?;
+                let cancelled = self.new_head(id, 512, VolumeSettings::default())?;
                 self.give_up_creation(new, &cancelled, &pins).await;
                 Err(e.context(format!("cloning {}@{snapshot}", self.engine.title(volume))))
             }
@@ -297,7 +297,7 @@ impl Volumes {
             // Broken off, or removed by another just now.
             Some(_) => {}
             None => {
-                cell.cancel(&self.new_head(id, 512, Settings::default())?).await?;
+                cell.cancel(&self.new_head(id, 512, VolumeSettings::default())?).await?;
             }
         }
         if let Some(open) = self.here(id) {

@@ -10,7 +10,7 @@ use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::Catalog;
 use crate::volume::head::CREATION;
 use crate::volume::head::Head;
-use crate::volume::head::Settings;
+use crate::volume::head::VolumeSettings;
 use crate::volume::space::pins::{clone_of, key, of};
 
 /// Catalogs of pins that an engine keeps at hand; each may keep thousands of registers.
@@ -88,7 +88,7 @@ impl Volumes {
             None => {
                 // It may be on its way.
                 self.engine.rt.sleep(CREATION).await;
-                Ok(!cell.cancel(&self.new_head(clone, 512, Settings::default())?).await?)
+                Ok(!cell.cancel(&self.new_head(clone, 512, VolumeSettings::default())?).await?)
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::base::record::{Op, Record};
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 use crate::journal::{Journal, JournalConfig, Recovered};
-use crate::volume::head::Settings;
+use crate::volume::head::VolumeSettings;
 use crate::volume::session::frozen_by_take_over;
 
 /// What the new volume is made of.
@@ -72,7 +72,7 @@ impl Volumes {
         };
         match &context {
             Some(g) => self.clone_snapshot(&g.volume, &g.snapshot, new).await?,
-            None => self.create(new, extent(journal, after).await?, Settings::default()).await?,
+            None => self.create(new, extent(journal, after).await?, VolumeSettings::default()).await?,
         };
         let base = context.map(|g| (g.volume, g.snapshot));
         let filled = self.fill(journal, after, new).await.map_err(|e| {

@@ -16,7 +16,7 @@ use crate::pool::{Catalog, Need};
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::Head;
 use crate::volume::head::TakeOver;
-use crate::volume::head::{Settings, Stop};
+use crate::volume::head::{Stop, VolumeSettings};
 use crate::volume::read::Trail;
 use crate::volume::read::{EngineContext, VolumeContext};
 use crate::volume::read::{View, blocks_of, passes};
@@ -379,7 +379,12 @@ impl Volumes {
     }
 
     /// A new volume's.
-    pub(in crate::volume) fn new_head(&self, id: VolumeId, size: u64, settings: Settings) -> Result<Head> {
+    pub(in crate::volume) fn new_head(
+        &self,
+        id: VolumeId,
+        size: u64,
+        settings: VolumeSettings,
+    ) -> Result<Head> {
         let pool = &self.engine.pool;
         let w = u8::try_from(pool.w())
             .map_err(|_| Error::new(Kind::Internal, "a layout has at most 64 shards"))?;

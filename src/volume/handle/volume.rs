@@ -22,8 +22,8 @@ use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 use crate::volume::head::Head;
-use crate::volume::head::Settings;
 use crate::volume::head::Stop;
+use crate::volume::head::VolumeSettings;
 use crate::volume::read::VolumeContext;
 use crate::volume::read::blocks_of;
 use crate::volume::read::{Fetch, Trail};
@@ -204,7 +204,7 @@ impl Volume {
         self.inner.context.size
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &VolumeSettings {
         &self.inner.context.settings
     }
 

@@ -149,11 +149,11 @@ impl Record {
 mod tests {
     use super::*;
     use crate::base::VolumeId;
-    use crate::volume::head::settings::Settings;
+    use crate::volume::head::settings::VolumeSettings;
 
     #[test]
     fn each_number_only_grows_unless_registers_were_guessed() {
-        let born = Head::new(VolumeId(1), 0, 1 << 20, Settings::default(), 2, Vec::new());
+        let born = Head::new(VolumeId(1), 0, 1 << 20, VolumeSettings::default(), 2, Vec::new());
         let mut later = born.clone();
         later.active.epoch = Epoch(2);
         later.checkpoint.position = Seq(9);

@@ -10,6 +10,6 @@ mod value;
 pub use confirmed::{Floor, Record};
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use register::{CREATION, HeadRegister};
-pub use settings::{FlushMode, Host, Settings};
+pub use settings::{FlushMode, Host, VolumeSettings};
 pub use stop::{Stop, without_journal};
 pub use value::{Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

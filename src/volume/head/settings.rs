@@ -23,7 +23,7 @@ pub enum FlushMode {
 /// A volume's settings, kept in its head.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Settings {
+pub struct VolumeSettings {
     pub flush: FlushMode,
     pub compression: Codec,
     /// What the loss of this host may cost a `local` volume while the stores keep up.
@@ -32,9 +32,9 @@ pub struct Settings {
     pub journal_size: u64,
 }
 
-impl Default for Settings {
+impl Default for VolumeSettings {
     fn default() -> Self {
-        Settings {
+        VolumeSettings {
             flush: FlushMode::Local,
             compression: Codec::Lz4,
             max_tail_ms: 5_000,
@@ -43,13 +43,13 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
 
     pub fn check(&self) -> Result<()> {
-        if self.journal_size < Settings::JOURNAL_MIN {
-            let least = show_size(Settings::JOURNAL_MIN);
+        if self.journal_size < VolumeSettings::JOURNAL_MIN {
+            let least = show_size(VolumeSettings::JOURNAL_MIN);
             return Err(Error::new(
                 Kind::Usage,
                 format!(

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Host, Settings};
+use super::settings::{Host, VolumeSettings};
 use crate::base::clock;
 use crate::base::size::HEAD_MAX;
 use crate::base::{
@@ -176,7 +176,7 @@ pub struct Head {
     pub base: Option<Base>,
     /// Wrapped data keys, own and ancestors'; empty until encryption comes.
     pub keys: Vec<serde_json::Value>,
-    pub settings: Settings,
+    pub settings: VolumeSettings,
     pub active: Active,
     /// Ends behind the checkpoint's position only, oldest first.
     pub ends: Vec<End>,
@@ -233,7 +233,7 @@ impl Head {
         volume: VolumeId,
         created_ms: u64,
         size: u64,
-        settings: Settings,
+        settings: VolumeSettings,
         w: u8,
         witnesses: Vec<Incarnation>,
     ) -> Head {
@@ -632,7 +632,7 @@ mod tests {
     }
 
     fn born() -> Head {
-        Head::new(VolumeId(7), 1_000, 1 << 30, Settings::default(), 5, vec![Incarnation(1)])
+        Head::new(VolumeId(7), 1_000, 1 << 30, VolumeSettings::default(), 5, vec![Incarnation(1)])
     }
 
     fn moved(step: Result<Move>) -> Head {

@@ -20,7 +20,7 @@ use crate::pool::Pool;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::{Floor, Record};
-use crate::volume::head::{Host, Settings};
+use crate::volume::head::{Host, VolumeSettings};
 use crate::volume::space::ChunkTable;
 use crate::volume::space::PackIndex;
 use crate::volume::space::Sweeps;
@@ -29,7 +29,7 @@ use crate::volume::space::Tables;
 /// The folder of a volume's journal, in the volume's local folder.
 const JOURNAL: &str = "journal";
 
-/// The daemon's one memory budget, split (design.md §2); shared by all its volumes. Cheap to clone.
+/// The daemon's one memory budget, split between the uses; shared by all its volumes. Cheap to clone.
 ///
 /// Half of the memory for writes and half of that for encoding are guaranteed to the pools (`for_pool`), in equal parts:
 /// while the stores of one are away its volumes hold what they have, and those of others must go on meanwhile. Of the other
@@ -261,7 +261,7 @@ impl EngineContext {
         journal::is_there(&*self.disk, &self.folder(id).join(JOURNAL)).await
     }
 
-    pub fn journal(&self, id: VolumeId, settings: &Settings) -> JournalConfig {
+    pub fn journal(&self, id: VolumeId, settings: &VolumeSettings) -> JournalConfig {
         let dir = self.folder(id).join(JOURNAL);
         match self.tuning.journal {
             Some((size, segment)) => JournalConfig { dir, size, segment: Some((segment, 4 * segment)) },
@@ -284,7 +284,7 @@ pub struct VolumeContext {
     pub size: u64,
     /// The volume's own, in the list of its ancestors and itself.
     pub index: u16,
-    pub settings: Settings,
+    pub settings: VolumeSettings,
 }
 
 impl VolumeContext {

@@ -17,7 +17,7 @@ struct State {
     begun: u64,
     /// The last one that succeeded.
     done: u64,
-    /// ConfirmRounds up to here are waited for.
+    /// Rounds up to here are waited for.
     asked: u64,
     /// The first write that no round has covered.
     dirty: Option<Instant>,

@@ -331,7 +331,7 @@ impl Walk<'_> {
         loop {
             match self.judge(id, &probe) {
                 Verdict::Stored | Verdict::Readable => match self.adopt(id, &probe, toc.take()).await {
-                    // FooterCache are right and the rest is not: what was never acknowledged must not refuse for ever.
+                    // The footers are right, the rest is not: what was never acknowledged must not refuse for ever.
                     Err(e) if e.is(Kind::Corrupt) && !every_byte && !self.certain(id.seq) => {
                         tracing::warn!(chunk = %id, "counted again by every byte: {e}");
                         probe = self.pool.verified(&id, &probe, Cause::Walk).await;

@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::dead_runs::{DeadFrame, Part};
 use super::new_chunks::NewChunk;
-use super::runs::{DeadFrame, Part};
 use crate::base::codec::{Reader, Writer};
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, StateId, VolumeId};
 use crate::log::{FrameRef, InPack, Prefix};

@@ -9,12 +9,12 @@
 //! range of eras. Runs that were folded are kept as long as a chunk of theirs is: they tell which of its frames are dead.
 
 mod chunk_table;
+mod dead_runs;
 mod liveness;
 mod new_chunks;
 mod pack_index;
 pub mod pins;
 mod retired;
-mod runs;
 mod state_table;
 mod sweep_schedule;
 #[cfg(test)]
@@ -23,12 +23,12 @@ mod tests;
 pub use chunk_table::{
     ChunkTable, Entry, Folded, Home, Object, PACKINGS_MAX, Repacked, SlabPlaces, Survivors,
 };
+pub use dead_runs::{
+    Cursor, DeadFrame, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE, RunIndex, RunPage, encode_deaths,
+};
 pub use liveness::Liveness;
 pub use new_chunks::{NewChunk, NewChunks};
 pub use pack_index::PackIndex;
 pub use retired::Retired;
-pub use runs::{
-    Cursor, DeadFrame, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE, RunIndex, RunPage, encode_deaths,
-};
 pub use state_table::{Gone, State, TABLE_ADDRESS, Tables, root_ref};
 pub use sweep_schedule::{Before, Rules, Sweeps};

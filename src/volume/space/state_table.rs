@@ -326,10 +326,10 @@ mod tests {
 
     use super::*;
     use crate::base::VolumeId;
-    use crate::volume::head::Settings;
+    use crate::volume::head::VolumeSettings;
 
     fn born() -> Tables {
-        Tables::born(&Head::new(VolumeId(1), 5, 1 << 30, Settings::default(), 1, vec![]))
+        Tables::born(&Head::new(VolumeId(1), 5, 1 << 30, VolumeSettings::default(), 1, vec![]))
     }
 
     fn mark(state: u64, name: &str) -> Mark {

@@ -2,7 +2,7 @@ use futures::executor::block_on;
 use proptest::prelude::*;
 
 use super::chunk_table::{Entry, Home};
-use super::runs::decode_deaths;
+use super::dead_runs::decode_deaths;
 use crate::base::codec::{Reader, Writer};
 use crate::base::{ChunkId, Epoch, Era, Kind, Result, Seq, StateId, VolumeId};
 use crate::log::FrameRef;

@@ -23,7 +23,7 @@ async fn open(volumes: &Volumes, volume: &str) -> std::sync::Arc<Volume> {
 
 async fn made(volumes: &Volumes, n: usize) {
     for i in 0..n {
-        volumes.create(&name(&format!("v{i}")), MIB, Settings::default()).await.unwrap();
+        volumes.create(&name(&format!("v{i}")), MIB, VolumeSettings::default()).await.unwrap();
     }
 }
 

@@ -11,7 +11,7 @@ use crate::base::HostId;
 use crate::base::rt::{RealDisk, RealRuntime};
 use crate::base::size::GIB;
 use crate::cache::{DiskCache, DiskCacheConfig};
-use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
 use crate::store::{ByteRange, Cause, Counted, Faulty, List, MemStore, Store as _};
 
 const LATENCY: Duration = Duration::from_millis(20);
@@ -47,9 +47,9 @@ impl Place {
         self.stores.iter().flat_map(|(_, c)| c.counters().unwrap().snapshot()).collect()
     }
 
-    fn specs(&self) -> Vec<StoreSpec> {
+    fn specs(&self) -> Vec<PoolStore> {
         let spec =
-            |(_, c): &(_, Arc<Counted>)| StoreSpec { url: c.url().to_owned(), zone: None, bucket: c.clone() };
+            |(_, c): &(_, Arc<Counted>)| PoolStore { url: c.url().to_owned(), zone: None, bucket: c.clone() };
         self.stores.iter().map(spec).collect()
     }
 
@@ -130,7 +130,7 @@ async fn sequential(v: &Volume, bytes: u64, depth: usize, size: u64) {
 
 async fn write(place: &Place, layout: &str) {
     let volumes = place.volumes(1, Some(layout), false).await;
-    volumes.create(&name("v"), SIZE, Settings::default()).await.unwrap();
+    volumes.create(&name("v"), SIZE, VolumeSettings::default()).await.unwrap();
     let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
     for i in 0..SIZE / MIB {
         v.write(i * MIB, bytes(i, MIB as usize)).await.unwrap();

@@ -16,7 +16,7 @@ use super::*;
 use crate::base::rt::{RealDisk, RealRuntime};
 use crate::base::{HostId, Lsn};
 use crate::log::FrameRef;
-use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
 use crate::store::{Counted, Faulty, FileStore, Store as _};
 use crate::volume::handle::Known;
 use crate::volume::read::{Frozen, Layer, Piece};
@@ -66,7 +66,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         folder: state.join("pool"),
         opener: Arc::new(OnlyNamed),
     };
-    let spec = || vec![StoreSpec { url: counted.url().to_owned(), zone: None, bucket: counted.clone() }];
+    let spec = || vec![PoolStore { url: counted.url().to_owned(), zone: None, bucket: counted.clone() }];
     let pool = match Pool::open(pool_host.clone(), spec()).await {
         Ok(pool) => pool,
         Err(_) => {
@@ -112,7 +112,7 @@ fn generate() {
     tokio.block_on(async {
         let (volumes, _) = life(&dir, 1, Duration::ZERO, 2 << 30).await;
         let rt = volumes.engine().rt.clone();
-        volumes.create(&name("v"), SIZE, Settings::default()).await.unwrap();
+        volumes.create(&name("v"), SIZE, VolumeSettings::default()).await.unwrap();
         let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         for block in samples(extents) {
             v.write(block * 4096, bytes(block, 4096)).await.unwrap();

@@ -42,8 +42,8 @@ fn bytes(seed: u64, len: usize) -> Bytes {
     out.into()
 }
 
-fn small(flush: FlushMode) -> Settings {
-    Settings { flush, journal_size: Settings::JOURNAL_MIN, ..Settings::default() }
+fn small(flush: FlushMode) -> VolumeSettings {
+    VolumeSettings { flush, journal_size: VolumeSettings::JOURNAL_MIN, ..VolumeSettings::default() }
 }
 
 async fn volume(life: &Life, flush: FlushMode) -> std::sync::Arc<Volume> {

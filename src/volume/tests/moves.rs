@@ -15,7 +15,7 @@ use crate::store::{SimStore, Store as _};
 const BLOCK: u64 = 4096;
 
 /// Brings a replacement to its end, whatever comes in between.
-async fn replace(life: &Life, old: &str, new: &crate::pool::StoreSpec) {
+async fn replace(life: &Life, old: &str, new: &crate::pool::PoolStore) {
     let pool = life.volumes.engine().pool.clone();
     for _ in 0..60 {
         let out = async {

@@ -63,7 +63,7 @@ fn space_and_amplification() {
             let volumes = super::speed::life(dir.path(), "1+0").await;
             volumes.engine().pool.set(|s| s.assign("grace=100ms")).await.unwrap();
             let rt = volumes.engine().rt.clone();
-            volumes.create(&name("v"), size, Settings::default()).await.unwrap();
+            volumes.create(&name("v"), size, VolumeSettings::default()).await.unwrap();
             let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             for n in 0..size / 4096 {
                 v.write(n * 4096, block(n)).await.unwrap();

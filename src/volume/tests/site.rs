@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
 use crate::base::{Epoch, Error, HostId, Nonce, Result};
-use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
 use crate::store::{BucketRef, Counted, Reach, SimStore, Store as _};
 use crate::volume::head::Claimer;
 
@@ -93,8 +93,8 @@ impl Site {
         self
     }
 
-    pub fn spare_spec(&self) -> StoreSpec {
-        StoreSpec { url: self.spare.url().to_owned(), zone: None, bucket: self.spare.clone() }
+    pub fn spare_spec(&self) -> PoolStore {
+        PoolStore { url: self.spare.url().to_owned(), zone: None, bucket: self.spare.clone() }
     }
 
     pub fn machine(&self, id: u128) -> Machine {
@@ -102,8 +102,8 @@ impl Site {
         Machine { site: self.clone(), disk: Arc::new(SimDisk::new(&self.world)), host }
     }
 
-    fn specs(&self) -> Vec<StoreSpec> {
-        let spec = |bucket: BucketRef| StoreSpec { url: bucket.url().to_owned(), zone: None, bucket };
+    fn specs(&self) -> Vec<PoolStore> {
+        let spec = |bucket: BucketRef| PoolStore { url: bucket.url().to_owned(), zone: None, bucket };
         match self.counted.is_empty() {
             true => self.stores.iter().map(|s| spec(s.clone())).collect(),
             false => self.counted.iter().map(|s| spec(s.clone())).collect(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::HostId;
 use crate::base::rt::{RealDisk, RealRuntime};
-use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, StoreSpec};
+use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
 use crate::store::{MemStore, Store as _};
 
 pub async fn life(dir: &Path, layout: &str) -> Volumes {
@@ -15,7 +15,7 @@ pub async fn life(dir: &Path, layout: &str) -> Volumes {
     let layout: crate::pool::Layout = layout.parse().unwrap();
     let spec = |i: usize| {
         let bucket = MemStore::new(&format!("s{i}"));
-        StoreSpec { url: bucket.url().to_owned(), zone: None, bucket }
+        PoolStore { url: bucket.url().to_owned(), zone: None, bucket }
     };
     let host = PoolHost {
         rt: rt.clone(),
@@ -68,7 +68,7 @@ fn figures() {
         tokio.block_on(async {
             let volumes = life(dir.path(), layout).await;
             let rt = volumes.engine().rt.clone();
-            volumes.create(&name("v"), 1 << 30, Settings::default()).await.unwrap();
+            volumes.create(&name("v"), 1 << 30, VolumeSettings::default()).await.unwrap();
             let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             println!("{layout}");
             let began = rt.now();

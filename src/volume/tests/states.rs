@@ -81,7 +81,7 @@ fn pins_hold_and_removal_goes_bottom_up() {
         let left: Vec<_> =
             site.stores.iter().flat_map(|s| s.contents().keys()).filter(|k| k.contains("/c-")).collect();
         assert!(left.is_empty(), "{left:?}");
-        life.volumes.create(&name("v"), MIB, Settings::default()).await.unwrap();
+        life.volumes.create(&name("v"), MIB, VolumeSettings::default()).await.unwrap();
     });
 }
 
@@ -144,7 +144,7 @@ fn a_group_is_one_instant() {
     run(30, "1+1", |site| async move {
         let life = site.machine(1).found().await;
         let a = volume(&life, FlushMode::Local).await;
-        life.volumes.create(&name("w"), MIB, Settings::default()).await.unwrap();
+        life.volumes.create(&name("w"), MIB, VolumeSettings::default()).await.unwrap();
         let b = life.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
         // A counter goes to `a` first, then to `b`: at no instant is b ahead of a.
         let (va, vb) = (a.clone(), b.clone());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind, Result};
-use windlass::pool::{ForcedRecovery, Pool, Replacement, StoreSpec, StoreSwap};
+use windlass::pool::{ForcedRecovery, Pool, PoolStore, Replacement, StoreSwap};
 use windlass::volume::Volumes;
 
 use super::site::{Loss, Side, Site, name};
@@ -155,7 +155,7 @@ impl Admin {
         Ok(!pool.is_moving() && pool.membership().members.iter().all(|m| m.standing().usable()))
     }
 
-    async fn replace(&self, volumes: &Volumes, old: &str, new: &StoreSpec) -> Result<()> {
+    async fn replace(&self, volumes: &Volumes, old: &str, new: &PoolStore) -> Result<()> {
         match volumes.engine().pool.plan_replacement(old, new, true).await? {
             Replacement::Done => Ok(()),
             Replacement::Planned | Replacement::Other => finish(volumes).await,

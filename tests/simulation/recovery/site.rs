@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{SimDisk, World};
 use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
-use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, StoreSpec};
+use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
 use windlass::store::{BucketRef, ByteRange, Cause, List, Reach, SimStore, Store as _, StoreFaults};
-use windlass::volume::{EngineContext, FlushMode, Host, Memory, Settings, Tuning, Volumes};
+use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
 
 use super::admin::Turns;
 use crate::register::History;
@@ -269,7 +269,7 @@ impl Site {
         self.stores.iter().chain(self.spares.iter().flatten())
     }
 
-    fn specs(&self, side: Side) -> Vec<StoreSpec> {
+    fn specs(&self, side: Side) -> Vec<PoolStore> {
         self.stores.iter().map(|way| spec(way, side)).collect()
     }
 
@@ -278,7 +278,7 @@ impl Site {
     }
 
     /// Another store for this place.
-    pub fn spare(&self, place: usize, number: usize, side: Side) -> StoreSpec {
+    pub fn spare(&self, place: usize, number: usize, side: Side) -> PoolStore {
         spec(&self.spares[place][number], side)
     }
 
@@ -293,7 +293,7 @@ impl Site {
         self.victims().any(|way| way.near.url() == url)
     }
 
-    pub fn host(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> (PoolHost, Vec<StoreSpec>) {
+    pub fn host(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> (PoolHost, Vec<PoolStore>) {
         let opener = Arc::new(Doors { site: self.clone(), side });
         let (disk, folder) = (Arc::new(self.disks[host].clone()), Path::new("/home/pool").to_owned());
         (PoolHost { rt: rt.clone(), disk, folder, opener }, self.specs(side))
@@ -327,7 +327,8 @@ impl Site {
         options.settings.degrade_after_ms = None;
         let pool = Pool::create(at, name("tank"), self.plan.layout, specs, options).await.unwrap();
         let volumes = self.volumes(&rt, OWNER, pool);
-        let settings = Settings { flush: FlushMode::Pool, max_tail_ms: 500, ..Settings::default() };
+        let settings =
+            VolumeSettings { flush: FlushMode::Pool, max_tail_ms: 500, ..VolumeSettings::default() };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
         volumes.engine().pool.close().await;
         for way in self.ways() {
@@ -449,6 +450,6 @@ impl Site {
     }
 }
 
-fn spec(way: &Way, side: Side) -> StoreSpec {
-    StoreSpec { url: way.near.url().to_owned(), zone: None, bucket: way.from(side).clone() }
+fn spec(way: &Way, side: Side) -> PoolStore {
+    PoolStore { url: way.near.url().to_owned(), zone: None, bucket: way.from(side).clone() }
 }

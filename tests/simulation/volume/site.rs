@@ -13,9 +13,9 @@ use windlass::base::rt::{Instant, Rt};
 use windlass::base::{HostId, Name};
 use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
-use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, StoreSpec};
+use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
 use windlass::store::{SimStore, Store as _, StoreFaults};
-use windlass::volume::{EngineContext, FlushMode, Host, Memory, Settings, Tuning, Volumes};
+use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
 
 use super::family::Cloned;
 use super::model::Model;
@@ -213,8 +213,8 @@ impl Site {
         }
     }
 
-    pub fn specs(&self) -> Vec<StoreSpec> {
-        let spec = |s: &Arc<SimStore>| StoreSpec { url: s.url().to_owned(), zone: None, bucket: s.clone() };
+    pub fn specs(&self) -> Vec<PoolStore> {
+        let spec = |s: &Arc<SimStore>| PoolStore { url: s.url().to_owned(), zone: None, bucket: s.clone() };
         self.stores.iter().map(spec).collect()
     }
 
@@ -249,11 +249,11 @@ impl Site {
         options.settings.degrade_after_ms = self.plan.degrade_after;
         let pool = Pool::create(self.host(&rt, 0), name("tank"), self.plan.layout, self.specs(), options);
         let volumes = self.volumes(&rt, 0, pool.await.unwrap());
-        let settings = Settings {
+        let settings = VolumeSettings {
             flush: self.plan.flush,
             max_tail_ms: self.plan.max_tail_ms,
             compression: self.plan.codec,
-            journal_size: Settings::JOURNAL_MIN,
+            journal_size: VolumeSettings::JOURNAL_MIN,
         };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
         volumes.engine().pool.close().await;

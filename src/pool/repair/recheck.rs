@@ -30,16 +30,16 @@ const AGAIN: usize = 50;
 
 /// Looks as long as the pool lives.
 pub fn start(context: &Arc<PoolContext>) {
-    let task = run(context.rt().clone(), Arc::downgrade(context), context.hints().clone());
+    let task = run(context.rt().clone(), Arc::downgrade(context), context.missing_shards().clone());
     context.rt().spawn(task).detach();
 }
 
-async fn run(rt: Rt, context: Weak<PoolContext>, hints: Arc<MissingShards>) {
+async fn run(rt: Rt, context: Weak<PoolContext>, missing_shards: Arc<MissingShards>) {
     let mut again = Again { pause: AGAIN_MIN, after: None, news: 0 };
     let mut due = rt.now() + again.pause;
     let mut last = None;
     loop {
-        match rt.timeout(due.since(rt.now()), hints.any_doubts()).await {
+        match rt.timeout(due.since(rt.now()), missing_shards.any_doubts()).await {
             Some(false) => return,
             Some(true) => {
                 rt.sleep(SETTLES).await;
@@ -53,8 +53,8 @@ async fn run(rt: Rt, context: Weak<PoolContext>, hints: Arc<MissingShards>) {
             again.round(&context).await;
             due = rt.now() + again.pause;
         }
-        if again.news != hints.news() {
-            (again.news, again.pause) = (hints.news(), AGAIN_MIN);
+        if again.news != missing_shards.news() {
+            (again.news, again.pause) = (missing_shards.news(), AGAIN_MIN);
             due = due.min(rt.now() + again.pause);
         }
     }
@@ -63,7 +63,7 @@ async fn run(rt: Rt, context: Weak<PoolContext>, hints: Arc<MissingShards>) {
 /// Looks at some, in turn; the chunk that was the last of them.
 async fn look_at_doubts(context: &PoolContext, last: Option<ChunkId>) -> Option<ChunkId> {
     let mut chunks: BTreeMap<ChunkId, ShardSet> = BTreeMap::new();
-    for (id, shard) in context.hints().doubts() {
+    for (id, shard) in context.missing_shards().doubts() {
         let shards = chunks.entry(id).or_default();
         *shards = shards.with(shard);
     }
@@ -71,7 +71,7 @@ async fn look_at_doubts(context: &PoolContext, last: Option<ChunkId>) -> Option<
     // The rest is met again.
     let (before, after): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|(id, _)| Some(*id) <= last);
     for (id, shards) in after.into_iter().chain(before).take(LOOKS) {
-        if context.hints().closed() {
+        if context.missing_shards().closed() {
             return None;
         }
         at = Some(id);
@@ -93,9 +93,9 @@ async fn look_at_doubts(context: &PoolContext, last: Option<ChunkId>) -> Option<
 
 /// What is damaged of a chunk that is readable, remembered; of these shards every byte is looked at.
 async fn look(context: &PoolContext, id: ChunkId, shards: ShardSet) -> Damage {
-    let hints = context.hints();
+    let missing_shards = context.missing_shards();
     // Known before the look, so that a shard that comes in between is not taken for one that went.
-    let known = hints.not_stored(&id);
+    let known = missing_shards.not_stored(&id);
     let coming = |shard: &usize| known.has(*shard) || context.is_coming(&id, *shard);
     let seen = probe(context, &id).await;
     if seen.good < context.layout().k() {
@@ -110,7 +110,7 @@ async fn look(context: &PoolContext, id: ChunkId, shards: ShardSet) -> Damage {
     }
     let certain = |mask: ShardSet| -> ShardSet { mask.iter().filter(|shard| !coming(shard)).collect() };
     let damage = Damage { gone: certain(gone), rotten: certain(rotten) };
-    hints.damaged(id, damage);
+    missing_shards.damaged(id, damage);
     damage
 }
 
@@ -129,17 +129,17 @@ struct Again {
 impl Again {
     /// Goes on as long as it finds things changed.
     async fn round(&mut self, context: &PoolContext) {
-        let hints = context.hints();
+        let missing_shards = context.missing_shards();
         let mut changed = false;
         loop {
-            let mut batch = hints.gone_after(self.after, AGAIN);
+            let mut batch = missing_shards.gone_after(self.after, AGAIN);
             if batch.is_empty() {
-                batch = hints.gone_after(None, AGAIN);
+                batch = missing_shards.gone_after(None, AGAIN);
             }
             self.after = batch.last().map(|(id, _)| *id);
             let mut better = 0;
             for (id, damage) in &batch {
-                if hints.closed() {
+                if missing_shards.closed() {
                     return;
                 }
                 better += usize::from(is_better(context, id, *damage).await);
@@ -164,6 +164,6 @@ async fn is_better(context: &PoolContext, id: &ChunkId, damage: Damage) -> bool 
         // Rot may lie under a footer that is right.
         false => damage.gone.minus(seen.not_good(context.layout())),
     };
-    context.hints().remove_damage(id, right);
+    context.missing_shards().remove_damage(id, right);
     !right.is_empty()
 }
