@@ -145,7 +145,9 @@ pub fn doubles(files: &[File]) -> Vec<String> {
         {
             let names =
                 tokens[i..].iter().take_while(|t| t.text != ";").map(|t| t.text).filter(|t| is_type(t));
-            names.for_each(|name| drop(shown.entry(name.to_owned()).or_default().insert(layer)));
+            for name in names {
+                shown.entry(name.to_owned()).or_default().insert(layer);
+            }
         }
     }
     let twice = shown.iter().filter(|(_, layers)| layers.len() > 1);
