@@ -16,7 +16,7 @@ use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
 };
 use crate::store::StoreSpec;
-use crate::volume::Unreadable;
+use crate::volume::{Told, Unreadable};
 
 /// Volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
@@ -229,6 +229,9 @@ fn way_back(name: &Name, undecided: bool) -> String {
 /// Which volumes have lost data, a sentence each.
 async fn losses(open: &OpenPool, found: &ScrubReport, elsewhere: &[Finding]) -> Vec<String> {
     let lost = found.lost(open.pool.layout().m(), elsewhere);
+    if lost.is_empty() {
+        return Vec::new();
+    }
     let told = open.volumes.unreadable(&lost).await.unwrap_or_default();
     let names = open.pool.list().await.unwrap_or_default();
     let mut objects: BTreeMap<VolumeId, u64> = BTreeMap::new();
@@ -261,12 +264,14 @@ fn unreadable(pool: &Name, told: &Unreadable) -> String {
     if listed < told.bytes {
         ranges += &format!(" and {} further on", show_bytes(told.bytes - listed));
     }
-    match (told.bytes, told.partly) {
-        (0, _) => format!("{what}: its map can't be read whole: which bytes are lost can't be told"),
-        (_, false) => format!("{what}: bytes {ranges} can't be read"),
-        (_, true) => {
-            format!("{what}: bytes {ranges} can't be read, and perhaps more: its map can't be read whole")
-        }
+    let more = match told.told {
+        Told::Whole => "",
+        Told::TooLong => ", and perhaps more: its map is too long to be gone through for this message",
+        Told::Unreadable => ", and perhaps more: its map can't be read whole",
+    };
+    match told.bytes {
+        0 => format!("{what}: its map can't be read whole: which bytes are lost can't be told"),
+        _ => format!("{what}: bytes {ranges} can't be read{more}"),
     }
 }
 

@@ -336,6 +336,14 @@ impl Shared {
         count(&answers, true) >= bench.majority && !self.was_given_up(bench, others.collect()).await
     }
 
+    /// Whether a majority of those who decide now still have it.
+    async fn is_newest(self: &Arc<Self>, accepted: &Arc<Accepted>) -> bool {
+        match self.bench_of(&accepted.stage) {
+            Some(bench) => self.unchanged(&bench, accepted).await,
+            None => false,
+        }
+    }
+
     /// Where another wrote, the pool may have given up those that did not notice (`force-recover`): a majority, perhaps.
     async fn was_given_up(self: &Arc<Self>, bench: &Bench, changed: Vec<usize>) -> bool {
         let looks = changed
@@ -594,8 +602,9 @@ impl Shared {
     }
 
     /// Puts a chosen write on an acceptor that did not take part in it. `mends`: also in the place of what can't be one of ours.
-    /// That is for those who have just had the value chosen anew without this acceptor: a damaged copy may have been the one that
-    /// had accepted a newer value, and an older one in its place would make a majority of the older.
+    /// A damaged copy may have been one of the majority that accepted a newer value, and an older one in its place would make a
+    /// majority of the older. So it is mended only while a majority still has ours: whoever had another value chosen has
+    /// changed one of these.
     pub fn bring_up(
         self: &Arc<Self>,
         bench: &Bench,
@@ -608,11 +617,15 @@ impl Shared {
         self.ask(bench, index, move |cell| async move {
             let (etag, promised) = match cell.inspect().await? {
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
-                Shown::Damaged(etag, _) if mends => (Some(etag), Ballot::default()),
+                Shown::Damaged(etag, _) if mends && me.is_newest(&accepted).await => {
+                    (Some(etag), Ballot::default())
+                }
                 Shown::Damaged(..) => return Err(taken()),
                 // The same.
                 Shown::Good(Seen { etag, state, .. })
-                    if mends && state.promised.is_leap_from(accepted.ballot.number) =>
+                    if mends
+                        && state.promised.is_leap_from(accepted.ballot.number)
+                        && me.is_newest(&accepted).await =>
                 {
                     (etag, Ballot::default())
                 }

@@ -1,8 +1,8 @@
 //! Which bytes of volumes and snapshots lie in chunks that are lost.
 //!
 //! By the maps of each volume's last checkpoint, its own and its snapshots'. A clone reads its parent's chunks, so the maps of
-//! all volumes are gone through that descend from one that lost something. A page of a map may be lost itself: then what it
-//! covers isn't told.
+//! all volumes are gone through that descend from one that lost something. A page of a map may be lost itself: then what comes
+//! after it isn't told.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -25,6 +25,16 @@ const STEPS_MAX: usize = 10_000_000;
 const STEPS_AT_ONCE: usize = 1024;
 /// Volumes at a time.
 const AT_ONCE: usize = 8;
+/// How often a volume is gone through, each time by a newer checkpoint.
+const TRIES: usize = 3;
+
+struct Lost<'a> {
+    chunks: &'a BTreeSet<ChunkId>,
+    /// Whose they are.
+    volumes: &'a BTreeSet<VolumeId>,
+    /// Those of which it isn't known what their packs hold.
+    unplaced: &'a BTreeSet<VolumeId>,
+}
 
 /// Bytes of a volume, or of a snapshot of it, that can't be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,12 +45,22 @@ pub struct Unreadable {
     pub ranges: Vec<Range<u64>>,
     /// All of them together.
     pub bytes: u64,
-    /// The map could not be gone through to its end: there may be more.
-    pub partly: bool,
+    /// Whether there may be more.
+    pub told: Told,
+}
+
+/// How far a map was gone through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    Whole,
+    /// It is longer than what is gone through for a message.
+    TooLong,
+    /// A page of it, or the tables that say where packed chunks lie, can't be read.
+    Unreadable,
 }
 
 impl Volumes {
-    /// What can't be read while these chunks can't. A volume whose head or tables can't be read either is left out.
+    /// What can't be read while these chunks can't.
     ///
     /// # Errors
     /// The pool's names can't be read.
@@ -50,58 +70,80 @@ impl Volumes {
         }
         let of: BTreeSet<VolumeId> = lost.iter().map(|id| id.volume).collect();
         let places = &self.engine.memory.places;
+        let mut unplaced = BTreeSet::new();
         for id in &of {
-            if let Some((_, chunk_table)) = self.engine.chunk_table(*id).await.ok().flatten() {
-                places.know(*id, chunk_table.packed(*id));
+            match self.engine.chunk_table(*id).await {
+                Ok(Some((_, chunk_table))) => places.know(*id, chunk_table.packed(*id)),
+                // Its clones may read packs of which nobody knows what they hold.
+                _ => drop(unplaced.insert(*id)),
             }
         }
+        let lost = Lost { chunks: lost, volumes: &of, unplaced: &unplaced };
         let names = self.engine.pool.list().await?;
         let looks = stream::iter(names).map(|(name, id)| {
-            let of = &of;
+            let lost = &lost;
             async move {
-                let told = self.unreadable_of(&name, id, of, lost).await;
-                told.inspect_err(|error| tracing::debug!(volume = %name, %error, "what is lost isn't told"))
+                let told = self.unreadable_of(&name, id, lost).await;
+                told.unwrap_or_else(|error| {
+                    tracing::debug!(volume = %name, %error, "what is lost isn't told");
+                    let mut none = Unreadable::new(name, None);
+                    none.told = Told::Unreadable;
+                    vec![none]
+                })
             }
         });
         let told: Vec<_> = looks.buffered(AT_ONCE).collect().await;
-        Ok(told.into_iter().filter_map(Result::ok).flatten().collect())
+        Ok(told.into_iter().flatten().collect())
     }
 
-    async fn unreadable_of(
-        &self,
-        name: &Name,
-        id: VolumeId,
-        of: &BTreeSet<VolumeId>,
-        lost: &BTreeSet<ChunkId>,
-    ) -> Result<Vec<Unreadable>> {
-        let Some(head) = self.engine.cell(id).read().await? else { return Ok(Vec::new()) };
-        if head.removed || !head.volumes().iter().any(|v| of.contains(v)) {
-            return Ok(Vec::new());
+    /// A checkpoint may be recorded meanwhile, and what it retires be deleted: then it begins anew by the newer head.
+    async fn unreadable_of(&self, name: &Name, id: VolumeId, lost: &Lost<'_>) -> Result<Vec<Unreadable>> {
+        let mut tries = 0;
+        loop {
+            let Some(head) = self.engine.cell(id).read().await? else { return Ok(Vec::new()) };
+            if head.removed || !head.volumes().iter().any(|v| lost.volumes.contains(v)) {
+                return Ok(Vec::new());
+            }
+            let done = self.unreadable_by(name, &head, lost).await;
+            tries += 1;
+            let is_sure = done.as_ref().is_ok_and(|all| all.iter().all(|one| one.told != Told::Unreadable));
+            if is_sure || tries == TRIES {
+                return done;
+            }
+            let now = self.engine.cell(id).read().await?;
+            if now.is_some_and(|now| now.checkpoint.nonce == head.checkpoint.nonce) {
+                return done;
+            }
         }
-        let view = self.engine.view(&head);
-        let tables = view.tables(&head).await?;
+    }
+
+    async fn unreadable_by(&self, name: &Name, head: &Head, lost: &Lost<'_>) -> Result<Vec<Unreadable>> {
+        let view = self.engine.view(head);
+        let tables = view.tables(head).await?;
+        let is_placed = !head.volumes().iter().any(|v| lost.unplaced.contains(v));
         let maps = tables.snapshots().map(|(name, state)| (Some(name), &state.tree));
         let mut all = Vec::new();
         for (snapshot, tree) in std::iter::once((None, &tables.tip().tree)).chain(maps) {
-            let (volume, snapshot) = (name.clone(), snapshot.cloned());
-            let mut told = Unreadable { volume, snapshot, ranges: Vec::new(), bytes: 0, partly: false };
-            told.partly = !self.walk_lost(&head, &view, tree, lost, &mut told).await;
-            if told.bytes > 0 || told.partly {
-                all.push(told);
+            let mut one = Unreadable::new(name.clone(), snapshot.cloned());
+            one.told = self.walk_lost(head, &view, tree, lost, &mut one).await;
+            if !is_placed {
+                one.told = Told::Unreadable;
+            }
+            if one.bytes > 0 || one.told == Told::Unreadable {
+                all.push(one);
             }
         }
         Ok(all)
     }
 
-    /// Whether the walk came to its end.
     async fn walk_lost(
         &self,
         head: &Head,
         view: &View,
         tree: &Tree,
-        lost: &BTreeSet<ChunkId>,
+        lost: &Lost<'_>,
         told: &mut Unreadable,
-    ) -> bool {
+    ) -> Told {
         let volumes = head.volumes();
         let mut walk = tree.walk(view.pages(), view.page_cache(), 0..u64::MAX);
         for taken in 1..=STEPS_MAX {
@@ -111,22 +153,26 @@ impl Volumes {
             let extent = match walk.step().await {
                 Ok(Some(Step::Mapped(extent))) => extent,
                 Ok(Some(Step::Page { .. })) => continue,
-                Ok(None) => return true,
-                Err(_) => return false,
+                Ok(None) => return Told::Whole,
+                Err(_) => return Told::Unreadable,
             };
             let at = extent.at.expect("a walk shows what is mapped").frame;
-            let Some(&volume) = volumes.get(usize::from(at.volume)) else { return false };
+            let Some(&volume) = volumes.get(usize::from(at.volume)) else { return Told::Unreadable };
             let chunk = ChunkId { volume, epoch: at.epoch, seq: at.seq };
             let object = self.engine.memory.places.find(&chunk).map_or(chunk, |packed| packed.pack);
-            if lost.contains(&object) {
+            if lost.chunks.contains(&object) {
                 told.add(extent.block * BLOCK..extent.end() * BLOCK);
             }
         }
-        false
+        Told::TooLong
     }
 }
 
 impl Unreadable {
+    fn new(volume: Name, snapshot: Option<Name>) -> Unreadable {
+        Unreadable { volume, snapshot, ranges: Vec::new(), bytes: 0, told: Told::Whole }
+    }
+
     fn add(&mut self, range: Range<u64>) {
         self.bytes += range.end - range.start;
         if let Some(last) = self.ranges.last_mut().filter(|last| last.end == range.start) {

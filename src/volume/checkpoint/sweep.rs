@@ -40,6 +40,8 @@ impl EngineContext {
         if guesses > 0 {
             // Each register was guessed by itself. A clone's head may need what its parent's knows nothing of any more: there
             // `pool repair` alone deletes, when somebody asks for it.
+            let volumes = due.keys().copied().collect();
+            stores.iter().for_each(|store| self.sweeps.looked(&volumes, *store, began));
             return Ok(());
         }
         let mut books = BTreeMap::new();

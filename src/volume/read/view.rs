@@ -166,19 +166,18 @@ impl View {
         }
     }
 
-    /// Mapped blocks, given those of the tree and what lies over it. `None`: that would take more than `steps` pages and
-    /// extents of the map.
+    /// Mapped blocks, given those of the tree and the ranges that lie over it, each with whether it is data (else zeros). `None`:
+    /// that would take more than `steps` pages and extents of the map.
     pub async fn mapped(
         &self,
-        found: Vec<Found>,
+        over: Vec<(Range<u64>, bool)>,
         tree: &Tree,
         in_tree: u64,
         mut steps: usize,
     ) -> Result<Option<u64>> {
         let mut mapped = in_tree;
-        for (range, piece) in found {
-            let Some(piece) = piece else { continue };
-            if piece != Piece::Zero {
+        for (range, is_data) in over {
+            if is_data {
                 mapped += range.end - range.start;
             }
             let mut walk = tree.walk(&self.pages, &self.cache, range);
@@ -186,7 +185,7 @@ impl View {
                 let Some(left) = steps.checked_sub(1) else { return Ok(None) };
                 steps = left;
                 if let Step::Mapped(extent) = step {
-                    mapped -= extent.count;
+                    mapped = mapped.saturating_sub(extent.count);
                 }
             }
         }

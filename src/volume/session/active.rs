@@ -32,12 +32,14 @@ use crate::volume::head::Head;
 use crate::volume::head::Stop;
 use crate::volume::read::Fetch;
 use crate::volume::read::VolumeContext;
-use crate::volume::read::{Found, blocks_of};
+use crate::volume::read::{Found, Piece, blocks_of};
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
 /// Entries of the overlay, and pages and extents of the map, that are gone through to tell what is mapped.
 const COUNT_STEPS: usize = 16_384;
+/// How long that may take: the rest of what is told must not wait for pages of the map.
+const COUNT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
@@ -369,16 +371,18 @@ impl Session {
     /// Blocks that read as data at this instant. `None`: so much was written since the last checkpoint that counting it would
     /// read much of the map, or the map can't be read now.
     pub async fn mapped(&self) -> Option<u64> {
-        let (found, tree, in_tree) = {
+        let (over, tree, in_tree) = {
             let tip = self.tip.lock();
             if tip.closed.is_some() || tip.overlay.len() > COUNT_STEPS {
                 return None;
             }
             let state = tip.tables.tip();
             let (found, tree) = tip.lookup(0..state.size.div_ceil(BLOCK));
-            (found, tree, state.mapped)
+            let over = found.into_iter().filter_map(|(range, piece)| Some((range, piece? != Piece::Zero)));
+            (over.collect(), tree, state.mapped)
         };
-        self.context.view.mapped(found, &tree, in_tree, COUNT_STEPS).await.ok().flatten()
+        let counting = self.context.view.mapped(over, &tree, in_tree, COUNT_STEPS);
+        self.context.rt().timeout(COUNT_PATIENCE, counting).await?.ok().flatten()
     }
 
     /// Bytes of log that the last checkpoint merged.

@@ -254,15 +254,17 @@ fn what_is_lost_is_told_as_ranges_of_volumes_snapshots_and_clones() {
         let told = owner.volumes.unreadable(&lost).await.unwrap();
         let told: Vec<_> = told
             .iter()
-            .map(|t| (t.volume.to_string(), t.snapshot.clone(), &t.ranges[..], t.bytes, t.partly))
+            .map(|t| {
+                (t.volume.to_string(), t.snapshot.clone(), &t.ranges[..], t.bytes, t.told == Told::Whole)
+            })
             .collect();
         let (all, tail) = ([8 * MIB..8 * MIB + (64 << 10), 9 * MIB..9 * MIB + 4096], 9 * MIB..9 * MIB + 4096);
         assert_eq!(
             told,
             [
-                ("c".to_owned(), None, &all[..], 68 << 10, false),
-                ("v".to_owned(), None, &[tail][..], 4096, false),
-                ("v".to_owned(), Some(name("s")), &all[..], 68 << 10, false),
+                ("c".to_owned(), None, &all[..], 68 << 10, true),
+                ("v".to_owned(), None, &[tail][..], 4096, true),
+                ("v".to_owned(), Some(name("s")), &all[..], 68 << 10, true),
             ]
         );
     });
