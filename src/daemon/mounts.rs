@@ -15,8 +15,9 @@ use super::pools::is_on_disk_of;
 use super::state_dir::HostContext;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, Mounted, Unsent};
+use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, MountResources, Mounted, Unsent};
 use crate::store::{self, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
+use crate::volume::Memory;
 
 /// How often an unmount says how far it is.
 const TELL: Duration = Duration::from_millis(500);
@@ -111,15 +112,15 @@ impl Drop for Coming {
 }
 
 impl Mounts {
-    /// `typed`: what the user calls the bucket, which mount(8) looks for in /proc/mounts. `cache`: what is read may be kept
-    /// there. What is not as it was asked for is told.
+    /// `typed`: what the user calls the bucket, which mount(8) looks for in /proc/mounts. What is not as it was asked for
+    /// is told.
     pub async fn add(
         self: &Arc<Self>,
         host_context: &HostContext,
         (url, typed): (&str, &str),
         dir: &str,
         options: &[String],
-        cache: &DiskCache,
+        memory: &Memory,
     ) -> Result<Vec<String>> {
         let _coming = Coming::new(self, dir)?;
         let before = self.before(dir).await?;
@@ -146,7 +147,7 @@ impl Mounts {
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(host_context.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
-        if keeps && !cache.is_on() {
+        if keeps && !memory.disk.is_on() {
             let why =
                 "what is read is not kept on disk: the daemon runs without a cache (see `serve --cache`)";
             tracing::warn!(dir, "{why}");
@@ -159,7 +160,11 @@ impl Mounts {
             (Path::new(dir), typed),
             options,
             staging,
-            if keeps { cache.clone() } else { DiskCache::off() },
+            MountResources {
+                cache: if keeps { memory.disk.clone() } else { DiskCache::off() },
+                ahead: memory.ahead.budget.party(),
+                uploads: memory.encode.party(),
+            },
         )
         .await;
         let mounted = mounted.inspect_err(|_| {

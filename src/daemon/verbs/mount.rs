@@ -81,10 +81,8 @@ pub async fn mount(state: &EngineState, url: &str, dir: &str, options: &[String]
     }
     apart_from_pools(state, &place).await?;
     beside_its_folders(state, &place, dir)?;
-    let notes = state
-        .mounts
-        .add(&state.host_context, (&url, typed), dir, &options, &state.pools.memory().disk)
-        .await?;
+    let notes =
+        state.mounts.add(&state.host_context, (&url, typed), dir, &options, state.pools.memory()).await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), notes, ..Outcome::default() })
 }
 

@@ -1,11 +1,10 @@
 //! What an open file needs of its mount: the bucket, the staging area, the clock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use crate::base::Budget;
 use crate::base::rt::Rt;
+use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
 use crate::fs::object::{MountOptions, Ns};
 use crate::fs::read::ReadAhead;
@@ -20,26 +19,26 @@ pub struct MountContext {
     pub ahead: ReadAhead,
     pub options: MountOptions,
     pub clock: Clock,
-    pub memory: UploadMemory,
+    /// Memory of parts on their way into the bucket.
+    pub uploads: Budget,
 }
 
-/// What uploads of one mount may hold in memory.
+/// What a mount takes of its process and shares with all else that runs there.
 #[derive(Clone, Debug)]
-pub struct UploadMemory(Arc<Semaphore>);
+pub struct MountResources {
+    /// Where what is read is kept on the local disk.
+    pub cache: DiskCache,
+    /// Memory of what is read ahead. Nobody waits for it.
+    pub ahead: Budget,
+    /// Memory of parts on their way into the bucket.
+    pub uploads: Budget,
+}
 
-/// In pages, as permits are counted in 32 bits.
-const PAGE: u64 = 4096;
-const MEMORY_MAX: u64 = 128 << 20;
-
-impl UploadMemory {
-    pub fn new() -> UploadMemory {
-        UploadMemory(Arc::new(Semaphore::new((MEMORY_MAX / PAGE) as usize)))
-    }
-
-    /// Waits for room; more than all of it is as much as there is.
-    pub async fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let pages = bytes.min(MEMORY_MAX).div_ceil(PAGE) as u32;
-        self.0.clone().acquire_many_owned(pages).await.ok()
+/// A mount that shares memory with nobody.
+#[cfg(any(test, feature = "sim"))]
+impl From<DiskCache> for MountResources {
+    fn from(cache: DiskCache) -> MountResources {
+        MountResources { cache, ahead: Budget::new(256 << 20), uploads: Budget::new(128 << 20) }
     }
 }
 

@@ -14,6 +14,6 @@ mod upload;
 
 pub use commit::Purpose;
 pub use conflict_copy::{CONFLICT, UNFINISHED};
-pub use context::{Clock, MountContext, UploadMemory};
+pub use context::{Clock, MountContext, MountResources};
 pub use open_file::OpenFile;
 pub use state::Stood;

@@ -70,9 +70,9 @@ impl StreamingUpload {
             let number = self.begun.len() as u32 + 1;
             let (key, upload, stage, at) =
                 (key.to_owned(), self.upload.clone(), stage.clone(), range.clone());
-            let (remote, memory) = (e.remote.clone(), e.memory.clone());
+            let (remote, memory) = (e.remote.clone(), e.uploads.clone());
             let task = e.rt.spawn(async move {
-                let _held = memory.reserve(at.end - at.start).await;
+                let _held = memory.take(at.end - at.start).await;
                 let body = stage.read(at.start, (at.end - at.start) as usize).await?;
                 remote.part(&key, &upload, number, body).await
             });

@@ -109,7 +109,7 @@ pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<Streami
             e.remote.copy_with(&source.key, &file.key, &source.base, &file.attrs, &file.when).await
         }
         _ if file.size <= WHOLE_MAX => {
-            let _held = e.memory.reserve(file.size).await;
+            let _held = e.uploads.take(file.size).await;
             let body = bytes(e, file, 0..file.size).await?;
             file.is_whole()?;
             e.remote.put(&file.key, body, &file.attrs, &file.when).await
@@ -174,7 +174,7 @@ async fn part(
     if let Some(part) = streaming.part(number, &piece.range).await {
         return Ok(part);
     }
-    let _held = e.memory.reserve(end - start).await;
+    let _held = e.uploads.take(end - start).await;
     let body = bytes(e, file, start..end).await?;
     e.remote.part(&file.key, &streaming.upload, number, body).await
 }

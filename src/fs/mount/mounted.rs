@@ -14,8 +14,8 @@ use super::fuse::FuseServer;
 use super::kernel_mount::{self, DEVICE};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
-use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
+use crate::fs::file::MountResources;
 use crate::fs::object::MountOptions;
 use crate::fs::ops::Fs;
 use crate::fs::staging::Unsent;
@@ -65,13 +65,13 @@ pub async fn mount(
     (dir, name): (&Path, &str),
     options: MountOptions,
     staging: PathBuf,
-    cache: DiskCache,
+    resources: impl Into<MountResources>,
 ) -> Result<Mounted> {
     let place = dir.to_owned();
     let dir = rt.cpu(move || ready(&place)).await??;
     let name = options.fsname.clone().unwrap_or_else(|| name.to_owned());
     let (called, of_kernel) = (name.clone(), options.clone());
-    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options.clone(), staging, cache).await?;
+    let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options.clone(), staging, resources).await?;
     // What an earlier mount left is soon in the bucket, or goes on being sent by write-back.
     let _ = rt.timeout(CATCH_UP, fs.idle()).await;
     let (face, ended) = FuseServer::new(fs.clone(), rt.clone(), dir.clone());

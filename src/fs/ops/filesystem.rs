@@ -15,18 +15,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
-use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
-use crate::fs::file::{Clock, MountContext, OpenFile, UploadMemory};
+use crate::fs::file::{Clock, MountContext, MountResources, OpenFile};
 use crate::fs::object::{
     Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op, QueueLock,
     VERSIONS,
 };
-use crate::fs::read::{AHEAD_BUDGET, BlockCache, ReadAhead};
+use crate::fs::read::{BlockCache, ReadAhead};
 use crate::fs::staging::{StagingArea, Unsent};
 use crate::fs::tree::{
     Handles, Inodes, NameCache, Node, UnfinishedRename, UnlinkBursts, VersionFile, VersionNode, VersionPlace,
@@ -92,25 +91,25 @@ impl Drop for Busy {
 
 impl Fs {
     /// Looks at the bucket (a pool's is refused) and takes up what an earlier mount left unsent; what of that can't
-    /// be sent is told. What is read is kept in `cache`.
+    /// be sent is told.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
         bucket: BucketRef,
         options: MountOptions,
         staging: PathBuf,
-        cache: DiskCache,
+        resources: impl Into<MountResources>,
     ) -> Result<(Arc<Fs>, Vec<Unsent>)> {
         let remote = BucketClient::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
         let (staging, found) = StagingArea::open(rt.clone(), disk, staging, remote.url()).await?;
-        let budget = Arc::new(Semaphore::new(AHEAD_BUDGET));
+        let MountResources { cache, ahead: budget, uploads } = resources.into();
         let blocks = BlockCache::new(cache, remote.url());
         let ahead = ReadAhead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };
         let since = Ns::from_ms(rt.wall_ms());
         let root = Attributes::listed(&options, true, 4096, None, since);
-        let (clock, memory) = (Clock::default(), UploadMemory::new());
-        let context = MountContext { rt, remote, staging, ahead, options, clock, memory };
+        let clock = Clock::default();
+        let context = MountContext { rt, remote, staging, ahead, options, clock, uploads };
         let fs = Fs {
             context,
             inodes: NodesLock::new(Inodes::new(root.clone())),

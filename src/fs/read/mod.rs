@@ -6,4 +6,4 @@ mod read_ahead;
 #[cfg(test)]
 pub use disk_cache::BLOCK;
 pub use disk_cache::BlockCache;
-pub use read_ahead::{AHEAD_BUDGET, ReadAhead, Reader};
+pub use read_ahead::{ReadAhead, Reader};

@@ -12,11 +12,10 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::disk_cache::BlockCache;
 use crate::base::rt::Rt;
-use crate::base::{Error, Result};
+use crate::base::{Budget, Error, Held, Result};
 use crate::fs::bucket::BucketClient;
 use crate::fs::object::Base;
 
@@ -29,8 +28,6 @@ const PARTS: usize = 8;
 const BEGINNING: u64 = 2 << 20;
 /// The kernel's own readahead comes out of order by so much.
 const BEHIND: u64 = 1 << 20;
-/// Bytes that all readers of a mount may hold beyond what is asked for.
-pub const AHEAD_BUDGET: usize = 256 << 20;
 
 type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
 
@@ -38,7 +35,7 @@ type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
 struct Part {
     range: Range<u64>,
     fetch: Fetch,
-    _held: Option<Arc<OwnedSemaphorePermit>>,
+    _held: Option<Arc<Held>>,
 }
 
 #[derive(Default)]
@@ -61,7 +58,8 @@ pub struct ReadAhead {
     pub rt: Rt,
     pub remote: BucketClient,
     pub blocks: BlockCache,
-    pub budget: Arc<Semaphore>,
+    /// What all readers may hold beyond what is asked for.
+    pub budget: Budget,
     /// Which version is read; none: the object.
     pub version: Option<String>,
 }
@@ -76,7 +74,7 @@ impl std::fmt::Debug for Reader {
 }
 
 impl ReadAhead {
-    fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<OwnedSemaphorePermit>) -> Part {
+    fn start(&self, key: &str, base: &Base, range: Range<u64>, held: Option<Held>) -> Part {
         let (remote, blocks, version) = (self.remote.clone(), self.blocks.clone(), self.version.clone());
         let (key, base) = (key.to_owned(), base.clone());
         let (offset, len) = (range.start, range.end - range.start);
@@ -189,19 +187,14 @@ impl Window {
     }
 
     /// The part that begins here, as large as the reader has come to and the budget has left; none: too little is left.
-    fn next_part(
-        &self,
-        ahead: &ReadAhead,
-        from: u64,
-        base: &Base,
-    ) -> Option<(Range<u64>, OwnedSemaphorePermit)> {
-        let left = ahead.budget.available_permits() as u64;
+    fn next_part(&self, ahead: &ReadAhead, from: u64, base: &Base) -> Option<(Range<u64>, Held)> {
+        let left = ahead.budget.room();
         let size = self.ahead.min(1 << left.checked_ilog2()?);
         if size < FIRST {
             return None;
         }
         let to = ((from + size) / size * size).min(base.size);
-        let held = ahead.budget.clone().try_acquire_many_owned((to - from) as u32).ok()?;
+        let held = ahead.budget.try_take(to - from)?;
         Some((from..to, held))
     }
 
@@ -212,7 +205,7 @@ impl Window {
             let waiting = self.parts.iter().filter(|p| p.range.end > self.end).count();
             // Who holds much gets no more while little is left for others: n readers come to hold an (n+1)th each
             // (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
-            let fair = from.saturating_sub(self.end) <= ahead.budget.available_permits() as u64;
+            let fair = from.saturating_sub(self.end) <= ahead.budget.room();
             if from >= base.size || waiting >= PARTS || from >= until || !fair {
                 return;
             }
@@ -246,7 +239,7 @@ mod tests {
             let base = Base { etag, size: 64 * MIB };
             let remote = BucketClient::new(rt.clone(), store, Duration::from_secs(60));
             let blocks = BlockCache::new(DiskCache::off(), "m");
-            let budget = Arc::new(Semaphore::new(budget as usize));
+            let budget = Budget::new(budget);
             let ahead = ReadAhead { rt, remote, blocks, budget, version: None };
             let readers: Vec<Reader> = (0..readers).map(|_| Reader::default()).collect();
             for at in (0..until).step_by(MIB as usize) {

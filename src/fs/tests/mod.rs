@@ -8,6 +8,7 @@ mod kept;
 mod keys;
 mod large;
 mod listing;
+mod memory;
 mod model;
 mod overtaken;
 mod power;

@@ -45,6 +45,10 @@ impl User {
         let options = MountOptions::parse(options).unwrap().0;
         let cache = cache(&rt, &disk, &options, staging);
         let (fs, _) = Fs::open(rt, disk, bucket, options, PathBuf::from(staging), cache).await.unwrap();
+        User::of(fs)
+    }
+
+    pub fn of(fs: Arc<Fs>) -> User {
         User { fs, looked: Arc::default() }
     }
 

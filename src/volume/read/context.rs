@@ -29,7 +29,7 @@ use crate::volume::space::Tables;
 /// The folder of a volume's journal, in the volume's local folder.
 const JOURNAL: &str = "journal";
 
-/// The daemon's one memory budget, split between the uses; shared by all its volumes. Cheap to clone.
+/// The daemon's one memory budget, split between the uses; shared by all its volumes and mounts. Cheap to clone.
 ///
 /// Half of the memory for writes and half of that for encoding are guaranteed to the pools (`for_pool`), in equal parts:
 /// while the stores of one are away its volumes hold what they have, and those of others must go on meanwhile. Of the other
@@ -41,14 +41,14 @@ pub struct Memory {
     pub overlay: Budget,
     /// What of that the entries of stored chunks hold until a checkpoint has merged them; of one pool.
     pub kept: Arc<AtomicU64>,
-    /// Chunks under way.
+    /// Chunks under way, and parts of files on their way into buckets.
     pub encode: Budget,
     /// Requests of block clients: payloads that arrive and replies on their way out.
     pub requests: Budget,
     pub frames: FrameCache,
     /// Below them: frames on the local disk.
     pub disk: DiskCache,
-    /// What is read ahead.
+    /// What is read ahead, by volumes and by mounts.
     pub ahead: Ahead,
     pub pages: Arc<PageCache>,
     pub places: PackIndex,

@@ -106,7 +106,12 @@ pub struct Trail {
 impl Ahead {
     pub fn new(bytes: u64) -> Ahead {
         let window_max = (bytes / COPIES / 2).clamp(0, WINDOW_MAX);
-        Ahead { budget: Budget::new(bytes), window_max, runs: Arc::default(), readers: Arc::default() }
+        Ahead {
+            budget: Budget::new(bytes).party(),
+            window_max,
+            runs: Arc::default(),
+            readers: Arc::default(),
+        }
     }
 
     pub fn trail(&self) -> Trail {
