@@ -11,6 +11,8 @@ mod stores;
 mod tests;
 
 pub use admin::{CreateOptions, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap};
+#[cfg(feature = "sim")]
+pub use chunk::sealing;
 pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
 pub use io::{
     Away, Catalog, Condition, Need, Payload, PoolStatus, Probe, StoreState, StoreStatus, Told, Upload, Verify,

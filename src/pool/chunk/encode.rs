@@ -65,6 +65,15 @@ pub fn with_footer_of(footer: &Footer, shard: Bytes) -> Bytes {
     object.freeze()
 }
 
+/// Encodes, hashes and makes footers, and drops what comes of it: for the benchmark of the pool.
+#[cfg(feature = "sim")]
+pub fn sealing(layout: super::layout::Layout) -> impl Fn(Chunk) -> Result<()> {
+    let codec = Codec::new(layout);
+    move |chunk| {
+        seal(&codec, chunk, ShardSet::all(layout.n())).map(|sealed| drop(std::hint::black_box(sealed)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

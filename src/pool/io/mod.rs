@@ -4,8 +4,6 @@ pub mod availability;
 mod catalog;
 mod context;
 mod directory;
-#[cfg(test)]
-mod figures;
 mod probe;
 mod read;
 pub mod refresh;

@@ -411,35 +411,6 @@ async fn whatever_else_lies_under_a_key_neither_hangs_nor_is_read_whole() {
     assert!(began.elapsed() < Duration::from_secs(10));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "prints figures"]
-async fn what_a_small_put_costs() {
-    for (what, bytes, at_once) in [("4 KiB", 4096, 1), ("4 KiB", 4096, 16), ("8 MiB", 8 << 20, 1)] {
-        for fresh in [true, false] {
-            let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-            let rt = Rt::new(RealRuntime::current());
-            let bucket = FileStore::open(&rt, dir.path()).await.unwrap();
-            let body = Bytes::from(vec![7; bytes]);
-            let count = if bytes > 1 << 20 { 16 } else { 200 };
-            let key = |n: usize| format!("{:02x}/volume/c-{n}", if fresh { n % 256 } else { 1 });
-            for n in 0..4 {
-                bucket.put(&key(n), body.clone(), When::Absent, WHY).await.unwrap();
-            }
-            let began = std::time::Instant::now();
-            let put = |n: usize| {
-                let (bucket, key, body) = (bucket.clone(), key(n), body.clone());
-                async move { bucket.put(&key, body, When::Absent, WHY).await }
-            };
-            let puts = (4..count).map(put);
-            use futures::StreamExt as _;
-            let done: Vec<_> =
-                futures::stream::iter(puts.collect::<Vec<_>>()).buffer_unordered(at_once).collect().await;
-            let ms = began.elapsed().as_secs_f64() * 1000.0 / done.len() as f64;
-            println!("{what}, {at_once} at once, new folder each: {fresh}: {ms:.2} ms a put");
-        }
-    }
-}
-
 #[tokio::test]
 async fn what_was_changed_since_it_was_seen_is_not_deleted() {
     let yard = yard().await;

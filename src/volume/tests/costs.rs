@@ -1,6 +1,6 @@
 //! What looking costs in requests, counted at six stores: it must not grow with what else there is.
 
-use super::figures::Place;
+use super::place::Place;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ async fn made(volumes: &Volumes, n: usize) {
 #[test]
 fn whether_a_group_is_whole_is_found_out_once() {
     with_stores(async |place| {
-        let volumes = place.volumes(1, Some("4+2"), false).await;
+        let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 30).await;
         let (a, b) = (open(&volumes, "v0").await, open(&volumes, "v1").await);
         let group = |s: &str| [(a.clone(), name(s)), (b.clone(), name(s))];
@@ -45,7 +45,7 @@ fn whether_a_group_is_whole_is_found_out_once() {
         // Known to all, and for good: what a member does with its snapshot later makes no group unfinished.
         volumes.remove_snapshot(&name("v1"), &name("x")).await.unwrap();
         a.release().await.unwrap();
-        let other = place.volumes(2, None, false).await;
+        let other = place.volumes(2, None).await;
         let (list, requests) = asked(&place, other.snapshots(&name("v0"))).await;
         assert!(list.unwrap().iter().all(|s| !s.partial));
         assert!(requests < 60, "{requests} requests on another host");
@@ -55,7 +55,7 @@ fn whether_a_group_is_whole_is_found_out_once() {
 #[test]
 fn a_group_that_nobody_saw_to_the_end_is_looked_for_once() {
     with_stores(async |place| {
-        let volumes = place.volumes(1, Some("4+2"), false).await;
+        let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 30).await;
         let (a, b) = (open(&volumes, "v0").await, open(&volumes, "v1").await);
         snapshot_group(&[(a.clone(), name("x")), (b.clone(), name("x"))], false).await.unwrap();
@@ -72,7 +72,7 @@ fn a_group_that_nobody_saw_to_the_end_is_looked_for_once() {
 #[test]
 fn a_start_asks_nothing_for_volumes_that_were_not_open_here() {
     with_stores(async |place| {
-        let volumes = place.volumes(1, Some("4+2"), false).await;
+        let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 10).await;
         let released = open(&volumes, "v3").await;
         released.write(0, bytes(1, 4096)).await.unwrap();
@@ -82,11 +82,11 @@ fn a_start_asks_nothing_for_volumes_that_were_not_open_here() {
         let left = open(&volumes, "v7").await;
         left.write(0, bytes(1, 4096)).await.unwrap();
         left.flush().await.unwrap();
-        let again = place.volumes(1, None, false).await;
+        let again = place.volumes(1, None).await;
         let (left, requests) = asked(&place, again.left_open()).await;
         assert_eq!(left.unwrap(), [name("v7")]);
         assert!(requests < 200, "one head and the names: {requests}");
-        let other = place.volumes(2, None, false).await;
+        let other = place.volumes(2, None).await;
         let (left, requests) = asked(&place, other.left_open()).await;
         assert!(left.unwrap().is_empty() && requests == 0, "another folder: {requests}");
     });
@@ -95,7 +95,7 @@ fn a_start_asks_nothing_for_volumes_that_were_not_open_here() {
 #[test]
 fn a_listing_is_one_pass_over_heads() {
     with_stores(async |place| {
-        let volumes = place.volumes(1, Some("4+2"), false).await;
+        let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 1).await;
         let v = open(&volumes, "v0").await;
         v.write(0, bytes(1, 4096)).await.unwrap();
@@ -105,7 +105,7 @@ fn a_listing_is_one_pass_over_heads() {
         }
         v.release().await.unwrap();
         for host in [1, 2] {
-            let volumes = place.volumes(host, None, false).await;
+            let volumes = place.volumes(host, None).await;
             let (list, requests) = asked(&place, volumes.list(PATIENCE)).await;
             let list = list.unwrap();
             let named = list.iter().filter(|(_, info)| {
@@ -137,7 +137,7 @@ fn counts(place: &Place) -> [u64; 3] {
 #[test]
 fn a_clone_costs_the_same_however_many_there_are() {
     with_stores(async |place| {
-        let volumes = place.volumes(1, Some("4+2"), false).await;
+        let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 1).await;
         let v = open(&volumes, "v0").await;
         v.write(0, bytes(1, 4096)).await.unwrap();
@@ -174,7 +174,7 @@ fn a_clone_costs_the_same_however_many_there_are() {
 #[test]
 fn what_was_never_cloned_is_removed_without_looking_for_clones() {
     with_stores(async |place| {
-        let volumes = place.volumes(1, Some("4+2"), false).await;
+        let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 1).await;
         let v = open(&volumes, "v0").await;
         for s in ["a", "b", "c"] {

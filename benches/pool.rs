@@ -1,10 +1,10 @@
-//! What the pool costs above its stores: `integration/bench pool` runs this in a release build.
+//! What the pool costs above its stores: `cargo bench --bench pool`, for `integration/bench pool`.
 //!
 //! For each layout the same objects are put raw and through the pool, to the same stores with as much at once; then the same
 //! ranges are read both ways. The ratio of puts is of the bytes that users gave, so that raw × k/N is 1. CPU is this process's.
 
-// It measures real time, on real folders.
-#![allow(clippy::disallowed_methods)]
+// It measures real time, on real folders, and may stop at what it doesn't expect.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,15 +13,14 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
 
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::size::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
-use crate::base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
-use crate::pool::chunk::Codec;
-use crate::pool::chunk::FOOTER_MAX;
-use crate::pool::chunk::ShardSet;
-use crate::pool::chunk::seal;
-use crate::pool::*;
-use crate::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, S3Store, StoreUrl, When};
+use windlass::base::rt::{RealDisk, RealRuntime, Rt};
+use windlass::base::size::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
+use windlass::base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
+use windlass::pool::{
+    Chunk, ChunkKind, CreateOptions, FOOTER_MAX, Layout, Opener, Pool, PoolHost, PoolStore, place, sealing,
+    shard_key,
+};
+use windlass::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, S3Store, StoreUrl, When};
 
 /// As in the program: where large buffers lie in memory, and whether they are fresh, is a part of what is measured.
 #[global_allocator]
@@ -42,7 +41,7 @@ struct None;
 #[async_trait::async_trait]
 impl Opener for None {
     async fn open(&self, url: &str) -> Result<BucketRef> {
-        Err(crate::base::Error::new(crate::base::Kind::NotFound, url))
+        Err(windlass::base::Error::new(windlass::base::Kind::NotFound, url))
     }
 }
 
@@ -270,8 +269,14 @@ async fn beside_raw(layout: Layout, kind: &str) {
     bench.rt.sleep(std::time::Duration::from_millis(10)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "figures, not a test: integration/bench pool"]
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        beside_raw_stores().await;
+        encoding();
+    });
+}
+
 async fn beside_raw_stores() {
     let s3 = std::env::var("BENCH_S3").is_ok().then_some("s3");
     for layout in ["1+0", "4+2", "10+4"].map(|l| l.parse::<Layout>().unwrap()) {
@@ -279,14 +284,17 @@ async fn beside_raw_stores() {
             beside_raw(layout, kind).await;
         }
     }
+}
+
+fn encoding() {
     for layout in ["1+0", "4+2", "10+4"].map(|l| l.parse::<Layout>().unwrap()) {
-        let codec = Codec::new(layout);
+        let seal = sealing(layout);
         let rounds = TOTAL / (layout.k() * shard_len(layout.k()));
         let chunks: Vec<Chunk> =
             (0..rounds).map(|n| chunk(layout.k(), n as u64)).map(in_fresh_buffers).collect();
         let begun = Instant::now();
         for chunk in chunks {
-            std::hint::black_box(seal(&codec, chunk, ShardSet::all(layout.n())).unwrap());
+            seal(chunk).unwrap();
         }
         let bytes = (rounds * layout.k() * shard_len(layout.k())) as f64;
         let took = begun.elapsed().as_secs_f64();
