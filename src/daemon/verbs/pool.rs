@@ -16,7 +16,7 @@ use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
 };
 use crate::store::StoreSpec;
-use crate::volume::{Told, Unreadable};
+use crate::volume::{MapWalk, Unreadable};
 
 /// Volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
@@ -265,9 +265,9 @@ fn unreadable(pool: &Name, told: &Unreadable) -> String {
         ranges += &format!(" and {} further on", show_bytes(told.bytes - listed));
     }
     let more = match told.told {
-        Told::Whole => "",
-        Told::TooLong => ", and perhaps more: its map is too long to be gone through for this message",
-        Told::Unreadable => ", and perhaps more: its map can't be read whole",
+        MapWalk::Whole => "",
+        MapWalk::TooLong => ", and perhaps more: its map is too long to be gone through for this message",
+        MapWalk::Unreadable => ", and perhaps more: its map can't be read whole",
     };
     match told.bytes {
         0 => format!("{what}: its map can't be read whole: which bytes are lost can't be told"),

@@ -13,5 +13,5 @@ mod volumes;
 
 pub use group::snapshot_group;
 pub use salvage::Salvaged;
-pub use unreadable::{Told, Unreadable};
+pub use unreadable::{MapWalk, Unreadable};
 pub use volumes::{OpenMode, SnapshotView, Volumes};

@@ -46,12 +46,12 @@ pub struct Unreadable {
     /// All of them together.
     pub bytes: u64,
     /// Whether there may be more.
-    pub told: Told,
+    pub told: MapWalk,
 }
 
 /// How far a map was gone through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Told {
+pub enum MapWalk {
     Whole,
     /// It is longer than what is gone through for a message.
     TooLong,
@@ -87,7 +87,7 @@ impl Volumes {
                 told.unwrap_or_else(|error| {
                     tracing::debug!(volume = %name, %error, "what is lost isn't told");
                     let mut none = Unreadable::new(name, None);
-                    none.told = Told::Unreadable;
+                    none.told = MapWalk::Unreadable;
                     vec![none]
                 })
             }
@@ -106,7 +106,8 @@ impl Volumes {
             }
             let done = self.unreadable_by(name, &head, lost).await;
             tries += 1;
-            let is_sure = done.as_ref().is_ok_and(|all| all.iter().all(|one| one.told != Told::Unreadable));
+            let is_sure =
+                done.as_ref().is_ok_and(|all| all.iter().all(|one| one.told != MapWalk::Unreadable));
             if is_sure || tries == TRIES {
                 return done;
             }
@@ -127,9 +128,9 @@ impl Volumes {
             let mut one = Unreadable::new(name.clone(), snapshot.cloned());
             one.told = self.walk_lost(head, &view, tree, lost, &mut one).await;
             if !is_placed {
-                one.told = Told::Unreadable;
+                one.told = MapWalk::Unreadable;
             }
-            if one.bytes > 0 || one.told == Told::Unreadable {
+            if one.bytes > 0 || one.told == MapWalk::Unreadable {
                 all.push(one);
             }
         }
@@ -143,7 +144,7 @@ impl Volumes {
         tree: &Tree,
         lost: &Lost<'_>,
         told: &mut Unreadable,
-    ) -> Told {
+    ) -> MapWalk {
         let volumes = head.volumes();
         let mut walk = tree.walk(view.pages(), view.page_cache(), 0..u64::MAX);
         for taken in 1..=STEPS_MAX {
@@ -153,24 +154,24 @@ impl Volumes {
             let extent = match walk.step().await {
                 Ok(Some(Step::Mapped(extent))) => extent,
                 Ok(Some(Step::Page { .. })) => continue,
-                Ok(None) => return Told::Whole,
-                Err(_) => return Told::Unreadable,
+                Ok(None) => return MapWalk::Whole,
+                Err(_) => return MapWalk::Unreadable,
             };
             let at = extent.at.expect("a walk shows what is mapped").frame;
-            let Some(&volume) = volumes.get(usize::from(at.volume)) else { return Told::Unreadable };
+            let Some(&volume) = volumes.get(usize::from(at.volume)) else { return MapWalk::Unreadable };
             let chunk = ChunkId { volume, epoch: at.epoch, seq: at.seq };
             let object = self.engine.memory.places.find(&chunk).map_or(chunk, |packed| packed.pack);
             if lost.chunks.contains(&object) {
                 told.add(extent.block * BLOCK..extent.end() * BLOCK);
             }
         }
-        Told::TooLong
+        MapWalk::TooLong
     }
 }
 
 impl Unreadable {
     fn new(volume: Name, snapshot: Option<Name>) -> Unreadable {
-        Unreadable { volume, snapshot, ranges: Vec::new(), bytes: 0, told: Told::Whole }
+        Unreadable { volume, snapshot, ranges: Vec::new(), bytes: 0, told: MapWalk::Whole }
     }
 
     fn add(&mut self, range: Range<u64>) {

@@ -255,7 +255,7 @@ fn what_is_lost_is_told_as_ranges_of_volumes_snapshots_and_clones() {
         let told: Vec<_> = told
             .iter()
             .map(|t| {
-                (t.volume.to_string(), t.snapshot.clone(), &t.ranges[..], t.bytes, t.told == Told::Whole)
+                (t.volume.to_string(), t.snapshot.clone(), &t.ranges[..], t.bytes, t.told == MapWalk::Whole)
             })
             .collect();
         let (all, tail) = ([8 * MIB..8 * MIB + (64 << 10), 9 * MIB..9 * MIB + 4096], 9 * MIB..9 * MIB + 4096);
