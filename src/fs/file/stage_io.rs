@@ -65,7 +65,8 @@ impl OpenFile {
     async fn drop_doubtful(&self) {
         let spent = {
             let mut s = self.state.lock();
-            let stored = s.file.is_sent() && !s.file.is_unlinked();
+            // A file that is about to lose its name counts on its stage: its object is about to go.
+            let stored = s.file.is_whole_in_object();
             let doubtful = s.stage.as_ref().is_some_and(Stage::is_doubtful);
             if !stored || !doubtful {
                 return;

@@ -464,6 +464,11 @@ impl FileState {
         !self.is_sent() && !self.is_unlinked()
     }
 
+    /// The object has every byte, and its name: what is staged can go.
+    pub fn is_whole_in_object(&self) -> bool {
+        self.is_sent() && !self.is_unlinked() && self.base_len == self.size
+    }
+
     /// A close, an fsync or a send asked for what the bucket does not have.
     pub fn is_asked(&self) -> bool {
         self.asked > self.sent

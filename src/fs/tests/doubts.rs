@@ -444,6 +444,35 @@ fn a_copy_that_goes_on_beside_its_send_is_whole() {
     }
 }
 
+/// The disk has failed to sync a file, the bucket has it, and its name is being removed: who has it open writes to it
+/// and still reads all of it.
+#[test]
+fn a_doubtful_stage_is_kept_while_the_name_goes() {
+    for seed in 0..60 {
+        Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount("deadline=5,flush=local").await;
+            let handle = user.open("f", NEW, true).await.unwrap();
+            user.fs.write(handle, 0, vec![1; 300_000].into()).await.unwrap();
+            set.disk.faults(|f| f.sync_fails = 1000);
+            user.fs.fsync(handle).await.unwrap_err();
+            set.disk.faults(|f| f.sync_fails = 0);
+            user.fs.flush(handle).await.unwrap();
+            user.fs.idle().await;
+            set.sleep(Duration::from_secs(10)).await;
+            assert_eq!(set.f().await.unwrap().len(), 300_000, "seed {seed}");
+            set.store.faults(|f| f.latency = (Duration::from_millis(20), Duration::from_millis(60)));
+            let removes = user.another();
+            let removing = set.world.rt().spawn(async move { removes.unlink("f").await });
+            set.sleep(Duration::from_micros(set.world.below(200_000))).await;
+            let wrote = user.fs.write(handle, 0, vec![2; 4].into()).await;
+            removing.await.unwrap().unwrap();
+            wrote.unwrap();
+            let is = user.read(handle, 0, 300_000).await.unwrap();
+            assert!(is[..4] == [2; 4] && is[4..] == vec![1; 299_996], "seed {seed}: {} bytes", is.len());
+        });
+    }
+}
+
 /// Whoever reads a file goes on while it is renamed, its directory too.
 #[test]
 fn who_reads_a_file_that_is_renamed_reads_on() {
