@@ -293,7 +293,7 @@ fn programs_keep_their_files_here() {
     }
 }
 
-/// Promise: cp of a large file within a mount is one request of the store.
+/// Promise: cp of a file of up to 4 GiB within a mount is one request of the store.
 #[test]
 fn copies_within_a_mount_move_no_bytes() {
     use windlass::store::{Store as _, Verb};

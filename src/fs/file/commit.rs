@@ -308,9 +308,7 @@ impl OpenFile {
         }
         s.apply(Event::Rebased(base.clone()));
         snapshot.when = When::Matches(base.etag.clone());
-        if s.file.borrowed().is_none() {
-            snapshot.source = Some(Source { key: snapshot.key.clone(), base });
-        }
+        snapshot.source = Some(Source { key: snapshot.key.clone(), base });
         Ok(Some(OwnSend::Before))
     }
 
@@ -329,6 +327,43 @@ impl OpenFile {
         // What has not arrived in so many turns won't.
         s.apply(Event::Recalled(arrived.map(|head| Base { etag: head.etag, size: head.size })));
         Ok(())
+    }
+
+    /// Makes the object a copy of `from`, if nothing was written to the file, and the file what the object is. False: the
+    /// program is to copy. `publish`: see `send`.
+    pub async fn copy_from(
+        &self,
+        e: &MountContext,
+        from: &Source,
+        publish: impl FnOnce(&dyn Fn() -> Attributes),
+    ) -> Result<bool> {
+        let _one = self.sending.lock().await;
+        let _writing = self.writing.lock().await;
+        let mut snapshot = {
+            let mut s = self.state.lock();
+            let untouched = s.file.size() == 0 && s.stage.is_none() && s.unsent_version.is_none();
+            if !untouched || !matches!(s.file.life(), Life::Linked) || from.key == s.file.key() {
+                return Ok(false);
+            }
+            let mut snapshot = s.snapshot(e);
+            snapshot.size = from.base.size;
+            s.remember_upload(&snapshot);
+            snapshot
+        };
+        let Snapshot { key, when, attrs, .. } = &snapshot;
+        let base = match e.remote.copy_with(&from.key, key, &from.base, attrs, when).await {
+            Ok(etag) => Base { etag, size: from.base.size },
+            // One of the two objects is another by now: who reads the one and closes the other is told.
+            Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => return Ok(false),
+            Err(why) => return Err(why),
+        };
+        snapshot.changes = {
+            let mut s = self.state.lock();
+            s.apply(Event::Copied { base, attrs: snapshot.attrs.clone() });
+            s.file.changes()
+        };
+        publish(&|| self.mark_clean(e, &snapshot));
+        Ok(true)
     }
 
     /// The object has the snapshot's bytes.

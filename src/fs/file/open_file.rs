@@ -87,7 +87,7 @@ impl OpenFile {
     pub fn recovered(left: FoundFile, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let FoundFile { stage, note, edits, .. } = left;
         let modified = note.attrs().time("mtime").unwrap_or(modified);
-        let object = (note.key.as_str(), note.base.clone(), note.borrowed.clone());
+        let object = (note.key.as_str(), note.base.clone());
         let file =
             FileState::recovered(object, edits, (note.attrs(), modified), note.mark, note.sending.clone());
         let replaced = note.replaces().map(str::to_owned);
@@ -415,38 +415,6 @@ impl OpenFile {
         (s.file.is_sent() && matches!(s.file.life(), Life::Linked)).then(|| s.file.source()).flatten()
     }
 
-    /// Takes `len` bytes at `offset` of another object for the same bytes of this file, which ends there and has
-    /// nothing else. False: that isn't so, or it is being sent: what the object has of it then is known afterwards.
-    pub async fn borrow(&self, e: &MountContext, from: &Source, offset: u64, len: u64) -> Op<bool> {
-        let Ok(_unsent) = self.sending.try_lock() else { return Ok(false) };
-        let _one = self.writing.lock().await;
-        if let Some(why) = self.failure() {
-            return Err(why.into());
-        }
-        let now = e.now();
-        let mut s = self.state.lock();
-        let file = &s.file;
-        let goes_on = file.borrowed() == Some(from) && file.base_len() == file.size();
-        let at_end = offset == file.size() && (file.size() == 0 || goes_on);
-        if !at_end || s.stage.is_some() || file.is_unlinked() {
-            return Ok(false);
-        }
-        s.apply(Event::Borrowed { from: from.clone(), end: offset + len, now });
-        Ok(true)
-    }
-
-    /// Some of its bytes are another object's: this host has them not.
-    pub fn is_borrowed(&self) -> bool {
-        self.state.lock().file.borrowed().is_some()
-    }
-
-    /// The object whose bytes it has borrowed.
-    pub fn borrows(&self, key: &str) -> bool {
-        let s = self.state.lock();
-        let before = s.unsent_version.as_ref().is_some_and(|unsent| unsent.borrows(key));
-        before || s.file.borrowed().is_some_and(|from| from.key == key)
-    }
-
     /// Fetches all that is still only in the object: its name is about to go, its handles go on.
     pub async fn detach(&self, e: &MountContext) -> Op<()> {
         let _one = self.writing.lock().await;
@@ -589,7 +557,6 @@ impl FileParts {
             url: staging.url().to_owned(),
             key: file.key().to_owned(),
             base: file.base().cloned(),
-            borrowed: file.borrowed().cloned(),
             upload: self.upload.clone(),
             size: file.size(),
             partly,

@@ -62,12 +62,9 @@ impl FileParts {
     fn version_to_send(&mut self) -> Option<UnsentVersion> {
         let mut unsent =
             self.unsent_version.clone().filter(|unsent| self.file.asked() <= unsent.snapshot.changes)?;
-        let Snapshot { key, when, source, attrs, .. } = &mut unsent.snapshot;
+        let Snapshot { when, source, attrs, .. } = &mut unsent.snapshot;
         // A send that was under way may have been stored meanwhile.
-        *when = self.file.when();
-        if source.as_ref().is_none_or(|source| source.key == *key) {
-            *source = self.file.own_object();
-        }
+        (*when, *source) = (self.file.when(), self.file.source());
         let Attrs { content_type, user } = attrs.clone();
         self.remember_upload(&unsent.snapshot);
         // By this it is known again, should the answer be lost with this mount; what was stored since is ours.

@@ -71,11 +71,10 @@ pub enum Event {
         size: u64,
         now: Ns,
     },
-    /// Bytes of another object count for those at the file's end, and the file ends behind them.
-    Borrowed {
-        from: Source,
-        end: u64,
-        now: Ns,
+    /// The store has made the object a copy of another one, and the file is that.
+    Copied {
+        base: Base,
+        attrs: Attrs,
     },
     /// Metadata that goes with the next upload.
     AttrsChanged(Attrs),
@@ -153,9 +152,7 @@ pub struct FileState {
     key: String,
     /// The object as it was opened or last stored; none while there is no object.
     base: Option<Base>,
-    /// Whose bytes the file has instead, copied and not yet sent.
-    borrowed: Option<Source>,
-    /// So many of their bytes still count.
+    /// So many of its bytes still count.
     base_len: u64,
     size: u64,
     /// Bytes that are staged.
@@ -202,7 +199,6 @@ impl FileState {
         FileState {
             key: key.to_owned(),
             base: None,
-            borrowed: None,
             base_len: 0,
             size,
             local: ByteRanges::default(),
@@ -223,7 +219,7 @@ impl FileState {
 
     /// A file that an earlier mount staged and the bucket may not have.
     pub fn recovered(
-        (key, base, borrowed): (&str, Option<Base>, Option<Source>),
+        (key, base): (&str, Option<Base>),
         edits: Edits,
         (attrs, modified): (Attrs, Ns),
         mark: Mark,
@@ -233,7 +229,7 @@ impl FileState {
         let signed = (mark == Mark::Closed).then(|| (1, attrs.clone()));
         let (dirty, asked) = (local.clone(), 1);
         let state = FileState::new(key, size, attrs, modified, 1);
-        FileState { base, borrowed, base_len, local, dirty, asked, signed, uploading, ..state }
+        FileState { base, base_len, local, dirty, asked, signed, uploading, ..state }
     }
 
     pub fn apply(&mut self, event: Event) -> Effect {
@@ -253,10 +249,13 @@ impl FileState {
                 self.size = size;
                 self.touch(now)
             }
-            Event::Borrowed { from, end, now } => {
-                self.borrowed = Some(from);
-                (self.base_len, self.size) = (end, end);
-                self.touch(now)
+            Event::Copied { base, attrs } => {
+                (self.base_len, self.size) = (base.size, base.size);
+                (self.attrs, self.base) = (attrs, Some(base));
+                self.uploading.clear();
+                self.changes += 1;
+                self.wrote = self.changes;
+                Effect::Nothing
             }
             Event::AttrsChanged(attrs) => {
                 let times = |attrs: &Attrs| (attrs.time("mtime"), attrs.time("atime"));
@@ -266,15 +265,11 @@ impl FileState {
                 Effect::Nothing
             }
             Event::Fetched(range) => {
-                if self.borrowed.is_some() {
-                    // No object of this name ever had them.
-                    self.dirty.insert(range.clone());
-                }
                 self.local.insert(range);
                 Effect::Nothing
             }
             Event::Detached => {
-                (self.base_len, self.borrowed) = (0, None);
+                self.base_len = 0;
                 Effect::Nothing
             }
             Event::Renamed(key) => {
@@ -325,8 +320,6 @@ impl FileState {
             Event::Stored { at, base } => {
                 self.base = Some(base);
                 self.uploading.clear();
-                // Its bytes are the object's own now.
-                self.borrowed = None;
                 if self.changes == at {
                     self.base_len = self.size;
                     self.dirty.clear();
@@ -413,7 +406,7 @@ impl FileState {
         if dirty.into_iter().any(|(range, dirty)| dirty && !inside(&self.local, range)) {
             return Err("bytes that no object has and that are not staged");
         }
-        if self.base_len > 0 && self.source().is_none() {
+        if self.base_len > 0 && self.base.is_none() {
             return Err("bytes of an object, and no object");
         }
         if self.is_sent() && (self.base.is_none() || !self.dirty.is_empty()) {
@@ -504,10 +497,6 @@ impl FileState {
         self.base.as_ref()
     }
 
-    pub fn borrowed(&self) -> Option<&Source> {
-        self.borrowed.as_ref()
-    }
-
     pub fn base_len(&self) -> u64 {
         self.base_len
     }
@@ -568,12 +557,8 @@ impl FileState {
         (self.changes, self.key.clone(), self.base.clone())
     }
 
-    /// Whose bytes the file's are, but for those in `local`.
+    /// The object, whose bytes the file's are, but for those in `local`.
     pub fn source(&self) -> Option<Source> {
-        self.borrowed.clone().or_else(|| self.own_object())
-    }
-
-    pub fn own_object(&self) -> Option<Source> {
         self.base.clone().map(|base| Source { key: self.key.clone(), base })
     }
 }

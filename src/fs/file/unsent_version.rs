@@ -20,11 +20,6 @@ impl UnsentVersion {
             key.clone_into(its);
         }
     }
-
-    /// Whether it has bytes of the object at `key`, which is another one.
-    pub fn borrows(&self, key: &str) -> bool {
-        self.snapshot.key != key && self.snapshot.source.as_ref().is_some_and(|from| from.key == key)
-    }
 }
 
 /// Takes the stage out of the folder. It serves no other file: a note on disk may name it still.

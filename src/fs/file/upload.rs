@@ -18,8 +18,6 @@ use crate::store::{Attrs, Etag, Part, When};
 
 /// Files up to this size are one put.
 pub const WHOLE_MAX: u64 = 16 << 20;
-/// One request copies so much.
-const COPY_MAX: u64 = 4 << 30;
 const AT_ONCE: usize = 8;
 /// Bytes of the source that lie apart come in one request, as long as it is not larger.
 const FETCH_MAX: u64 = 16 << 20;
@@ -102,11 +100,8 @@ pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<Streami
         return in_parts(e, file, &streaming).await;
     }
     match &file.source {
-        Some(source) if source.key == file.key && file.is_as(&source.base) => {
+        Some(source) if file.is_as(&source.base) => {
             e.remote.put_attrs(&file.key, &source.base, &file.attrs).await
-        }
-        Some(source) if file.is_as(&source.base) && file.size <= COPY_MAX => {
-            e.remote.copy_with(&source.key, &file.key, &source.base, &file.attrs, &file.when).await
         }
         _ if file.size <= WHOLE_MAX => {
             let _held = e.uploads.take(file.size).await;

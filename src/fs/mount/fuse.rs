@@ -722,8 +722,10 @@ impl Filesystem for FuseServer {
         reply: ReplyWrite,
     ) {
         let len = len.min(u64::from(u32::MAX));
-        let work = move |fs: Arc<Fs>| async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
-        self.run_bounded("copy_file_range", ino, work, move |out| match out {
+        let fs = self.fs.clone();
+        let work = async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
+        // The store may take long to copy, as it may for a close.
+        self.spawn("copy_file_range", ino, work, move |out| match out {
             Ok(size) => reply.written(size as u32),
             Err(f) => reply.error(errno(&f)),
         });

@@ -5,7 +5,7 @@ use crate::base::lock_order::OrderedMutex;
 
 /// Telling the kernel: nothing is held, since it may ask about the node before it returns.
 pub type KernelLock<T> = OrderedMutex<0, T>;
-/// The write-back queue, and the keys of lenders.
+/// The write-back queue.
 pub type QueueLock<T> = OrderedMutex<1, T>;
 /// The table of nodes.
 pub type NodesLock<T> = OrderedMutex<2, T>;

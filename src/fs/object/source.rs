@@ -12,7 +12,7 @@ pub struct Base {
 }
 
 /// An object that has bytes of a file.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
     pub key: String,
     pub base: Base,

@@ -147,7 +147,6 @@ impl Fs {
             return Err(Errno::ISDIR.into());
         }
         self.exempt(&target.key).await;
-        self.flush_borrowers(&target.key).await?;
         // What is on its way arrives first, before what its handles need is fetched; nothing sets out after it.
         let _held = self.lock_name(&target.key).await;
         let open = self.open_at(&target.key);

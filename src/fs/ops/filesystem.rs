@@ -8,7 +8,6 @@
 //! step in which the tables learn what the object shows. An answer that was asked for before a change of ours was
 //! entered is not believed (`ChangeSeq`).
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::base::{Error, Kind, Result};
 use crate::fs::bucket::BucketClient;
 use crate::fs::file::{Clock, MountContext, MountResources, OpenFile};
 use crate::fs::object::{
-    Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op, QueueLock,
+    Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op,
     VERSIONS,
 };
 use crate::fs::read::{BlockCache, ReadAhead};
@@ -64,8 +63,6 @@ pub struct Fs {
     pub(super) writeback: Writeback,
     /// What the mount's own directory shows.
     pub(super) root: LeafLock<Attributes>,
-    /// Objects whose bytes a file has borrowed, some time.
-    pub(super) lenders: QueueLock<BTreeSet<String>>,
     pub(super) unlink_bursts: UnlinkBursts,
     /// Directories' renames that are still to be ended.
     pub(super) unfinished_renames: LeafLock<Vec<Arc<UnfinishedRename>>>,
@@ -122,7 +119,6 @@ impl Fs {
             kernel: KernelLock::new(None),
             since,
             writeback: Writeback::new(),
-            lenders: QueueLock::default(),
             unlink_bursts: UnlinkBursts::new(),
             unfinished_renames: LeafLock::default(),
             version_tree: VersionTree::default(),
@@ -324,16 +320,6 @@ impl Fs {
         if queued && self.inodes.lock().opens(ino) <= 2 {
             file.release_fds();
         }
-    }
-
-    pub(super) fn register_lender(&self, key: String) {
-        const MANY: usize = 1000;
-        let mut lenders = self.lenders.lock();
-        if lenders.len() >= MANY {
-            let open = self.open_below("");
-            lenders.retain(|key| open.iter().any(|(_, file)| file.borrows(key)));
-        }
-        lenders.insert(key);
     }
 
     pub(super) fn naming(&self) -> Naming {

@@ -339,9 +339,9 @@ impl Fs {
         Ok(())
     }
 
-    /// copy_file_range(2) of what lies at the same place in both files: not a byte moves. `EOPNOTSUPP` otherwise, and
-    /// the kernel reads and writes.
-    pub async fn copy_range(&self, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
+    /// copy_file_range(2) of a whole object to a new file: the store copies, and not a byte moves. `EOPNOTSUPP` otherwise,
+    /// and the program reads and writes. The kernel asks for at most 4 GiB in one call: a larger file is never whole.
+    pub async fn copy_range(self: &Arc<Self>, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
         if self.version_file(from).is_some() {
             return Err(Errno::OPNOTSUPP.into());
         }
@@ -349,48 +349,25 @@ impl Fs {
         if !to.how.write || !from.how.read {
             return Err(Errno::BADF.into());
         }
-        let source = from.file.clean().filter(|_| at.0 == at.1 && !Arc::ptr_eq(&from.file, &to.file));
-        let Some(source) = source else { return Err(Errno::OPNOTSUPP.into()) };
-        let len = len.min(source.base.size.saturating_sub(at.0));
-        if len == 0 {
+        let size = from.file.size();
+        if at.0 >= size || len == 0 {
             return Ok(0);
         }
-        if !to.file.borrow(&self.context, &source, at.1, len).await? {
+        let source = from.file.clean().filter(|_| at == (0, 0) && len >= size);
+        let Some(source) = source.filter(|source| source.base.size == size) else {
             return Err(Errno::OPNOTSUPP.into());
-        }
-        self.register_lender(source.key);
-        to.wrote.add();
-        Ok(len)
-    }
-
-    /// Before the object at `key` goes or changes: who has borrowed its bytes is stored first, or has them fetched.
-    pub(super) async fn flush_borrowers(self: &Arc<Self>, key: &str) -> Op<()> {
-        if !self.lenders.lock().contains(key) {
-            return Ok(());
-        }
-        for (ino, file) in self.open_below("").into_iter().filter(|(_, file)| file.borrows(key)) {
-            let Some(_pin) = self.pin(ino, &file) else { continue };
-            let repaid = match file.attributes(self.options()).size {
-                _ if file.is_rewriting() => {
-                    self.send_for(ino, &file, Purpose::ClosedVersion).await.map_err(Fail::from)
-                }
-                ..=DETACH_MAX => {
-                    // What is on its way has what it needs.
-                    let _held = file.lock_uploads().await;
-                    if !file.borrows(key) {
-                        continue;
-                    }
-                    file.detach(&self.context).await
-                }
-                _ => self.send(ino, &file).await.map_err(Fail::from),
-            };
-            repaid?;
-        }
-        let mut lenders = self.lenders.lock();
-        if !self.open_below("").iter().any(|(_, file)| file.borrows(key)) {
-            lenders.remove(key);
-        }
-        Ok(())
+        };
+        let (fs, busy) = (self.clone(), self.busy());
+        let copying = self.context.rt.spawn(async move {
+            let publish = |arrive: &dyn Fn() -> Attributes| fs.publish_sent(to.ino, &to.file, arrive);
+            let copied = to.file.copy_from(&fs.context, &source, publish).await;
+            if copied.is_err() {
+                fs.doubt(&to.file.key());
+            }
+            drop(busy);
+            copied
+        });
+        if copying.await?? { Ok(size) } else { Err(Errno::OPNOTSUPP.into()) }
     }
 
     /// ftruncate(2): the handle's close answers for it.
@@ -413,7 +390,6 @@ impl Fs {
     }
 
     /// close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
-    /// What was copied in the bucket is on no disk of this host's: its close waits for the bucket always.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {
         if !self.flush_needed(handle) {
             return Ok(());
@@ -421,10 +397,10 @@ impl Fs {
         let h = self.file(handle)?;
         let wrote = h.wrote.now();
         match self.options().flush {
-            Flush::Local if !h.file.is_borrowed() => {
+            Flush::Local => {
                 self.mark_closed_and_queue(h.ino, &h.file, false).await.map_err(close_failed)?;
             }
-            _ => {
+            Flush::Bucket => {
                 if h.file.is_small() {
                     // The send writes this down too, or says why it can't; it would have to wake another thread for it.
                     let _ = h.file.mark_closed(&self.context, false).await;
@@ -443,9 +419,6 @@ impl Fs {
         }
         let h = self.file(handle)?;
         match self.options().flush {
-            Flush::Local if h.file.is_borrowed() => {
-                self.send(h.ino, &h.file).await.map_err(close_failed)?;
-            }
             Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
             Flush::Local if h.file.is_dirty() => {
                 self.mark_closed_and_queue(h.ino, &h.file, true).await.map_err(close_failed)?;
@@ -484,9 +457,6 @@ impl Fs {
         if !file.is_dirty() {
             return Ok(());
         }
-        Box::pin(self.flush_borrowers(&file.key())).await.map_err(|f| {
-            f.why.unwrap_or_else(|| Error::new(Kind::Io, format!("copying from {}: {}", file.key(), f.errno)))
-        })?;
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
         let sending = self.context.rt.spawn(async move {

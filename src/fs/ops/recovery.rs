@@ -233,9 +233,6 @@ impl Fs {
             }
             _ => Arc::default(),
         };
-        if let Some(from) = &left.note.borrowed {
-            self.register_lender(from.key.clone());
-        }
         let file = OpenFile::recovered(left, Ns::from_ms(self.context.rt.wall_ms()), changing);
         if let Some(head) = head.filter(|_| object == ObjectIs::OwnSend) {
             file.rebase(Base { etag: head.etag, size: head.size });

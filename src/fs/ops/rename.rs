@@ -54,8 +54,6 @@ impl Fs {
         let (old, new) = (&source.key, &to.stem);
         self.exempt(old).await;
         self.exempt(new).await;
-        self.flush_borrowers(old).await?;
-        self.flush_borrowers(new).await?;
         // What was written goes first; then nothing is sent to the old name until the new one stands.
         let file = self.open_at(old);
         if let Some((_, ino, file)) = &file {
@@ -107,17 +105,8 @@ impl Fs {
 
     /// Holds two names, in an order that everybody keeps: what is on its way to either arrives first.
     async fn lock_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
-        let (first, last) = (a.min(b), a.max(b));
-        loop {
-            let held = self.lock_name(first).await;
-            // Who waits for it to be sent may hold the other one.
-            let borrower = self.open_at(first).filter(|(.., file)| file.is_borrowed() && file.is_dirty());
-            let Some((_pin, ino, file)) = borrower else {
-                return Ok([held, self.lock_name(last).await]);
-            };
-            drop(held);
-            self.send(ino, &file).await?;
-        }
+        let held = self.lock_name(a.min(b)).await;
+        Ok([held, self.lock_name(a.max(b)).await])
     }
 
     /// Deletes the old name, if it still is what was copied. What another client put there meanwhile is copied too.
@@ -201,26 +190,11 @@ impl Fs {
             },
             None => false,
         };
-        let lent: Vec<String> =
-            self.lenders.lock().iter().filter(|key| key.starts_with(&old)).cloned().collect();
-        for key in lent {
-            self.flush_borrowers(&key).await?;
-        }
         let (mut held, mut names) = (Vec::new(), BTreeSet::new());
-        for (_, file) in self.open_below(&old) {
-            self.flush_borrowers(&file.key()).await?;
-        }
         for (ino, file) in self.open_below(&old) {
             let Some(pin) = self.pin(ino, &file) else { continue };
-            let held_now = loop {
-                self.send(ino, &file).await?;
-                let held = file.lock_uploads().await;
-                // Who waits for it to be sent must not wait for this rename.
-                if !file.is_borrowed() || !file.is_dirty() {
-                    break held;
-                }
-            };
-            held.push((held_now, pin));
+            self.send(ino, &file).await?;
+            held.push((file.lock_uploads().await, pin));
             names.insert(file.key());
             file.refresh_note(&self.context).await?;
         }

@@ -202,8 +202,7 @@ impl FileStage {
         if note.partly != log.is_some() {
             return Ok(None);
         }
-        let base = note.borrowed.as_ref().map(|s| &s.base).or(note.base.as_ref());
-        let size = base.map_or(0, |b| b.size);
+        let size = note.base.as_ref().map_or(0, |b| b.size);
         let mut edits = Edits { local: ByteRanges::default(), base_len: size, size };
         let mut records = 0;
         match &log {

@@ -116,7 +116,7 @@ impl KeptFiles {
 
     async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
         let key = &left.note.key;
-        if left.stage.partly() || left.note.borrowed.is_some() {
+        if left.stage.partly() {
             let why = format!(
                 "{key}: only what was changed of it is on this host: mount its bucket to have it sent"
             );

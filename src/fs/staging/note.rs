@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, Source, UploadToken};
+use crate::fs::object::{Base, UploadToken};
 use crate::store::Attrs;
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
@@ -55,9 +55,6 @@ pub struct Note {
     pub key: String,
     /// The object that they change; none for a new one.
     pub base: Option<Base>,
-    /// Another object, whose bytes count instead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub borrowed: Option<Source>,
     /// The multipart upload that has parts of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<String>,
@@ -102,7 +99,6 @@ impl Note {
             url: String::new(),
             key: String::new(),
             base: None,
-            borrowed: None,
             upload: None,
             size: 0,
             partly: false,

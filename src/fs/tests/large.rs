@@ -163,7 +163,7 @@ fn uploads_cut_off_are_given_up() {
     .unwrap();
 }
 
-/// Promise: copy_file_range of a file's bytes to the same place of a new file moves none of them.
+/// Promise: copy_file_range of a whole file to a new one moves no bytes.
 #[test]
 fn copies_are_made_by_the_store() {
     let sim = Sim::new(3);
@@ -176,18 +176,19 @@ fn copies_are_made_by_the_store() {
         for (name, what) in ["plain", "edited", "unlinked", "renamed", "overwritten"].into_iter().zip(0..) {
             let (from, to) =
                 (user.open("a", READ, false).await.unwrap(), user.open(name, NEW, true).await.unwrap());
-            let mut done = 0;
-            while done < bytes.len() as u64 {
-                done += user.fs.copy_range(from, to, (done, done), 7 * MIB).await.unwrap();
-            }
-            assert_eq!(user.fs.copy_range(from, to, (done, done), 1).await.unwrap(), 0);
+            let part = user.fs.copy_range(from, to, (0, 0), 7 * MIB).await.unwrap_err().errno;
+            assert_eq!(part, Errno::OPNOTSUPP);
+            let size = bytes.len() as u64;
+            assert_eq!(user.fs.copy_range(from, to, (0, 0), 1 << 31).await.unwrap(), size);
+            assert_eq!(user.fs.copy_range(from, to, (size, size), 1).await.unwrap(), 0);
+            assert!(body(inside.contents(), name).await == bytes, "{name} is stored before its close");
             let mut want = bytes.clone();
             match what {
                 1 => {
                     user.fs.write(to, 9 << 20, Bytes::from_static(b"edit")).await.unwrap();
                     want[9 << 20..(9 << 20) + 4].copy_from_slice(b"edit");
-                    let gap = user.fs.copy_range(from, to, (0, 0), 5).await.unwrap_err().errno;
-                    assert_eq!(gap, Errno::OPNOTSUPP);
+                    let over = user.fs.copy_range(from, to, (0, 0), 1 << 31).await.unwrap_err().errno;
+                    assert_eq!(over, Errno::OPNOTSUPP);
                 }
                 2 => user.unlink("a").await.unwrap(),
                 3 => user.rename("a", "b", false).await.unwrap(),
@@ -202,13 +203,21 @@ fn copies_are_made_by_the_store() {
             user.forget_all();
             world.rt().sleep(Duration::from_secs(20)).await;
         }
-        // A source that somebody else changed is an error, never other bytes.
-        let (from, to) =
-            (user.open("a", READ, false).await.unwrap(), user.open("late", NEW, true).await.unwrap());
-        user.fs.copy_range(from, to, (0, 0), 1 << 40).await.unwrap();
-        inside.contents().put("a", Bytes::from_static(b"new"), When::Always, Cause::File).await.unwrap();
-        assert_eq!(user.close(to).await.unwrap_err().errno, Errno::STALE);
-        assert!(inside.contents().head("late", Cause::File).await.unwrap().is_none());
+        // An object that somebody else changed is not copied, and a new one there is not replaced.
+        for (key, name) in [("a", "late"), ("taken", "taken")] {
+            let (from, to) =
+                (user.open("a", READ, false).await.unwrap(), user.open(name, NEW, true).await.unwrap());
+            inside.contents().put(key, Bytes::from_static(b"new"), When::Always, Cause::File).await.unwrap();
+            let refused = user.fs.copy_range(from, to, (0, 0), 1 << 31).await.unwrap_err().errno;
+            assert_eq!(refused, Errno::OPNOTSUPP, "{name}");
+            user.fs.write(to, 0, Bytes::from_static(b"written")).await.unwrap();
+            let closed = user.close(to).await;
+            assert_eq!(closed.is_err(), name == "taken", "{closed:?}");
+            user.close(from).await.unwrap();
+            inside.contents().put("a", bytes.clone().into(), When::Always, Cause::File).await.unwrap();
+            world.rt().sleep(Duration::from_secs(20)).await;
+        }
+        assert!(body(inside.contents(), "taken").await == b"new"[..]);
     })
     .unwrap();
 }
