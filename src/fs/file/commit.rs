@@ -6,6 +6,8 @@ use tokio::sync::MutexGuard;
 use super::conflict_copy;
 use super::context::MountContext;
 use super::open_file::{OpenFile, bytes_missing};
+use super::rewrite::drop_version;
+use super::stage_io::note_unpromised;
 use super::state::{Event, Life, SENDS};
 use super::streaming_upload::StreamingUpload;
 use super::unsent_version::UnsentVersion;
@@ -86,7 +88,7 @@ impl OpenFile {
         };
         if !told && let Err(why) = self.note(e, false).await {
             // What this disk can't promise can be stored all the same.
-            if !self.is_rewriting() || self.note_unpromised(e).await.is_err() {
+            if !self.is_rewriting() || note_unpromised(self, e).await.is_err() {
                 if let Some(streaming) = &streaming {
                     self.state.lock().upload = None;
                     e.remote.abort(&snapshot.key, &streaming.upload).await;
@@ -233,7 +235,7 @@ impl OpenFile {
             self.record_upload(&snapshot, etag);
         }
         publish(&|| self.mark_clean(e, &snapshot));
-        self.drop_version().await;
+        drop_version(self).await;
         if purpose == Purpose::Sync
             && let Err(why) = self.note(e, false).await
         {
@@ -272,7 +274,7 @@ impl OpenFile {
             Err(why) => return Err(why),
         }
         drop((snapshot, stage));
-        self.drop_version().await;
+        drop_version(self).await;
         Ok(())
     }
 

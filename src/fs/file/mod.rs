@@ -11,6 +11,7 @@ mod state;
 mod streaming_upload;
 mod unsent_version;
 mod upload;
+mod write;
 
 pub use commit::Purpose;
 pub use conflict_copy::{CONFLICT, UNFINISHED};

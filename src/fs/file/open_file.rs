@@ -16,23 +16,17 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::context::MountContext;
 use super::state::{Effect, Event, FileState, Life, Stood};
-use super::streaming_upload::{BEGIN, StreamingUpload};
-use super::unsent_version::{UnsentVersion, remove_stage};
+use super::streaming_upload::StreamingUpload;
+use super::unsent_version::UnsentVersion;
 use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::fs::object::{
-    Attributes, Base, Errno, Fail, FileLock, Meta as _, MountOptions, Ns, Op, Source, add_upload_token,
+    Attributes, Base, Errno, FileLock, Meta as _, MountOptions, Ns, Op, Source, add_upload_token,
 };
 use crate::fs::read::Reader;
 use crate::fs::staging::{FoundFile, Mark, NOTE_FORMAT, Note, Stage, StagingArea};
 use crate::store::{Attrs, Etag, Head};
-
-/// Largest file: what S3 takes in one object.
-pub const SIZE_MAX: u64 = 5 << 40;
-
-/// Longest hole that one call makes: its zeros are sent when the file is closed.
-pub const HOLE_MAX: u64 = 64 << 30;
 
 /// The file's state and the handles that belong to it.
 #[derive(Debug)]
@@ -285,122 +279,6 @@ impl OpenFile {
         reader.read_now(&e.ahead, &key, &base, &range)
     }
 
-    /// Writes at `offset`, or at the end.
-    pub async fn write(&self, e: &MountContext, offset: Option<u64>, data: Bytes) -> Op<()> {
-        let _one = self.writing.lock().await;
-        if let Some(why) = self.failure() {
-            return Err(why.into());
-        }
-        let (stale, begins) = loop {
-            let offset = offset.unwrap_or_else(|| self.size());
-            let end = offset + data.len() as u64;
-            self.may_reach(offset, end)?;
-            let stage = self.stage(e, end).await?;
-            stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
-            let now = e.now();
-            let mut s = self.state.lock();
-            if !s.uses_stage(&stage) {
-                continue;
-            }
-            s.apply(Event::Written { range: offset..end, now });
-            let begins = s.streams(e, &stage, offset..end);
-            break (s.noted != Some(Mark::Open), begins);
-        };
-        if begins {
-            self.begin_streaming(e).await;
-        }
-        if stale || begins {
-            self.note(e, false).await?;
-        }
-        Ok(())
-    }
-
-    /// `EFBIG` for a file that would be too long, or get too long a hole where it ends now.
-    fn may_reach(&self, start: u64, end: u64) -> Op<()> {
-        let s = self.state.lock();
-        let hole = start.saturating_sub(s.file.size());
-        let (bytes, what, limit) = match (end > SIZE_MAX, hole > HOLE_MAX) {
-            (true, _) => (end, "long", SIZE_MAX),
-            (_, true) => (hole, "of zeros longer, which an object holds like any bytes", HOLE_MAX),
-            _ => return Ok(()),
-        };
-        let said =
-            format!("{} would be {} GiB {what}: at most {} GiB", s.file.key(), bytes >> 30, limit >> 30);
-        Err(Fail { errno: Errno::FBIG, why: Some(Error::new(Kind::Usage, said)) })
-    }
-
-    /// A large new file begins to leave. Failing costs nothing: it leaves at its end.
-    async fn begin_streaming(&self, e: &MountContext) {
-        let (key, attrs) = {
-            let snapshot = self.snapshot(e);
-            (snapshot.key, snapshot.attrs)
-        };
-        let begun = StreamingUpload::begin(e, &key, attrs).await;
-        let mut s = self.state.lock();
-        match begun {
-            Ok(streaming) => {
-                s.upload = Some(streaming.upload.clone());
-                s.streaming = Some(streaming);
-            }
-            // Each further write would wait for the same.
-            Err(_) => s.stream_failed = true,
-        }
-    }
-
-    /// Makes a range read as zeros without changing the file's length.
-    pub async fn zero(&self, e: &MountContext, range: Range<u64>) -> Op<()> {
-        const CHUNK: u64 = 1 << 20;
-        let zeros = Bytes::from(vec![0; CHUNK as usize]);
-        let end = range.end.min(self.size());
-        let mut at = range.start;
-        while at < end {
-            let n = CHUNK.min(end - at);
-            self.write(e, Some(at), zeros.slice(..n as usize)).await?;
-            at += n;
-        }
-        Ok(())
-    }
-
-    pub async fn truncate(&self, e: &MountContext, size: u64) -> Op<()> {
-        let _one = self.writing.lock().await;
-        if let Some(why) = self.failure() {
-            return Err(why.into());
-        }
-        self.may_reach(size, size)?;
-        let anew = if size == 0 { self.begin_rewrite(e).await? } else { None };
-        let useless = loop {
-            let mut stage = self.state.lock().stage.clone().filter(|_| anew.is_none());
-            if let Some(stage) = &mut stage {
-                if !stage.takes(size) {
-                    *stage = self.stage(e, size).await?;
-                }
-                {
-                    let s = self.state.lock();
-                    if size < s.file.size() {
-                        s.cuts.add();
-                    }
-                }
-                stage.cut(size).await.map_err(|w| staging_failed(stage, w))?;
-            }
-            let now = e.now();
-            let mut s = self.state.lock();
-            if stage.is_some_and(|stage| !s.uses_stage(&stage)) {
-                continue;
-            }
-            let useless = anew.and_then(|anew| s.detach_version(e, anew));
-            s.apply(Event::Resized { size, now });
-            if let Some(streaming) = &mut s.streaming {
-                streaming.spoil(&(size..u64::MAX));
-            }
-            break useless;
-        };
-        self.note(e, false).await?;
-        if let Some(useless) = useless {
-            remove_stage(&useless).await;
-        }
-        Ok(())
-    }
-
     /// Changes metadata that goes with the next upload.
     pub fn change_attrs(&self, change: impl FnOnce(&mut Attrs)) {
         let mut s = self.state.lock();
@@ -413,36 +291,6 @@ impl OpenFile {
     pub fn clean(&self) -> Option<Source> {
         let s = self.state.lock();
         (s.file.is_sent() && matches!(s.file.life(), Life::Linked)).then(|| s.file.source()).flatten()
-    }
-
-    /// Fetches all that is still only in the object: its name is about to go, its handles go on.
-    pub async fn detach(&self, e: &MountContext) -> Op<()> {
-        let _one = self.writing.lock().await;
-        loop {
-            self.fetch_missing(e).await?;
-            let mut s = self.state.lock();
-            // Another's object may have come meanwhile.
-            if s.file.local().split(0..s.file.size()).iter().all(|(_, local)| *local) {
-                s.apply(Event::Detached);
-                return Ok(());
-            }
-        }
-    }
-
-    async fn fetch_missing(&self, e: &MountContext) -> Op<()> {
-        let snapshot = self.snapshot(e);
-        let missing = snapshot.local.split(0..snapshot.size);
-        for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
-            let stage = self.stage(e, snapshot.size).await?;
-            let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
-            stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;
-            let mut s = self.state.lock();
-            if !s.uses_stage(&stage) {
-                return Ok(());
-            }
-            s.apply(Event::Fetched(range));
-        }
-        Ok(())
     }
 
     /// Its name is gone: nothing of it is ever sent again.
@@ -531,18 +379,6 @@ impl FileParts {
         }
     }
 
-    /// Sends what is whole of a new file; true when it is time to begin with that.
-    fn streams(&mut self, e: &MountContext, stage: &Stage, written: Range<u64>) -> bool {
-        let (key, size) = (self.file.key(), self.file.size());
-        let Some(streaming) = &mut self.streaming else {
-            let may = !self.file.is_unlinked() && !self.stream_failed && self.upload.is_none();
-            return may && self.file.base_len() == 0 && size >= BEGIN;
-        };
-        streaming.spoil(&written);
-        streaming.advance(e, key, stage, size);
-        false
-    }
-
     /// Its bytes are staged there still. Another's object that comes takes what was staged over the one before away.
     pub(super) fn uses_stage(&self, stage: &Stage) -> bool {
         self.stage.as_ref().is_some_and(|its| its.is(stage))
@@ -574,10 +410,6 @@ impl FileParts {
             user: attrs.user.clone(),
         }
     }
-}
-
-pub(super) fn staging_failed(stage: &Stage, why: Error) -> Error {
-    why.context(format_args!("staging at {}", stage.path().display()))
 }
 
 pub(super) fn bytes_missing(key: &str) -> Error {

@@ -75,30 +75,6 @@ impl FileParts {
 }
 
 impl OpenFile {
-    /// A stage for the file that is about to be emptied, when its own must stay as it is.
-    pub(super) async fn begin_rewrite(&self, e: &MountContext) -> Result<Option<Stage>> {
-        let note = {
-            let s = self.state.lock();
-            let rewrites = match (&s.stage, &s.unsent_version) {
-                (Some(old), None) if s.holds_unsent_close() => old.id(),
-                // It may be on its way, or on the disk as closed: it stays as it is.
-                (Some(_), Some(unsent)) if s.holds_asked_bytes() => unsent.stage.id(),
-                _ => return Ok(None),
-            };
-            let (size, partly, mark, unsent_close, rewrites) = (0, false, Mark::Open, false, Some(rewrites));
-            Note { size, partly, mark, unsent_close, rewrites, ..s.note(&e.staging, false) }
-        };
-        e.staging.stage(&note, None, 0).await.map(Some)
-    }
-
-    /// Removes the version before, if nobody needs it any more.
-    pub(super) async fn drop_version(&self) {
-        let outlived = self.state.lock().take_sent_version();
-        if let Some(stage) = outlived {
-            remove_stage(&stage).await;
-        }
-    }
-
     pub(super) fn version_to_send(&self) -> Option<UnsentVersion> {
         self.state.lock().version_to_send()
     }
@@ -106,5 +82,29 @@ impl OpenFile {
     /// The file is being rewritten while its closed version is unsent.
     pub fn is_rewriting(&self) -> bool {
         self.state.lock().unsent_version.is_some()
+    }
+}
+
+/// A stage for the file that is about to be emptied, when its own must stay as it is.
+pub(super) async fn begin_rewrite(file: &OpenFile, e: &MountContext) -> Result<Option<Stage>> {
+    let note = {
+        let s = file.state.lock();
+        let rewrites = match (&s.stage, &s.unsent_version) {
+            (Some(old), None) if s.holds_unsent_close() => old.id(),
+            // It may be on its way, or on the disk as closed: it stays as it is.
+            (Some(_), Some(unsent)) if s.holds_asked_bytes() => unsent.stage.id(),
+            _ => return Ok(None),
+        };
+        let (size, partly, mark, unsent_close, rewrites) = (0, false, Mark::Open, false, Some(rewrites));
+        Note { size, partly, mark, unsent_close, rewrites, ..s.note(&e.staging, false) }
+    };
+    e.staging.stage(&note, None, 0).await.map(Some)
+}
+
+/// Removes the version before, if nobody needs it any more.
+pub(super) async fn drop_version(file: &OpenFile) {
+    let outlived = file.state.lock().take_sent_version();
+    if let Some(stage) = outlived {
+        remove_stage(&stage).await;
     }
 }

@@ -2,10 +2,10 @@
 //! what is written down of the file meanwhile.
 
 use super::context::MountContext;
-use super::open_file::{OpenFile, staging_failed};
+use super::open_file::OpenFile;
 use super::state::{Effect, Event, Life};
 use super::unsent_version::remove_stage;
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::fs::staging::{Edits, Mark, Note, Stage};
 
 impl OpenFile {
@@ -83,11 +83,6 @@ impl OpenFile {
         self.write_note(e, durable, true).await
     }
 
-    /// The same of what is sent without its having been closed: it takes no version's place on this disk.
-    pub(super) async fn note_unpromised(&self, e: &MountContext) -> Result<()> {
-        self.write_note(e, false, false).await
-    }
-
     async fn write_note(&self, e: &MountContext, mut durable: bool, promised: bool) -> Result<()> {
         let _one = self.noting.lock().await;
         loop {
@@ -160,4 +155,14 @@ impl OpenFile {
     pub fn take_stage(&self) -> Option<Stage> {
         self.state.lock().apply(Event::StageReleased)
     }
+}
+
+pub(super) fn staging_failed(stage: &Stage, why: Error) -> Error {
+    why.context(format_args!("staging at {}", stage.path().display()))
+}
+
+/// Brings the note of a file up to date that is sent without having been closed: it takes no version's place on this
+/// disk.
+pub(super) async fn note_unpromised(file: &OpenFile, e: &MountContext) -> Result<()> {
+    file.write_note(e, false, false).await
 }

@@ -21,16 +21,19 @@ use crate::base::{Error, Kind, Result};
 use crate::fs::bucket::BucketClient;
 use crate::fs::file::{Clock, MountContext, MountResources, OpenFile};
 use crate::fs::object::{
-    Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op,
-    VERSIONS,
+    Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op, VERSIONS,
 };
 use crate::fs::read::{BlockCache, ReadAhead};
 use crate::fs::staging::{StagingArea, Unsent};
 use crate::fs::tree::{
     Handles, Inodes, NameCache, Node, UnfinishedRename, UnlinkBursts, VersionFile, VersionNode, VersionPlace,
-    VersionTree, Writeback, is_version,
+    VersionTree, Writeback, is_version, split,
 };
 use crate::store::BucketRef;
+
+/// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
+/// back for it.
+const KEPT: Duration = Duration::from_secs(5);
 
 /// A node's number and attributes, and for how long the kernel may believe them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -319,6 +322,15 @@ impl Fs {
         let queued = self.writeback.queue.lock().files.contains_key(&ino);
         if queued && self.inodes.lock().opens(ino) <= 2 {
             file.release_fds();
+        }
+    }
+
+    /// The last name of something in `stem`'s directory may be gone: an implied directory stays visible here.
+    pub(super) fn keep_parent(&self, stem: &str) {
+        let (prefix, _) = split(stem);
+        let until = self.now() + self.options().ttl.max(KEPT);
+        if let Some(node) = self.inodes.lock().at_mut(prefix, true) {
+            node.visible_until = until;
         }
     }
 

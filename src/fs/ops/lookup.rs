@@ -18,10 +18,6 @@ const NEIGHBOURS: usize = 8;
 /// Names of a directory that are asked for at once.
 const PAGE: usize = 1000;
 
-/// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
-/// back for it.
-const KEPT: Duration = Duration::from_secs(5);
-
 /// Names may change here faster than the store answers; then its last answer is told, and believed for no time.
 pub(super) const ROUNDS: usize = 8;
 
@@ -507,15 +503,6 @@ impl Fs {
         drop(inodes);
         if (was.mtime, was.size) != (attributes.mtime, attributes.size) {
             self.recall(ino);
-        }
-    }
-
-    /// The last name of something in `stem`'s directory may be gone: an implied directory stays visible here.
-    pub(super) fn keep_parent(&self, stem: &str) {
-        let (prefix, _) = split(stem);
-        let until = self.now() + self.options().ttl.max(KEPT);
-        if let Some(node) = self.inodes.lock().at_mut(prefix, true) {
-            node.visible_until = until;
         }
     }
 }
