@@ -341,7 +341,7 @@ impl OpenFile {
     ) -> Result<bool> {
         let _one = self.sending.lock().await;
         let _writing = self.writing.lock().await;
-        let mut snapshot = {
+        let snapshot = {
             let mut s = self.state.lock();
             let untouched = s.file.size() == 0 && s.stage.is_none() && s.unsent_version.is_none();
             if !untouched || !matches!(s.file.life(), Life::Linked) || from.key == s.file.key() {
@@ -359,11 +359,8 @@ impl OpenFile {
             Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => return Ok(false),
             Err(why) => return Err(why),
         };
-        snapshot.changes = {
-            let mut s = self.state.lock();
-            s.apply(Event::Copied { base, attrs: snapshot.attrs.clone() });
-            s.file.changes()
-        };
+        let copied = Event::Copied { at: snapshot.changes, base, attrs: snapshot.attrs.clone() };
+        self.state.lock().apply(copied);
         publish(&|| self.mark_clean(e, &snapshot));
         Ok(true)
     }

@@ -130,16 +130,18 @@ impl OpenFile {
 
     /// The same is true after a crash, and of what had left early.
     pub async fn discard(&self, e: &MountContext) {
+        let hidden;
         let upload = {
             let mut s = self.state.lock();
-            // What a failed file has staged is the next mount's.
-            if s.file.apply(Event::Discarded) != Effect::HideStage {
-                return;
-            }
+            hidden = s.file.apply(Event::Discarded) == Effect::HideStage;
             s.streaming.take().and(s.upload.take())
         };
         if let Some(upload) = upload {
             e.remote.abort(&self.key(), &upload).await;
+        }
+        if !hidden {
+            // What a failed file has staged, and could be stored nowhere, is the next mount's.
+            return;
         }
         let _one = self.noting.lock().await;
         let stages = {

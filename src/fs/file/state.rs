@@ -71,8 +71,9 @@ pub enum Event {
         size: u64,
         now: Ns,
     },
-    /// The store has made the object a copy of another one, and the file is that.
+    /// The store has made the object a copy of another one: the file, empty at this change, has its bytes.
     Copied {
+        at: u64,
         base: Base,
         attrs: Attrs,
     },
@@ -249,14 +250,6 @@ impl FileState {
                 self.size = size;
                 self.touch(now)
             }
-            Event::Copied { base, attrs } => {
-                (self.base_len, self.size) = (base.size, base.size);
-                (self.attrs, self.base) = (attrs, Some(base));
-                self.uploading.clear();
-                self.changes += 1;
-                self.wrote = self.changes;
-                Effect::Nothing
-            }
             Event::AttrsChanged(attrs) => {
                 let times = |attrs: &Attrs| (attrs.time("mtime"), attrs.time("atime"));
                 self.dated |= times(&self.attrs) != times(&attrs);
@@ -328,6 +321,15 @@ impl FileState {
             }
             Event::Published { at, attrs, now } => {
                 (self.sent, self.as_of) = (at, now);
+                if self.changes == at {
+                    self.attrs = attrs;
+                }
+            }
+            Event::Copied { at, base, attrs } => {
+                (self.base_len, self.size) = (base.size, base.size);
+                self.base = Some(base);
+                self.uploading.clear();
+                // Metadata that were set while the store copied are newer than those which the copy carries.
                 if self.changes == at {
                     self.attrs = attrs;
                 }
@@ -642,6 +644,36 @@ mod tests {
         file.apply(Event::Unlinked);
         assert!(!file.is_dirty(), "nothing of it is sent");
         assert_eq!(file.apply(Event::StageReleased), Effect::DropStage, "nobody needs it");
+    }
+
+    #[test]
+    fn a_chmod_beside_a_copy_is_kept() {
+        let with_mode = |mode| {
+            let mut attrs = Attrs::default();
+            attrs.set_mode(mode);
+            attrs
+        };
+        for beside in [false, true] {
+            let mut file = FileState::fresh("k", with_mode(0o644), Ns(1));
+            let at = file.changes();
+            if beside {
+                file.apply(Event::AttrsChanged(with_mode(0o600)));
+            }
+            let attrs = with_mode(0o644);
+            file.apply(Event::Copied { at, base: base("copy", 8), attrs: attrs.clone() });
+            file.apply(Event::Published { at, attrs, now: Instant::default() });
+            let (mode, bytes) = if beside { (0o600, Staged) } else { (0o644, Clean) };
+            assert_eq!((file.attrs(), file.bytes(), file.size()), (&with_mode(mode), bytes, 8));
+        }
+    }
+
+    #[test]
+    fn the_stage_of_a_file_that_is_about_to_lose_its_name_is_needed() {
+        let mut file = file(Sent);
+        assert!(file.is_whole_in_object());
+        file.apply(Event::Fetched(0..8));
+        file.apply(Event::Detached);
+        assert!(!file.is_whole_in_object(), "its object is about to be deleted");
     }
 
     #[test]

@@ -357,6 +357,8 @@ impl Fs {
         let Some(source) = source.filter(|source| source.base.size == size) else {
             return Err(Errno::OPNOTSUPP.into());
         };
+        // What is set of the copy meanwhile is sent by the handle's close.
+        to.wrote.add();
         let (fs, busy) = (self.clone(), self.busy());
         let copying = self.context.rt.spawn(async move {
             let publish = |arrive: &dyn Fn() -> Attributes| fs.publish_sent(to.ino, &to.file, arrive);

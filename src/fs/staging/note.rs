@@ -2,7 +2,7 @@
 //! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
 //! power leaves that one whatever was written since.
 //!
-//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 4; a note of another format is
+//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5; a note of another format is
 //! not read, and its bytes stay where they are.
 //!
 //! | entry | bytes | meaning |
@@ -33,7 +33,7 @@ pub const AREA: u64 = 32 << 10;
 const ENTRY: u64 = 10752;
 /// The longest note, in bytes; an entry has no less room.
 const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
-pub const NOTE_FORMAT: u32 = 4;
+pub const NOTE_FORMAT: u32 = 5;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -253,14 +253,14 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_note_are_these() {
-        let body = br#"{"format":4,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","unsent_close":false,"generation":0,"user":{}}"#;
+        let body = br#"{"format":5,"url":"mem:x","key":"k","base":null,"size":0,"partly":false,"mark":"open","unsent_close":false,"generation":0,"user":{}}"#;
         let bytes = encode_entry(3, &note()).unwrap();
         assert_eq!(
             &bytes[..24],
             [&MAGIC[..], &[3, 0, 0, 0, 0, 0, 0, 0, body.len() as u8, 0, 0, 0, 0, 0, 0, 0]].concat()
         );
         assert_eq!(&bytes[32..], body);
-        assert_eq!(word(&bytes, 24), 11_050_030_307_724_763_444);
+        assert_eq!(word(&bytes, 24), 11_164_869_600_045_354_240);
         assert_eq!(decode_entry(&bytes), Some((3, bytes.len(), note())));
         for at in 0..bytes.len() {
             let mut bad = bytes.to_vec();

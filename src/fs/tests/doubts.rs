@@ -10,7 +10,7 @@ use super::faults::body;
 use super::power::{empty, mount_again, mounted, synced_and_anew};
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
-use crate::fs::object::Errno;
+use crate::fs::object::{Errno, Meta as _};
 use crate::fs::ops::Changes;
 use crate::fs::tree::{OpenMode, ROOT};
 use crate::store::{Cause, Reach, SimStore, Store as _, When};
@@ -457,6 +457,36 @@ fn a_copy_beside_other_changes_is_whole_or_refused() {
         });
     }
     assert!(copied > 20, "{copied} were copied: the moments are no test");
+}
+
+/// A mode that is set while the store copies is newer than that which the copy carries.
+#[test]
+fn a_chmod_beside_a_copy_is_kept() {
+    let mut beside = 0;
+    for seed in 0..60 {
+        beside += Set::run(seed, move |set| async move {
+            let (_process, user) = set.mount("deadline=5").await;
+            set.store.contents().put("a", vec![1; 8000].into(), When::Always, Cause::File).await.unwrap();
+            set.store.faults(|f| f.latency = (Duration::from_millis(5), Duration::from_millis(20)));
+            let from = user.open("a", READ, false).await.unwrap();
+            let to = user.open("f", NEW, true).await.unwrap();
+            let fs = user.fs.clone();
+            let copying = set.world.rt().spawn(async move { fs.copy_range(from, to, (0, 0), 1 << 20).await });
+            set.sleep(Duration::from_micros(set.world.below(40_000))).await;
+            let ino = user.fs.file(to).unwrap().ino;
+            let under_way = !set.store.contents().keys().contains(&"f".to_owned());
+            let mode = Changes { mode: Some(0o600), ..Changes::default() };
+            user.fs.setattr(ino, mode, None).await.unwrap();
+            assert_eq!(copying.await.unwrap().unwrap(), 8000, "seed {seed}");
+            user.close(to).await.unwrap();
+            user.fs.idle().await;
+            let head = set.store.contents().head("f", Cause::File).await.unwrap().unwrap();
+            assert_eq!(head.attrs.mode().map(|mode| mode & 0o7777), Some(0o600), "seed {seed}");
+            assert_eq!(user.stat("f").await.unwrap().attributes.mode & 0o7777, 0o600, "seed {seed}");
+            u32::from(under_way)
+        });
+    }
+    assert!(beside > 5, "{beside} were set meanwhile: the moments are no test");
 }
 
 /// The disk has failed to sync a file, the bucket has it, and its name is being removed: who has it open writes to it
