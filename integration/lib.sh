@@ -308,12 +308,13 @@ JSON
   wait_for 60 "SeaweedFS takes a bucket" s3_bucket ready
   wait_for 60 "SeaweedFS takes an object" s3 -X PUT --data-binary ready "$S3_ENDPOINT/ready/object"
 }
-# seaweed_start DIR PORT...: the server alone.
+# seaweed_start DIR PORT...: the server alone. Each bucket takes seven volumes, each of volumeSizeLimitMB, of the disk's
+# free space. With volumes of 256 MiB a check with ten buckets needs 18 GB free, and gets status 500 on a smaller disk.
 seaweed_start() {
   local weed=${WEED_BIN:-$ROOT/target/venv/bin/weed}
   [[ -x $weed ]] || weed=$(command -v weed) || skip "SeaweedFS is not installed (integration/run does)"
   background seaweed "$weed" server -dir="$1" -ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.config="$1.json" \
     -master.port="$2" -volume.port="$3" -filer.port="$4" -s3.port="$5" \
-    -s3.port.iceberg=0 -s3.port.lance=0 -volume.max=0 -master.volumeSizeLimitMB=256 -master.electionTimeout=1s
+    -s3.port.iceberg=0 -s3.port.lance=0 -volume.max=0 -master.volumeSizeLimitMB=64 -master.electionTimeout=1s
   WEED=$PID
 }
