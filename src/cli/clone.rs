@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Global, client, done, output};
+use super::{Global, done, output, reach_engine};
 use crate::base::Result;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 
@@ -19,7 +19,7 @@ pub struct Clone {
 
 pub async fn run(global: &Global, args: Clone) -> Result<ExitCode> {
     let verb = Verb::Clone { from: args.from, to: args.to, if_absent: args.if_absent };
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     output::notes(global, &outcome);
     Ok(done(&outcome))
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::{Global, client, output};
+use super::{Global, output, reach_engine};
 use crate::base::rt::{Instant, RealRuntime, Rt};
 use crate::base::size::MIB;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::ScrubFindings;
-use crate::daemon::api::{Outcome, PoolCreate, Tempo, Verb, VolumeCreate};
+use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest, Verb, VolumeCreate};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir};
 use crate::nbd;
@@ -88,7 +88,7 @@ fn store_dir(dir: &Path, index: usize) -> PathBuf {
 async fn start(global: &Global, dir: &Path) -> Result<Arc<Engine>> {
     // TCP: a deep --dir would make the path of a unix socket too long.
     let options = Options { serve: true, nbd: vec!["127.0.0.1:0".into()], ..Options::default() };
-    client::start(global, StateDir::at(dir.join("home")), options, Some(0)).await
+    reach_engine::start(global, StateDir::at(dir.join("home")), options, Some(0)).await
 }
 
 fn seconds(rt: &Rt, since: Instant) -> f64 {
@@ -242,7 +242,7 @@ impl Tour<'_> {
     }
 
     async fn lose_two_stores(&mut self) -> Result<()> {
-        self.ask(Verb::PoolRepair { name: "demo".parse()?, tempo: Tempo::default() }).await?;
+        self.ask(Verb::PoolRepair { name: "demo".parse()?, scrub: ScrubRequest::default() }).await?;
         self.engine.shutdown().await?;
         self.move_stores(true).await?;
         let began = self.rt.now();
@@ -283,11 +283,12 @@ impl Tour<'_> {
     async fn heal(&mut self) -> Result<()> {
         self.move_stores(false).await?;
         let began = self.rt.now();
-        self.ask(Verb::PoolRepair { name: "demo".parse()?, tempo: Tempo::default() }).await?;
+        self.ask(Verb::PoolRepair { name: "demo".parse()?, scrub: ScrubRequest::default() }).await?;
         let took = seconds(&self.rt, began) * 1e3;
         self.step("folders back; repaired", format!("{took:.0} ms"));
         let began = self.rt.now();
-        let scrub = self.ask(Verb::PoolScrub { name: "demo".parse()?, tempo: Tempo::default() }).await?;
+        let scrub =
+            self.ask(Verb::PoolScrub { name: "demo".parse()?, scrub: ScrubRequest::default() }).await?;
         let ScrubFindings { findings, unreachable } = scrub.answer()?;
         let found = findings.len() + unreachable.len();
         if found > 0 {

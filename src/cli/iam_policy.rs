@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Global, client, output};
+use super::{Global, output, reach_engine};
 use crate::base::{Error, Kind, Result};
 use crate::store::{S3Place, Sse, StoreSpec, StoreUrl};
 
@@ -37,7 +37,7 @@ pub struct Policy {
 
 /// Asks nobody and needs no engine.
 pub async fn run(global: &Global, args: Policy) -> Result<ExitCode> {
-    let config = client::config(global).await?;
+    let config = reach_engine::config(global).await?;
     let place = |given: &String| match config.store_url(given)?.parse::<StoreSpec>()?.url {
         StoreUrl::S3(place) => Ok(place),
         other => Err(Error::new(

@@ -1,6 +1,5 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
-mod client;
 mod clone;
 mod demo;
 mod iam_policy;
@@ -8,6 +7,7 @@ mod log;
 mod mount;
 mod output;
 mod pool;
+mod reach_engine;
 mod serve;
 mod snapshot;
 mod status;
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("windlass: {error}");
-            let code = if client::was_interrupted() { INTERRUPTED } else { exit_code(error.kind()) };
+            let code = if reach_engine::was_interrupted() { INTERRUPTED } else { exit_code(error.kind()) };
             ExitCode::from(code)
         }
     }

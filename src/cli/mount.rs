@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 
-use super::{Global, client, done, exit_code, log, output};
+use super::{Global, done, exit_code, log, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
@@ -96,7 +96,7 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
     loop {
         match once(global, &args, home.clone(), verb.clone(), &dir).await? {
             Ok(code) => return Ok(code),
-            Err(why) if attempts == ATTEMPTS || client::was_interrupted() => return Err(why),
+            Err(why) if attempts == ATTEMPTS || reach_engine::was_interrupted() => return Err(why),
             Err(_) => attempts += 1,
         }
         rt.sleep(PAUSE).await;
@@ -115,12 +115,12 @@ async fn once(
     dir: &str,
 ) -> Result<std::result::Result<ExitCode, Ending>> {
     if let Some(mut client) = Client::connect(&home.control()?).await? {
-        let outcome = match client::through(&mut client, verb).await {
+        let outcome = match reach_engine::through(&mut client, verb).await {
             Err(why) if why.is(Kind::Closed) => return Ok(Err(why)),
             outcome => outcome?,
         };
         if args.foreground {
-            client::through(&mut client, Verb::MountEnded { dir: dir.to_owned() }).await?;
+            reach_engine::through(&mut client, Verb::MountEnded { dir: dir.to_owned() }).await?;
         }
         output::notes(global, &outcome);
         if args.detached {
@@ -138,7 +138,7 @@ async fn once(
     };
     let log = home.root().join("mount.log");
     signals::outlive_hangup();
-    match client::start(global, home, Options { control: true, ..Options::default() }, cache).await {
+    match reach_engine::start(global, home, Options { control: true, ..Options::default() }, cache).await {
         Err(why) if why.is(Kind::Owned) => Ok(Err(why)),
         engine => stay(engine?, verb, dir, args.detached.then_some(&log)).await.map(Ok),
     }
@@ -247,7 +247,7 @@ async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {
             return Err(Error::new(Kind::Refused, why));
         }
     };
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     match is_list {
         true => output::report(global, &outcome, lists)?,
         false => output::notes(global, &outcome),
@@ -286,7 +286,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
             format!("{dir} is not a mount of ours: nothing runs on {}", home.root().display()),
         ));
     };
-    let outcome = client::through(&mut client, Verb::Unmount { dir }).await?;
+    let outcome = reach_engine::through(&mut client, Verb::Unmount { dir }).await?;
     output::notes(global, &outcome);
     Ok(done(&outcome))
 }

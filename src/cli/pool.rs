@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
-use super::{Global, client, done, forgive, output};
+use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{PoolAnswer, PoolLine, ScrubFindings, word};
@@ -64,13 +64,13 @@ pub enum Pool {
     Scrub {
         name: Name,
         #[command(flatten)]
-        tempo: Tempo,
+        scrub: ScrubFlags,
     },
     /// Rebuild missing and rotten shards, finish what was begun, take in emptied stores again
     Repair {
         name: Name,
         #[command(flatten)]
-        tempo: Tempo,
+        scrub: ScrubFlags,
     },
     /// Replace a store by an empty one; with the same URL twice: take in a store that was emptied
     Replace {
@@ -104,7 +104,7 @@ pub enum Pool {
 
 /// How fast stores are read.
 #[derive(clap::Args, Debug)]
-pub struct Tempo {
+pub struct ScrubFlags {
     /// Most bytes to read a second, for example 100M; at least 64K; 0: no limit
     #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = parse_rate)]
     rate: u64,
@@ -128,9 +128,9 @@ fn parse_rate(text: &str) -> Result<u64> {
     }
 }
 
-impl Tempo {
-    fn asked(&self) -> api::Tempo {
-        api::Tempo { rate: self.rate, restart: self.restart }
+impl ScrubFlags {
+    fn asked(&self) -> api::ScrubRequest {
+        api::ScrubRequest { rate: self.rate, restart: self.restart }
     }
 }
 
@@ -149,10 +149,12 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
             let forgiven = if_exists.then_some(Kind::NotFound);
             forgive(plain(global, Verb::PoolForget { name, if_exists }).await, forgiven)
         }
-        Pool::Scrub { name, tempo } => {
-            show(global, Verb::PoolScrub { name, tempo: tempo.asked() }, scrub).await
+        Pool::Scrub { name, scrub: flags } => {
+            show(global, Verb::PoolScrub { name, scrub: flags.asked() }, scrub).await
         }
-        Pool::Repair { name, tempo } => plain(global, Verb::PoolRepair { name, tempo: tempo.asked() }).await,
+        Pool::Repair { name, scrub: flags } => {
+            plain(global, Verb::PoolRepair { name, scrub: flags.asked() }).await
+        }
         Pool::Replace { name, old, new, force } => {
             plain(global, Verb::PoolReplace { name, old, new, force }).await
         }
@@ -168,13 +170,13 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
 }
 
 async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     output::notes(global, &outcome);
     Ok(done(&outcome))
 }
 
 async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) -> Result<ExitCode> {
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Global, client, output};
+use super::{Global, output, reach_engine};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::api::Verb;
@@ -39,7 +39,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         pools: args.pool,
         ..Options::default()
     };
-    let engine = match client::start(global, home, options, args.cache).await {
+    let engine = match reach_engine::start(global, home, options, args.cache).await {
         Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
         started => started?,
     };
@@ -64,7 +64,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
 async fn taken(error: Error, control: &Path) -> Error {
     let error = error.context("the daemon cannot start");
     let Ok(Some(mut client)) = Client::connect(control).await else { return error };
-    let Ok(status) = client::through(&mut client, Verb::Status).await else { return error };
+    let Ok(status) = reach_engine::through(&mut client, Verb::Status).await else { return error };
     let dirs = match status.answer::<EngineStatus>() {
         Ok(status) if status.nbd.is_empty() => status.mounts.into_iter().map(|m| m.dir).collect::<Vec<_>>(),
         _ => return error,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Global, client, done, forgive, output};
+use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::show_size;
 use crate::base::{Kind, Result};
 use crate::daemon::answers::SnapshotLine;
@@ -55,7 +55,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
 
 async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
     let listing = matches!(verb, Verb::SnapshotList { .. });
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     match listing {
         true => output::report(global, &outcome, list)?,
         false => output::notes(global, &outcome),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Global, client, done, mount, output};
+use super::{Global, done, mount, output, reach_engine};
 use crate::base::Result;
 use crate::base::size::show_bytes;
 use crate::daemon::answers::{EngineStatus, VolumeInUse};
@@ -12,7 +12,7 @@ use crate::daemon::api::Verb;
 pub struct Status {}
 
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
-    let outcome = client::ask(global, Verb::Status).await?;
+    let outcome = reach_engine::ask(global, Verb::Status).await?;
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
 }

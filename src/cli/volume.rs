@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
-use super::{Global, client, done, forgive, output, parse_duration_ms};
+use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, clock};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
@@ -116,13 +116,13 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
 }
 
 async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     output::notes(global, &outcome);
     Ok(done(&outcome))
 }
 
 async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) -> Result<ExitCode> {
-    let outcome = client::ask(global, verb).await?;
+    let outcome = reach_engine::ask(global, verb).await?;
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
 }

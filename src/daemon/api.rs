@@ -127,7 +127,7 @@ pub struct VolumeCreate {
 
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Tempo {
+pub struct ScrubRequest {
     /// Bytes a second; 0: as fast as it goes.
     pub rate: u64,
     /// From the beginning, also where an earlier one was cut off.
@@ -158,11 +158,11 @@ pub enum Verb {
     },
     PoolScrub {
         name: Name,
-        tempo: Tempo,
+        scrub: ScrubRequest,
     },
     PoolRepair {
         name: Name,
-        tempo: Tempo,
+        scrub: ScrubRequest,
     },
     PoolReplace {
         name: Name,

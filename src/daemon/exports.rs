@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::api::{SnapshotPath, VolumePath};
-use super::engine_state::EngineState;
-use super::sessions::Session;
+use super::engine_tables::EngineState;
+use super::volume_clients::Session;
 use crate::base::{Error, Kind, Result, Rope};
 use crate::nbd::{Description, Export, Exports, ListedExport};
 use crate::volume::{OpenMode, SnapshotView, Volume};

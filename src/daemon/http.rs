@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::engine_state::EngineState;
+use super::engine_tables::EngineState;
 use super::metrics;
 use crate::base::rt::Rt;
 use crate::base::{Budget, Result};

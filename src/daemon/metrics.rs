@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::answers::word;
-use super::engine_state::EngineState;
+use super::engine_tables::EngineState;
 use super::pools::OpenPool;
 use crate::base::metric::{self, Metric, Moves};
 use crate::base::{Budget, Name};

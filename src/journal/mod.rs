@@ -4,7 +4,7 @@
 //! prefix, in order; what was trimmed makes room for more. It does not know what records mean, when they are stored, or
 //! who owns the volume: the caller says so (`trim`, `announce`, marks), and decides by the lineage whether to replay.
 //!
-//! - `append` is a push into memory, `sync` one write and one fdatasync for all who wait (`writer`, `ring`).
+//! - `append` is a push into memory, `sync` one write and one fdatasync for all who wait (`writer`, `state`).
 //! - Room is promised before it is used (`reserve`), and what is promised always fits: no append ever finds it full.
 //! - After a failed write or sync nothing is trusted until `restart` begins anew, on other files and with another id.
 //! - Where the disk takes no files for records the journal is *void*: its folder keeps the lineage, vouches for no record, and
@@ -101,8 +101,8 @@ mod handle;
 mod peek;
 mod recover;
 mod replay;
-mod ring;
 mod segment;
+mod state;
 #[cfg(test)]
 mod tests;
 mod writer;

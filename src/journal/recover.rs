@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::{ALIGN, HEADER_MAX, Header, SEGMENT_HEAD, SegmentHead};
-use super::ring::{Live, Segment};
 use super::segment::{Batch, Window, next_used, segment_number, zero};
+use super::state::{Live, Segment};
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 

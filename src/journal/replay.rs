@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::format::{Entry, SEGMENT_HEAD};
 use super::recover::damaged;
-use super::ring::Live;
 use super::segment::{Batch, Window};
+use super::state::Live;
 use crate::base::record::Record;
 use crate::base::{Error, JournalId, Kind, Lsn, Result, ResultExt as _};
 

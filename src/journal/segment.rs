@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::format::{ALIGN, BATCH_HEAD, BatchHead, Entry, RecordHead};
-use super::ring::{Segment, ZEROS};
+use super::state::{Segment, ZEROS};
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{JournalId, Result, ResultExt as _};
 

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::format::{HEADER_MAX, Header};
-use super::ring::{Granted, Job, Ring, Segment};
 use super::segment::make_segment;
+use super::state::{Granted, Job, Ring, Segment};
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 

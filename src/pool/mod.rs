@@ -17,7 +17,7 @@ pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory
 pub use io::{
     Away, Catalog, Condition, Need, Payload, PoolStatus, Probe, StoreState, StoreStatus, Told, Upload, Verify,
 };
-pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
+pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
 pub use register::{Change, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{

@@ -15,7 +15,7 @@ use self::waiting::Manner;
 use super::answers::{EngineStatus, ReadCaches};
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
-use super::engine_state::EngineState;
+use super::engine_tables::EngineState;
 use crate::base::{Error, Kind, Result};
 
 /// How long a verb that only looks waits for the stores.
@@ -75,8 +75,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolStatus { name } => Box::pin(pool::status(state, &name)).await,
         Verb::PoolSet { name, assignments } => Box::pin(pool::set(state, &name, &assignments)).await,
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(state, &name)).await,
-        Verb::PoolScrub { name, tempo } => Box::pin(pool::scrub(state, &name, tempo, progress)).await,
-        Verb::PoolRepair { name, tempo } => Box::pin(pool::repair(state, &name, tempo, progress)).await,
+        Verb::PoolScrub { name, scrub } => Box::pin(pool::scrub(state, &name, scrub, progress)).await,
+        Verb::PoolRepair { name, scrub } => Box::pin(pool::repair(state, &name, scrub, progress)).await,
         Verb::PoolReplace { name, old, new, force } => {
             Box::pin(replace::replace(state, &name, (&old, &new), force, progress)).await
         }

@@ -10,7 +10,7 @@ use crate::base::{Error, Kind, Result};
 use crate::daemon::answers::{KeptOf, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
-use crate::daemon::engine_state::EngineState;
+use crate::daemon::engine_tables::EngineState;
 use crate::daemon::store_overlap;
 use crate::fs::{KeptFile, KeptFiles, MountOptions};
 use crate::store::StoreUrl;

@@ -8,9 +8,9 @@ use futures::future::join_all;
 use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine};
-use crate::daemon::api::{Outcome, PoolCreate, Tempo};
+use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::engine_state::EngineState;
+use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
@@ -276,19 +276,19 @@ fn unreadable(pool: &Name, told: &Unreadable) -> String {
 }
 
 /// As the pool understands it.
-fn tempo(asked: Tempo) -> crate::pool::Tempo {
-    crate::pool::Tempo { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
+fn scrub_options(asked: ScrubRequest) -> crate::pool::ScrubOptions {
+    crate::pool::ScrubOptions { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
 }
 
 pub async fn scrub(
     state: &EngineState,
     name: &Name,
-    asked: Tempo,
+    asked: ScrubRequest,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
     let open = state.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("scrubbing", step.done, step.of);
-    let found = open.pool.scrub(&open.volumes, tempo(asked), &watch).await?;
+    let found = open.pool.scrub(&open.volumes, scrub_options(asked), &watch).await?;
     let mut outcome = Outcome::of(&found)?.degraded(!found.is_complete_and_clean());
     for store in &found.unreachable {
         outcome = outcome.note(format!("not looked through: {store}"));
@@ -302,13 +302,13 @@ pub async fn scrub(
 pub async fn repair(
     state: &EngineState,
     name: &Name,
-    asked: Tempo,
+    asked: ScrubRequest,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
     let (brought, before) = Box::pin(super::replace::before_repair(state, name, progress)).await?;
     let open = state.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("repairing", step.done, step.of);
-    let mut done = open.pool.repair(&open.volumes, tempo(asked), &watch).await?;
+    let mut done = open.pool.repair(&open.volumes, scrub_options(asked), &watch).await?;
     done.rebuilt += brought;
     let mut outcome = Outcome::of(&done)?.degraded(!done.left.is_complete_and_clean());
     outcome.notes.extend(before);

@@ -7,7 +7,7 @@ use crate::base::size::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{ForceRecover, Outcome};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::engine_state::EngineState;
+use crate::daemon::engine_tables::EngineState;
 use crate::pool::{ForcedRecovery, StoreSwap};
 
 pub async fn force_recover(

@@ -8,7 +8,7 @@ use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::Replaced;
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
-use crate::daemon::engine_state::EngineState;
+use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{Filled, PoolStore, Progress, Replacement};
 

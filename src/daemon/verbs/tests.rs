@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::super::config::Config;
 use super::super::pools::Pools;
-use super::super::sessions::Sessions;
 use super::super::state_dir::{HostContext, StateDir};
+use super::super::volume_clients::Sessions;
 use super::*;
 use crate::base::Nonce;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};

@@ -10,9 +10,9 @@ use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::engine_state::EngineState;
+use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::daemon::sessions::SessionInfo;
+use crate::daemon::volume_clients::SessionInfo;
 use crate::frame::Codec;
 use crate::volume::{FlushMode, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group};
 

@@ -14,7 +14,7 @@ use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, Verb, VolumePath};
 use crate::daemon::control::ProgressSink;
-use crate::daemon::engine_state::EngineState;
+use crate::daemon::engine_tables::EngineState;
 use crate::pool::Need;
 
 /// A wait that is longer than this is told, and again after each `AGAIN`.

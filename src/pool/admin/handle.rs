@@ -22,7 +22,7 @@ use crate::pool::io::{Known, Upload};
 use crate::pool::io::{Payload, Probe, Told};
 use crate::pool::io::{PoolStatus, status};
 use crate::pool::local::LastScrub;
-use crate::pool::local::{RepairReport, ScrubReport, Tempo, Watch};
+use crate::pool::local::{RepairReport, ScrubOptions, ScrubReport, Watch};
 use crate::pool::register::{Change, Register};
 use crate::pool::repair::handoff;
 use crate::pool::repair::rebuild;
@@ -311,10 +311,10 @@ impl Pool {
     pub async fn scrub(
         &self,
         inventory: &dyn Inventory,
-        tempo: Tempo,
+        options: ScrubOptions,
         watch: Watch<'_>,
     ) -> Result<ScrubReport> {
-        let report = scrub::scrub(&self.context, inventory, tempo, watch).await?;
+        let report = scrub::scrub(&self.context, inventory, options, watch).await?;
         self.context.scrub_cursor().ended(&report, self.context.rt().wall_ms()).await;
         Ok(report)
     }
@@ -328,10 +328,10 @@ impl Pool {
     pub async fn repair(
         &self,
         inventory: &dyn Inventory,
-        tempo: Tempo,
+        options: ScrubOptions,
         watch: Watch<'_>,
     ) -> Result<RepairReport> {
-        let done = rebuild::repair(&self.context, inventory, tempo, watch).await?;
+        let done = rebuild::repair(&self.context, inventory, options, watch).await?;
         self.context.scrub_cursor().ended(&done.left, self.context.rt().wall_ms()).await;
         Ok(done)
     }

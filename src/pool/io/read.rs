@@ -18,7 +18,7 @@ use crate::base::{ChunkId, Error, Kind, Result};
 use crate::pool::chunk::{About, CHECK_SPAN, Footer};
 use crate::pool::stores::Member;
 use crate::pool::stores::SizeClass;
-use crate::pool::stores::hedge;
+use crate::pool::stores::hedge_policy;
 use crate::pool::stores::{At, Miss};
 use crate::store::Cause;
 
@@ -147,9 +147,9 @@ impl PoolContext {
         let direct = self.direct(part, verify);
         let around = self.degraded(part.hedged(), Misses::default(), verify);
         futures::pin_mut!(direct, around);
-        if hedge::is_surely_slow(&member, part.class(), usual) && self.hedges().spend() {
+        if hedge_policy::is_surely_slow(&member, part.class(), usual) && self.hedges().spend() {
             self.try_slow(&member, part);
-            let soon = self.rt().sleep(hedge::delay(None, usual));
+            let soon = self.rt().sleep(hedge_policy::delay(None, usual));
             match select(around.as_mut(), soon).await {
                 Either::Left((Ok(bytes), _)) => return Ok(bytes),
                 Either::Left((Err(_), _)) => return self.direct_alone(part, direct.await, verify).await,
@@ -203,7 +203,7 @@ impl PoolContext {
     /// wait.
     pub(in crate::pool) fn usual(&self, class: SizeClass) -> Option<Duration> {
         let membership = self.membership();
-        let times = membership.members.iter().filter_map(|m| hedge::time_of(m, class));
+        let times = membership.members.iter().filter_map(|m| hedge_policy::time_of(m, class));
         let mut times: Vec<Duration> = times.collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied()
@@ -211,7 +211,7 @@ impl PoolContext {
 
     /// Asks a slow store what nobody waits for, to see whether it still is.
     fn try_slow(&self, member: &Arc<Member>, part: Part<'_>) {
-        if !member.traffic().try_now(self.rt().now(), hedge::TRIAL_EVERY) {
+        if !member.traffic().try_now(self.rt().now(), hedge_policy::TRIAL_EVERY) {
             return;
         }
         let (member, id) = (member.clone(), *part.id);
@@ -222,10 +222,10 @@ impl PoolContext {
 
     /// Ends when others are to be asked as well.
     async fn late(&self, member: &Arc<Member>, class: SizeClass, usual: Option<Duration>) {
-        let first = hedge::delay(hedge::time_of(member, class), usual);
+        let first = hedge_policy::delay(hedge_policy::time_of(member, class), usual);
         self.rt().sleep(first).await;
         if !self.hedges().spend() {
-            self.rt().sleep(hedge::DELAY_MAX.saturating_sub(first)).await;
+            self.rt().sleep(hedge_policy::DELAY_MAX.saturating_sub(first)).await;
         }
     }
 
@@ -252,12 +252,12 @@ impl PoolContext {
         let usual = self.usual(class);
         next.sort_by_cached_key(|i| {
             let member = self.holder(part.id, *i);
-            (!member.well(), hedge::is_slow(&member, class, usual))
+            (!member.well(), hedge_policy::is_slow(&member, class, usual))
         });
         let mut next = next.into_iter();
         let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();
         let mut pieces: Vec<Piece> = Vec::new();
-        let mut hurry = self.rt().sleep(hedge::delay(None, usual));
+        let mut hurry = self.rt().sleep(hedge_policy::delay(None, usual));
         let mut hurried = false;
         while !running.is_empty() {
             let (shard, piece) = if hurried {

@@ -5,6 +5,6 @@ mod missed_deletes;
 mod missing_shards;
 mod scrub_cursor;
 
-pub use findings::{Finding, Located, Progress, RepairReport, ScrubReport, Tempo, Watch};
+pub use findings::{Finding, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
 pub use missing_shards::{Damage, MissingShards};
 pub use scrub_cursor::{LastScrub, ScrubCursor};

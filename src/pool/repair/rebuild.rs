@@ -14,7 +14,7 @@ use crate::pool::chunk::ShardSet;
 use crate::pool::chunk::with_footer_of;
 use crate::pool::chunk::{Fate, Inventory};
 use crate::pool::io::PoolContext;
-use crate::pool::local::{Finding, Progress, RepairReport, Tempo, Watch};
+use crate::pool::local::{Finding, Progress, RepairReport, ScrubOptions, Watch};
 use crate::pool::stores::ASIDE;
 use crate::pool::stores::LABEL_KEY;
 use crate::pool::stores::{At, How};
@@ -25,12 +25,12 @@ use futures::stream;
 pub async fn repair(
     context: &Arc<PoolContext>,
     inventory: &dyn Inventory,
-    tempo: Tempo,
+    options: ScrubOptions,
     watch: Watch<'_>,
 ) -> Result<RepairReport> {
     // Shards found missing while it runs are not known to be mended.
     let hinted = context.missing_shards().changes();
-    let mut found = scrub(context, inventory, tempo, watch).await?;
+    let mut found = scrub(context, inventory, options, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
     done.left.checked_shards = found.checked_shards;

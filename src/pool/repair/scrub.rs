@@ -23,7 +23,7 @@ use crate::pool::chunk::ShardSet;
 use crate::pool::chunk::{Fate, Inventory};
 use crate::pool::io::PoolContext;
 use crate::pool::local::Damage;
-use crate::pool::local::{Finding, Progress, ScrubReport, Tempo, Watch};
+use crate::pool::local::{Finding, Progress, ScrubOptions, ScrubReport, Watch};
 use crate::pool::stores::Member;
 use crate::pool::stores::{At, Miss};
 use crate::pool::stores::{Named, parse, place, shard_key};
@@ -63,7 +63,7 @@ enum Shown {
 pub async fn scrub(
     context: &Arc<PoolContext>,
     inventory: &dyn Inventory,
-    tempo: Tempo,
+    options: ScrubOptions,
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
     let known = context.missing_shards().all_damaged();
@@ -81,7 +81,7 @@ pub async fn scrub(
     register_copies::look(context, &listing.registers, listing.complete, &mut report).await;
     let (verify, absent) =
         sort_out(context, inventory, &listing.present, listing.complete, &mut report).await?;
-    let gone = read_all(context, verify, tempo, watch, &mut report).await;
+    let gone = read_all(context, verify, options, watch, &mut report).await;
     for (id, mask) in absent.into_iter().chain(gone) {
         confirm_missing(context, inventory, id, mask, &mut report).await?;
     }
@@ -261,19 +261,19 @@ async fn take_up(
 async fn read_all(
     context: &Arc<PoolContext>,
     mut verify: Shards,
-    tempo: Tempo,
+    options: ScrubOptions,
     watch: Watch<'_>,
     report: &mut ScrubReport,
 ) -> Shards {
     let of = verify.iter().map(|(_, mask)| mask.count() as u64).sum();
     let mut progress = Progress { done: 0, of };
-    if tempo.resume {
+    if options.resume {
         take_up(context, &mut verify, &mut progress, report).await;
     }
     let shards = verify
         .into_iter()
         .flat_map(|(id, mask)| mask.iter().collect::<Vec<_>>().into_iter().map(move |i| (id, i)));
-    let pace = Pace { rt: context.rt(), rate: tempo.rate, next: Mutex::new(context.rt().now()) };
+    let pace = Pace { rt: context.rt(), rate: options.rate, next: Mutex::new(context.rt().now()) };
     let pace = &pace;
     let reads = stream::iter(shards).map(|(id, shard)| async move {
         let shown = read_one(context, &id, shard).await;

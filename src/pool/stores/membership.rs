@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::config::{PoolConfig, StoreEntry};
+use super::find_by_label::{Found, read_label};
 use super::host::{OnlyNamed, Opener, PoolStore};
 use super::label::Label;
-use super::locate::{Found, read_label};
 use super::member::Member;
 use super::watched::Watched;
 use crate::base::rt::Rt;

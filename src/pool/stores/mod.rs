@@ -1,11 +1,11 @@
 //! The pool's stores: labels, keys, members and their standing, the shards on them, latencies.
 
 mod config;
-pub mod hedge;
+mod find_by_label;
+pub mod hedge_policy;
 mod host;
 mod key;
 mod label;
-mod locate;
 mod member;
 mod membership;
 mod shard;
@@ -13,11 +13,11 @@ mod traffic;
 mod watched;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
-pub use hedge::{Hedges, delay};
+pub use find_by_label::{Found, best_hint, find, find_all, labelled, read_label, read_labels};
+pub use hedge_policy::{Hedges, delay};
 pub use host::{OnlyNamed, Opener, PoolHost, PoolStore};
 pub use key::{ASIDE, Named, PROBES, parse, place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, LABEL_MAX, Label};
-pub use locate::{Found, best_hint, find, find_all, labelled, read_label, read_labels};
 pub use member::{Member, Standing};
 pub use membership::{Busy, Membership, Roster};
 pub use shard::{At, How, Miss};

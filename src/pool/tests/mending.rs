@@ -29,12 +29,14 @@ fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
         pool.register(id).change(put(b"one")).await.unwrap();
         yard.settle(3000).await;
         let everything = Counted { dead: 0, live: 0 };
-        assert!(pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
+        assert!(
+            pool.scrub(&everything, ScrubOptions::default(), &|_| {}).await.unwrap().is_complete_and_clean()
+        );
         let key = register_key(id);
         let [lost, bad] = [pool.membership().acceptors[0], pool.membership().acceptors[1]];
         yard.stores[lost].contents().delete(std::slice::from_ref(&key), W).await.unwrap();
         flip(&yard, bad, &key).await;
-        let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
+        let found = pool.scrub(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
         let named: Vec<_> =
             found.findings.iter().map(|f| (&*f.what, f.key.clone(), f.store.clone())).collect();
         let url = |i: usize| yard.stores[i].url().to_owned();
@@ -42,9 +44,11 @@ fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
         // The owner goes on meanwhile.
         let owner = pool.register(id);
         owner.change(put(b"two")).await.unwrap();
-        let done = pool.repair(&everything, Tempo::default(), &|_| {}).await.unwrap();
+        let done = pool.repair(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert!(done.left.is_complete_and_clean(), "{done:?}");
-        assert!(pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
+        assert!(
+            pool.scrub(&everything, ScrubOptions::default(), &|_| {}).await.unwrap().is_complete_and_clean()
+        );
         owner.change(put(b"three")).await.unwrap();
         // What was mended decides: the two others are away now.
         let away: Vec<_> = pool.membership().acceptors[2..4].to_vec();
@@ -97,7 +101,7 @@ fn a_copy_that_nobody_who_follows_the_rules_put_there_is_that_stores_damage() {
                 pool.register(id).change(put(b"one")).await.unwrap();
                 yard.settle(3000).await;
                 forge(&yard, store, &key, forgery).await;
-                let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
+                let found = pool.scrub(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
                 let named: Vec<_> =
                     found.findings.iter().map(|f| (&*f.what, f.key.clone(), f.store.clone())).collect();
                 assert_eq!(named, [("rotten", key.clone(), url.clone())], "{case}");
@@ -108,13 +112,13 @@ fn a_copy_that_nobody_who_follows_the_rules_put_there_is_that_stores_damage() {
                 assert_eq!((told.len(), &told[0].store, &told[0].key), (1, &url, &key), "{told:?}");
                 assert!(told[0].reason.contains(&url) && told[0].reason.contains(&key), "{told:?}");
                 if store == 0 {
-                    let done = pool.repair(&everything, Tempo::default(), &|_| {}).await.unwrap();
+                    let done = pool.repair(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
                     assert!(done.left.is_complete_and_clean(), "{case}: {done:?}");
                 }
                 let owner = pool.register(id);
                 owner.change(put(b"two")).await.unwrap();
                 yard.settle(3000).await;
-                let found = pool.scrub(&everything, Tempo::default(), &|_| {}).await.unwrap();
+                let found = pool.scrub(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
                 assert!(found.is_complete_and_clean(), "{case}: {found:?}");
                 assert!(pool.status().damaged_registers.is_empty());
                 assert_eq!(pool.register(id).read().await.unwrap().unwrap(), "two");
@@ -141,7 +145,7 @@ fn too_few_readable_copies_are_not_guessed_from() {
             flip(&yard, store, &register_key(id)).await;
         }
         let everything = Counted { dead: 0, live: 0 };
-        let done = pool.repair(&everything, Tempo::default(), &|_| {}).await.unwrap();
+        let done = pool.repair(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert_eq!(done.left.rotten.len(), 2);
         assert!(done.reasons[0].contains("can be read"), "{:?}", done.reasons);
     });
@@ -233,7 +237,7 @@ fn scrub_finds_and_repair_mends() {
         }
         let quiet = |_: Progress| {};
         pool.delete(&[id(1), id(2)]).await.unwrap();
-        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        let report = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert!(report.is_complete_and_clean(), "{report:?}");
         assert_eq!(report.checked_shards, 30);
         // One of each kind.
@@ -251,15 +255,15 @@ fn scrub_finds_and_repair_mends() {
         // Of a chunk that nobody decided on, shards may be missing.
         let (contents, open) = yard.shard(&id(7), 0);
         contents.delete(&[open], W).await.unwrap();
-        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        let report = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [1, 2, 1, 1, 6, 0], "{report:?}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["misplaced"], serde_json::json!([key]));
         assert_eq!(json["foreign"], serde_json::json!(["notes.txt"]));
-        let done = pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
+        let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert!(done.left.is_complete_and_clean(), "{done:?}");
         assert_eq!((done.deleted, done.set_aside, done.moved), (6, 1, 1));
-        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        let report = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert!(report.is_complete_and_clean(), "{report:?}");
         assert!(yard.stores.iter().any(|s| s.contents().keys().contains(&"aside/notes.txt".to_owned())));
         for chunk in &chunks[2..] {
@@ -289,7 +293,7 @@ fn what_a_scrub_finds_is_counted_until_it_is_mended() {
         let (contents, key) = yard.shard(&id(2), 3);
         contents.delete(&[key], W).await.unwrap();
         assert_eq!(state(&pool), usual);
-        pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
         let (pending, damaged, said) = state(&pool);
         assert_eq!((pending, damaged), (0, 2));
         assert!(said.contains("no store more may be lost until `pool repair`"), "{said}");
@@ -304,7 +308,7 @@ fn what_a_scrub_finds_is_counted_until_it_is_mended() {
         // A third shard: nothing brings it back.
         let (contents, key) = yard.shard(&id(2), 4);
         contents.delete(&[key], W).await.unwrap();
-        pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
         let said = pool.status().survives.join("; ");
         assert!(said.contains("1 object can't be read as a whole: more shards are gone"), "{said}");
         assert_eq!(pool.status().at_risk[0].missing_shards, 3);
@@ -315,7 +319,7 @@ fn what_a_scrub_finds_is_counted_until_it_is_mended() {
         // The rot turns out to be none, so that enough is left for the rest.
         let (contents, key) = yard.shard(&id(2), 1);
         contents.rot(&key, |b| b[0] ^= 1);
-        pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
+        pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(state(&pool), usual);
     });
 }
@@ -346,16 +350,16 @@ fn what_reads_could_not_use_is_looked_at_and_counted() {
         yard.settle(60_000).await;
         assert_eq!((state(&pool).0, state(&pool).1), (0, 1));
         let known = Counted { dead: 0, live: 3 };
-        let done = pool.repair(&known, Tempo::default(), &|_| {}).await.unwrap();
+        let done = pool.repair(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert_eq!((done.rebuilt, state(&pool)), (1, usual.clone()));
         // A footer that is right doesn't clear rot when a background mend puts the shard again, or thinks so.
         let (contents, key) = yard.shard(&id(1), 3);
         contents.rot(&key, |b| b[0] ^= 1);
-        pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+        pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
         pool.context().missing_shards().left(id(1), 3);
         yard.settle(10_000).await;
         assert_eq!(state(&pool), usual, "it is verified, and mended");
-        assert!(pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
+        assert!(pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap().is_complete_and_clean());
         // More than can be made up for: a scrub knows that it is needed, a read does not.
         let mut lost = Vec::new();
         for index in 0..3 {
@@ -368,7 +372,7 @@ fn what_reads_could_not_use_is_looked_at_and_counted() {
         assert!(read.is_err_and(|e| e.is(Kind::Corrupt)));
         yard.settle(10_000).await;
         assert_eq!(state(&pool), usual);
-        pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+        pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
         let said = pool.status().survives.join("; ");
         assert!(pool.status().damaged_shards == 3 && said.contains("1 object can't be read"), "{said}");
         for (contents, key, object) in lost {
@@ -414,13 +418,13 @@ async fn repairs_at_one_time(yard: Yard) {
     }
     let quiet = |_: Progress| {};
     let (one, other) = futures::join!(
-        pool.repair(&known, Tempo::default(), &quiet),
-        pool.repair(&known, Tempo::default(), &quiet)
+        pool.repair(&known, ScrubOptions::default(), &quiet),
+        pool.repair(&known, ScrubOptions::default(), &quiet)
     );
     for done in [one.unwrap(), other.unwrap()] {
         assert!(done.left.is_complete_and_clean(), "{done:?}");
     }
-    let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+    let report = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
     assert!(report.is_complete_and_clean(), "{report:?}");
 }
 
@@ -432,14 +436,15 @@ fn scrub_says_what_it_could_not_see_and_what_is_lost() {
         store(&pool, &chunk(1, &LENS)).await;
         yard.settle(1000).await;
         let quiet = |_: Progress| {};
-        let report = pool.scrub(&known, Tempo::default(), &quiet).await.unwrap();
+        let report = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [0, 6, 0, 0, 0, 0], "chunk 2 was never there: {report:?}");
-        let done = pool.repair(&known, Tempo::default(), &quiet).await.unwrap();
+        let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(done.left.missing.len(), 6);
         assert!(done.reasons[0].contains("damaged"), "{done:?}");
         assert_eq!(done.left.lost(2, &[]), [id(2)].into());
         yard.reach(0, Reach::Refuses);
-        let report = pool.scrub(&Counted { dead: 0, live: 1 }, Tempo::default(), &quiet).await.unwrap();
+        let report =
+            pool.scrub(&Counted { dead: 0, live: 1 }, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(counts(&report), [0, 0, 0, 0, 0, 1], "{report:?}");
         assert!(!report.is_complete_and_clean() && report.unreachable[0].contains("mem:s0"));
     });
@@ -462,7 +467,7 @@ fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
         }
         let live = Counted { dead: 0, live: 40 };
         // 120 shards of 50 kB at 200 kB/s: half a minute.
-        let tempo = Tempo { rate: Some(200_000), resume: true };
+        let options = ScrubOptions { rate: Some(200_000), resume: true };
         let process = world.process();
         let theirs = yard.on(&process.rt());
         let begun = yard.rt.now();
@@ -470,7 +475,7 @@ fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
             .rt()
             .spawn(async move {
                 let pool = theirs.open().await.unwrap();
-                pool.scrub(&live, tempo, &|_| {}).await.unwrap();
+                pool.scrub(&live, options, &|_| {}).await.unwrap();
             })
             .detach();
         yard.settle(20_000).await;
@@ -481,14 +486,14 @@ fn a_scrub_that_is_cut_off_is_taken_up_where_it_was() {
         let (contents, key) = yard.shard(&id(5), 0);
         contents.put(&key, Bytes::from_static(b"rot"), When::Always, Cause::Walk).await.unwrap();
         pool.context().missing_shards().damaged(id(5), crate::pool::local::Damage::rotten(0));
-        let found = pool.scrub(&live, tempo, &|_| {}).await.unwrap();
+        let found = pool.scrub(&live, options, &|_| {}).await.unwrap();
         let took = yard.rt.now().since(resumed).as_secs();
         assert!((8..20).contains(&took), "the rest of it: {took} s");
         assert_eq!(found.rotten.iter().map(|f| f.shard.unwrap().0.seq.0).collect::<Vec<_>>(), [2, 39, 5]);
         assert_eq!(pool.status().damaged_shards, 3);
         // Done: the next one reads all, at its rate.
         let anew = yard.rt.now();
-        assert_eq!(pool.scrub(&live, tempo, &|_| {}).await.unwrap().rotten.len(), 3);
+        assert_eq!(pool.scrub(&live, options, &|_| {}).await.unwrap().rotten.len(), 3);
         assert!(yard.rt.now().since(anew).as_secs() >= 25, "{:?}", yard.rt.now().since(begun));
     })
     .unwrap();
@@ -503,7 +508,7 @@ fn what_lies_below_a_label_of_its_own_is_left_alone() {
             contents.put(key, Bytes::from_static(b"theirs"), When::Absent, W).await.unwrap();
         }
         let known = Counted { dead: 0, live: 0 };
-        let done = pool.repair(&known, Tempo::default(), &|_: Progress| {}).await.unwrap();
+        let done = pool.repair(&known, ScrubOptions::default(), &|_: Progress| {}).await.unwrap();
         let left: Vec<&str> = done.left.foreign.iter().map(|f| f.key.as_str()).collect();
         assert_eq!((done.set_aside, left), (2, vec!["x/in/c-00/1", "x/in/label"]));
         assert!(done.reasons.iter().any(|why| why.contains("x/in has a label")), "{done:?}");
@@ -539,7 +544,7 @@ fn what_was_deleted_while_a_store_was_away_goes_when_it_is_back() {
         yard.settle(60_000).await;
         assert_eq!((pool.status().missed_deletes, kept(1), kept(2), kept(3)), (0, false, false, true));
         let known = Counted { dead: 2, live: 3 };
-        let found = pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+        let found = pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert!(found.is_complete_and_clean(), "{found:?}");
     });
 }

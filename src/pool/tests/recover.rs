@@ -92,7 +92,7 @@ async fn sound(yard: &Yard, pool: &std::sync::Arc<Pool>, lens: &[usize], expecte
     store(pool, &chunk(5, lens)).await;
     pool.look().await;
     yard.settle(3000).await;
-    let found = pool.scrub(&Counted { dead: 0, live: 5 }, Tempo::default(), &|_| {}).await.unwrap();
+    let found = pool.scrub(&Counted { dead: 0, live: 5 }, ScrubOptions::default(), &|_| {}).await.unwrap();
     assert!(found.is_complete_and_clean(), "{found:?}");
 }
 
@@ -289,7 +289,8 @@ fn what_has_nobody_in_its_place_stays_listed_and_may_come_back() {
         add(&pool.register(KEPT), 2).await.unwrap();
         yard.reach(1, Reach::Up);
         yard.settle(5000).await;
-        let mended = pool.repair(&Counted { dead: 0, live: 4 }, Tempo::default(), &|_| {}).await.unwrap();
+        let mended =
+            pool.repair(&Counted { dead: 0, live: 4 }, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert!(mended.left.is_complete_and_clean(), "{mended:?}");
         sound(&yard, &pool, lens, &[1, 2]).await;
     });

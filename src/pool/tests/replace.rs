@@ -90,7 +90,9 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
                 Replacement::Done
             );
             yard.stores[1].contents().wipe();
-            assert!(pool.scrub(&live, Tempo::default(), &|_| {}).await.unwrap().is_complete_and_clean());
+            assert!(
+                pool.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap().is_complete_and_clean()
+            );
             // Who knew nothing of it goes on with its own handle.
             add(&theirs, 3).await.unwrap();
             assert_eq!(other.generation(), Generation(1));
@@ -154,7 +156,7 @@ fn an_emptied_store_is_taken_in_again_and_again() {
             assert_eq!(pool.plan_replacement(&url, &free[0], false).await.unwrap(), Replacement::Planned);
             finish(&pool, &live).await.unwrap();
             pool.look().await;
-            let found = pool.scrub(&live, Tempo::default(), &|_| {}).await.unwrap();
+            let found = pool.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
             assert!(found.is_complete_and_clean(), "{found:?}");
             assert_eq!(pool.generation(), Generation(u64::from(round) + 1));
         }
@@ -238,7 +240,7 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
             yard.settle(3000).await;
             let fresh = yard.open().await.unwrap();
             assert!(!fresh.is_moving());
-            let found = fresh.scrub(&live, Tempo::default(), &|_| {}).await.unwrap();
+            let found = fresh.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
             assert!(found.is_complete_and_clean(), "{found:?}");
             let value: Bytes = fresh.register(RegisterId(1)).read().await.unwrap().unwrap();
             assert_eq!(value.as_ref(), [1, 2, 3]);
@@ -284,7 +286,7 @@ fn what_has_yet_to_come_along_is_not_damaged() {
         let index = (0..3).find(|i| place(&id(1), *i, 3) == 1).unwrap();
         let (contents, key) = yard.shard(&id(1), index);
         contents.rot(&key, |b| b[0] ^= 1);
-        pool.scrub(&live, Tempo::default(), &quiet).await.unwrap();
+        pool.scrub(&live, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(pool.status().damaged_shards, 1);
         yard.reach(1, Reach::Refuses);
         yard.settle(15_000).await;
@@ -294,10 +296,10 @@ fn what_has_yet_to_come_along_is_not_damaged() {
             check(&pool, chunk).await;
         }
         yard.settle(20_000).await;
-        pool.scrub(&live, Tempo::default(), &quiet).await.unwrap();
+        pool.scrub(&live, ScrubOptions::default(), &quiet).await.unwrap();
         assert_eq!(pool.status().damaged_shards, 1, "what has not come along yet is not gone");
         finish(&pool, &live).await.unwrap();
         assert_eq!(pool.status().damaged_shards, 0, "what has come along is right");
-        assert!(pool.scrub(&live, Tempo::default(), &quiet).await.unwrap().is_complete_and_clean());
+        assert!(pool.scrub(&live, ScrubOptions::default(), &quiet).await.unwrap().is_complete_and_clean());
     });
 }

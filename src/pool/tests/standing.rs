@@ -238,7 +238,7 @@ async fn folders_come_and_go() {
     }
     until(&pool, |p| p.pending() == 0 && p.out_for(Duration::ZERO) == 0).await;
     let known = Counted { dead: 0, live: 2 };
-    let report = pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+    let report = pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
     assert!(report.is_complete_and_clean(), "{report:?}");
     // Something else under two shards' keys: nothing, and 5 GiB of it.
     for (shard, len) in [(0, 0), (1, 5 << 30)] {
@@ -247,9 +247,9 @@ async fn folders_come_and_go() {
         std::fs::File::create(at).unwrap().set_len(len).unwrap();
     }
     check(&pool, &chunk(1, &LENS)).await;
-    let report = pool.scrub(&known, Tempo::default(), &|_| {}).await.unwrap();
+    let report = pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
     assert_eq!((report.rotten.len(), report.findings.len()), (2, 2), "{report:?}");
-    let done = pool.repair(&known, Tempo::default(), &|_| {}).await.unwrap();
+    let done = pool.repair(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
     assert!(done.left.is_complete_and_clean() && done.rebuilt == 2, "{done:?}");
     rename(path(3), dir.path().join("gone")).await;
     std::fs::create_dir(path(3)).unwrap();

@@ -120,7 +120,8 @@ fn who_may_not_delete_goes_on_and_is_told_what_piles_up() {
         let kept: Vec<u64> = pool.status().stores.iter().map(|s| s.undeleted).collect();
         assert_eq!(kept, [0, 2, 0, 0, 0, 0]);
         assert_eq!(pool.status().stores[1].state, StoreState::In);
-        let found = pool.scrub(&Counted { dead: 2, live: 0 }, Tempo::default(), &|_| {}).await.unwrap();
+        let found =
+            pool.scrub(&Counted { dead: 2, live: 0 }, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert_eq!(found.orphans.len(), 2);
         assert!(found.orphans.iter().all(|o| o.store == 1), "{found:?}");
     });

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::value::Head;
+use super::transitions::Head;
 use crate::base::rt::Disk;
 use crate::base::{Epoch, Result, ResultExt as _, Seq};
 

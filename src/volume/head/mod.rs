@@ -5,11 +5,11 @@ mod info;
 mod register;
 mod settings;
 mod stop;
-mod value;
+mod transitions;
 
 pub use confirmed::{Floor, Record};
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use register::{CREATION, HeadRegister};
 pub use settings::{FlushMode, Host, VolumeSettings};
 pub use stop::{Stop, without_journal};
-pub use value::{Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};
+pub use transitions::{Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

@@ -1,11 +1,11 @@
 //! Reads: the overlay of new writes, one immutable view of the disk, read-ahead, and the context that rooms share.
 
-mod context;
+mod engine_context;
 mod overlay;
 mod read_ahead;
 mod view;
 
-pub use context::{EngineContext, Memory, Tuning, VolumeContext};
+pub use engine_context::{EngineContext, Memory, Tuning, VolumeContext};
 pub use overlay::{Frozen, Layer, Overlay, Piece, updates};
 pub use read_ahead::{Fetch, Trail};
 pub use view::{Found, View, blocks_of, passes};

@@ -1,7 +1,7 @@
 //! What collection leaves behind, and what it costs.
 
 use super::*;
-use crate::pool::Tempo;
+use crate::pool::ScrubOptions;
 use crate::volume::handle::Known;
 
 /// Objects of volumes on the first store.
@@ -118,7 +118,7 @@ fn outages_leave_nothing_that_nobody_needs() {
             v.release().await.unwrap();
             life.sleep(60_000).await;
             let pool = &life.volumes.engine().pool;
-            let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+            let found = pool.scrub(&life.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
             assert!(found.is_complete_and_clean(), "seed {seed}: {} orphans, {found:?}", found.orphans.len());
             assert_eq!(pool.status().missed_deletes, 0);
         });

@@ -9,7 +9,7 @@ use super::site::Site;
 use super::*;
 use crate::base::Error;
 use crate::base::rt::Instant;
-use crate::pool::{Replacement, Tempo};
+use crate::pool::{Replacement, ScrubOptions};
 use crate::store::{SimStore, Store as _};
 
 const BLOCK: u64 = 4096;
@@ -155,7 +155,7 @@ fn half_of_a_mirror_and_its_owner_are_lost_and_nothing_that_was_flushed() {
             w.flush().await.unwrap();
             let pool = &heir.volumes.engine().pool;
             heir.sleep(5000).await;
-            let found = pool.scrub(&heir.volumes, Tempo::default(), &|_| {}).await.unwrap();
+            let found = pool.scrub(&heir.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
             assert!(found.rotten.is_empty() && found.missing.is_empty(), "{found:?}");
         });
     }
@@ -262,7 +262,7 @@ fn an_owner_goes_on_while_a_store_is_replaced_and_nothing_is_left_over() {
         site.stores[4].contents().wipe();
         let pool = &life.volumes.engine().pool;
         assert_eq!(pool.pending(), 0);
-        let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+        let found = pool.scrub(&life.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert!(found.is_complete_and_clean(), "{found:?}");
         life.volumes.release(&name("v")).await.unwrap();
         let other = site.machine(2).start().await;

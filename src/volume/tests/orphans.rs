@@ -7,7 +7,7 @@ use futures::future::{Either, select};
 use super::site::Site;
 use super::*;
 use crate::base::{ChunkId, Epoch, Seq};
-use crate::pool::{Tempo, place, shard_key};
+use crate::pool::{ScrubOptions, place, shard_key};
 use crate::store::{Cause, Store as _, When};
 
 const GRACE: u64 = 2_000;
@@ -65,7 +65,7 @@ async fn until_packing(site: &Site, life: &Life, v: &Volume, epoch: u64) {
 
 async fn orphans(life: &Life) -> Vec<String> {
     let pool = &life.volumes.engine().pool;
-    let found = pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+    let found = pool.scrub(&life.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
     found.orphans.into_iter().map(|orphan| orphan.key).collect()
 }
 

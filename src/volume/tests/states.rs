@@ -6,7 +6,7 @@ use crate::store::SimStore;
 
 use super::*;
 use crate::base::{Nonce, VolumeId};
-use crate::pool::Tempo;
+use crate::pool::ScrubOptions;
 use crate::volume::space::pins;
 
 async fn snap(v: &Arc<Volume>, s: &str) {
@@ -291,7 +291,7 @@ fn space_follows_overwrites_trims_and_removals() {
                         .volumes
                         .engine()
                         .pool
-                        .scrub(&life.volumes, Tempo::default(), &|_| {})
+                        .scrub(&life.volumes, ScrubOptions::default(), &|_| {})
                         .await
                         .unwrap();
                     assert!(report.missing.is_empty() && report.rotten.is_empty(), "{report:?}");
@@ -318,8 +318,13 @@ fn space_follows_overwrites_trims_and_removals() {
             assert!(a.is_err_and(|e| e.is(Kind::NotFound)));
             assert!(v.read(MIB / 2, 100_000).await.unwrap().iter().all(|b| *b == 0));
             v.release().await.unwrap();
-            let report =
-                life.volumes.engine().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+            let report = life
+                .volumes
+                .engine()
+                .pool
+                .scrub(&life.volumes, ScrubOptions::default(), &|_| {})
+                .await
+                .unwrap();
             assert!(report.is_complete_and_clean(), "{report:?}");
             checked(&life, "v").await;
         });

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::pool::Tempo;
+use crate::pool::ScrubOptions;
 use crate::volume::handle::Known;
 
 #[test]
@@ -288,8 +288,13 @@ fn what_a_killed_process_left_short_is_mended() {
             // Before the checkpoint of an idle volume puts new chunks.
             life.sleep(50_000).await;
             assert_eq!(life.volumes.engine().pool.pending(), 0);
-            let found =
-                life.volumes.engine().pool.scrub(&life.volumes, Tempo::default(), &|_| {}).await.unwrap();
+            let found = life
+                .volumes
+                .engine()
+                .pool
+                .scrub(&life.volumes, ScrubOptions::default(), &|_| {})
+                .await
+                .unwrap();
             // A register's copy that the killed process still owed is repair's.
             let shards = found.missing.iter().filter(|f| !f.key.starts_with("reg/"));
             assert_eq!(shards.count(), 0, "nothing pending, and yet: {found:?}");

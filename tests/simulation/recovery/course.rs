@@ -7,7 +7,7 @@ use std::time::Duration;
 use windlass::base::rt::Rt;
 use windlass::base::rt::sim::Process;
 use windlass::base::{Error, Kind};
-use windlass::pool::{Pool, Tempo};
+use windlass::pool::{Pool, ScrubOptions};
 use windlass::volume::{OpenMode, Volume, Volumes, snapshot_group};
 
 use super::admin::{Admin, finish};
@@ -235,8 +235,8 @@ async fn works(site: &Site, rt: &Rt, volumes: &Volumes, volume: &Arc<Volume>) {
 async fn mended(rt: &Rt, volumes: &Volumes) {
     let (pool, mut last) = (&volumes.engine().pool, String::new());
     for _ in 0..10 {
-        let left = pool.repair(volumes, Tempo::default(), &|_| {}).await;
-        let found = pool.scrub(volumes, Tempo::default(), &|_| {}).await;
+        let left = pool.repair(volumes, ScrubOptions::default(), &|_| {}).await;
+        let found = pool.scrub(volumes, ScrubOptions::default(), &|_| {}).await;
         if found.as_ref().is_ok_and(|found| found.is_complete_and_clean()) {
             return;
         }

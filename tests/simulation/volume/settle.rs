@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind};
-use windlass::pool::{ScrubReport, Tempo};
+use windlass::pool::{ScrubOptions, ScrubReport};
 use windlass::volume::{OpenMode, Volume, Volumes};
 
 use super::model::Tags;
@@ -118,8 +118,8 @@ async fn mended(user: &User, volumes: &Volumes) -> bool {
     let mut last = String::new();
     for _ in 0..10 {
         let done: Result<ScrubReport, Error> = async {
-            let repaired = pool.repair(volumes, Tempo::default(), &|_| {}).await?;
-            let found = pool.scrub(volumes, Tempo::default(), &|_| {}).await?;
+            let repaired = pool.repair(volumes, ScrubOptions::default(), &|_| {}).await?;
+            let found = pool.scrub(volumes, ScrubOptions::default(), &|_| {}).await?;
             last = format!("{repaired:?}, {found:?}");
             Ok(found)
         }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::mounts::Mounts;
 use super::pools::Pools;
-use super::sessions::Sessions;
 use super::state_dir::HostContext;
+use super::volume_clients::Sessions;
 use crate::base::rt::Instant;
 use crate::nbd::Address;
 
