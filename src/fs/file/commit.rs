@@ -7,7 +7,7 @@ use super::conflict_copy;
 use super::context::MountContext;
 use super::open_file::{OpenFile, bytes_missing};
 use super::rewrite::drop_version;
-use super::stage_io::note_unpromised;
+use super::stage_lifecycle::note_unpromised;
 use super::state::{Event, Life, SENDS};
 use super::streaming_upload::StreamingUpload;
 use super::unsent_version::UnsentVersion;

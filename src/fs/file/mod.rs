@@ -6,7 +6,7 @@ mod context;
 mod open_file;
 mod part_plan;
 mod rewrite;
-mod stage_io;
+mod stage_lifecycle;
 mod state;
 mod streaming_upload;
 mod unsent_version;

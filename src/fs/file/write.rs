@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
 use super::rewrite::begin_rewrite;
-use super::stage_io::staging_failed;
+use super::stage_lifecycle::staging_failed;
 use super::state::Event;
 use super::streaming_upload::{BEGIN, StreamingUpload};
 use super::unsent_version::remove_stage;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::dir::StagingDir;
 use super::file_stage::{Edits, FileStage};
 use super::note::{Mark, Note};
 use super::rename_intent::RenameIntent;
 use super::slab::{self, SLOT_DATA_MAX, Slab, Slot};
 use super::slab_stage::{self, SlabStage};
 use super::stage::Stage;
+use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::fs::object::ByteRanges;

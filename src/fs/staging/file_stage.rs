@@ -26,8 +26,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::dir::StagingDir;
 use super::note::{AREA as DATA, Note, NoteRing, word};
+use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::fs::object::ByteRanges;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::area::{FoundFile, FoundStages, LOCK, UNKNOWN};
-use super::dir::StagingDir;
 use super::note::Mark;
+use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 

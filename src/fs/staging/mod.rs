@@ -1,7 +1,6 @@
 //! Written bytes on the local disk until the bucket has them: the area, its files and slabs, and their notes.
 
 mod area;
-mod dir;
 mod file_stage;
 mod kept_files;
 mod note;
@@ -9,11 +8,12 @@ mod rename_intent;
 mod slab;
 mod slab_stage;
 mod stage;
+mod unsynced_removals;
 
 pub use area::{FoundFile, FoundStages, StagingArea, UNKNOWN, Unsent, take_over};
-pub use dir::StagingDir;
 pub use file_stage::Edits;
 pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
 pub use rename_intent::{INTENT_FORMAT, RenameIntent};
 pub use stage::Stage;
+pub use unsynced_removals::StagingDir;

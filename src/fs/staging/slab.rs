@@ -26,8 +26,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::dir::{StagingDir, UnsyncedRemovals};
 use super::note::{AREA, word};
+use super::unsynced_removals::{StagingDir, UnsyncedRemovals};
 use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result};
 

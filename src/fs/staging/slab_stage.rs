@@ -299,8 +299,8 @@ fn fits(end: u64) -> Result<u64> {
 mod tests {
     use std::path::Path;
 
-    use super::super::dir::StagingDir;
     use super::super::slab::Slab;
+    use super::super::unsynced_removals::StagingDir;
     use super::*;
     use crate::base::rt::Disk;
     use crate::base::rt::sim::{Sim, SimDisk};
