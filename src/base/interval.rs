@@ -11,14 +11,22 @@ pub trait Cut: Clone {
     fn joins(&self, count: u64, next: &Self) -> bool;
 }
 
-#[derive(Clone, Debug)]
+/// Ranges alone: a set.
+impl Cut for () {
+    fn part(&self, _skip: u64, _count: u64) {}
+    fn joins(&self, _count: u64, _next: &()) -> bool {
+        true
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Span<V> {
     end: u64,
     value: V,
 }
 
 /// Disjoint ranges of blocks, each with its value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intervals<V> {
     spans: BTreeMap<u64, Span<V>>,
 }
@@ -102,7 +110,7 @@ impl<V: Cut> Intervals<V> {
     }
 
     /// Takes everything inside the range away.
-    fn clear(&mut self, range: Range<u64>) {
+    pub fn clear(&mut self, range: Range<u64>) {
         if let Some((&start, span)) = self.spans.range_mut(..range.start).next_back()
             && span.end > range.start
         {

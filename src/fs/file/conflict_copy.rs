@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::context::MountContext;
 use super::upload::{Snapshot, upload};
 use crate::base::{Error, Kind, Result, clock};
-use crate::fs::object::{Base, ByteRanges, KEY_MAX, Source};
+use crate::fs::object::{Base, KEY_MAX, Source};
 use crate::store::When;
 
 pub const CONFLICT: &str = "conflict";
@@ -29,10 +29,6 @@ fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> String {
         len -= 1;
     }
     format!("{}{end}", &key[..len])
-}
-
-fn ours(local: &ByteRanges, size: u64) -> Vec<Range<u64>> {
-    local.split(0..size).into_iter().filter(|(_, ours)| *ours).map(|(range, _)| range).collect()
 }
 
 /// `0-4095,8192-12287`, or as much of it as there is room for.
@@ -55,7 +51,7 @@ pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Opti
         return Ok(None);
     }
     let name = name(&file.key, word, e.rt.wall_ms(), e.rt.random());
-    let ours = ours(&file.local, file.size);
+    let ours: Vec<_> = file.local.within(0..file.size).collect();
     let whole = ours.iter().map(|r| r.end - r.start).sum::<u64>() == file.size;
     let mut last = None;
     for _ in 0..ATTEMPTS {

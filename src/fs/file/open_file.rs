@@ -271,7 +271,7 @@ impl OpenFile {
             if range.is_empty() {
                 return Some(Bytes::new());
             }
-            if s.file.local().touches(&range) {
+            if s.file.local().within(range.clone()).next().is_some() {
                 return None;
             }
             (s.file.source()?, range)

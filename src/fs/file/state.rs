@@ -315,7 +315,7 @@ impl FileState {
                 self.uploading.clear();
                 if self.changes == at {
                     self.base_len = self.size;
-                    self.dirty.clear();
+                    self.dirty.cut(0);
                     return Effect::StageSent;
                 }
             }
@@ -338,7 +338,7 @@ impl FileState {
             // Of a file that has its name, nothing goes that the object does not have.
             Event::StageReleased if !self.is_dirty() => {
                 if self.is_sent() {
-                    self.local.clear();
+                    self.local.cut(0);
                     self.base_len = self.size;
                 }
                 return Effect::DropStage;
@@ -370,7 +370,7 @@ impl FileState {
             return Effect::Nothing;
         }
         (self.base_len, self.size) = (base.size, base.size);
-        self.local.clear();
+        self.local.cut(0);
         self.base = Some(base);
         Effect::DropStage
     }
@@ -390,7 +390,6 @@ impl FileState {
 
     /// What holds after every event.
     pub fn check(&self) -> Result<(), &'static str> {
-        let inside = |set: &ByteRanges, range: Range<u64>| set.split(range).iter().all(|(_, inside)| *inside);
         let signed = self.signed.as_ref().map_or(0, |(at, _)| *at);
         if [self.wrote, self.asked, self.sent, signed].iter().any(|at| *at > self.changes) {
             return Err("a change that never was");
@@ -398,14 +397,13 @@ impl FileState {
         if self.base_len > self.size {
             return Err("more bytes of the object than the file has");
         }
-        if self.local.touches(&(self.size..u64::MAX)) {
+        if self.local.within(self.size..u64::MAX).next().is_some() {
             return Err("bytes behind the end");
         }
-        if !inside(&self.local, self.base_len..self.size) {
+        if !self.local.covers(self.base_len..self.size) {
             return Err("bytes that are neither staged nor in the object");
         }
-        let dirty = self.dirty.split(0..self.size);
-        if dirty.into_iter().any(|(range, dirty)| dirty && !inside(&self.local, range)) {
+        if self.dirty.within(0..self.size).any(|range| !self.local.covers(range)) {
             return Err("bytes that no object has and that are not staged");
         }
         if self.base_len > 0 && self.base.is_none() {

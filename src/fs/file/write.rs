@@ -146,7 +146,7 @@ impl OpenFile {
             self.fetch_missing(e).await?;
             let mut s = self.state.lock();
             // Another's object may have come meanwhile.
-            if s.file.local().split(0..s.file.size()).iter().all(|(_, local)| *local) {
+            if s.file.local().covers(0..s.file.size()) {
                 s.apply(Event::Detached);
                 return Ok(());
             }

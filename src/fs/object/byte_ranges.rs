@@ -1,63 +1,48 @@
 //! A set of byte ranges: which bytes of a file are staged here.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Disjoint, not touching, none empty.
+use crate::base::interval::Intervals;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ByteRanges(BTreeMap<u64, u64>);
+pub struct ByteRanges(Intervals<()>);
 
 impl ByteRanges {
     pub fn insert(&mut self, range: Range<u64>) {
-        if range.is_empty() {
-            return;
+        if !range.is_empty() {
+            self.0.insert(range, ());
         }
-        let (mut start, mut end) = (range.start, range.end);
-        let touching = self.0.range(..=end).rev().take_while(|(_, e)| **e >= start).map(|(s, e)| (*s, *e));
-        let touching: Vec<_> = touching.collect();
-        for (s, e) in touching {
-            self.0.remove(&s);
-            start = start.min(s);
-            end = end.max(e);
-        }
-        self.0.insert(start, end);
     }
 
     /// Forgets everything from `at` on.
     pub fn cut(&mut self, at: u64) {
-        self.0.split_off(&at);
-        if let Some((_, end)) = self.0.iter_mut().next_back() {
-            *end = (*end).min(at);
-        }
+        self.0.clear(at..u64::MAX);
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// What of the range is in the set.
+    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let some = (!range.is_empty()).then(|| self.0.overlaps(range));
+        some.into_iter().flatten().map(|(inside, ())| inside)
     }
 
-    pub fn touches(&self, range: &Range<u64>) -> bool {
-        self.split(range.clone()).iter().any(|(_, inside)| *inside)
+    /// Every byte of the range is in the set.
+    pub fn covers(&self, range: Range<u64>) -> bool {
+        self.split(range).iter().all(|(_, inside)| *inside)
     }
 
     /// The range in pieces, each wholly inside or outside of the set.
     pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
-        let mut out = Vec::new();
-        let mut at = range.start;
-        let first = self.0.range(..=at).next_back().map_or(at, |(s, _)| *s);
-        for (s, e) in self.0.range(first..range.end) {
-            let (s, e) = ((*s).max(at), (*e).min(range.end));
-            if e <= at {
-                continue;
+        let (mut out, mut at) = (Vec::new(), range.start);
+        for inside in self.within(range.clone()) {
+            if inside.start > at {
+                out.push((at..inside.start, false));
             }
-            if s > at {
-                out.push((at..s, false));
-            }
-            out.push((s..e, true));
-            at = e;
+            at = inside.end;
+            out.push((inside, true));
         }
         if at < range.end {
             out.push((at..range.end, false));
@@ -92,9 +77,9 @@ mod tests {
                 }
                 prop_assert_eq!(end, 90);
                 prop_assert_eq!(&seen[3..90], &bits[3..90]);
-                for pair in set.0.iter().zip(set.0.iter().skip(1)) {
-                    prop_assert!(pair.0.1 < pair.1.0);
-                }
+                prop_assert_eq!(set.within(3..90).next().is_some(), bits[3..90].contains(&true));
+                prop_assert_eq!(set.covers(9..12), !bits[9..12].contains(&false));
+                prop_assert!(set.within(9..9).next().is_none() && set.covers(9..9));
             }
         }
     }

@@ -281,7 +281,7 @@ impl FileStage {
     pub async fn edited(&self, start: u64, end: u64) -> Result<()> {
         let Some(log) = &self.0.log else { return Ok(()) };
         let mut log = log.lock().await;
-        if start >= end || log.covered.split(start..end).iter().all(|(_, inside)| *inside) {
+        if start >= end || log.covered.covers(start..end) {
             return Ok(());
         }
         self.append(&mut log, start, end).await?;
@@ -484,9 +484,7 @@ mod tests {
             edit.write(60, Bytes::from_static(b"end")).await.unwrap();
             let (found, _, edits) = FileStage::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
             assert_eq!((edits.base_len, edits.size), (50, 63));
-            let here: Vec<_> =
-                edits.local.split(0..63).into_iter().filter(|(_, l)| *l).map(|(r, _)| r).collect();
-            assert_eq!(here, [10..13, 50..63]);
+            assert_eq!(edits.local.within(0..63).collect::<Vec<_>>(), [10..13, 50..63]);
             found.remove().await.unwrap();
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), ["a.stage"]);
             assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
@@ -517,7 +515,7 @@ mod tests {
             found.write(60, Bytes::from_static(b"abc")).await.unwrap();
             let (_, _, left) = FileStage::open(&folder, "/s/b.stage".into()).await.unwrap().unwrap();
             assert_eq!(
-                (left.size, left.local.touches(&(60..63))),
+                (left.size, left.local.covers(60..63)),
                 (100, true),
                 "a record of before counts again"
             );
