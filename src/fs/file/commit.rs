@@ -14,7 +14,7 @@ use super::unsent_version::UnsentVersion;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Attributes, Base, Source, UploadToken, differ_in_time_only};
-use crate::fs::staging::{Mark, Stage};
+use crate::fs::staging::Mark;
 use crate::store::{Attrs, Etag, When};
 
 /// What a send is for.
@@ -160,7 +160,7 @@ impl OpenFile {
             // Its metadata may have changed since.
             let closed = s.file.is_unwritten_since_asked() && s.unsent_version.is_none();
             let waits = s.file.is_dirty() && !s.file.is_failed();
-            if !closed || !waits || s.stage.as_ref().is_none_or(Stage::is_sure) {
+            if !closed || !waits || s.stage.as_ref().is_none_or(|stage| stage.is_sure()) {
                 return Ok(());
             }
         }
@@ -169,7 +169,7 @@ impl OpenFile {
 
     /// All of it is staged, in a slot.
     pub fn is_small(&self) -> bool {
-        matches!(self.state.lock().stage, Some(Stage::Slab(_)))
+        self.state.lock().stage.as_ref().is_some_and(|stage| stage.is_slot())
     }
 
     /// Where its bytes are on this host.

@@ -333,7 +333,7 @@ impl FileParts {
             Effect::Nothing | Effect::HideStage => {}
             Effect::DropStage => return self.stage.take(),
             Effect::NoteStale => self.noted = None,
-            Effect::StageSent => self.stage.iter().for_each(Stage::mark_sent),
+            Effect::StageSent => self.stage.iter().for_each(|stage| stage.mark_sent()),
         }
         None
     }
@@ -381,7 +381,7 @@ impl FileParts {
 
     /// Its bytes are staged there still. Another's object that comes takes what was staged over the one before away.
     pub(super) fn uses_stage(&self, stage: &Stage) -> bool {
-        self.stage.as_ref().is_some_and(|its| its.is(stage))
+        self.stage.as_ref().is_some_and(|its| Arc::ptr_eq(its, stage))
     }
 
     pub(super) fn note(&self, staging: &StagingArea, partly: bool) -> Note {

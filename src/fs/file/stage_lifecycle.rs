@@ -1,6 +1,8 @@
 //! An open file and its stage: made with the first change, changed for one that takes more, given back in the end; and
 //! what is written down of the file meanwhile.
 
+use std::sync::Arc;
+
 use super::context::MountContext;
 use super::open_file::OpenFile;
 use super::state::{Effect, Event, Life};
@@ -67,7 +69,7 @@ impl OpenFile {
             let mut s = self.state.lock();
             // A file that is about to lose its name counts on its stage: its object is about to go.
             let stored = s.file.is_whole_in_object();
-            let doubtful = s.stage.as_ref().is_some_and(Stage::is_doubtful);
+            let doubtful = s.stage.as_ref().is_some_and(|stage| stage.is_doubtful());
             if !stored || !doubtful {
                 return;
             }
@@ -98,7 +100,7 @@ impl OpenFile {
                 (stage, note, before)
             };
             // What takes the place of a version that survives a loss of power must survive it too.
-            let durably = durable || before.as_ref().is_some_and(Stage::is_durable);
+            let durably = durable || before.as_ref().is_some_and(|before| before.is_durable());
             if let Err(why) = stage.note(&note, durably).await {
                 if before.is_some() {
                     // A disk that fails tells once: the next mount must not take it for what it was to be.
@@ -112,7 +114,7 @@ impl OpenFile {
                 let mut s = self.state.lock();
                 s.noted = Some(note.mark);
                 if let Some(before) = &before {
-                    s.unsent_version.take_if(|unsent| unsent.stage.is(before));
+                    s.unsent_version.take_if(|unsent| Arc::ptr_eq(&unsent.stage, before));
                     s.replaced = Some(before.id()).filter(|_| s.uses_stage(&stage));
                 }
                 // A write in between found that the note before said enough.

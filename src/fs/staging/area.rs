@@ -105,7 +105,7 @@ impl FoundStages {
             match FileStage::open(folder, path.clone()).await? {
                 Some((own, note, edits)) => {
                     let may_be_torn = note.may_be_torn(disk.boot().as_deref());
-                    self.files.push(FoundFile { stage: Stage::File(own), note, edits, may_be_torn });
+                    self.files.push(FoundFile { stage: Arc::new(own), note, edits, may_be_torn });
                 }
                 None if FileStage::is_unborn(disk, &path).await? => {
                     disk.remove(&path).await?;
@@ -140,10 +140,10 @@ impl FoundStages {
                     let mut edits = Edits { local: ByteRanges::default(), base_len: 0, size };
                     edits.local.insert(0..size);
                     let may_be_torn = note.checksum.is_none() && note.may_be_torn(disk.boot().as_deref());
-                    self.files.push(FoundFile { stage: Stage::Slab(slab_stage), note, edits, may_be_torn });
+                    self.files.push(FoundFile { stage: Arc::new(slab_stage), note, edits, may_be_torn });
                 }
                 slab_stage::SlotContents::Lost(slab_stage, note) => {
-                    self.lost.push((Stage::Slab(slab_stage), note))
+                    self.lost.push((Arc::new(slab_stage), note))
                 }
             }
         }
@@ -277,10 +277,10 @@ impl StagingArea {
     /// A new place for the bytes of a file that is about to have `len` of them.
     pub async fn stage(&self, note: &Note, edits: Option<&Edits>, len: u64) -> Result<Stage> {
         if edits.is_none() && len.max(note.size) <= SLOT_DATA_MAX {
-            return Ok(Stage::Slab(SlabStage::create(self.slot().await?, note).await?));
+            return Ok(Arc::new(SlabStage::create(self.slot().await?, note).await?));
         }
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
-        Ok(Stage::File(FileStage::create(&self.folder, path, note, edits, None).await?))
+        Ok(Arc::new(FileStage::create(&self.folder, path, note, edits, None).await?))
     }
 
     /// A larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless its note says
@@ -291,7 +291,7 @@ impl StagingArea {
         // It takes nothing's place yet.
         let note = Note { mark, outgrown_slot, partly: false, upload: None, rewrites: None, ..note.clone() };
         let path = self.dir.join(format!("{:016x}{STAGE}", self.rt.random()));
-        Ok(Stage::File(FileStage::create(&self.folder, path, &note, None, Some(bytes)).await?))
+        Ok(Arc::new(FileStage::create(&self.folder, path, &note, None, Some(bytes)).await?))
     }
 
     async fn slot(&self) -> Result<Slot> {

@@ -22,11 +22,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::note::{AREA as DATA, Note, NoteRing, word};
+use super::stage::StagedFile;
 use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -70,7 +72,8 @@ struct Log {
     covered: ByteRanges,
 }
 
-struct Inner {
+/// See the module.
+pub struct FileStage {
     folder: StagingDir,
     data: PathBuf,
     edits: PathBuf,
@@ -94,10 +97,6 @@ struct Inner {
     nameless: AtomicBool,
 }
 
-/// See the module. Clones are the same staged file.
-#[derive(Clone)]
-pub struct FileStage(Arc<Inner>);
-
 fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
     let mut out = [0; RECORD];
     out[..8].copy_from_slice(&start.to_le_bytes());
@@ -116,7 +115,7 @@ impl FileStage {
         let (file, folder) = (Mutex::default(), folder.clone());
         let (failed, named, durable, took, nameless) = Default::default();
         let synced = note.synced.into();
-        FileStage(Arc::new(Inner {
+        FileStage {
             folder,
             data,
             edits,
@@ -130,25 +129,7 @@ impl FileStage {
             took,
             synced,
             nameless,
-        }))
-    }
-
-    /// Edits stand beside it.
-    pub fn partly(&self) -> bool {
-        self.0.log.is_some()
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0.data
-    }
-
-    pub fn is(&self, other: &FileStage) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// What notes call it.
-    pub fn id(&self) -> String {
-        self.0.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        }
     }
 
     /// A new one at `data` (`….stage`) with the file's `first` bytes. `edits`: what of the file is staged, where not all of
@@ -163,13 +144,13 @@ impl FileStage {
         assert_eq!(note.partly, edits.is_some(), "a note says whether edits stand beside");
         let stage = FileStage::new(folder, data, note, NoteRing::new(0));
         let doing = || format!("staging {} at {}", note.key, stage.path().display());
-        if let (Some(edits), Some(log)) = (edits, &stage.0.log) {
+        if let (Some(edits), Some(log)) = (edits, &stage.log) {
             let log = &mut *log.lock().await;
             stage.append(log, edits.base_len, CUT).await.context(doing)?;
             stage.append(log, edits.size, CUT).await.context(doing)?;
         }
-        let file = folder.disk().open(stage.path(), OpenHow::CreateNew).await.context(doing)?;
-        *stage.0.file.lock() = Some(file.clone());
+        let file = folder.disk().open(&stage.data, OpenHow::CreateNew).await.context(doing)?;
+        *stage.file.lock() = Some(file.clone());
         let filled = async {
             if edits.is_none() && note.size > 0 {
                 file.set_len(DATA + note.size).await?;
@@ -213,8 +194,8 @@ impl FileStage {
             }
         }
         let stage = FileStage::new(folder, data, &note, ring);
-        stage.0.durable.store(true, Ordering::Release);
-        if let Some(ours) = &stage.0.log {
+        stage.durable.store(true, Ordering::Release);
+        if let Some(ours) = &stage.log {
             *ours.lock().await = Log { file: None, records, inherited: true, covered: edits.local.clone() };
         }
         Ok(Some((stage, note, edits)))
@@ -226,60 +207,17 @@ impl FileStage {
         Ok(head.iter().all(|byte| *byte == 0))
     }
 
-    /// Makes what an earlier run left survive a loss of power.
-    pub async fn sync_recovered(&self) -> Result<()> {
-        if self.0.log.is_some() {
-            self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?.sync().await?;
-        }
-        self.firm(self.file().await?.sync()).await?;
-        let dir = self.0.data.parent().unwrap_or(Path::new("."));
-        Ok(self.0.folder.disk().sync_dir(dir).await?)
-    }
-
-    /// A sync has failed: what it holds may be lost.
-    pub fn is_doubtful(&self) -> bool {
-        self.0.failed.load(Ordering::Acquire)
-    }
-
-    pub fn is_durable(&self) -> bool {
-        self.0.durable.load(Ordering::Acquire)
-    }
-
-    /// Its notes say that it was to survive a loss of power.
-    pub fn is_synced(&self) -> bool {
-        self.0.synced.load(Ordering::Acquire)
-    }
-
-    /// The bucket has all of it: what comes next was not synced.
-    pub fn mark_sent(&self) {
-        self.0.synced.store(false, Ordering::Release);
-    }
-
     async fn file(&self) -> std::io::Result<Arc<dyn DiskFile>> {
-        if let Some(file) = &*self.0.file.lock() {
+        if let Some(file) = &*self.file.lock() {
             return Ok(file.clone());
         }
-        let file = self.0.folder.disk().open(&self.0.data, OpenHow::Write).await?;
-        Ok(self.0.file.lock().get_or_insert(file).clone())
-    }
-
-    /// Lets go of the file descriptors until the bytes are needed again.
-    pub fn release_fds(&self) {
-        self.0.file.lock().take();
-        if let Some(mut log) = self.0.log.as_ref().and_then(|log| log.try_lock().ok()) {
-            log.file = None;
-        }
-    }
-
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let end = offset + data.len() as u64;
-        self.file().await?.pwrite(DATA + offset, vec![data], false).await?;
-        self.edited(offset, end).await
+        let file = self.folder.disk().open(&self.data, OpenHow::Write).await?;
+        Ok(self.file.lock().get_or_insert(file).clone())
     }
 
     /// These bytes of the stage are the file's.
-    pub async fn edited(&self, start: u64, end: u64) -> Result<()> {
-        let Some(log) = &self.0.log else { return Ok(()) };
+    async fn edited(&self, start: u64, end: u64) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
         let mut log = log.lock().await;
         if start >= end || log.covered.covers(start..end) {
             return Ok(());
@@ -289,20 +227,10 @@ impl FileStage {
         Ok(())
     }
 
-    /// The file is so long now, and what of it was staged behind that isn't its any more.
-    pub async fn cut(&self, size: u64) -> Result<()> {
-        if let Some(log) = &self.0.log {
-            let mut log = log.lock().await;
-            self.append(&mut log, size, CUT).await?;
-            log.covered.cut(size);
-        }
-        Ok(self.file().await?.set_len(DATA + size).await?)
-    }
-
     async fn append(&self, log: &mut Log, start: u64, end: u64) -> Result<()> {
         let file = match &log.file {
             Some(file) => file.clone(),
-            None => self.0.folder.disk().open(&self.0.edits, OpenHow::Create).await?,
+            None => self.folder.disk().open(&self.edits, OpenHow::Create).await?,
         };
         if log.inherited {
             // What a loss of power left behind a record that it took must never follow another.
@@ -320,26 +248,103 @@ impl FileStage {
         Ok(())
     }
 
-    /// `len` bytes; zeros where the stage ends early.
-    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+    /// A sync of the stage's, unless one has failed before.
+    async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
+        let failed = |why: &dyn fmt::Display| {
+            let said = format!("{} may have lost what was written to it: {why}", self.path().display());
+            Error::new(Kind::Io, said)
+        };
+        if self.failed.load(Ordering::Acquire) {
+            return Err(failed(&"an earlier sync failed"));
+        }
+        sync.await.map_err(|why| {
+            self.failed.store(true, Ordering::Release);
+            failed(&why)
+        })
+    }
+}
+
+#[async_trait]
+impl StagedFile for FileStage {
+    fn path(&self) -> PathBuf {
+        self.data.clone()
+    }
+
+    fn id(&self) -> String {
+        self.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    fn partly(&self) -> bool {
+        self.log.is_some()
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Its notes say that it was to survive a loss of power.
+    fn is_sure(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    fn mark_sent(&self) {
+        self.synced.store(false, Ordering::Release);
+    }
+
+    fn release_fds(&self) {
+        self.file.lock().take();
+        if let Some(mut log) = self.log.as_ref().and_then(|log| log.try_lock().ok()) {
+            log.file = None;
+        }
+    }
+
+    async fn sync_recovered(&self) -> Result<()> {
+        if self.log.is_some() {
+            self.folder.disk().open(&self.edits, OpenHow::Write).await?.sync().await?;
+        }
+        self.firm(self.file().await?.sync()).await?;
+        let dir = self.data.parent().unwrap_or(Path::new("."));
+        Ok(self.folder.disk().sync_dir(dir).await?)
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        let end = offset + data.len() as u64;
+        self.file().await?.pwrite(DATA + offset, vec![data], false).await?;
+        self.edited(offset, end).await
+    }
+
+    async fn cut(&self, size: u64) -> Result<()> {
+        if let Some(log) = &self.log {
+            let mut log = log.lock().await;
+            self.append(&mut log, size, CUT).await?;
+            log.covered.cut(size);
+        }
+        Ok(self.file().await?.set_len(DATA + size).await?)
+    }
+
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         padded(self.file().await?.pread(DATA + offset, len).await?, len)
     }
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
     /// failed, it fails for good.
-    pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        let mut ring = self.0.ring.lock().await;
+    async fn note(&self, note: &Note, durable: bool) -> Result<()> {
+        let mut ring = self.ring.lock().await;
         let first = ring.number() == 1;
         // What was left there may come back with the power, whatever was written since. The first note is from before.
-        let outgrown_slot = self.0.outgrown_slot.clone().filter(|_| !first);
-        let takes = note.rewrites.is_some() && !self.0.took.load(Ordering::Acquire);
-        let replaces = takes || outgrown_slot.is_some() && !self.0.named.load(Ordering::Acquire);
-        let was = self.0.synced.load(Ordering::Acquire);
+        let outgrown_slot = self.outgrown_slot.clone().filter(|_| !first);
+        let takes = note.rewrites.is_some() && !self.took.load(Ordering::Acquire);
+        let replaces = takes || outgrown_slot.is_some() && !self.named.load(Ordering::Acquire);
+        let was = self.synced.load(Ordering::Acquire);
         let synced = durable || was;
         let (at, bytes) = ring.next(&Note { outgrown_slot, synced, ..note.clone() })?;
         let file = self.file().await?;
-        if durable && self.0.log.is_some() {
-            let edits = self.0.folder.disk().open(&self.0.edits, OpenHow::Write).await?;
+        if durable && self.log.is_some() {
+            let edits = self.folder.disk().open(&self.edits, OpenHow::Write).await?;
             self.firm(edits.sync()).await?;
         }
         if durable && (replaces || !was) || ring.inherited() {
@@ -351,56 +356,41 @@ impl FileStage {
         }
         file.pwrite(at.start, vec![bytes], false).await?;
         ring.wrote(at);
-        self.0.synced.store(synced, Ordering::Release);
+        self.synced.store(synced, Ordering::Release);
         if durable {
             let failed = |why: &Error| {
                 tracing::debug!(%why, "later notes don't say that it is synced");
-                self.0.synced.store(was, Ordering::Release);
+                self.synced.store(was, Ordering::Release);
             };
             self.firm(file.sync()).await.inspect_err(failed)?;
             ring.synced();
-            self.0.durable.store(true, Ordering::Release);
-            self.0.took.fetch_or(note.replaces().is_some(), Ordering::AcqRel);
+            self.durable.store(true, Ordering::Release);
+            self.took.fetch_or(note.replaces().is_some(), Ordering::AcqRel);
         }
-        if durable && !self.0.named.load(Ordering::Acquire) {
-            let dir = self.0.data.parent().unwrap_or(Path::new("."));
-            self.0.folder.disk().sync_dir(dir).await?;
-            self.0.named.store(true, Ordering::Release);
+        if durable && !self.named.load(Ordering::Acquire) {
+            let dir = self.data.parent().unwrap_or(Path::new("."));
+            self.folder.disk().sync_dir(dir).await?;
+            self.named.store(true, Ordering::Release);
         }
         Ok(())
     }
 
-    /// A sync of the stage's, unless one has failed before.
-    async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
-        let failed = |why: &dyn fmt::Display| {
-            let said = format!("{} may have lost what was written to it: {why}", self.path().display());
-            Error::new(Kind::Io, said)
-        };
-        if self.0.failed.load(Ordering::Acquire) {
-            return Err(failed(&"an earlier sync failed"));
-        }
-        sync.await.map_err(|why| {
-            self.0.failed.store(true, Ordering::Release);
-            failed(&why)
-        })
-    }
-
     /// Takes its names out of the folder; who holds it goes on.
-    pub async fn remove(&self) -> Result<()> {
-        if self.0.nameless.swap(true, Ordering::AcqRel) {
+    async fn remove(&self) -> Result<()> {
+        if self.nameless.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         if let Err(why) = self.file().await {
             // A removed file that came back would be worse.
-            tracing::warn!(path = %self.0.data.display(), %why, "who has a removed file open can't read what is staged of it");
+            tracing::warn!(path = %self.data.display(), %why, "who has a removed file open can't read what is staged of it");
         }
         // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
-        if let Err(why) = self.0.folder.remove(&self.0.data).await {
-            self.0.nameless.store(false, Ordering::Release);
+        if let Err(why) = self.folder.remove(&self.data).await {
+            self.nameless.store(false, Ordering::Release);
             return Err(why.into());
         }
-        if self.0.log.is_some() {
-            self.0.folder.remove(&self.0.edits).await?;
+        if self.log.is_some() {
+            self.folder.remove(&self.edits).await?;
         }
         Ok(())
     }

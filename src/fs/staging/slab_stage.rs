@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::file_stage::padded;
 use super::note::{AREA, Mark, Note, NoteRing};
 use super::slab::{DATA, Extent, HEAD, SLOT_DATA_MAX, Slot};
+use super::stage::StagedFile;
 use crate::base::rt::DiskFile;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
@@ -29,7 +31,8 @@ struct SlotState {
     released: bool,
 }
 
-struct Inner {
+/// See the module.
+pub struct SlabStage {
     slot: Slot,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
     state: tokio::sync::Mutex<SlotState>,
@@ -39,10 +42,6 @@ struct Inner {
     /// A note had the sum of its bytes.
     summed: AtomicBool,
 }
-
-/// See the module. Clones are the same staged file.
-#[derive(Clone)]
-pub struct SlabStage(Arc<Inner>);
 
 /// What a slot that an earlier run left is.
 pub enum SlotContents {
@@ -58,20 +57,7 @@ impl SlabStage {
     fn new(slot: Slot, extent: Extent, virgin: u64, ring: NoteRing, closed: u64) -> SlabStage {
         let state = SlotState { extent, virgin, ring, closed, took: false, released: false }.into();
         let (file, durable, summed) = Default::default();
-        SlabStage(Arc::new(Inner { slot, file, state, durable, summed }))
-    }
-
-    pub fn path(&self) -> PathBuf {
-        self.0.slot.path()
-    }
-
-    pub fn is(&self, other: &SlabStage) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// What notes call it.
-    pub fn id(&self) -> String {
-        self.0.slot.id()
+        SlabStage { slot, file, state, durable, summed }
     }
 
     /// A new file of `note.size` zeros.
@@ -82,7 +68,7 @@ impl SlabStage {
         let made = async {
             let mut head = vec![0; HEAD as usize];
             head[..24].copy_from_slice(&extent.bytes());
-            let mut s = staged.0.state.lock().await;
+            let mut s = staged.state.lock().await;
             let (at, entry) = s.ring.next(note)?;
             let file = staged.file().await?;
             file.pwrite(slot.start(), vec![head.into(), entry], false).await?;
@@ -113,7 +99,7 @@ impl SlabStage {
         ring.follow(extent.map_or(0, |extent| extent.touched));
         let staged = |extent, closed| {
             let staged = SlabStage::new(slot.clone(), extent, SLOT_DATA_MAX, ring, closed);
-            staged.0.durable.store(true, Ordering::Release);
+            staged.durable.store(true, Ordering::Release);
             staged
         };
         match (last, extent) {
@@ -139,43 +125,11 @@ impl SlabStage {
     }
 
     async fn file(&self) -> Result<Arc<dyn DiskFile>> {
-        if let Some(file) = &*self.0.file.lock() {
+        if let Some(file) = &*self.file.lock() {
             return Ok(file.clone());
         }
-        let file = self.0.slot.file().await?;
-        Ok(self.0.file.lock().get_or_insert(file).clone())
-    }
-
-    /// Lets go of the slab's file until the bytes are needed again.
-    pub fn release_fds(&self) {
-        self.0.file.lock().take();
-    }
-
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let end = fits(offset + data.len() as u64)?;
-        let (file, start) = (self.file().await?, self.0.slot.start());
-        let mut s = self.0.state.lock().await;
-        self.touch(&mut s, &file).await?;
-        self.clear(&s, &file, offset).await?;
-        s.virgin = s.virgin.max(end);
-        file.pwrite(start + DATA + offset, vec![data], false).await?;
-        if end > s.extent.len {
-            self.extend(&mut s, &file, end).await?;
-        }
-        Ok(())
-    }
-
-    /// The file is so long now; what it grows by is zeros.
-    pub async fn cut(&self, size: u64) -> Result<()> {
-        fits(size)?;
-        let file = self.file().await?;
-        let mut s = self.0.state.lock().await;
-        self.touch(&mut s, &file).await?;
-        self.clear(&s, &file, size).await?;
-        if size != s.extent.len {
-            self.extend(&mut s, &file, size).await?;
-        }
-        Ok(())
+        let file = self.slot.file().await?;
+        Ok(self.file.lock().get_or_insert(file).clone())
     }
 
     /// Makes zeros of what was written behind the file's end, up to `end`.
@@ -183,7 +137,7 @@ impl SlabStage {
         let grown = s.extent.len..end.min(s.virgin);
         if grown.start < grown.end {
             let zeros = Bytes::from(vec![0; (grown.end - grown.start) as usize]);
-            file.pwrite(self.0.slot.start() + DATA + grown.start, vec![zeros], false).await?;
+            file.pwrite(self.slot.start() + DATA + grown.start, vec![zeros], false).await?;
         }
         Ok(())
     }
@@ -204,35 +158,98 @@ impl SlabStage {
 
     async fn say(&self, s: &mut SlotState, file: &Arc<dyn DiskFile>, extent: Extent) -> Result<()> {
         if !s.released {
-            file.pwrite(self.0.slot.start(), vec![extent.bytes()], false).await?;
+            file.pwrite(self.slot.start(), vec![extent.bytes()], false).await?;
         }
         s.extent = extent;
         Ok(())
     }
+}
 
-    /// `len` bytes; zeros where the slot ends early.
-    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let room = SLOT_DATA_MAX.saturating_sub(offset).min(len as u64) as usize;
-        padded(self.file().await?.pread(self.0.slot.start() + DATA + offset, room).await?, len)
+#[async_trait]
+impl StagedFile for SlabStage {
+    fn path(&self) -> PathBuf {
+        self.slot.path()
     }
 
-    /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power.
-    pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        let (file, start) = (self.file().await?, self.0.slot.start());
+    fn id(&self) -> String {
+        self.slot.id()
+    }
+
+    fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    fn is_slot(&self) -> bool {
+        true
+    }
+
+    fn takes(&self, len: u64) -> bool {
+        len <= SLOT_DATA_MAX && !self.is_durable()
+    }
+
+    fn must_survive(&self) -> bool {
+        self.is_durable() || self.summed.load(Ordering::Acquire)
+    }
+
+    fn freeze(&self) {
+        self.durable.store(true, Ordering::Release);
+    }
+
+    fn release_fds(&self) {
+        self.file.lock().take();
+    }
+
+    async fn sync_recovered(&self) -> Result<()> {
+        self.slot.sync().await
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        let end = fits(offset + data.len() as u64)?;
+        let (file, start) = (self.file().await?, self.slot.start());
+        let mut s = self.state.lock().await;
+        self.touch(&mut s, &file).await?;
+        self.clear(&s, &file, offset).await?;
+        s.virgin = s.virgin.max(end);
+        file.pwrite(start + DATA + offset, vec![data], false).await?;
+        if end > s.extent.len {
+            self.extend(&mut s, &file, end).await?;
+        }
+        Ok(())
+    }
+
+    async fn cut(&self, size: u64) -> Result<()> {
+        fits(size)?;
+        let file = self.file().await?;
+        let mut s = self.state.lock().await;
+        self.touch(&mut s, &file).await?;
+        self.clear(&s, &file, size).await?;
+        if size != s.extent.len {
+            self.extend(&mut s, &file, size).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let room = SLOT_DATA_MAX.saturating_sub(offset).min(len as u64) as usize;
+        padded(self.file().await?.pread(self.slot.start() + DATA + offset, room).await?, len)
+    }
+
+    async fn note(&self, note: &Note, durable: bool) -> Result<()> {
+        let (file, start) = (self.file().await?, self.slot.start());
         {
-            let mut s = self.0.state.lock().await;
+            let mut s = self.state.lock().await;
             if s.released {
                 return Ok(());
             }
             if s.ring.inherited() {
                 // It may be all that a loss of power leaves. A disk that can't keep it has told those who ask for that.
-                let _ = self.0.slot.sync().await;
+                let _ = self.slot.sync().await;
                 s.ring.synced();
             }
             if durable && note.rewrites.is_some() && !s.took {
                 // The note must not outlive the bytes: what it replaces goes with it.
                 self.freeze();
-                self.0.slot.sync().await?;
+                self.slot.sync().await?;
             }
             let checksum = match note.mark == Mark::Closed && note.size == s.extent.len {
                 true => Some(xxh3_64(&self.read(0, note.size as usize).await?)),
@@ -242,7 +259,7 @@ impl SlabStage {
             let (at, bytes) = s.ring.next(&Note { checksum, ..note.clone() })?;
             if checksum.is_some() {
                 s.closed = number;
-                self.0.summed.store(true, Ordering::Release);
+                self.summed.store(true, Ordering::Release);
             }
             file.pwrite(start + at.start, vec![bytes], false).await?;
             s.ring.wrote(at);
@@ -250,43 +267,24 @@ impl SlabStage {
         if durable {
             // Whatever becomes of the sync, the note may be durable: its sum must go on telling.
             self.freeze();
-            self.0.slot.sync().await?;
-            let mut s = self.0.state.lock().await;
+            self.slot.sync().await?;
+            let mut s = self.state.lock().await;
             s.ring.synced();
             s.took |= note.replaces().is_some();
         }
         Ok(())
     }
 
-    /// Makes what an earlier run left survive a loss of power.
-    pub async fn sync_recovered(&self) -> Result<()> {
-        self.0.slot.sync().await
-    }
-
-    pub fn is_durable(&self) -> bool {
-        self.0.durable.load(Ordering::Acquire)
-    }
-
-    /// It is not changed any more.
-    pub fn freeze(&self) {
-        self.0.durable.store(true, Ordering::Release);
-    }
-
-    pub fn was_closed(&self) -> bool {
-        self.0.summed.load(Ordering::Acquire)
-    }
-
-    /// The slot serves no file any more; who holds it goes on.
-    pub async fn remove(&self) -> Result<()> {
+    async fn remove(&self) -> Result<()> {
         // The slab may go.
         if let Err(why) = self.file().await {
             // A removed file that came back would be worse.
             tracing::warn!(path = %self.path().display(), %why, "who has a removed file open can't read what is staged of it");
         }
-        if std::mem::replace(&mut self.0.state.lock().await.released, true) {
+        if std::mem::replace(&mut self.state.lock().await.released, true) {
             return Ok(());
         }
-        Ok(self.0.slot.release().await?)
+        Ok(self.slot.release().await?)
     }
 }
 

@@ -5,159 +5,88 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::file_stage::FileStage;
 use super::note::Note;
-use super::slab::SLOT_DATA_MAX;
-use super::slab_stage::SlabStage;
 use crate::base::Result;
 
 /// See the module. Clones are the same staged file.
-#[derive(Clone)]
-pub enum Stage {
-    File(FileStage),
-    Slab(SlabStage),
-}
+pub type Stage = Arc<dyn StagedFile>;
 
-impl fmt::Debug for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stage({})", self.path().display())
-    }
-}
-
-impl Stage {
-    /// Edits stand beside it.
-    pub fn partly(&self) -> bool {
-        matches!(self, Stage::File(file) if file.partly())
-    }
-
+/// A place for one file's bytes and its notes: `FileStage` or `SlabStage`.
+#[async_trait]
+pub trait StagedFile: Send + Sync {
     /// Where people find it.
-    pub fn path(&self) -> PathBuf {
-        match self {
-            Stage::File(file) => file.path().to_owned(),
-            Stage::Slab(slab) => slab.path(),
-        }
-    }
+    fn path(&self) -> PathBuf;
 
     /// What notes call it.
-    pub fn id(&self) -> String {
-        match self {
-            Stage::File(file) => file.id(),
-            Stage::Slab(slab) => slab.id(),
-        }
+    fn id(&self) -> String;
+
+    /// What it holds may have been made to survive a loss of power.
+    fn is_durable(&self) -> bool;
+
+    /// It is a slot: small, all of the file, and a sum tells whether what was closed survived a loss of power.
+    fn is_slot(&self) -> bool {
+        false
+    }
+
+    /// Edits stand beside it.
+    fn partly(&self) -> bool {
+        false
     }
 
     /// It can be changed to a file of so many bytes.
-    pub fn takes(&self, len: u64) -> bool {
-        match self {
-            Stage::File(_) => true,
-            Stage::Slab(slab) => len <= SLOT_DATA_MAX && !slab.is_durable(),
-        }
-    }
-
-    /// What it holds may have been made to survive a loss of power.
-    pub fn is_durable(&self) -> bool {
-        match self {
-            Stage::File(file) => file.is_durable(),
-            Stage::Slab(slab) => slab.is_durable(),
-        }
+    fn takes(&self, _len: u64) -> bool {
+        true
     }
 
     /// What it holds was closed, which it can tell after a loss of power: what takes its place must survive that.
-    pub fn must_survive(&self) -> bool {
-        matches!(self, Stage::Slab(slab) if slab.is_durable() || slab.was_closed())
+    fn must_survive(&self) -> bool {
+        false
     }
 
     /// Another stage that was to take its place may come back after a loss of power: nothing new must be in this one.
-    pub fn freeze(&self) {
-        if let Stage::Slab(slab) = self {
-            slab.freeze();
-        }
-    }
-
-    /// Makes what an earlier run left survive a loss of power.
-    pub async fn sync_recovered(&self) -> Result<()> {
-        match self {
-            Stage::File(file) => file.sync_recovered().await,
-            Stage::Slab(slab) => slab.sync_recovered().await,
-        }
-    }
+    fn freeze(&self) {}
 
     /// The disk may have lost what it holds, which this host still knows.
-    pub fn is_doubtful(&self) -> bool {
-        matches!(self, Stage::File(file) if file.is_doubtful())
+    fn is_doubtful(&self) -> bool {
+        false
     }
 
     /// Whether it survived a loss of power can be told afterwards.
-    pub fn is_sure(&self) -> bool {
-        match self {
-            Stage::File(file) => file.is_synced(),
-            Stage::Slab(_) => true,
-        }
+    fn is_sure(&self) -> bool {
+        true
     }
 
-    /// The bucket has all of it.
-    pub fn mark_sent(&self) {
-        if let Stage::File(file) = self {
-            file.mark_sent();
-        }
-    }
-
-    /// Both are the same staged file.
-    pub fn is(&self, other: &Stage) -> bool {
-        match (self, other) {
-            (Stage::File(one), Stage::File(other)) => one.is(other),
-            (Stage::Slab(one), Stage::Slab(other)) => one.is(other),
-            _ => false,
-        }
-    }
+    /// The bucket has all of it: what comes next was not synced.
+    fn mark_sent(&self) {}
 
     /// Lets go of the file descriptors until the bytes are needed again.
-    pub fn release_fds(&self) {
-        match self {
-            Stage::File(file) => file.release_fds(),
-            Stage::Slab(slab) => slab.release_fds(),
-        }
-    }
+    fn release_fds(&self);
 
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        match self {
-            Stage::File(file) => file.write(offset, data).await,
-            Stage::Slab(slab) => slab.write(offset, data).await,
-        }
-    }
+    /// Makes what an earlier run left survive a loss of power.
+    async fn sync_recovered(&self) -> Result<()>;
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
 
     /// The file is so long now, and what of it was staged behind that isn't its any more.
-    pub async fn cut(&self, size: u64) -> Result<()> {
-        match self {
-            Stage::File(file) => file.cut(size).await,
-            Stage::Slab(slab) => slab.cut(size).await,
-        }
-    }
+    async fn cut(&self, size: u64) -> Result<()>;
 
     /// `len` bytes; zeros where nothing was written.
-    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        match self {
-            Stage::File(file) => file.read(offset, len).await,
-            Stage::Slab(slab) => slab.read(offset, len).await,
-        }
-    }
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power.
-    pub async fn note(&self, note: &Note, durable: bool) -> Result<()> {
-        match self {
-            Stage::File(file) => file.note(note, durable).await,
-            Stage::Slab(slab) => slab.note(note, durable).await,
-        }
-    }
+    async fn note(&self, note: &Note, durable: bool) -> Result<()>;
 
     /// It is nobody's for the next mount; who holds it goes on.
-    pub async fn remove(&self) -> Result<()> {
-        match self {
-            Stage::File(file) => file.remove().await,
-            Stage::Slab(slab) => slab.remove().await,
-        }
+    async fn remove(&self) -> Result<()>;
+}
+
+impl fmt::Debug for dyn StagedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stage({})", self.path().display())
     }
 }
