@@ -263,7 +263,7 @@ impl Volumes {
         let began = self.engine.rt.now();
         let id = self.id(name).await?;
         if accept_loss {
-            self.engine.confirmed(id).forget().await?;
+            self.forget_newer(name, id).await?;
         }
         let head = self.head(name, id).await?;
         // A session that another host has shut out may not have noticed yet: opening the volume tells it.
@@ -298,6 +298,19 @@ impl Volumes {
         }
         done.took_ms = self.engine.rt.now().since(began).as_millis() as u64;
         Ok(done)
+    }
+
+    /// The user takes what the stores show. What is open here has seen a newer state and would refuse the older one as long as
+    /// it lives, so it ends: its clients get errors.
+    async fn forget_newer(&self, name: &Name, id: VolumeId) -> Result<()> {
+        let seat = self.seat(id);
+        let _turn = seat.turn.lock().await;
+        let refused = self.head(name, id).await.is_err_and(|e| e.is(Kind::Refused));
+        let open = seat.volume.lock().take_if(|_| refused);
+        if let Some(open) = open {
+            open.forgotten().await;
+        }
+        self.engine.confirmed(id).forget().await
     }
 
     /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.

@@ -455,6 +455,16 @@ impl Volume {
         std::mem::take(&mut *self.inner.notes.lock())
     }
 
+    /// An older state is the volume's from now on: all I/O of those who see this one fails.
+    pub(in crate::volume) async fn forgotten(&self) {
+        let why = format!(
+            "volume {}: `take-over --accept-loss` took an older state of it: connect anew",
+            self.title()
+        );
+        self.inner.fail(Error::new(Kind::Fenced, why));
+        self.let_go().await;
+    }
+
     /// The volume is gone: all I/O fails.
     pub(in crate::volume) fn removed(&self) {
         self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.title())));

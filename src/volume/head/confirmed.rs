@@ -9,7 +9,8 @@
 //! `"forgotten": true` (absent: false) is set by `take-over --accept-loss`: older heads are taken then, but the next claim is
 //! above `claimed`, whose owner's chunks may be on the stores under its number.
 //!
-//! A file that can't be read or written is none: nothing else rests on it.
+//! A file that can't be read or written is none: then older heads are not told from newer ones, and numbers of ownerships that
+//! `--accept-loss` forgot may be given again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

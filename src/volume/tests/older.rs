@@ -72,6 +72,30 @@ fn an_older_state_than_was_confirmed_here_is_refused_by_name() {
     });
 }
 
+/// The same while the newer state is open here: it ends when the user takes the older one.
+#[test]
+fn what_is_open_here_ends_when_an_older_state_is_taken() {
+    run(43, "2+1", |site| async move {
+        let (life, key, earlier) = written_twice(&site).await;
+        let open = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        open.write(0, Bytes::from(vec![3; 4096])).await.unwrap();
+        open.flush().await.unwrap();
+        for (store, bytes) in earlier.iter().enumerate() {
+            set_back(&site, store, &key, bytes.clone()).await;
+        }
+        life.volumes.take_over(&name("v"), true).await.unwrap();
+        let why = open.write(0, Bytes::from(vec![4; 4096])).await.unwrap_err();
+        assert!(why.is(Kind::Fenced), "{why}");
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == vec![1; 4096]);
+        v.write(0, Bytes::from(vec![5; 4096])).await.unwrap();
+        v.flush().await.unwrap();
+        let life = life.crash().start().await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == vec![5; 4096]);
+    });
+}
+
 /// One store's copy is an older one, under a ballot above all others, as only somebody forges it who can write there. Whoever
 /// has seen the newer state takes nothing from it, and leaves the good copies as they are.
 #[test]
