@@ -5,8 +5,9 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, gate and witnesses are anybody's. JSON with a `format` field; at most `HEAD_MAX` bytes, when it is made at
-//! most `NEW_HEAD_MAX`: what is left is for changes of ownership, which must never be refused for want of room.
+//! claim, cloned, gate and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
+//! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
+//! ownership, which must never be refused for want of room.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +48,7 @@ pub struct Base {
     /// `None`: the snapshot was empty.
     pub root: Option<RootRef>,
     /// Blocks that the snapshot maps, for reports.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub mapped_blocks: u64,
     /// The pin among those of the parent's snapshot (see `pins`).
     pub pin: Nonce,
@@ -58,10 +59,12 @@ pub struct Base {
 pub struct Active {
     pub epoch: Epoch,
     /// The claim that became this ownership.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub nonce: Nonce,
     /// Shards that make one of its chunks stored.
     pub w: u8,
     /// Nobody before the first write.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub owner: Option<Host>,
     pub since_ms: u64,
     pub released: bool,
@@ -130,6 +133,13 @@ pub enum Cloned {
     Any,
 }
 
+impl Default for Cloned {
+    /// None of them.
+    fn default() -> Cloned {
+        Cloned::Of(BTreeSet::new())
+    }
+}
+
 impl Cloned {
     pub fn has(&self, snapshot: StateId) -> bool {
         match self {
@@ -139,7 +149,7 @@ impl Cloned {
     }
 
     fn none(&self) -> bool {
-        matches!(self, Cloned::Of(some) if some.is_empty())
+        *self == Cloned::default()
     }
 
     fn add(&mut self, snapshot: StateId) {
@@ -166,6 +176,11 @@ pub struct Removal {
     pub gate: Nonce,
 }
 
+/// A clone's head is written to every store, and most of it is as it was born: that isn't written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -173,21 +188,28 @@ pub struct Head {
     pub volume: VolumeId,
     pub created_ms: u64,
     pub size: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub base: Option<Base>,
     /// Wrapped data keys, own and ancestors'; empty until encryption comes.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub keys: Vec<serde_json::Value>,
     pub settings: VolumeSettings,
     pub active: Active,
     /// Ends behind the checkpoint's position only, oldest first.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub ends: Vec<End>,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub checkpoint: Checkpoint,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub claim: Option<Claim>,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cloned: Cloned,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub gate: Option<Gate>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub removed: bool,
 }
 
@@ -251,7 +273,7 @@ impl Head {
             ends: Vec::new(),
             checkpoint: Checkpoint::default(),
             claim: None,
-            cloned: Cloned::Of(BTreeSet::new()),
+            cloned: Cloned::default(),
             gate: None,
             witnesses,
             removed: false,
@@ -670,6 +692,10 @@ mod tests {
         let head = owned();
         let bytes = head.encode().unwrap();
         assert_eq!(Head::decode(&bytes).unwrap(), head);
+        let born = born();
+        let text = String::from_utf8(born.encode().unwrap().into()).unwrap();
+        assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
+        assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
         assert_eq!(Head::decode(br#"{"format":2}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
