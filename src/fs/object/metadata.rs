@@ -12,6 +12,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{alphabet, prelude::*};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::store::Attrs;
@@ -89,49 +91,27 @@ impl Meta for Attrs {
         let Some(text) = self.user.get("xattr") else { return BTreeMap::new() };
         let text = percent_decode_str(text).decode_utf8_lossy();
         let all: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
-        all.into_iter().filter_map(|(name, value)| Some((name, unbase64(&value)?))).collect()
+        all.into_iter().filter_map(|(name, value)| Some((name, BASE64.decode(value).ok()?))).collect()
     }
     fn set_xattrs(&mut self, all: &BTreeMap<String, Vec<u8>>) {
         if all.is_empty() {
             self.user.remove("xattr");
             return;
         }
-        let all: BTreeMap<&String, String> = all.iter().map(|(name, value)| (name, base64(value))).collect();
+        let all: BTreeMap<&String, String> =
+            all.iter().map(|(name, value)| (name, BASE64.encode(value))).collect();
         let text = serde_json::to_string(&all).expect("names and values are strings");
         self.user.insert("xattr".into(), utf8_percent_encode(&text, NON_ALPHANUMERIC).to_string());
     }
 }
 
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn base64(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = [chunk[0], *chunk.get(1).unwrap_or(&0), *chunk.get(2).unwrap_or(&0)];
-        let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
-        for i in 0..4 {
-            let digit = BASE64[(bits >> (18 - 6 * i) & 63) as usize];
-            out.push(if i <= chunk.len() { char::from(digit) } else { '=' });
-        }
-    }
-    out
-}
-
-fn unbase64(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim_end_matches('=');
-    let mut out = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut bits, mut have) = (0u32, 0);
-    for byte in text.bytes() {
-        let digit = BASE64.iter().position(|b| *b == byte)? as u32;
-        bits = bits << 6 | digit;
-        have += 6;
-        if have >= 8 {
-            have -= 8;
-            out.push((bits >> have) as u8);
-        }
-    }
-    Some(out)
-}
+/// Reads what other tools wrote, padded or not.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 #[cfg(test)]
 mod tests {
