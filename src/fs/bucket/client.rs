@@ -322,15 +322,8 @@ impl BucketClient {
 
     /// Replaces an object's metadata by signed ones, if it still is that object.
     pub async fn put_attrs(&self, key: &str, base: &Base, attrs: &Attrs) -> Result<Etag> {
-        if base.size > COPY_MAX {
-            return self.copy_parts(key, key, base, attrs, &When::Matches(base.etag.clone())).await;
-        }
         // The condition on the source is looked at when the copy begins, this one when it ends.
-        let (from, when) = (Some(&base.etag), When::Matches(base.etag.clone()));
-        self.resolve_put(key, attrs, base.size, longer(base.size, COPIED_A_SECOND), || {
-            self.bucket.copy(key, key, from, Some(attrs), when.clone(), Cause::File)
-        })
-        .await
+        self.copy_with(key, key, base, attrs, &When::Matches(base.etag.clone())).await
     }
 
     /// Stores an object's bytes under another key with signed metadata of their own. `Refused` when either is another by now.

@@ -111,20 +111,7 @@ fn attr(ino: u64, f: &Attributes) -> FileAttr {
 
 /// No such name, for so long: number 0 makes the kernel remember that.
 fn absent() -> FileAttr {
-    let none = Attributes {
-        size: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime: Ns(0),
-        ctime: Ns(0),
-        atime: Ns(0),
-        etag: None,
-        stored: None,
-        exact: false,
-        xattrs: false,
-    };
-    attr(0, &none)
+    attr(0, &Attributes::default())
 }
 
 fn open_mode(flags: i32) -> OpenMode {

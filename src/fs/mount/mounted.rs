@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fuser::BackgroundSession;
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
@@ -105,12 +106,8 @@ fn ready(dir: &Path) -> Result<PathBuf> {
         ));
     }
     let refuse = |kind, what: &str| Err(Error::new(kind, format!("{} {what}", dir.display())));
-    if is_dead(dir) {
-        tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
-        rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
-            Error::from(std::io::Error::from(e))
-                .context(format_args!("unmounting what is left at {}", dir.display()))
-        })?;
+    if clear_dead(dir)? {
+        tracing::info!(dir = %dir.display(), "took away a mount whose daemon is gone");
     }
     let stat = match rustix::fs::stat(dir) {
         Err(Errno::NOENT) => {
@@ -298,20 +295,18 @@ impl Drop for Mounted {
     }
 }
 
-/// The device number of what is shown there, without asking whoever serves it.
-fn device_of(dir: &Path) -> Option<(u32, u32)> {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+/// What is shown there, without asking whoever serves it.
+fn shown_at(dir: &Path) -> Option<Statx> {
     let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-    let shown = statx(CWD, dir, how, StatxFlags::empty()).ok()?;
-    Some((shown.stx_dev_major, shown.stx_dev_minor))
+    statx(CWD, dir, how, StatxFlags::empty()).ok()
 }
 
-/// Whether something is mounted there, without asking whoever serves it.
+fn device_of(dir: &Path) -> Option<(u32, u32)> {
+    shown_at(dir).map(|shown| (shown.stx_dev_major, shown.stx_dev_minor))
+}
+
 fn is_mount(dir: &Path) -> bool {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-    statx(CWD, dir, how, StatxFlags::empty())
-        .is_ok_and(|s| s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    shown_at(dir).is_some_and(|shown| shown.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// The kernel may answer a stat by itself for a while after the daemon's death.
@@ -324,7 +319,7 @@ pub fn clear_dead(dir: &Path) -> Result<bool> {
     if !is_dead(dir) {
         return Ok(false);
     }
-    rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).map_err(|e| {
+    rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
         Error::new(
             Kind::Denied,
             format!(

@@ -2,12 +2,12 @@
 
 use super::metadata::{Meta as _, Ns, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use super::options::MountOptions;
-use crate::store::{Attrs, Etag, Head};
+use crate::store::{Attrs, Etag, Head, Listed};
 
 const SECOND: i64 = 1_000_000_000;
 
 /// What stat(2) shows, but for the number.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attributes {
     pub size: u64,
     /// With the file type.
@@ -66,21 +66,15 @@ impl Attributes {
         modified: Ns,
     ) -> Attributes {
         let mode = if dir { S_IFDIR | options.dir_mode } else { S_IFREG | options.file_mode };
-        let (uid, gid) = (options.uid, options.gid);
-        let (mtime, ctime, atime) = (modified, modified, modified);
-        Attributes {
-            size,
-            mode,
-            uid,
-            gid,
-            mtime,
-            ctime,
-            atime,
-            etag,
-            stored: None,
-            exact: false,
-            xattrs: false,
-        }
+        let (uid, gid, at) = (options.uid, options.gid, modified);
+        Attributes { size, mode, uid, gid, mtime: at, ctime: at, atime: at, etag, ..Attributes::default() }
+    }
+
+    /// What a listing tells of this object.
+    pub fn of_listed(options: &MountOptions, object: Listed) -> Attributes {
+        let modified = Ns::from_ms(object.modified_ms);
+        let attributes = Attributes::listed(options, false, object.size, Some(object.etag), modified);
+        Attributes { stored: Some(modified), ..attributes }
     }
 
     /// What an object's metadata tells. An object without any gets the mount's defaults, never mode 0.
@@ -115,10 +109,9 @@ impl Attributes {
 
     pub fn of_head(options: &MountOptions, dir: bool, head: &Head) -> Attributes {
         let modified = Ns::from_ms(head.modified_ms);
-        let mut attributes =
-            Attributes::of(options, dir, head.size, Some(head.etag.clone()), modified, &head.attrs);
-        attributes.stored = Some(modified);
-        attributes
+        let etag = Some(head.etag.clone());
+        let attributes = Attributes::of(options, dir, head.size, etag, modified, &head.attrs);
+        Attributes { stored: Some(modified), ..attributes }
     }
 
     /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.

@@ -145,26 +145,12 @@ fn seconds(name: &str, value: Option<&str>, max: Duration) -> Result<Duration> {
     Ok(Duration::from_secs_f64(secs))
 }
 
-fn flush(value: Option<&str>) -> Result<Flush> {
-    match value {
-        Some("bucket") => Ok(Flush::Bucket),
-        Some("local") => Ok(Flush::Local),
-        _ => Err(usage(format!(
-            "mount option flush={:?}: write flush=bucket or flush=local",
-            value.unwrap_or_default()
-        ))),
-    }
-}
-
-fn sampled(value: Option<&str>) -> Result<bool> {
-    match value {
-        Some("exact") => Ok(false),
-        Some("sampled") => Ok(true),
-        _ => Err(usage(format!(
-            "mount option attributes={:?}: write attributes=exact or attributes=sampled",
-            value.unwrap_or_default()
-        ))),
-    }
+/// One of two words.
+fn either<T: Copy>(name: &str, value: Option<&str>, words: [(&str, T); 2]) -> Result<T> {
+    let found = words.iter().find(|(word, _)| value == Some(*word)).map(|(_, meaning)| *meaning);
+    let ((one, _), (other, _), value) = (words[0], words[1], value.unwrap_or_default());
+    let said = || usage(format!("mount option {name}={value:?}: write {name}={one} or {name}={other}"));
+    found.ok_or_else(said)
 }
 
 fn cache(value: Option<&str>) -> Result<Cache> {
@@ -239,13 +225,15 @@ impl MountOptions {
         match name {
             "ro" | "read-only" => self.read_only = true,
             "rw" => self.read_only = false,
-            "flush" => self.flush = flush(value)?,
+            "flush" => {
+                self.flush = either(name, value, [("bucket", Flush::Bucket), ("local", Flush::Local)])?
+            }
             "uid" => self.uid = number(name, value)?,
             "gid" => self.gid = number(name, value)?,
             "file_mode" | "file-mode" => self.file_mode = octal(name, value)?,
             "dir_mode" | "dir-mode" => self.dir_mode = octal(name, value)?,
             "allow_other" | "allow-other" => self.allow_other = true,
-            "attributes" => self.sampled = sampled(value)?,
+            "attributes" => self.sampled = either(name, value, [("exact", false), ("sampled", true)])?,
             "metadata-ttl" | "metadata_ttl" | "stat_cache_expire" => {
                 self.ttl = seconds(name, value, TTL_MAX)?;
                 self.negative_ttl = self.ttl;

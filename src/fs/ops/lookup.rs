@@ -8,7 +8,7 @@ use super::filesystem::{Entry, Fs};
 use crate::base::Result;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
-use crate::fs::object::{Attributes, Errno, KEY_MAX, NAME_MAX, Naming, Ns, Op, Rights, Wanted, belongs};
+use crate::fs::object::{Attributes, Errno, KEY_MAX, NAME_MAX, Naming, Op, Rights, Wanted, belongs};
 use crate::fs::tree::{
     BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, ROOT, is_version, split,
 };
@@ -275,11 +275,9 @@ impl Fs {
         };
         let mut all: BTreeMap<String, CachedName> = BTreeMap::new();
         for object in page.objects.into_iter().filter(|o| o.key != prefix || o.size > 0) {
-            let modified = Ns::from_ms(object.modified_ms);
-            let mut attributes =
-                Attributes::listed(self.options(), false, object.size, Some(object.etag), modified);
-            attributes.stored = Some(modified);
-            all.entry(object.key[prefix.len()..].to_owned()).or_default().object = Some(attributes);
+            let component = object.key[prefix.len()..].to_owned();
+            let attributes = Attributes::of_listed(self.options(), object);
+            all.entry(component).or_default().object = Some(attributes);
         }
         for group in page.prefixes {
             let component = group[prefix.len()..group.len() - 1].to_owned();

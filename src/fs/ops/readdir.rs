@@ -4,6 +4,7 @@
 //! makes it list anew. An object `a` and objects `a/…` may come pages apart: an object is shown once the listing is
 //! past `a/`, until when it waits (`waiting`, never more than a chain of names that begin with each other).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use super::filesystem::{Entry, Fs};
 use super::lookup::Target;
 use crate::base::Result;
 use crate::fs::bucket::BucketClient;
-use crate::fs::object::{Attributes, Errno, Ns, Op, Shown, Wanted, belongs, last, show_beside, want};
+use crate::fs::object::{Attributes, Errno, Op, Shown, Wanted, belongs, last, show_beside, want};
 use crate::fs::tree::{
     BATCH, DirHandle, Item, ListedEntry, Metadata, PageSource, ParallelListing, SAMPLE, Stream, is_version,
 };
@@ -51,7 +52,7 @@ impl Fs {
         }
         let prefix = self.prefix(ino)?;
         let handle = self.handle();
-        let dir = DirHandle { ino, prefix, stream: tokio::sync::Mutex::new(Stream::new()) };
+        let dir = DirHandle { ino, prefix, stream: tokio::sync::Mutex::new(Stream::default()) };
         self.inodes.lock().opened(ino);
         self.handles.lock().dirs.insert(handle, Arc::new(dir));
         Ok(handle)
@@ -91,8 +92,8 @@ impl Fs {
         }
         let dir = self.dir(handle)?;
         let mut stream = dir.stream.lock().await;
-        if cookie < stream.base || cookie == 0 && stream.base == 0 && stream.ended {
-            *stream = Stream::new();
+        if stream.is_passed(cookie) {
+            *stream = Stream::default();
         }
         loop {
             if stream.seek(cookie) {
@@ -104,10 +105,7 @@ impl Fs {
             if stream.ended {
                 return Ok(Vec::new());
             }
-            // Entries before a cookie that was sought to are dropped page by page.
-            let gone = (stream.window.len() as u64).min(cookie - stream.base);
-            stream.window.drain(..gone as usize);
-            stream.base += gone;
+            stream.skip(cookie);
             self.next_page(&dir.prefix, &mut stream).await?;
         }
     }
@@ -148,7 +146,7 @@ impl Fs {
 
     fn begin(&self, prefix: &str, stream: &mut Stream) -> ParallelListing {
         stream.seq = Some(self.name_cache.seq());
-        stream.until = self.until(self.now());
+        (stream.until, stream.whole) = (self.until(self.now()), Some(BTreeMap::new()));
         let inodes = self.inodes.lock();
         let direct = |key: &str| Some(key[prefix.len()..].to_owned()).filter(|c| !c.contains('/'));
         let local = inodes.local_below(prefix).into_iter();
@@ -185,12 +183,8 @@ impl Fs {
             ListedEntry::Object(o) if o.key == prefix && o.size == 0 => {}
             ListedEntry::Object(o) => {
                 let component = o.key[prefix.len()..].to_owned();
-                let modified = Ns::from_ms(o.modified_ms);
-                let mut attributes =
-                    Attributes::listed(self.options(), false, o.size, Some(o.etag), modified);
-                attributes.stored = Some(modified);
                 stream.local.remove(&component);
-                stream.waiting.push((component, attributes));
+                stream.waiting.push((component, Attributes::of_listed(self.options(), o)));
             }
             ListedEntry::Prefix(p) => {
                 let component = p[prefix.len()..p.len() - 1].to_owned();
@@ -219,16 +213,8 @@ impl Fs {
             };
             // Its node tells, now and later: what it is while it is written is not remembered.
             if let (Some(attributes), Shown::Name(name)) = (attributes, self.naming().show(&component)) {
-                let (until, seq) = (stream.until, None);
-                stream.window.push_back(Item {
-                    name,
-                    key,
-                    dir: false,
-                    attributes,
-                    until,
-                    seq,
-                    version: None,
-                });
+                let (dir, until, seq) = (false, stream.until, None);
+                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
             }
         }
         for component in std::mem::take(&mut stream.kept) {
@@ -252,46 +238,40 @@ impl Fs {
         beside: bool,
     ) {
         stream.remember(&component, |seen| seen.object = Some(attributes.clone()));
-        let (key, dir, until, seq) = (format!("{prefix}{component}"), false, stream.until, stream.seq);
-        match if beside {
-            show_beside(&component).map(Shown::Name)
-        } else {
-            Some(self.naming().show(&component))
-        } {
-            Some(Shown::Name(name)) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
-            }
-            Some(Shown::Name(_)) => {}
-            Some(Shown::Piece { name, len }) => self.show_piece(prefix, stream, &component[..len], name),
-            None => {
-                let key = format!("{prefix}{component}");
-                tracing::warn!(key, "an object beside a directory of the same long name can't be shown");
-            }
+        let (key, naming) = (format!("{prefix}{component}"), self.naming());
+        let shown =
+            if beside { show_beside(&component).map(Shown::Name) } else { Some(naming.show(&component)) };
+        match shown {
+            Some(shown) => self.show(prefix, stream, &component, shown, (key, false, attributes)),
+            None => tracing::warn!(key, "an object beside a directory of the same long name can't be shown"),
         }
     }
 
     fn show_dir(&self, prefix: &str, stream: &mut Stream, component: String) {
         let attributes = self.default_attributes(true);
         stream.remember(&component, |seen| seen.dir = Some(attributes.clone()));
-        let (key, dir, until, seq) = (format!("{prefix}{component}/"), true, stream.until, stream.seq);
-        match self.naming().show(&component) {
-            Shown::Name(name) if belongs(prefix, &component) => {
-                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
-            }
-            Shown::Name(_) => {}
-            Shown::Piece { name, len } => self.show_piece(prefix, stream, &component[..len], name),
-        }
+        let (key, shown) = (format!("{prefix}{component}/"), self.naming().show(&component));
+        self.show(prefix, stream, &component, shown, (key, true, attributes));
     }
 
-    fn show_piece(&self, prefix: &str, stream: &mut Stream, piece: &str, name: Vec<u8>) {
-        // All that begin with one piece come one after another.
-        if stream.last_piece == name {
-            return;
+    fn show(
+        &self,
+        prefix: &str,
+        stream: &mut Stream,
+        component: &str,
+        shown: Shown,
+        (key, dir, attributes): (String, bool, Attributes),
+    ) {
+        match shown {
+            Shown::Name(name) if belongs(prefix, component) => stream.push(name, key, dir, attributes),
+            // All that begin with one piece come one after another.
+            Shown::Piece { name, len } if stream.last_piece != name => {
+                stream.last_piece.clone_from(&name);
+                let key = format!("{prefix}{}", &component[..len]);
+                stream.push(name, key, true, self.default_attributes(true));
+            }
+            Shown::Name(_) | Shown::Piece { .. } => {}
         }
-        stream.last_piece.clone_from(&name);
-        let (key, attributes) = (format!("{prefix}{piece}"), self.default_attributes(true));
-        let (until, seq) = (stream.until, stream.seq);
-        stream.window.push_back(Item { name, key, dir: true, attributes, until, seq, version: None });
     }
 
     /// Fills in what a listing doesn't show of the next entries, as far as this directory's objects carry it. Each stays

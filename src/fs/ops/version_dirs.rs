@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::filesystem::Fs;
 use crate::base::rt::Instant;
-use crate::fs::object::{Errno, Op, S_IFDIR, Shown, VERSIONS, VersionName, belongs};
+use crate::fs::object::{Attributes, Errno, Op, S_IFDIR, Shown, VERSIONS, VersionName, belongs};
 use crate::fs::tree::{Item, VersionDir, VersionPlace, VersionStream};
 
 const PAGE: usize = 1000;
@@ -30,7 +30,7 @@ impl Fs {
 
     pub(super) async fn version_readdir(&self, dir: &VersionDir, cookie: u64) -> Op<Vec<Item>> {
         let mut at = dir.stream.lock().await;
-        if cookie < at.stream.base || cookie == 0 && at.stream.base == 0 && at.stream.ended {
+        if at.stream.is_passed(cookie) {
             *at = VersionStream::default();
         }
         loop {
@@ -40,10 +40,7 @@ impl Fs {
             if at.stream.ended {
                 return Ok(Vec::new());
             }
-            // Entries before a cookie that was sought to are dropped page by page.
-            let gone = (at.stream.window.len() as u64).min(cookie - at.stream.base);
-            at.stream.window.drain(..gone as usize);
-            at.stream.base += gone;
+            at.stream.skip(cookie);
             match &dir.place {
                 VersionPlace::Names(prefix) => self.names_page(prefix, &mut at).await?,
                 VersionPlace::Versions(key) => self.versions_page(key, &mut at).await?,
@@ -95,17 +92,7 @@ impl Fs {
                 continue;
             };
             let attributes = self.version_listed(v.size, v.modified_ms, v.deleted);
-            let version = Some(VersionPlace::One { key: key.to_owned(), name });
-            let (until, seq) = (Instant::default(), None);
-            at.stream.window.push_back(Item {
-                name: shown,
-                key: key.to_owned(),
-                dir: false,
-                attributes,
-                until,
-                seq,
-                version,
-            });
+            at.push(shown, attributes, VersionPlace::One { key: key.to_owned(), name });
         }
         let others = page.versions.iter().any(|v| v.key != key) || !page.prefixes.is_empty();
         if page.next.is_some() && !others {
@@ -126,16 +113,17 @@ impl Fs {
 impl VersionStream {
     fn push_dir(&mut self, fs: &Fs, name: Vec<u8>, place: VersionPlace) {
         let mut attributes = fs.version_dir_attributes(None);
-        let key = match &place {
-            VersionPlace::Names(key) | VersionPlace::Versions(key) | VersionPlace::One { key, .. } => {
-                key.clone()
-            }
-        };
         if matches!(place, VersionPlace::Names(_)) {
             // Whose it is tells only a look at the directory: until then it is nobody's.
             (attributes.mode, attributes.exact) = (S_IFDIR, false);
         }
-        let (until, seq, version) = (Instant::default(), None, Some(place));
-        self.stream.window.push_back(Item { name, key, dir: true, attributes, until, seq, version });
+        self.push(name, attributes, place);
+    }
+
+    fn push(&mut self, name: Vec<u8>, attributes: Attributes, place: VersionPlace) {
+        let (VersionPlace::Names(key) | VersionPlace::Versions(key) | VersionPlace::One { key, .. }) = &place;
+        let (key, dir, version) = (key.clone(), attributes.is_dir(), Some(place));
+        let (until, seq) = (Instant::default(), None);
+        self.stream.window.push_back(Item { name, key, dir, attributes, until, seq, version });
     }
 }

@@ -35,7 +35,7 @@ pub struct DirHandle {
     pub stream: tokio::sync::Mutex<Stream>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stream {
     /// Once it has begun.
     pub listing: Option<ParallelListing>,
@@ -52,37 +52,13 @@ pub struct Stream {
     pub kept: BTreeSet<String>,
     pub last_piece: Vec<u8>,
     pub metadata: Metadata,
-    /// The whole directory, for `NameCache`, as long as it is small.
+    /// The whole directory, for `NameCache`, as long as it is small; from the listing's beginning on.
     pub whole: Option<BTreeMap<String, CachedName>>,
     pub until: Instant,
     pub seq: Option<ChangeSeq>,
 }
 
-impl Default for Stream {
-    fn default() -> Stream {
-        Stream::new()
-    }
-}
-
 impl Stream {
-    pub fn new() -> Stream {
-        Stream {
-            listing: None,
-            ended: false,
-            base: 0,
-            window: VecDeque::new(),
-            looked: 0,
-            waiting: Vec::new(),
-            local: BTreeMap::new(),
-            kept: BTreeSet::new(),
-            last_piece: Vec::new(),
-            metadata: Metadata::Unknown,
-            whole: Some(BTreeMap::new()),
-            until: Instant::default(),
-            seq: None,
-        }
-    }
-
     /// Whether the entry at `cookie` is here, or the end; the window begins there then.
     pub fn seek(&mut self, cookie: u64) -> bool {
         let Some(skip) = cookie.checked_sub(self.base) else { return false };
@@ -106,9 +82,24 @@ impl Stream {
     pub fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
         self.seek(cookie).then(|| self.first(false))
     }
-}
 
-impl Stream {
+    /// Drops the entries before a cookie that lies further on: who seeks there lets them go page by page.
+    pub fn skip(&mut self, cookie: u64) {
+        let gone = (self.window.len() as u64).min(cookie - self.base);
+        self.window.drain(..gone as usize);
+        self.base += gone;
+    }
+
+    /// Whoever reads from this cookie on begins again.
+    pub fn is_passed(&self, cookie: u64) -> bool {
+        cookie < self.base || cookie == 0 && self.base == 0 && self.ended
+    }
+
+    pub fn push(&mut self, name: Vec<u8>, key: String, dir: bool, attributes: Attributes) {
+        let (until, seq) = (self.until, self.seq);
+        self.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
+    }
+
     pub fn remember(&mut self, component: &str, change: impl FnOnce(&mut CachedName)) {
         if let Some(whole) = &mut self.whole {
             change(whole.entry(component.to_owned()).or_default());

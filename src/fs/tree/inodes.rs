@@ -18,7 +18,7 @@ use crate::store::Etag;
 pub const ROOT: u64 = 1;
 
 /// A file or directory that the kernel or a handle refers to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Node {
     pub ino: u64,
     /// An object's key, or a directory's prefix (empty, or with a slash at its end unless it is a piece).
@@ -66,24 +66,7 @@ impl Inodes {
 
     fn insert(&mut self, ino: u64, key: String, dir: bool, attributes: Attributes, until: Instant) {
         let place = (key.clone(), dir);
-        let (gone, visible_until, lookups, opens) = (false, Instant::default(), 0, 0);
-        let node = Node {
-            ino,
-            key,
-            dir,
-            beside: false,
-            gone,
-            visible_until,
-            lookups,
-            opens,
-            attributes,
-            until,
-            last_reply: None,
-            file: None,
-            cached: None,
-            leads_to: None,
-            changing: Arc::default(),
-        };
+        let node = Node { ino, key, dir, attributes, until, ..Node::default() };
         self.by_ino.insert(ino, node);
         self.by_key.insert(place, ino);
     }

@@ -16,8 +16,9 @@ pub const LINK_MAX: u64 = 4095;
 const SAME_TIME_NS: u64 = 2_000_000_000;
 
 /// See the module.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Metadata {
+    #[default]
     Unknown,
     /// None: other tools put them. Nobody needs to look at them one by one.
     None,
