@@ -65,7 +65,7 @@ impl OpenFile {
             // From here on whoever rewrites the file leaves these staged bytes as they are.
             s.apply(Event::Asked(snapshot.changes));
             s.stream_failed = false;
-            (snapshot, s.streaming.take(), s.file.dated())
+            (snapshot, s.streaming.take(), s.file.dated)
         };
         if streaming.is_none() && snapshot.in_parts() {
             streaming = Some(StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
@@ -84,7 +84,7 @@ impl OpenFile {
             s.remember_upload(&snapshot);
             let attrs = newer.as_ref().unwrap_or(&snapshot.attrs).clone();
             s.apply(Event::Signed(snapshot.changes, attrs));
-            told && s.file.changes() == snapshot.changes
+            told && s.file.changes == snapshot.changes
         };
         if !told && let Err(why) = self.note(e, false).await {
             // What this disk can't promise can be stored all the same.
@@ -117,9 +117,9 @@ impl OpenFile {
         let (done, staged, size) = {
             let s = self.state.lock();
             // A send asks for what it takes with it, before that is written down.
-            let sealed = s.file.asked() == s.file.changes() && s.noted == Some(Mark::Closed);
+            let sealed = s.file.asked == s.file.changes && s.noted == Some(Mark::Closed);
             let done = !s.file.is_dirty() || sealed && !durable;
-            (done, s.stage.is_some(), s.file.size())
+            (done, s.stage.is_some(), s.file.size)
         };
         if done {
             return Ok(());
@@ -147,7 +147,7 @@ impl OpenFile {
             s.file.is_unwritten_since_asked()
                 && s.file.is_asked()
                 && s.unsent_version.is_none()
-                && matches!(s.file.life(), Life::Linked)
+                && matches!(s.file.life, Life::Linked)
         };
         if closed { self.note_as_closed(e, false).await.map(drop) } else { self.note(e, false).await }
     }
@@ -305,7 +305,7 @@ impl OpenFile {
         }
         let base = Base { etag: head.etag, size: head.size };
         let mut s = self.state.lock();
-        if !s.file.uploading().contains(&there) || base.size < snapshot.base_len {
+        if !s.file.uploading.contains(&there) || base.size < snapshot.base_len {
             return Ok(None);
         }
         s.apply(Event::Rebased(base.clone()));
@@ -317,14 +317,14 @@ impl OpenFile {
     /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds
     /// that object there.
     async fn recall_sends(&self, e: &MountContext) -> Result<()> {
-        if self.state.lock().file.uploading().len() < SENDS {
+        if self.state.lock().file.uploading.len() < SENDS {
             return Ok(());
         }
         let head = e.remote.head(&self.key()).await?;
         let there = head.as_ref().and_then(|head| UploadToken::of(&head.attrs, head.size));
         let mut s = self.state.lock();
         let arrived = head.filter(|head| {
-            there.is_some_and(|there| s.file.uploading().contains(&there)) && head.size >= s.file.base_len()
+            there.is_some_and(|there| s.file.uploading.contains(&there)) && head.size >= s.file.base_len
         });
         // What has not arrived in so many turns won't.
         s.apply(Event::Recalled(arrived.map(|head| Base { etag: head.etag, size: head.size })));
@@ -343,8 +343,8 @@ impl OpenFile {
         let _writing = self.writing.lock().await;
         let snapshot = {
             let mut s = self.state.lock();
-            let untouched = s.file.size() == 0 && s.stage.is_none() && s.unsent_version.is_none();
-            if !untouched || !matches!(s.file.life(), Life::Linked) || from.key == s.file.key() {
+            let untouched = s.file.size == 0 && s.stage.is_none() && s.unsent_version.is_none();
+            if !untouched || !matches!(s.file.life, Life::Linked) || from.key == s.file.key {
                 return Ok(false);
             }
             let mut snapshot = s.snapshot(e);
@@ -375,8 +375,8 @@ impl OpenFile {
         let mut s = self.state.lock();
         let attrs = snapshot.attrs.clone();
         s.apply(Event::Published { at: snapshot.changes, attrs, now: e.rt.now() });
-        let etag = s.file.base().map(|base| base.etag.clone());
-        Attributes::of(&e.options, false, snapshot.size, etag, s.file.modified(), &snapshot.attrs)
+        let etag = s.file.base.as_ref().map(|base| base.etag.clone());
+        Attributes::of(&e.options, false, snapshot.size, etag, s.file.modified, &snapshot.attrs)
     }
 
     /// Another client's object has the name: our bytes are stored as a conflict copy.
@@ -410,7 +410,7 @@ impl OpenFile {
                 Ok(None) => (why, None),
                 Err(also) => {
                     let at = s.stage.as_ref().map(|stage| stage.path().display().to_string());
-                    let key = s.file.key();
+                    let key = &s.file.key;
                     tracing::error!(key, at, %also, "a conflict can't be stored yet: the next mount tries again");
                     (why, None)
                 }

@@ -96,7 +96,7 @@ impl OpenFile {
     }
 
     pub fn key(&self) -> String {
-        self.state.lock().file.key().to_owned()
+        self.state.lock().file.key.clone()
     }
 
     pub fn set_key(&self, key: &str) {
@@ -109,7 +109,7 @@ impl OpenFile {
 
     /// The object as it was opened or last sent.
     pub fn base(&self) -> Option<Base> {
-        self.state.lock().file.base().cloned()
+        self.state.lock().file.base.clone()
     }
 
     /// The store has another object there than the file is made of, and not by a send whose answer has yet to come.
@@ -130,11 +130,11 @@ impl OpenFile {
     /// Its name may stand for an object: for one that is known, or by a send whose answer has not come.
     pub fn may_be_object(&self) -> bool {
         let s = self.state.lock();
-        s.file.base().is_some() || !s.file.uploading().is_empty()
+        s.file.base.is_some() || !s.file.uploading.is_empty()
     }
 
     pub fn attrs(&self) -> Attrs {
-        self.state.lock().file.attrs().clone()
+        self.state.lock().file.attrs.clone()
     }
 
     pub fn is_dirty(&self) -> bool {
@@ -144,7 +144,7 @@ impl OpenFile {
     /// What the file is has not reached the tables yet: it answers for itself.
     pub fn overrides_cache(&self) -> bool {
         let s = self.state.lock();
-        !s.file.is_sent() || s.file.base().is_none() || s.file.is_unlinked()
+        !s.file.is_sent() || s.file.base.is_none() || s.file.is_unlinked()
     }
 
     /// The same of a file that has its name.
@@ -155,11 +155,11 @@ impl OpenFile {
     /// No object yet, and a name here: only this mount knows the file.
     pub fn is_local(&self) -> bool {
         let s = self.state.lock();
-        s.file.base().is_none() && !s.file.is_unlinked()
+        s.file.base.is_none() && !s.file.is_unlinked()
     }
 
     pub fn size(&self) -> u64 {
-        self.state.lock().file.size()
+        self.state.lock().file.size
     }
 
     pub fn is_failed(&self) -> bool {
@@ -173,12 +173,12 @@ impl OpenFile {
     /// A close or fsync asked for what the bucket does not have yet.
     pub fn has_unsent_close(&self) -> bool {
         let s = self.state.lock();
-        s.file.is_asked() && matches!(s.file.life(), Life::Linked)
+        s.file.is_asked() && matches!(s.file.life, Life::Linked)
     }
 
     /// Where the bytes of a failed file are, when they are in the bucket.
     pub fn kept(&self) -> Option<String> {
-        match self.state.lock().file.life() {
+        match &self.state.lock().file.life {
             Life::Failed { copy, .. } => copy.clone(),
             _ => None,
         }
@@ -192,7 +192,7 @@ impl OpenFile {
     }
 
     pub(super) fn failure(&self) -> Option<Error> {
-        match self.state.lock().file.life() {
+        match &self.state.lock().file.life {
             Life::Failed { why, .. } => Some(why.share()),
             _ => None,
         }
@@ -214,11 +214,11 @@ impl OpenFile {
     ) -> Op<Bytes> {
         let (source, stage, pieces, was) = {
             let s = self.state.lock();
-            if let Life::Failed { why, .. } = s.file.life() {
+            if let Life::Failed { why, .. } = &s.file.life {
                 return Err(why.share().into());
             }
-            let (file, end) = (&s.file, offset.saturating_add(len).min(s.file.size()));
-            (file.source(), s.stage.clone(), file.local().split(offset.min(end)..end), file.version())
+            let (file, end) = (&s.file, offset.saturating_add(len).min(s.file.size));
+            (file.source(), s.stage.clone(), file.local.split(offset.min(end)..end), file.version())
         };
         match self.collect(e, reader, source, stage, pieces).await {
             Err(why) if why.errno == Errno::STALE && tries > 0 => {
@@ -263,7 +263,7 @@ impl OpenFile {
     pub fn read_now(&self, e: &MountContext, reader: &Reader, offset: u64, len: u64) -> Option<Bytes> {
         let (Source { key, base }, range) = {
             let s = self.state.lock();
-            let end = offset.saturating_add(len).min(s.file.size());
+            let end = offset.saturating_add(len).min(s.file.size);
             let range = offset.min(end)..end;
             if s.file.is_failed() {
                 return None;
@@ -271,7 +271,7 @@ impl OpenFile {
             if range.is_empty() {
                 return Some(Bytes::new());
             }
-            if s.file.local().within(range.clone()).next().is_some() {
+            if s.file.local.within(range.clone()).next().is_some() {
                 return None;
             }
             (s.file.source()?, range)
@@ -282,7 +282,7 @@ impl OpenFile {
     /// Changes metadata that goes with the next upload.
     pub fn change_attrs(&self, change: impl FnOnce(&mut Attrs)) {
         let mut s = self.state.lock();
-        let mut attrs = s.file.attrs().clone();
+        let mut attrs = s.file.attrs.clone();
         change(&mut attrs);
         s.apply(Event::AttrsChanged(attrs));
     }
@@ -290,7 +290,7 @@ impl OpenFile {
     /// What the object has, as long as nothing here differs from it.
     pub fn clean(&self) -> Option<Source> {
         let s = self.state.lock();
-        (s.file.is_sent() && matches!(s.file.life(), Life::Linked)).then(|| s.file.source()).flatten()
+        (s.file.is_sent() && matches!(s.file.life, Life::Linked)).then(|| s.file.source()).flatten()
     }
 
     /// Its name is gone: nothing of it is ever sent again.
@@ -305,7 +305,7 @@ impl OpenFile {
     /// The object is about to have these, put there by us; with its bytes, which are the file's where it was made of it.
     pub fn remember_upload(&self, attrs: &Attrs, object: &Base) {
         let mut s = self.state.lock();
-        if s.file.base() == Some(object) {
+        if s.file.base.as_ref() == Some(object) {
             s.apply(Event::Uploading { attrs: attrs.clone(), size: object.size });
         }
     }
@@ -345,18 +345,18 @@ impl FileParts {
     pub(super) fn snapshot(&self, e: &MountContext) -> Snapshot {
         let (options, now) = (&e.options, e.now());
         let file = &self.file;
-        let mut attrs = file.attrs().clone();
+        let mut attrs = file.attrs.clone();
         add_upload_token(&e.rt, &mut attrs);
         // Every change has set it; whoever looks must not see it change again because the file is sent.
         if attrs.time("ctime").is_none() {
             attrs.set_time("ctime", now);
         }
         if attrs.time("mtime").is_none() {
-            attrs.set_time("mtime", file.modified());
+            attrs.set_time("mtime", file.modified);
         }
         if attrs.mode().is_none() {
             // Others take metadata without a mode for mode 0.
-            let shown = Attributes::of(options, false, file.size(), None, file.modified(), file.attrs());
+            let shown = Attributes::of(options, false, file.size, None, file.modified, &file.attrs);
             attrs.set_mode(shown.mode);
             attrs.set_id("uid", shown.uid);
             attrs.set_id("gid", shown.gid);
@@ -365,16 +365,16 @@ impl FileParts {
             attrs = signed.clone();
         }
         Snapshot {
-            key: file.key().to_owned(),
+            key: file.key.clone(),
             when: file.when(),
             source: file.source(),
-            base_len: file.base_len(),
-            size: file.size(),
-            local: file.local().clone(),
-            dirty: file.dirty().clone(),
+            base_len: file.base_len,
+            size: file.size,
+            local: file.local.clone(),
+            dirty: file.dirty.clone(),
             stage: self.stage.clone(),
             attrs,
-            changes: file.changes(),
+            changes: file.changes,
             cuts: (self.cuts.clone(), self.cuts.now()),
         }
     }
@@ -386,15 +386,15 @@ impl FileParts {
 
     pub(super) fn note(&self, staging: &StagingArea, partly: bool) -> Note {
         let file = &self.file;
-        let attrs = file.signed().unwrap_or(file.attrs());
+        let attrs = file.signed().unwrap_or(&file.attrs);
         let rewrites = self.unsent_version.as_ref().map(|unsent| unsent.stage.id());
         Note {
             format: NOTE_FORMAT,
             url: staging.url().to_owned(),
-            key: file.key().to_owned(),
-            base: file.base().cloned(),
+            key: file.key.clone(),
+            base: file.base.clone(),
             upload: self.upload.clone(),
-            size: file.size(),
+            size: file.size,
             partly,
             mark: file.mark(),
             // While the version before stands, no close of this one has succeeded.
@@ -405,7 +405,7 @@ impl FileParts {
             generation: staging.generation(),
             boot: staging.boot().map(str::to_owned),
             synced: false,
-            sending: file.uploading().to_vec(),
+            sending: file.uploading.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),
         }

@@ -21,7 +21,7 @@ impl FileParts {
     /// A failed close or a send asked for bytes that could not replace the unsent version: both are staged.
     fn holds_asked_bytes(&self) -> bool {
         let asked =
-            self.unsent_version.as_ref().is_some_and(|unsent| self.file.asked() > unsent.snapshot.changes);
+            self.unsent_version.as_ref().is_some_and(|unsent| self.file.asked > unsent.snapshot.changes);
         asked && self.stage.is_some() && !self.file.is_unlinked()
     }
 
@@ -52,7 +52,7 @@ impl FileParts {
     /// The one before, if nobody needs it any more: it is stored.
     fn take_sent_version(&mut self) -> Option<Stage> {
         let at = self.unsent_version.as_ref()?.snapshot.changes;
-        if self.file.sent() < at {
+        if self.file.sent < at {
             return None;
         }
         self.unsent_version.take().map(|unsent| unsent.stage)
@@ -61,14 +61,14 @@ impl FileParts {
     /// The one before, to be sent: no close since asked for more.
     fn version_to_send(&mut self) -> Option<UnsentVersion> {
         let mut unsent =
-            self.unsent_version.clone().filter(|unsent| self.file.asked() <= unsent.snapshot.changes)?;
+            self.unsent_version.clone().filter(|unsent| self.file.asked <= unsent.snapshot.changes)?;
         let Snapshot { when, source, attrs, .. } = &mut unsent.snapshot;
         // A send that was under way may have been stored meanwhile.
         (*when, *source) = (self.file.when(), self.file.source());
         let Attrs { content_type, user } = attrs.clone();
         self.remember_upload(&unsent.snapshot);
         // By this it is known again, should the answer be lost with this mount; what was stored since is ours.
-        let (base, sending) = (self.file.base().cloned(), self.file.uploading().to_vec());
+        let (base, sending) = (self.file.base.clone(), self.file.uploading.clone());
         unsent.note = Note { mark: Mark::Closed, base, sending, content_type, user, ..unsent.note };
         Some(unsent)
     }

@@ -20,11 +20,11 @@ impl OpenFile {
             if let Some(stage) = s.stage.as_ref().filter(|stage| stage.takes(len)) {
                 return Ok(stage.clone());
             }
-            let (local, base_len, size) = (s.file.local().clone(), s.file.base_len(), s.file.size());
+            let (local, base_len, size) = (s.file.local.clone(), s.file.base_len, s.file.size);
             let partly = base_len > 0 && s.stage.is_none();
             let edits = partly.then_some(Edits { local, base_len, size });
             let mut note = s.note(&e.staging, partly);
-            if matches!(s.file.life(), Life::Discarded) {
+            if matches!(s.file.life, Life::Discarded) {
                 note.mark = Mark::Sent;
             } else if s.unsent_version.is_some() {
                 // What is about to change takes no place.
@@ -39,7 +39,7 @@ impl OpenFile {
         let (before, discarded) = {
             let mut s = self.state.lock();
             s.stage = Some(stage.clone());
-            (s.noted.replace(noted), matches!(s.file.life(), Life::Discarded))
+            (s.noted.replace(noted), matches!(s.file.life, Life::Discarded))
         };
         if discarded {
             // No name leads to it: the next mount must not find it.

@@ -7,7 +7,7 @@
 //! Every change of the file has a number, `changes`. `sent` is the last one that the bucket has, `asked` the last one
 //! that a close, an fsync or a send asked for. Numbers, because a file may change while it is being sent.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use crate::base::Error;
 use crate::base::rt::Instant;
@@ -29,9 +29,10 @@ pub struct Stood {
 }
 
 /// Whether a name leads to the file, and what its handles may do.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Life {
     /// The file has its name: its changes are sent.
+    #[default]
     Linked,
     /// The name is gone: the handles go on, and nothing of the file is sent.
     Unlinked,
@@ -147,35 +148,45 @@ pub enum Effect {
     StageSent,
 }
 
-/// See the module.
+/// See the module. Everybody reads its fields, `apply` alone changes them.
 #[derive(Debug)]
-pub struct FileState {
-    key: String,
+pub struct FileState(FileFields);
+
+impl Deref for FileState {
+    type Target = FileFields;
+    fn deref(&self) -> &FileFields {
+        &self.0
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct FileFields {
+    pub key: String,
     /// The object as it was opened or last stored; none while there is no object.
-    base: Option<Base>,
+    pub base: Option<Base>,
     /// So many of its bytes still count.
-    base_len: u64,
-    size: u64,
+    pub base_len: u64,
+    pub size: u64,
     /// Bytes that are staged.
-    local: ByteRanges,
+    pub local: ByteRanges,
     /// Bytes that no object has.
-    dirty: ByteRanges,
-    attrs: Attrs,
-    modified: Ns,
+    pub dirty: ByteRanges,
+    pub attrs: Attrs,
+    pub modified: Ns,
     /// When the store was asked for `base`, or took it.
-    as_of: Instant,
+    pub as_of: Instant,
     /// Somebody set the times, after the last write.
-    dated: bool,
-    changes: u64,
+    pub dated: bool,
+    pub changes: u64,
     /// Where `changes` was when the bytes changed last.
     wrote: u64,
-    asked: u64,
-    sent: u64,
+    pub asked: u64,
+    pub sent: u64,
     /// The metadata that an upload gives the object, and at which change: a repeated one gives the same.
     signed: Option<(u64, Attrs)>,
     /// Uploads whose answer has not come, the latest last.
-    uploading: Vec<UploadToken>,
-    life: Life,
+    pub uploading: Vec<UploadToken>,
+    pub life: Life,
 }
 
 impl FileState {
@@ -183,39 +194,13 @@ impl FileState {
     pub fn of(key: &str, stood: Stood) -> FileState {
         let Stood { base, attrs, modified, asked } = stood;
         let (base_len, size) = (base.size, base.size);
-        FileState {
-            base: Some(base),
-            base_len,
-            as_of: asked,
-            ..FileState::new(key, size, attrs, modified, 0)
-        }
+        let new = FileFields::new(key, size, attrs, modified, 0);
+        FileState(FileFields { base: Some(base), base_len, as_of: asked, ..new })
     }
 
     /// A file that is no object yet.
     pub fn fresh(key: &str, attrs: Attrs, now: Ns) -> FileState {
-        FileState::new(key, 0, attrs, now, 1)
-    }
-
-    fn new(key: &str, size: u64, attrs: Attrs, modified: Ns, changes: u64) -> FileState {
-        FileState {
-            key: key.to_owned(),
-            base: None,
-            base_len: 0,
-            size,
-            local: ByteRanges::default(),
-            dirty: ByteRanges::default(),
-            attrs,
-            modified,
-            as_of: Instant::default(),
-            dated: false,
-            changes,
-            wrote: changes,
-            asked: 0,
-            sent: 0,
-            signed: None,
-            uploading: Vec::new(),
-            life: Life::Linked,
-        }
+        FileState(FileFields::new(key, 0, attrs, now, 1))
     }
 
     /// A file that an earlier mount staged and the bucket may not have.
@@ -229,11 +214,22 @@ impl FileState {
         let Edits { local, base_len, size } = edits;
         let signed = (mark == Mark::Closed).then(|| (1, attrs.clone()));
         let (dirty, asked) = (local.clone(), 1);
-        let state = FileState::new(key, size, attrs, modified, 1);
-        FileState { base, base_len, local, dirty, asked, signed, uploading, ..state }
+        let new = FileFields::new(key, size, attrs, modified, 1);
+        FileState(FileFields { base, base_len, local, dirty, asked, signed, uploading, ..new })
     }
 
     pub fn apply(&mut self, event: Event) -> Effect {
+        self.0.apply(event)
+    }
+}
+
+impl FileFields {
+    fn new(key: &str, size: u64, attrs: Attrs, modified: Ns, changes: u64) -> FileFields {
+        let (key, wrote) = (key.to_owned(), changes);
+        FileFields { key, size, attrs, modified, changes, wrote, ..FileFields::default() }
+    }
+
+    fn apply(&mut self, event: Event) -> Effect {
         let effect = match event {
             Event::Written { range, now } => {
                 self.stage_bytes(self.size..range.start);
@@ -436,10 +432,6 @@ impl FileState {
         }
     }
 
-    pub fn life(&self) -> &Life {
-        &self.life
-    }
-
     /// The bucket has the file as it is.
     pub fn is_sent(&self) -> bool {
         self.changes == self.sent
@@ -467,62 +459,9 @@ impl FileState {
         self.asked > self.sent
     }
 
-    /// The last change that was asked for.
-    pub fn asked(&self) -> u64 {
-        self.asked
-    }
-
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
-    pub fn changes(&self) -> u64 {
-        self.changes
-    }
-
     /// No byte changed since a close, an fsync or a send asked for them.
     pub fn is_unwritten_since_asked(&self) -> bool {
         self.wrote <= self.asked
-    }
-
-    pub fn dated(&self) -> bool {
-        self.dated
-    }
-
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    pub fn base(&self) -> Option<&Base> {
-        self.base.as_ref()
-    }
-
-    pub fn base_len(&self) -> u64 {
-        self.base_len
-    }
-
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    pub fn local(&self) -> &ByteRanges {
-        &self.local
-    }
-
-    pub fn dirty(&self) -> &ByteRanges {
-        &self.dirty
-    }
-
-    pub fn attrs(&self) -> &Attrs {
-        &self.attrs
-    }
-
-    pub fn modified(&self) -> Ns {
-        self.modified
-    }
-
-    pub fn uploading(&self) -> &[UploadToken] {
-        &self.uploading
     }
 
     /// The metadata that an upload of the file as it is gives the object, if that is decided.
@@ -584,7 +523,7 @@ mod tests {
 
     /// The bucket gets the file as it was at this change.
     fn store(file: &mut FileState, at: u64) -> Effect {
-        let effect = file.apply(Event::Stored { at, base: base("sent", file.size()) });
+        let effect = file.apply(Event::Stored { at, base: base("sent", file.size) });
         file.apply(Event::Published { at, attrs: Attrs::default(), now: Instant::default() });
         effect
     }
@@ -595,10 +534,10 @@ mod tests {
             file.apply(written());
         }
         if matches!(bytes, Closed | Sent) {
-            file.apply(Event::Asked(file.changes()));
+            file.apply(Event::Asked(file.changes));
         }
         if bytes == Sent {
-            let at = file.changes();
+            let at = file.changes;
             store(&mut file, at);
         }
         assert_eq!(file.bytes(), bytes);
@@ -612,8 +551,8 @@ mod tests {
         ("write", |f| f.apply(written()), [Staged; 4]),
         ("truncate", |f| f.apply(Event::Resized { size: 3, now: Ns(2) }), [Staged; 4]),
         ("chmod", |f| f.apply(Event::AttrsChanged(Attrs::default())), [Staged; 4]),
-        ("close", |f| f.apply(Event::Asked(f.changes())), [Clean, Closed, Closed, Sent]),
-        ("upload of all", |f| store(f, f.changes()), [Clean, Sent, Sent, Sent]),
+        ("close", |f| f.apply(Event::Asked(f.changes)), [Clean, Closed, Closed, Sent]),
+        ("upload of all", |f| store(f, f.changes), [Clean, Sent, Sent, Sent]),
         ("last release", |f| f.apply(Event::StageReleased), [Clean, Staged, Closed, Clean]),
         ("open of another object", |f| f.apply(Event::Seen(stood("new"))), [Clean, Staged, Closed, Clean]),
         ("unlink", |f| f.apply(Event::Unlinked), [Clean, Staged, Closed, Sent]),
@@ -635,7 +574,7 @@ mod tests {
     #[test]
     fn an_upload_of_an_earlier_state_leaves_the_later_change() {
         let mut file = file(Closed);
-        let closed = file.changes();
+        let closed = file.changes;
         file.apply(written());
         assert_eq!(store(&mut file, closed), Effect::Nothing);
         assert_eq!((file.bytes(), file.is_asked()), (Staged, false));
@@ -653,7 +592,7 @@ mod tests {
         };
         for beside in [false, true] {
             let mut file = FileState::fresh("k", with_mode(0o644), Ns(1));
-            let at = file.changes();
+            let at = file.changes;
             if beside {
                 file.apply(Event::AttrsChanged(with_mode(0o600)));
             }
@@ -661,7 +600,7 @@ mod tests {
             file.apply(Event::Copied { at, base: base("copy", 8), attrs: attrs.clone() });
             file.apply(Event::Published { at, attrs, now: Instant::default() });
             let (mode, bytes) = if beside { (0o600, Staged) } else { (0o644, Clean) };
-            assert_eq!((file.attrs(), file.bytes(), file.size()), (&with_mode(mode), bytes, 8));
+            assert_eq!((&file.attrs, file.bytes(), file.size), (&with_mode(mode), bytes, 8));
         }
     }
 
@@ -678,7 +617,7 @@ mod tests {
     fn lives_end_in_one_direction() {
         let refused =
             |stored| Event::Refused { why: Error::new(Kind::Refused, "another's"), copy: None, stored };
-        let called = |file: &FileState| match file.life() {
+        let called = |file: &FileState| match file.life {
             Life::Linked => "linked",
             Life::Unlinked => "unlinked",
             Life::Discarded => "discarded",
@@ -720,12 +659,12 @@ mod tests {
             file.check().is_err()
         };
         assert_eq!(file(Staged).check(), Ok(()));
-        assert!(broken(|f| f.sent = f.changes + 1));
-        assert!(broken(|f| f.sent = f.changes), "its bytes are dirty");
-        assert!(broken(|f| f.base_len = 9));
-        assert!(broken(|f| f.base_len = 7), "byte 7 is nowhere");
-        assert!(broken(|f| f.local.insert(8..9)));
-        assert!(broken(|f| f.dirty.insert(5..6)));
-        assert!(broken(|f| f.base = None));
+        assert!(broken(|f| f.0.sent = f.changes + 1));
+        assert!(broken(|f| f.0.sent = f.changes), "its bytes are dirty");
+        assert!(broken(|f| f.0.base_len = 9));
+        assert!(broken(|f| f.0.base_len = 7), "byte 7 is nowhere");
+        assert!(broken(|f| f.0.local.insert(8..9)));
+        assert!(broken(|f| f.0.dirty.insert(5..6)));
+        assert!(broken(|f| f.0.base = None));
     }
 }

@@ -56,14 +56,13 @@ impl OpenFile {
     /// `EFBIG` for a file that would be too long, or get too long a hole where it ends now.
     fn may_reach(&self, start: u64, end: u64) -> Op<()> {
         let s = self.state.lock();
-        let hole = start.saturating_sub(s.file.size());
+        let hole = start.saturating_sub(s.file.size);
         let (bytes, what, limit) = match (end > SIZE_MAX, hole > HOLE_MAX) {
             (true, _) => (end, "long", SIZE_MAX),
             (_, true) => (hole, "of zeros longer, which an object holds like any bytes", HOLE_MAX),
             _ => return Ok(()),
         };
-        let said =
-            format!("{} would be {} GiB {what}: at most {} GiB", s.file.key(), bytes >> 30, limit >> 30);
+        let said = format!("{} would be {} GiB {what}: at most {} GiB", s.file.key, bytes >> 30, limit >> 30);
         Err(Fail { errno: Errno::FBIG, why: Some(Error::new(Kind::Usage, said)) })
     }
 
@@ -114,7 +113,7 @@ impl OpenFile {
                 }
                 {
                     let s = self.state.lock();
-                    if size < s.file.size() {
+                    if size < s.file.size {
                         s.cuts.add();
                     }
                 }
@@ -146,7 +145,7 @@ impl OpenFile {
             self.fetch_missing(e).await?;
             let mut s = self.state.lock();
             // Another's object may have come meanwhile.
-            if s.file.local().covers(0..s.file.size()) {
+            if s.file.local.covers(0..s.file.size) {
                 s.apply(Event::Detached);
                 return Ok(());
             }
@@ -173,10 +172,10 @@ impl OpenFile {
 impl FileParts {
     /// Sends what is whole of a new file; true when it is time to begin with that.
     fn streams(&mut self, e: &MountContext, stage: &Stage, written: Range<u64>) -> bool {
-        let (key, size) = (self.file.key(), self.file.size());
+        let (key, size) = (&self.file.key, self.file.size);
         let Some(streaming) = &mut self.streaming else {
             let may = !self.file.is_unlinked() && !self.stream_failed && self.upload.is_none();
-            return may && self.file.base_len() == 0 && size >= BEGIN;
+            return may && self.file.base_len == 0 && size >= BEGIN;
         };
         streaming.spoil(&written);
         streaming.advance(e, key, stage, size);
