@@ -421,7 +421,7 @@ impl OpenFile {
             (why, [stage, before])
         };
         for stage in stages.into_iter().flatten() {
-            e.staging.done(stage).await;
+            stage.remove_or_warn().await;
         }
         why
     }
@@ -433,7 +433,7 @@ impl OpenFile {
         let kept = conflict_copy::store(e, &snapshot, word).await?;
         let stage = self.state.lock().stage.take();
         if let Some(stage) = stage {
-            e.staging.done(stage).await;
+            stage.remove_or_warn().await;
         }
         Ok(kept)
     }

@@ -3,7 +3,7 @@
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
 use super::state::Event;
-use super::unsent_version::{UnsentVersion, remove_stage};
+use super::unsent_version::UnsentVersion;
 use super::upload::Snapshot;
 use crate::base::Result;
 use crate::fs::staging::{Mark, Note, Stage};
@@ -105,6 +105,6 @@ pub(super) async fn begin_rewrite(file: &OpenFile, e: &MountContext) -> Result<O
 pub(super) async fn drop_version(file: &OpenFile) {
     let outlived = file.state.lock().take_sent_version();
     if let Some(stage) = outlived {
-        remove_stage(&stage).await;
+        stage.remove_or_warn().await;
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::context::MountContext;
 use super::open_file::OpenFile;
 use super::state::{Effect, Event, Life};
-use super::unsent_version::remove_stage;
 use crate::base::{Error, Result};
 use crate::fs::staging::{Edits, Mark, Note, Stage};
 
@@ -43,7 +42,7 @@ impl OpenFile {
         };
         if discarded {
             // No name leads to it: the next mount must not find it.
-            remove_stage(&stage).await;
+            stage.remove_or_warn().await;
         } else if let Some(old) = &outgrown_slot {
             let durable = note.mark != Mark::Sent && old.must_survive();
             if let Err(why) = stage.note(&note, durable).await {
@@ -52,13 +51,13 @@ impl OpenFile {
                     let mut s = self.state.lock();
                     (s.stage, s.noted) = (outgrown_slot, before);
                 }
-                remove_stage(&stage).await;
+                stage.remove_or_warn().await;
                 return Err(staging_failed(&stage, why));
             }
             self.state.lock().noted = Some(note.mark);
         }
         if let Some(old) = &outgrown_slot {
-            remove_stage(old).await;
+            old.remove_or_warn().await;
         }
         Ok(stage)
     }
@@ -76,7 +75,7 @@ impl OpenFile {
             s.apply(Event::StageReleased)
         };
         if let Some(spent) = spent {
-            remove_stage(&spent).await;
+            spent.remove_or_warn().await;
         }
     }
 
@@ -121,7 +120,7 @@ impl OpenFile {
                 !promised || s.file.mark() == note.mark
             };
             if let Some(before) = &before {
-                remove_stage(before).await;
+                before.remove_or_warn().await;
             }
             if settled {
                 return Ok(());
@@ -151,7 +150,7 @@ impl OpenFile {
             [s.stage.clone(), s.unsent_version.take().map(|unsent| unsent.stage)]
         };
         for stage in stages.iter().flatten() {
-            remove_stage(stage).await;
+            stage.remove_or_warn().await;
         }
     }
 

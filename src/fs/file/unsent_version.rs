@@ -21,10 +21,3 @@ impl UnsentVersion {
         }
     }
 }
-
-/// Takes the stage out of the folder. It serves no other file: a note on disk may name it still.
-pub async fn remove_stage(stage: &Stage) {
-    if let Err(why) = stage.remove().await {
-        tracing::warn!(path = %stage.path().display(), %why, "staged bytes that nobody needs can't be removed");
-    }
-}

@@ -10,7 +10,6 @@ use super::rewrite::begin_rewrite;
 use super::stage_lifecycle::staging_failed;
 use super::state::Event;
 use super::streaming_upload::{BEGIN, StreamingUpload};
-use super::unsent_version::remove_stage;
 use super::upload;
 use crate::base::{Error, Kind};
 use crate::fs::object::{Errno, Fail, Op};
@@ -133,7 +132,7 @@ impl OpenFile {
         };
         self.note(e, false).await?;
         if let Some(useless) = useless {
-            remove_stage(&useless).await;
+            useless.remove_or_warn().await;
         }
         Ok(())
     }

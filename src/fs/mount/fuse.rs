@@ -218,25 +218,26 @@ impl FuseServer {
     }
 
     /// Hands an operation and its reply to the runtime.
-    fn spawn<T: Send + 'static>(
+    fn spawn<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
         ino: INodeNo,
-        work: impl Future<Output = Op<T>> + Send + 'static,
+        work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
+        let work = work(self.fs.clone());
         self.rt.spawn(log_and_reply(self.fs.clone(), op, ino, work, reply)).detach();
     }
 
     /// The same, begun on this thread.
-    fn run_inline<T: Send + 'static>(
+    fn run_inline<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
         ino: INodeNo,
-        work: impl Future<Output = Op<T>> + Send + 'static,
+        work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let task = log_and_reply(self.fs.clone(), op, ino, work, reply);
+        let task = log_and_reply(self.fs.clone(), op, ino, work(self.fs.clone()), reply);
         let others = self.inside.fetch_add(1, Ordering::AcqRel);
         if others + 1 < THREADS {
             self.rt.begin(task);
@@ -246,7 +247,7 @@ impl FuseServer {
         self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The same for an operation of a few requests.
+    /// As `spawn`, for an operation of a few requests.
     fn run_bounded<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
@@ -254,11 +255,10 @@ impl FuseServer {
         work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
-        self.spawn(op, ino, async move { fs.bounded(work).await }, reply);
+        self.spawn(op, ino, |fs| bounded(fs.clone(), work(fs)), reply);
     }
 
-    /// The same, begun on this thread.
+    /// As `run_inline`, for an operation of a few requests.
     fn run_inline_bounded<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
@@ -266,9 +266,12 @@ impl FuseServer {
         work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let (fs, work) = (self.fs.clone(), work(self.fs.clone()));
-        self.run_inline(op, ino, async move { fs.bounded(work).await }, reply);
+        self.run_inline(op, ino, |fs| bounded(fs.clone(), work(fs)), reply);
     }
+}
+
+async fn bounded<T>(fs: Arc<Fs>, work: impl Future<Output = Op<T>>) -> Op<T> {
+    fs.bounded(work).await
 }
 
 /// `.` and `..` come first, then the directory's entries from cookie 2 on. False when the reply is full.
@@ -390,9 +393,8 @@ impl Filesystem for FuseServer {
             TimeOrNow::Now => Ns::from_ms(self.rt.wall_ms()),
         };
         let changes = Changes { mode, uid, gid, size, atime: atime.map(at), mtime: mtime.map(at) };
-        let fs = self.fs.clone();
         // Truncation by name uploads: its requests have deadlines, the whole may take longer.
-        let work = async move { fs.setattr(ino.0, changes, handle.map(|h| h.0)).await };
+        let work = move |fs: Arc<Fs>| async move { fs.setattr(ino.0, changes, handle.map(|h| h.0)).await };
         self.run_inline("setattr", ino, work, move |out| reply_attr(reply, out));
     }
 
@@ -456,9 +458,10 @@ impl Filesystem for FuseServer {
         }
         let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
-        let fs = self.fs.clone();
         // As long as the directory is large; each of its requests has a deadline.
-        let work = async move { fs.rename(parent.0, &name, new_parent.0, &new_name, no_replace).await };
+        let work = move |fs: Arc<Fs>| async move {
+            fs.rename(parent.0, &name, new_parent.0, &new_name, no_replace).await
+        };
         self.spawn("rename", parent, work, move |out| reply_empty(reply, out));
     }
 
@@ -548,15 +551,13 @@ impl Filesystem for FuseServer {
         {
             return reply.ok();
         }
-        let fs = self.fs.clone();
         // As long as the file is large; each of its requests has a deadline.
-        let work = async move { fs.flush(handle.0).await };
+        let work = move |fs: Arc<Fs>| async move { fs.flush(handle.0).await };
         self.run_inline("close", ino, work, move |out| reply_empty(reply, out));
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        let fs = self.fs.clone();
-        let work = async move { fs.fsync(handle.0).await };
+        let work = move |fs: Arc<Fs>| async move { fs.fsync(handle.0).await };
         self.spawn("fsync", ino, work, move |out| reply_empty(reply, out));
     }
 
@@ -570,8 +571,7 @@ impl Filesystem for FuseServer {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        let work = async move {
+        let work = move |fs: Arc<Fs>| async move {
             fs.release(handle.0).await;
             Ok(())
         };
@@ -709,8 +709,7 @@ impl Filesystem for FuseServer {
         reply: ReplyWrite,
     ) {
         let len = len.min(u64::from(u32::MAX));
-        let fs = self.fs.clone();
-        let work = async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
+        let work = move |fs: Arc<Fs>| async move { fs.copy_range(from.0, to.0, (from_at, to_at), len).await };
         // The store may take long to copy, as it may for a close.
         self.spawn("copy_file_range", ino, work, move |out| match out {
             Ok(size) => reply.written(size as u32),

@@ -320,7 +320,7 @@ impl Fs {
         let was = head.map(|head| head.etag);
         let stood = Stood { base, attrs, modified, asked };
         if let Some(old) = self.changed_object(ino, (&key, dir), was, stood, change) {
-            self.context.staging.done(old).await;
+            old.remove_or_warn().await;
         }
         Ok(())
     }

@@ -218,7 +218,7 @@ impl Fs {
             }
             if let Some(opened) = self.object_opened(ino, &key, head, asked, seq)? {
                 if let Some(old) = opened.old {
-                    self.context.staging.done(old).await;
+                    old.remove_or_warn().await;
                 }
                 if opened.changed {
                     self.recall(ino);
@@ -542,7 +542,7 @@ impl Fs {
             self.recall(ino);
         }
         if let Some(stage) = stage {
-            self.context.staging.done(stage).await;
+            stage.remove_or_warn().await;
         }
     }
 

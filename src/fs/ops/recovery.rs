@@ -93,7 +93,7 @@ impl Fs {
         for (stage, note) in lost {
             if over.contains(&stage.id()) || self.is_stored(note.as_ref()).await {
                 if !self.options().read_only {
-                    self.context.staging.done(stage).await;
+                    stage.remove_or_warn().await;
                 }
                 continue;
             }
@@ -203,7 +203,7 @@ impl Fs {
             // Completed, it is not there any more; otherwise its parts cost money.
             self.context.remote.abort(&left.note.key, upload).await;
         }
-        self.context.staging.done(left.stage).await;
+        left.stage.remove_or_warn().await;
     }
 
     /// `first`: no other staged file of its name was recovered before. True: it has its name, or would have.
@@ -223,7 +223,7 @@ impl Fs {
         };
         let verdict = evidence.verdict();
         if verdict == Verdict::Stored {
-            self.context.staging.done(left.stage).await;
+            left.stage.remove_or_warn().await;
             return Ok(false);
         }
         // A copy is no file of the tree: nobody is to see it for what the bucket has.

@@ -334,11 +334,4 @@ impl StagingArea {
             tracing::warn!(path = %path.display(), %why, "a finished rename's note can't be removed");
         }
     }
-
-    /// The bucket has the bytes, or nobody wants them.
-    pub async fn done(&self, stage: Stage) {
-        if let Err(why) = stage.remove().await {
-            tracing::warn!(path = %stage.path().display(), %why, "a staged file that was sent can't be removed");
-        }
-    }
 }

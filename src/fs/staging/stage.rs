@@ -90,3 +90,12 @@ impl fmt::Debug for dyn StagedFile {
         write!(f, "Stage({})", self.path().display())
     }
 }
+
+impl dyn StagedFile {
+    /// The bucket has the bytes, or nobody wants them.
+    pub async fn remove_or_warn(&self) {
+        if let Err(why) = self.remove().await {
+            tracing::warn!(path = %self.path().display(), %why, "staged bytes that nobody needs can't be removed");
+        }
+    }
+}
