@@ -42,7 +42,8 @@ pub struct BucketClient {
     rt: Rt,
     bucket: BucketRef,
     deadline: Duration,
-    deletes: Arc<Deletes>,
+    /// Objects that are deleted together: whoever asks about one is held until then.
+    pub deletes: Arc<Deletes>,
     breaker: Arc<CircuitBreaker>,
 }
 
@@ -83,24 +84,9 @@ impl BucketClient {
         )
     }
 
-    /// Deletes an object soon, together with others. Whoever asks about it is held until then.
-    pub fn delete_soon(&self, key: &str) {
-        self.deletes.add(key);
-    }
-
     /// A link to an object, or to one of its versions.
     pub async fn link(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.ask("making a link to", key, self.bucket.presign(key, version, valid)).await
-    }
-
-    /// Nothing below the prefix waits to be deleted any more.
-    pub async fn deleted(&self, prefix: &str) {
-        self.deletes.settled_below(prefix).await;
-    }
-
-    /// A listing of the prefix would wait for no deletion.
-    pub fn is_settled_below(&self, prefix: &str) -> bool {
-        self.deletes.is_settled_below(prefix)
     }
 
     async fn ask<T>(&self, doing: &str, key: &str, request: impl Future<Output = Result<T>>) -> Result<T> {

@@ -390,7 +390,7 @@ impl FileParts {
         let rewrites = self.unsent_version.as_ref().map(|unsent| unsent.stage.id());
         Note {
             format: NOTE_FORMAT,
-            url: staging.url().to_owned(),
+            url: staging.url.clone(),
             key: file.key.clone(),
             base: file.base.clone(),
             upload: self.upload.clone(),
@@ -402,8 +402,8 @@ impl FileParts {
             rewrites: rewrites.or_else(|| self.replaced.clone()),
             outgrown_slot: None,
             checksum: None,
-            generation: staging.generation(),
-            boot: staging.boot().map(str::to_owned),
+            generation: staging.generation,
+            boot: staging.boot.clone(),
             synced: false,
             sending: file.uploading.clone(),
             content_type: attrs.content_type.clone(),

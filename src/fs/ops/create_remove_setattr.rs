@@ -156,7 +156,7 @@ impl Fs {
         }
         // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
         if file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now()) {
-            self.context.remote.delete_soon(&target.key);
+            self.context.remote.deletes.add(&target.key);
         } else if file.as_ref().is_none_or(|f| f.may_be_object()) {
             let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
             if let Err(why) = deleted {

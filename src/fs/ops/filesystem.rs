@@ -274,7 +274,7 @@ impl Fs {
         self.begin_shutdown();
         self.idle().await;
         self.count_unsent();
-        self.context.remote.deleted("").await;
+        self.context.remote.deletes.settled_below("").await;
         self.context.staging.close().await;
     }
 

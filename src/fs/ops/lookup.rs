@@ -257,7 +257,8 @@ impl Fs {
         let remote = &self.context.remote;
         let emptied = self.unlink_bursts.is_emptied(prefix, asked);
         // A listing waits for deletes: one of many names is worth that.
-        let soon = self.options().ttl > Duration::ZERO && (emptied || remote.is_settled_below(prefix));
+        let soon =
+            self.options().ttl > Duration::ZERO && (emptied || remote.deletes.is_settled_below(prefix));
         let crowd = soon.then(|| self.name_cache.bulk_lookup_due(prefix, emptied, asked)).flatten();
         let Some(crowd) = crowd else { return Ok(None) };
         let mut near = place.stem.clone();

@@ -75,8 +75,8 @@ impl Fs {
             return Ok(());
         }
         let prefix = self.prefix(ino)?;
-        self.context.remote.deleted(&prefix).await;
-        self.context.staging.sync_removals().await?;
+        self.context.remote.deletes.settled_below(&prefix).await;
+        self.context.staging.folder.sync_removals().await?;
         Ok(())
     }
 

@@ -44,7 +44,7 @@ impl Fs {
     }
 
     pub(super) fn spawn_removal_syncer(self: &Arc<Self>) {
-        let (rt, folder) = (self.context.rt.clone(), self.context.staging.folder().clone());
+        let (rt, folder) = (self.context.rt.clone(), self.context.staging.folder.clone());
         rt.clone().spawn(sync_what_was_removed(rt, Arc::downgrade(self), folder)).detach();
     }
 

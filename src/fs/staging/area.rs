@@ -52,11 +52,13 @@ pub struct FoundFile {
 #[derive(Debug)]
 pub struct StagingArea {
     rt: Rt,
-    folder: StagingDir,
+    pub folder: StagingDir,
     dir: PathBuf,
-    url: String,
-    generation: u64,
-    boot: Option<String>,
+    pub url: String,
+    /// See `Note::generation`.
+    pub generation: u64,
+    /// See `Disk::boot`.
+    pub boot: Option<String>,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
     /// The slab that gives out slots.
     slab: Mutex<Option<slab::OpenSlab>>,
@@ -238,15 +240,6 @@ impl StagingArea {
         Ok((StagingArea { rt, folder, dir, url, generation, boot, locks, slab, making }, found))
     }
 
-    pub fn folder(&self) -> &StagingDir {
-        &self.folder
-    }
-
-    /// Makes durable what has left.
-    pub async fn sync_removals(&self) -> Result<()> {
-        self.folder.sync_removals().await
-    }
-
     /// The mount is over: another may have the folder.
     pub async fn close(&self) {
         let last = self.slab.lock().take();
@@ -258,20 +251,6 @@ impl StagingArea {
         self.folder.sync_removals_or_warn().await;
         self.folder.wake();
         self.locks.lock().clear();
-    }
-
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// See `Note::generation`.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// See `Disk::boot`.
-    pub fn boot(&self) -> Option<&str> {
-        self.boot.as_deref()
     }
 
     /// A new place for the bytes of a file that is about to have `len` of them.
