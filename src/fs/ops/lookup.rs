@@ -259,11 +259,11 @@ impl Fs {
         // A listing waits for deletes: one of many names is worth that.
         let soon =
             self.options().ttl > Duration::ZERO && (emptied || remote.deletes.is_settled_below(prefix));
-        let crowd = soon.then(|| self.name_cache.bulk_lookup_due(prefix, emptied, asked)).flatten();
-        let Some(crowd) = crowd else { return Ok(None) };
+        let bulk = soon.then(|| self.name_cache.bulk_lookup_due(prefix, emptied, asked)).flatten();
+        let Some(bulk) = bulk else { return Ok(None) };
         let mut near = place.stem.clone();
         near.pop();
-        let after = (crowd == BulkLookup::More && near.len() > prefix.len()).then_some(near);
+        let after = (bulk == BulkLookup::More && near.len() > prefix.len()).then_some(near);
         let seq = self.name_cache.seq();
         let page = remote.list(prefix, after.clone(), true, PAGE).await?;
         let whole = after.is_none() && page.next.is_none();
@@ -292,7 +292,7 @@ impl Fs {
         // Absence may be believed for a shorter time than presence.
         let for_long = self.options().negative_ttl >= self.options().ttl;
         // Who looks at what is there may be about to see what others make.
-        let tells_absence = whole && crowd == BulkLookup::Missing && for_long;
+        let tells_absence = whole && bulk == BulkLookup::Missing && for_long;
         // Directories that only we still show may be filled again.
         let kept = || self.inodes.lock().kept_in(prefix, asked).into_iter().collect();
         self.name_cache.learn_page(prefix, all, tells_absence.then(kept), self.until(asked), seq);

@@ -97,7 +97,7 @@ pub struct Slab {
     path: PathBuf,
     file: Mutex<Weak<dyn DiskFile>>,
     slots: Mutex<SlotCounts>,
-    /// Berths whose files left, which has yet to be written.
+    /// Slots whose files left, which has yet to be written.
     releasing: Mutex<Vec<u64>>,
     /// Held while it is.
     release_lock: tokio::sync::Mutex<()>,
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shelf_goes_when_all_of_it_was_given_out_and_came_back() {
+    fn a_slab_goes_when_all_of_it_was_given_out_and_came_back() {
         on_disk(async |_, disk| {
             let (slab, file) = Slab::create(&StagingDir::on(&disk), "/s/a.slab".into()).await.unwrap();
             let slots: Vec<_> = std::iter::from_fn(|| slab.give()).collect();
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_failed_spoils_a_shelf() {
+    fn a_sync_that_failed_spoils_a_slab() {
         on_disk(async |sim, disk| {
             let (slab, _file) = Slab::create(&StagingDir::on(&disk), "/s/a.slab".into()).await.unwrap();
             let (one, two) = (slab.give().unwrap(), slab.give().unwrap());

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_berth_without_a_note_is_nobodys() {
+    fn a_slot_without_a_note_is_nobodys() {
         staged(async |disk, _| {
             let next = 128 << 10;
             let extent = Extent { len: 4096, touched: 0 };
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_berth_whose_end_could_not_be_written_ends_later() {
+    fn a_slot_whose_end_could_not_be_written_ends_later() {
         let sim = Sim::new(6);
         let disk = SimDisk::new(&sim);
         sim.run(async move {

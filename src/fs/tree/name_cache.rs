@@ -431,15 +431,14 @@ mod tests {
         assert_eq!(known.get("d/b", at(2)), None, "a directory of that name may be hidden");
         known.changed("d/a", at(1), at(6), |seen| seen.object = None);
         assert_eq!(known.get("d/a", at(2)).unwrap().0, CachedName::default());
-        let asked =
-            (1..=130).filter_map(|n| known.bulk_lookup_due("d/", false, at(1)).map(|crowd| (n, crowd)));
+        let asked = (1..=130).filter_map(|n| known.bulk_lookup_due("d/", false, at(1)).map(|bulk| (n, bulk)));
         assert_eq!(
             asked.collect::<Vec<_>>(),
             [(3, BulkLookup::First), (64, BulkLookup::More), (128, BulkLookup::More)]
         );
         let missing = (1..=9).filter_map(|n| {
             known.missed("d/");
-            known.bulk_lookup_due("d/", false, at(9)).map(|crowd| (n, crowd))
+            known.bulk_lookup_due("d/", false, at(9)).map(|bulk| (n, bulk))
         });
         assert_eq!(missing.collect::<Vec<_>>(), [(3, BulkLookup::Missing)], "one miss is of the time before");
     }
