@@ -205,9 +205,9 @@ impl Fs {
             let mut inodes = self.inodes.lock();
             self.name_cache.forget_below(&old);
             self.name_cache.forget_below(&new);
-            let moved = done?;
+            let (nodes, _holds) = done?;
             inodes.rename(&old, &new, true);
-            for CopiedNode { key, old: from, new: to } in &moved.nodes {
+            for CopiedNode { key, old: from, new: to } in &nodes {
                 inodes.moved(&format!("{new}{}", &key[old.len()..]), Some(from), to, self.now());
             }
         }

@@ -53,15 +53,10 @@ impl CopiedKeys {
     }
 }
 
-/// A copy that was made.
-struct Copied {
-    old: Listed,
-    new_etag: Etag,
-}
-
 /// What became of an object that was to be copied.
 enum CopyOutcome {
-    Copied(Copied),
+    /// As which object it was copied, and the copy's etag.
+    Copied(Listed, Etag),
     Gone,
     /// Somebody else's object has the new name.
     Stays(String),
@@ -93,11 +88,8 @@ struct DirRename<'a> {
     deleted: bool,
 }
 
-/// What the caller has to know of a rename, and hold until its nodes have their new keys.
-pub(super) struct RenamedNodes {
-    pub nodes: Vec<CopiedNode>,
-    _holds: Vec<OwnedMutexGuard<()>>,
-}
+/// What nodes have to know of a rename, and names that are held until they have their new keys.
+pub(super) type RenamedNodes = (Vec<CopiedNode>, Vec<OwnedMutexGuard<()>>);
 
 impl DirRename<'_> {
     /// Copies all that there is. Copies under way when one fails are awaited: they would land behind the undoing.
@@ -145,7 +137,7 @@ impl DirRename<'_> {
         match fate {
             CopyOutcome::Gone => {}
             CopyOutcome::Stays(key) => drop(self.stays.insert(key)),
-            CopyOutcome::Copied(Copied { old, new_etag }) => {
+            CopyOutcome::Copied(old, new_etag) => {
                 self.copied.add(&old.key, &old.etag);
                 if self.fs.inodes.lock().at(&old.key, false).is_some() {
                     self.nodes.push(CopiedNode { key: old.key, old: old.etag, new: new_etag });
@@ -302,7 +294,7 @@ impl Fs {
             return Err(why);
         }
         staging.remove_intent(&path).await;
-        Ok(RenamedNodes { nodes, _holds: holds })
+        Ok((nodes, holds))
     }
 
     /// Deletes what is below `delete_from` and also below `present_at`: at once if the store can, or when it can again. The intent
@@ -382,7 +374,7 @@ impl Fs {
         for _ in 0..COPIES {
             let base = Base { etag: old.etag.clone(), size: old.size };
             match self.context.remote.copy(&old.key, &new_key, &base, when).await {
-                Ok(new_etag) => return Ok(CopyOutcome::Copied(Copied { old, new_etag })),
+                Ok(new_etag) => return Ok(CopyOutcome::Copied(old, new_etag)),
                 Err(why) if why.is(Kind::Exists) => return self.copied_before(old, &new_key).await,
                 Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
                 Err(why) => return Err(why.into()),
@@ -399,7 +391,7 @@ impl Fs {
         if let Some(head) = head
             && self.is_copy(&old, &head).await?
         {
-            return Ok(CopyOutcome::Copied(Copied { old, new_etag: head.etag }));
+            return Ok(CopyOutcome::Copied(old, head.etag));
         }
         tracing::warn!(key = old.key, also = new_key, "two objects want one name: both stay");
         Ok(CopyOutcome::Stays(old.key))
@@ -487,11 +479,9 @@ impl Fs {
         drop(ends);
         if let Some(own) = own {
             let fate = self.copy_one(own, delete_from, present_at, &When::Always).await?;
-            done.extend(if let CopyOutcome::Copied(copied) = fate {
-                Some((copied.old.key, copied.old.etag))
-            } else {
-                None
-            });
+            if let CopyOutcome::Copied(old, _) = fate {
+                done.push((old.key, old.etag));
+            }
         }
         done.sort_by(inner_first);
         for objects in done.chunks(PAGE) {
