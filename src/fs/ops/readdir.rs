@@ -16,7 +16,8 @@ use crate::base::Result;
 use crate::fs::bucket::BucketClient;
 use crate::fs::object::{Attributes, Errno, Op, Shown, Wanted, belongs, last, show_beside, want};
 use crate::fs::tree::{
-    BATCH, DirHandle, Item, ListedEntry, Metadata, PageSource, ParallelListing, SAMPLE, Stream, is_version,
+    BATCH, DirHandle, Item, ListedEntry, Metadata, PageSource, ParallelListing, SAMPLE, Stream, VersionPlace,
+    is_version,
 };
 use crate::store::Page;
 
@@ -47,23 +48,23 @@ impl PageSource for Directory {
 
 impl Fs {
     pub fn opendir(&self, ino: u64) -> Op<u64> {
-        if is_version(ino) {
-            return self.version_opendir(ino);
+        let (prefix, versions) = match is_version(ino) {
+            true => (String::new(), Some(self.version_place(ino)?)),
+            false => (self.prefix(ino)?, None),
+        };
+        if matches!(versions, Some(VersionPlace::One { .. })) {
+            return Err(Errno::NOTDIR.into());
         }
-        let prefix = self.prefix(ino)?;
         let handle = self.handle();
-        let dir = DirHandle { ino, prefix, stream: tokio::sync::Mutex::new(Stream::default()) };
+        let dir = DirHandle { ino, prefix, versions, stream: Default::default() };
+        // The table has no node of a version, and counts none.
         self.inodes.lock().opened(ino);
         self.handles.lock().dirs.insert(handle, Arc::new(dir));
         Ok(handle)
     }
 
     pub fn releasedir(&self, handle: u64) {
-        let dir = {
-            let mut handles = self.handles.lock();
-            handles.version_dirs.remove(&handle);
-            handles.dirs.remove(&handle)
-        };
+        let dir = self.handles.lock().dirs.remove(&handle);
         if let Some(dir) = dir {
             self.inodes.lock().closed(dir.ino);
         }
@@ -87,11 +88,10 @@ impl Fs {
     /// Entries from `cookie` on, none at the end; without `.` and `..`. Their attributes are exact if `plus` asks for them
     /// and the directory's objects carry metadata.
     pub async fn readdir(&self, handle: u64, cookie: u64, plus: bool) -> Op<Vec<Item>> {
-        if let Some(past) = self.version_dir(handle) {
-            return self.version_readdir(&past, cookie).await;
-        }
         let dir = self.dir(handle)?;
         let mut stream = dir.stream.lock().await;
+        // Of versions their listing tells enough.
+        let plus = plus && dir.versions.is_none();
         if stream.is_passed(cookie) {
             *stream = Stream::default();
         }
@@ -106,7 +106,10 @@ impl Fs {
                 return Ok(Vec::new());
             }
             stream.skip(cookie);
-            self.next_page(&dir.prefix, &mut stream).await?;
+            match &dir.versions {
+                Some(place) => self.version_page(place, &mut stream).await?,
+                None => self.next_page(&dir.prefix, &mut stream).await?,
+            }
         }
     }
 
@@ -115,10 +118,13 @@ impl Fs {
         let dir = self.dir(handle).ok()?;
         let mut stream = dir.stream.try_lock().ok()?;
         let (plain, options) = (stream.metadata == Metadata::None, self.options());
-        if cookie == 0 || plus && !(plain && options.sampled && !options.allow_other) {
+        if dir.versions.is_some()
+            || cookie == 0
+            || plus && !(plain && options.sampled && !options.allow_other)
+        {
             return None;
         }
-        stream.batch(cookie)
+        stream.seek(cookie).then(|| stream.first(false))
     }
 
     /// The number that a listed name has, or would have. The kernel is told nothing else of it, and neither is its node.

@@ -10,6 +10,7 @@ use super::version_nodes::VersionPlace;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
 use crate::fs::object::Attributes;
+use crate::store::VersionMark;
 
 /// Entries handed out at once; more than fit a reply.
 pub const BATCH: usize = 512;
@@ -31,7 +32,10 @@ pub struct Item {
 #[derive(Debug)]
 pub struct DirHandle {
     pub ino: u64,
+    /// Empty where versions are listed.
     pub prefix: String,
+    /// Of earlier versions: which.
+    pub versions: Option<VersionPlace>,
     pub stream: tokio::sync::Mutex<Stream>,
 }
 
@@ -56,6 +60,10 @@ pub struct Stream {
     pub whole: Option<BTreeMap<String, CachedName>>,
     pub until: Instant,
     pub seq: Option<ChangeSeq>,
+    /// Of versions: where the next page begins.
+    pub after: Option<VersionMark>,
+    /// Of versions: names listed that may come again.
+    pub shown: Vec<String>,
 }
 
 impl Stream {
@@ -76,11 +84,6 @@ impl Stream {
         let known = self.looked.saturating_sub(self.base) as usize;
         let count = if looked { known.min(BATCH) } else { BATCH };
         self.window.iter().take(count).cloned().collect()
-    }
-
-    /// Entries from `cookie` on, if they are here.
-    pub fn batch(&mut self, cookie: u64) -> Option<Vec<Item>> {
-        self.seek(cookie).then(|| self.first(false))
     }
 
     /// Drops the entries before a cookie that lies further on: who seeks there lets them go page by page.

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::dir_stream::{DirHandle, Stream};
-use super::version_nodes::VersionPlace;
+use super::dir_stream::DirHandle;
 use crate::base::FastMap;
 use crate::fs::file::OpenFile;
 use crate::fs::object::Base;
 use crate::fs::read::{ReadAhead, Reader};
-use crate::store::VersionMark;
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -85,25 +83,9 @@ pub struct VersionFile {
     pub ahead: ReadAhead,
 }
 
-/// A directory of versions that is being listed.
-#[derive(Debug)]
-pub struct VersionDir {
-    pub place: VersionPlace,
-    pub stream: tokio::sync::Mutex<VersionStream>,
-}
-
-#[derive(Debug, Default)]
-pub struct VersionStream {
-    pub stream: Stream,
-    pub after: Option<VersionMark>,
-    /// Names listed that may come again.
-    pub shown: Vec<String>,
-}
-
 #[derive(Debug, Default)]
 pub struct Handles {
     pub files: FastMap<u64, Arc<FileHandle>>,
     pub dirs: FastMap<u64, Arc<DirHandle>>,
     pub version_files: FastMap<u64, Arc<VersionFile>>,
-    pub version_dirs: FastMap<u64, Arc<VersionDir>>,
 }
