@@ -178,7 +178,8 @@ fn say(word: &str) -> Result<()> {
     std::io::stdout().flush().context(|| "leaving the terminal".into())
 }
 
-/// Says `word` to the command that waits (`ready`, or its exit code), then leaves its terminal: later messages go to a log file.
+/// Says `word` to the command that waits (`ready`, or its exit code), then leaves its terminal: later messages go to a
+/// log file.
 fn let_go(log: &Path, word: &str) -> Result<()> {
     say(word)?;
     log::at_terminal(false);

@@ -279,7 +279,8 @@ impl Journal {
         Ring::cost(payload)
     }
 
-    /// Waits for room for records of these costs together, `room_max` at most (first come, first served). Dropping it while it waits is harmless.
+    /// Waits for room for records of these costs together, `room_max` at most (first come, first served). Dropping it
+    /// while it waits is harmless.
     pub async fn reserve(&self, cost: u64) -> Result<Room<'_>> {
         let asked = self.shared.ring.lock().reserve(cost)?;
         let granted = match asked {

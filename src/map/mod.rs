@@ -46,7 +46,6 @@ mod cache;
 mod leaf;
 mod merge;
 mod page;
-mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -54,5 +53,4 @@ mod tree;
 pub use cache::{CacheStats, PageCache, Pages};
 pub use merge::{Merged, PageSink};
 pub use page::PAGE_MAX;
-pub use table::{decode_table, encode_table};
 pub use tree::{Extent, Mapped, Root, Step, Tree, Walk};

@@ -44,8 +44,8 @@ impl Server {
     }
 }
 
-/// Binds `address` and serves every client until `stop`, with `memory` for what requests hold. From then on nobody is accepted, no request is taken, and
-/// those under way are finished and answered within `transmission::DRAIN`.
+/// Binds `address` and serves every client until `stop`, with `memory` for what requests hold. From then on nobody is
+/// accepted, no request is taken, and those under way are finished and answered within `transmission::DRAIN`.
 pub async fn serve(
     rt: &Rt,
     address: &Address,

@@ -1,5 +1,6 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
+mod archive;
 mod conditions;
 mod counted;
 #[cfg(any(test, feature = "sim"))]
@@ -8,7 +9,6 @@ mod file;
 #[cfg(any(test, feature = "sim"))]
 mod mem;
 mod open;
-mod past;
 mod probe;
 mod request;
 mod retry;
@@ -16,6 +16,7 @@ mod s3;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
 mod url;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Error, Kind, Result};
 use request::ask;
 
+pub use archive::{Restore, Restored, Tier};
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
 #[cfg(any(test, feature = "sim"))]
@@ -38,7 +40,6 @@ pub use file::FileStore;
 #[cfg(any(test, feature = "sim"))]
 pub use mem::MemStore;
 pub use open::{adopt, expect, open, open_patiently};
-pub use past::{Restore, Restored, Tier, Version, VersionList, VersionMark, VersionPage};
 pub use probe::probe;
 pub use request::{BucketAnswer, BucketRequest};
 pub use retry::{Patience, Retrying};
@@ -46,6 +47,7 @@ pub use s3::S3Store;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
+pub use versions::{Version, VersionList, VersionMark, VersionPage};
 
 /// Any kind of bucket, behind whatever decorators.
 pub type BucketRef = Arc<dyn Bucket>;

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::parts::write_parts;
+use super::write_parts::write_parts;
 
 /// What offsets and lengths are multiples of. Devices have blocks of 512 or 4096 bytes.
 pub const ALIGN: usize = 4096;

@@ -27,7 +27,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     async fn size(&self) -> io::Result<u64>;
     /// Up to `len` bytes; fewer only at the end of the file.
     async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes>;
-    /// Writes the parts one after another from `offset` on; with `sync`, returns when they (and all written before) are durable.
+    /// Writes the parts one after another from `offset` on; with `sync`, returns when they (and all written before) are
+    /// durable.
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()>;
     async fn sync(&self) -> io::Result<()>;
     /// Reserves space; the bytes read as zeros. Not durable before a sync.

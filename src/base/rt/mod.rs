@@ -4,10 +4,10 @@
 
 pub mod direct;
 pub mod disk;
-mod parts;
 mod real;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod write_parts;
 
 use std::fmt;
 use std::future::Future;

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::direct;
 use super::disk::{Disk, DiskFile, DiskLock, OpenHow};
-use super::parts::write_parts;
+use super::write_parts::write_parts;
 use super::{Instant, Runtime};
 
 /// Runs on the tokio runtime that it was made in.

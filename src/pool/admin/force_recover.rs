@@ -11,8 +11,9 @@
 //! the seal. Else what was chosen by lost acceptors alone is forgotten: then the generation's number goes over all that
 //! they can hold, and so do the numbers of new claims on volumes (`guesses`).
 //!
-//! Restartable at every step: *settle* (what a plan before began is chosen by those that are left), *follow* (the registers
-//! of an unfinished move come along), *plan* (new stores labelled, the pool register sealed: `plan`), *bring*. What comes then is a replacement like any other.
+//! Restartable at every step: *settle* (what a plan before began is chosen by those that are left), *follow* (the
+//! registers of an unfinished move come along), *plan* (new stores labelled, the pool register sealed: `plan`),
+//! *bring*. What comes then is a replacement like any other.
 //!
 //! It can't know that a store is lost. Two that each give up the other's stores make two pools of one; whoever still
 //! reaches a majority of the lost ones goes on there. That is why a user must say so.

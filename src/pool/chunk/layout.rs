@@ -146,7 +146,8 @@ impl Zoning {
         (self.layout.k() + self.largest()).min(self.layout.n())
     }
 
-    /// The stores that hold registers, in order: taken from the zones in turn, so that no zone holds a majority where zones allow it.
+    /// The stores that hold registers, in order: taken from the zones in turn, so that no zone holds a majority where
+    /// zones allow it.
     pub fn acceptors(&self) -> Vec<usize> {
         let deepest = self.largest();
         let turns = (0..deepest).flat_map(|turn| self.zones.iter().filter_map(move |zone| zone.get(turn)));

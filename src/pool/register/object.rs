@@ -3,7 +3,7 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 8 | magic `WLREGIST` |
-//! | 8 | 4 | format, 1 |
+//! | 8 | 4 | format, 2 |
 //! | 12 | 16 | register id |
 //! | 28 | 8 | generation of the pool's membership |
 //! | 36 | 8, 16 | promised ballot: number, proposer |

@@ -41,7 +41,8 @@ pub enum Change<T> {
     Put(Bytes, T),
     /// Leave it, and return that once it is certain that the value was the current one.
     Keep(T),
-    /// It can't be the current value, whatever the acceptors say, and why: nothing is put, so that what they hold stays as it is.
+    /// It can't be the current value, whatever the acceptors say, and why: nothing is put, so that what they hold stays
+    /// as it is.
     Refuse(String),
 }
 
@@ -601,10 +602,10 @@ impl Shared {
         }
     }
 
-    /// Puts a chosen write on an acceptor that did not take part in it. `mends`: also in the place of what can't be one of ours.
-    /// A damaged copy may have been one of the majority that accepted a newer value, and an older one in its place would make a
-    /// majority of the older. So it is mended only while a majority still has ours: whoever had another value chosen has
-    /// changed one of these.
+    /// Puts a chosen write on an acceptor that did not take part in it. `mends`: also in the place of what can't be one
+    /// of ours. A damaged copy may have been one of the majority that accepted a newer value, and an older one in its
+    /// place would make a majority of the older. So it is mended only while a majority still has ours: whoever had
+    /// another value chosen has changed one of these.
     pub fn bring_up(
         self: &Arc<Self>,
         bench: &Bench,
@@ -677,8 +678,8 @@ impl Bench {
         self.cells.keys().copied()
     }
 
-    /// Takes out those whose ballot nobody who follows the rules can have come to, and says why. Never asked, they hinder nobody,
-    /// as those that are away: what they promised is not needed by a majority of the others.
+    /// Takes out those whose ballot nobody who follows the rules can have come to, and says why. Never asked, they
+    /// hinder nobody, as those that are away: what they promised is not needed by a majority of the others.
     pub fn take_damaged(&self, seen: &mut Vec<(usize, Shown)>) -> Vec<(usize, Shown, Error)> {
         let number = |shown: &Shown| shown.good().map_or(0, |s| s.state.promised.number);
         let mut numbers: Vec<u64> = seen.iter().map(|(_, shown)| number(shown)).collect();

@@ -1,5 +1,4 @@
-//! Putting missing shards back: in the background, from the list of missing shards, and one chunk at a time for repair. And deleting, when its store
-//! is back, what a store kept that was away when a chunk was deleted.
+//! Puts missing shards back, in the background and for repair; and deletes what a store missed to delete, once it is back.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::store::Cause;
 pub const AT_ONCE: usize = 2;
 /// Pause after a pass over all missing shards that found nothing to try.
 const IDLE: Duration = Duration::from_secs(1);
-/// Pause after one that tried and could do nothing; doubled each time.
+/// The longest pause: each pass that tried and mended nothing doubles it, from `IDLE` on.
 const FAILED_MAX: Duration = Duration::from_secs(30);
 
 /// Mends in the background as long as the pool lives.
@@ -83,8 +82,8 @@ async fn pass(context: &Arc<PoolContext>) -> Pass {
     }
 }
 
-/// Deletes what stores missed that are back, as long as the pool was not decided by guess since: a guess may have chosen a head
-/// that needs it.
+/// On stores that are back, deletes what they missed to delete. Not after a decision by guess, which may have chosen a head
+/// that needs these chunks.
 async fn delete_missed(context: &Arc<PoolContext>, pass: &mut Pass) {
     let n = context.layout().n();
     let members = context.members().into_iter().filter(|m| m.standing().usable());
@@ -163,8 +162,8 @@ async fn hinted(context: &Arc<PoolContext>, id: ChunkId, mask: ShardSet) -> Shar
     done
 }
 
-/// Rebuilds and puts these shards of a chunk, one attempt each; the ones that are stored now, and why others are not. `verify`: those of which
-/// every byte is looked at, because the footer may be right and the rest not.
+/// Rebuilds and puts these shards of a chunk, one attempt each; the ones that are stored now, and why others are not.
+/// `verify`: those of which every byte is looked at, because the footer may be right and the rest not.
 pub async fn put_back(
     context: &Arc<PoolContext>,
     id: &ChunkId,

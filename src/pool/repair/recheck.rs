@@ -1,9 +1,9 @@
 //! What is damaged though it was stored: shards that reads could not use are looked at more closely, and what is known to be
 //! gone is looked at again, because others may have put it back or deleted the chunk.
 //!
-//! Only what is certain is remembered (`missing_shards`): rot by every byte of the shard, absence where the store attests after it, and
-//! as long as the chunk is readable, since one that is deleted goes a shard at a time. Of what can't be read any more scrub
-//! tells, which knows what is needed. Nothing is mended here.
+//! Only what is certain is remembered (`missing_shards`): rot by every byte of the shard, absence where the store
+//! attests after it, and as long as the chunk is readable, since one that is deleted goes a shard at a time. Of what
+//! can't be read any more scrub tells, which knows what is needed. Nothing is mended here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

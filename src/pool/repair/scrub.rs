@@ -5,8 +5,8 @@
 //! meanwhile. Memory: a few words a chunk, and the shards under way (`AT_ONCE`). One that is cut off leaves a cursor, by
 //! which the next one need not read again what was right.
 //!
-//! It changes nothing in the stores (this host remembers what it found, `missing_shards`), and knows nothing of volumes. Labels look
-//! after themselves; `register_copies` looks at the copies of registers.
+//! It changes nothing in the stores (this host remembers what it found, `missing_shards`), and knows nothing of
+//! volumes. Labels look after themselves; `register_copies` looks at the copies of registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

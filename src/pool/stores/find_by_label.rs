@@ -79,8 +79,9 @@ pub async fn read_labels(rt: &Rt, stores: &[PoolStore]) -> Vec<Found> {
 
 /// Whether the stores that have shown their labels are enough to open their pool without waiting for those that have not.
 ///
-/// More than m that hold registers must be among them: a recovery by force (`force-recover`) that none of those has heard of gave
-/// up every one of them, and with so many the data. With fewer, who could tell of such a recovery is waited for.
+/// More than m that hold registers must be among them: a recovery by force (`force-recover`) that none of those has
+/// heard of gave up every one of them, and with so many the data. With fewer, who could tell of such a recovery is
+/// waited for.
 fn opens(labels: &[Found], waiting: usize) -> bool {
     let known: Vec<&Label> = labels.iter().filter_map(Found::label).collect();
     let Some(newest) = known.iter().max_by_key(|label| label.hint.generation) else { return false };

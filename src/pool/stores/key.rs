@@ -1,7 +1,8 @@
 //! Names of a pool's objects, and which store a shard belongs on (protocol §6.4).
 //!
-//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`, `probe/…`. `hh` = the first (most
-//! significant) byte of xxh3-64 of the rest, two hexadecimal digits; numbers are decimal, the volume id 32 digits.
+//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`, `probe/…`. `hh` = the
+//! first (most significant) byte of xxh3-64 of the rest, two hexadecimal digits; numbers are decimal, the volume id 32
+//! digits.
 
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -11,14 +11,15 @@
 //! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at
 //! all is not judged here but by `probe`.
 
+mod archive;
 mod connect;
 mod connector;
 mod direct;
 mod errors;
 mod multipart;
-mod past;
 mod read;
 mod trust;
+mod versions;
 mod write;
 
 use std::sync::Arc;

@@ -207,7 +207,8 @@ impl Volumes {
         }
     }
 
-    /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too few answer.
+    /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too
+    /// few answer.
     async fn confirmed(&self, session: &Session) -> Option<Result<(), Stop>> {
         let pool = &self.engine.pool;
         if pool.condition().lacks(Need::Decide) && !pool.is_there(Need::Decide).await {

@@ -1,10 +1,10 @@
 //! How far this host has seen a volume come: in its state folder, so that it never takes an older state for the volume's.
 //!
-//! File `confirmed` in the volume's local folder, JSON: `{"format": 1, "guesses": N, "claimed": EPOCH, "active": EPOCH, "position":
-//! SEQ}`, of the newest head that is known to have been chosen. Written after a take-over, a checkpoint and a release, and by
-//! nothing that a guest waits for. Each of the three numbers only grows in the heads of a volume, as long as nobody forces the pool's
-//! registers to be decided by guess (`guesses` counts that). A head that is behind was not chosen after it: stores were set back,
-//! or somebody wrote to one who may not.
+//! File `confirmed` in the volume's local folder, JSON: `{"format": 1, "guesses": N, "claimed": EPOCH, "active": EPOCH,
+//! "position": SEQ}`, of the newest head that is known to have been chosen. Written after a take-over, a checkpoint and
+//! a release, and by nothing that a guest waits for. Each of the three numbers only grows in the heads of a volume, as
+//! long as nobody forces the pool's registers to be decided by guess (`guesses` counts that). A head that is behind was
+//! not chosen after it: stores were set back, or somebody wrote to one who may not.
 //!
 //! `"forgotten": true` (absent: false) is set by `take-over --accept-loss`: older heads are taken then, but the next claim is
 //! above `claimed`, whose owner's chunks may be on the stores under its number.

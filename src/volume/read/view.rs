@@ -166,8 +166,8 @@ impl View {
         }
     }
 
-    /// Mapped blocks, given those of the tree and the ranges that lie over it, each with whether it is data (else zeros). `None`:
-    /// that would take more than `steps` pages and extents of the map.
+    /// Mapped blocks, given those of the tree and the ranges that lie over it, each with whether it is data (else
+    /// zeros). `None`: that would take more than `steps` pages and extents of the map.
     pub async fn mapped(
         &self,
         over: Vec<(Range<u64>, bool)>,

@@ -90,8 +90,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// With the tip that was adopted; nothing runs yet, and the journal isn't replayed. The tables and the chunk table are those
-    /// under the head's checkpoint.
+    /// With the tip that was adopted; nothing runs yet, and the journal isn't replayed. The tables and the chunk table
+    /// are those under the head's checkpoint.
     pub fn new(
         context: Arc<VolumeContext>,
         Taken { head, epoch, adopted, .. }: Taken,

@@ -10,12 +10,12 @@ use super::tip::Kept;
 use crate::base::{Era, Held};
 use crate::log::{Cutting, Prefix};
 
-/// Frames of a stored chunk that the tip's entries are pointed to while writes wait for its lock.
+/// Frames of a stored chunk that are placed in one hold of the tip's lock, for which writes wait.
 const PLACED_AT_ONCE: usize = 64;
-/// Memory of an entry that is stored and not merged: in its layer, and as a new chunk.
+/// Bytes of memory that an entry takes from when it is stored until it is merged: in its overlay layer, and in `NewChunks`.
 const ENTRY_COST: u64 = 128;
 
-/// So many bytes of it.
+/// One hold of memory from all of `held`, shrunk to `bytes`.
 fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
     let mut kept = held.into_iter().reduce(|mut all, one| {
         all.join(one);
@@ -25,7 +25,7 @@ fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
     Some(kept)
 }
 
-/// The one that cuts: the order of its calls is the order of the log.
+/// The only task that cuts chunks: the order of its calls is the order of the log.
 pub async fn cut_chunks(session: Arc<Session>) {
     loop {
         session.wait_for_work().await;
@@ -48,8 +48,8 @@ pub async fn cut_chunks(session: Arc<Session>) {
 }
 
 impl Session {
-    /// Returns when a chunk is to be cut. When a volume of the pool begins to wait for memory all that there is: each holds
-    /// some of it.
+    /// Returns when a chunk is to be cut. When any volume of the engine waits for memory, every volume cuts all that it has
+    /// pending, since each holds some of the memory.
     async fn wait_for_work(&self) {
         let overlay = &self.context.engine.memory.overlay;
         loop {
@@ -83,7 +83,7 @@ impl Session {
                     self.tip.lock().place(&stored, some);
                     self.context.rt().give_way().await;
                 }
-                // Before a checkpoint can take them for merged.
+                // Must come before any checkpoint that counts these entries as merged.
                 if let Some(kept) = keep(held, (stored.placed.len() + stored.zeros) as u64 * ENTRY_COST) {
                     let kept = Kept::new(kept, &self.context.engine.memory.kept);
                     self.tip.lock().keep(stored.last, kept);
@@ -93,7 +93,8 @@ impl Session {
                 self.tip.lock().stored_upto(upto);
                 self.ripe.notify_one();
                 if self.journal.is_short() {
-                    // Who waits for room asked for a round before this was stored: it may be over and have trimmed nothing.
+                    // Who waits for room asked for a round before this was stored: that round may be over and have
+                    // trimmed nothing.
                     self.rounds.ask();
                 }
             }

@@ -56,8 +56,9 @@ impl Session {
         }
     }
 
-    /// Any host may open it afterwards, and looks for nothing behind the checkpoint: so only where all was counted on the
-    /// pool's stores of now. A head that a guess took from before the checkpoint is not let go of; what is behind would be lost.
+    /// Any host may open it afterwards, and looks for nothing behind the checkpoint: so only where all was counted on
+    /// the pool's stores of now. A head that a guess took from before the checkpoint is not let go of; what is behind
+    /// would be lost.
     pub(in crate::volume) async fn last_act(
         self: &Arc<Self>,
         given_up: &CancellationToken,

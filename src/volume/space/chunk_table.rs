@@ -14,10 +14,10 @@
 //! | varint | number of entries |
 //! | … | entries, in order of their sequence numbers |
 //!
-//! An entry, as varints: sequence number less n × 4096 or less that of the entry before; epoch; era; flags (map 1, counted
-//! 2, in a pack 4); bytes of its frames (when counted), bytes of those that are dead; and in a pack: the pack's epoch,
-//! number with the highest bit set, place and
-//! length of the slice's index in it, how often it was packed (1 or 2). Not counted: a map chunk behind the checkpoint's position.
+//! An entry, as varints: sequence number less n × 4096 or less that of the entry before; epoch; era; flags (map 1,
+//! counted 2, in a pack 4); bytes of its frames (when counted), bytes of those that are dead; and in a pack: the pack's
+//! epoch, number with the highest bit set, place and length of the slice's index in it, how often it was packed (1 or
+//! 2). Not counted: a map chunk behind the checkpoint's position.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

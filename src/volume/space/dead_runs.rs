@@ -10,8 +10,9 @@
 //! | varint | number of deaths |
 //! | … | deaths, in order of era, chunk's sequence number, offset |
 //!
-//! A death, as varints: era less that of the one before; sequence number (less that of the one before, in the same era);
-//! offset (less that of the one before, in the same chunk); length. The first follows zeros.
+//! A death, as varints: era, as the difference from the death before; sequence number, as the difference where the era is the
+//! same; offset, as the difference where the chunk is the same; length. The first is encoded as if a death of zeros came
+//! before it.
 //!
 //! | index | field |
 //! |---|---|
@@ -43,14 +44,14 @@ const FORMAT: u8 = 1;
 /// A frame of this volume that a state no longer holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DeadFrame {
-    /// Of the frame.
+    /// The frame's own era, not that of its death.
     pub era: Era,
     pub seq: Seq,
     pub offset: u64,
     pub len: u32,
 }
 
-/// What a list names: the deaths of a run whose eras are in a range (both ends included).
+/// An entry in a state's list of deaths: those of a run whose eras are in a range (both ends included).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
     /// The run's index.
@@ -64,7 +65,7 @@ impl Part {
         Part { run, from: Era(1), to: Era(u64::MAX) }
     }
 
-    /// The parts up to this era and after it.
+    /// Split into the eras up to `last` and those after it; `None` where there are none.
     pub fn split(self, last: Era) -> (Option<Part>, Option<Part>) {
         let old = Part { to: self.to.min(last), ..self };
         let new = Part { from: self.from.max(last.next()), ..self };

@@ -1,9 +1,10 @@
 //! What a volume's chunks are still needed for (protocol.md §5): deaths of frames, and the chunk table that counts them.
 //!
-//! *Dead frame*: a frame that a state no longer holds, while its parent did, or nobody. A checkpoint that replaces a frame while
-//! it builds state X with parent p records the death: with era(frame) > era(p) nobody holds it any more (*free*), else the
-//! parent does, and X's list gets it. Removing a state moves lists and reads nothing. What is free is *folded* into the
-//! chunk table, exactly once, in a checkpoint: dead bytes a chunk. Frames of ancestors are none of this volume's business.
+//! *Dead frame*: a frame that a state no longer holds, while its parent did, or nobody. A checkpoint that replaces a
+//! frame while it builds state X with parent p records the death: with era(frame) > era(p) nobody holds it any more
+//! (*free*), else the parent does, and X's list gets it. Removing a state moves lists and reads nothing. What is free
+//! is *folded* into the chunk table, exactly once, in a checkpoint: dead bytes a chunk. Frames of ancestors are none of
+//! this volume's business.
 //!
 //! A *run* is an immutable sorted list of deaths, written by one checkpoint; lists name runs, or the part of a run within a
 //! range of eras. Runs that were folded are kept as long as a chunk of theirs is: they tell which of its frames are dead.

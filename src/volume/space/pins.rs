@@ -1,12 +1,12 @@
 //! Pins: which clones hold a snapshot (protocol.md §4.4, model `pin`).
 //!
-//! Those of one snapshot are a catalog (`pool::io::catalog`): key = the clone's id, 16 bytes little-endian, value = the pin's nonce.
-//! Its root's register id = xxh3-128(`windlass pins` ‖ the volume's id, 16 bytes ‖ the snapshot's id, 8 bytes, both
-//! little-endian). They are not in the head, which would grow with them.
+//! Those of one snapshot are a catalog (`pool::io::catalog`): key = the clone's id, 16 bytes little-endian, value = the
+//! pin's nonce. Its root's register id = xxh3-128(`windlass pins` ‖ the volume's id, 16 bytes ‖ the snapshot's id, 8
+//! bytes, both little-endian). They are not in the head, which would grow with them.
 //!
-//! A pin counts from the moment when the head, looked at after the pin was made, shows the snapshot, also among the `cloned`,
-//! and no gate on it. What is removed is first put behind a gate, then looked for pins, then removed in one change of the head, which
-//! requires the same gate.
+//! A pin counts from the moment when the head, looked at after the pin was made, shows the snapshot, also among the
+//! `cloned`, and no gate on it. What is removed is first put behind a gate, then looked for pins, then removed in one
+//! change of the head, which requires the same gate.
 
 use xxhash_rust::xxh3::xxh3_128;
 

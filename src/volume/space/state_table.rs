@@ -1,7 +1,8 @@
 //! The states of a volume: its tip, its snapshots, what is kept hidden; and the table of them under each checkpoint.
 //!
-//! A state knows its parent and its era, by which it is told whose a dead frame was (see `space`). A mark in the log turns the tip into a snapshot and begins a new tip as its child; the snapshot's map is
-//! built by the next checkpoint. A table that is written down holds built states only.
+//! A state knows its parent and its era, by which it is told whose a dead frame was (see `space`). A mark in the log
+//! turns the tip into a snapshot and begins a new tip as its child; the snapshot's map is built by the next checkpoint.
+//! A table that is written down holds built states only.
 //!
 //! # Bytes of the table page
 //!
@@ -17,11 +18,11 @@
 //! | 36 | 4 | number of ended epochs |
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
-//! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4, group whole 8), created
-//! ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group is the epoch that ended
-//! there, above, and its last write), name (u32 length and bytes), and when mapped the root's height (1) and frame (varints). An ended
-//! epoch: epoch and its last sequence number, as varints; the oldest ones may have been forgotten. The page is a frame of
-//! kind table with address 0: the frame's checksum covers it.
+//! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4,
+//! group whole 8), created ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
+//! is the epoch that ended there, above, and its last write), name (u32 length and bytes), and when mapped the root's
+//! height (1) and frame (varints). An ended epoch: epoch and its last sequence number, as varints; the oldest ones may
+//! have been forgotten. The page is a frame of kind table with address 0: the frame's checksum covers it.
 //!
 //! What is needed of chunks, all varints, each list behind its length: pages of the chunk table (number, frame); states
 //! with deaths (id, list of parts); free parts; folded parts (each with the number and the bytes of its deaths); retired

@@ -1,0 +1,48 @@
+//! Earlier versions of objects, as a bucket keeps and lists them.
+
+use super::Etag;
+
+/// A version of an object, or the mark that it was deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    pub key: String,
+    /// Opaque; `null` of what was put before the bucket kept versions.
+    pub id: String,
+    /// In bytes; 0 of a mark.
+    pub size: u64,
+    /// None of a mark.
+    pub etag: Option<Etag>,
+    /// When it became the object. Milliseconds since 1970; some stores tell whole seconds only.
+    pub modified_ms: u64,
+    /// It is what the key shows now.
+    pub latest: bool,
+    /// The object was deleted: there are no bytes.
+    pub deleted: bool,
+}
+
+/// Where a listing of versions goes on, in the store's own words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VersionMark {
+    pub key: String,
+    pub version: Option<String>,
+}
+
+/// Which versions to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VersionList {
+    pub prefix: String,
+    /// What the page before gave as `next`.
+    pub after: Option<VersionMark>,
+    /// Group what lies below the next `/` into `prefixes`.
+    pub delimited: bool,
+    /// At most this many versions and groups, 1..=1000.
+    pub max: usize,
+}
+
+/// One page: versions by key, those of a key newest first; groups by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VersionPage {
+    pub versions: Vec<Version>,
+    pub prefixes: Vec<String>,
+    pub next: Option<VersionMark>,
+}
