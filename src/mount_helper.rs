@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 
 /// What mount(8) and fstab write for themselves.
 const DROPPED: &[&str] =
-    &["rw", "defaults", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group"];
+    &["defaults", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group"];
 
 /// Where programs are looked for when nobody says.
 const PATHS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -127,9 +127,10 @@ mod tests {
         let run = |line: &str| Wish::Run(line.split(' ').map(OsString::from).collect());
         assert_eq!(
             of("s3://b/p?a=1&b=2 /mnt -o rw,_netdev,uid=7,x-systemd.automount,noauto"),
-            run("mount s3://b/p?a=1&b=2 /mnt -o uid=7")
+            run("mount s3://b/p?a=1&b=2 /mnt -o rw,uid=7")
         );
-        assert_eq!(of("file:///d /mnt -o rw"), run("mount file:///d /mnt"));
+        assert_eq!(of("file:///d /mnt -o rw,remount"), run("mount file:///d /mnt -o rw,remount"));
+        assert_eq!(of("file:///d /mnt -o defaults"), run("mount file:///d /mnt"));
         assert_eq!(of("file:///d /mnt -n -v -o ro -o gid=1"), run("mount file:///d /mnt -o ro,gid=1"));
         assert_eq!(of("-r file:///d /mnt -t windlass"), run("mount file:///d /mnt -o ro"));
         assert_eq!(of("-sf file:///d /mnt"), Wish::Nothing);
