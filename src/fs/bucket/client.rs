@@ -1,6 +1,7 @@
 //! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
 //!
-//! Owns no state but what is known of a store that says nothing (`breaker`). A put whose answer was lost is looked up by its signature.
+//! Owns no state but what is known of a store that says nothing (`breaker`). A put whose answer was lost is looked up
+//! by its signature.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What an open file is, as a value without I/O: its name, its object, which bytes count, and how far each change has
 //! come.
 //!
-//! `FileState::apply` makes every change and says what the caller has to do then; `FileState::check` tells what always holds. The
-//! handles that do I/O (stage, upload) stand beside the value, in `open_file`.
+//! `FileState::apply` makes every change and says what the caller has to do then; `FileState::check` tells what always
+//! holds. The handles that do I/O (stage, upload) stand beside the value, in `open_file`.
 //!
 //! Every change of the file has a number, `changes`. `sent` is the last one that the bucket has, `asked` the last one
 //! that a close, an fsync or a send asked for. Numbers, because a file may change while it is being sent.

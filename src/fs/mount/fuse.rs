@@ -2,8 +2,9 @@
 //!
 //! A callback runs on one of fuser's few threads: it answers what is in memory, and hands everything else, with its
 //! reply, to the runtime. What mostly needs no more than this host's page cache is begun on the thread itself, as long
-//! as another is free: waking threads costs more than such an operation. A panic costs one operation: a reply that is dropped unanswered
-//! answers `EIO` by itself. The kernel's FUSE_INTERRUPT is not answered (fuser can't), so each operation is bounded.
+//! as another is free: waking threads costs more than such an operation. A panic costs one operation: a reply that is
+//! dropped unanswered answers `EIO` by itself. The kernel's FUSE_INTERRUPT is not answered (fuser can't), so each
+//! operation is bounded.
 
 use std::ffi::OsStr;
 use std::future::Future;

@@ -251,7 +251,8 @@ impl Fs {
     }
 
     /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
-    /// then; and which there are none of, if several were missing and it is the only page. The first page begins where the directory does and mostly is all of it; later ones begin near the name.
+    /// then; and which there are none of, if several were missing and it is the only page. The first page begins where
+    /// the directory does and mostly is all of it; later ones begin near the name.
     async fn among_many(&self, place: &NamedKey) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
         let remote = &self.context.remote;

@@ -1,8 +1,8 @@
-//! A directory's rename on its way: written down on this host before the first copy, so that a crash leaves neither
-//! half of it for ever. The next mount finishes it, or undoes the one that was being undone.
+//! A directory's rename on its way: written down on this host before the first copy, so that no crash leaves it
+//! half done for good. The next mount finishes it, or undoes the one that was being undone.
 //!
-//! An object is deleted at its old name only when its copy was verified and a listing just before shows that it is
-//! still what was copied; after a crash, when the object at the new name is that copy. What was changed or made at the
+//! An object is deleted at its old name only when its copy was verified and a fresh listing still shows what was copied.
+//! After a crash it is deleted only when the object at the new name is that copy. What was changed or made at the
 //! old name meanwhile is copied too. What somebody else put at the new name stays, and so does what wanted it.
 
 use std::collections::BTreeSet;
@@ -29,13 +29,13 @@ const AT_ONCE: usize = 32;
 /// Attempts at an object that others change meanwhile.
 const COPIES: usize = 5;
 
-/// Looks at the old name, after all was copied, at what was changed meanwhile.
+/// How often the old name is listed, after all was copied, for what was changed meanwhile.
 const ROUNDS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Between attempts to end a rename that failed.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Which state of each key was copied.
+/// The hash of each copied key, and the hash of the etag that it had then.
 #[derive(Default)]
 struct CopiedKeys(FastMap<u64, u64>);
 
@@ -84,7 +84,7 @@ struct DirRename<'a> {
     /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
     marker: Option<Listed>,
     over: bool,
-    /// Something of the old state is gone: the rename can only go on.
+    /// An object at the old name was deleted: the rename can only go on.
     deleted: bool,
 }
 
@@ -297,8 +297,8 @@ impl Fs {
         Ok((nodes, holds))
     }
 
-    /// Deletes what is below `delete_from` and also below `present_at`: at once if the store can, or when it can again. The intent
-    /// at `path` is removed then.
+    /// Deletes what is below `delete_from` and also below `present_at`: at once if the store can, or when it can again.
+    /// The intent at `path` is removed then.
     pub(super) async fn finish_behind(
         self: &Arc<Self>,
         path: PathBuf,
@@ -450,8 +450,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Deletes what is below `delete_from` once the same is below `present_at`; copies it there first, unless `only_same`. What is in
-    /// `exempted` stays.
+    /// Deletes what is below `delete_from` once the same is below `present_at`; copies it there first, unless
+    /// `only_same`. What is in `exempted` stays.
     pub(super) async fn finish_rename(
         &self,
         (delete_from, present_at): (&str, &str),

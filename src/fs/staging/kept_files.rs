@@ -100,8 +100,9 @@ impl KeptFiles {
         self
     }
 
-    /// Copies them below `to`, each under its key, earlier versions of it beside it. What is there already is not touched, which is an error, as is a file of
-    /// which this host has only a part. The first error is told after all were tried.
+    /// Copies them below `to`, each under its key, earlier versions of it beside it. What is there already is not
+    /// touched, which is an error, as is a file of which this host has only a part. The first error is told after all
+    /// were tried.
     pub async fn copy_out(&self, to: &Path) -> (Vec<PathBuf>, Result<()>) {
         let (mut copied, mut result) = (Vec::new(), Ok(()));
         for (n, left) in self.files.iter().enumerate() {

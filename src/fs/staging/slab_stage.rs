@@ -16,7 +16,8 @@ use super::stage::StagedFile;
 use crate::base::rt::DiskFile;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// The file by now. Locked while its bytes or its notes are written, so that a checksum is always that of the bytes it is written for.
+/// The file by now. Locked while its bytes or its notes are written, so that a checksum is always that of the bytes it
+/// is written for.
 #[derive(Debug)]
 struct SlotState {
     extent: Extent,

@@ -1,7 +1,7 @@
 //! The folder where staged bytes stand, as they see it; and which of them left in a way that a loss of power would undo.
 //!
-//! What comes back is taken for what was never sent. So that this can't be for long, whoever owns the folder syncs removals some
-//! time after `wait_for_removal` returns.
+//! What comes back is taken for what was never sent. So that this can't be for long, whoever owns the folder syncs
+//! removals some time after `wait_for_removal` returns.
 
 use std::collections::BTreeMap;
 use std::fmt;

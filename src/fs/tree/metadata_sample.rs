@@ -1,9 +1,10 @@
 //! What metadata a directory's objects carry that a listing doesn't show, as far as a few of them tell.
 //!
 //! S3's listings tell sizes and times; modes, owners and whether an object is a link cost a question each. Where a few
-//! objects carry nothing but what the mount shows anyway, `-o attributes=sampled` takes the others to be like them, for as
-//! long as a listing is believed. Without that option nothing is guessed: each object is asked for. That decides what stat(2) shows, never who may read: whoever opens a file or changes its metadata finds
-//! what it really carries, and where that is something else, the kernel is told to judge again.
+//! objects carry nothing but what the mount shows anyway, `-o attributes=sampled` takes the others to be like them, for
+//! as long as a listing is believed. Without that option nothing is guessed: each object is asked for. That decides
+//! what stat(2) shows, never who may read: whoever opens a file or changes its metadata finds what it really carries,
+//! and where that is something else, the kernel is told to judge again.
 
 use crate::fs::object::{Attributes, Meta as _, MountOptions, S_IFMT, S_IFREG};
 use crate::store::Attrs;
@@ -42,8 +43,8 @@ impl Metadata {
         }
     }
 
-    /// Whether what a listing shows, with `attributes=sampled`, of one of them is enough. Where other users may come, it isn't for a directory: the
-    /// kernel asks nobody before it lets them pass.
+    /// Whether what a listing shows, with `attributes=sampled`, of one of them is enough. Where other users may come,
+    /// it isn't for a directory: the kernel asks nobody before it lets them pass.
     pub fn tells(self, listed: &Attributes, options: &MountOptions) -> bool {
         match self {
             _ if !options.sampled => false,

@@ -1,5 +1,5 @@
-//! The name (dentry) cache: what the store lately said about names: single ones, present or absent, and whole directories. Bounded, and
-//! believed for the mount's TTL only; own changes are entered as they happen.
+//! The name (dentry) cache: what the store lately said of single names, present or absent, and of whole directories.
+//! Bounded, and believed for the mount's TTL only; own changes are entered as they happen.
 //!
 //! An answer that was asked for before an own change is not believed after it: own changes are counted, each name's
 //! and each directory's last one is remembered, and an answer carries the count it began with (`ChangeSeq`). The node
@@ -25,19 +25,20 @@ const ENTRIES_MAX: usize = 200_000;
 pub const LISTING_MAX: usize = 50_000;
 /// A listing that says nothing of more names than this is forgotten.
 const DOUBTED_MAX: usize = 10_000;
-/// Names and directories share their last changes by hash: a collision costs a question.
+/// Slots for the number of the last change, chosen by a name's hash. Two names in one slot cost no more than a request.
 const STRIPES: usize = 1 << 15;
 /// Names of one directory that are asked for within `BULK_TIME` before all of them are.
 const BULK: u32 = 3;
-/// After so many more, since one page did not have all of them.
+/// One page did not have all names: after so many more look-ups the next page is listed.
 const BULK_AGAIN: u32 = 64;
+/// The same in a directory that is being emptied.
 const BULK_EMPTIED: u32 = 8;
 const BULK_TIME: Duration = Duration::from_secs(5);
-/// Directories of which that is counted.
+/// Directories whose look-ups are counted.
 const BULK_DIRS: usize = 1024;
-/// Directories that went away lately, each for itself; of older ones only that there were any.
+/// Directories that went away lately, kept one by one. Of older ones only the number of the last is kept.
 const MOVED: usize = 64;
-/// Names that were changed lately, the same.
+/// Names that were changed lately, kept one by one. Of older ones only the number of the last is kept.
 const RECENT: usize = 1024;
 
 /// What stands at a component: a directory, an object, both or nothing.
@@ -77,7 +78,7 @@ impl Listing {
 pub enum BulkLookup {
     First,
     More,
-    /// Names that there are none of: more are about to be made.
+    /// Most of the names that were asked for are absent: the caller is about to make files.
     Missing,
 }
 
@@ -86,7 +87,7 @@ pub enum BulkLookup {
 struct LookupCount {
     names: u32,
     missing: u32,
-    /// All of them were asked for since, for the sake of the missing ones.
+    /// `BulkLookup::Missing` was answered since then.
     all: bool,
     since: Instant,
 }
