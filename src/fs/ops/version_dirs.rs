@@ -22,7 +22,7 @@ impl Fs {
     /// Each name once, however many versions it has and though it is an object and a directory: those two may come
     /// pages apart, with only names between them that begin like theirs.
     async fn names_page(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
-        let page = self.context.remote.versions(prefix, stream.after.take(), true, PAGE).await?;
+        let page = self.context.remote.versions(prefix, stream.after.clone(), true, PAGE).await?;
         // A marker of no bytes is the directory itself.
         let objects = page.versions.iter().filter(|v| v.key != prefix || v.size > 0);
         let mut names: BTreeSet<&str> = objects.map(|v| &v.key[prefix.len()..]).collect();
@@ -59,7 +59,14 @@ impl Fs {
 
     async fn versions_page(&self, key: &str, stream: &mut Stream) -> Op<()> {
         let (remote, dir) = (&self.context.remote, format!("{key}/"));
-        let page = remote.versions(key, stream.after.take(), true, PAGE).await?;
+        let page = remote.versions(key, stream.after.clone(), true, PAGE).await?;
+        let others = page.versions.iter().any(|v| v.key != key) || !page.prefixes.is_empty();
+        let goes_on = page.next.is_some() && !others;
+        // Its directory comes behind names like `key-1`, perhaps pages later. Who asks again after an error must find
+        // nothing of this page shown.
+        let nested = !goes_on
+            && (page.prefixes.contains(&dir)
+                || page.next.is_some() && !remote.versions(&dir, None, false, 1).await?.versions.is_empty());
         for v in page.versions.iter().filter(|v| v.key == key) {
             let name = VersionName { at_ms: v.modified_ms, id: v.id.clone(), deleted: v.deleted };
             let Some(shown) = name.show() else {
@@ -69,18 +76,10 @@ impl Fs {
             let attributes = self.version_listed(v.size, v.modified_ms, v.deleted);
             push(stream, shown, attributes, VersionPlace::One { key: key.to_owned(), name });
         }
-        let others = page.versions.iter().any(|v| v.key != key) || !page.prefixes.is_empty();
-        if page.next.is_some() && !others {
-            stream.after = page.next;
-            return Ok(());
-        }
-        // Its directory comes behind names like `key-1`, perhaps pages later.
-        let nested = page.prefixes.contains(&dir)
-            || page.next.is_some() && !remote.versions(&dir, None, false, 1).await?.versions.is_empty();
         if nested {
             push_dir(self, stream, VERSIONS.into(), VersionPlace::Names(dir));
         }
-        stream.ended = true;
+        (stream.after, stream.ended) = (page.next, !goes_on);
         Ok(())
     }
 }

@@ -12,7 +12,9 @@ use crate::base::sum::crc32c;
 use crate::fs::object::{Errno, Op};
 use crate::fs::ops::{Changes, Entry};
 use crate::fs::tree::{OpenMode, ROOT};
-use crate::store::{Bucket as _, Cause, Counted, MemStore, Store as _, VersionList, When};
+use crate::store::{
+    Bucket as _, Cause, Counted, Faulty, MemStore, RequestFate, Store as _, VersionList, When,
+};
 
 const WHY: Cause = Cause::File;
 
@@ -287,6 +289,51 @@ fn what_was_private_stays_private_among_the_versions() {
 
 fn requests(counted: &Counted) -> u64 {
     counted.counters().unwrap().requests()
+}
+
+/// A page that can't be listed is asked for again by who reads on: no name is missing or shown twice.
+#[test]
+fn a_page_of_versions_that_failed_is_asked_for_again() {
+    let sim = Sim::new(7);
+    let world = sim.clone();
+    let run = async move {
+        let store = MemStore::new("v");
+        store.keep_versions();
+        for i in 0..1200 {
+            put(&store, &format!("n{i:04}"), "x").await;
+            put(&store, "d/many", "x").await;
+            put(&store, &format!("d/many-{i:04}"), "x").await;
+        }
+        let faulty = Faulty::new(&world.rt(), store);
+        let user = User::simulated(&world, faulty.clone(), "versions").await;
+        let failed = RequestFate::Failed(Kind::Unavailable);
+        let many = "d/.versions/many";
+        // The last one: the page is listed, and not whether a directory has the name too.
+        for (path, all, fates) in [
+            (".versions", 1201, vec![failed]),
+            (many, 1200, vec![failed]),
+            (many, 1200, vec![RequestFate::Answered, failed]),
+        ] {
+            let handle = user.fs.opendir(user.walk(path).await.unwrap()).unwrap();
+            let mut names = Vec::new();
+            loop {
+                if names.len() == 1000 {
+                    faulty.next(fates.clone());
+                    user.fs.readdir(handle, 1000, false).await.unwrap_err();
+                }
+                let items = user.fs.readdir(handle, names.len() as u64, false).await.unwrap();
+                if items.is_empty() {
+                    break;
+                }
+                names.extend(items.into_iter().map(|item| item.name));
+            }
+            let shown = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!((shown, names.len()), (all, all), "{path}");
+        }
+    };
+    sim.run(run).unwrap();
 }
 
 /// Promise: Versions are asked for page by page, and only by who looks.
