@@ -1,7 +1,6 @@
 //! What every layer may use: identities, sizes, errors, bounded codecs, records, and the runtime seams.
 
 pub mod budget;
-pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod ids;
@@ -13,6 +12,7 @@ pub mod rope;
 pub mod rt;
 pub mod size;
 pub mod sum;
+pub mod utc;
 
 pub use budget::{Budget, Held};
 pub use error::{Error, Kind, Result, ResultExt};

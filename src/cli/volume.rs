@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
-use crate::base::{Kind, Name, Result, clock};
+use crate::base::{Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
@@ -155,13 +155,13 @@ fn info(answer: VolumeAnswer) {
     line("meaning", info.meaning);
     line("owner", output::or_dash(info.owner));
     line("owner id", output::or_dash(info.owner_id));
-    line("owner since", clock::show(info.owner_since_ms));
+    line("owner since", utc::show(info.owner_since_ms));
     line("clients", clients.to_string());
     line("unsent", show_bytes(info.unsent_bytes));
     line("unsent age", time(info.unsent_age_ms));
     line("clones", output::or_dash(info.clones));
     line("compression", word(&info.compression));
-    line("created", clock::show(info.created_ms));
+    line("created", utc::show(info.created_ms));
     line("degraded", yes(info.degraded));
     line("full in", time(info.full_in_ms));
     line("id", info.id.to_string());

@@ -13,7 +13,7 @@ use super::config::Config;
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
-use super::http;
+use super::metrics_server;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::volume_clients::Sessions;
@@ -142,7 +142,7 @@ impl Engine {
         let given = if flags.is_empty() { &self.state.config.metrics } else { flags };
         for text in given {
             let (rt, state) = (&self.state.host_context.rt, Arc::downgrade(&self.state));
-            let bound = http::serve(rt, &text.parse()?, state, self.stop.clone()).await?;
+            let bound = metrics_server::serve(rt, &text.parse()?, state, self.stop.clone()).await?;
             self.state.metrics.lock().push(bound);
         }
         Ok(())

@@ -22,6 +22,8 @@
 //! The version of this format is that of the chunk that holds the frame. A frame of an unknown codec or key slot whose
 //! checksum is right is `Unsupported` (a newer version wrote it), all else that is wrong is `Corrupt`.
 
-mod body;
+mod encoding;
 
-pub use body::{Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, open, open_verified, verify};
+pub use encoding::{
+    Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, open, open_verified, verify,
+};

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::frame_fetch::{Ask, Counts, Source};
 use super::frame_ref::FrameRef;
 use super::places::{Places, Slices};
+use super::stored_frames::{Ask, Counts, Source};
 use crate::base::rt::Rt;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{ChunkId, Error, Kind, Result, VolumeId};

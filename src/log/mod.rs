@@ -1,11 +1,11 @@
 //! Chunks of a volume's log: cut, write, read, walk.
 
 mod draft;
-mod frame_fetch;
 mod frame_reader;
 mod frame_ref;
 mod pack;
 mod places;
+mod stored_frames;
 mod toc;
 mod writer;
 

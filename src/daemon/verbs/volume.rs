@@ -308,7 +308,7 @@ fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<O
 }
 
 fn snapshot_line(volume: &VolumePath, info: SnapshotInfo) -> SnapshotLine {
-    let (path, created) = (format!("{volume}@{}", info.name), crate::base::clock::show(info.created_ms));
+    let (path, created) = (format!("{volume}@{}", info.name), crate::base::utc::show(info.created_ms));
     SnapshotLine { path, created, info }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::context::MountContext;
 use super::upload::{Snapshot, upload};
-use crate::base::{Error, Kind, Result, clock};
+use crate::base::{Error, Kind, Result, utc};
 use crate::fs::object::{Base, KEY_MAX, Source};
 use crate::store::When;
 
@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 4;
 
 /// The name of a key's file that couldn't have it.
 fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> String {
-    let at: String = clock::show(wall_ms).chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    let at: String = utc::show(wall_ms).chars().filter(|c| !matches!(c, '-' | ':')).collect();
     let end = format!(".{word}-{at}-{:06x}", random & 0xff_ffff);
     let mut len = key.len().min(KEY_MAX - end.len());
     while !key.is_char_boundary(len) {

@@ -5,7 +5,7 @@
 //! written with `%XX` for all but letters and digits, and the name then begins with `%~`, as every escape does.
 
 use super::names::{MARK, NAME_MAX, spelled, unescaped};
-use crate::base::clock;
+use crate::base::utc;
 
 const DELETED: &str = "-deleted";
 /// The length of `2026-01-31T10:22:33.123Z`.
@@ -28,7 +28,7 @@ fn plain(id: &str) -> bool {
 impl VersionName {
     /// `None` where it would be longer than a file name can be.
     pub fn show(&self) -> Option<Vec<u8>> {
-        let at = clock::show_ms(self.at_ms);
+        let at = utc::show_ms(self.at_ms);
         let end = if self.deleted { DELETED } else { "" };
         let name = match plain(&self.id) {
             true => format!("{at}-{}{end}", self.id),
@@ -44,7 +44,7 @@ impl VersionName {
         let (at, rest) = (text.get(..TIME)?, text.get(TIME..)?.strip_prefix('-')?);
         let (id, deleted) = rest.strip_suffix(DELETED).map_or((rest, false), |id| (id, true));
         let id = if escaped { String::from_utf8(unescaped(id)?).ok()? } else { id.to_owned() };
-        let read = VersionName { at_ms: clock::read_ms(at)?, id, deleted };
+        let read = VersionName { at_ms: utc::read_ms(at)?, id, deleted };
         (read.show()? == name).then_some(read)
     }
 }

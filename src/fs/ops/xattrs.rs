@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::create_remove_setattr::Changes;
 use super::filesystem::Fs;
-use crate::base::{Error, Kind, clock};
+use crate::base::{Error, Kind, utc};
 use crate::fs::object::{Attributes, Errno, Fail, Meta as _, Op, Rights};
 use crate::fs::tree::{VersionPlace, is_version};
 use crate::store::{Head, Restore, Restored};
@@ -187,7 +187,7 @@ fn restored(head: &Head) -> Option<String> {
     let archived = head.storage_class.as_deref().is_some_and(|class| ARCHIVES.contains(&class));
     match head.restored {
         Some(Restored::Underway) => Some("ongoing".into()),
-        Some(Restored::Until(ms)) => Some(format!("until {}", clock::show(ms))),
+        Some(Restored::Until(ms)) => Some(format!("until {}", utc::show(ms))),
         None => archived.then(|| "archived".into()),
     }
 }

@@ -12,7 +12,7 @@
 //! they can hold, and so do the numbers of new claims on volumes (`guesses`).
 //!
 //! Restartable at every step: *settle* (what a plan before began is chosen by those that are left), *follow* (the
-//! registers of an unfinished move come along), *plan* (new stores labelled, the pool register sealed: `plan`),
+//! registers of an unfinished move come along), *plan* (new stores labelled, the pool register sealed: `next_generation`),
 //! *bring*. What comes then is a replacement like any other.
 //!
 //! It can't know that a store is lost. Two that each give up the other's stores make two pools of one; whoever still
@@ -25,7 +25,7 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::handle::Pool;
-use super::plan::Plan;
+use super::next_generation::Plan;
 use super::replace::{free_place, list_registers};
 use crate::base::{Error, Incarnation, Kind, RegisterId, Result};
 use crate::pool::io::PoolContext;

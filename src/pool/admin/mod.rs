@@ -2,13 +2,13 @@
 
 mod force_recover;
 mod handle;
+mod next_generation;
 mod open;
-mod plan;
 mod replace;
 
 pub use force_recover::{ForcedRecovery, Lost, StoreSwap};
 pub use handle::Pool;
-pub use open::CreateOptions;
 #[cfg(test)]
-pub use plan::{Place, Plan};
+pub use next_generation::{Place, Plan};
+pub use open::CreateOptions;
 pub use replace::{Filled, Replacement};

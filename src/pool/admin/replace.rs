@@ -1,6 +1,6 @@
 //! Another store in a member's place, or the same place made anew (protocol §1.7, §2.8; models `generation`, `repair`).
 //!
-//! Steps, each done by whoever comes, again after a kill: *plan* (its store labelled, the pool register sealed: `plan`),
+//! Steps, each done by whoever comes, again after a kill: *plan* (its store labelled, the pool register sealed: `next_generation`),
 //! *follow*: every other register is sealed and
 //! its value known chosen in the new generation; then the volumes *admit* the store (their walks, in `volume`); *fill*:
 //! its shards, from the old store or from the others; *labels* of the others say whom to ask; *settle*: the pool register
@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::handle::Pool;
-use super::plan::{Plan, check_free};
+use super::next_generation::{Plan, check_free};
 use crate::base::size::show_count;
 use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result};
 use crate::pool::chunk::Inventory;

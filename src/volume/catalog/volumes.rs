@@ -308,10 +308,10 @@ impl Volumes {
         let _turn = seat.turn.lock().await;
         let refused = self.head(name, id).await.is_err_and(|e| e.is(Kind::Refused));
         let open = seat.volume.lock().take_if(|_| refused);
-        if let Some(open) = open {
-            open.forgotten().await;
-        }
-        self.engine.confirmed(id).forget().await
+        let Some(open) = open else { return self.engine.confirmed(id).forget().await };
+        open.forgotten().await;
+        // What its session was about to write down comes before this or sees it.
+        open.confirmed().forget().await
     }
 
     /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.

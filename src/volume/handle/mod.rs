@@ -1,8 +1,8 @@
 //! The handle that clients use, and how a volume is opened.
 
-mod open;
+mod become_owner;
 mod start;
 mod volume;
 
-pub use open::lineage;
+pub use become_owner::lineage;
 pub use volume::{Known, Volume};

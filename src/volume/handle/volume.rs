@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::open::{ClaimRequest, Failed, own};
+use super::become_owner::{ClaimRequest, Failed, own};
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 use crate::volume::head::Head;
+use crate::volume::head::Record;
 use crate::volume::head::Stop;
 use crate::volume::head::VolumeSettings;
 use crate::volume::read::VolumeContext;
@@ -455,6 +456,11 @@ impl Volume {
         std::mem::take(&mut *self.inner.notes.lock())
     }
 
+    /// How far this host has seen it come.
+    pub(in crate::volume) fn confirmed(&self) -> &Record {
+        &self.inner.context.confirmed
+    }
+
     /// An older state is the volume's from now on: all I/O of those who see this one fails.
     pub(in crate::volume) async fn forgotten(&self) {
         let why = format!(
@@ -491,6 +497,19 @@ impl Inner {
             }
             State::Live(session) => session.prefetch(&fetch).await,
             State::Ended | State::Failed(..) => {}
+        }
+    }
+
+    /// What was under way has come to this, unless the volume has failed meanwhile: that is for good.
+    fn becomes(&self, next: State) {
+        let mut state = self.state.lock();
+        match (&*state, next) {
+            (State::Failed(error, _), State::Live(session)) => {
+                session.stop(Stop::Failed(error.share()));
+                *state = State::Failed(error.clone(), Some(session));
+            }
+            (State::Failed(..), _) => {}
+            (_, next) => *state = next,
         }
     }
 
@@ -563,7 +582,7 @@ impl Inner {
         let claim_request = ClaimRequest { seen, tried, force, accept_loss };
         match own(&self.context, claim_request, self.leavers.come()).await {
             Ok(owned) => {
-                *self.state.lock() = State::Live(owned.session.clone());
+                self.becomes(State::Live(owned.session.clone()));
                 self.trouble.lock().said = None;
                 self.revive_after(owned.session);
                 *self.notes.lock() = owned.notes;
@@ -633,15 +652,15 @@ impl Inner {
         match session.release(given_up).await {
             Released::Done(head) => {
                 let tables = self.context.view.tables(&head).await;
-                *self.state.lock() = match tables {
+                self.becomes(match tables {
                     Ok(tables) => State::Inert(Inert::new(&head, tables)),
                     Err(_) => State::Ended,
-                };
+                });
                 Ok(())
             }
             Released::NotYet(stop) => Err(stop),
             Released::Unknown(stop) => {
-                *self.state.lock() = State::Ended;
+                self.becomes(State::Ended);
                 Err(stop)
             }
         }

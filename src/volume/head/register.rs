@@ -101,16 +101,12 @@ impl HeadRegister {
         self.check(value.as_deref().map(Head::decode).transpose()?.ok_or_else(missing)?).await
     }
 
-    /// Applies one change to a head that isn't older than what this host knows of; the head that is current with it.
+    /// Applies one change; the head that is current with it.
     /// Called again with the value current then after an unknown outcome, so `step` must recognise what it has done
     /// (the functions of `Head` do).
     pub async fn change(&self, mut step: impl FnMut(&Head) -> Result<Move> + Send) -> Result<Head> {
         let apply = |value: Option<&Bytes>| {
             let head = Head::decode(value.ok_or_else(missing)?)?;
-            if let Some(why) = self.floor.refuses(&head, self.register.guesses()) {
-                *self.vetoed.lock() = Some(why.clone());
-                return Err(Error::new(Kind::Refused, why));
-            }
             Ok(match step(&head)? {
                 Move::Already => Change::Keep(head),
                 Move::To(next) => Change::Put(next.encode()?, *next),

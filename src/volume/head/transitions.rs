@@ -15,8 +15,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::settings::{Host, VolumeSettings};
-use crate::base::clock;
 use crate::base::size::HEAD_MAX;
+use crate::base::utc;
 use crate::base::{
     Epoch, Error, HostId, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId,
 };
@@ -391,7 +391,7 @@ impl Head {
 
     fn owned_elsewhere(&self, host: Option<HostId>) -> Error {
         let owner = self.active.owner.clone().unwrap_or_else(Host::unknown);
-        let since = clock::show(self.active.since_ms);
+        let since = utc::show(self.active.since_ms);
         let why = match Some(owner.id) == host {
             // An older backup of it, or a part of it was removed.
             true => format!(
@@ -641,7 +641,7 @@ fn gate_lost() -> Error {
 }
 
 fn fenced(by: &Host, since_ms: u64) -> Error {
-    Error::new(Kind::Fenced, format!("fenced: {by} took the volume over at {}", clock::show(since_ms)))
+    Error::new(Kind::Fenced, format!("fenced: {by} took the volume over at {}", utc::show(since_ms)))
 }
 
 #[cfg(test)]

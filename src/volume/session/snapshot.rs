@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::active::Session;
 use crate::base::record::{Mark, Op, Record};
-use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, clock};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
 use crate::volume::space::State;
@@ -34,7 +34,7 @@ impl Session {
     /// Freezes the state as another owner left it. Before this session's first write.
     pub async fn mark_taken_over(&self, ended: Epoch, last: Lsn) -> Result<Name, Stop> {
         let now = self.context.rt().wall_ms();
-        let name = format!("taken-over-{}", clock::compact(now)).parse::<Name>()?;
+        let name = format!("taken-over-{}", utc::compact(now)).parse::<Name>()?;
         let mut room = self.mark_room().await?;
         self.mark(&name, taken_over(ended, last, now), &mut room)?;
         Ok(name)

@@ -2,7 +2,7 @@
 
 use super::site::Site;
 use super::*;
-use crate::base::RegisterId;
+use crate::base::{Epoch, RegisterId};
 use crate::pool::register_key;
 use crate::store::{ByteRange, Cause, Store as _, When};
 
@@ -93,6 +93,38 @@ fn what_is_open_here_ends_when_an_older_state_is_taken() {
         let life = life.crash().start().await;
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         assert!(v.read(0, 4096).await.unwrap() == vec![5; 4096]);
+    });
+}
+
+/// Who opened the volume long ago claims above all that this host has seen since: no ownership's number is given twice.
+#[test]
+fn who_opened_it_long_ago_claims_above_what_was_forgotten() {
+    run(44, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let first = volume(&life, FlushMode::Pool).await;
+        first.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+        first.release().await.unwrap();
+        life.sleep(3_000).await;
+        let key = register_key(RegisterId(first.id().0));
+        let mut earlier = Vec::new();
+        for store in 0..3 {
+            earlier.push(copy(&site, store, &key).await);
+        }
+        let other = site.machine(2).start().await;
+        for volumes in [&other.volumes, &life.volumes] {
+            let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            v.write(0, Bytes::from(vec![2; 4096])).await.unwrap();
+            v.release().await.unwrap();
+            life.sleep(3_000).await;
+        }
+        for (store, bytes) in earlier.iter().enumerate() {
+            set_back(&site, store, &key, bytes.clone()).await;
+        }
+        life.volumes.take_over(&name("v"), true).await.unwrap();
+        first.write(0, Bytes::from(vec![4; 4096])).await.unwrap();
+        first.flush().await.unwrap();
+        let head = life.volumes.head(&name("v"), first.id()).await.unwrap();
+        assert_eq!(head.active.epoch, Epoch(4));
     });
 }
 

@@ -1,5 +1,5 @@
 //! A plan for the pool's next generation: new stores are labelled, then the pool register is sealed (protocol §2.8;
-//! model `plan`).
+//! model `next_generation`).
 //!
 //! Several may be made at once, for the same stores: by two hosts, or by one that goes on where another was killed. What a
 //! killed one left behind must be put over, and what a slow one is about to seal, or has sealed, must never be: what is

@@ -10,6 +10,7 @@ use super::start::start;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 use crate::volume::head::Claimer;
+use crate::volume::head::HeadRegister;
 use crate::volume::head::without_journal;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::Session;
@@ -93,7 +94,9 @@ pub async fn own(
     claim_request: ClaimRequest,
     left: impl Future<Output = ()>,
 ) -> Result<Owned, Failed> {
-    let seen = look(context, &claim_request).await?;
+    // Above all that this host knows by now: the volume may have been opened long ago.
+    let cell = context.engine.cell_above(&context.name, context.id).await;
+    let seen = look(context, &cell, &claim_request).await?;
     let found = find(context).await?;
     let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
     let how = How {
@@ -110,7 +113,7 @@ pub async fn own(
     let copied = found.as_ref().is_some_and(|r| r.copied);
     let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });
     let announce = |a: Announce| announce(context, &local, a);
-    let taken = takeover::take(&context.engine.pool, &context.cell, &how, announce).await;
+    let taken = takeover::take(&context.engine.pool, &cell, &how, announce).await;
     let Local { journal, found, kept, announced, others } = local.into_inner();
     let failed = |error| Failed { error, tried: announced.map(|a| a.next) };
     match (taken, journal) {
@@ -162,9 +165,13 @@ async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, er
 
 /// The epoch that must still be active when the claim is made, for a session that has read. Asked here before the journal
 /// is, which a newer session of this engine may hold by now; the claim asks again.
-async fn look(context: &Arc<VolumeContext>, claim_request: &ClaimRequest) -> Result<Option<Epoch>> {
+async fn look(
+    context: &VolumeContext,
+    cell: &HeadRegister,
+    claim_request: &ClaimRequest,
+) -> Result<Option<Epoch>> {
     let Some(seen) = claim_request.seen else { return Ok(None) };
-    let Some(head) = context.cell.read().await? else { return Ok(Some(seen)) };
+    let Some(head) = cell.read().await? else { return Ok(Some(seen)) };
     if claim_request.tried.contains(&head.active.epoch) {
         return Ok(Some(head.active.epoch));
     }
