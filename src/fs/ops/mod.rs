@@ -8,7 +8,7 @@ mod readdir;
 mod recovery;
 mod rename;
 mod rename_dir;
-mod version_dirs;
+mod version_readdir;
 mod versions;
 mod writeback;
 mod xattrs;
