@@ -10,8 +10,8 @@ use super::start::start;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered};
 use crate::volume::head::Claimer;
-use crate::volume::head::HeadRegister;
 use crate::volume::head::without_journal;
+use crate::volume::head::{Floor, HeadRegister};
 use crate::volume::read::VolumeContext;
 use crate::volume::session::Session;
 use crate::volume::session::takeover;
@@ -95,7 +95,7 @@ pub async fn own(
     left: impl Future<Output = ()>,
 ) -> Result<Owned, Failed> {
     // Above all that this host knows by now: the volume may have been opened long ago.
-    let cell = context.engine.cell_above(&context.name, context.id).await;
+    let cell = context.cell.above(Floor { known: context.confirmed.load().await, title: context.title() });
     let seen = look(context, &cell, &claim_request).await?;
     let found = find(context).await?;
     let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
