@@ -35,7 +35,7 @@ fn kept(options: &str) -> Vec<&str> {
 }
 
 fn wish(args: impl IntoIterator<Item = OsString>) -> Wish {
-    let (mut places, mut options, mut fake) = (Vec::new(), Vec::new(), false);
+    let (mut places, mut options, mut fake, mut read_only) = (Vec::new(), Vec::new(), false, false);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let text = arg.to_str().unwrap_or_default();
@@ -50,12 +50,13 @@ fn wish(args: impl IntoIterator<Item = OsString>) -> Wish {
                 return Wish::Wrong(format!("unknown flag {text}"));
             }
             fake |= text.contains('f');
-            if text.contains('r') {
-                options.push("ro".into());
-            }
+            read_only |= text.contains('r');
         } else {
             places.push(arg);
         }
+    }
+    if read_only {
+        options.push("ro".into());
     }
     let [url, dir] = &places[..] else {
         return Wish::Wrong("usage: mount.windlass URL DIR [-o OPTIONS]".into());
@@ -133,6 +134,7 @@ mod tests {
         assert_eq!(of("file:///d /mnt -o defaults"), run("mount file:///d /mnt"));
         assert_eq!(of("file:///d /mnt -n -v -o ro -o gid=1"), run("mount file:///d /mnt -o ro,gid=1"));
         assert_eq!(of("-r file:///d /mnt -t windlass"), run("mount file:///d /mnt -o ro"));
+        assert_eq!(of("-r file:///d /mnt -o rw"), run("mount file:///d /mnt -o rw,ro"));
         assert_eq!(of("-sf file:///d /mnt"), Wish::Nothing);
         for bad in ["/mnt", "a b c", "a b -o", "a b -q"] {
             assert!(matches!(of(bad), Wish::Wrong(_)), "{bad}");

@@ -10,7 +10,7 @@ mod decoder;
 mod export;
 mod handshake;
 mod listener;
-mod memory;
+mod memory_disk;
 mod options;
 mod output;
 mod server;
@@ -23,7 +23,7 @@ pub use address::Address;
 pub use client::{Client, describe, list};
 pub use export::{Description, Export, Exports, ListedExport};
 pub use listener::{Listener, Socket};
-pub use memory::{MemoryDisk, MemoryExports};
+pub use memory_disk::{MemoryDisk, MemoryExports};
 pub use options::Info;
 pub use server::{Server, serve};
 

@@ -44,7 +44,7 @@ impl Server {
     }
 }
 
-/// Binds `address` and serves every client until `stop`, with `memory` for what requests hold. From then on nobody is
+/// Binds `address` and serves every client until `stop`, with `memory_disk` for what requests hold. From then on nobody is
 /// accepted, no request is taken, and those under way are finished and answered within `transmission::DRAIN`.
 pub async fn serve(
     rt: &Rt,

@@ -4,7 +4,8 @@
 
 pub mod direct;
 pub mod disk;
-mod real;
+mod real_disk;
+mod real_runtime;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod write_parts;
@@ -22,7 +23,8 @@ use tokio::sync::oneshot;
 use super::error::{Error, Kind, Result};
 
 pub use disk::{Disk, DiskFile, DiskLock, OpenHow};
-pub use real::{RealDisk, RealRuntime};
+pub use real_disk::RealDisk;
+pub use real_runtime::RealRuntime;
 
 /// Monotonic time since the runtime's start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, TryLockError};
 
 use super::filesystem::{Entry, Fs, fail};
+use super::handle_io::Caller;
 use super::lookup::{NamedKey, Need, Target, stem_of};
-use super::open::Caller;
 use crate::base::Kind;
 use crate::fs::file::{OpenFile, Stood};
 use crate::fs::object::{

@@ -2,8 +2,8 @@
 
 mod create_remove_setattr;
 mod filesystem;
+mod handle_io;
 mod lookup;
-mod open;
 mod readdir;
 mod recovery;
 mod rename;
@@ -15,6 +15,6 @@ mod xattrs;
 
 pub use create_remove_setattr::Changes;
 pub use filesystem::{Entry, Fs, Invalidate};
+pub use handle_io::{Caller, Opened};
 pub use lookup::Looked;
-pub use open::{Caller, Opened};
 pub use xattrs::readable;

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::filesystem::{Entry, Fs, fail};
+use super::handle_io::Opened;
 use super::lookup::{Looked, place_among};
-use super::open::Opened;
 use crate::base::Kind;
 use crate::fs::object::{
     Attributes, Base, Errno, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, VERSIONS, VersionName, Wanted,

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::codec::Codec;
 use super::footer::{About, CHECK_SPAN, FOOTER_MAX, Footer, Tally};
-use super::id::Chunk;
+use super::inventory::Chunk;
 use super::shard_set::ShardSet;
 use crate::base::size::SHARD_SPAN;
 use crate::base::{Error, Kind, Result};
@@ -78,7 +78,7 @@ pub fn sealing(layout: super::layout::Layout) -> impl Fn(Chunk) -> Result<()> {
 mod tests {
     use super::*;
     use crate::base::{ChunkId, Epoch, Era, Seq, VolumeId};
-    use crate::pool::chunk::id::ChunkKind;
+    use crate::pool::chunk::inventory::ChunkKind;
     use crate::pool::chunk::layout::Layout;
 
     fn chunk(shards: Vec<Bytes>) -> Chunk {

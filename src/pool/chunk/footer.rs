@@ -29,7 +29,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use super::id::{Chunk, ChunkKind};
+use super::inventory::{Chunk, ChunkKind};
 use super::layout::Layout;
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::{SHARD_SPAN, SHARDS_MAX};

@@ -1,10 +1,10 @@
-//! A chunk: its id, layout, code and footer, and how it becomes shards.
+//! A chunk: its layout, code and footer, how it becomes shards; and which chunks there are to be (`inventory`).
 
 mod codec;
 mod encode;
 mod footer;
 mod footer_cache;
-mod id;
+mod inventory;
 mod layout;
 mod shard_set;
 
@@ -14,6 +14,6 @@ pub use encode::sealing;
 pub use encode::{seal, with_footer_of};
 pub use footer::{About, CHECK_SPAN, FOOTER_GET, FOOTER_MAX, Footer};
 pub use footer_cache::FooterCache;
-pub use id::{Chunk, ChunkKind, Fate, Inventory};
+pub use inventory::{Chunk, ChunkKind, Fate, Inventory};
 pub use layout::{Layout, Zoning};
 pub use shard_set::ShardSet;

@@ -17,16 +17,16 @@
 //!   after it; an if-match that matched, or an own etag, needs nothing more.
 //!
 //! - A generation of the pool's membership ends a register's with a seal, a change like any other: who meets one gets it
-//!   known chosen, then goes on among the stores that it lists, beginning with its value (`stage`).
+//!   known chosen, then goes on among the stores that it lists, beginning with its value (`generation`).
 //!
 //! It does not know what a value means, does not change the membership, and never deletes an acceptor.
 
 mod acceptor;
+mod generation;
 mod mending;
 mod object;
 mod proposer;
 mod round;
-mod stage;
 
 pub(in crate::pool) use mending::Copy;
 pub use proposer::{Change, Register, Veto};

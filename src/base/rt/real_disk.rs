@@ -1,4 +1,4 @@
-//! The real runtime (tokio) and the real disk. The one place where the bans of clippy.toml do not hold.
+//! The real disk, and threads that write to it. The bans of clippy.toml do not hold here.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::cell::Cell;
@@ -6,78 +6,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::direct;
 use super::disk::{Disk, DiskFile, DiskLock, OpenHow};
 use super::write_parts::write_parts;
-use super::{Instant, Runtime};
-
-/// Runs on the tokio runtime that it was made in.
-#[derive(Debug)]
-pub struct RealRuntime {
-    handle: tokio::runtime::Handle,
-    start: std::time::Instant,
-}
-
-impl RealRuntime {
-    /// Must be called inside a tokio runtime.
-    pub fn current() -> Arc<RealRuntime> {
-        Arc::new(RealRuntime { handle: tokio::runtime::Handle::current(), start: std::time::Instant::now() })
-    }
-}
-
-impl Runtime for RealRuntime {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.handle.spawn(task);
-    }
-    fn begin(&self, mut task: BoxFuture<'static, ()>) {
-        let _inside = self.handle.enter();
-        let _patient = InlineIoGuard::now();
-        // Whoever wakes it in between wakes nobody; it is polled again as soon as it is a task.
-        let mut nobody = Context::from_waker(Waker::noop());
-        match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut nobody))) {
-            Ok(Poll::Pending) => drop(self.handle.spawn(task)),
-            Ok(Poll::Ready(())) => {}
-            Err(_) => tracing::error!("an operation panicked; the others go on"),
-        }
-    }
-    fn cpu(&self, job: Box<dyn FnOnce() + Send>) {
-        self.handle.spawn_blocking(job);
-    }
-    fn give_way(&self) -> BoxFuture<'static, ()> {
-        tokio::task::yield_now().boxed()
-    }
-    fn sleep(&self, d: Duration) -> BoxFuture<'static, ()> {
-        tokio::time::sleep(d).boxed()
-    }
-    fn now(&self) -> Instant {
-        Instant(self.start.elapsed())
-    }
-    fn wall_ms(&self) -> u64 {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        since.as_millis() as u64
-    }
-    fn random(&self) -> u64 {
-        // Ids must never repeat across hosts: the operating system's generator, not a seeded one.
-        let mut bytes = [0u8; 8];
-        getrandom::fill(&mut bytes).expect("the operating system gives randomness");
-        u64::from_le_bytes(bytes)
-    }
-}
 
 thread_local! {
     /// What is asked of the disk may be done here and now: the thread is nobody's event loop.
@@ -85,10 +26,10 @@ thread_local! {
 }
 
 /// While it lives, this thread waits for the page cache itself instead of for a thread that does.
-struct InlineIoGuard;
+pub(super) struct InlineIoGuard;
 
 impl InlineIoGuard {
-    fn now() -> InlineIoGuard {
+    pub(super) fn now() -> InlineIoGuard {
         PATIENT.set(true);
         InlineIoGuard
     }
@@ -478,7 +419,12 @@ impl Disk for RealDisk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Rt;
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+
+    use super::super::{Instant, RealRuntime, Rt, Runtime};
     use super::*;
     use crate::base::Kind;
 
