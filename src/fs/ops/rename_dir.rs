@@ -503,21 +503,23 @@ impl Fs {
         let remote = &self.context.remote;
         let there = format!("{present_at}{}", &object.key[delete_from.len()..]);
         let base = Base { etag: object.etag.clone(), size: object.size };
-        match remote.head(&there).await? {
-            None if only_same => Ok(None),
+        let head = match remote.head(&there).await? {
+            None if only_same => return Ok(None),
             None => match remote.copy(&object.key, &there, &base, &When::Absent).await {
-                Ok(_) => Ok(Some((object.key, object.etag))),
-                Err(why) if why.is(Kind::Exists) || why.is(Kind::Refused) => Ok(None),
-                Err(why) => Err(why.into()),
+                Ok(_) => return Ok(Some((object.key, object.etag))),
+                // By a copy of the mount that was cut off, which came only now, or by somebody else.
+                Err(why) if why.is(Kind::Exists) => remote.head(&there).await?,
+                Err(why) if why.is(Kind::Refused) => return Ok(None),
+                Err(why) => return Err(why.into()),
             },
-            Some(head) => {
-                let same = self.is_copy(&object, &head).await?;
-                if !same {
-                    tracing::warn!(key = object.key, also = there, "two objects want one name: both stay");
-                }
-                Ok(same.then_some((object.key, object.etag)))
-            }
+            there => there,
+        };
+        let Some(head) = head else { return Ok(None) };
+        let same = self.is_copy(&object, &head).await?;
+        if !same {
+            tracing::warn!(key = object.key, also = there, "two objects want one name: both stay");
         }
+        Ok(same.then_some((object.key, object.etag)))
     }
 
     async fn is_copy(&self, object: &Listed, there: &Head) -> Result<bool> {

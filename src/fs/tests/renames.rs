@@ -65,7 +65,8 @@ fn a_rename_loses_nothing_that_is_being_sent() {
 fn a_directory_is_renamed_whole_or_not_at_all() {
     const FILES: usize = 40;
     let (mut old_names, mut new_names) = (0, 0);
-    for seed in 0..super::model::seeds(50) {
+    // 121: a copy of the mount that was killed lands while the next one copies.
+    for seed in (0..super::model::seeds(50)).chain([121]) {
         let sim = Sim::new(seed);
         let store = SimStore::new(&sim, "s");
         let (world, disk) = (sim.clone(), Arc::new(SimDisk::new(&sim)));
