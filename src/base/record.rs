@@ -20,6 +20,8 @@ pub struct Mark {
     pub group_size: u32,
     /// Wall clock, ms since 1970, for listings only.
     pub created_ms: u64,
+    /// Of the volume at this moment, in bytes: it may have grown by the time that the mark is read.
+    pub size: u64,
 }
 
 /// One change of a volume. Blocks are whole: partial writes were merged before.
@@ -65,19 +67,19 @@ impl Op {
 
 impl Mark {
     /// What `encode` makes of one, at most.
-    pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 4 + 63;
+    pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 8 + 4 + 63;
 
     /// Fixed fields, then the name.
     pub fn encode(&self, w: &mut Writer) {
-        w.u64(self.state.0).u128(self.group.0).u32(self.group_size).u64(self.created_ms);
+        w.u64(self.state.0).u128(self.group.0).u32(self.group_size).u64(self.created_ms).u64(self.size);
         w.bytes(self.name.as_str().as_bytes());
     }
     pub fn decode(r: &mut Reader<'_>) -> Result<Mark> {
         let state = StateId(r.u64()?);
         let group = Nonce(r.u128()?);
         let group_size = r.u32()?;
-        let created_ms = r.u64()?;
+        let (created_ms, size) = (r.u64()?, r.u64()?);
         let name = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
-        Ok(Mark { state, group, group_size, created_ms, name: name.parse()? })
+        Ok(Mark { state, group, group_size, created_ms, size, name: name.parse()? })
     }
 }

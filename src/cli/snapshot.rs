@@ -27,6 +27,9 @@ pub enum Snapshot {
     /// List a volume's snapshots
     #[command(alias = "ls")]
     List { path: VolumePath },
+    /// Make the volume what the snapshot was (the same as `windlass volume rollback`)
+    #[command(alias = "roll-back")]
+    Rollback(super::volume::Rollback),
     /// Remove a snapshot that no clone needs
     #[command(alias = "rm")]
     Remove {
@@ -46,6 +49,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
             (Verb::SnapshotCreate { paths, no_wait, if_absent }, if_absent.then_some(Kind::Exists))
         }
         Snapshot::List { path } => (Verb::SnapshotList { path }, None),
+        Snapshot::Rollback(args) => return super::volume::roll_back(global, args).await,
         Snapshot::Remove { path, if_exists, dry_run } => {
             (Verb::SnapshotRemove { path, if_exists, dry_run }, if_exists.then_some(Kind::NotFound))
         }

@@ -10,7 +10,7 @@ use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{SnapshotPath, Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
@@ -44,6 +44,16 @@ pub enum Volume {
     Info { path: VolumePath },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
+    /// Make a volume what one of its snapshots was; newer snapshots stay
+    #[command(alias = "roll-back")]
+    Rollback(Rollback),
+    /// Make a volume larger, also while it is used
+    Resize {
+        path: VolumePath,
+        /// For example 20G; a multiple of 512 bytes, at most 64T, not less than it is
+        #[arg(value_parser = parse_size)]
+        size: u64,
+    },
     /// Walk all maps, and compare what they need with what collection has counted
     Check { path: VolumePath },
     /// Free unneeded space now, and wait for it (the grace period included)
@@ -81,6 +91,23 @@ pub enum Volume {
     Clone(super::clone::Clone),
 }
 
+#[derive(clap::Args, Debug)]
+pub struct Rollback {
+    /// POOL/VOLUME@SNAPSHOT
+    to: SnapshotPath,
+    /// Keep what the volume holds now as a snapshot of this name; otherwise it is freed
+    #[arg(long, value_name = "NAME")]
+    keep: Option<Name>,
+    /// End the connections of clients first: stop what uses the volume before
+    #[arg(long)]
+    disconnect: bool,
+}
+
+pub async fn roll_back(global: &Global, args: Rollback) -> Result<ExitCode> {
+    let Rollback { to, keep, disconnect } = args;
+    plain(global, Verb::VolumeRollBack { to, keep, disconnect }).await
+}
+
 pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     match args {
         Volume::Create { path, size, flush, compression, max_tail, journal_size, if_absent } => {
@@ -98,6 +125,8 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
+        Volume::Rollback(args) => roll_back(global, args).await,
+        Volume::Resize { path, size } => plain(global, Verb::VolumeResize { path, size }).await,
         Volume::Check { path } => plain(global, Verb::VolumeCheck { path }).await,
         Volume::Collect { path } => plain(global, Verb::VolumeCollect { path }).await,
         Volume::TakeOver { path, accept_loss } => {

@@ -182,6 +182,17 @@ pub enum Verb {
     VolumeRelease {
         path: VolumePath,
     },
+    VolumeRollBack {
+        to: SnapshotPath,
+        /// What the volume held since stays as its snapshot of this name.
+        keep: Option<Name>,
+        /// Clients are hung up on.
+        disconnect: bool,
+    },
+    VolumeResize {
+        path: VolumePath,
+        size: u64,
+    },
     VolumeCheck {
         path: VolumePath,
     },

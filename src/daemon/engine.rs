@@ -16,7 +16,7 @@ use super::exports::EngineExports;
 use super::metrics_server;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
-use super::volume_clients::Sessions;
+use super::volume_clients::{Sessions, Visitor};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
@@ -196,7 +196,8 @@ impl Engine {
 
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
-        let _session = self.state.sessions.enter(&path, volumes, "the daemon");
+        // A command that has it alone opens it too.
+        let Ok(_session) = self.state.sessions.enter(&path, volumes, Visitor::Command("the daemon")) else { return };
         if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
             // Another host may take it over meanwhile.
             && !error.is(Kind::Owned)

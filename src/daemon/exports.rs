@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
-use super::volume_clients::Session;
+use super::volume_clients::{Session, Visitor};
 use crate::base::{Error, Kind, Result, Rope};
 use crate::nbd::{Description, Export, Exports, ListedExport};
 use crate::volume::{OpenMode, SnapshotView, Volume};
@@ -97,7 +98,7 @@ impl Exports for EngineExports {
         match target(name)? {
             Target::Volume(path) => {
                 let open = state.pools.get(&path.pool).await?;
-                let session = state.sessions.enter(&path, &open.volumes, peer);
+                let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
                 Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session }))
             }
@@ -141,6 +142,9 @@ impl Export for VolumeExport {
     }
     async fn flush(&self) -> Result<()> {
         self.volume.flush().await
+    }
+    fn hang_up(&self) -> CancellationToken {
+        self.session.hang_up()
     }
 }
 

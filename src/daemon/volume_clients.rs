@@ -10,19 +10,46 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
 use crate::base::rt::Rt;
+use crate::base::size::show_count;
+use crate::base::{Error, Kind, Result};
 use crate::volume::Volumes;
 
 /// How long a volume stays ours after its last client left.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// How long clients that are hung up on may take: their requests that are under way are done first.
+const HANG_UP: Duration = Duration::from_secs(15);
+
+/// Who comes to use a volume.
+#[derive(Clone, Copy, Debug)]
+pub enum Visitor<'a> {
+    /// A connection: the client's address, or `process` and its number.
+    Client(&'a str),
+    /// A command, or the daemon itself.
+    Command(&'a str),
+}
+
+#[derive(Debug)]
+struct Client {
+    /// For messages.
+    name: String,
+    /// Cancelled to end the connection; a command has none, and comes to its end by itself.
+    hang_up: Option<CancellationToken>,
+}
+
 #[derive(Debug, Default)]
 struct Use {
-    clients: u64,
+    /// By their visits.
+    clients: BTreeMap<u64, Client>,
     /// Counts arrivals, so that a timer set before a later visit does nothing.
     visits: u64,
+    /// A command has the volume alone: what is being done to it.
+    alone: Option<&'static str>,
     /// Who has written and is still connected, and by how many connections.
     writers: BTreeMap<String, u64>,
     /// That there are several was said.
@@ -34,6 +61,8 @@ struct Use {
 pub struct Sessions {
     rt: Rt,
     uses: Mutex<BTreeMap<VolumePath, Use>>,
+    /// Somebody has left.
+    left: Notify,
 }
 
 /// One volume in use, for listings.
@@ -45,26 +74,85 @@ pub struct SessionInfo {
 
 impl Sessions {
     pub fn new(rt: Rt) -> Arc<Sessions> {
-        Arc::new(Sessions { rt, uses: Mutex::default() })
+        Arc::new(Sessions { rt, uses: Mutex::default(), left: Notify::new() })
     }
 
-    /// Counts one client until the guard is dropped. `peer`: see `writer`.
-    pub fn enter(self: &Arc<Self>, path: &VolumePath, volumes: &Volumes, peer: &str) -> Session {
+    /// Counts one client until the guard is dropped. `Owned`: a command has the volume alone.
+    pub fn enter(
+        self: &Arc<Self>,
+        path: &VolumePath,
+        volumes: &Volumes,
+        who: Visitor<'_>,
+    ) -> Result<Session> {
         let mut uses = self.uses.lock();
         let one = uses.entry(path.clone()).or_default();
-        one.clients += 1;
-        one.visits += 1;
-        let (path, volumes, writer) = (path.clone(), volumes.clone(), writer(peer));
-        Session { of: self.clone(), path, volumes, writer, writes: AtomicBool::new(false) }
+        one.free(path)?;
+        let (name, hang_up) = match who {
+            Visitor::Client(peer) => (peer, Some(CancellationToken::new())),
+            Visitor::Command(what) => (what, None),
+        };
+        let session = Session {
+            of: self.clone(),
+            path: path.clone(),
+            volumes: volumes.clone(),
+            visit: one.visit(),
+            hang_up: hang_up.clone().unwrap_or_default(),
+            writer: writer(name),
+            writes: AtomicBool::new(false),
+        };
+        one.clients.insert(session.visit, Client { name: name.to_owned(), hang_up });
+        Ok(session)
+    }
+
+    /// Nobody else uses the volume until the guard is dropped. `what` is being done to it, as in "is being …". `Owned`, by
+    /// their names, while somebody uses it; with `hang_up` clients' connections are ended first, a command never.
+    pub async fn alone(
+        self: &Arc<Self>,
+        path: &VolumePath,
+        volumes: &Volumes,
+        what: &'static str,
+        hang_up: bool,
+    ) -> Result<Alone> {
+        let alone = {
+            let mut uses = self.uses.lock();
+            let one = uses.entry(path.clone()).or_default();
+            one.free(path)?;
+            one.nobody(path, hang_up)?;
+            one.alone = Some(what);
+            one.clients.values().flat_map(|c| &c.hang_up).for_each(CancellationToken::cancel);
+            one.visit();
+            Alone { of: self.clone(), path: path.clone(), volumes: volumes.clone() }
+        };
+        let all_left = async {
+            loop {
+                let left = self.left.notified();
+                if self.clients(path) == 0 {
+                    return;
+                }
+                left.await;
+            }
+        };
+        match self.rt.timeout(HANG_UP, all_left).await {
+            Some(()) => Ok(alone),
+            None => {
+                let why = format!("{path}: the requests of its clients did not come to an end in time");
+                Err(Error::new(Kind::Unavailable, why))
+            }
+        }
+    }
+
+    /// `Owned`, by their names, while somebody uses the volume.
+    pub fn check_unused(&self, path: &VolumePath) -> Result<()> {
+        self.uses.lock().get(path).map_or(Ok(()), |one| one.free(path).and_then(|()| one.nobody(path, false)))
     }
 
     pub fn list(&self) -> Vec<SessionInfo> {
         let uses = self.uses.lock();
-        uses.iter().map(|(path, u)| SessionInfo { path: path.clone(), clients: u.clients }).collect()
+        uses.iter().map(|(path, u)| SessionInfo { path: path.clone(), clients: u.clients.len() as u64 }).collect()
     }
 
     pub fn clients(&self, path: &VolumePath) -> u64 {
-        self.uses.lock().get(path).map_or(0, |u| u.clients)
+        self.uses.lock().get(path).map_or(0, |u| u.clients.len() as u64)
     }
 
     /// Those who have written to the volume and are still connected.
@@ -82,8 +170,8 @@ impl Sessions {
         }
     }
 
-    fn leave(self: &Arc<Self>, Session { path, volumes, writer, writes, .. }: &Session) {
-        let visit = {
+    fn leave(self: &Arc<Self>, Session { path, volumes, visit, writer, writes, .. }: &Session) {
+        {
             let mut uses = self.uses.lock();
             let Some(one) = uses.get_mut(path) else { return };
             if writes.load(Ordering::Acquire)
@@ -95,11 +183,17 @@ impl Sessions {
                 }
             }
             one.warned &= one.writers.len() > 1;
-            one.clients -= 1;
-            if one.clients > 0 {
-                return;
-            }
-            one.visits
+            one.clients.remove(visit);
+        }
+        self.left.notify_waiters();
+        self.linger(path, volumes);
+    }
+
+    /// The volume is released when nobody comes any more.
+    fn linger(self: &Arc<Self>, path: &VolumePath, volumes: &Volumes) {
+        let visit = match self.uses.lock().get(path) {
+            Some(one) if one.clients.is_empty() && one.alone.is_none() => one.visits,
+            _ => return,
         };
         let (this, path, volumes) = (self.clone(), path.clone(), volumes.clone());
         self.rt
@@ -113,7 +207,7 @@ impl Sessions {
     async fn release(&self, path: &VolumePath, visit: u64, volumes: &Volumes) {
         {
             let mut uses = self.uses.lock();
-            if uses.get(path).is_none_or(|u| u.visits != visit || u.clients > 0) {
+            if uses.get(path).is_none_or(|u| u.visits != visit || u.alone.is_some() || !u.clients.is_empty()) {
                 return;
             }
             uses.remove(path);
@@ -130,8 +224,53 @@ pub struct Session {
     of: Arc<Sessions>,
     path: VolumePath,
     volumes: Volumes,
+    visit: u64,
+    hang_up: CancellationToken,
     writer: String,
     writes: AtomicBool,
+}
+
+/// A volume that nobody else uses.
+#[derive(Debug)]
+pub struct Alone {
+    of: Arc<Sessions>,
+    path: VolumePath,
+    volumes: Volumes,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if let Some(one) = self.of.uses.lock().get_mut(&self.path) {
+            one.alone = None;
+        }
+        self.of.linger(&self.path, &self.volumes);
+    }
+}
+
+impl Use {
+    fn visit(&mut self) -> u64 {
+        self.visits += 1;
+        self.visits
+    }
+
+    fn free(&self, path: &VolumePath) -> Result<()> {
+        match self.alone {
+            Some(what) => Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is"))),
+            None => Ok(()),
+        }
+    }
+
+    /// But for those who can be hung up on, if they will be.
+    fn nobody(&self, path: &VolumePath, hang_up: bool) -> Result<()> {
+        let stays = self.clients.values().filter(|c| !hang_up || c.hang_up.is_none());
+        let names: Vec<&str> = stays.map(|c| &*c.name).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let many = show_count(names.len() as u64, "client");
+        let why = format!("{path} has {many} connected ({}): disconnect first", names.join(", "));
+        Err(Error::new(Kind::Owned, why))
+    }
 }
 
 /// What tells one client from another: its process on this host, or its host. The connections of one client share that.
@@ -143,6 +282,11 @@ fn writer(peer: &str) -> String {
 }
 
 impl Session {
+    /// Cancelled when the client is to be hung up on.
+    pub fn hang_up(&self) -> CancellationToken {
+        self.hang_up.clone()
+    }
+
     /// The client changes the volume.
     pub fn writes(&self) {
         // Asked at each write: looked at before it is taken.

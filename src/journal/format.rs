@@ -21,8 +21,8 @@ pub const HEADER_MAX: usize = 64 << 10;
 /// Epochs a lineage may list; starts that fail again and again before they record end here.
 pub const LINEAGE_MAX: usize = 4096;
 
-const HEADER_FORMAT: u16 = 4;
-const SEGMENT_FORMAT: u16 = 3;
+const HEADER_FORMAT: u16 = 5;
+const SEGMENT_FORMAT: u16 = 4;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"wlJh");
 const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"wlJs");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"wlJb");

@@ -28,6 +28,7 @@ fn record(lsn: u64, variant: u64) -> Record {
             group: Nonce(variant.into()),
             group_size: 1,
             created_ms: variant,
+            size: 4096 * lsn,
         }),
         n => {
             let mut data = vec![(lsn ^ variant) as u8; 4096 * (n as usize % 3 + 1)];

@@ -444,6 +444,7 @@ mod tests {
             group: crate::base::Nonce(1),
             group_size: 1,
             created_ms: 0,
+            size: 1 << 20,
         };
         draft.push(Record { lsn: Lsn(2), op: Op::Mark(mark.clone()) });
         assert!(!draft.takes(0, target));

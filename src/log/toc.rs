@@ -5,7 +5,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `WLTC` |
-//! | 4 | 2 | version: 1 |
+//! | 4 | 2 | version: 2 |
 //! | 6 | 1 | kind: 0 data, 1 map |
 //! | 7 | 1 | 0 |
 //! | 8 | 8 | epoch |
@@ -39,7 +39,7 @@ pub const TOC_MAX: usize = 4 << 20;
 pub const TOC_ITEMS_MAX: usize = 64 << 10;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"WLTC");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD: usize = 76;
 const CRC: usize = 4;
 
@@ -246,6 +246,7 @@ mod tests {
                 group: Nonce(7),
                 group_size: 1,
                 created_ms: 1000,
+                size: 1 << 30,
             }),
         }
     }
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = sample().encode();
-        assert_eq!(&bytes[..8], b"WLTC\x01\0\0\0");
+        assert_eq!(&bytes[..8], b"WLTC\x02\0\0\0");
         assert_eq!(bytes[48..64], [5, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
         let (frames, rest) = bytes[76..].split_at(13);
         // 300 - 16 = 284; 16 MiB - 100.
@@ -261,7 +262,7 @@ mod tests {
         // 1000 - 20 = 980; 2^30.
         assert_eq!(rest[..9], [16, 4, 0xd4, 7, 0x80, 0x80, 0x80, 0x80, 4]);
         assert_eq!(rest[9..17], [1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(rest.len(), 9 + 42 + 4);
+        assert_eq!(rest.len(), 9 + 50 + 4);
         assert_eq!(crc32c(&bytes[..bytes.len() - 4]).to_le_bytes(), bytes[bytes.len() - 4..]);
         assert_eq!(Toc::decode(&bytes).unwrap(), sample());
     }
@@ -291,7 +292,7 @@ mod tests {
         #[test]
         fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 0..300), right: bool) {
             if right && bytes.len() > 80 {
-                bytes[..8].copy_from_slice(b"WLTC\x01\0\0\0");
+                bytes[..8].copy_from_slice(b"WLTC\x02\0\0\0");
                 bytes[66..68].fill(0);
                 bytes[70..72].fill(0);
                 let n = bytes.len() - 4;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::base::{Result, Rope};
 
@@ -70,6 +71,11 @@ pub trait Export: Send + Sync + 'static {
 
     /// A hint that the range's contents no longer matter.
     async fn trim(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Cancelled when the clients are to be hung up on, as by a server that stops.
+    fn hang_up(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
 
     /// Makes durable all that was answered before, on every connection. A write with FUA is that write, then this.
     async fn flush(&self) -> Result<()>;

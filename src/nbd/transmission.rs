@@ -205,8 +205,9 @@ struct Connection<'e, S> {
     look: Option<BoxFuture<'static, ()>>,
     /// For the log, which a client's misfortune must not fill.
     failures: u64,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The server stops: all is over when this time is.
+    /// Of the server, and of the export.
+    stops: [Pin<Box<WaitForCancellationFutureOwned>>; 2],
+    /// One of them came: all is over when this time is.
     drain: Option<BoxFuture<'static, ()>>,
 }
 
@@ -258,7 +259,7 @@ async fn converse<S: Stream>(
         deaf: false,
         look: None,
         failures: 0,
-        stop: Box::pin(stop.cancelled_owned()),
+        stops: [stop, session.export.hang_up()].map(|stop| Box::pin(stop.cancelled_owned())),
         drain: None,
     };
     std::future::poll_fn(|cx| connection.poll(cx)).await;
@@ -368,14 +369,14 @@ impl<'e, S: Stream> Connection<'e, S> {
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
-        if self.drain.is_none() && self.stop.as_mut().poll(cx).is_ready() {
+        if self.drain.is_none() && self.stops.iter_mut().any(|stop| stop.as_mut().poll(cx).is_ready()) {
             self.drain = Some(self.rt.sleep(DRAIN));
             (self.taking, self.next) = (false, None);
         }
         if let Some(time) = &mut self.drain
             && time.poll_unpin(cx).is_ready()
         {
-            warn!(export = ?self.session.name, requests = self.jobs.len(), "requests were given up at shutdown");
+            warn!(export = ?self.session.name, requests = self.jobs.len(), "requests were given up: a client is hung up on");
             self.jobs.clear();
             self.reading = None;
             self.output.discard();

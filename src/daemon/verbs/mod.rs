@@ -1,5 +1,6 @@
 //! Each verb carried out.
 
+mod alter;
 mod mount;
 mod pool;
 mod recover;
@@ -85,6 +86,10 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
+        Verb::VolumeRollBack { to, keep, disconnect } => {
+            Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await
+        }
+        Verb::VolumeResize { path, size } => Box::pin(alter::resize(state, &path, size)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
         Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::base::size::{show_bytes, show_count, show_size, show_time};
+use crate::base::size::{show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::daemon::volume_clients::SessionInfo;
+use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::frame::Codec;
 use crate::volume::{FlushMode, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group};
 
@@ -204,7 +204,8 @@ fn kept(journal: &Path) -> String {
 }
 
 pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    no_clients(state, path)?;
+    // Who is connected would go on as the owner.
+    state.sessions.check_unused(path)?;
     state.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
     let value = json!({"path": path.to_string(), "released": true});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
@@ -274,19 +275,9 @@ pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force:
     )))
 }
 
-/// Who is connected goes on as the owner, or gets errors.
-fn no_clients(state: &EngineState, path: &VolumePath) -> Result<()> {
-    match state.sessions.clients(path) {
-        0 => Ok(()),
-        n => {
-            let text = format!("{path} has {} connected: disconnect first", show_count(n, "client"));
-            Err(Error::new(Kind::Owned, text))
-        }
-    }
-}
-
 pub async fn remove(state: &EngineState, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
-    no_clients(state, path)?;
+    // Who is connected would get errors.
+    state.sessions.check_unused(path)?;
     let volumes = &state.pools.get(&path.pool).await?.volumes;
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
@@ -342,7 +333,7 @@ pub async fn snapshot(
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
         }
-        sessions.push(state.sessions.enter(&path.volume, &open.volumes, "a command"));
+        sessions.push(state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?);
         let volume = match owned {
             Some(volume) => volume,
             None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,

@@ -66,6 +66,13 @@ impl Manner {
             Verb::VolumeCollect { path } => {
                 changes(&[path], Need::Store, format!("{path} was collected"), info(path))
             }
+            Verb::VolumeRollBack { to, .. } => {
+                let what = format!("{} was rolled back to {}", to.volume, to.snapshot);
+                changes(&[&to.volume], Need::Store, what, info(&to.volume))
+            }
+            Verb::VolumeResize { path, .. } => {
+                changes(&[path], Need::Decide, format!("{path} was resized"), info(path))
+            }
             Verb::VolumeCheck { path } => looks([path.pool.clone()]),
             Verb::VolumeTakeOver { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was taken over"), info(path))

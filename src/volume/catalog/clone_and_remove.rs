@@ -41,7 +41,7 @@ pub struct Pin {
 
 impl Volumes {
     /// Checks that a volume of this size can be.
-    fn check_size(size: u64) -> Result<()> {
+    pub(in crate::volume) fn check_size(size: u64) -> Result<()> {
         if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
             let size = show_size(size);
             let why =

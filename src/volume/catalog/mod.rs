@@ -1,6 +1,7 @@
 //! A pool's volumes: names, clones, groups, reports, and what scrub and salvage ask of them.
 
 mod admit_witness;
+mod alter;
 mod clone_and_remove;
 mod group;
 mod holders;

@@ -394,9 +394,9 @@ impl<'a> Build<'a> {
         self.chunk_table.bury(death)
     }
 
-    /// Removes a state from the tables; what only it held becomes free.
-    pub async fn remove(&mut self, id: StateId) -> Result<()> {
-        for gone in self.tables.remove(id) {
+    /// Removes hidden states from the tables; what only they held becomes free.
+    pub async fn remove_hidden(&mut self) -> Result<()> {
+        for gone in self.tables.remove_hidden() {
             match gone.child {
                 Some(child) => self.chunk_table.inherit(gone.id, child, gone.parent_era),
                 None => {

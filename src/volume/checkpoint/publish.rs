@@ -17,13 +17,12 @@ use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Lsn, Nonce, Result};
 use crate::log::{FrameRef, Prefix};
 use crate::volume::head::Stop;
-use crate::volume::head::{Checkpoint, Head, Removal};
+use crate::volume::head::{Back, Checkpoint, Head, Removal};
 use crate::volume::read::Frozen;
 use crate::volume::read::passes;
 use crate::volume::session::Kept;
 use crate::volume::session::Session;
-use crate::volume::space::Tables;
-use crate::volume::space::{ChunkTable, Repacked};
+use crate::volume::space::{ChunkTable, Repacked, RollBack, Tables};
 
 /// Frozen layers that force a checkpoint.
 const LAYERS_MAX: usize = 8;
@@ -46,6 +45,8 @@ struct Plan {
     last: Lsn,
     removes: Vec<Removal>,
     packs: Vec<Repacked>,
+    /// Then the tip begins anew.
+    back: Option<RollBack>,
 }
 
 /// What it has become.
@@ -122,17 +123,22 @@ impl Session {
     /// for it any more: one that is recorded must be known to the next.
     pub async fn checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
         let (me, removes) = (self.clone(), removes.to_vec());
-        let making = self.context.rt().spawn(async move { me.make_checkpoint(&removes).await });
+        let making = self.context.rt().spawn(async move { me.make_checkpoint(&removes, None).await });
         making.await.map_err(Stop::Failed)?
     }
 
-    async fn make_checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
+    /// The same without a task of its own. `back`: the caller has closed the gate.
+    pub async fn make_checkpoint(
+        self: &Arc<Self>,
+        removes: &[Removal],
+        back: Option<RollBack>,
+    ) -> Result<(), Stop> {
         // Packs need not wait for the stores as well.
         if let Some(last) = self.freeze()? {
             self.store(last).await?;
         }
         let _one = self.checkpointing.lock().await;
-        let Some(plan) = self.plan(removes)? else { return Ok(()) };
+        let Some(plan) = self.plan(removes, back)? else { return Ok(()) };
         let log = self.writer.stored_bytes();
         // A snapshot may have been taken meanwhile, and another layer frozen for it.
         self.store(plan.last).await?;
@@ -159,7 +165,7 @@ impl Session {
             if tables.states.values().any(|s| !s.built) {
                 continue;
             }
-            let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs };
+            let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs, back: None };
             match self.carry_out(plan).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
                     drop(one);
@@ -172,19 +178,20 @@ impl Session {
 
     async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<(), Stop> {
         let merged = plan.layers;
-        let removes = plan.removes.clone();
+        let (removes, back) = (plan.removes.clone(), plan.back.clone());
         let packs = plan.packs.len();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
             Err(e) => return Err(self.explain_absence(e).await),
         };
-        self.publish(&built, &removes).await?;
+        let to = back.as_ref().map(|_| Back { size: built.tables.tip().size });
+        self.publish(&built, &removes, to).await?;
         let Built { tables, chunk_table, attempt, position, .. } = built;
         self.new_chunks.lock().recorded(attempt, position.seq);
         // Others are added at the end, and one checkpoint is made at a time.
         self.packed.lock().drain(..packs);
         self.recorded(chunk_table);
-        let (merged, held) = self.adopt_tables(tables, merged, &removes);
+        let (merged, held) = self.adopt_tables(tables, merged, &removes, back.as_ref())?;
         // A million entries: neither under the lock nor in a request's way.
         let dropped = self.context.rt().cpu(move || drop(merged)).await;
         drop(held);
@@ -216,13 +223,13 @@ impl Session {
         Ok(tip.overlay.frozen.last().map(|f| f.last))
     }
 
-    fn plan(&self, removes: &[Removal]) -> Result<Option<Plan>, Stop> {
+    fn plan(&self, removes: &[Removal], back: Option<RollBack>) -> Result<Option<Plan>, Stop> {
         let tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
             return Err(stop.share());
         }
         let layers = tip.overlay.frozen.len();
-        if layers == 0 && removes.is_empty() {
+        if layers == 0 && removes.is_empty() && back.is_none() && !tip.tables.has_removable() {
             return Ok(None);
         }
         let last = tip.overlay.frozen.last().map_or(Lsn(0), |f| f.last);
@@ -232,11 +239,12 @@ impl Session {
             last,
             removes: removes.to_vec(),
             packs: self.packed.lock().clone(),
+            back,
         }))
     }
 
     async fn build(&self, plan: Plan) -> Result<Built> {
-        let Plan { layers, tables, removes, packs, .. } = plan;
+        let Plan { layers, tables, removes, packs, back, .. } = plan;
         let _seal = self.writer.seal_at_last();
         let mut build = Build::begin(self, tables);
         build.adopt(&packs)?;
@@ -261,10 +269,13 @@ impl Session {
             }
         }
         build.record()?;
-        for Removal { state, .. } in removes {
-            build.remove(state).await?;
-        }
+        removes.iter().for_each(|r| build.tables.hide(r.state));
+        build.remove_hidden().await?;
         build.settle().await?;
+        if let Some(back) = back {
+            // What this leaves hidden goes with the next one: a rollback takes as long as a snapshot, whatever it drops.
+            build.tables.roll_back(&back)?;
+        }
         let position = build.position();
         let ends = self.head.lock().ends.clone();
         build.tables.remember(ends.into_iter().filter(|e| e.last <= position.seq));
@@ -286,10 +297,15 @@ impl Session {
 
     /// Records it; an outage holds. One that may have been recorded is repeated until that is known: another made in
     /// its place would take its pages for nobody's, which a clone may stand on by now.
-    async fn publish(self: &Arc<Self>, built: &Built, removes: &[Removal]) -> Result<(), Stop> {
+    async fn publish(
+        self: &Arc<Self>,
+        built: &Built,
+        removes: &[Removal],
+        back: Option<Back>,
+    ) -> Result<(), Stop> {
         let nonce = Nonce(self.context.rt().random128());
         loop {
-            match self.publish_once(built, removes, nonce).await {
+            match self.publish_once(built, removes, back, nonce).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
                     tracing::warn!(volume = %self.context.name, error = %e, "a checkpoint waits to be recorded");
                     self.or_end(self.context.rt().sleep(AGAIN)).await?;
@@ -303,6 +319,7 @@ impl Session {
         self: &Arc<Self>,
         built: &Built,
         removes: &[Removal],
+        back: Option<Back>,
         nonce: Nonce,
     ) -> Result<(), Stop> {
         // A walk meets no chunk behind the position any more: what it lacks must be known without one.
@@ -321,7 +338,7 @@ impl Session {
         };
         let (epoch, removes) = (self.epoch, removes.to_vec());
         let me = self.clone();
-        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes)?);
+        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes, back)?);
         self.change(step).await.map(|_| ())
     }
 
@@ -331,16 +348,20 @@ impl Session {
         built: Tables,
         merged: usize,
         removes: &[Removal],
-    ) -> (Vec<Frozen>, BTreeMap<Lsn, Kept>) {
+        back: Option<&RollBack>,
+    ) -> Result<(Vec<Frozen>, BTreeMap<Lsn, Kept>)> {
         let mut tip = self.tip.lock();
         // None are left of a session that has ended meanwhile.
         let merged = merged.min(tip.overlay.frozen.len());
         let merged: Vec<Frozen> = tip.overlay.frozen.drain(..merged).collect();
         let held = merged.last().map(|f| f.last).map(|last| tip.give_back(last)).unwrap_or_default();
-        for removal in removes {
-            tip.tables.remove(removal.state);
-        }
         let tables = &mut tip.tables;
+        removes.iter().for_each(|r| tables.hide(r.state));
+        tables.remove_hidden();
+        if let Some(back) = back {
+            tables.roll_back(back)?;
+            self.context.set_size(tables.tip().size);
+        }
         tables.ends = built.ends.clone();
         let (newest, mapped) = (built.tip().tree, built.tip().mapped);
         let tip_now = tables.tip;
@@ -351,6 +372,6 @@ impl Session {
                 _ => (s.tree, s.mapped, s.built) = (newest, mapped, tip_now == built.tip),
             }
         }
-        (merged, held)
+        Ok((merged, held))
     }
 }

@@ -202,7 +202,7 @@ impl Volume {
     }
 
     pub fn size(&self) -> u64 {
-        self.inner.context.size
+        self.inner.context.size()
     }
 
     pub fn settings(&self) -> &VolumeSettings {

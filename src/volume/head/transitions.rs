@@ -9,6 +9,7 @@
 //! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
 //! ownership, which must never be refused for want of room.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -174,6 +175,13 @@ pub struct Removal {
     /// The gate behind which no pin on it was found. It goes with the very checkpoint that was begun for it: another removal's
     /// gate, for which pins are yet to be read, says nothing for this one.
     pub gate: Nonce,
+}
+
+/// The tip begins anew as what a snapshot was, with the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Back {
+    /// The snapshot's, in bytes: the volume has it from then on.
+    pub size: u64,
 }
 
 /// A clone's head is written to every store, and most of it is as it was born: that isn't written.
@@ -539,8 +547,14 @@ impl Head {
     }
 
     /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: it never had a clone, or the
-    /// caller found no pin while the removal's gate stood, and it stands still. Else `Refused`.
-    pub fn checkpoint(&self, epoch: Epoch, new: &Checkpoint, removes: &[Removal]) -> Result<Move> {
+    /// caller found no pin while the removal's gate stood, and it stands still. Else `Refused`. `back`: it is a rollback.
+    pub fn checkpoint(
+        &self,
+        epoch: Epoch,
+        new: &Checkpoint,
+        removes: &[Removal],
+        back: Option<Back>,
+    ) -> Result<Move> {
         if self.checkpoint.nonce == new.nonce && self.active.epoch == epoch {
             return Ok(Move::Already);
         }
@@ -558,7 +572,18 @@ impl Head {
             h.gate = h.gate.filter(|g| g.snapshot.is_none_or(|s| removes.iter().all(|r| r.state != s)));
             removes.iter().for_each(|r| h.cloned.forget(r.state));
             h.ends.retain(|e| e.last > new.position);
+            h.size = back.map_or(h.size, |b| b.size);
         })
+    }
+
+    /// The volume grows to `size` bytes; what is behind its old end reads as zeros. `Refused` when it is larger already.
+    pub fn grow(&self, epoch: Epoch, size: u64) -> Result<Move> {
+        self.owned(epoch)?;
+        match size.cmp(&self.size) {
+            Ordering::Less => Err(Error::new(Kind::Refused, "the volume is larger than that by now")),
+            Ordering::Equal => Ok(Move::Already),
+            Ordering::Greater => self.with(|h| h.size = size),
+        }
     }
 
     /// The owner's last act.
@@ -732,7 +757,7 @@ mod tests {
         assert_eq!(claimed.claim(&force).unwrap(), Move::Already);
         assert_eq!(claimed.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        assert!(claimed.checkpoint(Epoch(1), &new, &[]).is_err());
+        assert!(claimed.checkpoint(Epoch(1), &new, &[], None).is_err());
         assert!(claimed.release(Epoch(1)).is_err());
         let lowered = moved(claimed.lower_w(Nonce(22), 4));
         assert_eq!(lowered.active.w, 4);
@@ -751,8 +776,8 @@ mod tests {
     fn a_record_needs_the_claim_and_keeps_the_ends_behind_the_checkpoint() {
         let (two, none) = (host(2), BTreeSet::new());
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        let head = moved(owned().checkpoint(Epoch(1), &new, &[]));
-        assert_eq!(head.checkpoint(Epoch(1), &new, &[]).unwrap(), Move::Already);
+        let head = moved(owned().checkpoint(Epoch(1), &new, &[], None));
+        assert_eq!(head.checkpoint(Epoch(1), &new, &[], None).unwrap(), Move::Already);
         let claimed = moved(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
         assert!(claimed.record(&recording(22, 3)).is_err(), "chunk 4 is named by the map");
         assert!(claimed.record(&recording(99, 6)).is_err(), "not this claim");
@@ -762,7 +787,7 @@ mod tests {
         assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (Epoch(1), Epoch(2)));
         assert_eq!(taken.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
         let later = Checkpoint { position: Seq(7), top: Seq(8), nonce: Nonce(6), ..Checkpoint::default() };
-        assert!(moved(taken.checkpoint(Epoch(2), &later, &[])).ends.is_empty());
+        assert!(moved(taken.checkpoint(Epoch(2), &later, &[], None)).ends.is_empty());
     }
 
     #[test]
@@ -771,16 +796,16 @@ mod tests {
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
         let behind = |gate| [Removal { state: StateId(1), gate: Nonce(gate) }];
         let mine = BTreeSet::from([Epoch(1)]);
-        moved(head.checkpoint(Epoch(1), &new, &behind(0)));
+        moved(head.checkpoint(Epoch(1), &new, &behind(0), None));
         moved(head.remove(&mine, Nonce(0)));
         let doubted = moved(head.doubt_cloned());
         assert!(doubted.cloned.has(StateId(7)) && doubted.was_cloned());
         assert_eq!(doubted.doubt_cloned().unwrap(), Move::Already);
         let head = moved(moved(head.set_cloned(StateId(1))).set_cloned(StateId(2)));
         assert_eq!(head.set_cloned(StateId(2)).unwrap(), Move::Already);
-        moved(head.checkpoint(Epoch(1), &new, &[Removal { state: StateId(3), gate: Nonce(0) }]));
+        moved(head.checkpoint(Epoch(1), &new, &[Removal { state: StateId(3), gate: Nonce(0) }], None));
         let refused = |head: &Head, gate: u128| {
-            let snapshot = head.checkpoint(Epoch(1), &new, &behind(gate)).map_err(|e| e.kind());
+            let snapshot = head.checkpoint(Epoch(1), &new, &behind(gate), None).map_err(|e| e.kind());
             let volume = head.remove(&mine, Nonce(gate)).map_err(|e| e.kind());
             (snapshot.err() == Some(Kind::Refused), volume.err() == Some(Kind::Refused))
         };
@@ -789,12 +814,12 @@ mod tests {
         let of_it = moved(head.set_gate(gate(7, Some(StateId(1)))));
         assert_eq!(of_it.set_gate(gate(7, Some(StateId(1)))).unwrap(), Move::Already);
         assert_eq!((refused(&of_it, 7), refused(&of_it, 8)), ((false, true), (true, true)));
-        let through = moved(of_it.checkpoint(Epoch(1), &new, &behind(7)));
+        let through = moved(of_it.checkpoint(Epoch(1), &new, &behind(7), None));
         assert!(through.gate.is_none() && !through.cloned.has(StateId(1)) && through.cloned.has(StateId(2)));
         let of_another = moved(of_it.set_gate(gate(8, Some(StateId(2)))));
         assert_eq!(refused(&of_another, 7), (true, true), "another's took its place");
         assert_eq!(refused(&of_another, 8), (true, true));
-        moved(of_another.checkpoint(Epoch(1), &new, &[]));
+        moved(of_another.checkpoint(Epoch(1), &new, &[], None));
         let of_all = moved(of_another.set_gate(gate(9, None)));
         assert_eq!(refused(&of_all, 9), (false, false));
         assert_eq!(of_all.lift_gate(Nonce(8)).unwrap(), Move::Already);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -281,7 +281,8 @@ pub struct VolumeContext {
     /// How far the volume is known to have come.
     pub confirmed: Record,
     pub view: View,
-    pub size: u64,
+    /// In bytes, as the newest head that was seen from here tells it.
+    size: AtomicU64,
     /// The volume's own, in the list of its ancestors and itself.
     pub index: u16,
     pub settings: VolumeSettings,
@@ -295,13 +296,21 @@ impl VolumeContext {
         cell: HeadRegister,
     ) -> Arc<VolumeContext> {
         let view = engine.view(head);
-        let (id, size, settings) = (head.volume, head.size, head.settings.clone());
+        let (id, size, settings) = (head.volume, AtomicU64::new(head.size), head.settings.clone());
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
         Arc::new(VolumeContext { engine, id, name, cell, confirmed, view, size, index, settings })
     }
 
     pub fn rt(&self) -> &Rt {
         &self.engine.rt
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    pub fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Relaxed);
     }
 
     /// Writes down that this head is known to be chosen; nobody waits for it.

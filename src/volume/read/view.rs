@@ -84,7 +84,7 @@ impl View {
     pub async fn tables(&self, head: &Head) -> Result<Tables> {
         match &head.checkpoint.tables {
             None => Ok(Tables::born(head)),
-            Some(at) => Ok(Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?.0),
+            Some(at) => Ok(Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?.0.under(head)),
         }
     }
 
@@ -103,7 +103,7 @@ impl View {
         chunk_table.root = Some(*at);
         chunk_table.position = head.checkpoint.place();
         chunk_table.add_direct(tables.tip().era);
-        Ok((tables, chunk_table))
+        Ok((tables.under(head), chunk_table))
     }
 
     async fn table(&self, at: &FrameRef, address: u64) -> Result<Bytes> {

@@ -65,8 +65,9 @@ pub struct Session {
     pub new_chunks: Mutex<NewChunks>,
     /// One checkpoint at a time.
     pub checkpointing: tokio::sync::Mutex<()>,
-    /// One snapshot is removed at a time: each puts its gate in the place of another's.
-    pub removing: tokio::sync::Mutex<()>,
+    /// One change of the states or of the size at a time: removals put their gates in the places of others', and a rollback
+    /// changes both.
+    pub altering: tokio::sync::Mutex<()>,
     pub retired: Mutex<Retired>,
     /// Packs that were given a number, and the bytes of what they took.
     pub packs: AtomicU64,
@@ -98,6 +99,7 @@ impl Session {
         journal: Journal,
         (tables, chunk_table): (Tables, ChunkTable),
     ) -> Result<Arc<Session>> {
+        context.set_size(head.size);
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
         let mut tip = Tip::new(tables, head.checkpoint.place(), context.rt().now());
@@ -135,7 +137,7 @@ impl Session {
             chunk_table: Mutex::new(Arc::new(chunk_table)),
             new_chunks: Mutex::new(new_chunks),
             checkpointing: tokio::sync::Mutex::default(),
-            removing: tokio::sync::Mutex::default(),
+            altering: tokio::sync::Mutex::default(),
             retired: Mutex::default(),
             packs: AtomicU64::new(0),
             packed: Mutex::default(),

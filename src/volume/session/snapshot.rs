@@ -7,7 +7,7 @@ use crate::base::record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
-use crate::volume::space::State;
+use crate::volume::space::{RollBack, State};
 use crate::volume::space::pins;
 
 /// What all marks of one command share.
@@ -59,6 +59,7 @@ impl Session {
             group: group.id,
             group_size: group.size,
             created_ms: group.created_ms,
+            size: tip.tables.tip().size,
         };
         let record = Record { lsn: tip.lsn.next(), op: Op::Mark(mark) };
         self.log_locally(room, &record);
@@ -101,7 +102,7 @@ impl Session {
     /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it. Where there may be clones it is put
     /// behind a gate first; whoever meets that may lift it, so one that is left there holds nobody up.
     pub async fn remove_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
-        let _one = self.removing.lock().await;
+        let _one = self.altering.lock().await;
         self.build_snapshot(name).await?;
         let id = self.tip.lock().tables.snapshot(name).map(|s| s.id);
         let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), name)))?;
@@ -130,6 +131,63 @@ impl Session {
             tracing::debug!(volume = %self.context.name, %error, "a clone that comes lifts the gate");
         }
         done
+    }
+}
+
+impl Session {
+    /// The volume shows what the snapshot does, of whose size it is from then on; what it held is kept as snapshot `keep`, or
+    /// freed. Writes wait meanwhile; one that is under way may be there in part afterwards, as after a crash. It goes on when
+    /// nobody waits for it any more. `nonce`: drawn for it, so that it is not done again by the session that comes next.
+    pub async fn roll_back(
+        self: &Arc<Self>,
+        to: &Name,
+        keep: Option<&Name>,
+        nonce: Nonce,
+    ) -> Result<(), Stop> {
+        let (me, to, keep) = (self.clone(), to.clone(), keep.cloned());
+        let task = self.context.rt().spawn(async move { me.roll_back_now(&to, keep, nonce).await });
+        task.await.map_err(Stop::Failed)?
+    }
+
+    async fn roll_back_now(
+        self: &Arc<Self>,
+        to: &Name,
+        keep: Option<Name>,
+        nonce: Nonce,
+    ) -> Result<(), Stop> {
+        let _one = self.altering.lock().await;
+        let kept = |name: &Name| self.tip.lock().tables.snapshot(name).is_some_and(|s| s.group == nonce);
+        if keep.as_ref().is_some_and(kept) {
+            return Ok(());
+        }
+        self.build_snapshot(to).await?;
+        // Whoever has read a block to write it whole has read what the tip holds now, and must not write that afterwards.
+        let _all = self.or_end(self.ranges.lock(0..u64::MAX)).await?;
+        let _gate = self.or_end(self.close_gate()).await?;
+        let back = {
+            let tip = self.tip.lock();
+            if let Some(keep) = &keep {
+                tip.tables.check_new(keep).map_err(|e| e.context(self.context.title()))?;
+            }
+            let there = tip.tables.snapshot(to).map(|s| s.id);
+            let to = there.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), to)))?;
+            RollBack { to, keep, created_ms: self.context.rt().wall_ms(), nonce }
+        };
+        self.make_checkpoint(&[], Some(back)).await?;
+        // What the tip held goes with the next one, if it is not kept.
+        let me = self.clone();
+        self.context.rt().spawn(async move { me.checkpoint(&[]).await }).detach();
+        Ok(())
+    }
+
+    /// New bytes at the end, which read as zeros. `Refused` for a size that is less than what it is.
+    pub async fn grow(self: &Arc<Self>, size: u64) -> Result<(), Stop> {
+        let _one = self.altering.lock().await;
+        let epoch = self.epoch;
+        let head = self.change(move |head| head.grow(epoch, size)).await?;
+        self.tip.lock().tables.tip_mut().size = head.size;
+        self.context.set_size(head.size);
+        Ok(())
     }
 }
 

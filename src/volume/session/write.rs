@@ -215,6 +215,12 @@ impl Session {
         if !self.journal.is_current(room.as_ref()) {
             return Ok(Look::Again);
         }
+        // Since it was asked for the volume may have become smaller (`roll_back`).
+        let end = tip.tables.tip().size.div_ceil(BLOCK);
+        if span(ops).end > end {
+            let why = format!("volume {} ends before that by now", self.context.title());
+            return Err(Error::new(Kind::Invalid, why).into());
+        }
         // Looked at under the lock: a merge that began later will read what is taken in now.
         if free.is_some_and(|range| self.ranges.is_held(range)) {
             return Ok(Look::Again);

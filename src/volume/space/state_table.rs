@@ -87,6 +87,17 @@ pub struct Tables {
     pub stored_bytes: u64,
 }
 
+/// What the tip held goes, and what a snapshot shows takes its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RollBack {
+    pub to: StateId,
+    /// What the tip held stays as a snapshot of this name.
+    pub keep: Option<Name>,
+    pub created_ms: u64,
+    /// Drawn for this rollback: what it kept tells by it that it was done.
+    pub nonce: Nonce,
+}
+
 /// A state that is no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gone {
@@ -133,6 +144,13 @@ impl Tables {
         }
     }
 
+    /// As they are under this head: the volume may have grown since they were written.
+    #[must_use]
+    pub fn under(mut self, head: &Head) -> Tables {
+        self.tip_mut().size = head.size;
+        self
+    }
+
     pub fn tip(&self) -> &State {
         self.states.get(&self.tip).expect("a table has its tip: checked when it is read")
     }
@@ -171,6 +189,8 @@ impl Tables {
         let id = self.next;
         self.next = id.next();
         let frozen = self.tip_mut();
+        // The tip's is the head's, which may have grown since the mark was set.
+        let size = std::mem::replace(&mut frozen.size, mark.size);
         frozen.name = Some(mark.name.clone());
         frozen.created_ms = mark.created_ms;
         frozen.group = mark.group;
@@ -187,6 +207,7 @@ impl Tables {
             group_size: 0,
             whole: true,
             built: false,
+            size,
             ..frozen.clone()
         };
         self.tip = id;
@@ -203,17 +224,60 @@ impl Tables {
         news
     }
 
-    /// Removes a snapshot. One with several children is only hidden, until one is left (protocol.md §5.4). What has gone,
-    /// in order.
-    pub fn remove(&mut self, id: StateId) -> Vec<Gone> {
+    /// The tip becomes a snapshot, or is hidden; a new tip begins as a child of the snapshot to which the volume goes back,
+    /// under the next era (protocol.md §4.5). All states are built.
+    pub fn roll_back(&mut self, back: &RollBack) -> Result<()> {
+        let Some(to) = self.states.get(&back.to).cloned() else {
+            return Err(Error::new(Kind::Internal, "the snapshot to go back to is not there any more"));
+        };
+        let id = self.next;
+        self.next = id.next();
+        let era = self.tip().era.next();
+        let before = self.tip_mut();
+        before.hidden = back.keep.is_none();
+        before.name = back.keep.clone();
+        before.created_ms = back.created_ms;
+        before.group = back.nonce;
+        (before.group_size, before.whole) = (1, true);
+        let tip = State {
+            id,
+            name: None,
+            parent: Some(to.id),
+            era,
+            created_ms: back.created_ms,
+            group: Nonce(0),
+            group_size: 0,
+            whole: true,
+            ..to
+        };
+        self.tip = id;
+        self.states.insert(id, tip);
+        Ok(())
+    }
+
+    /// Nobody sees it any more; `remove_hidden` removes it.
+    pub fn hide(&mut self, id: StateId) {
         assert!(id != self.tip, "the tip is never removed");
         if let Some(state) = self.states.get_mut(&id) {
             state.hidden = true;
         }
-        let children = |t: &Tables, id| t.states.values().filter(|s| s.parent == Some(id)).count();
+    }
+
+    /// A hidden state that nothing stands on, or only one.
+    fn removable(&self) -> Option<StateId> {
+        let children = |id| self.states.values().filter(|s| s.parent == Some(id)).count();
+        self.states.values().find(|s| s.hidden && children(s.id) < 2).map(|s| s.id)
+    }
+
+    /// Whether `remove_hidden` would remove something.
+    pub fn has_removable(&self) -> bool {
+        self.removable().is_some()
+    }
+
+    /// Removes hidden states. One with several children stays until one is left (protocol.md §5.4). What has gone, in order.
+    pub fn remove_hidden(&mut self) -> Vec<Gone> {
         let mut gone = Vec::new();
-        while let Some(id) = self.states.values().find(|s| s.hidden && children(self, s.id) < 2).map(|s| s.id)
-        {
+        while let Some(id) = self.removable() {
             let Some(State { parent, tree, .. }) = self.states.remove(&id) else { break };
             let parent_era = parent.and_then(|p| self.states.get(&p)).map_or(Era(0), |p| p.era);
             let child = self.states.values_mut().find(|s| s.parent == Some(id)).map(|child| {
@@ -335,7 +399,7 @@ mod tests {
 
     fn mark(state: u64, name: &str) -> Mark {
         let (state, name) = (StateId(state), name.parse().unwrap());
-        Mark { state, name, group: Nonce(1), group_size: 1, created_ms: 9 }
+        Mark { state, name, group: Nonce(1), group_size: 1, created_ms: 9, size: 1 << 20 }
     }
 
     fn built(mut t: Tables) -> Tables {
@@ -357,10 +421,12 @@ mod tests {
         assert_eq!(names, [("a".to_owned(), 1, 1), ("b".to_owned(), 2, 2)]);
         assert_eq!((t.tip().id, t.tip().era, t.tip().parent), (StateId(3), Era(3), Some(StateId(2))));
         assert!(t.check_new(&"a".parse().unwrap()).unwrap_err().is(Kind::Exists));
-        t.remove(StateId(1));
+        t.hide(StateId(1));
+        t.remove_hidden();
         assert!(t.check_new(&"a".parse().unwrap()).is_ok());
         assert_eq!(t.states[&StateId(2)].parent, None);
-        t.remove(StateId(2));
+        t.hide(StateId(2));
+        t.remove_hidden();
         assert_eq!((t.states.len(), t.tip().parent), (1, None));
         t.mark(&mark(3, "a")).unwrap();
         assert_eq!(t.tip().id, StateId(4), "ids are never used again");
@@ -373,10 +439,38 @@ mod tests {
         t.mark(&mark(2, "b")).unwrap();
         // As after a rollback to `a`: the tip is a second child.
         t.tip_mut().parent = Some(StateId(1));
-        t.remove(StateId(1));
+        t.hide(StateId(1));
+        assert!(t.remove_hidden().is_empty());
         assert!(t.states[&StateId(1)].hidden && t.snapshot(&"a".parse().unwrap()).is_none());
-        t.remove(StateId(2));
+        t.hide(StateId(2));
+        t.remove_hidden();
         assert_eq!(t.states.keys().copied().collect::<Vec<_>>(), [StateId(3)]);
+    }
+
+    #[test]
+    fn a_rollback_begins_a_new_tip() {
+        let mut t = born();
+        t.mark(&mark(1, "a")).unwrap();
+        t.mark(&Mark { size: 2 << 20, ..mark(2, "b") }).unwrap();
+        let mut t = built(t);
+        let back = |to, keep: Option<&str>| RollBack {
+            to: StateId(to),
+            keep: keep.map(|k| k.parse().unwrap()),
+            created_ms: 7,
+            nonce: Nonce(5),
+        };
+        t.roll_back(&back(1, Some("kept"))).unwrap();
+        assert_eq!((t.tip().id, t.tip().parent, t.tip().era), (StateId(4), Some(StateId(1)), Era(4)));
+        assert_eq!(t.tip().size, 1 << 20, "as the snapshot");
+        let kept = t.snapshot(&"kept".parse().unwrap()).unwrap();
+        assert_eq!((kept.id, kept.parent, kept.group), (StateId(3), Some(StateId(2)), Nonce(5)));
+        // What is not kept is gone with the next removal.
+        t.roll_back(&back(2, None)).unwrap();
+        assert!(t.has_removable() && t.states[&StateId(4)].hidden);
+        let gone: Vec<_> = t.remove_hidden().iter().map(|g| (g.id, g.child, g.parent_era)).collect();
+        assert_eq!(gone, [(StateId(4), None, Era(1))]);
+        assert_eq!((t.tip().id, t.tip().size), (StateId(5), 2 << 20));
+        assert!(t.roll_back(&back(4, None)).is_err());
     }
 
     #[test]

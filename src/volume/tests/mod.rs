@@ -14,6 +14,7 @@ mod place;
 mod reading;
 mod reports;
 mod requests;
+mod rollback;
 mod site;
 mod states;
 mod storm;

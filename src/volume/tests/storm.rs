@@ -19,6 +19,19 @@ enum Step {
     Write { at: u64, len: u64, fill: u64 },
     Zero { block: u64, count: u64 },
     Snap(String),
+    /// To what a snapshot holds; what was there is kept by a name.
+    Back { image: Vec<u8>, keep: Option<String> },
+}
+
+impl Step {
+    /// The snapshot that it makes.
+    fn makes(&self) -> Option<&String> {
+        match self {
+            Step::Snap(name) => Some(name),
+            Step::Back { keep, .. } => keep.as_ref(),
+            Step::Write { .. } | Step::Zero { .. } => None,
+        }
+    }
 }
 
 #[derive(Default, Debug)]
@@ -40,6 +53,7 @@ fn apply(image: &mut [u8], step: &Step) {
             image[(block * 4096) as usize..((block + count) * 4096) as usize].fill(0)
         }
         Step::Snap(_) => {}
+        Step::Back { image: to, .. } => image.copy_from_slice(to),
     }
 }
 
@@ -55,8 +69,8 @@ impl History {
         let mut image = self.image(least);
         let mut n = least;
         let marked = |n: usize| {
-            let has = |s: &Step| matches!(s, Step::Snap(name) if names.contains(name));
-            self.steps[..n].iter().all(|s| !matches!(s, Step::Snap(_)) || has(s))
+            let has = |s: &Step| s.makes().is_some_and(|name| names.contains(name));
+            self.steps[..n].iter().all(|s| s.makes().is_none() || has(s))
                 && !self.steps[n..].iter().any(has)
         };
         while image != seen || !marked(n) {
@@ -256,7 +270,7 @@ impl Storm {
             match step {
                 Step::Write { at, len, fill } => volume.write(at, bytes(fill, len as usize)).await,
                 Step::Zero { block, count } => volume.zero(block * 4096, count * 4096).await,
-                Step::Snap(_) => Ok(()),
+                Step::Snap(_) | Step::Back { .. } => Ok(()),
             }
         })
         .await?;
@@ -287,6 +301,34 @@ impl Storm {
 }
 
 type Done = Result<(), crate::base::Error>;
+
+impl Storm {
+    async fn roll_back(&mut self, i: u64) -> Done {
+        let snaps = self.h.snaps.len() as u64;
+        if snaps == 0 {
+            return Ok(());
+        }
+        let to = self.h.snaps.iter().nth(self.world.below(snaps) as usize);
+        let (to, (_, image)) = to.map(|(name, of)| (name.clone(), of.clone())).unwrap();
+        let keep = (self.world.below(2) == 0).then(|| format!("k{i}"));
+        let before = self.h.image(self.h.steps.len());
+        self.h.steps.push(Step::Back { image, keep: keep.clone() });
+        let n = self.h.steps.len();
+        self.note(format!("back to {to} at {n}, keeping {keep:?}"));
+        if let Some(keep) = &keep {
+            self.h.snaps.insert(keep.clone(), (n, before));
+        }
+        let (v, nonce) = (self.v(), crate::base::Nonce(self.world.below(u64::MAX).into()));
+        let (to, keep) = (name(&to), keep.map(|k| name(&k)));
+        let back = async move {
+            let (to, keep) = (&to, keep.as_ref());
+            v.ask(|session| async move { session.roll_back(to, keep, nonce).await }).await
+        };
+        self.within(back).await?;
+        (self.h.local, self.h.pool) = (n, n);
+        Ok(())
+    }
+}
 
 impl Storm {
     async fn crash(&mut self) {
@@ -351,6 +393,7 @@ impl Storm {
                 0 => self.snap(at).await?,
                 1 => self.checkpoint().await?,
                 2 => self.release().await?,
+                3 => self.roll_back(at).await?,
                 _ => self.step(at).await?,
             }
         }
@@ -382,6 +425,7 @@ impl Storm {
                 self.machines.iter().for_each(|m| m.disk.faults(|f| f.sync_fails = fails));
             }
             12 => self.checkpoint().await?,
+            13..15 => self.roll_back(i).await?,
             _ => self.step(i).await?,
         }
         Ok(())
