@@ -26,7 +26,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
-//! | 4 | 2 | format, 4 |
+//! | 4 | 2 | format, 5 |
 //! | 6 | 2 | key slot: 0, not encrypted |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
@@ -43,7 +43,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJs` |
-//! | 4 | 2 | format, 3 |
+//! | 4 | 2 | format, 4 |
 //! | 6 | 2 | key slot: 0 |
 //! | 8 | 16 | journal id |
 //! | 24 | 8 | lap, 1.. |
@@ -85,7 +85,7 @@
 //! | 32 | 8 | hash of the body |
 //!
 //! A mark's body (a snapshot, see `base::record`): state id (8), group (16), members of the group (4), wall clock in ms
-//! since 1970 (8), length of the name (4), name.
+//! since 1970 (8), bytes of the volume at that moment (8), length of the name (4), name.
 //!
 //! A batch counts as a whole. Lsns grow within a segment and from segment to segment; there may be gaps (writes that
 //! were stored and then lost here). Synced pages are never written again before their segment's next lap.

@@ -77,8 +77,10 @@ fn a_power_cut_leaves_it_done_or_not() {
             v.flush().await.unwrap();
             let (process, disk) = (life.process.clone(), life.machine.disk.clone());
             site.world.after_steps(1 + site.world.below(600), move || {
-                process.kill();
-                disk.power_loss();
+                if process.alive() {
+                    process.kill();
+                    disk.power_loss();
+                }
             });
             let volumes = life.volumes.clone();
             let keep = [None, Some(name("k"))][seed as usize / 2 % 2].clone();
