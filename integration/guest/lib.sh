@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Shared by the checks that boot a guest; sourced after ../lib.sh.
 
-want cpio e2fsck gzip mkfs.ext4 modprobe nbd-client qemu-system-x86_64
+want cpio e2fsck gzip mkfs.ext4 modprobe nbd-client qemu-system-x86_64 resize2fs
 [[ -x /bin/busybox ]] || skip "busybox (static) is not installed"
 # A small kernel with ext4; the newest of them.
 KERNEL=$(compgen -G '/boot/vmlinuz-*cloud*' | sort -V | tail -n 1) || skip "no kernel for the guest: /boot/vmlinuz-*cloud*"

@@ -116,7 +116,7 @@ pub struct ScrubFlags {
 /// One shard's piece would take hours below this: a unit was forgotten.
 const RATE_MIN: u64 = 64 * KIB;
 
-fn parse_rate(text: &str) -> Result<u64> {
+pub fn parse_rate(text: &str) -> Result<u64> {
     match parse_size(text)? {
         rate if rate == 0 || rate >= RATE_MIN => Ok(rate),
         rate => Err(Error::new(

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
+use super::pool::parse_rate;
 use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
@@ -53,6 +54,16 @@ pub enum Volume {
         /// For example 20G; a multiple of 512 bytes, at most 64T, not less than it is
         #[arg(value_parser = parse_size)]
         size: u64,
+        /// End the connections of clients, so that they connect again and see the new size
+        #[arg(long)]
+        disconnect: bool,
+    },
+    /// Make a clone independent of its parent, while it is used; run again, it goes on where it was cut off
+    Flatten {
+        path: VolumePath,
+        /// Bytes a second; 0: as fast as it goes
+        #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = parse_rate)]
+        rate: u64,
     },
     /// Walk all maps, and compare what they need with what collection has counted
     Check { path: VolumePath },
@@ -126,7 +137,10 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Rollback(args) => roll_back(global, args).await,
-        Volume::Resize { path, size } => plain(global, Verb::VolumeResize { path, size }).await,
+        Volume::Resize { path, size, disconnect } => {
+            plain(global, Verb::VolumeResize { path, size, disconnect }).await
+        }
+        Volume::Flatten { path, rate } => plain(global, Verb::VolumeFlatten { path, rate }).await,
         Volume::Check { path } => plain(global, Verb::VolumeCheck { path }).await,
         Volume::Collect { path } => plain(global, Verb::VolumeCollect { path }).await,
         Volume::TakeOver { path, accept_loss } => {
@@ -204,6 +218,12 @@ fn info(answer: VolumeAnswer) {
     line("open here", yes(info.open_here));
     line("packed", show_bytes(info.packed_bytes));
     line("parent", output::or_dash(info.parent.map(of_parent)));
+    // What the parent comes from.
+    let above = info.chain.into_iter().skip(1).map(of_parent);
+    line(
+        "ancestors",
+        output::or_dash(Some(above.collect::<Vec<_>>().join(", ")).filter(|all| !all.is_empty())),
+    );
     line("released", yes(info.released));
     line("retired objects", info.retired_objects.to_string());
     line("room", bytes(info.room_bytes));

@@ -192,6 +192,13 @@ pub enum Verb {
     VolumeResize {
         path: VolumePath,
         size: u64,
+        /// Clients are hung up on, to connect again.
+        disconnect: bool,
+    },
+    VolumeFlatten {
+        path: VolumePath,
+        /// Bytes a second; 0: as fast as it goes.
+        rate: u64,
     },
     VolumeCheck {
         path: VolumePath,

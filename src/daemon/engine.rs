@@ -197,7 +197,9 @@ impl Engine {
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
         // A command that has it alone opens it too.
-        let Ok(_session) = self.state.sessions.enter(&path, volumes, Visitor::Command("the daemon")) else { return };
+        let Ok(_session) = self.state.sessions.enter(&path, volumes, Visitor::Command("the daemon")) else {
+            return;
+        };
         if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
             // Another host may take it over meanwhile.
             && !error.is(Kind::Owned)

@@ -141,6 +141,13 @@ impl Sessions {
         }
     }
 
+    /// Ends the connections of clients, who may come again at once. So many there were.
+    pub fn hang_up(&self, path: &VolumePath) -> usize {
+        let uses = self.uses.lock();
+        let tokens = uses.get(path).into_iter().flat_map(|one| one.clients.values()).flat_map(|c| &c.hang_up);
+        tokens.map(CancellationToken::cancel).count()
+    }
+
     /// `Owned`, by their names, while somebody uses the volume.
     pub fn check_unused(&self, path: &VolumePath) -> Result<()> {
         self.uses.lock().get(path).map_or(Ok(()), |one| one.free(path).and_then(|()| one.nobody(path, false)))
@@ -148,7 +155,9 @@ impl Sessions {
 
     pub fn list(&self) -> Vec<SessionInfo> {
         let uses = self.uses.lock();
-        uses.iter().map(|(path, u)| SessionInfo { path: path.clone(), clients: u.clients.len() as u64 }).collect()
+        uses.iter()
+            .map(|(path, u)| SessionInfo { path: path.clone(), clients: u.clients.len() as u64 })
+            .collect()
     }
 
     pub fn clients(&self, path: &VolumePath) -> u64 {
@@ -207,7 +216,8 @@ impl Sessions {
     async fn release(&self, path: &VolumePath, visit: u64, volumes: &Volumes) {
         {
             let mut uses = self.uses.lock();
-            if uses.get(path).is_none_or(|u| u.visits != visit || u.alone.is_some() || !u.clients.is_empty()) {
+            if uses.get(path).is_none_or(|u| u.visits != visit || u.alone.is_some() || !u.clients.is_empty())
+            {
                 return;
             }
             uses.remove(path);
@@ -255,7 +265,9 @@ impl Use {
 
     fn free(&self, path: &VolumePath) -> Result<()> {
         match self.alone {
-            Some(what) => Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is"))),
+            Some(what) => {
+                Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is")))
+            }
             None => Ok(()),
         }
     }

@@ -321,9 +321,9 @@ fn golden_bytes() {
         place: 6,
         lineage,
     };
-    let golden = "776c4a680400000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+    let golden = "776c4a680500000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
                   0400000000000000000010000000000006000000000000000200000003000000000000000400000000000000\
-                  b785a3d5fbb21253";
+                  8398dd05ca9ea628";
     assert_eq!(hex(&header.encode()), golden);
     assert_eq!(Header::decode(&header.encode()).unwrap(), header);
 
@@ -331,7 +331,7 @@ fn golden_bytes() {
         SegmentHead { lap: 7, salt: 0x5a17, before: Lsn(9), before_end: 8192, mark: Lsn(8), bytes: 65536 };
     let mut w = Writer::default();
     segment.encode(JournalId(0x22), &mut w);
-    let golden = "776c4a7303000000220000000000000000000000000000000700000000000000175a000000000000\
+    let golden = "776c4a7304000000220000000000000000000000000000000700000000000000175a000000000000\
                   090000000000000000200000000000000800000000000000000001000000000064a4d6a8d61d54c1";
     assert_eq!((hex(&w.buf[..80]).as_str(), w.buf.len()), (golden, 4096));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x22)), Some(segment));

@@ -10,8 +10,10 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group};
-pub use checkpoint::CheckReport;
+pub use catalog::{
+    Flattened, MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group,
+};
+pub use checkpoint::{CheckReport, Flattening};
 pub use handle::Volume;
 pub use head::{FlushMode, Host, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings};
 pub use read::{EngineContext, Memory, Tuning};

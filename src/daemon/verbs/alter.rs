@@ -2,10 +2,12 @@
 
 use serde_json::json;
 
-use crate::base::size::show_size;
+use crate::base::size::{show_bytes, show_size};
 use crate::base::{Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
+use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::volume::{Flattened, Flattening};
 
 /// All that may be refused is refused before a client is hung up on.
 pub async fn roll_back(
@@ -27,13 +29,45 @@ pub async fn roll_back(
     Ok(Outcome { value, ..Outcome::default() }.note(what))
 }
 
-pub async fn resize(state: &EngineState, path: &VolumePath, size: u64) -> Result<Outcome> {
+pub async fn resize(
+    state: &EngineState,
+    path: &VolumePath,
+    size: u64,
+    disconnect: bool,
+) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
     volumes.resize(&path.volume, size).await?;
     let value = json!({"path": path.to_string(), "size": size});
     let outcome = Outcome { value, ..Outcome::default() }.note(format!("{path} has {} now", show_size(size)));
+    if disconnect && state.sessions.hang_up(path) > 0 {
+        return Ok(outcome.note("its clients were hung up on, to connect again and see it"));
+    }
     Ok(match state.sessions.clients(path) {
         0 => outcome,
-        _ => outcome.note("clients that are connected see the new size when they connect again"),
+        _ => outcome.note("clients that are connected see it when they connect again"),
     })
+}
+
+/// Cut off, the next one goes on.
+pub async fn flatten(
+    state: &EngineState,
+    path: &VolumePath,
+    rate: u64,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let size = volumes.info(&path.volume).await?.size;
+    let told = |done: u64| progress.tell("flattening", done, size);
+    let how = Flattening { rate: (rate > 0).then_some(rate), progress: &told };
+    let Flattened { bytes, holders } = volumes.flatten(&path.volume, how).await?;
+    let holders: Vec<String> = holders.iter().map(|name| format!("{path}@{name}")).collect();
+    let value = json!({"path": path.to_string(), "bytes": bytes, "holders": holders});
+    let note = match holders.is_empty() {
+        true => format!("{path} needs no parent any more; {} were written again", show_bytes(bytes)),
+        false => format!(
+            "{path} needs no parent any more, but its snapshots from before do: {}; when they are removed the parent is let go",
+            holders.join(", ")
+        ),
+    };
+    Ok(Outcome { value, ..Outcome::default() }.note(note))
 }

@@ -89,7 +89,10 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeRollBack { to, keep, disconnect } => {
             Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await
         }
-        Verb::VolumeResize { path, size } => Box::pin(alter::resize(state, &path, size)).await,
+        Verb::VolumeResize { path, size, disconnect } => {
+            Box::pin(alter::resize(state, &path, size, disconnect)).await
+        }
+        Verb::VolumeFlatten { path, rate } => Box::pin(alter::flatten(state, &path, rate, progress)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
         Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => {

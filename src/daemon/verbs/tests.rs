@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::config::Config;
 use super::super::pools::Pools;
 use super::super::state_dir::{HostContext, StateDir};
-use super::super::volume_clients::Sessions;
+use super::super::volume_clients::{Sessions, Visitor};
 use super::*;
 use crate::base::Nonce;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
@@ -158,4 +158,46 @@ async fn what_needs_attention_is_said_by_list_and_status() {
     later.pools.get(&"p".parse().unwrap()).await.unwrap_err();
     let closed = status(&later).await.unwrap();
     assert!(closed.degraded && closed.value["pools"][0]["trouble"].is_string(), "{}", closed.value);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_needs_the_volume_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let snapshot: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&snapshot), true, false).await.unwrap();
+    let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
+    let path = &snapshot.volume;
+    let enter = |who| state.sessions.enter(path, &volumes, who);
+    let roll_back = |disconnect| alter::roll_back(&state, &snapshot, None, disconnect);
+    let client = enter(Visitor::Client("10.0.0.7:4000")).unwrap();
+    let refused = roll_back(false).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("10.0.0.7:4000"), "{refused}");
+    // What is refused for another reason hangs up on nobody.
+    let none = "p/v@none".parse().unwrap();
+    assert!(alter::roll_back(&state, &none, None, true).await.unwrap_err().is(Kind::NotFound));
+    // Nor is a command.
+    let command = enter(Visitor::Command("a command")).unwrap();
+    let refused = roll_back(true).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("a command"), "{refused}");
+    assert!(!client.hang_up().is_cancelled());
+    drop(command);
+    let token = client.hang_up();
+    let leaves = tokio::spawn(async move {
+        token.cancelled().await;
+        drop(client);
+    });
+    let (done, ()) = futures::join!(roll_back(true), async {
+        leaves.await.unwrap();
+    });
+    assert_eq!(done.unwrap().value["kept"], serde_json::Value::Null);
+    let alone = state.sessions.alone(path, &volumes, "rolled back", false).await.unwrap();
+    let refused = enter(Visitor::Client("10.0.0.7:4001")).unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("rolled back"), "{refused}");
+    assert!(roll_back(false).await.is_err() && state.sessions.check_unused(path).is_err());
+    drop(alone);
+    enter(Visitor::Client("10.0.0.7:4001")).unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }

@@ -73,6 +73,9 @@ impl Manner {
             Verb::VolumeResize { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was resized"), info(path))
             }
+            Verb::VolumeFlatten { path, .. } => {
+                changes(&[path], Need::Store, format!("{path} was flattened"), info(path))
+            }
             Verb::VolumeCheck { path } => looks([path.pool.clone()]),
             Verb::VolumeTakeOver { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was taken over"), info(path))

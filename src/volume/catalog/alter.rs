@@ -1,9 +1,22 @@
-//! Changes of a volume that is there: back to what a snapshot shows, more bytes at its end.
+//! Changes of a volume that is there: back to what a snapshot shows, more bytes at its end, free of its parent.
+
+use serde::Serialize;
 
 use super::volumes::{OpenMode, Volumes};
 use crate::base::size::show_size;
 use crate::base::{Error, Kind, Name, Nonce, Result};
+use crate::volume::checkpoint::Flattening;
+use crate::volume::handle::{Known, Volume};
 use crate::volume::session::no_snapshot;
+
+/// What flattening a clone came to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Flattened {
+    /// Written again.
+    pub bytes: u64,
+    /// Snapshots that still need the parent.
+    pub holders: Vec<Name>,
+}
 
 impl Volumes {
     /// What `roll_back` would refuse, without doing it. Opens the volume, and so refuses what another host owns.
@@ -24,6 +37,45 @@ impl Volumes {
         open.ask(|session| async move { session.roll_back(to, keep, nonce).await }).await?;
         tracing::info!(volume = %self.engine.title(volume), snapshot = %to, "the volume was rolled back");
         Ok(())
+    }
+
+    /// Writes again what a clone takes from its ancestors, beside reads and writes. Then the parent is let go, unless snapshots
+    /// from before need it. Dropped midway, another call goes on with what is left. `Refused`: it is no clone.
+    pub async fn flatten(&self, volume: &Name, how: Flattening<'_>) -> Result<Flattened> {
+        let open = self.open(volume, OpenMode::Normal).await?;
+        let head = self.head(volume, open.id()).await?;
+        if head.base.is_none() {
+            let why = format!("volume {} is no clone: it has no parent", self.engine.title(volume));
+            return Err(Error::new(Kind::Refused, why));
+        }
+        let how = &how;
+        let bytes = open.ask(|session| async move { session.flatten(how).await }).await?;
+        let holders = self.let_go_of_parent(&open).await?;
+        tracing::info!(volume = %self.engine.title(volume), bytes, held = !holders.is_empty(), "the volume was flattened");
+        Ok(Flattened { bytes, holders })
+    }
+
+    /// Gives the pin on the parent back where nothing needs it; else the snapshots that do.
+    async fn let_go_of_parent(&self, open: &Volume) -> Result<Vec<Name>> {
+        let holders = open.ask(|session| async move { session.drop_base().await }).await?;
+        let Some(head) = self.engine.cell(open.id()).read().await? else { return Ok(holders) };
+        if let Some(base) = head.base.filter(|base| base.dropped)
+            && let Some(parent) = base.ancestors.last()
+        {
+            self.unpin(*parent, base.snapshot, open.id(), base.pin).await?;
+        }
+        Ok(holders)
+    }
+
+    /// The same when a snapshot was removed, which may have been the last that needed it. What fails is done with the next one,
+    /// or by who removes the parent.
+    pub(super) async fn let_go_in_time(&self, open: &Volume) {
+        if let Known::Live(session) = open.known()
+            && session.head.lock().base.as_ref().is_some_and(|base| base.flat.is_some())
+            && let Err(error) = self.let_go_of_parent(open).await
+        {
+            tracing::warn!(volume = %self.engine.title(open.name()), %error, "the parent of a flattened clone is let go of later");
+        }
     }
 
     /// More bytes at its end, which read as zeros. Clients may go on meanwhile. `Refused`: the volume would shrink.

@@ -191,6 +191,8 @@ impl Volumes {
                     root: root_ref(&state.tree),
                     mapped_blocks: state.mapped,
                     pin: nonce,
+                    flat: None,
+                    dropped: false,
                 });
                 return Ok((new, template));
             }
@@ -256,6 +258,10 @@ impl Volumes {
             let open = self.open(volume, OpenMode::Normal).await?;
             tries += 1;
             match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
+                Ok(()) => {
+                    self.let_go_in_time(&open).await;
+                    return Ok(());
+                }
                 // A clone came meanwhile, perhaps one that was broken off: a look tells.
                 Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
                 done => return done,

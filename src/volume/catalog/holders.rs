@@ -79,11 +79,12 @@ impl Volumes {
         Ok(held)
     }
 
-    /// Whether the clone exists. `settle`: if not, it never will.
+    /// Whether the clone exists, and needs it. `settle`: if it doesn't exist, it never will.
     async fn may_need(&self, clone: VolumeId, settle: bool) -> Result<bool> {
         let cell = self.engine.cell(clone);
         match cell.read().await? {
-            Some(head) => Ok(!head.removed),
+            // A clone that was flattened has let go, whether its pin is gone yet or not.
+            Some(head) => Ok(!head.removed && head.parent().is_some()),
             None if !settle => Ok(false),
             None => {
                 // It may be on its way.

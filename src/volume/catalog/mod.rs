@@ -12,6 +12,7 @@ mod template;
 mod unreadable;
 mod volumes;
 
+pub use alter::Flattened;
 pub use group::snapshot_group;
 pub use salvage::Salvaged;
 pub use unreadable::{MapWalk, Unreadable};

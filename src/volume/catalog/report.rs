@@ -34,6 +34,8 @@ const CHECKS_MAX: usize = 5;
 /// Volumes looked at at a time.
 const LOOKS_AT_ONCE: usize = 64;
 
+/// Ancestors of a clone that are told.
+const CHAIN_MAX: usize = 1024;
 /// Groups of which an engine remembers that they are whole.
 const WHOLE_MAX: usize = 4096;
 
@@ -92,10 +94,8 @@ impl VolumeInfo {
             kept_journals: Vec::new(),
             snapshots: tables.snapshots().count() as u64,
             clones: None,
-            parent: head.base.as_ref().and_then(|b| {
-                let volume = *b.ancestors.last()?;
-                Some(Parent { volume, name: None, snapshot: b.snapshot_name.clone() })
-            }),
+            parent: parent_of(head),
+            chain: Vec::new(),
         }
     }
 
@@ -222,6 +222,11 @@ impl SnapshotInfo {
     }
 }
 
+fn parent_of(head: &Head) -> Option<Parent> {
+    let (volume, base) = head.parent()?;
+    Some(Parent { volume, name: None, snapshot: base.snapshot_name.clone() })
+}
+
 /// How many clones each volume has, by their own heads.
 fn count_clones(all: &mut [(Name, Result<VolumeInfo>)]) {
     let mut clones: BTreeMap<VolumeId, u64> = BTreeMap::new();
@@ -320,6 +325,9 @@ impl Volumes {
                 info.mapped_bytes = session.mapped().await.map_or(info.mapped_bytes, |blocks| blocks * BLOCK);
             }
         }
+        if around.is_none() {
+            info.chain = self.chain(&head).await?;
+        }
         if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
             parent.name = match around {
                 Some(around) => around.names.get(&parent.volume).cloned(),
@@ -327,6 +335,22 @@ impl Volumes {
             };
         }
         Ok(info)
+    }
+
+    /// Where a clone comes from, and where that comes from: nearest first, by their present names.
+    async fn chain(&self, head: &Head) -> Result<Vec<Parent>> {
+        let Some(mut next) = parent_of(head) else { return Ok(Vec::new()) };
+        let (names, mut chain) = (self.names().await?, Vec::new());
+        loop {
+            let above = self.engine.cell(next.volume).read().await?.and_then(|head| parent_of(&head));
+            next.name = names.get(&next.volume).cloned();
+            chain.push(next);
+            match above {
+                // A head that was forged may name its own child.
+                Some(above) if chain.len() < CHAIN_MAX => next = above,
+                _ => return Ok(chain),
+            }
+        }
     }
 
     /// The name, if it is still that volume's.

@@ -558,7 +558,11 @@ impl<'a> Build<'a> {
             }
         }
         self.chunk_table.retire();
-        let mut stale: Vec<FrameRef> = self.chunk_table.root.take().into_iter().collect();
+        let inline = self.session.context.engine.tuning.states_inline;
+        let states = self.tables.pages(&self.chunk_table.deaths, inline);
+        let states = self.chunk_table.changed_states(states);
+        let mut stale = self.chunk_table.take_stale();
+        stale.extend(self.chunk_table.root.take());
         while !stale.is_empty() {
             for at in &stale {
                 self.chunk_table.bury_bytes(at.seq, at.len.into())?;
@@ -568,6 +572,10 @@ impl<'a> Build<'a> {
         self.session.writer.seal_map();
         let era = self.tables.tip().era;
         let mut sink = self.sink(era);
+        for (n, bytes) in states {
+            let at = sink.table(Tables::page_address(n), bytes.clone()).await?;
+            self.chunk_table.state_page_is(n, at, &bytes);
+        }
         for (n, bytes) in self.chunk_table.changed() {
             let at = sink.table(ChunkTable::slab_address(n), bytes).await?;
             self.chunk_table.written(n, at);

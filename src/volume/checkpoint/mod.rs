@@ -4,11 +4,13 @@ mod build;
 mod check;
 mod compaction;
 mod delete_objects;
+mod flatten;
 mod publish;
 mod sweep;
 
 pub use check::{CheckReport, check};
 pub use compaction::compact;
 pub use delete_objects::delete_retired;
+pub use flatten::Flattening;
 pub use publish::make_checkpoints;
 pub use sweep::sweep_when_due;

@@ -184,7 +184,7 @@ impl Session {
             Ok(built) => built,
             Err(e) => return Err(self.explain_absence(e).await),
         };
-        let to = back.as_ref().map(|_| Back { size: built.tables.tip().size });
+        let to = back.as_ref().map(|b| Back { to: b.to, size: built.tables.tip().size });
         self.publish(&built, &removes, to).await?;
         let Built { tables, chunk_table, attempt, position, .. } = built;
         self.new_chunks.lock().recorded(attempt, position.seq);

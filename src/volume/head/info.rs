@@ -69,8 +69,10 @@ pub struct VolumeInfo {
     pub snapshots: u64,
     /// `None` when the stores don't answer.
     pub clones: Option<u64>,
-    /// Where a clone comes from.
+    /// Where a clone comes from, while it needs that.
     pub parent: Option<Parent>,
+    /// The parent, its parent and so on; told of one volume, empty in a listing.
+    pub chain: Vec<Parent>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ use crate::base::{
 };
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Snapshots that a head tells one by one of those that may have clones.
 const CLONED_MAX: usize = 32;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
@@ -53,6 +53,12 @@ pub struct Base {
     pub mapped_blocks: u64,
     /// The pin among those of the parent's snapshot (see `pins`).
     pub pin: Nonce,
+    /// This state and all later ones need nothing of ancestors.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub flat: Option<StateId>,
+    /// No state needs anything of them: the pin counts no more.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dropped: bool,
 }
 
 /// The ownership in force.
@@ -180,6 +186,7 @@ pub struct Removal {
 /// The tip begins anew as what a snapshot was, with the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Back {
+    pub to: StateId,
     /// The snapshot's, in bytes: the volume has it from then on.
     pub size: u64,
 }
@@ -572,7 +579,11 @@ impl Head {
             h.gate = h.gate.filter(|g| g.snapshot.is_none_or(|s| removes.iter().all(|r| r.state != s)));
             removes.iter().for_each(|r| h.cloned.forget(r.state));
             h.ends.retain(|e| e.last > new.position);
-            h.size = back.map_or(h.size, |b| b.size);
+            if let Some(back) = back {
+                h.size = back.size;
+                // What stands on ancestors is the tip again.
+                h.base.iter_mut().for_each(|b| b.flat = b.flat.filter(|flat| *flat <= back.to));
+            }
         })
     }
 
@@ -584,6 +595,36 @@ impl Head {
             Ordering::Equal => Ok(Move::Already),
             Ordering::Greater => self.with(|h| h.size = size),
         }
+    }
+
+    /// From this state on nothing stands on ancestors: the caller has walked a recorded map of it, and all later states
+    /// come from it.
+    pub fn set_flat(&self, epoch: Epoch, from: StateId) -> Result<Move> {
+        self.owned(epoch)?;
+        match &self.base {
+            Some(base) if base.flat.is_none() => {
+                self.with(|h| h.base.iter_mut().for_each(|b| b.flat = Some(from)))
+            }
+            _ => Ok(Move::Already),
+        }
+    }
+
+    /// No state before `flat` is left.
+    pub fn drop_base(&self, epoch: Epoch, flat: StateId) -> Result<Move> {
+        self.owned(epoch)?;
+        match &self.base {
+            Some(base) if base.dropped => Ok(Move::Already),
+            Some(base) if base.flat == Some(flat) => {
+                self.with(|h| h.base.iter_mut().for_each(|b| b.dropped = true))
+            }
+            _ => Err(Error::new(Kind::Refused, "the volume was rolled back meanwhile: try again")),
+        }
+    }
+
+    /// Where it comes from, while it needs that.
+    pub fn parent(&self) -> Option<(VolumeId, &Base)> {
+        let base = self.base.as_ref().filter(|base| !base.dropped)?;
+        Some((*base.ancestors.last()?, base))
     }
 
     /// The owner's last act.
@@ -713,6 +754,48 @@ mod tests {
     }
 
     #[test]
+    fn a_flat_clone_lets_go_when_nothing_older_is_left() {
+        let (pin, snapshot) = (Nonce(3), StateId(4));
+        let (parent_name, snapshot_name) = ("p".parse().unwrap(), "s".parse().unwrap());
+        let ancestors = vec![VolumeId(1)];
+        let base = Base {
+            ancestors,
+            parent_name,
+            snapshot,
+            snapshot_name,
+            root: None,
+            mapped_blocks: 0,
+            pin,
+            flat: None,
+            dropped: false,
+        };
+        let clone = Head { base: Some(base), ..owned() };
+        assert!(clone.drop_base(Epoch(1), StateId(5)).is_err(), "not flat");
+        let flat = moved(clone.set_flat(Epoch(1), StateId(5)));
+        assert_eq!(flat.set_flat(Epoch(1), StateId(9)).unwrap(), Move::Already, "the older one counts");
+        let new = Checkpoint { nonce: Nonce(8), ..Checkpoint::default() };
+        let back = |head: &Head, to| {
+            moved(head.checkpoint(Epoch(1), &new, &[], Some(Back { to: StateId(to), size: 512 })))
+        };
+        assert!(back(&flat, 4).drop_base(Epoch(1), StateId(5)).is_err(), "back to what stands on the parent");
+        assert_eq!(back(&flat, 4).size, 512);
+        let dropped = moved(back(&flat, 5).drop_base(Epoch(1), StateId(5)));
+        assert!(dropped.parent().is_none() && flat.parent().is_some());
+        assert_eq!(dropped.drop_base(Epoch(1), StateId(5)).unwrap(), Move::Already);
+        assert_eq!(Head::decode(&dropped.encode().unwrap()).unwrap(), dropped);
+    }
+
+    #[test]
+    fn a_volume_grows_and_never_shrinks() {
+        let head = owned();
+        let size = head.size;
+        assert_eq!(head.grow(Epoch(1), size).unwrap(), Move::Already);
+        assert!(head.grow(Epoch(1), size - 512).unwrap_err().is(Kind::Refused));
+        assert!(head.grow(Epoch(2), size + 512).is_err(), "not the owner");
+        assert_eq!(moved(head.grow(Epoch(1), size + 512)).size, size + 512);
+    }
+
+    #[test]
     fn a_head_survives_its_bytes_and_bad_bytes_are_errors() {
         let head = owned();
         let bytes = head.encode().unwrap();
@@ -722,7 +805,7 @@ mod tests {
         assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
         assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(Head::decode(br#"{"format":2}"#).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Head::decode(br#"{"format":3}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }
@@ -849,6 +932,8 @@ mod tests {
             root: None,
             mapped_blocks: 0,
             pin: Nonce(1),
+            flat: None,
+            dropped: false,
         };
         head.base = Some(base.clone());
         head.encode_new().unwrap();

@@ -129,6 +129,8 @@ pub struct Tuning {
     /// Blocks that one merges before what died of them is written out: so much of it is in memory, however much a trim
     /// takes away (protocol.md §5.2). About 100 bytes a block.
     pub merge_blocks: u64,
+    /// States that the table's own page holds; more are in pages of their own.
+    pub states_inline: usize,
     /// Bytes of a journal and of its segments, if not what the volume's settings say.
     pub journal: Option<(u64, u64)>,
     /// Bytes of what is left of others that go into one object, at most.
@@ -151,6 +153,7 @@ impl Default for Tuning {
             log_share: 32,
             chunks_max: 2048,
             merge_blocks: 1 << 19,
+            states_inline: 256,
             pack_max: u64::MAX,
             space_max: (1280, 1400),
             gain_min: 1 << 20,

@@ -17,12 +17,13 @@ use crate::map::{PageCache, Pages, Step, Tree};
 use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
-use crate::volume::space::ChunkTable;
-use crate::volume::space::{TABLE_ADDRESS, Tables};
+use crate::volume::space::{ChunkTable, PagePlaces, TABLE_ADDRESS, Tables};
 
 /// A range of blocks and where its newest contents are; `None`: no layer has it, the tree says.
 pub type Found = (Range<u64>, Option<Piece>);
 
+/// Pages of a volume's tables that are read side by side.
+const PAGES_AT_ONCE: usize = 32;
 /// How long a read waits for stores before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -84,7 +85,7 @@ impl View {
     pub async fn tables(&self, head: &Head) -> Result<Tables> {
         match &head.checkpoint.tables {
             None => Ok(Tables::born(head)),
-            Some(at) => Ok(Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?.0.under(head)),
+            Some(at) => Ok(self.states(at).await?.0.under(head)),
         }
     }
 
@@ -93,8 +94,8 @@ impl View {
         let Some(at) = &head.checkpoint.tables else {
             return Ok((Tables::born(head), ChunkTable::default()));
         };
-        let (tables, mut chunk_table, pages) = Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?;
-        for some in pages.chunks(16) {
+        let (tables, mut chunk_table, pages) = self.states(at).await?;
+        for some in pages.slabs.chunks(PAGES_AT_ONCE) {
             let loads = some.iter().map(|(n, at)| self.table(at, ChunkTable::slab_address(*n)));
             for ((n, at), page) in some.iter().zip(futures::future::try_join_all(loads).await?) {
                 chunk_table.add_page(*n, *at, &page)?;
@@ -104,6 +105,20 @@ impl View {
         chunk_table.position = head.checkpoint.place();
         chunk_table.add_direct(tables.tip().era);
         Ok((tables.under(head), chunk_table))
+    }
+
+    /// The table page, with the pages of states that it names.
+    async fn states(&self, at: &FrameRef) -> Result<(Tables, ChunkTable, PagePlaces)> {
+        let (mut tables, mut chunk_table, pages) =
+            Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?;
+        for some in pages.states.chunks(PAGES_AT_ONCE) {
+            let loads = some.iter().map(|(n, at)| self.table(at, Tables::page_address(*n)));
+            for ((n, at), page) in some.iter().zip(futures::future::try_join_all(loads).await?) {
+                tables.add_page(*n, &page, &mut chunk_table.deaths)?;
+                chunk_table.state_page_is(*n, *at, &page);
+            }
+        }
+        Ok((tables.complete()?, chunk_table, pages))
     }
 
     async fn table(&self, at: &FrameRef, address: u64) -> Result<Bytes> {

@@ -57,6 +57,10 @@ pub struct Session {
     pub rounds: ConfirmRounds,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,
+    /// Changes of it so far: what was read before one of them is older than what that wrote.
+    pub changes: AtomicU64,
+    /// One change at a time, so that the last one's head is the one that is kept.
+    changing: tokio::sync::Mutex<()>,
     /// Bytes of the log when the last checkpoint began.
     merged_bytes: AtomicU64,
     pub pace: WriteThrottle,
@@ -132,6 +136,8 @@ impl Session {
             w,
             rounds: ConfirmRounds::default(),
             head: Mutex::new(head),
+            changes: AtomicU64::new(0),
+            changing: tokio::sync::Mutex::default(),
             merged_bytes: AtomicU64::new(0),
             pace: WriteThrottle::default(),
             chunk_table: Mutex::new(Arc::new(chunk_table)),
@@ -238,6 +244,7 @@ impl Session {
     ) -> Result<Head, Stop> {
         let pool = &self.context.engine.pool;
         let guesses = pool.guesses();
+        let turn = self.changing.lock().await;
         match self.context.cell.change(step).await {
             // It may have been chosen by stores that are given up: nothing may be deleted for its sake.
             Ok(_) if pool.guesses() > guesses => Err(self.explain(Error::new(
@@ -245,11 +252,18 @@ impl Session {
                 "the pool's stores were decided by guess meanwhile (`pool force-recover`): tried again",
             ))),
             Ok(head) => {
-                *self.head.lock() = head.clone();
+                {
+                    let mut known = self.head.lock();
+                    *known = head.clone();
+                    self.changes.fetch_add(1, Ordering::Relaxed);
+                }
                 self.context.confirmed_in_time(&head);
                 Ok(head)
             }
-            Err(e) => Err(self.lost(e).await),
+            Err(e) => {
+                drop(turn);
+                Err(self.lost(e).await)
+            }
         }
     }
 
@@ -337,7 +351,7 @@ impl Session {
     }
 
     /// Where these blocks lie at this instant.
-    fn lookup(&self, offset: u64, len: u64) -> Result<(Vec<Found>, Tree), Stop> {
+    pub fn lookup(&self, offset: u64, len: u64) -> Result<(Vec<Found>, Tree), Stop> {
         let tip = self.tip.lock();
         match &tip.closed {
             Some(stop) => Err(stop.share()),

@@ -42,12 +42,14 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
         let (round, dirty) = session.rounds.begin();
         let prefix = session.writer.prefix();
         let stored = prefix.lsn;
+        let changes = session.changes.load(Ordering::Relaxed);
         let seen = session.confirmed_as_counted(&mut counted).await;
         match seen.and_then(|head| head.owned(session.epoch).map(|()| head)) {
             Ok(head) => {
                 counted.upto = counted.upto.max(prefix.seq);
                 let mut known = session.head.lock();
-                if head.checkpoint.position >= known.checkpoint.position {
+                let newest = session.changes.load(Ordering::Relaxed) == changes;
+                if newest && head.checkpoint.position >= known.checkpoint.position {
                     *known = head;
                 }
                 drop(known);

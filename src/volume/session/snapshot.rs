@@ -7,8 +7,8 @@ use crate::base::record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
-use crate::volume::space::{RollBack, State};
 use crate::volume::space::pins;
+use crate::volume::space::{RollBack, State};
 
 /// What all marks of one command share.
 #[derive(Clone, Copy, Debug)]

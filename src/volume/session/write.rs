@@ -151,6 +151,21 @@ impl Session {
         self.apply(ops, Some(&guard)).await
     }
 
+    /// What no write since the last checkpoint has is logged once more as it is; the bytes of that.
+    pub async fn write_again(&self, blocks: Range<u64>) -> Result<u64, Stop> {
+        self.keep_pace((blocks.end - blocks.start) * BLOCK).await?;
+        let guard = self.or_end(self.ranges.lock(blocks.clone())).await?;
+        let (found, _) = self.lookup(blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK)?;
+        let mut written = 0;
+        for (range, _) in found.into_iter().filter(|(_, piece)| piece.is_none()) {
+            let len = (range.end - range.start) * BLOCK;
+            let data = self.read(range.start * BLOCK, len).await?.into_bytes();
+            self.apply(changes(range.start, data, self.record_max()), Some(&guard)).await?;
+            written += len;
+        }
+        Ok(written)
+    }
+
     /// Waits until a write of so many bytes is due.
     async fn keep_pace(&self, bytes: u64) -> Result<(), Stop> {
         let rt = self.context.rt();

@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::dead_runs::{DeadFrame, Part};
 use super::new_chunks::NewChunk;
@@ -128,8 +129,22 @@ pub struct Folded {
     pub bytes: u64,
 }
 
-/// Numbers and places of the table's pages.
-pub type SlabPlaces = Vec<(u64, FrameRef)>;
+/// By state: what its parent holds and it does not.
+pub type Deaths = BTreeMap<StateId, Vec<Part>>;
+
+/// Pages that are yet to be read, by their numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PagePlaces {
+    pub slabs: Vec<(u64, FrameRef)>,
+    pub states: Vec<(u64, FrameRef)>,
+}
+
+/// A page of states as it was last written: where it lies, and what tells it from others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct StatePage {
+    at: FrameRef,
+    sum: u128,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Slab {
@@ -144,8 +159,9 @@ pub struct ChunkTable {
     slabs: BTreeMap<u64, Arc<Slab>>,
     /// Pages of the table that were replaced since it was read or published.
     stale: Vec<FrameRef>,
-    /// By state: what its parent holds and it does not.
-    pub deaths: BTreeMap<StateId, Vec<Part>>,
+    pub deaths: Deaths,
+    /// Pages of states, where those are many.
+    state_pages: BTreeMap<u64, StatePage>,
     /// What nobody holds, and the table does not count yet.
     pub free: Vec<Part>,
     pub folded: Vec<Folded>,
@@ -216,9 +232,10 @@ impl ChunkTable {
         }
     }
 
-    /// The table's pages and the page that names them, as published.
+    /// The table's pages, those of states, and the page that names them, as published.
     pub fn own_pages(&self) -> Vec<FrameRef> {
-        self.slabs.values().filter_map(|s| s.at).chain(self.root).collect()
+        let states = self.state_pages.values().map(|page| page.at);
+        self.slabs.values().filter_map(|s| s.at).chain(states).chain(self.root).collect()
     }
 
     /// Counts a death.
@@ -346,23 +363,35 @@ impl ChunkTable {
         }
     }
 
-    /// All but the pages.
+    pub fn has_state_pages(&self) -> bool {
+        !self.state_pages.is_empty()
+    }
+
+    /// Of these pages of states, all that there are now, those that must be written; what they replace is stale.
+    pub fn changed_states(&mut self, pages: BTreeMap<u64, Bytes>) -> Vec<(u64, Bytes)> {
+        let gone = |n: &u64, page: &mut StatePage| pages.get(n).is_none_or(|now| xxh3_128(now) != page.sum);
+        self.stale.extend(self.state_pages.extract_if(.., gone).map(|(_, page)| page.at));
+        pages.into_iter().filter(|(n, _)| !self.state_pages.contains_key(n)).collect()
+    }
+
+    /// A page of states was written, or read.
+    pub fn state_page_is(&mut self, n: u64, at: FrameRef, bytes: &[u8]) {
+        self.state_pages.insert(n, StatePage { at, sum: xxh3_128(bytes) });
+    }
+
+    /// All but the pages, and the lists of deaths, which stand with their states.
     pub fn encode(&self, w: &mut Writer) {
-        let parts = |w: &mut Writer, parts: &[Part]| {
-            w.varint(parts.len() as u64);
-            parts.iter().for_each(|p| p.encode(w));
-        };
         w.varint(self.slabs.len() as u64);
         for (n, slab) in &self.slabs {
             w.varint(*n);
             slab.at.expect("a table is written after its pages").encode(w);
         }
-        w.varint(self.deaths.len() as u64);
-        for (state, list) in &self.deaths {
-            w.varint(state.0);
-            parts(w, list);
+        w.varint(self.state_pages.len() as u64);
+        for (n, page) in &self.state_pages {
+            w.varint(*n);
+            page.at.encode(w);
         }
-        parts(w, &self.free);
+        encode_parts(w, &self.free);
         w.varint(self.folded.len() as u64);
         for f in &self.folded {
             f.part.encode(w);
@@ -375,15 +404,15 @@ impl ChunkTable {
     }
 
     /// The pages are yet to be read: their numbers and places.
-    pub fn decode(r: &mut Reader<'_>) -> Result<(ChunkTable, SlabPlaces)> {
-        let slabs = list(r, 6, |r| Ok((r.varint()?, FrameRef::decode(r)?)))?;
-        let deaths = list(r, 2, |r| Ok((StateId(r.varint()?), list(r, 7, Part::decode)?)))?;
-        let free = list(r, 7, Part::decode)?;
+    pub fn decode(r: &mut Reader<'_>) -> Result<(ChunkTable, PagePlaces)> {
+        let page = |r: &mut Reader<'_>| Ok((r.varint()?, FrameRef::decode(r)?));
+        let places = PagePlaces { slabs: list(r, 6, page)?, states: list(r, 6, page)? };
+        let free = decode_parts(r)?;
         let folded =
             list(r, 9, |r| Ok(Folded { part: Part::decode(r)?, deaths: r.varint()?, bytes: r.varint()? }))?;
         let retired = list(r, 2, |r| Ok(Object { epoch: Epoch(r.varint()?), seq: Seq(r.varint()?) }))?;
-        let (deaths, retired) = (deaths.into_iter().collect(), retired.into_iter().collect());
-        Ok((ChunkTable { deaths, free, folded, retired, ..ChunkTable::default() }, slabs))
+        let retired = retired.into_iter().collect();
+        Ok((ChunkTable { free, folded, retired, ..ChunkTable::default() }, places))
     }
 
     /// A page of the table was read.
@@ -392,6 +421,15 @@ impl ChunkTable {
         self.slabs.insert(n, Arc::new(Slab { at: Some(at), entries }));
         Ok(())
     }
+}
+
+pub fn encode_parts(w: &mut Writer, parts: &[Part]) {
+    w.varint(parts.len() as u64);
+    parts.iter().for_each(|p| p.encode(w));
+}
+
+pub fn decode_parts(r: &mut Reader<'_>) -> Result<Vec<Part>> {
+    list(r, 7, Part::decode)
 }
 
 /// `min`: bytes that an item takes at least.

@@ -22,7 +22,7 @@ mod sweep_schedule;
 mod tests;
 
 pub use chunk_table::{
-    ChunkTable, Entry, Folded, Home, Object, PACKINGS_MAX, Repacked, SlabPlaces, Survivors,
+    ChunkTable, Entry, Folded, Home, Object, PACKINGS_MAX, PagePlaces, Repacked, Survivors,
 };
 pub use dead_runs::{
     Cursor, DeadFrame, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE, RunIndex, RunPage, encode_deaths,

@@ -9,26 +9,37 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `WLTB` |
-//! | 4 | 2 | version: 2 |
+//! | 4 | 2 | version: 3 |
 //! | 6 | 2 | 0 |
 //! | 8 | 8 | id of the tip |
 //! | 16 | 8 | next id of a state |
 //! | 24 | 8 | bytes of own chunks that the chunk table counts, without parity |
-//! | 32 | 4 | number of states |
+//! | 32 | 4 | number of states in this page: all, or none |
 //! | 36 | 4 | number of ended epochs |
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
 //! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4,
 //! group whole 8), created ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
-//! is the epoch that ended there, above, and its last write), name (u32 length and bytes), and when mapped the root's
-//! height (1) and frame (varints). An ended epoch: epoch and its last sequence number, as varints; the oldest ones may
+//! is the epoch that ended there, above, and its last write), name (u32 length and bytes), when mapped the root's height
+//! (1) and frame (varints), and what its parent holds and it does not (a list of parts, below). An ended epoch: epoch and its last sequence number, as varints; the oldest ones may
 //! have been forgotten. The page is a frame of kind table with address 0: the frame's checksum covers it.
 //!
-//! What is needed of chunks, all varints, each list behind its length: pages of the chunk table (number, frame); states
-//! with deaths (id, list of parts); free parts; folded parts (each with the number and the bytes of its deaths); retired
+//! What is needed of chunks, all varints, each list behind its length: pages of the chunk table (number, frame); pages of
+//! states (number, frame); free parts; folded parts (each with the number and the bytes of its deaths); retired
 //! objects (epoch, sequence number). A part: the frame of a run's index, first and last era.
+//!
+//! # Bytes of a page of states
+//!
+//! The states whose ids divided by 128 are n, where they are too many for the table page; a frame of kind table with
+//! address 4 << 60 | n.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | format: 1 |
+//! | 4 | number of states |
+//! | … | states, in order of their ids |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -38,17 +49,21 @@ use crate::base::{Epoch, Era, Error, Kind, Name, Nonce, Result, Seq, StateId};
 use crate::log::FrameRef;
 use crate::map::{Root, Tree};
 use crate::volume::head::{End, Head, RootRef};
-use crate::volume::space::{ChunkTable, SlabPlaces};
+use crate::volume::space::chunk_table::{ChunkTable, Deaths, PagePlaces, decode_parts, encode_parts};
+use crate::volume::space::dead_runs::Part;
 
-/// Snapshots a volume may have while its table is one page.
-pub const SNAPSHOTS_MAX: usize = 4096;
+/// Snapshots a volume may have: all of its states are in memory.
+pub const SNAPSHOTS_MAX: usize = 16_384;
+/// Ids that a page of states covers.
+const PAGE_IDS: u64 = 128;
+const PAGE_FORMAT: u8 = 1;
 /// Ended epochs that are remembered: what older ones left is told by scrub.
 const ENDS_MAX: usize = 8192;
 /// Address of the table page.
 pub const TABLE_ADDRESS: u64 = 0;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"WLTB");
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const NAMED: u8 = 1;
 const HIDDEN: u8 = 2;
 const MAPPED: u8 = 4;
@@ -255,6 +270,15 @@ impl Tables {
         Ok(())
     }
 
+    /// Whether all states from this one on come from it, and it is there.
+    pub fn all_descend_from(&self, first: StateId) -> bool {
+        let mut known = BTreeSet::from([first]);
+        let of = |s: &State, known: &BTreeSet<StateId>| s.parent.is_some_and(|p| known.contains(&p));
+        let mut later = self.states.range(first.next()..);
+        // A parent's id is less than its children's.
+        self.states.contains_key(&first) && later.all(|(id, s)| of(s, &known) && known.insert(*id))
+    }
+
     /// Nobody sees it any more; `remove_hidden` removes it.
     pub fn hide(&mut self, id: StateId) {
         assert!(id != self.tip, "the tip is never removed");
@@ -300,25 +324,36 @@ impl Tables {
         self.ends.drain(..surplus);
     }
 
+    pub fn page_address(n: u64) -> u64 {
+        4 << 60 | n
+    }
+
+    /// Numbers and bytes of the pages of states; none of so few that the table page holds them.
+    pub fn pages(&self, deaths: &Deaths, inline: usize) -> BTreeMap<u64, Bytes> {
+        let mut pages: BTreeMap<u64, Vec<&State>> = BTreeMap::new();
+        if self.states.len() > inline {
+            self.states.values().for_each(|s| pages.entry(s.id.0 / PAGE_IDS).or_default().push(s));
+        }
+        let encode = |(n, states): (u64, Vec<&State>)| {
+            let mut w = Writer::with_capacity(8 + 160 * states.len());
+            w.u8(PAGE_FORMAT).u32(states.len() as u32);
+            states.into_iter().for_each(|s| s.encode(deaths, &mut w));
+            (n, w.buf.into())
+        };
+        pages.into_iter().map(encode).collect()
+    }
+
+    /// The table page; its states only where the chunk table names no pages of them.
     pub fn encode(&self, chunk_table: &ChunkTable) -> Bytes {
-        let mut w = Writer::with_capacity(64 + 160 * self.states.len());
+        let inline: Vec<&State> = match chunk_table.has_state_pages() {
+            true => Vec::new(),
+            false => self.states.values().collect(),
+        };
+        let mut w = Writer::with_capacity(64 + 160 * inline.len());
         w.u32(MAGIC).u16(VERSION).u16(0).u64(self.tip.0).u64(self.next.0);
         w.u64(self.stored_bytes);
-        w.u32(self.states.len() as u32).u32(self.ends.len() as u32);
-        for s in self.states.values() {
-            assert!(s.built, "a table is written when its states are built");
-            let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-            let flags =
-                flag(s.name.is_some(), NAMED) | flag(s.hidden, HIDDEN) | flag(s.tree.root.is_some(), MAPPED);
-            let flags = flags | flag(s.whole, WHOLE);
-            w.u64(s.id.0).u64(s.parent.map_or(0, |p| p.0)).u64(s.era.0).u64(s.size).u64(s.mapped).u8(flags);
-            w.u64(s.created_ms).u128(s.group.0).u32(s.group_size);
-            w.bytes(s.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
-            if let Some(root) = s.tree.root {
-                w.u8(root.height);
-                root.frame.encode(&mut w);
-            }
-        }
+        w.u32(inline.len() as u32).u32(self.ends.len() as u32);
+        inline.into_iter().for_each(|s| s.encode(&chunk_table.deaths, &mut w));
         for e in &self.ends {
             w.varint(e.epoch.0).varint(e.last.0);
         }
@@ -326,8 +361,8 @@ impl Tables {
         w.buf.into()
     }
 
-    /// With the chunk table's pages, which are yet to be read: number and frame of each.
-    pub fn decode(bytes: &[u8]) -> Result<(Tables, ChunkTable, SlabPlaces)> {
+    /// With the pages that are yet to be read. `complete` comes after them.
+    pub fn decode(bytes: &[u8]) -> Result<(Tables, ChunkTable, PagePlaces)> {
         let mut r = Reader::new(bytes, "a volume's table of states");
         if r.u32()? != MAGIC || r.u16()? != VERSION || r.u16()? != 0 {
             return Err(r.bad("it is of another kind or version"));
@@ -335,27 +370,76 @@ impl Tables {
         let (tip, next) = (StateId(r.u64()?), StateId(r.u64()?));
         let stored_bytes = r.u64()?;
         let (n, ended) = (r.u32()?, r.u32()?);
-        let mut states = BTreeMap::new();
+        let mut tables = Tables { tip, next, states: BTreeMap::new(), ends: Vec::new(), stored_bytes };
+        let mut deaths = Deaths::new();
         for _ in 0..n {
-            let state = decode_state(&mut r)?;
-            if state.id >= next || states.insert(state.id, state).is_some() {
-                return Err(r.bad("a state's id is impossible"));
+            tables.add_state(&mut r, &mut deaths)?;
+        }
+        for _ in 0..ended {
+            tables.ends.push(End { epoch: Epoch(r.varint()?), last: Seq(r.varint()?) });
+        }
+        let (mut chunk_table, places) = ChunkTable::decode(&mut r)?;
+        chunk_table.deaths = deaths;
+        r.end()?;
+        Ok((tables, chunk_table, places))
+    }
+
+    fn add_state(&mut self, r: &mut Reader<'_>, deaths: &mut Deaths) -> Result<StateId> {
+        let (state, lost) = decode_state(r)?;
+        let id = state.id;
+        if id >= self.next || self.states.len() > SNAPSHOTS_MAX || self.states.insert(id, state).is_some() {
+            return Err(r.bad("a state's id is impossible"));
+        }
+        if !lost.is_empty() {
+            deaths.insert(id, lost);
+        }
+        Ok(id)
+    }
+
+    /// A page of states was read.
+    pub fn add_page(&mut self, n: u64, bytes: &[u8], deaths: &mut Deaths) -> Result<()> {
+        let mut r = Reader::new(bytes, "a page of a volume's states");
+        if r.u8()? != PAGE_FORMAT {
+            return Err(r.bad("its format is unknown"));
+        }
+        for _ in 0..r.u32()? {
+            if self.add_state(&mut r, deaths)?.0 / PAGE_IDS != n {
+                return Err(r.bad("a state is on another's page"));
             }
         }
-        let mut ends: Vec<End> = Vec::new();
-        for _ in 0..ended {
-            ends.push(End { epoch: Epoch(r.varint()?), last: Seq(r.varint()?) });
+        r.end()
+    }
+
+    /// All pages were read.
+    pub fn complete(self) -> Result<Tables> {
+        match self.states.get(&self.tip) {
+            Some(tip) if tip.name.is_none() && !tip.hidden => Ok(self),
+            _ => Err(Error::new(Kind::Corrupt, "a volume's table of states has no tip")),
         }
-        let (chunk_table, pages) = ChunkTable::decode(&mut r)?;
-        r.end()?;
-        if states.get(&tip).is_none_or(|t| t.name.is_some() || t.hidden) {
-            return Err(r.bad("it has no tip"));
-        }
-        Ok((Tables { tip, next, states, ends, stored_bytes }, chunk_table, pages))
     }
 }
 
-fn decode_state(r: &mut Reader<'_>) -> Result<State> {
+impl State {
+    fn encode(&self, deaths: &Deaths, w: &mut Writer) {
+        assert!(self.built, "a table is written when its states are built");
+        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+        let flags = flag(self.name.is_some(), NAMED)
+            | flag(self.hidden, HIDDEN)
+            | flag(self.tree.root.is_some(), MAPPED)
+            | flag(self.whole, WHOLE);
+        w.u64(self.id.0).u64(self.parent.map_or(0, |p| p.0)).u64(self.era.0).u64(self.size).u64(self.mapped);
+        w.u8(flags).u64(self.created_ms).u128(self.group.0).u32(self.group_size);
+        w.bytes(self.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
+        if let Some(root) = self.tree.root {
+            w.u8(root.height);
+            root.frame.encode(w);
+        }
+        encode_parts(w, deaths.get(&self.id).map_or(&[], |lost| lost));
+    }
+}
+
+/// With its deaths.
+fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
     let (id, parent, era, size) = (StateId(r.u64()?), r.u64()?, Era(r.u64()?), r.u64()?);
     let (mapped, flags) = (r.u64()?, r.u8()?);
     let (created_ms, group, group_size) = (r.u64()?, Nonce(r.u128()?), r.u32()?);
@@ -368,7 +452,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<State> {
     if flags & !(NAMED | HIDDEN | MAPPED | WHOLE) != 0 || id.0 == 0 {
         return Err(r.bad("a state is impossible"));
     }
-    Ok(State {
+    let state = State {
         id,
         name,
         parent: (parent != 0).then_some(StateId(parent)),
@@ -382,7 +466,8 @@ fn decode_state(r: &mut Reader<'_>) -> Result<State> {
         group,
         group_size,
         built: true,
-    })
+    };
+    Ok((state, decode_parts(r)?))
 }
 
 #[cfg(test)]
@@ -481,24 +566,63 @@ mod tests {
         t.remember([End { epoch: Epoch(1), last: Seq(4) }, End { epoch: Epoch(3), last: Seq(300) }]);
         let bytes = t.encode(&ChunkTable::default());
         assert_eq!(Tables::decode(&bytes).unwrap().0, t);
-        assert_eq!(&bytes[..8], b"WLTB\x02\0\0\0");
+        assert_eq!(&bytes[..8], b"WLTB\x03\0\0\0");
         assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[80], NAMED | WHOLE);
         assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
         assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes.len(), 40 + (69 + 4 + 4) + (69 + 4) + 6 + 5 + 5);
+        assert_eq!(bytes.len(), 40 + (69 + 4 + 4 + 1) + (69 + 4 + 1) + 6 + 5);
         for cut in 0..bytes.len() {
             assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
         }
+    }
+
+    #[test]
+    fn many_states_are_in_pages() {
+        let mut t = born();
+        for id in 1..400 {
+            t.mark(&mark(id, &format!("s{id}"))).unwrap();
+        }
+        for id in [3, 130, 131] {
+            t.hide(StateId(id));
+        }
+        t.remove_hidden();
+        let t = built(t);
+        let at = |seq| FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(seq), offset: 0, len: 9 };
+        let mut chunk_table = ChunkTable::default();
+        chunk_table.deaths.insert(StateId(200), vec![Part::whole(at(5))]);
+        assert!(t.pages(&chunk_table.deaths, 1_000).is_empty());
+        let pages = t.pages(&chunk_table.deaths, 100);
+        assert_eq!(pages.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(chunk_table.changed_states(pages.clone()), pages.clone().into_iter().collect::<Vec<_>>());
+        pages.iter().for_each(|(n, bytes)| chunk_table.state_page_is(*n, at(*n), bytes));
+        assert!(chunk_table.changed_states(pages.clone()).is_empty() && chunk_table.take_stale().is_empty());
+        let (mut read, mut books, places) = Tables::decode(&t.encode(&chunk_table)).unwrap();
+        assert_eq!(places.states, [(0, at(0)), (1, at(1)), (2, at(2)), (3, at(3))]);
+        assert!(read.clone().complete().is_err(), "its tip is on a page");
+        assert!(read.clone().add_page(1, &pages[&0], &mut books.deaths).is_err());
+        pages.iter().for_each(|(n, bytes)| read.add_page(*n, bytes, &mut books.deaths).unwrap());
+        assert_eq!((read.complete().unwrap(), books.deaths), (t.clone(), chunk_table.deaths.clone()));
+        // One more snapshot changes one page, or begins one; a page that is not needed any more is gone.
+        let mut next = t.clone();
+        next.mark(&mark(400, "s400")).unwrap();
+        let next = built(next);
+        let changed = chunk_table.changed_states(next.pages(&chunk_table.deaths, 100));
+        assert_eq!(changed.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [3]);
+        assert_eq!(chunk_table.take_stale(), [at(3)]);
+        assert!(chunk_table.changed_states(BTreeMap::new()).is_empty());
+        assert_eq!(chunk_table.take_stale(), [at(0), at(1), at(2)]);
+        assert!(!chunk_table.has_state_pages());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if bytes.len() > 40 {
-                bytes[..8].copy_from_slice(b"WLTB\x02\0\0\0");
+                bytes[..8].copy_from_slice(b"WLTB\x03\0\0\0");
                 bytes[33..36].fill(0);
             }
+            let _ = born().add_page(0, &bytes, &mut Deaths::new());
             let _ = Tables::decode(&bytes);
         }
     }

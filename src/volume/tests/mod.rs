@@ -4,6 +4,7 @@ mod checks;
 mod clones;
 mod collecting;
 mod costs;
+mod flatten;
 mod full;
 mod huge;
 mod moves;

@@ -227,8 +227,7 @@ fn trees_of_states_are_exact() {
             life.volumes.remove(&name("v")).await.unwrap();
             life.sleep(120_000).await;
             let is_data = |k: &String| k.contains("/c-") || k.contains("/p-");
-            let left: Vec<_> =
-                site.stores.iter().flat_map(|s| s.contents().keys()).filter(is_data).collect();
+            let left: Vec<_> = site.stores.iter().flat_map(|s| s.contents().keys()).filter(is_data).collect();
             assert!(left.is_empty(), "seed {seed}: {left:?}");
         });
     }
@@ -264,5 +263,38 @@ fn a_snapshot_keeps_its_size_when_the_volume_grows() {
         life.volumes.resize(&name("v"), 2 * size).await.unwrap();
         assert_eq!(v.read(2 * size - 4096, 4096).await.unwrap(), vec![0; 4096]);
         assert_eq!(life.volumes.info(&name("v")).await.unwrap().size, 2 * size);
+    });
+}
+
+/// More snapshots than the table page holds, of which some are removed, and a volume that opens on another host with them.
+#[test]
+fn many_snapshots_are_in_pages() {
+    run(5, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        for i in 0..300u64 {
+            v.write(i % 50 * 4096, bytes(i, 4096)).await.unwrap();
+            snap(&v, &format!("s{i}")).await;
+        }
+        for i in [0, 7, 128, 299] {
+            life.volumes.remove_snapshot(&name("v"), &name(&format!("s{i}"))).await.unwrap();
+        }
+        back(&life, "s100", None).await.unwrap();
+        v.release().await.unwrap();
+        checked(&life).await;
+        let other = site.machine(2).start().await;
+        assert_eq!(other.volumes.snapshot_sizes(&name("v")).await.unwrap().len(), 296);
+        let v = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == bytes(100, 4096));
+        let view = other.volumes.open_snapshot(&name("v"), &name("s250")).await.unwrap();
+        assert!(view.read(0, 4096).await.unwrap() == bytes(250, 4096));
+        // Few are in the table page again.
+        for i in (1..300).filter(|i| ![7, 128, 299].contains(i)) {
+            if i % 3 > 0 {
+                other.volumes.remove_snapshot(&name("v"), &name(&format!("s{i}"))).await.unwrap();
+            }
+        }
+        other.volumes.release(&name("v")).await.unwrap();
+        checked(&other).await;
     });
 }

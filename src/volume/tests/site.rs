@@ -76,12 +76,14 @@ impl Site {
         let (pack_max, space_max) = (2_000 + world.below(300_000), (1_050, 1_050 + world.below(400)));
         let chunks_max = 1 + world.below(6);
         let merge_blocks = [1, 40, 1 << 19][world.below(3) as usize];
+        let states_inline = [0, 5, 256][world.below(3) as usize];
         self.tuning = Tuning {
             log_min: 0,
             log_max,
             log_share: 1,
             chunks_max,
             merge_blocks,
+            states_inline,
             pack_max,
             space_max,
             gain_min: 3_000,

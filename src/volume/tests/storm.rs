@@ -16,11 +16,21 @@ const SIZE: u64 = BLOCKS * 4096;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { at: u64, len: u64, fill: u64 },
-    Zero { block: u64, count: u64 },
+    Write {
+        at: u64,
+        len: u64,
+        fill: u64,
+    },
+    Zero {
+        block: u64,
+        count: u64,
+    },
     Snap(String),
     /// To what a snapshot holds; what was there is kept by a name.
-    Back { image: Vec<u8>, keep: Option<String> },
+    Back {
+        image: Vec<u8>,
+        keep: Option<String>,
+    },
 }
 
 impl Step {
@@ -70,8 +80,7 @@ impl History {
         let mut n = least;
         let marked = |n: usize| {
             let has = |s: &Step| s.makes().is_some_and(|name| names.contains(name));
-            self.steps[..n].iter().all(|s| s.makes().is_none() || has(s))
-                && !self.steps[n..].iter().any(has)
+            self.steps[..n].iter().all(|s| s.makes().is_none() || has(s)) && !self.steps[n..].iter().any(has)
         };
         while image != seen || !marked(n) {
             if n == self.steps.len() {

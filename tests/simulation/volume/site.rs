@@ -120,6 +120,7 @@ impl Plan {
                 gain_min: 3_000,
                 small_min: 8,
                 merge_blocks: [1 << 19, 16, 300][pick(3)],
+                states_inline: [256, 3][pick(2)],
                 look_every: Duration::from_secs(5),
             },
             grace_ms: [0, 500, 5_000][pick(3)],

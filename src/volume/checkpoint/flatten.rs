@@ -1,0 +1,221 @@
+//! Flattening a clone: what its tip takes from ancestors is written again as its own, until nothing of theirs is left, and
+//! the parent can be let go (protocol.md §4.7, model `flatten`).
+//!
+//! It goes on beside reads and writes. A piece is read and written under a lock on its blocks, as a write of part of a block
+//! is, and what was written meanwhile is left as it is. Cut off anywhere, the next one goes on: it looks for what is left.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
+
+use crate::base::rt::Instant;
+use crate::base::size::BLOCK;
+use crate::base::{Error, Kind, Name, Result, StateId};
+use crate::map::{Step, Tree};
+use crate::volume::head::Stop;
+use crate::volume::read::passes;
+use crate::volume::session::Session;
+
+/// Blocks that are written again at once; those who write to them meanwhile wait.
+const PIECE: u64 = 64;
+/// Pieces under way at the same time.
+const AT_ONCE: usize = 4;
+/// Pieces that one look at the map finds.
+const BATCH: usize = 64;
+/// Steps of a walk before others get their turn: its pages may all be in memory.
+const STEPS_AT_ONCE: u64 = 1024;
+/// How often the map is gone through. Once is enough unless the volume is rolled back meanwhile.
+const PASSES: usize = 4;
+/// Before stores that are away are asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How it goes.
+pub struct Flattening<'a> {
+    /// Bytes a second, at most.
+    pub rate: Option<u64>,
+    /// Is told bytes of the volume that were gone through.
+    pub progress: &'a (dyn Fn(u64) + Send + Sync),
+}
+
+/// Gives turns to bytes, at a rate.
+struct Pace {
+    rate: Option<u64>,
+    next: Mutex<Instant>,
+}
+
+impl Pace {
+    /// When so many bytes are due.
+    fn turn(&self, now: Instant, bytes: u64) -> Option<Instant> {
+        let took = Duration::from_secs_f64(bytes as f64 / self.rate? as f64);
+        let mut next = self.next.lock();
+        let turn = (*next).max(now);
+        *next = turn + took;
+        Some(turn)
+    }
+}
+
+impl Session {
+    /// Writes again what the tip takes from ancestors, until a recorded map of it has nothing of theirs. The bytes that were
+    /// written. An outage holds.
+    pub async fn flatten(self: &Arc<Self>, how: &Flattening<'_>) -> Result<u64, Stop> {
+        let mut written = 0;
+        let pace = Pace { rate: how.rate, next: Mutex::default() };
+        for _ in 0..PASSES {
+            self.checkpoint_surely(&[]).await?;
+            if self.set_flat().await? {
+                return Ok(written);
+            }
+            written += self.write_foreign(&pace, how).await?;
+        }
+        let why = "it was rolled back again and again meanwhile: try again";
+        Err(Error::new(Kind::Unavailable, why).into())
+    }
+
+    /// All that the map shows of ancestors, from its beginning to its end.
+    async fn write_foreign(self: &Arc<Self>, pace: &Pace, how: &Flattening<'_>) -> Result<u64, Stop> {
+        let (mut from, mut written) = (0, 0);
+        loop {
+            let pieces = self.next_foreign(from).await?;
+            let Some(end) = pieces.last().map(|piece| piece.end) else { return Ok(written) };
+            let each = stream::iter(pieces).map(|blocks| async move {
+                let (rt, bytes) = (self.context.rt(), (blocks.end - blocks.start) * BLOCK);
+                // Before the blocks are locked: nobody waits for a turn of ours.
+                if let Some(turn) = pace.turn(rt.now(), bytes) {
+                    self.or_end(rt.sleep(turn.since(rt.now()))).await?;
+                }
+                self.write_again(blocks).await
+            });
+            written += each.buffer_unordered(AT_ONCE).try_fold(0, async |sum, bytes| Ok(sum + bytes)).await?;
+            from = end;
+            (how.progress)(from * BLOCK);
+        }
+    }
+
+    /// The next blocks of the tip's map that lie with ancestors; none: there are no more.
+    async fn next_foreign(&self, from: u64) -> Result<Vec<Range<u64>>, Stop> {
+        loop {
+            let recorded = self.chunk_table.lock().root;
+            let tree = {
+                let tip = self.tip.lock();
+                if let Some(stop) = &tip.closed {
+                    return Err(stop.share());
+                }
+                tip.tables.tip().tree
+            };
+            match self.foreign_in(&tree, from).await {
+                Ok(foreign) => return Ok(foreign.blocks),
+                // What was walked was collected meanwhile: there is a newer map.
+                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
+                Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(AGAIN)).await?,
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
+        }
+    }
+
+    async fn foreign_in(&self, tree: &Tree, from: u64) -> Result<Foreign> {
+        let (view, mut foreign, mut steps) = (&self.context.view, Foreign::default(), 0);
+        let mut walk = tree.walk(view.pages(), view.page_cache(), from..u64::MAX);
+        while let Some(step) = walk.step().await? {
+            steps += 1;
+            if steps % STEPS_AT_ONCE == 0 {
+                self.context.rt().give_way().await;
+            }
+            let theirs = |volume: u16| volume != self.context.index;
+            match step {
+                Step::Page { frame, .. } => foreign.pages |= theirs(frame.volume),
+                Step::Mapped(extent) if extent.at.is_some_and(|at| theirs(at.frame.volume)) => {
+                    if !foreign.add(extent.block..extent.block + extent.count) {
+                        break;
+                    }
+                }
+                Step::Mapped(_) => {}
+            }
+        }
+        Ok(foreign)
+    }
+
+    /// Notes in the head that the tip stands on its own. False: it does not, or is another by now.
+    async fn set_flat(self: &Arc<Self>) -> Result<bool, Stop> {
+        let tip = loop {
+            let head = self.head.lock().clone();
+            if head.base.as_ref().is_none_or(|base| base.flat.is_some()) {
+                return Ok(true);
+            }
+            // A recorded one: what only this host's journal holds, its loss would take back.
+            let walked = async {
+                let tables = self.context.view.tables(&head).await?;
+                let foreign = self.foreign_in(&tables.tip().tree, 0).await?;
+                Ok::<_, Error>((tables.tip, foreign))
+            };
+            match walked.await {
+                Ok((tip, foreign)) if foreign.is_none() => break tip,
+                Ok(_) => return Ok(false),
+                Err(e) if e.is(Kind::Corrupt) && self.head.lock().checkpoint != head.checkpoint => {}
+                Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(AGAIN)).await?,
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
+        };
+        // No rollback from here on; one before this may have begun a state that stands on ancestors again.
+        let _one = self.altering.lock().await;
+        if !self.tip.lock().tables.all_descend_from(tip) {
+            return Ok(false);
+        }
+        let epoch = self.epoch;
+        self.change(move |head| head.set_flat(epoch, tip)).await.map(|_| true)
+    }
+
+    /// Notes in the head that nothing stands on the parent any more. Else the snapshots that do; none of a volume that is
+    /// no clone, or not flat.
+    pub async fn drop_base(self: &Arc<Self>) -> Result<Vec<Name>, Stop> {
+        let _one = self.altering.lock().await;
+        let flat = self.head.lock().base.as_ref().filter(|base| !base.dropped).and_then(|base| base.flat);
+        let Some(flat) = flat else { return Ok(Vec::new()) };
+        // What is hidden and needed no more goes with it.
+        self.checkpoint_surely(&[]).await?;
+        if self.tip.lock().tables.states.keys().any(|id| *id < flat) {
+            return Ok(self.on_parent(flat));
+        }
+        let epoch = self.epoch;
+        self.change(move |head| head.drop_base(epoch, flat)).await.map(|_| Vec::new())
+    }
+
+    /// Snapshots older than this state, and those that hold a hidden one that is older.
+    fn on_parent(&self, flat: StateId) -> Vec<Name> {
+        let tip = self.tip.lock();
+        let states = &tip.tables.states;
+        let hidden = |id: &StateId| states.get(id).is_some_and(|s| s.hidden && s.id < flat);
+        let holds = |id: StateId, parent: Option<StateId>| id < flat || parent.as_ref().is_some_and(hidden);
+        let names = tip.tables.snapshots().filter(|(_, s)| holds(s.id, s.parent));
+        names.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// What a walk met of ancestors.
+#[derive(Default)]
+struct Foreign {
+    pages: bool,
+    /// Pieces, `BATCH` at most.
+    blocks: Vec<Range<u64>>,
+}
+
+impl Foreign {
+    fn is_none(&self) -> bool {
+        !self.pages && self.blocks.is_empty()
+    }
+
+    /// False: there is no room for more.
+    fn add(&mut self, blocks: Range<u64>) -> bool {
+        let full = self.blocks.len() == BATCH;
+        match self.blocks.last_mut() {
+            Some(last) if last.end == blocks.start && blocks.end - last.start <= PIECE => {
+                last.end = blocks.end
+            }
+            _ if full => return false,
+            _ => self.blocks.push(blocks),
+        }
+        true
+    }
+}
