@@ -29,12 +29,7 @@ pub async fn roll_back(
     Ok(Outcome { value, ..Outcome::default() }.note(what))
 }
 
-pub async fn resize(
-    state: &EngineState,
-    path: &VolumePath,
-    size: u64,
-    disconnect: bool,
-) -> Result<Outcome> {
+pub async fn resize(state: &EngineState, path: &VolumePath, size: u64, disconnect: bool) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
     volumes.resize(&path.volume, size).await?;
     let value = json!({"path": path.to_string(), "size": size});

@@ -109,8 +109,7 @@ impl View {
 
     /// The table page, with the pages of states that it names.
     async fn states(&self, at: &FrameRef) -> Result<(Tables, ChunkTable, PagePlaces)> {
-        let (mut tables, mut chunk_table, pages) =
-            Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?;
+        let (mut tables, mut chunk_table, pages) = Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?;
         for some in pages.states.chunks(PAGES_AT_ONCE) {
             let loads = some.iter().map(|(n, at)| self.table(at, Tables::page_address(*n)));
             for ((n, at), page) in some.iter().zip(futures::future::try_join_all(loads).await?) {

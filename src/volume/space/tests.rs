@@ -50,21 +50,21 @@ fn golden_bytes_of_the_table() {
     let bytes = [1, 3, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 7, 1, 1, 2, 3, 1, 1];
     assert_eq!(pages.iter().map(|(n, b)| (*n, &b[..])).collect::<Vec<_>>(), [(1, &bytes[..])]);
     chunk_table.written(1, frame(5, 1));
-    chunk_table.deaths.insert(StateId(3), vec![Part { run: frame(1, 2), from: Era(1), to: Era(4) }]);
+    chunk_table.state_page_is(3, frame(1, 2), b"states");
     chunk_table.folded.push(Folded { part: Part::whole(frame(1, 3)), deaths: 2, bytes: 9 });
     chunk_table.retired.insert(Object { epoch: Epoch(1), seq: Seq(8) });
     let mut w = Writer::default();
     chunk_table.encode(&mut w);
-    let mut whole = vec![1, 1, 0, 1, 5, 1, 10, 1, 3, 1, 0, 1, 1, 2, 10, 1, 4, 0, 1, 0, 1, 1, 3, 10, 1];
+    let mut whole = vec![1, 1, 0, 1, 5, 1, 10, 1, 3, 0, 1, 1, 2, 10, 0, 1, 0, 1, 1, 3, 10, 1];
     whole.extend([0xff; 9]);
     whole.extend([1, 2, 9, 1, 1, 8]);
     assert_eq!(w.buf, whole);
     let mut r = Reader::new(&w.buf, "a test");
-    let (mut again, slabs) = ChunkTable::decode(&mut r).unwrap();
-    assert_eq!((r.left(), &slabs[..]), (0, &[(1, frame(5, 1))][..]));
+    let (mut again, places) = ChunkTable::decode(&mut r).unwrap();
+    assert_eq!((r.left(), places.slabs, places.states), (0, vec![(1, frame(5, 1))], vec![(3, frame(1, 2))]));
     again.add_page(1, frame(5, 1), &bytes).unwrap();
     assert!(again.entries().eq(chunk_table.entries()));
-    assert_eq!((&again.deaths, &again.folded), (&chunk_table.deaths, &chunk_table.folded));
+    assert_eq!((&again.free, &again.folded), (&chunk_table.free, &chunk_table.folded));
     for cut in 0..bytes.len() {
         assert!(again.add_page(1, frame(5, 1), &bytes[..cut]).unwrap_err().is(Kind::Corrupt));
     }
