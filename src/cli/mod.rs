@@ -161,8 +161,3 @@ fn forgive(result: Result<ExitCode>, forgiven: Option<Kind>) -> Result<ExitCode>
         other => other,
     }
 }
-
-/// For values that clap reads through our own parsers.
-fn parse_duration_ms(text: &str) -> Result<u64, Error> {
-    crate::base::size::parse_duration(text).map(|d| d.as_millis() as u64)
-}

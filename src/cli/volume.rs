@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
-use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
+use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
@@ -22,17 +22,8 @@ pub enum Volume {
         /// For example 10G; a multiple of 512 bytes, at most 64T
         #[arg(long, value_parser = parse_size)]
         size: u64,
-        /// What a flush waits for: this host's disk, or the pool
-        #[arg(long, value_parser = ["local", "pool"])]
-        flush: Option<String>,
-        #[arg(long, value_parser = ["lz4", "none"])]
-        compression: Option<String>,
-        /// With --flush local: the newest flushed writes that the loss of this host may cost, in time
-        #[arg(long, value_parser = parse_duration_ms, value_name = "TIME")]
-        max_tail: Option<u64>,
-        /// Local disk space that unsent writes may take
-        #[arg(long, value_parser = parse_size, value_name = "SIZE")]
-        journal_size: Option<u64>,
+        #[command(flatten)]
+        settings: SettingFlags,
         /// Succeed when the volume exists with the given size and settings
         #[arg(long)]
         if_absent: bool,
@@ -42,6 +33,14 @@ pub enum Volume {
     List { pool: Option<Name> },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
+    /// Change settings, all or none; they hold at once, for connected clients too
+    ///
+    /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE
+    Set {
+        path: VolumePath,
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        assignments: Vec<String>,
+    },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
     /// Walk all maps, and compare what they need with what collection has counted
@@ -81,22 +80,45 @@ pub enum Volume {
     Clone(super::clone::Clone),
 }
 
+/// What `volume set` changes.
+#[derive(clap::Args, Debug)]
+pub struct SettingFlags {
+    /// What a flush waits for: this host's disk, or the pool
+    #[arg(long, value_parser = ["local", "pool"])]
+    flush: Option<String>,
+    /// What data are compressed with before they are stored
+    #[arg(long, value_parser = ["lz4", "zstd", "none"])]
+    compression: Option<String>,
+    /// With --flush local: the newest flushed writes that the loss of this host may cost, in time
+    #[arg(long, value_name = "TIME")]
+    max_tail: Option<String>,
+    /// Local disk space that unsent writes may take
+    #[arg(long, value_name = "SIZE")]
+    journal_size: Option<String>,
+}
+
+impl SettingFlags {
+    fn assignments(self) -> Vec<String> {
+        let SettingFlags { flush, compression, max_tail, journal_size } = self;
+        let all = [
+            ("flush", flush),
+            ("compression", compression),
+            ("max-tail", max_tail),
+            ("journal-size", journal_size),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))).collect()
+    }
+}
+
 pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     match args {
-        Volume::Create { path, size, flush, compression, max_tail, journal_size, if_absent } => {
-            let create = VolumeCreate {
-                path,
-                size,
-                flush,
-                compression,
-                max_tail_ms: max_tail,
-                journal_size,
-                if_absent,
-            };
+        Volume::Create { path, size, settings, if_absent } => {
+            let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent };
             plain(global, Verb::VolumeCreate(create)).await
         }
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
+        Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Check { path } => plain(global, Verb::VolumeCheck { path }).await,
         Volume::Collect { path } => plain(global, Verb::VolumeCollect { path }).await,

@@ -745,6 +745,43 @@ fn it_grows_with_what_is_not_trimmed_and_begins_small_again() {
 }
 
 #[test]
+fn its_size_is_changed_while_it_is_written_to() {
+    run(14, |rt, disk| async move {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (small, large) = (JournalConfig { size: 256 << 10, ..growing() }, growing());
+        let journal = Journal::create(rt.clone(), shared.clone(), small.clone(), VolumeId(9), vec![], Lsn(1));
+        let journal = journal.await.unwrap();
+        let mut lsn = 0;
+        let mut fill = async |upto: u64| {
+            while journal.usage().used + 16384 <= upto {
+                let one = rt.timeout(Duration::from_secs(5), put(&journal, &write(lsn + 1))).await;
+                let Some(done) = one else { break };
+                done.unwrap();
+                lsn += 1;
+            }
+            journal.sync(None).await.unwrap();
+            lsn
+        };
+        fill(1 << 20).await;
+        assert!(journal.usage().allocated <= 256 << 10, "{:?}", journal.usage());
+        journal.resize(&large);
+        let last = fill(900 << 10).await;
+        let usage = journal.usage();
+        assert!(usage.size == 1 << 20 && usage.used > 600 << 10, "{usage:?}");
+        // Made smaller it keeps what it has until it is opened again.
+        journal.resize(&small);
+        journal.trim(Lsn(last));
+        let last = fill(512 << 10).await;
+        let smaller = journal.usage();
+        assert!(smaller.allocated <= usage.allocated && smaller.size == smaller.allocated, "{smaller:?}");
+        journal.trim(Lsn(last));
+        journal.close().await.unwrap();
+        let (journal, found) = Journal::open(rt.clone(), shared, small).await.unwrap().unwrap();
+        assert_eq!((found.end, journal.usage().size >= 256 << 10), (Lsn(last), true));
+    });
+}
+
+#[test]
 fn a_full_disk_leaves_two_segments_that_go_round() {
     run(11, |rt, disk| async move {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());

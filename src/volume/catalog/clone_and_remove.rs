@@ -182,7 +182,7 @@ impl Volumes {
             let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
             // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
             if there && !gated && pool.generation() == generation {
-                let mut new = self.new_head(clone, state.size, seen.0.settings.clone())?;
+                let mut new = self.new_head(clone, state.size, seen.0.settings)?;
                 new.base = Some(Base {
                     ancestors: seen.0.volumes(),
                     parent_name: volume.clone(),

@@ -7,6 +7,7 @@ mod holders;
 mod inventory;
 mod report;
 mod salvage;
+mod settings;
 mod template;
 mod unreadable;
 mod volumes;

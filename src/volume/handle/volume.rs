@@ -205,8 +205,12 @@ impl Volume {
         self.inner.context.size
     }
 
-    pub fn settings(&self) -> &VolumeSettings {
-        &self.inner.context.settings
+    pub fn settings(&self) -> VolumeSettings {
+        self.inner.context.settings()
+    }
+
+    pub(super) fn context(&self) -> &Arc<VolumeContext> {
+        &self.inner.context
     }
 
     pub fn name(&self) -> &Name {

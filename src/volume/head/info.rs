@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::FlushMode;
+use super::settings::{FlushMode, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
@@ -71,6 +71,17 @@ pub struct VolumeInfo {
     pub clones: Option<u64>,
     /// Where a clone comes from.
     pub parent: Option<Parent>,
+}
+
+impl VolumeInfo {
+    pub fn settings(&self) -> VolumeSettings {
+        VolumeSettings {
+            flush: self.flush,
+            compression: self.compression,
+            max_tail_ms: self.max_tail_ms,
+            journal_size: self.journal_size,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::size::{GIB, MIB, show_size};
+use crate::base::size::{GIB, MIB, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};
 use crate::frame::Codec;
 
@@ -20,8 +20,13 @@ pub enum FlushMode {
     Pool,
 }
 
+/// What is still as it was born isn't written.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A volume's settings, kept in its head.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeSettings {
     pub flush: FlushMode,
@@ -43,23 +48,84 @@ impl Default for VolumeSettings {
     }
 }
 
+fn bad(why: impl Into<String>) -> Error {
+    Error::new(Kind::Usage, why)
+}
+
+/// One of a few words.
+fn one_of<T: Copy>(key: &str, value: &str, words: &[(&str, T)]) -> Result<T> {
+    let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+    let found = words.iter().find(|(word, _)| *word == value);
+    found.map(|(_, is)| *is).ok_or_else(|| bad(format!("{key}={value:?} is unknown: use one of {}", known())))
+}
+
+fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, is)| *is == value).map_or("", |(word, _)| word)
+}
+
+const FLUSH: &[(&str, FlushMode)] = &[("local", FlushMode::Local), ("pool", FlushMode::Pool)];
+const COMPRESSION: &[(&str, Codec)] = &[("lz4", Codec::Lz4), ("zstd", Codec::Zstd), ("none", Codec::None)];
+
 impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
+    /// The names that users know them by.
+    const KEYS: &str = "flush, compression, max-tail or journal-size";
+
+    /// Sets one by its name, as `KEY=VALUE`.
+    fn assign(&mut self, assignment: &str) -> Result<()> {
+        let (key, value) = assignment.split_once('=').ok_or_else(|| {
+            bad(format!("{assignment:?} is no KEY=VALUE: the keys are {}", VolumeSettings::KEYS))
+        })?;
+        let ms = || parse_duration(value).map(|time| time.as_millis() as u64);
+        match key {
+            "flush" => self.flush = one_of(key, value, FLUSH)?,
+            "compression" => self.compression = one_of(key, value, COMPRESSION)?,
+            "max-tail" => self.max_tail_ms = ms()?,
+            "journal-size" => self.journal_size = parse_size(value)?,
+            _ => {
+                let keys = VolumeSettings::KEYS;
+                return Err(bad(format!("a volume has no setting {key:?}: the keys are {keys}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// These with all the assignments made, or the first error.
+    pub fn assigned(mut self, assignments: &[String]) -> Result<VolumeSettings> {
+        assignments.iter().try_for_each(|assignment| self.assign(assignment))?;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// One by its name, as it would be assigned.
+    pub fn show(&self, key: &str) -> String {
+        let value = match key {
+            "flush" => word(self.flush, FLUSH).to_owned(),
+            "compression" => word(self.compression, COMPRESSION).to_owned(),
+            "max-tail" => show_duration(self.max_tail_ms),
+            "journal-size" => show_size(self.journal_size),
+            _ => String::new(),
+        };
+        format!("{key}={value}")
+    }
+
+    /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
+    pub(super) fn format(&self) -> u32 {
+        match self.compression {
+            Codec::Zstd => 2,
+            Codec::None | Codec::Lz4 => 1,
+        }
+    }
 
     pub fn check(&self) -> Result<()> {
         if self.journal_size < VolumeSettings::JOURNAL_MIN {
             let least = show_size(VolumeSettings::JOURNAL_MIN);
-            return Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "a journal of {} is too small: give it {least} or more",
-                    show_size(self.journal_size)
-                ),
-            ));
+            let size = show_size(self.journal_size);
+            return Err(bad(format!("a journal of {size} is too small: give it {least} or more")));
         }
         if !(100..=3_600_000).contains(&self.max_tail_ms) {
-            return Err(Error::new(Kind::Usage, "max-tail is out of range: give it 100ms to 1h"));
+            return Err(bad("max-tail is out of range: give it 100ms to 1h"));
         }
         Ok(())
     }

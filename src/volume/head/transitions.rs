@@ -8,13 +8,15 @@
 //! claim, cloned, gate and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
 //! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
 //! ownership, which must never be refused for want of room.
+//!
+//! `format` is the lowest that says all: 2 where settings are used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Host, VolumeSettings};
+use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
 use crate::base::utc;
 use crate::base::{
@@ -22,7 +24,7 @@ use crate::base::{
 };
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Snapshots that a head tells one by one of those that may have clones.
 const CLONED_MAX: usize = 32;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
@@ -176,11 +178,6 @@ pub struct Removal {
     pub gate: Nonce,
 }
 
-/// A clone's head is written to every store, and most of it is as it was born: that isn't written.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -262,7 +259,7 @@ impl Head {
         let nobody =
             Active { epoch: Epoch(0), nonce: Nonce(0), w, owner: None, since_ms: created_ms, released: true };
         Head {
-            format: FORMAT,
+            format: settings.format(),
             volume,
             created_ms,
             size,
@@ -319,11 +316,11 @@ impl Head {
             return Err(bad("it is too large".into()));
         }
         let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if version.format != FORMAT {
+        if !(1..=FORMAT).contains(&version.format) {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "the volume has format {}, this version knows {FORMAT}: use a newer windlass",
+                    "the volume has format {}, this version knows those up to {FORMAT}: use a newer windlass",
                     version.format
                 ),
             ));
@@ -587,6 +584,20 @@ impl Head {
         }
     }
 
+    /// Changes settings, all of the assignments or none. `by`: the ownership of who asks; none: the volume is released,
+    /// and anybody may.
+    pub fn set_settings(&self, by: Option<Epoch>, assignments: &[String]) -> Result<Move> {
+        match by {
+            Some(epoch) => self.owned(epoch)?,
+            None => self.may_remove(&BTreeSet::new())?,
+        }
+        let settings = self.settings.assigned(assignments)?;
+        if settings == self.settings {
+            return Ok(Move::Already);
+        }
+        self.with(|h| (h.settings, h.format) = (settings, settings.format()))
+    }
+
     /// From now on the snapshot is removed only behind a gate, and so is the volume.
     pub fn set_cloned(&self, snapshot: StateId) -> Result<Move> {
         self.gone()?;
@@ -648,6 +659,7 @@ fn fenced(by: &Host, since_ms: u64) -> Error {
 mod tests {
     use super::*;
     use crate::base::HostId;
+    use crate::volume::head::FlushMode;
 
     fn host(n: u128) -> Host {
         Host { id: HostId(n), name: format!("host{n}") }
@@ -697,7 +709,7 @@ mod tests {
         assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
         assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(Head::decode(br#"{"format":2}"#).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Head::decode(br#"{"format":3}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }
@@ -705,6 +717,34 @@ mod tests {
         wrong.ends.push(End { epoch: Epoch(9), last: Seq(9) });
         let bytes = serde_json::to_vec(&wrong).unwrap();
         assert_eq!(Head::decode(&bytes).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn settings_are_changed_by_the_owner_or_of_a_released_volume_by_anybody() {
+        let set = |head: &Head, by: Option<u64>, what: &[&str]| {
+            let what: Vec<String> = what.iter().map(|one| (*one).to_owned()).collect();
+            head.set_settings(by.map(Epoch), &what)
+        };
+        let changed = moved(set(&born(), None, &["flush=pool", "max-tail=1s"]));
+        assert_eq!((changed.settings.flush, changed.settings.max_tail_ms), (FlushMode::Pool, 1_000));
+        assert_eq!(set(&changed, None, &["flush=pool"]).unwrap(), Move::Already);
+        assert!(
+            set(&born(), None, &["flush=pool", "max-tail=1"]).unwrap_err().is(Kind::Usage),
+            "all or none"
+        );
+        let owned = owned();
+        assert!(set(&owned, None, &["flush=pool"]).unwrap_err().is(Kind::Owned));
+        assert!(set(&owned, Some(2), &["flush=pool"]).unwrap_err().is(Kind::Fenced));
+        let zstd = moved(set(&owned, Some(1), &["compression=zstd"]));
+        assert_eq!((zstd.format, owned.format), (2, 1), "who doesn't know it refuses the head");
+        assert_eq!(Head::decode(&zstd.encode().unwrap()).unwrap(), zstd);
+        assert_eq!(moved(set(&zstd, Some(1), &["compression=lz4"])).format, 1);
+        let (two, none) = (host(2), BTreeSet::new());
+        let claimed = moved(owned.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        assert!(
+            set(&claimed, Some(1), &["flush=pool"]).unwrap_err().is(Kind::Fenced),
+            "a claim freezes them"
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod place;
 mod reading;
 mod reports;
 mod requests;
+mod settings;
 mod site;
 mod states;
 mod storm;
