@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::base::{Error, Kind, Result, ResultExt};
+use crate::base::{Kind, Result, ResultExt};
 
 /// Buckets as filesystems and as virtual disks.
 #[derive(Parser, Debug)]

@@ -35,7 +35,9 @@ pub enum Volume {
     Info { path: VolumePath },
     /// Change settings, all or none; they hold at once, for connected clients too
     ///
-    /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE
+    /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
+    /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
+    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); template=true: only clones from then on
     Set {
         path: VolumePath,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -95,16 +97,41 @@ pub struct SettingFlags {
     /// Local disk space that unsent writes may take
     #[arg(long, value_name = "SIZE")]
     journal_size: Option<String>,
+    /// I/O that waits for stores: waits on, or fails after TIME (30s): hold, error, error:TIME
+    #[arg(long, value_name = "WHAT")]
+    on_outage: Option<String>,
+    /// Operations a second, and how many at once after a pause: N[:BURST]
+    #[arg(long, value_name = "RATE")]
+    iops: Option<String>,
+    /// Bytes a second, and how many at once after a pause: SIZE[:BURST]
+    #[arg(long, value_name = "RATE")]
+    bps: Option<String>,
+    /// The same, of reads alone
+    #[arg(long, value_name = "RATE")]
+    read_iops: Option<String>,
+    #[arg(long, value_name = "RATE")]
+    read_bps: Option<String>,
+    /// The same, of writes alone
+    #[arg(long, value_name = "RATE")]
+    write_iops: Option<String>,
+    #[arg(long, value_name = "RATE")]
+    write_bps: Option<String>,
 }
 
 impl SettingFlags {
     fn assignments(self) -> Vec<String> {
-        let SettingFlags { flush, compression, max_tail, journal_size } = self;
         let all = [
-            ("flush", flush),
-            ("compression", compression),
-            ("max-tail", max_tail),
-            ("journal-size", journal_size),
+            ("flush", self.flush),
+            ("compression", self.compression),
+            ("max-tail", self.max_tail),
+            ("journal-size", self.journal_size),
+            ("on-outage", self.on_outage),
+            ("iops", self.iops),
+            ("bps", self.bps),
+            ("read-iops", self.read_iops),
+            ("read-bps", self.read_bps),
+            ("write-iops", self.write_iops),
+            ("write-bps", self.write_bps),
         ];
         all.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))).collect()
     }
@@ -169,6 +196,7 @@ fn info(answer: VolumeAnswer) {
     let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
     let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
     let line = |name: &str, shown: String| output::line(&format!("{name:<14} {shown}"));
+    let settings = info.settings();
     line("path", path.to_string());
     line("state", state.into_owned());
     info.trouble.into_iter().for_each(|why| line("trouble", why));
@@ -189,11 +217,13 @@ fn info(answer: VolumeAnswer) {
     line("id", info.id.to_string());
     line("journal", show_bytes(info.journal_bytes));
     line("journal size", show_size(info.journal_size));
+    line("limits", output::or_dash(settings.show_limits()));
     line("live", bytes(info.live_bytes));
     line("logged", show_bytes(info.logged_bytes));
     line("map", show_bytes(info.map_bytes));
     line("mapped", show_bytes(info.mapped_bytes));
     line("max tail", show_time(info.max_tail_ms));
+    line("on outage", settings.show("on-outage").trim_start_matches("on-outage=").to_owned());
     line("open here", yes(info.open_here));
     line("packed", show_bytes(info.packed_bytes));
     line("parent", output::or_dash(info.parent.map(of_parent)));
@@ -202,6 +232,7 @@ fn info(answer: VolumeAnswer) {
     line("room", bytes(info.room_bytes));
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
+    line("template", yes(info.template));
 }
 
 fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {

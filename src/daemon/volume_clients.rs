@@ -23,6 +23,8 @@ struct Use {
     clients: u64,
     /// Counts arrivals, so that a timer set before a later visit does nothing.
     visits: u64,
+    /// Who is connected, and by how many connections.
+    peers: BTreeMap<String, u64>,
     /// Who has written and is still connected, and by how many connections.
     writers: BTreeMap<String, u64>,
     /// That there are several was said.
@@ -55,6 +57,7 @@ impl Sessions {
         one.clients += 1;
         one.visits += 1;
         let (path, volumes, writer) = (path.clone(), volumes.clone(), writer(peer));
+        *one.peers.entry(writer.clone()).or_default() += 1;
         Session { of: self.clone(), path, volumes, writer, writes: AtomicBool::new(false) }
     }
 
@@ -65,6 +68,11 @@ impl Sessions {
 
     pub fn clients(&self, path: &VolumePath) -> u64 {
         self.uses.lock().get(path).map_or(0, |u| u.clients)
+    }
+
+    /// All who are connected.
+    pub fn peers(&self, path: &VolumePath) -> Vec<String> {
+        self.uses.lock().get(path).map_or_else(Vec::new, |u| u.peers.keys().cloned().collect())
     }
 
     /// Those who have written to the volume and are still connected.
@@ -86,14 +94,10 @@ impl Sessions {
         let visit = {
             let mut uses = self.uses.lock();
             let Some(one) = uses.get_mut(path) else { return };
-            if writes.load(Ordering::Acquire)
-                && let Entry::Occupied(mut left) = one.writers.entry(writer.clone())
-            {
-                *left.get_mut() -= 1;
-                if *left.get() == 0 {
-                    left.remove();
-                }
+            if writes.load(Ordering::Acquire) {
+                leave(&mut one.writers, writer);
             }
+            leave(&mut one.peers, writer);
             one.warned &= one.writers.len() > 1;
             one.clients -= 1;
             if one.clients > 0 {
@@ -120,6 +124,16 @@ impl Sessions {
         }
         if let Err(error) = volumes.release(&path.volume).await {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
+        }
+    }
+}
+
+/// One connection less.
+fn leave(connections: &mut BTreeMap<String, u64>, writer: &str) {
+    if let Entry::Occupied(mut left) = connections.entry(writer.to_owned()) {
+        *left.get_mut() -= 1;
+        if *left.get() == 0 {
+            left.remove();
         }
     }
 }

@@ -13,6 +13,8 @@ mod tests;
 pub use catalog::{MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group};
 pub use checkpoint::CheckReport;
 pub use handle::Volume;
-pub use head::{FlushMode, Host, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings};
+pub use head::{
+    Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
+};
 pub use read::{EngineContext, Memory, Tuning};
 pub use space::Sweeps;

@@ -13,7 +13,7 @@ use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::SessionInfo;
-use crate::volume::{OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group};
+use crate::volume::{OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
 
 fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
@@ -98,9 +98,13 @@ pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String])
     // Before any store is asked: a misspelt one is told at once.
     VolumeSettings::default().assigned(assignments)?;
     let volumes = &state.pools.get(&path.pool).await?.volumes;
+    if assignments.iter().any(|asked| asked == "template=true") {
+        no_writers(state, path, volumes).await?;
+    }
     // One that has to be opened for it is released again when nobody uses it.
     let _session = state.sessions.enter(path, volumes, "a command");
-    let info = volumes.set(&path.volume, assignments).await?;
+    volumes.set(&path.volume, assignments).await?;
+    let info = volumes.info(&path.volume).await?;
     let outcome = Outcome::of(&shown(state, path, &info))?;
     let promise = |asked: &String| asked.starts_with("flush=") || asked.starts_with("max-tail=");
     let outcome = outcome.note(format!("{path}: {}", assignments.join(", ")));
@@ -248,6 +252,17 @@ pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force:
          not needed any more",
         done.records, done.bytes
     )))
+}
+
+/// Every client of a volume that is no template is connected for writing.
+async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -> Result<()> {
+    let peers = state.sessions.peers(path);
+    if peers.is_empty() || volumes.info(&path.volume).await?.template {
+        return Ok(());
+    }
+    let text =
+        format!("{path} has clients connected for writing ({}): disconnect them first", peers.join(", "));
+    Err(Error::new(Kind::Owned, text))
 }
 
 /// Who is connected goes on as the owner, or gets errors.

@@ -3,12 +3,12 @@
 use super::volumes::{OpenMode, Volumes};
 use crate::base::{Kind, Name, Result, VolumeId};
 use crate::volume::handle::Known;
-use crate::volume::head::{Head, VolumeInfo, VolumeSettings};
+use crate::volume::head::{Head, VolumeSettings};
 
 impl Volumes {
     /// All of the assignments (`KEY=VALUE`) or none. The owner changes them in its session, which follows at once; of a
     /// released volume anybody changes them. `Owned`: another host owns it.
-    pub async fn set(&self, name: &Name, assignments: &[String]) -> Result<VolumeInfo> {
+    pub async fn set(&self, name: &Name, assignments: &[String]) -> Result<()> {
         VolumeSettings::default().assigned(assignments)?;
         let id = self.id_in_an_outage(name).await?;
         match self.set_released(name, id, assignments).await? {
@@ -19,7 +19,7 @@ impl Volumes {
             }
             None => self.open(name, OpenMode::Normal).await?.change_settings(assignments).await?,
         }
-        self.info(name).await
+        Ok(())
     }
 
     /// `None`: somebody owns it.

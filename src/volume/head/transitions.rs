@@ -542,6 +542,9 @@ impl Head {
             return Ok(Move::Already);
         }
         self.owned(epoch)?;
+        if !removes.is_empty() {
+            self.no_template()?;
+        }
         let stands = |r: &Removal| self.gate.is_some_and(|g| g.nonce == r.gate && g.covers(r.state));
         if !removes.iter().all(|r| !self.cloned.has(r.state) || stands(r)) {
             return Err(gate_lost());
@@ -589,7 +592,7 @@ impl Head {
     pub fn set_settings(&self, by: Option<Epoch>, assignments: &[String]) -> Result<Move> {
         match by {
             Some(epoch) => self.owned(epoch)?,
-            None => self.may_remove(&BTreeSet::new())?,
+            None => self.may_take(&BTreeSet::new())?,
         }
         let settings = self.settings.assigned(assignments)?;
         if settings == self.settings {
@@ -617,8 +620,25 @@ impl Head {
         !self.cloned.none()
     }
 
+    /// `Refused`: it is there to be cloned, and changes no more.
+    pub fn no_template(&self) -> Result<()> {
+        match self.settings.template {
+            true => Err(Error::new(
+                Kind::Refused,
+                "it is a template, there to be cloned: `volume set` it to template=false first",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// May it be removed, as far as its owner is concerned?
     pub fn may_remove(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
+        self.may_take(lineage)?;
+        self.no_template()
+    }
+
+    /// Nobody else has it.
+    fn may_take(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
         self.gone()?;
         if !self.active.released && !lineage.contains(&self.active.epoch) {
             return Err(self.owned_elsewhere(None));

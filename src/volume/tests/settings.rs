@@ -4,7 +4,8 @@ use super::*;
 
 async fn set(life: &Life, assignments: &[&str]) -> crate::base::Result<VolumeInfo> {
     let assignments: Vec<String> = assignments.iter().map(|one| (*one).to_owned()).collect();
-    life.volumes.set(&name("v"), &assignments).await
+    life.volumes.set(&name("v"), &assignments).await?;
+    life.volumes.info(&name("v")).await
 }
 
 #[test]
@@ -113,5 +114,47 @@ fn what_is_written_after_the_change_is_compressed_by_the_new_codec() {
         v.zero(0, 3 * MIB).await.unwrap();
         life.volumes.collect(&name("v")).await.unwrap();
         assert!(v.read(8 * MIB, text.len() as u64).await.unwrap() == text);
+    });
+}
+
+#[test]
+fn a_template_is_cloned_and_neither_written_to_nor_removed() {
+    run(14, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 8192)).await.unwrap();
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        assert!(set(&life, &["template=true", "iops=9"]).await.unwrap().template);
+        for refused in [v.write(0, bytes(2, 4096)).await, v.zero(0, 4096).await] {
+            let refused = refused.unwrap_err();
+            assert!(
+                refused.is(Kind::ReadOnly) && refused.to_string().contains("template=false"),
+                "{refused}"
+            );
+        }
+        v.flush().await.unwrap();
+        for refused in [
+            life.volumes.check_remove(&name("v")).await,
+            life.volumes.remove(&name("v")).await,
+            life.volumes.check_remove_snapshot(&name("v"), &name("s"), false).await,
+            life.volumes.remove_snapshot(&name("v"), &name("s")).await,
+        ] {
+            let refused = refused.unwrap_err();
+            assert!(refused.is(Kind::Refused) && refused.to_string().contains("template"), "{refused}");
+        }
+        let clone = life.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await.unwrap();
+        assert!(!clone.template && clone.limits.iops.is_some(), "{clone:?}");
+        let c = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
+        c.write(0, bytes(3, 4096)).await.unwrap();
+        assert!(c.read(4096, 4096).await.unwrap() == bytes(1, 8192)[4096..]);
+        assert!(v.read(0, 8192).await.unwrap() == bytes(1, 8192));
+        // Released, and on another host.
+        life.volumes.release(&name("v")).await.unwrap();
+        let other = site.machine(2).start().await;
+        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(w.write(0, bytes(2, 4096)).await.unwrap_err().is(Kind::ReadOnly));
+        assert!(other.volumes.remove(&name("v")).await.unwrap_err().is(Kind::Refused));
+        set(&other, &["template=false"]).await.unwrap();
+        w.write(0, bytes(2, 4096)).await.unwrap();
     });
 }
