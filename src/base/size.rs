@@ -101,6 +101,16 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
     number.checked_mul(ms).map(std::time::Duration::from_millis).ok_or_else(bad)
 }
 
+/// Prints a time the way `parse_duration` reads it back, exactly: `5s`, `250ms`.
+pub fn show_duration(ms: u64) -> String {
+    for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+        if ms >= unit && ms.is_multiple_of(unit) {
+            return format!("{}{name}", ms / unit);
+        }
+    }
+    format!("{ms}ms")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

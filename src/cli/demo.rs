@@ -156,10 +156,7 @@ impl Tour<'_> {
         let create = VolumeCreate {
             path: "demo/disk".parse()?,
             size: 16 << 30,
-            flush: Some("pool".into()),
-            compression: None,
-            max_tail_ms: None,
-            journal_size: None,
+            settings: vec!["flush=pool".into()],
             if_absent: false,
         };
         let began = self.rt.now();

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::base::{Error, Kind, Result, ResultExt};
+use crate::base::{Kind, Result, ResultExt};
 
 /// Buckets as filesystems and as virtual disks.
 #[derive(Parser, Debug)]
@@ -160,9 +160,4 @@ fn forgive(result: Result<ExitCode>, forgiven: Option<Kind>) -> Result<ExitCode>
         Err(e) if forgiven == Some(e.kind()) => Ok(ExitCode::SUCCESS),
         other => other,
     }
-}
-
-/// For values that clap reads through our own parsers.
-fn parse_duration_ms(text: &str) -> Result<u64, Error> {
-    crate::base::size::parse_duration(text).map(|d| d.as_millis() as u64)
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
 use super::pool::parse_rate;
-use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
+use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
@@ -23,17 +23,8 @@ pub enum Volume {
         /// For example 10G; a multiple of 512 bytes, at most 64T
         #[arg(long, value_parser = parse_size)]
         size: u64,
-        /// What a flush waits for: this host's disk, or the pool
-        #[arg(long, value_parser = ["local", "pool"])]
-        flush: Option<String>,
-        #[arg(long, value_parser = ["lz4", "none"])]
-        compression: Option<String>,
-        /// With --flush local: the newest flushed writes that the loss of this host may cost, in time
-        #[arg(long, value_parser = parse_duration_ms, value_name = "TIME")]
-        max_tail: Option<u64>,
-        /// Local disk space that unsent writes may take
-        #[arg(long, value_parser = parse_size, value_name = "SIZE")]
-        journal_size: Option<u64>,
+        #[command(flatten)]
+        settings: SettingFlags,
         /// Succeed when the volume exists with the given size and settings
         #[arg(long)]
         if_absent: bool,
@@ -43,6 +34,16 @@ pub enum Volume {
     List { pool: Option<Name> },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
+    /// Change settings, all or none; they hold at once, for connected clients too
+    ///
+    /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
+    /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
+    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); template=true: only clones from then on
+    Set {
+        path: VolumePath,
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        assignments: Vec<String>,
+    },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
     /// Make a volume what one of its snapshots was; newer snapshots stay
@@ -119,22 +120,70 @@ pub async fn roll_back(global: &Global, args: Rollback) -> Result<ExitCode> {
     plain(global, Verb::VolumeRollBack { to, keep, disconnect }).await
 }
 
+/// What `volume set` changes.
+#[derive(clap::Args, Debug)]
+pub struct SettingFlags {
+    /// What a flush waits for: this host's disk, or the pool
+    #[arg(long, value_parser = ["local", "pool"])]
+    flush: Option<String>,
+    /// What data are compressed with before they are stored
+    #[arg(long, value_parser = ["lz4", "zstd", "none"])]
+    compression: Option<String>,
+    /// With --flush local: the newest flushed writes that the loss of this host may cost, in time
+    #[arg(long, value_name = "TIME")]
+    max_tail: Option<String>,
+    /// Local disk space that unsent writes may take
+    #[arg(long, value_name = "SIZE")]
+    journal_size: Option<String>,
+    /// I/O that waits for stores: waits on, or fails after TIME (30s): hold, error, error:TIME
+    #[arg(long, value_name = "WHAT")]
+    on_outage: Option<String>,
+    /// Operations a second, and how many at once after a pause: N[:BURST]
+    #[arg(long, value_name = "RATE")]
+    iops: Option<String>,
+    /// Bytes a second, and how many at once after a pause: SIZE[:BURST]
+    #[arg(long, value_name = "RATE")]
+    bps: Option<String>,
+    /// The same, of reads alone
+    #[arg(long, value_name = "RATE")]
+    read_iops: Option<String>,
+    #[arg(long, value_name = "RATE")]
+    read_bps: Option<String>,
+    /// The same, of writes alone
+    #[arg(long, value_name = "RATE")]
+    write_iops: Option<String>,
+    #[arg(long, value_name = "RATE")]
+    write_bps: Option<String>,
+}
+
+impl SettingFlags {
+    fn assignments(self) -> Vec<String> {
+        let all = [
+            ("flush", self.flush),
+            ("compression", self.compression),
+            ("max-tail", self.max_tail),
+            ("journal-size", self.journal_size),
+            ("on-outage", self.on_outage),
+            ("iops", self.iops),
+            ("bps", self.bps),
+            ("read-iops", self.read_iops),
+            ("read-bps", self.read_bps),
+            ("write-iops", self.write_iops),
+            ("write-bps", self.write_bps),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))).collect()
+    }
+}
+
 pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     match args {
-        Volume::Create { path, size, flush, compression, max_tail, journal_size, if_absent } => {
-            let create = VolumeCreate {
-                path,
-                size,
-                flush,
-                compression,
-                max_tail_ms: max_tail,
-                journal_size,
-                if_absent,
-            };
+        Volume::Create { path, size, settings, if_absent } => {
+            let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent };
             plain(global, Verb::VolumeCreate(create)).await
         }
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
+        Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Rollback(args) => roll_back(global, args).await,
         Volume::Resize { path, size, disconnect } => {
@@ -190,6 +239,7 @@ fn info(answer: VolumeAnswer) {
     let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
     let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
     let line = |name: &str, shown: String| output::line(&format!("{name:<14} {shown}"));
+    let settings = info.settings();
     line("path", path.to_string());
     line("state", state.into_owned());
     info.trouble.into_iter().for_each(|why| line("trouble", why));
@@ -210,11 +260,13 @@ fn info(answer: VolumeAnswer) {
     line("id", info.id.to_string());
     line("journal", show_bytes(info.journal_bytes));
     line("journal size", show_size(info.journal_size));
+    line("limits", output::or_dash(settings.show_limits()));
     line("live", bytes(info.live_bytes));
     line("logged", show_bytes(info.logged_bytes));
     line("map", show_bytes(info.map_bytes));
     line("mapped", show_bytes(info.mapped_bytes));
     line("max tail", show_time(info.max_tail_ms));
+    line("on outage", settings.show("on-outage").trim_start_matches("on-outage=").to_owned());
     line("open here", yes(info.open_here));
     line("packed", show_bytes(info.packed_bytes));
     line("parent", output::or_dash(info.parent.map(of_parent)));
@@ -229,6 +281,7 @@ fn info(answer: VolumeAnswer) {
     line("room", bytes(info.room_bytes));
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
+    line("template", yes(info.template));
 }
 
 fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {

@@ -118,10 +118,8 @@ pub struct ForceRecover {
 pub struct VolumeCreate {
     pub path: VolumePath,
     pub size: u64,
-    pub flush: Option<String>,
-    pub compression: Option<String>,
-    pub max_tail_ms: Option<u64>,
-    pub journal_size: Option<u64>,
+    /// `KEY=VALUE` each, as for `VolumeSet`.
+    pub settings: Vec<String>,
     pub if_absent: bool,
 }
 
@@ -178,6 +176,11 @@ pub enum Verb {
     },
     VolumeInfo {
         path: VolumePath,
+    },
+    VolumeSet {
+        path: VolumePath,
+        /// `KEY=VALUE` each.
+        assignments: Vec<String>,
     },
     VolumeRelease {
         path: VolumePath,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{SnapshotPath, VolumePath};
@@ -12,7 +14,7 @@ use super::engine_tables::EngineState;
 use super::volume_clients::{Session, Visitor};
 use crate::base::{Error, Kind, Result, Rope};
 use crate::nbd::{Description, Export, Exports, ListedExport};
-use crate::volume::{OpenMode, SnapshotView, Volume};
+use crate::volume::{Direction, OpenMode, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
@@ -46,8 +48,16 @@ impl EngineExports {
     }
 }
 
-fn describe_volume(name: String, size: u64) -> Description {
-    Description { name, text: String::new(), size, read_only: false, multi_conn: true, fast_zero: true }
+/// A template is shown and not written to.
+fn describe_volume(name: String, size: u64, template: bool) -> Description {
+    Description {
+        name,
+        text: String::new(),
+        size,
+        read_only: template,
+        multi_conn: true,
+        fast_zero: !template,
+    }
 }
 
 fn describe_snapshot(name: String, size: u64) -> Description {
@@ -80,7 +90,7 @@ impl Exports for EngineExports {
         match target(name)? {
             Target::Volume(path) => {
                 let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
-                Ok(describe_volume(path.to_string(), info.size))
+                Ok(describe_volume(path.to_string(), info.size, info.template))
             }
             Target::Snapshot(path) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -100,7 +110,8 @@ impl Exports for EngineExports {
                 let open = state.pools.get(&path.pool).await?;
                 let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
-                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session }))
+                let template = volume.settings().template;
+                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session, template }))
             }
             Target::Snapshot(path) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -115,15 +126,21 @@ struct VolumeExport {
     name: String,
     volume: Arc<Volume>,
     session: Session,
+    /// As it was when the client came.
+    template: bool,
 }
 
 #[async_trait]
 impl Export for VolumeExport {
     fn describe(&self) -> Description {
-        describe_volume(self.name.clone(), self.volume.size())
+        describe_volume(self.name.clone(), self.volume.size(), self.template)
     }
     fn size(&self) -> u64 {
         self.volume.size()
+    }
+    fn turn(&self, writes: bool, bytes: u64) -> Option<BoxFuture<'_, ()>> {
+        let direction = if writes { Direction::Write } else { Direction::Read };
+        self.volume.turn(direction, bytes).map(|turn| turn.boxed())
     }
     async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         self.volume.read_parts(offset, len as u64).await

@@ -183,13 +183,8 @@ impl Sessions {
         {
             let mut uses = self.uses.lock();
             let Some(one) = uses.get_mut(path) else { return };
-            if writes.load(Ordering::Acquire)
-                && let Entry::Occupied(mut left) = one.writers.entry(writer.clone())
-            {
-                *left.get_mut() -= 1;
-                if *left.get() == 0 {
-                    left.remove();
-                }
+            if writes.load(Ordering::Acquire) {
+                leave(&mut one.writers, writer);
             }
             one.warned &= one.writers.len() > 1;
             one.clients.remove(visit);
@@ -224,6 +219,16 @@ impl Sessions {
         }
         if let Err(error) = volumes.release(&path.volume).await {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
+        }
+    }
+}
+
+/// One connection less.
+fn leave(connections: &mut BTreeMap<String, u64>, writer: &str) {
+    if let Entry::Occupied(mut left) = connections.entry(writer.to_owned()) {
+        *left.get_mut() -= 1;
+        if *left.get() == 0 {
+            left.remove();
         }
     }
 }

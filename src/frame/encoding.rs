@@ -1,9 +1,12 @@
 //! One frame: made in two steps, since its place is known only once the lengths of those before it are.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
 use lz4_flex::block::{CompressTable, compress_into_with_table};
+use zstd::bulk;
+use zstd::zstd_safe::compress_bound;
 
 use crate::base::codec::Reader;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
@@ -26,6 +29,8 @@ pub enum Codec {
     None = 0,
     #[default]
     Lz4 = 1,
+    /// About twice the gain of lz4 for text and tables, at about twice the time.
+    Zstd = 2,
 }
 
 /// What a frame holds; said in its header for those who read a chunk without its map.
@@ -67,6 +72,7 @@ impl Place {
 pub struct Body {
     kind: FrameKind,
     raw_len: u32,
+    codec: Codec,
     body: Kept,
 }
 
@@ -86,8 +92,53 @@ const UNTRIED: u32 = 7;
 /// What compression must gain at least, as a part of the frame: less is not worth decompressing it at each read.
 const GAIN: usize = 16;
 
+/// What zstd takes for its own default: higher levels gain little on 64 KiB.
+const ZSTD_LEVEL: i32 = 3;
+
 /// The packer's buffer grows by so much: what was just zeroed is still in the processor's cache when it is written.
 const GROWTH: usize = 64 << 10;
+
+/// How a packer compresses.
+enum Compressor {
+    None,
+    /// Tables for inputs of less than 64 KiB, and for all.
+    Lz4([CompressTable; 2]),
+    Zstd(bulk::Compressor<'static>),
+}
+
+impl Compressor {
+    fn new(codec: Codec) -> Compressor {
+        match codec {
+            Codec::None => Compressor::None,
+            Codec::Lz4 => Compressor::Lz4([CompressTable::small(), CompressTable::large()]),
+            Codec::Zstd => {
+                Compressor::Zstd(bulk::Compressor::new(ZSTD_LEVEL).expect("zstd knows this level"))
+            }
+        }
+    }
+
+    /// Bytes that this many may become.
+    fn most(&self, raw: usize) -> usize {
+        match self {
+            Compressor::None => raw,
+            Compressor::Lz4(_) => lz4_flex::block::get_maximum_output_size(raw),
+            Compressor::Zstd(_) => compress_bound(raw),
+        }
+    }
+
+    /// Compresses into `out`, which has room for the most that may become of it; how many bytes.
+    fn compress(&mut self, raw: &[u8], out: &mut [u8]) -> usize {
+        match self {
+            Compressor::None => raw.len(),
+            Compressor::Lz4(tables) => {
+                let table = &mut tables[usize::from(raw.len() >= usize::from(u16::MAX))];
+                compress_into_with_table(raw, out, table).expect("there is room for the worst case")
+            }
+            // Out of memory for its tables: the contents stay as they are.
+            Compressor::Zstd(zstd) => zstd.compress_to_buffer(raw, out).unwrap_or(raw.len()),
+        }
+    }
+}
 
 /// Makes frames, one after another.
 pub struct Packer {
@@ -95,8 +146,7 @@ pub struct Packer {
     /// What was compressed, up to `used`, and room behind it.
     packed: Vec<u8>,
     used: usize,
-    /// For inputs of less than 64 KiB, and for all.
-    tables: [CompressTable; 2],
+    compressor: Compressor,
     /// Frames in a row that it gained little on, or that were not tried.
     futile: u32,
 }
@@ -109,8 +159,7 @@ impl std::fmt::Debug for Packer {
 
 impl Packer {
     pub fn new(codec: Codec) -> Packer {
-        let tables = [CompressTable::small(), CompressTable::large()];
-        Packer { codec, packed: Vec::new(), used: 0, tables, futile: 0 }
+        Packer { codec, packed: Vec::new(), used: 0, compressor: Compressor::new(codec), futile: 0 }
     }
 
     /// Makes room for so many bytes of contents, whose bodies are all kept until they have their places.
@@ -134,8 +183,10 @@ impl Packer {
             assert!(len.is_multiple_of(BLOCK) && len <= FRAME_BLOCKS * BLOCK, "a data frame of {len} bytes");
         }
         let raw_len = raw.len() as u32;
-        let body = self.smaller(&raw).map_or(Kept::Raw(raw), Kept::Packed);
-        Body { kind, raw_len, body }
+        match self.smaller(&raw) {
+            Some(range) => Body { kind, raw_len, codec: self.codec, body: Kept::Packed(range) },
+            None => Body { kind, raw_len, codec: Codec::None, body: Kept::Raw(raw) },
+        }
     }
 
     fn smaller(&mut self, raw: &[u8]) -> Option<Range<usize>> {
@@ -146,13 +197,11 @@ impl Packer {
         if self.futile > FUTILE && !(self.futile - FUTILE).is_multiple_of(UNTRIED + 1) {
             return None;
         }
-        let most = lz4_flex::block::get_maximum_output_size(raw.len());
+        let most = self.compressor.most(raw.len());
         if self.packed.len() - self.used < most {
             self.packed.resize(self.used + most.max(GROWTH), 0);
         }
-        let table = &mut self.tables[usize::from(raw.len() >= usize::from(u16::MAX))];
-        let len = compress_into_with_table(raw, &mut self.packed[self.used..], table)
-            .expect("there is room for the worst case");
+        let len = self.compressor.compress(raw, &mut self.packed[self.used..]);
         if len > raw.len() - raw.len() / GAIN {
             return None;
         }
@@ -174,13 +223,6 @@ impl Packer {
 }
 
 impl Body {
-    fn codec(&self) -> Codec {
-        match self.body {
-            Kept::Raw(_) => Codec::None,
-            Kept::Packed(_) => Codec::Lz4,
-        }
-    }
-
     /// Bytes that the frame will have, the header among them.
     pub fn stored_len(&self) -> usize {
         FRAME_HEADER
@@ -196,7 +238,7 @@ impl Body {
             FrameKind::Map | FrameKind::Table => 0,
         };
         let mut head = [0; FRAME_HEADER];
-        head[..4].copy_from_slice(&[self.codec() as u8, 0, blocks, self.kind as u8]);
+        head[..4].copy_from_slice(&[self.codec as u8, 0, blocks, self.kind as u8]);
         head[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
         head[8..CHECKED].copy_from_slice(&self.raw_len.to_le_bytes());
         let sum = checksum(&head[..CHECKED], place, body);
@@ -245,7 +287,8 @@ pub fn open_verified(stored: &Bytes, place: &Place, raw_max: usize) -> Result<By
     match (key, codec) {
         (0, 0) if body.len() == raw_len => Ok(body),
         (0, 0) => Err(corrupt("their length is wrong")),
-        (0, 1) => unpack(&body, raw_len).ok_or_else(|| corrupt("they do not decompress")),
+        (0, 1) => unpack(&body, raw_len, unpack_lz4).ok_or_else(|| corrupt("they do not decompress")),
+        (0, 2) => unpack(&body, raw_len, unpack_zstd).ok_or_else(|| corrupt("they do not decompress")),
         _ => Err(Error::new(
             Kind::Unsupported,
             format!("{} was written by a newer version of windlass: use that one or newer", place.chunk),
@@ -253,10 +296,27 @@ pub fn open_verified(stored: &Bytes, place: &Place, raw_max: usize) -> Result<By
     }
 }
 
-fn unpack(body: &[u8], raw_len: usize) -> Option<Bytes> {
+fn unpack(body: &[u8], raw_len: usize, how: fn(&[u8], &mut [u8]) -> Option<usize>) -> Option<Bytes> {
     let mut raw = vec![0; raw_len];
-    let n = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
-    (n == raw_len).then(|| raw.into())
+    (how(body, &mut raw)? == raw_len).then(|| raw.into())
+}
+
+fn unpack_lz4(body: &[u8], raw: &mut [u8]) -> Option<usize> {
+    lz4_flex::block::decompress_into(body, raw).ok()
+}
+
+thread_local! {
+    /// To make one takes ten times as long as to decompress a frame.
+    static UNZSTD: RefCell<Option<bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn unpack_zstd(body: &[u8], raw: &mut [u8]) -> Option<usize> {
+    UNZSTD.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = bulk::Decompressor::new().ok();
+        }
+        kept.as_mut()?.decompress_to_buffer(body, raw).ok()
+    })
 }
 
 #[cfg(test)]
@@ -289,9 +349,19 @@ mod tests {
         let digit = |at: usize| u8::from_str_radix(&packed[at..at + 2], 16).unwrap();
         let packed: Vec<u8> = (0..packed.len()).step_by(2).map(digit).collect();
         assert_eq!(open(&packed.into(), &at, 4096).unwrap(), vec![0x55; 4096]);
-        let ours = stored(Codec::Lz4, FrameKind::Data, &[0x55; 4096], &at);
-        assert_eq!(ours[..4], [1, 0, 1, 0]);
-        assert_eq!(ours[8..12], [0, 16, 0, 0]);
+        for codec in [Codec::Lz4, Codec::Zstd] {
+            let ours = stored(codec, FrameKind::Data, &[0x55; 4096], &at);
+            assert_eq!(ours[..4], [codec as u8, 0, 1, 0]);
+            assert_eq!(ours[8..12], [0, 16, 0, 0]);
+        }
+        // The same by zstd 1.5.7, whatever a later one makes of it.
+        let zstd = "28b52ffd60000f4d00001055550100fbf70116";
+        let body: Vec<u8> =
+            (0..zstd.len()).step_by(2).map(|at| u8::from_str_radix(&zstd[at..at + 2], 16).unwrap()).collect();
+        let mut frame = vec![2, 0, 1, 0, body.len() as u8, 0, 0, 0, 0, 16, 0, 0];
+        frame.extend_from_slice(&checksum(&frame[..12], &at, &body).to_le_bytes());
+        frame.extend_from_slice(&body);
+        assert_eq!(open(&frame.into(), &at, 4096).unwrap(), vec![0x55; 4096]);
     }
 
     #[test]
@@ -306,16 +376,16 @@ mod tests {
         };
         let mut packer = Packer::new(Codec::Lz4);
         for _ in 0..100 {
-            assert_eq!(packer.pack(FrameKind::Data, noise()).codec(), Codec::None);
+            assert_eq!(packer.pack(FrameKind::Data, noise()).codec, Codec::None);
         }
-        let mut text = || packer.pack(FrameKind::Data, vec![7; 4096].into()).codec();
+        let mut text = || packer.pack(FrameKind::Data, vec![7; 4096].into()).codec;
         let found = (0..UNTRIED + 1).position(|_| text() == Codec::Lz4);
         assert!(found.is_some_and(|n| n > 0), "{found:?}");
         assert!((0..100).all(|_| text() == Codec::Lz4));
         for _ in 0..FUTILE - 1 {
-            assert_eq!(packer.pack(FrameKind::Data, noise()).codec(), Codec::None);
+            assert_eq!(packer.pack(FrameKind::Data, noise()).codec, Codec::None);
         }
-        assert_eq!(packer.pack(FrameKind::Data, vec![7; 4096].into()).codec(), Codec::Lz4);
+        assert_eq!(packer.pack(FrameKind::Data, vec![7; 4096].into()).codec, Codec::Lz4);
     }
 
     #[test]
@@ -328,9 +398,10 @@ mod tests {
             bytes[12..16].copy_from_slice(&sum.to_le_bytes());
             open(&bytes.into(), &at, 4096).map_err(|e| e.kind())
         };
-        assert_eq!(forge(0, 2), Err(Kind::Unsupported));
+        assert_eq!(forge(0, 3), Err(Kind::Unsupported));
         assert_eq!(forge(1, 1), Err(Kind::Unsupported));
         assert_eq!(forge(0, 1), Err(Kind::Corrupt));
+        assert_eq!(forge(0, 2), Err(Kind::Corrupt));
         for high in 8..12 {
             assert_eq!(forge(high, 0xff), Err(Kind::Corrupt), "{high}");
         }
@@ -344,7 +415,7 @@ mod tests {
         #[test]
         fn frames_come_back_and_damage_is_seen(
             (blocks, fill, noise) in (1usize..=16, any::<u8>(), prop::collection::vec(any::<(u16, u8)>(), 0..2000)),
-            lz4: bool, offset: u64, address: u64, flip: prop::sample::Index, other in 1u64..,
+            codec in prop::sample::select(vec![Codec::None, Codec::Lz4, Codec::Zstd]), offset: u64, address: u64, flip: prop::sample::Index, other in 1u64..,
         ) {
             let mut raw = vec![fill; blocks * 4096];
             for (at, byte) in noise {
@@ -352,7 +423,6 @@ mod tests {
                 raw[at] = byte;
             }
             let at = place(offset, address);
-            let codec = if lz4 { Codec::Lz4 } else { Codec::None };
             let good = stored(codec, FrameKind::Data, &raw, &at);
             prop_assert!(good.len() <= FRAME_HEADER + raw.len());
             prop_assert_eq!(&open(&good, &at, raw.len()).unwrap()[..], &raw[..]);
@@ -370,13 +440,13 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200), codec in 1u8..=2) {
             let at = place(0, 0);
             prop_assert!(open(&bytes.clone().into(), &at, 4096).is_err());
             // With a right checksum, so that the decoder itself is reached.
             if bytes.len() >= FRAME_HEADER {
                 let mut forged = bytes;
-                forged[..3].copy_from_slice(&[1, 0, 0]);
+                forged[..3].copy_from_slice(&[codec, 0, 0]);
                 forged[3] = 1;
                 let len = (forged.len() - FRAME_HEADER) as u32;
                 forged[4..8].copy_from_slice(&len.to_le_bytes());

@@ -5,7 +5,7 @@
 //!
 //! | at | bytes | field |
 //! |---:|---:|---|
-//! | 0 | 1 | codec: 0 none, 1 lz4 block format (2 is kept for zstd) |
+//! | 0 | 1 | codec: 0 none, 1 lz4 block format, 2 zstd |
 //! | 1 | 1 | key slot: 0 not encrypted; 1.. the volume's data keys (none yet) |
 //! | 2 | 1 | blocks held: 1..16 in a data frame, 0 in all others |
 //! | 3 | 1 | kind: 0 data, 1 map page, 2 table page |

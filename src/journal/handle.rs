@@ -61,7 +61,7 @@ pub struct Recovered {
 /// How full it is, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// What records may take on disk, at most.
+    /// What records may take on disk, at most; when it was made smaller, what its segments have.
     pub size: u64,
     /// What records that aren't trimmed take, and what is promised to those to come.
     pub used: u64,
@@ -262,6 +262,17 @@ impl Journal {
         };
         let (spoilt, live) = (self.spoilt.clone(), self.opened.lock().clone());
         Replay::new(self.shared.dir.clone(), id, after, first, spoilt, live)
+    }
+
+    /// It may take as much of the disk as this says, from now on. Made smaller, it makes no further segments, and keeps those
+    /// that it has until it is opened the next time.
+    pub fn resize(&self, config: &JournalConfig) {
+        {
+            let mut ring = self.shared.ring.lock();
+            let sizes = config.sizes(Some(ring.sizes.least));
+            ring.resize(sizes);
+        }
+        self.shared.work.notify_one();
     }
 
     /// The largest `Write` payload that one record may have, in bytes; longer writes are several records.

@@ -222,7 +222,12 @@ impl Ring {
 
     /// Bytes that records may take before only trimming makes room: less than it may have while the disk is full.
     pub fn size(&self) -> u64 {
-        if self.cramped { self.allocated() } else { self.sizes.all }
+        if self.cramped { self.allocated() } else { self.sizes.all.max(self.allocated()) }
+    }
+
+    /// From now on; segments that exist stay.
+    pub fn resize(&mut self, sizes: Sizes) {
+        (self.sizes, self.reach) = (sizes, sizes.most);
     }
 
     /// Bytes of the segment that should be made now, if one should: as much as there is, so that the journal grows with what

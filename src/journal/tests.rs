@@ -332,7 +332,7 @@ fn golden_bytes() {
     let mut w = Writer::default();
     segment.encode(JournalId(0x22), &mut w);
     let golden = "776c4a7304000000220000000000000000000000000000000700000000000000175a000000000000\
-                  090000000000000000200000000000000800000000000000000001000000000064a4d6a8d61d54c1";
+                  09000000000000000020000000000000080000000000000000000100000000000df2f2263c51e8d8";
     assert_eq!((hex(&w.buf[..80]).as_str(), w.buf.len()), (golden, 4096));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x22)), Some(segment));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x23)), None);
@@ -742,6 +742,43 @@ fn it_grows_with_what_is_not_trimmed_and_begins_small_again() {
         journal.close().await.unwrap();
         let (journal, found) = Journal::open(rt, shared, growing()).await.unwrap().unwrap();
         assert_eq!((found.end, replayed(&journal, 399).await.unwrap()), (Lsn(400), vec![write(400)]));
+    });
+}
+
+#[test]
+fn its_size_is_changed_while_it_is_written_to() {
+    run(14, |rt, disk| async move {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (small, large) = (JournalConfig { size: 256 << 10, ..growing() }, growing());
+        let journal = Journal::create(rt.clone(), shared.clone(), small.clone(), VolumeId(9), vec![], Lsn(1));
+        let journal = journal.await.unwrap();
+        let mut lsn = 0;
+        let mut fill = async |upto: u64| {
+            while journal.usage().used + 16384 <= upto {
+                let one = rt.timeout(Duration::from_secs(5), put(&journal, &write(lsn + 1))).await;
+                let Some(done) = one else { break };
+                done.unwrap();
+                lsn += 1;
+            }
+            journal.sync(None).await.unwrap();
+            lsn
+        };
+        fill(1 << 20).await;
+        assert!(journal.usage().allocated <= 256 << 10, "{:?}", journal.usage());
+        journal.resize(&large);
+        let last = fill(900 << 10).await;
+        let usage = journal.usage();
+        assert!(usage.size == 1 << 20 && usage.used > 600 << 10, "{usage:?}");
+        // Made smaller it keeps what it has until it is opened again.
+        journal.resize(&small);
+        journal.trim(Lsn(last));
+        let last = fill(512 << 10).await;
+        let smaller = journal.usage();
+        assert!(smaller.allocated <= usage.allocated && smaller.size == smaller.allocated, "{smaller:?}");
+        journal.trim(Lsn(last));
+        journal.close().await.unwrap();
+        let (journal, found) = Journal::open(rt.clone(), shared, small).await.unwrap().unwrap();
+        assert_eq!((found.end, journal.usage().size >= 256 << 10), (Lsn(last), true));
     });
 }
 

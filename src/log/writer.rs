@@ -96,6 +96,7 @@ struct State {
     beyond: BTreeMap<Seq, Lsn>,
     map: Option<OpenMap>,
     journal: JournalId,
+    codec: Codec,
     /// Chunks that settled with fewer shards than the layout's w.
     thin: BTreeMap<Seq, usize>,
     uploads: usize,
@@ -125,6 +126,7 @@ impl Writer {
             beyond: BTreeMap::new(),
             map: None,
             journal,
+            codec: config.codec,
             thin: BTreeMap::new(),
             uploads: 0,
             stored_bytes: 0,
@@ -170,6 +172,11 @@ impl Writer {
     /// The journal was started anew: later chunks name it.
     pub fn set_journal(&self, id: JournalId) {
         self.state.lock().journal = id;
+    }
+
+    /// Chunks that begin from now on are compressed so.
+    pub fn set_codec(&self, codec: Codec) {
+        self.state.lock().codec = codec;
     }
 
     /// Chunks of this epoch that have fewer than `w` shards as far as is known.
@@ -257,9 +264,9 @@ impl Writer {
         }
     }
 
-    fn stamp(&self, slot: &Slot, era: Era, journal: JournalId) -> Stamp {
-        let WriterConfig { index, codec, .. } = self.config;
-        Stamp { id: slot.id, volume: index, era, journal, k: self.k(), codec }
+    fn stamp(&self, slot: &Slot, era: Era, state: &State) -> Stamp {
+        let (volume, &State { journal, codec, .. }) = (self.config.index, state);
+        Stamp { id: slot.id, volume, era, journal, k: self.k(), codec }
     }
 
     /// Cuts one data chunk. Returns as soon as it has its number; `stored` resolves it. Call from one task only: the
@@ -458,7 +465,7 @@ impl Writer {
             let era = sink.era;
             let begun = self.slot(|state, id| {
                 let slot = Slot { id, last: state.cut };
-                let draft = MapDraft::new(self.stamp(&slot, era, state.journal));
+                let draft = MapDraft::new(self.stamp(&slot, era, &state));
                 state.map = held.take().map(|held| OpenMap { draft, slot, held });
                 id
             });
@@ -495,8 +502,7 @@ impl Cutting {
     /// Encodes and puts it; returns when it is stored. Then `Writer::count` it. A failure is the whole writer's.
     pub async fn stored(self) -> Result<Stored> {
         let Cutting { writer, slot, draft, era, held } = self;
-        let journal = writer.state.lock().journal;
-        let stamp = writer.stamp(&slot, era, journal);
+        let stamp = writer.stamp(&slot, era, &writer.state.lock());
         let (first, last) = draft.span().expect("a chunk is cut of at least one record");
         let done = match writer.config.rt.cpu(move || encode(&stamp, draft)).await {
             Ok(Encoded { chunk, placed, raw, zeros }) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{Result, Rope};
@@ -58,6 +59,13 @@ pub trait Export: Send + Sync + 'static {
 
     /// The size right now; may grow while clients are connected.
     fn size(&self) -> u64;
+
+    /// Where the rate is limited, what one request waits for before it is begun: a read or write of so many bytes (all
+    /// pieces of a write together), a zeroing or trim of none. Those that are polled first are ready first.
+    fn turn(&self, writes: bool, bytes: u64) -> Option<BoxFuture<'_, ()>> {
+        let _ = (writes, bytes);
+        None
+    }
 
     /// Exactly `len` bytes.
     async fn read(&self, offset: u64, len: usize) -> Result<Rope>;

@@ -15,6 +15,10 @@
 //! is no memory now, is done in parts, each when the one before has left. So what others hold costs speed alone, and
 //! who takes no replies is hung up on while others ask for memory (`share::STALL`).
 //!
+//! Where the export's rate is limited, requests wait for their turn before they take any of that memory: beside it a
+//! connection holds the payload of `PARKED` bytes of writes and one piece. At that bound nothing more is received. Until
+//! then reads and flushes go past writes that wait.
+//!
 //! The end (DISC, the peer's end, a broken magic, a broken socket, a server that stops) stops the taking. What was
 //! begun is finished, and answered when there is still somebody to answer; but a client that went without DISC sends
 //! again on another connection what was not answered, and goes on from there. Its writes, zeroes and trims that wait
@@ -25,6 +29,7 @@
 //! allow: a client that reconnects (QEMU's reconnect-delay) sends again what a connection lost, but hands an error on to
 //! its guest, whose filesystem ends there.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -52,6 +57,8 @@ const JOBS: usize = 256;
 /// Bytes at which a connection starts no further request, or a quarter of the memory for requests where that is less. The
 /// last one started may go past it by its own length.
 const HELD: u64 = 32 << 20;
+/// Payload of writes that wait for their turn at which nothing more is received.
+const PARKED: u64 = FLOOR / 2;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How often a connection is looked at while nothing more is received.
@@ -82,6 +89,37 @@ struct Job<'e> {
     /// Bytes that it holds.
     weight: u64,
     work: Work<'e>,
+}
+
+/// A request that waits for its turn, and the payload that came with it.
+struct Waiting<'e> {
+    arrived: Option<Arrived>,
+    turn: BoxFuture<'e, ()>,
+}
+
+impl Future for Waiting<'_> {
+    type Output = Arrived;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived> {
+        ready!(self.turn.as_mut().poll(cx));
+        Poll::Ready(self.arrived.take().expect("it is ready once"))
+    }
+}
+
+fn is_write(arrived: &Arrived) -> bool {
+    match arrived {
+        Arrived::Request(request) => writes(request),
+        Arrived::Piece(_) => true,
+        Arrived::Refused { .. } | Arrived::Disconnect => false,
+    }
+}
+
+/// What it holds while it waits.
+fn payload(arrived: &Arrived) -> u64 {
+    match arrived {
+        Arrived::Piece(piece) => piece.data.len() as u64,
+        _ => 0,
+    }
 }
 
 /// A read that is done in parts. Nothing else is started meanwhile.
@@ -179,6 +217,13 @@ struct Connection<'e, S> {
     intake: Intake,
     /// What has arrived and is not started yet, for want of room.
     next: Option<Arrived>,
+    /// What waits for its turn, and what has come to it since.
+    waiting: FuturesUnordered<Waiting<'e>>,
+    turned: VecDeque<Arrived>,
+    /// Payload of both, in bytes.
+    parked: u64,
+    /// Among them is the first piece of a write that is still arriving.
+    parks_piece: bool,
     /// A piece of the write that is arriving is under way.
     piece: bool,
     /// Why a piece of that write failed; the others are passed over.
@@ -243,6 +288,10 @@ async fn converse<S: Stream>(
         window,
         intake: Intake::default(),
         next: None,
+        waiting: FuturesUnordered::new(),
+        turned: VecDeque::new(),
+        parked: 0,
+        parks_piece: false,
         piece: false,
         failed: None,
         reading: None,
@@ -279,6 +328,7 @@ impl<'e, S: Stream> Connection<'e, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_stop(cx);
         loop {
+            let turned = self.collect_turns(cx);
             let took = self.take_requests(cx);
             let collected = self.collect(cx);
             let wrote = self.poll_write(cx);
@@ -289,7 +339,14 @@ impl<'e, S: Stream> Connection<'e, S> {
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if !(took || collected || wrote > 0 || received || self.poll_stall(cx) || self.poll_broken(cx)) {
+            if !(turned
+                || took
+                || collected
+                || wrote > 0
+                || received
+                || self.poll_stall(cx)
+                || self.poll_broken(cx))
+            {
                 return Poll::Pending;
             }
         }
@@ -336,6 +393,8 @@ impl<'e, S: Stream> Connection<'e, S> {
     fn lose(&mut self) {
         self.broken = true;
         self.end();
+        self.waiting.clear();
+        self.turned.clear();
         self.reading = None;
         self.output.discard();
     }
@@ -347,6 +406,13 @@ impl<'e, S: Stream> Connection<'e, S> {
         if self.goodbye {
             return;
         }
+        self.turned.retain(|arrived| !is_write(arrived));
+        for one in std::mem::take(&mut self.waiting) {
+            if !one.arrived.as_ref().is_some_and(is_write) {
+                self.waiting.push(one);
+            }
+        }
+        (self.parked, self.parks_piece) = (0, false);
         let before = self.jobs.len();
         for job in std::mem::take(&mut self.jobs) {
             match writes(&job.request) {
@@ -365,13 +431,17 @@ impl<'e, S: Stream> Connection<'e, S> {
     }
 
     fn is_over(&self) -> bool {
-        !self.taking && self.jobs.is_empty() && self.reading.is_none() && self.output.bytes() == 0
+        let begun = !self.jobs.is_empty() || self.reading.is_some() || self.output.bytes() > 0;
+        !self.taking && !begun && self.waiting.is_empty() && self.turned.is_empty()
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
         if self.drain.is_none() && self.stops.iter_mut().any(|stop| stop.as_mut().poll(cx).is_ready()) {
             self.drain = Some(self.rt.sleep(DRAIN));
             (self.taking, self.next) = (false, None);
+            // Not begun either.
+            self.waiting.clear();
+            self.turned.clear();
         }
         if let Some(time) = &mut self.drain
             && time.poll_unpin(cx).is_ready()
@@ -384,27 +454,75 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
     }
 
-    /// What comes next, if it has arrived. A request that came in full before the client's end is still started.
-    fn arrived(&mut self) -> Option<Arrived> {
+    /// What comes next, if it has arrived and its turn has come. A request that came in full before the client's end is
+    /// still started.
+    fn arrived(&mut self, cx: &mut Context<'_>) -> Option<Arrived> {
         if self.next.is_some() {
             return self.next.take();
         }
-        if !self.taking {
-            return None;
+        if let Some(turned) = self.turned.pop_front() {
+            self.parked -= payload(&turned);
+            self.parks_piece &= !matches!(turned, Arrived::Piece(Piece { last: false, .. }));
+            return Some(turned);
         }
-        let facts = Facts { size: self.export.size(), flags: self.session.flags };
-        self.intake.next(&mut self.window, facts).unwrap_or_else(|e| {
-            warn!(export = ?self.session.name, error = %e, "a client is dropped");
-            self.end();
-            None
-        })
+        while self.taking && !self.parks_enough() {
+            let facts = Facts { size: self.export.size(), flags: self.session.flags };
+            let next = self.intake.next(&mut self.window, facts).unwrap_or_else(|e| {
+                warn!(export = ?self.session.name, error = %e, "a client is dropped");
+                self.end();
+                None
+            });
+            let ready = self.wait_turn(next?, cx);
+            if ready.is_some() {
+                return ready;
+            }
+        }
+        None
+    }
+
+    /// Gives it back when it has nothing to wait for.
+    fn wait_turn(&mut self, arrived: Arrived, cx: &mut Context<'_>) -> Option<Arrived> {
+        let turn = match &arrived {
+            Arrived::Request(Request { command: Command::Read, len, .. }) => {
+                self.export.turn(false, u64::from(*len))
+            }
+            Arrived::Request(request) if writes(request) => self.export.turn(true, 0),
+            Arrived::Piece(piece) if piece.offset == piece.request.offset => {
+                self.export.turn(true, piece.request.len.into())
+            }
+            _ => None,
+        };
+        let Some(mut turn) = turn else { return Some(arrived) };
+        if turn.poll_unpin(cx).is_ready() {
+            return Some(arrived);
+        }
+        self.parked += payload(&arrived);
+        self.parks_piece |= matches!(arrived, Arrived::Piece(Piece { last: false, .. }));
+        self.waiting.push(Waiting { arrived: Some(arrived), turn });
+        None
+    }
+
+    /// So much waits for its turn that nothing more is taken in.
+    fn parks_enough(&self) -> bool {
+        let many = self.waiting.len() + self.turned.len() + self.jobs.len() >= JOBS;
+        self.parks_piece || self.parked >= PARKED || many && !self.waiting.is_empty()
+    }
+
+    /// Says whether anybody's turn has come.
+    fn collect_turns(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some(arrived)) = self.waiting.poll_next_unpin(cx) {
+            self.turned.push_back(arrived);
+            any = true;
+        }
+        any
     }
 
     /// Starts what has arrived; says whether anything was.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
         while self.reading.is_none() {
-            let Some(arrived) = self.arrived() else { break };
+            let Some(arrived) = self.arrived(cx) else { break };
             if !self.has_room(&arrived, cx) && !self.begin_reading(&arrived) {
                 self.next = Some(arrived);
                 break;
@@ -605,7 +723,7 @@ impl<'e, S: Stream> Connection<'e, S> {
 
     /// Says whether anything came; only while all that came before is started.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let started = self.next.is_none() && self.reading.is_none();
+        let started = self.next.is_none() && self.reading.is_none() && !self.parks_enough();
         let hears = self.taking && started && self.window.bytes().len() <= WINDOW / 2;
         self.deaf = self.taking && !hears;
         if !hears {

@@ -15,6 +15,8 @@ pub use catalog::{
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use handle::Volume;
-pub use head::{FlushMode, Host, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings};
+pub use head::{
+    Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
+};
 pub use read::{EngineContext, Memory, Tuning};
 pub use space::Sweeps;

@@ -85,6 +85,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeCreate(args) => Box::pin(volume::create(state, args)).await,
         Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
+        Verb::VolumeSet { path, assignments } => Box::pin(volume::set(state, &path, &assignments)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
         Verb::VolumeRollBack { to, keep, disconnect } => {
             Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await

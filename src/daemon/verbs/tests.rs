@@ -57,15 +57,8 @@ async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result
 }
 
 async fn make_volume(state: &EngineState, path: &str) {
-    let args = VolumeCreate {
-        path: path.parse().unwrap(),
-        size: 1 << 20,
-        flush: None,
-        compression: None,
-        max_tail_ms: None,
-        journal_size: None,
-        if_absent: false,
-    };
+    let args =
+        VolumeCreate { path: path.parse().unwrap(), size: 1 << 20, settings: Vec::new(), if_absent: false };
     volume::create(state, args).await.unwrap();
 }
 
@@ -86,6 +79,32 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     open.volumes.engine().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
     volume::remove_snapshot(&state, &mark, true).await.unwrap();
     volume::remove_snapshot(&state, &mark, false).await.unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_becomes_no_template_while_clients_may_write_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let (path, template) = ("p/v".parse().unwrap(), ["template=true".to_owned()]);
+    let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
+    let client = state.sessions.enter(&path, &volumes, Visitor::Client("process 7")).unwrap();
+    let refused = volume::set(&state, &path, &template).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 7"), "{refused}");
+    volume::set(&state, &path, &["iops=10".to_owned()]).await.unwrap();
+    drop(client);
+    volume::set(&state, &path, &template).await.unwrap();
+    // Who is connected by now only reads.
+    let _client = state.sessions.enter(&path, &volumes, Visitor::Client("process 7")).unwrap();
+    let again = volume::set(&state, &path, &template).await.unwrap();
+    assert!(
+        again.value["template"] == true && again.value["limits"]["iops"]["rate"] == 10,
+        "{}",
+        again.value
+    );
+    assert!(volume::remove(&state, &path, true).await.unwrap_err().is(Kind::Owned));
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

@@ -13,38 +13,7 @@ use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
-use crate::frame::Codec;
-use crate::volume::{FlushMode, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group};
-
-fn settings(args: &VolumeCreate) -> Result<VolumeSettings> {
-    let mut settings = VolumeSettings::default();
-    match args.flush.as_deref() {
-        None => {}
-        Some("local") => settings.flush = FlushMode::Local,
-        Some("pool") => settings.flush = FlushMode::Pool,
-        Some(other) => {
-            return Err(Error::new(Kind::Usage, format!("--flush {other:?} is unknown: use local or pool")));
-        }
-    }
-    match args.compression.as_deref() {
-        None => {}
-        Some("lz4") => settings.compression = Codec::Lz4,
-        Some("none") => settings.compression = Codec::None,
-        Some(other) => {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("--compression {other:?} is unknown here: use lz4 or none"),
-            ));
-        }
-    }
-    if let Some(ms) = args.max_tail_ms {
-        settings.max_tail_ms = ms;
-    }
-    if let Some(bytes) = args.journal_size {
-        settings.journal_size = bytes;
-    }
-    Ok(settings)
-}
+use crate::volume::{OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
 
 fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
@@ -91,8 +60,7 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
 }
 
 pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> {
-    let settings = settings(&args)?;
-    settings.check()?;
+    let settings = VolumeSettings::default().assigned(&args.settings)?;
     let open = state.pools.get(&args.path.pool).await?;
     let info = match open.volumes.create(&args.path.volume, args.size, settings).await {
         Err(e) if e.is(Kind::Exists) && args.if_absent => {
@@ -109,29 +77,41 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
 
 /// `--if-absent` is content only with a volume as it was asked for.
 fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
-    let wanted = settings(args)?;
-    let flush = |mode| match mode {
-        FlushMode::Local => "local",
-        FlushMode::Pool => "pool",
-    };
     let mut differs = Vec::new();
-    let mut compare = |given: bool, what: &str, has: String, asked: String| {
-        if given && has != asked {
-            differs.push(format!("{what} {has}, not {asked}"));
+    if info.size != args.size {
+        differs.push(format!("size {}, not {}", show_size(info.size), show_size(args.size)));
+    }
+    let has = info.settings();
+    for asked in &args.settings {
+        if has.assigned(std::slice::from_ref(asked))? != has {
+            let key = asked.split('=').next().unwrap_or_default();
+            differs.push(format!("{}, not {asked}", has.show(key)));
         }
-    };
-    compare(true, "size", show_size(info.size), show_size(args.size));
-    compare(args.flush.is_some(), "--flush", flush(info.flush).into(), flush(wanted.flush).into());
-    let codec = |codec: Codec| format!("{codec:?}").to_lowercase();
-    compare(args.compression.is_some(), "--compression", codec(info.compression), codec(wanted.compression));
-    let ms = |ms: u64| format!("{ms}ms");
-    compare(args.max_tail_ms.is_some(), "--max-tail", ms(info.max_tail_ms), ms(wanted.max_tail_ms));
-    let (has, asked) = (show_size(info.journal_size), show_size(wanted.journal_size));
-    compare(args.journal_size.is_some(), "--journal-size", has, asked);
+    }
     if differs.is_empty() {
         return Ok(());
     }
     Err(Error::new(Kind::Exists, format!("volume {} exists, but with {}", args.path, differs.join(", "))))
+}
+
+pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String]) -> Result<Outcome> {
+    // Before any store is asked: a misspelt one is told at once.
+    VolumeSettings::default().assigned(assignments)?;
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    if assignments.iter().any(|asked| asked == "template=true") {
+        no_writers(state, path, volumes).await?;
+    }
+    // One that has to be opened for it is released again when nobody uses it.
+    let _session = state.sessions.enter(path, volumes, Visitor::Command("a command"))?;
+    volumes.set(&path.volume, assignments).await?;
+    let info = volumes.info(&path.volume).await?;
+    let outcome = Outcome::of(&shown(state, path, &info))?;
+    let promise = |asked: &String| asked.starts_with("flush=") || asked.starts_with("max-tail=");
+    let outcome = outcome.note(format!("{path}: {}", assignments.join(", ")));
+    Ok(match assignments.iter().any(promise) {
+        true => outcome.note(format!("a flush {}", info.meaning)),
+        false => outcome,
+    })
 }
 
 pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
@@ -273,6 +253,14 @@ pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force:
          not needed any more",
         done.records, done.bytes
     )))
+}
+
+/// Every client of a volume that is no template is connected for writing.
+async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -> Result<()> {
+    match state.sessions.check_unused(path) {
+        Err(_) if volumes.info(&path.volume).await?.template => Ok(()),
+        unused => unused,
+    }
 }
 
 pub async fn remove(state: &EngineState, path: &VolumePath, dry_run: bool) -> Result<Outcome> {

@@ -63,6 +63,9 @@ impl Manner {
             Verb::VolumeRelease { path } => {
                 changes(&[path], Need::Store, format!("{path} was released"), info(path))
             }
+            Verb::VolumeSet { path, .. } => {
+                changes(&[path], Need::Decide, format!("settings of {path} were changed"), info(path))
+            }
             Verb::VolumeCollect { path } => {
                 changes(&[path], Need::Store, format!("{path} was collected"), info(path))
             }

@@ -5,12 +5,14 @@ mod malformed;
 mod model;
 mod sockets;
 mod transmission;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use super::listener::Stream;
 use super::server::serve_stream;
 use super::{Description, Export, Exports, ListedExport, MemoryDisk};
 use crate::base::rt::sim::Sim;
-use crate::base::rt::{Rt, Task};
+use crate::base::rt::{Instant, Rt, Task};
 use crate::base::{Budget, Error, Kind, Result, Rope};
 
 pub const SIZE: u64 = 1 << 20;
@@ -67,6 +69,9 @@ pub struct State {
     pub failing: Option<(Kind, &'static str)>,
     /// Reads give a byte too few.
     pub short_reads: bool,
+    /// Time from one write's turn to the next one's, and when that is.
+    pub pace: Option<Duration>,
+    pub next_turn: Instant,
 }
 
 fn description(name: &str, read_only: bool) -> Description {
@@ -162,6 +167,13 @@ impl Export for Handle {
     }
     fn size(&self) -> u64 {
         self.disk.size()
+    }
+    fn turn(&self, writes: bool, _: u64) -> Option<BoxFuture<'_, ()>> {
+        let mut state = self.house.state.lock();
+        let (pace, now) = (state.pace.filter(|_| writes)?, self.house.rt.now());
+        let mine = state.next_turn.max(now);
+        state.next_turn = mine + pace;
+        Some(self.house.rt.sleep(mine.since(now)))
     }
     async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         let cut = usize::from(self.house.state.lock().short_reads);

@@ -182,7 +182,8 @@ impl Volumes {
             let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
             // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
             if there && !gated && pool.generation() == generation {
-                let mut new = self.new_head(clone, state.size, seen.0.settings.clone())?;
+                let settings = VolumeSettings { template: false, ..seen.0.settings };
+                let mut new = self.new_head(clone, state.size, settings)?;
                 new.base = Some(Base {
                     ancestors: seen.0.volumes(),
                     parent_name: volume.clone(),
@@ -277,6 +278,7 @@ impl Volumes {
         let tables = self.newer_here(id).unwrap_or(tables);
         let title = self.engine.title(volume);
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
+        head.no_template().map_err(|e| e.context(format!("volume {title}")))?;
         self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], clean).await
     }
 

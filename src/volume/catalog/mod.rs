@@ -8,6 +8,7 @@ mod holders;
 mod inventory;
 mod report;
 mod salvage;
+mod settings;
 mod template;
 mod unreadable;
 mod volumes;

@@ -70,6 +70,9 @@ impl VolumeInfo {
             compression: settings.compression,
             max_tail_ms: settings.max_tail_ms,
             journal_size: settings.journal_size,
+            error_after_ms: settings.error_after_ms,
+            limits: settings.limits,
+            template: settings.template,
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
             owner_id: head.active.owner.as_ref().map(|h| h.id),
             owner_since_ms: head.active.since_ms,
@@ -325,32 +328,29 @@ impl Volumes {
                 info.mapped_bytes = session.mapped().await.map_or(info.mapped_bytes, |blocks| blocks * BLOCK);
             }
         }
-        if around.is_none() {
-            info.chain = self.chain(&head).await?;
-        }
-        if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
-            parent.name = match around {
-                Some(around) => around.names.get(&parent.volume).cloned(),
-                None => self.still_named(&base.parent_name, parent.volume).await,
-            };
+        match around {
+            Some(around) => {
+                info.parent.iter_mut().for_each(|p| p.name = around.names.get(&p.volume).cloned())
+            }
+            None => {
+                info.chain = self.chain(&head).await?;
+                info.parent = info.chain.first().cloned();
+            }
         }
         Ok(info)
     }
 
-    /// Where a clone comes from, and where that comes from: nearest first, by their present names.
+    /// Where a clone comes from, and where that comes from: nearest first.
     async fn chain(&self, head: &Head) -> Result<Vec<Parent>> {
-        let Some(mut next) = parent_of(head) else { return Ok(Vec::new()) };
-        let (names, mut chain) = (self.names().await?, Vec::new());
-        loop {
-            let above = self.engine.cell(next.volume).read().await?.and_then(|head| parent_of(&head));
-            next.name = names.get(&next.volume).cloned();
-            chain.push(next);
-            match above {
-                // A head that was forged may name its own child.
-                Some(above) if chain.len() < CHAIN_MAX => next = above,
-                _ => return Ok(chain),
-            }
+        let (mut chain, mut head) = (Vec::new(), head.clone());
+        // A head that was forged may name its own child.
+        while let Some((volume, base)) = head.parent().filter(|_| chain.len() < CHAIN_MAX) {
+            let name = self.still_named(&base.parent_name, volume).await;
+            chain.push(Parent { volume, name, snapshot: base.snapshot_name.clone() });
+            let Some(above) = self.engine.cell(volume).read().await? else { break };
+            head = above;
         }
+        Ok(chain)
     }
 
     /// The name, if it is still that volume's.

@@ -118,7 +118,7 @@ impl Volumes {
 
     /// The same; when the stores don't answer, of the volume that is open here under this name. A session that isn't the
     /// owner any more finds that out by itself.
-    async fn id_in_an_outage(&self, name: &Name) -> Result<VolumeId> {
+    pub(in crate::volume) async fn id_in_an_outage(&self, name: &Name) -> Result<VolumeId> {
         let Some(here) = self.owned_here(name) else { return self.id(name).await };
         match self.unless_away(self.id(name)).await {
             Some(Err(e)) if !passes(&e) => Err(e),

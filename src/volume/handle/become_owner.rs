@@ -74,7 +74,7 @@ pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
 
 async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
     let engine = &context.engine;
-    let config = engine.journal(context.id, &context.settings);
+    let config = engine.journal(context.id, &context.settings());
     let found = Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone())
         .await
         .map_err(without_journal)?;
@@ -323,7 +323,7 @@ async fn hand_on(context: &Arc<VolumeContext>, journal: Journal, found: &Recover
 
 async fn create(context: &Arc<VolumeContext>, a: Announce) -> Result<Journal> {
     let engine = &context.engine;
-    let config = engine.journal(context.id, &context.settings);
+    let config = engine.journal(context.id, &context.settings());
     let (rt, disk) = (engine.rt.clone(), engine.disk.clone());
     Journal::create(rt, disk, config, context.id, vec![a.next], a.last_lsn.next()).await
 }

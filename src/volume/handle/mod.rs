@@ -1,6 +1,9 @@
 //! The handle that clients use, and how a volume is opened.
 
 mod become_owner;
+mod limiter;
+mod outage;
+mod settings;
 mod start;
 mod volume;
 

@@ -18,13 +18,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::become_owner::{ClaimRequest, Failed, own};
+use super::limiter::Limiter;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
+use crate::volume::head::Direction;
 use crate::volume::head::Head;
 use crate::volume::head::Record;
 use crate::volume::head::Stop;
-use crate::volume::head::VolumeSettings;
+use crate::volume::head::{VolumeSettings, is_template};
 use crate::volume::read::VolumeContext;
 use crate::volume::read::blocks_of;
 use crate::volume::read::{Fetch, Trail};
@@ -154,6 +156,7 @@ struct Inner {
     /// For the user, of the last takeover.
     notes: Mutex<Notes>,
     trail: Trail,
+    limiter: Limiter,
 }
 
 /// An open virtual disk. Any offset and length inside its size may be read and written, concurrently.
@@ -190,10 +193,10 @@ impl Volume {
     }
 
     fn with(context: Arc<VolumeContext>, state: State) -> Volume {
-        let (turn, leavers, arrivals, trouble, notes) = Default::default();
+        let (turn, leavers, arrivals, trouble, notes, limiter) = Default::default();
         let trail = context.engine.memory.ahead.trail();
         let state = Mutex::new(state);
-        let inner = Inner { context, state, turn, leavers, arrivals, trouble, notes, trail };
+        let inner = Inner { context, state, turn, leavers, arrivals, trouble, notes, trail, limiter };
         Volume { inner: Arc::new(inner) }
     }
 
@@ -205,8 +208,12 @@ impl Volume {
         self.inner.context.size()
     }
 
-    pub fn settings(&self) -> &VolumeSettings {
-        &self.inner.context.settings
+    pub fn settings(&self) -> VolumeSettings {
+        self.inner.context.settings()
+    }
+
+    pub(super) fn context(&self) -> &Arc<VolumeContext> {
+        &self.inner.context
     }
 
     pub fn name(&self) -> &Name {
@@ -290,9 +297,21 @@ impl Volume {
         ))
     }
 
+    fn check_writable(&self, offset: u64, len: u64) -> Result<()> {
+        if self.settings().template {
+            return Err(Error::new(Kind::ReadOnly, is_template(&self.title())));
+        }
+        self.check(offset, len)
+    }
+
     /// As `read_parts`, in one.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
         Ok(self.read_parts(offset, len).await?.into_bytes())
+    }
+
+    /// What a client's request of so many bytes waits for before it is begun; `None` where the volume has no limits.
+    pub fn turn(&self, direction: Direction, bytes: u64) -> Option<impl Future<Output = ()> + Send> {
+        self.inner.limiter.turn(&self.inner.context, direction, bytes)
     }
 
     /// What is there now; large parts lie in memory that the cache has too.
@@ -302,6 +321,10 @@ impl Volume {
             return Ok(Rope::default());
         }
         self.read_ahead(offset, len);
+        self.unless_outage(self.read_now(offset, len)).await
+    }
+
+    async fn read_now(&self, offset: u64, len: u64) -> Result<Rope> {
         loop {
             let state = self.inner.state.lock().clone();
             let session = match state {
@@ -357,27 +380,31 @@ impl Volume {
     /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last. One that overlaps it and came
     /// later is done later.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.check(offset, data.len() as u64)?;
+        self.check_writable(offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(());
         }
         let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
         let write = self.ask(|session| async move { session.write(offset, data.clone()).await });
-        self.inner.arrivals.in_order(blocks, write).await
+        self.unless_outage(self.inner.arrivals.in_order(blocks, write)).await
     }
 
     /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
     pub async fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.check(offset, len)?;
+        self.check_writable(offset, len)?;
         if len == 0 {
             return Ok(());
         }
         let zero = self.ask(|session| async move { session.zero(offset, len).await });
-        self.inner.arrivals.in_order(blocks_of(offset, len), zero).await
+        self.unless_outage(self.inner.arrivals.in_order(blocks_of(offset, len), zero)).await
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.
     pub async fn flush(&self) -> Result<()> {
+        self.unless_outage(self.flush_now()).await
+    }
+
+    async fn flush_now(&self) -> Result<()> {
         loop {
             if let State::Inert(_) = &*self.inner.state.lock() {
                 return Ok(());

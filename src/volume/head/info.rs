@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::FlushMode;
+use super::limits::Limits;
+use super::settings::{FlushMode, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
@@ -22,6 +23,10 @@ pub struct VolumeInfo {
     pub compression: Codec,
     pub max_tail_ms: u64,
     pub journal_size: u64,
+    /// I/O that has waited for stores for so long fails; none: it waits on.
+    pub error_after_ms: Option<u64>,
+    pub limits: Limits,
+    pub template: bool,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
     /// Tells hosts of one name apart.
@@ -73,6 +78,20 @@ pub struct VolumeInfo {
     pub parent: Option<Parent>,
     /// The parent, its parent and so on; told of one volume, empty in a listing.
     pub chain: Vec<Parent>,
+}
+
+impl VolumeInfo {
+    pub fn settings(&self) -> VolumeSettings {
+        VolumeSettings {
+            flush: self.flush,
+            compression: self.compression,
+            max_tail_ms: self.max_tail_ms,
+            journal_size: self.journal_size,
+            error_after_ms: self.error_after_ms,
+            limits: self.limits,
+            template: self.template,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

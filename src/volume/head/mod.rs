@@ -2,6 +2,7 @@
 
 mod confirmed;
 mod info;
+mod limits;
 mod register;
 mod settings;
 mod stop;
@@ -9,7 +10,8 @@ mod transitions;
 
 pub use confirmed::{Floor, Record};
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
+pub use limits::{Direction, Limits, Rate};
 pub use register::{CREATION, HeadRegister};
-pub use settings::{FlushMode, Host, VolumeSettings};
+pub use settings::{FlushMode, Host, VolumeSettings, is_template};
 pub use stop::{Stop, without_journal};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

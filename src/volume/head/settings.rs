@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::size::{GIB, MIB, show_size};
+use super::limits::{Limits, Rate};
+use crate::base::size::{GIB, MIB, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};
 use crate::frame::Codec;
 
@@ -20,8 +21,13 @@ pub enum FlushMode {
     Pool,
 }
 
+/// What is still as it was born isn't written.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A volume's settings, kept in its head.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeSettings {
     pub flush: FlushMode,
@@ -30,6 +36,14 @@ pub struct VolumeSettings {
     pub max_tail_ms: u64,
     /// Local disk that unsent writes may take, in bytes.
     pub journal_size: u64,
+    /// I/O that has waited for stores for so long fails; `None`: it waits on.
+    #[serde(skip_serializing_if = "is_default")]
+    pub error_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// Nobody writes to it, and neither it nor its snapshots are removed: it is there to be cloned.
+    #[serde(skip_serializing_if = "is_default")]
+    pub template: bool,
 }
 
 impl Default for VolumeSettings {
@@ -39,29 +53,143 @@ impl Default for VolumeSettings {
             compression: Codec::Lz4,
             max_tail_ms: 5_000,
             journal_size: 4 * GIB,
+            error_after_ms: None,
+            limits: Limits::default(),
+            template: false,
         }
+    }
+}
+
+fn bad(why: impl Into<String>) -> Error {
+    Error::new(Kind::Usage, why)
+}
+
+/// One of a few words.
+fn one_of<T: Copy>(key: &str, value: &str, words: &[(&str, T)]) -> Result<T> {
+    let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+    let found = words.iter().find(|(word, _)| *word == value);
+    found.map(|(_, is)| *is).ok_or_else(|| bad(format!("{key}={value:?} is unknown: use one of {}", known())))
+}
+
+fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, is)| *is == value).map_or("", |(word, _)| word)
+}
+
+const FLUSH: &[(&str, FlushMode)] = &[("local", FlushMode::Local), ("pool", FlushMode::Pool)];
+const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
+/// Of `on-outage=error`.
+const ERROR_AFTER_MS: u64 = 30_000;
+const COMPRESSION: &[(&str, Codec)] = &[("lz4", Codec::Lz4), ("zstd", Codec::Zstd), ("none", Codec::None)];
+
+fn parse_count(text: &str) -> Result<u64> {
+    text.parse().map_err(|_| bad(format!("{text:?} is not a number of operations")))
+}
+
+/// The value of `on-outage`.
+fn error_after(value: &str) -> Result<Option<u64>> {
+    match value.split_once(':').unwrap_or((value, "")) {
+        ("hold", "") => Ok(None),
+        ("error", "") => Ok(Some(ERROR_AFTER_MS)),
+        ("error", time) => Ok(Some(parse_duration(time)?.as_millis() as u64)),
+        _ => Err(bad(format!("on-outage={value:?} is unknown: use hold, error or error:TIME"))),
     }
 }
 
 impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
+    /// The names that users know them by.
+    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, template, iops, bps, read-iops, read-bps, write-iops \
+                        and write-bps";
+
+    /// Sets one by its name, as `KEY=VALUE`.
+    fn assign(&mut self, assignment: &str) -> Result<()> {
+        let (key, value) = assignment.split_once('=').ok_or_else(|| {
+            bad(format!("{assignment:?} is no KEY=VALUE: the keys are {}", VolumeSettings::KEYS))
+        })?;
+        let ms = || parse_duration(value).map(|time| time.as_millis() as u64);
+        match key {
+            "flush" => self.flush = one_of(key, value, FLUSH)?,
+            "compression" => self.compression = one_of(key, value, COMPRESSION)?,
+            "max-tail" => self.max_tail_ms = ms()?,
+            "journal-size" => self.journal_size = parse_size(value)?,
+            "on-outage" => self.error_after_ms = error_after(value)?,
+            "template" => self.template = one_of(key, value, TEMPLATE)?,
+            _ => self.assign_limit(key, value)?,
+        }
+        Ok(())
+    }
+
+    fn assign_limit(&mut self, key: &str, value: &str) -> Result<()> {
+        let Some(limit) = self.limits.named(key) else {
+            let keys = VolumeSettings::KEYS;
+            return Err(bad(format!("a volume has no setting {key:?}: the keys are {keys}")));
+        };
+        let number = if key.ends_with("bps") { parse_size } else { parse_count };
+        *limit = Rate::parse(value, number).map_err(|e| e.context(key.to_owned()))?;
+        Ok(())
+    }
+
+    /// These with all the assignments made, or the first error.
+    pub fn assigned(mut self, assignments: &[String]) -> Result<VolumeSettings> {
+        assignments.iter().try_for_each(|assignment| self.assign(assignment))?;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// One by its name, as it would be assigned.
+    pub fn show(&self, key: &str) -> String {
+        let value = match key {
+            "flush" => word(self.flush, FLUSH).to_owned(),
+            "compression" => word(self.compression, COMPRESSION).to_owned(),
+            "max-tail" => show_duration(self.max_tail_ms),
+            "journal-size" => show_size(self.journal_size),
+            "on-outage" => match self.error_after_ms {
+                Some(ms) => format!("error:{}", show_duration(ms)),
+                None => "hold".to_owned(),
+            },
+            "template" => word(self.template, TEMPLATE).to_owned(),
+            _ => {
+                let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
+                Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
+            }
+        };
+        format!("{key}={value}")
+    }
+
+    /// The limits that are set, if any is.
+    pub fn show_limits(&self) -> Option<String> {
+        let set = |key: &&&str| { self.limits }.named(key).is_some_and(|limit| limit.is_some());
+        let shown: Vec<String> = Limits::KEYS.iter().filter(set).map(|key| self.show(key)).collect();
+        (!shown.is_empty()).then(|| shown.join(", "))
+    }
+
+    /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
+    pub(super) fn format(&self) -> u32 {
+        let VolumeSettings { compression, error_after_ms, limits, template, .. } = *self;
+        let plain =
+            compression != Codec::Zstd && !template && error_after_ms.is_none() && is_default(&limits);
+        if plain { 1 } else { 2 }
+    }
 
     pub fn check(&self) -> Result<()> {
         if self.journal_size < VolumeSettings::JOURNAL_MIN {
             let least = show_size(VolumeSettings::JOURNAL_MIN);
-            return Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "a journal of {} is too small: give it {least} or more",
-                    show_size(self.journal_size)
-                ),
-            ));
+            let size = show_size(self.journal_size);
+            return Err(bad(format!("a journal of {size} is too small: give it {least} or more")));
         }
         if !(100..=3_600_000).contains(&self.max_tail_ms) {
-            return Err(Error::new(Kind::Usage, "max-tail is out of range: give it 100ms to 1h"));
+            return Err(bad("max-tail is out of range: give it 100ms to 1h"));
+        }
+        if self.error_after_ms.is_some_and(|ms| !(1_000..=3_600_000).contains(&ms)) {
+            return Err(bad("the time of on-outage=error is out of range: give it 1s to 1h"));
         }
         Ok(())
+    }
+
+    /// How long I/O waits for stores; `None`: as long as it takes.
+    pub fn error_after(&self) -> Option<Duration> {
+        self.error_after_ms.map(Duration::from_millis)
     }
 
     pub fn max_tail(&self) -> Duration {
@@ -79,6 +207,13 @@ impl VolumeSettings {
             FlushMode::Pool => "survives the loss of this host".to_owned(),
         }
     }
+}
+
+/// Why a template is neither written to nor removed.
+pub fn is_template(volume: &str) -> String {
+    format!(
+        "{volume} is a template: clone one of its snapshots, or `windlass volume set {volume} template=false` first"
+    )
 }
 
 struct Seconds(u64);
@@ -115,5 +250,61 @@ impl Host {
     /// For a head that names no owner.
     pub fn unknown() -> Host {
         Host { id: HostId(0), name: "another host".to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assigned(assignments: &[&str]) -> Result<VolumeSettings> {
+        let assignments: Vec<String> = assignments.iter().map(|one| (*one).to_owned()).collect();
+        VolumeSettings::default().assigned(&assignments)
+    }
+
+    #[test]
+    fn what_is_shown_can_be_assigned() {
+        for text in [
+            "flush=pool",
+            "compression=zstd",
+            "max-tail=250ms",
+            "journal-size=1G",
+            "on-outage=error:10s",
+            "on-outage=hold",
+            "template=true",
+            "iops=1000:5000",
+            "read-bps=100M:1G",
+            "write-iops=none",
+        ] {
+            let settings = assigned(&[text]).unwrap();
+            assert_eq!(settings.show(text.split('=').next().unwrap()), text);
+        }
+        let limits = assigned(&["iops=500", "bps=5", "read-iops=0", "write-bps=1K:2K", "write-bps=none"])
+            .unwrap()
+            .limits;
+        assert_eq!(limits.iops, Some(Rate { rate: 500, burst: 50 }));
+        assert_eq!(limits.bps, Some(Rate { rate: 5, burst: 1 }));
+        assert_eq!((limits.read_iops, limits.write_bps), (None, None));
+        assert_eq!(assigned(&["on-outage=error"]).unwrap().error_after(), Some(Duration::from_secs(30)));
+        for bad in [
+            "iops=1k",
+            "iops=-1",
+            "bps=1M:0",
+            "bps=0:5",
+            "on-outage=error:10ms",
+            "on-outage=hold:1s",
+            "template=1",
+            "x=1",
+        ] {
+            assert!(assigned(&[bad]).unwrap_err().is(Kind::Usage), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_an_older_version_would_not_heed_raises_the_format() {
+        assert_eq!(assigned(&["flush=pool", "journal-size=1G"]).unwrap().format(), 1);
+        for text in ["compression=zstd", "on-outage=error", "template=true", "read-bps=1M"] {
+            assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");
+        }
     }
 }

@@ -8,6 +8,9 @@
 //! claim, cloned, gate and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
 //! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
 //! ownership, which must never be refused for want of room.
+//!
+//! `format` is the lowest that says all: 2 of a flat clone, and where settings are used that format 1
+//! doesn't know (`VolumeSettings::format`).
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -15,7 +18,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Host, VolumeSettings};
+use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
 use crate::base::utc;
 use crate::base::{
@@ -191,11 +194,6 @@ pub struct Back {
     pub size: u64,
 }
 
-/// A clone's head is written to every store, and most of it is as it was born: that isn't written.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -277,7 +275,7 @@ impl Head {
         let nobody =
             Active { epoch: Epoch(0), nonce: Nonce(0), w, owner: None, since_ms: created_ms, released: true };
         Head {
-            format: FORMAT,
+            format: settings.format(),
             volume,
             created_ms,
             size,
@@ -334,11 +332,11 @@ impl Head {
             return Err(bad("it is too large".into()));
         }
         let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if version.format != FORMAT {
+        if !(1..=FORMAT).contains(&version.format) {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "the volume has format {}, this version knows {FORMAT}: use a newer windlass",
+                    "the volume has format {}, this version knows those up to {FORMAT}: use a newer windlass",
                     version.format
                 ),
             ));
@@ -398,6 +396,8 @@ impl Head {
     fn with(&self, change: impl FnOnce(&mut Head)) -> Result<Move> {
         let mut head = self.clone();
         change(&mut head);
+        let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
+        head.format = if is_flat { FORMAT } else { head.settings.format() };
         head.check().map_err(|why| {
             Error::new(Kind::Internal, format!("a change of the volume's description was stopped: {why}"))
         })?;
@@ -566,6 +566,9 @@ impl Head {
             return Ok(Move::Already);
         }
         self.owned(epoch)?;
+        if !removes.is_empty() {
+            self.no_template()?;
+        }
         let stands = |r: &Removal| self.gate.is_some_and(|g| g.nonce == r.gate && g.covers(r.state));
         if !removes.iter().all(|r| !self.cloned.has(r.state) || stands(r)) {
             return Err(gate_lost());
@@ -653,6 +656,20 @@ impl Head {
         }
     }
 
+    /// Changes settings, all of the assignments or none. `by`: the ownership of who asks; none: the volume is released,
+    /// and anybody may.
+    pub fn set_settings(&self, by: Option<Epoch>, assignments: &[String]) -> Result<Move> {
+        match by {
+            Some(epoch) => self.owned(epoch)?,
+            None => self.may_take(&BTreeSet::new())?,
+        }
+        let settings = self.settings.assigned(assignments)?;
+        if settings == self.settings {
+            return Ok(Move::Already);
+        }
+        self.with(|h| h.settings = settings)
+    }
+
     /// From now on the snapshot is removed only behind a gate, and so is the volume.
     pub fn set_cloned(&self, snapshot: StateId) -> Result<Move> {
         self.gone()?;
@@ -672,8 +689,25 @@ impl Head {
         !self.cloned.none()
     }
 
+    /// `Refused`: it is there to be cloned, and changes no more.
+    pub fn no_template(&self) -> Result<()> {
+        match self.settings.template {
+            true => Err(Error::new(
+                Kind::Refused,
+                "it is a template, there to be cloned: `volume set` it to template=false first",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// May it be removed, as far as its owner is concerned?
     pub fn may_remove(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
+        self.may_take(lineage)?;
+        self.no_template()
+    }
+
+    /// Nobody else has it.
+    fn may_take(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
         self.gone()?;
         if !self.active.released && !lineage.contains(&self.active.epoch) {
             return Err(self.owned_elsewhere(None));
@@ -714,6 +748,7 @@ fn fenced(by: &Host, since_ms: u64) -> Error {
 mod tests {
     use super::*;
     use crate::base::HostId;
+    use crate::volume::head::FlushMode;
 
     fn host(n: u128) -> Host {
         Host { id: HostId(n), name: format!("host{n}") }
@@ -813,6 +848,34 @@ mod tests {
         wrong.ends.push(End { epoch: Epoch(9), last: Seq(9) });
         let bytes = serde_json::to_vec(&wrong).unwrap();
         assert_eq!(Head::decode(&bytes).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn settings_are_changed_by_the_owner_or_of_a_released_volume_by_anybody() {
+        let set = |head: &Head, by: Option<u64>, what: &[&str]| {
+            let what: Vec<String> = what.iter().map(|one| (*one).to_owned()).collect();
+            head.set_settings(by.map(Epoch), &what)
+        };
+        let changed = moved(set(&born(), None, &["flush=pool", "max-tail=1s"]));
+        assert_eq!((changed.settings.flush, changed.settings.max_tail_ms), (FlushMode::Pool, 1_000));
+        assert_eq!(set(&changed, None, &["flush=pool"]).unwrap(), Move::Already);
+        assert!(
+            set(&born(), None, &["flush=pool", "max-tail=1"]).unwrap_err().is(Kind::Usage),
+            "all or none"
+        );
+        let owned = owned();
+        assert!(set(&owned, None, &["flush=pool"]).unwrap_err().is(Kind::Owned));
+        assert!(set(&owned, Some(2), &["flush=pool"]).unwrap_err().is(Kind::Fenced));
+        let zstd = moved(set(&owned, Some(1), &["compression=zstd"]));
+        assert_eq!((zstd.format, owned.format), (2, 1), "who doesn't know it refuses the head");
+        assert_eq!(Head::decode(&zstd.encode().unwrap()).unwrap(), zstd);
+        assert_eq!(moved(set(&zstd, Some(1), &["compression=lz4"])).format, 1);
+        let (two, none) = (host(2), BTreeSet::new());
+        let claimed = moved(owned.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        assert!(
+            set(&claimed, Some(1), &["flush=pool"]).unwrap_err().is(Kind::Fenced),
+            "a claim freezes them"
+        );
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::read_ahead::Ahead;
 use super::view::View;
@@ -288,7 +290,10 @@ pub struct VolumeContext {
     size: AtomicU64,
     /// The volume's own, in the list of its ancestors and itself.
     pub index: u16,
-    pub settings: VolumeSettings,
+    settings: Mutex<VolumeSettings>,
+    pub settings_changed: Notify,
+    /// One change of them at a time.
+    pub changing_settings: tokio::sync::Mutex<()>,
 }
 
 impl VolumeContext {
@@ -299,9 +304,33 @@ impl VolumeContext {
         cell: HeadRegister,
     ) -> Arc<VolumeContext> {
         let view = engine.view(head);
-        let (id, size, settings) = (head.volume, AtomicU64::new(head.size), head.settings.clone());
+        let (id, size, settings) = (head.volume, AtomicU64::new(head.size), Mutex::new(head.settings));
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
-        Arc::new(VolumeContext { engine, id, name, cell, confirmed, view, size, index, settings })
+        let (settings_changed, changing_settings) = Default::default();
+        Arc::new(VolumeContext {
+            engine,
+            id,
+            name,
+            cell,
+            confirmed,
+            view,
+            size,
+            index,
+            settings,
+            settings_changed,
+            changing_settings,
+        })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> VolumeSettings {
+        *self.settings.lock()
+    }
+
+    /// These are in force from now on.
+    pub fn follow(&self, settings: VolumeSettings) {
+        *self.settings.lock() = settings;
+        self.settings_changed.notify_waiters();
     }
 
     pub fn rt(&self) -> &Rt {

@@ -30,6 +30,7 @@ use crate::log::{Prefix, Writer, WriterConfig};
 use crate::map::Tree;
 use crate::volume::head::Head;
 use crate::volume::head::Stop;
+use crate::volume::head::VolumeSettings;
 use crate::volume::read::Fetch;
 use crate::volume::read::VolumeContext;
 use crate::volume::read::{Found, Piece, blocks_of};
@@ -104,6 +105,9 @@ impl Session {
         (tables, chunk_table): (Tables, ChunkTable),
     ) -> Result<Arc<Session>> {
         context.set_size(head.size);
+        // They may have been changed since the volume was opened, or by another owner.
+        context.follow(head.settings);
+        journal.resize(&context.engine.journal(context.id, &head.settings));
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
         let mut tip = Tip::new(tables, head.checkpoint.place(), context.rt().now());
@@ -122,7 +126,7 @@ impl Session {
             volume: context.id,
             index: head.own_index(),
             epoch,
-            codec: context.settings.compression,
+            codec: head.settings.compression,
             w: seen,
             start,
         };
@@ -312,7 +316,7 @@ impl Session {
             }
             tip.closed = Some(say("; writes that were not in the pool are kept"));
         }
-        let config = self.context.engine.journal(self.context.id, &self.context.settings);
+        let config = self.context.engine.journal(self.context.id, &self.context.settings());
         let head = self.context.cell.confirm().await;
         // Under a claim that may yet be withdrawn the journal stays: the next open here replays it then.
         let over = head.is_ok_and(|h| h.active.epoch != self.epoch || h.removed);
@@ -454,7 +458,16 @@ impl Session {
 
     /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
     pub fn cut_age(&self) -> Duration {
-        self.context.settings.max_tail() / 2
+        self.context.settings().max_tail() / 2
+    }
+
+    /// These settings are in force from now on.
+    pub fn follow(&self, settings: VolumeSettings) {
+        self.context.follow(settings);
+        self.writer.set_codec(settings.compression);
+        self.journal.resize(&self.context.engine.journal(self.context.id, &settings));
+        // What is due by now?
+        self.work.notify_one();
     }
 
     /// Cut what there is now.

@@ -211,7 +211,7 @@ impl Session {
 
     /// What the volume's flush promises for all that was acknowledged before.
     pub async fn flush(&self) -> Result<(), Stop> {
-        match self.context.settings.flush {
+        match self.context.settings().flush {
             FlushMode::Local => self.sync_journal(None).await,
             FlushMode::Pool => {
                 let upto = self.tip.lock().lsn;

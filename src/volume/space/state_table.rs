@@ -571,7 +571,7 @@ mod tests {
         assert_eq!(bytes[80], NAMED | WHOLE);
         assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
         assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes.len(), 40 + (69 + 4 + 4 + 1) + (69 + 4 + 1) + 6 + 5);
+        assert_eq!(bytes.len(), 40 + (69 + 4 + 4 + 1) + (69 + 4 + 1) + 6 + 5 + 5);
         for cut in 0..bytes.len() {
             assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
         }

@@ -1,0 +1,93 @@
+//! How much clients may ask of a volume in a time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, Kind, Result};
+
+/// What limits tell apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    Read,
+    /// Trims and write-zeroes too, as operations without bytes.
+    Write,
+}
+
+/// So much a second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rate {
+    pub rate: u64,
+    /// So much at once after a pause.
+    pub burst: u64,
+}
+
+/// Without a burst of its own a limit lets through at once what it lets through in a tenth of a second.
+const BURST: u64 = 10;
+
+impl Rate {
+    /// `RATE[:BURST]`; `0` and `none` are no limit.
+    pub(super) fn parse(text: &str, number: fn(&str) -> Result<u64>) -> Result<Option<Rate>> {
+        if text == "none" {
+            return Ok(None);
+        }
+        let (rate, burst) = match text.split_once(':') {
+            Some((rate, burst)) => (number(rate)?, Some(number(burst)?)),
+            None => (number(text)?, None),
+        };
+        match (rate, burst) {
+            (0, None) => Ok(None),
+            (0, Some(_)) | (_, Some(0)) => Err(Error::new(
+                Kind::Usage,
+                format!("{text:?} is no limit: write RATE or RATE:BURST, each 1 or more, or `none`"),
+            )),
+            _ => Ok(Some(Rate { rate, burst: burst.unwrap_or((rate / BURST).max(1)) })),
+        }
+    }
+
+    pub(super) fn show(this: Option<Rate>, number: fn(u64) -> String) -> String {
+        this.map_or_else(
+            || "none".to_owned(),
+            |Rate { rate, burst }| format!("{}:{}", number(rate), number(burst)),
+        )
+    }
+}
+
+/// Operations and bytes a second, of reads and writes together and of each; `None`: as many as there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    pub iops: Option<Rate>,
+    pub bps: Option<Rate>,
+    pub read_iops: Option<Rate>,
+    pub read_bps: Option<Rate>,
+    pub write_iops: Option<Rate>,
+    pub write_bps: Option<Rate>,
+}
+
+impl Limits {
+    pub(super) const KEYS: &[&str] = &["iops", "bps", "read-iops", "read-bps", "write-iops", "write-bps"];
+
+    /// Of both directions together: operations, bytes.
+    pub fn of_all(&self) -> [Option<Rate>; 2] {
+        [self.iops, self.bps]
+    }
+
+    pub fn of(&self, direction: Direction) -> [Option<Rate>; 2] {
+        match direction {
+            Direction::Read => [self.read_iops, self.read_bps],
+            Direction::Write => [self.write_iops, self.write_bps],
+        }
+    }
+
+    /// One by the name that users know it by.
+    pub(super) fn named(&mut self, key: &str) -> Option<&mut Option<Rate>> {
+        Some(match key {
+            "iops" => &mut self.iops,
+            "bps" => &mut self.bps,
+            "read-iops" => &mut self.read_iops,
+            "read-bps" => &mut self.read_bps,
+            "write-iops" => &mut self.write_iops,
+            "write-bps" => &mut self.write_bps,
+            _ => return None,
+        })
+    }
+}
