@@ -22,6 +22,8 @@ pub struct Mark {
     pub created_ms: u64,
     /// Of the volume at this moment, in bytes: it may have grown by the time that the mark is read.
     pub size: u64,
+    /// The volume took it by itself.
+    pub history: bool,
 }
 
 /// One change of a volume. Blocks are whole: partial writes were merged before.
@@ -67,11 +69,12 @@ impl Op {
 
 impl Mark {
     /// What `encode` makes of one, at most.
-    pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 8 + 4 + 63;
+    pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 8 + 1 + 4 + 63;
 
     /// Fixed fields, then the name.
     pub fn encode(&self, w: &mut Writer) {
         w.u64(self.state.0).u128(self.group.0).u32(self.group_size).u64(self.created_ms).u64(self.size);
+        w.u8(self.history.into());
         w.bytes(self.name.as_str().as_bytes());
     }
     pub fn decode(r: &mut Reader<'_>) -> Result<Mark> {
@@ -79,7 +82,12 @@ impl Mark {
         let group = Nonce(r.u128()?);
         let group_size = r.u32()?;
         let (created_ms, size) = (r.u64()?, r.u64()?);
+        let history = match r.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(r.bad("a mark is of an unknown kind")),
+        };
         let name = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
-        Ok(Mark { state, group, group_size, created_ms, size, name: name.parse()? })
+        Ok(Mark { state, group, group_size, created_ms, size, history, name: name.parse()? })
     }
 }

@@ -22,6 +22,13 @@ pub fn show_ms(ms: u64) -> String {
     format!("{}.{:03}Z", show(ms).trim_end_matches('Z'), ms % 1000)
 }
 
+/// A time as people write it, in UTC: `2026-11-24T07:15`, with seconds and a Z or without.
+pub fn read(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('Z').unwrap_or(text);
+    let seconds = if text.len() == 16 { ":00" } else { "" };
+    read_ms(&format!("{text}{seconds}.000Z"))
+}
+
 /// What `show_ms` shows, and nothing else, in milliseconds since 1970.
 pub fn read_ms(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();

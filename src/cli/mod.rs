@@ -4,6 +4,7 @@ mod clone;
 mod demo;
 mod iam_policy;
 mod log;
+mod moment;
 mod mount;
 mod output;
 mod pool;

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
+use super::moment::Moment;
 use super::pool::parse_rate;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
-use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
+use crate::daemon::answers::{HistoryLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{SnapshotPath, Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
 
@@ -44,6 +45,8 @@ pub enum Volume {
         #[arg(required = true, value_name = "KEY=VALUE")]
         assignments: Vec<String>,
     },
+    /// List the snapshots that a volume took by itself (`volume set POOL/VOL history=1m:1h,1h:1d,1d:30d`)
+    History { path: VolumePath },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
     /// Make a volume what one of its snapshots was; newer snapshots stay
@@ -105,8 +108,8 @@ pub enum Volume {
 
 #[derive(clap::Args, Debug)]
 pub struct Rollback {
-    /// POOL/VOLUME@SNAPSHOT
-    to: SnapshotPath,
+    /// POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15: the newest snapshot that is not after that
+    to: Moment,
     /// Keep what the volume holds now as a snapshot of this name; otherwise it is freed
     #[arg(long, value_name = "NAME")]
     keep: Option<Name>,
@@ -117,6 +120,7 @@ pub struct Rollback {
 
 pub async fn roll_back(global: &Global, args: Rollback) -> Result<ExitCode> {
     let Rollback { to, keep, disconnect } = args;
+    let to = to.find(global).await?;
     plain(global, Verb::VolumeRollBack { to, keep, disconnect }).await
 }
 
@@ -184,6 +188,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
+        Volume::History { path } => show(global, Verb::VolumeHistory { path }, history).await,
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Rollback(args) => roll_back(global, args).await,
         Volume::Resize { path, size, disconnect } => {
@@ -217,6 +222,11 @@ async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) ->
     let outcome = reach_engine::ask(global, verb).await?;
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
+}
+
+fn history(marks: Vec<HistoryLine>) {
+    let row = |line: HistoryLine| vec![line.mark.name.to_string(), show_size(line.mark.size), line.created];
+    output::table(&["SNAPSHOT", "SIZE", "CREATED"], marks.into_iter().map(row).collect());
 }
 
 fn list(volumes: Vec<VolumeLine>) {
@@ -279,6 +289,8 @@ fn info(answer: VolumeAnswer) {
     line("released", yes(info.released));
     line("retired objects", info.retired_objects.to_string());
     line("room", bytes(info.room_bytes));
+    line("history", info.history.to_string());
+    line("history marks", info.history_marks.to_string());
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
     line("template", yes(info.template));

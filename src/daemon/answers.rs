@@ -11,7 +11,7 @@ use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
 use crate::pool::{LastScrub, Located, PoolStatus};
-use crate::volume::{SnapshotInfo, VolumeInfo};
+use crate::volume::{HistoryMark, SnapshotInfo, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
@@ -102,6 +102,16 @@ pub struct SnapshotLine {
     pub created: String,
     #[serde(flatten)]
     pub info: SnapshotInfo,
+}
+
+/// A line of `volume history`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HistoryLine {
+    pub path: String,
+    /// As people write it.
+    pub created: String,
+    #[serde(flatten)]
+    pub mark: HistoryMark,
 }
 
 /// One mount, as listings show it.

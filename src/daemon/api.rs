@@ -203,6 +203,14 @@ pub enum Verb {
         /// Bytes a second; 0: as fast as it goes.
         rate: u64,
     },
+    VolumeHistory {
+        path: VolumePath,
+    },
+    /// The newest snapshot that was not taken after this moment.
+    SnapshotAt {
+        path: VolumePath,
+        at_ms: u64,
+    },
     VolumeCheck {
         path: VolumePath,
     },

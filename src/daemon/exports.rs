@@ -77,7 +77,7 @@ impl Exports for EngineExports {
                 if info.snapshots == 0 {
                     continue;
                 }
-                for (snapshot, _) in open.volumes.snapshot_sizes(&path.volume).await.unwrap_or_default() {
+                for snapshot in open.volumes.snapshot_names(&path.volume).await.unwrap_or_default() {
                     all.push(ListedExport { name: format!("{path}@{snapshot}"), text: String::new() });
                 }
             }

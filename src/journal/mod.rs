@@ -85,7 +85,8 @@
 //! | 32 | 8 | hash of the body |
 //!
 //! A mark's body (a snapshot, see `base::record`): state id (8), group (16), members of the group (4), wall clock in ms
-//! since 1970 (8), bytes of the volume at that moment (8), length of the name (4), name.
+//! since 1970 (8), bytes of the volume at that moment (8), 1 of one that the volume
+//! took by itself, else 0 (1), length of the name (4), name.
 //!
 //! A batch counts as a whole. Lsns grow within a segment and from segment to segment; there may be gaps (writes that
 //! were stored and then lost here). Synced pages are never written again before their segment's next lap.

@@ -445,6 +445,7 @@ mod tests {
             group_size: 1,
             created_ms: 0,
             size: 1 << 20,
+            history: false,
         };
         draft.push(Record { lsn: Lsn(2), op: Op::Mark(mark.clone()) });
         assert!(!draft.takes(0, target));

@@ -247,6 +247,7 @@ mod tests {
                 group_size: 1,
                 created_ms: 1000,
                 size: 1 << 30,
+                history: true,
             }),
         }
     }
@@ -262,7 +263,7 @@ mod tests {
         // 1000 - 20 = 980; 2^30.
         assert_eq!(rest[..9], [16, 4, 0xd4, 7, 0x80, 0x80, 0x80, 0x80, 4]);
         assert_eq!(rest[9..17], [1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(rest.len(), 9 + 50 + 4);
+        assert_eq!(rest.len(), 9 + 51 + 4);
         assert_eq!(crc32c(&bytes[..bytes.len() - 4]).to_le_bytes(), bytes[bytes.len() - 4..]);
         assert_eq!(Toc::decode(&bytes).unwrap(), sample());
     }

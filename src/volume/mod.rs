@@ -11,7 +11,7 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    Flattened, MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group,
+    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use handle::Volume;

@@ -28,7 +28,14 @@ const LOOK_ONE: Duration = Duration::from_secs(15);
 /// waits for them, and says so, until whoever asked gives up.
 pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
     // Not the list of volumes: how long it takes depends on how many there are, so it bounds the silence itself.
-    let looks = matches!(verb, Verb::PoolList | Verb::VolumeInfo { .. } | Verb::SnapshotList { .. });
+    let looks = matches!(
+        verb,
+        Verb::PoolList
+            | Verb::VolumeInfo { .. }
+            | Verb::SnapshotList { .. }
+            | Verb::VolumeHistory { .. }
+            | Verb::SnapshotAt { .. }
+    );
     let (manner, deed) = (Manner::of(state, &verb), deed(&verb));
     let work = Box::pin(manner.carry(state, &progress, Box::pin(carry_out(state, verb, &progress))));
     if !looks {
@@ -94,6 +101,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
             Box::pin(alter::resize(state, &path, size, disconnect)).await
         }
         Verb::VolumeFlatten { path, rate } => Box::pin(alter::flatten(state, &path, rate, progress)).await,
+        Verb::VolumeHistory { path } => Box::pin(volume::history(state, &path)).await,
+        Verb::SnapshotAt { path, at_ms } => Box::pin(volume::snapshot_at(state, &path, at_ms)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
         Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => {

@@ -7,13 +7,13 @@ use serde_json::json;
 
 use crate::base::size::{show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::answers::{SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
+use crate::daemon::answers::{HistoryLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
-use crate::volume::{OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
+use crate::volume::{HistoryMark, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
 
 fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
@@ -294,6 +294,21 @@ fn snapshot_line(volume: &VolumePath, info: SnapshotInfo) -> SnapshotLine {
 pub async fn snapshots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let all = state.pools.get(&path.pool).await?.volumes.snapshots(&path.volume).await?;
     Outcome::of(&all.into_iter().map(|info| snapshot_line(path, info)).collect::<Vec<_>>())
+}
+
+pub async fn history(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let all = state.pools.get(&path.pool).await?.volumes.history(&path.volume).await?;
+    let line = |mark: HistoryMark| HistoryLine {
+        path: format!("{path}@{}", mark.name),
+        created: crate::base::utc::show(mark.created_ms),
+        mark,
+    };
+    Outcome::of(&all.into_iter().map(line).collect::<Vec<_>>())
+}
+
+pub async fn snapshot_at(state: &EngineState, path: &VolumePath, at_ms: u64) -> Result<Outcome> {
+    let found = state.pools.get(&path.pool).await?.volumes.snapshot_at(&path.volume, at_ms).await?;
+    Outcome::of(&SnapshotPath { volume: path.clone(), snapshot: found })
 }
 
 /// One barrier over all that are asked for; those that exist are left out with `--if-absent`.

@@ -98,7 +98,7 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
     }
     for (((_, name), session), room) in members.iter().zip(sessions).zip(&mut rooms) {
         let size = same_pool.get(&session.context.engine.pool.id()).copied().unwrap_or(1);
-        session.mark(name, Group { id, size, created_ms }, room)?;
+        session.mark(name, Group { id, size, created_ms, history: false }, room)?;
     }
     Ok(id)
 }

@@ -6,6 +6,7 @@ mod clone_and_remove;
 mod group;
 mod holders;
 mod inventory;
+mod moments;
 mod report;
 mod salvage;
 mod settings;
@@ -14,6 +15,7 @@ mod unreadable;
 mod volumes;
 
 pub use alter::Flattened;
+pub use moments::HistoryMark;
 pub use group::snapshot_group;
 pub use salvage::Salvaged;
 pub use unreadable::{MapWalk, Unreadable};

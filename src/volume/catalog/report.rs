@@ -95,7 +95,9 @@ impl VolumeInfo {
             full_in_ms: None,
             reads: Default::default(),
             kept_journals: Vec::new(),
-            snapshots: tables.snapshots().count() as u64,
+            snapshots: by_name(tables).count() as u64,
+            history: settings.history,
+            history_marks: (tables.snapshots().count() - by_name(tables).count()) as u64,
             clones: None,
             parent: parent_of(head),
             chain: Vec::new(),
@@ -169,7 +171,8 @@ impl VolumeInfo {
         let usage = session.journal.usage();
         self.journal_bytes = usage.used;
         let tip = session.tip.lock();
-        self.snapshots = tip.tables.snapshots().count() as u64;
+        self.snapshots = by_name(&tip.tables).count() as u64;
+        self.history_marks = tip.tables.snapshots().count() as u64 - self.snapshots;
         let (bytes, oldest) = tip.unsent();
         drop(tip);
         let now = session.context.rt().now();
@@ -223,6 +226,11 @@ impl SnapshotInfo {
             clones: Vec::new(),
         }
     }
+}
+
+/// Those that the volume did not take by itself.
+fn by_name(tables: &Tables) -> impl Iterator<Item = (&Name, &State)> {
+    tables.snapshots().filter(|(_, state)| !state.history)
 }
 
 fn parent_of(head: &Head) -> Option<Parent> {
@@ -477,6 +485,13 @@ impl Volumes {
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
+    /// Names of those that the volume did not take by itself.
+    pub async fn snapshot_names(&self, volume: &Name) -> Result<Vec<Name>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
+    }
+
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
         let (head, tables) = self.recorded(volume, id).await?;
         let tables = self.newer_here(id).unwrap_or(tables);
@@ -490,7 +505,7 @@ impl Volumes {
             clones.entry(snapshot).or_default().push(named);
         }
         let mut all = Vec::new();
-        for (name, state) in tables.snapshots() {
+        for (name, state) in by_name(&tables) {
             let mut info = SnapshotInfo::of(name, state);
             info.partial = !state.whole && !whole.contains(&state.group);
             info.clones = clones.remove(&state.id).unwrap_or_default();

@@ -8,7 +8,9 @@ use crate::volume::checkpoint::{compact, delete_retired, make_checkpoints, sweep
 use crate::volume::head::Stop;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::takeover::Taken;
-use crate::volume::session::{Session, confirm_when_asked, cut_chunks, mend_journal, watch_stores};
+use crate::volume::session::{
+    Session, confirm_when_asked, cut_chunks, keep_history, mend_journal, watch_stores,
+};
 use crate::volume::space::{ChunkTable, Tables};
 
 /// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the chunk table are those
@@ -40,7 +42,10 @@ pub async fn start(
     session.run(compact);
     session.run(move |session| sweep_when_due(session, before));
     match session.replay(after, left).await {
-        Ok(()) => Ok(session),
+        Ok(()) => {
+            session.run(keep_history);
+            Ok(session)
+        }
         Err(stop) => {
             session.stop(Stop::Again);
             // The next attempt opens it again.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use super::limits::Limits;
 use super::settings::{FlushMode, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
@@ -72,6 +73,9 @@ pub struct VolumeInfo {
     /// Journals that could not be replayed, kept for `volume salvage`.
     pub kept_journals: Vec<PathBuf>,
     pub snapshots: u64,
+    /// Snapshots that it takes by itself, as set, and how many there are.
+    pub history: History,
+    pub history_marks: u64,
     /// `None` when the stores don't answer.
     pub clones: Option<u64>,
     /// Where a clone comes from, while it needs that.

@@ -1,6 +1,7 @@
 //! The head: what a volume's register holds, its settings, and the register itself.
 
 mod confirmed;
+mod history;
 mod info;
 mod limits;
 mod register;
@@ -9,6 +10,7 @@ mod stop;
 mod transitions;
 
 pub use confirmed::{Floor, Record};
+pub use history::History;
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};
 pub use register::{CREATION, HeadRegister};

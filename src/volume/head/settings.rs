@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use super::limits::{Limits, Rate};
 use crate::base::size::{GIB, MIB, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};
@@ -44,6 +45,9 @@ pub struct VolumeSettings {
     /// Nobody writes to it, and neither it nor its snapshots are removed: it is there to be cloned.
     #[serde(skip_serializing_if = "is_default")]
     pub template: bool,
+    /// Snapshots that it takes by itself.
+    #[serde(skip_serializing_if = "is_default")]
+    pub history: History,
 }
 
 impl Default for VolumeSettings {
@@ -56,6 +60,7 @@ impl Default for VolumeSettings {
             error_after_ms: None,
             limits: Limits::default(),
             template: false,
+            history: History::default(),
         }
     }
 }
@@ -99,7 +104,7 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, template, iops, bps, read-iops, read-bps, write-iops \
+    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, template, history, iops, bps, read-iops, read-bps, write-iops \
                         and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
@@ -115,6 +120,7 @@ impl VolumeSettings {
             "journal-size" => self.journal_size = parse_size(value)?,
             "on-outage" => self.error_after_ms = error_after(value)?,
             "template" => self.template = one_of(key, value, TEMPLATE)?,
+            "history" => self.history = value.parse()?,
             _ => self.assign_limit(key, value)?,
         }
         Ok(())
@@ -149,6 +155,7 @@ impl VolumeSettings {
                 None => "hold".to_owned(),
             },
             "template" => word(self.template, TEMPLATE).to_owned(),
+            "history" => self.history.to_string(),
             _ => {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
@@ -166,9 +173,12 @@ impl VolumeSettings {
 
     /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
     pub(super) fn format(&self) -> u32 {
-        let VolumeSettings { compression, error_after_ms, limits, template, .. } = *self;
-        let plain =
-            compression != Codec::Zstd && !template && error_after_ms.is_none() && is_default(&limits);
+        let VolumeSettings { compression, error_after_ms, limits, template, history, .. } = *self;
+        let plain = compression != Codec::Zstd
+            && !template
+            && error_after_ms.is_none()
+            && is_default(&limits)
+            && is_default(&history);
         if plain { 1 } else { 2 }
     }
 
@@ -272,6 +282,7 @@ mod tests {
             "on-outage=error:10s",
             "on-outage=hold",
             "template=true",
+            "history=1m:1h,1h:1d",
             "iops=1000:5000",
             "read-bps=100M:1G",
             "write-iops=none",
@@ -303,7 +314,7 @@ mod tests {
     #[test]
     fn a_setting_that_an_older_version_would_not_heed_raises_the_format() {
         assert_eq!(assigned(&["flush=pool", "journal-size=1G"]).unwrap().format(), 1);
-        for text in ["compression=zstd", "on-outage=error", "template=true", "read-bps=1M"] {
+        for text in ["compression=zstd", "on-outage=error", "template=true", "history=1m:1h", "read-bps=1M"] {
             assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");
         }
     }

@@ -17,11 +17,13 @@ pub struct Group {
     /// Members in the same pool.
     pub size: u32,
     pub created_ms: u64,
+    /// The volume takes it by itself.
+    pub history: bool,
 }
 
 /// Of a mark that a take-over sets: it has no other members, and says which epoch ended and with which write.
 fn taken_over(ended: Epoch, last: Lsn, created_ms: u64) -> Group {
-    Group { id: Nonce(u128::from(ended.0) << 64 | u128::from(last.0)), size: 0, created_ms }
+    Group { id: Nonce(u128::from(ended.0) << 64 | u128::from(last.0)), size: 0, created_ms, history: false }
 }
 
 /// The epoch at whose end this state was frozen by a take-over, and its last write.
@@ -60,6 +62,7 @@ impl Session {
             group_size: group.size,
             created_ms: group.created_ms,
             size: tip.tables.tip().size,
+            history: group.history,
         };
         let record = Record { lsn: tip.lsn.next(), op: Op::Mark(mark) };
         self.log_locally(room, &record);

@@ -19,7 +19,7 @@
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
 //! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4,
-//! group whole 8), created ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
+//! group whole 8, taken by the volume itself 16), created ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
 //! is the epoch that ended there, above, and its last write), name (u32 length and bytes), when mapped the root's height
 //! (1) and frame (varints), and what its parent holds and it does not (a list of parts, below). An ended epoch: epoch and its last sequence number, as varints; the oldest ones may
 //! have been forgotten. The page is a frame of kind table with address 0: the frame's checksum covers it.
@@ -68,6 +68,7 @@ const NAMED: u8 = 1;
 const HIDDEN: u8 = 2;
 const MAPPED: u8 = 4;
 const WHOLE: u8 = 8;
+const HISTORY: u8 = 16;
 
 /// What a root shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,6 +88,8 @@ pub struct State {
     pub group_size: u32,
     /// All members of the group are known to be stored, for good. A snapshot that was taken alone has no others.
     pub whole: bool,
+    /// The volume took it by itself, and removes it when its plan says so.
+    pub history: bool,
     /// `tree` is that of this state, not of its parent.
     pub built: bool,
 }
@@ -148,6 +151,7 @@ impl Tables {
             group: Nonce(0),
             group_size: 0,
             whole: true,
+            history: false,
             built: true,
         };
         Tables {
@@ -211,6 +215,7 @@ impl Tables {
         frozen.group = mark.group;
         frozen.group_size = mark.group_size;
         frozen.whole = mark.group_size <= 1;
+        frozen.history = mark.history;
         frozen.built = false;
         let tip = State {
             id,
@@ -221,6 +226,7 @@ impl Tables {
             group: Nonce(0),
             group_size: 0,
             whole: true,
+            history: false,
             built: false,
             size,
             ..frozen.clone()
@@ -263,6 +269,7 @@ impl Tables {
             group: Nonce(0),
             group_size: 0,
             whole: true,
+            history: false,
             ..to
         };
         self.tip = id;
@@ -426,7 +433,8 @@ impl State {
         let flags = flag(self.name.is_some(), NAMED)
             | flag(self.hidden, HIDDEN)
             | flag(self.tree.root.is_some(), MAPPED)
-            | flag(self.whole, WHOLE);
+            | flag(self.whole, WHOLE)
+            | flag(self.history, HISTORY);
         w.u64(self.id.0).u64(self.parent.map_or(0, |p| p.0)).u64(self.era.0).u64(self.size).u64(self.mapped);
         w.u8(flags).u64(self.created_ms).u128(self.group.0).u32(self.group_size);
         w.bytes(self.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
@@ -449,7 +457,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
         0 => None,
         _ => Some(Root { height: r.u8()?, frame: FrameRef::decode(r)? }),
     };
-    if flags & !(NAMED | HIDDEN | MAPPED | WHOLE) != 0 || id.0 == 0 {
+    if flags & !(NAMED | HIDDEN | MAPPED | WHOLE | HISTORY) != 0 || id.0 == 0 {
         return Err(r.bad("a state is impossible"));
     }
     let state = State {
@@ -462,6 +470,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
         size,
         hidden: flags & HIDDEN != 0,
         whole: flags & WHOLE != 0,
+        history: flags & HISTORY != 0,
         created_ms,
         group,
         group_size,
@@ -484,7 +493,7 @@ mod tests {
 
     fn mark(state: u64, name: &str) -> Mark {
         let (state, name) = (StateId(state), name.parse().unwrap());
-        Mark { state, name, group: Nonce(1), group_size: 1, created_ms: 9, size: 1 << 20 }
+        Mark { state, name, group: Nonce(1), group_size: 1, created_ms: 9, size: 1 << 20, history: false }
     }
 
     fn built(mut t: Tables) -> Tables {

@@ -6,6 +6,7 @@ mod collecting;
 mod costs;
 mod flatten;
 mod full;
+mod history;
 mod huge;
 mod limits;
 mod moves;

@@ -1,0 +1,48 @@
+//! A volume's past by time: what it took by itself, and which snapshot shows a moment.
+
+use serde::{Deserialize, Serialize};
+
+use super::volumes::Volumes;
+use crate::base::{Error, Kind, Name, Result, utc};
+use crate::volume::space::State;
+
+/// A snapshot that a volume took by itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HistoryMark {
+    pub name: Name,
+    pub created_ms: u64,
+    pub size: u64,
+}
+
+impl Volumes {
+    /// What the volume took by itself, oldest first.
+    pub async fn history(&self, volume: &Name) -> Result<Vec<HistoryMark>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        let mark = |(name, state): (&Name, &State)| {
+            let State { created_ms, size, .. } = *state;
+            HistoryMark { name: name.clone(), created_ms, size }
+        };
+        let mut all: Vec<_> = tables.snapshots().filter(|(_, s)| s.history).map(mark).collect();
+        all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
+        Ok(all)
+    }
+
+    /// The newest snapshot, by name or of its history, that was not taken after this moment.
+    pub async fn snapshot_at(&self, volume: &Name, at_ms: u64) -> Result<Name> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        let newest = tables.snapshots().filter(|(_, s)| s.created_ms <= at_ms).max_by_key(|(_, s)| s.created_ms);
+        newest.map(|(name, _)| name.clone()).ok_or_else(|| {
+            let (title, at) = (self.engine.title(volume), utc::show(at_ms));
+            let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
+            let why = match oldest {
+                Some(oldest) => {
+                    format!("volume {title} has no snapshot as old as {at}: the oldest is of {}", utc::show(oldest))
+                }
+                None => format!("volume {title} has no snapshots"),
+            };
+            Error::new(Kind::NotFound, why)
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! Snapshots that a volume takes by itself while it is written to, and their thinning (`history` of its settings).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::active::Session;
+use super::snapshot::Group;
+use crate::base::{Kind, Name, Nonce, StateId, utc};
+use crate::volume::head::{Removal, Stop};
+
+/// So many are removed at once, since that takes a checkpoint.
+const THINNED_MIN: usize = 16;
+const THINNED_MAX: usize = 512;
+
+/// Takes one at the end of each period in which something changed. Runs with the session.
+pub async fn keep_history(session: Arc<Session>) {
+    let context = &session.context;
+    loop {
+        let changed = context.settings_changed.notified();
+        let mut changed = std::pin::pin!(changed);
+        changed.as_mut().enable();
+        let plan = context.settings().history;
+        let Some(every) = plan.every_ms() else {
+            changed.await;
+            continue;
+        };
+        let wait = Duration::from_millis(every - context.rt().wall_ms() % every);
+        if context.rt().timeout(wait, changed).await.is_some() {
+            continue;
+        }
+        if let Err(stop) = session.go_on_in_history().await {
+            tracing::warn!(volume = %context.name, error = %stop.error(), "the volume's history could not be kept up: tried again");
+        }
+    }
+}
+
+impl Session {
+    async fn go_on_in_history(self: &Arc<Self>) -> Result<(), Stop> {
+        if self.differs_from_its_newest() {
+            self.take_for_history().await?;
+        }
+        self.thin_history().await
+    }
+
+    /// Whether the volume has changed since its newest snapshot.
+    fn differs_from_its_newest(&self) -> bool {
+        let tip = self.tip.lock();
+        let now = tip.tables.tip();
+        let written = !tip.overlay.active.is_empty() || tip.overlay.frozen.iter().any(|f| f.state == now.id);
+        let newest = now.parent.and_then(|parent| tip.tables.states.get(&parent));
+        written || newest.is_none_or(|newest| newest.tree != now.tree)
+    }
+
+    async fn take_for_history(&self) -> Result<(), Stop> {
+        let now = self.context.rt().wall_ms();
+        let name: Name = format!("history-{}", utc::compact(now)).parse()?;
+        let mut room = self.mark_room().await?;
+        let _gate = self.or_end(self.close_gate()).await?;
+        if !self.journal.is_current(room.as_ref()) {
+            room = self.mark_room().await?;
+        }
+        let group = Group { id: Nonce(0), size: 1, created_ms: now, history: true };
+        match self.mark(&name, group, &mut room) {
+            // The clock was set back.
+            Err(Stop::Failed(e)) if e.is(Kind::Exists) => Ok(()),
+            done => done.map(|_| ()),
+        }
+    }
+
+    /// Removes what the plan keeps no longer, when that is much. What was cloned stays until its clones are gone.
+    async fn thin_history(self: &Arc<Self>) -> Result<(), Stop> {
+        let outdated = self.outdated();
+        if outdated.len() < THINNED_MIN {
+            return Ok(());
+        }
+        let cloned = |(id, _): &&(StateId, Name)| self.head.lock().cloned.has(*id);
+        let (cloned, free): (Vec<_>, Vec<_>) = outdated.iter().partition(cloned);
+        // Each of these is looked after on its own; one at a time is enough.
+        if let Some((_, name)) = cloned.first()
+            && let Err(stop) = self.remove_snapshot(name).await
+        {
+            tracing::debug!(volume = %self.context.name, snapshot = %name, error = %stop.error(), "history keeps it");
+        }
+        let _one = self.altering.lock().await;
+        let gate = Nonce(0);
+        let removes: Vec<_> =
+            free.into_iter().take(THINNED_MAX).map(|(state, _)| Removal { state: *state, gate }).collect();
+        if removes.is_empty() { Ok(()) } else { self.checkpoint_surely(&removes).await }
+    }
+
+    /// Of those whose maps are written; oldest first.
+    fn outdated(&self) -> Vec<(StateId, Name)> {
+        let plan = self.context.settings().history;
+        let tip = self.tip.lock();
+        let all = tip.tables.snapshots().filter(|(_, s)| s.history && s.built);
+        let mut all: Vec<_> = all.map(|(name, s)| (s.created_ms, s.id, name.clone())).collect();
+        drop(tip);
+        all.sort_unstable_by_key(|(at, id, _)| (*at, *id));
+        let times: Vec<u64> = all.iter().map(|(at, ..)| *at).collect();
+        let outdated = plan.outdated(&times, self.context.rt().wall_ms());
+        outdated.into_iter().map(|i| (all[i].1, all[i].2.clone())).collect()
+    }
+}
