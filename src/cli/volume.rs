@@ -12,7 +12,7 @@ use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{SnapshotPath, Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]

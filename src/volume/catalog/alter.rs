@@ -7,6 +7,7 @@ use crate::base::size::show_size;
 use crate::base::{Error, Kind, Name, Nonce, Result};
 use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
+use crate::volume::head::is_template;
 use crate::volume::session::no_snapshot;
 
 /// What flattening a clone came to.
@@ -25,6 +26,9 @@ impl Volumes {
         let open = self.open(volume, OpenMode::Normal).await?;
         let tables = self.newest_tables(volume, open.id()).await?;
         tables.snapshot(to).ok_or_else(|| no_snapshot(&title, to))?;
+        if open.settings().template {
+            return Err(Error::new(Kind::Refused, is_template(&title)));
+        }
         keep.map_or(Ok(()), |keep| tables.check_new(keep)).map_err(|e| e.context(format!("volume {title}")))
     }
 

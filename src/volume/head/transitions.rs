@@ -566,7 +566,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.owned(epoch)?;
-        if !removes.is_empty() {
+        if !removes.is_empty() || back.is_some() {
             self.no_template()?;
         }
         let stands = |r: &Removal| self.gate.is_some_and(|g| g.nonce == r.gate && g.covers(r.state));
@@ -593,6 +593,7 @@ impl Head {
     /// The volume grows to `size` bytes; what is behind its old end reads as zeros. `Refused` when it is larger already.
     pub fn grow(&self, epoch: Epoch, size: u64) -> Result<Move> {
         self.owned(epoch)?;
+        self.no_template()?;
         match size.cmp(&self.size) {
             Ordering::Less => Err(Error::new(Kind::Refused, "the volume is larger than that by now")),
             Ordering::Equal => Ok(Move::Already),

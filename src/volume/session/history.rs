@@ -19,8 +19,8 @@ pub async fn keep_history(session: Arc<Session>) {
         let changed = context.settings_changed.notified();
         let mut changed = std::pin::pin!(changed);
         changed.as_mut().enable();
-        let plan = context.settings().history;
-        let Some(every) = plan.every_ms() else {
+        let settings = context.settings();
+        let Some(every) = settings.history.every_ms().filter(|_| !settings.template) else {
             changed.await;
             continue;
         };
