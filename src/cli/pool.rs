@@ -44,7 +44,7 @@ pub enum Pool {
         stores: Vec<String>,
     },
     /// List the pools that this host knows
-    #[command(alias = "ls")]
+    #[command(visible_alias = "ls")]
     List,
     /// Show a pool's stores, and what needs attention
     Status { name: Name },

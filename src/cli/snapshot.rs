@@ -25,10 +25,10 @@ pub enum Snapshot {
         if_absent: bool,
     },
     /// List a volume's snapshots
-    #[command(alias = "ls")]
+    #[command(visible_alias = "ls")]
     List { path: VolumePath },
     /// Remove a snapshot that no clone needs
-    #[command(alias = "rm")]
+    #[command(visible_alias = "rm")]
     Remove {
         path: SnapshotPath,
         /// Succeed when it does not exist

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
-use super::{Global, done, forgive, output, parse_duration_ms, reach_engine};
+use super::{Global, done, forgive, output, parse_duration_ms, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
-use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -38,7 +37,7 @@ pub enum Volume {
         if_absent: bool,
     },
     /// List the volumes of a pool, or of all pools
-    #[command(alias = "ls")]
+    #[command(visible_alias = "ls")]
     List { pool: Option<Name> },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
@@ -47,7 +46,7 @@ pub enum Volume {
     /// Walk all maps, and compare what they need with what collection has counted
     Check { path: VolumePath },
     /// Free unneeded space now, and wait for it (the grace period included)
-    #[command(alias = "gc")]
+    #[command(visible_alias = "gc")]
     Collect { path: VolumePath },
     /// Take the volume from another host, which is shut out
     TakeOver {
@@ -68,7 +67,7 @@ pub enum Volume {
         force: bool,
     },
     /// Remove a volume that no clone needs
-    #[command(alias = "rm")]
+    #[command(visible_alias = "rm")]
     Remove {
         path: VolumePath,
         #[arg(long)]
@@ -77,7 +76,6 @@ pub enum Volume {
         dry_run: bool,
     },
     /// Make a volume from a snapshot (the same as `windlass clone`)
-    #[command(hide = true)]
     Clone(super::clone::Clone),
 }
 
@@ -128,21 +126,25 @@ async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) ->
 }
 
 fn list(volumes: Vec<VolumeLine>) {
-    let row = |line: VolumeLine| match line {
-        VolumeLine::Known(v) => {
-            let owner = output::or_dash(v.info.owner);
-            vec![v.path.to_string(), show_size(v.info.size), owner, v.state.into_owned()]
-        }
-        VolumeLine::Unknown { path, state } => {
-            vec![path.to_string(), "-".into(), "-".into(), state.into_owned()]
+    let row = |(depth, line): (usize, VolumeLine)| {
+        let shown = |path: VolumePath| format!("{:1$}{path}", "", 2 * depth);
+        match line {
+            VolumeLine::Known(v) => {
+                let (owner, origin) = (output::or_dash(v.info.owner), output::or_dash(v.origin));
+                vec![shown(v.path), show_size(v.info.size), owner, v.state.into_owned(), origin]
+            }
+            VolumeLine::Unknown { path, state } => {
+                vec![shown(path), "-".into(), "-".into(), state.into_owned(), "-".into()]
+            }
         }
     };
-    output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], volumes.into_iter().map(row).collect());
+    let heading = ["VOLUME", "SIZE", "OWNER", "STATE", "ORIGIN"];
+    output::table(&heading, volume_tree::in_order(volumes).into_iter().map(row).collect());
 }
 
 /// What people look for first stands first. Journals that are kept are told by notes.
 fn info(answer: VolumeAnswer) {
-    let VolumeAnswer { path, state, clients, writers: _, info } = answer;
+    let VolumeAnswer { path, state, clients, writers: _, origin, info } = answer;
     let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
     let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
     let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
@@ -173,16 +175,11 @@ fn info(answer: VolumeAnswer) {
     line("mapped", show_bytes(info.mapped_bytes));
     line("max tail", show_time(info.max_tail_ms));
     line("open here", yes(info.open_here));
+    line("origin", output::or_dash(origin));
     line("packed", show_bytes(info.packed_bytes));
-    line("parent", output::or_dash(info.parent.map(of_parent)));
     line("released", yes(info.released));
     line("retired objects", info.retired_objects.to_string());
     line("room", bytes(info.room_bytes));
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
-}
-
-fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {
-    let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
-    format!("{volume}@{snapshot}")
 }

@@ -68,6 +68,8 @@ pub struct VolumeAnswer {
     pub clients: u64,
     /// Those who have written to it and are still connected.
     pub writers: Vec<String>,
+    /// Of a clone: the snapshot that it was made from, POOL/VOLUME@SNAPSHOT; the volume by its id where its name can't be told.
+    pub origin: Option<String>,
     #[serde(flatten)]
     pub info: VolumeInfo,
 }

@@ -1,5 +1,6 @@
 //! Each verb carried out.
 
+mod clone;
 mod mount;
 mod pool;
 mod recover;
@@ -101,7 +102,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotRemove { path, dry_run, .. } => {
             Box::pin(volume::remove_snapshot(state, &path, dry_run)).await
         }
-        Verb::Clone { from, to, if_absent } => Box::pin(volume::clone(state, &from, &to, if_absent)).await,
+        Verb::Clone { from, to, if_absent } => Box::pin(clone::clone(state, &from, &to, if_absent)).await,
+        Verb::CloneMany(args) => Box::pin(clone::clone_many(state, &args, progress)).await,
         Verb::Mount { url, dir, options } => Box::pin(mount::mount(state, &url, &dir, &options)).await,
         Verb::Unmount { dir } => Box::pin(mount::unmount(state, &dir, progress)).await,
         Verb::MountList => Box::pin(mount::list(state)).await,

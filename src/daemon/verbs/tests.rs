@@ -11,7 +11,8 @@ use super::super::volume_clients::Sessions;
 use super::*;
 use crate::base::Nonce;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::daemon::api::{PoolCreate, VolumeCreate};
+use crate::daemon::answers::VolumeLine;
+use crate::daemon::api::{CloneMany, PoolCreate, VolumeCreate};
 use crate::volume::Memory;
 
 /// A host whose state is in `dir/NAME`.
@@ -77,7 +78,7 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     make_volume(&state, "p/v").await;
     let mark = "p/v@s".parse().unwrap();
     volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
-    volume::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
     let said = volume::remove_snapshot(&state, &mark, false).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
     // As a removal leaves it that was killed after its first step.
@@ -86,6 +87,49 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     open.volumes.engine().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
     volume::remove_snapshot(&state, &mark, true).await.unwrap();
     volume::remove_snapshot(&state, &mark, false).await.unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clones_are_made_and_what_is_there_counts_when_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    make_volume(&state, "p/w-30").await;
+    let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    let many = async |count, pattern: &str, if_absent| {
+        let args = CloneMany { from: mark.clone(), count, pattern: pattern.into(), if_absent };
+        clone::clone_many(&state, &args, &ProgressSink::default()).await
+    };
+    // Nothing is made by a command that is wrong.
+    for (count, pattern) in [(0, "w-{n}"), (10_001, "w-{n}"), (20, "w")] {
+        assert!(many(count, pattern, false).await.unwrap_err().is(Kind::Usage));
+    }
+    let made = many(20, "w-{n}", false).await.unwrap();
+    assert_eq!(made.value["made"].as_array().unwrap().len(), 20);
+    assert_eq!((&made.value["made"][0], &made.value["made"][19]), (&"p/w-1".into(), &"p/w-20".into()));
+    let there = many(25, "w-{n}", true).await.unwrap();
+    assert_eq!(there.value["existed"].as_array().unwrap().len(), 20);
+    assert_eq!(there.value["made"].as_array().unwrap().len(), 5);
+    let stopped = many(26, "w-{n}", false).await.unwrap_err();
+    assert!(stopped.is(Kind::Exists), "{stopped}");
+    // One of them has its name from another volume: those that were made before it are told.
+    let other = many(30, "w-{n}", true).await.unwrap_err();
+    assert!(
+        other.is(Kind::Exists) && other.to_string().contains("p/w-30 exists, but is no clone"),
+        "{other}"
+    );
+    assert!(other.to_string().contains("4 of 30: p/w-26 to p/w-29;"), "{other}");
+    let line = |line: VolumeLine| match line {
+        VolumeLine::Known(v) => (v.path.to_string(), v.origin),
+        VolumeLine::Unknown { path, .. } => panic!("{path}"),
+    };
+    let listed: Vec<VolumeLine> = volume::list(&state, None).await.unwrap().answer().unwrap();
+    let listed: std::collections::BTreeMap<_, _> = listed.into_iter().map(line).collect();
+    assert_eq!(listed.len(), 2 + 29);
+    assert_eq!((&listed["p/w-7"], &listed["p/w-30"]), (&Some("p/v@s".to_owned()), &None));
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

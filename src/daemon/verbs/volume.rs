@@ -14,7 +14,9 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::SessionInfo;
 use crate::frame::Codec;
-use crate::volume::{FlushMode, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group};
+use crate::volume::{
+    FlushMode, OpenMode, Parent, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, snapshot_group,
+};
 
 fn settings(args: &VolumeCreate) -> Result<VolumeSettings> {
     let mut settings = VolumeSettings::default();
@@ -46,13 +48,21 @@ fn settings(args: &VolumeCreate) -> Result<VolumeSettings> {
     Ok(settings)
 }
 
-fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
+pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
         path: path.clone(),
         state: state_of(info).into(),
         clients: state.sessions.clients(path),
         writers: state.sessions.writers(path),
+        origin: info.parent.as_ref().map(|parent| origin(&path.pool, parent)),
         info: info.clone(),
+    }
+}
+
+fn origin(pool: &Name, Parent { volume, name, snapshot }: &Parent) -> String {
+    match name {
+        Some(name) => format!("{pool}/{name}@{snapshot}"),
+        None => format!("{pool}/{volume}@{snapshot}"),
     }
 }
 
@@ -361,40 +371,4 @@ pub async fn remove_snapshot(state: &EngineState, path: &SnapshotPath, dry_run: 
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
     removed(path, false, &format!("{path} is removed"))
-}
-
-pub async fn clone(
-    state: &EngineState,
-    from: &SnapshotPath,
-    to: &VolumePath,
-    if_absent: bool,
-) -> Result<Outcome> {
-    if from.volume.pool != to.pool {
-        return Err(Error::new(
-            Kind::Usage,
-            format!(
-                "a clone shares its parent's objects, so it stays in its pool: name it {}/{}",
-                from.volume.pool, to.volume
-            ),
-        ));
-    }
-    let volumes = &state.pools.get(&to.pool).await?.volumes;
-    let info = match volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await {
-        Err(e) if e.is(Kind::Exists) && if_absent => {
-            let info = volumes.info(&to.volume).await?;
-            let same = info
-                .parent
-                .as_ref()
-                .is_some_and(|p| p.name.as_ref() == Some(&from.volume.volume) && p.snapshot == from.snapshot);
-            if !same {
-                return Err(Error::new(
-                    Kind::Exists,
-                    format!("volume {to} exists, but is no clone of {from}"),
-                ));
-            }
-            info
-        }
-        done => done?,
-    };
-    Outcome::of(&shown(state, to, &info))
 }

@@ -86,6 +86,11 @@ impl Manner {
             Verb::Clone { from, to, .. } => {
                 changes(&[to, &from.volume], Need::Store, format!("{to} was made"), info(to))
             }
+            Verb::CloneMany(args) => {
+                let (of, pool) = (&args.from.volume, &args.from.volume.pool);
+                let what = format!("all {} clones of {} were made", args.count, args.from);
+                changes(&[of], Need::Store, what, format!("windlass volume list {pool}"))
+            }
             Verb::PoolRepair { name, .. } => Manner {
                 end: End::Unknown("everything was mended".into(), format!("windlass pool scrub {name}")),
                 ..looks([name.clone()])
