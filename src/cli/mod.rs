@@ -176,6 +176,7 @@ mod tests {
     fn the_short_names_of_other_tools_are_understood() {
         let lines = [
             "pool ls",
+            "pool rm p --dry-run",
             "volume ls p",
             "volume rm p/v",
             "volume gc p/v",

@@ -115,6 +115,16 @@ pub struct ForceRecover {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolDestroy {
+    pub name: Name,
+    /// The pool's name once more: nothing is deleted without it.
+    pub confirmed: Option<Name>,
+    /// Also when a store is away, which keeps its contents, or when nobody can tell who uses the pool.
+    pub force: bool,
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeCreate {
     pub path: VolumePath,
     pub size: u64,
@@ -192,6 +202,7 @@ pub enum Verb {
         name: Name,
         if_exists: bool,
     },
+    PoolDestroy(PoolDestroy),
     PoolScrub {
         name: Name,
         scrub: ScrubRequest,

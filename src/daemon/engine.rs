@@ -31,6 +31,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(5);
 /// Volumes without a client that are opened again at once: a client's opening waits for none of them.
 const REOPEN_AT_ONCE: usize = 8;
+/// How often it is looked at how full the pools are.
+const CAPACITY_AGAIN: Duration = Duration::from_secs(300);
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -101,6 +103,7 @@ impl Engine {
             pools: Pools::new(host_context.clone(), memory(&host_context, &options)).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
+            capacities: Default::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
             began: rt.now(),
@@ -134,6 +137,7 @@ impl Engine {
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
         self.serve_metrics(&options.metrics).await?;
         self.open_pools(&options.pools).await?;
+        self.watch_capacity();
         self.listen(&options.nbd).await
     }
 
@@ -222,6 +226,22 @@ impl Engine {
             }
         };
         self.state.host_context.rt.spawn(work).detach();
+    }
+
+    /// Looks now and then how full the pools are, so that the log says in time that one fills up.
+    fn watch_capacity(self: &Arc<Self>) {
+        let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
+        let work = async move {
+            while let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) {
+                for (_, open) in state.pools.opened() {
+                    state.capacities.look(&open).await;
+                }
+                let (rt, stop) = (state.host_context.rt.clone(), state.stop.clone());
+                drop(state);
+                let _ = rt.timeout(CAPACITY_AGAIN, stop.cancelled()).await;
+            }
+        };
+        rt.spawn(work).detach();
     }
 
     async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {

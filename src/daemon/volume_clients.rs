@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::api::VolumePath;
+use crate::base::Name;
 use crate::base::rt::Rt;
 use crate::volume::Volumes;
 
@@ -61,6 +62,11 @@ impl Sessions {
     pub fn list(&self) -> Vec<SessionInfo> {
         let uses = self.uses.lock();
         uses.iter().map(|(path, u)| SessionInfo { path: path.clone(), clients: u.clients }).collect()
+    }
+
+    /// Of a pool that is no more: nothing of it is left to release.
+    pub fn forget(&self, pool: &Name) {
+        self.uses.lock().retain(|path, u| path.pool != *pool || u.clients > 0);
     }
 
     pub fn clients(&self, path: &VolumePath) -> u64 {

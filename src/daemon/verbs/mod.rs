@@ -1,6 +1,7 @@
 //! Each verb carried out.
 
 mod clone;
+mod destroy;
 mod mount;
 mod pool;
 mod recover;
@@ -56,6 +57,9 @@ fn deed(verb: &Verb) -> Option<String> {
         Verb::PoolCreate(args) => format!("pool {} was made", args.name),
         Verb::PoolAdd { name, .. } => format!("pool {name} was added"),
         Verb::PoolForget { name, .. } => format!("pool {name} was forgotten"),
+        Verb::PoolDestroy(args) if args.dry_run => {
+            format!("it was asked what destroying pool {} takes", args.name)
+        }
         Verb::Mount { url, dir, .. } => format!("{url} was mounted at {dir}"),
         Verb::Unmount { dir } => format!("{dir} was unmounted"),
         Verb::MountExport { url, to } => format!("what is kept of {url} was copied to {to}"),
@@ -76,6 +80,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolStatus { name } => Box::pin(pool::status(state, &name)).await,
         Verb::PoolSet { name, assignments } => Box::pin(pool::set(state, &name, &assignments)).await,
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(state, &name)).await,
+        Verb::PoolDestroy(args) => Box::pin(destroy::destroy(state, &args, progress)).await,
         Verb::PoolScrub { name, scrub } => Box::pin(pool::scrub(state, &name, scrub, progress)).await,
         Verb::PoolRepair { name, scrub } => Box::pin(pool::repair(state, &name, scrub, progress)).await,
         Verb::PoolReplace { name, old, new, force } => {

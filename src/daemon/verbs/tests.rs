@@ -27,6 +27,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         pools: Pools::new(host_context.clone(), Memory::new(64 << 20)).await.unwrap(),
         sessions: Sessions::new(rt.clone()),
         mounts: Arc::default(),
+        capacities: Default::default(),
         nbd: Default::default(),
         metrics: Default::default(),
         began: rt.now(),

@@ -107,6 +107,15 @@ impl Manner {
                 ),
                 ..looks([])
             },
+            Verb::PoolDestroy(args) if args.dry_run => looks([]),
+            // By labels, since its registers may be gone already. Cut off, it is run again.
+            Verb::PoolDestroy(args) => Manner {
+                end: End::Unknown(
+                    format!("pool {} was destroyed", args.name),
+                    format!("windlass pool destroy {} --dry-run", args.name),
+                ),
+                ..looks([])
+            },
             Verb::PoolSet { name, .. } => Manner {
                 need: Some(Need::Decide),
                 end: End::Unknown("the settings were changed".into(), format!("windlass pool status {name}")),

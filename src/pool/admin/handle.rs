@@ -120,6 +120,11 @@ impl Pool {
         let members = self.context.members();
         futures::future::join_all(members.iter().map(|m| m.attest())).await;
     }
+    /// Asks every store for the room that is left on it.
+    pub async fn measure(&self) {
+        let members = self.context.members();
+        futures::future::join_all(members.iter().map(|m| m.measure())).await;
+    }
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);

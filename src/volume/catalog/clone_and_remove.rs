@@ -300,11 +300,7 @@ impl Volumes {
                 cell.cancel(&self.new_head(id, 512, VolumeSettings::default())?).await?;
             }
         }
-        if let Some(open) = self.here(id) {
-            open.removed();
-            open.let_go().await;
-            self.forget(id);
-        }
+        self.let_go_of_removed(id).await;
         self.engine.pool.remove(name, id).await?;
         let Some(head) = cell.read().await? else { return Ok(()) };
         if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
@@ -314,8 +310,17 @@ impl Volumes {
         self.delete_chunks(&head).await
     }
 
+    /// Ends the sessions that this engine has of a volume that is removed.
+    pub(super) async fn let_go_of_removed(&self, id: VolumeId) {
+        if let Some(open) = self.here(id) {
+            open.removed();
+            open.let_go().await;
+            self.forget(id);
+        }
+    }
+
     /// The change of its head after which it is gone: behind a gate when it may have clones, so that none comes in between.
-    async fn mark_removed(&self, name: &Name, cell: &HeadRegister, mut head: Head) -> Result<()> {
+    pub(super) async fn mark_removed(&self, name: &Name, cell: &HeadRegister, mut head: Head) -> Result<()> {
         let title = || format!("volume {}", self.engine.title(name));
         let lineage = self.lineage(name, &head).await?;
         let mut tries = 0;
@@ -346,7 +351,7 @@ impl Volumes {
     }
 
     /// The journal of a volume that is gone; those that were kept aside stay.
-    async fn forget_journal(&self, id: VolumeId) {
+    pub(super) async fn forget_journal(&self, id: VolumeId) {
         self.engine.confirmed(id).remove().await;
         let dir = self.engine.folder(id).join("journal");
         for file in self.engine.disk.list(&dir).await.unwrap_or_default() {

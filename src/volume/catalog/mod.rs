@@ -2,6 +2,7 @@
 
 mod admit_witness;
 mod clone_and_remove;
+mod end_all;
 mod group;
 mod holders;
 mod inventory;
@@ -11,6 +12,7 @@ mod template;
 mod unreadable;
 mod volumes;
 
+pub use end_all::end_all;
 pub use group::snapshot_group;
 pub use salvage::Salvaged;
 pub use unreadable::{MapWalk, Unreadable};
