@@ -180,6 +180,8 @@ mod tests {
             "volume ls p",
             "volume rm p/v",
             "volume gc p/v",
+            "volume mv p/v w",
+            "volume rename p/v p/w",
             "volume clone p/v@s p/w",
             "snap create p/v@s",
             "snap ls p/v",

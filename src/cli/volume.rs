@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
 use super::{Global, done, forgive, output, parse_duration_ms, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
-use crate::base::{Kind, Name, Result, utc};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
 
@@ -41,6 +42,14 @@ pub enum Volume {
     List { pool: Option<Name> },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
+    /// Give a volume another name in its pool; who uses it goes on
+    #[command(visible_alias = "mv")]
+    Rename {
+        path: VolumePath,
+        /// The new name, or POOL/NEW
+        #[arg(value_name = "NEW")]
+        to: NewName,
+    },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
     /// Walk all maps, and compare what they need with what collection has counted
@@ -79,6 +88,37 @@ pub enum Volume {
     Clone(super::clone::Clone),
 }
 
+/// A volume's new name, alone or with its pool.
+#[derive(Clone, Debug)]
+pub struct NewName {
+    pool: Option<Name>,
+    name: Name,
+}
+
+impl FromStr for NewName {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<NewName> {
+        match s.contains('/') {
+            true => s.parse().map(|path: VolumePath| NewName { pool: Some(path.pool), name: path.volume }),
+            false => Ok(NewName { pool: None, name: s.parse()? }),
+        }
+    }
+}
+
+impl NewName {
+    /// As a name in this volume's pool.
+    fn within(self, path: &VolumePath) -> Result<Name> {
+        match self.pool.filter(|pool| *pool != path.pool) {
+            None => Ok(self.name),
+            Some(_) => {
+                let (pool, name) = (&path.pool, &self.name);
+                let why = format!("a volume stays in its pool: name it {pool}/{name}");
+                Err(Error::new(Kind::Usage, why))
+            }
+        }
+    }
+}
+
 pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     match args {
         Volume::Create { path, size, flush, compression, max_tail, journal_size, if_absent } => {
@@ -95,6 +135,10 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         }
         Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
+        Volume::Rename { path, to } => {
+            let to = to.within(&path)?;
+            plain(global, Verb::VolumeRename { path, to }).await
+        }
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Check { path } => plain(global, Verb::VolumeCheck { path }).await,
         Volume::Collect { path } => plain(global, Verb::VolumeCollect { path }).await,

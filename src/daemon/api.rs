@@ -226,6 +226,10 @@ pub enum Verb {
     VolumeInfo {
         path: VolumePath,
     },
+    VolumeRename {
+        path: VolumePath,
+        to: Name,
+    },
     VolumeRelease {
         path: VolumePath,
     },

@@ -200,12 +200,14 @@ impl Engine {
 
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
-        let _session = self.state.sessions.enter(&path, volumes, "the daemon");
-        if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
+        let session = self.state.sessions.enter(&path, volumes, "the daemon");
+        match volumes.open(&path.volume, OpenMode::Normal).await {
+            Ok(volume) => session.opened(&volume),
             // Another host may take it over meanwhile.
-            && !error.is(Kind::Owned)
-        {
-            tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now");
+            Err(error) if error.is(Kind::Owned) => {}
+            Err(error) => {
+                tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now")
+            }
         }
     }
 

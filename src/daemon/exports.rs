@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::volume_clients::Session;
-use crate::base::{Error, Kind, Result, Rope};
+use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{Description, Export, Exports, ListedExport};
 use crate::volume::{OpenMode, SnapshotView, Volume};
 
@@ -99,7 +99,8 @@ impl Exports for EngineExports {
                 let open = state.pools.get(&path.pool).await?;
                 let session = state.sessions.enter(&path, &open.volumes, peer);
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
-                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session }))
+                session.opened(&volume);
+                Ok(Arc::new(VolumeExport { pool: path.pool, volume, session }))
             }
             Target::Snapshot(path) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -111,7 +112,7 @@ impl Exports for EngineExports {
 }
 
 struct VolumeExport {
-    name: String,
+    pool: Name,
     volume: Arc<Volume>,
     session: Session,
 }
@@ -119,7 +120,7 @@ struct VolumeExport {
 #[async_trait]
 impl Export for VolumeExport {
     fn describe(&self) -> Description {
-        describe_volume(self.name.clone(), self.volume.size())
+        describe_volume(format!("{}/{}", self.pool, self.volume.name()), self.volume.size())
     }
     fn size(&self) -> u64 {
         self.volume.size()

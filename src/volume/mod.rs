@@ -10,7 +10,9 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, end_all, snapshot_group};
+pub use catalog::{
+    MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, end_all, rename, snapshot_group,
+};
 pub use checkpoint::CheckReport;
 pub use handle::Volume;
 pub use head::{FlushMode, Host, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings};

@@ -213,6 +213,15 @@ fn kept(journal: &Path) -> String {
     )
 }
 
+/// Who is connected goes on, and is listed under the new name.
+pub async fn rename(state: &EngineState, path: &VolumePath, to: &Name) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    crate::volume::rename(volumes, &path.volume, to).await?;
+    let to = VolumePath { pool: path.pool.clone(), volume: to.clone() };
+    let value = json!({"path": to.to_string(), "was": path.to_string()});
+    Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is {to} now")))
+}
+
 pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     no_clients(state, path)?;
     state.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
@@ -352,11 +361,13 @@ pub async fn snapshot(
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
         }
-        sessions.push(state.sessions.enter(&path.volume, &open.volumes, "a command"));
+        let session = state.sessions.enter(&path.volume, &open.volumes, "a command");
         let volume = match owned {
             Some(volume) => volume,
             None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
         };
+        session.opened(&volume);
+        sessions.push(session);
         marks.push((volume, path.snapshot.clone()));
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };

@@ -6,6 +6,7 @@ mod end_all;
 mod group;
 mod holders;
 mod inventory;
+mod names;
 mod report;
 mod salvage;
 mod template;
@@ -14,6 +15,7 @@ mod volumes;
 
 pub use end_all::end_all;
 pub use group::snapshot_group;
+pub use names::rename;
 pub use salvage::Salvaged;
 pub use unreadable::{MapWalk, Unreadable};
 pub use volumes::{OpenMode, SnapshotView, Volumes};

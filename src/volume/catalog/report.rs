@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 
+use super::names::one_each;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
@@ -246,7 +247,11 @@ impl Volumes {
                 format!("pool {pool}: too few stores answer ({patience:?} without one)"),
             )
         };
-        let names = rt.timeout(patience, self.engine.pool.list()).await.unwrap_or_else(|| Err(late()))?;
+        let listed = async {
+            let entries = self.engine.pool.name_entries().await?;
+            Ok(one_each(self, entries).await)
+        };
+        let names = rt.timeout(patience, listed).await.unwrap_or_else(|| Err(late()))?;
         let known = Surroundings {
             names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
             local: self.engine.local().await,
@@ -288,7 +293,7 @@ impl Volumes {
 
     /// What this engine knows of a volume that it has open; asks nobody.
     pub fn glance(&self, name: &Name) -> Option<VolumeInfo> {
-        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        let volume = self.open_now().into_iter().find(|v| v.name() == *name)?;
         let Known::Live(session) = volume.known() else { return None };
         let head = session.head.lock().clone();
         let mut info = VolumeInfo::of(name, &head, &session.tip.lock().tables);
@@ -299,7 +304,7 @@ impl Volumes {
 
     /// Why I/O on a volume that this engine has open fails or waits.
     pub fn failure(&self, name: &Name) -> Option<String> {
-        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        let volume = self.open_now().into_iter().find(|v| v.name() == *name)?;
         volume.trouble().map(|(_, why)| why)
     }
 
@@ -323,16 +328,19 @@ impl Volumes {
         if let (Some(base), Some(parent)) = (&head.base, &mut info.parent) {
             parent.name = match around {
                 Some(around) => around.names.get(&parent.volume).cloned(),
-                None => self.still_named(&base.parent_name, parent.volume).await,
+                None => self.name_of(&base.parent_name, parent.volume).await,
             };
         }
         Ok(info)
     }
 
-    /// The name, if it is still that volume's.
-    async fn still_named(&self, name: &Name, id: VolumeId) -> Option<Name> {
-        let now = self.engine.pool.lookup(name).await.ok()?;
-        now.filter(|now| *now == id).map(|_| name.clone())
+    /// A volume's name by now; `was`: one that it had.
+    async fn name_of(&self, was: &Name, id: VolumeId) -> Option<Name> {
+        let now = self.engine.pool.lookup(was).await.ok()?;
+        if now == Some(id) {
+            return Some(was.clone());
+        }
+        self.engine.cell(id).read().await.ok()??.naming.name
     }
 
     /// What this host's disk holds of it.

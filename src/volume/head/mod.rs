@@ -12,4 +12,6 @@ pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use register::{CREATION, HeadRegister};
 pub use settings::{FlushMode, Host, VolumeSettings};
 pub use stop::{Stop, without_journal};
-pub use transitions::{Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};
+pub use transitions::{
+    Base, Checkpoint, Claimer, End, Gate, Head, Move, NameStanding, Naming, Recording, Removal, RootRef,
+};

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::read_ahead::Ahead;
 use super::view::View;
@@ -275,8 +276,8 @@ impl EngineContext {
 pub struct VolumeContext {
     pub engine: Arc<EngineContext>,
     pub id: VolumeId,
-    /// As it was opened, for messages.
-    pub name: Name,
+    /// For messages: as it was opened, then as heads tell it that were read since.
+    name: Mutex<Name>,
     pub cell: HeadRegister,
     /// How far the volume is known to have come.
     pub confirmed: Record,
@@ -297,6 +298,7 @@ impl VolumeContext {
         let view = engine.view(head);
         let (id, size, settings) = (head.volume, head.size, head.settings.clone());
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
+        let name = Mutex::new(head.naming.name.clone().unwrap_or(name));
         Arc::new(VolumeContext { engine, id, name, cell, confirmed, view, size, index, settings })
     }
 
@@ -310,9 +312,20 @@ impl VolumeContext {
         self.rt().spawn(async move { record.keep(&head, guesses).await }).detach();
     }
 
+    pub fn name(&self) -> Name {
+        self.name.lock().clone()
+    }
+
+    /// It may have been renamed by then.
+    pub fn follow_name(&self, head: &Head) {
+        if let Some(name) = &head.naming.name {
+            self.name.lock().clone_from(name);
+        }
+    }
+
     /// How users name it.
     pub fn title(&self) -> String {
-        self.engine.title(&self.name)
+        self.engine.title(&self.name())
     }
 }
 

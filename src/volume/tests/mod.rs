@@ -12,6 +12,7 @@ mod order;
 mod orphans;
 mod place;
 mod reading;
+mod renames;
 mod reports;
 mod requests;
 mod site;
