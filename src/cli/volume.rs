@@ -227,3 +227,22 @@ fn info(answer: VolumeAnswer) {
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_name_is_given_with_or_without_the_pool() {
+        let path: VolumePath = "p/v".parse().unwrap();
+        let named = |text: &str| text.parse::<NewName>().and_then(|new| new.within(&path));
+        for text in ["w", "p/w"] {
+            assert_eq!(named(text).unwrap().as_str(), "w");
+        }
+        let elsewhere = named("q/w").unwrap_err();
+        assert!(elsewhere.is(Kind::Usage) && elsewhere.to_string().contains("p/w"), "{elsewhere}");
+        for bad in ["", "W", "p/", "/w", "p/w/x"] {
+            assert!(named(bad).is_err(), "{bad}");
+        }
+    }
+}
