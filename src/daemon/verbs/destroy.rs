@@ -45,7 +45,7 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
     let said = what_it_deletes(&destruction, open.is_some(), &contents);
     if args.dry_run {
         let outcome = Outcome::of(&report(&destruction, &contents, None))?;
-        return Ok(outcome.note_all(said));
+        return Ok(outcome.note_all(said).note_all(volumes(name, &contents)));
     }
     confirm(args, &destruction, &said)?;
     said.into_iter().for_each(|sentence| progress.say(sentence));
@@ -68,8 +68,8 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
         let at = journal.display();
         outcome = outcome.note(format!("writes that were in no volume stay kept in {at}"));
     }
-    Ok(outcome
-        .note_all(destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}"))))
+    let left = destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}"));
+    Ok(outcome.note_all(left).degraded(!destruction.left.is_empty()))
 }
 
 fn no_clients(state: &EngineState, name: &Name) -> Result<()> {
@@ -136,34 +136,40 @@ fn judge_owners(state: &EngineState, name: &Name, contents: &Contents, force: bo
     }
 }
 
-/// Sentences: the volumes, and where everything is deleted. `is_open`: the volumes are known.
+/// Sentences: how much, and where. `is_open`: the volumes are known.
 fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents) -> Vec<String> {
-    let (name, mut said) = (&destruction.name, Vec::new());
-    match is_open {
-        true => {
-            let volumes = show_count((contents.volumes.len() + contents.unknown.len()) as u64, "volume");
-            let snapshots = show_count(contents.snapshots(), "snapshot");
-            let stored = show_bytes(contents.stored_bytes);
-            said.push(format!("pool {name} holds {volumes} with {snapshots}, {stored} stored"));
-        }
-        false if destruction.begun => {
-            said.push(format!("the destruction of pool {name} was begun and is finished"))
-        }
-        false => said.push(format!("pool {name} can't be opened: what it holds can't be told")),
+    let name = &destruction.name;
+    let volumes = show_count((contents.volumes.len() + contents.unknown.len()) as u64, "volume");
+    let (snapshots, stored) =
+        (show_count(contents.snapshots(), "snapshot"), show_bytes(contents.stored_bytes));
+    let mut said = vec![match is_open {
+        true => format!("pool {name} holds {volumes} with {snapshots}, {stored} stored"),
+        false if destruction.begun => format!("the destruction of pool {name} was begun and is finished"),
+        false => format!("pool {name} can't be opened: what it holds can't be told"),
+    }];
+    let urls: Vec<&str> = destruction.urls().collect();
+    if !urls.is_empty() {
+        said.push(format!("everything below {} is deleted", urls.join(", ")));
     }
-    let named = contents.volumes.iter().take(NAMED_MAX);
-    said.extend(named.map(|(volume, info)| {
+    if !destruction.empty.is_empty() {
+        said.push(format!("nothing is left below {}", destruction.empty.join(", ")));
+    }
+    said.extend(destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}")));
+    said
+}
+
+/// The volumes, a sentence each.
+fn volumes(name: &Name, contents: &Contents) -> Vec<String> {
+    let one = |(volume, info): &(Name, VolumeInfo)| {
         let (snapshots, stored) = (show_count(info.snapshots, "snapshot"), show_bytes(info.stored_bytes));
         format!("volume {name}/{volume}: {snapshots}, {stored}")
-    }));
+    };
+    let mut said: Vec<String> = contents.volumes.iter().take(NAMED_MAX).map(one).collect();
     let more = contents.volumes.len().saturating_sub(NAMED_MAX);
     if more > 0 {
         said.push(format!("and {}", show_count(more as u64, "more volume")));
     }
     said.extend(contents.unknown.iter().map(|why| format!("volume {why}")));
-    said.extend(destruction.urls().map(|url| format!("everything below {url} is deleted")));
-    said.extend(destruction.empty.iter().map(|url| format!("nothing is left below {url}")));
-    said.extend(destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}")));
     said
 }
 
@@ -171,7 +177,10 @@ fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents
 fn confirm(args: &PoolDestroy, destruction: &Destruction, said: &[String]) -> Result<()> {
     let name = &args.name;
     if args.confirmed.as_ref() != Some(name) {
-        let why = format!("{}; --yes-destroy {name} does it, and nothing brings it back", said.join("; "));
+        let why = format!(
+            "{}; --dry-run names the volumes, --yes-destroy {name} deletes it all for good",
+            said.join("; ")
+        );
         return Err(Error::new(Kind::Refused, why));
     }
     match destruction.left.first().filter(|_| !args.force) {
