@@ -4,24 +4,43 @@ use std::process::ExitCode;
 
 use super::moment::Moment;
 use super::{Global, done, output, reach_engine};
-use crate::base::Result;
-use crate::daemon::api::{Verb, VolumePath};
+use crate::base::{Error, Kind, Result};
+use crate::daemon::api::{CloneMany, SnapshotPath, Verb, VolumePath};
 
 #[derive(clap::Args, Debug)]
 pub struct Clone {
     /// POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15: the newest snapshot that is not after that
     from: Moment,
     /// POOL/NEW
-    to: VolumePath,
-    /// Succeed when the volume exists and is a clone of that snapshot
+    #[arg(required_unless_present = "count", conflicts_with = "count")]
+    to: Option<VolumePath>,
+    /// Make so many clones at once, at most 10,000
+    #[arg(long, value_name = "N", requires = "name")]
+    count: Option<u32>,
+    /// With --count: the clones' names; {n} stands for 1, 2, … up to N, for example web-{n}
+    #[arg(long, value_name = "PATTERN", requires = "count")]
+    name: Option<String>,
+    /// Succeed when a volume exists and is a clone of that snapshot
     #[arg(long)]
     if_absent: bool,
 }
 
+impl Clone {
+    fn verb(self, from: SnapshotPath) -> Result<Verb> {
+        let Clone { to, count, name, if_absent, .. } = self;
+        match (to, count, name) {
+            (Some(to), ..) => Ok(Verb::Clone { from, to, if_absent }),
+            (None, Some(count), Some(pattern)) => {
+                Ok(Verb::CloneMany(CloneMany { from, count, pattern, if_absent }))
+            }
+            _ => Err(Error::new(Kind::Usage, "name the clone, or give --count and --name")),
+        }
+    }
+}
+
 pub async fn run(global: &Global, args: Clone) -> Result<ExitCode> {
-    let from = args.from.find(global).await?;
-    let verb = Verb::Clone { from, to: args.to, if_absent: args.if_absent };
-    let outcome = reach_engine::ask(global, verb).await?;
+    let from = args.from.clone().find(global).await?;
+    let outcome = reach_engine::ask(global, args.verb(from)?).await?;
     output::notes(global, &outcome);
     Ok(done(&outcome))
 }

@@ -13,6 +13,7 @@ mod serve;
 mod snapshot;
 mod status;
 mod volume;
+mod volume_tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,14 +62,14 @@ enum Command {
     #[command(subcommand)]
     Volume(volume::Volume),
     /// Frozen states of volumes
-    #[command(subcommand, alias = "snap")]
+    #[command(subcommand, visible_alias = "snap")]
     Snapshot(snapshot::Snapshot),
     /// Make a volume from a snapshot, sharing its data
     Clone(clone::Clone),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
-    #[command(alias = "umount")]
+    #[command(visible_alias = "umount")]
     Unmount(mount::Unmount),
     /// Print the least IAM policy for stores or a mount
     Policy(iam_policy::Policy),
@@ -160,5 +161,36 @@ fn forgive(result: Result<ExitCode>, forgiven: Option<Kind>) -> Result<ExitCode>
     match result {
         Err(e) if forgiven == Some(e.kind()) => Ok(ExitCode::SUCCESS),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_names_of_other_tools_are_understood() {
+        let lines = [
+            "pool ls",
+            "pool rm p --dry-run",
+            "volume ls p",
+            "volume rm p/v",
+            "volume gc p/v",
+            "volume mv p/v w",
+            "volume rename p/v p/w",
+            "volume clone p/v@s p/w",
+            "snap create p/v@s",
+            "snap ls p/v",
+            "snap rm p/v@s",
+            "snapshot ls p/v",
+            "snapshot rm p/v@s",
+            "mount ls",
+            "mount rm s3://bucket --yes",
+            "umount /mnt",
+        ];
+        for line in lines {
+            let parsed = Cli::try_parse_from(std::iter::once("windlass").chain(line.split(' ')));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
     }
 }

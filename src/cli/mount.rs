@@ -47,6 +47,7 @@ pub struct Mount {
 #[derive(clap::Subcommand, Debug)]
 enum OfKept {
     /// List mounts, and the files that ended mounts left unsent on this host
+    #[command(visible_alias = "ls")]
     List,
     /// Copy the unsent files of a bucket into a folder
     Export {
@@ -55,6 +56,7 @@ enum OfKept {
         to: PathBuf,
     },
     /// Delete the unsent files of a bucket: their contents are lost
+    #[command(visible_alias = "rm")]
     Drop {
         /// The bucket's URL, as `mount list` shows it
         url: String,

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
 use super::{Global, done, forgive, output, reach_engine};
-use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_time};
+use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{PoolAnswer, PoolLine, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};
@@ -44,11 +44,11 @@ pub enum Pool {
         stores: Vec<String>,
     },
     /// List the pools that this host knows
-    #[command(alias = "ls")]
+    #[command(visible_alias = "ls")]
     List,
     /// Show a pool's stores, and what needs attention
     Status { name: Name },
-    /// Change settings for all hosts: ack=zone|none, degrade-after=TIME|never, grace=TIME
+    /// Change settings for all hosts: ack=zone|none, degrade-after=TIME|never, grace=TIME, capacity=SIZE|none
     Set {
         name: Name,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -57,6 +57,23 @@ pub enum Pool {
     /// Make this host forget a pool; its stores keep everything
     Forget {
         name: Name,
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Delete a pool: its volumes, snapshots, and everything else in its stores; says first what that is
+    #[command(visible_alias = "rm")]
+    Destroy {
+        name: Name,
+        /// Confirm by the pool's name: nothing is deleted without it
+        #[arg(long, value_name = "NAME")]
+        yes_destroy: Option<Name>,
+        /// Even if a store is away, which then keeps its contents, or nobody can tell who uses the pool
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be deleted
+        #[arg(long)]
+        dry_run: bool,
+        /// Succeed when this host knows no such pool
         #[arg(long)]
         if_exists: bool,
     },
@@ -149,6 +166,11 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
             let forgiven = if_exists.then_some(Kind::NotFound);
             forgive(plain(global, Verb::PoolForget { name, if_exists }).await, forgiven)
         }
+        Pool::Destroy { name, yes_destroy: confirmed, force, dry_run, if_exists } => {
+            let destroy = api::PoolDestroy { name, confirmed, force, dry_run };
+            let forgiven = if_exists.then_some(Kind::NotFound);
+            forgive(plain(global, Verb::PoolDestroy(destroy)).await, forgiven)
+        }
         Pool::Scrub { name, scrub: flags } => {
             show(global, Verb::PoolScrub { name, scrub: flags.asked() }, scrub).await
         }
@@ -184,16 +206,21 @@ async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) ->
 pub(super) fn list(pools: Vec<PoolLine>) {
     let row = |pool: PoolLine| {
         let layout = output::or_dash(pool.layout);
-        vec![pool.name.to_string(), layout, pool.stores.to_string(), pool.state.into_owned()]
+        let [used, free] = [pool.used_bytes, pool.free_bytes].map(|n| output::or_dash(n.map(show_bytes)));
+        vec![pool.name.to_string(), layout, pool.stores.to_string(), pool.state.into_owned(), used, free]
     };
-    output::table(&["POOL", "LAYOUT", "STORES", "STATE"], pools.into_iter().map(row).collect());
+    let heading = ["POOL", "LAYOUT", "STORES", "STATE", "USED", "FREE"];
+    output::table(&heading, pools.into_iter().map(row).collect());
 }
 
 fn settings(settings: PoolSettings) {
     let ack = if settings.ack_zone { "zone" } else { "none" };
     let degrade = settings.degrade_after_ms.map_or_else(|| "never".to_owned(), show_time);
     let grace = show_time(settings.grace_ms);
-    output::line(&format!("settings: ack {ack}, degrade-after {degrade}, grace {grace}"));
+    let capacity = settings.capacity_bytes.map_or_else(|| "none".to_owned(), show_size);
+    output::line(&format!(
+        "settings: ack {ack}, degrade-after {degrade}, grace {grace}, capacity {capacity}"
+    ));
 }
 
 fn status(answer: PoolAnswer) {
@@ -210,6 +237,8 @@ fn status(answer: PoolAnswer) {
         },
     ));
     status.survives.iter().for_each(|sentence| output::line(sentence));
+    let [used, free] = [answer.used_bytes, answer.free_bytes].map(|n| output::or_dash(n.map(show_bytes)));
+    output::line(&format!("used {used}, free {free} (with parity)"));
     settings(status.settings);
     status.damaged_registers.iter().for_each(|copy| output::line(&copy.reason));
     for store in status.stores.iter().filter(|s| s.undeleted > 0) {
@@ -244,10 +273,11 @@ fn stores(all: &[StoreStatus]) {
             output::or_dash(store.latency_ms_p99.map(|ms| format!("{ms:?}"))),
             format!("{:.1} %", 100.0 * store.error_rate),
             store.requests.to_string(),
+            output::or_dash(store.free_bytes.map(show_bytes)),
             output::or_dash(store.reason.as_ref()),
         ]
     };
-    let heading = ["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "REASON"];
+    let heading = ["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "FREE", "REASON"];
     output::table(&heading, all.iter().map(row).collect());
 }
 

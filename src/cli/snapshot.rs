@@ -25,13 +25,13 @@ pub enum Snapshot {
         if_absent: bool,
     },
     /// List a volume's snapshots
-    #[command(alias = "ls")]
+    #[command(visible_alias = "ls")]
     List { path: VolumePath },
     /// Make the volume what the snapshot was (the same as `windlass volume rollback`)
     #[command(alias = "roll-back")]
     Rollback(super::volume::Rollback),
     /// Remove a snapshot that no clone needs
-    #[command(alias = "rm")]
+    #[command(visible_alias = "rm")]
     Remove {
         path: SnapshotPath,
         /// Succeed when it does not exist

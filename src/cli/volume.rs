@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
 use super::moment::Moment;
 use super::pool::parse_rate;
-use super::{Global, done, forgive, output, reach_engine};
+use super::{Global, done, forgive, output, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
-use crate::base::{Kind, Name, Result, utc};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
-use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -31,7 +31,7 @@ pub enum Volume {
         if_absent: bool,
     },
     /// List the volumes of a pool, or of all pools
-    #[command(alias = "ls")]
+    #[command(visible_alias = "ls")]
     List { pool: Option<Name> },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
@@ -47,6 +47,14 @@ pub enum Volume {
     },
     /// List the snapshots that a volume took by itself (`volume set POOL/VOL history=1m:1h,1h:1d,1d:30d`)
     History { path: VolumePath },
+    /// Give a volume another name in its pool; who uses it goes on
+    #[command(visible_alias = "mv")]
+    Rename {
+        path: VolumePath,
+        /// The new name, or POOL/NEW
+        #[arg(value_name = "NEW")]
+        to: NewName,
+    },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
     /// Make a volume what one of its snapshots was; newer snapshots stay
@@ -72,7 +80,7 @@ pub enum Volume {
     /// Walk all maps, and compare what they need with what collection has counted
     Check { path: VolumePath },
     /// Free unneeded space now, and wait for it (the grace period included)
-    #[command(alias = "gc")]
+    #[command(visible_alias = "gc")]
     Collect { path: VolumePath },
     /// Take the volume from another host, which is shut out
     TakeOver {
@@ -93,7 +101,7 @@ pub enum Volume {
         force: bool,
     },
     /// Remove a volume that no clone needs
-    #[command(alias = "rm")]
+    #[command(visible_alias = "rm")]
     Remove {
         path: VolumePath,
         #[arg(long)]
@@ -102,7 +110,6 @@ pub enum Volume {
         dry_run: bool,
     },
     /// Make a volume from a snapshot (the same as `windlass clone`)
-    #[command(hide = true)]
     Clone(super::clone::Clone),
 }
 
@@ -179,6 +186,37 @@ impl SettingFlags {
     }
 }
 
+/// A volume's new name, alone or with its pool.
+#[derive(Clone, Debug)]
+pub struct NewName {
+    pool: Option<Name>,
+    name: Name,
+}
+
+impl FromStr for NewName {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<NewName> {
+        match s.contains('/') {
+            true => s.parse().map(|path: VolumePath| NewName { pool: Some(path.pool), name: path.volume }),
+            false => Ok(NewName { pool: None, name: s.parse()? }),
+        }
+    }
+}
+
+impl NewName {
+    /// As a name in this volume's pool.
+    fn within(self, path: &VolumePath) -> Result<Name> {
+        match self.pool.filter(|pool| *pool != path.pool) {
+            None => Ok(self.name),
+            Some(_) => {
+                let (pool, name) = (&path.pool, &self.name);
+                let why = format!("a volume stays in its pool: name it {pool}/{name}");
+                Err(Error::new(Kind::Usage, why))
+            }
+        }
+    }
+}
+
 pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     match args {
         Volume::Create { path, size, settings, if_absent } => {
@@ -189,6 +227,10 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::History { path } => show(global, Verb::VolumeHistory { path }, history).await,
+        Volume::Rename { path, to } => {
+            let to = to.within(&path)?;
+            plain(global, Verb::VolumeRename { path, to }).await
+        }
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Rollback(args) => roll_back(global, args).await,
         Volume::Resize { path, size, disconnect } => {
@@ -230,21 +272,25 @@ fn history(marks: Vec<HistoryLine>) {
 }
 
 fn list(volumes: Vec<VolumeLine>) {
-    let row = |line: VolumeLine| match line {
-        VolumeLine::Known(v) => {
-            let owner = output::or_dash(v.info.owner);
-            vec![v.path.to_string(), show_size(v.info.size), owner, v.state.into_owned()]
-        }
-        VolumeLine::Unknown { path, state } => {
-            vec![path.to_string(), "-".into(), "-".into(), state.into_owned()]
+    let row = |(depth, line): (usize, VolumeLine)| {
+        let shown = |path: VolumePath| format!("{:1$}{path}", "", 2 * depth);
+        match line {
+            VolumeLine::Known(v) => {
+                let (owner, origin) = (output::or_dash(v.info.owner), output::or_dash(v.origin));
+                vec![shown(v.path), show_size(v.info.size), owner, v.state.into_owned(), origin]
+            }
+            VolumeLine::Unknown { path, state } => {
+                vec![shown(path), "-".into(), "-".into(), state.into_owned(), "-".into()]
+            }
         }
     };
-    output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], volumes.into_iter().map(row).collect());
+    let heading = ["VOLUME", "SIZE", "OWNER", "STATE", "ORIGIN"];
+    output::table(&heading, volume_tree::in_order(volumes).into_iter().map(row).collect());
 }
 
 /// What people look for first stands first. Journals that are kept are told by notes.
 fn info(answer: VolumeAnswer) {
-    let VolumeAnswer { path, state, clients, writers: _, info } = answer;
+    let VolumeAnswer { path, state, clients, writers: _, origin, info } = answer;
     let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
     let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
     let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
@@ -278,6 +324,7 @@ fn info(answer: VolumeAnswer) {
     line("max tail", show_time(info.max_tail_ms));
     line("on outage", settings.show("on-outage").trim_start_matches("on-outage=").to_owned());
     line("open here", yes(info.open_here));
+    line("origin", output::or_dash(origin));
     line("packed", show_bytes(info.packed_bytes));
     line("parent", output::or_dash(info.parent.map(of_parent)));
     // What the parent comes from.
@@ -296,7 +343,21 @@ fn info(answer: VolumeAnswer) {
     line("template", yes(info.template));
 }
 
-fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {
-    let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
-    format!("{volume}@{snapshot}")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_name_is_given_with_or_without_the_pool() {
+        let path: VolumePath = "p/v".parse().unwrap();
+        let named = |text: &str| text.parse::<NewName>().and_then(|new| new.within(&path));
+        for text in ["w", "p/w"] {
+            assert_eq!(named(text).unwrap().as_str(), "w");
+        }
+        let elsewhere = named("q/w").unwrap_err();
+        assert!(elsewhere.is(Kind::Usage) && elsewhere.to_string().contains("p/w"), "{elsewhere}");
+        for bad in ["", "W", "p/", "/w", "p/w/x"] {
+            assert!(named(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -30,8 +30,11 @@ pub struct PoolLine {
     pub layout: Option<String>,
     pub stores: usize,
     pub state: Word,
-    /// Why it isn't `open`; of one that nobody has tried to open, none.
+    /// Why it isn't `open`, or that it fills up; of one that nobody has tried to open, none.
     pub trouble: Option<String>,
+    /// As far as the stores can tell, or the user has told the pool's capacity.
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
 }
 
 /// `pool status`.
@@ -41,6 +44,9 @@ pub struct PoolAnswer {
     pub status: PoolStatus,
     /// On this host.
     pub last_scrub: Option<LastScrub>,
+    /// As in `PoolLine`.
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
 }
 
 /// What is printed of `pool scrub`; the whole answer is the pool's `ScrubReport`.
@@ -68,6 +74,8 @@ pub struct VolumeAnswer {
     pub clients: u64,
     /// Those who have written to it and are still connected.
     pub writers: Vec<String>,
+    /// Of a clone: the snapshot that it was made from, POOL/VOLUME@SNAPSHOT; the volume by its id where its name can't be told.
+    pub origin: Option<String>,
     #[serde(flatten)]
     pub info: VolumeInfo,
 }

@@ -115,12 +115,58 @@ pub struct ForceRecover {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolDestroy {
+    pub name: Name,
+    /// The pool's name once more: nothing is deleted without it.
+    pub confirmed: Option<Name>,
+    /// Also when a store is away, which keeps its contents, or when nobody can tell who uses the pool.
+    pub force: bool,
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeCreate {
     pub path: VolumePath,
     pub size: u64,
     /// `KEY=VALUE` each, as for `VolumeSet`.
     pub settings: Vec<String>,
     pub if_absent: bool,
+}
+
+/// Clones that are made of one snapshot by one command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CloneMany {
+    pub from: SnapshotPath,
+    pub count: u32,
+    /// Their names; `{n}` stands for 1, 2, … up to `count`.
+    pub pattern: String,
+    pub if_absent: bool,
+}
+
+/// What stands for a clone's number in the pattern of its name.
+const NUMBER: &str = "{n}";
+/// Most clones of one command.
+const CLONES_MAX: u32 = 10_000;
+
+impl CloneMany {
+    /// The clones' paths, in order of their numbers.
+    ///
+    /// # Errors
+    /// `Usage`: there are none or too many of them, two would have the same name, or one of the names is none.
+    pub fn paths(&self) -> Result<Vec<VolumePath>> {
+        let bad = |why: String| Err(Error::new(Kind::Usage, why));
+        if !(1..=CLONES_MAX).contains(&self.count) {
+            return bad(format!("--count {} is not possible: use 1 to {CLONES_MAX}", self.count));
+        }
+        if !self.pattern.contains(NUMBER) {
+            return bad(format!("--name {:?} gives all clones one name: put {NUMBER} into it", self.pattern));
+        }
+        let path = |n: u32| {
+            let volume = self.pattern.replace(NUMBER, &n.to_string()).parse()?;
+            Ok(VolumePath { pool: self.from.volume.pool.clone(), volume })
+        };
+        (1..=self.count).map(path).collect()
+    }
 }
 
 /// How fast a scrub or repair reads the stores.
@@ -154,6 +200,7 @@ pub enum Verb {
         name: Name,
         if_exists: bool,
     },
+    PoolDestroy(PoolDestroy),
     PoolScrub {
         name: Name,
         scrub: ScrubRequest,
@@ -181,6 +228,10 @@ pub enum Verb {
         path: VolumePath,
         /// `KEY=VALUE` each.
         assignments: Vec<String>,
+    },
+    VolumeRename {
+        path: VolumePath,
+        to: Name,
     },
     VolumeRelease {
         path: VolumePath,
@@ -249,6 +300,7 @@ pub enum Verb {
         to: VolumePath,
         if_absent: bool,
     },
+    CloneMany(CloneMany),
     Mount {
         url: String,
         dir: String,
@@ -362,6 +414,24 @@ mod tests {
         assert_eq!(path.to_string(), "p/v@s");
         for bad in ["p", "p/v", "p@s", "/v@s", "p/@s", "p/v@", "p/v/w@s"] {
             assert!(bad.parse::<SnapshotPath>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_many_clones_are_checked_before_any_is_made() {
+        let many = |count, pattern: &str| {
+            let from = "p/v@s".parse().unwrap();
+            CloneMany { from, count, pattern: pattern.into(), if_absent: false }.paths()
+        };
+        let names = |paths: Vec<VolumePath>| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(many(3, "web-{n}").unwrap()), ["p/web-1", "p/web-2", "p/web-3"]);
+        assert_eq!(names(many(1, "{n}.{n}").unwrap()), ["p/1.1"]);
+        assert_eq!(many(10_000, "w{n}").unwrap().len(), 10_000);
+        let long = format!("{}{{n}}", "x".repeat(62));
+        assert_eq!(many(9, &long).unwrap().len(), 9);
+        for (count, pattern) in [(0, "w{n}"), (10_001, "w{n}"), (3, "web"), (3, "W{n}"), (3, ""), (10, &long)]
+        {
+            assert!(many(count, pattern).unwrap_err().is(Kind::Usage), "{count} {pattern}");
         }
     }
 

@@ -31,6 +31,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(5);
 /// Volumes without a client that are opened again at once: a client's opening waits for none of them.
 const REOPEN_AT_ONCE: usize = 8;
+/// How often it is looked at how full the pools are.
+const CAPACITY_AGAIN: Duration = Duration::from_secs(300);
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -101,6 +103,7 @@ impl Engine {
             pools: Pools::new(host_context.clone(), memory(&host_context, &options)).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
+            capacities: Default::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
             began: rt.now(),
@@ -134,6 +137,7 @@ impl Engine {
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
         self.serve_metrics(&options.metrics).await?;
         self.open_pools(&options.pools).await?;
+        self.watch_capacity();
         self.listen(&options.nbd).await
     }
 
@@ -197,14 +201,16 @@ impl Engine {
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
         // A command that has it alone opens it too.
-        let Ok(_session) = self.state.sessions.enter(&path, volumes, Visitor::Command("the daemon")) else {
+        let Ok(session) = self.state.sessions.enter(&path, volumes, Visitor::Command("the daemon")) else {
             return;
         };
-        if let Err(error) = volumes.open(&path.volume, OpenMode::Normal).await
+        match volumes.open(&path.volume, OpenMode::Normal).await {
+            Ok(volume) => session.opened(&volume),
             // Another host may take it over meanwhile.
-            && !error.is(Kind::Owned)
-        {
-            tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now");
+            Err(error) if error.is(Kind::Owned) => {}
+            Err(error) => {
+                tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now")
+            }
         }
     }
 
@@ -225,6 +231,22 @@ impl Engine {
             }
         };
         self.state.host_context.rt.spawn(work).detach();
+    }
+
+    /// Looks now and then how full the pools are, so that the log says in time that one fills up.
+    fn watch_capacity(self: &Arc<Self>) {
+        let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
+        let work = async move {
+            while let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) {
+                for (_, open) in state.pools.opened() {
+                    state.capacities.look(&open).await;
+                }
+                let (rt, stop) = (state.host_context.rt.clone(), state.stop.clone());
+                drop(state);
+                let _ = rt.timeout(CAPACITY_AGAIN, stop.cancelled()).await;
+            }
+        };
+        rt.spawn(work).detach();
     }
 
     async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {

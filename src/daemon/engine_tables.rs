@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::capacity::Capacities;
 use super::config::Config;
 use super::mounts::Mounts;
 use super::pools::Pools;
@@ -21,6 +22,8 @@ pub struct EngineState {
     pub pools: Pools,
     pub sessions: Arc<Sessions>,
     pub mounts: Arc<Mounts>,
+    /// How full the pools were when that was looked at last.
+    pub capacities: Capacities,
     /// Where NBD clients connect, ports resolved.
     pub nbd: Mutex<Vec<Address>>,
     /// Where the metrics are read.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::volume_clients::{Session, Visitor};
-use crate::base::{Error, Kind, Result, Rope};
+use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{Description, Export, Exports, ListedExport};
 use crate::volume::{Direction, OpenMode, SnapshotView, Volume};
 
@@ -110,8 +110,9 @@ impl Exports for EngineExports {
                 let open = state.pools.get(&path.pool).await?;
                 let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
+                session.opened(&volume);
                 let template = volume.settings().template;
-                Ok(Arc::new(VolumeExport { name: path.to_string(), volume, session, template }))
+                Ok(Arc::new(VolumeExport { pool: path.pool, volume, session, template }))
             }
             Target::Snapshot(path) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -123,7 +124,7 @@ impl Exports for EngineExports {
 }
 
 struct VolumeExport {
-    name: String,
+    pool: Name,
     volume: Arc<Volume>,
     session: Session,
     /// As it was when the client came.
@@ -133,7 +134,8 @@ struct VolumeExport {
 #[async_trait]
 impl Export for VolumeExport {
     fn describe(&self) -> Description {
-        describe_volume(self.name.clone(), self.volume.size(), self.template)
+        let name = format!("{}/{}", self.pool, self.volume.name());
+        describe_volume(name, self.volume.size(), self.template)
     }
     fn size(&self) -> u64 {
         self.volume.size()

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod api;
+mod capacity;
 mod config;
 pub mod control;
 mod engine;

@@ -11,8 +11,11 @@ use parking_lot::Mutex;
 use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{CreateOptions, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap};
+use crate::base::{Error, Kind, Name, PoolId, Result};
+use crate::pool::{
+    CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap,
+    being_destroyed,
+};
 use crate::store::{self, BucketRef, StoreUrl};
 use crate::volume::{EngineContext, Memory, Tuning, Volumes};
 
@@ -100,7 +103,10 @@ impl Pools {
         if let Some(open) = &*open {
             return Ok(open.clone());
         }
-        let known = slot.known.lock().stores.clone();
+        let KnownPool { stores: known, destroying, .. } = slot.known.lock().clone();
+        if destroying.is_some() {
+            return Err(being_destroyed(name));
+        }
         let tried = self.try_open(name, &known).await;
         *slot.closed.lock() = tried.as_ref().err().map(ToString::to_string);
         let pool = tried?;
@@ -227,7 +233,7 @@ impl Pools {
     }
 
     async fn learn(&self, name: &Name, stores: Vec<String>, pool: Arc<Pool>) -> Result<Arc<OpenPool>> {
-        let known = KnownPool { format: 1, name: name.clone(), stores };
+        let known = KnownPool { format: 1, name: name.clone(), stores, destroying: None };
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         let open = self.opened_as(pool);
         let slot = Slot {
@@ -294,6 +300,34 @@ impl Pools {
         self.host_context.home.forget(&*self.host_context.disk, name).await?;
         self.slots.lock().remove(name);
         Ok(())
+    }
+
+    /// The stores of a pool that is to be deleted. Changes nothing.
+    pub async fn destruction(&self, name: &Name) -> Result<Destruction> {
+        let KnownPool { stores, destroying, .. } = self.slot(name)?.known.lock().clone();
+        Destruction::find(self.host(name), name, self.buckets(&stores).await?, destroying).await
+    }
+
+    /// From now on the pool is not opened here any more.
+    pub async fn begin_destruction(&self, name: &Name, pool: PoolId) -> Result<()> {
+        let _change = self.change.lock().await;
+        let slot = self.slot(name)?;
+        let known = KnownPool { destroying: Some(pool), ..slot.known.lock().clone() };
+        self.host_context.home.remember(&*self.host_context.disk, &known).await?;
+        *slot.known.lock() = known;
+        if let Some(open) = slot.open.lock().await.take() {
+            open.pool.close().await;
+        }
+        Ok(())
+    }
+
+    /// Forgets a pool that is deleted, and what was kept of it here but for journals that were put aside: their folders.
+    pub async fn forget_destroyed(&self, name: &Name, pool: PoolId) -> Result<Vec<PathBuf>> {
+        let _change = self.change.lock().await;
+        let kept = self.host_context.home.clear(&*self.host_context.disk, name, pool).await?;
+        self.host_context.home.forget(&*self.host_context.disk, name).await?;
+        self.slots.lock().remove(name);
+        Ok(kept)
     }
 
     /// Releases all volumes, all pools at once; the sentences name what stays ours.

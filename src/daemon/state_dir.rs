@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::{Error, HostId, Kind, Name, Result, ResultExt};
+use crate::base::{Error, HostId, Kind, Name, PoolId, Result, ResultExt};
 use crate::volume::Host;
 
 /// Longest path of a unix socket that Linux takes, in bytes.
@@ -28,6 +28,9 @@ pub struct KnownPool {
     pub name: Name,
     /// `URL[,zone=Z]` each, by index.
     pub stores: Vec<String>,
+    /// Its id, when this host has begun to destroy it: it is not opened any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroying: Option<PoolId>,
 }
 
 impl StateDir {
@@ -165,13 +168,43 @@ impl StateDir {
         };
         for pool in all(self.volumes()).await {
             for volume in all(pool).await {
-                let is_kept = |path: &PathBuf| {
-                    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("journal."))
-                };
-                kept.extend(all(volume).await.into_iter().filter(is_kept));
+                kept.extend(all(volume).await.into_iter().filter(|path| is_kept_journal(path)));
             }
         }
         kept
+    }
+
+    /// Deletes what this host keeps of a pool that is no more; the journals that were put aside stay, and are told.
+    pub async fn clear(&self, disk: &dyn Disk, name: &Name, pool: PoolId) -> Result<Vec<PathBuf>> {
+        let failed = |path: &Path| format!("removing {}", path.display());
+        let mut kept = Vec::new();
+        for root in [self.hints().join(name.as_str()), self.volumes().join(pool.to_string())] {
+            let mut to_visit = vec![root];
+            let mut folders = Vec::new();
+            while let Some(path) = to_visit.pop() {
+                if is_kept_journal(&path) {
+                    kept.push(path);
+                    continue;
+                }
+                match disk.list(&path).await {
+                    Ok(names) => {
+                        to_visit.extend(names.iter().map(|name| path.join(name)));
+                        folders.push(path);
+                    }
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+                        disk.remove(&path).await.context(|| failed(&path))?;
+                    }
+                    Err(e) => return Err(Error::from(e).context(failed(&path))),
+                }
+            }
+            for folder in
+                folders.iter().rev().filter(|folder| !kept.iter().any(|path| path.starts_with(folder)))
+            {
+                disk.remove_dir(folder).await.context(|| failed(folder))?;
+            }
+        }
+        Ok(kept)
     }
 
     pub async fn remember(&self, disk: &dyn Disk, pool: &KnownPool) -> Result<()> {
@@ -184,6 +217,11 @@ impl StateDir {
         disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
         disk.sync_dir(&self.pools()).await.context(|| format!("syncing {}", self.pools().display()))
     }
+}
+
+/// Whether this is a journal that was put aside.
+fn is_kept_journal(path: &Path) -> bool {
+    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("journal."))
 }
 
 async fn read_json<T: serde::de::DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>> {
@@ -226,7 +264,12 @@ mod tests {
         let id = home.host(&rt, &*disk).await.unwrap().id;
         assert_eq!(home.host(&rt, &*disk).await.unwrap().id, id);
         assert!(home.known_pools(&*disk).await.unwrap().is_empty());
-        let pool = KnownPool { format: 1, name: "p".parse().unwrap(), stores: vec!["file:///x".into()] };
+        let pool = KnownPool {
+            format: 1,
+            name: "p".parse().unwrap(),
+            stores: vec!["file:///x".into()],
+            destroying: None,
+        };
         home.remember(&*disk, &pool).await.unwrap();
         assert_eq!(home.known_pools(&*disk).await.unwrap().len(), 1);
         home.forget(&*disk, &pool.name).await.unwrap();

@@ -1,14 +1,14 @@
 //! Who uses which volume: clients are counted, and a volume that nobody has used for a while is released, so that
 //! another host can open it without a word.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::api::VolumePath;
 use crate::base::rt::Rt;
 use crate::base::size::show_count;
-use crate::base::{Error, Kind, Result};
-use crate::volume::Volumes;
+use crate::base::{Error, Kind, Name, Result};
+use crate::volume::{Volume, Volumes};
 
 /// How long a volume stays ours after its last client left.
 const LINGER: Duration = Duration::from_secs(60);
@@ -54,13 +54,19 @@ struct Use {
     writers: BTreeMap<String, u64>,
     /// That there are several was said.
     warned: bool,
+    /// What they use, once one of them has opened it. It tells by which name it goes now.
+    volume: Weak<Volume>,
 }
+
+/// Uses of volumes by their names; several of one name for as long as a volume took that name while others asked for it.
+/// Whoever joins or ends one holds the lock of all.
+type Uses = BTreeMap<VolumePath, Vec<Arc<Mutex<Use>>>>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Sessions {
     rt: Rt,
-    uses: Mutex<BTreeMap<VolumePath, Use>>,
+    uses: Mutex<Uses>,
     /// Somebody has left.
     left: Notify,
 }
@@ -72,9 +78,78 @@ pub struct SessionInfo {
     pub clients: u64,
 }
 
+/// A volume that was renamed is in use under its new name.
+fn follow_names(uses: &mut Uses) {
+    let mut moved = Vec::new();
+    for (path, all) in uses.iter_mut() {
+        for one in all.extract_if(.., |one| one.lock().name().is_some_and(|name| name != path.volume)) {
+            let Some(volume) = one.lock().name() else { continue };
+            moved.push((VolumePath { pool: path.pool.clone(), volume }, one));
+        }
+    }
+    if moved.is_empty() {
+        return;
+    }
+    uses.retain(|_, all| !all.is_empty());
+    for (path, one) in moved {
+        uses.entry(path).or_default().push(one);
+    }
+}
+
+impl Use {
+    /// What the volume is called now, once it is open.
+    fn name(&self) -> Option<Name> {
+        self.volume.upgrade().map(|volume| volume.name())
+    }
+
+    fn visit(&mut self) -> u64 {
+        self.visits += 1;
+        self.visits
+    }
+
+    /// Nobody is there, and nobody has it alone.
+    fn is_over(&self) -> bool {
+        self.clients.is_empty() && self.alone.is_none()
+    }
+
+    fn hang_up(&self) -> usize {
+        self.clients.values().flat_map(|c| &c.hang_up).map(CancellationToken::cancel).count()
+    }
+}
+
+/// `Owned`: a command has the volume alone.
+fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>]) -> Result<()> {
+    match all.iter().find_map(|one| one.lock().alone) {
+        Some(what) => Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is"))),
+        None => Ok(()),
+    }
+}
+
+/// `Owned`, by their names, while somebody uses the volume, but for those who will be hung up on.
+fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -> Result<()> {
+    let mut names = Vec::new();
+    for one in all {
+        let one = one.lock();
+        let stays = one.clients.values().filter(|c| !hang_up || c.hang_up.is_none());
+        names.extend(stays.map(|c| c.name.clone()));
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let many = show_count(names.len() as u64, "client");
+    let why = format!("{path} has {many} connected ({}): disconnect first", names.join(", "));
+    Err(Error::new(Kind::Owned, why))
+}
+
 impl Sessions {
     pub fn new(rt: Rt) -> Arc<Sessions> {
         Arc::new(Sessions { rt, uses: Mutex::default(), left: Notify::new() })
+    }
+
+    fn uses(&self) -> MutexGuard<'_, Uses> {
+        let mut uses = self.uses.lock();
+        follow_names(&mut uses);
+        uses
     }
 
     /// Counts one client until the guard is dropped. `Owned`: a command has the volume alone.
@@ -84,24 +159,34 @@ impl Sessions {
         volumes: &Volumes,
         who: Visitor<'_>,
     ) -> Result<Session> {
-        let mut uses = self.uses.lock();
-        let one = uses.entry(path.clone()).or_default();
-        one.free(path)?;
+        let mut uses = self.uses();
+        let all = uses.entry(path.clone()).or_default();
+        check_free(path, all)?;
+        if all.is_empty() {
+            all.push(Arc::default());
+        }
+        let counted = all[0].clone();
         let (name, hang_up) = match who {
             Visitor::Client(peer) => (peer, Some(CancellationToken::new())),
             Visitor::Command(what) => (what, None),
         };
-        let session = Session {
+        let visit = {
+            let mut one = counted.lock();
+            let visit = one.visit();
+            one.clients.insert(visit, Client { name: name.to_owned(), hang_up: hang_up.clone() });
+            visit
+        };
+        drop(uses);
+        Ok(Session {
             of: self.clone(),
+            counted,
             path: path.clone(),
             volumes: volumes.clone(),
-            visit: one.visit(),
-            hang_up: hang_up.clone().unwrap_or_default(),
+            visit,
+            hang_up: hang_up.unwrap_or_default(),
             writer: writer(name),
             writes: AtomicBool::new(false),
-        };
-        one.clients.insert(session.visit, Client { name: name.to_owned(), hang_up });
-        Ok(session)
+        })
     }
 
     /// Nobody else uses the volume until the guard is dropped. `what` is being done to it, as in "is being …". `Owned`, by
@@ -113,20 +198,27 @@ impl Sessions {
         what: &'static str,
         hang_up: bool,
     ) -> Result<Alone> {
-        let alone = {
-            let mut uses = self.uses.lock();
-            let one = uses.entry(path.clone()).or_default();
-            one.free(path)?;
-            one.nobody(path, hang_up)?;
-            one.alone = Some(what);
-            one.clients.values().flat_map(|c| &c.hang_up).for_each(CancellationToken::cancel);
-            one.visit();
-            Alone { of: self.clone(), path: path.clone(), volumes: volumes.clone() }
+        let (alone, all) = {
+            let mut uses = self.uses();
+            let all = uses.entry(path.clone()).or_default();
+            check_free(path, all)?;
+            check_unused(path, all, hang_up)?;
+            if all.is_empty() {
+                all.push(Arc::default());
+            }
+            let counted = all[0].clone();
+            {
+                let mut one = counted.lock();
+                one.alone = Some(what);
+                one.visit();
+            }
+            all.iter().for_each(|one| drop(one.lock().hang_up()));
+            (Alone { of: self.clone(), counted, path: path.clone(), volumes: volumes.clone() }, all.clone())
         };
         let all_left = async {
             loop {
                 let left = self.left.notified();
-                if self.clients(path) == 0 {
+                if clients(&all) == 0 {
                     return;
                 }
                 left.await;
@@ -143,100 +235,110 @@ impl Sessions {
 
     /// Ends the connections of clients, who may come again at once. So many there were.
     pub fn hang_up(&self, path: &VolumePath) -> usize {
-        let uses = self.uses.lock();
-        let tokens = uses.get(path).into_iter().flat_map(|one| one.clients.values()).flat_map(|c| &c.hang_up);
-        tokens.map(CancellationToken::cancel).count()
+        self.uses().get(path).into_iter().flatten().map(|one| one.lock().hang_up()).sum()
     }
 
     /// `Owned`, by their names, while somebody uses the volume.
     pub fn check_unused(&self, path: &VolumePath) -> Result<()> {
-        self.uses.lock().get(path).map_or(Ok(()), |one| one.free(path).and_then(|()| one.nobody(path, false)))
+        let uses = self.uses();
+        let Some(all) = uses.get(path) else { return Ok(()) };
+        check_free(path, all)?;
+        check_unused(path, all, false)
     }
 
     pub fn list(&self) -> Vec<SessionInfo> {
-        let uses = self.uses.lock();
-        uses.iter()
-            .map(|(path, u)| SessionInfo { path: path.clone(), clients: u.clients.len() as u64 })
-            .collect()
+        let uses = self.uses();
+        uses.iter().map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all) }).collect()
+    }
+
+    /// Of a pool that is no more: nothing of it is left to release.
+    pub fn forget(&self, pool: &Name) {
+        self.uses().retain(|path, all| path.pool != *pool || clients(all) > 0);
     }
 
     pub fn clients(&self, path: &VolumePath) -> u64 {
-        self.uses.lock().get(path).map_or(0, |u| u.clients.len() as u64)
+        self.uses().get(path).map_or(0, |all| clients(all))
     }
 
     /// Those who have written to the volume and are still connected.
     pub fn writers(&self, path: &VolumePath) -> Vec<String> {
-        self.uses.lock().get(path).map_or_else(Vec::new, |u| u.writers.keys().cloned().collect())
+        let uses = self.uses();
+        let all = uses.get(path).into_iter().flatten();
+        let writers: BTreeSet<String> =
+            all.flat_map(|one| one.lock().writers.keys().cloned().collect::<Vec<_>>()).collect();
+        writers.into_iter().collect()
     }
 
-    fn writes(&self, path: &VolumePath, writer: &str) {
-        let mut uses = self.uses.lock();
-        let Some(one) = uses.get_mut(path) else { return };
-        *one.writers.entry(writer.to_owned()).or_default() += 1;
-        if one.writers.len() > 1 && !std::mem::replace(&mut one.warned, true) {
-            let writers = one.writers.keys().cloned().collect::<Vec<_>>().join(", ");
-            tracing::warn!(volume = %path, writers, "several clients write to one volume: no ordinary filesystem bears that");
-        }
-    }
-
-    fn leave(self: &Arc<Self>, Session { path, volumes, visit, writer, writes, .. }: &Session) {
+    fn leave(self: &Arc<Self>, Session { counted, path, volumes, visit, writer, writes, .. }: &Session) {
         {
-            let mut uses = self.uses.lock();
-            let Some(one) = uses.get_mut(path) else { return };
-            if writes.load(Ordering::Acquire) {
-                leave(&mut one.writers, writer);
+            let mut one = counted.lock();
+            if writes.load(Ordering::Acquire)
+                && let Entry::Occupied(mut left) = one.writers.entry(writer.clone())
+            {
+                *left.get_mut() -= 1;
+                if *left.get() == 0 {
+                    left.remove();
+                }
             }
             one.warned &= one.writers.len() > 1;
             one.clients.remove(visit);
         }
         self.left.notify_waiters();
-        self.linger(path, volumes);
+        self.linger(counted, path, volumes);
     }
 
     /// The volume is released when nobody comes any more.
-    fn linger(self: &Arc<Self>, path: &VolumePath, volumes: &Volumes) {
-        let visit = match self.uses.lock().get(path) {
-            Some(one) if one.clients.is_empty() && one.alone.is_none() => one.visits,
+    fn linger(self: &Arc<Self>, counted: &Arc<Mutex<Use>>, path: &VolumePath, volumes: &Volumes) {
+        let visit = match &*counted.lock() {
+            one if one.is_over() => one.visits,
             _ => return,
         };
-        let (this, path, volumes) = (self.clone(), path.clone(), volumes.clone());
+        let (this, counted, path, volumes) = (self.clone(), counted.clone(), path.clone(), volumes.clone());
         self.rt
             .spawn(async move {
                 this.rt.sleep(LINGER).await;
-                this.release(&path, visit, &volumes).await;
+                this.release(&counted, &path, visit, &volumes).await;
             })
             .detach();
     }
 
-    async fn release(&self, path: &VolumePath, visit: u64, volumes: &Volumes) {
-        {
-            let mut uses = self.uses.lock();
-            if uses.get(path).is_none_or(|u| u.visits != visit || u.alone.is_some() || !u.clients.is_empty())
-            {
+    /// `came_by`: the name that its last client asked for.
+    async fn release(&self, counted: &Arc<Mutex<Use>>, came_by: &VolumePath, visit: u64, volumes: &Volumes) {
+        let path = {
+            let mut uses = self.uses();
+            let is_this = |one: &Arc<Mutex<Use>>| Arc::ptr_eq(one, counted);
+            let Some((path, all)) = uses.iter_mut().find(|(_, all)| all.iter().any(is_this)) else { return };
+            let one = counted.lock();
+            if one.visits != visit || !one.is_over() {
                 return;
             }
-            uses.remove(path);
-        }
-        if let Err(error) = volumes.release(&path.volume).await {
+            drop(one);
+            let path = path.clone();
+            all.retain(|one| !is_this(one));
+            if clients(all) > 0 {
+                return;
+            }
+            uses.remove(&path);
+            path
+        };
+        // One that nobody could open is asked for by its name.
+        let name = counted.lock().name().unwrap_or_else(|| came_by.volume.clone());
+        if let Err(error) = volumes.release(&name).await {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
         }
     }
 }
 
-/// One connection less.
-fn leave(connections: &mut BTreeMap<String, u64>, writer: &str) {
-    if let Entry::Occupied(mut left) = connections.entry(writer.to_owned()) {
-        *left.get_mut() -= 1;
-        if *left.get() == 0 {
-            left.remove();
-        }
-    }
+/// Clients of one volume.
+fn clients(all: &[Arc<Mutex<Use>>]) -> u64 {
+    all.iter().map(|one| one.lock().clients.len() as u64).sum()
 }
 
 /// A client's presence.
 #[derive(Debug)]
 pub struct Session {
     of: Arc<Sessions>,
+    counted: Arc<Mutex<Use>>,
     path: VolumePath,
     volumes: Volumes,
     visit: u64,
@@ -249,44 +351,15 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Alone {
     of: Arc<Sessions>,
+    counted: Arc<Mutex<Use>>,
     path: VolumePath,
     volumes: Volumes,
 }
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        if let Some(one) = self.of.uses.lock().get_mut(&self.path) {
-            one.alone = None;
-        }
-        self.of.linger(&self.path, &self.volumes);
-    }
-}
-
-impl Use {
-    fn visit(&mut self) -> u64 {
-        self.visits += 1;
-        self.visits
-    }
-
-    fn free(&self, path: &VolumePath) -> Result<()> {
-        match self.alone {
-            Some(what) => {
-                Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is")))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// But for those who can be hung up on, if they will be.
-    fn nobody(&self, path: &VolumePath, hang_up: bool) -> Result<()> {
-        let stays = self.clients.values().filter(|c| !hang_up || c.hang_up.is_none());
-        let names: Vec<&str> = stays.map(|c| &*c.name).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let many = show_count(names.len() as u64, "client");
-        let why = format!("{path} has {many} connected ({}): disconnect first", names.join(", "));
-        Err(Error::new(Kind::Owned, why))
+        self.counted.lock().alone = None;
+        self.of.linger(&self.counted, &self.path, &self.volumes);
     }
 }
 
@@ -299,6 +372,11 @@ fn writer(peer: &str) -> String {
 }
 
 impl Session {
+    /// The client uses this volume, whatever its name will be.
+    pub fn opened(&self, volume: &Arc<Volume>) {
+        self.counted.lock().volume = Arc::downgrade(volume);
+    }
+
     /// Cancelled when the client is to be hung up on.
     pub fn hang_up(&self) -> CancellationToken {
         self.hang_up.clone()
@@ -307,8 +385,14 @@ impl Session {
     /// The client changes the volume.
     pub fn writes(&self) {
         // Asked at each write: looked at before it is taken.
-        if !self.writes.load(Ordering::Relaxed) && !self.writes.swap(true, Ordering::AcqRel) {
-            self.of.writes(&self.path, &self.writer);
+        if self.writes.load(Ordering::Relaxed) || self.writes.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut one = self.counted.lock();
+        *one.writers.entry(self.writer.clone()).or_default() += 1;
+        if one.writers.len() > 1 && !std::mem::replace(&mut one.warned, true) {
+            let writers = one.writers.keys().cloned().collect::<Vec<_>>().join(", ");
+            tracing::warn!(volume = %self.path, writers, "several clients write to one volume: no ordinary filesystem bears that");
         }
     }
 }

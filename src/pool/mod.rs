@@ -10,17 +10,22 @@ mod stores;
 #[cfg(test)]
 mod tests;
 
-pub use admin::{CreateOptions, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap};
+pub use crate::store::Space;
+pub use admin::{
+    CreateOptions, Deleted, Destruction, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap,
+};
 #[cfg(feature = "sim")]
 pub use chunk::sealing;
 pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
 pub use io::{
-    Away, Catalog, Condition, Need, Payload, PoolStatus, Probe, StoreState, StoreStatus, Told, Upload, Verify,
+    Away, Catalog, CatalogEntry, Condition, NameEntry, Need, Payload, PoolStatus, Probe, StoreState,
+    StoreStatus, Told, Upload, Verify,
 };
 pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
 pub use register::{Change, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{
     ASIDE, LABEL_KEY, LABEL_MAX, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost,
-    PoolSettings, PoolStore, Roster, Standing, StoreEntry, place, register_key, shard_key, shard_on,
+    PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, place, register_key, shard_key,
+    shard_on,
 };

@@ -243,9 +243,27 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// Room on the filesystem that a store's folder is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Tells one filesystem from another on this host.
+    pub filesystem: u64,
+    /// By whatever is on it, the store's objects among it.
+    pub used_bytes: u64,
+    /// For who writes to the store.
+    pub free_bytes: u64,
+}
+
 /// What a filesystem needs beside that.
 #[async_trait]
 pub trait Bucket: Store {
+    /// The room that is left for the store, where it can tell.
+    async fn space(&self) -> Option<Space> {
+        match self.inner() {
+            Some(inner) => inner.space().await,
+            None => None,
+        }
+    }
     /// Says which objects these are and nothing of how they are reached: it stays the same with other keys.
     fn identity(&self) -> String {
         self.inner().map_or_else(|| self.url().to_owned(), |inner| inner.identity())

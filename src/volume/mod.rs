@@ -11,7 +11,8 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, snapshot_group,
+    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Unreadable, Volumes, end_all, rename,
+    snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use handle::Volume;

@@ -52,6 +52,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     async fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder that is empty.
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()>;
     /// File and folder names in a folder, sorted; `NotFound` when it isn't there.
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// The folder and its parents, durable.

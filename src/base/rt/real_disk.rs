@@ -344,6 +344,10 @@ impl Disk for RealDisk {
         let path = path.to_owned();
         ordered(writer, JobClass::Slow, move || std::fs::remove_file(path)).await
     }
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let (writer, dir) = (self.writer(dir), dir.to_owned());
+        ordered(writer, JobClass::Slow, move || std::fs::remove_dir(dir)).await
+    }
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = dir.to_owned();
         blocking(JobClass::Slow, move || {

@@ -1,6 +1,8 @@
 //! Each verb carried out.
 
 mod alter;
+mod clone;
+mod destroy;
 mod mount;
 mod pool;
 mod recover;
@@ -63,6 +65,9 @@ fn deed(verb: &Verb) -> Option<String> {
         Verb::PoolCreate(args) => format!("pool {} was made", args.name),
         Verb::PoolAdd { name, .. } => format!("pool {name} was added"),
         Verb::PoolForget { name, .. } => format!("pool {name} was forgotten"),
+        Verb::PoolDestroy(args) if args.dry_run => {
+            format!("it was asked what destroying pool {} takes", args.name)
+        }
         Verb::Mount { url, dir, .. } => format!("{url} was mounted at {dir}"),
         Verb::Unmount { dir } => format!("{dir} was unmounted"),
         Verb::MountExport { url, to } => format!("what is kept of {url} was copied to {to}"),
@@ -83,6 +88,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolStatus { name } => Box::pin(pool::status(state, &name)).await,
         Verb::PoolSet { name, assignments } => Box::pin(pool::set(state, &name, &assignments)).await,
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(state, &name)).await,
+        Verb::PoolDestroy(args) => Box::pin(destroy::destroy(state, &args, progress)).await,
         Verb::PoolScrub { name, scrub } => Box::pin(pool::scrub(state, &name, scrub, progress)).await,
         Verb::PoolRepair { name, scrub } => Box::pin(pool::repair(state, &name, scrub, progress)).await,
         Verb::PoolReplace { name, old, new, force } => {
@@ -93,6 +99,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
         Verb::VolumeSet { path, assignments } => Box::pin(volume::set(state, &path, &assignments)).await,
+        Verb::VolumeRename { path, to } => Box::pin(volume::rename(state, &path, &to)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
         Verb::VolumeRollBack { to, keep, disconnect } => {
             Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await
@@ -119,7 +126,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotRemove { path, dry_run, .. } => {
             Box::pin(volume::remove_snapshot(state, &path, dry_run)).await
         }
-        Verb::Clone { from, to, if_absent } => Box::pin(volume::clone(state, &from, &to, if_absent)).await,
+        Verb::Clone { from, to, if_absent } => Box::pin(clone::clone(state, &from, &to, if_absent)).await,
+        Verb::CloneMany(args) => Box::pin(clone::clone_many(state, &args, progress)).await,
         Verb::Mount { url, dir, options } => Box::pin(mount::mount(state, &url, &dir, &options)).await,
         Verb::Unmount { dir } => Box::pin(mount::unmount(state, &dir, progress)).await,
         Verb::MountList => Box::pin(mount::list(state)).await,

@@ -9,6 +9,7 @@ use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine};
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
+use crate::daemon::capacity::Capacity;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
@@ -24,7 +25,7 @@ const TOLD_MAX: usize = 100;
 const ASK: Duration = Duration::from_secs(3);
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
-    let opened = state.pools.opened();
+    let (opened, capacities) = (state.pools.opened(), &state.capacities);
     let line = |known: crate::daemon::KnownPool| {
         let open = opened.iter().find(|(name, _)| *name == known.name).map(|(_, open)| &*open.pool);
         let (state, trouble) = match open {
@@ -32,7 +33,17 @@ pub fn lines(state: &EngineState) -> Vec<PoolLine> {
             Some(pool) => state_of(pool),
         };
         let layout = open.map(|pool| pool.layout().to_string());
-        PoolLine { layout, stores: known.stores.len(), state: state.into(), trouble, name: known.name }
+        let capacity = capacities.of(&known.name);
+        let fills_up = capacity.warning.filter(|_| open.is_some());
+        PoolLine {
+            layout,
+            stores: known.stores.len(),
+            state: state.into(),
+            trouble: trouble.or(fills_up),
+            used_bytes: capacity.used_bytes,
+            free_bytes: capacity.free_bytes,
+            name: known.name,
+        }
     };
     state.pools.known().into_iter().map(line).collect()
 }
@@ -157,6 +168,7 @@ pub async fn list(state: &EngineState) -> Result<Outcome> {
         match state.pools.get(&known.name).await {
             Ok(open) => {
                 ask(&open.pool).await;
+                state.capacities.look(&open).await;
                 None
             }
             Err(error) => Some((known.name, error.to_string())),
@@ -167,7 +179,7 @@ pub async fn list(state: &EngineState) -> Result<Outcome> {
     for line in &mut lines {
         line.trouble = line.trouble.take().or_else(|| closed.remove(&line.name));
     }
-    let attention = lines.iter().any(|l| l.state != "open");
+    let attention = lines.iter().any(|l| l.state != "open" || l.trouble.is_some());
     let mut outcome = Outcome::of(&lines)?.degraded(attention);
     for line in lines {
         outcome.notes.extend(line.trouble.map(|why| format!("pool {}: {why}", line.name)));
@@ -190,17 +202,21 @@ pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
 }
 
 pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
-    let pool = super::replace::opened(state, name).await?.pool.clone();
+    let open = super::replace::opened(state, name).await?;
+    let pool = open.pool.clone();
     ask(&pool).await;
+    let capacity = state.capacities.look(&open).await;
     let status = pool.status();
-    let attention = status.pending_shards > 0
+    let attention = capacity.warning.is_some()
+        || status.pending_shards > 0
         || status.damaged_shards > 0
         || !status.damaged_registers.is_empty()
         || !status.replacing.is_empty()
         || status.stores.iter().any(|s| s.state != StoreState::In);
     let out = status.stores.iter().any(|s| s.state == StoreState::Out);
-    let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await };
-    let mut outcome = Outcome::of(&answer)?.degraded(attention);
+    let Capacity { used_bytes, free_bytes, warning } = capacity;
+    let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes };
+    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
     if let Some(last) = answer.last_scrub {
         let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
         let shards = show_count(last.checked_shards, "shard");

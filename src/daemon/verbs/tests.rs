@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::config::Config;
+use super::super::exports::EngineExports;
 use super::super::pools::Pools;
 use super::super::state_dir::{HostContext, StateDir};
 use super::super::volume_clients::{Sessions, Visitor};
 use super::*;
-use crate::base::Nonce;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::daemon::api::{PoolCreate, VolumeCreate};
+use crate::base::{Name, Nonce};
+use crate::daemon::answers::VolumeLine;
+use crate::daemon::api::{CloneMany, PoolCreate, VolumeCreate};
+use crate::nbd::Exports as _;
 use crate::volume::Memory;
 
 /// A host whose state is in `dir/NAME`.
@@ -26,6 +29,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         pools: Pools::new(host_context.clone(), Memory::new(64 << 20)).await.unwrap(),
         sessions: Sessions::new(rt.clone()),
         mounts: Arc::default(),
+        capacities: Default::default(),
         nbd: Default::default(),
         metrics: Default::default(),
         began: rt.now(),
@@ -57,8 +61,12 @@ async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result
 }
 
 async fn make_volume(state: &EngineState, path: &str) {
-    let args =
-        VolumeCreate { path: path.parse().unwrap(), size: 1 << 20, settings: Vec::new(), if_absent: false };
+    let args = VolumeCreate {
+        path: path.parse().unwrap(),
+        size: 1 << 20,
+        settings: Vec::new(),
+        if_absent: false,
+    };
     volume::create(state, args).await.unwrap();
 }
 
@@ -70,7 +78,7 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     make_volume(&state, "p/v").await;
     let mark = "p/v@s".parse().unwrap();
     volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
-    volume::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
     let said = volume::remove_snapshot(&state, &mark, false).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
     // As a removal leaves it that was killed after its first step.
@@ -83,29 +91,194 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_becomes_no_template_while_clients_may_write_to_it() {
+async fn many_clones_are_made_and_what_is_there_counts_when_that_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let state = state(dir.path(), "h").await;
     make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
     make_volume(&state, "p/v").await;
-    let (path, template) = ("p/v".parse().unwrap(), ["template=true".to_owned()]);
-    let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
-    let client = state.sessions.enter(&path, &volumes, Visitor::Client("process 7")).unwrap();
-    let refused = volume::set(&state, &path, &template).await.unwrap_err();
-    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 7"), "{refused}");
-    volume::set(&state, &path, &["iops=10".to_owned()]).await.unwrap();
-    drop(client);
-    volume::set(&state, &path, &template).await.unwrap();
-    // Who is connected by now only reads.
-    let _client = state.sessions.enter(&path, &volumes, Visitor::Client("process 7")).unwrap();
-    let again = volume::set(&state, &path, &template).await.unwrap();
+    make_volume(&state, "p/w-30").await;
+    let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    let many = async |count, pattern: &str, if_absent| {
+        let args = CloneMany { from: mark.clone(), count, pattern: pattern.into(), if_absent };
+        clone::clone_many(&state, &args, &ProgressSink::default()).await
+    };
+    // Nothing is made by a command that is wrong.
+    for (count, pattern) in [(0, "w-{n}"), (10_001, "w-{n}"), (20, "w")] {
+        assert!(many(count, pattern, false).await.unwrap_err().is(Kind::Usage));
+    }
+    let made = many(20, "w-{n}", false).await.unwrap();
+    assert_eq!(made.value["made"].as_array().unwrap().len(), 20);
+    assert_eq!((&made.value["made"][0], &made.value["made"][19]), (&"p/w-1".into(), &"p/w-20".into()));
+    let there = many(25, "w-{n}", true).await.unwrap();
+    assert_eq!(there.value["existed"].as_array().unwrap().len(), 20);
+    assert_eq!(there.value["made"].as_array().unwrap().len(), 5);
+    let stopped = many(26, "w-{n}", false).await.unwrap_err();
+    assert!(stopped.is(Kind::Exists), "{stopped}");
+    // One of them has its name from another volume: those that were made before it are told.
+    let other = many(30, "w-{n}", true).await.unwrap_err();
     assert!(
-        again.value["template"] == true && again.value["limits"]["iops"]["rate"] == 10,
-        "{}",
-        again.value
+        other.is(Kind::Exists) && other.to_string().contains("p/w-30 exists, but is no clone"),
+        "{other}"
     );
-    assert!(volume::remove(&state, &path, true).await.unwrap_err().is(Kind::Owned));
+    assert!(other.to_string().contains("4 of 30: p/w-26 to p/w-29;"), "{other}");
+    let line = |line: VolumeLine| match line {
+        VolumeLine::Known(v) => (v.path.to_string(), v.origin),
+        VolumeLine::Unknown { path, .. } => panic!("{path}"),
+    };
+    let listed: Vec<VolumeLine> = volume::list(&state, None).await.unwrap().answer().unwrap();
+    let listed: std::collections::BTreeMap<_, _> = listed.into_iter().map(line).collect();
+    assert_eq!(listed.len(), 2 + 29);
+    assert_eq!((&listed["p/w-7"], &listed["p/w-30"]), (&Some("p/v@s".to_owned()), &None));
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_volume_that_is_renamed_go_on_under_its_new_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let (v, w) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
+    let exports = EngineExports(Arc::downgrade(&state));
+    let client = exports.open("p/v", "process 7").await.unwrap();
+    client.write(0, vec![7; 4096].into()).await.unwrap();
+    volume::rename(&state, &v, &"w".parse().unwrap()).await.unwrap();
+    client.write(4096, vec![8; 4096].into()).await.unwrap();
+    client.flush().await.unwrap();
+    assert_eq!(client.describe().name, "p/w");
+    assert_eq!((state.sessions.clients(&v), state.sessions.clients(&w)), (0, 1));
+    assert_eq!(state.sessions.writers(&w), ["process 7"]);
+    assert_eq!(in_use(&state), [("p/w".to_owned(), "open".to_owned())]);
+    let listed: Vec<String> = exports.list().await.unwrap().into_iter().map(|one| one.name).collect();
+    assert_eq!(listed, ["p/w"]);
+    assert!(exports.open("p/v", "process 8").await.err().unwrap().is(Kind::NotFound));
+    // The old name is another volume's, whose clients are counted apart.
+    make_volume(&state, "p/v").await;
+    let other = exports.open("p/v", "process 8").await.unwrap();
+    let both = exports.open("p/w", "process 9").await.unwrap();
+    assert_eq!((state.sessions.clients(&v), state.sessions.clients(&w)), (1, 2));
+    assert_eq!(both.read(4096, 1).await.unwrap().into_bytes().as_ref(), [8]);
+    assert!(volume::release(&state, &w).await.unwrap_err().is(Kind::Owned));
+    let taken = volume::rename(&state, &w, &"v".parse().unwrap()).await.unwrap_err();
+    assert!(taken.is(Kind::Exists), "{taken}");
+    drop(other);
+    // They change their names with each other.
+    for (from, to) in [("p/v", "x"), ("p/w", "v"), ("p/x", "w")] {
+        volume::rename(&state, &from.parse().unwrap(), &to.parse().unwrap()).await.unwrap();
+    }
+    assert_eq!((state.sessions.clients(&v), client.describe().name), (2, "p/v".to_owned()));
+    drop((client, both));
+    assert_eq!(state.sessions.clients(&v), 0);
+    volume::release(&state, &v).await.unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+/// Volumes in use, and their states.
+fn in_use(state: &EngineState) -> Vec<(String, String)> {
+    let used = volume::in_use(state).into_iter();
+    used.map(|volume| (volume.path.to_string(), volume.state.into_owned())).collect()
+}
+
+/// Objects in a folder store.
+#[allow(clippy::disallowed_methods)] // looks into stores from outside
+fn objects(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).map(|all| all.map(std::result::Result::unwrap).collect());
+    let entries: Vec<_> = entries.unwrap_or_default();
+    let inside = |entry: &std::fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+        true if entry.file_name() == ".%windlass" => 0,
+        true => objects(&entry.path()),
+        false => 1,
+    };
+    entries.iter().map(inside).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods)] // puts a kept journal into a state folder, and takes a store away
+async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, other) = (state(dir.path(), "h").await, state(dir.path(), "other").await);
+    let stores = folders(dir.path(), &["s0", "s1", "s2"]);
+    let (name, silent) = ("p".parse::<Name>().unwrap(), ProgressSink::default());
+    make_pool(&state, "p", &stores).await.unwrap();
+    pool::add(&other, name.clone(), &stores).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    let destroy = async |confirmed: Option<&str>, force, dry_run| {
+        let confirmed = confirmed.map(|name| name.parse().unwrap());
+        let args = crate::daemon::api::PoolDestroy { name: name.clone(), confirmed, force, dry_run };
+        destroy::destroy(&state, &args, &silent).await
+    };
+    let dry = destroy(None, false, true).await.unwrap();
+    assert_eq!((&dry.value["volumes"], &dry.value["snapshots"]), (&2.into(), &1.into()), "{}", dry.value);
+    assert_eq!(dry.value["destroyed"], false);
+    for unconfirmed in [None, Some("q")] {
+        let refused = destroy(unconfirmed, true, false).await.unwrap_err();
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("2 volumes"), "{refused}");
+    }
+    // A client, another host that owns a volume, a store that is away: each is named.
+    let path = "p/v".parse().unwrap();
+    let volumes = state.pools.get(&name).await.unwrap().volumes.clone();
+    let client = state.sessions.enter(&path, &volumes, Visitor::Client("a test")).unwrap();
+    assert!(destroy(Some("p"), true, false).await.unwrap_err().is(Kind::Owned));
+    drop(client);
+    volumes.release(&path.volume).await.unwrap();
+    let theirs = other.pools.get(&name).await.unwrap().volumes.clone();
+    let writes = theirs.open(&path.volume, crate::volume::OpenMode::Normal).await.unwrap();
+    writes.write(0, vec![7; 4096].into()).await.unwrap();
+    let owned = destroy(Some("p"), true, false).await.unwrap_err();
+    assert!(owned.is(Kind::Owned) && owned.to_string().contains("volume release p/v"), "{owned}");
+    theirs.release(&path.volume).await.unwrap();
+    let away = |from: &str, to: &str| std::fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
+    away("s2", "gone");
+    let refused = destroy(Some("p"), false, false).await.unwrap_err();
+    assert!(refused.is(Kind::Refused) && refused.to_string().contains("s2"), "{refused}");
+    // With force it stays; what was begun goes on when the store is back.
+    let pool_id = state.pools.get(&name).await.unwrap().pool.id();
+    let kept = state.host_context.home.volumes().join(pool_id.to_string()).join("1/journal.2026");
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::write(kept.join("segment"), "x").unwrap();
+    let done = destroy(Some("p"), true, false).await.unwrap();
+    assert_eq!(done.value["destroyed"], true);
+    assert!(done.notes.iter().any(|note| note.contains("journal.2026")), "{:?}", done.notes);
+    assert_eq!([objects(&dir.path().join("s0")), objects(&dir.path().join("s1"))], [0, 0]);
+    assert!(objects(&dir.path().join("gone")) > 0 && kept.join("segment").exists());
+    assert!(!kept.parent().unwrap().join("journal").exists());
+    assert!(state.pools.known().is_empty());
+    assert!(destroy(Some("p"), true, false).await.unwrap_err().is(Kind::NotFound));
+    // The other host loses it without a wait.
+    assert!(theirs.create(&"w".parse().unwrap(), 512, Default::default()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_fills_up_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    let name = "p".parse().unwrap();
+    let status = pool::status(&state, &name).await.unwrap();
+    assert!(status.value["free_bytes"].is_u64() && status.value["stores"][1]["used_bytes"].is_u64());
+    make_volume(&state, "p/v").await;
+    let volumes = state.pools.get(&name).await.unwrap().volumes.clone();
+    let volume = volumes.open(&"v".parse().unwrap(), crate::volume::OpenMode::Normal).await.unwrap();
+    let random: Vec<u8> = (0..1u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    volume.write(0, random.into()).await.unwrap();
+    volumes.release(&"v".parse().unwrap()).await.unwrap();
+    drop(volume);
+    let stored = volumes.info(&"v".parse().unwrap()).await.unwrap().stored_bytes / 2 * 3;
+    let capacity = |bytes: u64| [format!("capacity={bytes}")];
+    pool::set(&state, &name, &capacity(100 * stored)).await.unwrap();
+    let roomy = pool::status(&state, &name).await.unwrap();
+    assert_eq!((&roomy.value["used_bytes"], roomy.degraded), (&stored.into(), false), "{:?}", roomy.notes);
+    pool::set(&state, &name, &capacity(stored + stored / 20)).await.unwrap();
+    let full = pool::status(&state, &name).await.unwrap();
+    assert!(full.degraded && full.notes.iter().any(|note| note.contains("95 % full")), "{:?}", full.notes);
+    let [(listed, trouble, degraded), (_, in_status, _)] = self::told(&state).await;
+    assert!(listed == "open" && degraded && trouble.contains("95 % full") && in_status == trouble);
+    pool::set(&state, &name, &["capacity=none".to_owned()]).await.unwrap();
+    assert!(!pool::status(&state, &name).await.unwrap().degraded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,6 +350,32 @@ async fn what_needs_attention_is_said_by_list_and_status() {
     later.pools.get(&"p".parse().unwrap()).await.unwrap_err();
     let closed = status(&later).await.unwrap();
     assert!(closed.degraded && closed.value["pools"][0]["trouble"].is_string(), "{}", closed.value);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_becomes_no_template_while_clients_may_write_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let (path, template) = ("p/v".parse().unwrap(), ["template=true".to_owned()]);
+    let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
+    let client = state.sessions.enter(&path, &volumes, Visitor::Client("process 7")).unwrap();
+    let refused = volume::set(&state, &path, &template).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 7"), "{refused}");
+    volume::set(&state, &path, &["iops=10".to_owned()]).await.unwrap();
+    drop(client);
+    volume::set(&state, &path, &template).await.unwrap();
+    // Who is connected by now only reads.
+    let _client = state.sessions.enter(&path, &volumes, Visitor::Client("process 7")).unwrap();
+    let again = volume::set(&state, &path, &template).await.unwrap();
+    assert!(
+        again.value["template"] == true && again.value["limits"]["iops"]["rate"] == 10,
+        "{}",
+        again.value
+    );
+    assert!(volume::remove(&state, &path, true).await.unwrap_err().is(Kind::Owned));
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,15 +13,23 @@ use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
-use crate::volume::{HistoryMark, OpenMode, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
+use crate::volume::{HistoryMark, OpenMode, Parent, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
 
-fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
+pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
         path: path.clone(),
         state: state_of(info).into(),
         clients: state.sessions.clients(path),
         writers: state.sessions.writers(path),
+        origin: info.parent.as_ref().map(|parent| origin(&path.pool, parent)),
         info: info.clone(),
+    }
+}
+
+fn origin(pool: &Name, Parent { volume, name, snapshot }: &Parent) -> String {
+    match name {
+        Some(name) => format!("{pool}/{name}@{snapshot}"),
+        None => format!("{pool}/{volume}@{snapshot}"),
     }
 }
 
@@ -183,6 +191,15 @@ fn kept(journal: &Path) -> String {
     )
 }
 
+/// Who is connected goes on, and is listed under the new name.
+pub async fn rename(state: &EngineState, path: &VolumePath, to: &Name) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    crate::volume::rename(volumes, &path.volume, to).await?;
+    let to = VolumePath { pool: path.pool.clone(), volume: to.clone() };
+    let value = json!({"path": to.to_string(), "was": path.to_string()});
+    Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is {to} now")))
+}
+
 pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     // Who is connected would go on as the owner.
     state.sessions.check_unused(path)?;
@@ -336,11 +353,13 @@ pub async fn snapshot(
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
         }
-        sessions.push(state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?);
+        let session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
         let volume = match owned {
             Some(volume) => volume,
             None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
         };
+        session.opened(&volume);
+        sessions.push(session);
         marks.push((volume, path.snapshot.clone()));
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
@@ -355,40 +374,4 @@ pub async fn remove_snapshot(state: &EngineState, path: &SnapshotPath, dry_run: 
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
     removed(path, false, &format!("{path} is removed"))
-}
-
-pub async fn clone(
-    state: &EngineState,
-    from: &SnapshotPath,
-    to: &VolumePath,
-    if_absent: bool,
-) -> Result<Outcome> {
-    if from.volume.pool != to.pool {
-        return Err(Error::new(
-            Kind::Usage,
-            format!(
-                "a clone shares its parent's objects, so it stays in its pool: name it {}/{}",
-                from.volume.pool, to.volume
-            ),
-        ));
-    }
-    let volumes = &state.pools.get(&to.pool).await?.volumes;
-    let info = match volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await {
-        Err(e) if e.is(Kind::Exists) && if_absent => {
-            let info = volumes.info(&to.volume).await?;
-            let same = info
-                .parent
-                .as_ref()
-                .is_some_and(|p| p.name.as_ref() == Some(&from.volume.volume) && p.snapshot == from.snapshot);
-            if !same {
-                return Err(Error::new(
-                    Kind::Exists,
-                    format!("volume {to} exists, but is no clone of {from}"),
-                ));
-            }
-            info
-        }
-        done => done?,
-    };
-    Outcome::of(&shown(state, to, &info))
 }

@@ -60,6 +60,10 @@ impl Manner {
                 changes(&[&args.path], Need::Decide, format!("{} was made", args.path), info(&args.path))
             }
             Verb::VolumeSalvage { to, .. } => changes(&[to], Need::Store, format!("{to} was made"), info(to)),
+            Verb::VolumeRename { path, to } => {
+                let show = format!("windlass volume list {}", path.pool);
+                changes(&[path], Need::Decide, format!("{path} was renamed to {to}"), show)
+            }
             Verb::VolumeRelease { path } => {
                 changes(&[path], Need::Store, format!("{path} was released"), info(path))
             }
@@ -99,6 +103,20 @@ impl Manner {
             Verb::Clone { from, to, .. } => {
                 changes(&[to, &from.volume], Need::Store, format!("{to} was made"), info(to))
             }
+            Verb::CloneMany(args) => {
+                let (of, pool) = (&args.from.volume, &args.from.volume.pool);
+                let what = format!("all {} clones of {} were made", args.count, args.from);
+                changes(&[of], Need::Store, what, format!("windlass volume list {pool}"))
+            }
+            Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
+            Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
+            Verb::VolumeList { pool: None } => looks(state.pools.known().into_iter().map(|k| k.name)),
+            verb => Manner::of_pool(state, verb),
+        }
+    }
+
+    fn of_pool(state: &EngineState, verb: &Verb) -> Manner {
+        match verb {
             Verb::PoolRepair { name, .. } => Manner {
                 end: End::Unknown("everything was mended".into(), format!("windlass pool scrub {name}")),
                 ..looks([name.clone()])
@@ -115,6 +133,15 @@ impl Manner {
                 ),
                 ..looks([])
             },
+            Verb::PoolDestroy(args) if args.dry_run => looks([]),
+            // By labels, since its registers may be gone already. Cut off, it is run again.
+            Verb::PoolDestroy(args) => Manner {
+                end: End::Unknown(
+                    format!("pool {} was destroyed", args.name),
+                    format!("windlass pool destroy {} --dry-run", args.name),
+                ),
+                ..looks([])
+            },
             Verb::PoolSet { name, .. } => Manner {
                 need: Some(Need::Decide),
                 end: End::Unknown("the settings were changed".into(), format!("windlass pool status {name}")),
@@ -125,10 +152,7 @@ impl Manner {
             | Verb::SnapshotList { path }
             | Verb::VolumeHistory { path }
             | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
-            Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
-            Verb::VolumeList { pool: None } | Verb::PoolList => {
-                looks(state.pools.known().into_iter().map(|k| k.name))
-            }
+            Verb::PoolList => looks(state.pools.known().into_iter().map(|k| k.name)),
             Verb::MountEnded { .. } | Verb::MountList | Verb::Status => looks([]),
             // Of pools that are made or forgotten, and of mounts.
             _ => Manner { end: End::Finishes, ..looks([]) },

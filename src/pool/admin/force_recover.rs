@@ -36,7 +36,7 @@ use crate::pool::stores::Member;
 use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{PoolConfig, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
-use crate::pool::stores::{best_hint, find, read_label};
+use crate::pool::stores::{best_hint, find, read_label, refuse_destroyed};
 
 /// Registers looked at at a time.
 const REGISTERS_AT_ONCE: usize = 8;
@@ -86,6 +86,7 @@ impl ForcedRecovery {
         swaps: Vec<StoreSwap>,
     ) -> Result<Option<ForcedRecovery>> {
         let mut labels = futures::future::join_all(stores.iter().map(|s| read_label(&host.rt, s))).await;
+        refuse_destroyed(&labels)?;
         let hint = best_hint(&stores, &labels)?;
         let config = hint.predecessor().unwrap_or(hint);
         let (seats, _) = find(&host, &config, &mut stores, &mut labels).await?;

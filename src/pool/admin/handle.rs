@@ -1,5 +1,6 @@
 //! A pool that is open: the whole of it in one place, each verb done by the room that it belongs to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use crate::base::{
 use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
-use crate::pool::io::Directory;
 use crate::pool::io::PoolContext;
 use crate::pool::io::Verify;
 use crate::pool::io::refresh;
 use crate::pool::io::{Condition, Need, availability};
+use crate::pool::io::{Directory, NameEntry};
 use crate::pool::io::{Known, Upload};
 use crate::pool::io::{Payload, Probe, Told};
 use crate::pool::io::{PoolStatus, status};
@@ -119,6 +120,11 @@ impl Pool {
     pub async fn look(&self) {
         let members = self.context.members();
         futures::future::join_all(members.iter().map(|m| m.attest())).await;
+    }
+    /// Asks every store for the room that is left on it.
+    pub async fn measure(&self) {
+        let members = self.context.members();
+        futures::future::join_all(members.iter().map(|m| m.measure())).await;
     }
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
@@ -338,24 +344,49 @@ impl Pool {
 
     /// The id of the volume of this name.
     pub async fn lookup(&self, name: &Name) -> Result<Option<VolumeId>> {
+        Ok(self.directory.lookup(name).await?.map(|entry| entry.volume))
+    }
+    /// What the name leads to, and since which of the volume's renames.
+    pub async fn name_entry(&self, name: &Name) -> Result<Option<NameEntry>> {
         self.directory.lookup(name).await
     }
     /// Gives a volume a name; `Exists` when another has it, nothing when this one does.
     pub async fn insert(&self, name: &Name, id: VolumeId) -> Result<()> {
         self.directory.insert(name, id).await
     }
-    /// Takes a name from a volume; nothing when it isn't that volume's.
-    pub async fn remove(&self, name: &Name, id: VolumeId) -> Result<()> {
-        self.directory.remove(name, id).await
+    /// Puts an entry where the name has none, or exactly `old`; what it has then.
+    pub async fn insert_name(
+        &self,
+        name: &Name,
+        new: NameEntry,
+        old: Option<NameEntry>,
+    ) -> Result<NameEntry> {
+        self.directory.insert_over(name, new, old).await
     }
-    /// All names, sorted.
-    pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
+    /// Takes an entry away; nothing when the name has another.
+    pub async fn remove_name(&self, name: &Name, old: NameEntry) -> Result<()> {
+        self.directory.remove(name, old).await
+    }
+    /// All names, sorted, also several of one volume.
+    pub async fn name_entries(&self) -> Result<Vec<(Name, NameEntry)>> {
         self.directory.list().await
     }
+    /// All volumes with one name each, sorted by that: of one that has several, the newest.
+    pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
+        let mut newest: BTreeMap<VolumeId, (u64, Name)> = BTreeMap::new();
+        for (name, NameEntry { volume, serial }) in self.directory.list().await? {
+            if newest.get(&volume).is_none_or(|(known, _)| *known < serial) {
+                newest.insert(volume, (serial, name));
+            }
+        }
+        let mut names: Vec<_> = newest.into_iter().map(|(volume, (_, name))| (name, volume)).collect();
+        names.sort();
+        Ok(names)
+    }
 
-    /// The directory comes along into the pool's generation; all names, sorted.
-    pub(in crate::pool) async fn bring_names(&self) -> Result<Vec<(Name, VolumeId)>> {
-        self.directory.bring().await
+    /// The directory comes along into the pool's generation; all volumes that have a name.
+    pub(in crate::pool) async fn bring_names(&self) -> Result<Vec<VolumeId>> {
+        Ok(self.directory.bring().await?.into_iter().map(|(_, entry)| entry.volume).collect())
     }
 
     /// A map of the user's own over registers, by the id of its root. Keep it: it knows its way then.

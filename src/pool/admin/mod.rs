@@ -1,11 +1,13 @@
-//! A pool's life: creating, opening, replacing stores, recovery by force.
+//! A pool's life: creating, opening, replacing stores, recovery by force, its end.
 
+mod destroy;
 mod force_recover;
 mod handle;
 mod next_generation;
 mod open;
 mod replace;
 
+pub use destroy::{Deleted, Destruction};
 pub use force_recover::{ForcedRecovery, Lost, StoreSwap};
 pub use handle::Pool;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::pool::local::ScrubCursor;
 use crate::pool::register::{Change, Register};
 use crate::pool::stores::PROBES;
 use crate::pool::stores::Roster;
-use crate::pool::stores::{Found, best_hint, find_all, labelled, read_labels};
+use crate::pool::stores::{Found, best_hint, find_all, labelled, read_labels, refuse_destroyed};
 use crate::pool::stores::{LABEL_KEY, Label};
 use crate::pool::stores::{PoolConfig, PoolSettings, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
@@ -84,6 +84,7 @@ impl Pool {
     /// majority of those that hold registers answer.
     pub async fn open(host: PoolHost, mut stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
         let mut labels = read_labels(&host.rt, &stores).await;
+        refuse_destroyed(&labels)?;
         let hint = best_hint(&stores, &labels)?;
         // While a replacement is under way registers may still be where they were before.
         let config = hint.predecessor().unwrap_or_else(|| hint.clone());

@@ -140,7 +140,7 @@ impl Pool {
         let now = self.context().membership();
         let names = self.bring_names().await?;
         let (mut brought, mut ids) = (BTreeSet::<RegisterId>::new(), BTreeSet::<RegisterId>::new());
-        ids.extend(names.into_iter().map(|(_, volume)| RegisterId(volume.0)));
+        ids.extend(names.into_iter().map(|volume| RegisterId(volume.0)));
         loop {
             // Also those that have no name any more: what is removed must stay so. And again after all that is known came
             // along: until it met a head that had, a host that was behind may have made pins here, which then count.

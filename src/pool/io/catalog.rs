@@ -17,13 +17,14 @@
 //!
 //! | bytes | field |
 //! |---:|---|
-//! | 1 | version: 3 |
+//! | 1 | version: 4 |
 //! | 1 | 0 leaf, 1 splitting, 2 split |
 //! | 8 | stamp: how often the pool had been decided by guess |
 //! | 2 | number of entries; 0 when split |
-//! | … | entries in order of their keys: length of the key (1), key, value (16) |
+//! | … | entries in order of their keys: length of the key (1), key, value (16), serial (8) |
 //!
-//! All little-endian. Keys have 1 to 63 bytes.
+//! All little-endian. Keys have 1 to 63 bytes. The serial tells an entry from earlier ones of the same key and value, where
+//! that matters (names); else it is 0.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,14 +47,28 @@ const LEAF_MAX: usize = 10;
 const STEP: u32 = 2;
 /// No more bits to tell children by: such a leaf takes all that come.
 const DEPTH_MAX: u32 = 64 / STEP;
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// Nodes whose registers are kept at hand.
 const KEPT_MAX: usize = 4096;
 /// Nodes read at a time.
 const AT_ONCE: usize = 64;
 
-/// Keys and their values.
-pub type Entries = BTreeMap<Vec<u8>, u128>;
+/// What a key has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CatalogEntry {
+    pub value: u128,
+    pub serial: u64,
+}
+
+impl CatalogEntry {
+    /// Where entries of one value need not be told apart.
+    pub fn of(value: u128) -> CatalogEntry {
+        CatalogEntry { value, serial: 0 }
+    }
+}
+
+/// Keys and what they have.
+pub type Entries = BTreeMap<Vec<u8>, CatalogEntry>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Form {
@@ -156,7 +171,7 @@ fn decode(value: &Bytes) -> Result<Node> {
         if entries.last_key_value().is_some_and(|(last, _)| *last >= key) {
             return Err(r.bad("its entries are out of order"));
         }
-        entries.insert(key, r.u128()?);
+        entries.insert(key, CatalogEntry { value: r.u128()?, serial: r.u64()? });
     }
     r.end()?;
     let form = match form {
@@ -184,10 +199,10 @@ fn encode(form: &Form, stamp: u64) -> Bytes {
         Form::Splitting(entries) => (1, entries),
         Form::Split => (2, &none),
     };
-    let mut w = Writer::with_capacity(12 + entries.len() * 40);
+    let mut w = Writer::with_capacity(12 + entries.len() * 48);
     w.u8(VERSION).u8(kind).u64(stamp).u16(entries.len() as u16);
-    for (key, value) in entries {
-        w.u8(key.len() as u8).raw(key).u128(*value);
+    for (key, CatalogEntry { value, serial }) in entries {
+        w.u8(key.len() as u8).raw(key).u128(*value).u64(*serial);
     }
     w.buf.into()
 }
@@ -248,7 +263,7 @@ impl Catalog {
         place
     }
 
-    pub async fn get(&self, key: &[u8]) -> Result<Option<u128>> {
+    pub async fn get(&self, key: &[u8]) -> Result<Option<CatalogEntry>> {
         loop {
             let guesses = self.context.guesses();
             let found = self.look_up(key, guesses).await?;
@@ -259,7 +274,7 @@ impl Catalog {
         }
     }
 
-    async fn look_up(&self, key: &[u8], guesses: u64) -> Result<Option<u128>> {
+    async fn look_up(&self, key: &[u8], guesses: u64) -> Result<Option<CatalogEntry>> {
         let hash = xxh3_64(key);
         let (mut place, mut found) = (self.begin(hash, guesses), None);
         loop {
@@ -278,23 +293,33 @@ impl Catalog {
         }
     }
 
-    /// Gives the key this value unless it has one: the value that it has then.
-    pub async fn insert(&self, key: &[u8], value: u128) -> Result<u128> {
+    /// Gives the key this unless it has something: what it has then.
+    pub async fn insert(&self, key: &[u8], new: CatalogEntry) -> Result<CatalogEntry> {
+        self.insert_over(key, new, None).await
+    }
+
+    /// The same where the key has nothing, or exactly `old`.
+    pub async fn insert_over(
+        &self,
+        key: &[u8],
+        new: CatalogEntry,
+        old: Option<CatalogEntry>,
+    ) -> Result<CatalogEntry> {
         assert!((1..64).contains(&key.len()), "a key has 1 to 63 bytes");
         let edit = |entries: &mut Entries| match entries.get(key) {
-            Some(has) => Edit::Keep(*has),
-            None => {
-                entries.insert(key.to_vec(), value);
-                Edit::Put(value)
+            Some(has) if Some(*has) != old || *has == new => Edit::Keep(*has),
+            _ => {
+                entries.insert(key.to_vec(), new);
+                Edit::Put(new)
             }
         };
         self.change(key, edit).await
     }
 
-    /// Takes the key away if it has this value.
-    pub async fn remove(&self, key: &[u8], value: u128) -> Result<()> {
+    /// Takes the key away if it has exactly this.
+    pub async fn remove(&self, key: &[u8], old: CatalogEntry) -> Result<()> {
         let edit = |entries: &mut Entries| match entries.get(key) {
-            Some(has) if *has == value => {
+            Some(has) if *has == old => {
                 entries.remove(key);
                 Edit::Put(())
             }
@@ -454,11 +479,13 @@ mod tests {
 
     #[test]
     fn golden_bytes_and_ids() {
-        let entries = Entries::from([(b"a".to_vec(), 1), (b"bc".to_vec(), 2)]);
+        let second = CatalogEntry { value: 2, serial: 9 };
+        let entries = Entries::from([(b"a".to_vec(), CatalogEntry::of(1)), (b"bc".to_vec(), second)]);
         let bytes = encode(&Form::Leaf(entries.clone()), 7);
-        assert_eq!(&bytes[..14], [3, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, b'a']);
-        assert_eq!(bytes.len(), 12 + 18 + 19);
-        assert_eq!(&encode(&Form::Split, 0)[..], [3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[..14], [4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, b'a']);
+        assert_eq!(bytes.len(), 12 + 26 + 27);
+        assert_eq!(bytes[bytes.len() - 8..], [9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&encode(&Form::Split, 0)[..], [4, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         for form in [Form::Leaf(entries.clone()), Form::Splitting(entries), Form::Split] {
             let bytes = encode(&form, 3);
             assert_eq!(decode(&bytes).unwrap(), Node { form, stamp: 3 });
@@ -466,7 +493,7 @@ mod tests {
                 assert!(decode(&bytes.slice(..cut)).is_err(), "{cut}");
             }
         }
-        assert!(decode(&Bytes::from_static(&[3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])).is_err());
+        assert!(decode(&Bytes::from_static(&[4, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])).is_err());
         let hides = |place| node_of(None, place, 1).unwrap().hides_some(1);
         assert!(hides(ROOT) && !hides(ROOT.child_of(0)));
         let hash = 0b10_11_01 << 58;

@@ -11,9 +11,9 @@ pub mod status;
 mod upload;
 
 pub use availability::{Away, Condition, Need};
-pub use catalog::Catalog;
+pub use catalog::{Catalog, CatalogEntry};
 pub use context::{DELETE_MAX, PoolContext};
-pub use directory::Directory;
+pub use directory::{Directory, NameEntry};
 pub use probe::{Payload, Probe, Told};
 pub use read::Verify;
 pub use status::{PoolStatus, StoreState, StoreStatus};

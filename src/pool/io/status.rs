@@ -43,6 +43,9 @@ pub struct StoreStatus {
     pub requests: u64,
     /// Objects that nobody needs and that the store does not let us delete.
     pub undeleted: u64,
+    /// Bytes in use and free on the filesystem that it is on, where it can tell.
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
     /// The requests made there, by what was asked and why.
     pub traffic: Vec<Line>,
 }
@@ -166,6 +169,8 @@ fn store(member: &Member, now: Instant) -> StoreStatus {
         error_rate: member.traffic().error_rate(),
         requests: member.traffic().requests(),
         undeleted: member.traffic().undeleted(),
+        used_bytes: member.space().map(|space| space.used_bytes),
+        free_bytes: member.space().map(|space| space.free_bytes),
         traffic: member.raw().and_then(|b| b.counters()).map(|c| c.snapshot()).unwrap_or_default(),
     }
 }

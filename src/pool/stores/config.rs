@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::size::parse_duration;
+use crate::base::size::{parse_duration, parse_size};
 use crate::base::{Error, Generation, Incarnation, Kind, Name, Nonce, PoolId, RegisterId, Result};
 use crate::pool::chunk::{Layout, Zoning};
 
@@ -36,11 +36,14 @@ pub struct PoolSettings {
     pub degrade_after_ms: Option<u64>,
     /// How long a chunk that nobody needs is kept before it is deleted.
     pub grace_ms: u64,
+    /// Bytes that all its stores together may hold, parity included, where the user has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_bytes: Option<u64>,
 }
 
 impl Default for PoolSettings {
     fn default() -> PoolSettings {
-        PoolSettings { ack_zone: false, degrade_after_ms: Some(3000), grace_ms: 30_000 }
+        PoolSettings { ack_zone: false, degrade_after_ms: Some(3000), grace_ms: 30_000, capacity_bytes: None }
     }
 }
 
@@ -48,7 +51,7 @@ impl PoolSettings {
     /// Sets one by the name that users know it by.
     pub fn assign(&mut self, assignment: &str) -> Result<()> {
         let bad = |why: String| Error::new(Kind::Usage, why);
-        let known = "use ack=zone|none, degrade-after=TIME|never or grace=TIME";
+        let known = "use ack=zone|none, degrade-after=TIME|never, grace=TIME or capacity=SIZE|none";
         let (key, value) = assignment
             .split_once('=')
             .ok_or_else(|| bad(format!("{assignment:?} is no KEY=VALUE: {known}")))?;
@@ -59,6 +62,11 @@ impl PoolSettings {
             ("degrade-after", "never") => self.degrade_after_ms = None,
             ("degrade-after", _) => self.degrade_after_ms = Some(ms()?),
             ("grace", _) => self.grace_ms = ms()?,
+            ("capacity", "none") => self.capacity_bytes = None,
+            ("capacity", _) => match parse_size(value)? {
+                0 => return Err(bad("a capacity of 0 is none: use capacity=none to take it back".into())),
+                bytes => self.capacity_bytes = Some(bytes),
+            },
             _ => return Err(bad(format!("a pool has no setting {assignment:?}: {known}"))),
         }
         Ok(())
@@ -328,15 +336,25 @@ mod tests {
     #[test]
     fn settings_are_assigned_by_name() {
         let mut settings = PoolSettings::default();
-        for text in ["ack=zone", "degrade-after=never", "grace=2m"] {
+        for text in ["ack=zone", "degrade-after=never", "grace=2m", "capacity=10T"] {
             settings.assign(text).unwrap();
         }
-        assert_eq!(settings, PoolSettings { ack_zone: true, degrade_after_ms: None, grace_ms: 120_000 });
-        for text in ["ack=none", "degrade-after=3s", "grace=30s"] {
+        assert_eq!(
+            settings,
+            PoolSettings {
+                ack_zone: true,
+                degrade_after_ms: None,
+                grace_ms: 120_000,
+                capacity_bytes: Some(10 << 40)
+            }
+        );
+        for text in ["ack=none", "degrade-after=3s", "grace=30s", "capacity=none"] {
             settings.assign(text).unwrap();
         }
         assert_eq!(settings, PoolSettings::default());
-        for bad in ["", "ack", "ack=", "ack=all", "grace=never", "degrade-after=3", "colour=blue"] {
+        for bad in
+            ["", "ack", "ack=", "ack=all", "grace=never", "degrade-after=3", "capacity=0", "colour=blue"]
+        {
             assert!(settings.assign(bad).unwrap_err().is(Kind::Usage), "{bad}");
         }
         assert_eq!(settings, PoolSettings::default());

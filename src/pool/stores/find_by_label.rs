@@ -9,7 +9,7 @@ use super::config::PoolConfig;
 use super::host::{PoolHost, PoolStore};
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, PoolId, Result};
+use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::store::{ByteRange, Cause};
 
 /// A store whose label isn't read by then counts as away when a pool is opened.
@@ -32,7 +32,7 @@ pub enum Found {
 }
 
 impl Found {
-    fn label(&self) -> Option<&Label> {
+    pub fn label(&self) -> Option<&Label> {
         if let Found::Label(label) = self { Some(label) } else { None }
     }
 }
@@ -95,6 +95,22 @@ fn opens(labels: &[Found], waiting: usize) -> bool {
     let (m, all) = (config.layout.m(), config.stores.len());
     let alone = config.before.is_none() && known.iter().all(|label| label.pool == config.pool);
     alone && deciding > m.max(config.acceptors.len() / 2) && listed.len() + m >= all && waiting <= m
+}
+
+/// Refuses a pool of which a store says that it is being destroyed.
+pub fn refuse_destroyed(labels: &[Found]) -> Result<()> {
+    match labels.iter().filter_map(Found::label).find(|label| label.destroyed) {
+        Some(Label { hint, .. }) => Err(being_destroyed(&hint.name)),
+        None => Ok(()),
+    }
+}
+
+/// What is said of a pool whose destruction was begun.
+pub fn being_destroyed(pool: &Name) -> Error {
+    let why = format!(
+        "pool {pool} is being destroyed: `windlass pool destroy {pool} --yes-destroy {pool}` finishes that"
+    );
+    Error::new(Kind::Refused, why)
 }
 
 /// The newest description of the pool that most stores belong to.

@@ -13,7 +13,8 @@ use crate::base::{ChunkId, Epoch, RegisterId, Seq, VolumeId};
 pub const ASIDE: &str = "aside/";
 /// Where stores are tried out.
 pub const PROBES: &str = "probe/";
-const REGISTERS: &str = "reg/";
+/// Where registers are.
+pub const REGISTERS: &str = "reg/";
 
 /// The key of a chunk's shard.
 pub fn shard_key(id: &ChunkId, shard: usize) -> String {

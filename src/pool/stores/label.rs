@@ -1,7 +1,8 @@
 //! The label that says what a store is: which pool's, at which place, in which life of its contents.
 //!
-//! Key `label`, JSON: `{"format": 1, "pool": ID, "index": N, "incarnation": ID, "hint": POOL REGISTER VALUE}`.
-//! Only pool, index and incarnation are compared; the hint tells a host that knows nothing yet whom to ask.
+//! Key `label`, JSON: `{"format": 1, "pool": ID, "index": N, "incarnation": ID, "hint": POOL REGISTER VALUE,
+//! "destroyed": true}`. Only pool, index and incarnation are compared; the hint tells a host that knows nothing yet whom to
+//! ask. `destroyed` is there only while the pool is being deleted (`pool destroy`): the store is out for every host then.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -23,11 +24,23 @@ pub struct Label {
     pub incarnation: Incarnation,
     /// The pool register's value when the label was written: where to begin, never what counts.
     pub hint: PoolConfig,
+    /// The pool is being deleted: what is here does not count any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub destroyed: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Label {
     pub fn new(pool: PoolId, index: usize, incarnation: Incarnation, hint: PoolConfig) -> Label {
-        Label { format: FORMAT, pool, index, incarnation, hint }
+        Label { format: FORMAT, pool, index, incarnation, hint, destroyed: false }
+    }
+
+    /// The same, saying that the pool is being deleted.
+    pub fn condemned(self) -> Label {
+        Label { destroyed: true, ..self }
     }
 
     pub fn encode(&self) -> Bytes {
@@ -85,6 +98,12 @@ mod tests {
         assert_eq!(sample().encode(), text.as_bytes());
         assert_eq!(Label::decode(text.as_bytes()).unwrap(), sample());
         assert_eq!(PoolConfig::decode(&sample().hint.encode()).unwrap(), sample().hint);
+        let condemned = format!(r#"{},"destroyed":true}}"#, text.strip_suffix('}').unwrap());
+        let label = sample().condemned();
+        assert_eq!(
+            (label.encode().as_ref(), &Label::decode(condemned.as_bytes()).unwrap()),
+            (condemned.as_bytes(), &label)
+        );
     }
 
     #[test]

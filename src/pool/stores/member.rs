@@ -24,7 +24,7 @@ use super::traffic::{SizeClass, Traffic};
 use super::watched::Watched;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
-use crate::store::{BucketRef, ByteRange, Cause, Found, Head, List, Page, Put, When};
+use crate::store::{BucketRef, ByteRange, Cause, Found, Head, List, Page, Put, Space, When};
 
 /// A request without an answer for so long makes the label be read.
 const SUSPECT: Duration = Duration::from_secs(1);
@@ -100,6 +100,8 @@ struct State {
     bell: Option<Arc<Notify>>,
     /// Registers' objects that were found damaged there, by key, and why.
     damage: BTreeMap<String, String>,
+    /// The room that it told last.
+    space: Option<Space>,
     /// The label that was the listed one: labels are read often, and the same bytes say the same.
     ours: Bytes,
 }
@@ -189,6 +191,7 @@ impl Member {
             retired: false,
             bell: None,
             damage: BTreeMap::new(),
+            space: None,
             ours: Bytes::new(),
         };
         Arc::new_cyclic(|me| Member {
@@ -369,6 +372,9 @@ impl Member {
             return Verdict::Foreign(
                 "its contents are not the ones that the pool knows (made anew)".to_owned(),
             );
+        }
+        if label.destroyed {
+            return Verdict::Foreign(format!("its pool {} is being destroyed", label.hint.name));
         }
         self.state.with(|s| s.ours = bytes.clone());
         Verdict::Ours
@@ -604,6 +610,20 @@ impl Member {
             _ => fresh.is_none_or(|fresh| now.since(s.attested) <= fresh),
         });
         if read { Ok(()) } else { self.attest().await }
+    }
+
+    /// Asks the store for the room that is left on it, where it can tell.
+    pub(in crate::pool) async fn measure(&self) {
+        let space = match self.bucket() {
+            Ok(bucket) => self.rt.timeout(LABEL_WAIT_MIN, bucket.space()).await.flatten(),
+            Err(_) => None,
+        };
+        self.state.with(|s| s.space = space);
+    }
+
+    /// What it said when it was asked last.
+    pub fn space(&self) -> Option<Space> {
+        self.state.with(|s| s.space)
     }
 
     /// The bucket itself, for what needs no breaker: moving foreign objects aside.

@@ -13,10 +13,12 @@ mod traffic;
 mod watched;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
-pub use find_by_label::{Found, best_hint, find, find_all, labelled, read_label, read_labels};
+pub use find_by_label::{
+    Found, being_destroyed, best_hint, find, find_all, labelled, read_label, read_labels, refuse_destroyed,
+};
 pub use hedge_policy::{Hedges, delay};
 pub use host::{OnlyNamed, Opener, PoolHost, PoolStore};
-pub use key::{ASIDE, Named, PROBES, parse, place, register_key, shard_key, shard_on};
+pub use key::{ASIDE, Named, PROBES, REGISTERS, parse, place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, LABEL_MAX, Label};
 pub use member::{Member, Standing};
 pub use membership::{Busy, Membership, Roster};

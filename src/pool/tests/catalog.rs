@@ -10,7 +10,7 @@ use crate::base::RegisterId;
 const ROOT: RegisterId = RegisterId(1234);
 
 async fn entries(catalog: &Catalog) -> BTreeMap<Vec<u8>, u128> {
-    catalog.all().await.unwrap()
+    catalog.all().await.unwrap().into_iter().map(|(key, entry)| (key, entry.value)).collect()
 }
 
 #[test]
@@ -25,13 +25,13 @@ fn two_hosts_fill_and_empty_one_at_once() {
             async move {
                 let key = format!("key{}", i / 2 * 2).into_bytes();
                 // Both hosts want each key; one gets it.
-                let has = mine.insert(&key, i).await.unwrap();
+                let has = mine.insert(&key, CatalogEntry::of(i)).await.unwrap().value;
                 // Of a key that is removed again, perhaps by now.
-                let seen = other.get(&key).await.unwrap();
+                let seen = other.get(&key).await.unwrap().map(|entry| entry.value);
                 assert!(seen == Some(has) || seen.is_none() && (i / 2 * 2) % 8 == 0, "{i}: {seen:?} {has}");
                 if i % 8 == 0 {
-                    mine.remove(&key, i).await.unwrap();
-                    mine.remove(&key, i + 1).await.unwrap();
+                    mine.remove(&key, CatalogEntry::of(i)).await.unwrap();
+                    mine.remove(&key, CatalogEntry::of(i + 1)).await.unwrap();
                 }
             }
         });
@@ -81,7 +81,7 @@ fn all_of_one_comes_along_when_a_store_is_replaced() {
         let pool = yard.create().await.unwrap();
         let catalog = pool.catalog(ROOT);
         for i in 0..60u128 {
-            catalog.insert(format!("k{i}").as_bytes(), i).await.unwrap();
+            catalog.insert(format!("k{i}").as_bytes(), CatalogEntry::of(i)).await.unwrap();
             pool.insert(&format!("v{i}").parse().unwrap(), VolumeId(i)).await.unwrap();
         }
         let spec = PoolStore { url: new.url().to_owned(), zone: None, bucket: new.clone() };
@@ -109,7 +109,7 @@ fn what_is_there_all_the_while_is_listed_and_found_whoever_is_killed() {
             let mut told: BTreeMap<Vec<u8>, u128> = BTreeMap::new();
             for i in 0..14u128 {
                 let key = format!("old{i}").into_bytes();
-                mine.insert(&key, i).await.unwrap();
+                mine.insert(&key, CatalogEntry::of(i)).await.unwrap();
                 told.insert(key, i);
             }
             for round in 0..10u128 {
@@ -123,12 +123,12 @@ fn what_is_there_all_the_while_is_listed_and_found_whoever_is_killed() {
                 let filling = process.rt().spawn(async move {
                     for i in 0..12u128 {
                         let key = format!("r{round}-{i}").into_bytes();
-                        work.insert(&key, i).await?;
+                        work.insert(&key, CatalogEntry::of(i)).await?;
                         seen.lock().insert(key.clone(), i);
                         // Created and removed at once.
                         let brief = format!("brief{round}-{i}").into_bytes();
-                        work.insert(&brief, i).await?;
-                        work.remove(&brief, i).await?;
+                        work.insert(&brief, CatalogEntry::of(i)).await?;
+                        work.remove(&brief, CatalogEntry::of(i)).await?;
                         assert_eq!(work.get(&brief).await?, None);
                     }
                     Ok::<_, Error>(())
@@ -139,7 +139,8 @@ fn what_is_there_all_the_while_is_listed_and_found_whoever_is_killed() {
                     for (key, value) in told.iter().chain(&before) {
                         let key_text = String::from_utf8_lossy(key);
                         assert_eq!(all.get(key), Some(value), "seed {seed}: {key_text}");
-                        assert_eq!(mine.get(key).await.unwrap(), Some(*value), "seed {seed}: {key_text}");
+                        let found = mine.get(key).await.unwrap();
+                        assert_eq!(found, Some(CatalogEntry::of(*value)), "seed {seed}: {key_text}");
                     }
                 }
                 let _ = filling.await;
@@ -148,7 +149,7 @@ fn what_is_there_all_the_while_is_listed_and_found_whoever_is_killed() {
             // Nobody is left who would finish it: a change does.
             for i in 0..40u128 {
                 let key = format!("new{i}").into_bytes();
-                mine.insert(&key, i).await.unwrap();
+                mine.insert(&key, CatalogEntry::of(i)).await.unwrap();
                 told.insert(key, i);
             }
             let all = entries(&mine).await;

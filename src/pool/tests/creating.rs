@@ -75,9 +75,21 @@ fn names_are_given_once() {
         }
         pool.insert(&name("v1"), VolumeId(1)).await.unwrap();
         assert!(pool.insert(&name("v1"), VolumeId(2)).await.unwrap_err().is(Kind::Exists));
-        pool.remove(&name("v1"), VolumeId(2)).await.unwrap();
+        pool.remove_name(&name("v1"), NameEntry::first(VolumeId(2))).await.unwrap();
         assert_eq!(pool.lookup(&name("v1")).await.unwrap(), Some(VolumeId(1)));
-        pool.remove(&name("v1"), VolumeId(1)).await.unwrap();
+        // Another name of a volume that is there: the newest is listed, and each goes by itself.
+        let renamed = NameEntry { volume: VolumeId(1), serial: 4 };
+        assert_eq!(pool.insert_name(&name("w"), renamed, None).await.unwrap(), renamed);
+        let has = pool.insert_name(&name("v1"), renamed, None).await.unwrap();
+        assert_eq!(has, NameEntry::first(VolumeId(1)));
+        assert!(pool.list().await.unwrap().contains(&(name("w"), VolumeId(1))));
+        assert_eq!((pool.list().await.unwrap().len(), pool.name_entries().await.unwrap().len()), (40, 41));
+        assert_eq!(pool.insert_name(&name("v1"), renamed, Some(has)).await.unwrap(), renamed);
+        pool.remove_name(&name("w"), has).await.unwrap();
+        pool.remove_name(&name("w"), renamed).await.unwrap();
+        pool.remove_name(&name("v1"), has).await.unwrap();
+        assert_eq!(pool.lookup(&name("v1")).await.unwrap(), Some(VolumeId(1)));
+        pool.remove_name(&name("v1"), renamed).await.unwrap();
         assert_eq!(pool.lookup(&name("v1")).await.unwrap(), None);
         assert_eq!(pool.list().await.unwrap().len(), 39);
     });

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod creating;
+mod destroy;
 mod mending;
 mod plan;
 mod reading;

@@ -529,7 +529,7 @@ fn a_catalog_hides_and_loses_nothing_that_is_left_after_a_guess() {
                         .iter()
                         .for_each(|s| assert!(s.contents().rot(&root, |b| before.push(b.clone()))));
                 }
-                catalog.insert(&key(i), i).await.unwrap();
+                catalog.insert(&key(i), CatalogEntry::of(i)).await.unwrap();
             }
             yard.settle(3000).await;
             for (store, before) in yard.stores.iter().zip(before) {
@@ -542,16 +542,17 @@ fn a_catalog_hides_and_loses_nothing_that_is_left_after_a_guess() {
             let catalog = pool.catalog(ROOT);
             assert_eq!(catalog.all().await.unwrap().len(), 40, "all that is left is listed");
             for i in 0..40 {
-                assert_eq!(catalog.get(&key(i)).await.unwrap(), Some(i));
-                assert_eq!(catalog.insert(&key(i), 99).await.unwrap(), i, "it is there already");
+                assert_eq!(catalog.get(&key(i)).await.unwrap(), Some(CatalogEntry::of(i)));
+                let has = catalog.insert(&key(i), CatalogEntry::of(99)).await.unwrap();
+                assert_eq!(has.value, i, "it is there already");
             }
             for i in 40..80 {
-                catalog.insert(&key(i), i).await.unwrap();
+                catalog.insert(&key(i), CatalogEntry::of(i)).await.unwrap();
             }
-            catalog.remove(&key(3), 3).await.unwrap();
-            catalog.remove(&key(50), 50).await.unwrap();
+            catalog.remove(&key(3), CatalogEntry::of(3)).await.unwrap();
+            catalog.remove(&key(50), CatalogEntry::of(50)).await.unwrap();
             let all = yard.open().await.unwrap().catalog(ROOT).all().await.unwrap();
-            let told = (0..80).filter(|i| ![3, 50].contains(i)).map(|i| (key(i), i));
+            let told = (0..80).filter(|i| ![3, 50].contains(i)).map(|i| (key(i), CatalogEntry::of(i)));
             assert_eq!(all, told.collect());
         });
     }

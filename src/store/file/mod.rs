@@ -27,6 +27,7 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,8 +36,8 @@ use self::key::KeyPath;
 use self::object::read_at;
 use self::root::Root;
 use super::{
-    Bucket, BucketAnswer, BucketRef, BucketRequest, ByteRange, Cause, Found, Head, NO_ATTRS, Store, StoreUrl,
-    too_large,
+    Bucket, BucketAnswer, BucketRef, BucketRequest, ByteRange, Cause, Found, Head, NO_ATTRS, Space, Store,
+    StoreUrl, too_large,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -199,4 +200,9 @@ impl Store for FileStore {
     }
 }
 
-impl Bucket for FileStore {}
+#[async_trait]
+impl Bucket for FileStore {
+    async fn space(&self) -> Option<Space> {
+        self.run(|inner| inner.root.space()).await.ok()
+    }
+}

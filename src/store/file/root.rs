@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fchmod, fgetxattr,
-    flock, fstat, fsync, makedev, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
+    flock, fstat, fstatvfs, fsync, makedev, mkdirat, openat, openat2, renameat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::thread::{Timespec, nanosleep};
@@ -24,6 +24,7 @@ use super::key::{DISPLACED, HIDDEN, KeyPath};
 use super::stamp::Remembered;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
+use crate::store::Space;
 
 /// Temporary files that are older than this were left by a crash.
 const STALE_MS: u64 = 24 * 3600 * 1000;
@@ -203,6 +204,16 @@ impl Root {
             ));
         }
         Ok(root)
+    }
+
+    /// The room on its filesystem.
+    pub fn space(&self) -> Result<Space> {
+        let root = self.open()?;
+        let look = || Ok((fstat(&root)?, fstatvfs(&root)?));
+        let (stat, room) = look().map_err(|e| self.failed("asking for its room", e))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+        let used_bytes = bytes(room.f_blocks.saturating_sub(room.f_bfree));
+        Ok(Space { filesystem: stat.st_dev, used_bytes, free_bytes: bytes(room.f_bavail) })
     }
 
     fn life_of(&self, root: &OwnedFd) -> Result<DirLife> {

@@ -3,6 +3,7 @@
 //!
 //! Any process may do it, for volumes that others own too; it claims nothing and ends nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::volumes::Volumes;
@@ -26,7 +27,10 @@ enum Step {
 impl Volumes {
     /// Every volume takes the pool's stores as they are now for witnesses.
     pub async fn admit_stores(&self) -> Result<()> {
-        for (name, id) in self.engine.pool.list().await? {
+        // Twice: a volume that is renamed while names are listed may be on none of the pages that were read.
+        let listed = [self.engine.pool.list().await?, self.engine.pool.list().await?].concat();
+        let volumes: BTreeMap<VolumeId, Name> = listed.into_iter().map(|(name, id)| (id, name)).collect();
+        for (id, name) in volumes {
             self.admit_to(&name, id).await.map_err(|e| e.context(format!("volume {name}")))?;
         }
         Ok(())

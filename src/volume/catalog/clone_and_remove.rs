@@ -9,16 +9,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::names::take;
 use super::template::Template;
 use super::volumes::{OpenMode, Volumes};
 use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
+use crate::pool::{CatalogEntry, NameEntry};
 use crate::store::Cause;
 use crate::volume::handle::Known;
+use crate::volume::head::HeadRegister;
 use crate::volume::head::VolumeInfo;
 use crate::volume::head::VolumeSettings;
-use crate::volume::head::{Base, Gate, Head};
-use crate::volume::head::{CREATION, HeadRegister};
+use crate::volume::head::{Base, Gate, Head, NameStanding};
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Object;
 use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};
@@ -67,26 +69,7 @@ impl Volumes {
 
     /// Gives the new volume its name. One that a broken-off creation or removal left behind is taken over.
     pub(in crate::volume) async fn claim_name(&self, name: &Name, id: VolumeId) -> Result<()> {
-        let pool = &self.engine.pool;
-        let taken = match pool.insert(name, id).await {
-            Err(e) if e.is(Kind::Exists) => pool.lookup(name).await?,
-            done => return done,
-        };
-        let exists = || Error::new(Kind::Exists, format!("volume {} exists", self.engine.title(name)));
-        let Some(other) = taken else { return pool.insert(name, id).await };
-        let cell = self.engine.cell(other);
-        if cell.read().await?.is_none() {
-            self.engine.rt.sleep(CREATION).await;
-        }
-        let gone = match cell.read().await? {
-            Some(head) => head.removed,
-            None => cell.cancel(&self.new_head(other, 512, VolumeSettings::default())?).await?,
-        };
-        if !gone {
-            return Err(exists());
-        }
-        pool.remove(name, other).await?;
-        pool.insert(name, id).await.map_err(|e| if e.is(Kind::Exists) { exists() } else { e })
+        take(self, name, NameEntry::first(id)).await
     }
 
     /// After an error in between: the register is cancelled, then pins that may have been made go, and the name is given
@@ -97,7 +80,7 @@ impl Volumes {
                 for pin in pins {
                     self.unpin(pin.parent, pin.snapshot, head.volume, pin.nonce).await?;
                 }
-                self.engine.pool.remove(name, head.volume).await?;
+                self.engine.pool.remove_name(name, NameEntry::first(head.volume)).await?;
             }
             Ok::<(), Error>(())
         };
@@ -119,8 +102,12 @@ impl Volumes {
         let mut pins = Vec::new();
         let made = async {
             let (head, template) = match self.pin(volume, template, snapshot, id, &mut pins).await {
-                // Another volume of that name by now, perhaps.
+                // Another volume of that name by now, perhaps: what was pinned is none of this clone's.
                 Err(e) if guessed && e.is(Kind::NotFound) => {
+                    while let Some(pin) = pins.last() {
+                        self.unpin(pin.parent, pin.snapshot, id, pin.nonce).await?;
+                        pins.pop();
+                    }
                     let template = self.template(volume, snapshot).await?;
                     self.pin(volume, template, snapshot, id, &mut pins).await?
                 }
@@ -170,8 +157,14 @@ impl Volumes {
             if !made.iter().any(|pin| pin.parent == parent && pin.snapshot == state.id) {
                 made.push(Pin { parent, snapshot: state.id, nonce });
             }
-            self.pins(parent, state.id).insert(&key(clone), nonce.0).await?;
+            self.pins(parent, state.id).insert(&key(clone), CatalogEntry::of(nonce.0)).await?;
             let after = self.look_after_pin(volume, &template.cell, state.id).await?;
+            if after.naming != template.named.1
+                && after.standing_of(volume, template.named.0) != NameStanding::Current
+            {
+                let why = format!("volume {} has another name by now", self.engine.title(volume));
+                return Err(Error::new(Kind::NotFound, why));
+            }
             if after.checkpoint.tables != seen.0.checkpoint.tables {
                 template.seen = Arc::new(self.recorded(volume, parent).await?);
             } else if after != seen.0 {
@@ -206,10 +199,11 @@ impl Volumes {
 
     /// What is to be cloned, as it is now.
     async fn template(&self, volume: &Name, snapshot: &Name) -> Result<Template> {
-        let parent = self.id(volume).await?;
+        let NameEntry { volume: parent, serial } = self.entry(volume).await?;
         let seen = self.tables_with(volume, parent, snapshot).await?;
         seen.1.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
-        Ok(Template { parent, cell: self.engine.cell(parent), seen: Arc::new(seen) })
+        let naming = seen.0.naming.clone();
+        Ok(Template { parent, cell: self.engine.cell(parent), named: (serial, naming), seen: Arc::new(seen) })
     }
 
     fn keep_template(&self, key: (Name, Name), template: Template) {
@@ -298,7 +292,8 @@ impl Volumes {
 
     /// `Refused` while clones need it, `Owned` when another host does. With its snapshots.
     pub async fn remove(&self, name: &Name) -> Result<()> {
-        let id = self.id(name).await?;
+        let entry = self.entry(name).await?;
+        let id = entry.volume;
         let cell = self.engine.cell(id);
         match cell.read().await? {
             Some(head) if !head.removed => self.mark_removed(name, &cell, head).await?,
@@ -308,13 +303,13 @@ impl Volumes {
                 cell.cancel(&self.new_head(id, 512, VolumeSettings::default())?).await?;
             }
         }
-        if let Some(open) = self.here(id) {
-            open.removed();
-            open.let_go().await;
-            self.forget(id);
-        }
-        self.engine.pool.remove(name, id).await?;
+        self.let_go_of_removed(id).await;
+        self.engine.pool.remove_name(name, entry).await?;
         let Some(head) = cell.read().await? else { return Ok(()) };
+        if let Some(current) = &head.naming.name {
+            let entry = NameEntry { volume: id, serial: head.naming.serial };
+            self.engine.pool.remove_name(current, entry).await?;
+        }
         if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
             self.unpin(*parent, base.snapshot, id, base.pin).await?;
         }
@@ -322,8 +317,17 @@ impl Volumes {
         self.delete_chunks(&head).await
     }
 
+    /// Ends the sessions that this engine has of a volume that is removed.
+    pub(super) async fn let_go_of_removed(&self, id: VolumeId) {
+        if let Some(open) = self.here(id) {
+            open.removed();
+            open.let_go().await;
+            self.forget(id);
+        }
+    }
+
     /// The change of its head after which it is gone: behind a gate when it may have clones, so that none comes in between.
-    async fn mark_removed(&self, name: &Name, cell: &HeadRegister, mut head: Head) -> Result<()> {
+    pub(super) async fn mark_removed(&self, name: &Name, cell: &HeadRegister, mut head: Head) -> Result<()> {
         let title = || format!("volume {}", self.engine.title(name));
         let lineage = self.lineage(name, &head).await?;
         let mut tries = 0;
@@ -354,7 +358,7 @@ impl Volumes {
     }
 
     /// The journal of a volume that is gone; those that were kept aside stay.
-    async fn forget_journal(&self, id: VolumeId) {
+    pub(super) async fn forget_journal(&self, id: VolumeId) {
         self.engine.confirmed(id).remove().await;
         let dir = self.engine.folder(id).join("journal");
         for file in self.engine.disk.list(&dir).await.unwrap_or_default() {

@@ -7,7 +7,7 @@ use futures::stream;
 
 use super::volumes::Volumes;
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
-use crate::pool::Catalog;
+use crate::pool::{Catalog, CatalogEntry};
 use crate::volume::head::CREATION;
 use crate::volume::head::Head;
 use crate::volume::head::VolumeSettings;
@@ -43,8 +43,8 @@ impl Volumes {
         let looks: Vec<_> = looks.buffer_unordered(AT_ONCE).collect().await;
         let mut all = Vec::new();
         for (snapshot, pins) in looks {
-            for (key, nonce) in pins? {
-                all.push((snapshot, clone_of(&key)?, Nonce(nonce)));
+            for (key, pin) in pins? {
+                all.push((snapshot, clone_of(&key)?, Nonce(pin.value)));
             }
         }
         Ok(all)
@@ -101,7 +101,7 @@ impl Volumes {
         clone: VolumeId,
         nonce: Nonce,
     ) -> Result<()> {
-        self.pins(parent, snapshot).remove(&key(clone), nonce.0).await
+        self.pins(parent, snapshot).remove(&key(clone), CatalogEntry::of(nonce.0)).await
     }
 
     /// `Refused`, with their names, when clones need one of the snapshots of `what`.

@@ -3,10 +3,12 @@
 mod admit_witness;
 mod alter;
 mod clone_and_remove;
+mod end_all;
 mod group;
 mod holders;
 mod inventory;
 mod moments;
+mod names;
 mod report;
 mod salvage;
 mod settings;
@@ -16,7 +18,9 @@ mod volumes;
 
 pub use alter::Flattened;
 pub use moments::HistoryMark;
+pub use end_all::end_all;
 pub use group::snapshot_group;
+pub use names::rename;
 pub use salvage::Salvaged;
 pub use unreadable::{MapWalk, Unreadable};
 pub use volumes::{OpenMode, SnapshotView, Volumes};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 
+use super::names::one_each;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
@@ -262,7 +263,11 @@ impl Volumes {
                 format!("pool {pool}: too few stores answer ({patience:?} without one)"),
             )
         };
-        let names = rt.timeout(patience, self.engine.pool.list()).await.unwrap_or_else(|| Err(late()))?;
+        let listed = async {
+            let entries = self.engine.pool.name_entries().await?;
+            Ok(one_each(self, entries).await)
+        };
+        let names = rt.timeout(patience, listed).await.unwrap_or_else(|| Err(late()))?;
         let known = Surroundings {
             names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
             local: self.engine.local().await,
@@ -304,7 +309,7 @@ impl Volumes {
 
     /// What this engine knows of a volume that it has open; asks nobody.
     pub fn glance(&self, name: &Name) -> Option<VolumeInfo> {
-        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        let volume = self.open_now().into_iter().find(|v| v.name() == *name)?;
         let Known::Live(session) = volume.known() else { return None };
         let head = session.head.lock().clone();
         let mut info = VolumeInfo::of(name, &head, &session.tip.lock().tables);
@@ -315,7 +320,7 @@ impl Volumes {
 
     /// Why I/O on a volume that this engine has open fails or waits.
     pub fn failure(&self, name: &Name) -> Option<String> {
-        let volume = self.open_now().into_iter().find(|v| v.name() == name)?;
+        let volume = self.open_now().into_iter().find(|v| v.name() == *name)?;
         volume.trouble().map(|(_, why)| why)
     }
 
@@ -353,7 +358,7 @@ impl Volumes {
         let (mut chain, mut head) = (Vec::new(), head.clone());
         // A head that was forged may name its own child.
         while let Some((volume, base)) = head.parent().filter(|_| chain.len() < CHAIN_MAX) {
-            let name = self.still_named(&base.parent_name, volume).await;
+            let name = self.name_of(&base.parent_name, volume).await;
             chain.push(Parent { volume, name, snapshot: base.snapshot_name.clone() });
             let Some(above) = self.engine.cell(volume).read().await? else { break };
             head = above;
@@ -361,10 +366,13 @@ impl Volumes {
         Ok(chain)
     }
 
-    /// The name, if it is still that volume's.
-    async fn still_named(&self, name: &Name, id: VolumeId) -> Option<Name> {
-        let now = self.engine.pool.lookup(name).await.ok()?;
-        now.filter(|now| *now == id).map(|_| name.clone())
+    /// A volume's name by now; `was`: one that it had.
+    async fn name_of(&self, was: &Name, id: VolumeId) -> Option<Name> {
+        let now = self.engine.pool.lookup(was).await.ok()?;
+        if now == Some(id) {
+            return Some(was.clone());
+        }
+        self.engine.cell(id).read().await.ok()??.naming.name
     }
 
     /// What this host's disk holds of it.

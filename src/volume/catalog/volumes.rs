@@ -12,7 +12,7 @@ use super::template::Template;
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
 use crate::map::Tree;
-use crate::pool::{Catalog, Need};
+use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::Head;
 use crate::volume::head::TakeOver;
@@ -99,8 +99,16 @@ impl Volumes {
 
     /// The volume of this name that this engine writes, as far as it knows.
     pub fn owned_here(&self, name: &Name) -> Option<Arc<Volume>> {
-        let live = |v: &Arc<Volume>| v.name() == name && matches!(v.known(), Known::Live(_));
+        let live = |v: &Arc<Volume>| v.name() == *name && matches!(v.known(), Known::Live(_));
         self.open_now().into_iter().find(live)
+    }
+
+    /// A volume has another name now: what this engine has by the names concerned is looked up anew.
+    pub(in crate::volume) fn renamed(&self, head: &Head, names: [&Name; 2]) {
+        self.templates.lock().retain(|(volume, _), _| !names.contains(&volume));
+        if let Some(open) = self.here(head.volume) {
+            open.follow_name(head);
+        }
     }
 
     pub(in crate::volume) fn forget(&self, id: VolumeId) {
@@ -108,8 +116,13 @@ impl Volumes {
     }
 
     pub(in crate::volume) async fn id(&self, name: &Name) -> Result<VolumeId> {
-        match self.engine.pool.lookup(name).await? {
-            Some(id) => Ok(id),
+        Ok(self.entry(name).await?.volume)
+    }
+
+    /// What the name leads to.
+    pub(in crate::volume) async fn entry(&self, name: &Name) -> Result<NameEntry> {
+        match self.engine.pool.name_entry(name).await? {
+            Some(entry) => Ok(entry),
             None => {
                 Err(Error::new(Kind::NotFound, format!("there is no volume {}", self.engine.title(name))))
             }

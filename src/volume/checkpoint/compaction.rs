@@ -219,7 +219,7 @@ pub async fn compact(session: Arc<Session>) {
                 news.await;
             }
             Err(stop) => {
-                tracing::warn!(volume = %session.context.name, error = %stop.error(), "objects could not be packed; it is tried again");
+                tracing::warn!(volume = %session.context.name(), error = %stop.error(), "objects could not be packed; it is tried again");
                 session.context.rt().sleep(AGAIN).await;
             }
         }

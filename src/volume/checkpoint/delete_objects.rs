@@ -74,7 +74,7 @@ pub async fn delete_retired(session: Arc<Session>) {
                 session.collect.notify_waiters();
             }
             Err(error) => {
-                tracing::debug!(volume = %session.context.name, %error, "dead objects stay for now");
+                tracing::debug!(volume = %session.context.name(), %error, "dead objects stay for now");
                 session.context.rt().sleep(AGAIN).await;
             }
         }

@@ -64,7 +64,7 @@ pub async fn make_checkpoints(session: Arc<Session>) {
     loop {
         session.wait_until_ripe().await;
         if let Err(stop) = session.checkpoint(&[]).await {
-            tracing::warn!(volume = %session.context.name, error = %stop.error(), "a checkpoint failed; it is tried again");
+            tracing::warn!(volume = %session.context.name(), error = %stop.error(), "a checkpoint failed; it is tried again");
             session.context.rt().sleep(AGAIN).await;
         }
     }
@@ -203,7 +203,7 @@ impl Session {
         loop {
             match self.checkpoint(removes).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
-                    tracing::warn!(volume = %self.context.name, error = %e, "a checkpoint waits");
+                    tracing::warn!(volume = %self.context.name(), error = %e, "a checkpoint waits");
                     self.or_end(self.context.rt().sleep(AGAIN)).await?;
                 }
                 done => return done,
@@ -307,7 +307,7 @@ impl Session {
         loop {
             match self.publish_once(built, removes, back, nonce).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
-                    tracing::warn!(volume = %self.context.name, error = %e, "a checkpoint waits to be recorded");
+                    tracing::warn!(volume = %self.context.name(), error = %e, "a checkpoint waits to be recorded");
                     self.or_end(self.context.rt().sleep(AGAIN)).await?;
                 }
                 done => return done,

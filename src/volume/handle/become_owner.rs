@@ -157,7 +157,7 @@ async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, er
             ),
         ),
         Err(why) => {
-            tracing::warn!(volume = %context.name, %why, "a journal that can't be replayed any more is not put aside yet");
+            tracing::warn!(volume = %context.name(), %why, "a journal that can't be replayed any more is not put aside yet");
             error
         }
     }
@@ -206,7 +206,7 @@ async fn begin(
         )
     }));
     for note in &notes.said {
-        tracing::warn!(volume = %context.name, "{note}");
+        tracing::warn!(volume = %context.name(), "{note}");
     }
     match context.view.books(&taken.head).await {
         Ok(books) => {
@@ -233,13 +233,13 @@ async fn remember(context: &VolumeContext, session: &Arc<Session>, a: Announce) 
             // Whoever was shut out can use it only when its map is in the pool.
             session.run(async move |s| {
                 if let Err(stop) = s.build_snapshot(&built).await {
-                    tracing::debug!(volume = %s.context.name, error = %stop.error(), "a snapshot's map is written later");
+                    tracing::debug!(volume = %s.context.name(), error = %stop.error(), "a snapshot's map is written later");
                 }
             });
             Some(note)
         }
         Err(stop) => {
-            tracing::warn!(volume = %context.name, error = %stop.error(), "the state that the take-over found was not kept as a snapshot");
+            tracing::warn!(volume = %context.name(), error = %stop.error(), "the state that the take-over found was not kept as a snapshot");
             None
         }
     }
@@ -249,13 +249,13 @@ fn kept_as(context: &VolumeContext, name: &Name) -> String {
     format!(
         "snapshot {}@{name} keeps what the volume was at that moment; it may be removed when no kept journal is to be \
              salvaged",
-        context.name
+        context.name()
     )
 }
 
 async fn close(context: &VolumeContext, journal: &Journal) {
     if let Err(error) = journal.close().await {
-        tracing::debug!(volume = %context.name, %error, "closing the journal");
+        tracing::debug!(volume = %context.name(), %error, "closing the journal");
     }
 }
 
@@ -265,7 +265,7 @@ fn sweep(context: &Arc<VolumeContext>, taken: &Taken) {
     let rt = context.rt().clone();
     rt.spawn(async move {
         if let Err(error) = takeover::sweep(&context.engine.pool, &head, left).await {
-            tracing::debug!(volume = %context.name, %error, "leftovers stay until the stores are looked through");
+            tracing::debug!(volume = %context.name(), %error, "leftovers stay until the stores are looked through");
         }
     })
     .detach();

@@ -216,8 +216,13 @@ impl Volume {
         &self.inner.context
     }
 
-    pub fn name(&self) -> &Name {
-        &self.inner.context.name
+    /// As far as this host knows: another may have renamed it a moment ago.
+    pub fn name(&self) -> Name {
+        self.inner.context.name()
+    }
+
+    pub(in crate::volume) fn follow_name(&self, head: &Head) {
+        self.inner.context.follow_name(head);
     }
 
     pub(in crate::volume) fn title(&self) -> String {

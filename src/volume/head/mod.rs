@@ -16,4 +16,6 @@ pub use limits::{Direction, Limits, Rate};
 pub use register::{CREATION, HeadRegister};
 pub use settings::{FlushMode, Host, VolumeSettings, is_template};
 pub use stop::{Stop, without_journal};
-pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};
+pub use transitions::{
+    Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, NameStanding, Naming, Recording, Removal, RootRef,
+};

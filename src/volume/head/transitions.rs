@@ -5,7 +5,7 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, gate and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
+//! claim, cloned, gate, naming and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
 //! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
 //! ownership, which must never be refused for want of room.
 //!
@@ -194,6 +194,29 @@ pub struct Back {
     pub size: u64,
 }
 
+/// Which of the directory's entries is the volume's name (model `rename`): the one of this name and serial. As it was born:
+/// the only one, of serial 0.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Naming {
+    /// `None`: it was never renamed.
+    pub name: Option<Name>,
+    pub serial: u64,
+    /// Entries with serials up to this one are the name, or dead for ever.
+    pub round: u64,
+}
+
+/// What an entry of the directory is to the volume that it leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NameStanding {
+    /// The volume's name.
+    Current,
+    /// It was its name, or never came to be; it never will be.
+    Dead,
+    /// It may become its name: a rename is under way, or was broken off.
+    Pending,
+}
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -219,6 +242,8 @@ pub struct Head {
     pub cloned: Cloned,
     #[serde(default, skip_serializing_if = "is_default")]
     pub gate: Option<Gate>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub naming: Naming,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -288,6 +313,7 @@ impl Head {
             claim: None,
             cloned: Cloned::default(),
             gate: None,
+            naming: Naming::default(),
             witnesses,
             removed: false,
         }
@@ -640,6 +666,37 @@ impl Head {
         self.with(|h| h.active.released = true)
     }
 
+    /// What an entry of the directory is that leads to this volume.
+    pub fn standing_of(&self, name: &Name, serial: u64) -> NameStanding {
+        let Naming { name: current, serial: since, round } = &self.naming;
+        let is_current = serial == *since && current.as_ref().is_none_or(|current| current == name);
+        match (self.removed, is_current) {
+            (false, true) => NameStanding::Current,
+            (false, false) if serial > *round => NameStanding::Pending,
+            _ => NameStanding::Dead,
+        }
+    }
+
+    /// The entry of serial `round + 1`, which is in the directory, becomes the name. `Owned`: another rename came first, or
+    /// somebody took this one for broken off.
+    pub fn rename(&self, to: &Name, round: u64) -> Result<Move> {
+        self.gone()?;
+        let naming = Naming { name: Some(to.clone()), serial: round + 1, round: round + 1 };
+        match self.naming {
+            _ if self.naming == naming => Ok(Move::Already),
+            Naming { round: now, .. } if now == round => self.with(|h| h.naming = naming),
+            _ => Err(Error::new(Kind::Owned, "it is being renamed by another at the same time: try again")),
+        }
+    }
+
+    /// No entry with a serial up to this one becomes the name any more.
+    pub fn close_round(&self, serial: u64) -> Result<Move> {
+        match self.removed || self.naming.round >= serial {
+            true => Ok(Move::Already),
+            false => self.with(|h| h.naming.round = serial),
+        }
+    }
+
     /// Puts a gate before what is to be removed; another's, whose remover begins anew or is gone, ends with it.
     pub fn set_gate(&self, gate: Gate) -> Result<Move> {
         self.gone()?;
@@ -980,6 +1037,29 @@ mod tests {
             Move::Already => head,
         });
         assert!(many.cloned == Cloned::Any && refused(&many, 7) == (true, true));
+    }
+
+    #[test]
+    fn one_name_counts_and_what_is_dead_stays_so() {
+        use NameStanding::{Current, Dead, Pending};
+        let [a, b, c]: [Name; 3] = ["a", "b", "c"].map(|name| name.parse().unwrap());
+        let head = born();
+        assert_eq!((head.standing_of(&a, 0), head.standing_of(&b, 1)), (Current, Pending));
+        let renamed = moved(head.rename(&b, 0));
+        assert_eq!(renamed.rename(&b, 0).unwrap(), Move::Already);
+        assert_eq!((renamed.standing_of(&a, 0), renamed.standing_of(&b, 1)), (Dead, Current));
+        assert_eq!((renamed.standing_of(&c, 1), renamed.standing_of(&c, 2)), (Dead, Pending));
+        assert_eq!(renamed.rename(&c, 0).unwrap_err().kind(), Kind::Owned);
+        let closed = moved(renamed.close_round(2));
+        assert_eq!(closed.close_round(2).unwrap(), Move::Already);
+        assert_eq!((closed.standing_of(&b, 1), closed.standing_of(&c, 2)), (Current, Dead));
+        assert_eq!(closed.rename(&c, 1).unwrap_err().kind(), Kind::Owned);
+        let back = moved(closed.rename(&a, 2));
+        assert_eq!((back.standing_of(&a, 0), back.standing_of(&a, 3)), (Dead, Current));
+        assert_eq!(Head::decode(&back.encode().unwrap()).unwrap(), back);
+        let removed = moved(back.remove(&BTreeSet::new(), Nonce(0)));
+        assert_eq!((removed.standing_of(&a, 3), removed.standing_of(&c, 9)), (Dead, Dead));
+        assert_eq!(removed.rename(&c, 3).unwrap_err().kind(), Kind::Removed);
     }
 
     /// However large a head may be made, it can change hands.

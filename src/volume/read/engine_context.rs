@@ -280,8 +280,8 @@ impl EngineContext {
 pub struct VolumeContext {
     pub engine: Arc<EngineContext>,
     pub id: VolumeId,
-    /// As it was opened, for messages.
-    pub name: Name,
+    /// For messages: as it was opened, then as heads tell it that were read since.
+    name: Mutex<Name>,
     pub cell: HeadRegister,
     /// How far the volume is known to have come.
     pub confirmed: Record,
@@ -306,6 +306,7 @@ impl VolumeContext {
         let view = engine.view(head);
         let (id, size, settings) = (head.volume, AtomicU64::new(head.size), Mutex::new(head.settings));
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
+        let name = Mutex::new(head.naming.name.clone().unwrap_or(name));
         let (settings_changed, changing_settings) = Default::default();
         Arc::new(VolumeContext {
             engine,
@@ -351,9 +352,20 @@ impl VolumeContext {
         self.rt().spawn(async move { record.keep(&head, guesses).await }).detach();
     }
 
+    pub fn name(&self) -> Name {
+        self.name.lock().clone()
+    }
+
+    /// It may have been renamed by then.
+    pub fn follow_name(&self, head: &Head) {
+        if let Some(name) = &head.naming.name {
+            self.name.lock().clone_from(name);
+        }
+    }
+
     /// How users name it.
     pub fn title(&self) -> String {
-        self.engine.title(&self.name)
+        self.engine.title(&self.name())
     }
 }
 

@@ -236,7 +236,7 @@ impl Session {
             && head.active.epoch != self.epoch
             && let Err(fenced) = head.owned(self.epoch)
         {
-            return self.explain(fenced.context(format!("volume {}", self.context.name)));
+            return self.explain(fenced.context(format!("volume {}", self.context.name())));
         }
         self.explain(error)
     }
@@ -261,6 +261,7 @@ impl Session {
                     *known = head.clone();
                     self.changes.fetch_add(1, Ordering::Relaxed);
                 }
+                self.context.follow_name(&head);
                 self.context.confirmed_in_time(&head);
                 Ok(head)
             }
@@ -277,7 +278,7 @@ impl Session {
             Kind::Fenced | Kind::Removed => self.fence(&error).await,
             // Only a withdrawn claim is told this way, see `Head::owned`.
             Kind::Refused if self.withdrawn().await => {
-                tracing::info!(volume = %self.context.name, "{error}; going on under a new claim");
+                tracing::info!(volume = %self.context.name(), "{error}; going on under a new claim");
                 self.goes_on.store(true, Ordering::Relaxed);
                 self.stop(Stop::Again);
             }
@@ -341,7 +342,7 @@ impl Session {
             closed = Ok(());
         }
         if let Err(error) = &closed {
-            tracing::debug!(volume = %self.context.name, %error, "closing the journal");
+            tracing::debug!(volume = %self.context.name(), %error, "closing the journal");
         }
         closed
     }

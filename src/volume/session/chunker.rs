@@ -39,7 +39,7 @@ pub async fn cut_chunks(session: Arc<Session>) {
                 session.run(|session| session.store_chunk(cutting, era, held));
             }
             Err(error) => {
-                tracing::error!(volume = %session.context.name, %error, "the volume's log can't be written: I/O fails from now on");
+                tracing::error!(volume = %session.context.name(), %error, "the volume's log can't be written: I/O fails from now on");
                 session.stop(crate::volume::head::Stop::Failed(error));
                 return;
             }
@@ -99,7 +99,7 @@ impl Session {
                 }
             }
             Err(error) => {
-                tracing::error!(volume = %self.context.name, chunk = %id, %error, "a chunk can't be stored");
+                tracing::error!(volume = %self.context.name(), chunk = %id, %error, "a chunk can't be stored");
                 self.stop(crate::volume::head::Stop::Failed(error));
             }
         }

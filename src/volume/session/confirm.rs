@@ -47,6 +47,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
         match seen.and_then(|head| head.owned(session.epoch).map(|()| head)) {
             Ok(head) => {
                 counted.upto = counted.upto.max(prefix.seq);
+                session.context.follow_name(&head);
                 let mut known = session.head.lock();
                 let newest = session.changes.load(Ordering::Relaxed) == changes;
                 if newest && head.checkpoint.position >= known.checkpoint.position {
@@ -63,7 +64,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
             }
             Err(error) => {
                 session.rounds.failed(dirty);
-                tracing::debug!(volume = %session.context.name, %error, "not confirmed");
+                tracing::debug!(volume = %session.context.name(), %error, "not confirmed");
                 session.lost(error).await;
                 session.context.rt().sleep(pause).await;
                 // To count again may cost as many requests as chunks were stored since the checkpoint.
@@ -83,9 +84,9 @@ pub async fn mend_journal(session: Arc<Session>) {
             if let Err(stop) = session.mend_once(&mut ready).await {
                 let error = stop.error();
                 if std::mem::replace(&mut said, true) {
-                    tracing::debug!(volume = %session.context.name, %error, "the journal is not mended yet");
+                    tracing::debug!(volume = %session.context.name(), %error, "the journal is not mended yet");
                 } else {
-                    tracing::warn!(volume = %session.context.name, %error, "the journal is not mended yet");
+                    tracing::warn!(volume = %session.context.name(), %error, "the journal is not mended yet");
                 }
                 if session.journal.is_void() || session.unmended().is_some() {
                     session.mending.news.notify_waiters();
@@ -266,7 +267,7 @@ impl Session {
                 // Begun anew meanwhile.
                 Err(_) if self.journal.id() != id => {}
                 Err(error) if self.journal.failed().is_some() => {
-                    tracing::debug!(volume = %self.context.name, %error, "a flush waits until all is in the pool");
+                    tracing::debug!(volume = %self.context.name(), %error, "a flush waits until all is in the pool");
                     self.mending.want();
                     self.or_end(news).await?;
                     if let Some(error) = self.unmended() {
@@ -316,14 +317,14 @@ impl Session {
                 *self.mending.held_up.lock() = None;
                 let why = refused.map_or_else(String::new, |e| format!(" ({e})"));
                 tracing::warn!(
-                    volume = %self.context.name,
+                    volume = %self.context.name(),
                     "the journal takes no writes for now{why}: a flush waits until all is in the pool"
                 );
             }
             Ok(Some(id)) => {
                 self.writer.set_journal(id);
                 *self.mending.held_up.lock() = None;
-                tracing::info!(volume = %self.context.name, "the journal was begun anew");
+                tracing::info!(volume = %self.context.name(), "the journal was begun anew");
             }
             Err(error) => {
                 // Room comes back, other than a disk that fails: flushes wait for it and say so.

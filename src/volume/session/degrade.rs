@@ -73,7 +73,7 @@ pub async fn watch_stores(session: Arc<Session>) {
             false => session.lower(&mut attempts).await.map_err(|stop| (stop, session.pause())),
         };
         if let Err((stop, pause)) = done {
-            tracing::warn!(volume = %session.context.name, error = %stop.error(), "the number of shards that make a write stored could not be changed");
+            tracing::warn!(volume = %session.context.name(), error = %stop.error(), "the number of shards that make a write stored could not be changed");
             session.rest(pause).await;
         }
     }
@@ -114,7 +114,7 @@ impl Session {
         }
         attempts.unsure = true;
         self.write_w(k).await?;
-        tracing::warn!(volume = %self.context.name, "{out} stores are out: writes are stored on {k} stores from now on");
+        tracing::warn!(volume = %self.context.name(), "{out} stores are out: writes are stored on {k} stores from now on");
         self.count_with(k);
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Session {
         self.write_w(full).await.map_err(|stop| (stop, self.pause()))?;
         attempts.unsure = false;
         // As loud as its beginning was.
-        tracing::warn!(volume = %self.context.name, "the stores are back: writes are stored on {full} of them again");
+        tracing::warn!(volume = %self.context.name(), "the stores are back: writes are stored on {full} of them again");
         Ok(())
     }
 

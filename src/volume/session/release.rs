@@ -41,7 +41,7 @@ impl Session {
         if done.is_err() {
             let _ = self.leave_journal().await;
         } else if let Err(error) = self.journal.discard().await {
-            tracing::warn!(volume = %self.context.name, %error, "the journal of a released volume could not be removed");
+            tracing::warn!(volume = %self.context.name(), %error, "the journal of a released volume could not be removed");
         }
         if let Ok(head) = &done {
             self.context.confirmed.keep(head, self.context.engine.pool.guesses()).await;

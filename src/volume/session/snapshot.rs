@@ -131,7 +131,7 @@ impl Session {
         if done.is_err()
             && let Err(error) = self.context.cell.change(move |head| head.lift_gate(nonce)).await
         {
-            tracing::debug!(volume = %self.context.name, %error, "a clone that comes lifts the gate");
+            tracing::debug!(volume = %self.context.name(), %error, "a clone that comes lifts the gate");
         }
         done
     }

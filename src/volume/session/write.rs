@@ -263,7 +263,7 @@ impl Session {
         if let Some(room) = room
             && let Err(error) = self.journal.append(room, record)
         {
-            tracing::warn!(volume = %self.context.name, %error, "the journal takes no more writes");
+            tracing::warn!(volume = %self.context.name(), %error, "the journal takes no more writes");
             self.mending.want();
         }
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::base::{Error, Result};
 
 /// A command on a host, begun a little later, whose process may be killed meanwhile: `None` then.
-async fn command<T: Send + 'static>(
+pub async fn command<T: Send + 'static>(
     site: &Site,
     life: &Life,
     work: impl Future<Output = Result<T>> + Send + 'static,
@@ -111,7 +111,7 @@ impl Race {
             let life = self.host(1);
             let c = life.volumes.open(&name(&c), OpenMode::Normal).await.unwrap();
             assert!(c.read(0, 8192).await.unwrap() == data, "round {round}");
-            life.volumes.remove(c.name()).await.unwrap();
+            life.volumes.remove(&c.name()).await.unwrap();
         }
         // What was broken off holds nothing, and a gate that was left bars nobody.
         if kept && self.site.world.below(2) == 0 {

@@ -16,6 +16,7 @@ mod orphans;
 mod outage;
 mod place;
 mod reading;
+mod renames;
 mod reports;
 mod requests;
 mod rollback;

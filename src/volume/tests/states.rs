@@ -6,7 +6,7 @@ use crate::store::SimStore;
 
 use super::*;
 use crate::base::{Nonce, VolumeId};
-use crate::pool::ScrubOptions;
+use crate::pool::{CatalogEntry, ScrubOptions};
 use crate::volume::space::pins;
 
 async fn snap(v: &Arc<Volume>, s: &str) {
@@ -103,7 +103,7 @@ fn a_pin_without_its_clone_holds_nothing() {
         let head = engine.cell(clone).read().await.unwrap().unwrap();
         let snapshot = head.base.unwrap().snapshot;
         let pins = pins::of(&engine.pool, parent, snapshot);
-        pins.insert(&pins::key(VolumeId(77)), 77).await.unwrap();
+        pins.insert(&pins::key(VolumeId(77)), CatalogEntry::of(77)).await.unwrap();
         // What would be done says no more than is true, and changes nothing.
         let said = life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap_err();
         let why = "tank/v@a is needed by its clones: tank/d; remove them first";

@@ -580,6 +580,19 @@ impl Disk for SimDisk {
         })
         .await
     }
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_owned();
+        self.act(move |s, _| {
+            if !s.list(&dir)?.is_empty() {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            // Durable at once, as a folder's making is.
+            s.seen.dirs.remove(&dir);
+            s.medium.dirs.remove(&dir);
+            Ok(())
+        })
+        .await
+    }
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = dir.to_owned();
         self.act(move |s, _| s.list(&dir)).await

@@ -1,0 +1,181 @@
+//! How full pools are, and the warning before one is full.
+//!
+//! Stores in folders tell the room on their filesystems. For others the user tells what all the pool's stores together may
+//! hold (`pool set POOL capacity=SIZE`); what the volumes' counters say, with parity, is used of that. A told capacity goes
+//! before what stores tell, which still warn one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::pools::OpenPool;
+use crate::base::Name;
+use crate::base::size::show_bytes;
+use crate::pool::{Pool, Space};
+
+/// Fuller than this warns, in percent.
+const WARN: u64 = 90;
+/// How long the volumes are waited for.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// What a pool's stores hold and can still take, in bytes with parity. `None`: nobody can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
+    /// Why it needs attention, if so.
+    pub warning: Option<String>,
+}
+
+/// What was last seen of each pool.
+#[derive(Debug, Default)]
+pub struct Capacities {
+    seen: Mutex<BTreeMap<Name, Capacity>>,
+    /// Pools of which the log has said that they fill up.
+    said: Mutex<BTreeSet<Name>>,
+}
+
+impl Capacities {
+    pub fn of(&self, pool: &Name) -> Capacity {
+        self.seen.lock().get(pool).cloned().unwrap_or_default()
+    }
+
+    /// Looks again. Asks stores in folders for their room; where a capacity was told, it reads the heads of all volumes.
+    pub async fn look(&self, open: &OpenPool) -> Capacity {
+        let pool = &open.pool;
+        pool.measure().await;
+        let settings = pool.settings();
+        let stored = match settings.capacity_bytes {
+            Some(_) => stored_bytes(open).await,
+            None => None,
+        };
+        let capacity = judge(pool.name(), &spaces(pool), settings.capacity_bytes, stored);
+        self.say_once(pool.name(), capacity.warning.as_deref());
+        self.seen.lock().insert(pool.name().clone(), capacity.clone());
+        capacity
+    }
+
+    /// The log says it once, and again when there was room meanwhile.
+    fn say_once(&self, pool: &Name, warning: Option<&str>) {
+        match warning {
+            None => drop(self.said.lock().remove(pool)),
+            Some(why) if self.said.lock().insert(pool.clone()) => tracing::warn!("pool {pool}: {why}"),
+            Some(_) => {}
+        }
+    }
+}
+
+/// Each store's URL, and the room that it told.
+fn spaces(pool: &Pool) -> Vec<(String, Option<Space>)> {
+    pool.membership().members.iter().map(|m| (m.url().to_owned(), m.space())).collect()
+}
+
+/// What all volumes have stored, with parity.
+async fn stored_bytes(open: &OpenPool) -> Option<u64> {
+    let volumes = open.volumes.list(LOOK).await.ok()?;
+    let stored: u64 = volumes.iter().filter_map(|(_, info)| Some(info.as_ref().ok()?.stored_bytes)).sum();
+    let layout = open.pool.layout();
+    Some(stored / layout.k() as u64 * layout.n() as u64)
+}
+
+fn percent(used: u64, free: u64) -> u64 {
+    let all = u128::from(used) + u128::from(free);
+    (u128::from(used) * 100).checked_div(all).map_or(100, |percent| percent as u64)
+}
+
+/// `stored`: what is used of the told capacity.
+fn judge(
+    pool: &Name,
+    stores: &[(String, Option<Space>)],
+    told: Option<u64>,
+    stored: Option<u64>,
+) -> Capacity {
+    let full = |what: &str, used: u64, free: u64| {
+        let percent = percent(used, free);
+        let way = "free space in it, or add to it";
+        (percent >= WARN).then(|| format!("{what} is {percent} % full, {} are free: {way}", show_bytes(free)))
+    };
+    let mut capacity = match (told, stored) {
+        (Some(size), Some(used)) => {
+            let free = size.saturating_sub(used);
+            let what = format!(
+                "its capacity of {}, as it was told (`windlass pool set {pool} capacity=SIZE`),",
+                show_bytes(size)
+            );
+            Capacity { used_bytes: Some(used), free_bytes: Some(free), warning: full(&what, used, free) }
+        }
+        (Some(_), None) => Capacity::default(),
+        (None, _) => room_of(stores),
+    };
+    let fullest = || stores.iter().filter_map(|(url, space)| Some((url, (*space)?)));
+    let warn =
+        |(url, space): (&String, Space)| full(&format!("store {url}"), space.used_bytes, space.free_bytes);
+    capacity.warning = capacity.warning.or_else(|| fullest().find_map(warn));
+    capacity
+}
+
+/// Of filesystems. Shards are spread evenly: when the store with the least room is full, so is the pool. Several stores on
+/// one filesystem share its room.
+fn room_of(stores: &[(String, Option<Space>)]) -> Capacity {
+    let Some(spaces) = stores.iter().map(|(_, space)| *space).collect::<Option<Vec<Space>>>() else {
+        return Capacity::default();
+    };
+    let mut filesystems: BTreeMap<u64, (u64, Space)> = BTreeMap::new();
+    for space in &spaces {
+        filesystems.entry(space.filesystem).or_insert((0, *space)).0 += 1;
+    }
+    let least = filesystems.values().map(|(stores, space)| space.free_bytes / stores).min();
+    Capacity {
+        used_bytes: Some(filesystems.values().map(|(_, space)| space.used_bytes).sum()),
+        free_bytes: least.map(|least| least.saturating_mul(spaces.len() as u64)),
+        warning: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(filesystem: u64, used_bytes: u64, free_bytes: u64) -> (String, Option<Space>) {
+        (format!("file:///f{filesystem}"), Some(Space { filesystem, used_bytes, free_bytes }))
+    }
+
+    fn judged(stores: &[(String, Option<Space>)], told: Option<u64>, stored: Option<u64>) -> Capacity {
+        judge(&"p".parse().unwrap(), stores, told, stored)
+    }
+
+    #[test]
+    fn the_store_with_the_least_room_bounds_the_pool() {
+        let apart = judged(&[store(1, 50, 50), store(2, 10, 90), store(3, 10, 40)], None, None);
+        assert_eq!((apart.used_bytes, apart.free_bytes, apart.warning), (Some(70), Some(120), None));
+        // Two of them share one filesystem, which is counted once.
+        let shared = judged(&[store(1, 50, 50), store(1, 50, 50), store(2, 10, 90)], None, None);
+        assert_eq!((shared.used_bytes, shared.free_bytes), (Some(60), Some(75)));
+        let one_mute = judged(&[store(1, 50, 50), ("s3://b".into(), None)], None, None);
+        assert_eq!(one_mute, Capacity::default());
+    }
+
+    #[test]
+    fn ninety_percent_warns() {
+        assert_eq!(judged(&[store(1, 89, 11)], None, None).warning, None);
+        let full = judged(&[store(1, 10, 90), store(2, 90, 10)], None, None);
+        assert!(full.warning.as_ref().unwrap().starts_with("store file:///f2 is 90 % full"), "{full:?}");
+        let told = judged(&[("s3://b".into(), None)], Some(1000), Some(950));
+        assert_eq!((told.used_bytes, told.free_bytes), (Some(950), Some(50)));
+        assert!(told.warning.unwrap().contains("is 95 % full"));
+        let over = judged(&[], Some(1000), Some(3000));
+        assert_eq!((over.free_bytes, percent(0, 0)), (Some(0), 100));
+        assert!(over.warning.unwrap().contains("100 % full"));
+    }
+
+    #[test]
+    fn the_log_says_it_once_until_there_was_room() {
+        let (capacities, pool) = (Capacities::default(), "p".parse().unwrap());
+        let said = || capacities.said.lock().len();
+        for (warning, expected) in [(Some("full"), 1), (Some("full"), 1), (None, 0), (Some("full"), 1)] {
+            capacities.say_once(&pool, warning);
+            assert_eq!(said(), expected);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Verbs that make clones, one or many.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::StreamExt as _;
+use futures::stream;
+use serde_json::json;
+
+use super::volume::shown;
+use crate::base::{Error, Kind, Result};
+use crate::daemon::api::{CloneMany, Outcome, SnapshotPath, VolumePath};
+use crate::daemon::control::ProgressSink;
+use crate::daemon::engine_tables::EngineState;
+use crate::volume::{VolumeInfo, Volumes};
+
+/// Clones that are made at a time: each is a few round trips, and they meet at one snapshot's list of pins.
+const AT_ONCE: usize = 16;
+
+pub async fn clone(
+    state: &EngineState,
+    from: &SnapshotPath,
+    to: &VolumePath,
+    if_absent: bool,
+) -> Result<Outcome> {
+    if from.volume.pool != to.pool {
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "a clone shares its parent's objects, so it stays in its pool: name it {}/{}",
+                from.volume.pool, to.volume
+            ),
+        ));
+    }
+    let volumes = &state.pools.get(&to.pool).await?.volumes;
+    let (info, _) = clone_or_find(volumes, from, to, if_absent).await?;
+    Outcome::of(&shown(state, to, &info))
+}
+
+/// The clone, and whether it was there before (only with `if_absent`).
+async fn clone_or_find(
+    volumes: &Volumes,
+    from: &SnapshotPath,
+    to: &VolumePath,
+    if_absent: bool,
+) -> Result<(VolumeInfo, bool)> {
+    let exists = match volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await {
+        Ok(made) => return Ok((made, false)),
+        Err(e) if e.is(Kind::Exists) && if_absent => volumes.info(&to.volume).await?,
+        Err(e) => return Err(e),
+    };
+    let origin = exists.parent.as_ref().map(|parent| (parent.name.as_ref(), &parent.snapshot));
+    if origin != Some((Some(&from.volume.volume), &from.snapshot)) {
+        return Err(Error::new(Kind::Exists, format!("volume {to} exists, but is no clone of {from}")));
+    }
+    Ok((exists, true))
+}
+
+/// Many at once. After the first error no further clone is begun, and those that are under way are waited for: so it can be
+/// said which were made.
+pub async fn clone_many(state: &EngineState, args: &CloneMany, progress: &ProgressSink) -> Result<Outcome> {
+    let (paths, from) = (args.paths()?, &args.from);
+    let volumes = &state.pools.get(&from.volume.pool).await?.volumes;
+    let failed = AtomicBool::new(false);
+    let to_make = paths.clone().into_iter().enumerate();
+    let until_failed = to_make.take_while(|_| !failed.load(Ordering::Relaxed));
+    let work = stream::iter(until_failed).map(|(at, path)| {
+        let failed = &failed;
+        async move {
+            let done = clone_or_find(volumes, from, &path, args.if_absent).await;
+            failed.fetch_or(done.is_err(), Ordering::Relaxed);
+            (at, done.map(|(_, was_there)| was_there))
+        }
+    });
+    let mut work = work.buffer_unordered(AT_ONCE);
+    let (mut made, mut there, mut error) = (Vec::new(), Vec::new(), None);
+    while let Some((at, done)) = work.next().await {
+        match done {
+            Ok(false) => made.push(at),
+            Ok(true) => there.push(at),
+            Err(e) => error = error.or(Some(e)),
+        }
+        progress.tell("cloning", (made.len() + there.len()) as u64, paths.len() as u64);
+    }
+    made.sort_unstable();
+    there.sort_unstable();
+    match error {
+        None => many(&paths, from, &made, &there),
+        Some(e) => Err(Error::new(e.kind(), format!("{e}; {}", what_was_made(&paths, &made)))),
+    }
+}
+
+fn many(paths: &[VolumePath], from: &SnapshotPath, made: &[usize], there: &[usize]) -> Result<Outcome> {
+    let named = |of: &[usize]| of.iter().map(|at| paths[*at].to_string()).collect::<Vec<_>>();
+    let outcome = Outcome::of(&json!({"from": from, "made": named(made), "existed": named(there)}))?;
+    let existed = match there.len() {
+        0 => String::new(),
+        n => format!(", {n} existed already"),
+    };
+    Ok(outcome.note(format!("{} clones of {from} made{existed}", made.len())))
+}
+
+/// The paths of a command that was cut short by an error, runs of them by their first and last.
+fn what_was_made(paths: &[VolumePath], made: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for at in made {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *at => *last = *at,
+            _ => runs.push((*at, *at)),
+        }
+    }
+    let run = |(first, last): &(usize, usize)| match first == last {
+        true => paths[*first].to_string(),
+        false => format!("{} to {}", paths[*first], paths[*last]),
+    };
+    match runs.is_empty() {
+        true => "none was made".into(),
+        false => {
+            let runs: Vec<String> = runs.iter().map(run).collect();
+            let (count, all) = (made.len(), paths.len());
+            format!("made so far are {count} of {all}: {}; --if-absent goes on", runs.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_told_in_runs() {
+        let path = |n| format!("p/w-{n}").parse().unwrap();
+        let paths: Vec<VolumePath> = (1..=9).map(path).collect();
+        assert_eq!(what_was_made(&paths, &[]), "none was made");
+        let said = what_was_made(&paths, &[0, 1, 2, 4, 8]);
+        assert_eq!(said, "made so far are 5 of 9: p/w-1 to p/w-3, p/w-5, p/w-9; --if-absent goes on");
+    }
+}

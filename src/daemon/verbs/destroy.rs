@@ -1,0 +1,213 @@
+//! A pool deleted with all that its stores hold.
+
+use serde_json::{Value, json};
+
+use crate::base::size::{show_bytes, show_count};
+use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::api::{Outcome, PoolDestroy};
+use crate::daemon::control::ProgressSink;
+use crate::daemon::engine_tables::EngineState;
+use crate::daemon::pools::OpenPool;
+use crate::pool::{Deleted, Destruction, Progress};
+use crate::volume::{VolumeInfo, end_all};
+
+/// Volumes that are named before they are deleted.
+const NAMED_MAX: usize = 100;
+
+/// What a pool holds, by its volumes' counters.
+#[derive(Default)]
+struct Contents {
+    volumes: Vec<(Name, VolumeInfo)>,
+    /// Of volumes that can't be told, and why.
+    unknown: Vec<String>,
+    /// With parity.
+    stored_bytes: u64,
+}
+
+impl Contents {
+    fn snapshots(&self) -> u64 {
+        self.volumes.iter().map(|(_, info)| info.snapshots).sum()
+    }
+}
+
+/// Deletes a pool, after it was said what that takes. Nothing is deleted without the pool's very name in `confirmed`, while
+/// a client is connected, or while another host owns a volume.
+pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &ProgressSink) -> Result<Outcome> {
+    let name = &args.name;
+    no_clients(state, name)?;
+    let destruction = state.pools.destruction(name).await?;
+    let open = open(state, &destruction, args.force).await?;
+    let contents = match &open {
+        Some(open) => contents(open).await?,
+        None => Contents::default(),
+    };
+    judge_owners(state, name, &contents, args.force)?;
+    let said = what_it_deletes(&destruction, open.is_some(), &contents);
+    if args.dry_run {
+        let outcome = Outcome::of(&report(&destruction, &contents, None))?;
+        return Ok(outcome.note_all(said).note_all(volumes(name, &contents)));
+    }
+    confirm(args, &destruction, &said)?;
+    said.into_iter().for_each(|sentence| progress.say(sentence));
+    if let Some(open) = &open {
+        end_all(&open.volumes, &|ended| {
+            progress.tell("ending volumes", ended, contents.volumes.len() as u64);
+        })
+        .await?;
+    }
+    drop(open);
+    state.pools.begin_destruction(name, destruction.id).await?;
+    state.sessions.forget(name);
+    let watch = |step: Progress| progress.tell("deleting objects", step.done, step.of);
+    let deleted = destruction.run(&watch).await.map_err(|e| unfinished(name, &e))?;
+    let kept = state.pools.forget_destroyed(name, destruction.id).await?;
+    let mut outcome = Outcome::of(&report(&destruction, &contents, Some(deleted)))?;
+    let (objects, bytes) = (show_count(deleted.objects, "object"), show_bytes(deleted.bytes));
+    outcome = outcome.note(format!("pool {name} is destroyed: {objects} deleted, {bytes}"));
+    for journal in kept {
+        let at = journal.display();
+        outcome = outcome.note(format!("writes that were in no volume stay kept in {at}"));
+    }
+    let left = destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}"));
+    Ok(outcome.note_all(left).degraded(!destruction.left.is_empty()))
+}
+
+fn no_clients(state: &EngineState, name: &Name) -> Result<()> {
+    match state.sessions.list().into_iter().find(|used| used.path.pool == *name && used.clients > 0) {
+        Some(used) => {
+            let why = format!("{} has clients connected: disconnect them first", used.path);
+            Err(Error::new(Kind::Owned, why))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The pool, opened, so that its volumes can be judged. `None`: its destruction was begun, so it can't be opened and was
+/// judged then; or it can't be opened and `force` is given.
+async fn open(
+    state: &EngineState,
+    destruction: &Destruction,
+    force: bool,
+) -> Result<Option<std::sync::Arc<OpenPool>>> {
+    if destruction.begun {
+        return Ok(None);
+    }
+    match state.pools.get(&destruction.name).await {
+        Ok(open) => Ok(Some(open)),
+        Err(_) if force => Ok(None),
+        Err(e) => {
+            let way = "so nobody can tell whether another host uses it; --force destroys it all the same";
+            Err(Error::new(e.kind(), format!("{e}; {way}")))
+        }
+    }
+}
+
+async fn contents(open: &OpenPool) -> Result<Contents> {
+    let mut contents = Contents::default();
+    for (name, info) in open.volumes.list(super::LOOK_ONE).await? {
+        match info {
+            Ok(info) => contents.volumes.push((name, info)),
+            Err(e) => contents.unknown.push(format!("{}/{name}: {e}", open.pool.name())),
+        }
+    }
+    let layout = open.pool.layout();
+    let stored: u64 = contents.volumes.iter().map(|(_, info)| info.stored_bytes).sum();
+    contents.stored_bytes = stored / layout.k() as u64 * layout.n() as u64;
+    Ok(contents)
+}
+
+/// Refuses while another host may write to a volume.
+fn judge_owners(state: &EngineState, name: &Name, contents: &Contents, force: bool) -> Result<()> {
+    let here = state.host_context.host.id;
+    let owned = |info: &VolumeInfo| !info.released && info.owner_id.is_some_and(|owner| owner != here);
+    if let Some((volume, info)) = contents.volumes.iter().find(|(_, info)| owned(info)) {
+        let owner = info.owner.as_deref().unwrap_or("another host");
+        let why = format!(
+            "{owner} owns {name}/{volume}: run `windlass volume release {name}/{volume}` there first"
+        );
+        return Err(Error::new(Kind::Owned, why));
+    }
+    match contents.unknown.first().filter(|_| !force) {
+        Some(why) => {
+            let why = format!("nobody can tell who owns {why}; --force destroys it all the same");
+            Err(Error::new(Kind::Unavailable, why))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Sentences: how much, and where. `is_open`: the volumes are known.
+fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents) -> Vec<String> {
+    let name = &destruction.name;
+    let volumes = show_count((contents.volumes.len() + contents.unknown.len()) as u64, "volume");
+    let (snapshots, stored) =
+        (show_count(contents.snapshots(), "snapshot"), show_bytes(contents.stored_bytes));
+    let mut said = vec![match is_open {
+        true => format!("pool {name} holds {volumes} with {snapshots}, {stored} stored"),
+        false if destruction.begun => format!("the destruction of pool {name} was begun and is finished"),
+        false => format!("pool {name} can't be opened: what it holds can't be told"),
+    }];
+    let urls: Vec<&str> = destruction.urls().collect();
+    if !urls.is_empty() {
+        said.push(format!("everything below {} is deleted", urls.join(", ")));
+    }
+    if !destruction.empty.is_empty() {
+        said.push(format!("nothing is left below {}", destruction.empty.join(", ")));
+    }
+    said.extend(destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}")));
+    said
+}
+
+/// The volumes, a sentence each.
+fn volumes(name: &Name, contents: &Contents) -> Vec<String> {
+    let one = |(volume, info): &(Name, VolumeInfo)| {
+        let (snapshots, stored) = (show_count(info.snapshots, "snapshot"), show_bytes(info.stored_bytes));
+        format!("volume {name}/{volume}: {snapshots}, {stored}")
+    };
+    let mut said: Vec<String> = contents.volumes.iter().take(NAMED_MAX).map(one).collect();
+    let more = contents.volumes.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
+        said.push(format!("and {}", show_count(more as u64, "more volume")));
+    }
+    said.extend(contents.unknown.iter().map(|why| format!("volume {why}")));
+    said
+}
+
+/// What is needed before anything is deleted.
+fn confirm(args: &PoolDestroy, destruction: &Destruction, said: &[String]) -> Result<()> {
+    let name = &args.name;
+    if args.confirmed.as_ref() != Some(name) {
+        let why = format!(
+            "{}; --dry-run names the volumes, --yes-destroy {name} deletes it all for good",
+            said.join("; ")
+        );
+        return Err(Error::new(Kind::Refused, why));
+    }
+    match destruction.left.first().filter(|_| !args.force) {
+        Some((url, why)) => {
+            let why = format!(
+                "store {url} can't be emptied: {why}. Bring it back first; --force destroys the rest and leaves that store"
+            );
+            Err(Error::new(Kind::Refused, why))
+        }
+        None => Ok(()),
+    }
+}
+
+fn unfinished(name: &Name, e: &Error) -> Error {
+    let why = format!(
+        "pool {name} is not destroyed yet: {e}; `windlass pool destroy {name} --yes-destroy {name}` goes on"
+    );
+    Error::new(e.kind(), why)
+}
+
+fn report(destruction: &Destruction, contents: &Contents, deleted: Option<Deleted>) -> Value {
+    let left: Vec<Value> =
+        destruction.left.iter().map(|(url, why)| json!({"store": url, "reason": why})).collect();
+    json!({
+        "name": destruction.name, "destroyed": deleted.is_some(), "volumes": contents.volumes.len(),
+        "snapshots": contents.snapshots(), "stored_bytes": contents.stored_bytes,
+        "stores": destruction.urls().collect::<Vec<_>>(), "left": left,
+        "deleted_objects": deleted.map(|d| d.objects), "deleted_bytes": deleted.map(|d| d.bytes),
+    })
+}

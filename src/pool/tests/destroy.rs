@@ -1,0 +1,99 @@
+//! Pools deleted, at once and by pieces.
+
+use super::*;
+use crate::base::PoolId;
+use crate::base::rt::sim::Sim;
+use crate::store::Reach;
+
+async fn find(yard: &Yard, begun: Option<PoolId>) -> Result<Destruction> {
+    Destruction::find(yard.host(), &"tank".parse().unwrap(), yard.specs(), begun).await
+}
+
+fn keys(yard: &Yard) -> usize {
+    yard.stores.iter().map(|store| store.contents().keys().len()).sum()
+}
+
+/// A pool with three chunks and twenty names.
+async fn filled(yard: &Yard) -> Arc<Pool> {
+    let pool = yard.create().await.unwrap();
+    for seq in 1..=3 {
+        store(&pool, &chunk(seq, &LENS[..2])).await;
+    }
+    for n in 0..20 {
+        pool.insert(&format!("v{n}").parse().unwrap(), VolumeId(n)).await.unwrap();
+    }
+    yard.settle(3000).await;
+    pool
+}
+
+#[test]
+fn a_destruction_is_finished_wherever_it_was_broken_off() {
+    let mut unopened = 0;
+    for ms in (0..120).step_by(3) {
+        let sim = Sim::new(ms);
+        let yard = Yard::new(&sim, "2+1");
+        let could_open = sim.run(async move {
+            let pool = filled(&yard).await;
+            let id = pool.id();
+            pool.close().await;
+            drop(pool);
+            let first = find(&yard, None).await.unwrap();
+            assert!(!first.begun && first.left.is_empty());
+            let done = yard.rt.timeout(Duration::from_millis(ms), first.run(&|_| {})).await;
+            // A host that knows nothing of it opens the pool whole, or not at all.
+            let seen = yard.open().await;
+            if let Err(e) = &seen {
+                assert!(e.is(Kind::Refused) || keys(&yard) == 0 || e.is(Kind::NotFound), "{ms}: {e}");
+            }
+            let again = find(&yard, Some(id)).await.unwrap();
+            assert!(again.left.is_empty(), "{ms}: {:?}", again.left);
+            again.run(&|_| {}).await.unwrap();
+            assert_eq!(keys(&yard), 0, "{ms}");
+            assert!(done.is_none_or(|done| done.is_ok()));
+            seen.is_ok()
+        });
+        unopened += u32::from(!could_open.unwrap());
+    }
+    assert!((5..40).contains(&unopened), "{unopened}: cut off in all states");
+}
+
+#[test]
+fn a_store_that_is_away_is_named_and_keeps_what_it_has() {
+    run("2+1", |yard| async move {
+        let pool = filled(&yard).await;
+        yard.reach(1, Reach::Silent);
+        let found = find(&yard, None).await.unwrap();
+        assert_eq!(found.left.len(), 1, "{:?}", found.left);
+        assert_eq!((found.left[0].0.as_str(), found.urls().count()), ("mem:s1", 2));
+        let deleted = found.run(&|_| {}).await.unwrap();
+        assert!(deleted.objects > 6 && deleted.bytes > 100_000, "{deleted:?}");
+        assert!(yard.stores[0].contents().keys().is_empty() && !yard.stores[1].contents().keys().is_empty());
+        yard.reach(1, Reach::Up);
+        // Who has the pool open finds no majority any more.
+        assert!(pool.insert(&"late".parse().unwrap(), VolumeId(99)).await.is_err());
+        let rest = find(&yard, Some(pool.id())).await.unwrap();
+        assert_eq!((rest.begun, rest.urls().count(), rest.empty.len()), (true, 1, 2));
+        rest.run(&|_| {}).await.unwrap();
+        assert_eq!(keys(&yard), 0);
+    });
+}
+
+#[test]
+fn another_pools_store_is_left_alone() {
+    run("2+1", |yard| async move {
+        let pool = filled(&yard).await;
+        let id = pool.id();
+        drop(pool);
+        // In the place of one store there is another pool now.
+        yard.stores[2].contents().wipe();
+        let alone =
+            Yard { stores: vec![yard.stores[2].clone()], layout: "1+0".parse().unwrap(), ..yard.clone() };
+        alone.create().await.unwrap();
+        let there = yard.stores[2].contents().keys();
+        let found = find(&yard, None).await.unwrap();
+        assert_eq!(found.id, id);
+        assert!(found.left[0].1.contains("the label of a pool tank"), "{:?}", found.left);
+        found.run(&|_| {}).await.unwrap();
+        assert_eq!(yard.stores[2].contents().keys(), there);
+    });
+}
