@@ -14,6 +14,7 @@ use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
+use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -288,6 +289,11 @@ fn list(volumes: Vec<VolumeLine>) {
     output::table(&heading, volume_tree::in_order(volumes).into_iter().map(row).collect());
 }
 
+fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {
+    let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
+    format!("{volume}@{snapshot}")
+}
+
 /// What people look for first stands first. Journals that are kept are told by notes.
 fn info(answer: VolumeAnswer) {
     let VolumeAnswer { path, state, clients, writers: _, origin, info } = answer;
@@ -326,8 +332,7 @@ fn info(answer: VolumeAnswer) {
     line("open here", yes(info.open_here));
     line("origin", output::or_dash(origin));
     line("packed", show_bytes(info.packed_bytes));
-    line("parent", output::or_dash(info.parent.map(of_parent)));
-    // What the parent comes from.
+    // What the origin comes from.
     let above = info.chain.into_iter().skip(1).map(of_parent);
     line(
         "ancestors",

@@ -78,7 +78,7 @@ impl Volumes {
             && session.head.lock().base.as_ref().is_some_and(|base| base.flat.is_some())
             && let Err(error) = self.let_go_of_parent(open).await
         {
-            tracing::warn!(volume = %self.engine.title(open.name()), %error, "the parent of a flattened clone is let go of later");
+            tracing::warn!(volume = %open.title(), %error, "the parent of a flattened clone is let go of later");
         }
     }
 

@@ -94,6 +94,7 @@ impl VolumeInfo {
             error_after_ms: self.error_after_ms,
             limits: self.limits,
             template: self.template,
+            history: self.history,
         }
     }
 }

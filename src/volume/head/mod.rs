@@ -10,7 +10,6 @@ mod stop;
 mod transitions;
 
 pub use confirmed::{Floor, Record};
-pub use history::History;
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};
 pub use register::{CREATION, HeadRegister};

@@ -29,7 +29,7 @@ pub async fn keep_history(session: Arc<Session>) {
             continue;
         }
         if let Err(stop) = session.go_on_in_history().await {
-            tracing::warn!(volume = %context.name, error = %stop.error(), "the volume's history could not be kept up: tried again");
+            tracing::warn!(volume = %context.name(), error = %stop.error(), "the volume's history could not be kept up: tried again");
         }
     }
 }
@@ -79,7 +79,7 @@ impl Session {
         if let Some((_, name)) = cloned.first()
             && let Err(stop) = self.remove_snapshot(name).await
         {
-            tracing::debug!(volume = %self.context.name, snapshot = %name, error = %stop.error(), "history keeps it");
+            tracing::debug!(volume = %self.context.name(), snapshot = %name, error = %stop.error(), "history keeps it");
         }
         let _one = self.altering.lock().await;
         let gate = Nonce(0);
