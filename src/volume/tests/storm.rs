@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::site::{Machine, Site};
 use super::*;
+use crate::base::VolumeId;
 use crate::base::rt::sim::World;
 use crate::store::SimStore;
 
@@ -95,6 +96,9 @@ struct Storm {
     lives: Vec<Option<Life>>,
     owner: usize,
     v: Option<Arc<Volume>>,
+    id: VolumeId,
+    /// By which it was found last.
+    name: Name,
     claims: u32,
     flush: FlushMode,
     h: History,
@@ -131,7 +135,7 @@ impl Storm {
     async fn check_books(&mut self) {
         let Some(life) = self.lives[self.owner].as_ref().filter(|l| l.process.alive()) else { return };
         // While stores fail it may not come to an end.
-        let checked = life.rt.timeout(Duration::from_secs(20), life.volumes.check(&name("v"))).await;
+        let checked = life.rt.timeout(Duration::from_secs(20), life.volumes.check(&self.name)).await;
         if let Some(Ok(report)) = checked {
             assert!(report.wrong.is_empty(), "{report:#?} {:#?}", self.trace);
         }
@@ -141,7 +145,7 @@ impl Storm {
         let mode = if force { OpenMode::TakeOver { accept_loss: false } } else { OpenMode::Normal };
         for tries in 0.. {
             let life = self.lives[self.owner].as_ref().unwrap();
-            match life.volumes.open(&name("v"), mode).await {
+            match life.volumes.open(&self.name, mode).await {
                 Ok(v) => return v,
                 Err(e) => {
                     let why = format!("open: {e}");
@@ -165,6 +169,7 @@ impl Storm {
 
     /// Opens at the present owner and finds out what is there.
     async fn recover(&mut self, force: bool, least: usize) {
+        self.find_name().await;
         let v = self.open(force).await;
         let trace = format!("{:#?}", self.trace);
         // What was stored while stores were away may be out of reach when others are.
@@ -178,7 +183,7 @@ impl Storm {
         let life = self.lives[self.owner].as_ref().unwrap();
         let names: Vec<_> = life
             .volumes
-            .snapshots(&name("v"))
+            .snapshots(&self.name)
             .await
             .unwrap()
             .into_iter()
@@ -188,7 +193,7 @@ impl Storm {
         for (s, (_, image)) in &self.h.snaps {
             let view = life
                 .volumes
-                .open_snapshot(&name("v"), &name(s))
+                .open_snapshot(&self.name, &name(s))
                 .await
                 .unwrap_or_else(|e| panic!("{e}: {trace}"));
             assert!(view.read(0, SIZE).await.unwrap() == image, "snapshot {s} changed: {trace}");
@@ -225,11 +230,45 @@ impl Storm {
         });
     }
 
+    /// Gives the volume another name, by either machine. What an error has left shows the next listing.
+    async fn rename(&mut self) {
+        let (at, to) = (self.world.below(2) as usize, name(["v", "w", "x"][self.world.below(3) as usize]));
+        let Some(life) = self.lives[at].as_ref().filter(|life| life.process.alive()) else { return };
+        let (volumes, from, new) = (life.volumes.clone(), self.name.clone(), to.clone());
+        let done = life.rt.spawn(async move { rename(&volumes, &from, &new).await }).await;
+        self.note(format!("machine {at} renames {} to {to}: {done:?}", self.name));
+        match done {
+            Ok(Ok(())) => self.name = to,
+            _ => self.find_name().await,
+        }
+    }
+
+    /// The one name under which it is listed.
+    async fn find_name(&mut self) {
+        for _ in 0..400 {
+            let life = self.lives.iter().flatten().find(|life| life.process.alive());
+            let Some(life) = life else { return };
+            let listed = life.volumes.list(Duration::from_secs(20)).await.unwrap_or_default();
+            let unread = listed.iter().any(|(_, info)| info.is_err());
+            let own = |(name, info): &(Name, crate::base::Result<VolumeInfo>)| {
+                info.as_ref().is_ok_and(|info| info.id == self.id).then(|| name.clone())
+            };
+            let names: Vec<Name> = listed.iter().filter_map(own).collect();
+            match &names[..] {
+                [name] => return self.name.clone_from(name),
+                [] => assert!(listed.is_empty() || unread, "it has no name: {listed:?} {:#?}", self.trace),
+                _ => panic!("it has several names: {names:?} {:#?}", self.trace),
+            }
+            life.sleep(500).await;
+        }
+        panic!("it is not listed: {:#?}", self.trace);
+    }
+
     /// Somebody claims the volume and gives up.
     async fn claim_and_withdraw(&mut self) {
         self.note("claim, withdrawn".into());
         self.claims += 1;
-        self.lives[1 - self.owner].as_ref().unwrap().claim_and_withdraw().await;
+        self.lives[1 - self.owner].as_ref().unwrap().claim_and_withdraw_of(self.id).await;
     }
 
     async fn step(&mut self, i: u64) -> Done {
@@ -306,7 +345,7 @@ impl Storm {
         self.note("takeover".into());
         let before = self.v.take().unwrap();
         let life = self.lives[self.owner].as_ref().unwrap();
-        let owned = life.volumes.info(&name("v")).await.is_ok_and(|i| !i.released);
+        let owned = life.volumes.info(&self.name).await.is_ok_and(|i| !i.released);
         let least = self.h.pool;
         self.recover(true, least).await;
         self.h.local = self.h.pool;
@@ -351,6 +390,7 @@ impl Storm {
                 0 => self.snap(at).await?,
                 1 => self.checkpoint().await?,
                 2 => self.release().await?,
+                3 => self.rename().await,
                 _ => self.step(at).await?,
             }
         }
@@ -382,6 +422,7 @@ impl Storm {
                 self.machines.iter().for_each(|m| m.disk.faults(|f| f.sync_fails = fails));
             }
             12 => self.checkpoint().await?,
+            13 => self.rename().await,
             _ => self.step(i).await?,
         }
         Ok(())
@@ -391,11 +432,23 @@ impl Storm {
 async fn storm(site: Site, flush: FlushMode) {
     let machines: Vec<_> = (1..3).map(|i| site.machine(i)).collect();
     let life = machines[0].found().await;
-    life.volumes.create(&name("v"), SIZE, small(flush)).await.unwrap();
+    let id = life.volumes.create(&name("v"), SIZE, small(flush)).await.unwrap().id;
     let (world, h) = (site.world.clone(), History::default());
     let lives = vec![Some(life), Some(machines[1].start().await)];
-    let mut storm =
-        Storm { site, world, machines, lives, owner: 0, v: None, claims: 0, flush, h, trace: Vec::new() };
+    let mut storm = Storm {
+        site,
+        world,
+        machines,
+        lives,
+        owner: 0,
+        v: None,
+        id,
+        name: name("v"),
+        claims: 0,
+        flush,
+        h,
+        trace: Vec::new(),
+    };
     storm.recover(false, 0).await;
     for i in 0..120 {
         let was = storm.h.steps.len();
