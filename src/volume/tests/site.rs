@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
-use crate::base::{Epoch, Error, HostId, Nonce, Result};
+use crate::base::{Epoch, Error, HostId, Nonce, Result, VolumeId};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
 use crate::store::{BucketRef, Counted, Reach, SimStore, Store as _};
 use crate::volume::head::Claimer;
@@ -185,7 +185,13 @@ impl Machine {
 impl Life {
     /// Claims the volume and gives up.
     pub async fn claim_and_withdraw(&self) {
-        let Ok(id) = self.volumes.id(&name("v")).await else { return };
+        if let Ok(id) = self.volumes.id(&name("v")).await {
+            self.claim_and_withdraw_of(id).await;
+        }
+    }
+
+    /// The same, whatever it is called.
+    pub async fn claim_and_withdraw_of(&self, id: VolumeId) {
         let (host, nobody) = (self.volumes.engine().host.clone(), Default::default());
         let nonce = Nonce(self.rt.random128());
         let floor = Epoch(0);

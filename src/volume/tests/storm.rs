@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::site::{Machine, Site};
 use super::*;
+use crate::base::VolumeId;
 use crate::base::rt::sim::World;
 use crate::store::SimStore;
 
@@ -118,6 +119,9 @@ struct Storm {
     lives: Vec<Option<Life>>,
     owner: usize,
     v: Option<Arc<Volume>>,
+    id: VolumeId,
+    /// By which it was found last.
+    name: Name,
     claims: u32,
     flush: FlushMode,
     h: History,
@@ -154,7 +158,7 @@ impl Storm {
     async fn check_books(&mut self) {
         let Some(life) = self.lives[self.owner].as_ref().filter(|l| l.process.alive()) else { return };
         // While stores fail it may not come to an end.
-        let checked = life.rt.timeout(Duration::from_secs(20), life.volumes.check(&name("v"))).await;
+        let checked = life.rt.timeout(Duration::from_secs(20), life.volumes.check(&self.name)).await;
         if let Some(Ok(report)) = checked {
             assert!(report.wrong.is_empty(), "{report:#?} {:#?}", self.trace);
         }
@@ -164,7 +168,7 @@ impl Storm {
         let mode = if force { OpenMode::TakeOver { accept_loss: false } } else { OpenMode::Normal };
         for tries in 0.. {
             let life = self.lives[self.owner].as_ref().unwrap();
-            match life.volumes.open(&name("v"), mode).await {
+            match life.volumes.open(&self.name, mode).await {
                 Ok(v) => return v,
                 Err(e) => {
                     let why = format!("open: {e}");
@@ -188,6 +192,7 @@ impl Storm {
 
     /// Opens at the present owner and finds out what is there.
     async fn recover(&mut self, force: bool, least: usize) {
+        self.find_name().await;
         let v = self.open(force).await;
         let trace = format!("{:#?}", self.trace);
         // What was stored while stores were away may be out of reach when others are.
@@ -201,7 +206,7 @@ impl Storm {
         let life = self.lives[self.owner].as_ref().unwrap();
         let names: Vec<_> = life
             .volumes
-            .snapshots(&name("v"))
+            .snapshots(&self.name)
             .await
             .unwrap()
             .into_iter()
@@ -211,7 +216,7 @@ impl Storm {
         for (s, (_, image)) in &self.h.snaps {
             let view = life
                 .volumes
-                .open_snapshot(&name("v"), &name(s))
+                .open_snapshot(&self.name, &name(s))
                 .await
                 .unwrap_or_else(|e| panic!("{e}: {trace}"));
             assert!(view.read(0, SIZE).await.unwrap() == image, "snapshot {s} changed: {trace}");
@@ -248,11 +253,45 @@ impl Storm {
         });
     }
 
+    /// Gives the volume another name, by either machine. What an error has left shows the next listing.
+    async fn rename(&mut self) {
+        let (at, to) = (self.world.below(2) as usize, name(["v", "w", "x"][self.world.below(3) as usize]));
+        let Some(life) = self.lives[at].as_ref().filter(|life| life.process.alive()) else { return };
+        let (volumes, from, new) = (life.volumes.clone(), self.name.clone(), to.clone());
+        let done = life.rt.spawn(async move { rename(&volumes, &from, &new).await }).await;
+        self.note(format!("machine {at} renames {} to {to}: {done:?}", self.name));
+        match done {
+            Ok(Ok(())) => self.name = to,
+            _ => self.find_name().await,
+        }
+    }
+
+    /// The one name under which it is listed.
+    async fn find_name(&mut self) {
+        for _ in 0..400 {
+            let life = self.lives.iter().flatten().find(|life| life.process.alive());
+            let Some(life) = life else { return };
+            let listed = life.volumes.list(Duration::from_secs(20)).await.unwrap_or_default();
+            let unread = listed.iter().any(|(_, info)| info.is_err());
+            let own = |(name, info): &(Name, crate::base::Result<VolumeInfo>)| {
+                info.as_ref().is_ok_and(|info| info.id == self.id).then(|| name.clone())
+            };
+            let names: Vec<Name> = listed.iter().filter_map(own).collect();
+            match &names[..] {
+                [name] => return self.name.clone_from(name),
+                [] => assert!(listed.is_empty() || unread, "it has no name: {listed:?} {:#?}", self.trace),
+                _ => panic!("it has several names: {names:?} {:#?}", self.trace),
+            }
+            life.sleep(500).await;
+        }
+        panic!("it is not listed: {:#?}", self.trace);
+    }
+
     /// Somebody claims the volume and gives up.
     async fn claim_and_withdraw(&mut self) {
         self.note("claim, withdrawn".into());
         self.claims += 1;
-        self.lives[1 - self.owner].as_ref().unwrap().claim_and_withdraw().await;
+        self.lives[1 - self.owner].as_ref().unwrap().claim_and_withdraw_of(self.id).await;
     }
 
     async fn step(&mut self, i: u64) -> Done {
@@ -357,7 +396,7 @@ impl Storm {
         self.note("takeover".into());
         let before = self.v.take().unwrap();
         let life = self.lives[self.owner].as_ref().unwrap();
-        let owned = life.volumes.info(&name("v")).await.is_ok_and(|i| !i.released);
+        let owned = life.volumes.info(&self.name).await.is_ok_and(|i| !i.released);
         let least = self.h.pool;
         self.recover(true, least).await;
         self.h.local = self.h.pool;
@@ -402,7 +441,11 @@ impl Storm {
                 0 => self.snap(at).await?,
                 1 => self.checkpoint().await?,
                 2 => self.release().await?,
+<<<<<<< HEAD
                 3 => self.roll_back(at).await?,
+=======
+                3 => self.rename().await,
+>>>>>>> verbs
                 _ => self.step(at).await?,
             }
         }
@@ -434,7 +477,11 @@ impl Storm {
                 self.machines.iter().for_each(|m| m.disk.faults(|f| f.sync_fails = fails));
             }
             12 => self.checkpoint().await?,
+<<<<<<< HEAD
             13..15 => self.roll_back(i).await?,
+=======
+            13 => self.rename().await,
+>>>>>>> verbs
             _ => self.step(i).await?,
         }
         Ok(())
@@ -444,11 +491,23 @@ impl Storm {
 async fn storm(site: Site, flush: FlushMode) {
     let machines: Vec<_> = (1..3).map(|i| site.machine(i)).collect();
     let life = machines[0].found().await;
-    life.volumes.create(&name("v"), SIZE, small(flush)).await.unwrap();
+    let id = life.volumes.create(&name("v"), SIZE, small(flush)).await.unwrap().id;
     let (world, h) = (site.world.clone(), History::default());
     let lives = vec![Some(life), Some(machines[1].start().await)];
-    let mut storm =
-        Storm { site, world, machines, lives, owner: 0, v: None, claims: 0, flush, h, trace: Vec::new() };
+    let mut storm = Storm {
+        site,
+        world,
+        machines,
+        lives,
+        owner: 0,
+        v: None,
+        id,
+        name: name("v"),
+        claims: 0,
+        flush,
+        h,
+        trace: Vec::new(),
+    };
     storm.recover(false, 0).await;
     for i in 0..120 {
         let was = storm.h.steps.len();
