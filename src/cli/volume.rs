@@ -37,7 +37,7 @@ pub enum Volume {
     ///
     /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
     /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
-    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); template=true: only clones from then on
+    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on
     Set {
         path: VolumePath,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -100,6 +100,9 @@ pub struct SettingFlags {
     /// I/O that waits for stores: waits on, or fails after TIME (30s): hold, error, error:TIME
     #[arg(long, value_name = "WHAT")]
     on_outage: Option<String>,
+    /// What may be mapped: writes that need more fail with ENOSPC
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
     /// Operations a second, and how many at once after a pause: N[:BURST]
     #[arg(long, value_name = "RATE")]
     iops: Option<String>,
@@ -126,6 +129,7 @@ impl SettingFlags {
             ("max-tail", self.max_tail),
             ("journal-size", self.journal_size),
             ("on-outage", self.on_outage),
+            ("quota", self.quota),
             ("iops", self.iops),
             ("bps", self.bps),
             ("read-iops", self.read_iops),
@@ -180,13 +184,16 @@ fn list(volumes: Vec<VolumeLine>) {
     let row = |line: VolumeLine| match line {
         VolumeLine::Known(v) => {
             let owner = output::or_dash(v.info.owner);
-            vec![v.path.to_string(), show_size(v.info.size), owner, v.state.into_owned()]
+            let [mapped, stored] = [v.info.mapped_bytes, v.info.stored_bytes].map(show_bytes);
+            vec![v.path.to_string(), show_size(v.info.size), mapped, stored, owner, v.state.into_owned()]
         }
         VolumeLine::Unknown { path, state } => {
-            vec![path.to_string(), "-".into(), "-".into(), state.into_owned()]
+            let [size, mapped, stored, owner] = ["-"; 4].map(str::to_owned);
+            vec![path.to_string(), size, mapped, stored, owner, state.into_owned()]
         }
     };
-    output::table(&["VOLUME", "SIZE", "OWNER", "STATE"], volumes.into_iter().map(row).collect());
+    let heading = ["VOLUME", "SIZE", "MAPPED", "STORED", "OWNER", "STATE"];
+    output::table(&heading, volumes.into_iter().map(row).collect());
 }
 
 /// What people look for first stands first. Journals that are kept are told by notes.
@@ -213,6 +220,7 @@ fn info(answer: VolumeAnswer) {
     line("compression", word(&info.compression));
     line("created", utc::show(info.created_ms));
     line("degraded", yes(info.degraded));
+    line("exclusive", bytes(info.exclusive_bytes));
     line("full in", time(info.full_in_ms));
     line("id", info.id.to_string());
     line("journal", show_bytes(info.journal_bytes));
@@ -227,15 +235,18 @@ fn info(answer: VolumeAnswer) {
     line("open here", yes(info.open_here));
     line("packed", show_bytes(info.packed_bytes));
     line("parent", output::or_dash(info.parent.map(of_parent)));
+    line("quota", output::or_dash(info.quota_bytes.map(show_size)));
     line("released", yes(info.released));
     line("retired objects", info.retired_objects.to_string());
     line("room", bytes(info.room_bytes));
+    line("shared", bytes(info.shared_bytes));
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
+    line("with parity", show_bytes(info.stored_with_parity_bytes));
     line("template", yes(info.template));
 }
 
-fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {
+fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {
     let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
     format!("{volume}@{snapshot}")
 }

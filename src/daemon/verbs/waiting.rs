@@ -111,7 +111,7 @@ impl Manner {
                 ..looks([name.clone()])
             },
             Verb::PoolStatus { name } | Verb::PoolScrub { name, .. } => looks([name.clone()]),
-            Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
+            Verb::VolumeInfo { path } | Verb::SnapshotList { path, .. } => looks([path.pool.clone()]),
             Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
             Verb::VolumeList { pool: None } | Verb::PoolList => {
                 looks(state.pools.known().into_iter().map(|k| k.name))

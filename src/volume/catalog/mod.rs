@@ -10,6 +10,7 @@ mod salvage;
 mod settings;
 mod template;
 mod unreadable;
+mod usage;
 mod volumes;
 
 pub use group::snapshot_group;

@@ -8,7 +8,9 @@ use crate::volume::checkpoint::{compact, delete_retired, make_checkpoints, sweep
 use crate::volume::head::Stop;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::takeover::Taken;
-use crate::volume::session::{Session, confirm_when_asked, cut_chunks, mend_journal, watch_stores};
+use crate::volume::session::{
+    Session, confirm_when_asked, cut_chunks, mend_journal, watch_quota, watch_stores,
+};
 use crate::volume::space::{ChunkTable, Tables};
 
 /// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the chunk table are those
@@ -31,6 +33,7 @@ pub async fn start(
     session.run(make_checkpoints);
     session.run(watch_stores);
     session.run(mend_journal);
+    session.run(watch_quota);
     if session.journal.failed().is_some() {
         session.mending.want();
     }

@@ -23,3 +23,4 @@ pub use range_lock::Arrivals;
 pub use release::Released;
 pub use snapshot::{Group, frozen_by_take_over, no_snapshot};
 pub use tip::Kept;
+pub use write::watch_quota;

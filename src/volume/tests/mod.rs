@@ -21,6 +21,7 @@ mod site;
 mod states;
 mod storm;
 mod takeovers;
+mod usage;
 
 use std::time::Duration;
 

@@ -254,6 +254,7 @@ impl Site {
             max_tail_ms: self.plan.max_tail_ms,
             compression: self.plan.codec,
             journal_size: VolumeSettings::JOURNAL_MIN,
+            ..VolumeSettings::default()
         };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
         volumes.engine().pool.close().await;
