@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::answers::{PoolAnswer, PoolLine, ScrubFindings, word};
+use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};
 use crate::pool::{Located, PoolSettings, StoreStatus};
 
@@ -223,6 +223,17 @@ fn settings(settings: PoolSettings) {
     ));
 }
 
+fn usage(usage: PoolUsage) {
+    let PoolUsage { volumes, provisioned_bytes, mapped_bytes, stored_bytes, stored_with_parity_bytes } =
+        usage;
+    let [provisioned, mapped, stored, all] =
+        [provisioned_bytes, mapped_bytes, stored_bytes, stored_with_parity_bytes].map(show_bytes);
+    output::line(&format!(
+        "{}: {provisioned} provisioned, {mapped} mapped, {stored} stored, {all} with parity",
+        show_count(volumes, "volume")
+    ));
+}
+
 fn status(answer: PoolAnswer) {
     let status = answer.status;
     let shards = |n: usize| show_count(n as u64, "shard");
@@ -240,6 +251,7 @@ fn status(answer: PoolAnswer) {
     let [used, free] = [answer.used_bytes, answer.free_bytes].map(|n| output::or_dash(n.map(show_bytes)));
     output::line(&format!("used {used}, free {free} (with parity)"));
     settings(status.settings);
+    answer.usage.into_iter().for_each(usage);
     status.damaged_registers.iter().for_each(|copy| output::line(&copy.reason));
     for store in status.stores.iter().filter(|s| s.undeleted > 0) {
         let (kept, url) = (show_count(store.undeleted, "object"), &store.url);

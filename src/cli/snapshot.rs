@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{Global, done, forgive, output, reach_engine};
-use crate::base::size::show_size;
-use crate::base::{Kind, Result};
+use crate::base::size::{show_bytes, show_size};
+use crate::base::{Kind, Name, Result};
 use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 
@@ -24,9 +24,14 @@ pub enum Snapshot {
         #[arg(long)]
         if_absent: bool,
     },
-    /// List a volume's snapshots
+    /// List a volume's snapshots, and what comes back when they are removed
     #[command(visible_alias = "ls")]
-    List { path: VolumePath },
+    List {
+        path: VolumePath,
+        /// WITH OLDER begins at this snapshot instead of the oldest
+        #[arg(long, value_name = "SNAPSHOT")]
+        from: Option<Name>,
+    },
     /// Make the volume what the snapshot was (the same as `windlass volume rollback`)
     #[command(alias = "roll-back")]
     Rollback(super::volume::Rollback),
@@ -48,7 +53,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
         Snapshot::Create { paths, no_wait, if_absent } => {
             (Verb::SnapshotCreate { paths, no_wait, if_absent }, if_absent.then_some(Kind::Exists))
         }
-        Snapshot::List { path } => (Verb::SnapshotList { path }, None),
+        Snapshot::List { path, from } => (Verb::SnapshotList { path, from }, None),
         Snapshot::Rollback(args) => return super::volume::roll_back(global, args).await,
         Snapshot::Remove { path, if_exists, dry_run } => {
             (Verb::SnapshotRemove { path, if_exists, dry_run }, if_exists.then_some(Kind::NotFound))
@@ -71,7 +76,10 @@ fn list(all: Vec<SnapshotLine>) {
     let row = |line: SnapshotLine| {
         let clones = Some(line.info.clones.join(", ")).filter(|all| !all.is_empty());
         let size = show_size(line.info.size);
-        vec![line.info.name.to_string(), size, line.created, output::or_dash(clones)]
+        let frees = [line.frees_bytes, line.frees_with_older_bytes];
+        let [frees, with_older] = frees.map(|bytes| output::or_dash(bytes.map(show_bytes)));
+        vec![line.info.name.to_string(), size, line.created, frees, with_older, output::or_dash(clones)]
     };
-    output::table(&["SNAPSHOT", "SIZE", "CREATED", "CLONES"], all.into_iter().map(row).collect());
+    let heading = ["SNAPSHOT", "SIZE", "CREATED", "FREES", "WITH OLDER", "CLONES"];
+    output::table(&heading, all.into_iter().map(row).collect());
 }

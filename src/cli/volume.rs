@@ -40,7 +40,7 @@ pub enum Volume {
     ///
     /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
     /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
-    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); template=true: only clones from then on
+    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on
     Set {
         path: VolumePath,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -150,6 +150,9 @@ pub struct SettingFlags {
     /// I/O that waits for stores: waits on, or fails after TIME (30s): hold, error, error:TIME
     #[arg(long, value_name = "WHAT")]
     on_outage: Option<String>,
+    /// What may be mapped: writes that need more fail with ENOSPC
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
     /// Operations a second, and how many at once after a pause: N[:BURST]
     #[arg(long, value_name = "RATE")]
     iops: Option<String>,
@@ -176,6 +179,7 @@ impl SettingFlags {
             ("max-tail", self.max_tail),
             ("journal-size", self.journal_size),
             ("on-outage", self.on_outage),
+            ("quota", self.quota),
             ("iops", self.iops),
             ("bps", self.bps),
             ("read-iops", self.read_iops),
@@ -278,18 +282,21 @@ fn list(volumes: Vec<VolumeLine>) {
         match line {
             VolumeLine::Known(v) => {
                 let (owner, origin) = (output::or_dash(v.info.owner), output::or_dash(v.origin));
-                vec![shown(v.path), show_size(v.info.size), owner, v.state.into_owned(), origin]
+                let [mapped, stored] = [v.info.mapped_bytes, v.info.stored_bytes].map(show_bytes);
+                let (size, state) = (show_size(v.info.size), v.state.into_owned());
+                vec![shown(v.path), size, mapped, stored, owner, state, origin]
             }
             VolumeLine::Unknown { path, state } => {
-                vec![shown(path), "-".into(), "-".into(), state.into_owned(), "-".into()]
+                let [size, mapped, stored, owner, origin] = ["-"; 5].map(str::to_owned);
+                vec![shown(path), size, mapped, stored, owner, state.into_owned(), origin]
             }
         }
     };
-    let heading = ["VOLUME", "SIZE", "OWNER", "STATE", "ORIGIN"];
+    let heading = ["VOLUME", "SIZE", "MAPPED", "STORED", "OWNER", "STATE", "ORIGIN"];
     output::table(&heading, volume_tree::in_order(volumes).into_iter().map(row).collect());
 }
 
-fn of_parent(Parent { volume, name, snapshot }: Parent) -> String {
+fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {
     let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
     format!("{volume}@{snapshot}")
 }
@@ -318,6 +325,7 @@ fn info(answer: VolumeAnswer) {
     line("compression", word(&info.compression));
     line("created", utc::show(info.created_ms));
     line("degraded", yes(info.degraded));
+    line("exclusive", bytes(info.exclusive_bytes));
     line("full in", time(info.full_in_ms));
     line("id", info.id.to_string());
     line("journal", show_bytes(info.journal_bytes));
@@ -338,13 +346,16 @@ fn info(answer: VolumeAnswer) {
         "ancestors",
         output::or_dash(Some(above.collect::<Vec<_>>().join(", ")).filter(|all| !all.is_empty())),
     );
+    line("quota", output::or_dash(info.quota_bytes.map(show_size)));
     line("released", yes(info.released));
     line("retired objects", info.retired_objects.to_string());
     line("room", bytes(info.room_bytes));
     line("history", info.history.to_string());
     line("history marks", info.history_marks.to_string());
+    line("shared", bytes(info.shared_bytes));
     line("snapshots", info.snapshots.to_string());
     line("stored", show_bytes(info.stored_bytes));
+    line("with parity", show_bytes(info.stored_with_parity_bytes));
     line("template", yes(info.template));
 }
 

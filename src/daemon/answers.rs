@@ -47,6 +47,19 @@ pub struct PoolAnswer {
     /// As in `PoolLine`.
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
+    /// None when it can't be told now.
+    pub usage: Option<PoolUsage>,
+}
+
+/// What a pool's volumes are promised and take, all together.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct PoolUsage {
+    pub volumes: u64,
+    /// Their sizes.
+    pub provisioned_bytes: u64,
+    pub mapped_bytes: u64,
+    pub stored_bytes: u64,
+    pub stored_with_parity_bytes: u64,
 }
 
 /// What is printed of `pool scrub`; the whole answer is the pool's `ScrubReport`.
@@ -108,6 +121,10 @@ pub struct SnapshotLine {
     pub path: String,
     /// As people write it.
     pub created: String,
+    /// What comes back when it is removed, without parity; none when it can't be told without reading its map.
+    pub frees_bytes: Option<u64>,
+    /// The same with all older ones, or those from the given one on.
+    pub frees_with_older_bytes: Option<u64>,
     #[serde(flatten)]
     pub info: SnapshotInfo,
 }

@@ -289,6 +289,8 @@ pub enum Verb {
     },
     SnapshotList {
         path: VolumePath,
+        /// Where sums with older ones begin.
+        from: Option<Name>,
     },
     SnapshotRemove {
         path: SnapshotPath,

@@ -212,7 +212,9 @@ impl Sessions {
                 one.alone = Some(what);
                 one.visit();
             }
-            all.iter().for_each(|one| drop(one.lock().hang_up()));
+            for one in all.iter() {
+                one.lock().hang_up();
+            }
             (Alone { of: self.clone(), counted, path: path.clone(), volumes: volumes.clone() }, all.clone())
         };
         let all_left = async {

@@ -20,4 +20,4 @@ pub use head::{
     Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
 };
 pub use read::{EngineContext, Memory, Tuning};
-pub use space::Sweeps;
+pub use space::{Freed, Sweeps};

@@ -122,7 +122,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotCreate { paths, no_wait, if_absent } => {
             Box::pin(volume::snapshot(state, &paths, !no_wait, if_absent)).await
         }
-        Verb::SnapshotList { path } => Box::pin(volume::snapshots(state, &path)).await,
+        Verb::SnapshotList { path, from } => Box::pin(volume::snapshots(state, &path, from.as_ref())).await,
         Verb::SnapshotRemove { path, dry_run, .. } => {
             Box::pin(volume::remove_snapshot(state, &path, dry_run)).await
         }

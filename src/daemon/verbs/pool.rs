@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
-use crate::daemon::answers::{PoolAnswer, PoolLine};
+use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
 use crate::daemon::capacity::Capacity;
 use crate::daemon::control::ProgressSink;
@@ -23,6 +23,8 @@ use crate::volume::{MapWalk, Unreadable};
 const TOLD_MAX: usize = 100;
 /// How long `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
+/// And for the heads of all volumes.
+const USAGE: Duration = Duration::from_secs(10);
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     let (opened, capacities) = (state.pools.opened(), &state.capacities);
@@ -206,6 +208,7 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     let pool = open.pool.clone();
     ask(&pool).await;
     let capacity = state.capacities.look(&open).await;
+    let usage = usage(&open).await;
     let status = pool.status();
     let attention = capacity.warning.is_some()
         || status.pending_shards > 0
@@ -215,7 +218,7 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
         || status.stores.iter().any(|s| s.state != StoreState::In);
     let out = status.stores.iter().any(|s| s.state == StoreState::Out);
     let Capacity { used_bytes, free_bytes, warning } = capacity;
-    let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes };
+    let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes, usage };
     let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
     if let Some(last) = answer.last_scrub {
         let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
@@ -226,6 +229,20 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
         outcome = outcome.note(way_back(name, pool.condition().undecided.is_some()));
     }
     Ok(outcome)
+}
+
+/// By the heads of its volumes; none when too few stores answer, or it takes too long.
+async fn usage(open: &OpenPool) -> Option<PoolUsage> {
+    let list = open.pool.rt().timeout(USAGE, open.volumes.list(ASK)).await?.ok()?;
+    let mut sum = PoolUsage { volumes: list.len() as u64, ..PoolUsage::default() };
+    for (_, info) in list {
+        let info = info.ok()?;
+        sum.provisioned_bytes += info.size;
+        sum.mapped_bytes += info.mapped_bytes;
+        sum.stored_bytes += info.stored_bytes;
+        sum.stored_with_parity_bytes += info.stored_with_parity_bytes;
+    }
+    Some(sum)
 }
 
 /// What to do about stores that are out. `undecided`: too many of those that hold registers are.

@@ -61,12 +61,8 @@ async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result
 }
 
 async fn make_volume(state: &EngineState, path: &str) {
-    let args = VolumeCreate {
-        path: path.parse().unwrap(),
-        size: 1 << 20,
-        settings: Vec::new(),
-        if_absent: false,
-    };
+    let args =
+        VolumeCreate { path: path.parse().unwrap(), size: 1 << 20, settings: Vec::new(), if_absent: false };
     volume::create(state, args).await.unwrap();
 }
 

@@ -13,7 +13,10 @@ use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
-use crate::volume::{HistoryMark, OpenMode, Parent, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes, snapshot_group};
+use crate::volume::{
+    Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes,
+    snapshot_group,
+};
 
 pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
@@ -26,7 +29,7 @@ pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -
     }
 }
 
-fn origin(pool: &Name, Parent { volume, name, snapshot }: &Parent) -> String {
+fn origin(pool: &Name, Parent { volume, name, snapshot, .. }: &Parent) -> String {
     match name {
         Some(name) => format!("{pool}/{name}@{snapshot}"),
         None => format!("{pool}/{volume}@{snapshot}"),
@@ -303,14 +306,26 @@ fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<O
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-fn snapshot_line(volume: &VolumePath, info: SnapshotInfo) -> SnapshotLine {
+fn snapshot_line(volume: &VolumePath, info: SnapshotInfo, frees: Freed) -> SnapshotLine {
     let (path, created) = (format!("{volume}@{}", info.name), crate::base::utc::show(info.created_ms));
-    SnapshotLine { path, created, info }
+    let Freed { alone: frees_bytes, with_older: frees_with_older_bytes } = frees;
+    SnapshotLine { path, created, frees_bytes, frees_with_older_bytes, info }
 }
 
-pub async fn snapshots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    let all = state.pools.get(&path.pool).await?.volumes.snapshots(&path.volume).await?;
-    Outcome::of(&all.into_iter().map(|info| snapshot_line(path, info)).collect::<Vec<_>>())
+pub async fn snapshots(state: &EngineState, path: &VolumePath, from: Option<&Name>) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let all = volumes.snapshots(&path.volume).await?;
+    let (mut freed, unknown) = match volumes.freed(&path.volume, from).await {
+        Ok(freed) => (freed, None),
+        Err(e) if e.is(Kind::NotFound) => return Err(e),
+        Err(e) => (Default::default(), Some(e)),
+    };
+    let mut line = |info: SnapshotInfo| {
+        let frees = freed.remove(&info.name).unwrap_or_default();
+        snapshot_line(path, info, frees)
+    };
+    let outcome = Outcome::of(&all.into_iter().map(&mut line).collect::<Vec<_>>())?;
+    Ok(outcome.note_all(unknown.map(|e| format!("what snapshots give back when they go can't be told: {e}"))))
 }
 
 pub async fn history(state: &EngineState, path: &VolumePath) -> Result<Outcome> {

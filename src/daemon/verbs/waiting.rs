@@ -108,7 +108,10 @@ impl Manner {
                 let what = format!("all {} clones of {} were made", args.count, args.from);
                 changes(&[of], Need::Store, what, format!("windlass volume list {pool}"))
             }
-            Verb::VolumeInfo { path } | Verb::SnapshotList { path } => looks([path.pool.clone()]),
+            Verb::VolumeInfo { path }
+            | Verb::SnapshotList { path, .. }
+            | Verb::VolumeHistory { path }
+            | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
             Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
             Verb::VolumeList { pool: None } => looks(state.pools.known().into_iter().map(|k| k.name)),
             verb => Manner::of_pool(state, verb),
@@ -148,10 +151,6 @@ impl Manner {
                 ..looks([name.clone()])
             },
             Verb::PoolStatus { name } | Verb::PoolScrub { name, .. } => looks([name.clone()]),
-            Verb::VolumeInfo { path }
-            | Verb::SnapshotList { path }
-            | Verb::VolumeHistory { path }
-            | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
             Verb::PoolList => looks(state.pools.known().into_iter().map(|k| k.name)),
             Verb::MountEnded { .. } | Verb::MountList | Verb::Status => looks([]),
             // Of pools that are made or forgotten, and of mounts.

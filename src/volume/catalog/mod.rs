@@ -14,12 +14,13 @@ mod salvage;
 mod settings;
 mod template;
 mod unreadable;
+mod usage;
 mod volumes;
 
 pub use alter::Flattened;
-pub use moments::HistoryMark;
 pub use end_all::end_all;
 pub use group::snapshot_group;
+pub use moments::HistoryMark;
 pub use names::rename;
 pub use salvage::Salvaged;
 pub use unreadable::{MapWalk, Unreadable};

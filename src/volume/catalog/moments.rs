@@ -32,13 +32,17 @@ impl Volumes {
     pub async fn snapshot_at(&self, volume: &Name, at_ms: u64) -> Result<Name> {
         let id = self.id(volume).await?;
         let tables = self.newest_tables(volume, id).await?;
-        let newest = tables.snapshots().filter(|(_, s)| s.created_ms <= at_ms).max_by_key(|(_, s)| s.created_ms);
+        let newest =
+            tables.snapshots().filter(|(_, s)| s.created_ms <= at_ms).max_by_key(|(_, s)| s.created_ms);
         newest.map(|(name, _)| name.clone()).ok_or_else(|| {
             let (title, at) = (self.engine.title(volume), utc::show(at_ms));
             let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
             let why = match oldest {
                 Some(oldest) => {
-                    format!("volume {title} has no snapshot as old as {at}: the oldest is of {}", utc::show(oldest))
+                    format!(
+                        "volume {title} has no snapshot as old as {at}: the oldest is of {}",
+                        utc::show(oldest)
+                    )
                 }
                 None => format!("volume {title} has no snapshots"),
             };

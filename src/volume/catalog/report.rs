@@ -9,12 +9,13 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::names::one_each;
+use super::usage::shared;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
-use crate::base::size::{BLOCK, MIB, show_bytes, show_time};
+use crate::base::size::{BLOCK, MIB, show_bytes, show_size, show_time};
 use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::journal::{Peek, peek};
-use crate::pool::Condition;
+use crate::pool::Pool;
 use crate::volume::checkpoint::{CheckReport, check};
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::FlushMode;
@@ -73,6 +74,7 @@ impl VolumeInfo {
             journal_size: settings.journal_size,
             error_after_ms: settings.error_after_ms,
             limits: settings.limits,
+            quota_bytes: settings.quota_bytes,
             template: settings.template,
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
             owner_id: head.active.owner.as_ref().map(|h| h.id),
@@ -84,6 +86,9 @@ impl VolumeInfo {
             trouble_ms: None,
             mapped_bytes: tables.tip().mapped * BLOCK,
             stored_bytes: tables.stored_bytes,
+            stored_with_parity_bytes: 0,
+            shared_bytes: None,
+            exclusive_bytes: None,
             live_bytes: None,
             logged_bytes: 0,
             map_bytes: 0,
@@ -106,7 +111,9 @@ impl VolumeInfo {
     }
 
     /// What the stores mean for this volume, now.
-    fn add_pool(&mut self, condition: &Condition, now: Instant) {
+    fn add_pool(&mut self, pool: &Pool, now: Instant) {
+        let (layout, condition) = (pool.layout(), pool.condition());
+        self.stored_with_parity_bytes = self.stored_bytes * layout.n() as u64 / layout.k() as u64;
         let slow = self.unsent_age_ms.is_some_and(|age| age > 2 * self.max_tail_ms);
         let stuck = condition.trouble();
         if slow || stuck.is_some() {
@@ -179,6 +186,13 @@ impl VolumeInfo {
         let now = session.context.rt().now();
         self.unsent_bytes = bytes;
         self.unsent_age_ms = Some(oldest.map_or(0, |at| now.since(at).as_millis() as u64));
+        if session.near_quota.load(Ordering::Relaxed)
+            && let Some(quota) = self.quota_bytes
+        {
+            let why =
+                format!("90 % of its quota of {} or more is used: writes above it fail", show_size(quota));
+            self.trouble.get_or_insert(why);
+        }
         let memory = session.context.engine.memory.overlay.room();
         self.room_bytes = Some(memory);
         match session.journal.failed() {
@@ -236,7 +250,8 @@ fn by_name(tables: &Tables) -> impl Iterator<Item = (&Name, &State)> {
 
 fn parent_of(head: &Head) -> Option<Parent> {
     let (volume, base) = head.parent()?;
-    Some(Parent { volume, name: None, snapshot: base.snapshot_name.clone() })
+    let (snapshot, mapped_bytes) = (base.snapshot_name.clone(), base.mapped_blocks * BLOCK);
+    Some(Parent { volume, name: None, snapshot, mapped_bytes })
 }
 
 /// How many clones each volume has, by their own heads.
@@ -314,7 +329,7 @@ impl Volumes {
         let head = session.head.lock().clone();
         let mut info = VolumeInfo::of(name, &head, &session.tip.lock().tables);
         info.add_open(&volume, self.engine.pool.w());
-        info.add_pool(&self.engine.pool.condition(), self.engine.rt.now());
+        info.add_pool(&self.engine.pool, self.engine.rt.now());
         Some(info)
     }
 
@@ -334,11 +349,16 @@ impl Volumes {
         if around.is_none_or(|around| around.local.contains(&id)) {
             self.add_local(&mut info, &head, &tables).await;
         }
-        info.add_pool(&self.engine.pool.condition(), self.engine.rt.now());
+        info.add_pool(&self.engine.pool, self.engine.rt.now());
         if around.is_none() {
-            info.clones = Some(self.pins_on(&head, snapshots_of(&tables)).await?.len() as u64);
+            let pins = self.pins_on(&head, snapshots_of(&tables)).await?;
+            info.clones = Some(pins.len() as u64);
             if let Some(Known::Live(session)) = self.here(id).map(|open| open.known()) {
                 info.mapped_bytes = session.mapped().await.map_or(info.mapped_bytes, |blocks| blocks * BLOCK);
+                let cloned: Vec<StateId> = pins.iter().map(|(snapshot, ..)| *snapshot).collect();
+                let chunk_table = session.chunk_table.lock().clone();
+                let (shared, own) = shared(&chunk_table, &tables, &cloned);
+                (info.shared_bytes, info.exclusive_bytes) = (Some(shared), Some(own));
             }
         }
         match around {
@@ -359,7 +379,7 @@ impl Volumes {
         // A head that was forged may name its own child.
         while let Some((volume, base)) = head.parent().filter(|_| chain.len() < CHAIN_MAX) {
             let name = self.name_of(&base.parent_name, volume).await;
-            chain.push(Parent { volume, name, snapshot: base.snapshot_name.clone() });
+            chain.extend(parent_of(&head).map(|parent| Parent { name, ..parent }));
             let Some(above) = self.engine.cell(volume).read().await? else { break };
             head = above;
         }

@@ -20,8 +20,8 @@ use crate::volume::head::Stop;
 use crate::volume::head::{Back, Checkpoint, Head, Removal};
 use crate::volume::read::Frozen;
 use crate::volume::read::passes;
-use crate::volume::session::Kept;
 use crate::volume::session::Session;
+use crate::volume::session::{Kept, Tip};
 use crate::volume::space::{ChunkTable, Repacked, RollBack, Tables};
 
 /// Frozen layers that force a checkpoint.
@@ -355,12 +355,13 @@ impl Session {
         let merged = merged.min(tip.overlay.frozen.len());
         let merged: Vec<Frozen> = tip.overlay.frozen.drain(..merged).collect();
         let held = merged.last().map(|f| f.last).map(|last| tip.give_back(last)).unwrap_or_default();
-        let tables = &mut tip.tables;
+        let Tip { tables, counted, rollbacks, .. } = &mut *tip;
         removes.iter().for_each(|r| tables.hide(r.state));
         tables.remove_hidden();
         if let Some(back) = back {
             tables.roll_back(back)?;
             self.context.set_size(tables.tip().size);
+            (*counted, *rollbacks) = (None, *rollbacks + 1);
         }
         tables.ends = built.ends.clone();
         let (newest, mapped) = (built.tip().tree, built.tip().mapped);

@@ -8,67 +8,58 @@
 //! What is given up may be done in part, or later: the records of a write that were taken in stay. What was acknowledged
 //! is never lost, and the volume goes on when the stores are back.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use super::volume::{Known, Volume};
 use crate::base::rt::Instant;
 use crate::base::size::show_time;
 use crate::base::{Error, Kind, Result};
+use crate::volume::read::VolumeContext;
 
 /// How often it is looked at why a request still waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-impl Volume {
-    /// What comes of `work`, unless it is given up, as the module says. Follows the settings while it waits.
-    pub(super) async fn unless_outage<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut work = std::pin::pin!(work);
-        if let std::task::Poll::Ready(done) = futures::poll!(work.as_mut()) {
-            return done;
-        }
-        let (context, began) = (self.context(), self.now());
-        let mut looked = began;
-        loop {
-            let changed = context.settings_changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            let Some(patience) = context.settings().error_after() else {
-                match select(work, changed).await {
-                    Either::Left((done, _)) => return done,
-                    Either::Right(((), rest)) => work = rest,
-                }
-                continue;
-            };
-            let at = (began + patience).max(looked + LOOK_AGAIN);
-            let wait = select(context.rt().sleep(at.since(self.now())), changed);
-            match select(work, wait).await {
-                Either::Left((done, _)) => return done,
-                Either::Right((_, rest)) => work = rest,
-            }
-            looked = self.now();
-            if looked >= began + patience
-                && let Some(why) = self.waits_for_stores(patience, looked)
-            {
-                return Err(Error::new(
-                    Kind::Timeout,
-                    format!(
-                        "volume {}: given up after {} (on-outage=error): {why}",
-                        self.title(),
-                        show_time(looked.since(began).as_millis() as u64)
-                    ),
-                ));
-            }
-        }
+/// What comes of `work`, unless it is given up, as the module says. `stores`: why stores hold requests up now, if they do,
+/// for a patience of so long. Follows the settings while it waits.
+pub async fn unless_outage<T>(
+    context: &VolumeContext,
+    stores: impl Fn(Duration, Instant) -> Option<String>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
+        return done;
     }
-
-    /// Why stores hold requests up, if they do.
-    fn waits_for_stores(&self, patience: Duration, now: Instant) -> Option<String> {
-        if let Some((_, why)) = self.context().engine.pool.condition().trouble() {
-            return Some(why);
+    let rt = context.rt();
+    let (began, mut looked) = (rt.now(), rt.now());
+    loop {
+        let mut changed = pin!(context.settings_changed.notified());
+        changed.as_mut().enable();
+        let patience = context.settings().error_after();
+        let look = async {
+            match patience {
+                Some(patience) => {
+                    let at = (began + patience).max(looked + LOOK_AGAIN);
+                    rt.sleep(at.since(rt.now())).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        match select(work, select(pin!(look), changed)).await {
+            Either::Left((done, _)) => return done,
+            Either::Right((_, rest)) => work = rest,
         }
-        let Known::Live(session) = self.known() else { return self.trouble().map(|(_, why)| why) };
-        let oldest = session.tip.lock().unsent().1?;
-        (now.since(oldest) > patience).then(|| "the stores do not keep up".to_owned())
+        looked = rt.now();
+        let waited = looked.since(began);
+        if let Some(patience) = patience.filter(|patience| waited >= *patience)
+            && let Some(why) = stores(patience, looked)
+        {
+            let (title, waited) = (context.title(), show_time(waited.as_millis() as u64));
+            let why = format!("volume {title}: given up after {waited} (on-outage=error): {why}");
+            return Err(Error::new(Kind::Timeout, why));
+        }
     }
 }

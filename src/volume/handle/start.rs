@@ -9,7 +9,7 @@ use crate::volume::head::Stop;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::takeover::Taken;
 use crate::volume::session::{
-    Session, confirm_when_asked, cut_chunks, keep_history, mend_journal, watch_stores,
+    Session, confirm_when_asked, cut_chunks, keep_history, mend_journal, watch_quota, watch_stores,
 };
 use crate::volume::space::{ChunkTable, Tables};
 
@@ -33,6 +33,7 @@ pub async fn start(
     session.run(make_checkpoints);
     session.run(watch_stores);
     session.run(mend_journal);
+    session.run(watch_quota);
     if session.journal.failed().is_some() {
         session.mending.want();
     }

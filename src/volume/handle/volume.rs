@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::become_owner::{ClaimRequest, Failed, own};
 use super::limiter::Limiter;
+use super::outage::unless_outage;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
@@ -300,6 +301,22 @@ impl Volume {
             Kind::Invalid,
             format!("{len} bytes at {offset} are beyond the end of volume {name} ({size} bytes)"),
         ))
+    }
+
+    /// `on-outage`: see `outage`.
+    async fn unless_outage<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let stores = |patience, now| self.waits_for_stores(patience, now);
+        unless_outage(&self.inner.context, stores, work).await
+    }
+
+    /// Why stores hold requests up, if they do.
+    fn waits_for_stores(&self, patience: Duration, now: Instant) -> Option<String> {
+        if let Some((_, why)) = self.inner.context.engine.pool.condition().trouble() {
+            return Some(why);
+        }
+        let Known::Live(session) = self.known() else { return self.trouble().map(|(_, why)| why) };
+        let oldest = session.tip.lock().unsent().1?;
+        (now.since(oldest) > patience).then(|| "the stores do not keep up".to_owned())
     }
 
     fn check_writable(&self, offset: u64, len: u64) -> Result<()> {

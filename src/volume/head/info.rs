@@ -27,6 +27,8 @@ pub struct VolumeInfo {
     /// I/O that has waited for stores for so long fails; none: it waits on.
     pub error_after_ms: Option<u64>,
     pub limits: Limits,
+    /// What may be mapped.
+    pub quota_bytes: Option<u64>,
     pub template: bool,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
@@ -47,6 +49,13 @@ pub struct VolumeInfo {
     pub mapped_bytes: u64,
     /// Bytes of its own objects without parity; what clones share counts for the ancestor.
     pub stored_bytes: u64,
+    /// With parity: what stores hold of it, but for the shards' footers.
+    pub stored_with_parity_bytes: u64,
+    /// Of its live bytes those that were written before the newest snapshot that has a clone, which clones may need; told by
+    /// `info` when it is open here.
+    pub shared_bytes: Option<u64>,
+    /// All others.
+    pub exclusive_bytes: Option<u64>,
     /// Bytes of those that the volume or a snapshot needs, by the last checkpoint; told when it is open here.
     pub live_bytes: Option<u64>,
     /// Bytes of objects that writes became since the volume was opened here, without parity.
@@ -93,6 +102,7 @@ impl VolumeInfo {
             journal_size: self.journal_size,
             error_after_ms: self.error_after_ms,
             limits: self.limits,
+            quota_bytes: self.quota_bytes,
             template: self.template,
             history: self.history,
         }
@@ -105,6 +115,8 @@ pub struct Parent {
     /// By its present name, when it can be told.
     pub name: Option<Name>,
     pub snapshot: Name,
+    /// What the snapshot mapped when it was cloned, which takes no space of the clone's own.
+    pub mapped_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -42,6 +42,9 @@ pub struct VolumeSettings {
     pub error_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// Bytes that may be mapped: a write that needs more fails.
+    #[serde(skip_serializing_if = "is_default")]
+    pub quota_bytes: Option<u64>,
     /// Nobody writes to it, and neither it nor its snapshots are removed: it is there to be cloned.
     #[serde(skip_serializing_if = "is_default")]
     pub template: bool,
@@ -59,6 +62,7 @@ impl Default for VolumeSettings {
             journal_size: 4 * GIB,
             error_after_ms: None,
             limits: Limits::default(),
+            quota_bytes: None,
             template: false,
             history: History::default(),
         }
@@ -90,6 +94,13 @@ fn parse_count(text: &str) -> Result<u64> {
     text.parse().map_err(|_| bad(format!("{text:?} is not a number of operations")))
 }
 
+fn quota(value: &str) -> Result<Option<u64>> {
+    match value {
+        "none" => Ok(None),
+        size => parse_size(size).map(|bytes| Some(bytes).filter(|bytes| *bytes > 0)),
+    }
+}
+
 /// The value of `on-outage`.
 fn error_after(value: &str) -> Result<Option<u64>> {
     match value.split_once(':').unwrap_or((value, "")) {
@@ -104,7 +115,7 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, template, history, iops, bps, read-iops, read-bps, write-iops \
+    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, quota, template, history, iops, bps, read-iops, read-bps, write-iops \
                         and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
@@ -119,6 +130,7 @@ impl VolumeSettings {
             "max-tail" => self.max_tail_ms = ms()?,
             "journal-size" => self.journal_size = parse_size(value)?,
             "on-outage" => self.error_after_ms = error_after(value)?,
+            "quota" => self.quota_bytes = quota(value)?,
             "template" => self.template = one_of(key, value, TEMPLATE)?,
             "history" => self.history = value.parse()?,
             _ => self.assign_limit(key, value)?,
@@ -154,6 +166,7 @@ impl VolumeSettings {
                 Some(ms) => format!("error:{}", show_duration(ms)),
                 None => "hold".to_owned(),
             },
+            "quota" => self.quota_bytes.map_or_else(|| "none".to_owned(), show_size),
             "template" => word(self.template, TEMPLATE).to_owned(),
             "history" => self.history.to_string(),
             _ => {
@@ -173,10 +186,12 @@ impl VolumeSettings {
 
     /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
     pub(super) fn format(&self) -> u32 {
-        let VolumeSettings { compression, error_after_ms, limits, template, history, .. } = *self;
+        let VolumeSettings { compression, error_after_ms, limits, quota_bytes, template, history, .. } =
+            *self;
         let plain = compression != Codec::Zstd
             && !template
             && error_after_ms.is_none()
+            && quota_bytes.is_none()
             && is_default(&limits)
             && is_default(&history);
         if plain { 1 } else { 2 }
@@ -283,6 +298,7 @@ mod tests {
             "on-outage=hold",
             "template=true",
             "history=1m:1h,1h:1d",
+            "quota=10G",
             "iops=1000:5000",
             "read-bps=100M:1G",
             "write-iops=none",
@@ -314,7 +330,14 @@ mod tests {
     #[test]
     fn a_setting_that_an_older_version_would_not_heed_raises_the_format() {
         assert_eq!(assigned(&["flush=pool", "journal-size=1G"]).unwrap().format(), 1);
-        for text in ["compression=zstd", "on-outage=error", "template=true", "history=1m:1h", "read-bps=1M"] {
+        for text in [
+            "compression=zstd",
+            "quota=1G",
+            "on-outage=error",
+            "template=true",
+            "history=1m:1h",
+            "read-bps=1M",
+        ] {
             assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");
         }
     }

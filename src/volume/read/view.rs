@@ -1,5 +1,6 @@
 //! Reading a view: the pieces of a range as they lay at one instant, then their data without any lock.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use super::overlay::Piece;
 use super::read_ahead::Fetch;
 use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
-use crate::base::{ChunkId, Error, Kind, Result, Rope};
+use crate::base::{ChunkId, Error, Kind, Result, Rope, StateId};
 use crate::log::{FrameRef, ReadCounts, Reader, Want};
 use crate::map::{PageCache, Pages, Step, Tree};
 use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
-use crate::volume::space::{ChunkTable, PagePlaces, TABLE_ADDRESS, Tables};
+use crate::volume::space::{ChunkTable, PagePlaces, Part, TABLE_ADDRESS, Tables};
 
 /// A range of blocks and where its newest contents are; `None`: no layer has it, the tree says.
 pub type Found = (Range<u64>, Option<Piece>);
@@ -86,6 +87,17 @@ impl View {
         match &head.checkpoint.tables {
             None => Ok(Tables::born(head)),
             Some(at) => Ok(self.states(at).await?.0.under(head)),
+        }
+    }
+
+    /// The tables, and for each state the list of what its parent holds and it does not.
+    pub async fn death_lists(&self, head: &Head) -> Result<(Tables, BTreeMap<StateId, Vec<Part>>)> {
+        match &head.checkpoint.tables {
+            None => Ok((Tables::born(head), BTreeMap::new())),
+            Some(at) => {
+                let (tables, lists, _) = self.states(at).await?;
+                Ok((tables.under(head), lists.deaths))
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use super::confirm_rounds::ConfirmRounds;
 use super::journal_restart::JournalRestart;
 use super::range_lock::Ranges;
 use super::takeover::Taken;
-use super::tip::Tip;
+use super::tip::{Counted, Tip};
 use super::write_throttle::WriteThrottle;
 use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, Kind, Result, Rope};
@@ -33,14 +33,24 @@ use crate::volume::head::Stop;
 use crate::volume::head::VolumeSettings;
 use crate::volume::read::Fetch;
 use crate::volume::read::VolumeContext;
-use crate::volume::read::{Found, Piece, blocks_of};
+use crate::volume::read::{Found, Piece, blocks_of, passes};
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
 /// Entries of the overlay, and pages and extents of the map, that are gone through to tell what is mapped.
 const COUNT_STEPS: usize = 16_384;
+/// Until the next attempt where the map can't be read.
+const COUNT_AGAIN: Duration = Duration::from_secs(1);
 /// How long that may take: the rest of what is told must not wait for pages of the map.
 const COUNT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What `View::mapped` takes to count all that is mapped.
+fn to_count(tip: &Tip) -> (Vec<(std::ops::Range<u64>, bool)>, Tree, u64) {
+    let state = tip.tables.tip();
+    let (found, tree) = tip.lookup(0..state.size.div_ceil(BLOCK));
+    let over = found.into_iter().filter_map(|(range, piece)| Some((range, piece? != Piece::Zero)));
+    (over.collect(), tree, state.mapped)
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -88,6 +98,12 @@ pub struct Session {
     /// The barrier was lifted, or the session has ended.
     pub opened: Notify,
     pub mending: JournalRestart,
+    /// One count of mapped blocks at a time.
+    pub counting: tokio::sync::Mutex<()>,
+    /// Nearly all of the quota may be used.
+    pub quota: Notify,
+    /// It is, by the last count.
+    pub near_quota: AtomicBool,
     ended: watch::Sender<bool>,
     /// Held while the journal is let go: another session must not open it meanwhile.
     leaving: tokio::sync::Mutex<()>,
@@ -157,6 +173,9 @@ impl Session {
             ripe: Notify::new(),
             opened: Notify::new(),
             mending: JournalRestart::default(),
+            counting: tokio::sync::Mutex::default(),
+            quota: Notify::new(),
+            near_quota: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             leaving: tokio::sync::Mutex::default(),
             goes_on: AtomicBool::new(false),
@@ -397,13 +416,39 @@ impl Session {
             if tip.closed.is_some() || tip.overlay.len() > COUNT_STEPS {
                 return None;
             }
-            let state = tip.tables.tip();
-            let (found, tree) = tip.lookup(0..state.size.div_ceil(BLOCK));
-            let over = found.into_iter().filter_map(|(range, piece)| Some((range, piece? != Piece::Zero)));
-            (over.collect(), tree, state.mapped)
+            to_count(&tip)
         };
         let counting = self.context.view.mapped(over, &tree, in_tree, COUNT_STEPS);
         self.context.rt().timeout(COUNT_PATIENCE, counting).await?.ok().flatten()
+    }
+
+    /// Counts the mapped blocks exactly, however long that takes; an outage holds.
+    pub async fn count_mapped(&self) -> Result<(), Stop> {
+        loop {
+            let ((over, tree, in_tree), rollbacks, written, lsn) = {
+                let tip = self.tip.lock();
+                match (&tip.closed, &tip.counted) {
+                    (Some(stop), _) => return Err(stop.share()),
+                    (None, Some(counted)) if counted.lsn == tip.lsn => return Ok(()),
+                    _ => (to_count(&tip), tip.rollbacks, tip.written, tip.lsn),
+                }
+            };
+            let recorded = self.chunk_table.lock().root;
+            match self.context.view.mapped(over, &tree, in_tree, usize::MAX).await {
+                Ok(blocks) => {
+                    let blocks = blocks.unwrap_or(in_tree);
+                    let mut tip = self.tip.lock();
+                    if tip.rollbacks == rollbacks {
+                        tip.counted = Some(Counted { blocks, written, lsn });
+                        return Ok(());
+                    }
+                }
+                // Pages that were collected meanwhile are elsewhere by now.
+                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
+                Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(COUNT_AGAIN)).await?,
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
+        }
     }
 
     /// Bytes of log that the last checkpoint merged.

@@ -24,4 +24,5 @@ pub use history::keep_history;
 pub use range_lock::Arrivals;
 pub use release::Released;
 pub use snapshot::{Group, frozen_by_take_over, no_snapshot};
-pub use tip::Kept;
+pub use tip::{Kept, Tip};
+pub use write::watch_quota;

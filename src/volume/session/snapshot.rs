@@ -1,14 +1,19 @@
 //! Snapshots: a mark in the log that freezes the overlay where it stands (protocol.md §4.2, §4.3).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::active::Session;
 use crate::base::record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
+use crate::volume::read::passes;
 use crate::volume::space::pins;
 use crate::volume::space::{RollBack, State};
+
+/// Before stores that are away are asked again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What all marks of one command share.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +145,7 @@ impl Session {
 impl Session {
     /// The volume shows what the snapshot does, of whose size it is from then on; what it held is kept as snapshot `keep`, or
     /// freed. Writes wait meanwhile; one that is under way may be there in part afterwards, as after a crash. It goes on when
-    /// nobody waits for it any more. `nonce`: drawn for it, so that it is not done again by the session that comes next.
+    /// nobody waits for it any more. An outage holds. `nonce`: drawn for it, so that it is not done again by the session that comes next.
     pub async fn roll_back(
         self: &Arc<Self>,
         to: &Name,
@@ -176,7 +181,15 @@ impl Session {
             let to = there.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), to)))?;
             RollBack { to, keep, created_ms: self.context.rt().wall_ms(), nonce }
         };
-        self.make_checkpoint(&[], Some(back)).await?;
+        while let Err(stop) = self.make_checkpoint(&[], Some(back.clone())).await {
+            match stop {
+                Stop::Failed(e) if passes(&e) => {
+                    tracing::warn!(volume = %self.context.name(), error = %e, "a rollback waits");
+                    self.or_end(self.context.rt().sleep(AGAIN)).await?;
+                }
+                stop => return Err(stop),
+            }
+        }
         // What the tip held goes with the next one, if it is not kept.
         let me = self.clone();
         self.context.rt().spawn(async move { me.checkpoint(&[]).await }).detach();

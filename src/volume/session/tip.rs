@@ -39,6 +39,15 @@ impl Drop for Kept {
     }
 }
 
+/// Mapped blocks as they were counted once.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub blocks: u64,
+    /// Of the tip, then.
+    pub written: u64,
+    pub lsn: Lsn,
+}
+
 #[derive(Debug)]
 pub struct Tip {
     /// Given last.
@@ -53,6 +62,11 @@ pub struct Tip {
     pub barrier: bool,
     pub closed: Option<Stop>,
     pub last_write: Instant,
+    /// Blocks of data that were taken in.
+    pub written: u64,
+    pub counted: Option<Counted>,
+    /// How often it was rolled back: what was counted before says nothing.
+    pub rollbacks: u64,
     /// Chunks that are cut and not yet in the stored prefix: last lsn, age, payload.
     cut: VecDeque<(Lsn, Instant, u64)>,
     /// Memory of the entries of stored chunks, by the chunk's last lsn: held until they are merged.
@@ -72,6 +86,9 @@ impl Tip {
             barrier: false,
             closed: None,
             last_write: now,
+            written: 0,
+            counted: None,
+            rollbacks: 0,
             cut: VecDeque::new(),
             kept: BTreeMap::new(),
             kept_bytes: 0,
@@ -89,6 +106,9 @@ impl Tip {
         self.lsn = record.lsn;
         self.last_write = now;
         let (block, count) = record.op.blocks();
+        if matches!(record.op, Op::Write { .. }) {
+            self.written += count;
+        }
         let era = self.tables.tip().era;
         let piece = match &record.op {
             Op::Write { data, .. } => Some(Piece::Memory { data: data.clone(), lsn: record.lsn }),
@@ -106,6 +126,18 @@ impl Tip {
         match mark {
             Some(mark) => self.freeze_at(&mark),
             None => Ok(()),
+        }
+    }
+
+    /// No more blocks than these are mapped; `None`: nobody has counted yet. What was overwritten since counts twice.
+    pub fn mapped_most(&self) -> Option<u64> {
+        self.counted.map(|c| c.blocks + (self.written - c.written))
+    }
+
+    /// So many of the blocks that were taken in last had been mapped before.
+    pub fn overwrote(&mut self, blocks: u64) {
+        if let Some(counted) = &mut self.counted {
+            counted.written += blocks;
         }
     }
 

@@ -10,18 +10,21 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 
 use super::active::Session;
 use super::range_lock::Guard;
+use super::tip::Tip;
 use crate::base::record::{Op, Record};
-use crate::base::size::{BLOCK, FRAME_BLOCKS};
+use crate::base::size::{BLOCK, FRAME_BLOCKS, show_size};
 use crate::base::{Error, Held, Kind, Lsn};
 use crate::journal::Room;
 use crate::volume::head::{Stop, without_journal};
-use crate::volume::read::blocks_of;
+use crate::volume::read::{Piece, blocks_of};
 
 /// Payload taken in at once; a longer write is several steps, each atomic.
 const STEP: u64 = 1 << 20;
@@ -29,6 +32,9 @@ const STEP: u64 = 1 << 20;
 const STEP_RECORDS: usize = 512;
 /// Counted for a record beside its payload: its entry in the layer and in the queue.
 const RECORD_COST: u64 = 256;
+
+/// Between two looks at how much of the quota is used.
+const QUOTA_LOOK: Duration = Duration::from_secs(10);
 
 static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
@@ -85,6 +91,43 @@ enum Look {
     Again,
     /// The gate is closed.
     Closed,
+    /// The quota has no room for them, unless some are mapped already.
+    Full,
+}
+
+/// Blocks that these changes fill with data.
+fn data_blocks(ops: &[Op]) -> u64 {
+    ops.iter().filter(|op| matches!(op, Op::Write { .. })).map(|op| op.blocks().1).sum()
+}
+
+/// Counts what is mapped when the quota may be nearly used up, and says so once.
+pub async fn watch_quota(session: Arc<Session>) {
+    loop {
+        if !session.near_quota.load(Ordering::Relaxed) {
+            session.quota.notified().await;
+        }
+        let counted = async {
+            let _one = session.counting.lock().await;
+            session.count_mapped().await
+        };
+        let most = match counted.await {
+            Ok(()) => session.tip.lock().mapped_most(),
+            Err(_) => None,
+        };
+        let quota = session.context.settings().quota_bytes;
+        let near = quota.zip(most).is_some_and(|(quota, most)| is_near(most, quota / BLOCK));
+        if near && !session.near_quota.swap(true, Ordering::Relaxed) {
+            let title = session.context.title();
+            tracing::warn!(volume = %title, "90 % of the volume's quota is used: writes above it fail");
+        } else if !near {
+            session.near_quota.store(false, Ordering::Relaxed);
+        }
+        session.context.rt().sleep(QUOTA_LOOK).await;
+    }
+}
+
+fn is_near(blocks: u64, quota: u64) -> bool {
+    u128::from(blocks) * 10 >= u128::from(quota) * 9
 }
 
 impl Session {
@@ -191,6 +234,7 @@ impl Session {
         let range = span(ops);
         // Blocks that nobody else may hold.
         let free = if mine.is_none() { Some(&range) } else { None };
+        let mut fresh = None;
         loop {
             // Nobody waits for blocks, nor at a closed gate, with memory or room in hand: who holds the blocks may stand in
             // the queue for room behind this write, and who closed the gate may need some as well.
@@ -202,22 +246,71 @@ impl Session {
             let waiting = self.opened.notified();
             let mut waiting = std::pin::pin!(waiting);
             waiting.as_mut().enable();
-            match self.take_in(ops, free, held, room)? {
+            match self.take_in(ops, free, held, room, fresh)? {
                 Look::Taken => return Ok(()),
                 Look::Again => {}
+                Look::Full => fresh = Some(self.space_for(ops).await?),
                 Look::Closed => self.or_end(waiting).await?,
             }
         }
     }
 
+    /// How many of the blocks that these changes fill are not mapped yet; they fit the quota.
+    async fn space_for(&self, ops: &[Op]) -> Result<u64, Stop> {
+        let _one = self.counting.lock().await;
+        self.count_mapped().await?;
+        let mut fresh = 0;
+        for op in ops.iter().filter(|op| matches!(op, Op::Write { .. })) {
+            let (block, count) = op.blocks();
+            let (found, tree) = self.tip.lock().lookup(block..block + count);
+            for (range, piece) in found {
+                let blocks = range.end - range.start;
+                fresh += match piece {
+                    Some(Piece::Zero) => blocks,
+                    Some(_) => 0,
+                    // What is left of so many when those that the map has are taken away.
+                    None => {
+                        match self.context.view.mapped(vec![(range, false)], &tree, blocks, usize::MAX).await
+                        {
+                            Ok(left) => left.unwrap_or(blocks),
+                            Err(e) => return Err(self.explain_absence(e).await),
+                        }
+                    }
+                };
+            }
+        }
+        let (most, quota) = (self.tip.lock().mapped_most(), self.context.settings().quota_bytes);
+        match quota {
+            Some(quota) if fresh > 0 && most.unwrap_or(0) + fresh > quota / BLOCK => {
+                let (title, quota) = (self.context.title(), show_size(quota));
+                let why = format!(
+                    "volume {title} has a quota of {quota}, and it is used up: trim or remove something in it"
+                );
+                Err(Error::new(Kind::NoSpace, why).into())
+            }
+            _ => Ok(fresh),
+        }
+    }
+
+    /// Whether the quota has room for so many blocks more.
+    fn fits(&self, tip: &Tip, fresh: u64) -> bool {
+        let Some(quota) = self.context.settings().quota_bytes else { return true };
+        let most = tip.mapped_most().map(|most| most + fresh);
+        if most.is_some_and(|most| is_near(most, quota / BLOCK)) {
+            self.quota.notify_one();
+        }
+        fresh == 0 || most.is_some_and(|most| most <= quota / BLOCK)
+    }
+
     /// Makes the changes visible and logs them, in this instant or not at all. Whoever waits for it may give up before,
-    /// never midway.
+    /// never midway. `fresh`: so many of the blocks are not mapped, where that was counted.
     fn take_in(
         &self,
         ops: &[Op],
         free: Option<&Range<u64>>,
         held: Held,
         mut room: Option<Room<'_>>,
+        fresh: Option<u64>,
     ) -> Result<Look, Stop> {
         let mut tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
@@ -240,6 +333,11 @@ impl Session {
         if free.is_some_and(|range| self.ranges.is_held(range)) {
             return Ok(Look::Again);
         }
+        let blocks = data_blocks(ops);
+        let fresh = fresh.unwrap_or(blocks);
+        if !self.fits(&tip, fresh) {
+            return Ok(Look::Full);
+        }
         let now = self.context.rt().now();
         let first = tip.pending.is_empty();
         let (many, mut held) = (ops.len(), Some(held));
@@ -249,6 +347,7 @@ impl Session {
             let held = if i + 1 == many { held.take() } else { None };
             tip.take(record, held, now)?;
         }
+        tip.overwrote(blocks.saturating_sub(fresh));
         let full = tip.pending.due(self.writer.chunk_target(), self.cut_age()).is_some_and(|at| at <= now);
         drop(tip);
         if first || full {

@@ -20,6 +20,7 @@ mod state_table;
 mod sweep_schedule;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use chunk_table::{
     ChunkTable, Entry, Folded, Home, Object, PACKINGS_MAX, PagePlaces, Repacked, Survivors,
@@ -33,3 +34,4 @@ pub use pack_index::PackIndex;
 pub use retired::Retired;
 pub use state_table::{Gone, RollBack, State, TABLE_ADDRESS, Tables, root_ref};
 pub use sweep_schedule::{Before, Rules, Sweeps};
+pub use usage::{DeadBytes, Freed, freed};

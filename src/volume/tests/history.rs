@@ -50,7 +50,8 @@ fn any_kept_minute_can_be_had_again() {
         let info = life.volumes.info(&name("v")).await.unwrap();
         assert_eq!((info.snapshots, info.history_marks), (1, after.len() as u64));
         // What was cloned stays, whatever its age.
-        let held = marks.iter().find(|m| now - m.created_ms > 50 * MINUTE && now - m.created_ms < 56 * MINUTE);
+        let held =
+            marks.iter().find(|m| now - m.created_ms > 50 * MINUTE && now - m.created_ms < 56 * MINUTE);
         let held = held.unwrap().name.clone();
         for i in 0..90u64 {
             v.write(4096, bytes(i, 4096)).await.unwrap();

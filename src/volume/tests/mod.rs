@@ -25,6 +25,7 @@ mod site;
 mod states;
 mod storm;
 mod takeovers;
+mod usage;
 
 use std::time::Duration;
 

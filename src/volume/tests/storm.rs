@@ -441,11 +441,8 @@ impl Storm {
                 0 => self.snap(at).await?,
                 1 => self.checkpoint().await?,
                 2 => self.release().await?,
-<<<<<<< HEAD
                 3 => self.roll_back(at).await?,
-=======
-                3 => self.rename().await,
->>>>>>> verbs
+                4 => self.rename().await,
                 _ => self.step(at).await?,
             }
         }
@@ -477,11 +474,8 @@ impl Storm {
                 self.machines.iter().for_each(|m| m.disk.faults(|f| f.sync_fails = fails));
             }
             12 => self.checkpoint().await?,
-<<<<<<< HEAD
             13..15 => self.roll_back(i).await?,
-=======
-            13 => self.rename().await,
->>>>>>> verbs
+            15 => self.rename().await,
             _ => self.step(i).await?,
         }
         Ok(())
