@@ -1,14 +1,16 @@
-//! Changes of a volume that is there: back to what a snapshot shows, more bytes at its end, free of its parent.
+//! Changes of a volume that is there: back to what a snapshot shows, more bytes at its end, free of its parent, other settings.
 
 use serde::Serialize;
 
 use super::volumes::{OpenMode, Volumes};
 use crate::base::size::show_size;
-use crate::base::{Error, Kind, Name, Nonce, Result};
+use crate::base::{Error, Kind, Name, Nonce, Result, VolumeId};
 use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
-use crate::volume::head::is_template;
+use crate::volume::head::{Head, VolumeSettings, check_size, is_template};
+use crate::volume::read::EngineContext;
 use crate::volume::session::no_snapshot;
+use crate::volume::space::pins;
 
 /// What flattening a clone came to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -54,37 +56,14 @@ impl Volumes {
         }
         let how = &how;
         let bytes = open.ask(|session| async move { session.flatten(how).await }).await?;
-        let holders = self.let_go_of_parent(&open).await?;
+        let holders = let_go_of_parent(&self.engine, &open).await?;
         tracing::info!(volume = %self.engine.title(volume), bytes, held = !holders.is_empty(), "the volume was flattened");
         Ok(Flattened { bytes, holders })
     }
 
-    /// Gives the pin on the parent back where nothing needs it; else the snapshots that do.
-    async fn let_go_of_parent(&self, open: &Volume) -> Result<Vec<Name>> {
-        let holders = open.ask(|session| async move { session.drop_base().await }).await?;
-        let Some(head) = self.engine.cell(open.id()).read().await? else { return Ok(holders) };
-        if let Some(base) = head.base.filter(|base| base.dropped)
-            && let Some(parent) = base.ancestors.last()
-        {
-            self.unpin(*parent, base.snapshot, open.id(), base.pin).await?;
-        }
-        Ok(holders)
-    }
-
-    /// The same when a snapshot was removed, which may have been the last that needed it. What fails is done with the next one,
-    /// or by who removes the parent.
-    pub(super) async fn let_go_in_time(&self, open: &Volume) {
-        if let Known::Live(session) = open.known()
-            && session.head.lock().base.as_ref().is_some_and(|base| base.flat.is_some())
-            && let Err(error) = self.let_go_of_parent(open).await
-        {
-            tracing::warn!(volume = %open.title(), %error, "the parent of a flattened clone is let go of later");
-        }
-    }
-
     /// More bytes at its end, which read as zeros. Clients may go on meanwhile. `Refused`: the volume would shrink.
     pub async fn resize(&self, volume: &Name, size: u64) -> Result<()> {
-        Volumes::check_size(size)?;
+        check_size(size)?;
         let open = self.open(volume, OpenMode::Normal).await?;
         let (title, now) = (self.engine.title(volume), open.size());
         if size < now {
@@ -101,5 +80,61 @@ impl Volumes {
             tracing::info!(volume = %title, size, "the volume was resized");
         }
         Ok(())
+    }
+}
+
+impl Volumes {
+    /// All of the assignments (`KEY=VALUE`) or none. The owner changes them in its session, which follows at once; of a
+    /// released volume anybody changes them. `Owned`: another host owns it.
+    pub async fn set(&self, name: &Name, assignments: &[String]) -> Result<()> {
+        VolumeSettings::default().assigned(assignments)?;
+        let id = self.id_in_an_outage(name).await?;
+        match self.set_released(name, id, assignments).await? {
+            Some(changed) => {
+                if let Some(here) = self.here(id) {
+                    here.settings_were_changed(changed.settings);
+                }
+            }
+            None => self.open(name, OpenMode::Normal).await?.change_settings(assignments).await?,
+        }
+        Ok(())
+    }
+
+    /// `None`: somebody owns it.
+    async fn set_released(&self, name: &Name, id: VolumeId, assignments: &[String]) -> Result<Option<Head>> {
+        let owned = |head: &Head| !head.active.released || head.standing().is_some();
+        if matches!(self.here(id).map(|v| v.known()), Some(Known::Live(_)))
+            || owned(&self.head(name, id).await?)
+        {
+            return Ok(None);
+        }
+        let cell = self.engine.cell_above(name, id).await;
+        match cell.change(|head| head.set_settings(None, assignments)).await {
+            Err(e) if e.is(Kind::Owned) => Ok(None),
+            done => done.map(Some),
+        }
+    }
+}
+
+/// Gives the pin on the parent back where nothing needs it; else the snapshots that do.
+async fn let_go_of_parent(engine: &EngineContext, open: &Volume) -> Result<Vec<Name>> {
+    let holders = open.ask(|session| async move { session.drop_base().await }).await?;
+    let Some(head) = engine.cell(open.id()).read().await? else { return Ok(holders) };
+    if let Some(base) = head.base.filter(|base| base.dropped)
+        && let Some(parent) = base.ancestors.last()
+    {
+        pins::of(&engine.pool, *parent, base.snapshot).remove(&pins::key(open.id()), base.pin.0).await?;
+    }
+    Ok(holders)
+}
+
+/// The same when a snapshot was removed, which may have been the last that needed it. What fails is done with the next one,
+/// or by who removes the parent.
+pub async fn let_go_in_time(engine: &EngineContext, open: &Volume) {
+    if let Known::Live(session) = open.known()
+        && session.head.lock().base.as_ref().is_some_and(|base| base.flat.is_some())
+        && let Err(error) = let_go_of_parent(engine, open).await
+    {
+        tracing::warn!(volume = %open.title(), %error, "the parent of a flattened clone is let go of later");
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::names::take;
-use super::template::Template;
-use super::volumes::{OpenMode, Volumes};
+use super::alter::let_go_in_time;
+use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::size::{CHUNKS_AHEAD, VOLUME_MAX, WALK_WINDOW, show_size};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::pool::{CatalogEntry, NameEntry};
@@ -19,7 +19,7 @@ use crate::store::Cause;
 use crate::volume::handle::Known;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::VolumeInfo;
-use crate::volume::head::VolumeSettings;
+use crate::volume::head::{VolumeSettings, check_size};
 use crate::volume::head::{Base, Gate, Head, NameStanding};
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Object;
@@ -42,20 +42,9 @@ pub struct Pin {
 }
 
 impl Volumes {
-    /// Checks that a volume of this size can be.
-    pub(in crate::volume) fn check_size(size: u64) -> Result<()> {
-        if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
-            let size = show_size(size);
-            let why =
-                format!("a volume can't have a size of {size}: use a multiple of 512 bytes, at most 64T");
-            return Err(Error::new(Kind::Usage, why));
-        }
-        Ok(())
-    }
-
     /// A new empty volume, born released. `Exists` when the name is taken.
     pub async fn create(&self, name: &Name, size: u64, settings: VolumeSettings) -> Result<VolumeInfo> {
-        Volumes::check_size(size)?;
+        check_size(size)?;
         settings.check()?;
         let id = VolumeId(self.engine.rt.random128());
         self.claim_name(name, id).await?;
@@ -254,7 +243,7 @@ impl Volumes {
             tries += 1;
             match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
                 Ok(()) => {
-                    self.let_go_in_time(&open).await;
+                    let_go_in_time(&self.engine, &open).await;
                     return Ok(());
                 }
                 // A clone came meanwhile, perhaps one that was broken off: a look tells.

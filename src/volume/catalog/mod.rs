@@ -11,8 +11,6 @@ mod moments;
 mod names;
 mod report;
 mod salvage;
-mod settings;
-mod template;
 mod unreadable;
 mod usage;
 mod volumes;

@@ -544,21 +544,6 @@ impl Volumes {
         Ok(all)
     }
 
-    /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
-    pub(in crate::volume) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
-        match self.newer_here(id) {
-            Some(tables) => Ok(tables),
-            None => Ok(self.recorded(volume, id).await?.1),
-        }
-    }
-
-    pub(in crate::volume) fn newer_here(&self, id: VolumeId) -> Option<Tables> {
-        match self.here(id).map(|v| v.known()) {
-            Some(Known::Live(session)) => Some(session.tip.lock().tables.clone()),
-            _ => None,
-        }
-    }
-
     /// Of these groups, by id and size, those that all their members have. What is certain is remembered: by this engine, and
     /// in the tables of the members that are open here.
     async fn whole_groups(&self, mut doubtful: BTreeMap<Nonce, u32>) -> Result<BTreeSet<Nonce>> {

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::Mutex;
 
-use super::template::Template;
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
 use crate::map::Tree;
@@ -41,6 +40,16 @@ pub enum OpenMode {
     Normal,
     /// Also when another host owns it. `accept_loss`: also when it cannot be told what was acknowledged.
     TakeOver { accept_loss: bool },
+}
+
+/// A snapshot's volume as it was when it was looked at last. A pin counts by the look after it, so this may be old.
+#[derive(Clone, Debug)]
+pub struct Template {
+    pub parent: VolumeId,
+    pub cell: HeadRegister,
+    /// The serial of the name that it was found by, and what the head said of the volume's name then.
+    pub named: (u64, Naming),
+    pub seen: Arc<(Head, Tables)>,
 }
 
 /// One volume's place in this engine.
@@ -424,6 +433,21 @@ impl Volumes {
         let (head, tables) = newest.map_or((None, None), |(head, tables)| (Some(head), Some(tables)));
         let head = self.existing(name, head)?;
         Ok((head, tables.expect("a head comes with its tables")))
+    }
+
+    /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
+    pub(in crate::volume) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
+        match self.newer_here(id) {
+            Some(tables) => Ok(tables),
+            None => Ok(self.recorded(volume, id).await?.1),
+        }
+    }
+
+    pub(in crate::volume) fn newer_here(&self, id: VolumeId) -> Option<Tables> {
+        match self.here(id).map(|v| v.known()) {
+            Some(Known::Live(session)) => Some(session.tip.lock().tables.clone()),
+            _ => None,
+        }
     }
 
     /// Frees what nobody needs, and returns when that is done.

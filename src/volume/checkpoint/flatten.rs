@@ -11,13 +11,14 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 
+use super::publish::AGAIN;
 use crate::base::rt::Instant;
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Name, Result, StateId};
 use crate::map::{Step, Tree};
 use crate::volume::head::Stop;
 use crate::volume::read::passes;
-use crate::volume::session::Session;
+use crate::volume::session::{Session, write_again};
 
 /// Blocks that are written again at once; those who write to them meanwhile wait.
 const PIECE: u64 = 64;
@@ -29,8 +30,6 @@ const BATCH: usize = 64;
 const STEPS_AT_ONCE: u64 = 1024;
 /// How often the map is gone through. Once is enough unless the volume is rolled back meanwhile.
 const PASSES: usize = 4;
-/// Before stores that are away are asked again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// How it goes.
 pub struct Flattening<'a> {
@@ -41,12 +40,12 @@ pub struct Flattening<'a> {
 }
 
 /// Gives turns to bytes, at a rate.
-struct Pace {
+struct Turns {
     rate: Option<u64>,
     next: Mutex<Instant>,
 }
 
-impl Pace {
+impl Turns {
     /// When so many bytes are due.
     fn turn(&self, now: Instant, bytes: u64) -> Option<Instant> {
         let took = Duration::from_secs_f64(bytes as f64 / self.rate? as f64);
@@ -62,20 +61,20 @@ impl Session {
     /// written. An outage holds.
     pub async fn flatten(self: &Arc<Self>, how: &Flattening<'_>) -> Result<u64, Stop> {
         let mut written = 0;
-        let pace = Pace { rate: how.rate, next: Mutex::default() };
+        let turns = Turns { rate: how.rate, next: Mutex::default() };
         for _ in 0..PASSES {
             self.checkpoint_surely(&[]).await?;
             if self.set_flat().await? {
                 return Ok(written);
             }
-            written += self.write_foreign(&pace, how).await?;
+            written += self.write_foreign(&turns, how).await?;
         }
         let why = "it was rolled back again and again meanwhile: try again";
         Err(Error::new(Kind::Unavailable, why).into())
     }
 
     /// All that the map shows of ancestors, from its beginning to its end.
-    async fn write_foreign(self: &Arc<Self>, pace: &Pace, how: &Flattening<'_>) -> Result<u64, Stop> {
+    async fn write_foreign(self: &Arc<Self>, turns: &Turns, how: &Flattening<'_>) -> Result<u64, Stop> {
         let (mut from, mut written) = (0, 0);
         loop {
             let pieces = self.next_foreign(from).await?;
@@ -83,10 +82,10 @@ impl Session {
             let each = stream::iter(pieces).map(|blocks| async move {
                 let (rt, bytes) = (self.context.rt(), (blocks.end - blocks.start) * BLOCK);
                 // Before the blocks are locked: nobody waits for a turn of ours.
-                if let Some(turn) = pace.turn(rt.now(), bytes) {
+                if let Some(turn) = turns.turn(rt.now(), bytes) {
                     self.or_end(rt.sleep(turn.since(rt.now()))).await?;
                 }
-                self.write_again(blocks).await
+                write_again(self, blocks).await
             });
             written += each.buffer_unordered(AT_ONCE).try_fold(0, async |sum, bytes| Ok(sum + bytes)).await?;
             from = end;

@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Without writes for so long, one is made.
 const IDLE: Duration = Duration::from_secs(60);
 /// After one that failed.
-const AGAIN: Duration = Duration::from_secs(2);
+pub const AGAIN: Duration = Duration::from_secs(2);
 
 /// What a checkpoint merges, taken at one instant.
 struct Plan {

@@ -4,6 +4,7 @@ mod confirmed;
 mod history;
 mod info;
 mod limits;
+mod naming;
 mod register;
 mod settings;
 mod stop;
@@ -12,9 +13,10 @@ mod transitions;
 pub use confirmed::{Floor, Record};
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};
+pub use naming::{NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
-pub use settings::{FlushMode, Host, VolumeSettings, is_template};
+pub use settings::{FlushMode, Host, VolumeSettings, check_size, is_template};
 pub use stop::{Stop, without_journal};
 pub use transitions::{
-    Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, NameStanding, Naming, Recording, Removal, RootRef,
+    Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef,
 };

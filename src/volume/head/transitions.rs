@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::naming::{NameStanding, Naming};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
 use crate::base::utc;
@@ -192,29 +193,6 @@ pub struct Back {
     pub to: StateId,
     /// The snapshot's, in bytes: the volume has it from then on.
     pub size: u64,
-}
-
-/// Which of the directory's entries is the volume's name (model `rename`): the one of this name and serial. As it was born:
-/// the only one, of serial 0.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Naming {
-    /// `None`: it was never renamed.
-    pub name: Option<Name>,
-    pub serial: u64,
-    /// Entries with serials up to this one are the name, or dead for ever.
-    pub round: u64,
-}
-
-/// What an entry of the directory is to the volume that it leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NameStanding {
-    /// The volume's name.
-    Current,
-    /// It was its name, or never came to be; it never will be.
-    Dead,
-    /// It may become its name: a rename is under way, or was broken off.
-    Pending,
 }
 
 /// See the module.

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::confirm_rounds::ConfirmRounds;
-use super::journal_restart::JournalRestart;
+use super::confirm::JournalRestart;
 use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::{Counted, Tip};

@@ -54,13 +54,8 @@ impl Session {
     async fn take_for_history(&self) -> Result<(), Stop> {
         let now = self.context.rt().wall_ms();
         let name: Name = format!("history-{}", utc::compact(now)).parse()?;
-        let mut room = self.mark_room().await?;
-        let _gate = self.or_end(self.close_gate()).await?;
-        if !self.journal.is_current(room.as_ref()) {
-            room = self.mark_room().await?;
-        }
         let group = Group { id: Nonce(0), size: 1, created_ms: now, history: true };
-        match self.mark(&name, group, &mut room) {
+        match self.mark_now(&name, group).await {
             // The clock was set back.
             Err(Stop::Failed(e)) if e.is(Kind::Exists) => Ok(()),
             done => done.map(|_| ()),

@@ -80,6 +80,17 @@ impl Session {
         Ok(lsn)
     }
 
+    /// The same, of a snapshot that is taken alone.
+    pub async fn mark_now(&self, name: &Name, group: Group) -> Result<Lsn, Stop> {
+        let mut room = self.mark_room().await?;
+        let _gate = self.or_end(self.close_gate()).await?;
+        // Behind a closed gate no journal is started anew, before it may have been.
+        if !self.journal.is_current(room.as_ref()) {
+            room = self.mark_room().await?;
+        }
+        self.mark(name, group, &mut room)
+    }
+
     /// Room for a mark.
     pub async fn mark_room(&self) -> Result<Option<crate::journal::Room<'_>>, Stop> {
         self.room(self.journal.cost(Mark::BYTES_MAX)).await

@@ -130,6 +130,21 @@ fn is_near(blocks: u64, quota: u64) -> bool {
     u128::from(blocks) * 10 >= u128::from(quota) * 9
 }
 
+/// What no write since the last checkpoint has is logged once more as it is; the bytes of that.
+pub async fn write_again(session: &Session, blocks: Range<u64>) -> Result<u64, Stop> {
+    session.keep_pace((blocks.end - blocks.start) * BLOCK).await?;
+    let guard = session.or_end(session.ranges.lock(blocks.clone())).await?;
+    let (found, _) = session.lookup(blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK)?;
+    let mut written = 0;
+    for (range, _) in found.into_iter().filter(|(_, piece)| piece.is_none()) {
+        let len = (range.end - range.start) * BLOCK;
+        let data = session.read(range.start * BLOCK, len).await?.into_bytes();
+        session.apply(changes(range.start, data, session.record_max()), Some(&guard)).await?;
+        written += len;
+    }
+    Ok(written)
+}
+
 impl Session {
     /// The payload that one record may have.
     fn record_max(&self) -> u64 {
@@ -192,21 +207,6 @@ impl Session {
             }
         }
         self.apply(ops, Some(&guard)).await
-    }
-
-    /// What no write since the last checkpoint has is logged once more as it is; the bytes of that.
-    pub async fn write_again(&self, blocks: Range<u64>) -> Result<u64, Stop> {
-        self.keep_pace((blocks.end - blocks.start) * BLOCK).await?;
-        let guard = self.or_end(self.ranges.lock(blocks.clone())).await?;
-        let (found, _) = self.lookup(blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK)?;
-        let mut written = 0;
-        for (range, _) in found.into_iter().filter(|(_, piece)| piece.is_none()) {
-            let len = (range.end - range.start) * BLOCK;
-            let data = self.read(range.start * BLOCK, len).await?.into_bytes();
-            self.apply(changes(range.start, data, self.record_max()), Some(&guard)).await?;
-            written += len;
-        }
-        Ok(written)
     }
 
     /// Waits until a write of so many bytes is due.
