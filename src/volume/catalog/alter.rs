@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::volumes::{OpenMode, Volumes};
 use crate::base::size::show_size;
 use crate::base::{Error, Kind, Name, Nonce, Result, VolumeId};
+use crate::pool::CatalogEntry;
 use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::{Head, VolumeSettings, check_size, is_template};
@@ -123,7 +124,8 @@ async fn let_go_of_parent(engine: &EngineContext, open: &Volume) -> Result<Vec<N
     if let Some(base) = head.base.filter(|base| base.dropped)
         && let Some(parent) = base.ancestors.last()
     {
-        pins::of(&engine.pool, *parent, base.snapshot).remove(&pins::key(open.id()), base.pin.0).await?;
+        let (all, pin) = (pins::of(&engine.pool, *parent, base.snapshot), CatalogEntry::of(base.pin.0));
+        all.remove(&pins::key(open.id()), pin).await?;
     }
     Ok(holders)
 }

@@ -17,6 +17,4 @@ pub use naming::{NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
 pub use settings::{FlushMode, Host, VolumeSettings, check_size, is_template};
 pub use stop::{Stop, without_journal};
-pub use transitions::{
-    Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef,
-};
+pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

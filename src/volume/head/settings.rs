@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::History;
 use super::limits::{Limits, Rate};
-use crate::base::size::{VOLUME_MAX, GIB, MIB, parse_duration, parse_size, show_duration, show_size};
+use crate::base::size::{GIB, MIB, VOLUME_MAX, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};
 use crate::frame::Codec;
 
@@ -26,8 +26,7 @@ pub enum FlushMode {
 pub fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
         let size = show_size(size);
-        let why =
-            format!("a volume can't have a size of {size}: use a multiple of 512 bytes, at most 64T");
+        let why = format!("a volume can't have a size of {size}: use a multiple of 512 bytes, at most 64T");
         return Err(Error::new(Kind::Usage, why));
     }
     Ok(())

@@ -7,11 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-
 use super::active::Session;
-use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::journal::Ready;
 use crate::store::Cause;
@@ -32,25 +28,6 @@ struct Counted {
     /// As often the pool's registers had been decided by guess then.
     guesses: u64,
     upto: Seq,
-}
-
-/// What those who wait for a journal that failed, and who begins it anew, tell each other. A journal that failed takes no
-/// records. It is begun anew when everything is stored and confirmed; where its disk takes no files it is given up
-/// meanwhile (void), and a flush means the pool.
-#[derive(Debug, Default)]
-pub struct JournalRestart {
-    /// The journal failed.
-    pub wanted: Notify,
-    /// It was begun anew or given up, or neither can be for now.
-    pub news: Notify,
-    /// Since when only its disk is in the way.
-    pub held_up: Mutex<Option<Instant>>,
-}
-
-impl JournalRestart {
-    pub fn want(&self) {
-        self.wanted.notify_one();
-    }
 }
 
 /// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.

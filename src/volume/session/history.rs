@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::active::Session;
 use super::snapshot::Group;
 use crate::base::{Kind, Name, Nonce, StateId, utc};
-use crate::volume::head::{Removal, Stop};
+use crate::volume::head::Stop;
 
 /// So many are removed at once, since that takes a checkpoint.
 const THINNED_MIN: usize = 16;
@@ -76,11 +76,8 @@ impl Session {
         {
             tracing::debug!(volume = %self.context.name(), snapshot = %name, error = %stop.error(), "history keeps it");
         }
-        let _one = self.altering.lock().await;
-        let gate = Nonce(0);
-        let removes: Vec<_> =
-            free.into_iter().take(THINNED_MAX).map(|(state, _)| Removal { state: *state, gate }).collect();
-        if removes.is_empty() { Ok(()) } else { self.checkpoint_surely(&removes).await }
+        let free: Vec<StateId> = free.into_iter().take(THINNED_MAX).map(|(id, _)| *id).collect();
+        if free.is_empty() { Ok(()) } else { self.remove_uncloned(&free).await }
     }
 
     /// Of those whose maps are written; oldest first.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::active::Session;
 use crate::base::record::{Mark, Op, Record};
-use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, utc};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
 use crate::volume::read::passes;
@@ -116,6 +116,14 @@ impl Session {
             self.checkpoint_surely(&[]).await?;
         }
         Ok(())
+    }
+
+    /// Removes snapshots that have no clones, all at once. `Refused` when one of them is cloned meanwhile.
+    pub async fn remove_uncloned(self: &Arc<Self>, states: &[StateId]) -> Result<(), Stop> {
+        let _one = self.altering.lock().await;
+        let gate = Nonce(0);
+        let removes: Vec<_> = states.iter().map(|state| Removal { state: *state, gate }).collect();
+        self.checkpoint_surely(&removes).await
     }
 
     /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it. Where there may be clones it is put
