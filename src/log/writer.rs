@@ -465,7 +465,7 @@ impl Writer {
             let era = sink.era;
             let begun = self.slot(|state, id| {
                 let slot = Slot { id, last: state.cut };
-                let draft = MapDraft::new(self.stamp(&slot, era, &state));
+                let draft = MapDraft::new(self.stamp(&slot, era, state));
                 state.map = held.take().map(|held| OpenMap { draft, slot, held });
                 id
             });
