@@ -244,7 +244,8 @@ impl Session {
             match self.take_in(ops, free, held, room, fresh)? {
                 Look::Taken => return Ok(()),
                 Look::Again => {}
-                Look::Full => fresh = Some(self.space_for(ops).await?),
+                // Rare, and large: not a part of each write's future.
+                Look::Full => fresh = Some(Box::pin(self.space_for(ops)).await?),
                 Look::Closed => self.or_end(waiting).await?,
             }
         }
