@@ -26,7 +26,7 @@ pub enum Volume {
         #[arg(long, value_parser = parse_size)]
         size: u64,
         #[command(flatten)]
-        settings: SettingFlags,
+        settings: Box<SettingFlags>,
         /// Succeed when the volume exists with the given size and settings
         #[arg(long)]
         if_absent: bool,
@@ -172,7 +172,7 @@ pub struct SettingFlags {
 }
 
 impl SettingFlags {
-    fn assignments(self) -> Vec<String> {
+    fn assignments(self: Box<Self>) -> Vec<String> {
         let all = [
             ("flush", self.flush),
             ("compression", self.compression),
@@ -336,7 +336,7 @@ fn info(answer: VolumeAnswer) {
     line("map", show_bytes(info.map_bytes));
     line("mapped", show_bytes(info.mapped_bytes));
     line("max tail", show_time(info.max_tail_ms));
-    line("on outage", settings.show("on-outage").trim_start_matches("on-outage=").to_owned());
+    line("on outage", settings.show("on-outage"));
     line("open here", yes(info.open_here));
     line("origin", output::or_dash(origin));
     line("packed", show_bytes(info.packed_bytes));

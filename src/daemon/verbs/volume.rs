@@ -94,9 +94,10 @@ fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
     }
     let has = info.settings();
     for asked in &args.settings {
-        if has.assigned(std::slice::from_ref(asked))? != has {
+        let wanted = has.assigned(std::slice::from_ref(asked))?;
+        if wanted != has {
             let key = asked.split('=').next().unwrap_or_default();
-            differs.push(format!("{}, not {asked}", has.show(key)));
+            differs.push(format!("{key} {}, not {}", has.show(key), wanted.show(key)));
         }
     }
     if differs.is_empty() {

@@ -202,14 +202,14 @@ impl Volumes {
         let volume = match open.filter(|v| !v.is_failed()) {
             Some(volume) if current => volume,
             // Others have written since: sessions that read the older state keep theirs, new ones see the new one.
-            Some(_) => Arc::new(self.begin(name, id).await?),
+            Some(_) => Arc::new(Box::pin(self.begin(name, id)).await?),
             None => {
                 // The old one's tasks must be over before its journal is opened again.
                 let before = seat.volume.lock().take();
                 if let Some(before) = before {
                     before.let_go().await;
                 }
-                Arc::new(self.begin(name, id).await?)
+                Arc::new(Box::pin(self.begin(name, id)).await?)
             }
         };
         // In its seat before it becomes the owner, which goes on when nobody waits for it any more: what comes of it must be

@@ -8,7 +8,7 @@
 //! What is given up may be done in part, or later: the records of a write that were taken in stay. What was acknowledged
 //! is never lost, and the volume goes on when the stores are back.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use crate::volume::read::VolumeContext;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What comes of `work`, unless it is given up, as the module says. `stores`: why stores hold requests up now, if they do,
-/// for a patience of so long. Follows the settings while it waits.
+/// for a patience of so long. Follows the settings while it waits. By reference: each future that holds another by value
+/// has it twice, and these are large.
 pub async fn unless_outage<T>(
     context: &VolumeContext,
     stores: impl Fn(Duration, Instant) -> Option<String>,
-    work: impl Future<Output = Result<T>>,
+    mut work: Pin<&mut impl Future<Output = Result<T>>>,
 ) -> Result<T> {
-    let mut work = pin!(work);
     if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
         return done;
     }
@@ -48,9 +48,8 @@ pub async fn unless_outage<T>(
                 None => std::future::pending().await,
             }
         };
-        match select(work, select(pin!(look), changed)).await {
-            Either::Left((done, _)) => return done,
-            Either::Right((_, rest)) => work = rest,
+        if let Either::Left((done, _)) = select(work.as_mut(), select(pin!(look), changed)).await {
+            return done;
         }
         looked = rt.now();
         let waited = looked.since(began);

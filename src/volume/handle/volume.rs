@@ -8,6 +8,7 @@
 //! Writes that overlap are done as they came, across sessions too.
 
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -304,7 +305,7 @@ impl Volume {
     }
 
     /// `on-outage`: see `outage`.
-    async fn unless_outage<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn unless_outage<T>(&self, work: Pin<&mut impl Future<Output = Result<T>>>) -> Result<T> {
         let stores = |patience, now| self.waits_for_stores(patience, now);
         unless_outage(&self.inner.context, stores, work).await
     }
@@ -343,7 +344,7 @@ impl Volume {
             return Ok(Rope::default());
         }
         self.read_ahead(offset, len);
-        self.unless_outage(self.read_now(offset, len)).await
+        self.unless_outage(pin!(self.read_now(offset, len))).await
     }
 
     async fn read_now(&self, offset: u64, len: u64) -> Result<Rope> {
@@ -408,7 +409,7 @@ impl Volume {
         }
         let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
         let write = self.ask(|session| async move { session.write(offset, data.clone()).await });
-        self.unless_outage(self.inner.arrivals.in_order(blocks, write)).await
+        self.unless_outage(pin!(self.inner.arrivals.in_order(blocks, write))).await
     }
 
     /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
@@ -418,12 +419,12 @@ impl Volume {
             return Ok(());
         }
         let zero = self.ask(|session| async move { session.zero(offset, len).await });
-        self.unless_outage(self.inner.arrivals.in_order(blocks_of(offset, len), zero)).await
+        self.unless_outage(pin!(self.inner.arrivals.in_order(blocks_of(offset, len), zero))).await
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.
     pub async fn flush(&self) -> Result<()> {
-        self.unless_outage(self.flush_now()).await
+        self.unless_outage(pin!(self.flush_now())).await
     }
 
     async fn flush_now(&self) -> Result<()> {

@@ -167,7 +167,7 @@ impl VolumeSettings {
 
     /// One by its name, as it would be assigned.
     pub fn show(&self, key: &str) -> String {
-        let value = match key {
+        match key {
             "flush" => word(self.flush, FLUSH).to_owned(),
             "compression" => word(self.compression, COMPRESSION).to_owned(),
             "max-tail" => show_duration(self.max_tail_ms),
@@ -183,14 +183,14 @@ impl VolumeSettings {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
             }
-        };
-        format!("{key}={value}")
+        }
     }
 
     /// The limits that are set, if any is.
     pub fn show_limits(&self) -> Option<String> {
         let set = |key: &&&str| { self.limits }.named(key).is_some_and(|limit| limit.is_some());
-        let shown: Vec<String> = Limits::KEYS.iter().filter(set).map(|key| self.show(key)).collect();
+        let shown: Vec<String> =
+            Limits::KEYS.iter().filter(set).map(|key| format!("{key}={}", self.show(key))).collect();
         (!shown.is_empty()).then(|| shown.join(", "))
     }
 
@@ -314,7 +314,8 @@ mod tests {
             "write-iops=none",
         ] {
             let settings = assigned(&[text]).unwrap();
-            assert_eq!(settings.show(text.split('=').next().unwrap()), text);
+            let (key, value) = text.split_once('=').unwrap();
+            assert_eq!(settings.show(key), value, "{key}");
         }
         let limits = assigned(&["iops=500", "bps=5", "read-iops=0", "write-bps=1K:2K", "write-bps=none"])
             .unwrap()

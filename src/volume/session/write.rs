@@ -23,7 +23,7 @@ use crate::base::record::{Op, Record};
 use crate::base::size::{BLOCK, FRAME_BLOCKS, show_size};
 use crate::base::{Error, Held, Kind, Lsn};
 use crate::journal::Room;
-use crate::volume::head::{Stop, without_journal};
+use crate::volume::head::{Stop, is_template, without_journal};
 use crate::volume::read::{Piece, blocks_of};
 
 /// Payload taken in at once; a longer write is several steps, each atomic.
@@ -152,6 +152,7 @@ impl Session {
     }
 
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), Stop> {
+        self.writable()?;
         let len = data.len() as u64;
         // Not while a range is locked: those who wait for it would wait their own turns after this one.
         self.keep_pace(len).await?;
@@ -179,7 +180,16 @@ impl Session {
         Ok(whole.freeze())
     }
 
+    /// It may have become a template while nobody owned it.
+    fn writable(&self) -> Result<(), Stop> {
+        match self.context.settings().template {
+            true => Err(Error::new(Kind::ReadOnly, is_template(&self.context.title())).into()),
+            false => Ok(()),
+        }
+    }
+
     pub async fn zero(&self, offset: u64, len: u64) -> Result<(), Stop> {
+        self.writable()?;
         self.keep_pace(0).await?;
         let blocks = blocks_of(offset, len);
         let (from, to) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
@@ -249,7 +259,8 @@ impl Session {
             match self.take_in(ops, free, held, room, fresh)? {
                 Look::Taken => return Ok(()),
                 Look::Again => {}
-                Look::Full => fresh = Some(self.space_for(ops).await?),
+                // Rare, and large: not a part of each write's future.
+                Look::Full => fresh = Some(Box::pin(self.space_for(ops)).await?),
                 Look::Closed => self.or_end(waiting).await?,
             }
         }

@@ -156,5 +156,11 @@ fn a_template_is_cloned_and_neither_written_to_nor_removed() {
         assert!(other.volumes.remove(&name("v")).await.unwrap_err().is(Kind::Refused));
         set(&other, &["template=false"]).await.unwrap();
         w.write(0, bytes(2, 4096)).await.unwrap();
+        // Whoever opened it before it became one, when nobody owned it.
+        other.volumes.release(&name("v")).await.unwrap();
+        set(&life, &["template=true"]).await.unwrap();
+        assert!(!w.settings().template, "it is not told");
+        assert!(w.write(0, bytes(4, 4096)).await.unwrap_err().is(Kind::ReadOnly));
+        assert!(w.read(0, 4096).await.unwrap() == bytes(2, 4096));
     });
 }

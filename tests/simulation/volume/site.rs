@@ -125,7 +125,7 @@ impl Plan {
             },
             grace_ms: [0, 500, 5_000][pick(3)],
             memory: [4 << 20, 64 << 20][pick(2)],
-            codec: [Codec::None, Codec::None, Codec::Lz4][pick(3)],
+            codec: [Codec::None, Codec::None, Codec::Lz4, Codec::Zstd][pick(4)],
             degrade_after: (must_degrade || pick(3) > 0 && !must_not).then_some(3_000),
             force: [0, 300, 800][pick(3)],
             hosts: 2,
