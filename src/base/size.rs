@@ -88,7 +88,8 @@ pub fn show_time(ms: u64) -> String {
 
 /// Reads `5s`, `250ms`, `2m`, `1h`.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
-    let bad = || Error::new(Kind::Usage, format!("{text:?} is not a duration: write 250ms, 5s, 2m or 1h"));
+    let bad =
+        || Error::new(Kind::Usage, format!("{text:?} is not a duration: write 250ms, 5s, 2m, 1h or 1d"));
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| bad())?;
     let ms = match &text[digits..] {
@@ -96,6 +97,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(bad()),
     };
     number.checked_mul(ms).map(std::time::Duration::from_millis).ok_or_else(bad)
@@ -103,7 +105,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
 
 /// Prints a time the way `parse_duration` reads it back, exactly: `5s`, `250ms`.
 pub fn show_duration(ms: u64) -> String {
-    for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+    for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")] {
         if ms >= unit && ms.is_multiple_of(unit) {
             return format!("{}{name}", ms / unit);
         }

@@ -52,7 +52,9 @@ mod tests {
     /// A volume of pool p, and the id of its parent.
     fn line(name: &str, id: u128, parent: Option<u128>) -> VolumeLine {
         let hex = |id: u128| VolumeId(id).to_string();
-        let parent = parent.map(|of| serde_json::json!({"volume": hex(of), "name": null, "snapshot": "s"}));
+        let parent = parent.map(
+            |of| serde_json::json!({"volume": hex(of), "name": null, "snapshot": "s", "mapped_bytes": 0}),
+        );
         let text = serde_json::json!({
             "path": format!("p/{name}"), "state": "released", "clients": 0, "writers": [], "origin": null,
             "name": name, "id": hex(id), "size": 512, "created_ms": 0, "flush": "local", "meaning": "",
@@ -62,7 +64,9 @@ mod tests {
             "map_bytes": 0, "packed_bytes": 0, "retired_objects": 0, "unsent_bytes": 0, "unsent_age_ms": 0,
             "journal_bytes": 0, "room_bytes": null, "full_in_ms": null,
             "reads": {"memory": 0, "disk": 0, "stores": 0}, "kept_journals": [], "snapshots": 0,
-            "clones": null, "parent": parent,
+            "clones": null, "parent": parent, "error_after_ms": null, "quota_bytes": null, "template": false,
+            "limits": {}, "stored_with_parity_bytes": 0, "shared_bytes": null, "exclusive_bytes": null,
+            "history": "none", "history_marks": 0, "chain": [],
         });
         let answer: Result<VolumeAnswer, Error> =
             serde_json::from_value(text).map_err(|e| Error::new(Kind::Internal, e.to_string()));
