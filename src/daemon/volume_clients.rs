@@ -82,10 +82,11 @@ pub struct SessionInfo {
 fn follow_names(uses: &mut Uses) {
     let mut moved = Vec::new();
     for (path, all) in uses.iter_mut() {
-        for one in all.extract_if(.., |one| one.lock().name().is_some_and(|name| name != path.volume)) {
-            let Some(volume) = one.lock().name() else { continue };
-            moved.push((VolumePath { pool: path.pool.clone(), volume }, one));
-        }
+        all.retain(|one| {
+            let Some(volume) = one.lock().name().filter(|name| *name != path.volume) else { return true };
+            moved.push((VolumePath { pool: path.pool.clone(), volume }, one.clone()));
+            false
+        });
     }
     if moved.is_empty() {
         return;
@@ -317,7 +318,7 @@ impl Sessions {
             drop(one);
             let path = path.clone();
             all.retain(|one| !is_this(one));
-            if clients(all) > 0 {
+            if all.iter().any(|one| !one.lock().is_over()) {
                 return;
             }
             uses.remove(&path);
@@ -356,6 +357,13 @@ pub struct Alone {
     counted: Arc<Mutex<Use>>,
     path: VolumePath,
     volumes: Volumes,
+}
+
+impl Alone {
+    /// The command works on this volume, whatever its name will be.
+    pub fn opened(&self, volume: &Arc<Volume>) {
+        self.counted.lock().volume = Arc::downgrade(volume);
+    }
 }
 
 impl Drop for Alone {

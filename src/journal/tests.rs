@@ -29,7 +29,7 @@ fn record(lsn: u64, variant: u64) -> Record {
             group_size: 1,
             created_ms: variant,
             size: 4096 * lsn,
-            history: lsn % 3 == 0,
+            history: lsn.is_multiple_of(3),
         }),
         n => {
             let mut data = vec![(lsn ^ variant) as u8; 4096 * (n as usize % 3 + 1)];

@@ -7,6 +7,7 @@ use crate::base::{Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::volume_clients::Visitor;
 use crate::volume::{Flattened, Flattening};
 
 /// All that may be refused is refused before a client is hung up on.
@@ -17,9 +18,20 @@ pub async fn roll_back(
     disconnect: bool,
 ) -> Result<Outcome> {
     let (path, volumes) = (&to.volume, &state.pools.get(&to.volume.pool).await?.volumes);
-    volumes.check_roll_back(&path.volume, &to.snapshot, keep).await?;
-    let _alone = state.sessions.alone(path, volumes, "rolled back", disconnect).await?;
-    volumes.roll_back(&path.volume, &to.snapshot, keep).await?;
+    let open = volumes.check_roll_back(&path.volume, &to.snapshot, keep).await?;
+    let alone = state.sessions.alone(path, volumes, "rolled back", disconnect).await?;
+    alone.opened(&open);
+    // A task of its own: once begun it goes on when nobody waits any more, and nobody may connect until it is done.
+    let work = {
+        let (volumes, volume, to, keep) =
+            (volumes.clone(), path.volume.clone(), to.snapshot.clone(), keep.cloned());
+        async move {
+            let done = volumes.roll_back(&volume, &to, keep.as_ref()).await;
+            drop(alone);
+            done
+        }
+    };
+    state.host_context.rt.spawn(work).await??;
     let kept = keep.map(|name| format!("{path}@{name}"));
     let value = json!({"path": path.to_string(), "snapshot": to.to_string(), "kept": kept});
     let what = match kept {
@@ -31,6 +43,7 @@ pub async fn roll_back(
 
 pub async fn resize(state: &EngineState, path: &VolumePath, size: u64, disconnect: bool) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let _session = state.sessions.enter(path, volumes, Visitor::Command("a resize"))?;
     volumes.resize(&path.volume, size).await?;
     let value = json!({"path": path.to_string(), "size": size});
     let outcome = Outcome { value, ..Outcome::default() }.note(format!("{path} has {} now", show_size(size)));
@@ -38,7 +51,8 @@ pub async fn resize(state: &EngineState, path: &VolumePath, size: u64, disconnec
         return Ok(outcome.note("its clients were hung up on, to connect again and see it"));
     }
     Ok(match state.sessions.clients(path) {
-        0 => outcome,
+        // This command.
+        1 => outcome,
         _ => outcome.note("clients that are connected see it when they connect again"),
     })
 }
@@ -51,6 +65,7 @@ pub async fn flatten(
     progress: &ProgressSink,
 ) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let _session = state.sessions.enter(path, volumes, Visitor::Command("a flattening"))?;
     let size = volumes.info(&path.volume).await?.size;
     let told = |done: u64| progress.tell("flattening", done, size);
     let how = Flattening { rate: (rate > 0).then_some(rate), progress: &told };

@@ -127,6 +127,11 @@ fn judge_owners(state: &EngineState, name: &Name, contents: &Contents, force: bo
         );
         return Err(Error::new(Kind::Owned, why));
     }
+    if let Some((volume, _)) = contents.volumes.iter().find(|(_, info)| info.template) {
+        let path = format!("{name}/{volume}");
+        let why = format!("{path} is a template: `windlass volume set {path} template=false` first");
+        return Err(Error::new(Kind::Refused, why));
+    }
     match contents.unknown.first().filter(|_| !force) {
         Some(why) => {
             let why = format!("nobody can tell who owns {why}; --force destroys it all the same");

@@ -205,9 +205,11 @@ pub async fn rename(state: &EngineState, path: &VolumePath, to: &Name) -> Result
 }
 
 pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    volumes.follow(&path.volume).await?;
     // Who is connected would go on as the owner.
     state.sessions.check_unused(path)?;
-    state.pools.get(&path.pool).await?.volumes.release(&path.volume).await?;
+    volumes.release(&path.volume).await?;
     let value = json!({"path": path.to_string(), "released": true});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
 }
@@ -278,6 +280,7 @@ pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force:
 
 /// Every client of a volume that is no template is connected for writing.
 async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -> Result<()> {
+    volumes.follow(&path.volume).await?;
     match state.sessions.check_unused(path) {
         Err(_) if volumes.info(&path.volume).await?.template => Ok(()),
         unused => unused,
@@ -285,9 +288,10 @@ async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -
 }
 
 pub async fn remove(state: &EngineState, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    volumes.follow(&path.volume).await?;
     // Who is connected would get errors.
     state.sessions.check_unused(path)?;
-    let volumes = &state.pools.get(&path.pool).await?.volumes;
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {

@@ -1,5 +1,7 @@
 //! Changes of a volume that is there: back to what a snapshot shows, more bytes at its end, free of its parent, other settings.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::volumes::{OpenMode, Volumes};
@@ -24,7 +26,12 @@ pub struct Flattened {
 
 impl Volumes {
     /// What `roll_back` would refuse, without doing it. Opens the volume, and so refuses what another host owns.
-    pub async fn check_roll_back(&self, volume: &Name, to: &Name, keep: Option<&Name>) -> Result<()> {
+    pub async fn check_roll_back(
+        &self,
+        volume: &Name,
+        to: &Name,
+        keep: Option<&Name>,
+    ) -> Result<Arc<Volume>> {
         let title = self.engine.title(volume);
         let open = self.open(volume, OpenMode::Normal).await?;
         let tables = self.newest_tables(volume, open.id()).await?;
@@ -32,15 +39,15 @@ impl Volumes {
         if open.settings().template {
             return Err(Error::new(Kind::Refused, is_template(&title)));
         }
-        keep.map_or(Ok(()), |keep| tables.check_new(keep)).map_err(|e| e.context(format!("volume {title}")))
+        let fits = keep.map_or_else(|| tables.check_room(), |keep| tables.check_new(keep));
+        fits.map(|()| open).map_err(|e| e.context(format!("volume {title}")))
     }
 
     /// The volume shows what the snapshot does, O(1) in time and bytes; newer snapshots stay. What it held since is kept as
     /// snapshot `keep`, or freed. For a volume that nobody reads or writes meanwhile: what is under way may be there in part.
     pub async fn roll_back(&self, volume: &Name, to: &Name, keep: Option<&Name>) -> Result<()> {
-        self.check_roll_back(volume, to, keep).await?;
+        let open = self.check_roll_back(volume, to, keep).await?;
         let nonce = Nonce(self.engine.rt.random128());
-        let open = self.open(volume, OpenMode::Normal).await?;
         open.ask(|session| async move { session.roll_back(to, keep, nonce).await }).await?;
         tracing::info!(volume = %self.engine.title(volume), snapshot = %to, "the volume was rolled back");
         Ok(())

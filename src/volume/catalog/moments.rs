@@ -28,13 +28,11 @@ impl Volumes {
         Ok(all)
     }
 
-    /// The newest snapshot, by name or of its history, that was not taken after this moment.
+    /// The newest snapshot, by name or of its history, that shows what the volume was at this moment.
     pub async fn snapshot_at(&self, volume: &Name, at_ms: u64) -> Result<Name> {
         let id = self.id(volume).await?;
         let tables = self.newest_tables(volume, id).await?;
-        let newest =
-            tables.snapshots().filter(|(_, s)| s.created_ms <= at_ms).max_by_key(|(_, s)| s.created_ms);
-        newest.map(|(name, _)| name.clone()).ok_or_else(|| {
+        tables.at(at_ms).and_then(|state| state.name.clone()).ok_or_else(|| {
             let (title, at) = (self.engine.title(volume), utc::show(at_ms));
             let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
             let why = match oldest {

@@ -196,3 +196,16 @@ async fn settled(volumes: &Volumes, id: VolumeId, names: &[(Name, NameEntry)]) -
         |(name, entry): &&(Name, NameEntry)| head.standing_of(name, entry.serial) == NameStanding::Current;
     names.iter().find(current).map(|(name, _)| name.clone())
 }
+
+impl Volumes {
+    /// Who uses the volume of this name is known under it afterwards, also where another host has renamed it.
+    pub async fn follow(&self, name: &Name) -> Result<()> {
+        let id = self.id(name).await?;
+        if let Some(here) = self.here(id)
+            && let Some(head) = self.engine.cell(id).read().await?
+        {
+            here.follow_name(&head);
+        }
+        Ok(())
+    }
+}

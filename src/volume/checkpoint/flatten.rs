@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::publish::AGAIN;
 use crate::base::rt::Instant;
 use crate::base::size::BLOCK;
-use crate::base::{Error, Kind, Name, Result, StateId};
+use crate::base::{Error, Kind, Result};
 use crate::map::{Step, Tree};
 use crate::volume::head::Stop;
 use crate::volume::read::passes;
@@ -164,31 +164,6 @@ impl Session {
         }
         let epoch = self.epoch;
         self.change(move |head| head.set_flat(epoch, tip)).await.map(|_| true)
-    }
-
-    /// Notes in the head that nothing stands on the parent any more. Else the snapshots that do; none of a volume that is
-    /// no clone, or not flat.
-    pub async fn drop_base(self: &Arc<Self>) -> Result<Vec<Name>, Stop> {
-        let _one = self.altering.lock().await;
-        let flat = self.head.lock().base.as_ref().filter(|base| !base.dropped).and_then(|base| base.flat);
-        let Some(flat) = flat else { return Ok(Vec::new()) };
-        // What is hidden and needed no more goes with it.
-        self.checkpoint_surely(&[]).await?;
-        if self.tip.lock().tables.states.keys().any(|id| *id < flat) {
-            return Ok(self.on_parent(flat));
-        }
-        let epoch = self.epoch;
-        self.change(move |head| head.drop_base(epoch, flat)).await.map(|_| Vec::new())
-    }
-
-    /// Snapshots older than this state, and those that hold a hidden one that is older.
-    fn on_parent(&self, flat: StateId) -> Vec<Name> {
-        let tip = self.tip.lock();
-        let states = &tip.tables.states;
-        let hidden = |id: &StateId| states.get(id).is_some_and(|s| s.hidden && s.id < flat);
-        let holds = |id: StateId, parent: Option<StateId>| id < flat || parent.as_ref().is_some_and(hidden);
-        let names = tip.tables.snapshots().filter(|(_, s)| holds(s.id, s.parent));
-        names.map(|(name, _)| name.clone()).collect()
     }
 }
 

@@ -282,6 +282,8 @@ pub struct VolumeContext {
     pub id: VolumeId,
     /// For messages: as it was opened, then as heads tell it that were read since.
     name: Mutex<Name>,
+    /// Of the head that last told it: an older one says nothing new.
+    named_in: AtomicU64,
     pub cell: HeadRegister,
     /// How far the volume is known to have come.
     pub confirmed: Record,
@@ -307,11 +309,13 @@ impl VolumeContext {
         let (id, size, settings) = (head.volume, AtomicU64::new(head.size), Mutex::new(head.settings));
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
         let name = Mutex::new(head.naming.name.clone().unwrap_or(name));
+        let named_in = AtomicU64::new(head.naming.round);
         let (settings_changed, changing_settings) = Default::default();
         Arc::new(VolumeContext {
             engine,
             id,
             name,
+            named_in,
             cell,
             confirmed,
             view,
@@ -359,7 +363,11 @@ impl VolumeContext {
     /// It may have been renamed by then.
     pub fn follow_name(&self, head: &Head) {
         if let Some(name) = &head.naming.name {
-            self.name.lock().clone_from(name);
+            let mut known = self.name.lock();
+            if head.naming.round >= self.named_in.load(Ordering::Relaxed) {
+                known.clone_from(name);
+                self.named_in.store(head.naming.round, Ordering::Relaxed);
+            }
         }
     }
 

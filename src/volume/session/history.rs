@@ -11,6 +11,8 @@ use crate::volume::head::Stop;
 /// So many are removed at once, since that takes a checkpoint.
 const THINNED_MIN: usize = 16;
 const THINNED_MAX: usize = 512;
+/// Of those that may have clones.
+const CLONED_AT_ONCE: usize = 32;
 
 /// Takes one at the end of each period in which something changed. Runs with the session.
 pub async fn keep_history(session: Arc<Session>) {
@@ -36,10 +38,12 @@ pub async fn keep_history(session: Arc<Session>) {
 
 impl Session {
     async fn go_on_in_history(self: &Arc<Self>) -> Result<(), Stop> {
+        // What is outdated makes room, whether another can be taken or not.
+        let thinned = self.thin_history().await;
         if self.differs_from_its_newest() {
             self.take_for_history().await?;
         }
-        self.thin_history().await
+        thinned
     }
 
     /// Whether the volume has changed since its newest snapshot.
@@ -70,14 +74,18 @@ impl Session {
         }
         let cloned = |(id, _): &&(StateId, Name)| self.head.lock().cloned.has(*id);
         let (cloned, free): (Vec<_>, Vec<_>) = outdated.iter().partition(cloned);
-        // Each of these is looked after on its own; one at a time is enough.
-        if let Some((_, name)) = cloned.first()
-            && let Err(stop) = self.remove_snapshot(name).await
-        {
-            tracing::debug!(volume = %self.context.name(), snapshot = %name, error = %stop.error(), "history keeps it");
+        // Each of these is looked at on its own; one that a clone needs must not hold up the others.
+        for (_, name) in cloned.into_iter().take(CLONED_AT_ONCE) {
+            if let Err(stop) = self.remove_snapshot(name).await {
+                tracing::debug!(volume = %self.context.name(), snapshot = %name, error = %stop.error(), "history keeps it");
+            }
         }
         let free: Vec<StateId> = free.into_iter().take(THINNED_MAX).map(|(id, _)| *id).collect();
-        if free.is_empty() { Ok(()) } else { self.remove_uncloned(&free).await }
+        if !free.is_empty() {
+            self.remove_uncloned(&free).await?;
+        }
+        // The last that needed the parent of a flat clone may have been among them.
+        self.drop_base().await.map(|_| ())
     }
 
     /// Of those whose maps are written; oldest first.

@@ -121,6 +121,9 @@ impl Session {
     /// Removes snapshots that have no clones, all at once. `Refused` when one of them is cloned meanwhile.
     pub async fn remove_uncloned(self: &Arc<Self>, states: &[StateId]) -> Result<(), Stop> {
         let _one = self.altering.lock().await;
+        if self.context.engine.pool.guesses() > 0 {
+            self.change(|head| head.doubt_cloned()).await?;
+        }
         let gate = Nonce(0);
         let removes: Vec<_> = states.iter().map(|state| Removal { state: *state, gate }).collect();
         self.checkpoint_surely(&removes).await
@@ -193,9 +196,9 @@ impl Session {
         let _gate = self.or_end(self.close_gate()).await?;
         let back = {
             let tip = self.tip.lock();
-            if let Some(keep) = &keep {
-                tip.tables.check_new(keep).map_err(|e| e.context(self.context.title()))?;
-            }
+            let fits =
+                keep.as_ref().map_or_else(|| tip.tables.check_room(), |keep| tip.tables.check_new(keep));
+            fits.map_err(|e| e.context(self.context.title()))?;
             let there = tip.tables.snapshot(to).map(|s| s.id);
             let to = there.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), to)))?;
             RollBack { to, keep, created_ms: self.context.rt().wall_ms(), nonce }
@@ -213,6 +216,31 @@ impl Session {
         let me = self.clone();
         self.context.rt().spawn(async move { me.checkpoint(&[]).await }).detach();
         Ok(())
+    }
+
+    /// Notes in the head that nothing stands on the parent any more. Else the snapshots that do; none of a volume that is
+    /// no clone, or not flat.
+    pub async fn drop_base(self: &Arc<Self>) -> Result<Vec<Name>, Stop> {
+        let _one = self.altering.lock().await;
+        let flat = self.head.lock().base.as_ref().filter(|base| !base.dropped).and_then(|base| base.flat);
+        let Some(flat) = flat else { return Ok(Vec::new()) };
+        // What is hidden and needed no more goes with it.
+        self.checkpoint_surely(&[]).await?;
+        if self.tip.lock().tables.states.keys().any(|id| *id < flat) {
+            return Ok(self.on_parent(flat));
+        }
+        let epoch = self.epoch;
+        self.change(move |head| head.drop_base(epoch, flat)).await.map(|_| Vec::new())
+    }
+
+    /// Snapshots older than this state, and those that hold a hidden one that is older.
+    fn on_parent(&self, flat: StateId) -> Vec<Name> {
+        let tip = self.tip.lock();
+        let states = &tip.tables.states;
+        let hidden = |id: &StateId| states.get(id).is_some_and(|s| s.hidden && s.id < flat);
+        let holds = |id: StateId, parent: Option<StateId>| id < flat || parent.as_ref().is_some_and(hidden);
+        let names = tip.tables.snapshots().filter(|(_, s)| holds(s.id, s.parent));
+        names.map(|(name, _)| name.clone()).collect()
     }
 
     /// New bytes at the end, which read as zeros. `Refused` for a size that is less than what it is.

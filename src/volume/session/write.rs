@@ -24,7 +24,7 @@ use crate::base::size::{BLOCK, FRAME_BLOCKS, show_size};
 use crate::base::{Error, Held, Kind, Lsn};
 use crate::journal::Room;
 use crate::volume::head::{Stop, is_template, without_journal};
-use crate::volume::read::{Piece, blocks_of};
+use crate::volume::read::{Piece, blocks_of, passes};
 
 /// Payload taken in at once; a longer write is several steps, each atomic.
 const STEP: u64 = 1 << 20;
@@ -35,6 +35,8 @@ const RECORD_COST: u64 = 256;
 
 /// Between two looks at how much of the quota is used.
 const QUOTA_LOOK: Duration = Duration::from_secs(10);
+/// Before stores that are away are asked for the map again.
+const QUOTA_AGAIN: Duration = Duration::from_secs(1);
 
 static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
@@ -134,6 +136,12 @@ fn is_near(blocks: u64, quota: u64) -> bool {
 pub async fn write_again(session: &Session, blocks: Range<u64>) -> Result<u64, Stop> {
     session.keep_pace((blocks.end - blocks.start) * BLOCK).await?;
     let guard = session.or_end(session.ranges.lock(blocks.clone())).await?;
+    // It may have become smaller (`roll_back`).
+    let end = session.tip.lock().tables.tip().size.div_ceil(BLOCK);
+    let blocks = blocks.start..blocks.end.min(end);
+    if blocks.is_empty() {
+        return Ok(0);
+    }
     let (found, _) = session.lookup(blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK)?;
     let mut written = 0;
     for (range, _) in found.into_iter().filter(|(_, piece)| piece.is_none()) {
@@ -269,30 +277,14 @@ impl Session {
     /// How many of the blocks that these changes fill are not mapped yet; they fit the quota.
     async fn space_for(&self, ops: &[Op]) -> Result<u64, Stop> {
         let _one = self.counting.lock().await;
-        self.count_mapped().await?;
-        let mut fresh = 0;
-        for op in ops.iter().filter(|op| matches!(op, Op::Write { .. })) {
-            let (block, count) = op.blocks();
-            let (found, tree) = self.tip.lock().lookup(block..block + count);
-            for (range, piece) in found {
-                let blocks = range.end - range.start;
-                fresh += match piece {
-                    Some(Piece::Zero) => blocks,
-                    Some(_) => 0,
-                    // What is left of so many when those that the map has are taken away.
-                    None => {
-                        match self.context.view.mapped(vec![(range, false)], &tree, blocks, usize::MAX).await
-                        {
-                            Ok(left) => left.unwrap_or(blocks),
-                            Err(e) => return Err(self.explain_absence(e).await),
-                        }
-                    }
-                };
-            }
+        let fresh = self.unmapped(ops).await?;
+        if fresh == 0 {
+            return Ok(0);
         }
+        self.count_mapped().await?;
         let (most, quota) = (self.tip.lock().mapped_most(), self.context.settings().quota_bytes);
         match quota {
-            Some(quota) if fresh > 0 && most.unwrap_or(0) + fresh > quota / BLOCK => {
+            Some(quota) if most.unwrap_or(0) + fresh > quota / BLOCK => {
                 let (title, quota) = (self.context.title(), show_size(quota));
                 let why = format!(
                     "volume {title} has a quota of {quota}, and it is used up: trim or remove something in it"
@@ -301,6 +293,30 @@ impl Session {
             }
             _ => Ok(fresh),
         }
+    }
+
+    /// How many of the blocks that these changes fill read as zeros now. An outage holds.
+    async fn unmapped(&self, ops: &[Op]) -> Result<u64, Stop> {
+        let mut fresh = 0;
+        for op in ops.iter().filter(|op| matches!(op, Op::Write { .. })) {
+            let (block, count) = op.blocks();
+            fresh += loop {
+                let recorded = self.chunk_table.lock().root;
+                let (found, tree) = self.lookup(block * BLOCK, count * BLOCK)?;
+                // What is left of so many when those that are mapped are taken away.
+                let zeros = found.iter().filter(|(_, piece)| matches!(piece, None | Some(Piece::Zero)));
+                let all = zeros.map(|(range, _)| range.end - range.start).sum();
+                let holes = found.into_iter().filter(|(_, piece)| piece.is_none());
+                let holes = holes.map(|(range, _)| (range, false)).collect();
+                match self.context.view.mapped(holes, &tree, all, usize::MAX).await {
+                    Ok(left) => break left.unwrap_or(all),
+                    Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
+                    Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(QUOTA_AGAIN)).await?,
+                    Err(e) => return Err(self.explain_absence(e).await),
+                }
+            };
+        }
+        Ok(fresh)
     }
 
     /// Whether the quota has room for so many blocks more.

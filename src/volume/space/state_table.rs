@@ -19,7 +19,8 @@
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
 //! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4,
-//! group whole 8, taken by the volume itself 16), created ms (8), group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
+//! group whole 8, taken by the volume itself 16), created ms (8), since when it was the tip, ms (8),
+//! group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
 //! is the epoch that ended there, above, and its last write), name (u32 length and bytes), when mapped the root's height
 //! (1) and frame (varints), and what its parent holds and it does not (a list of parts, below). An ended epoch: epoch and its last sequence number, as varints; the oldest ones may
 //! have been forgotten. The page is a frame of kind table with address 0: the frame's checksum covers it.
@@ -83,7 +84,10 @@ pub struct State {
     pub mapped: u64,
     pub size: u64,
     pub hidden: bool,
+    /// When it became what it is: a snapshot when it was taken, the tip when it began.
     pub created_ms: u64,
+    /// When it began as the tip.
+    pub since_ms: u64,
     pub group: Nonce,
     pub group_size: u32,
     /// All members of the group are known to be stored, for good. A snapshot that was taken alone has no others.
@@ -148,6 +152,7 @@ impl Tables {
             size: head.size,
             hidden: false,
             created_ms: head.created_ms,
+            since_ms: head.created_ms,
             group: Nonce(0),
             group_size: 0,
             whole: true,
@@ -191,6 +196,11 @@ impl Tables {
         if self.snapshot(name).is_some() {
             return Err(Error::new(Kind::Exists, format!("snapshot {name} exists")));
         }
+        self.check_room()
+    }
+
+    /// Whether there may be one more state.
+    pub fn check_room(&self) -> Result<()> {
         if self.states.len() > SNAPSHOTS_MAX {
             let why = format!("the volume has {SNAPSHOTS_MAX} snapshots, which is the most: remove some");
             return Err(Error::new(Kind::Refused, why));
@@ -223,6 +233,7 @@ impl Tables {
             parent: Some(frozen.id),
             era: frozen.era.next(),
             created_ms: mark.created_ms,
+            since_ms: mark.created_ms,
             group: Nonce(0),
             group_size: 0,
             whole: true,
@@ -266,6 +277,7 @@ impl Tables {
             parent: Some(to.id),
             era,
             created_ms: back.created_ms,
+            since_ms: back.created_ms,
             group: Nonce(0),
             group_size: 0,
             whole: true,
@@ -275,6 +287,21 @@ impl Tables {
         self.tip = id;
         self.states.insert(id, tip);
         Ok(())
+    }
+
+    /// The newest snapshot that shows what the volume was at this time: of the branch on which it was then, as far as that is
+    /// still there.
+    pub fn at(&self, ms: u64) -> Option<&State> {
+        let tip_then =
+            self.states.values().filter(|s| s.since_ms <= ms).max_by_key(|s| (s.since_ms, s.id))?;
+        let mut next = Some(tip_then);
+        while let Some(state) = next {
+            if state.name.is_some() && !state.hidden && state.created_ms <= ms {
+                return Some(state);
+            }
+            next = state.parent.and_then(|parent| self.states.get(&parent));
+        }
+        None
     }
 
     /// Whether all states from this one on come from it, and it is there.
@@ -436,7 +463,7 @@ impl State {
             | flag(self.whole, WHOLE)
             | flag(self.history, HISTORY);
         w.u64(self.id.0).u64(self.parent.map_or(0, |p| p.0)).u64(self.era.0).u64(self.size).u64(self.mapped);
-        w.u8(flags).u64(self.created_ms).u128(self.group.0).u32(self.group_size);
+        w.u8(flags).u64(self.created_ms).u64(self.since_ms).u128(self.group.0).u32(self.group_size);
         w.bytes(self.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
         if let Some(root) = self.tree.root {
             w.u8(root.height);
@@ -450,7 +477,8 @@ impl State {
 fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
     let (id, parent, era, size) = (StateId(r.u64()?), r.u64()?, Era(r.u64()?), r.u64()?);
     let (mapped, flags) = (r.u64()?, r.u8()?);
-    let (created_ms, group, group_size) = (r.u64()?, Nonce(r.u128()?), r.u32()?);
+    let (created_ms, since_ms) = (r.u64()?, r.u64()?);
+    let (group, group_size) = (Nonce(r.u128()?), r.u32()?);
     let text = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
     let name = if flags & NAMED != 0 { Some(text.parse()?) } else { None };
     let root = match flags & MAPPED {
@@ -472,6 +500,7 @@ fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
         whole: flags & WHOLE != 0,
         history: flags & HISTORY != 0,
         created_ms,
+        since_ms,
         group,
         group_size,
         built: true,
@@ -578,12 +607,39 @@ mod tests {
         assert_eq!(&bytes[..8], b"WLTB\x03\0\0\0");
         assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[80], NAMED | WHOLE);
-        assert_eq!(&bytes[109..117], b"\x04\0\0\0snap");
+        assert_eq!(&bytes[117..125], b"\x04\0\0\0snap");
         assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes.len(), 40 + (69 + 4 + 4 + 1) + (69 + 4 + 1) + 6 + 5 + 5);
+        assert_eq!(bytes.len(), 40 + (77 + 4 + 4 + 1) + (77 + 4 + 1) + 6 + 5 + 5);
         for cut in 0..bytes.len() {
             assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_time_is_looked_up_on_the_branch_of_then() {
+        let mut t = born();
+        let marked = |t: &mut Tables, name: &str, ms| {
+            let state = t.tip.0;
+            t.mark(&Mark { created_ms: ms, ..mark(state, name) }).unwrap();
+            *t = built(t.clone());
+        };
+        marked(&mut t, "good", 100);
+        marked(&mut t, "bad", 200);
+        let (to, nonce) = (t.snapshot(&"good".parse().unwrap()).unwrap().id, Nonce(5));
+        let back = |keep: Option<&str>, created_ms| {
+            let keep = keep.map(|k| k.parse().unwrap());
+            RollBack { to, keep, created_ms, nonce }
+        };
+        let shows = |t: &Tables, ms| t.at(ms).map(|s| s.name.clone().unwrap().to_string());
+        let all = |t: &Tables| [50, 150, 250, 350, 450].map(|ms| shows(t, ms).unwrap_or_default());
+        let mut kept = t.clone();
+        kept.roll_back(&back(Some("kept"), 300)).unwrap();
+        assert_eq!(all(&kept), ["", "good", "bad", "good", "good"]);
+        marked(&mut kept, "later", 400);
+        assert_eq!(all(&kept), ["", "good", "bad", "good", "later"]);
+        t.roll_back(&back(None, 300)).unwrap();
+        t.remove_hidden();
+        assert_eq!(all(&t), ["", "good", "bad", "good", "good"]);
     }
 
     #[test]
