@@ -9,7 +9,7 @@ use crate::daemon::api::{CloneMany, SnapshotPath, Verb, VolumePath};
 
 #[derive(clap::Args, Debug)]
 pub struct Clone {
-    /// POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15: the newest snapshot that is not after that
+    /// POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15: the newest snapshot of what it was then
     from: Moment,
     /// POOL/NEW
     #[arg(required_unless_present = "count", conflicts_with = "count")]
@@ -17,7 +17,7 @@ pub struct Clone {
     /// Make so many clones at once, at most 10,000
     #[arg(long, value_name = "N", requires = "name")]
     count: Option<u32>,
-    /// With --count: the clones' names; {n} stands for 1, 2, … up to N, for example web-{n}
+    /// With --count: the clones' names, in which an n in braces stands for 1, 2, … up to N
     #[arg(long, value_name = "PATTERN", requires = "count")]
     name: Option<String>,
     /// Succeed when a volume exists and is a clone of that snapshot

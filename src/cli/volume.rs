@@ -40,7 +40,8 @@ pub enum Volume {
     ///
     /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
     /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
-    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on
+    /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on;
+    /// quota=SIZE: what may be mapped; history=EVERY:FOR,…: snapshots that the volume takes by itself, as 1m:1h,1h:1d, or none
     Set {
         path: VolumePath,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -116,7 +117,7 @@ pub enum Volume {
 
 #[derive(clap::Args, Debug)]
 pub struct Rollback {
-    /// POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15: the newest snapshot that is not after that
+    /// POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15: the newest snapshot of what it was then
     to: Moment,
     /// Keep what the volume holds now as a snapshot of this name; otherwise it is freed
     #[arg(long, value_name = "NAME")]

@@ -251,7 +251,11 @@ impl Sessions {
 
     pub fn list(&self) -> Vec<SessionInfo> {
         let uses = self.uses();
-        uses.iter().map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all) }).collect()
+        // Not what somebody asked for in vain.
+        let used =
+            |all: &[Arc<Mutex<Use>>]| clients(all) > 0 || all.iter().any(|one| one.lock().name().is_some());
+        let used = uses.iter().filter(|(_, all)| used(all));
+        used.map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all) }).collect()
     }
 
     /// Of a pool that is no more: nothing of it is left to release.
@@ -326,7 +330,9 @@ impl Sessions {
         };
         // One that nobody could open is asked for by its name.
         let name = counted.lock().name().unwrap_or_else(|| came_by.volume.clone());
-        if let Err(error) = volumes.release(&name).await {
+        if let Err(error) = volumes.release(&name).await
+            && !error.is(Kind::NotFound)
+        {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
         }
     }

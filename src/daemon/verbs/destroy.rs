@@ -26,7 +26,7 @@ struct Contents {
 
 impl Contents {
     fn snapshots(&self) -> u64 {
-        self.volumes.iter().map(|(_, info)| info.snapshots).sum()
+        self.volumes.iter().map(|(_, info)| info.snapshots + info.history_marks).sum()
     }
 }
 
@@ -41,7 +41,7 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
         Some(open) => contents(open).await?,
         None => Contents::default(),
     };
-    judge_owners(state, name, &contents, args.force)?;
+    judge_owners(state, name, &contents, (args.force, args.dry_run))?;
     let said = what_it_deletes(&destruction, open.is_some(), &contents);
     if args.dry_run {
         let outcome = Outcome::of(&report(&destruction, &contents, None))?;
@@ -117,7 +117,12 @@ async fn contents(open: &OpenPool) -> Result<Contents> {
 }
 
 /// Refuses while another host may write to a volume.
-fn judge_owners(state: &EngineState, name: &Name, contents: &Contents, force: bool) -> Result<()> {
+fn judge_owners(
+    state: &EngineState,
+    name: &Name,
+    contents: &Contents,
+    (force, dry_run): (bool, bool),
+) -> Result<()> {
     let here = state.host_context.host.id;
     let owned = |info: &VolumeInfo| !info.released && info.owner_id.is_some_and(|owner| owner != here);
     if let Some((volume, info)) = contents.volumes.iter().find(|(_, info)| owned(info)) {
@@ -127,7 +132,8 @@ fn judge_owners(state: &EngineState, name: &Name, contents: &Contents, force: bo
         );
         return Err(Error::new(Kind::Owned, why));
     }
-    if let Some((volume, _)) = contents.volumes.iter().find(|(_, info)| info.template) {
+    let template = contents.volumes.iter().find(|(_, info)| info.template);
+    if let Some((volume, _)) = template.filter(|_| !dry_run) {
         let path = format!("{name}/{volume}");
         let why = format!("{path} is a template: `windlass volume set {path} template=false` first");
         return Err(Error::new(Kind::Refused, why));
@@ -166,7 +172,8 @@ fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents
 /// The volumes, a sentence each.
 fn volumes(name: &Name, contents: &Contents) -> Vec<String> {
     let one = |(volume, info): &(Name, VolumeInfo)| {
-        let (snapshots, stored) = (show_count(info.snapshots, "snapshot"), show_bytes(info.stored_bytes));
+        let (snapshots, stored) =
+            (show_count(info.snapshots + info.history_marks, "snapshot"), show_bytes(info.stored_bytes));
         format!("volume {name}/{volume}: {snapshots}, {stored}")
     };
     let mut said: Vec<String> = contents.volumes.iter().take(NAMED_MAX).map(one).collect();

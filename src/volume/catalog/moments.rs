@@ -36,12 +36,13 @@ impl Volumes {
             let (title, at) = (self.engine.title(volume), utc::show(at_ms));
             let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
             let why = match oldest {
-                Some(oldest) => {
-                    format!(
-                        "volume {title} has no snapshot as old as {at}: the oldest is of {}",
-                        utc::show(oldest)
-                    )
+                Some(oldest) if oldest <= at_ms => {
+                    format!("what volume {title} was at {at} is in no snapshot any more")
                 }
+                Some(oldest) => format!(
+                    "volume {title} has no snapshot as old as {at}: the oldest is of {}",
+                    utc::show(oldest)
+                ),
                 None => format!("volume {title} has no snapshots"),
             };
             Error::new(Kind::NotFound, why)

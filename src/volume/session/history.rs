@@ -38,11 +38,13 @@ pub async fn keep_history(session: Arc<Session>) {
 
 impl Session {
     async fn go_on_in_history(self: &Arc<Self>) -> Result<(), Stop> {
+        // Of a volume that nobody changes all stay: who looks for an old state has just begun to.
+        if !self.differs_from_its_newest() {
+            return Ok(());
+        }
         // What is outdated makes room, whether another can be taken or not.
         let thinned = self.thin_history().await;
-        if self.differs_from_its_newest() {
-            self.take_for_history().await?;
-        }
+        self.take_for_history().await?;
         thinned
     }
 
