@@ -64,6 +64,15 @@ impl Manner {
                 let show = format!("windlass volume list {}", path.pool);
                 changes(&[path], Need::Decide, format!("{path} was renamed to {to}"), show)
             }
+            Verb::VolumeRestore { path, .. } => {
+                let show = format!("windlass volume list {}", path.pool);
+                changes(&[path], Need::Decide, format!("{path} was brought back from the trash"), show)
+            }
+            Verb::SnapshotRestore { path, .. } => {
+                let (show, what) =
+                    (format!("windlass snapshot list {}", path.volume), "brought back from the trash");
+                changes(&[&path.volume], Need::Store, format!("{path} was {what}"), show)
+            }
             Verb::VolumeRelease { path } => {
                 changes(&[path], Need::Store, format!("{path} was released"), info(path))
             }
@@ -110,10 +119,15 @@ impl Manner {
             }
             Verb::VolumeInfo { path }
             | Verb::SnapshotList { path, .. }
+            | Verb::SnapshotTrash { path }
             | Verb::VolumeHistory { path }
             | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
-            Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
-            Verb::VolumeList { pool: None } => looks(state.pools.known().into_iter().map(|k| k.name)),
+            Verb::VolumeList { pool: Some(name) } | Verb::VolumeTrash { pool: Some(name) } => {
+                looks([name.clone()])
+            }
+            Verb::VolumeList { pool: None } | Verb::VolumeTrash { pool: None } => {
+                looks(state.pools.known().into_iter().map(|k| k.name))
+            }
             verb => Manner::of_pool(state, verb),
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::alter::let_go_in_time;
 use super::names::take;
+use super::trash::check_still_there;
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
@@ -337,7 +338,7 @@ impl Volumes {
                 }
             }
             tries += 1;
-            match cell.change(|h| h.remove(&lineage, nonce)).await {
+            match cell.change(|h| check_still_there(h, name).and_then(|()| h.remove(&lineage, nonce))).await {
                 Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {
                     head = self.head(name, head.volume).await?
                 }

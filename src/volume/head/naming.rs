@@ -9,11 +9,18 @@ use crate::base::Name;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Naming {
-    /// `None`: it was never renamed.
+    /// `None`: it was never renamed. A volume in the trash has one that says so.
+    #[serde(deserialize_with = "Name::deserialize_stored")]
     pub name: Option<Name>,
     pub serial: u64,
     /// Entries with serials up to this one are the name, or dead for ever.
     pub round: u64,
+}
+
+impl Naming {
+    pub fn in_trash(&self) -> bool {
+        self.name.as_ref().is_some_and(|name| name.trashed().is_some())
+    }
 }
 
 /// What an entry of the directory is to the volume that it leads to.
