@@ -11,7 +11,7 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, TrashedSnapshot, TrashedVolume,
+    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Trash, TrashedSnapshot, TrashedVolume,
     Unreadable, Volumes, end_all, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};

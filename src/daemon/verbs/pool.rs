@@ -17,7 +17,7 @@ use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
 };
 use crate::store::StoreSpec;
-use crate::volume::{MapWalk, Unreadable};
+use crate::volume::{MapWalk, Trash, Unreadable};
 
 /// Volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
@@ -263,7 +263,7 @@ fn over_quota(open: &OpenPool, usage: &PoolUsage) -> Option<String> {
 async fn usage(open: &OpenPool) -> Option<PoolUsage> {
     let list = open.pool.rt().timeout(USAGE, open.volumes.list(ASK)).await?.ok()?;
     let mut sum = PoolUsage { volumes: list.len() as u64, ..PoolUsage::default() };
-    for gone in open.pool.rt().timeout(USAGE, open.volumes.trash(ASK)).await?.ok()? {
+    for gone in open.pool.rt().timeout(USAGE, Trash(&open.volumes).list(ASK)).await?.ok()? {
         let info = gone.info.ok()?;
         sum.trash_volumes += 1;
         sum.trash_stored_bytes += info.stored_with_parity_bytes;

@@ -8,7 +8,7 @@ use crate::daemon::answers::{TrashLine, TrashedSnapshotLine};
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::volume::{TrashedSnapshot, TrashedVolume};
+use crate::volume::{Trash, TrashedSnapshot, TrashedVolume};
 
 /// Whether what is removed goes into the trash. Another host may have set that meanwhile.
 pub async fn keeps(open: &OpenPool, mode: RemoveMode) -> Result<bool> {
@@ -44,7 +44,7 @@ pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
         let listed = async {
             let open = state.pools.get(&name).await?;
             open.pool.refresh_settings().await?;
-            Ok::<_, Error>((open.volumes.trash(super::LOOK_ONE).await?, open))
+            Ok::<_, Error>((Trash(&open.volumes).list(super::LOOK_ONE).await?, open))
         };
         let late = || Err(Error::new(Kind::Unavailable, format!("pool {name}: too few stores answer")));
         let listed = state.host_context.rt.timeout(super::LOOK_ONE, listed).await.unwrap_or_else(late);
@@ -86,7 +86,7 @@ pub async fn snapshots(state: &EngineState, path: &VolumePath) -> Result<Outcome
         until: until(one.removed_ms, &open),
         snapshot: one,
     };
-    let all = open.volumes.trashed_snapshots(&path.volume).await?;
+    let all = Trash(&open.volumes).snapshots(&path.volume).await?;
     Outcome::of(&all.into_iter().map(line).collect::<Vec<_>>())
 }
 
@@ -105,7 +105,7 @@ fn hint(error: Error) -> Error {
 
 pub async fn restore(state: &EngineState, path: &VolumePath, to: Option<&Name>) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
-    volumes.restore(&path.volume, to).await.map_err(hint)?;
+    Trash(volumes).restore(&path.volume, to).await.map_err(hint)?;
     Ok(restored(&VolumePath { pool: path.pool.clone(), volume: to.unwrap_or(&path.volume).clone() }))
 }
 
@@ -115,7 +115,7 @@ pub async fn restore_snapshot(
     to: Option<&Name>,
 ) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
-    volumes.restore_snapshot(&path.volume.volume, &path.snapshot, to).await.map_err(hint)?;
+    Trash(volumes).restore_snapshot(&path.volume.volume, &path.snapshot, to).await.map_err(hint)?;
     let snapshot = to.unwrap_or(&path.snapshot).clone();
     Ok(restored(&SnapshotPath { volume: path.volume.clone(), snapshot }))
 }
@@ -131,18 +131,18 @@ fn purged(path: &impl std::fmt::Display, count: usize) -> Outcome {
 
 pub async fn purge(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
-    Ok(purged(path, volumes.purge(&path.volume).await?))
+    Ok(purged(path, Trash(volumes).purge(&path.volume).await?))
 }
 
 pub async fn purge_snapshot(state: &EngineState, path: &SnapshotPath) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
-    Ok(purged(path, volumes.purge_snapshot(&path.volume.volume, &path.snapshot).await?))
+    Ok(purged(path, Trash(volumes).purge_snapshot(&path.volume.volume, &path.snapshot).await?))
 }
 
 /// Removes for good what has been in a pool's trash for its time. How much that was; what failed is tried again later.
 pub async fn empty(open: &OpenPool) -> usize {
     let since = open.pool.rt().wall_ms().saturating_sub(open.pool.settings().trash_ms);
-    let (gone, failed) = open.volumes.empty_trash(since).await;
+    let (gone, failed) = Trash(&open.volumes).empty(since).await;
     if let Err(error) = failed {
         tracing::warn!(pool = %open.pool.name(), %error, "the trash could not be emptied of all that is due; it is tried again");
     }

@@ -14,7 +14,7 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::volume::{
-    Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes,
+    Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo, VolumeSettings, Volumes,
     snapshot_group,
 };
 
@@ -308,7 +308,7 @@ pub async fn remove(
         volumes.check_remove(&path.volume).await?;
         return removed(path, true, &format!("{path} would be removed, with its snapshots"));
     }
-    if super::trash::keeps(&open, mode).await? && volumes.discard(&path.volume).await? {
+    if super::trash::keeps(&open, mode).await? && Trash(volumes).discard(&path.volume).await? {
         return Ok(super::trash::discarded(&open, "volume", path));
     }
     volumes.remove(&path.volume).await?;
@@ -420,7 +420,7 @@ pub async fn remove_snapshot(
         return removed(path, true, &format!("{path} would be removed"));
     }
     if super::trash::keeps(&open, mode).await? {
-        volumes.discard_snapshot(&path.volume.volume, &path.snapshot).await?;
+        Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;
         return Ok(super::trash::discarded(&open, "snapshot", path));
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;

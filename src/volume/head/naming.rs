@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::Name;
+use crate::base::{Error, Kind, Name, Result};
 
 /// Which of the directory's entries is the volume's name (model `rename`): the one of this name and serial. As it was born:
 /// the only one, of serial 0.
@@ -20,6 +20,14 @@ pub struct Naming {
 impl Naming {
     pub fn in_trash(&self) -> bool {
         self.name.as_ref().is_some_and(|name| name.trashed().is_some())
+    }
+
+    /// `NotFound` for a name in the trash that is not the volume's any more: it was brought back. Others may be old ones.
+    pub fn check_trashed(&self, name: &Name) -> Result<()> {
+        match name.trashed().is_none() || self.name.as_ref() == Some(name) {
+            true => Ok(()),
+            false => Err(Error::new(Kind::NotFound, format!("{name} was brought back just now"))),
+        }
     }
 }
 

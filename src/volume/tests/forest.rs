@@ -100,6 +100,11 @@ impl Forest {
         snaps.keys().nth(self.world.below(snaps.len().max(1) as u64) as usize).cloned()
     }
 
+    async fn note_id(&mut self, v: &str) {
+        let id = self.at(0).engine().pool.lookup(&name(v)).await.unwrap().unwrap();
+        self.trace.push(format!("{v} is {id}"));
+    }
+
     async fn create(&mut self, v: &str) {
         let flush = [FlushMode::Local, FlushMode::Pool][self.world.below(2) as usize];
         let host = self.world.below(2) as usize;
@@ -116,6 +121,7 @@ impl Forest {
             quota: None,
         };
         self.volumes.insert(v.to_owned(), copy);
+        self.note_id(v).await;
     }
 
     async fn change(&mut self, v: &str, step: u64) {
@@ -167,7 +173,7 @@ impl Forest {
         let Some(s) = self.snap(v) else { return };
         let (volumes, keep) = (self.at(self.volumes[v].host), self.world.below(2) == 0);
         let done = match keep {
-            true => volumes.discard_snapshot(&name(v), &name(&s)).await,
+            true => Trash(volumes).discard_snapshot(&name(v), &name(&s)).await,
             false => volumes.remove_snapshot(&name(v), &name(&s)).await,
         };
         match done {
@@ -188,10 +194,10 @@ impl Forest {
         let Some((s, image)) = self.copy(v).trashed.pop() else { return };
         let volumes = self.at(self.volumes[v].host);
         if self.world.below(3) == 0 {
-            assert_eq!(volumes.purge_snapshot(&name(v), &name(&s)).await.unwrap(), 1);
+            assert_eq!(Trash(volumes).purge_snapshot(&name(v), &name(&s)).await.unwrap(), 1);
             return self.note("purge snapshot", v);
         }
-        volumes.restore_snapshot(&name(v), &name(&s), None).await.unwrap();
+        Trash(volumes).restore_snapshot(&name(v), &name(&s), None).await.unwrap();
         self.copy(v).snaps.insert(s, image);
         self.note("restore snapshot", v);
     }
@@ -229,6 +235,7 @@ impl Forest {
         let copy = Copy { host, image, mapped, snaps, trashed, changes, unwatched, quota };
         self.volumes.insert(c.clone(), copy);
         self.note("clone", &c);
+        self.note_id(&c).await;
     }
 
     async fn flatten(&mut self, v: &str) {
@@ -247,7 +254,7 @@ impl Forest {
         }
         let (volumes, keep) = (self.at(self.volumes[v].host), self.world.below(3) > 0);
         let done = match keep {
-            true => volumes.discard(&name(v)).await.map(|kept| assert!(kept)),
+            true => Trash(volumes).discard(&name(v)).await.map(|kept| assert!(kept)),
             false => volumes.remove(&name(v)).await,
         };
         match done {
@@ -268,10 +275,10 @@ impl Forest {
         let Some((v, mut copy)) = self.trash.pop() else { return };
         let host = self.world.below(2) as usize;
         if self.world.below(3) == 0 {
-            assert_eq!(self.at(host).purge(&name(&v)).await.unwrap(), 1);
+            assert_eq!(Trash(self.at(host)).purge(&name(&v)).await.unwrap(), 1);
             return self.note("purge", &v);
         }
-        self.at(host).restore(&name(&v), None).await.unwrap();
+        Trash(self.at(host)).restore(&name(&v), None).await.unwrap();
         copy.host = host;
         self.volumes.insert(v.clone(), copy);
         self.watch(&v).await;
@@ -441,7 +448,7 @@ impl Forest {
         self.compare_all().await;
         while !self.trash.is_empty() {
             let (v, mut copy) = self.trash.pop().unwrap();
-            self.at(0).restore(&name(&v), None).await.unwrap();
+            Trash(self.at(0)).restore(&name(&v), None).await.unwrap();
             copy.host = 0;
             self.volumes.insert(v, copy);
         }
@@ -450,6 +457,7 @@ impl Forest {
             let mut left = BTreeMap::new();
             let before = self.volumes.len();
             for (v, copy) in std::mem::take(&mut self.volumes) {
+                self.trace.push(format!("end of {v}"));
                 match self.at(copy.host).remove(&name(&v)).await {
                     Ok(()) => {}
                     Err(e) if e.is(Kind::Refused) => drop(left.insert(v, copy)),

@@ -10,7 +10,7 @@ async fn listed(life: &Life) -> Vec<String> {
 }
 
 async fn in_trash(life: &Life) -> Vec<String> {
-    let all = life.volumes.trash(Duration::from_secs(30)).await.unwrap();
+    let all = Trash(&life.volumes).list(Duration::from_secs(30)).await.unwrap();
     all.into_iter().map(|one| one.info.unwrap().name.to_string()).collect()
 }
 
@@ -29,18 +29,18 @@ fn a_volume_in_the_trash_has_no_name_and_nobody_opens_it() {
         // What can't be removed does not go there either.
         life.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await.unwrap();
         for refused in [
-            life.volumes.discard(&name("v")).await,
-            life.volumes.discard_snapshot(&name("v"), &name("s")).await.map(|()| true),
+            Trash(&life.volumes).discard(&name("v")).await,
+            Trash(&life.volumes).discard_snapshot(&name("v"), &name("s")).await.map(|()| true),
         ] {
             assert!(refused.as_ref().unwrap_err().is(Kind::Refused), "{refused:?}");
         }
         life.volumes.remove(&name("c")).await.unwrap();
-        assert!(other.volumes.discard(&name("v")).await.unwrap_err().is(Kind::Owned));
+        assert!(Trash(&other.volumes).discard(&name("v")).await.unwrap_err().is(Kind::Owned));
         // Opened elsewhere when it was released: such a session must not write to it any more.
         life.volumes.release(&name("v")).await.unwrap();
         let inert = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         v.write(4096, bytes(2, 4096)).await.unwrap();
-        assert!(life.volumes.discard(&name("v")).await.unwrap());
+        assert!(Trash(&life.volumes).discard(&name("v")).await.unwrap());
         let late = inert.write(0, bytes(3, 4096)).await.unwrap_err();
         assert!(late.is(Kind::Fenced) || late.is(Kind::Removed), "{late}");
         assert!(v.read(0, 4096).await.unwrap_err().is(Kind::Removed));
@@ -53,9 +53,9 @@ fn a_volume_in_the_trash_has_no_name_and_nobody_opens_it() {
         }
         // Its name is free. It comes back under another.
         life.volumes.create(&name("v"), MIB, small(FlushMode::Local)).await.unwrap();
-        assert!(other.volumes.restore(&name("v"), None).await.unwrap_err().is(Kind::Exists));
-        other.volumes.restore(&name("v"), Some(&name("w"))).await.unwrap();
-        assert!(other.volumes.restore(&name("v"), None).await.unwrap_err().is(Kind::NotFound));
+        assert!(Trash(&other.volumes).restore(&name("v"), None).await.unwrap_err().is(Kind::Exists));
+        Trash(&other.volumes).restore(&name("v"), Some(&name("w"))).await.unwrap();
+        assert!(Trash(&other.volumes).restore(&name("v"), None).await.unwrap_err().is(Kind::NotFound));
         let w = other.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
         assert!(w.read(0, 4096).await.unwrap() == bytes(1, 9000)[..4096]);
         assert!(w.read(4096, 4096).await.unwrap() == bytes(2, 4096));
@@ -63,16 +63,16 @@ fn a_volume_in_the_trash_has_no_name_and_nobody_opens_it() {
         let s = other.volumes.open_snapshot(&name("w"), &name("s")).await.unwrap();
         assert!(s.read(0, 9000).await.unwrap() == bytes(1, 9000));
         // Of two of one name the one that went last comes back first.
-        life.volumes.discard(&name("v")).await.unwrap();
+        Trash(&life.volumes).discard(&name("v")).await.unwrap();
         other.volumes.release(&name("w")).await.unwrap();
         rename(&other.volumes, &name("w"), &name("v")).await.unwrap();
         // By the same clock.
-        life.volumes.discard(&name("v")).await.unwrap();
+        Trash(&life.volumes).discard(&name("v")).await.unwrap();
         assert_eq!(in_trash(&life).await, ["v", "v"]);
-        life.volumes.restore(&name("v"), None).await.unwrap();
+        Trash(&life.volumes).restore(&name("v"), None).await.unwrap();
         assert_eq!(life.volumes.info(&name("v")).await.unwrap().id, w.id());
-        assert_eq!(life.volumes.purge(&name("v")).await.unwrap(), 1);
-        assert!(life.volumes.purge(&name("v")).await.unwrap_err().is(Kind::NotFound));
+        assert_eq!(Trash(&life.volumes).purge(&name("v")).await.unwrap(), 1);
+        assert!(Trash(&life.volumes).purge(&name("v")).await.unwrap_err().is(Kind::NotFound));
         life.volumes.remove(&name("v")).await.unwrap();
         assert!(listed(&life).await.is_empty() && in_trash(&life).await.is_empty());
         life.sleep(60_000).await;
@@ -88,7 +88,7 @@ fn a_snapshot_in_the_trash_keeps_what_it_shows() {
         v.write(0, bytes(1, 90_000)).await.unwrap();
         snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
         v.write(0, bytes(2, 90_000)).await.unwrap();
-        life.volumes.discard_snapshot(&name("v"), &name("s")).await.unwrap();
+        Trash(&life.volumes).discard_snapshot(&name("v"), &name("s")).await.unwrap();
         let gone = life.volumes.open_snapshot(&name("v"), &name("s")).await.unwrap_err();
         assert!(gone.is(Kind::NotFound), "{gone}");
         let refused = life.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await.unwrap_err();
@@ -101,23 +101,23 @@ fn a_snapshot_in_the_trash_keeps_what_it_shows() {
         let life = life.crash().start().await;
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
-        let taken = life.volumes.restore_snapshot(&name("v"), &name("s"), None).await.unwrap_err();
+        let taken = Trash(&life.volumes).restore_snapshot(&name("v"), &name("s"), None).await.unwrap_err();
         assert!(taken.is(Kind::Exists), "{taken}");
-        life.volumes.restore_snapshot(&name("v"), &name("s"), Some(&name("old"))).await.unwrap();
+        Trash(&life.volumes).restore_snapshot(&name("v"), &name("s"), Some(&name("old"))).await.unwrap();
         let old = life.volumes.open_snapshot(&name("v"), &name("old")).await.unwrap();
         assert!(old.read(0, 90_000).await.unwrap() == bytes(1, 90_000));
         life.volumes.roll_back(&name("v"), &name("old"), None).await.unwrap();
         assert!(v.read(0, 90_000).await.unwrap() == bytes(1, 90_000));
         // Twice of one name, and gone for good when due: not before.
         for s in ["old", "s"] {
-            life.volumes.discard_snapshot(&name("v"), &name(s)).await.unwrap();
+            Trash(&life.volumes).discard_snapshot(&name("v"), &name(s)).await.unwrap();
         }
-        let trashed = life.volumes.trashed_snapshots(&name("v")).await.unwrap();
+        let trashed = Trash(&life.volumes).snapshots(&name("v")).await.unwrap();
         assert_eq!(trashed.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["old", "s"]);
-        let (gone, done) = life.volumes.empty_trash(trashed[0].removed_ms).await;
+        let (gone, done) = Trash(&life.volumes).empty(trashed[0].removed_ms).await;
         done.unwrap();
-        assert_eq!((gone, life.volumes.trashed_snapshots(&name("v")).await.unwrap().len()), (1, 1));
-        assert_eq!(life.volumes.purge_snapshot(&name("v"), &name("s")).await.unwrap(), 1);
+        assert_eq!((gone, Trash(&life.volumes).snapshots(&name("v")).await.unwrap().len()), (1, 1));
+        assert_eq!(Trash(&life.volumes).purge_snapshot(&name("v"), &name("s")).await.unwrap(), 1);
         let report = life.volumes.check(&name("v")).await.unwrap();
         assert!(report.wrong.is_empty() && report.states == 1, "{report:?}");
     });
@@ -147,7 +147,7 @@ fn whoever_is_killed_what_is_in_the_trash_is_whole() {
                 v.write(0, data.clone()).await.unwrap();
                 v.release().await.unwrap();
                 if site.world.below(2) == 0 {
-                    hosts[0].volumes.discard(&name("v")).await.unwrap();
+                    Trash(&hosts[0].volumes).discard(&name("v")).await.unwrap();
                 }
                 let purges = site.world.below(2) == 0;
                 let work = [0, 1, 0, 1].map(|host| {
@@ -156,10 +156,10 @@ fn whoever_is_killed_what_is_in_the_trash_is_whole() {
                         (site.world.below(if purges { 5 } else { 3 }), hosts[host].rt.wall_ms() + 100_000);
                     let work = async move {
                         match what {
-                            0 => volumes.discard(&name("v")).await.map(drop),
-                            1 | 2 => volumes.restore(&name("v"), None).await,
-                            3 => volumes.purge(&name("v")).await.map(drop),
-                            _ => volumes.empty_trash(late).await.1,
+                            0 => Trash(&volumes).discard(&name("v")).await.map(drop),
+                            1 | 2 => Trash(&volumes).restore(&name("v"), None).await,
+                            3 => Trash(&volumes).purge(&name("v")).await.map(drop),
+                            _ => Trash(&volumes).empty(late).await.1,
                         }
                     };
                     command::<()>(&site, &hosts[host], work)
@@ -184,7 +184,7 @@ fn whoever_is_killed_what_is_in_the_trash_is_whole() {
                 assert!(there.len() + kept.len() <= 1, "round {round}: {there:?} {kept:?}");
                 assert!(purges || there.len() + kept.len() == 1, "round {round}: it is gone");
                 if !kept.is_empty() {
-                    hosts[1].volumes.restore(&name("v"), None).await.unwrap();
+                    Trash(&hosts[1].volumes).restore(&name("v"), None).await.unwrap();
                 }
                 if there.len() + kept.len() == 1 {
                     let v = hosts[1].volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
