@@ -277,13 +277,15 @@ impl Session {
     /// How many of the blocks that these changes fill are not mapped yet; they fit the quota.
     async fn space_for(&self, ops: &[Op]) -> Result<u64, Stop> {
         let _one = self.counting.lock().await;
-        let fresh = self.unmapped(ops).await?;
+        let mut fresh = self.unmapped(ops).await?;
         if fresh == 0 {
             return Ok(0);
         }
         if let Some(quota) = self.context.settings().quota_bytes {
             self.count_mapped().await?;
-            if self.tip.lock().mapped_most().unwrap_or(0) + fresh > quota / BLOCK {
+            // Another connection may have filled them meanwhile: counted with what is mapped, they need nothing any more.
+            fresh = self.unmapped(ops).await?;
+            if fresh > 0 && self.tip.lock().mapped_most().unwrap_or(0) + fresh > quota / BLOCK {
                 let (title, quota) = (self.context.title(), show_size(quota));
                 let why = format!(
                     "volume {title} has a quota of {quota}, and it is used up: trim or remove something in it"
