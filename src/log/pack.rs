@@ -14,10 +14,11 @@
 //! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2; with `WLSD` also by how much shorter it is than it was, and its first block less that of the frame before |
 //! | end−4 | 4 | CRC32C of all before |
 //!
-//! Offsets and ends in the chunk are those of the frames as they were. The first frame follows the index (or begins the next
-//! data shard), each other one the frame before it. The pack's
-//! table of contents: magic `WLPK`, number of slices (varint), then each: epoch, sequence number, place and length of its
-//! index (varints); CRC32C of all before.
+//! Offsets and ends in the chunk are those of the frames as they were. The first frame follows the index (or begins the
+//! next data shard), each other one the frame before it.
+//!
+//! The pack's table of contents: magic `WLPK`, number of slices (varint), then each: epoch, sequence number, place and
+//! length of its index (varints); CRC32C of all before.
 
 use bytes::Bytes;
 

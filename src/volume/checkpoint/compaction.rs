@@ -18,14 +18,15 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 
-use super::recompress::{Cold, ColdWork, gains};
+use super::recompress::{AWAY_AGAIN, Cold, ColdWork, LOOK_AGAIN, gains};
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result, Seq};
 use crate::log::{FrameRef, PackDraft, PackFrame, Placing, Slice, Toc, chunk_target};
 use crate::map::Pages;
-use crate::pool::{ChunkKind, Payload};
+use crate::pool::{ChunkKind, Need, Payload};
 use crate::store::Cause;
 use crate::volume::head::Stop;
+use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::space::{
     ChunkTable, Cursor, Entry, Home, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors,
@@ -71,15 +72,9 @@ struct Source {
     packings: usize,
 }
 
-/// What may be packed: the position has passed it, and no page of the tables is read from it.
-pub fn packable(chunk_table: &ChunkTable) -> impl Iterator<Item = (Seq, &Entry)> {
-    let direct: BTreeSet<Seq> = chunk_table.own_pages().iter().map(|at| at.seq).collect();
-    chunk_table.entries().filter(move |(seq, e)| e.counted && !direct.contains(seq))
-}
-
 fn sources(chunk_table: &ChunkTable) -> BTreeMap<Object, Source> {
     let mut all: BTreeMap<Object, Source> = BTreeMap::new();
-    for (seq, e) in packable(chunk_table) {
+    for (seq, e) in chunk_table.packable() {
         let source = all.entry(e.object(seq)).or_default();
         let (total, live) = e.stored();
         source.total += total;
@@ -219,7 +214,7 @@ impl Pages for Memo<'_> {
 type Frames = Vec<PackFrame>;
 
 /// What a look for something to pack has come to.
-pub enum Look {
+enum Look {
     Done,
     /// There is nothing. When to look again, whatever happens.
     Nothing(Option<Instant>),
@@ -227,7 +222,7 @@ pub enum Look {
 
 /// Why objects are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+enum Purpose {
     Space,
     /// For what compression saves: an object that gains little stays as it is.
     Compression,
@@ -298,6 +293,35 @@ impl Session {
         }
     }
 
+    /// Makes one pack of what is cold, when its turn has come; at once while somebody waits for collection.
+    async fn recompress(self: &Arc<Self>, work: &mut ColdWork) -> Result<Look, Stop> {
+        let Some(cold) = self.cold() else { return Ok(Look::Nothing(None)) };
+        let now = self.context.rt().now();
+        let urged = self.pace.urged.load(Ordering::Relaxed) > 0;
+        if work.turn > now && !urged {
+            return Ok(Look::Nothing(Some(work.turn)));
+        }
+        if self.context.engine.pool.condition().lacks(Need::Store) {
+            return Ok(Look::Nothing(Some(now + AWAY_AGAIN)));
+        }
+        let chunk_table = self.chunk_table.lock().clone();
+        let chosen = cold.choose(&chunk_table, self.pack_room(), &work.failed);
+        if chosen.is_empty() {
+            return Ok(Look::Nothing(Some(now + LOOK_AGAIN)));
+        }
+        work.went_through(whole_objects(&chunk_table, &chosen).values().sum(), now);
+        let pack = self.repack(&chunk_table, chosen.clone(), Purpose::Compression);
+        match self.or_end(pack).await? {
+            Ok(pack) => self.publish_packs(vec![pack]).await.map(|()| Look::Done),
+            Err(e) => {
+                if !passes(&e) {
+                    work.failed.extend(chosen);
+                }
+                Err(self.explain_absence(e).await)
+            }
+        }
+    }
+
     /// Who waits for collection gets less space and fewer objects than writes alone would make worth it.
     fn aim(&self, pace: &DeathRates) -> Aim {
         let tuning = &self.context.engine.tuning;
@@ -314,11 +338,11 @@ impl Session {
     }
 
     /// Bytes of frames that a pack holds, at most.
-    pub fn pack_room(&self) -> u64 {
+    fn pack_room(&self) -> u64 {
         self.writer.chunk_target().min(self.context.engine.tuning.pack_max)
     }
 
-    pub async fn repack(
+    async fn repack(
         &self,
         chunk_table: &ChunkTable,
         sources: BTreeSet<Object>,
@@ -350,7 +374,9 @@ impl Session {
             let payloads = try_join_all(group.iter().map(|(object, _)| self.whole(*object))).await?;
             for ((object, entries), payload) in group.into_iter().zip(payloads) {
                 let left = self.left_of(payload, entries, dead.clone(), cold).await?;
-                let worth = purpose == Purpose::Space || gains(&left, whole.get(&object).copied());
+                let after = left.iter().flat_map(|left| &left.frames).map(|f| f.data.len() as u64).sum();
+                let before = whole.get(&object).copied().unwrap_or(after);
+                let worth = purpose == Purpose::Space || gains(before, after);
                 filling = self.context.rt().cpu(move || filling.with(object, left, worth)).await?;
             }
         }
@@ -451,12 +477,12 @@ impl Session {
 type Entries = Vec<(Seq, Entry)>;
 
 /// What is left of one chunk.
-pub struct Left {
-    pub seq: Seq,
-    pub entry: Entry,
-    pub frames: Frames,
+struct Left {
+    seq: Seq,
+    entry: Entry,
+    frames: Frames,
     /// They were compressed anew where that makes them smaller.
-    pub tried: bool,
+    tried: bool,
 }
 
 /// A pack that is being made.

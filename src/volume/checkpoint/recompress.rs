@@ -7,26 +7,21 @@
 //! that are away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::compaction::{Left, Look, Purpose, packable};
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Result};
 use crate::frame::{Place, Recompressor};
 use crate::log::PackFrame;
-use crate::pool::{ChunkKind, Need};
-use crate::volume::head::Stop;
-use crate::volume::read::passes;
+use crate::pool::ChunkKind;
 use crate::volume::session::Session;
 use crate::volume::space::{ChunkTable, Entry, Object};
 
 /// Bytes of chunks that are gone through a second, at most: more than 1 TB a day.
 const RATE: u64 = 16 << 20;
 /// Between two looks at what has become cold, and while stores are away.
-const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
-const AWAY_AGAIN: Duration = Duration::from_secs(30);
+pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+pub const AWAY_AGAIN: Duration = Duration::from_secs(30);
 /// An object of which packing would save less than this part stays as it is.
 const GAIN_PART: u64 = 10;
 /// Frames that are compressed at once: other work waits for no more than that.
@@ -53,7 +48,7 @@ impl Cold {
     }
 
     /// Objects to compress anew, of so many bytes at most, but one at least: all data in each is cold or settled.
-    fn choose(&self, chunk_table: &ChunkTable, room: u64, failed: &BTreeSet<Object>) -> BTreeSet<Object> {
+    pub fn choose(&self, chunk_table: &ChunkTable, room: u64, failed: &BTreeSet<Object>) -> BTreeSet<Object> {
         /// Of one object.
         #[derive(Default)]
         struct Found {
@@ -62,7 +57,7 @@ impl Cold {
             warm: bool,
         }
         let mut all: BTreeMap<Object, Found> = BTreeMap::new();
-        for (seq, entry) in packable(chunk_table).filter(|(_, entry)| entry.live() > 0) {
+        for (seq, entry) in chunk_table.packable().filter(|(_, entry)| entry.live() > 0) {
             let found = all.entry(entry.object(seq)).or_default();
             let wanted = self.wants(entry);
             found.live += entry.live();
@@ -89,16 +84,21 @@ impl Cold {
 #[derive(Debug, Default)]
 pub struct ColdWork {
     /// When the next pack may be made.
-    turn: Instant,
+    pub turn: Instant,
     /// Objects that can't be read: told once, and left alone.
-    failed: BTreeSet<Object>,
+    pub failed: BTreeSet<Object>,
 }
 
-/// Whether packing what is left of an object, of so many bytes as stored, saves enough.
-pub fn gains(left: &[Left], stored: Option<u64>) -> bool {
-    let before = stored.unwrap_or(0);
-    let after: u64 = left.iter().flat_map(|left| &left.frames).map(|f| f.data.len() as u64).sum();
-    after + before / GAIN_PART <= before
+impl ColdWork {
+    /// Objects of so many bytes were gone through since then.
+    pub fn went_through(&mut self, bytes: u64, since: Instant) {
+        self.turn = since + Duration::from_secs_f64(bytes as f64 / RATE as f64);
+    }
+}
+
+/// Whether it is worth packing an object, for what that saves.
+pub fn gains(stored: u64, after: u64) -> bool {
+    after + stored / GAIN_PART <= stored
 }
 
 impl Session {
@@ -106,37 +106,6 @@ impl Session {
     pub fn cold(&self) -> Option<Cold> {
         let age_ms = self.context.settings().recompress_after_ms?;
         Some(Cold { now_ms: self.context.rt().wall_ms(), age_ms })
-    }
-
-    /// Makes one pack of what is cold, when its turn has come; at once while somebody waits for collection.
-    pub async fn recompress(self: &Arc<Self>, work: &mut ColdWork) -> Result<Look, Stop> {
-        let Some(cold) = self.cold() else { return Ok(Look::Nothing(None)) };
-        let now = self.context.rt().now();
-        let urged = self.pace.urged.load(Ordering::Relaxed) > 0;
-        if work.turn > now && !urged {
-            return Ok(Look::Nothing(Some(work.turn)));
-        }
-        if self.context.engine.pool.condition().lacks(Need::Store) {
-            return Ok(Look::Nothing(Some(now + AWAY_AGAIN)));
-        }
-        let chunk_table = self.chunk_table.lock().clone();
-        let chosen = cold.choose(&chunk_table, self.pack_room(), &work.failed);
-        if chosen.is_empty() {
-            return Ok(Look::Nothing(Some(now + LOOK_AGAIN)));
-        }
-        let objects = chunk_table.objects();
-        let bytes: u64 = chosen.iter().filter_map(|object| objects.get(object)).map(|(all, _)| all).sum();
-        let made = self.or_end(self.repack(&chunk_table, chosen.clone(), Purpose::Compression)).await?;
-        work.turn = now + Duration::from_secs_f64(bytes as f64 / RATE as f64);
-        match made {
-            Ok(pack) => self.publish_packs(vec![pack]).await.map(|()| Look::Done),
-            Err(e) => {
-                if !passes(&e) {
-                    work.failed.extend(chosen);
-                }
-                Err(self.explain_absence(e).await)
-            }
-        }
     }
 
     /// A chunk's frames, each in fewer bytes where that gains enough.

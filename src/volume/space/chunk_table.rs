@@ -217,6 +217,12 @@ impl ChunkTable {
         self.slabs.values().flat_map(|s| s.entries.iter().map(|(seq, e)| (*seq, e)))
     }
 
+    /// What may be packed: the position has passed it, and no page of the tables is read from it.
+    pub fn packable(&self) -> impl Iterator<Item = (Seq, &Entry)> {
+        let direct: BTreeSet<Seq> = self.own_pages().iter().map(|at| at.seq).collect();
+        self.entries().filter(move |(seq, e)| e.counted && !direct.contains(seq))
+    }
+
     fn slab(&mut self, seq: Seq) -> &mut Slab {
         let slab = Arc::make_mut(self.slabs.entry(seq.0 / SLAB).or_default());
         self.stale.extend(slab.at.take());
