@@ -564,7 +564,14 @@ fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<
         }
         Home::Pack { at, len, .. } => {
             let slice = Slice::decode(&payload.slice(at, len).ok_or_else(unsound)?, at)?;
-            for (n, f) in slice.frames.iter().enumerate().filter(|(_, f)| slice.seq == seq && !lies(f.from)) {
+            let (was, is) = slice
+                .frames
+                .iter()
+                .fold((0, 0), |(was, is), f| (was + u64::from(f.was), is + u64::from(f.len)));
+            if (slice.seq, was, was - is) != (seq, entry.total, entry.saved) {
+                return Err(unsound());
+            }
+            for (n, f) in slice.frames.iter().enumerate().filter(|(_, f)| !lies(f.from)) {
                 let data = payload.slice(f.to, f.len).ok_or_else(unsound)?;
                 let block = slice.blocks.get(n).copied();
                 frames.push(PackFrame { from: f.from, was: f.was, block, data });

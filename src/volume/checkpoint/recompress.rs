@@ -24,6 +24,8 @@ pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 pub const AWAY_AGAIN: Duration = Duration::from_secs(30);
 /// An object of which packing would save less than this part stays as it is.
 const GAIN_PART: u64 = 10;
+/// Objects of one pack, at most: each of them is read whole.
+const OBJECTS_MAX: usize = 2048;
 /// Frames that are compressed at once: other work waits for no more than that.
 const FRAMES_AT_ONCE: usize = 16;
 const MS_AN_HOUR: u64 = 60 * 60 * 1000;
@@ -71,7 +73,7 @@ impl Cold {
                 continue;
             }
             bytes += found.live;
-            if bytes > room && !chosen.is_empty() {
+            if bytes > room && !chosen.is_empty() || chosen.len() == OBJECTS_MAX {
                 break;
             }
             chosen.insert(object);

@@ -1,6 +1,6 @@
 //! The chunk table and the lists of deaths, as one value: a checkpoint works on a copy and publishes it.
 //!
-//! Held whole in memory, about 100 bytes a chunk; pages of the table are shared between copies and written when they
+//! Held whole in memory, about 120 bytes a chunk; pages of the table are shared between copies and written when they
 //! changed. Invariants, checked by `volume check`: an entry's dead bytes are the sum of its deaths in folded runs since it
 //! was last written; no frame is in two lists.
 //!
