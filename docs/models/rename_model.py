@@ -7,14 +7,15 @@ Renamer: read the head (round r) > put (volume, r+1) under the new name: where t
 current > CAS head: name, serial and round := new name, r+1, r+1, requires round r > remove the old entry, exactly as it was.
 An entry of serial n is *dead* when n <= round and it is not current, or when its volume is removed; *pending* when n > round. Healer: read an entry > read the head > dead: remove it,
 exactly as it was; pending: first CAS round + 1, then it is dead. Creator of another volume under a name: heals what is there, is refused by a current one.
-Remover: CAS head: removed > remove the entry that it came by.
+Remover: CAS head: removed > remove the entry that it came by. The trash is a rename to a name of its own (B here): who removes what is there for good came by that
+name, and its CAS requires that it is still the current one.
 Check: a volume that is there has its current entry in the directory; what is there is found under one name alone in the end, whoever is left to heal."""
 import sys, time
 from explore import explore, report
 
 NAMES = ('A', 'B')
 
-def run(fence=True, serials=True, cas='round', order='head first', over='new serial', healers=2, back=True, creator=True, remover=True):
+def run(fence=True, serials=True, cas='round', order='head first', over='new serial', healers=2, back=True, creator=True, remover=True, purge='current'):
     # directory, head (alive, name, serial, round), other volume (phase), renamers, healers, remover
     R = ('B', 'A') if back else ('B',)
     start = ((('V', 0), None), (True, 'A', 0, 0), 'idle', tuple(('idle',) for _ in R), tuple(('idle',) for _ in range(healers)), ('idle',))
@@ -69,10 +70,13 @@ def run(fence=True, serials=True, cas='round', order='head first', over='new ser
             if rm[0] == 'idle' and alive:
                 for n in NAMES:
                     if at(n) and at(n)[0] == 'V': yield f'remover comes by {n}', (d, h, w, rs, hs, ('came', n, at(n)[1]))
-            if rm[0] == 'came' and alive: yield 'volume removed', (d, (False, name, serial, rnd), w, rs, hs, ('gone',) + rm[1:])
+            purges = rm[0] == 'came' and rm[1] == 'B' and purge is not None
+            if purges and alive and purge == 'current' and (name, serial) != rm[1:]: yield 'it was brought back', (d, h, w, rs, hs, ('over',))
+            elif rm[0] == 'came' and alive: yield 'volume removed', (d, (False, name, serial, rnd), w, rs, hs, ('gone',) + rm[1:])
             if rm[0] == 'gone': yield 'its name removed', (put(rm[1], None) if same(at(rm[1]), rm[2]) else d, h, w, rs, hs, ('over',))
     def broken(st):
         d, (alive, name, serial, rnd) = st[0], st[1]
+        if not alive and name == 'A' and st[5][0] == 'gone' and st[5][1] == 'B' and purge is not None: return 'what was brought back from the trash is removed'
         if alive and d[NAMES.index(name)] is None or alive and d[NAMES.index(name)][0] != 'V': return 'a volume without its name'
         if alive and d[NAMES.index(name)][1] != serial and serials: return 'a volume whose current entry is another'
     def done(st):
@@ -89,6 +93,7 @@ if __name__ == '__main__':
         ('n2 entries without serials', False, dict(serials=False)),
         ('n3 the head is changed without a look at the round', False, dict(cas='any')),
         ('n4 the old name goes before the head is changed', False, dict(order='name first')),
+        ('n6 what is removed from the trash need not be there any more', False, dict(purge='any')),
         ('n5 a dead entry of the new name is taken as it is', False, dict(over='as it is'))]:
         t0 = time.time(); bad += not report(label, run(**kw), ok, t0)
     sys.exit(bad > 0)

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Shared by the checks that boot a guest; sourced after ../lib.sh.
 
-want cpio e2fsck gzip mkfs.ext4 modprobe nbd-client qemu-system-x86_64 resize2fs
+want cpio e2fsck gzip mkfs.ext4 modprobe nbd-client python3 qemu-system-x86_64 resize2fs
 [[ -x /bin/busybox ]] || skip "busybox (static) is not installed"
 # A small kernel with ext4; the newest of them.
 KERNEL=$(compgen -G '/boot/vmlinuz-*cloud*' | sort -V | tail -n 1) || skip "no kernel for the guest: /boot/vmlinuz-*cloud*"
@@ -38,3 +38,21 @@ result() {
   said "^RESULT $1 ok" || fail "the guest found: $(console | tail -n 30)"
 }
 powered_off() { finish "$GUEST" 60 || fail "the guest did not power off"; }
+# qmp COMMAND [ARGUMENTS]: asks QEMU, whose -qmp is the socket $TMP/qmp; its answer, or an error.
+qmp() {
+  python3 - "$TMP/qmp" "$1" "${2:-{\}}" <<'PY'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f = s.makefile("rw")
+json.loads(f.readline())
+def ask(name, arguments):
+    f.write(json.dumps({"execute": name, "arguments": arguments}) + "\n"); f.flush()
+    while True:
+        answer = json.loads(f.readline())
+        if "return" in answer or "error" in answer:
+            return answer
+ask("qmp_capabilities", {})
+answer = ask(sys.argv[2], json.loads(sys.argv[3]))
+print(json.dumps(answer))
+sys.exit("error" in answer)
+PY
+}

@@ -154,14 +154,49 @@ impl fmt::Display for ChunkId {
     }
 }
 
-/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`.
+/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`. What is in the trash has one that no user can give
+/// anything: `~`, since when in ms (12 hexadecimal digits), `~`, the name that it had.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
 
 impl Name {
+    /// Bytes of the longest one.
+    pub const BYTES_MAX: usize = 63 + Name::TRASH_BYTES;
+    /// Of what a name in the trash begins with.
+    const TRASH_BYTES: usize = 14;
+
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// As it is in the trash since then, ms since 1970.
+    #[must_use]
+    pub fn in_trash(&self, since_ms: u64) -> Name {
+        Name(format!("~{:012x}~{}", since_ms.min((1 << 48) - 1), self.0))
+    }
+
+    /// Of one in the trash: since when, ms since 1970, and the name that it had.
+    pub fn trashed(&self) -> Option<(u64, Name)> {
+        let (since, name) = self.0.strip_prefix('~')?.split_once('~')?;
+        Some((u64::from_str_radix(since, 16).ok()?, Name(name.to_owned())))
+    }
+
+    /// One that was written down: it may be in the trash, which no name that a user gives is.
+    pub fn stored(text: &str) -> Result<Name> {
+        let Some((since, name)) = text.strip_prefix('~').and_then(|rest| rest.split_once('~')) else {
+            return text.parse();
+        };
+        match (u64::from_str_radix(since, 16), name.parse::<Name>()) {
+            (Ok(since), Ok(name)) if name.in_trash(since).0 == text => Ok(Name(text.to_owned())),
+            _ => Err(Error::new(Kind::Invalid, format!("{text:?} is no name of what is in the trash"))),
+        }
+    }
+
+    /// `stored`, for serde.
+    pub fn deserialize_stored<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Name>, D::Error> {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|text| Name::stored(&text)).transpose().map_err(serde::de::Error::custom)
     }
 }
 
@@ -186,7 +221,10 @@ impl FromStr for Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self.trashed() {
+            Some((_, name)) => write!(f, "{} (in the trash)", name.0),
+            None => f.write_str(&self.0),
+        }
     }
 }
 
@@ -208,6 +246,31 @@ mod tests {
         }
         for bad in ["", "-a", ".a", "A", "a/b", "a@b", "a b", &"a".repeat(64), "ü"] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_trash_has_a_name_that_nobody_can_give() {
+        let name: Name = "web".parse().unwrap();
+        let gone = name.in_trash(1_764_000_000_000);
+        assert_eq!(gone.as_str(), "~019ab697e800~web");
+        assert_eq!(gone.trashed(), Some((1_764_000_000_000, name.clone())));
+        assert_eq!(gone.to_string(), "web (in the trash)");
+        assert!(gone.as_str().parse::<Name>().is_err());
+        assert_eq!(Name::stored(gone.as_str()).unwrap(), gone);
+        assert_eq!(Name::stored("web").unwrap(), name);
+        assert_eq!((name.trashed(), name.in_trash(u64::MAX).as_str()), (None, "~ffffffffffff~web"));
+        assert_eq!("a".repeat(63).parse::<Name>().unwrap().in_trash(0).as_str().len(), Name::BYTES_MAX);
+        for bad in [
+            "~",
+            "~~web",
+            "~12~web",
+            "~019AB697E800~web",
+            "~019ab697e800~",
+            "~019ab697e800~W",
+            "~+19ab697e800~web",
+        ] {
+            assert!(Name::stored(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod clone;
 mod demo;
+mod hooks;
 mod iam_policy;
 mod log;
 mod moment;

@@ -48,7 +48,11 @@ pub enum Pool {
     List,
     /// Show a pool's stores, and what needs attention
     Status { name: Name },
-    /// Change settings for all hosts: ack=zone|none, degrade-after=TIME|never, grace=TIME, capacity=SIZE|none
+    /// Change settings for all hosts
+    ///
+    /// ack=zone|none; degrade-after=TIME|never; grace=TIME: how long what nobody needs is kept; capacity=SIZE|none: what the
+    /// stores can hold; quota=SIZE|none: what volumes may store, with parity; trash=TIME|0: how long what is removed can be
+    /// brought back
     Set {
         name: Name,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -217,21 +221,34 @@ fn settings(settings: PoolSettings) {
     let ack = if settings.ack_zone { "zone" } else { "none" };
     let degrade = settings.degrade_after_ms.map_or_else(|| "never".to_owned(), show_time);
     let grace = show_time(settings.grace_ms);
+    let trash = settings.trash().map_or_else(|| "none".to_owned(), |kept| show_time(kept.as_millis() as u64));
+    let quota = settings.quota_bytes.map_or_else(|| "none".to_owned(), show_size);
     let capacity = settings.capacity_bytes.map_or_else(|| "none".to_owned(), show_size);
     output::line(&format!(
-        "settings: ack {ack}, degrade-after {degrade}, grace {grace}, capacity {capacity}"
+        "settings: ack {ack}, degrade-after {degrade}, grace {grace}, capacity {capacity}, quota {quota}, trash {trash}"
     ));
 }
 
 fn usage(usage: PoolUsage) {
-    let PoolUsage { volumes, provisioned_bytes, mapped_bytes, stored_bytes, stored_with_parity_bytes } =
-        usage;
+    let PoolUsage {
+        volumes,
+        provisioned_bytes,
+        mapped_bytes,
+        stored_bytes,
+        stored_with_parity_bytes,
+        trash_volumes,
+        trash_stored_bytes,
+    } = usage;
     let [provisioned, mapped, stored, all] =
         [provisioned_bytes, mapped_bytes, stored_bytes, stored_with_parity_bytes].map(show_bytes);
     output::line(&format!(
         "{}: {provisioned} provisioned, {mapped} mapped, {stored} stored, {all} with parity",
         show_count(volumes, "volume")
     ));
+    if trash_volumes > 0 {
+        let (volumes, bytes) = (show_count(trash_volumes, "volume"), show_bytes(trash_stored_bytes));
+        output::line(&format!("in the trash: {volumes}, {bytes} of that with parity"));
+    }
 }
 
 fn status(answer: PoolAnswer) {

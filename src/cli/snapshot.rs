@@ -4,11 +4,15 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::hooks::Hooks;
+use super::volume::RemoveFlags;
 use super::{Global, done, forgive, output, reach_engine};
+use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::{show_bytes, show_size};
-use crate::base::{Kind, Name, Result};
-use crate::daemon::answers::SnapshotLine;
+use crate::base::{Kind, Name, Result, utc};
+use crate::daemon::answers::{SnapshotLine, TrashedSnapshotLine};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+use crate::volume::TrashedSnapshot;
 
 #[derive(Subcommand, Debug)]
 pub enum Snapshot {
@@ -23,6 +27,8 @@ pub enum Snapshot {
         /// Succeed when it exists
         #[arg(long)]
         if_absent: bool,
+        #[command(flatten)]
+        hooks: Hooks,
     },
     /// List a volume's snapshots, and what comes back when they are removed
     #[command(visible_alias = "ls")]
@@ -31,11 +37,14 @@ pub enum Snapshot {
         /// WITH OLDER begins at this snapshot instead of the oldest
         #[arg(long, value_name = "SNAPSHOT")]
         from: Option<Name>,
+        /// Those in the trash (`pool set POOL trash=24h`), until when they are kept
+        #[arg(long, conflicts_with = "from")]
+        trash: bool,
     },
     /// Make the volume what the snapshot was (the same as `windlass volume rollback`)
     #[command(alias = "roll-back")]
     Rollback(super::volume::Rollback),
-    /// Remove a snapshot that no clone needs
+    /// Remove a snapshot that no clone needs: into the trash, where the pool has one (`pool set POOL trash=24h`)
     #[command(visible_alias = "rm")]
     Remove {
         path: SnapshotPath,
@@ -45,21 +54,57 @@ pub enum Snapshot {
         /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        how: RemoveFlags,
+    },
+    /// Bring back a snapshot from the trash: of several of one name, the one that was removed last
+    Restore {
+        path: SnapshotPath,
+        /// Give it another name
+        #[arg(long, value_name = "NEW")]
+        to: Option<Name>,
     },
 }
 
 pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
     let (verb, forgiven) = match args {
-        Snapshot::Create { paths, no_wait, if_absent } => {
+        Snapshot::Create { paths, no_wait, if_absent, hooks } => {
+            if !hooks.is_empty() {
+                return between(global, &hooks, paths, (no_wait, if_absent)).await;
+            }
             (Verb::SnapshotCreate { paths, no_wait, if_absent }, if_absent.then_some(Kind::Exists))
         }
-        Snapshot::List { path, from } => (Verb::SnapshotList { path, from }, None),
-        Snapshot::Rollback(args) => return super::volume::roll_back(global, args).await,
-        Snapshot::Remove { path, if_exists, dry_run } => {
-            (Verb::SnapshotRemove { path, if_exists, dry_run }, if_exists.then_some(Kind::NotFound))
+        Snapshot::List { path, trash: true, .. } => {
+            let outcome = reach_engine::ask(global, Verb::SnapshotTrash { path }).await?;
+            output::report(global, &outcome, trashed)?;
+            return Ok(done(&outcome));
         }
+        Snapshot::List { path, from, trash: false } => (Verb::SnapshotList { path, from }, None),
+        Snapshot::Rollback(args) => return super::volume::roll_back(global, args).await,
+        Snapshot::Remove { path, if_exists, dry_run, how } => {
+            let verb = Verb::SnapshotRemove { path, if_exists, dry_run, mode: how.mode() };
+            (verb, if_exists.then_some(Kind::NotFound))
+        }
+        Snapshot::Restore { path, to } => (Verb::SnapshotRestore { path, to }, None),
     };
     forgive(ask(global, verb).await, forgiven)
+}
+
+/// Taken between two commands of the user's. What these quiet waits for the mark alone, not for the stores.
+async fn between(
+    global: &Global,
+    hooks: &Hooks,
+    paths: Vec<SnapshotPath>,
+    (no_wait, if_absent): (bool, bool),
+) -> Result<ExitCode> {
+    let rt = Rt::new(RealRuntime::current());
+    let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent };
+    let marked = hooks.around(&rt, &paths, reach_engine::ask(global, mark)).await?;
+    if !no_wait {
+        reach_engine::ask(global, Verb::SnapshotCreate { paths, no_wait: false, if_absent: true }).await?;
+    }
+    output::notes(global, &marked);
+    Ok(done(&marked))
 }
 
 async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
@@ -70,6 +115,15 @@ async fn ask(global: &Global, verb: Verb) -> Result<ExitCode> {
         false => output::notes(global, &outcome),
     }
     Ok(done(&outcome))
+}
+
+fn trashed(all: Vec<TrashedSnapshotLine>) {
+    let row = |line: TrashedSnapshotLine| {
+        let TrashedSnapshot { name, size, created_ms, .. } = line.snapshot;
+        vec![name.to_string(), show_size(size), utc::show(created_ms), line.removed, line.until]
+    };
+    let heading = ["SNAPSHOT", "SIZE", "CREATED", "REMOVED", "KEPT UNTIL"];
+    output::table(&heading, all.into_iter().map(row).collect());
 }
 
 fn list(all: Vec<SnapshotLine>) {

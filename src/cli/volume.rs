@@ -12,8 +12,8 @@ use super::pool::parse_rate;
 use super::{Global, done, forgive, output, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
-use crate::daemon::answers::{HistoryLine, VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{Verb, VolumeCreate, VolumePath};
+use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
+use crate::daemon::api::{RemoveMode, Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
@@ -33,7 +33,12 @@ pub enum Volume {
     },
     /// List the volumes of a pool, or of all pools
     #[command(visible_alias = "ls")]
-    List { pool: Option<Name> },
+    List {
+        pool: Option<Name>,
+        /// Those in the trash (`pool set POOL trash=24h`), until when they are kept
+        #[arg(long)]
+        trash: bool,
+    },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
     /// Change settings, all or none; they hold at once, for connected clients too
@@ -103,17 +108,49 @@ pub enum Volume {
         #[arg(long)]
         force: bool,
     },
-    /// Remove a volume that no clone needs
+    /// Remove a volume that no clone needs: into the trash, where the pool has one (`pool set POOL trash=24h`)
     #[command(visible_alias = "rm")]
     Remove {
         path: VolumePath,
+        /// Succeed when it does not exist
         #[arg(long)]
         if_exists: bool,
+        /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        how: RemoveFlags,
+    },
+    /// Bring back a volume from the trash: of several of one name, the one that was removed last
+    Restore {
+        path: VolumePath,
+        /// Give it another name
+        #[arg(long, value_name = "NEW")]
+        to: Option<NewName>,
     },
     /// Make a volume from a snapshot (the same as `windlass clone`)
     Clone(super::clone::Clone),
+}
+
+/// What becomes of what is removed.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct RemoveFlags {
+    /// Do not keep it in the trash
+    #[arg(long)]
+    now: bool,
+    /// Remove for good what is in the trash under this name
+    #[arg(long, conflicts_with_all = ["now", "dry_run"])]
+    trash: bool,
+}
+
+impl RemoveFlags {
+    pub fn mode(self) -> RemoveMode {
+        match self {
+            RemoveFlags { trash: true, .. } => RemoveMode::FromTrash,
+            RemoveFlags { now: true, .. } => RemoveMode::Now,
+            _ => RemoveMode::Trash,
+        }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -234,7 +271,8 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent };
             plain(global, Verb::VolumeCreate(create)).await
         }
-        Volume::List { pool } => show(global, Verb::VolumeList { pool }, list).await,
+        Volume::List { pool, trash: true } => show(global, Verb::VolumeTrash { pool }, trash).await,
+        Volume::List { pool, trash: false } => show(global, Verb::VolumeList { pool }, list).await,
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::History { path } => show(global, Verb::VolumeHistory { path }, history).await,
@@ -257,9 +295,14 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let journal = super::mount::absolute(&journal)?;
             plain(global, Verb::VolumeSalvage { journal, to, force }).await
         }
-        Volume::Remove { path, if_exists, dry_run } => {
+        Volume::Remove { path, if_exists, dry_run, how } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
-            forgive(plain(global, Verb::VolumeRemove { path, if_exists, dry_run }).await, forgiven)
+            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode: how.mode() };
+            forgive(plain(global, verb).await, forgiven)
+        }
+        Volume::Restore { path, to } => {
+            let to = to.map(|to| to.within(&path)).transpose()?;
+            plain(global, Verb::VolumeRestore { path, to }).await
         }
         Volume::Clone(args) => super::clone::run(global, args).await,
     }
@@ -280,6 +323,16 @@ async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) ->
 fn history(marks: Vec<HistoryLine>) {
     let row = |line: HistoryLine| vec![line.mark.name.to_string(), show_size(line.mark.size), line.created];
     output::table(&["SNAPSHOT", "SIZE", "CREATED"], marks.into_iter().map(row).collect());
+}
+
+fn trash(all: Vec<TrashLine>) {
+    let row = |line: TrashLine| {
+        let [size, stored] =
+            [line.size.map(show_size), line.stored_bytes.map(show_bytes)].map(output::or_dash);
+        vec![line.path.to_string(), size, stored, output::or_dash(line.snapshots), line.removed, line.until]
+    };
+    let heading = ["VOLUME", "SIZE", "STORED", "SNAPSHOTS", "REMOVED", "KEPT UNTIL"];
+    output::table(&heading, all.into_iter().map(row).collect());
 }
 
 fn list(volumes: Vec<VolumeLine>) {

@@ -11,7 +11,7 @@ use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
 use crate::pool::{LastScrub, Located, PoolStatus};
-use crate::volume::{HistoryMark, SnapshotInfo, VolumeInfo};
+use crate::volume::{HistoryMark, SnapshotInfo, TrashedSnapshot, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
@@ -60,6 +60,9 @@ pub struct PoolUsage {
     pub mapped_bytes: u64,
     pub stored_bytes: u64,
     pub stored_with_parity_bytes: u64,
+    /// Of the trash, which the others count too: volumes, and what they store with parity.
+    pub trash_volumes: u64,
+    pub trash_stored_bytes: u64,
 }
 
 /// What is printed of `pool scrub`; the whole answer is the pool's `ScrubReport`.
@@ -127,6 +130,31 @@ pub struct SnapshotLine {
     pub frees_with_older_bytes: Option<u64>,
     #[serde(flatten)]
     pub info: SnapshotInfo,
+}
+
+/// A line of `volume list --trash`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrashLine {
+    pub path: VolumePath,
+    pub removed_ms: u64,
+    /// As people write it.
+    pub removed: String,
+    /// When it goes for good.
+    pub until: String,
+    /// None when its head can't be read now.
+    pub size: Option<u64>,
+    pub stored_bytes: Option<u64>,
+    pub snapshots: Option<u64>,
+}
+
+/// A line of `snapshot list --trash`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrashedSnapshotLine {
+    pub path: String,
+    pub removed: String,
+    pub until: String,
+    #[serde(flatten)]
+    pub snapshot: TrashedSnapshot,
 }
 
 /// A line of `volume history`.

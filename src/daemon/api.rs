@@ -169,6 +169,19 @@ impl CloneMany {
     }
 }
 
+/// What becomes of what is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemoveMode {
+    /// It goes into the trash, where the pool has one.
+    #[default]
+    Trash,
+    /// It goes at once.
+    Now,
+    /// What is in the trash under that name goes at once.
+    FromTrash,
+}
+
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct ScrubRequest {
@@ -219,6 +232,10 @@ pub enum Verb {
     PoolForceRecover(ForceRecover),
     VolumeCreate(VolumeCreate),
     VolumeList {
+        pool: Option<Name>,
+    },
+    /// Volumes in the trash.
+    VolumeTrash {
         pool: Option<Name>,
     },
     VolumeInfo {
@@ -281,6 +298,12 @@ pub enum Verb {
         path: VolumePath,
         if_exists: bool,
         dry_run: bool,
+        mode: RemoveMode,
+    },
+    VolumeRestore {
+        path: VolumePath,
+        /// Its name from then on; none: the one that it had.
+        to: Option<Name>,
     },
     SnapshotCreate {
         paths: Vec<SnapshotPath>,
@@ -292,10 +315,19 @@ pub enum Verb {
         /// Where sums with older ones begin.
         from: Option<Name>,
     },
+    /// Snapshots in the trash.
+    SnapshotTrash {
+        path: VolumePath,
+    },
     SnapshotRemove {
         path: SnapshotPath,
         if_exists: bool,
         dry_run: bool,
+        mode: RemoveMode,
+    },
+    SnapshotRestore {
+        path: SnapshotPath,
+        to: Option<Name>,
     },
     Clone {
         from: SnapshotPath,

@@ -33,6 +33,11 @@ const GRACE: Duration = Duration::from_secs(5);
 const REOPEN_AT_ONCE: usize = 8;
 /// How often it is looked at how full the pools are.
 const CAPACITY_AGAIN: Duration = Duration::from_secs(300);
+/// How often settings of other hosts are heard of and the trash is looked through; where that is kept for less, more often.
+const HOUSE_MAX: Duration = Duration::from_secs(600);
+const HOUSE_MIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a pool's quota is to be counted.
+const QUOTA_LOOK: Duration = Duration::from_secs(1);
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -138,6 +143,8 @@ impl Engine {
         self.serve_metrics(&options.metrics).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
+        self.keep_house();
+        self.watch_quotas();
         self.listen(&options.nbd).await
     }
 
@@ -247,6 +254,49 @@ impl Engine {
             }
         };
         rt.spawn(work).detach();
+    }
+
+    /// Hears what other hosts have set of the pools, and removes what has been in their trash for its time.
+    fn keep_house(self: &Arc<Self>) {
+        let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
+        let work = async move {
+            let mut next = HOUSE_MAX;
+            loop {
+                rt.sleep(next).await;
+                next = HOUSE_MAX;
+                let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) else { return };
+                for (_, open) in state.pools.opened() {
+                    // Those that are away say so themselves.
+                    if open.pool.refresh_settings().await.is_err() {
+                        continue;
+                    }
+                    super::verbs::empty_trash(&open).await;
+                    if let Some(kept) = open.pool.settings().trash() {
+                        next = next.min(kept / 4).max(HOUSE_MIN);
+                    }
+                }
+            }
+        };
+        self.state.host_context.rt.spawn(work).detach();
+    }
+
+    /// Counts what pools with a quota store, now and then, and when somebody has no room.
+    fn watch_quotas(self: &Arc<Self>) {
+        let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
+        let work = async move {
+            while let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) {
+                for (_, open) in state.pools.opened() {
+                    if open.pool.quota().is_due(rt.now())
+                        && let Err(error) = open.volumes.count_quota().await
+                    {
+                        tracing::debug!(pool = %open.pool.name(), %error, "what the pool's quota leaves can't be counted now");
+                    }
+                }
+                drop(state);
+                rt.sleep(QUOTA_LOOK).await;
+            }
+        };
+        self.state.host_context.rt.spawn(work).detach();
     }
 
     async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {

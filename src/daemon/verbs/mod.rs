@@ -9,11 +9,13 @@ mod recover;
 mod replace;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod volume;
 mod waiting;
 
 use std::time::Duration;
 
+pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
 use super::answers::{EngineStatus, ReadCaches};
 use super::api::{Outcome, Verb};
@@ -34,6 +36,7 @@ pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Res
         verb,
         Verb::PoolList
             | Verb::VolumeInfo { .. }
+            | Verb::SnapshotTrash { .. }
             | Verb::SnapshotList { .. }
             | Verb::VolumeHistory { .. }
             | Verb::SnapshotAt { .. }
@@ -118,13 +121,21 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeSalvage { journal, to, force } => {
             Box::pin(volume::salvage(state, &journal, &to, force)).await
         }
-        Verb::VolumeRemove { path, dry_run, .. } => Box::pin(volume::remove(state, &path, dry_run)).await,
+        Verb::VolumeTrash { pool } => Box::pin(trash::list(state, pool.as_ref())).await,
+        Verb::VolumeRemove { path, dry_run, mode, .. } => {
+            Box::pin(volume::remove(state, &path, dry_run, mode)).await
+        }
+        Verb::VolumeRestore { path, to } => Box::pin(trash::restore(state, &path, to.as_ref())).await,
+        Verb::SnapshotTrash { path } => Box::pin(trash::snapshots(state, &path)).await,
+        Verb::SnapshotRestore { path, to } => {
+            Box::pin(trash::restore_snapshot(state, &path, to.as_ref())).await
+        }
         Verb::SnapshotCreate { paths, no_wait, if_absent } => {
             Box::pin(volume::snapshot(state, &paths, !no_wait, if_absent)).await
         }
         Verb::SnapshotList { path, from } => Box::pin(volume::snapshots(state, &path, from.as_ref())).await,
-        Verb::SnapshotRemove { path, dry_run, .. } => {
-            Box::pin(volume::remove_snapshot(state, &path, dry_run)).await
+        Verb::SnapshotRemove { path, dry_run, mode, .. } => {
+            Box::pin(volume::remove_snapshot(state, &path, dry_run, mode)).await
         }
         Verb::Clone { from, to, if_absent } => Box::pin(clone::clone(state, &from, &to, if_absent)).await,
         Verb::CloneMany(args) => Box::pin(clone::clone_many(state, &args, progress)).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::base::size::{show_bytes, show_count, show_time};
+use crate::base::size::{show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
@@ -17,7 +17,7 @@ use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
 };
 use crate::store::StoreSpec;
-use crate::volume::{MapWalk, Unreadable};
+use crate::volume::{MapWalk, Trash, Unreadable};
 
 /// Volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
@@ -25,6 +25,8 @@ const TOLD_MAX: usize = 100;
 const ASK: Duration = Duration::from_secs(3);
 /// And for the heads of all volumes.
 const USAGE: Duration = Duration::from_secs(10);
+/// Of a quota, in percent: more than this warns.
+const QUOTA_WARN: u64 = 90;
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     let (opened, capacities) = (state.pools.opened(), &state.capacities);
@@ -158,11 +160,22 @@ pub async fn add(state: &EngineState, name: Name, stores: &[String]) -> Result<O
 pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Result<Outcome> {
     // Before any store is asked: a misspelt one is told at once.
     assignments.iter().try_for_each(|text| PoolSettings::default().assign(text))?;
-    let pool = state.pools.get(name).await?.pool.clone();
+    let open = state.pools.get(name).await?;
     let change = |settings: &mut PoolSettings| assignments.iter().try_for_each(|text| settings.assign(text));
-    pool.set(change).await?;
-    let outcome = Outcome::of(&pool.settings())?;
-    Ok(outcome.note("other hosts follow when they open the pool the next time"))
+    open.pool.set(change).await?;
+    let outcome = Outcome::of(&open.pool.settings())?;
+    // What is there longer than the new time allows.
+    let gone = match assignments.iter().any(|text| text.starts_with("trash=")) {
+        true => super::trash::empty(&open).await,
+        false => 0,
+    };
+    if assignments.iter().any(|text| text.starts_with("quota="))
+        && let Err(e) = open.volumes.count_quota().await
+    {
+        tracing::debug!(pool = %name, error = %e, "what the pool's quota leaves is counted later");
+    }
+    let gone = (gone > 0).then(|| format!("removed from the trash for good: {gone}"));
+    Ok(outcome.note("other hosts follow within ten minutes").note_all(gone))
 }
 
 pub async fn list(state: &EngineState) -> Result<Outcome> {
@@ -209,8 +222,10 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     ask(&pool).await;
     let capacity = state.capacities.look(&open).await;
     let usage = usage(&open).await;
+    let filled = usage.and_then(|usage| over_quota(&open, &usage));
     let status = pool.status();
     let attention = capacity.warning.is_some()
+        || filled.is_some()
         || status.pending_shards > 0
         || status.damaged_shards > 0
         || !status.damaged_registers.is_empty()
@@ -219,7 +234,7 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     let out = status.stores.iter().any(|s| s.state == StoreState::Out);
     let Capacity { used_bytes, free_bytes, warning } = capacity;
     let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes, usage };
-    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
+    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning).note_all(filled);
     if let Some(last) = answer.last_scrub {
         let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
         let shards = show_count(last.checked_shards, "shard");
@@ -231,10 +246,30 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// That most of the quota is used, if so.
+fn over_quota(open: &OpenPool, usage: &PoolUsage) -> Option<String> {
+    let (quota, used) = (open.pool.settings().quota_bytes?, usage.stored_with_parity_bytes);
+    let most = u128::from(used) * 100 >= u128::from(quota) * u128::from(QUOTA_WARN);
+    most.then(|| {
+        format!(
+            "{} of its quota of {} are used: writes that need space above it fail",
+            show_bytes(used),
+            show_size(quota)
+        )
+    })
+}
+
 /// By the heads of its volumes; none when too few stores answer, or it takes too long.
 async fn usage(open: &OpenPool) -> Option<PoolUsage> {
     let list = open.pool.rt().timeout(USAGE, open.volumes.list(ASK)).await?.ok()?;
     let mut sum = PoolUsage { volumes: list.len() as u64, ..PoolUsage::default() };
+    for gone in open.pool.rt().timeout(USAGE, Trash(&open.volumes).list(ASK)).await?.ok()? {
+        let info = gone.info.ok()?;
+        sum.trash_volumes += 1;
+        sum.trash_stored_bytes += info.stored_with_parity_bytes;
+        sum.stored_bytes += info.stored_bytes;
+        sum.stored_with_parity_bytes += info.stored_with_parity_bytes;
+    }
     for (_, info) in list {
         let info = info.ok()?;
         sum.provisioned_bytes += info.size;

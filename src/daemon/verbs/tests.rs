@@ -13,7 +13,7 @@ use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
 use crate::daemon::answers::VolumeLine;
-use crate::daemon::api::{CloneMany, PoolCreate, VolumeCreate};
+use crate::daemon::api::{CloneMany, PoolCreate, RemoveMode, VolumeCreate};
 use crate::nbd::Exports as _;
 use crate::volume::Memory;
 
@@ -75,14 +75,14 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     let mark = "p/v@s".parse().unwrap();
     volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
     clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
-    let said = volume::remove_snapshot(&state, &mark, false).await.unwrap_err();
+    let said = volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
     // As a removal leaves it that was killed after its first step.
     let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
     let clone = open.pool.lookup(&"c".parse().unwrap()).await.unwrap().unwrap();
     open.volumes.engine().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
-    volume::remove_snapshot(&state, &mark, true).await.unwrap();
-    volume::remove_snapshot(&state, &mark, false).await.unwrap();
+    volume::remove_snapshot(&state, &mark, true, RemoveMode::Now).await.unwrap();
+    volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
@@ -370,7 +370,7 @@ async fn a_volume_becomes_no_template_while_clients_may_write_to_it() {
         "{}",
         again.value
     );
-    assert!(volume::remove(&state, &path, true).await.unwrap_err().is(Kind::Owned));
+    assert!(volume::remove(&state, &path, true, RemoveMode::Now).await.unwrap_err().is(Kind::Owned));
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

@@ -8,13 +8,13 @@ use serde_json::json;
 use crate::base::size::{show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{HistoryLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
-use crate::daemon::api::{Outcome, SnapshotPath, VolumeCreate, VolumePath};
+use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumeCreate, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::volume::{
-    Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Volume, VolumeInfo, VolumeSettings, Volumes,
+    Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo, VolumeSettings, Volumes,
     snapshot_group,
 };
 
@@ -287,8 +287,18 @@ async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -
     }
 }
 
-pub async fn remove(state: &EngineState, path: &VolumePath, dry_run: bool) -> Result<Outcome> {
-    let volumes = &state.pools.get(&path.pool).await?.volumes;
+/// Into the trash, where the pool has one and `mode` does not say otherwise.
+pub async fn remove(
+    state: &EngineState,
+    path: &VolumePath,
+    dry_run: bool,
+    mode: RemoveMode,
+) -> Result<Outcome> {
+    if mode == RemoveMode::FromTrash && !dry_run {
+        return super::trash::purge(state, path).await;
+    }
+    let open = state.pools.get(&path.pool).await?;
+    let volumes = &open.volumes;
     volumes.follow(&path.volume).await?;
     // Who is connected would get errors.
     state.sessions.check_unused(path)?;
@@ -297,6 +307,9 @@ pub async fn remove(state: &EngineState, path: &VolumePath, dry_run: bool) -> Re
     if dry_run {
         volumes.check_remove(&path.volume).await?;
         return removed(path, true, &format!("{path} would be removed, with its snapshots"));
+    }
+    if super::trash::keeps(&open, mode).await? && Trash(volumes).discard(&path.volume).await? {
+        return Ok(super::trash::discarded(&open, "volume", path));
     }
     volumes.remove(&path.volume).await?;
     let mut outcome = removed(path, false, &format!("{path} is removed"))?;
@@ -368,6 +381,10 @@ pub async fn snapshot(
             let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
             if there.iter().any(|(name, _)| *name == path.snapshot) {
                 if if_absent {
+                    // It may have been taken a moment ago, without waiting.
+                    if wait && let Some(volume) = open.volumes.owned_here(&path.volume.volume) {
+                        volume.promise_snapshots().await?;
+                    }
                     continue;
                 }
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
@@ -386,11 +403,25 @@ pub async fn snapshot(
     Outcome::of(&made)
 }
 
-pub async fn remove_snapshot(state: &EngineState, path: &SnapshotPath, dry_run: bool) -> Result<Outcome> {
-    let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+/// As `remove`.
+pub async fn remove_snapshot(
+    state: &EngineState,
+    path: &SnapshotPath,
+    dry_run: bool,
+    mode: RemoveMode,
+) -> Result<Outcome> {
+    if mode == RemoveMode::FromTrash && !dry_run {
+        return super::trash::purge_snapshot(state, path).await;
+    }
+    let open = state.pools.get(&path.volume.pool).await?;
+    let volumes = &open.volumes;
     if dry_run {
         volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
         return removed(path, true, &format!("{path} would be removed"));
+    }
+    if super::trash::keeps(&open, mode).await? {
+        Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;
+        return Ok(super::trash::discarded(&open, "snapshot", path));
     }
     volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
     removed(path, false, &format!("{path} is removed"))

@@ -55,7 +55,6 @@ impl Manner {
         let info = |path: &VolumePath| format!("windlass volume info {path}");
         match verb {
             Verb::VolumeRemove { path, dry_run: true, .. } => looks([path.pool.clone()]),
-            Verb::SnapshotRemove { path, dry_run: true, .. } => looks([path.volume.pool.clone()]),
             Verb::VolumeCreate(args) => {
                 changes(&[&args.path], Need::Decide, format!("{} was made", args.path), info(&args.path))
             }
@@ -63,6 +62,10 @@ impl Manner {
             Verb::VolumeRename { path, to } => {
                 let show = format!("windlass volume list {}", path.pool);
                 changes(&[path], Need::Decide, format!("{path} was renamed to {to}"), show)
+            }
+            Verb::VolumeRestore { path, .. } => {
+                let show = format!("windlass volume list {}", path.pool);
+                changes(&[path], Need::Decide, format!("{path} was brought back from the trash"), show)
             }
             Verb::VolumeRelease { path } => {
                 changes(&[path], Need::Store, format!("{path} was released"), info(path))
@@ -90,6 +93,25 @@ impl Manner {
             Verb::VolumeRemove { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was removed"), info(path))
             }
+            Verb::VolumeInfo { path }
+            | Verb::SnapshotList { path, .. }
+            | Verb::SnapshotTrash { path }
+            | Verb::VolumeHistory { path }
+            | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
+            Verb::VolumeList { pool: Some(name) } | Verb::VolumeTrash { pool: Some(name) } => {
+                looks([name.clone()])
+            }
+            Verb::VolumeList { pool: None } | Verb::VolumeTrash { pool: None } => {
+                looks(state.pools.known().into_iter().map(|k| k.name))
+            }
+            verb => Manner::of_snapshot(verb).unwrap_or_else(|| Manner::of_pool(state, verb)),
+        }
+    }
+
+    fn of_snapshot(verb: &Verb) -> Option<Manner> {
+        let info = |path: &VolumePath| format!("windlass volume info {path}");
+        Some(match verb {
+            Verb::SnapshotRemove { path, dry_run: true, .. } => looks([path.volume.pool.clone()]),
             Verb::SnapshotCreate { paths, .. } => {
                 let of: Vec<&VolumePath> = paths.iter().map(|p| &p.volume).collect();
                 let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
@@ -108,14 +130,13 @@ impl Manner {
                 let what = format!("all {} clones of {} were made", args.count, args.from);
                 changes(&[of], Need::Store, what, format!("windlass volume list {pool}"))
             }
-            Verb::VolumeInfo { path }
-            | Verb::SnapshotList { path, .. }
-            | Verb::VolumeHistory { path }
-            | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
-            Verb::VolumeList { pool: Some(name) } => looks([name.clone()]),
-            Verb::VolumeList { pool: None } => looks(state.pools.known().into_iter().map(|k| k.name)),
-            verb => Manner::of_pool(state, verb),
-        }
+            Verb::SnapshotRestore { path, .. } => {
+                let (show, what) =
+                    (format!("windlass snapshot list {}", path.volume), "brought back from the trash");
+                changes(&[&path.volume], Need::Store, format!("{path} was {what}"), show)
+            }
+            _ => return None,
+        })
     }
 
     fn of_pool(state: &EngineState, verb: &Verb) -> Manner {

@@ -15,6 +15,7 @@ use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
 use crate::pool::io::PoolContext;
+use crate::pool::io::QuotaRoom;
 use crate::pool::io::Verify;
 use crate::pool::io::refresh;
 use crate::pool::io::{Condition, Need, availability};
@@ -47,6 +48,7 @@ pub struct Pool {
     zoning: Zoning,
     settings: Mutex<PoolSettings>,
     directory: Directory,
+    quota: QuotaRoom,
     context: Arc<PoolContext>,
 }
 
@@ -72,6 +74,7 @@ impl Pool {
             zoning: config.zoning()?,
             settings: Mutex::new(config.settings.clone()),
             directory: Directory::new(config, &context),
+            quota: QuotaRoom::default(),
             context,
         }))
     }
@@ -90,6 +93,10 @@ impl Pool {
     }
     pub fn settings(&self) -> PoolSettings {
         self.settings.lock().clone()
+    }
+    /// What its quota leaves to write.
+    pub fn quota(&self) -> &QuotaRoom {
+        &self.quota
     }
     /// Shards that make a chunk stored while the pool isn't degraded.
     pub fn w(&self) -> usize {
@@ -178,6 +185,11 @@ impl Pool {
     /// A handle on a register. Keep it: a handle that wrote last writes again in one round trip.
     pub fn register(&self, id: RegisterId) -> Register {
         self.context.register(id)
+    }
+
+    /// Hears what other hosts have set.
+    pub async fn refresh_settings(&self) -> Result<()> {
+        self.set(|_| Ok(())).await
     }
 
     /// Changes the settings for all hosts.

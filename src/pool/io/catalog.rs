@@ -23,7 +23,7 @@
 //! | 2 | number of entries; 0 when split |
 //! | … | entries in order of their keys: length of the key (1), key, value (16), serial (8) |
 //!
-//! All little-endian. Keys have 1 to 63 bytes. The serial tells an entry from earlier ones of the same key and value, where
+//! All little-endian. Keys have 1 to 127 bytes. The serial tells an entry from earlier ones of the same key and value, where
 //! that matters (names); else it is 0.
 
 use std::collections::BTreeMap;
@@ -305,7 +305,7 @@ impl Catalog {
         new: CatalogEntry,
         old: Option<CatalogEntry>,
     ) -> Result<CatalogEntry> {
-        assert!((1..64).contains(&key.len()), "a key has 1 to 63 bytes");
+        assert!((1..128).contains(&key.len()), "a key has 1 to 127 bytes");
         let edit = |entries: &mut Entries| match entries.get(key) {
             Some(has) if Some(*has) != old || *has == new => Edit::Keep(*has),
             _ => {

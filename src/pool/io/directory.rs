@@ -49,7 +49,7 @@ fn sorted(entries: Entries) -> Result<Vec<(Name, NameEntry)>> {
     let one = |(key, entry): (Vec<u8>, CatalogEntry)| {
         let bad = |e: &dyn std::fmt::Display| malformed("the list of the pool's volumes", e);
         let text = String::from_utf8(key).map_err(|e| bad(&e))?;
-        let name = text.parse::<Name>().map_err(|e| bad(&e))?;
+        let name = Name::stored(&text).map_err(|e| bad(&e))?;
         Ok((name, entry.into()))
     };
     // Names sort as their bytes do.

@@ -39,11 +39,28 @@ pub struct PoolSettings {
     /// Bytes that all its stores together may hold, parity included, where the user has said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_bytes: Option<u64>,
+    /// What its volumes may store together, parity included: writes that need space above it fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// How long removed volumes and snapshots can be brought back; 0: they are removed at once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub trash_ms: u64,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 impl Default for PoolSettings {
     fn default() -> PoolSettings {
-        PoolSettings { ack_zone: false, degrade_after_ms: Some(3000), grace_ms: 30_000, capacity_bytes: None }
+        PoolSettings {
+            ack_zone: false,
+            degrade_after_ms: Some(3000),
+            grace_ms: 30_000,
+            capacity_bytes: None,
+            quota_bytes: None,
+            trash_ms: 0,
+        }
     }
 }
 
@@ -51,7 +68,7 @@ impl PoolSettings {
     /// Sets one by the name that users know it by.
     pub fn assign(&mut self, assignment: &str) -> Result<()> {
         let bad = |why: String| Error::new(Kind::Usage, why);
-        let known = "use ack=zone|none, degrade-after=TIME|never, grace=TIME or capacity=SIZE|none";
+        let known = "use ack=zone|none, degrade-after=TIME|never, grace=TIME, capacity=SIZE|none, quota=SIZE|none or trash=TIME|0";
         let (key, value) = assignment
             .split_once('=')
             .ok_or_else(|| bad(format!("{assignment:?} is no KEY=VALUE: {known}")))?;
@@ -62,6 +79,10 @@ impl PoolSettings {
             ("degrade-after", "never") => self.degrade_after_ms = None,
             ("degrade-after", _) => self.degrade_after_ms = Some(ms()?),
             ("grace", _) => self.grace_ms = ms()?,
+            ("quota", "none" | "0") => self.quota_bytes = None,
+            ("quota", _) => self.quota_bytes = Some(parse_size(value)?),
+            ("trash", "0" | "none") => self.trash_ms = 0,
+            ("trash", _) => self.trash_ms = ms()?,
             ("capacity", "none") => self.capacity_bytes = None,
             ("capacity", _) => match parse_size(value)? {
                 0 => return Err(bad("a capacity of 0 is none: use capacity=none to take it back".into())),
@@ -74,6 +95,10 @@ impl PoolSettings {
 
     pub fn degrade_after(&self) -> Option<Duration> {
         self.degrade_after_ms.map(Duration::from_millis)
+    }
+    /// How long what is removed can be brought back; `None`: it can't.
+    pub fn trash(&self) -> Option<Duration> {
+        (self.trash_ms > 0).then(|| Duration::from_millis(self.trash_ms))
     }
     pub fn grace(&self) -> Duration {
         Duration::from_millis(self.grace_ms)
@@ -336,7 +361,7 @@ mod tests {
     #[test]
     fn settings_are_assigned_by_name() {
         let mut settings = PoolSettings::default();
-        for text in ["ack=zone", "degrade-after=never", "grace=2m", "capacity=10T"] {
+        for text in ["ack=zone", "degrade-after=never", "grace=2m", "capacity=10T", "quota=5T", "trash=24h"] {
             settings.assign(text).unwrap();
         }
         assert_eq!(
@@ -345,16 +370,27 @@ mod tests {
                 ack_zone: true,
                 degrade_after_ms: None,
                 grace_ms: 120_000,
-                capacity_bytes: Some(10 << 40)
+                capacity_bytes: Some(10 << 40),
+                quota_bytes: Some(5 << 40),
+                trash_ms: 86_400_000,
             }
         );
-        for text in ["ack=none", "degrade-after=3s", "grace=30s", "capacity=none"] {
+        for text in ["ack=none", "degrade-after=3s", "grace=30s", "capacity=none", "quota=none", "trash=0"] {
             settings.assign(text).unwrap();
         }
         assert_eq!(settings, PoolSettings::default());
-        for bad in
-            ["", "ack", "ack=", "ack=all", "grace=never", "degrade-after=3", "capacity=0", "colour=blue"]
-        {
+        for bad in [
+            "",
+            "ack",
+            "ack=",
+            "ack=all",
+            "grace=never",
+            "degrade-after=3",
+            "capacity=0",
+            "trash=1",
+            "quota=much",
+            "colour=blue",
+        ] {
             assert!(settings.assign(bad).unwrap_err().is(Kind::Usage), "{bad}");
         }
         assert_eq!(settings, PoolSettings::default());

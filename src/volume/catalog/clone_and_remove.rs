@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream;
+
 use super::alter::let_go_in_time;
 use super::names::take;
 use super::volumes::{OpenMode, Template, Volumes};
@@ -33,6 +36,8 @@ const GATE_LOOK: Duration = Duration::from_millis(250);
 const GATE_LOOKS: u32 = 20;
 /// Snapshots that were cloned a moment ago, of which an engine keeps what it knows.
 const TEMPLATES_MAX: usize = 8;
+/// Volumes looked at or ended at a time, of a pool that ends.
+const ENDS_AT_ONCE: usize = 16;
 
 /// A pin that may have been made.
 pub struct Pin {
@@ -258,7 +263,12 @@ impl Volumes {
     pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name, clean: bool) -> Result<()> {
         let id = self.id(volume).await?;
         let (head, tables) = self.recorded(volume, id).await?;
-        let tables = self.newer_here(id).unwrap_or(tables);
+        let mut tables = self.newer_here(id).unwrap_or(tables);
+        if tables.snapshot(snapshot).is_none() && !head.active.released && self.engine.host_owns(&head) {
+            // Where this host was cut off, its log may have a mark that no checkpoint has.
+            self.open(volume, OpenMode::Normal).await?;
+            tables = self.newest_tables(volume, id).await?;
+        }
         let title = self.engine.title(volume);
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
         head.no_template().map_err(|e| e.context(format!("volume {title}")))?;
@@ -337,7 +347,8 @@ impl Volumes {
                 }
             }
             tries += 1;
-            match cell.change(|h| h.remove(&lineage, nonce)).await {
+            match cell.change(|h| h.naming.check_trashed(name).and_then(|()| h.remove(&lineage, nonce))).await
+            {
                 Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {
                     head = self.head(name, head.volume).await?
                 }
@@ -391,4 +402,52 @@ impl Volumes {
             from = Seq(from.0 + WALK_WINDOW);
         }
     }
+}
+
+/// Ends every volume of a pool that is to be destroyed as a whole. Only their heads are changed, each to *removed*, after which no
+/// host can write to the volume any more; names and objects are deleted with the pool. A clone ends before its parent, as with any
+/// removal. Broken off, it is done again. `Owned` where another host owns one; those that were ended before stay so.
+pub async fn end_all(volumes: &Volumes, watch: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
+    let mut ended = 0;
+    loop {
+        let there = living(volumes).await?;
+        // Those that no other is a clone of: there is one, since a clone is younger than its parent.
+        let parents: BTreeSet<VolumeId> =
+            there.iter().flat_map(|(_, head)| head.volumes().into_iter().rev().skip(1)).collect();
+        let leaves: Vec<_> = there.into_iter().filter(|(_, head)| !parents.contains(&head.volume)).collect();
+        if leaves.is_empty() {
+            return Ok(());
+        }
+        let ends = stream::iter(leaves).map(|(name, head)| async move { end(volumes, &name, head).await });
+        let mut ends = ends.buffer_unordered(ENDS_AT_ONCE);
+        while let Some(done) = ends.next().await {
+            done?;
+            ended += 1;
+            watch(ended);
+        }
+    }
+}
+
+/// The pool's volumes by name and head; what is being created is cancelled.
+async fn living(volumes: &Volumes) -> Result<Vec<(Name, Head)>> {
+    let names = volumes.engine.pool.list().await?;
+    let looks = stream::iter(names).map(|(name, id)| async move {
+        let cell = volumes.engine.cell(id);
+        let head = match cell.read().await? {
+            Some(head) => Some(head),
+            None if cell.cancel(&volumes.new_head(id, 512, VolumeSettings::default())?).await? => None,
+            None => cell.read().await?,
+        };
+        Ok(head.filter(|head| !head.removed).map(|head| (name, head)))
+    });
+    let looks: Vec<Result<_>> = looks.buffer_unordered(ENDS_AT_ONCE).collect().await;
+    looks.into_iter().filter_map(Result::transpose).collect()
+}
+
+async fn end(volumes: &Volumes, name: &Name, head: Head) -> Result<()> {
+    let id = head.volume;
+    volumes.mark_removed(name, &volumes.engine.cell(id), head).await?;
+    volumes.let_go_of_removed(id).await;
+    volumes.forget_journal(id).await;
+    Ok(())
 }

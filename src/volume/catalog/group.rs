@@ -104,6 +104,15 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
 }
 
 impl Volume {
+    /// Waits until the snapshots that it has by now are in the pool and confirmed.
+    pub async fn promise_snapshots(&self) -> Result<()> {
+        self.ask(|session| async move {
+            let lsn = session.tip.lock().lsn;
+            session.promise_mark(lsn, true).await
+        })
+        .await
+    }
+
     /// Whether this engine, which writes the volume, knows a snapshot of this name.
     pub fn has_snapshot(&self, name: &Name) -> bool {
         told(self, name).is_ok()

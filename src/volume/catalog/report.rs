@@ -267,7 +267,7 @@ fn count_clones(all: &mut [(Name, Result<VolumeInfo>)]) {
 }
 
 impl Volumes {
-    /// All volumes in order of their names, by their heads, in one pass; opens nothing. `Err` beside a name: its head
+    /// All volumes that are not in the trash, in order of their names, by their heads, in one pass; opens nothing. `Err` beside a name: its head
     /// cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes depends on how many there
     /// are.
     pub async fn list(&self, patience: Duration) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
@@ -288,7 +288,8 @@ impl Volumes {
             names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
             local: self.engine.local().await,
         };
-        let looks = names.into_iter().map(|(name, id)| {
+        let names = names.into_iter().filter(|(name, _)| name.trashed().is_none());
+        let looks = names.map(|(name, id)| {
             let known = &known;
             async move {
                 let info = self.info_of(&name, id, Some(known)).await;
@@ -393,7 +394,7 @@ impl Volumes {
         if now == Some(id) {
             return Some(was.clone());
         }
-        self.engine.cell(id).read().await.ok()??.naming.name
+        self.engine.cell(id).read().await.ok()??.naming.name.filter(|name| name.trashed().is_none())
     }
 
     /// What this host's disk holds of it.
@@ -583,7 +584,7 @@ impl Volumes {
             .buffer_unordered(LOOKS_AT_ONCE);
         let count = async |mut found: BTreeMap<Nonce, Members>, tables: Result<Tables>| {
             let Ok(tables) = tables else { return found };
-            for (_, state) in tables.snapshots().filter(|(_, s)| groups.contains_key(&s.group)) {
+            for (_, state) in tables.with_trash().filter(|(_, s)| groups.contains_key(&s.group)) {
                 let members = found.entry(state.group).or_default();
                 members.marked += 1;
                 members.recorded += u32::from(state.built);

@@ -122,7 +122,7 @@ impl Volumes {
         let view = self.engine.view(head);
         let tables = view.tables(head).await?;
         let is_placed = !head.volumes().iter().any(|v| lost.unplaced.contains(v));
-        let maps = tables.snapshots().map(|(name, state)| (Some(name), &state.tree));
+        let maps = tables.with_trash().map(|(name, state)| (Some(name), &state.tree));
         let mut all = Vec::new();
         for (snapshot, tree) in std::iter::once((None, &tables.tip().tree)).chain(maps) {
             let mut one = Unreadable::new(name.clone(), snapshot.cloned());

@@ -8,6 +8,7 @@ use futures::stream;
 use super::volumes::Volumes;
 use crate::base::{Era, Error, Kind, Name, Result, StateId};
 use crate::log::FrameRef;
+use crate::volume::handle::Known;
 use crate::volume::head::Head;
 use crate::volume::read::{EngineContext, View};
 use crate::volume::session::no_snapshot;
@@ -36,6 +37,45 @@ impl Volumes {
             .snapshots()
             .map(|(name, state)| (name.clone(), freed.get(&state.id).copied().unwrap_or_default()));
         Ok(named.collect())
+    }
+}
+
+impl Volumes {
+    /// Counts what all volumes of the pool store, those that are open here as they are now, and tells the pool what its quota leaves.
+    /// `Unavailable`: it can't be counted now; what was known stays.
+    pub async fn count_quota(&self) -> Result<()> {
+        let pool = &self.engine.pool;
+        let (before, now) = (pool.quota().before(), self.engine.rt.now());
+        let Some(quota) = pool.settings().quota_bytes else {
+            pool.quota().counted(now, None, before);
+            return Ok(());
+        };
+        let stored = self.stored_now().await?;
+        let (k, n) = (pool.layout().k() as u64, pool.layout().n() as u64);
+        pool.quota().counted(now, Some((quota / n * k).saturating_sub(stored)), before);
+        Ok(())
+    }
+
+    /// Bytes of all volumes' objects and of what is on its way to them, without parity.
+    async fn stored_now(&self) -> Result<u64> {
+        let names = self.engine.pool.list().await?;
+        let looks = names.into_iter().map(|(name, id)| async move {
+            if let Some(Known::Live(session)) = self.here(id).map(|open| open.known()) {
+                let (unsent, _) = session.tip.lock().unsent();
+                return Ok(session.stored_bytes() + unsent);
+            }
+            match self.recorded(&name, id).await {
+                Ok((_, tables)) => Ok(tables.stored_bytes),
+                Err(e) if e.is(Kind::NotFound) => Ok(0),
+                Err(e) => Err(e),
+            }
+        });
+        let mut looks = stream::iter(looks).buffer_unordered(READS_AT_ONCE);
+        let mut sum = 0;
+        while let Some(stored) = looks.next().await {
+            sum += stored?;
+        }
+        Ok(sum)
     }
 }
 

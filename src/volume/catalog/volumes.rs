@@ -172,6 +172,13 @@ impl Volumes {
             Some(head) if head.removed => {
                 Err(Error::new(Kind::NotFound, format!("volume {} was removed", self.engine.title(name))))
             }
+            Some(head) if head.naming.in_trash() && name.trashed().is_none() => {
+                let title = self.engine.title(name);
+                let why = format!(
+                    "volume {title} is in the trash: `windlass volume restore {title}` brings it back"
+                );
+                Err(Error::new(Kind::NotFound, why))
+            }
             Some(head) => Ok(head),
             None => Err(Error::new(
                 Kind::NotFound,

@@ -22,7 +22,7 @@ use crate::volume::read::Frozen;
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::session::{Kept, Tip};
-use crate::volume::space::{ChunkTable, Repacked, RollBack, Tables};
+use crate::volume::space::{Alteration, ChunkTable, Repacked, RollBack, Tables};
 
 /// Frozen layers that force a checkpoint.
 const LAYERS_MAX: usize = 8;
@@ -45,8 +45,7 @@ struct Plan {
     last: Lsn,
     removes: Vec<Removal>,
     packs: Vec<Repacked>,
-    /// Then the tip begins anew.
-    back: Option<RollBack>,
+    alteration: Option<Alteration>,
 }
 
 /// What it has become.
@@ -127,18 +126,18 @@ impl Session {
         making.await.map_err(Stop::Failed)?
     }
 
-    /// The same without a task of its own. `back`: the caller has closed the gate.
+    /// The same without a task of its own. For a rollback the caller has closed the gate.
     pub async fn make_checkpoint(
         self: &Arc<Self>,
         removes: &[Removal],
-        back: Option<RollBack>,
+        alteration: Option<Alteration>,
     ) -> Result<(), Stop> {
         // Packs need not wait for the stores as well.
         if let Some(last) = self.freeze()? {
             self.store(last).await?;
         }
         let _one = self.checkpointing.lock().await;
-        let Some(plan) = self.plan(removes, back)? else { return Ok(()) };
+        let Some(plan) = self.plan(removes, alteration)? else { return Ok(()) };
         let log = self.writer.stored_bytes();
         // A snapshot may have been taken meanwhile, and another layer frozen for it.
         self.store(plan.last).await?;
@@ -165,7 +164,7 @@ impl Session {
             if tables.states.values().any(|s| !s.built) {
                 continue;
             }
-            let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs, back: None };
+            let plan = Plan { layers: 0, tables, last: Lsn(0), removes: Vec::new(), packs, alteration: None };
             match self.carry_out(plan).await {
                 Err(Stop::Failed(e)) if passes(&e) => {
                     drop(one);
@@ -178,7 +177,11 @@ impl Session {
 
     async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<(), Stop> {
         let merged = plan.layers;
-        let (removes, back) = (plan.removes.clone(), plan.back.clone());
+        let removes = plan.removes.clone();
+        let back = match &plan.alteration {
+            Some(Alteration::RollBack(back)) => Some(back.clone()),
+            Some(Alteration::Names) | None => None,
+        };
         let packs = plan.packs.len();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
@@ -223,13 +226,13 @@ impl Session {
         Ok(tip.overlay.frozen.last().map(|f| f.last))
     }
 
-    fn plan(&self, removes: &[Removal], back: Option<RollBack>) -> Result<Option<Plan>, Stop> {
+    fn plan(&self, removes: &[Removal], alteration: Option<Alteration>) -> Result<Option<Plan>, Stop> {
         let tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
             return Err(stop.share());
         }
         let layers = tip.overlay.frozen.len();
-        if layers == 0 && removes.is_empty() && back.is_none() && !tip.tables.has_removable() {
+        if layers == 0 && removes.is_empty() && alteration.is_none() && !tip.tables.has_removable() {
             return Ok(None);
         }
         let last = tip.overlay.frozen.last().map_or(Lsn(0), |f| f.last);
@@ -239,12 +242,12 @@ impl Session {
             last,
             removes: removes.to_vec(),
             packs: self.packed.lock().clone(),
-            back,
+            alteration,
         }))
     }
 
     async fn build(&self, plan: Plan) -> Result<Built> {
-        let Plan { layers, tables, removes, packs, back, .. } = plan;
+        let Plan { layers, tables, removes, packs, alteration, .. } = plan;
         let _seal = self.writer.seal_at_last();
         let mut build = Build::begin(self, tables);
         build.adopt(&packs)?;
@@ -272,7 +275,7 @@ impl Session {
         removes.iter().for_each(|r| build.tables.hide(r.state));
         build.remove_hidden().await?;
         build.settle().await?;
-        if let Some(back) = back {
+        if let Some(Alteration::RollBack(back)) = alteration {
             // What this leaves hidden goes with the next one: a rollback takes as long as a snapshot, whatever it drops.
             build.tables.roll_back(&back)?;
         }

@@ -443,6 +443,12 @@ impl Head {
     /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
+        if self.naming.in_trash() {
+            return Err(Error::new(
+                Kind::Removed,
+                "it is in the trash: `windlass volume restore` brings it back",
+            ));
+        }
         if let Some(seen) = who.seen.filter(|_| !who.force) {
             self.changed_since(seen)?;
         }
@@ -656,9 +662,12 @@ impl Head {
     }
 
     /// The entry of serial `round + 1`, which is in the directory, becomes the name. `Owned`: another rename came first, or
-    /// somebody took this one for broken off.
+    /// somebody took this one for broken off. Into the trash goes what nobody has.
     pub fn rename(&self, to: &Name, round: u64) -> Result<Move> {
         self.gone()?;
+        if to.trashed().is_some() {
+            self.may_remove(&BTreeSet::new())?;
+        }
         let naming = Naming { name: Some(to.clone()), serial: round + 1, round: round + 1 };
         match self.naming {
             _ if self.naming == naming => Ok(Move::Already),

@@ -10,7 +10,7 @@ use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
 use crate::volume::read::passes;
 use crate::volume::space::pins;
-use crate::volume::space::{RollBack, State};
+use crate::volume::space::{Alteration, RollBack, State};
 
 /// Before stores that are away are asked again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -203,19 +203,51 @@ impl Session {
             let to = there.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), to)))?;
             RollBack { to, keep, created_ms: self.context.rt().wall_ms(), nonce }
         };
-        while let Err(stop) = self.make_checkpoint(&[], Some(back.clone())).await {
+        self.alter_surely(Alteration::RollBack(back)).await?;
+        // What the tip held goes with the next one, if it is not kept.
+        let me = self.clone();
+        self.context.rt().spawn(async move { me.checkpoint(&[]).await }).detach();
+        Ok(())
+    }
+
+    /// Makes a checkpoint with a change of the states; an outage holds.
+    async fn alter_surely(self: &Arc<Self>, alteration: Alteration) -> Result<(), Stop> {
+        while let Err(stop) = self.make_checkpoint(&[], Some(alteration.clone())).await {
             match stop {
                 Stop::Failed(e) if passes(&e) => {
-                    tracing::warn!(volume = %self.context.name(), error = %e, "a rollback waits");
+                    tracing::warn!(volume = %self.context.name(), error = %e, "a change of its states waits");
                     self.or_end(self.context.rt().sleep(AGAIN)).await?;
                 }
                 stop => return Err(stop),
             }
         }
-        // What the tip held goes with the next one, if it is not kept.
-        let me = self.clone();
-        self.context.rt().spawn(async move { me.checkpoint(&[]).await }).detach();
         Ok(())
+    }
+
+    /// Gives a snapshot another name, for good when this returns. It goes on when nobody waits for it any more. `Exists`:
+    /// another has that name.
+    pub async fn rename_snapshot(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
+        let (me, from, to) = (self.clone(), from.clone(), to.clone());
+        let task = self.context.rt().spawn(async move { me.rename_snapshot_now(&from, &to).await });
+        task.await.map_err(Stop::Failed)?
+    }
+
+    async fn rename_snapshot_now(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
+        let _one = self.altering.lock().await;
+        self.build_snapshot(from).await?;
+        {
+            // In one step with the look, so that no mark takes the name in between. A session that ends before the checkpoint
+            // leaves the old name to the next.
+            let mut tip = self.tip.lock();
+            let id = tip.tables.snapshot(from).map(|s| s.id);
+            let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), from)))?;
+            if tip.tables.snapshot(to).is_some() {
+                let why = format!("snapshot {}@{to} exists", self.context.title());
+                return Err(Error::new(Kind::Exists, why).into());
+            }
+            tip.tables.rename(id, to);
+        }
+        self.alter_surely(Alteration::Names).await
     }
 
     /// Notes in the head that nothing stands on the parent any more. Else the snapshots that do; none of a volume that is
@@ -239,7 +271,7 @@ impl Session {
         let states = &tip.tables.states;
         let hidden = |id: &StateId| states.get(id).is_some_and(|s| s.hidden && s.id < flat);
         let holds = |id: StateId, parent: Option<StateId>| id < flat || parent.as_ref().is_some_and(hidden);
-        let names = tip.tables.snapshots().filter(|(_, s)| holds(s.id, s.parent));
+        let names = tip.tables.with_trash().filter(|(_, s)| holds(s.id, s.parent));
         names.map(|(name, _)| name.clone()).collect()
     }
 

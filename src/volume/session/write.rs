@@ -281,18 +281,26 @@ impl Session {
         if fresh == 0 {
             return Ok(0);
         }
-        self.count_mapped().await?;
-        let (most, quota) = (self.tip.lock().mapped_most(), self.context.settings().quota_bytes);
-        match quota {
-            Some(quota) if most.unwrap_or(0) + fresh > quota / BLOCK => {
+        if let Some(quota) = self.context.settings().quota_bytes {
+            self.count_mapped().await?;
+            if self.tip.lock().mapped_most().unwrap_or(0) + fresh > quota / BLOCK {
                 let (title, quota) = (self.context.title(), show_size(quota));
                 let why = format!(
                     "volume {title} has a quota of {quota}, and it is used up: trim or remove something in it"
                 );
-                Err(Error::new(Kind::NoSpace, why).into())
+                return Err(Error::new(Kind::NoSpace, why).into());
             }
-            _ => Ok(fresh),
         }
+        let pool = &self.context.engine.pool;
+        if !pool.quota().has(self.context.rt(), fresh * BLOCK).await {
+            let quota = pool.settings().quota_bytes.map_or_else(String::new, show_size);
+            let why = format!(
+                "pool {} has a quota of {quota}, and it is used up: remove something, or raise it with `windlass pool set`",
+                pool.name()
+            );
+            return Err(Error::new(Kind::NoSpace, why).into());
+        }
+        Ok(fresh)
     }
 
     /// How many of the blocks that these changes fill read as zeros now. An outage holds.
@@ -319,7 +327,7 @@ impl Session {
         Ok(fresh)
     }
 
-    /// Whether the quota has room for so many blocks more.
+    /// Whether the volume's quota has room for so many blocks more.
     fn fits(&self, tip: &Tip, fresh: u64) -> bool {
         let Some(quota) = self.context.settings().quota_bytes else { return true };
         let most = tip.mapped_most().map(|most| most + fresh);
@@ -327,6 +335,11 @@ impl Session {
             self.quota.notify_one();
         }
         fresh == 0 || most.is_some_and(|most| most <= quota / BLOCK)
+    }
+
+    /// Whether the quotas have room for so many blocks more, the volume's and the pool's, of which it is taken.
+    fn take_space(&self, tip: &Tip, fresh: u64) -> bool {
+        self.fits(tip, fresh) && (fresh == 0 || self.context.engine.pool.quota().take(fresh * BLOCK))
     }
 
     /// Makes the changes visible and logs them, in this instant or not at all. Whoever waits for it may give up before,
@@ -362,7 +375,7 @@ impl Session {
         }
         let blocks = data_blocks(ops);
         let fresh = fresh.unwrap_or(blocks);
-        if !self.fits(&tip, fresh) {
+        if !self.take_space(&tip, fresh) {
             return Ok(Look::Full);
         }
         let now = self.context.rt().now();

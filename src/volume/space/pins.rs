@@ -35,5 +35,5 @@ pub fn clone_of(key: &[u8]) -> Result<VolumeId> {
 
 /// All states that clones can pin.
 pub fn snapshots_of(tables: &Tables) -> Vec<StateId> {
-    tables.snapshots().map(|(_, state)| state.id).collect()
+    tables.with_trash().map(|(_, state)| state.id).collect()
 }

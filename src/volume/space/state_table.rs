@@ -120,6 +120,14 @@ pub struct RollBack {
     pub nonce: Nonce,
 }
 
+/// What a checkpoint does to the states, beside merging what was written and removing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Alteration {
+    /// Their names have changed: they are written down again.
+    Names,
+    RollBack(RollBack),
+}
+
 /// A state that is no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gone {
@@ -183,12 +191,19 @@ impl Tables {
         self.states.get_mut(&self.tip).expect("a table has its tip: checked when it is read")
     }
 
+    /// Those that are not in the trash.
     pub fn snapshots(&self) -> impl Iterator<Item = (&Name, &State)> {
+        self.with_trash().filter(|(name, _)| name.trashed().is_none())
+    }
+
+    /// The same, and those in the trash, under the names that they have there.
+    pub fn with_trash(&self) -> impl Iterator<Item = (&Name, &State)> {
         self.states.values().filter(|s| !s.hidden).filter_map(|s| Some((s.name.as_ref()?, s)))
     }
 
+    /// The snapshot of this name, also one in the trash.
     pub fn snapshot(&self, name: &Name) -> Option<&State> {
-        self.snapshots().find(|(n, _)| *n == name).map(|(_, s)| s)
+        self.with_trash().find(|(n, _)| *n == name).map(|(_, s)| s)
     }
 
     /// Whether a snapshot of this name may be taken.
@@ -296,7 +311,8 @@ impl Tables {
             self.states.values().filter(|s| s.since_ms <= ms).max_by_key(|s| (s.since_ms, s.id))?;
         let mut next = Some(tip_then);
         while let Some(state) = next {
-            if state.name.is_some() && !state.hidden && state.created_ms <= ms {
+            let shown = state.name.as_ref().is_some_and(|name| name.trashed().is_none());
+            if shown && !state.hidden && state.created_ms <= ms {
                 return Some(state);
             }
             next = state.parent.and_then(|parent| self.states.get(&parent));
@@ -311,6 +327,12 @@ impl Tables {
         let mut later = self.states.range(first.next()..);
         // A parent's id is less than its children's.
         self.states.contains_key(&first) && later.all(|(id, s)| of(s, &known) && known.insert(*id))
+    }
+
+    /// A snapshot has another name now, if it is there.
+    pub fn rename(&mut self, id: StateId, name: &Name) {
+        let named = self.states.get_mut(&id).filter(|s| s.name.is_some());
+        named.into_iter().for_each(|s| s.name = Some(name.clone()));
     }
 
     /// Nobody sees it any more; `remove_hidden` removes it.
@@ -479,8 +501,8 @@ fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
     let (mapped, flags) = (r.u64()?, r.u8()?);
     let (created_ms, since_ms) = (r.u64()?, r.u64()?);
     let (group, group_size) = (Nonce(r.u128()?), r.u32()?);
-    let text = std::str::from_utf8(r.bytes(63)?).map_err(|_| r.bad("a name is not UTF-8"))?;
-    let name = if flags & NAMED != 0 { Some(text.parse()?) } else { None };
+    let text = std::str::from_utf8(r.bytes(Name::BYTES_MAX)?).map_err(|_| r.bad("a name is not UTF-8"))?;
+    let name = if flags & NAMED != 0 { Some(Name::stored(text)?) } else { None };
     let root = match flags & MAPPED {
         0 => None,
         _ => Some(Root { height: r.u8()?, frame: FrameRef::decode(r)? }),

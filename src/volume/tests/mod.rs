@@ -5,6 +5,7 @@ mod clones;
 mod collecting;
 mod costs;
 mod flatten;
+mod forest;
 mod full;
 mod history;
 mod huge;
@@ -26,6 +27,7 @@ mod site;
 mod states;
 mod storm;
 mod takeovers;
+mod trash;
 mod usage;
 
 use std::time::Duration;

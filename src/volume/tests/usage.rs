@@ -172,3 +172,59 @@ fn many_writers_stay_within_the_quota() {
         assert_eq!(life.volumes.info(&name("v")).await.unwrap().mapped_bytes, 1 << 20);
     });
 }
+
+/// What all volumes store together reaches the pool's quota: what needs space fails, the rest goes on, and all goes on when there is
+/// space again.
+#[test]
+fn a_pool_takes_no_more_than_its_quota() {
+    run(30, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        life.volumes.create(&name("w"), 64 * MIB, small(FlushMode::Local)).await.unwrap();
+        let w = life.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        let pool = life.volumes.engine().pool.clone();
+        pool.set(|settings| settings.assign("quota=6M")).await.unwrap();
+        // As the daemon does.
+        let (volumes, rt) = (life.volumes.clone(), life.rt.clone());
+        life.rt
+            .spawn(async move {
+                loop {
+                    if volumes.engine().pool.quota().is_due(rt.now()) {
+                        volumes.count_quota().await.unwrap();
+                    }
+                    rt.sleep(Duration::from_secs(1)).await;
+                }
+            })
+            .detach();
+        life.sleep(2_000).await;
+        let part = 64 << 10;
+        let mut fits = 0;
+        let full = loop {
+            match v.write(fits * part, bytes(fits, part as usize)).await {
+                Ok(()) => fits += 1,
+                Err(e) => break e,
+            }
+            assert!(fits < 100, "6 MiB with parity are 4 without");
+        };
+        assert!(full.is(Kind::NoSpace) && full.to_string().contains("pool tank has a quota of 6M"), "{full}");
+        assert!((50..=64).contains(&fits), "{fits} parts of 64 KiB, and what is needed beside them");
+        // Neither this volume nor another takes more; what is there can be changed, and read.
+        assert!(w.write(0, bytes(1, 4096)).await.unwrap_err().is(Kind::NoSpace));
+        v.write(0, bytes(7, part as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        assert!(v.read(0, part).await.unwrap() == bytes(7, part as usize));
+        life.volumes.remove_snapshot(&name("v"), &name("s")).await.unwrap();
+        // Trimmed and collected there is room again, for everybody.
+        v.zero(0, 30 * part).await.unwrap();
+        life.volumes.collect(&name("v")).await.unwrap();
+        w.write(0, bytes(1, 4096)).await.unwrap();
+        v.write(0, bytes(8, part as usize)).await.unwrap();
+        // Taken back it binds nobody.
+        pool.set(|settings| settings.assign("quota=none")).await.unwrap();
+        life.volumes.count_quota().await.unwrap();
+        for i in 0..100 {
+            v.write(i * part, bytes(i, part as usize)).await.unwrap();
+        }
+    });
+}

@@ -1,0 +1,237 @@
+//! The trash: what was removed and can be brought back for a while (`trash` of the pool's settings).
+//!
+//! What is put there is renamed: to a name that says since when, which no user can give and under which nothing is opened.
+//! So the old name is free at once, and each step is safe as a rename is (models `rename`, `states`). Of volumes the directory
+//! alone tells which are there. They are released before, and nobody can claim them; a snapshot stays a state of its volume,
+//! which keeps its data. Whoever removes one for good requires that it is still there: it may just be brought back.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+use serde::{Deserialize, Serialize};
+
+use super::names::{one_each, rename};
+use super::volumes::{OpenMode, Volumes};
+use crate::base::{Error, Kind, Name, Result};
+use crate::volume::handle::Known;
+use crate::volume::head::VolumeInfo;
+use crate::volume::session::no_snapshot;
+
+/// Volumes looked at or removed at a time.
+const AT_ONCE: usize = 8;
+/// Of one name, removed in the same millisecond.
+const SAME_TIME_MAX: u64 = 64;
+
+/// A snapshot in the trash.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TrashedSnapshot {
+    /// That it had.
+    pub name: Name,
+    pub size: u64,
+    pub created_ms: u64,
+    pub removed_ms: u64,
+}
+
+/// A volume in the trash.
+#[derive(Debug)]
+pub struct TrashedVolume {
+    /// That it had.
+    pub name: Name,
+    pub removed_ms: u64,
+    pub info: Result<VolumeInfo>,
+}
+
+/// Of those with this name the one that was removed last: under the name that it has in the trash.
+fn newest<'a>(all: impl Iterator<Item = &'a Name>, name: &Name) -> Option<Name> {
+    let of =
+        all.filter_map(|gone| gone.trashed().filter(|(_, had)| had == name).map(|(since, _)| (since, gone)));
+    of.max().map(|(_, gone)| gone.clone())
+}
+
+/// The trash of a pool's volumes.
+#[derive(Debug)]
+pub struct Trash<'a>(pub &'a Volumes);
+
+impl Trash<'_> {
+    /// Puts a volume into the trash: stored, released, under another name. What `remove` refuses is refused. False: there was
+    /// nothing to keep, since its creation or removal had been broken off; it is gone.
+    pub async fn discard(&self, name: &Name) -> Result<bool> {
+        let id = self.0.id(name).await?;
+        if self.0.engine.cell(id).read().await?.is_none_or(|head| head.removed) {
+            return self.0.remove(name).await.map(|()| false);
+        }
+        self.0.check_remove(name).await?;
+        self.0.release(name).await?;
+        let since = self.0.engine.rt.wall_ms();
+        for ms in since..since + SAME_TIME_MAX {
+            match rename(self.0, name, &name.in_trash(ms)).await {
+                Err(e) if e.is(Kind::Exists) => {}
+                done => {
+                    done?;
+                    self.0.let_go_of_removed(id).await;
+                    return Ok(true);
+                }
+            }
+        }
+        let why = format!("volumes {} are removed at the same time: try again", self.0.engine.title(name));
+        Err(Error::new(Kind::Owned, why))
+    }
+
+    /// The names of volumes in the trash, as they are there.
+    async fn discarded(&self) -> Result<Vec<Name>> {
+        let all = one_each(self.0, self.0.engine.pool.name_entries().await?).await;
+        Ok(all.into_iter().map(|(name, _)| name).filter(|name| name.trashed().is_some()).collect())
+    }
+
+    /// Those that had this name, or all.
+    async fn discarded_as(&self, name: &Name) -> Result<Vec<Name>> {
+        let mut all = self.discarded().await?;
+        all.retain(|gone| gone.trashed().is_some_and(|(_, had)| had == *name));
+        if all.is_empty() {
+            let why = format!("there is no volume {} in the trash", self.0.engine.title(name));
+            return Err(Error::new(Kind::NotFound, why));
+        }
+        Ok(all)
+    }
+
+    /// What is in the trash, in order of time. `Unavailable` when for `patience` nothing comes.
+    pub async fn list(&self, patience: Duration) -> Result<Vec<TrashedVolume>> {
+        let rt = &self.0.engine.rt;
+        let late = || {
+            Error::new(
+                Kind::Unavailable,
+                format!("pool {}: too few stores answer", self.0.engine.pool.name()),
+            )
+        };
+        let all = rt.timeout(patience, self.discarded()).await.unwrap_or_else(|| Err(late()))?;
+        let looks = all.into_iter().filter_map(|gone| {
+            let (removed_ms, name) = gone.trashed()?;
+            Some(async move {
+                let asked = rt.timeout(patience, self.0.info(&gone)).await;
+                let info = asked.unwrap_or_else(|| Err(late()));
+                TrashedVolume {
+                    info: info.map(|info| VolumeInfo { name: name.clone(), ..info }),
+                    name,
+                    removed_ms,
+                }
+            })
+        });
+        Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+    }
+
+    /// Brings back the volume of this name that was removed last, under another name if `to` says one. `NotFound`: none is in
+    /// the trash. `Exists`: the name is another's by now.
+    pub async fn restore(&self, name: &Name, to: Option<&Name>) -> Result<()> {
+        let all = self.discarded_as(name).await?;
+        let gone = newest(all.iter(), name).expect("there is one: checked above");
+        rename(self.0, &gone, to.unwrap_or(name)).await
+    }
+
+    /// Removes for good what is in the trash and had this name. How many these were.
+    pub async fn purge(&self, name: &Name) -> Result<usize> {
+        let all = self.discarded_as(name).await?;
+        for gone in &all {
+            self.0.remove(gone).await?;
+        }
+        Ok(all.len())
+    }
+
+    /// Removes for good what was put into the trash up to then (ms since 1970): volumes, and snapshots of the volumes that are
+    /// open here. Goes on after errors; the first of them. How much went.
+    pub async fn empty(&self, upto_ms: u64) -> (usize, Result<()>) {
+        let due = |name: &Name| name.trashed().is_some_and(|(since, _)| since <= upto_ms);
+        let (mut gone, mut failed) = (0, Ok(()));
+        let mut count = |done: Result<()>| match done {
+            Ok(()) => gone += 1,
+            // Another host was first, or its user.
+            Err(e) if e.is(Kind::NotFound) => {}
+            Err(e) if failed.is_ok() => failed = Err(e),
+            Err(_) => {}
+        };
+        match self.discarded().await {
+            Ok(mut all) => {
+                all.retain(due);
+                for name in &all {
+                    count(self.0.remove(name).await);
+                }
+            }
+            Err(e) => count(Err(e)),
+        }
+        for open in self.0.open_now() {
+            let Known::Live(session) = open.known() else { continue };
+            let mut all: Vec<Name> =
+                session.tip.lock().tables.with_trash().map(|(name, _)| name.clone()).collect();
+            all.retain(due);
+            for name in &all {
+                count(self.0.remove_snapshot(&open.name(), name).await);
+            }
+        }
+        (gone, failed)
+    }
+}
+
+impl Trash<'_> {
+    /// Puts a snapshot into the trash of its volume. What `remove_snapshot` refuses is refused.
+    pub async fn discard_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+        self.0.check_remove_snapshot(volume, snapshot, true).await?;
+        let since = self.0.engine.rt.wall_ms();
+        for ms in since..since + SAME_TIME_MAX {
+            match self.rename_snapshot(volume, snapshot, &snapshot.in_trash(ms)).await {
+                Err(e) if e.is(Kind::Exists) => {}
+                done => return done,
+            }
+        }
+        let why = format!(
+            "snapshots {}@{snapshot} are removed at the same time: try again",
+            self.0.engine.title(volume)
+        );
+        Err(Error::new(Kind::Owned, why))
+    }
+
+    async fn rename_snapshot(&self, volume: &Name, from: &Name, to: &Name) -> Result<()> {
+        let open = self.0.open(volume, OpenMode::Normal).await?;
+        open.ask(|session| async move { session.rename_snapshot(from, to).await }).await
+    }
+
+    /// A volume's snapshots in the trash, in order of time.
+    pub async fn snapshots(&self, volume: &Name) -> Result<Vec<TrashedSnapshot>> {
+        let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
+        let one = |(name, state): (&Name, &crate::volume::space::State)| {
+            let (removed_ms, name) = name.trashed()?;
+            Some(TrashedSnapshot { name, size: state.size, created_ms: state.created_ms, removed_ms })
+        };
+        let mut all: Vec<_> = tables.with_trash().filter_map(one).collect();
+        all.sort_by_key(|one| one.removed_ms);
+        Ok(all)
+    }
+
+    /// As `restore`, of a snapshot.
+    pub async fn restore_snapshot(&self, volume: &Name, snapshot: &Name, to: Option<&Name>) -> Result<()> {
+        let all = self.trashed_as(volume, snapshot).await?;
+        let gone = newest(all.iter(), snapshot).expect("there is one: checked above");
+        self.rename_snapshot(volume, &gone, to.unwrap_or(snapshot)).await
+    }
+
+    /// As `purge`, of a snapshot.
+    pub async fn purge_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<usize> {
+        let all = self.trashed_as(volume, snapshot).await?;
+        for gone in &all {
+            self.0.remove_snapshot(volume, gone).await?;
+        }
+        Ok(all.len())
+    }
+
+    async fn trashed_as(&self, volume: &Name, snapshot: &Name) -> Result<Vec<Name>> {
+        let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
+        let had = |name: &&Name| name.trashed().is_some_and(|(_, had)| had == *snapshot);
+        let all: Vec<Name> = tables.with_trash().map(|(name, _)| name).filter(had).cloned().collect();
+        match all.is_empty() {
+            true => {
+                let title = self.0.engine.title(volume);
+                Err(no_snapshot(&title, snapshot).context("in the trash"))
+            }
+            false => Ok(all),
+        }
+    }
+}
