@@ -43,7 +43,8 @@ pub enum Volume {
     Info { path: VolumePath },
     /// Change settings, all or none; they hold at once, for connected clients too
     ///
-    /// flush=local|pool, compression=lz4|zstd|none, max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
+    /// flush=local|pool, compression=lz4|zstd|none, recompress=none|zstd[:TIME]: what was written TIME ago (1d) is compressed
+    /// anew in the background; max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
     /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
     /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on;
     /// quota=SIZE: what may be mapped; history=EVERY:FOR,…: snapshots that the volume takes by itself, as 1m:1h,1h:1d, or none
@@ -179,6 +180,9 @@ pub struct SettingFlags {
     /// What data are compressed with before they are stored
     #[arg(long, value_parser = ["lz4", "zstd", "none"])]
     compression: Option<String>,
+    /// What was written TIME ago (1d) is compressed anew in the background: none, zstd, zstd:TIME
+    #[arg(long, value_name = "WHAT")]
+    recompress: Option<String>,
     /// With --flush local: the newest flushed writes that the loss of this host may cost, in time
     #[arg(long, value_name = "TIME")]
     max_tail: Option<String>,
@@ -214,6 +218,7 @@ impl SettingFlags {
         let all = [
             ("flush", self.flush),
             ("compression", self.compression),
+            ("recompress", self.recompress),
             ("max-tail", self.max_tail),
             ("journal-size", self.journal_size),
             ("on-outage", self.on_outage),
@@ -401,6 +406,7 @@ fn info(answer: VolumeAnswer) {
         output::or_dash(Some(above.collect::<Vec<_>>().join(", ")).filter(|all| !all.is_empty())),
     );
     line("quota", output::or_dash(info.quota_bytes.map(show_size)));
+    line("recompress", settings.show("recompress"));
     line("released", yes(info.released));
     line("retired objects", info.retired_objects.to_string());
     line("room", bytes(info.room_bytes));

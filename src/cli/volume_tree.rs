@@ -58,7 +58,8 @@ mod tests {
         let text = serde_json::json!({
             "path": format!("p/{name}"), "state": "released", "clients": 0, "writers": [], "origin": null,
             "name": name, "id": hex(id), "size": 512, "created_ms": 0, "flush": "local", "meaning": "",
-            "compression": "lz4", "max_tail_ms": 0, "journal_size": 0, "owner": null, "owner_id": null,
+            "compression": "lz4", "recompress_after_ms": null, "max_tail_ms": 0, "journal_size": 0,
+            "owner": null, "owner_id": null,
             "owner_since_ms": 0, "released": true, "open_here": false, "degraded": false, "trouble": null,
             "trouble_ms": null, "mapped_bytes": 0, "stored_bytes": 0, "live_bytes": null, "logged_bytes": 0,
             "map_bytes": 0, "packed_bytes": 0, "retired_objects": 0, "unsent_bytes": 0, "unsent_age_ms": 0,

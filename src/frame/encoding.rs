@@ -95,6 +95,10 @@ const GAIN: usize = 16;
 /// What zstd takes for its own default: higher levels gain little on 64 KiB.
 const ZSTD_LEVEL: i32 = 3;
 
+/// For what is compressed once and kept: 6 % less than level 3 leaves of a mix of programs and text, at 2.5 times its time;
+/// level 9 gains 1 % more for half as much time again.
+const ZSTD_LEVEL_COLD: i32 = 6;
+
 /// The packer's buffer grows by so much: what was just zeroed is still in the processor's cache when it is written.
 const GROWTH: usize = 64 << 10;
 
@@ -107,13 +111,11 @@ enum Compressor {
 }
 
 impl Compressor {
-    fn new(codec: Codec) -> Compressor {
+    fn new(codec: Codec, level: i32) -> Compressor {
         match codec {
             Codec::None => Compressor::None,
             Codec::Lz4 => Compressor::Lz4([CompressTable::small(), CompressTable::large()]),
-            Codec::Zstd => {
-                Compressor::Zstd(bulk::Compressor::new(ZSTD_LEVEL).expect("zstd knows this level"))
-            }
+            Codec::Zstd => Compressor::Zstd(bulk::Compressor::new(level).expect("zstd knows this level")),
         }
     }
 
@@ -159,7 +161,11 @@ impl std::fmt::Debug for Packer {
 
 impl Packer {
     pub fn new(codec: Codec) -> Packer {
-        Packer { codec, packed: Vec::new(), used: 0, compressor: Compressor::new(codec), futile: 0 }
+        Packer::at_level(codec, ZSTD_LEVEL)
+    }
+
+    fn at_level(codec: Codec, level: i32) -> Packer {
+        Packer { codec, packed: Vec::new(), used: 0, compressor: Compressor::new(codec, level), futile: 0 }
     }
 
     /// Makes room for so many bytes of contents, whose bodies are all kept until they have their places.
@@ -219,6 +225,38 @@ impl Packer {
         out.reserve(FRAME_HEADER + body.len());
         out.extend_from_slice(&frame.header(place, body));
         out.extend_from_slice(body);
+    }
+}
+
+/// Compresses data frames that are stored already anew, by zstd: for what is cold.
+#[derive(Debug)]
+pub struct Recompressor {
+    packer: Packer,
+}
+
+impl Default for Recompressor {
+    fn default() -> Recompressor {
+        Recompressor { packer: Packer::at_level(Codec::Zstd, ZSTD_LEVEL_COLD) }
+    }
+}
+
+impl Recompressor {
+    /// The frame of the same place and contents in fewer bytes. `None`: that would gain little, or the frame is damaged or
+    /// of a newer version, and stays as it is.
+    pub fn smaller(&mut self, stored: &Bytes, place: &Place) -> Option<Bytes> {
+        let (codec, kind) = (*stored.first()?, *stored.get(3)?);
+        if codec == Codec::Zstd as u8 || kind != FrameKind::Data as u8 {
+            return None;
+        }
+        let raw = open(stored, place, (FRAME_BLOCKS * BLOCK) as usize).ok()?;
+        self.packer.clear();
+        let body = self.packer.pack(FrameKind::Data, raw);
+        if body.stored_len() > stored.len() - stored.len() / GAIN {
+            return None;
+        }
+        let mut out = Vec::new();
+        self.packer.finish(&body, place, &mut out);
+        Some(out.into())
     }
 }
 
@@ -325,6 +363,36 @@ mod tests {
 
     use super::*;
     use crate::base::{Epoch, Seq, VolumeId};
+
+    #[test]
+    fn what_is_compressed_anew_is_smaller_and_the_same() {
+        let raw: Bytes = (0..4096u32)
+            .flat_map(|i| format!("{:08}-{:07}", i / 7, i * i % 10_000_000).into_bytes())
+            .collect();
+        assert_eq!(raw.len(), 1 << 16);
+        let (place, elsewhere) = (place(96, 3), place(112, 3));
+        let stored = |codec| {
+            let mut packer = Packer::new(codec);
+            let body = packer.pack(FrameKind::Data, raw.clone());
+            let mut out = Vec::new();
+            packer.finish(&body, &place, &mut out);
+            Bytes::from(out)
+        };
+        let (none, lz4, zstd) = (stored(Codec::None), stored(Codec::Lz4), stored(Codec::Zstd));
+        let mut anew = Recompressor::default();
+        for old in [&none, &lz4] {
+            let new = anew.smaller(old, &place).unwrap();
+            assert!(new.len() < old.len() * 4 / 5, "{} of {}", new.len(), old.len());
+            assert_eq!((new[0], new[3]), (Codec::Zstd as u8, FrameKind::Data as u8));
+            assert_eq!(open(&new, &place, raw.len()).unwrap(), raw);
+            assert!(anew.smaller(&new, &place).is_none(), "once");
+            assert!(anew.smaller(old, &elsewhere).is_none(), "it is not of that place");
+        }
+        assert!(anew.smaller(&zstd, &place).is_none());
+        assert!(
+            anew.smaller(&Bytes::new(), &place).is_none() && anew.smaller(&lz4.slice(..20), &place).is_none()
+        );
+    }
 
     fn place(offset: u64, address: u64) -> Place {
         Place { chunk: ChunkId { volume: VolumeId(7), epoch: Epoch(2), seq: Seq(9) }, offset, address }

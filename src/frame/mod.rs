@@ -25,5 +25,5 @@
 mod encoding;
 
 pub use encoding::{
-    Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, open, open_verified, verify,
+    Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, Recompressor, open, open_verified, verify,
 };

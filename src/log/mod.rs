@@ -12,7 +12,7 @@ mod writer;
 pub use draft::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
 pub use frame_reader::{ReadCounts, Reader, Want};
 pub use frame_ref::FrameRef;
-pub use pack::{PackDraft, Placing, Slice};
+pub use pack::{PackDraft, PackFrame, Placing, Slice};
 pub use places::{InPack, Places, Slices};
 pub use toc::{TOC_MAX, Toc, TocFrame};
 pub use writer::{Cutting, MapSink, Prefix, Stored, Writer, WriterConfig};

@@ -1,21 +1,24 @@
-//! Packs: what is left of several chunks in one object, each frame as it was, found by its old place (protocol.md §5.5).
+//! Packs: what is left of several chunks in one object, each frame found by its old place (protocol.md §5.5).
 //!
 //! A *slice* is what is left of one chunk: an index, then the frames in order of their old offsets. Frames keep the place
-//! that their checksum binds, so that a reader verifies them as if they had never moved.
+//! that their checksum binds, so that a reader verifies them as if they had never moved. A frame is as it was, or was
+//! compressed anew to fewer bytes; maps and lists of deaths name the length that it was first stored with.
 //!
 //! # Bytes of a slice's index
 //!
 //! | at | bytes | field |
 //! |---:|---:|---|
-//! | 0 | 4 | magic `WLSL` |
+//! | 0 | 4 | magic `WLSL`, or `WLSD`: of a data chunk whose frames' first blocks it tells |
 //! | 4 | 8 | epoch of the chunk |
 //! | 12 | 8 | its sequence number |
-//! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2 |
+//! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2; with `WLSD` also by how much shorter it is than it was, and its first block less that of the frame before |
 //! | end−4 | 4 | CRC32C of all before |
 //!
-//! The first frame follows the index (or begins the next data shard), each other one the frame before it. The pack's
-//! table of contents: magic `WLPK`, number of slices (varint), then each: epoch, sequence number, place and length of its
-//! index (varints); CRC32C of all before.
+//! Offsets and ends in the chunk are those of the frames as they were. The first frame follows the index (or begins the
+//! next data shard), each other one the frame before it.
+//!
+//! The pack's table of contents: magic `WLPK`, number of slices (varint), then each: epoch, sequence number, place and
+//! length of its index (varints); CRC32C of all before.
 
 use bytes::Bytes;
 
@@ -27,6 +30,7 @@ use crate::frame::FRAME_MAX;
 use crate::pool::{Chunk, ChunkKind};
 
 const SLICE: u32 = u32::from_le_bytes(*b"WLSL");
+const DATA_SLICE: u32 = u32::from_le_bytes(*b"WLSD");
 const PACK: u32 = u32::from_le_bytes(*b"WLPK");
 /// Spare capacity that lets the pool append its footer without a copy.
 const FOOTER_ROOM: usize = 4 << 10;
@@ -37,7 +41,21 @@ pub struct Moved {
     /// Virtual offsets, in the chunk and in the pack.
     pub from: u64,
     pub to: u64,
+    /// Bytes in the pack; and those that it was first stored with, by which maps name it.
     pub len: u32,
+    pub was: u32,
+}
+
+/// A frame on its way into a pack.
+#[derive(Clone, Debug)]
+pub struct PackFrame {
+    /// Virtual offset in its chunk, and the length that it was first stored with.
+    pub from: u64,
+    pub was: u32,
+    /// First block of a data frame, where that is known.
+    pub block: Option<u64>,
+    /// As it is stored from now on.
+    pub data: Bytes,
 }
 
 /// What is left of one chunk.
@@ -47,6 +65,8 @@ pub struct Slice {
     pub seq: Seq,
     /// In order of their places in the chunk, and in the pack.
     pub frames: Vec<Moved>,
+    /// The first block of each; empty where the index doesn't tell.
+    pub blocks: Vec<u64>,
 }
 
 impl Slice {
@@ -67,30 +87,41 @@ impl Slice {
             return Err(r.bad("its checksum is wrong"));
         }
         r = Reader::new(body, WHAT);
-        if r.u32()? != SLICE {
-            return Err(r.bad("it is of another kind"));
-        }
+        let told = match r.u32()? {
+            SLICE => false,
+            DATA_SLICE => true,
+            _ => return Err(r.bad("it is of another kind")),
+        };
         let (epoch, seq, n) = (Epoch(r.u64()?), Seq(r.u64()?), r.varint()?);
-        if n > (r.left() / 2) as u64 {
+        if n > (r.left() / if told { 4 } else { 2 }) as u64 {
             return Err(r.bad("it names too many frames"));
         }
         let mut frames = Vec::with_capacity(n as usize);
-        let (mut from, mut to) = (0u64, at + bytes.len() as u64);
+        let mut blocks = Vec::with_capacity(if told { n as usize } else { 0 });
+        let (mut from, mut to, mut block) = (0u64, at + bytes.len() as u64, 0u64);
         for _ in 0..n {
             let (gap, len) = (r.varint()?, r.varint()?);
             if len & 1 == 1 {
                 to = (to / SHARD_SPAN + 1) * SHARD_SPAN;
             }
             let len = u32::try_from(len >> 1).map_err(|_| r.bad("a length is impossible"))?;
+            let (less, blocks_on) = if told { (r.varint()?, r.varint()?) } else { (0, 0) };
+            let was = u32::try_from(less).ok().and_then(|less| len.checked_add(less));
+            let (Some(was), Some(first)) = (was, block.checked_add(blocks_on)) else {
+                return Err(r.bad("a length or a block is impossible"));
+            };
             let begin = from.checked_add(gap).filter(|b| *b < SHARDS_MAX as u64 * SHARD_SPAN);
             let Some(begin) = begin.filter(|_| to < SHARDS_MAX as u64 * SHARD_SPAN) else {
                 return Err(r.bad("a place is impossible"));
             };
-            frames.push(Moved { from: begin, to, len });
-            (from, to) = (begin + u64::from(len), to + u64::from(len));
+            frames.push(Moved { from: begin, to, len, was });
+            if told {
+                blocks.push(first);
+            }
+            (from, to, block) = (begin + u64::from(was), to + u64::from(len), first);
         }
         r.end()?;
-        Ok(Slice { epoch, seq, frames })
+        Ok(Slice { epoch, seq, frames, blocks })
     }
 }
 
@@ -101,40 +132,72 @@ pub struct Placing {
     pub seq: Seq,
     pub at: u64,
     pub len: u32,
-    /// Of its frames.
+    /// Of its frames as they were, and how many of them compression has saved since.
     pub bytes: u64,
+    pub saved: u64,
 }
 
 /// A pack that is being filled, slice by slice.
 #[derive(Debug)]
 pub struct PackDraft {
     id: ChunkId,
+    k: usize,
     shards: Vec<Vec<u8>>,
     /// The shard that is being filled, and how full each is to get.
     current: usize,
     share: u64,
     slices: Vec<Placing>,
+    /// What is laid out at the end: before, nobody knows how much it will be.
+    gathered: Option<Vec<Gathered>>,
+}
+
+/// What is left of one chunk, and is yet to be laid out.
+#[derive(Debug)]
+struct Gathered {
+    epoch: Epoch,
+    seq: Seq,
+    frames: Vec<PackFrame>,
 }
 
 impl PackDraft {
-    /// `bytes`: of all frames that will come.
+    /// `bytes`: of all frames that will come, as they will be stored.
     pub fn new(id: ChunkId, k: usize, bytes: u64) -> PackDraft {
-        let share = bytes.div_ceil(k as u64).max(1);
+        let mut draft = PackDraft::gathering(id, k);
+        draft.gathered = None;
+        draft.begin(bytes);
+        draft
+    }
+
+    /// For frames that will come to nobody knows how many bytes. It holds a copy of all of them, and at its end twice.
+    pub fn gathering(id: ChunkId, k: usize) -> PackDraft {
+        let gathered = Some(Vec::new());
+        PackDraft { id, k, shards: Vec::new(), current: 0, share: 1, slices: Vec::new(), gathered }
+    }
+
+    fn begin(&mut self, bytes: u64) {
+        self.share = bytes.div_ceil(self.k as u64).max(1);
         // Indexes and the frame that goes over its share come on top; a vector that grows would hold all twice.
-        let room = share as usize + share as usize / 8 + FRAME_MAX + FOOTER_ROOM;
-        let shards = (0..k).map(|_| Vec::with_capacity(room)).collect();
-        PackDraft { id, shards, current: 0, share, slices: Vec::new() }
+        let room = self.share as usize + self.share as usize / 8 + FRAME_MAX + FOOTER_ROOM;
+        self.shards = (0..self.k).map(|_| Vec::with_capacity(room)).collect();
     }
 
     /// What is left of a chunk: its frames in order of their offsets in it.
-    pub fn add(&mut self, epoch: Epoch, seq: Seq, frames: &[(u64, Bytes)]) -> Placing {
+    pub fn add(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
+        let Some(gathered) = &mut self.gathered else { return self.lay_out(epoch, seq, frames) };
+        // They may be slices of whole chunks, which nobody else needs any more.
+        let own = |f: &PackFrame| PackFrame { data: Bytes::copy_from_slice(&f.data), ..f.clone() };
+        gathered.push(Gathered { epoch, seq, frames: frames.iter().map(own).collect() });
+    }
+
+    fn lay_out(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
         // Which frames begin a shard is decided by the frames alone: the index says it, and comes before them.
         let (mut shard, mut fill) = (self.current, self.shards[self.current].len() as u64);
-        let mut w = Writer::with_capacity(32 + 5 * frames.len());
-        w.u32(SLICE).u64(epoch.0).u64(seq.0).varint(frames.len() as u64);
-        let mut end = 0;
+        let told = !frames.is_empty() && frames.iter().all(|f| f.block.is_some());
+        let mut w = Writer::with_capacity(32 + 8 * frames.len());
+        w.u32(if told { DATA_SLICE } else { SLICE }).u64(epoch.0).u64(seq.0).varint(frames.len() as u64);
+        let (mut end, mut last) = (0, 0);
         let mut turns = Vec::with_capacity(frames.len());
-        for (from, data) in frames {
+        for PackFrame { from, was, block, data } in frames {
             let turn = fill >= self.share && shard + 1 < self.shards.len();
             if turn {
                 (shard, fill) = (shard + 1, 0);
@@ -142,28 +205,35 @@ impl PackDraft {
             fill += data.len() as u64;
             turns.push(turn);
             w.varint(from - end).varint((data.len() as u64) << 1 | u64::from(turn));
-            end = from + data.len() as u64;
+            let less = u64::from(*was) - data.len() as u64;
+            assert!(told || less == 0, "a frame became smaller whose block is not known");
+            if let Some(block) = block.filter(|_| told) {
+                w.varint(less).varint(block - last);
+                last = block;
+            }
+            end = from + u64::from(*was);
         }
         let sum = crc32c(&w.buf);
         w.u32(sum);
         let at = self.current as u64 * SHARD_SPAN + self.shards[self.current].len() as u64;
-        let placing = Placing {
-            epoch,
-            seq,
-            at,
-            len: w.buf.len() as u32,
-            bytes: frames.iter().map(|(_, data)| data.len() as u64).sum(),
-        };
+        let bytes = frames.iter().map(|f| u64::from(f.was)).sum();
+        let stored: u64 = frames.iter().map(|f| f.data.len() as u64).sum();
+        let placing = Placing { epoch, seq, at, len: w.buf.len() as u32, bytes, saved: bytes - stored };
         self.shards[self.current].extend_from_slice(&w.buf);
-        for ((_, data), turn) in frames.iter().zip(turns) {
+        for (frame, turn) in frames.iter().zip(turns) {
             self.current += usize::from(turn);
-            self.shards[self.current].extend_from_slice(data);
+            self.shards[self.current].extend_from_slice(&frame.data);
         }
         self.slices.push(placing);
-        placing
     }
 
-    pub fn finish(mut self, era: Era) -> Chunk {
+    /// The pack, and where each slice lies in it, in the order in which they were added.
+    pub fn finish(mut self, era: Era) -> (Chunk, Vec<Placing>) {
+        if let Some(gathered) = self.gathered.take() {
+            let all = gathered.iter().flat_map(|one| &one.frames);
+            self.begin(all.map(|f| f.data.len() as u64).sum());
+            gathered.iter().for_each(|one| self.lay_out(one.epoch, one.seq, &one.frames));
+        }
         let mut w = Writer::with_capacity(16 + 24 * self.slices.len());
         w.u32(PACK).varint(self.slices.len() as u64);
         for s in &self.slices {
@@ -179,7 +249,8 @@ impl PackDraft {
             assert!(shard.len() as u64 <= SHARD_SPAN, "a shard of {} bytes", shard.len());
         }
         let shards = self.shards.into_iter().map(Bytes::from).collect();
-        Chunk { id: self.id, era, kind: ChunkKind::Pack, shards, toc_offset, toc_len: w.buf.len() as u32 }
+        let toc_len = w.buf.len() as u32;
+        (Chunk { id: self.id, era, kind: ChunkKind::Pack, shards, toc_offset, toc_len }, self.slices)
     }
 }
 
@@ -194,6 +265,10 @@ mod tests {
         ChunkId { volume: VolumeId(3), epoch: Epoch(2), seq: Seq::pack(5) }
     }
 
+    fn frame(from: u64, data: Bytes) -> PackFrame {
+        PackFrame { from, was: data.len() as u32, block: None, data }
+    }
+
     fn at(chunk: &Chunk, offset: u64, len: u32) -> Bytes {
         let start = (offset % SHARD_SPAN) as usize;
         chunk.shards[(offset / SHARD_SPAN) as usize].slice(start..start + len as usize)
@@ -202,9 +277,10 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let mut draft = PackDraft::new(id(), 2, 6);
-        let frame = |from, data: &'static [u8]| (from, Bytes::from_static(data));
-        let placing = draft.add(Epoch(1), Seq(9), &[frame(300, b"abc"), frame(400, b"d"), frame(401, b"ef")]);
-        let chunk = draft.finish(Era(4));
+        let frame = |from, data: &'static [u8]| frame(from, Bytes::from_static(data));
+        draft.add(Epoch(1), Seq(9), &[frame(300, b"abc"), frame(400, b"d"), frame(401, b"ef")]);
+        let (chunk, placings) = draft.finish(Era(4));
+        let placing = placings[0];
         let index = b"WLSL\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x03\xac\x02\x06\x61\x03\0\x04";
         assert_eq!((placing.at, placing.len, placing.bytes), (0, index.len() as u32 + 4, 6));
         assert_eq!(&chunk.shards[0][..index.len()], index);
@@ -214,33 +290,66 @@ mod tests {
         assert_eq!((chunk.toc_offset, chunk.kind), (SHARD_SPAN + 3, ChunkKind::Pack));
     }
 
+    #[test]
+    fn golden_bytes_of_what_was_compressed_anew() {
+        let mut draft = PackDraft::gathering(id(), 1);
+        let frame = |from, was, block, data: &'static [u8]| PackFrame {
+            from,
+            was,
+            block: Some(block),
+            data: Bytes::from_static(data),
+        };
+        draft.add(Epoch(1), Seq(9), &[frame(300, 5, 200, b"ab"), frame(305, 1, 216, b"c")]);
+        let (chunk, placings) = draft.finish(Era(4));
+        let placing = placings[0];
+        let index = b"WLSD\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x02\xac\x02\x04\x03\xc8\x01\0\x02\0\x10";
+        assert_eq!((placing.bytes, placing.saved), (6, 3));
+        assert_eq!(&chunk.shards[0][..index.len()], index);
+        let slice = Slice::decode(&at(&chunk, placing.at, placing.len), placing.at).unwrap();
+        let to = u64::from(placing.len);
+        let moved = |from, to, len, was| Moved { from, to, len, was };
+        assert_eq!(slice.frames, [moved(300, to, 2, 5), moved(305, to + 2, 1, 1)]);
+        assert_eq!(slice.blocks, [200, 216]);
+    }
+
     proptest! {
         #[test]
         fn frames_are_found(
             (k, share) in (1..5usize, 1..3000u64),
             slices in prop::collection::vec(prop::collection::vec((0..5000u64, 1..300usize), 1..20), 1..8),
+            (told, gathers) in any::<(bool, bool)>(),
         ) {
-            let mut draft = PackDraft::new(id(), k, share * k as u64);
+            let mut draft = match gathers {
+                true => PackDraft::gathering(id(), k),
+                false => PackDraft::new(id(), k, share * k as u64),
+            };
             let mut wanted = Vec::new();
             for (n, gaps) in slices.into_iter().enumerate() {
                 let mut end = 0;
                 let mut frames = Vec::new();
                 for (gap, len) in gaps {
                     let data: Bytes = vec![(end + len as u64) as u8; len].into();
-                    frames.push((end + gap, data));
-                    end += gap + len as u64;
+                    let (from, block) = (end + gap, told.then_some((end + gap) * 3));
+                    let was = if told { (len as u64 + gap % 7) as u32 } else { len as u32 };
+                    end = from + u64::from(was);
+                    frames.push(PackFrame { from, was, block, data });
                 }
-                wanted.push((draft.add(Epoch(1), Seq(n as u64), &frames), frames));
+                draft.add(Epoch(1), Seq(n as u64), &frames);
+                wanted.push(frames);
             }
-            let chunk = draft.finish(Era(1));
-            for (placing, frames) in wanted {
+            let (chunk, placings) = draft.finish(Era(1));
+            prop_assert_eq!(placings.len(), wanted.len());
+            for (n, (placing, frames)) in placings.into_iter().zip(wanted).enumerate() {
                 let index = at(&chunk, placing.at, placing.len);
                 let slice = Slice::decode(&index, placing.at).unwrap();
-                prop_assert_eq!((slice.seq, slice.frames.len()), (placing.seq, frames.len()));
-                for (from, data) in &frames {
+                prop_assert_eq!((slice.seq, slice.frames.len()), (Seq(n as u64), frames.len()));
+                for PackFrame { from, was, data, .. } in &frames {
                     let moved = slice.find(*from).unwrap();
+                    prop_assert_eq!(moved.was, *was);
                     prop_assert_eq!(&at(&chunk, moved.to, moved.len), data);
                 }
+                let blocks: Vec<u64> = frames.iter().filter_map(|f| f.block).collect();
+                prop_assert_eq!(slice.blocks, blocks);
                 for cut in 0..index.len() {
                     prop_assert!(Slice::decode(&index[..cut], placing.at).is_err());
                 }
@@ -248,8 +357,12 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_harmless(mut bytes in prop::collection::vec(any::<u8>(), 24..100), at in 0..1u64 << 40) {
-            bytes[..4].copy_from_slice(b"WLSL");
+        fn any_bytes_are_harmless(
+            mut bytes in prop::collection::vec(any::<u8>(), 24..100),
+            at in 0..1u64 << 40,
+            told in any::<bool>(),
+        ) {
+            bytes[..4].copy_from_slice(if told { b"WLSD" } else { b"WLSL" });
             let n = bytes.len() - 4;
             let sum = crc32c(&bytes[..n]);
             bytes[n..].copy_from_slice(&sum.to_le_bytes());

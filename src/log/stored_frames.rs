@@ -34,7 +34,7 @@ const OPEN_INLINE: usize = 256 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
     pub place: Place,
-    /// Bytes as stored.
+    /// Bytes as first stored: what was packed may have become fewer.
     pub len: u32,
     /// Bytes of its contents, at most.
     pub raw_max: usize,
@@ -87,8 +87,8 @@ impl Source {
         let mut spots = Vec::with_capacity(left.len());
         for index in left {
             let ask = &asks[index];
-            match self.locate(&ask.place).await {
-                Ok((object, at)) => spots.push(Spot { object, at, len: ask.len, index }),
+            match self.locate(ask).await {
+                Ok((object, at, len)) => spots.push(Spot { object, at, len, index }),
                 Err(e) => take(index, Err(e)),
             }
         }
@@ -147,16 +147,17 @@ impl Source {
         }
     }
 
-    /// The object that has the frame by now, and where.
-    async fn locate(&self, place: &Place) -> Result<(ChunkId, u64)> {
-        match self.places.find(&place.chunk) {
-            Some(packed) => self.unpack(packed, &place.chunk, place.offset).await,
-            None => Ok((place.chunk, place.offset)),
+    /// The object that has the frame by now, where, and in how many bytes.
+    async fn locate(&self, ask: &Ask) -> Result<(ChunkId, u64, u32)> {
+        match self.places.find(&ask.place.chunk) {
+            Some(packed) => self.unpack(packed, ask).await,
+            None => Ok((ask.place.chunk, ask.place.offset, ask.len)),
         }
     }
 
     /// Where a chunk's frame lies in a pack, or in the chunk if another has found it packed anew meanwhile.
-    async fn unpack(&self, mut packed: InPack, chunk: &ChunkId, offset: u64) -> Result<(ChunkId, u64)> {
+    async fn unpack(&self, mut packed: InPack, ask: &Ask) -> Result<(ChunkId, u64, u32)> {
+        let Place { chunk, offset, .. } = &ask.place;
         loop {
             let slice = match self.slices.get(&packed) {
                 Some(slice) => Ok(slice),
@@ -172,13 +173,14 @@ impl Source {
                         Error::new(Kind::Corrupt, why)
                     };
                     let moved =
-                        slice.find(offset).filter(|_| (slice.epoch, slice.seq) == (chunk.epoch, chunk.seq));
-                    return Ok((packed.pack, moved.ok_or_else(missing)?.to));
+                        slice.find(*offset).filter(|_| (slice.epoch, slice.seq) == (chunk.epoch, chunk.seq));
+                    let moved = moved.ok_or_else(missing)?;
+                    return Ok((packed.pack, moved.to, moved.len));
                 }
                 Err(e) if lacks(&e) && self.places.look_again(chunk, Some(packed)).await? => {
                     match self.places.find(chunk) {
                         Some(newer) => packed = newer,
-                        None => return Ok((*chunk, offset)),
+                        None => return Ok((*chunk, *offset, ask.len)),
                     }
                 }
                 Err(e) => return Err(e),
@@ -190,7 +192,8 @@ impl Source {
         let InPack { pack, at, len } = packed;
         let sound = |bytes: &[u8]| Slice::decode(bytes, at).is_ok();
         let bytes = self.pool.read(&pack, at, len, Cause::Read, &sound).await?;
-        let slice = Arc::new(Slice::decode(&bytes, at)?);
+        // Where its frames begin on the disk, reading needs not: the caller knows.
+        let slice = Arc::new(Slice { blocks: Vec::new(), ..Slice::decode(&bytes, at)? });
         self.slices.put(packed, slice.clone());
         Ok(slice)
     }
@@ -201,11 +204,11 @@ impl Source {
         let verify = |bytes: &[u8]| frame::verify(bytes, &ask.place);
         loop {
             let was = self.places.find(chunk);
-            let (object, at) = match was {
-                Some(packed) => self.unpack(packed, chunk, ask.place.offset).await?,
-                None => (*chunk, ask.place.offset),
+            let (object, at, len) = match was {
+                Some(packed) => self.unpack(packed, ask).await?,
+                None => (*chunk, ask.place.offset, ask.len),
             };
-            match self.pool.read(&object, at, ask.len, cause, &verify).await {
+            match self.pool.read(&object, at, len, cause, &verify).await {
                 Err(e) if lacks(&e) && self.places.look_again(chunk, was).await? => {}
                 done => return done,
             }

@@ -70,6 +70,7 @@ impl VolumeInfo {
             flush: settings.flush,
             meaning: settings.meaning(),
             compression: settings.compression,
+            recompress_after_ms: settings.recompress_after_ms,
             max_tail_ms: settings.max_tail_ms,
             journal_size: settings.journal_size,
             error_after_ms: settings.error_after_ms,

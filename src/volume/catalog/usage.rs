@@ -131,7 +131,7 @@ pub fn shared(chunk_table: &ChunkTable, tables: &Tables, cloned: &[StateId]) -> 
     let newest = newest.unwrap_or(Era(0));
     let counted = chunk_table.entries().filter(|(_, entry)| entry.counted);
     counted.fold((0, 0), |(shared, own), (_, entry)| match entry.era <= newest {
-        true => (shared + entry.live(), own),
-        false => (shared, own + entry.live()),
+        true => (shared + entry.stored().1, own),
+        false => (shared, own + entry.stored().1),
     })
 }

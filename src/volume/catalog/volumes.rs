@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
 use crate::base::rt::Instant;
@@ -27,6 +29,9 @@ use crate::volume::space::Tables;
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
+
+/// When the stores are asked within that time whether a volume is still ours, until an answer comes.
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
 
 /// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
 const OPENING: Duration = Duration::from_secs(4);
@@ -238,12 +243,23 @@ impl Volumes {
 
     /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too
     /// few answer.
-    async fn confirmed(&self, session: &Session) -> Option<Result<(), Stop>> {
+    async fn confirmed(&self, session: &Arc<Session>) -> Option<Result<(), Stop>> {
         let pool = &self.engine.pool;
         if pool.condition().lacks(Need::Decide) && !pool.is_there(Need::Decide).await {
             return None;
         }
-        Some(session.confirm().await)
+        // One request whose answer is lost must not decide what a new client is shown.
+        let look = |delay| async move {
+            self.engine.rt.sleep(delay).await;
+            session.is_owner().await
+        };
+        let mut looks: FuturesUnordered<_> = LOOKS.into_iter().map(look).collect();
+        while let Some(found) = looks.next().await {
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
 
     /// An inert volume shows what it was opened on; is that still the newest?

@@ -38,6 +38,8 @@ const JOINED_AT_ONCE: usize = 32;
 /// Folded deaths of chunks that are gone are dropped when they are more than those that count, and than this.
 const FOLDED_SLACK: u64 = 1 << 20;
 
+const MS_AN_HOUR: u64 = 60 * 60 * 1000;
+
 /// One attempt. See the module.
 pub struct Build<'a> {
     session: &'a Session,
@@ -297,7 +299,8 @@ impl<'a> Build<'a> {
 
     fn count(&mut self, seq: Seq, birth: &NewChunk) {
         if birth.recorded && birth.bytes > 0 {
-            self.chunk_table.count(seq, birth);
+            let hour = self.session.context.rt().wall_ms() / MS_AN_HOUR;
+            self.chunk_table.count(seq, birth, hour as u32);
         } else {
             // Nothing in it was ever named.
             self.chunk_table.remove(seq);

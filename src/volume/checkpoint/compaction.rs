@@ -4,8 +4,11 @@
 //! Objects with the fewest survivors come first; those that were packed before hold what is cold, and a share is added for
 //! that, as far as it shows: by how much more slowly they die. What a pack takes was live by the recorded table; what
 //! dies meanwhile is dead in it. Its sources are retired by the checkpoint that names it.
+//!
+//! On the way, and where there is nothing to pack, what is cold is compressed anew if the volume is to (`recompress`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,12 +18,15 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 
+use super::recompress::{AWAY_AGAIN, Cold, ColdWork, LOOK_AGAIN, gains};
+use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result, Seq};
-use crate::log::{FrameRef, PackDraft, Slice, Toc, chunk_target};
+use crate::log::{FrameRef, PackDraft, PackFrame, Placing, Slice, Toc, chunk_target};
 use crate::map::Pages;
-use crate::pool::Payload;
+use crate::pool::{ChunkKind, Need, Payload};
 use crate::store::Cause;
 use crate::volume::head::Stop;
+use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::space::{
     ChunkTable, Cursor, Entry, Home, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors,
@@ -58,18 +64,22 @@ pub struct DeathRates {
 /// An object, as a source of a pack.
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
+    /// Bytes as stored, about.
     total: u64,
     live: u64,
+    /// Bytes that what is left of it takes in a pack, at most.
+    most: u64,
     packings: usize,
 }
 
 fn sources(chunk_table: &ChunkTable) -> BTreeMap<Object, Source> {
-    let direct: BTreeSet<Seq> = chunk_table.own_pages().iter().map(|at| at.seq).collect();
     let mut all: BTreeMap<Object, Source> = BTreeMap::new();
-    for (seq, e) in chunk_table.entries().filter(|(seq, e)| e.counted && !direct.contains(seq)) {
+    for (seq, e) in chunk_table.packable() {
         let source = all.entry(e.object(seq)).or_default();
-        source.total += e.total;
-        source.live += e.live();
+        let (total, live) = e.stored();
+        source.total += total;
+        source.live += live;
+        source.most += e.live();
         source.packings = source.packings.max(e.packings().into());
     }
     all
@@ -147,8 +157,8 @@ impl Aim {
         let mut room = self.room;
         let small = all.iter().filter(|(_, s)| s.live > 0 && s.total <= self.room / SMALL);
         let fitting = small.take_while(|(_, s)| {
-            let fits = s.live <= room;
-            room = room.saturating_sub(s.live);
+            let fits = s.most <= room;
+            room = room.saturating_sub(s.most);
             fits
         });
         let taken: BTreeSet<_> = fitting.map(|(object, _)| *object).take(MERGED_MAX).collect();
@@ -163,8 +173,8 @@ fn packs_of(sources: Vec<(&Object, &Source)>, excess: &mut u64, aim: Aim) -> Vec
     let mut packs = Vec::new();
     while *excess > 0 && packs.len() < AT_ONCE {
         let (mut taken, mut bytes, mut gain) = (BTreeSet::new(), 0, 0);
-        while let Some((object, s)) = best.next_if(|(_, s)| bytes + s.live <= room || taken.is_empty()) {
-            bytes += s.live;
+        while let Some((object, s)) = best.next_if(|(_, s)| bytes + s.most <= room || taken.is_empty()) {
+            bytes += s.most;
             gain += s.total - s.live;
             taken.insert(*object);
         }
@@ -201,22 +211,43 @@ impl Pages for Memo<'_> {
     }
 }
 
-type Frames = Vec<(u64, Bytes)>;
+type Frames = Vec<PackFrame>;
+
+/// What a look for something to pack has come to.
+enum Look {
+    Done,
+    /// There is nothing. When to look again, whatever happens.
+    Nothing(Option<Instant>),
+}
+
+/// Why objects are packed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Space,
+    /// For what compression saves: an object that gains little stays as it is.
+    Compression,
+}
 
 /// Packs while the volume takes more space than it should.
 pub async fn compact(session: Arc<Session>) {
-    let mut pace = DeathRates::default();
+    let (mut pace, mut cold) = (DeathRates::default(), ColdWork::default());
     loop {
         let news = session.collect.notified();
         let mut news = std::pin::pin!(news);
         news.as_mut().enable();
         let asked = session.pace.last_asked();
-        match session.pack_once(&mut pace).await {
-            Ok(true) => {}
-            Ok(false) => {
+        match session.look_for_work(&mut pace, &mut cold).await {
+            Ok(Look::Done) => {}
+            Ok(Look::Nothing(again)) => {
                 session.pace.found_nothing(asked);
                 session.set_pace();
-                news.await;
+                match again {
+                    Some(at) => {
+                        let rt = session.context.rt();
+                        rt.timeout(at.since(rt.now()), news).await;
+                    }
+                    None => news.await,
+                }
             }
             Err(stop) => {
                 tracing::warn!(volume = %session.context.name(), error = %stop.error(), "objects could not be packed; it is tried again");
@@ -227,6 +258,17 @@ pub async fn compact(session: Arc<Session>) {
 }
 
 impl Session {
+    async fn look_for_work(
+        self: &Arc<Self>,
+        pace: &mut DeathRates,
+        cold: &mut ColdWork,
+    ) -> Result<Look, Stop> {
+        match self.pack_once(pace).await? {
+            true => Ok(Look::Done),
+            false => self.recompress(cold).await,
+        }
+    }
+
     /// Whether there was something to pack.
     async fn pack_once(self: &Arc<Self>, pace: &mut DeathRates) -> Result<bool, Stop> {
         let chunk_table = self.chunk_table.lock().clone();
@@ -236,7 +278,8 @@ impl Session {
         if chosen.is_empty() {
             return Ok(false);
         }
-        let packs = join_all(chosen.into_iter().map(|sources| self.repack(&chunk_table, sources)));
+        let repack = |sources| self.repack(&chunk_table, sources, Purpose::Space);
+        let packs = join_all(chosen.into_iter().map(repack));
         let (mut moved, mut failed) = (Vec::new(), None);
         for pack in self.or_end(packs).await? {
             pack.map_or_else(|e| failed = Some(e), |pack| moved.push(pack));
@@ -250,12 +293,41 @@ impl Session {
         }
     }
 
+    /// Makes one pack of what is cold, when its turn has come; at once while somebody waits for collection.
+    async fn recompress(self: &Arc<Self>, work: &mut ColdWork) -> Result<Look, Stop> {
+        let Some(cold) = self.cold() else { return Ok(Look::Nothing(None)) };
+        let now = self.context.rt().now();
+        let urged = self.pace.urged.load(Ordering::Relaxed) > 0;
+        if work.turn > now && !urged {
+            return Ok(Look::Nothing(Some(work.turn)));
+        }
+        if self.context.engine.pool.condition().lacks(Need::Store) {
+            return Ok(Look::Nothing(Some(now + AWAY_AGAIN)));
+        }
+        let chunk_table = self.chunk_table.lock().clone();
+        let chosen = cold.choose(&chunk_table, self.pack_room(), &work.failed);
+        if chosen.is_empty() {
+            return Ok(Look::Nothing(Some(now + LOOK_AGAIN)));
+        }
+        work.went_through(whole_objects(&chunk_table, &chosen).values().sum(), now);
+        let pack = self.repack(&chunk_table, chosen.clone(), Purpose::Compression);
+        match self.or_end(pack).await? {
+            Ok(pack) => self.publish_packs(vec![pack]).await.map(|()| Look::Done),
+            Err(e) => {
+                if !passes(&e) {
+                    work.failed.extend(chosen);
+                }
+                Err(self.explain_absence(e).await)
+            }
+        }
+    }
+
     /// Who waits for collection gets less space and fewer objects than writes alone would make worth it.
     fn aim(&self, pace: &DeathRates) -> Aim {
         let tuning = &self.context.engine.tuning;
         let aim = Aim {
             space_max: pace.space_max(tuning.space_max),
-            room: self.writer.chunk_target().min(tuning.pack_max),
+            room: self.pack_room(),
             gain_min: tuning.gain_min,
             small_min: tuning.small_min,
         };
@@ -265,51 +337,89 @@ impl Session {
         }
     }
 
-    async fn repack(&self, chunk_table: &ChunkTable, sources: BTreeSet<Object>) -> Result<Repacked> {
-        let mut inside: BTreeMap<Object, Vec<(Seq, Entry)>> = BTreeMap::new();
+    /// Bytes of frames that a pack holds, at most.
+    fn pack_room(&self) -> u64 {
+        self.writer.chunk_target().min(self.context.engine.tuning.pack_max)
+    }
+
+    async fn repack(
+        &self,
+        chunk_table: &ChunkTable,
+        sources: BTreeSet<Object>,
+        purpose: Purpose,
+    ) -> Result<Repacked> {
+        let mut inside: BTreeMap<Object, Entries> = BTreeMap::new();
         for (seq, e) in
             chunk_table.entries().filter(|(seq, e)| sources.contains(&e.object(*seq)) && e.live() > 0)
         {
             inside.entry(e.object(seq)).or_default().push((seq, *e));
         }
-        let live: u64 = inside.values().flatten().map(|(_, e)| e.live()).sum();
+        let (cold, all) = (self.cold(), || inside.values().flatten());
+        let live: u64 = all().map(|(_, e)| e.live()).sum();
+        // What is, or was, compressed anew takes less than the table counts.
+        let known = all().all(|(_, e)| e.saved == 0 && !cold.is_some_and(|cold| cold.wants(e)));
         // Beside what is left and its parity: one source at a time, whole, or several small ones.
         let (k, n) = (self.writer.k(), self.context.engine.pool.layout().n());
-        let held =
-            self.context.engine.memory.encode.take(chunk_target(k) + live * n.div_ceil(k) as u64).await;
-        let dead = self.dead(chunk_table, inside.values().flatten()).await?;
+        let gathered = if known { 0 } else { live };
+        let laid_out = live * n.div_ceil(k) as u64;
+        let held = self.context.engine.memory.encode.take(chunk_target(k) + gathered + laid_out).await;
+        let dead = Arc::new(self.dead(chunk_table, all()).await?);
         let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
-        let mut draft = PackDraft::new(pack.of(self.context.id), k, live);
-        let (mut chunks, dead) = (Vec::new(), Arc::new(dead));
+        let id = pack.of(self.context.id);
+        let draft = if known { PackDraft::new(id, k, live) } else { PackDraft::gathering(id, k) };
         let whole = whole_objects(chunk_table, &sources);
+        let mut filling = Filling { draft, sources, slices: Vec::new(), settled: Vec::new() };
         for group in in_groups(inside, &whole, chunk_target(k)) {
             let payloads = try_join_all(group.iter().map(|(object, _)| self.whole(*object))).await?;
-            for ((_, entries), payload) in group.into_iter().zip(payloads) {
-                let dead = dead.clone();
-                let add = move || -> Result<(PackDraft, Vec<Survivors>)> {
-                    let mut added = Vec::with_capacity(entries.len());
-                    for (seq, entry) in entries {
-                        let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
-                        let placing = draft.add(entry.epoch, seq, &frames);
-                        let (at, len, bytes) = (placing.at, placing.len, placing.bytes);
-                        added.push(Survivors { seq, at, len, bytes, dead: entry.dead });
-                    }
-                    Ok((draft, added))
-                };
-                let added;
-                (draft, added) = self.context.rt().cpu(add).await??;
-                chunks.extend(added);
+            for ((object, entries), payload) in group.into_iter().zip(payloads) {
+                let left = self.left_of(payload, entries, dead.clone(), cold).await?;
+                let after = left.iter().flat_map(|left| &left.frames).map(|f| f.data.len() as u64).sum();
+                let before = whole.get(&object).copied().unwrap_or(after);
+                let worth = purpose == Purpose::Space || gains(before, after);
+                filling = self.context.rt().cpu(move || filling.with(object, left, worth)).await?;
             }
         }
-        if !chunks.is_empty() {
-            let era = chunks.iter().filter_map(|c| chunk_table.entry(c.seq)).map(|e| e.era).max();
-            let chunk = draft.finish(era.unwrap_or_default());
-            self.packed_bytes.fetch_add(live, Ordering::Relaxed);
+        let Filling { draft, sources, slices, settled } = filling;
+        let mut chunks = Vec::new();
+        if !slices.is_empty() {
+            let era = slices.iter().map(|(_, e, _)| e.era).max().unwrap_or_default();
+            let (chunk, placings) = self.context.rt().cpu(move || draft.finish(era)).await?;
+            let survivors = |((seq, entry, settled), at): ((Seq, Entry, bool), Placing)| {
+                let Placing { at, len, bytes, saved, .. } = at;
+                Survivors { seq, at, len, bytes, saved, dead: entry.dead, settled }
+            };
+            chunks = slices.into_iter().zip(placings).map(survivors).collect();
+            let stored = chunks.iter().map(|c| c.bytes - c.saved).sum();
+            self.packed_bytes.fetch_add(stored, Ordering::Relaxed);
             self.put_pack(chunk).await?;
         }
         drop(held);
-        Ok(Repacked { pack, sources, chunks })
+        Ok(Repacked { pack, sources, chunks, settled })
+    }
+
+    /// What is left of an object, chunk by chunk; what is cold compressed anew.
+    async fn left_of(
+        &self,
+        payload: Payload,
+        entries: Entries,
+        dead: Arc<BTreeMap<Seq, BTreeSet<u64>>>,
+        cold: Option<Cold>,
+    ) -> Result<Vec<Left>> {
+        let find = move || -> Result<Vec<Left>> {
+            let left = |(seq, entry)| {
+                let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
+                Ok(Left { seq, entry, frames, tried: false })
+            };
+            entries.into_iter().map(left).collect()
+        };
+        let mut all = self.context.rt().cpu(find).await??;
+        for left in all.iter_mut().filter(|left| cold.is_some_and(|cold| cold.wants(&left.entry))) {
+            let chunk = ChunkId { volume: self.context.id, epoch: left.entry.epoch, seq: left.seq };
+            left.frames = self.compress_anew(chunk, take(&mut left.frames)).await?;
+            left.tried = true;
+        }
+        Ok(all)
     }
 
     async fn put_pack(&self, chunk: crate::pool::Chunk) -> Result<()> {
@@ -366,11 +476,45 @@ impl Session {
 
 type Entries = Vec<(Seq, Entry)>;
 
-/// Bytes of these objects, of their dead chunks as well: a source is read whole.
+/// What is left of one chunk.
+struct Left {
+    seq: Seq,
+    entry: Entry,
+    frames: Frames,
+    /// They were compressed anew where that makes them smaller.
+    tried: bool,
+}
+
+/// A pack that is being made.
+struct Filling {
+    draft: PackDraft,
+    sources: BTreeSet<Object>,
+    /// The chunks in it, in order, and whether they are settled.
+    slices: Vec<(Seq, Entry, bool)>,
+    settled: Vec<(Seq, Object)>,
+}
+
+impl Filling {
+    /// With what is left of an object, unless that is not worth its while.
+    fn with(mut self, object: Object, left: Vec<Left>, worth: bool) -> Filling {
+        if !worth {
+            self.sources.remove(&object);
+            self.settled.extend(left.iter().filter(|left| left.tried).map(|left| (left.seq, object)));
+            return self;
+        }
+        for Left { seq, entry, frames, tried } in left {
+            self.draft.add(entry.epoch, seq, &frames);
+            self.slices.push((seq, entry, entry.settled || tried));
+        }
+        self
+    }
+}
+
+/// Bytes of these objects as stored, of their dead chunks as well: a source is read whole.
 fn whole_objects(chunk_table: &ChunkTable, sources: &BTreeSet<Object>) -> BTreeMap<Object, u64> {
     let mut whole = BTreeMap::new();
     for (seq, e) in chunk_table.entries().filter(|(seq, e)| sources.contains(&e.object(*seq))) {
-        *whole.entry(e.object(seq)).or_insert(0) += e.total;
+        *whole.entry(e.object(seq)).or_insert(0) += e.stored().0;
     }
     whole
 }
@@ -411,19 +555,31 @@ fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<
         Home::Own => {
             let chunk = &payload.chunk;
             let toc = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(unsound)?;
-            for f in Toc::decode(&toc)?.frames.iter().filter(|f| !lies(f.offset)) {
-                frames.push((f.offset, payload.slice(f.offset, f.len).ok_or_else(unsound)?));
+            let Toc { kind, frames: all, .. } = Toc::decode(&toc)?;
+            for f in all.iter().filter(|f| !lies(f.offset)) {
+                let data = payload.slice(f.offset, f.len).ok_or_else(unsound)?;
+                let block = (kind == ChunkKind::Data).then_some(f.block);
+                frames.push(PackFrame { from: f.offset, was: f.len, block, data });
             }
         }
         Home::Pack { at, len, .. } => {
             let slice = Slice::decode(&payload.slice(at, len).ok_or_else(unsound)?, at)?;
-            for f in slice.frames.iter().filter(|f| slice.seq == seq && !lies(f.from)) {
-                frames.push((f.from, payload.slice(f.to, f.len).ok_or_else(unsound)?));
+            let (was, is) = slice
+                .frames
+                .iter()
+                .fold((0, 0), |(was, is), f| (was + u64::from(f.was), is + u64::from(f.len)));
+            if (slice.seq, was, was - is) != (seq, entry.total, entry.saved) {
+                return Err(unsound());
+            }
+            for (n, f) in slice.frames.iter().enumerate().filter(|(_, f)| !lies(f.from)) {
+                let data = payload.slice(f.to, f.len).ok_or_else(unsound)?;
+                let block = slice.blocks.get(n).copied();
+                frames.push(PackFrame { from: f.from, was: f.was, block, data });
             }
         }
     }
-    frames.sort_by_key(|(offset, _)| *offset);
-    let bytes: u64 = frames.iter().map(|(_, data)| data.len() as u64).sum();
+    frames.sort_by_key(|f| f.from);
+    let bytes: u64 = frames.iter().map(|f| u64::from(f.was)).sum();
     if bytes == entry.live() { Ok(frames) } else { Err(unsound()) }
 }
 
@@ -442,7 +598,7 @@ mod tests {
 
     #[test]
     fn small_objects_that_live_are_made_one() {
-        let source = |total, packings| Source { total, live: total, packings };
+        let source = |total, packings| Source { total, live: total, most: total, packings };
         let mut all: BTreeMap<_, _> = (0..20).map(|n| (object(n), source(10, (n % 3) as usize))).collect();
         all.insert(object(20), source(300, 0));
         let choose = |all: &BTreeMap<_, _>, small_min| {
@@ -456,7 +612,7 @@ mod tests {
 
     #[test]
     fn the_emptiest_of_one_age_are_taken_until_a_pack_is_full() {
-        let source = |total, live, packings| Source { total, live, packings };
+        let source = |total, live, packings| Source { total, live, most: live, packings };
         let all: BTreeMap<_, _> = [
             (object(1), source(100, 90, 0)),
             (object(2), source(100, 20, 0)),
@@ -480,7 +636,7 @@ mod tests {
 
     #[test]
     fn an_age_that_frees_too_little_does_not_keep_the_others_from_being_packed() {
-        let source = |total, live, packings| Source { total, live, packings };
+        let source = |total, live, packings| Source { total, live, most: live, packings };
         let all: BTreeMap<_, _> = [
             (object(1), source(40, 1, 0)),
             (object(2), source(500, 500, 0)),
@@ -495,7 +651,7 @@ mod tests {
 
     #[test]
     fn what_is_colder_is_packed_earlier_and_skew_makes_it_tighter() {
-        let source = |live, packings| Source { total: 1000, live, packings };
+        let source = |live, packings| Source { total: 1000, live, most: live, packings };
         let mut pace = DeathRates::default();
         let at = |new, cold| -> BTreeMap<_, _> {
             [(object(1), source(new, 0)), (object(2), source(cold, 1))].into()

@@ -6,6 +6,7 @@ mod compaction;
 mod delete_objects;
 mod flatten;
 mod publish;
+mod recompress;
 mod sweep;
 
 pub use check::{CheckReport, check};

@@ -22,6 +22,8 @@ pub struct VolumeInfo {
     /// What a flush means, as a sentence.
     pub meaning: String,
     pub compression: Codec,
+    /// What was written so long ago is compressed anew, by zstd; none: nothing is.
+    pub recompress_after_ms: Option<u64>,
     pub max_tail_ms: u64,
     pub journal_size: u64,
     /// I/O that has waited for stores for so long fails; none: it waits on.
@@ -98,6 +100,7 @@ impl VolumeInfo {
         VolumeSettings {
             flush: self.flush,
             compression: self.compression,
+            recompress_after_ms: self.recompress_after_ms,
             max_tail_ms: self.max_tail_ms,
             journal_size: self.journal_size,
             error_after_ms: self.error_after_ms,

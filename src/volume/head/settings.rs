@@ -61,6 +61,9 @@ pub struct VolumeSettings {
     /// Snapshots that it takes by itself.
     #[serde(skip_serializing_if = "is_default")]
     pub history: History,
+    /// What was written so long ago is compressed anew, by zstd.
+    #[serde(skip_serializing_if = "is_default")]
+    pub recompress_after_ms: Option<u64>,
 }
 
 impl Default for VolumeSettings {
@@ -75,6 +78,7 @@ impl Default for VolumeSettings {
             quota_bytes: None,
             template: false,
             history: History::default(),
+            recompress_after_ms: None,
         }
     }
 }
@@ -100,6 +104,10 @@ const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
 const ERROR_AFTER_MS: u64 = 30_000;
 const COMPRESSION: &[(&str, Codec)] = &[("lz4", Codec::Lz4), ("zstd", Codec::Zstd), ("none", Codec::None)];
 
+/// Of `recompress=zstd`.
+const RECOMPRESS_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
+const RECOMPRESS_AFTER_MAX_MS: u64 = 3650 * RECOMPRESS_AFTER_MS;
+
 fn parse_count(text: &str) -> Result<u64> {
     text.parse().map_err(|_| bad(format!("{text:?} is not a number of operations")))
 }
@@ -121,12 +129,22 @@ fn error_after(value: &str) -> Result<Option<u64>> {
     }
 }
 
+/// The value of `recompress`.
+fn recompress_after(value: &str) -> Result<Option<u64>> {
+    match value.split_once(':').unwrap_or((value, "")) {
+        ("none", "") => Ok(None),
+        ("zstd", "") => Ok(Some(RECOMPRESS_AFTER_MS)),
+        ("zstd", time) => Ok(Some(parse_duration(time)?.as_millis() as u64)),
+        _ => Err(bad(format!("recompress={value:?} is unknown: use none, zstd or zstd:TIME"))),
+    }
+}
+
 impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, quota, template, history, iops, bps, read-iops, read-bps, write-iops \
-                        and write-bps";
+    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, iops, bps, read-iops, \
+                        read-bps, write-iops and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
     fn assign(&mut self, assignment: &str) -> Result<()> {
@@ -137,6 +155,7 @@ impl VolumeSettings {
         match key {
             "flush" => self.flush = one_of(key, value, FLUSH)?,
             "compression" => self.compression = one_of(key, value, COMPRESSION)?,
+            "recompress" => self.recompress_after_ms = recompress_after(value)?,
             "max-tail" => self.max_tail_ms = ms()?,
             "journal-size" => self.journal_size = parse_size(value)?,
             "on-outage" => self.error_after_ms = error_after(value)?,
@@ -170,6 +189,11 @@ impl VolumeSettings {
         match key {
             "flush" => word(self.flush, FLUSH).to_owned(),
             "compression" => word(self.compression, COMPRESSION).to_owned(),
+            "recompress" => match self.recompress_after_ms {
+                Some(RECOMPRESS_AFTER_MS) => "zstd".to_owned(),
+                Some(ms) => format!("zstd:{}", show_duration(ms)),
+                None => "none".to_owned(),
+            },
             "max-tail" => show_duration(self.max_tail_ms),
             "journal-size" => show_size(self.journal_size),
             "on-outage" => match self.error_after_ms {
@@ -199,6 +223,7 @@ impl VolumeSettings {
         let VolumeSettings { compression, error_after_ms, limits, quota_bytes, template, history, .. } =
             *self;
         let plain = compression != Codec::Zstd
+            && self.recompress_after_ms.is_none()
             && !template
             && error_after_ms.is_none()
             && quota_bytes.is_none()
@@ -218,6 +243,9 @@ impl VolumeSettings {
         }
         if self.error_after_ms.is_some_and(|ms| !(1_000..=3_600_000).contains(&ms)) {
             return Err(bad("the time of on-outage=error is out of range: give it 1s to 1h"));
+        }
+        if self.recompress_after_ms.is_some_and(|ms| ms > RECOMPRESS_AFTER_MAX_MS) {
+            return Err(bad("the time of recompress=zstd is out of range: give it at most 3650d"));
         }
         Ok(())
     }
@@ -306,6 +334,10 @@ mod tests {
             "journal-size=1G",
             "on-outage=error:10s",
             "on-outage=hold",
+            "recompress=none",
+            "recompress=zstd",
+            "recompress=zstd:2h",
+            "recompress=zstd:0ms",
             "template=true",
             "history=1m:1h,1h:1d",
             "quota=10G",
@@ -331,6 +363,9 @@ mod tests {
             "bps=0:5",
             "on-outage=error:10ms",
             "on-outage=hold:1s",
+            "recompress=lz4",
+            "recompress=zstd:soon",
+            "recompress=zstd:9999d",
             "template=1",
             "x=1",
         ] {
@@ -343,6 +378,7 @@ mod tests {
         assert_eq!(assigned(&["flush=pool", "journal-size=1G"]).unwrap().format(), 1);
         for text in [
             "compression=zstd",
+            "recompress=zstd",
             "quota=1G",
             "on-outage=error",
             "template=true",

@@ -514,6 +514,7 @@ impl Session {
         self.journal.resize(&self.context.engine.journal(self.context.id, &settings));
         // What is due by now?
         self.work.notify_one();
+        self.collect.notify_waiters();
     }
 
     /// Cut what there is now.

@@ -106,6 +106,26 @@ impl Session {
         self.or_end(self.rounds.wait(round)).await
     }
 
+    /// Whether the head still shows this epoch as the owner's, by a register read that began after this call; a head that
+    /// doesn't ends the session. `None`: no answer tells. Other than `confirm` this waits for no round that is under way
+    /// (one of its requests may be lost) and counts nothing: a new client waits for it.
+    pub async fn is_owner(self: &Arc<Self>) -> Option<Result<(), Stop>> {
+        let told = match self.context.cell.confirm().await {
+            Ok(head) => {
+                self.context.follow_name(&head);
+                head.owned(self.epoch)
+            }
+            Err(error) => Err(error),
+        };
+        match told {
+            Ok(()) => Some(Ok(())),
+            Err(error) => {
+                self.lost(error).await;
+                self.closed().map(Err)
+            }
+        }
+    }
+
     fn generation(&self) -> Generation {
         self.context.engine.pool.generation()
     }

@@ -1,8 +1,11 @@
 //! The chunk table and the lists of deaths, as one value: a checkpoint works on a copy and publishes it.
 //!
-//! Held whole in memory, about 100 bytes a chunk; pages of the table are shared between copies and written when they
+//! Held whole in memory, about 120 bytes a chunk; pages of the table are shared between copies and written when they
 //! changed. Invariants, checked by `volume check`: an entry's dead bytes are the sum of its deaths in folded runs since it
 //! was last written; no frame is in two lists.
+//!
+//! All bytes are counted by the lengths that frames were first stored with, as maps and lists of deaths name them: sums stay
+//! exact whatever a pack makes of the frames. How much less they take by now is kept beside that.
 //!
 //! # Bytes of a page of the chunk table
 //!
@@ -15,9 +18,11 @@
 //! | … | entries, in order of their sequence numbers |
 //!
 //! An entry, as varints: sequence number less n × 4096 or less that of the entry before; epoch; era; flags (map 1,
-//! counted 2, in a pack 4); bytes of its frames (when counted), bytes of those that are dead; and in a pack: the pack's
-//! epoch, number with the highest bit set, place and length of the slice's index in it, how often it was packed (1 or
-//! 2). Not counted: a map chunk behind the checkpoint's position.
+//! counted 2, in a pack 4, hour known 8, settled 16, saved 32); bytes of its frames (when counted), bytes of those that are
+//! dead; in a pack: the pack's epoch, number with the highest bit set, place and length of the slice's index in it, how
+//! often it was packed (1 or 2); when known, the hour since 1970 in which the position passed it; with `saved`, how many of
+//! the bytes of its frames compression has saved since they were first stored. *Settled*: there is nothing left in it to
+//! compress anew. Not counted: a map chunk behind the checkpoint's position.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +43,10 @@ const SLAB_FORMAT: u8 = 1;
 const MAP: u64 = 1;
 const COUNTED: u64 = 2;
 const PACKED: u64 = 4;
+const AGED: u64 = 8;
+const SETTLED: u64 = 16;
+const SAVED: u64 = 32;
+const FLAGS: u64 = 63;
 
 /// A chunk's or pack's object, whatever its volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -73,10 +82,16 @@ pub struct Entry {
     pub kind: ChunkKind,
     /// The position has passed it: `total` is known.
     pub counted: bool,
-    /// Bytes of the frames that its object holds of it.
+    /// Bytes of the frames that its object holds of it, as they were first stored.
     pub total: u64,
     pub dead: u64,
     pub home: Home,
+    /// When the position passed it, in hours since 1970; 0: that is not known.
+    pub hour: u32,
+    /// Nothing in it is left to be compressed anew.
+    pub settled: bool,
+    /// So much less than `total` its frames take there.
+    pub saved: u64,
 }
 
 impl Entry {
@@ -97,6 +112,17 @@ impl Entry {
     pub fn live(&self) -> u64 {
         self.total.saturating_sub(self.dead)
     }
+
+    /// Bytes that its frames take in its object, and those of them that somebody needs: about, where some were compressed
+    /// anew, since deaths don't tell how much of it each had saved.
+    pub fn stored(&self) -> (u64, u64) {
+        let stored = self.total.saturating_sub(self.saved);
+        if self.saved == 0 {
+            return (stored, self.live());
+        }
+        let live = u128::from(stored) * u128::from(self.live()) / u128::from(self.total.max(1));
+        (stored, u64::try_from(live).unwrap_or(stored))
+    }
 }
 
 /// A pack that is stored, and what it holds.
@@ -106,6 +132,8 @@ pub struct Repacked {
     /// Whose survivors are in it, all of them.
     pub sources: BTreeSet<Object>,
     pub chunks: Vec<Survivors>,
+    /// Chunks that stay where they are, and in which there is nothing to compress anew.
+    pub settled: Vec<(Seq, Object)>,
 }
 
 /// What was left of one chunk when it was packed.
@@ -115,10 +143,13 @@ pub struct Survivors {
     /// Its index in the pack.
     pub at: u64,
     pub len: u32,
-    /// Of its frames.
+    /// Of its frames, as they were first stored; and how much less they take.
     pub bytes: u64,
+    pub saved: u64,
     /// Dead bytes that its entry counted then.
     pub dead: u64,
+    /// Nothing in it is left to be compressed anew.
+    pub settled: bool,
 }
 
 /// A part that is counted in the chunk table.
@@ -186,6 +217,12 @@ impl ChunkTable {
         self.slabs.values().flat_map(|s| s.entries.iter().map(|(seq, e)| (*seq, e)))
     }
 
+    /// What may be packed: the position has passed it, and no page of the tables is read from it.
+    pub fn packable(&self) -> impl Iterator<Item = (Seq, &Entry)> {
+        let direct: BTreeSet<Seq> = self.own_pages().iter().map(|at| at.seq).collect();
+        self.entries().filter(move |(seq, e)| e.counted && !direct.contains(seq))
+    }
+
     fn slab(&mut self, seq: Seq) -> &mut Slab {
         let slab = Arc::make_mut(self.slabs.entry(seq.0 / SLAB).or_default());
         self.stale.extend(slab.at.take());
@@ -209,13 +246,18 @@ impl ChunkTable {
     /// An entry of a map chunk that the position hasn't passed.
     pub fn young(birth: &NewChunk) -> Entry {
         let &NewChunk { epoch, era, kind, .. } = birth;
-        Entry { epoch, era, kind, counted: false, total: 0, dead: 0, home: Home::Own }
+        ChunkTable::uncounted(epoch, era, kind)
     }
 
-    /// The position has passed a chunk.
-    pub fn count(&mut self, seq: Seq, birth: &NewChunk) {
+    fn uncounted(epoch: Epoch, era: Era, kind: ChunkKind) -> Entry {
+        let (counted, settled, home) = (false, false, Home::Own);
+        Entry { epoch, era, kind, counted, total: 0, dead: 0, home, hour: 0, settled, saved: 0 }
+    }
+
+    /// The position has passed a chunk, in this hour.
+    pub fn count(&mut self, seq: Seq, birth: &NewChunk, hour: u32) {
         let dead = self.entry(seq).map_or(0, |e| e.dead);
-        let entry = Entry { counted: true, total: birth.bytes, dead, ..ChunkTable::young(birth) };
+        let entry = Entry { counted: true, total: birth.bytes, dead, hour, ..ChunkTable::young(birth) };
         self.insert(seq, entry);
     }
 
@@ -223,8 +265,7 @@ impl ChunkTable {
     pub fn add_direct(&mut self, era: Era) {
         for at in self.own_pages() {
             if self.entry(at.seq).is_none() {
-                let (kind, home) = (ChunkKind::Map, Home::Own);
-                let entry = Entry { epoch: at.epoch, era, kind, counted: false, total: 0, dead: 0, home };
+                let entry = ChunkTable::uncounted(at.epoch, era, ChunkKind::Map);
                 // Not a change: the page that holds it will be written with the next one.
                 let slab = Arc::make_mut(self.slabs.entry(at.seq.0 / SLAB).or_default());
                 slab.entries.insert(at.seq, entry);
@@ -288,10 +329,17 @@ impl ChunkTable {
             };
             let home = Home::Pack { pack: moved.pack, at: m.at, len: m.len, packed };
             (entry.total, entry.dead, entry.home) = (m.bytes, dead, home);
+            (entry.saved, entry.settled) = (m.saved, m.settled);
             used = true;
         }
+        for (seq, object) in &moved.settled {
+            if self.entry(*seq).is_some_and(|e| e.counted && e.object(*seq) == *object) {
+                self.change(*seq).into_iter().for_each(|entry| entry.settled = true);
+            }
+        }
         let left: BTreeSet<Object> = self.entries().map(|(seq, e)| e.object(seq)).collect();
-        let all = moved.sources.iter().chain((!used).then_some(&moved.pack));
+        let unused = !used && !moved.sources.is_empty();
+        let all = moved.sources.iter().chain(unused.then_some(&moved.pack));
         self.retired.extend(all.filter(|o| !left.contains(o)));
         Ok(())
     }
@@ -339,10 +387,10 @@ impl ChunkTable {
         }
     }
 
-    /// Bytes of all objects, and those of them that somebody needs.
+    /// Bytes of all objects, and those of them that somebody needs, as they are stored.
     pub fn space(&self) -> (u64, u64) {
-        let counted = self.entries().filter(|(_, e)| e.counted);
-        counted.fold((0, 0), |(t, l), (_, e)| (t + e.total, l + e.live()))
+        let counted = self.entries().filter(|(_, e)| e.counted).map(|(_, e)| e.stored());
+        counted.fold((0, 0), |(all_stored, all_live), (stored, live)| (all_stored + stored, all_live + live))
     }
 
     /// Pages of the table that must be written; those that they replace, once told, count as dead.
@@ -449,7 +497,10 @@ fn encode_slab(n: u64, entries: &BTreeMap<Seq, Entry>) -> Bytes {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let flags = flag(e.kind == ChunkKind::Map, MAP)
             | flag(e.counted, COUNTED)
-            | flag(e.home != Home::Own, PACKED);
+            | flag(e.home != Home::Own, PACKED)
+            | flag(e.hour != 0, AGED)
+            | flag(e.settled, SETTLED)
+            | flag(e.saved != 0, SAVED);
         w.varint(seq.0 - last).varint(e.epoch.0).varint(e.era.0).varint(flags);
         if e.counted {
             w.varint(e.total);
@@ -457,6 +508,12 @@ fn encode_slab(n: u64, entries: &BTreeMap<Seq, Entry>) -> Bytes {
         w.varint(e.dead);
         if let Home::Pack { pack, at, len, packed } = e.home {
             w.varint(pack.epoch.0).varint(pack.seq.0).varint(at).varint(len.into()).varint(packed.into());
+        }
+        if e.hour != 0 {
+            w.varint(e.hour.into());
+        }
+        if e.saved != 0 {
+            w.varint(e.saved);
         }
         last = seq.0;
     }
@@ -489,8 +546,13 @@ fn decode_slab(n: u64, bytes: &[u8]) -> Result<BTreeMap<Seq, Entry>> {
             }
         };
         let kind = if flags & MAP != 0 { ChunkKind::Map } else { ChunkKind::Data };
-        let entry = Entry { epoch, era, kind, counted: flags & COUNTED != 0, total, dead, home };
-        if seq / SLAB != n || flags > 7 || entries.insert(Seq(seq), entry).is_some() {
+        let hour = if flags & AGED != 0 { u32::try_from(r.varint()?).ok() } else { Some(0) };
+        let Some(hour) = hour else { return Err(r.bad("an entry is impossible")) };
+        let saved = if flags & SAVED != 0 { r.varint()? } else { 0 };
+        let (counted, settled) = (flags & COUNTED != 0, flags & SETTLED != 0);
+        let entry = Entry { epoch, era, kind, counted, total, dead, home, hour, settled, saved };
+        let sound = seq / SLAB == n && flags <= FLAGS && saved <= total;
+        if !sound || entries.insert(Seq(seq), entry).is_some() {
             return Err(r.bad("an entry is impossible"));
         }
         last = seq;

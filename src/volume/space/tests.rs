@@ -20,7 +20,8 @@ fn death(era: u64, seq: u64, offset: u64, len: u32) -> DeadFrame {
 
 fn entry(total: u64, dead: u64, home: Home) -> Entry {
     let kind = ChunkKind::Data;
-    Entry { epoch: Epoch(2), era: Era(3), kind, counted: true, total, dead, home }
+    let (epoch, era, counted) = (Epoch(2), Era(3), true);
+    Entry { epoch, era, kind, counted, total, dead, home, hour: 0, settled: false, saved: 0 }
 }
 
 #[test]
@@ -46,8 +47,12 @@ fn golden_bytes_of_the_table() {
     chunk_table.insert(Seq(4102), entry(7, 0, Home::Pack { pack, at: 6, len: 7, packed: 1 }));
     let young = Entry { counted: false, kind: ChunkKind::Map, ..entry(0, 1, Home::Own) };
     chunk_table.insert(Seq(4103), young);
+    let packed = Home::Pack { pack, at: 6, len: 7, packed: 2 };
+    let cold = Entry { hour: 200, settled: true, saved: 3, ..entry(7, 0, packed) };
+    chunk_table.insert(Seq(4104), cold);
     let pages = chunk_table.changed();
-    let bytes = [1, 3, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 7, 1, 1, 2, 3, 1, 1];
+    let mut bytes = vec![1, 4, 4, 2, 3, 2, 0xac, 2, 5, 2, 2, 3, 6, 7, 0, 9, 2, 6, 7, 1, 1, 2, 3, 1, 1];
+    bytes.extend([1, 2, 3, 62, 7, 0, 9, 2, 6, 7, 2, 0xc8, 1, 3]);
     assert_eq!(pages.iter().map(|(n, b)| (*n, &b[..])).collect::<Vec<_>>(), [(1, &bytes[..])]);
     chunk_table.written(1, frame(5, 1));
     chunk_table.state_page_is(3, frame(1, 2), b"states");
@@ -98,18 +103,33 @@ fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
     chunk_table.insert(Seq(1), entry(10, 6, Home::Own));
     chunk_table.insert(Seq(2), entry(10, 7, Home::Own));
     let pack = Object { epoch: Epoch(2), seq: Seq::pack(1) };
-    let chunk = |seq, bytes, dead| Survivors { seq: Seq(seq), at: 0, len: 9, bytes, dead };
+    let chunk = |seq, bytes, dead| {
+        let (saved, settled) = (bytes / 2, true);
+        Survivors { seq: Seq(seq), at: 0, len: 9, bytes, saved, dead, settled }
+    };
     // Of the first chunk a byte died while it was packed; the third is gone by now.
     let chunks = vec![chunk(1, 5, 5), chunk(2, 3, 7), chunk(3, 1, 0)];
-    let moved = Repacked { pack, sources: [one, two].into(), chunks };
+    let moved = Repacked { pack, sources: [one, two].into(), chunks, settled: Vec::new() };
     chunk_table.adopt(&moved).unwrap();
     let seen: Vec<_> = chunk_table.entries().map(|(_, e)| (e.total, e.dead, e.packings())).collect();
     assert_eq!(seen, [(5, 1, 1), (3, 0, 1)]);
     assert_eq!(chunk_table.retired, [one, two].into());
     assert_eq!(chunk_table.objects()[&pack], (8, 7));
-    let none = Repacked { pack: two, sources: [one].into(), chunks: vec![chunk(3, 1, 0)] };
+    let stored: Vec<_> = chunk_table.entries().map(|(_, e)| e.stored()).collect();
+    assert_eq!((stored, chunk_table.space()), (vec![(3, 2), (2, 2)], (5, 4)));
+    let none =
+        Repacked { pack: two, sources: [one].into(), chunks: vec![chunk(3, 1, 0)], settled: Vec::new() };
     chunk_table.adopt(&none).unwrap();
     assert!(chunk_table.retired.contains(&two), "nothing in it counts");
+    chunk_table.insert(Seq(4), entry(10, 0, Home::Own));
+    chunk_table.insert(Seq(5), entry(10, 0, Home::Own));
+    let (own, never) =
+        (Object { epoch: Epoch(2), seq: Seq(4) }, Object { epoch: Epoch(2), seq: Seq::pack(2) });
+    // The second one has moved since it was looked at.
+    let settled = vec![(Seq(4), own), (Seq(5), pack)];
+    chunk_table.adopt(&Repacked { pack: never, sources: [].into(), chunks: Vec::new(), settled }).unwrap();
+    let settled = |seq| chunk_table.entry(Seq(seq)).unwrap().settled;
+    assert!(settled(4) && !settled(5) && !chunk_table.retired.contains(&never));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod orphans;
 mod outage;
 mod place;
 mod reading;
+mod recompress;
 mod renames;
 mod reports;
 mod requests;
@@ -47,6 +48,20 @@ fn bytes(seed: u64, len: usize) -> Bytes {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         out.push((state >> 56) as u8);
     }
+    out.into()
+}
+
+/// What compresses: by zstd better than by lz4.
+fn text(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len + 16);
+    while out.len() < len {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let word =
+            ["lorem ", "ipsum ", "dolor ", "sit ", "amet, ", "elit ", "sed ", "do "][(state >> 61) as usize];
+        out.extend_from_slice(word.as_bytes());
+    }
+    out.truncate(len);
     out.into()
 }
 

@@ -102,6 +102,40 @@ fn who_was_shut_out_in_an_outage_that_is_over_shows_nobody_an_old_state() {
     }
 }
 
+/// The same where its last look waits for an answer that is lost, and where the first one of whoever opens the volume is.
+#[test]
+fn who_was_shut_out_and_waits_for_a_lost_answer_shows_nobody_an_old_state() {
+    for lost_again in [false, true] {
+        run(9, "1+0", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.sleep(6_000).await;
+            let other = site.machine(2).start().await;
+            other.volumes.take_over(&name("v"), false).await.unwrap();
+            site.stores[0].faults(|f| f.patience = Duration::from_secs(3_600));
+            v.write(4096, bytes(2, 4096)).await.unwrap();
+            // Its look at the head comes four seconds after the write.
+            life.sleep(3_900).await;
+            site.reach(0..1, Reach::Silent);
+            life.sleep(200).await;
+            if lost_again {
+                let store = site.stores[0].clone();
+                site.world.after(Duration::from_millis(300), move || store.faults(|f| f.reach = Reach::Up));
+            } else {
+                site.reach(0..1, Reach::Up);
+            }
+            let again = match life.volumes.open(&name("v"), OpenMode::Normal).await {
+                Ok(again) => again.read(4096, 4096).await.map(drop),
+                Err(e) => Err(e),
+            };
+            let refused = again.expect_err("another host has it");
+            assert!(refused.is(Kind::Owned) && refused.to_string().contains("host2"), "{refused}");
+        });
+    }
+}
+
 /// A claim on it was withdrawn, and its disk failed when the volume was to go on under a new one.
 #[test]
 fn what_is_said_to_be_released_is_so() {

@@ -133,6 +133,11 @@ impl Plan {
         }
     }
 
+    /// Whether collection compresses anew what was not compressed: at once, no day passes here.
+    fn recompresses(&self) -> bool {
+        self.codec == Codec::None && self.grace_ms != 500
+    }
+
     /// Shards that count as stored at the end.
     pub fn w(&self) -> usize {
         if self.degrade_after.is_some() { self.layout.k() } else { self.layout.w() }
@@ -255,6 +260,7 @@ impl Site {
             max_tail_ms: self.plan.max_tail_ms,
             compression: self.plan.codec,
             journal_size: VolumeSettings::JOURNAL_MIN,
+            recompress_after_ms: self.plan.recompresses().then_some(0),
             ..VolumeSettings::default()
         };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
