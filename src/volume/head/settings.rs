@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::boot_trace::BootTrace;
 use super::history::History;
 use super::limits::{Limits, Rate};
 use crate::base::size::{GIB, MIB, VOLUME_MAX, parse_duration, parse_size, show_duration, show_size};
@@ -61,6 +62,9 @@ pub struct VolumeSettings {
     /// Snapshots that it takes by itself.
     #[serde(skip_serializing_if = "is_default")]
     pub history: History,
+    /// Whether a clone's first boot is to be recorded, or was.
+    #[serde(skip_serializing_if = "is_default")]
+    pub boot_trace: BootTrace,
 }
 
 impl Default for VolumeSettings {
@@ -75,6 +79,7 @@ impl Default for VolumeSettings {
             quota_bytes: None,
             template: false,
             history: History::default(),
+            boot_trace: BootTrace::Off,
         }
     }
 }
@@ -125,7 +130,7 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, quota, template, history, iops, bps, read-iops, read-bps, write-iops \
+    const KEYS: &str = "flush, compression, max-tail, journal-size, on-outage, quota, template, history, boot-trace, iops, bps, read-iops, read-bps, write-iops \
                         and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
@@ -143,6 +148,7 @@ impl VolumeSettings {
             "quota" => self.quota_bytes = quota(value)?,
             "template" => self.template = one_of(key, value, TEMPLATE)?,
             "history" => self.history = value.parse()?,
+            "boot-trace" => self.boot_trace = BootTrace::parse(value)?,
             _ => self.assign_limit(key, value)?,
         }
         Ok(())
@@ -179,6 +185,7 @@ impl VolumeSettings {
             "quota" => self.quota_bytes.map_or_else(|| "none".to_owned(), show_size),
             "template" => word(self.template, TEMPLATE).to_owned(),
             "history" => self.history.to_string(),
+            "boot-trace" => self.boot_trace.to_string(),
             _ => {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
@@ -196,14 +203,23 @@ impl VolumeSettings {
 
     /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
     pub(super) fn format(&self) -> u32 {
-        let VolumeSettings { compression, error_after_ms, limits, quota_bytes, template, history, .. } =
-            *self;
+        let VolumeSettings {
+            compression,
+            error_after_ms,
+            limits,
+            quota_bytes,
+            template,
+            history,
+            boot_trace,
+            ..
+        } = *self;
         let plain = compression != Codec::Zstd
             && !template
             && error_after_ms.is_none()
             && quota_bytes.is_none()
             && is_default(&limits)
-            && is_default(&history);
+            && is_default(&history)
+            && is_default(&boot_trace);
         if plain { 1 } else { 2 }
     }
 
@@ -308,6 +324,8 @@ mod tests {
             "on-outage=hold",
             "template=true",
             "history=1m:1h,1h:1d",
+            "boot-trace=record",
+            "boot-trace=off",
             "quota=10G",
             "iops=1000:5000",
             "read-bps=100M:1G",
@@ -332,6 +350,7 @@ mod tests {
             "on-outage=error:10ms",
             "on-outage=hold:1s",
             "template=1",
+            "boot-trace=kept",
             "x=1",
         ] {
             assert!(assigned(&[bad]).unwrap_err().is(Kind::Usage), "{bad}");
@@ -347,6 +366,7 @@ mod tests {
             "on-outage=error",
             "template=true",
             "history=1m:1h",
+            "boot-trace=record",
             "read-bps=1M",
         ] {
             assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");

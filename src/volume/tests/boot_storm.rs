@@ -121,11 +121,116 @@ fn clones_that_boot_at_once_fetch_what_one_does() {
         lonely.process.kill();
         let life = site.machine(3).start().await;
         let (clones, all) = bill(&site, "all at once", opened_and_booted(&life, CLONES)).await;
+        let from_stores = || clones.iter().map(|clone| clone.reads().stores).sum::<u64>();
+        // What the last reads had fetched ahead is on its way.
+        life.sleep(1_000).await;
+        let before = from_stores();
         let (_, again) = bill(&site, "again", boots(&life, &clones)).await;
+        assert_eq!(from_stores(), before);
         // What opening a clone takes is its own.
         let heads = (CLONES * 8) as u64 * 1024;
         assert!(all.bytes * 10 <= one.bytes * 11 + heads * 10, "{} of {}", all.bytes, one.bytes);
         assert!(all.took * 10 <= one.took * 13, "{:?} of {:?}", all.took, one.took);
         assert_eq!((again.requests, again.took), (0, Duration::ZERO));
     });
+}
+
+async fn set(life: &Life, assignment: &str) -> BootTrace {
+    life.volumes.set(&name("t"), &[assignment.to_owned()]).await.unwrap();
+    boot_trace(life).await
+}
+
+async fn boot_trace(life: &Life) -> BootTrace {
+    life.volumes.info(&name("t")).await.unwrap().boot_trace
+}
+
+#[test]
+fn a_first_boot_is_recorded_and_others_are_fetched_ahead() {
+    run(2, "4+2", |mut site| async move {
+        template(&mut site).await;
+        let life = site.machine(2).start().await;
+        let (clones, plain) = bill(&site, "one", opened_and_booted(&life, 1)).await;
+        drop(clones);
+        assert_eq!(set(&life, "boot-trace=record").await, BootTrace::Record);
+        let recorder = site.machine(3).start().await;
+        let (clones, recorded) = bill(&site, "one that is recorded", opened_and_booted(&recorder, 1)).await;
+        assert!(recorded.took * 10 <= plain.took * 11, "{:?}", recorded.took);
+        recorder.sleep(130_000).await;
+        let BootTrace::Kept { bytes, ranges } = boot_trace(&life).await else { panic!("not recorded") };
+        assert!(bytes > BOOT / 2 && bytes < 2 * BOOT && ranges > 10, "{bytes} {ranges}");
+        drop(clones);
+        recorder.process.kill();
+        // Of another host, whose caches have nothing: of the second clone, and of all at once.
+        for (i, many) in [1, CLONES].into_iter().enumerate() {
+            let other = site.machine(4 + i as u128).start().await;
+            let (_, ahead) = bill(&site, "fetched ahead", opened_and_booted(&other, many)).await;
+            assert!(ahead.took * 2 < plain.took, "{:?} of {:?}", ahead.took, plain.took);
+            let heads = (many * 8) as u64 * 1024;
+            assert!(ahead.bytes <= plain.bytes + heads, "{} of {}", ahead.bytes, plain.bytes);
+            other.process.kill();
+        }
+        assert_eq!(set(&life, "boot-trace=off").await, BootTrace::Off);
+        let other = site.machine(9).start().await;
+        let (_, off) = bill(&site, "off", opened_and_booted(&other, 1)).await;
+        assert!(off.took * 10 > plain.took * 9, "{:?}", off.took);
+    });
+}
+
+/// The template is in use meanwhile, and several hosts record: one boot is kept, and its owner's changes keep it.
+#[test]
+fn one_boot_is_kept_whoever_owns_the_template() {
+    run(3, "2+1", |mut site| async move {
+        template(&mut site).await;
+        let owner = site.machine(2).start().await;
+        let t = owner.volumes.open(&name("t"), OpenMode::Normal).await.unwrap();
+        t.write(SIZE - MIB, bytes(1, 4096)).await.unwrap();
+        assert_eq!(set(&owner, "boot-trace=record").await, BootTrace::Record);
+        let others = [site.machine(3).start().await, site.machine(4).start().await];
+        let clones: Vec<_> = join_all(others.iter().map(|life| opened(life, 2))).await;
+        clones[0][0].read(MIB, 100_000).await.unwrap();
+        clones[1][1].read(3 * MIB, 300_000).await.unwrap();
+        // Its own is nothing of the template's.
+        clones[0][0].write(9 * MIB, bytes(2, 131_072)).await.unwrap();
+        clones[0][0].read(9 * MIB, 65_536).await.unwrap();
+        owner.sleep(150_000).await;
+        let kept = boot_trace(&owner).await;
+        assert!(matches!(kept, BootTrace::Kept { bytes: 131_072 | 327_680, ranges: 1 }), "{kept:?}");
+        t.write(SIZE - MIB, bytes(2, 4096)).await.unwrap();
+        t.flush().await.unwrap();
+        assert_eq!(set(&owner, "max-tail=1s").await, kept);
+        t.release().await.unwrap();
+        assert_eq!(boot_trace(&others[0]).await, kept);
+        owner.volumes.clone_snapshot(&name("t"), &name("s"), &name("x")).await.unwrap();
+        assert_eq!(owner.volumes.info(&name("x")).await.unwrap().boot_trace, BootTrace::Off);
+        assert_eq!(set(&others[0], "boot-trace=record").await, BootTrace::Record);
+    });
+}
+
+/// Stores that go away while a boot is fetched ahead, and a clone that is removed then, leave nothing behind.
+#[test]
+fn fetching_ahead_by_a_trace_is_given_up_without_harm() {
+    for seed in 10..16 {
+        run(seed, "2+1", |mut site| async move {
+            template(&mut site).await;
+            let life = site.machine(2).start().await;
+            set(&life, "boot-trace=record").await;
+            opened_and_booted(&life, 1).await;
+            life.sleep(130_000).await;
+            assert!(matches!(boot_trace(&life).await, BootTrace::Kept { .. }));
+            life.process.kill();
+            let life = site.machine(3).start().await;
+            let clones = opened(&life, 2).await;
+            life.sleep(site.world.below(200)).await;
+            if seed % 2 == 0 {
+                site.reach(0..3, Reach::Silent);
+                life.sleep(7_000).await;
+                site.reach(0..3, Reach::Up);
+            } else {
+                life.volumes.remove(&clone_name(0)).await.unwrap();
+            }
+            life.sleep(30_000).await;
+            assert_eq!(life.volumes.engine().memory.ahead.budget.used(), 0);
+            boots(&life, &clones[1..]).await;
+        });
+    }
 }
