@@ -3,19 +3,20 @@
 // It may stop at what it doesn't expect.
 #![allow(clippy::unwrap_used)]
 
+mod place;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
-use windlass::base::rt::{RealDisk, RealRuntime, Rt};
+use windlass::base::rt::Rt;
 use windlass::base::size::{GIB, MIB};
-use windlass::base::{HostId, Name};
-use windlass::cache::{DiskCache, DiskCacheConfig};
-use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{ByteRange, Cause, Counted, Faulty, List, MemStore, Store as _};
-use windlass::volume::{EngineContext, Host, Memory, OpenMode, Volume, VolumeSettings, Volumes};
+use windlass::pool::Layout;
+use windlass::store::{ByteRange, Cause, List, Store as _};
+use windlass::volume::{OpenMode, Volume, VolumeSettings};
+
+use place::{Place, bytes, name};
 
 const LATENCY: Duration = Duration::from_millis(20);
 const SIZE: u64 = GIB;
@@ -34,129 +35,38 @@ fn main() {
     }
 }
 
-fn name(text: &str) -> Name {
-    text.parse().unwrap()
-}
-
-fn bytes(seed: u64, len: usize) -> Bytes {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut out = Vec::with_capacity(len + 8);
-    while out.len() < len {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        out.extend_from_slice(&(state ^ state >> 29).to_le_bytes());
-    }
-    out.truncate(len);
-    out.into()
-}
-
-struct Place {
-    rt: Rt,
-    /// Those that can be made slow.
-    slow: Vec<Arc<Faulty>>,
-    stores: Vec<Arc<Counted>>,
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    /// Stores that may be `slow` cost a little also when they aren't.
-    fn new(n: usize, slow: bool) -> Place {
-        let rt = Rt::new(RealRuntime::current());
-        let (mut delayed, mut stores) = (Vec::new(), Vec::new());
-        for i in 0..n {
-            let memory = MemStore::new(&format!("s{i}"));
-            stores.push(match slow {
-                true => {
-                    delayed.push(Faulty::new(&rt, memory));
-                    Counted::new(&rt, delayed[i].clone())
-                }
-                false => Counted::new(&rt, memory),
-            });
+/// All objects of the first stores, in parts of 4 MiB, so many at once.
+async fn raw(place: &Place, at_once: usize) -> u64 {
+    let mut parts = Vec::new();
+    for store in &place.stores {
+        let mut list = List { max: 1000, ..List::default() };
+        loop {
+            let page = store.list(&list, Cause::Probe).await.unwrap();
+            for object in page.objects.iter().filter(|o| o.key.contains("/c-")) {
+                let parts_of = (0..object.size).step_by(4 << 20);
+                parts.extend(parts_of.map(|from| (store, object.key.clone(), from)));
+            }
+            if page.next.is_none() {
+                break;
+            }
+            list.after = page.next;
         }
-        Place { slow: delayed, stores, dir: tempfile::tempdir().unwrap(), rt }
     }
+    let gets = parts.into_iter().map(|(store, key, from)| async move {
+        let range = ByteRange::At { offset: from, len: 4 << 20 };
+        store.get(&key, range, Cause::Read).await.unwrap().map_or(0, |found| found.body.len() as u64)
+    });
+    let all: Vec<_> = gets.collect();
+    stream::iter(all).buffer_unordered(at_once).fold(0, |sum, n| async move { sum + n }).await
+}
 
-    fn slow(&self, latency: Duration) {
-        // There and back.
-        self.slow.iter().for_each(|s| s.faults(|f| f.latency = (latency / 2, latency / 2)));
-    }
-
-    fn requests(&self) -> u64 {
-        self.stores.iter().map(|s| s.counters().unwrap().requests()).sum()
-    }
-
-    fn specs(&self) -> Vec<PoolStore> {
-        let spec = |c: &Arc<Counted>| PoolStore { url: c.url().to_owned(), zone: None, bucket: c.clone() };
-        self.stores.iter().map(spec).collect()
-    }
-
-    /// A daemon that knows nothing, but for what its disk cache has.
-    async fn volumes(&self, host: u128, layout: Option<&str>, cache: bool) -> Volumes {
-        let (rt, disk) = (self.rt.clone(), RealDisk::start());
-        let dir = self.dir.path().join(format!("host{host}"));
-        let pool_host = PoolHost {
-            rt: rt.clone(),
-            disk: disk.clone(),
-            folder: dir.join("pool"),
-            opener: Arc::new(OnlyNamed),
-        };
-        let pool = match layout {
-            Some(layout) => {
-                let (layout, options) = (layout.parse().unwrap(), CreateOptions::default());
-                Pool::create(pool_host, name("tank"), layout, self.specs(), options).await.unwrap()
-            }
-            None => Pool::open(pool_host, self.specs()).await.unwrap(),
-        };
-        let memory = match cache {
-            false => Memory::new(2 * GIB),
-            true => {
-                let share = Memory::disk_share(2 * GIB, 4 * GIB);
-                let config = DiskCacheConfig {
-                    dir: dir.join("cache"),
-                    bytes_max: 4 * GIB,
-                    memory_max: share,
-                    segment: None,
-                };
-                Memory::with_disk(2 * GIB, DiskCache::start(&rt, RealDisk::start(), config), share)
-            }
-        };
-        let host = Host { id: HostId(host), name: "host".into() };
-        let (tuning, sweeps) = Default::default();
-        Volumes::new(EngineContext { rt, disk, pool, dir, host, memory, tuning, sweeps })
-    }
-
-    /// Runs it, says how long it took and what it asked for.
-    async fn told(&self, what: &str, bytes: u64, work: impl Future<Output = ()>) {
-        let (before, began) = (self.requests(), self.rt.now());
-        work.await;
-        let took = self.rt.now().since(began);
-        let rate = bytes as f64 / took.as_secs_f64() / MIB as f64;
-        println!("{what:46} {:8.1?} {rate:9.1} MiB/s {:6} requests", took, self.requests() - before);
-    }
-
-    /// All objects of the first stores, in parts of 4 MiB, so many at once.
-    async fn raw(&self, at_once: usize) -> u64 {
-        let mut parts = Vec::new();
-        for store in &self.stores {
-            let mut list = List { max: 1000, ..List::default() };
-            loop {
-                let page = store.list(&list, Cause::Probe).await.unwrap();
-                for object in page.objects.iter().filter(|o| o.key.contains("/c-")) {
-                    let parts_of = (0..object.size).step_by(4 << 20);
-                    parts.extend(parts_of.map(|from| (store, object.key.clone(), from)));
-                }
-                if page.next.is_none() {
-                    break;
-                }
-                list.after = page.next;
-            }
-        }
-        let gets = parts.into_iter().map(|(store, key, from)| async move {
-            let range = ByteRange::At { offset: from, len: 4 << 20 };
-            store.get(&key, range, Cause::Read).await.unwrap().map_or(0, |found| found.body.len() as u64)
-        });
-        let all: Vec<_> = gets.collect();
-        stream::iter(all).buffer_unordered(at_once).fold(0, |sum, n| async move { sum + n }).await
-    }
+/// Runs it, says how long it took and what it asked for.
+async fn timed(place: &Place, what: &str, bytes: u64, work: impl Future<Output = ()>) {
+    let (before, began) = (place.requests(), place.rt.now());
+    work.await;
+    let took = place.rt.now().since(began);
+    let rate = bytes as f64 / took.as_secs_f64() / MIB as f64;
+    println!("{what:46} {:8.1?} {rate:9.1} MiB/s {:6} requests", took, place.requests() - before);
 }
 
 async fn sequential(v: &Volume, bytes: u64, depth: usize, size: u64) {
@@ -165,13 +75,13 @@ async fn sequential(v: &Volume, bytes: u64, depth: usize, size: u64) {
 }
 
 async fn write(place: &Place, layout: &str) {
-    let volumes = place.volumes(1, Some(layout), false).await;
+    let volumes = place.volumes(1, Some(layout), 2 * GIB, false).await;
     volumes.create(&name("v"), SIZE, VolumeSettings::default()).await.unwrap();
     let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
     for i in 0..SIZE / MIB {
         v.write(i * MIB, bytes(i, MIB as usize)).await.unwrap();
     }
-    place.told("fresh data read from memory", 64 * MIB, sequential(&v, 64 * MIB, 1, MIB)).await;
+    timed(place, "fresh data read from memory", 64 * MIB, sequential(&v, 64 * MIB, 1, MIB)).await;
     v.release().await.unwrap();
     volumes.engine().pool.close().await;
 }
@@ -184,34 +94,32 @@ async fn slow(layout: &str) {
     if n == 1 {
         for at_once in [8, 16, 32] {
             let what = format!("raw gets of 4 MiB, {at_once} at once");
-            place.told(&what, SIZE, async { assert!(place.raw(at_once).await >= SIZE) }).await;
+            timed(&place, &what, SIZE, async { assert!(raw(&place, at_once).await >= SIZE) }).await;
         }
     }
-    let volumes = place.volumes(2, None, false).await;
+    let volumes = place.volumes(2, None, 2 * GIB, false).await;
     let mut opened = None;
-    place
-        .told("open", 0, async {
-            opened = Some(volumes.open(&name("v"), OpenMode::Normal).await.unwrap());
-        })
-        .await;
+    timed(&place, "open", 0, async {
+        opened = Some(volumes.open(&name("v"), OpenMode::Normal).await.unwrap());
+    })
+    .await;
     let v = opened.unwrap();
-    place.told("first read of 4 KiB", 4096, async { drop(v.read(SIZE / 2, 4096).await.unwrap()) }).await;
-    place
-        .told("second, of the same MiB", 4096, async {
-            drop(v.read(SIZE / 2 + 512 * 1024, 4096).await.unwrap());
-        })
-        .await;
+    timed(&place, "first read of 4 KiB", 4096, async { drop(v.read(SIZE / 2, 4096).await.unwrap()) }).await;
+    timed(&place, "second, of the same MiB", 4096, async {
+        drop(v.read(SIZE / 2 + 512 * 1024, 4096).await.unwrap());
+    })
+    .await;
     for (depth, size) in [(1, MIB), (4, MIB / 4), (32, 128 << 10)] {
-        let volumes = place.volumes(10 + depth as u128, None, false).await;
+        let volumes = place.volumes(10 + depth as u128, None, 2 * GIB, false).await;
         let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         let what = format!("sequential, {} KiB at depth {depth}", size >> 10);
-        place.told(&what, SIZE, sequential(&v, SIZE, depth, size)).await;
+        timed(&place, &what, SIZE, sequential(&v, SIZE, depth, size)).await;
     }
     for what in ["the same, filling the disk cache", "after a restart, from the disk cache"] {
-        let volumes = place.volumes(30, None, true).await;
+        let volumes = place.volumes(30, None, 2 * GIB, true).await;
         let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         place.rt.sleep(Duration::from_secs(1)).await;
-        place.told(what, SIZE, sequential(&v, SIZE, 32, 128 << 10)).await;
+        timed(&place, what, SIZE, sequential(&v, SIZE, 32, 128 << 10)).await;
         place.rt.sleep(Duration::from_secs(3)).await;
         println!("    {:?}", volumes.engine().memory.disk.stats().unwrap());
     }
@@ -248,7 +156,7 @@ async fn random(v: &Arc<Volume>, rt: &Rt, depth: u64, ops: u64, write: bool, wha
 
 async fn at_once(layout: &str) {
     let place = Place::new(layout.parse::<Layout>().unwrap().n(), false);
-    let volumes = place.volumes(1, Some(layout), false).await;
+    let volumes = place.volumes(1, Some(layout), 2 * GIB, false).await;
     let rt = volumes.engine().rt.clone();
     volumes.create(&name("v"), 1 << 30, VolumeSettings::default()).await.unwrap();
     let v = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();

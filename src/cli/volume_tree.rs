@@ -66,6 +66,7 @@ mod tests {
             "journal_bytes": 0, "room_bytes": null, "full_in_ms": null,
             "reads": {"memory": 0, "disk": 0, "stores": 0}, "kept_journals": [], "snapshots": 0,
             "clones": null, "parent": parent, "error_after_ms": null, "quota_bytes": null, "template": false,
+            "boot_trace": {"state": "off"},
             "limits": {}, "stored_with_parity_bytes": 0, "shared_bytes": null, "exclusive_bytes": null,
             "history": "none", "history_marks": 0, "chain": [],
         });

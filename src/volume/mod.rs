@@ -17,7 +17,7 @@ pub use catalog::{
 pub use checkpoint::{CheckReport, Flattening};
 pub use handle::Volume;
 pub use head::{
-    Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
+    BootTrace, Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
 };
 pub use read::{EngineContext, Memory, Tuning};
 pub use space::{Freed, Sweeps};

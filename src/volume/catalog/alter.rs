@@ -105,6 +105,7 @@ impl Volumes {
             }
             None => self.open(name, OpenMode::Normal).await?.change_settings(assignments).await?,
         }
+        self.engine.memory.boots.forget(id);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::volume::handle::Known;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::VolumeInfo;
 use crate::volume::head::{Base, Gate, Head, NameStanding};
-use crate::volume::head::{VolumeSettings, check_size};
+use crate::volume::head::{BootTrace, VolumeSettings, check_size};
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Object;
 use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};
@@ -169,7 +169,8 @@ impl Volumes {
             let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
             // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
             if there && !gated && pool.generation() == generation {
-                let settings = VolumeSettings { template: false, ..seen.0.settings };
+                let boot_trace = BootTrace::Off;
+                let settings = VolumeSettings { template: false, boot_trace, ..seen.0.settings };
                 let mut new = self.new_head(clone, state.size, settings)?;
                 new.base = Some(Base {
                     ancestors: seen.0.volumes(),

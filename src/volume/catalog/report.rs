@@ -77,6 +77,7 @@ impl VolumeInfo {
             limits: settings.limits,
             quota_bytes: settings.quota_bytes,
             template: settings.template,
+            boot_trace: settings.boot_trace,
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
             owner_id: head.active.owner.as_ref().map(|h| h.id),
             owner_since_ms: head.active.since_ms,

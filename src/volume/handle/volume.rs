@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::become_owner::{ClaimRequest, Failed, own};
+use super::first_boot::attend;
 use super::limiter::Limiter;
 use super::outage::unless_outage;
 use crate::base::rt::Instant;
@@ -186,7 +187,10 @@ pub enum Known {
 impl Volume {
     /// Opens a released volume: reads only, until the first write.
     pub fn inert(context: Arc<VolumeContext>, head: &Head, tables: Tables) -> Volume {
-        Volume::with(context, State::Inert(Inert::new(head, tables)))
+        let tree = tables.tip().tree;
+        let volume = Volume::with(context, State::Inert(Inert::new(head, tables)));
+        attend(&volume.inner.context, head, tree, Arc::downgrade(&volume.inner));
+        volume
     }
 
     /// To be claimed by the first use; `take` does it at once.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::boot_trace::BootTrace;
 use super::history::History;
 use super::limits::Limits;
 use super::settings::{FlushMode, VolumeSettings};
@@ -32,6 +33,8 @@ pub struct VolumeInfo {
     /// What may be mapped.
     pub quota_bytes: Option<u64>,
     pub template: bool,
+    /// Whether the first boot of a clone is recorded, for other clones.
+    pub boot_trace: BootTrace,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
     /// Tells hosts of one name apart.
@@ -108,6 +111,7 @@ impl VolumeInfo {
             quota_bytes: self.quota_bytes,
             template: self.template,
             history: self.history,
+            boot_trace: self.boot_trace,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The head: what a volume's register holds, its settings, and the register itself.
 
+mod boot_trace;
+mod cloned;
 mod confirmed;
 mod history;
 mod info;
@@ -10,6 +12,7 @@ mod settings;
 mod stop;
 mod transitions;
 
+pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::boot_trace::BootTrace;
 use super::history::History;
 use super::limits::{Limits, Rate};
 use crate::base::size::{GIB, MIB, VOLUME_MAX, parse_duration, parse_size, show_duration, show_size};
@@ -64,6 +65,9 @@ pub struct VolumeSettings {
     /// What was written so long ago is compressed anew, by zstd.
     #[serde(skip_serializing_if = "is_default")]
     pub recompress_after_ms: Option<u64>,
+    /// Whether a clone's first boot is to be recorded, or was.
+    #[serde(skip_serializing_if = "is_default")]
+    pub boot_trace: BootTrace,
 }
 
 impl Default for VolumeSettings {
@@ -79,6 +83,7 @@ impl Default for VolumeSettings {
             template: false,
             history: History::default(),
             recompress_after_ms: None,
+            boot_trace: BootTrace::Off,
         }
     }
 }
@@ -143,8 +148,8 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, iops, bps, read-iops, \
-                        read-bps, write-iops and write-bps";
+    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, iops, \
+                        bps, read-iops, read-bps, write-iops and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
     fn assign(&mut self, assignment: &str) -> Result<()> {
@@ -162,6 +167,7 @@ impl VolumeSettings {
             "quota" => self.quota_bytes = quota(value)?,
             "template" => self.template = one_of(key, value, TEMPLATE)?,
             "history" => self.history = value.parse()?,
+            "boot-trace" => self.boot_trace = BootTrace::parse(value)?,
             _ => self.assign_limit(key, value)?,
         }
         Ok(())
@@ -203,6 +209,7 @@ impl VolumeSettings {
             "quota" => self.quota_bytes.map_or_else(|| "none".to_owned(), show_size),
             "template" => word(self.template, TEMPLATE).to_owned(),
             "history" => self.history.to_string(),
+            "boot-trace" => self.boot_trace.to_string(),
             _ => {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
@@ -220,15 +227,24 @@ impl VolumeSettings {
 
     /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
     pub(super) fn format(&self) -> u32 {
-        let VolumeSettings { compression, error_after_ms, limits, quota_bytes, template, history, .. } =
-            *self;
+        let VolumeSettings {
+            compression,
+            error_after_ms,
+            limits,
+            quota_bytes,
+            template,
+            history,
+            boot_trace,
+            ..
+        } = *self;
         let plain = compression != Codec::Zstd
             && self.recompress_after_ms.is_none()
             && !template
             && error_after_ms.is_none()
             && quota_bytes.is_none()
             && is_default(&limits)
-            && is_default(&history);
+            && is_default(&history)
+            && is_default(&boot_trace);
         if plain { 1 } else { 2 }
     }
 
@@ -340,6 +356,8 @@ mod tests {
             "recompress=zstd:0ms",
             "template=true",
             "history=1m:1h,1h:1d",
+            "boot-trace=record",
+            "boot-trace=off",
             "quota=10G",
             "iops=1000:5000",
             "read-bps=100M:1G",
@@ -367,6 +385,7 @@ mod tests {
             "recompress=zstd:soon",
             "recompress=zstd:9999d",
             "template=1",
+            "boot-trace=kept",
             "x=1",
         ] {
             assert!(assigned(&[bad]).unwrap_err().is(Kind::Usage), "{bad}");
@@ -383,6 +402,7 @@ mod tests {
             "on-outage=error",
             "template=true",
             "history=1m:1h",
+            "boot-trace=record",
             "read-bps=1M",
         ] {
             assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");

@@ -5,9 +5,13 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, gate, naming and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
+//! claim, cloned, gate, naming, boot and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
 //! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
 //! ownership, which must never be refused for want of room.
+//!
+//! `boot` is base64 of two varints for each range of units of 16 blocks, in the order in which a clone's first boot read
+//! them: the range's start, as the zigzag-coded difference from the end of the one before (from 0 at first), and its units
+//! minus 1. At most 16 KiB before base64.
 //!
 //! `format` is the lowest that says all: 2 of a flat clone, and where settings are used that format 1
 //! doesn't know (`VolumeSettings::format`).
@@ -18,6 +22,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::boot_trace::{BootTrace, Trace};
+use super::cloned::Cloned;
 use super::naming::{NameStanding, Naming};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
@@ -28,8 +34,6 @@ use crate::base::{
 use crate::log::{FrameRef, Prefix};
 
 const FORMAT: u32 = 2;
-/// Snapshots that a head tells one by one of those that may have clones.
-const CLONED_MAX: usize = 32;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
 const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
 
@@ -135,49 +139,6 @@ impl Gate {
     }
 }
 
-/// Which snapshots may have clones. No pin on another counts, and so another is removed without a gate.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cloned {
-    /// At most `CLONED_MAX`.
-    Of(BTreeSet<StateId>),
-    Any,
-}
-
-impl Default for Cloned {
-    /// None of them.
-    fn default() -> Cloned {
-        Cloned::Of(BTreeSet::new())
-    }
-}
-
-impl Cloned {
-    pub fn has(&self, snapshot: StateId) -> bool {
-        match self {
-            Cloned::Of(some) => some.contains(&snapshot),
-            Cloned::Any => true,
-        }
-    }
-
-    fn none(&self) -> bool {
-        *self == Cloned::default()
-    }
-
-    fn add(&mut self, snapshot: StateId) {
-        match self {
-            Cloned::Of(some) if some.len() < CLONED_MAX => drop(some.insert(snapshot)),
-            _ => *self = Cloned::Any,
-        }
-    }
-
-    /// It is gone, and its id is never used again.
-    fn forget(&mut self, snapshot: StateId) {
-        if let Cloned::Of(some) = self {
-            some.remove(&snapshot);
-        }
-    }
-}
-
 /// A snapshot that a checkpoint drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Removal {
@@ -222,6 +183,9 @@ pub struct Head {
     pub gate: Option<Gate>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub naming: Naming,
+    /// What a clone's first boot has read, as the settings say.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub boot: Option<Trace>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -292,6 +256,7 @@ impl Head {
             cloned: Cloned::default(),
             gate: None,
             naming: Naming::default(),
+            boot: None,
             witnesses,
             removed: false,
         }
@@ -363,6 +328,9 @@ impl Head {
         }
         if self.checkpoint.top < self.checkpoint.position {
             return Err("the checkpoint ends before it begins");
+        }
+        if self.boot.is_some() != self.settings.boot_trace.is_kept() {
+            return Err("it has a boot trace that its settings do not have, or the other way");
         }
         if self.active.epoch == Epoch(0) && !self.active.released {
             return Err("nobody owns it and yet it is not released");
@@ -712,7 +680,29 @@ impl Head {
         if settings == self.settings {
             return Ok(Move::Already);
         }
-        self.with(|h| h.settings = settings)
+        self.with(|h| {
+            h.settings = settings;
+            h.boot = h.boot.take().filter(|_| settings.boot_trace.is_kept());
+        })
+    }
+
+    /// What a clone's first boot has read, unless another was first, or nobody asks for it any more. Anybody's change, as a
+    /// clone may be another host's; it waits for no claim, and only the volume's owner sets what may be kept.
+    pub fn keep_boot(&self, trace: &Trace) -> Result<Move> {
+        self.gone()?;
+        if self.settings.boot_trace != BootTrace::Record {
+            return Ok(Move::Already);
+        }
+        let kept = self.with(|h| {
+            h.settings.boot_trace = trace.kept();
+            h.boot = Some(trace.clone());
+        })?;
+        match &kept {
+            Move::To(head) if head.encode()?.len() > NEW_HEAD_MAX => {
+                Err(Error::new(Kind::Refused, "the volume's description has no room for a boot trace"))
+            }
+            _ => Ok(kept),
+        }
     }
 
     /// From now on the snapshot is removed only behind a gate, and so is the volume.

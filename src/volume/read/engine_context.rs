@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::boots::Boots;
 use super::read_ahead::Ahead;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};
@@ -52,6 +53,8 @@ pub struct Memory {
     pub disk: DiskCache,
     /// What is read ahead, by volumes and by mounts.
     pub ahead: Ahead,
+    /// By what clones' first boots are fetched ahead.
+    pub boots: Boots,
     pub pages: Arc<PageCache>,
     pub places: PackIndex,
 }
@@ -84,6 +87,7 @@ impl Memory {
             frames: FrameCache::new(caches - caches / 4 - caches / 6 - share),
             disk,
             ahead: Ahead::new(caches / 6),
+            boots: Boots::default(),
             pages: Arc::new(PageCache::new((caches / 4) as usize)),
             places: PackIndex::default(),
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::boot_recorder::BootRecorder;
 use super::overlay::Piece;
 use super::read_ahead::Fetch;
 use crate::base::rt::Rt;
@@ -58,6 +59,7 @@ pub struct View {
     cache: Arc<PageCache>,
     rt: Rt,
     cell: HeadRegister,
+    recorder: BootRecorder,
 }
 
 /// The blocks that these bytes touch.
@@ -67,7 +69,13 @@ pub fn blocks_of(offset: u64, len: u64) -> Range<u64> {
 
 impl View {
     pub fn new(rt: Rt, reader: Reader, cache: Arc<PageCache>, cell: HeadRegister) -> View {
-        View { pages: PageReader(reader.clone()), reader, cache, rt, cell }
+        let (pages, recorder) = (PageReader(reader.clone()), BootRecorder::default());
+        View { pages, reader, cache, rt, cell, recorder }
+    }
+
+    /// Of what is read here for clients.
+    pub fn recorder(&self) -> &BootRecorder {
+        &self.recorder
     }
 
     pub fn reads(&self) -> ReadCounts {
@@ -185,6 +193,13 @@ impl View {
         }
     }
 
+    /// Brings into the cache what it lacks of these blocks of a tree.
+    pub async fn bring(&self, blocks: Range<u64>, tree: &Tree) -> Result<()> {
+        let pieces = self.resolve(vec![(blocks, None)], tree).await?;
+        let missing = self.reader.missing(&wants(&pieces))?;
+        self.reader.frames(&missing).await.map(drop)
+    }
+
     /// Brings the map of these blocks into memory.
     pub async fn prefetch_map(&self, tree: &Tree, blocks: Range<u64>) {
         if let Err(e) = tree.lookup(&self.pages, &self.cache, blocks).await {
@@ -220,6 +235,7 @@ impl View {
 
     async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Rope> {
         let pieces = self.resolve(found, tree).await?;
+        self.recorder.read(&pieces, self.rt.now());
         let wants = wants(&pieces);
         let frames = self.reader.frames(&wants).await?;
         assemble(&pieces, &wants, &frames, offset, len)

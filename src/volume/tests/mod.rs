@@ -1,5 +1,6 @@
 //! Whole volumes in the simulated world.
 
+mod boot_storm;
 mod checks;
 mod clones;
 mod collecting;

@@ -1,0 +1,104 @@
+//! What benchmarks of volumes stand on: a pool whose stores are in memory, and daemons with a real disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use windlass::base::rt::{RealDisk, RealRuntime, Rt};
+use windlass::base::size::GIB;
+use windlass::base::{HostId, Name};
+use windlass::cache::{DiskCache, DiskCacheConfig};
+use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
+use windlass::store::{Counted, Faulty, MemStore, Store as _};
+use windlass::volume::{EngineContext, Host, Memory, Volumes};
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn bytes(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        out.extend_from_slice(&(state ^ state >> 29).to_le_bytes());
+    }
+    out.truncate(len);
+    out.into()
+}
+
+pub struct Place {
+    pub rt: Rt,
+    /// Those that can be made slow.
+    slow: Vec<Arc<Faulty>>,
+    pub stores: Vec<Arc<Counted>>,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    /// Stores that may be `slow` cost a little also when they aren't.
+    pub fn new(n: usize, slow: bool) -> Place {
+        let rt = Rt::new(RealRuntime::current());
+        let (mut delayed, mut stores) = (Vec::new(), Vec::new());
+        for i in 0..n {
+            let memory = MemStore::new(&format!("s{i}"));
+            stores.push(match slow {
+                true => {
+                    delayed.push(Faulty::new(&rt, memory));
+                    Counted::new(&rt, delayed[i].clone())
+                }
+                false => Counted::new(&rt, memory),
+            });
+        }
+        Place { slow: delayed, stores, dir: tempfile::tempdir().unwrap(), rt }
+    }
+
+    pub fn slow(&self, latency: Duration) {
+        // There and back.
+        self.slow.iter().for_each(|s| s.faults(|f| f.latency = (latency / 2, latency / 2)));
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.stores.iter().map(|s| s.counters().unwrap().requests()).sum()
+    }
+
+    fn specs(&self) -> Vec<PoolStore> {
+        let spec = |c: &Arc<Counted>| PoolStore { url: c.url().to_owned(), zone: None, bucket: c.clone() };
+        self.stores.iter().map(spec).collect()
+    }
+
+    /// A daemon that knows nothing, but for what its disk cache has; with so much memory, for caches and all.
+    pub async fn volumes(&self, host: u128, layout: Option<&str>, memory: u64, cache: bool) -> Volumes {
+        let (rt, disk) = (self.rt.clone(), RealDisk::start());
+        let dir = self.dir.path().join(format!("host{host}"));
+        let pool_host = PoolHost {
+            rt: rt.clone(),
+            disk: disk.clone(),
+            folder: dir.join("pool"),
+            opener: Arc::new(OnlyNamed),
+        };
+        let pool = match layout {
+            Some(layout) => {
+                let (layout, options) = (layout.parse().unwrap(), CreateOptions::default());
+                Pool::create(pool_host, name("tank"), layout, self.specs(), options).await.unwrap()
+            }
+            None => Pool::open(pool_host, self.specs()).await.unwrap(),
+        };
+        let memory = match cache {
+            false => Memory::new(memory),
+            true => {
+                let share = Memory::disk_share(memory, 4 * GIB);
+                let config = DiskCacheConfig {
+                    dir: dir.join("cache"),
+                    bytes_max: 4 * GIB,
+                    memory_max: share,
+                    segment: None,
+                };
+                Memory::with_disk(memory, DiskCache::start(&rt, RealDisk::start(), config), share)
+            }
+        };
+        let host = Host { id: HostId(host), name: "host".into() };
+        let (tuning, sweeps) = Default::default();
+        Volumes::new(EngineContext { rt, disk, pool, dir, host, memory, tuning, sweeps })
+    }
+}

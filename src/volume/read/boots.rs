@@ -1,0 +1,74 @@
+//! Templates whose clones are opened on this host for the first time: what their heads say of boot traces, asked for once,
+//! and one fetch ahead at a time, whichever clone is the first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::base::rt::{Instant, Rt};
+use crate::base::{StateId, VolumeId};
+use crate::volume::head::Trace;
+
+/// How long what a template says is good, whatever other hosts change.
+const FRESH: Duration = Duration::from_secs(3);
+/// How long what was fetched is taken to be here.
+const FETCHED: Duration = Duration::from_secs(60);
+const TEMPLATES_MAX: usize = 64;
+
+/// What is known of the templates of all pools. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Boots(Arc<Mutex<BTreeMap<VolumeId, Arc<BootTemplate>>>>);
+
+/// What a template says to its clones.
+#[derive(Clone, Debug)]
+pub enum Boot {
+    Plain,
+    /// The first boot is to be recorded.
+    Record,
+    Fetch(Arc<Trace>),
+}
+
+/// One template.
+#[derive(Debug, Default)]
+pub struct BootTemplate {
+    told: tokio::sync::Mutex<Option<(Instant, Boot)>>,
+    /// Held by who fetches; what was fetched last, and when that was done.
+    pub fetch: tokio::sync::Mutex<Option<(StateId, Instant)>>,
+}
+
+impl Boots {
+    pub fn of(&self, template: VolumeId) -> Arc<BootTemplate> {
+        let mut known = self.0.lock();
+        if known.len() >= TEMPLATES_MAX {
+            known.retain(|_, template| Arc::strong_count(template) > 1);
+        }
+        known.entry(template).or_default().clone()
+    }
+
+    /// What it says has changed.
+    pub fn forget(&self, template: VolumeId) {
+        self.0.lock().remove(&template);
+    }
+}
+
+impl BootTemplate {
+    /// What `ask` says, or said a moment ago.
+    pub async fn told(&self, rt: &Rt, ask: impl Future<Output = Boot>) -> Boot {
+        let mut told = self.told.lock().await;
+        if let Some((at, boot)) = &*told
+            && rt.now().since(*at) < FRESH
+        {
+            return boot.clone();
+        }
+        let boot = ask.await;
+        *told = Some((rt.now(), boot.clone()));
+        boot
+    }
+
+    /// Nothing of this snapshot is to be fetched: it was, a moment ago.
+    pub fn has(fetched: Option<(StateId, Instant)>, snapshot: StateId, now: Instant) -> bool {
+        fetched.is_some_and(|(of, at)| of == snapshot && now.since(at) < FETCHED)
+    }
+}
