@@ -90,7 +90,7 @@ impl Recorded {
     fn add(&mut self, units: Range<u64>) {
         let mut from = units.start;
         let seen: Vec<Range<u64>> = self.seen.overlaps(units.clone()).map(|(range, ())| range).collect();
-        for known in seen.into_iter().chain([units.end..units.end]) {
+        for known in seen.into_iter().chain(std::iter::once(units.end..units.end)) {
             if from < known.start {
                 self.push(from..known.start);
             }
