@@ -1,12 +1,16 @@
 //! Commands of the user's around a snapshot: what quiets a guest before, and lets it go on after.
 
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
+
+use futures::future::{Either, select};
 
 use crate::base::rt::Rt;
 use crate::base::size::{parse_duration, show_time};
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::SnapshotPath;
+use crate::daemon::signals;
 
 #[derive(clap::Args, Debug)]
 pub struct Hooks {
@@ -26,32 +30,34 @@ impl Hooks {
         self.before.is_none() && self.after.is_none()
     }
 
-    /// `work` between the two commands. The second runs whatever came of the first and of `work`, and its failure is told even where
-    /// `work` was done: what was quieted may still be.
+    /// `work` between the two commands: what came of it, and of the second command. That one runs whatever came of the first and of
+    /// `work`, and after a signal too: what was quieted may still be.
     pub async fn around<T>(
         &self,
         rt: &Rt,
         paths: &[SnapshotPath],
         work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let done = async {
+    ) -> (Result<T>, Result<()>) {
+        signals::outlive_hangup();
+        let work = async {
             self.run(rt, "--before", self.before.as_deref(), paths).await?;
             let late = || {
-                let (time, what) =
-                    (show_time(self.hook_timeout.as_millis() as u64), "the snapshot did not stand within");
-                Err(Error::new(
-                    Kind::Timeout,
-                    format!("{what} {time} (--hook-timeout): whether it comes is not known"),
-                ))
+                let time = show_time(self.hook_timeout.as_millis() as u64);
+                let why = format!(
+                    "the snapshot did not stand within {time} (--hook-timeout): whether it comes is not known"
+                );
+                Err(Error::new(Kind::Timeout, why))
             };
             rt.timeout(self.hook_timeout, work).await.unwrap_or_else(late)
         };
-        let done = done.await;
-        match (self.run(rt, "--after", self.after.as_deref(), paths).await, done) {
-            (Ok(()), done) => done,
-            (Err(after), Ok(_)) => Err(after.context("the snapshot was taken, but")),
-            (Err(after), Err(error)) => Err(Error::new(error.kind(), format!("{error}; then {after}"))),
-        }
+        // Dropped, the first command is ended.
+        let done = match select(pin!(work), pin!(signals::terminated())).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => {
+                Err(Error::new(Kind::Closed, "interrupted: whether the snapshot was taken is not known"))
+            }
+        };
+        (done, self.run(rt, "--after", self.after.as_deref(), paths).await)
     }
 
     /// In a process group of its own, which is ended when it takes too long.
@@ -68,7 +74,7 @@ impl Hooks {
             .kill_on_drop(true)
             .spawn()
             .context(|| format!("starting the command of {flag}"))?;
-        let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+        let group = Group(child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)));
         match rt.timeout(self.hook_timeout, child.wait()).await {
             Some(ended) => match ended.context(|| format!("waiting for the command of {flag}"))? {
                 status if status.success() => Ok(()),
@@ -77,13 +83,22 @@ impl Hooks {
                 }
             },
             None => {
-                if let Some(group) = group {
-                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-                }
+                drop(group);
                 let time = show_time(self.hook_timeout.as_millis() as u64);
                 let why = format!("the command of {flag} took longer than {time} and was ended: {command}");
                 Err(Error::new(Kind::Timeout, why))
             }
+        }
+    }
+}
+
+/// A process group that is ended when nobody waits for it any more.
+struct Group(Option<rustix::process::Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
 }
@@ -114,24 +129,22 @@ mod tests {
             Ok(7)
         };
         let all = hooks(&say("before"), &say("after"));
-        assert_eq!(all.around(&rt, &path, take()).await.unwrap(), 7);
+        let (done, after) = all.around(&rt, &path, take()).await;
+        assert_eq!((done.unwrap(), after.is_ok()), (7, true));
         assert_eq!(said(), "before p/v@s,after p/v@s,");
         // A freeze that fails or hangs: no snapshot, but the thaw.
         for (bad, kind) in [("exit 3", Kind::Io), ("sleep 60 & wait", Kind::Timeout)] {
-            let error = hooks(bad, &say("thaw")).around(&rt, &path, take()).await.unwrap_err();
+            let error = hooks(bad, &say("thaw")).around(&rt, &path, take()).await.0.unwrap_err();
             assert!(error.is(kind) && error.to_string().contains("--before"), "{error}");
         }
         assert_eq!((*taken.lock().unwrap(), said().matches("thaw").count()), (1, 2));
         // No snapshot for another reason, and one that takes too long.
         let refused = async { Err::<i32, _>(Error::new(Kind::Exists, "it exists")) };
-        assert!(hooks("", &say("thaw")).around(&rt, &path, refused).await.unwrap_err().is(Kind::Exists));
+        assert!(hooks("", &say("thaw")).around(&rt, &path, refused).await.0.unwrap_err().is(Kind::Exists));
         let hangs = std::future::pending::<Result<i32>>();
-        let late = hooks("true", &say("thaw")).around(&rt, &path, hangs).await.unwrap_err();
+        let late = hooks("true", &say("thaw")).around(&rt, &path, hangs).await.0.unwrap_err();
         assert!(late.is(Kind::Timeout) && said().matches("thaw").count() == 4, "{late}");
-        let after = hooks("", "false").around(&rt, &path, take()).await.unwrap_err();
-        assert!(
-            after.to_string().starts_with("the snapshot was taken, but: the command of --after"),
-            "{after}"
-        );
+        let (done, after) = hooks("", "false").around(&rt, &path, take()).await;
+        assert!(done.is_ok() && after.unwrap_err().to_string().starts_with("the command of --after"));
     }
 }

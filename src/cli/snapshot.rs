@@ -9,7 +9,7 @@ use super::volume::RemoveFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::{show_bytes, show_size};
-use crate::base::{Kind, Name, Result, utc};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{SnapshotLine, TrashedSnapshotLine};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::volume::TrashedSnapshot;
@@ -99,11 +99,16 @@ async fn between(
 ) -> Result<ExitCode> {
     let rt = Rt::new(RealRuntime::current());
     let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent };
-    let marked = hooks.around(&rt, &paths, reach_engine::ask(global, mark)).await?;
+    let (marked, after) = hooks.around(&rt, &paths, reach_engine::ask(global, mark)).await;
+    let marked = match (marked, &after) {
+        (Err(error), Err(also)) => return Err(Error::new(error.kind(), format!("{error}; then {also}"))),
+        (marked, _) => marked?,
+    };
     if !no_wait {
-        reach_engine::ask(global, Verb::SnapshotCreate { paths, no_wait: false, if_absent: true }).await?;
+        reach_engine::ask(global, Verb::SnapshotPromise { paths }).await?;
     }
     output::notes(global, &marked);
+    after.map_err(|e| e.context("the snapshot was taken, but"))?;
     Ok(done(&marked))
 }
 

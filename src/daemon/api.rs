@@ -310,6 +310,10 @@ pub enum Verb {
         no_wait: bool,
         if_absent: bool,
     },
+    /// Waits until snapshots that were taken are in the pool.
+    SnapshotPromise {
+        paths: Vec<SnapshotPath>,
+    },
     SnapshotList {
         path: VolumePath,
         /// Where sums with older ones begin.

@@ -13,6 +13,7 @@ use super::pools::OpenPool;
 use crate::base::Name;
 use crate::base::size::show_bytes;
 use crate::pool::{Pool, Space};
+use crate::volume::Trash;
 
 /// Fuller than this warns, in percent.
 const WARN: u64 = 90;
@@ -74,7 +75,9 @@ fn spaces(pool: &Pool) -> Vec<(String, Option<Space>)> {
 /// What all volumes have stored, with parity.
 async fn stored_bytes(open: &OpenPool) -> Option<u64> {
     let volumes = open.volumes.list(LOOK).await.ok()?;
-    let stored: u64 = volumes.iter().filter_map(|(_, info)| Some(info.as_ref().ok()?.stored_bytes)).sum();
+    let trash = Trash(&open.volumes).list(LOOK).await.ok()?;
+    let all = volumes.iter().map(|(_, info)| info).chain(trash.iter().map(|gone| &gone.info));
+    let stored: u64 = all.filter_map(|info| Some(info.as_ref().ok()?.stored_bytes)).sum();
     let layout = open.pool.layout();
     Some(stored / layout.k() as u64 * layout.n() as u64)
 }

@@ -286,11 +286,8 @@ impl Engine {
         let work = async move {
             while let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) {
                 for (_, open) in state.pools.opened() {
-                    if open.pool.quota().is_due(rt.now())
-                        && let Err(error) = open.volumes.count_quota().await
-                    {
-                        tracing::debug!(pool = %open.pool.name(), %error, "what the pool's quota leaves can't be counted now");
-                    }
+                    // Each by itself: one whose stores hang holds up no other.
+                    rt.spawn(async move { open.volumes.count_quota().await }).detach();
                 }
                 drop(state);
                 rt.sleep(QUOTA_LOOK).await;

@@ -9,7 +9,7 @@ use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{Deleted, Destruction, Progress};
-use crate::volume::{VolumeInfo, end_all};
+use crate::volume::{Trash, VolumeInfo, end_all};
 
 /// Volumes that are named before they are deleted.
 const NAMED_MAX: usize = 100;
@@ -104,7 +104,9 @@ async fn open(
 
 async fn contents(open: &OpenPool) -> Result<Contents> {
     let mut contents = Contents::default();
-    for (name, info) in open.volumes.list(super::LOOK_ONE).await? {
+    let trash = Trash(&open.volumes).list(super::LOOK_ONE).await?;
+    let trash = trash.into_iter().map(|gone| (gone.name, gone.info));
+    for (name, info) in open.volumes.list(super::LOOK_ONE).await?.into_iter().chain(trash) {
         match info {
             Ok(info) => contents.volumes.push((name, info)),
             Err(e) => contents.unknown.push(format!("{}/{name}: {e}", open.pool.name())),

@@ -133,6 +133,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotCreate { paths, no_wait, if_absent } => {
             Box::pin(volume::snapshot(state, &paths, !no_wait, if_absent)).await
         }
+        Verb::SnapshotPromise { paths } => Box::pin(volume::promise_snapshots(state, &paths)).await,
         Verb::SnapshotList { path, from } => Box::pin(volume::snapshots(state, &path, from.as_ref())).await,
         Verb::SnapshotRemove { path, dry_run, mode, .. } => {
             Box::pin(volume::remove_snapshot(state, &path, dry_run, mode)).await

@@ -169,10 +169,8 @@ pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Re
         true => super::trash::empty(&open).await,
         false => 0,
     };
-    if assignments.iter().any(|text| text.starts_with("quota="))
-        && let Err(e) = open.volumes.count_quota().await
-    {
-        tracing::debug!(pool = %name, error = %e, "what the pool's quota leaves is counted later");
+    if assignments.iter().any(|text| text.starts_with("quota=")) {
+        open.pool.quota().ask();
     }
     let gone = (gone > 0).then(|| format!("removed from the trash for good: {gone}"));
     Ok(outcome.note("other hosts follow within ten minutes").note_all(gone))

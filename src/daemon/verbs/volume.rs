@@ -383,7 +383,7 @@ pub async fn snapshot(
                 if if_absent {
                     // It may have been taken a moment ago, without waiting.
                     if wait && let Some(volume) = open.volumes.owned_here(&path.volume.volume) {
-                        volume.promise_snapshots().await?;
+                        volume.promise_snapshot(&path.snapshot).await?;
                     }
                     continue;
                 }
@@ -401,6 +401,17 @@ pub async fn snapshot(
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
     Outcome::of(&made)
+}
+
+/// Makes none: one that is not there any more was lost with its host's journal.
+pub async fn promise_snapshots(state: &EngineState, paths: &[SnapshotPath]) -> Result<Outcome> {
+    for path in paths {
+        let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+        let _session = state.sessions.enter(&path.volume, volumes, Visitor::Command("a command"))?;
+        let volume = volumes.open(&path.volume.volume, OpenMode::Normal).await?;
+        volume.promise_snapshot(&path.snapshot).await?;
+    }
+    Outcome::of(&paths)
 }
 
 /// As `remove`.

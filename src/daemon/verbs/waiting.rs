@@ -111,6 +111,11 @@ impl Manner {
     fn of_snapshot(verb: &Verb) -> Option<Manner> {
         let info = |path: &VolumePath| format!("windlass volume info {path}");
         Some(match verb {
+            Verb::SnapshotPromise { paths } => {
+                let of: Vec<&VolumePath> = paths.iter().map(|p| &p.volume).collect();
+                let show = of.first().map_or_else(String::new, |p| format!("windlass snapshot list {p}"));
+                changes(&of, Need::Store, "the snapshots are in the pool".into(), show)
+            }
             Verb::SnapshotRemove { path, dry_run: true, .. } => looks([path.volume.pool.clone()]),
             Verb::SnapshotCreate { paths, .. } => {
                 let of: Vec<&VolumePath> = paths.iter().map(|p| &p.volume).collect();

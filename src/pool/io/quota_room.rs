@@ -1,35 +1,60 @@
 //! What the pool's quota leaves this host to write until the pool's volumes are counted again.
+//!
+//! Bytes of data, without parity. What is written over counts as well until the next count, which sees what it took: so room is
+//! told too small rather than too large, but for what other hosts write meanwhile, and nobody is refused before a count that began
+//! after he asked.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::base::rt::{Instant, Rt};
+use crate::base::rt::Instant;
 
 /// How often it is counted, and how often at most when somebody has no room.
 const EVERY: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(2);
-/// How long whoever has no room waits for a count.
-const WAIT: Duration = Duration::from_secs(10);
 /// Without a quota.
 const NO_END: u64 = u64::MAX;
 
-/// Bytes of data, without parity. What is written over counts as well until the next count, which sees what it took: room is
-/// told too small rather than too large, but for what other hosts write meanwhile.
+/// See the module.
 #[derive(Debug)]
 pub struct QuotaRoom {
     left: AtomicU64,
-    asked: AtomicBool,
-    counted: Notify,
-    last: Mutex<Option<Instant>>,
+    counts: Mutex<Counts>,
+    done: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// One is under way.
+    counting: bool,
+    /// Somebody waits for the next one.
+    asked: bool,
+    begun: u64,
+    /// The last that came to an end.
+    ended: u64,
+    /// What it left, before anything was taken of it.
+    found: u64,
+    /// When the last one ended, or failed.
+    last: Option<Instant>,
+}
+
+/// A count that is under way.
+#[derive(Debug)]
+pub struct Count {
+    number: u64,
+    /// What was left when it began.
+    before: u64,
+    /// Somebody waits for it.
+    asked: bool,
 }
 
 impl Default for QuotaRoom {
     fn default() -> QuotaRoom {
-        let (asked, counted, last) = Default::default();
-        QuotaRoom { left: AtomicU64::new(NO_END), asked, counted, last }
+        let counts = Counts { found: NO_END, ..Counts::default() };
+        QuotaRoom { left: AtomicU64::new(NO_END), counts: Mutex::new(counts), done: Notify::new() }
     }
 }
 
@@ -44,62 +69,118 @@ impl QuotaRoom {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Whether there is room for so much, by a count that is no older than `AGAIN` where the one before left too little. What can't be
-    /// counted now is full.
-    pub async fn has(&self, rt: &Rt, bytes: u64) -> bool {
+    /// Whether there is room for so much, by a count that began after this was asked, unless the last one, a moment ago, found too
+    /// little. While nobody can count it waits.
+    pub async fn has(&self, now: Instant, bytes: u64) -> bool {
         let enough = || self.left.load(Ordering::Relaxed) >= bytes;
-        let now = rt.now();
-        if enough() || self.last.lock().is_some_and(|last| now.since(last) < AGAIN) {
-            return enough();
+        let wanted = {
+            let mut counts = self.counts.lock();
+            let recent = counts.last.is_some_and(|last| now.since(last) < AGAIN);
+            if enough() || recent && counts.ended == counts.begun && counts.found < bytes {
+                return enough();
+            }
+            counts.asked = true;
+            counts.begun + 1
+        };
+        loop {
+            let mut done = std::pin::pin!(self.done.notified());
+            done.as_mut().enable();
+            if self.counts.lock().ended >= wanted || enough() {
+                return enough();
+            }
+            done.await;
         }
-        let mut counted = std::pin::pin!(self.counted.notified());
-        counted.as_mut().enable();
-        self.asked.store(true, Ordering::Relaxed);
-        rt.timeout(WAIT, counted).await;
-        enough()
     }
 
-    /// Whether it should be counted now.
-    pub fn is_due(&self, now: Instant) -> bool {
-        let after = if self.asked.load(Ordering::Relaxed) { AGAIN } else { EVERY };
-        self.last.lock().is_none_or(|last| now.since(last) >= after)
+    /// Has it counted soon: the quota was changed.
+    pub fn ask(&self) {
+        self.counts.lock().asked = true;
     }
 
-    /// Before a count: what it must be told of.
-    pub fn before(&self) -> u64 {
-        self.left.load(Ordering::Relaxed)
+    /// A count, if one is due now. `counted` or `failed` ends it.
+    pub fn begin(&self, now: Instant) -> Option<Count> {
+        let mut counts = self.counts.lock();
+        let after = if counts.asked { AGAIN } else { EVERY };
+        if counts.counting || counts.last.is_some_and(|last| now.since(last) < after) {
+            return None;
+        }
+        let asked = std::mem::take(&mut counts.asked);
+        (counts.counting, counts.begun) = (true, counts.begun + 1);
+        Some(Count { number: counts.begun, before: self.left.load(Ordering::Relaxed), asked })
     }
 
-    /// After a count that left so much, less what was taken meanwhile. `None`: there is no quota.
-    pub fn counted(&self, now: Instant, left: Option<u64>, before: u64) {
+    /// It left so much, less what was taken meanwhile. `None`: there is no quota.
+    pub fn counted(&self, now: Instant, count: Count, left: Option<u64>) {
+        let found = left.unwrap_or(NO_END);
         let set = |seen: u64| {
-            let meanwhile = if before == NO_END { 0 } else { before.saturating_sub(seen) };
+            let meanwhile = if count.before == NO_END { 0 } else { count.before.saturating_sub(seen) };
             Some(left.map_or(NO_END, |left| left.saturating_sub(meanwhile)))
         };
         let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
-        *self.last.lock() = Some(now);
-        self.asked.store(false, Ordering::Relaxed);
-        self.counted.notify_waiters();
+        let mut counts = self.counts.lock();
+        (counts.counting, counts.ended, counts.found, counts.last) = (false, count.number, found, Some(now));
+        drop(counts);
+        self.done.notify_waiters();
+    }
+
+    /// It could not be told: what was known stays, and who waits for it waits for the next.
+    pub fn failed(&self, now: Instant, count: Count) {
+        let mut counts = self.counts.lock();
+        (counts.counting, counts.last) = (false, Some(now));
+        counts.asked |= count.asked;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+
+    fn count(room: &QuotaRoom, now: Instant, left: Option<u64>) {
+        let count = room.begin(now).unwrap();
+        room.counted(now, count, left);
+    }
 
     #[test]
     fn what_is_taken_while_it_is_counted_counts() {
-        let (room, now) = (QuotaRoom::default(), Instant::default());
-        assert!(room.take(u64::MAX) && room.is_due(now), "no quota");
-        room.counted(now, Some(100), room.before());
+        let (room, at) = (QuotaRoom::default(), |s| Instant::default() + Duration::from_secs(s));
+        assert!(room.take(u64::MAX), "no quota");
+        count(&room, at(0), Some(100));
         assert!(room.take(60) && !room.take(41) && room.take(40) && !room.take(1) && room.take(0));
-        room.counted(now, Some(100), room.before());
-        let before = room.before();
-        assert!(room.take(30));
-        room.counted(now, Some(50), before);
+        assert!(room.begin(at(3)).is_none(), "nobody has asked");
+        count(&room, at(30), Some(100));
+        let under_way = room.begin(at(60)).unwrap();
+        assert!(room.take(30) && room.begin(at(99)).is_none(), "one at a time");
+        room.counted(at(61), under_way, Some(50));
         assert!(!room.take(21) && room.take(20));
-        assert!(!room.is_due(now + AGAIN) && room.is_due(now + EVERY));
-        room.counted(now, None, room.before());
+        count(&room, at(100), None);
         assert!(room.take(1 << 60));
+    }
+
+    #[test]
+    fn nobody_is_refused_but_by_a_count_of_his_own() {
+        let (room, at) = (QuotaRoom::default(), |s| Instant::default() + Duration::from_secs(s));
+        count(&room, at(0), Some(100));
+        assert!(room.take(95), "written over, perhaps");
+        // One that had begun before, and one that fails, tell nothing.
+        let old = room.begin(at(30)).unwrap();
+        let mut asks = Box::pin(room.has(at(31), 10));
+        assert!(asks.as_mut().now_or_never().is_none());
+        room.counted(at(32), old, Some(4));
+        assert!(asks.as_mut().now_or_never().is_none());
+        let fails = room.begin(at(34)).unwrap();
+        room.failed(at(35), fails);
+        assert!(asks.as_mut().now_or_never().is_none() && room.begin(at(36)).is_none());
+        count(&room, at(37), Some(90));
+        assert_eq!(asks.now_or_never(), Some(true));
+        // What was found full a moment ago is full.
+        assert!(room.take(90));
+        let mut asks = Box::pin(room.has(at(38), 10));
+        assert!(asks.as_mut().now_or_never().is_none(), "it was taken since: perhaps written over");
+        count(&room, at(39), Some(3));
+        assert_eq!(asks.now_or_never(), Some(false));
+        assert_eq!(room.has(at(40), 10).now_or_never(), Some(false));
+        assert_eq!(room.has(at(42), 10).now_or_never(), None);
     }
 }

@@ -447,6 +447,8 @@ async fn living(volumes: &Volumes) -> Result<Vec<(Name, Head)>> {
 
 async fn end(volumes: &Volumes, name: &Name, head: Head) -> Result<()> {
     let id = head.volume;
+    // Where a rename was broken off it was listed under another.
+    let name = &head.naming.name.clone().unwrap_or_else(|| name.clone());
     volumes.mark_removed(name, &volumes.engine.cell(id), head).await?;
     volumes.let_go_of_removed(id).await;
     volumes.forget_journal(id).await;

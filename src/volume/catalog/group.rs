@@ -104,11 +104,21 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
 }
 
 impl Volume {
-    /// Waits until the snapshots that it has by now are in the pool and confirmed.
-    pub async fn promise_snapshots(&self) -> Result<()> {
+    /// Waits until a snapshot that it has is in the pool and confirmed. `NotFound`: it has none of that name, and so it was lost.
+    pub async fn promise_snapshot(&self, name: &Name) -> Result<()> {
+        // Of a released volume all is in the pool.
+        if let Known::Inert(inert) = self.known() {
+            return inert.tables.snapshot(name).map(drop).ok_or_else(|| no_snapshot(&self.title(), name));
+        }
         self.ask(|session| async move {
-            let lsn = session.tip.lock().lsn;
-            session.promise_mark(lsn, true).await
+            let (lsn, there) = {
+                let tip = session.tip.lock();
+                (tip.lsn, tip.tables.snapshot(name).is_some())
+            };
+            match there {
+                true => session.promise_mark(lsn, true).await,
+                false => Err(Stop::Failed(no_snapshot(&session.context.title(), name))),
+            }
         })
         .await
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::volumes::Volumes;
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::pool::NameEntry;
-use crate::volume::head::{CREATION, Head, NameStanding, VolumeSettings};
+use crate::volume::head::{CREATION, Head, Move, NameStanding, VolumeSettings};
 
 /// How often others may come in between.
 const TRIES: usize = 8;
@@ -110,12 +110,12 @@ pub async fn rename(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
         let changed = match take_for(volumes, &head, to).await? {
             // A pending entry that the volume was asked for by is given up.
             Taken::Named => cell.change(|head| head.close_round(came_by.serial)).await,
-            Taken::Put => cell.change(|head| head.rename(to, round)).await,
+            Taken::Put => cell.change(|head| rename_from(head, from, to, round)).await,
             Taken::Anew => continue,
         };
         match changed {
             // Another rename was first.
-            Err(e) if e.is(Kind::Owned) => {}
+            Err(e) if e.is(Kind::Owned) && to.trashed().is_none() => {}
             Err(e) => return Err(e.context(format!("volume {}", volumes.engine.title(from)))),
             Ok(renamed) => {
                 volumes.renamed(&renamed, [from, to]);
@@ -131,6 +131,14 @@ pub async fn rename(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
         }
     }
     Err(busy(volumes, from))
+}
+
+/// What is brought back from the trash must still be there: another may have been first.
+fn rename_from(head: &Head, from: &Name, to: &Name, round: u64) -> Result<Move> {
+    match head.rename(to, round)? {
+        Move::Already => Ok(Move::Already),
+        changed => head.naming.check_trashed(from).map(|()| changed),
+    }
 }
 
 /// Puts the entry that is to become the volume's name, as its head was read.

@@ -58,12 +58,13 @@ impl Trash<'_> {
     /// nothing to keep, since its creation or removal had been broken off; it is gone.
     pub async fn discard(&self, name: &Name) -> Result<bool> {
         let id = self.0.id(name).await?;
-        if self.0.engine.cell(id).read().await?.is_none_or(|head| head.removed) {
+        let Some(head) = self.0.engine.cell(id).read().await?.filter(|head| !head.removed) else {
             return self.0.remove(name).await.map(|()| false);
-        }
+        };
         self.0.check_remove(name).await?;
         self.0.release(name).await?;
-        let since = self.0.engine.rt.wall_ms();
+        // A clock that is behind must not have it removed at once.
+        let since = self.0.engine.rt.wall_ms().max(head.active.since_ms).max(head.created_ms);
         for ms in since..since + SAME_TIME_MAX {
             match rename(self.0, name, &name.in_trash(ms)).await {
                 Err(e) if e.is(Kind::Exists) => {}
@@ -144,8 +145,8 @@ impl Trash<'_> {
         let (mut gone, mut failed) = (0, Ok(()));
         let mut count = |done: Result<()>| match done {
             Ok(()) => gone += 1,
-            // Another host was first, or its user.
-            Err(e) if e.is(Kind::NotFound) => {}
+            // Another host was first, or its user; or it must stay: a template's, or a clone needs it.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Refused) => {}
             Err(e) if failed.is_ok() => failed = Err(e),
             Err(_) => {}
         };
@@ -175,7 +176,9 @@ impl Trash<'_> {
     /// Puts a snapshot into the trash of its volume. What `remove_snapshot` refuses is refused.
     pub async fn discard_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         self.0.check_remove_snapshot(volume, snapshot, true).await?;
-        let since = self.0.engine.rt.wall_ms();
+        let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
+        let created_ms = tables.snapshot(snapshot).map_or(0, |s| s.created_ms);
+        let since = self.0.engine.rt.wall_ms().max(created_ms);
         for ms in since..since + SAME_TIME_MAX {
             match self.rename_snapshot(volume, snapshot, &snapshot.in_trash(ms)).await {
                 Err(e) if e.is(Kind::Exists) => {}

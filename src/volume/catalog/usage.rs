@@ -41,19 +41,24 @@ impl Volumes {
 }
 
 impl Volumes {
-    /// Counts what all volumes of the pool store, those that are open here as they are now, and tells the pool what its quota leaves.
-    /// `Unavailable`: it can't be counted now; what was known stays.
-    pub async fn count_quota(&self) -> Result<()> {
-        let pool = &self.engine.pool;
-        let (before, now) = (pool.quota().before(), self.engine.rt.now());
-        let Some(quota) = pool.settings().quota_bytes else {
-            pool.quota().counted(now, None, before);
-            return Ok(());
+    /// Counts, when that is due, what all volumes of the pool store, those that are open here as they are now, and tells the pool what
+    /// its quota leaves. When it can't be counted now what was known stays.
+    pub async fn count_quota(&self) {
+        let (pool, rt) = (&self.engine.pool, &self.engine.rt);
+        let Some(count) = pool.quota().begin(rt.now()) else { return };
+        let left = async {
+            pool.refresh_settings().await?;
+            let Some(quota) = pool.settings().quota_bytes else { return Ok(None) };
+            let (k, n) = (pool.layout().k() as u64, pool.layout().n() as u64);
+            Ok::<_, Error>(Some((quota / n * k).saturating_sub(self.stored_now().await?)))
         };
-        let stored = self.stored_now().await?;
-        let (k, n) = (pool.layout().k() as u64, pool.layout().n() as u64);
-        pool.quota().counted(now, Some((quota / n * k).saturating_sub(stored)), before);
-        Ok(())
+        match left.await {
+            Ok(left) => pool.quota().counted(rt.now(), count, left),
+            Err(error) => {
+                tracing::debug!(pool = %pool.name(), %error, "what the pool's quota leaves can't be counted now");
+                pool.quota().failed(rt.now(), count);
+            }
+        }
     }
 
     /// Bytes of all volumes' objects and of what is on its way to them, without parity.
@@ -64,10 +69,16 @@ impl Volumes {
                 let (unsent, _) = session.tip.lock().unsent();
                 return Ok(session.stored_bytes() + unsent);
             }
-            match self.recorded(&name, id).await {
-                Ok((_, tables)) => Ok(tables.stored_bytes),
-                Err(e) if e.is(Kind::NotFound) => Ok(0),
-                Err(e) => Err(e),
+            match self.engine.newest(id).await {
+                Ok(Some((head, tables))) if !head.removed => Ok(tables.stored_bytes),
+                Ok(_) => Ok(0),
+                Err(e) if e.is_transient() => Err(e),
+                // One volume that can't be read is no reason to refuse all others.
+                Err(error) => {
+                    let volume = self.engine.title(&name);
+                    tracing::warn!(%volume, %error, "the pool's quota is counted without this volume");
+                    Ok(0)
+                }
             }
         });
         let mut looks = stream::iter(looks).buffer_unordered(READS_AT_ONCE);

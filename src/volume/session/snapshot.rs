@@ -234,12 +234,18 @@ impl Session {
 
     async fn rename_snapshot_now(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
         let _one = self.altering.lock().await;
-        self.build_snapshot(from).await?;
+        if self.tip.lock().tables.snapshot(to).is_none() {
+            self.build_snapshot(from).await?;
+        }
         {
             // In one step with the look, so that no mark takes the name in between. A session that ends before the checkpoint
             // leaves the old name to the next.
             let mut tip = self.tip.lock();
             let id = tip.tables.snapshot(from).map(|s| s.id);
+            // Asked again by who has not heard that it was done.
+            if id.is_none() && tip.tables.snapshot(to).is_some() {
+                return Ok(());
+            }
             let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), from)))?;
             if tip.tables.snapshot(to).is_some() {
                 let why = format!("snapshot {}@{to} exists", self.context.title());

@@ -276,7 +276,7 @@ impl Session {
 
     /// How many of the blocks that these changes fill are not mapped yet; they fit the quota.
     async fn space_for(&self, ops: &[Op]) -> Result<u64, Stop> {
-        let _one = self.counting.lock().await;
+        let one = self.counting.lock().await;
         let mut fresh = self.unmapped(ops).await?;
         if fresh == 0 {
             return Ok(0);
@@ -293,8 +293,10 @@ impl Session {
                 return Err(Error::new(Kind::NoSpace, why).into());
             }
         }
+        // Overwrites need not wait for a count of the pool. An outage holds.
+        drop(one);
         let pool = &self.context.engine.pool;
-        if !pool.quota().has(self.context.rt(), fresh * BLOCK).await {
+        if !self.or_end(pool.quota().has(self.context.rt().now(), fresh * BLOCK)).await? {
             let quota = pool.settings().quota_bytes.map_or_else(String::new, show_size);
             let why = format!(
                 "pool {} has a quota of {quota}, and it is used up: remove something, or raise it with `windlass pool set`",

@@ -217,7 +217,9 @@ impl Tables {
     /// Whether there may be one more state.
     pub fn check_room(&self) -> Result<()> {
         if self.states.len() > SNAPSHOTS_MAX {
-            let why = format!("the volume has {SNAPSHOTS_MAX} snapshots, which is the most: remove some");
+            let why = format!(
+                "the volume has {SNAPSHOTS_MAX} snapshots, those in the trash too, which is the most: remove some, with --now"
+            );
             return Err(Error::new(Kind::Refused, why));
         }
         Ok(())
@@ -230,6 +232,9 @@ impl Tables {
                 format!("the log's snapshot {} does not belong to the state that it freezes", mark.name);
             return Err(Error::new(Kind::Corrupt, why));
         }
+        // Where the log is read again: the name was given away when it was set, to the trash, and that was not recorded yet.
+        let before = self.snapshot(&mark.name).map(|s| s.id);
+        before.into_iter().for_each(|id| self.rename(id, &mark.name.in_trash(mark.created_ms)));
         let id = self.next;
         self.next = id.next();
         let frozen = self.tip_mut();
