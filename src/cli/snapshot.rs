@@ -70,7 +70,8 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
     let (verb, forgiven) = match args {
         Snapshot::Create { paths, no_wait, if_absent, hooks } => {
             if !hooks.is_empty() {
-                return between(global, &hooks, paths, (no_wait, if_absent)).await;
+                let forgiven = if_absent.then_some(Kind::Exists);
+                return forgive(between(global, &hooks, paths, no_wait).await, forgiven);
             }
             (Verb::SnapshotCreate { paths, no_wait, if_absent }, if_absent.then_some(Kind::Exists))
         }
@@ -95,10 +96,19 @@ async fn between(
     global: &Global,
     hooks: &Hooks,
     paths: Vec<SnapshotPath>,
-    (no_wait, if_absent): (bool, bool),
+    no_wait: bool,
 ) -> Result<ExitCode> {
     let rt = Rt::new(RealRuntime::current());
-    let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent };
+    // Nothing is quieted for what can't be.
+    for path in &paths {
+        let listed =
+            reach_engine::ask(global, Verb::SnapshotList { path: path.volume.clone(), from: None }).await?;
+        let there: Vec<SnapshotLine> = listed.answer()?;
+        if there.iter().any(|line| line.info.name == path.snapshot) {
+            return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
+        }
+    }
+    let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent: false };
     let (marked, after) = hooks.around(&rt, &paths, reach_engine::ask(global, mark)).await;
     let marked = match (marked, &after) {
         (Err(error), Err(also)) => return Err(Error::new(error.kind(), format!("{error}; then {also}"))),

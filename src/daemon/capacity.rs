@@ -42,16 +42,18 @@ impl Capacities {
         self.seen.lock().get(pool).cloned().unwrap_or_default()
     }
 
-    /// Looks again. Asks stores in folders for their room; where a capacity was told, it reads the heads of all volumes.
+    /// Looks again. Asks stores in folders for their room; where a capacity or a quota was told, it reads the heads of all volumes.
     pub async fn look(&self, open: &OpenPool) -> Capacity {
         let pool = &open.pool;
         pool.measure().await;
         let settings = pool.settings();
-        let stored = match settings.capacity_bytes {
+        let stored = match settings.capacity_bytes.or(settings.quota_bytes) {
             Some(_) => stored_bytes(open).await,
             None => None,
         };
-        let capacity = judge(pool.name(), &spaces(pool), settings.capacity_bytes, stored);
+        let mut capacity = judge(pool.name(), &spaces(pool), settings.capacity_bytes, stored);
+        let filled = settings.quota_bytes.zip(stored).and_then(|(quota, used)| over_quota(quota, used));
+        capacity.warning = filled.or(capacity.warning);
         self.say_once(pool.name(), capacity.warning.as_deref());
         self.seen.lock().insert(pool.name().clone(), capacity.clone());
         capacity
@@ -65,6 +67,14 @@ impl Capacities {
             Some(_) => {}
         }
     }
+}
+
+/// That most of the quota is used, if so.
+fn over_quota(quota: u64, used: u64) -> Option<String> {
+    (percent(used, quota.saturating_sub(used)) >= WARN).then(|| {
+        let (used, quota) = (show_bytes(used), show_bytes(quota));
+        format!("{used} of its quota of {quota} are used, and writes that need space above it fail: remove something")
+    })
 }
 
 /// Each store's URL, and the room that it told.

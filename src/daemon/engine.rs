@@ -260,19 +260,20 @@ impl Engine {
     fn keep_house(self: &Arc<Self>) {
         let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
         let work = async move {
-            let mut next = HOUSE_MAX;
+            let mut last = rt.now();
             loop {
-                rt.sleep(next).await;
-                next = HOUSE_MAX;
+                rt.sleep(HOUSE_MIN).await;
                 let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) else { return };
-                for (_, open) in state.pools.opened() {
+                let pools = state.pools.opened();
+                let kept = pools.iter().filter_map(|(_, open)| open.pool.settings().trash()).min();
+                if rt.now().since(last) < HOUSE_MAX.min(kept.map_or(HOUSE_MAX, |kept| kept / 4)) {
+                    continue;
+                }
+                last = rt.now();
+                for (_, open) in pools {
                     // Those that are away say so themselves.
-                    if open.pool.refresh_settings().await.is_err() {
-                        continue;
-                    }
-                    super::verbs::empty_trash(&open).await;
-                    if let Some(kept) = open.pool.settings().trash() {
-                        next = next.min(kept / 4).max(HOUSE_MIN);
+                    if open.pool.refresh_settings().await.is_ok() {
+                        super::verbs::empty_trash(&open).await;
                     }
                 }
             }
@@ -287,7 +288,11 @@ impl Engine {
             while let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) {
                 for (_, open) in state.pools.opened() {
                     // Each by itself: one whose stores hang holds up no other.
-                    rt.spawn(async move { open.volumes.count_quota().await }).detach();
+                    let work = async move {
+                        open.volumes.count_quota().await;
+                        open.volumes.collect_for_quota().await;
+                    };
+                    rt.spawn(work).detach();
                 }
                 drop(state);
                 rt.sleep(QUOTA_LOOK).await;

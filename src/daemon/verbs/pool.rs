@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::base::size::{show_bytes, show_count, show_size, show_time};
+use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
@@ -25,8 +25,6 @@ const TOLD_MAX: usize = 100;
 const ASK: Duration = Duration::from_secs(3);
 /// And for the heads of all volumes.
 const USAGE: Duration = Duration::from_secs(10);
-/// Of a quota, in percent: more than this warns.
-const QUOTA_WARN: u64 = 90;
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     let (opened, capacities) = (state.pools.opened(), &state.capacities);
@@ -218,12 +216,12 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     let open = super::replace::opened(state, name).await?;
     let pool = open.pool.clone();
     ask(&pool).await;
+    // Other hosts may have changed them; in an outage they are told as they were.
+    let _ = pool.rt().timeout(ASK, pool.refresh_settings()).await;
     let capacity = state.capacities.look(&open).await;
     let usage = usage(&open).await;
-    let filled = usage.and_then(|usage| over_quota(&open, &usage));
     let status = pool.status();
     let attention = capacity.warning.is_some()
-        || filled.is_some()
         || status.pending_shards > 0
         || status.damaged_shards > 0
         || !status.damaged_registers.is_empty()
@@ -232,7 +230,7 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     let out = status.stores.iter().any(|s| s.state == StoreState::Out);
     let Capacity { used_bytes, free_bytes, warning } = capacity;
     let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes, usage };
-    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning).note_all(filled);
+    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
     if let Some(last) = answer.last_scrub {
         let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
         let shards = show_count(last.checked_shards, "shard");
@@ -242,19 +240,6 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
         outcome = outcome.note(way_back(name, pool.condition().undecided.is_some()));
     }
     Ok(outcome)
-}
-
-/// That most of the quota is used, if so.
-fn over_quota(open: &OpenPool, usage: &PoolUsage) -> Option<String> {
-    let (quota, used) = (open.pool.settings().quota_bytes?, usage.stored_with_parity_bytes);
-    let most = u128::from(used) * 100 >= u128::from(quota) * u128::from(QUOTA_WARN);
-    most.then(|| {
-        format!(
-            "{} of its quota of {} are used: writes that need space above it fail",
-            show_bytes(used),
-            show_size(quota)
-        )
-    })
 }
 
 /// By the heads of its volumes; none when too few stores answer, or it takes too long.

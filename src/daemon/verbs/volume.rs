@@ -306,7 +306,8 @@ pub async fn remove(
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
         volumes.check_remove(&path.volume).await?;
-        return removed(path, true, &format!("{path} would be removed, with its snapshots"));
+        let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
+        return removed(path, true, &format!("{path} would be {how}, with its snapshots"));
     }
     if super::trash::keeps(&open, mode).await? && Trash(volumes).discard(&path.volume).await? {
         return Ok(super::trash::discarded(&open, "volume", path));
@@ -428,7 +429,8 @@ pub async fn remove_snapshot(
     let volumes = &open.volumes;
     if dry_run {
         volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
-        return removed(path, true, &format!("{path} would be removed"));
+        let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
+        return removed(path, true, &format!("{path} would be {how}"));
     }
     if super::trash::keeps(&open, mode).await? {
         Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;

@@ -15,6 +15,8 @@ use crate::base::rt::Instant;
 /// How often it is counted, and how often at most when somebody has no room.
 const EVERY: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(2);
+/// Between two passes of collection for want of room.
+const COLLECT_AGAIN: Duration = Duration::from_secs(60);
 /// Without a quota.
 const NO_END: u64 = u64::MAX;
 
@@ -39,6 +41,9 @@ struct Counts {
     found: u64,
     /// When the last one ended, or failed.
     last: Option<Instant>,
+    /// Since when collection makes room, or when it last began to.
+    collected: Option<Instant>,
+    collecting: bool,
 }
 
 /// A count that is under way.
@@ -95,6 +100,21 @@ impl QuotaRoom {
     /// Has it counted soon: the quota was changed.
     pub fn ask(&self) {
         self.counts.lock().asked = true;
+    }
+
+    /// Whether collection is to begin that makes room, since the last count found less than `least`; `has_collected` ends it.
+    pub fn must_collect(&self, now: Instant, least: u64) -> bool {
+        let mut counts = self.counts.lock();
+        let recent = counts.collected.is_some_and(|last| now.since(last) < COLLECT_AGAIN);
+        let must = counts.found < least && !counts.collecting && !recent;
+        if must {
+            (counts.collecting, counts.collected) = (true, Some(now));
+        }
+        must
+    }
+
+    pub fn has_collected(&self) {
+        self.counts.lock().collecting = false;
     }
 
     /// A count, if one is due now. `counted` or `failed` ends it.
@@ -156,6 +176,18 @@ mod tests {
         assert!(!room.take(21) && room.take(20));
         count(&room, at(100), None);
         assert!(room.take(1 << 60));
+    }
+
+    #[test]
+    fn want_of_room_collects_now_and_then() {
+        let (room, at) = (QuotaRoom::default(), |s| Instant::default() + Duration::from_secs(s));
+        assert!(!room.must_collect(at(0), 10), "no quota");
+        count(&room, at(0), Some(9));
+        assert!(
+            !room.must_collect(at(0), 9) && room.must_collect(at(0), 10) && !room.must_collect(at(90), 10)
+        );
+        room.has_collected();
+        assert!(!room.must_collect(at(59), 10) && room.must_collect(at(61), 10));
     }
 
     #[test]

@@ -122,7 +122,9 @@ impl Volumes {
         if held.len() > NAMED_MAX {
             clones.push("and others".into());
         }
-        let why = format!("{what} is needed by its clones: {}; remove them first", clones.join(", "));
+        let trashed = held.iter().any(|id| names.get(id).is_some_and(|name| name.trashed().is_some()));
+        let trash = if trashed { " (from the trash: `windlass volume remove --trash`)" } else { "" };
+        let why = format!("{what} is needed by its clones: {}; remove them first{trash}", clones.join(", "));
         Err(Error::new(Kind::Refused, why))
     }
 }

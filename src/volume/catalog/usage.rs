@@ -61,6 +61,24 @@ impl Volumes {
         }
     }
 
+    /// When little of the pool's quota is left, what nobody needs any more is freed sooner than it would be for space alone, of the
+    /// volumes that this engine owns.
+    pub async fn collect_for_quota(&self) {
+        let (pool, now) = (&self.engine.pool, self.engine.rt.now());
+        let Some(quota) = pool.settings().quota_bytes else { return };
+        let least = quota / pool.layout().n() as u64 * pool.layout().k() as u64 / 10;
+        if !pool.quota().must_collect(now, least) {
+            return;
+        }
+        for open in self.open_now() {
+            let Known::Live(session) = open.known() else { continue };
+            if let Err(stop) = session.collect_all().await {
+                tracing::debug!(volume = %open.title(), error = %stop.error(), "collection for the pool's quota was broken off");
+            }
+        }
+        pool.quota().has_collected();
+    }
+
     /// Bytes of all volumes' objects and of what is on its way to them, without parity.
     async fn stored_now(&self) -> Result<u64> {
         let names = self.engine.pool.list().await?;

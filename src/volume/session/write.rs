@@ -299,7 +299,8 @@ impl Session {
         if !self.or_end(pool.quota().has(self.context.rt().now(), fresh * BLOCK)).await? {
             let quota = pool.settings().quota_bytes.map_or_else(String::new, show_size);
             let why = format!(
-                "pool {} has a quota of {quota}, and it is used up: remove something, or raise it with `windlass pool set`",
+                "pool {} has a quota of {quota}, and it is used up: remove something (--now, where there is a trash), or raise it with \
+                 `windlass pool set`",
                 pool.name()
             );
             return Err(Error::new(Kind::NoSpace, why).into());
