@@ -446,8 +446,7 @@ impl Forest {
     /// Leaves first; then nothing is left in the stores.
     async fn end(mut self) -> BTreeMap<&'static str, u64> {
         self.compare_all().await;
-        while !self.trash.is_empty() {
-            let (v, mut copy) = self.trash.pop().unwrap();
+        while let Some((v, mut copy)) = self.trash.pop() {
             Trash(self.at(0)).restore(&name(&v), None).await.unwrap();
             copy.host = 0;
             self.volumes.insert(v, copy);
