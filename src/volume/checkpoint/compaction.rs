@@ -288,7 +288,7 @@ impl Session {
             self.publish_packs(moved).await?;
         }
         match failed {
-            Some(e) => Err(self.explain_absence(e).await),
+            Some(e) => Err(self.end_by_absence(e).await),
             None => Ok(true),
         }
     }
@@ -317,7 +317,7 @@ impl Session {
                 if !passes(&e) {
                     work.failed.extend(chosen);
                 }
-                Err(self.explain_absence(e).await)
+                Err(self.end_by_absence(e).await)
             }
         }
     }

@@ -185,7 +185,7 @@ impl Session {
         let packs = plan.packs.len();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
-            Err(e) => return Err(self.explain_absence(e).await),
+            Err(e) => return Err(self.end_by_absence(e).await),
         };
         let to = back.as_ref().map(|b| Back { to: b.to, size: built.tables.tip().size });
         self.publish(&built, &removes, to).await?;

@@ -248,16 +248,25 @@ impl Session {
         self.closed().unwrap_or(Stop::Failed(error))
     }
 
-    /// What an owner that was shut out still looks for, the new one may have collected.
-    pub async fn explain_absence(&self, error: Error) -> Stop {
+    /// What an owner that was shut out still looks for, the new one may have collected, or removed with the volume.
+    async fn cause_of_absence(&self, error: Error) -> Error {
         if error.is(Kind::Corrupt)
             && let Ok(head) = self.context.cell.confirm().await
-            && head.active.epoch != self.epoch
-            && let Err(fenced) = head.owned(self.epoch)
+            && let Err(over) = head.owned(self.epoch)
         {
-            return self.explain(fenced.context(format!("volume {}", self.context.name())));
+            return over.context(format!("volume {}", self.context.name()));
         }
-        self.explain(error)
+        error
+    }
+
+    pub async fn explain_absence(&self, error: Error) -> Stop {
+        self.explain(self.cause_of_absence(error).await)
+    }
+
+    /// The same for who would try again: an owner that was shut out ends instead.
+    pub async fn end_by_absence(self: &Arc<Self>, error: Error) -> Stop {
+        let cause = self.cause_of_absence(error).await;
+        self.lost(cause).await
     }
 
     /// A change of the head. What it says about the owner is acted on.

@@ -203,32 +203,30 @@ fn later_looks_delete_nothing_that_is_needed() {
     }
 }
 
-/// A host that was shut out, and does not know it, still makes a checkpoint; meanwhile the volume was removed.
+/// A host that was shut out, and does not know it, makes a checkpoint of what it has; the volume was removed meanwhile with the pages that
+/// this needs. It ends, and does not try again for ever, each time with new objects.
 #[test]
 fn who_was_shut_out_of_a_volume_that_is_gone_ends() {
-    for seed in 0..8 {
+    for seed in 0..4 {
         run(seed, "2+1", |site| async move {
-            let site = site.eager();
             let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
             let v = volume(&life, FlushMode::Pool).await;
-            v.write(0, bytes(1, 100_000)).await.unwrap();
-            snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
-            v.write(0, bytes(2, 100_000)).await.unwrap();
+            v.write(0, bytes(1, 1_000_000)).await.unwrap();
+            v.release().await.unwrap();
+            // No page is in memory.
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            v.write(0, bytes(2, 4096)).await.unwrap();
             v.flush().await.unwrap();
             other.volumes.take_over(&name("v"), false).await.unwrap();
-            let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-            w.write(8192, bytes(3, 4096)).await.unwrap();
             other.volumes.remove(&name("v")).await.unwrap();
-            let data = || {
-                let is_data = |k: &String| k.contains("/c-") || k.contains("/p-");
-                site.stores.iter().flat_map(|s| s.contents().keys()).filter(is_data).collect::<Vec<_>>()
-            };
-            life.sleep(400_000).await;
+            life.sleep(300_000).await;
             let pool = &life.volumes.engine().pool;
             pool.repair(&life.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
-            life.sleep(200_000).await;
-            assert!(data().is_empty(), "seed {seed}: {:?}", data());
-            assert!(v.write(0, bytes(4, 4096)).await.is_ok() && v.flush().await.is_err(), "seed {seed}");
+            life.sleep(300_000).await;
+            let is_data = |k: &String| k.contains("/c-") || k.contains("/p-");
+            let left: Vec<_> = site.stores.iter().flat_map(|s| s.contents().keys()).filter(is_data).collect();
+            assert!(left.is_empty(), "seed {seed}: {left:?}");
         });
     }
 }
