@@ -216,7 +216,10 @@ fn who_was_shut_out_of_a_volume_that_is_gone_ends() {
             // No page is in memory.
             let life = life.crash().start().await;
             let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-            v.write(0, bytes(2, 4096)).await.unwrap();
+            v.write(50 * MIB, bytes(2, 4096)).await.unwrap();
+            // Until it has looked at the stores, which would tell it.
+            life.sleep(200_000).await;
+            v.write(0, bytes(3, 4096)).await.unwrap();
             v.flush().await.unwrap();
             other.volumes.take_over(&name("v"), false).await.unwrap();
             other.volumes.remove(&name("v")).await.unwrap();
@@ -227,6 +230,10 @@ fn who_was_shut_out_of_a_volume_that_is_gone_ends() {
             let is_data = |k: &String| k.contains("/c-") || k.contains("/p-");
             let left: Vec<_> = site.stores.iter().flat_map(|s| s.contents().keys()).filter(is_data).collect();
             assert!(left.is_empty(), "seed {seed}: {left:?}");
+            assert!(
+                v.write(0, bytes(4, 4096)).await.is_err(),
+                "seed {seed}: it still takes itself for the owner"
+            );
         });
     }
 }
