@@ -2,13 +2,19 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{Global, output, reach_engine};
+use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::api::Verb;
 use crate::daemon::control::Client;
 use crate::daemon::{Options, StateDir};
+
+/// How long the lock of an engine that ends is waited for.
+const ENDING_TRIES: u32 = 20;
+const ENDING: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args, Debug)]
 pub struct Serve {
@@ -39,9 +45,18 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         pools: args.pool,
         ..Options::default()
     };
-    let engine = match reach_engine::start(global, home, options, args.cache).await {
-        Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
-        started => started?,
+    let rt = Rt::new(RealRuntime::current());
+    let mut tries = 0;
+    let engine = loop {
+        tries += 1;
+        match reach_engine::start(global, home.clone(), options.clone(), args.cache).await {
+            // One that is just ending, as of a mount that was unmounted, holds the lock a moment longer and listens no more.
+            Err(e) if e.is(Kind::Owned) && tries < ENDING_TRIES && !listens(&control).await => {
+                rt.sleep(ENDING).await;
+            }
+            Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
+            started => break started?,
+        }
     };
     for address in engine.state().nbd_addresses() {
         output::line(&format!("nbd {address}"));
@@ -58,6 +73,10 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     engine.shutdown().await?;
     tracing::info!("the daemon has ended");
     Ok(ExitCode::SUCCESS)
+}
+
+async fn listens(control: &Path) -> bool {
+    matches!(Client::connect(control).await, Ok(Some(_)))
 }
 
 /// Why another engine has the state folder, if it says so: a mount that was made without a daemon looks like one.
