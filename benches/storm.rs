@@ -148,6 +148,8 @@ async fn storm() {
     place.slow(LATENCY);
     println!("2 GiB of memory");
     let one = cold(&place, 10, 2 * GIB, false, None).await;
+    println!("4 GiB of memory");
+    cold(&place, 15, 4 * GIB, false, Some(one)).await;
     println!("512 MiB of memory, a cache on disk");
     cold(&place, 20, GIB / 2, true, None).await;
     record(&place).await;
