@@ -74,14 +74,19 @@ impl Hooks {
             .kill_on_drop(true)
             .spawn()
             .context(|| format!("starting the command of {flag}"))?;
-        let group = Group(child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)));
+        let mut group = Group(child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)));
         match rt.timeout(self.hook_timeout, child.wait()).await {
-            Some(ended) => match ended.context(|| format!("waiting for the command of {flag}"))? {
-                status if status.success() => Ok(()),
-                status => {
-                    Err(Error::new(Kind::Io, format!("the command of {flag} failed: {status}: {command}")))
+            Some(ended) => {
+                // What it left running goes on.
+                group.0 = None;
+                match ended.context(|| format!("waiting for the command of {flag}"))? {
+                    status if status.success() => Ok(()),
+                    status => Err(Error::new(
+                        Kind::Io,
+                        format!("the command of {flag} failed: {status}: {command}"),
+                    )),
                 }
-            },
+            }
             None => {
                 drop(group);
                 let time = show_time(self.hook_timeout.as_millis() as u64);

@@ -47,6 +47,10 @@ impl Volumes {
         let (pool, rt) = (&self.engine.pool, &self.engine.rt);
         let Some(count) = pool.quota().begin(rt.now()) else { return };
         let left = async {
+            // Without one no store is asked.
+            if pool.settings().quota_bytes.is_none() {
+                return Ok(None);
+            }
             pool.refresh_settings().await?;
             let Some(quota) = pool.settings().quota_bytes else { return Ok(None) };
             let (k, n) = (pool.layout().k() as u64, pool.layout().n() as u64);
