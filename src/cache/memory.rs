@@ -3,7 +3,11 @@
 //!
 //! Who waits gets what the one that fetched got: the frame itself, also if the cache has no room for it, or the reason why
 //! there is none. One that was stopped midway tells nothing, and the next reader fetches.
+//!
+//! Frames that were fetched ahead and that nobody has read yet are kept apart, in a quarter of the room: what was guessed
+//! wrong never pushes out what was read.
 
+use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,25 +29,77 @@ const SHARDS: usize = 16;
 /// Counted for every entry beside its bytes: key, links, map slot, the allocation's head.
 const ENTRY_COST: u64 = 160;
 
+/// A frame that was fetched ahead is unread until somebody asks for it. What is unread takes at most this part of a shard.
+const UNREAD: u64 = 4;
+
 /// How a flight ended; none while it is under way, or when it was given up.
 type Landing = Option<Result<Bytes, Arc<Error>>>;
 
 #[derive(Debug, Default)]
 struct Shard {
-    kept: Kept,
-    bytes: u64,
+    read: Kept,
+    unread: Kept,
     hits: u64,
     misses: u64,
     /// Frames that somebody is fetching now.
-    flights: FastMap<FrameKey, watch::Receiver<Landing>>,
+    flights: FastMap<FrameKey, Flying>,
 }
 
+/// A frame on its way.
 #[derive(Debug)]
-struct Kept(LruCache<FrameKey, Bytes>);
+struct Flying {
+    landing: watch::Receiver<Landing>,
+    /// Whether somebody has asked for it, or it is only fetched ahead.
+    read: bool,
+}
+
+/// Frames, the one that was not used for longest first, and what they take.
+#[derive(Debug)]
+struct Kept {
+    frames: LruCache<FrameKey, Bytes>,
+    bytes: u64,
+}
 
 impl Default for Kept {
     fn default() -> Kept {
-        Kept(LruCache::unbounded())
+        Kept { frames: LruCache::unbounded(), bytes: 0 }
+    }
+}
+
+impl Kept {
+    fn put(&mut self, key: FrameKey, frame: Bytes) {
+        self.bytes += cost(&frame);
+        if let Some(old) = self.frames.put(key, frame) {
+            self.bytes -= cost(&old);
+        }
+    }
+
+    fn take(&mut self, key: &FrameKey) -> Option<Bytes> {
+        let frame = self.frames.pop(key)?;
+        self.bytes -= cost(&frame);
+        Some(frame)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, old)) = self.frames.pop_lru() {
+            self.bytes -= cost(&old);
+        }
+    }
+}
+
+impl Shard {
+    fn contains(&self, key: &FrameKey) -> bool {
+        self.read.frames.contains(key) || self.unread.frames.contains(key)
+    }
+
+    /// Makes room. Each round drops a frame: the bytes are those of frames.
+    fn shrink(&mut self, bytes_max: u64) {
+        while self.read.bytes + self.unread.bytes > bytes_max {
+            match self.unread.bytes > bytes_max / UNREAD || self.read.bytes == 0 {
+                true => self.unread.drop_oldest(),
+                false => self.read.drop_oldest(),
+            }
+        }
     }
 }
 
@@ -64,12 +120,18 @@ pub struct FrameCache {
     shard_max: u64,
 }
 
-/// What a look-up found.
+/// What a look-up found. `first`: it was fetched ahead, and nobody has asked for it before.
 #[derive(Debug)]
 pub enum Lookup {
-    Hit(Bytes),
+    Hit {
+        frame: Bytes,
+        first: bool,
+    },
     /// Another reader fetches it: wait, then look again.
-    Wait(Waiter),
+    Wait {
+        waiter: Waiter,
+        first: bool,
+    },
     /// The caller fetches it and says so by `Flight::land`; dropping the flight lets another try.
     Fetch(Flight),
 }
@@ -103,7 +165,7 @@ impl Flight {
     }
 
     pub fn land(mut self, frame: Bytes) {
-        self.cache.insert(self.key, frame.clone());
+        self.cache.land(self.key, frame.clone());
         self.landing = Some(Ok(frame));
     }
 
@@ -140,53 +202,72 @@ impl FrameCache {
         &self.shards[xxh3_64(&word) as usize % SHARDS]
     }
 
-    pub fn get(&self, key: &FrameKey) -> Option<Bytes> {
-        self.shard(key).lock().kept.0.get(key).cloned()
-    }
-
     /// The frame, or who fetches it.
     pub fn lookup(&self, key: FrameKey) -> Lookup {
         let mut shard = self.shard(&key).lock();
-        if let Some(frame) = shard.kept.0.get(&key).cloned() {
+        if let Some(frame) = shard.read.frames.get(&key).cloned() {
             shard.hits += 1;
-            return Lookup::Hit(frame);
+            return Lookup::Hit { frame, first: false };
         }
-        if let Some(flight) = shard.flights.get(&key).cloned() {
+        if let Some(frame) = shard.unread.take(&key) {
             shard.hits += 1;
-            return Lookup::Wait(Waiter(flight));
+            shard.read.put(key, frame.clone());
+            return Lookup::Hit { frame, first: true };
         }
-        let (done, seen) = watch::channel(None);
-        shard.flights.insert(key, seen);
+        if let Some(flight) = shard.flights.get_mut(&key) {
+            let first = !mem::replace(&mut flight.read, true);
+            let waiter = Waiter(flight.landing.clone());
+            shard.hits += 1;
+            return Lookup::Wait { waiter, first };
+        }
         shard.misses += 1;
-        drop(shard);
-        Lookup::Fetch(Flight { cache: self.clone(), key, landing: None, done })
+        Lookup::Fetch(self.take_off(&mut shard, key, true))
+    }
+
+    /// The duty to fetch it ahead, if it is neither here nor on its way.
+    pub fn lookup_ahead(&self, key: FrameKey) -> Option<Flight> {
+        let mut shard = self.shard(&key).lock();
+        let expected = shard.contains(&key) || shard.flights.contains_key(&key);
+        (!expected).then(|| self.take_off(&mut shard, key, false))
+    }
+
+    fn take_off(&self, shard: &mut Shard, key: FrameKey, read: bool) -> Flight {
+        let (done, landing) = watch::channel(None);
+        shard.flights.insert(key, Flying { landing, read });
+        Flight { cache: self.clone(), key, landing: None, done }
     }
 
     /// Whether it is here or on its way.
     pub fn expects(&self, key: &FrameKey) -> bool {
         let shard = self.shard(key).lock();
-        shard.kept.0.contains(key) || shard.flights.contains_key(key)
+        shard.contains(key) || shard.flights.contains_key(key)
+    }
+
+    fn land(&self, key: FrameKey, frame: Bytes) {
+        let mut shard = self.shard(&key).lock();
+        let read = shard.flights.get(&key).is_none_or(|flight| flight.read);
+        self.keep(&mut shard, key, frame, read);
     }
 
     /// `frame` should own its memory: a slice of something large would keep all of it.
     pub fn insert(&self, key: FrameKey, frame: Bytes) {
-        let added = cost(&frame);
-        if added > self.shard_max {
+        self.keep(&mut self.shard(&key).lock(), key, frame, true);
+    }
+
+    fn keep(&self, shard: &mut Shard, key: FrameKey, frame: Bytes, read: bool) {
+        if cost(&frame) > self.shard_max {
             return;
         }
-        let mut shard = self.shard(&key).lock();
-        if let Some(old) = shard.kept.0.put(key, frame) {
-            shard.bytes -= cost(&old);
+        shard.unread.take(&key);
+        match read || shard.read.frames.contains(&key) {
+            true => shard.read.put(key, frame),
+            false => shard.unread.put(key, frame),
         }
-        shard.bytes += added;
-        while shard.bytes > self.shard_max {
-            let Some((_, old)) = shard.kept.0.pop_lru() else { break };
-            shard.bytes -= cost(&old);
-        }
+        shard.shrink(self.shard_max);
     }
 
     pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(|s| s.lock().bytes).sum()
+        self.stats().bytes
     }
 
     pub fn stats(&self) -> MemoryStats {
@@ -194,7 +275,7 @@ impl FrameCache {
         self.shards.iter().fold(MemoryStats { bytes_max, ..MemoryStats::default() }, |all, shard| {
             let shard = shard.lock();
             let (hits, misses) = (all.hits + shard.hits, all.misses + shard.misses);
-            MemoryStats { hits, misses, bytes: all.bytes + shard.bytes, ..all }
+            MemoryStats { hits, misses, bytes: all.bytes + shard.read.bytes + shard.unread.bytes, ..all }
         })
     }
 }
@@ -205,6 +286,15 @@ mod tests {
 
     use super::*;
     use crate::base::{Epoch, Seq, VolumeId};
+
+    impl FrameCache {
+        fn get(&self, key: &FrameKey) -> Option<Bytes> {
+            match self.lookup(*key) {
+                Lookup::Hit { frame, .. } => Some(frame),
+                _ => None,
+            }
+        }
+    }
 
     fn key(offset: u64) -> FrameKey {
         FrameKey { chunk: ChunkId { volume: VolumeId(1), epoch: Epoch(1), seq: Seq(1) }, offset }
@@ -227,28 +317,56 @@ mod tests {
         assert!(cache.get(&key(5000)).is_none(), "larger than a shard's share");
     }
 
+    #[test]
+    fn what_is_fetched_ahead_in_vain_pushes_nothing_out_that_was_read() {
+        let cache = FrameCache::new(16 * 20_000);
+        let ahead = |i| cache.lookup_ahead(key(i)).unwrap().land(Bytes::from(vec![2; 1000]));
+        for i in 0..100 {
+            cache.insert(key(i), Bytes::from(vec![1; 1000]));
+        }
+        for i in 1000..5000 {
+            ahead(i);
+            assert!(cache.bytes() <= 16 * 20_000);
+        }
+        assert!((0..100).all(|i| matches!(cache.lookup(key(i)), Lookup::Hit { first: false, .. })));
+        assert!(cache.lookup_ahead(key(4999)).is_none() && cache.lookup_ahead(key(7)).is_none());
+        assert!(matches!(cache.lookup(key(4999)), Lookup::Hit { first: true, .. }));
+        assert!(matches!(cache.lookup(key(4999)), Lookup::Hit { first: false, .. }), "it is the first once");
+        // Asked for on its way, it is read when it comes.
+        let flight = cache.lookup_ahead(key(6000)).unwrap();
+        assert!(matches!(cache.lookup(key(6000)), Lookup::Wait { first: true, .. }));
+        assert!(matches!(cache.lookup(key(6000)), Lookup::Wait { first: false, .. }));
+        flight.land(Bytes::from_static(b"x"));
+        assert!(matches!(cache.lookup(key(6000)), Lookup::Hit { first: false, .. }));
+        // What was read gives way to what is read.
+        for i in 10_000..12_000 {
+            cache.insert(key(i), Bytes::from(vec![3; 1000]));
+        }
+        assert!(cache.get(&key(0)).is_none() && cache.bytes() <= 16 * 20_000);
+    }
+
     #[tokio::test]
     async fn one_fetches_and_the_others_get_what_it_got() {
         // Too small for any frame: who waits gets it nevertheless.
         for size in [1 << 20, 0] {
             let cache = FrameCache::new(size);
             let Lookup::Fetch(flight) = cache.lookup(key(1)) else { panic!("nobody has it") };
-            let Lookup::Wait(waiter) = cache.lookup(key(1)) else { panic!("it is being fetched") };
+            let Lookup::Wait { waiter, .. } = cache.lookup(key(1)) else { panic!("it is being fetched") };
             let mut waiting = Box::pin(waiter.landed());
             assert!((&mut waiting).now_or_never().is_none());
             drop(flight);
             assert!(waiting.await.is_none(), "stopped midway");
             let Lookup::Fetch(flight) = cache.lookup(key(1)) else { panic!("the first gave up") };
-            let Lookup::Wait(waiter) = cache.lookup(key(1)) else { panic!("it is being fetched") };
+            let Lookup::Wait { waiter, .. } = cache.lookup(key(1)) else { panic!("it is being fetched") };
             flight.fail(&Error::new(crate::base::Kind::Timeout, "too slow"));
             let told = waiter.landed().await.unwrap().unwrap_err();
             assert_eq!((told.kind(), told.to_string().as_str()), (crate::base::Kind::Timeout, "too slow"));
             let Lookup::Fetch(flight) = cache.lookup(key(1)) else { panic!("an error is not kept") };
-            let Lookup::Wait(waiter) = cache.lookup(key(1)) else { panic!("it is being fetched") };
+            let Lookup::Wait { waiter, .. } = cache.lookup(key(1)) else { panic!("it is being fetched") };
             assert!(cache.expects(&key(1)) && !cache.expects(&key(2)));
             flight.land(Bytes::from_static(b"x"));
             assert_eq!(waiter.landed().await.unwrap().unwrap(), "x");
-            assert_eq!(matches!(cache.lookup(key(1)), Lookup::Hit(b) if b == "x"), size > 0);
+            assert_eq!(matches!(cache.lookup(key(1)), Lookup::Hit { frame, .. } if frame == "x"), size > 0);
         }
     }
 
@@ -258,7 +376,7 @@ mod tests {
         let Lookup::Fetch(first) = cache.lookup(key(1)) else { panic!("nobody has it") };
         first.land(Bytes::from_static(b"x"));
         let Lookup::Fetch(_second) = cache.lookup(key(1)) else { panic!("there was no room for it") };
-        assert!(matches!(cache.lookup(key(1)), Lookup::Wait(_)));
+        assert!(matches!(cache.lookup(key(1)), Lookup::Wait { .. }));
         let stats = cache.stats();
         assert_eq!((stats.hits, stats.misses, stats.bytes), (1, 2, 0));
     }

@@ -50,6 +50,14 @@ type Waiting = (usize, Waiter);
 /// A frame that this read fetches, and where in the answer it belongs.
 type Fetch = (usize, Flight);
 
+/// What a read finds in the cache.
+struct Sorted {
+    fetches: Vec<Fetch>,
+    waiting: Vec<Waiting>,
+    /// Whether something is read for the first time.
+    is_news: bool,
+}
+
 impl Reader {
     pub fn new(
         rt: Rt,
@@ -64,13 +72,17 @@ impl Reader {
         Reader { source, cache, family: family.into() }
     }
 
-    /// The contents of these frames, in order.
-    pub async fn frames(&self, wants: &[Want]) -> Result<Vec<Bytes>> {
+    /// The contents of these frames, in order. `news` is called before any is waited for, if one is the first that is read
+    /// of it: it was not here, or fetched ahead.
+    pub async fn frames(&self, wants: &[Want], news: impl Fn()) -> Result<Vec<Bytes>> {
         let mut out = vec![Bytes::new(); wants.len()];
         let mut left: Vec<usize> = (0..wants.len()).collect();
         while !left.is_empty() {
-            let (fetches, waiting) = self.sort(wants, &left, &mut out)?;
-            self.fetch(wants, fetches, &mut out).await?;
+            let Sorted { fetches, waiting, is_news } = self.sort(wants, &left, &mut out)?;
+            if is_news {
+                news();
+            }
+            self.fetch(wants, fetches, |index, frame| out[index] = frame).await?;
             left.clear();
             for (index, waiter) in waiting {
                 match waiter.landed().await {
@@ -81,6 +93,15 @@ impl Reader {
             }
         }
         Ok(out)
+    }
+
+    /// Brings these into the cache, as unread, but for those that are here or on their way.
+    pub async fn fetch_ahead(&self, wants: &[Want]) -> Result<()> {
+        let mut fetches = Vec::new();
+        for (index, want) in wants.iter().enumerate() {
+            fetches.extend(self.cache.lookup_ahead(self.key(&want.at)?).map(|flight| (index, flight)));
+        }
+        self.fetch(wants, fetches, |_, _| ()).await
     }
 
     /// Those of these frames that are neither here nor on their way.
@@ -99,18 +120,27 @@ impl Reader {
     }
 
     /// Takes what the cache has; the rest is fetched here or waited for.
-    fn sort(&self, wants: &[Want], left: &[usize], out: &mut [Bytes]) -> Result<(Vec<Fetch>, Vec<Waiting>)> {
-        let (mut fetches, mut waiting) = (Vec::new(), Vec::new());
+    fn sort(&self, wants: &[Want], left: &[usize], out: &mut [Bytes]) -> Result<Sorted> {
+        let (mut fetches, mut waiting, mut is_news) = (Vec::new(), Vec::new(), false);
         for &index in left {
             match self.cache.lookup(self.key(&wants[index].at)?) {
-                Lookup::Hit(frame) => out[index] = frame,
-                Lookup::Wait(waiter) => waiting.push((index, waiter)),
-                Lookup::Fetch(flight) => fetches.push((index, flight)),
+                Lookup::Hit { frame, first } => {
+                    is_news |= first;
+                    out[index] = frame;
+                }
+                Lookup::Wait { waiter, first } => {
+                    is_news |= first;
+                    waiting.push((index, waiter));
+                }
+                Lookup::Fetch(flight) => {
+                    is_news = true;
+                    fetches.push((index, flight));
+                }
             }
         }
         let known = left.len() - fetches.len();
         self.source.counts.memory.fetch_add(known as u64, Ordering::Relaxed);
-        Ok((fetches, waiting))
+        Ok(Sorted { fetches, waiting, is_news })
     }
 
     /// What came from where since it was opened.
@@ -121,7 +151,12 @@ impl Reader {
     }
 
     /// All are tried, whatever becomes of some.
-    async fn fetch(&self, wants: &[Want], fetches: Vec<Fetch>, out: &mut [Bytes]) -> Result<()> {
+    async fn fetch(
+        &self,
+        wants: &[Want],
+        fetches: Vec<Fetch>,
+        mut came: impl FnMut(usize, Bytes),
+    ) -> Result<()> {
         let ask = |(index, flight): &Fetch| {
             let Want { at, block } = wants[*index];
             let FrameKey { chunk, offset } = *flight.key();
@@ -133,7 +168,7 @@ impl Reader {
         let mut failed = None;
         let take = |n: usize, frame: Result<Bytes>| match (fetches[n].take(), frame) {
             (Some((index, flight)), Ok(frame)) => {
-                out[index] = frame.clone();
+                came(index, frame.clone());
                 flight.land(frame);
             }
             (Some((_, flight)), Err(e)) => {

@@ -1,6 +1,7 @@
 //! A pool's volumes, by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -515,16 +516,18 @@ impl SnapshotView {
         if len == 0 {
             return Ok(Rope::default());
         }
-        self.read_ahead(offset, len);
-        match self.view.read(vec![(blocks_of(offset, len), None)], &self.tree, offset, len).await {
+        let (read, found) = (offset..offset + len, vec![(blocks_of(offset, len), None)]);
+        self.trail.step(read.clone(), self.engine.rt.now());
+        let news = || self.read_ahead(&read);
+        match self.view.read(found, &self.tree, (offset, len), &news).await {
             Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
             done => done,
         }
     }
 
-    fn read_ahead(&self, offset: u64, len: u64) {
+    fn read_ahead(&self, read: &Range<u64>) {
         let rt = &self.engine.rt;
-        let Some(fetch) = self.trail.step(offset..offset + len, self.size, rt.now()) else { return };
+        let Some(fetch) = self.trail.fetch(read, self.size, rt.now()) else { return };
         if let Some(map) = fetch.map.clone() {
             let (view, tree, blocks) =
                 (self.view.clone(), self.tree, blocks_of(map.start, map.end - map.start));

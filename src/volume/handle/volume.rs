@@ -347,25 +347,26 @@ impl Volume {
         if len == 0 {
             return Ok(Rope::default());
         }
-        self.read_ahead(offset, len);
+        self.inner.trail.step(offset..offset + len, self.now());
         self.unless_outage(pin!(self.read_now(offset, len))).await
     }
 
     async fn read_now(&self, offset: u64, len: u64) -> Result<Rope> {
+        let news = || self.read_ahead(offset..offset + len);
         loop {
             let state = self.inner.state.lock().clone();
             let session = match state {
                 State::Inert(inert) => {
                     let tree = inert.tables.tip().tree;
                     let found = vec![(blocks_of(offset, len), None)];
-                    return match self.inner.context.view.read(found, &tree, offset, len).await {
+                    return match self.inner.context.view.read(found, &tree, (offset, len), &news).await {
                         Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
                         done => done,
                     };
                 }
                 _ => self.session().await?,
             };
-            match session.read(offset, len).await {
+            match session.read((offset, len), &news).await {
                 Err(Stop::Again) => continue,
                 done => return done.map_err(Stop::error),
             }
@@ -373,9 +374,9 @@ impl Volume {
     }
 
     /// Begins to fetch what will be read next, if that can be told.
-    fn read_ahead(&self, offset: u64, len: u64) {
+    fn read_ahead(&self, read: Range<u64>) {
         let rt = self.inner.context.rt();
-        let Some(fetch) = self.inner.trail.step(offset..offset + len, self.size(), rt.now()) else { return };
+        let Some(fetch) = self.inner.trail.fetch(&read, self.size(), rt.now()) else { return };
         if let Some(map) = fetch.map.clone() {
             let inner = self.inner.clone();
             rt.spawn(async move { inner.prefetch_map(blocks_of(map.start, map.end - map.start)).await })

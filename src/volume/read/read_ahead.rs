@@ -5,6 +5,9 @@
 //! several connections). Three requests make one, or two large ones. No more is fetched ahead of a run than twice what it
 //! has read, so that guessing wrong costs no more than what was right before.
 //!
+//! Who finds in memory what others have read gets nothing ahead: only a frame that is read for the first time, be it
+//! fetched for that or ahead, says that what comes next may be missing.
+//!
 //! What is fetched ahead lies in the cache of frames, where requests find it or wait for it. The budget counts it twice,
 //! as stored and as contents, from the moment when it is asked for until it is read, so that all runs of a daemon
 //! together never push out of the cache what they fetched themselves. Nobody waits for that budget: without it nothing is
@@ -205,28 +208,34 @@ impl Run {
 }
 
 impl Trail {
-    /// A request for these bytes of a volume of `size` came: what is to be fetched ahead of later ones.
-    pub fn step(&self, read: Range<u64>, size: u64, now: Instant) -> Option<Fetch> {
+    /// A request for these bytes came.
+    pub fn step(&self, read: Range<u64>, now: Instant) {
         let mut runs = self.ahead.runs.lock();
-        if let Some(at) = runs.iter().position(|r| r.reader == self.reader && r.has(read.start)) {
-            let mut run = runs.remove(at)?;
+        let known = runs.iter().position(|r| r.reader == self.reader && r.has(read.start));
+        if let Some(mut run) = known.and_then(|at| runs.remove(at)) {
             run.goes_on(read, now);
             runs.push_back(run);
-        } else {
-            let read = self.joined(read)?;
+        } else if let Some(read) = self.joined(read) {
             let (fetched, asked, held) = (read.end, read.end - read.start, VecDeque::new());
             let mut run =
                 Run { reader: self.reader, read, asked, fetched, left: false, mapped: 0, used: now, held };
-            while let Some(at) = runs.iter().position(|r| r.meets(&run)) {
-                run.absorb(runs.remove(at)?);
+            while let Some(other) = runs.iter().position(|r| r.meets(&run)).and_then(|at| runs.remove(at)) {
+                run.absorb(other);
             }
             if runs.len() >= RUNS {
                 runs.pop_front();
             }
             runs.push_back(run);
         }
-        let last = runs.len() - 1;
-        self.ahead.plan(&mut runs, last, size, now)
+    }
+
+    /// A request for these bytes of a volume of `size`, which came before, reads a frame for the first time: what is to be
+    /// fetched ahead of later ones.
+    pub fn fetch(&self, read: &Range<u64>, size: u64, now: Instant) -> Option<Fetch> {
+        let mut runs = self.ahead.runs.lock();
+        let within = |r: &Run| r.read.start <= read.start && read.end <= r.read.end;
+        let at = runs.iter().rposition(|r| r.reader == self.reader && within(r))?;
+        self.ahead.plan(&mut runs, at, size, now)
     }
 
     /// The run that this request makes with those before it, if it does.
@@ -265,6 +274,14 @@ mod tests {
 
     const NOW: Instant = Instant(Duration::ZERO);
 
+    impl Trail {
+        /// A request for what nobody has read.
+        fn news(&self, read: Range<u64>, size: u64, now: Instant) -> Option<Fetch> {
+            self.step(read.clone(), now);
+            self.fetch(&read, size, now)
+        }
+    }
+
     proptest! {
         /// Whatever the requests' sizes and however they are shuffled: what is fetched never leaves the volume, is
         /// never far ahead, and a reader that goes on gets nearly all of it ahead.
@@ -292,7 +309,7 @@ mod tests {
             let (mut fetched, mut highest, mut known) = (0, start, start);
             for request in requests {
                 highest = highest.max(request.end);
-                let Some(Fetch { range, map, .. }) = trail.step(request, size, NOW) else { continue };
+                let Some(Fetch { range, map, .. }) = trail.news(request, size, NOW) else { continue };
                 prop_assert!(range.start < range.end && range.end <= size);
                 prop_assert!(range.end <= highest + WINDOW_MAX + GRID);
                 fetched += range.end - range.start;
@@ -317,7 +334,7 @@ mod tests {
             for _ in 0..5_000 {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 let at = (state >> 33) % (1 << 18) * BLOCK;
-                fetched += trail.step(at..at + BLOCK, 1 << 30, NOW).map_or(0, |f| f.range.end - f.range.start);
+                fetched += trail.news(at..at + BLOCK, 1 << 30, NOW).map_or(0, |f| f.range.end - f.range.start);
             }
             // 20 MB were read; once in a while neighbours are, by chance.
             prop_assert!(fetched <= 4 * WINDOW_MIN, "{fetched}");
@@ -329,7 +346,7 @@ mod tests {
         let trail = Ahead::new(256 * MIB).trail();
         let (size, mut left, mut leaves) = (1 << 30, false, 0);
         for i in 0..1024 {
-            let Some(fetch) = trail.step(i * MIB..(i + 1) * MIB, size, NOW) else { continue };
+            let Some(fetch) = trail.news(i * MIB..(i + 1) * MIB, size, NOW) else { continue };
             let read = if left { (i + 1) * MIB } else { fetch.range.start };
             assert_eq!(fetch.blocks().start, read / BLOCK);
             assert_eq!(fetch.blocks().end, fetch.range.end / BLOCK + u64::from(fetch.leaves));
@@ -344,7 +361,7 @@ mod tests {
         let ahead = Ahead::new(8 * MIB);
         let (a, b) = (ahead.trail(), ahead.trail());
         let read = |trail: &Trail, from: u64, now| {
-            (from..from + 64).filter_map(|i| trail.step(i * MIB..(i + 1) * MIB, 1 << 40, now)).count()
+            (from..from + 64).filter_map(|i| trail.news(i * MIB..(i + 1) * MIB, 1 << 40, now)).count()
         };
         assert!(read(&a, 0, NOW) > 10);
         let used = ahead.budget.used();

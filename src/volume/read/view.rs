@@ -172,9 +172,16 @@ impl View {
         }
     }
 
-    /// The bytes at `offset`, given where their blocks lie.
-    pub async fn read(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Rope> {
-        self.patiently(|| self.read_once(found.clone(), tree, offset, len)).await
+    /// The bytes at `offset`, given where their blocks lie. `news` is called before any is waited for when one of their
+    /// frames is read for the first time.
+    pub async fn read(
+        &self,
+        found: Vec<Found>,
+        tree: &Tree,
+        (offset, len): (u64, u64),
+        news: &(dyn Fn() + Sync),
+    ) -> Result<Rope> {
+        self.patiently(|| self.read_once(found.clone(), tree, (offset, len), news)).await
     }
 
     /// Brings into the cache what it lacks of a fetch's blocks. What fails is asked for again by who reads it.
@@ -186,7 +193,7 @@ impl View {
             if let Some((_, Piece::Frame { at, .. })) = next {
                 leave(&mut missing, &at);
             }
-            self.reader.frames(&missing).await
+            self.reader.fetch_ahead(&missing).await
         };
         if let Err(e) = brought.await {
             tracing::debug!("reading ahead: {e}");
@@ -197,7 +204,7 @@ impl View {
     pub async fn bring(&self, blocks: Range<u64>, tree: &Tree) -> Result<()> {
         let pieces = self.resolve(vec![(blocks, None)], tree).await?;
         let missing = self.reader.missing(&wants(&pieces))?;
-        self.reader.frames(&missing).await.map(drop)
+        self.reader.frames(&missing, || ()).await.map(drop)
     }
 
     /// Brings the map of these blocks into memory.
@@ -233,11 +240,17 @@ impl View {
         Ok(Some(mapped))
     }
 
-    async fn read_once(&self, found: Vec<Found>, tree: &Tree, offset: u64, len: u64) -> Result<Rope> {
+    async fn read_once(
+        &self,
+        found: Vec<Found>,
+        tree: &Tree,
+        (offset, len): (u64, u64),
+        news: &(dyn Fn() + Sync),
+    ) -> Result<Rope> {
         let pieces = self.resolve(found, tree).await?;
         self.recorder.read(&pieces, self.rt.now());
         let wants = wants(&pieces);
-        let frames = self.reader.frames(&wants).await?;
+        let frames = self.reader.frames(&wants, news).await?;
         assemble(&pieces, &wants, &frames, offset, len)
     }
 

@@ -392,11 +392,12 @@ impl Session {
         }
     }
 
-    pub async fn read(&self, offset: u64, len: u64) -> Result<Rope, Stop> {
+    /// As `View::read`.
+    pub async fn read(&self, (offset, len): (u64, u64), news: &(dyn Fn() + Sync)) -> Result<Rope, Stop> {
         loop {
             let recorded = self.chunk_table.lock().root;
             let (found, tree) = self.lookup(offset, len)?;
-            match self.context.view.read(found, &tree, offset, len).await {
+            match self.context.view.read(found, &tree, (offset, len), news).await {
                 Ok(data) => return Ok(data),
                 // What was looked up was collected meanwhile: it is elsewhere by now.
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}

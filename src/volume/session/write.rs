@@ -146,7 +146,7 @@ pub async fn write_again(session: &Session, blocks: Range<u64>) -> Result<u64, S
     let mut written = 0;
     for (range, _) in found.into_iter().filter(|(_, piece)| piece.is_none()) {
         let len = (range.end - range.start) * BLOCK;
-        let data = session.read(range.start * BLOCK, len).await?.into_bytes();
+        let data = session.read((range.start * BLOCK, len), &|| ()).await?.into_bytes();
         session.apply(changes(range.start, data, session.record_max()), Some(&guard)).await?;
         written += len;
     }
@@ -179,11 +179,11 @@ impl Session {
         let (head, tail) = (offset - first, end - offset - data.len() as u64);
         let mut whole = BytesMut::with_capacity((end - first) as usize);
         if head > 0 {
-            whole.extend_from_slice(&self.read(first, head).await?.into_bytes());
+            whole.extend_from_slice(&self.read((first, head), &|| ()).await?.into_bytes());
         }
         whole.extend_from_slice(data);
         if tail > 0 {
-            whole.extend_from_slice(&self.read(end - tail, tail).await?.into_bytes());
+            whole.extend_from_slice(&self.read((end - tail, tail), &|| ()).await?.into_bytes());
         }
         Ok(whole.freeze())
     }
