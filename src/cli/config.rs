@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Global, exit_code, output, reach_engine};
 use crate::base::rt::RealDisk;
 use crate::base::{Kind, Result};
-use crate::daemon::config::{Origin, Row, Unusable, Wrong, bare_or_quoted, example};
+use crate::daemon::config::{Origin, Row, Store, Unusable, Written, Wrong, bare_or_quoted, example};
 use crate::daemon::{Config, StateDir};
 use crate::nbd::Address;
 use crate::store::{Sse, StoreSpec, StoreUrl, passwd_keys};
@@ -46,23 +46,27 @@ pub async fn run(global: &Global, command: ConfigCommand) -> Result<ExitCode> {
 
 async fn check(global: &Global) -> Result<ExitCode> {
     let (file, named) = reach_engine::config_file(global)?;
+    let shown = file.display();
     let (wrong, notes) = match Config::read(&*RealDisk::start(), &file, named).await {
         Ok(config) => (on_this_host(&config).await, notes(&config, &file)),
         Err(Unusable::Content(wrong)) => (wrong, Vec::new()),
         Err(Unusable::File(error)) => return Err(error),
     };
     if global.json {
-        let wrong: Vec<_> =
-            wrong.iter().map(|w| json!({"line": w.line, "key": w.key, "message": w.what})).collect();
-        output::line(&json!({"file": file.display().to_string(), "wrong": wrong, "notes": notes}).to_string());
+        let one = |w: &Wrong| json!({"line": w.line, "key": w.key, "message": w.what});
+        let wrong: Vec<_> = wrong.iter().map(one).collect();
+        output::line(&json!({"file": shown.to_string(), "wrong": wrong, "notes": notes}).to_string());
     } else {
-        wrong.iter().for_each(|wrong| eprintln!("windlass: {}, {wrong}", file.display()));
+        wrong.iter().for_each(|wrong| eprintln!("windlass: {shown}, {wrong}"));
         notes.iter().for_each(|note| output::line(note));
     }
-    match wrong.is_empty() {
-        true => Ok(ExitCode::SUCCESS),
-        false => Ok(ExitCode::from(exit_code(Kind::Usage))),
+    if wrong.is_empty() {
+        if !global.json {
+            output::line(&format!("{shown}: nothing is wrong"));
+        }
+        return Ok(ExitCode::SUCCESS);
     }
+    Ok(ExitCode::from(exit_code(Kind::Usage)))
 }
 
 /// What needs no mending and may still surprise.
@@ -78,46 +82,19 @@ fn notes(config: &Config, file: &Path) -> Vec<String> {
         pools.flat_map(|stores| stores.values()).any(names) || mounts.map(|url| &url.value).any(names)
     };
     let unused = config.store.iter().filter(|(name, _)| !used(name));
-    let unused = unused.map(|(name, store)| {
+    let sentence = |(name, store): (&String, &Written<Store>)| {
         let name = bare_or_quoted(name);
         format!("{shown}, line {}: no pool and no mount of this file uses store.{name}", store.line)
-    });
-    std::iter::once(format!("{shown} is fine")).chain(unused).collect()
+    };
+    unused.map(sentence).collect()
 }
 
 /// What only a look at this host can tell.
 async fn on_this_host(config: &Config) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     for (name, store) in &config.store {
-        let key = format!("store.{}", bare_or_quoted(name));
-        let Ok(spec) = config.store_url(name).and_then(|url| url.parse::<StoreSpec>()) else { continue };
-        let mut tell = |line: usize, key: String, what: String| wrong.push(Wrong { line, key, what });
-        let file = |path: &Path| std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
-        match &spec.url {
-            StoreUrl::File { dir } if !dir.is_dir() => {
-                let what = format!("{} is no folder here: make it, or mount what holds it", dir.display());
-                tell(store.url.as_ref().map_or(store.line, |url| url.line), format!("{key}.url"), what);
-            }
-            StoreUrl::S3(place) => {
-                if let Some(path) = &place.passwd_file
-                    && let Err(why) = passwd_keys(path, &place.bucket).await
-                {
-                    let line = store.passwd_file.as_ref().map_or(store.line, |it| it.line);
-                    tell(line, format!("{key}.passwd_file"), why.to_string());
-                }
-                let sealed = match &place.sse {
-                    Some(Sse::Customer(path)) => Some(path),
-                    _ => None,
-                };
-                let lines = (store.ca.as_ref().map(|it| it.line), store.sse.as_ref().map(|it| it.line));
-                for (name, path, line) in [("ca", place.ca.as_ref(), lines.0), ("sse", sealed, lines.1)] {
-                    if let Some(path) = path.filter(|path| !file(path)) {
-                        let what = format!("{} is no file here: give the path of one", path.display());
-                        tell(line.unwrap_or(store.line), format!("{key}.{name}"), what);
-                    }
-                }
-            }
-            _ => {}
+        if let Ok(spec) = config.store_url(name).and_then(|url| url.parse::<StoreSpec>()) {
+            look_at_store(&mut wrong, &format!("store.{}", bare_or_quoted(name)), store, &spec.url).await;
         }
     }
     for (dir, mount) in config.mount.iter().filter(|(dir, _)| is_no_folder(dir)) {
@@ -138,11 +115,42 @@ async fn on_this_host(config: &Config) -> Vec<Wrong> {
     wrong
 }
 
+/// Folders and files that it names, and who may read its keys.
+async fn look_at_store(wrong: &mut Vec<Wrong>, of: &str, store: &Written<Store>, url: &StoreUrl) {
+    let line_of = |it: &Option<Written<String>>| it.as_ref().map_or(store.line, |it| it.line);
+    let mut tell = |line, key: &str, what| wrong.push(Wrong { line, key: format!("{of}.{key}"), what });
+    let place = match url {
+        StoreUrl::S3(place) => place,
+        StoreUrl::File { dir } if !dir.is_dir() => {
+            let what = format!("{} is no folder here: make it, or mount what holds it", dir.display());
+            return tell(line_of(&store.url), "url", what);
+        }
+        _ => return,
+    };
+    if let Some(file) = &place.passwd_file
+        && let Err(why) = passwd_keys(file, &place.bucket).await
+    {
+        tell(line_of(&store.passwd_file), "passwd_file", why.to_string());
+    }
+    let sealed = match &place.sse {
+        Some(Sse::Customer(path)) => Some(path),
+        _ => None,
+    };
+    let files = [("ca", place.ca.as_ref(), line_of(&store.ca)), ("sse", sealed, line_of(&store.sse))];
+    for (key, path, line) in files {
+        if let Some(path) = path.filter(|path| !path.is_file()) {
+            tell(line, key, format!("{} is no file here: give the path of one", path.display()));
+        }
+    }
+}
+
 /// One that can't be looked at may be a mount that hangs: that is no error of the file.
 fn is_no_folder(dir: &str) -> bool {
     match std::fs::metadata(dir) {
         Ok(meta) => !meta.is_dir(),
-        Err(error) => matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory),
+        Err(error) => {
+            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        }
     }
 }
 
@@ -164,7 +172,9 @@ async fn show(global: &Global, origin: bool) -> Result<ExitCode> {
         let set = format!("{} = {}", row.name, row.value);
         match (origin, &row.origin, &path) {
             (false, ..) => output::line(&set),
-            (true, Origin::File(line), Some(path)) => output::line(&format!("{set:40} # {path}, line {line}")),
+            (true, Origin::File(line), Some(path)) => {
+                output::line(&format!("{set:40} # {path}, line {line}"))
+            }
             (true, origin, _) => output::line(&format!("{set:40} # {origin}")),
         }
     }

@@ -114,7 +114,10 @@ async fn reload(global: &Global, configured: &Arc<Configured>) {
     let told = [
         ("holds now", changed.now),
         ("holds from the next start of the daemon on", changed.at_start),
-        ("holds when the folder was unmounted and the configuration is read anew once more", changed.at_mount),
+        (
+            "holds when the folder was unmounted and the configuration is read anew once more",
+            changed.at_mount,
+        ),
     ];
     for (when, keys) in told.into_iter().filter(|(_, keys)| !keys.is_empty()) {
         tracing::info!("the configuration was read anew; what {when}: {}", keys.join(", "));

@@ -113,8 +113,12 @@ impl Configured {
             drop((engine, tried.take()));
             if said.as_ref() != Some(&why) {
                 match wish {
-                    Wish::Pool(name) => tracing::warn!("pool {name} can't be found now; it is tried again: {why}"),
-                    Wish::Mount(dir) => tracing::warn!("{dir} can't be mounted now; it is tried again: {why}"),
+                    Wish::Pool(name) => {
+                        tracing::warn!("pool {name} can't be found now; it is tried again: {why}")
+                    }
+                    Wish::Mount(dir) => {
+                        tracing::warn!("{dir} can't be mounted now; it is tried again: {why}")
+                    }
                 }
                 said = Some(why);
             }
@@ -158,7 +162,9 @@ impl Configured {
                 for (name, open) in opened {
                     let Some(plan) = config.scrub_plan(&name) else { continue };
                     let waits = tries.get(&name).is_some_and(|at| rt.now().since(*at) < SCRUB_AGAIN);
-                    if !waits && is_due(open.pool.last_scrub().await.map(|last| last.ended_ms), plan, rt.wall_ms()) {
+                    if !waits
+                        && is_due(open.pool.last_scrub().await.map(|last| last.ended_ms), plan, rt.wall_ms())
+                    {
                         tries.insert(name.clone(), rt.now());
                         scrub(engine.clone(), name, plan);
                     }
@@ -187,7 +193,9 @@ fn scrub(engine: Arc<Engine>, name: Name, plan: ScrubPlan) {
                 let notes = found.notes.join("; ");
                 tracing::warn!(pool = %name, "the planned scrub found something, see `windlass pool status`: {notes}");
             }
-            Ok(found) => tracing::info!(pool = %name, "the planned scrub found nothing: {}", found.notes.join("; ")),
+            Ok(found) => {
+                tracing::info!(pool = %name, "the planned scrub found nothing: {}", found.notes.join("; "))
+            }
             Err(error) => tracing::warn!(pool = %name, %error, "the planned scrub was broken off"),
         }
     };

@@ -100,19 +100,19 @@ impl Store {
     }
 }
 
-/// The start of a sentence about a section that lacks its most important key.
-const NO_URL: &str = "has no `url`: add url = \"s3://BUCKET/PREFIX\" or \"file:///FOLDER\"";
+/// A section without a URL, unless the one that it has was told to be wrong.
+fn no_url(findings: &mut Findings<'_>, of: String, line: usize) {
+    if !findings.wrong.iter().any(|wrong| wrong.key == format!("{of}.url")) {
+        findings.add(line, of, "has no `url`: add url = \"s3://BUCKET/PREFIX\" or \"file:///FOLDER\"");
+    }
+}
 
 fn check_store(findings: &mut Findings<'_>, name: &str, store: &Written<Store>) {
     let of = format!("store.{}", bare_or_quoted(name));
     if name.is_empty() || name.contains([':', ',', '/', ' ']) {
-        findings.add(
-            store.line,
-            &of,
-            "a store's name has no colon, comma, slash or space: as [store.fast]",
-        );
+        findings.add(store.line, &of, "a store's name has no colon, comma, slash or space: as [store.fast]");
     }
-    let Some(url) = &store.url else { return findings.add(store.line, of, NO_URL) };
+    let Some(url) = &store.url else { return no_url(findings, of, store.line) };
     if let Some((_, zone)) = url.split_once(",zone=") {
         let what = format!("a zone is a key of its own here: write zone = \"{zone}\" on the next line");
         return findings.add(url.line, format!("{of}.url"), what);
@@ -216,10 +216,11 @@ fn resolved(config: &Config, given: &str) -> Result<StoreSpec> {
 fn check_mount(findings: &mut Findings<'_>, config: &Config, dir: &str, mount: &Written<Mount>) {
     let of = format!("mount.{}", bare_or_quoted(dir));
     if !dir.starts_with('/') || dir.len() < 2 || dir.ends_with('/') || dir.contains('\0') {
-        let what = "a mount's folder is an absolute path without a slash at its end: as [mount.\"/mnt/data\"]";
+        let what =
+            "a mount's folder is an absolute path without a slash at its end: as [mount.\"/mnt/data\"]";
         findings.add(mount.line, &of, what);
     }
-    let Some(url) = &mount.url else { return findings.add(mount.line, of, NO_URL) };
+    let Some(url) = &mount.url else { return no_url(findings, of, mount.line) };
     let mut place = None;
     match resolved(config, url) {
         Ok(spec) if url.contains(",zone=") => {
@@ -260,7 +261,8 @@ fn check_option(option: &str, place: Option<&mut StoreUrl>) -> Result<()> {
 /// As `windlass mount --help` lists them.
 fn option_names() -> impl Iterator<Item = &'static str> {
     let lines = MOUNT_OPTIONS.lines().skip(1).filter_map(|line| line.strip_prefix("  "));
-    let words = lines.filter(|line| !line.starts_with(' ')).map(|line| line.split("   ").next().unwrap_or(line));
+    let words =
+        lines.filter(|line| !line.starts_with(' ')).map(|line| line.split("   ").next().unwrap_or(line));
     words.flat_map(|words| words.split(',')).map(|word| word.trim().split('=').next().unwrap_or(word).trim())
 }
 

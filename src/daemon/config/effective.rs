@@ -163,7 +163,8 @@ impl Row {
 
 /// What was written in a section, then what holds because nobody wrote it.
 fn rows<S: Section>(section: &S, of: &str, with_presets: bool) -> Vec<Row> {
-    let row = |key: &Key, value: String, origin| Row { section: of.to_owned(), name: key.name, value, origin };
+    let row =
+        |key: &Key, value: String, origin| Row { section: of.to_owned(), name: key.name, value, origin };
     let written = section.written();
     let mut all = Vec::new();
     for key in S::OUTLINE.keys {
@@ -219,7 +220,9 @@ impl Config {
             let row = |value| Row { section: String::new(), name, value, origin: Origin::Default };
             all.extend(value.map(row));
         }
-        all.extend(self.rows(true).into_iter().filter(|row| !matches!(row.key().as_str(), "memory" | "cache")));
+        all.extend(
+            self.rows(true).into_iter().filter(|row| !matches!(row.key().as_str(), "memory" | "cache")),
+        );
         if let Some(filter) = std::env::var(LOG_VARIABLE).ok().filter(|filter| !filter.is_empty()) {
             for row in all.iter_mut().filter(|row| row.key() == "log.level") {
                 (row.value, row.origin) = (quoted(&filter), Origin::Environment(LOG_VARIABLE));

@@ -20,8 +20,8 @@ use crate::base::{Error, Kind, Result};
 pub use effective::{Origin, Row, ScrubPlan};
 pub use reference::{example, reference};
 pub use section::Wrong;
-pub use sections::Config;
-pub use setting::{Level, List, LogFormat, bare_or_quoted};
+pub use sections::{Config, Store};
+pub use setting::{Level, List, LogFormat, Written, bare_or_quoted};
 
 /// Largest configuration file, in bytes.
 const FILE_MAX: usize = 1 << 20;

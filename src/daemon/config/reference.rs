@@ -13,6 +13,24 @@ fn sentences(about: &str) -> String {
     about.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The same where links lead nowhere: `[text](#place)` is its text.
+fn without_links(about: &str) -> String {
+    let mut out = String::new();
+    let mut rest = about;
+    while let Some((before, text, after)) = link(rest) {
+        out.push_str(before);
+        out.push_str(text);
+        rest = after;
+    }
+    out + rest
+}
+
+fn link(text: &str) -> Option<(&str, &str, &str)> {
+    let (head, tail) = text.split_once("](")?;
+    let (before, text) = head.rsplit_once('[')?;
+    Some((before, text, tail.split_once(')')?.1))
+}
+
 fn preset(key: &Key) -> String {
     match key.preset {
         Preset::Is(value) => format!("`{value}`"),
@@ -27,7 +45,11 @@ pub fn reference() -> String {
     let mut out = String::new();
     for outline in OUTLINES {
         let title = if outline.title.is_empty() { "Above all sections" } else { outline.title };
-        let _ = write!(out, "### {title}\n\n{}\n\n| key | type | default | meaning |\n|---|---|---|---|\n", sentences(outline.about));
+        let _ = write!(
+            out,
+            "### {title}\n\n{}\n\n| key | type | default | meaning |\n|---|---|---|---|\n",
+            sentences(outline.about)
+        );
         for key in outline.keys {
             let about = sentences(key.about);
             let _ = writeln!(out, "| `{}` | {} | {} | {about} |", key.name, key.kind, preset(key));
@@ -54,7 +76,10 @@ fn comment(out: &mut String, text: &str) {
 /// A whole windlass.toml that sets nothing: each setting stands behind a `#`, told in the lines above it.
 pub fn example() -> String {
     let mut out = String::new();
-    comment(&mut out, "windlass.toml: remove the # before a setting to set it. `windlass config check` looks at the file.");
+    comment(
+        &mut out,
+        "windlass.toml: remove the # before a setting to set it. `windlass config check` looks at the file.",
+    );
     for outline in OUTLINES {
         out.push('\n');
         comment(&mut out, &sentences(outline.about));
@@ -67,7 +92,7 @@ pub fn example() -> String {
                 held if key.preset == Preset::Required => format!(" It {held}."),
                 held => format!(" Default: {held}."),
             };
-            comment(&mut out, &format!("{}{held}", sentences(key.about)));
+            comment(&mut out, &format!("{}{held}", without_links(&sentences(key.about))));
             let _ = writeln!(out, "#{} = {}", key.name, key.example);
         }
     }

@@ -32,9 +32,9 @@ section! {
 }
 
 section! {
-    /// How long the daemon takes over things.
+    /// Bounds of what the daemon does.
     "[limits]", "[limits]", Limits {
-        /// How long the end of the daemon waits for clients and for volumes to reach their stores; what has not is in the journals. 1s to 1h.
+        /// How long the daemon, when it ends, waits for clients and for what volumes have not stored yet; the rest stays in the journals. 1s to 1h.
         drain: Time, Preset::Is("\"30s\""), "\"30s\"";
     }
 }
@@ -57,9 +57,9 @@ section! {
         /// The bucket's name is part of the path, not of the host's name.
         path_style: bool, Preset::Said("true with an endpoint"), "true";
         /// Requests are not signed: for public buckets.
-        anonymous: bool, Preset::Is("false"), "false";
+        anonymous: bool, Preset::Said("`false`"), "false";
         /// Who sends a request pays for it: for buckets that bill their readers.
-        requester_pays: bool, Preset::Is("false"), "false";
+        requester_pays: bool, Preset::Said("`false`"), "false";
         /// Encryption by the server: `s3`, `kms`, `kms:KEYID`, or `c:FILE` with a key of 32 bytes.
         sse: String, Preset::None, "\"s3\"";
         /// The storage class of new objects.
@@ -88,7 +88,7 @@ section! {
     "[mount.\"/FOLDER\"]", "[mount.\"/mnt/data\"]", Mount {
         /// The bucket: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or the name of a store.
         url: String, Preset::Required, "\"s3://bucket/data?region=eu-central-1\"";
-        /// As behind `-o`, one a text.
+        /// [As behind `-o`](#mount-options), each a text.
         options: List<String>, Preset::None, "[\"allow_other\", \"flush=local\", \"cache\"]";
     }
 }

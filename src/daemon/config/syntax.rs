@@ -49,7 +49,10 @@ fn cure(message: &str, here: &str, value: &str) -> String {
             "" => format!("has no value: write {key} = VALUE, or remove the line"),
             "yes" | "on" | "true" => format!("{value} is no value: write {key} = true"),
             "no" | "off" | "false" => format!("{value} is no value: write {key} = false"),
-            _ => format!("a text needs quotes: write {key} = \"{}\"", shown(value.trim_matches(['“', '”', '\'']))),
+            _ => format!(
+                "a text needs quotes: write {key} = \"{}\"",
+                shown(value.trim_matches(['“', '”', '\'']))
+            ),
         };
     }
     let hint = match message {
@@ -59,7 +62,9 @@ fn cure(message: &str, here: &str, value: &str) -> String {
         _ if begins("unclosed table") => "end the section's heading with ]",
         _ if begins("unclosed array") => "end the list with ]",
         _ if begins("missing comma") => "put a comma between the elements of the list",
-        _ if begins("invalid basic string") || begins("invalid literal string") => "end the text with a quote like its first",
+        _ if begins("invalid basic string") || begins("invalid literal string") => {
+            "end the text with a quote like its first"
+        }
         _ if begins("unexpected key or value") => "write each key on a line of its own",
         _ if begins("invalid unquoted key") => "put the name in quotes, as in [mount.\"/mnt/data\"]",
         _ if begins("unquoted keys cannot be empty") => "write a name there",

@@ -19,25 +19,45 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("# a\n\ncahce = '1G'", 3, "cahce", "did you mean `cache`?"),
     ("metric = ['h:1']", 1, "metric", "did you mean `metrics`?"),
     ("nbds = ['h:1']", 1, "nbds", "did you mean `nbd`?"),
-    ("zzzzzzzzzz = 1", 1, "zzzzzzzzzz", "use one of memory, cache, nbd, metrics, log, limits, store, pool, mount"),
+    (
+        "zzzzzzzzzz = 1",
+        1,
+        "zzzzzzzzzz",
+        "use one of memory, cache, nbd, metrics, log, limits, store, pool, mount",
+    ),
     ("endpoint = 'http://h'", 1, "endpoint", "it belongs below [store.NAME]"),
     ("options = ['ro']", 1, "options", "it belongs below [mount.\"/FOLDER\"]"),
     ("[stroe.a]\nurl = 's3://b'", 1, "stroe", "did you mean `store`?"),
     ("[pools.tank]", 1, "pools", "did you mean `pool`?"),
     ("[mounts.'/a']\nurl = 's3://b'", 1, "mounts", "did you mean `mount`?"),
-    ("[log]\nlvl = 'info'", 2, "log.lvl", "did you mean `level`?"),
+    ("[log]\nlevl = 'info'", 2, "log.levl", "did you mean `level`?"),
     ("[log]\nmemory = '1G'", 2, "log.memory", "it stands above all sections"),
     ("[limits]\ndrian = '5s'", 2, "limits.drian", "did you mean `drain`?"),
     ("[store.a]\nurl = 's3://b'\nreigon = 'r'", 3, "store.a.reigon", "did you mean `region`?"),
     ("[store.a]\nurl = 's3://b'\npath-style = true", 3, "store.a.path-style", "did you mean `path_style`?"),
     ("[store.a]\nurl = 's3://b'\npasswdfile = '/f'", 3, "store.a.passwdfile", "did you mean `passwd_file`?"),
-    ("[store.a]\nurl = 's3://b'\nstorage_clas = 'X'", 3, "store.a.storage_clas", "did you mean `storage_class`?"),
-    ("[store.a]\nurl = 's3://b'\naccess_key = 'X'", 3, "store.a.access_key", "use one of url, zone, endpoint"),
-    ("[store.'my store'.sub]\nurl = 's3://b'", 1, "store.\"my store\".sub", "use one of url"),
+    (
+        "[store.a]\nurl = 's3://b'\nstorage_clas = 'X'",
+        3,
+        "store.a.storage_clas",
+        "did you mean `storage_class`?",
+    ),
+    (
+        "[store.a]\nurl = 's3://b'\naccess_key = 'X'",
+        3,
+        "store.a.access_key",
+        "use one of url, zone, endpoint",
+    ),
+    ("[store.'a.b']\nurl = 's3://b'\n[store.'a.b'.sub]", 3, "store.\"a.b\".sub", "use one of url"),
     ("[pool.tank]\nstore = ['s3://b']", 2, "pool.tank.store", "did you mean `stores`?"),
     ("[pool.tank]\nscrub-rate = '1M'", 2, "pool.tank.scrub-rate", "did you mean `scrub_rate`?"),
     ("[mount.'/a']\nurl = 's3://b'\noption = ['ro']", 3, "mount.\"/a\".option", "did you mean `options`?"),
-    ("[mount.'/a']\nurl = 's3://b'\nread_only = true", 3, "mount.\"/a\".read_only", "use one of url, options"),
+    (
+        "[mount.'/a']\nurl = 's3://b'\nread_only = true",
+        3,
+        "mount.\"/a\".read_only",
+        "use one of url, options",
+    ),
     ("[log]\nlevel = 'inof'", 2, "log.level", "did you mean `info`?"),
     ("[log]\nlevel = 'INFO'", 2, "log.level", "did you mean `info`?"),
     ("[log]\nformat = 'xml'", 2, "log.format", "use one of text, json"),
@@ -60,12 +80,22 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("[store.a]\nurl = 7", 2, "store.a.url", "write it as \"TEXT\""),
     ("[store.a]\nurl = 's3://b'\npath_style = 'true'", 3, "store.a.path_style", "true (without quotes)"),
     ("[store.a]\nurl = 's3://b'\nanonymous = 1", 3, "store.a.anonymous", "true (without quotes)"),
-    ("[store.a]\nurl = 's3://b'\nrequester_pays = 'no'", 3, "store.a.requester_pays", "true (without quotes)"),
+    (
+        "[store.a]\nurl = 's3://b'\nrequester_pays = 'no'",
+        3,
+        "store.a.requester_pays",
+        "true (without quotes)",
+    ),
     ("[store.a]\nurl = 's3://b'\nregion = ['r']", 3, "store.a.region", "write it as \"TEXT\""),
     ("[pool.tank]\nstores = 's3://b'", 2, "pool.tank.stores", "write it as [\"TEXT\", \"TEXT\"]"),
     ("[pool.tank]\nserve = 'yes'", 2, "pool.tank.serve", "true (without quotes)"),
     ("[pool.tank]\nscrub = 7", 2, "pool.tank.scrub", "write it as \"30s\""),
-    ("[mount.'/a']\nurl = 's3://b'\noptions = 'ro'", 3, "mount.\"/a\".options", "write it as [\"TEXT\", \"TEXT\"]"),
+    (
+        "[mount.'/a']\nurl = 's3://b'\noptions = 'ro'",
+        3,
+        "mount.\"/a\".options",
+        "write it as [\"TEXT\", \"TEXT\"]",
+    ),
     // Values.
     ("memory = '10X'", 1, "memory", "write a number with K, M, G or T"),
     ("memory = '2 GB'", 1, "memory", "write a number with K, M, G or T"),
@@ -90,7 +120,12 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("[store.a]\nurl = 'mem:x'", 2, "store.a.url", "write s3://BUCKET/PREFIX or file:///FOLDER"),
     ("[store.a]\nurl = 's3://b,zone=z'", 2, "store.a.url", "write zone = \"z\" on the next line"),
     ("[store.a]\nurl = 's3://b'\nzone = 'a b'", 3, "store.a.zone", "must be 1 to 63 letters"),
-    ("[store.a]\nurl = 's3://b'\nendpoint = 'h:9000'", 3, "store.a.endpoint", "not a http:// or https:// address"),
+    (
+        "[store.a]\nurl = 's3://b'\nendpoint = 'h:9000'",
+        3,
+        "store.a.endpoint",
+        "not a http:// or https:// address",
+    ),
     ("[store.a]\nurl = 's3://b'\nsse = 'aes'", 3, "store.a.sse", "use s3, kms, kms:KEYID or c:/KEY/FILE"),
     ("[store.a]\nurl = 's3://b'\nca = 'x.pem'", 3, "store.a.ca", "must be an absolute path"),
     ("[store.a]\nurl = 's3://b'\npasswd_file = 'x'", 3, "store.a.passwd_file", "must be an absolute path"),
@@ -129,7 +164,12 @@ const BAD: &[(&str, usize, &str, &str)] = &[
         "did you mean `allow_other`?",
     ),
     ("[mount.'/a']\nurl = 's3://b'\noptions = ['uid=root']", 3, "mount.\"/a\".options", "as in uid=1000"),
-    ("[mount.'/a']\nurl = 's3://b'\noptions = ['flush=never']", 3, "mount.\"/a\".options", "write flush=bucket"),
+    (
+        "[mount.'/a']\nurl = 's3://b'\noptions = ['flush=never']",
+        3,
+        "mount.\"/a\".options",
+        "write flush=bucket",
+    ),
     ("[mount.'/a']\nurl = 's3://b'\noptions = ['remount']", 3, "mount.\"/a\".options", "leave it out"),
     ("[mount.'/a']\nurl = 's3://b'\noptions = ['sse=x']", 3, "mount.\"/a\".options", "use s3, kms"),
     // What is no TOML.
@@ -157,14 +197,15 @@ const BAD: &[(&str, usize, &str, &str)] = &[
 #[test]
 fn what_is_wrong_is_told_by_line_and_key_with_a_cure() {
     assert!(BAD.len() >= 80);
+    let mut bad = Vec::new();
     for (text, line, key, cure) in BAD {
         let wrong = Config::parse(text).expect_err(text);
-        assert_eq!(wrong.len(), 1, "{text}: {wrong:#?}");
-        let told = &wrong[0];
-        assert_eq!((told.line, told.key.as_str()), (*line, *key), "{text}: {told}");
-        assert!(told.what.contains(cure), "{text}: {told}");
-        assert!(!told.to_string().contains('\n'), "{told}");
+        let fine = |told: &Wrong| (told.line, told.key.as_str()) == (*line, *key) && told.what.contains(cure);
+        if wrong.len() != 1 || !fine(&wrong[0]) || wrong[0].what.contains('\n') {
+            bad.push(format!("{text}\n  wanted line {line}, {key}: {cure}\n  {wrong:?}"));
+        }
     }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
 #[test]
@@ -283,7 +324,9 @@ fn defaults_are_as_the_reference_says() {
 fn the_example_is_a_file_without_its_comments() {
     let text = example();
     assert!(Config::parse(&text).unwrap().rows(false).is_empty(), "nothing is set");
-    let set = |line: &str| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).map(str::to_owned);
+    let set = |line: &str| {
+        line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).map(str::to_owned)
+    };
     let bare: String = text.lines().filter_map(set).map(|line| line + "\n").collect();
     let config = Config::parse(&bare).unwrap_or_else(|wrong| panic!("{wrong:#?}\n{bare}"));
     let keys: usize = OUTLINES.iter().map(|outline| outline.keys.len()).sum();
@@ -305,8 +348,8 @@ fn reference_md_says_what_the_types_say() {
     let (_, after) = rest.split_once(END).expect("its end");
     let wanted = format!("{before}{BEGIN}\n{}{END}{after}", reference());
     if std::env::var_os("WRITE_DOCS").is_some() {
-        std::fs::OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
-        std::io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(&path).unwrap(), wanted.as_bytes()).unwrap();
+        let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, wanted.as_bytes()).unwrap();
     } else {
         assert!(page == wanted, "docs/reference.md is behind {BEGIN}");
     }

@@ -88,7 +88,10 @@ fn chosen(file: &Path, text: &str, bucket: &str) -> Result<KeyPair> {
     }
     let pair = pair.0.zip(pair.1).map(|(id, secret)| KeyPair { id, secret });
     let none = || {
-        wrong(file, format_args!(" has no keys for bucket {bucket}: add ACCESS:SECRET or {bucket}:ACCESS:SECRET"))
+        wrong(
+            file,
+            format_args!(" has no keys for bucket {bucket}: add ACCESS:SECRET or {bucket}:ACCESS:SECRET"),
+        )
     };
     own.or(all).or(pair).ok_or_else(none)
 }
