@@ -108,6 +108,7 @@ impl Configured {
     async fn until_done(&self, wish: &Wish, tried: oneshot::Sender<()>) {
         let (mut tried, mut said, mut pause) = (Some(tried), None, PAUSE_MIN);
         while let Some(engine) = self.engine() {
+            tracing::debug!(?wish, "the configuration asks for this: it is tried");
             let Tried::Failed(error) = attempt(&engine, wish).await else { return };
             let (stop, why) = (engine.state().stop.clone(), error.to_string());
             drop((engine, tried.take()));

@@ -167,9 +167,9 @@ impl Intercept for Payer {
     }
 }
 
-/// Keys that the place itself names the file of.
-async fn keys_in_file(place: &S3Place) -> Result<Option<Credentials>> {
-    let Some(file) = &place.passwd_file else { return Ok(None) };
+/// Keys that are given, else those of the file that the place names.
+async fn known_keys(place: &S3Place, given: Option<Credentials>) -> Result<Option<Credentials>> {
+    let Some(file) = place.passwd_file.as_ref().filter(|_| given.is_none()) else { return Ok(given) };
     if place.anonymous == Some(true) {
         let why = format!(
             "s3://{}: requests are signed with the keys of passwd_file, or are anonymous: leave one of the two out",
@@ -182,10 +182,7 @@ async fn keys_in_file(place: &S3Place) -> Result<Option<Credentials>> {
 }
 
 pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>) -> Result<Connection> {
-    let keys = match keys {
-        Some(keys) => Some(keys),
-        None => keys_in_file(place).await?,
-    };
+    let keys = known_keys(place, keys).await?;
     let authorities = match &place.ca {
         Some(file) => Some(read_file(file).await?),
         None => None,
