@@ -14,6 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::base::{Error, Kind, Result};
 
 /// Where objects live.
+// A few of them live, for as long as a pool or a mount: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum StoreUrl {
     File { dir: PathBuf },
