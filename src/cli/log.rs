@@ -6,15 +6,20 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::base::utc;
 
 /// The same warning is said again after this.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -23,16 +28,34 @@ const PLACE_MAX: u32 = 30;
 /// Texts remembered; beyond that nothing new is said until the minute is over.
 const TEXTS_MAX: usize = 1000;
 
+/// Changes what is logged, once the log has started.
+static CHANGE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+/// Lines are objects of JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
 /// Starts the log. `default`: the filter that RUST_LOG overrides.
 pub fn start(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let of_environment = EnvFilter::try_from_default_env();
+    let is_set = of_environment.is_ok();
+    let log = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(|| Lossy(std::io::stderr()))
         .event_format(Calm { format: Format::default(), heard: Mutex::default() })
-        .init();
+        .with_env_filter(of_environment.unwrap_or_else(|_| EnvFilter::new(default)))
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    if !is_set {
+        let _ = CHANGE.set(Box::new(move |filter| drop(handle.reload(filter))));
+    }
+}
+
+/// What the configuration says of the log: the filter, where nothing beats it, and the form of a line.
+pub fn configure(filter: Option<&str>, json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+    if let (Some(filter), Some(change)) = (filter, CHANGE.get()) {
+        change(EnvFilter::new(filter));
+    }
 }
 
 /// Somebody waits at a terminal for what a command says: what only a log is for is left out.
@@ -104,6 +127,48 @@ struct Calm {
     heard: Mutex<Heard>,
 }
 
+/// An event's fields as JSON.
+#[derive(Default)]
+struct Object(Map<String, Value>);
+
+impl Visit for Object {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+/// An event as a line of JSON. `left_out`: how often it was not said before.
+fn line(event: &Event<'_>, left_out: u64, now: SystemTime) -> String {
+    let meta = event.metadata();
+    let mut object = Object::default();
+    event.record(&mut object);
+    let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    object.0.insert("time".into(), utc::show_ms(ms).into());
+    object.0.insert("level".into(), meta.level().as_str().to_lowercase().into());
+    object.0.insert("target".into(), meta.target().into());
+    if left_out > 0 {
+        object.0.insert("left_out".into(), left_out.into());
+    }
+    Value::Object(object.0).to_string()
+}
+
 /// An event's fields as text.
 #[derive(Default)]
 struct Text(String);
@@ -138,6 +203,9 @@ where
                 Some(n) => left_out = n,
                 None => return Ok(()),
             }
+        }
+        if JSON.load(Ordering::Relaxed) {
+            return writeln!(writer, "{}", line(event, left_out, SystemTime::now()));
         }
         self.format.format_event(ctx, writer.by_ref(), event)?;
         if left_out > 0 {

@@ -1,6 +1,7 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
 mod clone;
+mod config;
 mod demo;
 mod hooks;
 mod iam_policy;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::base::{Kind, Result, ResultExt};
+use crate::daemon::config::Level;
 
 /// Buckets as filesystems and as virtual disks.
 #[derive(Parser, Debug)]
@@ -76,6 +78,9 @@ enum Command {
     Policy(iam_policy::Policy),
     /// Show what is in use, and what needs attention
     Status(status::Status),
+    /// The configuration file: look at it, show what holds, print an example
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
 }
 
 /// The program.
@@ -96,10 +101,10 @@ fn start_log(cli: &Cli) {
     // The tour takes stores away on purpose; fuser warns when the kernel was quicker than it to unmount.
     let default = match (cli.global.verbose, &cli.command) {
         (0, Command::Demo(_)) => "error",
-        (0, Command::Serve(_) | Command::Mount(_)) => "warn,windlass=info,fuser=error,fuser::reply=off",
-        (0, _) => "warn,fuser=error,fuser::reply=off",
-        (1, _) => "info,windlass=debug",
-        _ => "debug,windlass=trace",
+        (0, Command::Serve(_) | Command::Mount(_)) => Level::Info.filter(),
+        (0, _) => Level::Warn.filter(),
+        (1, _) => Level::Debug.filter(),
+        _ => Level::Trace.filter(),
     };
     log::at_terminal(
         cli.global.verbose == 0 && matches!(&cli.command, Command::Mount(mount) if mount.leaves()),
@@ -131,6 +136,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
+        Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reaching an engine: the running daemon through its control socket, else one in this process.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -94,13 +95,18 @@ async fn in_process(engine: Arc<Engine>, verb: Verb) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Where the configuration is, and whether that was said.
+pub fn config_file(global: &Global) -> Result<(PathBuf, bool)> {
+    match &global.config {
+        Some(file) => Ok((file.clone(), true)),
+        None => Ok((StateDir::locate()?.config(), false)),
+    }
+}
+
 /// windlass.toml, for what needs no engine.
 pub async fn config(global: &Global) -> Result<Config> {
-    let file = match &global.config {
-        Some(file) => file.clone(),
-        None => StateDir::locate()?.config(),
-    };
-    Config::load(&*RealDisk::start(), &file, global.config.is_some()).await
+    let (file, named) = config_file(global)?;
+    Config::load(&*RealDisk::start(), &file, named).await
 }
 
 /// Starts an engine in this process; `Kind::Owned` when another one runs on the state folder.

@@ -2,15 +2,20 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Global, output, reach_engine};
-use crate::base::rt::{RealRuntime, Rt};
+use futures::future::{Either, select};
+
+use super::{Global, log, output, reach_engine};
+use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::api::Verb;
+use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::control::Client;
-use crate::daemon::{Options, StateDir};
+use crate::daemon::signals::{self, Hangups};
+use crate::daemon::{Config, Configured, Options, Reloaded, StateDir};
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
@@ -34,7 +39,8 @@ pub struct Serve {
 }
 
 pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
-    crate::daemon::signals::outlive_hangup();
+    let mut hangups = Hangups::listen();
+    apply_log(global, &reach_engine::config(global).await?);
     let home = StateDir::locate()?;
     let control = home.control()?;
     let options = Options {
@@ -58,6 +64,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
             started => break started?,
         }
     };
+    let configured = Configured::begin(&engine).await;
     for address in engine.state().nbd_addresses() {
         output::line(&format!("nbd {address}"));
     }
@@ -68,11 +75,53 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     output::line("ready");
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, home = %control.parent().unwrap_or(&control).display(), "the daemon serves");
-    crate::daemon::signals::terminated().await;
+    let mut ended = std::pin::pin!(signals::terminated());
+    while let Either::Right(_) = select(&mut ended, std::pin::pin!(hangups.next())).await {
+        reload(global, &configured).await;
+    }
     tracing::info!("the daemon ends: it lets go of what it has");
     engine.shutdown().await?;
     tracing::info!("the daemon has ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `-v` and RUST_LOG say of the log beats the file.
+fn apply_log(global: &Global, config: &Config) {
+    let filter = (global.verbose == 0).then(|| config.log_level().filter());
+    log::configure(filter, config.log_format() == LogFormat::Json);
+}
+
+/// Reads the file anew. What is wrong in it is told, and all stays as it was.
+async fn reload(global: &Global, configured: &Arc<Configured>) {
+    let (file, named) = match reach_engine::config_file(global) {
+        Ok(found) => found,
+        Err(error) => return tracing::error!(%error, "the configuration stays as it was"),
+    };
+    let shown = file.display();
+    let config = match Config::read(&*RealDisk::start(), &file, named).await {
+        Ok(config) => config,
+        Err(Unusable::File(error)) => return tracing::error!(%error, "the configuration stays as it was"),
+        Err(Unusable::Content(wrong)) => {
+            wrong.iter().for_each(|wrong| tracing::error!("{shown}, {wrong}"));
+            return tracing::error!("the configuration stays as it was: {shown} has errors");
+        }
+    };
+    apply_log(global, &config);
+    let changed = configured.reload(config);
+    if changed == Reloaded::default() {
+        return tracing::info!("the configuration was read anew: nothing changed in {shown}");
+    }
+    let told = [
+        ("holds now", changed.now),
+        ("holds from the next start of the daemon on", changed.at_start),
+        (
+            "holds when the folder was unmounted and the configuration is read anew once more",
+            changed.at_mount,
+        ),
+    ];
+    for (when, keys) in told.into_iter().filter(|(_, keys)| !keys.is_empty()) {
+        tracing::info!("the configuration was read anew; what {when}: {}", keys.join(", "));
+    }
 }
 
 async fn listens(control: &Path) -> bool {

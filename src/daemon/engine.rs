@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Outcome, Verb, VolumePath};
-use super::config::Config;
+use super::config::{Config, List};
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
@@ -23,8 +23,6 @@ use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address};
 use crate::volume::{Memory, OpenMode, Volumes};
 
-/// How long the end waits for volumes to drain; what is not drained by then stays ours and is told.
-const DRAIN: Duration = Duration::from_secs(30);
 /// How long commands that still wait for an answer are waited for at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// What letting go may take beside the draining.
@@ -113,7 +111,7 @@ impl Engine {
             metrics: parking_lot::Mutex::default(),
             began: rt.now(),
             host_context,
-            config,
+            config: parking_lot::Mutex::new(Arc::new(config)),
         };
         let engine = Arc::new(Engine {
             state: Arc::new(state),
@@ -150,10 +148,9 @@ impl Engine {
 
     /// First of all: a start that takes long shows there.
     async fn serve_metrics(&self, flags: &[String]) -> Result<()> {
-        let given = if flags.is_empty() { &self.state.config.metrics } else { flags };
-        for text in given {
+        for address in given(flags, self.state.config().top.metrics.as_deref())? {
             let (rt, state) = (&self.state.host_context.rt, Arc::downgrade(&self.state));
-            let bound = metrics_server::serve(rt, &text.parse()?, state, self.stop.clone()).await?;
+            let bound = metrics_server::serve(rt, &address, state, self.stop.clone()).await?;
             self.state.metrics.lock().push(bound);
         }
         Ok(())
@@ -168,7 +165,8 @@ impl Engine {
         if !must.is_empty() {
             return Ok(());
         }
-        for known in self.state.pools.known() {
+        let config = self.state.config();
+        for known in self.state.pools.known().into_iter().filter(|known| config.serves(&known.name)) {
             match self.state.pools.get(&known.name).await {
                 Ok(_) => self.recover(known.name),
                 Err(error) => {
@@ -183,7 +181,7 @@ impl Engine {
     /// Opens what an earlier run of this state folder owned when it was cut off, so that its journals reach the pool
     /// also when no client comes. The folder's journals tell which those are, so no store is asked about other volumes. Each
     /// volume is released when nobody has used it for a while.
-    fn recover(self: &Arc<Self>, pool: Name) {
+    pub fn recover(self: &Arc<Self>, pool: Name) {
         let engine = self.clone();
         let work = async move {
             let open = engine.state.pools.get(&pool).await?;
@@ -302,11 +300,7 @@ impl Engine {
     }
 
     async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {
-        let mut addresses = Vec::new();
-        let given = if flags.is_empty() { &self.state.config.nbd } else { flags };
-        for text in given {
-            addresses.push(text.parse::<Address>()?);
-        }
+        let mut addresses = given(flags, self.state.config().top.nbd.as_deref())?;
         if addresses.is_empty() {
             addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
         }
@@ -340,13 +334,14 @@ impl Engine {
         let unmounted = self.state.mounts.shutdown(&self.state.host_context).await;
         self.stop.cancel();
         let servers = std::mem::take(&mut *self.servers.lock());
+        let drain = self.state.config().drain();
         for server in servers {
-            if self.state.host_context.rt.timeout(DRAIN, server.ended()).await.is_none() {
+            if self.state.host_context.rt.timeout(drain, server.ended()).await.is_none() {
                 tracing::warn!("requests of clients still wait for stores: they get no answer");
             }
         }
         // Bounded whatever the stores do: what is not drained by then is in the journals, and stays ours.
-        match self.state.host_context.rt.timeout(DRAIN + GRACE, self.state.pools.shutdown(DRAIN)).await {
+        match self.state.host_context.rt.timeout(drain + GRACE, self.state.pools.shutdown(drain)).await {
             Some(sentences) => sentences.iter().for_each(|sentence| tracing::warn!("{sentence}")),
             None => tracing::warn!(
                 "too few stores answer to let go of all volumes: those stay owned by this host, and what is not in \
@@ -359,6 +354,14 @@ impl Engine {
         remove_if_there(&*self.state.host_context.disk, &self.state.host_context.home.control()?).await;
         self.lock.lock().take();
         unmounted
+    }
+}
+
+/// Addresses by flags, else by the configuration.
+fn given(flags: &[String], written: Option<&List<Address>>) -> Result<Vec<Address>> {
+    match flags {
+        [] => Ok(written.map(|list| list.values().cloned().collect()).unwrap_or_default()),
+        flags => flags.iter().map(|text| text.parse()).collect(),
     }
 }
 

@@ -18,7 +18,8 @@ use crate::nbd::Address;
 #[derive(Debug)]
 pub struct EngineState {
     pub host_context: HostContext,
-    pub config: Config,
+    /// The file as it was read last.
+    pub config: Mutex<Arc<Config>>,
     pub pools: Pools,
     pub sessions: Arc<Sessions>,
     pub mounts: Arc<Mounts>,
@@ -35,6 +36,10 @@ pub struct EngineState {
 }
 
 impl EngineState {
+    pub fn config(&self) -> Arc<Config> {
+        self.config.lock().clone()
+    }
+
     pub fn metrics_addresses(&self) -> Vec<Address> {
         self.metrics.lock().clone()
     }

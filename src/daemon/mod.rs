@@ -3,7 +3,8 @@
 pub mod answers;
 pub mod api;
 mod capacity;
-mod config;
+pub mod config;
+mod configured;
 pub mod control;
 mod engine;
 mod engine_tables;
@@ -19,6 +20,7 @@ mod verbs;
 mod volume_clients;
 
 pub use config::Config;
+pub use configured::{Configured, Reloaded};
 pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use state_dir::{HostContext, KnownPool, StateDir};

@@ -1,6 +1,6 @@
-//! Signals that end the daemon.
+//! Signals that end the daemon, and the one that makes it read its configuration anew.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Returns at the first SIGTERM or SIGINT; never when signals can't be had (then only SIGKILL ends us).
 pub async fn terminated() {
@@ -23,5 +23,28 @@ pub fn outlive_hangup() {
     // Once a signal was listened for, it does not end the process any more, also when nobody listens.
     if let Err(error) = signal(SignalKind::hangup()) {
         tracing::warn!(%error, "a SIGHUP ends this process");
+    }
+}
+
+/// SIGHUPs as they come.
+#[derive(Debug)]
+pub struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// From here on a SIGHUP ends the process no more.
+    pub fn listen() -> Hangups {
+        let listening = signal(SignalKind::hangup());
+        Hangups(listening.inspect_err(|error| tracing::warn!(%error, "a SIGHUP ends this process")).ok())
+    }
+
+    /// Returns at the next one.
+    pub async fn next(&mut self) {
+        let came = match &mut self.0 {
+            Some(stream) => stream.recv().await,
+            None => None,
+        };
+        if came.is_none() {
+            std::future::pending().await
+        }
     }
 }

@@ -43,7 +43,7 @@ pub use open::{adopt, expect, open, open_patiently};
 pub use probe::probe;
 pub use request::{BucketAnswer, BucketRequest};
 pub use retry::{Patience, Retrying};
-pub use s3::S3Store;
+pub use s3::{KeyPair, S3Store, passwd_keys};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};

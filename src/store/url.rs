@@ -14,6 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::base::{Error, Kind, Result};
 
 /// Where objects live.
+// A few of them live, for as long as a pool or a mount: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum StoreUrl {
     File { dir: PathBuf },
@@ -39,6 +41,8 @@ pub struct S3Place {
     pub storage_class: Option<String>,
     /// A PEM file of certificate authorities to trust beside the system's.
     pub ca: Option<PathBuf>,
+    /// A file of keys as s3fs has it, used instead of the environment's and a profile's.
+    pub passwd_file: Option<PathBuf>,
 }
 
 /// Server-side encryption asked for with every write.
@@ -159,10 +163,12 @@ impl S3Place {
             "sse" => self.sse = Some(value.parse()?),
             "storage_class" => self.storage_class = Some(value.to_owned()),
             "ca" => self.ca = Some(absolute("the file of ca=", value)?),
+            "passwd_file" => self.passwd_file = Some(absolute("the file of passwd_file=", value)?),
             _ => {
                 return Err(usage(format!(
                     "an s3:// store has no parameter {name:?}: endpoint, region, profile, path_style, anonymous, \
-                     requester_pays, sse, storage_class and ca are known; credentials come from the profile or the environment"
+                     requester_pays, sse, storage_class, ca and passwd_file are known; credentials come from that file, the profile or the \
+                     environment"
                 )));
             }
         }
@@ -211,6 +217,7 @@ impl S3Place {
             ("sse", self.sse.as_ref().map(Sse::to_string)),
             ("storage_class", self.storage_class.clone()),
             ("ca", self.ca.as_ref().map(path)),
+            ("passwd_file", self.passwd_file.as_ref().map(path)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -384,6 +391,7 @@ mod tests {
             "s3://b?region=",
             "s3://b?sse=x",
             "s3://b?ca=rel",
+            "s3://b?passwd_file=rel",
             "s3://b?path_style=maybe",
             "s3://b?anonymous=maybe",
             "s3://b?requester_pays=maybe",
@@ -418,7 +426,7 @@ mod tests {
             let StoreUrl::S3(place) = url.parse::<StoreUrl>().unwrap() else { panic!() };
             place.identity(endpoint, region)
         };
-        let options = "region=r&profile=p&path_style=true&anonymous=true&requester_pays=true&sse=s3&ca=/c";
+        let options = "region=r&profile=p&path_style=true&anonymous=true&requester_pays=true&sse=s3&ca=/c&passwd_file=/p";
         let plain = identity("s3://b/x", None, "eu-1");
         assert_eq!(identity(&format!("s3://b/x?{options}&storage_class=GLACIER_IR"), None, "r"), plain);
         let at = Some("http://h/v1/");

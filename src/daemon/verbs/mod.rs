@@ -15,6 +15,7 @@ mod waiting;
 
 use std::time::Duration;
 
+pub use self::mount::mount;
 pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
 use super::answers::{EngineStatus, ReadCaches};

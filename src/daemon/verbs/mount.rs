@@ -69,7 +69,7 @@ fn remount(options: &[String]) -> (Vec<String>, bool) {
 
 pub async fn mount(state: &EngineState, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
     let typed = url;
-    let url = state.config.store_url(url)?;
+    let url = state.config().store_url(url)?;
     let (options, changes) = remount(options);
     if changes {
         state.mounts.change(&url, dir, &options).await?;

@@ -143,7 +143,7 @@ async fn same_pool(
 }
 
 fn urls(state: &EngineState, given: &[String]) -> Result<Vec<String>> {
-    given.iter().map(|s| state.config.store_url(s)).collect()
+    given.iter().map(|s| state.config().store_url(s)).collect()
 }
 
 pub async fn add(state: &EngineState, name: Name, stores: &[String]) -> Result<Outcome> {

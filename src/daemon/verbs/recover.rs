@@ -45,7 +45,7 @@ pub async fn force_recover(
 }
 
 async fn swaps(state: &EngineState, args: &ForceRecover) -> Result<Vec<StoreSwap>> {
-    let url = |given: &String| state.config.store_url(given);
+    let url = |given: &String| state.config().store_url(given);
     let new = args.swaps.iter().map(|(_, new)| url(new)).collect::<Result<Vec<_>>>()?;
     let new = state.pools.new_stores(&args.name, &new).await?;
     let swap =

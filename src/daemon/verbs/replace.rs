@@ -27,8 +27,8 @@ pub async fn replace(
     progress: &ProgressSink,
 ) -> Result<Outcome> {
     let open = opened(state, name).await?;
-    let old = state.pools.url_of(&state.config.store_url(old)?)?;
-    let new = state.pools.new_stores(name, &[state.config.store_url(new)?]).await?;
+    let old = state.pools.url_of(&state.config().store_url(old)?)?;
+    let new = state.pools.new_stores(name, &[state.config().store_url(new)?]).await?;
     let new = new.into_iter().next().ok_or_else(|| Error::new(Kind::Internal, "a store vanished"))?;
     let done = |shards: u64| Outcome::of(&Replaced { old: old.clone(), new: new.url.clone(), shards });
     let mut outcome = done(0)?;

@@ -34,7 +34,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         metrics: Default::default(),
         began: rt.now(),
         host_context,
-        config: Config::default(),
+        config: parking_lot::Mutex::new(Arc::new(Config::default())),
     }
 }
 

@@ -30,6 +30,7 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
     ("storage_class", "storage_class"),
     ("storage-class", "storage_class"),
     ("ca", "ca"),
+    ("passwd_file", "passwd_file"),
 ];
 
 /// What mount(8) hands to every helper and means nothing to us; the last ones, from /proc/mounts, at a remount.
@@ -180,8 +181,8 @@ Options behind -o (docs/reference.md says more of each):
   cache, cache=SIZE         what is read is kept on this host's disk
   deadline=SECONDS          longest wait for one request of the store (60)
   versions                  each directory has a .versions with earlier versions
-  endpoint=URL, region=R, profile=P, path_style, anonymous, requester_pays, sse=S, storage_class=C, ca=FILE
-                            of the store, as in its URL
+  endpoint=URL, region=R, profile=P, path_style, anonymous, requester_pays, sse=S, storage_class=C, ca=FILE,
+  passwd_file=FILE          of the store, as in its URL
   fsname=NAME, noexec, noatime, suid, dev
                             as for other filesystems";
 
@@ -304,7 +305,7 @@ mod tests {
             assert!(MountOptions::parse(&text).is_ok(), "{text}");
             seen += 1;
         }
-        assert_eq!(seen, 31);
+        assert_eq!(seen, 32);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::s3::connector::client;
 use crate::store::s3::direct::{DirectClient, Endpoint, Keys};
+use crate::store::s3::passwd_file;
 use crate::store::url::{S3Place, Sse};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -166,7 +167,22 @@ impl Intercept for Payer {
     }
 }
 
+/// Keys that are given, else those of the file that the place names.
+async fn known_keys(place: &S3Place, given: Option<Credentials>) -> Result<Option<Credentials>> {
+    let Some(file) = place.passwd_file.as_ref().filter(|_| given.is_none()) else { return Ok(given) };
+    if place.anonymous == Some(true) {
+        let why = format!(
+            "s3://{}: requests are signed with the keys of passwd_file, or are anonymous: leave one of the two out",
+            place.bucket
+        );
+        return Err(Error::new(Kind::Usage, why));
+    }
+    let keys = passwd_file::keys(file, &place.bucket).await?;
+    Ok(Some(Credentials::new(keys.id, keys.secret, None, None, "passwd_file")))
+}
+
 pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>) -> Result<Connection> {
+    let keys = known_keys(place, keys).await?;
     let authorities = match &place.ca {
         Some(file) => Some(read_file(file).await?),
         None => None,

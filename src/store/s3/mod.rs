@@ -17,10 +17,13 @@ mod connector;
 mod direct;
 mod errors;
 mod multipart;
+mod passwd_file;
 mod read;
 mod trust;
 mod versions;
 mod write;
+
+pub use self::passwd_file::{KeyPair, keys as passwd_keys};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};

@@ -1,0 +1,193 @@
+//! `windlass config`: looks at windlass.toml, shows what holds and where it comes from, prints an example.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{Global, exit_code, output, reach_engine};
+use crate::base::rt::RealDisk;
+use crate::base::{Kind, Result};
+use crate::daemon::config::{Origin, Row, Store, Unusable, Written, Wrong, bare_or_quoted, example};
+use crate::daemon::{Config, StateDir};
+use crate::nbd::Address;
+use crate::store::{Sse, StoreSpec, StoreUrl, passwd_keys};
+
+#[derive(clap::Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Say all that is wrong with the file, by line; exit code 2 when anything is
+    Check {
+        /// The file (default: that of --config, else windlass.toml in the state folder)
+        file: Option<PathBuf>,
+    },
+    /// Show each value that holds, as TOML
+    Show {
+        /// And where it comes from: the file's line, the environment, a flag, or nobody
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Print a file with every setting and what it means, none of them set
+    Example,
+}
+
+pub async fn run(global: &Global, command: ConfigCommand) -> Result<ExitCode> {
+    match command {
+        ConfigCommand::Check { file } => {
+            let global = Global { config: file.or(global.config.clone()), ..global.clone() };
+            check(&global).await
+        }
+        ConfigCommand::Show { origin } => show(global, origin).await,
+        ConfigCommand::Example => {
+            output::line(example().trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn check(global: &Global) -> Result<ExitCode> {
+    let (file, named) = reach_engine::config_file(global)?;
+    let shown = file.display();
+    let (wrong, notes) = match Config::read(&*RealDisk::start(), &file, named).await {
+        Ok(config) => (on_this_host(&config).await, notes(&config, &file)),
+        Err(Unusable::Content(wrong)) => (wrong, Vec::new()),
+        Err(Unusable::File(error)) => return Err(error),
+    };
+    if global.json {
+        let one = |w: &Wrong| json!({"line": w.line, "key": w.key, "message": w.what});
+        let wrong: Vec<_> = wrong.iter().map(one).collect();
+        output::line(&json!({"file": shown.to_string(), "wrong": wrong, "notes": notes}).to_string());
+    } else {
+        wrong.iter().for_each(|wrong| eprintln!("windlass: {shown}, {wrong}"));
+        notes.iter().for_each(|note| output::line(note));
+    }
+    if wrong.is_empty() {
+        if !global.json {
+            output::line(&format!("{shown}: nothing is wrong"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::from(exit_code(Kind::Usage)))
+}
+
+/// What needs no mending and may still surprise.
+fn notes(config: &Config, file: &Path) -> Vec<String> {
+    let shown = file.display();
+    if config.path.is_none() {
+        return vec![format!("{shown} is not there: all is as it is by default")];
+    }
+    let used = |name: &str| {
+        let names = |given: &String| given.split(",zone=").next() == Some(name);
+        let pools = config.pool.values().filter_map(|pool| pool.stores.as_ref());
+        let mounts = config.mount.values().filter_map(|mount| mount.url.as_ref());
+        pools.flat_map(|stores| stores.values()).any(names) || mounts.map(|url| &url.value).any(names)
+    };
+    let unused = config.store.iter().filter(|(name, _)| !used(name));
+    let sentence = |(name, store): (&String, &Written<Store>)| {
+        let name = bare_or_quoted(name);
+        format!("{shown}, line {}: no pool and no mount of this file uses store.{name}", store.line)
+    };
+    unused.map(sentence).collect()
+}
+
+/// What only a look at this host can tell.
+async fn on_this_host(config: &Config) -> Vec<Wrong> {
+    let mut wrong = Vec::new();
+    for (name, store) in &config.store {
+        if let Ok(spec) = config.store_url(name).and_then(|url| url.parse::<StoreSpec>()) {
+            look_at_store(&mut wrong, &format!("store.{}", bare_or_quoted(name)), store, &spec.url).await;
+        }
+    }
+    for (dir, mount) in config.mount.iter().filter(|(dir, _)| is_no_folder(dir)) {
+        let what = format!("there is no folder {dir}: make it, for the bucket to be mounted there");
+        wrong.push(Wrong { line: mount.line, key: format!("mount.{}", bare_or_quoted(dir)), what });
+    }
+    for (key, list) in [("nbd", &config.top.nbd), ("metrics", &config.top.metrics)] {
+        for address in list.iter().flat_map(|list| list.values().map(move |a| (list.line, a))) {
+            if let (line, Address::Unix(path)) = address
+                && let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir())
+            {
+                let what = format!("there is no folder {} for the socket: make it", folder.display());
+                wrong.push(Wrong { line, key: key.to_owned(), what });
+            }
+        }
+    }
+    wrong.sort();
+    wrong
+}
+
+/// Folders and files that it names, and who may read its keys.
+async fn look_at_store(wrong: &mut Vec<Wrong>, of: &str, store: &Written<Store>, url: &StoreUrl) {
+    let line_of = |it: &Option<Written<String>>| it.as_ref().map_or(store.line, |it| it.line);
+    let mut tell = |line, key: &str, what| wrong.push(Wrong { line, key: format!("{of}.{key}"), what });
+    let place = match url {
+        StoreUrl::S3(place) => place,
+        StoreUrl::File { dir } if !dir.is_dir() => {
+            let what = format!("{} is no folder here: make it, or mount what holds it", dir.display());
+            return tell(line_of(&store.url), "url", what);
+        }
+        _ => return,
+    };
+    if let Some(file) = &place.passwd_file
+        && let Err(why) = passwd_keys(file, &place.bucket).await
+    {
+        tell(line_of(&store.passwd_file), "passwd_file", why.to_string());
+    }
+    let sealed = match &place.sse {
+        Some(Sse::Customer(path)) => Some(path),
+        _ => None,
+    };
+    let files = [("ca", place.ca.as_ref(), line_of(&store.ca)), ("sse", sealed, line_of(&store.sse))];
+    for (key, path, line) in files {
+        if let Some(path) = path.filter(|path| !path.is_file()) {
+            tell(line, key, format!("{} is no file here: give the path of one", path.display()));
+        }
+    }
+}
+
+/// One that can't be looked at may be a mount that hangs: that is no error of the file.
+fn is_no_folder(dir: &str) -> bool {
+    match std::fs::metadata(dir) {
+        Ok(meta) => !meta.is_dir(),
+        Err(error) => {
+            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        }
+    }
+}
+
+async fn show(global: &Global, origin: bool) -> Result<ExitCode> {
+    let config = reach_engine::config(global).await?;
+    let rows = config.effective(&StateDir::locate()?, global.memory)?;
+    let path = config.path.as_ref().map(|path| path.display().to_string());
+    if global.json {
+        let all: Vec<_> = rows.iter().map(|row| as_json(row, path.as_deref())).collect();
+        output::line(&serde_json::Value::Array(all).to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut section = "";
+    for row in &rows {
+        if row.section != section {
+            section = &row.section;
+            output::line(&format!("\n[{section}]"));
+        }
+        let set = format!("{} = {}", row.name, row.value);
+        match (origin, &row.origin, &path) {
+            (false, ..) => output::line(&set),
+            (true, Origin::File(line), Some(path)) => {
+                output::line(&format!("{set:40} # {path}, line {line}"))
+            }
+            (true, origin, _) => output::line(&format!("{set:40} # {origin}")),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(row: &Row, path: Option<&str>) -> serde_json::Value {
+    let value = format!("it = {}", row.value).parse::<toml::Table>().ok().and_then(|mut t| t.remove("it"));
+    let (origin, name, line) = match row.origin {
+        Origin::Default => ("default", None, None),
+        Origin::File(line) => ("file", path, Some(line)),
+        Origin::Environment(name) => ("environment", Some(name), None),
+        Origin::Flag(name) => ("flag", Some(name), None),
+    };
+    json!({"key": row.key(), "value": value, "origin": origin, "name": name, "line": line})
+}

@@ -1,0 +1,278 @@
+//! What the text of windlass.toml alone can tell about its values: limits, URLs, names that lead nowhere.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::section::Findings;
+use super::sections::{Config, Mount, Pool, Store};
+use super::setting::{List, Size, Written, bare_or_quoted, nearest};
+use crate::base::size::{KIB, show_size};
+use crate::base::{Error, Kind, Name, Result};
+use crate::fs::{MOUNT_OPTIONS, MountOptions};
+use crate::nbd::Address;
+use crate::store::{StoreSpec, StoreUrl};
+
+/// Least budget that an engine works with, in bytes.
+pub const MEMORY_MIN: u64 = 64 << 20;
+/// Least block cache on disk, in bytes.
+pub const CACHE_MIN: u64 = 64 << 20;
+/// Slower than this, one shard would take hours: a unit was forgotten.
+const RATE_MIN: u64 = 64 * KIB;
+const SCRUB_MIN: Duration = Duration::from_secs(3600);
+const DRAIN_MIN: Duration = Duration::from_secs(1);
+const DRAIN_MAX: Duration = Duration::from_secs(3600);
+/// Longest path of a unix socket that Linux takes, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
+pub fn check(findings: &mut Findings<'_>, config: &Config) {
+    let top = &config.top;
+    at_least(findings, "memory", top.memory.as_ref(), MEMORY_MIN, "");
+    at_least(findings, "cache", top.cache.as_ref().filter(|c| c.0 != 0), CACHE_MIN, ", or 0 for none");
+    addresses(findings, "nbd", top.nbd.as_ref());
+    addresses(findings, "metrics", top.metrics.as_ref());
+    if let Some(drain) = config.limits.drain.as_ref().filter(|d| !(DRAIN_MIN..=DRAIN_MAX).contains(&d.0)) {
+        findings.add(drain.line, "limits.drain", "is out of range: give 1s to 1h");
+    }
+    config.store.iter().for_each(|(name, store)| check_store(findings, name, store));
+    config.pool.iter().for_each(|(name, pool)| check_pool(findings, config, name, pool));
+    config.mount.iter().for_each(|(dir, mount)| check_mount(findings, config, dir, mount));
+}
+
+fn at_least(findings: &mut Findings<'_>, key: &str, size: Option<&Written<Size>>, min: u64, or: &str) {
+    if let Some(size) = size.filter(|size| size.0 < min) {
+        let (is, min) = (show_size(size.0), show_size(min));
+        findings.add(size.line, key, format_args!("{is} is too small: give at least {min}{or}"));
+    }
+}
+
+fn addresses(findings: &mut Findings<'_>, key: &str, list: Option<&Written<List<Address>>>) {
+    let Some(list) = list else { return };
+    if list.0.is_empty() {
+        findings.add(list.line, key, "is an empty list: name an address, or leave the key out");
+    }
+    let mut seen = BTreeSet::new();
+    for one in &list.0 {
+        let (line, address) = (findings.line(one.span().start), one.get_ref());
+        if let Address::Unix(path) = address
+            && path.as_os_str().len() > SOCKET_PATH_MAX
+        {
+            findings.add(
+                line,
+                key,
+                format_args!("the path of a socket has {SOCKET_PATH_MAX} bytes at most: use a shorter one"),
+            );
+        }
+        if !seen.insert(address.to_string()) {
+            findings.add(line, key, format_args!("{address} stands here twice: remove one"));
+        }
+    }
+}
+
+impl Store {
+    /// What its keys add to its URL: name, value, line.
+    fn parameters(&self) -> Vec<(&'static str, String, usize)> {
+        let text = |it: &Option<Written<String>>| it.as_ref().map(|it| (it.value.clone(), it.line));
+        let flag = |it: &Option<Written<bool>>| it.as_ref().map(|it| (it.value.to_string(), it.line));
+        let all = [
+            ("endpoint", text(&self.endpoint)),
+            ("region", text(&self.region)),
+            ("profile", text(&self.profile)),
+            ("passwd_file", text(&self.passwd_file)),
+            ("path_style", flag(&self.path_style)),
+            ("anonymous", flag(&self.anonymous)),
+            ("requester_pays", flag(&self.requester_pays)),
+            ("sse", text(&self.sse)),
+            ("storage_class", text(&self.storage_class)),
+            ("ca", text(&self.ca)),
+        ];
+        all.into_iter().filter_map(|(name, it)| it.map(|(value, line)| (name, value, line))).collect()
+    }
+
+    /// `URL[,zone=ZONE]`.
+    fn spec(&self, zone: Option<&str>) -> Result<StoreSpec> {
+        let url = self.url.as_ref().map(|url| url.as_str()).unwrap_or_default();
+        let mut url: StoreUrl = url.parse()?;
+        for (name, value, _) in self.parameters() {
+            url.set(name, &value)?;
+        }
+        let zone = zone.or(self.zone.as_ref().map(|zone| zone.as_str()));
+        zone.map_or_else(|| url.to_string(), |zone| format!("{url},zone={zone}")).parse()
+    }
+}
+
+/// A section without a URL, unless the one that it has was told to be wrong.
+fn no_url(findings: &mut Findings<'_>, of: String, line: usize) {
+    if !findings.wrong.iter().any(|wrong| wrong.key == format!("{of}.url")) {
+        findings.add(line, of, "has no `url`: add url = \"s3://BUCKET/PREFIX\" or \"file:///FOLDER\"");
+    }
+}
+
+fn check_store(findings: &mut Findings<'_>, name: &str, store: &Written<Store>) {
+    let of = format!("store.{}", bare_or_quoted(name));
+    if name.is_empty() || name.contains([':', ',', '/', ' ']) {
+        findings.add(store.line, &of, "a store's name has no colon, comma, slash or space: as [store.fast]");
+    }
+    let Some(url) = &store.url else { return no_url(findings, of, store.line) };
+    if let Some((_, zone)) = url.split_once(",zone=") {
+        let what = format!("a zone is a key of its own here: write zone = \"{zone}\" on the next line");
+        return findings.add(url.line, format!("{of}.url"), what);
+    }
+    let mut place = match place(url) {
+        Ok(place) => place,
+        Err(why) => return findings.add(url.line, format!("{of}.url"), why),
+    };
+    for (key, value, line) in store.parameters() {
+        if let Err(why) = place.set(key, &value) {
+            let cure = if matches!(place, StoreUrl::S3(_)) { "" } else { "; leave it out" };
+            findings.add(line, format!("{of}.{key}"), format_args!("{why}{cure}"));
+        }
+    }
+    if let Some(zone) = &store.zone
+        && let Err(why) = format!("mem:x,zone={}", zone.value).parse::<StoreSpec>()
+    {
+        findings.add(zone.line, format!("{of}.zone"), why);
+    }
+    if let (StoreUrl::S3(place), Some(file)) = (&place, &store.passwd_file)
+        && place.anonymous == Some(true)
+    {
+        let what = "anonymous requests need no keys: leave out this key, or `anonymous`";
+        findings.add(file.line, format!("{of}.passwd_file"), what);
+    }
+}
+
+/// A place that outlives this process.
+fn place(url: &str) -> Result<StoreUrl> {
+    match url.parse()? {
+        StoreUrl::Mem { .. } => Err(Error::new(
+            Kind::Usage,
+            format!("{url} is gone when the daemon ends: write s3://BUCKET/PREFIX or file:///FOLDER"),
+        )),
+        place => Ok(place),
+    }
+}
+
+fn check_pool(findings: &mut Findings<'_>, config: &Config, name: &str, pool: &Written<Pool>) {
+    let of = format!("pool.{}", bare_or_quoted(name));
+    if let Err(why) = name.parse::<Name>() {
+        findings.add(pool.line, &of, why);
+    }
+    if let Some(stores) = &pool.stores {
+        if stores.0.is_empty() {
+            let what = "is an empty list: name the pool's stores, or leave the key out";
+            findings.add(stores.line, format!("{of}.stores"), what);
+        }
+        let mut seen = BTreeSet::new();
+        for one in &stores.0 {
+            let line = findings.line(one.span().start);
+            let key = format!("{of}.stores");
+            match resolved(config, one.get_ref()) {
+                Ok(spec) if !seen.insert(spec.url.to_string()) => {
+                    findings.add(line, key, format_args!("{} stands here twice: remove one", one.get_ref()));
+                }
+                Ok(_) => {}
+                Err(why) => findings.add(line, key, why),
+            }
+        }
+    }
+    if let Some(scrub) = pool.scrub.as_ref().filter(|every| every.0 < SCRUB_MIN) {
+        findings.add(scrub.line, format!("{of}.scrub"), "is too often: give at least 1h, as \"7d\"");
+    }
+    if let Some(rate) = &pool.scrub_rate {
+        let key = format!("{of}.scrub_rate");
+        match pool.scrub.is_some() {
+            false => findings.add(rate.line, key, "does nothing without `scrub`: add scrub = \"7d\""),
+            true => at_least(
+                findings,
+                &key,
+                Some(rate).filter(|rate| rate.0 != 0),
+                RATE_MIN,
+                " a second, or 0 for no limit",
+            ),
+        }
+    }
+}
+
+/// A store by URL or name, with its zone. Sections that are wrong themselves are told there.
+fn resolved(config: &Config, given: &str) -> Result<StoreSpec> {
+    let (name, zone) = given.split_once(",zone=").map_or((given, None), |(name, zone)| (name, Some(zone)));
+    if name.contains(':') {
+        place(name)?;
+        return given.parse();
+    }
+    let Some(section) = config.store.get(name) else {
+        let names: Vec<&str> = config.store.keys().map(String::as_str).collect();
+        let cure = nearest(name, &names);
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "{name:?} is neither a store's URL (s3://…, file:///…) nor a [store.{}] section of windlass.toml{cure}",
+                bare_or_quoted(name)
+            ),
+        ));
+    };
+    section.spec(zone)
+}
+
+fn check_mount(findings: &mut Findings<'_>, config: &Config, dir: &str, mount: &Written<Mount>) {
+    let of = format!("mount.{}", bare_or_quoted(dir));
+    if !dir.starts_with('/') || dir.len() < 2 || dir.ends_with('/') || dir.contains('\0') {
+        let what =
+            "a mount's folder is an absolute path without a slash at its end: as [mount.\"/mnt/data\"]";
+        findings.add(mount.line, &of, what);
+    }
+    let Some(url) = &mount.url else { return no_url(findings, of, mount.line) };
+    let mut place = None;
+    match resolved(config, url) {
+        Ok(spec) if url.contains(",zone=") => {
+            let what = format!("a mount has no zone: write url = \"{}\"", spec.url);
+            findings.add(url.line, format!("{of}.url"), what);
+        }
+        Ok(spec) => place = Some(spec.url),
+        // The section says so itself.
+        Err(_) if config.store.contains_key(url.as_str()) => {}
+        Err(why) => findings.add(url.line, format!("{of}.url"), why),
+    }
+    for one in mount.options.iter().flat_map(|options| &options.0) {
+        if let Err(why) = check_option(one.get_ref(), place.as_mut()) {
+            let line = findings.line(one.span().start);
+            findings.add(line, format!("{of}.options"), why);
+        }
+    }
+}
+
+fn check_option(option: &str, place: Option<&mut StoreUrl>) -> Result<()> {
+    if option.split(',').any(|o| o == "remount") {
+        return Err(Error::new(Kind::Usage, "`remount` means nothing here: leave it out"));
+    }
+    let (_, of_store) = MountOptions::parse(option).map_err(|why| match why.to_string() {
+        unknown if unknown.starts_with("unknown mount option") => {
+            let names: Vec<&str> = option_names().collect();
+            let name = option.split('=').next().unwrap_or(option);
+            Error::new(Kind::Usage, format!("{name:?} is no mount option{}", nearest(name, &names)))
+        }
+        _ => why,
+    })?;
+    if let Some(place) = place {
+        of_store.iter().try_for_each(|(name, value)| place.set(name, value))?;
+    }
+    Ok(())
+}
+
+/// As `windlass mount --help` lists them.
+fn option_names() -> impl Iterator<Item = &'static str> {
+    let lines = MOUNT_OPTIONS.lines().skip(1).filter_map(|line| line.strip_prefix("  "));
+    let words =
+        lines.filter(|line| !line.starts_with(' ')).map(|line| line.split("   ").next().unwrap_or(line));
+    words.flat_map(|words| words.split(',')).map(|word| word.trim().split('=').next().unwrap_or(word).trim())
+}
+
+impl Config {
+    /// A store as users give it: a URL, or the name of a `[store.NAME]` section; then `,zone=ZONE`.
+    pub fn store_url(&self, given: &str) -> Result<String> {
+        let name = given.split(",zone=").next().unwrap_or(given);
+        if name.contains(':') {
+            return Ok(given.to_owned());
+        }
+        resolved(self, given).map(|spec| spec.to_string())
+    }
+}

@@ -1,0 +1,237 @@
+//! What holds in the end, and where each value comes from: a flag, the environment, the file, or nobody.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::checks::{CACHE_MIN, MEMORY_MIN};
+use super::section::{Key, Preset, Section};
+use super::sections::{Config, Limits, Log, Mount, Pool, Store, Top};
+use super::setting::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
+use crate::base::size::{GIB, parse_size};
+use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::daemon::StateDir;
+
+/// The largest block cache on disk that nobody asked for, in bytes.
+const CACHE_MAX: u64 = 10 * GIB;
+const DRAIN: Duration = Duration::from_secs(30);
+/// Of a scrub that the daemon begins, in bytes a second.
+const SCRUB_RATE: u64 = 100 << 20;
+
+pub const MEMORY_VARIABLE: &str = "WINDLASS_MEMORY";
+pub const CACHE_VARIABLE: &str = "WINDLASS_CACHE";
+const LOG_VARIABLE: &str = "RUST_LOG";
+
+/// A size that the environment gives.
+fn of_environment(name: &'static str) -> Result<Option<u64>> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty());
+    text.map(|text| parse_size(&text)).transpose().context(|| name.to_owned())
+}
+
+/// How a pool is scrubbed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubPlan {
+    pub every: Duration,
+    /// Bytes a second; 0: no limit.
+    pub rate: u64,
+}
+
+impl Config {
+    /// Bytes that the engine may use: the flag, else `WINDLASS_MEMORY`, else the file, else
+    /// min(a quarter of the machine's memory, 2 GiB).
+    pub fn memory(&self, flag: Option<u64>) -> Result<u64> {
+        let written = || Ok(of_environment(MEMORY_VARIABLE)?.or(self.top.memory.as_ref().map(|size| size.0)));
+        let given = flag.map_or_else(written, |bytes| Ok::<_, Error>(Some(bytes)))?;
+        let unasked = || (rustix::system::sysinfo().totalram as u64 / 4).clamp(MEMORY_MIN, 2 * GIB);
+        let bytes = given.unwrap_or_else(unasked);
+        if bytes < MEMORY_MIN {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("a memory budget of {bytes} bytes is too small: give at least 64M"),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes of local disk for the cache of `serve`: the flag, else `WINDLASS_CACHE`, else the file, else a tenth of what
+    /// is free there beside what it has already, 10 GiB at most. Less than what is worth having is none.
+    pub fn cache(&self, flag: Option<u64>, dir: &Path) -> Result<u64> {
+        let written = || Ok(of_environment(CACHE_VARIABLE)?.or(self.top.cache.as_ref().map(|size| size.0)));
+        let given = flag.map_or_else(written, |bytes| Ok::<_, Error>(Some(bytes)))?;
+        match given.unwrap_or_else(|| (room(dir) / 10).min(CACHE_MAX)) {
+            0 => Ok(0),
+            bytes @ CACHE_MIN.. => Ok(bytes),
+            _ if given.is_none() => Ok(0),
+            bytes => {
+                let why =
+                    format!("a block cache of {bytes} bytes is too small: give at least 64M, or 0 for none");
+                Err(Error::new(Kind::Usage, why))
+            }
+        }
+    }
+
+    pub fn log_level(&self) -> Level {
+        self.log.level.as_ref().map_or(Level::Info, |level| level.value)
+    }
+
+    pub fn log_format(&self) -> LogFormat {
+        self.log.format.as_ref().map_or(LogFormat::Text, |format| format.value)
+    }
+
+    /// How long the end waits for volumes to reach their stores.
+    pub fn drain(&self) -> Duration {
+        self.limits.drain.as_ref().map_or(DRAIN, |drain| drain.value.0)
+    }
+
+    /// Whether the pool is opened at the start.
+    pub fn serves(&self, pool: &Name) -> bool {
+        let section = self.pool.get(pool.as_str());
+        section.and_then(|section| section.serve.as_ref()).is_none_or(|serve| serve.value)
+    }
+
+    pub fn scrub_plan(&self, pool: &Name) -> Option<ScrubPlan> {
+        let section = self.pool.get(pool.as_str())?;
+        let every = section.scrub.as_ref()?.value.0;
+        let rate = section.scrub_rate.as_ref().map_or(SCRUB_RATE, |rate| rate.value.0);
+        Some(ScrubPlan { every, rate })
+    }
+
+    /// Pools that are looked for where the file says while this host does not know them: their stores, by URL.
+    pub fn pools_to_find(&self) -> Vec<(Name, Vec<String>)> {
+        let named = self.pool.iter().filter_map(|(name, section)| Some((name.parse().ok()?, section)));
+        let stores = |section: &Pool| {
+            let stores = section.stores.as_ref()?.values().map(|given| self.store_url(given));
+            stores.collect::<Result<Vec<_>>>().ok()
+        };
+        named.filter_map(|(name, section)| Some((name, stores(section)?))).collect()
+    }
+
+    /// What is to be mounted at a folder: the bucket as the file names it, and the options.
+    pub fn mount_at(&self, dir: &str) -> Option<(String, Vec<String>)> {
+        let section = self.mount.get(dir)?;
+        let options = section.options.iter().flat_map(|options| options.values().cloned()).collect();
+        Some((section.url.as_ref()?.value.clone(), options))
+    }
+}
+
+/// What is free around a folder that may not be there yet, and what a file in it has.
+fn room(dir: &Path) -> u64 {
+    let free = |dir: &Path| rustix::fs::statvfs(dir).ok().map(|s| s.f_bavail * s.f_frsize);
+    let has = std::fs::metadata(dir.join("frames")).map_or(0, |m| m.blocks() * 512);
+    dir.ancestors().find_map(free).unwrap_or(0) + has
+}
+
+/// Where a value comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    Default,
+    /// The line of the file.
+    File(usize),
+    Environment(&'static str),
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(line) => write!(f, "line {line}"),
+            Origin::Environment(name) => write!(f, "environment {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One key with the value that holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// `store.fast`; empty at the top.
+    pub section: String,
+    pub name: &'static str,
+    /// As TOML.
+    pub value: String,
+    pub origin: Origin,
+}
+
+impl Row {
+    /// With its sections' names.
+    pub fn key(&self) -> String {
+        if self.section.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.section, self.name) }
+    }
+}
+
+/// What was written in a section, then what holds because nobody wrote it.
+fn rows<S: Section>(section: &S, of: &str, with_presets: bool) -> Vec<Row> {
+    let row =
+        |key: &Key, value: String, origin| Row { section: of.to_owned(), name: key.name, value, origin };
+    let written = section.written();
+    let mut all = Vec::new();
+    for key in S::OUTLINE.keys {
+        match (written.iter().find(|(it, ..)| it.name == key.name), key.preset) {
+            (Some((_, value, line)), _) => all.push(row(key, value.clone(), Origin::File(*line))),
+            (None, Preset::Is(value)) if with_presets => {
+                all.push(row(key, value.to_owned(), Origin::Default));
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+impl Config {
+    /// All that is in the file; `with_presets`: and what holds without being there, where that is a constant.
+    pub fn rows(&self, with_presets: bool) -> Vec<Row> {
+        let mut all = rows::<Top>(&self.top, "", with_presets);
+        all.extend(rows::<Log>(&self.log, "log", with_presets));
+        all.extend(rows::<Limits>(&self.limits, "limits", with_presets));
+        let of = |kind: &str, name: &String| format!("{kind}.{}", bare_or_quoted(name));
+        let stores = self.store.iter().map(|(name, it)| rows::<Store>(it, &of("store", name), with_presets));
+        let pools = self.pool.iter().map(|(name, it)| rows::<Pool>(it, &of("pool", name), with_presets));
+        let mounts = self.mount.iter().map(|(name, it)| rows::<Mount>(it, &of("mount", name), with_presets));
+        all.extend(stores.flatten());
+        all.extend(pools.flatten());
+        all.extend(mounts.flatten());
+        all
+    }
+
+    /// Each value as a daemon that starts now would take it.
+    pub fn effective(&self, home: &StateDir, memory: Option<u64>) -> Result<Vec<Row>> {
+        let size = |name, bytes, flag: Option<&'static str>, variable: &'static str, line: Option<usize>| {
+            let origin = match (flag, of_environment(variable)?, line) {
+                (Some(flag), ..) => Origin::Flag(flag),
+                (None, Some(_), _) => Origin::Environment(variable),
+                (None, None, Some(line)) => Origin::File(line),
+                (None, None, None) => Origin::Default,
+            };
+            Ok::<_, Error>(Row { section: String::new(), name, value: Size(bytes).show(), origin })
+        };
+        let line = |size: &Option<Written<Size>>| size.as_ref().map(|size| size.line);
+        let flag = memory.map(|_| "--memory");
+        let mut all = vec![
+            size("memory", self.memory(memory)?, flag, MEMORY_VARIABLE, line(&self.top.memory))?,
+            size("cache", self.cache(None, &home.cache())?, None, CACHE_VARIABLE, line(&self.top.cache))?,
+        ];
+        let lists = [
+            ("nbd", self.top.nbd.is_none().then(|| format!("[{}]", quoted(&nbd_here(home))))),
+            ("metrics", self.top.metrics.is_none().then(|| "[]".to_owned())),
+        ];
+        for (name, value) in lists {
+            let row = |value| Row { section: String::new(), name, value, origin: Origin::Default };
+            all.extend(value.map(row));
+        }
+        all.extend(
+            self.rows(true).into_iter().filter(|row| !matches!(row.key().as_str(), "memory" | "cache")),
+        );
+        if let Some(filter) = std::env::var(LOG_VARIABLE).ok().filter(|filter| !filter.is_empty()) {
+            for row in all.iter_mut().filter(|row| row.key() == "log.level") {
+                (row.value, row.origin) = (quoted(&filter), Origin::Environment(LOG_VARIABLE));
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn nbd_here(home: &StateDir) -> String {
+    home.nbd().map_or_else(|_| "unix:nbd.sock".to_owned(), |path| format!("unix:{}", path.display()))
+}

@@ -1,0 +1,69 @@
+//! windlass.toml: its sections as types, the reading of it with all that is wrong told at once, and what holds in the end
+//! with the environment and flags over it.
+
+mod checks;
+mod effective;
+mod parse;
+mod reference;
+mod section;
+mod sections;
+mod setting;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use crate::base::rt::Disk;
+use crate::base::{Error, Kind, Result};
+
+pub use effective::{Origin, Row, ScrubPlan};
+pub use reference::{example, reference};
+pub use section::Wrong;
+pub use sections::{Config, Store};
+pub use setting::{Level, List, LogFormat, Written, bare_or_quoted};
+
+/// Largest configuration file, in bytes.
+const FILE_MAX: usize = 1 << 20;
+
+/// A file that can't be used, and why.
+#[derive(Debug)]
+pub enum Unusable {
+    /// It can't be read at all.
+    File(Error),
+    /// What is wrong in it, by line.
+    Content(Vec<Wrong>),
+}
+
+impl Config {
+    /// An absent default file is an empty configuration; an absent named one is an error. What is wrong in it stands a line
+    /// each in the error.
+    pub async fn load(disk: &dyn Disk, path: &Path, named: bool) -> Result<Config> {
+        Config::read(disk, path, named).await.map_err(|unusable| match unusable {
+            Unusable::File(error) => error,
+            Unusable::Content(wrong) => {
+                let lines = wrong.iter().map(|wrong| format!("configuration {}, {wrong}", path.display()));
+                Error::new(Kind::Usage, lines.collect::<Vec<_>>().join("\n"))
+            }
+        })
+    }
+
+    /// The same for who wants what is wrong one by one.
+    pub async fn read(disk: &dyn Disk, path: &Path, named: bool) -> Result<Config, Unusable> {
+        let bytes = match disk.read(path, FILE_MAX).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Config::default()),
+            Err(e) => {
+                let why = format!("configuration {}: {e}", path.display());
+                return Err(Unusable::File(Error::new(Kind::Usage, why)));
+            }
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|e| {
+            let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            let what = "is not UTF-8: save it in that encoding".to_owned();
+            Unusable::Content(vec![Wrong { line, key: "the file".to_owned(), what }])
+        })?;
+        let config = Config::parse(text).map_err(Unusable::Content)?;
+        Ok(Config { path: Some(path.to_owned()), ..config })
+    }
+}

@@ -1,0 +1,112 @@
+//! What windlass.toml holds, key by key. The reference, the example and the errors are made of these declarations.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::section::{Key, Outline, Preset, Section, section};
+use super::setting::{Fault, Level, List, LogFormat, Raw, Setting, Size, Time, Written};
+use crate::nbd::Address;
+
+section! {
+    /// Of the daemon as a whole. Each flag beats the environment, which beats this file.
+    "", "", Top {
+        /// Memory that buffers and caches may take together; at least 64M. `--memory` and WINDLASS_MEMORY beat it.
+        memory: Size, Preset::Said("a quarter of the machine's, 2G at most"), "\"2G\"";
+        /// Local disk for what `serve` reads, in the state folder; at least 64M, or 0 for none. `serve --cache` and WINDLASS_CACHE beat it.
+        cache: Size, Preset::Said("a tenth of what is free, 10G at most"), "\"50G\"";
+        /// Where NBD clients connect, `HOST:PORT` or `unix:PATH` each. `serve --nbd` beats it.
+        nbd: List<Address>, Preset::Said("nbd.sock in the state folder"), "[\"unix:/run/windlass/nbd.sock\", \"127.0.0.1:10809\"]";
+        /// Where Prometheus reads metrics, at /metrics. `serve --metrics` beats it.
+        metrics: List<Address>, Preset::Said("nowhere"), "[\"127.0.0.1:9420\"]";
+    }
+}
+
+section! {
+    /// The daemon's log, on stderr.
+    "[log]", "[log]", Log {
+        /// What is logged. `-v` and RUST_LOG beat it.
+        level: Level, Preset::Is("\"info\""), "\"info\"";
+        /// `text` for people, or `json`: an object a line with `time`, `level`, `target`, `message` and the event's fields.
+        format: LogFormat, Preset::Is("\"text\""), "\"text\"";
+    }
+}
+
+section! {
+    /// Bounds of what the daemon does.
+    "[limits]", "[limits]", Limits {
+        /// How long the daemon, when it ends, waits for clients and for what volumes have not stored yet; the rest stays in the journals. 1s to 1h.
+        drain: Time, Preset::Is("\"30s\""), "\"30s\"";
+    }
+}
+
+section! {
+    /// A store with a name: `--store NAME`, `stores` of a pool and `url` of a mount take it in place of a URL.
+    "[store.NAME]", "[store.fast]", Store {
+        /// `s3://BUCKET/PREFIX` or `file:///FOLDER`. All keys below but `zone` are for `s3://` alone, and can stand in its URL as well.
+        url: String, Preset::Required, "\"s3://bucket/prefix\"";
+        /// What fails together with it: a pool spreads its shards over zones.
+        zone: String, Preset::None, "\"rack-1\"";
+        /// The server's address, `http://` or `https://`.
+        endpoint: String, Preset::Said("AWS"), "\"https://s3.example.com\"";
+        /// The region that requests are signed for.
+        region: String, Preset::Said("the environment's"), "\"eu-central-1\"";
+        /// The profile of ~/.aws whose keys, or role, are used.
+        profile: String, Preset::Said("the environment's"), "\"example\"";
+        /// A file of keys as s3fs has it, used before all others: `ACCESS:SECRET` or `BUCKET:ACCESS:SECRET` a line, readable by its owner alone. It is read when the store is opened.
+        passwd_file: String, Preset::None, "\"/etc/passwd-s3fs\"";
+        /// The bucket's name is part of the path, not of the host's name.
+        path_style: bool, Preset::Said("true with an endpoint"), "true";
+        /// Requests are not signed: for public buckets.
+        anonymous: bool, Preset::Said("`false`"), "false";
+        /// Who sends a request pays for it: for buckets that bill their readers.
+        requester_pays: bool, Preset::Said("`false`"), "false";
+        /// Encryption by the server: `s3`, `kms`, `kms:KEYID`, or `c:FILE` with a key of 32 bytes.
+        sse: String, Preset::None, "\"s3\"";
+        /// The storage class of new objects.
+        storage_class: String, Preset::Said("the bucket's"), "\"STANDARD_IA\"";
+        /// A PEM file of authorities to trust beside the system's.
+        ca: String, Preset::None, "\"/etc/ssl/example.pem\"";
+    }
+}
+
+section! {
+    /// What `serve` does with a pool. Pools that this host knows and that have no section are served too.
+    "[pool.NAME]", "[pool.tank]", Pool {
+        /// Its stores, URLs or names, with `,zone=ZONE` behind them: while this host does not know the pool, `serve` looks for it there, as `pool add` does. A pool that is known is where its stores say.
+        stores: List<String>, Preset::None, "[\"fast\", \"file:///srv/store,zone=rack-2\"]";
+        /// Whether a pool that is known is opened at the start. Else the first command or client that needs it opens it.
+        serve: bool, Preset::Is("true"), "true";
+        /// How long after the last scrub on this host the next one begins; at least 1h.
+        scrub: Time, Preset::Said("never"), "\"7d\"";
+        /// The most bytes a second that such a scrub reads; at least 64K, or 0 for no limit. Only with `scrub`.
+        scrub_rate: Size, Preset::Is("\"100M\""), "\"100M\"";
+    }
+}
+
+section! {
+    /// A bucket that `serve` mounts at the folder in the section's name, and goes on trying to while its store is away.
+    "[mount.\"/FOLDER\"]", "[mount.\"/mnt/data\"]", Mount {
+        /// The bucket: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or the name of a store.
+        url: String, Preset::Required, "\"s3://bucket/data?region=eu-central-1\"";
+        /// [As behind `-o`](#mount-options), each a text.
+        options: List<String>, Preset::None, "[\"allow_other\", \"flush=local\", \"cache\"]";
+    }
+}
+
+/// All of them, in the order of the reference.
+pub const OUTLINES: &[Outline] =
+    &[Top::OUTLINE, Log::OUTLINE, Limits::OUTLINE, Store::OUTLINE, Pool::OUTLINE, Mount::OUTLINE];
+
+/// The file as written; what is not in it is None.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where it was read from.
+    pub path: Option<PathBuf>,
+    pub top: Top,
+    pub log: Log,
+    pub limits: Limits,
+    pub store: BTreeMap<String, Written<Store>>,
+    pub pool: BTreeMap<String, Written<Pool>>,
+    /// By folder.
+    pub mount: BTreeMap<String, Written<Mount>>,
+}

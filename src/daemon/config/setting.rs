@@ -1,0 +1,289 @@
+//! The kinds of values that windlass.toml holds: each is read with its place in the file, and written as TOML.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::base::size::{parse_duration, parse_size, show_duration, show_size};
+use crate::nbd::Address;
+
+/// A value as the parser gives it: with the bytes of the file where it stands.
+pub type Raw<'a> = Spanned<DeValue<'a>>;
+
+/// What is wrong with a value, and how to mend it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    pub at: Range<usize>,
+    pub what: String,
+}
+
+/// One kind of value.
+pub trait Setting: Sized {
+    /// As the reference names it.
+    const KIND: &'static str;
+    /// One that an error shows as the cure, as TOML.
+    const SAMPLE: &'static str;
+    fn read(raw: &Raw<'_>) -> Result<Self, Vec<Fault>>;
+    /// As TOML.
+    fn show(&self) -> String;
+}
+
+/// A value and the line on which it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written<T> {
+    pub value: T,
+    pub line: usize,
+}
+
+impl<T> Deref for Written<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Text as a TOML string.
+pub fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A key as TOML writes it.
+pub fn bare_or_quoted(name: &str) -> String {
+    let bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if bare { name.to_owned() } else { quoted(name) }
+}
+
+fn fault(raw: &Raw<'_>, what: impl fmt::Display) -> Vec<Fault> {
+    vec![Fault { at: raw.span(), what: what.to_string() }]
+}
+
+/// A value of another type than the key takes.
+fn wrong_type<T: Setting>(raw: &Raw<'_>) -> Vec<Fault> {
+    let is = match raw.get_ref() {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    };
+    fault(raw, format_args!("wants {}, not {is}: write it as {}", T::KIND, T::SAMPLE))
+}
+
+fn text<T: Setting>(raw: &Raw<'_>) -> Result<String, Vec<Fault>> {
+    match raw.get_ref() {
+        DeValue::String(text) if text.is_empty() => {
+            Err(fault(raw, format_args!("is empty: write it as {}, or leave the key out", T::SAMPLE)))
+        }
+        DeValue::String(text) => Ok(text.clone().into_owned()),
+        _ => Err(wrong_type::<T>(raw)),
+    }
+}
+
+/// Bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size(pub u64);
+
+impl Setting for Size {
+    const KIND: &'static str = "a size";
+    const SAMPLE: &'static str = "\"2G\"";
+
+    fn read(raw: &Raw<'_>) -> Result<Size, Vec<Fault>> {
+        let written = match raw.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            _ => text::<Size>(raw)?,
+        };
+        parse_size(&written).map(Size).map_err(|e| fault(raw, e))
+    }
+
+    fn show(&self) -> String {
+        quoted(&show_size(self.0))
+    }
+}
+
+/// A length of time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Time(pub Duration);
+
+impl Setting for Time {
+    const KIND: &'static str = "a time";
+    const SAMPLE: &'static str = "\"30s\"";
+
+    fn read(raw: &Raw<'_>) -> Result<Time, Vec<Fault>> {
+        let written = text::<Time>(raw)?;
+        parse_duration(&written).map(Time).map_err(|e| fault(raw, e))
+    }
+
+    fn show(&self) -> String {
+        quoted(&show_duration(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Setting for bool {
+    const KIND: &'static str = "true or false";
+    const SAMPLE: &'static str = "true (without quotes)";
+
+    fn read(raw: &Raw<'_>) -> Result<bool, Vec<Fault>> {
+        raw.get_ref().as_bool().ok_or_else(|| wrong_type::<bool>(raw))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for String {
+    const KIND: &'static str = "a text";
+    const SAMPLE: &'static str = "\"TEXT\"";
+
+    fn read(raw: &Raw<'_>) -> Result<String, Vec<Fault>> {
+        text::<String>(raw)
+    }
+
+    fn show(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Setting for Address {
+    const KIND: &'static str = "an address";
+    const SAMPLE: &'static str = "\"127.0.0.1:10809\" or \"unix:/run/windlass/nbd.sock\"";
+
+    fn read(raw: &Raw<'_>) -> Result<Address, Vec<Fault>> {
+        text::<Address>(raw)?.parse().map_err(|e| fault(raw, e))
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// Several of a kind, each with its place in the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct List<T>(pub Vec<Spanned<T>>);
+
+impl<T> List<T> {
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(Spanned::get_ref)
+    }
+}
+
+/// What `List` needs to know of its elements.
+pub trait Element: Setting {
+    const LIST: &'static str;
+    const LIST_SAMPLE: &'static str;
+}
+
+impl Element for Address {
+    const LIST: &'static str = "a list of addresses";
+    const LIST_SAMPLE: &'static str = "[\"127.0.0.1:10809\"]";
+}
+
+impl Element for String {
+    const LIST: &'static str = "a list of texts";
+    const LIST_SAMPLE: &'static str = "[\"TEXT\", \"TEXT\"]";
+}
+
+impl<T: Element> Setting for List<T> {
+    const KIND: &'static str = T::LIST;
+    const SAMPLE: &'static str = T::LIST_SAMPLE;
+
+    fn read(raw: &Raw<'_>) -> Result<List<T>, Vec<Fault>> {
+        let all = raw.get_ref().as_array().ok_or_else(|| wrong_type::<List<T>>(raw))?;
+        let (mut read, mut faults) = (Vec::new(), Vec::new());
+        for one in all.iter() {
+            match T::read(one) {
+                Ok(value) => read.push(Spanned::new(one.span(), value)),
+                Err(more) => faults.extend(more),
+            }
+        }
+        if faults.is_empty() { Ok(List(read)) } else { Err(faults) }
+    }
+
+    fn show(&self) -> String {
+        format!("[{}]", self.values().map(T::show).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// A setting that is one of a few words.
+macro_rules! words {
+    ($(#[doc = $about:literal])* $name:ident: $kind:literal, $sample:literal { $($(#[doc = $doc:literal])* $word:literal => $variant:ident,)* }) => {
+        $(#[doc = $about])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[doc = $doc])* $variant,)* }
+
+        impl Setting for $name {
+            const KIND: &'static str = $kind;
+            const SAMPLE: &'static str = $sample;
+
+            fn read(raw: &Raw<'_>) -> Result<$name, Vec<Fault>> {
+                let written = text::<$name>(raw)?;
+                let words = [$($word),*];
+                match written.as_str() {
+                    $($word => Ok($name::$variant),)*
+                    _ => Err(fault(raw, format_args!("{written:?} is none of the words known here{}", nearest(&written, &words)))),
+                }
+            }
+
+            fn show(&self) -> String {
+                quoted(match self { $($name::$variant => $word,)* })
+            }
+        }
+    };
+}
+
+words! {
+    /// How much is logged.
+    Level: "`error`, `warn`, `info`, `debug` or `trace`", "\"info\"" {
+        /// What failed.
+        "error" => Error,
+        /// And what needs attention.
+        "warn" => Warn,
+        /// And what goes on: starts and ends, clients, commands.
+        "info" => Info,
+        /// And how.
+        "debug" => Debug,
+        /// Everything, also of the libraries.
+        "trace" => Trace,
+    }
+}
+
+words! {
+    /// How lines of the log are written.
+    LogFormat: "`text` or `json`", "\"text\"" {
+        /// For people.
+        "text" => Text,
+        /// An object a line.
+        "json" => Json,
+    }
+}
+
+impl Level {
+    /// As RUST_LOG has it. The FUSE library warns when the kernel was quicker than it.
+    pub fn filter(self) -> &'static str {
+        match self {
+            Level::Error => "error,fuser::reply=off",
+            Level::Warn => "warn,fuser=error,fuser::reply=off",
+            Level::Info => "warn,windlass=info,fuser=error,fuser::reply=off",
+            Level::Debug => "info,windlass=debug",
+            Level::Trace => "debug,windlass=trace",
+        }
+    }
+}
+
+/// The end of a message on an unknown word: the known one that is nearest, or all of them.
+pub fn nearest(word: &str, known: &[&str]) -> String {
+    let plain = |text: &str| text.to_lowercase().replace('-', "_");
+    let far = |other: &str| strsim::damerau_levenshtein(&plain(word), &plain(other));
+    let near = known.iter().min_by_key(|other| far(other));
+    let near = near.filter(|other| far(other) <= 1.max(word.chars().count().max(other.len()) / 3));
+    match (near, known) {
+        (Some(near), _) => format!("; did you mean `{near}`?"),
+        (None, []) => String::new(),
+        (None, known) => format!(": use one of {}", known.join(", ")),
+    }
+}
