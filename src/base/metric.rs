@@ -8,6 +8,8 @@ pub enum Moves {
     Gauge,
     /// Only up, from the start of the process on.
     Counter,
+    /// A counter by how long things took.
+    Histogram,
 }
 
 /// One metric; the unit is the last part of its name, or it is a plain number.
@@ -28,12 +30,17 @@ const fn counter(name: &'static str, labels: &'static [&'static str], help: &'st
     Metric { name, moves: Moves::Counter, labels, help }
 }
 
+const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, moves: Moves::Histogram, labels, help }
+}
+
 const BUDGET: &[&str] = &["part"];
 const TIER: &[&str] = &["tier"];
 const POOL: &[&str] = &["pool"];
 const STORE: &[&str] = &["pool", "store"];
 const TRAFFIC: &[&str] = &["pool", "store", "verb", "cause"];
 const VOLUME: &[&str] = &["volume"];
+const VOLUME_IO: &[&str] = &["volume", "verb"];
 const MOUNT: &[&str] = &["dir"];
 
 pub const UP_SECONDS: Metric =
@@ -75,6 +82,18 @@ pub const STORE_RECEIVED_BYTES: Metric =
 pub const STORE_LATENCY_SECONDS: Metric =
     gauge("windlass_store_latency_p99_seconds", STORE, "99 % of the last requests took no longer");
 
+pub const STORE_REQUEST_SECONDS: Metric =
+    histogram("windlass_store_request_seconds", TRAFFIC, "how long its requests took");
+
+pub const VOLUME_REQUEST_SECONDS: Metric = histogram(
+    "windlass_volume_request_seconds",
+    VOLUME_IO,
+    "how long clients' requests took, without their wait for a limited volume's turn",
+);
+pub const VOLUME_REQUEST_BYTES: Metric =
+    counter("windlass_volume_request_bytes_total", VOLUME_IO, "bytes of clients' requests that were done");
+pub const VOLUME_REQUEST_FAILED: Metric =
+    counter("windlass_volume_request_failed_total", VOLUME_IO, "clients' requests that got an error");
 pub const VOLUME_CLIENTS: Metric = gauge("windlass_volume_clients", VOLUME, "block clients connected");
 pub const VOLUME_TROUBLE: Metric =
     gauge("windlass_volume_trouble", VOLUME, "1: I/O fails, waits or soon will");
@@ -123,6 +142,10 @@ pub const ALL: &[Metric] = &[
     STORE_SENT_BYTES,
     STORE_RECEIVED_BYTES,
     STORE_LATENCY_SECONDS,
+    STORE_REQUEST_SECONDS,
+    VOLUME_REQUEST_SECONDS,
+    VOLUME_REQUEST_BYTES,
+    VOLUME_REQUEST_FAILED,
     VOLUME_CLIENTS,
     VOLUME_TROUBLE,
     VOLUME_DEGRADED,

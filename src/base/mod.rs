@@ -5,6 +5,7 @@ pub mod codec;
 pub mod error;
 pub mod ids;
 pub mod interval;
+pub mod latency;
 pub mod lock_order;
 pub mod metric;
 pub mod record;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{Global, done, mount, output, reach_engine};
 use crate::base::Result;
-use crate::base::size::show_bytes;
+use crate::base::size::{show_bytes, show_time};
 use crate::daemon::answers::{EngineStatus, VolumeInUse};
 use crate::daemon::api::Verb;
 
@@ -32,10 +32,39 @@ fn human(status: EngineStatus) {
         cache("disk", held.bytes, held.bytes_max, [held.hits, held.misses], !held.on);
     }
     super::pool::list(status.pools);
-    let row = |v: VolumeInUse| {
-        vec![v.path.to_string(), v.clients.to_string(), v.state.into_owned(), show_bytes(v.unsent_bytes)]
-    };
-    let rows = status.volumes.into_iter().map(row).collect();
-    output::table(&["OPEN VOLUME", "CLIENTS", "STATE", "UNSENT"], rows);
+    volumes(status.volumes);
     mount::mounts(status.mounts);
+}
+
+fn volumes(all: Vec<VolumeInUse>) {
+    let unsent: u64 = all.iter().map(|v| v.unsent_bytes).sum();
+    let age = |ms: Option<u64>| ms.map_or_else(|| "-".into(), show_time);
+    let row = |v: VolumeInUse| {
+        let (requests, slowest) = v.io.iter().fold((0, 0f64), |(requests, slowest), line| {
+            (requests + line.requests, slowest.max(line.latency_ms_p99))
+        });
+        vec![
+            v.path.to_string(),
+            v.clients.to_string(),
+            v.state.into_owned(),
+            requests.to_string(),
+            format!("{slowest:.1} ms"),
+            show_bytes(v.unsent_bytes),
+            age(v.unsent_age_ms.filter(|_| v.unsent_bytes > 0)),
+            age(v.full_in_ms),
+        ]
+    };
+    let heads = ["OPEN VOLUME", "CLIENTS", "STATE", "REQUESTS", "P99", "UNSENT", "SINCE", "FULL IN"];
+    let rows: Vec<_> = all.into_iter().map(row).collect();
+    let any = !rows.is_empty();
+    output::table(&heads, rows);
+    if any {
+        let lost = match unsent {
+            0 => "nothing: all that was acknowledged is in the pool".to_owned(),
+            bytes => {
+                format!("{} that were acknowledged, and are in this host's journals alone", show_bytes(bytes))
+            }
+        };
+        output::line(&format!("lost if this host died now: {lost}"));
+    }
 }

@@ -114,8 +114,28 @@ pub struct VolumeInUse {
     pub path: VolumePath,
     pub clients: u64,
     pub state: Word,
+    /// Acknowledged here and not yet in the pool: what is lost if this host dies now.
     pub unsent_bytes: u64,
+    /// How long the oldest of those has waited.
+    pub unsent_age_ms: Option<u64>,
+    /// What can be written before writes wait for the stores, and when that will be so at this pace.
+    pub room_bytes: Option<u64>,
+    pub full_in_ms: Option<u64>,
     pub trouble: Option<String>,
+    pub io: Vec<IoLine>,
+}
+
+/// What clients have asked of a volume with one verb, since the first of them came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IoLine {
+    pub verb: Word,
+    pub requests: u64,
+    /// Of those that were done.
+    pub bytes: u64,
+    pub failed: u64,
+    pub latency_ms_p50: f64,
+    pub latency_ms_p99: f64,
+    pub latency_ms_max: f64,
 }
 
 /// A snapshot as listings show it.

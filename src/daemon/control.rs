@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{RwLock, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::api::{ANSWER_MAX, Outcome, Progress, REQUEST_MAX, Reply, Request, VERSION, Verb};
 use crate::base::rt::Rt;
@@ -127,6 +128,7 @@ async fn connection(
     under_way: Answers,
     stop: CancellationToken,
 ) {
+    let who = who(&stream);
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
@@ -143,12 +145,20 @@ async fn connection(
         };
         let stop = request.as_ref().is_err_and(|e| e.is(Kind::Io));
         let done = match request {
-            Ok(verb) => answer(&rt, verb, &handler, &mut lines, &mut write).await,
+            Ok(verb) => answer(&rt, verb, who.clone(), &handler, &mut lines, &mut write).await,
             Err(error) => send(&mut write, &failure(&error)).await,
         };
         if stop || done.is_err() {
             return;
         }
+    }
+}
+
+/// Whose command it is, for what the log says meanwhile.
+fn who(stream: &UnixStream) -> Span {
+    match stream.peer_cred() {
+        Ok(peer) => tracing::info_span!("command", uid = peer.uid(), pid = peer.pid()),
+        Err(_) => tracing::info_span!("command"),
     }
 }
 
@@ -190,6 +200,7 @@ fn failure(error: &Error) -> Reply {
 async fn answer(
     rt: &Rt,
     verb: Verb,
+    who: Span,
     handler: &Arc<dyn Handler>,
     lines: &mut (impl tokio::io::AsyncBufRead + Unpin),
     write: &mut (impl tokio::io::AsyncWrite + Unpin),
@@ -197,7 +208,8 @@ async fn answer(
     let (sink, mut steps) = ProgressSink::channel();
     let (handler, given_up) = (handler.clone(), sink.given_up().clone());
     // A task of its own: where it stops when the client goes away is for the verb to say.
-    let mut work = rt.spawn(async move { handler.handle(verb, sink).await }).fuse();
+    let work = async move { handler.handle(verb, sink).await };
+    let mut work = rt.spawn(work.instrument(who)).fuse();
     let mut left = std::pin::pin!(gone(lines).fuse());
     let mut told = true;
     let result = loop {

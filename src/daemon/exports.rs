@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
+use super::io_tally::IoVerb;
 use super::volume_clients::{Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{Description, Export, Exports, ListedExport};
@@ -145,22 +146,23 @@ impl Export for VolumeExport {
         self.volume.turn(direction, bytes).map(|turn| turn.boxed())
     }
     async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
-        self.volume.read_parts(offset, len as u64).await
+        let len = len as u64;
+        self.session.counted((IoVerb::Read, offset, len), self.volume.read_parts(offset, len)).await
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.session.writes();
-        self.volume.write(offset, data).await
+        let len = data.len() as u64;
+        self.session.counted((IoVerb::Write, offset, len), self.volume.write(offset, data)).await
     }
     async fn zero(&self, offset: u64, len: u64, _no_hole: bool) -> Result<()> {
         self.session.writes();
-        self.volume.zero(offset, len).await
+        self.session.counted((IoVerb::Zero, offset, len), self.volume.zero(offset, len)).await
     }
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        self.session.writes();
-        self.volume.zero(offset, len).await
+        self.zero(offset, len, false).await
     }
     async fn flush(&self) -> Result<()> {
-        self.volume.flush().await
+        self.session.counted((IoVerb::Flush, 0, 0), self.volume.flush()).await
     }
     fn hang_up(&self) -> CancellationToken {
         self.session.hang_up()

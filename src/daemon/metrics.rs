@@ -1,48 +1,106 @@
-//! What the daemon measures, in the text form that Prometheus reads. Made when it is asked for, of what is known here:
+//! What the daemon measures, as OpenMetrics text, which Prometheus reads. Made when it is asked for, of what is known here:
 //! no store is asked, nothing is counted twice.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt;
 use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::answers::word;
 use super::engine_tables::EngineState;
+use super::io_tally::IO_VERBS;
 use super::pools::OpenPool;
+use crate::base::latency::Histogram;
 use crate::base::metric::{self, Metric, Moves};
 use crate::base::{Budget, Name};
 use crate::pool::StoreState;
 
+/// What the page is, by its media type.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Labels = Vec<(&'static str, String)>;
+
+#[derive(Clone, Debug)]
+enum Sample {
+    Value(f64),
+    Histogram(Histogram),
+}
+
 /// Samples under the metrics they belong to.
-#[derive(Default)]
-struct Page(BTreeMap<&'static str, Vec<(String, f64)>>);
+#[derive(Debug, Default)]
+struct Page(BTreeMap<&'static str, Vec<(Labels, Sample)>>);
+
+/// A metric's name in parts, as OpenMetrics has them: what the format itself appends is left out.
+fn parts(name: &str) -> (&str, Option<Unit>) {
+    let name = name.strip_suffix("_total").unwrap_or(name);
+    let units = [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)];
+    units
+        .into_iter()
+        .find_map(|(end, unit)| Some((name.strip_suffix(end)?, Some(unit))))
+        .unwrap_or((name, None))
+}
 
 impl Page {
     /// `values`: of the metric's labels.
-    fn add(&mut self, metric: Metric, values: &[&str], sample: f64) {
+    fn put(&mut self, metric: Metric, values: &[&str], sample: Sample) {
         debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
-        let label = |(name, value): (&&str, &&str)| format!("{name}=\"{}\"", escaped(value));
-        let labels: Vec<String> = metric.labels.iter().zip(values).map(label).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        self.0.entry(metric.name).or_default().push((labels, sample));
+        let labels = metric.labels.iter().zip(values).map(|(name, value)| (*name, (*value).to_owned()));
+        self.0.entry(metric.name).or_default().push((labels.collect(), sample));
     }
 
-    fn text(&self) -> String {
-        let mut out = String::new();
-        for m in metric::ALL {
-            let Some(samples) = self.0.get(m.name) else { continue };
-            let moves = if m.moves == Moves::Gauge { "gauge" } else { "counter" };
-            // Writing to a String can't fail.
-            let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {moves}", m.name, m.help, m.name);
-            for (labels, sample) in samples {
-                let _ = writeln!(out, "{}{labels} {sample}", m.name);
-            }
-        }
+    fn add(&mut self, metric: Metric, values: &[&str], sample: f64) {
+        debug_assert_ne!(metric.moves, Moves::Histogram, "{}", metric.name);
+        self.put(metric, values, Sample::Value(sample));
+    }
+
+    fn add_histogram(&mut self, metric: Metric, values: &[&str], histogram: Histogram) {
+        debug_assert_eq!(metric.moves, Moves::Histogram, "{}", metric.name);
+        self.put(metric, values, Sample::Histogram(histogram));
+    }
+
+    fn text(self) -> String {
+        let (mut registry, mut out) = (Registry::default(), String::new());
+        registry.register_collector(Box::new(self));
+        // Writing to a String can't fail.
+        let _ = encode(&mut out, &registry);
         out
     }
 }
 
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for m in metric::ALL {
+            let Some(samples) = self.0.get(m.name) else { continue };
+            let (name, unit) = parts(m.name);
+            let kind = match m.moves {
+                Moves::Gauge => MetricType::Gauge,
+                Moves::Counter => MetricType::Counter,
+                Moves::Histogram => MetricType::Histogram,
+            };
+            let mut family = encoder.encode_descriptor(name, m.help, unit.as_ref(), kind)?;
+            for (labels, sample) in samples {
+                sample.encode(*m, family.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sample {
+    fn encode(&self, metric: Metric, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        match (self, metric.moves) {
+            (Sample::Histogram(Histogram { buckets, count, sum }), _) => {
+                encoder.encode_histogram::<Labels>(*sum, *count, buckets, None)
+            }
+            (Sample::Value(value), Moves::Counter) => encoder.encode_counter::<Labels, f64, f64>(value, None),
+            (Sample::Value(value), _) => encoder.encode_gauge(value),
+        }
+    }
 }
 
 fn seconds(ms: u64) -> f64 {
@@ -113,6 +171,7 @@ fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {
             page.add(metric::STORE_FAILED, &labels, line.failed as f64);
             page.add(metric::STORE_SENT_BYTES, &labels, line.sent_bytes as f64);
             page.add(metric::STORE_RECEIVED_BYTES, &labels, line.received_bytes as f64);
+            page.add_histogram(metric::STORE_REQUEST_SECONDS, &labels, line.latencies.histogram());
         }
         if let Some(ms) = store.latency_ms_p99 {
             page.add(metric::STORE_LATENCY_SECONDS, &labels, ms / 1000.0);
@@ -125,6 +184,12 @@ fn volumes(page: &mut Page, state: &EngineState, opened: &[(Name, Arc<OpenPool>)
         let path = used.path.to_string();
         let labels = [path.as_str()];
         page.add(metric::VOLUME_CLIENTS, &labels, used.clients as f64);
+        for (verb, word) in IO_VERBS {
+            let (labels, counts) = ([path.as_str(), word], used.io.of(verb));
+            page.add_histogram(metric::VOLUME_REQUEST_SECONDS, &labels, counts.latencies.histogram());
+            page.add(metric::VOLUME_REQUEST_BYTES, &labels, counts.bytes as f64);
+            page.add(metric::VOLUME_REQUEST_FAILED, &labels, counts.failed as f64);
+        }
         let Some((_, open)) = opened.iter().find(|(name, _)| *name == used.path.pool) else { continue };
         let Some(info) = open.volumes.glance(&used.path.volume) else {
             let failed = open.volumes.failure(&used.path.volume).is_some();
@@ -158,17 +223,34 @@ mod tests {
         let mut page = Page::default();
         page.add(metric::MOUNT_UNSENT_BYTES, &["/a\"b\\c\n"], 7.0);
         page.add(metric::UP_SECONDS, &[], 1.0);
+        let mut took = crate::base::latency::Latencies::default();
+        took.add(std::time::Duration::from_millis(2));
+        page.add_histogram(metric::VOLUME_REQUEST_SECONDS, &["p/v", "read"], took.histogram());
         let text = page.text();
         let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("# HELP")).collect();
         assert_eq!(
-            lines,
+            lines[..3],
             [
-                "# TYPE windlass_up_seconds_total counter",
-                "windlass_up_seconds_total 1",
-                "# TYPE windlass_mount_unsent_bytes gauge",
-                "windlass_mount_unsent_bytes{dir=\"/a\\\"b\\\\c\\n\"} 7",
+                "# TYPE windlass_up_seconds counter",
+                "# UNIT windlass_up_seconds seconds",
+                "windlass_up_seconds_total 1.0",
             ]
         );
+        assert_eq!(
+            lines[3..6],
+            [
+                "# TYPE windlass_volume_request_seconds histogram",
+                "# UNIT windlass_volume_request_seconds seconds",
+                "windlass_volume_request_seconds_sum{volume=\"p/v\",verb=\"read\"} 0.002",
+            ]
+        );
+        assert!(
+            lines.contains(
+                &"windlass_volume_request_seconds_bucket{le=\"+Inf\",volume=\"p/v\",verb=\"read\"} 1"
+            )
+        );
+        assert_eq!(lines[lines.len() - 2], "windlass_mount_unsent_bytes{dir=\"/a\\\"b\\\\c\\n\"} 7.0");
+        assert_eq!(lines.last(), Some(&"# EOF"));
     }
 
     #[test]
@@ -180,6 +262,8 @@ mod tests {
         assert_eq!(listed, all);
         assert_eq!(all.len(), metric::ALL.len(), "a name is used twice");
         let known = |m: &&Metric| (m.moves == Moves::Counter) == m.name.ends_with("_total");
+        let timed = |m: &Metric| m.moves != Moves::Histogram || m.name.ends_with("_seconds");
+        assert!(metric::ALL.iter().all(timed), "histograms are of seconds");
         assert!(metric::ALL.iter().all(|m| known(&m)), "counters, and only they, end in _total");
     }
 }

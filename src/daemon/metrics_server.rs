@@ -1,6 +1,8 @@
 //! The metrics' door: as much of HTTP as a scraper speaks. One request a connection; what is asked is read only as far as
-//! its limit, and who is slow is sent away.
+//! its limit, and who is slow is sent away. Beside the metrics it tells whether the daemon is alive (`/healthz`) and
+//! whether all that it serves can be used (`/readyz`).
 
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -11,8 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::engine_tables::EngineState;
 use super::metrics;
 use crate::base::rt::Rt;
-use crate::base::{Budget, Result};
+use crate::base::{Budget, Name, Result};
 use crate::nbd::{Address, Listener, Socket};
+
+const OK: &str = "200 OK";
+const UNAVAILABLE: &str = "503 Service Unavailable";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Longest request head that is read, in bytes.
 const HEAD_MAX: usize = 8 << 10;
@@ -68,23 +74,43 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Weak<En
     let mut words = head.split(|b| *b == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-    let (status, body) = match (method, path, state.upgrade()) {
-        (_, _, None) => ("503 Service Unavailable", "the daemon is shutting down\n".to_owned()),
-        (b"GET" | b"HEAD", b"/metrics", Some(state)) => ("200 OK", metrics::page(&state)),
-        (b"GET" | b"HEAD", b"/", _) => ("200 OK", "windlass: see /metrics\n".to_owned()),
-        (b"GET" | b"HEAD", ..) => ("404 Not Found", "only /metrics is here\n".to_owned()),
-        _ => ("405 Method Not Allowed", "only GET is understood\n".to_owned()),
+    let (status, media, body) = match (method, path, state.upgrade()) {
+        (_, _, None) => (UNAVAILABLE, TEXT, "the daemon is shutting down\n".to_owned()),
+        (b"GET" | b"HEAD", b"/metrics", Some(state)) => (OK, metrics::MEDIA_TYPE, metrics::page(&state)),
+        (b"GET" | b"HEAD", b"/healthz", _) => (OK, TEXT, "alive\n".to_owned()),
+        (b"GET" | b"HEAD", b"/readyz", Some(state)) => match unready(&state) {
+            why if why.is_empty() => (OK, TEXT, "ready\n".to_owned()),
+            why => (UNAVAILABLE, TEXT, why.concat()),
+        },
+        (b"GET" | b"HEAD", b"/", _) => (OK, TEXT, "windlass: see /metrics, /healthz, /readyz\n".to_owned()),
+        (b"GET" | b"HEAD", ..) => ("404 Not Found", TEXT, "see /metrics, /healthz, /readyz\n".to_owned()),
+        _ => ("405 Method Not Allowed", TEXT, "only GET is understood\n".to_owned()),
     };
     let len = body.len();
     let mut reply = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {len}\r\n\
-         Connection: close\r\n\r\n"
+        "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
     );
     if method != b"HEAD" {
         reply.push_str(&body);
     }
     stream.write_all(reply.as_bytes()).await?;
     Ok(stream.shutdown().await?)
+}
+
+/// A line for each pool that can't be used in full now: it isn't open, or can store or decide nothing.
+fn unready(state: &EngineState) -> Vec<String> {
+    let opened: BTreeMap<_, _> = state.pools.opened().into_iter().collect();
+    let why = |name: &Name| match opened.get(name) {
+        Some(open) => {
+            let condition = open.pool.condition();
+            let undecided = || condition.undecided.map(|_| "too few stores answer for decisions".to_owned());
+            condition.trouble().map(|(_, why)| why).or_else(undecided)
+        }
+        None => Some(state.pools.why_closed(name).unwrap_or_else(|| "it is not open".to_owned())),
+    };
+    // One that is being destroyed is not to be served.
+    let served = state.pools.known().into_iter().filter(|known| known.destroying.is_none());
+    served.filter_map(|known| Some(format!("pool {}: {}\n", known.name, why(&known.name)?))).collect()
 }
 
 /// Up to the empty line, the end or the limit: what counts is in the first line.

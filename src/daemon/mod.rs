@@ -9,6 +9,7 @@ pub mod control;
 mod engine;
 mod engine_tables;
 mod exports;
+mod io_tally;
 mod metrics;
 mod metrics_server;
 mod mounts;

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
+use super::io_tally::{IoRequest, IoTally, IoVerb};
 use crate::base::rt::Rt;
 use crate::base::size::show_count;
 use crate::base::{Error, Kind, Name, Result};
@@ -56,6 +57,8 @@ struct Use {
     warned: bool,
     /// What they use, once one of them has opened it. It tells by which name it goes now.
     volume: Weak<Volume>,
+    /// What clients have asked of it.
+    io: Arc<IoTally>,
 }
 
 /// Uses of volumes by their names; several of one name for as long as a volume took that name while others asked for it.
@@ -76,6 +79,9 @@ pub struct Sessions {
 pub struct SessionInfo {
     pub path: VolumePath,
     pub clients: u64,
+    /// What clients have asked of it since the first of them came.
+    #[serde(skip)]
+    pub io: Arc<IoTally>,
 }
 
 /// A volume that was renamed is in use under its new name.
@@ -167,6 +173,7 @@ impl Sessions {
             all.push(Arc::default());
         }
         let counted = all[0].clone();
+        let io = counted.lock().io.clone();
         let (name, hang_up) = match who {
             Visitor::Client(peer) => (peer, Some(CancellationToken::new())),
             Visitor::Command(what) => (what, None),
@@ -182,11 +189,13 @@ impl Sessions {
             of: self.clone(),
             counted,
             path: path.clone(),
+            shown: path.to_string(),
             volumes: volumes.clone(),
             visit,
             hang_up: hang_up.unwrap_or_default(),
             writer: writer(name),
             writes: AtomicBool::new(false),
+            io,
         })
     }
 
@@ -255,7 +264,9 @@ impl Sessions {
         let used =
             |all: &[Arc<Mutex<Use>>]| clients(all) > 0 || all.iter().any(|one| one.lock().name().is_some());
         let used = uses.iter().filter(|(_, all)| used(all));
-        used.map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all) }).collect()
+        let io = |all: &[Arc<Mutex<Use>>]| all.last().map(|one| one.lock().io.clone()).unwrap_or_default();
+        used.map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all), io: io(all) })
+            .collect()
     }
 
     /// Of a pool that is no more: nothing of it is left to release.
@@ -349,11 +360,14 @@ pub struct Session {
     of: Arc<Sessions>,
     counted: Arc<Mutex<Use>>,
     path: VolumePath,
+    /// The same, for the log.
+    shown: String,
     volumes: Volumes,
     visit: u64,
     hang_up: CancellationToken,
     writer: String,
     writes: AtomicBool,
+    io: Arc<IoTally>,
 }
 
 /// A volume that nobody else uses.
@@ -391,6 +405,16 @@ impl Session {
     /// The client uses this volume, whatever its name will be.
     pub fn opened(&self, volume: &Arc<Volume>) {
         self.counted.lock().volume = Arc::downgrade(volume);
+    }
+
+    /// Does the work of a client's request, and counts it.
+    pub async fn counted<T>(
+        &self,
+        (verb, offset, bytes): (IoVerb, u64, u64),
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let request = IoRequest { volume: &self.shown, verb, offset, bytes };
+        self.io.counted(&self.of.rt, request, work).await
     }
 
     /// Cancelled when the client is to be hung up on.

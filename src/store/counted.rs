@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Put, Store};
+use crate::base::latency::Latencies;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Kind, Result};
 
@@ -48,60 +49,6 @@ pub enum Outcome {
     Dropped,
 }
 
-/// Latencies in buckets that grow by a quarter of a doubling: a percentile is right to about 20 %.
-#[derive(Clone, Debug)]
-struct Latencies {
-    buckets: [u64; BUCKETS],
-    max: Duration,
-}
-
-/// Up to 2^32 µs, over an hour.
-const BUCKETS: usize = 4 * 32;
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Latencies { buckets: [0; BUCKETS], max: Duration::ZERO }
-    }
-}
-
-impl Latencies {
-    fn bucket(d: Duration) -> usize {
-        let us = u64::try_from(d.as_micros()).unwrap_or(u64::MAX).max(4);
-        let log = us.ilog2() as usize;
-        let quarter = (us >> (log - 2)) as usize & 3;
-        (4 * log + quarter).min(BUCKETS - 1)
-    }
-
-    /// The upper end of a bucket.
-    fn bound(bucket: usize) -> Duration {
-        let (log, quarter) = (bucket / 4, bucket as u64 % 4);
-        Duration::from_micros(((5 + quarter) << log) >> 2)
-    }
-
-    fn add(&mut self, d: Duration) {
-        self.buckets[Self::bucket(d)] += 1;
-        self.max = self.max.max(d);
-    }
-
-    fn merge(&mut self, other: &Latencies) {
-        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
-            *mine += theirs;
-        }
-        self.max = self.max.max(other.max);
-    }
-
-    fn percentile(&self, percent: u64) -> Option<Duration> {
-        let total: u64 = self.buckets.iter().sum();
-        let rank = (total * percent).div_ceil(100).max(1);
-        let mut seen = 0;
-        let at = self.buckets.iter().position(|n| {
-            seen += n;
-            seen >= rank
-        })?;
-        Some(Self::bound(at).min(self.max))
-    }
-}
-
 #[derive(Clone, Debug, Default)]
 struct Tally {
     requests: u64,
@@ -133,6 +80,8 @@ pub struct Line {
     pub latency_ms_p50: f64,
     pub latency_ms_p99: f64,
     pub latency_ms_max: f64,
+    #[serde(skip)]
+    pub latencies: Latencies,
 }
 
 fn ms(d: Option<Duration>) -> f64 {
@@ -188,7 +137,8 @@ fn line(verb: Verb, cause: Cause, tally: &Tally) -> Line {
         failed_by,
         latency_ms_p50: ms(tally.latencies.percentile(50)),
         latency_ms_p99: ms(tally.latencies.percentile(99)),
-        latency_ms_max: ms(Some(tally.latencies.max)),
+        latency_ms_max: ms(Some(tally.latencies.max())),
+        latencies: tally.latencies.clone(),
     }
 }
 
@@ -204,6 +154,8 @@ pub struct Counted {
 struct Running<'a> {
     of: &'a Counted,
     verb: Verb,
+    /// The object, or the beginning of the keys, for the log.
+    key: &'a str,
     cause: Cause,
     start: Instant,
     sent: u64,
@@ -214,6 +166,10 @@ struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let took = self.of.rt.now().since(self.start);
+        tracing::debug!(
+            store = self.of.url(), verb = ?self.verb, key = self.key, cause = ?self.cause,
+            took_ms = took.as_millis() as u64, outcome = ?self.outcome, "asked a store"
+        );
         self.of.counters.count(self.verb, self.cause, took, (self.sent, self.received), self.outcome);
     }
 }
@@ -277,7 +233,8 @@ impl Store for Counted {
         };
         async move {
             let (verb, start, outcome) = (verb(request), self.rt.now(), Outcome::Dropped);
-            let mut running = Running { of: self, verb, cause, start, sent, received: 0, outcome };
+            let key = request.key();
+            let mut running = Running { of: self, verb, key, cause, start, sent, received: 0, outcome };
             let out = self.inner.call(request, cause).await;
             (running.outcome, running.received) = judged(&out);
             out
@@ -295,28 +252,6 @@ mod tests {
     use super::*;
     use crate::base::rt::sim::Sim;
     use crate::store::{ByteRange, SimStore, When};
-
-    #[test]
-    fn latencies_fall_into_buckets_that_hold_them() {
-        for us in [0, 1, 4, 5, 7, 8, 999, 1000, 12_345, 1 << 31, u64::MAX] {
-            let d = Duration::from_micros(us);
-            let bucket = Latencies::bucket(d);
-            assert!(bucket == BUCKETS - 1 || d <= Latencies::bound(bucket), "{us}");
-            assert!(
-                us < 8
-                    || bucket == BUCKETS - 1
-                    || Latencies::bound(bucket) <= d * 5 / 4 + Duration::from_micros(1),
-                "{us}"
-            );
-        }
-        let mut some = Latencies::default();
-        assert_eq!(some.percentile(99), None);
-        for ms in 1..=100 {
-            some.add(Duration::from_millis(ms));
-        }
-        let (p50, p99) = (ms(some.percentile(50)), ms(some.percentile(99)));
-        assert!((50.0..=63.0).contains(&p50) && (99.0..=100.0).contains(&p99), "{p50} {p99}");
-    }
 
     #[test]
     fn every_request_is_counted_however_it_ends() {

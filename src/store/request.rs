@@ -134,6 +134,28 @@ impl BucketRequest {
         }
     }
 
+    /// The object that it is about, the first of several, or the beginning of their keys.
+    pub(super) fn key(&self) -> &str {
+        match self {
+            BucketRequest::Get { key, .. }
+            | BucketRequest::Head { key, .. }
+            | BucketRequest::Put { key, .. }
+            | BucketRequest::MultipartCreate { key, .. }
+            | BucketRequest::MultipartPut { key, .. }
+            | BucketRequest::MultipartCopy { key, .. }
+            | BucketRequest::MultipartComplete { key, .. }
+            | BucketRequest::MultipartAbort { key, .. }
+            | BucketRequest::Restore { key, .. } => key,
+            BucketRequest::Copy { to, .. } => to,
+            BucketRequest::Delete { keys } => keys.first().map_or("", String::as_str),
+            BucketRequest::DeleteSame { objects } => objects.first().map_or("", |(key, _)| key),
+            BucketRequest::List(List { prefix, .. })
+            | BucketRequest::ListVersions(VersionList { prefix, .. })
+            | BucketRequest::MultipartList { prefix } => prefix,
+            BucketRequest::Versioned => "",
+        }
+    }
+
     /// What a place says that keeps no versions and archives nothing; `None` when the request is about neither.
     pub(super) fn without_versions(&self, url: &str) -> Option<Result<BucketAnswer>> {
         let unsupported = |why| Some(Err(Error::new(Kind::Unsupported, why)));

@@ -62,6 +62,10 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
                 .map_or(if failure().is_some() { "trouble" } else { "idle" }, state_of)
                 .into(),
             unsent_bytes: info.as_ref().map_or(0, |i| i.unsent_bytes),
+            unsent_age_ms: info.as_ref().and_then(|i| i.unsent_age_ms),
+            room_bytes: info.as_ref().and_then(|i| i.room_bytes),
+            full_in_ms: info.as_ref().and_then(|i| i.full_in_ms),
+            io: used.io.lines(),
             trouble: info.map_or_else(failure, |i| i.trouble),
             clients: used.clients,
             path: used.path,

@@ -1,0 +1,155 @@
+//! What clients ask of a volume and how long it takes: counted, and what takes long is said in the log.
+//!
+//! Each request of a client has a number in the log, which leads from it to what the stores were asked for its sake
+//! (`RUST_LOG=windlass=debug`). Counted is the work on a request: not the time in which it waits for its turn where the
+//! volume's rate is limited, nor the sending.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::Instrument as _;
+
+use super::answers::IoLine;
+use crate::base::Result;
+use crate::base::latency::Latencies;
+use crate::base::rt::Rt;
+
+/// A request that takes so long is said in the log.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// What clients ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoVerb {
+    Read,
+    Write,
+    /// Zeroes and trims alike.
+    Zero,
+    Flush,
+}
+
+/// All of them, and what they are called.
+pub const IO_VERBS: [(IoVerb, &str); 4] =
+    [(IoVerb::Read, "read"), (IoVerb::Write, "write"), (IoVerb::Zero, "zero"), (IoVerb::Flush, "flush")];
+
+/// What was asked with one verb since the volume was opened.
+#[derive(Clone, Debug, Default)]
+pub struct IoCounts {
+    pub latencies: Latencies,
+    pub bytes: u64,
+    pub failed: u64,
+}
+
+/// One volume's.
+#[derive(Debug, Default)]
+pub struct IoTally([Mutex<IoCounts>; IO_VERBS.len()]);
+
+/// A request as the log names it.
+#[derive(Clone, Copy, Debug)]
+pub struct IoRequest<'a> {
+    pub volume: &'a str,
+    pub verb: IoVerb,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Numbers of requests, for the log.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+impl IoVerb {
+    fn word(self) -> &'static str {
+        IO_VERBS[self as usize].1
+    }
+}
+
+impl IoTally {
+    pub fn of(&self, verb: IoVerb) -> IoCounts {
+        self.0[verb as usize].lock().clone()
+    }
+
+    /// As answers tell it.
+    pub fn lines(&self) -> Vec<IoLine> {
+        let ms = |d: Option<Duration>| d.unwrap_or_default().as_micros() as f64 / 1000.0;
+        let line = |(verb, word): (IoVerb, &'static str)| {
+            let IoCounts { latencies, bytes, failed } = self.of(verb);
+            IoLine {
+                verb: word.into(),
+                requests: latencies.count(),
+                bytes,
+                failed,
+                latency_ms_p50: ms(latencies.percentile(50)),
+                latency_ms_p99: ms(latencies.percentile(99)),
+                latency_ms_max: ms(Some(latencies.max())),
+            }
+        };
+        IO_VERBS.into_iter().map(line).collect()
+    }
+
+    /// Does the work of a request, and counts it. One that is given up on the way is not counted.
+    pub async fn counted<T>(
+        &self,
+        rt: &Rt,
+        request: IoRequest<'_>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let began = rt.now();
+        let IoRequest { volume, verb, offset, bytes } = request;
+        let numbered = tracing::debug_span!(
+            "request",
+            id = NUMBERS.fetch_add(1, Ordering::Relaxed),
+            volume,
+            verb = verb.word(),
+            offset,
+            bytes
+        );
+        let done = work.instrument(numbered).await;
+        let took = rt.now().since(began);
+        {
+            let mut counts = self.0[verb as usize].lock();
+            counts.latencies.add(took);
+            match &done {
+                Ok(_) => counts.bytes += bytes,
+                Err(_) => counts.failed += 1,
+            }
+        }
+        if took >= SLOW {
+            let (verb, took_ms) = (verb.word(), took.as_millis() as u64);
+            tracing::warn!(volume, verb, offset, bytes, took_ms, "a client's request took long");
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::sim::Sim;
+    use crate::base::{Error, Kind};
+
+    #[test]
+    fn requests_are_counted_by_what_they_ask_and_how_they_end() {
+        let sim = Sim::new(1);
+        let rt = sim.rt();
+        sim.run(async move {
+            let tally = IoTally::default();
+            let request = |verb| IoRequest { volume: "p/v", verb, offset: 0, bytes: 4096 };
+            let slow = async {
+                rt.sleep(Duration::from_millis(20)).await;
+                Ok(())
+            };
+            tally.counted(&rt, request(IoVerb::Read), slow).await.unwrap();
+            let fails = async { Err::<(), _>(Error::new(Kind::Io, "no")) };
+            tally.counted(&rt, request(IoVerb::Read), fails).await.unwrap_err();
+            tally.counted(&rt, request(IoVerb::Flush), async { Ok(()) }).await.unwrap();
+            let read = tally.of(IoVerb::Read);
+            assert_eq!((read.latencies.count(), read.bytes, read.failed), (2, 4096, 1));
+            assert!(read.latencies.max() >= Duration::from_millis(20));
+            assert_eq!(tally.of(IoVerb::Flush).latencies.count(), 1);
+            assert_eq!(tally.of(IoVerb::Write).latencies.count(), 0);
+            for (at, (verb, word)) in IO_VERBS.into_iter().enumerate() {
+                assert_eq!((verb as usize, verb.word()), (at, word));
+            }
+        })
+        .unwrap();
+    }
+}
