@@ -13,13 +13,14 @@ mod reach_engine;
 mod serve;
 mod snapshot;
 mod status;
+mod supervisor;
 mod volume;
 mod volume_tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::base::{Kind, Result, ResultExt};
 
@@ -76,6 +77,11 @@ enum Command {
     Policy(iam_policy::Policy),
     /// Show what is in use, and what needs attention
     Status(status::Status),
+}
+
+/// The whole command line, from which man pages and completions are made.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// The program.
