@@ -10,8 +10,8 @@ use windlass::fs::MOUNT_OPTIONS;
 
 /// `mount.windlass`, which reads its arguments by hand, as mount(8) gives them.
 fn mount_helper(version: &'static str) -> Command {
-    let flag = |name: char, help: &'static str| {
-        Arg::new(name.to_string()).short(name).action(ArgAction::SetTrue).help(help)
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).short(name.chars().next()).action(ArgAction::SetTrue).help(help)
     };
     Command::new("mount.windlass")
         .version(version)
@@ -29,9 +29,9 @@ fn mount_helper(version: &'static str) -> Command {
         .arg(Arg::new("URL").required(true).help("s3://BUCKET/PREFIX?… or file:///DIR, or the name of a store in windlass.toml"))
         .arg(Arg::new("DIR").required(true).help("An existing folder"))
         .arg(Arg::new("o").short('o').value_name("OPTIONS").help("Options, separated by commas"))
-        .arg(flag('r', "Mount read-only"))
-        .arg(flag('f', "Do nothing, and say that it would be done"))
-        .arg(flag('s', "Taken and ignored, as are -n, -v and -w"))
+        .arg(flag("r", "Mount read-only"))
+        .arg(flag("f", "Do nothing, and say that it would be done"))
+        .arg(flag("s", "Taken and ignored, as are -n, -v and -w"))
         .after_help(MOUNT_OPTIONS)
 }
 
@@ -39,17 +39,16 @@ fn page(command: Command, section: &str, name: &str, dir: &Path) -> io::Result<(
     let page = clap_mangen::Man::new(command).section(section).manual("Windlass").date("");
     let mut text = Vec::new();
     page.render(&mut text)?;
-    std::fs::File::create(dir.join(format!("{name}.{section}"))).and_then(|mut file| io::Write::write_all(&mut file, &text))
+    std::fs::File::create(dir.join(format!("{name}.{section}")))
+        .and_then(|mut file| io::Write::write_all(&mut file, &text))
 }
 
-/// One page for the command and one for each below it. A page names its command as it is typed.
-fn pages(command: &Command, name: &str, typed: &str, dir: &Path) -> io::Result<()> {
+/// One page for the command and one for each below it.
+fn pages(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
-        let (name, typed) = (format!("{name}-{}", below.get_name()), format!("{typed} {}", below.get_name()));
-        pages(below, &name, &typed, dir)?;
+        pages(below, &format!("{name}-{}", below.get_name()), dir)?;
     }
-    let command = command.clone().name(name.to_owned()).display_name(name.to_owned()).bin_name(typed.to_owned());
-    page(command, "1", name, dir)
+    page(command.clone(), "1", name, dir)
 }
 
 #[allow(clippy::disallowed_types)]
@@ -62,7 +61,7 @@ fn main() -> io::Result<()> {
     let mut command = windlass::cli::command();
     command.build();
     let version = env!("CARGO_PKG_VERSION");
-    pages(&command, "windlass", "windlass", &man)?;
+    pages(&command, "windlass", &man)?;
     page(mount_helper(version), "8", "mount.windlass", &man)?;
     for (shell, folder) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
         let to = Path::new(&out).join(folder);
