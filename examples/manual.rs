@@ -35,12 +35,16 @@ fn mount_helper(version: &'static str) -> Command {
         .after_help(MOUNT_OPTIONS)
 }
 
+/// What clap prints behind the options has lines of its own, which roff is to leave as they are.
 fn page(command: Command, section: &str, name: &str, dir: &Path) -> io::Result<()> {
     let page = clap_mangen::Man::new(command).section(section).manual("Windlass").date("");
     let mut text = Vec::new();
     page.render(&mut text)?;
-    std::fs::File::create(dir.join(format!("{name}.{section}")))
-        .and_then(|mut file| io::Write::write_all(&mut file, &text))
+    let text = String::from_utf8_lossy(&text)
+        .replace(".SH EXTRA\n", ".SH NOTES\n.nf\n")
+        .replace(".SH VERSION\n", ".fi\n.SH VERSION\n");
+    let mut file = std::fs::File::create(dir.join(format!("{name}.{section}")))?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 /// One page for the command and one for each below it.
