@@ -14,13 +14,14 @@ mod reach_engine;
 mod serve;
 mod snapshot;
 mod status;
+mod supervisor;
 mod volume;
 mod volume_tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::base::{Kind, Result, ResultExt};
 use crate::daemon::config::Level;
@@ -81,6 +82,11 @@ enum Command {
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
+}
+
+/// The whole command line, from which man pages and completions are made.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// The program.

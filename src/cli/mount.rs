@@ -12,8 +12,8 @@ use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::{MountInfo, MountList};
-use crate::daemon::api::Verb;
-use crate::daemon::control::{Client, ProgressSink};
+use crate::daemon::api::{Outcome, Verb};
+use crate::daemon::control::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir, signals};
 use crate::fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
 
@@ -116,7 +116,7 @@ async fn once(
     verb: Verb,
     dir: &str,
 ) -> Result<std::result::Result<ExitCode, Ending>> {
-    if let Some(mut client) = Client::connect(&home.control()?).await? {
+    if let Some(mut client) = reach_engine::with_mounts(&home).await?.into_iter().next() {
         let outcome = match reach_engine::through(&mut client, verb).await {
             Err(why) if why.is(Kind::Closed) => return Ok(Err(why)),
             outcome => outcome?,
@@ -138,7 +138,8 @@ async fn once(
         Cache::On => None,
         Cache::Bytes(bytes) => Some(bytes),
     };
-    let log = home.root().join("mount.log");
+    let home = home.of_mounts();
+    let log = home.mount_log();
     signals::outlive_hangup();
     match reach_engine::start(global, home, Options { control: true, ..Options::default() }, cache).await {
         Err(why) if why.is(Kind::Owned) => Ok(Err(why)),
@@ -250,12 +251,31 @@ async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {
             return Err(Error::new(Kind::Refused, why));
         }
     };
-    let outcome = reach_engine::ask(global, verb).await?;
+    let mut outcome = reach_engine::ask(global, verb).await?;
+    if is_list {
+        add_others(&mut outcome).await?;
+    }
     match is_list {
         true => output::report(global, &outcome, lists)?,
         false => output::notes(global, &outcome),
     }
     Ok(done(&outcome))
+}
+
+/// Adds the mounts of other engines than the one that answered, to what it listed under `mounts`.
+pub(super) async fn add_others(outcome: &mut Outcome) -> Result<()> {
+    let mut known = std::collections::BTreeMap::new();
+    let mut list = |value: &serde_json::Value| {
+        for mount in value["mounts"].as_array().into_iter().flatten() {
+            known.entry(mount["dir"].to_string()).or_insert_with(|| mount.clone());
+        }
+    };
+    list(&outcome.value);
+    for mut client in reach_engine::with_mounts(&StateDir::locate()?).await? {
+        list(&reach_engine::through(&mut client, Verb::MountList).await?.value);
+    }
+    outcome.value["mounts"] = known.into_values().collect();
+    Ok(())
 }
 
 /// The mounts that are up, as `status` shows them too.
@@ -280,16 +300,23 @@ fn lists(list: MountList) {
 pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
     let dir = absolute(&args.dir)?;
     let home = StateDir::locate()?;
-    let Some(mut client) = Client::connect(&home.control()?).await? else {
+    let mut result = None;
+    for mut client in reach_engine::with_mounts(&home).await? {
+        result = Some(reach_engine::through(&mut client, Verb::Unmount { dir: dir.clone() }).await);
+        if !matches!(&result, Some(Err(why)) if why.is(Kind::NotFound)) {
+            break;
+        }
+    }
+    let Some(result) = result else {
         if crate::fs::clear_dead(Path::new(&dir))? {
             return Ok(ExitCode::SUCCESS);
         }
         return Err(Error::new(
             Kind::NotFound,
-            format!("{dir} is not a mount of ours: nothing runs on {}", home.root().display()),
+            format!("{dir} is not a mount of ours: nothing that mounts runs on {}", home.root().display()),
         ));
     };
-    let outcome = reach_engine::through(&mut client, Verb::Unmount { dir }).await?;
+    let outcome = result?;
     output::notes(global, &outcome);
     Ok(done(&outcome))
 }

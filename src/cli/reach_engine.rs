@@ -43,16 +43,30 @@ async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
+/// The engines that may have mounts which this process sees, the one that new mounts go to first: their own engine while
+/// one runs, then the daemon. So both have some only if they began at the same moment.
+pub async fn with_mounts(home: &StateDir) -> Result<Vec<Client>> {
+    let own = Client::connect(&home.of_mounts().control()?).await?;
+    let daemon = Client::connect(&home.control()?).await?.filter(Client::shares_mounts);
+    Ok(own.into_iter().chain(daemon).collect())
+}
+
 /// Runs one verb wherever the engine is.
 pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
     let home = StateDir::locate()?;
     let rt = Rt::new(RealRuntime::current());
+    let of_mounts = verb.is_of_mounts();
+    let own = if of_mounts { home.of_mounts() } else { home.clone() };
     // A daemon that is just starting or ending holds the lock without listening: a short wait bridges it.
     for attempt in 0..20 {
-        if let Some(mut client) = Client::connect(&home.control()?).await? {
+        let running = match of_mounts {
+            true => with_mounts(&home).await?.into_iter().next(),
+            false => Client::connect(&home.control()?).await?,
+        };
+        if let Some(mut client) = running {
             return through(&mut client, verb).await;
         }
-        match start(global, home.clone(), Options::default(), None).await {
+        match start(global, own.clone(), Options::default(), None).await {
             Err(e) if e.is(Kind::Owned) && attempt < 19 => {
                 rt.sleep(std::time::Duration::from_millis(100)).await;
             }
@@ -109,7 +123,8 @@ pub async fn config(global: &Global) -> Result<Config> {
     Config::load(&*RealDisk::start(), &file, named).await
 }
 
-/// Starts an engine in this process; `Kind::Owned` when another one runs on the state folder.
+/// Starts an engine in this process; `Kind::Owned` when another one has the state folder, or that of mounts if `home` is
+/// that.
 pub async fn start(
     global: &Global,
     home: StateDir,

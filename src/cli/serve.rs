@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use super::{Global, log, output, reach_engine};
+use super::{Global, log, output, reach_engine, supervisor};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::answers::EngineStatus;
-use crate::daemon::api::Verb;
+use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::control::Client;
 use crate::daemon::signals::{self, Hangups};
@@ -56,11 +54,11 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let engine = loop {
         tries += 1;
         match reach_engine::start(global, home.clone(), options.clone(), args.cache).await {
-            // One that is just ending, as of a mount that was unmounted, holds the lock a moment longer and listens no more.
+            // One that is just ending holds the lock a moment longer and listens no more.
             Err(e) if e.is(Kind::Owned) && tries < ENDING_TRIES && !listens(&control).await => {
                 rt.sleep(ENDING).await;
             }
-            Err(e) if e.is(Kind::Owned) => return Err(taken(e, &control).await),
+            Err(e) if e.is(Kind::Owned) => return Err(e.context("the daemon cannot start")),
             started => break started?,
         }
     };
@@ -75,10 +73,12 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     output::line("ready");
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, home = %control.parent().unwrap_or(&control).display(), "the daemon serves");
+    supervisor::ready(&rt, &control);
     let mut ended = std::pin::pin!(signals::terminated());
     while let Either::Right(_) = select(&mut ended, std::pin::pin!(hangups.next())).await {
         reload(global, &configured).await;
     }
+    supervisor::stopping();
     tracing::info!("the daemon ends: it lets go of what it has");
     engine.shutdown().await?;
     tracing::info!("the daemon has ended");
@@ -126,21 +126,4 @@ async fn reload(global: &Global, configured: &Arc<Configured>) {
 
 async fn listens(control: &Path) -> bool {
     matches!(Client::connect(control).await, Ok(Some(_)))
-}
-
-/// Why another engine has the state folder, if it says so: a mount that was made without a daemon looks like one.
-async fn taken(error: Error, control: &Path) -> Error {
-    let error = error.context("the daemon cannot start");
-    let Ok(Some(mut client)) = Client::connect(control).await else { return error };
-    let Ok(status) = reach_engine::through(&mut client, Verb::Status).await else { return error };
-    let dirs = match status.answer::<EngineStatus>() {
-        Ok(status) if status.nbd.is_empty() => status.mounts.into_iter().map(|m| m.dir).collect::<Vec<_>>(),
-        _ => return error,
-    };
-    let dirs = dirs.join(", ");
-    let why = format!(
-        "{error}. It is `windlass mount`, which runs its own engine while there is no daemon, and serves {dirs}: \
-         `windlass unmount` that, start the daemon, then mount again through it"
-    );
-    Error::new(Kind::Owned, why)
 }

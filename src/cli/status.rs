@@ -12,7 +12,8 @@ use crate::daemon::api::Verb;
 pub struct Status {}
 
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
-    let outcome = reach_engine::ask(global, Verb::Status).await?;
+    let mut outcome = reach_engine::ask(global, Verb::Status).await?;
+    mount::add_others(&mut outcome).await?;
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
 }

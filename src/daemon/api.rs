@@ -364,6 +364,25 @@ pub enum Verb {
         dry_run: bool,
     },
     Status,
+    /// Whether the engine is alive: it answers when none of its tables is stuck, whatever the stores do.
+    Ping,
+}
+
+impl Verb {
+    /// What the engine of mounts that began without a daemon does. It must not touch pools and volumes, which are the
+    /// daemon's.
+    pub fn is_of_mounts(&self) -> bool {
+        matches!(
+            self,
+            Verb::Mount { .. }
+                | Verb::Unmount { .. }
+                | Verb::MountEnded { .. }
+                | Verb::MountList
+                | Verb::MountExport { .. }
+                | Verb::MountDrop { .. }
+                | Verb::Ping
+        )
+    }
 }
 
 /// A request line.

@@ -317,6 +317,15 @@ impl Client {
         }
     }
 
+    /// Whether what the daemon mounts is mounted for this process too: both are the same user's and in one mount namespace.
+    /// A daemon in a sandbox, as systemd makes one, or in a container has another.
+    pub fn shares_mounts(&self) -> bool {
+        let Ok(daemon) = self.stream.get_ref().peer_cred() else { return false };
+        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+        let theirs = daemon.pid().and_then(|pid| namespace(&pid.to_string()));
+        daemon.uid() == rustix::process::geteuid().as_raw() && theirs.is_some() && theirs == namespace("self")
+    }
+
     /// Runs one verb; `told` is called as it goes. When `give_up` ends, the daemon is asked to stop, and its answer is
     /// waited for no longer than `PATIENCE`.
     pub async fn call(
@@ -404,6 +413,7 @@ mod tests {
         let stop = CancellationToken::new();
         serve(&rt, &path, Arc::new(Echo), stop.clone()).unwrap();
         let mut client = Client::connect(&path).await.unwrap().unwrap();
+        assert!(client.shares_mounts(), "with itself");
         let mut steps = Vec::new();
         let out = client.call(&rt, Verb::Status, |step| steps.push(step), pending()).await.unwrap();
         let half = Progress { doing: "half".to_owned(), done: 1, total: 2 };

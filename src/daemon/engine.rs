@@ -89,7 +89,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// `Kind::Owned` when another engine holds the state folder.
+    /// `Kind::Owned` when another engine holds the state folder, or that of mounts if `home` is that.
     pub async fn start(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -320,6 +320,10 @@ impl Engine {
 
     /// Carries out one verb.
     pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+        if self.state.host_context.home.is_of_mounts() && !verb.is_of_mounts() {
+            let why = "this process serves mounts alone: ask the daemon, or run the command without one";
+            return Err(Error::new(Kind::Unsupported, why));
+        }
         // On the heap, as below: what all verbs together need is too much for a thread's stack.
         Box::pin(super::verbs::run(&self.state, verb, progress)).await
     }

@@ -16,9 +16,16 @@ const SOCKET_PATH_MAX: usize = 107;
 const FILE_MAX: usize = 1 << 20;
 
 /// Paths under `$WINDLASS_HOME`.
+///
+/// Two engines may have the folder at a time: the daemon, or a command in its place, and the engine of mounts that began
+/// without a daemon (`of_mounts`). Each has a lock, a control socket and a cache of its own. They share what mounts stage,
+/// whose folders have locks of their own. The engine of mounts only reads which pools are known, and has nothing to do with
+/// volumes.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     root: PathBuf,
+    /// Where the engine's own things are: the root, or the folder of the engine of mounts.
+    own: PathBuf,
 }
 
 /// A pool that this host knows: where its stores are.
@@ -52,11 +59,22 @@ impl StateDir {
             },
         };
         let root = std::path::absolute(&root).context(|| format!("state folder {}", root.display()))?;
-        Ok(StateDir { root })
+        Ok(StateDir::at(root))
     }
 
     pub fn at(root: impl Into<PathBuf>) -> StateDir {
-        StateDir { root: root.into() }
+        let root = root.into();
+        StateDir { own: root.clone(), root }
+    }
+
+    /// The same folder, as the engine of mounts that began without a daemon has it.
+    #[must_use]
+    pub fn of_mounts(&self) -> StateDir {
+        StateDir { root: self.root.clone(), own: self.root.join("mounts") }
+    }
+
+    pub fn is_of_mounts(&self) -> bool {
+        self.own != self.root
     }
 
     pub fn root(&self) -> &Path {
@@ -77,7 +95,12 @@ impl StateDir {
 
     /// Of the cache alone.
     pub fn cache(&self) -> PathBuf {
-        self.root.join("cache")
+        self.own.join("cache")
+    }
+
+    /// Where a mount that has left its terminal logs.
+    pub fn mount_log(&self) -> PathBuf {
+        self.own.join("mount.log")
     }
 
     pub fn staging(&self) -> PathBuf {
@@ -94,7 +117,7 @@ impl StateDir {
     }
 
     fn socket(&self, name: &str) -> Result<PathBuf> {
-        let path = self.root.join(name);
+        let path = self.own.join(name);
         if path.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(Error::new(
                 Kind::Usage,
@@ -109,9 +132,10 @@ impl StateDir {
 
     /// Makes the folder and takes its lock; `Kind::Owned` when another engine holds it.
     pub async fn lock(&self, disk: &dyn Disk) -> Result<Box<dyn DiskLock>> {
-        let path = self.root.join("lock");
-        let shown = self.root.display();
-        disk.create_dir(&self.root).await.context(|| format!("state folder {shown}"))?;
+        let path = self.own.join("lock");
+        let shown = self.own.display();
+        disk.create_dir(&self.own).await.context(|| format!("state folder {shown}"))?;
+        self.refuse_anothers(&path)?;
         let note = format!("process {}\n", std::process::id());
         disk.lock(&path, &note).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => Error::new(
@@ -124,7 +148,23 @@ impl StateDir {
         })
     }
 
-    /// The folder's identity, drawn on first use.
+    /// Root can write into every folder, but a daemon that runs as another user could not read what root leaves there.
+    fn refuse_anothers(&self, lock: &Path) -> Result<()> {
+        let Ok(held) = rustix::fs::stat(lock) else { return Ok(()) };
+        if held.st_uid == rustix::process::geteuid().as_raw() {
+            return Ok(());
+        }
+        let why = format!(
+            "the state folder {} is that of the user with the id {}, whose daemon does not run: start it (`systemctl start \
+             windlass`), or run the command as that user",
+            self.own.display(),
+            held.st_uid
+        );
+        Err(Error::new(Kind::Refused, why))
+    }
+
+    /// The folder's identity, drawn on first use. Mounts need none: their engine leaves it to the daemon to keep one, since
+    /// two that begin at once would each draw their own.
     pub async fn host(&self, rt: &Rt, disk: &dyn Disk) -> Result<Host> {
         let path = self.root.join("host.json");
         if let Some(host) = read_json(disk, &path).await? {
@@ -132,7 +172,9 @@ impl StateDir {
         }
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let host = Host { id: HostId(rt.random128()), name };
-        write_json(disk, &path, &host).await?;
+        if !self.is_of_mounts() {
+            write_json(disk, &path, &host).await?;
+        }
         Ok(host)
     }
 
@@ -274,8 +316,16 @@ mod tests {
         assert_eq!(home.known_pools(&*disk).await.unwrap().len(), 1);
         home.forget(&*disk, &pool.name).await.unwrap();
         assert!(home.known_pools(&*disk).await.unwrap().is_empty());
-        drop(held);
+        let mounts = home.of_mounts();
+        let beside = mounts.lock(&*disk).await.unwrap();
+        assert_eq!(mounts.lock(&*disk).await.unwrap_err().kind(), Kind::Owned);
+        assert_eq!((mounts.staging(), mounts.host(&rt, &*disk).await.unwrap().id), (home.staging(), id));
+        assert!(mounts.control().unwrap() != home.control().unwrap() && mounts.cache() != home.cache());
+        drop((held, beside));
         home.lock(&*disk).await.unwrap();
+        let fresh = StateDir::at(dir.path().join("fresh")).of_mounts();
+        let drawn = [fresh.host(&rt, &*disk).await.unwrap().id, fresh.host(&rt, &*disk).await.unwrap().id];
+        assert_ne!(drawn[0], drawn[1], "only the daemon keeps an identity");
         assert!(StateDir::at("/".repeat(120)).control().is_err());
     }
 }

@@ -11,6 +11,7 @@ use crate::daemon::answers::{KeptOf, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::state_dir::KnownPool;
 use crate::daemon::store_overlap;
 use crate::fs::{KeptFile, KeptFiles, MountOptions};
 use crate::store::StoreUrl;
@@ -23,14 +24,14 @@ const FOLDERS_MAX: usize = 1000;
 
 /// Files of a bucket that holds a pool's stores are the pool's: whoever moved or removed one would damage it. What the
 /// mount itself sees is only a label at its own top.
-async fn apart_from_pools(state: &EngineState, url: &StoreUrl) -> Result<()> {
+async fn apart_from_pools(state: &EngineState, known: &[KnownPool], url: &StoreUrl) -> Result<()> {
     let refused = |store: &str, pool: &str| {
         let why = format!(
             "{url} overlaps the store {store} of pool {pool}, whose files must not be touched: mount another"
         );
         Err(Error::new(Kind::Refused, why))
     };
-    if let Some((store, pool)) = store_overlap::overlapped(&state.pools.known(), url) {
+    if let Some((store, pool)) = store_overlap::overlapped(known, url) {
         return refused(&store.to_string(), pool.as_str());
     }
     let StoreUrl::File { dir } = url else { return Ok(()) };
@@ -45,7 +46,7 @@ async fn apart_from_pools(state: &EngineState, url: &StoreUrl) -> Result<()> {
 
 /// A mount over a folder that this daemon reads, or above one, would answer the daemon's own requests: it would wait for
 /// itself for ever, and all else on the same disk with it. One inside a folder of objects would hide some of them.
-fn beside_its_folders(state: &EngineState, url: &StoreUrl, at: &str) -> Result<()> {
+fn beside_its_folders(known: &[KnownPool], url: &StoreUrl, at: &str) -> Result<()> {
     let at = StoreUrl::File { dir: Path::new(at).to_owned() };
     let refused = |what: String| {
         let why =
@@ -55,7 +56,7 @@ fn beside_its_folders(state: &EngineState, url: &StoreUrl, at: &str) -> Result<(
     if url.overlaps(&at) {
         return refused("the bucket's own folder".to_owned());
     }
-    if let Some((_, pool)) = store_overlap::overlapped(&state.pools.known(), &at) {
+    if let Some((_, pool)) = store_overlap::overlapped(known, &at) {
         return refused(format!("a store's folder of pool {pool}"));
     }
     Ok(())
@@ -79,8 +80,10 @@ pub async fn mount(state: &EngineState, url: &str, dir: &str, options: &[String]
     for (name, value) in &MountOptions::parse(&options.join(","))?.1 {
         place.set(name, value)?;
     }
-    apart_from_pools(state, &place).await?;
-    beside_its_folders(state, &place, dir)?;
+    // As it is noted on disk: the engine of mounts hears of no pool that the daemon makes.
+    let known = state.host_context.home.known_pools(&*state.host_context.disk).await?;
+    apart_from_pools(state, &known, &place).await?;
+    beside_its_folders(&known, &place, dir)?;
     let notes =
         state.mounts.add(&state.host_context, (&url, typed), dir, &options, state.pools.memory()).await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), notes, ..Outcome::default() })

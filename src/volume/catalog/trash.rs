@@ -225,7 +225,9 @@ impl Trash<'_> {
         Ok(all.len())
     }
 
+    /// Of a volume that is opened for that: an owner that was shut out and has not heard of it knows an older trash.
     async fn trashed_as(&self, volume: &Name, snapshot: &Name) -> Result<Vec<Name>> {
+        self.0.open(volume, OpenMode::Normal).await?;
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
         let had = |name: &&Name| name.trashed().is_some_and(|(_, had)| had == *snapshot);
         let all: Vec<Name> = tables.with_trash().map(|(name, _)| name).filter(had).cloned().collect();

@@ -178,6 +178,7 @@ impl Forest {
         };
         match done {
             Ok(()) => {
+                self.trace.push(format!("{v}@{s} is removed"));
                 let image = self.copy(v).snaps.remove(&s).unwrap();
                 if keep {
                     self.copy(v).trashed.push((s, image));
@@ -197,7 +198,8 @@ impl Forest {
             assert_eq!(Trash(volumes).purge_snapshot(&name(v), &name(&s)).await.unwrap(), 1);
             return self.note("purge snapshot", v);
         }
-        Trash(volumes).restore_snapshot(&name(v), &name(&s), None).await.unwrap();
+        let restored = Trash(volumes).restore_snapshot(&name(v), &name(&s), None).await;
+        assert!(restored.is_ok(), "{v}@{s}: {restored:?} {:#?}", self.trace);
         self.copy(v).snaps.insert(s, image);
         self.note("restore snapshot", v);
     }
