@@ -7,24 +7,38 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// See the module. No piece is empty.
 #[derive(Clone, Debug, Default)]
 pub struct Rope {
-    pieces: Vec<Bytes>,
+    pieces: Vec<Piece>,
     len: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Data(Bytes),
+    Zeros(usize),
+}
+
+/// A part of a rope: bytes in pieces, or so many zeros.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Run {
+    Data(Vec<Bytes>),
+    Zeros(usize),
 }
 
 impl Rope {
     pub fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.len += piece.len();
-            self.pieces.push(piece);
+            self.pieces.push(Piece::Data(piece));
         }
     }
 
     /// Takes no memory of its own.
-    pub fn push_zeros(&mut self, mut len: usize) {
-        while len > 0 {
-            let n = len.min(ZEROS.len());
-            self.push(Bytes::from_static(&ZEROS[..n]));
-            len -= n;
+    pub fn push_zeros(&mut self, len: usize) {
+        self.len += len;
+        match self.pieces.last_mut() {
+            Some(Piece::Zeros(before)) => *before += len,
+            _ if len > 0 => self.pieces.push(Piece::Zeros(len)),
+            _ => {}
         }
     }
 
@@ -38,13 +52,45 @@ impl Rope {
 
     /// All in one: a copy, unless there is only one piece.
     pub fn into_bytes(mut self) -> Bytes {
-        if self.pieces.len() <= 1 {
-            return self.pieces.pop().unwrap_or_default();
+        if let [Piece::Data(one)] = &mut self.pieces[..] {
+            return std::mem::take(one);
         }
         let mut all = BytesMut::with_capacity(self.len);
-        self.pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+        for piece in self.pieces {
+            match piece {
+                Piece::Data(data) => all.extend_from_slice(&data),
+                Piece::Zeros(len) => all.resize(all.len() + len, 0),
+            }
+        }
         all.freeze()
     }
+
+    /// Data and zeros apart, in turn. Fewer zeros than `zeros_min` side by side are data.
+    pub fn into_runs(self, zeros_min: usize) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for piece in self.pieces {
+            match (piece, runs.last_mut()) {
+                (Piece::Zeros(len), _) if len >= zeros_min => runs.push(Run::Zeros(len)),
+                (piece, Some(Run::Data(all))) => all.extend(shown(piece)),
+                (piece, _) => runs.push(Run::Data(shown(piece).collect())),
+            }
+        }
+        runs
+    }
+}
+
+/// A piece as bytes; zeros are those of a static.
+fn shown(piece: Piece) -> impl Iterator<Item = Bytes> {
+    let (data, mut zeros) = match piece {
+        Piece::Data(data) => (Some(data), 0),
+        Piece::Zeros(len) => (None, len),
+    };
+    let zeros = std::iter::from_fn(move || {
+        let n = zeros.min(ZEROS.len());
+        zeros -= n;
+        (n > 0).then(|| Bytes::from_static(&ZEROS[..n]))
+    });
+    data.into_iter().chain(zeros)
 }
 
 impl From<Bytes> for Rope {
@@ -57,9 +103,9 @@ impl From<Bytes> for Rope {
 
 impl IntoIterator for Rope {
     type Item = Bytes;
-    type IntoIter = std::vec::IntoIter<Bytes>;
+    type IntoIter = Box<dyn Iterator<Item = Bytes> + Send>;
     fn into_iter(self) -> Self::IntoIter {
-        self.pieces.into_iter()
+        Box::new(self.pieces.into_iter().flat_map(shown))
     }
 }
 
@@ -79,6 +125,12 @@ mod tests {
         assert_eq!(rope.len(), 100_013);
         let pieces: Vec<Bytes> = rope.clone().into_iter().collect();
         assert!(pieces.len() == 4 && pieces.iter().all(|p| !p.is_empty()));
-        assert_eq!(rope.into_bytes(), pieces.concat());
+        assert_eq!(rope.clone().into_bytes(), pieces.concat());
+        let runs = rope.clone().into_runs(4096);
+        assert!(
+            matches!(&runs[..], [Run::Data(a), Run::Zeros(100_000), Run::Data(b)] if a.len() == 1 && b.len() == 1)
+        );
+        assert!(matches!(&rope.into_runs(100_001)[..], [Run::Data(all)] if all.concat() == pieces.concat()));
+        assert!(Rope::default().into_runs(1).is_empty());
     }
 }

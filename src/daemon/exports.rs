@@ -14,7 +14,7 @@ use super::engine_tables::EngineState;
 use super::io_tally::IoVerb;
 use super::volume_clients::{Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
-use crate::nbd::{Description, Export, Exports, ListedExport};
+use crate::nbd::{Description, Export, Exports, ListedExport, StatusExtent};
 use crate::volume::{Direction, OpenMode, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
@@ -124,6 +124,10 @@ impl Exports for EngineExports {
     }
 }
 
+fn extents(runs: Vec<(u64, bool)>) -> Vec<StatusExtent> {
+    runs.into_iter().map(|(len, is_data)| StatusExtent { len, hole: !is_data }).collect()
+}
+
 struct VolumeExport {
     pool: Name,
     volume: Arc<Volume>,
@@ -148,6 +152,9 @@ impl Export for VolumeExport {
     async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         let len = len as u64;
         self.session.counted((IoVerb::Read, offset, len), self.volume.read_parts(offset, len)).await
+    }
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
+        Ok(extents(self.volume.allocation(offset, len, max).await?))
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.session.writes();
@@ -188,6 +195,9 @@ impl Export for SnapshotExport {
     }
     async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         self.view.read_parts(offset, len as u64).await
+    }
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
+        Ok(extents(self.view.allocation(offset, len, max).await?))
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {
         Err(frozen(&self.name))

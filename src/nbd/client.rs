@@ -343,7 +343,8 @@ fn failed(errno: u32, text: &str) -> Error {
 impl Pending {
     fn take(&mut self, chunk: Chunk<'_>) -> Result<()> {
         match chunk {
-            Chunk::None => {}
+            // Never asked for.
+            Chunk::None | Chunk::Status { .. } => {}
             Chunk::Error { errno, text } => self.error = Some(failed(errno, &text)),
             Chunk::Data { offset, data } => self.part(offset, data.len())?.copy_from_slice(data),
             Chunk::Hole { offset, len } => self.part(offset, len as usize)?.fill(0),

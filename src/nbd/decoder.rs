@@ -57,6 +57,8 @@ pub struct Facts {
     pub size: u64,
     /// The export's transmission flags.
     pub flags: u16,
+    /// Block status was agreed.
+    pub status: bool,
 }
 
 #[derive(Debug, Default)]
@@ -159,6 +161,13 @@ fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
             command_flag::NO_HOLE | command_flag::FAST_ZERO
         }
         Command::WriteZeroes => command_flag::NO_HOLE,
+        Command::BlockStatus if !facts.status => {
+            return refuse(Errno::Inval, "no metadata context was agreed for this export");
+        }
+        Command::BlockStatus if request.len == 0 => {
+            return refuse(Errno::Inval, "block status of nothing is none");
+        }
+        Command::BlockStatus => command_flag::REQ_ONE,
         Command::Unknown(_) => return refuse(Errno::Inval, "this server does not know the command"),
         _ => 0,
     };

@@ -35,6 +35,14 @@ pub struct Description {
     pub fast_zero: bool,
 }
 
+/// Bytes side by side that are alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatusExtent {
+    pub len: u64,
+    /// It takes no space, and reads as zeros.
+    pub hole: bool,
+}
+
 #[async_trait]
 pub trait Exports: Send + Sync + 'static {
     /// All that a client may open, in the order to show.
@@ -69,6 +77,13 @@ pub trait Export: Send + Sync + 'static {
 
     /// Exactly `len` bytes.
     async fn read(&self, offset: u64, len: usize) -> Result<Rope>;
+
+    /// What of the range is data and what holes, from its start on: `max` extents at most, so that they may end before the
+    /// range does. At least one. No data is read for it. A disk that can't tell is data all over.
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
+        let _ = (offset, max);
+        Ok(vec![StatusExtent { len, hole: false }])
+    }
 
     /// A client's long write comes as several, one after the other; each begins and ends between blocks, but for the
     /// first one's begin and the last one's end.

@@ -1,6 +1,7 @@
 //! The server's side of option haggling: one answer an option, until the client enters an export or leaves.
 //!
-//! Nothing is kept for an option beyond its answer but whether structured replies were agreed. What isn't served is
+//! Nothing is kept for an option beyond its answer but whether structured replies were agreed, and block status of
+//! which export. What isn't served is
 //! refused by the protocol's own means and the haggling goes on; the connection ends only where the protocol leaves
 //! no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::export::{Description, Export, Exports};
-use super::options::{self as wire, ClientFlags, InfoRequest, OptionHeader, option, reply};
+use super::options::{self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply};
 use super::window::Window;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -28,6 +29,8 @@ pub struct Session {
     pub name: String,
     pub flags: u16,
     pub structured: bool,
+    /// BLOCK_STATUS may be asked.
+    pub status: bool,
 }
 
 pub struct Handshake<'a, S> {
@@ -40,10 +43,12 @@ pub struct Handshake<'a, S> {
 }
 
 /// What was agreed so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Agreed {
     no_zeroes: bool,
     structured: bool,
+    /// The export, by the name that was asked for, whose block status was.
+    status_of: Option<String>,
 }
 
 enum Next {
@@ -60,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         self.send(&greeting).await?;
         let Some(flags) = self.receive().await? else { return Ok(None) };
         let client = ClientFlags::parse(flags)?;
-        let mut agreed = Agreed { no_zeroes: client.no_zeroes, structured: false };
+        let mut agreed = Agreed { no_zeroes: client.no_zeroes, structured: false, status_of: None };
         loop {
             let Some(header) = self.receive().await? else { return Ok(None) };
             let header = OptionHeader::parse(&header)?;
@@ -116,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         let data = self.data(header.len).await?;
         let code = header.option;
         match (code, data.as_deref()) {
-            (option::EXPORT_NAME, data) => return self.enter_by_name(data, *agreed, out).await,
+            (option::EXPORT_NAME, data) => return self.enter_by_name(data, agreed, out).await,
             (option::ABORT, _) => {
                 wire::put_reply(out, code, reply::ACK, &[]);
                 return Ok(Next::Leave);
@@ -124,7 +129,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             _ if self.stop.is_cancelled() => {
                 wire::put_refusal(out, code, reply::ERR_SHUTDOWN, "the server is shutting down");
             }
-            (option::LIST | option::STRUCTURED_REPLY | option::INFO | option::GO, None) => {
+            (
+                option::LIST
+                | option::STRUCTURED_REPLY
+                | option::INFO
+                | option::GO
+                | option::LIST_META_CONTEXT
+                | option::SET_META_CONTEXT,
+                None,
+            ) => {
+                if code == option::SET_META_CONTEXT {
+                    agreed.status_of = None;
+                }
                 wire::put_refusal(out, code, reply::ERR_TOO_BIG, "the option's data is too long");
             }
             (option::LIST | option::STRUCTURED_REPLY | option::STARTTLS, Some([_, ..])) => {
@@ -135,8 +151,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
                 agreed.structured = true;
                 wire::put_reply(out, code, reply::ACK, &[]);
             }
-            (option::INFO, Some(data)) => self.inform(data, *agreed, out).await,
-            (option::GO, Some(data)) => return Ok(self.go(data, *agreed, out).await),
+            (option::INFO, Some(data)) => self.inform(data, agreed, out).await,
+            (option::GO, Some(data)) => return Ok(self.go(data, agreed, out).await),
+            (option::LIST_META_CONTEXT | option::SET_META_CONTEXT, Some(data)) => {
+                self.contexts(code, data, agreed, out).await;
+            }
             _ => {
                 wire::put_refusal(out, code, reply::ERR_UNSUP, "this server does not know the option");
             }
@@ -154,7 +173,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         }
     }
 
-    async fn inform(&mut self, data: &[u8], agreed: Agreed, out: &mut Vec<u8>) {
+    /// What was set before is gone, whatever becomes of this one.
+    async fn contexts(&mut self, code: u32, data: &[u8], agreed: &mut Agreed, out: &mut Vec<u8>) {
+        let sets = code == option::SET_META_CONTEXT;
+        if sets {
+            agreed.status_of = None;
+        }
+        if !agreed.structured {
+            let why = "structured replies come first: contexts have no other answer";
+            return wire::put_refusal(out, code, reply::ERR_INVALID, why);
+        }
+        let described = async {
+            let request = ContextRequest::parse(data).map_err(|e| Refused(e, Some(reply::ERR_INVALID)))?;
+            self.exports.describe(&request.name).await?;
+            Ok::<_, Refused>(request)
+        };
+        match described.await {
+            Ok(request) => {
+                if request.wants_allocation(!sets) {
+                    wire::put_context(out, code, if sets { wire::ALLOCATION_ID } else { 0 });
+                    agreed.status_of = sets.then_some(request.name);
+                }
+                wire::put_reply(out, code, reply::ACK, &[]);
+            }
+            Err(refused) => refused.put(out, code),
+        }
+    }
+
+    async fn inform(&mut self, data: &[u8], agreed: &Agreed, out: &mut Vec<u8>) {
         let described = async {
             let request = parse_info(data)?;
             Ok::<_, Refused>((self.exports.describe(&request.name).await?, request))
@@ -165,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         }
     }
 
-    async fn go(&mut self, data: &[u8], agreed: Agreed, out: &mut Vec<u8>) -> Next {
+    async fn go(&mut self, data: &[u8], agreed: &Agreed, out: &mut Vec<u8>) -> Next {
         let opened = async {
             let request = parse_info(data)?;
             Ok::<_, Refused>((self.exports.open(&request.name, self.peer).await?, request))
@@ -174,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             Ok((export, request)) => {
                 let d = export.describe();
                 put_success(out, option::GO, &d, agreed, &request.wants);
-                Next::Enter(session(export, d, agreed))
+                Next::Enter(session(export, d, agreed, &request.name))
             }
             Err(refused) => {
                 refused.log();
@@ -188,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     async fn enter_by_name(
         &mut self,
         data: Option<&[u8]>,
-        agreed: Agreed,
+        agreed: &Agreed,
         out: &mut Vec<u8>,
     ) -> Result<Next> {
         if self.stop.is_cancelled() {
@@ -198,16 +244,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         let export = self.exports.open(&name, self.peer).await?;
         let d = export.describe();
         wire::put_old_answer(out, &d, agreed.structured, agreed.no_zeroes);
-        Ok(Next::Enter(session(export, d, agreed)))
+        Ok(Next::Enter(session(export, d, agreed, &name)))
     }
 }
 
-fn session(export: Arc<dyn Export>, d: Description, agreed: Agreed) -> Session {
+/// `asked`: the export's name as the client gave it.
+fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked: &str) -> Session {
     let flags = wire::flags_of(&d, agreed.structured);
-    Session { export, name: d.name, flags, structured: agreed.structured }
+    let status = agreed.status_of.as_deref() == Some(asked);
+    Session { export, name: d.name, flags, structured: agreed.structured, status }
 }
 
-fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: Agreed, wants: &[u16]) {
+fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: &Agreed, wants: &[u16]) {
     wire::put_infos(out, code, d, agreed.structured, wants);
     wire::put_reply(out, code, reply::ACK, &[]);
 }

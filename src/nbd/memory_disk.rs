@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
-use super::export::{Description, Export, Exports, ListedExport};
+use super::export::{Description, Export, Exports, ListedExport, StatusExtent};
 use crate::base::{Error, Kind, Result, Rope};
 
 /// Bytes under one lock.
@@ -101,6 +101,19 @@ impl Export for MemoryDisk {
             }
         });
         Ok(out.freeze().into())
+    }
+
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
+        let mut all: Vec<StatusExtent> = Vec::new();
+        self.each(offset, len, |piece, _, part| {
+            let (len, hole) = (part.end - part.start, piece.read().is_empty());
+            match all.last_mut() {
+                Some(last) if last.hole == hole => last.len += len,
+                _ => all.push(StatusExtent { len, hole }),
+            }
+        });
+        all.truncate(max);
+        Ok(all)
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {

@@ -24,12 +24,15 @@ pub mod option {
     pub const INFO: u32 = 6;
     pub const GO: u32 = 7;
     pub const STRUCTURED_REPLY: u32 = 8;
+    pub const LIST_META_CONTEXT: u32 = 9;
+    pub const SET_META_CONTEXT: u32 = 10;
 }
 
 pub mod reply {
     pub const ACK: u32 = 1;
     pub const SERVER: u32 = 2;
     pub const INFO: u32 = 3;
+    pub const META_CONTEXT: u32 = 4;
     const ERROR: u32 = 1 << 31;
     pub const ERR_UNSUP: u32 = ERROR + 1;
     pub const ERR_POLICY: u32 = ERROR + 2;
@@ -159,6 +162,63 @@ impl InfoRequest {
             out.put_u16(*want);
         }
     }
+}
+
+/// What BLOCK_STATUS can be asked for, and the number that its answers have.
+pub const ALLOCATION: &str = "base:allocation";
+pub const ALLOCATION_ID: u32 = 1;
+
+/// The data of LIST_META_CONTEXT and SET_META_CONTEXT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ContextRequest {
+    pub name: String,
+    pub queries: Vec<String>,
+}
+
+impl ContextRequest {
+    pub fn parse(data: &[u8]) -> Result<ContextRequest> {
+        let mut b = data;
+        let name = parse_name(string(&mut b)?)?;
+        let count = b.try_get_u32().map_err(|_| contexts_do_not_add_up())?;
+        let mut queries = Vec::new();
+        // Each takes four bytes at least: no more are made than the data has.
+        for _ in 0..count {
+            let query = string(&mut b)?;
+            if query.len() > STRING_MAX {
+                return Err(invalid(format!("a query is at most {STRING_MAX} bytes long")));
+            }
+            // One that is not UTF-8 names nothing that is here.
+            queries.push(String::from_utf8_lossy(query).into_owned());
+        }
+        if !b.is_empty() {
+            return Err(contexts_do_not_add_up());
+        }
+        Ok(ContextRequest { name, queries })
+    }
+
+    /// Whether the allocation is asked for. A listing's query may leave the name out, or all queries.
+    pub fn wants_allocation(&self, lists: bool) -> bool {
+        let all = lists && (self.queries.is_empty() || self.queries.iter().any(|query| query == "base:"));
+        all || self.queries.iter().any(|query| query == ALLOCATION)
+    }
+}
+
+fn contexts_do_not_add_up() -> Error {
+    invalid("the lengths in the request do not add up")
+}
+
+fn string<'a>(b: &mut &'a [u8]) -> Result<&'a [u8]> {
+    let len = b.try_get_u32().map_err(|_| contexts_do_not_add_up())? as usize;
+    let (text, rest) = b.split_at_checked(len).ok_or_else(contexts_do_not_add_up)?;
+    *b = rest;
+    Ok(text)
+}
+
+/// The context that an export has. `id`: as BLOCK_STATUS answers; a listing has none.
+pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32) {
+    let mut data = id.to_be_bytes().to_vec();
+    data.extend_from_slice(ALLOCATION.as_bytes());
+    put_reply(out, option, reply::META_CONTEXT, &data);
 }
 
 /// An export's name as a client sends it.

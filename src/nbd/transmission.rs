@@ -35,6 +35,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -44,11 +45,13 @@ use tracing::{debug, warn};
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
 use super::handshake::Session;
+use super::job::{EXTENT, Extent, Job, extents_max, start, start_piece, writes};
 use super::listener::Stream;
 use super::output::Output;
 use super::share::{FLOOR, Share};
 use super::window::{WINDOW, Window};
 use super::wire::{self, Command, Errno, Request, command_flag};
+use crate::base::rope::Run;
 use crate::base::rt::Rt;
 use crate::base::{Budget, Error, Kind, Result, Rope};
 
@@ -61,35 +64,12 @@ const HELD: u64 = 32 << 20;
 const PARKED: u64 = FLOOR / 2;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// Zeros side by side that are told and not sent, where the client understands that.
+const HOLE_MIN: usize = 4 << 10;
 /// How often a connection is looked at while nothing more is received.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a client gets to hear the end.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What the work of a request comes to.
-enum Work<'e> {
-    Data(BoxFuture<'e, Result<Rope>>),
-    Plain(BoxFuture<'e, Result<()>>),
-}
-
-/// What a job is of its request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Extent {
-    /// What ends it: all of it, or a write's last piece.
-    End,
-    /// A piece of a write that others follow.
-    Piece,
-    /// A part of `Connection::reading`.
-    Part { offset: u64, len: u32, last: bool },
-}
-
-struct Job<'e> {
-    request: Request,
-    extent: Extent,
-    /// Bytes that it holds.
-    weight: u64,
-    work: Work<'e>,
-}
 
 /// A request that waits for its turn, and the payload that came with it.
 struct Waiting<'e> {
@@ -130,81 +110,11 @@ struct Reading {
     asked: u32,
 }
 
-impl Future for Job<'_> {
-    type Output = (Request, Extent, u64, Result<Rope>);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = match &mut self.work {
-            Work::Data(read) => ready!(read.as_mut().poll(cx)),
-            Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Rope::default()),
-        };
-        Poll::Ready((self.request, self.extent, self.weight, result))
-    }
-}
-
 /// Anything else would shift the stream.
 fn of_length(read: Result<Rope>, len: u32) -> Result<Rope> {
     match read {
         Ok(data) if data.len() != len as usize => {
             Err(Error::new(Kind::Internal, "the read gave another length than was asked for"))
-        }
-        other => other,
-    }
-}
-
-/// What it asks for is a change of the disk.
-fn writes(request: &Request) -> bool {
-    matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
-}
-
-fn start(export: &dyn Export, request: Request) -> Job<'_> {
-    let Request { offset, len, flags, .. } = request;
-    let long = u64::from(len);
-    let work = match request.command {
-        Command::Flush => Work::Plain(export.flush()),
-        // What a cache request asks for is only a hope; an empty range asks for nothing.
-        Command::Cache => Work::Plain(std::future::ready(Ok(())).boxed()),
-        _ if len == 0 => Work::Plain(std::future::ready(Ok(())).boxed()),
-        Command::Read => Work::Data(export.read(offset, len as usize)),
-        Command::Trim => Work::Plain(export.trim(offset, long)),
-        Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
-        Command::Write | Command::Disconnect | Command::Unknown(_) => {
-            unreachable!("the intake lets none of these through")
-        }
-    };
-    let weight = if request.command == Command::Read { long } else { 0 };
-    Job { request, extent: Extent::End, weight, work: flushed(export, &request, work) }
-}
-
-fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
-    let Piece { request, offset, data, last } = piece;
-    let weight = data.len() as u64;
-    let work = match data.is_empty() {
-        true => std::future::ready(Ok(())).boxed(),
-        false => export.write(offset, data),
-    };
-    match last {
-        // Those before are done: the flush covers them.
-        true => {
-            let work = flushed(export, &request, Work::Plain(work));
-            Job { request, extent: Extent::End, weight, work }
-        }
-        false => Job { request, extent: Extent::Piece, weight, work: Work::Plain(work) },
-    }
-}
-
-fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Work<'e> {
-    match work {
-        Work::Plain(write)
-            if writes(request) && request.len > 0 && request.flags & command_flag::FUA != 0 =>
-        {
-            Work::Plain(
-                async move {
-                    write.await?;
-                    export.flush().await
-                }
-                .boxed(),
-            )
         }
         other => other,
     }
@@ -466,7 +376,8 @@ impl<'e, S: Stream> Connection<'e, S> {
             return Some(turned);
         }
         while self.taking && !self.parks_enough() {
-            let facts = Facts { size: self.export.size(), flags: self.session.flags };
+            let Session { flags, status, .. } = *self.session;
+            let facts = Facts { size: self.export.size(), flags, status };
             let next = self.intake.next(&mut self.window, facts).unwrap_or_else(|e| {
                 warn!(export = ?self.session.name, error = %e, "a client is dropped");
                 self.end();
@@ -540,6 +451,9 @@ impl<'e, S: Stream> Connection<'e, S> {
         // Even the shortest reply is memory when there are many.
         let (more, in_turn) = match arrived {
             Arrived::Request(request) if request.command == Command::Read => (request.len.into(), true),
+            Arrived::Request(request) if request.command == Command::BlockStatus => {
+                (extents_max(request) * EXTENT, true)
+            }
             Arrived::Piece(piece) => (piece.data.len() as u64, !self.piece),
             _ => (0, true),
         };
@@ -661,13 +575,40 @@ impl<'e, S: Stream> Connection<'e, S> {
     }
 
     fn reply_done(&mut self, request: &Request, reads: bool, data: Rope) {
-        let Request { cookie, offset, len, .. } = *request;
-        self.output.header(|out| match (reads && self.session.structured, len) {
+        let Request { cookie, offset, len, flags, .. } = *request;
+        let structured = reads && self.session.structured;
+        if structured && len > 0 && flags & command_flag::DF == 0 {
+            return self.reply_chunks(cookie, offset, data, true);
+        }
+        self.output.header(|out| match (structured, len) {
+            _ if request.command == Command::BlockStatus => {
+                wire::put_status_chunk(out, cookie, data.len() as u32);
+            }
             (false, _) => wire::put_simple(out, cookie, None),
             (true, 0) => wire::put_none_chunk(out, cookie),
             (true, _) => wire::put_data_chunk(out, cookie, offset, len, true),
         });
         data.into_iter().for_each(|piece| self.output.data(piece));
+    }
+
+    /// Data that begins at `offset`, `last` or others follow. What is known to be zeros is told, not sent.
+    fn reply_chunks(&mut self, cookie: u64, mut offset: u64, data: Rope, last: bool) {
+        let mut runs = data.into_runs(HOLE_MIN).into_iter().peekable();
+        while let Some(run) = runs.next() {
+            let done = last && runs.peek().is_none();
+            match run {
+                Run::Zeros(len) => {
+                    self.output.header(|out| wire::put_hole_chunk(out, cookie, offset, len as u32, done));
+                    offset += len as u64;
+                }
+                Run::Data(pieces) => {
+                    let len: usize = pieces.iter().map(Bytes::len).sum();
+                    self.output.header(|out| wire::put_data_chunk(out, cookie, offset, len as u32, done));
+                    pieces.into_iter().for_each(|piece| self.output.data(piece));
+                    offset += len as u64;
+                }
+            }
+        }
     }
 
     /// Where the client agreed to replies of several chunks each part is one. Otherwise the first part stands behind the
@@ -679,11 +620,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         let first = offset == request.offset;
         let cut = self.session.structured && request.flags & command_flag::DF == 0;
         match result {
-            Ok(data) if cut => {
-                let (cookie, len) = (request.cookie, data.len() as u32);
-                self.output.header(|out| wire::put_data_chunk(out, cookie, offset, len, last));
-                data.into_iter().for_each(|piece| self.output.data(piece));
-            }
+            Ok(data) if cut => self.reply_chunks(request.cookie, offset, data, last),
             Ok(data) if first => self.reply_done(request, true, data),
             Ok(data) => data.into_iter().for_each(|piece| self.output.data(piece)),
             Err(e) if cut || first => {

@@ -33,6 +33,7 @@ pub mod command_flag {
     pub const FUA: u16 = 1 << 0;
     pub const NO_HOLE: u16 = 1 << 1;
     pub const DF: u16 = 1 << 2;
+    pub const REQ_ONE: u16 = 1 << 3;
     pub const FAST_ZERO: u16 = 1 << 4;
 }
 
@@ -93,7 +94,8 @@ pub enum Command {
     Trim,
     Cache,
     WriteZeroes,
-    /// Anything else, BLOCK_STATUS and RESIZE too: nothing that would need them was negotiated.
+    BlockStatus,
+    /// Anything else, RESIZE too: nothing that would need it was negotiated.
     Unknown(u16),
 }
 
@@ -107,6 +109,7 @@ impl Command {
             4 => Command::Trim,
             5 => Command::Cache,
             6 => Command::WriteZeroes,
+            7 => Command::BlockStatus,
             n => Command::Unknown(n),
         }
     }
@@ -120,6 +123,7 @@ impl Command {
             Command::Trim => 4,
             Command::Cache => 5,
             Command::WriteZeroes => 6,
+            Command::BlockStatus => 7,
             Command::Unknown(n) => n,
         }
     }
@@ -173,6 +177,7 @@ const DONE: u16 = 1;
 const CHUNK_NONE: u16 = 0;
 const CHUNK_DATA: u16 = 1;
 const CHUNK_HOLE: u16 = 2;
+const CHUNK_BLOCK_STATUS: u16 = 5;
 const CHUNK_ERROR: u16 = 0x8001;
 const CHUNK_ERROR_OFFSET: u16 = 0x8002;
 
@@ -188,6 +193,30 @@ fn put_chunk_header(out: &mut impl BufMut, done: bool, kind: u16, cookie: u64, l
 pub fn put_data_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32, done: bool) {
     put_chunk_header(out, done, CHUNK_DATA, cookie, len + 8);
     out.put_u64(offset);
+}
+
+/// The same for `len` zeros: nothing follows.
+pub fn put_hole_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32, done: bool) {
+    put_chunk_header(out, done, CHUNK_HOLE, cookie, 12);
+    out.put_u64(offset);
+    out.put_u32(len);
+}
+
+/// Of a hole, in the context `base:allocation`: it takes no space, and reads as zeros.
+const STATUS_HOLE: u32 = 1 | 2;
+
+/// The whole answer to BLOCK_STATUS: a payload of `len` bytes follows.
+pub fn put_status_chunk(out: &mut impl BufMut, cookie: u64, len: u32) {
+    put_chunk_header(out, true, CHUNK_BLOCK_STATUS, cookie, len);
+}
+
+/// The payload of that: extents side by side, their bytes and whether each is a hole.
+pub fn put_status(out: &mut impl BufMut, context: u32, extents: impl IntoIterator<Item = (u32, bool)>) {
+    out.put_u32(context);
+    for (len, hole) in extents {
+        out.put_u32(len);
+        out.put_u32(if hole { STATUS_HOLE } else { 0 });
+    }
 }
 
 pub fn put_none_chunk(out: &mut impl BufMut, cookie: u64) {
@@ -245,9 +274,23 @@ impl Reply {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Chunk<'a> {
     None,
-    Data { offset: u64, data: &'a [u8] },
-    Hole { offset: u64, len: u32 },
-    Error { errno: u32, text: String },
+    Data {
+        offset: u64,
+        data: &'a [u8],
+    },
+    Hole {
+        offset: u64,
+        len: u32,
+    },
+    /// Of a context: extents, each with its flags.
+    Status {
+        context: u32,
+        extents: Vec<(u32, u32)>,
+    },
+    Error {
+        errno: u32,
+        text: String,
+    },
 }
 
 impl Chunk<'_> {
@@ -257,6 +300,11 @@ impl Chunk<'_> {
         match kind {
             CHUNK_NONE if payload.is_empty() => Ok(Chunk::None),
             CHUNK_DATA if payload.len() > 8 => Ok(Chunk::Data { offset: b.get_u64(), data: &payload[8..] }),
+            CHUNK_BLOCK_STATUS if payload.len() >= 12 && payload.len() % 8 == 4 => {
+                let context = b.get_u32();
+                let extents = std::iter::from_fn(|| Some((b.try_get_u32().ok()?, b.try_get_u32().ok()?)));
+                Ok(Chunk::Status { context, extents: extents.collect() })
+            }
             CHUNK_HOLE if payload.len() == 12 => Ok(Chunk::Hole { offset: b.get_u64(), len: b.get_u32() }),
             // Any other type with this bit is an error too, of a kind that later servers may have.
             CHUNK_ERROR | CHUNK_ERROR_OFFSET | 0x8003.. if payload.len() >= 6 => {

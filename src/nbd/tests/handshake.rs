@@ -87,8 +87,8 @@ fn a_name_that_cannot_be_entered_ends_the_connection() {
 fn unknown_options_are_refused_and_drained() {
     simulate(|rt| async move {
         let mut peer = haggling(&rt).await;
-        // PEEK_EXPORT, STARTTLS, LIST and SET_META_CONTEXT, EXTENDED_HEADERS, and what nobody has defined.
-        for code in [0, 4, 5, 9, 10, 11, 12, 0xffff_ffff] {
+        // PEEK_EXPORT, STARTTLS, EXTENDED_HEADERS, and what nobody has defined.
+        for code in [0, 4, 5, 11, 12, 0xffff_ffff] {
             peer.send(option(code, &[])).await;
             assert_ne!(peer.refused(code, UNSUP).await, "");
             if code != 5 {
@@ -121,7 +121,7 @@ fn options_without_data_refuse_data() {
 fn what_is_too_long_is_drained_or_ends_the_connection() {
     simulate(|rt| async move {
         let mut peer = haggling(&rt).await;
-        for code in [3, 6, 7, 8] {
+        for code in [3, 6, 7, 8, 9, 10] {
             peer.send(option(code, &vec![b'I'; (16 << 10) + 1])).await;
             peer.refused(code, TOO_BIG).await;
         }
@@ -190,6 +190,77 @@ fn info_and_go_say_the_same_and_info_opens_nothing() {
         peer.send(request(0, DISC, 0, 0, 0)).await;
         peer.expect_end().await;
     });
+}
+
+#[test]
+fn contexts_are_listed_and_set_where_structured_replies_are() {
+    const ALLOCATION: &[u8] = b"base:allocation";
+    let context = |id: u32| [&id.to_be_bytes()[..], ALLOCATION].concat();
+    simulate(move |rt| async move {
+        let mut peer = haggling(&rt).await;
+        for code in [9, 10] {
+            peer.send(option(code, &context_data("disk", &["base:allocation"]))).await;
+            peer.refused(code, INVALID).await;
+        }
+        peer.structured().await;
+        let listed: [&[&str]; 4] = [&[], &["base:"], &["base:allocation"], &["qemu:x", "base:allocation"]];
+        for queries in listed {
+            peer.send(option(9, &context_data("", queries))).await;
+            peer.expect(reply(9, 4, &context(0))).await;
+            peer.expect(reply(9, ACK, &[])).await;
+        }
+        let none: [(u32, &[&str]); 4] = [(9, &["qemu:"]), (9, &["base:other"]), (10, &[]), (10, &["base:"])];
+        for (code, queries) in none {
+            peer.send(option(code, &context_data("disk", queries))).await;
+            peer.expect(reply(code, ACK, &[])).await;
+        }
+        for code in [9, 10] {
+            peer.send(option(code, &context_data("nothing", &[]))).await;
+            peer.refused(code, UNKNOWN).await;
+            let mut more = context_data("disk", &["base:allocation"]);
+            more[11] = 2;
+            let mut longer = context_data("disk", &["base:allocation"]);
+            longer.push(0);
+            for bad in [b"\0\0\0\x05disk".to_vec(), b"\0\0\0\x04disk".to_vec(), more, longer, vec![0xff; 12]]
+            {
+                peer.send(option(code, &bad)).await;
+                peer.refused(code, INVALID).await;
+            }
+        }
+        peer.send(option(10, &context_data("disk", &["base:allocation"]))).await;
+        peer.expect(reply(10, 4, &context(1))).await;
+        peer.expect(reply(10, ACK, &[])).await;
+        peer.go("disk").await;
+        peer.send(request(0, 7, 9, 0, 4096)).await;
+        peer.expect(chunk(5, 9, &[0, 0, 0, 1, 0, 0, 16, 0, 0, 0, 0, 3])).await;
+    });
+}
+
+#[test]
+fn block_status_is_that_of_the_export_it_was_agreed_for() {
+    // Another's, none, one that a later option took back, and one that a later option failed to set.
+    let others: [&[(&str, &[&str])]; 4] = [
+        &[("snap", &["base:allocation"])],
+        &[],
+        &[("disk", &["base:allocation"]), ("disk", &[])],
+        &[("disk", &["base:allocation"]), ("nothing", &["base:allocation"])],
+    ];
+    for asked in others {
+        simulate(move |rt| async move {
+            let mut peer = haggling(&rt).await;
+            peer.structured().await;
+            for (export, queries) in asked {
+                peer.send(option(10, &context_data(export, queries))).await;
+                while peer.answer(10).await.0 == 4 {}
+            }
+            peer.go("disk").await;
+            peer.send(request(0, 7, 1, 0, 4096)).await;
+            assert_eq!(peer.error_chunk(1).await.0, 22);
+            // The connection lives on.
+            peer.send(request(0, FLUSH, 2, 0, 0)).await;
+            peer.expect(simple(0, 2)).await;
+        });
+    }
 }
 
 #[test]

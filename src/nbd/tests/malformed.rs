@@ -118,7 +118,7 @@ proptest! {
             bytes.extend(request(if good { 0 } else { DF }, WRITE, i as u64, 77, len));
             bytes.extend(vec![fill; len as usize]);
         }
-        let facts = Facts { size: SIZE, flags: 0 };
+        let facts = Facts { size: SIZE, flags: 0, status: false };
         let (mut intake, mut window) = (Intake::default(), Window::new());
         let mut rest = &bytes[..];
         let (mut seen, mut got) = (0, 0);
@@ -168,7 +168,7 @@ proptest! {
 #[test]
 fn headers_are_whole_across_windows() {
     let bytes: Vec<u8> = (0..20_000).flat_map(|i| request(0, FLUSH, i, 0, 0)).collect();
-    let facts = Facts { size: SIZE, flags: 0 };
+    let facts = Facts { size: SIZE, flags: 0, status: false };
     let (mut intake, mut window) = (Intake::default(), Window::new());
     let (mut rest, mut seen) = (&bytes[..], 0);
     while !rest.is_empty() {

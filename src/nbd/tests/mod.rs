@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Stream;
 use super::server::serve_stream;
-use super::{Description, Export, Exports, ListedExport, MemoryDisk};
+use super::{Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::{Budget, Error, Kind, Result, Rope};
@@ -189,6 +189,9 @@ impl Export for Handle {
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.enter(format!("trim {offset}+{len}"), self.disk.trim(offset, len)).await
     }
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
+        self.enter(format!("status {offset}+{len}"), self.disk.extents(offset, len, max)).await
+    }
     async fn flush(&self) -> Result<()> {
         self.enter("flush".into(), self.disk.flush()).await
     }
@@ -225,6 +228,14 @@ pub fn info_data(name: &str, wants: &[u16]) -> Vec<u8> {
     data.extend(name.as_bytes());
     data.extend((wants.len() as u16).to_be_bytes());
     wants.iter().for_each(|w| data.extend(w.to_be_bytes()));
+    data
+}
+
+pub fn context_data(name: &str, queries: &[&str]) -> Vec<u8> {
+    let string = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
+    let mut data = string(name);
+    data.extend((queries.len() as u32).to_be_bytes());
+    queries.iter().for_each(|query| data.extend(string(query)));
     data
 }
 

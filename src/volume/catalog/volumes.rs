@@ -21,7 +21,7 @@ use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};
 use crate::volume::read::Trail;
 use crate::volume::read::{EngineContext, VolumeContext};
-use crate::volume::read::{View, blocks_of, passes};
+use crate::volume::read::{Run, View, blocks_of, in_bytes, passes};
 use crate::volume::session::Session;
 use crate::volume::session::no_snapshot;
 use crate::volume::session::takeover::Notes;
@@ -507,12 +507,7 @@ impl SnapshotView {
     }
 
     pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
-        if offset.checked_add(len).is_none_or(|end| end > self.size) {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("{len} bytes at {offset} are beyond the snapshot's end"),
-            ));
-        }
+        self.check(offset, len)?;
         if len == 0 {
             return Ok(Rope::default());
         }
@@ -523,6 +518,24 @@ impl SnapshotView {
             Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
             done => done,
         }
+    }
+
+    /// As `Volume::allocation`.
+    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        self.check(offset, len)?;
+        let found = vec![(blocks_of(offset, len), None)];
+        match self.view.allocation(found, &self.tree, max).await {
+            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+            done => Ok(in_bytes(done?, offset, len)),
+        }
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_some_and(|end| end <= self.size) {
+            return Ok(());
+        }
+        let why = format!("{len} bytes at {offset} are beyond the snapshot's end");
+        Err(Error::new(Kind::Invalid, why))
     }
 
     fn read_ahead(&self, read: &Range<u64>) {

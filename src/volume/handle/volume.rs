@@ -31,8 +31,8 @@ use crate::volume::head::Record;
 use crate::volume::head::Stop;
 use crate::volume::head::{VolumeSettings, is_template};
 use crate::volume::read::VolumeContext;
-use crate::volume::read::blocks_of;
 use crate::volume::read::{Fetch, Trail};
+use crate::volume::read::{Run, blocks_of, in_bytes};
 use crate::volume::session::Arrivals;
 use crate::volume::session::Released;
 use crate::volume::session::Session;
@@ -371,6 +371,26 @@ impl Volume {
                 done => return done.map_err(Stop::error),
             }
         }
+    }
+
+    /// What of a range reads as data, and what as zeros that take no space: bytes side by side from its start on, and whether
+    /// they are data. `max` of them at most, so that they may end before the range does.
+    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        self.check(offset, len)?;
+        let runs = self.unless_outage(pin!(self.allocation_now(offset, len, max))).await?;
+        Ok(in_bytes(runs, offset, len))
+    }
+
+    async fn allocation_now(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        let state = self.inner.state.lock().clone();
+        if let State::Inert(inert) = state {
+            let (tree, found) = (inert.tables.tip().tree, vec![(blocks_of(offset, len), None)]);
+            return match self.inner.context.view.allocation(found, &tree, max).await {
+                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                done => done,
+            };
+        }
+        self.ask(|session| async move { session.allocation(offset, len, max).await }).await
     }
 
     /// Begins to fetch what will be read next, if that can be told.

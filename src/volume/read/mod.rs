@@ -11,4 +11,4 @@ pub use boots::{Boot, BootTemplate};
 pub use engine_context::{EngineContext, Memory, Tuning, VolumeContext};
 pub use overlay::{Frozen, Layer, Overlay, Piece, updates};
 pub use read_ahead::{Fetch, Trail};
-pub use view::{Found, View, blocks_of, passes};
+pub use view::{Found, Run, View, blocks_of, in_bytes, passes};

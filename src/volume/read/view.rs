@@ -24,6 +24,23 @@ use crate::volume::space::{ChunkTable, PagePlaces, Part, TABLE_ADDRESS, Tables};
 /// A range of blocks and where its newest contents are; `None`: no layer has it, the tree says.
 pub type Found = (Range<u64>, Option<Piece>);
 
+/// Blocks side by side, and whether they are data.
+pub type Run = (u64, bool);
+
+/// The bytes of a range of them, given the runs of the blocks that it touches.
+pub fn in_bytes(runs: Vec<Run>, offset: u64, len: u64) -> Vec<Run> {
+    let (mut at, end) = (offset / BLOCK * BLOCK, offset + len);
+    let mut out = Vec::with_capacity(runs.len());
+    for (blocks, is_data) in runs {
+        let (from, to) = (at.max(offset), (at + blocks * BLOCK).min(end));
+        if from < to {
+            out.push((to - from, is_data));
+        }
+        at += blocks * BLOCK;
+    }
+    out
+}
+
 /// Pages of a volume's tables that are read side by side.
 const PAGES_AT_ONCE: usize = 32;
 /// How long a read waits for stores before it fails.
@@ -182,6 +199,44 @@ impl View {
         news: &(dyn Fn() + Sync),
     ) -> Result<Rope> {
         self.patiently(|| self.read_once(found.clone(), tree, (offset, len), news)).await
+    }
+
+    /// What of these blocks is data and what zeros without data, side by side from their start on: blocks, and whether they
+    /// are data. `max` runs at most, so that they may end before the range does. No data is read for it.
+    pub async fn allocation(&self, found: Vec<Found>, tree: &Tree, max: usize) -> Result<Vec<Run>> {
+        self.patiently(|| self.allocation_once(&found, tree, max)).await
+    }
+
+    async fn allocation_once(&self, found: &[Found], tree: &Tree, max: usize) -> Result<Vec<Run>> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut push = |blocks: u64, is_data: bool| {
+            match runs.last_mut() {
+                Some((before, same)) if *same == is_data => *before += blocks,
+                _ if blocks > 0 => runs.push((blocks, is_data)),
+                _ => {}
+            }
+            runs.len() > max
+        };
+        'found: for (range, piece) in found {
+            if let Some(piece) = piece {
+                if push(range.end - range.start, !matches!(piece, Piece::Zero)) {
+                    break;
+                }
+                continue;
+            }
+            let (mut at, mut walk) = (range.start, tree.walk(&self.pages, &self.cache, range.clone()));
+            while let Some(extent) = walk.next().await? {
+                if push(extent.block - at, false) || push(extent.count, true) {
+                    break 'found;
+                }
+                at = extent.end();
+            }
+            if push(range.end - at, false) {
+                break;
+            }
+        }
+        runs.truncate(max);
+        Ok(runs)
     }
 
     /// Brings into the cache what it lacks of a fetch's blocks. What fails is asked for again by who reads it.
@@ -378,6 +433,8 @@ mod tests {
         assert_eq!(all.len() as u64, 4 * BLOCK);
         let part = read(&pieces, 2 * BLOCK + 4000, 8500);
         assert_eq!(part, all.slice(4000..12500));
+        let runs = in_bytes(vec![(2, true), (3, false)], 2 * BLOCK + 100, 3 * BLOCK);
+        assert_eq!(runs, [(2 * BLOCK - 100, true), (BLOCK + 100, false)]);
         let small = read(&pieces[..1], 2 * BLOCK, 100);
         let Piece::Memory { data, .. } = &pieces[0].1 else { unreachable!("it was made above") };
         assert!(small.as_ptr() != data.as_ptr(), "a small part holds on to nothing");

@@ -33,7 +33,7 @@ use crate::volume::head::Stop;
 use crate::volume::head::VolumeSettings;
 use crate::volume::read::Fetch;
 use crate::volume::read::VolumeContext;
-use crate::volume::read::{Found, Piece, blocks_of, passes};
+use crate::volume::read::{Found, Piece, Run, blocks_of, passes};
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
@@ -400,6 +400,19 @@ impl Session {
             match self.context.view.read(found, &tree, (offset, len), news).await {
                 Ok(data) => return Ok(data),
                 // What was looked up was collected meanwhile: it is elsewhere by now.
+                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
+        }
+    }
+
+    /// As `View::allocation`.
+    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
+        loop {
+            let recorded = self.chunk_table.lock().root;
+            let (found, tree) = self.lookup(offset, len)?;
+            match self.context.view.allocation(found, &tree, max).await {
+                Ok(runs) => return Ok(runs),
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
                 Err(e) => return Err(self.explain_absence(e).await),
             }

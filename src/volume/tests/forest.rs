@@ -32,6 +32,23 @@ struct Copy {
 }
 
 /// Blocks that hold data: none that is written is all zeros.
+/// By block, whether it is data, as `ask` tells it piece by piece: what is side by side and alike comes as one.
+async fn allocated<F>(size: u64, ask: impl Fn(u64, u64) -> F) -> Vec<bool>
+where
+    F: Future<Output = crate::base::Result<Vec<(u64, bool)>>>,
+{
+    let (mut at, mut all) = (0, Vec::new());
+    while at < size {
+        let runs = ask(at, size - at).await.unwrap();
+        assert!(!runs.is_empty() && runs.windows(2).all(|two| two[0].1 != two[1].1), "{runs:?}");
+        for (len, is_data) in runs {
+            all.extend(std::iter::repeat_n(is_data, (len / BLOCK) as usize));
+            at += len;
+        }
+    }
+    all
+}
+
 fn mapped(image: &[u8]) -> Vec<bool> {
     image.chunks(BLOCK as usize).map(|block| block.iter().any(|b| *b > 0)).collect()
 }
@@ -393,6 +410,8 @@ impl Forest {
         let image = &self.volumes[v].image;
         assert_eq!(open.size(), image.len() as u64, "{v} {:#?}", self.trace);
         assert!(open.read(0, open.size()).await.unwrap() == *image, "{v} {:#?}", self.trace);
+        let told = allocated(open.size(), |at, len| open.allocation(at, len, 3)).await;
+        assert_eq!(told, self.volumes[v].mapped, "{v} {:#?}", self.trace);
     }
 
     async fn compare_all(&self) {
@@ -408,6 +427,8 @@ impl Forest {
                 let view = volumes.open_snapshot(&name(v), &name(s)).await.unwrap();
                 assert_eq!(view.size(), image.len() as u64, "{v}@{s} {:#?}", self.trace);
                 assert!(view.read(0, view.size()).await.unwrap() == *image, "{v}@{s} {:#?}", self.trace);
+                let told = allocated(view.size(), |at, len| view.allocation(at, len, 2)).await;
+                assert_eq!(told, mapped(image), "{v}@{s} {:#?}", self.trace);
             }
         }
     }

@@ -1,0 +1,146 @@
+//! The work on one request, from what the export is asked to what is answered.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _};
+
+use super::decoder::Piece;
+use super::export::{Export, StatusExtent};
+use super::options::ALLOCATION_ID;
+use super::wire::{self, Command, Request, command_flag};
+use crate::base::size::BLOCK;
+use crate::base::{Error, Kind, Result, Rope};
+
+/// Extents in one answer to BLOCK_STATUS; the client asks on behind them. And what each takes there.
+const EXTENTS_MAX: u64 = 32 << 10;
+pub(super) const EXTENT: u64 = 8;
+
+/// What the work of a request comes to.
+enum Work<'e> {
+    Data(BoxFuture<'e, Result<Rope>>),
+    Plain(BoxFuture<'e, Result<()>>),
+    Status(BoxFuture<'e, Result<Vec<StatusExtent>>>),
+}
+
+/// What a job is of its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Extent {
+    /// What ends it: all of it, or a write's last piece.
+    End,
+    /// A piece of a write that others follow.
+    Piece,
+    /// A part of `Connection::reading`.
+    Part { offset: u64, len: u32, last: bool },
+}
+
+pub(super) struct Job<'e> {
+    pub request: Request,
+    pub extent: Extent,
+    /// Bytes that it holds.
+    pub weight: u64,
+    work: Work<'e>,
+}
+
+impl Future for Job<'_> {
+    type Output = (Request, Extent, u64, Result<Rope>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let asked = self.request.len;
+        let result = match &mut self.work {
+            Work::Data(read) => ready!(read.as_mut().poll(cx)),
+            Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Rope::default()),
+            Work::Status(told) => ready!(told.as_mut().poll(cx)).and_then(|extents| status(&extents, asked)),
+        };
+        Poll::Ready((self.request, self.extent, self.weight, result))
+    }
+}
+
+/// The payload of an answer to BLOCK_STATUS. At least one extent, none behind the range.
+fn status(extents: &[StatusExtent], asked: u32) -> Result<Rope> {
+    let told: u64 = extents.iter().map(|extent| extent.len).sum();
+    if told == 0 || told > asked.into() || extents.iter().any(|extent| extent.len == 0) {
+        return Err(Error::new(Kind::Internal, "block status gave another range than was asked for"));
+    }
+    let mut payload = Vec::with_capacity(4 + extents.len() * EXTENT as usize);
+    // None is longer than what was asked for, which has 32 bits.
+    wire::put_status(
+        &mut payload,
+        ALLOCATION_ID,
+        extents.iter().map(|extent| (extent.len as u32, extent.hole)),
+    );
+    Ok(Bytes::from(payload).into())
+}
+
+/// How many extents an answer has at most.
+pub(super) fn extents_max(request: &Request) -> u64 {
+    match request.flags & command_flag::REQ_ONE != 0 {
+        true => 1,
+        false => (u64::from(request.len) / BLOCK + 2).min(EXTENTS_MAX),
+    }
+}
+
+/// What it asks for is a change of the disk.
+pub(super) fn writes(request: &Request) -> bool {
+    matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
+}
+
+pub(super) fn start(export: &dyn Export, request: Request) -> Job<'_> {
+    let Request { offset, len, flags, .. } = request;
+    let long = u64::from(len);
+    let work = match request.command {
+        Command::Flush => Work::Plain(export.flush()),
+        // What a cache request asks for is only a hope; an empty range asks for nothing.
+        Command::Cache => Work::Plain(std::future::ready(Ok(())).boxed()),
+        _ if len == 0 => Work::Plain(std::future::ready(Ok(())).boxed()),
+        Command::Read => Work::Data(export.read(offset, len as usize)),
+        Command::Trim => Work::Plain(export.trim(offset, long)),
+        Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
+        Command::BlockStatus => Work::Status(export.extents(offset, long, extents_max(&request) as usize)),
+        Command::Write | Command::Disconnect | Command::Unknown(_) => {
+            unreachable!("the intake lets none of these through")
+        }
+    };
+    let weight = match request.command {
+        Command::Read => long,
+        Command::BlockStatus => extents_max(&request) * EXTENT,
+        _ => 0,
+    };
+    Job { request, extent: Extent::End, weight, work: flushed(export, &request, work) }
+}
+
+pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
+    let Piece { request, offset, data, last } = piece;
+    let weight = data.len() as u64;
+    let work = match data.is_empty() {
+        true => std::future::ready(Ok(())).boxed(),
+        false => export.write(offset, data),
+    };
+    match last {
+        // Those before are done: the flush covers them.
+        true => {
+            let work = flushed(export, &request, Work::Plain(work));
+            Job { request, extent: Extent::End, weight, work }
+        }
+        false => Job { request, extent: Extent::Piece, weight, work: Work::Plain(work) },
+    }
+}
+
+fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Work<'e> {
+    match work {
+        Work::Plain(write)
+            if writes(request) && request.len > 0 && request.flags & command_flag::FUA != 0 =>
+        {
+            Work::Plain(
+                async move {
+                    write.await?;
+                    export.flush().await
+                }
+                .boxed(),
+            )
+        }
+        other => other,
+    }
+}
