@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use fuser::{
 };
 use rustix::fs::OFlags;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::proc_fds;
 use crate::base::rt::Rt;
@@ -185,7 +186,11 @@ fn reply_xattr(reply: ReplyXattr, size: u32, out: Op<Vec<u8>>) {
     }
 }
 
-/// An operation and its reply; says in the log what failed and for which object.
+/// Numbers of operations, for the log.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// An operation and its reply; says in the log what failed and for which object. What the store is asked for its sake is
+/// logged under its number.
 async fn log_and_reply<T>(
     fs: Arc<Fs>,
     op: &'static str,
@@ -193,7 +198,9 @@ async fn log_and_reply<T>(
     work: impl Future<Output = Op<T>>,
     reply: impl FnOnce(Op<T>),
 ) {
-    let out = work.await;
+    let number = || NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let numbered = tracing::debug_span!("operation", id = number(), op, object = fs.called(ino.0));
+    let out = work.instrument(numbered).await;
     if let Err(Fail { errno, why: Some(why) }) = &out {
         tracing::warn!(op, object = fs.called(ino.0), %errno, %why, "operation failed");
     }
