@@ -127,6 +127,25 @@ fn a_snapshot_in_the_trash_keeps_what_it_shows() {
 /// Two hosts discard, restore, purge and empty at once, either of which may be killed at any step: the volume is there with all that it
 /// held, or in the trash; it goes only when somebody asked for that while it was there.
 #[test]
+fn who_was_shut_out_and_has_not_heard_of_it_restores_from_the_trash_of_now() {
+    run(1, "2+1", |site| async move {
+        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 9000)).await.unwrap();
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        // From here on the first owner asks the stores for nothing.
+        let take = OpenMode::TakeOver { accept_loss: false };
+        let taken = other.volumes.open(&name("v"), take).await.unwrap();
+        taken.write(0, bytes(2, 9000)).await.unwrap();
+        Trash(&other.volumes).discard_snapshot(&name("v"), &name("s")).await.unwrap();
+        other.volumes.release(&name("v")).await.unwrap();
+        Trash(&life.volumes).restore_snapshot(&name("v"), &name("s"), None).await.unwrap();
+        let shown = life.volumes.open_snapshot(&name("v"), &name("s")).await.unwrap();
+        assert!(shown.read(0, 9000).await.unwrap() == bytes(1, 9000));
+    });
+}
+
+#[test]
 fn whoever_is_killed_what_is_in_the_trash_is_whole() {
     // TRASH=SEED[..END] replays.
     let asked = std::env::var("TRASH").unwrap_or("0..16".into());
