@@ -78,6 +78,12 @@ impl Latencies {
         Some(Self::bound(at).min(self.max))
     }
 
+    /// The buckets that hold any: their ends, and how many are in each.
+    pub fn counts(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        let any = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
+        any.map(|(bucket, n)| (Self::bound(bucket), *n))
+    }
+
     pub fn histogram(&self) -> Histogram {
         let (mut from, mut buckets) = (0, Vec::new());
         for log in BOUNDS {
@@ -108,6 +114,9 @@ mod tests {
         for ms in 1..=100 {
             some.add(Duration::from_millis(ms));
         }
+        let counts: Vec<(Duration, u64)> = some.counts().collect();
+        assert_eq!(counts.iter().map(|(_, n)| n).sum::<u64>(), 100);
+        assert!(counts.is_sorted() && counts.iter().all(|(_, n)| *n > 0));
         let ms = |percent| some.percentile(percent).unwrap().as_millis();
         assert!((50..=63).contains(&ms(50)) && (99..=100).contains(&ms(99)), "{} {}", ms(50), ms(99));
     }
