@@ -155,7 +155,6 @@ function between(was, now, at) {
     readMs: p99("read"), writeMs: p99("write"), flushMs: p99("flush"),
     memoryHits: found + missed > 0 ? 100 * found / (found + missed) : null,
     diskHits: now.cache.disk && missed > 0 ? 100 * Math.min(1, risen(cache.disk, old.disk) / missed) : null,
-    journal: now.volumes.reduce((all, volume) => all + (volume.journal_bytes || 0), 0),
   };
 }
 
@@ -163,17 +162,18 @@ function between(was, now, at) {
 
 const CHARTS = [
   { title: "Requests of clients", unit: perSecond, lines: [["reads", "reads"], ["writes", "writes"], ["flushes", "flushes"]] },
-  { title: "Bytes of clients", unit: rate, lines: [["read", "readBytes"], ["written", "writeBytes"]] },
+  { title: "Bytes of clients", unit: rate, binary: true, lines: [["read", "readBytes"], ["written", "writeBytes"]] },
   { title: "Latency of clients, 99 % within", unit: ms, lines: [["read", "readMs"], ["write", "writeMs"], ["flush", "flushMs"]] },
-  { title: "Only on this host: lost if it died now", unit: bytes, lines: [["unsent", "unsent"], ["journals", "journal"]] },
+  { title: "Unsent: lost if this host died now", unit: bytes, binary: true, lines: [["in journals and memory of this host alone", "unsent"]] },
   { title: "Found in the cache", unit: n => n === null ? "–" : few(n) + " %", max: 100, lines: [["in memory", "memoryHits"], ["of the rest on disk", "diskHits"]] },
   { title: "Requests to stores", unit: perSecond, lines: [["gets", "get"], ["puts", "put"], ["deletes", "free"]], of: point => point.asked },
 ];
 
-function ceiling(n) {
+function ceiling(n, binary) {
+  const unit = binary ? 1024 ** Math.max(0, Math.floor(Math.log2(Math.max(n, 1)) / 10)) : 1;
   if (n <= 0) return 1;
-  const step = 10 ** Math.floor(Math.log10(n));
-  return [1, 2, 5, 10].map(times => times * step).find(top => top >= n);
+  const step = 10 ** Math.floor(Math.log10(n / unit));
+  return [1, 2, 5, 10].map(times => times * step * unit).find(top => top >= n) || 10 * step * unit;
 }
 
 function chart(spec) {
@@ -183,7 +183,7 @@ function chart(spec) {
   return (points, now) => {
     const of = spec.of || (point => point);
     const values = spec.lines.map(([, field]) => points.map(point => of(point)[field]));
-    const max = spec.max || ceiling(Math.max(0, ...values.flat().filter(value => value !== null)));
+    const max = spec.max || ceiling(Math.max(0, ...values.flat().filter(value => value !== null)), spec.binary);
     top.textContent = "up to " + spec.unit(max);
     const x = point => 300 - 300 * (now - point.at) / KEPT_MS, y = value => 88 - 86 * Math.min(value, max) / max;
     const shapes = [2, 45, 88].map(at => drawn("line", { class: "grid", x1: 0, x2: 300, y1: at, y2: at }));
@@ -207,6 +207,12 @@ function chart(spec) {
   };
 }
 
+// A store's parameters matter less than its place.
+function place(url) {
+  const [at, parameters] = url.split("?");
+  return make("span", {}, at, parameters ? make("span", { class: "muted small" }, " " + parameters.split("&").join(" ")) : null);
+}
+
 // ---- tables; on a narrow screen each row is a card
 
 function table(heads, rows, empty) {
@@ -214,7 +220,7 @@ function table(heads, rows, empty) {
   const head = make("thead", {}, make("tr", {}, ...heads.map(([name, kind]) => make("th", { class: kind === "n" ? "n" : null }, name))));
   const body = rows.map(row => make("tr", {}, ...row.map((cell, i) => {
     const kind = heads[i][1];
-    return make("td", { class: i === 0 ? "head" : kind === "n" ? "n" : null, "data-label": heads[i][0] }, make("span", {}, cell));
+    return make("td", { class: i === 0 ? "head" : kind === "n" ? "n" : "side", "data-label": heads[i][0] }, make("span", {}, cell));
   })));
   return make("table", {}, head, make("tbody", {}, ...body));
 }
@@ -234,7 +240,7 @@ function filled(used, limit) {
 
 function volumesShown(status, recent) {
   const heads = [["Volume"], ["State"], ["Clients", "n"], ["Read", "n"], ["Written", "n"], ["Requests", "n"], ["99 % within", "n"], ["Failed", "n"],
-    ["Unsent", "n"], ["Journal"], ["Writes wait in", "n"]];
+    ["Unsent", "n"], ["Writes wait in", "n"], ["Journal"]];
   const rows = status.volumes.map(volume => {
     const sum = { read: 0, write: 0, requests: 0, failed: 0, counts: [], seconds: 0 };
     for (const point of recent) {
@@ -253,8 +259,8 @@ function volumesShown(status, recent) {
     const unsent = bytes(volume.unsent_bytes) + (volume.unsent_bytes > 0 && volume.unsent_age_ms !== null ? ", " + span(volume.unsent_age_ms) : "");
     return [each(sum.requests), [
       volume.path, state(volume.state, volume.trouble), volume.clients, rate(each(sum.read)), rate(each(sum.write)), perSecond(each(sum.requests)),
-      ms(percentile(sum.counts, 0.99)), few(sum.failed), unsent, filled(volume.journal_bytes, volume.journal_size),
-      volume.full_in_ms === null ? "–" : span(volume.full_in_ms)]];
+      ms(percentile(sum.counts, 0.99)), few(sum.failed), unsent,
+      volume.full_in_ms === null ? "–" : span(volume.full_in_ms), filled(volume.journal_bytes, volume.journal_size)]];
   });
   rows.sort((a, b) => b[0] - a[0]);
   const shown = rows.slice(0, ROWS_MAX).map(([, row]) => row);
@@ -267,7 +273,7 @@ function volumesShown(status, recent) {
 function storesShown(status, recent) {
   const seconds = recent.reduce((all, point) => all + point.seconds, 0);
   const open = new Map(status.open_pools.map(pool => [pool.name, pool]));
-  const heads = [["Store"], ["Zone"], ["State"], ["99 % within", "n"], ["Failed lately", "n"], ["Requests", "n"], ["Used", "n"], ["Free", "n"]];
+  const heads = [["Store"], ["State"], ["Zone", "n"], ["99 % within", "n"], ["Failed lately", "n"], ["Requests", "n"], ["Used", "n"], ["Free", "n"]];
   const shown = status.pools.map(line => {
     const pool = open.get(line.name);
     const bar = make("div", { class: "bar" }, make("h3", {}, line.name), state(line.state, line.trouble));
@@ -279,7 +285,7 @@ function storesShown(status, recent) {
     const rows = pool.stores.map(store => {
       const asked = recent.reduce((all, point) => all + (point.requests.byStore.get(storeKey(pool, store)) || 0), 0);
       const since = store.failing_ms === null ? "" : ", for " + span(store.failing_ms);
-      return [store.url, store.zone || "–", state(store.state, store.reason && store.reason + since), ms(store.latency_ms_p99), percent(store.error_rate, 1),
+      return [place(store.url), state(store.state, store.reason && store.reason + since), store.zone || "–", ms(store.latency_ms_p99), percent(store.error_rate, 1),
         seconds > 0 ? perSecond(asked / seconds) : "–", bytes(store.used_bytes), bytes(store.free_bytes)];
     });
     return make("div", { class: "pool" }, bar, make("p", { class: "muted small" }, facts.join(" · ")), table(heads, rows, "no stores"));
@@ -352,7 +358,7 @@ function alarms(status) {
     if (line.state === "stalled" || line.state === "closed") for (const sentence of guests(status, line)) all.push(["warn", sentence]);
   }
   for (const pool of status.open_pools) for (const store of pool.stores) {
-    if (store.state !== "in" && store.state !== "unknown") all.push(["warn", "Store " + store.url + " is " + store.state + (store.failing_ms === null ? "" : " for " + span(store.failing_ms))]);
+    if (store.state !== "in" && store.state !== "unknown") all.push(["warn", "Store " + store.url.split("?")[0] + " is " + store.state + (store.failing_ms === null ? "" : " for " + span(store.failing_ms))]);
   }
   for (const volume of status.volumes) {
     if (volume.trouble || volume.state === "degraded") all.push([volume.trouble ? "bad" : "warn", volume.path + ": " + (volume.trouble || "writes are stored on fewer stores than usual")]);
