@@ -45,9 +45,94 @@ fn shown(metric: Metric) -> String {
 
 /// One panel: its title, unit, and expressions with their legends.
 type Panel = (&'static str, &'static str, Vec<(String, &'static str)>);
+/// Panels in a row, and its title.
+type Section = (&'static str, Vec<Panel>);
 
-fn rows() -> Vec<(&'static str, Vec<Panel>)> {
+fn rows() -> Vec<Section> {
+    vec![health(), clients(), unsent(), stores(), host()]
+}
+
+fn health() -> Section {
+    (
+        "Health",
+        vec![
+            ("New data can be stored", "bool_yes_no", vec![(shown(metric::POOL_STORABLE), "{{pool}}")]),
+            ("Volumes can be opened", "bool_yes_no", vec![(shown(metric::POOL_DECIDABLE), "{{pool}}")]),
+            ("Stores in use", "bool_yes_no", vec![(shown(metric::STORE_IN), "{{store}}")]),
+            ("Volumes with a trouble", "bool_yes_no", vec![(shown(metric::VOLUME_TROUBLE), "{{volume}}")]),
+        ],
+    )
+}
+
+fn clients() -> Section {
     let io = metric::VOLUME_REQUEST_SECONDS;
+    (
+        "Clients",
+        vec![
+            ("Requests", "reqps", vec![(count_rate(io, "verb"), "{{verb}}")]),
+            ("Bytes", "Bps", vec![(rate(metric::VOLUME_REQUEST_BYTES, "verb"), "{{verb}}")]),
+            ("Latency, 99 % within", "s", vec![(p99(io, "verb"), "{{verb}}")]),
+            (
+                "Requests that failed",
+                "reqps",
+                vec![(rate(metric::VOLUME_REQUEST_FAILED, "volume"), "{{volume}}")],
+            ),
+        ],
+    )
+}
+
+fn unsent() -> Section {
+    (
+        "What a lost host would cost",
+        vec![
+            ("Unsent", "bytes", vec![(shown(metric::VOLUME_UNSENT_BYTES), "{{volume}}")]),
+            ("Age of the oldest of it", "s", vec![(shown(metric::VOLUME_UNSENT_SECONDS), "{{volume}}")]),
+            (
+                "Journal in use",
+                "percentunit",
+                vec![(
+                    format!(
+                        "{} / {}",
+                        shown(metric::VOLUME_JOURNAL_BYTES),
+                        shown(metric::VOLUME_JOURNAL_LIMIT_BYTES)
+                    ),
+                    "{{volume}}",
+                )],
+            ),
+            ("Writes wait in", "s", vec![(shown(metric::VOLUME_FULL_SECONDS), "{{volume}}")]),
+        ],
+    )
+}
+
+fn stores() -> Section {
+    (
+        "Stores",
+        vec![
+            ("Requests by cause", "reqps", vec![(rate(metric::STORE_REQUESTS, "cause"), "{{cause}}")]),
+            ("Requests by verb", "reqps", vec![(rate(metric::STORE_REQUESTS, "verb"), "{{verb}}")]),
+            ("Latency, 99 % within", "s", vec![(p99(metric::STORE_REQUEST_SECONDS, "store"), "{{store}}")]),
+            ("Requests that failed", "reqps", vec![(rate(metric::STORE_FAILED, "store"), "{{store}}")]),
+            (
+                "Bytes",
+                "Bps",
+                vec![
+                    (rate(metric::STORE_SENT_BYTES, ""), "sent"),
+                    (rate(metric::STORE_RECEIVED_BYTES, ""), "received"),
+                ],
+            ),
+            (
+                "Shards to mend",
+                "short",
+                vec![
+                    (shown(metric::POOL_PENDING_SHARDS), "{{pool}} pending"),
+                    (shown(metric::POOL_DAMAGED_SHARDS), "{{pool}} damaged"),
+                ],
+            ),
+        ],
+    )
+}
+
+fn host() -> Section {
     let hits = |tier: &str| {
         let of = |m: Metric| {
             format!("rate({}{{instance=~\"$instance\", tier=\"{tier}\"}}[$__rate_interval])", m.name)
@@ -55,100 +140,15 @@ fn rows() -> Vec<(&'static str, Vec<Panel>)> {
         let (hits, misses) = (of(metric::CACHE_HITS), of(metric::CACHE_MISSES));
         format!("sum({hits}) / (sum({hits}) + sum({misses}))")
     };
-    vec![
-        (
-            "Health",
-            vec![
-                ("New data can be stored", "bool_yes_no", vec![(shown(metric::POOL_STORABLE), "{{pool}}")]),
-                ("Volumes can be opened", "bool_yes_no", vec![(shown(metric::POOL_DECIDABLE), "{{pool}}")]),
-                ("Stores in use", "bool_yes_no", vec![(shown(metric::STORE_IN), "{{store}}")]),
-                (
-                    "Volumes with a trouble",
-                    "bool_yes_no",
-                    vec![(shown(metric::VOLUME_TROUBLE), "{{volume}}")],
-                ),
-            ],
-        ),
-        (
-            "Clients",
-            vec![
-                ("Requests", "reqps", vec![(count_rate(io, "verb"), "{{verb}}")]),
-                ("Bytes", "Bps", vec![(rate(metric::VOLUME_REQUEST_BYTES, "verb"), "{{verb}}")]),
-                ("Latency, 99 % within", "s", vec![(p99(io, "verb"), "{{verb}}")]),
-                (
-                    "Requests that failed",
-                    "reqps",
-                    vec![(rate(metric::VOLUME_REQUEST_FAILED, "volume"), "{{volume}}")],
-                ),
-            ],
-        ),
-        (
-            "What a lost host would cost",
-            vec![
-                ("Unsent", "bytes", vec![(shown(metric::VOLUME_UNSENT_BYTES), "{{volume}}")]),
-                ("Age of the oldest of it", "s", vec![(shown(metric::VOLUME_UNSENT_SECONDS), "{{volume}}")]),
-                (
-                    "Journal in use",
-                    "percentunit",
-                    vec![(
-                        format!(
-                            "{} / {}",
-                            shown(metric::VOLUME_JOURNAL_BYTES),
-                            shown(metric::VOLUME_JOURNAL_LIMIT_BYTES)
-                        ),
-                        "{{volume}}",
-                    )],
-                ),
-                ("Writes wait in", "s", vec![(shown(metric::VOLUME_FULL_SECONDS), "{{volume}}")]),
-            ],
-        ),
-        (
-            "Stores",
-            vec![
-                ("Requests by cause", "reqps", vec![(rate(metric::STORE_REQUESTS, "cause"), "{{cause}}")]),
-                ("Requests by verb", "reqps", vec![(rate(metric::STORE_REQUESTS, "verb"), "{{verb}}")]),
-                (
-                    "Latency, 99 % within",
-                    "s",
-                    vec![(p99(metric::STORE_REQUEST_SECONDS, "store"), "{{store}}")],
-                ),
-                ("Requests that failed", "reqps", vec![(rate(metric::STORE_FAILED, "store"), "{{store}}")]),
-                (
-                    "Bytes",
-                    "Bps",
-                    vec![
-                        (rate(metric::STORE_SENT_BYTES, ""), "sent"),
-                        (rate(metric::STORE_RECEIVED_BYTES, ""), "received"),
-                    ],
-                ),
-                (
-                    "Shards to mend",
-                    "short",
-                    vec![
-                        (shown(metric::POOL_PENDING_SHARDS), "{{pool}} pending"),
-                        (shown(metric::POOL_DAMAGED_SHARDS), "{{pool}} damaged"),
-                    ],
-                ),
-            ],
-        ),
-        (
-            "This host",
-            vec![
-                (
-                    "Found in the cache",
-                    "percentunit",
-                    vec![(hits("memory"), "memory"), (hits("disk"), "disk")],
-                ),
-                ("Cache", "bytes", vec![(shown(metric::CACHE_BYTES), "{{tier}}")]),
-                ("Memory", "bytes", vec![(shown(metric::MEMORY_BYTES), "{{part}}")]),
-                (
-                    "Files of mounts not stored yet",
-                    "short",
-                    vec![(shown(metric::MOUNT_UNSENT_FILES), "{{dir}}")],
-                ),
-            ],
-        ),
-    ]
+    (
+        "This host",
+        vec![
+            ("Found in the cache", "percentunit", vec![(hits("memory"), "memory"), (hits("disk"), "disk")]),
+            ("Cache", "bytes", vec![(shown(metric::CACHE_BYTES), "{{tier}}")]),
+            ("Memory", "bytes", vec![(shown(metric::MEMORY_BYTES), "{{part}}")]),
+            ("Files of mounts not stored yet", "short", vec![(shown(metric::MOUNT_UNSENT_FILES), "{{dir}}")]),
+        ],
+    )
 }
 
 fn dashboard() -> Value {
@@ -205,20 +205,16 @@ fn panel(id: usize, title: &str, unit: &str, targets: &[(String, &str)], place: 
 /// One alert: its name, expression, how long that must hold, how bad it is, and what to say.
 type Alert = (&'static str, String, &'static str, &'static str, &'static str);
 
+/// A metric against a bound.
+fn is(metric: Metric, bound: &str) -> String {
+    format!("{} {bound}", metric.name)
+}
+
 fn alerts() -> Vec<Alert> {
-    let is = |metric: Metric, what: &str| format!("{} {what}", metric.name);
-    let journal =
-        format!("{} / {} > 0.8", metric::VOLUME_JOURNAL_BYTES.name, metric::VOLUME_JOURNAL_LIMIT_BYTES.name);
-    let failing = {
-        let of = |metric: Metric| format!("sum by (instance, pool, store) (rate({}[5m]))", metric.name);
-        format!("{} / {} > 0.05", of(metric::STORE_FAILED), of(metric::STORE_REQUESTS))
-    };
-    let slow = format!(
-        "histogram_quantile(0.99, sum by (instance, volume, le) (rate({}_bucket[5m]))) > 1",
-        metric::VOLUME_REQUEST_SECONDS.name
-    );
-    let erring =
-        format!("sum by (instance, volume) (increase({}[5m])) > 0", metric::VOLUME_REQUEST_FAILED.name);
+    [of_daemon(), of_pools(), of_volumes()].concat()
+}
+
+fn of_daemon() -> Vec<Alert> {
     vec![
         (
             "WindlassDown",
@@ -227,6 +223,36 @@ fn alerts() -> Vec<Alert> {
             "critical",
             "The daemon on {{ $labels.instance }} does not answer.",
         ),
+        (
+            "WindlassCacheOff",
+            is(metric::CACHE_OFF, "== 1"),
+            "1m",
+            "warning",
+            "The cache on the disk of {{ $labels.instance }} failed and is off until the daemon's next start.",
+        ),
+        (
+            "WindlassMemoryShort",
+            is(metric::MEMORY_SHORT, "== 1"),
+            "5m",
+            "warning",
+            "Requests on {{ $labels.instance }} wait for memory ({{ $labels.part }}): give the daemon more.",
+        ),
+        (
+            "WindlassFilesNotStored",
+            is(metric::MOUNT_UNSENT_FILES, "> 0"),
+            "1h",
+            "warning",
+            "Files of the mount {{ $labels.dir }} have waited for an hour to be stored.",
+        ),
+    ]
+}
+
+fn of_pools() -> Vec<Alert> {
+    let failing = {
+        let of = |metric: Metric| format!("sum by (instance, pool, store) (rate({}[5m]))", metric.name);
+        format!("{} / {} > 0.05", of(metric::STORE_FAILED), of(metric::STORE_REQUESTS))
+    };
+    vec![
         (
             "WindlassPoolCantStore",
             is(metric::POOL_STORABLE, "== 0"),
@@ -269,6 +295,19 @@ fn alerts() -> Vec<Alert> {
             "warning",
             "{{ $value }} shards of pool {{ $labels.pool }} have waited for their stores for an hour.",
         ),
+    ]
+}
+
+fn of_volumes() -> Vec<Alert> {
+    let journal =
+        format!("{} / {} > 0.8", metric::VOLUME_JOURNAL_BYTES.name, metric::VOLUME_JOURNAL_LIMIT_BYTES.name);
+    let slow = format!(
+        "histogram_quantile(0.99, sum by (instance, volume, le) (rate({}_bucket[5m]))) > 1",
+        metric::VOLUME_REQUEST_SECONDS.name
+    );
+    let erring =
+        format!("sum by (instance, volume) (increase({}[5m])) > 0", metric::VOLUME_REQUEST_FAILED.name);
+    vec![
         (
             "WindlassVolumeTrouble",
             is(metric::VOLUME_TROUBLE, "== 1"),
@@ -317,27 +356,6 @@ fn alerts() -> Vec<Alert> {
             "5m",
             "warning",
             "The journal of volume {{ $labels.volume }} is {{ $value | humanizePercentage }} full.",
-        ),
-        (
-            "WindlassCacheOff",
-            is(metric::CACHE_OFF, "== 1"),
-            "1m",
-            "warning",
-            "The cache on the disk of {{ $labels.instance }} failed and is off until the daemon's next start.",
-        ),
-        (
-            "WindlassMemoryShort",
-            is(metric::MEMORY_SHORT, "== 1"),
-            "5m",
-            "warning",
-            "Requests on {{ $labels.instance }} wait for memory ({{ $labels.part }}): give the daemon more.",
-        ),
-        (
-            "WindlassFilesNotStored",
-            is(metric::MOUNT_UNSENT_FILES, "> 0"),
-            "1h",
-            "warning",
-            "Files of the mount {{ $labels.dir }} have waited for an hour to be stored.",
         ),
     ]
 }
