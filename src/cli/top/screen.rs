@@ -12,7 +12,9 @@ use crate::daemon::answers::{VolumeInUse, WatchAnswer, word};
 use crate::pool::{StoreState, StoreStatus};
 
 /// Most lines of what needs attention, and of stores.
-const ALARMS_MAX: usize = 6;
+const ALARMS_MAX: usize = 8;
+/// Most that is named of what has one reason.
+const NAMED_MAX: usize = 5;
 const STORES_MAX: usize = 12;
 
 /// Columns of the volumes' table, and how wide each is.
@@ -61,7 +63,7 @@ impl Screen {
         now: &WatchAnswer,
         trouble: Option<&str>,
     ) {
-        let alarms = alarms(now, trouble);
+        let alarms = alarms(now, trouble, usize::from(frame.area().width));
         let stores = stores(was, now);
         let height = |rows: usize, max: usize| if rows == 0 { 0 } else { rows.min(max) as u16 + 1 };
         let parts = [
@@ -190,17 +192,47 @@ fn header(was: &WatchAnswer, now: &WatchAnswer) -> Vec<Line<'static>> {
     ]
 }
 
-fn alarms(now: &WatchAnswer, trouble: Option<&str>) -> Vec<Line<'static>> {
+/// What needs attention, each reason once, wrapped.
+fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'static>> {
     let status = &now.status;
-    let of_daemon = trouble.map(|why| format!("no answer, what is shown is old: {why}"));
+    let of_daemon = trouble.map(|why| ("no answer, what is shown is old".to_owned(), why.to_owned()));
     let pools = status
         .pools
         .iter()
-        .filter_map(|pool| Some(format!("pool {} is {}: {}", pool.name, pool.state, pool.trouble.as_ref()?)));
-    let volumes = status.volumes.iter().filter_map(|v| Some(format!("{}: {}", v.path, v.trouble.as_ref()?)));
+        .filter_map(|pool| Some((format!("pool {} is {}", pool.name, pool.state), pool.trouble.clone()?)));
+    let volumes = status.volumes.iter().filter_map(|v| Some((v.path.to_string(), v.trouble.clone()?)));
     let cache = status.cache.disk.as_ref().and_then(|disk| disk.trouble.clone());
-    let all = of_daemon.into_iter().chain(pools).chain(volumes).chain(cache);
-    all.map(|why| Line::from(why).fg(Color::Red)).collect()
+    let cache = cache.map(|why| ("cache on disk".to_owned(), why));
+    let mut reasons: Vec<(Vec<String>, String)> = Vec::new();
+    for (what, why) in of_daemon.into_iter().chain(pools).chain(volumes).chain(cache) {
+        match reasons.iter_mut().find(|(_, known)| *known == why) {
+            Some((all, _)) => all.push(what),
+            None => reasons.push((vec![what], why)),
+        }
+    }
+    let sentence = |(all, why): (Vec<String>, String)| {
+        let more = all.len().saturating_sub(NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let named = all.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+        wrapped(&format!("{named}{more}: {why}"), width)
+    };
+    reasons.into_iter().flat_map(sentence).map(|line| Line::from(line).fg(Color::Red)).collect()
+}
+
+/// At spaces; a word that is longer than a line is cut by the screen. All but the first line are set in.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        if !line.trim().is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, " ".to_owned()));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
 }
 
 /// A store as its table shows it, what it is worse than others by first.
@@ -291,6 +323,13 @@ mod tests {
         screen.reversed = true;
         let text = drawn(&mut screen, 120, 20);
         assert!(text.find("p/a").unwrap() < text.find("p/b").unwrap(), "{text}");
+    }
+
+    #[test]
+    fn long_lines_are_wrapped_at_spaces() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "  three"]);
+        assert_eq!(wrapped("longer-than-it a", 4), ["longer-than-it", "  a"]);
+        assert_eq!(wrapped("", 4), [""]);
     }
 
     #[test]

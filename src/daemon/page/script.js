@@ -3,6 +3,7 @@
 const EVERY_MS = 2000;
 const KEPT_MS = 300000;
 const ROWS_MAX = 100;
+const NAMED_MAX = 5;
 const SVG = "http://www.w3.org/2000/svg";
 const MONTH_S = 30 * 86400;
 
@@ -343,30 +344,48 @@ function mountsShown(status) {
 // ---- what needs attention, and what guests see of it
 
 function guests(status, line) {
-  const of = status.volumes.filter(volume => volume.path.startsWith(line.name + "/") && volume.clients > 0 && !volume.trouble);
+  const of = status.volumes.filter(volume => volume.path.startsWith(line.name + "/") && volume.clients > 0);
   return of.map(volume => {
-    const room = volume.room_bytes === null ? "" : ", with room for " + bytes(volume.room_bytes) + " more here";
-    const wait = volume.full_in_ms === null ? "" : "; at this pace writes wait in " + span(volume.full_in_ms);
-    return volume.path + ": clients go on" + room + wait;
+    const room = volume.room_bytes === null ? "" : " there is room for " + bytes(volume.room_bytes) + " of writes on this host";
+    const wait = volume.full_in_ms === null ? "" : ", which at this pace lasts for " + span(volume.full_in_ms);
+    return volume.path + ": what clients read of it waits unless it is cached;" + (room || " writes wait") + wait;
+  });
+}
+
+// One sentence a reason, with all that it holds for.
+function grouped(all) {
+  const reasons = new Map();
+  for (const [how, what, why] of all) {
+    const of = reasons.get(why) || { how, whats: [] };
+    if (how === "bad") of.how = "bad";
+    of.whats.push(what);
+    reasons.set(why, of);
+  }
+  return [...reasons].map(([why, { how, whats }]) => {
+    const more = whats.length > NAMED_MAX ? " and " + (whats.length - NAMED_MAX) + " more" : "";
+    return [how, whats.slice(0, NAMED_MAX).join(", ") + more + ": " + why];
   });
 }
 
 function alarms(status) {
-  const all = [];
+  const why = [], all = [];
   for (const line of status.pools) {
-    if (line.trouble || line.state !== "open") all.push([line.state === "degraded" || line.state === "open" ? "warn" : "bad", "Pool " + line.name + " is " + line.state + (line.trouble ? ": " + line.trouble : "")]);
+    const worst = line.state === "degraded" || line.state === "open" ? "warn" : "bad";
+    if (line.trouble) why.push([worst, "Pool " + line.name + " is " + line.state, line.trouble]);
+    else if (line.state !== "open") all.push([worst, "Pool " + line.name + " is " + line.state]);
     if (line.state === "stalled" || line.state === "closed") for (const sentence of guests(status, line)) all.push(["warn", sentence]);
   }
   for (const pool of status.open_pools) for (const store of pool.stores) {
     if (store.state !== "in" && store.state !== "unknown") all.push(["warn", "Store " + store.url.split("?")[0] + " is " + store.state + (store.failing_ms === null ? "" : " for " + span(store.failing_ms))]);
   }
   for (const volume of status.volumes) {
-    if (volume.trouble || volume.state === "degraded") all.push([volume.trouble ? "bad" : "warn", volume.path + ": " + (volume.trouble || "writes are stored on fewer stores than usual")]);
+    if (volume.trouble) why.push(["bad", volume.path, volume.trouble]);
+    else if (volume.state === "degraded") why.push(["warn", volume.path, "writes are stored on fewer stores than usual"]);
   }
   if (status.cache.disk && status.cache.disk.trouble) all.push(["warn", status.cache.disk.trouble]);
   for (const kept of status.kept_files) all.push(["warn", kept.files + " files of " + kept.url + " could not be stored and are kept here: windlass mount list"]);
   for (const journal of status.kept_journals) all.push(["warn", "writes that are in no volume are kept in " + journal]);
-  return all;
+  return [...grouped(why), ...all];
 }
 
 function alarmShown(all) {
