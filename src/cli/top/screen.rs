@@ -200,7 +200,7 @@ fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'s
         .pools
         .iter()
         .filter_map(|pool| Some((format!("pool {} is {}", pool.name, pool.state), pool.trouble.clone()?)));
-    let volumes = status.volumes.iter().filter_map(|v| Some((v.path.to_string(), v.trouble.clone()?)));
+    let volumes = status.volumes.iter().filter_map(|v| Some((v.path.to_string(), own(now, v)?)));
     let cache = status.cache.disk.as_ref().and_then(|disk| disk.trouble.clone());
     let cache = cache.map(|why| ("cache on disk".to_owned(), why));
     let mut reasons: Vec<(Vec<String>, String)> = Vec::new();
@@ -217,6 +217,18 @@ fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'s
         wrapped(&format!("{named}{more}: {why}"), width)
     };
     reasons.into_iter().flat_map(sentence).map(|line| Line::from(line).fg(Color::Red)).collect()
+}
+
+/// A volume's trouble without what its pool's says already.
+fn own(now: &WatchAnswer, volume: &VolumeInUse) -> Option<String> {
+    let trouble = volume.trouble.as_deref()?;
+    let pool = now.status.pools.iter().find(|pool| pool.name == volume.path.pool);
+    let rest = pool.and_then(|pool| trouble.strip_prefix(pool.trouble.as_deref()?));
+    Some(match rest.map(|rest| rest.trim_start_matches([' ', ',', ';'])) {
+        None => trouble.to_owned(),
+        Some("") => "as its pool".to_owned(),
+        Some(rest) => rest.to_owned(),
+    })
 }
 
 /// At spaces; a word that is longer than a line is cut by the screen. All but the first line are set in.
@@ -323,6 +335,18 @@ mod tests {
         screen.reversed = true;
         let text = drawn(&mut screen, 120, 20);
         assert!(text.find("p/a").unwrap() < text.find("p/b").unwrap(), "{text}");
+    }
+
+    #[test]
+    fn a_volume_says_only_what_its_pool_does_not() {
+        let mut now = answer(1000, &[("p/a", 1)]);
+        let mut own_of = |trouble: &str| {
+            now.status.volumes[0].trouble = Some(trouble.to_owned());
+            own(&now, &now.status.volumes[0]).unwrap()
+        };
+        assert_eq!(own_of("too few stores answer for 85 s; writes wait"), "for 85 s; writes wait");
+        assert_eq!(own_of("too few stores answer"), "as its pool");
+        assert_eq!(own_of("its journal failed"), "its journal failed");
     }
 
     #[test]

@@ -259,7 +259,7 @@ function volumesShown(status, recent) {
     const each = n => sum.seconds > 0 ? n / sum.seconds : 0;
     const unsent = bytes(volume.unsent_bytes) + (volume.unsent_bytes > 0 && volume.unsent_age_ms !== null ? ", " + span(volume.unsent_age_ms) : "");
     return [each(sum.requests), [
-      volume.path, state(volume.state, volume.trouble), volume.clients, rate(each(sum.read)), rate(each(sum.write)), perSecond(each(sum.requests)),
+      volume.path, state(volume.state, own(status, volume)), volume.clients, rate(each(sum.read)), rate(each(sum.write)), perSecond(each(sum.requests)),
       ms(percentile(sum.counts, 0.99)), few(sum.failed), unsent,
       volume.full_in_ms === null ? "–" : span(volume.full_in_ms), filled(volume.journal_bytes, volume.journal_size)]];
   });
@@ -343,12 +343,19 @@ function mountsShown(status) {
 
 // ---- what needs attention, and what guests see of it
 
+// A volume's trouble without what its pool's says already.
+function own(status, volume) {
+  const pool = status.pools.find(line => volume.path.startsWith(line.name + "/"));
+  if (!volume.trouble || !pool || !pool.trouble || !volume.trouble.startsWith(pool.trouble)) return volume.trouble;
+  return volume.trouble.slice(pool.trouble.length).replace(/^[ ,;]+/, "") || "as its pool";
+}
+
 function guests(status, line) {
-  const of = status.volumes.filter(volume => volume.path.startsWith(line.name + "/") && volume.clients > 0);
-  return of.map(volume => {
+  const of = status.volumes.filter(volume => volume.path.startsWith(line.name + "/") && volume.clients > 0 && !volume.trouble);
+  return of.slice(0, NAMED_MAX).map(volume => {
     const room = volume.room_bytes === null ? "" : " there is room for " + bytes(volume.room_bytes) + " of writes on this host";
     const wait = volume.full_in_ms === null ? "" : ", which at this pace lasts for " + span(volume.full_in_ms);
-    return volume.path + ": what clients read of it waits unless it is cached;" + (room || " writes wait") + wait;
+    return volume.path + ": what clients read of it waits unless it is cached;" + (room || " writes wait") + wait + "; where a flush waits for the pool, it waits";
   });
 }
 
@@ -375,11 +382,12 @@ function alarms(status) {
     else if (line.state !== "open") all.push([worst, "Pool " + line.name + " is " + line.state]);
     if (line.state === "stalled" || line.state === "closed") for (const sentence of guests(status, line)) all.push(["warn", sentence]);
   }
+  const told = status.pools.map(line => line.trouble || "").join("\n");
   for (const pool of status.open_pools) for (const store of pool.stores) {
-    if (store.state !== "in" && store.state !== "unknown") all.push(["warn", "Store " + store.url.split("?")[0] + " is " + store.state + (store.failing_ms === null ? "" : " for " + span(store.failing_ms))]);
+    if (store.state !== "in" && store.state !== "unknown" && !told.includes(store.url)) all.push(["warn", "Store " + store.url.split("?")[0] + " is " + store.state + (store.failing_ms === null ? "" : " for " + span(store.failing_ms))]);
   }
   for (const volume of status.volumes) {
-    if (volume.trouble) why.push(["bad", volume.path, volume.trouble]);
+    if (volume.trouble) why.push(["bad", volume.path, own(status, volume)]);
     else if (volume.state === "degraded") why.push(["warn", volume.path, "writes are stored on fewer stores than usual"]);
   }
   if (status.cache.disk && status.cache.disk.trouble) all.push(["warn", status.cache.disk.trouble]);
