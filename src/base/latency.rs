@@ -24,7 +24,7 @@ impl Default for Latencies {
 /// Latencies as monitoring reads them.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Histogram {
-    /// Each bucket's end in seconds, and how many fell into it and not into one before. The last has no end: `f64::MAX`.
+    /// Each bucket's end in seconds, and how many fell into it and not into one before. The last has no end: `f64::INFINITY`.
     pub buckets: Vec<(f64, u64)>,
     pub count: u64,
     /// Of all, in seconds.
@@ -78,6 +78,12 @@ impl Latencies {
         Some(Self::bound(at).min(self.max))
     }
 
+    /// The buckets that hold any: their ends, and how many are in each.
+    pub fn counts(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        let any = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
+        any.map(|(bucket, n)| (Self::bound(bucket), *n))
+    }
+
     pub fn histogram(&self) -> Histogram {
         let (mut from, mut buckets) = (0, Vec::new());
         for log in BOUNDS {
@@ -85,7 +91,7 @@ impl Latencies {
             buckets.push((Duration::from_micros(1 << log).as_secs_f64(), n));
             from = 4 * log;
         }
-        buckets.push((f64::MAX, self.buckets[from..].iter().sum()));
+        buckets.push((f64::INFINITY, self.buckets[from..].iter().sum()));
         Histogram { buckets, count: self.count(), sum: self.sum.as_secs_f64() }
     }
 }
@@ -108,6 +114,9 @@ mod tests {
         for ms in 1..=100 {
             some.add(Duration::from_millis(ms));
         }
+        let counts: Vec<(Duration, u64)> = some.counts().collect();
+        assert_eq!(counts.iter().map(|(_, n)| n).sum::<u64>(), 100);
+        assert!(counts.is_sorted() && counts.iter().all(|(_, n)| *n > 0));
         let ms = |percent| some.percentile(percent).unwrap().as_millis();
         assert!((50..=63).contains(&ms(50)) && (99..=100).contains(&ms(99)), "{} {}", ms(50), ms(99));
     }
@@ -125,6 +134,6 @@ mod tests {
             histogram.buckets.iter().filter(|(bound, _)| *bound <= end).map(|(_, n)| n).sum()
         };
         assert_eq!((below(0.000_064), below(0.001_024), below(9.0), below(40.0)), (2, 4, 6, 6));
-        assert_eq!(histogram.buckets.last(), Some(&(f64::MAX, 1)));
+        assert_eq!(histogram.buckets.last(), Some(&(f64::INFINITY, 1)));
     }
 }

@@ -15,6 +15,7 @@ mod serve;
 mod snapshot;
 mod status;
 mod supervisor;
+mod top;
 mod volume;
 mod volume_tree;
 
@@ -79,6 +80,8 @@ enum Command {
     Policy(iam_policy::Policy),
     /// Show what is in use, and what needs attention
     Status(status::Status),
+    /// Watch what the daemon does: volumes by their I/O, stores, what needs attention
+    Top(top::Top),
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -142,6 +145,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
+        Command::Top(args) => Box::pin(top::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }

@@ -24,7 +24,7 @@ pub struct Serve {
     /// Where NBD clients connect: HOST:PORT or unix:PATH (default: unix:$WINDLASS_HOME/nbd.sock)
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<String>,
-    /// Where Prometheus reads metrics over HTTP, at /metrics: HOST:PORT or unix:PATH (default: nowhere)
+    /// Where Prometheus reads metrics over HTTP, at /metrics, and a browser a page: HOST:PORT or unix:PATH (default: nowhere)
     #[arg(long, value_name = "ADDR")]
     metrics: Vec<String>,
     /// Local disk for the read cache, for example 10G; 0: none (default: WINDLASS_CACHE, then `cache` in windlass.toml,

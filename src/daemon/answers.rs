@@ -121,6 +121,11 @@ pub struct VolumeInUse {
     /// What can be written before writes wait for the stores, and when that will be so at this pace.
     pub room_bytes: Option<u64>,
     pub full_in_ms: Option<u64>,
+    /// Local disk that the journal uses and may use; none when the volume isn't open.
+    #[serde(default)]
+    pub journal_bytes: Option<u64>,
+    #[serde(default)]
+    pub journal_size: Option<u64>,
     pub trouble: Option<String>,
     pub io: Vec<IoLine>,
 }
@@ -136,6 +141,10 @@ pub struct IoLine {
     pub latency_ms_p50: f64,
     pub latency_ms_p99: f64,
     pub latency_ms_max: f64,
+    /// Up to how many ms, and how many took so long and longer than the ones before. From two of them on, in order of time,
+    /// the latencies between both are known.
+    #[serde(default)]
+    pub latency_counts: Vec<(f64, u64)>,
 }
 
 /// A snapshot as listings show it.
@@ -228,6 +237,32 @@ pub struct EngineStatus {
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,
     pub cache: ReadCaches,
+}
+
+/// `watch`: what somebody sees who looks all the time. Made of what is known here; stores are asked once a minute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WatchAnswer {
+    pub version: String,
+    /// By this host's clock, in ms since 1970.
+    pub wall_ms: u64,
+    pub up_ms: u64,
+    /// How long ago stores were asked how they are. What requests have shown since is known too.
+    pub looked_ms_ago: u64,
+    #[serde(flatten)]
+    pub status: EngineStatus,
+    /// Those that are open.
+    pub open_pools: Vec<PoolStatus>,
+    pub memory: Vec<MemoryPart>,
+}
+
+/// One part of the memory budget.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemoryPart {
+    pub part: Word,
+    pub bytes: u64,
+    pub limit_bytes: u64,
+    /// Somebody waits for it.
+    pub short: bool,
 }
 
 /// The cache of what is read.

@@ -364,6 +364,8 @@ pub enum Verb {
         dry_run: bool,
     },
     Status,
+    /// What `top` and the page show, again and again: it costs stores next to nothing.
+    Watch,
     /// Whether the engine is alive: it answers when none of its tables is stuck, whatever the stores do.
     Ping,
 }

@@ -109,6 +109,7 @@ impl Engine {
             capacities: Default::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
+            last_look: Default::default(),
             began: rt.now(),
             host_context,
             config: parking_lot::Mutex::new(Arc::new(config)),

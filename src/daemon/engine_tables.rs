@@ -1,10 +1,12 @@
 //! The state of a running engine: the tables that verbs and faces work on. Its life is `engine`'s.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::answers::KeptOf;
 use super::capacity::Capacities;
 use super::config::Config;
 use super::mounts::Mounts;
@@ -29,10 +31,21 @@ pub struct EngineState {
     pub nbd: Mutex<Vec<Address>>,
     /// Where the metrics are read.
     pub metrics: Mutex<Vec<Address>>,
+    /// What whoever watches sees of what is not looked at each time.
+    pub last_look: Mutex<LastLook>,
     /// When the engine started.
     pub began: Instant,
     /// Cancelled when the engine ends.
     pub stop: CancellationToken,
+}
+
+/// What costs requests or reads of the local disk to know, as it was when somebody watched last.
+#[derive(Clone, Debug, Default)]
+pub struct LastLook {
+    /// When it began.
+    pub at: Option<Instant>,
+    pub kept_files: Vec<KeptOf>,
+    pub kept_journals: Vec<PathBuf>,
 }
 
 impl EngineState {

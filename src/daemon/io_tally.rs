@@ -80,6 +80,7 @@ impl IoTally {
                 latency_ms_p50: ms(latencies.percentile(50)),
                 latency_ms_p99: ms(latencies.percentile(99)),
                 latency_ms_max: ms(Some(latencies.max())),
+                latency_counts: latencies.counts().map(|(up_to, n)| (ms(Some(up_to)), n)).collect(),
             }
         };
         IO_VERBS.into_iter().map(line).collect()

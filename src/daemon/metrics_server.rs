@@ -1,27 +1,21 @@
-//! The metrics' door: as much of HTTP as a scraper speaks. One request a connection; what is asked is read only as far as
-//! its limit, and who is slow is sent away. Beside the metrics it tells whether the daemon is alive (`/healthz`) and
-//! whether all that it serves can be used (`/readyz`).
+//! The metrics address: what it answers and to whom. Who is slow is sent away. Beside the metrics it tells whether the
+//! daemon is alive (`/healthz`), whether all that it serves can be used (`/readyz`), and has a page for people (`/`).
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::engine_tables::EngineState;
-use super::metrics;
+use super::http::{BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAVAILABLE};
+use super::{metrics, page};
 use crate::base::rt::Rt;
 use crate::base::{Budget, Name, Result};
 use crate::nbd::{Address, Listener, Socket};
 
-const OK: &str = "200 OK";
-const UNAVAILABLE: &str = "503 Service Unavailable";
-const TEXT: &str = "text/plain; charset=utf-8";
-
-/// Longest request head that is read, in bytes.
-const HEAD_MAX: usize = 8 << 10;
 /// How long one connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at once; more wait to be accepted.
@@ -38,6 +32,7 @@ pub async fn serve(
 ) -> Result<Address> {
     let (listener, bound) = Listener::bind(address).await?;
     let (rt2, clients) = (rt.clone(), Budget::new(CLIENTS_MAX * CLIENT));
+    let own = bound.clone();
     rt.spawn(async move {
         loop {
             let held = clients.take(CLIENT).await;
@@ -49,13 +44,13 @@ pub async fn serve(
                 rt2.sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let (rt, state) = (rt2.clone(), state.clone());
+            let (rt, state, own) = (rt2.clone(), state.clone(), own.clone());
             rt2.spawn(async move {
                 let _held = held;
                 let served = async {
                     match socket {
-                        Socket::Tcp(stream) => answer(stream, &state).await,
-                        Socket::Unix(stream) => answer(stream, &state).await,
+                        Socket::Tcp(stream) => answer(stream, &own, &state).await,
+                        Socket::Unix(stream) => answer(stream, &own, &state).await,
                     }
                 };
                 if let Some(Err(error)) = rt.timeout(PATIENCE, served).await {
@@ -69,32 +64,41 @@ pub async fn serve(
     Ok(bound)
 }
 
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Weak<EngineState>) -> Result<()> {
-    let head = read_head(&mut stream).await?;
-    let mut words = head.split(|b| *b == b' ');
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-    let (status, media, body) = match (method, path, state.upgrade()) {
-        (_, _, None) => (UNAVAILABLE, TEXT, "the daemon is shutting down\n".to_owned()),
-        (b"GET" | b"HEAD", b"/metrics", Some(state)) => (OK, metrics::MEDIA_TYPE, metrics::page(&state)),
-        (b"GET" | b"HEAD", b"/healthz", _) => (OK, TEXT, "alive\n".to_owned()),
-        (b"GET" | b"HEAD", b"/readyz", Some(state)) => match unready(&state) {
-            why if why.is_empty() => (OK, TEXT, "ready\n".to_owned()),
-            why => (UNAVAILABLE, TEXT, why.concat()),
-        },
-        (b"GET" | b"HEAD", b"/", _) => (OK, TEXT, "windlass: see /metrics, /healthz, /readyz\n".to_owned()),
-        (b"GET" | b"HEAD", ..) => ("404 Not Found", TEXT, "see /metrics, /healthz, /readyz\n".to_owned()),
-        _ => ("405 Method Not Allowed", TEXT, "only GET is understood\n".to_owned()),
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    own: &Address,
+    state: &Weak<EngineState>,
+) -> Result<()> {
+    let request = Request::read(&mut stream).await?;
+    let reply = match state.upgrade() {
+        Some(state) => reply(&request, own, &state).await,
+        None => Reply::new(UNAVAILABLE, TEXT, "the daemon is shutting down\n"),
     };
-    let len = body.len();
-    let mut reply = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
-    );
-    if method != b"HEAD" {
-        reply.push_str(&body);
+    reply.send(&mut stream, request.method != "HEAD").await
+}
+
+async fn reply(request: &Request, own: &Address, state: &EngineState) -> Reply {
+    const KNOWN: &str = "see /, /metrics, /healthz, /readyz\n";
+    if !request.only_reads() {
+        return Reply::new(BAD_METHOD, TEXT, "only GET is understood\n");
     }
-    stream.write_all(reply.as_bytes()).await?;
-    Ok(stream.shutdown().await?)
+    match request.path.as_str() {
+        "/metrics" => Reply::new(OK, metrics::MEDIA_TYPE, metrics::page(state)),
+        "/healthz" => Reply::new(OK, TEXT, "alive\n"),
+        "/readyz" => match unready(state) {
+            why if why.is_empty() => Reply::new(OK, TEXT, "ready\n"),
+            why => Reply::new(UNAVAILABLE, TEXT, why.concat()),
+        },
+        "/" if request.is_for(own) => page::document(),
+        path if path.starts_with("/api/") && request.is_for(own) => page::api(state, request).await,
+        path if path == "/" || path.starts_with("/api/") => {
+            let why = format!(
+                "this is {own}: open it by that address or as localhost, from no other site's page\n"
+            );
+            Reply::new(FORBIDDEN, TEXT, why)
+        }
+        _ => Reply::new(NOT_FOUND, TEXT, KNOWN),
+    }
 }
 
 /// A line for each pool that can't be used in full now: it isn't open, or can store or decide nothing.
@@ -113,28 +117,23 @@ fn unready(state: &EngineState) -> Vec<String> {
     served.filter_map(|known| Some(format!("pool {}: {}\n", known.name, why(&known.name)?))).collect()
 }
 
-/// Up to the empty line, the end or the limit: what counts is in the first line.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
-    let mut head = Vec::new();
-    let mut part = [0; 1024];
-    while head.len() < HEAD_MAX && !head.windows(4).any(|w| w == b"\r\n\r\n") {
-        let read = stream.read(&mut part).await?;
-        if read == 0 {
-            break;
-        }
-        head.extend_from_slice(&part[..read]);
-    }
-    Ok(head)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    /// What comes back for these bytes, with no engine behind.
-    async fn ask(request: &[u8]) -> String {
-        let (mut client, server) = tokio::io::duplex(64 << 10);
-        let serving = async { answer(server, &Weak::new()).await };
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::super::http::HEAD_MAX;
+    use super::super::{Config, Engine, Options, StateDir};
+    use super::*;
+    use crate::base::rt::{RealDisk, RealRuntime};
+
+    /// What comes back for these bytes.
+    async fn ask(state: &Weak<EngineState>, request: &[u8]) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let own = "127.0.0.1:9420".parse().unwrap();
+        let serving = async { answer(server, &own, state).await };
         let asking = async {
             client.write_all(request).await.unwrap();
             let mut reply = String::new();
@@ -144,15 +143,53 @@ mod tests {
         futures::join!(serving, asking).1
     }
 
+    async fn get(state: &Weak<EngineState>, host: &str, path: &str) -> String {
+        ask(state, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await
+    }
+
     #[tokio::test]
     async fn whatever_is_asked_is_answered() {
         for request in
             [&b"GET /metrics HTTP/1.1\r\n\r\n"[..], b"\r\n\r\n", b"\xff\xfe\r\n\r\n", &[b'x'; HEAD_MAX]]
         {
-            let reply = ask(request).await;
+            let reply = ask(&Weak::new(), request).await;
             assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
             assert!(reply.ends_with("\r\n\r\nthe daemon is shutting down\n"), "{reply}");
         }
-        assert!(ask(b"HEAD / HTTP/1.1\r\n\r\n").await.ends_with("\r\n\r\n"));
+        assert!(ask(&Weak::new(), b"HEAD / HTTP/1.1\r\n\r\n").await.ends_with("\r\n\r\n"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_page_and_its_answers_are_for_those_who_know_the_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
+        let home = StateDir::at(dir.path().join("home"));
+        std::fs::create_dir_all(home.root()).unwrap();
+        let options = Options { memory: 64 << 20, ..Options::default() };
+        let engine = Engine::start(rt, disk, home, Config::default(), options).await.unwrap();
+        let state = Arc::downgrade(engine.state());
+
+        let page = get(&state, "localhost:9420", "/").await;
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("</html>\n"), "{page}");
+        assert!(page.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{page}");
+        let status = get(&state, "127.0.0.1:9420", "/api/status").await;
+        let body: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        assert_eq!(body["value"]["pools"], serde_json::json!([]), "{status}");
+        for path in ["/", "/api/status"] {
+            assert!(get(&state, "evil.example", path).await.starts_with("HTTP/1.1 403 "));
+        }
+        assert!(get(&state, "evil.example", "/metrics").await.starts_with("HTTP/1.1 200 "));
+        for (path, status) in [
+            ("/api/none", "404 "),
+            ("/none", "404 "),
+            ("/api/volumes", "404 "),
+            ("/api/volumes?pool=p", "503 "),
+            ("/api/snapshots?volume=p/v", "503 "),
+        ] {
+            let reply = get(&state, "localhost", path).await;
+            assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {reply}");
+        }
+        assert!(ask(&state, b"POST /api/status HTTP/1.1\r\nHost: localhost\r\n\r\n").await.contains(" 405 "));
+        engine.shutdown().await.unwrap();
     }
 }

@@ -9,10 +9,14 @@ pub mod control;
 mod engine;
 mod engine_tables;
 mod exports;
+mod http;
 mod io_tally;
 mod metrics;
 mod metrics_server;
+#[cfg(test)]
+mod monitoring;
 mod mounts;
+mod page;
 mod pools;
 pub mod signals;
 mod state_dir;

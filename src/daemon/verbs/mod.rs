@@ -12,13 +12,15 @@ mod tests;
 mod trash;
 mod volume;
 mod waiting;
+mod watch;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::mount::mount;
 pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
-use super::answers::{EngineStatus, ReadCaches};
+use super::answers::{EngineStatus, KeptOf, ReadCaches};
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
 use super::engine_tables::EngineState;
@@ -148,6 +150,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
         Verb::Status => status(state).await,
+        Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),
     }
 }
@@ -162,11 +165,10 @@ fn ping(state: &EngineState) -> Outcome {
     Outcome { value, ..Outcome::default() }
 }
 
-/// What is known here. Of stores only the labels are read, and none is waited for long.
-async fn status(state: &EngineState) -> Result<Outcome> {
-    pool::ask_all(state).await;
-    let host_context = &state.host_context;
-    let status = EngineStatus {
+/// What this engine knows by itself, and what it keeps on the local disk.
+fn known(state: &EngineState, kept_files: Vec<KeptOf>, kept_journals: Vec<PathBuf>) -> EngineStatus {
+    let (host_context, memory) = (&state.host_context, state.pools.memory());
+    EngineStatus {
         home: host_context.home.root().display().to_string(),
         host: host_context.host.name.clone(),
         host_id: host_context.host.id,
@@ -174,13 +176,19 @@ async fn status(state: &EngineState) -> Result<Outcome> {
         pools: pool::lines(state),
         volumes: volume::in_use(state),
         mounts: state.mounts.list(),
-        kept_files: mount::by_bucket(&state.mounts.kept(host_context).await.unwrap_or_default()),
-        kept_journals: host_context.home.kept_journals(&*host_context.disk).await,
-        cache: ReadCaches {
-            memory: state.pools.memory().frames.stats(),
-            disk: state.pools.memory().disk.stats(),
-        },
-    };
+        kept_files,
+        kept_journals,
+        cache: ReadCaches { memory: memory.frames.stats(), disk: memory.disk.stats() },
+    }
+}
+
+/// What is known here. Of stores only the labels are read, and none is waited for long.
+async fn status(state: &EngineState) -> Result<Outcome> {
+    pool::ask_all(state).await;
+    let host_context = &state.host_context;
+    let kept = &state.mounts.kept(host_context).await.unwrap_or_default();
+    let kept_journals = host_context.home.kept_journals(&*host_context.disk).await;
+    let status = known(state, mount::by_bucket(kept), kept_journals);
     let attention = status.pools.iter().any(|p| p.trouble.is_some())
         || status.volumes.iter().any(volume::needs_attention);
     let mut outcome = Outcome::of(&status)?.degraded(attention);

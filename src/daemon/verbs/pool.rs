@@ -67,13 +67,13 @@ fn state_of(pool: &Pool) -> (&'static str, Option<String>) {
 }
 
 /// Asks the stores of all open pools that are not known to be away: nobody may have used them for long.
-pub async fn ask_all(state: &EngineState) {
-    let opened = state.pools.opened();
+pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
+    let (rt, opened) = (state.host_context.rt.clone(), state.pools.opened());
     let members = opened.iter().flat_map(|(_, open)| open.pool.membership().members.clone());
-    let asks = members.filter(|m| m.failing().is_none()).map(|m| async move {
-        let _ = state.host_context.rt.timeout(ASK, m.attest()).await;
-    });
-    join_all(asks).await;
+    let asked: Vec<_> = members.filter(|m| m.failing().is_none()).collect();
+    async move {
+        join_all(asked.iter().map(|m| rt.timeout(ASK, m.attest()))).await;
+    }
 }
 
 /// Asks every store: what a quiet pool knows of them may be old.

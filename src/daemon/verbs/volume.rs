@@ -65,6 +65,8 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
             unsent_age_ms: info.as_ref().and_then(|i| i.unsent_age_ms),
             room_bytes: info.as_ref().and_then(|i| i.room_bytes),
             full_in_ms: info.as_ref().and_then(|i| i.full_in_ms),
+            journal_bytes: info.as_ref().map(|i| i.journal_bytes),
+            journal_size: info.as_ref().map(|i| i.journal_size),
             io: used.io.lines(),
             trouble: info.map_or_else(failure, |i| i.trouble),
             clients: used.clients,
