@@ -3,6 +3,7 @@
 mod clone;
 mod config;
 mod demo;
+mod doctor;
 mod hooks;
 mod iam_policy;
 mod log;
@@ -79,6 +80,8 @@ enum Command {
     Policy(iam_policy::Policy),
     /// Show what is in use, and what needs attention
     Status(status::Status),
+    /// Look at all that Windlass stands on; name each trouble, and what to do
+    Doctor(doctor::Doctor),
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -142,6 +145,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }

@@ -217,11 +217,17 @@ pub struct MountList {
 /// `status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EngineStatus {
+    /// Of the program that answers.
+    #[serde(default)]
+    pub version: String,
     pub home: String,
     pub host: String,
     pub host_id: HostId,
     /// Where NBD clients connect; none without a daemon.
     pub nbd: Vec<String>,
+    /// Where its metrics are read.
+    #[serde(default)]
+    pub metrics: Vec<String>,
     pub pools: Vec<PoolLine>,
     pub volumes: Vec<VolumeInUse>,
     pub mounts: Vec<MountInfo>,

@@ -12,6 +12,8 @@ mod open;
 mod probe;
 mod request;
 mod retry;
+mod rights;
+mod rules;
 mod s3;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
@@ -43,6 +45,8 @@ pub use open::{adopt, expect, open, open_patiently};
 pub use probe::probe;
 pub use request::{BucketAnswer, BucketRequest};
 pub use retry::{Patience, Retrying};
+pub use rights::{Right, Tried, is_public, try_rights};
+pub use rules::{Asked, BucketRules, LifecycleRule};
 pub use s3::{KeyPair, S3Store, passwd_keys};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
@@ -261,6 +265,13 @@ pub trait Bucket: Store {
     async fn space(&self) -> Option<Space> {
         match self.inner() {
             Some(inner) => inner.space().await,
+            None => None,
+        }
+    }
+    /// What its owner has set for the whole bucket. `None`: it is no bucket of a server.
+    async fn rules(&self) -> Option<BucketRules> {
+        match self.inner() {
+            Some(inner) => inner.rules().await,
             None => None,
         }
     }

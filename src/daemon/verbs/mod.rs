@@ -167,10 +167,12 @@ async fn status(state: &EngineState) -> Result<Outcome> {
     pool::ask_all(state).await;
     let host_context = &state.host_context;
     let status = EngineStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         home: host_context.home.root().display().to_string(),
         host: host_context.host.name.clone(),
         host_id: host_context.host.id,
         nbd: state.nbd_addresses().iter().map(ToString::to_string).collect(),
+        metrics: state.metrics_addresses().iter().map(ToString::to_string).collect(),
         pools: pool::lines(state),
         volumes: volume::in_use(state),
         mounts: state.mounts.list(),
