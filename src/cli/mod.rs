@@ -4,6 +4,7 @@ mod clone;
 mod config;
 mod demo;
 mod doctor;
+mod drill;
 mod hooks;
 mod iam_policy;
 mod log;
@@ -82,6 +83,9 @@ enum Command {
     Status(status::Status),
     /// Look at all that Windlass stands on; name each trouble, and what to do
     Doctor(doctor::Doctor),
+    /// Rehearse a loss while clients go on
+    #[command(subcommand)]
+    Drill(drill::Drill),
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -146,6 +150,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&global, args)).await,
+        Command::Drill(args) => Box::pin(drill::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }

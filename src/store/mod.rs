@@ -17,12 +17,14 @@ mod rules;
 mod s3;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
+mod switch;
 mod url;
 mod versions;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,6 +52,7 @@ pub use rules::{Asked, BucketRules, LifecycleRule};
 pub use s3::{KeyPair, S3Store, passwd_keys};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
+pub use switch::{CutOff, Switched};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 pub use versions::{Version, VersionList, VersionMark, VersionPage};
 
@@ -226,6 +229,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// What was asked of it so far, where that is counted (every store that `open` opens).
     fn counters(&self) -> Option<&Counters> {
         self.inner().and_then(|inner| inner.counters())
+    }
+    /// What cuts it off, where that can be done (every store that `open` opens).
+    fn switch(&self) -> Option<&Arc<AtomicBool>> {
+        self.inner().and_then(|inner| inner.switch())
     }
     /// `None`: the store says that there is no such object.
     async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {

@@ -3,6 +3,7 @@
 mod alter;
 mod clone;
 mod destroy;
+mod drill;
 mod mount;
 mod pool;
 mod recover;
@@ -72,6 +73,7 @@ fn deed(verb: &Verb) -> Option<String> {
         Verb::PoolDestroy(args) if args.dry_run => {
             format!("it was asked what destroying pool {} takes", args.name)
         }
+        Verb::DrillLoseStore(args) => format!("a drill: a store of pool {} was cut off", args.name),
         Verb::Mount { url, dir, .. } => format!("{url} was mounted at {dir}"),
         Verb::Unmount { dir } => format!("{dir} was unmounted"),
         Verb::MountExport { url, to } => format!("what is kept of {url} was copied to {to}"),
@@ -99,6 +101,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
             Box::pin(replace::replace(state, &name, (&old, &new), force, progress)).await
         }
         Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(state, args, progress)).await,
+        Verb::DrillLoseStore(args) => Box::pin(drill::lose_store(state, args, progress)).await,
         Verb::VolumeCreate(args) => Box::pin(volume::create(state, args)).await,
         Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
