@@ -2,6 +2,7 @@
 
 mod clone;
 mod config;
+mod cost;
 mod demo;
 mod doctor;
 mod drill;
@@ -86,6 +87,8 @@ enum Command {
     /// Rehearse a loss while clients go on
     #[command(subcommand)]
     Drill(drill::Drill),
+    /// What pools cost a month, and what another layout or class would
+    Cost(cost::Cost),
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -151,6 +154,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&global, args)).await,
         Command::Drill(args) => Box::pin(drill::run(&global, args)).await,
+        Command::Cost(args) => Box::pin(cost::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }

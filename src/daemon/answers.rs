@@ -241,6 +241,9 @@ pub struct EngineStatus {
     /// Of the program that answers.
     #[serde(default)]
     pub version: String,
+    /// How long it has run.
+    #[serde(default)]
+    pub up_ms: u64,
     pub home: String,
     pub host: String,
     pub host_id: HostId,

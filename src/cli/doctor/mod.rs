@@ -28,7 +28,7 @@ use self::state_folder::StateFacts;
 use self::store::StoreFacts;
 use super::{DEGRADED, Global, config, output, reach_engine};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::{Name, Result, utc};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{EngineStatus, PoolAnswer};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::control::Client;
@@ -139,7 +139,15 @@ impl<'a> Look<'a> {
             Some(Err(why)) => checks.push(Check::bad("engine", why.clone(), "do as the message says")),
             None => {}
         }
-        let pools = self.pools(args).await?;
+        let pools = match self.pools(args).await {
+            Err(error) if error.is(Kind::NotFound) => return Err(error),
+            Err(error) => {
+                let cure = "mend or move away the file, then `windlass pool add` makes the pool known again";
+                checks.push(Check::bad("known-pools", error.to_string(), cure));
+                Vec::new()
+            }
+            Ok(pools) => pools,
+        };
         let answers = self.pool_answers(&pools).await;
         let now = self.rt.wall_ms();
         for (pool, answer) in pools.iter().zip(&answers) {
@@ -214,7 +222,7 @@ impl<'a> Look<'a> {
         if let Some(name) = args.pool.iter().find(|name| known.iter().all(|known| known.name != **name)) {
             let why =
                 format!("this host knows no pool {name}: `windlass pool list` shows those that it knows");
-            return Err(crate::base::Error::new(crate::base::Kind::NotFound, why));
+            return Err(Error::new(Kind::NotFound, why));
         }
         let wanted = |known: &KnownPool| match args.pool.is_empty() {
             true => args.store.is_empty(),

@@ -40,7 +40,11 @@ pub async fn lose_store(state: &EngineState, args: LoseStore, progress: &Progres
         Error::new(Kind::Refused, why)
     })?;
     let mut seen = Seen::default();
-    progress.say(format!("{} is cut off for {}; Ctrl-C brings it back at once", member.url(), show_time(args.for_ms)));
+    progress.say(format!(
+        "{} is cut off for {}; Ctrl-C brings it back at once",
+        member.url(),
+        show_time(args.for_ms)
+    ));
     while rt.now().since(began) < cut_for && !is_over(state, progress) {
         seen.look(state, &pool, name);
         rt.sleep(LOOK.min(cut_for)).await;
@@ -76,11 +80,13 @@ fn chosen(pool: &Pool, url: Option<&str>) -> Result<Arc<Member>> {
     let members = pool.membership().members.clone();
     let Some(url) = url else {
         let well = members.iter().rev().find(|member| member.well()).cloned();
-        return well.ok_or_else(|| Error::new(Kind::Refused, "no store of the pool answers: there is none to lose"));
+        return well
+            .ok_or_else(|| Error::new(Kind::Refused, "no store of the pool answers: there is none to lose"));
     };
     let url = url.parse::<crate::store::StoreSpec>()?.url.to_string();
     members.into_iter().find(|member| member.url() == url).ok_or_else(|| {
-        let why = format!("{url} is no store of pool {0}: `windlass pool status {0}` lists them", pool.name());
+        let why =
+            format!("{url} is no store of pool {0}: `windlass pool status {0}` lists them", pool.name());
         Error::new(Kind::NotFound, why)
     })
 }
@@ -174,8 +180,12 @@ fn tell(report: &DrillReport) -> Result<Outcome> {
     };
     let shards = show_count(*pending_shards, "shard");
     let mended = match report.repaired_ms {
-        Some(ms) => format!("{shards} were pending; all was put again {} after the store was back", show_time(ms)),
-        None => format!("{shards} were pending; whether all was put again was not waited for: `windlass pool status`"),
+        Some(ms) => {
+            format!("{shards} were pending; all was put again {} after the store was back", show_time(ms))
+        }
+        None => format!(
+            "{shards} were pending; whether all was put again was not waited for: `windlass pool status`"
+        ),
     };
     let away = format!("{} was cut off for {}", report.store, show_time(report.cut_off_ms));
     let troubles = report.troubles.iter().map(|why| format!("trouble: {why}"));

@@ -171,6 +171,7 @@ async fn status(state: &EngineState) -> Result<Outcome> {
     let host_context = &state.host_context;
     let status = EngineStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        up_ms: host_context.rt.now().since(state.began).as_millis() as u64,
         home: host_context.home.root().display().to_string(),
         host: host_context.host.name.clone(),
         host_id: host_context.host.id,
