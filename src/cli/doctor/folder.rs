@@ -44,12 +44,11 @@ impl Folder {
             return Err(std::io::ErrorKind::NotADirectory.into());
         }
         let (of, room) = (rustix::fs::statfs(dir)?, rustix::fs::statvfs(dir)?);
-        let type_of = of.f_type as i64 & 0xffff_ffff;
         Ok(Folder {
             uid: meta.uid(),
             mode: meta.mode() & 0o7777,
             device: meta.dev(),
-            kind: KINDS.iter().find(|(magic, _)| *magic == type_of).map(|(_, kind)| *kind),
+            kind: KINDS.iter().find(|(magic, _)| *magic == of.f_type).map(|(_, kind)| *kind),
             free_bytes: room.f_bavail * room.f_frsize,
             used_bytes: room.f_blocks.saturating_sub(room.f_bfree) * room.f_frsize,
             free_inodes: (room.f_files > 0).then_some(room.f_favail),

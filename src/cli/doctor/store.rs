@@ -437,8 +437,9 @@ mod tests {
         deny(&mut kept, Right::Put, "Access Denied (AccessDenied)");
         assert_eq!(states(&kept), [("store-rights".to_owned(), State::Bad)]);
         let mut keys = facts("s3://b/p");
-        [Right::List, Right::Put, Right::Delete]
-            .map(|right| deny(&mut keys, right, "no (SignatureDoesNotMatch)"));
+        for right in [Right::List, Right::Put, Right::Delete] {
+            deny(&mut keys, right, "no (SignatureDoesNotMatch)");
+        }
         assert_eq!(states(&keys), [("store-credentials".to_owned(), State::Bad)]);
         let mut away = facts("s3://b/p");
         let outcome = Err(Error::new(Kind::Unavailable, "connection refused"));
