@@ -44,14 +44,29 @@ pub async fn run(global: &Global, command: ConfigCommand) -> Result<ExitCode> {
     }
 }
 
-async fn check(global: &Global) -> Result<ExitCode> {
+/// What a look at the file and at this host found.
+pub struct Findings {
+    pub file: PathBuf,
+    pub wrong: Vec<Wrong>,
+    /// What needs no mending and may still surprise.
+    pub notes: Vec<String>,
+}
+
+/// # Errors
+/// The file can't be read at all.
+pub async fn findings(global: &Global) -> Result<Findings> {
     let (file, named) = reach_engine::config_file(global)?;
-    let shown = file.display();
     let (wrong, notes) = match Config::read(&*RealDisk::start(), &file, named).await {
         Ok(config) => (on_this_host(&config).await, notes(&config, &file)),
         Err(Unusable::Content(wrong)) => (wrong, Vec::new()),
         Err(Unusable::File(error)) => return Err(error),
     };
+    Ok(Findings { file, wrong, notes })
+}
+
+async fn check(global: &Global) -> Result<ExitCode> {
+    let Findings { file, wrong, notes } = findings(global).await?;
+    let shown = file.display();
     if global.json {
         let one = |w: &Wrong| json!({"line": w.line, "key": w.key, "message": w.what});
         let wrong: Vec<_> = wrong.iter().map(one).collect();

@@ -2,7 +2,10 @@
 
 mod clone;
 mod config;
+mod cost;
 mod demo;
+mod doctor;
+mod drill;
 mod hooks;
 mod iam_policy;
 mod log;
@@ -82,6 +85,13 @@ enum Command {
     Status(status::Status),
     /// Watch what the daemon does: volumes by their I/O, stores, what needs attention
     Top(top::Top),
+    /// Look at all that Windlass stands on; name each trouble, and what to do
+    Doctor(doctor::Doctor),
+    /// Rehearse a loss while clients go on
+    #[command(subcommand)]
+    Drill(drill::Drill),
+    /// What pools cost a month, and what another layout or class would
+    Cost(cost::Cost),
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -146,6 +156,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,
         Command::Status(args) => Box::pin(status::run(&global, args)).await,
         Command::Top(args) => Box::pin(top::run(&global, args)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&global, args)).await,
+        Command::Drill(args) => Box::pin(drill::run(&global, args)).await,
+        Command::Cost(args) => Box::pin(cost::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }

@@ -82,6 +82,27 @@ pub struct Replaced {
     pub shards: u64,
 }
 
+/// `drill lose-store`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrillReport {
+    pub pool: Name,
+    pub store: String,
+    pub cut_off_ms: u64,
+    /// Of all clients of the pool's volumes, while the store was away.
+    pub requests: u64,
+    pub failed: u64,
+    /// Right to about 20 %.
+    pub slowest_ms: f64,
+    /// What volumes had to say meanwhile.
+    pub troubles: Vec<String>,
+    /// Shards that were left out, at most.
+    pub pending_shards: u64,
+    /// From the store's return until all that it missed was put; none when that was not waited for.
+    pub repaired_ms: Option<u64>,
+    /// Whoever asked gave up.
+    pub broken_off: bool,
+}
+
 /// `volume info`: what the volume says of itself, and what the engine knows beside that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeAnswer {
@@ -226,11 +247,20 @@ pub struct MountList {
 /// `status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EngineStatus {
+    /// Of the program that answers.
+    #[serde(default)]
+    pub version: String,
+    /// How long it has run.
+    #[serde(default)]
+    pub up_ms: u64,
     pub home: String,
     pub host: String,
     pub host_id: HostId,
     /// Where NBD clients connect; none without a daemon.
     pub nbd: Vec<String>,
+    /// Where its metrics are read.
+    #[serde(default)]
+    pub metrics: Vec<String>,
     pub pools: Vec<PoolLine>,
     pub volumes: Vec<VolumeInUse>,
     pub mounts: Vec<MountInfo>,

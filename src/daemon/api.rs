@@ -182,6 +182,17 @@ pub enum RemoveMode {
     FromTrash,
 }
 
+/// A drill: one store of a pool is cut off.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoseStore {
+    pub name: Name,
+    /// Its URL; none: the last one.
+    pub store: Option<String>,
+    pub for_ms: u64,
+    /// Also where I/O would wait without it.
+    pub force: bool,
+}
+
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct ScrubRequest {
@@ -230,6 +241,7 @@ pub enum Verb {
         force: bool,
     },
     PoolForceRecover(ForceRecover),
+    DrillLoseStore(LoseStore),
     VolumeCreate(VolumeCreate),
     VolumeList {
         pool: Option<Name>,

@@ -317,6 +317,12 @@ impl Client {
         }
     }
 
+    /// The daemon's process, where the kernel tells it.
+    pub fn process(&self) -> Option<u32> {
+        let peer = self.stream.get_ref().peer_cred().ok()?;
+        peer.pid().and_then(|pid| u32::try_from(pid).ok())
+    }
+
     /// Whether what the daemon mounts is mounted for this process too: both are the same user's and in one mount namespace.
     /// A daemon in a sandbox, as systemd makes one, or in a container has another.
     pub fn shares_mounts(&self) -> bool {

@@ -12,15 +12,19 @@ mod open;
 mod probe;
 mod request;
 mod retry;
+mod rights;
+mod rules;
 mod s3;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
+mod switch;
 mod url;
 mod versions;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,9 +47,12 @@ pub use open::{adopt, expect, open, open_patiently};
 pub use probe::probe;
 pub use request::{BucketAnswer, BucketRequest};
 pub use retry::{Patience, Retrying};
+pub use rights::{Right, Tried, is_public, try_rights};
+pub use rules::{Asked, BucketRules, LifecycleRule};
 pub use s3::{KeyPair, S3Store, passwd_keys};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
+pub use switch::{CutOff, Switched};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 pub use versions::{Version, VersionList, VersionMark, VersionPage};
 
@@ -223,6 +230,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn counters(&self) -> Option<&Counters> {
         self.inner().and_then(|inner| inner.counters())
     }
+    /// What cuts it off, where that can be done (every store that `open` opens).
+    fn switch(&self) -> Option<&Arc<AtomicBool>> {
+        self.inner().and_then(|inner| inner.switch())
+    }
     /// `None`: the store says that there is no such object.
     async fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
         ask(self, BucketRequest::Get { key: key.into(), version: None, range }, cause).await
@@ -261,6 +272,13 @@ pub trait Bucket: Store {
     async fn space(&self) -> Option<Space> {
         match self.inner() {
             Some(inner) => inner.space().await,
+            None => None,
+        }
+    }
+    /// What its owner has set for the whole bucket. `None`: it is no bucket of a server.
+    async fn rules(&self) -> Option<BucketRules> {
+        match self.inner() {
+            Some(inner) => inner.rules().await,
             None => None,
         }
     }

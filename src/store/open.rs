@@ -3,7 +3,7 @@
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-use super::{BucketRef, Counted, FileStore, Patience, Retrying, S3Store, StoreUrl};
+use super::{BucketRef, Counted, FileStore, Patience, Retrying, S3Store, StoreUrl, Switched};
 
 /// Opens a store. Nothing is written; a place that isn't there is an error that names it.
 pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
@@ -26,7 +26,7 @@ async fn open_with(rt: &Rt, url: &StoreUrl, patience: Patience) -> Result<Bucket
             ));
         }
     };
-    Ok(Retrying::new(rt, Counted::new(rt, bucket), patience))
+    Ok(Retrying::new(rt, Switched::new(Counted::new(rt, bucket)), patience))
 }
 
 /// Looks at a place that is to become a pool's store: it must be there. Nothing is written.
@@ -41,7 +41,7 @@ pub async fn adopt(rt: &Rt, url: &StoreUrl) -> Result<()> {
 pub async fn expect(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     match url {
         // What fails in a folder fails again at once: nothing is repeated.
-        StoreUrl::File { dir } => Ok(Counted::new(rt, FileStore::expected(rt, dir))),
+        StoreUrl::File { dir } => Ok(Switched::new(Counted::new(rt, FileStore::expected(rt, dir)))),
         _ => open(rt, url).await,
     }
 }

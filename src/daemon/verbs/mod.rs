@@ -3,6 +3,7 @@
 mod alter;
 mod clone;
 mod destroy;
+mod drill;
 mod mount;
 mod pool;
 mod recover;
@@ -74,6 +75,7 @@ fn deed(verb: &Verb) -> Option<String> {
         Verb::PoolDestroy(args) if args.dry_run => {
             format!("it was asked what destroying pool {} takes", args.name)
         }
+        Verb::DrillLoseStore(args) => format!("a drill: a store of pool {} was cut off", args.name),
         Verb::Mount { url, dir, .. } => format!("{url} was mounted at {dir}"),
         Verb::Unmount { dir } => format!("{dir} was unmounted"),
         Verb::MountExport { url, to } => format!("what is kept of {url} was copied to {to}"),
@@ -101,6 +103,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
             Box::pin(replace::replace(state, &name, (&old, &new), force, progress)).await
         }
         Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(state, args, progress)).await,
+        Verb::DrillLoseStore(args) => Box::pin(drill::lose_store(state, args, progress)).await,
         Verb::VolumeCreate(args) => Box::pin(volume::create(state, args)).await,
         Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
@@ -169,10 +172,13 @@ fn ping(state: &EngineState) -> Outcome {
 fn known(state: &EngineState, kept_files: Vec<KeptOf>, kept_journals: Vec<PathBuf>) -> EngineStatus {
     let (host_context, memory) = (&state.host_context, state.pools.memory());
     EngineStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        up_ms: host_context.rt.now().since(state.began).as_millis() as u64,
         home: host_context.home.root().display().to_string(),
         host: host_context.host.name.clone(),
         host_id: host_context.host.id,
         nbd: state.nbd_addresses().iter().map(ToString::to_string).collect(),
+        metrics: state.metrics_addresses().iter().map(ToString::to_string).collect(),
         pools: pool::lines(state),
         volumes: volume::in_use(state),
         mounts: state.mounts.list(),

@@ -77,7 +77,7 @@ pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
 }
 
 /// Asks every store: what a quiet pool knows of them may be old.
-async fn ask(pool: &Pool) {
+pub async fn ask(pool: &Pool) {
     let members = pool.membership().members.clone();
     join_all(members.iter().map(|m| pool.rt().timeout(ASK, m.attest()))).await;
     // Another host may have finished it; unless that can be told, what is known here is shown.

@@ -154,6 +154,19 @@ impl Pool {
         Condition::of(&self.membership(), self.layout(), self.stored_at())
     }
 
+    /// What could not go on if this store were lost now; `None`: all could.
+    pub fn hurt_by_loss_of(&self, store: usize) -> Option<&'static str> {
+        let (membership, layout) = (self.membership(), self.layout());
+        let deciding = membership.acceptors.iter().filter(|acceptor| **acceptor != store).count();
+        if layout.m() == 0 {
+            return Some("not all data can be read");
+        }
+        if deciding < layout.majority() {
+            return Some("nothing can be decided: no volume can be opened");
+        }
+        (layout.n() - 1 < self.stored_at()).then_some("nothing can be stored")
+    }
+
     /// Stores that must take a chunk's shards, however long one waits.
     fn stored_at(&self) -> usize {
         match self.settings().degrade_after() {

@@ -24,7 +24,7 @@ use super::traffic::{SizeClass, Traffic};
 use super::watched::Watched;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
-use crate::store::{BucketRef, ByteRange, Cause, Found, Head, List, Page, Put, Space, When};
+use crate::store::{BucketRef, ByteRange, Cause, CutOff, Found, Head, List, Page, Put, Space, When};
 
 /// A request without an answer for so long makes the label be read.
 const SUSPECT: Duration = Duration::from_secs(1);
@@ -624,6 +624,11 @@ impl Member {
     /// What it said when it was asked last.
     pub fn space(&self) -> Option<Space> {
         self.state.with(|s| s.space)
+    }
+
+    /// Cuts the store off for as long as the guard lives; `None`: that can't be, or is so already.
+    pub fn cut_off(&self) -> Option<CutOff> {
+        CutOff::begin(&**self.bucket.as_ref()?)
     }
 
     /// The bucket itself, for what needs no breaker: moving foreign objects aside.

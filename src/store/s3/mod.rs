@@ -19,6 +19,7 @@ mod errors;
 mod multipart;
 mod passwd_file;
 mod read;
+mod rules;
 mod trust;
 mod versions;
 mod write;
@@ -40,7 +41,9 @@ use self::connect::{Connection, Seal, connect, hides_payload};
 use self::direct::SignedRequest;
 use self::trust::Trust;
 use super::url::{S3Place, StoreUrl};
-use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Conditions, Etag, NO_ATTRS, Store};
+use super::{
+    Bucket, BucketAnswer, BucketRef, BucketRequest, BucketRules, Cause, Conditions, Etag, NO_ATTRS, Store,
+};
 use crate::base::Result;
 use crate::base::rt::Rt;
 
@@ -259,6 +262,9 @@ impl Store for S3Store {
 impl Bucket for S3Store {
     fn identity(&self) -> String {
         self.connection.identity.clone()
+    }
+    async fn rules(&self) -> Option<BucketRules> {
+        Some(self.rules_now().await)
     }
     fn looks_first(&self, conditions: Conditions) {
         *self.conditions.lock() = conditions;

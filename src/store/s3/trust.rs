@@ -44,6 +44,10 @@ impl Trust {
         Trust { rt: rt.clone(), shown: Mutex::default(), with_ids: AtomicU8::new(0) }
     }
 
+    pub fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
     /// An answer has just shown the bucket.
     pub fn show(&self) {
         *self.shown.lock() = Some(self.rt.now());
