@@ -1,6 +1,9 @@
 //! Writes the man pages and the shells' completions, made from the command line itself: `cargo run --example manual DIR`.
 //! An example, so that the program does not carry what makes them.
 
+// A tool: what it writes is nobody's data.
+#![allow(clippy::disallowed_types)]
+
 use std::io;
 use std::path::Path;
 
@@ -55,7 +58,6 @@ fn pages(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
     page(command.clone(), "1", name, dir)
 }
 
-#[allow(clippy::disallowed_types)]
 fn main() -> io::Result<()> {
     let Some(out) = std::env::args_os().nth(1) else {
         return Err(io::Error::other("name the folder to write to"));

@@ -70,7 +70,8 @@ pub async fn run(_: &Global, _: Top) -> Result<ExitCode> {
     let (rt, home) = (Rt::new(RealRuntime::current()), StateDir::locate()?);
     let feed = Arc::new(Mutex::new(Feed::default()));
     // What is wrong at the start is said before the screen is taken.
-    feed.lock().take(Ok(poll(&rt, &home).await?));
+    let first = poll(&rt, &home).await?;
+    feed.lock().take(Ok(first));
     let ended = Arc::new(AtomicBool::new(false));
     rt.spawn(keep_polling(rt.clone(), home, feed.clone())).detach();
     let signalled = ended.clone();
