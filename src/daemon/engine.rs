@@ -1,5 +1,6 @@
 //! The engine's life: it takes the state folder, opens what it must, serves, and ends in order.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,7 @@ impl Engine {
             capacities: Default::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
+            served: Default::default(),
             last_look: Default::default(),
             began: rt.now(),
             host_context,
@@ -159,6 +161,13 @@ impl Engine {
 
     /// Opens what is known; named pools must open, others are reported and tried again.
     async fn open_pools(self: &Arc<Self>, must: &[Name]) -> Result<()> {
+        let config = self.state.config();
+        let known = || self.state.pools.known().into_iter().map(|known| known.name);
+        let served: BTreeSet<Name> = match must {
+            [] => known().filter(|name| config.serves(name)).collect(),
+            must => must.iter().cloned().collect(),
+        };
+        *self.state.served.lock() = Some(served.clone());
         for name in must {
             self.state.pools.get(name).await?;
             self.recover(name.clone());
@@ -166,13 +175,12 @@ impl Engine {
         if !must.is_empty() {
             return Ok(());
         }
-        let config = self.state.config();
-        for known in self.state.pools.known().into_iter().filter(|known| config.serves(&known.name)) {
-            match self.state.pools.get(&known.name).await {
-                Ok(_) => self.recover(known.name),
+        for name in served {
+            match self.state.pools.get(&name).await {
+                Ok(_) => self.recover(name),
                 Err(error) => {
-                    tracing::error!(pool = %known.name, %error, "this pool cannot open now; it is tried again");
-                    self.clone().retry(known.name);
+                    tracing::error!(pool = %name, %error, "this pool cannot open now; it is tried again");
+                    self.clone().retry(name);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The state of a running engine: the tables that verbs and faces work on. Its life is `engine`'s.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use super::mounts::Mounts;
 use super::pools::Pools;
 use super::state_dir::HostContext;
 use super::volume_clients::Sessions;
+use crate::base::Name;
 use crate::base::rt::Instant;
 use crate::nbd::Address;
 
@@ -31,6 +33,8 @@ pub struct EngineState {
     pub nbd: Mutex<Vec<Address>>,
     /// Where the metrics are read.
     pub metrics: Mutex<Vec<Address>>,
+    /// Pools that are to be open from the start on; none until it is known which.
+    pub served: Mutex<Option<BTreeSet<Name>>>,
     /// What whoever watches sees of what is not looked at each time.
     pub last_look: Mutex<LastLook>,
     /// When the engine started.

@@ -112,13 +112,19 @@ fn unready(state: &EngineState) -> Vec<String> {
         }
         None => Some(state.pools.why_closed(name).unwrap_or_else(|| "it is not open".to_owned())),
     };
-    // One that is being destroyed is not to be served.
-    let served = state.pools.known().into_iter().filter(|known| known.destroying.is_none());
-    served.filter_map(|known| Some(format!("pool {}: {}\n", known.name, why(&known.name)?))).collect()
+    let Some(served) = state.served.lock().clone() else {
+        return vec!["the daemon is starting\n".to_owned()];
+    };
+    // Beside those of the start the ones that came later. One that is being destroyed is not to be served.
+    let is_served = |name: &Name| served.contains(name) || opened.contains_key(name);
+    let known = state.pools.known().into_iter();
+    let all = known.filter(|known| known.destroying.is_none() && is_served(&known.name));
+    all.filter_map(|known| Some(format!("pool {}: {}\n", known.name, why(&known.name)?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use serde_json::Value;
@@ -189,6 +195,10 @@ mod tests {
             let reply = get(&state, "localhost", path).await;
             assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {reply}");
         }
+        // Ready when it is known what is served, and that is there; others may be closed.
+        assert!(get(&state, "localhost", "/readyz").await.ends_with("the daemon is starting\n"));
+        *engine.state().served.lock() = Some(BTreeSet::new());
+        assert!(get(&state, "localhost", "/readyz").await.starts_with("HTTP/1.1 200 "));
         assert!(ask(&state, b"POST /api/status HTTP/1.1\r\nHost: localhost\r\n\r\n").await.contains(" 405 "));
         engine.shutdown().await.unwrap();
     }

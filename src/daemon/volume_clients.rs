@@ -264,7 +264,8 @@ impl Sessions {
         let used =
             |all: &[Arc<Mutex<Use>>]| clients(all) > 0 || all.iter().any(|one| one.lock().name().is_some());
         let used = uses.iter().filter(|(_, all)| used(all));
-        let io = |all: &[Arc<Mutex<Use>>]| all.last().map(|one| one.lock().io.clone()).unwrap_or_default();
+        // Where `enter` puts clients.
+        let io = |all: &[Arc<Mutex<Use>>]| all.first().map(|one| one.lock().io.clone()).unwrap_or_default();
         used.map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all), io: io(all) })
             .collect()
     }

@@ -32,6 +32,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         capacities: Default::default(),
         nbd: Default::default(),
         metrics: Default::default(),
+        served: Default::default(),
         last_look: Default::default(),
         began: rt.now(),
         host_context,

@@ -198,7 +198,14 @@ impl View {
         (offset, len): (u64, u64),
         news: &(dyn Fn() + Sync),
     ) -> Result<Rope> {
-        self.patiently(|| self.read_once(found.clone(), tree, (offset, len), news)).await
+        let once = || async {
+            let pieces = self.resolve(found.clone(), tree).await?;
+            self.recorder.read(&pieces, self.rt.now());
+            let wants = wants(&pieces);
+            let frames = self.reader.frames(&wants, news).await?;
+            assemble(&pieces, &wants, &frames, offset, len)
+        };
+        self.patiently(once).await
     }
 
     /// What of these blocks is data and what zeros without data, side by side from their start on: blocks, and whether they
@@ -293,20 +300,6 @@ impl View {
             }
         }
         Ok(Some(mapped))
-    }
-
-    async fn read_once(
-        &self,
-        found: Vec<Found>,
-        tree: &Tree,
-        (offset, len): (u64, u64),
-        news: &(dyn Fn() + Sync),
-    ) -> Result<Rope> {
-        let pieces = self.resolve(found, tree).await?;
-        self.recorder.read(&pieces, self.rt.now());
-        let wants = wants(&pieces);
-        let frames = self.reader.frames(&wants, news).await?;
-        assemble(&pieces, &wants, &frames, offset, len)
     }
 
     /// What no layer has is looked up in the tree.
