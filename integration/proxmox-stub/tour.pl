@@ -14,6 +14,7 @@ delete @ENV{qw(IFS CDPATH ENV BASH_ENV)};
 
 my ($home, $pool, $storage_cfg, $tmp) = map { m!^([\w./-]+)\z! ? $1 : die "odd argument $_\n" } @ARGV;
 
+use PVE::QemuServer::Monitor;
 use PVE::Storage;
 my $PLUGIN = 'PVE::Storage::Custom::WindlassPlugin';
 
@@ -37,7 +38,8 @@ sub refuses {
     my $said = $@;
     return fail("$what: it was done") if $done;
     like($said, $pattern, "$what: " . $said =~ s/\n\z//r);
-    unlike($said, qr/ at \S+ line \d+|\n./, "$what: a line without a place in the source");
+    # But for that of a name in it.
+    unlike($said =~ s/\n(?=')//r, qr/ at \S+ line \d+|\n./, "$what: a line without a place in the source");
     return;
 }
 
@@ -310,28 +312,15 @@ sub start_qemu {
         sleep(0.05);
     }
     <$qmp>;
-    qmp($qmp, 'qmp_capabilities');
-    return ($pid, $qmp);
-}
-
-sub qmp {
-    my ($qmp, $execute, $arguments) = @_;
-
-    print {$qmp} encode_json({ execute => $execute, arguments => $arguments // {} }), "\n";
-    $qmp->flush();
-    while (my $line = <$qmp>) {
-        my $reply = decode_json($line);
-        die "$reply->{error}->{desc}\n" if $reply->{error};
-        return $reply->{return} if exists($reply->{return});
-    }
-    die "QEMU has ended\n";
+    $PVE::QemuServer::Monitor::MONITOR{$vmid} = $qmp;
+    PVE::QemuServer::Monitor::mon_cmd($vmid, 'qmp_capabilities');
+    return $pid;
 }
 
 sub end_qemu {
-    my ($pid, $qmp) = @_;
+    my ($pid) = @_;
 
     kill('KILL', $pid);
-    close($qmp);
     waitpid($pid, 0);
     return;
 }
@@ -349,9 +338,12 @@ like(output('qemu-io', '-r', '--image-opts', '-c', 'read -P 44 0 1M',
     qr/read 1048576/, 'which QEMU reads');
 
 SKIP: {
-    skip('qemu-system-x86_64 is not installed', 12) if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
+    skip('qemu-system-x86_64 is not installed', 15) if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
     no warnings 'once';
     local $PVE::Storage::Custom::WindlassPlugin::QEMU_RUN = $tmp;
+    local $PVE::Storage::Custom::WindlassPlugin::UNUSED_WITHIN = 2;
+
+    my $monitor = sub { PVE::QemuServer::Monitor::mon_cmd(200, @_) };
 
     # As qemu-server of PVE 9 builds it for a machine of version 10: throttle over the format over ours.
     my $drive = encode_json({
@@ -360,9 +352,13 @@ SKIP: {
         'node-name' => 'drive-scsi0',
         file => { driver => 'raw', 'node-name' => 'f0', 'detect-zeroes' => 'on', file => $blockdev },
     });
-    my ($pid, $qmp) = start_qemu(200, '-object', 'throttle-group,id=throttle-drive-scsi0', '-blockdev', $drive,
-        '-device', 'virtio-scsi-pci,id=s', '-device', 'scsi-hd,bus=s.0,drive=drive-scsi0');
-    my $io = sub { qmp($qmp, 'human-monitor-command', { 'command-line' => qq(qemu-io drive-scsi0 "$_[0]") }) };
+    # With `share-rw` qemu-io can write beside the guest.
+    my $pid = start_qemu(200, '-object', 'throttle-group,id=throttle-drive-scsi0', '-blockdev', $drive,
+        '-device', 'virtio-scsi-pci,id=s', '-device', 'scsi-hd,bus=s.0,drive=drive-scsi0,share-rw=on');
+    my $io = sub {
+        my $said = $monitor->('human-monitor-command', 'command-line' => qq(qemu-io drive-scsi0 "$_[0]"));
+        is($said, '', "QEMU: $_[0]");
+    };
     $io->('write -P 66 0 1M');
     refuses('a rollback under a guest', qr/connected/, sub { PVE::Storage::volume_snapshot_rollback($cfg, $live, 'none-yet') })
         if eval { PVE::Storage::call($cfg, 'volume_snapshot', $live, 'none-yet'); 1 };
@@ -372,23 +368,23 @@ SKIP: {
     my $began = time();
     PVE::Storage::call($cfg, 'volume_resize', $live, 128 << 20, 1);
     diag(sprintf('resize with the guest on: %.1f s', time() - $began));
-    my $taken = eval { qmp($qmp, 'block_resize', { 'node-name' => 'drive-scsi0', size => 128 << 20 }); 1 };
+    my $taken = eval { $monitor->('block_resize', 'node-name' => 'drive-scsi0', size => 128 << 20); 1 };
     diag("block_resize: $@") if !$taken;
     ok($taken, 'QEMU takes the new size with the guest on');
     $io->('write -P 77 100M 1M');
-    end_qemu($pid, $qmp);
+    end_qemu($pid);
     PVE::Storage::call($cfg, 'deactivate_volume', $live);
     pass('deactivated just after QEMU has ended');
     like(output('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 77 100M 1M', PVE::Storage::path($cfg, $live)),
         qr/read 1048576/, 'what was written above the old end');
 
     # As PVE 8, and PVE 9 for machines of an older version.
-    ($pid, $qmp) = start_qemu(200, '-drive', 'file=' . PVE::Storage::path($cfg, $live)
+    $pid = start_qemu(200, '-drive', 'file=' . PVE::Storage::path($cfg, $live)
             . ',if=none,id=drive-scsi0,format=raw,cache=none,aio=io_uring,detect-zeroes=on',
         '-device', 'virtio-scsi-pci,id=s', '-device', 'scsi-hd,bus=s.0,drive=drive-scsi0,id=scsi0');
     pass('QEMU takes path() as -drive');
     refuses('a new size under it', qr/shut it down/, sub { PVE::Storage::call($cfg, 'volume_resize', $live, 256 << 20, 1) });
-    end_qemu($pid, $qmp);
+    end_qemu($pid);
     PVE::Storage::volume_snapshot_rollback($cfg, $live, 'none-yet');
     pass('a rollback just after QEMU has ended');
     PVE::Storage::call($cfg, 'volume_snapshot_delete', $live, 'none-yet', 0);

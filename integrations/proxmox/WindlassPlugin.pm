@@ -26,9 +26,11 @@ use constant API_BLOCKDEV => 12;
 
 # For so many seconds a guest waits when the daemon is restarted, before it gets I/O errors.
 use constant RECONNECT_DELAY => 60;
-# The daemon hears that QEMU is gone a moment after PVE does.
-use constant UNUSED_WITHIN => 5;
-# A volume that grows under a running guest: QEMU connects again with its next request.
+# For so many seconds a verb that needs an unused volume is tried again.
+our $UNUSED_WITHIN = 5;
+# How often stores are asked how full they are, while that is not known.
+use constant LOOK_AGAIN => 600;
+# How long QEMU may take to connect again to a volume that grew under its guest.
 use constant BACK_WITHIN => 10;
 
 # The snapshot of a template that its linked clones are made of.
@@ -212,11 +214,11 @@ sub set_template {
     return;
 }
 
-# A verb that is refused while somebody is connected. That QEMU has ended the daemon may hear a moment later than PVE.
+# A verb that is refused while somebody is connected. That QEMU has ended, the daemon may hear a moment later than PVE.
 sub call_unused {
     my ($scfg, $verb, $args) = @_;
 
-    my $until = time() + UNUSED_WITHIN;
+    my $until = time() + $UNUSED_WITHIN;
     while (1) {
         my ($value, $error) = daemon($scfg)->try_call($verb, $args);
         return $value if !$error;
@@ -259,11 +261,19 @@ sub deactivate_storage {
     return 1;
 }
 
-# Buckets have no size of their own: `windlass pool set POOL capacity=SIZE` tells it. Without, all figures are 0.
+# The daemon looks every ten minutes. Buckets have no size of their own: `windlass pool set POOL capacity=SIZE` tells it.
+# Where nobody can tell, all figures are 0.
+my %looked;
+
 sub status {
     my ($class, $storeid, $scfg, $cache) = @_;
 
     my $known = known($scfg) or return;
+    # A new pool. PVE asks every ten seconds, and stores are not to be asked that often.
+    if (!defined($known->{free_bytes}) && time() - ($looked{ $known->{name} } // 0) > LOOK_AGAIN) {
+        $looked{ $known->{name} } = time();
+        $known = daemon($scfg)->call('pool-status', { name => pool($scfg) }, 30);
+    }
     my ($free, $used) = ($known->{free_bytes}, $known->{used_bytes});
     return (0, 0, 0, 1) if !defined($free) || !defined($used);
     return ($free + $used, $free, $used, 1);
@@ -439,10 +449,25 @@ sub volume_resize {
         disconnect => $running ? $true : $false,
     };
     daemon($scfg)->call('volume-resize', $args);
-    # PVE tells QEMU the new size next, which QEMU takes once it has connected again.
+    # PVE tells QEMU the new size next, which QEMU takes once it has connected again: with its next request.
     my $until = time() + BACK_WITHIN;
     while ($clients && $class->info($scfg, $volname)->{clients} < $clients && time() < $until) {
+        eval { read_by_qemu($vmid, $class->export($scfg, $volname)); };
+        warn "VM $vmid sees the new size of $name with its next read or write: $@" if $@;
         sleep(0.2);
+    }
+    return;
+}
+
+# Has a guest's QEMU read a sector of the export: a disk that nobody uses makes no requests.
+sub read_by_qemu {
+    my ($vmid, $export) = @_;
+
+    require PVE::QemuServer::Monitor;
+    my $nodes = PVE::QemuServer::Monitor::mon_cmd($vmid, 'query-named-block-nodes');
+    for my $node (grep { $_->{drv} eq 'nbd' && $_->{file} =~ m!/\Q$export\E\?socket=! } @$nodes) {
+        my $command = qq(qemu-io $node->{'node-name'} "read 0 512");
+        PVE::QemuServer::Monitor::mon_cmd($vmid, 'human-monitor-command', 'command-line' => $command);
     }
     return;
 }
@@ -663,8 +688,9 @@ sub volume_export {
         $size = $of->{'virtual-size'};
     }
     PVE::Storage::Plugin::write_common_header($fh, $size);
+    # By a pipe: of a file nbdcopy would take all, from its beginning.
     run_command(
-        ['nbdcopy', '--', $class->nbd_uri($scfg, $volname, $snapshot), '-'],
+        [['nbdcopy', '--', $class->nbd_uri($scfg, $volname, $snapshot), '-'], ['cat']],
         errmsg => 'could not export image',
         output => '>&' . fileno($fh),
     );
@@ -697,7 +723,7 @@ sub volume_import {
     $name = $class->alloc_image($storeid, $scfg, $vmid, 'raw', $name, int(($size + 1023) / 1024));
     eval {
         run_command(
-            ['nbdcopy', '--flush', '--', '-', $class->nbd_uri($scfg, $name)],
+            [['cat'], ['nbdcopy', '--flush', '--', '-', $class->nbd_uri($scfg, $name)]],
             errmsg => 'could not import image',
             input => '<&' . fileno($fh),
         );
