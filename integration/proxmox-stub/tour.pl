@@ -286,6 +286,24 @@ for my $case ([undef, 55, 'vm-106-disk-0'], ['Sent', 44, 'vm-106-disk-1']) {
         sub { $PLUGIN->volume_import($scfg, 'wl', $in, 'vm-106-x', 'qcow2+size', undef, undef, 0, 0) });
 }
 {
+    # As ssh brings it, and of a size that is no multiple of a sector.
+    my $bytes = (1 << 20) + 100;
+    my $pid = open(my $in, '-|') // die $!;
+    if (!$pid) {
+        my $left = pack('Q<', $bytes) . "\x58" x $bytes;
+        while (length($left)) {
+            syswrite(STDOUT, substr($left, 0, 8 + int(rand(9000)), ''));
+        }
+        require POSIX;
+        POSIX::_exit(0);
+    }
+    is($PLUGIN->volume_import($scfg, 'wl', $in, 'vm-106-odd', 'raw+size', undef, undef, 0, 0), 'wl:vm-106-odd', 'odd pieces');
+    is(PVE::Storage::call($cfg, 'volume_size_info', 'wl:vm-106-odd') + 0, (1 << 20) + 1024, 'rounded up');
+    my $path = PVE::Storage::path($cfg, 'wl:vm-106-odd');
+    like(output('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 88 0 1048676', '-c', 'read -P 0 1048676 924', $path),
+        qr/\A(?!.*verification failed).*read 924/s, 'with what was sent, then zeros');
+}
+{
     open(my $cut, '<', '/dev/null') or die $!;
     refuses('an import of nothing', qr/no size/, sub {
         $PLUGIN->volume_import($scfg, 'wl', $cut, 'vm-106-y', 'raw+size', undef, undef, 0, 0);

@@ -721,9 +721,11 @@ sub volume_import {
     }
     my $size = PVE::Storage::Plugin::read_common_header($fh);
     $name = $class->alloc_image($storeid, $scfg, $vmid, 'raw', $name, int(($size + 1023) / 1024));
+    # A pipe gives what has come, and NBD is written in sectors: an image may also end within one.
+    my $sectors = ['dd', 'iflag=fullblock', 'ibs=1024', 'obs=1M', 'conv=sync', 'status=none'];
     eval {
         run_command(
-            [['cat'], ['nbdcopy', '--flush', '--', '-', $class->nbd_uri($scfg, $name)]],
+            [$sectors, ['nbdcopy', '--flush', '--', '-', $class->nbd_uri($scfg, $name)]],
             errmsg => 'could not import image',
             input => '<&' . fileno($fh),
         );
