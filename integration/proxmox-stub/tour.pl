@@ -18,7 +18,16 @@ use PVE::QemuServer::Monitor;
 use PVE::Storage;
 my $PLUGIN = 'PVE::Storage::Custom::WindlassPlugin';
 
+# What storage.cfg says, in PVE's form.
+my $cfg;
+
 # ---- helpers ----------------------------------------------------------------------------------------------------
+
+sub ask { return PVE::Storage::call($cfg, @_) }
+sub alloc { return PVE::Storage::vdisk_alloc($cfg, 'wl', @_) }
+sub free { return PVE::Storage::vdisk_free($cfg, @_) }
+sub path_of { return PVE::Storage::path($cfg, @_) }
+sub roll_back { return PVE::Storage::volume_snapshot_rollback($cfg, @_) }
 
 # What a program prints. It must succeed.
 sub output {
@@ -50,20 +59,20 @@ sub qemu_io {
 }
 
 sub fill {
-    my ($cfg, $volid, $byte) = @_;
-    return qemu_io(PVE::Storage::path($cfg, $volid), "write -P $byte 0 1M", 'flush');
+    my ($volid, $byte) = @_;
+    return qemu_io(path_of($volid), "write -P $byte 0 1M", 'flush');
 }
 
 sub holds {
-    my ($cfg, $volid, $byte, $what, $snap) = @_;
+    my ($volid, $byte, $what, $snap) = @_;
 
-    my $path = PVE::Storage::path($cfg, $volid, $snap);
+    my $path = path_of($volid, $snap);
     my $said = eval { output('qemu-io', '-r', '-f', 'raw', '-c', "read -P $byte 0 1M", $path) } // $@;
     return ok($said !~ m/verification failed|error|exit/i && $said =~ m/read 1048576/, $what) || diag($said);
 }
 
 sub volids {
-    my ($cfg, @args) = @_;
+    my (@args) = @_;
     return join(' ', map { $_->{volid} } PVE::Storage::vdisk_list($cfg, 'wl', @args)->@*);
 }
 
@@ -85,7 +94,7 @@ for my $case ([10, 1], [11, 2], [12, 3], [13, 4], [14, 5]) {
 }
 
 my $text = do { local (@ARGV, $/) = ($storage_cfg); <> };
-my $cfg = PVE::Storage::Plugin->parse_config($text);
+$cfg = PVE::Storage::Plugin->parse_config($text);
 my $scfg = $cfg->{ids}->{wl};
 is($scfg->{pool}, $pool, 'storage.cfg');
 for my $case (
@@ -115,7 +124,8 @@ refuses('a pool that is not known here',
 {
     my $without = { ids => { x => { %$scfg, 'windlass-home' => "$tmp/none" } } };
     refuses('a daemon that does not run',
-        qr/cannot reach the Windlass daemon.*none\/control.sock/, sub { PVE::Storage::activate_storage($without, 'x') });
+        qr/cannot reach the Windlass daemon.*none\/control.sock/,
+        sub { PVE::Storage::activate_storage($without, 'x') });
 }
 is_deeply(PVE::Storage::vdisk_list($cfg, 'wl'), [], 'nothing is listed yet');
 
@@ -130,118 +140,130 @@ is($names->('vm-7-state-Before_Update'), 'images vm-7-state-Before_Update 7 - - 
 is($names->('vm-7-cloudinit'), 'images vm-7-cloudinit 7 - - - raw', 'a drive of cloud-init');
 for my $bad (
     'disk', 'vm-100', 'vm-100-', 'vm-x-disk-0', 'subvol-100-disk-0', 'vm-100-disk-0.raw', 'vm-100-a b', 'vm-100-a@b',
-    'vm-100-a/b', '../vm-100-a', 'vm-1-a/vm-2-b', "vm-100-a\n", 'vm-100-a,b', 'vm-100-a;b', 'vm-100-ä', 'vm-100-a:b', ''
+    'vm-100-a/b', '../vm-100-a', 'vm-1-a/vm-2-b', "vm-100-a\n", 'vm-100-a,b', 'vm-100-a;b', 'vm-100-ä', 'vm-100-a:b',
+    ''
 ) {
     refuses("the name '" . $bad =~ s/\n/\\n/r . q('), qr/unable to parse windlass volume name/,
         sub { $PLUGIN->parse_volname($bad) });
 }
 refuses('a name of 70 characters', qr/too long/, sub {
-    PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'raw', 'vm-100-state-' . 'a' x 57, 1024);
+    alloc(100, 'raw', 'vm-100-state-' . 'a' x 57, 1024);
 });
 
 # ---- volumes ----------------------------------------------------------------------------------------------------
 
-my $disk = PVE::Storage::vdisk_alloc($cfg, 'wl', 100, undef, undef, 64 * 1024);
+my $disk = alloc(100, undef, undef, 64 * 1024);
 is($disk, 'wl:vm-100-disk-0', 'alloc finds the first free name');
-is(PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'raw', undef, 528), 'wl:vm-100-disk-1', 'and the next one; 528 KiB as EFI has');
-my $state = PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'raw', 'vm-100-state-Before_Update', 4096);
+is(alloc(100, 'raw', undef, 528), 'wl:vm-100-disk-1', 'and the next one; 528 KiB as EFI has');
+my $state = alloc(100, 'raw', 'vm-100-state-Before_Update', 4096);
 is($state, 'wl:vm-100-state-Before_Update', 'a state with capitals');
-is(PVE::Storage::vdisk_alloc($cfg, 'wl', 1000, 'raw', 'vm-1000-cloudinit', 4096), 'wl:vm-1000-cloudinit', 'of another VM');
-refuses('a name twice', qr/exists/, sub { PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'raw', 'vm-100-disk-0', 1024) });
+is(alloc(1000, 'raw', 'vm-1000-cloudinit', 4096), 'wl:vm-1000-cloudinit', 'of another VM');
+refuses('a name twice', qr/exists/, sub { alloc(100, 'raw', 'vm-100-disk-0', 1024) });
 refuses('another VM\'s name', qr/illegal name 'vm-101-x' - should be 'vm-100-\*'/,
-    sub { PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'raw', 'vm-101-x', 1024) });
-refuses('qcow2', qr/unsupported format 'qcow2'/, sub { PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'qcow2', undef, 1024) });
-refuses('more than 64 TiB', qr/size/, sub { PVE::Storage::vdisk_alloc($cfg, 'wl', 100, 'raw', undef, 65 << 30) });
+    sub { alloc(100, 'raw', 'vm-101-x', 1024) });
+refuses('qcow2', qr/unsupported format 'qcow2'/, sub { alloc(100, 'qcow2', undef, 1024) });
+refuses('more than 64 TiB', qr/size/, sub { alloc(100, 'raw', undef, 65 << 30) });
 refuses('a setting that is none', qr/bogus/, sub {
     $PLUGIN->alloc_image('wl', { %$scfg, 'windlass-settings' => 'bogus=1' }, 100, 'raw', undef, 1024);
 });
 
-is(volids($cfg), "wl:vm-100-disk-0 wl:vm-100-disk-1 $state wl:vm-1000-cloudinit", 'list');
-is(volids($cfg, 1000), 'wl:vm-1000-cloudinit', 'list of one VM');
-is(volids($cfg, undef, [$disk, 'wl:vm-9-none']), $disk, 'list of some');
+is(volids(), "wl:vm-100-disk-0 wl:vm-100-disk-1 $state wl:vm-1000-cloudinit", 'list');
+is(volids(1000), 'wl:vm-1000-cloudinit', 'list of one VM');
+is(volids(undef, [$disk, 'wl:vm-9-none']), $disk, 'list of some');
 my ($listed) = PVE::Storage::vdisk_list($cfg, 'wl', undef, [$disk])->@*;
 is("$listed->{format} $listed->{size} $listed->{vmid}", 'raw ' . (64 << 20) . ' 100', 'what is listed of a disk');
 ok(abs($listed->{ctime} - time()) < 600, 'when it was made');
 
-PVE::Storage::call($cfg, 'activate_volume', $disk, undef, {});
-fill($cfg, $disk, 11);
-my @size = PVE::Storage::call($cfg, 'volume_size_info', $disk);
+ask('activate_volume', $disk, undef, {});
+fill($disk, 11);
+my @size = ask('volume_size_info', $disk);
 is_deeply([@size[0, 1, 3]], [64 << 20, 'raw', undef], 'size');
 cmp_ok($size[2], '>=', 1 << 20, 'what it uses');
-is(PVE::Storage::call($cfg, 'volume_size_info', 'wl:vm-100-disk-1') + 0, 540672, 'size alone');
+is(ask('volume_size_info', 'wl:vm-100-disk-1') + 0, 540672, 'size alone');
 
-PVE::Storage::call($cfg, 'volume_resize', $disk, 96 << 20, 0);
-my $seen = decode_json(output('qemu-img', 'info', '--output=json', '-f', 'raw', PVE::Storage::path($cfg, $disk)));
+ask('volume_resize', $disk, 96 << 20, 0);
+my $seen = decode_json(output('qemu-img', 'info', '--output=json', '-f', 'raw', path_of($disk)));
 is($seen->{'virtual-size'}, 96 << 20, 'qemu-img reads path(), and sees the new size');
-refuses('a smaller size', qr/copy/, sub { PVE::Storage::call($cfg, 'volume_resize', $disk, 32 << 20, 0) });
-refuses('the size of a snapshot', qr/snapshot/, sub { PVE::Storage::call($cfg, 'volume_resize', $disk, 1 << 30, 0, 's') });
-refuses('a volume that is not there', qr/vm-100-disk-7/, sub { PVE::Storage::call($cfg, 'volume_size_info', 'wl:vm-100-disk-7') });
-refuses('activating it', qr/vm-100-disk-7/, sub { PVE::Storage::call($cfg, 'activate_volume', 'wl:vm-100-disk-7', undef, {}) });
-refuses('mapping it to a device', qr/no block device/, sub { PVE::Storage::call($cfg, 'map_volume', $disk) });
+refuses('a smaller size', qr/copy/, sub { ask('volume_resize', $disk, 32 << 20, 0) });
+refuses('the size of a snapshot', qr/snapshot/, sub { ask('volume_resize', $disk, 1 << 30, 0, 's') });
+refuses('a volume that is not there', qr/vm-100-disk-7/, sub { ask('volume_size_info', 'wl:vm-100-disk-7') });
+refuses('activating it', qr/vm-100-disk-7/, sub { ask('activate_volume', 'wl:vm-100-disk-7', undef, {}) });
+refuses('mapping it to a device', qr/no block device/, sub { ask('map_volume', $disk) });
 
 # ---- snapshots --------------------------------------------------------------------------------------------------
 
-PVE::Storage::call($cfg, 'volume_snapshot', $disk, 'clean');
-fill($cfg, $disk, 22);
-PVE::Storage::call($cfg, 'volume_snapshot', $disk, 'Before_Update-2');
-fill($cfg, $disk, 33);
-my $snaps = PVE::Storage::call($cfg, 'volume_snapshot_info', $disk);
+ask('volume_snapshot', $disk, 'clean');
+fill($disk, 22);
+ask('volume_snapshot', $disk, 'Before_Update-2');
+fill($disk, 33);
+my $snaps = ask('volume_snapshot_info', $disk);
 is(join(' ', sort keys %$snaps), 'Before_Update-2 clean', 'snapshots, capitals too');
+{
+    no warnings 'once';
+    my @said;
+    local $SIG{__WARN__} = sub { push @said, @_ };
+    local $PVE::Storage::Custom::WindlassPlugin::STORED_WITHIN = 0;
+    ask('volume_snapshot', $disk, 'late');
+    like("@said", qr/'late' of 'vm-100-disk-0' is taken, and will be in the pool/, 'the pool is not waited for long');
+    ok(ask('volume_snapshot_info', $disk)->{late}, 'though the snapshot is there');
+    ask('volume_snapshot_delete', $disk, 'late', 0);
+}
 isnt($snaps->{clean}->{id}, $snaps->{'Before_Update-2'}->{id}, 'each with an id');
 is($snaps->{clean}->{'virtual-size'}, 96 << 20, 'and its size');
-holds($cfg, $disk, 11, 'path() of a snapshot', 'clean');
-PVE::Storage::call($cfg, 'activate_volume', $disk, 'clean', {});
-refuses('a snapshot twice', qr/exists/, sub { PVE::Storage::call($cfg, 'volume_snapshot', $disk, 'clean') });
-refuses('an odd name of a snapshot', qr/characters/, sub { PVE::Storage::call($cfg, 'volume_snapshot', $disk, 'a b') });
-refuses('a rollback to none', qr/snapshot 'none' does not exist/, sub { PVE::Storage::volume_snapshot_rollback($cfg, $disk, 'none') });
-refuses('activating none', qr/snapshot 'none'/, sub { PVE::Storage::call($cfg, 'activate_volume', $disk, 'none', {}) });
-refuses('another name for one', qr/cannot be renamed/, sub { PVE::Storage::call($cfg, 'rename_snapshot', $disk, 'clean', 'b') });
-is(PVE::Storage::call($cfg, 'volume_rollback_is_possible', $disk, 'clean', my $blockers = []), 1, 'a rollback past a newer one');
+holds($disk, 11, 'path() of a snapshot', 'clean');
+ask('activate_volume', $disk, 'clean', {});
+refuses('a snapshot twice', qr/exists/, sub { ask('volume_snapshot', $disk, 'clean') });
+refuses('an odd name of a snapshot', qr/characters/, sub { ask('volume_snapshot', $disk, 'a b') });
+refuses('a rollback to none', qr/snapshot 'none' does not exist/, sub { roll_back($disk, 'none') });
+refuses('activating none', qr/snapshot 'none'/, sub { ask('activate_volume', $disk, 'none', {}) });
+refuses('another name for one', qr/cannot be renamed/, sub { ask('rename_snapshot', $disk, 'clean', 'b') });
+is(ask('volume_rollback_is_possible', $disk, 'clean', my $blockers = []), 1, 'a rollback past a newer one');
 is_deeply($blockers, [], 'which is not in the way');
-PVE::Storage::volume_snapshot_rollback($cfg, $disk, 'clean');
-holds($cfg, $disk, 11, 'rolled back');
-PVE::Storage::volume_snapshot_rollback($cfg, $disk, 'Before_Update-2');
-holds($cfg, $disk, 22, 'and forward');
-PVE::Storage::call($cfg, 'volume_snapshot_delete', $disk, 'Before_Update-2', 0);
-is(join(' ', keys PVE::Storage::call($cfg, 'volume_snapshot_info', $disk)->%*), 'clean', 'a snapshot deleted');
-is_deeply(PVE::Storage::call($cfg, 'volume_snapshot_info', 'wl:vm-100-disk-7'), {}, 'snapshots of nothing are none');
+roll_back($disk, 'clean');
+holds($disk, 11, 'rolled back');
+roll_back($disk, 'Before_Update-2');
+holds($disk, 22, 'and forward');
+ask('volume_snapshot_delete', $disk, 'Before_Update-2', 0);
+is(join(' ', keys ask('volume_snapshot_info', $disk)->%*), 'clean', 'a snapshot deleted');
+is_deeply(ask('volume_snapshot_info', 'wl:vm-100-disk-7'), {}, 'snapshots of nothing are none');
 
 # ---- templates and clones ---------------------------------------------------------------------------------------
 
 my $of_snap = PVE::Storage::vdisk_clone($cfg, $disk, 102, 'clean');
 is($of_snap, 'wl:vm-102-disk-0', 'a clone of a snapshot');
 is(PVE::Storage::vdisk_list($cfg, 'wl', 102)->[0]->{parent}, 'vm-100-disk-0@clean', 'of which the list tells');
-holds($cfg, $of_snap, 11, 'it holds what the snapshot does');
-refuses('deleting the snapshot under it', qr/clone|need/, sub { PVE::Storage::call($cfg, 'volume_snapshot_delete', $disk, 'clean', 0) });
-PVE::Storage::vdisk_free($cfg, $of_snap);
-PVE::Storage::call($cfg, 'volume_snapshot_delete', $disk, 'clean', 0);
+holds($of_snap, 11, 'it holds what the snapshot does');
+refuses('deleting the snapshot under it', qr/clone|need/, sub { ask('volume_snapshot_delete', $disk, 'clean', 0) });
+free($of_snap);
+ask('volume_snapshot_delete', $disk, 'clean', 0);
 
 refuses('a linked clone of a disk', qr/not a base image/, sub { PVE::Storage::vdisk_clone($cfg, $disk, 101) });
 my $base = PVE::Storage::vdisk_create_base($cfg, $disk);
 is($base, 'wl:base-100-disk-0', 'a template');
 refuses('a template of it', qr/base image/, sub { PVE::Storage::vdisk_create_base($cfg, $base) });
-refuses('writing to it', qr/exit 1/, sub { eval { fill($cfg, $base, 1) }; die $@ =~ m/(exit 1)/ ? "$1\n" : "$@\n" });
+is(eval { fill($base, 1); 1 }, undef, 'nobody writes to it');
 my $linked = PVE::Storage::vdisk_clone($cfg, $base, 101);
 is($linked, 'wl:base-100-disk-0/vm-101-disk-0', 'a linked clone');
-holds($cfg, $linked, 22, 'it holds what the template does');
-fill($cfg, $linked, 44);
-holds($cfg, $base, 22, 'and what it writes is its own');
-is((PVE::Storage::call($cfg, 'volume_size_info', $linked))[3], 'base-100-disk-0@__base__', 'its parent');
-is(volids($cfg, 101), $linked, 'listed with its template');
-refuses('freeing a template with clones', qr/still in use by linked clones/, sub { PVE::Storage::vdisk_free($cfg, $base) });
-refuses('the same, past PVE\'s look', qr/clone|need/, sub { $PLUGIN->free_image('wl', $scfg, 'base-100-disk-0', 'base') });
-refuses('writing to it after that', qr/exit 1/, sub { eval { fill($cfg, $base, 1) }; die $@ =~ m/(exit 1)/ ? "$1\n" : "$@\n" });
+holds($linked, 22, 'it holds what the template does');
+fill($linked, 44);
+holds($base, 22, 'and what it writes is its own');
+is((ask('volume_size_info', $linked))[3], 'base-100-disk-0@__base__', 'its parent');
+is(volids(101), $linked, 'listed with its template');
+refuses('freeing a template with clones', qr/still in use by linked clones/, sub { free($base) });
+refuses('the same, past PVE\'s look',
+    qr/clone|need/, sub { $PLUGIN->free_image('wl', $scfg, 'base-100-disk-0', 'base') });
+is(eval { fill($base, 1); 1 }, undef, 'still nobody writes to it');
 my $second = PVE::Storage::vdisk_create_base($cfg, $linked);
 is($second, 'wl:base-100-disk-0/base-101-disk-0', 'a linked clone that becomes a template');
 my $third = PVE::Storage::vdisk_clone($cfg, $second, 103);
 is($third, 'wl:base-101-disk-0/vm-103-disk-0', 'and has a linked clone');
-holds($cfg, $third, 44, 'which holds what it does');
+holds($third, 44, 'which holds what it does');
 
-is(PVE::Storage::call($cfg, 'rename_volume', $third, 104, undef), 'wl:base-101-disk-0/vm-104-disk-0', 'renamed for another VM');
-$third = PVE::Storage::call($cfg, 'rename_volume', 'wl:base-101-disk-0/vm-104-disk-0', 105, 'vm-105-disk-3');
-is(volids($cfg, 105), $third, 'and to a name');
-refuses('renamed to one that is there', qr/exists/, sub { PVE::Storage::call($cfg, 'rename_volume', $third, 100, 'vm-100-disk-1') });
-refuses('renamed to another VM\'s', qr/illegal name/, sub { PVE::Storage::call($cfg, 'rename_volume', $third, 105, 'vm-100-disk-9') });
+is(ask('rename_volume', $third, 104, undef), 'wl:base-101-disk-0/vm-104-disk-0', 'renamed for another VM');
+$third = ask('rename_volume', 'wl:base-101-disk-0/vm-104-disk-0', 105, 'vm-105-disk-3');
+is(volids(105), $third, 'and to a name');
+refuses('renamed to one that is there', qr/exists/, sub { ask('rename_volume', $third, 100, 'vm-100-disk-1') });
+refuses('renamed to another VM\'s', qr/illegal name/, sub { ask('rename_volume', $third, 105, 'vm-100-disk-9') });
 
 my %features = (
     'vm' => ['vm-1-a', undef, 'copy rename snapshot sparseinit template'],
@@ -254,17 +276,17 @@ for my $of (sort keys %features) {
         qw(clone copy rename replicate snapshot sparseinit template);
     is("@has", $has, "features of a $of");
 }
-is(PVE::Storage::call($cfg, 'volume_snapshot_needs_fsfreeze', $base), 0, 'no fsfreeze');
-is($PLUGIN->volume_qemu_snapshot_method('wl', $scfg, 'vm-1-a'), 'storage', 'snapshots of running guests are the storage\'s');
+is(ask('volume_snapshot_needs_fsfreeze', $base), 0, 'no fsfreeze');
+is($PLUGIN->volume_qemu_snapshot_method('wl', $scfg, 'vm-1-a'), 'storage', 'who takes snapshots of running guests');
 
 # ---- streams ----------------------------------------------------------------------------------------------------
 
 my @query = (undef, undef, 0);
-is_deeply([PVE::Storage::call($cfg, 'volume_export_formats', $third, @query)], ['raw+size'], 'format of exports');
-is_deeply([PVE::Storage::call($cfg, 'volume_import_formats', $third, undef, 'base', 0)], [], 'none that is incremental');
-is_deeply([PVE::Storage::call($cfg, 'volume_export_formats', $third, undef, undef, 1)], [], 'none with snapshots');
-PVE::Storage::call($cfg, 'volume_snapshot', $third, 'Sent');
-fill($cfg, $third, 55);
+is_deeply([ask('volume_export_formats', $third, @query)], ['raw+size'], 'format of exports');
+is_deeply([ask('volume_import_formats', $third, undef, 'base', 0)], [], 'none that is incremental');
+is_deeply([ask('volume_export_formats', $third, undef, undef, 1)], [], 'none with snapshots');
+ask('volume_snapshot', $third, 'Sent');
+fill($third, 55);
 my $stream = "$tmp/stream";
 for my $case ([undef, 55, 'vm-106-disk-0'], ['Sent', 44, 'vm-106-disk-1']) {
     my ($snap, $byte, $name) = @$case;
@@ -274,7 +296,7 @@ for my $case ([undef, 55, 'vm-106-disk-0'], ['Sent', 44, 'vm-106-disk-1']) {
     is(-s $stream, 8 + (96 << 20), 'exported' . ($snap ? ': a snapshot' : ''));
     open(my $in, '<', $stream) or die $!;
     is($PLUGIN->volume_import($scfg, 'wl', $in, $name, 'raw+size', undef, undef, 0, 0), "wl:$name", 'imported');
-    holds($cfg, "wl:$name", $byte, 'with what it held');
+    holds("wl:$name", $byte, 'with what it held');
 }
 {
     open(my $in, '<', $stream) or die $!;
@@ -297,9 +319,10 @@ for my $case ([undef, 55, 'vm-106-disk-0'], ['Sent', 44, 'vm-106-disk-1']) {
         require POSIX;
         POSIX::_exit(0);
     }
-    is($PLUGIN->volume_import($scfg, 'wl', $in, 'vm-106-odd', 'raw+size', undef, undef, 0, 0), 'wl:vm-106-odd', 'odd pieces');
-    is(PVE::Storage::call($cfg, 'volume_size_info', 'wl:vm-106-odd') + 0, (1 << 20) + 1024, 'rounded up');
-    my $path = PVE::Storage::path($cfg, 'wl:vm-106-odd');
+    my $volid = $PLUGIN->volume_import($scfg, 'wl', $in, 'vm-106-odd', 'raw+size', undef, undef, 0, 0);
+    is($volid, 'wl:vm-106-odd', 'an import in odd pieces');
+    is(ask('volume_size_info', 'wl:vm-106-odd') + 0, (1 << 20) + 1024, 'rounded up');
+    my $path = path_of('wl:vm-106-odd');
     like(output('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 88 0 1048676', '-c', 'read -P 0 1048676 924', $path),
         qr/\A(?!.*verification failed).*read 924/s, 'with what was sent, then zeros');
 }
@@ -343,7 +366,7 @@ sub end_qemu {
     return;
 }
 
-my $live = PVE::Storage::vdisk_alloc($cfg, 'wl', 200, 'raw', undef, 64 * 1024);
+my $live = alloc(200, 'raw', undef, 64 * 1024);
 my ($blockdev, $dropped) = PVE::Storage::qemu_blockdev_options($cfg, $live, {});
 is_deeply($dropped, [], 'PVE lets all of qemu_blockdev_options() pass');
 is(JSON::PP->new->canonical->encode($blockdev),
@@ -352,11 +375,11 @@ is(JSON::PP->new->canonical->encode($blockdev),
 my ($of_snapshot) = PVE::Storage::qemu_blockdev_options($cfg, $third, { 'snapshot-name' => 'Sent' });
 is($of_snapshot->{export}, "$pool/vm-105-disk-3\@0.sent", 'of a snapshot');
 like(output('qemu-io', '-r', '--image-opts', '-c', 'read -P 44 0 1M',
-    "driver=nbd,server.type=unix,server.path=$of_snapshot->{server}->{path},export=$of_snapshot->{export},reconnect-delay=60"),
+    "driver=nbd,server.type=unix,server.path=$of_snapshot->{server}->{path},export=$of_snapshot->{export}"),
     qr/read 1048576/, 'which QEMU reads');
 
 SKIP: {
-    skip('qemu-system-x86_64 is not installed', 15) if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
+    skip('qemu-system-x86_64 is not installed', 20) if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
     no warnings 'once';
     local $PVE::Storage::Custom::WindlassPlugin::QEMU_RUN = $tmp;
     local $PVE::Storage::Custom::WindlassPlugin::UNUSED_WITHIN = 2;
@@ -378,45 +401,75 @@ SKIP: {
         is($said, '', "QEMU: $_[0]");
     };
     $io->('write -P 66 0 1M');
-    refuses('a rollback under a guest', qr/connected/, sub { PVE::Storage::volume_snapshot_rollback($cfg, $live, 'none-yet') })
-        if eval { PVE::Storage::call($cfg, 'volume_snapshot', $live, 'none-yet'); 1 };
-    refuses('freeing under a guest', qr/connected/, sub { PVE::Storage::vdisk_free($cfg, $live) });
-    refuses('deactivating under a guest', qr/connected/, sub { PVE::Storage::call($cfg, 'deactivate_volume', $live) });
+    refuses('a rollback under a guest', qr/connected/, sub { roll_back($live, 'none-yet') })
+        if eval { ask('volume_snapshot', $live, 'none-yet'); 1 };
+    refuses('freeing under a guest', qr/connected/, sub { free($live) });
+    refuses('deactivating under a guest', qr/connected/, sub { ask('deactivate_volume', $live) });
 
     my $began = time();
-    PVE::Storage::call($cfg, 'volume_resize', $live, 128 << 20, 1);
+    ask('volume_resize', $live, 128 << 20, 1);
     diag(sprintf('resize with the guest on: %.1f s', time() - $began));
     my $taken = eval { $monitor->('block_resize', 'node-name' => 'drive-scsi0', size => 128 << 20); 1 };
     diag("block_resize: $@") if !$taken;
     ok($taken, 'QEMU takes the new size with the guest on');
     $io->('write -P 77 100M 1M');
     end_qemu($pid);
-    PVE::Storage::call($cfg, 'deactivate_volume', $live);
+    ask('deactivate_volume', $live);
     pass('deactivated just after QEMU has ended');
-    like(output('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 77 100M 1M', PVE::Storage::path($cfg, $live)),
+    like(output('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 77 100M 1M', path_of($live)),
         qr/read 1048576/, 'what was written above the old end');
 
+    # A disk moved under its guest.
+    my $moved = alloc(200, 'raw', undef, 128 * 1024);
+    $pid = start_qemu(200, '-object', 'throttle-group,id=throttle-drive-scsi0', '-blockdev', $drive,
+        '-device', 'virtio-scsi-pci,id=s', '-device', 'scsi-hd,bus=s.0,drive=drive-scsi0,share-rw=on');
+    my ($target) = PVE::Storage::qemu_blockdev_options($cfg, $moved, {});
+    $monitor->('blockdev-add', %$target, 'node-name' => 'target');
+    $monitor->('blockdev-mirror', 'job-id' => 'mirror', device => 'drive-scsi0', target => 'target', sync => 'full');
+    for (1 .. 200) {
+        last if $monitor->('query-block-jobs')->[0]->{ready};
+        sleep(0.05);
+    }
+    $monitor->('block-job-complete', device => 'mirror');
+    for (1 .. 200) {
+        last if !$monitor->('query-block-jobs')->@*;
+        sleep(0.05);
+    }
+    end_qemu($pid);
+    ask('deactivate_volume', $moved);
+    like(output('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 77 100M 1M', path_of($moved)),
+        qr/\A(?!.*failed).*read 1048576/s, 'a disk is moved under its guest (blockdev-mirror)');
+
     # As PVE 8, and PVE 9 for machines of an older version.
-    $pid = start_qemu(200, '-drive', 'file=' . PVE::Storage::path($cfg, $live)
+    $pid = start_qemu(200, '-drive', 'file=' . path_of($live)
             . ',if=none,id=drive-scsi0,format=raw,cache=none,aio=io_uring,detect-zeroes=on',
         '-device', 'virtio-scsi-pci,id=s', '-device', 'scsi-hd,bus=s.0,drive=drive-scsi0,id=scsi0');
     pass('QEMU takes path() as -drive');
-    refuses('a new size under it', qr/shut it down/, sub { PVE::Storage::call($cfg, 'volume_resize', $live, 256 << 20, 1) });
+    # PVE's own QEMU has `zeroinit:` in front of the target for the same.
+    my $to = path_of(alloc(200, 'raw', undef, 128 * 1024));
+    my @convert = qw(qemu-img convert -n --target-is-zero -f raw -O raw);
+    ok(eval { output(@convert, path_of($moved), $to); 1 }, 'qemu-img convert, as a full clone does');
+    is(output('qemu-img', 'compare', path_of($moved), $to), "Images are identical.\n",
+        'makes it equal');
+    refuses('a new size under it', qr/shut it down/, sub { ask('volume_resize', $live, 256 << 20, 1) });
     end_qemu($pid);
-    PVE::Storage::volume_snapshot_rollback($cfg, $live, 'none-yet');
+    $pid = start_qemu(200, '-drive', 'if=pflash,unit=0,format=raw,file=' . path_of('wl:vm-100-disk-1'));
+    pass('and one for the variables of EFI');
+    end_qemu($pid);
+    roll_back($live, 'none-yet');
     pass('a rollback just after QEMU has ended');
-    PVE::Storage::call($cfg, 'volume_snapshot_delete', $live, 'none-yet', 0);
+    ask('volume_snapshot_delete', $live, 'none-yet', 0);
 }
 
 # ---- gone again -------------------------------------------------------------------------------------------------
 
 for my $volid ($third, $second, map { $_->{volid} } PVE::Storage::vdisk_list($cfg, 'wl')->@*) {
-    next if $volid eq $base || volids($cfg, undef, [$volid]) eq '';
-    PVE::Storage::vdisk_free($cfg, $volid);
+    next if $volid eq $base || volids(undef, [$volid]) eq '';
+    free($volid);
 }
-PVE::Storage::vdisk_free($cfg, $base);
-is(volids($cfg), '', 'all are freed, a template last');
-refuses('freeing what is not there', qr/vm-100-disk-0/, sub { PVE::Storage::vdisk_free($cfg, $disk) });
+free($base);
+is(volids(), '', 'all are freed, a template last');
+refuses('freeing what is not there', qr/vm-100-disk-0/, sub { free($disk) });
 is($PLUGIN->deactivate_storage('wl', $scfg), 1, 'the storage is deactivated');
 
 done_testing();

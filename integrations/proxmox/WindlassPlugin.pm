@@ -28,6 +28,8 @@ use constant API_BLOCKDEV => 12;
 use constant RECONNECT_DELAY => 60;
 # For so many seconds a verb that needs an unused volume is tried again.
 our $UNUSED_WITHIN = 5;
+# For so many seconds it is waited for that a snapshot is in the pool. Windows bears a freeze of ten.
+our $STORED_WITHIN = 3;
 # How often stores are asked how full they are, while that is not known.
 use constant LOOK_AGAIN => 600;
 # How long QEMU may take to connect again to a volume that grew under its guest.
@@ -371,7 +373,7 @@ sub create_base {
     my $newname = $name =~ s/^vm-/base-/r;
     my $newvolname = $basename ? "$basename/$newname" : $newname;
 
-    $class->volume_snapshot($scfg, $storeid, $volname, BASE);
+    $class->take_snapshot($scfg, $volname, BASE, $false);
     eval {
         $class->rename_to($scfg, $volname, $newname);
         eval { $class->set_template($scfg, $newvolname, 1); };
@@ -488,11 +490,25 @@ sub reconnects {
 
 # ---- snapshots --------------------------------------------------------------------------------------------------
 
+# The guest may be frozen until this returns. The snapshot stands at once; that it gets into the pool, as all that was
+# written before it does, is waited for only a while.
 sub volume_snapshot {
     my ($class, $scfg, $storeid, $volname, $snap) = @_;
 
+    $class->take_snapshot($scfg, $volname, $snap, $true);
     my $paths = [$class->export($scfg, $volname, $snap)];
-    daemon($scfg)->call('snapshot-create', { paths => $paths, no_wait => $false, if_absent => $false });
+    eval { daemon($scfg)->call('snapshot-promise', { paths => $paths }, $STORED_WITHIN); };
+    my $err = $@ or return;
+    die $err if $err ne Windlass::API::LATE;
+    warn "snapshot '$snap' of '$volname' is taken, and will be in the pool when what was written before it is\n";
+    return;
+}
+
+sub take_snapshot {
+    my ($class, $scfg, $volname, $snap, $no_wait) = @_;
+
+    my $paths = [$class->export($scfg, $volname, $snap)];
+    daemon($scfg)->call('snapshot-create', { paths => $paths, no_wait => $no_wait, if_absent => $false });
     return;
 }
 

@@ -16,6 +16,10 @@ use Time::HiRes      qw(time);
 # Longest answer that is read, in bytes. The daemon sends no longer one.
 use constant ANSWER_MAX => 256 << 20;
 
+# What a call dies with that took longer than it may. What was asked for may still be done.
+use constant LATE =>
+    "the Windlass daemon does not answer in time; `windlass status` tells whether it waits for stores\n";
+
 my $json = JSON::PP->new->utf8->allow_nonref;
 
 sub new {
@@ -81,7 +85,7 @@ sub wait_until {
     my ($read, $write) = $what eq 'read' ? ($set, undef) : (undef, $set);
     my $left = $deadline - time();
     return if $left > 0 && select($read, $write, undef, $left) > 0;
-    die "the Windlass daemon does not answer in time; `windlass status` tells whether it waits for stores\n";
+    die LATE;
 }
 
 # Reads what has come. False when the other side has ended.
