@@ -188,7 +188,6 @@ refuses('a smaller size', qr/copy/, sub { ask('volume_resize', $disk, 32 << 20, 
 refuses('the size of a snapshot', qr/snapshot/, sub { ask('volume_resize', $disk, 1 << 30, 0, 's') });
 refuses('a volume that is not there', qr/vm-100-disk-7/, sub { ask('volume_size_info', 'wl:vm-100-disk-7') });
 refuses('activating it', qr/vm-100-disk-7/, sub { ask('activate_volume', 'wl:vm-100-disk-7', undef, {}) });
-refuses('mapping it to a device', qr/no block device/, sub { ask('map_volume', $disk) });
 
 # ---- snapshots --------------------------------------------------------------------------------------------------
 
@@ -459,6 +458,43 @@ SKIP: {
     roll_back($live, 'none-yet');
     pass('a rollback just after QEMU has ended');
     ask('volume_snapshot_delete', $live, 'none-yet', 0);
+}
+
+# ---- volumes as files -------------------------------------------------------------------------------------------
+
+sub in_file {
+    my ($file, $mode, $bytes) = @_;
+
+    open(my $fh, $mode, $file) or return "open: $!";
+    my $read = '';
+    return sysread($fh, $read, $bytes) ? $read : "read: $!" if $mode eq '<';
+    return syswrite($fh, $bytes) && close($fh) ? 'done' : "write: $!";
+}
+
+SKIP: {
+    skip('there is no usable /dev/fuse', 11) if $> != 0 || !-c '/dev/fuse' || !-r _;
+    no warnings 'once';
+    local $PVE::Storage::Custom::WindlassPlugin::MAPPED = "$tmp/mapped";
+    my $tpm = alloc(300, 'raw', undef, 4096);
+    my $file = ask('map_volume', $tpm);
+    is($file, "$tmp/mapped/$pool/vm-300-disk-0", 'a volume as a file');
+    is(-s $file, 4 << 20, 'of its size');
+    is(ask('map_volume', $tpm), $file, 'once more: the same');
+    is(in_file($file, '+<', 'state'), 'done', 'written');
+    ask('volume_snapshot', $tpm, 'On');
+    is(in_file($file, '+<', 'STATE'), 'done', 'and again');
+    my $of_snap = ask('map_volume', $tpm, 'On');
+    is(in_file($of_snap, '<', 5), 'state', 'its snapshot as a file');
+    like(in_file($of_snap, '+<', 'x'), qr/^(?:open|write): /, 'which nobody writes to');
+    ask('deactivate_volume', $tpm, 'On');
+    ok(!-e $of_snap, 'gone with its deactivation');
+    open(my $held, '<', $file) or die $!;
+    ask('unmap_volume', $tpm);
+    close($held);
+    ok(!-e $file, 'unmapped');
+    is(in_file(ask('map_volume', $tpm), '<', 5), 'STATE', 'mapped again, with what was written');
+    ask('deactivate_volume', $tpm);
+    ok(!-e $file, 'gone with the deactivation');
 }
 
 # ---- gone again -------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ package PVE::Storage::Custom::WindlassPlugin;
 use strict;
 use warnings;
 
-use JSON::PP    ();
-use Time::HiRes qw(sleep time);
+use File::Basename qw(dirname);
+use File::Path     qw(make_path);
+use JSON::PP       ();
+use Time::HiRes    qw(sleep time);
 use Windlass::API;
 
 use PVE::Storage;
@@ -28,6 +30,8 @@ use constant API_BLOCKDEV => 12;
 use constant RECONNECT_DELAY => 60;
 # For so many seconds a verb that needs an unused volume is tried again.
 our $UNUSED_WITHIN = 5;
+# How long a storage daemon of QEMU may take to end.
+use constant UNMAPPED_WITHIN => 10;
 # For so many seconds it is waited for that a snapshot is in the pool. Windows bears a freeze of ten.
 our $STORED_WITHIN = 3;
 # How often stores are asked how full they are, while that is not known.
@@ -40,6 +44,8 @@ use constant BASE => '__base__';
 
 # Where PVE keeps the process ids of its QEMUs.
 our $QEMU_RUN = '/run/qemu-server';
+# Where volumes are shown as files.
+our $MAPPED = '/run/windlass-pve';
 
 my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 
@@ -263,8 +269,8 @@ sub deactivate_storage {
     return 1;
 }
 
-# The daemon looks every ten minutes. Buckets have no size of their own: `windlass pool set POOL capacity=SIZE` tells it.
-# Where nobody can tell, all figures are 0.
+# The daemon looks every ten minutes. Buckets have no size of their own: `windlass pool set POOL capacity=SIZE` tells
+# it. Where nobody can tell, all figures are 0.
 my %looked;
 
 sub status {
@@ -479,13 +485,18 @@ sub reconnects {
     my ($vmid) = @_;
 
     return 0 if PVE::Storage::APIVER() < API_BLOCKDEV;
-    my $first_line = sub {
-        my ($path) = @_;
-        open(my $file, '<', $path) or return '';
-        return <$file> // '';
-    };
-    my ($pid) = $first_line->("$QEMU_RUN/$vmid.pid") =~ m/^(\d+)/ or return 0;
-    return $first_line->("/proc/$pid/cmdline") =~ m/(?:^|\0)-blockdev\0/ ? 1 : 0;
+    my ($pid) = first_line("$QEMU_RUN/$vmid.pid") =~ m/^(\d+)/ or return 0;
+    return first_line("/proc/$pid/cmdline") =~ m/\0-blockdev\0/ ? 1 : 0;
+}
+
+# Nothing of a file that is not there.
+sub first_line {
+    my ($path) = @_;
+
+    open(my $file, '<', $path) or return '';
+    my $line = <$file>;
+    close($file) or return '';
+    return $line // '';
 }
 
 # ---- snapshots --------------------------------------------------------------------------------------------------
@@ -646,22 +657,71 @@ sub activate_volume {
 sub deactivate_volume {
     my ($class, $storeid, $scfg, $volname, $snapname, $cache) = @_;
 
+    $class->unmap_volume($storeid, $scfg, $volname, $snapname);
     return 1 if length($snapname // '') || !$class->info($scfg, $volname)->{open_here};
     call_unused($scfg, 'volume-release', { path => $class->volume($scfg, $volname) });
     return 1;
 }
 
-# Only who needs a device of the kernel's asks for one: containers, and the state of a TPM.
+# A file that is the volume, for who can use neither path() nor qemu_blockdev_options(): the emulator of a TPM. A storage
+# daemon of QEMU shows it by FUSE, and bears restarts of ours as QEMU does.
 sub map_volume {
     my ($class, $storeid, $scfg, $volname, $snapname, $hints) = @_;
 
-    die "volume '$storeid:$volname' has no block device on this host: keep containers and TPM states on another"
-        . " storage\n";
+    my $file = $class->mapped_file($scfg, $volname, $snapname);
+    return $file if mapping_process($file);
+    make_path(dirname($file), { mode => oct(700) });
+    open(my $mountpoint, '>', $file) or die "cannot make $file: $!\n";
+    close($mountpoint) or die "cannot make $file: $!\n";
+
+    my $of_snapshot = length($snapname // '');
+    my $blockdev = $class->qemu_blockdev_options($scfg, $storeid, $volname, '', { 'snapshot-name' => $snapname });
+    $blockdev->{'node-name'} = 'volume';
+    $blockdev->{'read-only'} = $of_snapshot ? $true : $false;
+    my $writable = $of_snapshot ? 'off' : 'on';
+    run_command(
+        [
+            'qemu-storage-daemon',
+            '--daemonize',
+            '--pidfile',
+            "$file.pid",
+            '--blockdev',
+            JSON::PP->new->canonical->encode($blockdev),
+            '--export',
+            "type=fuse,id=volume,node-name=volume,mountpoint=$file,writable=$writable,allow-other=off",
+        ],
+        errmsg => "could not make a file of volume '$storeid:$volname'",
+    );
+    return $file;
 }
 
 sub unmap_volume {
     my ($class, $storeid, $scfg, $volname, $snapname) = @_;
+
+    my $file = $class->mapped_file($scfg, $volname, $snapname);
+    my $pid = mapping_process($file);
+    kill('TERM', $pid) if $pid;
+    my $until = time() + UNMAPPED_WITHIN;
+    while (mapping_process($file)) {
+        die "process $pid, which shows volume '$storeid:$volname' as $file, does not end: who has it open?\n"
+            if time() > $until;
+        sleep(0.05);
+    }
+    unlink($file, "$file.pid");
     return 1;
+}
+
+sub mapped_file {
+    my ($class, $scfg, $volname, $snapname) = @_;
+    return "$MAPPED/" . $class->export($scfg, $volname, $snapname);
+}
+
+# The process id of the storage daemon that shows a volume as this file; nothing when none does.
+sub mapping_process {
+    my ($file) = @_;
+
+    my ($pid) = first_line("$file.pid") =~ m/^(\d+)/ or return;
+    return first_line("/proc/$pid/cmdline") =~ m/\0type=fuse,[^\0]*,mountpoint=\Q$file\E,/ ? $pid : undef;
 }
 
 # ---- streams ----------------------------------------------------------------------------------------------------
