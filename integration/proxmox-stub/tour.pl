@@ -460,41 +460,41 @@ SKIP: {
     ask('volume_snapshot_delete', $live, 'none-yet', 0);
 }
 
-# ---- volumes as files -------------------------------------------------------------------------------------------
+# ---- volumes as devices -----------------------------------------------------------------------------------------
 
-sub in_file {
-    my ($file, $mode, $bytes) = @_;
+sub on_device {
+    my ($device, $mode, $bytes) = @_;
 
-    open(my $fh, $mode, $file) or return "open: $!";
+    open(my $fh, $mode, $device) or return "open: $!";
     my $read = '';
     return sysread($fh, $read, $bytes) ? $read : "read: $!" if $mode eq '<';
     return syswrite($fh, $bytes) && close($fh) ? 'done' : "write: $!";
 }
 
 SKIP: {
-    skip('there is no usable /dev/fuse', 11) if $> != 0 || !-c '/dev/fuse' || !-r _;
+    skip('there is no usable /dev/fuse', 12) if $> != 0 || !-c '/dev/fuse' || !-r _;
     no warnings 'once';
     local $PVE::Storage::Custom::WindlassPlugin::MAPPED = "$tmp/mapped";
+    my $file = "$tmp/mapped/$pool/vm-300-disk-0";
     my $tpm = alloc(300, 'raw', undef, 4096);
-    my $file = ask('map_volume', $tpm);
-    is($file, "$tmp/mapped/$pool/vm-300-disk-0", 'a volume as a file');
-    is(-s $file, 4 << 20, 'of its size');
-    is(ask('map_volume', $tpm), $file, 'once more: the same');
-    is(in_file($file, '+<', 'state'), 'done', 'written');
+    my $device = ask('map_volume', $tpm);
+    like($device, qr!^/dev/loop\d+\z!, 'a volume as a device');
+    is(output('blockdev', '--getsize64', $device) + 0, 4 << 20, 'of its size');
+    is(ask('map_volume', $tpm), $device, 'once more: the same');
+    is(on_device($device, '+<', 'state'), 'done', 'written');
     ask('volume_snapshot', $tpm, 'On');
-    is(in_file($file, '+<', 'STATE'), 'done', 'and again');
+    is(on_device($device, '+<', 'STATE'), 'done', 'and again');
     my $of_snap = ask('map_volume', $tpm, 'On');
-    is(in_file($of_snap, '<', 5), 'state', 'its snapshot as a file');
-    like(in_file($of_snap, '+<', 'x'), qr/^(?:open|write): /, 'which nobody writes to');
+    is(on_device($of_snap, '<', 5), 'state', 'its snapshot as a device');
+    like(on_device($of_snap, '+<', 'x'), qr/^(?:open|write): /, 'which nobody writes to');
     ask('deactivate_volume', $tpm, 'On');
-    ok(!-e $of_snap, 'gone with its deactivation');
-    open(my $held, '<', $file) or die $!;
+    ok(!-e "$file\@0.on" && -e $file, 'gone with its deactivation');
     ask('unmap_volume', $tpm);
-    close($held);
     ok(!-e $file, 'unmapped');
-    is(in_file(ask('map_volume', $tpm), '<', 5), 'STATE', 'mapped again, with what was written');
+    is(on_device(ask('map_volume', $tpm), '<', 5), 'STATE', 'mapped again, with what was written');
     ask('deactivate_volume', $tpm);
     ok(!-e $file, 'gone with the deactivation');
+    unlike(output(qw(losetup --list --noheadings --output BACK-FILE)), qr/\Q$file\E/, 'and no loop device left');
 }
 
 # ---- gone again -------------------------------------------------------------------------------------------------

@@ -663,22 +663,37 @@ sub deactivate_volume {
     return 1;
 }
 
-# A file that is the volume, for who can use neither path() nor qemu_blockdev_options(): the emulator of a TPM. A storage
-# daemon of QEMU shows it by FUSE, and bears restarts of ours as QEMU does.
+# A block device that is the volume, for what can use neither path() nor qemu_blockdev_options(): the emulator of a TPM.
+# It is a loop device over a file that a storage daemon of QEMU shows by FUSE. That one bears restarts of ours, as QEMU
+# does.
 sub map_volume {
     my ($class, $storeid, $scfg, $volname, $snapname, $hints) = @_;
 
     my $file = $class->mapped_file($scfg, $volname, $snapname);
-    return $file if mapping_process($file);
+    my $of_snapshot = length($snapname // '');
+    if (!mapping_process($file)) {
+        my $blockdev =
+            $class->qemu_blockdev_options($scfg, $storeid, $volname, '', { 'snapshot-name' => $snapname });
+        show_as_file($blockdev, $file, $of_snapshot);
+    }
+    my $device = eval { loop_device($file) // attach_loop_device($file, $of_snapshot); };
+    return $device if $device;
+    my $err = $@;
+    eval { $class->unmap_volume($storeid, $scfg, $volname, $snapname); };
+    warn $@ if $@;
+    die $err;
+}
+
+sub show_as_file {
+    my ($blockdev, $file, $read_only) = @_;
+
     make_path(dirname($file), { mode => oct(700) });
     open(my $mountpoint, '>', $file) or die "cannot make $file: $!\n";
     close($mountpoint) or die "cannot make $file: $!\n";
 
-    my $of_snapshot = length($snapname // '');
-    my $blockdev = $class->qemu_blockdev_options($scfg, $storeid, $volname, '', { 'snapshot-name' => $snapname });
     $blockdev->{'node-name'} = 'volume';
-    $blockdev->{'read-only'} = $of_snapshot ? $true : $false;
-    my $writable = $of_snapshot ? 'off' : 'on';
+    $blockdev->{'read-only'} = $read_only ? $true : $false;
+    my $writable = $read_only ? 'off' : 'on';
     run_command(
         [
             'qemu-storage-daemon',
@@ -690,17 +705,39 @@ sub map_volume {
             '--export',
             "type=fuse,id=volume,node-name=volume,mountpoint=$file,writable=$writable,allow-other=off",
         ],
-        errmsg => "could not make a file of volume '$storeid:$volname'",
+        errmsg => "could not show $blockdev->{export} as a file",
     );
-    return $file;
+    return;
+}
+
+# The loop device over a file, if there is one.
+sub loop_device {
+    my ($file) = @_;
+
+    my $device;
+    run_command(
+        ['losetup', '--noheadings', '--output', 'NAME', '--associated', $file],
+        outfunc => sub { $device //= $1 if $_[0] =~ m!^(/dev/loop\d+)\s*$! },
+    );
+    return $device;
+}
+
+sub attach_loop_device {
+    my ($file, $read_only) = @_;
+
+    my @options = ('--find', '--direct-io=on', $read_only ? '--read-only' : ());
+    run_command(['losetup', @options, $file], errmsg => "could not make a loop device of $file");
+    return loop_device($file) // die "the loop device of $file is gone\n";
 }
 
 sub unmap_volume {
     my ($class, $storeid, $scfg, $volname, $snapname) = @_;
 
     my $file = $class->mapped_file($scfg, $volname, $snapname);
-    my $pid = mapping_process($file);
-    kill('TERM', $pid) if $pid;
+    my $pid = mapping_process($file) or return 1;
+    my $device = loop_device($file);
+    run_command(['losetup', '--detach', $device]) if $device;
+    kill('TERM', $pid);
     my $until = time() + UNMAPPED_WITHIN;
     while (mapping_process($file)) {
         die "process $pid, which shows volume '$storeid:$volname' as $file, does not end: who has it open?\n"

@@ -9,7 +9,7 @@ use base qw(Exporter);
 our @EXPORT_OK = qw(run_command split_list);
 
 # Runs a program given as a list, or several as a list of lists, each reading what the one before prints. `input` and
-# `output` are what open() takes for the first one's stdin and the last one's stdout.
+# `output` are what open() takes for the first one's stdin and the last one's stdout. `outfunc` gets its lines instead.
 sub run_command {
     my ($cmd, %opts) = @_;
 
@@ -17,7 +17,7 @@ sub run_command {
     my ($from, @pids) = (undef);
     for my $at (0 .. $#line) {
         my ($read, $write);
-        pipe($read, $write) or die "pipe failed: $!\n" if $at < $#line;
+        pipe($read, $write) or die "pipe failed: $!\n" if $at < $#line || $opts{outfunc};
         my $pid = fork() // die "fork failed: $!\n";
         if (!$pid) {
             my $in = $from ? '<&' . fileno($from) : $opts{input};
@@ -29,11 +29,14 @@ sub run_command {
         push @pids, $pid;
         $from = $read;
     }
-    undef $from;
+    while (defined($from) && defined(my $text = <$from>)) {
+        chomp($text);
+        $opts{outfunc}->($text);
+    }
     my $bad;
     for my $at (0 .. $#line) {
         waitpid($pids[$at], 0);
-        $bad //= "command '$line[$at]->@*' failed: exit code " . ($? >> 8) if $? != 0;
+        $bad //= "command '@{ $line[$at] }' failed: exit code " . ($? >> 8) if $? != 0;
     }
     return 0 if !defined($bad);
     die defined($opts{errmsg}) ? "$opts{errmsg}: $bad\n" : "$bad\n";
