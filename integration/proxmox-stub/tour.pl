@@ -154,7 +154,7 @@ refuses('a name of 70 characters', qr/too long/, sub {
 
 my $disk = alloc(100, undef, undef, 64 * 1024);
 is($disk, 'wl:vm-100-disk-0', 'alloc finds the first free name');
-is(alloc(100, 'raw', undef, 528), 'wl:vm-100-disk-1', 'and the next one; 528 KiB as EFI has');
+is(alloc(100, 'raw', '', 528), 'wl:vm-100-disk-1', 'and the next one; 528 KiB as EFI has');
 my $state = alloc(100, 'raw', 'vm-100-state-Before_Update', 4096);
 is($state, 'wl:vm-100-state-Before_Update', 'a state with capitals');
 is(alloc(1000, 'raw', 'vm-1000-cloudinit', 4096), 'wl:vm-1000-cloudinit', 'of another VM');

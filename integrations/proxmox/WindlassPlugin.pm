@@ -337,8 +337,8 @@ sub alloc_image {
     my ($class, $storeid, $scfg, $vmid, $fmt, $name, $size_kib) = @_;
 
     die "unsupported format '$fmt': volumes of Windlass are raw\n" if defined($fmt) && $fmt ne 'raw';
-    die "illegal name '$name' - should be 'vm-$vmid-*'\n" if defined($name) && $name !~ m/^vm-\Q$vmid\E-/;
-    $name //= $class->find_free_diskname($storeid, $scfg, $vmid, 'raw');
+    $name = $class->find_free_diskname($storeid, $scfg, $vmid, 'raw') if !length($name // '');
+    die "illegal name '$name' - should be 'vm-$vmid-*'\n" if $name !~ m/^vm-\Q$vmid\E-/;
     my $args = {
         path => $class->volume($scfg, $name),
         size => $size_kib * 1024,
