@@ -240,10 +240,22 @@ sub call_unused {
 # Of our pool, what is known here without asking stores.
 sub known {
     my ($scfg) = @_;
+    return of_pool($scfg, daemon($scfg)->call('watch', undef, 15)->{pools});
+}
+
+# The same after stores were asked. The daemon opens pools for it.
+sub asked {
+    my ($scfg) = @_;
+    return of_pool($scfg, daemon($scfg)->call('pool-list', undef, 30));
+}
+
+sub of_pool {
+    my ($scfg, $pools) = @_;
 
     my $pool = pool($scfg);
-    my ($line) = grep { $_->{name} eq $pool } daemon($scfg)->call('watch', undef, 15)->{pools}->@*;
-    return $line;
+    my ($of) = grep { $_->{name} eq $pool } @$pools;
+    return $of
+        // die "the Windlass daemon of this host does not know pool '$pool': windlass pool add $pool --store URL\n";
 }
 
 sub check_connection {
@@ -256,12 +268,10 @@ sub check_connection {
 sub activate_storage {
     my ($class, $storeid, $scfg, $cache) = @_;
 
-    my $pool = pool($scfg);
-    my $known = known($scfg)
-        or die "the Windlass daemon of this host does not know pool '$pool': windlass pool add $pool --store URL\n";
-    # The daemon opens a pool when somebody needs it.
-    daemon($scfg)->call('pool-status', { name => $pool }, 30) if $known->{state} eq 'closed';
-    return 1;
+    return 1 if known($scfg)->{state} ne 'closed';
+    my $asked = asked($scfg);
+    return 1 if $asked->{state} ne 'closed';
+    die "pool '$asked->{name}' cannot be opened: " . ($asked->{trouble} // 'see the log of the Windlass daemon') . "\n";
 }
 
 sub deactivate_storage {
@@ -276,11 +286,11 @@ my %looked;
 sub status {
     my ($class, $storeid, $scfg, $cache) = @_;
 
-    my $known = known($scfg) or return;
+    my $known = known($scfg);
     # A new pool. PVE asks every ten seconds, and stores are not to be asked that often.
     if (!defined($known->{free_bytes}) && time() - ($looked{ $known->{name} } // 0) > LOOK_AGAIN) {
         $looked{ $known->{name} } = time();
-        $known = daemon($scfg)->call('pool-status', { name => pool($scfg) }, 30);
+        $known = asked($scfg);
     }
     my ($free, $used) = ($known->{free_bytes}, $known->{used_bytes});
     return (0, 0, 0, 1) if !defined($free) || !defined($used);
@@ -289,7 +299,7 @@ sub status {
 
 sub get_identity {
     my ($class, $scfg, $storeid) = @_;
-    return daemon($scfg)->call('pool-status', { name => pool($scfg) }, 30)->{id};
+    return of_pool($scfg, daemon($scfg)->call('watch', undef, 15)->{open_pools})->{id};
 }
 
 # ---- volumes ----------------------------------------------------------------------------------------------------
