@@ -334,6 +334,15 @@ for my $case ([undef, 55, 'vm-106-disk-0'], ['Sent', 44, 'vm-106-disk-1']) {
 
 # ---- QEMU -------------------------------------------------------------------------------------------------------
 
+# What runs, by process id: ended when the tour is, however it ends.
+my %started;
+
+END {
+    my $rc = $?;
+    kill('KILL', $_) && waitpid($_, 0) for keys %started;
+    $? = $rc;
+}
+
 # A QEMU whose guest stands still, and its QMP.
 sub start_qemu {
     my ($vmid, @args) = @_;
@@ -345,6 +354,7 @@ sub start_qemu {
     if (!$pid) {
         exec { $cmd[0] } @cmd or die "$cmd[0]: $!\n";
     }
+    $started{$pid} = 1;
     my $until = time() + 15;
     my $qmp;
     until (-s "$tmp/$vmid.pid" && ($qmp = IO::Socket::UNIX->new(Peer => $socket))) {
@@ -362,6 +372,7 @@ sub end_qemu {
 
     kill('KILL', $pid);
     waitpid($pid, 0);
+    delete $started{$pid};
     return;
 }
 
