@@ -108,7 +108,8 @@ impl Trash<'_> {
         let all = rt.timeout(patience, self.discarded()).await.unwrap_or_else(|| Err(late()))?;
         let looks = all.into_iter().filter_map(|gone| {
             let (removed_ms, name) = gone.trashed()?;
-            Some(async move {
+            // On the heap: what is buffered is moved from stack to stack, and an unoptimized build's stack is too small for it.
+            Some(Box::pin(async move {
                 let asked = rt.timeout(patience, self.0.info(&gone)).await;
                 let info = asked.unwrap_or_else(|| Err(late()));
                 TrashedVolume {
@@ -116,7 +117,7 @@ impl Trash<'_> {
                     name,
                     removed_ms,
                 }
-            })
+            }))
         });
         Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
     }
