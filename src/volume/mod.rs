@@ -19,5 +19,5 @@ pub use handle::Volume;
 pub use head::{
     BootTrace, Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
 };
-pub use read::{EngineContext, Memory, Tuning};
+pub use read::{EngineContext, Memory, Since, Tuning};
 pub use space::{Freed, Sweeps};

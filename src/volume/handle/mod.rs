@@ -1,6 +1,7 @@
 //! The handle that clients use, and how a volume is opened.
 
 mod become_owner;
+mod changes;
 mod first_boot;
 mod limiter;
 mod outage;

@@ -8,7 +8,6 @@
 //! Order that everything here keeps: journal before acknowledgement; stored before confirmed; confirmed before the
 //! journal is trimmed, a `pool` flush or a snapshot promised; the promise's mark synced before it is given.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,14 +33,12 @@ use crate::volume::head::Stop;
 use crate::volume::head::VolumeSettings;
 use crate::volume::read::Fetch;
 use crate::volume::read::VolumeContext;
-use crate::volume::read::{Found, Piece, Run, blocks_of, passes};
+use crate::volume::read::{Found, Piece, blocks_of, passes};
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
 /// Entries of the overlay, and pages and extents of the map, that are gone through to tell what is mapped.
 const COUNT_STEPS: usize = 16_384;
-/// Blocks whose allocation is looked up at a time.
-const LOOKED_THROUGH: u64 = 16_384;
 /// Until the next attempt where the map can't be read.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
 /// How long that may take: the rest of what is told must not wait for pages of the map.
@@ -403,35 +400,6 @@ impl Session {
             match self.context.view.read(found, &tree, (offset, len), news).await {
                 Ok(data) => return Ok(data),
                 // What was looked up was collected meanwhile: it is elsewhere by now.
-                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
-                Err(e) => return Err(self.explain_absence(e).await),
-            }
-        }
-    }
-
-    /// As `View::allocation`, part by part: what was written lately is looked through under the tip's lock, for which writes
-    /// wait. So parts are of moments one after another.
-    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
-        let (mut blocks, mut all) = (blocks_of(offset, len), Vec::<Run>::new());
-        while !blocks.is_empty() && all.len() < max {
-            let part = blocks.start..blocks.end.min(blocks.start + LOOKED_THROUGH);
-            for (count, is_data) in self.allocation_of(part, max - all.len()).await? {
-                blocks.start += count;
-                match all.last_mut() {
-                    Some((before, same)) if *same == is_data => *before += count,
-                    _ => all.push((count, is_data)),
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    async fn allocation_of(&self, blocks: Range<u64>, max: usize) -> Result<Vec<Run>, Stop> {
-        loop {
-            let recorded = self.chunk_table.lock().root;
-            let (found, tree) = self.lookup(blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK)?;
-            match self.context.view.allocation(found, &tree, max).await {
-                Ok(runs) => return Ok(runs),
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
                 Err(e) => return Err(self.explain_absence(e).await),
             }

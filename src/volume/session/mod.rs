@@ -1,6 +1,7 @@
 //! An open volume's session: one epoch of ownership, from take-over to release, and every write in it.
 
 mod active;
+mod block_status;
 mod chunker;
 mod confirm;
 mod confirm_rounds;

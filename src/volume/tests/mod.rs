@@ -1,6 +1,7 @@
 //! Whole volumes in the simulated world.
 
 mod boot_storm;
+mod changes;
 mod checks;
 mod clones;
 mod collecting;
