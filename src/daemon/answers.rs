@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::api::VolumePath;
+use super::api::{SnapshotPath, VolumePath};
 use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
 use crate::pool::{LastScrub, Located, PoolStatus};
-use crate::volume::{HistoryMark, SnapshotInfo, TrashedSnapshot, VolumeInfo};
+use crate::volume::{Copied, HistoryMark, SnapshotInfo, TrashedSnapshot, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
@@ -180,6 +180,15 @@ pub struct SnapshotLine {
     pub frees_with_older_bytes: Option<u64>,
     #[serde(flatten)]
     pub info: SnapshotInfo,
+}
+
+/// `snapshot copy`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotCopied {
+    pub from: SnapshotPath,
+    pub to: VolumePath,
+    #[serde(flatten)]
+    pub copied: Copied,
 }
 
 /// A line of `volume list --trash`.

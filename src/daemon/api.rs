@@ -182,6 +182,17 @@ pub enum RemoveMode {
     FromTrash,
 }
 
+/// A snapshot that is copied into another volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotCopy {
+    pub from: SnapshotPath,
+    pub to: VolumePath,
+    /// What was written to the copy since the newest common snapshot goes.
+    pub roll_back: bool,
+    /// All of both is compared at the end, not only what has changed.
+    pub verify_all: bool,
+}
+
 /// A drill: one store of a pool is cut off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LoseStore {
@@ -345,6 +356,7 @@ pub enum Verb {
         path: SnapshotPath,
         to: Option<Name>,
     },
+    SnapshotCopy(SnapshotCopy),
     Clone {
         from: SnapshotPath,
         to: VolumePath,

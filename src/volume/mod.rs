@@ -11,8 +11,8 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Trash, TrashedSnapshot, TrashedVolume,
-    Unreadable, Volumes, end_all, rename, snapshot_group,
+    Copied, Copying, Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Trash, TrashedSnapshot, TrashedVolume,
+    Unreadable, Volumes, copy_snapshot, end_all, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use handle::Volume;

@@ -2,6 +2,7 @@
 
 mod alter;
 mod clone;
+mod copy;
 mod destroy;
 mod drill;
 mod mount;
@@ -144,6 +145,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotRemove { path, dry_run, mode, .. } => {
             Box::pin(volume::remove_snapshot(state, &path, dry_run, mode)).await
         }
+        Verb::SnapshotCopy(args) => Box::pin(copy::copy_snapshot(state, &args, progress)).await,
         Verb::Clone { from, to, if_absent } => Box::pin(clone::clone(state, &from, &to, if_absent)).await,
         Verb::CloneMany(args) => Box::pin(clone::clone_many(state, &args, progress)).await,
         Verb::Mount { url, dir, options } => Box::pin(mount::mount(state, &url, &dir, &options)).await,

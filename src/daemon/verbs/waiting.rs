@@ -127,6 +127,11 @@ impl Manner {
                 let show = format!("windlass snapshot list {}", path.volume);
                 changes(&[&path.volume], Need::Store, format!("{path} was removed"), show)
             }
+            Verb::SnapshotCopy(args) => {
+                let what = format!("{} was copied to {}", args.from, args.to);
+                let show = format!("windlass snapshot list {}", args.to);
+                changes(&[&args.to, &args.from.volume], Need::Store, what, show)
+            }
             Verb::Clone { from, to, .. } => {
                 changes(&[to, &from.volume], Need::Store, format!("{to} was made"), info(to))
             }

@@ -3,6 +3,9 @@
 mod admit_witness;
 mod alter;
 mod clone_and_remove;
+mod copies;
+mod copy_note;
+mod copy_sides;
 mod group;
 mod holders;
 mod inventory;
@@ -18,6 +21,7 @@ mod volumes;
 
 pub use alter::Flattened;
 pub use clone_and_remove::end_all;
+pub use copies::{Copied, Copying, copy_snapshot};
 pub use group::snapshot_group;
 pub use moments::HistoryMark;
 pub use names::rename;

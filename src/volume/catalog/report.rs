@@ -523,6 +523,17 @@ impl Volumes {
         Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
     }
 
+    /// Names of its snapshots, or of those older than one of them, newest first; those that the volume took by itself come
+    /// last. What changed since each of them can be told.
+    pub async fn snapshots_before(&self, volume: &Name, before: Option<&Name>) -> Result<Vec<Name>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        let end = before.and_then(|name| tables.snapshot(name)).map_or(tables.tip, |state| state.id);
+        let mut older: Vec<_> = tables.snapshots().filter(|(_, state)| state.id < end).collect();
+        older.sort_by_key(|(_, state)| (state.history, std::cmp::Reverse(state.id)));
+        Ok(older.into_iter().map(|(name, _)| name.clone()).collect())
+    }
+
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
         let (head, tables) = self.recorded(volume, id).await?;
         let tables = self.newer_here(id).unwrap_or(tables);

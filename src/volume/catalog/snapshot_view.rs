@@ -39,6 +39,18 @@ impl SnapshotView {
         self.size
     }
 
+    pub(super) fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    pub(super) fn state(&self) -> StateId {
+        self.state
+    }
+
+    pub(super) fn gone(&self) -> Error {
+        Error::new(Kind::Removed, format!("snapshot {} was removed", self.name))
+    }
+
     /// As `read_parts`, in one.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
         Ok(self.read_parts(offset, len).await?.into_bytes())
@@ -126,6 +138,6 @@ impl SnapshotView {
         let gone = newest.is_none_or(|(head, tables)| {
             head.removed || tables.states.get(&self.state).is_none_or(|s| s.hidden)
         });
-        gone.then(|| Error::new(Kind::Removed, format!("snapshot {} was removed", self.name)))
+        gone.then(|| self.gone())
     }
 }

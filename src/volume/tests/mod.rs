@@ -5,6 +5,7 @@ mod changes;
 mod checks;
 mod clones;
 mod collecting;
+mod copies;
 mod costs;
 mod flatten;
 mod forest;
