@@ -14,6 +14,7 @@ mod mount;
 mod output;
 mod pool;
 mod reach_engine;
+mod replicate;
 mod serve;
 mod snapshot;
 mod status;
@@ -74,6 +75,8 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make a volume from a snapshot, sharing its data
     Clone(clone::Clone),
+    /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
+    Replicate(replicate::Replicate),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
@@ -151,6 +154,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Volume(args) => Box::pin(volume::run(&global, args)).await,
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
+        Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,

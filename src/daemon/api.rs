@@ -193,6 +193,13 @@ pub struct SnapshotCopy {
     pub verify_all: bool,
 }
 
+/// A volume of which a copy is brought up to date.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replicate {
+    pub from: VolumePath,
+    pub to: VolumePath,
+}
+
 /// A drill: one store of a pool is cut off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LoseStore {
@@ -357,6 +364,8 @@ pub enum Verb {
         to: Option<Name>,
     },
     SnapshotCopy(SnapshotCopy),
+    /// A snapshot of a volume is taken and copied; older ones of that kind are removed on both sides.
+    Replicate(Replicate),
     Clone {
         from: SnapshotPath,
         to: VolumePath,

@@ -18,6 +18,8 @@ mod monitoring;
 mod mounts;
 mod page;
 mod pools;
+mod replica_schedule;
+mod replicas;
 pub mod signals;
 mod state_dir;
 mod store_overlap;

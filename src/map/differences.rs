@@ -136,20 +136,29 @@ impl Level {
 
 /// The places below one that differ, within these blocks.
 fn below(level: u8, place: &Place, pages: &Both, blocks: &Range<u64>) -> Level {
-    let mut slots = vec![[Side::Nothing; 2]; SLOTS as usize];
-    for (n, page) in pages.iter().enumerate() {
-        for entry in page.iter().flat_map(|page| page.entries(0)) {
-            slots[usize::from(entry.start)][n] = Side::Page(entry.frame);
-        }
-        if let Side::Above(root) = place.sides[n] {
-            slots[0][n] = side(Some(root), level - 1);
+    let span = span(level - 1);
+    let [mut ours, mut theirs] =
+        [0, 1].map(|n| children(level, place.sides[n], pages[n].as_deref()).peekable());
+    let mut places = VecDeque::new();
+    while let Some(slot) = ours.peek().into_iter().chain(theirs.peek()).map(|(slot, _)| *slot).min() {
+        let sides = [&mut ours, &mut theirs]
+            .map(|side| side.next_if(|(at, _)| *at == slot).map_or(Side::Nothing, |(_, side)| side));
+        let first = place.first + u64::from(slot) * span;
+        if sides[0] != sides[1] && first < blocks.end && first + span > blocks.start {
+            places.push_back(Place { first, sides });
         }
     }
-    let span = span(level - 1);
-    let places = slots.into_iter().enumerate().filter(|(_, sides)| sides[0] != sides[1]);
-    let places = places.map(|(n, sides)| Place { first: place.first + n as u64 * span, sides });
-    let within = |place: &Place| place.first < blocks.end && place.first + span > blocks.start;
-    Level { level: level - 1, places: places.filter(within).collect(), ahead: VecDeque::new() }
+    Level { level: level - 1, places, ahead: VecDeque::new() }
+}
+
+/// What lies below one side of a place, by slot.
+fn children(level: u8, at: Side, page: Option<&Page>) -> impl Iterator<Item = (u16, Side)> + '_ {
+    let above = match at {
+        Side::Above(root) => Some((0, side(Some(root), level - 1))),
+        _ => None,
+    };
+    let entries = page.into_iter().flat_map(|page| page.entries(0));
+    above.into_iter().chain(entries.map(|entry| (entry.start, Side::Page(entry.frame))))
 }
 
 /// Blocks that differ between the leaves of a place, within these.

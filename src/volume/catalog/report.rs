@@ -516,6 +516,13 @@ impl Volumes {
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
+    /// Names of its snapshots, and when they were taken, oldest first.
+    pub async fn snapshot_times(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.created_ms)).collect())
+    }
+
     /// Names of those that the volume did not take by itself.
     pub async fn snapshot_names(&self, volume: &Name) -> Result<Vec<Name>> {
         let id = self.id(volume).await?;

@@ -9,11 +9,10 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
-use super::snapshot_view::SnapshotView;
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Known, Volume};
+use crate::volume::handle::{Known, SnapshotView, Volume};
 use crate::volume::head::TakeOver;
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};

@@ -6,8 +6,10 @@ mod first_boot;
 mod limiter;
 mod outage;
 mod settings;
+mod snapshot_view;
 mod start;
 mod volume;
 
 pub use become_owner::lineage;
+pub use snapshot_view::SnapshotView;
 pub use volume::{Known, Volume};

@@ -1,7 +1,6 @@
 //! An open volume's session: one epoch of ownership, from take-over to release, and every write in it.
 
 mod active;
-mod block_status;
 mod chunker;
 mod confirm;
 mod confirm_rounds;

@@ -18,12 +18,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::copy_note::{CopyFile, CopyNote};
 use super::copy_sides::{AT_ONCE, Side, differing, pieces, step, union, without};
-use super::group::snapshot_as;
-use super::snapshot_view::SnapshotView;
-use super::volumes::{OpenMode, Volumes};
 use crate::base::size::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
-use crate::volume::handle::Volume;
+use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};
+use crate::volume::handle::{SnapshotView, Volume};
 use crate::volume::head::{VolumeSettings, is_template};
 use crate::volume::read::Since;
 use crate::volume::space::{State, Tables};

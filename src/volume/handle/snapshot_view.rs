@@ -29,7 +29,12 @@ pub struct SnapshotView {
 
 impl SnapshotView {
     /// `name`: for messages.
-    pub(super) fn new(engine: Arc<EngineContext>, name: String, head: &Head, state: &State) -> SnapshotView {
+    pub(in crate::volume) fn new(
+        engine: Arc<EngineContext>,
+        name: String,
+        head: &Head,
+        state: &State,
+    ) -> SnapshotView {
         let (view, trail) = (engine.view(head), engine.memory.ahead.trail());
         let (volume, tree, size) = (head.volume, state.tree, state.size);
         SnapshotView { engine, volume, name, state: state.id, view, tree, size, trail }
@@ -39,15 +44,15 @@ impl SnapshotView {
         self.size
     }
 
-    pub(super) fn volume(&self) -> VolumeId {
+    pub(in crate::volume) fn volume(&self) -> VolumeId {
         self.volume
     }
 
-    pub(super) fn state(&self) -> StateId {
+    pub(in crate::volume) fn state(&self) -> StateId {
         self.state
     }
 
-    pub(super) fn gone(&self) -> Error {
+    pub(in crate::volume) fn gone(&self) -> Error {
         Error::new(Kind::Removed, format!("snapshot {} was removed", self.name))
     }
 

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::snapshot_view::SnapshotView;
 use crate::base::interval::Intervals;
 use crate::base::{Budget, Result};
-use crate::volume::handle::Volume;
+use crate::volume::handle::{SnapshotView, Volume};
 use crate::volume::read::{Run, Since};
 
 /// Bytes that are read or written at once.
