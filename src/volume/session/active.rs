@@ -24,7 +24,7 @@ use super::takeover::Taken;
 use super::tip::{Counted, Tip};
 use super::write_throttle::WriteThrottle;
 use crate::base::size::BLOCK;
-use crate::base::{Epoch, Error, Kind, Name, Result, Rope};
+use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::chunk_target;
 use crate::log::{Prefix, Writer, WriterConfig};

@@ -65,9 +65,9 @@ fn a_copy_costs_what_has_changed_and_is_known_by_more_than_its_name() {
         let done = copy_snapshot((&from.volumes, &name("v"), &name("c")), to_w, full).await.unwrap();
         assert_eq!((done.copied_bytes, done.verified_bytes > 5 * MIB), (512, true));
         check(&from, &to, "c").await;
-        let refused =
-            copy_snapshot((&from.volumes, &name("v"), &name("a")), (&from.volumes, &name("v")), QUIET);
-        assert!(refused.await.unwrap_err().is(Kind::Usage));
+        let v = name("v");
+        let refused = copy_snapshot((&from.volumes, &v, &name("a")), (&from.volumes, &v), QUIET).await;
+        assert!(refused.unwrap_err().is(Kind::Usage));
     });
 }
 
