@@ -41,6 +41,7 @@ const STORE: &[&str] = &["pool", "store"];
 const TRAFFIC: &[&str] = &["pool", "store", "verb", "cause"];
 const VOLUME: &[&str] = &["volume"];
 const VOLUME_IO: &[&str] = &["volume", "verb"];
+const REPLICA: &[&str] = &["volume", "copy"];
 const MOUNT: &[&str] = &["dir"];
 
 pub const UP_SECONDS: Metric =
@@ -117,6 +118,14 @@ pub const VOLUME_FULL_SECONDS: Metric = gauge(
 pub const VOLUME_STORED_BYTES: Metric =
     gauge("windlass_volume_stored_bytes", VOLUME, "bytes of its own objects, without parity");
 
+pub const REPLICA_LAG_SECONDS: Metric =
+    gauge("windlass_replica_lag_seconds", REPLICA, "how old the newest snapshot is that the copy has");
+pub const REPLICA_TROUBLE: Metric = gauge(
+    "windlass_replica_trouble",
+    REPLICA,
+    "1: the copy is too far behind, or could not be brought up to date",
+);
+
 pub const MOUNT_UNSENT_FILES: Metric =
     gauge("windlass_mount_unsent_files", MOUNT, "files closed here and not stored yet");
 pub const MOUNT_UNSENT_BYTES: Metric = gauge("windlass_mount_unsent_bytes", MOUNT, "their bytes");
@@ -156,6 +165,8 @@ pub const ALL: &[Metric] = &[
     VOLUME_ROOM_BYTES,
     VOLUME_FULL_SECONDS,
     VOLUME_STORED_BYTES,
+    REPLICA_LAG_SECONDS,
+    REPLICA_TROUBLE,
     MOUNT_UNSENT_FILES,
     MOUNT_UNSENT_BYTES,
 ];

@@ -15,6 +15,7 @@ mod mount;
 mod output;
 mod pool;
 mod reach_engine;
+mod replicate;
 mod serve;
 mod snapshot;
 mod status;
@@ -77,6 +78,8 @@ enum Command {
     Clone(clone::Clone),
     /// Print what makes a volume a disk: for QEMU, libvirt, the kernel's NBD client, systemd
     Attach(attach::Attach),
+    /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
+    Replicate(replicate::Replicate),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
@@ -155,6 +158,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Attach(args) => Box::pin(attach::run(&global, args)).await,
+        Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,

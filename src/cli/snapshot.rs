@@ -11,7 +11,7 @@ use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{SnapshotLine, TrashedSnapshotLine};
-use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+use crate::daemon::api::{SnapshotCopy, SnapshotPath, Verb, VolumePath};
 use crate::volume::TrashedSnapshot;
 
 #[derive(Subcommand, Debug)]
@@ -41,6 +41,19 @@ pub enum Snapshot {
         #[arg(long, conflicts_with = "from")]
         trash: bool,
     },
+    /// Copy a snapshot into another volume, of another pool mostly: what changed since the newest snapshot that both have, or
+    /// all of it. Cut off, the same command goes on
+    Copy {
+        from: SnapshotPath,
+        /// POOL/VOLUME, made if there is none; it gets the snapshot when the copy is whole
+        to: VolumePath,
+        /// Give up what was written to the copy since the newest common snapshot
+        #[arg(long)]
+        rollback: bool,
+        /// What is read from both sides and compared at the end
+        #[arg(long, value_enum, default_value_t)]
+        verify: VerifyWhat,
+    },
     /// Make the volume what the snapshot was (the same as `windlass volume rollback`)
     #[command(alias = "roll-back")]
     Rollback(super::volume::Rollback),
@@ -66,6 +79,16 @@ pub enum Snapshot {
     },
 }
 
+/// What is compared when a snapshot was copied.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum VerifyWhat {
+    /// What has changed on either side
+    #[default]
+    Changed,
+    /// All of both
+    Full,
+}
+
 pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
     let (verb, forgiven) = match args {
         Snapshot::Create { paths, no_wait, if_absent, hooks } => {
@@ -81,6 +104,10 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
             return Ok(done(&outcome));
         }
         Snapshot::List { path, from, trash: false } => (Verb::SnapshotList { path, from }, None),
+        Snapshot::Copy { from, to, rollback, verify } => {
+            let verify_all = verify == VerifyWhat::Full;
+            (Verb::SnapshotCopy(SnapshotCopy { from, to, roll_back: rollback, verify_all }), None)
+        }
         Snapshot::Rollback(args) => return super::volume::roll_back(global, args).await,
         Snapshot::Remove { path, if_exists, dry_run, how } => {
             let verb = Verb::SnapshotRemove { path, if_exists, dry_run, mode: how.mode() };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{Global, done, mount, output, reach_engine};
 use crate::base::Result;
 use crate::base::size::{show_bytes, show_time};
-use crate::daemon::answers::{EngineStatus, VolumeInUse};
+use crate::daemon::answers::{EngineStatus, ReplicaLine, VolumeInUse};
 use crate::daemon::api::Verb;
 
 #[derive(clap::Args, Debug)]
@@ -34,7 +34,21 @@ fn human(status: EngineStatus) {
     }
     super::pool::list(status.pools);
     volumes(status.volumes);
+    replicas(status.replicas);
     mount::mounts(status.mounts);
+}
+
+fn replicas(all: Vec<ReplicaLine>) {
+    let row = |line: ReplicaLine| {
+        let state = match (&line.trouble, line.busy) {
+            (Some(_), _) => "trouble",
+            (None, true) => "copying",
+            (None, false) => "kept up",
+        };
+        let every = show_time(line.every_ms);
+        vec![line.from.to_string(), line.to.to_string(), state.into(), show_time(line.lag_ms), every]
+    };
+    output::table(&["COPIED VOLUME", "COPY", "STATE", "BEHIND", "EVERY"], all.into_iter().map(row).collect());
 }
 
 fn volumes(all: Vec<VolumeInUse>) {

@@ -363,7 +363,7 @@ fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {
 
 /// What people look for first stands first. Journals that are kept are told by notes.
 fn info(answer: VolumeAnswer) {
-    let VolumeAnswer { path, state, clients, writers: _, origin, info } = answer;
+    let VolumeAnswer { path, state, clients, writers: _, origin, replica, info } = answer;
     let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
     let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
     let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
@@ -399,6 +399,9 @@ fn info(answer: VolumeAnswer) {
     line("on outage", settings.show("on-outage"));
     line("open here", yes(info.open_here));
     line("origin", output::or_dash(origin));
+    if let Some(replica) = replica {
+        line("copy", format!("{}, {} behind", replica.to, show_time(replica.lag_ms)));
+    }
     line("packed", show_bytes(info.packed_bytes));
     // What the origin comes from.
     let above = info.chain.into_iter().skip(1).map(of_parent);

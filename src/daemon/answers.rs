@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::api::VolumePath;
+use super::api::{SnapshotPath, VolumePath};
 use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
 use crate::pool::{LastScrub, Located, PoolStatus};
-use crate::volume::{HistoryMark, SnapshotInfo, TrashedSnapshot, VolumeInfo};
+use crate::volume::{Copied, HistoryMark, SnapshotInfo, TrashedSnapshot, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
@@ -113,6 +113,9 @@ pub struct VolumeAnswer {
     pub writers: Vec<String>,
     /// Of a clone: the snapshot that it was made from, POOL/VOLUME@SNAPSHOT; the volume by its id where its name can't be told.
     pub origin: Option<String>,
+    /// The copy that this daemon keeps of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaLine>,
     #[serde(flatten)]
     pub info: VolumeInfo,
 }
@@ -180,6 +183,42 @@ pub struct SnapshotLine {
     pub frees_with_older_bytes: Option<u64>,
     #[serde(flatten)]
     pub info: SnapshotInfo,
+}
+
+/// `snapshot copy`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotCopied {
+    pub from: SnapshotPath,
+    pub to: VolumePath,
+    #[serde(flatten)]
+    pub copied: Copied,
+}
+
+/// `replicate`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Replicated {
+    #[serde(flatten)]
+    pub copied: SnapshotCopied,
+    /// Older ones of its own that were removed, on both sides.
+    pub removed: Vec<SnapshotPath>,
+    /// When the snapshot was taken that the copy has now.
+    pub created_ms: u64,
+}
+
+/// A copy that is kept up as windlass.toml plans it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReplicaLine {
+    pub from: VolumePath,
+    pub to: VolumePath,
+    pub every_ms: u64,
+    pub max_lag_ms: Option<u64>,
+    /// When the newest snapshot was taken that the copy has; none when it has none, or nobody has looked yet.
+    pub copied_ms: Option<u64>,
+    /// Since then; since the daemon knows of the plan where that is not known.
+    pub lag_ms: u64,
+    /// It is being brought up to date.
+    pub busy: bool,
+    pub trouble: Option<String>,
 }
 
 /// A line of `volume list --trash`.
@@ -263,6 +302,8 @@ pub struct EngineStatus {
     pub metrics: Vec<String>,
     pub pools: Vec<PoolLine>,
     pub volumes: Vec<VolumeInUse>,
+    #[serde(default)]
+    pub replicas: Vec<ReplicaLine>,
     pub mounts: Vec<MountInfo>,
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,

@@ -202,6 +202,28 @@ pub enum RemoveMode {
     FromTrash,
 }
 
+/// A snapshot that is copied into another volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+pub struct SnapshotCopy {
+    pub from: SnapshotPath,
+    pub to: VolumePath,
+    /// What was written to the copy since the newest common snapshot goes.
+    #[serde(default)]
+    pub roll_back: bool,
+    /// All of both is compared at the end, not only what has changed.
+    #[serde(default)]
+    pub verify_all: bool,
+}
+
+/// A volume of which a copy is brought up to date.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+pub struct Replicate {
+    pub from: VolumePath,
+    pub to: VolumePath,
+}
+
 /// A drill: one store of a pool is cut off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -388,6 +410,10 @@ pub enum Verb {
     },
     /// Brings a snapshot back from the trash.
     SnapshotRestore { path: SnapshotPath, to: Option<Name> },
+    /// Brings a snapshot into a volume of another pool: what differs from the newest snapshot that both have.
+    SnapshotCopy(SnapshotCopy),
+    /// A snapshot of a volume is taken and copied; older ones of that kind are removed on both sides.
+    Replicate(Replicate),
     /// Makes a volume of a snapshot; they share what they have in common.
     Clone {
         from: SnapshotPath,

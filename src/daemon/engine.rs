@@ -17,7 +17,7 @@ use super::exports::EngineExports;
 use super::metrics_server;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
-use super::volume_clients::{Sessions, Visitor};
+use super::volume_clients::{DAEMON, Sessions};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::cache::{DiskCache, DiskCacheConfig};
@@ -108,6 +108,7 @@ impl Engine {
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
             capacities: Default::default(),
+            replicas: Default::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
             served: Default::default(),
@@ -215,7 +216,7 @@ impl Engine {
     /// Opens what was ours when we were cut off.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
         // A command that has it alone opens it too.
-        let Ok(session) = self.state.sessions.enter(&path, volumes, Visitor::Command("the daemon")) else {
+        let Ok(session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
             return;
         };
         match volumes.open(&path.volume, OpenMode::Normal).await {

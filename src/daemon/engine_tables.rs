@@ -7,11 +7,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::answers::KeptOf;
+use super::answers::{KeptOf, ReplicaLine};
 use super::capacity::Capacities;
 use super::config::Config;
 use super::mounts::Mounts;
 use super::pools::Pools;
+use super::replicas::Replicas;
 use super::state_dir::HostContext;
 use super::volume_clients::Sessions;
 use crate::base::Name;
@@ -29,6 +30,8 @@ pub struct EngineState {
     pub mounts: Arc<Mounts>,
     /// How full the pools were when that was looked at last.
     pub capacities: Capacities,
+    /// Copies of volumes that are kept up.
+    pub replicas: Replicas,
     /// Where NBD clients connect, ports resolved.
     pub nbd: Mutex<Vec<Address>>,
     /// Where the metrics are read.
@@ -55,6 +58,11 @@ pub struct LastLook {
 impl EngineState {
     pub fn config(&self) -> Arc<Config> {
         self.config.lock().clone()
+    }
+
+    /// Copies that are kept up, and how far they are behind.
+    pub fn replica_lines(&self) -> Vec<ReplicaLine> {
+        self.replicas.lines(&self.config().replicas(), self.host_context.rt.wall_ms())
     }
 
     pub fn metrics_addresses(&self) -> Vec<Address> {

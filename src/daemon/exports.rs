@@ -14,8 +14,8 @@ use super::engine_tables::EngineState;
 use super::io_tally::IoVerb;
 use super::volume_clients::{Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
-use crate::nbd::{Description, Export, Exports, ListedExport, StatusExtent};
-use crate::volume::{Direction, OpenMode, SnapshotView, Volume};
+use crate::nbd::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
+use crate::volume::{Direction, OpenMode, Since, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
@@ -104,6 +104,18 @@ impl Exports for EngineExports {
         }
     }
 
+    async fn changes_since(&self, name: &str) -> Result<Vec<String>> {
+        let state = self.state()?;
+        let target = target(name)?;
+        let (path, before) = match &target {
+            Target::Volume(path) => (path, None),
+            Target::Snapshot(path) => (&path.volume, Some(&path.snapshot)),
+        };
+        let volumes = &state.pools.get(&path.pool).await?.volumes;
+        let older = volumes.snapshots_before(&path.volume, before).await?;
+        Ok(older.iter().map(ToString::to_string).collect())
+    }
+
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
         let state = self.state()?;
         match target(name)? {
@@ -126,6 +138,34 @@ impl Exports for EngineExports {
 
 fn extents(runs: Vec<(u64, bool)>) -> Vec<StatusExtent> {
     runs.into_iter().map(|(len, is_data)| StatusExtent { len, hole: !is_data }).collect()
+}
+
+fn changed(runs: Vec<(u64, bool)>) -> Vec<ChangedExtent> {
+    runs.into_iter().map(|(len, changed)| ChangedExtent { len, changed }).collect()
+}
+
+fn snapshot_name(snapshot: &str) -> Result<Name> {
+    snapshot.parse().map_err(|_| Error::new(Kind::NotFound, format!("there is no snapshot {snapshot:?}")))
+}
+
+/// Of a volume or a snapshot, since an older snapshot.
+struct ChangesIn<T> {
+    of: Arc<T>,
+    since: Since,
+}
+
+#[async_trait]
+impl Changes for ChangesIn<Volume> {
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
+        Ok(changed(self.of.changed_since(&self.since, offset, len, max).await?))
+    }
+}
+
+#[async_trait]
+impl Changes for ChangesIn<SnapshotView> {
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
+        Ok(changed(self.of.changed_since(&self.since, offset, len, max).await?))
+    }
 }
 
 struct VolumeExport {
@@ -155,6 +195,10 @@ impl Export for VolumeExport {
     }
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
         Ok(extents(self.volume.allocation(offset, len, max).await?))
+    }
+    async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
+        let since = self.volume.since(&snapshot_name(snapshot)?).await?;
+        Ok(Box::new(ChangesIn { of: self.volume.clone(), since }))
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.session.writes();
@@ -198,6 +242,10 @@ impl Export for SnapshotExport {
     }
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
         Ok(extents(self.view.allocation(offset, len, max).await?))
+    }
+    async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
+        let since = self.view.since(&snapshot_name(snapshot)?).await?;
+        Ok(Box::new(ChangesIn { of: self.view.clone(), since }))
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {
         Err(frozen(&self.name))

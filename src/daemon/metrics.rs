@@ -117,6 +117,11 @@ pub fn page(state: &EngineState) -> String {
         pool(&mut page, name, open);
     }
     volumes(&mut page, state, &opened);
+    for replica in state.replica_lines() {
+        let labels = [&*replica.from.to_string(), &*replica.to.to_string()];
+        page.add(metric::REPLICA_LAG_SECONDS, &labels, seconds(replica.lag_ms));
+        page.add(metric::REPLICA_TROUBLE, &labels, f64::from(u8::from(replica.trouble.is_some())));
+    }
     for mount in state.mounts.list() {
         page.add(metric::MOUNT_UNSENT_FILES, &[&mount.dir], mount.unsent_files as f64);
         page.add(metric::MOUNT_UNSENT_BYTES, &[&mount.dir], mount.unsent_bytes as f64);

@@ -21,6 +21,8 @@ mod mounts;
 mod openapi;
 mod page;
 mod pools;
+mod replica_schedule;
+mod replicas;
 pub mod signals;
 mod state_dir;
 mod store_overlap;

@@ -26,6 +26,10 @@ const LINGER: Duration = Duration::from_secs(60);
 /// How long clients that are hung up on may take: their requests that are under way are done first.
 const HANG_UP: Duration = Duration::from_secs(15);
 
+/// The daemon itself, as a visitor: it opens what was open here when it was cut off.
+pub const DAEMON: Visitor<'_> = Visitor::Command(DAEMON_NAME);
+const DAEMON_NAME: &str = "the daemon";
+
 /// Who comes to use a volume.
 #[derive(Clone, Copy, Debug)]
 pub enum Visitor<'a> {
@@ -208,6 +212,7 @@ impl Sessions {
         what: &'static str,
         hang_up: bool,
     ) -> Result<Alone> {
+        self.daemon_left(path).await;
         let (alone, all) = {
             let mut uses = self.uses();
             let all = uses.entry(path.clone()).or_default();
@@ -243,6 +248,26 @@ impl Sessions {
                 Err(Error::new(Kind::Unavailable, why))
             }
         }
+    }
+
+    /// Waits a while for the daemon itself, which lets go of a volume when that is open.
+    async fn daemon_left(&self, path: &VolumePath) {
+        let is_there = || {
+            let uses = self.uses();
+            let mut all = uses.get(path).into_iter().flatten();
+            all.any(|one| one.lock().clients.values().any(|client| client.name == DAEMON_NAME))
+        };
+        let left = async {
+            loop {
+                let left = self.left.notified();
+                if !is_there() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        // Then it is told who is there.
+        let _ = self.rt.timeout(HANG_UP, left).await;
     }
 
     /// Ends the connections of clients, who may come again at once. So many there were.

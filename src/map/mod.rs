@@ -43,6 +43,7 @@
 //! | 4 | … | rows: length (4 bytes), bytes |
 
 mod cache;
+mod differences;
 mod leaf;
 mod merge;
 mod page;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Result, Rope};
+use crate::base::{Error, Kind, Result, Rope};
 
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +43,20 @@ pub struct StatusExtent {
     pub hole: bool,
 }
 
+/// Bytes side by side that may all have changed, or have not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChangedExtent {
+    pub len: u64,
+    pub changed: bool,
+}
+
+/// What has changed in an export since a snapshot.
+#[async_trait]
+pub trait Changes: Send + Sync {
+    /// As `Export::extents`.
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>>;
+}
+
 #[async_trait]
 pub trait Exports: Send + Sync + 'static {
     /// All that a client may open, in the order to show.
@@ -50,6 +64,12 @@ pub trait Exports: Send + Sync + 'static {
 
     /// Describes without opening: nothing is claimed, nobody counts as a client. Unknown is `Kind::NotFound`.
     async fn describe(&self, name: &str) -> Result<Description>;
+
+    /// Snapshots since which the export can tell what has changed, those to be listed first at the beginning.
+    async fn changes_since(&self, name: &str) -> Result<Vec<String>> {
+        let _ = name;
+        Ok(Vec::new())
+    }
 
     /// Opens for one connection. Unknown is `Kind::NotFound`; a refusal (`Kind::Owned`, say) reaches the client
     /// with its sentence. The handle is dropped when the client has gone and its work is done.
@@ -83,6 +103,11 @@ pub trait Export: Send + Sync + 'static {
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
         let _ = (offset, max);
         Ok(vec![StatusExtent { len, hole: false }])
+    }
+
+    /// What has changed since a snapshot, for as long as the client is there: whatever has that name later.
+    async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
+        Err(Error::new(Kind::NotFound, format!("there is no snapshot {snapshot} to compare to")))
     }
 
     /// A client's long write comes as several, one after the other; each begins and ends between blocks, but for the

@@ -1,6 +1,6 @@
 //! The server's side of option haggling: one answer an option, until the client enters an export or leaves.
 //!
-//! Nothing is kept for an option beyond its answer but whether structured replies were agreed, and block status of
+//! Nothing is kept for an option beyond its answer but whether structured replies were agreed, and which block status of
 //! which export. What isn't served is
 //! refused by the protocol's own means and the haggling goes on; the connection ends only where the protocol leaves
 //! no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::export::{Description, Export, Exports};
+use super::job::{StatusContext, context_id};
 use super::options::{self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply};
 use super::window::Window;
 use crate::base::rt::Rt;
@@ -22,6 +23,9 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 const SILENCE: Duration = Duration::from_secs(120);
 /// Data of a refused option that is passed over; more is an attack.
 const DRAIN_MAX: u32 = 32 << 20;
+/// Snapshots since which a client may be told changes, and so many of them are listed.
+const CHANGES_MAX: usize = 16;
+const LISTED_MAX: usize = 256;
 
 /// What a successful handshake leads to.
 pub struct Session {
@@ -29,8 +33,8 @@ pub struct Session {
     pub name: String,
     pub flags: u16,
     pub structured: bool,
-    /// BLOCK_STATUS may be asked.
-    pub status: bool,
+    /// What BLOCK_STATUS tells, in the order of their numbers; without any it may not be asked.
+    pub contexts: Vec<StatusContext>,
 }
 
 pub struct Handshake<'a, S> {
@@ -47,8 +51,22 @@ pub struct Handshake<'a, S> {
 struct Agreed {
     no_zeroes: bool,
     structured: bool,
-    /// The export, by the name that was asked for, whose block status was.
-    status_of: Option<String>,
+    contexts: AgreedContexts,
+}
+
+/// What BLOCK_STATUS is to tell, and of which export, by the name that was asked for.
+#[derive(Clone, Debug, Default)]
+struct AgreedContexts {
+    of: String,
+    allocation: bool,
+    since: Vec<String>,
+}
+
+impl AgreedContexts {
+    fn names(&self) -> impl Iterator<Item = String> {
+        let allocation = self.allocation.then(|| wire::ALLOCATION.to_owned());
+        allocation.into_iter().chain(self.since.iter().map(|snapshot| format!("{}{snapshot}", wire::CHANGES)))
+    }
 }
 
 enum Next {
@@ -65,7 +83,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         self.send(&greeting).await?;
         let Some(flags) = self.receive().await? else { return Ok(None) };
         let client = ClientFlags::parse(flags)?;
-        let mut agreed = Agreed { no_zeroes: client.no_zeroes, structured: false, status_of: None };
+        let (no_zeroes, structured) = (client.no_zeroes, false);
+        let mut agreed = Agreed { no_zeroes, structured, contexts: AgreedContexts::default() };
         loop {
             let Some(header) = self.receive().await? else { return Ok(None) };
             let header = OptionHeader::parse(&header)?;
@@ -139,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
                 None,
             ) => {
                 if code == option::SET_META_CONTEXT {
-                    agreed.status_of = None;
+                    agreed.contexts = AgreedContexts::default();
                 }
                 wire::put_refusal(out, code, reply::ERR_TOO_BIG, "the option's data is too long");
             }
@@ -177,22 +196,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     async fn contexts(&mut self, code: u32, data: &[u8], agreed: &mut Agreed, out: &mut Vec<u8>) {
         let sets = code == option::SET_META_CONTEXT;
         if sets {
-            agreed.status_of = None;
+            agreed.contexts = AgreedContexts::default();
         }
         if !agreed.structured {
             let why = "structured replies come first: contexts have no other answer";
             return wire::put_refusal(out, code, reply::ERR_INVALID, why);
         }
-        let described = async {
-            let request = ContextRequest::parse(data).map_err(|e| Refused(e, Some(reply::ERR_INVALID)))?;
-            self.exports.describe(&request.name).await?;
-            Ok::<_, Refused>(request)
-        };
-        match described.await {
-            Ok(request) => {
-                if request.wants_allocation(!sets) {
-                    wire::put_context(out, code, if sets { wire::ALLOCATION_ID } else { 0 });
-                    agreed.status_of = sets.then_some(request.name);
+        match found_contexts(self.exports, data, sets).await {
+            Ok(found) => {
+                let number = |n| if sets { context_id(n) } else { 0 };
+                let names = found.names().enumerate();
+                names.for_each(|(n, name)| wire::put_context(out, code, number(n), &name));
+                if sets {
+                    agreed.contexts = found;
                 }
                 wire::put_reply(out, code, reply::ACK, &[]);
             }
@@ -214,13 +230,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     async fn go(&mut self, data: &[u8], agreed: &Agreed, out: &mut Vec<u8>) -> Next {
         let opened = async {
             let request = parse_info(data)?;
-            Ok::<_, Refused>((self.exports.open(&request.name, self.peer).await?, request))
+            let export = self.exports.open(&request.name, self.peer).await?;
+            let d = export.describe();
+            Ok::<_, Refused>((session(export, d.clone(), agreed, &request.name).await?, d, request))
         };
         match opened.await {
-            Ok((export, request)) => {
-                let d = export.describe();
+            Ok((session, d, request)) => {
                 put_success(out, option::GO, &d, agreed, &request.wants);
-                Next::Enter(session(export, d, agreed, &request.name))
+                Next::Enter(session)
             }
             Err(refused) => {
                 refused.log();
@@ -244,15 +261,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         let export = self.exports.open(&name, self.peer).await?;
         let d = export.describe();
         wire::put_old_answer(out, &d, agreed.structured, agreed.no_zeroes);
-        Ok(Next::Enter(session(export, d, agreed, &name)))
+        session(export, d, agreed, &name).await.map(Next::Enter)
     }
 }
 
-/// `asked`: the export's name as the client gave it.
-fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked: &str) -> Session {
-    let flags = wire::flags_of(&d, agreed.structured);
-    let status = agreed.status_of.as_deref() == Some(asked);
-    Session { export, name: d.name, flags, structured: agreed.structured, status }
+/// What of the request the export has.
+async fn found_contexts(
+    exports: &dyn Exports,
+    data: &[u8],
+    sets: bool,
+) -> std::result::Result<AgreedContexts, Refused> {
+    let request = ContextRequest::parse(data).map_err(|e| Refused(e, Some(reply::ERR_INVALID)))?;
+    exports.describe(&request.name).await?;
+    let mut since = Vec::new();
+    if request.wants_changes(!sets) {
+        since = request.changes_since(exports.changes_since(&request.name).await?, !sets);
+    }
+    if sets && since.len() > CHANGES_MAX {
+        let why = format!("changes since {CHANGES_MAX} snapshots are told at most");
+        return Err(Refused(Error::new(Kind::Invalid, why), Some(reply::ERR_TOO_BIG)));
+    }
+    since.truncate(LISTED_MAX);
+    Ok(AgreedContexts { allocation: request.wants_allocation(!sets), of: request.name, since })
+}
+
+/// `asked`: the export's name as the client gave it. A snapshot that was agreed and is gone is `Kind::NotFound`.
+async fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked: &str) -> Result<Session> {
+    let (flags, structured) = (wire::flags_of(&d, agreed.structured), agreed.structured);
+    let mut contexts = Vec::new();
+    if agreed.contexts.of == asked {
+        contexts.extend(agreed.contexts.allocation.then_some(StatusContext::Allocation));
+        for snapshot in &agreed.contexts.since {
+            contexts.push(StatusContext::Changes(export.changes(snapshot).await?));
+        }
+    }
+    Ok(Session { export, name: d.name, flags, structured, contexts })
 }
 
 fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: &Agreed, wants: &[u16]) {

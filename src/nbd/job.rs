@@ -4,25 +4,29 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 
 use super::decoder::Piece;
-use super::export::{Export, StatusExtent};
-use super::options::ALLOCATION_ID;
+use super::export::{ChangedExtent, Changes, Export, StatusExtent};
 use super::wire::{self, Command, Request, command_flag};
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result, Rope};
 
-/// Extents in one answer to BLOCK_STATUS; the client asks on behind them. And what each takes there.
+/// Extents in one answer to BLOCK_STATUS, in all contexts; the client asks on behind them. And what each takes there.
 const EXTENTS_MAX: u64 = 32 << 10;
-pub(super) const EXTENT: u64 = 8;
+const EXTENT: u64 = 8;
+
+/// Something that BLOCK_STATUS tells.
+pub enum StatusContext {
+    Allocation,
+    /// Since a snapshot.
+    Changes(Box<dyn Changes>),
+}
 
 /// What the work of a request comes to.
 enum Work<'e> {
     Data(BoxFuture<'e, Result<Rope>>),
     Plain(BoxFuture<'e, Result<()>>),
-    Status(BoxFuture<'e, Result<Vec<StatusExtent>>>),
 }
 
 /// What a job is of its request.
@@ -48,38 +52,68 @@ impl Future for Job<'_> {
     type Output = (Request, Extent, u64, Result<Rope>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let asked = self.request.len;
         let result = match &mut self.work {
             Work::Data(read) => ready!(read.as_mut().poll(cx)),
             Work::Plain(done) => ready!(done.as_mut().poll(cx)).map(|()| Rope::default()),
-            Work::Status(told) => ready!(told.as_mut().poll(cx)).and_then(|extents| status(&extents, asked)),
         };
         Poll::Ready((self.request, self.extent, self.weight, result))
     }
 }
 
-/// The payload of an answer to BLOCK_STATUS. At least one extent, none behind the range.
-fn status(extents: &[StatusExtent], asked: u32) -> Result<Rope> {
-    let told: u64 = extents.iter().map(|extent| extent.len).sum();
-    if told == 0 || told > asked.into() || extents.iter().any(|extent| extent.len == 0) {
-        return Err(Error::new(Kind::Internal, "block status gave another range than was asked for"));
+/// The whole answer to BLOCK_STATUS: a chunk a context.
+async fn status(export: &dyn Export, contexts: &[StatusContext], request: Request) -> Result<Rope> {
+    let (offset, len) = (request.offset, u64::from(request.len));
+    let max = extents_max(&request, contexts.len() as u64) as usize;
+    let mut answer = Rope::default();
+    for (n, context) in contexts.iter().enumerate() {
+        let extents: Vec<(u64, u32)> = match context {
+            StatusContext::Allocation => {
+                let flags =
+                    |extent: StatusExtent| (extent.len, if extent.hole { wire::STATUS_HOLE } else { 0 });
+                export.extents(offset, len, max).await?.into_iter().map(flags).collect()
+            }
+            StatusContext::Changes(changes) => {
+                let flags = |extent: ChangedExtent| {
+                    (extent.len, if extent.changed { wire::STATUS_CHANGED } else { 0 })
+                };
+                changes.extents(offset, len, max).await?.into_iter().map(flags).collect()
+            }
+        };
+        let (done, extents) = (n + 1 == contexts.len(), within(&extents, request.len)?);
+        let mut chunk = Vec::with_capacity(24 + extents.len() * EXTENT as usize);
+        wire::put_status(&mut chunk, done, request.cookie, context_id(n), &extents);
+        answer.push(chunk.into());
     }
-    let mut payload = Vec::with_capacity(4 + extents.len() * EXTENT as usize);
-    // None is longer than what was asked for, which has 32 bits.
-    wire::put_status(
-        &mut payload,
-        ALLOCATION_ID,
-        extents.iter().map(|extent| (extent.len as u32, extent.hole)),
-    );
-    Ok(Bytes::from(payload).into())
+    Ok(answer)
 }
 
-/// How many extents an answer has at most.
-pub(super) fn extents_max(request: &Request) -> u64 {
+/// The number that answers have in the nth context.
+pub(super) fn context_id(n: usize) -> u32 {
+    n as u32 + 1
+}
+
+/// At least one extent, none behind the range.
+fn within(extents: &[(u64, u32)], asked: u32) -> Result<Vec<(u32, u32)>> {
+    let told: u64 = extents.iter().map(|(len, _)| len).sum();
+    if told == 0 || told > asked.into() || extents.iter().any(|(len, _)| *len == 0) {
+        return Err(Error::new(Kind::Internal, "block status gave another range than was asked for"));
+    }
+    // None is longer than what was asked for, which has 32 bits.
+    Ok(extents.iter().map(|(len, flags)| (*len as u32, *flags)).collect())
+}
+
+/// How many extents an answer has at most in each context.
+fn extents_max(request: &Request, contexts: u64) -> u64 {
     match request.flags & command_flag::REQ_ONE != 0 {
         true => 1,
-        false => (u64::from(request.len) / BLOCK + 2).min(EXTENTS_MAX),
+        false => (u64::from(request.len) / BLOCK + 2).min(EXTENTS_MAX / contexts.max(1)),
     }
+}
+
+/// Bytes of the longest answer to BLOCK_STATUS.
+pub(super) fn status_bytes(request: &Request, contexts: &[StatusContext]) -> u64 {
+    let many = contexts.len() as u64;
+    extents_max(request, many) * many * EXTENT
 }
 
 /// What it asks for is a change of the disk.
@@ -87,7 +121,7 @@ pub(super) fn writes(request: &Request) -> bool {
     matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
 }
 
-pub(super) fn start(export: &dyn Export, request: Request) -> Job<'_> {
+pub(super) fn start<'e>(export: &'e dyn Export, contexts: &'e [StatusContext], request: Request) -> Job<'e> {
     let Request { offset, len, flags, .. } = request;
     let long = u64::from(len);
     let work = match request.command {
@@ -98,14 +132,14 @@ pub(super) fn start(export: &dyn Export, request: Request) -> Job<'_> {
         Command::Read => Work::Data(export.read(offset, len as usize)),
         Command::Trim => Work::Plain(export.trim(offset, long)),
         Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
-        Command::BlockStatus => Work::Status(export.extents(offset, long, extents_max(&request) as usize)),
+        Command::BlockStatus => Work::Data(status(export, contexts, request).boxed()),
         Command::Write | Command::Disconnect | Command::Unknown(_) => {
             unreachable!("the intake lets none of these through")
         }
     };
     let weight = match request.command {
         Command::Read => long,
-        Command::BlockStatus => extents_max(&request) * EXTENT,
+        Command::BlockStatus => status_bytes(&request, contexts),
         _ => 0,
     };
     Job { request, extent: Extent::End, weight, work: flushed(export, &request, work) }

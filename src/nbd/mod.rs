@@ -1,7 +1,7 @@
 //! NBD, the block face: a server of `Exports` and a small client.
 //!
 //! Fixed newstyle. Options: EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT
-//! (`base:allocation`). Commands: READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS, CACHE (accepted, a no-op), DISC,
+//! (`base:allocation`, `qemu:dirty-bitmap:SNAPSHOT`). Commands: READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS, CACHE (accepted, a no-op), DISC,
 //! and FUA on all of them. Everything else is refused as the protocol says, and the connection lives on.
 
 mod address;
@@ -22,7 +22,7 @@ mod wire;
 
 pub use address::Address;
 pub use client::{Client, FlaggedExtent, describe, list};
-pub use export::{Description, Export, Exports, ListedExport, StatusExtent};
+pub use export::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
 pub use listener::{Listener, Socket};
 pub use memory_disk::{MemoryDisk, MemoryExports};
 pub use options::Info;

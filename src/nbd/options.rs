@@ -1,5 +1,7 @@
 //! The handshake's bytes, as pure functions: greeting, options and their replies, big-endian, no I/O.
 
+use std::collections::BTreeSet;
+
 use bytes::{Buf, BufMut};
 
 use super::wire::{PAYLOAD_MAX, STRING_MAX, bounded, flag};
@@ -164,9 +166,9 @@ impl InfoRequest {
     }
 }
 
-/// What BLOCK_STATUS can be asked for, and the number that its answers have.
+/// What BLOCK_STATUS can be asked for: what is data, and what has changed since a snapshot, by its name behind this.
 pub const ALLOCATION: &str = "base:allocation";
-pub const ALLOCATION_ID: u32 = 1;
+pub const CHANGES: &str = "qemu:dirty-bitmap:";
 
 /// The data of LIST_META_CONTEXT and SET_META_CONTEXT.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -211,6 +213,25 @@ impl ContextRequest {
         let all = lists && (self.queries.is_empty() || self.queries.iter().any(|query| query == "base:"));
         all || self.queries.iter().any(|query| query == ALLOCATION)
     }
+
+    /// Whether it may ask for changes at all.
+    pub fn wants_changes(&self, lists: bool) -> bool {
+        lists && self.wants_all_changes() || self.queries.iter().any(|query| query.starts_with(CHANGES))
+    }
+
+    /// Which of these snapshots it asks to be told the changes since; none twice.
+    pub fn changes_since(&self, snapshots: Vec<String>, lists: bool) -> Vec<String> {
+        if lists && self.wants_all_changes() {
+            return snapshots;
+        }
+        let named: BTreeSet<&str> = self.queries.iter().filter_map(|q| q.strip_prefix(CHANGES)).collect();
+        snapshots.into_iter().filter(|snapshot| named.contains(&**snapshot)).collect()
+    }
+
+    /// Of a listing.
+    fn wants_all_changes(&self) -> bool {
+        self.queries.is_empty() || self.queries.iter().any(|query| query == "qemu:" || query == CHANGES)
+    }
 }
 
 fn contexts_do_not_add_up() -> Error {
@@ -224,10 +245,10 @@ fn string<'a>(b: &mut &'a [u8]) -> Result<&'a [u8]> {
     Ok(text)
 }
 
-/// The context that an export has. `id`: as BLOCK_STATUS answers; a listing has none.
-pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32) {
+/// A context that an export has. `id`: as BLOCK_STATUS answers; a listing has none.
+pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32, name: &str) {
     let mut data = id.to_be_bytes().to_vec();
-    data.extend_from_slice(ALLOCATION.as_bytes());
+    data.extend_from_slice(name.as_bytes());
     put_reply(out, option, reply::META_CONTEXT, &data);
 }
 

@@ -45,7 +45,7 @@ use tracing::{debug, warn};
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
 use super::handshake::Session;
-use super::job::{EXTENT, Extent, Job, extents_max, start, start_piece, writes};
+use super::job::{Extent, Job, start, start_piece, status_bytes, writes};
 use super::listener::Stream;
 use super::output::Output;
 use super::share::{FLOOR, Share};
@@ -376,7 +376,7 @@ impl<'e, S: Stream> Connection<'e, S> {
             return Some(turned);
         }
         while self.taking && !self.parks_enough() {
-            let Session { flags, status, .. } = *self.session;
+            let (flags, status) = (self.session.flags, !self.session.contexts.is_empty());
             let facts = Facts { size: self.export.size(), flags, status };
             let next = self.intake.next(&mut self.window, facts).unwrap_or_else(|e| {
                 warn!(export = ?self.session.name, error = %e, "a client is dropped");
@@ -452,7 +452,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         let (more, in_turn) = match arrived {
             Arrived::Request(request) if request.command == Command::Read => (request.len.into(), true),
             Arrived::Request(request) if request.command == Command::BlockStatus => {
-                (extents_max(request) * EXTENT, true)
+                (status_bytes(request, &self.session.contexts), true)
             }
             Arrived::Piece(piece) => (piece.data.len() as u64, !self.piece),
             _ => (0, true),
@@ -492,7 +492,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         let len = if all { left } else { left.min(FLOOR as u32) };
         let (offset, last) = (request.offset + u64::from(asked), len == left);
         self.reading = Some(Reading { request, asked: asked + len });
-        let mut job = start(self.export, Request { offset, len, ..request });
+        let mut job = start(self.export, &self.session.contexts, Request { offset, len, ..request });
         (job.request, job.extent) = (request, Extent::Part { offset, len, last });
         self.run(job, cx);
         true
@@ -505,7 +505,7 @@ impl<'e, S: Stream> Connection<'e, S> {
                 debug!(export = ?self.session.name, ?request, why, "a request was refused");
                 self.reply_error(&request, errno, why);
             }
-            Arrived::Request(request) => self.run(start(self.export, request), cx),
+            Arrived::Request(request) => self.run(start(self.export, &self.session.contexts, request), cx),
             Arrived::Piece(piece) if self.failed.is_some() => {
                 if piece.last
                     && let Some(e) = self.failed.take()
@@ -581,9 +581,8 @@ impl<'e, S: Stream> Connection<'e, S> {
             return self.reply_chunks(cookie, offset, data, true);
         }
         self.output.header(|out| match (structured, len) {
-            _ if request.command == Command::BlockStatus => {
-                wire::put_status_chunk(out, cookie, data.len() as u32);
-            }
+            // Its chunks are all there.
+            _ if request.command == Command::BlockStatus => {}
             (false, _) => wire::put_simple(out, cookie, None),
             (true, 0) => wire::put_none_chunk(out, cookie),
             (true, _) => wire::put_data_chunk(out, cookie, offset, len, true),

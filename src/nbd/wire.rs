@@ -203,19 +203,17 @@ pub fn put_hole_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32,
 }
 
 /// Of a hole, in the context `base:allocation`: it takes no space, and reads as zeros.
-const STATUS_HOLE: u32 = 1 | 2;
+pub const STATUS_HOLE: u32 = 1 | 2;
+/// Of what has changed, in the context `qemu:dirty-bitmap:…`.
+pub const STATUS_CHANGED: u32 = 1;
 
-/// The whole answer to BLOCK_STATUS: a payload of `len` bytes follows.
-pub fn put_status_chunk(out: &mut impl BufMut, cookie: u64, len: u32) {
-    put_chunk_header(out, true, CHUNK_BLOCK_STATUS, cookie, len);
-}
-
-/// The payload of that: extents side by side, their bytes and whether each is a hole.
-pub fn put_status(out: &mut impl BufMut, context: u32, extents: impl IntoIterator<Item = (u32, bool)>) {
+/// What BLOCK_STATUS tells in one context: extents side by side, their bytes and flags. `done`: no other context follows.
+pub fn put_status(out: &mut impl BufMut, done: bool, cookie: u64, context: u32, extents: &[(u32, u32)]) {
+    put_chunk_header(out, done, CHUNK_BLOCK_STATUS, cookie, 4 + 8 * extents.len() as u32);
     out.put_u32(context);
-    for (len, hole) in extents {
-        out.put_u32(len);
-        out.put_u32(if hole { STATUS_HOLE } else { 0 });
+    for (len, flags) in extents {
+        out.put_u32(*len);
+        out.put_u32(*flags);
     }
 }
 

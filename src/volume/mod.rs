@@ -2,6 +2,7 @@
 
 mod catalog;
 mod checkpoint;
+mod copies;
 mod handle;
 mod head;
 mod read;
@@ -11,13 +12,14 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, SnapshotView, Trash, TrashedSnapshot, TrashedVolume,
-    Unreadable, Volumes, end_all, rename, snapshot_group,
+    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, Trash, TrashedSnapshot, TrashedVolume, Unreadable,
+    Volumes, end_all, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
-pub use handle::Volume;
+pub use copies::{Copied, Copying, copy_snapshot};
+pub use handle::{SnapshotView, Volume};
 pub use head::{
     BootTrace, Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
 };
-pub use read::{EngineContext, Memory, Tuning};
+pub use read::{EngineContext, Memory, Since, Tuning};
 pub use space::{Freed, Sweeps};

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::section::Findings;
-use super::sections::{Config, Mount, Pool, Store};
+use super::sections::{Config, Mount, Pool, Replica, Store};
 use super::setting::{List, Size, Written, bare_or_quoted, nearest};
 use crate::base::size::{KIB, show_size};
 use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::api::VolumePath;
 use crate::fs::{MOUNT_OPTIONS, MountOptions};
 use crate::nbd::Address;
 use crate::store::{StoreSpec, StoreUrl};
@@ -19,6 +20,7 @@ pub const CACHE_MIN: u64 = 64 << 20;
 /// Slower than this, one shard would take hours: a unit was forgotten.
 const RATE_MIN: u64 = 64 * KIB;
 const SCRUB_MIN: Duration = Duration::from_secs(3600);
+const REPLICA_MIN: Duration = Duration::from_secs(10);
 const DRAIN_MIN: Duration = Duration::from_secs(1);
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 /// Longest path of a unix socket that Linux takes, in bytes.
@@ -35,6 +37,7 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     }
     config.store.iter().for_each(|(name, store)| check_store(findings, name, store));
     config.pool.iter().for_each(|(name, pool)| check_pool(findings, config, name, pool));
+    config.replica.iter().for_each(|(volume, replica)| check_replica(findings, volume, replica));
     config.mount.iter().for_each(|(dir, mount)| check_mount(findings, config, dir, mount));
 }
 
@@ -189,6 +192,28 @@ fn check_pool(findings: &mut Findings<'_>, config: &Config, name: &str, pool: &W
                 " a second, or 0 for no limit",
             ),
         }
+    }
+}
+
+fn check_replica(findings: &mut Findings<'_>, volume: &str, replica: &Written<Replica>) {
+    let of = format!("replica.{}", bare_or_quoted(volume));
+    if let Err(why) = volume.parse::<VolumePath>() {
+        findings.add(replica.line, &of, why);
+    }
+    match &replica.to {
+        None if findings.wrong.iter().any(|wrong| wrong.key == format!("{of}.to")) => {}
+        None => findings.add(replica.line, &of, "has no `to`: add to = \"POOL/VOLUME\", the copy"),
+        Some(to) if to.as_str() == volume => {
+            findings.add(to.line, format!("{of}.to"), "is the volume itself: name a copy in another pool");
+        }
+        Some(to) => {
+            if let Err(why) = to.parse::<VolumePath>() {
+                findings.add(to.line, format!("{of}.to"), why);
+            }
+        }
+    }
+    if let Some(every) = replica.every.as_ref().filter(|every| every.0 < REPLICA_MIN) {
+        findings.add(every.line, format!("{of}.every"), "is too often: give at least 10s, as \"15m\"");
     }
 }
 

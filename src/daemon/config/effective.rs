@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use super::checks::{CACHE_MIN, MEMORY_MIN};
 use super::section::{Key, Preset, Section};
-use super::sections::{Config, Limits, Log, Mount, Pool, Store, Top};
+use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Top};
 use super::setting::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
 use crate::base::size::{GIB, parse_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::StateDir;
+use crate::daemon::api::VolumePath;
 
 /// The largest block cache on disk that nobody asked for, in bytes.
 const CACHE_MAX: u64 = 10 * GIB;
 const DRAIN: Duration = Duration::from_secs(30);
+const REPLICA_EVERY: Duration = Duration::from_secs(3600);
 /// Of a scrub that the daemon begins, in bytes a second.
 const SCRUB_RATE: u64 = 100 << 20;
 
@@ -35,6 +37,15 @@ pub struct ScrubPlan {
     pub every: Duration,
     /// Bytes a second; 0: no limit.
     pub rate: u64,
+}
+
+/// A volume of which a copy is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaPlan {
+    pub from: VolumePath,
+    pub to: VolumePath,
+    pub every: Duration,
+    pub max_lag: Option<Duration>,
 }
 
 impl Config {
@@ -95,6 +106,18 @@ impl Config {
         let every = section.scrub.as_ref()?.value.0;
         let rate = section.scrub_rate.as_ref().map_or(SCRUB_RATE, |rate| rate.value.0);
         Some(ScrubPlan { every, rate })
+    }
+
+    pub fn replicas(&self) -> Vec<ReplicaPlan> {
+        let plan = |(from, section): (&String, &Written<Replica>)| {
+            Some(ReplicaPlan {
+                from: from.parse().ok()?,
+                to: section.to.as_ref()?.parse().ok()?,
+                every: section.every.as_ref().map_or(REPLICA_EVERY, |every| every.value.0),
+                max_lag: section.max_lag.as_ref().map(|lag| lag.value.0),
+            })
+        };
+        self.replica.iter().filter_map(plan).collect()
     }
 
     /// Pools that are looked for where the file says while this host does not know them: their stores, by URL.
@@ -191,6 +214,9 @@ impl Config {
         let mounts = self.mount.iter().map(|(name, it)| rows::<Mount>(it, &of("mount", name), with_presets));
         all.extend(stores.flatten());
         all.extend(pools.flatten());
+        let replicas =
+            self.replica.iter().map(|(name, it)| rows::<Replica>(it, &of("replica", name), with_presets));
+        all.extend(replicas.flatten());
         all.extend(mounts.flatten());
         all
     }

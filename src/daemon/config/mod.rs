@@ -17,7 +17,7 @@ use std::path::Path;
 use crate::base::rt::Disk;
 use crate::base::{Error, Kind, Result};
 
-pub use effective::{Origin, Row, ScrubPlan};
+pub use effective::{Origin, ReplicaPlan, Row, ScrubPlan};
 pub use reference::{example, reference};
 pub use section::Wrong;
 pub use sections::{Config, Store};

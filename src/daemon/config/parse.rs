@@ -10,7 +10,7 @@ use super::setting::{Raw, Written, bare_or_quoted, nearest};
 use super::{checks, syntax};
 
 /// Sections at the top of the file.
-const SECTIONS: [&str; 5] = ["log", "limits", "store", "pool", "mount"];
+const SECTIONS: [&str; 6] = ["log", "limits", "store", "pool", "replica", "mount"];
 
 impl Config {
     /// What is in `text`, or all that is wrong with it, by line.
@@ -46,6 +46,7 @@ fn read(findings: &mut Findings<'_>, table: &DeTable<'_>) -> Config {
         "limits" => config.limits = fixed(findings, name, line, raw),
         "store" => config.store = named(findings, name, line, raw),
         "pool" => config.pool = named(findings, name, line, raw),
+        "replica" => config.replica = named(findings, name, line, raw),
         "mount" => config.mount = named(findings, name, line, raw),
         _ => {
             let keys = Top::OUTLINE.keys.iter().map(|key| key.name).chain(SECTIONS);

@@ -84,6 +84,18 @@ section! {
 }
 
 section! {
+    /// A volume of which `serve` keeps a copy: it takes a snapshot, copies what has changed, and removes older ones of its own on both sides. The volume must be one that this host may open.
+    "[replica.\"POOL/VOLUME\"]", "[replica.\"tank/vm1\"]", Replica {
+        /// The copy, `POOL/VOLUME`, of another pool that this host knows; made if there is none.
+        to: String, Preset::Required, "\"vault/vm1\"";
+        /// How often; at least 10s.
+        every: Time, Preset::Is("\"1h\""), "\"15m\"";
+        /// A copy that is further behind is a trouble in `status`.
+        max_lag: Time, Preset::Said("never"), "\"3h\"";
+    }
+}
+
+section! {
     /// A bucket that `serve` mounts at the folder in the section's name, and goes on trying to while its store is away.
     "[mount.\"/FOLDER\"]", "[mount.\"/mnt/data\"]", Mount {
         /// The bucket: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or the name of a store.
@@ -94,8 +106,15 @@ section! {
 }
 
 /// All of them, in the order of the reference.
-pub const OUTLINES: &[Outline] =
-    &[Top::OUTLINE, Log::OUTLINE, Limits::OUTLINE, Store::OUTLINE, Pool::OUTLINE, Mount::OUTLINE];
+pub const OUTLINES: &[Outline] = &[
+    Top::OUTLINE,
+    Log::OUTLINE,
+    Limits::OUTLINE,
+    Store::OUTLINE,
+    Pool::OUTLINE,
+    Replica::OUTLINE,
+    Mount::OUTLINE,
+];
 
 /// The file as written; what is not in it is None.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +126,8 @@ pub struct Config {
     pub limits: Limits,
     pub store: BTreeMap<String, Written<Store>>,
     pub pool: BTreeMap<String, Written<Pool>>,
+    /// By the volume that is copied.
+    pub replica: BTreeMap<String, Written<Replica>>,
     /// By folder.
     pub mount: BTreeMap<String, Written<Mount>>,
 }

@@ -2,6 +2,7 @@
 
 mod alter;
 mod clone;
+mod copy;
 mod destroy;
 mod drill;
 mod mount;
@@ -18,6 +19,7 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::copy::{newest_copied, replicate};
 pub use self::mount::mount;
 pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
@@ -152,6 +154,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountExport { url, to } => Box::pin(mount::export(state, &url, &to)).await,
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
+        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copy::run(state, verb, progress).await,
         Verb::Status => status(state).await,
         Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),
@@ -181,6 +184,7 @@ fn known(state: &EngineState, kept_files: Vec<KeptOf>, kept_journals: Vec<PathBu
         metrics: state.metrics_addresses().iter().map(ToString::to_string).collect(),
         pools: pool::lines(state),
         volumes: volume::in_use(state),
+        replicas: state.replica_lines(),
         mounts: state.mounts.list(),
         kept_files,
         kept_journals,
@@ -196,6 +200,7 @@ async fn status(state: &EngineState) -> Result<Outcome> {
     let kept_journals = host_context.home.kept_journals(&*host_context.disk).await;
     let status = known(state, mount::by_bucket(kept), kept_journals);
     let attention = status.pools.iter().any(|p| p.trouble.is_some())
+        || status.replicas.iter().any(|replica| replica.trouble.is_some())
         || status.volumes.iter().any(volume::needs_attention);
     let mut outcome = Outcome::of(&status)?.degraded(attention);
     if status.nbd.is_empty() && status.mounts.is_empty() {
@@ -206,6 +211,9 @@ async fn status(state: &EngineState) -> Result<Outcome> {
     }
     for volume in &status.volumes {
         outcome = volume.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", volume.path)));
+    }
+    for replica in &status.replicas {
+        outcome = replica.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", replica.from)));
     }
     if let Some(trouble) = status.cache.disk.as_ref().and_then(|disk| disk.trouble.as_ref()) {
         outcome = outcome.note(trouble.clone());

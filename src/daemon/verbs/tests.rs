@@ -30,6 +30,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         sessions: Sessions::new(rt.clone()),
         mounts: Arc::default(),
         capacities: Default::default(),
+        replicas: Default::default(),
         nbd: Default::default(),
         metrics: Default::default(),
         served: Default::default(),

@@ -25,6 +25,7 @@ pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -
         clients: state.sessions.clients(path),
         writers: state.sessions.writers(path),
         origin: info.parent.as_ref().map(|parent| origin(&path.pool, parent)),
+        replica: state.replica_lines().into_iter().find(|replica| replica.from == *path),
         info: info.clone(),
     }
 }
@@ -175,7 +176,9 @@ pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
 
 pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
-    let mut outcome = Outcome::of(&shown(state, path, &info))?;
+    let answer = shown(state, path, &info);
+    let late = answer.replica.as_ref().and_then(|replica| replica.trouble.clone());
+    let mut outcome = Outcome::of(&answer)?.note_all(late.clone());
     for journal in &info.kept_journals {
         outcome = outcome.note(kept(journal));
     }
@@ -186,7 +189,7 @@ pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
             "several clients write to {path} ({writers}): no ordinary filesystem bears that; end all but one"
         ));
     }
-    Ok(outcome.degraded(info.degraded || info.trouble.is_some()))
+    Ok(outcome.degraded(info.degraded || info.trouble.is_some() || late.is_some()))
 }
 
 /// What a journal is that can't be replayed: one that is still in its place was not open here since.

@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::api::{Outcome, Verb, VolumePath};
+use crate::daemon::api::{Outcome, Replicate, Verb, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::pool::Need;
@@ -126,6 +126,15 @@ impl Manner {
             Verb::SnapshotRemove { path, .. } => {
                 let show = format!("windlass snapshot list {}", path.volume);
                 changes(&[&path.volume], Need::Store, format!("{path} was removed"), show)
+            }
+            Verb::Replicate(Replicate { from, to }) => {
+                let show = format!("windlass snapshot list {to}");
+                changes(&[to, from], Need::Store, format!("{from} was copied to {to}"), show)
+            }
+            Verb::SnapshotCopy(args) => {
+                let what = format!("{} was copied to {}", args.from, args.to);
+                let show = format!("windlass snapshot list {}", args.to);
+                changes(&[&args.to, &args.from.volume], Need::Store, what, show)
             }
             Verb::Clone { from, to, .. } => {
                 changes(&[to, &from.volume], Need::Store, format!("{to} was made"), info(to))

@@ -203,13 +203,13 @@ fn contexts_are_listed_and_set_where_structured_replies_are() {
             peer.refused(code, INVALID).await;
         }
         peer.structured().await;
-        let listed: [&[&str]; 4] = [&[], &["base:"], &["base:allocation"], &["qemu:x", "base:allocation"]];
+        let listed: [&[&str]; 3] = [&["base:"], &["base:allocation"], &["qemu:x", "base:allocation"]];
         for queries in listed {
             peer.send(option(9, &context_data("", queries))).await;
             peer.expect(reply(9, 4, &context(0))).await;
             peer.expect(reply(9, ACK, &[])).await;
         }
-        let none: [(u32, &[&str]); 4] = [(9, &["qemu:"]), (9, &["base:other"]), (10, &[]), (10, &["base:"])];
+        let none: [(u32, &[&str]); 4] = [(9, &["qemu:x"]), (9, &["base:other"]), (10, &[]), (10, &["base:"])];
         for (code, queries) in none {
             peer.send(option(code, &context_data("disk", queries))).await;
             peer.expect(reply(code, ACK, &[])).await;
@@ -233,6 +233,59 @@ fn contexts_are_listed_and_set_where_structured_replies_are() {
         peer.go("disk").await;
         peer.send(request(0, 7, 9, 0, 4096)).await;
         peer.expect(chunk(5, 9, &[0, 0, 0, 1, 0, 0, 16, 0, 0, 0, 0, 3])).await;
+    });
+}
+
+#[test]
+fn changes_since_snapshots_are_listed_and_told_beside_the_allocation() {
+    simulate(|rt| async move {
+        let mut peer = haggling(&rt).await;
+        peer.structured().await;
+        let listed: [(&[&str], usize); 5] = [
+            (&[], 1 + 256),
+            (&["qemu:"], 256),
+            (&["qemu:dirty-bitmap:"], 256),
+            (&["qemu:dirty-bitmap:s299"], 1),
+            (&["qemu:dirty-bitmap:none"], 0),
+        ];
+        for (queries, many) in listed {
+            peer.send(option(9, &context_data("disk", queries))).await;
+            let mut names = Vec::new();
+            loop {
+                match peer.answer(9).await {
+                    (4, data) => names.push(String::from_utf8(data[4..].to_vec()).unwrap()),
+                    other => break assert_eq!(other.0, ACK),
+                }
+            }
+            assert_eq!(names.len(), many, "{queries:?}");
+            assert!(many != 1 || names == queries, "{names:?}");
+        }
+        let many: Vec<String> = (0..17).map(|n| format!("qemu:dirty-bitmap:s{n}")).collect();
+        let many: Vec<&str> = many.iter().map(|name| &**name).collect();
+        peer.send(option(10, &context_data("disk", &many))).await;
+        peer.refused(10, TOO_BIG).await;
+        // One that went after it was agreed.
+        peer.send(option(10, &context_data("disk", &["qemu:dirty-bitmap:s7"]))).await;
+        while peer.answer(10).await.0 == 4 {}
+        peer.send(option(7, &info_data("disk", &[]))).await;
+        assert_eq!(peer.refused(7, UNKNOWN).await, "snapshot s7 was removed");
+        let queries =
+            ["qemu:dirty-bitmap:s3", "base:allocation", "qemu:dirty-bitmap:s3", "qemu:dirty-bitmap:no"];
+        peer.send(option(10, &context_data("disk", &queries))).await;
+        peer.expect(reply(10, 4, b"\0\0\0\x01base:allocation")).await;
+        peer.expect(reply(10, 4, b"\0\0\0\x02qemu:dirty-bitmap:s3")).await;
+        peer.expect(reply(10, ACK, &[])).await;
+        peer.go("disk").await;
+        peer.send(request(0, 7, 9, 4096, 8192)).await;
+        let mut first = chunk(5, 9, &[0, 0, 0, 1, 0, 0, 32, 0, 0, 0, 0, 3]);
+        // Another follows.
+        first[5] = 0;
+        peer.expect(first).await;
+        peer.expect(chunk(5, 9, &[0, 0, 0, 2, 0, 0, 16, 0, 0, 0, 0, 1, 0, 0, 16, 0, 0, 0, 0, 0])).await;
+        let one = 8;
+        peer.send(request(one, 7, 10, 0, 8192)).await;
+        peer.receive(20 + 12).await;
+        peer.expect(chunk(5, 10, &[0, 0, 0, 2, 0, 0, 16, 0, 0, 0, 0, 0])).await;
     });
 }
 

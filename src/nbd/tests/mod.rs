@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Stream;
 use super::server::serve_stream;
-use super::{Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
+use super::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::{Budget, Error, Kind, Result, Rope};
@@ -119,6 +119,11 @@ impl Exports for Shown {
         if name == "owned" { Ok(description(name, false)) } else { Ok(self.0.find(name)?.describe()) }
     }
 
+    /// Since `s0` to `s299`.
+    async fn changes_since(&self, _: &str) -> Result<Vec<String>> {
+        Ok((0..300).map(|n| format!("s{n}")).collect())
+    }
+
     async fn open(&self, name: &str, _: &str) -> Result<Arc<dyn Export>> {
         if name == "owned" {
             return Err(Error::new(Kind::Owned, "host `b` has owned it since noon"));
@@ -192,8 +197,25 @@ impl Export for Handle {
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
         self.enter(format!("status {offset}+{len}"), self.disk.extents(offset, len, max)).await
     }
+    async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
+        match snapshot {
+            "s7" => Err(Error::new(Kind::NotFound, "snapshot s7 was removed")),
+            _ => Ok(Box::new(EverySecond)),
+        }
+    }
     async fn flush(&self) -> Result<()> {
         self.enter("flush".into(), self.disk.flush()).await
+    }
+}
+
+/// Of every second block, since any snapshot but one that is gone.
+struct EverySecond;
+
+#[async_trait]
+impl Changes for EverySecond {
+    async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
+        let blocks = (offset / 4096..(offset + len).div_ceil(4096)).take(max);
+        Ok(blocks.map(|n| ChangedExtent { len: 4096, changed: n % 2 > 0 }).collect())
     }
 }
 

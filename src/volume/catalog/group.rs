@@ -42,6 +42,21 @@ pub async fn snapshot_group(marks: &[(Arc<Volume>, Name)], wait: bool) -> Result
     }
 }
 
+/// Takes a snapshot that carries this nonce and time, unless the volume has it already; returns when it is in the pool.
+pub async fn snapshot_as(volume: &Volume, name: &Name, nonce: Nonce, created_ms: u64) -> Result<()> {
+    volume
+        .ask(|session| async move {
+            // The session before may have set it.
+            if session.tip.lock().tables.snapshot(name).is_some_and(|s| s.group == nonce) {
+                return Ok(());
+            }
+            let group = Group { id: nonce, size: 1, created_ms, history: false };
+            session.mark_now(name, group).await.map(|_| ())
+        })
+        .await?;
+    promise(volume, name, nonce, true).await
+}
+
 fn any_marked(members: &[&(Arc<Volume>, Name)]) -> bool {
     members.iter().any(|(volume, name)| told(volume, name).is_ok())
 }

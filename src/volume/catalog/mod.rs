@@ -17,10 +17,10 @@ mod volumes;
 
 pub use alter::Flattened;
 pub use clone_and_remove::end_all;
-pub use group::snapshot_group;
+pub use group::{snapshot_as, snapshot_group};
 pub use moments::HistoryMark;
 pub use names::rename;
 pub use salvage::Salvaged;
 pub use trash::{Trash, TrashedSnapshot, TrashedVolume};
 pub use unreadable::{MapWalk, Unreadable};
-pub use volumes::{OpenMode, SnapshotView, Volumes};
+pub use volumes::{OpenMode, Volumes};

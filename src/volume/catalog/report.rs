@@ -516,11 +516,29 @@ impl Volumes {
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
+    /// Names of its snapshots, and when they were taken, oldest first.
+    pub async fn snapshot_times(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.created_ms)).collect())
+    }
+
     /// Names of those that the volume did not take by itself.
     pub async fn snapshot_names(&self, volume: &Name) -> Result<Vec<Name>> {
         let id = self.id(volume).await?;
         let tables = self.newest_tables(volume, id).await?;
         Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
+    }
+
+    /// Names of its snapshots, or of those older than one of them, newest first; those that the volume took by itself come
+    /// last. What changed since each of them can be told.
+    pub async fn snapshots_before(&self, volume: &Name, before: Option<&Name>) -> Result<Vec<Name>> {
+        let id = self.id(volume).await?;
+        let tables = self.newest_tables(volume, id).await?;
+        let end = before.and_then(|name| tables.snapshot(name)).map_or(tables.tip, |state| state.id);
+        let mut older: Vec<_> = tables.snapshots().filter(|(_, state)| state.id < end).collect();
+        older.sort_by_key(|(_, state)| (state.history, std::cmp::Reverse(state.id)));
+        Ok(older.into_iter().map(|(name, _)| name.clone()).collect())
     }
 
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {

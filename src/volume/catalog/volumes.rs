@@ -1,27 +1,23 @@
 //! A pool's volumes, by name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Name, Nonce, Result, Rope, StateId, VolumeId};
-use crate::map::Tree;
+use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Known, Volume};
+use crate::volume::handle::{Known, SnapshotView, Volume};
 use crate::volume::head::TakeOver;
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};
-use crate::volume::read::Trail;
+use crate::volume::read::passes;
 use crate::volume::read::{EngineContext, VolumeContext};
-use crate::volume::read::{Run, View, blocks_of, in_bytes, passes};
 use crate::volume::session::Session;
 use crate::volume::session::no_snapshot;
 use crate::volume::session::takeover::Notes;
@@ -399,16 +395,8 @@ impl Volumes {
         let head = known.check(head).await?;
         let state =
             tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
-        Ok(Arc::new(SnapshotView {
-            engine: self.engine.clone(),
-            volume: id,
-            name: format!("{volume}@{snapshot}"),
-            state: state.id,
-            view: self.engine.view(&head),
-            tree: state.tree,
-            size: state.size,
-            trail: self.engine.memory.ahead.trail(),
-        }))
+        let (engine, shown) = (self.engine.clone(), format!("{volume}@{snapshot}"));
+        Ok(Arc::new(SnapshotView::new(engine, shown, &head, state)))
     }
 
     /// The head and its tables, in which the snapshot is, if this engine can bring it there.
@@ -478,83 +466,5 @@ impl Volumes {
     pub async fn collect(&self, volume: &Name) -> Result<()> {
         let open = self.open(volume, OpenMode::Normal).await?;
         open.ask(|session| async move { session.collect_all().await }).await
-    }
-}
-
-/// A snapshot's contents; they never change.
-#[derive(Debug)]
-pub struct SnapshotView {
-    engine: Arc<EngineContext>,
-    volume: VolumeId,
-    /// For messages.
-    name: String,
-    /// Never its name: that may be another's by now.
-    state: StateId,
-    view: View,
-    tree: Tree,
-    size: u64,
-    trail: Trail,
-}
-
-impl SnapshotView {
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// As `read_parts`, in one.
-    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
-        Ok(self.read_parts(offset, len).await?.into_bytes())
-    }
-
-    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
-        self.check(offset, len)?;
-        if len == 0 {
-            return Ok(Rope::default());
-        }
-        let (read, found) = (offset..offset + len, vec![(blocks_of(offset, len), None)]);
-        self.trail.step(read.clone(), self.engine.rt.now());
-        let news = || self.read_ahead(&read);
-        match self.view.read(found, &self.tree, (offset, len), &news).await {
-            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
-            done => done,
-        }
-    }
-
-    /// As `Volume::allocation`.
-    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
-        self.check(offset, len)?;
-        let found = vec![(blocks_of(offset, len), None)];
-        match self.view.allocation(found, &self.tree, max).await {
-            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
-            done => Ok(in_bytes(done?, offset, len)),
-        }
-    }
-
-    fn check(&self, offset: u64, len: u64) -> Result<()> {
-        if offset.checked_add(len).is_some_and(|end| end <= self.size) {
-            return Ok(());
-        }
-        let why = format!("{len} bytes at {offset} are beyond the snapshot's end");
-        Err(Error::new(Kind::Invalid, why))
-    }
-
-    fn read_ahead(&self, read: &Range<u64>) {
-        let rt = &self.engine.rt;
-        let Some(fetch) = self.trail.fetch(read, self.size, rt.now()) else { return };
-        if let Some(map) = fetch.map.clone() {
-            let (view, tree, blocks) =
-                (self.view.clone(), self.tree, blocks_of(map.start, map.end - map.start));
-            rt.spawn(async move { view.prefetch_map(&tree, blocks).await }).detach();
-        }
-        let (view, tree) = (self.view.clone(), self.tree);
-        rt.spawn(async move { view.prefetch(&fetch, vec![(fetch.blocks(), None)], &tree).await }).detach();
-    }
-
-    async fn removed(&self) -> Option<Error> {
-        let newest = self.engine.newest(self.volume).await.ok()?;
-        let gone = newest.is_none_or(|(head, tables)| {
-            head.removed || tables.states.get(&self.state).is_none_or(|s| s.hidden)
-        });
-        gone.then(|| Error::new(Kind::Removed, format!("snapshot {} was removed", self.name)))
     }
 }

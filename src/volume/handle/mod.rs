@@ -1,12 +1,15 @@
 //! The handle that clients use, and how a volume is opened.
 
 mod become_owner;
+mod changes;
 mod first_boot;
 mod limiter;
 mod outage;
 mod settings;
+mod snapshot_view;
 mod start;
 mod volume;
 
 pub use become_owner::lineage;
+pub use snapshot_view::SnapshotView;
 pub use volume::{Known, Volume};

@@ -297,7 +297,7 @@ impl Volume {
         }
     }
 
-    fn check(&self, offset: u64, len: u64) -> Result<()> {
+    pub(super) fn check(&self, offset: u64, len: u64) -> Result<()> {
         if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
             return Ok(());
         }
@@ -309,7 +309,10 @@ impl Volume {
     }
 
     /// `on-outage`: see `outage`.
-    async fn unless_outage<T>(&self, work: Pin<&mut impl Future<Output = Result<T>>>) -> Result<T> {
+    pub(super) async fn unless_outage<T>(
+        &self,
+        work: Pin<&mut impl Future<Output = Result<T>>>,
+    ) -> Result<T> {
         let stores = |patience, now| self.waits_for_stores(patience, now);
         unless_outage(&self.inner.context, stores, work).await
     }
@@ -407,7 +410,7 @@ impl Volume {
     }
 
     /// What a released volume showed may be collected when others have written since.
-    async fn superseded(&self, seen: Epoch) -> Option<Error> {
+    pub(super) async fn superseded(&self, seen: Epoch) -> Option<Error> {
         let head = self.inner.context.cell.read().await.ok()??;
         head.changed_since(seen).err().map(|e| e.context(format!("volume {}", self.name())))
     }

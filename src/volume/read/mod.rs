@@ -5,10 +5,12 @@ mod boots;
 mod engine_context;
 mod overlay;
 mod read_ahead;
+mod since;
 mod view;
 
 pub use boots::{Boot, BootTemplate};
 pub use engine_context::{EngineContext, Memory, Tuning, VolumeContext};
 pub use overlay::{Frozen, Layer, Overlay, Piece, updates};
 pub use read_ahead::{Fetch, Trail};
+pub use since::Since;
 pub use view::{Found, Run, View, blocks_of, in_bytes, passes};

@@ -24,8 +24,35 @@ use crate::volume::space::{ChunkTable, PagePlaces, Part, TABLE_ADDRESS, Tables};
 /// A range of blocks and where its newest contents are; `None`: no layer has it, the tree says.
 pub type Found = (Range<u64>, Option<Piece>);
 
-/// Blocks side by side, and whether they are data.
+/// Blocks side by side, and whether they are data, or have changed.
 pub type Run = (u64, bool);
+
+/// So many runs at most, side by side.
+struct Runs {
+    runs: Vec<Run>,
+    max: usize,
+}
+
+impl Runs {
+    fn new(max: usize) -> Runs {
+        Runs { runs: Vec::new(), max }
+    }
+
+    /// Blocks that follow. True: there is no room for more.
+    fn push(&mut self, blocks: u64, is: bool) -> bool {
+        match self.runs.last_mut() {
+            Some((before, same)) if *same == is => *before += blocks,
+            _ if blocks > 0 => self.runs.push((blocks, is)),
+            _ => {}
+        }
+        self.runs.len() > self.max
+    }
+
+    fn cut(mut self) -> Vec<Run> {
+        self.runs.truncate(self.max);
+        self.runs
+    }
+}
 
 /// The bytes of a range of them, given the runs of the blocks that it touches.
 pub fn in_bytes(runs: Vec<Run>, offset: u64, len: u64) -> Vec<Run> {
@@ -215,35 +242,82 @@ impl View {
     }
 
     async fn allocation_once(&self, found: &[Found], tree: &Tree, max: usize) -> Result<Vec<Run>> {
-        let mut runs: Vec<Run> = Vec::new();
-        let mut push = |blocks: u64, is_data: bool| {
-            match runs.last_mut() {
-                Some((before, same)) if *same == is_data => *before += blocks,
-                _ if blocks > 0 => runs.push((blocks, is_data)),
-                _ => {}
-            }
-            runs.len() > max
-        };
-        'found: for (range, piece) in found {
-            if let Some(piece) = piece {
-                if push(range.end - range.start, !matches!(piece, Piece::Zero)) {
-                    break;
-                }
-                continue;
-            }
-            let (mut at, mut walk) = (range.start, tree.walk(&self.pages, &self.cache, range.clone()));
-            while let Some(extent) = walk.next().await? {
-                if push(extent.block - at, false) || push(extent.count, true) {
-                    break 'found;
-                }
-                at = extent.end();
-            }
-            if push(range.end - at, false) {
+        let mut runs = Runs::new(max);
+        for (range, piece) in found {
+            let full = match piece {
+                Some(piece) => runs.push(range.end - range.start, !matches!(piece, Piece::Zero)),
+                None => self.push_mapped(&mut runs, range, tree).await?,
+            };
+            if full {
                 break;
             }
         }
-        runs.truncate(max);
-        Ok(runs)
+        Ok(runs.cut())
+    }
+
+    /// Which of these blocks may hold other bytes than in `before`, a tree of the same volume: as `allocation`, blocks side by
+    /// side and whether they may. Blocks that were written again with the same bytes count as changed. No data is read for it.
+    pub async fn changes(
+        &self,
+        found: Vec<Found>,
+        tree: &Tree,
+        before: &Tree,
+        max: usize,
+    ) -> Result<Vec<Run>> {
+        self.patiently(|| self.changes_once(&found, tree, before, max)).await
+    }
+
+    async fn changes_once(
+        &self,
+        found: &[Found],
+        tree: &Tree,
+        before: &Tree,
+        max: usize,
+    ) -> Result<Vec<Run>> {
+        let mut runs = Runs::new(max);
+        for (range, piece) in found {
+            let full = match piece {
+                // What read as zeros before still does.
+                Some(Piece::Zero) => self.push_mapped(&mut runs, range, before).await?,
+                Some(_) => runs.push(range.end - range.start, true),
+                None => self.push_differences(&mut runs, range, tree, before).await?,
+            };
+            if full {
+                break;
+            }
+        }
+        Ok(runs.cut())
+    }
+
+    /// These blocks, and whether the tree maps them. True: there is no room for more.
+    async fn push_mapped(&self, runs: &mut Runs, range: &Range<u64>, tree: &Tree) -> Result<bool> {
+        let (mut at, mut walk) = (range.start, tree.walk(&self.pages, &self.cache, range.clone()));
+        while let Some(extent) = walk.next().await? {
+            if runs.push(extent.block - at, false) || runs.push(extent.count, true) {
+                return Ok(true);
+            }
+            at = extent.end();
+        }
+        Ok(runs.push(range.end - at, false))
+    }
+
+    /// These blocks, and whether the trees differ there. True: there is no room for more.
+    async fn push_differences(
+        &self,
+        runs: &mut Runs,
+        range: &Range<u64>,
+        tree: &Tree,
+        before: &Tree,
+    ) -> Result<bool> {
+        let mut at = range.start;
+        let mut walk = tree.differences(before, &self.pages, &self.cache, range.clone());
+        while let Some(differs) = walk.next().await? {
+            if runs.push(differs.start - at, false) || runs.push(differs.end - differs.start, true) {
+                return Ok(true);
+            }
+            at = differs.end;
+        }
+        Ok(runs.push(range.end - at, false))
     }
 
     /// Brings into the cache what it lacks of a fetch's blocks. What fails is asked for again by who reads it.

@@ -33,6 +33,7 @@ use crate::volume::head::Head;
 use crate::volume::head::Stop;
 use crate::volume::head::VolumeSettings;
 use crate::volume::read::Fetch;
+use crate::volume::read::Since;
 use crate::volume::read::VolumeContext;
 use crate::volume::read::{Found, Piece, Run, blocks_of, passes};
 use crate::volume::space::Tables;
@@ -40,7 +41,7 @@ use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
 /// Entries of the overlay, and pages and extents of the map, that are gone through to tell what is mapped.
 const COUNT_STEPS: usize = 16_384;
-/// Blocks whose allocation is looked up at a time.
+/// Blocks that are looked up at a time, unless what was written lately has no more entries than that at all.
 const LOOKED_THROUGH: u64 = 16_384;
 /// Until the next attempt where the map can't be read.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
@@ -409,35 +410,6 @@ impl Session {
         }
     }
 
-    /// As `View::allocation`, part by part: what was written lately is looked through under the tip's lock, for which writes
-    /// wait. So parts are of moments one after another.
-    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
-        let (mut blocks, mut all) = (blocks_of(offset, len), Vec::<Run>::new());
-        while !blocks.is_empty() && all.len() < max {
-            let part = blocks.start..blocks.end.min(blocks.start + LOOKED_THROUGH);
-            for (count, is_data) in self.allocation_of(part, max - all.len()).await? {
-                blocks.start += count;
-                match all.last_mut() {
-                    Some((before, same)) if *same == is_data => *before += count,
-                    _ => all.push((count, is_data)),
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    async fn allocation_of(&self, blocks: Range<u64>, max: usize) -> Result<Vec<Run>, Stop> {
-        loop {
-            let recorded = self.chunk_table.lock().root;
-            let (found, tree) = self.lookup(blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK)?;
-            match self.context.view.allocation(found, &tree, max).await {
-                Ok(runs) => return Ok(runs),
-                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
-                Err(e) => return Err(self.explain_absence(e).await),
-            }
-        }
-    }
-
     /// Brings what is fetched ahead into the cache.
     pub async fn prefetch(&self, fetch: &Fetch) {
         let found = {
@@ -570,5 +542,85 @@ impl Session {
 
     pub fn pause(&self) -> Duration {
         Duration::from_millis(200)
+    }
+}
+
+/// What is data, and what has changed since a snapshot: from the overlay and the maps. What was written lately is looked through
+/// under the tip's lock, for which writes wait: where that is much, parts are of moments one after another.
+impl Session {
+    /// As `View::allocation`.
+    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
+        let of = |found, tree, max| async move { self.context.view.allocation(found, &tree, max).await };
+        self.in_parts(blocks_of(offset, len), max, of).await
+    }
+
+    /// As `View::changes`.
+    pub async fn changed_since(
+        &self,
+        since: &Since,
+        offset: u64,
+        len: u64,
+        max: usize,
+    ) -> Result<Vec<Run>, Stop> {
+        let of = |found, tree, max| async move {
+            let changes = self.context.view.changes(found, &tree, &since.tree, max).await;
+            let gone = || !since.is_in(&self.tip.lock().tables);
+            changes.map_err(|e| if e.is(Kind::Corrupt) && gone() { since.removed() } else { e })
+        };
+        self.in_parts(blocks_of(offset, len), max, of).await
+    }
+
+    async fn in_parts<F>(
+        &self,
+        mut blocks: Range<u64>,
+        max: usize,
+        of: impl Fn(Vec<Found>, Tree, usize) -> F,
+    ) -> Result<Vec<Run>, Stop>
+    where
+        F: Future<Output = Result<Vec<Run>, Error>>,
+    {
+        let mut all = Vec::<Run>::new();
+        while !blocks.is_empty() && all.len() < max {
+            for (count, is) in self.part(blocks.clone(), max - all.len(), &of).await? {
+                blocks.start += count;
+                match all.last_mut() {
+                    Some((before, same)) if *same == is => *before += count,
+                    _ => all.push((count, is)),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// From the beginning of these blocks on.
+    async fn part<F>(
+        &self,
+        blocks: Range<u64>,
+        max: usize,
+        of: &impl Fn(Vec<Found>, Tree, usize) -> F,
+    ) -> Result<Vec<Run>, Stop>
+    where
+        F: Future<Output = Result<Vec<Run>, Error>>,
+    {
+        loop {
+            let recorded = self.chunk_table.lock().root;
+            let (found, tree) = self.look_up_part(blocks.clone())?;
+            match of(found, tree, max).await {
+                Ok(runs) => return Ok(runs),
+                // What was looked up was collected meanwhile: it is elsewhere by now.
+                Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
+                Err(e) => return Err(self.explain_absence(e).await),
+            }
+        }
+    }
+
+    fn look_up_part(&self, blocks: Range<u64>) -> Result<(Vec<Found>, Tree), Stop> {
+        let tip = self.tip.lock();
+        if let Some(stop) = &tip.closed {
+            return Err(stop.share());
+        }
+        let few = tip.overlay.len() as u64 <= LOOKED_THROUGH;
+        let end = if few { blocks.end } else { blocks.end.min(blocks.start + LOOKED_THROUGH) };
+        Ok(tip.lookup(blocks.start..end))
     }
 }

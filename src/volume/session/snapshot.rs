@@ -8,7 +8,7 @@ use crate::base::record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
-use crate::volume::read::passes;
+use crate::volume::read::{Since, passes};
 use crate::volume::space::pins;
 use crate::volume::space::{Alteration, RollBack, State};
 
@@ -116,6 +116,13 @@ impl Session {
             self.checkpoint_surely(&[]).await?;
         }
         Ok(())
+    }
+
+    /// A snapshot, by what it shows; it gets its map first, if it has none yet.
+    pub async fn since(self: &Arc<Self>, snapshot: &Name) -> Result<Since, Stop> {
+        self.build_snapshot(snapshot).await?;
+        let since = Since::of(&self.tip.lock().tables, snapshot);
+        since.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), snapshot)))
     }
 
     /// Removes snapshots that have no clones, all at once. `Refused` when one of them is cloned meanwhile.

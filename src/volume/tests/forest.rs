@@ -49,6 +49,19 @@ where
     all
 }
 
+/// Every block that differs is told to have changed.
+fn covers(told: &[bool], image: &[u8], before: &[u8], trace: &str) {
+    let block = |image: &[u8], n: usize| {
+        let at = n * BLOCK as usize;
+        let mut block = image.get(at..image.len().min(at + BLOCK as usize)).unwrap_or(&[]).to_vec();
+        block.resize(BLOCK as usize, 0);
+        block
+    };
+    for (n, changed) in told.iter().enumerate() {
+        assert!(*changed || block(image, n) == block(before, n), "block {n} of {trace}");
+    }
+}
+
 fn mapped(image: &[u8]) -> Vec<bool> {
     image.chunks(BLOCK as usize).map(|block| block.iter().any(|b| *b > 0)).collect()
 }
@@ -61,14 +74,16 @@ struct Forest {
     trash: Vec<(String, Copy)>,
     trace: Vec<String>,
     done: BTreeMap<&'static str, u64>,
+    /// After each step it is asked what has changed since a snapshot. That takes turns of the world's dice.
+    asks_changes: bool,
 }
 
 impl Forest {
-    async fn new(site: Site) -> Forest {
+    async fn new(site: Site, asks_changes: bool) -> Forest {
         let world = site.world.clone();
         let hosts = [Some(site.machine(1).found().await), Some(site.machine(2).start().await)];
         let (volumes, trash, trace, done) = Default::default();
-        Forest { site, world, hosts, volumes, trash, trace, done }
+        Forest { site, world, hosts, volumes, trash, trace, done, asks_changes }
     }
 
     fn at(&self, host: usize) -> &Volumes {
@@ -414,6 +429,24 @@ impl Forest {
         assert_eq!(told, self.volumes[v].mapped, "{v} {:#?}", self.trace);
     }
 
+    /// What differs from a snapshot is told to have changed.
+    async fn compare_changes(&mut self, v: &str) {
+        if !self.asks_changes || self.world.below(3) > 0 {
+            return;
+        }
+        let Some(s) = self.snap(v) else { return };
+        let open = self.open(v).await;
+        self.check_changes(v, &open, &s).await;
+        self.note("changes", v);
+    }
+
+    async fn check_changes(&self, v: &str, open: &Volume, s: &str) {
+        let since = open.since(&name(s)).await.unwrap();
+        let told = allocated(open.size(), |at, len| open.changed_since(&since, at, len, 2)).await;
+        let copy = &self.volumes[v];
+        covers(&told, &copy.image, &copy.snaps[s], &format!("{v} since {s} {:#?}", self.trace));
+    }
+
     async fn compare_all(&self) {
         for (v, copy) in &self.volumes {
             self.compare(v).await;
@@ -429,6 +462,13 @@ impl Forest {
                 assert!(view.read(0, view.size()).await.unwrap() == *image, "{v}@{s} {:#?}", self.trace);
                 let told = allocated(view.size(), |at, len| view.allocation(at, len, 2)).await;
                 assert_eq!(told, mapped(image), "{v}@{s} {:#?}", self.trace);
+                let open = self.open(v).await;
+                self.check_changes(v, &open, s).await;
+                for (older, before) in &copy.snaps {
+                    let Ok(since) = view.since(&name(older)).await else { continue };
+                    let told = allocated(view.size(), |at, len| view.changed_since(&since, at, len, 2)).await;
+                    covers(&told, image, before, &format!("{v}@{s} since {older} {:#?}", self.trace));
+                }
             }
         }
     }
@@ -462,7 +502,9 @@ impl Forest {
             _ => self.change(&v, step).await,
         }
         if let Some(v) = self.volumes.keys().nth(at) {
-            self.compare(v).await;
+            let v = v.clone();
+            self.compare(&v).await;
+            self.compare_changes(&v).await;
         }
     }
 
@@ -516,7 +558,7 @@ fn forests() {
         eprintln!("FOREST={seed}");
         run(seed, ["2+1", "1+0", "4+2"][seed as usize % 3], move |site| async move {
             let site = if seed % 4 > 0 { site.eager() } else { site };
-            let mut forest = Forest::new(site).await;
+            let mut forest = Forest::new(site, ![1319, 4370].contains(&seed)).await;
             forest.create("v").await;
             for step in 0..90 {
                 forest.step(step).await;

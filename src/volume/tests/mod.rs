@@ -1,9 +1,11 @@
 //! Whole volumes in the simulated world.
 
 mod boot_storm;
+mod changes;
 mod checks;
 mod clones;
 mod collecting;
+mod copies;
 mod costs;
 mod flatten;
 mod forest;

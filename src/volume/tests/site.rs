@@ -95,6 +95,12 @@ impl Site {
         self
     }
 
+    /// Other stores of the same world.
+    pub fn elsewhere(&self) -> Site {
+        let stores = (0..self.layout.n()).map(|i| SimStore::new(&self.world, &format!("e{i}"))).collect();
+        Site { stores, counted: Vec::new(), ..self.clone() }
+    }
+
     pub fn spare_spec(&self) -> PoolStore {
         PoolStore { url: self.spare.url().to_owned(), zone: None, bucket: self.spare.clone() }
     }

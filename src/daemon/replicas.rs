@@ -1,0 +1,132 @@
+//! Copies of volumes that `serve` keeps up, as windlass.toml plans them (`[replica."POOL/VOLUME"]`), and how far they are behind.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::answers::ReplicaLine;
+use super::api::VolumePath;
+use super::config::ReplicaPlan;
+use crate::base::rt::Instant;
+use crate::base::size::show_time;
+
+/// What is known of one copy.
+#[derive(Clone, Debug)]
+struct Standing {
+    to: VolumePath,
+    /// It is being brought up to date.
+    busy: bool,
+    /// When that was tried last.
+    tried: Option<Instant>,
+    /// When the newest snapshot was taken that the copy has, by the wall clock.
+    copied_ms: Option<u64>,
+    /// Since when the plan is known here, by the wall clock.
+    known_ms: u64,
+    failed: Option<String>,
+}
+
+/// See the module. By the volume that is copied.
+#[derive(Debug, Default)]
+pub struct Replicas(Mutex<BTreeMap<VolumePath, Standing>>);
+
+impl Replicas {
+    /// What the plans have come to.
+    pub fn lines(&self, plans: &[ReplicaPlan], now_ms: u64) -> Vec<ReplicaLine> {
+        let standings = self.0.lock();
+        let of = |plan: &ReplicaPlan| standings.get(&plan.from).filter(|s| s.to == plan.to);
+        plans.iter().map(|plan| line(plan, of(plan), now_ms)).collect()
+    }
+
+    /// Plans that are due, which are busy from now on.
+    pub fn due(&self, plans: &[ReplicaPlan], now: Instant, wall_ms: u64) -> Vec<ReplicaPlan> {
+        let mut standings = self.0.lock();
+        standings.retain(|from, s| s.busy || plans.iter().any(|p| p.from == *from && p.to == s.to));
+        let mut due = Vec::new();
+        for plan in plans {
+            let standing = standings.entry(plan.from.clone()).or_insert_with(|| Standing {
+                to: plan.to.clone(),
+                busy: false,
+                tried: None,
+                copied_ms: None,
+                known_ms: wall_ms,
+                failed: None,
+            });
+            let waits = standing.tried.is_some_and(|at| now.since(at) < plan.every);
+            if standing.to == plan.to && !standing.busy && !waits {
+                (standing.busy, standing.tried) = (true, Some(now));
+                due.push(plan.clone());
+            }
+        }
+        due
+    }
+
+    /// The copy has a snapshot that was taken then.
+    pub fn copied(&self, plan: &ReplicaPlan, created_ms: u64) {
+        self.change(plan, |standing| standing.copied_ms = Some(created_ms));
+    }
+
+    /// What was begun has ended, well or not.
+    pub fn ended(&self, plan: &ReplicaPlan, failed: Option<String>) {
+        self.change(plan, |standing| (standing.busy, standing.failed) = (false, failed));
+    }
+
+    fn change(&self, plan: &ReplicaPlan, change: impl FnOnce(&mut Standing)) {
+        if let Some(standing) = self.0.lock().get_mut(&plan.from) {
+            change(standing);
+        }
+    }
+}
+
+fn line(plan: &ReplicaPlan, standing: Option<&Standing>, now_ms: u64) -> ReplicaLine {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let since = standing.map_or(now_ms, |s| s.copied_ms.unwrap_or(s.known_ms));
+    let (lag_ms, max_lag_ms) = (now_ms.saturating_sub(since), plan.max_lag.map(ms));
+    let failed = standing.and_then(|s| s.failed.clone());
+    let late = max_lag_ms.filter(|max| lag_ms > *max).map(|max| {
+        let (lag, max) = (show_time(lag_ms), show_time(max));
+        format!("the copy {} is {lag} behind, more than {max}", plan.to)
+    });
+    ReplicaLine {
+        from: plan.from.clone(),
+        to: plan.to.clone(),
+        every_ms: ms(plan.every),
+        max_lag_ms,
+        copied_ms: standing.and_then(|s| s.copied_ms),
+        lag_ms,
+        busy: standing.is_some_and(|s| s.busy),
+        trouble: match (late, failed) {
+            (Some(late), Some(failed)) => Some(format!("{late}: {failed}")),
+            (late, failed) => late.or(failed),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(to: &str) -> ReplicaPlan {
+        let (from, to) = ("a/v".parse().unwrap(), to.parse().unwrap());
+        ReplicaPlan { from, to, every: Duration::from_secs(60), max_lag: Some(Duration::from_secs(90)) }
+    }
+
+    #[test]
+    fn a_copy_is_due_once_a_period_and_late_after_its_lag() {
+        let (replicas, at) = (Replicas::default(), |s| Instant(Duration::from_secs(s)));
+        let due = |to: &str, s: u64| replicas.due(&[plan(to)], at(s), s * 1000).len();
+        assert_eq!((due("b/v", 0), due("b/v", 1), due("b/v", 100)), (1, 0, 0), "busy");
+        replicas.ended(&plan("b/v"), Some("stores are away".into()));
+        assert_eq!((due("b/v", 59), due("b/v", 60)), (0, 1));
+        let shown = |s: u64| line(&plan("b/v"), replicas.0.lock().get(&plan("b/v").from), s * 1000);
+        assert_eq!(shown(70).trouble.as_deref(), Some("stores are away"));
+        let late = shown(91).trouble.unwrap();
+        assert!(late.contains("behind") && late.ends_with("stores are away"), "{late}");
+        replicas.change(&plan("b/v"), |s| (s.copied_ms, s.failed) = (Some(50_000), None));
+        assert_eq!((shown(91).lag_ms, shown(91).trouble, shown(91).busy), (41_000, None, true));
+        // Another copy waits until the work on the first one has ended.
+        assert_eq!(due("c/v", 500), 0);
+        replicas.ended(&plan("c/v"), None);
+        assert_eq!(due("c/v", 500), 1);
+    }
+}

@@ -1,0 +1,143 @@
+//! Copies of snapshots in other volumes, of other pools mostly; and copies of volumes that are kept up by them.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::base::size::show_bytes;
+use crate::base::{Error, Kind, Name, Result, utc};
+use crate::daemon::answers::{Replicated, SnapshotCopied};
+use crate::daemon::api::{Outcome, Replicate, SnapshotCopy, SnapshotPath, Verb, VolumePath};
+use crate::daemon::control::ProgressSink;
+use crate::daemon::engine_tables::EngineState;
+use crate::volume::{Copied, Copying, Volumes};
+
+/// Is told what is done, bytes that were gone through, and how many there are.
+type Told<'a> = &'a (dyn Fn(&str, u64, u64) + Send + Sync);
+
+/// One of the verbs that copy.
+pub async fn run(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
+    match verb {
+        Verb::SnapshotCopy(args) => Box::pin(copy_snapshot(state, &args, progress)).await,
+        Verb::Replicate(args) => Box::pin(replicate_now(state, &args, progress)).await,
+        _ => Err(Error::new(Kind::Internal, "the verb copies nothing")),
+    }
+}
+
+/// Cut off, the next one goes on. Nobody uses the copy meanwhile.
+async fn copy_snapshot(state: &EngineState, args: &SnapshotCopy, progress: &ProgressSink) -> Result<Outcome> {
+    let copied = copy(state, args, &|doing, done, total| progress.tell(doing, done, total)).await?;
+    let answer = SnapshotCopied { from: args.from.clone(), to: args.to.clone(), copied };
+    let note = said(&answer);
+    Ok(Outcome::of(&answer)?.note(note))
+}
+
+async fn copy(state: &EngineState, args: &SnapshotCopy, progress: Told<'_>) -> Result<Copied> {
+    let SnapshotCopy { from, to, roll_back, verify_all } = args;
+    let source = &state.pools.get(&from.volume.pool).await?.volumes;
+    let target = &state.pools.get(&to.pool).await?.volumes;
+    let _alone = state.sessions.alone(to, target, "copied to", false).await?;
+    let how = Copying { roll_back: *roll_back, verify_all: *verify_all, progress };
+    let from = (source, &from.volume.volume, &from.snapshot);
+    crate::volume::copy_snapshot(from, (target, &to.volume), how).await
+}
+
+fn said(SnapshotCopied { from, to, copied }: &SnapshotCopied) -> String {
+    if copied.already {
+        return format!("{to} has {from} already");
+    }
+    let on = match &copied.base {
+        Some(base) => format!("on {to}@{base}"),
+        None => "in full".into(),
+    };
+    format!(
+        "{from} was copied to {to}@{}, {on}: {} written, {} zeroed, {} compared on both sides",
+        from.snapshot,
+        show_bytes(copied.copied_bytes),
+        show_bytes(copied.zeroed_bytes),
+        show_bytes(copied.verified_bytes)
+    )
+}
+
+/// What names of snapshots begin with that are taken to keep up this copy: each copy of a volume has its own.
+fn stem(to: &VolumePath) -> String {
+    format!("replica-{:08x}-", xxh3_64(to.to_string().as_bytes()) as u32)
+}
+
+/// Of its own snapshots, with the times at which they were taken, oldest first; none of a volume that is not there.
+async fn own(volumes: &Volumes, volume: &Name, stem: &str) -> Result<Vec<(Name, u64)>> {
+    let all = match volumes.snapshot_times(volume).await {
+        Err(e) if e.is(Kind::NotFound) => Vec::new(),
+        all => all?,
+    };
+    Ok(all.into_iter().filter(|(name, _)| name.as_str().starts_with(stem)).collect())
+}
+
+/// When the newest snapshot was taken that both have.
+pub async fn newest_copied(state: &EngineState, from: &VolumePath, to: &VolumePath) -> Result<Option<u64>> {
+    let stem = stem(to);
+    let ours = own(&state.pools.get(&from.pool).await?.volumes, &from.volume, &stem).await?;
+    let theirs = own(&state.pools.get(&to.pool).await?.volumes, &to.volume, &stem).await?;
+    Ok(ours.into_iter().rev().find(|one| theirs.contains(one)).map(|(_, ms)| ms))
+}
+
+/// Brings a copy up to date: with the snapshot that an earlier attempt took and did not copy whole, or a new one.
+pub async fn replicate(
+    state: &EngineState,
+    from: &VolumePath,
+    to: &VolumePath,
+    progress: Told<'_>,
+) -> Result<Replicated> {
+    let stem = stem(to);
+    let source = &state.pools.get(&from.pool).await?.volumes;
+    let target = &state.pools.get(&to.pool).await?.volumes;
+    let theirs = own(target, &to.volume, &stem).await?;
+    let newest = own(source, &from.volume, &stem).await?.pop().filter(|newest| !theirs.contains(newest));
+    let snapshot = match newest {
+        Some((name, _)) => name,
+        None => take(state, from, &stem).await?,
+    };
+    let from = SnapshotPath { volume: from.clone(), snapshot };
+    let args = SnapshotCopy { from, to: to.clone(), roll_back: false, verify_all: false };
+    let copied = copy(state, &args, progress).await?;
+    let SnapshotCopy { from, to, .. } = args;
+    let mut removed = thin(source, &from.volume, &stem, &from.snapshot).await?;
+    removed.extend(thin(target, &to, &stem, &from.snapshot).await?);
+    let taken = own(source, &from.volume.volume, &stem).await?;
+    let created_ms = taken.into_iter().find(|(name, _)| *name == from.snapshot).map(|(_, ms)| ms);
+    let created_ms = created_ms.ok_or_else(|| {
+        Error::new(Kind::Removed, format!("{from} was removed when it was copied: nothing stands on it"))
+    })?;
+    Ok(Replicated { copied: SnapshotCopied { from, to, copied }, removed, created_ms })
+}
+
+async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name> {
+    let snapshot: Name = format!("{stem}{}", utc::compact(state.host_context.rt.wall_ms())).parse()?;
+    let path = SnapshotPath { volume: from.clone(), snapshot: snapshot.clone() };
+    super::volume::snapshot(state, &[path], true, true).await?;
+    Ok(snapshot)
+}
+
+/// Removes those that are older than this one. One that is cloned stays until its clones are gone.
+async fn thin(volumes: &Volumes, path: &VolumePath, stem: &str, newest: &Name) -> Result<Vec<SnapshotPath>> {
+    let mut removed = Vec::new();
+    let older = own(volumes, &path.volume, stem).await?;
+    for (name, _) in older.into_iter().take_while(|(name, _)| name != newest) {
+        match volumes.remove_snapshot(&path.volume, &name).await {
+            Ok(()) => removed.push(SnapshotPath { volume: path.clone(), snapshot: name }),
+            Err(e) if matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
+                tracing::debug!(volume = %path, snapshot = %name, error = %e, "an older snapshot of a copy stays");
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(removed)
+}
+
+async fn replicate_now(
+    state: &EngineState,
+    Replicate { from, to }: &Replicate,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let done = replicate(state, from, to, &|doing, done, total| progress.tell(doing, done, total)).await?;
+    let note = said(&done.copied);
+    Ok(Outcome::of(&done)?.note(note))
+}

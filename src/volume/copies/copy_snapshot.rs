@@ -1,0 +1,351 @@
+//! Copying a snapshot into another volume, of this pool or of another one that this engine has open.
+//!
+//! What is copied is what differs from the newest snapshot that both have in common, or all of it where they have none and the
+//! other volume is empty. Two snapshots are known to be the same by an identity, whatever their names: the copy's mark carries,
+//! as the nonce of its group, a sum over the source's volume id, the snapshot's id and its time. So nothing is kept beside the
+//! volumes, and a copy is the same to every host.
+//!
+//! The copy gets its snapshot when it is whole, and only then: after what was copied, and what had changed on either side, was
+//! read back from both and found equal. Cut off anywhere, another call goes on at the position that was noted (`copy_note`), or
+//! finds that it was done. The caller sees to it that nobody else writes to the copy meanwhile.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::copy_note::{CopyFile, CopyNote};
+use super::copy_sides::{AT_ONCE, Side, differing, pieces, step, union, without};
+use crate::base::size::{show_bytes, show_size};
+use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};
+use crate::volume::handle::{SnapshotView, Volume};
+use crate::volume::head::{VolumeSettings, is_template};
+use crate::volume::read::Since;
+use crate::volume::space::{State, Tables};
+
+/// Bytes of the volume that are gone through before what was copied is flushed, and noted.
+const NOTED: u64 = 256 << 20;
+
+/// How a snapshot is copied.
+pub struct Copying<'a> {
+    /// What the copy has been given since the newest common snapshot goes.
+    pub roll_back: bool,
+    /// All of both is compared at the end, not only what has changed.
+    pub verify_all: bool,
+    /// Is told what is done, bytes of the volume that were gone through, and how many there are.
+    pub progress: &'a (dyn Fn(&str, u64, u64) + Send + Sync),
+}
+
+/// What copying a snapshot came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Copied {
+    /// The common snapshot on which it stands, by its name in the copy; none: everything was copied.
+    pub base: Option<Name>,
+    /// The copy had it.
+    pub already: bool,
+    /// Where an earlier attempt had come to.
+    pub resumed_bytes: u64,
+    /// Read and written.
+    pub copied_bytes: u64,
+    /// Zeroed, where the source has no data any more.
+    pub zeroed_bytes: u64,
+    /// Compared at the end.
+    pub verified_bytes: u64,
+}
+
+/// What tells a copy's snapshot, whatever it is called there.
+fn identity(volume: VolumeId, snapshot: &State) -> Nonce {
+    let mut sum = Sha256::new_with_prefix(b"windlass copy 1");
+    sum.update(volume.0.to_le_bytes());
+    sum.update(snapshot.id.0.to_le_bytes());
+    sum.update(snapshot.created_ms.to_le_bytes());
+    let mut start = [0; 16];
+    start.copy_from_slice(&sum.finalize()[..16]);
+    Nonce(u128::from_le_bytes(start))
+}
+
+/// The snapshot that is a copy of this one.
+fn copy_of(tables: &Tables, identity: Nonce) -> Option<(&Name, &State)> {
+    tables.with_trash().find(|(_, state)| state.group == identity && state.group_size == 1)
+}
+
+/// A snapshot that both sides have.
+#[derive(Clone, Debug)]
+struct Common {
+    ours: Since,
+    theirs: Since,
+    /// In the copy.
+    name: Name,
+    state: StateId,
+}
+
+/// The copy, and what is known of it.
+struct Work<'a> {
+    volumes: &'a Volumes,
+    how: &'a Copying<'a>,
+    source: Side,
+    copy: Arc<Volume>,
+    common: Option<Common>,
+    file: CopyFile,
+    note: CopyNote,
+    done: Copied,
+}
+
+/// Copies `snapshot` of a volume to `copy`, which is made if there is none, and takes a snapshot of the same name there.
+///
+/// # Errors
+/// `Exists`: the copy has another snapshot of that name. `Refused`: the copy has been changed since the newest common snapshot, or
+/// holds something else, or is larger. `Corrupt`: what was written reads otherwise.
+pub async fn copy_snapshot(
+    (from, volume, snapshot): (&Volumes, &Name, &Name),
+    (to, copy): (&Volumes, &Name),
+    how: Copying<'_>,
+) -> Result<Copied> {
+    let view = from.open_snapshot(volume, snapshot).await?;
+    let id = view.volume();
+    let ours = from.newest_tables(volume, id).await?;
+    let state = ours.states.get(&view.state()).ok_or_else(|| view.gone())?.clone();
+    let settings = from.head(volume, id).await?.settings;
+    let open = open_copy(to, copy, &view, &settings).await?;
+    if open.id() == id {
+        return Err(Error::new(Kind::Usage, "a volume is not copied onto itself: name another"));
+    }
+    let (title, wanted) = (to.engine.title(copy), identity(id, &state));
+    let theirs = to.newest_tables(copy, open.id()).await?;
+    if copy_of(&theirs, wanted).is_some() {
+        CopyFile::of(&to.engine, open.id()).remove().await;
+        return Ok(Copied { already: true, ..Copied::default() });
+    }
+    theirs.check_new(snapshot).map_err(|e| e.context(format!("volume {title}")))?;
+    let common = newest_common((&view, id, &ours), (&open, &theirs)).await?;
+    let file = CopyFile::of(&to.engine, open.id());
+    let note = CopyNote::begin(id, state.id, common.as_ref().map(|common| common.state));
+    let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
+    let source = Side::Snapshot(view);
+    let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done };
+    work.begin().await?;
+    work.copy().await?;
+    work.verify().await?;
+    snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
+    work.file.remove().await;
+    Ok(work.done)
+}
+
+/// The volume that is written; made if there is none of this name.
+async fn open_copy(
+    to: &Volumes,
+    copy: &Name,
+    view: &SnapshotView,
+    source: &VolumeSettings,
+) -> Result<Arc<Volume>> {
+    let open = match to.open(copy, OpenMode::Normal).await {
+        Err(e) if e.is(Kind::NotFound) => {
+            let VolumeSettings { flush, compression, .. } = *source;
+            let settings = VolumeSettings { flush, compression, ..VolumeSettings::default() };
+            to.create(copy, view.size(), settings).await?;
+            to.open(copy, OpenMode::Normal).await?
+        }
+        open => open?,
+    };
+    let title = to.engine.title(copy);
+    if open.settings().template {
+        return Err(Error::new(Kind::Refused, is_template(&title)));
+    }
+    Ok(open)
+}
+
+/// Of the source's older snapshots the newest that the copy has too.
+async fn newest_common(
+    (view, id, ours): (&SnapshotView, VolumeId, &Tables),
+    (copy, theirs): (&Volume, &Tables),
+) -> Result<Option<Common>> {
+    let older = ours.with_trash().filter(|(_, state)| state.id < view.state());
+    let both = older.filter_map(|(name, state)| {
+        let (name_there, there) = copy_of(theirs, identity(id, state))?;
+        Some((state.id, name, name_there, there.id))
+    });
+    let Some((_, name, name_there, state)) = both.max_by_key(|(id, ..)| *id) else { return Ok(None) };
+    let (ours, theirs) = (view.since(name).await?, copy.since(name_there).await?);
+    Ok(Some(Common { ours, theirs, name: name_there.clone(), state }))
+}
+
+impl Work<'_> {
+    fn ours(&self) -> (&Side, Option<&Since>) {
+        (&self.source, self.common.as_ref().map(|common| &common.ours))
+    }
+
+    fn tip(&self) -> Side {
+        Side::Tip(self.copy.clone())
+    }
+
+    fn since_theirs(&self) -> Option<&Since> {
+        self.common.as_ref().map(|common| &common.theirs)
+    }
+
+    fn title(&self) -> String {
+        self.volumes.engine.title(&self.copy.name())
+    }
+
+    /// Sees to it that the copy shows what it did when it had the common snapshot, but for what an earlier attempt wrote.
+    async fn begin(&mut self) -> Result<()> {
+        let noted = self.file.load().await;
+        let (own, resumed) = match &noted {
+            Some(noted) => (noted.stands_on(&self.note), noted.is_of(&self.note)),
+            None => (false, false),
+        };
+        // What an attempt with another snapshot left is written over.
+        let changed = if own && !resumed { 0 } else { self.changed_by_others(resumed).await? };
+        if changed > 0 {
+            self.roll_back(changed).await?;
+        } else if let Some(noted) = noted.filter(|_| resumed) {
+            self.note.position = noted.position;
+            self.done.resumed_bytes = noted.position;
+        }
+        self.fit_size().await?;
+        self.file.store(&self.note).await
+    }
+
+    /// Bytes in blocks of the copy that read otherwise than in the common snapshot. `resumed`: but for those that the copying
+    /// itself writes.
+    async fn changed_by_others(&self, resumed: bool) -> Result<u64> {
+        let (tip, memory) = (self.tip(), &self.volumes.engine.memory.requests);
+        let before = match &self.common {
+            Some(common) => {
+                Some(Side::Snapshot(self.volumes.open_snapshot(&self.copy.name(), &common.name).await?))
+            }
+            None => None,
+        };
+        let (mut at, mut changed) = (0, 0);
+        while at < tip.size() {
+            let (ranges, end) = match resumed {
+                true => {
+                    let step = step(self.ours(), (&tip, self.since_theirs()), at).await?;
+                    (without(&step.theirs, &step.ours), step.end)
+                }
+                false => tip.changed(self.since_theirs(), at).await?,
+            };
+            changed += differing(&tip, before.as_ref(), ranges, memory).await?.0;
+            at = end;
+            (self.how.progress)("looking", at, tip.size());
+        }
+        Ok(changed)
+    }
+
+    async fn roll_back(&mut self, changed: u64) -> Result<()> {
+        let (title, changed) = (self.title(), show_bytes(changed));
+        let Some(common) = &self.common else {
+            let why = format!(
+                "volume {title} holds {changed} that are not of this copy, and no snapshot that both have: copy to another name"
+            );
+            return Err(Error::new(Kind::Refused, why));
+        };
+        if !self.how.roll_back {
+            let why = format!(
+                "volume {title} has changed since {title}@{}, the newest snapshot that both have ({changed}): with --rollback \
+                 that is lost",
+                common.name
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        let name = self.copy.name();
+        self.volumes.roll_back(&name, &common.name, None).await?;
+        self.copy = self.volumes.open(&name, OpenMode::Normal).await?;
+        Ok(())
+    }
+
+    /// A snapshot that is larger needs a larger copy.
+    async fn fit_size(&mut self) -> Result<()> {
+        let (size, has) = (self.source.size(), self.copy.size());
+        if size > has {
+            self.volumes.resize(&self.copy.name(), size).await?;
+        }
+        if size < has {
+            let why = format!(
+                "volume {} has {}, the snapshot {}, and a volume does not shrink: copy to another name",
+                self.title(),
+                show_size(has),
+                show_size(size)
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        Ok(())
+    }
+
+    /// What either side has changed is written as the source has it.
+    async fn copy(&mut self) -> Result<()> {
+        let (tip, size) = (self.tip(), self.source.size());
+        let (mut at, mut noted) = (self.note.position, self.note.position);
+        while at < size {
+            let step = step(self.ours(), (&tip, self.since_theirs()), at).await?;
+            for range in union(&step.ours, &step.theirs) {
+                self.copy_range(range).await?;
+            }
+            at = step.end;
+            (self.how.progress)("copying", at, size);
+            if at - noted >= NOTED {
+                self.keep(at).await?;
+                noted = at;
+            }
+        }
+        self.keep(size).await
+    }
+
+    /// All before `position` is as the source has it, for good.
+    async fn keep(&mut self, position: u64) -> Result<()> {
+        self.copy.flush().await?;
+        self.note.position = position;
+        self.file.store(&self.note).await
+    }
+
+    async fn copy_range(&mut self, range: Range<u64>) -> Result<()> {
+        let (source, copy, memory) = (&self.source, &self.copy, &self.volumes.engine.memory.requests);
+        for (range, is_data) in source.allocation(&range).await? {
+            let len = range.end - range.start;
+            if !is_data {
+                copy.zero(range.start, len).await?;
+                self.done.zeroed_bytes += len;
+                continue;
+            }
+            let write = |piece: Range<u64>| async move {
+                let _held = memory.take(piece.end - piece.start).await;
+                copy.write(piece.start, source.read(&piece).await?).await
+            };
+            let all = stream::iter(pieces(range)).map(write).buffer_unordered(AT_ONCE);
+            all.try_for_each(|()| std::future::ready(Ok(()))).await?;
+            self.done.copied_bytes += len;
+        }
+        Ok(())
+    }
+
+    /// Reads from both what may differ, and compares.
+    async fn verify(&mut self) -> Result<()> {
+        let (tip, size, memory) = (self.tip(), self.source.size(), &self.volumes.engine.memory.requests);
+        let (mut at, mut verified) = (0, 0);
+        while at < size {
+            let (ours, theirs) = match self.how.verify_all {
+                true => ((&self.source, None), (&tip, None)),
+                false => (self.ours(), (&tip, self.since_theirs())),
+            };
+            let step = step(ours, theirs, at).await?;
+            let ranges = union(&step.ours, &step.theirs);
+            verified += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+            if let (_, Some(first)) = differing(&self.source, Some(&tip), ranges, memory).await? {
+                self.note.position = 0;
+                self.file.store(&self.note).await?;
+                let why = format!(
+                    "volume {} reads otherwise than what was copied to it, from byte {first} on: somebody else wrote to it, or it is \
+                     damaged; copying again mends it",
+                    self.title()
+                );
+                return Err(Error::new(Kind::Corrupt, why));
+            }
+            at = step.end;
+            (self.how.progress)("verifying", at, size);
+        }
+        self.done.verified_bytes = verified;
+        Ok(())
+    }
+}

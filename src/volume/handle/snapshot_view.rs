@@ -1,0 +1,148 @@
+//! A snapshot that is open for reading.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
+use crate::map::Tree;
+use crate::volume::head::Head;
+use crate::volume::read::{EngineContext, Run, Since, Trail, View, blocks_of, in_bytes};
+use crate::volume::session::no_snapshot;
+use crate::volume::space::State;
+
+/// A snapshot's contents; they never change.
+#[derive(Debug)]
+pub struct SnapshotView {
+    engine: Arc<EngineContext>,
+    volume: VolumeId,
+    /// For messages.
+    name: String,
+    /// Never its name: that may be another's by now.
+    state: StateId,
+    view: View,
+    tree: Tree,
+    size: u64,
+    trail: Trail,
+}
+
+impl SnapshotView {
+    /// `name`: for messages.
+    pub(in crate::volume) fn new(
+        engine: Arc<EngineContext>,
+        name: String,
+        head: &Head,
+        state: &State,
+    ) -> SnapshotView {
+        let (view, trail) = (engine.view(head), engine.memory.ahead.trail());
+        let (volume, tree, size) = (head.volume, state.tree, state.size);
+        SnapshotView { engine, volume, name, state: state.id, view, tree, size, trail }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(in crate::volume) fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    pub(in crate::volume) fn state(&self) -> StateId {
+        self.state
+    }
+
+    pub(in crate::volume) fn gone(&self) -> Error {
+        Error::new(Kind::Removed, format!("snapshot {} was removed", self.name))
+    }
+
+    /// As `read_parts`, in one.
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        Ok(self.read_parts(offset, len).await?.into_bytes())
+    }
+
+    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
+        self.check(offset, len)?;
+        if len == 0 {
+            return Ok(Rope::default());
+        }
+        let (read, found) = (offset..offset + len, vec![(blocks_of(offset, len), None)]);
+        self.trail.step(read.clone(), self.engine.rt.now());
+        let news = || self.read_ahead(&read);
+        match self.view.read(found, &self.tree, (offset, len), &news).await {
+            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+            done => done,
+        }
+    }
+
+    /// As `Volume::allocation`.
+    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        self.check(offset, len)?;
+        let found = vec![(blocks_of(offset, len), None)];
+        match self.view.allocation(found, &self.tree, max).await {
+            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+            done => Ok(in_bytes(done?, offset, len)),
+        }
+    }
+
+    /// An older snapshot of the volume, to ask `changed_since` of. `NotFound`: it has none of this name.
+    pub async fn since(&self, snapshot: &Name) -> Result<Since> {
+        let newest = self.engine.newest(self.volume).await?;
+        let since = newest.and_then(|(_, tables)| Since::of(&tables, snapshot));
+        // Whatever is older had its map when this one got its own.
+        match since {
+            Some(since) if since.state < self.state => Ok(since),
+            Some(_) => {
+                let why = format!("snapshot {snapshot} is not older than {}", self.name);
+                Err(Error::new(Kind::NotFound, why))
+            }
+            None => Err(no_snapshot(&self.name, snapshot)),
+        }
+    }
+
+    /// As `Volume::changed_since`.
+    pub async fn changed_since(&self, since: &Since, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        self.check(offset, len)?;
+        let found = vec![(blocks_of(offset, len), None)];
+        match self.view.changes(found, &self.tree, &since.tree, max).await {
+            Err(e) if e.is(Kind::Corrupt) => Err(self.removed_or(since).await.unwrap_or(e)),
+            done => Ok(in_bytes(done?, offset, len)),
+        }
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_some_and(|end| end <= self.size) {
+            return Ok(());
+        }
+        let why = format!("{len} bytes at {offset} are beyond the snapshot's end");
+        Err(Error::new(Kind::Invalid, why))
+    }
+
+    fn read_ahead(&self, read: &Range<u64>) {
+        let rt = &self.engine.rt;
+        let Some(fetch) = self.trail.fetch(read, self.size, rt.now()) else { return };
+        if let Some(map) = fetch.map.clone() {
+            let (view, tree, blocks) =
+                (self.view.clone(), self.tree, blocks_of(map.start, map.end - map.start));
+            rt.spawn(async move { view.prefetch_map(&tree, blocks).await }).detach();
+        }
+        let (view, tree) = (self.view.clone(), self.tree);
+        rt.spawn(async move { view.prefetch(&fetch, vec![(fetch.blocks(), None)], &tree).await }).detach();
+    }
+
+    async fn removed_or(&self, since: &Since) -> Option<Error> {
+        let (_, tables) = self.engine.newest(self.volume).await.ok()??;
+        match since.is_in(&tables) {
+            true => self.removed().await,
+            false => Some(since.removed()),
+        }
+    }
+
+    async fn removed(&self) -> Option<Error> {
+        let newest = self.engine.newest(self.volume).await.ok()?;
+        let gone = newest.is_none_or(|(head, tables)| {
+            head.removed || tables.states.get(&self.state).is_none_or(|s| s.hidden)
+        });
+        gone.then(|| self.gone())
+    }
+}

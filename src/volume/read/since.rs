@@ -1,0 +1,33 @@
+//! A snapshot to which other states of its volume are compared.
+
+use crate::base::{Error, Kind, Name, StateId};
+use crate::map::Tree;
+use crate::volume::space::Tables;
+
+/// What a snapshot shows, whatever has its name later. Any state of the same volume can be compared to it, also one of another
+/// branch: a frame stays where it lies, and its place names its contents for good.
+#[derive(Clone, Debug)]
+pub struct Since {
+    pub state: StateId,
+    pub tree: Tree,
+    /// For messages.
+    name: Name,
+}
+
+impl Since {
+    /// `None`: there is no such snapshot. One that has no map yet is compared as its parent: the caller has seen to that.
+    pub fn of(tables: &Tables, snapshot: &Name) -> Option<Since> {
+        let state = tables.snapshot(snapshot).filter(|state| state.built)?;
+        Some(Since { state: state.id, tree: state.tree, name: snapshot.clone() })
+    }
+
+    /// Whether it is still there.
+    pub fn is_in(&self, tables: &Tables) -> bool {
+        tables.states.get(&self.state).is_some_and(|state| !state.hidden)
+    }
+
+    pub fn removed(&self) -> Error {
+        let why = format!("snapshot {} was removed: what changed since cannot be told any more", self.name);
+        Error::new(Kind::Removed, why)
+    }
+}

@@ -1,0 +1,161 @@
+//! Copies of snapshots in another pool: cut off at any moment, begun again, equal; what they cost; what they refuse.
+
+use std::sync::Arc;
+
+use super::site::{Site, name, run};
+use super::*;
+use crate::base::Result;
+use crate::base::size::BLOCK;
+
+const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, progress: &|_, _, _| {} };
+
+/// Two pools of one world, each with a host of its own; what is copied is read by the first one's process.
+async fn two(site: Site) -> (Life, Life) {
+    let from = site.machine(1).found().await;
+    let to = site.elsewhere().machine(2).found().await;
+    (from, to)
+}
+
+async fn copy(from: &Life, s: &str, to: &Life) -> Result<Copied> {
+    copy_snapshot((&from.volumes, &name("v"), &name(s)), (&to.volumes, &name("w")), QUIET).await
+}
+
+async fn snapshot(life: &Life, s: &str) {
+    let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+    snapshot_group(&[(v, name(s))], true).await.unwrap();
+}
+
+async fn check(from: &Life, to: &Life, s: &str) {
+    let here = from.volumes.open_snapshot(&name("v"), &name(s)).await.unwrap();
+    let there = to.volumes.open_snapshot(&name("w"), &name(s)).await.unwrap();
+    assert_eq!(here.size(), there.size());
+    let all = here.read(0, here.size()).await.unwrap();
+    assert!(there.read(0, there.size()).await.unwrap() == all, "{s}");
+    let holes = |view: Arc<SnapshotView>| async move { view.allocation(0, view.size(), 1 << 20).await };
+    assert_eq!(holes(here).await.unwrap(), holes(there).await.unwrap(), "holes stay holes");
+}
+
+#[test]
+fn a_copy_costs_what_has_changed_and_is_known_by_more_than_its_name() {
+    run(1, "2+1", |site| async move {
+        let (from, to) = two(site).await;
+        let v = volume(&from, FlushMode::Local).await;
+        v.write(3 * MIB, bytes(1, 6 * MIB as usize)).await.unwrap();
+        snapshot(&from, "a").await;
+        let done = copy(&from, "a", &to).await.unwrap();
+        assert_eq!((done.base, done.copied_bytes, done.verified_bytes), (None, 6 * MIB, 6 * MIB));
+        check(&from, &to, "a").await;
+        assert!(copy(&from, "a", &to).await.unwrap().already);
+        // Some blocks, a trim of others, and the common one has another name by now.
+        v.write(4 * MIB, bytes(2, 5 * BLOCK as usize)).await.unwrap();
+        v.zero(8 * MIB, MIB).await.unwrap();
+        v.write(50 * MIB, bytes(3, BLOCK as usize)).await.unwrap();
+        snapshot(&from, "b").await;
+        let done = copy(&from, "b", &to).await.unwrap();
+        assert_eq!(done.base, Some(name("a")));
+        assert_eq!((done.copied_bytes, done.zeroed_bytes), (6 * BLOCK, MIB));
+        check(&from, &to, "b").await;
+        check(&from, &to, "a").await;
+        // One that is older than what the copy has is refused; a larger volume makes the copy larger.
+        from.volumes.resize(&name("v"), 65 * MIB + 512).await.unwrap();
+        v.write(65 * MIB, bytes(4, 512)).await.unwrap();
+        snapshot(&from, "c").await;
+        let full = Copying { verify_all: true, ..QUIET };
+        let to_w = (&to.volumes, &name("w"));
+        let done = copy_snapshot((&from.volumes, &name("v"), &name("c")), to_w, full).await.unwrap();
+        assert_eq!((done.copied_bytes, done.verified_bytes > 5 * MIB), (512, true));
+        check(&from, &to, "c").await;
+        let v = name("v");
+        let refused = copy_snapshot((&from.volumes, &v, &name("a")), (&from.volumes, &v), QUIET).await;
+        assert!(refused.unwrap_err().is(Kind::Usage));
+    });
+}
+
+#[test]
+fn a_copy_that_somebody_else_has_written_to_is_refused() {
+    run(2, "1+0", |site| async move {
+        let (from, to) = two(site).await;
+        let v = volume(&from, FlushMode::Local).await;
+        v.write(0, bytes(1, 2 * MIB as usize)).await.unwrap();
+        snapshot(&from, "a").await;
+        copy(&from, "a", &to).await.unwrap();
+        let w = to.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        // What it held before does no harm.
+        w.write(MIB, w.read(MIB, BLOCK).await.unwrap()).await.unwrap();
+        v.write(0, bytes(2, BLOCK as usize)).await.unwrap();
+        snapshot(&from, "b").await;
+        copy(&from, "b", &to).await.unwrap();
+        w.write(7 * BLOCK, bytes(9, 100)).await.unwrap();
+        snapshot(&from, "c").await;
+        let refused = copy(&from, "c", &to).await.unwrap_err();
+        let said = refused.to_string();
+        assert!(
+            refused.is(Kind::Refused) && said.contains("tank/w@b") && said.contains("--rollback"),
+            "{said}"
+        );
+        let how = Copying { roll_back: true, ..QUIET };
+        copy_snapshot((&from.volumes, &name("v"), &name("c")), (&to.volumes, &name("w")), how).await.unwrap();
+        check(&from, &to, "c").await;
+        // Another snapshot of that name; a volume that is no copy.
+        let w = to.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        snapshot_group(&[(w, name("d"))], true).await.unwrap();
+        snapshot(&from, "d").await;
+        assert!(copy(&from, "d", &to).await.unwrap_err().is(Kind::Exists));
+        to.volumes.create(&name("x"), 64 * MIB, small(FlushMode::Local)).await.unwrap();
+        let x = to.volumes.open(&name("x"), OpenMode::Normal).await.unwrap();
+        x.write(0, bytes(1, 4096)).await.unwrap();
+        let to_x = (&to.volumes, &name("x"));
+        let refused = copy_snapshot((&from.volumes, &name("v"), &name("d")), to_x, QUIET).await.unwrap_err();
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("4 KiB"), "{refused}");
+    });
+}
+
+/// The process that writes the copy dies at a random moment, again and again.
+#[test]
+fn a_copy_that_was_cut_off_goes_on_and_is_equal() {
+    for seed in 0..12 {
+        run(seed, ["1+0", "2+1", "4+2"][seed as usize % 3], move |site| async move {
+            let world = site.world.clone();
+            let site = if seed % 2 == 0 { site.eager() } else { site };
+            let from = site.machine(1).found().await;
+            let mut machine = site.elsewhere().machine(2).found().await.crash();
+            let v = volume(&from, FlushMode::Local).await;
+            for (n, s) in ["a", "b", "c"].into_iter().enumerate() {
+                for i in 0..12 {
+                    let at = world.below(20 * MIB);
+                    match world.below(3) {
+                        0 => v.zero(at, 1 + world.below(2 * MIB)).await.unwrap(),
+                        _ => v.write(at, bytes(i, 1 + world.below(MIB) as usize)).await.unwrap(),
+                    }
+                }
+                snapshot(&from, s).await;
+                // Another snapshot than the one that was begun may be asked for in the end.
+                let (mut cut, last) = (0, if n == 1 && seed % 4 == 3 { "b2" } else { s });
+                if last != s {
+                    v.zero(0, 3 * MIB).await.unwrap();
+                    snapshot(&from, last).await;
+                }
+                loop {
+                    let to = machine.start().await;
+                    let patience = Duration::from_millis(world.below(4_000));
+                    let wanted = if cut < 3 { s } else { last };
+                    let attempt = from.rt.timeout(patience, copy(&from, wanted, &to)).await;
+                    let there = to.volumes.snapshot_names(&name("w")).await.unwrap_or_default();
+                    if there.contains(&name(s)) {
+                        check(&from, &to, s).await;
+                    }
+                    let done = attempt.is_some_and(|done| done.map(|_| wanted == last).unwrap());
+                    machine = to.crash();
+                    if done {
+                        break;
+                    }
+                    cut += 1;
+                    assert!(cut < 1_000, "it comes to an end");
+                }
+                let to = machine.start().await;
+                check(&from, &to, last).await;
+                machine = to.crash();
+            }
+        });
+    }
+}
