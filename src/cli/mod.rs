@@ -6,11 +6,13 @@ mod cost;
 mod demo;
 mod doctor;
 mod drill;
+mod export;
 mod hooks;
 mod iam_policy;
 mod log;
 mod moment;
 mod mount;
+mod new_file;
 mod output;
 mod pool;
 mod reach_engine;
@@ -19,6 +21,7 @@ mod snapshot;
 mod status;
 mod supervisor;
 mod top;
+mod transfer_bar;
 mod volume;
 mod volume_tree;
 
@@ -74,6 +77,8 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make a volume from a snapshot, sharing its data
     Clone(clone::Clone),
+    /// A volume or snapshot as an image, or what changed in it since a snapshot
+    Export(export::Export),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
@@ -151,6 +156,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Volume(args) => Box::pin(volume::run(&global, args)).await,
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
+        Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,

@@ -24,7 +24,7 @@ pub fn was_interrupted() -> bool {
 }
 
 /// Returns at the first signal that asks to stop; the next one ends the process.
-async fn interrupted() {
+pub async fn interrupted() {
     signals::terminated().await;
     INTERRUPTED.store(true, Ordering::Relaxed);
 }

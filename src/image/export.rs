@@ -99,14 +99,23 @@ impl Recipe {
     }
 }
 
-/// Hands all parts to the sink, in order, and tells how far it has come. Gives the sum, if that was asked for.
+/// What was exported.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exported {
+    /// Bytes that were neither holes, zeros nor unchanged.
+    pub data_bytes: u64,
+    /// If it was asked for.
+    pub sum: Option<String>,
+}
+
+/// Hands all parts to the sink, in order, and tells how far it has come.
 pub async fn export(
     rt: &Rt,
     origin: Arc<dyn Origin>,
     recipe: Recipe,
     sink: &mut dyn Sink,
     mut told: impl FnMut(u64),
-) -> Result<Option<String>> {
+) -> Result<Exported> {
     let portions = portions(origin.clone(), recipe.unit);
     let prepared = portions.map_ok(|portion| {
         // A task of its own: it goes on while the sink is written to.
@@ -114,18 +123,19 @@ pub async fn export(
         async move { task.await? }
     });
     let mut prepared = std::pin::pin!(prepared.try_buffered(IN_FLIGHT));
-    let mut tree = Tree::default();
+    let (mut tree, mut data_bytes) = (Tree::default(), 0);
     while let Some(ready) = prepared.next().await {
         let ready = ready?;
         let end = ready.parts.last().map(|part| part.offset + part.len);
         for part in ready.parts {
+            data_bytes += if part.class == Class::Data { part.len } else { 0 };
             sink.take(part).await?;
         }
         ready.nodes.into_iter().for_each(|node| tree.push(node));
         end.into_iter().for_each(&mut told);
     }
     sink.finish().await?;
-    Ok(recipe.sum.then(|| tree.finish()))
+    Ok(Exported { data_bytes, sum: recipe.sum.then(|| tree.finish()) })
 }
 
 /// The portions of an image in order, its map read a stretch at a time.
@@ -405,10 +415,10 @@ mod tests {
         let wanted = memory.bytes.clone();
         for recipe in [Recipe::raw(true), Recipe::qcow2(None, false, true), Recipe::sum()] {
             let (mut kept, mut far) = (Kept::default(), 0);
-            let sum = export(&rt, memory.clone(), recipe, &mut kept, |at| far = at).await.unwrap();
+            let done = export(&rt, memory.clone(), recipe, &mut kept, |at| far = at).await.unwrap();
             assert_eq!(far, wanted.len() as u64);
             assert!(rebuilt(&kept.0, 0) == wanted, "{recipe:?}");
-            assert_eq!(sum.unwrap(), blake3::hash(&wanted).to_hex().as_str());
+            assert_eq!(done.sum.unwrap(), blake3::hash(&wanted).to_hex().as_str());
         }
     }
 
@@ -422,8 +432,9 @@ mod tests {
         memory.bytes = bytes.clone().into();
         let mut kept = Kept::default();
         let memory = Arc::new(memory);
-        let sum = export(&rt, memory, Recipe::raw(false), &mut kept, |_| {}).await.unwrap();
-        assert!(sum.is_none() && rebuilt(&kept.0, 0) == bytes);
+        let done = export(&rt, memory, Recipe::raw(false), &mut kept, |_| {}).await.unwrap();
+        assert!(done.sum.is_none() && rebuilt(&kept.0, 0) == bytes);
+        assert_eq!(done.data_bytes, 3 * PORTION - 2 * 4096);
         let holes: Vec<_> = kept.0.iter().filter(|p| p.class == Zero).map(|p| (p.offset, p.len)).collect();
         assert_eq!(holes, [(8192, 2 * 4096), (PORTION, PORTION)]);
     }
