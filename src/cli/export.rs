@@ -29,10 +29,10 @@ use crate::nbd::Client;
 
 /// The context of holes, and where in its flags they stand.
 pub const ALLOCATION: &str = "base:allocation";
-const READS_AS_ZEROS: u32 = 1 << 1;
+pub const READS_AS_ZEROS: u32 = 1 << 1;
 /// Before a snapshot's name: the context of what changed since.
 pub const DIRTY: &str = "qemu:dirty-bitmap:";
-const IS_DIRTY: u32 = 1;
+pub const IS_DIRTY: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Format {
@@ -210,7 +210,8 @@ pub async fn checksum(global: &Global, args: Checksum) -> Result<ExitCode> {
         let done = export(&rt, origin, Recipe::sum(), &mut Nowhere, |at| bar.reach(at)).await?;
         Ok((size, done.sum.unwrap_or_default()))
     };
-    let (size, blake3) = door.close(unless_interrupted(summed).await).await?;
+    let summed = unless_interrupted(summed).await;
+    let (size, blake3) = door.close(summed).await?;
     let sum = Sum { path: found.to_string(), size, blake3 };
     match global.json {
         true => output::line(&Outcome::of(&sum)?.value.to_string()),

@@ -1,5 +1,6 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
+mod apply_diff;
 mod clone;
 mod config;
 mod cost;

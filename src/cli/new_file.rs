@@ -1,12 +1,12 @@
 //! A file that appears under its name when it is whole: until then it lies beside under a name of its own.
 
+use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
 
 use crate::base::rt::{Disk, DiskFile, OpenHow, RealDisk, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -14,7 +14,7 @@ use crate::image::output::{ByteSink, Output};
 
 /// Where an image is written to.
 pub enum Target {
-    Stdout,
+    Stdout(Rt),
     Device(Arc<dyn DiskFile>),
     File(Arc<dyn DiskFile>, NewFile),
 }
@@ -34,7 +34,7 @@ impl Target {
     /// device.
     pub async fn open(rt: &Rt, path: &Path, force: bool) -> Result<Target> {
         if path.as_os_str() == "-" {
-            return Ok(Target::Stdout);
+            return Ok(Target::Stdout(rt.clone()));
         }
         let shown = path.display();
         let there = std::fs::symlink_metadata(path).is_ok();
@@ -67,7 +67,7 @@ impl Target {
 
     pub fn split(self) -> (Output, Option<NewFile>) {
         match self {
-            Target::Stdout => (Output::Stream { to: Box::new(Stdout(tokio::io::stdout())), at: 0 }, None),
+            Target::Stdout(rt) => (Output::Stream { to: Box::new(Stdout(rt)), at: 0 }, None),
             Target::Device(device) => (Output::Device(device), None),
             Target::File(file, new) => (Output::File(file), Some(new)),
         }
@@ -112,14 +112,24 @@ impl NewFile {
 }
 
 /// This process's stdout.
-struct Stdout(tokio::io::Stdout);
+struct Stdout(Rt);
+
+impl Stdout {
+    async fn does(
+        &self,
+        work: impl FnOnce(&mut std::io::StdoutLock) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let done = self.0.cpu(move || work(&mut std::io::stdout().lock())).await?;
+        done.context(|| "writing to stdout".into())
+    }
+}
 
 #[async_trait]
 impl ByteSink for Stdout {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.0.write_all(&bytes).await.context(|| "writing to stdout".into())
+        self.does(move |out| out.write_all(&bytes)).await
     }
     async fn flush(&mut self) -> Result<()> {
-        self.0.flush().await.context(|| "writing to stdout".into())
+        self.does(|out| out.flush()).await
     }
 }
