@@ -70,6 +70,11 @@ impl Overlay {
         if size > SIZE_MAX || !size.is_multiple_of(SECTOR) || l1_len != size.div_ceil(CLUSTER * ENTRIES) {
             return Err(invalid(format!("has {l1_len} tables for {size} bytes")));
         }
+        // The refcounts are not needed, but they lie last.
+        let end = u64_at(48).checked_add(u64::from(u32_at(56)) * CLUSTER);
+        if end.is_none_or(|end| end > file_bytes) {
+            return Err(invalid("was cut off"));
+        }
         let header = Header { from: Some(lineage.since), to: lineage.to, size: Some(size) };
         let compression = if zstd { Compression::Zstd } else { Compression::Zlib };
         let mut overlay =
@@ -204,5 +209,113 @@ impl Changes for Overlay {
             return Ok(Some(Change::Data { offset, bytes }));
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::qcow2_writer::{Backing, Lineage, Shape, Writer};
+    use super::*;
+    use crate::base::rt::{Disk as _, OpenHow, RealDisk};
+
+    const SIZE: u64 = (1 << 30) + 512;
+
+    /// Data here and there, zeros, and a last cluster of 512 bytes.
+    fn written(compression: Option<Compression>) -> Vec<(u64, Bytes)> {
+        let backing = Some(Backing { file: "beneath.raw".into(), format: "raw" });
+        let lineage = Some(Lineage { since: "a".into(), to: Some("b".into()) });
+        let mut writer = Writer::new(Shape { size: SIZE, compression, backing, lineage }).unwrap();
+        let put = |writer: &mut Writer, n: u64| {
+            let bytes = Bytes::from(vec![n as u8; CLUSTER as usize]);
+            match compression.and_then(|compression| compression.pack(&bytes)) {
+                Some(packed) => writer.packed(n * CLUSTER, packed),
+                None => writer.data(n * CLUSTER, bytes),
+            }
+        };
+        put(&mut writer, 1);
+        writer.zeros(2 * CLUSTER, 3 * CLUSTER);
+        (5..30).for_each(|n| put(&mut writer, n));
+        writer.zeros(8000 * CLUSTER, 400 * CLUSTER);
+        put(&mut writer, 16000);
+        put(&mut writer, 16384);
+        writer.finish().unwrap();
+        writer.take()
+    }
+
+    async fn file(dir: &tempfile::TempDir, writes: &[(u64, Bytes)]) -> Arc<dyn DiskFile> {
+        let file = RealDisk::start().open(&dir.path().join("x"), OpenHow::Create).await.unwrap();
+        file.set_len(0).await.unwrap();
+        for (at, bytes) in writes {
+            file.pwrite(*at, vec![bytes.clone()], false).await.unwrap();
+        }
+        file
+    }
+
+    async fn read(file: Arc<dyn DiskFile>) -> Result<Vec<Change>> {
+        let mut overlay = Overlay::open(file).await?;
+        assert!(overlay.header().from.is_some());
+        let mut all = Vec::new();
+        while let Some(change) = overlay.next().await? {
+            let (offset, len) = change.range();
+            assert!(len > 0 && offset + len <= overlay.size);
+            all.push(change);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn what_the_writer_wrote_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        for compression in [None, Some(Compression::Zlib), Some(Compression::Zstd)] {
+            let all = read(file(&dir, &written(compression)).await).await.unwrap();
+            let (mut data, mut zeros) = (Vec::new(), Vec::new());
+            for change in all {
+                match change {
+                    Change::Zero { offset, len } => zeros.push((offset / CLUSTER, len / CLUSTER)),
+                    Change::Data { offset, bytes } => {
+                        for (n, cluster) in bytes.chunks(CLUSTER as usize).enumerate() {
+                            let number = offset / CLUSTER + n as u64;
+                            let len = CLUSTER.min(SIZE - number * CLUSTER);
+                            assert!(cluster == vec![number as u8; len as usize], "cluster {number}");
+                            data.push(number);
+                        }
+                    }
+                }
+            }
+            let wanted: Vec<u64> = [1].into_iter().chain(5..30).chain([16000, 16384]).collect();
+            assert_eq!(data, wanted);
+            assert_eq!(zeros, [(2, 3), (8000, 400)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn hostile_overlays_are_refused_or_read_within_bounds() {
+        let dir = tempfile::tempdir().unwrap();
+        for compression in [None, Some(Compression::Zlib), Some(Compression::Zstd)] {
+            let writes = written(compression);
+            let file = file(&dir, &writes).await;
+            let end = file.size().await.unwrap();
+            // The header, and a table's entries: any byte may be anything.
+            let tables = writes.iter().filter(|(at, bytes)| *at > 0 && bytes.len() as u64 == CLUSTER);
+            let places: Vec<u64> =
+                (0..240).chain(tables.flat_map(|(at, _)| (0..48).map(move |n| at + n))).collect();
+            for (n, at) in places.into_iter().enumerate() {
+                let before = file.pread(at, 1).await.unwrap();
+                let byte = before[0] ^ [1, 0x80, 0xff, 0x40][n % 4];
+                file.pwrite(at, vec![vec![byte].into()], false).await.unwrap();
+                if let Err(error) = read(file.clone()).await {
+                    assert!(error.is(Kind::Invalid), "byte {at}: {error}");
+                }
+                file.pwrite(at, vec![before], false).await.unwrap();
+            }
+            for len in [0, 3, 100, 4096, CLUSTER, end / 2, end - 1] {
+                file.set_len(len).await.unwrap();
+                let seen = read(file.clone()).await;
+                assert!(seen.is_err_and(|error| error.is(Kind::Invalid)), "{len} bytes");
+                for (at, bytes) in &writes {
+                    file.pwrite(*at, vec![bytes.clone()], false).await.unwrap();
+                }
+            }
+        }
     }
 }
