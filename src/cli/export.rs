@@ -11,7 +11,7 @@ use futures::future::{Either, select};
 use serde::Serialize;
 
 use super::moment::Moment;
-use super::new_file::{NewFile, Target};
+use super::new_file::Target;
 use super::reach_engine::{Door, interrupted};
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
@@ -313,7 +313,7 @@ impl Plan {
         let name = |name: &Name| name.to_string();
         let (from, to) = (self.since.as_ref().map(name), found.snapshot.as_ref().map(name));
         Ok(match self.format {
-            Format::Raw => Box::new(Raw { out, size }),
+            Format::Raw => Box::new(Raw::new(out, size).await?),
             Format::RbdDiff => Box::new(RbdDiff::new(out, &Header { from, to, size: Some(size) }).await?),
             Format::Qcow2 => {
                 let lineage = from.map(|since| Lineage { since, to });
@@ -333,13 +333,6 @@ impl Plan {
 async fn write(rt: &Rt, door: &Door, found: &Found, plan: &Plan, out: Output) -> Result<(u64, Exported)> {
     let origin = Arc::new(Remote::connect(door, found, plan.since.as_ref()).await?);
     let size = origin.size();
-    if let Output::Device(device) = &out {
-        let room = device.size().await?;
-        if plan.format == Format::Raw && room < size {
-            let (room, size) = (show_size(room), show_size(size));
-            return Err(Error::new(Kind::NoSpace, format!("the device holds {room}, the image has {size}")));
-        }
-    }
     let mut sink = plan.sink(&origin, found, out).await?;
     let mut bar = TransferBar::new(format!("exporting {found}"), size);
     let done = export(rt, origin, plan.recipe(), &mut *sink, |at| bar.reach(at)).await?;

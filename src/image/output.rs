@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::base::rt::DiskFile;
+use crate::base::size::show_size;
 use crate::base::{Error, Kind, Result};
 
 /// Bytes that go one way.
@@ -27,6 +28,21 @@ pub enum Output {
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 impl Output {
+    /// The image will be so long.
+    pub async fn begin(&mut self, len: u64) -> Result<()> {
+        match self {
+            Output::File(file) => Ok(file.set_len(len).await?),
+            Output::Device(file) => match file.size().await? {
+                room if room >= len => Ok(()),
+                room => Err(Error::new(
+                    Kind::NoSpace,
+                    format!("the device holds {}, the image has {}", show_size(room), show_size(len)),
+                )),
+            },
+            Output::Stream { .. } => Ok(()),
+        }
+    }
+
     pub async fn put(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         match self {
             Output::File(file) | Output::Device(file) => Ok(file.pwrite(offset, vec![bytes], false).await?),

@@ -14,8 +14,16 @@ use crate::base::{Error, Kind, Result};
 
 /// The bytes as they are. Zeros are left out where the output allows it.
 pub struct Raw {
-    pub out: Output,
-    pub size: u64,
+    out: Output,
+    size: u64,
+}
+
+impl Raw {
+    /// A file that can't become so long is an error here, not after all was read.
+    pub async fn new(mut out: Output, size: u64) -> Result<Raw> {
+        out.begin(size).await?;
+        Ok(Raw { out, size })
+    }
 }
 
 #[async_trait]
@@ -184,7 +192,7 @@ mod tests {
     async fn a_raw_stream_has_zeros_where_the_image_has_holes() {
         let kept = Kept::default();
         let out = Output::Stream { to: Box::new(kept.clone()), at: 0 };
-        let mut raw = Raw { out, size: 1 << 20 };
+        let mut raw = Raw::new(out, 1 << 20).await.unwrap();
         for one in [(0, 4096, Class::Zero), (4096, 3, Class::Data), (4099, (1 << 20) - 4099, Class::Zero)] {
             raw.take(part(one.0, one.1, one.2)).await.unwrap();
         }
