@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +33,8 @@ const IN_FLIGHT: usize = 32;
 /// Bytes that are asked about, or zeroed, at once.
 const RANGE_MAX: u64 = 1 << 30;
 const READ: usize = 1 << 20;
+/// How long the end of the connection is waited for.
+const CLOSE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args, Debug)]
 pub struct ApplyDiff {
@@ -151,11 +154,9 @@ async fn apply(
         ..Applied::default()
     };
     let written = unless_interrupted(write(&client, changes, &mut done)).await;
-    if written.is_ok() {
-        client.close().await?;
-    } else {
-        drop(client);
-    }
+    // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
+    let closed = door.rt().timeout(CLOSE, client.close()).await;
+    let written = written.and(closed.unwrap_or(Ok(())));
     let finished = match (written, end) {
         (Ok(()), Some(snapshot)) => {
             let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
@@ -276,6 +277,19 @@ async fn zero(client: &Client, offset: u64, len: u64) -> Result<()> {
     Ok(())
 }
 
+/// The daemon may take a moment to notice that this command's own connection has ended.
+async fn roll_back(door: &mut Door, to: SnapshotPath) -> Result<()> {
+    let mut attempt = 0;
+    loop {
+        let verb = Verb::VolumeRollBack { to: to.clone(), keep: None, disconnect: false };
+        match door.ask(verb).await {
+            Err(error) if error.is(Kind::Owned) && attempt < 30 => attempt += 1,
+            done => return done.map(drop),
+        }
+        door.rt().sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// The error, and what the volume is now.
 async fn undone(door: &mut Door, path: &VolumePath, from: Option<Name>, error: Error) -> Error {
     let (back, state, cure) = match from {
@@ -283,8 +297,7 @@ async fn undone(door: &mut Door, path: &VolumePath, from: Option<Name>, error: E
             let to = SnapshotPath { volume: path.clone(), snapshot };
             let (state, cure) =
                 (format!("{path} is again what {to} is"), format!("windlass volume rollback {to}"));
-            let verb = Verb::VolumeRollBack { to, keep: None, disconnect: false };
-            (door.ask(verb).await.map(drop), state, cure)
+            (roll_back(door, to).await, state, cure)
         }
         None => {
             let emptied = async {

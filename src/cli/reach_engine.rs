@@ -119,6 +119,10 @@ impl Door {
         }
     }
 
+    pub fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
     /// A signal gives the verb up, as far as it can be.
     pub async fn ask(&mut self, verb: Verb) -> Result<Outcome> {
         match &mut self.engine {
