@@ -31,7 +31,7 @@ use crate::nbd::Client;
 /// Writes that are under way: at most 1 MiB each.
 const IN_FLIGHT: usize = 32;
 /// Bytes that are asked about, or zeroed, at once.
-const RANGE_MAX: u64 = 1 << 30;
+const RANGE_MAX: u64 = 2 << 30;
 const READ: usize = 1 << 20;
 /// How long the end of the connection is waited for.
 const CLOSE: Duration = Duration::from_secs(30);
