@@ -351,14 +351,15 @@ impl Remote {
     async fn connect(door: &Door, found: &Found, since: Option<&Name>) -> Result<Remote> {
         let dirty = since.map(|since| format!("{DIRTY}{since}"));
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(dirty.as_deref()).collect();
-        let connected = door.export(&found.to_string(), &contexts).await;
-        let client = connected.map_err(|error| match (since, error.kind()) {
-            (Some(since), Kind::NotFound) => {
-                let why = format!("{found} and what changed since {}@{since}", found.volume);
-                error.context(why)
+        let client = match (door.export(&found.to_string(), &contexts).await, since) {
+            (Err(error), Some(since)) if error.is(Kind::NotFound) => {
+                // Either the export or the snapshot is missing: the first says so itself.
+                door.export(&found.to_string(), &[]).await?;
+                let why = format!("{} has no snapshot {since} that is older than {found}", found.volume);
+                return Err(Error::new(Kind::NotFound, why));
             }
-            _ => error,
-        })?;
+            (connected, _) => connected?,
+        };
         let size = client.info().size;
         Ok(Remote { client, size, dirty })
     }
