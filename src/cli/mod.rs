@@ -1,5 +1,6 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
+mod apply_diff;
 mod attach;
 mod clone;
 mod config;
@@ -7,11 +8,13 @@ mod cost;
 mod demo;
 mod doctor;
 mod drill;
+mod export;
 mod hooks;
 mod iam_policy;
 mod log;
 mod moment;
 mod mount;
+mod new_file;
 mod output;
 mod pool;
 mod reach_engine;
@@ -21,6 +24,7 @@ mod snapshot;
 mod status;
 mod supervisor;
 mod top;
+mod transfer_bar;
 mod volume;
 mod volume_tree;
 
@@ -80,6 +84,8 @@ enum Command {
     Attach(attach::Attach),
     /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
     Replicate(replicate::Replicate),
+    /// A volume or snapshot as an image, or what changed in it since a snapshot
+    Export(export::Export),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
@@ -159,6 +165,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Attach(args) => Box::pin(attach::run(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
+        Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,

@@ -24,7 +24,7 @@ pub fn was_interrupted() -> bool {
 }
 
 /// Returns at the first signal that asks to stop; the next one ends the process.
-async fn interrupted() {
+pub async fn interrupted() {
     signals::terminated().await;
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
@@ -117,6 +117,10 @@ impl Door {
             (Err(error), Reached::Here(engine)) => ending(engine, Err(error)).await,
             (Err(error), Reached::Daemon(_)) => Err(error),
         }
+    }
+
+    pub fn rt(&self) -> &Rt {
+        &self.rt
     }
 
     /// A signal gives the verb up, as far as it can be.

@@ -24,6 +24,7 @@ pub enum OpenHow {
 
 #[async_trait]
 pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Of a block device: all that it holds.
     async fn size(&self) -> io::Result<u64>;
     /// Up to `len` bytes; fewer only at the end of the file.
     async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes>;
@@ -34,6 +35,20 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Reserves space; the bytes read as zeros. Not durable before a sync.
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
     async fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The range reads as zeros. Not durable before a sync.
+    async fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// Zeros as bytes, where there is no better way.
+pub(super) async fn write_zeros(file: &dyn DiskFile, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = Bytes::from(vec![0; len.min(1 << 20) as usize]);
+    let mut at = offset;
+    while at < offset + len {
+        let n = (offset + len - at).min(zeros.len() as u64);
+        file.pwrite(at, vec![zeros.slice(..n as usize)], false).await?;
+        at += n;
+    }
+    Ok(())
 }
 
 /// Held while it lives.

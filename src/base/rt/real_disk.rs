@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::direct;
-use super::disk::{Disk, DiskFile, DiskLock, OpenHow};
+use super::disk::{Disk, DiskFile, DiskLock, OpenHow, write_zeros};
 use super::write_parts::write_parts;
 
 thread_local! {
@@ -199,10 +199,10 @@ impl Direct {
 #[async_trait]
 impl DiskFile for RealFile {
     async fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        size_of(&self.file)
     }
     async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let len = len.min(self.file.metadata()?.len().saturating_sub(offset) as usize);
+        let len = len.min(size_of(&self.file)?.saturating_sub(offset) as usize);
         if let Some(bytes) = cached(&self.file, offset, len) {
             return Ok(bytes);
         }
@@ -262,6 +262,31 @@ impl DiskFile for RealFile {
         let file = self.file.clone();
         ordered(&self.writer, JobClass::Slow, move || file.set_len(len)).await
     }
+    async fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let file = self.file.clone();
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        let done =
+            ordered(&self.writer, JobClass::Slow, move || match fallocate(&*file, flags, offset, len) {
+                // Not every filesystem has that, and no device for parts of its sectors.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => Ok(false),
+                other => other.map(|()| true).map_err(io::Error::from),
+            });
+        match done.await? {
+            true => Ok(()),
+            false => write_zeros(self, offset, len).await,
+        }
+    }
+}
+
+/// The size of a file, or of a block device, of which the metadata say nothing.
+fn size_of(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    match metadata.file_type().is_block_device() {
+        // Reads and writes name their offsets: the file's own position is nobody's.
+        true => Ok(rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))?),
+        false => Ok(metadata.len()),
+    }
 }
 
 #[derive(Debug)]
@@ -307,8 +332,9 @@ fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
     let file = options.open(path)?;
     if !matches!(how, OpenHow::Read) {
         // One that was made before it was so.
-        let mut may = file.metadata()?.permissions();
-        if may.mode() & 0o077 != 0 {
+        let metadata = file.metadata()?;
+        let mut may = metadata.permissions();
+        if metadata.is_file() && may.mode() & 0o077 != 0 {
             may.set_mode(0o600);
             // Another user's, or a filesystem without modes: no reason to do without the file.
             if let Err(error) = file.set_permissions(may) {

@@ -532,6 +532,9 @@ impl DiskFile for SimFile {
     async fn set_len(&self, len: u64) -> io::Result<()> {
         self.act(true, move |s, _, id| s.change(id, Change::SetLen(len))).await
     }
+    async fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.act(true, move |s, _, id| s.change(id, Change::Zero(offset, len))).await
+    }
 }
 
 #[derive(Debug)]

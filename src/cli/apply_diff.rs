@@ -1,0 +1,318 @@
+//! `windlass volume apply-diff`: what `export --since` wrote goes onto a volume that stands at the snapshot it began with.
+//!
+//! The volume stands there when nothing in it changed since; so the diff fits, and what the volume held is the snapshot.
+//! Whatever goes wrong after the first write, the volume is rolled back to it. A process that is killed can't do that: then
+//! the volume has changed, and the next attempt refuses it and says how to roll it back.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use serde::Serialize;
+
+use super::export::{ALLOCATION, DIRTY, IS_DIRTY, READS_AS_ZEROS, unless_interrupted};
+use super::reach_engine::Door;
+use super::transfer_bar::TransferBar;
+use super::{Global, output};
+use crate::base::rt::{Disk as _, DiskFile, OpenHow, RealDisk, RealRuntime, Rt};
+use crate::base::size::{show_bytes, show_size};
+use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::daemon::answers::SnapshotLine;
+use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
+use crate::image::changes::{ByteSource, Change, Changes, RbdChanges};
+use crate::image::qcow2_overlay::Overlay;
+use crate::nbd::Client;
+
+/// Writes that are under way: at most 1 MiB each.
+const IN_FLIGHT: usize = 32;
+/// Bytes that are asked about, or zeroed, at once.
+const RANGE_MAX: u64 = 2 << 30;
+const READ: usize = 1 << 20;
+/// How long the end of the connection is waited for.
+const CLOSE: Duration = Duration::from_secs(30);
+
+#[derive(clap::Args, Debug)]
+pub struct ApplyDiff {
+    /// POOL/VOLUME, which stands at the snapshot that the diff begins with
+    path: VolumePath,
+    /// An rbd-diff or qcow2 that `export --since` wrote; - for an rbd-diff on stdin
+    file: PathBuf,
+    /// The snapshot to take at the end (default: of the name that the diff says)
+    #[arg(long, value_name = "SNAPSHOT")]
+    snapshot: Option<Name>,
+}
+
+/// What it prints.
+#[derive(Debug, Default, Serialize)]
+struct Applied {
+    path: String,
+    since: Option<String>,
+    snapshot: Option<Name>,
+    size: u64,
+    written_bytes: u64,
+    zeroed_bytes: u64,
+}
+
+pub async fn run(global: &Global, args: ApplyDiff) -> Result<ExitCode> {
+    let ApplyDiff { path, file, snapshot } = args;
+    let rt = Rt::new(RealRuntime::current());
+    let shown = file.display().to_string();
+    let mut changes = open(&rt, &file).await.context(|| format!("reading {shown}"))?;
+    let mut door = Door::open(global).await?;
+    let applied = apply(&mut door, &path, &mut *changes, snapshot).await;
+    let applied = applied.context(|| format!("applying {shown} to {path}"));
+    let done = door.close(applied).await?;
+    match global.json {
+        true => output::line(&Outcome::of(&done)?.value.to_string()),
+        false => human(&done),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn human(done: &Applied) {
+    let [written, zeroed] = [done.written_bytes, done.zeroed_bytes].map(show_bytes);
+    let now = done.snapshot.as_ref().map_or(String::new(), |name| format!(", now {name}"));
+    output::line(&format!("{}{now}: {written} written, {zeroed} zeroed", done.path));
+}
+
+/// A qcow2 by its first bytes, else an rbd-diff.
+async fn open(rt: &Rt, path: &Path) -> Result<Box<dyn Changes>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(RbdChanges::open(Box::new(Stdin(rt.clone()))).await?));
+    }
+    let file = RealDisk::start().open(path, OpenHow::Read).await?;
+    if file.pread(0, 4).await?[..] == *b"QFI\xfb" {
+        return Ok(Box::new(Overlay::open(file).await?));
+    }
+    Ok(Box::new(RbdChanges::open(Box::new(FileBytes { file, at: 0 })).await?))
+}
+
+struct FileBytes {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+}
+
+#[async_trait]
+impl ByteSource for FileBytes {
+    async fn read(&mut self) -> Result<Bytes> {
+        let bytes = self.file.pread(self.at, READ).await?;
+        self.at += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
+struct Stdin(Rt);
+
+#[async_trait]
+impl ByteSource for Stdin {
+    async fn read(&mut self) -> Result<Bytes> {
+        let read = || -> std::io::Result<Bytes> {
+            let mut bytes = vec![0; READ];
+            let n = std::io::Read::read(&mut std::io::stdin().lock(), &mut bytes)?;
+            bytes.truncate(n);
+            Ok(bytes.into())
+        };
+        self.0.cpu(read).await?.context(|| "reading stdin".into())
+    }
+}
+
+async fn apply(
+    door: &mut Door,
+    path: &VolumePath,
+    changes: &mut dyn Changes,
+    snapshot: Option<Name>,
+) -> Result<Applied> {
+    let header = changes.header().clone();
+    let end = match (snapshot, &header.to) {
+        (Some(name), _) => Some(name),
+        (None, Some(name)) => Some(name.parse().context(|| "the diff ends with a snapshot".into())?),
+        (None, None) => None,
+    };
+    let from: Option<Name> = match &header.from {
+        Some(name) => Some(name.parse().context(|| "the diff begins with a snapshot".into())?),
+        None => None,
+    };
+    if let Some(end) = &end {
+        absent(door, path, end).await?;
+    }
+    let client = stands(door, path, from.as_ref()).await?;
+    let client = match header.size {
+        Some(size) if size != client.info().size => resized(door, path, client, size).await?,
+        _ => client,
+    };
+    let size = client.info().size;
+    let mut done = Applied {
+        path: path.to_string(),
+        since: header.from,
+        snapshot: end.clone(),
+        size,
+        ..Applied::default()
+    };
+    let written = unless_interrupted(write(&client, changes, &mut done)).await;
+    // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
+    let closed = door.rt().timeout(CLOSE, client.close()).await;
+    let written = written.and(closed.unwrap_or(Ok(())));
+    let finished = match (written, end) {
+        (Ok(()), Some(snapshot)) => {
+            let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
+            door.ask(Verb::SnapshotCreate { paths, no_wait: false, if_absent: false }).await.map(drop)
+        }
+        (written, _) => written,
+    };
+    match finished {
+        Ok(()) => Ok(done),
+        Err(error) => Err(undone(door, path, from, error).await),
+    }
+}
+
+async fn absent(door: &mut Door, path: &VolumePath, name: &Name) -> Result<()> {
+    let listed = door.ask(Verb::SnapshotList { path: path.clone(), from: None }).await?;
+    let all: Vec<SnapshotLine> = listed.answer()?;
+    match all.iter().any(|line| line.info.name == *name) {
+        true => {
+            Err(Error::new(Kind::Exists, format!("{path}@{name} exists: the diff may be applied already")))
+        }
+        false => Ok(()),
+    }
+}
+
+/// A connection to the volume, in which nothing is other than the diff supposes.
+async fn stands(door: &Door, path: &VolumePath, from: Option<&Name>) -> Result<Client> {
+    let (context, bit, wanted) = match from {
+        Some(from) => (format!("{DIRTY}{from}"), IS_DIRTY, 0),
+        None => (ALLOCATION.to_owned(), READS_AS_ZEROS, READS_AS_ZEROS),
+    };
+    let refused = |why: String| Err(Error::new(Kind::Refused, why));
+    let client = match (door.export(&path.to_string(), &[&context]).await, from) {
+        (Err(error), Some(from)) if error.is(Kind::NotFound) => {
+            door.export(&path.to_string(), &[]).await?;
+            return refused(format!("the diff begins with the snapshot {from}, which {path} does not have"));
+        }
+        (connected, _) => connected?,
+    };
+    let (mut at, size) = (0, client.info().size);
+    while at < size {
+        for extent in client.extents(&context, at, RANGE_MAX.min(size - at) as u32).await? {
+            if extent.flags & bit != wanted {
+                return refused(match from {
+                    Some(from) => format!(
+                        "{path} has changed since {from}, with which the diff begins: `windlass volume rollback \
+                         {path}@{from}` takes that back"
+                    ),
+                    None => format!(
+                        "the diff begins with nothing, and {path} holds data: apply it to an empty volume"
+                    ),
+                });
+            }
+            at += extent.len;
+        }
+    }
+    Ok(client)
+}
+
+async fn resized(door: &mut Door, path: &VolumePath, client: Client, size: u64) -> Result<Client> {
+    let now = client.info().size;
+    if size < now {
+        let (size, now) = (show_size(size), show_size(now));
+        let why =
+            format!("{path} has {now}, and {size} when the diff ends: a volume does not become smaller");
+        return Err(Error::new(Kind::Refused, why));
+    }
+    client.close().await?;
+    door.ask(Verb::VolumeResize { path: path.clone(), size, disconnect: false }).await?;
+    door.export(&path.to_string(), &[]).await
+}
+
+/// All changes, flushed. Those that lie behind each other go side by side.
+async fn write(client: &Client, changes: &mut dyn Changes, done: &mut Applied) -> Result<()> {
+    let size = client.info().size;
+    let mut bar = TransferBar::new(format!("applying to {}", done.path), size);
+    let (mut under_way, mut reached) = (FuturesUnordered::new(), 0);
+    while let Some(change) = changes.next().await? {
+        let (offset, len) = change.range();
+        let Some(end) = offset.checked_add(len).filter(|end| *end <= size) else {
+            let why = format!("the diff changes {len} bytes at {offset}, and the volume has {size}");
+            return Err(Error::new(Kind::Invalid, why));
+        };
+        // One that may lie over an earlier one comes after it.
+        let most = if offset < reached { 0 } else { IN_FLIGHT - 1 };
+        while under_way.len() > most {
+            if let Some(written) = under_way.next().await {
+                let () = written?;
+            }
+        }
+        match &change {
+            Change::Data { .. } => done.written_bytes += len,
+            Change::Zero { .. } => done.zeroed_bytes += len,
+        }
+        under_way.push(put(client, change));
+        reached = end.max(reached);
+        bar.reach(end);
+    }
+    while let Some(written) = under_way.next().await {
+        written?;
+    }
+    client.flush().await
+}
+
+async fn put(client: &Client, change: Change) -> Result<()> {
+    match change {
+        Change::Data { offset, bytes } => client.write(offset, bytes, false).await,
+        Change::Zero { offset, len } => zero(client, offset, len).await,
+    }
+}
+
+async fn zero(client: &Client, offset: u64, len: u64) -> Result<()> {
+    let (mut at, end) = (offset, offset + len);
+    while at < end {
+        let n = RANGE_MAX.min(end - at);
+        client.write_zeroes(at, n as u32, false, false).await?;
+        at += n;
+    }
+    Ok(())
+}
+
+/// The daemon may take a moment to notice that this command's own connection has ended.
+async fn roll_back(door: &mut Door, to: SnapshotPath) -> Result<()> {
+    let mut attempt = 0;
+    loop {
+        let verb = Verb::VolumeRollBack { to: to.clone(), keep: None, disconnect: false };
+        match door.ask(verb).await {
+            Err(error) if error.is(Kind::Owned) && attempt < 30 => attempt += 1,
+            done => return done.map(drop),
+        }
+        door.rt().sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The error, and what the volume is now.
+async fn undone(door: &mut Door, path: &VolumePath, from: Option<Name>, error: Error) -> Error {
+    let (back, state, cure) = match from {
+        Some(snapshot) => {
+            let to = SnapshotPath { volume: path.clone(), snapshot };
+            let (state, cure) =
+                (format!("{path} is again what {to} is"), format!("windlass volume rollback {to}"));
+            (roll_back(door, to).await, state, cure)
+        }
+        None => {
+            let emptied = async {
+                let client = door.export(&path.to_string(), &[]).await?;
+                zero(&client, 0, client.info().size).await?;
+                client.flush().await?;
+                client.close().await
+            };
+            let cure = format!("windlass volume remove {path}");
+            (emptied.await, format!("{path} is empty again"), cure)
+        }
+    };
+    let what = match back {
+        Ok(()) => format!("{error}; {state}"),
+        Err(also) => format!("{error}; {path} holds a part of the diff ({also}): `{cure}` clears that away"),
+    };
+    Error::new(error.kind(), what)
+}
