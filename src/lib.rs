@@ -9,6 +9,7 @@ pub mod cli;
 pub mod daemon;
 pub mod frame;
 pub mod fs;
+pub mod image;
 pub mod journal;
 pub mod log;
 pub mod map;
