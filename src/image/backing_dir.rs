@@ -36,7 +36,8 @@ impl BackingDir {
             Ok(fd) => fd,
             Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
                 let dir = self.path.display();
-                let why = format!("the image is built on {name:?}, which leads out of {dir}: it is not opened");
+                let why =
+                    format!("the image is built on {name:?}, which leads out of {dir}: it is not opened");
                 return Err(Error::new(Kind::Refused, why));
             }
             Err(e) => return Err(Error::from(io::Error::from(e)).context(format!("backing file {shown}"))),

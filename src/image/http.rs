@@ -76,7 +76,10 @@ pub enum HttpOpened {
 
 impl std::fmt::Debug for HttpFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpFile").field("url", &self.origin).field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("HttpFile")
+            .field("url", &self.origin)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,7 +132,8 @@ impl HttpFile {
         if led_to != url {
             *self.url.lock() = led_to;
         }
-        let changed = || Trouble::Final(Error::new(Kind::Invalid, "the file changed while it was read: begin again"));
+        let changed =
+            || Trouble::Final(Error::new(Kind::Invalid, "the file changed while it was read: begin again"));
         let status = answer.status().as_u16();
         match status {
             206 => {}
@@ -233,7 +237,10 @@ fn check_url(url: &str) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("{url} is no http:// or https:// address")));
     }
     if parsed.authority().is_some_and(|a| a.as_str().contains('@')) {
-        return Err(Error::new(Kind::Usage, "a URL with a password is shown to all of the host's users: leave it out"));
+        return Err(Error::new(
+            Kind::Usage,
+            "a URL with a password is shown to all of the host's users: leave it out",
+        ));
     }
     Ok(())
 }
@@ -257,7 +264,10 @@ fn join(base: &str, location: &str) -> Result<String> {
     };
     check_url(&to)?;
     if base.starts_with("https:") && to.starts_with("http:") {
-        return Err(Error::new(Kind::Refused, format!("{base} leads to {to}, which is not protected: ask for that if it is meant")));
+        return Err(Error::new(
+            Kind::Refused,
+            format!("{base} leads to {to}, which is not protected: ask for that if it is meant"),
+        ));
     }
     Ok(to)
 }
@@ -277,7 +287,9 @@ impl Web {
         let version = Version::of(&answer);
         match (answer.status().as_u16(), content_range(&answer)) {
             (206, Some((0, size))) => Ok(HttpOpened::File(file(size, version))),
-            (206, _) => Err(Trouble::Final(Error::new(Kind::Invalid, "the server does not say how long the file is"))),
+            (206, _) => {
+                Err(Trouble::Final(Error::new(Kind::Invalid, "the server does not say how long the file is")))
+            }
             // No range of an empty file can be given.
             (416, _) => Ok(HttpOpened::File(file(0, version))),
             (200, _) => {
@@ -359,7 +371,9 @@ impl Web {
         let (send, receive) = mpsc::channel(4);
         let (mut body, rt) = (ByteStream::new(answer.take_body()), self.rt.clone());
         let broke = |why: String| {
-            let why = format!("the connection broke, and the server knows no ranges to go on: save the file first ({why})");
+            let why = format!(
+                "the connection broke, and the server knows no ranges to go on: save the file first ({why})"
+            );
             Error::new(Kind::Unavailable, why)
         };
         let read = async move {

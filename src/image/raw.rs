@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::read_at::{ReadAt, read_padded};
 use super::source::{Content, PIECE, Piece, Source};
@@ -80,7 +79,7 @@ impl Source for Raw {
 
 /// All of it, as one run of bytes.
 #[cfg(test)]
-pub(super) async fn whole(source: &mut dyn Source) -> Result<Bytes> {
+pub(super) async fn whole(source: &mut dyn Source) -> Result<bytes::Bytes> {
     let mut all = Vec::new();
     while let Some(piece) = source.next().await? {
         assert_eq!(piece.offset, all.len() as u64, "{piece:?}");

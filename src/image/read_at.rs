@@ -62,7 +62,10 @@ pub async fn sha256(rt: &Rt, file: &Arc<dyn ReadAt>, mut step: impl FnMut(u64)) 
     while offset < file.size() {
         let bytes = next.await??;
         if bytes.is_empty() {
-            return Err(Error::new(Kind::Invalid, format!("{} became shorter while it was read", file.name())));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} became shorter while it was read", file.name()),
+            ));
         }
         offset += bytes.len() as u64;
         next = read_ahead(rt, file, offset);

@@ -181,8 +181,14 @@ fn decompress(
 ) -> io::Result<()> {
     let mut decoder: Box<dyn Read> = match compression {
         None => Box::new(input),
-        Some(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(128 << 10, input))),
-        Some(Compression::Xz) => Box::new(lzma_rust2::XzReader::new_mem_limit(io::BufReader::with_capacity(128 << 10, input), true, XZ_KIB_MAX)),
+        Some(Compression::Gzip) => {
+            Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(128 << 10, input)))
+        }
+        Some(Compression::Xz) => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            io::BufReader::with_capacity(128 << 10, input),
+            true,
+            XZ_KIB_MAX,
+        )),
         Some(Compression::Zstd) => {
             let mut decoder = zstd::stream::read::Decoder::new(input)?;
             decoder.window_log_max(WINDOW_LOG_MAX)?;

@@ -114,7 +114,10 @@ impl Chain {
         let (mut layers, mut next, mut l1_bytes) = (Vec::new(), Some((file, true)), 0);
         while let Some((file, is_qcow2)) = next.take() {
             if layers.len() == DEPTH_MAX {
-                let why = format!("it is built on more than {} images: flatten it (`qemu-img convert`)", DEPTH_MAX - 1);
+                let why = format!(
+                    "it is built on more than {} images: flatten it (`qemu-img convert`)",
+                    DEPTH_MAX - 1
+                );
                 return Err(Error::new(Kind::Unsupported, why));
             }
             if !is_qcow2 {
@@ -124,7 +127,10 @@ impl Chain {
             let image = Image::open(file).await?;
             l1_bytes += image.l1().len();
             if l1_bytes > L1_BYTES_MAX {
-                return Err(Error::new(Kind::Unsupported, "the tables of its chain are too large: flatten it"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "the tables of its chain are too large: flatten it",
+                ));
             }
             check(&image).await.map_err(|e| damaged(&image, e))?;
             if let Some(backing) = &image.header.backing {

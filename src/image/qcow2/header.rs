@@ -298,7 +298,8 @@ fn check_features(incompatible: u64, names: &[u8]) -> Result<()> {
         return Err(invalid("it is marked as corrupt: `qemu-img check -r all` may mend it"));
     }
     if incompatible & DATA_FILE != 0 {
-        let why = "its data are in a file of their own (data_file): make it one file first (`qemu-img convert`)";
+        let why =
+            "its data are in a file of their own (data_file): make it one file first (`qemu-img convert`)";
         return Err(unsupported(why));
     }
     let unknown = incompatible & !KNOWN;

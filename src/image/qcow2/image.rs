@@ -25,9 +25,15 @@ pub enum Extent {
     Absent,
     Zero,
     /// It lies so at this offset of the file.
-    Data { offset: u64 },
+    Data {
+        offset: u64,
+    },
     /// A part of one cluster, from `within` on, which is compressed in `bytes` at most at this offset.
-    Compressed { offset: u64, bytes: u64, within: u64 },
+    Compressed {
+        offset: u64,
+        bytes: u64,
+        within: u64,
+    },
 }
 
 #[derive(Debug)]

@@ -64,7 +64,8 @@ impl Window {
         }
         let last = offset.checked_add(bytes - 1).map(|last| last >> self.cluster_bits);
         let last = last.filter(|last| *last < self.clusters);
-        let last = last.ok_or_else(|| invalid(format!("it refers to {offset:#x}, behind the end of the file")))?;
+        let last =
+            last.ok_or_else(|| invalid(format!("it refers to {offset:#x}, behind the end of the file")))?;
         let (first, end) = (self.first, self.first + self.cells.len() as u64);
         for cluster in (offset >> self.cluster_bits).max(first)..(last + 1).min(end) {
             let cell = &mut self.cells[(cluster - first) as usize];
@@ -109,7 +110,8 @@ pub async fn check(image: &Image) -> Result<()> {
     let clusters = image.file.size().div_ceil(header.cluster());
     let windows = clusters.div_ceil(WINDOW);
     if windows > WINDOWS_MAX {
-        let why = format!("a file of {clusters} clusters is too large: give it larger ones (`qemu-img convert`)");
+        let why =
+            format!("a file of {clusters} clusters is too large: give it larger ones (`qemu-img convert`)");
         return Err(Error::new(Kind::Unsupported, why));
     }
     for window in 0..windows {
@@ -160,7 +162,9 @@ async fn count_blocks(image: &Image, window: &mut Window) -> Result<Vec<u64>> {
     for index in 0..bytes / 8 {
         let block = entry(&table, index);
         if block & REFERENCE_BLOCK_RESERVED != 0 || !block.is_multiple_of(header.cluster()) {
-            return Err(invalid(format!("a block of reference counts at {block:#x} lies at no whole cluster")));
+            return Err(invalid(format!(
+                "a block of reference counts at {block:#x} lies at no whole cluster"
+            )));
         }
         if block != 0 {
             window.add(block, header.cluster(), By::Metadata)?;

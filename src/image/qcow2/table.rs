@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(of(0x5_0000, 0, u32::MAX).unwrap(), Cluster::Data { offset: 0x5_0000 });
         let mixed = Cluster::Parts { offset: 0x5_0000, present: 2, zero: 1 };
         assert_eq!(of(0x5_0000, 1, 2).unwrap(), mixed);
-        for (entry, zero, present) in [(0, 0, 1), (0x5_0000, 1, 1), (1, 0, 0), (COMPRESSED | 0x5_0000, 1, 0)] {
+        for (entry, zero, present) in [(0, 0, 1), (0x5_0000, 1, 1), (1, 0, 0), (COMPRESSED | 0x5_0000, 1, 0)]
+        {
             assert!(of(entry, zero, present).is_err(), "{entry:#x} {zero} {present}");
         }
     }
