@@ -13,6 +13,7 @@ use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{Outcome, Progress, Verb};
 use crate::daemon::control::{Client, ProgressSink, Step};
 use crate::daemon::{Config, Engine, Options, StateDir, signals};
+use crate::nbd::{self, Address};
 
 /// A signal has ended a wait.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -51,11 +52,16 @@ pub async fn with_mounts(home: &StateDir) -> Result<Vec<Client>> {
     Ok(own.into_iter().chain(daemon).collect())
 }
 
-/// Runs one verb wherever the engine is.
-pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
+/// Where the engine is.
+enum Reached {
+    Daemon(Client),
+    Here(Arc<Engine>),
+}
+
+/// The running engine, of mounts or of volumes; else one that is started here.
+async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
     let home = StateDir::locate()?;
     let rt = Rt::new(RealRuntime::current());
-    let of_mounts = verb.is_of_mounts();
     let own = if of_mounts { home.of_mounts() } else { home.clone() };
     // A daemon that is just starting or ending holds the lock without listening: a short wait bridges it.
     for attempt in 0..20 {
@@ -63,18 +69,85 @@ pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
             true => with_mounts(&home).await?.into_iter().next(),
             false => Client::connect(&home.control()?).await?,
         };
-        if let Some(mut client) = running {
-            return through(&mut client, verb).await;
+        if let Some(client) = running {
+            return Ok(Reached::Daemon(client));
         }
         match start(global, own.clone(), Options::default(), None).await {
             Err(e) if e.is(Kind::Owned) && attempt < 19 => {
                 rt.sleep(std::time::Duration::from_millis(100)).await;
             }
-            Err(e) => return Err(e),
-            Ok(engine) => return unless_twice(Box::pin(in_process(engine, verb))).await,
+            started => return started.map(Reached::Here),
         }
     }
     unreachable!("the last attempt returns")
+}
+
+/// Runs one verb wherever the engine is.
+pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
+    match reach(global, verb.is_of_mounts()).await? {
+        Reached::Daemon(mut client) => through(&mut client, verb).await,
+        Reached::Here(engine) => {
+            let work = async {
+                let result = in_process(&engine, verb).await;
+                ending(&engine, result).await
+            };
+            unless_twice(Box::pin(work)).await
+        }
+    }
+}
+
+/// An engine for a command that moves data: verbs, and exports to read and write.
+pub struct Door {
+    rt: Rt,
+    engine: Reached,
+    address: Address,
+}
+
+impl Door {
+    /// `close` it when the work is done, well or not.
+    pub async fn open(global: &Global) -> Result<Door> {
+        let rt = Rt::new(RealRuntime::current());
+        let engine = reach(global, false).await?;
+        let address = match &engine {
+            Reached::Daemon(_) => Ok(Address::Unix(StateDir::locate()?.exports()?)),
+            Reached::Here(engine) => engine.listen_to_commands().await,
+        };
+        match (address, &engine) {
+            (Ok(address), _) => Ok(Door { rt, engine, address }),
+            (Err(error), Reached::Here(engine)) => ending(engine, Err(error)).await,
+            (Err(error), Reached::Daemon(_)) => Err(error),
+        }
+    }
+
+    /// A signal gives the verb up, as far as it can be.
+    pub async fn ask(&mut self, verb: Verb) -> Result<Outcome> {
+        match &mut self.engine {
+            Reached::Daemon(client) => through(client, verb).await,
+            Reached::Here(engine) => unless_twice(Box::pin(in_process(engine, verb))).await,
+        }
+    }
+
+    /// A connection to `POOL/VOLUME` or `POOL/VOLUME@SNAPSHOT`, as a client of NBD. `contexts`: those that extents will be
+    /// asked for.
+    pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<nbd::Client> {
+        nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
+    }
+
+    /// Gives `result` back; a command that ran the engine itself gives up what it owns before.
+    pub async fn close<T>(self, result: Result<T>) -> Result<T> {
+        match self.engine {
+            Reached::Daemon(_) => result,
+            Reached::Here(engine) => unless_twice(Box::pin(ending(&engine, result))).await,
+        }
+    }
+}
+
+/// Ends the engine of this process. What went wrong before it is told first.
+async fn ending<T>(engine: &Engine, result: Result<T>) -> Result<T> {
+    let ended = engine.shutdown().await;
+    let outcome = result?;
+    ended?;
+    Ok(outcome)
 }
 
 /// Through the daemon. A signal gives the verb up, as far as it can be.
@@ -84,7 +157,7 @@ pub async fn through(client: &mut Client, verb: Verb) -> Result<Outcome> {
     unless_twice(client.call(&rt, verb, |step| view.show(step), interrupted())).await
 }
 
-async fn in_process(engine: Arc<Engine>, verb: Verb) -> Result<Outcome> {
+async fn in_process(engine: &Engine, verb: Verb) -> Result<Outcome> {
     let (sink, mut steps) = ProgressSink::channel();
     let given_up = sink.given_up().clone();
     let shown = async move {
@@ -95,18 +168,13 @@ async fn in_process(engine: Arc<Engine>, verb: Verb) -> Result<Outcome> {
     };
     let work = async { futures::join!(engine.run(verb, sink), shown).0 };
     let work = std::pin::pin!(work);
-    let result = match select(work, std::pin::pin!(interrupted())).await {
+    match select(work, std::pin::pin!(interrupted())).await {
         Either::Left((result, _)) => result,
         Either::Right(((), work)) => {
             given_up.cancel();
             work.await
         }
-    };
-    // A command that ran the engine itself gives up what it owns before it exits.
-    let ended = engine.shutdown().await;
-    let outcome = result?;
-    ended?;
-    Ok(outcome)
+    }
 }
 
 /// Where the configuration is, and whether that was said.

@@ -19,7 +19,7 @@ use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::volume_clients::{Sessions, Visitor};
 use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address};
 use crate::volume::{Memory, OpenMode, Volumes};
@@ -314,13 +314,29 @@ impl Engine {
             addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
         }
         for address in addresses {
-            let exports = Arc::new(EngineExports(Arc::downgrade(&self.state)));
-            let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-            let server = nbd::serve(rt, &address, exports, memory, self.stop.clone()).await?;
-            self.state.nbd.lock().push(server.address().clone());
-            self.servers.lock().push(server);
+            let address = self.listen_on(&address).await?;
+            self.state.nbd.lock().push(address);
         }
-        Ok(())
+        self.listen_to_commands().await.map(drop)
+    }
+
+    /// Serves exports to the commands of this user, which come by the state folder's own socket.
+    pub async fn listen_to_commands(&self) -> Result<Address> {
+        let path = self.state.host_context.home.exports()?;
+        let address = self.listen_on(&Address::Unix(path.clone())).await?;
+        // As the control socket, whatever the folder lets in.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).context(|| format!("socket {}", path.display()))?;
+        Ok(address)
+    }
+
+    async fn listen_on(&self, address: &Address) -> Result<Address> {
+        let exports = Arc::new(EngineExports(Arc::downgrade(&self.state)));
+        let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
+        let server = nbd::serve(rt, address, exports, memory, self.stop.clone()).await?;
+        let address = server.address().clone();
+        self.servers.lock().push(server);
+        Ok(address)
     }
 
     pub fn state(&self) -> &Arc<EngineState> {

@@ -116,6 +116,11 @@ impl StateDir {
         self.socket("nbd.sock")
     }
 
+    /// Where commands reach exports: NBD for this user alone, whatever else is listened on.
+    pub fn exports(&self) -> Result<PathBuf> {
+        self.socket("exports.sock")
+    }
+
     fn socket(&self, name: &str) -> Result<PathBuf> {
         let path = self.own.join(name);
         if path.as_os_str().len() > SOCKET_PATH_MAX {

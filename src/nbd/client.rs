@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::address::Address;
 use super::export::ListedExport;
-use super::options::{self, ClientFlags, Info, InfoRequest, ReplyHeader, info, option, reply};
+use super::options::{
+    self, ClientFlags, ContextRequest, Info, InfoRequest, ReplyHeader, info, option, reply,
+};
 use super::output::Output;
 use super::window::Window;
 use super::wire::{Chunk, Command, Errno, PAYLOAD_MAX, Reply, Request, STRING_MAX, command_flag};
@@ -24,10 +26,19 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
+/// Bytes side by side that have the same flags in one context, as the protocol has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlaggedExtent {
+    pub len: u64,
+    pub flags: u32,
+}
+
 /// A connection to one export.
 #[derive(Debug)]
 pub struct Client {
     info: Info,
+    /// What BLOCK_STATUS tells of: names, and the numbers that answers have.
+    contexts: Vec<(String, u32)>,
     send: mpsc::Sender<(Request, Bytes)>,
     waiting: Arc<Mutex<Waiting>>,
     reader: Task<()>,
@@ -49,28 +60,57 @@ struct Pending {
     data: BytesMut,
     /// Bytes of it that have come.
     covered: usize,
+    /// What BLOCK_STATUS has told so far, by context; `None` for any other command.
+    status: Option<Status>,
     error: Option<Error>,
-    tell: oneshot::Sender<Result<Bytes>>,
+    tell: oneshot::Sender<Result<Answer>>,
 }
+
+type Status = BTreeMap<u32, Vec<(u32, u32)>>;
+
+#[derive(Debug)]
+enum Answer {
+    Data(Bytes),
+    Status(Status),
+}
+
+/// Bytes of an answer to BLOCK_STATUS, in one context.
+const STATUS_MAX: usize = 1 << 20;
 
 impl Client {
     /// Connects and enters `export`.
     pub async fn connect(rt: &Rt, address: &Address, export: &str) -> Result<Client> {
-        let opened = async { Client::enter(rt, connect(address).await?, export).await };
+        Client::connect_to_map(rt, address, export, &[]).await
+    }
+
+    /// The same, to ask for extents in `contexts` as well. One that the export lacks is `Kind::NotFound`.
+    pub async fn connect_to_map(
+        rt: &Rt,
+        address: &Address,
+        export: &str,
+        contexts: &[&str],
+    ) -> Result<Client> {
+        let opened = async { Client::enter(rt, connect(address).await?, export, contexts).await };
         opened.await.context(|| format!("opening {}", address.uri(export)))
     }
 
-    pub(super) async fn enter(rt: &Rt, stream: Box<dyn Stream>, export: &str) -> Result<Client> {
+    pub(super) async fn enter(
+        rt: &Rt,
+        stream: Box<dyn Stream>,
+        export: &str,
+        contexts: &[&str],
+    ) -> Result<Client> {
         let mut haggler = Haggler::greet(stream).await?;
         // A server that has no structured replies serves simple ones just as well.
         let _ = haggler.ask(option::STRUCTURED_REPLY, &[]).await?;
+        let contexts = haggler.contexts(export, contexts).await?;
         let info = haggler.info(option::GO, export).await?;
         let (receive, transmit) = tokio::io::split(haggler.stream);
         let (send, requests) = mpsc::channel(64);
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         rt.spawn(write_requests(transmit, requests, waiting.clone())).detach();
         let reader = rt.spawn(read_replies(receive, haggler.window, waiting.clone()));
-        Ok(Client { info, send, waiting, reader })
+        Ok(Client { info, contexts, send, waiting, reader })
     }
 
     pub fn info(&self) -> &Info {
@@ -78,7 +118,27 @@ impl Client {
     }
 
     pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes> {
-        self.ask(Command::Read, 0, offset, len, Bytes::new()).await
+        match self.ask(Command::Read, 0, offset, len, Bytes::new()).await? {
+            Answer::Data(data) => Ok(data),
+            Answer::Status(_) => Err(Error::new(Kind::Internal, "a read was answered by extents")),
+        }
+    }
+
+    /// What `context`, one of those that were connected to, tells of the range: extents from its start on, one at least,
+    /// which may end before the range does or go on behind it.
+    pub async fn extents(&self, context: &str, offset: u64, len: u32) -> Result<Vec<FlaggedExtent>> {
+        let asked = self.contexts.iter().find(|(name, _)| name == context);
+        let Some((_, id)) = asked else {
+            return Err(Error::new(Kind::Usage, format!("the context {context} was not asked for")));
+        };
+        let told = match self.ask(Command::BlockStatus, 0, offset, len, Bytes::new()).await? {
+            Answer::Status(mut all) => all.remove(id).unwrap_or_default(),
+            Answer::Data(_) => Vec::new(),
+        };
+        if told.is_empty() || told.iter().any(|(len, _)| *len == 0) {
+            return Err(Error::new(Kind::Invalid, format!("the server tells nothing of {context}")));
+        }
+        Ok(told.into_iter().map(|(len, flags)| FlaggedExtent { len: len.into(), flags }).collect())
     }
 
     /// With `fua` the answer says that it is durable.
@@ -110,7 +170,7 @@ impl Client {
         self.reader.await
     }
 
-    async fn ask(&self, command: Command, flags: u16, offset: u64, len: u32, data: Bytes) -> Result<Bytes> {
+    async fn ask(&self, command: Command, flags: u16, offset: u64, len: u32, data: Bytes) -> Result<Answer> {
         let (tell, told) = oneshot::channel();
         let read_len = if command == Command::Read { len as usize } else { 0 };
         let cookie = {
@@ -120,8 +180,16 @@ impl Client {
             }
             waiting.last_cookie += 1;
             let cookie = waiting.last_cookie;
-            let pending =
-                Pending { offset, len: read_len, data: BytesMut::new(), covered: 0, error: None, tell };
+            let status = (command == Command::BlockStatus).then(Status::new);
+            let pending = Pending {
+                offset,
+                len: read_len,
+                data: BytesMut::new(),
+                covered: 0,
+                status,
+                error: None,
+                tell,
+            };
             waiting.replies.insert(cookie, pending);
             cookie
         };
@@ -215,6 +283,25 @@ impl Haggler {
         }
     }
 
+    /// The numbers of contexts.
+    async fn contexts(&mut self, export: &str, wanted: &[&str]) -> Result<Vec<(String, u32)>> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let queries = wanted.iter().map(|&name| name.to_owned()).collect();
+        let mut data = Vec::new();
+        ContextRequest { name: export.to_owned(), queries }.put(&mut data);
+        let replies = self.ask(option::SET_META_CONTEXT, &data).await??;
+        let told = replies.iter().filter(|(kind, _)| *kind == reply::META_CONTEXT);
+        let contexts = told.map(|(_, data)| options::parse_context(data)).collect::<Result<Vec<_>>>()?;
+        match wanted.iter().find(|&&name| !contexts.iter().any(|(found, _)| found == name)) {
+            Some(missing) => {
+                Err(Error::new(Kind::NotFound, format!("the export has no {missing} to ask about")))
+            }
+            None => Ok(contexts),
+        }
+    }
+
     async fn info(&mut self, option: u32, export: &str) -> Result<Info> {
         let wants = vec![info::NAME, info::DESCRIPTION, info::BLOCK_SIZE];
         let mut data = Vec::new();
@@ -304,7 +391,11 @@ async fn read_reply(
         }
         Reply::Chunk { cookie, done, kind, len } => {
             // Data with its offset, or an error with its text and offset: neither needs more.
-            let max = waiting.lock().get(cookie)?.len + STRING_MAX + 14;
+            let max = {
+                let mut waiting = waiting.lock();
+                let pending = waiting.get(cookie)?;
+                if pending.status.is_some() { STATUS_MAX } else { pending.len + STRING_MAX + 14 }
+            };
             if len as usize > max {
                 return Err(Error::new(Kind::Invalid, "a reply is longer than what was asked for"));
             }
@@ -343,8 +434,12 @@ fn failed(errno: u32, text: &str) -> Error {
 impl Pending {
     fn take(&mut self, chunk: Chunk<'_>) -> Result<()> {
         match chunk {
-            // Never asked for.
-            Chunk::None | Chunk::Status { .. } => {}
+            Chunk::None => {}
+            Chunk::Status { context, extents } => {
+                let unasked =
+                    || Error::new(Kind::Invalid, "the server tells of extents that were not asked for");
+                self.status.as_mut().ok_or_else(unasked)?.insert(context, extents);
+            }
             Chunk::Error { errno, text } => self.error = Some(failed(errno, &text)),
             Chunk::Data { offset, data } => self.part(offset, data.len())?.copy_from_slice(data),
             Chunk::Hole { offset, len } => self.part(offset, len as usize)?.fill(0),
@@ -378,7 +473,10 @@ impl Waiting {
             None if pending.covered != pending.len => {
                 Err(Error::new(Kind::Invalid, "the reply does not cover what was asked for"))
             }
-            None => Ok(pending.data.freeze()),
+            None => Ok(match pending.status {
+                Some(status) => Answer::Status(status),
+                None => Answer::Data(pending.data.freeze()),
+            }),
         };
         // Whoever asked may have stopped waiting.
         let _ = pending.tell.send(result);

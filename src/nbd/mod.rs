@@ -21,7 +21,7 @@ mod window;
 mod wire;
 
 pub use address::Address;
-pub use client::{Client, describe, list};
+pub use client::{Client, FlaggedExtent, describe, list};
 pub use export::{Description, Export, Exports, ListedExport, StatusExtent};
 pub use listener::{Listener, Socket};
 pub use memory_disk::{MemoryDisk, MemoryExports};

@@ -196,6 +196,16 @@ impl ContextRequest {
         Ok(ContextRequest { name, queries })
     }
 
+    pub fn put(&self, out: &mut impl BufMut) {
+        out.put_u32(self.name.len() as u32);
+        out.put_slice(self.name.as_bytes());
+        out.put_u32(self.queries.len() as u32);
+        for query in &self.queries {
+            out.put_u32(query.len() as u32);
+            out.put_slice(query.as_bytes());
+        }
+    }
+
     /// Whether the allocation is asked for. A listing's query may leave the name out, or all queries.
     pub fn wants_allocation(&self, lists: bool) -> bool {
         let all = lists && (self.queries.is_empty() || self.queries.iter().any(|query| query == "base:"));
@@ -219,6 +229,13 @@ pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32) {
     let mut data = id.to_be_bytes().to_vec();
     data.extend_from_slice(ALLOCATION.as_bytes());
     put_reply(out, option, reply::META_CONTEXT, &data);
+}
+
+/// A context as a client reads it: its name, and its number in answers.
+pub fn parse_context(data: &[u8]) -> Result<(String, u32)> {
+    let mut b = data;
+    let id = b.try_get_u32().map_err(|_| invalid("a context's name is too short"))?;
+    Ok((parse_name(b)?, id))
 }
 
 /// An export's name as a client sends it.

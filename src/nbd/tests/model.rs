@@ -7,11 +7,20 @@ use super::*;
 use crate::base::rt::sim::World;
 
 async fn open(house: &Arc<House>, name: &str) -> (Client, CancellationToken) {
+    let (client, stop) = open_to_map(house, name, &[]).await;
+    (client.unwrap(), stop)
+}
+
+async fn open_to_map(
+    house: &Arc<House>,
+    name: &str,
+    contexts: &[&str],
+) -> (Result<Client>, CancellationToken) {
     let (io, theirs) = tokio::io::duplex(10_000);
     let stop = CancellationToken::new();
     let exports = Arc::new(Shown(house.clone()));
     serve_stream(&house.rt, theirs, exports, house.memory.clone(), stop.clone()).detach();
-    (Client::enter(&house.rt, Box::new(io), name).await.unwrap(), stop)
+    (Client::enter(&house.rt, Box::new(io), name, contexts).await, stop)
 }
 
 /// One random operation on a strip of its own, and the same on the model.
@@ -97,7 +106,31 @@ fn the_client_says_what_the_server_says() {
         let (io, theirs) = tokio::io::duplex(1000);
         let memory = house.memory.clone();
         serve_stream(&rt, theirs, Arc::new(Shown(house)), memory, CancellationToken::new()).detach();
-        let refused = Client::enter(&rt, Box::new(io), "owned").await.unwrap_err();
+        let refused = Client::enter(&rt, Box::new(io), "owned", &[]).await.unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("since noon")), (Kind::Refused, true));
+    });
+}
+
+#[test]
+fn the_client_asks_for_extents_of_the_contexts_it_connected_to() {
+    const ALLOCATION: &str = "base:allocation";
+    simulate(|rt| async move {
+        let house = House::new(&rt);
+        let client = open_to_map(&house, "disk", &[ALLOCATION]).await.0.unwrap();
+        client.write(SIZE / 2, Bytes::from_static(b"data"), false).await.unwrap();
+        let told = client.extents(ALLOCATION, 0, SIZE as u32).await.unwrap();
+        let whole = told.iter().map(|extent| extent.len).sum::<u64>();
+        assert!(whole == SIZE && told.iter().any(|extent| extent.flags == 0), "{told:?}");
+        assert!(told[0].flags == 3 && told[0].len <= SIZE / 2, "{told:?}");
+        assert_eq!(client.extents("base:other", 0, 1).await.unwrap_err().kind(), Kind::Usage);
+        client.close().await.unwrap();
+        let refused = open_to_map(&house, "disk", &[ALLOCATION, "qemu:dirty-bitmap:no"]).await.0.unwrap_err();
+        assert!(
+            refused.is(Kind::NotFound) && refused.to_string().contains("qemu:dirty-bitmap:no"),
+            "{refused}"
+        );
+        let plain = open(&house, "disk").await.0;
+        assert_eq!(plain.extents(ALLOCATION, 0, 1).await.unwrap_err().kind(), Kind::Usage);
+        plain.close().await.unwrap();
     });
 }

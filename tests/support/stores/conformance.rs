@@ -410,18 +410,22 @@ impl Suite {
                 self.rt.spawn(async move { bucket.put(&key, body, when, WHY).await.unwrap() })
             })
             .collect();
-        let mut won = Vec::new();
+        // A real server may take so long that no answer is waited for: whether that put won is read afterwards.
+        let (mut won, mut unanswered) = (Vec::new(), Vec::new());
         for (task, body) in tasks.into_iter().zip(&bodies) {
             match task.await.unwrap() {
-                Put::Stored(etag) => won.push((etag, body.clone())),
+                Put::Stored(etag) => won.push((etag, body)),
                 Put::Refused => {}
-                Put::Unknown(e) => panic!("{e}"),
+                Put::Unknown(e) if self.exact => panic!("{e}"),
+                Put::Unknown(_) => unanswered.push(body),
             }
         }
-        assert_eq!(won.len(), 1, "winners at {key}");
-        let (etag, body) = won.pop().unwrap();
+        assert!(won.len() <= 1, "{} winners at {key}", won.len());
         let found = self.get(key, WHOLE).await.unwrap();
-        assert!(found.head.etag == etag && found.body == body);
-        etag
+        match won.pop() {
+            Some((etag, body)) => assert!(found.head.etag == etag && found.body == *body, "{key}"),
+            None => assert!(unanswered.contains(&&found.body), "nobody won at {key}"),
+        }
+        found.head.etag
     }
 }
