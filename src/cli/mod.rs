@@ -8,6 +8,7 @@ mod doctor;
 mod drill;
 mod hooks;
 mod iam_policy;
+mod import;
 mod log;
 mod moment;
 mod mount;
@@ -74,6 +75,8 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make a volume from a snapshot, sharing its data
     Clone(clone::Clone),
+    /// Make a volume of a disk image: raw, qcow2, compressed; a file, a URL, a pipe
+    Import(import::Import),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
@@ -151,6 +154,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Volume(args) => Box::pin(volume::run(&global, args)).await,
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
+        Command::Import(args) => Box::pin(import::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,

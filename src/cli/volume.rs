@@ -38,6 +38,9 @@ pub enum Volume {
         /// Those in the trash (`pool set POOL trash=24h`), until when they are kept
         #[arg(long)]
         trash: bool,
+        /// Those whose import is under way or was cut off
+        #[arg(long, conflicts_with = "trash")]
+        importing: bool,
     },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
@@ -121,6 +124,9 @@ pub enum Volume {
         dry_run: bool,
         #[command(flatten)]
         how: RemoveFlags,
+        /// Remove what an import that was cut off has left
+        #[arg(long, conflicts_with_all = ["now", "trash"])]
+        importing: bool,
     },
     /// Bring back a volume from the trash: of several of one name, the one that was removed last
     Restore {
@@ -272,8 +278,10 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent };
             plain(global, Verb::VolumeCreate(create)).await
         }
-        Volume::List { pool, trash: true } => show(global, Verb::VolumeTrash { pool }, trash).await,
-        Volume::List { pool, trash: false } => show(global, Verb::VolumeList { pool }, list).await,
+        Volume::List { pool, trash: true, .. } => show(global, Verb::VolumeTrash { pool }, trash).await,
+        Volume::List { pool, importing, .. } => {
+            show(global, Verb::VolumeList { pool, importing }, list).await
+        }
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::History { path } => show(global, Verb::VolumeHistory { path }, history).await,
@@ -296,9 +304,13 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let journal = super::mount::absolute(&journal)?;
             plain(global, Verb::VolumeSalvage { journal, to, force }).await
         }
-        Volume::Remove { path, if_exists, dry_run, how } => {
+        Volume::Remove { path, if_exists, dry_run, how, importing } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
-            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode: how.mode() };
+            let (path, mode) = match importing {
+                true => (path.while_imported(), RemoveMode::Now),
+                false => (path, how.mode()),
+            };
+            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode };
             forgive(plain(global, verb).await, forgiven)
         }
         Volume::Restore { path, to } => {

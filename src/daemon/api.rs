@@ -54,10 +54,27 @@ impl std::str::FromStr for SnapshotPath {
     }
 }
 
+/// What commands and engines tell each other may also name a volume that is being imported; no user does.
 impl TryFrom<String> for VolumePath {
     type Error = Error;
     fn try_from(s: String) -> Result<Self> {
-        s.parse()
+        VolumePath::of_volume(&s)
+    }
+}
+
+impl VolumePath {
+    /// `POOL/VOLUME`; the volume may be one that is being imported.
+    pub fn of_volume(text: &str) -> Result<VolumePath> {
+        match text.split_once('/') {
+            Some((pool, volume)) => Ok(VolumePath { pool: pool.parse()?, volume: Name::of_volume(volume)? }),
+            None => text.parse(),
+        }
+    }
+
+    /// The same volume, as it is called until all of its image is in it.
+    #[must_use]
+    pub fn while_imported(&self) -> VolumePath {
+        VolumePath { pool: self.pool.clone(), volume: self.volume.while_imported() }
     }
 }
 
@@ -245,6 +262,9 @@ pub enum Verb {
     VolumeCreate(VolumeCreate),
     VolumeList {
         pool: Option<Name>,
+        /// Those that are being imported, which are left out otherwise.
+        #[serde(default)]
+        importing: bool,
     },
     /// Volumes in the trash.
     VolumeTrash {

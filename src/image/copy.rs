@@ -88,6 +88,11 @@ impl Copy {
         Ok(copied)
     }
 
+    /// Makes zeros of what the target has in the range.
+    pub async fn erase(&self, range: Range<u64>) -> Result<()> {
+        erase(&*self.target, range).await.map(drop)
+    }
+
     /// Waits for the oldest one, or takes it only if it is done. Whether one was taken.
     async fn take(
         &self,

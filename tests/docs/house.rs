@@ -36,7 +36,8 @@ const GROUND: &str = "#f3ead7";
 const PLACES: &[Place] = &[
     place("cli", (0, 12), (1, 1), FACE),
     place("daemon", (0, 12), (2, 1), FACE),
-    place("nbd", (0, 8), (3, 1), FACE),
+    place("nbd", (0, 5), (3, 1), FACE),
+    place("image", (5, 3), (3, 1), FACE),
     place("fs", (8, 4), (3, 4), ENGINE),
     place("volume", (0, 8), (4, 1), ENGINE),
     place("map", (0, 8), (5, 1), ENGINE),

@@ -276,7 +276,7 @@ fn tables_that_contradict_each_other_are_refused() {
         (l2(1), entry(COPIED | COMPRESSED | first), "compressed cluster says"),
         (l2(1), entry(COMPRESSED | 1 << 40), "behind the end"),
         (L1_AT * cluster, entry(L2_AT * cluster), "denies"),
-        (L1_AT * cluster, entry(COPIED | L1_AT * cluster), "held 2 times"),
+        (L1_AT * cluster, entry(COPIED | L1_AT * cluster), "held 3 times"),
         (L1_AT * cluster, entry(COPIED | 1 << 40), "behind the end"),
         (L1_AT * cluster, entry(COPIED | (L2_AT * cluster + 2)), "reserved bits"),
         (cluster, entry(0), "counted 0 times"),
