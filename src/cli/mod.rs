@@ -1,5 +1,6 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
+mod attach;
 mod clone;
 mod config;
 mod cost;
@@ -77,6 +78,8 @@ enum Command {
     Clone(clone::Clone),
     /// Make a volume of a disk image: raw, qcow2, compressed; a file, a URL, a pipe
     Import(import::Import),
+    /// Print what makes a volume a disk: for QEMU, libvirt, the kernel's NBD client, systemd
+    Attach(attach::Attach),
     /// Mount a bucket as a folder
     Mount(mount::Mount),
     /// Unmount, after all files are uploaded
@@ -155,6 +158,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Import(args) => Box::pin(import::run(&global, args)).await,
+        Command::Attach(args) => Box::pin(attach::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,
         Command::Unmount(args) => Box::pin(mount::unmount(&global, args)).await,
         Command::Policy(args) => Box::pin(iam_policy::run(&global, args)).await,

@@ -5,6 +5,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Name, Result};
+#[cfg(test)]
+use schemars::JsonSchema;
 
 /// Version of the control protocol, the `v` of every line.
 pub const VERSION: u32 = 1;
@@ -16,6 +18,7 @@ pub const ANSWER_MAX: usize = 256 << 20;
 /// `POOL/VOLUME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct VolumePath {
     pub pool: Name,
     pub volume: Name,
@@ -24,6 +27,7 @@ pub struct VolumePath {
 /// `POOL/VOLUME@SNAPSHOT`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct SnapshotPath {
     pub volume: VolumePath,
     pub snapshot: Name,
@@ -110,53 +114,68 @@ impl From<SnapshotPath> for String {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct PoolCreate {
     pub name: Name,
     /// `URL[,zone=Z]` each.
     pub stores: Vec<String>,
     pub layout: Option<String>,
+    #[serde(default)]
     pub ack_zone: bool,
     /// A duration or `never`.
     pub degrade_after: Option<String>,
+    #[serde(default)]
     pub force: bool,
+    #[serde(default)]
     pub if_absent: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ForceRecover {
     pub name: Name,
     /// What is lost, and `URL[,zone=Z]` of what takes its place.
     pub swaps: Vec<(String, String)>,
+    #[serde(default)]
     pub force: bool,
+    #[serde(default)]
     pub dry_run: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct PoolDestroy {
     pub name: Name,
     /// The pool's name once more: nothing is deleted without it.
     pub confirmed: Option<Name>,
     /// Also when a store is away, which keeps its contents, or when nobody can tell who uses the pool.
+    #[serde(default)]
     pub force: bool,
+    #[serde(default)]
     pub dry_run: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct VolumeCreate {
     pub path: VolumePath,
     pub size: u64,
     /// `KEY=VALUE` each, as for `VolumeSet`.
+    #[serde(default)]
     pub settings: Vec<String>,
+    #[serde(default)]
     pub if_absent: bool,
 }
 
 /// Clones that are made of one snapshot by one command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct CloneMany {
     pub from: SnapshotPath,
     pub count: u32,
     /// Their names; `{n}` stands for 1, 2, … up to `count`.
     pub pattern: String,
+    #[serde(default)]
     pub if_absent: bool,
 }
 
@@ -189,6 +208,7 @@ impl CloneMany {
 /// What becomes of what is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(JsonSchema))]
 pub enum RemoveMode {
     /// It goes into the trash, where the pool has one.
     #[default]
@@ -201,65 +221,84 @@ pub enum RemoveMode {
 
 /// A drill: one store of a pool is cut off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct LoseStore {
     pub name: Name,
     /// Its URL; none: the last one.
     pub store: Option<String>,
     pub for_ms: u64,
     /// Also where I/O would wait without it.
+    #[serde(default)]
     pub force: bool,
 }
 
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ScrubRequest {
     /// Bytes a second; 0: as fast as it goes.
+    #[serde(default)]
     pub rate: u64,
     /// From the beginning, also where an earlier one was cut off.
+    #[serde(default)]
     pub restart: bool,
 }
 
 /// Everything that can be asked of an engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", content = "args", rename_all = "kebab-case")]
+#[cfg_attr(test, derive(JsonSchema))]
 pub enum Verb {
+    /// Makes a pool on stores that hold none.
     PoolCreate(PoolCreate),
-    PoolAdd {
-        name: Name,
-        stores: Vec<String>,
-    },
+    /// Makes a pool that exists known to this host.
+    PoolAdd { name: Name, stores: Vec<String> },
+    /// The pools that this host knows.
     PoolList,
-    PoolStatus {
-        name: Name,
-    },
+    /// How a pool and its stores are.
+    PoolStatus { name: Name },
+    /// Changes a pool's settings.
     PoolSet {
         name: Name,
         /// `KEY=VALUE` each.
         assignments: Vec<String>,
     },
+    /// This host no longer knows the pool, which stays as it is.
     PoolForget {
         name: Name,
+        #[serde(default)]
         if_exists: bool,
     },
+    /// Deletes a pool with all that is in it.
     PoolDestroy(PoolDestroy),
+    /// Reads what is stored and tells what is wrong with it.
     PoolScrub {
         name: Name,
+        #[serde(default)]
         scrub: ScrubRequest,
     },
+    /// The same, and mends what can be mended.
     PoolRepair {
         name: Name,
+        #[serde(default)]
         scrub: ScrubRequest,
     },
+    /// Moves what a store has, or should have, to another that takes its place.
     PoolReplace {
         name: Name,
         old: String,
         /// `URL[,zone=Z]`.
         new: String,
+        #[serde(default)]
         force: bool,
     },
+    /// Goes on with a pool that has lost more stores than it can decide without.
     PoolForceRecover(ForceRecover),
+    /// Cuts a store off for a while and tells what clients saw.
     DrillLoseStore(LoseStore),
+    /// Makes an empty volume.
     VolumeCreate(VolumeCreate),
+    /// Volumes, those of one pool or of all.
     VolumeList {
         pool: Option<Name>,
         /// Those that are being imported, which are left out otherwise.
@@ -267,134 +306,141 @@ pub enum Verb {
         importing: bool,
     },
     /// Volumes in the trash.
-    VolumeTrash {
-        pool: Option<Name>,
-    },
-    VolumeInfo {
-        path: VolumePath,
-    },
+    VolumeTrash { pool: Option<Name> },
+    /// All that is known of a volume.
+    VolumeInfo { path: VolumePath },
+    /// Changes a volume's settings.
     VolumeSet {
         path: VolumePath,
         /// `KEY=VALUE` each.
         assignments: Vec<String>,
     },
-    VolumeRename {
-        path: VolumePath,
-        to: Name,
-    },
-    VolumeRelease {
-        path: VolumePath,
-    },
+    /// Gives a volume another name in its pool.
+    VolumeRename { path: VolumePath, to: Name },
+    /// Gives a volume that nobody uses up, so that another host can open it.
+    VolumeRelease { path: VolumePath },
+    /// Makes a volume what it was at a snapshot.
     VolumeRollBack {
         to: SnapshotPath,
         /// What the volume held since stays as its snapshot of this name.
         keep: Option<Name>,
         /// Clients are hung up on.
+        #[serde(default)]
         disconnect: bool,
     },
+    /// Makes a volume larger.
     VolumeResize {
         path: VolumePath,
         size: u64,
         /// Clients are hung up on, to connect again.
+        #[serde(default)]
         disconnect: bool,
     },
+    /// Makes a clone stand without the snapshot that it was made from.
     VolumeFlatten {
         path: VolumePath,
         /// Bytes a second; 0: as fast as it goes.
+        #[serde(default)]
         rate: u64,
     },
-    VolumeHistory {
-        path: VolumePath,
-    },
+    /// The marks that a volume with `history` has made.
+    VolumeHistory { path: VolumePath },
     /// The newest snapshot that was not taken after this moment.
-    SnapshotAt {
-        path: VolumePath,
-        at_ms: u64,
-    },
-    VolumeCheck {
-        path: VolumePath,
-    },
-    VolumeCollect {
-        path: VolumePath,
-    },
+    SnapshotAt { path: VolumePath, at_ms: u64 },
+    /// Looks through a volume's own structures.
+    VolumeCheck { path: VolumePath },
+    /// Frees the space of what is no longer needed.
+    VolumeCollect { path: VolumePath },
+    /// Takes a volume from a host that is gone.
     VolumeTakeOver {
         path: VolumePath,
+        #[serde(default)]
         accept_loss: bool,
     },
+    /// Writes what a journal that was put aside still holds into a volume.
     VolumeSalvage {
         journal: String,
         to: VolumePath,
+        #[serde(default)]
         force: bool,
     },
+    /// Removes a volume, into the trash where the pool has one.
     VolumeRemove {
         path: VolumePath,
+        #[serde(default)]
         if_exists: bool,
+        #[serde(default)]
         dry_run: bool,
+        #[serde(default)]
         mode: RemoveMode,
     },
+    /// Brings a volume back from the trash.
     VolumeRestore {
         path: VolumePath,
         /// Its name from then on; none: the one that it had.
         to: Option<Name>,
     },
+    /// Takes snapshots, of several volumes at one moment.
     SnapshotCreate {
         paths: Vec<SnapshotPath>,
+        #[serde(default)]
         no_wait: bool,
+        #[serde(default)]
         if_absent: bool,
     },
     /// Waits until snapshots that were taken are in the pool.
-    SnapshotPromise {
-        paths: Vec<SnapshotPath>,
-    },
+    SnapshotPromise { paths: Vec<SnapshotPath> },
+    /// The snapshots of a volume, oldest first.
     SnapshotList {
         path: VolumePath,
         /// Where sums with older ones begin.
         from: Option<Name>,
     },
     /// Snapshots in the trash.
-    SnapshotTrash {
-        path: VolumePath,
-    },
+    SnapshotTrash { path: VolumePath },
+    /// Removes a snapshot, into the trash where the pool has one.
     SnapshotRemove {
         path: SnapshotPath,
+        #[serde(default)]
         if_exists: bool,
+        #[serde(default)]
         dry_run: bool,
+        #[serde(default)]
         mode: RemoveMode,
     },
-    SnapshotRestore {
-        path: SnapshotPath,
-        to: Option<Name>,
-    },
+    /// Brings a snapshot back from the trash.
+    SnapshotRestore { path: SnapshotPath, to: Option<Name> },
+    /// Makes a volume of a snapshot; they share what they have in common.
     Clone {
         from: SnapshotPath,
         to: VolumePath,
+        #[serde(default)]
         if_absent: bool,
     },
+    /// Makes many at once.
     CloneMany(CloneMany),
+    /// Mounts a bucket.
     Mount {
         url: String,
         dir: String,
+        #[serde(default)]
         options: Vec<String>,
     },
-    Unmount {
-        dir: String,
-    },
+    /// Uploads what waits and unmounts.
+    Unmount { dir: String },
     /// Answers when the mount is gone.
-    MountEnded {
-        dir: String,
-    },
+    MountEnded { dir: String },
     /// Mounts, and the files that earlier ones could not store.
     MountList,
     /// Copies the files that are kept of a bucket into a folder.
-    MountExport {
-        url: String,
-        to: String,
-    },
+    MountExport { url: String, to: String },
     /// Drops them.
     MountDrop {
         url: String,
+        #[serde(default)]
         dry_run: bool,
     },
+    /// What needs attention, and what is in use here.
     Status,
     /// What `top` and the page show, again and again: it costs stores next to nothing.
     Watch,

@@ -1,4 +1,5 @@
-//! The control socket: JSON lines, one request at a time a connection. The only door to a running engine.
+//! The control socket: JSON lines, one request at a time a connection; or HTTP, see `control_http`. The only door to a running
+//! engine.
 // The faces and this socket are where the ban on sockets does not hold: nothing below ever sees one.
 #![allow(clippy::disallowed_types)]
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::api::{ANSWER_MAX, Outcome, Progress, REQUEST_MAX, Reply, Request, VERSION, Verb};
+use super::control_http::{self, Caller};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 
@@ -28,6 +30,15 @@ pub enum Step {
     Progress(Progress),
     /// A sentence for people.
     Says(String),
+}
+
+impl From<Step> for Reply {
+    fn from(step: Step) -> Reply {
+        match step {
+            Step::Progress(progress) => Reply::Progress(progress),
+            Step::Says(sentence) => Reply::Says(sentence),
+        }
+    }
 }
 
 /// Where a verb says how far it is, and hears when nobody waits for it any more.
@@ -129,8 +140,17 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let who = who(&stream);
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read);
+    let mut stream = BufReader::new(stream);
+    // No request of HTTP begins as one of ours does.
+    if stream.fill_buf().await.is_ok_and(|first| first.first().is_some_and(u8::is_ascii_uppercase)) {
+        let _under_way = under_way.0.read().await;
+        if let Err(error) = control_http::serve(stream, Caller { rt, who, handler }).await {
+            tracing::debug!(%error, "a program");
+        }
+        return;
+    }
+    let (lines, mut write) = tokio::io::split(stream);
+    let mut lines = BufReader::new(lines);
     loop {
         let request = match read_line(&mut lines).await {
             Ok(Some(line)) => parse(&line),
@@ -216,12 +236,8 @@ async fn answer(
         futures::select_biased! {
             step = steps.recv().fuse() => {
                 let Some(step) = step else { break (&mut work).await };
-                let reply = match step {
-                    Step::Progress(progress) => Reply::Progress(progress),
-                    Step::Says(sentence) => Reply::Says(sentence),
-                };
                 // Nobody reads any more: the verb is to know, and its end is waited for all the same.
-                if told && send(write, &reply).await.is_err() {
+                if told && send(write, &step.into()).await.is_err() {
                     told = false;
                     given_up.cancel();
                 }
@@ -245,6 +261,12 @@ async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
 }
 
 async fn send(write: &mut (impl tokio::io::AsyncWrite + Unpin), reply: &Reply) -> Result<()> {
+    write.write_all(&line_of(reply)?).await?;
+    Ok(write.flush().await?)
+}
+
+/// A reply as it is sent, with its end of line.
+pub fn line_of(reply: &Reply) -> Result<Vec<u8>> {
     let encode = |reply: &Reply| {
         let mut line = serde_json::to_vec(reply).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
         line.push(b'\n');
@@ -259,8 +281,7 @@ async fn send(write: &mut (impl tokio::io::AsyncWrite + Unpin), reply: &Reply) -
         );
         line = encode(&failure(&Error::new(Kind::Unsupported, why)))?;
     }
-    write.write_all(&line).await?;
-    Ok(write.flush().await?)
+    Ok(line)
 }
 
 async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<Option<String>> {

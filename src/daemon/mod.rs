@@ -6,6 +6,7 @@ mod capacity;
 pub mod config;
 mod configured;
 pub mod control;
+mod control_http;
 mod engine;
 mod engine_tables;
 mod exports;
@@ -16,6 +17,8 @@ mod metrics_server;
 #[cfg(test)]
 mod monitoring;
 mod mounts;
+#[cfg(test)]
+mod openapi;
 mod page;
 mod pools;
 pub mod signals;

@@ -1,0 +1,345 @@
+//! `windlass attach`: what to type or paste so that a volume of the running daemon becomes a disk.
+//!
+//! A restart of the daemon, as by an upgrade, is a pause for the guest and no error: clients are told to connect again, and a
+//! guest whose disk fails in spite of that stops until somebody looks.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Global, output, reach_engine};
+use crate::base::{Error, Kind, Result};
+use crate::daemon::answers::{EngineStatus, SnapshotLine, VolumeAnswer};
+use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+use crate::nbd::Address;
+
+/// How long a client goes on trying to reach a daemon that is gone, in seconds.
+const RECONNECT: u64 = 300;
+/// Bytes of a virtio disk's serial number.
+const SERIAL_MAX: usize = 20;
+/// Connections of one client: more than one lets its requests overtake each other.
+const CONNECTIONS: u32 = 4;
+
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// POOL/VOLUME, or POOL/VOLUME@SNAPSHOT to read
+    path: String,
+    /// For whom
+    #[arg(long = "as", value_name = "CLIENT", default_value = "qemu")]
+    client: ClientKind,
+    /// Which of the daemon's addresses is used, `unix:PATH` or `HOST:PORT` (default: a socket of this host, where there is one)
+    #[arg(long, value_name = "ADDR")]
+    address: Option<Address>,
+    /// The disk's name: the kernel's device for `nbd` and `systemd` (default: /dev/nbd0), the guest's for `libvirt` (vda)
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum ClientKind {
+    /// Arguments of qemu-system-…
+    Qemu,
+    /// A disk element of libvirt's XML
+    Libvirt,
+    /// A line of nbd-client, for the Linux kernel
+    Nbd,
+    /// A systemd unit that does the same at boot
+    Systemd,
+    /// The URI that nbdcopy, nbdfuse and others take
+    Uri,
+}
+
+/// All that a client needs to know.
+struct Disk {
+    address: Address,
+    export: String,
+    read_only: bool,
+    serial: String,
+}
+
+#[derive(Serialize)]
+struct Printed {
+    export: String,
+    address: String,
+    uri: String,
+    read_only: bool,
+    serial: String,
+    text: String,
+}
+
+pub async fn run(global: &Global, args: Attach) -> Result<ExitCode> {
+    let disk = look(global, &args).await?;
+    let text = disk.text(args.client, args.device.as_deref())?;
+    if global.json {
+        let Disk { address, export, read_only, serial } = disk;
+        let (uri, address) = (address.uri(&export), address.to_string());
+        let printed = Printed { export, address, uri, read_only, serial, text };
+        output::line(&json!(printed).to_string());
+    } else {
+        output::line(text.trim_end());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Finds the volume or snapshot, and where the daemon serves it.
+async fn look(global: &Global, args: &Attach) -> Result<Disk> {
+    let snapshot = match args.path.contains('@') {
+        true => Some(args.path.parse::<SnapshotPath>()?),
+        false => None,
+    };
+    let volume: VolumePath = match &snapshot {
+        Some(snapshot) => snapshot.volume.clone(),
+        None => args.path.parse()?,
+    };
+    let status: EngineStatus = reach_engine::ask(global, Verb::Status).await?.answer()?;
+    let info = Verb::VolumeInfo { path: volume.clone() };
+    let info: VolumeAnswer = reach_engine::ask(global, info).await?.answer()?;
+    if let Some(snapshot) = &snapshot {
+        let listed = Verb::SnapshotList { path: volume.clone(), from: None };
+        let listed: Vec<SnapshotLine> = reach_engine::ask(global, listed).await?.answer()?;
+        if !listed.iter().any(|line| line.info.name == snapshot.snapshot) {
+            return Err(Error::new(Kind::NotFound, format!("there is no snapshot {snapshot}")));
+        }
+    }
+    let id = info.info.id.to_string();
+    Ok(Disk {
+        address: choose(&status.nbd, args.address.as_ref())?,
+        export: args.path.clone(),
+        read_only: snapshot.is_some() || info.info.template,
+        serial: id[..SERIAL_MAX.min(id.len())].to_owned(),
+    })
+}
+
+/// A socket of this host before addresses of the network.
+fn choose(listening: &[String], wanted: Option<&Address>) -> Result<Address> {
+    let all = listening.iter().map(|text| text.parse()).collect::<Result<Vec<Address>>>()?;
+    let found = match wanted {
+        Some(wanted) => all.iter().find(|address| *address == wanted),
+        None => all.iter().find(|a| matches!(a, Address::Unix(_))).or(all.first()),
+    };
+    found.cloned().map(reachable).ok_or_else(|| match (wanted, all.is_empty()) {
+        (Some(wanted), false) => {
+            let why = format!("the daemon does not listen on {wanted}, but on {}", listening.join(", "));
+            Error::new(Kind::Usage, why)
+        }
+        _ => Error::new(Kind::Closed, "no daemon serves volumes here: start it by `windlass serve`"),
+    })
+}
+
+/// Who listens on all of a host's addresses is reached by the host's name.
+fn reachable(address: Address) -> Address {
+    let Address::Tcp(at) = &address else { return address };
+    match at.parse::<std::net::SocketAddr>() {
+        Ok(bound) if bound.ip().is_unspecified() => {
+            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            Address::Tcp(format!("{name}:{}", bound.port()))
+        }
+        _ => address,
+    }
+}
+
+impl Disk {
+    fn text(&self, client: ClientKind, device: Option<&str>) -> Result<String> {
+        match client {
+            ClientKind::Qemu => self.qemu(),
+            ClientKind::Libvirt => self.libvirt(device.unwrap_or("vda")),
+            ClientKind::Nbd => self.nbd_client(kernel_device(device)?),
+            ClientKind::Systemd => self.unit(kernel_device(device)?),
+            ClientKind::Uri => Ok(self.address.uri(&self.export)),
+        }
+    }
+
+    fn qemu(&self) -> Result<String> {
+        let server = match &self.address {
+            Address::Unix(path) => json!({ "type": "unix", "path": path }),
+            Address::Tcp(at) => {
+                let (host, port) = host_and_port(at)?;
+                json!({ "type": "inet", "host": host, "port": port })
+            }
+        };
+        // The name of a node begins with a letter.
+        let node = format!("w{}", self.serial);
+        let mut disk = json!({
+            "driver": "nbd",
+            "node-name": node,
+            "server": server,
+            "export": self.export,
+            "reconnect-delay": RECONNECT,
+            "cache": { "direct": true },
+        });
+        if self.read_only {
+            disk["read-only"] = Value::Bool(true);
+        } else {
+            disk["discard"] = "unmap".into();
+            disk["detect-zeroes"] = "unmap".into();
+        }
+        let on_error = "werror=stop,rerror=stop";
+        let device = format!("virtio-blk-pci,drive={node},serial={},{on_error}", self.serial);
+        Ok(format!("-blockdev {} \\\n-device {device}", shell_word(&disk.to_string())))
+    }
+
+    fn libvirt(&self, device: &str) -> Result<String> {
+        let host = match &self.address {
+            Address::Unix(path) => format!("transport='unix' socket='{}'", xml(&path.to_string_lossy())),
+            Address::Tcp(at) => {
+                let (host, port) = host_and_port(at)?;
+                format!("name='{}' port='{port}'", xml(&host))
+            }
+        };
+        let (discards, read_only) = match self.read_only {
+            true => ("", "\n  <readonly/>"),
+            false => (" discard='unmap' detect_zeroes='unmap'", ""),
+        };
+        Ok(format!(
+            "<disk type='network' device='disk'>\n  <driver name='qemu' type='raw' cache='none' error_policy='stop' \
+             rerror_policy='stop'{discards}/>\n  <source protocol='nbd' name='{}'>\n    <host {host}/>\n    <reconnect \
+             delay='{RECONNECT}'/>\n  </source>\n  <target dev='{}' bus='virtio'/>\n  <serial>{}</serial>{read_only}\n</disk>",
+            xml(&self.export),
+            xml(device),
+            self.serial
+        ))
+    }
+
+    /// The kernel waits for a new connection as long as `nbd-client` runs to make it (`-persist`); `-timeout` would make
+    /// errors of a pause.
+    fn nbd_client(&self, device: &str) -> Result<String> {
+        Ok(format!("modprobe nbd\n{}", self.nbd_client_line(device, shell_word)?))
+    }
+
+    fn nbd_client_line(&self, device: &str, quoted: fn(&str) -> String) -> Result<String> {
+        let server = match &self.address {
+            Address::Unix(path) => format!("-unix {}", quoted(&path.to_string_lossy())),
+            Address::Tcp(at) => {
+                let (host, port) = host_and_port(at)?;
+                format!("{} {port}", quoted(&host))
+            }
+        };
+        let read_only = if self.read_only { " -readonly" } else { "" };
+        Ok(format!(
+            "nbd-client {server} {} -name {} -connections {CONNECTIONS} -persist{read_only}",
+            quoted(device),
+            quoted(&self.export)
+        ))
+    }
+
+    fn unit(&self, device: &str) -> Result<String> {
+        let line = self.nbd_client_line(device, unit_word)?;
+        let device_word = unit_word(device);
+        let local = match self.address {
+            Address::Unix(_) => "Wants=windlass.service\nAfter=windlass.service\n",
+            Address::Tcp(_) => "Wants=network-online.target\nAfter=network-online.target\n",
+        };
+        Ok(format!(
+            "# /etc/systemd/system/windlass-disk-{}.service\n[Unit]\nDescription={} as {device}\n{local}Before=remote-fs-pre.target\n\n\
+             [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStartPre=/sbin/modprobe nbd\nExecStart=/usr/sbin/{line}\n\
+             ExecStop=/usr/sbin/nbd-client -d {device_word}\n\n[Install]\nWantedBy=multi-user.target remote-fs.target",
+            self.serial,
+            self.export.replace('%', "%%"),
+        ))
+    }
+}
+
+/// The kernel's device, `/dev/nbd0` unless another is named.
+fn kernel_device(named: Option<&str>) -> Result<&str> {
+    let device = named.unwrap_or("/dev/nbd0");
+    let number = device.strip_prefix("/dev/nbd").filter(|n| !n.is_empty());
+    match number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+        true => Ok(device),
+        false => {
+            Err(Error::new(Kind::Usage, format!("{device:?} is no device of NBD: write /dev/nbd0, say")))
+        }
+    }
+}
+
+fn host_and_port(at: &str) -> Result<(String, String)> {
+    let (host, port) = at
+        .rsplit_once(':')
+        .ok_or_else(|| Error::new(Kind::Internal, format!("{at} is no address of the network")))?;
+    Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.to_owned()))
+}
+
+/// For a shell, quoted where it needs to be.
+fn shell_word(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:@=,".contains(&b);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// For a line of a systemd unit.
+fn unit_word(text: &str) -> String {
+    let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    if text.contains([' ', '\t', '\'', '"', ';']) { format!("\"{text}\"") } else { text }
+}
+
+fn xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(address: &str, read_only: bool) -> Disk {
+        Disk {
+            address: address.parse().unwrap(),
+            export: "tank/web".into(),
+            read_only,
+            serial: "0123456789abcdef0123".into(),
+        }
+    }
+
+    #[test]
+    fn a_socket_of_this_host_comes_first() {
+        let listening = ["[::1]:10809".to_owned(), "unix:/run/w/nbd.sock".to_owned()];
+        assert_eq!(choose(&listening, None).unwrap().to_string(), "unix:/run/w/nbd.sock");
+        let tcp = "[::1]:10809".parse().unwrap();
+        assert_eq!(choose(&listening, Some(&tcp)).unwrap(), tcp);
+        assert_eq!(choose(&listening[..1], None).unwrap(), tcp);
+        let Address::Tcp(named) = choose(&["0.0.0.0:10809".to_owned()], None).unwrap() else { panic!() };
+        assert!(named.ends_with(":10809") && !named.starts_with("0.0.0.0"), "{named}");
+        let other = "10.0.0.1:1".parse().unwrap();
+        assert!(choose(&listening, Some(&other)).unwrap_err().to_string().contains("unix:/run/w/nbd.sock"));
+        assert!(choose(&[], None).unwrap_err().is(Kind::Closed));
+        assert!(choose(&[], Some(&other)).unwrap_err().is(Kind::Closed));
+    }
+
+    #[test]
+    fn words_are_quoted_for_whom_they_are() {
+        assert_eq!(shell_word("/run/w/nbd.sock"), "/run/w/nbd.sock");
+        assert_eq!(shell_word("/a b/it's"), r"'/a b/it'\''s'");
+        assert_eq!(unit_word("/a b/50%$x"), "\"/a b/50%%$$x\"");
+        assert_eq!(xml("<a & 'b'>"), "&lt;a &amp; &apos;b&apos;&gt;");
+        assert_eq!(host_and_port("[::1]:10809").unwrap(), ("::1".into(), "10809".into()));
+    }
+
+    #[test]
+    fn each_client_gets_what_it_can_read() {
+        let local = disk("unix:/run/o'w/nbd.sock", false);
+        let qemu = local.qemu().unwrap();
+        let json = qemu.split_once(r"'\''").map(|_| qemu.replace(r"'\''", "\u{1}")).unwrap();
+        let json = json.split('\'').nth(1).unwrap().replace('\u{1}', "'");
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["server"], json!({ "type": "unix", "path": "/run/o'w/nbd.sock" }));
+        assert_eq!((&json["reconnect-delay"], &json["discard"]), (&json!(300), &json!("unmap")));
+        assert!(
+            qemu.ends_with("drive=w0123456789abcdef0123,serial=0123456789abcdef0123,werror=stop,rerror=stop")
+        );
+        assert!(local.libvirt("vdb").unwrap().contains("socket='/run/o&apos;w/nbd.sock'"));
+        let far = disk("[::1]:10809", true);
+        assert!(far.qemu().unwrap().contains(r#""read-only":true"#));
+        assert!(!far.qemu().unwrap().contains("discard"));
+        let xml = far.libvirt("vda").unwrap();
+        assert!(xml.contains("<host name='::1' port='10809'/>") && xml.contains("<readonly/>"), "{xml}");
+        assert!(far.unit("/dev/nbd3").unwrap().contains(
+            "ExecStart=/usr/sbin/nbd-client ::1 10809 /dev/nbd3 -name tank/web -connections 4 -persist -readonly\n"
+        ));
+        assert!(kernel_device(Some("/dev/nbd12")).is_ok() && kernel_device(None).is_ok());
+        for bad in ["/dev/sda", "/dev/nbd", "/dev/nbd0p1", "nbd0"] {
+            assert!(kernel_device(Some(bad)).unwrap_err().is(Kind::Usage), "{bad}");
+        }
+    }
+}
