@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::moment::Moment;
 use super::pool::parse_rate;
@@ -13,7 +14,7 @@ use super::{Global, done, forgive, output, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{RemoveMode, Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{Outcome, RemoveMode, Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
@@ -304,13 +305,13 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let journal = super::mount::absolute(&journal)?;
             plain(global, Verb::VolumeSalvage { journal, to, force }).await
         }
-        Volume::Remove { path, if_exists, dry_run, how, importing } => {
+        Volume::Remove { path, if_exists, dry_run, importing: true, .. } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
-            let (path, mode) = match importing {
-                true => (path.while_imported(), RemoveMode::Now),
-                false => (path, how.mode()),
-            };
-            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode };
+            forgive(give_up_import(global, &path, dry_run).await, forgiven)
+        }
+        Volume::Remove { path, if_exists, dry_run, how, .. } => {
+            let forgiven = if_exists.then_some(Kind::NotFound);
+            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode: how.mode() };
             forgive(plain(global, verb).await, forgiven)
         }
         Volume::Restore { path, to } => {
@@ -319,6 +320,20 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         }
         Volume::Clone(args) => super::clone::run(global, args).await,
     }
+}
+
+/// Removes what an import that was cut off has left. Its note in the state folder tells nothing without it.
+async fn give_up_import(global: &Global, path: &VolumePath, dry_run: bool) -> Result<ExitCode> {
+    let hidden = path.while_imported();
+    let verb = Verb::VolumeRemove { path: hidden, if_exists: false, dry_run, mode: RemoveMode::Now };
+    let outcome = reach_engine::ask(global, verb).await?;
+    let (degraded, did) = (outcome.degraded, if dry_run { "would be removed" } else { "is removed" });
+    let value = json!({"path": path.to_string(), "removed": !dry_run, "dry_run": dry_run});
+    let outcome =
+        Outcome { value, ..Outcome::default() }.note(format!("the unfinished import of {path} {did}"));
+    let outcome = outcome.degraded(degraded);
+    output::notes(global, &outcome);
+    Ok(done(&outcome))
 }
 
 async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {

@@ -13,8 +13,6 @@ use crate::base::Result;
 use crate::base::rt::{Rt, Task};
 use crate::base::size::BLOCK;
 
-/// Bytes of pieces that are under way.
-const UNDER_WAY: u64 = 64 << 20;
 /// Bytes of zeros that are given to a target at once, and of which it is asked what is there.
 const ZEROS_MAX: u64 = 1 << 30;
 
@@ -40,13 +38,13 @@ pub struct Copied {
 
 /// Who looks on, and does what is due from time to time.
 #[async_trait]
-pub trait Watch: Send {
+pub trait CopyWatch: Send {
     /// A disk whose size shows while it is read has so many bytes at least.
     async fn grow(&mut self, size: u64) -> Result<()>;
     async fn reached(&mut self, copied: Copied) -> Result<()>;
 }
 
-pub struct Copy {
+pub struct Copying {
     pub rt: Rt,
     pub target: Arc<dyn Target>,
     /// The target holds something: only what differs is written. Otherwise it reads as zeros, or as the source where an earlier
@@ -54,10 +52,10 @@ pub struct Copy {
     pub has_base: bool,
 }
 
-impl Copy {
+impl Copying {
     /// All that the source has; it begins at `from`. The target is not flushed afterwards.
-    pub async fn run(&self, source: &mut dyn Source, from: u64, watch: &mut dyn Watch) -> Result<Copied> {
-        let pieces_max = (UNDER_WAY / source.piece_max()).max(2) as usize;
+    pub async fn run(&self, source: &mut dyn Source, from: u64, watch: &mut dyn CopyWatch) -> Result<Copied> {
+        let pieces_max = source.pieces_max().max(2);
         let is_open_ended = source.size().is_none();
         let mut copied = Copied { position: from, written: 0 };
         let (mut under_way, mut ended) = (VecDeque::new(), false);
@@ -98,7 +96,7 @@ impl Copy {
         &self,
         under_way: &mut VecDeque<(u64, Task<Result<u64>>)>,
         copied: &mut Copied,
-        watch: &mut dyn Watch,
+        watch: &mut dyn CopyWatch,
         waits: bool,
     ) -> Result<bool> {
         let Some((end, oldest)) = under_way.front_mut() else { return Ok(false) };
@@ -249,7 +247,7 @@ mod tests {
     struct Nobody(Vec<u64>);
 
     #[async_trait]
-    impl Watch for Nobody {
+    impl CopyWatch for Nobody {
         async fn grow(&mut self, _: u64) -> Result<()> {
             Ok(())
         }
@@ -266,7 +264,7 @@ mod tests {
         let run = async move {
             let mut source = Raw::new(Arc::new(InMemory(image)));
             let mut watch = Nobody(Vec::new());
-            let copied = Copy { rt, target, has_base }.run(&mut source, from, &mut watch).await.unwrap();
+            let copied = Copying { rt, target, has_base }.run(&mut source, from, &mut watch).await.unwrap();
             assert!(watch.0.is_sorted() && watch.0.last() == Some(&copied.position));
             copied
         };

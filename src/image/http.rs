@@ -183,6 +183,10 @@ impl ReadAt for HttpFile {
         Ok(bytes.freeze())
     }
 
+    fn reads_max(&self) -> usize {
+        2 * AT_ONCE
+    }
+
     fn identity(&self) -> String {
         let Version { etag, modified } = &self.version;
         let version = match etag.as_ref().or(modified.as_ref()) {

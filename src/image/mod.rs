@@ -18,7 +18,7 @@ mod source;
 mod stream;
 
 pub use backing_dir::BackingDir;
-pub use copy::{Copied, Copy, Target, Watch};
+pub use copy::{Copied, CopyWatch, Copying, Target};
 pub use format::{Compression, Format, HEAD_BYTES, detect};
 pub use http::{HttpFile, HttpOpened};
 pub use local_file::{LocalFile, Opened};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::read_at::{ReadAt, read_padded};
-use super::source::{Content, PIECE, Piece, Source};
+use super::source::{Content, PIECE, Piece, Source, UNDER_WAY};
 use crate::base::Result;
 
 /// Disks are made of sectors: a file that ends in the middle of one is filled up.
@@ -48,6 +48,10 @@ impl Raw {
 impl Source for Raw {
     fn size(&self) -> Option<u64> {
         Some(self.end())
+    }
+
+    fn pieces_max(&self) -> usize {
+        ((UNDER_WAY / PIECE) as usize).min(self.file.reads_max())
     }
 
     fn skip_to(&mut self, offset: u64) {

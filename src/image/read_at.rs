@@ -27,6 +27,11 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         Ok((offset < self.size()).then(|| offset..self.size()))
     }
 
+    /// Reads at a time that are of use. More would be done in any order, and the begin late.
+    fn reads_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Tells the file from others, and from what it may become: who goes on with it later compares that.
     fn identity(&self) -> String;
 

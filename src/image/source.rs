@@ -10,6 +10,8 @@ use crate::base::Result;
 
 /// Bytes of a piece that has data, but for formats whose own unit is larger.
 pub const PIECE: u64 = 1 << 20;
+/// Bytes of pieces that are under way.
+pub(super) const UNDER_WAY: u64 = 64 << 20;
 
 /// A part of a disk. Of any length where it has no data.
 pub struct Piece {
@@ -44,9 +46,9 @@ pub trait Source: Send {
     /// Bytes of the disk, a multiple of 512; none: it is known at the end only.
     fn size(&self) -> Option<u64>;
 
-    /// Bytes of the largest piece that has data.
-    fn piece_max(&self) -> u64 {
-        PIECE
+    /// Pieces that may be read at a time: so many fit the memory for it, and what they come from can be asked for.
+    fn pieces_max(&self) -> usize {
+        (UNDER_WAY / PIECE) as usize
     }
 
     /// Goes on from there. What lies before need not be read.

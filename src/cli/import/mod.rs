@@ -26,7 +26,7 @@ use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::StateDir;
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, Verb, VolumeCreate, VolumePath};
-use crate::image::{Copied, Copy, Format, Target, Watch};
+use crate::image::{Copied, CopyWatch, Copying, Format, Target};
 
 /// How often what was written is flushed, and noted.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
@@ -130,6 +130,10 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
     let resumed = work.note.position;
     let copied = work.fill(rt, door, args, &mut input, &bar).await?;
     bar.finish_and_clear();
+    if copied.position == 0 {
+        work.give_up(door).await?;
+        return Err(no_disk(args));
+    }
     let sum = input.sum.clone().or_else(|| input.source.sum());
     if let Err(e) = Input::check_sum(&args.asked(), sum.as_deref()) {
         work.give_up(door).await?;
@@ -161,7 +165,7 @@ fn told(
         "{path} holds {} ({}): {}, of which {} were written in {}{went_on}",
         args.from,
         input.format,
-        show_size(work.size),
+        show_bytes(work.size),
         show_bytes(copied.written),
         show_time(ms)
     );
@@ -182,7 +186,7 @@ async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> R
     let hidden = args.path.while_imported();
     let image = input.source.size();
     if image == Some(0) {
-        return Err(Error::new(Kind::Invalid, format!("{} has no bytes: there is no disk in it", args.from)));
+        return Err(no_disk(args));
     }
     if let (Some(asked), Some(image)) = (args.size, image)
         && asked < image
@@ -232,6 +236,10 @@ async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> R
         door.remove(&hidden).await?;
     }
     make(door, args, wanted, (hidden, note, notes)).await
+}
+
+fn no_disk(args: &Import) -> Error {
+    Error::new(Kind::Invalid, format!("{} has no bytes: there is no disk in it", args.from))
 }
 
 /// Whether a run that notes this may go on where an earlier one was.
@@ -290,7 +298,7 @@ impl Work {
     ) -> Result<Copied> {
         let client = door.export(&self.hidden.to_string(), &[ALLOCATION]).await?;
         let target = Arc::new(NbdTarget(client));
-        let copy = Copy { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
+        let copy = Copying { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
         let from = self.note.position;
         show(bar, &args.path, input.source.size());
         bar.set_position(from);
@@ -364,7 +372,7 @@ impl Filling<'_> {
 }
 
 #[async_trait]
-impl Watch for Filling<'_> {
+impl CopyWatch for Filling<'_> {
     async fn grow(&mut self, size: u64) -> Result<()> {
         self.bar.set_length(size);
         self.work.grow_to(self.door, size).await

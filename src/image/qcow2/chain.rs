@@ -16,7 +16,7 @@ use crate::base::{Error, Kind, Result};
 use crate::image::backing_dir::BackingDir;
 use crate::image::raw::SECTOR;
 use crate::image::read_at::{ReadAt, read_padded};
-use crate::image::source::{Content, PIECE, Piece, Source};
+use crate::image::source::{Content, PIECE, Piece, Source, UNDER_WAY};
 
 /// Images in a chain, at most. Also what a chain that leads back to itself ends by.
 const DEPTH_MAX: usize = 8;
@@ -222,8 +222,9 @@ impl Source for Chain {
     }
 
     /// What is read for a piece may be twice its size and more, where clusters are compressed.
-    fn piece_max(&self) -> u64 {
-        2 * self.piece
+    fn pieces_max(&self) -> usize {
+        let reads = self.layers.iter().map(|layer| layer.file().reads_max()).min();
+        ((UNDER_WAY / 2 / self.piece) as usize).min(reads.unwrap_or(1))
     }
 
     fn skip_to(&mut self, offset: u64) {

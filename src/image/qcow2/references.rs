@@ -37,6 +37,10 @@ fn invalid(why: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, why)
 }
 
+fn behind(offset: u64) -> Error {
+    invalid(format!("it refers to {offset:#x}, behind the end of the file"))
+}
+
 /// How a cluster is referred to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
@@ -55,6 +59,7 @@ struct Window {
     cluster_bits: u32,
     /// Clusters of the file, the last one may be cut off.
     clusters: u64,
+    file_bytes: u64,
 }
 
 impl Window {
@@ -107,7 +112,9 @@ impl Window {
 /// `Invalid`: the image contradicts itself.
 pub async fn check(image: &Image) -> Result<()> {
     let header = &image.header;
-    let clusters = image.file.size().div_ceil(header.cluster());
+    let file_bytes = image.file.size();
+    let clusters = file_bytes.div_ceil(header.cluster());
+    check_work(image, clusters)?;
     let windows = clusters.div_ceil(WINDOW);
     if windows > WINDOWS_MAX {
         let why =
@@ -117,11 +124,20 @@ pub async fn check(image: &Image) -> Result<()> {
     for window in 0..windows {
         let first = window * WINDOW;
         let cells = vec![0; (clusters - first).min(WINDOW) as usize];
-        let mut window = Window { first, cells, cluster_bits: header.cluster_bits, clusters };
+        let mut window = Window { first, cells, cluster_bits: header.cluster_bits, clusters, file_bytes };
         let blocks = count(image, &mut window).await?;
         compare(image, &window, &blocks).await?;
     }
     Ok(())
+}
+
+/// Tables that lie in the file several times over would be walked as often.
+fn check_work(image: &Image, clusters: u64) -> Result<()> {
+    let tables = (0..image.header.l1_entries).filter(|index| entry(image.l1(), *index) != 0).count() as u64;
+    match tables > clusters {
+        true => Err(invalid(format!("it has {tables} L2 tables, in a file of {clusters} clusters"))),
+        false => Ok(()),
+    }
 }
 
 /// Counts all references. The table of blocks of counts.
@@ -143,9 +159,13 @@ fn count_l2(header: &Header, table: &[u8], window: &mut Window) -> Result<()> {
     for index in 0..header.l2_entries() {
         let found = l2(header, table, index)?;
         if let Cluster::Compressed { offset, bytes } = found.cluster {
-            // The last sector may be cut off by the end of the file.
-            let end = (window.clusters << window.cluster_bits).max(offset + 1);
-            window.add(offset, bytes.min(end - offset), By::Compressed)?;
+            // The last sectors may be cut off by the end of the file, but not a whole cluster of them.
+            let end = window.clusters << window.cluster_bits;
+            let inside = bytes.min(end.saturating_sub(offset).max(1));
+            if offset + bytes >= window.file_bytes + header.cluster() {
+                return Err(behind(offset));
+            }
+            window.add(offset, inside, By::Compressed)?;
         }
         if let Some(offset) = found.holds {
             window.add(offset, header.cluster(), By::Entry { copied: found.copied })?;
@@ -219,7 +239,7 @@ async fn count_bitmaps(image: &Image, window: &mut Window) -> Result<()> {
     window.add(bitmaps.offset, bitmaps.bytes, By::Metadata)?;
     let directory = read_padded(&*image.file, bitmaps.offset, bitmaps.bytes, header.cluster()).await?;
     let bad = || invalid("its directory of bitmaps is damaged");
-    let mut rest = &directory[..];
+    let (mut rest, mut tables) = (&directory[..], 0);
     for _ in 0..bitmaps.count {
         let fixed = rest.get(..BITMAP_ENTRY).ok_or_else(bad)?;
         let table = entry(fixed, 0);
@@ -228,6 +248,10 @@ async fn count_bitmaps(image: &Image, window: &mut Window) -> Result<()> {
         let name = u64::from(u16::from_be_bytes([fixed[18], fixed[19]]));
         let len = (BITMAP_ENTRY as u64 + u64::from(extra) + name).next_multiple_of(8);
         rest = rest.get(len as usize..).ok_or_else(bad)?;
+        tables += u64::from(entries) * 8;
+        if tables > window.file_bytes {
+            return Err(bad());
+        }
         count_bitmap(image, window, table, u64::from(entries) * 8).await?;
     }
     if rest.is_empty() { Ok(()) } else { Err(bad()) }

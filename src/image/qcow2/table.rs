@@ -27,7 +27,8 @@ pub fn entry(table: &[u8], index: u64) -> u64 {
 /// Where an L2 table lies, and whether its entry says that nobody shares it; `None`: there is none.
 pub fn l1(header: &Header, entry: u64) -> Result<Option<(u64, bool)>> {
     let offset = entry & OFFSET;
-    if entry & L1_RESERVED != 0 {
+    // Nothing but bits is no table, and no sign that there is none.
+    if entry & L1_RESERVED != 0 || offset == 0 && entry != 0 {
         return Err(invalid("an entry of its L1 table has reserved bits"));
     }
     if !offset.is_multiple_of(header.cluster()) {
@@ -184,7 +185,7 @@ mod tests {
         let header = header(16, 3, false);
         assert_eq!(l1(&header, 0).unwrap(), None);
         assert_eq!(l1(&header, COPIED | 0x3_0000).unwrap(), Some((0x3_0000, true)));
-        for bad in [1, 0x3_0200, COMPRESSED | 0x3_0000] {
+        for bad in [1, 0x3_0200, COMPRESSED | 0x3_0000, COPIED] {
             assert!(l1(&header, bad).is_err(), "{bad:#x}");
         }
     }
