@@ -155,7 +155,8 @@ impl fmt::Display for ChunkId {
 }
 
 /// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`. What is in the trash has one that no user can give
-/// anything: `~`, since when in ms (12 hexadecimal digits), `~`, the name that it had.
+/// anything: `~`, since when in ms (12 hexadecimal digits), `~`, the name that it had. A volume that is being imported has
+/// one as well: `~import~`, and the name that it will have.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
@@ -170,6 +171,28 @@ impl Name {
         &self.0
     }
 
+    /// What the name of a volume that is being imported begins with.
+    const IMPORT: &'static str = "~import~";
+
+    /// As a volume is called until all of its image is in it: listings leave it out.
+    #[must_use]
+    pub fn while_imported(&self) -> Name {
+        Name(format!("{}{}", Name::IMPORT, self.0))
+    }
+
+    /// Of a volume that is being imported: the name that it will have.
+    pub fn imported_as(&self) -> Option<Name> {
+        self.0.strip_prefix(Name::IMPORT).map(|name| Name(name.to_owned()))
+    }
+
+    /// Of a volume that can be opened: one that a user gives, or one that is being imported.
+    pub fn of_volume(text: &str) -> Result<Name> {
+        match text.strip_prefix(Name::IMPORT) {
+            Some(name) => name.parse().map(|name: Name| name.while_imported()),
+            None => text.parse(),
+        }
+    }
+
     /// As it is in the trash since then, ms since 1970.
     #[must_use]
     pub fn in_trash(&self, since_ms: u64) -> Name {
@@ -182,11 +205,15 @@ impl Name {
         Some((u64::from_str_radix(since, 16).ok()?, Name(name.to_owned())))
     }
 
-    /// One that was written down: it may be in the trash, which no name that a user gives is.
+    /// One that was written down: it may be in the trash or of a volume that is being imported, which no name that a user gives
+    /// is.
     pub fn stored(text: &str) -> Result<Name> {
         let Some((since, name)) = text.strip_prefix('~').and_then(|rest| rest.split_once('~')) else {
             return text.parse();
         };
+        if text.starts_with(Name::IMPORT) {
+            return Name::of_volume(text);
+        }
         match (u64::from_str_radix(since, 16), name.parse::<Name>()) {
             (Ok(since), Ok(name)) if name.in_trash(since).0 == text => Ok(Name(text.to_owned())),
             _ => Err(Error::new(Kind::Invalid, format!("{text:?} is no name of what is in the trash"))),
@@ -260,6 +287,12 @@ mod tests {
         assert_eq!(Name::stored(gone.as_str()).unwrap(), gone);
         assert_eq!(Name::stored("web").unwrap(), name);
         assert_eq!((name.trashed(), name.in_trash(u64::MAX).as_str()), (None, "~ffffffffffff~web"));
+        let importing = name.while_imported();
+        assert_eq!((importing.as_str(), importing.trashed()), ("~import~web", None));
+        assert_eq!(Name::stored(importing.as_str()).unwrap(), importing);
+        assert_eq!(Name::of_volume(importing.as_str()).unwrap().imported_as(), Some(name.clone()));
+        assert!(importing.as_str().parse::<Name>().is_err() && Name::of_volume(gone.as_str()).is_err());
+        assert!(Name::stored("~import~~import~web").is_err() && name.imported_as().is_none());
         assert_eq!("a".repeat(63).parse::<Name>().unwrap().in_trash(0).as_str().len(), Name::BYTES_MAX);
         for bad in [
             "~",

@@ -26,6 +26,7 @@ use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
 use crate::image::changes::{ByteSource, Change, Changes, RbdChanges};
 use crate::image::qcow2_overlay::Overlay;
+use crate::image::{qcow2_writer, rbd_diff};
 use crate::nbd::Client;
 
 /// Writes that are under way: at most 1 MiB each.
@@ -61,23 +62,36 @@ struct Applied {
 pub async fn run(global: &Global, args: ApplyDiff) -> Result<ExitCode> {
     let ApplyDiff { path, file, snapshot } = args;
     let rt = Rt::new(RealRuntime::current());
-    let shown = file.display().to_string();
-    let mut changes = open(&rt, &file).await.context(|| format!("reading {shown}"))?;
     let mut door = Door::open(global).await?;
-    let applied = apply(&mut door, &path, &mut *changes, snapshot).await;
-    let applied = applied.context(|| format!("applying {shown} to {path}"));
-    let done = door.close(applied).await?;
-    match global.json {
-        true => output::line(&Outcome::of(&done)?.value.to_string()),
-        false => human(&done),
-    }
+    let applied = onto(&rt, &mut door, &path, &file, snapshot).await;
+    output::notes(global, &door.close(applied).await?);
     Ok(ExitCode::SUCCESS)
 }
 
-fn human(done: &Applied) {
+/// Applies the diff in a file, or that which comes by stdin (`-`).
+pub async fn onto(
+    rt: &Rt,
+    door: &mut Door,
+    path: &VolumePath,
+    file: &Path,
+    snapshot: Option<Name>,
+) -> Result<Outcome> {
+    let shown = file.display();
+    let mut changes = open(rt, file).await.context(|| format!("reading {shown}"))?;
+    let applied = apply(door, path, &mut *changes, snapshot).await;
+    let done = applied.context(|| format!("applying {shown} to {path}"))?;
     let [written, zeroed] = [done.written_bytes, done.zeroed_bytes].map(show_bytes);
     let now = done.snapshot.as_ref().map_or(String::new(), |name| format!(", now {name}"));
-    output::line(&format!("{}{now}: {written} written, {zeroed} zeroed", done.path));
+    Ok(Outcome::of(&done)?.note(format!("{}{now}: {written} written, {zeroed} zeroed", done.path)))
+}
+
+/// Whether this is a local file that `export --since` wrote.
+pub async fn is_diff(path: &Path) -> bool {
+    let head = async {
+        let file = RealDisk::start().open(path, OpenHow::Read).await?;
+        file.pread(0, qcow2_writer::CLUSTER as usize).await
+    };
+    head.await.is_ok_and(|head| head.starts_with(rbd_diff::MAGIC) || qcow2_writer::lineage(&head).is_some())
 }
 
 /// A qcow2 by its first bytes, else an rbd-diff.

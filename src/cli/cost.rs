@@ -112,7 +112,9 @@ pub async fn run(global: &Global, args: Cost) -> Result<ExitCode> {
     for pool in pools {
         let answer: PoolAnswer =
             reach_engine::ask(global, Verb::PoolStatus { name: pool.clone() }).await?.answer()?;
-        let volumes = reach_engine::ask(global, Verb::VolumeList { pool: Some(pool) }).await?.answer()?;
+        let volumes = reach_engine::ask(global, Verb::VolumeList { pool: Some(pool), importing: false })
+            .await?
+            .answer()?;
         let price = chosen(&prices, args.provider.as_deref(), &answer)?;
         all.push(cost(&answer, volumes, price, &prices, status.up_ms)?);
     }

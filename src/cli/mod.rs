@@ -11,6 +11,7 @@ mod drill;
 mod export;
 mod hooks;
 mod iam_policy;
+mod import;
 mod log;
 mod moment;
 mod mount;
@@ -80,6 +81,8 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make a volume from a snapshot, sharing its data
     Clone(clone::Clone),
+    /// Make a volume of a disk image: raw, qcow2, compressed; a file, a URL, a pipe
+    Import(import::Import),
     /// Print what makes a volume a disk: for QEMU, libvirt, the kernel's NBD client, systemd
     Attach(attach::Attach),
     /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
@@ -163,6 +166,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Volume(args) => Box::pin(volume::run(&global, args)).await,
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
+        Command::Import(args) => Box::pin(import::run(&global, args)).await,
         Command::Attach(args) => Box::pin(attach::run(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,

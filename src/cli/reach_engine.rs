@@ -29,6 +29,15 @@ pub async fn interrupted() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
+/// Drops `work` at the first signal: `None` then.
+pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    let (work, signal) = (std::pin::pin!(work), std::pin::pin!(interrupted()));
+    match select(work, signal).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
+}
+
 /// Runs `work` to its end, or to the second signal.
 async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let twice = async {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::moment::Moment;
 use super::pool::parse_rate;
@@ -13,7 +14,7 @@ use super::{Global, done, forgive, output, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{RemoveMode, Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{Outcome, RemoveMode, Verb, VolumeCreate, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
@@ -38,6 +39,9 @@ pub enum Volume {
         /// Those in the trash (`pool set POOL trash=24h`), until when they are kept
         #[arg(long)]
         trash: bool,
+        /// Those whose import is under way or was cut off
+        #[arg(long, conflicts_with = "trash")]
+        importing: bool,
     },
     /// Show one volume: sizes, owner, what is not in the pool yet
     Info { path: VolumePath },
@@ -121,6 +125,9 @@ pub enum Volume {
         dry_run: bool,
         #[command(flatten)]
         how: RemoveFlags,
+        /// Remove what an import that was cut off has left
+        #[arg(long, conflicts_with_all = ["now", "trash"])]
+        importing: bool,
     },
     /// Bring back a volume from the trash: of several of one name, the one that was removed last
     Restore {
@@ -276,8 +283,10 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent };
             plain(global, Verb::VolumeCreate(create)).await
         }
-        Volume::List { pool, trash: true } => show(global, Verb::VolumeTrash { pool }, trash).await,
-        Volume::List { pool, trash: false } => show(global, Verb::VolumeList { pool }, list).await,
+        Volume::List { pool, trash: true, .. } => show(global, Verb::VolumeTrash { pool }, trash).await,
+        Volume::List { pool, importing, .. } => {
+            show(global, Verb::VolumeList { pool, importing }, list).await
+        }
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::History { path } => show(global, Verb::VolumeHistory { path }, history).await,
@@ -300,7 +309,11 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let journal = super::mount::absolute(&journal)?;
             plain(global, Verb::VolumeSalvage { journal, to, force }).await
         }
-        Volume::Remove { path, if_exists, dry_run, how } => {
+        Volume::Remove { path, if_exists, dry_run, importing: true, .. } => {
+            let forgiven = if_exists.then_some(Kind::NotFound);
+            forgive(give_up_import(global, &path, dry_run).await, forgiven)
+        }
+        Volume::Remove { path, if_exists, dry_run, how, .. } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
             let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode: how.mode() };
             forgive(plain(global, verb).await, forgiven)
@@ -313,6 +326,20 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Checksum(args) => super::export::checksum(global, args).await,
         Volume::Clone(args) => super::clone::run(global, args).await,
     }
+}
+
+/// Removes what an import that was cut off has left. Its note in the state folder tells nothing without it.
+async fn give_up_import(global: &Global, path: &VolumePath, dry_run: bool) -> Result<ExitCode> {
+    let hidden = path.while_imported();
+    let verb = Verb::VolumeRemove { path: hidden, if_exists: false, dry_run, mode: RemoveMode::Now };
+    let outcome = reach_engine::ask(global, verb).await?;
+    let (degraded, did) = (outcome.degraded, if dry_run { "would be removed" } else { "is removed" });
+    let value = json!({"path": path.to_string(), "removed": !dry_run, "dry_run": dry_run});
+    let outcome =
+        Outcome { value, ..Outcome::default() }.note(format!("the unfinished import of {path} {did}"));
+    let outcome = outcome.degraded(degraded);
+    output::notes(global, &outcome);
+    Ok(done(&outcome))
 }
 
 async fn plain(global: &Global, verb: Verb) -> Result<ExitCode> {

@@ -58,10 +58,27 @@ impl std::str::FromStr for SnapshotPath {
     }
 }
 
+/// What commands and engines tell each other may also name a volume that is being imported; no user does.
 impl TryFrom<String> for VolumePath {
     type Error = Error;
     fn try_from(s: String) -> Result<Self> {
-        s.parse()
+        VolumePath::of_volume(&s)
+    }
+}
+
+impl VolumePath {
+    /// `POOL/VOLUME`; the volume may be one that is being imported.
+    pub fn of_volume(text: &str) -> Result<VolumePath> {
+        match text.split_once('/') {
+            Some((pool, volume)) => Ok(VolumePath { pool: pool.parse()?, volume: Name::of_volume(volume)? }),
+            None => text.parse(),
+        }
+    }
+
+    /// The same volume, as it is called until all of its image is in it.
+    #[must_use]
+    pub fn while_imported(&self) -> VolumePath {
+        VolumePath { pool: self.pool.clone(), volume: self.volume.while_imported() }
     }
 }
 
@@ -304,7 +321,12 @@ pub enum Verb {
     /// Makes an empty volume.
     VolumeCreate(VolumeCreate),
     /// Volumes, those of one pool or of all.
-    VolumeList { pool: Option<Name> },
+    VolumeList {
+        pool: Option<Name>,
+        /// Those that are being imported, which are left out otherwise.
+        #[serde(default)]
+        importing: bool,
+    },
     /// Volumes in the trash.
     VolumeTrash { pool: Option<Name> },
     /// All that is known of a volume.

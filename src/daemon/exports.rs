@@ -33,7 +33,7 @@ fn target(name: &str) -> Result<Target> {
     let parsed = if name.contains('@') {
         name.parse().map(Target::Snapshot)
     } else {
-        name.parse().map(Target::Volume)
+        VolumePath::of_volume(name).map(Target::Volume)
     };
     parsed.map_err(|_| {
         Error::new(
@@ -71,6 +71,10 @@ impl Exports for EngineExports {
         let mut all = Vec::new();
         for (pool, open) in self.state()?.pools.opened() {
             for (volume, info) in open.volumes.list(LISTING).await? {
+                // It is opened by who imports it, and shown to nobody before it is whole.
+                if volume.imported_as().is_some() {
+                    continue;
+                }
                 let path = VolumePath { pool: pool.clone(), volume };
                 // A head that cannot be read now is not offered; opening it by name says why.
                 let Ok(info) = info else { continue };

@@ -89,6 +89,11 @@ impl StateDir {
         self.root.join("volumes")
     }
 
+    /// Where imports that were cut off stand.
+    pub fn imports(&self) -> PathBuf {
+        self.root.join("imports")
+    }
+
     pub fn hints(&self) -> PathBuf {
         self.root.join("hints")
     }

@@ -1,11 +1,40 @@
-//! Images: volumes as files and streams. What this layer needs of a volume is behind small traits; it reaches none itself.
+//! Images of disks, in and out. Knows files and formats, nothing of volumes: what it needs of one is behind small traits.
+//!
+//! **In.** An image is untrusted. Its own words decide no allocation before they were held against the file's length, no file
+//! that it names is opened unasked, and what contradicts itself is refused before the first byte is written. `ReadAt` is a file
+//! that can be read anywhere: on the local disk, or behind `http(s)://`. A `Source` makes pieces of it, in order: a raw disk, a
+//! qcow2 with what it is built on, a stream. `Copying` takes a source to a `Target`, many pieces at a time.
+//!
+//! **Out.** A disk is told as runs (`runs`), all of it or what changed (`changes`), and becomes raw, qcow2 (`qcow2_writer`) or a
+//! stream of differences (`rbd_diff`); `sum` is its checksum.
 
+mod backing_dir;
 pub mod changes;
+mod copy;
 pub mod export;
+mod format;
+mod http;
+mod local_file;
 pub mod output;
+mod qcow2;
 pub mod qcow2_overlay;
 pub mod qcow2_writer;
+mod raw;
 pub mod rbd_diff;
+mod read_at;
 pub mod runs;
 pub mod sinks;
+mod source;
+mod stream;
 pub mod sum;
+
+pub use backing_dir::BackingDir;
+pub use copy::{Copied, CopyWatch, Copying, Target};
+pub use format::{Compression, Format, HEAD_BYTES, detect};
+pub use http::{HttpFile, HttpOpened};
+pub use local_file::{LocalFile, Opened};
+pub use qcow2::Chain;
+pub use raw::Raw;
+pub use read_at::{ReadAt, sha256};
+pub use source::{Content, PIECE, Piece, Source};
+pub use stream::{Bytewise, Stream};

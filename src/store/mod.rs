@@ -49,7 +49,7 @@ pub use request::{BucketAnswer, BucketRequest};
 pub use retry::{Patience, Retrying};
 pub use rights::{Right, Tried, is_public, try_rights};
 pub use rules::{Asked, BucketRules, LifecycleRule};
-pub use s3::{KeyPair, S3Store, passwd_keys};
+pub use s3::{KeyPair, S3Store, passwd_keys, web_client};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use switch::{CutOff, Switched};

@@ -15,7 +15,7 @@ pub const HOUSE: &[(&str, &[&str])] = &[
     ("log", &["cache", "pool", "frame", "store", "base"]),
     ("map", &["log", "cache", "frame", "base"]),
     ("volume", &["map", "log", "journal", "cache", "pool", "frame", "store", "base"]),
-    ("image", &["volume", "base"]),
+    ("image", &["base"]),
     ("fs", &["cache", "store", "base"]),
     ("nbd", &["base"]),
     (

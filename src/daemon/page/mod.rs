@@ -76,7 +76,7 @@ async fn answer(state: &EngineState, verb: Verb) -> Result<Outcome> {
 fn volumes(state: &EngineState, request: &Request) -> Result<Verb> {
     let pool: Name = request.parameter("pool").unwrap_or_default().parse()?;
     check_open(state, &pool)?;
-    Ok(Verb::VolumeList { pool: Some(pool) })
+    Ok(Verb::VolumeList { pool: Some(pool), importing: false })
 }
 
 fn snapshots(state: &EngineState, request: &Request) -> Result<Verb> {

@@ -107,7 +107,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(state, args, progress)).await,
         Verb::DrillLoseStore(args) => Box::pin(drill::lose_store(state, args, progress)).await,
         Verb::VolumeCreate(args) => Box::pin(volume::create(state, args)).await,
-        Verb::VolumeList { pool } => Box::pin(volume::list(state, pool.as_ref())).await,
+        Verb::VolumeList { pool, importing } => Box::pin(volume::list(state, pool.as_ref(), importing)).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
         Verb::VolumeSet { path, assignments } => Box::pin(volume::set(state, &path, &assignments)).await,
         Verb::VolumeRename { path, to } => Box::pin(volume::rename(state, &path, &to)).await,

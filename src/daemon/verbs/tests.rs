@@ -125,7 +125,7 @@ async fn many_clones_are_made_and_what_is_there_counts_when_that_is_asked_for() 
         VolumeLine::Known(v) => (v.path.to_string(), v.origin),
         VolumeLine::Unknown { path, .. } => panic!("{path}"),
     };
-    let listed: Vec<VolumeLine> = volume::list(&state, None).await.unwrap().answer().unwrap();
+    let listed: Vec<VolumeLine> = volume::list(&state, None, false).await.unwrap().answer().unwrap();
     let listed: std::collections::BTreeMap<_, _> = listed.into_iter().map(line).collect();
     assert_eq!(listed.len(), 2 + 29);
     assert_eq!((&listed["p/w-7"], &listed["p/w-30"]), (&Some("p/v@s".to_owned()), &None));

@@ -133,7 +133,8 @@ pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String])
     })
 }
 
-pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
+/// Those that have a name of their own, or those that are being imported, by the name that they will have.
+pub async fn list(state: &EngineState, pool: Option<&Name>, importing: bool) -> Result<Outcome> {
     let names: Vec<Name> = match pool {
         Some(name) => vec![name.clone()],
         None => state.pools.known().into_iter().map(|k| k.name).collect(),
@@ -155,7 +156,12 @@ pub async fn list(state: &EngineState, pool: Option<&Name>) -> Result<Outcome> {
                 continue;
             }
         };
-        for (volume, info) in volumes {
+        let listed = |(name, info): (Name, Result<VolumeInfo>)| match (name.imported_as(), importing) {
+            (None, false) => Some((name, info)),
+            (Some(name), true) => Some((name.clone(), info.map(|info| VolumeInfo { name, ..info }))),
+            _ => None,
+        };
+        for (volume, info) in volumes.into_iter().filter_map(listed) {
             let path = VolumePath { pool: pool.clone(), volume };
             match info {
                 Ok(info) => {

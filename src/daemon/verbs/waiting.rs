@@ -98,10 +98,10 @@ impl Manner {
             | Verb::SnapshotTrash { path }
             | Verb::VolumeHistory { path }
             | Verb::SnapshotAt { path, .. } => looks([path.pool.clone()]),
-            Verb::VolumeList { pool: Some(name) } | Verb::VolumeTrash { pool: Some(name) } => {
+            Verb::VolumeList { pool: Some(name), .. } | Verb::VolumeTrash { pool: Some(name) } => {
                 looks([name.clone()])
             }
-            Verb::VolumeList { pool: None } | Verb::VolumeTrash { pool: None } => {
+            Verb::VolumeList { pool: None, .. } | Verb::VolumeTrash { pool: None } => {
                 looks(state.pools.known().into_iter().map(|k| k.name))
             }
             verb => Manner::of_snapshot(verb).unwrap_or_else(|| Manner::of_pool(state, verb)),

@@ -38,6 +38,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// From the first byte sent to the first one received. The retry layer knows what a request carries and waits
 /// less; this is for copies of large objects, which some servers answer only when they are done.
 const ANSWER: Duration = Duration::from_secs(900);
+/// The same of web servers.
+const WEB_ANSWER: Duration = Duration::from_secs(30);
 const FILE_MAX: usize = 1 << 20;
 
 /// An HTTP client with its pool of connections, and what it may be shared by.
@@ -76,6 +78,14 @@ fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<
     let new = Arc::new(Shared { rt: rt.clone(), authorities, connector, http });
     all.push(Arc::downgrade(&new));
     Ok(new)
+}
+
+/// What asks web servers that are no stores: with this host's authorities, and through the proxy that the environment names.
+pub fn web_client() -> Result<SharedHttpConnector> {
+    let context = TlsContext::builder().with_trust_store(TrustStore::default()).build();
+    let context = context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))?;
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(WEB_ANSWER).build();
+    Ok(client(&settings, context).0)
 }
 
 /// The SDK panics on certificates that it can't read, when the first request is made: they are read here first.

@@ -24,6 +24,7 @@ mod trust;
 mod versions;
 mod write;
 
+pub use self::connect::web_client;
 pub use self::passwd_file::{KeyPair, keys as passwd_keys};
 
 use std::sync::Arc;

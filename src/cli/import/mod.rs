@@ -1,0 +1,458 @@
+//! `windlass import`.
+//!
+//! The volume is made under a hidden name, filled through its export, and renamed when all of the image is in it. A run that
+//! was cut off leaves the hidden volume and a note of how far it was; the same command goes on there.
+
+mod input;
+mod nbd_target;
+mod note;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use self::input::{Asked, Input, parse_sum};
+use self::nbd_target::{ALLOCATION, NbdTarget};
+use self::note::{Note, Notes};
+use super::reach_engine::{Door, unless_interrupted};
+use super::{Global, apply_diff, done, output};
+use crate::base::rt::{Instant, RealRuntime, Rt};
+use crate::base::size::{parse_size, show_bytes, show_size, show_time};
+use crate::base::{Error, Kind, Result};
+use crate::daemon::StateDir;
+use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, Verb, VolumeCreate, VolumePath};
+use crate::image::{Copied, CopyWatch, Copying, Format, Target};
+
+/// How often what was written is flushed, and noted.
+const NOTE_EVERY: Duration = Duration::from_secs(2);
+/// Of a disk whose size shows at its end.
+const SIZE_MIN: u64 = 512;
+
+#[derive(clap::Args, Debug)]
+pub struct Import {
+    /// A file, an http:// or https:// URL, or - for standard input; .gz, .xz and .zst are decompressed
+    #[arg(value_name = "FILE|URL|-")]
+    from: String,
+    /// POOL/VOLUME: appears when all of the image is in it. What `export --since` wrote goes onto one that stands at that
+    /// snapshot
+    path: VolumePath,
+    /// What the image is: raw or qcow2 (default: as its first bytes tell)
+    #[arg(long)]
+    format: Option<Format>,
+    /// Refuse an image whose bytes have another SHA-256
+    #[arg(long, value_name = "SUM", value_parser = parse_sum)]
+    sha256: Option<String>,
+    /// Make the volume a template: only clones of its snapshots from then on
+    #[arg(long)]
+    template: bool,
+    /// Make the volume larger than the image, for example 20G
+    #[arg(long, value_parser = parse_size)]
+    size: Option<u64>,
+    /// Where files lie that a qcow2 image is built on; nothing outside of this folder is opened
+    #[arg(long, value_name = "DIR")]
+    backing_dir: Option<PathBuf>,
+    /// Make a clone of this snapshot, and write only the blocks that differ
+    #[arg(long, value_name = "POOL/VOL@SNAP")]
+    base: Option<SnapshotPath>,
+    /// Only look at the image, and say what it is; the volume is not made
+    #[arg(long, conflicts_with_all = ["restart", "base", "template"])]
+    dry_run: bool,
+    /// Begin anew what was cut off
+    #[arg(long)]
+    restart: bool,
+    /// Succeed when the volume exists, whatever it holds
+    #[arg(long)]
+    if_absent: bool,
+}
+
+impl Import {
+    /// Options of an import that a diff has no use for.
+    fn refuse_with_a_diff(&self) -> Result<()> {
+        let given = [
+            ("--sha256", self.sha256.is_some()),
+            ("--template", self.template),
+            ("--size", self.size.is_some()),
+            ("--backing-dir", self.backing_dir.is_some()),
+            ("--base", self.base.is_some()),
+            ("--format", self.format.is_some()),
+        ];
+        match given.iter().find(|(_, is)| *is) {
+            Some((name, _)) => {
+                let why = format!(
+                    "{} is what changed since a snapshot, and {} exists: {name} does not go with that",
+                    self.from, self.path
+                );
+                Err(Error::new(Kind::Usage, why))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn asked(&self) -> Asked {
+        Asked {
+            from: self.from.clone(),
+            format: self.format,
+            backing_dir: self.backing_dir.clone(),
+            sha256: self.sha256.clone(),
+        }
+    }
+}
+
+pub async fn run(global: &Global, args: Import) -> Result<ExitCode> {
+    let rt = Rt::new(RealRuntime::current());
+    if args.dry_run {
+        let outcome = look(&rt, &args).await?;
+        output::notes(global, &outcome);
+        return Ok(done(&outcome));
+    }
+    let mut door = Door::open(global).await?;
+    let result = Box::pin(import(&rt, &mut door, &args)).await;
+    let outcome = door.close(result).await?;
+    output::notes(global, &outcome);
+    Ok(done(&outcome))
+}
+
+/// What `--dry-run` tells.
+async fn look(rt: &Rt, args: &Import) -> Result<Outcome> {
+    let input = open(rt, args, &bar()).await?;
+    let size = input.source.size();
+    let value = json!({"source": args.from, "format": input.format, "size": size, "sha256": input.sum});
+    let size = size.map_or_else(
+        || "of a size that shows when it is read".into(),
+        |size| format!("of {}", show_size(size)),
+    );
+    Ok(Outcome { value, ..Outcome::default() }
+        .note(format!("{} is a disk {size} ({})", args.from, input.format)))
+}
+
+async fn open(rt: &Rt, args: &Import, bar: &ProgressBar) -> Result<Input> {
+    let opened = Input::open(rt, &args.asked(), bar).await;
+    opened.map_err(|e| e.context(format!("importing {}", args.from)))
+}
+
+async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
+    // Before anything is read or made.
+    if let Some(has) = door.find(&args.path).await? {
+        let file = Path::new(&args.from);
+        if apply_diff::is_diff(file).await {
+            args.refuse_with_a_diff()?;
+            return apply_diff::onto(rt, door, &args.path, file, None).await;
+        }
+        return match args.if_absent {
+            true => {
+                Ok(Outcome { value: has, ..Outcome::default() }.note(format!("{} exists already", args.path)))
+            }
+            false => Err(Error::new(Kind::Exists, format!("volume {} exists", args.path))),
+        };
+    }
+    let notes = Notes::open(&StateDir::locate()?, &args.path).await?;
+    let bar = bar();
+    let mut input = open(rt, args, &bar).await?;
+    let began = rt.now();
+    let mut work = begin(door, args, &input, notes).await?;
+    let resumed = work.note.position;
+    let copied = work.fill(rt, door, args, &mut input, &bar).await?;
+    bar.finish_and_clear();
+    if copied.position == 0 {
+        work.give_up(door).await?;
+        return Err(no_disk(args));
+    }
+    let sum = input.sum.clone().or_else(|| input.source.sum());
+    if let Err(e) = Input::check_sum(&args.asked(), sum.as_deref()) {
+        work.give_up(door).await?;
+        return Err(e);
+    }
+    work.finish(door, args).await?;
+    let ms = rt.now().since(began).as_millis() as u64;
+    Ok(told(args, &input, &work, (copied, resumed, ms), sum))
+}
+
+fn told(
+    args: &Import,
+    input: &Input,
+    work: &Work,
+    (copied, resumed, ms): (Copied, u64, u64),
+    sum: Option<String>,
+) -> Outcome {
+    let path = &args.path;
+    let value = json!({
+        "path": path.to_string(), "source": args.from, "format": input.format, "size": work.size,
+        "image_bytes": copied.position, "written_bytes": copied.written, "resumed_at": resumed, "sha256": sum,
+        "template": args.template, "took_ms": ms,
+    });
+    let went_on = match resumed {
+        0 => String::new(),
+        at => format!(", from {} on", show_bytes(at)),
+    };
+    let note = format!(
+        "{path} holds {} ({}): {}, of which {} were written in {}{went_on}",
+        args.from,
+        input.format,
+        show_bytes(work.size),
+        show_bytes(copied.written),
+        show_time(ms)
+    );
+    Outcome { value, ..Outcome::default() }.note(note)
+}
+
+/// The volume that is being filled.
+struct Work {
+    hidden: VolumePath,
+    /// Bytes of the volume.
+    size: u64,
+    note: Note,
+    notes: Notes,
+}
+
+/// Finds where an earlier run was, or makes the volume.
+async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> Result<Work> {
+    let hidden = args.path.while_imported();
+    let image = input.source.size();
+    if image == Some(0) {
+        return Err(no_disk(args));
+    }
+    if let (Some(asked), Some(image)) = (args.size, image)
+        && asked < image
+    {
+        let (asked, image) = (show_size(asked), show_size(image));
+        return Err(Error::new(
+            Kind::Usage,
+            format!("--size {asked} would cut the image, which has {image}"),
+        ));
+    }
+    let wanted = args.size.unwrap_or(0).max(image.unwrap_or(SIZE_MIN));
+    let (there, before) = (door.find(&hidden).await?, notes.read().await);
+    let note = Note {
+        source: input.identity.clone(),
+        base: args.base.as_ref().map(ToString::to_string),
+        volume: None,
+        position: 0,
+    };
+    if let Some(there) = there {
+        match before.filter(|before| before.volume.is_none() || before.volume == text(&there, "id")) {
+            Some(before) if !args.restart && goes_on(&before, &note) => {
+                let size = there.get("size").and_then(Value::as_u64).unwrap_or_default();
+                let mut work = Work { hidden, size, note: before, notes };
+                work.grow_to(door, wanted).await?;
+                return Ok(work);
+            }
+            // Nothing is lost with one that can't go on.
+            Some(before) if before.source.is_none() || before.position == 0 => {}
+            _ if args.restart => {}
+            Some(_) => {
+                let why = format!(
+                    "an import of another image into {} was cut off: --restart begins anew, `windlass volume remove --importing \
+                     {}` gives it up",
+                    args.path, args.path
+                );
+                return Err(Error::new(Kind::Refused, why));
+            }
+            None => {
+                let why = format!(
+                    "{} is being imported, maybe by another host: --restart begins anew if it is not, `windlass volume list \
+                     --importing` shows it",
+                    args.path
+                );
+                return Err(Error::new(Kind::Refused, why));
+            }
+        }
+        door.remove(&hidden).await?;
+    }
+    make(door, args, wanted, (hidden, note, notes)).await
+}
+
+fn no_disk(args: &Import) -> Error {
+    Error::new(Kind::Invalid, format!("{} has no bytes: there is no disk in it", args.from))
+}
+
+/// Whether a run that notes this may go on where an earlier one was.
+fn goes_on(before: &Note, now: &Note) -> bool {
+    before.volume.is_some()
+        && before.source.is_some()
+        && before.source == now.source
+        && before.base == now.base
+}
+
+async fn make(
+    door: &mut Door,
+    args: &Import,
+    wanted: u64,
+    (hidden, note, notes): (VolumePath, Note, Notes),
+) -> Result<Work> {
+    // What is made without a word of it could be another host's.
+    notes.write(&note).await?;
+    let made = match &args.base {
+        Some(base) => {
+            let from = base.clone();
+            door.ask(Verb::Clone { from, to: hidden.clone(), if_absent: false }).await?
+        }
+        None => {
+            let create =
+                VolumeCreate { path: hidden.clone(), size: wanted, settings: Vec::new(), if_absent: false };
+            door.ask(Verb::VolumeCreate(create)).await?
+        }
+    };
+    let size = made.value.get("size").and_then(Value::as_u64).unwrap_or(wanted);
+    let note = Note { volume: text(&made.value, "id"), ..note };
+    notes.write(&note).await?;
+    let mut work = Work { hidden, size, note, notes };
+    work.grow_to(door, wanted).await?;
+    Ok(work)
+}
+
+impl Work {
+    async fn grow_to(&mut self, door: &mut Door, size: u64) -> Result<()> {
+        if size > self.size {
+            let path = self.hidden.clone();
+            door.ask(Verb::VolumeResize { path, size, disconnect: false }).await?;
+            self.size = size;
+        }
+        Ok(())
+    }
+
+    /// Copies the image. What a signal or an error leaves is noted.
+    async fn fill(
+        &mut self,
+        rt: &Rt,
+        door: &mut Door,
+        args: &Import,
+        input: &mut Input,
+        bar: &ProgressBar,
+    ) -> Result<Copied> {
+        let client = door.export(&self.hidden.to_string(), &[ALLOCATION]).await?;
+        let target = Arc::new(NbdTarget(client));
+        let copy = Copying { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
+        let from = self.note.position;
+        show(bar, &args.path, input.source.size());
+        bar.set_position(from);
+        bar.reset_eta();
+        let (rt, noted) = (rt.clone(), rt.now());
+        let mut filling = Filling { rt, work: self, door, target: &*target, bar, reached: from, noted };
+        let run = copy.run(&mut *input.source, from, &mut filling);
+        let copied = match unless_interrupted(run).await {
+            Some(copied) => copied,
+            None => Err(Error::new(
+                Kind::Closed,
+                format!("interrupted: the same command goes on with {} where it was", args.path),
+            )),
+        };
+        if copied.is_err() {
+            // What can't be noted is copied again.
+            if let Err(error) = filling.take_note().await {
+                tracing::debug!(%error, "how far the import was is not noted");
+            }
+        }
+        let copied = copied?;
+        if copy.has_base {
+            copy.erase(copied.position..self.size).await?;
+        }
+        target.flush().await?;
+        drop(copy);
+        if let Ok(target) = Arc::try_unwrap(target).map_err(drop) {
+            // Whoever is still connected would be a writer of what becomes a template.
+            target.0.close().await?;
+        }
+        Ok(copied)
+    }
+
+    async fn finish(&mut self, door: &mut Door, args: &Import) -> Result<()> {
+        if args.template {
+            let assignments = vec!["template=true".to_owned()];
+            door.ask(Verb::VolumeSet { path: self.hidden.clone(), assignments }).await?;
+        }
+        let to = args.path.volume.clone();
+        door.ask(Verb::VolumeRename { path: self.hidden.clone(), to }).await?;
+        self.notes.remove().await
+    }
+
+    async fn give_up(&mut self, door: &mut Door) -> Result<()> {
+        door.remove(&self.hidden).await?;
+        self.notes.remove().await
+    }
+}
+
+/// Who looks on while it is filled.
+struct Filling<'a> {
+    rt: Rt,
+    work: &'a mut Work,
+    door: &'a mut Door,
+    target: &'a NbdTarget,
+    bar: &'a ProgressBar,
+    /// All of the disk before this was answered.
+    reached: u64,
+    noted: Instant,
+}
+
+impl Filling<'_> {
+    async fn take_note(&mut self) -> Result<()> {
+        let position = self.reached;
+        self.target.flush().await?;
+        self.work.note.position = position;
+        self.work.notes.write(&self.work.note).await?;
+        self.noted = self.rt.now();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CopyWatch for Filling<'_> {
+    async fn grow(&mut self, size: u64) -> Result<()> {
+        self.bar.set_length(size);
+        self.work.grow_to(self.door, size).await
+    }
+
+    async fn reached(&mut self, copied: Copied) -> Result<()> {
+        self.reached = copied.position;
+        self.bar.set_position(copied.position);
+        if self.rt.now().since(self.noted) >= NOTE_EVERY {
+            self.take_note().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Door {
+    /// What is told of a volume that is there.
+    async fn find(&mut self, path: &VolumePath) -> Result<Option<Value>> {
+        match self.ask(Verb::VolumeInfo { path: path.clone() }).await {
+            Ok(outcome) => Ok(Some(outcome.value)),
+            Err(e) if e.is(Kind::NotFound) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn remove(&mut self, path: &VolumePath) -> Result<()> {
+        let verb =
+            Verb::VolumeRemove { path: path.clone(), if_exists: true, dry_run: false, mode: RemoveMode::Now };
+        match self.ask(verb).await {
+            Err(e) if !e.is(Kind::NotFound) => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn text(value: &Value, key: &str) -> Option<String> {
+    value.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// Nothing but on a terminal.
+fn bar() -> ProgressBar {
+    ProgressBar::new_spinner()
+}
+
+fn show(bar: &ProgressBar, path: &VolumePath, size: Option<u64>) {
+    let template = match size {
+        Some(_) => "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        None => "{msg} {binary_bytes} {binary_bytes_per_sec}",
+    };
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(format!("importing {path}"));
+    if let Some(size) = size {
+        bar.set_length(size);
+    }
+}

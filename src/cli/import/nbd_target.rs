@@ -1,0 +1,62 @@
+//! A volume that is written through its export.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::Result;
+use crate::image::Target;
+use crate::nbd::Client;
+
+/// What tells where an export has data.
+pub const ALLOCATION: &str = "base:allocation";
+/// Of an extent: it reads as zeros.
+const ZERO: u32 = 2;
+/// Bytes of one request that carries none.
+const RANGE_MAX: u64 = 1 << 30;
+
+#[derive(Debug)]
+pub struct NbdTarget(pub Client);
+
+#[async_trait]
+impl Target for NbdTarget {
+    async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        self.0.read(offset, len as u32).await
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.0.write(offset, data, false).await
+    }
+
+    async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            let part = RANGE_MAX.min(end - at);
+            self.0.write_zeroes(at, part as u32, false, false).await?;
+            at += part;
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.0.flush().await
+    }
+
+    async fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let (mut at, mut data) = (range.start, Vec::<Range<u64>>::new());
+        while at < range.end {
+            for extent in self.0.extents(ALLOCATION, at, RANGE_MAX.min(range.end - at) as u32).await? {
+                let end = (at + extent.len).min(range.end);
+                if extent.flags & ZERO == 0 && at < end {
+                    match data.last_mut() {
+                        Some(last) if last.end == at => last.end = end,
+                        _ => data.push(at..end),
+                    }
+                }
+                at = end;
+            }
+        }
+        Ok(data)
+    }
+}

@@ -1,0 +1,73 @@
+//! Where an import stands: a small file in the state folder, by which the same command goes on after it was cut off.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::base::rt::{Disk, DiskLock, RealDisk};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::daemon::StateDir;
+use crate::daemon::api::VolumePath;
+
+const FILE_MAX: usize = 64 << 10;
+
+/// What is written down. The position is behind what was flushed, never before it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// Tells the image from others; none: it can't be read again.
+    pub source: Option<String>,
+    /// The snapshot that the volume is a clone of.
+    pub base: Option<String>,
+    /// The volume's id; none: it was not there yet.
+    pub volume: Option<String>,
+    pub position: u64,
+}
+
+/// The notes of one volume, and the right to import into it.
+#[derive(Debug)]
+pub struct Notes {
+    disk: Arc<RealDisk>,
+    dir: PathBuf,
+    file: PathBuf,
+    _lock: Box<dyn DiskLock>,
+}
+
+impl Notes {
+    /// `Owned`: another process imports into it.
+    pub async fn open(home: &StateDir, path: &VolumePath) -> Result<Notes> {
+        let (disk, dir) = (RealDisk::start(), home.imports());
+        disk.create_dir(&dir).await.context(|| dir.display().to_string())?;
+        let stem = format!("{}.{}", path.pool, path.volume);
+        let note = format!("process {}\n", std::process::id());
+        let lock = disk.lock(&dir.join(format!("{stem}.lock")), &note).await.map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                Error::new(Kind::Owned, format!("{path} is being imported by another process: {e}"))
+            }
+            _ => Error::from(e).context(dir.display()),
+        })?;
+        Ok(Notes { disk, file: dir.join(format!("{stem}.json")), dir, _lock: lock })
+    }
+
+    /// The last one. One that can't be read is none.
+    pub async fn read(&self) -> Option<Note> {
+        let text = self.disk.read(&self.file, FILE_MAX).await.ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    pub async fn write(&self, note: &Note) -> Result<()> {
+        let text = serde_json::to_vec(note).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        let done = self.disk.write_atomic(&self.file, Bytes::from(text)).await;
+        done.context(|| format!("writing {}", self.file.display()))
+    }
+
+    pub async fn remove(&self) -> Result<()> {
+        match self.disk.remove(&self.file).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::from(e).context(self.file.display()))
+            }
+            _ => self.disk.sync_dir(&self.dir).await.context(|| self.dir.display().to_string()),
+        }
+    }
+}

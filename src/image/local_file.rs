@@ -1,0 +1,179 @@
+//! Files of this host.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+
+use super::read_at::ReadAt;
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result, ResultExt as _};
+
+/// A regular file or a block device.
+#[derive(Debug)]
+pub struct LocalFile {
+    rt: Rt,
+    fd: Arc<OwnedFd>,
+    size: u64,
+    identity: String,
+    name: String,
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub enum Opened {
+    File(LocalFile),
+    /// A pipe, a terminal, a socket: it can be read once, from its begin.
+    Pipe(OwnedFd),
+}
+
+impl LocalFile {
+    pub fn open(rt: &Rt, path: &Path) -> Result<Opened> {
+        let name = path.display().to_string();
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(io::Error::from)
+            .context(|| name.clone())?;
+        LocalFile::of(rt, fd, name)
+    }
+
+    pub fn of(rt: &Rt, fd: OwnedFd, name: String) -> Result<Opened> {
+        let stat = rustix::fs::fstat(&fd).map_err(io::Error::from).context(|| name.clone())?;
+        let size = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => stat.st_size as u64,
+            FileType::BlockDevice => {
+                rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(io::Error::from).context(|| name.clone())?
+            }
+            FileType::Directory => {
+                return Err(Error::new(Kind::Usage, format!("{name} is a folder, not an image")));
+            }
+            _ => return Ok(Opened::Pipe(fd)),
+        };
+        let identity = format!(
+            "file {}:{} size {size} changed {}.{:09}",
+            stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec
+        );
+        Ok(Opened::File(LocalFile { rt: rt.clone(), fd: Arc::new(fd), size, identity, name }))
+    }
+
+    /// For who reads it from end to end.
+    pub fn into_reader(self) -> impl io::Read + Send + 'static {
+        PositionedReader { fd: self.fd, at: 0 }
+    }
+
+    fn seek(fd: &OwnedFd, to: SeekFrom) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(fd, to) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn read_fully(fd: &OwnedFd, mut offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut bytes = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match rustix::io::pread(fd, &mut bytes[filled..], offset) {
+            Ok(0) => break,
+            Ok(n) => (filled, offset) = (filled + n, offset + n as u64),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes.into())
+}
+
+#[async_trait]
+impl ReadAt for LocalFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let fd = self.fd.clone();
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let read = self.rt.cpu(move || read_fully(&fd, offset, len.min(left))).await?;
+        read.context(|| format!("reading {}", self.name))
+    }
+
+    async fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        let fd = self.fd.clone();
+        let look = move || {
+            let Some(start) = LocalFile::seek(&fd, SeekFrom::Data(offset))? else { return Ok(None) };
+            Ok::<_, io::Error>(LocalFile::seek(&fd, SeekFrom::Hole(start))?.map(|end| start..end))
+        };
+        match self.rt.cpu(look).await? {
+            // A device, or a filesystem that knows of no holes.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                Ok(Some(offset..self.size))
+            }
+            found => found.context(|| format!("looking for holes of {}", self.name)),
+        }
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+struct PositionedReader {
+    fd: Arc<OwnedFd>,
+    at: u64,
+}
+
+impl io::Read for PositionedReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = rustix::io::pread(&self.fd, into, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// A pipe, for who reads it from its begin.
+pub(super) struct PipeReader(pub OwnedFd);
+
+impl io::Read for PipeReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.0, into)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::RealRuntime;
+    use rustix::fs::{ftruncate, open};
+
+    #[test]
+    fn holes_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let fd = open(&path, flags, Mode::RUSR | Mode::WUSR).unwrap();
+        ftruncate(&fd, 8 << 20).unwrap();
+        rustix::io::pwrite(&fd, &[7; 4096], 4 << 20).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let rt = Rt::new(RealRuntime::current());
+            let Opened::File(file) = LocalFile::open(&rt, &path).unwrap() else { panic!("a file") };
+            assert_eq!(file.size(), 8 << 20);
+            let data = file.data_after(0).await.unwrap().unwrap();
+            assert!(data.contains(&(4 << 20)) && data.end - data.start <= 4 << 20, "{data:?}");
+            assert_eq!(file.data_after(data.end).await.unwrap(), None);
+            assert_eq!(file.read_at((8 << 20) - 10, 4096).await.unwrap().len(), 10);
+        });
+    }
+}

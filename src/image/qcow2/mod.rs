@@ -1,0 +1,13 @@
+//! qcow2, read: versions 2 and 3, clusters of any size, compressed by zlib and zstd, subclusters, chains of images.
+
+mod chain;
+mod cluster;
+mod header;
+mod image;
+mod references;
+mod table;
+
+pub use chain::Chain;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! A file that can be read anywhere.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result};
+
+/// Bytes of one read where a file is read from end to end.
+const STEP: usize = 4 << 20;
+
+#[async_trait]
+pub trait ReadAt: Send + Sync + fmt::Debug {
+    /// Bytes of the file. It does not change while the file is read: who finds that it did fails.
+    fn size(&self) -> u64;
+
+    /// Up to `len` bytes; fewer only at the end of the file.
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// Where the first bytes from `offset` on lie that are no hole; `None`: there is nothing but a hole up to the end.
+    async fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        Ok((offset < self.size()).then(|| offset..self.size()))
+    }
+
+    /// Reads at a time that are of use. More would be done in any order, and the begin late.
+    fn reads_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Tells the file from others, and from what it may become: who goes on with it later compares that.
+    fn identity(&self) -> String;
+
+    /// As messages call it.
+    fn name(&self) -> String;
+}
+
+/// Exactly `len` bytes, zeros where the file ends before: not more of them than to the end of the unit of `unit` bytes that
+/// the file ends in.
+///
+/// # Errors
+/// `Invalid`: the range begins or ends beyond that. Nothing was allocated then.
+pub(super) async fn read_padded(file: &dyn ReadAt, offset: u64, len: u64, unit: u64) -> Result<Bytes> {
+    let end = offset.checked_add(len).filter(|end| *end <= file.size().next_multiple_of(unit));
+    let len = end.and_then(|_| usize::try_from(len).ok()).ok_or_else(|| {
+        let why = format!("it needs {len} bytes at {offset}, where the file has ended");
+        Error::new(Kind::Invalid, why)
+    })?;
+    let bytes = file.read_at(offset, len).await?;
+    if bytes.len() == len {
+        return Ok(bytes);
+    }
+    let mut padded = bytes.to_vec();
+    padded.resize(len, 0);
+    Ok(padded.into())
+}
+
+/// The SHA-256 of the whole file, as hexadecimal digits; `step` is told of each read.
+pub async fn sha256(rt: &Rt, file: &Arc<dyn ReadAt>, mut step: impl FnMut(u64)) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut next = read_ahead(rt, file, 0);
+    let mut offset = 0;
+    while offset < file.size() {
+        let bytes = next.await??;
+        if bytes.is_empty() {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} became shorter while it was read", file.name()),
+            ));
+        }
+        offset += bytes.len() as u64;
+        next = read_ahead(rt, file, offset);
+        hash = rt.cpu(move || hash.chain_update(&bytes)).await?;
+        step(offset);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn read_ahead(rt: &Rt, file: &Arc<dyn ReadAt>, offset: u64) -> crate::base::rt::Task<Result<Bytes>> {
+    let file = file.clone();
+    rt.spawn(async move { file.read_at(offset, STEP).await })
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An image in memory.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct InMemory(pub Bytes);
+
+#[cfg(test)]
+#[async_trait]
+impl ReadAt for InMemory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        Ok(self.0.slice(start..start.saturating_add(len).min(self.0.len())))
+    }
+    fn identity(&self) -> String {
+        "memory".into()
+    }
+    fn name(&self) -> String {
+        "memory".into()
+    }
+}
