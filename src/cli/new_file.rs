@@ -57,7 +57,7 @@ impl Target {
             }
             _ => {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image");
-                let temporary = path.with_file_name(format!(".{name}.{:016x}.part", rt.random()));
+                let temporary = path.with_file_name(format!(".{name:.50}.{:016x}.part", rt.random()));
                 let opened = disk.open(&temporary, OpenHow::CreateNew).await;
                 let file = opened.context(|| format!("making {}", temporary.display()))?;
                 Ok(Target::File(file, NewFile { disk, temporary, path, replaces: there }))

@@ -38,6 +38,8 @@ pub struct Overlay {
     l2: Option<(u64, Bytes)>,
     /// The next guest cluster.
     at: u64,
+    /// Bytes of the file that clusters and tables have taken so far.
+    taken: u64,
 }
 
 fn invalid(why: impl Into<String>) -> Error {
@@ -77,8 +79,17 @@ impl Overlay {
         }
         let header = Header { from: Some(lineage.since), to: lineage.to, size: Some(size) };
         let compression = if zstd { Compression::Zstd } else { Compression::Zlib };
-        let mut overlay =
-            Overlay { file, file_bytes, header, size, compression, l1: Bytes::new(), l2: None, at: 0 };
+        let mut overlay = Overlay {
+            file,
+            file_bytes,
+            header,
+            size,
+            compression,
+            l1: Bytes::new(),
+            l2: None,
+            at: 0,
+            taken: 0,
+        };
         overlay.l1 = overlay.read(l1_at, l1_len * 8).await?;
         Ok(overlay)
     }
@@ -95,6 +106,15 @@ impl Overlay {
         }
     }
 
+    /// No part of the file is used twice: a small file must not become a large volume.
+    fn take(&mut self, len: u64) -> Result<()> {
+        self.taken += len;
+        match self.taken <= self.file_bytes {
+            true => Ok(()),
+            false => Err(invalid("uses parts of itself twice")),
+        }
+    }
+
     /// The entry of a guest cluster, in a table that is there.
     async fn entry(&mut self, cluster: u64) -> Result<u64> {
         let number = cluster / ENTRIES;
@@ -106,6 +126,7 @@ impl Overlay {
         if place == 0 {
             return Ok(0);
         }
+        self.take(CLUSTER)?;
         let table = self.read(self.place(place)?, CLUSTER).await?;
         let entry = (&table[index..]).get_u64();
         self.l2 = Some((number, table));
@@ -137,10 +158,12 @@ impl Overlay {
         self.size.div_ceil(CLUSTER)
     }
 
-    async fn unpack(&self, entry: u64) -> Result<Bytes> {
+    async fn unpack(&mut self, entry: u64) -> Result<Bytes> {
         let at = entry & ((1 << SECTORS_SHIFT) - 1);
         let sectors = (entry & !(PACKED | COPIED)) >> SECTORS_SHIFT;
         let end = (at / SECTOR + sectors + 1) * SECTOR;
+        // Neighbours share the sector in which one ends and the other begins.
+        self.take(sectors * SECTOR)?;
         let packed = self.read(at, end.min(self.file_bytes).saturating_sub(at)).await?;
         let bytes = match self.compression {
             Compression::Zlib => inflate(&packed),
@@ -201,6 +224,7 @@ impl Changes for Overlay {
             } else {
                 let place = self.place(entry)?;
                 let n = self.run(cluster, entry, DATA_MAX as u64 / CLUSTER).await?;
+                self.take(n * CLUSTER)?;
                 (n, self.read(place, n * CLUSTER).await?)
             };
             self.at += n;
@@ -286,6 +310,25 @@ mod tests {
             assert_eq!(data, wanted);
             assert_eq!(zeros, [(2, 3), (8000, 400)]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_small_file_does_not_become_a_large_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let backing = Some(Backing { file: "beneath.raw".into(), format: "raw" });
+        let lineage = Some(Lineage { since: "a".into(), to: None });
+        let shape = Shape { size: 64 << 40, compression: None, backing, lineage };
+        let mut writer = Writer::new(shape).unwrap();
+        (0..8).for_each(|n| writer.data(n * CLUSTER, vec![1; CLUSTER as usize].into()));
+        writer.finish().unwrap();
+        let mut writes = writer.take();
+        // The L1 table: each of its entries names the one L2 table.
+        let l1 =
+            writes.iter_mut().find(|(_, bytes)| bytes.len() as u64 == (64 << 40) / CLUSTER / ENTRIES * 8);
+        let (_, bytes) = l1.unwrap();
+        *bytes = bytes[..8].repeat(bytes.len() / 8).into();
+        let seen = read(file(&dir, &writes).await).await;
+        assert!(seen.is_err_and(|error| error.to_string().contains("twice")));
     }
 
     #[tokio::test]

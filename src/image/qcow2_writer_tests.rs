@@ -268,14 +268,9 @@ fn told(writer: &mut Writer, runs: &[u64], mut each: impl FnMut(&mut Writer, u64
 fn a_file_that_is_laid_out_before_is_the_same_and_comes_in_order() {
     let size = 40 << 30;
     // Up to several ranges of refcounts, and ends just before, at and after their borders.
-    let many: Vec<Vec<u64>> = vec![
-        vec![],
-        vec![1],
-        vec![3, 5, 9000, 100_000, 7],
-        vec![32_700, 1, 200],
-        vec![70_000, 500_000, 40_000],
-    ];
-    let near_borders = (32_750..32_766).map(|n| vec![n]).chain((65_500..65_520).map(|n| vec![n]));
+    let many: Vec<Vec<u64>> =
+        vec![vec![], vec![1], vec![3, 5, 9000, 100_000, 7], vec![32_700, 1, 200], vec![33_000, 500_000, 100]];
+    let near_borders = (32_760..32_765).map(|n| vec![n]);
     let data = cluster(9);
     for runs in many.into_iter().chain(near_borders) {
         let write = |writer: &mut Writer, guest: u64, len: u64| {
@@ -310,7 +305,7 @@ fn tables_never_lie_across_a_refcount_block() {
         (0..clusters).for_each(|at| writer.data(at * CLUSTER, cluster(1)));
         finished(writer)
     };
-    let mut gaps = (32_756..32_766).map(told).filter(|(_, totals)| !totals.gaps.is_empty());
+    let mut gaps = (32_759..32_764).map(told).filter(|(_, totals)| !totals.gaps.is_empty());
     checked(&gaps.next().unwrap().0);
 }
 
