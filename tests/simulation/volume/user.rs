@@ -139,12 +139,14 @@ impl User {
             if let Some((volume, session)) = held.take() {
                 match self.work(&volumes, volume, session).await {
                     After::Goes(owned) => held = Some(owned),
-                    After::Over => {}
-                    After::ShutOut(volume) => shut_out.push(volume),
+                    After::Over => self.ask_in_vain(&shut_out).await,
+                    After::ShutOut(volume) => {
+                        shut_out.push(volume);
+                        self.ask_in_vain(&shut_out).await;
+                    }
                     After::Unclear => return self.give_up().await,
                 }
             }
-            self.ask_in_vain(&shut_out).await;
             self.look_at_a_snapshot(&volumes).await;
             if self.rt.below(6) == 0 {
                 self.clone_one(&volumes).await;
@@ -153,8 +155,8 @@ impl User {
         }
     }
 
-    /// What the clients of a volume that was shut out had written may not be in what another owner left: whoever has it by now,
-    /// also this host again, none of their flushes may be answered.
+    /// What the clients of a volume that was shut out had written may not be in what another owner left. None of their flushes may
+    /// be answered, also when this host has had the volume again since, and has let go of it, so that anybody may claim it.
     async fn ask_in_vain(&self, shut_out: &[Arc<Volume>]) {
         for volume in shut_out {
             let done = self.rt.timeout(PATIENCE, volume.flush()).await;
