@@ -230,8 +230,12 @@ impl Session {
         }
     }
 
-    /// What the volume's flush promises for all that was acknowledged before.
+    /// What the volume's flush promises for all that was acknowledged before. A session that is over promises nothing more: what
+    /// was written to it may not be in what the volume's owner has.
     pub async fn flush(&self) -> Result<(), Stop> {
+        if let Some(stop) = self.closed() {
+            return Err(stop);
+        }
         match self.context.settings().flush {
             FlushMode::Local => self.sync_journal(None).await,
             FlushMode::Pool => {
