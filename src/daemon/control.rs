@@ -7,85 +7,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::{Either, select};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use super::api::{ANSWER_MAX, Outcome, Progress, REQUEST_MAX, Reply, Request, VERSION, Verb};
+use super::api::{ANSWER_MAX, Outcome, REQUEST_MAX, Reply, Request, VERSION, Verb};
 use super::control_http::{self, Caller};
+pub use super::handler::{Handler, ProgressSink, Step};
+use super::handler::{failure, line_of};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 
-/// Lines that may wait for a slow reader; more are dropped, the next ones tell more anyway.
-const PROGRESS_QUEUE: usize = 16;
-
-/// What is told while a verb goes on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    Progress(Progress),
-    /// A sentence for people.
-    Says(String),
-}
-
-impl From<Step> for Reply {
-    fn from(step: Step) -> Reply {
-        match step {
-            Step::Progress(progress) => Reply::Progress(progress),
-            Step::Says(sentence) => Reply::Says(sentence),
-        }
-    }
-}
-
-/// Where a verb says how far it is, and hears when nobody waits for it any more.
-#[derive(Clone, Debug, Default)]
-pub struct ProgressSink {
-    steps: Option<mpsc::Sender<Step>>,
-    given_up: CancellationToken,
-}
-
-impl ProgressSink {
-    pub fn none() -> ProgressSink {
-        ProgressSink::default()
-    }
-
-    pub fn channel() -> (ProgressSink, mpsc::Receiver<Step>) {
-        let (tx, rx) = mpsc::channel(PROGRESS_QUEUE);
-        (ProgressSink { steps: Some(tx), ..ProgressSink::default() }, rx)
-    }
-
-    pub fn tell(&self, doing: &str, done: u64, total: u64) {
-        self.step(Step::Progress(Progress { doing: doing.to_owned(), done, total }));
-    }
-
-    pub fn say(&self, sentence: impl Into<String>) {
-        self.step(Step::Says(sentence.into()));
-    }
-
-    fn step(&self, step: Step) {
-        if let Some(tx) = &self.steps {
-            let _ = tx.try_send(step);
-        }
-    }
-
-    /// Cancelled when whoever asked gives up or is gone.
-    pub fn given_up(&self) -> &CancellationToken {
-        &self.given_up
-    }
-}
-
 /// How long a command that gave up waits to hear how far the daemon came.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Who carries verbs out.
-#[async_trait]
-pub trait Handler: Send + Sync + 'static {
-    async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome>;
-}
 
 /// The answers under way: each holds it shared until its last byte is written.
 #[derive(Clone, Debug, Default)]
@@ -213,10 +151,6 @@ fn parse(line: &str) -> Result<Verb> {
     Ok(request.verb)
 }
 
-fn failure(error: &Error) -> Reply {
-    Reply::Error { kind: error.kind(), message: error.to_string() }
-}
-
 async fn answer(
     rt: &Rt,
     verb: Verb,
@@ -263,25 +197,6 @@ async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
 async fn send(write: &mut (impl tokio::io::AsyncWrite + Unpin), reply: &Reply) -> Result<()> {
     write.write_all(&line_of(reply)?).await?;
     Ok(write.flush().await?)
-}
-
-/// A reply as it is sent, with its end of line.
-pub fn line_of(reply: &Reply) -> Result<Vec<u8>> {
-    let encode = |reply: &Reply| {
-        let mut line = serde_json::to_vec(reply).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        line.push(b'\n');
-        Ok::<_, Error>(line)
-    };
-    let mut line = encode(reply)?;
-    if line.len() > ANSWER_MAX {
-        let why = format!(
-            "it was done, but its answer of {} MiB is longer than the {} MiB that a command reads: ask for less at a time",
-            line.len() >> 20,
-            ANSWER_MAX >> 20
-        );
-        line = encode(&failure(&Error::new(Kind::Unsupported, why)))?;
-    }
-    Ok(line)
 }
 
 async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<Option<String>> {
@@ -413,8 +328,10 @@ mod tests {
     use std::future::pending;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use async_trait::async_trait;
     use tokio::sync::Notify;
 
+    use super::super::api::Progress;
     use super::*;
     use crate::base::rt::RealRuntime;
 

@@ -22,7 +22,7 @@ use tokio_util::sync::DropGuard;
 use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
-use super::control::{Handler, ProgressSink, Step, line_of};
+use super::handler::{self, Handler, ProgressSink, Step, line_of};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 
@@ -207,7 +207,7 @@ impl Running {
 fn reply_of(done: Result<Outcome>) -> Reply {
     match done {
         Ok(outcome) => Reply::Result(outcome),
-        Err(error) => Reply::Error { kind: error.kind(), message: error.to_string() },
+        Err(error) => handler::failure(&error),
     }
 }
 

@@ -10,6 +10,7 @@ mod control_http;
 mod engine;
 mod engine_tables;
 mod exports;
+mod handler;
 mod http;
 mod io_tally;
 mod metrics;

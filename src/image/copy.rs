@@ -29,7 +29,7 @@ pub trait Target: Send + Sync + 'static {
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Copied {
+pub struct FilledTo {
     /// All of the disk before this is in the target, if not yet flushed.
     pub position: u64,
     /// Bytes of the source that are not zero and were not in the target already as a base.
@@ -41,10 +41,10 @@ pub struct Copied {
 pub trait CopyWatch: Send {
     /// A disk whose size shows while it is read has so many bytes at least.
     async fn grow(&mut self, size: u64) -> Result<()>;
-    async fn reached(&mut self, copied: Copied) -> Result<()>;
+    async fn reached(&mut self, copied: FilledTo) -> Result<()>;
 }
 
-pub struct Copying {
+pub struct DiskCopy {
     pub rt: Rt,
     pub target: Arc<dyn Target>,
     /// The target holds something: only what differs is written. Otherwise it reads as zeros, or as the source where an earlier
@@ -52,12 +52,17 @@ pub struct Copying {
     pub has_base: bool,
 }
 
-impl Copying {
+impl DiskCopy {
     /// All that the source has; it begins at `from`. The target is not flushed afterwards.
-    pub async fn run(&self, source: &mut dyn Source, from: u64, watch: &mut dyn CopyWatch) -> Result<Copied> {
+    pub async fn run(
+        &self,
+        source: &mut dyn Source,
+        from: u64,
+        watch: &mut dyn CopyWatch,
+    ) -> Result<FilledTo> {
         let pieces_max = source.pieces_max().max(2);
         let is_open_ended = source.size().is_none();
-        let mut copied = Copied { position: from, written: 0 };
+        let mut copied = FilledTo { position: from, written: 0 };
         let (mut under_way, mut ended) = (VecDeque::new(), false);
         source.skip_to(from);
         while !ended {
@@ -95,7 +100,7 @@ impl Copying {
     async fn take(
         &self,
         under_way: &mut VecDeque<(u64, Task<Result<u64>>)>,
-        copied: &mut Copied,
+        copied: &mut FilledTo,
         watch: &mut dyn CopyWatch,
         waits: bool,
     ) -> Result<bool> {
@@ -251,20 +256,20 @@ mod tests {
         async fn grow(&mut self, _: u64) -> Result<()> {
             Ok(())
         }
-        async fn reached(&mut self, copied: Copied) -> Result<()> {
+        async fn reached(&mut self, copied: FilledTo) -> Result<()> {
             self.0.push(copied.position);
             Ok(())
         }
     }
 
-    fn copy(has_base: bool, target: &Arc<Disk>, image: &[u8], from: u64) -> Copied {
+    fn copy(has_base: bool, target: &Arc<Disk>, image: &[u8], from: u64) -> FilledTo {
         let (target, image) = (target.clone(), Bytes::copy_from_slice(image));
         let sim = Sim::new(7);
         let rt = sim.rt();
         let run = async move {
             let mut source = Raw::new(Arc::new(InMemory(image)));
             let mut watch = Nobody(Vec::new());
-            let copied = Copying { rt, target, has_base }.run(&mut source, from, &mut watch).await.unwrap();
+            let copied = DiskCopy { rt, target, has_base }.run(&mut source, from, &mut watch).await.unwrap();
             assert!(watch.0.is_sorted() && watch.0.last() == Some(&copied.position));
             copied
         };
@@ -283,7 +288,7 @@ mod tests {
     fn zeros_are_not_written() {
         let disk = Arc::new(Disk { bytes: Mutex::new(vec![0; 5 << 20]), ..Disk::default() });
         let copied = copy(false, &disk, &image(), 0);
-        assert_eq!(copied, Copied { position: 5 << 20, written: 4 * 4096 });
+        assert_eq!(copied, FilledTo { position: 5 << 20, written: 4 * 4096 });
         assert!(*disk.bytes.lock() == image());
         assert_eq!((*disk.written.lock(), *disk.read.lock()), (4 * 4096, 0));
     }

@@ -3,7 +3,7 @@
 //! **In.** An image is untrusted. Its own words decide no allocation before they were held against the file's length, no file
 //! that it names is opened unasked, and what contradicts itself is refused before the first byte is written. `ReadAt` is a file
 //! that can be read anywhere: on the local disk, or behind `http(s)://`. A `Source` makes pieces of it, in order: a raw disk, a
-//! qcow2 with what it is built on, a stream. `Copying` takes a source to a `Target`, many pieces at a time.
+//! qcow2 with what it is built on, a stream. `DiskCopy` takes a source to a `Target`, many pieces at a time.
 //!
 //! **Out.** A disk is told as runs (`runs`), all of it or what changed (`changes`), and becomes raw, qcow2 (`qcow2_writer`) or a
 //! stream of differences (`rbd_diff`); `sum` is its checksum.
@@ -29,7 +29,7 @@ mod stream;
 pub mod sum;
 
 pub use backing_dir::BackingDir;
-pub use copy::{Copied, CopyWatch, Copying, Target};
+pub use copy::{CopyWatch, DiskCopy, FilledTo, Target};
 pub use format::{Compression, Format, HEAD_BYTES, detect};
 pub use http::{HttpFile, HttpOpened};
 pub use local_file::{LocalFile, Opened};

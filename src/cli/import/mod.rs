@@ -26,7 +26,7 @@ use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::StateDir;
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, Verb, VolumeCreate, VolumePath};
-use crate::image::{Copied, CopyWatch, Copying, Format, Target};
+use crate::image::{CopyWatch, DiskCopy, FilledTo, Format, Target};
 
 /// How often what was written is flushed, and noted.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
@@ -176,7 +176,7 @@ fn told(
     args: &Import,
     input: &Input,
     work: &Work,
-    (copied, resumed, ms): (Copied, u64, u64),
+    (copied, resumed, ms): (FilledTo, u64, u64),
     sum: Option<String>,
 ) -> Outcome {
     let path = &args.path;
@@ -323,10 +323,10 @@ impl Work {
         args: &Import,
         input: &mut Input,
         bar: &ProgressBar,
-    ) -> Result<Copied> {
+    ) -> Result<FilledTo> {
         let client = door.export(&self.hidden.to_string(), &[ALLOCATION]).await?;
         let target = Arc::new(NbdTarget(client));
-        let copy = Copying { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
+        let copy = DiskCopy { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
         let from = self.note.position;
         show(bar, &args.path, input.source.size());
         bar.set_position(from);
@@ -406,7 +406,7 @@ impl CopyWatch for Filling<'_> {
         self.work.grow_to(self.door, size).await
     }
 
-    async fn reached(&mut self, copied: Copied) -> Result<()> {
+    async fn reached(&mut self, copied: FilledTo) -> Result<()> {
         self.reached = copied.position;
         self.bar.set_position(copied.position);
         if self.rt.now().since(self.noted) >= NOTE_EVERY {
