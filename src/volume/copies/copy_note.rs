@@ -1,9 +1,9 @@
 //! How far the copying of a snapshot into another volume has come: in the state folder, so that the next attempt goes on.
 //!
-//! File `copy` in the local folder of the volume that is written, JSON: `{"format": 1, "source": VOLUME, "snapshot": STATE, "base":
-//! STATE, "position": BYTES}`. `base` is the snapshot of the written volume on which the copy stands (absent: none, it began
-//! empty). What lies before `position` was written and flushed. A file that can't be read is none: then a volume that was
-//! copied in part counts as one that somebody has changed.
+//! File `copy` in the local folder of the volume that is written, JSON: `{"format": 1, "source": VOLUME, "snapshot": STATE,
+//! "base": STATE, "position": BYTES}`. `base` is the snapshot of the written volume on which the copy stands (absent: none,
+//! it began empty). What lies before `position` was written and flushed. A file that can't be read is none: then a volume
+//! that was copied in part counts as one that somebody has changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -13,8 +13,10 @@ use crate::volume::read::{Run, Since};
 
 /// Bytes that are read or written at once.
 pub const PIECE: u64 = 1 << 20;
-/// Pieces under way at the same time.
-pub const AT_ONCE: usize = 16;
+/// Pieces under way at the same time, at most: their bytes have a budget.
+pub const AT_ONCE: usize = 64;
+/// Bytes of ranges that are dealt with in one step.
+pub const STEP: u64 = 256 << 20;
 /// Runs that are looked up at a time.
 const RUNS: usize = 4096;
 
@@ -126,6 +128,22 @@ pub async fn step(ours: (&Side, Option<&Since>), theirs: (&Side, Option<&Since>)
     Ok(Step { ours: cut(our_ranges).collect(), theirs: cut(their_ranges).collect(), end })
 }
 
+/// So many of these ranges that they have `STEP` bytes at most, and where that ends: at `end`, if it is all of them.
+pub fn bounded(mut ranges: Vec<Range<u64>>, end: u64) -> (Vec<Range<u64>>, u64) {
+    let mut left = STEP;
+    for n in 0..ranges.len() {
+        let range = &mut ranges[n];
+        if range.end - range.start > left {
+            range.end = range.start + left;
+            let end = range.end;
+            ranges.truncate(n + 1);
+            return (ranges, end);
+        }
+        left -= range.end - range.start;
+    }
+    (ranges, end)
+}
+
 /// All of both, each byte once, in order.
 pub fn union(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut all = Intervals::default();
@@ -186,6 +204,11 @@ mod tests {
         let cut: Vec<_> = pieces(PIECE - 5..2 * PIECE + 7).collect();
         assert_eq!(cut, [PIECE - 5..PIECE, PIECE..2 * PIECE, 2 * PIECE..2 * PIECE + 7]);
         assert_eq!(pieces(7..7).count(), 0);
+        assert_eq!(bounded(vec![0..5, 9..STEP], 2 * STEP), (vec![0..5, 9..STEP], 2 * STEP));
+        assert_eq!(
+            bounded(vec![0..5, 9..3 * STEP, 4 * STEP..5 * STEP], 6 * STEP),
+            (vec![0..5, 9..STEP + 4], STEP + 4)
+        );
         assert_eq!(union(&[0..5, 10..20], &[5..7, 15..30]), [0..7, 10..30]);
         assert_eq!(without(&[0..5, 10..20], &[3..12, 19..40]), [0..3, 12..19]);
         let (a, mut b) = (vec![1; 10_000], vec![1; 10_000]);

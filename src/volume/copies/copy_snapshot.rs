@@ -17,17 +17,18 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::copy_note::{CopyFile, CopyNote};
-use super::copy_sides::{AT_ONCE, Side, differing, pieces, step, union, without};
+use super::copy_sides::{AT_ONCE, STEP, Side, bounded, differing, pieces, step, union, without};
 use crate::base::size::{show_bytes, show_size};
-use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::base::{Budget, Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};
 use crate::volume::handle::{SnapshotView, Volume};
 use crate::volume::head::{VolumeSettings, is_template};
 use crate::volume::read::Since;
 use crate::volume::space::{State, Tables};
 
-/// Bytes of the volume that are gone through before what was copied is flushed, and noted.
-const NOTED: u64 = 256 << 20;
+/// Memory of what is on its way: a part of all, within bounds.
+const MEMORY_PART: u64 = 16;
+const MEMORY: (u64, u64) = (4 << 20, 32 << 20);
 
 /// How a snapshot is copied.
 pub struct Copying<'a> {
@@ -92,12 +93,13 @@ struct Work<'a> {
     file: CopyFile,
     note: CopyNote,
     done: Copied,
+    memory: Budget,
 }
 
 /// Copies `snapshot` of a volume to `copy`, which is made if there is none, and takes a snapshot of the same name there.
 ///
 /// # Errors
-/// `Exists`: the copy has another snapshot of that name. `Refused`: the copy has been changed since the newest common snapshot, or
+/// `Exists`: the copy has another snapshot of that name, or this one in the trash. `Refused`: the copy has been changed since the newest common snapshot, or
 /// holds something else, or is larger. `Corrupt`: what was written reads otherwise.
 pub async fn copy_snapshot(
     (from, volume, snapshot): (&Volumes, &Name, &Name),
@@ -115,9 +117,18 @@ pub async fn copy_snapshot(
     }
     let (title, wanted) = (to.engine.title(copy), identity(id, &state));
     let theirs = to.newest_tables(copy, open.id()).await?;
-    if copy_of(&theirs, wanted).is_some() {
-        CopyFile::of(&to.engine, open.id()).remove().await;
-        return Ok(Copied { already: true, ..Copied::default() });
+    match copy_of(&theirs, wanted) {
+        Some((name, _)) if name.trashed().is_some() => {
+            let why = format!(
+                "volume {title} has it in the trash: `windlass snapshot restore {title}@{snapshot}` brings it back"
+            );
+            return Err(Error::new(Kind::Exists, why));
+        }
+        Some(_) => {
+            CopyFile::of(&to.engine, open.id()).remove().await;
+            return Ok(Copied { already: true, ..Copied::default() });
+        }
+        None => {}
     }
     theirs.check_new(snapshot).map_err(|e| e.context(format!("volume {title}")))?;
     let common = newest_common((&view, id, &ours), (&open, &theirs)).await?;
@@ -125,7 +136,8 @@ pub async fn copy_snapshot(
     let note = CopyNote::begin(id, state.id, common.as_ref().map(|common| common.state));
     let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
     let source = Side::Snapshot(view);
-    let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done };
+    let memory = Budget::new((to.engine.memory.total() / MEMORY_PART).clamp(MEMORY.0, MEMORY.1));
+    let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done, memory };
     work.begin().await?;
     work.copy().await?;
     work.verify().await?;
@@ -211,7 +223,7 @@ impl Work<'_> {
     /// Bytes in blocks of the copy that read otherwise than in the common snapshot. `resumed`: but for those that the copying
     /// itself writes.
     async fn changed_by_others(&self, resumed: bool) -> Result<u64> {
-        let (tip, memory) = (self.tip(), &self.volumes.engine.memory.requests);
+        let tip = self.tip();
         let before = match &self.common {
             Some(common) => {
                 Some(Side::Snapshot(self.volumes.open_snapshot(&self.copy.name(), &common.name).await?))
@@ -227,7 +239,8 @@ impl Work<'_> {
                 }
                 false => tip.changed(self.since_theirs(), at).await?,
             };
-            changed += differing(&tip, before.as_ref(), ranges, memory).await?.0;
+            let (ranges, end) = bounded(ranges, end);
+            changed += differing(&tip, before.as_ref(), ranges, &self.memory).await?.0;
             at = end;
             (self.how.progress)("looking", at, tip.size());
         }
@@ -277,17 +290,17 @@ impl Work<'_> {
     /// What either side has changed is written as the source has it.
     async fn copy(&mut self) -> Result<()> {
         let (tip, size) = (self.tip(), self.source.size());
-        let (mut at, mut noted) = (self.note.position, self.note.position);
+        let (mut at, mut unnoted) = (self.note.position, 0);
         while at < size {
             let step = step(self.ours(), (&tip, self.since_theirs()), at).await?;
-            for range in union(&step.ours, &step.theirs) {
-                self.copy_range(range).await?;
-            }
-            at = step.end;
+            let (ranges, end) = bounded(union(&step.ours, &step.theirs), step.end);
+            unnoted += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+            self.copy_ranges(ranges).await?;
+            at = end;
             (self.how.progress)("copying", at, size);
-            if at - noted >= NOTED {
+            if unnoted >= STEP {
                 self.keep(at).await?;
-                noted = at;
+                unnoted = 0;
             }
         }
         self.keep(size).await
@@ -300,29 +313,40 @@ impl Work<'_> {
         self.file.store(&self.note).await
     }
 
-    async fn copy_range(&mut self, range: Range<u64>) -> Result<()> {
-        let (source, copy, memory) = (&self.source, &self.copy, &self.volumes.engine.memory.requests);
-        for (range, is_data) in source.allocation(&range).await? {
+    async fn copy_ranges(&mut self, ranges: Vec<Range<u64>>) -> Result<()> {
+        let mut parts = Vec::new();
+        for range in ranges {
+            for (range, is_data) in self.source.allocation(&range).await? {
+                match is_data {
+                    true => parts.extend(pieces(range).map(|piece| (piece, true))),
+                    false => parts.push((range, false)),
+                }
+            }
+        }
+        let sum = |wanted: bool| {
+            let of = parts.iter().filter(|(_, is_data)| *is_data == wanted);
+            of.map(|(range, _)| range.end - range.start).sum::<u64>()
+        };
+        let (copied, zeroed) = (sum(true), sum(false));
+        let (source, copy, memory) = (&self.source, &self.copy, &self.memory);
+        let write = |(range, is_data): (Range<u64>, bool)| async move {
             let len = range.end - range.start;
             if !is_data {
-                copy.zero(range.start, len).await?;
-                self.done.zeroed_bytes += len;
-                continue;
+                return copy.zero(range.start, len).await;
             }
-            let write = |piece: Range<u64>| async move {
-                let _held = memory.take(piece.end - piece.start).await;
-                copy.write(piece.start, source.read(&piece).await?).await
-            };
-            let all = stream::iter(pieces(range)).map(write).buffer_unordered(AT_ONCE);
-            all.try_for_each(|()| std::future::ready(Ok(()))).await?;
-            self.done.copied_bytes += len;
-        }
+            let _held = memory.take(len).await;
+            copy.write(range.start, source.read(&range).await?).await
+        };
+        let all = stream::iter(parts).map(write).buffer_unordered(AT_ONCE);
+        all.try_for_each(|()| std::future::ready(Ok(()))).await?;
+        self.done.copied_bytes += copied;
+        self.done.zeroed_bytes += zeroed;
         Ok(())
     }
 
     /// Reads from both what may differ, and compares.
     async fn verify(&mut self) -> Result<()> {
-        let (tip, size, memory) = (self.tip(), self.source.size(), &self.volumes.engine.memory.requests);
+        let (tip, size) = (self.tip(), self.source.size());
         let (mut at, mut verified) = (0, 0);
         while at < size {
             let (ours, theirs) = match self.how.verify_all {
@@ -330,9 +354,9 @@ impl Work<'_> {
                 false => (self.ours(), (&tip, self.since_theirs())),
             };
             let step = step(ours, theirs, at).await?;
-            let ranges = union(&step.ours, &step.theirs);
+            let (ranges, end) = bounded(union(&step.ours, &step.theirs), step.end);
             verified += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
-            if let (_, Some(first)) = differing(&self.source, Some(&tip), ranges, memory).await? {
+            if let (_, Some(first)) = differing(&self.source, Some(&tip), ranges, &self.memory).await? {
                 self.note.position = 0;
                 self.file.store(&self.note).await?;
                 let why = format!(
@@ -342,7 +366,7 @@ impl Work<'_> {
                 );
                 return Err(Error::new(Kind::Corrupt, why));
             }
-            at = step.end;
+            at = end;
             (self.how.progress)("verifying", at, size);
         }
         self.done.verified_bytes = verified;
