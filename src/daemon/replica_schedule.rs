@@ -7,6 +7,7 @@ use futures::future::{Either, select};
 
 use super::config::ReplicaPlan;
 use super::engine::Engine;
+use super::replicas::is_old;
 use super::verbs::{newest_copied, replicate};
 use crate::base::{Error, Kind};
 
@@ -37,6 +38,10 @@ async fn keep_up(engine: &Engine, plan: &ReplicaPlan) {
     let state = engine.state();
     if let Ok(Some(copied)) = newest_copied(state, &plan.from, &plan.to).await {
         state.replicas.copied(plan, copied);
+        // As after a restart of the daemon.
+        if !is_old(plan, copied, state.host_context.rt.wall_ms()) {
+            return state.replicas.ended(plan, None);
+        }
     }
     // What an engine that ends leaves undone, the next one goes on with.
     let mut work = std::pin::pin!(replicate(state, &plan.from, &plan.to, &|_, _, _| {}));

@@ -11,6 +11,9 @@ use super::config::ReplicaPlan;
 use crate::base::rt::Instant;
 use crate::base::size::show_time;
 
+/// Until the next try of what could not be done.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// What is known of one copy.
 #[derive(Clone, Debug)]
 struct Standing {
@@ -52,8 +55,9 @@ impl Replicas {
                 known_ms: wall_ms,
                 failed: None,
             });
-            let waits = standing.tried.is_some_and(|at| now.since(at) < plan.every);
-            if standing.to == plan.to && !standing.busy && !waits {
+            let rested = standing.tried.is_none_or(|at| now.since(at) >= plan.every.min(AGAIN));
+            let is_due = rested && standing.copied_ms.is_none_or(|ms| is_old(plan, ms, wall_ms));
+            if standing.to == plan.to && !standing.busy && is_due {
                 (standing.busy, standing.tried) = (true, Some(now));
                 due.push(plan.clone());
             }
@@ -76,6 +80,11 @@ impl Replicas {
             change(standing);
         }
     }
+}
+
+/// Whether a copy of what was so at that time is to be brought up to date.
+pub fn is_old(plan: &ReplicaPlan, copied_ms: u64, wall_ms: u64) -> bool {
+    u128::from(wall_ms.saturating_sub(copied_ms)) >= plan.every.as_millis()
 }
 
 fn line(plan: &ReplicaPlan, standing: Option<&Standing>, now_ms: u64) -> ReplicaLine {
@@ -124,6 +133,8 @@ mod tests {
         assert!(late.contains("behind") && late.ends_with("stores are away"), "{late}");
         replicas.change(&plan("b/v"), |s| (s.copied_ms, s.failed) = (Some(50_000), None));
         assert_eq!((shown(91).lag_ms, shown(91).trouble, shown(91).busy), (41_000, None, true));
+        replicas.ended(&plan("b/v"), None);
+        assert_eq!((due("b/v", 109), due("b/v", 120)), (0, 1), "by when the snapshot was taken");
         // Another copy waits until the work on the first one has ended.
         assert_eq!(due("c/v", 500), 0);
         replicas.ended(&plan("c/v"), None);

@@ -106,20 +106,21 @@ fn a_copy_that_somebody_else_has_written_to_is_refused() {
         x.write(0, bytes(1, 4096)).await.unwrap();
         let to_x = (&to.volumes, &name("x"));
         let refused = copy_snapshot((&from.volumes, &name("v"), &name("d")), to_x, QUIET).await.unwrap_err();
-        assert!(refused.is(Kind::Refused) && refused.to_string().contains("4 KiB"), "{refused}");
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("4.0 KiB"), "{refused}");
     });
 }
 
 /// The process that writes the copy dies at a random moment, again and again.
 #[test]
 fn a_copy_that_was_cut_off_goes_on_and_is_equal() {
-    for seed in 0..12 {
+    for seed in 0..6 {
         run(seed, ["1+0", "2+1", "4+2"][seed as usize % 3], move |site| async move {
             let world = site.world.clone();
             let site = if seed % 2 == 0 { site.eager() } else { site };
             let from = site.machine(1).found().await;
             let mut machine = site.elsewhere().machine(2).found().await.crash();
-            let v = volume(&from, FlushMode::Local).await;
+            from.volumes.create(&name("v"), 24 * MIB, small(FlushMode::Local)).await.unwrap();
+            let v = from.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             for (n, s) in ["a", "b", "c"].into_iter().enumerate() {
                 for i in 0..12 {
                     let at = world.below(20 * MIB);
