@@ -47,6 +47,7 @@ impl Target {
         let disk = RealDisk::start();
         match kind {
             Some(kind) if kind.is_block_device() => {
+                refuse_used(&path)?;
                 let device = disk.open(&path, OpenHow::Write).await.context(|| format!("opening {shown}"))?;
                 Ok(Target::Device(device))
             }
@@ -78,6 +79,20 @@ impl Target {
         if let Target::File(_, new) = self {
             new.abandon().await;
         }
+    }
+}
+
+/// The kernel tells of a device that is opened alone whether it is mounted, or a part of another. `--force` is no leave to
+/// write over that.
+fn refuse_used(device: &Path) -> Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    match rustix::fs::open(device, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty()) {
+        Err(rustix::io::Errno::BUSY) => {
+            let why = format!("{} is in use, mounted perhaps: it is not written over", device.display());
+            Err(Error::new(Kind::Refused, why))
+        }
+        // Whatever else is wrong is told when it is opened to be written.
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,8 @@ const BACKING_NAME_MAX: u32 = 1023;
 const BITMAP_DIRECTORY_MAX: u64 = 16 << 20;
 /// Bytes of an entry of the table of feature names.
 const FEATURE_NAME_BYTES: usize = 48;
+/// Bytes of the extension that tells of bitmaps.
+const BITMAPS_BYTES: usize = 24;
 /// Bytes of a header of version 2, and least of version 3.
 const V2_BYTES: usize = 72;
 const V3_BYTES: u32 = 104;
@@ -28,6 +30,7 @@ const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 /// Of the features that a writer which does not know them clears.
 const BITMAPS: u64 = 1 << 0;
+const RAW_DATA_FILE: u64 = 1 << 1;
 
 mod extension {
     pub const END: u32 = 0;
@@ -70,6 +73,8 @@ pub struct Header {
     pub references_offset: u64,
     /// Bytes of the table of blocks of reference counts.
     pub references_bytes: u64,
+    /// There are none in it.
+    pub snapshots_offset: u64,
     /// A count has `1 << this` bits.
     pub reference_order: u32,
     /// The counts may be behind what the tables say.
@@ -136,6 +141,7 @@ impl Header {
             l1_entries: u64::from(fields.u32(36)?),
             references_offset: fields.u64(48)?,
             references_bytes: u64::from(fields.u32(56)?) << cluster_bits,
+            snapshots_offset: fields.u64(64)?,
             reference_order: 4,
             dirty: false,
             extended_l2: false,
@@ -191,16 +197,17 @@ impl Header {
         let end = if name_at == 0 { cluster } else { name_at as usize };
         let (mut names, mut format, mut bitmaps) = (&[][..], None, None);
         while at < end {
-            let (kind, len) = match (fields.u32(at), fields.u32(at + 4)) {
-                (Ok(extension::END), _) => break,
-                (Ok(kind), Ok(len)) => (kind, len as usize),
-                // The file ends here: nothing follows.
-                _ => break,
-            };
+            // The file ends here: nothing follows.
+            let (Ok(kind), Ok(len)) = (fields.u32(at), fields.u32(at + 4)) else { break };
             at += 8;
-            let data = end.checked_sub(at).filter(|room| len <= *room);
-            let data = data.and_then(|_| fields.0.get(at..at + len));
-            let data = data.ok_or_else(|| invalid("an extension of its header is too long"))?;
+            let len = len as usize;
+            let too_long = || invalid("an extension of its header is too long");
+            // Of the one that ends them, too.
+            end.checked_sub(at).filter(|room| len <= *room).ok_or_else(too_long)?;
+            if kind == extension::END {
+                break;
+            }
+            let data = fields.0.get(at..at + len).ok_or_else(too_long)?;
             match kind {
                 extension::BACKING_FORMAT => format = Some(text(data)?),
                 extension::FEATURE_NAMES => names = data,
@@ -211,6 +218,10 @@ impl Header {
             at += len.next_multiple_of(8);
         }
         check_features(incompatible, names)?;
+        // The data file itself is refused before.
+        if autoclear & RAW_DATA_FILE != 0 {
+            return Err(invalid("its header speaks of a data file that it does not have"));
+        }
         if autoclear & BITMAPS != 0 {
             self.bitmaps = Some(bitmaps.ok_or_else(|| invalid("its header lacks the bitmaps that it has"))?);
         }
@@ -254,6 +265,10 @@ impl Header {
         }
         if self.references_bytes == 0 {
             return Err(invalid("it has no table of reference counts"));
+        }
+        // Also of none: whoever checks an image looks at where they would lie.
+        if !self.snapshots_offset.is_multiple_of(cluster) || self.snapshots_offset > i64::MAX as u64 {
+            return Err(invalid("its table of snapshots lies at no whole cluster"));
         }
         let mut tables = vec![
             ("L1 table", self.l1_offset, self.l1_entries * 8),
@@ -330,5 +345,8 @@ fn backing_name(fields: &Fields<'_>, at: u64, len: u32, cluster: usize) -> Resul
 
 fn parse_bitmaps(data: &[u8]) -> Result<Bitmaps> {
     let fields = Fields(data);
+    if data.len() != BITMAPS_BYTES {
+        return Err(invalid("the bitmaps of its header are of another length than they have"));
+    }
     Ok(Bitmaps { count: fields.u32(0)?, bytes: fields.u64(8)?, offset: fields.u64(16)? })
 }

@@ -135,6 +135,7 @@ mod tests {
             l1_entries: 0,
             references_offset: 0,
             references_bytes: 0,
+            snapshots_offset: 0,
             reference_order: 4,
             dirty: false,
             extended_l2,
