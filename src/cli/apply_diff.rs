@@ -154,11 +154,12 @@ async fn apply(
     if let Some(end) = &end {
         absent(door, path, end).await?;
     }
-    let client = stands(door, path, from.as_ref()).await?;
-    let client = match header.size {
-        Some(size) if size != client.info().size => resized(door, path, client, size).await?,
-        _ => client,
-    };
+    let mut client = stands(door, path, from.as_ref()).await?;
+    if let Some(size) = header.size.filter(|size| *size != client.info().size) {
+        resize(door, path, client, size).await?;
+        // Somebody may have been there meanwhile.
+        client = stands(door, path, from.as_ref()).await?;
+    }
     let size = client.info().size;
     let mut done = Applied {
         path: path.to_string(),
@@ -168,9 +169,7 @@ async fn apply(
         ..Applied::default()
     };
     let written = unless_interrupted(write(&client, changes, &mut done)).await;
-    // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
-    let closed = door.rt().timeout(CLOSE, client.close()).await;
-    let written = written.and(closed.unwrap_or(Ok(())));
+    // Before others may come.
     let finished = match (written, end) {
         (Ok(()), Some(snapshot)) => {
             let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
@@ -178,6 +177,8 @@ async fn apply(
         }
         (written, _) => written,
     };
+    // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
+    let _ = door.rt().timeout(CLOSE, client.close()).await;
     match finished {
         Ok(()) => Ok(done),
         Err(error) => Err(undone(door, path, from, error).await),
@@ -195,16 +196,30 @@ async fn absent(door: &mut Door, path: &VolumePath, name: &Name) -> Result<()> {
     }
 }
 
-/// A connection to the volume, in which nothing is other than the diff supposes.
+/// A client that has just left may be counted for another moment: as this command itself, before.
+async fn connect_alone(door: &Door, path: &VolumePath, context: &str) -> Result<Client> {
+    let mut connected = door.export_alone(path, &[context]).await;
+    for _ in 0..20 {
+        if !connected.as_ref().is_err_and(|e| e.is(Kind::Refused)) {
+            break;
+        }
+        door.rt().sleep(Duration::from_millis(100)).await;
+        connected = door.export_alone(path, &[context]).await;
+    }
+    connected
+}
+
+/// A connection to the volume, which nobody else may use as long as it lasts, and in which nothing is other than the diff
+/// supposes.
 async fn stands(door: &Door, path: &VolumePath, from: Option<&Name>) -> Result<Client> {
     let (context, bit, wanted) = match from {
         Some(from) => (format!("{DIRTY}{from}"), IS_DIRTY, 0),
         None => (ALLOCATION.to_owned(), READS_AS_ZEROS, READS_AS_ZEROS),
     };
     let refused = |why: String| Err(Error::new(Kind::Refused, why));
-    let client = match (door.export(&path.to_string(), &[&context]).await, from) {
+    let client = match (connect_alone(door, path, &context).await, from) {
         (Err(error), Some(from)) if error.is(Kind::NotFound) => {
-            door.export(&path.to_string(), &[]).await?;
+            door.export(&path.to_string(), &[]).await?.close().await?;
             return refused(format!("the diff begins with the snapshot {from}, which {path} does not have"));
         }
         (connected, _) => connected?,
@@ -229,7 +244,7 @@ async fn stands(door: &Door, path: &VolumePath, from: Option<&Name>) -> Result<C
     Ok(client)
 }
 
-async fn resized(door: &mut Door, path: &VolumePath, client: Client, size: u64) -> Result<Client> {
+async fn resize(door: &mut Door, path: &VolumePath, client: Client, size: u64) -> Result<()> {
     let now = client.info().size;
     if size < now {
         let (size, now) = (show_size(size), show_size(now));
@@ -238,8 +253,7 @@ async fn resized(door: &mut Door, path: &VolumePath, client: Client, size: u64) 
         return Err(Error::new(Kind::Refused, why));
     }
     client.close().await?;
-    door.ask(Verb::VolumeResize { path: path.clone(), size, disconnect: false }).await?;
-    door.export(&path.to_string(), &[]).await
+    door.ask(Verb::VolumeResize { path: path.clone(), size, disconnect: false }).await.map(drop)
 }
 
 /// All changes, flushed. Those that lie behind each other go side by side.

@@ -10,9 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Global;
 use crate::base::rt::{Disk, RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Result};
-use crate::daemon::api::{Outcome, Progress, Verb};
+use crate::daemon::api::{Outcome, Progress, Verb, VolumePath};
 use crate::daemon::control::{Client, ProgressSink, Step};
-use crate::daemon::{Config, Engine, Options, StateDir, signals};
+use crate::daemon::{ALONE, Config, Engine, Options, StateDir, signals};
 use crate::nbd::{self, Address};
 
 /// A signal has ended a wait.
@@ -144,6 +144,11 @@ impl Door {
     /// asked for.
     pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<nbd::Client> {
         nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
+    }
+
+    /// The same for one to write to that nobody else may use meanwhile. `Kind::Refused`, by their names, while somebody does.
+    pub async fn export_alone(&self, path: &VolumePath, contexts: &[&str]) -> Result<nbd::Client> {
+        self.export(&format!("{ALONE}{path}"), contexts).await
     }
 
     /// Gives `result` back; a command that ran the engine itself gives up what it owns before.

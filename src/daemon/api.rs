@@ -115,6 +115,7 @@ impl From<SnapshotPath> for String {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct PoolCreate {
     pub name: Name,
     /// `URL[,zone=Z]` each.
@@ -132,6 +133,7 @@ pub struct PoolCreate {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct ForceRecover {
     pub name: Name,
     /// What is lost, and `URL[,zone=Z]` of what takes its place.
@@ -144,6 +146,7 @@ pub struct ForceRecover {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct PoolDestroy {
     pub name: Name,
     /// The pool's name once more: nothing is deleted without it.
@@ -157,6 +160,7 @@ pub struct PoolDestroy {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct VolumeCreate {
     pub path: VolumePath,
     pub size: u64,
@@ -170,6 +174,7 @@ pub struct VolumeCreate {
 /// Clones that are made of one snapshot by one command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct CloneMany {
     pub from: SnapshotPath,
     pub count: u32,
@@ -222,6 +227,7 @@ pub enum RemoveMode {
 /// A snapshot that is copied into another volume.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct SnapshotCopy {
     pub from: SnapshotPath,
     pub to: VolumePath,
@@ -236,6 +242,7 @@ pub struct SnapshotCopy {
 /// A volume of which a copy is brought up to date.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Replicate {
     pub from: VolumePath,
     pub to: VolumePath,
@@ -244,6 +251,7 @@ pub struct Replicate {
 /// A drill: one store of a pool is cut off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct LoseStore {
     pub name: Name,
     /// Its URL; none: the last one.
@@ -257,6 +265,7 @@ pub struct LoseStore {
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct ScrubRequest {
     /// Bytes a second; 0: as fast as it goes.
     #[serde(default)]
@@ -268,7 +277,7 @@ pub struct ScrubRequest {
 
 /// Everything that can be asked of an engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "verb", content = "args", rename_all = "kebab-case")]
+#[serde(tag = "verb", content = "args", rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub enum Verb {
     /// Makes a pool on stores that hold none.

@@ -343,6 +343,13 @@ mod tests {
             ("/v1/volume-create", "{\"path\":", "400", "not JSON"),
             ("/v1/volume-create", r#"{"path":"p/v"}"#, "400", "missing field `size`"),
             ("/v1/volume-create", r#"{"path":"p","size":1}"#, "400", "write POOL/VOLUME"),
+            (
+                "/v1/volume-create",
+                r#"{"path":"p/v","size":1,"iff_absent":true}"#,
+                "400",
+                "unknown field `iff_absent`",
+            ),
+            ("/v1/volume-info", r#"{"path":"p/v","deep":true}"#, "400", "unknown field `deep`"),
             ("/v1/volume-create", "7", "400", "the arguments of volume-create"),
             ("/v1/status", &long, "413", "4 MiB"),
         ] {

@@ -315,7 +315,7 @@ impl Engine {
             addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
         }
         for address in addresses {
-            let address = self.listen_on(&address).await?;
+            let address = self.listen_on(&address, false).await?;
             self.state.nbd.lock().push(address);
         }
         self.listen_to_commands().await.map(drop)
@@ -324,15 +324,15 @@ impl Engine {
     /// Serves exports to the commands of this user, which come by the state folder's own socket.
     pub async fn listen_to_commands(&self) -> Result<Address> {
         let path = self.state.host_context.home.exports()?;
-        let address = self.listen_on(&Address::Unix(path.clone())).await?;
+        let address = self.listen_on(&Address::Unix(path.clone()), true).await?;
         // As the control socket, whatever the folder lets in.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, mode).context(|| format!("socket {}", path.display()))?;
         Ok(address)
     }
 
-    async fn listen_on(&self, address: &Address) -> Result<Address> {
-        let exports = Arc::new(EngineExports(Arc::downgrade(&self.state)));
+    async fn listen_on(&self, address: &Address, for_commands: bool) -> Result<Address> {
+        let exports = Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands });
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
         let server = nbd::serve(rt, address, exports, memory, self.stop.clone()).await?;
         let address = server.address().clone();

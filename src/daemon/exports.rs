@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::io_tally::IoVerb;
-use super::volume_clients::{Session, Visitor};
+use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
 use crate::volume::{Direction, OpenMode, Since, SnapshotView, Volume};
@@ -20,8 +20,16 @@ use crate::volume::{Direction, OpenMode, Since, SnapshotView, Volume};
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
 
-/// What the NBD face sees of an engine. Weak: the face must not keep an engine that ends alive.
-pub struct EngineExports(pub Weak<EngineState>);
+/// What the NBD face sees of an engine.
+pub struct EngineExports {
+    /// Weak: the face must not keep an engine that ends alive.
+    pub state: Weak<EngineState>,
+    /// For commands of this user: they may ask for a volume alone, by this before its name.
+    pub for_commands: bool,
+}
+
+/// Before the name of a volume that a command wants to write to alone.
+pub const ALONE: char = '!';
 
 /// An export's name, read.
 enum Target {
@@ -44,8 +52,16 @@ fn target(name: &str) -> Result<Target> {
 }
 
 impl EngineExports {
+    /// What is named, and whether it is wanted alone.
+    fn target(&self, name: &str) -> Result<(Target, bool)> {
+        match name.strip_prefix(ALONE).filter(|_| self.for_commands) {
+            Some(name) => Ok((target(name)?, true)),
+            None => Ok((target(name)?, false)),
+        }
+    }
+
     fn state(&self) -> Result<Arc<EngineState>> {
-        self.0.upgrade().ok_or_else(|| Error::new(Kind::Closed, "the daemon is shutting down"))
+        self.state.upgrade().ok_or_else(|| Error::new(Kind::Closed, "the daemon is shutting down"))
     }
 }
 
@@ -92,7 +108,7 @@ impl Exports for EngineExports {
 
     async fn describe(&self, name: &str) -> Result<Description> {
         let state = self.state()?;
-        match target(name)? {
+        match self.target(name)?.0 {
             Target::Volume(path) => {
                 let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
                 Ok(describe_volume(path.to_string(), info.size, info.template))
@@ -110,7 +126,7 @@ impl Exports for EngineExports {
 
     async fn changes_since(&self, name: &str) -> Result<Vec<String>> {
         let state = self.state()?;
-        let target = target(name)?;
+        let target = self.target(name)?.0;
         let (path, before) = match &target {
             Target::Volume(path) => (path, None),
             Target::Snapshot(path) => (&path.volume, Some(&path.snapshot)),
@@ -122,16 +138,23 @@ impl Exports for EngineExports {
 
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
         let state = self.state()?;
-        match target(name)? {
-            Target::Volume(path) => {
+        match self.target(name)? {
+            (Target::Volume(path), is_alone) => {
                 let open = state.pools.get(&path.pool).await?;
-                let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
+                let (sessions, who) = (&state.sessions, Visitor::Client(peer));
+                let (session, alone) = match is_alone {
+                    true => {
+                        let (session, alone) = sessions.enter_alone(&path, &open.volumes, who).await?;
+                        (session, Some(alone))
+                    }
+                    false => (sessions.enter(&path, &open.volumes, who)?, None),
+                };
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
                 session.opened(&volume);
                 let template = volume.settings().template;
-                Ok(Arc::new(VolumeExport { pool: path.pool, volume, session, template }))
+                Ok(Arc::new(VolumeExport { pool: path.pool, volume, session, _alone: alone, template }))
             }
-            Target::Snapshot(path) => {
+            (Target::Snapshot(path), _) => {
                 let open = state.pools.get(&path.volume.pool).await?;
                 let view = open.volumes.open_snapshot(&path.volume.volume, &path.snapshot).await?;
                 Ok(Arc::new(SnapshotExport { name: path.to_string(), view }))
@@ -176,6 +199,8 @@ struct VolumeExport {
     pool: Name,
     volume: Arc<Volume>,
     session: Session,
+    /// Others may come when the client has left.
+    _alone: Option<Alone>,
     /// As it was when the client came.
     template: bool,
 }

@@ -34,4 +34,5 @@ pub use config::Config;
 pub use configured::{Configured, Reloaded};
 pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
+pub use exports::ALONE;
 pub use state_dir::{HostContext, KnownPool, StateDir};

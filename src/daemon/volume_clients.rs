@@ -30,6 +30,9 @@ const HANG_UP: Duration = Duration::from_secs(15);
 pub const DAEMON: Visitor<'_> = Visitor::Command(DAEMON_NAME);
 const DAEMON_NAME: &str = "the daemon";
 
+/// What is done to a volume that a command alone may write to. Commands go on with it meanwhile, as to take a snapshot.
+const FILLED: &str = "filled by a command";
+
 /// Who comes to use a volume.
 #[derive(Clone, Copy, Debug)]
 pub enum Visitor<'a> {
@@ -129,8 +132,9 @@ impl Use {
 }
 
 /// `Owned`: a command has the volume alone.
-fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>]) -> Result<()> {
+fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>], is_command: bool) -> Result<()> {
     match all.iter().find_map(|one| one.lock().alone) {
+        Some(FILLED) if is_command => Ok(()),
         Some(what) => Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is"))),
         None => Ok(()),
     }
@@ -172,7 +176,29 @@ impl Sessions {
     ) -> Result<Session> {
         let mut uses = self.uses();
         let all = uses.entry(path.clone()).or_default();
-        check_free(path, all)?;
+        check_free(path, all, matches!(who, Visitor::Command(_)))?;
+        Ok(self.admit(uses, path, volumes, who))
+    }
+
+    /// The only client, who alone may come until the guard is dropped; `Owned`, by their names, while there are others.
+    pub async fn enter_alone(
+        self: &Arc<Self>,
+        path: &VolumePath,
+        volumes: &Volumes,
+        who: Visitor<'_>,
+    ) -> Result<(Session, Alone)> {
+        let alone = self.alone(path, volumes, FILLED, false).await?;
+        Ok((self.admit(self.uses(), path, volumes, who), alone))
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        mut uses: MutexGuard<'_, Uses>,
+        path: &VolumePath,
+        volumes: &Volumes,
+        who: Visitor<'_>,
+    ) -> Session {
+        let all = uses.entry(path.clone()).or_default();
         if all.is_empty() {
             all.push(Arc::default());
         }
@@ -189,7 +215,7 @@ impl Sessions {
             visit
         };
         drop(uses);
-        Ok(Session {
+        Session {
             of: self.clone(),
             counted,
             path: path.clone(),
@@ -200,7 +226,7 @@ impl Sessions {
             writer: writer(name),
             writes: AtomicBool::new(false),
             io,
-        })
+        }
     }
 
     /// Nobody else uses the volume until the guard is dropped. `what` is being done to it, as in "is being …". `Owned`, by
@@ -216,7 +242,7 @@ impl Sessions {
         let (alone, all) = {
             let mut uses = self.uses();
             let all = uses.entry(path.clone()).or_default();
-            check_free(path, all)?;
+            check_free(path, all, false)?;
             check_unused(path, all, hang_up)?;
             if all.is_empty() {
                 all.push(Arc::default());
@@ -279,7 +305,7 @@ impl Sessions {
     pub fn check_unused(&self, path: &VolumePath) -> Result<()> {
         let uses = self.uses();
         let Some(all) = uses.get(path) else { return Ok(()) };
-        check_free(path, all)?;
+        check_free(path, all, false)?;
         check_unused(path, all, false)
     }
 

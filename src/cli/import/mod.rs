@@ -38,8 +38,8 @@ pub struct Import {
     /// A file, an http:// or https:// URL, or - for standard input; .gz, .xz and .zst are decompressed
     #[arg(value_name = "FILE|URL|-")]
     from: String,
-    /// POOL/VOLUME: appears when all of the image is in it. What `export --since` wrote goes onto one that stands at that
-    /// snapshot
+    /// POOL/VOLUME: appears when all of the image is in it. It may exist when FILE is what `export --since` wrote: then that
+    /// is applied to it
     path: VolumePath,
     /// What the image is: raw or qcow2 (default: as its first bytes tell)
     #[arg(long)]
@@ -131,7 +131,11 @@ async fn look(rt: &Rt, args: &Import) -> Result<Outcome> {
 }
 
 async fn open(rt: &Rt, args: &Import, bar: &ProgressBar) -> Result<Input> {
-    let opened = Input::open(rt, &args.asked(), bar).await;
+    let asked = args.asked();
+    let opened = match unless_interrupted(Input::open(rt, &asked, bar)).await {
+        Some(opened) => opened,
+        None => Err(Error::new(Kind::Closed, "interrupted: nothing was made")),
+    };
     opened.map_err(|e| e.context(format!("importing {}", args.from)))
 }
 
@@ -332,7 +336,7 @@ impl Work {
         bar.set_position(from);
         bar.reset_eta();
         let (rt, noted) = (rt.clone(), rt.now());
-        let mut filling = Filling { rt, work: self, door, target: &*target, bar, reached: from, noted };
+        let mut filling = Filling { rt, work: self, door, target: &target, bar, reached: from, noted };
         let run = copy.run(&mut *input.source, from, &mut filling);
         let copied = match unless_interrupted(run).await {
             Some(copied) => copied,
@@ -347,7 +351,8 @@ impl Work {
                 tracing::debug!(%error, "how far the import was is not noted");
             }
         }
-        let copied = copied?;
+        let goes_on = || format!("{}, whose import the same command goes on with", args.path);
+        let copied = copied.map_err(|e| if e.is(Kind::Closed) { e } else { e.context(goes_on()) })?;
         if copy.has_base {
             copy.erase(copied.position..self.size).await?;
         }
@@ -366,7 +371,10 @@ impl Work {
             door.ask(Verb::VolumeSet { path: self.hidden.clone(), assignments }).await?;
         }
         let to = args.path.volume.clone();
-        door.ask(Verb::VolumeRename { path: self.hidden.clone(), to }).await?;
+        door.ask(Verb::VolumeRename { path: self.hidden.clone(), to }).await.map_err(|e| {
+            let left = format!("`windlass volume remove {} --importing` drops what was imported", args.path);
+            Error::new(e.kind(), format!("{e}; {left}"))
+        })?;
         self.notes.remove().await
     }
 

@@ -139,7 +139,7 @@ async fn clients_of_a_volume_that_is_renamed_go_on_under_its_new_name() {
     make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
     make_volume(&state, "p/v").await;
     let (v, w) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
-    let exports = EngineExports(Arc::downgrade(&state));
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
     let client = exports.open("p/v", "process 7").await.unwrap();
     client.write(0, vec![7; 4096].into()).await.unwrap();
     volume::rename(&state, &v, &"w".parse().unwrap()).await.unwrap();

@@ -28,7 +28,7 @@ const ZEROS_MIN: u64 = 64 << 10;
 /// One file of the chain.
 #[derive(Debug)]
 enum Layer {
-    Qcow2(Image),
+    Qcow2(Box<Image>),
     Raw(Arc<dyn ReadAt>),
 }
 
@@ -136,7 +136,7 @@ impl Chain {
             if let Some(backing) = &image.header.backing {
                 next = Some(open_backing(rt, backing, dir)?);
             }
-            layers.push(Layer::Qcow2(image));
+            layers.push(Layer::Qcow2(Box::new(image)));
         }
         let largest = |piece: u64, layer: &Layer| piece.max(layer.unit());
         let piece = layers.iter().fold(PIECE, largest);
@@ -206,7 +206,7 @@ fn open_backing(rt: &Rt, backing: &Backing, dir: Option<&BackingDir>) -> Result<
         }
         None => {
             let why = format!(
-                "the image does not say the format of {name:?}, which it is built on: `qemu-img rebase -u -F FORMAT -b {name}` \
+                "the image does not say the format of {name:?}, which it is built on: `qemu-img rebase -u -F FORMAT -b NAME IMAGE` \
                  writes it down"
             );
             return Err(Error::new(Kind::Unsupported, why));

@@ -66,7 +66,7 @@ impl Maker {
             }
         }
         self.put_header(&mut image);
-        put(&mut image, L1_AT * cluster, &(COPIED | L2_AT * cluster).to_be_bytes());
+        put(&mut image, L1_AT * cluster, &(COPIED | (L2_AT * cluster)).to_be_bytes());
         put(&mut image, cluster, &(2 * cluster).to_be_bytes());
         let bits = 1 << self.reference_order;
         for at in 0..next {
@@ -273,14 +273,14 @@ fn tables_that_contradict_each_other_are_refused() {
     let entry = |value: u64| value.to_be_bytes().to_vec();
     let table: Vec<(u64, Vec<u8>, &str)> = vec![
         (l2(2), entry(COPIED | first), "held 2 times"),
-        (l2(0), entry(COPIED | L2_AT * cluster), "held 2 times"),
+        (l2(0), entry(COPIED | (L2_AT * cluster)), "held 2 times"),
         (l2(0), entry(COPIED | 1 << 40), "behind the end"),
         (l2(0), entry(first), "denies"),
         (l2(1), entry(1 << 56), "reserved bits"),
         (l2(1), entry(COPIED | COMPRESSED | first), "compressed cluster says"),
         (l2(1), entry(COMPRESSED | 1 << 40), "behind the end"),
         (L1_AT * cluster, entry(L2_AT * cluster), "denies"),
-        (L1_AT * cluster, entry(COPIED | L1_AT * cluster), "held 3 times"),
+        (L1_AT * cluster, entry(COPIED | (L1_AT * cluster)), "held 3 times"),
         (L1_AT * cluster, entry(COPIED | 1 << 40), "behind the end"),
         (L1_AT * cluster, entry(COPIED | (L2_AT * cluster + 2)), "reserved bits"),
         (cluster, entry(0), "counted 0 times"),
@@ -349,7 +349,8 @@ fn mutate(image: &mut Vec<u8>, dice: &mut Dice) {
             1 => image[at] = dice.below(256) as u8,
             2 => {
                 let at = at / 8 * 8;
-                let value = (dice.below(image.len() / 512 + 2) as u64 * 512) | COPIED * dice.below(2) as u64;
+                let value =
+                    (dice.below(image.len() / 512 + 2) as u64 * 512) | (COPIED * dice.below(2) as u64);
                 let end = (at + 8).min(image.len());
                 image[at..end].copy_from_slice(&value.to_be_bytes()[..end - at]);
             }
