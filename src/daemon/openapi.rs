@@ -119,6 +119,7 @@ fn line() -> Value {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods)] // The file is a source of the repository.
 fn the_description_is_that_of_the_verbs() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
     let wanted = serde_json::to_string_pretty(&document()).unwrap() + "\n";
