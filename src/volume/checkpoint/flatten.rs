@@ -94,7 +94,7 @@ impl Session {
     }
 
     /// The next blocks of the tip's map that lie with ancestors; none: there are no more.
-    async fn next_foreign(&self, from: u64) -> Result<Vec<Range<u64>>, Stop> {
+    async fn next_foreign(self: &Arc<Self>, from: u64) -> Result<Vec<Range<u64>>, Stop> {
         loop {
             let recorded = self.chunk_table.lock().root;
             let tree = {
@@ -109,7 +109,7 @@ impl Session {
                 // What was walked was collected meanwhile: there is a newer map.
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
                 Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(AGAIN)).await?,
-                Err(e) => return Err(self.explain_absence(e).await),
+                Err(e) => return Err(self.end_by_absence(e).await),
             }
         }
     }
@@ -154,7 +154,7 @@ impl Session {
                 Ok(_) => return Ok(false),
                 Err(e) if e.is(Kind::Corrupt) && self.head.lock().checkpoint != head.checkpoint => {}
                 Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(AGAIN)).await?,
-                Err(e) => return Err(self.explain_absence(e).await),
+                Err(e) => return Err(self.end_by_absence(e).await),
             }
         };
         // No rollback from here on; one before this may have begun a state that stands on ancestors again.

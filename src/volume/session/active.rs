@@ -252,25 +252,14 @@ impl Session {
         self.closed().unwrap_or(Stop::Failed(error))
     }
 
-    /// What an owner that was shut out still looks for, the new one may have collected, or removed with the volume.
-    async fn cause_of_absence(&self, error: Error) -> Error {
-        if error.is(Kind::Corrupt)
-            && let Ok(head) = self.context.cell.confirm().await
-            && let Err(over) = head.owned(self.epoch)
-        {
-            return over.context(format!("volume {}", self.context.name()));
-        }
-        error
-    }
-
-    pub async fn explain_absence(&self, error: Error) -> Stop {
-        self.explain(self.cause_of_absence(error).await)
-    }
-
-    /// The same for who would try again: an owner that was shut out ends instead.
+    /// What isn't where it was looked up may be missing because another owner took it away, or removed the volume: then the
+    /// session is over. Who has told one client so must not go on answering flushes.
     pub async fn end_by_absence(self: &Arc<Self>, error: Error) -> Stop {
-        let cause = self.cause_of_absence(error).await;
-        self.lost(cause).await
+        let over = match error.is(Kind::Corrupt) {
+            true => self.context.cell.confirm().await.ok().and_then(|head| head.owned(self.epoch).err()),
+            false => None,
+        };
+        self.lost(over.unwrap_or(error)).await
     }
 
     /// A change of the head. What it says about the owner is acted on.
@@ -397,7 +386,11 @@ impl Session {
     }
 
     /// As `View::read`.
-    pub async fn read(&self, (offset, len): (u64, u64), news: &(dyn Fn() + Sync)) -> Result<Rope, Stop> {
+    pub async fn read(
+        self: &Arc<Self>,
+        (offset, len): (u64, u64),
+        news: &(dyn Fn() + Sync),
+    ) -> Result<Rope, Stop> {
         loop {
             let recorded = self.chunk_table.lock().root;
             let (found, tree) = self.lookup(offset, len)?;
@@ -405,7 +398,7 @@ impl Session {
                 Ok(data) => return Ok(data),
                 // What was looked up was collected meanwhile: it is elsewhere by now.
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
-                Err(e) => return Err(self.explain_absence(e).await),
+                Err(e) => return Err(self.end_by_absence(e).await),
             }
         }
     }
@@ -437,7 +430,7 @@ impl Session {
     }
 
     /// Counts the mapped blocks exactly, however long that takes; an outage holds.
-    pub async fn count_mapped(&self) -> Result<(), Stop> {
+    pub async fn count_mapped(self: &Arc<Self>) -> Result<(), Stop> {
         loop {
             let ((over, tree, in_tree), rollbacks, written, lsn) = {
                 let tip = self.tip.lock();
@@ -460,7 +453,7 @@ impl Session {
                 // Pages that were collected meanwhile are elsewhere by now.
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
                 Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(COUNT_AGAIN)).await?,
-                Err(e) => return Err(self.explain_absence(e).await),
+                Err(e) => return Err(self.end_by_absence(e).await),
             }
         }
     }
@@ -549,14 +542,14 @@ impl Session {
 /// under the tip's lock, for which writes wait: where that is much, parts are of moments one after another.
 impl Session {
     /// As `View::allocation`.
-    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
+    pub async fn allocation(self: &Arc<Self>, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
         let of = |found, tree, max| async move { self.context.view.allocation(found, &tree, max).await };
         self.in_parts(blocks_of(offset, len), max, of).await
     }
 
     /// As `View::changes`.
     pub async fn changed_since(
-        &self,
+        self: &Arc<Self>,
         since: &Since,
         offset: u64,
         len: u64,
@@ -571,7 +564,7 @@ impl Session {
     }
 
     async fn in_parts<F>(
-        &self,
+        self: &Arc<Self>,
         mut blocks: Range<u64>,
         max: usize,
         of: impl Fn(Vec<Found>, Tree, usize) -> F,
@@ -594,7 +587,7 @@ impl Session {
 
     /// From the beginning of these blocks on.
     async fn part<F>(
-        &self,
+        self: &Arc<Self>,
         blocks: Range<u64>,
         max: usize,
         of: &impl Fn(Vec<Found>, Tree, usize) -> F,
@@ -609,12 +602,12 @@ impl Session {
                 Ok(runs) => return Ok(runs),
                 // What was looked up was collected meanwhile: it is elsewhere by now.
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
-                Err(e) => return Err(self.explain_absence(e).await),
+                Err(e) => return Err(self.end_by_absence(e).await),
             }
         }
     }
 
-    fn look_up_part(&self, blocks: Range<u64>) -> Result<(Vec<Found>, Tree), Stop> {
+    fn look_up_part(self: &Arc<Self>, blocks: Range<u64>) -> Result<(Vec<Found>, Tree), Stop> {
         let tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
             return Err(stop.share());

@@ -133,7 +133,7 @@ fn is_near(blocks: u64, quota: u64) -> bool {
 }
 
 /// What no write since the last checkpoint has is logged once more as it is; the bytes of that.
-pub async fn write_again(session: &Session, blocks: Range<u64>) -> Result<u64, Stop> {
+pub async fn write_again(session: &Arc<Session>, blocks: Range<u64>) -> Result<u64, Stop> {
     session.keep_pace((blocks.end - blocks.start) * BLOCK).await?;
     let guard = session.or_end(session.ranges.lock(blocks.clone())).await?;
     // It may have become smaller (`roll_back`).
@@ -159,7 +159,7 @@ impl Session {
         (self.journal.record_max().min(STEP) / BLOCK * BLOCK).max(BLOCK)
     }
 
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), Stop> {
+    pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<(), Stop> {
         self.writable()?;
         let len = data.len() as u64;
         // Not while a range is locked: those who wait for it would wait their own turns after this one.
@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// These blocks with `data` laid over them.
-    async fn merge(&self, blocks: &Range<u64>, offset: u64, data: &[u8]) -> Result<Bytes, Stop> {
+    async fn merge(self: &Arc<Self>, blocks: &Range<u64>, offset: u64, data: &[u8]) -> Result<Bytes, Stop> {
         let (first, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
         let (head, tail) = (offset - first, end - offset - data.len() as u64);
         let mut whole = BytesMut::with_capacity((end - first) as usize);
@@ -196,7 +196,7 @@ impl Session {
         }
     }
 
-    pub async fn zero(&self, offset: u64, len: u64) -> Result<(), Stop> {
+    pub async fn zero(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), Stop> {
         self.writable()?;
         self.keep_pace(0).await?;
         let blocks = blocks_of(offset, len);
@@ -236,7 +236,7 @@ impl Session {
     }
 
     /// `mine`: the caller's lock on all these blocks.
-    async fn apply(&self, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
+    async fn apply(self: &Arc<Self>, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
         let (mut rest, room) = (&ops[..], self.journal.room_max());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(step(rest, |bytes| self.journal.cost(bytes), room));
@@ -246,7 +246,7 @@ impl Session {
         Ok(())
     }
 
-    async fn admit(&self, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
+    async fn admit(self: &Arc<Self>, ops: &[Op], mine: Option<&Guard<'_>>) -> Result<(), Stop> {
         let bytes = payload(ops) + RECORD_COST * ops.len() as u64;
         let cost = ops.iter().map(|op| self.journal.cost(op.payload().len() as u64)).sum();
         let range = span(ops);
@@ -275,7 +275,7 @@ impl Session {
     }
 
     /// How many of the blocks that these changes fill are not mapped yet; they fit the quota.
-    async fn space_for(&self, ops: &[Op]) -> Result<u64, Stop> {
+    async fn space_for(self: &Arc<Self>, ops: &[Op]) -> Result<u64, Stop> {
         let one = self.counting.lock().await;
         let mut fresh = self.unmapped(ops).await?;
         if fresh == 0 {
@@ -309,7 +309,7 @@ impl Session {
     }
 
     /// How many of the blocks that these changes fill read as zeros now. An outage holds.
-    async fn unmapped(&self, ops: &[Op]) -> Result<u64, Stop> {
+    async fn unmapped(self: &Arc<Self>, ops: &[Op]) -> Result<u64, Stop> {
         let mut fresh = 0;
         for op in ops.iter().filter(|op| matches!(op, Op::Write { .. })) {
             let (block, count) = op.blocks();
@@ -325,7 +325,7 @@ impl Session {
                     Ok(left) => break left.unwrap_or(all),
                     Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
                     Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(QUOTA_AGAIN)).await?,
-                    Err(e) => return Err(self.explain_absence(e).await),
+                    Err(e) => return Err(self.end_by_absence(e).await),
                 }
             };
         }

@@ -1,11 +1,12 @@
 //! What goes wrong, and when.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use windlass::base::rt::sim::{Process, World};
-use windlass::store::Reach;
+use windlass::store::{Reach, SimStore};
 
 use super::settle::settle;
 use super::site::{Hazard, Site};
@@ -124,7 +125,7 @@ pub async fn direct(site: Arc<Site>) {
         }
     }
     *site.over.lock() = true;
-    if site.world.per_mille(300) {
+    if site.world.per_mille(500) {
         site.heal();
         site.goes_on(&rt).await;
     }
@@ -181,7 +182,7 @@ impl Director {
             Event::HostLoss => self.lose(host),
             Event::Freeze => self.freeze(host),
             Event::ClockJump => self.running.lock()[host].jump_clock(),
-            Event::StoreAway => store.faults(|f| f.reach = away(world)),
+            Event::StoreAway => self.away_soon(store.clone()),
             Event::StoresBack => site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)),
             Event::Requests => {
                 // So many that a store is out for seconds would be one more that is lost, where one loses its contents.
@@ -205,6 +206,17 @@ impl Director {
             }
             Event::Damage => site.damage(),
         }
+    }
+
+    /// At some step, not some time: what is done in no time, as a checkpoint's map is built, is met as often as pauses are.
+    fn away_soon(&self, store: Arc<SimStore>) {
+        let (site, world) = (self.site.clone(), &self.site.world);
+        let how = away(world);
+        world.after_steps(world.below(600), move || {
+            if !*site.over.lock() {
+                store.faults(|f| f.reach = how);
+            }
+        });
     }
 
     fn later(&self, within_ms: u64, job: impl FnOnce(&Site) + Send + 'static) {
@@ -277,7 +289,8 @@ impl Director {
         self.later(20_000, |site| site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)));
     }
 
-    /// Often the host comes to its end soon after: what was mended meanwhile must be right.
+    /// Often the host comes to its end soon after, mostly when its journal has just been begun anew: what was taken in meanwhile
+    /// must be in it.
     fn bad_disk(&self, host: usize) {
         let (site, world) = (&self.site, &self.site.world);
         let (sync_fails, read_fails) = (50 + world.below(400) as u32, world.below(2) as u32 * 50);
@@ -285,6 +298,7 @@ impl Director {
         disk.faults(|f| (f.sync_fails, f.read_fails) = (sync_fails, read_fails));
         let (director, rt, failures) = (self.clone(), world.rt(), disk.sync_failures());
         let (end, power) = (world.per_mille(700), world.per_mille(500));
+        let (site, mended) = (site.clone(), site.mended(host).load(Ordering::Relaxed));
         let task = async move {
             for _ in 0..40 {
                 rt.sleep(Duration::from_millis(100)).await;
@@ -294,7 +308,13 @@ impl Director {
             }
             disk.faults(|f| (f.sync_fails, f.read_fails) = (0, 0));
             if end {
-                rt.sleep(Duration::from_millis(1 << rt.below(12))).await;
+                for _ in 0..rt.below(200) {
+                    if site.mended(host).load(Ordering::Relaxed) > mended {
+                        break;
+                    }
+                    rt.sleep(Duration::from_millis(20)).await;
+                }
+                rt.sleep(Duration::from_millis(1 << rt.below(10))).await;
                 director.crash(host, power, Duration::from_millis(rt.below(2_000)));
             }
         };

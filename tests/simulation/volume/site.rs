@@ -23,6 +23,8 @@ use crate::seeds::is_replay;
 
 /// How long after the last trouble everything that waited must be done.
 const RESUMES: Duration = Duration::from_secs(60);
+/// How often it is looked meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Where a host's cache is, and bytes of its parts.
 const CACHE: &str = "/home/cache";
@@ -176,6 +178,10 @@ struct Machine {
     disk: SimDisk,
     /// Hosts that were lost here before.
     lost: AtomicUsize,
+    /// Flushes that came back although syncs had failed meanwhile.
+    mended: AtomicUsize,
+    /// Of the process that runs here.
+    volumes: Mutex<Option<Volumes>>,
 }
 
 /// A user's request under way.
@@ -193,7 +199,12 @@ impl Drop for Waiting {
 impl Site {
     pub fn new(world: &World, plan: Plan) -> Arc<Site> {
         let stores: Vec<_> = (0..plan.layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
-        let machine = |_| Machine { disk: SimDisk::new(world), lost: AtomicUsize::new(0) };
+        let machine = |_| Machine {
+            disk: SimDisk::new(world),
+            lost: AtomicUsize::new(0),
+            mended: AtomicUsize::new(0),
+            volumes: Mutex::default(),
+        };
         Arc::new(Site {
             world: world.clone(),
             victim: world.below(stores.len() as u64) as usize,
@@ -269,7 +280,14 @@ impl Site {
 
     pub async fn open(&self, rt: &Rt, host: usize) -> windlass::base::Result<Volumes> {
         let pool = Pool::open(self.host(rt, host), self.specs()).await?;
-        Ok(self.volumes(rt, host, pool))
+        let volumes = self.volumes(rt, host, pool);
+        *self.hosts[host].volumes.lock() = Some(volumes.clone());
+        Ok(volumes)
+    }
+
+    /// How often the host's journal, having failed, was begun anew before a flush came back.
+    pub fn mended(&self, host: usize) -> &AtomicUsize {
+        &self.hosts[host].mended
     }
 
     /// What it read before is still there, if the disk is.
@@ -298,6 +316,7 @@ impl Site {
     /// A host's process ends, at once.
     pub fn crash(&self, process: &Process, host: usize, power: bool) {
         process.kill();
+        *self.hosts[host].volumes.lock() = None;
         self.harm_cache(host);
         if power {
             self.disk(host).power_loss();
@@ -391,10 +410,16 @@ impl Site {
         Waiting { all: self.waiting.clone(), number }
     }
 
-    /// Everything works: whatever waited for that must end, of itself.
+    /// Everything works: whatever waited for that must end, of itself. Nobody asks for anything new, so that the memory for
+    /// what is on its way to the stores must come back as well.
     pub async fn goes_on(&self, rt: &Rt) {
         let since = self.world.now();
-        rt.sleep(RESUMES).await;
+        let mut holding: Vec<_> = self.hosts.iter().filter_map(|host| host.volumes.lock().clone()).collect();
+        while self.world.now().since(since) < RESUMES {
+            rt.sleep(LOOK).await;
+            holding.retain(|volumes| volumes.engine().memory.encode.used() > 0);
+        }
+        assert!(holding.is_empty(), "memory for encoding is held {RESUMES:?} after all is well");
         let old: Vec<_> =
             self.waiting.lock().values().filter(|(began, _)| *began <= since).cloned().collect();
         assert!(old.is_empty(), "these still wait {RESUMES:?} after all is well: {old:?}");

@@ -59,6 +59,8 @@ enum After {
     /// Still the owner, as far as it knows.
     Goes(Owned),
     Over,
+    /// Another has the volume. Its clients here may not know yet, and go on asking.
+    ShutOut(Arc<Volume>),
     Unclear,
 }
 
@@ -121,7 +123,7 @@ impl User {
             }
             self.sleep(1_000).await;
         };
-        let mut held = None;
+        let (mut held, mut shut_out) = (None, Vec::new());
         loop {
             if *self.site.over.lock() {
                 // The engine goes on: what its tasks still do is waited for.
@@ -137,7 +139,11 @@ impl User {
             if let Some((volume, session)) = held.take() {
                 match self.work(&volumes, volume, session).await {
                     After::Goes(owned) => held = Some(owned),
-                    After::Over => {}
+                    After::Over => self.ask_in_vain(&shut_out).await,
+                    After::ShutOut(volume) => {
+                        shut_out.push(volume);
+                        self.ask_in_vain(&shut_out).await;
+                    }
                     After::Unclear => return self.give_up().await,
                 }
             }
@@ -146,6 +152,15 @@ impl User {
                 self.clone_one(&volumes).await;
             }
             self.sleep(3_000).await;
+        }
+    }
+
+    /// What the clients of a volume that was shut out had written may not be in what another owner left. None of their flushes may
+    /// be answered, also when this host has had the volume again since, and has let go of it, so that anybody may claim it.
+    async fn ask_in_vain(&self, shut_out: &[Arc<Volume>]) {
+        for volume in shut_out {
+            let done = self.rt.timeout(PATIENCE, volume.flush()).await;
+            assert!(!matches!(done, Some(Ok(()))), "who was shut out flushes again as if nothing were lost");
         }
     }
 
@@ -245,7 +260,7 @@ impl User {
             format!("pauses session {} after {} operations", session.number, session.operations())
         });
         match () {
-            () if owner.shut_out.load(Ordering::Relaxed) => After::Over,
+            () if owner.shut_out.load(Ordering::Relaxed) => After::ShutOut(owner.volume),
             () if over => After::Unclear,
             () if self.rt.below(2) == 0 => owner.release().await,
             () => After::Goes((owner.volume, owner.session)),
@@ -352,13 +367,18 @@ impl Owner {
     }
 
     async fn flush(self) {
-        let pool = self.user.site.plan.flush == FlushMode::Pool;
+        let (site, host) = (&self.user.site, self.user.host);
+        let pool = site.plan.flush == FlushMode::Pool;
         while !self.stopped() {
             self.pause(3).await;
-            let upto = self.session.lock().ended();
+            let (upto, failures) = (self.session.lock().ended(), site.disk(host).sync_failures());
             let _waits = self.waits("flush");
             match self.volume.flush().await {
-                Ok(()) => self.session.lock().promise(&upto, pool),
+                Ok(()) => {
+                    self.session.lock().promise(&upto, pool);
+                    let failed = site.disk(host).sync_failures() > failures;
+                    site.mended(host).fetch_add(failed.into(), Ordering::Relaxed);
+                }
                 Err(e) => return self.failed("flush", &e),
             }
         }
