@@ -99,8 +99,8 @@ struct Work<'a> {
 /// Copies `snapshot` of a volume to `copy`, which is made if there is none, and takes a snapshot of the same name there.
 ///
 /// # Errors
-/// `Exists`: the copy has another snapshot of that name, or this one in the trash. `Refused`: the copy has been changed since the newest common snapshot, or
-/// holds something else, or is larger. `Corrupt`: what was written reads otherwise.
+/// `Exists`: the copy has another snapshot of that name, or this one in the trash. `Refused`: the copy has been changed since
+/// the newest common snapshot, or holds something else, or is larger. `Corrupt`: what was written reads otherwise.
 pub async fn copy_snapshot(
     (from, volume, snapshot): (&Volumes, &Name, &Name),
     (to, copy): (&Volumes, &Name),
