@@ -259,7 +259,11 @@ impl Session {
             true => self.context.cell.confirm().await.ok().and_then(|head| head.owned(self.epoch).err()),
             false => None,
         };
-        self.lost(over.unwrap_or(error)).await
+        match over {
+            Some(over) => self.lost(over).await,
+            // Of something else, as a snapshot that was removed: no word of the head's.
+            None => self.explain(error),
+        }
     }
 
     /// A change of the head. What it says about the owner is acted on.
