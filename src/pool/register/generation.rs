@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::acceptor::{Cell, Shown, Stage};
 use super::object::{Object, Opening, Value};
-use super::proposer::{Bench, Change, Register, Shared};
+use super::proposer::{Bench, Change, Register, Shared, undecided};
 use super::round::gather_news;
 use crate::base::{Error, Generation, Kind, Result};
 use crate::pool::stores::Member;
@@ -112,11 +112,9 @@ impl Register {
         &self,
         mut f: impl FnMut(Option<&bytes::Bytes>) -> Result<Change<T>> + Send,
     ) -> Result<T> {
-        let run = async {
-            let _turn = self.shared.turn.lock().await;
-            self.shared.change(&mut f, true).await
-        };
-        self.by_deadline(run, "; whether the change was made shows when they answer").await
+        let mut out = None;
+        self.take_turn(&mut |current| f(current).map(|change| change.keep_in(&mut out)), true).await?;
+        out.ok_or_else(undecided)
     }
 }
 

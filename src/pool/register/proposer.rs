@@ -46,6 +46,9 @@ pub enum Change<T> {
     Refuse(String),
 }
 
+/// What makes a change of the current value; what its caller gets, it keeps itself.
+pub(super) type Step<'a> = dyn FnMut(Option<&Bytes>) -> Result<Change<()>> + Send + 'a;
+
 /// An accept under way or done: the value, and the acceptors whose put was answered.
 #[derive(Debug)]
 pub(super) struct Accepted {
@@ -182,13 +185,20 @@ impl Register {
         &self,
         mut f: impl FnMut(Option<&Bytes>) -> Result<Change<T>> + Send,
     ) -> Result<T> {
+        let mut out = None;
+        let mut step = |current: Option<&Bytes>| match self.judge(current) {
+            Some(why) => Ok(Change::Refuse(why)),
+            None => f(current).map(|change| change.keep_in(&mut out)),
+        };
+        self.take_turn(&mut step, false).await?;
+        out.ok_or_else(undecided)
+    }
+
+    /// The change behind all others. It knows nothing of what callers make of it, so that it is compiled once.
+    pub(super) async fn take_turn(&self, step: &mut Step<'_>, seals: bool) -> Result<()> {
         let run = async {
             let _turn = self.shared.turn.lock().await;
-            let mut f = |current: Option<&Bytes>| match self.judge(current) {
-                Some(why) => Ok(Change::Refuse(why)),
-                None => f(current),
-            };
-            self.shared.change(&mut f, false).await
+            self.shared.change(step, seals).await
         };
         self.by_deadline(run, "; whether the change was made shows when they answer").await
     }
@@ -374,23 +384,19 @@ impl Shared {
     }
 
     /// `seals`: what is put is the pool's description of its next generation, and the last value of this one.
-    pub async fn change<T: Send>(
-        self: &Arc<Self>,
-        f: &mut (impl FnMut(Option<&Bytes>) -> Result<Change<T>> + Send),
-        seals: bool,
-    ) -> Result<T> {
+    async fn change(self: &Arc<Self>, step: &mut Step<'_>, seals: bool) -> Result<()> {
         // Gone until the end is known: if this is dropped midway, the next change takes both rounds.
         let held = self.held.lock().take();
         if let Some(held) = held
             && !seals
-            && let Some(out) = self.change_at_once(held, f).await
+            && let Some(out) = self.change_at_once(held, step).await
         {
             return out;
         }
         let mut pauses = Pauses::new(&self.rt);
         loop {
-            match self.change_in_two_rounds(f, seals).await? {
-                Outcome::Done(out) => return out,
+            match self.change_in_two_rounds(step, seals).await? {
+                Outcome::Done(ended) => return ended,
                 Outcome::WentOn => {}
                 Outcome::Lost => pauses.pause().await,
             }
@@ -398,18 +404,18 @@ impl Shared {
     }
 
     /// By the ballot that our last write promised itself. `None`: others were there, or the outcome is unknown.
-    async fn change_at_once<T>(
+    async fn change_at_once(
         self: &Arc<Self>,
         held: Arc<Accepted>,
-        f: &mut impl FnMut(Option<&Bytes>) -> Result<Change<T>>,
-    ) -> Option<Result<T>> {
+        step: &mut Step<'_>,
+    ) -> Option<Result<()>> {
         let bench = self.bench_of(&held.stage)?;
-        match call(f, held.value.bytes.as_ref()) {
-            Ok(Change::Put(value, out)) => {
+        match call(step, held.value.bytes.as_ref()) {
+            Ok(Change::Put(value, ())) => {
                 let over = held.etags.lock().clone();
                 let over = over.into_iter().map(|(index, etag)| (index, Some(etag)));
                 let value = Value { bytes: Some(value), seal: None };
-                self.accept(&bench, held.next, value, over).await.then_some(Ok(out))
+                self.accept(&bench, held.next, value, over).await.then_some(Ok(()))
             }
             Ok(Change::Refuse(why)) => Some(Err(Error::new(Kind::Refused, why))),
             // Judged by what we wrote last: fine if that is still the value.
@@ -418,16 +424,16 @@ impl Shared {
                     return None;
                 }
                 *self.held.lock() = Some(held);
-                Some(kept.and_then(Change::into_inner))
+                Some(kept.and_then(Change::judged))
             }
         }
     }
 
-    async fn change_in_two_rounds<T>(
+    async fn change_in_two_rounds(
         self: &Arc<Self>,
-        f: &mut impl FnMut(Option<&Bytes>) -> Result<Change<T>>,
+        step: &mut Step<'_>,
         seals: bool,
-    ) -> Result<Outcome<Result<T>>> {
+    ) -> Result<Outcome<Result<()>>> {
         let Some(bench) = self.bench().await? else { return Ok(Outcome::Lost) };
         if bench.behind {
             // Sealed by whoever comes first, always to what the pool register says.
@@ -445,7 +451,7 @@ impl Shared {
             });
         }
         let decide = |current: Value| {
-            let wanted = call(f, current.bytes.as_ref());
+            let wanted = call(step, current.bytes.as_ref());
             // Also what is kept is put: an answer must not rest on a value that is yet to be chosen.
             let value = match &wanted {
                 Ok(Change::Put(value, _)) => {
@@ -454,7 +460,7 @@ impl Shared {
                 Ok(Change::Refuse(why)) => return Err(Error::new(Kind::Refused, why.clone())),
                 _ => current,
             };
-            Ok((value, wanted.and_then(Change::into_inner)))
+            Ok((value, wanted.and_then(Change::judged)))
         };
         self.two_rounds(&bench, decide).await
     }
@@ -710,23 +716,42 @@ impl Bench {
 }
 
 impl<T> Change<T> {
-    fn into_inner(self) -> Result<T> {
+    /// Leaves in `out` what the caller gets should this be the attempt that decides.
+    pub(super) fn keep_in(self, out: &mut Option<T>) -> Change<()> {
         match self {
-            Change::Put(_, out) | Change::Keep(out) => Ok(out),
+            Change::Put(value, made) => {
+                *out = Some(made);
+                Change::Put(value, ())
+            }
+            Change::Keep(made) => {
+                *out = Some(made);
+                Change::Keep(())
+            }
+            Change::Refuse(why) => Change::Refuse(why),
+        }
+    }
+}
+
+impl Change<()> {
+    fn judged(self) -> Result<()> {
+        match self {
+            Change::Put(..) | Change::Keep(()) => Ok(()),
             Change::Refuse(why) => Err(Error::new(Kind::Refused, why)),
         }
     }
+}
+
+/// A change that ends well was decided by the last call of its step, which left what it made.
+pub(super) fn undecided() -> Error {
+    Error::new(Kind::Internal, "a register's change ended without a decision: this is a bug")
 }
 
 pub(super) fn taken() -> Error {
     Error::new(Kind::Refused, "another was there first")
 }
 
-fn call<T>(
-    f: &mut impl FnMut(Option<&Bytes>) -> Result<Change<T>>,
-    current: Option<&Bytes>,
-) -> Result<Change<T>> {
-    match f(current)? {
+fn call(step: &mut Step<'_>, current: Option<&Bytes>) -> Result<Change<()>> {
+    match step(current)? {
         Change::Put(value, _) if value.len() > HEAD_MAX => Err(Error::new(
             Kind::Refused,
             format!(

@@ -105,6 +105,10 @@ impl HeadRegister {
     /// Called again with the value current then after an unknown outcome, so `step` must recognise what it has done
     /// (the functions of `Head` do).
     pub async fn change(&self, mut step: impl FnMut(&Head) -> Result<Move> + Send) -> Result<Head> {
+        self.change_by(&mut step).await
+    }
+
+    async fn change_by(&self, step: &mut (dyn FnMut(&Head) -> Result<Move> + Send)) -> Result<Head> {
         let apply = |value: Option<&Bytes>| {
             let head = Head::decode(value.ok_or_else(missing)?)?;
             Ok(match step(&head)? {
